@@ -1,0 +1,114 @@
+//! `ErrorCode`: the published `ERR_NGROK_<n>` numbers that clients match on (surface.md appendix C).
+//!
+//! Only the numbers live here; the sentence belongs to the error that carries it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A published error number. Prints as `ERR_NGROK_<n>`, the spelling clients depend on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ErrorCode(u32);
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
+        impl ErrorCode {
+            $($(#[$doc])* pub const $name: Self = Self($number);)*
+        }
+    };
+}
+
+codes! {
+    /// The authtoken is malformed.
+    AUTHTOKEN_MALFORMED = 105;
+    /// The authtoken is unknown or revoked.
+    AUTHTOKEN_INVALID = 107;
+    /// The session's credential was revoked while connected.
+    CREDENTIAL_REVOKED = 300;
+    /// The ACL does not permit this TCP address.
+    ACL_ADDRESS = 308;
+    /// The ACL does not permit this name.
+    ACL_NAME = 316;
+    /// The endpoint is already online without pooling.
+    ALREADY_ONLINE = 334;
+    /// The ACL does not permit a random TCP address.
+    ACL_RANDOM_ADDRESS = 356;
+    /// The ACL does not permit this label.
+    ACL_LABEL = 399;
+    /// An endpoint URL's host is not valid.
+    URL_INVALID = 18001;
+    /// A tcp URL without a port.
+    URL_PORT_MISSING = 18003;
+    /// A URL without a scheme.
+    URL_SCHEME_MISSING = 18022;
+    /// A port where none but the default is allowed.
+    URL_PORT_NOT_ALLOWED = 18023;
+    /// An internal name with too many labels.
+    URL_INTERNAL_LABELS = 9031;
+    /// A port that is not one.
+    URL_PORT = 9035;
+    /// An unknown scheme.
+    URL_SCHEME = 9036;
+    /// Path, query, fragment or user information in an endpoint URL.
+    URL_EXTRA_PART = 9037;
+    /// A slash at the end of an endpoint URL.
+    URL_TRAILING_SLASH = 9038;
+    /// The upstream answered with something that is not HTTP.
+    UPSTREAM_PROTOCOL = 3004;
+    /// The endpoint is offline.
+    OFFLINE = 3200;
+    /// A source address is not allowed.
+    IP_RESTRICTED = 3203;
+    /// A stream to the agent failed.
+    AGENT_STREAM = 3210;
+    /// Too many forward-internal hops.
+    TOO_MANY_HOPS = 3501;
+    /// The agent could not reach its upstream.
+    UPSTREAM_UNREACHABLE = 8012;
+}
+
+impl ErrorCode {
+    /// A code by number, for the modules that own a range of them.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The number alone.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ERR_NGROK_{}", self.0)
+    }
+}
+
+impl fmt::Debug for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ErrorCode {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.strip_prefix("ERR_NGROK_").unwrap_or(text).parse().map(Self)
+    }
+}
+
+impl Serialize for ErrorCode {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ErrorCode {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}

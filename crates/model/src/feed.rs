@@ -1,0 +1,184 @@
+//! What control and an edge say to each other: JSON values, one a line, on the two bodies of one HTTP/2 request.
+//!
+//! Unknown fields are ignored and unknown messages are skipped by [`FromEdge::Unknown`] and [`ToEdge::Unknown`], so that
+//! the two can be upgraded apart.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{ConnectionEvent, RequestEvent};
+use crate::id::{AccountId, CredentialId, EdgeId, EndpointId, TunnelSessionId};
+use crate::program::{Program, ProgramDiff};
+use crate::url::{Binding, EndpointUrl};
+
+/// Path of the request an edge opens.
+pub const FEED_PATH: &str = "/edge/v1/feed";
+/// Longest line in bytes; a whole Program must fit.
+pub const LINE_BYTES_MAX: usize = 256 << 20;
+/// Seconds between keep-alive messages of either side; three missed ones end the feed.
+pub const BEAT_SECS: u64 = 5;
+
+/// Control to edge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToEdge {
+    /// Replace everything.
+    Program(Box<Program>),
+    /// Change what you have.
+    Diff(Box<ProgramDiff>),
+    /// Ask an agent to do something.
+    Session {
+        /// Which session.
+        session: TunnelSessionId,
+        /// What to ask.
+        command: SessionCommand,
+    },
+    /// I am here.
+    Beat,
+    /// A message of a newer peer.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What an operator can ask of an agent's session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum SessionCommand {
+    /// End the agent.
+    Stop,
+    /// Start it again.
+    Restart,
+    /// Update it to a version.
+    Update {
+        /// Version wanted; empty for the newest.
+        version: String,
+    },
+}
+
+/// Edge to control.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromEdge {
+    /// First message: who I am and what I hold.
+    Hello {
+        /// Stable name of this edge.
+        edge: EdgeId,
+        /// Version of the program.
+        version: String,
+        /// Generation of the Program in force; 0 when there is none.
+        generation: u64,
+    },
+    /// The generation is in force.
+    Applied {
+        /// Which.
+        generation: u64,
+    },
+    /// The generation was not taken; the one before is still in force.
+    Refused {
+        /// Which.
+        generation: u64,
+        /// Why, for the operator.
+        reason: String,
+    },
+    /// All sessions of this edge; replaces what was reported before.
+    Sessions {
+        /// By id.
+        sessions: BTreeMap<TunnelSessionId, SessionReport>,
+    },
+    /// A session began or changed.
+    Session {
+        /// Which.
+        session: TunnelSessionId,
+        /// Its state now.
+        report: Box<SessionReport>,
+    },
+    /// A session ended.
+    SessionEnded {
+        /// Which.
+        session: TunnelSessionId,
+    },
+    /// A connection ended.
+    Connection(Box<ConnectionEvent>),
+    /// A request was answered.
+    Request(Box<RequestEvent>),
+    /// I am here.
+    Beat,
+    /// A message of a newer peer.
+    #[serde(other)]
+    Unknown,
+}
+
+/// An agent's session as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// Owner account.
+    pub account: AccountId,
+    /// Authtoken it authenticated with.
+    pub credential: CredentialId,
+    /// Agent's version.
+    pub agent_version: String,
+    /// Agent's user agent.
+    pub user_agent: String,
+    /// Agent's operating system.
+    pub os: String,
+    /// Address the agent came from.
+    pub ip: String,
+    /// Free text of the agent.
+    pub metadata: String,
+    /// Unix time in seconds.
+    pub started_at: i64,
+    /// Endpoints bound.
+    pub endpoints: BTreeMap<EndpointId, AgentEndpointReport>,
+}
+
+/// An agent endpoint as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentEndpointReport {
+    /// Canonical URL.
+    pub url: EndpointUrl,
+    /// Who can reach it.
+    pub binding: Binding,
+    /// Name in the agent's file.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// Free text.
+    pub metadata: String,
+    /// Whether it shares its URL.
+    pub pooling_enabled: bool,
+    /// Where the agent says it forwards to; display only.
+    pub forwards_to: String,
+    /// `http1` or `http2`.
+    pub upstream_protocol: String,
+    /// Policy text, "" when none.
+    pub traffic_policy: String,
+    /// Unix time in seconds.
+    pub created_at: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_peers_message_is_skipped_not_refused() {
+        assert_eq!(
+            serde_json::from_str::<ToEdge>(r#"{"type":"greet","name":"x"}"#).unwrap(),
+            ToEdge::Unknown
+        );
+        assert_eq!(
+            serde_json::from_str::<FromEdge>(r#"{"type":"greet"}"#).unwrap(),
+            FromEdge::Unknown
+        );
+    }
+
+    #[test]
+    fn messages_round_trip() {
+        let message = ToEdge::Program(Box::default());
+        assert_eq!(
+            serde_json::from_str::<ToEdge>(&serde_json::to_string(&message).unwrap()).unwrap(),
+            message
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! Identifiers: `<prefix>_<27-character base62 KSUID>`, time-ordered, one Rust type per kind of object.
+//!
+//! Knows the text form only. Who may see an object is decided elsewhere.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Seconds between the Unix epoch and the KSUID epoch (2014-05-13T16:53:20Z).
+const KSUID_EPOCH_UNIX_SECS: u64 = 1_400_000_000;
+/// Length of a KSUID in base62 characters.
+pub const KSUID_CHARS: usize = 27;
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// A K-sortable unique identifier: 32 bits of time in seconds, 128 bits of randomness.
+///
+/// Its text form sorts like its value, so lists ordered by id are ordered by age.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ksuid([u8; 20]);
+
+impl Ksuid {
+    /// Builds an identifier from Unix time in seconds and 16 random bytes.
+    ///
+    /// Times outside the 136 years that 32 bits cover saturate.
+    pub fn new(unix_secs: u64, entropy: [u8; 16]) -> Self {
+        let secs = u32::try_from(unix_secs.saturating_sub(KSUID_EPOCH_UNIX_SECS)).unwrap_or(u32::MAX);
+        let mut bytes = [0; 20];
+        let (time, random) = bytes.split_at_mut(4);
+        time.copy_from_slice(&secs.to_be_bytes());
+        random.copy_from_slice(&entropy);
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Ksuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut number = self.0;
+        let mut text = [b'0'; KSUID_CHARS];
+        for digit in text.iter_mut().rev() {
+            let mut remainder = 0u32;
+            for byte in &mut number {
+                let value = (remainder << 8) | u32::from(*byte);
+                *byte = u8::try_from(value / 62).expect("a remainder below 62 keeps the quotient in a byte");
+                remainder = value % 62;
+            }
+            *digit = *BASE62.get(remainder as usize).expect("a remainder is below 62");
+        }
+        f.write_str(std::str::from_utf8(&text).expect("base62 is ASCII"))
+    }
+}
+
+impl fmt::Debug for Ksuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Ksuid {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text.len() != KSUID_CHARS {
+            return Err(IdError::Ksuid);
+        }
+        let mut bytes = [0u8; 20];
+        for c in text.bytes() {
+            let digit = BASE62.iter().position(|b| *b == c).ok_or(IdError::Ksuid)?;
+            let mut carry = u32::try_from(digit).expect("a base62 digit is below 62");
+            for byte in bytes.iter_mut().rev() {
+                let value = u32::from(*byte) * 62 + carry;
+                *byte = value.to_be_bytes()[3];
+                carry = value >> 8;
+            }
+            if carry != 0 {
+                return Err(IdError::Ksuid);
+            }
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// Why a text is not an identifier of the expected kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// The prefix before the underscore is missing or belongs to another kind of object.
+    #[error("the id must start with `{expected}_`")]
+    Prefix {
+        /// The prefix this kind of object has.
+        expected: &'static str,
+    },
+    /// What follows the prefix is not a KSUID.
+    #[error("an id ends in 27 characters of 0-9, A-Z and a-z")]
+    Ksuid,
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident = $prefix:literal $(| $alias:literal)*;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Ksuid);
+
+        impl $name {
+            /// The prefix this kind of object has in the API.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// Names the object with this KSUID.
+            pub fn new(ksuid: Ksuid) -> Self {
+                Self(ksuid)
+            }
+
+            /// The part after the prefix; for tokens it is also the token's public half.
+            pub fn ksuid(self) -> Ksuid {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "_{}"), self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                let rest = [$prefix $(, $alias)*]
+                    .iter()
+                    .find_map(|prefix| text.strip_prefix(prefix)?.strip_prefix('_'))
+                    .ok_or(IdError::Prefix { expected: $prefix })?;
+                rest.parse().map(Self)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// An account: the tenant that owns every other object and one `.internal` namespace.
+    AccountId = "ac";
+    /// A service user (`bot_users`, `service_users`): an owner of credentials that is not a person.
+    ServiceUserId = "bot" | "service";
+    /// A credential: an authtoken that agents present.
+    CredentialId = "cr";
+    /// A key of the REST API.
+    ApiKeyId = "ak";
+    /// A reserved domain.
+    DomainId = "rd";
+    /// A reserved TCP address.
+    AddressId = "ra";
+    /// An endpoint, cloud or agent.
+    EndpointId = "ep";
+    /// A custom connect URL.
+    IngressId = "agin";
+    /// A session of an agent at an edge.
+    TunnelSessionId = "ts";
+    /// An uploaded or issued TLS certificate with its key.
+    CertificateId = "cert";
+    /// A certificate authority that client certificates are checked against.
+    AuthorityId = "ca";
+    /// A named list of IP rules.
+    IpPolicyId = "ipp";
+    /// One rule of an IP policy.
+    IpPolicyRuleId = "ipr";
+    /// One API call, for finding it in the logs.
+    OperationId = "op";
+    /// An edge process.
+    EdgeId = "edge";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn text_form_is_fixed() {
+        let zero = Ksuid::new(KSUID_EPOCH_UNIX_SECS, [0; 16]);
+        assert_eq!(zero.to_string(), "000000000000000000000000000");
+        let max = Ksuid::new(u64::MAX, [0xff; 16]);
+        assert_eq!(max.to_string(), "aWgEPTl1tmebfsQzFP4bxwgy80V");
+    }
+
+    #[test]
+    fn refuses_other_kinds_and_damage() {
+        let id = EndpointId::new(Ksuid::new(1_700_000_000, [7; 16])).to_string();
+        assert_eq!(id.parse::<DomainId>(), Err(IdError::Prefix { expected: "rd" }));
+        for damaged in [
+            "ep_",
+            "ep_!",
+            "ep",
+            "",
+            &id[..id.len() - 1],
+            &format!("{id}0"),
+            "ep_zzzzzzzzzzzzzzzzzzzzzzzzzzz",
+        ] {
+            assert!(damaged.parse::<EndpointId>().is_err(), "{damaged}");
+        }
+    }
+
+    #[test]
+    fn a_service_user_answers_to_both_prefixes() {
+        let id = ServiceUserId::new(Ksuid::new(1_700_000_000, [9; 16]));
+        assert_eq!(format!("service_{}", id.ksuid()).parse(), Ok(id));
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips_and_sorts(a in any::<u32>(), b in any::<u32>(), x in any::<[u8; 16]>(), y in any::<[u8; 16]>()) {
+            let one = Ksuid::new(KSUID_EPOCH_UNIX_SECS + u64::from(a), x);
+            let two = Ksuid::new(KSUID_EPOCH_UNIX_SECS + u64::from(b), y);
+            prop_assert_eq!(one.to_string().parse::<Ksuid>(), Ok(one));
+            prop_assert_eq!(one.cmp(&two), one.to_string().cmp(&two.to_string()));
+        }
+    }
+}
