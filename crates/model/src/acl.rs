@@ -27,12 +27,7 @@ impl Acl {
             return Err((ACL_RULES_MAX, AclError::TooMany));
         }
         let parse = |(i, rule): (usize, &S)| rule.as_ref().parse().map_err(|e| (i, e));
-        rules
-            .iter()
-            .enumerate()
-            .map(parse)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        rules.iter().enumerate().map(parse).collect::<Result<_, _>>().map(Self)
     }
 
     /// The rules, in the order given.
@@ -165,14 +160,8 @@ mod tests {
     fn forms() {
         assert!(permits(&[], "https://any.example.com"));
         assert!(permits(&["*"], "https://any.example.com"));
-        assert!(permits(
-            &["bind:a.example.com:20002"],
-            "tcp://a.example.com:20002"
-        ));
-        assert!(!permits(
-            &["bind:a.example.com:20002"],
-            "tcp://a.example.com:20003"
-        ));
+        assert!(permits(&["bind:a.example.com:20002"], "tcp://a.example.com:20002"));
+        assert!(!permits(&["bind:a.example.com:20002"], "tcp://a.example.com:20003"));
         assert!(!permits(&["bind:team=blue"], "https://blue.example.com"));
         for (bad, expect) in [
             ("clinic1.internal", AclError::Form),
@@ -187,12 +176,7 @@ mod tests {
 
     #[test]
     fn text_round_trips() {
-        for text in [
-            "bind:*",
-            "bind:*.clinic1.internal",
-            "bind:a.example.com:80",
-            "bind:team=blue",
-        ] {
+        for text in ["bind:*", "bind:*.clinic1.internal", "bind:a.example.com:80", "bind:team=blue"] {
             assert_eq!(text.parse::<AclRule>().unwrap().to_string(), text);
         }
     }

@@ -167,10 +167,7 @@ mod tests {
             serde_json::from_str::<ToEdge>(r#"{"type":"greet","name":"x"}"#).unwrap(),
             ToEdge::Unknown
         );
-        assert_eq!(
-            serde_json::from_str::<FromEdge>(r#"{"type":"greet"}"#).unwrap(),
-            FromEdge::Unknown
-        );
+        assert_eq!(serde_json::from_str::<FromEdge>(r#"{"type":"greet"}"#).unwrap(), FromEdge::Unknown);
     }
 
     #[test]

@@ -51,18 +51,13 @@ impl Host {
     /// `*.example.com` covers `a.example.com`, `a.b.example.com` and `*.example.com`, not `example.com`
     /// (surface.md appendix D).
     pub fn covers(&self, other: &Host) -> bool {
-        self == other
-            || self
-                .wildcard_suffix()
-                .is_some_and(|suffix| is_below(&other.0, suffix))
+        self == other || self.wildcard_suffix().is_some_and(|suffix| is_below(&other.0, suffix))
     }
 }
 
 /// Whether `name` has at least one label in front of `suffix`.
 fn is_below(name: &str, suffix: &str) -> bool {
-    name.strip_suffix(suffix)
-        .and_then(|front| front.strip_suffix('.'))
-        .is_some_and(|front| !front.is_empty())
+    name.strip_suffix(suffix).and_then(|front| front.strip_suffix('.')).is_some_and(|front| !front.is_empty())
 }
 
 /// Why a text is not a host.
@@ -98,11 +93,7 @@ impl FromStr for Host {
     type Err = HostError;
 
     fn from_str(text: &str) -> Result<Self, HostError> {
-        if let Ok(ip) = text
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>()
-        {
+        if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             return Ok(Self(match ip {
                 IpAddr::V4(ip) => ip.to_string().into(),
                 IpAddr::V6(ip) => format!("[{ip}]").into(),
@@ -175,11 +166,7 @@ mod tests {
     #[test]
     fn parses_names_and_refuses_the_rest() {
         let check = |text: &str, expect: Result<&str, HostError>| {
-            assert_eq!(
-                text.parse::<Host>().as_ref().map(Host::as_str).map_err(|e| *e),
-                expect,
-                "{text}"
-            );
+            assert_eq!(text.parse::<Host>().as_ref().map(Host::as_str).map_err(|e| *e), expect, "{text}");
         };
         check("API.Clinic1.example.com.", Ok("api.clinic1.example.com"));
         check("*.Clinic1.internal", Ok("*.clinic1.internal"));

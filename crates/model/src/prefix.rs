@@ -49,12 +49,9 @@ pub enum PrefixError {
 impl Prefix {
     /// Parses a CIDR or a lone address and clears host bits, as policy documents allow.
     pub fn parse_lenient(text: &str) -> Result<Self, PrefixError> {
-        let net = match text.parse::<IpNet>() {
-            Ok(net) => net,
-            Err(_) => IpNet::from(
-                text.parse::<IpAddr>()
-                    .map_err(|_| PrefixError::Form(text.to_owned()))?,
-            ),
+        let net = match text.parse::<IpAddr>() {
+            Ok(ip) => IpNet::from(ip),
+            Err(_) => parse_cidr(text)?,
         };
         Ok(Self(canonical_net(net.trunc())))
     }
@@ -67,10 +64,7 @@ impl FromStr for Prefix {
     fn from_str(text: &str) -> Result<Self, PrefixError> {
         let net = parse_cidr(text)?;
         if net.trunc() != net {
-            return Err(PrefixError::HostBits {
-                text: text.to_owned(),
-                network: net.trunc(),
-            });
+            return Err(PrefixError::HostBits { text: text.to_owned(), network: net.trunc() });
         }
         Ok(Self(canonical_net(net)))
     }
@@ -81,10 +75,7 @@ impl FromStr for Prefix {
 fn parse_cidr(text: &str) -> Result<IpNet, PrefixError> {
     let parse = || {
         let (ip, len) = text.split_once('/')?;
-        let len = len
-            .parse()
-            .ok()
-            .filter(|_| len.bytes().all(|b| b.is_ascii_digit()))?;
+        let len = len.parse().ok().filter(|_| len.bytes().all(|b| b.is_ascii_digit()))?;
         IpNet::new(ip.parse().ok()?, len).ok()
     };
     parse().ok_or_else(|| PrefixError::Form(text.to_owned()))
@@ -131,35 +122,16 @@ mod tests {
 
     #[test]
     fn strict_and_lenient_forms() {
-        assert_eq!(
-            "203.0.113.42/32".parse::<Prefix>().unwrap().to_string(),
-            "203.0.113.42/32"
-        );
-        assert_eq!(
-            "::ffff:203.0.113.0/120".parse::<Prefix>().unwrap().to_string(),
-            "203.0.113.0/24"
-        );
+        assert_eq!("203.0.113.42/32".parse::<Prefix>().unwrap().to_string(), "203.0.113.42/32");
+        assert_eq!("::ffff:203.0.113.0/120".parse::<Prefix>().unwrap().to_string(), "203.0.113.0/24");
         assert_eq!(
             "10.0.0.1/8".parse::<Prefix>().unwrap_err().to_string(),
             "`10.0.0.1/8` has bits set after the prefix length; the network is 10.0.0.0/8"
         );
         assert!("10.0.0.1".parse::<Prefix>().is_err());
-        assert_eq!(
-            Prefix::parse_lenient("10.0.0.1").unwrap().to_string(),
-            "10.0.0.1/32"
-        );
-        assert_eq!(
-            Prefix::parse_lenient("10.0.0.1/8").unwrap().to_string(),
-            "10.0.0.0/8"
-        );
-        for bad in [
-            "",
-            "10.0.0",
-            "10.0.0.0/33",
-            "::/129",
-            "fe80::1%eth0/64",
-            "010.0.0.1/8",
-        ] {
+        assert_eq!(Prefix::parse_lenient("10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
+        assert_eq!(Prefix::parse_lenient("10.0.0.1/8").unwrap().to_string(), "10.0.0.0/8");
+        for bad in ["", "10.0.0", "10.0.0.0/33", "::/129", "fe80::1%eth0/64", "010.0.0.1/8"] {
             assert!(Prefix::parse_lenient(bad).is_err(), "{bad}");
         }
     }

@@ -146,9 +146,7 @@ pub struct CertificateSpec {
 
 impl std::fmt::Debug for CertificateSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CertificateSpec")
-            .field("chain_pem", &self.chain_pem.len())
-            .finish_non_exhaustive()
+        f.debug_struct("CertificateSpec").field("chain_pem", &self.chain_pem.len()).finish_non_exhaustive()
     }
 }
 
@@ -206,10 +204,7 @@ pub struct TableDiff<K: Ord, V> {
 
 impl<K: Ord, V> Default for TableDiff<K, V> {
     fn default() -> Self {
-        Self {
-            put: BTreeMap::new(),
-            remove: BTreeSet::new(),
-        }
+        Self { put: BTreeMap::new(), remove: BTreeSet::new() }
     }
 }
 
@@ -287,10 +282,7 @@ impl Program {
     /// The Program after the diff. Nothing is changed when the diff does not fit.
     pub fn apply(&mut self, diff: &ProgramDiff) -> Result<(), DiffError> {
         if diff.from != self.generation {
-            return Err(DiffError {
-                from: diff.from,
-                at: self.generation,
-            });
+            return Err(DiffError { from: diff.from, at: self.generation });
         }
         self.generation = diff.to;
         if let Some(settings) = &diff.settings {
@@ -335,19 +327,13 @@ mod tests {
         let endpoints = btree_map((0u8..8).prop_map(|n| EndpointId::new(ksuid(n))), endpoint(), 0..8);
         let certificates = btree_map(
             (0u8..4).prop_map(|n| CertificateId::new(ksuid(n))),
-            "[ab]".prop_map(|pem| CertificateSpec {
-                chain_pem: pem.clone(),
-                key_pem: pem,
-            }),
+            "[ab]".prop_map(|pem| CertificateSpec { chain_pem: pem.clone(), key_pem: pem }),
             0..4,
         );
         (0u64..3, "[xy]", endpoints, certificates).prop_map(
             |(generation, region, endpoints, certificates)| Program {
                 generation,
-                settings: Settings {
-                    region,
-                    ..Settings::default()
-                },
+                settings: Settings { region, ..Settings::default() },
                 endpoints,
                 certificates,
                 ..Program::default()

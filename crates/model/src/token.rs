@@ -56,10 +56,7 @@ impl FromStr for Token {
         if secret.len() != TOKEN_SECRET_CHARS || !secret.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(TokenError);
         }
-        Ok(Self {
-            text: text.into(),
-            ksuid: ksuid.parse().map_err(|_| TokenError)?,
-        })
+        Ok(Self { text: text.into(), ksuid: ksuid.parse().map_err(|_| TokenError)? })
     }
 }
 
@@ -113,13 +110,7 @@ mod tests {
         let token = Token::new(ksuid, "abcdefghijklmnopqrstu").unwrap();
         assert_eq!(token.expose().parse::<Token>().unwrap().ksuid(), ksuid);
         assert!(!format!("{token:?}").contains("abcdefg"));
-        for bad in [
-            "",
-            "x_y",
-            &token.expose()[1..],
-            &format!("{}x", token.expose()),
-            "é",
-        ] {
+        for bad in ["", "x_y", &token.expose()[1..], &format!("{}x", token.expose()), "é"] {
             assert_eq!(bad.parse::<Token>(), Err(TokenError), "{bad}");
         }
         assert!(Token::new(ksuid, "abc-efghijklmnopqrstu").is_err());

@@ -141,11 +141,7 @@ impl EndpointUrl {
 
     /// Internal for names under `.internal`, public for all others.
     pub fn implied_binding(&self) -> Binding {
-        if self.host.is_internal() {
-            Binding::Internal
-        } else {
-            Binding::Public
-        }
+        if self.host.is_internal() { Binding::Internal } else { Binding::Public }
     }
 
     /// The URL an operator may have meant: same host and class, other port or scheme. For near-miss warnings.
@@ -157,11 +153,7 @@ impl EndpointUrl {
 
     /// Parses text that may leave the scheme out, as agent files may: `app.example.com` means https.
     pub fn parse_with_default(text: &str, scheme: Scheme) -> Result<Self, UrlError> {
-        if text.contains("://") {
-            text.parse()
-        } else {
-            format!("{scheme}://{text}").parse()
-        }
+        if text.contains("://") { text.parse() } else { format!("{scheme}://{text}").parse() }
     }
 }
 
@@ -293,22 +285,10 @@ mod tests {
             let url: EndpointUrl = text.parse().unwrap();
             assert_eq!((url.to_string().as_str(), url.port()), (expect, port), "{text}");
         };
-        check(
-            "https://Rest-API.clinic1.internal",
-            "https://rest-api.clinic1.internal",
-            443,
-        );
-        check(
-            "https://rest-api.clinic1.internal:443",
-            "https://rest-api.clinic1.internal",
-            443,
-        );
+        check("https://Rest-API.clinic1.internal", "https://rest-api.clinic1.internal", 443);
+        check("https://rest-api.clinic1.internal:443", "https://rest-api.clinic1.internal", 443);
         check("http://a.example.com:80", "http://a.example.com", 80);
-        check(
-            "tls://patient-db.clinic1.internal",
-            "tls://patient-db.clinic1.internal",
-            443,
-        );
+        check("tls://patient-db.clinic1.internal", "tls://patient-db.clinic1.internal", 443);
         check("tls://a.internal:5432", "tls://a.internal:5432", 5432);
         check(
             "tcp://operations-database.clinic1.internal:433",
@@ -322,11 +302,7 @@ mod tests {
     #[test]
     fn refuses_with_the_published_code() {
         let check = |text: &str, code: u32| {
-            assert_eq!(
-                text.parse::<EndpointUrl>().unwrap_err().code(),
-                ErrorCode::new(code),
-                "{text}"
-            );
+            assert_eq!(text.parse::<EndpointUrl>().unwrap_err().code(), ErrorCode::new(code), "{text}");
         };
         check("host:1", 18022);
         check("udp://host:1", 9036);
@@ -345,19 +321,12 @@ mod tests {
 
     #[test]
     fn a_near_miss_differs_in_port_or_punctuation_only() {
-        let near = |a: &str, b: &str| {
-            a.parse::<EndpointUrl>()
-                .unwrap()
-                .is_near_miss_of(&b.parse().unwrap())
-        };
+        let near = |a: &str, b: &str| a.parse::<EndpointUrl>().unwrap().is_near_miss_of(&b.parse().unwrap());
         assert!(near(
             "tcp://operations-database.clinic1.internal:443",
             "tcp://operations-database.clinic1.internal:433"
         ));
-        assert!(near(
-            "tls://patientdb.clinic1.internal",
-            "tls://patient-db.clinic1.internal"
-        ));
+        assert!(near("tls://patientdb.clinic1.internal", "tls://patient-db.clinic1.internal"));
         assert!(!near("tls://a.internal", "tls://a.internal"));
         assert!(!near("tls://a.internal", "tls://b.internal"));
     }
