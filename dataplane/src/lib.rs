@@ -1,1 +1,1 @@
-//! dataplane
+//! The edge: accepts, decides, moves bytes.

@@ -1,0 +1,252 @@
+//! What the HTTP half and the connection half of the edge say to each other: endpoints, and the `Gateway` that finds
+//! them, opens streams to agents and takes events.
+//!
+//! Types and a trait only. `shard::Shard` implements it over real sessions, tests in memory.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use ebbgate_model::event::RequestEvent;
+use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme, TunnelSessionId};
+use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use crate::pool::Pool;
+
+/// Most endpoints one connection or request may be forwarded through (code 3501 beyond).
+pub const HOPS_MAX: usize = 8;
+
+/// An endpoint that is online: a cloud endpoint of the Program, or one an agent has bound.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its id.
+    pub id: EndpointId,
+    /// Owner; forward-internal stays inside it.
+    pub account: AccountId,
+    /// Canonical URL.
+    pub url: EndpointUrl,
+    /// Who can reach it.
+    pub binding: Binding,
+    /// What expressions see of it.
+    pub facts: Arc<EndpointFacts>,
+    /// Its policy. None on a cloud endpoint: no policy saved yet, answer with an explanation. None on an agent's: none.
+    pub engine: Option<Arc<Engine>>,
+    /// Where its traffic goes when the policy does not end it.
+    pub kind: Kind,
+    /// Whether the agent's upstream wants HTTP/2 with prior knowledge.
+    pub upstream_http2: bool,
+    /// Whether it shares its URL with others that also do.
+    pub pooling_enabled: bool,
+}
+
+/// What stands behind an endpoint.
+#[derive(Debug)]
+pub enum Kind {
+    /// Its policy alone.
+    Cloud,
+    /// An upstream of an agent.
+    Agent(AgentRef),
+}
+
+/// How an endpoint's agent is reached.
+#[derive(Debug)]
+pub struct AgentRef {
+    /// The session that bound it.
+    pub session: Arc<SessionState>,
+    /// Name of the bind in that session; agents find their upstream by it.
+    pub bind: Box<str>,
+    /// PROXY header the agent wants in front of every stream.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Certificate the agent gave for ending TLS at the edge.
+    pub tls_termination: Option<Arc<ebbgate_policy::TlsSettings>>,
+}
+
+/// Version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// What every shard may know of an agent's session: where it lives, whether it lives, how full it is.
+#[derive(Debug)]
+pub struct SessionState {
+    /// Its id.
+    pub id: TunnelSessionId,
+    /// Index of the shard that owns it.
+    pub shard: usize,
+    alive: AtomicBool,
+    in_flight: AtomicUsize,
+    in_flight_max: usize,
+}
+
+impl SessionState {
+    /// A living session without streams.
+    pub fn new(id: TunnelSessionId, shard: usize, in_flight_max: usize) -> Self {
+        Self { id, shard, alive: AtomicBool::new(true), in_flight: AtomicUsize::new(0), in_flight_max }
+    }
+
+    /// Whether the session can take one more stream.
+    pub fn has_room(&self) -> bool {
+        self.is_alive() && self.in_flight.load(Ordering::Relaxed) < self.in_flight_max
+    }
+
+    /// Whether the session lives.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Marks the session dead: no stream is opened on it any more.
+    pub fn end(&self) {
+        self.alive.store(false, Ordering::Release);
+    }
+
+    /// Proxied streams open now.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Reserves room for one stream until the slot is dropped. None: dead or full.
+    pub fn take_slot(self: Arc<Self>) -> Option<Slot> {
+        let room = |n: usize| (n < self.in_flight_max).then_some(n + 1);
+        if !self.is_alive() || self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+            return None;
+        }
+        Some(Slot(self))
+    }
+}
+
+/// Room for one stream on a session, given back on drop.
+#[derive(Debug)]
+pub struct Slot(Arc<SessionState>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why no stream to an agent could be opened. No byte was sent: another member of the pool may be tried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The endpoint is a cloud endpoint: it has no agent.
+    #[error("endpoint {0} has no agent behind it")]
+    NoAgent(EndpointId),
+    /// The session ended.
+    #[error("the agent's session {0} has ended")]
+    SessionEnded(TunnelSessionId),
+    /// The session has as many streams as it may.
+    #[error("the agent's session {0} has no room for another stream")]
+    SessionFull(TunnelSessionId),
+    /// The session did not open a stream in time.
+    #[error("the agent's session {0} did not open a stream in time")]
+    TimedOut(TunnelSessionId),
+}
+
+/// What the HTTP half needs from the rest of the edge. Clones share one shard and stay on its thread.
+pub trait Gateway: Clone + 'static {
+    /// A stream to an agent. Dropping it before both ends finished resets it.
+    type Stream: AsyncRead + AsyncWrite + Unpin + 'static;
+
+    /// Members of the public endpoint for a host: exact before longest wildcard, online only.
+    fn public(&self, scheme: Scheme, host: &Host, port: u16) -> Option<Pool>;
+
+    /// Members of an internal endpoint of one account; exact before longest wildcard, online only.
+    fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool>;
+
+    /// Opens one proxied stream, header (and PROXY header, if the agent wants one) already sent.
+    fn open(
+        &self,
+        agent: &Endpoint,
+        client: SocketAddr,
+        server: SocketAddr,
+        proto: Scheme,
+    ) -> impl Future<Output = Result<Self::Stream, OpenError>>;
+
+    /// The key set at a URL of an account's policy, fetched or cached; or a sentence on why not.
+    fn keys(&self, account: AccountId, url: &str) -> impl Future<Output = Result<Arc<KeySet>, String>>;
+
+    /// Milliseconds since the Unix epoch.
+    fn now_unix_ms(&self) -> i64;
+
+    /// A fresh random number.
+    fn rng_seed(&self) -> u64;
+
+    /// Takes the record of an answered request.
+    fn request_done(&self, event: RequestEvent);
+
+    /// Completes when the edge begins to stop: finish what is in flight, take nothing new.
+    fn draining(&self) -> impl Future<Output = ()> + 'static;
+}
+
+/// A connection handed to the HTTP half, TLS (if any) already done.
+#[derive(Debug, Clone)]
+pub struct HttpConn {
+    /// The connection as policies see it.
+    pub facts: Arc<ConnFacts>,
+    /// `Http` or `Https`: what the listener speaks.
+    pub scheme: Scheme,
+    /// Port visitors use in URLs: 80 or 443, whatever the socket is bound to.
+    pub port: u16,
+    /// Server name of the handshake.
+    pub sni: Option<Host>,
+    /// Whether the handshake chose HTTP/2.
+    pub alpn_h2: bool,
+    /// The endpoint whose `on_tcp_connect` ran (and chose the TLS settings). None: run it when the first request names
+    /// one.
+    pub first_endpoint: Option<Arc<Endpoint>>,
+}
+
+/// How an HTTP connection ended, for its event.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpOutcome {
+    /// Requests answered.
+    pub requests: u64,
+    /// One word or sentence.
+    pub outcome: String,
+}
+
+/// Endpoints for tests.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+    use ebbgate_model::Ksuid;
+
+    /// Streams a fixture's session takes.
+    pub(crate) const IN_FLIGHT_MAX: usize = 4;
+
+    pub(crate) fn account(n: u8) -> AccountId {
+        AccountId::new(Ksuid::new(1_700_000_000, [n; 16]))
+    }
+
+    pub(crate) fn endpoint(n: u8, url: &str, kind: Kind, engine: Option<Arc<Engine>>) -> Arc<Endpoint> {
+        let id = EndpointId::new(Ksuid::new(1_700_000_000, [n; 16]));
+        let url: EndpointUrl = url.parse().unwrap();
+        Arc::new(Endpoint {
+            id,
+            account: account(1),
+            binding: url.implied_binding(),
+            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            url,
+            engine,
+            kind,
+            upstream_http2: false,
+            pooling_enabled: true,
+        })
+    }
+
+    pub(crate) fn cloud(n: u8, url: &str) -> Arc<Endpoint> {
+        endpoint(n, url, Kind::Cloud, None)
+    }
+
+    pub(crate) fn agent(n: u8, url: &str) -> Arc<Endpoint> {
+        let id = TunnelSessionId::new(Ksuid::new(1_700_000_000, [n; 16]));
+        let session = Arc::new(SessionState::new(id, 0, IN_FLIGHT_MAX));
+        let bind = format!("bind-{n}").into();
+        endpoint(n, url, Kind::Agent(AgentRef { session, bind, proxy_protocol: None, tls_termination: None }), None)
+    }
+}
