@@ -1,1 +1,31 @@
-//! crates/policy
+//! Traffic policy: text -> checked document -> compiled engine. The engine asks for effects and performs none.
+//!
+//! [`check`] judges a document when it is saved; [`Engine`] runs it, phase by phase, as a state machine that its caller
+//! drives. No sockets, no clock, no randomness, no environment: everything a run depends on is in [`Context`].
+
+pub mod action;
+mod certificate;
+pub mod check;
+mod code;
+mod diagnostic;
+mod document;
+pub mod engine;
+pub mod expr;
+pub mod facts;
+mod json;
+pub mod jwks;
+mod node;
+mod prefix_set;
+mod verdict;
+mod yaml;
+
+pub use check::{CheckContext, Checked, Owner, check};
+pub use diagnostic::Diagnostic;
+pub use document::DOCUMENT_BYTES_MAX;
+pub use engine::{Engine, References, Run};
+pub use facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
+pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
+pub use verdict::{
+    BodyError, Effect, OnError, Outcome, Phase, Reply, ServerCertificate, Step, TlsSettings, TlsVersion,
+    Verdict, Verification,
+};

@@ -1,0 +1,241 @@
+//! The table of actions and what each may ask of the engine. One file per action; a new one is a file and a line here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ebbgate_model::{self as model, AuthorityId, EndpointUrl, ErrorCode, IpPolicyId, Scheme};
+
+use crate::code;
+use crate::diagnostic::{Diagnostic, nearest};
+use crate::engine::{Gathered, References};
+use crate::expr::Expression;
+use crate::facts::Context;
+use crate::verdict::{Effect, Phase, Verdict};
+
+mod close_connection;
+mod config;
+mod custom_response;
+mod deny;
+mod forward_internal;
+mod headers;
+
+mod log;
+mod restrict_ips;
+mod set_vars;
+mod terminate_tls;
+
+pub(crate) use config::Config;
+
+/// A compiled action.
+pub(crate) trait Action: Send + Sync + fmt::Debug {
+    /// Runs it, or asks for what it lacks. After the caller resumed, it is run again from the start with what was
+    /// gathered so far, so it must not change the context before it has all it needs.
+    fn run(&self, cx: &mut Context, gathered: &mut Gathered) -> Flow;
+}
+
+/// What an action wants next.
+pub(crate) enum Flow {
+    /// The next action.
+    Next,
+    /// Something from the caller.
+    Need(Effect),
+    /// The end of the phase.
+    End(Verdict),
+}
+
+impl Flow {
+    /// A run-time failure of the policy itself.
+    pub(crate) fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::End(Verdict::Failed {
+            code,
+            message: message.into(),
+        })
+    }
+}
+
+/// Whether an action ends its phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Never,
+    Sometimes,
+    Always,
+}
+
+/// A compiled action, or nothing when problems were noted.
+pub(crate) type Compiled = Option<Arc<dyn Action>>;
+
+/// One line of the table.
+pub(crate) struct Spec {
+    /// The published name.
+    pub(crate) kind: &'static str,
+    pub(crate) phases: &'static [Phase],
+    /// Schemes of endpoints it is for; empty means all.
+    pub(crate) schemes: &'static [Scheme],
+    /// By the raw configuration, so that a check needs no compiled action.
+    pub(crate) ending: fn(&serde_json::Value) -> Ending,
+    pub(crate) compile: fn(&mut Config) -> Compiled,
+}
+
+const ALL: &[Phase] = &Phase::ALL;
+const CONNECT_REQUEST: &[Phase] = &[Phase::TcpConnect, Phase::HttpRequest];
+const REQUEST_RESPONSE: &[Phase] = &[Phase::HttpRequest, Phase::HttpResponse];
+
+const fn line(kind: &'static str, phases: &'static [Phase], compile: fn(&mut Config) -> Compiled) -> Spec {
+    Spec {
+        kind,
+        phases,
+        schemes: &[],
+        ending: |_| Ending::Never,
+        compile,
+    }
+}
+
+static SPECS: &[Spec] = &[
+    line("add-headers", REQUEST_RESPONSE, headers::compile_add),
+    Spec {
+        ending: |_| Ending::Always,
+        ..line("close-connection", CONNECT_REQUEST, close_connection::compile)
+    },
+    Spec {
+        ending: |_| Ending::Always,
+        ..line("custom-response", REQUEST_RESPONSE, custom_response::compile)
+    },
+    Spec {
+        ending: |_| Ending::Always,
+        ..line("deny", CONNECT_REQUEST, deny::compile)
+    },
+    Spec {
+        ending: forward_internal::ending,
+        ..line("forward-internal", CONNECT_REQUEST, forward_internal::compile)
+    },
+    line("log", ALL, log::compile),
+    line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("restrict-ips", ALL, restrict_ips::compile)
+    },
+    line("set-vars", ALL, set_vars::compile),
+    Spec {
+        schemes: &[Scheme::Https, Scheme::Tls],
+        ..line("terminate-tls", &[Phase::TcpConnect], terminate_tls::compile)
+    },
+];
+
+/// Published actions that this version does not have.
+const UNSERVED: &[&str] = &[
+    "basic-auth",
+    "circuit-breaker",
+    "compress-response",
+    "http-request",
+    "oauth",
+    "openid-connect",
+    "owasp-crs-request",
+    "owasp-crs-response",
+    "rate-limit",
+    "redirect",
+    "request-body-find-replace",
+    "response-body-find-replace",
+    "saml",
+    "sse-find-replace",
+    "url-rewrite",
+    "verify-webhook",
+];
+
+pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
+    SPECS.iter().find(|spec| spec.kind == kind)
+}
+
+/// The action's line, or a note that there is none.
+pub(crate) fn find(action: &model::Action, path: &str, notes: &mut Notes) -> Option<&'static Spec> {
+    let found = spec(&action.kind);
+    if found.is_none() {
+        let path = format!("{path}.type");
+        let kinds = || SPECS.iter().map(|spec| spec.kind);
+        let problem = if UNSERVED.contains(&action.kind.as_str()) {
+            Diagnostic::new(
+                code::ACTION_UNKNOWN,
+                path,
+                format!("the action `{}` is not available in this version", action.kind),
+            )
+            .hint(format!(
+                "available are {}",
+                kinds().collect::<Vec<_>>().join(", ")
+            ))
+        } else {
+            let hint = match nearest(&action.kind, kinds().chain(UNSERVED.iter().copied())) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("the actions are {}", kinds().collect::<Vec<_>>().join(", ")),
+            };
+            Diagnostic::new(
+                code::ACTION_UNKNOWN,
+                path,
+                format!("there is no action `{}`", action.kind),
+            )
+            .hint(hint)
+        };
+        notes.errors.push(problem);
+    }
+    found
+}
+
+/// Notes a phase or protocol the action does not have.
+pub(crate) fn check_place(spec: &Spec, phase: Phase, scheme: Option<Scheme>, path: &str, notes: &mut Notes) {
+    if !spec.phases.contains(&phase) {
+        let phases: Vec<_> = spec.phases.iter().map(|phase| phase.key()).collect();
+        let message = format!("`{}` does not run in {}", spec.kind, phase.key());
+        notes.errors.push(
+            Diagnostic::new(code::ACTION_PHASE, path, message)
+                .hint(format!("move it to {}", phases.join(" or "))),
+        );
+    }
+    if let Some(scheme) = scheme.filter(|scheme| !spec.schemes.is_empty() && !spec.schemes.contains(scheme)) {
+        let schemes: Vec<_> = spec.schemes.iter().map(|scheme| scheme.as_str()).collect();
+        let message = format!("`{}` is not for {scheme} endpoints", spec.kind);
+        notes.errors.push(
+            Diagnostic::new(code::ACTION_PROTOCOL, path, message)
+                .hint(format!("it is for {} endpoints", schemes.join(" and "))),
+        );
+    }
+}
+
+/// Compiles a rule's expression, or notes why it does not.
+pub(crate) fn check_expression(
+    source: &str,
+    phase: Phase,
+    path: &str,
+    notes: &mut Notes,
+) -> Option<Expression> {
+    match Expression::compile_condition(source, phase) {
+        Ok(expression) => Some(expression),
+        Err(error) => {
+            let number = if error.not_bool() {
+                code::EXPRESSION_NOT_BOOL
+            } else {
+                code::EXPRESSION_BAD
+            };
+            let mut problem = Diagnostic::new(number, path, error.to_string());
+            problem.hint = error.hint();
+            notes.errors.push(problem);
+            None
+        }
+    }
+}
+
+/// What compiling actions brought to light.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    pub(crate) errors: Vec<Diagnostic>,
+    pub(crate) warnings: Vec<Diagnostic>,
+    pub(crate) targets: Vec<EndpointUrl>,
+    pub(crate) authorities: Vec<AuthorityId>,
+    pub(crate) ip_policies: Vec<IpPolicyId>,
+}
+
+/// The account's objects, when they are at hand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Refs<'r> {
+    /// While checking a text: ids are noted, not looked up.
+    Unknown,
+    /// While compiling for an edge.
+    Of(&'r References),
+}

@@ -1,0 +1,22 @@
+//! `close-connection`: drops the client's connection without an answer.
+
+use std::sync::Arc;
+
+use super::{Action, Compiled, Config, Flow};
+use crate::engine::Gathered;
+use crate::facts::Context;
+use crate::verdict::Verdict;
+
+#[derive(Debug)]
+struct CloseConnection;
+
+pub(super) fn compile(config: &mut Config) -> Compiled {
+    config.finish();
+    Some(Arc::new(CloseConnection))
+}
+
+impl Action for CloseConnection {
+    fn run(&self, _: &mut Context, _: &mut Gathered) -> Flow {
+        Flow::End(Verdict::Close { code: None })
+    }
+}

@@ -1,0 +1,36 @@
+//! `deny`: an empty answer on requests, a closed connection on `on_tcp_connect`.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::{Action, Compiled, Config, Flow};
+use crate::engine::Gathered;
+use crate::facts::Context;
+use crate::verdict::{Phase, Reply, Verdict};
+
+#[derive(Debug)]
+struct Deny {
+    /// Absent on `on_tcp_connect`.
+    status: Option<StatusCode>,
+}
+
+pub(super) fn compile(config: &mut Config) -> Compiled {
+    let status = config.number("status_code", 403, 200..=599);
+    config.finish();
+    let status = u16::try_from(status)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok())?;
+    Some(Arc::new(Deny {
+        status: (config.phase != Phase::TcpConnect).then_some(status),
+    }))
+}
+
+impl Action for Deny {
+    fn run(&self, _: &mut Context, _: &mut Gathered) -> Flow {
+        Flow::End(match self.status {
+            Some(status) => Verdict::Respond(Reply::empty(status, None)),
+            None => Verdict::Close { code: None },
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! `forward-internal`: hands the traffic to an `.internal` endpoint of the same account and protocol class.
+
+use std::sync::Arc;
+
+use ebbgate_model::EndpointUrl;
+use serde_json::{Value, json};
+
+use super::{Action, Compiled, Config, Ending, Flow};
+use crate::code;
+use crate::engine::Gathered;
+use crate::expr::Template;
+use crate::facts::Context;
+use crate::verdict::{OnError, Verdict};
+
+#[derive(Debug)]
+struct ForwardInternal {
+    url: Target,
+    on_error: OnError,
+}
+
+#[derive(Debug)]
+enum Target {
+    Literal(EndpointUrl),
+    Computed(Template),
+}
+
+/// It ends the phase unless a failure lets it go on.
+pub(super) fn ending(config: &Value) -> Ending {
+    let continues = config.get("on_error").and_then(Value::as_str) == Some("continue");
+    if continues {
+        Ending::Sometimes
+    } else {
+        Ending::Always
+    }
+}
+
+pub(super) fn compile(config: &mut Config) -> Compiled {
+    let text = config.required_text("url");
+    let on_error = config.choice(
+        "on_error",
+        OnError::Halt,
+        &[("halt", OnError::Halt), ("continue", OnError::Continue)],
+    );
+    binding(config);
+    config.finish();
+    let url = target(config, &text?)?;
+    Some(Arc::new(ForwardInternal { url, on_error }))
+}
+
+/// Some published examples carry `binding: internal`, which says nothing new.
+fn binding(config: &mut Config) {
+    if let Some(text) = config.text("binding").filter(|text| text != "internal") {
+        let path = config.at("binding");
+        config.error(
+            code::VALUE_BAD,
+            path,
+            format!("`{text}`: forward-internal reaches internal endpoints only"),
+        );
+    }
+}
+
+fn target(config: &mut Config, text: &str) -> Option<Target> {
+    let path = config.at("url");
+    let template = config.template(text, &path)?;
+    let Some(literal) = template.literal() else {
+        return Some(Target::Computed(template));
+    };
+    let url = match literal.parse::<EndpointUrl>() {
+        Ok(url) => url,
+        Err(error) => {
+            config.error(
+                code::VALUE_BAD,
+                path,
+                format!("`{literal}` is not an endpoint URL: {error}"),
+            );
+            return None;
+        }
+    };
+    let scheme = config.scheme.unwrap_or(url.scheme());
+    if let Err(message) = suits(&url, scheme) {
+        config.error(code::VALUE_BAD, path, message);
+        return None;
+    }
+    config.notes.targets.push(url.clone());
+    Some(Target::Literal(url))
+}
+
+/// Whether traffic of an endpoint with `scheme` may go to `url`.
+fn suits(url: &EndpointUrl, scheme: ebbgate_model::Scheme) -> Result<(), String> {
+    if !url.host().is_internal() {
+        return Err(format!(
+            "{url} is not an internal endpoint: its name must end in .internal"
+        ));
+    }
+    if url.host().is_wildcard() {
+        return Err(format!("{url} names no one endpoint: write the name in full"));
+    }
+    if !url.scheme().same_class(scheme) {
+        let kind = |http| {
+            if http {
+                "requests (http, https)"
+            } else {
+                "bytes (tls, tcp)"
+            }
+        };
+        let (from, to) = (kind(scheme.is_http()), kind(url.scheme().is_http()));
+        return Err(format!("{url} takes {to}, but this endpoint has {from}"));
+    }
+    Ok(())
+}
+
+impl Action for ForwardInternal {
+    fn run(&self, cx: &mut Context, gathered: &mut Gathered) -> Flow {
+        if let Some((code, message)) = gathered.forward_failed.take() {
+            let error = json!({ "code": code.to_string(), "message": message });
+            let url = cx
+                .result("forward_internal")
+                .and_then(|result| result.get("url"))
+                .cloned();
+            cx.set_result("forward_internal", json!({ "url": url, "error": error }));
+            return Flow::Next;
+        }
+        let url = match self.resolve(cx) {
+            Ok(url) => url,
+            Err(message) => {
+                return Flow::failed(
+                    code::INTERPOLATION_FAILED,
+                    format!("forward-internal url: {message}"),
+                );
+            }
+        };
+        cx.set_result("forward_internal", json!({ "url": url.to_string() }));
+        Flow::End(Verdict::Forward {
+            url,
+            on_error: self.on_error,
+        })
+    }
+}
+
+impl ForwardInternal {
+    fn resolve(&self, cx: &Context) -> Result<EndpointUrl, String> {
+        let template = match &self.url {
+            Target::Literal(url) => return Ok(url.clone()),
+            Target::Computed(template) => template,
+        };
+        let text = template.render(cx).map_err(|e| e.to_string())?;
+        let url: EndpointUrl = text
+            .parse()
+            .map_err(|e| format!("`{}`: {e}", text.escape_debug()))?;
+        suits(&url, cx.endpoint.url.scheme())?;
+        Ok(url)
+    }
+}

@@ -1,0 +1,119 @@
+//! `set-vars`: names for values, for the rest of the phase, as `vars.<name>`.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Action, Compiled, Config, Flow};
+use crate::code;
+use crate::engine::Gathered;
+use crate::expr::ValueTemplate;
+use crate::facts::Context;
+
+/// Most variables one action sets, and most one phase holds.
+const VARS_MAX: usize = 50;
+/// Deepest nesting of a variable's value.
+const DEPTH_MAX: usize = 10;
+
+#[derive(Debug)]
+struct SetVars {
+    vars: Vec<(String, ValueTemplate)>,
+}
+
+pub(super) fn compile(config: &mut Config) -> Compiled {
+    let before = config.errors();
+    config.required("vars");
+    let entries = entries(config);
+    let mut vars = Vec::new();
+    for (path, name, value) in &entries {
+        if depth(value) > DEPTH_MAX {
+            config.error(
+                code::VARS_DEPTH,
+                path.clone(),
+                format!("nested deeper than {DEPTH_MAX} levels"),
+            );
+            continue;
+        }
+        match ValueTemplate::compile(value, config.phase) {
+            Ok(template) => {
+                if let Some((_, other, _)) = entries.iter().find(|(_, other, _)| template.mentions_var(other))
+                {
+                    let message = format!("`{name}` refers to vars.{other}, which the same action sets");
+                    config.error(code::VARS_SELF, path.clone(), message).hint =
+                        Some("use two set-vars actions, one after the other".into());
+                }
+                vars.push((name.clone(), template));
+            }
+            Err(error) => {
+                let hint = error.hint();
+                config
+                    .error(code::INTERPOLATION_BAD, path.clone(), error.to_string())
+                    .hint = hint;
+            }
+        }
+    }
+    config.finish();
+    (config.errors() == before).then(|| Arc::new(SetVars { vars }) as Arc<dyn Action>)
+}
+
+/// The list of one-key maps, flattened.
+fn entries(config: &mut Config) -> Vec<(String, String, Value)> {
+    let mut entries: Vec<(String, String, Value)> = Vec::new();
+    for (path, item) in config.list("vars", VARS_MAX) {
+        let single = match item {
+            Value::Object(map) if map.len() == 1 => map.into_iter().next(),
+            _ => None,
+        };
+        let Some((name, value)) = single else {
+            config
+                .error(code::VARS_SHAPE, path, "each variable is a map with one key")
+                .hint = Some("write `- name: value`".into());
+            continue;
+        };
+        let path = format!("{path}.{name}");
+        let well_formed = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !well_formed {
+            config
+                .error(code::VALUE_BAD, path, format!("`{name}` is not a variable name"))
+                .hint = Some("use letters, digits and _".into());
+        } else if entries.iter().any(|(_, other, _)| *other == name) {
+            config.error(code::ENTRIES_DUPLICATE, path, format!("`{name}` is set twice"));
+        } else {
+            entries.push((path, name, value));
+        }
+    }
+    entries
+}
+
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+impl Action for SetVars {
+    fn run(&self, cx: &mut Context, _: &mut Gathered) -> Flow {
+        let mut values = Vec::with_capacity(self.vars.len());
+        for (name, template) in &self.vars {
+            match template.render(cx) {
+                Ok(value) => values.push((name.clone(), value)),
+                Err(error) => {
+                    return Flow::failed(code::INTERPOLATION_FAILED, format!("set-vars `{name}`: {error}"));
+                }
+            }
+        }
+        for (name, value) in values {
+            if cx.vars.len() >= VARS_MAX && !cx.vars.contains_key(&name) {
+                return Flow::failed(
+                    code::INTERPOLATION_FAILED,
+                    format!("set-vars: more than {VARS_MAX} variables in one phase"),
+                );
+            }
+            cx.vars.insert(name, value);
+        }
+        Flow::Next
+    }
+}

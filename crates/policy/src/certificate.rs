@@ -1,0 +1,146 @@
+//! Handshake and certificate facts as expressions see them: `conn.tls.*` and `actions.ngrok.terminate_tls.*`.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509Name};
+
+use crate::facts::TlsFacts;
+
+/// Everything about a handshake.
+pub(crate) fn tls_json(tls: &TlsFacts) -> Value {
+    let mut json = json!({
+        "version": tls.version,
+        "cipher_suite": tls.cipher_suite,
+        "sni": tls.sni,
+        "negotiated_alpn": tls.alpn,
+        "session_resumed": tls.resumed,
+        "ja4_fingerprint": tls.ja4,
+        "client": tls.client_chain.first().map_or_else(|| Value::Object(Map::new()), |der| certificate_json(der)),
+        "server": certificate_json(&tls.server_leaf),
+    });
+    if let (Some(der), Some(client)) = (tls.client_chain.first(), json.get_mut("client")) {
+        client["pem"] = pem(der).into();
+    }
+    json
+}
+
+/// A certificate's fields; an unreadable or absent one gives an empty map.
+pub(crate) fn certificate_json(der: &[u8]) -> Value {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else {
+        return Value::Object(Map::new());
+    };
+    json!({
+        "serial_number": certificate.raw_serial_as_string().replace(':', ""),
+        "signature_algorithm": certificate.signature_algorithm.algorithm.to_id_string(),
+        "subject": name_json(certificate.subject()),
+        "issuer": name_json(certificate.issuer()),
+        "san": san_json(&certificate),
+        "extensions": extensions_json(&certificate),
+        "validity": {
+            "not_before": rfc3339(certificate.validity().not_before.timestamp()),
+            "not_after": rfc3339(certificate.validity().not_after.timestamp()),
+        },
+    })
+}
+
+fn name_json(name: &X509Name) -> Value {
+    let first = |attribute: Option<&x509_parser::x509::AttributeTypeAndValue>| {
+        attribute
+            .and_then(|attribute| attribute.as_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let by_oid = |oid: &x509_parser::der_parser::oid::Oid| first(name.iter_by_oid(oid).next());
+    use x509_parser::oid_registry as oid;
+    json!({
+        "@text": name.to_string(),
+        "common_name": first(name.iter_common_name().next()),
+        "country": first(name.iter_country().next()),
+        "locality": first(name.iter_locality().next()),
+        "organization": first(name.iter_organization().next()),
+        "organizational_unit": first(name.iter_organizational_unit().next()),
+        "postal_code": by_oid(&oid::OID_X509_POSTAL_CODE),
+        "province": first(name.iter_state_or_province().next()),
+        "street_address": by_oid(&oid::OID_X509_STREET_ADDRESS),
+    })
+}
+
+fn san_json(certificate: &X509Certificate) -> Value {
+    let (mut dns, mut mail, mut ips, mut uris) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let names = certificate
+        .subject_alternative_name()
+        .ok()
+        .flatten()
+        .map(|extension| extension.value.general_names.as_slice());
+    for name in names.unwrap_or_default() {
+        match name {
+            GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+            GeneralName::RFC822Name(name) => mail.push((*name).to_owned()),
+            GeneralName::URI(uri) => uris.push((*uri).to_owned()),
+            GeneralName::IPAddress(bytes) => ips.extend(ip_text(bytes)),
+            _ => {}
+        }
+    }
+    let text = dns
+        .iter()
+        .chain(&mail)
+        .chain(&ips)
+        .chain(&uris)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(",");
+    json!({ "@text": text, "dns_names": dns, "email_addresses": mail, "ip_addresses": ips, "uris": uris })
+}
+
+fn ip_text(bytes: &[u8]) -> Option<String> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(std::net::Ipv4Addr::from(v4).to_string());
+    }
+    <[u8; 16]>::try_from(bytes)
+        .ok()
+        .map(|v6| std::net::Ipv6Addr::from(v6).to_string())
+}
+
+fn extensions_json(certificate: &X509Certificate) -> Value {
+    let one = |extension: &x509_parser::extensions::X509Extension| {
+        let unreadable = matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. });
+        (!unreadable).then(|| {
+            json!({ "id": extension.oid.to_id_string(), "critical": extension.critical, "value": hex(extension.value) })
+        })
+    };
+    certificate
+        .extensions()
+        .iter()
+        .filter_map(one)
+        .collect::<Vec<_>>()
+        .into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+fn pem(der: &[u8]) -> String {
+    use base64::Engine as _;
+    let body = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in body.as_bytes().chunks(64) {
+        text.push_str(&String::from_utf8_lossy(line));
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
+}
+
+/// Unix seconds as RFC 3339 in UTC; times outside its years give an empty text.
+pub(crate) fn rfc3339(unix_secs: i64) -> String {
+    time::OffsetDateTime::from_unix_timestamp(unix_secs)
+        .ok()
+        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,186 @@
+//! Judges a policy text when it is saved: syntax, then every rule of surface.md section 4.1. Pure.
+//!
+//! All defects are reported, each with its place. Whether the objects a policy names exist is not known here: callers
+//! ask [`Checked::forward_targets`], [`Checked::authorities`] and [`Checked::ip_policies`].
+
+use std::collections::BTreeSet;
+
+use ebbgate_model::{AuthorityId, Binding, EndpointUrl, IpPolicyId, Scheme, TrafficPolicy};
+
+use crate::action::{self, Config, Ending, Notes, Refs};
+use crate::code;
+use crate::diagnostic::Diagnostic;
+use crate::document::{Document, PlacedRule};
+use crate::verdict::Phase;
+
+/// The endpoint a policy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckContext {
+    /// What the endpoint speaks.
+    pub scheme: Scheme,
+    /// Who can reach it.
+    pub binding: Binding,
+    /// Who serves what no action terminates.
+    pub owner: Owner,
+}
+
+/// Who serves what no action terminates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Nobody: every path must end in a terminating action (code 2235).
+    Cloud,
+    /// An agent's upstream.
+    Agent,
+}
+
+/// A policy that may be saved.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// The canonical document.
+    pub policy: TrafficPolicy,
+    /// Doubtful spots that do not keep the policy from being saved.
+    pub warnings: Vec<Diagnostic>,
+    targets: Vec<EndpointUrl>,
+    authorities: Vec<AuthorityId>,
+    ip_policies: Vec<IpPolicyId>,
+}
+
+impl Checked {
+    /// URLs that `forward-internal` names literally; interpolated ones are known only at run time.
+    pub fn forward_targets(&self) -> Vec<EndpointUrl> {
+        self.targets.clone()
+    }
+
+    /// The `ca_` ids that `terminate-tls` names.
+    pub fn authorities(&self) -> &[AuthorityId] {
+        &self.authorities
+    }
+
+    /// The `ipp_` ids that `restrict-ips` names.
+    pub fn ip_policies(&self) -> &[IpPolicyId] {
+        &self.ip_policies
+    }
+}
+
+/// Judges a text for an endpoint. Errors come all at once, in document order.
+pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> {
+    let document = Document::parse(text, cx.scheme);
+    let mut notes = Notes::default();
+    let mut reported = BTreeSet::new();
+    for rule in &document.rules {
+        if reported.insert(rule.phase) {
+            check_phase(rule, cx, &mut notes);
+        }
+        check_rule(rule, cx, &mut notes);
+    }
+    if cx.owner == Owner::Cloud && document.problems.is_empty() && !terminates(&document.rules, cx.scheme) {
+        notes.errors.push(not_terminating(cx.scheme));
+    }
+    let place = |problems: Vec<Diagnostic>| -> Vec<Diagnostic> {
+        problems
+            .into_iter()
+            .map(|p| {
+                let place = document.place_of(&p.path);
+                p.at(place)
+            })
+            .collect()
+    };
+    let mut errors = document.problems.clone();
+    errors.extend(place(notes.errors));
+    let warnings = place(notes.warnings);
+    if !errors.is_empty() {
+        errors.sort_by_key(|problem| (problem.line, problem.column));
+        return Err(errors);
+    }
+    Ok(Checked {
+        policy: document.into_policy(),
+        warnings,
+        targets: notes.targets,
+        authorities: notes.authorities,
+        ip_policies: notes.ip_policies,
+    })
+}
+
+fn check_phase(rule: &PlacedRule, cx: &CheckContext, notes: &mut Notes) {
+    let key = rule.path.split('[').next().unwrap_or_default();
+    if rule.phase == Phase::TcpConnect && cx.scheme.is_http() && cx.binding == Binding::Internal {
+        let message = format!(
+            "an internal {} endpoint has no on_tcp_connect: no connection of its own reaches it",
+            cx.scheme
+        );
+        notes.errors.push(
+            Diagnostic::new(code::INTERNAL_TCP_PHASE, key, message)
+                .hint("move these rules to on_http_request, or to the public endpoint"),
+        );
+    } else if rule.phase != Phase::TcpConnect && !cx.scheme.is_http() {
+        let message = format!(
+            "a {} endpoint has no {key}: it carries bytes, not requests",
+            cx.scheme
+        );
+        notes
+            .errors
+            .push(Diagnostic::new(code::PHASE_PROTOCOL, key, message).hint("use on_tcp_connect"));
+    }
+}
+
+fn check_rule(rule: &PlacedRule, cx: &CheckContext, notes: &mut Notes) {
+    for (index, source) in &rule.expressions {
+        action::check_expression(
+            source,
+            rule.phase,
+            &format!("{}.expressions[{index}]", rule.path),
+            notes,
+        );
+    }
+    let mut ended: Option<&str> = None;
+    for (index, placed) in &rule.actions {
+        let path = format!("{}.actions[{index}]", rule.path);
+        let Some(spec) = action::find(placed, &path, notes) else {
+            continue;
+        };
+        action::check_place(spec, rule.phase, Some(cx.scheme), &path, notes);
+        if let Some(before) = ended {
+            let message = format!("`{}` never runs: `{before}` before it ends the phase", spec.kind);
+            notes.errors.push(
+                Diagnostic::new(code::ACTION_UNREACHABLE, &path, message).hint("remove it, or move it up"),
+            );
+        }
+        let mut config = Config::new(
+            &placed.config,
+            format!("{path}.config"),
+            rule.phase,
+            Some(cx.scheme),
+            Refs::Unknown,
+            notes,
+        );
+        (spec.compile)(&mut config);
+        if (spec.ending)(&placed.config) == Ending::Always {
+            ended = ended.or(Some(spec.kind));
+        }
+    }
+}
+
+/// Whether some unconditional rule of the endpoint's last deciding phase ends it (surface.md section 4.1).
+fn terminates(rules: &[PlacedRule], scheme: Scheme) -> bool {
+    rules.iter().any(|rule| {
+        let phase_fits =
+            rule.phase == Phase::TcpConnect || (scheme.is_http() && rule.phase == Phase::HttpRequest);
+        let ends = |action: &ebbgate_model::Action| {
+            action::spec(&action.kind).is_some_and(|spec| (spec.ending)(&action.config) == Ending::Always)
+        };
+        phase_fits && rule.expressions.is_empty() && rule.actions.iter().any(|(_, action)| ends(action))
+    })
+}
+
+fn not_terminating(scheme: Scheme) -> Diagnostic {
+    let phase = if scheme.is_http() {
+        Phase::HttpRequest
+    } else {
+        Phase::TcpConnect
+    };
+    let message = "a cloud endpoint has no upstream, and traffic that matches no rule of this policy would have nowhere to go";
+    Diagnostic::new(code::NOT_TERMINATING, "", message).hint(format!(
+        "end {} with a rule without expressions whose action is deny, forward-internal, custom-response or close-connection",
+        phase.key()
+    ))
+}

@@ -1,0 +1,274 @@
+//! A compiled policy and one run of a phase over it: a state machine that asks for effects and performs none.
+//!
+//! Deterministic: the same engine, context and outcomes give the same steps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ebbgate_model::{AuthorityId, ErrorCode, IpPolicyId, IpPolicyRule, TrafficPolicy};
+
+use crate::action::{self, Action, Config, Flow, Notes, Refs};
+use crate::code;
+use crate::diagnostic::Diagnostic;
+use crate::expr::Expression;
+use crate::facts::Context;
+use crate::jwks::KeySet;
+use crate::verdict::{BodyError, Effect, Outcome, Phase, Step, Verdict};
+
+/// Most effects one run may ask for; a run that asks for more fails.
+pub const EFFECTS_PER_RUN_MAX: usize = 64;
+
+/// The objects of one account that a policy may name.
+#[derive(Debug, Clone, Default)]
+pub struct References {
+    /// Authorities of client certificates, PEM.
+    pub authorities: BTreeMap<AuthorityId, String>,
+    /// IP policies.
+    pub ip_policies: BTreeMap<IpPolicyId, Vec<IpPolicyRule>>,
+}
+
+/// A policy ready to run. Share it by `Arc`; it holds no state of any run.
+#[derive(Debug, Default)]
+pub struct Engine {
+    phases: BTreeMap<Phase, Vec<Rule>>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    path: String,
+    expressions: Vec<Expression>,
+    actions: Vec<Arc<dyn Action>>,
+}
+
+impl Engine {
+    /// Compiles a checked policy with the account's objects. Fails on what a check would refuse, and on ids that the
+    /// account does not have.
+    pub fn compile(policy: &TrafficPolicy, refs: &References) -> Result<Self, Vec<Diagnostic>> {
+        let mut notes = Notes::default();
+        let mut engine = Self::default();
+        let phases = [
+            (Phase::TcpConnect, &policy.on_tcp_connect),
+            (Phase::HttpRequest, &policy.on_http_request),
+            (Phase::HttpResponse, &policy.on_http_response),
+        ];
+        for (phase, rules) in phases {
+            let compile = |(index, rule)| {
+                compile_rule(phase, format!("{}[{index}]", phase.key()), rule, refs, &mut notes)
+            };
+            let rules: Vec<Rule> = rules.iter().enumerate().map(compile).collect();
+            if !rules.is_empty() {
+                engine.phases.insert(phase, rules);
+            }
+        }
+        if notes.errors.is_empty() {
+            Ok(engine)
+        } else {
+            Err(notes.errors)
+        }
+    }
+
+    /// Whether the phase has rules; without, it can be skipped wholly.
+    pub fn has(&self, phase: Phase) -> bool {
+        self.phases.contains_key(&phase)
+    }
+
+    /// Begins a phase.
+    pub fn start(self: &Arc<Self>, phase: Phase) -> Run {
+        Run {
+            engine: Arc::clone(self),
+            phase,
+            rule: 0,
+            action: None,
+            gathered: Gathered::default(),
+            asked: None,
+            effects: 0,
+            begun: false,
+            over: None,
+        }
+    }
+}
+
+fn compile_rule(
+    phase: Phase,
+    path: String,
+    rule: &ebbgate_model::Rule,
+    refs: &References,
+    notes: &mut Notes,
+) -> Rule {
+    let expression = |(index, source): (usize, &String)| {
+        action::check_expression(source, phase, &format!("{path}.expressions[{index}]"), notes)
+    };
+    let expressions = rule
+        .expressions
+        .iter()
+        .enumerate()
+        .filter_map(expression)
+        .collect();
+    let mut actions = Vec::new();
+    for (index, placed) in rule.actions.iter().enumerate() {
+        let path = format!("{path}.actions[{index}]");
+        let Some(spec) = action::find(placed, &path, notes) else {
+            continue;
+        };
+        action::check_place(spec, phase, None, &path, notes);
+        let mut config = Config::new(
+            &placed.config,
+            format!("{path}.config"),
+            phase,
+            None,
+            Refs::Of(refs),
+            notes,
+        );
+        actions.extend((spec.compile)(&mut config));
+    }
+    Rule {
+        path,
+        expressions,
+        actions,
+    }
+}
+
+/// What the caller brought for the action that asked. Forgotten when the action is over.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    /// A handshake finished.
+    pub(crate) tls: bool,
+    /// Key sets by URL.
+    pub(crate) keys: BTreeMap<String, Result<Arc<KeySet>, String>>,
+    /// The request body; kept for the whole run.
+    pub(crate) body: Option<Result<Bytes, BodyError>>,
+    /// Why forwarding failed.
+    pub(crate) forward_failed: Option<(ErrorCode, String)>,
+}
+
+impl Gathered {
+    fn next_action(&mut self) {
+        *self = Self {
+            body: self.body.take(),
+            ..Self::default()
+        };
+    }
+}
+
+/// One run of one phase.
+#[derive(Debug)]
+pub struct Run {
+    engine: Arc<Engine>,
+    phase: Phase,
+    rule: usize,
+    /// Index of the running action; `None` while the rule's expressions are still to be judged.
+    action: Option<usize>,
+    gathered: Gathered,
+    /// The key set asked for last.
+    asked: Option<String>,
+    effects: usize,
+    begun: bool,
+    over: Option<Verdict>,
+}
+
+impl Run {
+    /// Goes on until something is needed or the phase is over. Stepping again without `resume` asks again.
+    pub fn step(&mut self, cx: &mut Context) -> Step {
+        if !self.begun {
+            self.begun = true;
+            cx.vars.clear();
+        }
+        if let Some(verdict) = &self.over {
+            return Step::Done(verdict.clone());
+        }
+        loop {
+            let engine = Arc::clone(&self.engine);
+            let Some(rule) = engine
+                .phases
+                .get(&self.phase)
+                .and_then(|rules| rules.get(self.rule))
+            else {
+                return self.end(Verdict::Continue);
+            };
+            let at = match self.action {
+                Some(at) => at,
+                None => match holds(rule, cx) {
+                    Ok(true) => 0,
+                    Ok(false) => {
+                        self.rule += 1;
+                        continue;
+                    }
+                    Err(verdict) => return self.end(verdict),
+                },
+            };
+            self.action = Some(at);
+            let Some(action) = rule.actions.get(at) else {
+                self.rule += 1;
+                self.action = None;
+                continue;
+            };
+            match action.run(cx, &mut self.gathered) {
+                Flow::Next => {
+                    self.action = Some(at + 1);
+                    self.gathered.next_action();
+                }
+                Flow::Need(effect) => return self.need(effect),
+                Flow::End(verdict) => return self.end(verdict),
+            }
+        }
+    }
+
+    fn need(&mut self, effect: Effect) -> Step {
+        self.effects += 1;
+        if self.effects > EFFECTS_PER_RUN_MAX {
+            let message = format!("the policy asked for more than {EFFECTS_PER_RUN_MAX} effects in one run");
+            return self.end(Verdict::Failed {
+                code: code::EXPRESSION_FAILED,
+                message,
+            });
+        }
+        if let Effect::Keys { url } = &effect {
+            self.asked = Some(url.clone());
+        }
+        Step::Need(effect)
+    }
+
+    fn end(&mut self, verdict: Verdict) -> Step {
+        self.over = Some(verdict.clone());
+        Step::Done(verdict)
+    }
+
+    /// Takes in what came of the last effect, or of a [`Verdict::Forward`]; then step again.
+    pub fn resume(&mut self, cx: &mut Context, outcome: Outcome) {
+        match outcome {
+            Outcome::Tls(facts) => {
+                Arc::make_mut(&mut cx.conn).tls = Some(facts);
+                self.gathered.tls = true;
+            }
+            Outcome::Keys(keys) => {
+                if let Some(url) = self.asked.take() {
+                    self.gathered.keys.insert(url, keys);
+                }
+            }
+            Outcome::Body(body) => self.gathered.body = Some(body),
+            Outcome::ForwardFailed { code, message } => {
+                self.gathered.forward_failed = Some((code, message));
+                self.over = None;
+            }
+        }
+    }
+}
+
+/// Whether all of a rule's expressions hold; a failing one fails the phase.
+fn holds(rule: &Rule, cx: &Context) -> Result<bool, Verdict> {
+    for (index, expression) in rule.expressions.iter().enumerate() {
+        match expression.test(cx) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => {
+                let message = format!("{}.expressions[{index}]: {error}", rule.path);
+                return Err(Verdict::Failed {
+                    code: code::EXPRESSION_FAILED,
+                    message,
+                });
+            }
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,110 @@
+//! What a policy may see of a connection and a request: filled in by the edge, read by expressions, changed by actions.
+//!
+//! Knows nothing of sockets. Time and randomness are fields, so that a run is a function of its [`Context`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ebbgate_model::EndpointUrl;
+use serde_json::{Map, Value};
+
+/// Log entries one context keeps; further ones are dropped.
+pub const LOG_ENTRIES_MAX: usize = 64;
+
+/// Everything one run of a phase may read or change. One per connection (tcp phase) or request (http phases).
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The connection. After a `terminate-tls` its `tls` is set here too.
+    pub conn: Arc<ConnFacts>,
+    /// The endpoint whose policy runs.
+    pub endpoint: Arc<EndpointFacts>,
+    /// Wall-clock time, milliseconds since the Unix epoch.
+    pub now_unix_ms: i64,
+    /// Seed of `rand.double` and `rand.int`; draw it anew for every request.
+    pub rng_seed: u64,
+    /// The request, in the http phases. `add-headers` and `remove-headers` change it in place.
+    pub request: Option<http::request::Parts>,
+    /// The response, in the response phase.
+    pub response: Option<http::response::Parts>,
+    /// What `log` actions recorded, oldest first, at most [`LOG_ENTRIES_MAX`].
+    pub logs: Vec<Value>,
+    pub(crate) vars: Map<String, Value>,
+    pub(crate) results: Map<String, Value>,
+}
+
+impl Context {
+    /// A context without request, response or randomness.
+    pub fn new(conn: Arc<ConnFacts>, endpoint: Arc<EndpointFacts>, now_unix_ms: i64) -> Self {
+        Self {
+            conn,
+            endpoint,
+            now_unix_ms,
+            rng_seed: 0,
+            request: None,
+            response: None,
+            logs: Vec::new(),
+            vars: Map::new(),
+            results: Map::new(),
+        }
+    }
+
+    /// What an earlier action left behind, by its name with underscores: `restrict_ips`, `jwt_validation`.
+    pub fn result(&self, action: &str) -> Option<&Value> {
+        self.results.get(action)
+    }
+
+    pub(crate) fn set_result(&mut self, action: &str, value: Value) {
+        self.results.insert(action.to_owned(), value);
+    }
+
+    pub(crate) fn push_log(&mut self, entry: Value) {
+        if self.logs.len() < LOG_ENTRIES_MAX {
+            self.logs.push(entry);
+        }
+    }
+}
+
+/// The client connection, as the kernel and the TLS handshake report it. Headers never change it.
+#[derive(Debug, Clone)]
+pub struct ConnFacts {
+    /// The peer of the socket (or of a trusted PROXY header).
+    pub client: SocketAddr,
+    /// The address the peer connected to.
+    pub server: SocketAddr,
+    /// Name of the region this edge belongs to.
+    pub region: String,
+    /// When the connection was accepted, milliseconds since the Unix epoch.
+    pub start_unix_ms: i64,
+    /// The finished handshake, when TLS ends at this edge.
+    pub tls: Option<Arc<TlsFacts>>,
+}
+
+/// A finished TLS handshake.
+#[derive(Debug, Clone, Default)]
+pub struct TlsFacts {
+    /// `1.2` or `1.3`.
+    pub version: String,
+    /// IANA name, as in `TLS13_AES_128_GCM_SHA256`.
+    pub cipher_suite: String,
+    /// Server name the client asked for.
+    pub sni: String,
+    /// Negotiated protocol, or empty.
+    pub alpn: String,
+    /// Whether the session was resumed.
+    pub resumed: bool,
+    /// The client's certificates, leaf first, DER.
+    pub client_chain: Vec<Vec<u8>>,
+    /// The certificate this edge presented, DER.
+    pub server_leaf: Vec<u8>,
+    /// JA4 fingerprint of the ClientHello, or empty.
+    pub ja4: String,
+}
+
+/// The endpoint whose policy runs.
+#[derive(Debug, Clone)]
+pub struct EndpointFacts {
+    /// `ep_...`.
+    pub id: String,
+    /// Its canonical URL.
+    pub url: EndpointUrl,
+}

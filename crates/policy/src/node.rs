@@ -1,0 +1,111 @@
+//! A parsed text before it means anything: scalars, lists and maps, each with its place. Made by `json` and `yaml`.
+
+use serde_json::{Map, Number, Value};
+
+use crate::diagnostic::Place;
+
+/// Deepest nesting of a policy text.
+pub(crate) const DEPTH_MAX: usize = 32;
+/// Most nodes of a policy text, aliases expanded.
+pub(crate) const NODES_MAX: usize = 50_000;
+
+/// A value and where it begins.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Kind {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(String),
+    List(Vec<Node>),
+    /// In document order; keys are unique.
+    Map(Vec<(Key, Node)>),
+}
+
+/// A map key and where it begins.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Key {
+    pub(crate) place: Place,
+    pub(crate) text: String,
+}
+
+/// Why a text has no tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SyntaxError {
+    pub(crate) place: Place,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl SyntaxError {
+    pub(crate) fn new(place: Place, message: impl Into<String>) -> Self {
+        Self {
+            place,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl Node {
+    /// "a list", "text": for messages.
+    pub(crate) fn noun(&self) -> &'static str {
+        match self.kind {
+            Kind::Null => "nothing",
+            Kind::Bool(_) => "true or false",
+            Kind::Number(_) => "a number",
+            Kind::Text(_) => "text",
+            Kind::List(_) => "a list",
+            Kind::Map(_) => "a map",
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        match &self.kind {
+            Kind::Null => Value::Null,
+            Kind::Bool(b) => Value::Bool(*b),
+            Kind::Number(n) => Value::Number(n.clone()),
+            Kind::Text(text) => Value::String(text.clone()),
+            Kind::List(items) => Value::Array(items.iter().map(Self::to_json).collect()),
+            Kind::Map(entries) => {
+                let entries = entries
+                    .iter()
+                    .map(|(key, value)| (key.text.clone(), value.to_json()));
+                Value::Object(entries.collect::<Map<_, _>>())
+            }
+        }
+    }
+
+    /// The node at `path` below this one, or the nearest ancestor that exists; a missing map value gives its key.
+    pub(crate) fn place_of(&self, path: &str) -> Place {
+        let mut here = self;
+        let mut place = self.place;
+        for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
+            let next = match &here.kind {
+                Kind::List(items) => step
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|at| items.get(at))
+                    .map(|node| (node.place, node)),
+                Kind::Map(entries) => entries
+                    .iter()
+                    .find(|(key, _)| key.text == step)
+                    .map(|(key, node)| (key.place, node)),
+                _ => None,
+            };
+            let Some((found, node)) = next else { break };
+            (place, here) = (found, node);
+        }
+        place
+    }
+}

@@ -1,0 +1,214 @@
+//! What a run asks of its caller and what it decides: effects, their outcomes, verdicts.
+//!
+//! Plain data. The engine performs none of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ebbgate_model::{EndpointUrl, ErrorCode};
+use http::{HeaderMap, StatusCode};
+
+use crate::facts::TlsFacts;
+use crate::jwks::KeySet;
+
+/// Which rules run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// `on_tcp_connect`.
+    TcpConnect,
+    /// `on_http_request`.
+    HttpRequest,
+    /// `on_http_response`.
+    HttpResponse,
+}
+
+impl Phase {
+    /// All phases, in the order they run.
+    pub const ALL: [Self; 3] = [Self::TcpConnect, Self::HttpRequest, Self::HttpResponse];
+
+    /// The document's key for this phase.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::TcpConnect => "on_tcp_connect",
+            Self::HttpRequest => "on_http_request",
+            Self::HttpResponse => "on_http_response",
+        }
+    }
+}
+
+/// The result of one step of a run.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Perform this, `resume` with the outcome, and step again.
+    Need(Effect),
+    /// The phase is over (see [`Verdict::Forward`] for the one way on).
+    Done(Verdict),
+}
+
+/// Something only the edge can do.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Finish a TLS handshake as server with these settings; answer [`Outcome::Tls`]. On failure drop the connection.
+    TerminateTls(Arc<TlsSettings>),
+    /// Fetch (or take from the cache) the key set at this URL; answer [`Outcome::Keys`].
+    Keys {
+        /// An `https://` URL from the policy, never from a token.
+        url: String,
+    },
+    /// Read the whole request body, keeping it for the upstream; answer [`Outcome::Body`].
+    Body {
+        /// Longest body to accept.
+        bytes_max: usize,
+    },
+}
+
+/// What came of an [`Effect`], or of a [`Verdict::Forward`] that failed.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The handshake finished.
+    Tls(Arc<TlsFacts>),
+    /// The key set, or one sentence on why it could not be had.
+    Keys(Result<Arc<KeySet>, String>),
+    /// The body.
+    Body(Result<Bytes, BodyError>),
+    /// Forwarding failed before a byte was sent, and `on_error` was [`OnError::Continue`].
+    ForwardFailed {
+        /// Why, by number.
+        code: ErrorCode,
+        /// Why, in words.
+        message: String,
+    },
+}
+
+/// Why a request body is not there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// Longer than asked for.
+    #[error("the request body is longer than {bytes_max} bytes")]
+    TooLong {
+        /// The limit that was exceeded.
+        bytes_max: usize,
+    },
+    /// The client stopped sending.
+    #[error("the request body ended early")]
+    Incomplete,
+}
+
+/// What the caller does once a phase is over.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// Nothing terminated the phase: agent endpoints go to their upstream.
+    Continue,
+    /// Hand the traffic to an internal endpoint of the same account. If that fails before a byte was sent and
+    /// `on_error` is [`OnError::Continue`], resume with [`Outcome::ForwardFailed`] and step again.
+    Forward {
+        /// The internal endpoint.
+        url: EndpointUrl,
+        /// What a failure means.
+        on_error: OnError,
+    },
+    /// Answer the request. On `on_tcp_connect` this does not occur.
+    Respond(Reply),
+    /// Drop the connection without a reply.
+    Close {
+        /// For the log.
+        code: Option<ErrorCode>,
+    },
+    /// The policy failed at run time: answer 500, or close.
+    Failed {
+        /// For the answer's `ngrok-error-code` header and the log.
+        code: ErrorCode,
+        /// For the log; may quote configuration, never secrets.
+        message: String,
+    },
+}
+
+/// What a failing forward means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// The failure is the answer.
+    #[default]
+    Halt,
+    /// The next action runs.
+    Continue,
+}
+
+/// An answer made by the policy.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers; framing headers are the edge's.
+    pub headers: HeaderMap,
+    /// Whole body.
+    pub body: Bytes,
+    /// Becomes the `ngrok-error-code` header.
+    pub code: Option<ErrorCode>,
+    /// Whether `on_http_response` runs over this answer (custom-response only, surface.md section 4.1).
+    pub response_phase: bool,
+}
+
+impl Reply {
+    /// An empty answer.
+    pub fn empty(status: StatusCode, code: Option<ErrorCode>) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            code,
+            response_phase: false,
+        }
+    }
+}
+
+/// Lowest and highest protocol version of a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
+}
+
+/// How client certificates are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// A certificate that chains to one of the authorities is required.
+    RequireAndVerify,
+    /// Any certificate is required; it is not verified.
+    RequireAny,
+    /// A certificate is asked for and, if given, not verified.
+    Request,
+}
+
+/// A server certificate from a policy.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerCertificate {
+    /// PEM, leaf first.
+    pub chain_pem: String,
+    /// PEM. Secret: absent from `Debug`.
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerCertificate")
+            .field("chain_pem", &self.chain_pem)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of one `terminate-tls` action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Lowest version accepted.
+    pub min: TlsVersion,
+    /// Highest version offered.
+    pub max: TlsVersion,
+    /// The policy's own certificate; otherwise the domain's.
+    pub certificate: Option<ServerCertificate>,
+    /// Authorities of client certificates, PEM each; empty means no client certificate is asked for.
+    pub client_authorities: Vec<String>,
+    /// Meaningful only with authorities.
+    pub verification: Verification,
+}
