@@ -1,2 +1,41 @@
-//! main
-fn main() {}
+//! `cargo xtask VERB`: runs, checks and builds the workspace. One file per verb; this one reads the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Runs, checks and builds Ebbgate
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Start Ebbgate with the clinic of the guide on this machine
+    Up(xtask::up::Args),
+    /// Assert the import rules and habits of the workspace
+    Tidy,
+    /// Serve the clinic's REST API (started by `up`)
+    #[command(hide = true)]
+    ClinicRest {
+        /// Address to serve on
+        #[arg(long)]
+        listen: SocketAddr,
+        /// File with the issuer's keys
+        #[arg(long)]
+        jwks: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().verb {
+        Verb::Up(args) => xtask::up::run(&args),
+        Verb::Tidy => xtask::tidy::run(),
+        Verb::ClinicRest { listen, jwks } => xtask::rest::serve(listen, &jwks),
+    }
+}

@@ -1,0 +1,5 @@
+//! tidy
+/// x
+pub fn run() -> anyhow::Result<()> {
+    Ok(())
+}

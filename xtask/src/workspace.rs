@@ -1,0 +1,82 @@
+//! Where the workspace is and how its programs are built.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// Which of cargo's profiles to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Profile {
+    /// Quick to build.
+    Dev,
+    /// What is shipped.
+    Release,
+}
+
+impl Profile {
+    /// The folder below the target directory.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// The packages whose programs make a lab.
+pub const PRODUCTS: [&str; 3] = ["ebbgate-control", "ebbgate-edge", "ebbgate-agent"];
+
+/// `cargo metadata` of the workspace we are in; with dependencies when `full`.
+pub fn metadata(full: bool) -> Result<Value> {
+    let mut command = Command::new("cargo");
+    command.args(["metadata", "--format-version", "1", "--locked"]);
+    if !full {
+        command.arg("--no-deps");
+    }
+    let output = command.stderr(Stdio::inherit()).output().context("run cargo")?;
+    if !output.status.success() {
+        bail!("cargo metadata failed ({}); run it inside the workspace", output.status);
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The workspace's root directory and its target directory.
+pub fn roots() -> Result<(PathBuf, PathBuf)> {
+    let metadata = metadata(false)?;
+    let path = |key: &str| {
+        metadata.get(key).and_then(Value::as_str).map(PathBuf::from).with_context(|| key.to_owned())
+    };
+    Ok((path("workspace_root")?, path("target_directory")?))
+}
+
+/// Builds the three programs and says which folder they are in. Cargo's own output goes to stderr.
+pub fn build(profile: Profile) -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--locked", "--bins"]);
+    for package in PRODUCTS {
+        command.args(["--package", package]);
+    }
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    run(&mut command)?;
+    Ok(roots()?.1.join(profile.folder()))
+}
+
+/// Runs a command to its end; its output goes to our stderr, so that stdout stays ours.
+pub fn run(command: &mut Command) -> Result<()> {
+    let shown = format!("{command:?}").replace('"', "");
+    let status = command.stdout(std::io::stderr()).status().with_context(|| format!("run {shown}"))?;
+    if !status.success() {
+        bail!("{shown}: {status}");
+    }
+    Ok(())
+}
+
+/// A path as it reads best: relative to the current directory where it is below it.
+pub fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).display().to_string()
+}
