@@ -1,1 +1,7 @@
 //! The edge: accepts, decides, moves bytes.
+
+pub mod detect;
+pub mod gateway;
+pub mod pool;
+pub mod relay;
+pub mod ring;
