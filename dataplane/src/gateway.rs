@@ -113,7 +113,9 @@ impl SessionState {
     /// Reserves room for one stream until the slot is dropped. None: dead or full.
     pub fn take_slot(self: Arc<Self>) -> Option<Slot> {
         let room = |n: usize| (n < self.in_flight_max).then_some(n + 1);
-        if !self.is_alive() || self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+        if !self.is_alive()
+            || self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err()
+        {
             return None;
         }
         Some(Slot(self))
@@ -247,6 +249,11 @@ pub(crate) mod fixture {
         let id = TunnelSessionId::new(Ksuid::new(1_700_000_000, [n; 16]));
         let session = Arc::new(SessionState::new(id, 0, IN_FLIGHT_MAX));
         let bind = format!("bind-{n}").into();
-        endpoint(n, url, Kind::Agent(AgentRef { session, bind, proxy_protocol: None, tls_termination: None }), None)
+        endpoint(
+            n,
+            url,
+            Kind::Agent(AgentRef { session, bind, proxy_protocol: None, tls_termination: None }),
+            None,
+        )
     }
 }

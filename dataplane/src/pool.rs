@@ -79,7 +79,11 @@ mod tests {
 
     #[test]
     fn takes_turns_and_spreads_evenly() {
-        let pool = Pool::new(vec![agent(1, "tcp://a.internal:1"), agent(2, "tcp://a.internal:1"), cloud(3, "tcp://a.internal:1")]);
+        let pool = Pool::new(vec![
+            agent(1, "tcp://a.internal:1"),
+            agent(2, "tcp://a.internal:1"),
+            cloud(3, "tcp://a.internal:1"),
+        ]);
         let mut counts = std::collections::HashMap::new();
         for _ in 0..300 {
             *counts.entry(pool.pick(&[]).unwrap().id).or_insert(0) += 1;

@@ -132,7 +132,11 @@ impl Relay {
     /// When the relay is over for want of traffic, in the driver's milliseconds.
     pub fn deadline_ms(&self) -> u64 {
         let half_closed = self.up.source_ended || self.down.source_ended;
-        self.moved_at_ms.saturating_add(if half_closed { self.idle.half_closed_ms } else { self.idle.open_ms })
+        self.moved_at_ms.saturating_add(if half_closed {
+            self.idle.half_closed_ms
+        } else {
+            self.idle.open_ms
+        })
     }
 
     /// Whether it is over at this time, and why.

@@ -103,11 +103,13 @@ impl Direction {
         let (source, sink) = (self.source, self.source.other());
         for _ in 0..TURNS_MAX {
             let step = match relay.next(source) {
-                Next::Read(_) => match self.poll_read(relay, from, to, now_ms, cx).map_err(|e| (source, e))? {
-                    Poll::Ready(Ok(())) => Poll::Ready(()),
-                    Poll::Ready(Err(e)) => return Err((sink, e)),
-                    Poll::Pending => Poll::Pending,
-                },
+                Next::Read(_) => {
+                    match self.poll_read(relay, from, to, now_ms, cx).map_err(|e| (source, e))? {
+                        Poll::Ready(Ok(())) => Poll::Ready(()),
+                        Poll::Ready(Err(e)) => return Err((sink, e)),
+                        Poll::Pending => Poll::Pending,
+                    }
+                }
                 Next::Write(_) => self.poll_write(relay, to, now_ms, cx).map_err(|e| (sink, e))?,
                 Next::Finish(_) => match Pin::new(&mut *to).poll_shutdown(cx) {
                     Poll::Ready(Ok(())) => {
