@@ -65,15 +65,15 @@ impl fmt::Display for Diagnostic {
 
 /// A position in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Place {
+pub struct Place {
     /// From 1.
-    pub(crate) line: u32,
+    pub line: u32,
     /// In characters, from 1.
-    pub(crate) column: u32,
+    pub column: u32,
 }
 
 /// The name among `known` that `written` was probably meant to be: at most two edits away, and not most of the word.
-pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (written.chars().count() / 3).clamp(1, 2);
     let fold = |text: &str| text.to_ascii_lowercase().replace(['_', '-'], "");
     known

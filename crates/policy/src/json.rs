@@ -12,7 +12,7 @@ use crate::diagnostic::Place;
 use crate::node::{DEPTH_MAX, Key, Kind, NODES_MAX, Node, SyntaxError};
 
 /// Parses a whole text.
-pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
+pub fn parse(text: &str) -> Result<Node, SyntaxError> {
     let mut reader = Reader {
         text,
         chars: text.char_indices().peekable(),

@@ -19,6 +19,13 @@ mod prefix_set;
 mod verdict;
 mod yaml;
 
+/// Texts whose values know their place, for other readers of strict JSON (the control API's request bodies).
+pub mod text {
+    pub use crate::diagnostic::{Place, nearest};
+    pub use crate::json::parse as parse_json;
+    pub use crate::node::{Key, Kind, Node, SyntaxError};
+}
+
 pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;

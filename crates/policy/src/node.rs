@@ -11,17 +11,25 @@ pub(crate) const NODES_MAX: usize = 50_000;
 
 /// A value and where it begins.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Node {
-    pub(crate) place: Place,
-    pub(crate) kind: Kind,
+pub struct Node {
+    /// Where it begins.
+    pub place: Place,
+    /// What it is.
+    pub kind: Kind,
 }
 
+/// What a value is.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// `null`.
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// A number.
     Number(Number),
+    /// Text.
     Text(String),
+    /// A list.
     List(Vec<Node>),
     /// In document order; keys are unique.
     Map(Vec<(Key, Node)>),
@@ -29,17 +37,22 @@ pub(crate) enum Kind {
 
 /// A map key and where it begins.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Key {
-    pub(crate) place: Place,
-    pub(crate) text: String,
+pub struct Key {
+    /// Where it begins.
+    pub place: Place,
+    /// The key itself.
+    pub text: String,
 }
 
 /// Why a text has no tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SyntaxError {
-    pub(crate) place: Place,
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
+pub struct SyntaxError {
+    /// Where the text goes wrong.
+    pub place: Place,
+    /// One sentence on the defect.
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
 }
 
 impl SyntaxError {
@@ -59,7 +72,7 @@ impl SyntaxError {
 
 impl Node {
     /// "a list", "text": for messages.
-    pub(crate) fn noun(&self) -> &'static str {
+    pub fn noun(&self) -> &'static str {
         match self.kind {
             Kind::Null => "nothing",
             Kind::Bool(_) => "true or false",
@@ -87,7 +100,7 @@ impl Node {
     }
 
     /// The node at `path` below this one, or the nearest ancestor that exists; a missing map value gives its key.
-    pub(crate) fn place_of(&self, path: &str) -> Place {
+    pub fn place_of(&self, path: &str) -> Place {
         let mut here = self;
         let mut place = self.place;
         for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
