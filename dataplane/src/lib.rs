@@ -2,6 +2,7 @@
 
 pub mod detect;
 pub mod gateway;
+pub mod http;
 pub mod pool;
 pub mod relay;
 pub mod ring;

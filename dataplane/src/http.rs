@@ -1,0 +1,3 @@
+//! HTTP at the edge.
+
+pub mod framing;
