@@ -1,1 +1,16 @@
-//! control
+//! The control process: the REST API, what it remembers, and the Programs it plans for edges.
+//!
+//! Data goes one way: `api` writes records to the `store`, `plan` turns a snapshot of them into a Program, `push` brings
+//! it to edges. Control never sees traffic and needs no privilege.
+
+pub mod api;
+pub mod app;
+pub mod auth;
+pub mod authority;
+pub mod clock;
+pub mod presence;
+pub mod record;
+pub mod secret;
+pub mod store;
+
+pub use app::{App, Settings};

@@ -1,0 +1,195 @@
+//! `App`: what every part of control shares. Handlers get it whole; it has no behaviour of its own.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use ebbgate_model::{AccountId, CertificateId, Host, Ksuid, Token};
+
+use crate::auth::Limiter;
+use crate::authority::{AuthorityError, Issuer, Purpose};
+use crate::clock::Clock;
+use crate::presence::Presence;
+use crate::record::{Installation, IssuedCertificate, UnixSecs};
+use crate::secret::{self, Entropy, Vault};
+use crate::store::Store;
+
+/// Shared state. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// What is remembered.
+    pub store: Arc<dyn Store>,
+    /// Wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Seals private keys of uploaded certificates.
+    pub vault: Arc<Vault>,
+    /// Issues leaves of the private authorities.
+    pub issuer: Arc<Issuer>,
+    /// Edges and agents online now.
+    pub presence: Presence,
+    /// Requests an account may still make.
+    pub limiter: Arc<Limiter>,
+    /// What `init` decided.
+    pub installation: Arc<Installation>,
+    /// What the flags of `serve` decided.
+    pub settings: Arc<Settings>,
+}
+
+/// What the flags of `serve` decided.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Refuse what the original refuses, where the default is to accept and warn (surface.md appendix B).
+    pub strict: bool,
+    /// What `uri` fields and `next_page_uri` begin with, such as `http://127.0.0.1:4480`; no slash at the end.
+    pub api_base: String,
+}
+
+impl App {
+    /// Unix time in seconds.
+    pub fn now(&self) -> UnixSecs {
+        self.clock.unix_secs()
+    }
+
+    /// A new identifier, to be wrapped in the id type of the object.
+    pub fn ksuid(&self) -> Ksuid {
+        secret::ksuid(&*self.entropy, self.now())
+    }
+
+    /// A new token whose public half is this KSUID.
+    pub fn token(&self, ksuid: Ksuid) -> Token {
+        secret::token(&*self.entropy, ksuid)
+    }
+
+    /// Issues the leaf of a reserved domain or custom connect name: the key to put it under, and the record to put.
+    ///
+    /// Put it in the transaction that creates its owner, and delete the key ([`IssuedCertificate::key`]) with the owner.
+    pub fn issue(
+        &self,
+        purpose: Purpose,
+        account: AccountId,
+        owner: impl Display,
+        host: &Host,
+    ) -> Result<(String, IssuedCertificate), AuthorityError> {
+        let key = IssuedCertificate::key(account, owner);
+        let certificate = self.issue_at(purpose, &key, host)?;
+        Ok((key, certificate))
+    }
+
+    /// Issues a leaf that will be stored under this key.
+    pub fn issue_at(
+        &self,
+        purpose: Purpose,
+        key: &str,
+        host: &Host,
+    ) -> Result<IssuedCertificate, AuthorityError> {
+        let leaf = self.issuer.server(purpose, host, self.now())?;
+        Ok(IssuedCertificate {
+            id: CertificateId::new(self.ksuid()),
+            host: host.clone(),
+            chain_pem: leaf.certificate_pem,
+            key: self.vault.seal(key, &leaf.key_pem),
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+        })
+    }
+}
+
+/// An installation in a temporary directory, for tests of whatever needs an [`App`].
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use ebbgate_model::ApiKeyId;
+    use tempfile::TempDir;
+
+    use crate::authority::{Authority, new_authority};
+    use crate::record::{self, Account, ApiKey, encode, index};
+    use crate::secret::{SEAL_KEY_BYTES, SystemEntropy};
+    use crate::store::{Sqlite, Txn};
+
+    /// A clock that stands still: 2026-01-01T00:00:00Z.
+    pub(crate) const NOW: UnixSecs = 1_767_225_600;
+
+    struct Fixed;
+
+    impl Clock for Fixed {
+        fn unix_secs(&self) -> UnixSecs {
+            NOW
+        }
+    }
+
+    /// The shared state with one account and its key; everything goes when it is dropped.
+    pub(crate) struct Lab {
+        pub(crate) app: App,
+        pub(crate) account: AccountId,
+        /// An API key's whole token.
+        pub(crate) api_key: String,
+        pub(crate) dir: TempDir,
+    }
+
+    impl Lab {
+        /// Lenient, no rate limit.
+        pub(crate) async fn new() -> Self {
+            Self::with(Settings { strict: false, api_base: "http://control.test".into() }).await
+        }
+
+        pub(crate) async fn with(settings: Settings) -> Self {
+            let dir = tempfile::tempdir().expect("temporary directories can be made");
+            let store = Sqlite::create(&dir.path().join("control.db")).expect("a new database");
+            let authority = |purpose| {
+                let pair = new_authority(purpose, "test", NOW).expect("a new authority");
+                Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).expect("a fresh pair")
+            };
+            let issuer = Issuer {
+                ingress: authority(Purpose::Ingress),
+                connect: authority(Purpose::Connect),
+                edge: authority(Purpose::Edge),
+            };
+            let app = App {
+                store: Arc::new(store),
+                clock: Arc::new(Fixed),
+                entropy: Arc::new(SystemEntropy),
+                vault: Arc::new(Vault::new(&[7; SEAL_KEY_BYTES])),
+                issuer: Arc::new(issuer),
+                presence: Presence::default(),
+                limiter: Arc::new(Limiter::new(None)),
+                installation: Arc::new(Installation {
+                    region: "local".into(),
+                    connect_host: "connect.test".parse().expect("a host"),
+                    tcp_host: "tcp.test".parse().expect("a host"),
+                    tcp_port_first: 20_000,
+                    tcp_port_last: 20_009,
+                    default_domain: None,
+                }),
+                settings: Arc::new(settings),
+            };
+            let (account, api_key) = add_account(&app, "first").await;
+            Self { app, account, api_key, dir }
+        }
+
+        /// Another account with a key.
+        pub(crate) async fn account(&self, name: &str) -> (AccountId, String) {
+            add_account(&self.app, name).await
+        }
+    }
+
+    async fn add_account(app: &App, name: &str) -> (AccountId, String) {
+        let id = AccountId::new(app.ksuid());
+        let ksuid = app.ksuid();
+        let token = app.token(ksuid);
+        let key = ApiKey {
+            id: ApiKeyId::new(ksuid),
+            account: id,
+            description: String::new(),
+            metadata: String::new(),
+            owner: None,
+            hash: secret::hash(token.expose()),
+            created_at: app.now(),
+        };
+        let account = Account { id, name: name.into(), created_at: app.now() };
+        let txn = Txn::new().put(Account::key(id), encode(&account));
+        let txn = record::take(record::create(txn, &key), index::api_key(key.id), id, key.id);
+        let _ = app.store.commit(txn).await.expect("a working store");
+        (id, token.expose().to_owned())
+    }
+}

@@ -1,0 +1,177 @@
+//! Who calls the API: from an `Authorization` header to an account, and how often an account may call.
+//!
+//! Answers published codes (surface.md section 1.1). Never logs or returns what was presented.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ebbgate_model::{AccountId, ApiKeyId, CredentialId, ErrorCode, Token};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+use crate::record::{self, ApiKey, Credential, Holder, RecordError, ServiceUser, index};
+use crate::secret;
+use crate::store::Store;
+
+/// Seconds over which requests of an account are counted.
+pub const WINDOW_SECS: u64 = 60;
+/// Requests an account may make in the window, by default.
+pub const REQUESTS_MAX: u32 = 120;
+/// Accounts counted at once; beyond it the idlest is forgotten.
+pub const ACCOUNTS_COUNTED_MAX: usize = 10_000;
+
+/// A caller whose key is valid.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Account acted for.
+    pub account: AccountId,
+    /// The key presented.
+    pub key: ApiKey,
+}
+
+impl Caller {
+    /// Id of whoever acts: the key's service user, or the key itself.
+    pub fn principal(&self) -> String {
+        self.key.owner.map_or_else(|| self.key.id.to_string(), |owner| owner.to_string())
+    }
+}
+
+/// Why a call is not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// No header.
+    #[error("the request has no Authorization header: send `Authorization: Bearer <API key>`")]
+    Missing,
+    /// Neither `Bearer` nor `Basic`, or not readable.
+    #[error(
+        "the Authorization header is neither `Bearer <API key>` nor Basic with the API key as password or user"
+    )]
+    Form,
+    /// Not a token at all.
+    #[error("what was presented is not an API key: keys are 27 characters, an underscore and 21 characters")]
+    Malformed,
+    /// A well-formed token that is no key.
+    #[error("the API key is unknown or was deleted")]
+    Unknown,
+    /// An authtoken of agents.
+    #[error("an authtoken was presented: the API takes API keys; make one with POST /api_keys")]
+    Authtoken,
+    /// The id of a key.
+    #[error("the id of an API key was presented; the key itself was shown once, when it was created")]
+    KeyId,
+    /// Its service user was switched off.
+    #[error("the service user of this API key is not active")]
+    Inactive,
+    /// The store failed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+impl AuthError {
+    /// The published code; None when the fault is ours.
+    pub fn code(&self) -> Option<ErrorCode> {
+        Some(ErrorCode::new(match self {
+            Self::Missing => 200,
+            Self::Form => 201,
+            Self::Malformed => 202,
+            Self::Unknown | Self::Inactive => 203,
+            Self::Authtoken => 206,
+            Self::KeyId => 208,
+            Self::Record(_) => return None,
+        }))
+    }
+}
+
+/// Finds out who calls.
+pub async fn authenticate(store: &dyn Store, headers: &HeaderMap) -> Result<Caller, AuthError> {
+    let presented = presented(headers)?;
+    if presented.parse::<ApiKeyId>().is_ok() {
+        return Err(AuthError::KeyId);
+    }
+    let token: Token = presented.parse().map_err(|_| AuthError::Malformed)?;
+    let id = ApiKeyId::new(token.ksuid());
+    let Some(holder) = record::read::<Holder>(store, &index::api_key(id)).await? else {
+        return Err(unknown(store, &token).await?);
+    };
+    let account = holder.record.account;
+    let key = record::load::<ApiKey>(store, account, id).await?.ok_or(AuthError::Unknown)?.record;
+    if !secret::matches(token.expose(), &key.hash) {
+        return Err(AuthError::Unknown);
+    }
+    if let Some(owner) = key.owner {
+        let user = record::load::<ServiceUser>(store, account, owner).await?;
+        if !user.is_some_and(|user| user.record.active) {
+            return Err(AuthError::Inactive);
+        }
+    }
+    Ok(Caller { account, key })
+}
+
+/// Tells an authtoken from a key that does not exist; only who holds the whole authtoken learns that it is one.
+async fn unknown(store: &dyn Store, token: &Token) -> Result<AuthError, RecordError> {
+    let id = CredentialId::new(token.ksuid());
+    let Some(holder) = record::read::<Holder>(store, &index::credential(id)).await? else {
+        return Ok(AuthError::Unknown);
+    };
+    let credential = record::load::<Credential>(store, holder.record.account, id).await?;
+    let is_one = credential.is_some_and(|c| secret::matches(token.expose(), &c.record.hash));
+    Ok(if is_one { AuthError::Authtoken } else { AuthError::Unknown })
+}
+
+/// The token in the header: `Bearer TOKEN`, or Basic with it as user or password.
+fn presented(headers: &HeaderMap) -> Result<String, AuthError> {
+    let header = headers.get(AUTHORIZATION).ok_or(AuthError::Missing)?;
+    let (scheme, value) =
+        header.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(AuthError::Form)?;
+    let value = value.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Ok(value.to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(AuthError::Form);
+    }
+    let decoded = STANDARD.decode(value).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let decoded = decoded.ok_or(AuthError::Form)?;
+    let (user, password) = decoded.split_once(':').ok_or(AuthError::Form)?;
+    Ok(if password.is_empty() { user } else { password }.to_owned())
+}
+
+/// Counts requests per account over a sliding window of two halves: exact at the window's edge, bounded in memory.
+#[derive(Debug)]
+pub struct Limiter {
+    requests_max: Option<u32>,
+    counts: Mutex<BTreeMap<AccountId, Vec<Instant>>>,
+}
+
+impl Limiter {
+    /// At most this many requests per account and [`WINDOW_SECS`]; None: no limit.
+    pub fn new(requests_max: Option<u32>) -> Self {
+        Self { requests_max, counts: Mutex::default() }
+    }
+
+    /// Counts a request. Err: over the limit (code 226); carries the wait until the next one is allowed.
+    pub fn admit(&self, account: AccountId, now: Instant) -> Result<(), Duration> {
+        let Some(max) = self.requests_max else { return Ok(()) };
+        let window = Duration::from_secs(WINDOW_SECS);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() >= ACCOUNTS_COUNTED_MAX {
+            counts.retain(|_, seen| {
+                seen.last().is_some_and(|last| now.saturating_duration_since(*last) < window)
+            });
+        }
+        let seen = counts.entry(account).or_default();
+        seen.retain(|at| now.saturating_duration_since(*at) < window);
+        match seen.first() {
+            Some(oldest) if seen.len() >= max as usize => {
+                Err(window.saturating_sub(now.saturating_duration_since(*oldest)))
+            }
+            _ => {
+                seen.push(now);
+                Ok(())
+            }
+        }
+    }
+}

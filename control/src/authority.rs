@@ -1,0 +1,199 @@
+//! The installation's private certificate authorities and the leaves they issue.
+//!
+//! Three authorities, so that trust in one says nothing about another: `ingress` for reserved domains, `connect` for the
+//! agent listener, `edge` for edges that reach control over a network. Publicly trusted certificates are not made here.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ebbgate_model::Host;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use time::OffsetDateTime;
+
+use crate::record::UnixSecs;
+
+/// Life of a leaf in days.
+pub const LEAF_DAYS: i64 = 90;
+/// Life of an authority in days.
+pub const AUTHORITY_DAYS: i64 = 3650;
+/// Leaves begin this many seconds in the past, for clients whose clock is behind.
+pub const BACKDATE_SECS: i64 = 3600;
+/// Longest common name in bytes (RFC 5280, upper bound of X.520).
+const COMMON_NAME_BYTES_MAX: usize = 64;
+const DAY_SECS: i64 = 86_400;
+
+/// Which authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Visitors' TLS.
+    Ingress,
+    /// Agents' TLS.
+    Connect,
+    /// Edges' TLS towards control.
+    Edge,
+}
+
+impl Purpose {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Ingress, Self::Connect, Self::Edge];
+
+    /// Its name in `DIR/ca/<name>.pem`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Connect => "connect",
+            Self::Edge => "edge",
+        }
+    }
+}
+
+/// Why no certificate could be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The authority's certificate or key is not readable.
+    #[error("the {authority} authority cannot be used: restore DIR/ca from a backup")]
+    Damaged {
+        /// Which.
+        authority: &'static str,
+        /// What is wrong.
+        source: rcgen::Error,
+    },
+    /// A leaf could not be made.
+    #[error("no certificate could be made for {host}")]
+    Leaf {
+        /// For which name.
+        host: String,
+        /// What is wrong.
+        source: rcgen::Error,
+    },
+    /// A date outside what certificates can hold.
+    #[error("the clock shows a time that certificates cannot hold: set the clock")]
+    Clock,
+}
+
+/// A certificate and its key, both PEM. Seal the key before storing it.
+pub struct Pair {
+    /// The certificate.
+    pub certificate_pem: String,
+    /// The private key, PKCS #8.
+    pub key_pem: String,
+    /// Unix seconds.
+    pub not_before: UnixSecs,
+    /// Unix seconds.
+    pub not_after: UnixSecs,
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair").field("certificate_pem", &self.certificate_pem).finish_non_exhaustive()
+    }
+}
+
+/// Makes a new authority. `name` tells installations apart in certificate viewers.
+pub fn new_authority(purpose: Purpose, name: &str, now: UnixSecs) -> Result<Pair, AuthorityError> {
+    let failed = |source| AuthorityError::Leaf { host: purpose.name().to_owned(), source };
+    let key = KeyPair::generate().map_err(failed)?;
+    let (not_before, not_after) = (now - BACKDATE_SECS, now + AUTHORITY_DAYS * DAY_SECS);
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name = common_name(&format!("Ebbgate {} authority {name}", purpose.name()));
+    (params.not_before, params.not_after) = (date(not_before)?, date(not_after)?);
+    let certificate = params.self_signed(&key).map_err(failed)?;
+    Ok(Pair { certificate_pem: certificate.pem(), key_pem: key.serialize_pem(), not_before, not_after })
+}
+
+/// An authority that can sign.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: rcgen::Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Reads an authority's certificate and key.
+    pub fn load(purpose: Purpose, certificate_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
+        let damaged = |source| AuthorityError::Damaged { authority: purpose.name(), source };
+        let key = KeyPair::from_pem(key_pem).map_err(damaged)?;
+        let issuer = rcgen::Issuer::from_ca_cert_pem(certificate_pem, key).map_err(damaged)?;
+        Ok(Self { issuer })
+    }
+
+    /// A leaf for these names: ECDSA P-256, not a CA, valid for [`LEAF_DAYS`].
+    pub fn leaf(
+        &self,
+        host: &str,
+        names: Vec<SanType>,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        now: UnixSecs,
+    ) -> Result<Pair, AuthorityError> {
+        let failed = |source| AuthorityError::Leaf { host: host.to_owned(), source };
+        let key = KeyPair::generate().map_err(failed)?;
+        let (not_before, not_after) = (now - BACKDATE_SECS, now + LEAF_DAYS * DAY_SECS);
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages;
+        params.use_authority_key_identifier_extension = true;
+        params.distinguished_name = common_name(host);
+        params.subject_alt_names = names;
+        (params.not_before, params.not_after) = (date(not_before)?, date(not_after)?);
+        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
+        Ok(Pair { certificate_pem: certificate.pem(), key_pem: key.serialize_pem(), not_before, not_after })
+    }
+}
+
+/// The three authorities of an installation.
+#[derive(Debug)]
+pub struct Issuer {
+    /// For reserved domains.
+    pub ingress: Authority,
+    /// For the agent listener.
+    pub connect: Authority,
+    /// For control's own listener towards edges, and edges.
+    pub edge: Authority,
+}
+
+impl Issuer {
+    /// A server certificate for a reserved domain or an agent listener's name.
+    ///
+    /// Besides the name it holds the loopback addresses, and `localhost` on the agent side: a machine can be tried out
+    /// without name service.
+    pub fn server(&self, purpose: Purpose, host: &Host, now: UnixSecs) -> Result<Pair, AuthorityError> {
+        let failed = |source| AuthorityError::Leaf { host: host.to_string(), source };
+        let name = |text: &str| text.try_into().map(SanType::DnsName).map_err(failed);
+        let mut names = match host.ip() {
+            Some(ip) => vec![SanType::IpAddress(ip)],
+            None => vec![name(host.as_str())?],
+        };
+        if purpose != Purpose::Ingress && host.as_str() != "localhost" {
+            names.push(name("localhost")?);
+        }
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        names.extend(loopback.into_iter().filter(|ip| host.ip() != Some(*ip)).map(SanType::IpAddress));
+        let authority = match purpose {
+            Purpose::Ingress => &self.ingress,
+            Purpose::Connect => &self.connect,
+            Purpose::Edge => &self.edge,
+        };
+        authority.leaf(host.as_str(), names, vec![ExtendedKeyUsagePurpose::ServerAuth], now)
+    }
+}
+
+/// Whether a leaf should be replaced: a third of its life or less is left.
+pub fn is_due(not_before: UnixSecs, not_after: UnixSecs, now: UnixSecs) -> bool {
+    not_after.saturating_sub(now) <= not_after.saturating_sub(not_before) / 3
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    if name.len() <= COMMON_NAME_BYTES_MAX {
+        distinguished.push(DnType::CommonName, name);
+    }
+    distinguished
+}
+
+fn date(unix: UnixSecs) -> Result<OffsetDateTime, AuthorityError> {
+    OffsetDateTime::from_unix_timestamp(unix).map_err(|_| AuthorityError::Clock)
+}

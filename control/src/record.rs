@@ -1,0 +1,462 @@
+//! Stored objects: one struct per resource, the keys they live under, and the index keys that keep names unique.
+//!
+//! A record holds what cannot be derived. How it looks in the API is `api`'s business. Records refuse fields they do not
+//! know: the schema version keeps older programs away from newer data, so an unknown field is damage.
+
+use std::fmt::Display;
+
+use ebbgate_model::{
+    AccountId, Acl, AddressId, ApiKeyId, AuthorityId, Binding, CertificateId, CredentialId, DomainId,
+    EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRuleAction, Prefix,
+    ServiceUserId, TokenHash, TrafficPolicy,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Sealed;
+use crate::store::{Item, Range, Revision, Store, StoreError, Txn};
+
+/// Unix time in seconds.
+pub type UnixSecs = i64;
+
+/// Prefix of everything that belongs to accounts.
+pub const ACCOUNTS_PREFIX: &str = "/a/";
+/// Prefix of what belongs to the installation: settings and the agent listener's certificate.
+pub const SYSTEM_PREFIX: &str = "/system/";
+/// Key of [`Installation`].
+pub const INSTALLATION_KEY: &str = "/system/installation";
+/// Key of the [`IssuedCertificate`] of the agent listener.
+pub const CONNECT_CERTIFICATE_KEY: &str = "/system/connect_certificate";
+
+/// A kind of stored object: `/a/<account>/<collection>/<id>`.
+pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
+    /// The collection's name in keys and in the API's paths.
+    const COLLECTION: &'static str;
+    /// Type of its identifier.
+    type Id: Display + Copy + Send + Sync;
+    /// Owner.
+    fn account(&self) -> AccountId;
+    /// Identifier.
+    fn id(&self) -> Self::Id;
+    /// Key it is stored under.
+    fn key(&self) -> String {
+        key::<Self>(self.account(), self.id())
+    }
+}
+
+macro_rules! records {
+    ($($(#[$doc:meta])* $name:ident($id:ty) = $collection:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            /// Identifier.
+            pub id: $id,
+            /// Owner.
+            pub account: AccountId,
+            $($(#[$field_doc])* pub $field: $ty,)*
+            /// When it was created.
+            pub created_at: UnixSecs,
+        }
+
+        impl Record for $name {
+            const COLLECTION: &'static str = $collection;
+            type Id = $id;
+            fn account(&self) -> AccountId { self.account }
+            fn id(&self) -> $id { self.id }
+        }
+    )*};
+}
+
+records! {
+    /// A key of the REST API.
+    ApiKey(ApiKeyId) = "api_keys" {
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+        /// Service user it belongs to; None: the account itself.
+        owner: Option<ServiceUserId>,
+        /// SHA-256 of the token.
+        hash: TokenHash,
+    }
+    /// An owner of credentials that is not a person (`bot_users`, `service_users`).
+    ServiceUser(ServiceUserId) = "service_users" {
+        /// Unique in the account.
+        name: String,
+        /// Whether its credentials and keys work.
+        active: bool,
+    }
+    /// An authtoken.
+    Credential(CredentialId) = "credentials" {
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+        /// What sessions may bind.
+        acl: Acl,
+        /// Service user it belongs to; None: the account itself.
+        owner: Option<ServiceUserId>,
+        /// SHA-256 of the token.
+        hash: TokenHash,
+    }
+    /// A reserved domain. Without an uploaded certificate it has an [`IssuedCertificate`] under its own id.
+    ReservedDomain(DomainId) = "reserved_domains" {
+        /// The name, exact or wildcard.
+        host: Host,
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+        /// Uploaded certificate to answer with; None: the issued one.
+        certificate: Option<CertificateId>,
+        /// How a certificate is to be obtained, as the client asked.
+        management: Option<ManagementPolicy>,
+        /// Values of `resolves_to`, as given.
+        resolves_to: Vec<String>,
+    }
+    /// A reserved TCP address.
+    ReservedAddress(AddressId) = "reserved_addrs" {
+        /// Host part, the installation's.
+        host: Host,
+        /// Port, unique in the installation.
+        port: u16,
+        /// Region asked for, as given.
+        region: String,
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+    }
+    /// A cloud endpoint.
+    Endpoint(EndpointId) = "endpoints" {
+        /// Canonical URL.
+        url: EndpointUrl,
+        /// Who can reach it.
+        binding: Binding,
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+        /// Whether it may share its URL.
+        pooling_enabled: bool,
+        /// Policy text as the client wrote it; "" when none was given.
+        traffic_policy: String,
+        /// The same, checked and canonical; None when none was given.
+        policy: Option<TrafficPolicy>,
+        /// Reserved domain its host falls under.
+        domain: Option<DomainId>,
+        /// Reserved address it listens on.
+        address: Option<AddressId>,
+        /// Id of the API key or service user that made it.
+        principal: String,
+        /// When it was last changed.
+        updated_at: UnixSecs,
+    }
+    /// A custom connect name of agents. It has an [`IssuedCertificate`] under its own id.
+    AgentIngress(IngressId) = "agent_ingresses" {
+        /// The name.
+        host: Host,
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+        /// How a certificate is to be obtained, as the client asked.
+        management: Option<ManagementPolicy>,
+    }
+    /// An uploaded certificate with its key.
+    TlsCertificate(CertificateId) = "tls_certificates" {
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+        /// Leaf first.
+        chain_pem: String,
+        /// The private key's PEM, sealed with the record's key as context.
+        key: Sealed,
+    }
+    /// An authority that client certificates are checked against.
+    CertificateAuthority(AuthorityId) = "certificate_authorities" {
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+        /// Exactly one CA certificate.
+        ca_pem: String,
+    }
+    /// A named list of IP rules.
+    IpPolicy(IpPolicyId) = "ip_policies" {
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+    }
+    /// One rule of an IP policy.
+    IpPolicyRule(IpPolicyRuleId) = "ip_policy_rules" {
+        /// The policy it belongs to.
+        policy: IpPolicyId,
+        /// Network.
+        cidr: Prefix,
+        /// What a match means.
+        action: IpRuleAction,
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+    }
+}
+
+/// A tenant. Stored under `/a/<id>/account`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// Identifier.
+    pub id: AccountId,
+    /// Shown to agents.
+    pub name: String,
+    /// When it was created.
+    pub created_at: UnixSecs,
+}
+
+impl Account {
+    /// Key of an account's own record.
+    pub fn key(id: AccountId) -> String {
+        format!("{ACCOUNTS_PREFIX}{id}/account")
+    }
+}
+
+/// How a client asked for a certificate to be obtained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManagementPolicy {
+    /// `letsencrypt`.
+    pub authority: String,
+    /// `ecdsa` or `rsa`.
+    pub private_key_type: String,
+}
+
+/// A leaf issued by one of the installation's own authorities.
+///
+/// Stored under `/a/<account>/issued/<id of the domain or ingress>`, so that a renewal replaces it in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedCertificate {
+    /// New with every renewal.
+    pub id: CertificateId,
+    /// The name it answers for.
+    pub host: Host,
+    /// Leaf first.
+    pub chain_pem: String,
+    /// The private key's PEM, sealed with the key it is stored under as context.
+    pub key: Sealed,
+    /// Unix seconds.
+    pub not_before: UnixSecs,
+    /// Unix seconds.
+    pub not_after: UnixSecs,
+}
+
+impl IssuedCertificate {
+    /// Key of the leaf of a domain or ingress.
+    pub fn key(account: AccountId, owner: impl Display) -> String {
+        format!("{ACCOUNTS_PREFIX}{account}/issued/{owner}")
+    }
+}
+
+/// What `init` decided for the whole installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Installation {
+    /// The one region name.
+    pub region: String,
+    /// Name agents connect to by default.
+    pub connect_host: Host,
+    /// Host part of reserved addresses.
+    pub tcp_host: Host,
+    /// First port of reserved addresses.
+    pub tcp_port_first: u16,
+    /// Last port of reserved addresses.
+    pub tcp_port_last: u16,
+    /// Domain under which agents get random names.
+    pub default_domain: Option<Host>,
+}
+
+/// Who holds a unique name. Value of index keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Holder {
+    /// Owner.
+    pub account: AccountId,
+    /// Id of the object that holds the name.
+    pub id: String,
+}
+
+/// Index keys. A name is taken by creating its key in the same transaction as the object, `if_absent`.
+pub mod index {
+    use std::fmt::Write;
+
+    use ebbgate_model::{AccountId, ApiKeyId, CredentialId, EndpointUrl, Host};
+
+    /// All reserved domains of the installation. `if_none_newer` on it makes a check across names safe.
+    pub const DOMAINS_PREFIX: &str = "/u/domains/";
+    /// All custom connect names.
+    pub const INGRESSES_PREFIX: &str = "/u/ingresses/";
+    /// All reserved ports.
+    pub const PORTS_PREFIX: &str = "/u/ports/";
+
+    /// `/u/domains/com.example.a.`: labels reversed, so that names below a domain share its prefix.
+    pub fn domain(host: &Host) -> String {
+        format!("{DOMAINS_PREFIX}{}", reversed(host))
+    }
+
+    /// Same layout as [`domain`].
+    pub fn ingress(host: &Host) -> String {
+        format!("{INGRESSES_PREFIX}{}", reversed(host))
+    }
+
+    /// The port as five digits.
+    pub fn port(port: u16) -> String {
+        format!("{PORTS_PREFIX}{port:05}")
+    }
+
+    /// From the public half of a token to its account.
+    pub fn api_key(id: ApiKeyId) -> String {
+        format!("/u/api_keys/{id}")
+    }
+
+    /// From the public half of an authtoken to its account.
+    pub fn credential(id: CredentialId) -> String {
+        format!("/u/credentials/{id}")
+    }
+
+    /// Names of service users are unique in an account, whatever their case.
+    pub fn service_user_name(account: AccountId, name: &str) -> String {
+        format!("/u/service_user_names/{account}/{}", name.to_lowercase())
+    }
+
+    /// All cloud endpoints of the account on this URL: append the endpoint's id for one of them.
+    pub fn url(account: AccountId, url: &EndpointUrl) -> String {
+        format!("/u/urls/{account}/{}://{}/", url.scheme(), url.hostport())
+    }
+
+    fn reversed(host: &Host) -> String {
+        host.as_str().rsplit('.').fold(String::new(), |mut key, label| {
+            write!(key, "{label}.").expect("writing to a string succeeds");
+            key
+        })
+    }
+}
+
+/// Key of an object.
+pub fn key<R: Record>(account: AccountId, id: R::Id) -> String {
+    format!("{ACCOUNTS_PREFIX}{account}/{}/{id}", R::COLLECTION)
+}
+
+/// Prefix of all objects of a kind in an account.
+pub fn prefix<R: Record>(account: AccountId) -> String {
+    format!("{ACCOUNTS_PREFIX}{account}/{}/", R::COLLECTION)
+}
+
+/// Why a record could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The value is not what its key says.
+    #[error("the record {key} is damaged; restore a backup made by `ebbgate-control backup`")]
+    Damaged {
+        /// Where.
+        key: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// A record as it was read, with the revision to compare against when writing it back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored<R> {
+    /// The record.
+    pub record: R,
+    /// Revision that last wrote it.
+    pub modified: Revision,
+}
+
+/// Part of a collection, newest first.
+#[derive(Debug, Clone)]
+pub struct Listed<R> {
+    /// The records.
+    pub items: Vec<Stored<R>>,
+    /// Whether older ones exist.
+    pub more: bool,
+    /// Revision of the store they were read at, for [`Txn::if_none_newer`].
+    pub revision: Revision,
+}
+
+/// Reads a value as what it should be.
+pub fn decode<T: DeserializeOwned>(item: &Item) -> Result<Stored<T>, RecordError> {
+    match serde_json::from_slice(&item.value) {
+        Ok(record) => Ok(Stored { record, modified: item.modified }),
+        Err(source) => Err(RecordError::Damaged { key: item.key.clone(), source }),
+    }
+}
+
+/// The bytes to store.
+pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records have string keys only")
+}
+
+/// One value by key.
+pub async fn read<T: DeserializeOwned>(
+    store: &dyn Store,
+    key: &str,
+) -> Result<Option<Stored<T>>, RecordError> {
+    store.get(key).await?.as_ref().map(decode).transpose()
+}
+
+/// One object, if the account has it.
+pub async fn load<R: Record>(
+    store: &dyn Store,
+    account: AccountId,
+    id: R::Id,
+) -> Result<Option<Stored<R>>, RecordError> {
+    read(store, &key::<R>(account, id)).await
+}
+
+/// Objects of an account, newest first, older than `before` if given.
+pub async fn list<R: Record>(
+    store: &dyn Store,
+    account: AccountId,
+    before: Option<R::Id>,
+    limit: Option<usize>,
+) -> Result<Listed<R>, RecordError> {
+    let before = before.map(|id| key::<R>(account, id));
+    let range = Range { prefix: prefix::<R>(account), before, limit, reverse: true };
+    let page = store.range(range).await?;
+    let items = page.items.iter().map(decode).collect::<Result<_, _>>()?;
+    Ok(Listed { items, more: page.more, revision: page.revision })
+}
+
+/// Adds a record's creation to a transaction; it conflicts when the key exists.
+#[must_use]
+pub fn create<R: Record>(txn: Txn, record: &R) -> Txn {
+    txn.if_absent(record.key()).put(record.key(), encode(record))
+}
+
+/// Adds a record's change to a transaction; it conflicts when somebody else changed it since it was read.
+#[must_use]
+pub fn replace<R: Record>(txn: Txn, record: &R, modified: Revision) -> Txn {
+    txn.if_unchanged(record.key(), modified).put(record.key(), encode(record))
+}
+
+/// Adds a record's removal to a transaction; it conflicts when somebody else changed it since it was read.
+#[must_use]
+pub fn remove<R: Record>(txn: Txn, stored: &Stored<R>) -> Txn {
+    txn.if_unchanged(stored.record.key(), stored.modified).delete(stored.record.key())
+}
+
+/// Adds taking a unique name to a transaction; it conflicts when the name is taken.
+#[must_use]
+pub fn take(txn: Txn, index_key: String, account: AccountId, id: impl Display) -> Txn {
+    let holder = Holder { account, id: id.to_string() };
+    txn.if_absent(index_key.clone()).put(index_key, encode(&holder))
+}

@@ -1,0 +1,41 @@
+//! `DirLock`: one process per data directory, for as long as it lives; a killed process leaves no lock behind.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::StoreError;
+
+/// Longest process id in bytes that is read from a lock file.
+const HOLDER_BYTES_MAX: u64 = 20;
+
+/// The lock, held until dropped.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Takes `DIR/control.lock` and writes this process's id into it.
+    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join("control.lock");
+        let broken = |e| StoreError::Engine { path: path.clone(), source: Arc::new(e) };
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).map_err(broken)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.take(HOLDER_BYTES_MAX).read_to_string(&mut holder);
+                return Err(StoreError::InUse { path, holder: holder.trim().to_owned() });
+            }
+            Err(TryLockError::Error(error)) => return Err(broken(error)),
+        }
+        let note = file.set_len(0).and_then(|()| file.rewind());
+        note.and_then(|()| writeln!(file, "{}", std::process::id())).map_err(broken)?;
+        Ok(Self { _file: file })
+    }
+}

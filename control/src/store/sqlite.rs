@@ -1,0 +1,276 @@
+//! The default store: one SQLite file in WAL mode with `synchronous=FULL`, written by a thread of its own.
+//!
+//! Writes that wait together are committed together, so that one disk flush serves many. Reads use a second connection
+//! and see every commit that was answered. Keeping other processes out of the directory is `DirLock`'s business.
+
+mod schema;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    Batch, Change, Item, LeaseId, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Watch,
+};
+pub use schema::{copy_database, verify_database};
+use writer::{Command, Writer};
+
+/// Writes waiting for the writer thread.
+const QUEUE_MAX: usize = 1024;
+/// Revisions a watch reads at once.
+const WATCH_REVISIONS_MAX: u64 = 1000;
+
+/// The SQLite store.
+#[derive(Debug)]
+pub struct Sqlite {
+    shared: Arc<Shared>,
+    commands: Option<SyncSender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    reader: Mutex<Connection>,
+    revision: watch::Receiver<Revision>,
+}
+
+impl Sqlite {
+    /// Makes a new database; an existing file is an error.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        schema::create(path)?;
+        Self::open(path)
+    }
+
+    /// Opens an existing database: checks it, brings its schema up to date, starts the writer.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = schema::open(path)?;
+        let reader = schema::open_reader(path)?;
+        let revision = connection.query_row("SELECT revision FROM state", [], |row| row.get(0));
+        let (announce, announced) = watch::channel(revision.map_err(|e| engine_error(path, e))?);
+        let writer = Writer::new(connection, path.to_owned(), announce)?;
+        let (commands, queue) = sync_channel(QUEUE_MAX);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run(&queue))
+            .map_err(|e| StoreError::Engine { path: path.to_owned(), source: Arc::new(e) })?;
+        let shared = Shared { path: path.to_owned(), reader: Mutex::new(reader), revision: announced };
+        Ok(Self { shared: Arc::new(shared), commands: Some(commands), thread: Some(thread) })
+    }
+
+    /// Copies the database to a new file while it is in use.
+    pub fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        copy_database(&self.shared.path, to)
+    }
+
+    fn send<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let (answer, answered) = oneshot::channel();
+        let sent = match &self.commands {
+            Some(commands) => commands.try_send(command(answer)).map_err(|e| match e {
+                TrySendError::Full(_) => StoreError::Busy,
+                TrySendError::Disconnected(_) => StoreError::Closed,
+            }),
+            None => Err(StoreError::Closed),
+        };
+        async move {
+            sent?;
+            answered.await.unwrap_or(Err(StoreError::Closed))
+        }
+        .boxed()
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        self.shared.clone().read(read)
+    }
+}
+
+impl Shared {
+    /// Runs a read on a thread that may block.
+    fn read<T: Send + 'static>(
+        self: Arc<Self>,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let run = move || {
+            let connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            read(&connection).map_err(|e| engine_error(&self.path, e))
+        };
+        async move { tokio::task::spawn_blocking(run).await.unwrap_or(Err(StoreError::Closed)) }.boxed()
+    }
+}
+
+impl Drop for Sqlite {
+    /// Finishes what was accepted and closes the file.
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Store for Sqlite {
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Item>> {
+        let key = key.to_owned();
+        self.read(move |db| {
+            let mut select =
+                db.prepare_cached("SELECT key, value, created, modified, lease FROM entries WHERE key = ?1")?;
+            select.query_row([key], item).optional()
+        })
+    }
+
+    fn range(&self, range: Range) -> Reply<'_, Page> {
+        self.read(move |db| {
+            let snapshot = db.unchecked_transaction()?;
+            let page = read_range(&snapshot, &range)?;
+            snapshot.finish()?;
+            Ok(page)
+        })
+    }
+
+    fn commit(&self, txn: Txn) -> Reply<'_, Outcome> {
+        match txn.check() {
+            Ok(()) => self.send(|answer| Command::Commit(txn, answer)),
+            Err(error) => async { Err(error) }.boxed(),
+        }
+    }
+
+    fn watch(&self, prefix: String, after: Revision) -> Watch {
+        let cursor = Cursor { shared: self.shared.clone(), prefix, after };
+        stream::unfold(Some(cursor), |cursor| async {
+            let mut cursor = cursor?;
+            match cursor.next().await {
+                Ok(batch) => Some((Ok(batch), Some(cursor))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+        .boxed()
+    }
+
+    fn grant(&self, ttl: Duration) -> Reply<'_, LeaseId> {
+        if ttl.as_secs() > super::LEASE_SECS_MAX {
+            return async { Err(StoreError::TooLarge("a lease lasts at most an hour")) }.boxed();
+        }
+        self.send(|answer| Command::Grant(ttl, answer))
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> Reply<'_, ()> {
+        self.send(|answer| Command::KeepAlive(lease, answer))
+    }
+
+    fn revoke(&self, lease: LeaseId) -> Reply<'_, ()> {
+        self.send(|answer| Command::Revoke(lease, answer))
+    }
+
+    fn compact(&self, revision: Revision) -> Reply<'_, ()> {
+        self.send(|answer| Command::Compact(revision, answer))
+    }
+}
+
+/// Where a watch is.
+struct Cursor {
+    shared: Arc<Shared>,
+    prefix: String,
+    after: Revision,
+}
+
+impl Cursor {
+    /// Waits for the next changes under the prefix.
+    async fn next(&mut self) -> Result<Batch, StoreError> {
+        let mut revision = self.shared.revision.clone();
+        loop {
+            let after = self.after;
+            let now = *revision.wait_for(|now| *now > after).await.map_err(|_| StoreError::Closed)?;
+            let upto = now.min(after + WATCH_REVISIONS_MAX);
+            let prefix = self.prefix.clone();
+            let read = self.shared.clone().read(move |db| {
+                let snapshot = db.unchecked_transaction()?;
+                let compacted: Revision =
+                    snapshot.query_row("SELECT compacted FROM state", [], |r| r.get(0))?;
+                let changes = read_changes(&snapshot, &prefix, after, upto)?;
+                snapshot.finish()?;
+                Ok((compacted, changes))
+            });
+            let (compacted, changes) = read.await?;
+            if compacted > after {
+                return Err(StoreError::Compacted { asked: after, oldest: compacted });
+            }
+            self.after = upto;
+            if !changes.is_empty() {
+                return Ok(Batch { changes, revision: upto });
+            }
+        }
+    }
+}
+
+/// First key that no longer has the prefix: no key contains the greatest character.
+fn end_of(prefix: &str) -> String {
+    format!("{prefix}\u{10FFFF}")
+}
+
+fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
+    Ok(Item {
+        key: row.get(0)?,
+        value: Bytes::from(row.get::<_, Vec<u8>>(1)?),
+        created: row.get(2)?,
+        modified: row.get(3)?,
+        lease: row.get::<_, Option<u64>>(4)?.map(LeaseId),
+    })
+}
+
+fn read_range(db: &Connection, range: &Range) -> rusqlite::Result<Page> {
+    let order = if range.reverse { "DESC" } else { "ASC" };
+    let mut select = db.prepare_cached(&format!(
+        "SELECT key, value, created, modified, lease FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key {order} LIMIT ?3"
+    ))?;
+    let end = range.before.clone().unwrap_or_else(|| end_of(&range.prefix)).min(end_of(&range.prefix));
+    // One more than wanted tells whether something was cut off; -1 means no limit in SQL.
+    let limit = range.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1);
+    let rows = select.query_map(params![range.prefix, end, limit], item)?;
+    let mut items = rows.collect::<Result<Vec<_>, _>>()?;
+    let more = range.limit.is_some_and(|limit| items.len() > limit);
+    items.truncate(range.limit.unwrap_or(usize::MAX));
+    let revision = db.query_row("SELECT revision FROM state", [], |row| row.get(0))?;
+    Ok(Page { items, more, revision })
+}
+
+fn read_changes(db: &Connection, prefix: &str, after: u64, upto: u64) -> rusqlite::Result<Vec<Change>> {
+    let mut select = db.prepare_cached(
+        "SELECT key, value, created, revision, lease FROM log
+         WHERE revision > ?1 AND revision <= ?2 AND key >= ?3 AND key < ?4 ORDER BY revision, sequence",
+    )?;
+    let rows = select.query_map(params![after, upto, prefix, end_of(prefix)], |row| {
+        if row.get_ref(1)? == rusqlite::types::ValueRef::Null {
+            return Ok(Change::Delete { key: row.get(0)?, modified: row.get(3)? });
+        }
+        Ok(Change::Put(item(row)?))
+    })?;
+    rows.collect()
+}
+
+/// What an error of the engine means to an operator.
+fn engine_error(path: &Path, error: rusqlite::Error) -> StoreError {
+    let path = path.to_owned();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full { path },
+        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { path },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Damaged { path, detail: error.to_string() }
+        }
+        _ => StoreError::Engine { path, source: Arc::new(error) },
+    }
+}

@@ -1,0 +1,162 @@
+//! The file: how it is made, checked, brought up to date and copied.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::backup::Backup;
+use rusqlite::{Connection, OpenFlags};
+
+use super::super::StoreError;
+use super::engine_error;
+
+/// Marks the file as ours: "EbGt".
+const APPLICATION_ID: i32 = 0x4562_4774;
+/// One entry per schema version, run in order. Never edit one that was released.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE entries (
+        key TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL,
+        created INTEGER NOT NULL, modified INTEGER NOT NULL, lease INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX entries_of_lease ON entries (lease) WHERE lease IS NOT NULL;
+    CREATE TABLE log (
+        revision INTEGER NOT NULL, sequence INTEGER NOT NULL, key TEXT NOT NULL,
+        value BLOB, created INTEGER NOT NULL, lease INTEGER,
+        PRIMARY KEY (revision, sequence)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl_ms INTEGER NOT NULL) STRICT;
+    CREATE TABLE state (revision INTEGER NOT NULL, compacted INTEGER NOT NULL) STRICT;
+    INSERT INTO state VALUES (0, 0);
+"];
+/// How long a statement waits for the other connection, in milliseconds.
+const BUSY_MS: u64 = 10_000;
+/// Pages copied per step of a backup.
+const BACKUP_PAGES: i32 = 256;
+
+/// Makes an empty file that only its owner can read; SQLite gives its side files the same mode.
+pub(super) fn create(path: &Path) -> Result<(), StoreError> {
+    create_private(path)?;
+    let mut db = connect(path)?;
+    let made = db.pragma_update(None, "application_id", APPLICATION_ID).and_then(|()| migrate(&mut db, 0));
+    made.map_err(|e| engine_error(path, e))
+}
+
+/// Opens the file for writing: checks it, then brings its schema up to date.
+pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    if !path.exists() {
+        return Err(StoreError::Missing { path: path.to_owned() });
+    }
+    let mut db = connect(path)?;
+    let version = check(&db, path)?;
+    migrate(&mut db, version).map_err(|e| engine_error(path, e))?;
+    Ok(db)
+}
+
+/// A second connection that cannot write.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let db = connect(path)?;
+    db.pragma_update(None, "query_only", true).map_err(|e| engine_error(path, e))?;
+    Ok(db)
+}
+
+/// Checks a database file without changing it, in use or not.
+pub fn verify_database(path: &Path) -> Result<(), StoreError> {
+    let db = connect_to_read(path)?;
+    check(&db, path).map(drop)
+}
+
+/// Copies a database to a new file while it may be in use. The copy is complete and checked, or removed again.
+pub fn copy_database(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let source = connect_to_read(from)?;
+    create_private(to)?;
+    let copied = copy(&source, from, to);
+    if copied.is_err() {
+        let _ = std::fs::remove_file(to);
+    }
+    copied
+}
+
+fn copy(source: &Connection, from: &Path, to: &Path) -> Result<(), StoreError> {
+    let mut target = Connection::open(to).map_err(|e| engine_error(to, e))?;
+    let backup = Backup::new(source, &mut target).map_err(|e| engine_error(from, e))?;
+    let copied = backup.run_to_completion(BACKUP_PAGES, Duration::from_millis(10), None);
+    copied.map_err(|e| engine_error(to, e))?;
+    drop(backup);
+    check(&target, to)?;
+    drop(target);
+    File::open(to).and_then(|file| file.sync_all()).map_err(|e| file_error(to, e))
+}
+
+fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
+    if !path.exists() {
+        return Err(StoreError::Missing { path: path.to_owned() });
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(|e| engine_error(path, e))?;
+    db.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(|e| engine_error(path, e))?;
+    Ok(db)
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let connect = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(path, flags)?;
+        db.busy_timeout(Duration::from_millis(BUSY_MS))?;
+        db.pragma_update(None, "journal_mode", "wal")?;
+        // FULL: the log is flushed at every commit. With NORMAL a power cut loses acknowledged commits.
+        db.pragma_update(None, "synchronous", "full")?;
+        Ok(db)
+    };
+    connect().map_err(|e| engine_error(path, e))
+}
+
+/// Refuses files that are damaged, not ours, or newer than this program. Gives the schema version found.
+fn check(db: &Connection, path: &Path) -> Result<u32, StoreError> {
+    let ask = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let id = ask("application_id").map_err(|e| engine_error(path, e))?;
+    if id != i64::from(APPLICATION_ID) {
+        let detail = "it is not a database of ebbgate-control".to_owned();
+        return Err(StoreError::Damaged { path: path.to_owned(), detail });
+    }
+    let version = ask("user_version").map_err(|e| engine_error(path, e))?;
+    let (found, known) = (u32::try_from(version).unwrap_or(u32::MAX), latest());
+    if found > known {
+        return Err(StoreError::TooNew { path: path.to_owned(), found, known });
+    }
+    let report = db.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
+    match report.map_err(|e| engine_error(path, e))? {
+        report if report == "ok" => Ok(found),
+        detail => Err(StoreError::Damaged { path: path.to_owned(), detail }),
+    }
+}
+
+fn latest() -> u32 {
+    u32::try_from(MIGRATIONS.len()).expect("there are few migrations")
+}
+
+fn migrate(db: &mut Connection, from: u32) -> rusqlite::Result<()> {
+    let migrations = MIGRATIONS.iter().zip(1u32..).skip_while(|(_, version)| *version <= from);
+    for (sql, version) in migrations {
+        let step = db.transaction()?;
+        step.execute_batch(sql)?;
+        step.pragma_update(None, "user_version", version)?;
+        step.commit()?;
+    }
+    Ok(())
+}
+
+fn create_private(path: &Path) -> Result<(), StoreError> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.map(drop).map_err(|e| file_error(path, e))
+}
+
+fn file_error(path: &Path, error: std::io::Error) -> StoreError {
+    let path = path.to_owned();
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => StoreError::Full { path },
+        std::io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path },
+        _ => StoreError::Engine { path, source: Arc::new(error) },
+    }
+}
