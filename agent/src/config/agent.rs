@@ -1,0 +1,360 @@
+//! The `agent:` section (surface.md section 2.2): whom to dial, whom to trust, how to log.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Source;
+use super::read::{Field, Findings, Problem, Table};
+use crate::proxy::ProxyUrl;
+use crate::trust::Trust;
+
+/// Longest metadata of a session, in bytes.
+const METADATA_BYTES_MAX: usize = 4096;
+/// Port of a connect address that names none.
+const CONNECT_PORT: u16 = 443;
+
+/// A text that never shows in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself; log it never.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// `host:port` of the edge's agent listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectAddress {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl ConnectAddress {
+    /// Parses `host[:port]`; an IPv6 address with a port needs brackets.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is not `host:port`, as in `connect.example.com:443`");
+        if text.contains("://") {
+            return Err(format!("`{text}` has a scheme; despite its name this key holds `host:port` only"));
+        }
+        let whole_is_ip = text.parse::<std::net::IpAddr>().is_ok();
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !whole_is_ip && !port.ends_with(']') => (host, port.parse().map_err(|_| bad())?),
+            _ => (text, CONNECT_PORT),
+        };
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let is_name = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        if port == 0 || !(is_name || host.parse::<std::net::Ipv6Addr>().is_ok()) {
+            return Err(bad());
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for ConnectAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Whether people are told what happens in plain lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Console {
+    /// When standard output is a terminal.
+    #[default]
+    IfTty,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Where logs go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Nowhere.
+    Off,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// Least important line that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogLevel {
+    /// Errors only; `crit` in the file means the same.
+    Error,
+    /// And warnings.
+    Warn,
+    /// And what happens in normal service.
+    #[default]
+    Info,
+    /// And every connection's details.
+    Debug,
+}
+
+/// Shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For eyes.
+    Term,
+    /// `key=value` pairs.
+    Logfmt,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The `agent:` section with its defaults.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Session credential.
+    pub authtoken: Option<Secret>,
+    /// The edge to dial.
+    pub connect: Option<ConnectAddress>,
+    /// Whose certificates the edge may present.
+    pub trust: Trust,
+    /// Limit for TCP and TLS to the edge.
+    pub connect_timeout: Duration,
+    /// Network interface the session leaves by (Linux).
+    pub interface: Option<String>,
+    /// Proxy in front of the edge.
+    pub proxy: Option<ProxyUrl>,
+    /// Time between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// How late an answer may be before the edge counts as dead.
+    pub heartbeat_tolerance: Duration,
+    /// Free text shown with the session.
+    pub metadata: String,
+    /// Whether the edge may stop this agent.
+    pub remote_management: bool,
+    /// Plain lines for people.
+    pub console: Console,
+    /// Where logs go; unset means: standard output unless the console is on.
+    pub log: Option<LogTarget>,
+    /// Least important logged line.
+    pub log_level: LogLevel,
+    /// Shape of log lines; unset means: for eyes on a terminal, logfmt elsewhere.
+    pub log_format: Option<LogFormat>,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            authtoken: None,
+            connect: None,
+            trust: Trust::default(),
+            connect_timeout: Duration::from_secs(10),
+            interface: None,
+            proxy: None,
+            heartbeat_interval: Duration::from_secs(10),
+            heartbeat_tolerance: Duration::from_secs(15),
+            metadata: String::new(),
+            remote_management: true,
+            console: Console::default(),
+            log: None,
+            log_level: LogLevel::default(),
+            log_format: None,
+        }
+    }
+}
+
+impl AgentConfig {
+    /// `EBBGATE_AUTHTOKEN`, then `NGROK_AUTHTOKEN`, override the file; `EBBGATE_CONNECT_URL` and `EBBGATE_CONNECT_CAS`
+    /// stand in where the file names no edge, so that a fleet's files need not.
+    pub(super) fn apply_environment(&mut self, source: &Source<'_>) -> Result<(), Problem> {
+        let env = |name: &str| (source.env)(name).filter(|value| !value.is_empty());
+        if let Some(token) = env("EBBGATE_AUTHTOKEN").or_else(|| env("NGROK_AUTHTOKEN")) {
+            self.authtoken = Some(Secret::new(token));
+        }
+        if self.connect.is_none()
+            && let Some(text) = env("EBBGATE_CONNECT_URL")
+        {
+            let address = ConnectAddress::parse(&text).map_err(|message| Problem {
+                place: None,
+                field: "EBBGATE_CONNECT_URL".into(),
+                message,
+            })?;
+            self.connect = Some(address);
+        }
+        if self.trust == Trust::Installed
+            && let Some(text) = env("EBBGATE_CONNECT_CAS")
+        {
+            self.trust = Trust::parse(&text);
+        }
+        Ok(())
+    }
+}
+
+const HINTS: &[(&str, &str)] = &[
+    ("server_addr", "version 3 calls it `connect_url`"),
+    ("root_cas", "version 3 calls it `connect_cas`"),
+    ("region", "version 3 has no regions; remove it"),
+    ("tunnels", "this agent reads `endpoints` only, at the top level"),
+    ("endpoints", "it stands at the top level too: keep that one and remove this"),
+];
+
+pub(super) fn read(mut table: Table, found: &mut Findings) -> AgentConfig {
+    let mut agent = AgentConfig::default();
+    if let Some(field) = table.take("authtoken") {
+        agent.authtoken = field.text(found).filter(|text| !text.is_empty()).map(Secret::new);
+    }
+    read_connection(&mut table, &mut agent, found);
+    read_output(&mut table, &mut agent, found);
+    if let Some(field) = table.take("metadata") {
+        agent.metadata = field.text_within(found, METADATA_BYTES_MAX).unwrap_or_default();
+    }
+    if let Some(field) = table.take("remote_management") {
+        agent.remote_management = field.flag(found).unwrap_or(true);
+    }
+    refuse_unsafe(&mut table, found);
+    for key in [
+        "api_key",
+        "console_ui_color",
+        "crl_noverify",
+        "dns_resolver_ips",
+        "inspect_db_size",
+        "update_channel",
+        "update_check",
+        "web_addr",
+        "web_allow_hosts",
+    ] {
+        if let Some((field, place)) = table.take_entry(key) {
+            found.warn(&place, &field.path, "accepted but not used by this agent");
+        }
+    }
+    table.finish(found, HINTS);
+    agent
+}
+
+/// Keys whose silent loss would leave the user less safe than the file says.
+fn refuse_unsafe(table: &mut Table, found: &mut Findings) {
+    if let Some(field) = table.take("crl_url") {
+        field.refuse(found, "this agent checks no revocation lists; remove the key, and use short-lived certificates");
+    }
+}
+
+fn read_connection(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings) {
+    let parsed = |field: Option<Field>, found: &mut Findings| {
+        let field = field?;
+        match ConnectAddress::parse(&field.text(found)?) {
+            Ok(address) => Some(address),
+            Err(message) => {
+                field.refuse(found, message);
+                None
+            }
+        }
+    };
+    agent.connect = parsed(table.take("connect_url"), found);
+    if let Some(field) = table.take("connect_cas") {
+        agent.trust = field.text(found).map_or(Trust::Installed, |text| Trust::parse(&text));
+    }
+    let mut duration = |key, default| match table.take(key) {
+        Some(field) => field.duration(found).unwrap_or(default),
+        None => default,
+    };
+    agent.connect_timeout = duration("connect_timeout", agent.connect_timeout);
+    agent.heartbeat_interval = duration("heartbeat_interval", agent.heartbeat_interval);
+    agent.heartbeat_tolerance = duration("heartbeat_tolerance", agent.heartbeat_tolerance);
+    if let Some(field) = table.take("connect_interface") {
+        agent.interface = field.text(found).filter(|text| !text.is_empty());
+    }
+    if let Some(field) = table.take("proxy_url") {
+        match field.text(found).map(|text| ProxyUrl::parse(&text)) {
+            Some(Ok(proxy)) => agent.proxy = Some(proxy),
+            Some(Err(error)) => field.refuse(found, error.to_string()),
+            None => {}
+        }
+    }
+}
+
+fn read_output(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings) {
+    if let Some(field) = table.take("console_ui") {
+        let words = [("true", Console::On), ("false", Console::Off), ("iftty", Console::IfTty)];
+        agent.console = field.word(found, &words).unwrap_or_default();
+    }
+    if let Some(field) = table.take("log") {
+        agent.log = match &field.node.value {
+            super::tree::Value::Bool(false) => Some(LogTarget::Off),
+            super::tree::Value::Bool(true) => {
+                field.refuse(found, "write `stdout`, `stderr`, `false` or a path");
+                None
+            }
+            _ => field.text(found).map(|text| LogTarget::parse(&text)),
+        };
+    }
+    if let Some(field) = table.take("log_level") {
+        let text = field.text(found);
+        match text.as_deref().map(LogLevel::parse) {
+            Some(Ok(level)) => agent.log_level = level,
+            Some(Err(message)) => field.refuse(found, message),
+            None => {}
+        }
+    }
+    if let Some(field) = table.take("log_format") {
+        let text = field.text(found);
+        match text.as_deref().map(LogFormat::parse) {
+            Some(Ok(format)) => agent.log_format = Some(format),
+            Some(Err(message)) => field.refuse(found, message),
+            None => {}
+        }
+    }
+}
+
+impl LogTarget {
+    /// `stdout`, `stderr`, `false` or a path.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "stdout" => Self::Stdout,
+            "stderr" => Self::Stderr,
+            "false" => Self::Off,
+            path => Self::File(path.into()),
+        }
+    }
+}
+
+impl LogLevel {
+    /// One of the file's words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "crit" | "error" => Ok(Self::Error),
+            "warn" => Ok(Self::Warn),
+            "info" => Ok(Self::Info),
+            "debug" => Ok(Self::Debug),
+            _ => Err(format!("`{text}` is not one of `crit`, `error`, `warn`, `info`, `debug`")),
+        }
+    }
+}
+
+impl LogFormat {
+    /// One of the file's words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "term" => Ok(Self::Term),
+            "logfmt" => Ok(Self::Logfmt),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("`{text}` is not one of `term`, `logfmt`, `json`")),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! TLS that ends in the agent (`agent_tls_termination`): the edge passes bytes it cannot read. Also answers the
+//! PostgreSQL SSLRequest that libpq sends before its handshake, so that an ordinary `psql` works through pass-through.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::WebPkiClientVerifier;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::config::Secret;
+use crate::prefixed::Prefixed;
+use crate::trust;
+
+/// Longest wait for a visitor's first byte and handshake together, in seconds.
+pub const HANDSHAKE_SECS_MAX: u64 = 10;
+/// `SSLRequest`: length 8, code 80877103 (PostgreSQL protocol, "SSL Session Encryption").
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+/// `GSSENCRequest`: the same with 80877104; clients with Kerberos try it first and go on after an `N`.
+const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
+
+/// A ready TLS server.
+#[derive(Clone)]
+pub struct Terminator {
+    config: Arc<ServerConfig>,
+    mutual: bool,
+}
+
+/// The certificate, key or authorities cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TerminatorError {
+    /// Not a PEM certificate chain.
+    #[error("not a PEM certificate: {0}")]
+    Certificate(String),
+    /// Not a PEM private key.
+    #[error("not a PEM private key: {0}")]
+    Key(String),
+    /// Key and certificate do not belong together, or are of a kind TLS cannot use.
+    #[error("the certificate and its key cannot be used together: {0}")]
+    Pair(rustls::Error),
+    /// A client authority is not a PEM CA certificate.
+    #[error("not a PEM CA certificate: {0}")]
+    Authority(String),
+}
+
+impl TerminatorError {
+    /// The key below `agent_tls_termination` that is to blame.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Certificate(_) | Self::Pair(_) => ".server_certificate",
+            Self::Key(_) => ".server_private_key",
+            Self::Authority(_) => ".mutual_tls_certificate_authorities",
+        }
+    }
+}
+
+impl Terminator {
+    /// Builds the server; with authorities, clients without a certificate from one of them are refused.
+    pub fn new(certificate: &[u8], key: &Secret, authorities: &[String]) -> Result<Self, TerminatorError> {
+        let chain = trust::certificates(certificate).map_err(TerminatorError::Certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes())
+            .map_err(|error| TerminatorError::Key(error.to_string()))?;
+        let builder = ServerConfig::builder_with_provider(trust::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TerminatorError::Pair)?;
+        let builder = if authorities.is_empty() {
+            builder.with_no_client_auth()
+        } else {
+            let roots = trust::from_pem(authorities.join("\n").as_bytes()).map_err(TerminatorError::Authority)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), trust::provider())
+                .build()
+                .map_err(|error| TerminatorError::Authority(error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        };
+        let mut config = builder.with_single_cert(chain, key).map_err(TerminatorError::Pair)?;
+        // PostgreSQL 17 clients offer this name on direct handshakes and insist on it being chosen.
+        config.alpn_protocols = vec![b"postgresql".to_vec(), b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { config: Arc::new(config), mutual: !authorities.is_empty() })
+    }
+
+    /// Whether clients must present a certificate.
+    pub fn is_mutual(&self) -> bool {
+        self.mutual
+    }
+
+    /// Performs the handshake as server, an SSLRequest answered first if one comes.
+    pub async fn accept<T>(&self, mut io: T) -> io::Result<TlsStream<Prefixed<T>>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let handshake = async {
+            let first = answer_ssl_request(&mut io).await?;
+            TlsAcceptor::from(self.config.clone()).accept(Prefixed::new(first, io)).await
+        };
+        match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), handshake).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the visitor did not finish its TLS handshake")),
+        }
+    }
+}
+
+/// Answers libpq's questions until a handshake begins; hands back what was read of that.
+async fn answer_ssl_request<T: AsyncRead + AsyncWrite + Unpin>(io: &mut T) -> io::Result<Vec<u8>> {
+    let mut gss_tried = false;
+    loop {
+        let mut first = Vec::with_capacity(SSL_REQUEST.len());
+        while first.len() < SSL_REQUEST.len() && (SSL_REQUEST.starts_with(&first) || GSS_REQUEST.starts_with(&first)) {
+            first.push(io.read_u8().await?);
+        }
+        if first == GSS_REQUEST && !gss_tried {
+            gss_tried = true;
+            io.write_all(b"N").await?;
+            io.flush().await?;
+        } else if first == SSL_REQUEST {
+            io.write_all(b"S").await?;
+            io.flush().await?;
+            return Ok(Vec::new());
+        } else {
+            return Ok(first);
+        }
+    }
+}
+
+impl fmt::Debug for Terminator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Terminator").field("mutual", &self.mutual).finish_non_exhaustive()
+    }
+}
