@@ -1,1 +1,10 @@
-//! crates/wire
+//! The agent protocol: how an edge and an agent talk, as pure state machines (`mux`, `rpc`, `ticket`) and one tokio
+//! driver over any byte stream (`driver`). Knows no sockets, no TLS, no routing and no policy.
+
+pub mod driver;
+pub mod heartbeat;
+pub mod mux;
+pub mod rpc;
+pub mod rpc_io;
+pub mod session;
+pub mod ticket;

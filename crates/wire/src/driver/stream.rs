@@ -1,0 +1,190 @@
+//! One stream as `AsyncRead` and `AsyncWrite`. Knows nothing of frames or of the transport.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+use super::{End, KIND_SECS_MAX, Shared};
+use crate::mux::{Code, Readable, StreamId};
+use crate::rpc::StreamKind;
+
+/// Why a stream's I/O failed; the inner error of the `io::Error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The peer reset it, or we did for a limit it broke.
+    #[error("stream reset: {0}")]
+    Reset(Code),
+    /// The session ended under it.
+    #[error("session ended under the stream")]
+    SessionEnded,
+    /// Our own direction is finished already.
+    #[error("stream is finished in this direction")]
+    Finished,
+}
+
+impl From<StreamError> for io::Error {
+    fn from(error: StreamError) -> Self {
+        let kind = match error {
+            StreamError::Reset(_) => io::ErrorKind::ConnectionReset,
+            StreamError::SessionEnded => io::ErrorKind::ConnectionAborted,
+            StreamError::Finished => io::ErrorKind::BrokenPipe,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// The code of the RST behind a failed read or write, if that is what it was.
+pub fn reset_code(error: &io::Error) -> Option<Code> {
+    match error.get_ref()?.downcast_ref::<StreamError>()? {
+        StreamError::Reset(code) => Some(*code),
+        StreamError::SessionEnded | StreamError::Finished => None,
+    }
+}
+
+/// A stream of a session. `shutdown` sends FIN and keeps the other direction. Dropping a stream that has not seen
+/// both FINs aborts it with [`Code::CANCELLED`], unless [`Stream::linger`] was called.
+pub struct Stream {
+    id: StreamId,
+    shared: Arc<Shared>,
+    lingers: bool,
+}
+
+impl Stream {
+    pub(super) fn new(id: StreamId, shared: Arc<Shared>) -> Self {
+        Self { id, shared, lingers: false }
+    }
+
+    /// Its id on the wire.
+    pub fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// Reads the four type bytes of a stream the peer opened, within [`KIND_SECS_MAX`] seconds. Call it once, first.
+    pub async fn kind(&mut self) -> io::Result<StreamKind> {
+        let limit = Duration::from_secs(KIND_SECS_MAX);
+        let number = tokio::time::timeout(limit, self.read_u32())
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "stream sent no type in time"))??;
+        Ok(StreamKind::from_number(number))
+    }
+
+    /// Aborts both directions now, with a code of the caller's choice. Later reads and writes fail with it.
+    pub fn reset(&mut self, code: Code) {
+        let mut state = self.shared.lock();
+        state.mux.reset(self.id, code);
+        if let Some(slot) = state.slots.get_mut(&self.id) {
+            slot.end.get_or_insert(End::Reset(code));
+        }
+        state.wake_driver();
+    }
+
+    /// For the answering side of an RPC: when dropped, the stream sends what is queued and FIN, ignores what still
+    /// comes, and waits for the peer's FIN without anybody's help.
+    pub fn linger(&mut self) {
+        self.lingers = true;
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let mut state = self.shared.lock();
+        let state = &mut *state;
+        let Some(slot) = state.slots.get_mut(&self.id) else {
+            return Poll::Ready(Err(StreamError::SessionEnded.into()));
+        };
+        match (state.mux.readable(self.id), slot.end) {
+            (Ok(Readable::Bytes(bytes)), _) => {
+                let taken = bytes.get(..buf.remaining()).unwrap_or(bytes);
+                buf.put_slice(taken);
+                let taken = taken.len();
+                state.mux.consume(self.id, taken);
+            }
+            (Ok(Readable::Finished), _) | (Err(_), Some(End::Orderly)) => return Poll::Ready(Ok(())),
+            (Ok(Readable::Empty), _) => {
+                slot.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            (Err(_), Some(End::Reset(code))) => return Poll::Ready(Err(StreamError::Reset(code).into())),
+            (Err(_), None) => return Poll::Ready(Err(StreamError::SessionEnded.into())),
+        }
+        state.deliver();
+        if state.mux.has_control_due() {
+            state.wake_driver();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.shared.lock();
+        let state = &mut *state;
+        let Some(slot) = state.slots.get_mut(&self.id) else {
+            return Poll::Ready(Err(StreamError::SessionEnded.into()));
+        };
+        match state.mux.write(self.id, bytes) {
+            Ok(0) if !bytes.is_empty() => {
+                slot.writer = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Ok(taken) => {
+                state.wake_driver();
+                Poll::Ready(Ok(taken))
+            }
+            Err(_) => Poll::Ready(Err(match (slot.end, slot.stopped) {
+                (Some(End::Reset(code)), _) | (_, Some(code)) => StreamError::Reset(code),
+                (Some(End::Orderly), _) => StreamError::Finished,
+                (None, None) if state.mux.is_leaving() => StreamError::SessionEnded,
+                (None, None) => StreamError::Finished,
+            }
+            .into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// FIN; ready once everything queued has been handed to the transport, so it waits as long as the peer's window.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        let state = &mut *state;
+        let Some(slot) = state.slots.get_mut(&self.id) else {
+            return Poll::Ready(Err(StreamError::SessionEnded.into()));
+        };
+        if slot.fin_sent {
+            return Poll::Ready(Ok(()));
+        }
+        if let (Some(End::Reset(code)), _) | (_, Some(code)) = (slot.end, slot.stopped) {
+            return Poll::Ready(Err(StreamError::Reset(code).into()));
+        }
+        if state.mux.is_over() {
+            return Poll::Ready(Err(StreamError::SessionEnded.into()));
+        }
+        slot.writer = Some(cx.waker().clone());
+        state.mux.finish(self.id);
+        state.wake_driver();
+        Poll::Pending
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.slots.remove(&self.id);
+        if self.lingers {
+            state.mux.linger(self.id);
+        } else {
+            state.mux.release(self.id);
+        }
+        state.deliver();
+        state.wake_driver();
+    }
+}

@@ -1,0 +1,83 @@
+//! The four type bytes at the head of every stream (wire.md §3).
+
+use std::fmt;
+
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StreamKind {
+    /// Client: who am I.
+    Auth,
+    /// Client: serve this endpoint through me.
+    Bind,
+    /// Client: stop serving it.
+    Unbind,
+    /// Server: one visitor's connection.
+    Proxy,
+    /// Server: restart yourself.
+    Restart,
+    /// Server: end yourself.
+    Stop,
+    /// Server: update yourself.
+    Update,
+    /// Client: serve connections with these labels (deprecated edges).
+    StartTunnelWithLabel,
+    /// Client: which region is this. Allowed before Auth.
+    SrvInfo,
+    /// Server: one endpoint of yours is over. No answer.
+    StopTunnel,
+    /// Client: change a served endpoint.
+    PatchTunnelState,
+    /// Either: echo my nonces for ever.
+    Heartbeat,
+    /// A number the protocol does not define.
+    Unknown(u32),
+}
+
+impl StreamKind {
+    /// The number on the wire.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Auth => 0,
+            Self::Bind => 1,
+            Self::Unbind => 2,
+            Self::Proxy => 3,
+            Self::Restart => 4,
+            Self::Stop => 5,
+            Self::Update => 6,
+            Self::StartTunnelWithLabel => 7,
+            Self::SrvInfo => 8,
+            Self::StopTunnel => 9,
+            Self::PatchTunnelState => 10,
+            Self::Heartbeat => u32::MAX,
+            Self::Unknown(number) => number,
+        }
+    }
+
+    /// The kind with this number.
+    pub fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Auth,
+            1 => Self::Bind,
+            2 => Self::Unbind,
+            3 => Self::Proxy,
+            4 => Self::Restart,
+            5 => Self::Stop,
+            6 => Self::Update,
+            7 => Self::StartTunnelWithLabel,
+            8 => Self::SrvInfo,
+            9 => Self::StopTunnel,
+            10 => Self::PatchTunnelState,
+            u32::MAX => Self::Heartbeat,
+            other => Self::Unknown(other),
+        }
+    }
+}
+
+impl fmt::Display for StreamKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(number) => write!(f, "unknown stream type {number}"),
+            known => write!(f, "{known:?}"),
+        }
+    }
+}
