@@ -4,12 +4,14 @@
 //! Imports nothing of Ebbgate's own crates: it knows the products only as programs, flags and files, as an operator does.
 
 pub mod api;
+pub mod ci;
 pub mod http;
 pub mod lab;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod rest;
+pub mod test;
 pub mod tidy;
 pub mod token;
 pub mod tools;

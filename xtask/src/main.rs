@@ -18,6 +18,10 @@ struct Cli {
 enum Verb {
     /// Start Ebbgate with the clinic of the guide on this machine
     Up(xtask::up::Args),
+    /// Install what the tests need and run everything: fmt, clippy, tidy, deny, unit, simulation, system
+    Test(xtask::test::Args),
+    /// Run .ci/run in a fresh clone of HEAD
+    Ci,
     /// Assert the import rules and habits of the workspace
     Tidy,
     /// Serve the clinic's REST API (started by `up`)
@@ -35,6 +39,8 @@ enum Verb {
 fn main() -> Result<()> {
     match Cli::parse().verb {
         Verb::Up(args) => xtask::up::run(&args),
+        Verb::Test(args) => xtask::test::run_all(&args),
+        Verb::Ci => xtask::ci::run_in_clone(),
         Verb::Tidy => xtask::tidy::run(),
         Verb::ClinicRest { listen, jwks } => xtask::rest::serve(listen, &jwks),
     }

@@ -1,5 +1,49 @@
-//! tidy
-/// x
-pub fn run() -> anyhow::Result<()> {
-    Ok(())
+//! `cargo xtask tidy`: asserts the picture that ARCHITECTURE.md draws (who may import whom) and the habits of the files.
+//!
+//! Reads `cargo metadata` and the files that git tracks; changes nothing. A unit test runs it too.
+
+mod files;
+mod graph;
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace;
+
+/// Prints every finding and fails if there is one.
+pub fn run() -> Result<()> {
+    let findings = findings()?;
+    for finding in &findings {
+        eprintln!("tidy: {finding}");
+    }
+    if findings.is_empty() {
+        return Ok(());
+    }
+    bail!("tidy: {} findings", findings.len())
+}
+
+fn findings() -> Result<Vec<String>> {
+    let (root, _) = workspace::roots()?;
+    let mut findings = graph::check(&workspace::metadata(false)?)?;
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(&root)
+        .output()
+        .context("run git")?;
+    for path in String::from_utf8(output.stdout)?.lines() {
+        // Binary files (corpora, pictures) and files deleted but not yet committed have no text to look at.
+        if let Ok(text) = std::fs::read_to_string(root.join(path)) {
+            findings.extend(files::check(path, &text).into_iter().map(|what| format!("{path}:{what}")));
+        }
+    }
+    Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_workspace_is_tidy() {
+        assert_eq!(super::findings().unwrap(), Vec::<String>::new());
+    }
 }

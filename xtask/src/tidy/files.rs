@@ -1,0 +1,171 @@
+//! Habits of one file: header, length, names, and words that may stand in some files only.
+
+use std::path::Path;
+
+/// Lines a source file may have before its tests begin.
+const LINES_MAX: usize = 450;
+/// Files that are longer, each with its reason.
+const LONG: [(&str, &str); 0] = [];
+/// Names that say nothing about what a file defines.
+const EMPTY_NAMES: [&str; 6] = ["mod.rs", "utils.rs", "util.rs", "common.rs", "helpers.rs", "manager.rs"];
+
+/// Where time, randomness, sockets and the environment are arguments.
+const PURE: [&str; 7] = [
+    "crates/model/src/",
+    "crates/policy/src/",
+    "crates/wire/src/",
+    "control/src/plan.rs",
+    "control/src/plan/",
+    "dataplane/src/relay.rs",
+    "dataplane/src/detect.rs",
+];
+/// Within those, the rims: tokio's io traits and timers around the sans-IO core.
+const RIMS: [&str; 4] = [
+    "crates/wire/src/driver.rs",
+    "crates/wire/src/driver/",
+    "crates/wire/src/rpc_io.rs",
+    "crates/wire/src/heartbeat.rs",
+];
+/// What the pure files may not name.
+const IMPURE: [&str; 9] = [
+    "SystemTime::now",
+    "Instant::now",
+    "std::env",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::fs",
+    "std::thread",
+    "tokio::",
+    "SystemRandom",
+];
+
+/// Spellings that clients depend on; what is left of a line after taking them out may not say the word.
+const SPELLINGS: [&str; 22] = [
+    "ERR_NGROK_",
+    "NGROK_AUTHTOKEN",
+    "NGROK_API_KEY",
+    "Ngrok-Version",
+    "ngrok-version",
+    "ngrok-operation-id",
+    "ngrok-error-code",
+    "ngrok-skip-browser-warning",
+    "ngrok-rust/",
+    "ngrok-go/",
+    "ngrok-api-typescript/",
+    "ngrok-api-python/",
+    "ngrok-api-go/",
+    "actions.ngrok",
+    "@ngrok/ngrok-api",
+    "@ngrok/ngrok",
+    "ngrok-rust",
+    "ngrok-go",
+    "ngrok-api",
+    "\"ngrok\"",
+    "`ngrok`",
+    "PyPI ngrok",
+];
+/// Files and folders that may use the word freely, each with its reason.
+const SPEAKS_OF_IT: [(&str, &str); 5] = [
+    ("tests/conformance/", "runs the SDKs of that name"),
+    ("xtask/src/tidy/files.rs", "this list"),
+    ("xtask/src/test", "installs the SDKs of that name"),
+    ("README.md", "says what we are compatible with"),
+    ("docs/", "says what we are compatible with"),
+];
+
+/// Findings in one tracked text file, each as `line: what`.
+pub(super) fn check(path: &str, text: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let mut found = |what: &str| findings.push(format!("{}: {what}", number + 1));
+        // Built at run time so that this file passes its own check.
+        if ["work", "root", "home"].iter().any(|dir| absolute(line, dir)) {
+            found("an absolute path of somebody's machine");
+        }
+        if speaks_of_it(path, line) {
+            found("the word stands here neither as a spelling that clients depend on nor in a listed file");
+        }
+    }
+    if Path::new(path).extension().is_some_and(|extension| extension == "rs") {
+        rust(path, text, &mut findings);
+    }
+    findings
+}
+
+fn rust(path: &str, text: &str, findings: &mut Vec<String>) {
+    if !text.starts_with("//!") {
+        findings
+            .push("1: open with `//!`: what the file is for and what it deliberately does not know".into());
+    }
+    let name = path.rsplit('/').next().unwrap_or_default();
+    if EMPTY_NAMES.contains(&name) {
+        findings.push(format!("1: `{name}` names nothing; name the file for the noun it defines"));
+    }
+    let own: Vec<&str> = text.lines().take_while(|line| *line != "#[cfg(test)]").collect();
+    if own.len() > LINES_MAX && !LONG.iter().any(|(long, _)| *long == path) && !path.starts_with("tests/it/")
+    {
+        findings
+            .push(format!("{}: more than {LINES_MAX} lines; split it or list it with a reason", own.len()));
+    }
+    let pure = PURE.iter().any(|p| path.starts_with(p)) && !RIMS.iter().any(|p| path.starts_with(p));
+    let ring = path == "dataplane/src/ring.rs" || path.starts_with("dataplane/src/ring/");
+    for (number, line) in own.iter().enumerate() {
+        let code = line.split("//").next().unwrap_or_default();
+        if let Some(word) = IMPURE.iter().find(|word| pure && code.contains(**word)) {
+            findings.push(format!("{}: `{word}` in a file whose inputs are all arguments", number + 1));
+        }
+        if path.starts_with("dataplane/") && !ring && code.contains("tokio_uring") {
+            findings.push(format!("{}: only dataplane::ring names tokio_uring", number + 1));
+        }
+    }
+}
+
+/// Whether a line has `/DIR/` at the start of a path.
+fn absolute(line: &str, dir: &str) -> bool {
+    let wanted = format!("/{dir}/");
+    line.match_indices(&wanted).any(|(at, _)| {
+        let before = line.get(..at).and_then(|text| text.chars().last());
+        !before.is_some_and(|c| c.is_alphanumeric() || "._-}/)~".contains(c))
+    })
+}
+
+fn speaks_of_it(path: &str, line: &str) -> bool {
+    if !line.to_ascii_lowercase().contains("ngrok") || SPEAKS_OF_IT.iter().any(|(p, _)| path.starts_with(p)) {
+        return false;
+    }
+    let mut rest = line.to_owned();
+    for spelling in SPELLINGS {
+        rest = rest.replace(spelling, "");
+    }
+    rest.to_ascii_lowercase().contains("ngrok")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_habit_is_checked() {
+        let expect = |path: &str, text: &str, findings: usize| {
+            let found = check(path, text);
+            assert_eq!(found.len(), findings, "{path} {text:?}: {found:?}");
+        };
+        let head = "//! What.\n";
+        expect("agent/src/a.rs", head, 0);
+        expect("agent/src/a.rs", "fn a() {}\n", 1);
+        expect("agent/src/utils.rs", head, 1);
+        expect("agent/src/a.rs", &(head.to_owned() + &"\n".repeat(LINES_MAX)), 1);
+        expect("agent/src/a.rs", &(head.to_owned() + "#[cfg(test)]\n" + &"\n".repeat(LINES_MAX)), 0);
+        expect("crates/model/src/a.rs", "//! What.\nlet a = Instant::now();\n", 1);
+        expect("crates/model/src/a.rs", "//! What.\n// not Instant::now\n", 0);
+        expect("crates/model/src/a.rs", "//! What.\n#[cfg(test)]\nstd::env::temp_dir();\n", 0);
+        expect("crates/wire/src/driver.rs", "//! What.\nuse tokio::io::AsyncRead;\n", 0);
+        expect("crates/wire/src/mux.rs", "//! What.\nuse tokio::io::AsyncRead;\n", 1);
+        expect("dataplane/src/shard.rs", "//! What.\ntokio_uring::start(async {});\n", 1);
+        expect("dataplane/src/ring.rs", "//! What.\ntokio_uring::start(async {});\n", 0);
+        expect("a.md", &format!("see {}root/x", '/'), 1);
+        expect("a.md", "see target/work/x and ~/home/x", 0);
+        expect("a.rs", "//! The header `Ngrok-Version`.\n", 0);
+        expect("a.rs", "//! Like ngrok, but ours.\n", 1);
+    }
+}
