@@ -55,6 +55,9 @@ pub struct Settings {
     pub connect_certificate: Option<CertificateId>,
     /// Domain under which agents get random names, if any.
     pub default_domain: Option<Host>,
+    /// Certificate for the names directly below the default domain.
+    #[serde(default)]
+    pub default_domain_certificate: Option<CertificateId>,
     /// Host name shown in reserved addresses.
     pub tcp_host: Option<Host>,
     /// Ports from which an edge may serve random addresses of agents, if any.
@@ -68,6 +71,7 @@ impl Default for Settings {
             connect_hosts: Vec::new(),
             connect_certificate: None,
             default_domain: None,
+            default_domain_certificate: None,
             tcp_host: None,
             random_tcp_ports: None,
         }
