@@ -159,6 +159,8 @@ pub(crate) mod testing {
                     tcp_host: "tcp.test".parse().expect("a host"),
                     tcp_port_first: 20_000,
                     tcp_port_last: 20_009,
+                    random_port_first: 20_010,
+                    random_port_last: 20_019,
                     default_domain: None,
                 }),
                 settings: Arc::new(settings),

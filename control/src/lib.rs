@@ -8,9 +8,11 @@ pub mod app;
 pub mod auth;
 pub mod authority;
 pub mod clock;
+pub mod plan;
 pub mod presence;
 pub mod record;
 pub mod secret;
+pub mod snapshot;
 pub mod store;
 
 pub use app::{App, Settings};

@@ -27,6 +27,8 @@ pub const SYSTEM_PREFIX: &str = "/system/";
 pub const INSTALLATION_KEY: &str = "/system/installation";
 /// Key of the [`IssuedCertificate`] of the agent listener.
 pub const CONNECT_CERTIFICATE_KEY: &str = "/system/connect_certificate";
+/// Key of the [`IssuedCertificate`] of random names.
+pub const DEFAULT_DOMAIN_CERTIFICATE_KEY: &str = "/system/default_domain_certificate";
 
 /// A kind of stored object: `/a/<account>/<collection>/<id>`.
 pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
@@ -276,7 +278,11 @@ pub struct Installation {
     pub tcp_port_first: u16,
     /// Last port of reserved addresses.
     pub tcp_port_last: u16,
-    /// Domain under which agents get random names.
+    /// First port that edges may give to agents who ask for any address.
+    pub random_port_first: u16,
+    /// Last port that edges may give to agents who ask for any address.
+    pub random_port_last: u16,
+    /// Domain under which agents get random names. Nobody can reserve it or names below it.
     pub default_domain: Option<Host>,
 }
 

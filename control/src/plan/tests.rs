@@ -1,0 +1,243 @@
+//! Snapshot tests and laws of `plan`.
+
+use super::*;
+use ebbgate_model::{AccountId, Acl, Binding, IpPolicyRuleId, IpRuleAction, Ksuid, ServiceUserId, TokenHash};
+use proptest::collection::btree_set;
+use proptest::prelude::*;
+
+use crate::record::{
+    Account, AgentIngress, Installation, IpPolicyRule as RuleRecord, ReservedDomain, ServiceUser,
+};
+
+fn ksuid(n: u8) -> Ksuid {
+    Ksuid::new(1_700_000_000 + u64::from(n), [n; 16])
+}
+
+fn account(n: u8) -> Account {
+    Account { id: AccountId::new(ksuid(n)), name: format!("account {n}"), created_at: 0 }
+}
+
+fn user(n: u8, account: u8, active: bool) -> ServiceUser {
+    let (id, account) = (ServiceUserId::new(ksuid(n)), AccountId::new(ksuid(account)));
+    ServiceUser { id, account, name: format!("user {n}"), active, created_at: 0 }
+}
+
+fn credential(n: u8, account: u8, owner: Option<u8>) -> Credential {
+    Credential {
+        id: CredentialId::new(ksuid(n)),
+        account: AccountId::new(ksuid(account)),
+        description: String::new(),
+        metadata: String::new(),
+        acl: Acl::parse(&["bind:*.clinic1.internal"]).unwrap(),
+        owner: owner.map(|n| ServiceUserId::new(ksuid(n))),
+        hash: TokenHash([n; 32]),
+        created_at: 0,
+    }
+}
+
+fn domain(n: u8, account: u8, certificate: Option<u8>) -> ReservedDomain {
+    ReservedDomain {
+        id: DomainId::new(ksuid(n)),
+        account: AccountId::new(ksuid(account)),
+        host: format!("*.clinic{n}.example.com").parse().unwrap(),
+        description: String::new(),
+        metadata: String::new(),
+        certificate: certificate.map(|n| CertificateId::new(ksuid(n))),
+        management: None,
+        resolves_to: Vec::new(),
+        created_at: 0,
+    }
+}
+
+fn endpoint(n: u8, account: u8, policy: bool) -> Endpoint {
+    Endpoint {
+        id: EndpointId::new(ksuid(n)),
+        account: AccountId::new(ksuid(account)),
+        url: format!("https://e{n}.clinic1.example.com").parse().unwrap(),
+        binding: Binding::Public,
+        description: String::new(),
+        metadata: String::new(),
+        pooling_enabled: false,
+        traffic_policy: String::new(),
+        policy: policy.then(ebbgate_model::TrafficPolicy::default),
+        domain: None,
+        address: None,
+        principal: String::new(),
+        created_at: 0,
+        updated_at: 0,
+    }
+}
+
+fn spec(n: u8) -> CertificateSpec {
+    CertificateSpec { chain_pem: format!("chain {n}"), key_pem: format!("key {n}") }
+}
+
+fn leaf(n: u8) -> Issued {
+    Issued { id: CertificateId::new(ksuid(n)), spec: spec(n) }
+}
+
+fn rule(n: u8, policy: u8, account: u8) -> RuleRecord {
+    RuleRecord {
+        id: IpPolicyRuleId::new(ksuid(n)),
+        account: AccountId::new(ksuid(account)),
+        policy: IpPolicyId::new(ksuid(policy)),
+        cidr: format!("192.0.2.{n}/32").parse().unwrap(),
+        action: IpRuleAction::Allow,
+        description: String::new(),
+        metadata: String::new(),
+        created_at: 0,
+    }
+}
+
+fn by<K: Ord, V>(id: impl Fn(&V) -> K, values: impl IntoIterator<Item = V>) -> BTreeMap<K, V> {
+    values.into_iter().map(|value| (id(&value), value)).collect()
+}
+
+/// Two clinics with one of everything.
+fn clinics() -> Snapshot {
+    let policy = |n, account| IpPolicy {
+        id: IpPolicyId::new(ksuid(n)),
+        account: AccountId::new(ksuid(account)),
+        description: String::new(),
+        metadata: String::new(),
+        created_at: 0,
+    };
+    let ingress = AgentIngress {
+        id: IngressId::new(ksuid(40)),
+        account: AccountId::new(ksuid(1)),
+        host: "connect.clinic1.example.com".parse().unwrap(),
+        description: String::new(),
+        metadata: String::new(),
+        management: None,
+        created_at: 0,
+    };
+    Snapshot {
+        revision: 42,
+        installation: Some(Installation {
+            region: "local".into(),
+            connect_host: "connect.example.com".parse().unwrap(),
+            tcp_host: "tcp.example.com".parse().unwrap(),
+            tcp_port_first: 20_000,
+            tcp_port_last: 20_009,
+            random_port_first: 20_010,
+            random_port_last: 20_019,
+            default_domain: Some("ebbgate.test".parse().unwrap()),
+        }),
+        connect_certificate: Some(leaf(90)),
+        default_domain_certificate: Some(leaf(91)),
+        accounts: by(|a: &Account| a.id, [account(1), account(2)]),
+        service_users: by(|u: &ServiceUser| u.id, [user(10, 1, true), user(11, 1, false)]),
+        credentials: by(
+            |c: &Credential| c.id,
+            [
+                credential(20, 1, None),
+                credential(21, 1, Some(10)),
+                credential(22, 1, Some(11)),
+                credential(23, 1, Some(12)),
+            ],
+        ),
+        domains: by(
+            |d: &ReservedDomain| d.id,
+            [domain(30, 1, None), domain(31, 2, Some(70)), domain(32, 2, Some(79))],
+        ),
+        domain_leaves: [(DomainId::new(ksuid(30)), leaf(71)), (DomainId::new(ksuid(32)), leaf(73))].into(),
+        certificates: [(CertificateId::new(ksuid(70)), spec(70)), (CertificateId::new(ksuid(72)), spec(72))]
+            .into(),
+        ingresses: [(ingress.id, ingress)].into(),
+        endpoints: by(|e: &Endpoint| e.id, [endpoint(50, 1, true), endpoint(51, 1, false)]),
+        ip_policies: by(|p: &IpPolicy| p.id, [policy(60, 1), policy(61, 2)]),
+        ip_policy_rules: by(|r: &RuleRecord| r.id, [rule(62, 60, 1), rule(63, 61, 1), rule(64, 60, 1)]),
+        ..Snapshot::default()
+    }
+}
+
+#[test]
+fn the_program_of_two_clinics() {
+    let program = plan(&clinics());
+    insta::assert_snapshot!(serde_json::to_string_pretty(&program).unwrap());
+}
+
+#[test]
+fn inactive_and_missing_owners_take_their_credentials_along() {
+    let credentials = plan(&clinics()).credentials;
+    let expect = [20, 21].map(|n| CredentialId::new(ksuid(n)));
+    assert_eq!(credentials.into_keys().collect::<Vec<_>>(), expect);
+}
+
+#[test]
+fn certificates_travel_only_where_they_are_referred_to() {
+    let program = plan(&clinics());
+    let travelling: Vec<_> = program.certificates.keys().copied().collect();
+    assert_eq!(travelling, [70, 71, 90, 91].map(|n| CertificateId::new(ksuid(n))));
+    let certificate = |n| program.domains.get(&DomainId::new(ksuid(n))).unwrap().certificate;
+    assert_eq!(certificate(30), Some(CertificateId::new(ksuid(71))), "issued");
+    assert_eq!(certificate(31), Some(CertificateId::new(ksuid(70))), "uploaded");
+    assert_eq!(certificate(32), None, "an uploaded one that is gone is not replaced by guess");
+}
+
+#[test]
+fn a_rule_of_another_account_counts_nowhere() {
+    let policies = plan(&clinics()).ip_policies;
+    assert_eq!(policies.get(&IpPolicyId::new(ksuid(60))).unwrap().rules.len(), 2);
+    assert_eq!(policies.get(&IpPolicyId::new(ksuid(61))).unwrap().rules.len(), 0);
+}
+
+#[test]
+fn an_endpoint_without_a_policy_stays_without() {
+    let endpoints = plan(&clinics()).endpoints;
+    assert!(endpoints.get(&EndpointId::new(ksuid(50))).unwrap().policy.is_some());
+    assert!(endpoints.get(&EndpointId::new(ksuid(51))).unwrap().policy.is_none());
+}
+
+prop_compose! {
+    fn snapshots()(
+        revision in 0u64..5,
+        users in btree_set((0u8..4, any::<bool>()), 0..4),
+        credentials in btree_set((0u8..8, proptest::option::of(0u8..4)), 0..8),
+        domains in btree_set((0u8..6, proptest::option::of(0u8..3)), 0..6),
+        leaves in btree_set(0u8..6, 0..6),
+        certificates in btree_set(0u8..3, 0..3),
+        endpoints in btree_set((0u8..6, any::<bool>()), 0..6),
+    ) -> Snapshot {
+        Snapshot {
+            revision,
+            accounts: by(|a: &Account| a.id, [account(1)]),
+            service_users: by(|u: &ServiceUser| u.id, users.into_iter().map(|(n, active)| user(n, 1, active))),
+            credentials: by(|c: &Credential| c.id, credentials.into_iter().map(|(n, owner)| credential(n, 1, owner))),
+            domains: by(|d: &ReservedDomain| d.id, domains.into_iter().map(|(n, c)| domain(n, 1, c))),
+            domain_leaves: leaves.into_iter().map(|n| (DomainId::new(ksuid(n)), leaf(100 + n))).collect(),
+            certificates: certificates.into_iter().map(|n| (CertificateId::new(ksuid(n)), spec(n))).collect(),
+            endpoints: by(|e: &Endpoint| e.id, endpoints.into_iter().map(|(n, policy)| endpoint(n, 1, policy))),
+            ..Snapshot::default()
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_reference_leads_somewhere(snapshot in snapshots()) {
+        let program = plan(&snapshot);
+        prop_assert_eq!(program.generation, snapshot.revision);
+        let named = program.domains.values().filter_map(|domain| domain.certificate);
+        let named: std::collections::BTreeSet<_> = named.collect();
+        prop_assert_eq!(named, program.certificates.keys().copied().collect(), "all that is named, and only that");
+    }
+
+    #[test]
+    fn a_credential_works_exactly_when_its_owner_does(snapshot in snapshots()) {
+        let program = plan(&snapshot);
+        for (id, credential) in &snapshot.credentials {
+            let works = credential.owner.is_none_or(|o| snapshot.service_users.get(&o).is_some_and(|u| u.active));
+            prop_assert_eq!(program.credentials.contains_key(id), works);
+        }
+    }
+
+    #[test]
+    fn an_edge_that_follows_diffs_holds_what_was_planned(one in snapshots(), two in snapshots()) {
+        let (mut held, target) = (plan(&one), plan(&two));
+        let diff = held.diff(&target);
+        held.apply(&diff).unwrap();
+        prop_assert_eq!(&held, &target);
+        prop_assert_eq!(plan(&two), target, "the same snapshot gives the same Program");
+    }
+}
