@@ -6,8 +6,6 @@
 
 mod io;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::future::{Future, Ready, ready};

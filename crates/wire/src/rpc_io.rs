@@ -58,7 +58,7 @@ pub async fn call(mut stream: Stream, request: &impl Serialize) -> Result<Value,
     Ok(reply)
 }
 
-/// Sends a message that has no answer (StopTunnel).
+/// Sends a message that has no answer (`StopTunnel`).
 pub async fn notify(mut stream: Stream, message: &impl Serialize) -> Result<(), RpcIoError> {
     write_object(&mut stream, message).await
 }

@@ -28,7 +28,7 @@ pub enum Admission {
 /// Why a stream is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Something else than Auth, SrvInfo or a heartbeat came first.
+    /// Something else than Auth, `SrvInfo` or a heartbeat came first.
     #[error("session is not authenticated")]
     NotAuthenticated,
     /// A second Auth after the first succeeded.

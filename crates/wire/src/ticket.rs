@@ -155,10 +155,10 @@ mod tests {
     #[test]
     fn every_altered_character_is_noticed() {
         let text = cookie().seal(&key(1)).expose().to_owned();
-        for at in 0..text.len() {
-            let mut bytes = text.clone().into_bytes();
-            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-            let altered = String::from_utf8(bytes).unwrap();
+        for (at, character) in text.char_indices() {
+            let other = if character == 'A' { "B" } else { "A" };
+            let mut altered = text.clone();
+            altered.replace_range(at..=at, other);
             assert_eq!(Cookie::open(&altered, &key(1), 0), Err(TicketError::Forged), "at {at}: {altered}");
         }
         for garbage in ["", ".", "a.b", "....", &"x".repeat(TICKET_CHARS_MAX + 1)] {

@@ -76,9 +76,8 @@ impl Stream {
     pub fn reset(&mut self, code: Code) {
         let mut state = self.shared.lock();
         state.mux.reset(self.id, code);
-        if let Some(slot) = state.slots.get_mut(&self.id) {
-            slot.end.get_or_insert(End::Reset(code));
-        }
+        let end = state.slots.get(&self.id).and_then(|slot| slot.end);
+        state.end(self.id, end.unwrap_or(End::Reset(code)));
         state.wake_driver();
     }
 
@@ -140,9 +139,8 @@ impl AsyncWrite for Stream {
             }
             Err(_) => Poll::Ready(Err(match (slot.end, slot.stopped) {
                 (Some(End::Reset(code)), _) | (_, Some(code)) => StreamError::Reset(code),
-                (Some(End::Orderly), _) => StreamError::Finished,
                 (None, None) if state.mux.is_leaving() => StreamError::SessionEnded,
-                (None, None) => StreamError::Finished,
+                (Some(End::Orderly) | None, None) => StreamError::Finished,
             }
             .into())),
         }

@@ -16,6 +16,7 @@ pub(super) enum Sending {
     Stopped(Code),
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each read alone")]
 #[derive(Debug)]
 pub(super) struct Stream {
     /// Received bytes nobody has read.

@@ -1,4 +1,4 @@
-//! Auth and SrvInfo (wire.md §4.1). Knows the fields, not who is allowed in.
+//! Auth and `SrvInfo` (wire.md §4.1). Knows the fields, not who is allowed in.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,6 +25,7 @@ pub struct Auth {
 }
 
 /// The rest of Auth.
+#[expect(clippy::struct_excessive_bools, reason = "the message has these fields")]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AuthExtra {
@@ -49,7 +50,7 @@ pub struct AuthExtra {
     /// The application's own text.
     #[serde(rename(serialize = "Metadata", deserialize = "metadata"), deserialize_with = "nullable")]
     pub metadata: String,
-    /// What the last AuthReply handed out.
+    /// What the last `AuthReply` handed out.
     #[serde(rename(serialize = "Cookie", deserialize = "cookie"), deserialize_with = "nullable")]
     pub cookie: Secret,
     /// Nanoseconds between the client's heartbeats.
@@ -161,7 +162,7 @@ pub struct AuthReply {
     pub extra: AuthReplyExtra,
 }
 
-/// The rest of AuthReply.
+/// The rest of `AuthReply`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AuthReplyExtra {
@@ -226,7 +227,7 @@ impl AuthReply {
     }
 }
 
-/// The answer to SrvInfo, which may be asked before Auth.
+/// The answer to `SrvInfo`, which may be asked before Auth.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SrvInfo {
     /// The server's region.

@@ -64,7 +64,7 @@ pub struct BindExtra {
     /// The endpoint's name (Go only).
     #[serde(rename(serialize = "Name", deserialize = "name"), deserialize_with = "nullable")]
     pub name: String,
-    /// What the last BindReply handed out.
+    /// What the last `BindReply` handed out.
     #[serde(rename(serialize = "Token", deserialize = "token"), deserialize_with = "nullable")]
     pub token: Secret,
     /// An IP policy of the account.
@@ -337,7 +337,7 @@ pub struct BindReply {
     pub extra: BindReplyExtra,
 }
 
-/// The rest of BindReply.
+/// The rest of `BindReply`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BindReplyExtra {

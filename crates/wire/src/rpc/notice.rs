@@ -71,7 +71,7 @@ pub struct StartTunnelWithLabel {
     pub metadata: String,
 }
 
-/// The answer to StartTunnelWithLabel.
+/// The answer to `StartTunnelWithLabel`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartTunnelWithLabelReply {
     /// The id given.
@@ -85,7 +85,7 @@ pub struct StartTunnelWithLabelReply {
 /// Client: change a served endpoint; absent fields stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PatchTunnelState {
-    /// `TunnelID` of the BindReply.
+    /// `TunnelID` of the `BindReply`.
     #[serde(rename(serialize = "TunnelId", deserialize = "tunnelid"))]
     pub tunnel_id: String,
     /// New name.
@@ -158,7 +158,7 @@ pub struct Update {
     pub permit_major_version: bool,
 }
 
-/// The body of Stop, Restart and SrvInfo requests: `{}`.
+/// The body of Stop, Restart and `SrvInfo` requests: `{}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
 
