@@ -1,3 +1,48 @@
-//! HTTP at the edge.
+//! HTTP at the edge: a visitor's connection in, policies, agents' streams, answers out.
+//!
+//! hyper and h2 do the protocols; everything they leave to trust is done here: framing ([`framing`]), waits ([`limits`]),
+//! floods, header rules, and the walk through policies. Does not know listeners, TLS or sessions: those are behind
+//! [`Gateway`].
 
+mod answer;
+mod body;
+mod fields;
 pub mod framing;
+mod gate;
+mod h1;
+mod h2_stream;
+pub mod limits;
+mod pace;
+mod record;
+mod route;
+mod sieve;
+mod timer;
+mod upstream;
+mod visitor;
+
+use std::rc::Rc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::gateway::{Gateway, HttpConn, HttpOutcome};
+use limits::Limits;
+use visitor::Visitor;
+
+/// Serves one connection to its end. Runs on the shard's thread and spawns local tasks there.
+pub async fn serve<G, IO>(gateway: G, io: IO, conn: HttpConn) -> HttpOutcome
+where
+    G: Gateway,
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    serve_with(gateway, io, conn, Limits::default()).await
+}
+
+/// [`serve`] with limits of one's own.
+pub async fn serve_with<G, IO>(gateway: G, io: IO, conn: HttpConn, limits: Limits) -> HttpOutcome
+where
+    G: Gateway,
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let visitor = Rc::new(Visitor::new(gateway, conn, Rc::new(limits)));
+    h1::serve(visitor, io).await
+}

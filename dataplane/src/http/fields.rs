@@ -1,0 +1,154 @@
+//! Header rules of a gateway: what never leaves the hop it was meant for, what the edge adds, what only the edge may say
+//! (RFC 9110 section 7.6, surface.md section 3.8).
+//!
+//! Framing headers are not rewritten here but dropped: whoever sends a message writes its framing anew.
+
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+
+/// The edge's own error code towards visitors. An upstream's is removed.
+pub(super) const ERROR_CODE: HeaderName = HeaderName::from_static("ngrok-error-code");
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Headers a Connection header cannot take away: the message would mean something else without them.
+const NOT_NOMINABLE: [HeaderName; 2] = [HOST, CONTENT_LENGTH];
+
+/// Removes what belongs to the visitor's (or upstream's) connection: Connection and what it nominates, its kin, and the
+/// transfer coding. `TE: trailers` stays: it is true of the edge too.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    for name in nominated(headers) {
+        if !NOT_NOMINABLE.contains(&name) {
+            headers.remove(name);
+        }
+    }
+    let trailers = headers.get_all(TE).iter().any(accepts_trailers);
+    for name in
+        [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, EXPECT, HTTP2_SETTINGS]
+    {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter();
+    let options = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    options
+        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
+        .filter(|name| *name != TE)
+        .collect()
+}
+
+fn accepts_trailers(value: &HeaderValue) -> bool {
+    value.as_bytes().split(|b| *b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// What the edge tells the upstream about the visitor.
+pub(super) fn add_forwarded(headers: &mut HeaderMap, client: IpAddr, proto: &'static str) {
+    let client = HeaderValue::from_str(&client.to_canonical().to_string());
+    append_to_list(headers, FORWARDED_FOR, client.unwrap_or(HeaderValue::from_static("unknown")));
+    append_to_list(headers, FORWARDED_PROTO, HeaderValue::from_static(proto));
+    if !headers.contains_key(FORWARDED_HOST)
+        && let Some(host) = headers.get(HOST).cloned()
+    {
+        headers.insert(FORWARDED_HOST, host);
+    }
+}
+
+/// One header with one more item at its end.
+fn append_to_list(headers: &mut HeaderMap, name: HeaderName, item: HeaderValue) {
+    let mut list = Vec::new();
+    for value in headers.get_all(&name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(item.as_bytes());
+    headers.insert(name, HeaderValue::from_bytes(&list).unwrap_or(item));
+}
+
+/// Makes a visitor's headers ready for an upstream that speaks HTTP/1.1: its sender frames the body.
+pub(super) fn for_http1(headers: &mut HeaderMap) {
+    for name in [CONTENT_LENGTH, TRANSFER_ENCODING, TE, TRAILER] {
+        headers.remove(name);
+    }
+}
+
+/// Makes an upstream's response headers the edge's own.
+pub(super) fn clean_response(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    headers.remove(TE);
+    headers.remove(ERROR_CODE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(text: &str) -> HeaderMap {
+        let fields = text.split('|').filter_map(|line| line.split_once(": "));
+        fields
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+            .collect()
+    }
+
+    fn text(headers: &HeaderMap) -> String {
+        let mut fields: Vec<_> =
+            headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+        fields.sort();
+        fields.join("|")
+    }
+
+    #[test]
+    fn hop_by_hop_headers_stay_on_their_hop() {
+        let check = |input: &str, expect: &str| {
+            let mut headers = headers(input);
+            strip_hop_by_hop(&mut headers);
+            assert_eq!(text(&headers), expect, "{input}");
+        };
+        check("connection: close, x-a|x-a: 1|x-b: 2", "x-b: 2");
+        check("connection: x-a|connection: X-B|x-a: 1|x-b: 2", "");
+        check("connection: host, content-length|host: a|content-length: 1", "content-length: 1|host: a");
+        check(
+            "keep-alive: 5|proxy-connection: a|upgrade: h2c|http2-settings: x|transfer-encoding: chunked",
+            "",
+        );
+        check("te: trailers, deflate|connection: te", "te: trailers");
+        check("te: deflate|expect: 100-continue", "");
+        check("connection: \"bad(|cookie: a", "cookie: a");
+    }
+
+    #[test]
+    fn forwarded_headers_are_appended() {
+        let mut map = headers("host: a.example|x-forwarded-for: 9.9.9.9|x-forwarded-for: 8.8.8.8");
+        add_forwarded(&mut map, "::ffff:192.0.2.1".parse().unwrap(), "https");
+        assert_eq!(
+            text(&map),
+            "host: a.example|x-forwarded-for: 9.9.9.9, 8.8.8.8, 192.0.2.1|x-forwarded-host: a.example|x-forwarded-proto: https"
+        );
+        let mut map = headers("host: a.example|x-forwarded-host: b.example|x-forwarded-proto: http");
+        add_forwarded(&mut map, "2001:db8::1".parse().unwrap(), "https");
+        assert_eq!(
+            text(&map),
+            "host: a.example|x-forwarded-for: 2001:db8::1|x-forwarded-host: b.example|x-forwarded-proto: http, https"
+        );
+    }
+
+    #[test]
+    fn an_upstream_cannot_speak_for_the_edge() {
+        let mut map = headers("ngrok-error-code: ERR_NGROK_1|connection: x-a|x-a: 1|server: s");
+        clean_response(&mut map);
+        assert_eq!(text(&map), "server: s");
+    }
+}

@@ -1,0 +1,302 @@
+//! `Gate`: the visitor's HTTP/1 connection as hyper may see it.
+//!
+//! Every byte passes the request framer first; the next request is held back until the last one is answered, which also
+//! holds whatever follows a request to upgrade. All waits on the visitor end here: head, body pace, rest between
+//! requests, write stall. What went wrong is left in [`Shared`] for whoever answers. Does not know hyper, routing or
+//! policies.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::framing::{Refusal, RequestFramer, RequestHead};
+use super::limits::{Limits, READ_AHEAD_BYTES_MAX};
+use super::pace::Pace;
+use super::sieve::{Passed, Sieve};
+use super::timer::Timer;
+
+/// Why a visitor's connection cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    /// The framer refused.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// A head did not arrive in time.
+    #[error("the request did not arrive in time")]
+    HeadLate,
+    /// A body stalled.
+    #[error("the request body stalled")]
+    BodyStalled,
+    /// The visitor does not read.
+    #[error("the visitor stopped reading")]
+    WriteStalled,
+    /// No further request came.
+    #[error("no further request came")]
+    Idle,
+    /// The connection broke or ended inside a message.
+    #[error("the visitor went away")]
+    Gone,
+}
+
+/// What the gate and the service that answers tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    answering: Cell<bool>,
+    upgrade_asked: Cell<bool>,
+    fault: Cell<Option<Fault>>,
+    requests: Cell<u64>,
+    reader: RefCell<Option<Waker>>,
+}
+
+impl Shared {
+    /// The answer to the request in hand has been handed over whole, or will never be.
+    pub(super) fn answered(&self) {
+        self.answering.set(false);
+        self.wake();
+    }
+
+    /// Why the connection cannot go on, once it cannot.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.fault.get()
+    }
+
+    /// Whether the request in hand asks to leave HTTP.
+    pub(super) fn upgrade_asked(&self) -> bool {
+        self.upgrade_asked.get()
+    }
+
+    /// Requests seen.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    fn begin(&self, head: &RequestHead) {
+        self.answering.set(true);
+        self.upgrade_asked.set(head.upgrade);
+        self.requests.set(self.requests.get() + 1);
+    }
+
+    fn fail(&self, fault: Fault) {
+        if self.fault.get().is_none() {
+            self.fault.set(Some(fault));
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Gate<IO> {
+    io: IO,
+    sieve: Sieve<RequestFramer>,
+    shared: Rc<Shared>,
+    limits: Rc<Limits>,
+    /// The request in hand has a body that has not all arrived (or not been looked for).
+    receiving: bool,
+    flushed: bool,
+    ended: bool,
+    /// When the current wait for a head, for the next request or for a half-closed visitor's answer began.
+    since: Instant,
+    read_pace: Pace,
+    write_pace: Pace,
+    read_timer: Timer,
+    write_timer: Timer,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Gate<IO> {
+    pub(super) fn new(io: IO, shared: Rc<Shared>, limits: Rc<Limits>) -> Self {
+        Self {
+            io,
+            sieve: Sieve::default(),
+            shared,
+            receiving: false,
+            flushed: true,
+            ended: false,
+            since: Instant::now(),
+            read_pace: Pace::new(limits.pace, limits.pace_bytes_min),
+            write_pace: Pace::new(limits.write_pace, limits.pace_bytes_min),
+            read_timer: Timer::default(),
+            write_timer: Timer::default(),
+            limits,
+        }
+    }
+
+    /// The connection, and what was read from it but not passed.
+    pub(super) fn into_parts(self) -> (IO, BytesMut) {
+        (self.io, self.sieve.input)
+    }
+
+    /// Watches the visitor while its request is answered: reads ahead a little, so that a reset is noticed.
+    fn poll_while_answering(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.reader.replace(Some(cx.waker().clone()));
+        while !self.ended && self.sieve.input.len() < READ_AHEAD_BYTES_MAX {
+            match self.sieve.poll_fill(&mut self.io, cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => (self.ended, self.since) = (true, Instant::now()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return self.broken(Fault::Gone, error),
+            }
+        }
+        if self.ended {
+            ready!(self.read_timer.poll(cx, self.since + self.limits.half_closed));
+            return self.broken(Fault::Gone, io::ErrorKind::TimedOut.into());
+        }
+        Poll::Pending
+    }
+
+    fn broken<T>(&mut self, fault: Fault, error: io::Error) -> Poll<io::Result<T>> {
+        self.shared.fail(fault);
+        Poll::Ready(Err(error))
+    }
+
+    /// The framer needs bytes and there are none: is the visitor late?
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.receiving {
+            let deadline = self.read_pace.wait(Instant::now());
+            ready!(self.read_timer.poll(cx, deadline));
+            return self.broken(Fault::BodyStalled, io::ErrorKind::TimedOut.into());
+        }
+        let fresh = self.sieve.framer.is_between(&self.sieve.input);
+        let (fault, wait) = match (fresh, self.shared.requests()) {
+            (true, 0) => (Fault::Idle, self.limits.head),
+            (true, _) => (Fault::Idle, self.limits.keep_alive),
+            (false, _) => (Fault::HeadLate, self.limits.head),
+        };
+        ready!(self.read_timer.poll(cx, self.since + wait));
+        self.shared.fail(fault);
+        Poll::Ready(Ok(()))
+    }
+
+    /// The visitor's bytes ended.
+    fn closed(&mut self) -> Poll<io::Result<()>> {
+        if self.receiving {
+            return self.broken(Fault::Gone, io::ErrorKind::UnexpectedEof.into());
+        }
+        if !self.sieve.framer.is_between(&self.sieve.input) {
+            self.shared.fail(Fault::Refused(Refusal::Truncated));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn refused(&mut self, refusal: Refusal) -> Poll<io::Result<()>> {
+        let fault = Fault::Refused(refusal);
+        if self.receiving {
+            return self.broken(fault, io::Error::new(io::ErrorKind::InvalidData, fault));
+        }
+        // hyper sees the end of the connection; whoever runs it then sends the refusal.
+        self.shared.fail(fault);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.flushed = false;
+        let deadline = self.write_pace.wait(Instant::now());
+        ready!(self.write_timer.poll(cx, deadline));
+        self.shared.fail(Fault::WriteStalled);
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    fn wrote(&mut self, result: io::Result<usize>) -> io::Result<usize> {
+        self.flushed = false;
+        match &result {
+            Ok(n) => self.write_pace.moved(Instant::now(), *n),
+            Err(_) => self.shared.fail(Fault::Gone),
+        }
+        result
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gate<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let gate = &mut *self;
+        loop {
+            if gate.shared.fault().is_some() && !gate.receiving {
+                return Poll::Ready(Ok(()));
+            }
+            if !gate.receiving && (gate.shared.answering.get() || !gate.flushed) {
+                return gate.poll_while_answering(cx);
+            }
+            let untouched = !gate.receiving && gate.sieve.framer.is_between(&gate.sieve.input);
+            match gate.sieve.poll_pass(&mut gate.io, cx, buf) {
+                Poll::Pending => {
+                    if untouched && !gate.sieve.framer.is_between(&gate.sieve.input) {
+                        gate.since = Instant::now();
+                    }
+                    return gate.poll_late(cx);
+                }
+                Poll::Ready(Err(error)) => return gate.broken(Fault::Gone, error),
+                Poll::Ready(Ok(Passed::Bytes)) => {
+                    gate.read_pace.moved(Instant::now(), buf.filled().len());
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(Passed::Head(head))) => {
+                    gate.shared.begin(&head);
+                    gate.receiving = true;
+                    gate.read_pace = Pace::new(gate.limits.pace, gate.limits.pace_bytes_min);
+                }
+                Poll::Ready(Ok(Passed::End)) => (gate.receiving, gate.since) = (false, Instant::now()),
+                Poll::Ready(Ok(Passed::Closed)) => return gate.closed(),
+                Poll::Ready(Ok(Passed::Refused(refusal))) => return gate.refused(refusal),
+            }
+        }
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.io).poll_write(cx, buf) {
+            Poll::Ready(result) => Poll::Ready(self.wrote(result)),
+            Poll::Pending => self.poll_blocked(cx).map(Err),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.io).poll_write_vectored(cx, bufs) {
+            Poll::Ready(result) => Poll::Ready(self.wrote(result)),
+            Poll::Pending => self.poll_blocked(cx).map(Err),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.io).poll_flush(cx) {
+            Poll::Ready(Ok(())) => {
+                if !self.flushed {
+                    self.flushed = true;
+                    self.since = if self.receiving { self.since } else { Instant::now() };
+                    self.write_pace = Pace::new(self.limits.write_pace, self.limits.pace_bytes_min);
+                    self.shared.wake();
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => self.broken(Fault::Gone, error),
+            Poll::Pending => self.poll_blocked(cx).map(Err),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,80 @@
+//! Every wait and size of the HTTP half, by name. The defaults are the documented settings; tests pass smaller ones.
+
+use std::time::Duration;
+
+/// A whole head must have arrived this long after its first byte (or after the connection began), in seconds.
+pub const HEAD_SECS_MAX: u64 = 30;
+/// A kept connection may be without a request this long, in seconds.
+pub const KEEP_ALIVE_SECS_MAX: u64 = 60;
+/// How long a peer that is waited for is watched before its pace is judged, in seconds.
+pub const PACE_SECS: u64 = 30;
+/// The same for a peer that must read before more can be written: kernels report room late, in seconds.
+pub const WRITE_PACE_SECS: u64 = 60;
+/// Bytes a peer that is waited for must move within [`PACE_SECS`] (or [`WRITE_PACE_SECS`]); less is a stall.
+pub const PACE_BYTES_MIN: u64 = 1_024;
+/// An exchange, stream or tunnel may rest this long with nothing moving either way, in seconds (surface.md section 3.8).
+pub const IDLE_SECS_MAX: u64 = 300;
+/// How long an answer may be awaited for a visitor that has closed its side, in seconds.
+pub const HALF_CLOSED_SECS_MAX: u64 = 60;
+/// How long unread bytes are drained after a refusal, so that the visitor can read it, in seconds.
+pub const LINGER_SECS_MAX: u64 = 2;
+/// Bytes drained after a refusal.
+pub const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes read ahead of a visitor whose last request is still being answered.
+pub const READ_AHEAD_BYTES_MAX: usize = 8 * 1024;
+/// Upstream connections one visitor connection keeps for its next request.
+pub const KEPT_UPSTREAMS_MAX: usize = 4;
+/// How long an upstream connection is kept unused, in seconds. Many upstreams close theirs after five.
+pub const KEPT_UPSTREAM_SECS_MAX: u64 = 4;
+/// Concurrent streams of one HTTP/2 visitor.
+pub const H2_STREAMS_MAX: u32 = 100;
+/// Window of one HTTP/2 stream in bytes.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// Window of one HTTP/2 connection in bytes: what one visitor can make us hold.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Header list of one HTTP/2 message in bytes, as RFC 9113 section 6.5.2 counts (surface.md section 3.8).
+pub const H2_HEADER_LIST_BYTES_MAX: u32 = 1024 * 1024;
+/// Bytes waiting to be sent on one HTTP/2 stream.
+pub const H2_SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
+
+/// The limits of one connection's HTTP.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// See [`HEAD_SECS_MAX`].
+    pub head: Duration,
+    /// See [`KEEP_ALIVE_SECS_MAX`].
+    pub keep_alive: Duration,
+    /// See [`PACE_SECS`].
+    pub pace: Duration,
+    /// See [`WRITE_PACE_SECS`].
+    pub write_pace: Duration,
+    /// See [`PACE_BYTES_MIN`].
+    pub pace_bytes_min: u64,
+    /// See [`IDLE_SECS_MAX`].
+    pub idle: Duration,
+    /// See [`HALF_CLOSED_SECS_MAX`].
+    pub half_closed: Duration,
+    /// See [`LINGER_SECS_MAX`].
+    pub linger: Duration,
+    /// See [`KEPT_UPSTREAM_SECS_MAX`].
+    pub kept_upstream: Duration,
+    /// See [`H2_STREAMS_MAX`].
+    pub h2_streams_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(HEAD_SECS_MAX),
+            keep_alive: Duration::from_secs(KEEP_ALIVE_SECS_MAX),
+            pace: Duration::from_secs(PACE_SECS),
+            write_pace: Duration::from_secs(WRITE_PACE_SECS),
+            pace_bytes_min: PACE_BYTES_MIN,
+            idle: Duration::from_secs(IDLE_SECS_MAX),
+            half_closed: Duration::from_secs(HALF_CLOSED_SECS_MAX),
+            linger: Duration::from_secs(LINGER_SECS_MAX),
+            kept_upstream: Duration::from_secs(KEPT_UPSTREAM_SECS_MAX),
+            h2_streams_max: H2_STREAMS_MAX,
+        }
+    }
+}

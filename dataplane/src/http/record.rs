@@ -1,0 +1,87 @@
+//! `Record`: the one event of a request, handed to the gateway when the request is over, however it ends.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ebbgate_model::event::RequestEvent;
+use http::Version;
+use http::request::Parts;
+use tokio::time::Instant;
+
+use super::answer::Failure;
+use super::body::Progress;
+use super::limits::Limits;
+use crate::gateway::{Endpoint, Gateway, HttpConn};
+
+/// Log entries of policies one event carries.
+const LOGS_MAX: usize = 64;
+
+/// See the module. Emits on drop.
+pub(super) struct Record<G: Gateway> {
+    gateway: G,
+    event: RefCell<RequestEvent>,
+    started: Instant,
+    /// What has moved.
+    pub(super) progress: Rc<Progress>,
+}
+
+impl<G: Gateway> Record<G> {
+    /// A request whose head has arrived.
+    pub(super) fn new(gateway: &G, conn: &HttpConn, limits: &Limits, head: &Parts, host: &str) -> Rc<Self> {
+        let event = RequestEvent {
+            client: conn.facts.client.to_string(),
+            method: head.method.to_string(),
+            host: host.to_owned(),
+            path: head.uri.path().to_owned(),
+            version: if head.version == Version::HTTP_2 { "HTTP/2.0" } else { "HTTP/1.1" }.to_owned(),
+            started_at_ms: gateway.now_unix_ms(),
+            ..RequestEvent::default()
+        };
+        Rc::new(Self {
+            gateway: gateway.clone(),
+            event: RefCell::new(event),
+            started: Instant::now(),
+            progress: Progress::new(limits.idle),
+        })
+    }
+
+    /// The public endpoint it reached.
+    pub(super) fn reached(&self, endpoint: &Endpoint) {
+        let mut event = self.event.borrow_mut();
+        event.account = Some(endpoint.account);
+        event.endpoint = Some(endpoint.id);
+        event.url = endpoint.url.to_string();
+    }
+
+    /// The internal endpoint it was forwarded to.
+    pub(super) fn forwarded(&self, endpoint: &Endpoint) {
+        self.event.borrow_mut().forwarded_to = endpoint.url.to_string();
+    }
+
+    /// What policies logged.
+    pub(super) fn logged(&self, logs: Vec<serde_json::Value>) {
+        let mut event = self.event.borrow_mut();
+        let room = LOGS_MAX.saturating_sub(event.policy_logs.len());
+        event.policy_logs.extend(logs.into_iter().take(room));
+    }
+
+    /// The status it is answered with.
+    pub(super) fn answered(&self, status: http::StatusCode) {
+        self.event.borrow_mut().status = status.as_u16();
+    }
+
+    /// The edge's own error.
+    pub(super) fn failed(&self, failure: &Failure) {
+        self.event.borrow_mut().error = failure.code;
+    }
+}
+
+impl<G: Gateway> Drop for Record<G> {
+    fn drop(&mut self) {
+        let mut event = self.event.take();
+        event.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        event.bytes_in = self.progress.bytes_in.get();
+        event.bytes_out = self.progress.bytes_out.get();
+        self.gateway.request_done(event);
+    }
+}

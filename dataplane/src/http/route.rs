@@ -1,0 +1,51 @@
+//! Which public endpoints may answer a request: by Host, within what the connection was admitted for.
+//!
+//! A connection is admitted under the policy of the name in its TLS hello; a Host that would escape that policy is sent
+//! back with 421 (RFC 9110 section 15.5.20), so that reusing a connection never crosses accounts or stricter rules.
+
+use ebbgate_model::{ErrorCode, Scheme};
+use ebbgate_policy::Phase;
+use http::StatusCode;
+
+use super::answer::Failure;
+use super::framing::Authority;
+use crate::gateway::{Endpoint, Gateway, HttpConn, Pool};
+
+/// The pool that answers for the authority on this connection.
+pub(super) fn public<G: Gateway>(
+    gateway: &G,
+    conn: &HttpConn,
+    authority: &Authority,
+) -> Result<Pool, Failure> {
+    let port = authority.port.unwrap_or(conn.port);
+    let pool = gateway.public(conn.scheme, &authority.host, port);
+    let pool = pool.filter(|pool| !pool.members().is_empty()).ok_or_else(|| {
+        let message = format!("The endpoint {}://{} is offline.", conn.scheme.as_str(), authority.host);
+        Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message)
+    })?;
+    within_admission(conn, pool).ok_or_else(|| {
+        let message = "This connection was opened for another name; open a new one.";
+        Failure::plain(StatusCode::MISDIRECTED_REQUEST, message)
+    })
+}
+
+/// The members this connection may reach. None: none.
+fn within_admission(conn: &HttpConn, pool: Pool) -> Option<Pool> {
+    let guarded = pool.members().iter().any(|member| guards_connections(member));
+    match &conn.first_endpoint {
+        // Members with connection policies of their own: the connection stays with the one that let it in.
+        Some(first) if pool.members().iter().any(|member| member.id == first.id) => {
+            Some(if guarded { Pool::new(vec![first.clone()]) } else { pool })
+        }
+        Some(first) => {
+            let same_account = pool.members().iter().all(|member| member.account == first.account);
+            (same_account && !guarded && !guards_connections(first)).then_some(pool)
+        }
+        None => (conn.scheme != Scheme::Https || !guarded).then_some(pool),
+    }
+}
+
+/// Whether the endpoint has rules for connections (source addresses, client certificates, versions).
+pub(super) fn guards_connections(endpoint: &Endpoint) -> bool {
+    endpoint.engine.as_ref().is_some_and(|engine| engine.has(Phase::TcpConnect))
+}

@@ -1,0 +1,332 @@
+//! One request to one agent: over a kept or a fresh stream, as HTTP/1.1 or as HTTP/2 with prior knowledge.
+//!
+//! Says precisely what a failure means for a second try. Kept connections belong to one visitor connection, never to
+//! another: the agent was told whose bytes a stream carries. Does not know pools or policies.
+
+mod gate;
+mod http1;
+mod http2;
+
+use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use ebbgate_model::{EndpointId, ErrorCode};
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::answer::Failure;
+use super::body::{Body, BodyFault, Progress};
+use super::gate::Fault;
+use super::limits::{KEPT_UPSTREAMS_MAX, Limits};
+use crate::gateway::{Endpoint, Gateway, HttpConn};
+
+/// What an upstream answered.
+pub(super) enum Reply<S> {
+    /// A response.
+    Response(Response<Body>),
+    /// It leaves HTTP: the 101, the stream, and bytes already read from it.
+    Switched(Response<()>, S, BytesMut),
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct SendError {
+    /// What to tell the visitor if nobody else answers.
+    pub(super) failure: Failure,
+    /// Whether the upstream cannot have acted: nothing was sent, or nothing came back and the method allows repeating.
+    pub(super) again: bool,
+}
+
+impl SendError {
+    /// No stream could be opened.
+    pub(super) fn not_opened(message: String) -> Self {
+        Self {
+            failure: Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message),
+            again: true,
+        }
+    }
+}
+
+/// A request's body across several tries: it can be lent again until somebody began to read a stream.
+#[derive(Debug, Clone)]
+pub(super) struct Lender {
+    body: Rc<RefCell<Body>>,
+    begun: Rc<Cell<bool>>,
+}
+
+impl Lender {
+    /// Nobody has read yet.
+    pub(super) fn new(body: Body) -> Self {
+        Self { body: Rc::new(RefCell::new(body)), begun: Rc::default() }
+    }
+
+    /// Whether the whole body can (still) be sent.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.begun.get() || self.body.borrow().is_replayable()
+    }
+
+    /// The body for one try.
+    pub(super) fn lend(&self) -> Body {
+        let replay = self.body.borrow().replay();
+        replay.unwrap_or_else(|| {
+            let length = self.body.borrow().length();
+            Body::Stream(Box::pin(self.clone()), length)
+        })
+    }
+
+    /// Takes the body to read it here; [`Lender::give_back`] it.
+    pub(super) fn take(&self) -> Body {
+        std::mem::take(&mut *self.body.borrow_mut())
+    }
+
+    /// Gives back a body that was taken.
+    pub(super) fn give_back(&self, body: Body) {
+        self.body.replace(body);
+    }
+}
+
+impl http_body::Body for Lender {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        self.begun.set(true);
+        Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.borrow().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&*self.body.borrow())
+    }
+}
+
+/// A task that ends with its handle.
+#[derive(Debug)]
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The upstream connections of one visitor connection.
+pub(super) struct Upstreams {
+    http1: Rc<RefCell<Vec<(EndpointId, Instant, http1::Connection)>>>,
+    http2: RefCell<Vec<(EndpointId, http2::Connection)>>,
+    limits: Rc<Limits>,
+}
+
+impl Upstreams {
+    /// None yet.
+    pub(super) fn new(limits: Rc<Limits>) -> Self {
+        Self { http1: Rc::default(), http2: RefCell::default(), limits }
+    }
+
+    /// Sends a request whose headers are ready for the upstream, and waits for the head of the answer as long as
+    /// something moves.
+    pub(super) async fn send<G: Gateway>(
+        &self,
+        gateway: &G,
+        conn: &HttpConn,
+        endpoint: &Endpoint,
+        request: Request<()>,
+        body: &Lender,
+        progress: &Rc<Progress>,
+    ) -> Result<Reply<G::Stream>, SendError> {
+        if endpoint.upstream_http2 {
+            return self.send_http2(gateway, conn, endpoint, request, body, progress).await;
+        }
+        let upgrade = request.headers().contains_key(http::header::UPGRADE);
+        if !upgrade
+            && is_idempotent(request.method())
+            && let Some(kept) = self.take_kept(endpoint.id)
+        {
+            let retry = request.clone();
+            match self.exchange_http1(kept, endpoint.id, request, body, progress).await {
+                Err(error) if error.again && body.is_whole() => {
+                    return self.send_fresh(gateway, conn, endpoint, retry, body, progress).await;
+                }
+                result => return result.map(Reply::Response),
+            }
+        }
+        self.send_fresh(gateway, conn, endpoint, request, body, progress).await
+    }
+
+    async fn send_fresh<G: Gateway>(
+        &self,
+        gateway: &G,
+        conn: &HttpConn,
+        endpoint: &Endpoint,
+        request: Request<()>,
+        body: &Lender,
+        progress: &Rc<Progress>,
+    ) -> Result<Reply<G::Stream>, SendError> {
+        let stream = open(gateway, conn, endpoint).await?;
+        let (mut connection, switched) = http1::connect(stream).await?;
+        if !request.headers().contains_key(http::header::UPGRADE) {
+            return self
+                .exchange_http1(connection, endpoint.id, request, body, progress)
+                .await
+                .map(Reply::Response);
+        }
+        let response = with_idle(progress, connection.upgrade(request)).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Reply::Response(self.release_after(connection, endpoint.id, response)));
+        }
+        let (head, _) = response.into_parts();
+        let (stream, rest) =
+            switched.await.map_err(|_| lost("the agent's stream ended during the upgrade", false))?;
+        Ok(Reply::Switched(Response::from_parts(head, ()), stream, rest))
+    }
+
+    async fn exchange_http1(
+        &self,
+        mut connection: http1::Connection,
+        id: EndpointId,
+        request: Request<()>,
+        body: &Lender,
+        progress: &Rc<Progress>,
+    ) -> Result<Response<Body>, SendError> {
+        let response = with_idle(progress, connection.send(request, body)).await?;
+        Ok(self.release_after(connection, id, response))
+    }
+
+    /// The response, after whose body the connection is kept for the next request.
+    fn release_after(
+        &self,
+        connection: http1::Connection,
+        id: EndpointId,
+        response: Response<hyper::body::Incoming>,
+    ) -> Response<Body> {
+        let kept = Rc::downgrade(&self.http1);
+        let keep = move |connection: http1::Connection| {
+            let Some(kept) = kept.upgrade() else { return };
+            let mut kept = kept.borrow_mut();
+            if kept.len() < KEPT_UPSTREAMS_MAX {
+                kept.push((id, Instant::now(), connection));
+            }
+        };
+        http1::body_then(connection, response, keep)
+    }
+
+    fn take_kept(&self, id: EndpointId) -> Option<http1::Connection> {
+        let mut kept = self.http1.borrow_mut();
+        let now = Instant::now();
+        kept.retain(|(_, since, connection)| {
+            now - *since < self.limits.kept_upstream && !connection.is_closed()
+        });
+        let at = kept.iter().position(|(kept, _, connection)| *kept == id && connection.is_ready())?;
+        Some(kept.swap_remove(at).2)
+    }
+
+    async fn send_http2<G: Gateway>(
+        &self,
+        gateway: &G,
+        conn: &HttpConn,
+        endpoint: &Endpoint,
+        request: Request<()>,
+        body: &Lender,
+        progress: &Rc<Progress>,
+    ) -> Result<Reply<G::Stream>, SendError> {
+        let connection = match self.shared_http2(endpoint.id) {
+            Some(connection) => connection,
+            None => {
+                let stream = open(gateway, conn, endpoint).await?;
+                let connection = http2::connect(stream, self.limits.clone()).await?;
+                let mut kept = self.http2.borrow_mut();
+                kept.retain(|(_, connection)| !connection.is_closed());
+                if kept.len() < KEPT_UPSTREAMS_MAX {
+                    kept.push((endpoint.id, connection.clone()));
+                }
+                connection
+            }
+        };
+        with_idle(progress, connection.send(request, body)).await.map(Reply::Response)
+    }
+
+    fn shared_http2(&self, id: EndpointId) -> Option<http2::Connection> {
+        let kept = self.http2.borrow();
+        kept.iter().find(|(kept, connection)| *kept == id && !connection.is_closed()).map(|(_, c)| c.clone())
+    }
+}
+
+async fn open<G: Gateway>(gateway: &G, conn: &HttpConn, endpoint: &Endpoint) -> Result<G::Stream, SendError> {
+    let facts = &conn.facts;
+    let opened = gateway.open(endpoint, facts.client, facts.server, endpoint.url.scheme()).await;
+    opened.map_err(|error| SendError::not_opened(error.to_string()))
+}
+
+/// Waits as long as anything moves either way.
+async fn with_idle<T>(
+    progress: &Progress,
+    answer: impl Future<Output = Result<T, SendError>>,
+) -> Result<T, SendError> {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        let deadline = progress.idle_deadline();
+        tokio::select! {
+            answer = &mut answer => return answer,
+            () = sleep_until(deadline) => {}
+        }
+        if progress.idle_deadline() <= deadline {
+            let message = "The upstream did not answer in time.";
+            let failure = Failure::coded(StatusCode::GATEWAY_TIMEOUT, ErrorCode::new(3005), message);
+            return Err(SendError { failure, again: false });
+        }
+    }
+}
+
+/// Methods that may be sent twice (RFC 9110 section 9.2.2).
+pub(super) fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
+}
+
+/// The stream broke before an answer.
+fn lost(message: &str, again: bool) -> SendError {
+    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message);
+    SendError { failure, again }
+}
+
+/// The answer is not HTTP.
+fn garbage(message: impl std::fmt::Display) -> SendError {
+    let message = format!("The upstream's answer is not valid HTTP: {message}.");
+    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message);
+    SendError { failure, again: false }
+}
+
+/// The visitor broke off its own request.
+fn visitor_fault(error: &(dyn Error + 'static)) -> Option<SendError> {
+    let mut error = Some(error);
+    while let Some(cause) = error {
+        match cause.downcast_ref::<BodyFault>() {
+            Some(BodyFault::Visitor(fault)) => {
+                return Some(SendError { failure: fault_failure(*fault), again: false });
+            }
+            _ => error = cause.source(),
+        }
+    }
+    None
+}
+
+/// What a visitor is told of its own fault.
+pub(super) fn fault_failure(fault: Fault) -> Failure {
+    let status = match fault {
+        Fault::Refused(refusal) => refusal.status(),
+        Fault::HeadLate | Fault::BodyStalled => StatusCode::REQUEST_TIMEOUT,
+        Fault::WriteStalled | Fault::Idle | Fault::Gone => StatusCode::BAD_REQUEST,
+    };
+    Failure::plain(status, format!("The request was not accepted: {fault}."))
+}

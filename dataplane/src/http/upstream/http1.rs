@@ -1,0 +1,178 @@
+//! HTTP/1.1 to an upstream: hyper's client behind a gate of our own.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use ebbgate_model::ErrorCode;
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+use super::gate::{Gate, Shared};
+use super::{Driver, Lender, SendError, garbage, is_idempotent, lost, visitor_fault};
+use crate::http::answer::Failure;
+use crate::http::body::{Body, BodyFault};
+use crate::http::framing::{FIELDS_MAX, HEAD_BYTES_MAX};
+
+/// Bytes hyper may hold of a response head: what the framer lets through, and room for what follows it.
+const BUFFER_BYTES_MAX: usize = HEAD_BYTES_MAX + 64 * 1024;
+
+/// One connection, free or in use.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<Body>,
+    shared: Rc<Shared>,
+    _driver: Driver,
+}
+
+/// The stream of a connection that left HTTP, and bytes already read from it.
+pub(super) type Switched<S> = oneshot::Receiver<(S, BytesMut)>;
+
+/// Starts HTTP/1.1 on a stream.
+pub(super) async fn connect<S>(stream: S) -> Result<(Connection, Switched<S>), SendError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let shared = Rc::new(Shared::default());
+    let gate = TokioIo::new(Gate::new(stream, shared.clone()));
+    let mut builder = Builder::new();
+    builder.max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX);
+    let handshake = builder.handshake(gate).await;
+    let (sender, mut connection) = handshake.map_err(|error| lost(&error.to_string(), true))?;
+    let (switch, switched) = oneshot::channel();
+    let driver = tokio::task::spawn_local(async move {
+        let ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+        let parts = connection.into_parts();
+        let (mut stream, rest) = parts.io.into_inner().into_parts();
+        let mut read = BytesMut::from(parts.read_buf);
+        read.extend_from_slice(&rest);
+        if let Err((stream_back, _)) = switch.send((stream, read)) {
+            stream = stream_back;
+            if ended.is_ok() {
+                let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+            }
+        }
+    });
+    Ok((Connection { sender, shared, _driver: Driver(driver) }, switched))
+}
+
+impl Connection {
+    /// Whether a request can be sent at once.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Whether the connection is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<()>,
+        body: &Lender,
+    ) -> Result<Response<Incoming>, SendError> {
+        let again = is_idempotent(request.method());
+        self.shared.expect(request.method() == Method::HEAD, false);
+        let result = self.sender.send_request(with_body(request, body.lend())).await;
+        result.map_err(|error| self.failed(&error, again))
+    }
+
+    /// Sends a request to leave HTTP. A successful one ends the connection: the stream comes by [`Switched`].
+    pub(super) async fn upgrade(&mut self, request: Request<()>) -> Result<Response<Incoming>, SendError> {
+        let again = is_idempotent(request.method());
+        self.shared.expect(false, true);
+        let result = self.sender.send_request(with_body(request, Body::Empty)).await;
+        result.map_err(|error| self.failed(&error, again))
+    }
+
+    fn failed(&self, error: &hyper::Error, idempotent: bool) -> SendError {
+        if let Some(fault) = visitor_fault(error) {
+            return fault;
+        }
+        if let Some(refusal) = self.shared.refusal.get() {
+            return garbage(refusal);
+        }
+        match (self.shared.received.get(), self.shared.broken.get()) {
+            (true, false) => garbage("it ended inside the header"),
+            (true, true) => lost("The agent's stream broke during the answer.", false),
+            (false, true) => lost("The agent's stream broke before an answer.", idempotent),
+            (false, false) => {
+                let message =
+                    "The agent could not reach its upstream, or the upstream closed without an answer.";
+                let code = ErrorCode::UPSTREAM_UNREACHABLE;
+                let failure = Failure::coded(StatusCode::BAD_GATEWAY, code, message);
+                SendError { failure, again: idempotent }
+            }
+        }
+    }
+}
+
+/// The request with its framing: hyper writes `Content-Length` or `Transfer-Encoding` from the body's length, except
+/// for the zero that tells a POST without body from one whose body got lost.
+fn with_body(request: Request<()>, body: Body) -> Request<Body> {
+    let mut request = request.map(|()| body);
+    let expects_body = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    if expects_body && request.body().is_end_stream() {
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    request
+}
+
+/// The response with a body that hands `connection` to `keep` when it is over, and ends it when dropped before.
+pub(super) fn body_then(
+    connection: Connection,
+    response: Response<Incoming>,
+    keep: impl FnOnce(Connection) + Unpin + 'static,
+) -> Response<Body> {
+    response.map(|incoming| {
+        let length = incoming.size_hint().exact();
+        let mut body = Leased { incoming, lease: Some((connection, keep)) };
+        if body.incoming.is_end_stream() {
+            body.release();
+            return Body::Empty;
+        }
+        Body::stream(body, length)
+    })
+}
+
+struct Leased<K: FnOnce(Connection)> {
+    incoming: Incoming,
+    lease: Option<(Connection, K)>,
+}
+
+impl<K: FnOnce(Connection)> Leased<K> {
+    fn release(&mut self) {
+        if let Some((connection, keep)) = self.lease.take() {
+            keep(connection);
+        }
+    }
+}
+
+impl<K: FnOnce(Connection) + Unpin> http_body::Body for Leased<K> {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        if frame.is_none() || self.incoming.is_end_stream() {
+            self.release();
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyFault::Upstream(error.to_string()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+}

@@ -1,0 +1,133 @@
+//! HTTP/2 with prior knowledge to an upstream: gRPC and its trailers.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use ebbgate_model::ErrorCode;
+use h2::client::{Builder, SendRequest};
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Response, StatusCode, Uri};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Driver, Lender, SendError, fault_failure, garbage, is_idempotent, lost};
+use crate::http::answer::Failure;
+use crate::http::body::{Body, BodyFault};
+use crate::http::gate::Fault;
+use crate::http::h2_stream::{self, Reading, Sender, WriteError};
+use crate::http::limits::{
+    H2_CONNECTION_WINDOW_BYTES, H2_HEADER_LIST_BYTES_MAX, H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES,
+    Limits,
+};
+use crate::http::pace::Pace;
+
+/// A connection that several requests share.
+#[derive(Clone)]
+pub(super) struct Connection {
+    sender: SendRequest<Bytes>,
+    closed: Rc<Cell<bool>>,
+    limits: Rc<Limits>,
+    _driver: Rc<Driver>,
+}
+
+/// Starts HTTP/2 on a stream.
+pub(super) async fn connect<S>(stream: S, limits: Rc<Limits>) -> Result<Connection, SendError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(H2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(H2_HEADER_LIST_BYTES_MAX)
+        .max_send_buffer_size(H2_SEND_BUFFER_BYTES_MAX);
+    let handshake = builder.handshake(stream).await;
+    let (sender, connection) = handshake.map_err(|error| failed(&error, true))?;
+    let closed = Rc::new(Cell::new(false));
+    let ended = closed.clone();
+    let driver = tokio::task::spawn_local(async move {
+        let _ = connection.await;
+        ended.set(true);
+    });
+    Ok(Connection { sender, closed, limits, _driver: Rc::new(Driver(driver)) })
+}
+
+impl Connection {
+    /// Whether the connection is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn send(
+        &self,
+        request: Request<()>,
+        body: &Lender,
+    ) -> Result<Response<Body>, SendError> {
+        let idempotent = is_idempotent(request.method());
+        let mut sender = self.sender.clone().ready().await.map_err(|error| failed(&error, true))?;
+        let body = body.lend();
+        let over = http_body::Body::is_end_stream(&body);
+        let request = with_authority(request)?;
+        let sent = sender.send_request(request, over).map_err(|error| failed(&error, true));
+        let (response, mut stream) = sent?;
+        let pace = Pace::new(self.limits.idle, 1);
+        let fault: Rc<Cell<Option<Fault>>> = Rc::default();
+        let found = fault.clone();
+        let writer = (!over).then(|| {
+            Driver(tokio::task::spawn_local(async move {
+                if let Err(WriteError::Body(BodyFault::Visitor(fault))) =
+                    h2_stream::write(body, &mut stream, pace).await
+                {
+                    found.set(Some(fault));
+                }
+            }))
+        });
+        let response = response.await.map_err(|error| match fault.get() {
+            Some(fault) => SendError { failure: fault_failure(fault), again: false },
+            None => failed(&error, idempotent),
+        })?;
+        // The writer and the connection live as long as the response is read.
+        Ok(response.map(|stream| read(stream).guarded((writer, self.clone()))))
+    }
+}
+
+fn read(stream: RecvStream) -> Body {
+    Body::stream(Reading::new(stream, Sender::Upstream, None), None)
+}
+
+/// `:authority` in place of Host.
+fn with_authority(request: Request<()>) -> Result<Request<()>, SendError> {
+    let (mut head, ()) = request.into_parts();
+    let host = head.headers.remove(HOST);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = head.uri.into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = authority;
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    head.uri = Uri::from_parts(parts).map_err(|error| garbage_request(&error))?;
+    head.version = http::Version::HTTP_2;
+    head.headers.remove(CONTENT_LENGTH);
+    Ok(Request::from_parts(head, ()))
+}
+
+fn garbage_request(error: &http::uri::InvalidUriParts) -> SendError {
+    let message = format!("The request cannot be said in HTTP/2: {error}.");
+    SendError { failure: Failure::plain(StatusCode::BAD_REQUEST, message), again: false }
+}
+
+fn failed(error: &h2::Error, again: bool) -> SendError {
+    if error.is_io() || error.is_go_away() && error.is_remote() {
+        let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
+        let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message);
+        return SendError { failure, again };
+    }
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) => lost("The upstream refused the stream.", true),
+        Some(_) if error.is_reset() => lost("The upstream reset the stream.", false),
+        _ => garbage(error),
+    }
+}
