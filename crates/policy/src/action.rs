@@ -46,10 +46,7 @@ pub(crate) enum Flow {
 impl Flow {
     /// A run-time failure of the policy itself.
     pub(crate) fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self::End(Verdict::Failed {
-            code,
-            message: message.into(),
-        })
+        Self::End(Verdict::Failed { code, message: message.into() })
     }
 }
 
@@ -81,13 +78,7 @@ const CONNECT_REQUEST: &[Phase] = &[Phase::TcpConnect, Phase::HttpRequest];
 const REQUEST_RESPONSE: &[Phase] = &[Phase::HttpRequest, Phase::HttpResponse];
 
 const fn line(kind: &'static str, phases: &'static [Phase], compile: fn(&mut Config) -> Compiled) -> Spec {
-    Spec {
-        kind,
-        phases,
-        schemes: &[],
-        ending: |_| Ending::Never,
-        compile,
-    }
+    Spec { kind, phases, schemes: &[], ending: |_| Ending::Never, compile }
 }
 
 static SPECS: &[Spec] = &[
@@ -100,20 +91,14 @@ static SPECS: &[Spec] = &[
         ending: |_| Ending::Always,
         ..line("custom-response", REQUEST_RESPONSE, custom_response::compile)
     },
-    Spec {
-        ending: |_| Ending::Always,
-        ..line("deny", CONNECT_REQUEST, deny::compile)
-    },
+    Spec { ending: |_| Ending::Always, ..line("deny", CONNECT_REQUEST, deny::compile) },
     Spec {
         ending: forward_internal::ending,
         ..line("forward-internal", CONNECT_REQUEST, forward_internal::compile)
     },
     line("log", ALL, log::compile),
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
-    Spec {
-        ending: |_| Ending::Sometimes,
-        ..line("restrict-ips", ALL, restrict_ips::compile)
-    },
+    Spec { ending: |_| Ending::Sometimes, ..line("restrict-ips", ALL, restrict_ips::compile) },
     line("set-vars", ALL, set_vars::compile),
     Spec {
         schemes: &[Scheme::Https, Scheme::Tls],
@@ -157,21 +142,14 @@ pub(crate) fn find(action: &model::Action, path: &str, notes: &mut Notes) -> Opt
                 path,
                 format!("the action `{}` is not available in this version", action.kind),
             )
-            .hint(format!(
-                "available are {}",
-                kinds().collect::<Vec<_>>().join(", ")
-            ))
+            .hint(format!("available are {}", kinds().collect::<Vec<_>>().join(", ")))
         } else {
             let hint = match nearest(&action.kind, kinds().chain(UNSERVED.iter().copied())) {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("the actions are {}", kinds().collect::<Vec<_>>().join(", ")),
             };
-            Diagnostic::new(
-                code::ACTION_UNKNOWN,
-                path,
-                format!("there is no action `{}`", action.kind),
-            )
-            .hint(hint)
+            Diagnostic::new(code::ACTION_UNKNOWN, path, format!("there is no action `{}`", action.kind))
+                .hint(hint)
         };
         notes.errors.push(problem);
     }
@@ -208,11 +186,7 @@ pub(crate) fn check_expression(
     match Expression::compile_condition(source, phase) {
         Ok(expression) => Some(expression),
         Err(error) => {
-            let number = if error.not_bool() {
-                code::EXPRESSION_NOT_BOOL
-            } else {
-                code::EXPRESSION_BAD
-            };
+            let number = if error.not_bool() { code::EXPRESSION_NOT_BOOL } else { code::EXPRESSION_BAD };
             let mut problem = Diagnostic::new(number, path, error.to_string());
             problem.hint = error.hint();
             notes.errors.push(problem);

@@ -46,10 +46,7 @@ pub(crate) fn certificate_json(der: &[u8]) -> Value {
 
 fn name_json(name: &X509Name) -> Value {
     let first = |attribute: Option<&x509_parser::x509::AttributeTypeAndValue>| {
-        attribute
-            .and_then(|attribute| attribute.as_str().ok())
-            .unwrap_or_default()
-            .to_owned()
+        attribute.and_then(|attribute| attribute.as_str().ok()).unwrap_or_default().to_owned()
     };
     let by_oid = |oid: &x509_parser::der_parser::oid::Oid| first(name.iter_by_oid(oid).next());
     use x509_parser::oid_registry as oid;
@@ -82,14 +79,7 @@ fn san_json(certificate: &X509Certificate) -> Value {
             _ => {}
         }
     }
-    let text = dns
-        .iter()
-        .chain(&mail)
-        .chain(&ips)
-        .chain(&uris)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(",");
+    let text = dns.iter().chain(&mail).chain(&ips).chain(&uris).cloned().collect::<Vec<_>>().join(",");
     json!({ "@text": text, "dns_names": dns, "email_addresses": mail, "ip_addresses": ips, "uris": uris })
 }
 
@@ -97,9 +87,7 @@ fn ip_text(bytes: &[u8]) -> Option<String> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(std::net::Ipv4Addr::from(v4).to_string());
     }
-    <[u8; 16]>::try_from(bytes)
-        .ok()
-        .map(|v6| std::net::Ipv6Addr::from(v6).to_string())
+    <[u8; 16]>::try_from(bytes).ok().map(|v6| std::net::Ipv6Addr::from(v6).to_string())
 }
 
 fn extensions_json(certificate: &X509Certificate) -> Value {
@@ -109,21 +97,14 @@ fn extensions_json(certificate: &X509Certificate) -> Value {
             json!({ "id": extension.oid.to_id_string(), "critical": extension.critical, "value": hex(extension.value) })
         })
     };
-    certificate
-        .extensions()
-        .iter()
-        .filter_map(one)
-        .collect::<Vec<_>>()
-        .into()
+    certificate.extensions().iter().filter_map(one).collect::<Vec<_>>().into()
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn pem(der: &[u8]) -> String {

@@ -113,24 +113,14 @@ fn check_phase(rule: &PlacedRule, cx: &CheckContext, notes: &mut Notes) {
                 .hint("move these rules to on_http_request, or to the public endpoint"),
         );
     } else if rule.phase != Phase::TcpConnect && !cx.scheme.is_http() {
-        let message = format!(
-            "a {} endpoint has no {key}: it carries bytes, not requests",
-            cx.scheme
-        );
-        notes
-            .errors
-            .push(Diagnostic::new(code::PHASE_PROTOCOL, key, message).hint("use on_tcp_connect"));
+        let message = format!("a {} endpoint has no {key}: it carries bytes, not requests", cx.scheme);
+        notes.errors.push(Diagnostic::new(code::PHASE_PROTOCOL, key, message).hint("use on_tcp_connect"));
     }
 }
 
 fn check_rule(rule: &PlacedRule, cx: &CheckContext, notes: &mut Notes) {
     for (index, source) in &rule.expressions {
-        action::check_expression(
-            source,
-            rule.phase,
-            &format!("{}.expressions[{index}]", rule.path),
-            notes,
-        );
+        action::check_expression(source, rule.phase, &format!("{}.expressions[{index}]", rule.path), notes);
     }
     let mut ended: Option<&str> = None;
     for (index, placed) in &rule.actions {
@@ -173,11 +163,7 @@ fn terminates(rules: &[PlacedRule], scheme: Scheme) -> bool {
 }
 
 fn not_terminating(scheme: Scheme) -> Diagnostic {
-    let phase = if scheme.is_http() {
-        Phase::HttpRequest
-    } else {
-        Phase::TcpConnect
-    };
+    let phase = if scheme.is_http() { Phase::HttpRequest } else { Phase::TcpConnect };
     let message = "a cloud endpoint has no upstream, and traffic that matches no rule of this policy would have nowhere to go";
     Diagnostic::new(code::NOT_TERMINATING, "", message).hint(format!(
         "end {} with a rule without expressions whose action is deny, forward-internal, custom-response or close-connection",

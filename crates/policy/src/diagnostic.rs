@@ -23,14 +23,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     pub(crate) fn new(code: ErrorCode, path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            path: path.into(),
-            line: None,
-            column: None,
-            hint: None,
-        }
+        Self { code, message: message.into(), path: path.into(), line: None, column: None, hint: None }
     }
 
     #[must_use]
@@ -78,16 +71,7 @@ pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> O
     let fold = |text: &str| text.to_ascii_lowercase().replace(['_', '-'], "");
     known
         .into_iter()
-        .map(|name| {
-            (
-                if fold(name) == fold(written) {
-                    0
-                } else {
-                    distance(written, name)
-                },
-                name,
-            )
-        })
+        .map(|name| (if fold(name) == fold(written) { 0 } else { distance(written, name) }, name))
         .filter(|(edits, _)| *edits <= limit)
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, name)| name)
@@ -102,9 +86,8 @@ fn distance(a: &str, b: &str) -> usize {
         let mut row = vec![i + 1];
         for (j, cb) in b.iter().enumerate() {
             let cell = |cells: &[usize], at: usize| cells.get(at).copied().unwrap_or(usize::MAX / 2);
-            let mut best = (cell(&above, j) + usize::from(ca != cb))
-                .min(cell(&above, j + 1) + 1)
-                .min(cell(&row, j) + 1);
+            let mut best =
+                (cell(&above, j) + usize::from(ca != cb)).min(cell(&above, j + 1) + 1).min(cell(&row, j) + 1);
             if i > 0 && j > 0 && a.get(i - 1) == Some(cb) && b.get(j - 1) == Some(ca) {
                 best = best.min(cell(&before, j - 1) + 1);
             }
@@ -121,13 +104,7 @@ mod tests {
 
     #[test]
     fn nearest_finds_slips_and_leaves_strangers() {
-        let known = [
-            "restrict-ips",
-            "forward-internal",
-            "deny",
-            "expressions",
-            "actions",
-        ];
+        let known = ["restrict-ips", "forward-internal", "deny", "expressions", "actions"];
         let check = |written: &str, expect: Option<&str>| {
             assert_eq!(nearest(written, known), expect, "{written}");
         };

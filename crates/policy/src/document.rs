@@ -42,10 +42,7 @@ impl Document {
         let mut document = Self {
             rules: Vec::new(),
             problems: Vec::new(),
-            root: Node {
-                place: Place { line: 1, column: 1 },
-                kind: Kind::Null,
-            },
+            root: Node { place: Place { line: 1, column: 1 }, kind: Kind::Null },
         };
         match parse_text(text) {
             Ok(root) => {
@@ -86,9 +83,7 @@ impl Document {
 
     fn problem(&mut self, code: ErrorCode, path: &str, message: impl Into<String>) -> &mut Diagnostic {
         self.problems.push(Diagnostic::new(code, path, message));
-        self.problems
-            .last_mut()
-            .expect("a problem was pushed the line before")
+        self.problems.last_mut().expect("a problem was pushed the line before")
     }
 
     fn place_problems(&mut self) {
@@ -102,12 +97,8 @@ impl Document {
     fn read_phases(&mut self, root: &Node, scheme: Scheme) {
         let Kind::Map(entries) = &root.kind else {
             let found = root.noun();
-            self.problem(
-                code::DOCUMENT_SHAPE,
-                "",
-                format!("a policy is a map of phases, not {found}"),
-            )
-            .hint = Some("begin with on_tcp_connect, on_http_request or on_http_response".into());
+            self.problem(code::DOCUMENT_SHAPE, "", format!("a policy is a map of phases, not {found}"))
+                .hint = Some("begin with on_tcp_connect, on_http_request or on_http_response".into());
             return;
         };
         for (key, node) in entries {
@@ -115,24 +106,14 @@ impl Document {
                 Known::Phase(phase) => self.read_rules(phase, key, node),
                 Known::Ignored => {}
                 Known::Unserved => {
-                    self.problem(
-                        code::PHASE_PROTOCOL,
-                        &key.text,
-                        "this phase is not available here",
-                    )
-                    .hint = Some("remove it; on_http_response sees the head of every response".into());
+                    self.problem(code::PHASE_PROTOCOL, &key.text, "this phase is not available here").hint =
+                        Some("remove it; on_http_response sees the head of every response".into());
                 }
                 Known::Unknown => self.unknown_key(
                     "",
                     key,
                     "a policy",
-                    &[
-                        "on_tcp_connect",
-                        "on_http_request",
-                        "on_http_response",
-                        "inbound",
-                        "outbound",
-                    ],
+                    &["on_tcp_connect", "on_http_request", "on_http_response", "inbound", "outbound"],
                 ),
             }
         }
@@ -148,20 +129,12 @@ impl Document {
 
     fn unknown_key(&mut self, parent: &str, key: &Key, noun: &str, known: &[&str]) {
         let near = nearest(&key.text, known.iter().copied());
-        let path = if parent.is_empty() {
-            key.text.clone()
-        } else {
-            format!("{parent}.{}", key.text)
-        };
-        self.problem(
-            code::DOCUMENT_SHAPE,
-            &path,
-            format!("`{}` is not a key of {noun}", key.text),
-        )
-        .hint = Some(match near {
-            Some(name) => format!("did you mean `{name}`?"),
-            None => format!("the keys are {}", known.join(", ")),
-        });
+        let path = if parent.is_empty() { key.text.clone() } else { format!("{parent}.{}", key.text) };
+        self.problem(code::DOCUMENT_SHAPE, &path, format!("`{}` is not a key of {noun}", key.text)).hint =
+            Some(match near {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("the keys are {}", known.join(", ")),
+            });
     }
 
     fn read_rules(&mut self, phase: Phase, key: &Key, node: &Node) {
@@ -189,22 +162,12 @@ impl Document {
     fn read_rule(&mut self, phase: Phase, path: String, node: &Node, next: Option<&Node>) {
         let Kind::Map(entries) = &node.kind else {
             let found = node.noun();
-            self.problem(
-                code::DOCUMENT_SHAPE,
-                &path,
-                format!("a rule is a map with `actions`, not {found}"),
-            );
+            self.problem(code::DOCUMENT_SHAPE, &path, format!("a rule is a map with `actions`, not {found}"));
             return;
         };
         if has_key(node, "type") && !has_key(node, "actions") {
-            let kind = entries
-                .iter()
-                .find(|(key, _)| key.text == "type")
-                .map(|(_, node)| node.to_json());
-            let kind = kind
-                .as_ref()
-                .and_then(serde_json::Value::as_str)
-                .unwrap_or("this action");
+            let kind = entries.iter().find(|(key, _)| key.text == "type").map(|(_, node)| node.to_json());
+            let kind = kind.as_ref().and_then(serde_json::Value::as_str).unwrap_or("this action");
             self.problem(
                 code::DOCUMENT_SHAPE,
                 &path,
@@ -213,13 +176,7 @@ impl Document {
             .hint = Some(format!("move it into the `actions` of the rule it belongs to, or write it as a rule of its own: `- actions: [{{type: {kind}, ...}}]`"));
             return;
         }
-        let mut rule = PlacedRule {
-            phase,
-            path,
-            name: None,
-            expressions: Vec::new(),
-            actions: Vec::new(),
-        };
+        let mut rule = PlacedRule { phase, path, name: None, expressions: Vec::new(), actions: Vec::new() };
         let mut actions_seen = false;
         for (key, value) in entries {
             match key.text.as_str() {
@@ -249,10 +206,7 @@ impl Document {
                 "remove the dash before the next `actions:` so that both keys belong to one rule",
             )
         } else {
-            (
-                "this rule has no actions",
-                "add `actions:` with at least one action, or remove the rule",
-            )
+            ("this rule has no actions", "add `actions:` with at least one action, or remove the rule")
         };
         self.problem(code::ACTIONS_MISSING, path, message).hint = Some(hint.into());
     }
@@ -319,18 +273,14 @@ impl Document {
             Kind::Null => &[],
             _ => {
                 let found = node.noun();
-                self.problem(
-                    code::DOCUMENT_SHAPE,
-                    &path,
-                    format!("`actions` is a list, not {found}"),
-                )
-                .hint = Some("begin each action with `- type:`".into());
+                self.problem(code::DOCUMENT_SHAPE, &path, format!("`actions` is a list, not {found}")).hint =
+                    Some("begin each action with `- type:`".into());
                 return;
             }
         };
         if items.is_empty() {
-            self.problem(code::ACTIONS_MISSING, &path, "this rule has no actions")
-                .hint = Some("add at least one action, or remove the rule".into());
+            self.problem(code::ACTIONS_MISSING, &path, "this rule has no actions").hint =
+                Some("add at least one action, or remove the rule".into());
         }
         if items.len() > RULE_ENTRIES_MAX {
             self.problem(
@@ -350,11 +300,7 @@ impl Document {
     fn read_action(&mut self, path: &str, node: &Node) -> Option<Action> {
         let Kind::Map(entries) = &node.kind else {
             let found = node.noun();
-            self.problem(
-                code::DOCUMENT_SHAPE,
-                path,
-                format!("an action is a map with `type`, not {found}"),
-            );
+            self.problem(code::DOCUMENT_SHAPE, path, format!("an action is a map with `type`, not {found}"));
             return None;
         };
         let mut kind = None;
@@ -383,8 +329,8 @@ impl Document {
             }
         }
         if kind.is_none() && !has_key(node, "type") {
-            self.problem(code::VALUE_MISSING, path, "this action has no `type`")
-                .hint = Some("write `- type: deny`, for example".into());
+            self.problem(code::VALUE_MISSING, path, "this action has no `type`").hint =
+                Some("write `- type: deny`, for example".into());
         }
         kind.map(|kind| Action { kind, config })
     }
@@ -416,10 +362,8 @@ fn phase_of(key: &str, scheme: Scheme) -> Known {
 
 fn parse_text(text: &str) -> Result<Node, SyntaxError> {
     if text.len() > DOCUMENT_BYTES_MAX {
-        let message = format!(
-            "the policy is {} bytes long; at most {DOCUMENT_BYTES_MAX} are allowed",
-            text.len()
-        );
+        let message =
+            format!("the policy is {} bytes long; at most {DOCUMENT_BYTES_MAX} are allowed", text.len());
         return Err(SyntaxError::new(Place { line: 1, column: 1 }, message));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

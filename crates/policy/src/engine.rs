@@ -61,11 +61,7 @@ impl Engine {
                 engine.phases.insert(phase, rules);
             }
         }
-        if notes.errors.is_empty() {
-            Ok(engine)
-        } else {
-            Err(notes.errors)
-        }
+        if notes.errors.is_empty() { Ok(engine) } else { Err(notes.errors) }
     }
 
     /// Whether the phase has rules; without, it can be skipped wholly.
@@ -99,12 +95,7 @@ fn compile_rule(
     let expression = |(index, source): (usize, &String)| {
         action::check_expression(source, phase, &format!("{path}.expressions[{index}]"), notes)
     };
-    let expressions = rule
-        .expressions
-        .iter()
-        .enumerate()
-        .filter_map(expression)
-        .collect();
+    let expressions = rule.expressions.iter().enumerate().filter_map(expression).collect();
     let mut actions = Vec::new();
     for (index, placed) in rule.actions.iter().enumerate() {
         let path = format!("{path}.actions[{index}]");
@@ -112,21 +103,11 @@ fn compile_rule(
             continue;
         };
         action::check_place(spec, phase, None, &path, notes);
-        let mut config = Config::new(
-            &placed.config,
-            format!("{path}.config"),
-            phase,
-            None,
-            Refs::Of(refs),
-            notes,
-        );
+        let mut config =
+            Config::new(&placed.config, format!("{path}.config"), phase, None, Refs::Of(refs), notes);
         actions.extend((spec.compile)(&mut config));
     }
-    Rule {
-        path,
-        expressions,
-        actions,
-    }
+    Rule { path, expressions, actions }
 }
 
 /// What the caller brought for the action that asked. Forgotten when the action is over.
@@ -144,10 +125,7 @@ pub(crate) struct Gathered {
 
 impl Gathered {
     fn next_action(&mut self) {
-        *self = Self {
-            body: self.body.take(),
-            ..Self::default()
-        };
+        *self = Self { body: self.body.take(), ..Self::default() };
     }
 }
 
@@ -179,11 +157,7 @@ impl Run {
         }
         loop {
             let engine = Arc::clone(&self.engine);
-            let Some(rule) = engine
-                .phases
-                .get(&self.phase)
-                .and_then(|rules| rules.get(self.rule))
-            else {
+            let Some(rule) = engine.phases.get(&self.phase).and_then(|rules| rules.get(self.rule)) else {
                 return self.end(Verdict::Continue);
             };
             let at = match self.action {
@@ -218,10 +192,7 @@ impl Run {
         self.effects += 1;
         if self.effects > EFFECTS_PER_RUN_MAX {
             let message = format!("the policy asked for more than {EFFECTS_PER_RUN_MAX} effects in one run");
-            return self.end(Verdict::Failed {
-                code: code::EXPRESSION_FAILED,
-                message,
-            });
+            return self.end(Verdict::Failed { code: code::EXPRESSION_FAILED, message });
         }
         if let Effect::Keys { url } = &effect {
             self.asked = Some(url.clone());
@@ -263,10 +234,7 @@ fn holds(rule: &Rule, cx: &Context) -> Result<bool, Verdict> {
             Ok(false) => return Ok(false),
             Err(error) => {
                 let message = format!("{}.expressions[{index}]: {error}", rule.path);
-                return Err(Verdict::Failed {
-                    code: code::EXPRESSION_FAILED,
-                    message,
-                });
+                return Err(Verdict::Failed { code: code::EXPRESSION_FAILED, message });
             }
         }
     }

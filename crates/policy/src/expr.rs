@@ -1,72 +1,167 @@
-//! CEL behind our own small border (first cut: constants only, until the variables arrive).
+//! CEL behind our own small border: what the rest of the crate sees is [`Expression`], [`Template`] and their errors.
+//!
+//! The `cel` crate parses and evaluates. Between the two, `rewrite` turns what a policy may say into what may safely be
+//! run: variables become numbered slots filled on demand, unknown names are refused, and every place where work or
+//! memory can multiply is charged to a `Budget`. Nothing outside this folder names the `cel` crate.
 
-use cel::Program;
+use std::sync::{Arc, LazyLock};
+
+use cel::{Env, ExecutionError, IdedExpr};
 use serde_json::Value;
 
 use crate::facts::Context;
 use crate::verdict::Phase;
+use budget::Budget;
+use names::Names;
+use slots::{Resolver, Slot};
 
-/// Why an expression cannot be compiled or evaluated.
+mod budget;
+#[cfg(test)]
+mod conformance;
+mod kind;
+mod library;
+mod macros;
+mod names;
+mod query;
+mod rewrite;
+mod slots;
+mod syntax;
+mod template;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod user_agent;
+mod value;
+
+pub use budget::{COST_UNITS_MAX, HELD_BYTES_MAX};
+pub use syntax::{AST_DEPTH_MAX, AST_NODES_MAX, COMPREHENSION_NESTING_MAX, SOURCE_BYTES_MAX};
+pub use template::{Template, ValueTemplate};
+
+/// The standard environment, built once: all functions a policy may call.
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::environment()));
+
+/// Why an expression does not compile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ExprError(String);
+#[error("{message}")]
+pub struct ExprError {
+    message: String,
+    hint: Option<String>,
+    not_bool: bool,
+}
 
 impl ExprError {
-    pub(crate) fn not_bool(&self) -> bool {
-        false
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, not_bool: false }
     }
+
+    #[must_use]
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn not_bool(&self) -> bool {
+        self.not_bool
+    }
+
     pub(crate) fn hint(&self) -> Option<String> {
-        None
+        self.hint.clone()
     }
 }
 
-/// A compiled expression.
+/// Why an expression has no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    /// More work than [`COST_UNITS_MAX`].
+    #[error("the expression needs more than {COST_UNITS_MAX} units of work")]
+    Cost,
+    /// More memory than [`HELD_BYTES_MAX`].
+    #[error("the expression holds more than {HELD_BYTES_MAX} bytes")]
+    Memory,
+    /// A condition that is neither true nor false.
+    #[error("the expression gives {0}, not true or false")]
+    NotBool(String),
+    /// The evaluation failed, as with a missing key.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A compiled expression. Evaluating it changes nothing and is a function of the context.
 #[derive(Debug)]
-pub struct Expression(Program);
+pub struct Expression {
+    ast: IdedExpr,
+    slots: Vec<Slot>,
+}
 
 impl Expression {
-    pub(crate) fn compile_condition(source: &str, _: Phase) -> Result<Self, ExprError> {
-        Program::compile(source)
-            .map(Self)
-            .map_err(|e| ExprError(e.to_string()))
+    /// Compiles any expression of a phase.
+    pub(crate) fn compile(source: &str, phase: Phase) -> Result<Self, ExprError> {
+        let rewritten = rewrite::rewrite(syntax::parse(source)?, &Names::Policy(phase))?;
+        Ok(Self { ast: rewritten.ast, slots: rewritten.slots })
     }
-    pub(crate) fn test(&self, _: &Context) -> Result<bool, ExprError> {
-        match self.0.execute(&cel::Context::default()) {
-            Ok(cel::Value::Bool(b)) => Ok(b),
-            other => Err(ExprError(format!("{other:?}"))),
+
+    /// Compiles an expression that must be true or false, and refuses those that never are.
+    pub(crate) fn compile_condition(source: &str, phase: Phase) -> Result<Self, ExprError> {
+        let expression = Self::compile(source, phase)?;
+        if let Some(kind) =
+            kind::of(&expression.ast, &expression.slots).filter(|kind| *kind != kind::Kind::Bool)
+        {
+            let mut error =
+                ExprError::new(format!("this expression gives {}, not true or false", kind.noun()));
+            error.not_bool = true;
+            return Err(error);
+        }
+        Ok(expression)
+    }
+
+    /// Whether a condition holds.
+    pub(crate) fn test(&self, cx: &Context) -> Result<bool, EvalError> {
+        self.with_value(cx, |value| {
+            value::as_bool(value).ok_or_else(|| EvalError::NotBool(value::type_name(value)))
+        })
+    }
+
+    /// The value, as JSON; bytes become base64 and times RFC 3339.
+    pub(crate) fn eval(&self, cx: &Context) -> Result<Value, EvalError> {
+        self.with_value(cx, |value| Ok(value::to_json(value)))
+    }
+
+    /// Whether the expression reads `vars.<name>` or all of `vars`.
+    pub(crate) fn mentions_var(&self, name: &str) -> bool {
+        self.slots.iter().any(|slot| slot.mentions_var(name))
+    }
+
+    fn with_value<T>(
+        &self,
+        cx: &Context,
+        f: impl FnOnce(value::Ref) -> Result<T, EvalError>,
+    ) -> Result<T, EvalError> {
+        let budget = Budget::new(cx.rng_seed);
+        let resolver = Resolver::new(&self.slots, cx, &budget);
+        let mut scope = cel::Context::with_env(Arc::clone(&ENVIRONMENT));
+        scope.set_variable_resolver(&resolver);
+        let result = cel::Value::resolve_val(&self.ast, &scope);
+        budget.verdict()?;
+        match result {
+            Ok(value) => f(value.as_ref()),
+            Err(error) => Err(EvalError::Failed(explain(&error))),
         }
     }
 }
 
-/// A text with `${...}`.
-#[derive(Debug)]
-pub struct Template(String);
-impl Template {
-    pub(crate) fn compile(text: &str, _: Phase) -> Result<Self, ExprError> {
-        if text.contains("${") {
-            return Err(ExprError("interpolation is not there yet".into()));
+/// An evaluator's error in one short sentence; values inside it are cut, they may be a whole request.
+fn explain(error: &ExecutionError) -> String {
+    const CHARS_MAX: usize = 200;
+    let text = match error {
+        ExecutionError::FunctionError { function, message } => {
+            format!("{}: {message}", function.trim_start_matches('@'))
         }
-        Ok(Self(text.to_owned()))
-    }
-    pub(crate) fn literal(&self) -> Option<&str> {
-        Some(&self.0)
-    }
-    pub(crate) fn render(&self, _: &Context) -> Result<String, ExprError> {
-        Ok(self.0.clone())
-    }
-}
-
-/// A value with templates in it.
-#[derive(Debug)]
-pub struct ValueTemplate(Value);
-impl ValueTemplate {
-    pub(crate) fn compile(value: &Value, _: Phase) -> Result<Self, ExprError> {
-        Ok(Self(value.clone()))
-    }
-    pub(crate) fn render(&self, _: &Context) -> Result<Value, ExprError> {
-        Ok(self.0.clone())
-    }
-    pub(crate) fn mentions_var(&self, _: &str) -> bool {
-        false
+        ExecutionError::NoSuchKey(key) => format!("there is no key `{key}`"),
+        ExecutionError::IndexOutOfBounds(_) => "an index is out of bounds".to_owned(),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((at, _)) => format!("{}...", text.get(..at).unwrap_or_default()),
+        None => text,
     }
 }

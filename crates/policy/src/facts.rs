@@ -108,3 +108,33 @@ pub struct EndpointFacts {
     /// Its canonical URL.
     pub url: EndpointUrl,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An https connection from 203.0.113.42 to `api.example.com`, at 2026-01-02T03:04:05.678Z.
+    pub(crate) fn context() -> Context {
+        let conn = ConnFacts {
+            client: "203.0.113.42:50000".parse().unwrap(),
+            server: "192.0.2.1:443".parse().unwrap(),
+            region: "lab".into(),
+            start_unix_ms: 1_767_323_045_000,
+            tls: None,
+        };
+        let endpoint =
+            EndpointFacts { id: "ep_test".into(), url: "https://api.example.com".parse().unwrap() };
+        Context::new(Arc::new(conn), Arc::new(endpoint), 1_767_323_045_678)
+    }
+
+    /// The same with a request: `GET`, a URI and headers.
+    pub(crate) fn request(uri: &str, headers: &[(&str, &str)]) -> Context {
+        let mut builder = http::Request::builder().uri(uri).header("host", "api.example.com");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let mut cx = context();
+        cx.request = Some(builder.body(()).unwrap().into_parts().0);
+        cx
+    }
+}

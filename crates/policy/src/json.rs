@@ -65,10 +65,7 @@ impl Reader<'_> {
     fn next(&mut self) -> Option<char> {
         let (_, c) = self.chars.next()?;
         if c == '\n' {
-            self.here = Place {
-                line: self.here.line + 1,
-                column: 1,
-            };
+            self.here = Place { line: self.here.line + 1, column: 1 };
         } else {
             self.here.column += 1;
         }
@@ -107,10 +104,8 @@ impl Reader<'_> {
             Some('-' | '0'..='9') => self.number()?,
             Some('a'..='z') => self.word()?,
             Some('\'') => {
-                return Err(
-                    SyntaxError::new(place, "JSON strings are written in double quotes")
-                        .hint("replace ' by \""),
-                );
+                return Err(SyntaxError::new(place, "JSON strings are written in double quotes")
+                    .hint("replace ' by \""));
             }
             Some(found @ (']' | '}')) => return Err(self.closed_without_value(found)),
             Some(found) => return self.fail(format!("expected a value, found `{found}`")),
@@ -125,11 +120,7 @@ impl Reader<'_> {
         }
         let place = self.here;
         if let Some(bracket) = self.next() {
-            self.open.push(Open {
-                bracket,
-                place,
-                key: key.map(str::to_owned),
-            });
+            self.open.push(Open { bracket, place, key: key.map(str::to_owned) });
         }
         Ok(())
     }
@@ -202,10 +193,8 @@ impl Reader<'_> {
                 self.next();
                 self.blank();
                 if matches!(self.peek(), Some(']' | '}')) {
-                    return Err(
-                        SyntaxError::new(comma, "a comma stands before the closing bracket")
-                            .hint("remove the trailing comma"),
-                    );
+                    return Err(SyntaxError::new(comma, "a comma stands before the closing bracket")
+                        .hint("remove the trailing comma"));
                 }
                 Ok(true)
             }
@@ -288,20 +277,15 @@ impl Reader<'_> {
             "true" => Ok(Kind::Bool(true)),
             "false" => Ok(Kind::Bool(false)),
             "null" => Ok(Kind::Null),
-            other => Err(
-                SyntaxError::new(place, format!("expected a value, found `{other}`"))
-                    .hint("text is written in double quotes"),
-            ),
+            other => Err(SyntaxError::new(place, format!("expected a value, found `{other}`"))
+                .hint("text is written in double quotes")),
         }
     }
 
     fn number(&mut self) -> Result<Kind, SyntaxError> {
         let place = self.here;
         let start = self.offset();
-        while self
-            .peek()
-            .is_some_and(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
-        {
+        while self.peek().is_some_and(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')) {
             self.next();
         }
         let end = self.offset();
@@ -324,10 +308,8 @@ impl Reader<'_> {
                     self.next();
                 }
                 Some(c) if c < ' ' => {
-                    return Err(
-                        SyntaxError::new(place, "a control character stands inside a string")
-                            .hint("write line breaks as \\n"),
-                    );
+                    return Err(SyntaxError::new(place, "a control character stands inside a string")
+                        .hint("write line breaks as \\n"));
                 }
                 Some(_) => {}
                 None => return Err(SyntaxError::new(place, "this string is not closed")),
@@ -354,14 +336,8 @@ mod tests {
     #[test]
     fn slips_are_named_and_placed() {
         let check = |text: &str, expect: &str| assert_eq!(error(text), expect, "{text}");
-        check(
-            "{\"a\": 1,\n }",
-            "1:8 a comma stands before the closing bracket -> remove the trailing comma",
-        );
-        check(
-            "[1, 2,]",
-            "1:6 a comma stands before the closing bracket -> remove the trailing comma",
-        );
+        check("{\"a\": 1,\n }", "1:8 a comma stands before the closing bracket -> remove the trailing comma");
+        check("[1, 2,]", "1:6 a comma stands before the closing bracket -> remove the trailing comma");
         check(
             r#"{"on_tcp_connect": [{"a": 1}], {"b": 2}]}"#,
             "1:32 an object begins where a key is expected -> the list of \"on_tcp_connect\" was closed too early, \
@@ -379,28 +355,13 @@ mod tests {
             "{} x",
             "1:4 `x` follows the end of the document -> the object was closed too early, at line 1, column 2",
         );
-        check(
-            "{}}",
-            "1:3 `}` follows the end of the document -> more brackets are closed than were opened",
-        );
+        check("{}}", "1:3 `}` follows the end of the document -> more brackets are closed than were opened");
         check("{'a': 1}", "1:2 expected a key in double quotes, found `'`");
-        check(
-            "[yes]",
-            "1:2 expected a value, found `yes` -> text is written in double quotes",
-        );
+        check("[yes]", "1:2 expected a value, found `yes` -> text is written in double quotes");
         check("[01]", "1:2 `01` is not a JSON number");
-        check(
-            "[\"a\nb\"]",
-            "1:2 a control character stands inside a string -> write line breaks as \\n",
-        );
-        check(
-            "[\"\\x\"]",
-            "1:2 this string has an escape that JSON does not know",
-        );
-        check(
-            "{\"a\": 1, \"a\": 2}",
-            "1:10 the key \"a\" appears twice in one object",
-        );
+        check("[\"a\nb\"]", "1:2 a control character stands inside a string -> write line breaks as \\n");
+        check("[\"\\x\"]", "1:2 this string has an escape that JSON does not know");
+        check("{\"a\": 1, \"a\": 2}", "1:10 the key \"a\" appears twice in one object");
         check("", "1:1 the text ends too early");
     }
 

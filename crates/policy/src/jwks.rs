@@ -27,10 +27,7 @@ impl KeySet {
             return Err(KeySetError::TooLong);
         }
         let value: serde_json::Value = serde_json::from_slice(document).map_err(|_| KeySetError::Form)?;
-        value
-            .get("keys")
-            .and_then(|keys| keys.as_array())
-            .ok_or(KeySetError::Form)?;
+        value.get("keys").and_then(|keys| keys.as_array()).ok_or(KeySetError::Form)?;
         Ok(Self {})
     }
 }

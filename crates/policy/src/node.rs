@@ -57,11 +57,7 @@ pub struct SyntaxError {
 
 impl SyntaxError {
     pub(crate) fn new(place: Place, message: impl Into<String>) -> Self {
-        Self {
-            place,
-            message: message.into(),
-            hint: None,
-        }
+        Self { place, message: message.into(), hint: None }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -91,9 +87,7 @@ impl Node {
             Kind::Text(text) => Value::String(text.clone()),
             Kind::List(items) => Value::Array(items.iter().map(Self::to_json).collect()),
             Kind::Map(entries) => {
-                let entries = entries
-                    .iter()
-                    .map(|(key, value)| (key.text.clone(), value.to_json()));
+                let entries = entries.iter().map(|(key, value)| (key.text.clone(), value.to_json()));
                 Value::Object(entries.collect::<Map<_, _>>())
             }
         }
@@ -105,15 +99,12 @@ impl Node {
         let mut place = self.place;
         for step in path.split(['.', '[', ']']).filter(|step| !step.is_empty()) {
             let next = match &here.kind {
-                Kind::List(items) => step
-                    .parse::<usize>()
-                    .ok()
-                    .and_then(|at| items.get(at))
-                    .map(|node| (node.place, node)),
-                Kind::Map(entries) => entries
-                    .iter()
-                    .find(|(key, _)| key.text == step)
-                    .map(|(key, node)| (key.place, node)),
+                Kind::List(items) => {
+                    step.parse::<usize>().ok().and_then(|at| items.get(at)).map(|node| (node.place, node))
+                }
+                Kind::Map(entries) => {
+                    entries.iter().find(|(key, _)| key.text == step).map(|(key, node)| (key.place, node))
+                }
                 _ => None,
             };
             let Some((found, node)) = next else { break };

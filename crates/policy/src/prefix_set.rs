@@ -25,23 +25,12 @@ impl FromIterator<Prefix> for PrefixSet {
         let mut set = Self::default();
         for prefix in prefixes {
             let net = prefix.net();
-            let levels = if net.addr().is_ipv4() {
-                &mut set.v4
-            } else {
-                &mut set.v6
-            };
+            let levels = if net.addr().is_ipv4() { &mut set.v4 } else { &mut set.v6 };
             let length = net.prefix_len();
             let at = levels.partition_point(|level| level.length > length);
             if levels.get(at).is_none_or(|level| level.length != length) {
                 let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-                levels.insert(
-                    at,
-                    Level {
-                        length,
-                        mask,
-                        networks: Vec::new(),
-                    },
-                );
+                levels.insert(at, Level { length, mask, networks: Vec::new() });
             }
             if let Some(level) = levels.get_mut(at) {
                 level.networks.push((bits(net.addr()), prefix));
@@ -74,10 +63,8 @@ impl PrefixSet {
         let levels = if ip.is_ipv4() { &self.v4 } else { &self.v6 };
         let bits = bits(ip);
         levels.iter().find_map(|level| {
-            let at = level
-                .networks
-                .binary_search_by_key(&(bits & level.mask), |(network, _)| *network)
-                .ok()?;
+            let at =
+                level.networks.binary_search_by_key(&(bits & level.mask), |(network, _)| *network).ok()?;
             level.networks.get(at).map(|(_, prefix)| *prefix)
         })
     }
@@ -90,21 +77,14 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn set(prefixes: &[&str]) -> PrefixSet {
-        prefixes
-            .iter()
-            .map(|text| Prefix::parse_lenient(text).unwrap())
-            .collect()
+        prefixes.iter().map(|text| Prefix::parse_lenient(text).unwrap()).collect()
     }
 
     #[test]
     fn longest_match_of_the_right_family() {
         let set = set(&["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "2001:db8::/32", "::/0"]);
         let check = |ip: &str, expect: Option<&str>| {
-            assert_eq!(
-                set.find(ip.parse().unwrap()).map(|p| p.to_string()).as_deref(),
-                expect,
-                "{ip}"
-            );
+            assert_eq!(set.find(ip.parse().unwrap()).map(|p| p.to_string()).as_deref(), expect, "{ip}");
         };
         check("10.1.2.3", Some("10.1.2.3/32"));
         check("::ffff:10.1.2.3", Some("10.1.2.3/32"));
@@ -118,11 +98,7 @@ mod tests {
 
     #[test]
     fn all_of_ipv4() {
-        assert!(
-            set(&["0.0.0.0/0"])
-                .find("255.255.255.255".parse().unwrap())
-                .is_some()
-        );
+        assert!(set(&["0.0.0.0/0"]).find("255.255.255.255".parse().unwrap()).is_some());
         assert!(set(&[]).find("255.255.255.255".parse().unwrap()).is_none());
     }
 

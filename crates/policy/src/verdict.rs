@@ -151,13 +151,7 @@ pub struct Reply {
 impl Reply {
     /// An empty answer.
     pub fn empty(status: StatusCode, code: Option<ErrorCode>) -> Self {
-        Self {
-            status,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-            code,
-            response_phase: false,
-        }
+        Self { status, headers: HeaderMap::new(), body: Bytes::new(), code, response_phase: false }
     }
 }
 
@@ -192,9 +186,7 @@ pub struct ServerCertificate {
 
 impl std::fmt::Debug for ServerCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerCertificate")
-            .field("chain_pem", &self.chain_pem)
-            .finish_non_exhaustive()
+        f.debug_struct("ServerCertificate").field("chain_pem", &self.chain_pem).finish_non_exhaustive()
     }
 }
 

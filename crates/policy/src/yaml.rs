@@ -13,17 +13,10 @@ use crate::node::{DEPTH_MAX, Key, Kind, NODES_MAX, Node, SyntaxError};
 
 /// Parses a whole text; it must hold exactly one document.
 pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
-    let mut reader = Reader {
-        parser: Parser::new_from_str(text),
-        anchors: HashMap::new(),
-        nodes: 0,
-    };
+    let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
     let first = reader.skip_to_content()?;
     let Some((event, span)) = first else {
-        return Err(SyntaxError::new(
-            Place { line: 1, column: 1 },
-            "the document is empty",
-        ));
+        return Err(SyntaxError::new(Place { line: 1, column: 1 }, "the document is empty"));
     };
     let node = reader.node(event, span, 0)?;
     match reader.skip_to_content()? {
@@ -41,19 +34,13 @@ struct Reader<'t> {
 
 fn place(span: Span) -> Place {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Place {
-        line: number(span.start.line()),
-        column: number(span.start.col().saturating_add(1)),
-    }
+    Place { line: number(span.start.line()), column: number(span.start.col().saturating_add(1)) }
 }
 
 fn scan_error(error: &ScanError) -> SyntaxError {
     let marker = error.marker();
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let place = Place {
-        line: number(marker.line()),
-        column: number(marker.col().saturating_add(1)),
-    };
+    let place = Place { line: number(marker.line()), column: number(marker.col().saturating_add(1)) };
     SyntaxError::new(place, format!("the YAML cannot be read: {}", error.info()))
 }
 
@@ -103,40 +90,19 @@ impl<'t> Reader<'t> {
         let (anchor, node) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 refuse_tag(tag.is_some(), place)?;
-                (
-                    anchor,
-                    Node {
-                        place,
-                        kind: scalar(&text, matches!(style, ScalarStyle::Plain)),
-                    },
-                )
+                (anchor, Node { place, kind: scalar(&text, matches!(style, ScalarStyle::Plain)) })
             }
             Event::SequenceStart(_, anchor, tag) => {
                 refuse_tag(tag.is_some(), place)?;
-                (
-                    anchor,
-                    Node {
-                        place,
-                        kind: Kind::List(self.list(depth)?),
-                    },
-                )
+                (anchor, Node { place, kind: Kind::List(self.list(depth)?) })
             }
             Event::MappingStart(_, anchor, tag) => {
                 refuse_tag(tag.is_some(), place)?;
-                (
-                    anchor,
-                    Node {
-                        place,
-                        kind: Kind::Map(self.map(depth)?),
-                    },
-                )
+                (anchor, Node { place, kind: Kind::Map(self.map(depth)?) })
             }
             Event::Alias(anchor) => return self.alias(anchor, place, depth),
             _ => {
-                return Err(SyntaxError::new(
-                    place,
-                    "the YAML cannot be read: unexpected structure",
-                ));
+                return Err(SyntaxError::new(place, "the YAML cannot be read: unexpected structure"));
             }
         };
         if anchor != 0 {
@@ -147,10 +113,7 @@ impl<'t> Reader<'t> {
 
     fn alias(&mut self, anchor: usize, place: Place, depth: usize) -> Result<Node, SyntaxError> {
         let Some(node) = self.anchors.get(&anchor) else {
-            return Err(SyntaxError::new(
-                place,
-                "this alias stands inside the value it names",
-            ));
+            return Err(SyntaxError::new(place, "this alias stands inside the value it names"));
         };
         let (nodes, levels) = measure(node);
         if depth.saturating_add(levels) > DEPTH_MAX {
@@ -161,8 +124,7 @@ impl<'t> Reader<'t> {
         }
         self.count(nodes, place)?;
         let node = self.anchors.get(&anchor).cloned();
-        node.map(|node| Node { place, ..node })
-            .ok_or_else(|| SyntaxError::new(place, "unknown alias"))
+        node.map(|node| Node { place, ..node }).ok_or_else(|| SyntaxError::new(place, "unknown alias"))
     }
 
     fn list(&mut self, depth: usize) -> Result<Vec<Node>, SyntaxError> {
@@ -198,10 +160,7 @@ impl<'t> Reader<'t> {
                     .hint("write the keys out"));
             }
             if !seen.insert(key.clone()) {
-                return Err(SyntaxError::new(
-                    at,
-                    format!("the key `{key}` appears twice in one map"),
-                ));
+                return Err(SyntaxError::new(at, format!("the key `{key}` appears twice in one map")));
             }
             let Some((event, span)) = self.next()? else { break };
             let value = self.node(event, span, depth + 1)?;
@@ -214,7 +173,7 @@ impl<'t> Reader<'t> {
 fn refuse_tag(present: bool, place: Place) -> Result<(), SyntaxError> {
     if present {
         return Err(
-            SyntaxError::new(place, "tags (`!name`) have no meaning in a policy").hint("remove the tag"),
+            SyntaxError::new(place, "tags (`!name`) have no meaning in a policy").hint("remove the tag")
         );
     }
     Ok(())
@@ -227,10 +186,7 @@ fn measure(node: &Node) -> (usize, usize) {
         Kind::Map(entries) => entries.iter().map(|(_, node)| node).collect(),
         _ => return (1, 1),
     };
-    children
-        .into_iter()
-        .map(measure)
-        .fold((1, 1), |(n, d), (nodes, depth)| (n + nodes, d.max(depth + 1)))
+    children.into_iter().map(measure).fold((1, 1), |(n, d), (nodes, depth)| (n + nodes, d.max(depth + 1)))
 }
 
 /// A scalar by the core schema (YAML 1.2.2 section 10.3.2); quoted ones are text.
@@ -263,11 +219,7 @@ fn number(text: &str) -> Option<Number> {
         return None;
     }
     if unsigned.bytes().all(|b| b.is_ascii_digit()) {
-        return text
-            .parse::<i64>()
-            .map(Number::from)
-            .or_else(|_| text.parse::<u64>().map(Number::from))
-            .ok();
+        return text.parse::<i64>().map(Number::from).or_else(|_| text.parse::<u64>().map(Number::from)).ok();
     }
     text.parse::<f64>().ok().and_then(Number::from_f64)
 }
@@ -284,20 +236,12 @@ mod tests {
     #[test]
     fn the_core_schema() {
         let check = |text: &str, expect: Value| assert_eq!(value(text), expect, "{text}");
-        check(
-            "[1, -2, 0x1F, 0o17, 1.5, 1e3, .5]",
-            json!([1, -2, 31, 15, 1.5, 1000.0, 0.5]),
-        );
+        check("[1, -2, 0x1F, 0o17, 1.5, 1e3, .5]", json!([1, -2, 31, 15, 1.5, 1000.0, 0.5]));
         check(
             "[true, False, null, ~, yes, 'true', \"1\", 1.3.4, 0x, 10:00]",
-            json!([
-                true, false, null, null, "yes", "true", "1", "1.3.4", "0x", "10:00"
-            ]),
+            json!([true, false, null, null, "yes", "true", "1", "1.3.4", "0x", "10:00"]),
         );
-        check(
-            "a: 1\nb:\n  - x\n  - c: \"2\"\n",
-            json!({"a": 1, "b": ["x", {"c": "2"}]}),
-        );
+        check("a: 1\nb:\n  - x\n  - c: \"2\"\n", json!({"a": 1, "b": ["x", {"c": "2"}]}));
         check("a: &x [1, 2]\nb: *x\n", json!({"a": [1, 2], "b": [1, 2]}));
         check("a: |\n  one\n  two\n", json!({"a": "one\ntwo\n"}));
     }
@@ -317,20 +261,16 @@ mod tests {
         assert!(error("a: 1\na: 2\n").contains("appears twice"));
         assert!(error("--- 1\n--- 2\n").contains("second document"));
         assert!(error("").contains("empty"));
-        assert!(error(&"[".repeat(4000)).contains("nested deeper"));
+        assert!(error(&format!("{}{}", "[".repeat(40), "]".repeat(40))).contains("nested deeper"));
+        assert!(error(&"[".repeat(4000)).contains("cannot be read"));
+        assert!(error(&"- ".repeat(4000)).contains("nested deeper"));
         assert!(error("a: [1, 2").contains("cannot be read"));
     }
 
     #[test]
     fn places_are_those_of_an_editor() {
         let node = parse("on_tcp_connect:\n  - actions:\n      - type: deny\n").unwrap();
-        assert_eq!(
-            node.place_of("on_tcp_connect[0].actions[0].type"),
-            Place { line: 3, column: 9 }
-        );
-        assert_eq!(
-            node.place_of("on_tcp_connect[0].actions[0].config"),
-            Place { line: 3, column: 9 }
-        );
+        assert_eq!(node.place_of("on_tcp_connect[0].actions[0].type"), Place { line: 3, column: 9 });
+        assert_eq!(node.place_of("on_tcp_connect[0].actions[0].config"), Place { line: 3, column: 9 });
     }
 }

@@ -33,15 +33,7 @@ impl<'c> Config<'c> {
         notes: &'c mut Notes,
     ) -> Self {
         let map = value.as_object().cloned().unwrap_or_default();
-        Self {
-            map,
-            path,
-            read: BTreeSet::new(),
-            phase,
-            scheme,
-            refs,
-            notes,
-        }
+        Self { map, path, read: BTreeSet::new(), phase, scheme, refs, notes }
     }
 
     /// The path of a key.
@@ -57,17 +49,12 @@ impl<'c> Config<'c> {
         message: impl Into<String>,
     ) -> &mut Diagnostic {
         self.notes.errors.push(Diagnostic::new(code, path, message));
-        self.notes
-            .errors
-            .last_mut()
-            .expect("a problem was pushed the line before")
+        self.notes.errors.last_mut().expect("a problem was pushed the line before")
     }
 
     /// Notes a doubt.
     pub(crate) fn warn(&mut self, code: ErrorCode, path: String, message: &str, hint: &str) {
-        self.notes
-            .warnings
-            .push(Diagnostic::new(code, path, message).hint(hint));
+        self.notes.warnings.push(Diagnostic::new(code, path, message).hint(hint));
     }
 
     /// How many defects were noted so far, in the whole document.
@@ -92,11 +79,7 @@ impl<'c> Config<'c> {
     }
 
     fn mistyped(&mut self, path: String, wanted: &str, found: &Value) {
-        self.error(
-            code::VALUE_TYPE,
-            path,
-            format!("expected {wanted}, found {}", noun(found)),
-        );
+        self.error(code::VALUE_TYPE, path, format!("expected {wanted}, found {}", noun(found)));
     }
 
     /// Text.
@@ -152,9 +135,7 @@ impl<'c> Config<'c> {
             return default;
         };
         let path = self.at(key);
-        let number = value
-            .as_u64()
-            .or_else(|| value.as_str().and_then(|text| text.parse().ok()));
+        let number = value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
         match number {
             Some(number) if range.contains(&number) => number,
             Some(number) => {
@@ -217,11 +198,7 @@ impl<'c> Config<'c> {
             );
             return Vec::new();
         }
-        items
-            .into_iter()
-            .enumerate()
-            .map(|(index, item)| (format!("{path}[{index}]"), item))
-            .collect()
+        items.into_iter().enumerate().map(|(index, item)| (format!("{path}[{index}]"), item)).collect()
     }
 
     /// A list of text.
@@ -251,9 +228,7 @@ impl<'c> Config<'c> {
             );
             return Vec::new();
         }
-        map.into_iter()
-            .map(|(name, value)| (format!("{path}.{name}"), name, value))
-            .collect()
+        map.into_iter().map(|(name, value)| (format!("{path}.{name}"), name, value)).collect()
     }
 
     /// The map at a key, read by `f`, which also reports its unread keys. A list of maps is merged when the key allows
@@ -298,8 +273,7 @@ impl<'c> Config<'c> {
             Ok(template) => Some(template),
             Err(error) => {
                 let hint = error.hint();
-                self.error(code::INTERPOLATION_BAD, path.to_owned(), error.to_string())
-                    .hint = hint;
+                self.error(code::INTERPOLATION_BAD, path.to_owned(), error.to_string()).hint = hint;
                 None
             }
         }
@@ -307,24 +281,16 @@ impl<'c> Config<'c> {
 
     /// Notes keys nobody read.
     pub(crate) fn finish(&mut self) {
-        let unread: Vec<String> = self
-            .map
-            .keys()
-            .filter(|key| !self.read.contains(key.as_str()))
-            .cloned()
-            .collect();
+        let unread: Vec<String> =
+            self.map.keys().filter(|key| !self.read.contains(key.as_str())).cloned().collect();
         for key in unread {
             let hint = match nearest(&key, self.read.iter().copied()) {
                 Some(name) => format!("did you mean `{name}`?"),
                 None if self.read.is_empty() => "this action takes no configuration".to_owned(),
-                None => format!(
-                    "the keys are {}",
-                    self.read.iter().copied().collect::<Vec<_>>().join(", ")
-                ),
+                None => format!("the keys are {}", self.read.iter().copied().collect::<Vec<_>>().join(", ")),
             };
             let path = self.at(&key);
-            self.error(code::KEY_UNKNOWN, path, format!("there is no key `{key}` here"))
-                .hint = Some(hint);
+            self.error(code::KEY_UNKNOWN, path, format!("there is no key `{key}` here")).hint = Some(hint);
         }
     }
 }

@@ -42,35 +42,20 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
         None => None,
     };
     config.finish();
-    let status = u16::try_from(status)
-        .ok()
-        .and_then(|status| StatusCode::from_u16(status).ok())?;
+    let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok())?;
     if body.is_some() && forbids_body(status) {
         let path = config.at("body");
-        config.error(
-            code::BODY_FORBIDDEN,
-            path,
-            format!("a {} answer has no body", status.as_u16()),
-        );
+        config.error(code::BODY_FORBIDDEN, path, format!("a {} answer has no body", status.as_u16()));
     }
     let response_phase = config.phase == Phase::HttpRequest;
-    (config.errors() == before).then(|| {
-        Arc::new(CustomResponse {
-            status,
-            headers,
-            body,
-            response_phase,
-        }) as Arc<dyn Action>
-    })
+    (config.errors() == before)
+        .then(|| Arc::new(CustomResponse { status, headers, body, response_phase }) as Arc<dyn Action>)
 }
 
 /// RFC 9110 section 6.4.1.
 fn forbids_body(status: StatusCode) -> bool {
     status.is_informational()
-        || matches!(
-            status,
-            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
-        )
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 impl Action for CustomResponse {
@@ -88,13 +73,9 @@ impl CustomResponse {
         reply.response_phase = self.response_phase;
         reply.headers = headers::render(&self.headers, cx)?;
         if let Some(body) = &self.body {
-            let text = body
-                .render(cx)
-                .map_err(|e| format!("custom-response body: {e}"))?;
+            let text = body.render(cx).map_err(|e| format!("custom-response body: {e}"))?;
             if text.len() > BODY_BYTES_MAX {
-                return Err(format!(
-                    "custom-response body: longer than {BODY_BYTES_MAX} bytes"
-                ));
+                return Err(format!("custom-response body: longer than {BODY_BYTES_MAX} bytes"));
             }
             infer_content_type(&mut reply.headers, &text);
             reply.body = Bytes::from(text);

@@ -18,12 +18,8 @@ struct Deny {
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let status = config.number("status_code", 403, 200..=599);
     config.finish();
-    let status = u16::try_from(status)
-        .ok()
-        .and_then(|status| StatusCode::from_u16(status).ok())?;
-    Some(Arc::new(Deny {
-        status: (config.phase != Phase::TcpConnect).then_some(status),
-    }))
+    let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok())?;
+    Some(Arc::new(Deny { status: (config.phase != Phase::TcpConnect).then_some(status) }))
 }
 
 impl Action for Deny {

@@ -27,20 +27,13 @@ enum Target {
 /// It ends the phase unless a failure lets it go on.
 pub(super) fn ending(config: &Value) -> Ending {
     let continues = config.get("on_error").and_then(Value::as_str) == Some("continue");
-    if continues {
-        Ending::Sometimes
-    } else {
-        Ending::Always
-    }
+    if continues { Ending::Sometimes } else { Ending::Always }
 }
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let text = config.required_text("url");
-    let on_error = config.choice(
-        "on_error",
-        OnError::Halt,
-        &[("halt", OnError::Halt), ("continue", OnError::Continue)],
-    );
+    let on_error =
+        config.choice("on_error", OnError::Halt, &[("halt", OnError::Halt), ("continue", OnError::Continue)]);
     binding(config);
     config.finish();
     let url = target(config, &text?)?;
@@ -68,11 +61,7 @@ fn target(config: &mut Config, text: &str) -> Option<Target> {
     let url = match literal.parse::<EndpointUrl>() {
         Ok(url) => url,
         Err(error) => {
-            config.error(
-                code::VALUE_BAD,
-                path,
-                format!("`{literal}` is not an endpoint URL: {error}"),
-            );
+            config.error(code::VALUE_BAD, path, format!("`{literal}` is not an endpoint URL: {error}"));
             return None;
         }
     };
@@ -88,20 +77,14 @@ fn target(config: &mut Config, text: &str) -> Option<Target> {
 /// Whether traffic of an endpoint with `scheme` may go to `url`.
 fn suits(url: &EndpointUrl, scheme: ebbgate_model::Scheme) -> Result<(), String> {
     if !url.host().is_internal() {
-        return Err(format!(
-            "{url} is not an internal endpoint: its name must end in .internal"
-        ));
+        return Err(format!("{url} is not an internal endpoint: its name must end in .internal"));
     }
     if url.host().is_wildcard() {
         return Err(format!("{url} names no one endpoint: write the name in full"));
     }
     if !url.scheme().same_class(scheme) {
         let kind = |http| {
-            if http {
-                "requests (http, https)"
-            } else {
-                "bytes (tls, tcp)"
-            }
+            if http { "requests (http, https)" } else { "bytes (tls, tcp)" }
         };
         let (from, to) = (kind(scheme.is_http()), kind(url.scheme().is_http()));
         return Err(format!("{url} takes {to}, but this endpoint has {from}"));
@@ -113,27 +96,18 @@ impl Action for ForwardInternal {
     fn run(&self, cx: &mut Context, gathered: &mut Gathered) -> Flow {
         if let Some((code, message)) = gathered.forward_failed.take() {
             let error = json!({ "code": code.to_string(), "message": message });
-            let url = cx
-                .result("forward_internal")
-                .and_then(|result| result.get("url"))
-                .cloned();
+            let url = cx.result("forward_internal").and_then(|result| result.get("url")).cloned();
             cx.set_result("forward_internal", json!({ "url": url, "error": error }));
             return Flow::Next;
         }
         let url = match self.resolve(cx) {
             Ok(url) => url,
             Err(message) => {
-                return Flow::failed(
-                    code::INTERPOLATION_FAILED,
-                    format!("forward-internal url: {message}"),
-                );
+                return Flow::failed(code::INTERPOLATION_FAILED, format!("forward-internal url: {message}"));
             }
         };
         cx.set_result("forward_internal", json!({ "url": url.to_string() }));
-        Flow::End(Verdict::Forward {
-            url,
-            on_error: self.on_error,
-        })
+        Flow::End(Verdict::Forward { url, on_error: self.on_error })
     }
 }
 
@@ -144,9 +118,7 @@ impl ForwardInternal {
             Target::Computed(template) => template,
         };
         let text = template.render(cx).map_err(|e| e.to_string())?;
-        let url: EndpointUrl = text
-            .parse()
-            .map_err(|e| format!("`{}`: {e}", text.escape_debug()))?;
+        let url: EndpointUrl = text.parse().map_err(|e| format!("`{}`: {e}", text.escape_debug()))?;
         suits(&url, cx.endpoint.url.scheme())?;
         Ok(url)
     }

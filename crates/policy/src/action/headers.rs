@@ -54,19 +54,11 @@ pub(super) fn templates(config: &mut Config, key: &'static str, max: usize) -> V
 
 fn header_name(config: &mut Config, path: &str, name: &str) -> Option<HeaderName> {
     let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
-        config.error(
-            code::VALUE_BAD,
-            path.to_owned(),
-            format!("`{name}` is not a header name"),
-        );
+        config.error(code::VALUE_BAD, path.to_owned(), format!("`{name}` is not a header name"));
         return None;
     };
     if header == header::USER_AGENT {
-        config.error(
-            code::HEADER_REFUSED,
-            path.to_owned(),
-            "user-agent cannot be changed by a policy",
-        );
+        config.error(code::HEADER_REFUSED, path.to_owned(), "user-agent cannot be changed by a policy");
         return None;
     }
     if is_edges_own(&header) {
@@ -89,10 +81,8 @@ pub(super) fn render(templates: &[(HeaderName, Template)], cx: &Context) -> Resu
             return Err(format!("header `{name}`: longer than {VALUE_BYTES_MAX} bytes"));
         }
         let value = HeaderValue::from_str(&text).or_else(|_| HeaderValue::from_bytes(text.as_bytes()));
-        headers.append(
-            name,
-            value.map_err(|_| format!("header `{name}`: the value has control characters"))?,
-        );
+        headers
+            .append(name, value.map_err(|_| format!("header `{name}`: the value has control characters"))?);
     }
     Ok(headers)
 }
@@ -163,9 +153,8 @@ pub(super) fn compile_remove(config: &mut Config) -> Compiled {
             continue;
         };
         if name == header::HOST && config.phase == Phase::HttpRequest {
-            config
-                .error(code::HEADER_REFUSED, path, "a request needs its host header")
-                .hint = Some("set it with add-headers, which replaces it".into());
+            config.error(code::HEADER_REFUSED, path, "a request needs its host header").hint =
+                Some("set it with add-headers, which replaces it".into());
             continue;
         }
         names.push(name);
@@ -188,10 +177,7 @@ impl Action for RemoveHeaders {
                 }
             }
         }
-        cx.set_result(
-            "remove_headers",
-            serde_json::json!({ "headers_removed": removed }),
-        );
+        cx.set_result("remove_headers", serde_json::json!({ "headers_removed": removed }));
         Flow::Next
     }
 }

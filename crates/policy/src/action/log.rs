@@ -29,9 +29,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
             Ok(template) => metadata.push((name, template)),
             Err(error) => {
                 let hint = error.hint();
-                config
-                    .error(code::INTERPOLATION_BAD, path, error.to_string())
-                    .hint = hint;
+                config.error(code::INTERPOLATION_BAD, path, error.to_string()).hint = hint;
             }
         }
     }

@@ -51,11 +51,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     {
         if config.errors() == before {
             let path = config.at("allow");
-            config.error(
-                code::VALUE_MISSING,
-                path,
-                "restrict-ips needs `allow`, `deny` or `ip_policies`",
-            );
+            config.error(code::VALUE_MISSING, path, "restrict-ips needs `allow`, `deny` or `ip_policies`");
         }
     } else if allow.is_empty() && allow_computed.is_empty() && policies == 0 {
         let path = config.at("deny");
@@ -68,14 +64,8 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     }
     let action = RestrictIps {
         enforce,
-        allow: Networks {
-            fixed: allow.into_iter().collect(),
-            computed: allow_computed,
-        },
-        deny: Networks {
-            fixed: deny.into_iter().collect(),
-            computed: deny_computed,
-        },
+        allow: Networks { fixed: allow.into_iter().collect(), computed: allow_computed },
+        deny: Networks { fixed: deny.into_iter().collect(), computed: deny_computed },
         phase: config.phase,
     };
     (config.errors() == before).then(|| Arc::new(action) as Arc<dyn Action>)
@@ -106,22 +96,14 @@ fn ip_policies(config: &mut Config, allow: &mut Vec<Prefix>, deny: &mut Vec<Pref
         let id: IpPolicyId = match text.parse() {
             Ok(id) => id,
             Err(error) => {
-                config.error(
-                    code::VALUE_BAD,
-                    path.clone(),
-                    format!("`{text}` is not an IP policy: {error}"),
-                );
+                config.error(code::VALUE_BAD, path.clone(), format!("`{text}` is not an IP policy: {error}"));
                 continue;
             }
         };
         config.notes.ip_policies.push(id);
         let Refs::Of(refs) = config.refs else { continue };
         let Some(rules) = refs.ip_policies.get(&id) else {
-            config.error(
-                code::VALUE_BAD,
-                path.clone(),
-                format!("the account has no IP policy {id}"),
-            );
+            config.error(code::VALUE_BAD, path.clone(), format!("the account has no IP policy {id}"));
             continue;
         };
         for rule in rules {
@@ -160,10 +142,7 @@ impl Action for RestrictIps {
             }
         };
         let passes = allowed.is_some() && denied.is_none();
-        let matched = denied
-            .or(allowed)
-            .map(|prefix| prefix.to_string())
-            .unwrap_or_default();
+        let matched = denied.or(allowed).map(|prefix| prefix.to_string()).unwrap_or_default();
         let mut result = json!({ "action": if passes { "allow" } else { "deny" }, "matched_cidr": matched });
         if !passes {
             result["error"] = json!({
@@ -176,9 +155,7 @@ impl Action for RestrictIps {
             return Flow::Next;
         }
         Flow::End(match self.phase {
-            Phase::TcpConnect => Verdict::Close {
-                code: Some(code::IP_RESTRICTED),
-            },
+            Phase::TcpConnect => Verdict::Close { code: Some(code::IP_RESTRICTED) },
             Phase::HttpRequest | Phase::HttpResponse => {
                 Verdict::Respond(Reply::empty(StatusCode::FORBIDDEN, Some(code::IP_RESTRICTED)))
             }

@@ -27,11 +27,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let mut vars = Vec::new();
     for (path, name, value) in &entries {
         if depth(value) > DEPTH_MAX {
-            config.error(
-                code::VARS_DEPTH,
-                path.clone(),
-                format!("nested deeper than {DEPTH_MAX} levels"),
-            );
+            config.error(code::VARS_DEPTH, path.clone(), format!("nested deeper than {DEPTH_MAX} levels"));
             continue;
         }
         match ValueTemplate::compile(value, config.phase) {
@@ -46,9 +42,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
             }
             Err(error) => {
                 let hint = error.hint();
-                config
-                    .error(code::INTERPOLATION_BAD, path.clone(), error.to_string())
-                    .hint = hint;
+                config.error(code::INTERPOLATION_BAD, path.clone(), error.to_string()).hint = hint;
             }
         }
     }
@@ -65,18 +59,16 @@ fn entries(config: &mut Config) -> Vec<(String, String, Value)> {
             _ => None,
         };
         let Some((name, value)) = single else {
-            config
-                .error(code::VARS_SHAPE, path, "each variable is a map with one key")
-                .hint = Some("write `- name: value`".into());
+            config.error(code::VARS_SHAPE, path, "each variable is a map with one key").hint =
+                Some("write `- name: value`".into());
             continue;
         };
         let path = format!("{path}.{name}");
         let well_formed = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !well_formed {
-            config
-                .error(code::VALUE_BAD, path, format!("`{name}` is not a variable name"))
-                .hint = Some("use letters, digits and _".into());
+            config.error(code::VALUE_BAD, path, format!("`{name}` is not a variable name")).hint =
+                Some("use letters, digits and _".into());
         } else if entries.iter().any(|(_, other, _)| *other == name) {
             config.error(code::ENTRIES_DUPLICATE, path, format!("`{name}` is set twice"));
         } else {

@@ -26,11 +26,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let max = config.choice("max_version", TlsVersion::V1_3, VERSIONS);
     if min > max {
         let path = config.at("min_version");
-        config.error(
-            code::VALUES_CONFLICT,
-            path,
-            "min_version is higher than max_version",
-        );
+        config.error(code::VALUES_CONFLICT, path, "min_version is higher than max_version");
     }
     let certificate = certificate(config);
     let client_authorities = authorities(config);
@@ -40,11 +36,8 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
         ("request", Verification::Request),
     ];
     let named = config.raw("mutual_tls_verification_strategy").is_some();
-    let verification = config.choice(
-        "mutual_tls_verification_strategy",
-        Verification::RequireAndVerify,
-        &strategies,
-    );
+    let verification =
+        config.choice("mutual_tls_verification_strategy", Verification::RequireAndVerify, &strategies);
     let listed = config.raw("mutual_tls_certificate_authorities").is_some();
     if named && !listed {
         let path = config.at("mutual_tls_verification_strategy");
@@ -55,13 +48,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
         );
     }
     config.finish();
-    let settings = Arc::new(TlsSettings {
-        min,
-        max,
-        certificate,
-        client_authorities,
-        verification,
-    });
+    let settings = Arc::new(TlsSettings { min, max, certificate, client_authorities, verification });
     (config.errors() == before).then(|| Arc::new(TerminateTls { settings }) as Arc<dyn Action>)
 }
 
@@ -90,9 +77,8 @@ fn certificate(config: &mut Config) -> Option<ServerCertificate> {
         let path = config.at("server_certificate");
         config.error(code::VALUE_BAD, path, message);
     }
-    let is_key = Pem::iter_from_buffer(key_pem.as_bytes())
-        .flatten()
-        .any(|pem| pem.label.ends_with("PRIVATE KEY"));
+    let is_key =
+        Pem::iter_from_buffer(key_pem.as_bytes()).flatten().any(|pem| pem.label.ends_with("PRIVATE KEY"));
     if !is_key {
         let path = config.at("server_private_key");
         config.error(code::VALUE_BAD, path, "this is not a PEM private key");
@@ -112,8 +98,7 @@ fn check_chain(text: &str) -> Result<(), String> {
         if pem.label != "CERTIFICATE" {
             return Err(format!("a {} stands where a certificate belongs", pem.label));
         }
-        pem.parse_x509()
-            .map_err(|e| format!("a certificate cannot be read: {e}"))?;
+        pem.parse_x509().map_err(|e| format!("a certificate cannot be read: {e}"))?;
     }
     Ok(())
 }
@@ -161,9 +146,7 @@ fn named_authority(config: &mut Config, path: &str, text: &str) -> Option<String
 fn check_authority(text: &str) -> Result<(), String> {
     check_chain(text)?;
     for pem in Pem::iter_from_buffer(text.as_bytes()).flatten() {
-        let certificate = pem
-            .parse_x509()
-            .map_err(|e| format!("a certificate cannot be read: {e}"))?;
+        let certificate = pem.parse_x509().map_err(|e| format!("a certificate cannot be read: {e}"))?;
         if !certificate.is_ca() {
             return Err(format!(
                 "{} is not a certificate authority (basicConstraints has no CA:TRUE)",

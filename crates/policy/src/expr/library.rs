@@ -1,0 +1,379 @@
+//! The functions an expression may call (surface.md section 5.4), and the environment that holds them.
+//!
+//! Names that begin with `@` cannot be written in a source: `rewrite` puts them in place of functions whose result can
+//! be much larger than their arguments, with the budget as first argument.
+
+use cel::common::types::{
+    BYTES_TYPE, CelBool, CelBytes, CelInt, CelString, DYN_TYPE, INT_TYPE, LIST_TYPE, MAP_TYPE, STRING_TYPE,
+    Type,
+};
+use cel::common::value::CowVal;
+use cel::{DeclarationError, Env, ExecutionError, extensions};
+
+use super::ExprError;
+use super::budget::Budget;
+use super::value::Ref;
+use crate::diagnostic::nearest;
+
+mod charged;
+mod digest;
+mod encoding;
+mod network;
+mod text;
+
+pub(super) use network::text_of as network_text;
+pub(super) use text::Pattern;
+
+type Args<'b, 'v> = Vec<CowVal<'b, 'v>>;
+type Answer<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
+type Function = for<'b, 'v> fn(Args<'b, 'v>) -> Answer<'b, 'v>;
+
+/// All functions, ready to be called.
+pub(super) fn environment() -> Env {
+    declare().expect("every function is declared once: a test builds this environment")
+}
+
+fn declare() -> Result<Env, DeclarationError> {
+    let mut env = Env::stdlib();
+    env.add_extension(extensions::strings)?;
+    env.add_extension(extensions::lists)?;
+    env.add_extension(extensions::math)?;
+    env.add_extension(extensions::encoders)?;
+    charged::declare(&mut env)?;
+    text::declare(&mut env)?;
+    encoding::declare(&mut env)?;
+    digest::declare(&mut env)?;
+    network::declare(&mut env)?;
+    Ok(env)
+}
+
+/// The charged form of a function, called with budget, target and arguments.
+pub(super) fn bounded(function: &str, is_member: bool) -> Option<&'static str> {
+    Some(match (function, is_member) {
+        ("replace", true) => "@replace",
+        ("join", true) => "@join",
+        ("split", true) => "@split",
+        ("indexOf", true) => "@indexOf",
+        ("lastIndexOf", true) => "@lastIndexOf",
+        ("distinct", true) => "@distinct",
+        ("lists.range", false) => "@range",
+        ("rand.double", false) => "@rand_double",
+        ("rand.int", false) => "@rand_int",
+        _ => return None,
+    })
+}
+
+/// Whether a function's result is a new value that counts as held.
+pub(super) fn builds(function: &str) -> bool {
+    !matches!(
+        function,
+        "type"
+            | "dyn"
+            | "value"
+            | "orValue"
+            | "or"
+            | "optional.none"
+            | "hasValue"
+            | "family"
+            | "prefixLength"
+    )
+}
+
+const MEMBERS: &[&str] = &[
+    "charAt",
+    "contains",
+    "containsCIDR",
+    "containsIP",
+    "crc32",
+    "crc64",
+    "decodeBase64",
+    "decodeJson",
+    "decodeQueryString",
+    "distinct",
+    "encodeBase64",
+    "encodeJson",
+    "encodeQueryString",
+    "endsWith",
+    "escapeUrl",
+    "family",
+    "flatten",
+    "format",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getFullYear",
+    "getHours",
+    "getMilliseconds",
+    "getMinutes",
+    "getMonth",
+    "getSeconds",
+    "hasValue",
+    "indexOf",
+    "ip",
+    "isGlobalUnicast",
+    "isJson",
+    "isLinkLocalMulticast",
+    "isLinkLocalUnicast",
+    "isLoopback",
+    "isPrivateIp",
+    "isQueryString",
+    "isURL",
+    "isUnspecified",
+    "join",
+    "lastIndexOf",
+    "lower",
+    "lowerAscii",
+    "masked",
+    "matches",
+    "md5",
+    "or",
+    "orValue",
+    "parseUrl",
+    "prefixLength",
+    "replace",
+    "reverse",
+    "sha1",
+    "sha256",
+    "sha512",
+    "size",
+    "slice",
+    "sort",
+    "split",
+    "startsWith",
+    "substring",
+    "trim",
+    "unescapeUrl",
+    "upper",
+    "upperAscii",
+    "value",
+    "xxhash64",
+];
+
+const GLOBALS: &[&str] = &[
+    "base64.decode",
+    "base64.encode",
+    "basic_auth.encode",
+    "bool",
+    "bytes",
+    "cidr",
+    "double",
+    "duration",
+    "dyn",
+    "getQueryParam",
+    "getReqCookie",
+    "getReqHeader",
+    "getResCookie",
+    "getResHeader",
+    "hasQueryParam",
+    "hasReqCookie",
+    "hasReqHeader",
+    "hasResCookie",
+    "hasResHeader",
+    "hash.crc32",
+    "hash.crc64",
+    "hash.md5",
+    "hash.sha1",
+    "hash.sha256",
+    "hash.sha512",
+    "hash.xxhash64",
+    "inCidrRange",
+    "inCidrRanges",
+    "int",
+    "ip",
+    "ip.isCanonical",
+    "isCIDR",
+    "isIP",
+    "json.decode",
+    "json.encode",
+    "lists.range",
+    "math.abs",
+    "math.bitAnd",
+    "math.bitNot",
+    "math.bitOr",
+    "math.bitShiftLeft",
+    "math.bitShiftRight",
+    "math.bitXor",
+    "math.ceil",
+    "math.floor",
+    "math.isFinite",
+    "math.isInf",
+    "math.isNaN",
+    "math.round",
+    "math.sign",
+    "math.sqrt",
+    "math.trunc",
+    "matches",
+    "optional.none",
+    "optional.of",
+    "optional.ofNonZeroValue",
+    "queryString.decode",
+    "queryString.encode",
+    "rand.double",
+    "rand.int",
+    "size",
+    "string",
+    "strings.quote",
+    "timestamp",
+    "type",
+    "uint",
+    "url.escape",
+    "url.parse",
+    "url.unescape",
+];
+
+/// Macros that were expanded before a name is checked; known for suggestions.
+const MACROS: &[&str] = &[
+    "all",
+    "exists",
+    "existsOne",
+    "exists_one",
+    "filter",
+    "has",
+    "map",
+    "optFlatMap",
+    "optMap",
+    "sortBy",
+    "transformList",
+    "transformMap",
+    "transformMapEntry",
+];
+
+pub(super) fn is_global(name: &str) -> bool {
+    GLOBALS.contains(&name) || name.starts_with("math.@") || name == "strings.quote"
+}
+
+/// Types that an expression may name, as in `type(x) == int`.
+pub(super) fn is_type(name: &str) -> bool {
+    matches!(
+        name,
+        "bool"
+            | "bytes"
+            | "double"
+            | "google.protobuf.Duration"
+            | "google.protobuf.Timestamp"
+            | "int"
+            | "list"
+            | "map"
+            | "net.CIDR"
+            | "net.IP"
+            | "null_type"
+            | "optional_type"
+            | "string"
+            | "type"
+            | "uint"
+    )
+}
+
+/// Refuses a function nobody has.
+pub(super) fn check_function(name: &str, is_member: bool) -> Result<(), ExprError> {
+    let first = name.chars().next().unwrap_or('@');
+    if !first.is_ascii_alphabetic() {
+        return Ok(());
+    }
+    let known = if is_member { MEMBERS } else { GLOBALS };
+    if known.contains(&name) || name.starts_with("math.@") {
+        return Ok(());
+    }
+    if name == "secrets.get" || (is_member && name == "get") {
+        return Err(ExprError::new("secrets.get: vaults are not available in this version"));
+    }
+    let error = ExprError::new(format!("there is no function `{name}`"));
+    let other = if is_member { GLOBALS } else { MEMBERS };
+    if other.contains(&name) {
+        let way =
+            if is_member { format!("write `{name}(...)`") } else { format!("write `value.{name}(...)`") };
+        return Err(error.with_hint(way));
+    }
+    match nearest(name, known.iter().chain(MACROS).chain(other).copied()) {
+        Some(near) => Err(error.with_hint(format!("did you mean `{near}`?"))),
+        None => Err(error),
+    }
+}
+
+/// Declares a global function.
+fn global(env: &mut Env, name: &str, args: &[&Type], f: Function) -> Result<(), DeclarationError> {
+    let id = format!("{name}({})", args.iter().map(|t| t.name()).collect::<Vec<_>>().join(","));
+    env.add_overload(name, &id, args.iter().map(|t| (*t).to_owned()).collect(), f)
+}
+
+/// Declares a function called on its first argument.
+fn method(
+    env: &mut Env,
+    name: &str,
+    target: &Type,
+    args: &[&Type],
+    f: Function,
+) -> Result<(), DeclarationError> {
+    let id =
+        format!("{}.{name}({})", target.name(), args.iter().map(|t| t.name()).collect::<Vec<_>>().join(","));
+    env.add_member_overload(name, &id, target.to_owned(), args.iter().map(|t| (*t).to_owned()).collect(), f)
+}
+
+fn no_overload(function: &str, args: &[CowVal]) -> ExecutionError {
+    let types = args.iter().map(|arg| arg.get_type().name().to_owned()).collect();
+    ExecutionError::no_such_overload(function.trim_start_matches('@'), types)
+}
+
+fn failed<T>(function: &str, message: impl Into<String>) -> Result<T, ExecutionError> {
+    Err(ExecutionError::function_error(function, message.into()))
+}
+
+/// The arguments as a fixed number.
+fn take<'b, 'v, const N: usize>(args: Args<'b, 'v>) -> Result<[CowVal<'b, 'v>; N], ExecutionError> {
+    args.try_into().map_err(|args: Args| ExecutionError::invalid_argument_count(N, args.len()))
+}
+
+fn as_text<'a>(value: Ref<'a, '_>) -> Option<&'a str> {
+    value.downcast_ref::<CelString>().map(CelString::inner)
+}
+
+fn as_bytes<'a>(value: Ref<'a, '_>) -> Option<&'a [u8]> {
+    value.downcast_ref::<CelBytes>().map(|bytes| bytes.inner())
+}
+
+fn as_int(value: Ref) -> Option<i64> {
+    value.downcast_ref::<CelInt>().map(|number| *number.inner())
+}
+
+fn budget<'a>(value: &'a CowVal) -> Result<&'a Budget, ExecutionError> {
+    value
+        .downcast_ref::<Budget>()
+        .ok_or_else(|| ExecutionError::InternalError("the budget is missing".into()))
+}
+
+fn text_answer<'b, 'v>(text: impl Into<String>) -> Answer<'b, 'v> {
+    Ok(CowVal::owned(CelString::from(text.into())))
+}
+
+fn bool_answer<'b, 'v>(b: bool) -> Answer<'b, 'v> {
+    Ok(CowVal::owned(CelBool::from(b)))
+}
+
+fn int_answer<'b, 'v>(number: i64) -> Answer<'b, 'v> {
+    Ok(CowVal::owned(CelInt::from(number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_can_be_built() {
+        assert!(declare().is_ok());
+    }
+
+    #[test]
+    fn unknown_functions_come_with_a_way_out() {
+        let check = |name: &str, is_member: bool, expect: &str| {
+            let error = check_function(name, is_member).unwrap_err();
+            assert_eq!(error.hint().unwrap_or_default(), expect, "{name}");
+        };
+        check("hasReqHeaders", false, "did you mean `hasReqHeader`?");
+        check("startswith", true, "did you mean `startsWith`?");
+        check("lower", false, "write `value.lower(...)`");
+        check("inCidrRange", true, "write `inCidrRange(...)`");
+        check("frobnicate", false, "");
+        assert!(check_function("_+_", false).is_ok());
+    }
+}

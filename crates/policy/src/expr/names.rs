@@ -1,0 +1,436 @@
+//! The variables a policy may name (surface.md section 5.2): path, kind, and how each is read from a [`Context`].
+//!
+//! One table. A path may be a value and have members below it (`req.url`, `conn.client_ip`): the longest path that
+//! matches is the variable, so "a string with fields" needs no type of its own.
+
+use std::borrow::Cow;
+
+use http::header;
+use serde_json::{Map, Value, json};
+
+use super::ExprError;
+use super::kind::Kind;
+use super::{query, user_agent};
+use crate::certificate::{certificate_json, rfc3339, tls_json};
+use crate::diagnostic::nearest;
+use crate::facts::{Context, TlsFacts};
+use crate::verdict::Phase;
+
+/// Which names an expression may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Names {
+    /// Those of the table, in a phase.
+    Policy(Phase),
+    /// Any: names are left for the evaluator to find. For the conformance suite.
+    #[cfg(test)]
+    Open,
+}
+
+/// A value read from a context, not yet the evaluator's.
+#[derive(Debug)]
+pub(super) enum Datum<'c> {
+    Text(Cow<'c, str>),
+    Int(i64),
+    Bool(bool),
+    Json(Value),
+}
+
+impl From<Datum<'_>> for Value {
+    fn from(datum: Datum) -> Self {
+        match datum {
+            Datum::Text(text) => Self::String(text.into_owned()),
+            Datum::Int(number) => number.into(),
+            Datum::Bool(b) => b.into(),
+            Datum::Json(json) => json,
+        }
+    }
+}
+
+/// One row of the table.
+pub(super) struct Variable {
+    pub(super) path: &'static str,
+    pub(super) kind: Option<Kind>,
+    pub(super) read: for<'c> fn(&'c Context) -> Datum<'c>,
+}
+
+const T: Option<Kind> = Some(Kind::Text);
+const N: Option<Kind> = Some(Kind::Number);
+const B: Option<Kind> = Some(Kind::Bool);
+const L: Option<Kind> = Some(Kind::List);
+const M: Option<Kind> = Some(Kind::Map);
+
+const fn row(path: &'static str, kind: Option<Kind>, read: for<'c> fn(&'c Context) -> Datum<'c>) -> Variable {
+    Variable { path, kind, read }
+}
+
+/// Rows are found by path; a group's members are those whose path begins with its own and a dot.
+pub(super) static VARIABLES: &[Variable] = &[
+    row("conn.bytes_in", N, |_| Datum::Int(0)),
+    row("conn.bytes_out", N, |_| Datum::Int(0)),
+    row("conn.client_ip", T, |cx| text(ebbgate_model::canonical_ip(cx.conn.client.ip()).to_string())),
+    row("conn.client_ip.categories", L, |_| Datum::Json(json!([]))),
+    row("conn.client_ip.is_on_blocklist", B, |_| Datum::Bool(false)),
+    row("conn.client_ip.is_tor_node", B, |_| Datum::Bool(false)),
+    row("conn.client_port", N, |cx| Datum::Int(cx.conn.client.port().into())),
+    row("conn.server_ip", T, |cx| text(ebbgate_model::canonical_ip(cx.conn.server.ip()).to_string())),
+    row("conn.server_port", N, |cx| Datum::Int(cx.conn.server.port().into())),
+    row("conn.server_region", T, |cx| borrowed(&cx.conn.region)),
+    row("conn.ts.start", T, |cx| text(rfc3339(cx.conn.start_unix_ms.div_euclid(1000)))),
+    row("conn.tls.cipher_suite", T, |cx| tls_text(cx, |tls| &tls.cipher_suite)),
+    row("conn.tls.ja4_fingerprint", T, |cx| tls_text(cx, |tls| &tls.ja4)),
+    row("conn.tls.negotiated_alpn", T, |cx| tls_text(cx, |tls| &tls.alpn)),
+    row("conn.tls.session_resumed", B, |cx| Datum::Bool(cx.conn.tls.as_ref().is_some_and(|tls| tls.resumed))),
+    row("conn.tls.sni", T, |cx| tls_text(cx, |tls| &tls.sni)),
+    row("conn.tls.version", T, |cx| tls_text(cx, |tls| &tls.version)),
+    row("conn.tls.client.pem", T, |cx| client(cx, "/pem")),
+    row("conn.tls.client.extensions", L, |cx| client(cx, "/extensions")),
+    row("conn.tls.client.issuer", T, |cx| client(cx, "/issuer/@text")),
+    row("conn.tls.client.issuer.common_name", T, |cx| client(cx, "/issuer/common_name")),
+    row("conn.tls.client.issuer.country", T, |cx| client(cx, "/issuer/country")),
+    row("conn.tls.client.issuer.locality", T, |cx| client(cx, "/issuer/locality")),
+    row("conn.tls.client.issuer.organization", T, |cx| client(cx, "/issuer/organization")),
+    row("conn.tls.client.issuer.organizational_unit", T, |cx| client(cx, "/issuer/organizational_unit")),
+    row("conn.tls.client.issuer.postal_code", T, |cx| client(cx, "/issuer/postal_code")),
+    row("conn.tls.client.issuer.province", T, |cx| client(cx, "/issuer/province")),
+    row("conn.tls.client.issuer.street_address", T, |cx| client(cx, "/issuer/street_address")),
+    row("conn.tls.client.san", T, |cx| client(cx, "/san/@text")),
+    row("conn.tls.client.san.dns_names", L, |cx| client(cx, "/san/dns_names")),
+    row("conn.tls.client.san.email_addresses", L, |cx| client(cx, "/san/email_addresses")),
+    row("conn.tls.client.san.ip_addresses", L, |cx| client(cx, "/san/ip_addresses")),
+    row("conn.tls.client.san.uris", L, |cx| client(cx, "/san/uris")),
+    row("conn.tls.client.serial_number", T, |cx| client(cx, "/serial_number")),
+    row("conn.tls.client.signature_algorithm", T, |cx| client(cx, "/signature_algorithm")),
+    row("conn.tls.client.subject", T, |cx| client(cx, "/subject/@text")),
+    row("conn.tls.client.subject.common_name", T, |cx| client(cx, "/subject/common_name")),
+    row("conn.tls.client.subject.country", T, |cx| client(cx, "/subject/country")),
+    row("conn.tls.client.subject.locality", T, |cx| client(cx, "/subject/locality")),
+    row("conn.tls.client.subject.organization", T, |cx| client(cx, "/subject/organization")),
+    row("conn.tls.client.subject.organizational_unit", T, |cx| client(cx, "/subject/organizational_unit")),
+    row("conn.tls.client.subject.postal_code", T, |cx| client(cx, "/subject/postal_code")),
+    row("conn.tls.client.subject.province", T, |cx| client(cx, "/subject/province")),
+    row("conn.tls.client.subject.street_address", T, |cx| client(cx, "/subject/street_address")),
+    row("conn.tls.client.validity.not_after", T, |cx| client(cx, "/validity/not_after")),
+    row("conn.tls.client.validity.not_before", T, |cx| client(cx, "/validity/not_before")),
+    row("conn.tls.server.extensions", L, |cx| server(cx, "/extensions")),
+    row("conn.tls.server.issuer", T, |cx| server(cx, "/issuer/@text")),
+    row("conn.tls.server.issuer.common_name", T, |cx| server(cx, "/issuer/common_name")),
+    row("conn.tls.server.issuer.country", T, |cx| server(cx, "/issuer/country")),
+    row("conn.tls.server.issuer.locality", T, |cx| server(cx, "/issuer/locality")),
+    row("conn.tls.server.issuer.organization", T, |cx| server(cx, "/issuer/organization")),
+    row("conn.tls.server.issuer.organizational_unit", T, |cx| server(cx, "/issuer/organizational_unit")),
+    row("conn.tls.server.issuer.postal_code", T, |cx| server(cx, "/issuer/postal_code")),
+    row("conn.tls.server.issuer.province", T, |cx| server(cx, "/issuer/province")),
+    row("conn.tls.server.issuer.street_address", T, |cx| server(cx, "/issuer/street_address")),
+    row("conn.tls.server.san", T, |cx| server(cx, "/san/@text")),
+    row("conn.tls.server.san.dns_names", L, |cx| server(cx, "/san/dns_names")),
+    row("conn.tls.server.san.email_addresses", L, |cx| server(cx, "/san/email_addresses")),
+    row("conn.tls.server.san.ip_addresses", L, |cx| server(cx, "/san/ip_addresses")),
+    row("conn.tls.server.san.uris", L, |cx| server(cx, "/san/uris")),
+    row("conn.tls.server.serial_number", T, |cx| server(cx, "/serial_number")),
+    row("conn.tls.server.signature_algorithm", T, |cx| server(cx, "/signature_algorithm")),
+    row("conn.tls.server.subject", T, |cx| server(cx, "/subject/@text")),
+    row("conn.tls.server.subject.common_name", T, |cx| server(cx, "/subject/common_name")),
+    row("conn.tls.server.subject.country", T, |cx| server(cx, "/subject/country")),
+    row("conn.tls.server.subject.locality", T, |cx| server(cx, "/subject/locality")),
+    row("conn.tls.server.subject.organization", T, |cx| server(cx, "/subject/organization")),
+    row("conn.tls.server.subject.organizational_unit", T, |cx| server(cx, "/subject/organizational_unit")),
+    row("conn.tls.server.subject.postal_code", T, |cx| server(cx, "/subject/postal_code")),
+    row("conn.tls.server.subject.province", T, |cx| server(cx, "/subject/province")),
+    row("conn.tls.server.subject.street_address", T, |cx| server(cx, "/subject/street_address")),
+    row("conn.tls.server.validity.not_after", T, |cx| server(cx, "/validity/not_after")),
+    row("conn.tls.server.validity.not_before", T, |cx| server(cx, "/validity/not_before")),
+    row("endpoint.addr", T, |cx| text(cx.endpoint.url.hostport())),
+    row("endpoint.host", T, |cx| borrowed(cx.endpoint.url.host().as_str())),
+    row("endpoint.id", T, |cx| borrowed(&cx.endpoint.id)),
+    row("endpoint.port", N, |cx| Datum::Int(cx.endpoint.url.port().into())),
+    row("endpoint.protocol", T, |cx| borrowed(cx.endpoint.url.scheme().as_str())),
+    row("endpoint.url", T, |cx| text(cx.endpoint.url.to_string())),
+    row("req.content_encoding", L, |cx| {
+        Datum::Json(query::listed(request_headers(cx), &header::CONTENT_ENCODING))
+    }),
+    row("req.content_length", N, |cx| Datum::Int(query::content_length(request_headers(cx)))),
+    row("req.content_type", T, |cx| text(query::media_type(request_headers(cx)))),
+    row("req.content_type.parameters", M, |cx| Datum::Json(query::media_parameters(request_headers(cx)))),
+    row("req.content_type.raw", T, |cx| text(query::first(request_headers(cx), &header::CONTENT_TYPE))),
+    row("req.cookies", M, |cx| Datum::Json(query::request_cookies(request_headers(cx)))),
+    row("req.headers", M, |cx| Datum::Json(query::headers(request_headers(cx)))),
+    row("req.host", T, |cx| text(query::host(cx))),
+    row("req.location", T, |cx| text(query::first(request_headers(cx), &header::LOCATION))),
+    row("req.method", T, |cx| borrowed(cx.request.as_ref().map_or("", |request| request.method.as_str()))),
+    row("req.trailers", M, |_| Datum::Json(json!({}))),
+    row("req.ts.body_received", T, |cx| text(rfc3339(cx.now_unix_ms.div_euclid(1000)))),
+    row("req.ts.header_received", T, |cx| text(rfc3339(cx.now_unix_ms.div_euclid(1000)))),
+    row("req.url", T, |cx| text(query::url(cx))),
+    row("req.url.authority", T, |cx| text(query::host(cx))),
+    row("req.url.host", T, |cx| text(query::host_name(cx))),
+    row("req.url.path", T, |cx| text(query::decoded_path(cx))),
+    row("req.url.port", N, |cx| Datum::Int(query::port(cx).into())),
+    row("req.url.query", T, |cx| borrowed(query::query(cx))),
+    row("req.url.query_params", M, |cx| Datum::Json(query::parameters(query::query(cx)))),
+    row("req.url.raw", T, |cx| text(query::url(cx))),
+    row("req.url.raw_path", T, |cx| borrowed(query::raw_path(cx))),
+    row("req.url.scheme", T, |cx| borrowed(cx.endpoint.url.scheme().as_str())),
+    row("req.url.uri", T, |cx| text(query::path_and_query(cx))),
+    row("req.url.user_password", T, |_| borrowed("")),
+    row("req.user_agent", T, |cx| text(agent(cx))),
+    row("req.user_agent.device", T, |cx| text(user_agent::parse(&agent(cx)).device)),
+    row("req.user_agent.is_bot", B, |cx| Datum::Bool(user_agent::parse(&agent(cx)).bot)),
+    row("req.user_agent.is_desktop", B, |cx| Datum::Bool(user_agent::parse(&agent(cx)).is_desktop())),
+    row("req.user_agent.is_mobile", B, |cx| Datum::Bool(user_agent::parse(&agent(cx)).mobile)),
+    row("req.user_agent.is_tablet", B, |cx| Datum::Bool(user_agent::parse(&agent(cx)).tablet)),
+    row("req.user_agent.name", T, |cx| text(user_agent::parse(&agent(cx)).name)),
+    row("req.user_agent.os", T, |cx| text(user_agent::parse(&agent(cx)).os)),
+    row("req.user_agent.os_version", T, |cx| text(user_agent::parse(&agent(cx)).os_version)),
+    row("req.user_agent.url", T, |cx| text(user_agent::parse(&agent(cx)).url)),
+    row("req.user_agent.version", T, |cx| text(user_agent::parse(&agent(cx)).version)),
+    row("req.version", T, |cx| {
+        borrowed(cx.request.as_ref().map_or("", |request| query::version(request.version)))
+    }),
+    row("res.content_encoding", L, |cx| {
+        Datum::Json(query::listed(response_headers(cx), &header::CONTENT_ENCODING))
+    }),
+    row("res.content_length", N, |cx| Datum::Int(query::content_length(response_headers(cx)))),
+    row("res.content_type", T, |cx| text(query::media_type(response_headers(cx)))),
+    row("res.content_type.parameters", M, |cx| Datum::Json(query::media_parameters(response_headers(cx)))),
+    row("res.content_type.raw", T, |cx| text(query::first(response_headers(cx), &header::CONTENT_TYPE))),
+    row("res.cookies", M, |cx| Datum::Json(query::response_cookies(response_headers(cx)))),
+    row("res.headers", M, |cx| Datum::Json(query::headers(response_headers(cx)))),
+    row("res.location", T, |cx| text(query::first(response_headers(cx), &header::LOCATION))),
+    row("res.status_code", N, |cx| {
+        Datum::Int(cx.response.as_ref().map_or(0, |response| response.status.as_u16().into()))
+    }),
+    row("res.trailers", M, |_| Datum::Json(json!({}))),
+    row("time.now", T, |cx| text(now(cx))),
+];
+
+/// Members of the address variables and `conn.geo` that need a geolocation database, which this version does not have:
+/// they are known, and empty.
+const EMPTY_TEXT: &[&str] =
+    &["conn.geo", "conn.client_ip.as", "conn.client_ip.geo", "conn.server_ip.as", "conn.server_ip.geo"];
+
+/// Maps whose keys are made at run time.
+const OPEN_MAPS: &[&str] = &["vars", "actions.ngrok"];
+
+/// What a dotted path names.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Row `row` of the table, reached after `used` segments.
+    Row { row: usize, used: usize },
+    /// A group of the table as a whole.
+    Group(String),
+    /// A known variable that is always empty.
+    Empty,
+    /// A variable or result made at run time: `vars.x` or `actions.ngrok.x`, after `used` segments.
+    Made { map: &'static str, name: Option<String>, used: usize },
+    /// Not a policy variable.
+    Foreign,
+}
+
+/// Looks up a dotted path.
+pub(super) fn find(segments: &[&str], phase: Phase) -> Result<Found, ExprError> {
+    let Some(root) = segments.first() else { return Ok(Found::Foreign) };
+    if !ROOTS.contains(root) {
+        return Ok(Found::Foreign);
+    }
+    check_phase(root, phase)?;
+    for map in OPEN_MAPS {
+        let depth = map.split('.').count();
+        if map.split('.').eq(segments.iter().take(depth).copied()) {
+            let name = segments.get(depth).map(|name| (*name).to_owned());
+            return Ok(Found::Made { map, used: depth + usize::from(name.is_some()), name });
+        }
+    }
+    if *root == "actions" {
+        return Err(unknown(segments, 1, ["ngrok"].into_iter()));
+    }
+    let full = segments.join(".");
+    if EMPTY_TEXT.iter().any(|prefix| below(&full, prefix)) {
+        return Ok(Found::Empty);
+    }
+    find_row(segments, &full)
+}
+
+fn find_row(segments: &[&str], full: &str) -> Result<Found, ExprError> {
+    let row_of = |path: &str| VARIABLES.iter().position(|variable| variable.path == path);
+    for used in (1..=segments.len()).rev() {
+        let path = segments.get(..used).unwrap_or_default().join(".");
+        let is_group = VARIABLES.iter().any(|variable| below(variable.path, &path) && variable.path != path);
+        match row_of(&path) {
+            Some(row) if used == segments.len() || !is_group => return Ok(Found::Row { row, used }),
+            None if is_group && used == segments.len() => return Ok(Found::Group(full.to_owned())),
+            _ if is_group => return Err(unknown(segments, used, members(&path))),
+            _ => {}
+        }
+    }
+    Ok(Found::Foreign)
+}
+
+/// The next segment of every path below `group`.
+fn members(group: &str) -> impl Iterator<Item = &'static str> {
+    VARIABLES
+        .iter()
+        .filter_map(move |variable| variable.path.strip_prefix(group)?.strip_prefix('.')?.split('.').next())
+}
+
+fn below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+const ROOTS: &[&str] = &["actions", "conn", "endpoint", "req", "res", "time", "vars"];
+
+fn check_phase(root: &str, phase: Phase) -> Result<(), ExprError> {
+    let fits = match root {
+        "req" => phase != Phase::TcpConnect,
+        "res" => phase == Phase::HttpResponse,
+        _ => true,
+    };
+    if fits {
+        return Ok(());
+    }
+    let error = ExprError::new(format!("`{root}` does not exist in {}", phase.key()));
+    Err(error.with_hint(if root == "res" {
+        "use it in on_http_response"
+    } else {
+        "use it in on_http_request"
+    }))
+}
+
+fn unknown(segments: &[&str], used: usize, known: impl Iterator<Item = &'static str>) -> ExprError {
+    let (parent, name) =
+        (segments.get(..used).unwrap_or_default().join("."), segments.get(used).copied().unwrap_or_default());
+    let mut known: Vec<_> = known.collect();
+    known.sort_unstable();
+    known.dedup();
+    let error = ExprError::new(format!("`{parent}` has no member `{name}`"));
+    match nearest(name, known.iter().copied()) {
+        Some(near) => error.with_hint(format!("did you mean `{parent}.{near}`?")),
+        None => error.with_hint(format!("its members are {}", known.join(", "))),
+    }
+}
+
+/// The error for a name that is neither a variable nor bound by a macro.
+pub(super) fn unknown_root(name: &str) -> ExprError {
+    let error = ExprError::new(format!("there is no variable `{name}`"));
+    match nearest(name, ROOTS.iter().copied()) {
+        Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+        None => {
+            error.with_hint(format!("variables begin with {}; text is written in quotes", ROOTS.join(", ")))
+        }
+    }
+}
+
+/// Whether `has(path)` holds: everything of the table is there, except what only a handshake brings.
+pub(super) fn is_present(path: &str, cx: &Context) -> bool {
+    let tls = cx.conn.tls.as_deref();
+    if below(path, "conn.tls.client") {
+        tls.is_some_and(|tls| !tls.client_chain.is_empty())
+    } else if below(path, "conn.tls.server") {
+        tls.is_some_and(|tls| !tls.server_leaf.is_empty())
+    } else if below(path, "conn.tls") {
+        tls.is_some()
+    } else if path == "req.content_length" {
+        request_headers(cx).is_some_and(|headers| headers.contains_key(header::CONTENT_LENGTH))
+    } else if path == "res.content_length" {
+        response_headers(cx).is_some_and(|headers| headers.contains_key(header::CONTENT_LENGTH))
+    } else {
+        true
+    }
+}
+
+/// A whole group as a map. Where a path is a value and a group, the group wins.
+pub(super) fn group(path: &str, cx: &Context) -> Value {
+    if path == "conn.tls" {
+        return cx.conn.tls.as_ref().map_or_else(|| json!({}), |tls| tls_json(tls));
+    }
+    let mut root = Map::new();
+    for variable in VARIABLES {
+        let Some(rest) = variable.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')) else {
+            continue;
+        };
+        let in_phase = match variable.path.split('.').next() {
+            Some("conn") => is_present(variable.path, cx),
+            _ => true,
+        };
+        if in_phase {
+            insert(&mut root, rest, (variable.read)(cx).into());
+        }
+    }
+    Value::Object(root)
+}
+
+fn insert(map: &mut Map<String, Value>, path: &str, value: Value) {
+    match path.split_once('.') {
+        None => {
+            map.entry(path).or_insert(value);
+        }
+        Some((head, rest)) => {
+            let slot = map.entry(head).or_insert_with(|| Value::Object(Map::new()));
+            if !slot.is_object() {
+                *slot = Value::Object(Map::new());
+            }
+            if let Value::Object(inner) = slot {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn text<'c>(text: impl Into<String>) -> Datum<'c> {
+    Datum::Text(Cow::Owned(text.into()))
+}
+
+fn borrowed(text: &str) -> Datum<'_> {
+    Datum::Text(Cow::Borrowed(text))
+}
+
+fn tls_text<'c>(cx: &'c Context, field: fn(&TlsFacts) -> &String) -> Datum<'c> {
+    borrowed(cx.conn.tls.as_deref().map_or("", |tls| field(tls).as_str()))
+}
+
+/// A field of the client's certificate; without one, empty text. Lists are told by their paths.
+fn client<'c>(cx: &Context, pointer: &str) -> Datum<'c> {
+    let der = cx.conn.tls.as_deref().and_then(|tls| tls.client_chain.first());
+    if pointer == "/pem" {
+        return match (der, cx.conn.tls.as_deref()) {
+            (Some(_), Some(tls)) => field(&tls_json(tls), "/client/pem"),
+            _ => text(""),
+        };
+    }
+    field(&certificate_json(der.map_or(&[], Vec::as_slice)), pointer)
+}
+
+fn server<'c>(cx: &Context, pointer: &str) -> Datum<'c> {
+    let der = cx.conn.tls.as_deref().map_or(&[][..], |tls| tls.server_leaf.as_slice());
+    field(&certificate_json(der), pointer)
+}
+
+fn field<'c>(json: &Value, pointer: &str) -> Datum<'c> {
+    match json.pointer(pointer) {
+        Some(Value::String(value)) => text(value.as_str()),
+        Some(value) => Datum::Json(value.clone()),
+        None if pointer.starts_with("/san/") && !pointer.ends_with("@text") || pointer == "/extensions" => {
+            Datum::Json(json!([]))
+        }
+        None => text(""),
+    }
+}
+
+fn request_headers(cx: &Context) -> Option<&header::HeaderMap> {
+    cx.request.as_ref().map(|request| &request.headers)
+}
+
+fn response_headers(cx: &Context) -> Option<&header::HeaderMap> {
+    cx.response.as_ref().map(|response| &response.headers)
+}
+
+fn agent(cx: &Context) -> String {
+    query::first(request_headers(cx), &header::USER_AGENT)
+}
+
+fn now(cx: &Context) -> String {
+    let nanos = i128::from(cx.now_unix_ms).saturating_mul(1_000_000);
+    time::OffsetDateTime::from_unix_timestamp_nanos(nanos)
+        .ok()
+        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}

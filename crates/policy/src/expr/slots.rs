@@ -1,0 +1,168 @@
+//! The places a compiled expression reads from: each is filled when it is first read, and never if it is not.
+//!
+//! In the rewritten tree a slot is an identifier `@<number>`, so that reading it costs a parse of a small number and no
+//! search for a name.
+
+use std::sync::OnceLock;
+
+use cel::common::types::{CelBool, CelInt, CelString};
+use cel::common::value::CowVal;
+use cel::context::VariableResolver;
+use serde_json::Value;
+
+use super::budget::Budget;
+use super::kind::Kind;
+use super::library::Pattern;
+use super::names::{self, Datum, VARIABLES};
+use super::query;
+use super::value::{self, Owned};
+use crate::facts::Context;
+
+/// Name of the budget in a rewritten tree.
+pub(super) const BUDGET: &str = "@budget";
+
+/// What one place holds.
+#[derive(Debug, Clone)]
+pub(super) enum Slot {
+    /// A row of the table of variables.
+    Row(usize),
+    /// A group of the table as a map.
+    Group(String),
+    /// Whether a path of the table is present.
+    Present(String),
+    /// All variables, or all results, made so far.
+    MadeAll(Made),
+    /// One of them; unresolved when absent.
+    MadeOne(Made, String),
+    /// Whether it was made.
+    MadeHas(Made, String),
+    /// The values of one header, by lower-case name.
+    Header { response: bool, name: String },
+    /// Whether a header is there.
+    HasHeader { response: bool, name: String },
+    /// A regular expression, compiled with the expression.
+    Pattern(Pattern),
+}
+
+/// What is made while a phase runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    Vars,
+    Results,
+}
+
+impl Made {
+    fn map(self, cx: &Context) -> &serde_json::Map<String, Value> {
+        match self {
+            Self::Vars => &cx.vars,
+            Self::Results => &cx.results,
+        }
+    }
+}
+
+impl Slot {
+    pub(super) fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Row(row) => VARIABLES.get(*row).and_then(|variable| variable.kind),
+            Self::Group(_) | Self::MadeAll(_) => Some(Kind::Map),
+            Self::Present(_) | Self::MadeHas(..) | Self::HasHeader { .. } => Some(Kind::Bool),
+            Self::Header { .. } => Some(Kind::List),
+            Self::MadeOne(..) | Self::Pattern(_) => None,
+        }
+    }
+
+    pub(super) fn mentions_var(&self, name: &str) -> bool {
+        match self {
+            Self::MadeAll(Made::Vars) => true,
+            Self::MadeOne(Made::Vars, var) | Self::MadeHas(Made::Vars, var) => var == name,
+            _ => false,
+        }
+    }
+}
+
+/// The identifier of a slot.
+pub(super) fn identifier(index: usize) -> String {
+    format!("@{index}")
+}
+
+/// The slot of an identifier.
+pub(super) fn index(identifier: &str) -> Option<usize> {
+    identifier.strip_prefix('@')?.parse().ok()
+}
+
+/// Fills slots from a context, and keeps what it filled for the rest of the evaluation.
+pub(super) struct Resolver<'c> {
+    slots: &'c [Slot],
+    filled: Vec<OnceLock<Option<(Owned<'c>, u64)>>>,
+    cx: &'c Context,
+    budget: &'c Budget,
+}
+
+impl<'c> Resolver<'c> {
+    pub(super) fn new(slots: &'c [Slot], cx: &'c Context, budget: &'c Budget) -> Self {
+        let filled = slots.iter().map(|_| OnceLock::new()).collect();
+        Self { slots, filled, cx, budget }
+    }
+
+    fn fill(&self, slot: &Slot) -> Option<(Owned<'c>, u64)> {
+        let value = self.read(slot)?;
+        let size = value::size(value.as_ref(), u64::MAX);
+        self.budget.note_read(size);
+        Some((value, size))
+    }
+
+    fn read(&self, slot: &Slot) -> Option<Owned<'c>> {
+        let cx = self.cx;
+        Some(match slot {
+            Slot::Row(row) => datum((VARIABLES.get(*row)?.read)(cx)),
+            Slot::Group(path) => value::from_json(&names::group(path, cx)),
+            Slot::Present(path) => boolean(names::is_present(path, cx)),
+            Slot::MadeAll(made) => value::from_json(&Value::Object(made.map(cx).clone())),
+            Slot::MadeOne(made, name) => value::from_json(made.map(cx).get(name)?),
+            Slot::MadeHas(made, name) => boolean(made.map(cx).contains_key(name)),
+            Slot::Header { response, name } => {
+                let values = query::header_values(headers(cx, *response), name);
+                value::list(values.into_iter().map(value::text).collect())
+            }
+            Slot::HasHeader { response, name } => {
+                boolean(headers(cx, *response).is_some_and(|headers| headers.contains_key(name.as_str())))
+            }
+            Slot::Pattern(pattern) => Box::new(pattern.clone()),
+        })
+    }
+}
+
+fn headers(cx: &Context, response: bool) -> Option<&http::HeaderMap> {
+    if response {
+        cx.response.as_ref().map(|response| &response.headers)
+    } else {
+        cx.request.as_ref().map(|request| &request.headers)
+    }
+}
+
+fn boolean<'v>(b: bool) -> Owned<'v> {
+    Box::new(CelBool::from(b))
+}
+
+fn datum(datum: Datum<'_>) -> Owned<'_> {
+    match datum {
+        Datum::Text(text) => Box::new(CelString::from(text)),
+        Datum::Int(number) => Box::new(CelInt::from(number)),
+        Datum::Bool(b) => boolean(b),
+        Datum::Json(json) => value::from_json(&json),
+    }
+}
+
+impl VariableResolver for Resolver<'_> {
+    fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
+        if name == BUDGET {
+            return Some(CowVal::Borrowed(self.budget));
+        }
+        let at = index(name)?;
+        let slot = self.slots.get(at)?;
+        let (value, size) = self.filled.get(at)?.get_or_init(|| self.fill(slot)).as_ref()?;
+        // An exhausted budget shows at the next charge, and in the end.
+        let _ = self.budget.spend_bytes(*size);
+        Some(CowVal::Borrowed(value.as_ref()))
+    }
+}
