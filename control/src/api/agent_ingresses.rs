@@ -1,0 +1,167 @@
+//! `/agent_ingresses`: names of their own under which an account's agents connect.
+
+use ebbgate_model::{Host, IngressId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::call::Call;
+use super::certificate_policy::{CertificatePolicy, Kind};
+use super::domain_name;
+use super::failure::ApiError;
+use super::given::{Given, body};
+use super::issue;
+use super::reply::{Ref, timestamp};
+use super::resource::{Draft, Resource};
+use super::texts::TextCodes;
+use crate::authority::Purpose;
+use crate::record::{self, AgentIngress, Holder, Installation, IssuedCertificate, Stored, index};
+use crate::store::Txn;
+
+const TEXTS: TextCodes = TextCodes { description: 6700, metadata: 6701 };
+
+/// A custom connect URL.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AgentIngress)]
+pub(super) struct View {
+    id: String,
+    uri: String,
+    description: String,
+    metadata: String,
+    domain: String,
+    /// Name servers to delegate the name to; none, a plain A or CNAME record is enough here.
+    ns_targets: Vec<String>,
+    /// Names agents may connect to.
+    region_domains: Vec<String>,
+    created_at: String,
+    certificate_management_policy: Option<CertificatePolicy>,
+    certificate_management_status: Option<Ref>,
+}
+
+body! {
+    /// Body of `POST /agent_ingresses`.
+    Create as "AgentIngressCreate" {
+        domain: String,
+        description: String,
+        metadata: String,
+        certificate_management_policy: Option<CertificatePolicy>,
+    }
+}
+
+body! {
+    /// Body of `PATCH /agent_ingresses/{id}`.
+    Update as "AgentIngressUpdate" {
+        description: String,
+        metadata: String,
+        certificate_management_policy: Option<CertificatePolicy>,
+    }
+}
+
+pub(super) struct AgentIngresses;
+
+impl Resource for AgentIngresses {
+    const PATH: &'static str = "agent_ingresses";
+    const LIST_KEY: &'static str = "ingresses";
+    const NOUN: &'static str = "agent ingress";
+    const ID_PREFIXES: &'static [&'static str] = &[IngressId::PREFIX];
+    const EMPTY_UPDATE: u32 = 215;
+    type Id = IngressId;
+    type Record = AgentIngress;
+    type View = View;
+    type Create = Create;
+    type Update = Update;
+
+    fn view(call: &Call, record: &AgentIngress) -> View {
+        View {
+            id: record.id.to_string(),
+            uri: call.reference(Self::PATH, record.id).uri,
+            description: record.description.clone(),
+            metadata: record.metadata.clone(),
+            domain: record.host.to_string(),
+            ns_targets: Vec::new(),
+            region_domains: vec![record.host.to_string()],
+            created_at: timestamp(record.created_at),
+            certificate_management_policy: record.management.as_ref().map(CertificatePolicy::from_record),
+            certificate_management_status: None,
+        }
+    }
+
+    async fn create(call: &Call, body: &Create) -> Result<Draft<AgentIngress>, ApiError> {
+        let host = check_name(&body.domain.or_default(), &call.app.installation)?;
+        TEXTS.check(&body.description, &body.metadata)?;
+        let key = index::ingress(&host);
+        if record::read::<Holder>(&*call.app.store, &key).await?.is_some() {
+            let message = format!("`{host}` is already the name of an agent ingress");
+            return Err(ApiError::conflict(6706, message).detail("field", "domain"));
+        }
+        let id = IngressId::new(call.app.ksuid());
+        let txn = record::take(Txn::new(), key, call.account, id);
+        let txn = issue::leaf(call, txn, Purpose::Connect, id, &host)?;
+        let mut draft = Draft::new(AgentIngress {
+            id,
+            account: call.account,
+            host,
+            description: body.description.or_default(),
+            metadata: body.metadata.or_default(),
+            management: None,
+            created_at: call.app.now(),
+        });
+        draft.txn = txn;
+        set_policy(&mut draft, &body.certificate_management_policy)?;
+        Ok(draft)
+    }
+
+    async fn update(
+        _: &Call,
+        stored: &Stored<AgentIngress>,
+        body: &Update,
+    ) -> Result<Draft<AgentIngress>, ApiError> {
+        TEXTS.check(&body.description, &body.metadata)?;
+        let mut draft = Draft::new(stored.record.clone());
+        body.description.apply(&mut draft.record.description);
+        body.metadata.apply(&mut draft.record.metadata);
+        set_policy(&mut draft, &body.certificate_management_policy)?;
+        Ok(draft)
+    }
+
+    async fn delete(call: &Call, stored: &Stored<AgentIngress>) -> Result<Txn, ApiError> {
+        let ingress = &stored.record;
+        let issued = IssuedCertificate::key(call.account, ingress.id);
+        Ok(Txn::new().delete(index::ingress(&ingress.host)).delete(issued))
+    }
+}
+
+fn set_policy(
+    draft: &mut Draft<AgentIngress>,
+    given: &Given<Option<CertificatePolicy>>,
+) -> Result<(), ApiError> {
+    let Some(policy) = given.get() else { return Ok(()) };
+    draft.record.management = policy.as_ref().map(|policy| policy.to_record(Kind::Ingress)).transpose()?;
+    if policy.is_some() {
+        draft.warnings.push(issue::NO_ACME.to_owned());
+    }
+    Ok(())
+}
+
+/// Judges a connect name: a full, exact DNS name (6704) that is not the installation's own (6705).
+fn check_name(text: &str, installation: &Installation) -> Result<Host, ApiError> {
+    let refuse = |code: u32, why: &str| {
+        Err(ApiError::bad(code, format!("`{text}` cannot be a connect name: {why}"))
+            .detail("field", "domain"))
+    };
+    let host = match domain_name::check(text) {
+        Ok(name) if name.host.is_wildcard() => {
+            return refuse(6704, "it must be one exact name, not a wildcard");
+        }
+        Ok(name) => name.host,
+        Err(reason) => return refuse(6704, reason.message()),
+    };
+    let own = [
+        Some(&installation.connect_host),
+        Some(&installation.tcp_host),
+        installation.default_domain.as_ref(),
+    ];
+    if own.into_iter().flatten().any(|own| host == *own) {
+        return refuse(6705, "it is a name of the installation itself; use a domain of your own");
+    }
+    Ok(host)
+}

@@ -1,0 +1,109 @@
+//! `/api_keys`: keys of this API. The key itself is shown once and kept as a hash.
+
+use ebbgate_model::ApiKeyId;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::call::Call;
+use super::failure::ApiError;
+use super::given::body;
+use super::owner;
+use super::reply::timestamp;
+use super::resource::{Draft, Resource};
+use super::texts::TextCodes;
+use crate::record::{self, ApiKey, Stored, index};
+use crate::secret;
+use crate::store::Txn;
+
+const TEXTS: TextCodes = TextCodes { description: 604, metadata: 605 };
+
+/// An API key.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ApiKey)]
+pub(super) struct View {
+    id: String,
+    uri: String,
+    description: String,
+    metadata: String,
+    created_at: String,
+    /// The key itself, only in the answer to its creation.
+    token: Option<String>,
+    /// Service user it belongs to; null: the account itself.
+    owner_id: Option<String>,
+}
+
+body! {
+    /// Body of `POST /api_keys`.
+    Create as "ApiKeyCreate" {
+        description: String,
+        metadata: String,
+        owner_id: String,
+    }
+}
+
+body! {
+    /// Body of `PATCH /api_keys/{id}`.
+    Update as "ApiKeyUpdate" {
+        description: String,
+        metadata: String,
+    }
+}
+
+pub(super) struct ApiKeys;
+
+impl Resource for ApiKeys {
+    const PATH: &'static str = "api_keys";
+    const LIST_KEY: &'static str = "keys";
+    const NOUN: &'static str = "API key";
+    const ID_PREFIXES: &'static [&'static str] = &[ApiKeyId::PREFIX];
+    const EMPTY_UPDATE: u32 = 606;
+    type Id = ApiKeyId;
+    type Record = ApiKey;
+    type View = View;
+    type Create = Create;
+    type Update = Update;
+
+    fn view(call: &Call, record: &ApiKey) -> View {
+        View {
+            id: record.id.to_string(),
+            uri: call.reference(Self::PATH, record.id).uri,
+            description: record.description.clone(),
+            metadata: record.metadata.clone(),
+            created_at: timestamp(record.created_at),
+            token: None,
+            owner_id: record.owner.map(|id| id.to_string()),
+        }
+    }
+
+    async fn create(call: &Call, body: &Create) -> Result<Draft<ApiKey>, ApiError> {
+        TEXTS.check(&body.description, &body.metadata)?;
+        let (owner, txn) = owner::resolve(call, &body.owner_id).await?;
+        let id = ApiKeyId::new(call.app.ksuid());
+        let token = call.app.token(id.ksuid());
+        let record = ApiKey {
+            id,
+            account: call.account,
+            description: body.description.or_default(),
+            metadata: body.metadata.or_default(),
+            owner,
+            hash: secret::hash(token.expose()),
+            created_at: call.app.now(),
+        };
+        let txn = record::take(txn, index::api_key(id), call.account, id);
+        Ok(Draft { txn, token: Some(token), ..Draft::new(record) })
+    }
+
+    async fn update(call: &Call, stored: &Stored<ApiKey>, body: &Update) -> Result<Draft<ApiKey>, ApiError> {
+        owner::may_act_for(call, stored.record.owner)?;
+        TEXTS.check(&body.description, &body.metadata)?;
+        let mut record = stored.record.clone();
+        body.description.apply(&mut record.description);
+        body.metadata.apply(&mut record.metadata);
+        Ok(Draft::new(record))
+    }
+
+    async fn delete(call: &Call, stored: &Stored<ApiKey>) -> Result<Txn, ApiError> {
+        owner::may_act_for(call, stored.record.owner)?;
+        Ok(Txn::new().delete(index::api_key(stored.record.id)))
+    }
+}

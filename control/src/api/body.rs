@@ -1,0 +1,95 @@
+//! Request bodies as they arrive: content type, size, UTF-8. Codes 210, 212, 216 and 812.
+//!
+//! What a body says is read by `strict`.
+
+use axum::extract::{FromRequest, Request};
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::failure::ApiError;
+
+/// Longest request body in bytes. A stored record, which holds the body's texts, may have 1 MiB.
+pub(super) const BODY_BYTES_MAX: usize = 768 * 1024;
+
+/// The text of a JSON body.
+#[derive(Debug)]
+pub(super) struct JsonText(pub(super) String);
+
+impl<S: Sync> FromRequest<S> for JsonText {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        check_content_type(request.headers())?;
+        let collected = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await.map_err(|e| {
+            if e.is::<LengthLimitError>() {
+                let message = format!("the request body is longer than {BODY_BYTES_MAX} bytes");
+                return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, 812, message);
+            }
+            ApiError::bad(212, "the request body could not be read to its end; send it again")
+        })?;
+        let bytes = Vec::from(collected.to_bytes());
+        let text = String::from_utf8(bytes).map_err(|e| {
+            ApiError::bad(213, format!("the body is not UTF-8 after byte {}", e.utf8_error().valid_up_to()))
+        })?;
+        Ok(Self(text))
+    }
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Err(ApiError::bad(
+            216,
+            "a request with a body needs the header `Content-Type: application/json`",
+        ));
+    };
+    let text = value.to_str().unwrap_or("");
+    let essence = text.split(';').next().unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::bad(210, format!("the content type `{text}` is not supported; use `application/json`")))
+}
+
+/// Refuses a body on calls that take none, and what follows an action's path. An empty object is taken for nothing.
+#[derive(Debug)]
+pub(super) struct NoBody;
+
+impl<S: Sync> FromRequest<S> for NoBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let method = request.method().clone();
+        let body = Limited::new(request.into_body(), EMPTY_BODY_BYTES_MAX).collect().await;
+        match body.map(|body| body.to_bytes()) {
+            Ok(bytes) if matches!(bytes.trim_ascii(), b"" | b"{}" | b"null") => Ok(Self),
+            _ => Err(ApiError::bad(211, format!("this {method} call takes no body"))),
+        }
+    }
+}
+
+/// Bytes of a body that may still mean nothing.
+const EMPTY_BODY_BYTES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types() {
+        let check = |value: Option<&str>, expect: Option<u32>| {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
+            }
+            let code = check_content_type(&headers).err().and_then(|e| e.code()).map(|c| c.number());
+            assert_eq!(code, expect, "{value:?}");
+        };
+        check(Some("application/json"), None);
+        check(Some("Application/JSON; charset=utf-8"), None);
+        check(Some("application/json;charset=utf-8"), None);
+        check(Some("text/plain"), Some(210));
+        check(Some("application/jsonx"), Some(210));
+        check(Some(""), Some(210));
+        check(None, Some(216));
+    }
+}

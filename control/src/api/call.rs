@@ -1,0 +1,103 @@
+//! `Call`: one authenticated request, as handlers see it. Everything a handler reads or writes goes through the account
+//! in here, so no handler can reach another tenant's objects by mistake.
+
+use axum::extract::{FromRequestParts, RawQuery};
+use ebbgate_model::AccountId;
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::Authority;
+
+use super::failure::ApiError;
+use super::query::Query;
+use super::reply::Ref;
+use crate::app::App;
+use crate::record::ApiKey;
+
+/// An authenticated request.
+#[derive(Clone)]
+pub(super) struct Call {
+    /// The process.
+    pub(super) app: App,
+    /// The tenant that calls. The only account whose objects the call may touch.
+    pub(super) account: AccountId,
+    /// The key it calls with.
+    pub(super) key: ApiKey,
+    /// Id of whoever acts: a service user or the key.
+    pub(super) principal: String,
+    /// What `uri` fields begin with: the API's own address as the client named it.
+    pub(super) base: String,
+}
+
+impl Call {
+    /// The absolute URL of a path below the root.
+    pub(super) fn uri(&self, path: &str) -> String {
+        format!("{}/{path}", self.base)
+    }
+
+    /// A reference to an object of a collection.
+    pub(super) fn reference(&self, collection: &str, id: impl std::fmt::Display) -> Ref {
+        let id = id.to_string();
+        Ref { uri: self.uri(&format!("{collection}/{id}")), id }
+    }
+
+    /// Whether what the original refuses is refused here too.
+    pub(super) fn is_strict(&self) -> bool {
+        self.app.settings.strict
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Call {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let call = parts.extensions.get::<Self>().cloned();
+        call.ok_or_else(|| ApiError::internal(&"a route stands outside the guard"))
+    }
+}
+
+/// What URLs in answers begin with. Clients follow `next_page_uri` as it is, so it must be an address they can reach: the
+/// one they just used. A `Host` that is no authority falls back to the configured base.
+pub(super) fn base(parts: &Parts, configured: &str) -> String {
+    let host = parts.headers.get(HOST).and_then(|value| value.to_str().ok());
+    let authority =
+        host.and_then(|text| text.parse::<Authority>().ok()).filter(|a| !a.as_str().contains('@'));
+    let scheme = configured.split_once("://").map_or("http", |(scheme, _)| scheme);
+    authority.map_or_else(|| configured.to_owned(), |authority| format!("{scheme}://{authority}"))
+}
+
+/// Refuses query parameters on calls that take none.
+#[derive(Debug)]
+pub(super) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let RawQuery(query) = RawQuery::from_request_parts(parts, state).await.unwrap_or(RawQuery(None));
+        Query::parse(query.as_deref().unwrap_or(""), &[], &[]).map(|_| Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    #[test]
+    fn the_base_is_what_the_client_named() {
+        let check = |host: Option<&str>, expect: &str| {
+            let mut request = Request::builder();
+            if let Some(host) = host {
+                request = request.header(HOST, host);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(base(&parts, "https://api.example.com"), expect, "{host:?}");
+        };
+        check(Some("127.0.0.1:4480"), "https://127.0.0.1:4480");
+        check(Some("[::1]:4480"), "https://[::1]:4480");
+        check(None, "https://api.example.com");
+        check(Some("a b"), "https://api.example.com");
+        check(Some("user@host"), "https://api.example.com");
+        check(Some("host/path"), "https://api.example.com");
+    }
+}

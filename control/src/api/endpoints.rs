@@ -1,0 +1,274 @@
+//! `/endpoints`: cloud endpoints, which live here until they are deleted, and agent endpoints, which are listed while
+//! their session holds them.
+//!
+//! Where an endpoint may stand is judged in `place`, what its policy may say in `policy`, how it looks in `view`.
+
+mod place;
+mod policy;
+mod view;
+
+use ebbgate_model::{Binding, EndpointId, EndpointUrl};
+use ebbgate_policy::{CheckContext, Owner};
+
+use self::place::Wanted;
+pub(super) use self::view::{View, of_agent};
+use super::call::Call;
+use super::failure::ApiError;
+use super::given::{Given, body};
+use super::page::Page;
+use super::query::Query;
+use super::resource::{Draft, Listing, Resource};
+use super::texts::TextCodes;
+use crate::record::{self, Endpoint, Stored, index};
+use crate::store::Txn;
+
+const TEXTS: TextCodes = TextCodes { description: 18012, metadata: 18013 };
+const ID_FILTERS: [&str; 2] = ["id", "ids"];
+const URL_FILTERS: [&str; 2] = ["url", "urls"];
+
+body! {
+    /// Body of `POST /endpoints`.
+    Create as "EndpointCreate" {
+        url: String,
+        /// `cloud`, which is also the default.
+        r#type: String,
+        /// JSON or YAML.
+        traffic_policy: String,
+        /// One of `public`, `internal`, `kubernetes`; the host decides when it is absent.
+        bindings: Vec<String>,
+        description: String,
+        metadata: String,
+        pooling_enabled: bool,
+    }
+}
+
+body! {
+    /// Body of `PATCH /endpoints/{id}`.
+    Update as "EndpointUpdate" {
+        url: String,
+        traffic_policy: String,
+        bindings: Vec<String>,
+        description: String,
+        metadata: String,
+        pooling_enabled: bool,
+    }
+}
+
+pub(super) struct Endpoints;
+
+impl Resource for Endpoints {
+    const PATH: &'static str = "endpoints";
+    const NOUN: &'static str = "endpoint";
+    const ID_PREFIXES: &'static [&'static str] = &[EndpointId::PREFIX];
+    const EMPTY_UPDATE: u32 = 18004;
+    const LIST_FILTERS: &'static [&'static str] = &["id", "url", "ids", "urls"];
+    type Id = EndpointId;
+    type Record = Endpoint;
+    type View = View;
+    type Create = Create;
+    type Update = Update;
+
+    fn view(call: &Call, record: &Endpoint) -> View {
+        view::of_cloud(call, record)
+    }
+
+    async fn create(call: &Call, body: &Create) -> Result<Draft<Endpoint>, ApiError> {
+        check_type(&body.r#type)?;
+        TEXTS.check(&body.description, &body.metadata)?;
+        let url = place::parse_url(call, &body.url.or_default()).await?;
+        let binding = place::parse_binding(&body.bindings.or_default(), &url)?;
+        let id = EndpointId::new(call.app.ksuid());
+        let now = call.app.now();
+        let mut draft = Draft::new(Endpoint {
+            id,
+            account: call.account,
+            url,
+            binding,
+            description: body.description.or_default(),
+            metadata: body.metadata.or_default(),
+            pooling_enabled: body.pooling_enabled.or_default(),
+            traffic_policy: String::new(),
+            policy: None,
+            domain: None,
+            address: None,
+            principal: call.principal.clone(),
+            created_at: now,
+            updated_at: now,
+        });
+        settle(call, &mut draft).await?;
+        set_policy(call, &mut draft, &body.traffic_policy.or_default()).await?;
+        let key = format!("{}{id}", index::url(call.account, &draft.record.url));
+        draft.txn = record::take(draft.txn, key, call.account, id);
+        Ok(draft)
+    }
+
+    /// Address and policy change together or not at all.
+    async fn update(
+        call: &Call,
+        stored: &Stored<Endpoint>,
+        body: &Update,
+    ) -> Result<Draft<Endpoint>, ApiError> {
+        TEXTS.check(&body.description, &body.metadata)?;
+        let before = &stored.record;
+        let mut draft = Draft::new(Endpoint { updated_at: call.app.now(), ..before.clone() });
+        body.description.apply(&mut draft.record.description);
+        body.metadata.apply(&mut draft.record.metadata);
+        body.pooling_enabled.apply(&mut draft.record.pooling_enabled);
+        if let Some(text) = body.url.get() {
+            draft.record.url = moved_url(before, place::parse_url(call, text).await?)?;
+        }
+        draft.record.binding = match body.bindings.get() {
+            None if before.binding == Binding::Kubernetes => Binding::Kubernetes,
+            given => place::parse_binding(given.map_or(&[], Vec::as_slice), &draft.record.url)?,
+        };
+        let has_moved = draft.record.url != before.url || draft.record.binding != before.binding;
+        if has_moved || draft.record.pooling_enabled != before.pooling_enabled {
+            settle(call, &mut draft).await?;
+        }
+        if has_moved || body.traffic_policy.get().is_some() {
+            let text = body.traffic_policy.get().unwrap_or(&before.traffic_policy);
+            set_policy(call, &mut draft, text).await?;
+        }
+        if draft.record.url != before.url {
+            let id = before.id;
+            let key = format!("{}{id}", index::url(call.account, &draft.record.url));
+            let txn = draft.txn.delete(format!("{}{id}", index::url(call.account, &before.url)));
+            draft.txn = record::take(txn, key, call.account, id);
+        }
+        Ok(draft)
+    }
+
+    async fn delete(call: &Call, stored: &Stored<Endpoint>) -> Result<Txn, ApiError> {
+        let url = index::url(call.account, &stored.record.url);
+        Ok(Txn::new().delete(format!("{url}{}", stored.record.id)))
+    }
+
+    /// An agent's endpoint is its agent's to change.
+    fn missing(call: &Call, id: EndpointId) -> ApiError {
+        match live(call).into_iter().find(|endpoint| endpoint.id == id) {
+            Some(endpoint) => {
+                let message =
+                    format!("{id} on {} is an agent endpoint; change it at its agent", endpoint.report.url);
+                ApiError::bad(248, message)
+            }
+            None => ApiError::not_found(format_args!("endpoint {id}")),
+        }
+    }
+
+    async fn find(call: &Call, id: EndpointId) -> Result<View, ApiError> {
+        if let Some(stored) = record::load::<Endpoint>(&*call.app.store, call.account, id).await? {
+            return Ok(view::of_cloud(call, &stored.record));
+        }
+        match live(call).into_iter().find(|endpoint| endpoint.id == id) {
+            Some(endpoint) => Ok(of_agent(call, &endpoint).await?),
+            None => Err(ApiError::not_found(format_args!("endpoint {id}"))),
+        }
+    }
+
+    async fn page(
+        call: &Call,
+        query: &Query,
+        page: Page<EndpointId>,
+    ) -> Result<Listing<View, EndpointId>, ApiError> {
+        let ids =
+            query.all(&ID_FILTERS).map(super::resource::parse_id::<Self>).collect::<Result<Vec<_>, _>>()?;
+        let urls: Vec<String> = query.all(&URL_FILTERS).map(canonical).collect();
+        let wanted = |id: EndpointId, url: &EndpointUrl| {
+            (ids.is_empty() || ids.contains(&id)) && (urls.is_empty() || urls.contains(&url.to_string()))
+        };
+        // Filters may pass over many, so with them everything is read; without, one page and one more decide.
+        let limit = (ids.is_empty() && urls.is_empty()).then_some(page.limit + 1);
+        let stored = record::list::<Endpoint>(&*call.app.store, call.account, page.before, limit).await?;
+        let cloud = stored.items.into_iter().map(|stored| stored.record).filter(|e| wanted(e.id, &e.url));
+        let agents = live(call).into_iter().filter(|e| wanted(e.id, &e.report.url));
+        let all: Vec<Either> = cloud.map(Either::Cloud).chain(agents.map(Either::Agent)).collect();
+        let (shown, next) = page.cut(all, Either::id);
+        let mut items = Vec::with_capacity(shown.len());
+        for endpoint in &shown {
+            items.push(match endpoint {
+                Either::Cloud(record) => view::of_cloud(call, record),
+                Either::Agent(endpoint) => of_agent(call, endpoint).await?,
+            });
+        }
+        Ok(Listing { items, next })
+    }
+}
+
+enum Either {
+    Cloud(Endpoint),
+    Agent(crate::presence::LiveEndpoint),
+}
+
+impl Either {
+    fn id(&self) -> EndpointId {
+        match self {
+            Self::Cloud(record) => record.id,
+            Self::Agent(endpoint) => endpoint.id,
+        }
+    }
+}
+
+/// Agent endpoints of the caller's account that are online now.
+fn live(call: &Call) -> Vec<crate::presence::LiveEndpoint> {
+    call.app.presence.endpoints(call.account)
+}
+
+/// A filter's URL in the form URLs are shown in, or as it is when it is none.
+fn canonical(text: &str) -> String {
+    text.parse::<EndpointUrl>().map_or_else(|_| text.to_owned(), |url| url.to_string())
+}
+
+fn check_type(given: &Given<String>) -> Result<(), ApiError> {
+    match given.or_default().as_str() {
+        "" | "cloud" => Ok(()),
+        other => {
+            let message =
+                format!("`type` is `{other}`; the API makes `cloud` endpoints, agents make their own");
+            Err(ApiError::bad(248, message).detail("field", "type"))
+        }
+    }
+}
+
+fn moved_url(before: &Endpoint, url: EndpointUrl) -> Result<EndpointUrl, ApiError> {
+    if url.scheme() == before.url.scheme() {
+        return Ok(url);
+    }
+    let (was, wanted) = (before.url.scheme(), url.scheme());
+    let message = format!(
+        "`url`: the scheme of an endpoint stays what it was ({was}, not {wanted}); make a new endpoint"
+    );
+    Err(ApiError::bad(18005, message).detail("field", "url"))
+}
+
+/// Finds the reservation the endpoint stands on and refuses conflicts on its URL.
+async fn settle(call: &Call, draft: &mut Draft<Endpoint>) -> Result<(), ApiError> {
+    let record = &mut draft.record;
+    let wanted = Wanted {
+        id: record.id,
+        url: record.url.clone(),
+        binding: record.binding,
+        pooling_enabled: record.pooling_enabled,
+    };
+    let mut txn = std::mem::take(&mut draft.txn);
+    (record.domain, record.address, txn) = place::reservation(call, &wanted, txn).await?;
+    draft.txn = place::free(call, &wanted, txn).await?;
+    if record.binding == Binding::Kubernetes {
+        draft.warnings.push("kubernetes endpoints are stored, but not served yet".to_owned());
+    }
+    Ok(())
+}
+
+async fn set_policy(call: &Call, draft: &mut Draft<Endpoint>, text: &str) -> Result<(), ApiError> {
+    let cx = CheckContext {
+        scheme: draft.record.url.scheme(),
+        binding: draft.record.binding,
+        owner: Owner::Cloud,
+    };
+    let mut txn = std::mem::take(&mut draft.txn);
+    let judged = policy::judge(call, text, &cx, &mut txn).await?;
+    draft.txn = txn;
+    draft.record.policy = judged.policy;
+    draft.record.traffic_policy = text.to_owned();
+    draft.warnings.extend(judged.warnings);
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! How endpoints look to clients: one shape for cloud and agent endpoints, every field always there.
+
+use ebbgate_model::{Binding, EndpointUrl, Scheme};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::super::api_keys::ApiKeys;
+use super::super::call::Call;
+use super::super::credentials::Credentials;
+use super::super::failure::ApiError;
+use super::super::reply::{Ref, timestamp};
+use super::super::reserved_addrs::ReservedAddrs;
+use super::super::reserved_domains::ReservedDomains;
+use super::super::resource::Resource;
+use super::super::service_users::ServiceUsers;
+use super::{Endpoints, place};
+use crate::presence::LiveEndpoint;
+use crate::record::Endpoint;
+
+/// A cloud or agent endpoint.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Endpoint)]
+pub(in super::super) struct View {
+    id: String,
+    region: String,
+    created_at: String,
+    updated_at: String,
+    /// Old name of `url`.
+    public_url: String,
+    /// Old name of `scheme`.
+    proto: String,
+    scheme: String,
+    hostport: String,
+    host: String,
+    port: u16,
+    /// `cloud` or `agent`.
+    r#type: String,
+    metadata: String,
+    description: String,
+    domain: Option<Ref>,
+    tcp_addr: Option<Ref>,
+    tunnel: Option<Ref>,
+    /// Legacy; always null.
+    edge: Option<Ref>,
+    principal: Option<Ref>,
+    tunnel_session: Option<Ref>,
+    upstream_url: String,
+    upstream_protocol: String,
+    url: String,
+    traffic_policy: String,
+    bindings: Vec<String>,
+    uri: String,
+    /// Name in the agent's file.
+    name: String,
+    pooling_enabled: bool,
+}
+
+fn at(call: &Call, id: &str, url: &EndpointUrl, binding: Binding) -> View {
+    View {
+        id: id.to_owned(),
+        region: call.app.installation.region.clone(),
+        created_at: String::new(),
+        updated_at: String::new(),
+        public_url: url.to_string(),
+        proto: url.scheme().to_string(),
+        scheme: url.scheme().to_string(),
+        hostport: url.hostport(),
+        host: url.host().to_string(),
+        port: url.port(),
+        r#type: String::new(),
+        metadata: String::new(),
+        description: String::new(),
+        domain: None,
+        tcp_addr: None,
+        tunnel: None,
+        edge: None,
+        principal: None,
+        tunnel_session: None,
+        upstream_url: String::new(),
+        upstream_protocol: String::new(),
+        url: url.to_string(),
+        traffic_policy: String::new(),
+        bindings: vec![binding.as_str().to_owned()],
+        uri: call.reference(Endpoints::PATH, id).uri,
+        name: String::new(),
+        pooling_enabled: false,
+    }
+}
+
+/// A cloud endpoint.
+pub(super) fn of_cloud(call: &Call, record: &Endpoint) -> View {
+    let id = record.id.to_string();
+    View {
+        created_at: timestamp(record.created_at),
+        updated_at: timestamp(record.updated_at),
+        r#type: "cloud".to_owned(),
+        metadata: record.metadata.clone(),
+        description: record.description.clone(),
+        domain: record.domain.map(|id| call.reference(ReservedDomains::PATH, id)),
+        tcp_addr: record.address.map(|id| call.reference(ReservedAddrs::PATH, id)),
+        principal: Some(principal(call, &record.principal)),
+        traffic_policy: record.traffic_policy.clone(),
+        pooling_enabled: record.pooling_enabled,
+        ..at(call, &id, &record.url, record.binding)
+    }
+}
+
+/// An agent endpoint that is online.
+pub(in super::super) async fn of_agent(call: &Call, endpoint: &LiveEndpoint) -> Result<View, ApiError> {
+    let report = &endpoint.report;
+    let id = endpoint.id.to_string();
+    let (mut domain, mut tcp_addr) = (None, None);
+    if report.binding == Binding::Public {
+        if report.url.scheme() == Scheme::Tcp {
+            tcp_addr = place::address(call, &report.url).await?;
+        } else {
+            domain = place::domain(call, report.url.host()).await?;
+        }
+    }
+    Ok(View {
+        created_at: timestamp(report.created_at),
+        updated_at: timestamp(report.created_at),
+        r#type: "agent".to_owned(),
+        metadata: report.metadata.clone(),
+        description: report.description.clone(),
+        domain: domain.map(|stored| call.reference(ReservedDomains::PATH, stored.record.id)),
+        tcp_addr: tcp_addr.map(|stored| call.reference(ReservedAddrs::PATH, stored.record.id)),
+        tunnel: Some(call.reference("tunnels", format!("tn_{}", endpoint.id.ksuid()))),
+        principal: Some(call.reference(Credentials::PATH, endpoint.session.report.credential)),
+        tunnel_session: Some(call.reference("tunnel_sessions", endpoint.session.id)),
+        upstream_url: report.forwards_to.clone(),
+        upstream_protocol: report.upstream_protocol.clone(),
+        traffic_policy: report.traffic_policy.clone(),
+        name: report.name.clone(),
+        pooling_enabled: report.pooling_enabled,
+        ..at(call, &id, &report.url, report.binding)
+    })
+}
+
+fn principal(call: &Call, id: &str) -> Ref {
+    let path = if id.starts_with("ak_") { ApiKeys::PATH } else { <ServiceUsers<true>>::PATH };
+    call.reference(path, id)
+}

@@ -1,0 +1,188 @@
+//! The front door: what happens to every request before a handler sees it and to every response before it leaves.
+//!
+//! Outermost `frame` gives each request its operation id, answers preflights, turns every error into the one error body
+//! and survives panics; `guard` inside it authenticates, counts and checks the version. Routes know neither.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use ebbgate_model::OperationId;
+use futures_util::FutureExt;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use tracing::Instrument;
+
+use super::call::{self, Call};
+use super::cors::Cors;
+use super::failure::ApiError;
+use super::reply::{WARNING, json, warning_value};
+use crate::app::App;
+use crate::auth::{self, AuthError};
+
+/// Header that names the operation, as in `details.operation_id`.
+const OPERATION: HeaderName = HeaderName::from_static("ngrok-operation-id");
+/// Header with the version of the API a client speaks.
+const VERSION: HeaderName = HeaderName::from_static("ngrok-version");
+/// The one version there is.
+const VERSION_SPOKEN: &str = "2";
+/// The Node client reads every answer as JSON, also the empty one of DELETE.
+const JSON_ONLY_AGENT: &str = "ngrok-api-typescript/";
+
+/// Wraps every request, also those no route takes.
+pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) -> Response {
+    let operation = OperationId::new(app.ksuid()).to_string();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let cors = Cors::of(&request);
+    let wants_object = method == Method::DELETE && reads_only_json(request.headers());
+    let span = tracing::info_span!("api", operation);
+    let mut response = if cors.is_preflight() {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
+        span.in_scope(|| answer.unwrap_or_else(|_| ApiError::internal(&"a handler panicked").into_response()))
+    };
+    response = render(response, &operation, &method, &path);
+    if wants_object && response.status() == StatusCode::NO_CONTENT {
+        response = json(StatusCode::OK, &serde_json::Map::new());
+    }
+    tracing::info!(parent: &span, %method, path, status = response.status().as_u16(), "api call");
+    cors.apply(response.headers_mut());
+    if let Ok(value) = HeaderValue::try_from(operation) {
+        response.headers_mut().insert(OPERATION, value);
+    }
+    response
+}
+
+fn reads_only_json(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    agent.is_some_and(|agent| agent.starts_with(JSON_ONLY_AGENT))
+}
+
+/// Writes the body of an error. An error status without an [`ApiError`] comes from axum itself.
+fn render(mut response: Response, operation: &str, method: &Method, path: &str) -> Response {
+    let status = response.status();
+    let error = match response.extensions_mut().remove::<ApiError>() {
+        Some(error) => error,
+        None if status.is_success() => return response,
+        None => by_status(status, method, path),
+    };
+    let mut rendered = json(error.status(), &error.body(operation));
+    for name in [header::ALLOW, header::RETRY_AFTER, header::WWW_AUTHENTICATE, WARNING] {
+        for value in response.headers().get_all(&name) {
+            rendered.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    rendered
+}
+
+fn by_status(status: StatusCode, method: &Method, path: &str) -> ApiError {
+    match status {
+        StatusCode::NOT_FOUND => ApiError::not_found(format_args!("there is no `{path}` in this API")),
+        StatusCode::METHOD_NOT_ALLOWED => ApiError::plain(
+            status,
+            format!("{method} is not a method of `{path}`; the Allow header has those it takes"),
+        ),
+        _ => ApiError::plain(status, format!("{method} `{path}` cannot be served: {status}")),
+    }
+}
+
+/// Lets authenticated requests of the right version through, with a [`Call`] for the handler.
+pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let warning = match admit(&app, &mut request).await {
+        Ok(warning) => warning,
+        Err(refusal) => return refusal,
+    };
+    let mut response = next.run(request).await;
+    if let Some(warning) = warning {
+        response.headers_mut().append(WARNING, warning_value(warning));
+    }
+    response
+}
+
+async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>, Response> {
+    let caller = auth::authenticate(&*app.store, request.headers()).await.map_err(unauthorized)?;
+    app.limiter.admit(caller.account, Instant::now()).map_err(|wait| too_many(wait.as_secs() + 1))?;
+    let warning =
+        check_version(request.headers(), app.settings.strict).map_err(IntoResponse::into_response)?;
+    let principal = caller.principal();
+    let (mut parts, body) = std::mem::take(request).into_parts();
+    let base = call::base(&parts, &app.settings.api_base);
+    parts.extensions.insert(Call {
+        app: app.clone(),
+        account: caller.account,
+        key: caller.key,
+        principal,
+        base,
+    });
+    *request = Request::from_parts(parts, body);
+    Ok(warning)
+}
+
+fn unauthorized(error: AuthError) -> Response {
+    let Some(code) = error.code() else { return ApiError::internal(&error).into_response() };
+    let mut response =
+        ApiError::new(StatusCode::UNAUTHORIZED, code.number(), error.to_string()).into_response();
+    // Not `Basic`: a browser would ask for a password and then send it along with every page's requests.
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+fn too_many(wait_secs: u64) -> Response {
+    let message = format!(
+        "an account may make {} requests in {} seconds; wait {wait_secs} s",
+        auth::REQUESTS_MAX,
+        auth::WINDOW_SECS
+    );
+    let mut response = ApiError::new(StatusCode::TOO_MANY_REQUESTS, 226, message).into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, wait_secs.into());
+    response
+}
+
+/// Absent means 2, with a warning, because the guides' own snippets forget it; strict installations refuse (218).
+fn check_version(headers: &HeaderMap, strict: bool) -> Result<Option<&'static str>, ApiError> {
+    let mut values = headers.get_all(VERSION).iter();
+    match (values.next(), values.next()) {
+        (None, _) if strict => {
+            Err(ApiError::bad(218, "the request names no API version; add the header `Ngrok-Version: 2`"))
+        }
+        (None, _) => Ok(Some("the request has no Ngrok-Version header; version 2 is assumed")),
+        (Some(value), None) if value.as_bytes().trim_ascii() == VERSION_SPOKEN.as_bytes() => Ok(None),
+        (Some(value), None) => {
+            let given = String::from_utf8_lossy(value.as_bytes());
+            Err(ApiError::bad(
+                217,
+                format!("the API version `{given}` is not supported; use `Ngrok-Version: 2`"),
+            ))
+        }
+        (Some(_), Some(_)) => Err(ApiError::bad(217, "the header Ngrok-Version is given more than once")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        let check = |values: &[&'static str], strict: bool, expect: Result<bool, u32>| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(VERSION, HeaderValue::from_static(value));
+            }
+            let found = check_version(&headers, strict);
+            let found = found.map(|w| w.is_some()).map_err(|e| e.code().map_or(0, |c| c.number()));
+            assert_eq!(found, expect, "{values:?} {strict}");
+        };
+        check(&["2"], false, Ok(false));
+        check(&[" 2 "], true, Ok(false));
+        check(&[], false, Ok(true));
+        check(&[], true, Err(218));
+        check(&["1"], false, Err(217));
+        check(&["2.0"], false, Err(217));
+        check(&["2", "2"], false, Err(217));
+        check(&[""], false, Err(217));
+    }
+}

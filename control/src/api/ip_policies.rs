@@ -1,0 +1,117 @@
+//! `/ip_policies`: named lists of IP rules, which policies of endpoints name by id. The rules are in `ip_policy_rules`.
+
+use ebbgate_model::IpPolicyId;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::call::Call;
+use super::failure::ApiError;
+use super::given::body;
+use super::reply::timestamp;
+use super::resource::{Draft, Resource};
+use super::texts::TextCodes;
+use super::uses;
+use crate::record::{self, IpPolicy, IpPolicyRule, Record, Stored};
+use crate::store::{Outcome, Txn};
+
+const TEXTS: TextCodes = TextCodes { description: 215, metadata: 215 };
+/// Rules removed together with their policy; more than this are removed in steps before it.
+const RULES_PER_STEP: usize = 64;
+
+/// A named list of IP rules.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = IPPolicy)]
+pub(super) struct View {
+    id: String,
+    uri: String,
+    created_at: String,
+    description: String,
+    metadata: String,
+}
+
+body! {
+    /// Body of `POST /ip_policies`.
+    Create as "IPPolicyCreate" {
+        description: String,
+        metadata: String,
+        /// Belongs on the rules now; refused.
+        action: String,
+    }
+}
+
+body! {
+    /// Body of `PATCH /ip_policies/{id}`.
+    Update as "IPPolicyUpdate" {
+        description: String,
+        metadata: String,
+    }
+}
+
+pub(super) struct IpPolicies;
+
+impl Resource for IpPolicies {
+    const PATH: &'static str = "ip_policies";
+    const NOUN: &'static str = "IP policy";
+    const ID_PREFIXES: &'static [&'static str] = &[IpPolicyId::PREFIX];
+    const EMPTY_UPDATE: u32 = 1400;
+    type Id = IpPolicyId;
+    type Record = IpPolicy;
+    type View = View;
+    type Create = Create;
+    type Update = Update;
+
+    fn view(call: &Call, record: &IpPolicy) -> View {
+        View {
+            id: record.id.to_string(),
+            uri: call.reference(Self::PATH, record.id).uri,
+            created_at: timestamp(record.created_at),
+            description: record.description.clone(),
+            metadata: record.metadata.clone(),
+        }
+    }
+
+    async fn create(call: &Call, body: &Create) -> Result<Draft<IpPolicy>, ApiError> {
+        if !body.action.or_default().is_empty() {
+            return Err(ApiError::bad(
+                1423,
+                "`action` belongs on the rules: give it to POST /ip_policy_rules",
+            ));
+        }
+        TEXTS.check(&body.description, &body.metadata)?;
+        Ok(Draft::new(IpPolicy {
+            id: IpPolicyId::new(call.app.ksuid()),
+            account: call.account,
+            description: body.description.or_default(),
+            metadata: body.metadata.or_default(),
+            created_at: call.app.now(),
+        }))
+    }
+
+    async fn update(_: &Call, stored: &Stored<IpPolicy>, body: &Update) -> Result<Draft<IpPolicy>, ApiError> {
+        TEXTS.check(&body.description, &body.metadata)?;
+        let mut record = stored.record.clone();
+        body.description.apply(&mut record.description);
+        body.metadata.apply(&mut record.metadata);
+        Ok(Draft::new(record))
+    }
+
+    /// Takes its rules along. Refused while a traffic policy names it.
+    async fn delete(call: &Call, stored: &Stored<IpPolicy>) -> Result<Txn, ApiError> {
+        let id = stored.record.id;
+        let unused = uses::unused(call, &id.to_string(), "IP policy").await?;
+        let rules = record::list::<IpPolicyRule>(&*call.app.store, call.account, None, None).await?;
+        let mut own: Vec<_> = rules.items.into_iter().filter(|rule| rule.record.policy == id).collect();
+        while own.len() > RULES_PER_STEP {
+            let step = own.split_off(own.len() - RULES_PER_STEP);
+            let txn = Txn::new().if_unchanged(stored.record.key(), stored.modified);
+            match call.app.store.commit(step.iter().fold(txn, record::remove)).await? {
+                Outcome::Committed(_) => {}
+                Outcome::Conflict(_) => {
+                    return Err(ApiError::unavailable("the IP policy changed meanwhile; try again"));
+                }
+            }
+        }
+        let txn = unused.if_none_newer(record::prefix::<IpPolicyRule>(call.account), rules.revision);
+        Ok(own.iter().fold(txn, record::remove))
+    }
+}

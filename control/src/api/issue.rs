@@ -1,0 +1,36 @@
+//! Leaves from the installation's own authorities, for names without an uploaded certificate: made in the same
+//! transaction as the name, so that a name never exists without one.
+
+use std::fmt::Display;
+
+use ebbgate_model::{CertificateId, Host};
+
+use super::call::Call;
+use super::failure::ApiError;
+use crate::authority::Purpose;
+use crate::record::{self, IssuedCertificate};
+use crate::store::Txn;
+
+/// Said when a client asks for a publicly trusted certificate.
+pub(super) const NO_ACME: &str = "certificate_management_policy is stored, but certificates are issued by this installation's own authority";
+
+/// Adds a fresh leaf for a domain or ingress to a transaction.
+pub(super) fn leaf(
+    call: &Call,
+    txn: Txn,
+    purpose: Purpose,
+    owner: impl Display,
+    host: &Host,
+) -> Result<Txn, ApiError> {
+    let pair = call.app.issuer.server(purpose, host, call.app.now()).map_err(|e| ApiError::internal(&e))?;
+    let key = IssuedCertificate::key(call.account, owner);
+    let record = IssuedCertificate {
+        id: CertificateId::new(call.app.ksuid()),
+        host: host.clone(),
+        chain_pem: pair.certificate_pem,
+        key: call.app.vault.seal(&key, &pair.key_pem),
+        not_before: pair.not_before,
+        not_after: pair.not_after,
+    };
+    Ok(txn.put(key, record::encode(&record)))
+}

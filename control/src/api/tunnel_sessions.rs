@@ -1,0 +1,233 @@
+//! `/tunnel_sessions`: agents that are online now, and what an operator can ask of them. `/tunnels` is the old, read-only
+//! name of agent endpoints.
+//!
+//! Nothing here is stored: edges report who is there.
+
+use axum::Router;
+use axum::extract::{Path, RawQuery};
+use axum::response::Response;
+use axum::routing::{get, post};
+use ebbgate_model::feed::SessionCommand;
+use ebbgate_model::{IdError, Ksuid, TunnelSessionId};
+use http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::body::{JsonText, NoBody};
+use super::call::{Call, NoQuery};
+use super::credentials::Credentials;
+use super::endpoints::Endpoints;
+use super::failure::ApiError;
+use super::given::body;
+use super::page::{PAGE_PARAMETERS, Page};
+use super::query::Query;
+use super::reply::{Ref, json, timestamp};
+use super::resource::{Listing, Resource, check_id, list_reply};
+use super::strict::Object;
+use crate::app::App;
+use crate::presence::{CommandError, LiveEndpoint, LiveSession};
+
+pub(super) const PATH: &str = "tunnel_sessions";
+pub(super) const TUNNELS_PATH: &str = "tunnels";
+/// Longest version an update may ask for, in bytes.
+const VERSION_BYTES_MAX: usize = 64;
+
+/// A session of an agent.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TunnelSession)]
+pub(super) struct View {
+    agent_version: String,
+    credential: Option<Ref>,
+    id: String,
+    ip: String,
+    metadata: String,
+    os: String,
+    region: String,
+    started_at: String,
+    transport: String,
+    uri: String,
+}
+
+/// An agent endpoint under its old name.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Tunnel)]
+pub(super) struct TunnelView {
+    id: String,
+    public_url: String,
+    started_at: String,
+    metadata: String,
+    proto: String,
+    region: String,
+    tunnel_session: Option<Ref>,
+    endpoint: Option<Ref>,
+    labels: serde_json::Map<String, serde_json::Value>,
+    backends: Vec<Ref>,
+    forwards_to: String,
+}
+
+body! {
+    /// Body of `POST /tunnel_sessions/{id}/update`.
+    Update as "TunnelSessionUpdate" {
+        /// Version to update to; the newest when absent.
+        version: String,
+    }
+}
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/tunnel_sessions", get(list))
+        .route("/tunnel_sessions/{id}", get(find))
+        .route("/tunnel_sessions/{id}/stop", post(stop))
+        .route("/tunnel_sessions/{id}/restart", post(restart))
+        .route("/tunnel_sessions/{id}/update", post(update))
+        .route("/tunnels", get(list_tunnels))
+        .route("/tunnels/{id}", get(find_tunnel))
+}
+
+fn parse(id: &str) -> Result<TunnelSessionId, ApiError> {
+    check_id(id, &[TunnelSessionId::PREFIX])
+}
+
+async fn list(call: Call, RawQuery(query): RawQuery, _: NoBody) -> Result<Response, ApiError> {
+    let sessions = call.app.presence.sessions(call.account);
+    live_page(&call, query.as_deref(), PATH, parse, sessions, |s| s.id, |s| view(&call, s))
+}
+
+async fn find(call: Call, Path(id): Path<String>, _: NoQuery, _: NoBody) -> Result<Response, ApiError> {
+    let id = parse(&id)?;
+    let session = call.app.presence.session(call.account, id).ok_or_else(|| offline(id))?;
+    Ok(json(StatusCode::OK, &view(&call, &session)))
+}
+
+async fn stop(call: Call, Path(id): Path<String>, _: NoQuery, _: NoBody) -> Result<StatusCode, ApiError> {
+    command(&call, &id, SessionCommand::Stop)
+}
+
+async fn restart(call: Call, Path(id): Path<String>, _: NoQuery, _: NoBody) -> Result<StatusCode, ApiError> {
+    command(&call, &id, SessionCommand::Restart)
+}
+
+async fn update(
+    call: Call,
+    Path(id): Path<String>,
+    _: NoQuery,
+    JsonText(text): JsonText,
+) -> Result<StatusCode, ApiError> {
+    let mut body = Object::parse(&text)?;
+    body.take_text("id");
+    let body: Update = body.read()?;
+    let version = body.version.or_default();
+    if version.len() > VERSION_BYTES_MAX {
+        return Err(ApiError::value("version", format_args!("it is longer than {VERSION_BYTES_MAX} bytes")));
+    }
+    command(&call, &id, SessionCommand::Update { version })
+}
+
+fn command(call: &Call, id: &str, command: SessionCommand) -> Result<StatusCode, ApiError> {
+    let id = parse(id)?;
+    match call.app.presence.command(call.account, id, command) {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(CommandError::Offline) => Err(offline(id)),
+        Err(reason @ CommandError::Unreachable) => {
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, 810, format!("{id}: {reason}")))
+        }
+    }
+}
+
+fn offline(id: TunnelSessionId) -> ApiError {
+    ApiError::not_found(format_args!("tunnel session {id} is not online"))
+}
+
+fn view(call: &Call, session: &LiveSession) -> View {
+    let report = &session.report;
+    View {
+        agent_version: report.agent_version.clone(),
+        credential: Some(call.reference(Credentials::PATH, report.credential)),
+        id: session.id.to_string(),
+        ip: report.ip.clone(),
+        metadata: report.metadata.clone(),
+        os: report.os.clone(),
+        region: call.app.installation.region.clone(),
+        started_at: timestamp(report.started_at),
+        transport: "muxado".to_owned(),
+        uri: call.reference(PATH, session.id).uri,
+    }
+}
+
+fn parse_tunnel(id: &str) -> Result<TunnelId, ApiError> {
+    check_id(id, &[TunnelId::PREFIX])
+}
+
+async fn list_tunnels(call: Call, RawQuery(query): RawQuery, _: NoBody) -> Result<Response, ApiError> {
+    let endpoints = call.app.presence.endpoints(call.account);
+    let id = |e: &LiveEndpoint| TunnelId(e.id.ksuid());
+    live_page(&call, query.as_deref(), TUNNELS_PATH, parse_tunnel, endpoints, id, |e| tunnel(&call, e))
+}
+
+async fn find_tunnel(
+    call: Call,
+    Path(id): Path<String>,
+    _: NoQuery,
+    _: NoBody,
+) -> Result<Response, ApiError> {
+    let id = parse_tunnel(&id)?;
+    let endpoint = call.app.presence.endpoints(call.account).into_iter().find(|e| e.id.ksuid() == id.0);
+    let endpoint = endpoint.ok_or_else(|| ApiError::not_found(format_args!("tunnel {id} is not online")))?;
+    Ok(json(StatusCode::OK, &tunnel(&call, &endpoint)))
+}
+
+fn tunnel(call: &Call, endpoint: &LiveEndpoint) -> TunnelView {
+    let report = &endpoint.report;
+    TunnelView {
+        id: TunnelId(endpoint.id.ksuid()).to_string(),
+        public_url: report.url.to_string(),
+        started_at: timestamp(report.created_at),
+        metadata: report.metadata.clone(),
+        proto: report.url.scheme().to_string(),
+        region: call.app.installation.region.clone(),
+        tunnel_session: Some(call.reference(PATH, endpoint.session.id)),
+        endpoint: Some(call.reference(Endpoints::PATH, endpoint.id)),
+        labels: serde_json::Map::new(),
+        backends: Vec::new(),
+        forwards_to: report.forwards_to.clone(),
+    }
+}
+
+/// The id of an agent endpoint under its old name: the same KSUID with another prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct TunnelId(Ksuid);
+
+impl TunnelId {
+    const PREFIX: &'static str = "tn";
+}
+
+impl std::fmt::Display for TunnelId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_{}", Self::PREFIX, self.0)
+    }
+}
+
+impl std::str::FromStr for TunnelId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let ksuid = text.strip_prefix("tn_").ok_or(IdError::Prefix { expected: Self::PREFIX })?;
+        ksuid.parse().map(Self)
+    }
+}
+
+/// A page of things that are online now.
+fn live_page<T, I: Ord + Copy + std::fmt::Display, V: Serialize>(
+    call: &Call,
+    query: Option<&str>,
+    path: &str,
+    parse: impl Fn(&str) -> Result<I, ApiError>,
+    all: Vec<T>,
+    id: impl Fn(&T) -> I,
+    view: impl Fn(&T) -> V,
+) -> Result<Response, ApiError> {
+    let page = Page::parse(&Query::parse(query.unwrap_or(""), &PAGE_PARAMETERS, &[])?, parse)?;
+    let (shown, next) = page.cut(all, id);
+    let listing = Listing { items: shown.iter().map(view).collect(), next };
+    Ok(list_reply(call, path, path, listing, page.limit, ""))
+}
