@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use ebbgate_model::{AccountId, CertificateId, Host, Ksuid, Token};
+use ebbgate_model::{AccountId, Host, Ksuid, Token};
 
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
@@ -84,14 +84,7 @@ impl App {
         host: &Host,
     ) -> Result<IssuedCertificate, AuthorityError> {
         let leaf = self.issuer.server(purpose, host, self.now())?;
-        Ok(IssuedCertificate {
-            id: CertificateId::new(self.ksuid()),
-            host: host.clone(),
-            chain_pem: leaf.certificate_pem,
-            key: self.vault.seal(key, &leaf.key_pem),
-            not_before: leaf.not_before,
-            not_after: leaf.not_after,
-        })
+        Ok(IssuedCertificate::new(leaf, self.ksuid(), key, host, &self.vault))
     }
 }
 
@@ -99,11 +92,10 @@ impl App {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
-    use ebbgate_model::ApiKeyId;
     use tempfile::TempDir;
 
+    use crate::account;
     use crate::authority::{Authority, new_authority};
-    use crate::record::{self, Account, ApiKey, encode, index};
     use crate::secret::{SEAL_KEY_BYTES, SystemEntropy};
     use crate::store::{Sqlite, Txn};
 
@@ -176,22 +168,8 @@ pub(crate) mod testing {
     }
 
     async fn add_account(app: &App, name: &str) -> (AccountId, String) {
-        let id = AccountId::new(app.ksuid());
-        let ksuid = app.ksuid();
-        let token = app.token(ksuid);
-        let key = ApiKey {
-            id: ApiKeyId::new(ksuid),
-            account: id,
-            description: String::new(),
-            metadata: String::new(),
-            owner: None,
-            hash: secret::hash(token.expose()),
-            created_at: app.now(),
-        };
-        let account = Account { id, name: name.into(), created_at: app.now() };
-        let txn = Txn::new().put(Account::key(id), encode(&account));
-        let txn = record::take(record::create(txn, &key), index::api_key(key.id), id, key.id);
-        let _ = app.store.commit(txn).await.expect("a working store");
-        (id, token.expose().to_owned())
+        let (account, key, token) = account::create(name, app.now(), &*app.entropy);
+        let _ = app.store.commit(account::add(Txn::new(), &account, &key)).await.expect("a working store");
+        (account.id, token)
     }
 }

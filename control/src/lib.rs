@@ -3,11 +3,15 @@
 //! Data goes one way: `api` writes records to the `store`, `plan` turns a snapshot of them into a Program, `push` brings
 //! it to edges. Control never sees traffic and needs no privilege.
 
+pub mod account;
 pub mod api;
 pub mod app;
 pub mod auth;
 pub mod authority;
 pub mod clock;
+pub mod dir;
+pub mod file;
+pub mod init;
 pub mod plan;
 pub mod presence;
 pub mod record;

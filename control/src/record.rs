@@ -7,13 +7,14 @@ use std::fmt::Display;
 
 use ebbgate_model::{
     AccountId, Acl, AddressId, ApiKeyId, AuthorityId, Binding, CertificateId, CredentialId, DomainId,
-    EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRuleAction, Prefix,
+    EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRuleAction, Ksuid, Prefix,
     ServiceUserId, TokenHash, TrafficPolicy,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::secret::Sealed;
+use crate::authority::Pair;
+use crate::secret::{Sealed, Vault};
 use crate::store::{Item, Range, Revision, Store, StoreError, Txn};
 
 /// Unix time in seconds.
@@ -258,6 +259,18 @@ pub struct IssuedCertificate {
 }
 
 impl IssuedCertificate {
+    /// A fresh leaf, its key sealed for the key it will be stored under.
+    pub fn new(leaf: Pair, id: Ksuid, key: &str, host: &Host, vault: &Vault) -> Self {
+        Self {
+            id: CertificateId::new(id),
+            host: host.clone(),
+            key: vault.seal(key, &leaf.key_pem),
+            chain_pem: leaf.certificate_pem,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+        }
+    }
+
     /// Key of the leaf of a domain or ingress.
     pub fn key(account: AccountId, owner: impl Display) -> String {
         format!("{ACCOUNTS_PREFIX}{account}/issued/{owner}")

@@ -83,6 +83,18 @@ impl fmt::Debug for Sealed {
     }
 }
 
+impl Sealed {
+    /// What a file held.
+    pub fn from_text(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// What to write to a file.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A sealed secret that does not open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -1,0 +1,137 @@
+//! `DataDir`: where everything of an installation lies, and the secrets read from there.
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::authority::{Authority, AuthorityError, Issuer, Pair, Purpose};
+use crate::file::{self, FileError};
+use crate::secret::{OpenError, SEAL_KEY_BYTES, Sealed, Vault};
+
+/// A data directory.
+#[derive(Debug, Clone)]
+pub struct DataDir(PathBuf);
+
+/// A data directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The sealing key is not one.
+    #[error("{} is damaged: it must hold 32 bytes in base64. Put back the copy from your backup", path.display())]
+    SecretKey {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A sealed key does not open.
+    #[error(transparent)]
+    Sealed(#[from] OpenError),
+    /// An authority is damaged.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+impl DataDir {
+    /// The directory at this path.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.0.join("control.db")
+    }
+
+    /// The database while `init` makes it.
+    pub fn unfinished_database(&self) -> PathBuf {
+        self.0.join("control.db.new")
+    }
+
+    /// The first API key.
+    pub fn api_key(&self) -> PathBuf {
+        self.0.join("api-key")
+    }
+
+    /// What the admin port asks of an operator.
+    pub fn operator_token(&self) -> PathBuf {
+        self.0.join("operator.token")
+    }
+
+    /// Sockets and notes of running programs.
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run")
+    }
+
+    /// Where edges of this machine connect.
+    pub fn edge_socket(&self) -> PathBuf {
+        self.run().join("edge.sock")
+    }
+
+    /// Addresses of the running control.
+    pub fn note(&self) -> PathBuf {
+        self.run().join("control.json")
+    }
+
+    /// An authority's certificate.
+    pub fn authority(&self, purpose: Purpose) -> PathBuf {
+        self.0.join("ca").join(format!("{}.pem", purpose.name()))
+    }
+
+    fn authority_key(&self, purpose: Purpose) -> PathBuf {
+        self.0.join("ca").join(format!("{}.key.sealed", purpose.name()))
+    }
+
+    fn secret_key(&self) -> PathBuf {
+        self.0.join("secret.key")
+    }
+
+    /// Writes the sealing key.
+    pub fn save_secret_key(&self, key: &[u8; SEAL_KEY_BYTES]) -> Result<Vault, DirError> {
+        file::replace(&self.secret_key(), &format!("{}\n", STANDARD.encode(key)), 0o600)?;
+        Ok(Vault::new(key))
+    }
+
+    /// Reads the sealing key.
+    pub fn vault(&self) -> Result<Vault, DirError> {
+        let path = self.secret_key();
+        let text = file::read(&path)?;
+        let key = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+        key.map(|key| Vault::new(&key)).ok_or(DirError::SecretKey { path })
+    }
+
+    /// Writes an authority, its key sealed.
+    pub fn save_authority(&self, purpose: Purpose, pair: &Pair, vault: &Vault) -> Result<(), DirError> {
+        let sealed = vault.seal(&context(purpose), &pair.key_pem);
+        file::make_dir(&self.0.join("ca"))?;
+        file::replace(&self.authority_key(purpose), &format!("{}\n", sealed.text()), 0o600)?;
+        file::replace(&self.authority(purpose), &pair.certificate_pem, 0o644)?;
+        Ok(())
+    }
+
+    /// Reads the three authorities.
+    pub fn issuer(&self, vault: &Vault) -> Result<Issuer, DirError> {
+        let load = |purpose| {
+            let certificate = file::read(&self.authority(purpose))?;
+            let sealed = Sealed::from_text(file::read(&self.authority_key(purpose))?.trim());
+            let key = vault.open(&context(purpose), &sealed)?;
+            Ok::<_, DirError>(Authority::load(purpose, &certificate, &key)?)
+        };
+        Ok(Issuer {
+            ingress: load(Purpose::Ingress)?,
+            connect: load(Purpose::Connect)?,
+            edge: load(Purpose::Edge)?,
+        })
+    }
+}
+
+/// What an authority's key is sealed for.
+fn context(purpose: Purpose) -> String {
+    format!("the {} authority", purpose.name())
+}

@@ -1,0 +1,153 @@
+//! `ebbgate-control init`: makes a data directory with its secrets, authorities, first account and first API key.
+//!
+//! The database gets its name last. Without it a directory is not initialised, and `init` may be run again.
+
+use std::path::PathBuf;
+
+use ebbgate_model::{AccountId, Host};
+use serde::Serialize;
+
+use crate::account;
+use crate::authority::{AuthorityError, Issuer, Purpose, new_authority};
+use crate::clock::Clock;
+use crate::dir::{DataDir, DirError};
+use crate::file::{self, FileError};
+use crate::record::{
+    CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, INSTALLATION_KEY, Installation,
+    IssuedCertificate, encode,
+};
+use crate::secret::{self, Entropy, SEAL_KEY_BYTES, Vault};
+use crate::store::{DirLock, Outcome, Sqlite, Store, StoreError, Txn};
+
+/// Length of the operator's token in base62 characters.
+const OPERATOR_TOKEN_CHARS: usize = 43;
+
+/// What `init` prints once.
+#[derive(Debug, Serialize)]
+pub struct Made {
+    /// The first account.
+    pub account: AccountId,
+    /// Its API key; also in `DIR/api-key`.
+    pub api_key: String,
+    /// Certificate that visitors' clients trust.
+    pub ingress_ca: PathBuf,
+    /// Certificate that agents trust.
+    pub connect_ca: PathBuf,
+}
+
+/// Why no directory was made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// There is one already.
+    #[error("{} is initialised already: start `ebbgate-control serve --dir` with it, or choose an empty directory", dir.display())]
+    Already {
+        /// Which.
+        dir: PathBuf,
+    },
+    /// A file or secret.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<FileError> for InitError {
+    fn from(error: FileError) -> Self {
+        Self::Dir(error.into())
+    }
+}
+
+impl From<AuthorityError> for InitError {
+    fn from(error: AuthorityError) -> Self {
+        Self::Dir(error.into())
+    }
+}
+
+/// Makes the directory.
+pub async fn init(
+    dir: &DataDir,
+    installation: &Installation,
+    account_name: &str,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<Made, InitError> {
+    file::make_dir(dir.path())?;
+    let _lock = DirLock::take(dir.path())?;
+    if dir.database().exists() {
+        return Err(InitError::Already { dir: dir.path().to_owned() });
+    }
+    let mut key = [0; SEAL_KEY_BYTES];
+    entropy.fill(&mut key);
+    let vault = dir.save_secret_key(&key)?;
+    let installation_name = secret::base62(entropy, 8);
+    for purpose in Purpose::ALL {
+        let pair = new_authority(purpose, &installation_name, clock.unix_secs())?;
+        dir.save_authority(purpose, &pair, &vault)?;
+    }
+    let issuer = dir.issuer(&vault)?;
+    let first = First { issuer, vault, clock, entropy };
+    let (account, api_key, token) = account::create(account_name, clock.unix_secs(), entropy);
+    file::replace(
+        &dir.operator_token(),
+        &format!("{}\n", secret::base62(entropy, OPERATOR_TOKEN_CHARS)),
+        0o600,
+    )?;
+    file::replace(&dir.api_key(), &format!("{token}\n"), 0o600)?;
+    let txn = account::add(first.installation(installation)?, &account, &api_key);
+    make_database(dir, txn).await?;
+    Ok(Made {
+        account: account.id,
+        api_key: token,
+        ingress_ca: dir.authority(Purpose::Ingress),
+        connect_ca: dir.authority(Purpose::Connect),
+    })
+}
+
+/// Everything under a temporary name first: a killed `init` leaves no database.
+async fn make_database(dir: &DataDir, txn: Txn) -> Result<(), InitError> {
+    let unfinished = dir.unfinished_database();
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = unfinished.clone().into_os_string();
+        path.push(suffix);
+        file::remove(&PathBuf::from(path))?;
+    }
+    let store = Sqlite::create(&unfinished)?;
+    match store.commit(txn).await? {
+        Outcome::Committed(_) => {}
+        Outcome::Conflict(key) => unreachable!("a new database has no {key}"),
+    }
+    drop(store);
+    Ok(file::rename(&unfinished, &dir.database())?)
+}
+
+/// What the first objects are made with.
+struct First<'a> {
+    issuer: Issuer,
+    vault: Vault,
+    clock: &'a dyn Clock,
+    entropy: &'a dyn Entropy,
+}
+
+impl First<'_> {
+    fn installation(&self, installation: &Installation) -> Result<Txn, InitError> {
+        let txn = Txn::new().put(INSTALLATION_KEY, encode(installation));
+        let connect = &installation.connect_host;
+        let leaf = self.leaf(Purpose::Connect, CONNECT_CERTIFICATE_KEY, connect)?;
+        let txn = txn.put(CONNECT_CERTIFICATE_KEY, encode(&leaf));
+        let Some(names) = installation.default_domain.as_ref().and_then(below) else { return Ok(txn) };
+        let leaf = self.leaf(Purpose::Ingress, DEFAULT_DOMAIN_CERTIFICATE_KEY, &names)?;
+        Ok(txn.put(DEFAULT_DOMAIN_CERTIFICATE_KEY, encode(&leaf)))
+    }
+
+    fn leaf(&self, purpose: Purpose, key: &str, host: &Host) -> Result<IssuedCertificate, InitError> {
+        let now = self.clock.unix_secs();
+        let id = secret::ksuid(self.entropy, now);
+        Ok(IssuedCertificate::new(self.issuer.server(purpose, host, now)?, id, key, host, &self.vault))
+    }
+}
+
+/// The wildcard for all names directly below a domain.
+pub fn below(domain: &Host) -> Option<Host> {
+    format!("*.{domain}").parse().ok()
+}
