@@ -37,6 +37,12 @@ pub fn api_key(
 /// Adds an account with its first key to a transaction.
 #[must_use]
 pub fn add(txn: Txn, account: &Account, key: &ApiKey) -> Txn {
-    let txn = txn.if_absent(Account::key(account.id)).put(Account::key(account.id), encode(account));
-    record::take(record::create(txn, key), index::api_key(key.id), account.id, key.id)
+    let place = Account::key(account.id);
+    add_key(txn.if_absent(&place).put(&place, encode(account)), key)
+}
+
+/// Adds an API key to a transaction.
+#[must_use]
+pub fn add_key(txn: Txn, key: &ApiKey) -> Txn {
+    record::take(record::create(txn, key), index::api_key(key.id), key.account, key.id)
 }

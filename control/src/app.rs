@@ -4,11 +4,14 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use ebbgate_model::{AccountId, Host, Ksuid, Token};
+use tokio::sync::watch;
 
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::presence::Presence;
+use crate::push::Planned;
 use crate::record::{Installation, IssuedCertificate, UnixSecs};
 use crate::secret::{self, Entropy, Vault};
 use crate::store::Store;
@@ -28,6 +31,10 @@ pub struct App {
     pub issuer: Arc<Issuer>,
     /// Edges and agents online now.
     pub presence: Presence,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The newest plan.
+    pub planned: watch::Receiver<Planned>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
     /// What `init` decided.
@@ -144,6 +151,8 @@ pub(crate) mod testing {
                 vault: Arc::new(Vault::new(&[7; SEAL_KEY_BYTES])),
                 issuer: Arc::new(issuer),
                 presence: Presence::default(),
+                metrics: Arc::default(),
+                planned: watch::channel(Planned::default()).1,
                 limiter: Arc::new(Limiter::new(None)),
                 installation: Arc::new(Installation {
                     region: "local".into(),

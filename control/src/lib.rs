@@ -4,18 +4,26 @@
 //! it to edges. Control never sees traffic and needs no privilege.
 
 pub mod account;
+pub mod admin;
 pub mod api;
 pub mod app;
 pub mod auth;
 pub mod authority;
 pub mod clock;
+pub mod config;
 pub mod dir;
 pub mod file;
 pub mod init;
+pub mod listen;
+pub mod metrics;
+pub mod operator;
 pub mod plan;
 pub mod presence;
+pub mod push;
 pub mod record;
+pub mod renew;
 pub mod secret;
+pub mod serve;
 pub mod snapshot;
 pub mod store;
 

@@ -25,6 +25,11 @@ pub trait Entropy: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemEntropy;
 
+/// Tries the generator once, so that it cannot fail later.
+pub fn check_generator() -> Result<(), aws_lc_rs::error::Unspecified> {
+    rand::fill(&mut [0; 16])
+}
+
 impl Entropy for SystemEntropy {
     fn fill(&self, buffer: &mut [u8]) {
         rand::fill(buffer).expect("the random generator works once the program has started");

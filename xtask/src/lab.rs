@@ -178,6 +178,8 @@ impl Lab {
             .arg(&self.dir)
             .args(["--api".into(), local(self.ports.api()).to_string()])
             .args(["--admin".into(), local(self.ports.control_admin()).to_string()])
+            // Tests and scripts call faster than a tenant may.
+            .args(["--rate-limit", "0"])
             .args(&self.control_args);
         let mut daemon = spec.start(&self.log_dir())?;
         self.wait_ready("control", &mut daemon)?;

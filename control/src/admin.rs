@@ -1,0 +1,292 @@
+//! The operator's port: health, metrics, and what stands above accounts. Loopback only; changes need `DIR/operator.token`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use ebbgate_model::AccountId;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::App;
+use crate::account;
+use crate::record::{self, Account};
+use crate::secret;
+use crate::store::{Outcome, Txn};
+
+/// Longest request body in bytes.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Longest name of an account in bytes.
+const NAME_BYTES_MAX: usize = 255;
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone)]
+struct Admin {
+    app: App,
+    token: Arc<str>,
+}
+
+/// The port's routes. `operator_token` is what changes must present as bearer.
+pub fn router(app: App, operator_token: &str) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/edges", get(edges))
+        .route("/accounts", post(create_account))
+        .route("/accounts/{id}/api_keys", post(create_api_key))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(refuse_other_hosts))
+        .with_state(Admin { app, token: operator_token.into() })
+}
+
+/// A page that made its own name resolve to this port (DNS rebinding) still sends that name.
+async fn refuse_other_hosts(request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let authority: Option<Authority> = host.and_then(|host| host.parse().ok());
+    let is_ours = |authority: &Authority| {
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<IpAddr>().is_ok()
+    };
+    if authority.as_ref().is_some_and(is_ours) {
+        return next.run(request).await;
+    }
+    (StatusCode::FORBIDDEN, "use the address of this port, or localhost, as host\n").into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    let planned = admin.app.planned.borrow().clone();
+    let text = admin.app.metrics.text(&planned, &admin.app.presence);
+    ([(CONTENT_TYPE, OPENMETRICS)], text)
+}
+
+/// Ready: the store answers and the newest revision could be planned.
+async fn ready(State(admin): State<Admin>) -> Response {
+    let planned = admin.app.planned.borrow().clone();
+    let trouble = match (planned.trouble, planned.program) {
+        (Some(trouble), _) => Some(trouble),
+        (None, None) => Some("the first Program is not planned yet".to_owned()),
+        (None, Some(_)) => {
+            let read = admin.app.store.get(record::INSTALLATION_KEY).await;
+            read.err().map(|error| error.to_string())
+        }
+    };
+    match trouble {
+        None => "ready\n".into_response(),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")).into_response(),
+    }
+}
+
+/// Who is connected, and which generation is in force there.
+async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
+    let newest = admin.app.planned.borrow().program.as_ref().map(|program| program.generation);
+    let edges = admin.app.presence.edges();
+    let edges = edges.into_iter().map(|edge| {
+        json!({
+            "id": edge.id, "version": edge.version, "connected": edge.connected, "sessions": edge.sessions,
+            "generation": edge.applied,
+            "refused": edge.refused.map(|(generation, reason)| json!({"generation": generation, "reason": reason})),
+        })
+    });
+    Json(json!({ "generation": newest, "edges": edges.collect::<Vec<_>>() }))
+}
+
+/// Why the port refused.
+#[derive(Debug, thiserror::Error)]
+enum AdminError {
+    #[error("send `Authorization: Bearer <contents of DIR/operator.token>`")]
+    Token,
+    #[error("the body must be JSON like {{\"name\": \"clinic fleet\"}}: {0}")]
+    Body(#[from] serde_json::Error),
+    #[error("`name` must have 1 to 255 bytes and no control characters")]
+    Name,
+    #[error("there is no account {0}")]
+    NoAccount(String),
+    #[error(transparent)]
+    Record(#[from] record::RecordError),
+    #[error("an object of this new id exists already; repeat")]
+    Conflict,
+}
+
+impl From<crate::store::StoreError> for AdminError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::Record(error.into())
+    }
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::Body(_) | Self::Name => StatusCode::BAD_REQUEST,
+            Self::NoAccount(_) => StatusCode::NOT_FOUND,
+            Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Conflict => StatusCode::CONFLICT,
+        };
+        (status, Json(json!({ "error": self.to_string() }))).into_response()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewAccount {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewApiKey {
+    #[serde(default)]
+    description: String,
+}
+
+async fn create_account(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let NewAccount { name } = serde_json::from_slice(&body)?;
+    if name.is_empty() {
+        return Err(AdminError::Name);
+    }
+    check_text(&name)?;
+    let app = &admin.app;
+    let (account, key, token) = account::create(&name, app.now(), &*app.entropy);
+    match app.store.commit(account::add(Txn::new(), &account, &key)).await? {
+        Outcome::Committed(_) => {
+            Ok((StatusCode::CREATED, Json(json!({ "id": account.id, "api_key": token }))).into_response())
+        }
+        Outcome::Conflict(_) => Err(AdminError::Conflict),
+    }
+}
+
+async fn create_api_key(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let NewApiKey { description } = serde_json::from_slice(&body)?;
+    check_text(&description)?;
+    let app = &admin.app;
+    let no_account = || AdminError::NoAccount(id.clone());
+    let account: AccountId = id.parse().map_err(|_| no_account())?;
+    let known = record::read::<Account>(&*app.store, &Account::key(account)).await?.ok_or_else(no_account)?;
+    let (key, token) = account::api_key(account, &description, app.now(), &*app.entropy);
+    let txn = Txn::new().if_unchanged(Account::key(account), known.modified);
+    match app.store.commit(account::add_key(txn, &key)).await? {
+        Outcome::Committed(_) => {
+            Ok((StatusCode::CREATED, Json(json!({ "id": key.id, "api_key": token }))).into_response())
+        }
+        Outcome::Conflict(_) => Err(AdminError::Conflict),
+    }
+}
+
+impl Admin {
+    fn check(&self, headers: &HeaderMap) -> Result<(), AdminError> {
+        let header = headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
+        let presented = header.and_then(|header| header.strip_prefix("Bearer ")).unwrap_or_default();
+        let right = secret::same(presented.as_bytes(), self.token.as_bytes());
+        if right { Ok(()) } else { Err(AdminError::Token) }
+    }
+}
+
+fn check_text(text: &str) -> Result<(), AdminError> {
+    let fits = text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
+    if fits { Ok(()) } else { Err(AdminError::Name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::testing::Lab;
+    use crate::auth::authenticate;
+    use axum::body::Body;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    async fn call(lab: &Lab, method: &str, path: &str, token: &str, body: &str) -> (StatusCode, Value) {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(HOST, "127.0.0.1:4481").header(AUTHORIZATION, format!("Bearer {token}"));
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let response = router(lab.app.clone(), "operator").oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn an_operator_adds_accounts_and_keys_that_work() {
+        let lab = Lab::new().await;
+        let (status, made) = call(&lab, "POST", "/accounts", "operator", r#"{"name":"second"}"#).await;
+        assert_eq!(status, StatusCode::CREATED);
+        let path = format!("/accounts/{}/api_keys", made["id"].as_str().unwrap());
+        let (status, more) = call(&lab, "POST", &path, "operator", "{}").await;
+        assert_eq!(status, StatusCode::CREATED);
+        for key in [&made["api_key"], &more["api_key"]] {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, format!("Bearer {}", key.as_str().unwrap()).parse().unwrap());
+            let caller = authenticate(&*lab.app.store, &headers).await.unwrap();
+            assert_eq!(caller.account.to_string(), made["id"].as_str().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_calls_are_refused() {
+        let lab = Lab::new().await;
+        let long = format!(r#"{{"name":"{}"}}"#, "x".repeat(NAME_BYTES_MAX + 1));
+        let nowhere = format!("/accounts/{}/api_keys", AccountId::new(lab.app.ksuid()));
+        for (path, token, body, expect) in [
+            ("/accounts", "operato", r#"{"name":"x"}"#, StatusCode::UNAUTHORIZED),
+            ("/accounts", "", r#"{"name":"x"}"#, StatusCode::UNAUTHORIZED),
+            ("/accounts", "operator", "{}", StatusCode::BAD_REQUEST),
+            ("/accounts", "operator", r#"{"name":""}"#, StatusCode::BAD_REQUEST),
+            ("/accounts", "operator", r#"{"name":"x","admin":true}"#, StatusCode::BAD_REQUEST),
+            ("/accounts", "operator", &long, StatusCode::BAD_REQUEST),
+            ("/accounts", "operator", &"x".repeat(BODY_BYTES_MAX + 1), StatusCode::PAYLOAD_TOO_LARGE),
+            (&nowhere, "operator", "{}", StatusCode::NOT_FOUND),
+            ("/accounts/nobody/api_keys", "operator", "{}", StatusCode::NOT_FOUND),
+        ] {
+            let (status, _) = call(&lab, "POST", path, token, body).await;
+            assert_eq!(status, expect, "{path} {body:.40}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rebound_name_reads_nothing() {
+        let lab = Lab::new().await;
+        for (host, expect) in [
+            ("127.0.0.1:4481", StatusCode::OK),
+            ("[::1]:4481", StatusCode::OK),
+            ("localhost:4481", StatusCode::OK),
+            ("evil.example", StatusCode::FORBIDDEN),
+            ("localhost.evil.example:4481", StatusCode::FORBIDDEN),
+        ] {
+            let request = Request::builder().uri("/metrics").header(HOST, host).body(Body::empty()).unwrap();
+            let response = router(lab.app.clone(), "operator").oneshot(request).await.unwrap();
+            assert_eq!(response.status(), expect, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn not_ready_before_the_first_plan() {
+        let lab = Lab::new().await;
+        let (status, _) = call(&lab, "GET", "/readyz", "", "").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        let (status, _) = call(&lab, "GET", "/healthz", "", "").await;
+        assert_eq!(status, StatusCode::OK);
+        let (status, _) = call(&lab, "GET", "/metrics", "", "").await;
+        assert_eq!(status, StatusCode::OK);
+    }
+}

@@ -1,0 +1,230 @@
+//! Flags, as typed values. The only place that knows how they are spelled.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ebbgate_model::{AccountId, Host};
+
+use crate::auth::REQUESTS_MAX;
+use crate::record::Installation;
+
+/// The control process of Ebbgate: REST API, durable state, Programs for edges.
+#[derive(Debug, Parser)]
+#[command(name = "ebbgate-control", version, about)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+    /// What to log, such as `info` or `ebbgate_control=debug`
+    #[arg(long, global = true, env = "EBBGATE_LOG", default_value = "info")]
+    pub log: String,
+    /// How to log
+    #[arg(long, global = true, value_enum, default_value = "term")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Term,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a data directory with its authorities, first account and first API key
+    Init(Init),
+    /// Serve the API and the edges
+    Serve(Serve),
+    /// Manage accounts of a running control
+    #[command(subcommand)]
+    Account(Account),
+    /// Manage API keys of a running control
+    #[command(subcommand)]
+    ApiKey(ApiKey),
+    /// Copy the database to a new file, running or not
+    Backup {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The new file
+        file: PathBuf,
+    },
+    /// Check the database, running or not
+    Check {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+    },
+}
+
+/// Which data directory.
+#[derive(Debug, Args)]
+pub struct Dir {
+    /// The data directory
+    #[arg(long, default_value = "/var/lib/ebbgate")]
+    pub dir: PathBuf,
+}
+
+/// `account ...`
+#[derive(Debug, Subcommand)]
+pub enum Account {
+    /// Create an account with a first API key, printed once
+    Create {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Its name
+        name: String,
+    },
+}
+
+/// `api-key ...`
+#[derive(Debug, Subcommand)]
+pub enum ApiKey {
+    /// Create an API key, printed once
+    Create {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account it acts for
+        #[arg(long)]
+        account: AccountId,
+        /// Free text
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+}
+
+/// `init`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The data directory
+    #[command(flatten)]
+    pub dir: Dir,
+    /// Name of the first account
+    #[arg(long, default_value = "default")]
+    pub account: String,
+    /// Region name shown in the API
+    #[arg(long, default_value = "local")]
+    pub region: String,
+    /// Host part of reserved TCP addresses
+    #[arg(long, default_value = "127.0.0.1")]
+    pub tcp_host: Host,
+    /// Ports for TCP: the first three quarters are for reserved addresses, the rest for agents that ask for any
+    #[arg(long, default_value = "20000-20399", value_name = "A-B")]
+    pub tcp_ports: PortRange,
+    /// Name that agents connect to by default
+    #[arg(long, default_value = "localhost")]
+    pub connect_host: Host,
+    /// Domain under which agents get random names
+    #[arg(long, default_value = "ebbgate.test")]
+    pub default_domain: Host,
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The data directory
+    #[command(flatten)]
+    pub dir: Dir,
+    /// Address of the REST API
+    #[arg(long, default_value = "127.0.0.1:4480")]
+    pub api: SocketAddr,
+    /// Certificate chain and key (PEM files) for the API; needed unless --api is on loopback
+    #[arg(long, num_args = 2, value_names = ["CERT", "KEY"])]
+    pub api_tls: Vec<PathBuf>,
+    /// What links in answers begin with, when it is not the address of --api
+    #[arg(long, value_name = "URL")]
+    pub api_url: Option<String>,
+    /// Address of the operator's port; loopback only
+    #[arg(long, default_value = "127.0.0.1:4481")]
+    pub admin: SocketAddr,
+    /// Refuse what the original refuses, where the default is to accept and warn
+    #[arg(long)]
+    pub strict: bool,
+    /// API calls an account may make in 60 seconds; 0: no limit
+    #[arg(long, default_value_t = REQUESTS_MAX)]
+    pub rate_limit: u32,
+}
+
+/// Ports from first to last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+/// A text that is no range of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write two ports from 1 to 65535 with the lower first, at least 4 in all, such as 20000-20399")]
+pub struct PortRangeError;
+
+/// Fewest ports of a range: a quarter of them must be at least one.
+const PORTS_MIN: u16 = 4;
+
+impl FromStr for PortRange {
+    type Err = PortRangeError;
+
+    fn from_str(text: &str) -> Result<Self, PortRangeError> {
+        let (first, last) = text.split_once('-').ok_or(PortRangeError)?;
+        let port = |text: &str| text.parse().ok().filter(|port| *port != 0).ok_or(PortRangeError);
+        let (first, last): (u16, u16) = (port(first)?, port(last)?);
+        let enough = last.checked_sub(first).is_some_and(|more| more >= PORTS_MIN - 1);
+        if enough { Ok(Self { first, last }) } else { Err(PortRangeError) }
+    }
+}
+
+impl PortRange {
+    /// Last port of the first three quarters.
+    fn last_reserved(self) -> u16 {
+        let random = ((self.last - self.first) / 4).max(1);
+        self.last - random
+    }
+}
+
+impl Init {
+    /// What is to be recorded.
+    pub fn installation(&self) -> Installation {
+        let last_reserved = self.tcp_ports.last_reserved();
+        Installation {
+            region: self.region.clone(),
+            connect_host: self.connect_host.clone(),
+            tcp_host: self.tcp_host.clone(),
+            tcp_port_first: self.tcp_ports.first,
+            tcp_port_last: last_reserved,
+            random_port_first: last_reserved + 1,
+            random_port_last: self.tcp_ports.last,
+            default_domain: Some(self.default_domain.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_quarter_of_the_ports_is_for_random_addresses() {
+        let check = |text: &str, expect: Option<u16>| {
+            assert_eq!(text.parse().ok().map(PortRange::last_reserved), expect, "{text}");
+        };
+        check("20000-20399", Some(20_300));
+        check("1-4", Some(3));
+        check("65000-65535", Some(65_402));
+        for bad in ["1-3", "0-9", "9-1", "a-b", "20000", "1-65536", ""] {
+            check(bad, None);
+        }
+    }
+}

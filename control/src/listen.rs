@@ -1,0 +1,119 @@
+//! Serves a router over HTTP/1.1, in clear or over TLS, with every wait bounded. Knows no routes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+/// Connections served at once on one listener.
+const CONNECTIONS_MAX: usize = 512;
+/// Seconds for a TLS handshake.
+const HANDSHAKE_SECS_MAX: u64 = 10;
+/// Seconds for a request's header to arrive, and for a connection to be idle.
+const HEADER_SECS_MAX: u64 = 30;
+/// Bytes of a request's header.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Seconds for a request to be read and answered.
+const REQUEST_SECS_MAX: u64 = 30;
+/// Seconds that requests under way are waited for when stopping.
+const DRAIN_SECS_MAX: u64 = 5;
+/// Pause after a failed accept, in milliseconds: without descriptors there is nothing to do but wait.
+const ACCEPT_RETRY_MS: u64 = 100;
+
+/// Becomes true when the process is to stop.
+pub type Stop = watch::Receiver<bool>;
+
+/// Resolves when the process is to stop.
+pub async fn stopped(stop: &mut Stop) {
+    // A sender that is gone stops us too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Serves until told to stop, then lets requests under way finish.
+pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, mut stop: Stop) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut tasks = JoinSet::new();
+    loop {
+        while tasks.try_join_next().is_some() {}
+        let accepted = async {
+            let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            () = stopped(&mut stop) => break,
+        };
+        match accepted {
+            Ok((io, _)) => {
+                let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
+                tasks.spawn(async move {
+                    serve_accepted(io, tls, router, stop).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                sleep(Duration::from_millis(ACCEPT_RETRY_MS)).await;
+            }
+        }
+    }
+    drop(listener);
+    let finished = async { while tasks.join_next().await.is_some() {} };
+    let _ = timeout(Duration::from_secs(DRAIN_SECS_MAX), finished).await;
+}
+
+async fn serve_accepted(io: tokio::net::TcpStream, tls: Option<TlsAcceptor>, router: Router, stop: Stop) {
+    let Some(tls) = tls else { return serve_connection(io, router, stop).await };
+    if let Ok(Ok(io)) = timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), tls.accept(io)).await {
+        serve_connection(io, router, stop).await;
+    }
+}
+
+async fn serve_connection(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    mut stop: Stop,
+) {
+    let service = service_fn(move |request| answer(router.clone(), request));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEADER_SECS_MAX));
+    builder.max_buf_size(HEADER_BYTES_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// A client that sends its body too slowly is answered and closed.
+async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let answered = router.oneshot(request.map(Body::new));
+    if let Ok(answer) = timeout(Duration::from_secs(REQUEST_SECS_MAX), answered).await {
+        return answer;
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    Ok(response)
+}

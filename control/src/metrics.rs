@@ -1,0 +1,90 @@
+//! `Metrics`: what control counts, as OpenMetrics text. Values that others hold are asked for when they are read.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::presence::Presence;
+use crate::push::Planned;
+
+/// What an API call is counted under.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallLabels {
+    /// Method, or `other` for unknown ones.
+    pub method: &'static str,
+    /// Status answered.
+    pub status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EdgeLabels {
+    edge: String,
+}
+
+/// Counters of this process.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Calls of the API.
+    pub calls: Family<CallLabels, Counter>,
+    /// Programs planned.
+    pub plans: Counter,
+    /// Programs refused by edges.
+    pub refusals: Counter,
+    /// Connections that edges reported as ended.
+    pub connections: Counter,
+    /// Requests that edges reported as answered.
+    pub requests: Counter,
+}
+
+impl Metrics {
+    /// The text of `/metrics`.
+    pub fn text(&self, planned: &Planned, presence: &Presence) -> String {
+        let mut registry = Registry::with_prefix("ebbgate_control");
+        registry.register("api_calls", "Calls of the REST API", self.calls.clone());
+        registry.register("plans", "Programs planned", self.plans.clone());
+        registry.register("program_refusals", "Programs refused by edges", self.refusals.clone());
+        registry.register(
+            "edge_connections",
+            "Ended connections reported by edges",
+            self.connections.clone(),
+        );
+        registry.register("edge_requests", "Answered requests reported by edges", self.requests.clone());
+        let generation = gauge(planned.program.as_ref().map_or(0, |program| program.generation));
+        registry.register("generation", "Generation of the newest Program", generation);
+        let stuck = gauge(u64::from(planned.trouble.is_some()));
+        registry.register("planning_stopped", "1 when newer revisions cannot be planned", stuck);
+        let (live, sessions, connected) = edges(presence);
+        registry.register("edge_generation", "Generation in force at an edge", live);
+        registry.register("edge_sessions", "Agent sessions online at an edge", sessions);
+        registry.register("edge_connected", "1 while the feed of an edge is open", connected);
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("writing to a string succeeds");
+        text
+    }
+}
+
+type PerEdge = Family<EdgeLabels, Gauge>;
+
+fn edges(presence: &Presence) -> (PerEdge, PerEdge, PerEdge) {
+    let families = (PerEdge::default(), PerEdge::default(), PerEdge::default());
+    for edge in presence.edges() {
+        let labels = EdgeLabels { edge: edge.id.to_string() };
+        families.0.get_or_create(&labels).set(signed(edge.applied));
+        families.1.get_or_create(&labels).set(signed(edge.sessions as u64));
+        families.2.get_or_create(&labels).set(i64::from(edge.connected));
+    }
+    families
+}
+
+fn gauge(value: u64) -> Gauge {
+    let gauge: Gauge = Gauge::default();
+    gauge.set(signed(value));
+    gauge
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

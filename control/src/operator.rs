@@ -1,0 +1,83 @@
+//! The operator's commands: small calls to the admin port of the control that runs on a data directory.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::dir::DataDir;
+use crate::file::{self, FileError};
+
+/// Seconds a call may take.
+const CALL_SECS_MAX: u64 = 15;
+/// Longest answer in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// Nothing runs there.
+    #[error("no control is running on {0}: start `ebbgate-control serve` first")]
+    NotRunning(String),
+    /// The token.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The call.
+    #[error("the admin port did not answer: {0}")]
+    Call(String),
+    /// The answer.
+    #[error("{0}")]
+    Refused(String),
+}
+
+#[derive(Deserialize)]
+struct Note {
+    admin: SocketAddr,
+}
+
+/// Posts a JSON body to the admin port and gives its answer.
+pub async fn post(dir: &DataDir, path: &str, body: &Value) -> Result<Value, OperatorError> {
+    let not_running = || OperatorError::NotRunning(dir.path().display().to_string());
+    let note = file::read(&dir.note()).map_err(|_| not_running())?;
+    let note: Note = serde_json::from_str(&note).map_err(|_| not_running())?;
+    let token = file::read(&dir.operator_token())?;
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(HOST, note.admin.to_string())
+        .header(CONTENT_TYPE, "application/json")
+        .header(AUTHORIZATION, format!("Bearer {}", token.trim()))
+        .body(Full::new(Bytes::from(body.to_string())))
+        .map_err(|error| OperatorError::Call(error.to_string()))?;
+    match timeout(Duration::from_secs(CALL_SECS_MAX), call(note.admin, request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(OperatorError::Call("no answer within 15 seconds".into())),
+    }
+}
+
+async fn call(to: SocketAddr, request: Request<Full<Bytes>>) -> Result<Value, OperatorError> {
+    let failed = |error: &dyn std::fmt::Display| OperatorError::Call(error.to_string());
+    let io = TcpStream::connect(to).await.map_err(|_| OperatorError::NotRunning(to.to_string()))?;
+    let (mut send, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|e| failed(&e))?;
+    let connection = tokio::spawn(connection);
+    let response = send.send_request(request).await.map_err(|e| failed(&e))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|e| failed(&e))?.to_bytes();
+    connection.abort();
+    let answer: Value = serde_json::from_slice(&body).map_err(|e| failed(&e))?;
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let reason = answer.get("error").and_then(Value::as_str).unwrap_or("no reason given");
+    Err(OperatorError::Refused(format!("{status}: {reason}")))
+}

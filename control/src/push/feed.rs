@@ -1,0 +1,264 @@
+//! One edge's feed: reads its lines, answers with Programs, diffs, commands and beats.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use ebbgate_model::feed::{BEAT_SECS, FromEdge, LINE_BYTES_MAX, ToEdge};
+use ebbgate_model::{EdgeId, Program};
+use http_body_util::BodyExt;
+use hyper::body::Body;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::outbox::Outbox;
+use super::plans::Planned;
+use crate::metrics::Metrics;
+use crate::presence::{Command, Hold, Presence};
+
+/// Seconds an edge may take to say who it is.
+const HELLO_SECS_MAX: u64 = 10;
+/// Seconds without a line after which an edge counts as gone: three beats.
+const SILENCE_SECS_MAX: u64 = 3 * BEAT_SECS;
+/// Seconds an edge may take to apply or refuse a Program.
+const ANSWER_SECS_MAX: u64 = 60;
+/// Seconds an edge may take to read what it is sent.
+const SEND_SECS_MAX: u64 = 60;
+/// Edges whose last acknowledged Program is remembered.
+const EDGES_REMEMBERED_MAX: usize = 256;
+/// Most characters kept of a refusal's reason.
+const REASON_CHARS_MAX: usize = 1024;
+
+/// What all feeds share.
+#[derive(Debug)]
+pub struct Feeds {
+    planned: watch::Receiver<Planned>,
+    presence: Presence,
+    metrics: Arc<Metrics>,
+    acknowledged: Mutex<BTreeMap<EdgeId, Arc<Program>>>,
+}
+
+/// Why a feed ended.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The first line was not a greeting, or there was none in time.
+    #[error("the edge did not say who it is")]
+    Hello,
+    /// A line that is no message.
+    #[error("the edge sent a line that is no message")]
+    Line(#[from] serde_json::Error),
+    /// A line longer than [`LINE_BYTES_MAX`].
+    #[error("the edge sent a line of more than 256 MiB")]
+    TooLong,
+    /// The connection broke.
+    #[error("the connection to the edge broke: {0}")]
+    Broken(String),
+    /// No line for [`SILENCE_SECS_MAX`].
+    #[error("the edge has been silent for 15 seconds")]
+    Silent,
+    /// The edge does not read.
+    #[error("the edge does not read what it is sent")]
+    Stalled,
+    /// No answer within [`ANSWER_SECS_MAX`].
+    #[error("the edge neither applied nor refused its Program within 60 seconds")]
+    NoAnswer,
+    /// A newer feed of the same edge took over.
+    #[error("a newer connection of the same edge took over")]
+    Replaced,
+    /// Control is stopping.
+    #[error("control is stopping")]
+    Stopping,
+}
+
+impl Feeds {
+    /// Feeds that serve what is planned and report to `presence`.
+    pub fn new(planned: watch::Receiver<Planned>, presence: Presence, metrics: Arc<Metrics>) -> Self {
+        Self { planned, presence, metrics, acknowledged: Mutex::default() }
+    }
+
+    /// Serves one edge until it is gone. `out` takes whole lines and should hold few: its fullness is what slows us down.
+    pub async fn serve<B>(&self, body: B, out: mpsc::Sender<Bytes>) -> Result<(), FeedError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let mut lines = Lines { body, buffer: BytesMut::new(), searched: 0 };
+        let hello = timeout(Duration::from_secs(HELLO_SECS_MAX), lines.next()).await;
+        let Ok(Ok(Some(FromEdge::Hello { edge, version, generation }))) = hello else {
+            return Err(FeedError::Hello);
+        };
+        tracing::info!(%edge, version, generation, "an edge connected");
+        let (hold, commands) = self.presence.join(edge, version, generation);
+        let outbox = Outbox::new(generation, self.memory().get(&edge).cloned());
+        let mut feed = Feed { shared: self, edge, hold, outbox, out, asked: Instant::now() };
+        let ended = feed.run(lines, commands).await;
+        match &ended {
+            Ok(()) => tracing::info!(%edge, "an edge disconnected"),
+            Err(error) => tracing::warn!(%edge, %error, "the feed of an edge ended"),
+        }
+        ended
+    }
+
+    fn remember(&self, edge: EdgeId, program: Arc<Program>) {
+        let mut memory = self.memory();
+        memory.insert(edge, program);
+        if memory.len() > EDGES_REMEMBERED_MAX
+            && let Some(other) = memory.keys().find(|other| **other != edge).copied()
+        {
+            memory.remove(&other);
+        }
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, BTreeMap<EdgeId, Arc<Program>>> {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Feed<'a> {
+    shared: &'a Feeds,
+    edge: EdgeId,
+    hold: Hold,
+    outbox: Outbox,
+    out: mpsc::Sender<Bytes>,
+    /// When the Program under way was sent.
+    asked: Instant,
+}
+
+impl Feed<'_> {
+    async fn run<B>(
+        &mut self,
+        mut lines: Lines<B>,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> Result<(), FeedError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let mut planned = self.shared.planned.clone();
+        let mut beat = interval(Duration::from_secs(BEAT_SECS));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            let newest = planned.borrow_and_update().program.clone();
+            if let Some(message) = newest.and_then(|newest| self.outbox.next(&newest)) {
+                self.send(message).await?;
+                self.asked = Instant::now();
+            }
+            tokio::select! {
+                line = lines.next() => {
+                    let Some(message) = line? else { return Ok(()) };
+                    heard = Instant::now();
+                    self.take(message);
+                }
+                changed = planned.changed() => changed.map_err(|_| FeedError::Stopping)?,
+                command = commands.recv() => {
+                    let Command { session, command } = command.ok_or(FeedError::Replaced)?;
+                    self.send(ToEdge::Session { session, command }).await?;
+                }
+                now = beat.tick() => {
+                    self.check(now, heard)?;
+                    self.send(ToEdge::Beat).await?;
+                }
+            }
+        }
+    }
+
+    fn check(&self, now: Instant, heard: Instant) -> Result<(), FeedError> {
+        let passed = |since: Instant, secs| now.saturating_duration_since(since) > Duration::from_secs(secs);
+        if passed(heard, SILENCE_SECS_MAX) {
+            return Err(FeedError::Silent);
+        }
+        if self.outbox.waits() && passed(self.asked, ANSWER_SECS_MAX) {
+            return Err(FeedError::NoAnswer);
+        }
+        if self.hold.is_current() { Ok(()) } else { Err(FeedError::Replaced) }
+    }
+
+    fn take(&mut self, message: FromEdge) {
+        match message {
+            FromEdge::Applied { generation } => self.applied(generation),
+            FromEdge::Refused { generation, reason } => self.refused(generation, &reason),
+            FromEdge::Sessions { sessions } => self.hold.replace_sessions(sessions),
+            FromEdge::Session { session, report } => self.hold.session(session, *report),
+            FromEdge::SessionEnded { session } => self.hold.session_ended(session),
+            FromEdge::Connection(_) => drop(self.shared.metrics.connections.inc()),
+            FromEdge::Request(_) => drop(self.shared.metrics.requests.inc()),
+            FromEdge::Hello { .. } | FromEdge::Beat | FromEdge::Unknown => {}
+        }
+    }
+
+    fn applied(&mut self, generation: u64) {
+        match self.outbox.applied(generation) {
+            Ok(program) => {
+                self.shared.remember(self.edge, program);
+                self.hold.applied(generation);
+                tracing::debug!(edge = %self.edge, generation, "in force");
+            }
+            Err(error) => tracing::warn!(edge = %self.edge, %error, "an acknowledgement was ignored"),
+        }
+    }
+
+    fn refused(&mut self, generation: u64, reason: &str) {
+        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+        match self.outbox.refused(generation) {
+            Ok(()) => {
+                tracing::error!(edge = %self.edge, generation, reason, "an edge refused a Program");
+                self.shared.metrics.refusals.inc();
+                self.hold.refused(generation, reason);
+            }
+            Err(error) => tracing::warn!(edge = %self.edge, %error, reason, "a refusal was ignored"),
+        }
+    }
+
+    async fn send(&self, message: ToEdge) -> Result<(), FeedError> {
+        // A whole Program can be large; it is written down where it may take its time.
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = serde_json::to_vec(&message).expect("messages have string keys only");
+            line.push(b'\n');
+            Bytes::from(line)
+        });
+        let line = line.await.map_err(|_| FeedError::Stopping)?;
+        match timeout(Duration::from_secs(SEND_SECS_MAX), self.out.send(line)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(FeedError::Broken("it no longer reads".into())),
+            Err(_) => Err(FeedError::Stalled),
+        }
+    }
+}
+
+/// Splits a body into messages, one a line.
+struct Lines<B> {
+    body: B,
+    buffer: BytesMut,
+    /// Bytes at the front of the buffer known to hold no line end.
+    searched: usize,
+}
+
+impl<B> Lines<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    /// The next message; None at the end. Safe to drop half way: what was read stays in the buffer.
+    async fn next(&mut self) -> Result<Option<FromEdge>, FeedError> {
+        loop {
+            let unsearched = self.buffer.get(self.searched..).unwrap_or_default();
+            if let Some(end) = unsearched.iter().position(|b| *b == b'\n') {
+                let line = self.buffer.split_to(self.searched + end);
+                self.buffer.advance(1);
+                self.searched = 0;
+                return Ok(Some(serde_json::from_slice(&line)?));
+            }
+            self.searched = self.buffer.len();
+            if self.buffer.len() > LINE_BYTES_MAX {
+                return Err(FeedError::TooLong);
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+                Some(Err(error)) => return Err(FeedError::Broken(error.to_string())),
+                None => return Ok(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! From revisions to Programs: one task that watches the store and publishes the newest plan.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ebbgate_model::Program;
+use futures_util::StreamExt;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::metrics::Metrics;
+use crate::plan::plan;
+use crate::secret::Vault;
+use crate::snapshot::{Snapshot, SnapshotError};
+use crate::store::{Batch, Range, Store, StoreError, Watch};
+
+/// Changes that follow each other within this many milliseconds share one plan.
+const DEBOUNCE_MS: u64 = 5;
+/// Changes that keep coming are planned at the latest after this many milliseconds.
+const DEBOUNCE_MS_MAX: u64 = 50;
+/// Seconds until the store is asked again after it failed.
+const RETRY_SECS: u64 = 1;
+
+/// The newest plan, and what keeps a newer one from being made.
+#[derive(Debug, Clone, Default)]
+pub struct Planned {
+    /// None until the first plan.
+    pub program: Option<Arc<Program>>,
+    /// Why the plan is not the newest, for the operator.
+    pub trouble: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum PlanError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error("the watch of the store ended")]
+    Ended,
+}
+
+/// Follows the store for ever. After any error it says so and reads everything anew; the last good plan stays.
+pub async fn follow(
+    store: Arc<dyn Store>,
+    vault: Arc<Vault>,
+    publish: watch::Sender<Planned>,
+    metrics: Arc<Metrics>,
+) {
+    loop {
+        let Err(error) = follow_from_now(&*store, &vault, &publish, &metrics).await;
+        if !matches!(error, PlanError::Store(StoreError::Compacted { .. })) {
+            tracing::error!(%error, "planning stopped; edges keep what they have");
+            publish.send_modify(|planned| planned.trouble = Some(error.to_string()));
+            sleep(Duration::from_secs(RETRY_SECS)).await;
+        }
+    }
+}
+
+async fn follow_from_now(
+    store: &dyn Store,
+    vault: &Vault,
+    publish: &watch::Sender<Planned>,
+    metrics: &Metrics,
+) -> Result<std::convert::Infallible, PlanError> {
+    let everything = store.range(Range::all("/")).await?;
+    let mut snapshot = Snapshot::read(&everything.items, everything.revision, vault)?;
+    let mut changes = store.watch("/".into(), snapshot.revision);
+    drop(everything);
+    loop {
+        let program = Arc::new(plan(&snapshot));
+        metrics.plans.inc();
+        tracing::debug!(generation = program.generation, "planned");
+        publish.send_replace(Planned { program: Some(program), trouble: None });
+        for batch in next_batches(&mut changes).await? {
+            snapshot.follow(&batch.changes, batch.revision, vault)?;
+        }
+    }
+}
+
+/// Waits for a change, then a little longer for those that belong to it.
+async fn next_batches(changes: &mut Watch) -> Result<Vec<Batch>, PlanError> {
+    let mut batches = vec![changes.next().await.ok_or(PlanError::Ended)??];
+    let more = async {
+        while let Ok(batch) = timeout(Duration::from_millis(DEBOUNCE_MS), changes.next()).await {
+            batches.push(batch.ok_or(PlanError::Ended)??);
+        }
+        Ok(())
+    };
+    timeout(Duration::from_millis(DEBOUNCE_MS_MAX), more).await.unwrap_or(Ok::<_, PlanError>(()))?;
+    Ok(batches)
+}

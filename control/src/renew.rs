@@ -1,0 +1,105 @@
+//! Replaces leaves of our own authorities before they expire: at start and once a day.
+
+use crate::App;
+use crate::authority::{AuthorityError, Purpose, is_due};
+use crate::record::{
+    self, ACCOUNTS_PREFIX, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, IssuedCertificate,
+    RecordError, SYSTEM_PREFIX,
+};
+use crate::store::{Item, Outcome, Range, StoreError, Txn};
+
+/// Seconds between two looks at all leaves.
+pub const INTERVAL_SECS: u64 = 24 * 3600;
+
+/// Why not all leaves could be renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// A record cannot be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A leaf cannot be made.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+impl From<StoreError> for RenewError {
+    fn from(error: StoreError) -> Self {
+        Self::Record(error.into())
+    }
+}
+
+/// Renews what is due. Gives how many leaves were replaced.
+///
+/// A leaf whose owner is deleted at the same moment stays deleted: the write is tied to what was read.
+pub async fn renew(app: &App) -> Result<usize, RenewError> {
+    let mut renewed = 0;
+    for prefix in [SYSTEM_PREFIX, ACCOUNTS_PREFIX] {
+        for item in app.store.range(Range::all(prefix)).await?.items {
+            if let Some(purpose) = purpose(&item.key) {
+                renewed += usize::from(renew_one(app, &item, purpose).await?);
+            }
+        }
+    }
+    Ok(renewed)
+}
+
+async fn renew_one(app: &App, item: &Item, purpose: Purpose) -> Result<bool, RenewError> {
+    let leaf = record::decode::<IssuedCertificate>(item)?.record;
+    if !is_due(leaf.not_before, leaf.not_after, app.now()) {
+        return Ok(false);
+    }
+    let fresh = app.issue_at(purpose, &item.key, &leaf.host)?;
+    let txn = Txn::new().if_unchanged(&item.key, item.modified).put(&item.key, record::encode(&fresh));
+    let outcome = app.store.commit(txn).await?;
+    tracing::info!(host = %leaf.host, authority = purpose.name(), ?outcome, "renewed a certificate");
+    Ok(matches!(outcome, Outcome::Committed(_)))
+}
+
+/// Which authority issued the leaf under this key; None: the key holds no leaf.
+fn purpose(key: &str) -> Option<Purpose> {
+    match key {
+        CONNECT_CERTIFICATE_KEY => return Some(Purpose::Connect),
+        DEFAULT_DOMAIN_CERTIFICATE_KEY => return Some(Purpose::Ingress),
+        _ => {}
+    }
+    let (_, owner) = key.strip_prefix(ACCOUNTS_PREFIX)?.split_once("/issued/")?;
+    if owner.parse::<ebbgate_model::DomainId>().is_ok() {
+        return Some(Purpose::Ingress);
+    }
+    owner.parse::<ebbgate_model::IngressId>().is_ok().then_some(Purpose::Connect)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::testing::{Lab, NOW};
+    use crate::authority::LEAF_DAYS;
+    use ebbgate_model::DomainId;
+    use std::sync::Arc;
+
+    struct At(i64);
+
+    impl crate::clock::Clock for At {
+        fn unix_secs(&self) -> i64 {
+            self.0
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leaf_is_replaced_when_a_third_of_its_life_is_left() {
+        let mut lab = Lab::new().await;
+        let (id, host) = (DomainId::new(lab.app.ksuid()), "a.example.com".parse().unwrap());
+        let (key, leaf) = lab.app.issue(Purpose::Ingress, lab.account, id, &host).unwrap();
+        let _ = lab.app.store.commit(Txn::new().put(&key, record::encode(&leaf))).await.unwrap();
+        for (days, expect) in
+            [(0, 0), (LEAF_DAYS * 2 / 3 - 1, 0), (LEAF_DAYS * 2 / 3 + 1, 1), (LEAF_DAYS * 2 / 3 + 1, 0)]
+        {
+            lab.app.clock = Arc::new(At(NOW + days * 86_400));
+            assert_eq!(renew(&lab.app).await.unwrap(), expect, "after {days} days");
+        }
+        let now = record::read::<IssuedCertificate>(&*lab.app.store, &key).await.unwrap().unwrap().record;
+        assert_ne!(now.id, leaf.id);
+        assert!(now.not_after > leaf.not_after);
+        assert!(lab.app.vault.open(&key, &now.key).unwrap().contains("PRIVATE KEY"));
+    }
+}

@@ -1,0 +1,257 @@
+//! `ebbgate-control serve`: puts the parts together, says when they are ready, and stops them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::interval;
+use tokio_rustls::TlsAcceptor;
+
+use crate::app::{App, Settings};
+use crate::auth::Limiter;
+use crate::clock::SystemClock;
+use crate::config::Serve;
+use crate::dir::{DataDir, DirError};
+use crate::file::{self, FileError};
+use crate::presence::Presence;
+use crate::push::{self, Feeds, Planned};
+use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
+use crate::renew::{self, RenewError};
+use crate::secret::SystemEntropy;
+use crate::store::{DirLock, Sqlite, StoreError};
+use crate::{admin, api, listen};
+
+/// Seconds between two looks for edges whose lease has ended.
+const EXPIRE_SECS: u64 = 1;
+
+/// Why control does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The database has no installation record.
+    #[error("{} has no installation record: restore a backup", path.display())]
+    NotInitialised {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Leaves.
+    #[error("certificates could not be renewed")]
+    Renew(#[from] RenewError),
+    /// A listener.
+    #[error("cannot listen on {at}: choose another address with {flag}")]
+    Listen {
+        /// Where.
+        at: String,
+        /// The flag that says where.
+        flag: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address that would carry secrets in clear.
+    #[error("{at} is not a loopback address and {flag} would carry secrets in clear: {instead}")]
+    Exposed {
+        /// Where.
+        at: SocketAddr,
+        /// The flag.
+        flag: &'static str,
+        /// The way out.
+        instead: &'static str,
+    },
+    /// The API's certificate.
+    #[error("the certificate and key of --api-tls cannot be used: {0}")]
+    Tls(String),
+    /// Signals.
+    #[error("signals cannot be received")]
+    Signal(#[source] io::Error),
+}
+
+impl From<FileError> for ServeError {
+    fn from(error: FileError) -> Self {
+        Self::Dir(error.into())
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(options: &Serve) -> Result<(), ServeError> {
+    check_exposure(options)?;
+    let tls = api_tls(options)?;
+    let dir = DataDir::new(&options.dir.dir);
+    if !dir.database().exists() {
+        return Err(StoreError::Missing { path: dir.database() }.into());
+    }
+    let _lock = DirLock::take(dir.path())?;
+    let listeners = Listeners::bind(options, &dir).await?;
+    let operator_token = file::read(&dir.operator_token())?;
+    let (publish, planned) = watch::channel(Planned::default());
+    let settings = Settings { strict: options.strict, api_base: api_base(options, listeners.api_at) };
+    let app = open_app(&dir, settings, options.rate_limit, planned).await?;
+    renew::renew(&app).await?;
+
+    let mut background = JoinSet::new();
+    background.spawn(push::follow(app.store.clone(), app.vault.clone(), publish, app.metrics.clone()));
+    background.spawn(renew_daily(app.clone()));
+    background.spawn(expire_edges(app.presence.clone()));
+    let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
+    background.spawn(async move {
+        push::serve_unix(listeners.edges, feeds).await;
+    });
+    let (stop, stopping) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    servers.spawn(listen::serve(listeners.api, tls, api::router(app.clone()), stopping.clone()));
+    let admin = admin::router(app.clone(), operator_token.trim());
+    servers.spawn(listen::serve(listeners.admin, None, admin, stopping));
+
+    let mut term = signal(SignalKind::terminate()).map_err(ServeError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signal)?;
+    announce(&dir, listeners.api_at, listeners.admin_at)?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.send_replace(true);
+    while servers.join_next().await.is_some() {}
+    background.shutdown().await;
+    file::remove(&dir.note())?;
+    Ok(())
+}
+
+/// Everything that is listened on.
+struct Listeners {
+    api: TcpListener,
+    api_at: SocketAddr,
+    admin: TcpListener,
+    admin_at: SocketAddr,
+    edges: UnixListener,
+}
+
+impl Listeners {
+    async fn bind(options: &Serve, dir: &DataDir) -> Result<Self, ServeError> {
+        let (api, api_at) = listen_on(options.api, "--api").await?;
+        let (admin, admin_at) = listen_on(options.admin, "--admin").await?;
+        file::make_dir(&dir.run())?;
+        let socket = dir.edge_socket();
+        let edges = push::bind_socket(&socket).map_err(|source| ServeError::Listen {
+            at: socket.display().to_string(),
+            flag: "--dir",
+            source,
+        })?;
+        Ok(Self { api, api_at, admin, admin_at, edges })
+    }
+}
+
+async fn listen_on(at: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |source| ServeError::Listen { at: at.to_string(), flag, source };
+    let listener = TcpListener::bind(at).await.map_err(failed)?;
+    let at = listener.local_addr().map_err(failed)?;
+    Ok((listener, at))
+}
+
+/// Opens what the directory holds.
+async fn open_app(
+    dir: &DataDir,
+    settings: Settings,
+    rate_limit: u32,
+    planned: watch::Receiver<Planned>,
+) -> Result<App, ServeError> {
+    let vault = dir.vault()?;
+    let issuer = dir.issuer(&vault)?;
+    let store = Sqlite::open(&dir.database())?;
+    let installation = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
+    let not_initialised = || ServeError::NotInitialised { path: dir.database() };
+    Ok(App {
+        store: Arc::new(store),
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+        vault: Arc::new(vault),
+        issuer: Arc::new(issuer),
+        presence: Presence::default(),
+        metrics: Arc::default(),
+        planned,
+        limiter: Arc::new(Limiter::new((rate_limit > 0).then_some(rate_limit))),
+        installation: Arc::new(installation.ok_or_else(not_initialised)?.record),
+        settings: Arc::new(settings),
+    })
+}
+
+/// Tells scripts and the service manager that everything listens.
+fn announce(dir: &DataDir, api: SocketAddr, admin: SocketAddr) -> Result<(), ServeError> {
+    let edge_socket = dir.edge_socket();
+    let note = json!({ "pid": std::process::id(), "api": api, "admin": admin, "edge_socket": edge_socket });
+    file::replace(&dir.note(), &format!("{note}\n"), 0o640)?;
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager could not be told that control is ready");
+    }
+    tracing::info!(%api, %admin, "ready");
+    Ok(())
+}
+
+fn api_base(options: &Serve, at: SocketAddr) -> String {
+    let scheme = if options.api_tls.is_empty() { "http" } else { "https" };
+    let base = options.api_url.clone().unwrap_or_else(|| format!("{scheme}://{at}"));
+    base.trim_end_matches('/').to_owned()
+}
+
+fn check_exposure(options: &Serve) -> Result<(), ServeError> {
+    if !options.api.ip().is_loopback() && options.api_tls.is_empty() {
+        let instead = "add --api-tls CERT KEY";
+        return Err(ServeError::Exposed { at: options.api, flag: "--api", instead });
+    }
+    if !options.admin.ip().is_loopback() {
+        let instead = "put a proxy that knows your operators in front of it";
+        return Err(ServeError::Exposed { at: options.admin, flag: "--admin", instead });
+    }
+    Ok(())
+}
+
+fn api_tls(options: &Serve) -> Result<Option<TlsAcceptor>, ServeError> {
+    let [certificate, key] = options.api_tls.as_slice() else { return Ok(None) };
+    let load = || -> Result<ServerConfig, Box<dyn std::error::Error>> {
+        let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_file(key)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        Ok(versions.with_no_client_auth().with_single_cert(chain, key)?)
+    };
+    let mut config = load().map_err(|error| ServeError::Tls(error.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+async fn renew_daily(app: App) {
+    let mut daily = interval(Duration::from_secs(renew::INTERVAL_SECS));
+    daily.tick().await;
+    loop {
+        daily.tick().await;
+        if let Err(error) = renew::renew(&app).await {
+            tracing::error!(%error, "certificates could not be renewed; trying again tomorrow");
+        }
+    }
+}
+
+async fn expire_edges(presence: Presence) {
+    let mut often = interval(Duration::from_secs(EXPIRE_SECS));
+    loop {
+        often.tick().await;
+        presence.expire(Instant::now());
+    }
+}
