@@ -101,7 +101,7 @@ mod tests {
         #[test]
         fn walking_the_pages_sees_everything_once_newest_first(count in 0u8..40, limit in 1usize..12) {
             let all: Vec<Ksuid> = (0..count).map(ksuid).collect();
-            let (mut seen, mut before) = (Vec::new(), None);
+            let (mut seen, mut before) = (Vec::<Ksuid>::new(), None);
             loop {
                 let (items, next) = Page { limit, before }.cut(all.clone(), |k| *k);
                 seen.extend(&items);

@@ -165,6 +165,8 @@ mod tests {
             tcp_host: "tcp.example".parse().unwrap(),
             tcp_port_first: 65_530,
             tcp_port_last: 65_535,
+            random_port_first: 1,
+            random_port_last: 1,
             default_domain: None,
         };
         for start in [0, 1, 7, u16::MAX] {
