@@ -1,0 +1,423 @@
+//! The lab: a `Gateway` in memory, visitors' connections, and upstreams that read with a strict parser of their own.
+//!
+//! The upstream's parser shares no code with the edge: what it calls dirty is what a server behind the edge could read
+//! in two ways.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ebbgate_edge::gateway::{
+    AgentRef, Endpoint, Gateway, HttpConn, HttpOutcome, Kind, OpenError, Pool, SessionState,
+};
+use ebbgate_edge::http::limits::Limits;
+use ebbgate_model::event::RequestEvent;
+use ebbgate_model::{
+    AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
+};
+use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, References};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+
+/// Bytes a lab's stream holds.
+pub const PIPE_BYTES: usize = 64 * 1024;
+
+type Serve = Rc<dyn Fn(DuplexStream)>;
+
+/// See the module.
+#[derive(Clone, Default)]
+pub struct Lab(Rc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    public: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
+    internal: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
+    pools: RefCell<HashMap<String, Pool>>,
+    upstreams: RefCell<HashMap<EndpointId, Serve>>,
+    events: RefCell<Vec<RequestEvent>>,
+    opened: Cell<usize>,
+    made: Cell<u8>,
+}
+
+impl Gateway for Lab {
+    type Stream = DuplexStream;
+
+    fn public(&self, scheme: Scheme, host: &Host, port: u16) -> Option<Pool> {
+        let url = format!("{}://{host}:{port}", scheme.as_str()).parse::<EndpointUrl>().ok()?;
+        self.pool(&self.0.public, &url.to_string())
+    }
+
+    fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool> {
+        self.pool(&self.0.internal, &format!("{account} {url}"))
+    }
+
+    async fn open(
+        &self,
+        agent: &Endpoint,
+        _: SocketAddr,
+        _: SocketAddr,
+        _: Scheme,
+    ) -> Result<DuplexStream, OpenError> {
+        let serve = self.0.upstreams.borrow().get(&agent.id).cloned();
+        let serve = serve.ok_or(OpenError::SessionEnded(session_id(0)))?;
+        self.0.opened.set(self.0.opened.get() + 1);
+        let (near, far) = duplex(PIPE_BYTES);
+        serve(far);
+        Ok(near)
+    }
+
+    async fn keys(&self, _: AccountId, _: &str) -> Result<Arc<KeySet>, String> {
+        Err("the lab has no keys".into())
+    }
+
+    fn now_unix_ms(&self) -> i64 {
+        1_700_000_000_000
+    }
+
+    fn rng_seed(&self) -> u64 {
+        7
+    }
+
+    fn request_done(&self, event: RequestEvent) {
+        self.0.events.borrow_mut().push(event);
+    }
+
+    fn draining(&self) -> impl Future<Output = ()> + 'static {
+        std::future::pending()
+    }
+}
+
+pub fn account(n: u8) -> AccountId {
+    AccountId::new(Ksuid::new(1_700_000_000, [n; 16]))
+}
+
+fn session_id(n: u8) -> TunnelSessionId {
+    TunnelSessionId::new(Ksuid::new(1_700_000_000, [n; 16]))
+}
+
+/// An endpoint to be made.
+pub struct Made {
+    pub account: u8,
+    pub policy: Option<&'static str>,
+    pub http2: bool,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        Self { account: 1, policy: None, http2: false }
+    }
+}
+
+impl Lab {
+    fn pool(&self, table: &RefCell<HashMap<String, Vec<Arc<Endpoint>>>>, key: &str) -> Option<Pool> {
+        let members = table.borrow().get(key).cloned()?;
+        let mut pools = self.0.pools.borrow_mut();
+        Some(pools.entry(key.to_owned()).or_insert_with(|| Pool::new(members)).clone())
+    }
+
+    /// A cloud endpoint.
+    pub fn cloud(&self, url: &str, made: Made) -> Arc<Endpoint> {
+        self.endpoint(url, Kind::Cloud, made)
+    }
+
+    /// An agent's endpoint, served by `serve`.
+    pub fn agent(&self, url: &str, made: Made, serve: impl Fn(DuplexStream) + 'static) -> Arc<Endpoint> {
+        let session = Arc::new(SessionState::new(session_id(self.0.made.get()), 0, 1_000));
+        let agent = AgentRef { session, bind: "bind".into(), proxy_protocol: None, tls_termination: None };
+        let endpoint = self.endpoint(url, Kind::Agent(agent), made);
+        self.0.upstreams.borrow_mut().insert(endpoint.id, Rc::new(serve));
+        endpoint
+    }
+
+    fn endpoint(&self, url: &str, kind: Kind, made: Made) -> Arc<Endpoint> {
+        self.0.made.set(self.0.made.get() + 1);
+        let id = EndpointId::new(Ksuid::new(1_700_000_000, [self.0.made.get(); 16]));
+        let url: EndpointUrl = url.parse().unwrap();
+        let endpoint = Arc::new(Endpoint {
+            id,
+            account: account(made.account),
+            binding: url.implied_binding(),
+            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            engine: made.policy.map(engine),
+            kind,
+            upstream_http2: made.http2,
+            pooling_enabled: true,
+            url: url.clone(),
+        });
+        let (table, key) = if url.host().is_internal() {
+            (&self.0.internal, format!("{} {url}", endpoint.account))
+        } else {
+            (&self.0.public, url.to_string())
+        };
+        table.borrow_mut().entry(key).or_default().push(endpoint.clone());
+        self.0.pools.borrow_mut().clear();
+        endpoint
+    }
+
+    /// The agent is gone: nothing can be opened.
+    pub fn unplug(&self, endpoint: &Endpoint) {
+        self.0.upstreams.borrow_mut().remove(&endpoint.id);
+    }
+
+    /// Streams opened to agents so far.
+    pub fn opened(&self) -> usize {
+        self.0.opened.get()
+    }
+
+    /// The events so far.
+    pub fn events(&self) -> Vec<RequestEvent> {
+        self.0.events.borrow().clone()
+    }
+
+    /// A visitor's connection; the task ends with it.
+    pub fn visit(&self, conn: HttpConn, limits: Limits) -> (DuplexStream, JoinHandle<HttpOutcome>) {
+        let (near, far) = duplex(PIPE_BYTES);
+        let serving = ebbgate_edge::http::serve_with(self.clone(), far, conn, limits);
+        (near, spawn_local(serving))
+    }
+
+    /// A clear-text visitor's connection with the documented limits.
+    pub fn visit_http(&self) -> (DuplexStream, JoinHandle<HttpOutcome>) {
+        self.visit(http_conn(), Limits::default())
+    }
+
+    /// What a visitor reads that sends `bytes`, ends its side and reads to the end.
+    pub async fn talk(&self, bytes: &[u8]) -> String {
+        let (mut io, serving) = self.visit_http();
+        let (mut read, mut write) = tokio::io::split(&mut io);
+        let mut text = Vec::new();
+        let sent = async {
+            // The edge may close before it has read everything.
+            let _ = write.write_all(bytes).await;
+            let _ = write.shutdown().await;
+        };
+        let (_, read) = tokio::join!(sent, read.read_to_end(&mut text));
+        let _ = read;
+        serving.await.unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+fn engine(policy: &'static str) -> Arc<Engine> {
+    let policy: TrafficPolicy = serde_json::from_str(policy).unwrap();
+    Arc::new(Engine::compile(&policy, &References::default()).unwrap())
+}
+
+/// A clear-text connection.
+pub fn http_conn() -> HttpConn {
+    let facts = ConnFacts {
+        client: "192.0.2.7:40000".parse().unwrap(),
+        server: "192.0.2.1:80".parse().unwrap(),
+        region: "lab".into(),
+        start_unix_ms: 1_700_000_000_000,
+        tls: None,
+    };
+    HttpConn {
+        facts: Arc::new(facts),
+        scheme: Scheme::Http,
+        port: 80,
+        sni: None,
+        alpn_h2: false,
+        first_endpoint: None,
+    }
+}
+
+/// A TLS connection admitted by an endpoint.
+pub fn https_conn(first: &Arc<Endpoint>, alpn_h2: bool) -> HttpConn {
+    HttpConn {
+        scheme: Scheme::Https,
+        port: 443,
+        sni: Some(first.url.host().clone()),
+        alpn_h2,
+        first_endpoint: Some(first.clone()),
+        ..http_conn()
+    }
+}
+
+/// Runs a test that spawns local tasks.
+pub async fn local<F: Future>(test: F) -> F::Output {
+    LocalSet::new().run_until(test).await
+}
+
+/// What a strict upstream saw: whole requests, and why it stopped reading when it had to.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub requests: Vec<SeenRequest>,
+    pub dirty: Vec<String>,
+}
+
+/// One request as the upstream read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenRequest {
+    pub line: String,
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl SeenRequest {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// An upstream that answers 200 with a fixed body and records what it saw.
+pub fn strict_upstream() -> (Rc<RefCell<Seen>>, impl Fn(DuplexStream) + Clone + 'static) {
+    let seen = Rc::new(RefCell::new(Seen::default()));
+    let record = seen.clone();
+    let serve = move |io: DuplexStream| {
+        let seen = record.clone();
+        spawn_local(async move {
+            if let Err(dirty) = answer_strictly(io, &seen).await {
+                seen.borrow_mut().dirty.push(dirty);
+            }
+        });
+    };
+    (seen, serve)
+}
+
+async fn answer_strictly(mut io: DuplexStream, seen: &RefCell<Seen>) -> Result<(), String> {
+    let mut input = Vec::new();
+    while let Some(request) = read_strictly(&mut io, &mut input).await? {
+        let head = request.line.starts_with("HEAD ");
+        seen.borrow_mut().requests.push(request);
+        let body = if head { "" } else { "hello" };
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{body}");
+        if io.write_all(answer.as_bytes()).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads one request; none at an orderly end. An error is what a second parser could read differently.
+pub async fn read_strictly(
+    io: &mut DuplexStream,
+    input: &mut Vec<u8>,
+) -> Result<Option<SeenRequest>, String> {
+    let end = loop {
+        if let Some(end) = input.windows(4).position(|w| w == b"\r\n\r\n") {
+            break end;
+        }
+        if !more(io, input).await {
+            return if input.is_empty() {
+                Ok(None)
+            } else {
+                Err(format!("ended in a head: {:?}", text(input)))
+            };
+        }
+    };
+    let head: Vec<u8> = input.drain(..end + 4).collect();
+    let head = &head[..end];
+    for (n, b) in head.iter().enumerate() {
+        let in_line_end = (*b == b'\r' && head.get(n + 1) == Some(&b'\n'))
+            || (*b == b'\n' && n > 0 && head[n - 1] == b'\r');
+        if (*b < 0x20 && *b != b'\t' && !in_line_end) || *b == 0x7f {
+            return Err(format!("control byte {b:#x} in {:?}", text(head)));
+        }
+    }
+    let head = text(head);
+    let mut lines = head.split("\r\n");
+    let line = lines.next().unwrap_or_default().to_owned();
+    if line.split(' ').count() != 3 || !line.ends_with(" HTTP/1.1") {
+        return Err(format!("request line {line:?}"));
+    }
+    let mut fields = Vec::new();
+    for field in lines {
+        let (name, value) = field.split_once(':').ok_or(format!("field without colon {field:?}"))?;
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(token) {
+            return Err(format!("field name {name:?}"));
+        }
+        fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let all =
+        |name: &str| fields.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect::<Vec<_>>();
+    if all("host").len() != 1 || all("host")[0].is_empty() {
+        return Err(format!("hosts {:?}", all("host")));
+    }
+    for odd in ["content_length", "transfer_encoding"] {
+        if !all(odd).is_empty() {
+            return Err(format!("{odd} forwarded"));
+        }
+    }
+    let body = match (all("content-length").as_slice(), all("transfer-encoding").as_slice()) {
+        ([], []) => Vec::new(),
+        ([length], []) if length.bytes().all(|b| b.is_ascii_digit()) && !length.is_empty() => {
+            let length: usize = length.parse().map_err(|_| format!("length {length}"))?;
+            take(io, input, length).await?
+        }
+        ([], [coding]) if coding == "chunked" => read_chunks(io, input).await?,
+        framing => return Err(format!("framing {framing:?}")),
+    };
+    Ok(Some(SeenRequest { line, fields, body }))
+}
+
+async fn read_chunks(io: &mut DuplexStream, input: &mut Vec<u8>) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    loop {
+        let end = loop {
+            if let Some(end) = input.windows(2).position(|w| w == b"\r\n") {
+                break end;
+            }
+            if !more(io, input).await {
+                return Err("ended in a chunk line".into());
+            }
+        };
+        let line: Vec<u8> = input.drain(..end + 2).collect();
+        let line = text(&line[..end]);
+        if line.is_empty() || !line.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(format!("chunk line {line:?}"));
+        }
+        let size = usize::from_str_radix(&line, 16).map_err(|_| format!("chunk size {line:?}"))?;
+        if size == 0 {
+            break;
+        }
+        body.extend(take(io, input, size).await?);
+        if take(io, input, 2).await? != b"\r\n" {
+            return Err("chunk end".into());
+        }
+    }
+    if take(io, input, 2).await? == b"\r\n" { Ok(body) } else { Err("trailers forwarded".into()) }
+}
+
+async fn take(io: &mut DuplexStream, input: &mut Vec<u8>, n: usize) -> Result<Vec<u8>, String> {
+    while input.len() < n {
+        if !more(io, input).await {
+            return Err("ended in a body".into());
+        }
+    }
+    Ok(input.drain(..n).collect())
+}
+
+async fn more(io: &mut DuplexStream, input: &mut Vec<u8>) -> bool {
+    matches!(io.read_buf(input).await, Ok(1..))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Reads until the text ends with `end`, or to the end of the stream.
+pub async fn read_until(io: &mut DuplexStream, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        if !matches!(io.read_buf(&mut read).await, Ok(1..)) {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&read).into_owned()
+}
+
+/// An upstream that runs a script per stream.
+pub fn scripted<F, S>(script: S) -> impl Fn(DuplexStream) + 'static
+where
+    F: Future<Output = ()> + 'static,
+    S: Fn(DuplexStream) -> F + 'static,
+{
+    move |io| {
+        spawn_local(script(io));
+    }
+}

@@ -1,0 +1,468 @@
+//! Whole requests: routing, policies, header rules, retries, failures, upgrades and streams.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ebbgate_edge::http::limits::Limits;
+use ebbgate_model::ErrorCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::lab::{
+    Lab, Made, http_conn, https_conn, local, read_strictly, read_until, scripted, strict_upstream,
+};
+
+const FORWARD: &str = r#"{"on_http_request":[{"actions":[{"type":"forward-internal","config":{"url":"https://rest.clinic1.internal"}}]}]}"#;
+
+fn get(host: &str) -> String {
+    format!("GET /path?x=1 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_goes_through_a_cloud_endpoint_to_an_agent_and_back() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        let made = Made { policy: Some(FORWARD), ..Made::default() };
+        let cloud = lab.cloud("http://api.example.com", made);
+        lab.agent("https://rest.clinic1.internal", Made::default(), upstream);
+        let request = "POST /path?x=1 HTTP/1.1\r\nHost: API.example.com\r\nX-Forwarded-For: 9.9.9.9\r\nX-Own: a\r\n\
+                       Connection: close, x-own\r\nContent-Length: 3\r\n\r\nabc";
+        let answer = lab.talk(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhello"), "{answer}");
+
+        let seen = seen.borrow();
+        assert_eq!(seen.dirty, Vec::<String>::new());
+        let request = &seen.requests[0];
+        assert_eq!((request.line.as_str(), request.body.as_slice()), ("POST /path?x=1 HTTP/1.1", &b"abc"[..]));
+        assert_eq!(request.field("host"), Some("API.example.com"));
+        assert_eq!(request.field("x-forwarded-for"), Some("9.9.9.9, 192.0.2.7"));
+        assert_eq!(request.field("x-forwarded-proto"), Some("http"));
+        assert_eq!(request.field("x-forwarded-host"), Some("API.example.com"));
+        assert_eq!((request.field("x-own"), request.field("connection")), (None, None));
+
+        let event = &lab.events()[0];
+        assert_eq!((event.endpoint, event.status, event.error), (Some(cloud.id), 200, None));
+        assert_eq!((event.bytes_in, event.bytes_out), (3, 5));
+        assert_eq!((event.path.as_str(), event.forwarded_to.as_str()), ("/path", "https://rest.clinic1.internal"));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_have_their_published_numbers() {
+    local(async {
+        let lab = Lab::default();
+        lab.cloud("http://empty.example.com", Made::default());
+        lab.cloud("http://missing.example.com", Made { policy: Some(FORWARD), ..Made::default() });
+        let gone = lab.agent("http://gone.example.com", Made::default(), drop);
+        lab.unplug(&gone);
+        lab.agent("http://down.example.com", Made::default(), drop);
+        let garbage = scripted(|mut io| async move {
+            let _ = io.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
+            let _ = io.read(&mut [0; 1]).await;
+        });
+        lab.agent("http://garbage.example.com", Made::default(), garbage);
+        let silent = scripted(|mut io| async move {
+            let _ = io.read_to_end(&mut Vec::new()).await;
+        });
+        lab.agent("http://silent.example.com", Made::default(), silent);
+        for (host, status, code) in [
+            ("nobody.example.com", 404, 3200),
+            ("empty.example.com", 404, 3200),
+            ("missing.example.com", 404, 3200),
+            ("gone.example.com", 502, 3210),
+            ("down.example.com", 502, 8012),
+            ("garbage.example.com", 502, 3004),
+            ("silent.example.com", 504, 3005),
+        ] {
+            let (mut io, _serving) = lab.visit_http();
+            io.write_all(get(host).as_bytes()).await.unwrap();
+            let answer = read_until(&mut io, "no end").await;
+            let code = ErrorCode::new(code);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
+            assert!(answer.contains(&format!("ngrok-error-code: {code}\r\n")), "{host}: {answer}");
+            let event = lab.events().pop().unwrap();
+            assert_eq!((event.status, event.error), (status, Some(code)), "{host}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstreams_splitting_answers_are_502() {
+    local(async {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\na",
+            "HTTP/1.1 200 OK\nContent-Length: 1\r\n\r\na",
+            "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA\0: b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            "HTTP/9.1 200 OK\r\n\r\n",
+        ] {
+            let lab = Lab::default();
+            let upstream = scripted(move |mut io| async move {
+                let _ = read_strictly(&mut io, &mut Vec::new()).await;
+                let _ = io.write_all(answer.as_bytes()).await;
+                let _ = io.read(&mut [0; 1]).await;
+            });
+            lab.agent("http://a.example.com", Made::default(), upstream);
+            let read = lab.talk(get("a.example.com").as_bytes()).await;
+            assert!(
+                read.starts_with("HTTP/1.1 502 ") && read.contains("ERR_NGROK_3004"),
+                "{answer:?}: {read}"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_cannot_set_the_edges_error_code_and_trailing_bytes_are_not_an_answer() {
+    local(async {
+        let lab = Lab::default();
+        let upstream = scripted(|mut io| async move {
+            let _ = read_strictly(&mut io, &mut Vec::new()).await;
+            let answer = "HTTP/1.1 200 OK\r\nngrok-error-code: ERR_NGROK_1\r\nContent-Length: 1\r\n\r\naHTTP/1.1 200 OK\r\n\r\n";
+            let _ = io.write_all(answer.as_bytes()).await;
+            let _ = io.read(&mut [0; 1]).await;
+        });
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        let one = "GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n";
+        let read = lab.talk(one.repeat(2).as_bytes()).await;
+        assert_eq!(read.matches("HTTP/1.1 200 OK").count(), 2, "{read}");
+        assert_eq!(lab.opened(), 2, "a stream that said too much is not used again");
+        assert!(!read.contains("ngrok-error-code"), "{read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dying_member_costs_no_idempotent_request() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), drop);
+        let gone = lab.agent("http://a.example.com", Made::default(), drop);
+        lab.unplug(&gone);
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        for _ in 0..6 {
+            let read = lab.talk(get("a.example.com").as_bytes()).await;
+            assert!(read.starts_with("HTTP/1.1 200 "), "{read}");
+        }
+        assert_eq!(seen.borrow().requests.len(), 6);
+
+        // A POST is not sent twice once it may have been acted on, but may go elsewhere when no stream opened.
+        let post =
+            "POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 1\r\nConnection: close\r\n\r\na";
+        let mut failed = 0;
+        for _ in 0..9 {
+            failed += usize::from(lab.talk(post.as_bytes()).await.starts_with("HTTP/1.1 502 "));
+        }
+        assert!((1..9).contains(&failed), "{failed}");
+        assert_eq!(seen.borrow().requests.len(), 6 + 9 - failed);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_forward_goes_on_when_the_policy_says_so() {
+    local(async {
+        let lab = Lab::default();
+        let policy = r#"{"on_http_request":[{"actions":[
+            {"type":"forward-internal","config":{"url":"https://gone.internal","on_error":"continue"}},
+            {"type":"forward-internal","config":{"url":"https://down.internal","on_error":"continue"}},
+            {"type":"custom-response","config":{"status_code":503,"body":"later","headers":{"x-a":"b"}}}]}],
+            "on_http_response":[{"actions":[{"type":"add-headers","config":{"headers":{"x-out":"1"}}}]}]}"#;
+        lab.cloud("http://a.example.com", Made { policy: Some(policy), ..Made::default() });
+        lab.agent("https://down.internal", Made::default(), drop);
+        let read = lab.talk(get("a.example.com").as_bytes()).await;
+        assert!(read.starts_with("HTTP/1.1 503 ") && read.ends_with("later"), "{read}");
+        assert!(read.contains("x-a: b\r\n") && read.contains("x-out: 1\r\n"), "{read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn forwarding_in_a_circle_ends() {
+    local(async {
+        let lab = Lab::default();
+        lab.cloud("http://a.example.com", Made { policy: Some(FORWARD), ..Made::default() });
+        lab.cloud("https://rest.clinic1.internal", Made { policy: Some(FORWARD), ..Made::default() });
+        let read = lab.talk(get("a.example.com").as_bytes()).await;
+        assert!(read.starts_with("HTTP/1.1 502 ") && read.contains("ERR_NGROK_3501"), "{read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn accounts_do_not_see_each_others_internal_endpoints() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        lab.cloud("http://a.example.com", Made { policy: Some(FORWARD), ..Made::default() });
+        lab.agent("https://rest.clinic1.internal", Made { account: 2, ..Made::default() }, upstream);
+        let read = lab.talk(get("a.example.com").as_bytes()).await;
+        assert!(read.contains("ERR_NGROK_3200") && seen.borrow().requests.is_empty(), "{read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_outside_the_connections_admission_is_misdirected() {
+    local(async {
+        let lab = Lab::default();
+        let guard = r#"{"on_tcp_connect":[{"actions":[{"type":"restrict-ips","config":{"allow":["192.0.2.0/24"]}}]}]}"#;
+        let guarded = Made { policy: Some(guard), ..Made::default() };
+        let (_, upstream) = strict_upstream();
+        let open = lab.agent("https://open.example.com", Made::default(), upstream.clone());
+        lab.agent("https://other.example.com", Made::default(), upstream.clone());
+        let strict = lab.agent("https://strict.example.com", guarded, upstream.clone());
+        lab.agent("https://foreign.example.com", Made { account: 2, ..Made::default() }, upstream);
+        for (first, host, status) in [
+            (&open, "open.example.com", 200),
+            (&open, "other.example.com", 200),
+            (&open, "strict.example.com", 421),
+            (&open, "foreign.example.com", 421),
+            (&open, "nobody.example.com", 404),
+            (&strict, "strict.example.com", 200),
+            (&strict, "open.example.com", 421),
+        ] {
+            let (mut io, _serving) = lab.visit(https_conn(first, false), Limits::default());
+            io.write_all(get(host).as_bytes()).await.unwrap();
+            let read = read_until(&mut io, "no end").await;
+            assert!(read.starts_with(&format!("HTTP/1.1 {status} ")), "{} -> {host}: {read}", first.url);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_policy_runs_on_clear_text_when_the_host_is_known() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        let policy = r#"{"on_tcp_connect":[{"actions":[{"type":"restrict-ips","config":{"allow":["198.51.100.0/24"]}}]}]}"#;
+        lab.agent("http://a.example.com", Made { policy: Some(policy), ..Made::default() }, upstream);
+        assert_eq!(lab.talk(get("a.example.com").as_bytes()).await, "");
+        assert!(seen.borrow().requests.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_streams_serve_the_next_request_and_a_stale_one_costs_nothing() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        let (mut io, _serving) = lab.visit_http();
+        for _ in 0..3 {
+            io.write_all(b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n").await.unwrap();
+            let read = read_until(&mut io, "hello").await;
+            assert!(read.starts_with("HTTP/1.1 200 "), "{read}");
+        }
+        assert_eq!((lab.opened(), seen.borrow().requests.len()), (1, 3));
+
+        let lab = Lab::default();
+        let served = Rc::new(Cell::new(0));
+        let count = served.clone();
+        let once = scripted(move |mut io| {
+            let count = count.clone();
+            async move {
+                let mut input = Vec::new();
+                let _ = read_strictly(&mut io, &mut input).await;
+                count.set(count.get() + 1);
+                let _ = io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
+                // The next request on this stream gets no answer: the upstream's keep-alive is over.
+                let _ = read_strictly(&mut io, &mut input).await;
+            }
+        });
+        lab.agent("http://a.example.com", Made::default(), once);
+        let (mut io, _serving) = lab.visit_http();
+        for _ in 0..3 {
+            io.write_all(b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n").await.unwrap();
+            let read = read_until(&mut io, "hello").await;
+            assert!(read.starts_with("HTTP/1.1 200 "), "{read}");
+        }
+        assert_eq!(served.get(), 3);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn websockets_switch_only_when_the_upstream_agrees_and_early_bytes_wait() {
+    local(async {
+        let request = "GET /ws HTTP/1.1\r\nHost: a.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let lab = Lab::default();
+        let echo = scripted(|mut io| async move {
+            let mut input = Vec::new();
+            let request = read_strictly(&mut io, &mut input).await.unwrap().unwrap();
+            assert_eq!(request.field("upgrade"), Some("websocket"));
+            let _ = io.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nfirst ").await;
+            let (mut read, mut write) = tokio::io::split(io);
+            let _ = write.write_all(&input).await;
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = write.write_all(b" last").await;
+            let _ = write.shutdown().await;
+        });
+        lab.agent("http://a.example.com", Made::default(), echo);
+        let (mut io, serving) = lab.visit_http();
+        io.write_all(format!("{request}early").as_bytes()).await.unwrap();
+        let read = read_until(&mut io, "first early").await;
+        assert!(read.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{read}");
+        assert!(read.contains("sec-websocket-accept: x\r\n") && read.contains("upgrade: websocket\r\n"), "{read}");
+        io.write_all(b"GET / HTTP/1.1\n\0").await.unwrap();
+        assert_eq!(read_until(&mut io, "\n\0").await, "GET / HTTP/1.1\n\0", "bytes of a tunnel are nobody's business");
+        io.shutdown().await.unwrap();
+        assert_eq!(read_until(&mut io, "no end").await, " last", "half-close goes through");
+        assert_eq!(serving.await.unwrap().outcome, "tunnel finished");
+        assert_eq!(lab.events()[0].status, 101);
+
+        let lab = Lab::default();
+        let (seen, refuses) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), refuses);
+        let read = lab.talk(format!("{request}{}", get("a.example.com")).as_bytes()).await;
+        assert_eq!(read.matches("HTTP/1.1 200 ").count(), 2, "what waited is the next request: {read}");
+        assert_eq!(seen.borrow().requests.len(), 2);
+        assert_eq!(seen.borrow().dirty, Vec::<String>::new());
+
+        let lab = Lab::default();
+        let (seen, refuses) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), refuses);
+        let smuggled = format!("{request}0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+        let read = lab.talk(smuggled.as_bytes()).await;
+        assert!(read.contains("HTTP/1.1 200 ") && read.contains("HTTP/1.1 400 "), "{read}");
+        assert_eq!(seen.borrow().requests.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn http2_is_not_reached_by_upgrade() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        let request = "GET / HTTP/1.1\r\nHost: a.example.com\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
+        assert!(lab.talk(request.as_bytes()).await.starts_with("HTTP/1.1 200 "));
+        let seen = seen.borrow();
+        assert_eq!((seen.requests[0].field("upgrade"), seen.requests[0].field("http2-settings")), (None, None));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_sent_events_arrive_one_by_one_and_outlive_every_request_timeout() {
+    local(async {
+        let lab = Lab::default();
+        let events = scripted(|mut io| async move {
+            let _ = read_strictly(&mut io, &mut Vec::new()).await;
+            let _ = io.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            for n in 0..20 {
+                let _ = io.write_all(format!("a\r\ndata: {n:02}\n\n\r\n").as_bytes()).await;
+                tokio::time::sleep(Duration::from_secs(200)).await;
+            }
+            let _ = io.write_all(b"0\r\n\r\n").await;
+        });
+        lab.agent("http://a.example.com", Made::default(), events);
+        let (mut io, _serving) = lab.visit_http();
+        io.write_all(get("a.example.com").as_bytes()).await.unwrap();
+        let started = tokio::time::Instant::now();
+        for n in 0..20 {
+            let read = read_until(&mut io, &format!("data: {n:02}\n\n\r\n")).await;
+            assert!(read.ends_with(&format!("data: {n:02}\n\n\r\n")), "{n}: {read}");
+            assert_eq!(started.elapsed().as_secs(), n * 200, "an event is not held back");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_with_nothing_moving_either_way_ends_and_is_not_mistaken_for_whole() {
+    local(async {
+        let lab = Lab::default();
+        let stuck = scripted(|mut io| async move {
+            let _ = read_strictly(&mut io, &mut Vec::new()).await;
+            let _ = io.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await;
+            let _ = io.read_to_end(&mut Vec::new()).await;
+        });
+        lab.agent("http://a.example.com", Made::default(), stuck);
+        let (mut io, _serving) = lab.visit_http();
+        io.write_all(get("a.example.com").as_bytes()).await.unwrap();
+        let started = tokio::time::Instant::now();
+        let read = read_until(&mut io, "no end").await;
+        assert!(read.ends_with("1\r\na\r\n"), "no last chunk: {read}");
+        assert_eq!(started.elapsed().as_secs(), 300);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_request_keeps_the_length_and_has_no_body() {
+    local(async {
+        let lab = Lab::default();
+        let (_, upstream) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        let request = "HEAD / HTTP/1.1\r\nHost: a.example.com\r\n\r\n";
+        let read = lab.talk(request.repeat(2).as_bytes()).await;
+        assert_eq!(
+            (read.matches("200 OK").count(), read.matches("content-length: 5\r\n").count()),
+            (2, 2),
+            "{read}"
+        );
+        assert!(read.ends_with("\r\n\r\n"), "{read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn expect_continue_is_answered_when_the_upstream_wants_the_body() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        let (mut io, _serving) = lab.visit_http();
+        io.write_all(
+            b"POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n",
+        )
+        .await
+        .unwrap();
+        assert_eq!(read_until(&mut io, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+        io.write_all(b"abc").await.unwrap();
+        assert!(read_until(&mut io, "hello").await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(seen.borrow().requests[0].body, b"abc");
+        assert_eq!(seen.borrow().requests[0].field("expect"), None);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_that_leaves_resets_its_upstream() {
+    local(async {
+        let lab = Lab::default();
+        let ended = Rc::new(Cell::new(false));
+        let end = ended.clone();
+        let endless = scripted(move |mut io| {
+            let end = end.clone();
+            async move {
+                let _ = read_strictly(&mut io, &mut Vec::new()).await;
+                let _ = io.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                while io.write_all(&[b'a'; 1024]).await.is_ok() {}
+                end.set(true);
+            }
+        });
+        lab.agent("http://a.example.com", Made::default(), endless);
+        let (mut io, serving) = lab.visit(http_conn(), Limits::default());
+        io.write_all(get("a.example.com").as_bytes()).await.unwrap();
+        let _ = io.read(&mut [0; 100]).await;
+        drop(io);
+        serving.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(ended.get());
+    })
+    .await;
+}
