@@ -1,1 +1,23 @@
-//! it
+//! Whole-system tests: the real programs, real sockets on loopback, real PostgreSQL, real openssl and curl.
+//!
+//! Every test has a lab of its own in a temporary directory. Every wait looks at a real condition and has a deadline.
+#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod guide;
+mod issuer;
+mod lab;
+mod program;
+mod psql;
+mod service;
+mod visitor;
+
+mod access;
+mod api_clients;
+mod bad_input;
+mod clinic;
+mod pool;
+mod restart;
+mod sdk;
+mod slips;
+mod traffic;
+mod up;

@@ -17,4 +17,5 @@ pub mod token;
 pub mod tools;
 pub mod up;
 pub mod wait;
+pub mod web;
 pub mod workspace;

@@ -28,6 +28,7 @@ pub struct Spec {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     user: Option<String>,
+    dir: Option<PathBuf>,
     polite: Signal,
     on_parent_death: &'static str,
 }
@@ -41,6 +42,7 @@ impl Spec {
             args: Vec::new(),
             env: Vec::new(),
             user: None,
+            dir: None,
             polite: Signal::TERM,
             on_parent_death: "KILL",
         }
@@ -74,6 +76,13 @@ impl Spec {
         self
     }
 
+    /// Runs in another directory.
+    #[must_use]
+    pub fn current_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
     /// Stops on SIGINT, also when we die: PostgreSQL's fast shutdown.
     #[must_use]
     pub fn stop_by_interrupt(mut self) -> Self {
@@ -94,6 +103,9 @@ impl Spec {
             command.args(["--reuid", user, "--regid", user, "--clear-groups"]);
         }
         command.arg("--").arg(&self.program).args(&self.args).envs(self.env);
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
         command.process_group(0).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child =
             command.spawn().context("setpriv is missing; it comes with Debian's package util-linux")?;

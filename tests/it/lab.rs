@@ -1,0 +1,163 @@
+//! A lab for one test: control and edge in a temporary directory, agents, and the API.
+
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+use xtask::api::Api;
+use xtask::lab::{Lab, Programs, local};
+use xtask::process::{Daemon, Spec};
+use xtask::wait;
+
+use crate::program;
+
+/// Seconds within which something that takes milliseconds must have happened, however busy the machine is.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// A lab that is gone, processes and files, when dropped.
+pub(crate) struct TestLab {
+    // Dropped first, so that nothing writes to the directory any more.
+    lab: Lab,
+    dir: TempDir,
+}
+
+impl TestLab {
+    /// A lab with nothing started.
+    pub(crate) fn stopped() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("ebb-").tempdir()?;
+        let mut lab = Lab::open(&dir.path().join("lab"), Programs::in_dir(&programs()))?;
+        lab.edge_args(["--jwks-allow-private"]);
+        Ok(Self { lab, dir })
+    }
+
+    /// A running control and edge.
+    pub(crate) fn running() -> Result<Self> {
+        let mut lab = Self::stopped()?;
+        lab.lab.start()?;
+        Ok(lab)
+    }
+
+    /// A place for a test's own files.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file of the test's own.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.file(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// Starts an agent with all endpoints of a file whose `agent:` section names this lab's edge.
+    pub(crate) fn agent(&self, name: &str, authtoken: &str, endpoints: &str) -> Result<Daemon> {
+        let connect = local(self.ports().connect());
+        self.agent_at(name, authtoken, endpoints, &connect.to_string())
+    }
+
+    /// The same with another `connect_url`.
+    pub(crate) fn agent_at(
+        &self,
+        name: &str,
+        authtoken: &str,
+        endpoints: &str,
+        connect: &str,
+    ) -> Result<Daemon> {
+        let cas = self.connect_ca();
+        let text = format!(
+            "version: 3\nagent:\n  authtoken: {authtoken}\n  connect_url: {connect}\n  connect_cas: {}\nendpoints:\n{endpoints}",
+            cas.display()
+        );
+        let file = self.write(&format!("{name}.yml"), &text)?;
+        Spec::new(name, self.programs().agent())
+            .args(["start", "--all", "--config"])
+            .arg(file)
+            .start(&self.log_dir())
+    }
+
+    /// Endpoints the API lists with this URL.
+    pub(crate) fn listed(&self, url: &str) -> Result<Vec<Value>> {
+        Ok(list(&self.api()?, "/endpoints", "endpoints")?.into_iter().filter(|e| e["url"] == url).collect())
+    }
+
+    /// Waits until the API lists `members` agent endpoints on each URL.
+    pub(crate) fn wait_online(&self, urls: &[&str], members: usize) -> Result<()> {
+        for url in urls {
+            wait::until(SOON, &format!("{members} agents on {url}"), || {
+                let online = self.listed(url)?.iter().filter(|e| e["type"] == "agent").count();
+                Ok((online == members).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Deref for TestLab {
+    type Target = Lab;
+
+    fn deref(&self) -> &Lab {
+        &self.lab
+    }
+}
+
+impl DerefMut for TestLab {
+    fn deref_mut(&mut self) -> &mut Lab {
+        &mut self.lab
+    }
+}
+
+/// Waits until a probe of the caller's yields a value.
+pub(crate) fn soon<T>(what: &str, probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    wait::until(SOON, what, probe)
+}
+
+/// All pages of a list.
+pub(crate) fn list(api: &Api, path: &str, key: &str) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    let mut next = path.to_owned();
+    loop {
+        let page = api.read(&next)?;
+        all.extend(page[key].as_array().into_iter().flatten().cloned());
+        match page["next_page_uri"].as_str() {
+            // An absolute URL on the API's own base.
+            Some(uri) => {
+                let at =
+                    uri.find(path).with_context(|| format!("next_page_uri {uri} is not below {path}"))?;
+                uri[at..].clone_into(&mut next);
+            }
+            None => return Ok(all),
+        }
+    }
+}
+
+/// The folder with the three programs: where `cargo xtask test` built them, or built now beside this test.
+pub(crate) fn programs() -> PathBuf {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| match program::variable("EBBGATE_PROGRAMS") {
+        Some(dir) => dir.into(),
+        None => build().expect("the three programs build"),
+    })
+    .clone()
+}
+
+/// `cargo test` builds the programs of the crate under test only, hence this.
+fn build() -> Result<PathBuf> {
+    let me = std::env::current_exe()?;
+    let folder = me.parent().and_then(Path::parent).expect("a test binary is in PROFILE/deps").to_owned();
+    let mut command = Command::new("cargo");
+    command.args(["build", "--quiet", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    for package in xtask::workspace::PRODUCTS {
+        command.args(["--package", package]);
+    }
+    if folder.ends_with("release") {
+        command.arg("--release");
+    }
+    xtask::workspace::run(&mut command)?;
+    Ok(folder)
+}

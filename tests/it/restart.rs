@@ -1,0 +1,198 @@
+//! Processes that end and come back: connections that must stay, agents that must return, writes that must last.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use xtask::api::text;
+use xtask::lab::local;
+
+use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL};
+use crate::lab::{TestLab, list, soon};
+use crate::service;
+use crate::visitor::Visitor;
+
+/// Times control is killed while it is written to.
+const KILLS: usize = 12;
+
+fn say(stream: &mut (impl Read + Write), word: &[u8]) -> Result<()> {
+    stream.write_all(word)?;
+    stream.flush()?;
+    let mut back = vec![0; word.len()];
+    stream.read_exact(&mut back)?;
+    ensure!(back == word, "{back:?}");
+    Ok(())
+}
+
+#[test]
+fn control_killed_while_traffic_flows_is_not_noticed() -> Result<()> {
+    let mut lab = TestLab::running()?;
+    let api = lab.api()?;
+    let (_, token) = guide::authtoken(&api, 1)?;
+    guide::domain(&api)?;
+    guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
+    guide::cloud(&api, &format!("tls://{PATIENTS_HOST}"), &guide::patients_policy())?;
+    let addr = guide::address(&api)?;
+    guide::cloud(&api, &format!("tcp://{addr}"), &guide::forward(OPERATIONS_INTERNAL))?;
+    let tcp_addr = local(guide::port_of(&addr)?);
+    let echo = service::tcp_echo()?.port();
+    let endpoints = guide::endpoints(service::http_echo("rest")?.port(), echo, echo);
+    let _agent = lab.agent("agent", &token, &endpoints)?;
+    lab.wait_online(&[REST_INTERNAL, PATIENTS_INTERNAL, OPERATIONS_INTERNAL], 1)?;
+    let visitor = Visitor::of(&lab)?;
+    visitor.wait_https(API_HOST)?;
+    let mut tls = soon("the patient database", || Ok(visitor.tls(PATIENTS_HOST).ok()))?;
+    say(&mut tls, b"before")?;
+    let mut tcp = visitor.tcp(tcp_addr)?;
+    say(&mut tcp, b"before")?;
+
+    lab.kill_control();
+    say(&mut tls, b"while control is gone")?;
+    say(&mut tcp, b"while control is gone")?;
+    say(&mut visitor.tls(PATIENTS_HOST)?, b"a new connection")?;
+    say(&mut visitor.tcp(tcp_addr)?, b"a new connection")?;
+    assert_eq!(visitor.get(API_HOST, "/", &[])?.status, 200);
+    // An agent that comes while control is gone binds all the same.
+    let pool = "  - name: late\n    url: tls://late.clinic1.internal\n    upstream:\n      url: ".to_owned()
+        + &echo.to_string();
+    let _late = lab.agent("late", &token, &(pool + "\n"))?;
+
+    lab.start_control()?;
+    lab.wait_online(
+        &[REST_INTERNAL, PATIENTS_INTERNAL, OPERATIONS_INTERNAL, "tls://late.clinic1.internal"],
+        1,
+    )?;
+    say(&mut tls, b"after")?;
+    say(&mut tcp, b"after")?;
+    guide::cloud(&api, "https://new.clinic-network.com", &guide::forward(REST_INTERNAL))?;
+    visitor.wait_https("new.clinic-network.com")
+}
+
+#[test]
+fn the_edge_serves_its_last_program_without_control() -> Result<()> {
+    let mut lab = TestLab::running()?;
+    let api = lab.api()?;
+    let (_, token) = guide::authtoken(&api, 1)?;
+    guide::domain(&api)?;
+    guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
+    let rest = service::http_echo("rest")?.port();
+    let _agent = lab.agent("agent", &token, &guide::endpoints(rest, rest, rest))?;
+    lab.wait_online(&[REST_INTERNAL], 1)?;
+    let visitor = Visitor::of(&lab)?;
+    visitor.wait_https(API_HOST)?;
+    lab.kill_control();
+    lab.kill_edge();
+    lab.start_edge()?;
+    soon("the agent to be back without control", || {
+        Ok(visitor.get(API_HOST, "/", &[]).ok().filter(|answer| answer.status == 200).map(drop))
+    })
+}
+
+#[test]
+fn killed_at_any_moment_control_loses_no_acknowledged_write() -> Result<()> {
+    let mut lab = TestLab::stopped()?;
+    lab.start_control()?;
+    let acknowledged = Arc::new(Mutex::new(Vec::<String>::new()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..3)
+        .map(|writer| {
+            let (api, acknowledged, stop) = (lab.api()?, Arc::clone(&acknowledged), Arc::clone(&stop));
+            Ok(thread::spawn(move || {
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let body = json!({ "description": format!("writer {writer} write {n}") });
+                    match api.create("/ip_policies", &body) {
+                        Ok(value) => {
+                            acknowledged.lock().unwrap().push(text(&value, "id").unwrap().to_owned());
+                        }
+                        // Control is gone for the moment; not a write that counts.
+                        Err(_) => thread::sleep(Duration::from_millis(2)),
+                    }
+                }
+            }))
+        })
+        .collect::<Result<_>>()?;
+    for round in 0..KILLS {
+        // Kill after a number of further writes that differs from round to round: moments of every kind.
+        let target = acknowledged.lock().unwrap().len() + 1 + round * 7 % 23;
+        soon("writes", || Ok((acknowledged.lock().unwrap().len() >= target).then_some(())))?;
+        lab.kill_control();
+        lab.start_control()?;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for writer in writers {
+        writer.join().ok().context("a writer panicked")?;
+    }
+    let kept: Vec<String> = list(&lab.api()?, "/ip_policies", "ip_policies")?
+        .iter()
+        .map(|policy| Ok(text(policy, "id")?.to_owned()))
+        .collect::<Result<_>>()?;
+    let acknowledged = acknowledged.lock().unwrap();
+    let lost: Vec<_> = acknowledged.iter().filter(|id| !kept.contains(id)).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} acknowledged writes are lost: {lost:?}",
+        lost.len(),
+        acknowledged.len()
+    );
+    Ok(())
+}
+
+#[test]
+fn processes_stop_on_sigterm_by_themselves() -> Result<()> {
+    let mut lab = TestLab::running()?;
+    let (_, token) = guide::authtoken(&lab.api()?, 1)?;
+    let echo = service::tcp_echo()?.port();
+    let mut agent = lab.agent("agent", &token, &guide::endpoints(echo, echo, echo))?;
+    lab.wait_online(&[REST_INTERNAL], 1)?;
+    assert!(agent.stop()?, "the agent had to be killed");
+    assert!(lab.stop_edge()?, "the edge had to be killed");
+    assert!(lab.stop_control()?, "control had to be killed");
+    Ok(())
+}
+
+mod alone {
+    //! Asserts a time: runs with nothing beside it.
+
+    use super::*;
+
+    /// Within this time after the edge's restart every endpoint is bound again.
+    const BACK_SECS_MAX: u64 = 3;
+
+    #[test]
+    fn our_agents_are_back_soon_after_the_edge() -> Result<()> {
+        let mut lab = TestLab::running()?;
+        let api = lab.api()?;
+        let (_, token) = guide::authtoken(&api, 1)?;
+        guide::domain(&api)?;
+        guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
+        let rest = service::http_echo("rest")?.port();
+        let _agent = lab.agent("agent", &token, &guide::endpoints(rest, rest, rest))?;
+        let visitor = Visitor::of(&lab)?;
+        lab.wait_online(&[REST_INTERNAL, PATIENTS_INTERNAL, OPERATIONS_INTERNAL], 1)?;
+        visitor.wait_https(API_HOST)?;
+        for kill in [false, true] {
+            let start = Instant::now();
+            if kill {
+                lab.kill_edge();
+            } else {
+                assert!(lab.stop_edge()?, "the edge had to be killed");
+            }
+            lab.start_edge()?;
+            soon("the first answer", || {
+                Ok(visitor.get(API_HOST, "/", &[]).ok().filter(|answer| answer.status == 200).map(drop))
+            })?;
+            let took = start.elapsed();
+            assert!(took < Duration::from_secs(BACK_SECS_MAX), "killed: {kill}; back after {took:?}");
+            lab.wait_online(&[REST_INTERNAL, PATIENTS_INTERNAL, OPERATIONS_INTERNAL], 1)?;
+        }
+        Ok(())
+    }
+}

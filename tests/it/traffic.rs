@@ -1,0 +1,130 @@
+//! What must come through unchanged: bytes, ends, first words of either side, upgrades and long bodies.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+use anyhow::Result;
+use serde_json::Value;
+use xtask::lab::local;
+
+use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, REST_INTERNAL};
+use crate::lab::{TestLab, soon};
+use crate::service;
+use crate::visitor::Visitor;
+
+/// A lab with one TCP address in front of `service`.
+fn tcp_lab(service: u16) -> Result<(TestLab, xtask::process::Daemon, std::net::SocketAddr)> {
+    let lab = TestLab::running()?;
+    let api = lab.api()?;
+    let (_, token) = guide::authtoken(&api, 1)?;
+    let addr = guide::address(&api)?;
+    guide::cloud(&api, &format!("tcp://{addr}"), &guide::forward(OPERATIONS_INTERNAL))?;
+    let agent = lab.agent("agent", &token, &guide::endpoints(service, service, service))?;
+    lab.wait_online(&[OPERATIONS_INTERNAL], 1)?;
+    let addr = local(guide::port_of(&addr)?);
+    soon("the address to be open", || Ok(std::net::TcpStream::connect(addr).ok()))?;
+    Ok((lab, agent, addr))
+}
+
+#[test]
+fn half_close_crosses_the_whole_chain() -> Result<()> {
+    let (lab, _agent, addr) = tcp_lab(service::tcp_count_after_end()?.port())?;
+    let mut stream = Visitor::of(&lab)?.tcp(addr)?;
+    let bytes = vec![7; 3 << 20];
+    stream.write_all(&bytes)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    assert_eq!(answer, format!("{} bytes", bytes.len()));
+    Ok(())
+}
+
+#[test]
+fn a_server_may_speak_first() -> Result<()> {
+    let banner = service::tcp(|mut stream| {
+        stream.write_all(b"220 ready\r\n")?;
+        let mut word = [0; 4];
+        stream.read_exact(&mut word)?;
+        stream.write_all(&word)
+    })?;
+    let (lab, _agent, addr) = tcp_lab(banner.port())?;
+    let mut stream = Visitor::of(&lab)?.tcp(addr)?;
+    let mut said = [0; 11];
+    stream.read_exact(&mut said)?;
+    assert_eq!(&said, b"220 ready\r\n");
+    stream.write_all(b"QUIT")?;
+    let mut back = [0; 4];
+    stream.read_exact(&mut back)?;
+    assert_eq!(&back, b"QUIT");
+    Ok(())
+}
+
+#[test]
+fn many_connections_echo_at_once() -> Result<()> {
+    let (lab, _agent, addr) = tcp_lab(service::tcp_echo()?.port())?;
+    let visitor = Visitor::of(&lab)?;
+    std::thread::scope(|scope| {
+        let talks: Vec<_> = (0..64_u8)
+            .map(|n| {
+                let visitor = &visitor;
+                scope.spawn(move || -> Result<()> {
+                    let mut stream = visitor.tcp(addr)?;
+                    let word = vec![n; 70_000];
+                    let mut writer = stream.try_clone()?;
+                    let sent = word.clone();
+                    let sender = std::thread::spawn(move || {
+                        writer.write_all(&sent)?;
+                        writer.shutdown(Shutdown::Write)
+                    });
+                    let mut back = Vec::new();
+                    stream.read_to_end(&mut back)?;
+                    sender.join().expect("no panic")?;
+                    assert!(back == word, "connection {n} got {} bytes back", back.len());
+                    Ok(())
+                })
+            })
+            .collect();
+        talks.into_iter().try_for_each(|talk| talk.join().expect("no panic"))
+    })
+}
+
+#[test]
+fn bodies_and_headers_come_through_both_ways() -> Result<()> {
+    let lab = TestLab::running()?;
+    let api = lab.api()?;
+    let (_, token) = guide::authtoken(&api, 1)?;
+    guide::domain(&api)?;
+    guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
+    let rest = service::http_echo("rest")?.port();
+    let _agent = lab.agent("agent", &token, &guide::endpoints(rest, rest, rest))?;
+    lab.wait_online(&[REST_INTERNAL], 1)?;
+    let visitor = Visitor::of(&lab)?;
+    soon("the first answer", || {
+        Ok(visitor.get(API_HOST, "/", &[]).ok().filter(|answer| answer.status == 200).map(drop))
+    })?;
+    let body = "tide ".repeat(400_000);
+    let headers = [("x-mine", "one, two"), ("x-forwarded-for", "203.0.113.9"), ("cookie", "a=b")];
+    let answer = visitor.request("POST", API_HOST, "/upload?q=%20", &headers, body.as_bytes())?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let value: Value = serde_json::from_slice(&answer.body)?;
+    assert_eq!(value["body"].as_str().map(str::len), Some(body.len()));
+    assert_eq!((&value["path"], &value["method"]), (&"/upload?q=%20".into(), &"POST".into()));
+    let header = |name: &str| value["headers"][name].as_str().unwrap_or_default().to_owned();
+    assert_eq!((header("x-mine"), header("cookie")), ("one, two".into(), "a=b".into()));
+    assert_eq!((header("host"), header("x-forwarded-proto")), (API_HOST.into(), "https".into()));
+    assert!(header("x-forwarded-for").ends_with("127.0.0.1"), "{}", header("x-forwarded-for"));
+
+    // An upstream that is not there: the agent's page, with the code that says so.
+    let nobody = "  - name: gone\n    url: https://gone.clinic1.internal\n    upstream:\n      url: http://127.0.0.1:9\n";
+    let _gone = lab.agent("gone", &token, nobody)?;
+    guide::cloud(&api, "https://gone.clinic-network.com", &guide::forward("https://gone.clinic1.internal"))?;
+    let answer = soon("the upstream's absence", || {
+        Ok(visitor.get("gone.clinic-network.com", "/", &[]).ok().filter(|answer| answer.status == 502))
+    })?;
+    assert!(
+        answer.text().contains("8012") || answer.header("ngrok-error-code").is_some(),
+        "{}",
+        answer.text()
+    );
+    Ok(())
+}
