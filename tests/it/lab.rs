@@ -43,6 +43,13 @@ impl TestLab {
         Ok(lab)
     }
 
+    /// A running control without an edge.
+    pub(crate) fn control_only() -> Result<Self> {
+        let mut lab = Self::stopped()?;
+        lab.start_control()?;
+        Ok(lab)
+    }
+
     /// A place for a test's own files.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

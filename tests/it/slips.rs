@@ -35,7 +35,7 @@ fn refused_policy(api: &Api, url: &str, policy: &str, codes: &[u32], words: &[&s
 
 #[test]
 fn b1_a_call_without_the_version_header_means_version_2() -> Result<()> {
-    let lab = TestLab::running()?;
+    let lab = TestLab::control_only()?;
     let call = |lab: &TestLab| -> Result<http::Answer> {
         let key = format!("Bearer {}", lab.api_key()?);
         let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
@@ -75,7 +75,7 @@ fn b2_a_target_that_nearly_names_an_endpoint_is_warned_about_and_closed() -> Res
 
 #[test]
 fn b4_a_trailing_comma_is_refused_at_its_place() -> Result<()> {
-    let lab = TestLab::running()?;
+    let lab = TestLab::control_only()?;
     let api = lab.api()?;
     let body = format!("{{\n  \"type\": \"cloud\",\n  \"url\": \"https://{API_HOST}\",\n }}");
     let (status, answer) = post(&api, "/endpoints", &body)?;
@@ -123,7 +123,7 @@ fn b5_endpoints_without_a_policy_wait_for_one() -> Result<()> {
 
 #[test]
 fn b6_an_address_without_its_scheme_is_taken() -> Result<()> {
-    let lab = TestLab::running()?;
+    let lab = TestLab::control_only()?;
     let api = lab.api()?;
     let addr = guide::address(&api)?;
     let endpoint = guide::cloud(&api, &addr, &guide::forward(OPERATIONS_INTERNAL))?;
@@ -133,7 +133,7 @@ fn b6_an_address_without_its_scheme_is_taken() -> Result<()> {
 
 #[test]
 fn b7_to_b9_rules_of_the_wrong_shape_are_refused_with_a_hint() -> Result<()> {
-    let lab = TestLab::running()?;
+    let lab = TestLab::control_only()?;
     let api = lab.api()?;
     guide::domain(&api)?;
     let url = format!("https://{API_HOST}");
@@ -167,7 +167,7 @@ fn b10_every_listed_token_must_be_there() -> Result<()> {
 
 #[test]
 fn b11_the_unbalanced_policy_is_refused_at_its_place() -> Result<()> {
-    let lab = TestLab::running()?;
+    let lab = TestLab::control_only()?;
     let api = lab.api()?;
     guide::domain(&api)?;
     let guides = r#"{ "on_tcp_connect": [ { "actions": [ { "type": "terminate-tls", "config": { "min_version": "1.3" } } ] } ], { "type": "forward-internal", "config": { "url": "tls://patient-db.clinic1.internal:443" } } ] } ] }"#;

@@ -24,11 +24,11 @@ assert.deepEqual(await client.endpoints.list(), []);
 const ingress = await client.agentIngresses.create({ description: 'Custom connect URL', domain: 'connect.example.com' });
 assert.equal((await client.agentIngresses.list())[0].id, ingress.id);
 
-// More than one page, newest first; this client spells the cursor `beforeId`.
+// More than one page, sorted by id downwards; this client spells the cursor `beforeId`.
 const made = [user.id];
 for (let n = 0; n < 7; n++) made.push((await client.botUsers.create({ name: `user ${n}` })).id);
 const paged = (await client.botUsers.list(undefined, '3')).map((one) => one.id);
-assert.deepEqual(paged, made.reverse());
+assert.deepEqual(paged, made.sort().reverse());
 
 const changed = await client.botUsers.update({ id: user.id, name: 'renamed' });
 assert.equal(changed.name, 'renamed');

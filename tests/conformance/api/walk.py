@@ -34,10 +34,10 @@ client.endpoints.create(
 assert len(list(client.endpoints.list())) == 2
 assert len(list(client.endpoints.list(url=[endpoint.url]))) == 1
 
-# More than one page, in the order newest first.
+# More than one page, sorted by id downwards (ids order by second of creation).
 made = [client.bot_users.create(name=f"user {n}").id for n in range(7)]
 paged = [one.id for one in client.bot_users.list(limit="3")]
-assert paged == list(reversed([user.id, *made])), paged
+assert paged == sorted([user.id, *made], reverse=True), paged
 
 ingress = client.agent_ingresses.create(domain="connect.example.com", description="Custom connect URL")
 assert [one.domain for one in client.agent_ingresses.list()] == ["connect.example.com"], ingress
