@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod ci;
+pub mod dist;
 pub mod http;
 pub mod lab;
 pub mod ports;

@@ -22,6 +22,8 @@ enum Verb {
     Test(xtask::test::Args),
     /// Run .ci/run in a fresh clone of HEAD
     Ci,
+    /// Pack release programs, units and papers into one archive
+    Dist,
     /// Assert the import rules and habits of the workspace
     Tidy,
     /// Serve the clinic's REST API (started by `up`)
@@ -41,6 +43,7 @@ fn main() -> Result<()> {
         Verb::Up(args) => xtask::up::run(&args),
         Verb::Test(args) => xtask::test::run_all(&args),
         Verb::Ci => xtask::ci::run_in_clone(),
+        Verb::Dist => xtask::dist::pack(),
         Verb::Tidy => xtask::tidy::run(),
         Verb::ClinicRest { listen, jwks } => xtask::rest::serve(listen, &jwks),
     }

@@ -1,0 +1,93 @@
+//! `cargo xtask dist`: release programs and what an installation needs beside them, in one archive below `target/dist`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::tools;
+use crate::workspace::{self, Profile, run, shown};
+
+/// The programs, and where they go below the archive's root.
+const PROGRAMS: [&str; 3] = ["ebbgate-control", "ebbgate-edge", "ebbgate"];
+/// Files of the repository, and where they go.
+const FILES: [(&str, &str); 8] = [
+    ("dist/systemd/ebbgate-control.service", "usr/lib/systemd/system"),
+    ("dist/systemd/ebbgate-edge.service", "usr/lib/systemd/system"),
+    ("dist/systemd/ebbgate.sysusers.conf", "usr/lib/sysusers.d"),
+    ("README.md", "usr/share/doc/ebbgate"),
+    ("ARCHITECTURE.md", "usr/share/doc/ebbgate"),
+    ("CHANGELOG.md", "usr/share/doc/ebbgate"),
+    ("LICENSE-APACHE", "usr/share/doc/ebbgate"),
+    ("LICENSE-MIT", "usr/share/doc/ebbgate"),
+];
+
+/// Builds, gathers, checks the units and packs.
+pub fn pack() -> Result<()> {
+    let programs = workspace::build(Profile::Release)?;
+    let (root, target) = workspace::roots()?;
+    let name = format!("ebbgate-{}-{}", version()?, std::env::consts::ARCH);
+    let tree = target.join("dist").join(&name);
+    if tree.exists() {
+        fs::remove_dir_all(&tree)?;
+    }
+    for program in PROGRAMS {
+        copy(&programs.join(program), &tree.join("usr/bin"))?;
+    }
+    for (file, to) in FILES {
+        copy(&root.join(file), &tree.join(to))?;
+    }
+    verify_units(&tree)?;
+    let archive = target.join("dist").join(format!("{name}.tar.gz"));
+    // The same tree gives the same bytes: names in order, no owner, one date.
+    let reproducible = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0"];
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(target.join("dist"))
+        .args(reproducible)
+        .arg("-czf")
+        .arg(&archive)
+        .arg(&name))?;
+    println!("{}", shown(&archive));
+    Ok(())
+}
+
+/// The workspace's version.
+fn version() -> Result<String> {
+    let metadata = workspace::metadata(false)?;
+    let packages = metadata.get("packages").and_then(Value::as_array).context("packages")?;
+    let version = packages.first().and_then(|package| package.get("version")).and_then(Value::as_str);
+    version.map(str::to_owned).context("no version")
+}
+
+fn copy(file: &Path, into: &Path) -> Result<()> {
+    fs::create_dir_all(into)?;
+    let to = into.join(file.file_name().context("a file")?);
+    fs::copy(file, &to).with_context(|| format!("copy {}", file.display()))?;
+    Ok(())
+}
+
+/// `systemd-analyze verify` of the units in the tree, where that program is installed.
+fn verify_units(tree: &Path) -> Result<()> {
+    if !tools::has("systemd-analyze") {
+        eprintln!("dist: systemd-analyze is not installed; units NOT verified");
+        return Ok(());
+    }
+    let units: Vec<PathBuf> = ["control", "edge"]
+        .iter()
+        .map(|unit| tree.join(format!("usr/lib/systemd/system/ebbgate-{unit}.service")))
+        .collect();
+    let output = Command::new("systemd-analyze").arg("verify").args(&units).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // The programs are in the archive, not on this machine.
+    let findings: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("ebbgate-") && !line.contains("is not executable"))
+        .collect();
+    if !findings.is_empty() {
+        bail!("systemd-analyze verify:\n{}", findings.join("\n"));
+    }
+    Ok(())
+}
