@@ -10,6 +10,7 @@ mod fields;
 pub mod framing;
 mod gate;
 mod h1;
+mod h2;
 mod h2_stream;
 pub mod limits;
 mod pace;
@@ -43,6 +44,7 @@ where
     G: Gateway,
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let http2 = conn.alpn_h2;
     let visitor = Rc::new(Visitor::new(gateway, conn, Rc::new(limits)));
-    h1::serve(visitor, io).await
+    if http2 { h2::serve(visitor, io).await } else { h1::serve(visitor, io).await }
 }

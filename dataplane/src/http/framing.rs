@@ -11,6 +11,7 @@ mod request;
 mod response;
 
 pub use grammar::{Authority, AuthorityError};
+pub(super) use grammar::{is_field_value, is_target, length};
 pub use request::{RequestFramer, RequestHead};
 pub use response::{ResponseFramer, ResponseHead};
 

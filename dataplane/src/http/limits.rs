@@ -36,6 +36,10 @@ pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 pub const H2_HEADER_LIST_BYTES_MAX: u32 = 1024 * 1024;
 /// Bytes waiting to be sent on one HTTP/2 stream.
 pub const H2_SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Streams a visitor may take back before the edge has looked at them.
+pub const H2_PENDING_RESETS_MAX: usize = 20;
+/// Streams the edge resets for the visitor's errors before it closes the connection.
+pub const H2_LOCAL_RESETS_MAX: usize = 100;
 
 /// The limits of one connection's HTTP.
 #[derive(Debug, Clone)]

@@ -177,7 +177,7 @@ fn imitates_framing(name: &[u8]) -> bool {
 }
 
 /// A plain decimal length: digits only, no sign, no list, no needless zero (RFC 9110 section 8.6).
-pub(super) fn length(text: &[u8]) -> Result<u64, Refusal> {
+pub(in crate::http) fn length(text: &[u8]) -> Result<u64, Refusal> {
     let plain = text.iter().all(u8::is_ascii_digit) && (text.len() == 1 || text.first() != Some(&b'0'));
     let text = std::str::from_utf8(text).map_err(|_| Refusal::Length)?;
     if plain { text.parse().map_err(|_| Refusal::Length) } else { Err(Refusal::Length) }
@@ -233,6 +233,16 @@ fn port_number(text: &str) -> Result<u16, AuthorityError> {
         return Err(AuthorityError);
     }
     text.parse().ok().filter(|port| *port != 0).ok_or(AuthorityError)
+}
+
+/// Whether the bytes are a field value as it stands in HTTP/2: no control bytes, no white space around it.
+pub(in crate::http) fn is_field_value(value: &[u8]) -> bool {
+    value.trim_ascii().len() == value.len() && value.iter().all(|b| *b == b'\t' || !b.is_ascii_control())
+}
+
+/// Whether the bytes are a target in origin form.
+pub(in crate::http) fn is_target(target: &[u8]) -> bool {
+    target.first() == Some(&b'/') && is_path_and_query(target)
 }
 
 /// Whether the bytes can stand in a path and query: visible ASCII without what RFC 3986 keeps out of URIs, less the

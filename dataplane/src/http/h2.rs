@@ -1,0 +1,229 @@
+//! One visitor's HTTP/2 connection: the h2 server behind a flood guard, one local task per stream.
+//!
+//! h2 keeps the protocol; shapes it lets through are refused by [`shape`], floods it pays for by [`flood`], and every
+//! wait ends here or in the bodies.
+
+mod flood;
+mod guard;
+mod shape;
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::{HeaderMap, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::body::Body;
+use super::h2_stream::{self, Reading, Sender};
+use super::limits::{
+    H2_CONNECTION_WINDOW_BYTES, H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_PENDING_RESETS_MAX,
+    H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES, Limits,
+};
+use super::pace::Pace;
+use super::visitor::{Answer, Visitor};
+use crate::gateway::{Gateway, HttpOutcome};
+use guard::Guard;
+
+/// How long the last frames of a connection that is closed may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What the streams of a connection tell the loop that accepts them.
+#[derive(Debug)]
+struct Streams {
+    open: Cell<usize>,
+    requests: Cell<u64>,
+    rest_since: Cell<Instant>,
+    close: Cell<bool>,
+    changed: Notify,
+}
+
+/// One stream in [`Streams::open`].
+struct Open(Rc<Streams>);
+
+impl Open {
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        streams.requests.set(streams.requests.get() + 1);
+        Self(streams.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.rest_since.set(Instant::now());
+        self.0.changed.notify_one();
+    }
+}
+
+/// Serves the connection to its end.
+pub(super) async fn serve<G, IO>(visitor: Rc<Visitor<G>>, io: IO) -> HttpOutcome
+where
+    G: Gateway,
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limits = visitor.limits().clone();
+    let streams = Rc::new(Streams {
+        open: Cell::new(0),
+        requests: Cell::new(0),
+        rest_since: Cell::new(Instant::now()),
+        close: Cell::new(false),
+        changed: Notify::new(),
+    });
+    let trouble = Rc::new(guard::Trouble::default());
+    let guard = Guard::new(io, trouble.clone(), limits.clone());
+    let handshake = builder(&limits).handshake::<_, Bytes>(guard);
+    let outcome = match timeout(limits.head, handshake).await {
+        Err(_) => "no HTTP/2 preface in time".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Ok(Ok(mut connection)) => accept(visitor, &mut connection, &streams, &trouble, &limits).await,
+    };
+    HttpOutcome { requests: streams.requests.get(), outcome }
+}
+
+fn builder(limits: &Limits) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(limits.h2_streams_max)
+        .initial_window_size(H2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(H2_HEADER_LIST_BYTES_MAX)
+        .max_send_buffer_size(H2_SEND_BUFFER_BYTES_MAX)
+        .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(Some(H2_LOCAL_RESETS_MAX));
+    builder
+}
+
+/// Takes streams until the connection is over; gives back why it is.
+async fn accept<G, IO>(
+    visitor: Rc<Visitor<G>>,
+    connection: &mut Connection<Guard<IO>, Bytes>,
+    streams: &Rc<Streams>,
+    trouble: &Rc<guard::Trouble>,
+    limits: &Rc<Limits>,
+) -> String
+where
+    G: Gateway,
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let mut draining = std::pin::pin!(visitor.gateway().draining());
+    let mut drains = true;
+    loop {
+        let resting = streams.open.get() == 0;
+        let deadline = streams.rest_since.get() + limits.keep_alive;
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                None => return "closed".to_owned(),
+                Some(Err(error)) => {
+                    let outcome = trouble.found().map_or_else(|| error.to_string(), |trouble| trouble.to_string());
+                    goodbye(connection).await;
+                    return outcome;
+                }
+                Some(Ok((request, respond))) => {
+                    let stream = Stream { visitor: visitor.clone(), open: Open::new(streams), limits: limits.clone() };
+                    tokio::task::spawn_local(stream.serve(request, respond));
+                }
+            },
+            () = trouble.told() => {
+                let outcome = trouble.found().map(|trouble| trouble.to_string()).unwrap_or_default();
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                goodbye(connection).await;
+                return outcome;
+            }
+            () = streams.changed.notified() => if streams.close.get() {
+                return "a policy closed the connection".to_owned();
+            },
+            () = sleep_until(deadline), if resting => {
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                goodbye(connection).await;
+                return "no further request came".to_owned();
+            }
+            () = &mut draining, if drains => {
+                drains = false;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Lets the last frames out.
+async fn goodbye<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection<Guard<IO>, Bytes>) {
+    let _ = timeout(GOODBYE, poll_fn(|cx| connection.poll_closed(cx))).await;
+}
+
+/// One stream of one visitor.
+struct Stream<G: Gateway> {
+    visitor: Rc<Visitor<G>>,
+    open: Open,
+    limits: Rc<Limits>,
+}
+
+impl<G: Gateway> Stream<G> {
+    async fn serve(self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        match self.answer(request, &mut respond).await {
+            Some(Answer::Response(response)) => self.respond(response, respond).await,
+            Some(Answer::Close) => {
+                self.open.0.close.set(true);
+                respond.send_reset(Reason::CANCEL);
+            }
+            // Upgrade does not exist here; the walk was told so.
+            Some(Answer::Switched(..)) => respond.send_reset(Reason::INTERNAL_ERROR),
+            None => {}
+        }
+    }
+
+    /// The answer; none when the visitor took its request back.
+    async fn answer(
+        &self,
+        request: Request<RecvStream>,
+        respond: &mut SendResponse<Bytes>,
+    ) -> Option<Answer<G>> {
+        let (mut head, stream) = request.into_parts();
+        let authority = match shape::check(&mut head, stream.is_end_stream()) {
+            Ok(authority) => authority,
+            Err(shape) => {
+                let answer = shape.failure().answer(&HeaderMap::new());
+                return Some(Answer::Response(answer));
+            }
+        };
+        if head.headers.contains_key(EXPECT) && !stream.is_end_stream() {
+            let mut go_on = Response::new(());
+            *go_on.status_mut() = StatusCode::CONTINUE;
+            let _ = respond.send_informational(go_on);
+        }
+        let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        let body = Body::stream(Reading::new(stream, Sender::Visitor, self.pace(&head.headers)), length);
+        let request = Request::from_parts(head, body);
+        tokio::select! {
+            answer = self.visitor.answer(request, &authority, false) => Some(answer),
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => None,
+        }
+    }
+
+    /// gRPC streams may rest as long as the exchange does; other bodies have a pace.
+    fn pace(&self, headers: &HeaderMap) -> Option<Pace> {
+        let kind = headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes()).unwrap_or_default();
+        let grpc = kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/grpc"));
+        (!grpc).then(|| Pace::new(self.limits.pace, self.limits.pace_bytes_min))
+    }
+
+    async fn respond(&self, response: Response<Body>, mut respond: SendResponse<Bytes>) {
+        let (mut head, body) = response.into_parts();
+        head.version = http::Version::HTTP_2;
+        let over = http_body::Body::is_end_stream(&body);
+        let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), over) else { return };
+        if !over {
+            let pace = Pace::new(self.limits.write_pace, self.limits.pace_bytes_min);
+            // A write that fails has reset the stream; the event of the request says how far it got.
+            let _ = h2_stream::write(body, &mut stream, pace).await;
+        }
+    }
+}
