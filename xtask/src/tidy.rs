@@ -5,6 +5,7 @@
 mod files;
 mod graph;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -31,11 +32,17 @@ fn findings() -> Result<Vec<String>> {
         .current_dir(&root)
         .output()
         .context("run git")?;
-    for path in String::from_utf8(output.stdout)?.lines() {
-        // Binary files (corpora, pictures) and files deleted but not yet committed have no text to look at.
-        if let Ok(text) = std::fs::read_to_string(root.join(path)) {
-            findings.extend(files::check(path, &text).into_iter().map(|what| format!("{path}:{what}")));
-        }
+    let names = String::from_utf8(output.stdout)?;
+    // Binary files (corpora, pictures) and files deleted but not yet committed have no text to look at.
+    let texts: BTreeMap<&str, String> = names
+        .lines()
+        .filter_map(|path| Some((path, std::fs::read_to_string(root.join(path)).ok()?)))
+        .collect();
+    let for_tests: Vec<String> =
+        texts.iter().flat_map(|(path, text)| files::test_modules(path, text)).collect();
+    for (path, text) in &texts {
+        let is_test = for_tests.iter().any(|test| test == path);
+        findings.extend(files::check(path, text, is_test).into_iter().map(|what| format!("{path}:{what}")));
     }
     Ok(findings)
 }
