@@ -14,13 +14,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use agent::{AgentConfig, ConnectAddress, Console, LogFormat, LogLevel, LogTarget, Secret};
+pub use agent::{AgentConfig, ConnectAddress, Console, LogFormat, LogLevel, LogTarget};
 pub use draft::{
     AppProtocol, Defect, EndpointConfig, EndpointDraft, PolicyText, TerminationPem, UpstreamConfig, UrlRequest,
 };
 pub use edit::{EditError, set_agent_key};
 pub use read::Problem;
 pub use tree::Place;
+
+pub use ebbgate_wire::rpc::Secret;
 
 use read::{Field, Findings};
 use tree::{Node, Value};

@@ -82,6 +82,14 @@ impl ProxyUrl {
         self.port
     }
 
+    /// Its protocol's name, as reported to the edge.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match self.kind {
+            ProxyKind::Connect => "http",
+            ProxyKind::Socks5 => "socks5",
+        }
+    }
+
     /// Asks the proxy at the other end of `io` for a tunnel; afterwards `io` reaches `host:port`.
     pub async fn open<T>(&self, io: &mut T, host: &str, port: u16) -> Result<(), ProxyError>
     where

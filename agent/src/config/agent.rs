@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ebbgate_wire::rpc::Secret;
+
 use super::Source;
 use super::read::{Field, Findings, Problem, Table};
 use crate::proxy::ProxyUrl;
@@ -13,28 +15,6 @@ use crate::trust::Trust;
 const METADATA_BYTES_MAX: usize = 4096;
 /// Port of a connect address that names none.
 const CONNECT_PORT: u16 = 443;
-
-/// A text that never shows in logs.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself; log it never.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// `host:port` of the edge's agent listener.
 #[derive(Debug, Clone, PartialEq, Eq)]

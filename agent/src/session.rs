@@ -1,0 +1,366 @@
+//! Carries out a [`Plan`]: keeps one session with the edge alive over any number of connections, binds its endpoints and
+//! hands proxied connections to whoever delivers them.
+//!
+//! One task owns the plan; `Session` is a handle that sends it commands. What happens is told to an observer as `Event`s.
+
+mod connection;
+mod hello;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ebbgate_model::EndpointUrl;
+use ebbgate_wire::driver::Stream;
+use ebbgate_wire::rpc::Bind;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::dial::Dial;
+use crate::plan::{Key, Patience, Plan, Refusal};
+use crate::upstream::Upstream;
+
+pub use hello::{bind_request, hello};
+
+/// Commands waiting for the session's task.
+const COMMANDS_MAX: usize = 64;
+/// Connections a program has not accepted yet, per endpoint.
+pub const BACKLOG_MAX: usize = 64;
+/// Longest wait for the answer to Auth, in seconds.
+pub const AUTH_SECS_MAX: u64 = 10;
+/// Longest wait for the answer to Bind or Unbind, in seconds.
+pub const BIND_SECS_MAX: u64 = 10;
+/// Time that connections get to finish when the agent stops, in seconds.
+pub const DRAIN_SECS_MAX: u64 = 3;
+
+/// One connection from a visitor, as a program that embeds the agent gets it.
+pub struct Accepted {
+    /// The bytes; the visitor's from the first on.
+    pub stream: Stream,
+    /// The visitor's address, when the edge named one.
+    pub client: Option<SocketAddr>,
+}
+
+/// Who takes an endpoint's connections.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// An upstream of the private network.
+    Forward(Arc<Upstream>),
+    /// The program itself; a full queue refuses the visitor.
+    Accept(mpsc::Sender<Accepted>),
+}
+
+/// Something worth telling.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The edge knows us.
+    SessionOnline {
+        /// The edge.
+        target: String,
+        /// Its region.
+        region: String,
+        /// The account's name.
+        account: String,
+        /// Text the edge wants shown.
+        banner: String,
+    },
+    /// The edge does not want us.
+    AuthRefused {
+        /// Why.
+        refusal: Refusal,
+        /// Whether this session was ever let in.
+        was_online: bool,
+        /// Time until the next try.
+        retry_in: Duration,
+    },
+    /// No session for now.
+    SessionOffline {
+        /// Why.
+        reason: String,
+        /// Time until the next try.
+        retry_in: Duration,
+    },
+    /// Round trip of a heartbeat.
+    Latency(Duration),
+    /// An endpoint is served.
+    EndpointOnline {
+        /// Its name.
+        name: String,
+        /// Its URL.
+        url: EndpointUrl,
+    },
+    /// An endpoint is not served.
+    EndpointRefused {
+        /// Its name.
+        name: String,
+        /// Why.
+        refusal: Refusal,
+        /// Time until the next try; none: not tried again.
+        retry_in: Option<Duration>,
+    },
+    /// The edge ended an endpoint.
+    EndpointStopped {
+        /// Its name.
+        name: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A connection was not delivered, or broke.
+    DeliveryFailed {
+        /// The endpoint's name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// The edge asks this agent to stop.
+    StopRequested,
+}
+
+/// Told of every event; must not block.
+pub type Observer = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What a session is made of.
+pub struct Settings {
+    /// How to reach the edge.
+    pub dialer: Arc<dyn Dial>,
+    /// Auth's contents; see [`hello`].
+    pub hello: ebbgate_wire::rpc::AuthExtra,
+    /// Time between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// How late an answer may be.
+    pub heartbeat_tolerance: Duration,
+    /// Whether the edge may stop this agent.
+    pub remote_management: bool,
+    /// Random numbers, for jitter.
+    pub random: Box<dyn FnMut() -> u32 + Send>,
+    /// Who is told what happens.
+    pub observer: Observer,
+}
+
+/// Why an endpoint did not come online.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The edge refused it.
+    #[error("the edge refused the endpoint: {0}")]
+    Refused(#[from] Refusal),
+    /// The session was closed meanwhile.
+    #[error("the session is closed")]
+    Closed,
+}
+
+/// A handle to a running session. The session ends when it is closed or the last handle is dropped.
+#[derive(Clone)]
+pub struct Session {
+    commands: mpsc::Sender<Command>,
+}
+
+enum Command {
+    Add { name: String, bind: Box<Bind>, patience: Patience, delivery: Delivery, reply: Waiter },
+    Remove { key: Key, reply: oneshot::Sender<()> },
+    Close { reply: oneshot::Sender<()> },
+}
+
+type Waiter = oneshot::Sender<Result<(Key, EndpointUrl), Refusal>>;
+
+impl Session {
+    /// Starts a session; it dials at once and keeps trying until closed.
+    pub fn start(settings: Settings) -> Self {
+        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        tokio::spawn(Actor::new(settings, inbox).run());
+        Self { commands }
+    }
+
+    /// Serves one endpoint. Resolves when it is online, or refused under [`Patience::UntilRefused`]; under
+    /// [`Patience::Forever`] it may take as long as the edge takes to change its mind.
+    pub async fn add(
+        &self,
+        name: &str,
+        bind: Bind,
+        patience: Patience,
+        delivery: Delivery,
+    ) -> Result<(Key, EndpointUrl), BindError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Add { name: name.to_owned(), bind: Box::new(bind), patience, delivery, reply };
+        self.commands.send(command).await.map_err(|_| BindError::Closed)?;
+        answer.await.map_err(|_| BindError::Closed)?.map_err(BindError::Refused)
+    }
+
+    /// Stops serving an endpoint.
+    pub async fn remove(&self, key: Key) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Remove { key, reply }).await.is_ok() {
+            let _ = answer.await;
+        }
+    }
+
+    /// Unbinds everything, gives open connections a moment, and hangs up in order.
+    pub async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Close { reply }).await.is_ok() {
+            let _ = answer.await;
+        }
+    }
+}
+
+/// An endpoint's side of things that the plan does not need to know.
+struct Slot {
+    name: String,
+    delivery: Delivery,
+    waiter: Option<Waiter>,
+}
+
+/// The task that owns the plan.
+struct Actor {
+    settings: Settings,
+    plan: Plan,
+    slots: HashMap<Key, Slot>,
+    inbox: mpsc::Receiver<Command>,
+    start: Instant,
+}
+
+/// Why the task goes on or not.
+enum Flow {
+    Continue,
+    /// Closed; the sender wants to know when it is done.
+    Close(Option<oneshot::Sender<()>>),
+}
+
+impl Actor {
+    fn new(settings: Settings, inbox: mpsc::Receiver<Command>) -> Self {
+        let plan = Plan::new(settings.hello.clone());
+        Self { settings, plan, slots: HashMap::new(), inbox, start: Instant::now() }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn tell(&self, event: Event) {
+        (self.settings.observer)(event);
+    }
+
+    async fn run(mut self) {
+        loop {
+            let ended = match self.dial().await {
+                Ok(Ok(io)) => self.connection(io).await,
+                Ok(Err(error)) => Err(connection::Ended::Lost(error.to_string())),
+                Err(done) => Ok(done),
+            };
+            let wait = match ended {
+                Ok(done) => {
+                    if let Some(done) = done {
+                        let _ = done.send(());
+                    }
+                    return;
+                }
+                Err(ended) => self.offline(ended),
+            };
+            if let Flow::Close(done) = self.pause(wait).await {
+                if let Some(done) = done {
+                    let _ = done.send(());
+                }
+                return;
+            }
+        }
+    }
+
+    /// Books the end of a connection and says how long to wait.
+    fn offline(&mut self, ended: connection::Ended) -> Duration {
+        let was_online = self.plan.was_online();
+        let random = (self.settings.random)();
+        let retry_in = self.plan.lost(self.now(), random);
+        self.tell(match ended {
+            connection::Ended::Lost(reason) => Event::SessionOffline { reason, retry_in },
+            connection::Ended::Refused(refusal) => Event::AuthRefused { refusal, was_online, retry_in },
+        });
+        retry_in
+    }
+
+    /// Dials while still taking commands; the outer error means closed.
+    #[expect(clippy::type_complexity, reason = "two independent outcomes, used once")]
+    async fn dial(
+        &mut self,
+    ) -> Result<Result<Box<dyn crate::dial::Carrier>, crate::dial::DialError>, Option<oneshot::Sender<()>>> {
+        let dialer = self.settings.dialer.clone();
+        let mut dialling = dialer.dial();
+        loop {
+            tokio::select! {
+                outcome = &mut dialling => return Ok(outcome),
+                command = self.inbox.recv() => {
+                    if let Flow::Close(done) = self.offline_command(command) {
+                        return Err(done);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits while still taking commands.
+    async fn pause(&mut self, wait: Duration) -> Flow {
+        let until = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return Flow::Continue,
+                command = self.inbox.recv() => {
+                    if let Flow::Close(done) = self.offline_command(command) {
+                        return Flow::Close(done);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A command while nothing is connected: there is nobody to tell.
+    fn offline_command(&mut self, command: Option<Command>) -> Flow {
+        match command {
+            None => Flow::Close(None),
+            Some(Command::Close { reply }) => Flow::Close(Some(reply)),
+            Some(Command::Add { name, bind, patience, delivery, reply }) => {
+                self.add(name, *bind, patience, delivery, reply);
+                Flow::Continue
+            }
+            Some(Command::Remove { key, reply }) => {
+                self.plan.remove(key);
+                self.slots.remove(&key);
+                let _ = reply.send(());
+                Flow::Continue
+            }
+        }
+    }
+
+    fn add(&mut self, name: String, bind: Bind, patience: Patience, delivery: Delivery, waiter: Waiter) {
+        let key = self.plan.add(bind, patience, self.now());
+        self.slots.insert(key, Slot { name, delivery, waiter: Some(waiter) });
+    }
+
+    /// Hands a proxied connection to its endpoint's deliverer. Deliveries outlive the connection's bookkeeping: when the
+    /// session dies, each notices by its own stream.
+    fn deliver(&self, bind_id: &str, client_addr: &str, stream: Stream) -> Option<JoinHandle<()>> {
+        // An id we do not serve: dropping the stream resets it.
+        let slot = self.plan.find(bind_id).and_then(|key| self.slots.get(&key))?;
+        match &slot.delivery {
+            Delivery::Forward(upstream) => {
+                let (upstream, name) = (upstream.clone(), slot.name.clone());
+                let observer = self.settings.observer.clone();
+                Some(tokio::spawn(async move {
+                    if let Err(error) = upstream.deliver(stream).await {
+                        observer(Event::DeliveryFailed { name, reason: error.to_string() });
+                    }
+                }))
+            }
+            Delivery::Accept(queue) => {
+                let accepted = Accepted { stream, client: client_addr.parse().ok() };
+                if queue.try_send(accepted).is_err() {
+                    let reason = "the program does not accept connections fast enough".to_owned();
+                    self.tell(Event::DeliveryFailed { name: slot.name.clone(), reason });
+                }
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Delivers one proxied connection: from the edge's stream to the service inside the private network and back.
+//!
+//! Order on the way in: PROXY header off the stream, TLS ended here if so configured, upstream dialled, PROXY header on,
+//! TLS to the upstream if its address says so, bytes both ways. Knows nothing of sessions or of who may connect.
+
+mod answer;
+mod dial;
+mod proxy_head;
+mod tls;
+
+use std::io;
+
+use ebbgate_wire::driver::Stream;
+use ebbgate_wire::mux::Code;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::address::Transport;
+use crate::config::{EndpointConfig, UpstreamConfig};
+use crate::relay::{Broken, relay};
+use crate::terminate::Terminator;
+use crate::trust::TrustError;
+
+pub use answer::ANSWER_SECS_MAX;
+pub(crate) use dial::race;
+pub use dial::{ADDRESSES_MAX, DIAL_SECS_MAX, NEXT_ADDRESS_MS};
+pub use proxy_head::{PROXY_V1_BYTES_MAX, PROXY_V2_BYTES_MAX};
+
+/// Longest TLS handshake with an upstream, in seconds.
+pub const UPSTREAM_HANDSHAKE_SECS_MAX: u64 = 10;
+
+/// Everything one endpoint needs to deliver connections; built once.
+#[derive(Debug)]
+pub struct Upstream {
+    config: UpstreamConfig,
+    http: bool,
+    termination: Option<Terminator>,
+    tls: Option<tls::UpstreamTls>,
+}
+
+/// The endpoint cannot deliver anything.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The roots for the upstream's certificate cannot be loaded.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS to {address}: {source}")]
+    Tls {
+        /// The upstream.
+        address: String,
+        /// What rustls said.
+        source: rustls::Error,
+    },
+    /// The upstream's host can be no TLS server name.
+    #[error("`{0}` cannot be the server name of a TLS upstream; use a DNS name or an address")]
+    ServerName(String),
+}
+
+/// Why one connection was not delivered, or broke.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    /// The edge promised a PROXY header and sent something else.
+    #[error("the edge sent no valid PROXY header: {0}")]
+    ProxyHead(#[source] io::Error),
+    /// The visitor's handshake with the agent failed.
+    #[error("TLS with the visitor failed: {0}")]
+    VisitorTls(#[source] io::Error),
+    /// The upstream could not be reached.
+    #[error("cannot connect to {address}: {source}")]
+    Dial {
+        /// The upstream.
+        address: String,
+        /// What happened.
+        source: io::Error,
+    },
+    /// Bytes stopped flowing.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+impl Upstream {
+    /// Prepares delivery for a checked endpoint: loads roots, builds TLS.
+    pub fn new(endpoint: &EndpointConfig) -> Result<Self, UpstreamError> {
+        let config = endpoint.upstream.clone();
+        let http = endpoint.url.scheme().is_http();
+        let tls = match config.address.transport() {
+            Transport::Tcp => None,
+            Transport::Tls => Some(tls::UpstreamTls::new(&config, http)?),
+        };
+        Ok(Self { config, http, termination: endpoint.termination.clone(), tls })
+    }
+
+    /// Delivers one connection; returns when it is over. The stream is told of failures: HTTP visitors by a 502,
+    /// others by a reset.
+    pub async fn deliver(&self, mut visitor: Stream) -> Result<(), DeliveryError> {
+        let outcome = self.try_deliver(&mut visitor).await;
+        match &outcome {
+            Ok(()) => {}
+            Err(error @ DeliveryError::Dial { .. }) if self.http => {
+                answer::unreachable(&mut visitor, self.config.protocol, &error.to_string()).await;
+                visitor.linger();
+            }
+            // REFUSED says that nothing was delivered: the edge may try another member of a pool.
+            Err(DeliveryError::Dial { .. }) => visitor.reset(Code::REFUSED),
+            Err(DeliveryError::ProxyHead(_)) => visitor.reset(Code::PROTOCOL),
+            Err(DeliveryError::VisitorTls(_)) => visitor.reset(Code::CANCELLED),
+            Err(DeliveryError::Broken(_)) => visitor.reset(Code::RESET),
+        }
+        outcome
+    }
+
+    async fn try_deliver(&self, visitor: &mut Stream) -> Result<(), DeliveryError> {
+        let head = match self.config.proxy_protocol {
+            Some(_) => proxy_head::read(visitor).await.map_err(DeliveryError::ProxyHead)?,
+            None => Vec::new(),
+        };
+        let Some(terminator) = &self.termination else {
+            let mut upstream = self.connect(&head).await?;
+            return self.relay(visitor, &mut upstream).await;
+        };
+        // Handshake first: a stranger who fails it costs the upstream nothing.
+        let mut inner = terminator.accept(&mut *visitor).await.map_err(DeliveryError::VisitorTls)?;
+        let mut upstream = self.connect(&head).await?;
+        self.relay(&mut inner, &mut upstream).await
+    }
+
+    async fn relay<V: Duplex>(&self, visitor: &mut V, upstream: &mut Link) -> Result<(), DeliveryError> {
+        let outcome = match upstream {
+            Link::Tcp(tcp) => relay(visitor, tcp).await,
+            Link::Tls(tls) => relay(visitor, &mut **tls).await,
+        };
+        if matches!(outcome, Err(Broken::Visitor(_))) {
+            upstream.abort();
+        }
+        outcome.map_err(DeliveryError::Broken)
+    }
+
+    /// Dials, writes the PROXY header in clear, then wraps the rest in TLS: the order HAProxy and nginx expect.
+    async fn connect(&self, head: &[u8]) -> Result<Link, DeliveryError> {
+        let failed = |source| DeliveryError::Dial { address: self.config.address.to_string(), source };
+        let mut tcp = dial::dial(self.config.address.host(), self.config.address.port()).await.map_err(failed)?;
+        if !head.is_empty() {
+            tcp.write_all(head).await.map_err(failed)?;
+        }
+        match &self.tls {
+            None => Ok(Link::Tcp(tcp)),
+            Some(tls) => tls.connect(tcp).await.map(|tls| Link::Tls(Box::new(tls))).map_err(failed),
+        }
+    }
+}
+
+/// A connection to the upstream.
+enum Link {
+    Tcp(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+impl Link {
+    /// Makes the close that follows a reset, so that the upstream does not take a broken request for a whole one.
+    fn abort(&self) {
+        let tcp = match self {
+            Self::Tcp(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        };
+        // Failing only means the upstream is gone already.
+        let _ = tcp.set_zero_linger();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,369 @@
+//! Delivery over real loopback sockets: visitors are streams of an in-memory session, upstreams are real listeners.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ebbgate_model::Scheme;
+use ebbgate_wire::driver::{self, Session, reset_code};
+use ebbgate_wire::mux::{Limits, Role};
+use ebbgate_wire::rpc::StreamKind;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::config::{EndpointDraft, Secret, TerminationPem};
+
+/// An edge's session whose streams are delivered by `upstream`; the handle gives the first delivery's outcome.
+async fn visit(upstream: Upstream) -> (Stream, JoinHandle<Result<(), DeliveryError>>, Session) {
+    let (edge_io, agent_io) = tokio::io::duplex(256 * 1024);
+    let (edge, _, driving) = driver::connect(edge_io, Role::Server, Limits::EDGE);
+    tokio::spawn(driving);
+    let (agent, mut incoming, driving) = driver::connect(agent_io, Role::Client, Limits::AGENT);
+    tokio::spawn(driving);
+    let visitor = edge.open(StreamKind::Proxy).await.unwrap();
+    let delivery = tokio::spawn(async move {
+        let mut stream = incoming.accept().await.unwrap();
+        assert_eq!(stream.kind().await.unwrap(), StreamKind::Proxy);
+        let outcome = upstream.deliver(stream).await;
+        // The session outlives its streams, as in an agent.
+        tokio::spawn(async move {
+            let _keep = (agent, incoming.accept().await);
+            std::future::pending::<()>().await;
+        });
+        outcome
+    });
+    (visitor, delivery, edge)
+}
+
+fn draft(scheme: Scheme, upstream: &str) -> EndpointDraft {
+    let url = match scheme {
+        Scheme::Tcp => "tcp://x.internal:1".to_owned(),
+        other => format!("{other}://x.internal"),
+    };
+    EndpointDraft { name: "x".into(), url, upstream_url: upstream.into(), ..EndpointDraft::default() }
+}
+
+fn upstream(draft: EndpointDraft) -> Upstream {
+    Upstream::new(&draft.check().unwrap().0).unwrap()
+}
+
+async fn listener() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+async fn closed_port() -> String {
+    listener().await.1
+}
+
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    fn pem(&self) -> String {
+        self.issuer.as_ref().pem()
+    }
+
+    /// A leaf for `name`: chain and key in PEM.
+    fn leaf(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn acceptor(&self, name: &str, alpn: &[&str]) -> TlsAcceptor {
+        let (chain, key) = self.leaf(name);
+        let mut config = ServerConfig::builder_with_provider(trust_provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+fn trust_provider() -> Arc<rustls::crypto::CryptoProvider> {
+    crate::trust::provider()
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_and_a_half_close_keeps_the_answer() {
+    let (listener, address) = listener().await;
+    let (mut visitor, delivery, _edge) = visit(upstream(draft(Scheme::Tcp, &address))).await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    server.write_all(b"I speak first").await.unwrap();
+    let mut first = [0; 13];
+    visitor.read_exact(&mut first).await.unwrap();
+    visitor.write_all(b"question").await.unwrap();
+    visitor.shutdown().await.unwrap();
+    let mut text = String::new();
+    server.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "question");
+    let big = vec![7; 3 << 20];
+    let sending = tokio::spawn(async move { server.write_all(&big).await });
+    let mut answer = Vec::new();
+    visitor.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer.len(), 3 << 20);
+    sending.await.unwrap().unwrap();
+    delivery.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_upstream_that_resets_resets_the_visitor() {
+    let (listener, address) = listener().await;
+    let (mut visitor, delivery, _edge) = visit(upstream(draft(Scheme::Tcp, &address))).await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    visitor.write_u8(1).await.unwrap();
+    server.read_u8().await.unwrap();
+    server.set_zero_linger().unwrap();
+    drop(server);
+    let error = visitor.read_u8().await.unwrap_err();
+    assert_eq!(reset_code(&error), Some(Code::RESET));
+    assert!(matches!(delivery.await.unwrap(), Err(DeliveryError::Broken(Broken::Upstream(_)))));
+}
+
+#[tokio::test]
+async fn a_visitor_that_breaks_off_resets_the_upstream() {
+    let (listener, address) = listener().await;
+    let (mut visitor, delivery, _edge) = visit(upstream(draft(Scheme::Tcp, &address))).await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    visitor.reset(Code::CANCELLED);
+    let error = server.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(matches!(delivery.await.unwrap(), Err(DeliveryError::Broken(Broken::Visitor(_)))));
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_refuses_the_stream_of_bytes() {
+    let address = closed_port().await;
+    let (mut visitor, delivery, _edge) = visit(upstream(draft(Scheme::Tls, &address))).await;
+    let error = visitor.read_u8().await.unwrap_err();
+    assert_eq!(reset_code(&error), Some(Code::REFUSED), "an edge may try another member of the pool");
+    let reason = delivery.await.unwrap().unwrap_err().to_string();
+    assert!(reason.contains(&address), "{reason}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_answers_http_with_502() {
+    let address = closed_port().await;
+    let (visitor, _delivery, _edge) = visit(upstream(draft(Scheme::Https, &address))).await;
+    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(visitor)).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("/").header("host", "x.internal").body(Empty::<Bytes>::new()).unwrap();
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 502);
+    assert_eq!(response.headers()["ngrok-error-code"], "ERR_NGROK_8012");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body = std::str::from_utf8(&body).unwrap();
+    assert!(body.contains(&format!("http://{address}")) && body.contains("refused"), "{body}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_answers_http2_with_502() {
+    let mut draft = draft(Scheme::Https, &closed_port().await);
+    draft.protocol = "http2".into();
+    let (visitor, _delivery, _edge) = visit(upstream(draft)).await;
+    let io = TokioIo::new(visitor);
+    let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("https://x.internal/").body(Empty::<Bytes>::new()).unwrap();
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 502);
+    assert!(!response.into_body().collect().await.unwrap().to_bytes().is_empty());
+    drop(client);
+    connection.await.unwrap().unwrap();
+}
+
+/// Accepts one TLS connection, reports server name and ALPN, echoes one byte.
+async fn tls_once(listener: TcpListener, acceptor: TlsAcceptor) -> (Option<String>, Option<Vec<u8>>) {
+    let (tcp, _) = listener.accept().await.unwrap();
+    let mut tls = acceptor.accept(tcp).await.unwrap();
+    let facts = (
+        tls.get_ref().1.server_name().map(str::to_owned),
+        tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec),
+    );
+    let byte = tls.read_u8().await.unwrap();
+    tls.write_u8(byte).await.unwrap();
+    tls.shutdown().await.unwrap();
+    facts
+}
+
+async fn echo_one(visitor: &mut Stream) {
+    visitor.write_u8(42).await.unwrap();
+    assert_eq!(visitor.read_u8().await.unwrap(), 42);
+}
+
+#[tokio::test]
+async fn tls_to_the_upstream_names_it_and_offers_the_protocol() {
+    let check = async |scheme: Scheme, protocol: &str, alpn: &[&str], expect: Option<&[u8]>| {
+        let (listener, address) = listener().await;
+        let port = address.rsplit_once(':').unwrap().1;
+        let mut draft = draft(scheme, &format!("https://localhost:{port}"));
+        draft.protocol = protocol.into();
+        let server = tokio::spawn(tls_once(listener, Authority::new().acceptor("other.name", alpn)));
+        let (mut visitor, _delivery, _edge) = visit(upstream(draft)).await;
+        echo_one(&mut visitor).await;
+        let (name, chosen) = server.await.unwrap();
+        assert_eq!(name.as_deref(), Some("localhost"));
+        assert_eq!(chosen.as_deref(), expect);
+    };
+    check(Scheme::Https, "", &["h2", "http/1.1"], Some(b"http/1.1")).await;
+    check(Scheme::Https, "http2", &["h2", "http/1.1"], Some(b"h2")).await;
+    check(Scheme::Tcp, "", &[], None).await;
+}
+
+#[tokio::test]
+async fn an_upstreams_certificate_is_checked_when_asked() {
+    let authority = Authority::new();
+    let stranger = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let check = async |acceptor: TlsAcceptor, good: bool| {
+        let (listener, address) = listener().await;
+        let port = address.rsplit_once(':').unwrap().1.to_owned();
+        let mut draft = draft(Scheme::Tls, &format!("tls://localhost:{port}"));
+        draft.tls_verify_cas = ca.to_string_lossy().into_owned();
+        tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            if let Ok(mut tls) = acceptor.accept(tcp).await {
+                let _ = tls.write_u8(1).await;
+                let _ = tls.read_u8().await;
+            }
+        });
+        let (mut visitor, _delivery, _edge) = visit(upstream(draft)).await;
+        assert_eq!(visitor.read_u8().await.is_ok(), good);
+    };
+    check(authority.acceptor("localhost", &[]), true).await;
+    check(authority.acceptor("other.name", &[]), false).await;
+    check(stranger.acceptor("localhost", &[]), false).await;
+}
+
+#[tokio::test]
+async fn the_proxy_header_goes_before_tls() {
+    let v1 = b"PROXY TCP4 203.0.113.7 198.51.100.1 4711 443\r\n".to_vec();
+    let v2 = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".as_slice(), &[9; 12]].concat();
+    for (version, head) in [("1", v1), ("2", v2)] {
+        let (listener, address) = listener().await;
+        let mut draft = draft(Scheme::Https, &format!("https://{address}"));
+        draft.proxy_protocol = version.into();
+        let expect = head.clone();
+        let server = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut got = vec![0; expect.len()];
+            tcp.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, expect);
+            let mut tls = Authority::new().acceptor("x", &[]).accept(tcp).await.unwrap();
+            let byte = tls.read_u8().await.unwrap();
+            tls.write_u8(byte).await.unwrap();
+            tls.flush().await.unwrap();
+            tls
+        });
+        let (mut visitor, _delivery, _edge) = visit(upstream(draft)).await;
+        visitor.write_all(&head).await.unwrap();
+        echo_one(&mut visitor).await;
+        drop(server.await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_missing_proxy_header_is_refused() {
+    let (_listener, address) = listener().await;
+    let mut draft = draft(Scheme::Tcp, &address);
+    draft.proxy_protocol = "1".into();
+    let (mut visitor, delivery, _edge) = visit(upstream(draft)).await;
+    visitor.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    assert!(visitor.read_u8().await.is_err());
+    assert!(matches!(delivery.await.unwrap(), Err(DeliveryError::ProxyHead(_))));
+}
+
+/// What a visitor of an agent-terminated endpoint may show and say first.
+async fn terminated(preamble: &[u8], answers: &[u8], identity: Option<(String, String)>) -> bool {
+    let authority = Authority::new();
+    let identity = identity.or_else(|| Some(authority.leaf("doctor")));
+    let (chain, key) = authority.leaf("db.internal");
+    let (listener, address) = listener().await;
+    let mut draft = draft(Scheme::Tls, &address);
+    draft.termination =
+        Some(TerminationPem { certificate: chain, key: Secret::new(key), client_authorities: vec![authority.pem()] });
+    tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let byte = tcp.read_u8().await.unwrap();
+        tcp.write_u8(byte).await.unwrap();
+        let _ = tcp.read_u8().await;
+    });
+    let (mut visitor, _delivery, _edge) = visit(upstream(draft)).await;
+    visitor.write_all(preamble).await.unwrap();
+    let mut answer = vec![0; answers.len()];
+    visitor.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, answers);
+    let roots = crate::trust::from_pem(authority.pem().as_bytes()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(trust_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match identity {
+        Some((chain, key)) if !chain.is_empty() => config
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+            )
+            .unwrap(),
+        _ => config.with_no_client_auth(),
+    };
+    let name = ServerName::try_from("db.internal").unwrap();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, visitor);
+    let Ok(mut tls) = connecting.await else { return false };
+    tls.write_u8(42).await.is_ok() && tls.read_u8().await.is_ok_and(|byte| byte == 42)
+}
+
+const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
+const GSS_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 48];
+
+#[tokio::test]
+async fn tls_that_ends_in_the_agent_with_and_without_psqls_preamble() {
+    assert!(terminated(b"", b"", None).await);
+    assert!(terminated(SSL_REQUEST, b"S", None).await);
+    assert!(terminated(GSS_REQUEST, b"N", None).await);
+}
+
+#[tokio::test]
+async fn mutual_tls_in_the_agent_keeps_strangers_out() {
+    assert!(!terminated(b"", b"", Some((String::new(), String::new()))).await, "no certificate");
+    assert!(!terminated(b"", b"", Some(Authority::new().leaf("doctor"))).await, "another authority's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_who_never_finishes_its_handshake_is_given_up() {
+    let (chain, key) = Authority::new().leaf("db.internal");
+    let mut draft = draft(Scheme::Tls, "127.0.0.1:1");
+    draft.termination =
+        Some(TerminationPem { certificate: chain, key: Secret::new(key), client_authorities: Vec::new() });
+    let (mut visitor, delivery, _edge) = visit(upstream(draft)).await;
+    visitor.write_all(&[0x16, 3, 1]).await.unwrap();
+    let begin = tokio::time::Instant::now();
+    assert!(matches!(delivery.await.unwrap(), Err(DeliveryError::VisitorTls(_))));
+    assert!(begin.elapsed() <= Duration::from_secs(crate::terminate::HANDSHAKE_SECS_MAX + 1));
+}
