@@ -65,7 +65,7 @@ fn detect_postgres(bytes: &[u8]) -> Detected {
 fn detect_http(bytes: &[u8]) -> Detected {
     let method = bytes.iter().take(METHOD_BYTES_MAX).take_while(|b| b.is_ascii_uppercase()).count();
     match bytes.get(method) {
-        Some(b' ') => Detected::Http,
+        Some(b' ') if method < METHOD_BYTES_MAX => Detected::Http,
         None if method < METHOD_BYTES_MAX => Detected::NeedMore,
         _ => Detected::Opaque,
     }

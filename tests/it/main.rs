@@ -15,6 +15,7 @@ mod access;
 mod api_clients;
 mod bad_input;
 mod clinic;
+mod corpus;
 mod pool;
 mod restart;
 mod sdk;
