@@ -18,6 +18,7 @@ mod custom_response;
 mod deny;
 mod forward_internal;
 mod headers;
+mod jwt_validation;
 
 mod log;
 mod restrict_ips;
@@ -95,6 +96,10 @@ static SPECS: &[Spec] = &[
     Spec {
         ending: forward_internal::ending,
         ..line("forward-internal", CONNECT_REQUEST, forward_internal::compile)
+    },
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),

@@ -13,9 +13,9 @@ use crate::{json, yaml};
 /// Longest policy text.
 pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
 /// Most rules in one policy, all phases together (code 2264).
-pub const RULES_MAX: usize = 200;
+pub(crate) const RULES_MAX: usize = 200;
 /// Most expressions in one rule, and most actions (code 2265).
-pub const RULE_ENTRIES_MAX: usize = 50;
+pub(crate) const RULE_ENTRIES_MAX: usize = 50;
 
 /// A document taken apart. Defective parts are left out of it and described in `problems`.
 pub(crate) struct Document {

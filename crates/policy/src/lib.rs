@@ -16,6 +16,9 @@ mod json;
 pub mod jwks;
 mod node;
 mod prefix_set;
+#[cfg(test)]
+mod testing;
+mod token;
 mod verdict;
 mod yaml;
 

@@ -15,7 +15,7 @@ use crate::facts::Context;
 use crate::verdict::{Phase, Reply, Verdict};
 
 /// Longest body after interpolation.
-pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 #[derive(Debug)]
 struct CustomResponse {

@@ -17,7 +17,7 @@ use crate::prefix_set::PrefixSet;
 use crate::verdict::{Phase, Reply, Verdict};
 
 /// Most entries of `allow`, and of `deny`.
-pub const PREFIXES_MAX: usize = 10_000;
+const PREFIXES_MAX: usize = 10_000;
 /// Most IP policies one action names.
 const IP_POLICIES_MAX: usize = 50;
 
