@@ -6,3 +6,6 @@ pub mod http;
 pub mod pool;
 pub mod relay;
 pub mod ring;
+pub mod listen;
+pub mod route;
+pub mod socket;

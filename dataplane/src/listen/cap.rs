@@ -1,0 +1,130 @@
+//! How many connections may be open, in all and per source, so that one source cannot take what all need.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Independent parts of the table of sources: shards accepting at once rarely meet on one.
+const STRIPES: usize = 64;
+
+/// The table of open connections.
+#[derive(Debug)]
+pub struct Caps {
+    total_max: usize,
+    source_max: usize,
+    total: AtomicUsize,
+    sources: [Mutex<HashMap<IpAddr, usize>>; STRIPES],
+}
+
+/// Why a connection is closed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The edge is full.
+    #[error("the edge has as many connections as it may")]
+    Total,
+    /// The source has enough.
+    #[error("the source has as many connections as it may")]
+    Source,
+}
+
+impl Caps {
+    /// `total_max` connections in all, `source_max` of them from one IPv4 address or one IPv6 /64.
+    pub fn new(total_max: usize, source_max: usize) -> Arc<Self> {
+        let sources = std::array::from_fn(|_| Mutex::default());
+        Arc::new(Self { total_max, source_max, total: AtomicUsize::new(0), sources })
+    }
+
+    /// Counts a connection from `peer` in, until the result is dropped.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Admitted, Refused> {
+        let source = source(peer);
+        let room = |n: usize| (n < self.total_max).then_some(n + 1);
+        self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| Refused::Total)?;
+        let mut admitted = Admitted { caps: Arc::clone(self), source: None };
+        let mut stripe = self.stripe(source);
+        let count = stripe.entry(source).or_insert(0);
+        if *count >= self.source_max {
+            return Err(Refused::Source);
+        }
+        *count += 1;
+        drop(stripe);
+        admitted.source = Some(source);
+        Ok(admitted)
+    }
+
+    /// Connections open now.
+    pub fn total(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    fn stripe(&self, source: IpAddr) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
+        let low = match source {
+            IpAddr::V4(ip) => u32::from(ip) as usize,
+            IpAddr::V6(ip) => (u128::from(ip) >> 64) as usize,
+        };
+        let stripe = self.sources.get(low % STRIPES).expect("a remainder of STRIPES indexes STRIPES stripes");
+        stripe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection that counts.
+#[derive(Debug)]
+pub struct Admitted {
+    caps: Arc<Caps>,
+    source: Option<IpAddr>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.caps.total.fetch_sub(1, Ordering::Relaxed);
+        let Some(source) = self.source else { return };
+        let mut stripe = self.caps.stripe(source);
+        if let Some(count) = stripe.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                stripe.remove(&source);
+            }
+        }
+    }
+}
+
+/// What counts as one source: a site with IPv6 has a whole /64 of addresses.
+fn source(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn caps_hold_and_give_back() {
+        let caps = Caps::new(3, 2);
+        let a = caps.admit(ip("192.0.2.1")).unwrap();
+        let _b = caps.admit(ip("::ffff:192.0.2.1")).unwrap();
+        assert_eq!(caps.admit(ip("192.0.2.1")).unwrap_err(), Refused::Source);
+        let _c = caps.admit(ip("2001:db8::1")).unwrap();
+        assert_eq!(caps.admit(ip("192.0.2.9")).unwrap_err(), Refused::Total);
+        drop(a);
+        assert_eq!(caps.total(), 2);
+        let _d = caps.admit(ip("192.0.2.1")).unwrap();
+    }
+
+    #[test]
+    fn a_slash_64_is_one_source_and_nothing_is_kept() {
+        let caps = Caps::new(9, 1);
+        let one = caps.admit(ip("2001:db8::1")).unwrap();
+        assert_eq!(caps.admit(ip("2001:db8::2")).unwrap_err(), Refused::Source);
+        assert!(caps.admit(ip("2001:db8:0:1::1")).is_ok());
+        drop(one);
+        assert_eq!(caps.total(), 0);
+        assert!(caps.sources.iter().all(|s| s.lock().unwrap().is_empty()));
+    }
+}

@@ -1,0 +1,270 @@
+//! `Socket`: an accepted TCP connection that counts its bytes, can give back bytes it was asked to look at, and can move
+//! from one shard's runtime to another's.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Duration;
+
+/// Seconds of silence before the kernel asks whether a peer is still there.
+const KEEPALIVE_SECS: u64 = 60;
+/// Seconds between the kernel's questions.
+const KEEPALIVE_INTERVAL_SECS: u64 = 15;
+/// Questions without answer after which the connection is dead.
+const KEEPALIVE_RETRIES: u32 = 4;
+/// Bytes read at a time while looking.
+const LOOK_BYTES: usize = 4 << 10;
+
+/// Bytes of one connection so far.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes received from the peer, encryption included.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes sent to the peer, encryption included.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Socket {
+    stream: Stream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    looked_at: BytesMut,
+    traffic: Arc<Traffic>,
+    quick_ack: bool,
+}
+
+#[derive(Debug)]
+enum Stream {
+    /// Known to this thread's runtime.
+    Attached(TcpStream),
+    /// On its way between runtimes.
+    Detached(std::net::TcpStream),
+    /// Lost on the way.
+    Lost,
+}
+
+impl Socket {
+    /// Takes an accepted connection: no delay, keep-alive. Fails when the peer is gone already.
+    pub fn new(stream: TcpStream) -> io::Result<Self> {
+        let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(KEEPALIVE_SECS))
+            .with_interval(Duration::from_secs(KEEPALIVE_INTERVAL_SECS))
+            .with_retries(KEEPALIVE_RETRIES);
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&keepalive)?;
+        Ok(Self {
+            stream: Stream::Attached(stream),
+            peer: canonical(peer),
+            local: canonical(local),
+            looked_at: BytesMut::new(),
+            traffic: Arc::default(),
+            quick_ack: false,
+        })
+    }
+
+    /// Acknowledges at once after every read: some agents leave Nagle's algorithm on and wait for our delayed
+    /// acknowledgement otherwise (wire.md section 7.4). The kernel forgets the wish, so it is repeated.
+    #[must_use]
+    pub fn with_quick_ack(mut self) -> Self {
+        self.quick_ack = true;
+        self
+    }
+
+    /// Who connected; IPv4-mapped addresses as IPv4.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Where they connected to.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The running count of bytes.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
+    }
+
+    /// Bytes looked at and not yet read.
+    pub fn looked_at(&self) -> &[u8] {
+        &self.looked_at
+    }
+
+    /// Waits for more bytes to look at; 0 is the end of the stream. Reads return them later. Cancel-safe.
+    pub async fn look_further(&mut self) -> io::Result<usize> {
+        let Stream::Attached(stream) = &mut self.stream else { return Err(lost()) };
+        self.looked_at.reserve(LOOK_BYTES);
+        let n = stream.read_buf(&mut self.looked_at).await?;
+        self.traffic.received.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+
+    /// Drops the first `n` bytes looked at: they were answered here.
+    pub fn swallow(&mut self, n: usize) {
+        self.looked_at.advance(n.min(self.looked_at.len()));
+    }
+
+    /// Leaves this thread's runtime. Until [`Socket::attach`], reads and writes fail.
+    pub fn detach(&mut self) -> io::Result<()> {
+        if let Stream::Attached(stream) = std::mem::replace(&mut self.stream, Stream::Lost) {
+            self.stream = Stream::Detached(stream.into_std()?);
+        }
+        Ok(())
+    }
+
+    /// Joins this thread's runtime.
+    pub fn attach(&mut self) -> io::Result<()> {
+        if let Stream::Detached(stream) = std::mem::replace(&mut self.stream, Stream::Lost) {
+            self.stream = Stream::Attached(TcpStream::from_std(stream)?);
+        }
+        Ok(())
+    }
+
+    /// Makes the close that follows a reset, so that the peer sees an abort and not an end.
+    pub fn abort_on_close(&self) {
+        if let Stream::Attached(stream) = &self.stream {
+            // A failure means that the peer is gone, which is what the abort is to tell it.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        match &mut self.stream {
+            Stream::Attached(stream) => Ok(Pin::new(stream)),
+            Stream::Detached(_) | Stream::Lost => Err(lost()),
+        }
+    }
+}
+
+fn lost() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the connection belongs to no runtime")
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.looked_at.is_empty() {
+            let n = self.looked_at.len().min(buf.remaining());
+            buf.put_slice(&self.looked_at.split_to(n));
+            if self.looked_at.is_empty() {
+                self.looked_at = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(self.stream()?.poll_read(cx, buf))?;
+        let n = buf.filled().len().saturating_sub(before);
+        self.traffic.received.fetch_add(n as u64, Ordering::Relaxed);
+        if self.quick_ack
+            && let Stream::Attached(stream) = &self.stream
+        {
+            // Only latency is lost when this fails.
+            let _ = SockRef::from(stream).set_tcp_quickack(true);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let n = ready!(self.stream()?.poll_write(cx, bytes))?;
+        self.traffic.sent.fetch_add(n as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let n = ready!(self.stream()?.poll_write_vectored(cx, bufs))?;
+        self.traffic.sent.fetch_add(n as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, Socket::new(listener.accept().await.unwrap().0).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_was_looked_at_is_read_again() {
+        let (mut client, mut socket) = pair().await;
+        client.write_all(b"preamble and more").await.unwrap();
+        while socket.looked_at().len() < 17 {
+            assert_ne!(socket.look_further().await.unwrap(), 0);
+        }
+        socket.swallow(9);
+        client.shutdown().await.unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await.unwrap();
+        assert_eq!((text.as_str(), socket.traffic().received()), ("and more", 17));
+    }
+
+    #[tokio::test]
+    async fn moves_to_another_runtime_with_what_it_holds() {
+        let (mut client, mut socket) = pair().await;
+        client.write_all(b"he").await.unwrap();
+        socket.look_further().await.unwrap();
+        socket.detach().unwrap();
+        assert!(socket.read_u8().await.is_ok(), "what was looked at is still there");
+        assert_eq!(socket.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::NotConnected);
+        client.write_all(b"llo").await.unwrap();
+        client.shutdown().await.unwrap();
+        let moved = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                socket.attach().unwrap();
+                let mut text = String::new();
+                socket.read_to_string(&mut text).await.unwrap();
+                text
+            })
+        });
+        assert_eq!(moved.join().unwrap(), "ello");
+    }
+}
