@@ -9,3 +9,4 @@ pub mod ring;
 pub mod listen;
 pub mod route;
 pub mod socket;
+pub mod tls;

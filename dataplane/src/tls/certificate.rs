@@ -1,0 +1,80 @@
+//! Certificates with keys, parsed once, found by server name: exact before the longest wildcard.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ebbgate_model::Host;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::provider;
+
+/// Why a certificate cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// Not PEM, or no certificate in it.
+    #[error("the certificate chain is not readable PEM; give the leaf first, then its issuers")]
+    Chain,
+    /// Not PEM, or no private key in it.
+    #[error("the private key is not readable PEM; give an unencrypted PKCS #8, PKCS #1 or SEC 1 key")]
+    Key,
+    /// Key and leaf do not belong together, or the key is of no supported kind.
+    #[error("the private key does not fit the certificate: {0}")]
+    Mismatch(#[source] rustls::Error),
+    /// Neither the policy nor the domain has one.
+    #[error("there is no certificate for this name")]
+    None,
+}
+
+/// Parses a chain and its key, and checks that they belong together.
+pub fn parse(chain_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or(CertificateError::Chain)?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| CertificateError::Key)?;
+    let key = provider().key_provider.load_private_key(key).map_err(CertificateError::Mismatch)?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        // Unknown: the key type does not reveal its public half; the handshake will tell.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
+        Err(error) => Err(CertificateError::Mismatch(error)),
+    }
+}
+
+/// The leaf of a chain, DER.
+pub(super) fn leaf(chain_pem: &str) -> Option<Vec<u8>> {
+    CertificateDer::pem_slice_iter(chain_pem.as_bytes()).next()?.ok().map(|der| der.to_vec())
+}
+
+/// Certificates by the names they are for.
+#[derive(Debug, Clone, Default)]
+pub struct CertificateTable(HashMap<Host, Arc<CertifiedKey>>);
+
+impl CertificateTable {
+    /// Adds one for a name, exact or wildcard.
+    pub fn insert(&mut self, host: Host, certificate: Arc<CertifiedKey>) {
+        self.0.insert(host, certificate);
+    }
+
+    /// The certificate for a server name.
+    pub fn find(&self, name: &Host) -> Option<&Arc<CertifiedKey>> {
+        if let Some(exact) = self.0.get(name) {
+            return Some(exact);
+        }
+        name.as_str().match_indices('.').find_map(|(dot, _)| {
+            let wildcard: Host = format!("*{}", name.as_str().get(dot..)?).parse().ok()?;
+            self.0.get(&wildcard)
+        })
+    }
+}
+
+/// Always the same certificate: the name was looked up before the handshake.
+#[derive(Debug)]
+pub(super) struct Single(pub(super) Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Single {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
