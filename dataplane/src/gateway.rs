@@ -163,7 +163,7 @@ pub trait Gateway: Clone + 'static {
     /// Opens one proxied stream, header (and PROXY header, if the agent wants one) already sent.
     fn open(
         &self,
-        agent: &Endpoint,
+        agent: &Arc<Endpoint>,
         client: SocketAddr,
         server: SocketAddr,
         proto: Scheme,

@@ -1,12 +1,20 @@
 //! The edge: accepts, decides, moves bytes.
 
+pub mod carrier;
+pub mod conn;
 pub mod detect;
+pub mod effect;
 pub mod gateway;
 pub mod http;
+pub mod listen;
+pub mod log;
+pub mod metrics;
 pub mod pool;
+pub mod program;
 pub mod relay;
 pub mod ring;
-pub mod listen;
 pub mod route;
+pub mod session;
+pub mod shard;
 pub mod socket;
 pub mod tls;

@@ -128,17 +128,19 @@ impl Socket {
 
     /// Leaves this thread's runtime. Until [`Socket::attach`], reads and writes fail.
     pub fn detach(&mut self) -> io::Result<()> {
-        if let Stream::Attached(stream) = std::mem::replace(&mut self.stream, Stream::Lost) {
-            self.stream = Stream::Detached(stream.into_std()?);
-        }
+        self.stream = match std::mem::replace(&mut self.stream, Stream::Lost) {
+            Stream::Attached(stream) => Stream::Detached(stream.into_std()?),
+            other => other,
+        };
         Ok(())
     }
 
     /// Joins this thread's runtime.
     pub fn attach(&mut self) -> io::Result<()> {
-        if let Stream::Detached(stream) = std::mem::replace(&mut self.stream, Stream::Lost) {
-            self.stream = Stream::Attached(TcpStream::from_std(stream)?);
-        }
+        self.stream = match std::mem::replace(&mut self.stream, Stream::Lost) {
+            Stream::Detached(stream) => Stream::Attached(TcpStream::from_std(stream)?),
+            other => other,
+        };
         Ok(())
     }
 

@@ -1,0 +1,192 @@
+//! One accepted client, from its first byte to its event: what it speaks, which endpoint it wants, what the endpoint's
+//! policy decides, and where its bytes go.
+//!
+//! `walk` decides, this file and `deliver` act.
+
+mod deliver;
+mod hello;
+mod visitor;
+mod walk;
+
+use std::sync::Arc;
+
+use ebbgate_model::event::ConnectionEvent;
+use ebbgate_model::{ErrorCode, Host, Scheme};
+use ebbgate_policy::ConnFacts;
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+pub use deliver::go_on;
+pub use hello::{Hello, NoHello, read_hello, refuse_name as hello_refused};
+pub use visitor::Visitor;
+pub use walk::Walk;
+
+use crate::gateway::{Endpoint, Gateway as _, HttpConn, Pool};
+use crate::listen::Admitted;
+use crate::metrics::ListenerLabel;
+use crate::session;
+use crate::shard::{Entrance, Shard};
+use crate::socket::{Socket, Traffic};
+
+/// Port of `http://` endpoints, whatever the socket is bound to.
+const HTTP_PORT: u16 = 80;
+/// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
+const TLS_PORT: u16 = 443;
+
+/// The account of one connection, for its event.
+pub struct Record {
+    event: ConnectionEvent,
+    started: Instant,
+    traffic: Arc<Traffic>,
+    _admitted: Admitted,
+    _open: Open,
+}
+
+/// Counts a connection as open.
+struct Open(prometheus_client::metrics::gauge::Gauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Record {
+    fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
+        let gauge = shard.edge().metrics.connections_open.clone();
+        gauge.inc();
+        Self {
+            event: ConnectionEvent {
+                client: socket.peer().to_string(),
+                server: socket.local().to_string(),
+                started_at_ms: shard.now_unix_ms(),
+                ..ConnectionEvent::default()
+            },
+            started: Instant::now(),
+            traffic: socket.traffic(),
+            _admitted: admitted,
+            _open: Open(gauge),
+        }
+    }
+
+    /// The endpoint reached first.
+    fn reached(&mut self, endpoint: &Endpoint) {
+        self.event.account = Some(endpoint.account);
+        self.event.endpoint = Some(endpoint.id);
+        self.event.url = endpoint.url.to_string();
+    }
+
+    /// Writes the event.
+    fn done(mut self, shard: &Shard, error: Option<ErrorCode>, outcome: impl Into<String>) {
+        self.event.error = error;
+        self.event.outcome = outcome.into();
+        self.event.bytes_in = self.traffic.received();
+        self.event.bytes_out = self.traffic.sent();
+        self.event.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        shard.edge().connection_done(self.event);
+    }
+}
+
+/// Takes an accepted connection: counts it in and serves it in a task of its own.
+pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
+    let Ok(socket) = Socket::new(stream) else { return };
+    let edge = shard.edge();
+    edge.metrics.connections.get_or_create(&ListenerLabel { listener: entrance.name() }).inc();
+    let admitted = match edge.caps.admit(socket.peer().ip()) {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            edge.metrics.connections_refused.inc();
+            tracing::debug!(client = %socket.peer(), %refused, "connection refused");
+            return;
+        }
+    };
+    let shard = shard.clone();
+    match entrance.clone() {
+        Entrance::Connect => {
+            spawn_local(session::serve(shard, socket, admitted));
+        }
+        Entrance::Http => {
+            let record = Record::new(&shard, &socket, admitted);
+            spawn_local(serve_http(shard, socket, record));
+        }
+        Entrance::Tls => {
+            let record = Record::new(&shard, &socket, admitted);
+            spawn_local(serve_tls(shard, socket, record));
+        }
+        Entrance::Tcp { host, port } => {
+            let record = Record::new(&shard, &socket, admitted);
+            spawn_local(serve_tcp(shard, socket, record, host, port));
+        }
+    }
+}
+
+fn facts(shard: &Shard, socket: &Socket, record: &Record) -> Arc<ConnFacts> {
+    Arc::new(ConnFacts {
+        client: socket.peer(),
+        server: socket.local(),
+        region: shard.edge().tables.load().program.settings.region.clone(),
+        start_unix_ms: record.event.started_at_ms,
+        tls: None,
+    })
+}
+
+async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, port: u16) {
+    let Some((_, pool)) = shard.edge().routes.public(Scheme::Tcp, &host, port) else {
+        let outcome = format!("no endpoint is online on tcp://{host}:{port}");
+        return record.done(&shard, Some(ErrorCode::OFFLINE), outcome);
+    };
+    let facts = facts(&shard, &socket, &record);
+    go_on(shard, Box::new(Walk::new(Visitor::clear(socket), facts, None, pool, record))).await;
+}
+
+async fn serve_http(shard: Shard, socket: Socket, record: Record) {
+    let facts = facts(&shard, &socket, &record);
+    let conn =
+        HttpConn { facts, scheme: Scheme::Http, port: HTTP_PORT, sni: None, alpn_h2: false, first_endpoint: None };
+    let outcome = crate::http::serve(shard.clone(), socket, conn).await;
+    record.done(&shard, None, outcome.outcome);
+}
+
+/// HTTPS and TLS endpoints share a listener; libpq asks for TLS in its own words first.
+async fn serve_tls(shard: Shard, mut socket: Socket, mut record: Record) {
+    let hello = match read_hello(&mut socket).await {
+        Ok(hello) => hello,
+        Err(refusal) => return record.done(&shard, None, refusal.to_string()),
+    };
+    let Some(name) = hello.tls.sni.clone() else {
+        hello::refuse_name(&mut socket).await;
+        return record.done(&shard, None, "the TLS hello names no server this edge could serve");
+    };
+    record.event.server_name = name.to_string();
+    let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
+        return deliver::no_endpoint(shard, socket, hello, name, record).await;
+    };
+    let facts = facts(&shard, &socket, &record);
+    let walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
+    match scheme {
+        Scheme::Https => deliver::https(shard, walk).await,
+        _ => go_on(shard, walk).await,
+    }
+}
+
+/// The pool that serves a name: the closer match of `https` and `tls`; where both match alike, whether the client means to
+/// speak HTTP decides.
+fn choose(shard: &Shard, name: &Host, hello: &Hello) -> Option<(Scheme, Pool)> {
+    let routes = &shard.edge().routes;
+    let https = routes.public(Scheme::Https, name, TLS_PORT).filter(|_| !hello.postgres);
+    let tls = routes.public(Scheme::Tls, name, TLS_PORT);
+    match (https, tls) {
+        (Some((near, pool)), Some((other, _))) if is_closer(&near, &other) => Some((Scheme::Https, pool)),
+        (Some((near, _)), Some((other, pool))) if is_closer(&other, &near) => Some((Scheme::Tls, pool)),
+        (Some((_, pool)), Some(_)) if hello.tls.offers_http() => Some((Scheme::Https, pool)),
+        (_, Some((_, pool))) => Some((Scheme::Tls, pool)),
+        (Some((_, pool)), None) => Some((Scheme::Https, pool)),
+        (None, None) => None,
+    }
+}
+
+fn is_closer(one: &Host, other: &Host) -> bool {
+    (!one.is_wildcard() && other.is_wildcard())
+        || (one.is_wildcard() == other.is_wildcard() && one.as_str().len() > other.as_str().len())
+}

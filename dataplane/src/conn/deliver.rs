@@ -1,0 +1,244 @@
+//! Acts on what a walk decides: ends TLS, opens the agent's stream on the shard where its session lives, relays, and
+//! tries another member when one dies before it answered.
+
+use std::io;
+use std::sync::Arc;
+
+use ebbgate_model::{ErrorCode, Host, Scheme};
+use ebbgate_policy::{ConnFacts, TlsSettings};
+use ebbgate_wire::driver::StreamError;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Duration, timeout};
+
+use super::hello::{Hello, refuse_name};
+use super::walk::{Next, Over};
+use super::{Record, TLS_PORT, Visitor, Walk};
+use crate::carrier::{CarrierStream, Origin};
+use crate::detect::POSTGRES_SSL_REQUEST;
+use crate::gateway::{AgentRef, Endpoint, HttpConn, Kind};
+use crate::relay::{self, End, Side};
+use crate::shard::{Message, Shard};
+use crate::socket::Socket;
+use crate::tls::{self, Protocols};
+
+/// Seconds an upstream may take to answer libpq's request for TLS.
+const POSTGRES_SECS_MAX: u64 = 10;
+/// Milliseconds a connection counts as new: one whose agent dies unanswered in this time is tried elsewhere.
+const NEW_CONNECTION_MS: u128 = 2_000;
+
+/// What came of serving a connection through one member.
+enum Served {
+    /// It is over.
+    Over(Over),
+    /// The member took nothing; another may.
+    Again,
+}
+
+/// Serves a TCP or TLS connection to its end, on whatever shard it has to be.
+pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
+    if let Err(error) = walk.visitor.attach() {
+        return finish(&shard, *walk, over(None, format!("lost between shards: {error}")));
+    }
+    loop {
+        let ended = match walk.next(&shard).await {
+            Next::EndTls(settings) => end_tls(&shard, &mut walk, &settings, None, true).await.err(),
+            Next::Open(endpoint) => {
+                let Kind::Agent(agent) = &endpoint.kind else {
+                    return finish(&shard, *walk, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
+                };
+                if agent.session.shard != shard.index() {
+                    return move_to(&shard, walk, agent.session.shard);
+                }
+                match serve(&shard, &mut walk, &endpoint, agent).await {
+                    Served::Over(over) => Some(over),
+                    Served::Again => {
+                        shard.edge().metrics.retries.inc();
+                        walk.failed();
+                        None
+                    }
+                }
+            }
+            Next::End(over) => Some(over),
+        };
+        if let Some(over) = ended {
+            return finish(&shard, *walk, over);
+        }
+    }
+}
+
+/// Serves an HTTPS connection: its policy, the handshake, then requests.
+pub(super) async fn https(shard: Shard, mut walk: Box<Walk>) {
+    let endpoint = loop {
+        match walk.next(&shard).await {
+            Next::EndTls(settings) => {
+                if let Err(over) = end_tls(&shard, &mut walk, &settings, Some(Protocols::Http), true).await {
+                    return finish(&shard, *walk, over);
+                }
+            }
+            Next::Open(_) if walk.is_forwarded() => {
+                let outcome = "on_tcp_connect of an https endpoint cannot forward; use on_http_request";
+                return finish(&shard, *walk, over(ErrorCode::OFFLINE, outcome));
+            }
+            Next::Open(endpoint) => break endpoint,
+            Next::End(over) => return finish(&shard, *walk, over),
+        }
+    };
+    if !walk.visitor.is_tls() {
+        let settings = tls::default_settings();
+        if let Err(over) = end_tls(&shard, &mut walk, &settings, Some(Protocols::Http), false).await {
+            return finish(&shard, *walk, over);
+        }
+    }
+    requests(shard, walk, Some(endpoint)).await;
+}
+
+/// Serves a name that no endpoint is online for: an explanation for whoever speaks HTTP, if the name is ours.
+pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, name: Host, record: Record) {
+    let outcome = format!("no endpoint is online for {name}");
+    let ours = shard.edge().tables.load().certificates.find(&name).is_some();
+    let may_be_http = hello.tls.alpn.is_empty() || hello.tls.offers_http();
+    if !ours || hello.postgres || !may_be_http {
+        refuse_name(&mut socket).await;
+        return record.done(&shard, Some(ErrorCode::OFFLINE), outcome);
+    }
+    let facts = super::facts(&shard, &socket, &record);
+    let pool = crate::gateway::Pool::new(Vec::new());
+    let mut walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
+    match end_tls(&shard, &mut walk, &tls::default_settings(), Some(Protocols::Http), false).await {
+        Ok(()) => requests(shard, walk, None).await,
+        Err(over) => finish(&shard, *walk, over),
+    }
+}
+
+async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endpoint>>) {
+    let Walk { visitor, facts, hello, mut record, .. } = { *walk };
+    let conn = HttpConn {
+        alpn_h2: facts.tls.as_ref().is_some_and(|tls| tls.alpn == "h2"),
+        facts,
+        scheme: Scheme::Https,
+        port: TLS_PORT,
+        sni: hello.and_then(|hello| hello.tls.sni),
+        first_endpoint,
+    };
+    let outcome = crate::http::serve(shard.clone(), visitor, conn).await;
+    record.event.policy_logs = Vec::new();
+    record.done(&shard, None, outcome.outcome);
+}
+
+/// Finishes the handshake with these settings. On failure the client has had its alert.
+async fn end_tls(
+    shard: &Shard,
+    walk: &mut Walk,
+    settings: &Arc<TlsSettings>,
+    protocols: Option<Protocols>,
+    asked: bool,
+) -> Result<(), Over> {
+    let (Some(hello), Some(socket)) = (&walk.hello, walk.visitor.take_clear()) else {
+        return Err(over(None, "TLS cannot end here: the client sent no TLS hello"));
+    };
+    let protocols = protocols.unwrap_or_else(|| Protocols::for_raw(&hello.tls));
+    let domain = {
+        let tables = shard.edge().tables.load();
+        hello.tls.sni.as_ref().and_then(|name| tables.certificates.find(name).cloned())
+    };
+    let config = shard.configs().borrow_mut().get(settings, domain.as_ref(), protocols);
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => {
+            let mut socket = socket;
+            refuse_name(&mut socket).await;
+            return Err(over(None, error.to_string()));
+        }
+    };
+    match tls::handshake(socket, config).await {
+        Ok(stream) => {
+            let mut facts = tls::facts(&stream, &hello.tls);
+            facts.server_leaf = tls::leaf(settings, domain.as_ref());
+            walk.visitor = Visitor::tls(stream);
+            walk.tls_ended(Arc::new(facts), asked);
+            Ok(())
+        }
+        Err(error) => {
+            shard.edge().metrics.handshakes_failed.inc();
+            Err(over(None, error.to_string()))
+        }
+    }
+}
+
+async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &AgentRef) -> Served {
+    if let Some(settings) = agent.tls_termination.as_ref().filter(|_| !walk.visitor.is_tls())
+        && let Err(over) = end_tls(shard, walk, settings, None, false).await
+    {
+        return Served::Over(over);
+    }
+    let passthrough = walk.hello.is_some() && !walk.visitor.is_tls();
+    let postgres = passthrough && walk.hello.as_ref().is_some_and(|hello| hello.postgres);
+    let origin = origin(&walk.facts, endpoint.url.scheme(), passthrough);
+    let Ok(mut stream) = open(shard, agent, origin, postgres).await else { return Served::Again };
+    walk.visitor.keep();
+    let ended = relay::copy(&mut walk.visitor, &mut stream, shard.edge().waits.idle()).await;
+    let words = |what: &str| match &ended.error {
+        Some(error) => format!("{what}: {error}"),
+        None => what.to_owned(),
+    };
+    match ended.end {
+        End::Finished => Served::Over(over(None, "closed")),
+        End::Idle => Served::Over(over(None, "closed: nothing moved for too long")),
+        End::Failed(Side::Client) => Served::Over(over(None, words("the client went away"))),
+        End::Failed(Side::Agent) => {
+            let is_new = walk.record.started.elapsed().as_millis() < NEW_CONNECTION_MS;
+            if is_new && session_ended(ended.error.as_ref()) && walk.visitor.rewind() {
+                return Served::Again;
+            }
+            walk.visitor.abort_on_close();
+            Served::Over(over(ErrorCode::AGENT_STREAM, words("the agent's stream failed")))
+        }
+    }
+}
+
+fn origin(facts: &ConnFacts, proto: Scheme, passthrough: bool) -> Origin {
+    Origin { client: facts.client, server: facts.server, proto, passthrough }
+}
+
+/// Whether the whole session died, rather than the agent ending this one stream.
+fn session_ended(error: Option<&io::Error>) -> bool {
+    error
+        .and_then(|e| e.get_ref()?.downcast_ref::<StreamError>())
+        .is_some_and(|e| matches!(e, StreamError::SessionEnded))
+}
+
+/// A stream to the agent. When the client's TLS passes through and libpq announced it, the upstream is asked in the same
+/// words; an upstream that only knows TLS gets a new stream without them.
+async fn open(shard: &Shard, agent: &AgentRef, origin: Origin, postgres: bool) -> Result<CarrierStream, ()> {
+    let mut stream = shard.open_here(agent, origin).await.map_err(drop)?;
+    if !postgres {
+        return Ok(stream);
+    }
+    let asked = timeout(Duration::from_secs(POSTGRES_SECS_MAX), async {
+        stream.write_all(&POSTGRES_SSL_REQUEST).await?;
+        stream.flush().await?;
+        stream.read_u8().await
+    });
+    match asked.await {
+        Ok(Ok(b'S')) => Ok(stream),
+        _ => shard.open_here(agent, origin).await.map_err(drop),
+    }
+}
+
+fn move_to(shard: &Shard, mut walk: Box<Walk>, index: usize) {
+    if let Err(error) = walk.visitor.detach() {
+        return finish(shard, *walk, over(None, format!("the client went away: {error}")));
+    }
+    if let Err(Message::Walk(walk)) = shard.edge().send(index, Message::Walk(walk)) {
+        finish(shard, *walk, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
+    }
+}
+
+fn over(code: impl Into<Option<ErrorCode>>, outcome: impl Into<String>) -> Over {
+    Over { code: code.into(), outcome: outcome.into() }
+}
+
+fn finish(shard: &Shard, mut walk: Walk, over: Over) {
+    walk.record.event.policy_logs = walk.take_logs();
+    walk.record.done(shard, over.code, over.outcome);
+}

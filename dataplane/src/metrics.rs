@@ -1,0 +1,139 @@
+//! Counters and gauges of the edge, in OpenMetrics. Names carry no names of accounts, endpoints or visitors.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Which listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ListenerLabel {
+    /// `http`, `tls`, `tcp` or `connect`.
+    pub listener: &'static str,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabel {
+    /// Published error code, or "none".
+    pub code: String,
+}
+
+/// Class of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StatusLabel {
+    /// `2xx` and so on; `dropped` without an answer.
+    pub status: &'static str,
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])* $field:ident: $kind:ty = $name:literal, $help:literal;)*) => {
+        /// All metrics. Clones of a metric share its value.
+        #[derive(Default)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $doc])* pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            /// All at zero.
+            pub fn new() -> Self {
+                let mut metrics = Self::default();
+                let registry = metrics.registry.sub_registry_with_prefix("ebbgate_edge");
+                $(registry.register($name, $help, metrics.$field.clone());)*
+                metrics
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Connections accepted.
+    connections: Family<ListenerLabel, Counter> = "connections", "Connections accepted";
+    /// Connections open.
+    connections_open: Gauge = "connections_open", "Connections open";
+    /// Connections closed at once because a cap was reached.
+    connections_refused: Counter = "connections_refused", "Connections closed at once because a cap was reached";
+    /// Connections ended, by error code.
+    connections_ended: Family<CodeLabel, Counter> = "connections_ended", "Connections ended, by error code";
+    /// Bytes received from visitors.
+    bytes_received: Counter = "visitor_received_bytes", "Bytes received from visitors";
+    /// Bytes sent to visitors.
+    bytes_sent: Counter = "visitor_sent_bytes", "Bytes sent to visitors";
+    /// Requests answered, by class of status.
+    requests: Family<StatusLabel, Counter> = "requests", "Requests answered, by class of status";
+    /// TLS handshakes that failed, visitors' and agents'.
+    handshakes_failed: Counter = "tls_handshakes_failed", "TLS handshakes that failed";
+    /// Agent sessions online.
+    sessions: Gauge = "agent_sessions", "Agent sessions online";
+    /// Agent endpoints online.
+    agent_endpoints: Gauge = "agent_endpoints", "Agent endpoints online";
+    /// Authentications of agents refused.
+    auth_failed: Counter = "agent_auth_failed", "Authentications of agents refused";
+    /// Binds refused.
+    binds_refused: Counter = "agent_binds_refused", "Binds refused";
+    /// Streams to agents that could not be opened.
+    streams_failed: Counter = "agent_streams_failed", "Streams to agents that could not be opened";
+    /// Connections tried again on another member of a pool.
+    retries: Counter = "pool_retries", "Connections tried again on another member of a pool";
+    /// Generation in force.
+    generation: Gauge = "program_generation", "Generation of the program in force";
+    /// Generations refused.
+    programs_refused: Counter = "programs_refused", "Generations of the program refused";
+    /// Whether the feed from control is open.
+    feed_connected: Gauge = "feed_connected", "Whether the feed from control is open";
+    /// Events lost because control was away.
+    events_dropped: Counter<u64, AtomicU64> = "events_dropped", "Events lost because control was away";
+    /// Fetches of key sets.
+    key_fetches: Counter = "jwks_fetches", "Fetches of key sets";
+    /// Fetches of key sets that failed.
+    key_fetches_failed: Counter = "jwks_fetches_failed", "Fetches of key sets that failed";
+}
+
+impl Metrics {
+    /// All metrics as OpenMetrics text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a String does not fail");
+        text
+    }
+}
+
+impl StatusLabel {
+    /// The class of a status; 0 is a dropped request.
+    pub fn of(status: u16) -> Self {
+        let status = match status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "dropped",
+        };
+        Self { status }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_open_metrics() {
+        let metrics = Metrics::new();
+        metrics.connections.get_or_create(&ListenerLabel { listener: "tcp" }).inc();
+        metrics.requests.get_or_create(&StatusLabel::of(204)).inc();
+        let text = metrics.text();
+        for line in [
+            "ebbgate_edge_connections_total{listener=\"tcp\"} 1",
+            "ebbgate_edge_requests_total{status=\"2xx\"} 1",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The feed from control: one HTTP/2 request over a Unix socket that lasts as long as both do. Programs come down it;
+//! acknowledgements, presence and events go up (model::feed).
+//!
+//! Without control the edge serves what it has; this keeps trying.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use ebbgate_model::EdgeId;
+use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LINE_BYTES_MAX, ToEdge};
+use ebbgate_model::Program;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, interval, sleep, timeout, timeout_at};
+
+use super::saved::Saved;
+use super::{ProgramError, Tables};
+use crate::shard::Edge;
+
+/// Milliseconds before the first new attempt.
+const RETRY_MS_MIN: u64 = 50;
+/// Milliseconds between attempts at most.
+const RETRY_MS_MAX: u64 = 2_000;
+/// Seconds to connect and get a response header.
+const CONNECT_SECS_MAX: u64 = 10;
+/// Beats missed before control counts as gone.
+const BEATS_MISSED_MAX: u32 = 3;
+/// Lines waiting to be sent.
+const LINES_MAX: usize = 64;
+
+/// Why a feed ended.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The socket.
+    #[error("cannot reach control at {path}: {source}")]
+    Connect {
+        /// Which socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+    /// HTTP/2.
+    #[error("the feed broke: {0}")]
+    Http(#[from] hyper::Error),
+    /// A status other than 200.
+    #[error("control answered {0} to the feed")]
+    Status(http::StatusCode),
+    /// A line longer than [`LINE_BYTES_MAX`].
+    #[error("control sent a line longer than {LINE_BYTES_MAX} bytes")]
+    LineTooLong,
+    /// A line that is no message.
+    #[error("control sent a line that is no message: {0}")]
+    Line(#[source] serde_json::Error),
+    /// Silence.
+    #[error("control is silent")]
+    Silent,
+    /// The other end closed in order.
+    #[error("control closed the feed")]
+    Closed,
+    /// A diff for another generation; a new feed brings a whole Program.
+    #[error(transparent)]
+    Diff(#[from] ebbgate_model::DiffError),
+}
+
+/// What the feed needs from its process.
+pub struct Feed {
+    /// Where control listens.
+    pub socket: PathBuf,
+    /// Who we are.
+    pub id: EdgeId,
+    /// The shards' common state.
+    pub edge: Arc<Edge>,
+    /// Where Programs are kept.
+    pub saved: Saved,
+    /// Events to send.
+    pub events: mpsc::Receiver<FromEdge>,
+}
+
+impl Feed {
+    /// Keeps a feed open for ever, with growing pauses between attempts.
+    pub async fn run(mut self) {
+        let mut retry_ms = RETRY_MS_MIN;
+        loop {
+            let began = Instant::now();
+            let error = match self.once().await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            self.edge.metrics.feed_connected.set(0);
+            if began.elapsed() > Duration::from_millis(RETRY_MS_MAX) {
+                retry_ms = RETRY_MS_MIN;
+            }
+            tracing::warn!(%error, retry_ms, "no feed from control; serving the last program");
+            sleep(Duration::from_millis(retry_ms / 2 + self.edge.random() % (retry_ms / 2 + 1))).await;
+            retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
+        }
+    }
+
+    async fn once(&mut self) -> Result<std::convert::Infallible, FeedError> {
+        let (lines, mut queue) = mpsc::channel::<Bytes>(LINES_MAX);
+        let hello = FromEdge::Hello {
+            edge: self.id,
+            version: env!("CARGO_PKG_VERSION").into(),
+            generation: self.edge.generation(),
+        };
+        send(&lines, &hello).await?;
+        let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| {
+            queue.poll_recv(cx).map(|line| Some(Ok::<_, std::convert::Infallible>(Frame::data(line?))))
+        }));
+        let request = http::Request::post(format!("http://control{FEED_PATH}"))
+            .body(body)
+            .expect("a constant path makes a request");
+        let opening = open(&self.socket, request);
+        let deadline = Duration::from_secs(CONNECT_SECS_MAX);
+        let (response, connection) = timeout(deadline, opening).await.map_err(|_| FeedError::Silent)??;
+        let ended = AbortOnDrop(connection);
+        tracing::info!(socket = %self.socket.display(), "feed from control open");
+        self.edge.metrics.feed_connected.set(1);
+        send(&lines, &self.edge.reports.snapshot()).await?;
+        let result = self.exchange(response, &lines).await;
+        drop(ended);
+        result
+    }
+
+    async fn exchange(
+        &mut self,
+        mut response: Incoming,
+        lines: &mpsc::Sender<Bytes>,
+    ) -> Result<std::convert::Infallible, FeedError> {
+        let mut beat = interval(Duration::from_secs(BEAT_SECS));
+        let mut received = Lines::default();
+        let silence = Duration::from_secs(BEAT_SECS) * BEATS_MISSED_MAX;
+        let mut deadline = Instant::now() + silence;
+        loop {
+            tokio::select! {
+                frame = timeout_at(deadline, response.frame()) => {
+                    let frame = frame.map_err(|_| FeedError::Silent)?.ok_or(FeedError::Closed)??;
+                    deadline = Instant::now() + silence;
+                    received.push(frame.into_data().unwrap_or_default())?;
+                    while let Some(message) = received.next()? {
+                        self.take(message, lines).await?;
+                    }
+                }
+                changes = self.edge.reports.changes() => {
+                    for change in changes {
+                        send(lines, &change).await?;
+                    }
+                }
+                Some(event) = self.events.recv() => send(lines, &event).await?,
+                _ = beat.tick() => {
+                    self.edge.retry_ports();
+                    send(lines, &FromEdge::Beat).await?;
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, message: ToEdge, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
+        let program = match message {
+            ToEdge::Program(program) => *program,
+            ToEdge::Diff(diff) => {
+                let mut program = self.edge.tables.load().program.clone();
+                program.apply(&diff)?;
+                program
+            }
+            ToEdge::Session { session, command } => {
+                self.edge.command(session, command);
+                return Ok(());
+            }
+            ToEdge::Beat | ToEdge::Unknown => return Ok(()),
+        };
+        let generation = program.generation;
+        let reply = match self.apply(program) {
+            Ok(()) => FromEdge::Applied { generation },
+            Err(error) => {
+                tracing::error!(generation, %error, "program refused; the last good one stays in force");
+                self.edge.metrics.programs_refused.inc();
+                FromEdge::Refused { generation, reason: error.to_string() }
+            }
+        };
+        send(lines, &reply).await
+    }
+
+    fn apply(&self, program: Program) -> Result<(), ProgramError> {
+        let generation = program.generation;
+        let tables = Tables::compile(program, &self.edge.tables.load())?;
+        self.edge.install(tables);
+        if let Err(error) = self.saved.put_program(&self.edge.tables.load().program) {
+            tracing::error!(%error, "the program is in force but not on disk; a restart would need control");
+        }
+        tracing::info!(generation, "program in force");
+        Ok(())
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn open<B>(path: &Path, request: http::Request<B>) -> Result<(Incoming, tokio::task::JoinHandle<()>), FeedError>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    let connect = |source| FeedError::Connect { path: path.to_owned(), source };
+    let stream = UnixStream::connect(path).await.map_err(connect)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    let task = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "feed connection ended");
+        }
+    });
+    let response = sender.send_request(request).await?;
+    if response.status() != http::StatusCode::OK {
+        return Err(FeedError::Status(response.status()));
+    }
+    Ok((response.into_body(), task))
+}
+
+async fn send(lines: &mpsc::Sender<Bytes>, message: &FromEdge) -> Result<(), FeedError> {
+    let mut line = serde_json::to_vec(message).map_err(FeedError::Line)?;
+    line.push(b'\n');
+    lines.send(line.into()).await.map_err(|_| FeedError::Closed)
+}
+
+/// Bytes into messages, one per line.
+#[derive(Default)]
+struct Lines {
+    bytes: BytesMut,
+    searched: usize,
+}
+
+impl Lines {
+    fn push(&mut self, piece: Bytes) -> Result<(), FeedError> {
+        if self.bytes.len().saturating_add(piece.len()) > LINE_BYTES_MAX {
+            return Err(FeedError::LineTooLong);
+        }
+        self.bytes.extend_from_slice(&piece);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Option<ToEdge>, FeedError> {
+        let unsearched = self.bytes.get(self.searched..).unwrap_or_default();
+        let Some(end) = unsearched.iter().position(|b| *b == b'\n') else {
+            self.searched = self.bytes.len();
+            return Ok(None);
+        };
+        let line = self.bytes.split_to(self.searched + end);
+        self.bytes.advance(1);
+        self.searched = 0;
+        serde_json::from_slice(&line).map(Some).map_err(FeedError::Line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_out_whole_however_they_come_in() {
+        let text = b"{\"type\":\"beat\"}\n{\"type\":\"news\"}\n{\"type\":\"beat\"}\n";
+        for size in 1..text.len() {
+            let mut lines = Lines::default();
+            let mut got = Vec::new();
+            for piece in text.chunks(size) {
+                lines.push(Bytes::copy_from_slice(piece)).unwrap();
+                while let Some(message) = lines.next().unwrap() {
+                    got.push(message);
+                }
+            }
+            assert_eq!(got, [ToEdge::Beat, ToEdge::Unknown, ToEdge::Beat]);
+        }
+    }
+
+    #[test]
+    fn garbage_ends_the_feed() {
+        let mut lines = Lines::default();
+        lines.push(Bytes::from_static(b"{\"type\":\n")).unwrap();
+        assert!(matches!(lines.next(), Err(FeedError::Line(_))));
+    }
+}

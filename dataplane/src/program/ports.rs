@@ -1,0 +1,180 @@
+//! The TCP ports this edge listens on beyond its fixed ones: those of reserved addresses, as programmed, and those lent
+//! to agents that asked for any.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+
+use ebbgate_model::{Host, Program};
+
+use crate::listen::{self, ListenError};
+
+/// Ports open now. Sockets themselves live on the shards.
+#[derive(Debug)]
+pub struct Ports {
+    address: IpAddr,
+    shards: usize,
+    open: BTreeMap<u16, Use>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Reserved,
+    Lent,
+}
+
+/// What the shards are to do, one listener for each.
+#[derive(Debug)]
+pub enum PortChange {
+    /// Accept here.
+    Open {
+        /// The host part of the address.
+        host: Host,
+        /// The port.
+        port: u16,
+        /// One socket per shard.
+        listeners: Vec<TcpListener>,
+    },
+    /// Stop accepting here.
+    Close {
+        /// The port.
+        port: u16,
+    },
+}
+
+/// No port is free to lend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("every port for random addresses is taken")]
+pub struct NonePort;
+
+impl Ports {
+    /// Nothing open yet; ports will be bound on this address.
+    pub fn new(address: IpAddr, shards: usize) -> Self {
+        Self { address, shards, open: BTreeMap::new() }
+    }
+
+    /// Opens and closes until the reserved addresses of the Program are what is open. A port that cannot be bound is
+    /// reported and tried again next time; it does not hold up the others.
+    pub fn sync(&mut self, program: &Program) -> (Vec<PortChange>, Vec<ListenError>) {
+        let wanted: BTreeMap<u16, &Host> = program.addresses.values().map(|a| (a.port, &a.host)).collect();
+        let mut changes = Vec::new();
+        let mut errors = Vec::new();
+        let gone: BTreeSet<u16> =
+            self.open.iter().filter(|(p, u)| **u == Use::Reserved && !wanted.contains_key(p)).map(|(p, _)| *p).collect();
+        for port in gone {
+            self.open.remove(&port);
+            changes.push(PortChange::Close { port });
+        }
+        for (port, host) in wanted {
+            match self.open.get_mut(&port) {
+                Some(used) => *used = Use::Reserved,
+                None => match self.bind(port, host.clone(), Use::Reserved) {
+                    Ok(change) => changes.push(change),
+                    Err(error) => errors.push(error),
+                },
+            }
+        }
+        (changes, errors)
+    }
+
+    /// Lends a port of the range: `wanted` if it is free (an agent coming back), otherwise any, tried from `start` on.
+    pub fn lend(
+        &mut self,
+        range: RangeInclusive<u16>,
+        host: &Host,
+        wanted: Option<u16>,
+        start: u64,
+    ) -> Result<(u16, Option<PortChange>), NonePort> {
+        if let Some(port) = wanted.filter(|p| range.contains(p)) {
+            if self.open.get(&port) == Some(&Use::Lent) {
+                return Ok((port, None));
+            }
+            return self.bind_free(port, host).map(|change| (port, Some(change))).ok_or(NonePort);
+        }
+        let count = u64::from(range.end().saturating_sub(*range.start())) + 1;
+        (0..count)
+            .filter_map(|i| range.start().checked_add(u16::try_from((start % count + i) % count).ok()?))
+            .find_map(|port| Some((port, Some(self.bind_free(port, host)?))))
+            .ok_or(NonePort)
+    }
+
+    /// Takes a lent port back.
+    pub fn give_back(&mut self, port: u16) -> Option<PortChange> {
+        if self.open.get(&port) != Some(&Use::Lent) {
+            return None;
+        }
+        self.open.remove(&port);
+        Some(PortChange::Close { port })
+    }
+
+    fn bind_free(&mut self, port: u16, host: &Host) -> Option<PortChange> {
+        if self.open.contains_key(&port) {
+            return None;
+        }
+        self.bind(port, host.clone(), Use::Lent).ok()
+    }
+
+    fn bind(&mut self, port: u16, host: Host, used: Use) -> Result<PortChange, ListenError> {
+        let (_, listeners) = listen::bind(SocketAddr::new(self.address, port), self.shards)?;
+        self.open.insert(port, used);
+        Ok(PortChange::Open { host, port, listeners })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebbgate_model::{AccountId, AddressId, AddressSpec, Ksuid};
+
+    fn free_port() -> u16 {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    fn program(ports: &[u16]) -> Program {
+        let ksuid = |n: u16| Ksuid::new(u64::from(n) + 1_500_000_000, [0; 16]);
+        let spec = |port: &u16| AddressSpec {
+            account: AccountId::new(ksuid(0)),
+            host: "tcp.example.com".parse().unwrap(),
+            port: *port,
+        };
+        let addresses = ports.iter().map(|p| (AddressId::new(ksuid(*p)), spec(p))).collect();
+        Program { addresses, ..Program::default() }
+    }
+
+    #[test]
+    fn follows_the_program() {
+        let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 2);
+        let (a, b) = (free_port(), free_port());
+        let (opened, errors) = ports.sync(&program(&[a, b]));
+        assert!(errors.is_empty());
+        assert!(matches!(&opened[..], [PortChange::Open { listeners, .. }, PortChange::Open { .. }] if listeners.len() == 2));
+        assert!(ports.sync(&program(&[a, b])).0.is_empty());
+        let (closed, _) = ports.sync(&program(&[b]));
+        assert!(matches!(&closed[..], [PortChange::Close { port }] if *port == a));
+    }
+
+    #[test]
+    fn a_taken_port_does_not_hold_up_others() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 1);
+        let wanted = program(&[taken.local_addr().unwrap().port(), free_port()]);
+        let (opened, errors) = ports.sync(&wanted);
+        assert_eq!((opened.len(), errors.len()), (1, 1));
+        drop((taken, opened));
+        assert_eq!(ports.sync(&wanted).0.len(), 1);
+    }
+
+    #[test]
+    fn lends_and_takes_back() {
+        let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 1);
+        let host: Host = "tcp.example.com".parse().unwrap();
+        let only = free_port();
+        let (port, change) = ports.lend(only..=only, &host, None, 17).unwrap();
+        assert!(port == only && change.is_some());
+        assert!(ports.lend(only..=only, &host, None, 0).is_err());
+        assert!(matches!(ports.lend(only..=only, &host, Some(only), 0), Ok((p, None)) if p == only));
+        assert!(ports.give_back(only).is_some() && ports.give_back(only).is_none());
+        drop(change);
+        assert!(ports.lend(only..=only, &host, Some(only), 0).is_ok());
+    }
+}

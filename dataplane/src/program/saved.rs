@@ -1,0 +1,175 @@
+//! What the edge keeps on disk between runs: the last Program in force, its own name, the key of its tickets. All files
+//! are 0600 and replaced whole, so that a crash leaves the old or the new, never half of either.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use ebbgate_model::{EdgeId, Program};
+use ebbgate_wire::ticket::KEY_BYTES;
+use tokio::time::Duration;
+
+/// Seconds to wait for an edge that is just stopping to let go of the directory.
+const LOCK_SECS_MAX: u64 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+const PROGRAM_FILE: &str = "program.json";
+const ID_FILE: &str = "id";
+const KEY_FILE: &str = "ticket.key";
+
+/// Why state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// The file system refuses.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+    /// Another edge runs on the directory.
+    #[error("{path} is in use by another edge; stop it, or give this one a directory of its own")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file is not what was written.
+    #[error("{path} is damaged ({reason}); remove it, the edge makes or fetches it anew")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The directory, locked for this process.
+#[derive(Debug)]
+pub struct Saved {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Saved {
+    /// Makes the directory if missing and locks it; waits a moment for a predecessor to end.
+    pub fn open(dir: &Path) -> Result<Self, SavedError> {
+        let failed = |source| SavedError::Io { path: dir.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let lock = private().create(true).truncate(false).open(dir.join("lock")).map_err(failed)?;
+        let tries = Duration::from_secs(LOCK_SECS_MAX).as_millis() / LOCK_PAUSE.as_millis();
+        for _ in 0..tries {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { dir: dir.to_owned(), _lock: lock }),
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
+            }
+        }
+        Err(SavedError::InUse { path: dir.to_owned() })
+    }
+
+    /// The last Program in force, if there was one.
+    pub fn program(&self) -> Result<Option<Program>, SavedError> {
+        let Some(bytes) = self.read(PROGRAM_FILE)? else { return Ok(None) };
+        let damaged = |e: serde_json::Error| self.damaged(PROGRAM_FILE, e.to_string());
+        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    }
+
+    /// Keeps a Program that is in force.
+    pub fn put_program(&self, program: &Program) -> Result<(), SavedError> {
+        let bytes = serde_json::to_vec(program).map_err(|e| self.damaged(PROGRAM_FILE, e.to_string()))?;
+        self.write(PROGRAM_FILE, &bytes)
+    }
+
+    /// The edge's stable name; `fresh` becomes it on the first run.
+    pub fn edge_id(&self, fresh: EdgeId) -> Result<EdgeId, SavedError> {
+        match self.read(ID_FILE)? {
+            Some(bytes) => {
+                let text = String::from_utf8_lossy(&bytes);
+                text.trim().parse().map_err(|e: ebbgate_model::IdError| self.damaged(ID_FILE, e.to_string()))
+            }
+            None => self.write(ID_FILE, format!("{fresh}\n").as_bytes()).map(|()| fresh),
+        }
+    }
+
+    /// The key that seals cookies and bind tokens; kept, so that agents resume after a restart.
+    pub fn ticket_key(&self, fresh: [u8; KEY_BYTES]) -> Result<[u8; KEY_BYTES], SavedError> {
+        match self.read(KEY_FILE)? {
+            Some(bytes) => {
+                bytes.try_into().map_err(|_| self.damaged(KEY_FILE, format!("it must hold {KEY_BYTES} bytes")))
+            }
+            None => self.write(KEY_FILE, &fresh).map(|()| fresh),
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, SavedError> {
+        match fs::read(self.dir.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(SavedError::Io { path: self.dir.join(name), source }),
+        }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), SavedError> {
+        let path = self.dir.join(name);
+        replace(&path, bytes).map_err(|source| SavedError::Io { path, source })
+    }
+
+    fn damaged(&self, name: &str, reason: String) -> SavedError {
+        SavedError::Damaged { path: self.dir.join(name), reason }
+    }
+}
+
+/// Writes beside, syncs, renames over, syncs the directory.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = private().create(true).truncate(true).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebbgate_model::Ksuid;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn state_survives_and_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = Program { generation: 7, ..Program::default() };
+        let (one, two) = (EdgeId::new(Ksuid::new(1, [1; 16])), EdgeId::new(Ksuid::new(1, [2; 16])));
+        {
+            let saved = Saved::open(dir.path()).unwrap();
+            assert_eq!(saved.program().unwrap(), None);
+            saved.put_program(&program).unwrap();
+            assert_eq!(saved.edge_id(one).unwrap(), one);
+            assert_eq!(saved.ticket_key([1; 32]).unwrap(), [1; 32]);
+        }
+        let saved = Saved::open(dir.path()).unwrap();
+        assert_eq!(saved.program().unwrap(), Some(program));
+        assert_eq!(saved.edge_id(two).unwrap(), one);
+        assert_eq!(saved.ticket_key([2; 32]).unwrap(), [1; 32]);
+        for name in [PROGRAM_FILE, ID_FILE, KEY_FILE] {
+            let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn damage_is_named_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Saved::open(dir.path()).unwrap();
+        fs::write(dir.path().join(PROGRAM_FILE), b"{\"generation\":").unwrap();
+        let message = saved.program().unwrap_err().to_string();
+        assert!(message.contains("program.json is damaged") && message.contains("remove it"), "{message}");
+    }
+}

@@ -1,0 +1,269 @@
+//! Agents' sessions on this edge: the handshake on the agent listener, who may come in, what each may serve, and the end
+//! of it all when a credential or a reservation goes.
+//!
+//! The protocol is `ebbgate_wire`'s; decisions about names are `bind`'s; this file owns the sessions' lives.
+
+mod auth;
+mod bind;
+mod registry;
+mod serve;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
+use ebbgate_model::{ErrorCode, TrafficPolicy};
+use ebbgate_policy::Engine;
+use ebbgate_wire::driver;
+use ebbgate_wire::mux::Code;
+use ebbgate_wire::rpc::{Empty, Outcome, StopTunnel, StreamKind, Update, error_text};
+use ebbgate_wire::rpc_io::{call, notify};
+use tokio::time::{Duration, timeout};
+
+pub use auth::AuthFailures;
+pub use registry::Sessions;
+pub use serve::serve;
+
+use crate::gateway::{AgentRef, Endpoint, Kind, SessionState};
+use crate::program::Tables;
+use crate::shard::Edge;
+
+/// Seconds an agent may take to answer or hear a request of ours.
+const COMMAND_SECS_MAX: u64 = 10;
+/// Most endpoints one session may serve.
+pub const ENDPOINTS_MAX: usize = 1000;
+
+/// A session that has authenticated. Shared by all shards; its streams are opened on one.
+pub struct AgentSession {
+    /// What other shards may know.
+    pub state: Arc<SessionState>,
+    /// Stable over reconnects.
+    pub client_id: String,
+    mux: driver::Session,
+    managed: Managed,
+    inner: Mutex<Inner>,
+}
+
+/// Which requests of ours the agent understands: absent is too old, text is why not.
+#[derive(Debug, Clone, Default)]
+struct Managed {
+    stop: Option<String>,
+    restart: Option<String>,
+    update: Option<String>,
+}
+
+struct Inner {
+    report: SessionReport,
+    bound: Vec<Bound>,
+    over: bool,
+}
+
+/// One endpoint that a session serves.
+#[derive(Clone)]
+struct Bound {
+    /// The bind's name in the session.
+    id: String,
+    endpoint: Arc<Endpoint>,
+    policy: Option<TrafficPolicy>,
+    lent_port: Option<u16>,
+    report: AgentEndpointReport,
+}
+
+impl AgentSession {
+    /// What the API shows, without endpoints.
+    fn identity(&self) -> SessionReport {
+        self.inner().report.clone()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bound(&self) -> Vec<Bound> {
+        self.inner().bound.clone()
+    }
+
+    /// Tells control what the session is now.
+    fn publish(&self, edge: &Edge) {
+        let inner = self.inner();
+        if inner.over {
+            return;
+        }
+        let mut report = inner.report.clone();
+        report.endpoints = inner.bound.iter().map(|b| (b.endpoint.id, b.report.clone())).collect();
+        edge.reports.session(self.state.id, report);
+    }
+
+    /// Adds or replaces an endpoint that is in the routes already. False: the session is over, take it out again.
+    fn add(&self, edge: &Edge, bound: Bound) -> bool {
+        let mut inner = self.inner();
+        if inner.over {
+            return false;
+        }
+        let before = inner.bound.len();
+        inner.bound.retain(|other| other.endpoint.id != bound.endpoint.id);
+        if inner.bound.len() == before {
+            edge.metrics.agent_endpoints.inc();
+        }
+        inner.bound.push(bound);
+        drop(inner);
+        self.publish(edge);
+        true
+    }
+
+    /// Takes an endpoint out of service.
+    fn remove(&self, edge: &Edge, bind: &str) -> Option<Bound> {
+        let removed = {
+            let mut inner = self.inner();
+            let at = inner.bound.iter().position(|b| b.id == bind)?;
+            inner.bound.swap_remove(at)
+        };
+        release(edge, &removed);
+        self.publish(edge);
+        Some(removed)
+    }
+
+    /// Ends the session: no new streams, endpoints gone, agent told. Once; later calls do nothing.
+    pub fn end(&self, edge: &Edge, code: Code, message: &str) {
+        self.state.end();
+        let bound = {
+            let mut inner = self.inner();
+            if std::mem::replace(&mut inner.over, true) {
+                return;
+            }
+            std::mem::take(&mut inner.bound)
+        };
+        for bound in &bound {
+            release(edge, bound);
+        }
+        edge.sessions.remove(self);
+        edge.reports.session_ended(self.state.id);
+        edge.metrics.sessions.dec();
+        self.mux.goaway(code, message);
+        tracing::info!(session = %self.state.id, client_id = self.client_id, message, "agent session ended");
+    }
+
+    /// Takes an endpoint out of service and tells the agent why.
+    fn stop_endpoint(&self, edge: &Edge, bind: &str, code: ErrorCode, message: &str) {
+        let Some(removed) = self.remove(edge, bind) else { return };
+        tracing::info!(session = %self.state.id, url = %removed.endpoint.url, message, "endpoint stopped");
+        let notice = StopTunnel { id: removed.id, message: message.into(), error_code: code.to_string() };
+        let mux = self.mux.clone();
+        edge.background.spawn(async move {
+            let tell = async {
+                if let Ok(stream) = mux.open(StreamKind::StopTunnel).await
+                    && let Err(error) = notify(stream, &notice).await
+                {
+                    tracing::debug!(%error, "an agent did not hear that its endpoint stopped");
+                }
+            };
+            // An agent that does not listen keeps an endpoint nobody reaches.
+            let _ = timeout(Duration::from_secs(COMMAND_SECS_MAX), tell).await;
+        });
+    }
+}
+
+fn release(edge: &Edge, bound: &Bound) {
+    edge.routes.remove(&bound.endpoint);
+    edge.metrics.agent_endpoints.dec();
+    if let Some(port) = bound.lent_port {
+        edge.give_port_back(port);
+    }
+}
+
+/// After a change of the Program: ends sessions whose credential is gone, stops endpoints they may no longer serve, and
+/// compiles policies anew whose account's objects changed.
+pub fn recheck(edge: &Arc<Edge>, old: &Tables, new: &Tables) {
+    for session in edge.sessions.all() {
+        let identity = session.identity();
+        let credential = new.program.credentials.get(&identity.credential);
+        let Some(credential) = credential.filter(|c| c.account == identity.account) else {
+            let text = error_text("the authtoken of this session was revoked", ErrorCode::CREDENTIAL_REVOKED.number());
+            session.end(edge, Code::NONE, &text);
+            continue;
+        };
+        for bound in session.bound() {
+            let lent = bound.lent_port.is_some();
+            let default = new.program.settings.default_domain.as_ref();
+            if let Err(refusal) = bind::permit(new, credential, &bound.endpoint.url, bound.endpoint.binding)
+                && !(lent || default.is_some_and(|d| bind::is_random_name(d, bound.endpoint.url.host())))
+            {
+                let code = refusal.code.unwrap_or(ErrorCode::ACL_NAME);
+                session.stop_endpoint(edge, &bound.id, code, &refusal.message);
+            } else if !Arc::ptr_eq(&old.references(identity.account), &new.references(identity.account)) {
+                recompile(edge, &session, bound, new);
+            }
+        }
+    }
+}
+
+fn recompile(edge: &Edge, session: &AgentSession, bound: Bound, tables: &Tables) {
+    let Some(policy) = &bound.policy else { return };
+    match Engine::compile(policy, &tables.references(bound.endpoint.account)) {
+        Ok(engine) => {
+            let endpoint = Arc::new(with_engine(&bound.endpoint, Some(Arc::new(engine))));
+            edge.routes.put(Arc::clone(&endpoint));
+            if !session.add(edge, Bound { endpoint: Arc::clone(&endpoint), ..bound }) {
+                edge.routes.remove(&endpoint);
+            }
+        }
+        Err(problems) => {
+            let message = problems.first().map_or_else(String::new, |p| p.message.clone());
+            let code = problems.first().map_or(ErrorCode::ACL_NAME, |p| p.code);
+            session.stop_endpoint(edge, &bound.id, code, &message);
+        }
+    }
+}
+
+/// The same endpoint under another policy.
+fn with_engine(endpoint: &Endpoint, engine: Option<Arc<Engine>>) -> Endpoint {
+    Endpoint {
+        id: endpoint.id,
+        account: endpoint.account,
+        url: endpoint.url.clone(),
+        binding: endpoint.binding,
+        facts: Arc::clone(&endpoint.facts),
+        engine,
+        kind: match &endpoint.kind {
+            Kind::Cloud => Kind::Cloud,
+            Kind::Agent(agent) => Kind::Agent(AgentRef {
+                session: Arc::clone(&agent.session),
+                bind: agent.bind.clone(),
+                proxy_protocol: agent.proxy_protocol,
+                tls_termination: agent.tls_termination.clone(),
+            }),
+        },
+        upstream_http2: endpoint.upstream_http2,
+        pooling_enabled: endpoint.pooling_enabled,
+    }
+}
+
+/// Asks an agent to stop, restart or update, and logs what it says.
+pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
+    let id = session.state.id;
+    let (kind, understood) = match &command {
+        SessionCommand::Stop => (StreamKind::Stop, &session.managed.stop),
+        SessionCommand::Restart => (StreamKind::Restart, &session.managed.restart),
+        SessionCommand::Update { .. } => (StreamKind::Update, &session.managed.update),
+    };
+    if let Some(reason) = understood.as_ref().map_or(Some("too old"), |why| (!why.is_empty()).then_some(why.as_str())) {
+        tracing::warn!(session = %id, ?command, reason, "the agent does not take this command");
+        return;
+    }
+    let ask = async {
+        let stream = session.mux.open(kind).await.map_err(|e| e.to_string())?;
+        let reply = match command.clone() {
+            SessionCommand::Update { version } => {
+                call(stream, &Update { version, permit_major_version: false }).await
+            }
+            SessionCommand::Stop | SessionCommand::Restart => call(stream, &Empty {}).await,
+        };
+        let reply = Outcome::decode(reply.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        if reply.error.is_empty() { Ok(()) } else { Err(reply.error) }
+    };
+    match timeout(Duration::from_secs(COMMAND_SECS_MAX), ask).await {
+        Ok(Ok(())) => tracing::info!(session = %id, ?command, "the agent took the command"),
+        Ok(Err(error)) => tracing::warn!(session = %id, ?command, error, "the agent did not take the command"),
+        // Some agents without a handler never answer (wire.md section 4.3).
+        Err(_) => tracing::warn!(session = %id, ?command, "the agent did not answer the command"),
+    }
+}

@@ -1,0 +1,166 @@
+//! Who may have a session: the token, the name it came in by, and how often its source may be wrong.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use ebbgate_model::{AccountId, CredentialId, ErrorCode, Token};
+use ebbgate_wire::rpc::Auth;
+use ebbgate_wire::ticket::{Cookie, TicketKey};
+use tokio::time::{Duration, Instant};
+
+use super::bind::Refusal;
+use crate::program::Tables;
+
+/// The ingress belongs to another account.
+const CODE_INGRESS: ErrorCode = ErrorCode::new(118);
+/// Too many failures from one source.
+const CODE_TOO_MANY: ErrorCode = ErrorCode::new(115);
+/// Failures of one source in [`FAILURE_WINDOW_SECS`] before it is not listened to.
+pub(super) const FAILURES_MAX: u32 = 60;
+/// Seconds failures are counted over.
+const FAILURE_WINDOW_SECS: u64 = 60;
+/// Sources whose failures are counted at once.
+const SOURCES_MAX: usize = 65_536;
+
+/// Somebody with a valid token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Accepted {
+    pub(super) account: AccountId,
+    pub(super) account_name: String,
+    pub(super) credential: CredentialId,
+    /// The client's own id, if its cookie proves it.
+    pub(super) client_id: Option<String>,
+}
+
+/// Judges an Auth that came in by a name of `ingress` (None: a common one).
+pub(super) fn judge(
+    auth: &Auth,
+    tables: &Tables,
+    ingress: Option<AccountId>,
+    tickets: &TicketKey,
+    now_unix_s: i64,
+) -> Result<Accepted, Refusal> {
+    let token = auth.extra.authtoken.expose();
+    if token.parse::<Token>().is_err() {
+        let message = "the authtoken is malformed; copy it whole from where it was shown";
+        return Err(Refusal::new(ErrorCode::AUTHTOKEN_MALFORMED, message));
+    }
+    let Some((credential, spec)) = tables.credential(token) else {
+        let message = "the authtoken is not known here, or was revoked; create a credential and use its token";
+        return Err(Refusal::new(ErrorCode::AUTHTOKEN_INVALID, message));
+    };
+    if ingress.is_some_and(|owner| owner != spec.account) {
+        let message = "this connect address belongs to another account; use your own agent ingress or the common address";
+        return Err(Refusal::new(CODE_INGRESS, message));
+    }
+    let cookie = Cookie::open(auth.extra.cookie.expose(), tickets, now_unix_s).ok();
+    let proven = cookie.filter(|c| c.client_id == auth.client_id && c.credential_id == credential.to_string());
+    Ok(Accepted {
+        account: spec.account,
+        account_name: spec.account_name.clone(),
+        credential,
+        client_id: proven.map(|cookie| cookie.client_id),
+    })
+}
+
+/// Failed authentications by source: some clients retry without pause for ever (wire.md section 4.1).
+#[derive(Default)]
+pub struct AuthFailures(Mutex<HashMap<IpAddr, (u32, Instant)>>);
+
+impl AuthFailures {
+    /// Whether the source may try.
+    pub(super) fn check(&self, source: IpAddr, now: Instant) -> Result<(), Refusal> {
+        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match failures.get(&source) {
+            Some((count, since)) if *count >= FAILURES_MAX && is_recent(*since, now) => {
+                let message = format!("too many failed authentications from {source}; wait a minute");
+                Err(Refusal::new(CODE_TOO_MANY, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a failure.
+    pub(super) fn note(&self, source: IpAddr, now: Instant) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= SOURCES_MAX {
+            failures.retain(|_, (_, since)| is_recent(*since, now));
+        }
+        if failures.len() >= SOURCES_MAX && !failures.contains_key(&source) {
+            return;
+        }
+        let (count, since) = failures.entry(source).or_insert((0, now));
+        if !is_recent(*since, now) {
+            (*count, *since) = (0, now);
+        }
+        *count = count.saturating_add(1);
+    }
+}
+
+fn is_recent(since: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(since) < Duration::from_secs(FAILURE_WINDOW_SECS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::bind::tests::{TOKEN, tables};
+    use ebbgate_wire::rpc::Secret;
+
+    fn key() -> TicketKey {
+        TicketKey::new(&[1; 32])
+    }
+
+    fn auth(token: &str) -> Auth {
+        let mut auth = Auth::default();
+        auth.extra.authtoken = Secret::new(token);
+        auth
+    }
+
+    #[test]
+    fn tokens_and_ingresses() {
+        let tables = tables(&[]);
+        let judge = |token: &str, ingress| judge(&auth(token), &tables, ingress, &key(), 0);
+        let code = |token: &str, ingress| judge(token, ingress).unwrap_err().code.unwrap().number();
+        let accepted = judge(TOKEN, None).unwrap();
+        assert_eq!(code("nonsense", None), 105);
+        assert_eq!(code("", None), 105);
+        let other_secret = format!("{}A", &TOKEN[..TOKEN.len() - 1]);
+        assert_eq!(code(&other_secret, None), 107);
+        assert!(judge(TOKEN, Some(accepted.account)).is_ok());
+        assert_eq!(code(TOKEN, Some(crate::gateway::fixture::account(9))), 118);
+    }
+
+    #[test]
+    fn a_cookie_proves_the_client_id_it_names() {
+        let tables = tables(&[]);
+        let credential_id = judge(&auth(TOKEN), &tables, None, &key(), 0).unwrap().credential.to_string();
+        let cookie = |credential_id: String| Cookie { client_id: "me".into(), credential_id, expires_unix_s: 10 };
+        let with = |cookie: &Cookie, client_id: &str, now| {
+            let mut auth = auth(TOKEN);
+            auth.client_id = client_id.into();
+            auth.extra.cookie = cookie.seal(&key());
+            judge(&auth, &tables, None, &key(), now).unwrap().client_id
+        };
+        let good = cookie(credential_id);
+        assert_eq!(with(&good, "me", 0).as_deref(), Some("me"));
+        assert_eq!(with(&good, "you", 0), None);
+        assert_eq!(with(&good, "me", 10), None);
+        assert_eq!(with(&cookie("cr_other".into()), "me", 0), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_fails_often_waits() {
+        let failures = AuthFailures::default();
+        let (bad, good): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        for _ in 0..FAILURES_MAX {
+            assert!(failures.check(bad, Instant::now()).is_ok());
+            failures.note(bad, Instant::now());
+        }
+        assert_eq!(failures.check(bad, Instant::now()).unwrap_err().code, Some(CODE_TOO_MANY));
+        assert!(failures.check(good, Instant::now()).is_ok());
+        tokio::time::advance(Duration::from_secs(FAILURE_WINDOW_SECS)).await;
+        assert!(failures.check(bad, Instant::now()).is_ok());
+    }
+}

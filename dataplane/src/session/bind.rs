@@ -1,0 +1,299 @@
+//! What a session may serve: the name it asks for, its credential's rules, reservations, and the options that must be
+//! enforced or refused. Pure; `serve` puts what is decided here into service.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ebbgate_model::{
+    Action, Binding, CredentialSpec, EndpointUrl, ErrorCode, Host, Rule, Scheme, TrafficPolicy,
+};
+use ebbgate_policy::{CheckContext, Diagnostic, Owner, ServerCertificate, TlsSettings, check};
+use ebbgate_wire::rpc::{Bind, BindError, Requested, SecurityOption, error_text};
+use ebbgate_wire::ticket::BindToken;
+use serde_json::json;
+
+use crate::gateway::ProxyProtocol;
+use crate::program::Tables;
+use crate::tls::{default_settings, parse_certificate};
+
+/// The account has not reserved the name.
+const CODE_NAME_NOT_RESERVED: ErrorCode = ErrorCode::new(319);
+/// Another account has reserved the name.
+const CODE_NAME_OF_ANOTHER: ErrorCode = ErrorCode::new(320);
+/// The account has not reserved the address.
+const CODE_ADDRESS_NOT_RESERVED: ErrorCode = ErrorCode::new(307);
+/// No random name or address can be given.
+pub(super) const CODE_NO_RANDOM: ErrorCode = ErrorCode::new(322);
+/// The bindings are not valid for the URL.
+const CODE_BINDING: ErrorCode = ErrorCode::new(18007);
+/// An option asks for what this edge does not enforce.
+const CODE_OPTION: ErrorCode = ErrorCode::new(330);
+/// Letters and digits of a random name.
+const RANDOM_NAME_CHARS: usize = 16;
+
+/// Why a request of an agent is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: Option<ErrorCode>,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code: Some(code), message: message.into() }
+    }
+
+    /// The text agents look for the code in.
+    pub(super) fn text(&self) -> String {
+        match self.code {
+            Some(code) => error_text(&self.message, code.number()),
+            None => self.message.clone(),
+        }
+    }
+}
+
+impl From<BindError> for Refusal {
+    fn from(error: BindError) -> Self {
+        let code = match &error {
+            BindError::Url { source, .. } => Some(source.code()),
+            BindError::Bindings(_) => Some(CODE_BINDING),
+            BindError::Option(_) => Some(CODE_OPTION),
+            _ => None,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+impl From<Vec<Diagnostic>> for Refusal {
+    fn from(problems: Vec<Diagnostic>) -> Self {
+        let code = problems.first().map(|p| p.code);
+        let words = problems.iter().map(|p| match (p.line, p.column) {
+            (Some(line), Some(column)) => format!("{} at {} (line {line}, column {column})", p.message, p.path),
+            _ => format!("{} at {}", p.message, p.path),
+        });
+        Self { code, message: format!("traffic policy: {}", words.collect::<Vec<_>>().join("; ")) }
+    }
+}
+
+/// What is to be served, once permitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) place: Place,
+    pub(super) binding: Binding,
+    pub(super) policy: Option<TrafficPolicy>,
+    pub(super) policy_text: String,
+    pub(super) proxy_protocol: Option<ProxyProtocol>,
+    pub(super) tls_termination: Option<Arc<TlsSettings>>,
+}
+
+/// Where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Here.
+    At(EndpointUrl),
+    /// On a random address that was lent to this client before, if it is still free.
+    LentAgain(EndpointUrl),
+    /// Under a random name of this scheme.
+    RandomName(Scheme, Host),
+    /// On a random TCP port.
+    RandomPort,
+}
+
+/// Decides about a Bind. `token` is what the client was given for the same endpoint before, if it is authentic.
+pub(super) fn decide(
+    bind: &Bind,
+    tables: &Tables,
+    credential: &CredentialSpec,
+    token: Option<&BindToken>,
+) -> Result<Wanted, Refusal> {
+    let place = place(bind, tables, credential, token)?;
+    let (scheme, binding) = match &place {
+        Place::At(url) => (url.scheme(), bind.binding(url)?),
+        Place::LentAgain(url) => (url.scheme(), Binding::Public),
+        Place::RandomName(scheme, _) => (*scheme, Binding::Public),
+        Place::RandomPort => (Scheme::Tcp, Binding::Public),
+    };
+    if let Place::At(url) = &place {
+        permit(tables, credential, url, binding)?;
+    } else if !bind.extra.bindings.iter().all(|b| b.eq_ignore_ascii_case("public")) {
+        return Err(Refusal::new(CODE_BINDING, "an internal endpoint needs a name of its own; random ones are public"));
+    }
+    let policy_text = bind.traffic_policy()?.unwrap_or_default();
+    let mut policy = None;
+    if !policy_text.is_empty() {
+        let context = CheckContext { scheme, binding, owner: Owner::Agent };
+        policy = Some(check(&policy_text, &context)?.policy);
+    }
+    let (guard, tls_termination) = options(bind, scheme)?;
+    if let Some(rule) = guard {
+        let policy = policy.get_or_insert_default();
+        let phase = if scheme.is_http() { &mut policy.on_http_request } else { &mut policy.on_tcp_connect };
+        phase.insert(0, rule);
+    }
+    let proxy_protocol = bind.proxy_protocol()?.map(|version| match version {
+        ebbgate_wire::rpc::ProxyProtocol::V1 => ProxyProtocol::V1,
+        ebbgate_wire::rpc::ProxyProtocol::V2 => ProxyProtocol::V2,
+    });
+    Ok(Wanted { place, binding, policy, policy_text, proxy_protocol, tls_termination })
+}
+
+fn place(
+    bind: &Bind,
+    tables: &Tables,
+    credential: &CredentialSpec,
+    token: Option<&BindToken>,
+) -> Result<Place, Refusal> {
+    let scheme = bind.scheme()?;
+    let settings = &tables.program.settings;
+    let default = settings.default_domain.as_ref();
+    let no_domain = || Refusal::new(CODE_NO_RANDOM, "this server gives no random names; ask for a URL you have reserved");
+    let given_before = |url: &EndpointUrl| token.is_some_and(|t| t.url == url.to_string());
+    match bind.requested()? {
+        Requested::Any if scheme == Scheme::Tcp => {
+            if !credential.acl.permits_random_address() {
+                let message = "the authtoken's ACL does not permit random TCP addresses";
+                return Err(Refusal::new(ErrorCode::ACL_RANDOM_ADDRESS, message));
+            }
+            Ok(Place::RandomPort)
+        }
+        Requested::Any => {
+            let domain = default.ok_or_else(no_domain)?;
+            let any: Host = format!("*.{domain}").parse().map_err(|_| no_domain())?;
+            let url = EndpointUrl::new(scheme, any, scheme.default_port().unwrap_or(443)).map_err(|_| no_domain())?;
+            require_acl(credential, &url)?;
+            Ok(Place::RandomName(scheme, domain.clone()))
+        }
+        Requested::Subdomain(label) => {
+            let url = format!("{scheme}://{label}.{}", default.ok_or_else(no_domain)?);
+            let url = url.parse().map_err(|source| BindError::Url { text: label.clone(), source })?;
+            Ok(Place::At(url))
+        }
+        Requested::Url(url) => {
+            let is_random = match scheme {
+                Scheme::Tcp => tables.address(url.host(), url.port()).is_none(),
+                _ => default.is_some_and(|domain| is_random_name(domain, url.host())),
+            };
+            if is_random && given_before(&url) {
+                require_acl(credential, &url)?;
+                return Ok(Place::LentAgain(url));
+            }
+            Ok(Place::At(url))
+        }
+    }
+}
+
+/// Whether a name is one of those given away under the default domain.
+pub(super) fn is_random_name(domain: &Host, name: &Host) -> bool {
+    let label = name.as_str().strip_suffix(domain.as_str()).and_then(|front| front.strip_suffix('.'));
+    label.is_some_and(|label| label.len() == RANDOM_NAME_CHARS && label.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// A random name under a domain.
+pub(super) fn random_name(scheme: Scheme, domain: &Host, random: u64) -> Option<EndpointUrl> {
+    format!("{scheme}://{random:016x}.{domain}").parse().ok()
+}
+
+fn require_acl(credential: &CredentialSpec, url: &EndpointUrl) -> Result<(), Refusal> {
+    if credential.acl.permits(url) {
+        return Ok(());
+    }
+    let (code, what) = match url.scheme() {
+        Scheme::Tcp if !url.host().is_internal() => (ErrorCode::ACL_ADDRESS, url.hostport()),
+        _ => (ErrorCode::ACL_NAME, url.host().to_string()),
+    };
+    Err(Refusal::new(code, format!("the authtoken's ACL does not permit binding {what}")))
+}
+
+/// Whether a credential may serve a URL: its rules, then reservations for public names.
+pub(super) fn permit(
+    tables: &Tables,
+    credential: &CredentialSpec,
+    url: &EndpointUrl,
+    binding: Binding,
+) -> Result<(), Refusal> {
+    if binding == Binding::Kubernetes || (binding == Binding::Internal) != url.host().is_internal() {
+        let message = format!("{url} cannot have the binding {}: names under .internal are internal, others public", binding.as_str());
+        return Err(Refusal::new(CODE_BINDING, message));
+    }
+    require_acl(credential, url)?;
+    if binding == Binding::Internal {
+        return Ok(());
+    }
+    if url.scheme() == Scheme::Tcp {
+        return match tables.address(url.host(), url.port()) {
+            Some(address) if address.account == credential.account => Ok(()),
+            _ => {
+                let message = format!("{} is not a reserved address of this account; reserve one, or ask for tcp:// alone", url.hostport());
+                Err(Refusal::new(CODE_ADDRESS_NOT_RESERVED, message))
+            }
+        };
+    }
+    if Some(url.port()) != url.scheme().default_port() {
+        let message = format!("a public {} endpoint has no port in its URL", url.scheme());
+        return Err(Refusal::new(ErrorCode::URL_PORT_NOT_ALLOWED, message));
+    }
+    match tables.domain(url.host()) {
+        Some(domain) if domain.account == credential.account => Ok(()),
+        Some(_) => {
+            Err(Refusal::new(CODE_NAME_OF_ANOTHER, format!("{} is reserved by another account", url.host())))
+        }
+        None => {
+            let message = format!("{} is not under a reserved domain of this account; reserve it first", url.host());
+            Err(Refusal::new(CODE_NAME_NOT_RESERVED, message))
+        }
+    }
+}
+
+/// Options that guard an endpoint: those this edge enforces as a rule or as TLS settings; any other refuses the Bind,
+/// because ignoring it would expose the service (wire.md section 4.2).
+fn options(bind: &Bind, scheme: Scheme) -> Result<(Option<Rule>, Option<Arc<TlsSettings>>), Refusal> {
+    let (mut guard, mut termination) = (None, None);
+    for option in bind.security_options() {
+        match option {
+            SecurityOption::IpRestriction => guard = ip_rule(bind)?,
+            SecurityOption::TlsTermination if scheme == Scheme::Tls => termination = tls_settings(bind)?,
+            other => {
+                let message = format!(
+                    "the option {} is not enforced by this server, so the endpoint would be open; use a traffic policy",
+                    other.name()
+                );
+                return Err(Refusal::new(CODE_OPTION, message));
+            }
+        }
+    }
+    Ok((guard, termination))
+}
+
+fn ip_rule(bind: &Bind) -> Result<Option<Rule>, Refusal> {
+    let Some(restriction) = bind.ip_restriction()? else { return Ok(None) };
+    let allow = match restriction.allow.is_empty() {
+        true => vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
+        false => restriction.allow,
+    };
+    let config = json!({ "enforce": true, "allow": allow, "deny": restriction.deny });
+    let action = Action { kind: "restrict-ips".into(), config };
+    Ok(Some(Rule { name: Some("IPRestriction".into()), expressions: Vec::new(), actions: vec![action] }))
+}
+
+fn tls_settings(bind: &Bind) -> Result<Option<Arc<TlsSettings>>, Refusal> {
+    let Some(option) = bind.tls_termination()? else { return Ok(None) };
+    let malformed = || Refusal::from(BindError::Option("TLSTermination"));
+    if !option.sealed_key.is_empty() {
+        let message = "TLSTermination with a sealed key cannot be opened here; send the key itself, or end TLS in the agent";
+        return Err(Refusal::new(CODE_OPTION, message));
+    }
+    let pem = |text: &str| String::from_utf8(STANDARD.decode(text).ok()?).ok();
+    let chain_pem = pem(&option.cert).ok_or_else(malformed)?;
+    let key_pem = pem(option.key.expose()).ok_or_else(malformed)?;
+    let mut settings = TlsSettings::clone(&default_settings());
+    if !(chain_pem.is_empty() && key_pem.is_empty()) {
+        parse_certificate(&chain_pem, &key_pem)
+            .map_err(|e| Refusal::new(CODE_OPTION, format!("TLSTermination: {e}")))?;
+        settings.certificate = Some(ServerCertificate { chain_pem, key_pem });
+    }
+    Ok(Some(Arc::new(settings)))
+}
+
+#[cfg(test)]
+pub(super) mod tests;

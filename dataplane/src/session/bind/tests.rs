@@ -1,0 +1,154 @@
+use super::*;
+use crate::program::Tables;
+use aws_lc_rs::digest::{SHA256, digest};
+use ebbgate_model::{
+    AccountId, Acl, AddressId, AddressSpec, CredentialId, DomainId, DomainSpec, Ksuid, Program, Token, TokenHash,
+};
+use serde_json::{Value, json};
+
+/// A token of account 1 in [`tables`].
+pub(in crate::session) const TOKEN: &str = "0ujtsYcgvSTl8PAuAdqWYSMnLOv_abcdefghijklmnopqrstu";
+
+fn ksuid(n: u8) -> Ksuid {
+    Ksuid::new(1_700_000_000, [n; 16])
+}
+
+/// Account 1 owns *.clinic.example.com, 2 owns taken.example.com; each one TCP port; random names under
+/// lab.example.com.
+pub(in crate::session) fn tables(acl: &[&str]) -> Tables {
+    let token: Token = TOKEN.parse().unwrap();
+    let hash = digest(&SHA256, TOKEN.as_bytes());
+    let account = AccountId::new(ksuid(1));
+    let other = AccountId::new(ksuid(2));
+    let credential = CredentialSpec {
+        account,
+        account_name: "clinics".into(),
+        token: TokenHash(hash.as_ref().try_into().unwrap()),
+        acl: Acl::parse(acl).unwrap(),
+    };
+    let domain = |account, host: &str| DomainSpec { account, host: host.parse().unwrap(), certificate: None };
+    let address = |account, port| AddressSpec { account, host: "tcp.example.com".parse().unwrap(), port };
+    let mut program = Program::default();
+    program.settings.default_domain = Some("lab.example.com".parse().unwrap());
+    program.settings.tcp_host = Some("tcp.example.com".parse().unwrap());
+    program.settings.random_tcp_ports = Some(30_000..=30_010);
+    program.credentials.insert(CredentialId::new(token.ksuid()), credential);
+    program.domains.insert(DomainId::new(ksuid(1)), domain(account, "*.clinic.example.com"));
+    program.domains.insert(DomainId::new(ksuid(2)), domain(other, "taken.example.com"));
+    program.addresses.insert(AddressId::new(ksuid(1)), address(account, 20_017));
+    program.addresses.insert(AddressId::new(ksuid(2)), address(other, 20_018));
+    Tables::compile(program, &Tables::default()).unwrap()
+}
+
+fn bind(proto: &str, opts: Value, extra: Value) -> Bind {
+    Bind::decode(json!({ "Id": "", "Proto": proto, "Opts": opts, "Extra": extra })).unwrap()
+}
+
+fn decide_with(acl: &[&str], bind: &Bind, token: Option<&BindToken>) -> Result<Wanted, Refusal> {
+    let tables = tables(acl);
+    let (_, credential) = tables.credential(TOKEN).unwrap();
+    decide(bind, &tables, credential, token)
+}
+
+fn url(proto: &str, text: &str) -> Bind {
+    bind(proto, json!({ "URL": text }), json!({}))
+}
+
+#[test]
+fn names_addresses_and_rules() {
+    let check = |acl: &[&str], bind: Bind, expect: Result<Binding, u32>| {
+        let got = decide_with(acl, &bind, None);
+        let got = got.map(|w| w.binding).map_err(|r| r.code.map_or(0, ErrorCode::number));
+        assert_eq!(got, expect, "{bind:?}");
+    };
+    let clinic1 = ["bind:*.clinic1.internal"];
+    check(&clinic1, url("https", "https://rest-api.clinic1.internal"), Ok(Binding::Internal));
+    check(&clinic1, url("tcp", "tcp://db.clinic1.internal:433"), Ok(Binding::Internal));
+    check(&clinic1, url("https", "https://rest-api.clinic2.internal"), Err(316));
+    check(&clinic1, url("tcp", "tcp://tcp.example.com:20017"), Err(308));
+    check(&clinic1, bind("tcp", json!({}), json!({})), Err(356));
+    check(&clinic1, bind("https", json!({}), json!({})), Err(316));
+    check(&[], url("https", "https://a.clinic.example.com"), Ok(Binding::Public));
+    check(&[], url("https", "https://*.clinic.example.com"), Ok(Binding::Public));
+    check(&[], url("https", "https://A.Clinic.Example.com."), Ok(Binding::Public));
+    check(&[], url("https", "https://clinic.example.com"), Err(319));
+    check(&[], url("https", "https://*.example.com"), Err(319));
+    check(&[], url("https", "https://taken.example.com"), Err(320));
+    check(&[], url("https", "https://a.clinic.example.com:444"), Err(18023));
+    check(&[], url("tcp", "tcp://tcp.example.com:20017"), Ok(Binding::Public));
+    check(&[], url("tcp", "tcp://tcp.example.com:20018"), Err(307));
+    check(&[], url("tcp", "tcp://other.example.com:20017"), Err(307));
+    check(&[], bind("https", json!({ "Domain": "x.clinic1.internal" }), json!({ "Bindings": ["public"] })), Err(18007));
+    check(&[], bind("https", json!({ "Domain": "a.b" }), json!({ "Bindings": ["kubernetes"] })), Err(18007));
+    check(&[], bind("https", json!({}), json!({ "Bindings": ["internal"] })), Err(18007));
+}
+
+#[test]
+fn random_names_are_given_and_given_again() {
+    let place = |bind: &Bind, token: Option<&BindToken>| decide_with(&[], bind, token).map(|w| w.place);
+    let any = bind("https", json!({ "Domain": "", "Hostname": "" }), json!({}));
+    let lab: Host = "lab.example.com".parse().unwrap();
+    assert_eq!(place(&any, None), Ok(Place::RandomName(Scheme::Https, lab.clone())));
+    assert_eq!(place(&bind("tcp", json!({}), json!({})), None), Ok(Place::RandomPort));
+    let given = random_name(Scheme::Https, &lab, 0x0123_4567_89ab_cdef).unwrap();
+    assert!(is_random_name(&lab, given.host()) && !is_random_name(&lab, &"www.lab.example.com".parse().unwrap()));
+    let again = url("https", &given.to_string());
+    assert!(place(&again, None).is_err(), "somebody else's random name");
+    let token = |url: &str| BindToken {
+        client_id: "c".into(),
+        bind_id: "b".into(),
+        url: url.into(),
+        expires_unix_s: 1,
+    };
+    assert_eq!(place(&again, Some(&token(&given.to_string()))), Ok(Place::LentAgain(given)));
+    assert!(place(&again, Some(&token("https://other.lab.example.com"))).is_err());
+    let port = url("tcp", "tcp://tcp.example.com:30005");
+    assert!(matches!(place(&port, Some(&token("tcp://tcp.example.com:30005"))), Ok(Place::LentAgain(_))));
+    let reserved = url("https", "https://taken.example.com");
+    assert!(place(&reserved, Some(&token("https://taken.example.com"))).is_err(), "a token does not beat a reservation");
+}
+
+#[test]
+fn guards_are_enforced_or_refused() {
+    let code = |opts: Value| {
+        let opts = [json!({ "Domain": "a.clinic.example.com" }), opts];
+        let merged: serde_json::Map<_, _> =
+            opts.iter().flat_map(|o| o.as_object().unwrap().clone()).collect();
+        decide_with(&[], &bind("https", Value::Object(merged), json!({})), None)
+    };
+    for guard in [
+        json!({ "BasicAuth": { "credentials": [] } }),
+        json!({ "OAuth": { "provider": "google" } }),
+        json!({ "OIDC": { "issuer_url": "x" } }),
+        json!({ "WebhookVerification": { "provider": "x" } }),
+        json!({ "MutualTLSCA": { "mutual_tls_ca": "" } }),
+        json!({ "UserAgentFilter": { "deny": ["x"] } }),
+        json!({ "Policy": {} }),
+        json!({ "Auth": "user:password" }),
+        json!({ "TLSTermination": {} }),
+    ] {
+        assert_eq!(code(guard.clone()).unwrap_err().code, Some(CODE_OPTION), "{guard}");
+    }
+    assert!(code(json!({ "BasicAuth": null, "OAuth": null, "Auth": "" })).is_ok());
+    let refused = code(json!({ "TrafficPolicy": "on_http_request:\n- actions:\n  - type: no-such-action" }));
+    assert!(refused.unwrap_err().text().contains("ERR_NGROK_2201"));
+    let wanted = code(json!({ "IPRestriction": { "allow_cidrs": ["10.0.0.0/8"], "deny_cidrs": [] } })).unwrap();
+    let rule = &wanted.policy.unwrap().on_http_request[0];
+    assert_eq!(rule.actions[0].kind, "restrict-ips");
+    assert_eq!(rule.actions[0].config["allow"], json!(["10.0.0.0/8"]));
+}
+
+#[test]
+fn a_certificate_of_the_agents_own() {
+    let authority = crate::tls::tests::Authority::new("x");
+    let (chain, key) = authority.leaf(&["db.clinic.example.com"]);
+    let opts = |cert: &str, key: &str| {
+        let termination = json!({ "cert": STANDARD.encode(cert), "key": STANDARD.encode(key) });
+        bind("tls", json!({ "Domain": "db.clinic.example.com", "TLSTermination": termination }), json!({}))
+    };
+    let wanted = decide_with(&[], &opts(&chain, &key), None).unwrap();
+    assert_eq!(wanted.tls_termination.unwrap().certificate.as_ref().unwrap().chain_pem, chain);
+    assert!(decide_with(&[], &opts(&chain, "x"), None).is_err());
+    let sealed = json!({ "Domain": "db.clinic.example.com", "TLSTermination": { "sealed_key": "abc" } });
+    assert!(decide_with(&[], &bind("tls", sealed, json!({})), None).is_err());
+}
