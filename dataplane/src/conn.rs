@@ -142,8 +142,14 @@ async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, por
 
 async fn serve_http(shard: Shard, socket: Socket, record: Record) {
     let facts = facts(&shard, &socket, &record);
-    let conn =
-        HttpConn { facts, scheme: Scheme::Http, port: HTTP_PORT, sni: None, alpn_h2: false, first_endpoint: None };
+    let conn = HttpConn {
+        facts,
+        scheme: Scheme::Http,
+        port: HTTP_PORT,
+        sni: None,
+        alpn_h2: false,
+        first_endpoint: None,
+    };
     let outcome = crate::http::serve(shard.clone(), socket, conn).await;
     record.done(&shard, None, outcome.outcome);
 }

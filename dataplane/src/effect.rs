@@ -116,7 +116,9 @@ impl Entry {
         match &self.keys {
             Some((keys, at)) if age(now, *at) < REFRESH_SECS => (Some(Ok(Arc::clone(keys))), false),
             Some((keys, at)) if age(now, *at) < FRESH_SECS => (Some(Ok(Arc::clone(keys))), failing.is_none()),
-            Some((keys, at)) if age(now, *at) < STALE_SECS && failing.is_some() => (Some(Ok(Arc::clone(keys))), false),
+            Some((keys, at)) if age(now, *at) < STALE_SECS && failing.is_some() => {
+                (Some(Ok(Arc::clone(keys))), false)
+            }
             _ => match failing {
                 Some((error, _)) => (Some(Err(error.clone())), false),
                 None => (None, true),
@@ -169,8 +171,14 @@ mod tests {
         assert!(matches!(entry.judge(at(REFRESH_SECS)), (Some(Ok(_)), true)));
         assert!(matches!(entry.judge(at(FRESH_SECS)), (None, true)));
         entry.failed = Some(("down".into(), at(FRESH_SECS)));
-        assert!(matches!(entry.judge(at(FRESH_SECS + 1)), (Some(Ok(_)), false)), "old keys while the source is down");
-        assert!(matches!(entry.judge(at(FRESH_SECS + FAILED_SECS)), (None, true)), "asked again after a while");
+        assert!(
+            matches!(entry.judge(at(FRESH_SECS + 1)), (Some(Ok(_)), false)),
+            "old keys while the source is down"
+        );
+        assert!(
+            matches!(entry.judge(at(FRESH_SECS + FAILED_SECS)), (None, true)),
+            "asked again after a while"
+        );
         entry.failed = Some(("down".into(), at(STALE_SECS)));
         assert!(matches!(entry.judge(at(STALE_SECS)), (Some(Err(_)), false)), "too old to be trusted");
     }

@@ -51,7 +51,7 @@ pub enum Kind {
 }
 
 /// How an endpoint's agent is reached.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AgentRef {
     /// The session that bound it.
     pub session: Arc<SessionState>,
@@ -163,7 +163,7 @@ pub trait Gateway: Clone + 'static {
     /// Opens one proxied stream, header (and PROXY header, if the agent wants one) already sent.
     fn open(
         &self,
-        agent: &Arc<Endpoint>,
+        agent: &Endpoint,
         client: SocketAddr,
         server: SocketAddr,
         proto: Scheme,

@@ -1,8 +1,11 @@
 //! The edge: accepts, decides, moves bytes.
 
+pub mod admin;
 pub mod carrier;
+pub mod config;
 pub mod conn;
 pub mod detect;
+pub mod drain;
 pub mod effect;
 pub mod gateway;
 pub mod http;

@@ -127,7 +127,8 @@ impl Reserve {
     /// Accepts and closes what waits, and returns how many.
     fn shed(&mut self, listener: &tokio::net::TcpListener) -> usize {
         self.0 = None;
-        let shed = (0..SHED_MAX).take_while(|_| matches!(listener.accept().now_or_never(), Some(Ok(_)))).count();
+        let shed =
+            (0..SHED_MAX).take_while(|_| matches!(listener.accept().now_or_never(), Some(Ok(_)))).count();
         *self = Self::new();
         shed
     }

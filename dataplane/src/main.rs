@@ -1,2 +1,201 @@
-//! main
-fn main() {}
+//! `ebbgate-edge`: flags -> state on disk -> shards -> wait for a signal.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result};
+use aws_lc_rs::rand;
+use clap::Parser as _;
+use ebbgate_edge::config::Config;
+use ebbgate_edge::effect::{Fetcher, Keys};
+use ebbgate_edge::listen::{self, Caps};
+use ebbgate_edge::metrics::Metrics;
+use ebbgate_edge::program::Tables;
+use ebbgate_edge::program::feed::Feed;
+use ebbgate_edge::program::ports::Ports;
+use ebbgate_edge::program::report::Reports;
+use ebbgate_edge::program::saved::{self, Saved};
+use ebbgate_edge::shard::{self, Edge, Entrance, Parts};
+use ebbgate_edge::{admin, drain, log};
+use ebbgate_model::{EdgeId, Ksuid};
+use ebbgate_wire::ticket::TicketKey;
+use sd_notify::NotifyState;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Duration, sleep};
+
+/// Milliseconds between looks at whether the first program is there.
+const READY_LOOK_MS: u64 = 10;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    log::start(config.log_format, &config.log);
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config) -> Result<()> {
+    let passed = listen::passed()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(serve(config, passed));
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let saved = Saved::open(&config.edge_dir())?;
+    let (edge, events) = edge(config, &saved)?;
+    let shards = config.shards();
+    let mailboxes = edge.mailboxes(shards);
+    restore(&edge, &saved);
+    let admin = tokio::net::TcpListener::bind(config.admin).await;
+    let admin = admin.with_context(|| format!("cannot listen on {} for the admin port", config.admin))?;
+    let addresses = Addresses {
+        http: open(&edge, config.http, &Entrance::Http, shards, &passed)?,
+        https: open(&edge, config.https, &Entrance::Tls, shards, &passed)?,
+        connect: open(&edge, config.connect, &Entrance::Connect, shards, &passed)?,
+        admin: admin.local_addr()?,
+    };
+    drop(passed);
+    let threads = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
+        let edge = Arc::clone(&edge);
+        let name = format!("shard-{index}");
+        std::thread::Builder::new().name(name).spawn(move || shard::run(index, edge, mailbox))
+    });
+    let threads: Vec<JoinHandle<_>> = threads.collect::<std::io::Result<_>>()?;
+    let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
+    tokio::spawn(admin::serve(admin, Arc::clone(&edge)));
+    let feed = Feed { socket: config.control_socket(), id, edge: Arc::clone(&edge), saved, events };
+    tokio::spawn(feed.run());
+    let run_dir = config.run_dir();
+    let ready = announce(&edge, &run_dir, &addresses);
+    tokio::select! {
+        result = ready => result?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    drain::drain(&edge, Duration::from_secs(config.drain_secs)).await;
+    for thread in threads {
+        match thread.join() {
+            Ok(result) => result?,
+            Err(_) => tracing::error!("a shard panicked"),
+        }
+    }
+    Ok(())
+}
+
+fn edge(
+    config: &Config,
+    saved: &Saved,
+) -> Result<(Arc<Edge>, tokio::sync::mpsc::Receiver<ebbgate_model::feed::FromEdge>)> {
+    let metrics = Metrics::new();
+    let (reports, events) = Reports::new(metrics.events_dropped.clone());
+    let (total, source) = config.caps();
+    let fetcher = Fetcher::new(config.jwks_ca.as_deref(), config.jwks_allow_private);
+    let edge = Edge::new(Parts {
+        caps: Caps::new(total, source),
+        metrics,
+        reports,
+        keys: Keys::new(fetcher.context("--jwks-ca")?),
+        tickets: TicketKey::new(&saved.ticket_key(fresh()?)?),
+        waits: config.waits(),
+        background: Handle::current(),
+        ports: Ports::new(config.tcp_bind, config.shards()),
+    });
+    Ok((edge, events))
+}
+
+/// Starts from the last Program: control may be down.
+fn restore(edge: &Arc<Edge>, saved: &Saved) {
+    let program = match saved.program() {
+        Ok(Some(program)) => program,
+        Ok(None) => return,
+        Err(error) => {
+            return tracing::error!(%error, "starting without the last program; waiting for control");
+        }
+    };
+    let generation = program.generation;
+    match Tables::compile(program, &Tables::default()) {
+        Ok(tables) => {
+            edge.install(tables);
+            tracing::info!(generation, "serving the last program until control is heard");
+        }
+        Err(error) => {
+            tracing::error!(generation, %error, "the last program cannot be served; waiting for control")
+        }
+    }
+}
+
+/// Where the edge listens.
+struct Addresses {
+    http: SocketAddr,
+    https: SocketAddr,
+    connect: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// Listens on an address, or on what the service manager passed under the flag's name.
+fn open(
+    edge: &Edge,
+    address: SocketAddr,
+    entrance: &Entrance,
+    shards: usize,
+    passed: &[(String, TcpListener)],
+) -> Result<SocketAddr> {
+    let flag = if *entrance == Entrance::Tls { "https" } else { entrance.name() };
+    let (bound, listeners) = match passed.iter().find(|(name, _)| name == flag) {
+        Some((_, socket)) => listen::share(socket.try_clone()?, shards)?,
+        None => listen::bind(address, shards)?,
+    };
+    edge.listen(entrance, listeners);
+    tracing::info!(address = %bound, listener = flag, "listening");
+    Ok(bound)
+}
+
+/// Once the first Program is in force: says where the edge is and that it is ready.
+async fn announce(edge: &Edge, run_dir: &Path, addresses: &Addresses) -> Result<()> {
+    while edge.generation() == 0 {
+        sleep(Duration::from_millis(READY_LOOK_MS)).await;
+    }
+    let about = serde_json::json!({
+        "pid": std::process::id(),
+        "http": addresses.http.to_string(),
+        "https": addresses.https.to_string(),
+        "connect": addresses.connect.to_string(),
+        "admin": addresses.admin.to_string(),
+    });
+    std::fs::create_dir_all(run_dir).with_context(|| run_dir.display().to_string())?;
+    let path = run_dir.join("edge.json");
+    saved::replace(&path, about.to_string().as_bytes()).with_context(|| path.display().to_string())?;
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    tracing::info!(%about, "ready");
+    Ok(())
+}
+
+fn fresh<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).context("the system's random source does not work")?;
+    Ok(bytes)
+}
+
+fn fresh_ksuid() -> Result<Ksuid> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Ksuid::new(now.as_secs(), fresh()?))
+}

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_model::{
-    AccountId, AddressSpec, CertificateId, CloudEndpointSpec, CredentialId, CredentialSpec, DomainSpec, EndpointId,
-    Host, Program, Token,
+    AccountId, AddressSpec, CertificateId, CloudEndpointSpec, CredentialId, CredentialSpec, DomainSpec,
+    EndpointId, Host, Program, Token,
 };
 use ebbgate_policy::{Diagnostic, EndpointFacts, Engine, References};
 use rustls::sign::CertifiedKey;
@@ -112,7 +112,15 @@ impl Tables {
             }
         }
         let settings = &program.settings;
-        tables.connect.default = tables.certificate(settings.connect_certificate, || "the settings".into())?;
+        tables.connect.default =
+            tables.certificate(settings.connect_certificate, || "the settings".into())?;
+        if let Some(domain) = &settings.default_domain
+            && let Some(certificate) =
+                tables.certificate(settings.default_domain_certificate, || "the default domain".into())?
+            && let Ok(names) = format!("*.{domain}").parse()
+        {
+            tables.certificates.insert(names, certificate);
+        }
         tables.connect.hosts = settings.connect_hosts.iter().cloned().collect();
         for (id, ingress) in &program.ingresses {
             let certificate = tables.certificate(ingress.certificate, || format!("agent ingress {id}"))?;

@@ -57,7 +57,9 @@ impl RouteTable {
         let place = Place::of(&endpoint);
         let pool = self.exact(&place);
         let others = pool.iter().flat_map(Pool::members).filter(|other| other.id != endpoint.id);
-        if let Some(other) = others.into_iter().find(|other| !other.pooling_enabled || !endpoint.pooling_enabled) {
+        if let Some(other) =
+            others.into_iter().find(|other| !other.pooling_enabled || !endpoint.pooling_enabled)
+        {
             return Err(AlreadyOnline(other.id));
         }
         self.write(place, |pool| pool.with(endpoint));
@@ -86,7 +88,13 @@ impl RouteTable {
         self.find(Some(account), url.scheme(), url.host(), url.port()).map(|(_, pool)| pool)
     }
 
-    fn find(&self, account: Option<AccountId>, scheme: Scheme, host: &Host, port: u16) -> Option<(Host, Pool)> {
+    fn find(
+        &self,
+        account: Option<AccountId>,
+        scheme: Scheme,
+        host: &Host,
+        port: u16,
+    ) -> Option<(Host, Pool)> {
         candidates(host).find_map(|name| {
             let url = EndpointUrl::new(scheme, name.clone(), port).ok()?;
             Some((name, self.exact(&Place { account, url })?))
@@ -162,7 +170,11 @@ mod tests {
         assert!(!internal("http://db.clinic1.internal:443"));
         let other = crate::gateway::fixture::account(9);
         assert!(table.internal(other, &"https://db.clinic1.internal".parse().unwrap()).is_none());
-        assert_eq!(found(&table, Scheme::Https, "db.clinic1.internal"), None, "internal names are not public");
+        assert_eq!(
+            found(&table, Scheme::Https, "db.clinic1.internal"),
+            None,
+            "internal names are not public"
+        );
         assert!(found(&table, Scheme::Tls, "db.example.com").is_some());
         assert!(found(&table, Scheme::Https, "db.example.com").is_some());
     }

@@ -23,7 +23,7 @@ pub use auth::AuthFailures;
 pub use registry::Sessions;
 pub use serve::serve;
 
-use crate::gateway::{AgentRef, Endpoint, Kind, SessionState};
+use crate::gateway::{Endpoint, Kind, SessionState};
 use crate::program::Tables;
 use crate::shard::Edge;
 
@@ -177,7 +177,10 @@ pub fn recheck(edge: &Arc<Edge>, old: &Tables, new: &Tables) {
         let identity = session.identity();
         let credential = new.program.credentials.get(&identity.credential);
         let Some(credential) = credential.filter(|c| c.account == identity.account) else {
-            let text = error_text("the authtoken of this session was revoked", ErrorCode::CREDENTIAL_REVOKED.number());
+            let text = error_text(
+                "the authtoken of this session was revoked",
+                ErrorCode::CREDENTIAL_REVOKED.number(),
+            );
             session.end(edge, Code::NONE, &text);
             continue;
         };
@@ -225,12 +228,7 @@ fn with_engine(endpoint: &Endpoint, engine: Option<Arc<Engine>>) -> Endpoint {
         engine,
         kind: match &endpoint.kind {
             Kind::Cloud => Kind::Cloud,
-            Kind::Agent(agent) => Kind::Agent(AgentRef {
-                session: Arc::clone(&agent.session),
-                bind: agent.bind.clone(),
-                proxy_protocol: agent.proxy_protocol,
-                tls_termination: agent.tls_termination.clone(),
-            }),
+            Kind::Agent(agent) => Kind::Agent(agent.clone()),
         },
         upstream_http2: endpoint.upstream_http2,
         pooling_enabled: endpoint.pooling_enabled,
@@ -245,7 +243,9 @@ pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
         SessionCommand::Restart => (StreamKind::Restart, &session.managed.restart),
         SessionCommand::Update { .. } => (StreamKind::Update, &session.managed.update),
     };
-    if let Some(reason) = understood.as_ref().map_or(Some("too old"), |why| (!why.is_empty()).then_some(why.as_str())) {
+    if let Some(reason) =
+        understood.as_ref().map_or(Some("too old"), |why| (!why.is_empty()).then_some(why.as_str()))
+    {
         tracing::warn!(session = %id, ?command, reason, "the agent does not take this command");
         return;
     }
@@ -262,7 +262,9 @@ pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
     };
     match timeout(Duration::from_secs(COMMAND_SECS_MAX), ask).await {
         Ok(Ok(())) => tracing::info!(session = %id, ?command, "the agent took the command"),
-        Ok(Err(error)) => tracing::warn!(session = %id, ?command, error, "the agent did not take the command"),
+        Ok(Err(error)) => {
+            tracing::warn!(session = %id, ?command, error, "the agent did not take the command")
+        }
         // Some agents without a handler never answer (wire.md section 4.3).
         Err(_) => tracing::warn!(session = %id, ?command, "the agent did not answer the command"),
     }

@@ -86,7 +86,7 @@ pub struct Edge {
     pub background: Handle,
     ports: Mutex<Ports>,
     mailboxes: OnceLock<Vec<mpsc::Sender<Message>>>,
-    draining: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
 }
 
 /// What [`Edge::new`] cannot make itself.
@@ -107,6 +107,19 @@ pub struct Parts {
     pub background: Handle,
     /// Reserved ports, none open.
     pub ports: Ports,
+}
+
+/// How far the edge has come towards its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Not at all.
+    Serving,
+    /// Nothing new is accepted; requests and connections in flight go on.
+    Draining,
+    /// Agents are told to go.
+    Ending,
+    /// Shards stop.
+    Stopped,
 }
 
 /// What a shard is told by others.
@@ -153,7 +166,7 @@ impl Entrance {
 
 /// A stream wanted by another shard.
 pub struct OpenRequest {
-    endpoint: Arc<Endpoint>,
+    agent: AgentRef,
     origin: Origin,
     reply: oneshot::Sender<Result<Crossing, OpenError>>,
 }
@@ -175,7 +188,7 @@ impl Edge {
             background: parts.background,
             ports: Mutex::new(parts.ports),
             mailboxes: OnceLock::new(),
-            draining: watch::Sender::new(false),
+            stage: watch::Sender::new(Stage::Serving),
         })
     }
 
@@ -275,7 +288,9 @@ impl Edge {
 
     fn change_port(&self, change: PortChange) {
         match change {
-            PortChange::Open { host, port, listeners } => self.listen(&Entrance::Tcp { host, port }, listeners),
+            PortChange::Open { host, port, listeners } => {
+                self.listen(&Entrance::Tcp { host, port }, listeners)
+            }
             PortChange::Close { port } => {
                 for shard in 0..self.mailboxes.get().map_or(0, Vec::len) {
                     if self.send(shard, Message::Close(port)).is_err() {
@@ -296,17 +311,26 @@ impl Edge {
         }
     }
 
-    /// Begins to stop: listeners close, connections finish what is in flight.
-    pub fn drain(&self) {
-        self.draining.send_replace(true);
+    /// Enters a stage of the end; never goes back.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.send_if_modified(|now| {
+            let later = stage > *now;
+            *now = (*now).max(stage);
+            later
+        });
     }
 
-    /// Completes when the edge begins to stop.
-    pub fn draining(&self) -> impl Future<Output = ()> + 'static {
-        let mut draining = self.draining.subscribe();
+    /// The stage the edge is in.
+    pub fn stage(&self) -> Stage {
+        *self.stage.borrow()
+    }
+
+    /// Completes when the edge has entered a stage.
+    pub fn reached(&self, stage: Stage) -> impl Future<Output = ()> + 'static {
+        let mut now = self.stage.subscribe();
         async move {
             // An error means that the edge is gone, which is later still.
-            let _ = draining.wait_for(|draining| *draining).await;
+            let _ = now.wait_for(|now| *now >= stage).await;
         }
     }
 
@@ -358,13 +382,9 @@ struct Local {
     ports: RefCell<HashMap<u16, AbortHandle>>,
 }
 
-/// Runs one shard until the edge has drained and `stop` completes. Call on a thread of its own.
-pub fn run(
-    index: usize,
-    edge: Arc<Edge>,
-    mailbox: mpsc::Receiver<Message>,
-    stop: impl Future<Output = ()>,
-) -> io::Result<()> {
+/// Runs one shard until the edge stops. Call on a thread of its own.
+pub fn run(index: usize, edge: Arc<Edge>, mailbox: mpsc::Receiver<Message>) -> io::Result<()> {
+    let stop = edge.reached(Stage::Stopped);
     ring::run(index, async move {
         let shard = Shard::new(index, edge);
         tokio::select! {
@@ -432,7 +452,7 @@ impl Shard {
     }
 
     fn listen(&self, entrance: Entrance, listener: TcpListener) {
-        let (shard, drain) = (self.clone(), self.edge().draining());
+        let (shard, drain) = (self.clone(), self.edge().reached(Stage::Draining));
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
         let task = spawn_local(async move {
             let accept = listen::accept(listener, |stream| conn::begin(&shard, &entrance, stream));
@@ -458,12 +478,8 @@ impl Shard {
     }
 
     async fn open_for_another(self, request: Box<OpenRequest>) {
-        let OpenRequest { endpoint, origin, reply } = *request;
-        let Kind::Agent(agent) = &endpoint.kind else {
-            let _ = reply.send(Err(OpenError::NoAgent(endpoint.id)));
-            return;
-        };
-        match self.open_here(agent, origin).await {
+        let OpenRequest { agent, origin, reply } = *request;
+        match self.open_here(&agent, origin).await {
             Ok(mut stream) => {
                 let (near, mut far) = crossing();
                 if reply.send(Ok(near)).is_ok() {
@@ -546,7 +562,7 @@ impl Gateway for Shard {
 
     async fn open(
         &self,
-        endpoint: &Arc<Endpoint>,
+        endpoint: &Endpoint,
         client: SocketAddr,
         server: SocketAddr,
         proto: Scheme,
@@ -558,7 +574,7 @@ impl Gateway for Shard {
             return self.open_here(agent, origin).await.map(AgentStream::Here);
         }
         let (reply, opened) = oneshot::channel();
-        let request = OpenRequest { endpoint: Arc::clone(endpoint), origin, reply };
+        let request = OpenRequest { agent: agent.clone(), origin, reply };
         let sent = self.edge().send(session.shard, Message::Open(Box::new(request)));
         sent.map_err(|_| OpenError::SessionFull(session.id))?;
         opened.await.map_err(|_| OpenError::SessionEnded(session.id))?.map(AgentStream::Across)
@@ -583,6 +599,6 @@ impl Gateway for Shard {
     }
 
     fn draining(&self) -> impl Future<Output = ()> + 'static {
-        self.edge().draining()
+        self.edge().reached(Stage::Draining)
     }
 }

@@ -169,7 +169,11 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.looked_at.is_empty() {
             let n = self.looked_at.len().min(buf.remaining());
             buf.put_slice(&self.looked_at.split_to(n));

@@ -22,7 +22,7 @@ pub(super) async fn open(
 ) -> Result<Stream, OpenError> {
     let ended = OpenError::SessionEnded(session);
     let mut stream = carrier.open(StreamKind::Proxy).await.map_err(|e| match e {
-        mux::OpenError::Full => OpenError::SessionFull(session),
+        mux::OpenError::Full(_) => OpenError::SessionFull(session),
         _ => ended.clone(),
     })?;
     let send = async {

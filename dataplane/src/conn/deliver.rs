@@ -44,7 +44,11 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
             Next::EndTls(settings) => end_tls(&shard, &mut walk, &settings, None, true).await.err(),
             Next::Open(endpoint) => {
                 let Kind::Agent(agent) = &endpoint.kind else {
-                    return finish(&shard, *walk, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
+                    return finish(
+                        &shard,
+                        *walk,
+                        over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"),
+                    );
                 };
                 if agent.session.shard != shard.index() {
                     return move_to(&shard, walk, agent.session.shard);

@@ -6,7 +6,9 @@ use rustls::AlertDescription;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Duration, timeout};
 
-use crate::detect::{ClientHello, Detected, HELLO_BYTES_MAX, POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, detect};
+use crate::detect::{
+    ClientHello, Detected, HELLO_BYTES_MAX, POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, detect,
+};
 use crate::socket::Socket;
 use crate::tls::{self, HELLO_SECS_MAX};
 
@@ -18,7 +20,7 @@ const REFUSAL_SECS_MAX: u64 = 2;
 const LOOK_BYTES_MAX: usize = HELLO_BYTES_MAX * 2;
 /// What a browser on the wrong port gets.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\
-    content-length: 55\r\n\r\nThis port speaks TLS; use https:// instead of http://.\r\n";
+    content-length: 56\r\n\r\nThis port speaks TLS; use https:// instead of http://.\r\n";
 
 /// A hello, and how it was introduced.
 #[derive(Debug)]
@@ -55,7 +57,8 @@ pub enum NoHello {
 
 /// Looks at bytes until a whole hello is there, answering libpq on the way. The hello stays to be read.
 pub async fn read_hello(socket: &mut Socket) -> Result<Hello, NoHello> {
-    let found = timeout(Duration::from_secs(HELLO_SECS_MAX), look(socket)).await.map_err(|_| NoHello::TimedOut)?;
+    let found =
+        timeout(Duration::from_secs(HELLO_SECS_MAX), look(socket)).await.map_err(|_| NoHello::TimedOut)?;
     if let Err(refusal) = &found {
         let answer: &[u8] = match refusal {
             NoHello::Http => PLAIN_HTTP,
@@ -106,7 +109,7 @@ async fn answer(socket: &mut Socket, request_bytes: usize, reply: &[u8]) -> Resu
 
 /// Nobody answers to the name: a fatal alert, and no certificate (RFC 6066 section 3).
 pub async fn refuse_name(socket: &mut Socket) {
-    refuse(socket, &tls::alert(AlertDescription::UnrecognizedName)).await;
+    refuse(socket, &tls::alert(AlertDescription::UnrecognisedName)).await;
 }
 
 async fn refuse(socket: &mut Socket, answer: &[u8]) {

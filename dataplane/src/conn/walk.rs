@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::{EndpointId, ErrorCode, EndpointUrl};
+use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode};
 use ebbgate_policy::{
     BodyError, ConnFacts, Context, Effect, OnError, Outcome, Phase, Run, Step, TlsFacts, TlsSettings, Verdict,
 };
@@ -70,7 +70,13 @@ impl Over {
 
 impl Walk {
     /// A connection that reached a pool.
-    pub fn new(visitor: Visitor, facts: Arc<ConnFacts>, hello: Option<Hello>, pool: Pool, record: Record) -> Self {
+    pub fn new(
+        visitor: Visitor,
+        facts: Arc<ConnFacts>,
+        hello: Option<Hello>,
+        pool: Pool,
+        record: Record,
+    ) -> Self {
         let first = Frame { pool, tried: Vec::new(), member: None, on_error: OnError::Halt };
         Self { visitor, facts, hello, record, frames: vec![first] }
     }
@@ -88,7 +94,8 @@ impl Walk {
             };
             if frame.member.is_none() {
                 let Some(endpoint) = frame.pool.pick(&frame.tried) else {
-                    let code = if frame.tried.is_empty() { ErrorCode::OFFLINE } else { ErrorCode::AGENT_STREAM };
+                    let code =
+                        if frame.tried.is_empty() { ErrorCode::OFFLINE } else { ErrorCode::AGENT_STREAM };
                     if let Some(over) = self.fail(code, "no member of the pool can take the connection") {
                         return Next::End(over);
                     }
@@ -160,7 +167,9 @@ impl Walk {
         } else {
             None
         };
-        let pool = gateway.internal(from.account, url).ok_or_else(|| (ErrorCode::OFFLINE, format!("{url} is offline")));
+        let pool = gateway
+            .internal(from.account, url)
+            .ok_or_else(|| (ErrorCode::OFFLINE, format!("{url} is offline")));
         match failure.map_or(pool, Err) {
             Ok(pool) => {
                 self.record.event.forwarded_to = url.to_string();
@@ -234,6 +243,10 @@ fn begin(endpoint: Arc<Endpoint>, facts: &Arc<ConnFacts>, gateway: &impl Gateway
 }
 
 fn unanswered(endpoint: &Endpoint) -> Over {
-    let why = if endpoint.engine.is_none() { "has no traffic policy yet" } else { "did not end in any action" };
-    Over::new(ErrorCode::OFFLINE, format!("the policy of {} {why}; forward-internal would serve it", endpoint.url))
+    let why =
+        if endpoint.engine.is_none() { "has no traffic policy yet" } else { "did not end in any action" };
+    Over::new(
+        ErrorCode::OFFLINE,
+        format!("the policy of {} {why}; forward-internal would serve it", endpoint.url),
+    )
 }

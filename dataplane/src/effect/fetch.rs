@@ -183,7 +183,9 @@ mod tests {
         for url in ["ftp://example.com/", "/jwks", "file:///etc/passwd", ""] {
             assert!(matches!(fetcher.key_set(url).await, Err(FetchError::Url)), "{url}");
         }
-        for url in ["http://127.0.0.1:1/", "http://[::1]:1/", "http://localhost:1/", "http://169.254.169.254/latest"] {
+        for url in
+            ["http://127.0.0.1:1/", "http://[::1]:1/", "http://localhost:1/", "http://169.254.169.254/latest"]
+        {
             assert!(matches!(fetcher.key_set(url).await, Err(FetchError::Private)), "{url}");
         }
     }

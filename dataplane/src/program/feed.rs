@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use ebbgate_model::EdgeId;
-use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LINE_BYTES_MAX, ToEdge};
 use ebbgate_model::Program;
+use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LINE_BYTES_MAX, ToEdge};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -205,7 +205,10 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn open<B>(path: &Path, request: http::Request<B>) -> Result<(Incoming, tokio::task::JoinHandle<()>), FeedError>
+async fn open<B>(
+    path: &Path,
+    request: http::Request<B>,
+) -> Result<(Incoming, tokio::task::JoinHandle<()>), FeedError>
 where
     B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,

@@ -59,8 +59,12 @@ impl Ports {
         let wanted: BTreeMap<u16, &Host> = program.addresses.values().map(|a| (a.port, &a.host)).collect();
         let mut changes = Vec::new();
         let mut errors = Vec::new();
-        let gone: BTreeSet<u16> =
-            self.open.iter().filter(|(p, u)| **u == Use::Reserved && !wanted.contains_key(p)).map(|(p, _)| *p).collect();
+        let gone: BTreeSet<u16> = self
+            .open
+            .iter()
+            .filter(|(p, u)| **u == Use::Reserved && !wanted.contains_key(p))
+            .map(|(p, _)| *p)
+            .collect();
         for port in gone {
             self.open.remove(&port);
             changes.push(PortChange::Close { port });
@@ -147,7 +151,9 @@ mod tests {
         let (a, b) = (free_port(), free_port());
         let (opened, errors) = ports.sync(&program(&[a, b]));
         assert!(errors.is_empty());
-        assert!(matches!(&opened[..], [PortChange::Open { listeners, .. }, PortChange::Open { .. }] if listeners.len() == 2));
+        assert!(
+            matches!(&opened[..], [PortChange::Open { listeners, .. }, PortChange::Open { .. }] if listeners.len() == 2)
+        );
         assert!(ports.sync(&program(&[a, b])).0.is_empty());
         let (closed, _) = ports.sync(&program(&[b]));
         assert!(matches!(&closed[..], [PortChange::Close { port }] if *port == a));

@@ -95,9 +95,9 @@ impl Saved {
     /// The key that seals cookies and bind tokens; kept, so that agents resume after a restart.
     pub fn ticket_key(&self, fresh: [u8; KEY_BYTES]) -> Result<[u8; KEY_BYTES], SavedError> {
         match self.read(KEY_FILE)? {
-            Some(bytes) => {
-                bytes.try_into().map_err(|_| self.damaged(KEY_FILE, format!("it must hold {KEY_BYTES} bytes")))
-            }
+            Some(bytes) => bytes
+                .try_into()
+                .map_err(|_| self.damaged(KEY_FILE, format!("it must hold {KEY_BYTES} bytes"))),
             None => self.write(KEY_FILE, &fresh).map(|()| fresh),
         }
     }

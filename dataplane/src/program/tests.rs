@@ -15,7 +15,11 @@ fn program() -> Program {
     let certificate = CertificateId::new(ksuid(1));
     let mut program = Program { generation: 1, ..Program::default() };
     program.certificates.insert(certificate, CertificateSpec { chain_pem, key_pem });
-    let domain = DomainSpec { account: account(), host: "*.example.com".parse().unwrap(), certificate: Some(certificate) };
+    let domain = DomainSpec {
+        account: account(),
+        host: "*.example.com".parse().unwrap(),
+        certificate: Some(certificate),
+    };
     program.domains.insert(DomainId::new(ksuid(1)), domain);
     program.settings.connect_certificate = Some(certificate);
     let ingress = IngressSpec {
@@ -39,7 +43,8 @@ fn endpoint(url: &str, action: Option<&str>) -> CloudEndpointSpec {
         url: url.parse().unwrap(),
         binding: Binding::Public,
         pooling_enabled: false,
-        policy: action.map(|kind| TrafficPolicy { on_tcp_connect: vec![rule(kind)], ..TrafficPolicy::default() }),
+        policy: action
+            .map(|kind| TrafficPolicy { on_tcp_connect: vec![rule(kind)], ..TrafficPolicy::default() }),
     }
 }
 
@@ -68,7 +73,8 @@ fn one_bad_object_refuses_the_generation_and_is_named() {
         Tables::compile(program, &Tables::default()).unwrap_err().to_string()
     };
     let bad = EndpointId::new(ksuid(7));
-    let message = refuse(&|p| drop(p.endpoints.insert(bad, endpoint("tcp://t.example.com:1", Some("explode")))));
+    let message =
+        refuse(&|p| drop(p.endpoints.insert(bad, endpoint("tcp://t.example.com:1", Some("explode")))));
     assert!(message.contains(&bad.to_string()), "{message}");
     let certificate = CertificateId::new(ksuid(1));
     let message = refuse(&|p| p.certificates.get_mut(&certificate).unwrap().key_pem = "x".into());

@@ -47,7 +47,8 @@ pub(super) fn judge(
         return Err(Refusal::new(ErrorCode::AUTHTOKEN_MALFORMED, message));
     }
     let Some((credential, spec)) = tables.credential(token) else {
-        let message = "the authtoken is not known here, or was revoked; create a credential and use its token";
+        let message =
+            "the authtoken is not known here, or was revoked; create a credential and use its token";
         return Err(Refusal::new(ErrorCode::AUTHTOKEN_INVALID, message));
     };
     if ingress.is_some_and(|owner| owner != spec.account) {
@@ -55,7 +56,8 @@ pub(super) fn judge(
         return Err(Refusal::new(CODE_INGRESS, message));
     }
     let cookie = Cookie::open(auth.extra.cookie.expose(), tickets, now_unix_s).ok();
-    let proven = cookie.filter(|c| c.client_id == auth.client_id && c.credential_id == credential.to_string());
+    let proven =
+        cookie.filter(|c| c.client_id == auth.client_id && c.credential_id == credential.to_string());
     Ok(Accepted {
         account: spec.account,
         account_name: spec.account_name.clone(),
@@ -136,7 +138,8 @@ mod tests {
     fn a_cookie_proves_the_client_id_it_names() {
         let tables = tables(&[]);
         let credential_id = judge(&auth(TOKEN), &tables, None, &key(), 0).unwrap().credential.to_string();
-        let cookie = |credential_id: String| Cookie { client_id: "me".into(), credential_id, expires_unix_s: 10 };
+        let cookie =
+            |credential_id: String| Cookie { client_id: "me".into(), credential_id, expires_unix_s: 10 };
         let with = |cookie: &Cookie, client_id: &str, now| {
             let mut auth = auth(TOKEN);
             auth.client_id = client_id.into();

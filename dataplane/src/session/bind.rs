@@ -69,7 +69,9 @@ impl From<Vec<Diagnostic>> for Refusal {
     fn from(problems: Vec<Diagnostic>) -> Self {
         let code = problems.first().map(|p| p.code);
         let words = problems.iter().map(|p| match (p.line, p.column) {
-            (Some(line), Some(column)) => format!("{} at {} (line {line}, column {column})", p.message, p.path),
+            (Some(line), Some(column)) => {
+                format!("{} at {} (line {line}, column {column})", p.message, p.path)
+            }
             _ => format!("{} at {}", p.message, p.path),
         });
         Self { code, message: format!("traffic policy: {}", words.collect::<Vec<_>>().join("; ")) }
@@ -117,7 +119,10 @@ pub(super) fn decide(
     if let Place::At(url) = &place {
         permit(tables, credential, url, binding)?;
     } else if !bind.extra.bindings.iter().all(|b| b.eq_ignore_ascii_case("public")) {
-        return Err(Refusal::new(CODE_BINDING, "an internal endpoint needs a name of its own; random ones are public"));
+        return Err(Refusal::new(
+            CODE_BINDING,
+            "an internal endpoint needs a name of its own; random ones are public",
+        ));
     }
     let policy_text = bind.traffic_policy()?.unwrap_or_default();
     let mut policy = None;
@@ -147,7 +152,8 @@ fn place(
     let scheme = bind.scheme()?;
     let settings = &tables.program.settings;
     let default = settings.default_domain.as_ref();
-    let no_domain = || Refusal::new(CODE_NO_RANDOM, "this server gives no random names; ask for a URL you have reserved");
+    let no_domain =
+        || Refusal::new(CODE_NO_RANDOM, "this server gives no random names; ask for a URL you have reserved");
     let given_before = |url: &EndpointUrl| token.is_some_and(|t| t.url == url.to_string());
     match bind.requested()? {
         Requested::Any if scheme == Scheme::Tcp => {
@@ -160,7 +166,8 @@ fn place(
         Requested::Any => {
             let domain = default.ok_or_else(no_domain)?;
             let any: Host = format!("*.{domain}").parse().map_err(|_| no_domain())?;
-            let url = EndpointUrl::new(scheme, any, scheme.default_port().unwrap_or(443)).map_err(|_| no_domain())?;
+            let url = EndpointUrl::new(scheme, any, scheme.default_port().unwrap_or(443))
+                .map_err(|_| no_domain())?;
             require_acl(credential, &url)?;
             Ok(Place::RandomName(scheme, domain.clone()))
         }
@@ -186,7 +193,8 @@ fn place(
 /// Whether a name is one of those given away under the default domain.
 pub(super) fn is_random_name(domain: &Host, name: &Host) -> bool {
     let label = name.as_str().strip_suffix(domain.as_str()).and_then(|front| front.strip_suffix('.'));
-    label.is_some_and(|label| label.len() == RANDOM_NAME_CHARS && label.bytes().all(|b| b.is_ascii_hexdigit()))
+    label
+        .is_some_and(|label| label.len() == RANDOM_NAME_CHARS && label.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// A random name under a domain.
@@ -213,7 +221,10 @@ pub(super) fn permit(
     binding: Binding,
 ) -> Result<(), Refusal> {
     if binding == Binding::Kubernetes || (binding == Binding::Internal) != url.host().is_internal() {
-        let message = format!("{url} cannot have the binding {}: names under .internal are internal, others public", binding.as_str());
+        let message = format!(
+            "{url} cannot have the binding {}: names under .internal are internal, others public",
+            binding.as_str()
+        );
         return Err(Refusal::new(CODE_BINDING, message));
     }
     require_acl(credential, url)?;
@@ -224,7 +235,10 @@ pub(super) fn permit(
         return match tables.address(url.host(), url.port()) {
             Some(address) if address.account == credential.account => Ok(()),
             _ => {
-                let message = format!("{} is not a reserved address of this account; reserve one, or ask for tcp:// alone", url.hostport());
+                let message = format!(
+                    "{} is not a reserved address of this account; reserve one, or ask for tcp:// alone",
+                    url.hostport()
+                );
                 Err(Refusal::new(CODE_ADDRESS_NOT_RESERVED, message))
             }
         };
@@ -239,7 +253,8 @@ pub(super) fn permit(
             Err(Refusal::new(CODE_NAME_OF_ANOTHER, format!("{} is reserved by another account", url.host())))
         }
         None => {
-            let message = format!("{} is not under a reserved domain of this account; reserve it first", url.host());
+            let message =
+                format!("{} is not under a reserved domain of this account; reserve it first", url.host());
             Err(Refusal::new(CODE_NAME_NOT_RESERVED, message))
         }
     }

@@ -12,8 +12,8 @@ use ebbgate_wire::driver::{self, Stream};
 use ebbgate_wire::heartbeat;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, Outcome, PatchTunnelState, SrvInfo, StartTunnelWithLabelReply,
-    StreamKind, Unbind, UnbindReply,
+    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, Outcome, PatchTunnelState, SrvInfo,
+    StartTunnelWithLabelReply, StreamKind, Unbind, UnbindReply,
 };
 use ebbgate_wire::rpc_io::{read_object, write_object};
 use ebbgate_wire::session::{AUTH_SECS_MAX, Admission, Gate};
@@ -28,7 +28,7 @@ use crate::carrier::Carrier;
 use crate::conn::{hello_refused, read_hello};
 use crate::gateway::{AgentRef, Endpoint, Gateway as _, Kind, SessionState};
 use crate::listen::Admitted;
-use crate::shard::Shard;
+use crate::shard::{Shard, Stage};
 use crate::socket::Socket;
 use crate::tls::{self, Protocols};
 
@@ -68,7 +68,8 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
         tracing::info!(%peer, name = ?hello.tls.sni, "an agent came for a name nobody answers to");
         return hello_refused(&mut socket).await;
     };
-    let config = shard.configs().borrow_mut().get(&tls::default_settings(), Some(&name.certificate), Protocols::Raw);
+    let config =
+        shard.configs().borrow_mut().get(&tls::default_settings(), Some(&name.certificate), Protocols::Raw);
     let Ok(config) = config else { return hello_refused(&mut socket).await };
     let stream = match tls::handshake(socket.with_quick_ack(), config).await {
         Ok(stream) => stream,
@@ -87,8 +88,8 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
         session: OnceCell::new(),
         shard,
     });
-    let draining = connection.shard.draining();
-    tokio::pin!(draining);
+    let ending = connection.shard.edge().reached(Stage::Ending);
+    tokio::pin!(ending);
     let authenticate_by = sleep(Duration::from_secs(AUTH_SECS_MAX));
     tokio::pin!(authenticate_by);
     let reason = loop {
@@ -98,7 +99,7 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
                 None => break "the agent's connection ended",
             },
             () = &mut authenticate_by, if connection.session.get().is_none() => break "not authenticated in time",
-            () = &mut draining => break "the edge is restarting",
+            () = &mut ending => break "the edge is restarting",
         }
     };
     connection.end(Code::NONE, reason);
@@ -139,7 +140,8 @@ impl Connection {
 
     async fn answer(self: &Rc<Self>, kind: StreamKind, mut stream: Stream) -> Result<(), String> {
         let limit = Duration::from_secs(REQUEST_SECS_MAX);
-        let read = timeout(limit, read_object(&mut stream)).await.map_err(|_| "no request in time".to_owned());
+        let read =
+            timeout(limit, read_object(&mut stream)).await.map_err(|_| "no request in time".to_owned());
         let request = match read.and_then(|r| r.map_err(|e| e.to_string())) {
             Ok(request) => request,
             Err(error) => {
@@ -170,7 +172,8 @@ impl Connection {
             (StreamKind::Unbind, Some(session)) => {
                 let unbind = Unbind::decode(request).map_err(text)?;
                 let removed = session.remove(self.shard.edge(), &unbind.id);
-                let error = removed.map_or_else(|| format!("no endpoint is bound as {:?}", unbind.id), |_| String::new());
+                let error = removed
+                    .map_or_else(|| format!("no endpoint is bound as {:?}", unbind.id), |_| String::new());
                 write_object(&mut stream, &UnbindReply { error, extra: None }).await
             }
             (StreamKind::PatchTunnelState, Some(session)) => {
@@ -314,16 +317,22 @@ impl Connection {
             Refusal::new(ErrorCode::CREDENTIAL_REVOKED, "the authtoken of this session was revoked")
         })?;
         if session.bound().len() >= ENDPOINTS_MAX {
-            return Err(Refusal { code: None, message: format!("a session serves at most {ENDPOINTS_MAX} endpoints") });
+            return Err(Refusal {
+                code: None,
+                message: format!("a session serves at most {ENDPOINTS_MAX} endpoints"),
+            });
         }
         let token = BindToken::open(bind.extra.token.expose(), &edge.tickets, now_s).ok();
         let token = token.filter(|token| token.client_id == session.client_id);
         let wanted = bind::decide(bind, &tables, credential, token.as_ref())?;
         let references = tables.references(identity.account);
         let engine = wanted.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
+        let engine = engine.map(Arc::new);
         let bind_id = if bind.id.is_empty() { edge.ksuid().to_string() } else { short(&bind.id) };
         session.remove(edge, &bind_id);
-        let make = |url: EndpointUrl| self.endpoint(session, bind, &bind_id, &identity, &wanted, engine.clone(), url);
+        let make = |url: EndpointUrl| {
+            self.endpoint(session, bind, &bind_id, &identity, &wanted, engine.clone(), url)
+        };
         let (endpoint, lent_port) = self.put_in_service(&wanted.place, make)?;
         let bound = Bound {
             id: bind_id.clone(),
@@ -356,10 +365,13 @@ impl Connection {
         let edge = self.shard.edge();
         let try_url = |url: EndpointUrl| {
             let endpoint = make(url);
-            let taken = |e: crate::route::AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, format!("{}: {e}", endpoint.url));
+            let taken = |e: crate::route::AlreadyOnline| {
+                Refusal::new(ErrorCode::ALREADY_ONLINE, format!("{}: {e}", endpoint.url))
+            };
             edge.routes.bind(Arc::clone(&endpoint)).map_err(taken).map(|()| Arc::clone(&endpoint))
         };
-        let none = |what: &str| Refusal::new(bind::CODE_NO_RANDOM, format!("this server has no {what} to give"));
+        let none =
+            |what: &str| Refusal::new(bind::CODE_NO_RANDOM, format!("this server has no {what} to give"));
         match place {
             Place::At(url) => Ok((try_url(url.clone())?, None)),
             Place::LentAgain(url) if url.scheme() == ebbgate_model::Scheme::Tcp => {
@@ -379,7 +391,8 @@ impl Connection {
                 let host = edge.tables.load().program.settings.tcp_host.clone();
                 let host = host.ok_or_else(|| none("random port"))?;
                 let port = edge.lend_port(None).ok_or_else(|| none("random port"))?;
-                let url = EndpointUrl::new(ebbgate_model::Scheme::Tcp, host, port).map_err(|_| none("random port"))?;
+                let url = EndpointUrl::new(ebbgate_model::Scheme::Tcp, host, port)
+                    .map_err(|_| none("random port"))?;
                 try_url(url).map(|endpoint| (endpoint, Some(port))).inspect_err(|_| edge.give_port_back(port))
             }
         }
@@ -393,7 +406,7 @@ impl Connection {
         bind_id: &str,
         identity: &SessionReport,
         wanted: &Wanted,
-        engine: Option<Engine>,
+        engine: Option<Arc<Engine>>,
         url: EndpointUrl,
     ) -> Arc<Endpoint> {
         let id = EndpointId::new(self.shard.edge().ksuid());
@@ -403,7 +416,7 @@ impl Connection {
             binding: wanted.binding,
             facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
             url,
-            engine: engine.map(Arc::new),
+            engine,
             kind: Kind::Agent(AgentRef {
                 session: Arc::clone(&session.state),
                 bind: bind_id.into(),
@@ -435,7 +448,10 @@ impl Connection {
         let edge = self.shard.edge();
         let is_it = |b: &Bound| format!("tn_{}", b.endpoint.id.ksuid()) == patch.tunnel_id;
         let Some(mut bound) = session.bound().into_iter().find(is_it) else {
-            return Err(Refusal { code: None, message: format!("no endpoint {} is bound here", patch.tunnel_id) });
+            return Err(Refusal {
+                code: None,
+                message: format!("no endpoint {} is bound here", patch.tunnel_id),
+            });
         };
         let mut engine = bound.endpoint.engine.clone();
         if let Some(text) = &patch.traffic_policy {
@@ -446,7 +462,8 @@ impl Connection {
             };
             bound.policy = if text.trim().is_empty() { None } else { Some(check(text, &context)?.policy) };
             let references = edge.tables.load().references(bound.endpoint.account);
-            let compiled = bound.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
+            let compiled =
+                bound.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
             engine = compiled.map(Arc::new);
             bound.report.traffic_policy.clone_from(text);
         }

@@ -37,7 +37,9 @@ pub fn parse(chain_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, Certif
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         // Unknown: the key type does not reveal its public half; the handshake will tell.
-        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(Arc::new(certified)),
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
+            Ok(Arc::new(certified))
+        }
         Err(error) => Err(CertificateError::Mismatch(error)),
     }
 }

@@ -58,7 +58,10 @@ pub(crate) fn settings(change: impl FnOnce(&mut TlsSettings)) -> Arc<TlsSettings
 }
 
 /// One handshake and one byte back: errors of either side, TLS 1.3 client errors included.
-async fn shake(config: Arc<ServerConfig>, client: ClientConfig) -> Result<TlsStream<tokio::io::DuplexStream>, String> {
+async fn shake(
+    config: Arc<ServerConfig>,
+    client: ClientConfig,
+) -> Result<TlsStream<tokio::io::DuplexStream>, String> {
     let (near, far) = duplex(1 << 16);
     let name = ServerName::try_from("db.example.com").unwrap();
     let serve = async {
@@ -68,7 +71,8 @@ async fn shake(config: Arc<ServerConfig>, client: ClientConfig) -> Result<TlsStr
         Ok(stream)
     };
     let connect = async {
-        let mut stream = TlsConnector::from(Arc::new(client)).connect(name, near).await.map_err(|e| e.to_string())?;
+        let mut stream =
+            TlsConnector::from(Arc::new(client)).connect(name, near).await.map_err(|e| e.to_string())?;
         stream.read_u8().await.map_err(|e| e.to_string())?;
         Ok::<_, String>(stream)
     };
@@ -121,7 +125,12 @@ async fn client_certificates_by_strategy() {
             for tls12 in [false, true] {
                 let result = shake(config.clone(), server.client(certificate, tls12)).await;
                 let shown = result.as_ref().err();
-                assert_eq!(result.is_ok(), ok, "{verification:?} {} {tls12} {shown:?}", certificate.is_some());
+                assert_eq!(
+                    result.is_ok(),
+                    ok,
+                    "{verification:?} {} {tls12} {shown:?}",
+                    certificate.is_some()
+                );
                 if let Ok(stream) = result {
                     let chain = facts(&stream, &ClientHello::default()).client_chain;
                     assert_eq!(!chain.is_empty(), certificate.is_some());

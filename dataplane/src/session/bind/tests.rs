@@ -2,7 +2,8 @@ use super::*;
 use crate::program::Tables;
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_model::{
-    AccountId, Acl, AddressId, AddressSpec, CredentialId, DomainId, DomainSpec, Ksuid, Program, Token, TokenHash,
+    AccountId, Acl, AddressId, AddressSpec, CredentialId, DomainId, DomainSpec, Ksuid, Program, Token,
+    TokenHash,
 };
 use serde_json::{Value, json};
 
@@ -78,7 +79,11 @@ fn names_addresses_and_rules() {
     check(&[], url("tcp", "tcp://tcp.example.com:20017"), Ok(Binding::Public));
     check(&[], url("tcp", "tcp://tcp.example.com:20018"), Err(307));
     check(&[], url("tcp", "tcp://other.example.com:20017"), Err(307));
-    check(&[], bind("https", json!({ "Domain": "x.clinic1.internal" }), json!({ "Bindings": ["public"] })), Err(18007));
+    check(
+        &[],
+        bind("https", json!({ "Domain": "x.clinic1.internal" }), json!({ "Bindings": ["public"] })),
+        Err(18007),
+    );
     check(&[], bind("https", json!({ "Domain": "a.b" }), json!({ "Bindings": ["kubernetes"] })), Err(18007));
     check(&[], bind("https", json!({}), json!({ "Bindings": ["internal"] })), Err(18007));
 }
@@ -91,7 +96,9 @@ fn random_names_are_given_and_given_again() {
     assert_eq!(place(&any, None), Ok(Place::RandomName(Scheme::Https, lab.clone())));
     assert_eq!(place(&bind("tcp", json!({}), json!({})), None), Ok(Place::RandomPort));
     let given = random_name(Scheme::Https, &lab, 0x0123_4567_89ab_cdef).unwrap();
-    assert!(is_random_name(&lab, given.host()) && !is_random_name(&lab, &"www.lab.example.com".parse().unwrap()));
+    assert!(
+        is_random_name(&lab, given.host()) && !is_random_name(&lab, &"www.lab.example.com".parse().unwrap())
+    );
     let again = url("https", &given.to_string());
     assert!(place(&again, None).is_err(), "somebody else's random name");
     let token = |url: &str| BindToken {
@@ -105,7 +112,10 @@ fn random_names_are_given_and_given_again() {
     let port = url("tcp", "tcp://tcp.example.com:30005");
     assert!(matches!(place(&port, Some(&token("tcp://tcp.example.com:30005"))), Ok(Place::LentAgain(_))));
     let reserved = url("https", "https://taken.example.com");
-    assert!(place(&reserved, Some(&token("https://taken.example.com"))).is_err(), "a token does not beat a reservation");
+    assert!(
+        place(&reserved, Some(&token("https://taken.example.com"))).is_err(),
+        "a token does not beat a reservation"
+    );
 }
 
 #[test]
@@ -132,7 +142,8 @@ fn guards_are_enforced_or_refused() {
     assert!(code(json!({ "BasicAuth": null, "OAuth": null, "Auth": "" })).is_ok());
     let refused = code(json!({ "TrafficPolicy": "on_http_request:\n- actions:\n  - type: no-such-action" }));
     assert!(refused.unwrap_err().text().contains("ERR_NGROK_2201"));
-    let wanted = code(json!({ "IPRestriction": { "allow_cidrs": ["10.0.0.0/8"], "deny_cidrs": [] } })).unwrap();
+    let wanted =
+        code(json!({ "IPRestriction": { "allow_cidrs": ["10.0.0.0/8"], "deny_cidrs": [] } })).unwrap();
     let rule = &wanted.policy.unwrap().on_http_request[0];
     assert_eq!(rule.actions[0].kind, "restrict-ips");
     assert_eq!(rule.actions[0].config["allow"], json!(["10.0.0.0/8"]));

@@ -1,0 +1,172 @@
+//! Flags of `ebbgate-edge`, typed. The one place that reads them; everything else gets values.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::Parser;
+
+use crate::log::LogFormat;
+use crate::shard::Waits;
+
+/// Descriptors kept for what is no visitor: listeners, the feed, rings, files.
+const DESCRIPTORS_KEPT: usize = 512;
+/// Descriptors assumed when the system does not say.
+const DESCRIPTORS_ASSUMED: usize = 1024;
+
+/// The edge of Ebbgate: accepts visitors and agents, decides by policy, moves bytes.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "ebbgate-edge", version)]
+pub struct Config {
+    /// Data directory; the edge keeps its own files in DIR/edge.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where control listens: unix:PATH. Default: DIR/run/edge.sock.
+    #[arg(long, value_name = "unix:PATH")]
+    pub control: Option<ControlAddress>,
+    /// Address for http:// endpoints.
+    #[arg(long, value_name = "ADDR")]
+    pub http: SocketAddr,
+    /// Address for https:// and tls:// endpoints.
+    #[arg(long, value_name = "ADDR")]
+    pub https: SocketAddr,
+    /// Address for agents.
+    #[arg(long, value_name = "ADDR")]
+    pub connect: SocketAddr,
+    /// Address on which reserved TCP ports are bound.
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    pub tcp_bind: IpAddr,
+    /// Address for /metrics, /healthz and /readyz; keep it on loopback.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4482")]
+    pub admin: SocketAddr,
+    /// Threads that serve traffic. Default: one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub shards: Option<u16>,
+    /// Most connections open at once. Default: what the descriptor limit allows.
+    #[arg(long, value_name = "N")]
+    pub connections_max: Option<usize>,
+    /// Most connections open at once from one IPv4 address or IPv6 /64. Default: half of all.
+    #[arg(long, value_name = "N")]
+    pub source_connections_max: Option<usize>,
+    /// Seconds a TCP or TLS connection may carry nothing before it is closed.
+    #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub relay_idle_secs: u64,
+    /// Seconds a TCP or TLS connection of which one direction has ended may carry nothing before it is closed.
+    #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub half_closed_secs: u64,
+    /// Seconds that connections in flight get when the edge is told to stop.
+    #[arg(long, value_name = "SECS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub drain_secs: u64,
+    /// Lets policies fetch key sets from private and loopback addresses.
+    #[arg(long)]
+    pub jwks_allow_private: bool,
+    /// PEM file of authorities trusted for key sets, besides the system's.
+    #[arg(long, value_name = "FILE")]
+    pub jwks_ca: Option<PathBuf>,
+    /// Form of the log on standard error.
+    #[arg(long, value_enum, default_value = "json")]
+    pub log_format: LogFormat,
+    /// What is logged, as in `info` or `ebbgate_edge=debug,info`.
+    #[arg(long, default_value = "info")]
+    pub log: String,
+}
+
+/// Where control listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlAddress(PathBuf);
+
+impl FromStr for ControlAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) if !path.is_empty() => Ok(Self(path.into())),
+            _ => Err("write unix:PATH, the socket of ebbgate-control on this machine".into()),
+        }
+    }
+}
+
+impl Config {
+    /// The socket control listens on.
+    pub fn control_socket(&self) -> PathBuf {
+        self.control.as_ref().map_or_else(|| self.run_dir().join("edge.sock"), |address| address.0.clone())
+    }
+
+    /// Where running programs leave their addresses.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// Where the edge keeps its own files.
+    pub fn edge_dir(&self) -> PathBuf {
+        self.dir.join("edge")
+    }
+
+    /// Threads to start.
+    pub fn shards(&self) -> usize {
+        self.shards.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    /// Most connections in all, and from one source.
+    pub fn caps(&self) -> (usize, usize) {
+        let descriptors = descriptors_max(Path::new("/proc/self/limits")).unwrap_or(DESCRIPTORS_ASSUMED);
+        let allowed = descriptors.saturating_sub(DESCRIPTORS_KEPT.min(descriptors / 4));
+        let total = self.connections_max.unwrap_or(allowed).min(allowed);
+        (total, self.source_connections_max.unwrap_or(total / 2).clamp(1, total.max(1)))
+    }
+
+    /// Waits that connections are bound by.
+    pub fn waits(&self) -> Waits {
+        Waits { relay_idle_secs: self.relay_idle_secs, half_closed_secs: self.half_closed_secs }
+    }
+}
+
+/// The soft limit on open files, from the kernel's table.
+fn descriptors_max(limits: &Path) -> Option<usize> {
+    let table = std::fs::read_to_string(limits).ok()?;
+    let row = table.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    row.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &[&str]) -> Result<Config, clap::Error> {
+        let all = [
+            "ebbgate-edge",
+            "--dir",
+            "/d",
+            "--http",
+            "127.0.0.1:0",
+            "--https",
+            "[::1]:0",
+            "--connect",
+            "0.0.0.0:0",
+        ];
+        Config::try_parse_from(all.iter().chain(more))
+    }
+
+    #[test]
+    fn defaults_and_refusals() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.control_socket(), Path::new("/d/run/edge.sock"));
+        assert_eq!(config.waits().relay_idle_secs, 3600);
+        assert_eq!(parse(&["--control", "unix:/x"]).unwrap().control_socket(), Path::new("/x"));
+        for bad in
+            [["--control", "http://x"], ["--shards", "0"], ["--relay-idle-secs", "0"], ["--admin", "x"]]
+        {
+            assert!(parse(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn caps_leave_descriptors_for_the_rest() {
+        let (total, source) =
+            parse(&["--connections-max", "10", "--source-connections-max", "99"]).unwrap().caps();
+        assert_eq!((total, source), (10, 10));
+        let (total, source) = parse(&[]).unwrap().caps();
+        assert!(total > 0 && source <= total);
+        assert!(descriptors_max(Path::new("/proc/self/limits")).is_some());
+    }
+}

@@ -1,0 +1,39 @@
+//! The orderly end: nothing new, a bounded wait for what is in flight, then agents are told to go, then the shards stop.
+//!
+//! Short on purpose: some agents' second attempt to come back is late (wire.md section 7.2), so an edge that restarts
+//! must be gone and back before it.
+
+use std::sync::Arc;
+
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::shard::{Edge, Stage};
+
+/// Milliseconds agents get to close once they are told to go.
+const ENDING_MS_MAX: u64 = 500;
+/// Milliseconds between looks.
+const LOOK_MS: u64 = 10;
+
+/// Brings the edge to its end. `wait` is for connections in flight.
+pub async fn drain(edge: &Arc<Edge>, wait: Duration) {
+    edge.enter(Stage::Draining);
+    let open = &edge.metrics.connections_open;
+    tracing::info!(connections = open.get(), "stopping: nothing new is accepted");
+    wait_until(wait, || open.get() == 0).await;
+    edge.enter(Stage::Ending);
+    tracing::info!(
+        connections = open.get(),
+        sessions = edge.metrics.sessions.get(),
+        "stopping: agents are told to go"
+    );
+    let agents = Duration::from_millis(ENDING_MS_MAX);
+    wait_until(agents, || edge.metrics.sessions.get() == 0 && edge.caps.total() == 0).await;
+    edge.enter(Stage::Stopped);
+}
+
+async fn wait_until(limit: Duration, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !done() && Instant::now() < deadline {
+        sleep(Duration::from_millis(LOOK_MS)).await;
+    }
+}
