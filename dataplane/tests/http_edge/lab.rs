@@ -247,6 +247,8 @@ pub async fn local<F: Future>(test: F) -> F::Output {
 pub struct Seen {
     pub requests: Vec<SeenRequest>,
     pub dirty: Vec<String>,
+    /// Requests cut off before their end: refused on the way, and no server takes them for whole.
+    pub cut: usize,
 }
 
 /// One request as the upstream read it.
@@ -270,13 +272,17 @@ pub fn strict_upstream() -> (Rc<RefCell<Seen>>, impl Fn(DuplexStream) + Clone + 
     let serve = move |io: DuplexStream| {
         let seen = record.clone();
         spawn_local(async move {
-            if let Err(dirty) = answer_strictly(io, &seen).await {
-                seen.borrow_mut().dirty.push(dirty);
+            match answer_strictly(io, &seen).await {
+                Err(dirty) if dirty.starts_with(CUT) => seen.borrow_mut().cut += 1,
+                Err(dirty) => seen.borrow_mut().dirty.push(dirty),
+                Ok(()) => {}
             }
         });
     };
     (seen, serve)
 }
+
+const CUT: &str = "cut off";
 
 async fn answer_strictly(mut io: DuplexStream, seen: &RefCell<Seen>) -> Result<(), String> {
     let mut input = Vec::new();
@@ -305,7 +311,7 @@ pub async fn read_strictly(
             return if input.is_empty() {
                 Ok(None)
             } else {
-                Err(format!("ended in a head: {:?}", text(input)))
+                Err(format!("{CUT} in a head: {:?}", text(input)))
             };
         }
     };
@@ -363,7 +369,7 @@ async fn read_chunks(io: &mut DuplexStream, input: &mut Vec<u8>) -> Result<Vec<u
                 break end;
             }
             if !more(io, input).await {
-                return Err("ended in a chunk line".into());
+                return Err(format!("{CUT} in a chunk line"));
             }
         };
         let line: Vec<u8> = input.drain(..end + 2).collect();
@@ -386,7 +392,7 @@ async fn read_chunks(io: &mut DuplexStream, input: &mut Vec<u8>) -> Result<Vec<u
 async fn take(io: &mut DuplexStream, input: &mut Vec<u8>, n: usize) -> Result<Vec<u8>, String> {
     while input.len() < n {
         if !more(io, input).await {
-            return Err("ended in a body".into());
+            return Err(format!("{CUT} in a body"));
         }
     }
     Ok(input.drain(..n).collect())
