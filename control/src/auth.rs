@@ -20,7 +20,7 @@ use crate::store::Store;
 pub const WINDOW_SECS: u64 = 60;
 /// Requests an account may make in the window, by default.
 pub const REQUESTS_MAX: u32 = 120;
-/// Accounts counted at once; beyond it the idlest is forgotten.
+/// Accounts counted before those whose last request has left the window are forgotten.
 pub const ACCOUNTS_COUNTED_MAX: usize = 10_000;
 
 /// A caller whose key is valid.
@@ -139,7 +139,7 @@ fn presented(headers: &HeaderMap) -> Result<String, AuthError> {
     Ok(if password.is_empty() { user } else { password }.to_owned())
 }
 
-/// Counts requests per account over a sliding window of two halves: exact at the window's edge, bounded in memory.
+/// Counts requests per account over a sliding window.
 #[derive(Debug)]
 pub struct Limiter {
     requests_max: Option<u32>,
@@ -173,5 +173,125 @@ impl Limiter {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::testing::Lab;
+    use crate::record::encode;
+    use crate::store::Txn;
+    use ebbgate_model::{Acl, ServiceUserId};
+
+    fn headers(value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, value.parse().unwrap());
+        headers
+    }
+
+    async fn code(lab: &Lab, headers: &HeaderMap) -> Option<u32> {
+        let outcome = authenticate(&*lab.app.store, headers).await;
+        outcome.err().map(|error| error.code().unwrap().number())
+    }
+
+    #[tokio::test]
+    async fn every_way_to_fail_has_its_code() {
+        let lab = Lab::new().await;
+        let key = &lab.api_key;
+        let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
+        let mut wrong = key.clone();
+        wrong.replace_range(48.., if key.ends_with('a') { "b" } else { "a" });
+        let stranger = lab.app.token(lab.app.ksuid());
+        let authtoken = lab.app.token(lab.app.ksuid());
+        let credential = Credential {
+            id: CredentialId::new(authtoken.ksuid()),
+            account: lab.account,
+            description: String::new(),
+            metadata: String::new(),
+            acl: Acl::default(),
+            owner: None,
+            hash: secret::hash(authtoken.expose()),
+            created_at: 0,
+        };
+        let txn = record::create(Txn::new(), &credential);
+        let txn = record::take(txn, index::credential(credential.id), lab.account, credential.id);
+        let _ = lab.app.store.commit(txn).await.unwrap();
+        let other_secret = format!("{}_{}", authtoken.ksuid(), "a".repeat(21));
+        let (id, _) = key.split_once('_').unwrap();
+        let cases: [(String, Option<u32>); 16] = [
+            (format!("Bearer {key}"), None),
+            (format!("bearer  {key} "), None),
+            (basic(&format!("{key}:")), None),
+            (basic(&format!("anybody:{key}")), None),
+            ("Digest x".into(), Some(201)),
+            (key.clone(), Some(201)),
+            ("Basic !".into(), Some(201)),
+            (basic("no colon"), Some(201)),
+            ("Bearer x".into(), Some(202)),
+            ("Bearer ".into(), Some(202)),
+            (format!("Bearer {wrong}"), Some(203)),
+            (format!("Bearer {}", stranger.expose()), Some(203)),
+            (format!("Bearer {other_secret}"), Some(203)),
+            (format!("Bearer {}", authtoken.expose()), Some(206)),
+            (format!("Bearer ak_{id}"), Some(208)),
+            (format!("Bearer {key}x"), Some(202)),
+        ];
+        assert_eq!(code(&lab, &HeaderMap::new()).await, Some(200));
+        for (value, expect) in cases {
+            assert_eq!(code(&lab, &headers(&value)).await, expect, "{value}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_works_as_long_as_its_service_user_does() {
+        let lab = Lab::new().await;
+        let owner = ServiceUserId::new(lab.app.ksuid());
+        let (mut key, token) = crate::account::api_key(lab.account, "", 0, &*lab.app.entropy);
+        key.owner = Some(owner);
+        let _ = lab.app.store.commit(crate::account::add_key(Txn::new(), &key)).await.unwrap();
+        let presented = headers(&format!("Bearer {token}"));
+        let user =
+            |active| ServiceUser { id: owner, account: lab.account, name: "n".into(), active, created_at: 0 };
+        for (user, expect) in [(None, Some(203)), (Some(user(true)), None), (Some(user(false)), Some(203))] {
+            if let Some(user) = user {
+                let _ = lab
+                    .app
+                    .store
+                    .commit(Txn::new().put(record::Record::key(&user), encode(&user)))
+                    .await
+                    .unwrap();
+            }
+            assert_eq!(code(&lab, &presented).await, expect);
+        }
+    }
+
+    #[test]
+    fn the_window_slides() {
+        let account = AccountId::new(secret::ksuid(&secret::SystemEntropy, 0));
+        let limiter = Limiter::new(Some(2));
+        let start = Instant::now();
+        let at = |secs| limiter.admit(account, start + Duration::from_secs(secs));
+        assert_eq!(at(0), Ok(()));
+        assert_eq!(at(30), Ok(()));
+        assert_eq!(at(31), Err(Duration::from_secs(29)));
+        assert_eq!(at(60), Ok(()));
+        assert_eq!(at(61), Err(Duration::from_secs(29)));
+        let other = AccountId::new(secret::ksuid(&secret::SystemEntropy, 0));
+        assert_eq!(limiter.admit(other, start), Ok(()), "accounts are counted apart");
+        assert!((0..1000).all(|_| Limiter::new(None).admit(account, start).is_ok()));
+    }
+
+    #[test]
+    fn few_accounts_are_counted_at_once() {
+        let limiter = Limiter::new(Some(1));
+        let start = Instant::now();
+        let later = start + Duration::from_secs(WINDOW_SECS);
+        for n in 0..=ACCOUNTS_COUNTED_MAX {
+            let account = AccountId::new(secret::ksuid(&secret::SystemEntropy, 0));
+            let now = if n == ACCOUNTS_COUNTED_MAX { later } else { start };
+            assert_eq!(limiter.admit(account, now), Ok(()));
+        }
+        assert_eq!(limiter.counts.lock().unwrap().len(), 1, "those of the past are forgotten");
     }
 }

@@ -197,3 +197,105 @@ fn common_name(name: &str) -> DistinguishedName {
 fn date(unix: UnixSecs) -> Result<OffsetDateTime, AuthorityError> {
     OffsetDateTime::from_unix_timestamp(unix).map_err(|_| AuthorityError::Clock)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::RootCertStore;
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use std::sync::Arc;
+    use std::time::Duration;
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    const NOW: UnixSecs = 1_767_225_600;
+
+    fn issuer() -> (Issuer, [Pair; 3]) {
+        let pairs = Purpose::ALL.map(|purpose| new_authority(purpose, "test", NOW).unwrap());
+        let [ingress, connect, edge] = &pairs;
+        let load =
+            |purpose, pair: &Pair| Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).unwrap();
+        let issuer = Issuer {
+            ingress: load(Purpose::Ingress, ingress),
+            connect: load(Purpose::Connect, connect),
+            edge: load(Purpose::Edge, edge),
+        };
+        (issuer, pairs)
+    }
+
+    fn der(pem: &str) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    /// What a strict client says of the leaf.
+    fn accepts(authority: &Pair, leaf: &Pair, name: &str, at: UnixSecs) -> bool {
+        let mut roots = RootCertStore::empty();
+        roots.add(der(&authority.certificate_pem)).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at).unwrap()));
+        verifier.verify_server_cert(&der(&leaf.certificate_pem), &[], &name, &[], at).is_ok()
+    }
+
+    #[test]
+    fn strict_clients_accept_leaves_for_their_names_from_their_authority_in_their_time() {
+        let (issuer, [ingress, connect, _]) = issuer();
+        let leaf = issuer.server(Purpose::Ingress, &"*.clinic1.example.com".parse().unwrap(), NOW).unwrap();
+        for (name, expect) in [
+            ("api.clinic1.example.com", true),
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("clinic1.example.com", false),
+            ("a.b.clinic1.example.com", false),
+            ("localhost", false),
+            ("127.0.0.2", false),
+        ] {
+            assert_eq!(accepts(&ingress, &leaf, name, NOW), expect, "{name}");
+        }
+        let name = "api.clinic1.example.com";
+        assert!(!accepts(&connect, &leaf, name, NOW), "another authority's trust is not ours");
+        assert!(accepts(&ingress, &leaf, name, NOW - BACKDATE_SECS));
+        assert!(!accepts(&ingress, &leaf, name, NOW - BACKDATE_SECS - 1));
+        assert!(!accepts(&ingress, &leaf, name, NOW + (LEAF_DAYS + 1) * DAY_SECS));
+        let agent = issuer.server(Purpose::Connect, &"connect.example.com".parse().unwrap(), NOW).unwrap();
+        for name in ["connect.example.com", "localhost", "127.0.0.1"] {
+            assert!(accepts(&connect, &agent, name, NOW), "{name}");
+        }
+        issuer.server(Purpose::Connect, &"localhost".parse().unwrap(), NOW).unwrap();
+        issuer.server(Purpose::Ingress, &"127.0.0.1".parse().unwrap(), NOW).unwrap();
+    }
+
+    #[test]
+    fn leaves_sign_nothing_and_authorities_sign_leaves_only() {
+        let (issuer, [ingress, ..]) = issuer();
+        let leaf = issuer.server(Purpose::Ingress, &"a.example.com".parse().unwrap(), NOW).unwrap();
+        let (leaf, authority) = (der(&leaf.certificate_pem), der(&ingress.certificate_pem));
+        let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+        let (_, authority) = X509Certificate::from_der(&authority).unwrap();
+        let constraints = leaf.basic_constraints().unwrap().expect("says that it is none");
+        assert!(!constraints.value.ca);
+        let constraints = authority.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && constraints.value.ca);
+        assert_eq!(constraints.value.path_len_constraint, Some(0));
+        assert!(!leaf.key_usage().unwrap().unwrap().value.key_cert_sign());
+        let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.server_auth && !usage.client_auth && !usage.any);
+        let long = format!("{}.example.com", "a".repeat(63));
+        issuer
+            .server(Purpose::Ingress, &long.parse().unwrap(), NOW)
+            .expect("names too long for a common name");
+    }
+
+    #[test]
+    fn due_when_a_third_is_left() {
+        assert!(!is_due(0, 90, 59));
+        assert!(is_due(0, 90, 60));
+        assert!(is_due(0, 90, 1000));
+        assert!(is_due(0, 90, i64::MAX));
+        assert!(!is_due(0, 90, i64::MIN), "a clock far behind renews nothing");
+    }
+}

@@ -76,7 +76,14 @@ pub struct Command {
 
 /// The live registry. Cheap to clone; all clones see the same.
 #[derive(Debug, Clone, Default)]
-pub struct Presence(Arc<Mutex<BTreeMap<EdgeId, Entry>>>);
+pub struct Presence(Arc<Mutex<Edges>>);
+
+#[derive(Debug, Default)]
+struct Edges {
+    entries: BTreeMap<EdgeId, Entry>,
+    /// Counts feeds, so that each hold is told from every other.
+    feeds: u64,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -108,21 +115,18 @@ impl Presence {
     pub fn join(&self, edge: EdgeId, version: String, applied: u64) -> (Hold, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let mut edges = self.edges_locked();
-        let before = edges.remove(&edge);
-        let number = match &before {
-            Some(Entry { feed: Feed::Open { number, .. }, .. }) => number + 1,
-            _ => 0,
-        };
-        let sessions = before.map(|entry| entry.sessions).unwrap_or_default();
+        edges.feeds += 1;
+        let number = edges.feeds;
+        let sessions = edges.entries.remove(&edge).map(|entry| entry.sessions).unwrap_or_default();
         let feed = Feed::Open { number, commands };
-        edges.insert(edge, Entry { version, applied, refused: None, sessions, feed });
+        edges.entries.insert(edge, Entry { version, applied, refused: None, sessions, feed });
         (Hold { presence: self.clone(), edge, number }, receiver)
     }
 
     /// Drops edges whose feed broke more than [`LEASE_SECS`] ago.
     pub fn expire(&self, now: Instant) {
         let lease = Duration::from_secs(LEASE_SECS);
-        self.edges_locked().retain(|_, entry| match entry.feed {
+        self.edges_locked().entries.retain(|_, entry| match entry.feed {
             Feed::Open { .. } => true,
             Feed::Broken { since } => now.saturating_duration_since(since) < lease,
         });
@@ -138,7 +142,7 @@ impl Presence {
             sessions: entry.sessions.len(),
             connected: matches!(entry.feed, Feed::Open { .. }),
         };
-        self.edges_locked().iter().map(live).collect()
+        self.edges_locked().entries.iter().map(live).collect()
     }
 
     /// Generation that every connected edge has in force; None when no edge is connected.
@@ -149,7 +153,7 @@ impl Presence {
     /// Sessions of an account, oldest first.
     pub fn sessions(&self, account: AccountId) -> Vec<LiveSession> {
         let edges = self.edges_locked();
-        let all = edges.iter().flat_map(|(edge, entry)| {
+        let all = edges.entries.iter().flat_map(|(edge, entry)| {
             entry.sessions.iter().map(|(id, report)| LiveSession {
                 id: *id,
                 edge: *edge,
@@ -186,7 +190,7 @@ impl Presence {
     ) -> Result<(), CommandError> {
         let edges = self.edges_locked();
         let owns = |entry: &&Entry| entry.sessions.get(&session).is_some_and(|r| r.account == account);
-        match edges.values().find(owns).ok_or(CommandError::Offline)?.feed {
+        match edges.entries.values().find(owns).ok_or(CommandError::Offline)?.feed {
             Feed::Open { ref commands, .. } => {
                 commands.try_send(Command { session, command }).map_err(|_| CommandError::Unreachable)
             }
@@ -194,7 +198,7 @@ impl Presence {
         }
     }
 
-    fn edges_locked(&self) -> MutexGuard<'_, BTreeMap<EdgeId, Entry>> {
+    fn edges_locked(&self) -> MutexGuard<'_, Edges> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -244,7 +248,7 @@ impl Hold {
 
     fn change(&self, change: impl FnOnce(&mut Entry)) {
         let mut edges = self.presence.edges_locked();
-        if let Some(entry) = edges.get_mut(&self.edge)
+        if let Some(entry) = edges.entries.get_mut(&self.edge)
             && matches!(entry.feed, Feed::Open { number, .. } if number == self.number)
         {
             change(entry);
@@ -255,5 +259,119 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.change(|entry| entry.feed = Feed::Broken { since: Instant::now() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebbgate_model::{Binding, CredentialId, Ksuid};
+
+    fn ksuid(n: u8) -> Ksuid {
+        Ksuid::new(1_700_000_000 + u64::from(n), [n; 16])
+    }
+
+    fn account(n: u8) -> AccountId {
+        AccountId::new(ksuid(n))
+    }
+
+    fn session(n: u8) -> TunnelSessionId {
+        TunnelSessionId::new(ksuid(n))
+    }
+
+    fn report(of: u8, endpoint: u8) -> SessionReport {
+        let endpoint_report = AgentEndpointReport {
+            url: format!("https://e{endpoint}.internal").parse().unwrap(),
+            binding: Binding::Internal,
+            name: String::new(),
+            description: String::new(),
+            metadata: String::new(),
+            pooling_enabled: false,
+            forwards_to: String::new(),
+            upstream_protocol: "http1".into(),
+            traffic_policy: String::new(),
+            created_at: 0,
+        };
+        SessionReport {
+            account: account(of),
+            credential: CredentialId::new(ksuid(9)),
+            agent_version: String::new(),
+            user_agent: String::new(),
+            os: String::new(),
+            ip: String::new(),
+            metadata: String::new(),
+            started_at: 0,
+            endpoints: [(EndpointId::new(ksuid(endpoint)), endpoint_report)].into(),
+        }
+    }
+
+    fn edge(n: u8) -> EdgeId {
+        EdgeId::new(ksuid(n))
+    }
+
+    #[test]
+    fn an_account_sees_its_own_sessions_and_endpoints_on_all_edges() {
+        let presence = Presence::default();
+        let (one, _commands) = presence.join(edge(1), "1".into(), 0);
+        let (two, _commands) = presence.join(edge(2), "1".into(), 0);
+        one.replace_sessions([(session(1), report(1, 11)), (session(2), report(2, 12))].into());
+        two.session(session(3), report(1, 13));
+        let ids = |n| presence.endpoints(account(n)).into_iter().map(|e| e.id).collect::<Vec<_>>();
+        assert_eq!(ids(1), [11, 13].map(|n| EndpointId::new(ksuid(n))));
+        assert_eq!(ids(2), [EndpointId::new(ksuid(12))]);
+        assert!(presence.session(account(1), session(3)).is_some());
+        assert!(presence.session(account(2), session(3)).is_none());
+        one.replace_sessions(BTreeMap::new());
+        assert_eq!(ids(1), [EndpointId::new(ksuid(13))]);
+    }
+
+    #[test]
+    fn sessions_outlive_a_broken_feed_by_the_lease_and_no_longer() {
+        let presence = Presence::default();
+        let (hold, _commands) = presence.join(edge(1), "1".into(), 0);
+        hold.session(session(1), report(1, 11));
+        drop(hold);
+        let now = Instant::now();
+        let lease = Duration::from_secs(LEASE_SECS);
+        presence.expire(now);
+        assert_eq!(presence.sessions(account(1)).len(), 1);
+        assert_eq!(presence.live_generation(), None, "a broken feed has nothing in force that we know of");
+        let stop = || presence.command(account(1), session(1), SessionCommand::Stop);
+        assert_eq!(stop(), Err(CommandError::Unreachable));
+        let (hold, _commands) = presence.join(edge(1), "1".into(), 7);
+        assert_eq!(presence.sessions(account(1)).len(), 1, "listed until the edge reports anew");
+        presence.expire(now + lease * 2);
+        assert_eq!(presence.live_generation(), Some(7));
+        drop(hold);
+        presence.expire(Instant::now() + lease);
+        assert_eq!(presence.edges(), []);
+        assert_eq!(stop(), Err(CommandError::Offline));
+    }
+
+    #[test]
+    fn a_replaced_feed_changes_nothing_any_more() {
+        let presence = Presence::default();
+        let (first, _commands) = presence.join(edge(1), "1".into(), 0);
+        let (second, _commands) = presence.join(edge(1), "1".into(), 0);
+        drop(second);
+        let (third, _commands) = presence.join(edge(1), "1".into(), 3);
+        first.applied(99);
+        first.session(session(1), report(1, 11));
+        assert!(!first.is_current() && third.is_current());
+        drop(first);
+        assert_eq!(presence.live_generation(), Some(3));
+        assert!(presence.sessions(account(1)).is_empty());
+    }
+
+    #[test]
+    fn commands_nobody_takes_are_refused_not_queued_for_ever() {
+        let presence = Presence::default();
+        let (hold, commands) = presence.join(edge(1), "1".into(), 0);
+        hold.session(session(1), report(1, 11));
+        let stop = || presence.command(account(1), session(1), SessionCommand::Stop);
+        let taken = std::iter::repeat_with(stop).take_while(Result::is_ok).count();
+        assert_eq!(taken, COMMANDS_MAX);
+        drop(commands);
+        assert_eq!(stop(), Err(CommandError::Unreachable));
     }
 }

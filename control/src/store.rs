@@ -2,6 +2,8 @@
 //!
 //! Knows keys and bytes. What the bytes say is `record`'s business, what follows from them is `plan`'s.
 
+#[cfg(test)]
+mod conformance;
 mod lock;
 mod sqlite;
 

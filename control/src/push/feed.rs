@@ -262,3 +262,6 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

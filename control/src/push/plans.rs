@@ -90,3 +90,44 @@ async fn next_batches(changes: &mut Watch) -> Result<Vec<Batch>, PlanError> {
     timeout(Duration::from_millis(DEBOUNCE_MS_MAX), more).await.unwrap_or(Ok::<_, PlanError>(()))?;
     Ok(batches)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::testing::Lab;
+    use crate::record::{INSTALLATION_KEY, encode};
+    use crate::store::{Outcome, Txn};
+
+    #[tokio::test]
+    async fn the_newest_revision_is_planned_and_a_damaged_record_stops_only_what_is_newer() {
+        let lab = Lab::new().await;
+        let (publish, mut planned) = watch::channel(Planned::default());
+        let app = lab.app.clone();
+        let following = tokio::spawn(follow(app.store, app.vault, publish, app.metrics));
+        let commit = async |value: Vec<u8>| match lab
+            .app
+            .store
+            .commit(Txn::new().put(INSTALLATION_KEY, value))
+            .await
+        {
+            Ok(Outcome::Committed(revision)) => revision,
+            other => panic!("{other:?}"),
+        };
+        let mut wait = async |is: &dyn Fn(&Planned) -> bool| planned.wait_for(is).await.unwrap().clone();
+        let generation = |planned: &Planned| planned.program.as_ref().map(|program| program.generation);
+
+        let good = commit(encode(&*lab.app.installation)).await;
+        let now = wait(&|planned| generation(planned) == Some(good)).await;
+        assert_eq!(now.program.unwrap().settings.region, lab.app.installation.region);
+
+        commit(b"damage".to_vec()).await;
+        let now = wait(&|planned| planned.trouble.is_some()).await;
+        assert_eq!(generation(&now), Some(good), "the last good plan stays");
+        assert!(now.trouble.unwrap().contains(INSTALLATION_KEY));
+
+        let repaired = commit(encode(&*lab.app.installation)).await;
+        let now = wait(&|planned| generation(planned) == Some(repaired)).await;
+        assert_eq!(now.trouble, None);
+        following.abort();
+    }
+}

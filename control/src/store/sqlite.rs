@@ -53,7 +53,10 @@ impl Sqlite {
 
     /// Opens an existing database: checks it, brings its schema up to date, starts the writer.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = schema::open(path)?;
+        Self::start(schema::open(path)?, path)
+    }
+
+    fn start(connection: Connection, path: &Path) -> Result<Self, StoreError> {
         let reader = schema::open_reader(path)?;
         let revision = connection.query_row("SELECT revision FROM state", [], |row| row.get(0));
         let (announce, announced) = watch::channel(revision.map_err(|e| engine_error(path, e))?);
@@ -274,3 +277,6 @@ fn engine_error(path: &Path, error: rusqlite::Error) -> StoreError {
         _ => StoreError::Engine { path, source: Arc::new(error) },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,11 +45,10 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
 
 /// Opens the file for writing: checks it, then brings its schema up to date.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    if !path.exists() {
-        return Err(StoreError::Missing { path: path.to_owned() });
-    }
+    // Looked at before it is touched: a file that is not ours must not even change its journal mode.
+    verify_database(path)?;
     let mut db = connect(path)?;
-    let version = check(&db, path)?;
+    let version = check_version(&db, path)?;
     migrate(&mut db, version).map_err(|e| engine_error(path, e))?;
     Ok(db)
 }
@@ -64,7 +63,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 /// Checks a database file without changing it, in use or not.
 pub fn verify_database(path: &Path) -> Result<(), StoreError> {
     let db = connect_to_read(path)?;
-    check(&db, path).map(drop)
+    check(&db, path)
 }
 
 /// Copies a database to a new file while it may be in use. The copy is complete and checked, or removed again.
@@ -112,8 +111,18 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connect().map_err(|e| engine_error(path, e))
 }
 
-/// Refuses files that are damaged, not ours, or newer than this program. Gives the schema version found.
-fn check(db: &Connection, path: &Path) -> Result<u32, StoreError> {
+/// Refuses files that are damaged, not ours, or newer than this program.
+fn check(db: &Connection, path: &Path) -> Result<(), StoreError> {
+    check_version(db, path)?;
+    let report = db.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
+    match report.map_err(|e| engine_error(path, e))? {
+        report if report == "ok" => Ok(()),
+        detail => Err(StoreError::Damaged { path: path.to_owned(), detail }),
+    }
+}
+
+/// Gives the schema version found, unless the file is not ours or newer.
+fn check_version(db: &Connection, path: &Path) -> Result<u32, StoreError> {
     let ask = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let id = ask("application_id").map_err(|e| engine_error(path, e))?;
     if id != i64::from(APPLICATION_ID) {
@@ -125,11 +134,7 @@ fn check(db: &Connection, path: &Path) -> Result<u32, StoreError> {
     if found > known {
         return Err(StoreError::TooNew { path: path.to_owned(), found, known });
     }
-    let report = db.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
-    match report.map_err(|e| engine_error(path, e))? {
-        report if report == "ok" => Ok(found),
-        detail => Err(StoreError::Damaged { path: path.to_owned(), detail }),
-    }
+    Ok(found)
 }
 
 fn latest() -> u32 {

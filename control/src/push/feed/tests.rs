@@ -1,0 +1,282 @@
+//! Feeds against an edge in memory, with virtual time; one against a real socket.
+
+use std::convert::Infallible;
+
+use super::*;
+use ebbgate_model::feed::{SessionCommand, SessionReport};
+use ebbgate_model::{AccountId, CredentialId, Ksuid, Settings, TunnelSessionId};
+use futures_util::stream;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use tokio::task::JoinHandle;
+
+fn ksuid(n: u8) -> Ksuid {
+    Ksuid::new(1_700_000_000, [n; 16])
+}
+
+fn edge_id(n: u8) -> EdgeId {
+    EdgeId::new(ksuid(n))
+}
+
+fn program(generation: u64) -> Planned {
+    let settings = Settings { region: format!("g{generation}"), ..Settings::default() };
+    let program = Program { generation, settings, ..Program::default() };
+    Planned { program: Some(Arc::new(program)), trouble: None }
+}
+
+/// Control's side: the plans, and what it knows of edges.
+struct Control {
+    publish: watch::Sender<Planned>,
+    presence: Presence,
+    feeds: Arc<Feeds>,
+}
+
+impl Control {
+    fn new() -> Self {
+        let (publish, planned) = watch::channel(Planned::default());
+        let presence = Presence::default();
+        let feeds = Arc::new(Feeds::new(planned, presence.clone(), Arc::default()));
+        Self { publish, presence, feeds }
+    }
+
+    fn connect(&self) -> Edge {
+        let (to_control, lines) = mpsc::channel::<Bytes>(16);
+        let frames = stream::unfold(lines, |mut lines| async {
+            let line = lines.recv().await?;
+            Some((Ok::<_, Infallible>(Frame::data(line)), lines))
+        });
+        let (out, from_control) = mpsc::channel(1);
+        let feeds = self.feeds.clone();
+        let ended = tokio::spawn(async move { feeds.serve(StreamBody::new(Box::pin(frames)), out).await });
+        Edge { to_control, from_control, ended }
+    }
+
+    /// Connects and says hello.
+    async fn join(&self, edge: EdgeId, generation: u64) -> Edge {
+        let connected = self.connect();
+        connected.say(&FromEdge::Hello { edge, version: "test".into(), generation }).await;
+        connected
+    }
+
+    /// Waits until the registry shows what is expected.
+    async fn shows(&self, is: impl Fn(&Presence) -> bool) {
+        while !is(&self.presence) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// An edge's side of a feed.
+struct Edge {
+    to_control: mpsc::Sender<Bytes>,
+    from_control: mpsc::Receiver<Bytes>,
+    ended: JoinHandle<Result<(), FeedError>>,
+}
+
+impl Edge {
+    async fn say(&self, message: &FromEdge) {
+        let mut line = serde_json::to_vec(message).unwrap();
+        line.push(b'\n');
+        self.to_control.send(line.into()).await.unwrap();
+    }
+
+    /// The next message that is no beat.
+    async fn hear(&mut self) -> ToEdge {
+        loop {
+            let line = self.from_control.recv().await.expect("the feed is open");
+            match serde_json::from_slice(&line).unwrap() {
+                ToEdge::Beat => {}
+                message => return message,
+            }
+        }
+    }
+
+    /// Keeps the feed alive until control ends it.
+    async fn end(mut self) -> FeedError {
+        while self.from_control.recv().await.is_some() {}
+        self.ended.await.unwrap().unwrap_err()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_edge_gets_everything_and_then_only_changes() {
+    let control = Control::new();
+    let mut edge = control.join(edge_id(1), 0).await;
+    control.publish.send_replace(program(5));
+    let ToEdge::Program(whole) = edge.hear().await else { panic!("a whole Program") };
+    assert_eq!(whole.generation, 5);
+    edge.say(&FromEdge::Applied { generation: 5 }).await;
+    control.shows(|presence| presence.live_generation() == Some(5)).await;
+    control.publish.send_replace(program(6));
+    let ToEdge::Diff(diff) = edge.hear().await else { panic!("a diff") };
+    assert_eq!((diff.from, diff.to), (5, 6));
+    edge.say(&FromEdge::Applied { generation: 6 }).await;
+    control.shows(|presence| presence.live_generation() == Some(6)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edge_that_comes_back_gets_what_it_missed() {
+    let control = Control::new();
+    control.publish.send_replace(program(5));
+    let mut edge = control.join(edge_id(1), 0).await;
+    edge.hear().await;
+    edge.say(&FromEdge::Applied { generation: 5 }).await;
+    control.shows(|presence| presence.live_generation() == Some(5)).await;
+    drop(edge);
+    control.shows(|presence| presence.live_generation().is_none()).await;
+    control.publish.send_replace(program(7));
+    let mut edge = control.join(edge_id(1), 5).await;
+    let ToEdge::Diff(diff) = edge.hear().await else { panic!("a diff") };
+    assert_eq!((diff.from, diff.to), (5, 7));
+    // Another edge with the same number proves nothing to us.
+    let mut stranger = control.join(edge_id(2), 5).await;
+    assert!(matches!(stranger.hear().await, ToEdge::Program(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_edge_gets_the_newest_plan_and_no_queue() {
+    let control = Control::new();
+    control.publish.send_replace(program(1));
+    let mut edge = control.join(edge_id(1), 0).await;
+    edge.hear().await;
+    for generation in 2..100 {
+        control.publish.send_replace(program(generation));
+        tokio::task::yield_now().await;
+    }
+    edge.say(&FromEdge::Applied { generation: 1 }).await;
+    let ToEdge::Diff(diff) = edge.hear().await else { panic!("a diff") };
+    assert_eq!((diff.from, diff.to), (1, 99));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_shown_until_a_later_generation_is_in_force() {
+    let control = Control::new();
+    control.publish.send_replace(program(1));
+    let mut edge = control.join(edge_id(1), 0).await;
+    edge.hear().await;
+    edge.say(&FromEdge::Refused { generation: 1, reason: "port 20000 is taken".into() }).await;
+    let refused = |presence: &Presence| presence.edges().first().and_then(|edge| edge.refused.clone());
+    control.shows(|presence| refused(presence) == Some((1, "port 20000 is taken".into()))).await;
+    edge.say(&FromEdge::Applied { generation: 77 }).await;
+    control.publish.send_replace(program(2));
+    assert!(matches!(edge.hear().await, ToEdge::Program(_)));
+    edge.say(&FromEdge::Applied { generation: 2 }).await;
+    control.shows(|presence| refused(presence).is_none() && presence.live_generation() == Some(2)).await;
+}
+
+fn report(account: u8) -> SessionReport {
+    SessionReport {
+        account: AccountId::new(ksuid(account)),
+        credential: CredentialId::new(ksuid(9)),
+        agent_version: "1".into(),
+        user_agent: String::new(),
+        os: "linux".into(),
+        ip: "192.0.2.1".into(),
+        metadata: String::new(),
+        started_at: 0,
+        endpoints: BTreeMap::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_reach_the_edge_of_their_session_and_nobody_elses() {
+    let control = Control::new();
+    let (mut one, mut two) = (control.join(edge_id(1), 0).await, control.join(edge_id(2), 0).await);
+    let (first, second) = (TunnelSessionId::new(ksuid(1)), TunnelSessionId::new(ksuid(2)));
+    one.say(&FromEdge::Sessions { sessions: [(first, report(1))].into() }).await;
+    two.say(&FromEdge::Session { session: second, report: Box::new(report(2)) }).await;
+    let count = |presence: &Presence| presence.edges().iter().map(|edge| edge.sessions).sum::<usize>();
+    control.shows(|presence| count(presence) == 2).await;
+    let account = |n| AccountId::new(ksuid(n));
+    let stop = |n, session| control.presence.command(account(n), session, SessionCommand::Stop);
+    stop(1, first).unwrap();
+    stop(2, second).unwrap();
+    assert_eq!(stop(2, first), Err(crate::presence::CommandError::Offline), "another account's session");
+    for (edge, session) in [(&mut one, first), (&mut two, second)] {
+        assert_eq!(edge.hear().await, ToEdge::Session { session, command: SessionCommand::Stop });
+    }
+    one.say(&FromEdge::SessionEnded { session: first }).await;
+    control.shows(|presence| presence.sessions(account(1)).is_empty()).await;
+    assert_eq!(control.presence.sessions(account(2)).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_mute_and_stalled_edges_are_let_go() {
+    let control = Control::new();
+    // Neither greets.
+    assert!(matches!(control.connect().end().await, FeedError::Hello));
+    // Greets with garbage.
+    let garbage = control.connect();
+    garbage.to_control.send("garbage\n".into()).await.unwrap();
+    assert!(matches!(garbage.end().await, FeedError::Hello));
+    // Says nothing after its greeting.
+    assert!(matches!(control.join(edge_id(1), 0).await.end().await, FeedError::Silent));
+    // Beats, but never answers for its Program.
+    control.publish.send_replace(program(1));
+    let mute = control.join(edge_id(2), 0).await;
+    let beating = tokio::spawn({
+        let to_control = mute.to_control.clone();
+        async move {
+            while to_control.send("{\"type\":\"beat\"}\n".into()).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(BEAT_SECS)).await;
+            }
+        }
+    });
+    assert!(matches!(mute.end().await, FeedError::NoAnswer));
+    beating.abort();
+    // Reads nothing.
+    let stalled = control.join(edge_id(3), 0).await;
+    assert!(matches!(stalled.ended.await.unwrap(), Err(FeedError::Stalled | FeedError::Silent)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_connection_of_an_edge_takes_over() {
+    let control = Control::new();
+    let old = control.join(edge_id(1), 0).await;
+    control.shows(|presence| presence.edges().len() == 1).await;
+    let new = control.join(edge_id(1), 0).await;
+    assert!(matches!(old.end().await, FeedError::Replaced));
+    let session = TunnelSessionId::new(ksuid(1));
+    new.say(&FromEdge::Session { session, report: Box::new(report(1)) }).await;
+    control.shows(|presence| presence.edges().first().is_some_and(|edge| edge.sessions == 1)).await;
+}
+
+#[tokio::test]
+async fn over_a_real_socket() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let control = Control::new();
+    control.publish.send_replace(program(3));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edge.sock");
+    drop(crate::push::bind_socket(&path).unwrap());
+    let listener = crate::push::bind_socket(&path).expect("a socket that a killed process left is replaced");
+    let serving = tokio::spawn(crate::push::serve_unix(listener, control.feeds.clone()));
+
+    let io = TokioIo::new(tokio::net::UnixStream::connect(&path).await.unwrap());
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let (to_control, lines) = mpsc::channel::<Bytes>(16);
+    let frames = stream::unfold(lines, |mut lines| async {
+        let line = lines.recv().await?;
+        Some((Ok::<_, Infallible>(Frame::data(line)), lines))
+    });
+    let request = http::Request::post(format!("http://control{}", ebbgate_model::feed::FEED_PATH));
+    let body = BodyExt::boxed(StreamBody::new(Box::pin(frames)));
+    let response = send.send_request(request.body(body).unwrap()).await.unwrap();
+    let hello = FromEdge::Hello { edge: edge_id(1), version: "test".into(), generation: 0 };
+    let line = format!("{}\n", serde_json::to_string(&hello).unwrap());
+    // Cut in two: lines do not keep to frames.
+    let (front, back) = line.split_at(7);
+    to_control.send(front.to_owned().into()).await.unwrap();
+    to_control.send(back.to_owned().into()).await.unwrap();
+    let mut body = response.into_body();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"\n") {
+        heard.extend_from_slice(body.frame().await.unwrap().unwrap().data_ref().unwrap());
+    }
+    let first = heard.split(|b| *b == b'\n').find(|line| !line.starts_with(br#"{"type":"beat"#)).unwrap();
+    let ToEdge::Program(program) = serde_json::from_slice(first).unwrap() else { panic!("a whole Program") };
+    assert_eq!(program.generation, 3);
+    serving.abort();
+}
