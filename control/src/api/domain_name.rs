@@ -99,6 +99,17 @@ fn label_fault(at: usize, label: &str) -> Option<(u32, String)> {
     None
 }
 
+/// Refuses the installation's own domain, under which agents get random names (code 404).
+pub(super) fn check_foreign(host: &Host, own: Option<&Host>) -> Result<(), ApiError> {
+    match own.filter(|own| is_at_or_below(host, own) || host.covers(own)) {
+        None => Ok(()),
+        Some(own) => {
+            let message = format!("`{host}` cannot be reserved: `{own}` belongs to the installation itself");
+            Err(ApiError::bad(404, message).detail("field", "domain"))
+        }
+    }
+}
+
 /// Why `wanted` cannot be reserved beside a name that is taken; None when the two get along.
 ///
 /// A reservation holds everything below its name: nobody else may reserve there, not even what it does not serve.
@@ -176,7 +187,7 @@ mod tests {
         check("*.com", Err(416));
         check("*.co.uk", Err(416));
         check("*.test", Err(416));
-        check("*", Err(416));
+        check("*", Err(448));
         check("a.clinic1.internal", Err(411));
         check("db.lan", Err(411));
         check("10.0.0.1", Err(411));

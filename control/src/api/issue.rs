@@ -3,12 +3,12 @@
 
 use std::fmt::Display;
 
-use ebbgate_model::{CertificateId, Host};
+use ebbgate_model::Host;
 
 use super::call::Call;
 use super::failure::ApiError;
 use crate::authority::Purpose;
-use crate::record::{self, IssuedCertificate};
+use crate::record;
 use crate::store::Txn;
 
 /// Said when a client asks for a publicly trusted certificate.
@@ -22,15 +22,7 @@ pub(super) fn leaf(
     owner: impl Display,
     host: &Host,
 ) -> Result<Txn, ApiError> {
-    let pair = call.app.issuer.server(purpose, host, call.app.now()).map_err(|e| ApiError::internal(&e))?;
-    let key = IssuedCertificate::key(call.account, owner);
-    let record = IssuedCertificate {
-        id: CertificateId::new(call.app.ksuid()),
-        host: host.clone(),
-        chain_pem: pair.certificate_pem,
-        key: call.app.vault.seal(&key, &pair.key_pem),
-        not_before: pair.not_before,
-        not_after: pair.not_after,
-    };
-    Ok(txn.put(key, record::encode(&record)))
+    let issued = call.app.issue(purpose, call.account, owner, host).map_err(|e| ApiError::internal(&e))?;
+    let (key, certificate) = issued;
+    Ok(txn.put(key, record::encode(&certificate)))
 }

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn times_are_utc_seconds() {
-        assert_eq!(timestamp(1_795_434_848), "2026-11-23T10:34:08Z");
+        assert_eq!(timestamp(1_795_434_848), "2026-11-23T11:54:08Z");
         assert_eq!(timestamp(i64::MAX), "1970-01-01T00:00:00Z");
     }
 }

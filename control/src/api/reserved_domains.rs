@@ -46,7 +46,7 @@ pub(super) struct View {
     domain: String,
     /// Deprecated; always "".
     region: String,
-    /// Name to point a CNAME record at; null for names of the installation itself.
+    /// Name to point a CNAME record at.
     cname_target: Option<String>,
     certificate: Option<Ref>,
     certificate_management_policy: Option<CertificatePolicy>,
@@ -143,9 +143,6 @@ impl Resource for ReservedDomains {
     type Update = Update;
 
     fn view(call: &Call, record: &ReservedDomain) -> View {
-        let installation = &call.app.installation;
-        let own = installation.default_domain.as_ref();
-        let is_own = own.is_some_and(|own| record.host == *own || ends_below(&record.host, own));
         View {
             id: record.id.to_string(),
             uri: call.reference(Self::PATH, record.id).uri,
@@ -154,7 +151,7 @@ impl Resource for ReservedDomains {
             metadata: record.metadata.clone(),
             domain: record.host.to_string(),
             region: String::new(),
-            cname_target: (!is_own).then(|| installation.tcp_host.to_string()),
+            cname_target: Some(call.app.installation.tcp_host.to_string()),
             certificate: record.certificate.map(|id| call.reference(TlsCertificates::PATH, id)),
             certificate_management_policy: record.management.as_ref().map(CertificatePolicy::from_record),
             certificate_management_status: None,
@@ -171,6 +168,7 @@ impl Resource for ReservedDomains {
         let name = domain_name::check(&wanted_name(body)?)?;
         TEXTS.check(&body.description, &body.metadata)?;
         region::check(&body.region.or_default(), 400)?;
+        domain_name::check_foreign(&name.host, call.app.installation.default_domain.as_ref())?;
         let id = DomainId::new(call.app.ksuid());
         let revision = check_free(call, &name.host).await?;
         let txn = record::take(Txn::new(), index::domain(&name.host), call.account, id);
@@ -328,10 +326,6 @@ fn read_resolves_to(given: &[ResolvesTo]) -> Result<Vec<String>, ApiError> {
         }
     }
     Ok(given.iter().map(|entry| entry.value.clone()).collect())
-}
-
-fn ends_below(host: &Host, suffix: &Host) -> bool {
-    host.as_str().strip_suffix(suffix.as_str()).is_some_and(|front| front.ends_with('.'))
 }
 
 #[cfg(test)]

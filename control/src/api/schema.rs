@@ -117,7 +117,10 @@ impl Document {
     }
 
     fn push(&mut self, path: &str, method: HttpMethod, operation: OperationBuilder) {
-        self.paths.push((path.to_owned(), method, operation.build()));
+        let verb = serde_json::to_value(&method).ok().and_then(|verb| verb.as_str().map(str::to_lowercase));
+        let steps = path.split(['/', '{', '}']).filter(|step| !step.is_empty());
+        let name = steps.fold(verb.unwrap_or_default(), |name, step| name + "_" + step);
+        self.paths.push((path.to_owned(), method, operation.operation_id(Some(name)).build()));
     }
 
     /// Registers a type and everything it contains, and gives a reference to it.

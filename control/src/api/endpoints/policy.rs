@@ -54,7 +54,8 @@ fn absent(call: &Call) -> Result<Judged, ApiError> {
 
 /// All defects at once: the first in `msg`, every one in `details`.
 fn refused(defects: &[Diagnostic]) -> ApiError {
-    let Some(first) = defects.first() else {
+    // A defect of the whole document is often only the consequence of one that has a place.
+    let Some(first) = defects.iter().find(|defect| !defect.path.is_empty()).or(defects.first()) else {
         return ApiError::bad(18002, "the traffic policy is invalid").detail("field", "traffic_policy");
     };
     let more = match defects.len() - 1 {

@@ -1,0 +1,157 @@
+//! What is online: agent endpoints and sessions as edges report them.
+
+use std::collections::BTreeMap;
+
+use ebbgate_control::presence::Hold;
+use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
+use ebbgate_model::{CredentialId, EdgeId, EndpointId, EndpointUrl, TunnelSessionId};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::Receiver;
+
+use crate::lab::{EPOCH, Lab, Tenant};
+use ebbgate_control::presence::Command;
+
+/// A session with one endpoint, at an edge that stays connected.
+pub(crate) fn join(lab: &Lab, tenant: &Tenant, url: &str) -> (TunnelSessionId, EndpointId) {
+    let (session, endpoint, hold, commands) = join_pooled(lab, tenant, url, false);
+    std::mem::forget((hold, commands));
+    (session, endpoint)
+}
+
+fn join_pooled(
+    lab: &Lab,
+    tenant: &Tenant,
+    url: &str,
+    pooling_enabled: bool,
+) -> (TunnelSessionId, EndpointId, Hold, Receiver<Command>) {
+    let url: EndpointUrl = url.parse().unwrap();
+    let (session, endpoint) = (TunnelSessionId::new(lab.app.ksuid()), EndpointId::new(lab.app.ksuid()));
+    let report = AgentEndpointReport {
+        binding: url.implied_binding(),
+        url,
+        name: "rest-api".into(),
+        description: "REST API".into(),
+        metadata: "{}".into(),
+        pooling_enabled,
+        forwards_to: "http://localhost:8080".into(),
+        upstream_protocol: "http1".into(),
+        traffic_policy: String::new(),
+        created_at: EPOCH,
+    };
+    let report = SessionReport {
+        account: tenant.account,
+        credential: CredentialId::new(lab.app.ksuid()),
+        agent_version: "3.20.0".into(),
+        user_agent: "ebbgate/0.1.0".into(),
+        os: "linux".into(),
+        ip: "192.0.2.7".into(),
+        metadata: String::new(),
+        started_at: EPOCH,
+        endpoints: BTreeMap::from([(endpoint, report)]),
+    };
+    let (hold, commands) = lab.app.presence.join(EdgeId::new(lab.app.ksuid()), "0.1.0".into(), 0);
+    hold.session(session, report);
+    (session, endpoint, hold, commands)
+}
+
+#[tokio::test]
+async fn agent_endpoints_are_listed_among_cloud_endpoints_and_not_writable() {
+    let lab = Lab::new().await;
+    let older = lab.make("/endpoints", json!({"url": "https://a.internal"})).await.id();
+    let (session, agent, _hold, _commands) =
+        join_pooled(&lab, &lab.one, "https://rest-api.clinic1.internal", false);
+    let newer = lab.make("/endpoints", json!({"url": "https://b.internal"})).await.id();
+    let list = lab.get("/endpoints").await.expect(200);
+    let ids: Vec<_> =
+        list.body["endpoints"].as_array().unwrap().iter().map(|e| e["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [newer.as_str(), agent.to_string().as_str(), older.as_str()]);
+    let first = lab.get("/endpoints?limit=1").await;
+    let next = first.body["next_page_uri"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("http://127.0.0.1:4480")
+        .unwrap()
+        .to_owned();
+    let second = lab.get(&next).await;
+    assert_eq!(second.body["endpoints"][0]["id"], agent.to_string());
+    assert!(second.body["next_page_uri"].is_string());
+
+    let one = format!("/endpoints/{agent}");
+    let shown = lab.get(&one).await.expect(200);
+    assert_eq!(shown.text("type"), "agent");
+    assert_eq!(shown.body["tunnel_session"]["id"], session.to_string());
+    assert_eq!(shown.body["tunnel"]["id"], format!("tn_{}", agent.ksuid()));
+    assert_eq!(shown.text("upstream_url"), "http://localhost:8080");
+    assert_eq!(second.body["endpoints"][0], shown.body);
+    assert_eq!(lab.patch(&one, json!({"description": "x"})).await.expect(400).code(), 248);
+    assert_eq!(lab.delete(&one).await.expect(400).code(), 248);
+    let tunnel = lab.get(&format!("/tunnels/tn_{}", agent.ksuid())).await.expect(200);
+    assert_eq!(tunnel.body["endpoint"]["id"], agent.to_string());
+    assert_eq!(lab.get("/tunnels").await.body["tunnels"], json!([tunnel.body]));
+    let by_url = lab.get("/endpoints?url=https://rest-api.clinic1.internal:443").await;
+    assert_eq!(by_url.body["endpoints"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn live_endpoints_conflict_pool_and_are_near_misses() {
+    let lab = Lab::new().await;
+    let url = "https://rest-api.clinic1.internal";
+    let (.., lone, _a) = join_pooled(&lab, &lab.one, url, false);
+    assert_eq!(lab.post("/endpoints", json!({"url": url})).await.expect(400).code(), 18017);
+    let pooled = json!({"url": url, "pooling_enabled": true});
+    assert_eq!(lab.post("/endpoints", pooled.clone()).await.expect(400).code(), 18016);
+    lab.call(&lab.two, "POST", "/endpoints", Some(json!({"url": url}))).await.expect(201);
+    lone.replace_sessions(BTreeMap::new());
+    let (.., _pooled, _b) = join_pooled(&lab, &lab.one, url, true);
+    lab.make("/endpoints", pooled).await;
+    assert_eq!(lab.post("/endpoints", json!({"url": url})).await.expect(400).code(), 18017);
+
+    lab.reserve_domain().await;
+    let forward = json!({"type": "forward-internal", "config": {"url": "https://restapi.clinic1.internal"}});
+    let policy = json!({"on_http_request": [{"actions": [forward]}]}).to_string();
+    let body = json!({"url": "https://api.clinic.example.com", "traffic_policy": policy});
+    assert!(
+        lab.make("/endpoints", body.clone()).await.warnings()[0].contains(&format!("did you mean {url}?"))
+    );
+}
+
+#[tokio::test]
+async fn sessions_take_commands_while_they_are_online() {
+    let lab = Lab::new().await;
+    let (session, _, hold, mut commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let one = format!("/tunnel_sessions/{session}");
+    let shown = lab.get(&one).await.expect(200);
+    let mut keys: Vec<_> = shown.body.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    let expect = [
+        "agent_version",
+        "credential",
+        "id",
+        "ip",
+        "metadata",
+        "os",
+        "region",
+        "started_at",
+        "transport",
+        "uri",
+    ];
+    assert_eq!(keys, expect);
+    assert_eq!(lab.get("/tunnel_sessions").await.body["tunnel_sessions"], json!([shown.body]));
+    let post = async |action: &str, body: Option<Value>| {
+        lab.call(&lab.one, "POST", &format!("{one}/{action}"), body).await
+    };
+    post("stop", None).await.expect(204);
+    post("stop", Some(json!({}))).await.expect(204);
+    post("restart", Some(json!({}))).await.expect(204);
+    post("update", Some(json!({"version": "3.21.0"}))).await.expect(204);
+    let update = SessionCommand::Update { version: "3.21.0".into() };
+    for expect in [SessionCommand::Stop, SessionCommand::Stop, SessionCommand::Restart, update] {
+        assert_eq!(commands.try_recv().unwrap(), Command { session, command: expect });
+    }
+    assert_eq!(post("stop", Some(json!({"now": true}))).await.expect(400).code(), 211);
+    assert_eq!(post("update", Some(json!({"versoin": "x"}))).await.expect(400).code(), 214);
+    drop(hold);
+    assert_eq!(post("stop", None).await.expect(503).code(), 810);
+    lab.get("/tunnel_sessions/ts_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8").await.expect(404);
+    lab.get("/tunnel_sessions/ep_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8").await.expect(400);
+}

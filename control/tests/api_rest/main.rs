@@ -1,0 +1,12 @@
+//! The REST API as clients see it: requests through the whole router, records in a real SQLite store.
+
+mod arbitrary;
+mod certificates;
+mod concurrency;
+mod endpoints;
+mod front_door;
+mod isolation;
+mod lab;
+mod live;
+mod openapi;
+mod resources;
