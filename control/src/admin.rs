@@ -216,6 +216,10 @@ mod tests {
     use serde_json::Value;
     use tower::ServiceExt;
 
+    fn text<'a>(made: &'a Value, field: &str) -> &'a str {
+        made.get(field).and_then(Value::as_str).unwrap()
+    }
+
     async fn call(lab: &Lab, method: &str, path: &str, token: &str, body: &str) -> (StatusCode, Value) {
         let request = Request::builder().method(method).uri(path);
         let request = request.header(HOST, "127.0.0.1:4481").header(AUTHORIZATION, format!("Bearer {token}"));
@@ -231,14 +235,14 @@ mod tests {
         let lab = Lab::new().await;
         let (status, made) = call(&lab, "POST", "/accounts", "operator", r#"{"name":"second"}"#).await;
         assert_eq!(status, StatusCode::CREATED);
-        let path = format!("/accounts/{}/api_keys", made["id"].as_str().unwrap());
+        let path = format!("/accounts/{}/api_keys", text(&made, "id"));
         let (status, more) = call(&lab, "POST", &path, "operator", "{}").await;
         assert_eq!(status, StatusCode::CREATED);
-        for key in [&made["api_key"], &more["api_key"]] {
+        for key in [text(&made, "api_key"), text(&more, "api_key")] {
             let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, format!("Bearer {}", key.as_str().unwrap()).parse().unwrap());
+            headers.insert(AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
             let caller = authenticate(&*lab.app.store, &headers).await.unwrap();
-            assert_eq!(caller.account.to_string(), made["id"].as_str().unwrap());
+            assert_eq!(caller.account.to_string(), text(&made, "id"));
         }
     }
 

@@ -123,7 +123,7 @@ pub(crate) mod testing {
         pub(crate) account: AccountId,
         /// An API key's whole token.
         pub(crate) api_key: String,
-        pub(crate) dir: TempDir,
+        _dir: TempDir,
     }
 
     impl Lab {
@@ -167,7 +167,7 @@ pub(crate) mod testing {
                 settings: Arc::new(settings),
             };
             let (account, api_key) = add_account(&app, "first").await;
-            Self { app, account, api_key, dir }
+            Self { app, account, api_key, _dir: dir }
         }
 
         /// Another account with a key.

@@ -167,9 +167,9 @@ impl Snapshot {
 
     fn set_issued(&mut self, owner: &str, item: Option<&Item>, vault: &Vault) -> Result<(), SnapshotError> {
         let leaf = item.map(|item| open_issued(item, vault)).transpose()?;
-        if let Ok(id) = owner.parse() {
+        if let Ok(id) = owner.parse::<DomainId>() {
             replace(&mut self.domain_leaves, id, leaf);
-        } else if let Ok(id) = owner.parse() {
+        } else if let Ok(id) = owner.parse::<IngressId>() {
             replace(&mut self.ingress_leaves, id, leaf);
         }
         Ok(())

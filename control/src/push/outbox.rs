@@ -194,7 +194,7 @@ mod tests {
                     Step::Refuse => match wire.take() {
                         Some(ToEdge::Program(whole)) => outbox.refused(whole.generation).unwrap(),
                         Some(ToEdge::Diff(diff)) => outbox.refused(diff.to).unwrap(),
-                        _ => continue,
+                        _ => {}
                     },
                     Step::Reconnect | Step::Forget => {
                         if matches!(step, Step::Forget) {

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::super::StoreError;
 use super::engine_error;
 
-/// Marks the file as ours: "EbGt".
+/// Marks the file as ours: `EbGt` in ASCII.
 const APPLICATION_ID: i32 = 0x4562_4774;
 /// One entry per schema version, run in order. Never edit one that was released.
 const MIGRATIONS: &[&str] = &["
