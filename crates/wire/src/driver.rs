@@ -12,9 +12,9 @@ use std::future::{Future, Ready, ready};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::mux::{Code, Limits, Mux, MuxError, MuxEvent, OpenError, Role, StreamId};
+use crate::mux::{Code, Limits, Mux, MuxError, MuxEvent, OpenError, Readable, Role, StreamId};
 use crate::rpc::StreamKind;
 
 pub use stream::{Stream, StreamError, reset_code};
@@ -218,6 +218,24 @@ impl State {
         if let Some(waker) = self.driver.take() {
             waker.wake();
         }
+    }
+
+    /// Moves what has been received into `buf`; false when there was nothing.
+    fn read(&mut self, id: StreamId, buf: &mut ReadBuf<'_>) -> bool {
+        let before = buf.remaining();
+        while buf.remaining() > 0
+            && let Ok(Readable::Bytes(bytes)) = self.mux.readable(id)
+        {
+            let taken = bytes.get(..buf.remaining()).unwrap_or(bytes);
+            buf.put_slice(taken);
+            let taken = taken.len();
+            self.mux.consume(id, taken);
+        }
+        self.deliver();
+        if self.mux.has_control_due() {
+            self.wake_driver();
+        }
+        buf.remaining() < before
     }
 
     /// Wakes whoever the events concern. Called after every step that may cause some.

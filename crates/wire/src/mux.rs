@@ -8,13 +8,14 @@ mod closed;
 mod code;
 pub mod frame;
 mod limits;
+mod queue;
 mod receive;
 mod stream;
 mod transmit;
 
 use std::collections::{HashMap, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 pub use code::Code;
 pub use limits::{
@@ -24,6 +25,7 @@ pub use limits::{
 use closed::ClosedStreams;
 use frame::{Decoder, FrameError};
 use limits::NoiseBudget;
+use queue::ByteQueue;
 use stream::{Sending, Stream};
 use transmit::Rings;
 
@@ -122,7 +124,7 @@ pub struct StreamGone;
 /// What [`Mux::readable`] finds.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Readable<'a> {
-    /// Bytes, at least one; take them with [`Mux::consume`].
+    /// Bytes, at least one, maybe not all; take them with [`Mux::consume`] and look again.
     Bytes(&'a [u8]),
     /// Nothing yet.
     Empty,
@@ -237,7 +239,7 @@ impl Mux {
         }
         let room = self.limits.send_bytes_max.saturating_sub(stream.unsent.len());
         let taken = bytes.get(..room).unwrap_or(bytes);
-        stream.unsent.extend_from_slice(taken);
+        stream.unsent.push(taken);
         stream.writer_waits = taken.is_empty() && !bytes.is_empty();
         let taken = taken.len();
         self.schedule(id.0);
@@ -248,7 +250,7 @@ impl Mux {
     pub fn readable(&self, id: StreamId) -> Result<Readable<'_>, StreamGone> {
         let stream = self.streams.get(&id.0).ok_or(StreamGone)?;
         if !stream.unread.is_empty() {
-            return Ok(Readable::Bytes(&stream.unread));
+            return Ok(Readable::Bytes(stream.unread.front()));
         }
         if stream.received_all {
             return Ok(Readable::Finished);
@@ -378,7 +380,7 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.discarding = true;
         self.unread_bytes = self.unread_bytes.saturating_sub(stream.unread.len());
-        stream.unread = BytesMut::new();
+        stream.unread = ByteQueue::default();
         self.remove_if_over(id);
     }
 

@@ -137,6 +137,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         let mut buf = ReadBuf::uninit(&mut bytes);
         match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
             Poll::Pending => return Step::Waiting,
+            // TLS says so when the peer closes without a farewell, as the Rust family does; streams that lack their
+            // FIN fail all the same.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Step::Lost(self.failure.take().map_or(Ok(()), Err));
+            }
             Poll::Ready(Err(error)) => return Step::Lost(Err(DriverError::Io(error))),
             Poll::Ready(Ok(())) if buf.filled().is_empty() => {
                 return Step::Lost(self.failure.take().map_or(Ok(()), Err));

@@ -94,30 +94,22 @@ impl AsyncRead for Stream {
             return Poll::Ready(Ok(()));
         }
         let mut state = self.shared.lock();
+        if state.read(self.id, buf) {
+            return Poll::Ready(Ok(()));
+        }
         let state = &mut *state;
         let Some(slot) = state.slots.get_mut(&self.id) else {
             return Poll::Ready(Err(StreamError::SessionEnded.into()));
         };
         match (state.mux.readable(self.id), slot.end) {
-            (Ok(Readable::Bytes(bytes)), _) => {
-                let taken = bytes.get(..buf.remaining()).unwrap_or(bytes);
-                buf.put_slice(taken);
-                let taken = taken.len();
-                state.mux.consume(self.id, taken);
-            }
-            (Ok(Readable::Finished), _) | (Err(_), Some(End::Orderly)) => return Poll::Ready(Ok(())),
-            (Ok(Readable::Empty), _) => {
+            (Ok(Readable::Finished), _) | (Err(_), Some(End::Orderly)) => Poll::Ready(Ok(())),
+            (Ok(Readable::Empty | Readable::Bytes(_)), _) => {
                 slot.reader = Some(cx.waker().clone());
-                return Poll::Pending;
+                Poll::Pending
             }
-            (Err(_), Some(End::Reset(code))) => return Poll::Ready(Err(StreamError::Reset(code).into())),
-            (Err(_), None) => return Poll::Ready(Err(StreamError::SessionEnded.into())),
+            (Err(_), Some(End::Reset(code))) => Poll::Ready(Err(StreamError::Reset(code).into())),
+            (Err(_), None) => Poll::Ready(Err(StreamError::SessionEnded.into())),
         }
-        state.deliver();
-        if state.mux.has_control_due() {
-            state.wake_driver();
-        }
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,10 +1,11 @@
 //! The receiving half of the multiplexer: each frame against the rules of wire.md §2. Knows no transport.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::code::Code;
 use super::frame::{Header, Piece};
 use super::limits::WINDOW_BYTES;
+use super::queue::ByteQueue;
 use super::stream::{Sending, Stream};
 use super::{Mux, MuxError, MuxEvent, Phase, Receiving, StreamId};
 
@@ -132,7 +133,7 @@ impl Mux {
         // The stream may have been reset since its header came.
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if !stream.discarding {
-            stream.unread.extend_from_slice(bytes);
+            stream.unread.push(bytes);
             self.unread_bytes += bytes.len();
         }
         let finished = end && fin;
@@ -156,7 +157,7 @@ impl Mux {
         };
         if stream.received_all {
             // All the peer had to say is here; it only stopped listening.
-            stream.unsent = BytesMut::new();
+            stream.unsent = ByteQueue::default();
             stream.sending = Sending::Stopped(code);
             stream.syn_due = false;
             self.events.push_back(MuxEvent::Stopped(StreamId(id), code));

@@ -1,9 +1,8 @@
 //! One stream's books: what may still be sent and received, and what waits. Knows nothing of other streams.
 
-use bytes::{Buf, BytesMut};
-
 use super::code::Code;
 use super::limits::{CREDIT_BYTES_MIN, WINDOW_BYTES};
+use super::queue::ByteQueue;
 
 /// How far our own direction has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +19,7 @@ pub(super) enum Sending {
 #[derive(Debug)]
 pub(super) struct Stream {
     /// Received bytes nobody has read.
-    pub(super) unread: BytesMut,
+    pub(super) unread: ByteQueue,
     /// Bytes the peer may still send.
     pub(super) receive_window: u32,
     /// Bytes read since the last grant.
@@ -28,7 +27,7 @@ pub(super) struct Stream {
     /// The peer sent FIN.
     pub(super) received_all: bool,
     /// Bytes queued for sending.
-    pub(super) unsent: BytesMut,
+    pub(super) unsent: ByteQueue,
     /// Bytes we may still send.
     pub(super) send_window: u32,
     pub(super) sending: Sending,
@@ -47,11 +46,11 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(opened_by_us: bool) -> Self {
         Self {
-            unread: BytesMut::new(),
+            unread: ByteQueue::default(),
             receive_window: WINDOW_BYTES,
             uncredited: 0,
             received_all: false,
-            unsent: BytesMut::new(),
+            unsent: ByteQueue::default(),
             send_window: WINDOW_BYTES,
             sending: Sending::Open,
             syn_due: opened_by_us,
@@ -84,9 +83,6 @@ impl Stream {
     pub(super) fn consume(&mut self, n: usize) -> bool {
         let n = n.min(self.unread.len());
         self.unread.advance(n);
-        if self.unread.is_empty() {
-            self.unread = BytesMut::new();
-        }
         self.uncredited = self.uncredited.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
         !self.received_all && !self.credit_due && self.uncredited >= CREDIT_BYTES_MIN
     }

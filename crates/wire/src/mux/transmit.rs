@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 
 use super::code::Code;
 use super::frame;
@@ -119,12 +119,16 @@ impl Mux {
         let length_u32 = u32::try_from(length).unwrap_or(0);
         let fin = stream.sending == Sending::Finishing && length == stream.unsent.len();
         frame::put_data_header(out, id, length_u32, std::mem::take(&mut stream.syn_due), fin);
-        out.extend_from_slice(stream.unsent.get(..length).unwrap_or_default());
-        stream.unsent.advance(length);
-        stream.send_window = stream.send_window.saturating_sub(length_u32);
-        if stream.unsent.is_empty() {
-            stream.unsent = BytesMut::new();
+        let mut left = length;
+        while left > 0 {
+            let front = stream.unsent.front();
+            let taken = front.get(..left).unwrap_or(front);
+            out.extend_from_slice(taken);
+            let taken = taken.len();
+            stream.unsent.advance(taken);
+            left -= taken;
         }
+        stream.send_window = stream.send_window.saturating_sub(length_u32);
         if stream.can_send() && !fin {
             stream.in_ring = true;
             self.rings.bulk.push_back(id);
