@@ -18,7 +18,7 @@ use crate::mux::Code;
 /// Bytes read from the transport at once; they live on the stack, so an idle session holds none.
 const READ_BYTES: usize = 16_384;
 /// Reads and writes done before other tasks get a turn.
-const STEPS_PER_POLL_MAX: usize = 32;
+const STEPS_PER_POLL_MAX: usize = 8;
 /// Bytes read and thrown away after our last frame, so that closing does not destroy it on its way.
 const DRAIN_BYTES_MAX: usize = 1 << 20;
 
