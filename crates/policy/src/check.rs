@@ -170,3 +170,6 @@ fn not_terminating(scheme: Scheme) -> Diagnostic {
         phase.key()
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -240,3 +240,6 @@ fn holds(rule: &Rule, cx: &Context) -> Result<bool, Verdict> {
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

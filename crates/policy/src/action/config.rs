@@ -201,13 +201,31 @@ impl<'c> Config<'c> {
         items.into_iter().enumerate().map(|(index, item)| (format!("{path}[{index}]"), item)).collect()
     }
 
+    /// A list that must be there and not be empty.
+    pub(crate) fn required_list(&mut self, key: &'static str, max: usize) -> Vec<(String, Value)> {
+        let value = self.required(key);
+        if value.is_some_and(|value| value.as_array().is_some_and(Vec::is_empty)) {
+            let path = self.at(key);
+            self.error(code::VALUE_EMPTY, path, "at least one entry is needed");
+        }
+        self.list(key, max)
+    }
+
+    /// A list of text that must be there and not be empty.
+    pub(crate) fn required_texts(&mut self, key: &'static str, max: usize) -> Vec<(String, String)> {
+        let items = self.required_list(key, max);
+        self.all_text(items)
+    }
+
     /// A list of text.
     pub(crate) fn texts(&mut self, key: &'static str, max: usize) -> Vec<(String, String)> {
         let items = self.list(key, max);
-        items
-            .into_iter()
-            .filter_map(|(path, item)| self.text_of(item, path.clone()).map(|text| (path, text)))
-            .collect()
+        self.all_text(items)
+    }
+
+    fn all_text(&mut self, items: Vec<(String, Value)>) -> Vec<(String, String)> {
+        let text = |(path, item): (String, Value)| self.text_of(item, path.clone()).map(|text| (path, text));
+        items.into_iter().filter_map(text).collect()
     }
 
     /// The entries of a map of text, at most `max`.

@@ -46,12 +46,12 @@ struct Expected {
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();
-    let issuers = config.child("issuer", |issuer| allow_list(issuer, true)).unwrap_or_default();
+    let issuers = config.child("issuer", allow_list).unwrap_or_default();
     let audiences = match config.raw("audience") {
         None => Vec::new(),
         Some(value) => {
             let path = config.at("audience");
-            config.child_of(value, path, |audience| allow_list(audience, true)).unwrap_or_default()
+            config.child_of(value, path, allow_list).unwrap_or_default()
         }
     };
     let tokens = config.child("http", tokens).unwrap_or_default();
@@ -62,32 +62,17 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
 }
 
 /// `allow_list: [{value: ...}]`.
-fn allow_list(config: &mut Config, required: bool) -> Vec<String> {
+fn allow_list(config: &mut Config) -> Vec<String> {
     let mut names = Vec::new();
-    if required {
-        config.required("allow_list");
-    }
-    for (path, item) in config.list("allow_list", NAMES_MAX) {
+    for (path, item) in config.required_list("allow_list", NAMES_MAX) {
         let name = config.child_of(item, path, |entry| entry.required_text("value")).flatten();
         names.extend(name);
-    }
-    if names.is_empty()
-        && config.raw("allow_list").is_some_and(|list| list.as_array().is_some_and(Vec::is_empty))
-    {
-        let path = config.at("allow_list");
-        config.error(code::VALUE_EMPTY, path, "at least one entry is needed");
     }
     names
 }
 
 fn tokens(config: &mut Config) -> Vec<Expected> {
-    config.required("tokens");
-    let list = config.list("tokens", TOKENS_MAX);
-    if list.is_empty() && config.raw("tokens").is_some_and(|list| list.as_array().is_some_and(Vec::is_empty))
-    {
-        let path = config.at("tokens");
-        config.error(code::VALUE_EMPTY, path, "at least one token is needed");
-    }
+    let list = config.required_list("tokens", TOKENS_MAX);
     let mut tokens: Vec<Expected> = Vec::new();
     for (path, item) in list {
         let Some(Some(token)) = config.child_of(item, path.clone(), token) else { continue };
@@ -137,9 +122,8 @@ fn token(config: &mut Config) -> Option<Expected> {
 }
 
 fn signatures(config: &mut Config) -> (Vec<Algorithm>, Vec<String>) {
-    config.required("allowed_algorithms");
     let mut algorithms = Vec::new();
-    for (path, name) in config.texts("allowed_algorithms", Algorithm::ALL.len()) {
+    for (path, name) in config.required_texts("allowed_algorithms", Algorithm::ALL.len()) {
         match Algorithm::named(&name) {
             Some(algorithm) => algorithms.push(algorithm),
             None => refuse_algorithm(config, path, &name),
@@ -205,8 +189,7 @@ fn identification(config: &mut Config) {
 }
 
 fn urls(config: &mut Config) -> Vec<String> {
-    config.required("additional_jkus");
-    let texts = config.texts("additional_jkus", KEY_SETS_MAX);
+    let texts = config.required_texts("additional_jkus", KEY_SETS_MAX);
     let mut urls = Vec::new();
     for (path, text) in texts {
         let uri =

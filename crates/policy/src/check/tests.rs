@@ -1,0 +1,334 @@
+//! What saving a policy says: the seed's own slips word for word, and every rule of the grammar.
+
+use super::*;
+
+fn cloud(scheme: &str) -> CheckContext {
+    CheckContext { scheme: scheme.parse().unwrap(), binding: Binding::Public, owner: Owner::Cloud }
+}
+
+fn agent(scheme: &str) -> CheckContext {
+    CheckContext { owner: Owner::Agent, ..cloud(scheme) }
+}
+
+/// Everything `check` says, one line each.
+fn report(text: &str, cx: &CheckContext) -> String {
+    let lines = |kind: &str, problems: &[Diagnostic]| {
+        problems.iter().map(|problem| format!("{kind}: {problem}\n")).collect::<String>()
+    };
+    match check(text, cx) {
+        Err(errors) => lines("error", &errors),
+        Ok(checked) => {
+            let targets: Vec<String> = checked.forward_targets().iter().map(ToString::to_string).collect();
+            format!("{}accepted; forwards to {targets:?}\n", lines("warning", &checked.warnings))
+        }
+    }
+}
+
+const SEED_TLS: &str = r#"
+on_tcp_connect:
+  - actions:
+    - type: terminate-tls
+      config:
+        min_version: "1.3"
+    - type: forward-internal
+      config:
+        url: tls://patient-db.clinic1.internal:443
+"#;
+
+const SEED_TCP: &str = r"
+on_tcp_connect:
+  - actions:
+    - type: restrict-ips
+      config:
+        enforce: true
+        allow:
+          - e680:5791:be4c:5739:d959:7b94:6d54:d4b4/128
+          - 203.0.113.42/32
+    - type: forward-internal
+      config:
+        url: tcp://operations-database.clinic1.internal:443
+";
+
+const SEED_HTTPS: &str = r"
+on_http_request:
+  - expressions:
+      - hasReqHeader('example-token')
+  - actions:
+      - type: jwt-validation
+        config:
+          issuer:
+            allow_list:
+              - value: 'https://example.com/issuer'
+          audience:
+            allow_list:
+              - value: 'urn:example:api'
+          http:
+            tokens:
+              - type: access_token
+                method: header
+                name: Authorization
+                prefix: 'Bearer '
+              - type: it+jwt
+                method: body
+                name: _id_token
+          jws:
+            allowed_algorithms:
+              - RS256
+              - ES256
+            keys:
+              sources:
+                additional_jkus:
+                  - 'https://example.com/issuer/jku'
+  - type: forward-internal
+    config:
+      url: 'https://rest-api.clinic1.internal:443'
+";
+
+const SEED_TLS_JSON: &str = r#"{ "on_tcp_connect": [ { "actions": [ { "type": "terminate-tls", "config": { "min_version": "1.3" } } ] } ], { "type": "forward-internal", "config": { "url": "tls://patient-db.clinic1.internal:443" } } ] } ] }"#;
+
+/// The seed's https policy with its three slips put right, as appendix B says.
+fn repaired_https() -> String {
+    SEED_HTTPS
+        .replace("  - actions:\n", "    actions:\n")
+        .replace(
+            "  - type: forward-internal\n    config:\n      url: 'https://rest-api.clinic1.internal:443'\n",
+            "      - type: forward-internal\n        config:\n          url: 'https://rest-api.clinic1.internal:443'\n  - actions:\n      - type: deny\n",
+        )
+}
+
+/// The seed's unbalanced JSON with its bracket put right.
+fn repaired_tls_json() -> String {
+    SEED_TLS_JSON.replace("\"1.3\" } } ] } ], {", "\"1.3\" } }, {").replace(" } } ] } ] }", " } } ] } ] }")
+}
+
+#[test]
+fn the_seeds_policies_and_their_slips() {
+    insta::assert_snapshot!("seed_tls", report(SEED_TLS, &cloud("tls")));
+    insta::assert_snapshot!("seed_tcp", report(SEED_TCP, &cloud("tcp")));
+    insta::assert_snapshot!("seed_https", report(SEED_HTTPS, &cloud("https")));
+    insta::assert_snapshot!("seed_https_repaired", report(&repaired_https(), &cloud("https")));
+    insta::assert_snapshot!("seed_tls_json", report(SEED_TLS_JSON, &cloud("tls")));
+    insta::assert_snapshot!("seed_tls_json_repaired", report(&repaired_tls_json(), &cloud("tls")));
+    // Only the fallback is missing: what is left when the first two slips are repaired.
+    let without_fallback = repaired_https().replace("  - actions:\n      - type: deny\n", "");
+    insta::assert_snapshot!("seed_https_without_fallback", report(&without_fallback, &cloud("https")));
+    assert!(report(&without_fallback, &agent("https")).contains("accepted"));
+    let trailing_comma = "{\n  \"on_http_request\": [],\n}";
+    insta::assert_snapshot!("trailing_comma", report(trailing_comma, &agent("https")));
+}
+
+#[test]
+fn seed_and_canonical_form_agree() {
+    for (text, cx) in
+        [(SEED_TLS, cloud("tls")), (SEED_TCP, cloud("tcp")), (&repaired_https(), cloud("https"))]
+    {
+        let policy = check(text, &cx).unwrap().policy;
+        let json = serde_json::to_string_pretty(&policy).unwrap();
+        assert_eq!(check(&json, &cx).unwrap().policy, policy);
+    }
+}
+
+#[test]
+fn the_grammar() {
+    let say = |text: &str, cx: CheckContext| report(text, &cx);
+    let mut all = String::new();
+    let mut case = |title: &str, text: &str, cx: CheckContext| {
+        all += &format!("# {title}\n{}\n", say(text, cx));
+    };
+    case("no map", "- a\n", agent("https"));
+    case("empty", "", agent("https"));
+    case("empty map", "{}", agent("https"));
+    case("unknown phase", "on_http_requests: []\n", agent("https"));
+    case("event phase", "on_event_stream_message: []\n", agent("https"));
+    case(
+        "legacy names",
+        "enabled: true\ninbound:\n  - actions: [{type: deny}]\noutbound: []\n",
+        agent("https"),
+    );
+    case("legacy names on tcp", "inbound:\n  - actions: [{type: deny}]\n", cloud("tcp"));
+    case("phase not a list", "on_http_request: {actions: []}\n", agent("https"));
+    case("rule not a map", "on_http_request: [deny]\n", agent("https"));
+    case(
+        "rule with a slip in its keys",
+        "on_http_request:\n  - expresions: []\n    action: []\n",
+        agent("https"),
+    );
+    case("no actions", "on_http_request:\n  - name: x\n    actions: []\n", agent("https"));
+    case("action without type", "on_http_request:\n  - actions:\n      - config: {}\n", agent("https"));
+    case(
+        "action with stray keys",
+        "on_http_request:\n  - actions:\n      - type: deny\n        status_code: 404\n",
+        agent("https"),
+    );
+    case("config not a map", "on_http_request:\n  - actions: [{type: deny, config: 404}]\n", agent("https"));
+    case(
+        "expressions not a list",
+        "on_http_request:\n  - expressions: true\n    actions: [{type: deny}]\n",
+        agent("https"),
+    );
+    case(
+        "expression not text",
+        "on_http_request:\n  - expressions: [[1], true]\n    actions: [{type: deny}]\n",
+        agent("https"),
+    );
+    case(
+        "two defects at once",
+        "on_http_request:\n  - actions: [{type: denny}]\n  - expressions: [req.metod == 'GET', req.url]\n    actions: [{type: deny, config: {status: 404}}]\n",
+        agent("https"),
+    );
+    case("unserved action", "on_http_request:\n  - actions: [{type: oauth}]\n", agent("https"));
+    case(
+        "action in a phase it lacks",
+        "on_http_response:\n  - actions: [{type: jwt-validation}]\n",
+        agent("http"),
+    );
+    case(
+        "terminate-tls on tcp",
+        "on_tcp_connect:\n  - actions: [{type: terminate-tls}, {type: deny}]\n",
+        cloud("tcp"),
+    );
+    case("http phase on tcp", "on_http_request:\n  - actions: [{type: deny}]\n", agent("tcp"));
+    let internal = CheckContext { binding: Binding::Internal, ..agent("https") };
+    case("tcp phase on internal https", "on_tcp_connect:\n  - actions: [{type: deny}]\n", internal);
+    case(
+        "unreachable",
+        "on_http_request:\n  - actions: [{type: deny}, {type: log, config: {metadata: {a: 1}}}]\n",
+        agent("https"),
+    );
+    case(
+        "reachable after on_error",
+        "on_http_request:\n  - actions: [{type: forward-internal, config: {url: 'https://a.internal', on_error: continue}}, {type: deny}]\n",
+        cloud("https"),
+    );
+    case(
+        "cloud: only conditional ends",
+        "on_http_request:\n  - expressions: [\"req.method == 'GET'\"]\n    actions: [{type: deny}]\n",
+        cloud("https"),
+    );
+    case(
+        "cloud: forward that may go on",
+        "on_tcp_connect:\n  - actions: [{type: forward-internal, config: {url: 'tcp://a.internal:1', on_error: continue}}]\n",
+        cloud("tcp"),
+    );
+    case(
+        "cloud: closed on connect",
+        "on_tcp_connect:\n  - actions: [{type: close-connection}]\n",
+        cloud("https"),
+    );
+    case(
+        "cloud: end in the response phase only",
+        "on_http_response:\n  - actions: [{type: custom-response}]\n",
+        cloud("https"),
+    );
+    case(
+        "a bomb",
+        "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\n",
+        agent("https"),
+    );
+    case("flow form of YAML", "{on_http_request: [{actions: [{type: deny}]}]}", cloud("https"));
+    insta::assert_snapshot!("grammar", all);
+}
+
+#[test]
+fn configurations() {
+    let mut all = String::new();
+    let mut case = |phase: &str, kind: &str, config: &str, scheme: &str| {
+        let text = format!("{phase}:\n  - actions:\n      - type: {kind}\n        config: {config}\n");
+        all += &format!("# {kind} {config}\n{}\n", report(&text, &agent(scheme)));
+    };
+    let (connect, request, response) = ("on_tcp_connect", "on_http_request", "on_http_response");
+    case(connect, "restrict-ips", "{}", "tcp");
+    case(connect, "restrict-ips", "{deny: [10.0.0.0/8]}", "tcp");
+    case(
+        connect,
+        "restrict-ips",
+        "{allow: [10.0.0.0/33, nonsense, 10.0.0.1/8, '${conn.client_ip}', '${nope}', 5]}",
+        "tcp",
+    );
+    case(connect, "restrict-ips", "{allow: [10.0.0.0/8], ip_policies: [ipp_x, ca_x], enforced: true}", "tcp");
+    case(connect, "terminate-tls", "{min_version: 1.3, max_version: '1.2'}", "tls");
+    case(connect, "terminate-tls", "{min_version: '1.1', mutual_tls_verification_strategy: require}", "tls");
+    case(connect, "terminate-tls", "{server_certificate: x}", "tls");
+    case(connect, "terminate-tls", "{mutual_tls_certificate_authorities: [ca_x, nonsense]}", "tls");
+    case(request, "forward-internal", "{}", "https");
+    case(request, "forward-internal", "{url: 'https://example.com'}", "https");
+    case(request, "forward-internal", "{url: 'tcp://a.internal:1'}", "https");
+    case(request, "forward-internal", "{url: 'https://*.a.internal'}", "https");
+    case(
+        request,
+        "forward-internal",
+        "{url: 'https://a.internal/path', on_error: stop, binding: public}",
+        "https",
+    );
+    case(request, "forward-internal", "{url: 'https://${req.host}.internal'}", "https");
+    case(request, "deny", "{status_code: 99}", "https");
+    case(request, "deny", "{status_code: '404'}", "https");
+    case(request, "close-connection", "{now: true}", "https");
+    case(
+        request,
+        "custom-response",
+        "{status_code: 204, body: x, headers: {content-length: 1, x: [1], 'a b': c}}",
+        "https",
+    );
+    case(request, "add-headers", "{headers: {}}", "https");
+    case(
+        request,
+        "add-headers",
+        "{headers: {User-Agent: x, Transfer-Encoding: chunked, x: '${req.'}}",
+        "https",
+    );
+    case(request, "add-headers", "{header: {a: b}}", "https");
+    case(request, "remove-headers", "{headers: [host, user-agent, x]}", "https");
+    case(
+        request,
+        "set-vars",
+        "{vars: [{a: 1}, {b: '${vars.a}'}, {a: 2}, {c: 1, d: 2}, {'e-f': 1}]}",
+        "https",
+    );
+    case(request, "set-vars", "{vars: {a: 1}}", "https");
+    case(request, "log", "{metadata: {a: '${res.status_code}'}}", "https");
+    case(request, "jwt-validation", "{}", "https");
+    case(
+        request,
+        "jwt-validation",
+        "{issuer: {allow_list: []}, http: {tokens: [{type: bearer, method: query, name: 'a b'}]}, jws: {allowed_algorithms: [none, HS256, RS257], keys: {sources: {additional_jkus: ['http://a/', 'ftp://a/', 'https://${req.host}/', 'https://u:p@a/']}}}}",
+        "https",
+    );
+    case(
+        request,
+        "jwt-validation",
+        "{issuer: {allow_list: [{value: i}]}, http: {tokens: [{type: jwt, method: header, name: X}, {type: jwt, method: header, name: x}]}, jws: {allowed_algorithms: [RS256], keys: [{identification: {token_claims: [sub]}, sources: [{additional_jkus: ['https://a/']}]}]}}",
+        "https",
+    );
+    case(
+        request,
+        "jwt-validation",
+        "{issuer: {allow_list: [{value: i}]}, audience: {allow_list: []}, http: {tokens: []}, jws: {allowed_algorithms: [], keys: {sources: {additional_jkus: []}}}}",
+        "https",
+    );
+    case(response, "custom-response", "{status_code: 502, body: '${res.status_code}'}", "https");
+    insta::assert_snapshot!("configurations", all);
+}
+
+#[test]
+fn the_size_of_a_document_is_bounded() {
+    let long = format!("# {}\n", "x".repeat(crate::DOCUMENT_BYTES_MAX));
+    assert!(report(&long, &agent("https")).contains("at most 262144"));
+    let rules = "on_http_request:\n".to_owned() + &"  - actions: [{type: deny}]\n".repeat(201);
+    assert!(report(&rules, &agent("https")).contains("201 rules"));
+    let actions = format!("on_http_request:\n  - actions: [{}]\n", vec!["{type: deny}"; 51].join(","));
+    assert!(report(&actions, &agent("https")).contains("at most 50 actions"));
+    let expressions = format!(
+        "on_http_request:\n  - expressions: [{}]\n    actions: [{{type: deny}}]\n",
+        vec!["'true'"; 51].join(",")
+    );
+    assert!(report(&expressions, &agent("https")).contains("at most 50 expressions"));
+}
+
+#[test]
+fn objects_that_a_policy_names_are_listed() {
+    let text = "on_tcp_connect:\n  - actions:\n      - type: terminate-tls\n        config: {mutual_tls_certificate_authorities: [ca_2x3oYVqKXGvqVDu1nl1DrZMCfCA]}\n      - type: restrict-ips\n        config: {ip_policies: [ipp_2x3oYVqKXGvqVDu1nl1DrZMCfCA]}\n";
+    let checked = check(text, &agent("tls")).unwrap();
+    assert_eq!(checked.authorities().len(), 1);
+    assert_eq!(checked.ip_policies().len(), 1);
+}

@@ -1,0 +1,372 @@
+//! Whole runs: order, conditions, effects, verdicts, and what each action leaves behind.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::facts::TlsFacts;
+use crate::facts::tests::{context, request};
+use crate::testing::{World, engine};
+use crate::verdict::{OnError, TlsVersion, Verification};
+
+fn from(client: &str) -> Context {
+    let mut cx = context();
+    let client: SocketAddr = client.parse().unwrap();
+    Arc::make_mut(&mut cx.conn).client = client;
+    cx
+}
+
+/// One short word for a verdict.
+fn word(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Continue => "continue".into(),
+        Verdict::Forward { url, on_error: OnError::Halt } => format!("forward {url}"),
+        Verdict::Forward { url, on_error: OnError::Continue } => format!("try {url}"),
+        Verdict::Respond(reply) => {
+            let code = reply.code.map(|code| format!(" {}", code.number())).unwrap_or_default();
+            format!("{}{code} {}", reply.status.as_u16(), String::from_utf8_lossy(&reply.body))
+                .trim_end()
+                .to_owned()
+        }
+        Verdict::Close { code } => format!("close {:?}", code.map(ErrorCode::number)),
+        Verdict::Failed { code, message } => format!("failed {}: {message}", code.number()),
+    }
+}
+
+fn run(policy: Value, phase: Phase, cx: &mut Context) -> String {
+    word(&World::default().run(&engine(policy), phase, cx))
+}
+
+fn on_request(rules: Value, cx: &mut Context) -> String {
+    run(json!({ "on_http_request": rules }), Phase::HttpRequest, cx)
+}
+
+#[test]
+fn rules_go_top_down_and_stop_at_an_end() {
+    let rules = || {
+        json!([
+            {"expressions": ["req.method == 'POST'"], "actions": [{"type": "deny", "config": {"status_code": 405}}]},
+            {"expressions": ["hasReqHeader('token')", "getReqHeader('token')[0] == 'a'"], "actions": [
+                {"type": "forward-internal", "config": {"url": "https://rest-api.clinic1.internal"}},
+            ]},
+            {"actions": [{"type": "deny"}]},
+        ])
+    };
+    let check = |headers: &[(&str, &str)], method: &str, expect: &str| {
+        let mut cx = request("/", headers);
+        cx.request.as_mut().unwrap().method = method.parse().unwrap();
+        assert_eq!(on_request(rules(), &mut cx), expect);
+    };
+    check(&[("Token", "a")], "GET", "forward https://rest-api.clinic1.internal");
+    check(&[("Token", "b")], "GET", "403");
+    check(&[], "GET", "403");
+    check(&[("Token", "a")], "POST", "405");
+}
+
+#[test]
+fn a_policy_without_rules_continues() {
+    let engine = engine(json!({}));
+    assert!(Phase::ALL.iter().all(|phase| !engine.has(*phase)));
+    assert_eq!(word(&World::default().run(&engine, Phase::HttpRequest, &mut request("/", &[]))), "continue");
+}
+
+#[test]
+fn a_failing_expression_closes_the_gate() {
+    let rules = json!([{"expressions": ["req.headers['nope'][0] == 'x'"], "actions": [{"type": "deny"}]}]);
+    let outcome = on_request(rules, &mut request("/", &[]));
+    assert_eq!(outcome, "failed 2300: on_http_request[0].expressions[0]: there is no key `nope`");
+}
+
+#[test]
+fn restrict_ips() {
+    let policy = |config: Value| json!({"on_tcp_connect": [{"actions": [{"type": "restrict-ips", "config": config}]}]});
+    let check = |config: Value, client: &str, expect: &str, matched: &str| {
+        let mut cx = from(client);
+        assert_eq!(run(policy(config.clone()), Phase::TcpConnect, &mut cx), expect, "{config} {client}");
+        assert_eq!(cx.result("restrict_ips").unwrap()["matched_cidr"], matched, "{config} {client}");
+    };
+    let seed = || json!({"enforce": true, "allow": ["e680:5791:be4c:5739:d959:7b94:6d54:d4b4/128", "203.0.113.42/32"]});
+    let closed = "close Some(3203)";
+    check(seed(), "203.0.113.42:1", "continue", "203.0.113.42/32");
+    check(seed(), "[::ffff:203.0.113.42]:1", "continue", "203.0.113.42/32");
+    check(
+        seed(),
+        "[e680:5791:be4c:5739:d959:7b94:6d54:d4b4]:1",
+        "continue",
+        "e680:5791:be4c:5739:d959:7b94:6d54:d4b4/128",
+    );
+    check(
+        seed(),
+        "[e680:5791:be4c:5739:d959:7b94:6d54:d4b4%7]:1",
+        "continue",
+        "e680:5791:be4c:5739:d959:7b94:6d54:d4b4/128",
+    );
+    check(seed(), "203.0.113.43:1", closed, "");
+    check(seed(), "[::1]:1", closed, "");
+    check(json!({"deny": ["10.0.0.0/8"]}), "11.0.0.1:1", closed, "");
+    check(json!({"allow": ["0.0.0.0/0"], "deny": ["10.0.0.0/8"]}), "10.0.0.1:1", closed, "10.0.0.0/8");
+    check(
+        json!({"allow": ["0.0.0.0/0"], "deny": ["10.0.0.0/8"]}),
+        "[::ffff:10.0.0.1]:1",
+        closed,
+        "10.0.0.0/8",
+    );
+    check(json!({"allow": ["0.0.0.0/0"], "deny": ["10.0.0.0/8"]}), "11.0.0.1:1", "continue", "0.0.0.0/0");
+    check(json!({"allow": ["0.0.0.0/0"]}), "[::1]:1", closed, "");
+    check(json!({"allow": ["10.0.0.0/8"], "enforce": false}), "11.0.0.1:1", "continue", "");
+    check(json!({"allow": ["${conn.server_ip}/24"]}), "192.0.2.77:1", "continue", "192.0.2.0/24");
+    // What a request says about addresses changes nothing.
+    let mut cx = request("/", &[("x-forwarded-for", "203.0.113.42"), ("forwarded", "for=203.0.113.42")]);
+    Arc::make_mut(&mut cx.conn).client = "198.51.100.1:1".parse().unwrap();
+    let rules = json!([{"actions": [{"type": "restrict-ips", "config": seed()}]}]);
+    assert_eq!(on_request(rules, &mut cx), "403 3203");
+    assert_eq!(cx.result("restrict_ips").unwrap()["action"], "deny");
+}
+
+#[test]
+fn restrict_ips_by_ip_policies_of_the_account() {
+    let id = "ipp_2x3oYVqKXGvqVDu1nl1DrZMCfCA";
+    let policy =
+        json!({"on_tcp_connect": [{"actions": [{"type": "restrict-ips", "config": {"ip_policies": [id]}}]}]});
+    let policy: TrafficPolicy = serde_json::from_value(policy).unwrap();
+    let missing = Engine::compile(&policy, &References::default()).unwrap_err();
+    assert_eq!(
+        missing.first().map(|problem| problem.message.as_str()),
+        Some("the account has no IP policy ipp_2x3oYVqKXGvqVDu1nl1DrZMCfCA")
+    );
+    let rule = |cidr: &str, action| IpPolicyRule { cidr: cidr.parse().unwrap(), action };
+    use ebbgate_model::IpRuleAction::{Allow, Deny};
+    let rules = vec![rule("203.0.113.0/24", Allow), rule("203.0.113.66/32", Deny)];
+    let refs = References { ip_policies: [(id.parse().unwrap(), rules)].into(), ..References::default() };
+    let engine = Arc::new(Engine::compile(&policy, &refs).unwrap());
+    let run = |client: &str| word(&World::default().run(&engine, Phase::TcpConnect, &mut from(client)));
+    assert_eq!(run("203.0.113.42:1"), "continue");
+    assert_eq!(run("203.0.113.66:1"), "close Some(3203)");
+    assert_eq!(run("198.51.100.1:1"), "close Some(3203)");
+}
+
+#[test]
+fn terminate_tls_asks_and_shows_the_handshake() {
+    let policy = json!({"on_tcp_connect": [
+        {"actions": [{"type": "restrict-ips", "config": {"allow": ["203.0.113.42"]}}, {"type": "terminate-tls", "config": {"min_version": "1.3"}}]},
+        {"expressions": ["conn.tls.version == '1.3'", "actions.ngrok.terminate_tls.sni == 'db'"], "actions": [
+            {"type": "forward-internal", "config": {"url": "tls://patient-db.clinic1.internal"}},
+        ]},
+    ]});
+    let engine =
+        Arc::new(Engine::compile(&serde_json::from_value(policy).unwrap(), &References::default()).unwrap());
+    let mut cx = context();
+    cx.endpoint =
+        Arc::new(crate::EndpointFacts { id: "ep".into(), url: "tls://db.example.com".parse().unwrap() });
+    let mut run = engine.start(Phase::TcpConnect);
+    let Step::Need(Effect::TerminateTls(settings)) = run.step(&mut cx) else {
+        panic!("a handshake comes first")
+    };
+    assert_eq!((settings.min, settings.max), (TlsVersion::V1_3, TlsVersion::V1_3));
+    assert_eq!(settings.verification, Verification::RequireAndVerify);
+    // Stepping without an answer asks again.
+    assert!(matches!(run.step(&mut cx), Step::Need(Effect::TerminateTls(_))));
+    let facts = TlsFacts { version: "1.3".into(), sni: "db".into(), ..TlsFacts::default() };
+    run.resume(&mut cx, Outcome::Tls(Arc::new(facts)));
+    let Step::Done(verdict) = run.step(&mut cx) else { panic!("nothing else is needed") };
+    assert_eq!(word(&verdict), "forward tls://patient-db.clinic1.internal");
+    assert_eq!(cx.conn.tls.as_ref().unwrap().sni, "db");
+}
+
+#[test]
+fn mutual_tls_settings() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap().pem();
+    let leaf =
+        rcgen::CertificateParams::new(vec!["a.example".into()]).unwrap().self_signed(&key).unwrap().pem();
+    let id = "ca_2x3oYVqKXGvqVDu1nl1DrZMCfCA";
+    let refs = References {
+        authorities: [(id.parse().unwrap(), authority.clone())].into(),
+        ..References::default()
+    };
+    let compile = |config: Value| {
+        let policy = json!({"on_tcp_connect": [{"actions": [{"type": "terminate-tls", "config": config}]}]});
+        Engine::compile(&serde_json::from_value(policy).unwrap(), &refs)
+    };
+    let settings = |config: Value| {
+        let mut run = Arc::new(compile(config).unwrap()).start(Phase::TcpConnect);
+        let Step::Need(Effect::TerminateTls(settings)) = run.step(&mut context()) else {
+            panic!("a handshake comes first")
+        };
+        settings
+    };
+    let both = settings(json!({"mutual_tls_certificate_authorities": [authority, id]}));
+    assert_eq!(both.client_authorities, [authority.clone(), authority.clone()]);
+    for (name, expect) in [
+        ("require-and-verify", Verification::RequireAndVerify),
+        ("require-any", Verification::RequireAny),
+        ("request", Verification::Request),
+    ] {
+        let config =
+            json!({"mutual_tls_certificate_authorities": [id], "mutual_tls_verification_strategy": name});
+        assert_eq!(settings(config).verification, expect);
+    }
+    let own = settings(json!({"server_certificate": leaf, "server_private_key": key.serialize_pem()}));
+    assert!(!format!("{own:?}").contains("PRIVATE KEY"), "the key must not be printed");
+    let problem =
+        |config: Value| compile(config).unwrap_err().first().map(|problem| problem.message.clone()).unwrap();
+    assert!(
+        problem(json!({"mutual_tls_certificate_authorities": [leaf]}))
+            .contains("not a certificate authority")
+    );
+    assert!(
+        problem(json!({"mutual_tls_certificate_authorities": ["ca_2x3oYVqKXGvqVDu1nl1DrZMCfCB"]}))
+            .contains("the account has no")
+    );
+    assert!(
+        problem(json!({"server_certificate": leaf, "server_private_key": leaf}))
+            .contains("not a PEM private key")
+    );
+    assert!(
+        problem(
+            json!({"server_certificate": key.serialize_pem(), "server_private_key": key.serialize_pem()})
+        )
+        .contains("where a certificate belongs")
+    );
+}
+
+#[test]
+fn forwarding_that_may_fail() {
+    let rules = json!([{"actions": [
+        {"type": "forward-internal", "config": {"url": "https://a.internal", "on_error": "continue"}},
+        {"type": "forward-internal", "config": {"url": "https://b.internal", "on_error": "continue"}},
+        {"type": "custom-response", "config": {"status_code": 503, "body": "${actions.ngrok.forward_internal.error.code} ${actions.ngrok.forward_internal.url}"}},
+    ]}]);
+    let engine = engine(json!({ "on_http_request": rules }));
+    let run = |forwards_failing| {
+        let mut cx = request("/", &[]);
+        word(&World { forwards_failing, ..World::default() }.run(&engine, Phase::HttpRequest, &mut cx))
+    };
+    assert_eq!(run(0), "try https://a.internal");
+    assert_eq!(run(1), "try https://b.internal");
+    assert_eq!(run(2), "503 ERR_NGROK_3200 https://b.internal");
+}
+
+/// A request may choose among internal endpoints only as far as the policy lets it.
+#[test]
+fn a_computed_target_stays_internal() {
+    let check = |host: &str, expect: &str| {
+        let rules = json!([{"actions": [{"type": "forward-internal", "config": {"url": "https://${getReqHeader('site')[0]}"}}]}]);
+        let outcome = on_request(rules, &mut request("/", &[("site", host)]));
+        assert!(outcome.contains(expect), "{host}: {outcome}");
+    };
+    check("a.internal", "forward https://a.internal");
+    check("A.Internal:8443", "forward https://a.internal:8443");
+    check(
+        "attacker.example",
+        "failed 3900: forward-internal url: https://attacker.example is not an internal endpoint",
+    );
+    check("a.internal.attacker.example", "is not an internal endpoint");
+    check("a.internal@attacker.example", "failed 3900");
+    check("a.internal/../x", "failed 3900");
+    check("*.internal", "names no one endpoint");
+    check("a.internal#", "failed 3900");
+    check("", "failed 3900");
+}
+
+#[test]
+fn headers_are_added_and_removed() {
+    let mut cx = request("/", &[("x-old", "1"), ("x-old", "2"), ("x-keep", "k")]);
+    let rules = json!([{"actions": [
+        {"type": "add-headers", "config": {"headers": {"X-Keep": "more", "X-Client": "${conn.client_ip}", "Host": "inner.example"}}},
+        {"type": "remove-headers", "config": {"headers": ["X-Old", "x-absent"]}},
+    ]}]);
+    assert_eq!(on_request(rules, &mut cx), "continue");
+    let headers = &cx.request.as_ref().unwrap().headers;
+    assert_eq!(headers.get_all("x-keep").iter().collect::<Vec<_>>(), ["k", "more"]);
+    assert_eq!(headers.get_all("host").iter().collect::<Vec<_>>(), ["inner.example"]);
+    assert_eq!(headers["x-client"], "203.0.113.42");
+    assert!(!headers.contains_key("x-old"));
+    assert_eq!(cx.result("add_headers").unwrap()["headers_added"]["x-client"], "203.0.113.42");
+    assert_eq!(cx.result("remove_headers").unwrap()["headers_removed"], json!(["x-old"]));
+}
+
+/// Nothing a request says can end a header early.
+#[test]
+fn a_value_cannot_split_a_message() {
+    let rules = json!([{"actions": [{"type": "add-headers", "config": {"headers": {"x": "${url.unescape(req.url.query)}"}}}]}]);
+    let outcome = on_request(rules, &mut request("/?a%0d%0aset-cookie:%20x", &[]));
+    assert_eq!(outcome, "failed 3900: add-headers: header `x`: the value has control characters");
+}
+
+#[test]
+fn custom_responses() {
+    let check = |config: Value, expect: &str, content_type: Option<&str>| {
+        let engine = engine(
+            json!({"on_http_request": [{"actions": [{"type": "custom-response", "config": config}]}]}),
+        );
+        let verdict = World::default().run(&engine, Phase::HttpRequest, &mut request("/x", &[]));
+        assert_eq!(word(&verdict), expect);
+        let Verdict::Respond(reply) = verdict else { panic!("an answer") };
+        assert!(reply.response_phase);
+        assert_eq!(reply.headers.get("content-type").map(|value| value.to_str().unwrap()), content_type);
+    };
+    check(json!({"body": "hello ${req.url.path}"}), "200 hello /x", Some("text/plain; charset=utf-8"));
+    check(json!({"status_code": 404, "body": "{\"a\": 1}"}), "404 {\"a\": 1}", Some("application/json"));
+    check(json!({"body": "<!DOCTYPE html><p>"}), "200 <!DOCTYPE html><p>", Some("text/html; charset=utf-8"));
+    check(json!({"body": "x", "headers": {"Content-Type": "a/b"}}), "200 x", Some("a/b"));
+    check(json!({"status_code": 204}), "204", None);
+}
+
+#[test]
+fn variables_and_logs() {
+    let mut cx = request("/", &[("site", "north")]);
+    let rules = json!([
+        {"actions": [{"type": "set-vars", "config": {"vars": [{"site": "${getReqHeader('site')[0]}"}, {"limits": {"n": "${1 + 1}"}}]}}]},
+        {"expressions": ["vars.site == 'north'", "vars.limits.n == 2"], "actions": [
+            {"type": "log", "config": {"metadata": {"site": "${vars.site}", "n": "${vars.limits.n}", "plain": [1]}}},
+        ]},
+    ]);
+    let engine = engine(json!({"on_http_request": rules}));
+    assert_eq!(word(&World::default().run(&engine, Phase::HttpRequest, &mut cx)), "continue");
+    assert_eq!(cx.logs, [json!({"site": "north", "n": 2, "plain": [1]})]);
+    assert_eq!(cx.result("log").unwrap()["metadata"]["n"], 2);
+    // Variables last for one phase.
+    World::default().run(&engine, Phase::HttpRequest, &mut cx);
+    let mut again = engine.start(Phase::HttpResponse);
+    again.step(&mut cx);
+    assert!(cx.vars.is_empty());
+}
+
+#[test]
+fn the_log_of_one_run_is_bounded() {
+    let mut cx = request("/", &[]);
+    let log = json!({"type": "log", "config": {"metadata": {"a": "${'x'.replace('x', 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx')}"}}});
+    let rules: Vec<Value> = (0..4).map(|_| json!({"actions": vec![log.clone(); 40]})).collect();
+    assert_eq!(on_request(json!(rules), &mut cx), "continue");
+    assert_eq!(cx.logs.len(), crate::facts::LOG_ENTRIES_MAX);
+}
+
+#[test]
+fn response_rules_see_and_change_the_response() {
+    let mut cx = request("/", &[]);
+    let response = http::Response::builder().status(500).header("server", "secret").body(()).unwrap();
+    cx.response = Some(response.into_parts().0);
+    let policy = json!({"on_http_response": [
+        {"actions": [{"type": "remove-headers", "config": {"headers": ["server"]}}]},
+        {"expressions": ["res.status_code >= 500"], "actions": [{"type": "custom-response", "config": {"status_code": 502, "body": "sorry"}}]},
+    ]});
+    assert_eq!(run(policy, Phase::HttpResponse, &mut cx), "502 sorry");
+    assert!(!cx.response.unwrap().headers.contains_key("server"));
+}
+
+#[test]
+fn the_same_context_gives_the_same_run() {
+    let policy = json!({"on_http_request": [{"actions": [
+        {"type": "custom-response", "config": {"body": "${rand.int(0, 1000000)} ${time.now} ${req.headers} ${{'b': 1, 'a': 2}.map(k, k)}"}},
+    ]}]});
+    let once = || {
+        let mut cx = request("/", &[("b", "2"), ("a", "1")]);
+        cx.rng_seed = 42;
+        run(policy.clone(), Phase::HttpRequest, &mut cx)
+    };
+    assert!((0..20).all(|_| once() == once()));
+}
