@@ -1,11 +1,11 @@
 //! Handshake and certificate facts as expressions see them: `conn.tls.*` and `actions.ngrok.terminate_tls.*`.
 
-use std::fmt::Write as _;
-
 use serde_json::{Map, Value, json};
+use x509_parser::oid_registry as oid;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509Name};
 
 use crate::facts::TlsFacts;
+use crate::hex::hex;
 
 /// Everything about a handshake.
 pub(crate) fn tls_json(tls: &TlsFacts) -> Value {
@@ -49,7 +49,6 @@ fn name_json(name: &X509Name) -> Value {
         attribute.and_then(|attribute| attribute.as_str().ok()).unwrap_or_default().to_owned()
     };
     let by_oid = |oid: &x509_parser::der_parser::oid::Oid| first(name.iter_by_oid(oid).next());
-    use x509_parser::oid_registry as oid;
     json!({
         "@text": name.to_string(),
         "common_name": first(name.iter_common_name().next()),
@@ -98,13 +97,6 @@ fn extensions_json(certificate: &X509Certificate) -> Value {
         })
     };
     certificate.extensions().iter().filter_map(one).collect::<Vec<_>>().into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn pem(der: &[u8]) -> String {

@@ -47,16 +47,19 @@ pub struct Checked {
 
 impl Checked {
     /// URLs that `forward-internal` names literally; interpolated ones are known only at run time.
+    #[must_use]
     pub fn forward_targets(&self) -> Vec<EndpointUrl> {
         self.targets.clone()
     }
 
     /// The `ca_` ids that `terminate-tls` names.
+    #[must_use]
     pub fn authorities(&self) -> &[AuthorityId] {
         &self.authorities
     }
 
     /// The `ipp_` ids that `restrict-ips` names.
+    #[must_use]
     pub fn ip_policies(&self) -> &[IpPolicyId] {
         &self.ip_policies
     }
@@ -69,9 +72,9 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
     let mut reported = BTreeSet::new();
     for rule in &document.rules {
         if reported.insert(rule.phase) {
-            check_phase(rule, cx, &mut notes);
+            check_phase(rule, *cx, &mut notes);
         }
-        check_rule(rule, cx, &mut notes);
+        check_rule(rule, *cx, &mut notes);
     }
     if cx.owner == Owner::Cloud && document.problems.is_empty() && !terminates(&document.rules, cx.scheme) {
         notes.errors.push(not_terminating(cx.scheme));
@@ -101,7 +104,7 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
     })
 }
 
-fn check_phase(rule: &PlacedRule, cx: &CheckContext, notes: &mut Notes) {
+fn check_phase(rule: &PlacedRule, cx: CheckContext, notes: &mut Notes) {
     let key = rule.path.split('[').next().unwrap_or_default();
     if rule.phase == Phase::TcpConnect && cx.scheme.is_http() && cx.binding == Binding::Internal {
         let message = format!(
@@ -118,7 +121,7 @@ fn check_phase(rule: &PlacedRule, cx: &CheckContext, notes: &mut Notes) {
     }
 }
 
-fn check_rule(rule: &PlacedRule, cx: &CheckContext, notes: &mut Notes) {
+fn check_rule(rule: &PlacedRule, cx: CheckContext, notes: &mut Notes) {
     for (index, source) in &rule.expressions {
         action::check_expression(source, rule.phase, &format!("{}.expressions[{index}]", rule.path), notes);
     }

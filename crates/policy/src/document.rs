@@ -349,11 +349,10 @@ enum Known {
 
 fn phase_of(key: &str, scheme: Scheme) -> Known {
     match key {
-        "on_tcp_connect" => Known::Phase(Phase::TcpConnect),
+        "inbound" if scheme.is_http() => Known::Phase(Phase::HttpRequest),
+        "on_tcp_connect" | "inbound" => Known::Phase(Phase::TcpConnect),
         "on_http_request" => Known::Phase(Phase::HttpRequest),
         "on_http_response" | "outbound" => Known::Phase(Phase::HttpResponse),
-        "inbound" if scheme.is_http() => Known::Phase(Phase::HttpRequest),
-        "inbound" => Known::Phase(Phase::TcpConnect),
         "on_event_stream_message" => Known::Unserved,
         "enabled" => Known::Ignored,
         _ => Known::Unknown,

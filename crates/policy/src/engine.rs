@@ -65,11 +65,13 @@ impl Engine {
     }
 
     /// Whether the phase has rules; without, it can be skipped wholly.
+    #[must_use]
     pub fn has(&self, phase: Phase) -> bool {
         self.phases.contains_key(&phase)
     }
 
     /// Begins a phase.
+    #[must_use]
     pub fn start(self: &Arc<Self>, phase: Phase) -> Run {
         Run {
             engine: Arc::clone(self),
@@ -168,7 +170,9 @@ impl Run {
                         self.rule += 1;
                         continue;
                     }
-                    Err(verdict) => return self.end(verdict),
+                    Err(message) => {
+                        return self.end(Verdict::Failed { code: code::EXPRESSION_FAILED, message });
+                    }
                 },
             };
             self.action = Some(at);
@@ -226,16 +230,13 @@ impl Run {
     }
 }
 
-/// Whether all of a rule's expressions hold; a failing one fails the phase.
-fn holds(rule: &Rule, cx: &Context) -> Result<bool, Verdict> {
+/// Whether all of a rule's expressions hold; one that cannot be judged fails the phase.
+fn holds(rule: &Rule, cx: &Context) -> Result<bool, String> {
     for (index, expression) in rule.expressions.iter().enumerate() {
         match expression.test(cx) {
             Ok(true) => {}
             Ok(false) => return Ok(false),
-            Err(error) => {
-                let message = format!("{}.expressions[{index}]: {error}", rule.path);
-                return Err(Verdict::Failed { code: code::EXPRESSION_FAILED, message });
-            }
+            Err(error) => return Err(format!("{}.expressions[{index}]: {error}", rule.path)),
         }
     }
     Ok(true)

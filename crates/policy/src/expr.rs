@@ -96,7 +96,7 @@ pub struct Expression {
 impl Expression {
     /// Compiles any expression of a phase.
     pub(crate) fn compile(source: &str, phase: Phase) -> Result<Self, ExprError> {
-        let rewritten = rewrite::rewrite(syntax::parse(source)?, &Names::Policy(phase))?;
+        let rewritten = rewrite::rewrite(syntax::parse(source)?, Names::Policy(phase))?;
         Ok(Self { ast: rewritten.ast, slots: rewritten.slots })
     }
 

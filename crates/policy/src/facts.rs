@@ -34,6 +34,7 @@ pub struct Context {
 
 impl Context {
     /// A context without request, response or randomness.
+    #[must_use]
     pub fn new(conn: Arc<ConnFacts>, endpoint: Arc<EndpointFacts>, now_unix_ms: i64) -> Self {
         Self {
             conn,
@@ -96,7 +97,7 @@ pub struct TlsFacts {
     pub client_chain: Vec<Vec<u8>>,
     /// The certificate this edge presented, DER.
     pub server_leaf: Vec<u8>,
-    /// JA4 fingerprint of the ClientHello, or empty.
+    /// JA4 fingerprint of the `ClientHello`, or empty.
     pub ja4: String,
 }
 

@@ -296,7 +296,7 @@ impl Reader<'_> {
             .ok_or_else(|| SyntaxError::new(place, format!("`{text}` is not a JSON number")))
     }
 
-    /// A string literal; escapes are left to serde_json, which knows surrogate pairs.
+    /// A string literal; escapes are left to `serde_json`, which knows surrogate pairs.
     fn string(&mut self) -> Result<String, SyntaxError> {
         let place = self.here;
         let start = self.offset();

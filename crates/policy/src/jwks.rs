@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{
 };
 use thiserror::Error;
 
+use crate::hex::hex;
 use crate::json;
 use crate::node::{Kind, Node};
 
@@ -258,16 +259,19 @@ impl KeySet {
     }
 
     /// How many keys are usable.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
     /// Whether no key is usable.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
     /// The keys that were left out, for the log.
+    #[must_use]
     pub fn refused(&self) -> &[RefusedKey] {
         &self.refused
     }
@@ -317,15 +321,15 @@ fn parse_key(node: &Node) -> Result<Key, KeyDefect> {
         "OKP" => edwards(node)?,
         _ => return Err(KeyDefect::Type),
     };
-    let kid = text(node, "kid")?.map(str::to_owned);
-    if kid.as_ref().is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
+    let id = text(node, "kid")?.map(str::to_owned);
+    if id.as_ref().is_some_and(|id| id.len() > KID_BYTES_MAX) {
         return Err(KeyDefect::Member("kid"));
     }
     let only = match text(node, "alg")? {
         None => None,
         Some(name) => Some(Algorithm::named(name).ok_or(KeyDefect::Algorithm)?),
     };
-    let key = Key { kid, only, material };
+    let key = Key { kid: id, only, material };
     match only {
         Some(algorithm) if !key.suits(algorithm) => Err(KeyDefect::Algorithm),
         _ => Ok(key),
@@ -387,11 +391,11 @@ fn has_small_order(point: &[u8]) -> bool {
         "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
         "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
     ];
-    let hex: String = point
-        .iter()
-        .enumerate()
-        .map(|(at, byte)| format!("{:02x}", if at == 31 { byte & 0x7f } else { *byte }))
-        .collect();
+    let mut unsigned = point.to_vec();
+    if let Some(last) = unsigned.last_mut() {
+        *last &= 0x7f;
+    }
+    let hex = hex(unsigned);
     let zeros = |first: &str| hex.strip_prefix(first).is_some_and(|rest| rest.bytes().all(|b| b == b'0'));
     // p - 1, p and p + 1, the last two being zero and one written otherwise.
     let near_p = |first: &str| {

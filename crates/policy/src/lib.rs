@@ -12,6 +12,7 @@ mod document;
 pub mod engine;
 pub mod expr;
 pub mod facts;
+mod hex;
 mod json;
 pub mod jwks;
 mod node;

@@ -68,6 +68,7 @@ impl SyntaxError {
 
 impl Node {
     /// "a list", "text": for messages.
+    #[must_use]
     pub fn noun(&self) -> &'static str {
         match self.kind {
             Kind::Null => "nothing",
@@ -94,6 +95,7 @@ impl Node {
     }
 
     /// The node at `path` below this one, or the nearest ancestor that exists; a missing map value gives its key.
+    #[must_use]
     pub fn place_of(&self, path: &str) -> Place {
         let mut here = self;
         let mut place = self.place;

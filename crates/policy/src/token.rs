@@ -38,11 +38,13 @@ impl TokenType {
             let lower = typ.to_ascii_lowercase();
             lower.strip_prefix("application/").map_or(lower.clone(), str::to_owned)
         });
-        match (self, typ.as_deref()) {
-            (Self::Plain, _) | (Self::Access | Self::Identity | Self::Jwt, None | Some("jwt")) => true,
-            (Self::Access | Self::AtJwt, Some("at+jwt")) | (Self::Identity, Some("it+jwt")) => true,
-            _ => false,
-        }
+        matches!(
+            (self, typ.as_deref()),
+            (Self::Plain, _)
+                | (Self::Access | Self::Identity | Self::Jwt, None | Some("jwt"))
+                | (Self::Access | Self::AtJwt, Some("at+jwt"))
+                | (Self::Identity, Some("it+jwt"))
+        )
     }
 
     fn needs_expiry(self) -> bool {
@@ -132,9 +134,8 @@ impl<'t> Token<'t> {
         now_unix_ms: i64,
     ) -> Result<(), TokenError> {
         self.check_times(expected, now_unix_ms.div_euclid(1000))?;
-        let issuer = match member(&self.claims, "iss").map(|node| &node.kind) {
-            Some(Kind::Text(issuer)) => issuer,
-            _ => return Err(TokenError::Claim("iss")),
+        let Some(Kind::Text(issuer)) = member(&self.claims, "iss").map(|node| &node.kind) else {
+            return Err(TokenError::Claim("iss"));
         };
         if !issuers.contains(issuer) {
             return Err(TokenError::Issuer);
@@ -164,7 +165,7 @@ impl<'t> Token<'t> {
         Ok(())
     }
 
-    /// A NumericDate (RFC 7519 section 2): a number, possibly with a fraction.
+    /// A `NumericDate` (RFC 7519 section 2): a number, possibly with a fraction.
     fn time(&self, name: &'static str) -> Result<Option<f64>, TokenError> {
         match member(&self.claims, name).map(|node| &node.kind) {
             None => Ok(None),

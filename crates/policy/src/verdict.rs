@@ -27,6 +27,7 @@ impl Phase {
     pub const ALL: [Self; 3] = [Self::TcpConnect, Self::HttpRequest, Self::HttpResponse];
 
     /// The document's key for this phase.
+    #[must_use]
     pub fn key(self) -> &'static str {
         match self {
             Self::TcpConnect => "on_tcp_connect",
@@ -150,6 +151,7 @@ pub struct Reply {
 
 impl Reply {
     /// An empty answer.
+    #[must_use]
     pub fn empty(status: StatusCode, code: Option<ErrorCode>) -> Self {
         Self { status, headers: HeaderMap::new(), body: Bytes::new(), code, response_phase: false }
     }

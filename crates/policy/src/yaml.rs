@@ -252,7 +252,7 @@ mod tests {
         let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
         for i in 1..9 {
             let below = format!("*a{}", i - 1);
-            bomb += &format!("a{i}: &a{i} [{}]\n", vec![below; 10].join(","));
+            bomb.extend([format!("a{i}: &a{i} [{}]\n", vec![below; 10].join(","))]);
         }
         assert!(error(&bomb).contains("more than 50000 values"));
         assert!(error("a: &a [*a]").contains("alias"));

@@ -10,6 +10,7 @@ use crate::verdict::Verdict;
 #[derive(Debug)]
 struct CloseConnection;
 
+#[expect(clippy::unnecessary_wraps, reason = "the table's signature")]
 pub(super) fn compile(config: &mut Config) -> Compiled {
     config.finish();
     Some(Arc::new(CloseConnection))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ebbgate_model::{IpPolicyId, IpRuleAction, Prefix, canonical_ip};
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Action, Compiled, Config, Flow, Refs};
 use crate::code;
@@ -143,14 +143,15 @@ impl Action for RestrictIps {
         };
         let passes = allowed.is_some() && denied.is_none();
         let matched = denied.or(allowed).map(|prefix| prefix.to_string()).unwrap_or_default();
-        let mut result = json!({ "action": if passes { "allow" } else { "deny" }, "matched_cidr": matched });
+        let mut result = Map::new();
+        result.insert("action".to_owned(), if passes { "allow" } else { "deny" }.into());
+        result.insert("matched_cidr".to_owned(), matched.into());
         if !passes {
-            result["error"] = json!({
-                "code": code::IP_RESTRICTED.to_string(),
-                "message": format!("{} may not connect", canonical_ip(cx.conn.client.ip())),
-            });
+            let message = format!("{} may not connect", canonical_ip(cx.conn.client.ip()));
+            let error = json!({ "code": code::IP_RESTRICTED.to_string(), "message": message });
+            result.insert("error".to_owned(), error);
         }
-        cx.set_result("restrict_ips", result);
+        cx.set_result("restrict_ips", Value::Object(result));
         if passes || !self.enforce {
             return Flow::Next;
         }

@@ -1,7 +1,10 @@
 //! Whole runs: order, conditions, effects, verdicts, and what each action leaves behind.
 
+#![expect(clippy::needless_pass_by_value, reason = "tables read better with values than with borrows")]
+
 use std::net::SocketAddr;
 
+use ebbgate_model::IpRuleAction::{Allow, Deny};
 use serde_json::{Value, json};
 
 use super::*;
@@ -136,7 +139,6 @@ fn restrict_ips_by_ip_policies_of_the_account() {
         Some("the account has no IP policy ipp_2x3oYVqKXGvqVDu1nl1DrZMCfCA")
     );
     let rule = |cidr: &str, action| IpPolicyRule { cidr: cidr.parse().unwrap(), action };
-    use ebbgate_model::IpRuleAction::{Allow, Deny};
     let rules = vec![rule("203.0.113.0/24", Allow), rule("203.0.113.66/32", Deny)];
     let refs = References { ip_policies: [(id.parse().unwrap(), rules)].into(), ..References::default() };
     let engine = Arc::new(Engine::compile(&policy, &refs).unwrap());

@@ -118,7 +118,7 @@ fn run(case: &Value) -> Result<(), String> {
     let bindings = case["bindings"].as_object().unwrap();
     let want_error = case["want"]["t"] == "error";
     let rewritten =
-        syntax::parse(case["expr"].as_str().unwrap()).and_then(|ast| rewrite::rewrite(ast, &Names::Open));
+        syntax::parse(case["expr"].as_str().unwrap()).and_then(|ast| rewrite::rewrite(ast, Names::Open));
     let rewritten = match rewritten {
         Ok(rewritten) => rewritten,
         Err(_) if want_error => return Ok(()),

@@ -329,7 +329,7 @@ fn as_text<'a>(value: Ref<'a, '_>) -> Option<&'a str> {
 }
 
 fn as_bytes<'a>(value: Ref<'a, '_>) -> Option<&'a [u8]> {
-    value.downcast_ref::<CelBytes>().map(|bytes| bytes.inner())
+    value.downcast_ref::<CelBytes>().map(CelBytes::inner)
 }
 
 fn as_int(value: Ref) -> Option<i64> {
@@ -342,14 +342,17 @@ fn budget<'a>(value: &'a CowVal) -> Result<&'a Budget, ExecutionError> {
         .ok_or_else(|| ExecutionError::InternalError("the budget is missing".into()))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a function's last word is an answer")]
 fn text_answer<'b, 'v>(text: impl Into<String>) -> Answer<'b, 'v> {
     Ok(CowVal::owned(CelString::from(text.into())))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a function's last word is an answer")]
 fn bool_answer<'b, 'v>(b: bool) -> Answer<'b, 'v> {
     Ok(CowVal::owned(CelBool::from(b)))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a function's last word is an answer")]
 fn int_answer<'b, 'v>(number: i64) -> Answer<'b, 'v> {
     Ok(CowVal::owned(CelInt::from(number)))
 }

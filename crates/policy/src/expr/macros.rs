@@ -71,7 +71,6 @@ fn expand_extreme(call: CallExpr) -> Result<IdedExpr, ExprError> {
             matches!(literal, LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_))
         }
         Expr::Map(_) | Expr::Struct(_) => false,
-        Expr::List(_) => true,
         _ => true,
     };
     let lists = call.args.iter().filter(|arg| matches!(arg.expr, Expr::List(_))).count();

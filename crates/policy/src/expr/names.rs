@@ -26,6 +26,18 @@ pub(super) enum Names {
     Open,
 }
 
+impl Names {
+    /// The phase whose variables there are.
+    #[cfg_attr(not(test), expect(clippy::unnecessary_wraps, reason = "the suite has no phase"))]
+    pub(super) fn phase(self) -> Option<Phase> {
+        match self {
+            Self::Policy(phase) => Some(phase),
+            #[cfg(test)]
+            Self::Open => None,
+        }
+    }
+}
+
 /// A value read from a context, not yet the evaluator's.
 #[derive(Debug)]
 pub(super) enum Datum<'c> {
@@ -383,7 +395,7 @@ fn borrowed(text: &str) -> Datum<'_> {
     Datum::Text(Cow::Borrowed(text))
 }
 
-fn tls_text<'c>(cx: &'c Context, field: fn(&TlsFacts) -> &String) -> Datum<'c> {
+fn tls_text(cx: &Context, field: fn(&TlsFacts) -> &String) -> Datum<'_> {
     borrowed(cx.conn.tls.as_deref().map_or("", |tls| field(tls).as_str()))
 }
 

@@ -76,6 +76,18 @@ fn push(map: &mut Map<String, Value>, name: &str, value: Value) {
     }
 }
 
+/// A cookie's attribute, and what an absent one reads as.
+type Attribute = (&'static str, fn() -> Value);
+const ATTRIBUTES: &[Attribute] = &[
+    ("domain", || "".into()),
+    ("expires", || "".into()),
+    ("http_only", || false.into()),
+    ("max_age", || 0.into()),
+    ("path", || "".into()),
+    ("same_site", || "".into()),
+    ("secure", || false.into()),
+];
+
 /// Cookies a response sets: name to list of their attributes (RFC 6265 section 5.2).
 pub(super) fn response_cookies(headers: Option<&HeaderMap>) -> Value {
     let mut cookies = Map::new();
@@ -83,29 +95,33 @@ pub(super) fn response_cookies(headers: Option<&HeaderMap>) -> Value {
         let mut parts = line.split(';');
         let Some((name, value)) = parts.next().and_then(|pair| pair.split_once('=')) else { continue };
         let name = name.trim();
-        let mut cookie = json!({
-            "name": name, "value": value.trim().trim_matches('"'), "domain": "", "expires": "", "http_only": false,
-            "max_age": 0, "path": "", "same_site": "", "secure": false, "unparsed_attributes": [],
-        });
+        let mut cookie = Map::new();
+        cookie.insert("name".to_owned(), name.into());
+        cookie.insert("value".to_owned(), value.trim().trim_matches('"').into());
+        for (key, default) in ATTRIBUTES {
+            cookie.insert((*key).to_owned(), default());
+        }
+        let mut unparsed: Vec<Value> = Vec::new();
         for attribute in parts {
             let (key, value) = attribute.split_once('=').unwrap_or((attribute, ""));
             let value = value.trim();
-            match key.trim().to_ascii_lowercase().as_str() {
-                "domain" => cookie["domain"] = value.into(),
-                "expires" => cookie["expires"] = value.into(),
-                "httponly" => cookie["http_only"] = true.into(),
-                "max-age" => cookie["max_age"] = value.parse::<i64>().unwrap_or(0).into(),
-                "path" => cookie["path"] = value.into(),
-                "samesite" => cookie["same_site"] = value.into(),
-                "secure" => cookie["secure"] = true.into(),
+            let (key, value): (&str, Value) = match key.trim().to_ascii_lowercase().as_str() {
+                "domain" => ("domain", value.into()),
+                "expires" => ("expires", value.into()),
+                "httponly" => ("http_only", true.into()),
+                "max-age" => ("max_age", value.parse::<i64>().unwrap_or(0).into()),
+                "path" => ("path", value.into()),
+                "samesite" => ("same_site", value.into()),
+                "secure" => ("secure", true.into()),
                 _ => {
-                    if let Some(list) = cookie["unparsed_attributes"].as_array_mut() {
-                        list.push(attribute.trim().into());
-                    }
+                    unparsed.push(attribute.trim().into());
+                    continue;
                 }
-            }
+            };
+            cookie.insert(key.to_owned(), value);
         }
-        push(&mut cookies, name, cookie);
+        cookie.insert("unparsed_attributes".to_owned(), unparsed.into());
+        push(&mut cookies, name, cookie.into());
     }
     cookies.into()
 }

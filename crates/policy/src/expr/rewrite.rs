@@ -28,8 +28,8 @@ pub(super) struct Rewritten {
 }
 
 /// Rewrites a parsed tree.
-pub(super) fn rewrite(ast: IdedExpr, names: &Names) -> Result<Rewritten, ExprError> {
-    let mut rewriter = Rewriter { names: *names, slots: Vec::new(), bound: Vec::new(), nesting: 0, pairs: 0 };
+pub(super) fn rewrite(ast: IdedExpr, names: Names) -> Result<Rewritten, ExprError> {
+    let mut rewriter = Rewriter { names, slots: Vec::new(), bound: Vec::new(), nesting: 0, pairs: 0 };
     let ast = rewriter.expr(ast)?;
     Ok(Rewritten { ast, slots: rewriter.slots })
 }
@@ -63,7 +63,7 @@ impl Rewriter {
                 node(Expr::Map(map))
             }
             Expr::Struct(mut message) => {
-                if matches!(self.names, Names::Policy(_)) {
+                if self.names.phase().is_some() {
                     let name = message.type_name;
                     return Err(ExprError::new(format!("there is no message type `{name}` here"))
                         .with_hint("write a map with quoted keys"));
@@ -118,11 +118,7 @@ impl Rewriter {
 
     /// An identifier or a selection: a variable if its dotted name is one, otherwise a field of whatever it is on.
     fn path(&mut self, expr: IdedExpr) -> Result<IdedExpr, ExprError> {
-        let phase = match self.names {
-            Names::Policy(phase) => phase,
-            #[cfg(test)]
-            Names::Open => return self.plain(expr),
-        };
+        let Some(phase) = self.names.phase() else { return self.plain(expr) };
         if let Expr::Select(SelectExpr { operand, field, test: true }) = &expr.expr {
             return self.presence(operand, field, phase);
         }
@@ -201,7 +197,7 @@ impl Rewriter {
         if let Some(read) = self.request_macro(&mut call)? {
             return Ok(read);
         }
-        if matches!(self.names, Names::Policy(_)) {
+        if self.names.phase().is_some() {
             library::check_function(&call.func_name, call.target.is_some())?;
         }
         let target = call.target.take().map(|target| self.expr(*target)).transpose()?;
@@ -211,11 +207,7 @@ impl Rewriter {
 
     /// Whether the call is `group["member"]`, which is `group.member`.
     fn names_group(&self, call: &CallExpr) -> bool {
-        let phase = match self.names {
-            Names::Policy(phase) => phase,
-            #[cfg(test)]
-            Names::Open => return false,
-        };
+        let Some(phase) = self.names.phase() else { return false };
         if call.func_name != operators::INDEX {
             return false;
         }
@@ -253,7 +245,7 @@ impl Rewriter {
 
     /// Macros that read headers, cookies and query parameters.
     fn request_macro(&mut self, call: &mut CallExpr) -> Result<Option<IdedExpr>, ExprError> {
-        let (Names::Policy(_), None, [_]) = (self.names, &call.target, call.args.as_slice()) else {
+        let (Some(_), None, [_]) = (self.names.phase(), &call.target, call.args.as_slice()) else {
             return Ok(None);
         };
         let root = |path: &[&str]| {

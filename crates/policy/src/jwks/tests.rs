@@ -1,3 +1,5 @@
+#![expect(clippy::needless_pass_by_value, reason = "tables read better with values than with borrows")]
+
 use serde_json::{Value, json};
 
 use super::rsa::is_roca;

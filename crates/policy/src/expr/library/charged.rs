@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use cel::common::types::{CelBool, CelDouble, CelList, CelMap, CelMapKey, CelNull, CelUInt, Kind};
 
-use super::*;
+use super::{
+    Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, ExecutionError, INT_TYPE, Ref, as_int, as_text,
+    budget, failed, global, int_answer, no_overload, take,
+};
 use crate::expr::value::{self, Owned};
 
 /// Longest list `lists.range` makes.
@@ -237,6 +240,6 @@ fn rand_int<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
         return failed("rand.int", format!("{low} to {high} is not a range of positive numbers"));
     }
     let width = high.abs_diff(low).saturating_add(1);
-    let drawn = u128::from(budget(&account)?.random()) * u128::from(width) >> 64;
+    let drawn = (u128::from(budget(&account)?.random()) * u128::from(width)) >> 64;
     int_answer(low.saturating_add(i64::try_from(drawn).unwrap_or(0)))
 }

@@ -3,7 +3,11 @@
 use aws_lc_rs::digest;
 use base64::Engine as _;
 
-use super::*;
+use super::{
+    Answer, Args, BYTES_TYPE, DeclarationError, Env, Function, STRING_TYPE, as_bytes, as_text, failed,
+    global, method, no_overload, take, text_answer,
+};
+use crate::hex::hex;
 
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     let all: [(&str, &str, Function, Function); 7] = [
@@ -33,9 +37,7 @@ fn hash<'b, 'v>(mut args: Args<'b, 'v>, f: fn(&[u8]) -> Vec<u8>) -> Answer<'b, '
     let Some(bytes) = bytes else { return Err(no_overload("hash", &[input])) };
     let digest = f(bytes);
     match encoding.as_ref().and_then(|encoding| as_text(encoding.as_ref())) {
-        None | Some("hex") => {
-            text_answer(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-        }
+        None | Some("hex") => text_answer(hex(digest)),
         Some("base64") => text_answer(base64::engine::general_purpose::STANDARD.encode(digest)),
         Some(other) => failed("hash", format!("`{other}` is neither hex nor base64")),
     }
@@ -84,19 +86,20 @@ fn md5(bytes: &[u8]) -> Vec<u8> {
     for block in blocks {
         let (words, _) = block.as_chunks::<4>();
         let word = |at: usize| words.get(at % 16).map_or(0, |word| u32::from_le_bytes(*word));
-        let [mut a, mut b, mut c, mut d] = state;
+        let mut part = state;
         for step in 0..64_usize {
-            let (f, at) = match step / 16 {
+            let [a, b, c, d] = part;
+            let (mixed, at) = match step / 16 {
                 0 => ((b & c) | (!b & d), step),
                 1 => ((d & b) | (!d & c), 5 * step + 1),
                 2 => (b ^ c ^ d, 3 * step + 5),
                 _ => (c ^ (b | !d), 7 * step),
             };
             let shift = SHIFTS.get(step / 16).and_then(|row| row.get(step % 4)).copied().unwrap_or(0);
-            let sum = a.wrapping_add(f).wrapping_add(md5_constant(step)).wrapping_add(word(at));
-            (a, d, c, b) = (d, c, b, b.wrapping_add(sum.rotate_left(shift)));
+            let sum = a.wrapping_add(mixed).wrapping_add(md5_constant(step)).wrapping_add(word(at));
+            part = [d, b.wrapping_add(sum.rotate_left(shift)), b, c];
         }
-        for (sum, part) in state.iter_mut().zip([a, b, c, d]) {
+        for (sum, part) in state.iter_mut().zip(part) {
             *sum = sum.wrapping_add(part);
         }
     }
@@ -167,10 +170,6 @@ fn xxhash64(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hex(bytes: Vec<u8>) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
 
     #[test]
     fn published_vectors() {

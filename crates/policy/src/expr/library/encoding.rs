@@ -5,7 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, Function, LIST_TYPE, MAP_TYPE, STRING_TYPE,
+    as_text, bool_answer, failed, global, method, no_overload, take, text_answer,
+};
 use crate::expr::{query, value};
 
 /// Unreserved characters stay (RFC 3986 section 2.3).
@@ -86,7 +89,7 @@ fn encode_json<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
     text_answer(value::to_json(argument.as_ref()).to_string())
 }
 
-/// serde_json bounds the nesting.
+/// `serde_json` bounds the nesting.
 fn parse_json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())
 }

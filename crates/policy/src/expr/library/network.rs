@@ -8,7 +8,10 @@ use cel::common::value::{StaticVal, Val};
 use ebbgate_model::{Prefix, canonical_ip};
 use ipnet::IpNet;
 
-use super::*;
+use super::{
+    Answer, Args, CowVal, DeclarationError, Env, ExecutionError, Function, LIST_TYPE, Ref, STRING_TYPE,
+    as_text, bool_answer, failed, global, int_answer, method, no_overload, take, text_answer,
+};
 
 /// The type of `ip('...')`.
 static IP: Type = Type::new_unspecified_type("net.IP");

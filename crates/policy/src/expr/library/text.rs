@@ -7,7 +7,10 @@ use cel::common::value::{StaticVal, Val};
 use regex::{Regex, RegexBuilder};
 
 use super::charged::format_size;
-use super::*;
+use super::{
+    Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, ExecutionError, INT_TYPE, STRING_TYPE, as_int,
+    as_text, bool_answer, budget, failed, global, int_answer, method, no_overload, take, text_answer,
+};
 use crate::expr::value;
 
 /// Longest pattern.
@@ -82,8 +85,8 @@ pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     global(env, "@format_arguments", &[any, any], format_arguments)?;
     global(env, "@milliseconds", &[&DURATION_TYPE], milliseconds)?;
     global(env, "@milliseconds", &[&TIMESTAMP_TYPE], milliseconds)?;
-    method(env, "lower", string, &[], |args| map_text("lower", args, |text| text.to_lowercase()))?;
-    method(env, "upper", string, &[], |args| map_text("upper", args, |text| text.to_uppercase()))
+    method(env, "lower", string, &[], |args| map_text("lower", args, str::to_lowercase))?;
+    method(env, "upper", string, &[], |args| map_text("upper", args, str::to_uppercase))
 }
 
 fn map_text<'b, 'v>(function: &str, args: Args<'b, 'v>, f: fn(&str) -> String) -> Answer<'b, 'v> {
