@@ -139,6 +139,19 @@ pub struct Settings {
     pub observer: Observer,
 }
 
+/// Jitter from the cryptographic provider's generator.
+pub fn system_random() -> Box<dyn FnMut() -> u32 + Send> {
+    let provider = crate::trust::provider();
+    Box::new(move || {
+        let mut bytes = [0; 4];
+        // Without randomness the longest wait is the safe one.
+        match provider.secure_random.fill(&mut bytes) {
+            Ok(()) => u32::from_ne_bytes(bytes),
+            Err(_) => u32::MAX,
+        }
+    })
+}
+
 /// Why an endpoint did not come online.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {

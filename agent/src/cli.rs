@@ -1,0 +1,163 @@
+//! The command line (surface.md section 2.5): one verb per file, all ending in exit code 0 or 1.
+
+mod adhoc;
+mod config;
+mod logging;
+mod report;
+mod running;
+mod service;
+mod start;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use ebbgate::config::{Config, ConnectAddress, LogFormat, LogLevel, LogTarget, Problem, Secret, Source};
+use ebbgate::trust::Trust;
+
+/// Reaches private services through an Ebbgate edge, without opening a port.
+#[derive(Parser)]
+#[command(name = "ebbgate", version, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Serve endpoints of the configuration file.
+    Start(start::StartArguments),
+    /// Serve one HTTP service.
+    Http(adhoc::HttpArguments),
+    /// Serve one TCP service.
+    Tcp(adhoc::TcpArguments),
+    /// Serve one TLS service.
+    Tls(adhoc::TlsArguments),
+    /// Check or change the configuration file.
+    #[command(subcommand)]
+    Config(config::ConfigVerb),
+    /// Install and control the background service.
+    #[command(subcommand)]
+    Service(service::ServiceVerb),
+    /// Print the version.
+    Version,
+}
+
+/// Options of every verb that opens a session; flags win over the file and the environment.
+#[derive(Args)]
+struct SessionArguments {
+    /// Configuration file; several are merged from left to right.
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    config: Vec<PathBuf>,
+    /// Authtoken.
+    #[arg(long, value_name = "TOKEN")]
+    authtoken: Option<String>,
+    /// Edge to connect to.
+    #[arg(long, value_name = "HOST:PORT")]
+    connect_url: Option<String>,
+    /// Whose certificate the edge may present: `trusted`, `host` or a PEM file.
+    #[arg(long, value_name = "WHO")]
+    connect_cas: Option<String>,
+    /// Where logs go: stdout, stderr, false or a file.
+    #[arg(long, value_name = "WHERE")]
+    log: Option<String>,
+    /// Shape of log lines: term, logfmt or json.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Least important line logged: crit, warn, error, info or debug.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+/// What ends the command with exit code 1; prints with its line end.
+pub(crate) struct Failure(String);
+
+impl Failure {
+    fn new(text: impl fmt::Display) -> Self {
+        let text = text.to_string();
+        let lines: Vec<_> = text.lines().map(|line| format!("ERROR:  {line}\n")).collect();
+        Self(lines.concat())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reads environment variables.
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Does what the command line says.
+pub(crate) fn run(arguments: Arguments, env: Env<'_>) -> Result<(), Failure> {
+    match arguments.verb {
+        Verb::Start(arguments) => start::run(&arguments, env),
+        Verb::Http(arguments) => adhoc::run(arguments.into(), env),
+        Verb::Tcp(arguments) => adhoc::run(arguments.into(), env),
+        Verb::Tls(arguments) => arguments.draft().and_then(|adhoc| adhoc::run(adhoc, env)),
+        Verb::Config(verb) => config::run(&verb, env),
+        Verb::Service(verb) => service::run(&verb, env),
+        Verb::Version => {
+            println!("ebbgate {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    }
+}
+
+/// `~/.config/ebbgate/ebbgate.yml`, or its place under `XDG_CONFIG_HOME`.
+fn default_file(env: Env<'_>) -> Option<PathBuf> {
+    let home = || env("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let base = env("XDG_CONFIG_HOME").filter(|path| Path::new(path).is_absolute()).map(PathBuf::from);
+    Some(base.or_else(home)?.join("ebbgate/ebbgate.yml"))
+}
+
+/// The files to read: those named, or the default one where it exists.
+fn files(named: &[PathBuf], env: Env<'_>) -> Vec<PathBuf> {
+    if !named.is_empty() {
+        return named.to_vec();
+    }
+    default_file(env).into_iter().filter(|path| path.exists()).collect()
+}
+
+/// Loads and merges the files; warnings go to standard error.
+fn load(files: &[PathBuf], env: Env<'_>) -> Result<Config, Failure> {
+    let read = |path: &Path| std::fs::read_to_string(path);
+    let config = Config::load(files, &Source { read: &read, env }).map_err(Failure::new)?;
+    warn(&config.warnings);
+    Ok(config)
+}
+
+fn warn(warnings: &[Problem]) {
+    for warning in warnings {
+        eprintln!("WARNING:  {warning}");
+    }
+}
+
+impl SessionArguments {
+    /// The files' configuration with the flags on top.
+    fn load(&self, env: Env<'_>) -> Result<Config, Failure> {
+        let mut config = load(&files(&self.config, env), env)?;
+        let agent = &mut config.agent;
+        let flag = |name: &str, message: String| Failure::new(format!("--{name}: {message}"));
+        if let Some(token) = &self.authtoken {
+            agent.authtoken = Some(Secret::new(token.as_str()));
+        }
+        if let Some(address) = &self.connect_url {
+            agent.connect = Some(ConnectAddress::parse(address).map_err(|e| flag("connect-url", e))?);
+        }
+        if let Some(trust) = &self.connect_cas {
+            agent.trust = Trust::parse(trust);
+        }
+        if let Some(target) = &self.log {
+            agent.log = Some(LogTarget::parse(target));
+        }
+        if let Some(format) = &self.log_format {
+            agent.log_format = Some(LogFormat::parse(format).map_err(|e| flag("log-format", e))?);
+        }
+        if let Some(level) = &self.log_level {
+            agent.log_level = LogLevel::parse(level).map_err(|e| flag("log-level", e))?;
+        }
+        Ok(config)
+    }
+}

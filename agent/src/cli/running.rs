@@ -1,0 +1,93 @@
+//! Runs a session with its endpoints until a signal, a verdict, or the edge's wish ends it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ebbgate::config::Config;
+use ebbgate::dial::EdgeDialer;
+use ebbgate::plan::Patience;
+use ebbgate::session::{Delivery, Session, Settings, bind_request, hello, system_random};
+use ebbgate::upstream::Upstream;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::report::{Mode, Reporter, Verdict};
+use super::{Failure, logging};
+
+/// Runs to the end; blocking.
+pub(super) fn run(config: Config, mode: Mode, service: bool) -> Result<(), Failure> {
+    if config.agent.authtoken.is_none() {
+        return Err(Failure::new(
+            "there is no authtoken; write it under `agent:`, set EBBGATE_AUTHTOKEN, or run `ebbgate config add-authtoken \
+             TOKEN`",
+        ));
+    }
+    let dialer = EdgeDialer::new(&config.agent).map_err(Failure::new)?;
+    let mut upstreams = Vec::new();
+    for endpoint in &config.endpoints {
+        let upstream = Upstream::new(endpoint)
+            .map_err(|error| Failure::new(format!("endpoint `{}`: {error}", endpoint.name)))?;
+        upstreams.push(Arc::new(upstream));
+    }
+    let console = logging::console(&config.agent);
+    logging::install(&config.agent, console)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    runtime.block_on(serve(config, mode, service, console, dialer, upstreams))
+}
+
+async fn serve(
+    config: Config,
+    mode: Mode,
+    service: bool,
+    console: bool,
+    dialer: EdgeDialer,
+    upstreams: Vec<Arc<Upstream>>,
+) -> Result<(), Failure> {
+    let listening = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
+    let (mut terminate, mut interrupt) =
+        (listening(SignalKind::terminate())?, listening(SignalKind::interrupt())?);
+    let (to_verdict, mut verdict) = watch::channel(None);
+    let names: BTreeMap<_, _> =
+        config.endpoints.iter().map(|e| (e.name.clone(), e.upstream.address.to_string())).collect();
+    let reporter = Reporter::new(mode, console, names, to_verdict);
+    let session = Session::start(Settings {
+        dialer: Arc::new(dialer),
+        hello: hello(&config.agent, &hostname(), service),
+        heartbeat_interval: config.agent.heartbeat_interval,
+        heartbeat_tolerance: config.agent.heartbeat_tolerance,
+        remote_management: config.agent.remote_management,
+        random: system_random(),
+        observer: Arc::new(move |event| reporter.hear(&event)),
+    });
+    for (endpoint, upstream) in config.endpoints.iter().zip(upstreams) {
+        let (session, name, bind) = (session.clone(), endpoint.name.clone(), bind_request(endpoint));
+        // The outcome is reported by event, however long it takes.
+        tokio::spawn(async move {
+            let _ = session.add(&name, bind, Patience::Forever, Delivery::Forward(upstream)).await;
+        });
+    }
+    // Ready means running and trying: a service must not fail to start because its edge is away.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let ended = tokio::select! {
+        _ = terminate.recv() => Verdict::Stop,
+        _ = interrupt.recv() => Verdict::Stop,
+        heard = verdict.wait_for(Option::is_some) => {
+            heard.ok().and_then(|verdict| verdict.clone()).unwrap_or(Verdict::Stop)
+        }
+    };
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    session.close().await;
+    match ended {
+        Verdict::Stop => Ok(()),
+        Verdict::Fail(text) => Err(Failure::new(text)),
+    }
+}
+
+/// The kernel's name of this host.
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
+}
