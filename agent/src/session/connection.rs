@@ -232,7 +232,7 @@ impl Actor {
         for id in self.plan.served() {
             tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id));
         }
-        loop {
+        while !(tasks.unbinds.is_empty() && tasks.deliveries.is_empty() && tasks.openings.is_empty()) {
             tokio::select! {
                 () = sleep_until(deadline) => break,
                 // A stream that crossed our Unbind on the wire is still a visitor's.
@@ -243,10 +243,6 @@ impl Actor {
                 Some(opened) = tasks.openings.join_next() => self.opened(tasks, opened.unwrap_or(Opened::Done)),
                 Some(_) = tasks.unbinds.join_next() => {}
                 Some(_) = tasks.deliveries.join_next() => {}
-                else => break,
-            }
-            if tasks.unbinds.is_empty() && tasks.deliveries.is_empty() && tasks.openings.is_empty() {
-                break;
             }
         }
         tasks.session.goaway(Code::NONE, "the agent stops");
