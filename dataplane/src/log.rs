@@ -1,5 +1,7 @@
 //! One line per connection and per request, made from its event. Set-up of the process's log.
 
+use std::io::IsTerminal as _;
+
 use ebbgate_model::event::{ConnectionEvent, RequestEvent};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -16,7 +18,10 @@ pub enum LogFormat {
 /// Sends the process's log to standard error. `level` is one of tracing's filter expressions, as in `info`.
 pub fn start(format: LogFormat, level: &str) {
     let filter = EnvFilter::builder().parse_lossy(level);
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second start (tests) keeps the first log.
     let _ = match format {
         LogFormat::Json => subscriber.json().flatten_event(true).finish().try_init(),

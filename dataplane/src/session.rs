@@ -139,13 +139,13 @@ impl AgentSession {
         edge.reports.session_ended(self.state.id);
         edge.metrics.sessions.dec();
         self.mux.goaway(code, message);
-        tracing::info!(session = %self.state.id, client_id = self.client_id, message, "agent session ended");
+        tracing::info!(session = %self.state.id, client_id = self.client_id, reason = message, "agent session ended");
     }
 
     /// Takes an endpoint out of service and tells the agent why.
     fn stop_endpoint(&self, edge: &Edge, bind: &str, code: ErrorCode, message: &str) {
         let Some(removed) = self.remove(edge, bind) else { return };
-        tracing::info!(session = %self.state.id, url = %removed.endpoint.url, message, "endpoint stopped");
+        tracing::info!(session = %self.state.id, url = %removed.endpoint.url, reason = message, "endpoint stopped");
         let notice = StopTunnel { id: removed.id, message: message.into(), error_code: code.to_string() };
         let mux = self.mux.clone();
         edge.background.spawn(async move {

@@ -205,7 +205,7 @@ impl Connection {
             Err(refusal) => {
                 edge.auth_failures.note(self.peer, Instant::now());
                 edge.metrics.auth_failed.inc();
-                tracing::info!(peer = %self.peer, code = ?refusal.code, message = refusal.message, "an agent is refused");
+                tracing::info!(peer = %self.peer, code = ?refusal.code, reason = refusal.message, "an agent is refused");
                 self.gate.borrow_mut().decided(None);
                 let sent = write_object(&mut stream, &AuthReply::refused(refusal.text())).await;
                 sleep(Duration::from_millis(REFUSED_PAUSE_MS)).await;
@@ -301,7 +301,7 @@ impl Connection {
             Ok(reply) => reply,
             Err(refusal) => {
                 self.shard.edge().metrics.binds_refused.inc();
-                tracing::info!(session = %session.state.id, code = ?refusal.code, message = refusal.message, "bind refused");
+                tracing::info!(session = %session.state.id, code = ?refusal.code, reason = refusal.message, "bind refused");
                 BindReply::refused(bind, refusal.text())
             }
         }

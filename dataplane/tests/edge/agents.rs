@@ -1,0 +1,165 @@
+//! Agents' sessions: who may come in and serve what, how a session is taken over, how it ends.
+
+use ebbgate_edge::shard::Stage;
+use ebbgate_model::feed::FromEdge;
+use ebbgate_wire::rpc::StreamKind;
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+use crate::lab::{Agent, CLINIC_TOKEN, Lab, OTHER_TOKEN, Previous, TOKEN, credential_id, exchange};
+
+const TARGET: &str = "tcp://db.clinic1.internal:433";
+
+#[tokio::test]
+async fn tokens_are_checked() {
+    let lab = Lab::start();
+    let code = async |token: &str, name: &str| {
+        let refused = Agent::connect(&lab, token, name, &Previous::default()).await;
+        refused.err().and_then(|reply| ebbgate_wire::rpc::error_code(&reply.error))
+    };
+    assert_eq!(code("nonsense", "localhost").await, Some(105));
+    assert_eq!(code(&TOKEN.replace("abc", "xyz"), "localhost").await, Some(107));
+    assert_eq!(code(TOKEN, "localhost").await, None);
+    assert_eq!(code(TOKEN, "connect.clinic2.example").await, Some(118));
+    assert_eq!(code(OTHER_TOKEN, "connect.clinic2.example").await, None);
+}
+
+#[tokio::test]
+async fn nothing_is_served_before_auth() {
+    let lab = Lab::start();
+    let stream = TcpStream::connect(lab.connect).await.unwrap();
+    let tls = crate::lab::handshake(stream, "localhost", lab.authority.client(None, false)).await.unwrap();
+    let (session, _incoming, driver) =
+        ebbgate_wire::driver::connect(tls, ebbgate_wire::mux::Role::Client, ebbgate_wire::mux::Limits::AGENT);
+    tokio::spawn(driver);
+    let mut stream = session.open(StreamKind::Bind).await.unwrap();
+    assert!(stream.read_u8().await.is_err());
+}
+
+#[tokio::test]
+async fn the_acl_is_checked_at_every_bind() {
+    let lab = Lab::start();
+    let agent = lab.agent(CLINIC_TOKEN).await;
+    let error = async |url: &str| agent.try_bind(url, json!({}), json!({})).await.error;
+    assert_eq!(error(TARGET).await, "");
+    assert!(error("tcp://db.clinic2.internal:433").await.contains("ERR_NGROK_316"));
+    assert!(error("https://api.example.com").await.contains("ERR_NGROK_316"));
+    assert!(error("tcp://").await.contains("ERR_NGROK_356"));
+    let other = lab.agent(OTHER_TOKEN).await;
+    let stolen = other.try_bind("https://api.example.com", json!({}), json!({})).await;
+    assert!(stolen.error.contains("ERR_NGROK_320"), "{}", stolen.error);
+    // The .internal names of another account are other names.
+    assert_eq!(other.try_bind(TARGET, json!({}), json!({})).await.error, "");
+}
+
+#[tokio::test]
+async fn accounts_do_not_reach_each_other() {
+    let mut lab = Lab::start();
+    lab.tcp_to(TARGET);
+    let other = lab.agent(OTHER_TOKEN).await;
+    other.bind(TARGET).await;
+    let _other = other.echo(b"stolen");
+    assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_the_session() {
+    let mut lab = Lab::start();
+    lab.tcp_to(TARGET);
+    let agent = lab.agent(CLINIC_TOKEN).await;
+    agent.bind(TARGET).await;
+    lab.change(|p| drop(p.credentials.remove(&credential_id(CLINIC_TOKEN))));
+    agent.ended().await;
+    assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
+    let refused = Agent::connect(&lab, CLINIC_TOKEN, "localhost", &Previous::default()).await;
+    assert!(refused.err().unwrap().error.contains("ERR_NGROK_107"));
+}
+
+#[tokio::test]
+async fn a_narrowed_acl_and_a_lost_reservation_stop_endpoints() {
+    let mut lab = Lab::start();
+    let mut agent = lab.agent(TOKEN).await;
+    let kept = agent.bind(TARGET).await;
+    let stopped = agent.bind("https://api.example.com").await;
+    lab.change(|p| p.domains.clear());
+    assert_eq!(agent.notice().await.id, stopped.id);
+    lab.change(|p| {
+        let rules = ebbgate_model::Acl::parse(&["bind:*.clinic2.internal"]).unwrap();
+        p.credentials.get_mut(&credential_id(TOKEN)).unwrap().acl = rules;
+    });
+    let notice = agent.notice().await;
+    assert_eq!((notice.id, notice.error_code.as_str()), (kept.id, "ERR_NGROK_316"));
+}
+
+#[tokio::test]
+async fn a_returning_agent_takes_its_old_session_over() {
+    let mut lab = Lab::start();
+    lab.tcp_to(TARGET);
+    let first = lab.agent(TOKEN).await;
+    let bound = first.try_bind(TARGET, json!({}), json!({})).await;
+    assert_eq!(bound.error, "");
+    let taken = lab.agent(TOKEN).await.try_bind(TARGET, json!({}), json!({})).await;
+    assert!(taken.error.contains("ERR_NGROK_334"), "{}", taken.error);
+    let second = Agent::connect(&lab, TOKEN, "localhost", &first.previous()).await.ok().unwrap();
+    assert_eq!(second.reply.client_id, first.reply.client_id);
+    first.ended().await;
+    assert_eq!(second.try_bind(TARGET, json!({}), json!({})).await.error, "");
+    let _second = second.echo(b"second");
+    assert_eq!(exchange(lab.visit().await, b"").await.unwrap(), b"second");
+}
+
+#[tokio::test]
+async fn random_names_and_ports_come_back_with_their_token() {
+    let lab = Lab::start();
+    let first = lab.agent(TOKEN).await;
+    let name = first.try_bind("https://", json!({}), json!({})).await;
+    assert!(name.url.ends_with(".lab.example.com"), "{}", name.url);
+    let port = first.try_bind("tcp://", json!({}), json!({})).await;
+    let number: u16 = port.url.rsplit(':').next().unwrap().parse().unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", number)).await.is_ok());
+    assert!(first.try_bind("tcp://", json!({}), json!({})).await.error.contains("ERR_NGROK_322"));
+    let stranger = lab.agent(TOKEN).await;
+    assert_ne!(stranger.try_bind(&name.url, json!({}), json!({})).await.url, name.url);
+    let second = Agent::connect(&lab, TOKEN, "localhost", &first.previous()).await.ok().unwrap();
+    for reply in [name, port] {
+        let token = json!({ "Token": reply.extra.token });
+        let again = second.try_bind(&reply.url, json!({}), token).await;
+        assert_eq!((again.error.as_str(), again.url.as_str()), ("", reply.url.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn unbind_and_the_end_of_a_session_take_endpoints_offline() {
+    let mut lab = Lab::start();
+    let agent = lab.agent(TOKEN).await;
+    let bound = agent.bind(TARGET).await;
+    assert_eq!(agent.unbind(&bound.id).await.error, "");
+    assert_ne!(agent.unbind(&bound.id).await.error, "");
+    agent.bind(TARGET).await;
+    assert_eq!(lab.edge.metrics.agent_endpoints.get(), 1);
+    agent.echo(b"").kill();
+    let ended = lab.edge.reports.changes();
+    let _ = ended.await;
+    lab.tcp_to(TARGET);
+    assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
+    assert_eq!((lab.edge.metrics.agent_endpoints.get(), lab.edge.metrics.sessions.get()), (0, 0));
+    assert!(matches!(lab.edge.reports.snapshot(), FromEdge::Sessions { sessions } if sessions.is_empty()));
+}
+
+#[tokio::test]
+async fn agents_are_told_when_the_edge_ends() {
+    let lab = Lab::start();
+    let agent = lab.agent(TOKEN).await;
+    lab.edge.enter(Stage::Draining);
+    lab.edge.enter(Stage::Ending);
+    agent.ended().await;
+}
+
+#[tokio::test]
+async fn names_of_the_agent_listener_that_nobody_answers_to() {
+    let lab = Lab::start();
+    let stream = TcpStream::connect(lab.connect).await.unwrap();
+    let error = crate::lab::handshake(stream, "other.example.com", lab.authority.client(None, false)).await;
+    assert!(error.unwrap_err().to_string().contains("UnrecognisedName"));
+}

@@ -1,0 +1,440 @@
+//! A whole edge in this process: two shards, loopback listeners, a Program put in force by hand; agents that speak the
+//! real protocol; visitors.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use ebbgate_edge::effect::{Fetcher, Keys};
+use ebbgate_edge::listen::{self, Caps};
+use ebbgate_edge::metrics::Metrics;
+use ebbgate_edge::program::Tables;
+use ebbgate_edge::program::ports::Ports;
+use ebbgate_edge::program::report::Reports;
+use ebbgate_edge::shard::{self, Edge, Entrance, Parts, Stage, Waits};
+use ebbgate_edge::tls::provider;
+use ebbgate_model::feed::FromEdge;
+use ebbgate_model::{
+    AccountId, Acl, AddressId, AddressSpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
+    CredentialSpec, DomainId, DomainSpec, EndpointId, Ksuid, Program, Token, TokenHash, TrafficPolicy,
+};
+use ebbgate_wire::driver::{self, Incoming, Stream};
+use ebbgate_wire::mux::{Limits, Role};
+use ebbgate_wire::rpc::{
+    Auth, AuthReply, Bind, BindReply, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind, UnbindReply,
+};
+use ebbgate_wire::rpc_io::{call, read_object, read_proxy_header};
+use ebbgate_wire::ticket::TicketKey;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+pub(crate) const SHARDS: usize = 2;
+/// Token of account 1, unrestricted.
+pub(crate) const TOKEN: &str = "0ujtsYcgvSTl8PAuAdqWYSMnLOv_abcdefghijklmnopqrstu";
+/// Token of account 1 that may bind below clinic1.internal only.
+pub(crate) const CLINIC_TOKEN: &str = "0ujsszwN8NRY24YaXiTIE2VWDTS_abcdefghijklmnopqrstu";
+/// Token of account 2.
+pub(crate) const OTHER_TOKEN: &str = "0ujsswThIGTUYm2K8FjOOfXtY1K_abcdefghijklmnopqrstu";
+
+pub(crate) fn ksuid(n: u8) -> Ksuid {
+    Ksuid::new(1_700_000_000, [n; 16])
+}
+
+pub(crate) fn account(n: u8) -> AccountId {
+    AccountId::new(ksuid(n))
+}
+
+pub(crate) fn credential_id(token: &str) -> CredentialId {
+    CredentialId::new(token.parse::<Token>().unwrap().ksuid())
+}
+
+/// A private authority.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    pub(crate) fn leaf(&self, names: &[&str]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
+        (leaf.pem(), key.serialize_pem())
+    }
+
+    /// A client that trusts this authority.
+    pub(crate) fn client(
+        &self,
+        certificate: Option<&(String, String)>,
+        tls12_only: bool,
+    ) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes()).unwrap()).unwrap();
+        let versions: &[_] = if tls12_only { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        Arc::new(match certificate {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder.with_client_auth_cert(chain_of(chain), key_of(key)).unwrap(),
+        })
+    }
+
+    /// A server with a leaf of this authority.
+    pub(crate) fn server(&self, names: &[&str]) -> TlsAcceptor {
+        let (chain, key) = self.leaf(names);
+        let config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain_of(&chain), key_of(&key))
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+fn chain_of(pem: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect()
+}
+
+fn key_of(pem: &str) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+/// A running edge. Stops when dropped.
+pub(crate) struct Lab {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) authority: Authority,
+    pub(crate) tls: SocketAddr,
+    pub(crate) connect: SocketAddr,
+    /// The reserved TCP port.
+    pub(crate) port: u16,
+    pub(crate) events: mpsc::Receiver<FromEdge>,
+    program: Program,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.edge.enter(Stage::Stopped);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("a shard panicked");
+        }
+    }
+}
+
+impl Lab {
+    /// Starts an edge that knows *.example.com, tcp.example.com:PORT and three tokens. Call inside a runtime.
+    pub(crate) fn start() -> Self {
+        let metrics = Metrics::new();
+        let (reports, events) = Reports::new(metrics.events_dropped.clone());
+        let edge = Edge::new(Parts {
+            caps: Caps::new(5000, 5000),
+            metrics,
+            reports,
+            keys: Keys::new(Fetcher::new(None, true).unwrap()),
+            tickets: TicketKey::new(&[7; 32]),
+            waits: Waits { relay_idle_secs: 60, half_closed_secs: 60 },
+            background: Handle::current(),
+            ports: Ports::new("127.0.0.1".parse().unwrap(), SHARDS),
+        });
+        let mailboxes = edge.mailboxes(SHARDS);
+        let authority = Authority::new("lab");
+        let port = free_port();
+        let program = program(&authority, port);
+        edge.install(Tables::compile(program.clone(), &Tables::default()).unwrap());
+        let listen = |entrance| {
+            let (address, listeners) = listen::bind("127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
+            edge.listen(&entrance, listeners);
+            address
+        };
+        let (tls, connect) = (listen(Entrance::Tls), listen(Entrance::Connect));
+        let start = |(index, mailbox)| {
+            let edge = Arc::clone(&edge);
+            std::thread::spawn(move || shard::run(index, edge, mailbox).unwrap())
+        };
+        let threads = mailboxes.into_iter().enumerate().map(start).collect();
+        Self { edge, authority, tls, connect, port, events, program, threads }
+    }
+
+    /// Changes the Program and puts it in force.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Program)) {
+        change(&mut self.program);
+        self.program.generation += 1;
+        let tables = Tables::compile(self.program.clone(), &self.edge.tables.load()).unwrap();
+        self.edge.install(tables);
+    }
+
+    /// Adds a cloud endpoint of account 1.
+    pub(crate) fn cloud(&mut self, n: u8, url: &str, policy: Value) {
+        let url: ebbgate_model::EndpointUrl = url.parse().unwrap();
+        let policy: TrafficPolicy = serde_json::from_value(policy).unwrap();
+        let spec = CloudEndpointSpec {
+            account: account(1),
+            binding: url.implied_binding(),
+            url,
+            pooling_enabled: false,
+            policy: Some(policy),
+        };
+        self.change(|program| drop(program.endpoints.insert(EndpointId::new(ksuid(n)), spec)));
+    }
+
+    /// Adds the cloud endpoint on the reserved TCP port, forwarding to `target`.
+    pub(crate) fn tcp_to(&mut self, target: &str) {
+        let url = format!("tcp://tcp.example.com:{}", self.port);
+        self.cloud(1, &url, json!({ "on_tcp_connect": [{ "actions": [forward(target)] }] }));
+    }
+
+    pub(crate) async fn visit(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+
+    /// A TLS visitor; the config says whom it trusts.
+    pub(crate) async fn visit_tls(
+        &self,
+        name: &str,
+        config: Arc<ClientConfig>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.tls).await?;
+        handshake(stream, name, config).await
+    }
+
+    /// The next connection event.
+    pub(crate) async fn event(&mut self) -> ebbgate_model::event::ConnectionEvent {
+        loop {
+            if let FromEdge::Connection(event) = self.events.recv().await.unwrap() {
+                return *event;
+            }
+        }
+    }
+
+    /// An agent that has authenticated.
+    pub(crate) async fn agent(&self, token: &str) -> Agent {
+        Agent::connect(self, token, "localhost", &Previous::default())
+            .await
+            .unwrap_or_else(|reply| panic!("{reply:?}"))
+    }
+}
+
+pub(crate) async fn handshake(
+    stream: TcpStream,
+    name: &str,
+    config: Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    TlsConnector::from(config).connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
+}
+
+pub(crate) fn forward(target: &str) -> Value {
+    json!({ "type": "forward-internal", "config": { "url": target } })
+}
+
+pub(crate) fn free_port() -> u16 {
+    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn program(authority: &Authority, port: u16) -> Program {
+    let (chain_pem, key_pem) =
+        authority.leaf(&["*.example.com", "*.clinic.example.com", "localhost", "connect.clinic2.example"]);
+    let certificate = CertificateId::new(ksuid(1));
+    let credential = |n, token: &str, acl: &[&str]| {
+        let hash = digest(&SHA256, token.as_bytes());
+        let spec = CredentialSpec {
+            account: account(n),
+            account_name: format!("account {n}"),
+            token: TokenHash(hash.as_ref().try_into().unwrap()),
+            acl: Acl::parse(acl).unwrap(),
+        };
+        (credential_id(token), spec)
+    };
+    let mut program = Program {
+        generation: 1,
+        certificates: BTreeMap::from([(certificate, CertificateSpec { chain_pem, key_pem })]),
+        credentials: BTreeMap::from([
+            credential(1, TOKEN, &[]),
+            credential(1, CLINIC_TOKEN, &["bind:*.clinic1.internal"]),
+            credential(2, OTHER_TOKEN, &[]),
+        ]),
+        ..Program::default()
+    };
+    program.settings.connect_certificate = Some(certificate);
+    program.settings.connect_hosts = vec!["localhost".parse().unwrap()];
+    program.settings.default_domain = Some("lab.example.com".parse().unwrap());
+    program.settings.tcp_host = Some("tcp.example.com".parse().unwrap());
+    let random = free_port();
+    program.settings.random_tcp_ports = Some(random..=random);
+    let domain = DomainSpec {
+        account: account(1),
+        host: "*.example.com".parse().unwrap(),
+        certificate: Some(certificate),
+    };
+    program.domains.insert(DomainId::new(ksuid(1)), domain);
+    let address = AddressSpec { account: account(1), host: "tcp.example.com".parse().unwrap(), port };
+    program.addresses.insert(AddressId::new(ksuid(1)), address);
+    let ingress = ebbgate_model::IngressSpec {
+        account: account(2),
+        host: "connect.clinic2.example".parse().unwrap(),
+        certificate: Some(certificate),
+    };
+    program.ingresses.insert(ebbgate_model::IngressId::new(ksuid(1)), ingress);
+    program
+}
+
+/// What an agent brings from its last session.
+#[derive(Default, Clone)]
+pub(crate) struct Previous {
+    pub(crate) client_id: String,
+    pub(crate) cookie: Secret,
+}
+
+/// An agent that speaks the real protocol.
+pub(crate) struct Agent {
+    pub(crate) session: driver::Session,
+    pub(crate) incoming: Incoming,
+    pub(crate) reply: AuthReply,
+    driver: tokio::task::JoinHandle<Result<(), driver::DriverError>>,
+}
+
+impl Agent {
+    pub(crate) async fn connect(
+        lab: &Lab,
+        token: &str,
+        name: &str,
+        previous: &Previous,
+    ) -> Result<Self, AuthReply> {
+        let stream = TcpStream::connect(lab.connect).await.unwrap();
+        let tls = handshake(stream, name, lab.authority.client(None, false)).await.unwrap();
+        let (session, incoming, driver) = driver::connect(tls, Role::Client, Limits::AGENT);
+        let driver = tokio::spawn(driver);
+        let mut auth =
+            Auth { versions: vec!["3".into()], client_id: previous.client_id.clone(), ..Auth::default() };
+        auth.extra.authtoken = Secret::new(token);
+        auth.extra.cookie = previous.cookie.clone();
+        auth.extra.user_agent = "ebbgate/0".into();
+        let stream = session.open(StreamKind::Auth).await.unwrap();
+        let reply = AuthReply::decode(call(stream, &auth).await.unwrap()).unwrap();
+        if reply.error.is_empty() { Ok(Self { session, incoming, reply, driver }) } else { Err(reply) }
+    }
+
+    pub(crate) fn previous(&self) -> Previous {
+        Previous { client_id: self.reply.client_id.clone(), cookie: self.reply.extra.cookie.clone() }
+    }
+
+    pub(crate) async fn try_bind(&self, url: &str, opts: Value, extra: Value) -> BindReply {
+        let proto = url.split("://").next().unwrap();
+        let mut opts = opts;
+        if url.len() > proto.len() + 3 {
+            opts["URL"] = json!(url);
+        }
+        let bind = Bind::decode(json!({ "Id": "", "Proto": proto, "Opts": opts, "Extra": extra })).unwrap();
+        let stream = self.session.open(StreamKind::Bind).await.unwrap();
+        BindReply::decode(call(stream, &bind).await.unwrap()).unwrap()
+    }
+
+    pub(crate) async fn bind(&self, url: &str) -> BindReply {
+        let reply = self.try_bind(url, json!({}), json!({ "PoolingEnabled": true })).await;
+        assert_eq!(reply.error, "");
+        reply
+    }
+
+    pub(crate) async fn unbind(&self, id: &str) -> UnbindReply {
+        let stream = self.session.open(StreamKind::Unbind).await.unwrap();
+        UnbindReply::decode(call(stream, &Unbind { id: id.into() }).await.unwrap()).unwrap()
+    }
+
+    /// The next proxied connection, header read.
+    pub(crate) async fn accept(&mut self) -> (ProxyHeader, Stream) {
+        loop {
+            let mut stream = self.incoming.accept().await.expect("the session is over");
+            match stream.kind().await.unwrap() {
+                StreamKind::Proxy => {
+                    let header = read_proxy_header(&mut stream).await.unwrap();
+                    return (header, stream);
+                }
+                StreamKind::Heartbeat => drop(tokio::spawn(ebbgate_wire::heartbeat::echo(stream, || {}))),
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    /// The StopTunnel notice the edge sends next.
+    pub(crate) async fn notice(&mut self) -> StopTunnel {
+        loop {
+            let mut stream = self.incoming.accept().await.expect("the session is over");
+            match stream.kind().await.unwrap() {
+                StreamKind::StopTunnel => {
+                    return StopTunnel::decode(read_object(&mut stream).await.unwrap()).unwrap();
+                }
+                StreamKind::Heartbeat => drop(tokio::spawn(ebbgate_wire::heartbeat::echo(stream, || {}))),
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    /// Echoes every connection for ever, with `greeting` in front. The handle ends the agent without a word.
+    pub(crate) fn echo(mut self, greeting: &'static [u8]) -> Killed {
+        let driver = self.driver.abort_handle();
+        let task = tokio::spawn(async move {
+            loop {
+                let (_, mut stream) = self.accept().await;
+                tokio::spawn(async move {
+                    let _ = stream.write_all(greeting).await;
+                    let (mut from, mut to) = tokio::io::split(stream);
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                    let _ = to.shutdown().await;
+                });
+            }
+        });
+        Killed { driver, task }
+    }
+
+    /// Waits until the edge has ended the session.
+    pub(crate) async fn ended(mut self) {
+        while self.incoming.accept().await.is_some() {}
+    }
+}
+
+/// Handle to an agent that serves.
+pub(crate) struct Killed {
+    driver: tokio::task::AbortHandle,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Killed {
+    /// The agent is gone from one moment to the next.
+    pub(crate) fn kill(&self) {
+        self.driver.abort();
+        self.task.abort();
+    }
+}
+
+/// Sends, ends, and reads to the end.
+pub(crate) async fn exchange<S>(mut stream: S, question: &[u8]) -> std::io::Result<Vec<u8>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    stream.write_all(question).await?;
+    stream.shutdown().await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(answer)
+}

@@ -1,0 +1,11 @@
+//! The edge as a whole, below HTTP: visitors on loopback, agents that speak the real protocol, Programs put in force by
+//! hand.
+
+#![expect(clippy::indexing_slicing, reason = "a test that indexes wrongly has failed")]
+
+mod agents;
+mod lab;
+mod pooling;
+mod shortage;
+mod streams;
+mod tls;
