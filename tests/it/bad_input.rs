@@ -86,7 +86,7 @@ fn an_unknown_name_sees_no_certificate() -> Result<()> {
     }
     // A client that names an address sends no server name at all.
     let refusal = visitor.tls("127.0.0.1").err().map(|error| format!("{error:#}"));
-    assert!(refusal.as_ref().is_some_and(|text| text.contains("Alert")), "{refusal:?}");
+    assert!(refusal.as_ref().is_some_and(|text| text.contains("alert")), "{refusal:?}");
     Ok(())
 }
 

@@ -102,7 +102,11 @@ fn one_line_then_service_then_nothing_left() -> Result<()> {
     assert!(Path::new(up.text("ingress_ca")).exists() && Path::new(up.text("connect_ca")).exists());
     for admin in ["edge_admin", "control_admin"] {
         let stream = http::connect(up.text(admin).parse()?)?;
-        assert_eq!(http::request(stream, "GET", "x", "/healthz", &[], b"")?.status, 200, "{admin}");
+        assert_eq!(
+            http::request(stream, "GET", up.text(admin), "/healthz", &[], b"")?.status,
+            200,
+            "{admin}"
+        );
     }
     let made = up.api()?.create("/bot_users", &serde_json::json!({ "name": "kept" }))?;
     let (pids, line) = (up.pids(), up.line.clone());
