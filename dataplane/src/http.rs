@@ -17,6 +17,7 @@ mod pace;
 mod record;
 mod route;
 mod sieve;
+mod slices;
 mod timer;
 mod upstream;
 mod visitor;

@@ -284,9 +284,14 @@ impl Progress {
         self.last.get() + self.idle
     }
 
+    /// Something moved.
+    pub(super) fn touch(&self) {
+        self.last.set(Instant::now());
+    }
+
     /// Bytes moved.
     pub(super) fn moved(&self, direction: Direction, bytes: usize) {
-        self.last.set(Instant::now());
+        self.touch();
         let counter = if direction == Direction::In { &self.bytes_in } else { &self.bytes_out };
         counter.set(counter.get().saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)));
     }

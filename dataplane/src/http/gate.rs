@@ -19,6 +19,7 @@ use super::framing::{Refusal, RequestFramer, RequestHead};
 use super::limits::{Limits, READ_AHEAD_BYTES_MAX};
 use super::pace::Pace;
 use super::sieve::{Passed, Sieve};
+use super::slices;
 use super::timer::Timer;
 
 /// Why a visitor's connection cannot go on.
@@ -270,14 +271,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.io).poll_write_vectored(cx, bufs) {
+        match slices::poll_write(&mut self.io, cx, bufs) {
             Poll::Ready(result) => Poll::Ready(self.wrote(result)),
             Poll::Pending => self.poll_blocked(cx).map(Err),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -102,7 +102,7 @@ where
     let gate = Gate::new(io, shared.clone(), limits.clone());
     let requests = Requests { visitor, shared: shared.clone(), tunnel: tunnel.clone() };
     let mut builder = Builder::new();
-    builder.max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX).header_read_timeout(None);
+    builder.max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX).header_read_timeout(None).writev(true);
     let mut connection = builder.serve_connection(TokioIo::new(gate), requests);
     let mut draining = std::pin::pin!(draining);
     let ended = tokio::select! {

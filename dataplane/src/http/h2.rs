@@ -1,10 +1,12 @@
 //! One visitor's HTTP/2 connection: the h2 server behind a flood guard, one local task per stream.
 //!
-//! h2 keeps the protocol; shapes it lets through are refused by [`shape`], floods it pays for by [`flood`], and every
-//! wait ends here or in the bodies.
+//! h2 keeps the protocol; shapes it lets through are refused by [`shape`] and [`pseudo`], floods it pays for by [`flood`],
+//! and every wait ends here or in the bodies.
 
 mod flood;
 mod guard;
+mod pseudo;
+mod scan;
 mod shape;
 
 use std::cell::Cell;
@@ -133,10 +135,10 @@ where
                 }
             },
             () = trouble.told() => {
-                let outcome = trouble.found().map(|trouble| trouble.to_string()).unwrap_or_default();
-                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                let Some(cut) = trouble.found() else { continue };
+                connection.abrupt_shutdown(cut.reason());
                 goodbye(connection).await;
-                return outcome;
+                return cut.to_string();
             }
             () = streams.changed.notified() => if streams.close.get() {
                 return "a policy closed the connection".to_owned();

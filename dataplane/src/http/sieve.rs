@@ -11,6 +11,8 @@ use super::framing::{Refusal, RequestFramer, RequestHead, ResponseFramer, Respon
 
 /// Bytes asked of the connection at once while framing is read.
 const READ_BYTES: usize = 8 * 1024;
+/// Bytes of data passed at once. hyper's buffers grow while reads fill them; these never do, so a connection holds little.
+const DATA_BYTES_MAX: usize = 16 * 1024;
 
 /// What both framers have in common.
 pub(super) trait Framer {
@@ -121,7 +123,7 @@ impl<F: Framer> Sieve<F> {
         buf: &mut ReadBuf<'_>,
         left: u64,
     ) -> Poll<io::Result<Passed<F::Head>>> {
-        let room = buf.remaining().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let room = buf.remaining().min(DATA_BYTES_MAX).min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = if self.input.is_empty() {
             let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
             ready!(Pin::new(io).poll_read(cx, &mut part))?;

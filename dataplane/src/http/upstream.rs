@@ -182,7 +182,7 @@ impl Upstreams {
                 .await
                 .map(Reply::Response);
         }
-        let response = with_idle(progress, connection.upgrade(request)).await?;
+        let response = with_idle(progress, connection.upgrade(request, progress)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Reply::Response(self.release_after(connection, endpoint.id, response)));
         }
@@ -200,7 +200,7 @@ impl Upstreams {
         body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Response<Body>, SendError> {
-        let response = with_idle(progress, connection.send(request, body)).await?;
+        let response = with_idle(progress, connection.send(request, body, progress)).await?;
         Ok(self.release_after(connection, id, response))
     }
 

@@ -3,5 +3,9 @@
 #![expect(clippy::indexing_slicing, reason = "a test that indexes wrongly has failed")]
 
 mod desync;
+mod downgrade;
+mod floods;
+mod frames;
 mod lab;
+mod stalls;
 mod walk;

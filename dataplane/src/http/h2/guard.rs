@@ -6,11 +6,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::flood::{Flood, Floods};
+use super::pseudo::{BlockError, Blocks};
+use super::scan::{CONTINUATION, Part, Scanner};
 use crate::http::limits::Limits;
 use crate::http::pace::Pace;
 use crate::http::timer::Timer;
@@ -20,7 +23,10 @@ use crate::http::timer::Timer;
 pub(super) enum Cut {
     /// It is a flood.
     #[error("{0}")]
-    Flood(Flood),
+    Flood(#[from] Flood),
+    /// A header block is not to be had.
+    #[error("{0}")]
+    Block(#[from] BlockError),
     /// A frame or header block did not arrive whole in time.
     #[error("a frame did not arrive in time")]
     FrameLate,
@@ -34,6 +40,16 @@ pub(super) enum Cut {
 pub(super) struct Trouble {
     found: Cell<Option<Cut>>,
     told: Notify,
+}
+
+impl Cut {
+    /// What the visitor is told.
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::Block(BlockError::PseudoTrailer) => Reason::PROTOCOL_ERROR,
+            _ => Reason::ENHANCE_YOUR_CALM,
+        }
+    }
 }
 
 impl Trouble {
@@ -57,7 +73,9 @@ impl Trouble {
 #[derive(Debug)]
 pub(super) struct Guard<IO> {
     io: IO,
+    scanner: Scanner,
     floods: Floods,
+    blocks: Blocks,
     trouble: Rc<Trouble>,
     limits: Rc<Limits>,
     /// When the frame or block in hand began.
@@ -74,7 +92,9 @@ impl<IO> Guard<IO> {
         let now = Instant::now();
         Self {
             io,
+            scanner: Scanner::default(),
             floods: Floods::new(now),
+            blocks: Blocks::default(),
             trouble,
             inside_since: Some(now),
             pause: false,
@@ -91,12 +111,23 @@ impl<IO> Guard<IO> {
         Poll::Pending
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<(), Flood> {
-        let (now, blocks, unit) = (Instant::now(), self.floods.blocks(), self.floods.units());
-        self.floods.received(now, bytes)?;
-        self.pause = self.floods.blocks() != blocks;
-        let since = self.inside_since.filter(|_| self.floods.units() == unit).unwrap_or(now);
-        self.inside_since = self.floods.is_inside().then_some(since);
+    fn received(&mut self, mut bytes: &[u8]) -> Result<(), Cut> {
+        let (now, done) = (Instant::now(), self.blocks.done());
+        while let Some(part) = self.scanner.next(&mut bytes) {
+            match part {
+                Part::Head(head) => {
+                    self.floods.frame(now, &head)?;
+                    self.blocks.head(&head)?;
+                    if head.kind != CONTINUATION {
+                        self.inside_since = None;
+                    }
+                }
+                Part::Payload(bytes, last) => self.blocks.payload(bytes, last)?,
+            }
+        }
+        self.pause = self.blocks.done() != done;
+        let inside = self.scanner.is_inside() || self.blocks.is_open();
+        self.inside_since = inside.then(|| self.inside_since.unwrap_or(now));
         Ok(())
     }
 
@@ -137,7 +168,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
                 let bytes = buf.filled().get(before..).unwrap_or_default();
                 match guard.received(bytes) {
                     Ok(()) => Poll::Ready(Ok(())),
-                    Err(flood) => guard.cut(Cut::Flood(flood)),
+                    Err(cut) => guard.cut(cut),
                 }
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

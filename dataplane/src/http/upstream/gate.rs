@@ -1,6 +1,6 @@
 //! The agent's stream as hyper's client may see it: every byte passes the response framer first.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,13 +9,16 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::http::body::Progress;
 use crate::http::framing::{Refusal, ResponseFramer};
 use crate::http::sieve::{Passed, Sieve};
+use crate::http::slices;
 
 /// What the gate and whoever sends requests through it tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     expected: Cell<Option<(bool, bool)>>,
+    progress: RefCell<Option<Rc<Progress>>>,
     /// A byte came back since the last request went out.
     pub(super) received: Cell<bool>,
     /// The framer refused.
@@ -26,9 +29,17 @@ pub(super) struct Shared {
 
 impl Shared {
     /// A request goes out.
-    pub(super) fn expect(&self, head: bool, upgrade: bool) {
+    pub(super) fn expect(&self, head: bool, upgrade: bool, progress: &Rc<Progress>) {
         self.received.set(false);
         self.expected.set(Some((head, upgrade)));
+        self.progress.replace(Some(progress.clone()));
+    }
+
+    /// What the upstream takes is progress too: hyper reads ahead of it.
+    fn touch(&self, wrote: &Poll<io::Result<usize>>) {
+        if let (Poll::Ready(Ok(1..)), Some(progress)) = (wrote, &*self.progress.borrow()) {
+            progress.touch();
+        }
     }
 }
 
@@ -104,7 +115,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.shared.touch(&wrote);
+        wrote
     }
 
     fn poll_write_vectored(
@@ -112,11 +125,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let wrote = slices::poll_write(&mut self.io, cx, bufs);
+        self.shared.touch(&wrote);
+        wrote
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

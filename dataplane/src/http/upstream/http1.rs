@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::gate::{Gate, Shared};
 use super::{Driver, Lender, SendError, garbage, is_idempotent, lost, visitor_fault};
 use crate::http::answer::Failure;
-use crate::http::body::{Body, BodyFault};
+use crate::http::body::{Body, BodyFault, Progress};
 use crate::http::framing::{FIELDS_MAX, HEAD_BYTES_MAX};
 
 /// Bytes hyper may hold of a response head: what the framer lets through, and room for what follows it.
@@ -43,7 +43,7 @@ where
     let shared = Rc::new(Shared::default());
     let gate = TokioIo::new(Gate::new(stream, shared.clone()));
     let mut builder = Builder::new();
-    builder.max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX);
+    builder.max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX).writev(true);
     let handshake = builder.handshake(gate).await;
     let (sender, mut connection) = handshake.map_err(|error| lost(&error.to_string(), true))?;
     let (switch, switched) = oneshot::channel();
@@ -79,17 +79,22 @@ impl Connection {
         &mut self,
         request: Request<()>,
         body: &Lender,
+        progress: &Rc<Progress>,
     ) -> Result<Response<Incoming>, SendError> {
         let again = is_idempotent(request.method());
-        self.shared.expect(request.method() == Method::HEAD, false);
+        self.shared.expect(request.method() == Method::HEAD, false, progress);
         let result = self.sender.send_request(with_body(request, body.lend())).await;
         result.map_err(|error| self.failed(&error, again))
     }
 
     /// Sends a request to leave HTTP. A successful one ends the connection: the stream comes by [`Switched`].
-    pub(super) async fn upgrade(&mut self, request: Request<()>) -> Result<Response<Incoming>, SendError> {
+    pub(super) async fn upgrade(
+        &mut self,
+        request: Request<()>,
+        progress: &Rc<Progress>,
+    ) -> Result<Response<Incoming>, SendError> {
         let again = is_idempotent(request.method());
-        self.shared.expect(false, true);
+        self.shared.expect(false, true, progress);
         let result = self.sender.send_request(with_body(request, Body::Empty)).await;
         result.map_err(|error| self.failed(&error, again))
     }

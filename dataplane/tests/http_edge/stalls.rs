@@ -1,0 +1,200 @@
+//! Fifteen ways to keep a connection open without using it: each is closed within its documented setting.
+
+use std::time::Duration;
+
+use ebbgate_edge::gateway::HttpConn;
+use ebbgate_edge::http::limits::{
+    HEAD_SECS_MAX, IDLE_SECS_MAX, KEEP_ALIVE_SECS_MAX, LINGER_SECS_MAX, Limits, PACE_SECS, WRITE_PACE_SECS,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::time::{Instant, sleep};
+
+use crate::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, frame, request_block,
+};
+use crate::lab::{Lab, Made, http_conn, https_conn, local, read_strictly, read_until, scripted};
+
+/// Seconds past a setting that are still in time: the last answer and the linger after it.
+const SLACK_SECS: u64 = LINGER_SECS_MAX + 2;
+
+/// An upstream that answers every request with more than any buffer on the way holds.
+fn big_answers(lab: &Lab, url: &str) -> std::sync::Arc<ebbgate_edge::gateway::Endpoint> {
+    let serve = scripted(|mut io| async move {
+        let mut input = Vec::new();
+        while let Ok(Some(_)) = read_strictly(&mut io, &mut input).await {
+            let _ = io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n").await;
+            for _ in 0..10_000 {
+                if io.write_all(&[b'a'; 1_000]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    lab.agent(url, Made::default(), serve)
+}
+
+/// What a stalled visitor does; it is over when the edge closes.
+enum Stall {
+    /// Sends this and then nothing, reading all the while.
+    Silence(Vec<u8>),
+    /// Sends this and then the second again every second.
+    Drip(Vec<u8>, Vec<u8>),
+    /// Sends this and never reads.
+    NoReading(Vec<u8>),
+    /// Sends this and reads one byte a second.
+    SlowReading(Vec<u8>),
+    /// Sends this, ends its side and waits.
+    HalfClosed(Vec<u8>),
+}
+
+async fn closed_after(conn: HttpConn, lab: &Lab, stall: Stall) -> u64 {
+    let (io, serving) = lab.visit(conn, Limits::default());
+    let started = Instant::now();
+    let (read, write) = tokio::io::split(io);
+    let visitor = tokio::task::spawn_local(act(read, write, stall));
+    serving.await.unwrap();
+    visitor.abort();
+    started.elapsed().as_secs()
+}
+
+async fn act(mut read: ReadHalf<DuplexStream>, mut write: WriteHalf<DuplexStream>, stall: Stall) {
+    let second = Duration::from_secs(1);
+    match stall {
+        Stall::Silence(first) => {
+            let _ = write.write_all(&first).await;
+            let _ = read.read_to_end(&mut Vec::new()).await;
+        }
+        Stall::Drip(first, drop) => {
+            let _ = write.write_all(&first).await;
+            tokio::task::spawn_local(async move {
+                let _ = read.read_to_end(&mut Vec::new()).await;
+            });
+            while write.write_all(&drop).await.is_ok() {
+                sleep(second).await;
+            }
+        }
+        Stall::NoReading(first) => {
+            let _ = write.write_all(&first).await;
+            std::future::pending::<()>().await;
+            drop(read);
+        }
+        Stall::SlowReading(first) => {
+            let _ = write.write_all(&first).await;
+            while read.read(&mut [0; 1]).await.is_ok_and(|n| n > 0) {
+                sleep(second).await;
+            }
+        }
+        Stall::HalfClosed(first) => {
+            let _ = write.write_all(&first).await;
+            let _ = write.shutdown().await;
+            let _ = read.read_to_end(&mut Vec::new()).await;
+        }
+    }
+}
+
+fn http1(text: &str) -> Vec<u8> {
+    text.replace('|', "\r\n").into_bytes()
+}
+
+fn http2(frames: &[Vec<u8>]) -> Vec<u8> {
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    [PREFACE, &settings, &frame(SETTINGS, ACK, 0, &[]), &frames.concat()].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifteen_stalled_visitors_are_closed() {
+    use Stall::{Drip, HalfClosed, NoReading, Silence, SlowReading};
+    let get = "GET / HTTP/1.1|Host: a.example.com||";
+    let post = |length| format!("POST / HTTP/1.1|Host: a.example.com|{length}||");
+    let head = |over| frame(HEADERS, END_HEADERS | over, 1, &request_block("POST", "/", &[]));
+    let big_get = frame(HEADERS, END_HEADERS | END_STREAM, 1, &request_block("GET", "/", &[]));
+    let ping = || frame(PING, 0, 0, &[0; 8]);
+    let half_block = frame(HEADERS, 0, 1, &request_block("GET", "/", &[]));
+    let cases: Vec<(&str, bool, u64, Stall)> = vec![
+        ("nothing at all", false, HEAD_SECS_MAX, Silence(vec![])),
+        ("half a head", false, HEAD_SECS_MAX, Silence(http1("GET / HTTP/1.1|Host: a"))),
+        ("a head byte by byte", false, HEAD_SECS_MAX, Drip(http1("GET / HTTP/1.1|X: "), b"a".to_vec())),
+        (
+            "no further request",
+            false,
+            KEEP_ALIVE_SECS_MAX,
+            Silence(http1("OPTIONS * HTTP/1.1|Host: nobody.example.com||")),
+        ),
+        ("half a body", false, PACE_SECS, Silence(http1(&format!("{}half", post("Content-Length: 100000"))))),
+        (
+            "a body byte by byte",
+            false,
+            PACE_SECS,
+            Drip(http1(&post("Content-Length: 100000")), b"a".to_vec()),
+        ),
+        (
+            "a chunk that never ends",
+            false,
+            PACE_SECS,
+            Silence(http1(&format!("{}ffff|half", post("Transfer-Encoding: chunked")))),
+        ),
+        ("tiny chunks", false, PACE_SECS, Drip(http1(&post("Transfer-Encoding: chunked")), http1("1|a|"))),
+        ("an answer never read", false, WRITE_PACE_SECS, NoReading(http1(get))),
+        ("an answer read byte by byte", false, WRITE_PACE_SECS, SlowReading(http1(get))),
+        ("half-closed before a request", false, 0, HalfClosed(http1("GET / HT"))),
+        ("HTTP/2 without its preface", true, HEAD_SECS_MAX, Silence(PREFACE[..10].to_vec())),
+        ("HTTP/2 with nothing but PING", true, KEEP_ALIVE_SECS_MAX, Drip(http2(&[]), ping())),
+        ("HTTP/2 with half a header block", true, HEAD_SECS_MAX, Silence(http2(&[half_block]))),
+        (
+            "HTTP/2 with half a frame",
+            true,
+            HEAD_SECS_MAX,
+            Silence(http2(&[head(0), frame(DATA, 0, 1, &[0; 50])[..20].to_vec()])),
+        ),
+        // Streams end first, by their own setting; the connection follows when it rests.
+        ("HTTP/2 with half a body", true, PACE_SECS + KEEP_ALIVE_SECS_MAX, Drip(http2(&[head(0)]), ping())),
+        (
+            "HTTP/2 with an answer never read",
+            true,
+            WRITE_PACE_SECS + KEEP_ALIVE_SECS_MAX,
+            Drip(http2(&[big_get]), ping()),
+        ),
+    ];
+    assert!(cases.len() >= 15);
+    local(async {
+        for (what, h2, setting, stall) in cases {
+            let lab = Lab::default();
+            big_answers(&lab, "http://a.example.com");
+            let first = big_answers(&lab, "https://a.example.com");
+            let conn = if h2 { https_conn(&first, true) } else { http_conn() };
+            let after = closed_after(conn, &lab, stall).await;
+            let range = setting..=setting + SLACK_SECS;
+            assert!(range.contains(&after), "{what}: closed after {after} s, expected {range:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_upstream_never_makes_a_visitor_look_slow() {
+    local(async {
+        let lab = Lab::default();
+        let slow = scripted(|mut io| async move {
+            sleep(Duration::from_secs(IDLE_SECS_MAX - 10)).await;
+            let mut input = Vec::new();
+            let request = read_strictly(&mut io, &mut input).await.unwrap().unwrap();
+            sleep(Duration::from_secs(IDLE_SECS_MAX - 10)).await;
+            let _ = io
+                .write_all(
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{:07}", request.body.len())
+                        .as_bytes(),
+                )
+                .await;
+            let _ = io.read(&mut [0; 1]).await;
+        });
+        lab.agent("http://a.example.com", Made::default(), slow);
+        let body = "a".repeat(1_000_000);
+        let request =
+            format!("POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let (mut io, _serving) = lab.visit(http_conn(), Limits::default());
+        io.write_all(request.as_bytes()).await.unwrap();
+        let read = read_until(&mut io, "1000000").await;
+        assert!(read.starts_with("HTTP/1.1 200 ") && read.ends_with("1000000"), "{read}");
+    })
+    .await;
+}
