@@ -114,9 +114,9 @@ impl Session {
         self.shared.lock().mux.local_streams()
     }
 
-    /// Replaces [`Limits::local_streams_max`] once the peer's family is known.
-    pub fn set_local_streams_max(&self, streams_max: usize) {
-        self.shared.lock().mux.set_local_streams_max(streams_max);
+    /// Goes by other limits from now on, once more is known of the peer.
+    pub fn set_limits(&self, limits: Limits) {
+        self.shared.lock().mux.set_limits(limits);
     }
 
     /// Whether the session ended.

@@ -361,9 +361,10 @@ impl Mux {
         self.streams.get(&id.0).map_or(0, |stream| stream.unsent.len())
     }
 
-    /// Replaces [`Limits::local_streams_max`], once the peer's family is known. Open streams stay.
-    pub fn set_local_streams_max(&mut self, streams_max: usize) {
-        self.limits.local_streams_max = streams_max;
+    /// Goes by other limits from now on, once more is known of the peer. What is open and held already stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.noise.set(&limits);
+        self.limits = limits;
     }
 
     fn schedule(&mut self, id: u32) {

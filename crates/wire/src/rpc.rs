@@ -36,9 +36,9 @@ pub const OBJECT_DEPTH_MAX: usize = 32;
 /// Why bytes are not the message they should be.
 #[derive(Debug, thiserror::Error)]
 pub enum RpcError {
-    /// More than [`OBJECT_BYTES_MAX`] without an end.
-    #[error("message is longer than {OBJECT_BYTES_MAX} bytes")]
-    TooLong,
+    /// More bytes than that without an end.
+    #[error("message is longer than {0} bytes")]
+    TooLong(usize),
     /// Nested deeper than [`OBJECT_DEPTH_MAX`].
     #[error("message is nested deeper than {OBJECT_DEPTH_MAX} levels")]
     TooDeep,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::driver::Stream;
-use crate::rpc::{ObjectReader, ProxyHeader, RpcError};
+use crate::rpc::{OBJECT_BYTES_MAX, ObjectReader, ProxyHeader, RpcError, StreamKind};
 
 /// Bytes read from a stream at once while an object is incomplete.
 const READ_BYTES: usize = 4_096;
@@ -24,9 +24,18 @@ pub enum RpcIoError {
     Rpc(#[from] RpcError),
 }
 
-/// Reads one JSON object; the peer need not end its direction. At most [`crate::rpc::OBJECT_BYTES_MAX`] bytes.
+/// Reads one JSON object of at most [`OBJECT_BYTES_MAX`] bytes; the peer need not end its direction.
 pub async fn read_object(stream: &mut Stream) -> Result<Value, RpcIoError> {
-    let mut reader = ObjectReader::default();
+    read(stream, OBJECT_BYTES_MAX).await
+}
+
+/// Reads the request of a stream whose kind was read already, at most [`StreamKind::request_bytes_max`] bytes.
+pub async fn read_request(stream: &mut Stream, kind: StreamKind) -> Result<Value, RpcIoError> {
+    read(stream, kind.request_bytes_max()).await
+}
+
+async fn read(stream: &mut Stream, bytes_max: usize) -> Result<Value, RpcIoError> {
+    let mut reader = ObjectReader::new(bytes_max);
     let mut bytes = [0; READ_BYTES];
     loop {
         let length = stream.read(&mut bytes).await?;

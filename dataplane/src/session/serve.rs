@@ -15,7 +15,7 @@ use ebbgate_wire::rpc::{
     Auth, AuthReply, AuthReplyExtra, Bind, BindReply, Outcome, PatchTunnelState, SrvInfo,
     StartTunnelWithLabelReply, StreamKind, Unbind, UnbindReply,
 };
-use ebbgate_wire::rpc_io::{read_object, write_object};
+use ebbgate_wire::rpc_io::{read_request, write_object};
 use ebbgate_wire::session::{AUTH_SECS_MAX, Admission, Gate};
 use ebbgate_wire::ticket::{BindToken, Cookie};
 use tokio::task::spawn_local;
@@ -78,7 +78,7 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
             return tracing::info!(%peer, %error, "an agent's handshake failed");
         }
     };
-    let (mux, mut incoming, driver) = driver::connect(stream, Role::Server, Limits::EDGE);
+    let (mux, mut incoming, driver) = driver::connect(stream, Role::Server, Limits::STRANGER);
     let mut driver = spawn_local(driver);
     let connection = Rc::new(Connection {
         mux,
@@ -141,7 +141,7 @@ impl Connection {
     async fn answer(self: &Rc<Self>, kind: StreamKind, mut stream: Stream) -> Result<(), String> {
         let limit = Duration::from_secs(REQUEST_SECS_MAX);
         let read =
-            timeout(limit, read_object(&mut stream)).await.map_err(|_| "no request in time".to_owned());
+            timeout(limit, read_request(&mut stream, kind)).await.map_err(|_| "no request in time".to_owned());
         let request = match read.and_then(|r| r.map_err(|e| e.to_string())) {
             Ok(request) => request,
             Err(error) => {
@@ -250,7 +250,7 @@ impl Connection {
             }),
         });
         // Our own streams beside the proxied ones: the heartbeat and requests to the agent.
-        self.mux.set_local_streams_max(streams_max + 16);
+        self.mux.set_limits(Limits { local_streams_max: streams_max + 16, ..Limits::EDGE });
         if self.session.set(Arc::clone(&session)).is_err() {
             return AuthReply::refused("the session is authenticated already");
         }

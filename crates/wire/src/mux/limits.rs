@@ -35,7 +35,18 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For the edge: the peer is an agent that nobody trusts yet.
+    /// For the edge, before Auth: anybody at all may be at the other end.
+    pub const STRANGER: Limits = Limits {
+        peer_streams_max: 16,
+        local_streams_max: 0,
+        accept_max: 16,
+        unread_bytes_max: 256 << 10,
+        send_bytes_max: 16 << 10,
+        linger_max: 8,
+        noise_burst: 256,
+        noise_per_sec: 64,
+    };
+    /// For the edge, after Auth: the peer is somebody's agent.
     pub const EDGE: Limits = Limits {
         peer_streams_max: 128,
         local_streams_max: 2_048,
@@ -76,6 +87,12 @@ impl NoiseBudget {
             per_sec: limits.noise_per_sec,
             refilled_at_ms: 0,
         }
+    }
+
+    /// Goes by other limits from now on; the burst starts full.
+    pub(super) fn set(&mut self, limits: &Limits) {
+        (self.tokens, self.burst, self.per_sec) =
+            (limits.noise_burst, limits.noise_burst, limits.noise_per_sec);
     }
 
     /// Takes one token; false when there is none. A clock that runs backwards refills nothing.

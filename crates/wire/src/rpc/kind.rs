@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use super::OBJECT_BYTES_MAX;
+
+/// Bytes of a request that carries no policy.
+const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
+
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
@@ -50,6 +55,14 @@ impl StreamKind {
             Self::PatchTunnelState => 10,
             Self::Heartbeat => u32::MAX,
             Self::Unknown(number) => number,
+        }
+    }
+
+    /// Bytes a request of this kind may have. What anybody may ask before Auth is short.
+    pub fn request_bytes_max(self) -> usize {
+        match self {
+            Self::Bind | Self::PatchTunnelState | Self::StartTunnelWithLabel => OBJECT_BYTES_MAX,
+            _ => SHORT_REQUEST_BYTES_MAX,
         }
     }
 

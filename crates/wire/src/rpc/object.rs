@@ -5,23 +5,35 @@ use serde_json::Value;
 
 use super::{OBJECT_BYTES_MAX, OBJECT_DEPTH_MAX, RpcError};
 
-/// Collects one object, at most [`OBJECT_BYTES_MAX`] bytes and [`OBJECT_DEPTH_MAX`] levels deep.
-#[derive(Debug, Default)]
+/// Collects one object, at most [`OBJECT_BYTES_MAX`] bytes (or fewer) and [`OBJECT_DEPTH_MAX`] levels deep.
+#[derive(Debug)]
 pub struct ObjectReader {
     bytes: Vec<u8>,
+    bytes_max: usize,
     depth: usize,
     in_string: bool,
     escaped: bool,
 }
 
+impl Default for ObjectReader {
+    fn default() -> Self {
+        Self::new(OBJECT_BYTES_MAX)
+    }
+}
+
 impl ObjectReader {
+    /// A reader of an object of at most `bytes_max` bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes: Vec::new(), bytes_max, depth: 0, in_string: false, escaped: false }
+    }
+
     /// Takes the next bytes; the object once it is complete. What follows it is dropped (Go sends a newline).
     pub fn push(&mut self, piece: &[u8]) -> Result<Option<Value>, RpcError> {
         for (at, byte) in piece.iter().enumerate() {
             if self.step(*byte)? {
                 self.keep(piece.get(..=at).unwrap_or(piece))?;
                 let object = serde_json::from_slice(&self.bytes).map_err(RpcError::Json)?;
-                *self = Self::default();
+                *self = Self::new(self.bytes_max);
                 return Ok(Some(object));
             }
         }
@@ -35,8 +47,8 @@ impl ObjectReader {
     }
 
     fn keep(&mut self, piece: &[u8]) -> Result<(), RpcError> {
-        if self.bytes.len().saturating_add(piece.len()) > OBJECT_BYTES_MAX {
-            return Err(RpcError::TooLong);
+        if self.bytes.len().saturating_add(piece.len()) > self.bytes_max {
+            return Err(RpcError::TooLong(self.bytes_max));
         }
         self.bytes.extend_from_slice(piece);
         Ok(())

@@ -166,6 +166,23 @@ fn unread_streams_are_bounded_over_the_session() {
 }
 
 #[test]
+fn a_stranger_costs_a_quarter_of_a_mebibyte_until_trusted() {
+    let mut mux = Mux::new(Role::Server, Limits::STRANGER);
+    for n in 0..64_u32 {
+        mux.receive(NOW_MS, &data(3 + 2 * n, &vec![0; 200_000], true, false)).unwrap();
+        assert!(mux.unread_bytes() <= 256 << 10);
+        mux.accept();
+        assert!(mux.streams() <= 16);
+    }
+    assert!(mux.open().is_err());
+    mux.set_limits(Limits::EDGE);
+    assert!(mux.open().is_ok());
+    mux.receive(NOW_MS, &data(1_003, &vec![0; 200_000], true, false)).unwrap();
+    mux.receive(NOW_MS, &data(1_005, &vec![0; 200_000], true, false)).unwrap();
+    assert!(mux.unread_bytes() >= 400_000);
+}
+
+#[test]
 fn frames_of_impossible_length_end_the_session() {
     for header in [
         [0, 0, 3, 0x00, 0, 0, 0, 3], // RST of 3 bytes

@@ -321,8 +321,11 @@ fn what_is_no_object_is_refused_at_once() {
     reader.push(b"{\"a\":\"").unwrap();
     let chunk = vec![b'x'; 65_536];
     let error = (0..17).find_map(|_| reader.push(&chunk).err()).unwrap();
-    assert!(matches!(error, RpcError::TooLong));
+    assert!(matches!(error, RpcError::TooLong(OBJECT_BYTES_MAX)));
     assert!(reader.held_bytes() <= OBJECT_BYTES_MAX);
+    let mut reader = ObjectReader::new(StreamKind::Auth.request_bytes_max());
+    reader.push(b"{\"a\":\"").unwrap();
+    assert!(matches!(reader.push(&chunk).unwrap_err(), RpcError::TooLong(65_536)));
 }
 
 proptest! {

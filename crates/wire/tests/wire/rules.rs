@@ -372,7 +372,7 @@ fn bulk_streams_share_alike() {
 #[test]
 fn no_more_streams_than_allowed_are_opened() {
     let mut mux = edge();
-    mux.set_local_streams_max(480);
+    mux.set_limits(Limits { local_streams_max: 480, ..Limits::EDGE });
     let ids: Vec<_> = (0..480).map(|_| mux.open().unwrap()).collect();
     assert_eq!(mux.open(), Err(OpenError::Full(480)));
     mux.reset(ids[7], Code::CANCELLED);
