@@ -5,7 +5,9 @@
 mod desync;
 mod downgrade;
 mod floods;
+mod framer;
 mod frames;
+mod grpc;
 mod lab;
 mod stalls;
 mod walk;
