@@ -2,6 +2,7 @@
 //!
 //! What a body says is read by `strict`.
 
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -20,19 +21,39 @@ impl<S: Sync> FromRequest<S> for JsonText {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
-        let collected = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await.map_err(|e| {
-            if e.is::<LengthLimitError>() {
-                let message = format!("the request body is longer than {BODY_BYTES_MAX} bytes");
-                return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, 812, message);
-            }
-            ApiError::bad(212, "the request body could not be read to its end; send it again")
-        })?;
-        let bytes = Vec::from(collected.to_bytes());
-        let text = String::from_utf8(bytes).map_err(|e| {
-            ApiError::bad(213, format!("the body is not UTF-8 after byte {}", e.utf8_error().valid_up_to()))
-        })?;
+        read(request.into_body()).await.map(Self)
+    }
+}
+
+/// The text of a JSON body that may be left out, as on the actions of a session: absent is `{}`.
+#[derive(Debug)]
+pub(super) struct OptionalJsonText(pub(super) String);
+
+impl<S: Sync> FromRequest<S> for OptionalJsonText {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let text = read(body).await?;
+        if text.is_empty() {
+            return Ok(Self("{}".to_owned()));
+        }
+        check_content_type(&parts.headers)?;
         Ok(Self(text))
     }
+}
+
+async fn read(body: Body) -> Result<String, ApiError> {
+    let collected = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|e| {
+        if e.is::<LengthLimitError>() {
+            let message = format!("the request body is longer than {BODY_BYTES_MAX} bytes");
+            return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, 812, message);
+        }
+        ApiError::bad(212, "the request body could not be read to its end; send it again")
+    })?;
+    String::from_utf8(Vec::from(collected.to_bytes())).map_err(|e| {
+        ApiError::bad(213, format!("the body is not UTF-8 after byte {}", e.utf8_error().valid_up_to()))
+    })
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -50,7 +71,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::bad(210, format!("the content type `{text}` is not supported; use `application/json`")))
 }
 
-/// Refuses a body on calls that take none, and what follows an action's path. An empty object is taken for nothing.
+/// Refuses a body on calls that take none. An empty object is taken for nothing.
 #[derive(Debug)]
 pub(super) struct NoBody;
 

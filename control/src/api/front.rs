@@ -28,7 +28,7 @@ const OPERATION: HeaderName = HeaderName::from_static("ngrok-operation-id");
 const VERSION: HeaderName = HeaderName::from_static("ngrok-version");
 /// The one version there is.
 const VERSION_SPOKEN: &str = "2";
-/// The Node client reads every answer as JSON, also the empty one of DELETE.
+/// The Node client reads every answer as JSON, also the empty ones of deletions and actions.
 const JSON_ONLY_AGENT: &str = "ngrok-api-typescript/";
 
 /// Wraps every request, also those no route takes.
@@ -36,7 +36,7 @@ pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) 
     let operation = OperationId::new(app.ksuid()).to_string();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let cors = Cors::of(&request);
-    let wants_object = method == Method::DELETE && reads_only_json(request.headers());
+    let wants_object = reads_only_json(request.headers());
     let span = tracing::info_span!("api", operation);
     let mut response = if cors.is_preflight() {
         StatusCode::NO_CONTENT.into_response()
@@ -45,7 +45,7 @@ pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) 
         span.in_scope(|| answer.unwrap_or_else(|_| ApiError::internal(&"a handler panicked").into_response()))
     };
     response = render(response, &operation, &method, &path);
-    if wants_object && response.status() == StatusCode::NO_CONTENT {
+    if wants_object && response.status() == StatusCode::NO_CONTENT && !cors.is_preflight() {
         response = json(StatusCode::OK, &serde_json::Map::new());
     }
     tracing::info!(parent: &span, %method, path, status = response.status().as_u16(), "api call");

@@ -11,9 +11,10 @@ use ebbgate_model::feed::SessionCommand;
 use ebbgate_model::{IdError, Ksuid, TunnelSessionId};
 use http::StatusCode;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
-use super::body::{JsonText, NoBody};
+use super::body::{NoBody, OptionalJsonText};
 use super::call::{Call, NoQuery};
 use super::credentials::Credentials;
 use super::endpoints::Endpoints;
@@ -66,6 +67,11 @@ pub(super) struct TunnelView {
 }
 
 body! {
+    /// Body of the actions that take no field.
+    Nothing as "Nothing" {}
+}
+
+body! {
     /// Body of `POST /tunnel_sessions/{id}/update`.
     Update as "TunnelSessionUpdate" {
         /// Version to update to; the newest when absent.
@@ -99,11 +105,23 @@ async fn find(call: Call, Path(id): Path<String>, _: NoQuery, _: NoBody) -> Resu
     Ok(json(StatusCode::OK, &view(&call, &session)))
 }
 
-async fn stop(call: Call, Path(id): Path<String>, _: NoQuery, _: NoBody) -> Result<StatusCode, ApiError> {
+async fn stop(
+    call: Call,
+    Path(id): Path<String>,
+    _: NoQuery,
+    body: OptionalJsonText,
+) -> Result<StatusCode, ApiError> {
+    let Nothing {} = read(&id, &body)?;
     command(&call, &id, SessionCommand::Stop)
 }
 
-async fn restart(call: Call, Path(id): Path<String>, _: NoQuery, _: NoBody) -> Result<StatusCode, ApiError> {
+async fn restart(
+    call: Call,
+    Path(id): Path<String>,
+    _: NoQuery,
+    body: OptionalJsonText,
+) -> Result<StatusCode, ApiError> {
+    let Nothing {} = read(&id, &body)?;
     command(&call, &id, SessionCommand::Restart)
 }
 
@@ -111,16 +129,22 @@ async fn update(
     call: Call,
     Path(id): Path<String>,
     _: NoQuery,
-    JsonText(text): JsonText,
+    body: OptionalJsonText,
 ) -> Result<StatusCode, ApiError> {
-    let mut body = Object::parse(&text)?;
-    body.take_text("id");
-    let body: Update = body.read()?;
+    let body: Update = read(&id, &body)?;
     let version = body.version.or_default();
     if version.len() > VERSION_BYTES_MAX {
         return Err(ApiError::value("version", format_args!("it is longer than {VERSION_BYTES_MAX} bytes")));
     }
     command(&call, &id, SessionCommand::Update { version })
+}
+
+/// The body of an action. Some clients repeat the id of the path in it; the Node client sends nothing but the bare id,
+/// which is not even JSON.
+fn read<T: DeserializeOwned>(id: &str, OptionalJsonText(text): &OptionalJsonText) -> Result<T, ApiError> {
+    let mut body = Object::parse(if text == id { "{}" } else { text })?;
+    body.take_text("id");
+    body.read()
 }
 
 fn command(call: &Call, id: &str, command: SessionCommand) -> Result<StatusCode, ApiError> {

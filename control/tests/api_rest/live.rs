@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use axum::body::Body;
 use ebbgate_control::presence::Hold;
 use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
 use ebbgate_model::{CredentialId, EdgeId, EndpointId, EndpointUrl, TunnelSessionId};
+use http::Request;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 
@@ -145,10 +147,26 @@ async fn sessions_take_commands_while_they_are_online() {
     post("restart", Some(json!({}))).await.expect(204);
     post("update", Some(json!({"version": "3.21.0"}))).await.expect(204);
     let update = SessionCommand::Update { version: "3.21.0".into() };
-    for expect in [SessionCommand::Stop, SessionCommand::Stop, SessionCommand::Restart, update] {
+    let node = Request::builder()
+        .method("POST")
+        .uri(format!("{one}/stop"))
+        .header("authorization", format!("Bearer {}", lab.one.key))
+        .header("content-type", "application/json")
+        .header("user-agent", "ngrok-api-typescript/0.10.0/v20")
+        .body(Body::from(session.to_string()))
+        .unwrap();
+    assert_eq!(
+        lab.send(node).await.expect(200).body,
+        json!({}),
+        "the Node client sends a bare id and reads JSON"
+    );
+    let stop = SessionCommand::Stop;
+    for expect in [stop.clone(), stop.clone(), SessionCommand::Restart, update, stop] {
         assert_eq!(commands.try_recv().unwrap(), Command { session, command: expect });
     }
-    assert_eq!(post("stop", Some(json!({"now": true}))).await.expect(400).code(), 211);
+    assert_eq!(post("stop", Some(json!({"now": true}))).await.expect(400).code(), 214);
+    post("update", None).await.expect(204);
+    post("restart", Some(json!({"id": session.to_string()}))).await.expect(204);
     assert_eq!(post("update", Some(json!({"versoin": "x"}))).await.expect(400).code(), 214);
     drop(hold);
     assert_eq!(post("stop", None).await.expect(503).code(), 810);

@@ -1,0 +1,88 @@
+// Every resource of the API by the unmodified TypeScript client: each method it has.
+// Arguments: base URL, API key. Needs an account of its own (it counts what it lists). Run where `@ngrok/ngrok-api` is
+// installed; exit code 0: all as it should be. `api/walk.mjs` is the guide's walk; this is breadth.
+import assert from 'node:assert';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const { Ngrok } = createRequire(process.cwd() + '/')('@ngrok/ngrok-api');
+const [baseUrl, apiToken] = process.argv.slice(2);
+const client = new Ngrok({ apiToken, baseUrl });
+
+const refused = (code, promise) =>
+  assert.rejects(promise, (error) => {
+    assert.equal(error.errorCode, code === undefined ? undefined : `ERR_NGROK_${code}`);
+    assert.match(error.details.get('operationId'), /^op_/);
+    return true;
+  });
+
+/** Create, get, list by pages of one, update, delete. */
+async function life(name, create, update) {
+  const service = client[name];
+  assert.ok(service, name);
+  const before = (await service.list()).length;
+  const made = await service.create(create);
+  const read = await service.get(made.id);
+  assert.equal(read.id, made.id);
+  if ('token' in made) assert.equal(read.token, null, 'a token is shown once');
+  const listed = await service.list(undefined, '1');
+  assert.equal(listed.length, before + 1, name);
+  assert.ok(listed.some((one) => one.id === made.id));
+  const changed = await service.update({ id: made.id, ...update });
+  for (const [field, value] of Object.entries(update)) assert.deepEqual(changed[field], value, `${name} ${field}`);
+  await service.delete(made.id);
+  await refused(undefined, service.get(made.id));
+}
+
+/** A self-signed certificate by openssl, as an operator would make one. */
+function pair(name) {
+  const directory = mkdtempSync(join(tmpdir(), 'pair-'));
+  const [cert, key] = [join(directory, 'cert.pem'), join(directory, 'key.pem')];
+  const flags = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
+  const subject = ['-subj', `/CN=${name}`, '-addext', `subjectAltName=DNS:${name}`];
+  execFileSync('openssl', ['req', ...flags, ...subject, '-keyout', key, '-out', cert], { stdio: 'pipe' });
+  const read = [readFileSync(cert, 'utf8'), readFileSync(key, 'utf8')];
+  rmSync(directory, { recursive: true });
+  return read;
+}
+
+const texts = { description: 'changed', metadata: '{}' };
+await life('apiKeys', { description: 'd' }, texts);
+await life('credentials', { acl: ['bind:*.clinic1.internal'] }, { acl: ['bind:*.clinic2.internal'], ...texts });
+await life('botUsers', { name: 'clinic 1' }, { name: 'clinic one', active: false });
+await life('reservedDomains', { domain: '*.node.example.com', region: 'us' }, texts);
+await life('reservedAddrs', { region: 'us' }, texts);
+await life('agentIngresses', { domain: 'connect.node.example.com' }, texts);
+await life('ipPolicies', {}, texts);
+const policy = await client.ipPolicies.create({ description: 'clinics' });
+const rule = { cidr: '203.0.113.0/24', ipPolicyId: policy.id, action: 'allow' };
+await life('ipPolicyRules', rule, { cidr: '2001:db8::/32', ...texts });
+const [certificatePem, privateKeyPem] = pair('app.node.example.com');
+await life('tlsCertificates', { certificatePem, privateKeyPem }, texts);
+await life('certificateAuthorities', { caPem: certificatePem }, texts);
+
+const uploaded = await client.tlsCertificates.create({ certificatePem, privateKeyPem });
+const domain = await client.reservedDomains.create({ domain: 'app.node.example.com', certificateId: uploaded.id });
+assert.equal(domain.certificate.id, uploaded.id);
+await client.reservedDomains.deleteCertificate(domain.id);
+assert.equal((await client.reservedDomains.get(domain.id)).certificate, null);
+const certificateManagementPolicy = { authority: 'letsencrypt', privateKeyType: 'rsa' };
+await client.reservedDomains.update({ id: domain.id, certificateManagementPolicy });
+await client.reservedDomains.deleteCertificateManagementPolicy(domain.id);
+assert.equal((await client.reservedDomains.get(domain.id)).certificateManagementPolicy, null);
+
+await refused(413, client.reservedDomains.create({ domain: 'app.node.example.com' }));
+await refused(600, client.credentials.create({ acl: ['clinic1.internal'] }));
+await refused(1409, client.ipPolicyRules.create({ ...rule, cidr: '203.0.113.9/24' }));
+await refused(227, client.reservedDomains.get(policy.id));
+assert.deepEqual(await client.endpoints.list(), []);
+assert.deepEqual(await client.tunnelSessions.list(), []);
+await refused(undefined, client.tunnelSessions.stop('ts_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8'));
+await refused(undefined, client.tunnelSessions.update({ id: 'ts_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8' }));
+await client.reservedDomains.delete(domain.id);
+await client.tlsCertificates.delete(uploaded.id);
+await client.ipPolicies.delete(policy.id);
+console.log('every method answered');

@@ -1,0 +1,123 @@
+"""Every resource of the API by the unmodified Python client: each method, and each property of each answer.
+
+Arguments: base URL, API key. Needs an account of its own (it counts what it lists). Exit code 0: all as it should be.
+`api/walk.py` is the guide's walk; this is breadth.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import ngrok
+
+base_url, key = sys.argv[1:3]
+client = ngrok.Client(key, base_url)
+
+
+def check(obj):
+    """Reads every property: the client raises KeyError for a field the server left out."""
+    for name, kind in vars(type(obj)).items():
+        if isinstance(kind, property):
+            getattr(obj, name)
+    return obj
+
+
+def refused(code, call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except ngrok.Error as error:
+        assert str(error.error_code).endswith(f"_{code}"), f"expected {code}, got {error}"
+        assert error.details["operation_id"].startswith("op_"), error.details
+        return
+    raise AssertionError(f"{code} expected, but the call succeeded")
+
+
+def gone(service, id):
+    try:
+        service.get(id)
+    except ngrok.NotFoundError as error:
+        assert error.http_status_code == 404 and error.error_code is None, error
+        return
+    raise AssertionError(f"{id} is still there")
+
+
+def life(service, create, update):
+    """Create, get, list, update, delete."""
+    before = len(list(service.list()))
+    made = check(service.create(**create))
+    assert check(service.get(made.id)).id == made.id
+    listed = [check(one).id for one in service.list(limit="1")]
+    assert made.id in listed and len(listed) == before + 1, listed
+    changed = service.update(made.id, **update)
+    for name, value in update.items():
+        assert getattr(changed, name) == value, (name, getattr(changed, name))
+    service.delete(made.id)
+    gone(service, made.id)
+
+
+def pem_pair(directory, name):
+    """A self-signed certificate by openssl, as an operator would make one."""
+    cert, secret = directory / f"{name}.pem", directory / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    command += ["-subj", f"/CN={name}/O=Clinic", "-addext", f"subjectAltName=DNS:{name}"]
+    subprocess.run([*command, "-keyout", secret, "-out", cert], check=True, capture_output=True)
+    return cert.read_text(), secret.read_text()
+
+
+texts = {"description": "changed", "metadata": "{}"}
+life(client.api_keys, {"description": "d"}, texts)
+life(client.credentials, {"acl": ["bind:*.clinic1.internal"]}, {"acl": ["bind:*.clinic2.internal"], **texts})
+life(client.bot_users, {"name": "clinic 1"}, {"name": "clinic one", "active": False})
+life(client.service_users, {"name": "clinic 2"}, {"name": "clinic two", "active": False})
+life(client.reserved_domains, {"domain": "*.breadth.example.com", "region": "us", "resolves_to": []}, texts)
+life(client.reserved_addrs, {"region": "us"}, texts)
+life(client.agent_ingresses, {"domain": "connect.breadth.example.com"}, texts)
+life(client.ip_policies, {}, texts)
+policy = client.ip_policies.create(description="clinics")
+rule = {"cidr": "203.0.113.0/24", "ip_policy_id": policy.id, "action": "allow"}
+life(client.ip_policy_rules, rule, {"cidr": "2001:db8::/32", **texts})
+deny = '{"on_http_request": [{"actions": [{"type": "deny"}]}]}'
+internal = {"url": "https://rest-api.breadth.internal", "type": "cloud", "traffic_policy": deny}
+life(client.endpoints, internal, {"traffic_policy": deny + "\n", "pooling_enabled": True, **texts})
+with tempfile.TemporaryDirectory() as directory:
+    certificate, secret = pem_pair(Path(directory), "app.breadth.example.com")
+life(client.tls_certificates, {"certificate_pem": certificate, "private_key_pem": secret}, texts)
+life(client.certificate_authorities, {"ca_pem": certificate}, texts)
+
+uploaded = client.tls_certificates.create(certificate_pem=certificate, private_key_pem=secret)
+assert uploaded.subject_common_name == "app.breadth.example.com", uploaded
+assert uploaded.subject_alternative_names.dns_names == ["app.breadth.example.com"], uploaded
+domain = check(client.reserved_domains.create(domain="app.breadth.example.com", certificate_id=uploaded.id))
+assert domain.certificate.id == uploaded.id and domain.cname_target, domain
+client.reserved_domains.delete_certificate(domain.id)
+assert client.reserved_domains.get(domain.id).certificate is None
+letsencrypt = ngrok.datatypes.ReservedDomainCertPolicy(client, {"authority": "letsencrypt", "private_key_type": "rsa"})
+client.reserved_domains.update(domain.id, certificate_management_policy=letsencrypt)
+assert check(client.reserved_domains.get(domain.id)).certificate_management_policy.private_key_type == "rsa"
+client.reserved_domains.delete_certificate_management_policy(domain.id)
+
+endpoint = client.endpoints.create(url="https://app.breadth.example.com", type="cloud", traffic_policy="")
+assert endpoint.domain.id == domain.id and endpoint.traffic_policy == "", endpoint
+moved = client.endpoints.update(endpoint.id, traffic_policy=deny, description="now with a policy")
+assert moved.traffic_policy == deny and moved.url == endpoint.url, moved
+assert [one.id for one in client.endpoints.list(id=[endpoint.id])] == [endpoint.id]
+assert [one.id for one in client.endpoints.list(url=[endpoint.url])] == [endpoint.id]
+refused(446, client.reserved_domains.delete, domain.id)
+refused(18009, client.endpoints.create, url=endpoint.url, type="cloud", traffic_policy=deny)
+refused(18006, client.endpoints.create, url="https://nobody.example.org", type="cloud", traffic_policy=deny)
+refused(2201, client.endpoints.update, endpoint.id, traffic_policy=deny.replace("deny", "denny"))
+refused(600, client.credentials.create, acl=["clinic1.internal"])
+refused(1409, client.ip_policy_rules.create, **{**rule, "cidr": "203.0.113.9/24"})
+refused(227, client.reserved_domains.get, policy.id)
+refused(250, client.endpoints.list, filter='obj.url == "x"')
+assert list(client.tunnel_sessions.list()) == [] and list(client.tunnels.list()) == []
+for service, id in [
+    (client.endpoints, endpoint.id),
+    (client.reserved_domains, domain.id),
+    (client.tls_certificates, uploaded.id),
+    (client.ip_policies, policy.id),
+]:
+    service.delete(id)
+    gone(service, id)
+print("every method answered")
