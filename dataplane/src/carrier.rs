@@ -9,6 +9,7 @@ mod proxy_protocol;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ebbgate_model::Scheme;
@@ -42,10 +43,13 @@ impl Carrier {
     /// Opens one proxied stream: header sent, PROXY header too if the agent wants one. No byte of the visitor was sent
     /// when this fails.
     pub async fn open(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
-        let session = agent.session.clone();
-        let slot = session.clone().take_slot().ok_or(match session.is_alive() {
-            true => OpenError::SessionFull(session.id),
-            false => OpenError::SessionEnded(session.id),
+        let session = &agent.session;
+        let slot = Arc::clone(session).take_slot().ok_or_else(|| {
+            if session.is_alive() {
+                OpenError::SessionFull(session.id)
+            } else {
+                OpenError::SessionEnded(session.id)
+            }
         })?;
         let header = ProxyHeader {
             id: agent.bind.to_string(),

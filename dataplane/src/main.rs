@@ -92,10 +92,11 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     drain::drain(&edge, Duration::from_secs(config.drain_secs)).await;
     for thread in threads {
-        match thread.join() {
-            Ok(result) => result?,
-            Err(_) => tracing::error!("a shard panicked"),
-        }
+        let Ok(ended) = thread.join() else {
+            tracing::error!("a shard panicked");
+            continue;
+        };
+        ended?;
     }
     Ok(())
 }
@@ -137,7 +138,7 @@ fn restore(edge: &Arc<Edge>, saved: &Saved) {
             tracing::info!(generation, "serving the last program until control is heard");
         }
         Err(error) => {
-            tracing::error!(generation, %error, "the last program cannot be served; waiting for control")
+            tracing::error!(generation, %error, "the last program cannot be served; waiting for control");
         }
     }
 }

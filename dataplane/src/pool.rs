@@ -48,6 +48,7 @@ impl Pool {
     }
 
     /// A pool with one member more, keeping its place in the turn.
+    #[must_use]
     pub fn with(&self, endpoint: Arc<Endpoint>) -> Self {
         let mut endpoints = self.without(endpoint.id).0.endpoints.clone();
         endpoints.push(endpoint);
@@ -55,6 +56,7 @@ impl Pool {
     }
 
     /// A pool without this member; possibly empty.
+    #[must_use]
     pub fn without(&self, id: EndpointId) -> Self {
         let endpoints = self.0.endpoints.iter().filter(|e| e.id != id).cloned().collect();
         Self(Arc::new(Members { endpoints, turn: AtomicUsize::new(self.0.turn.load(Ordering::Relaxed)) }))

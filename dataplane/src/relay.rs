@@ -19,6 +19,7 @@ pub enum Side {
 
 impl Side {
     /// The other stream.
+    #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::Client => Self::Agent,
@@ -88,7 +89,7 @@ impl Relay {
 
     /// What the direction that is read from `source` does next.
     pub fn next(&self, source: Side) -> Next {
-        let direction = self.from(source);
+        let direction = self.direction(source);
         match direction {
             _ if self.failed.is_some() => Next::Nothing,
             Direction { held: 1.., .. } => Next::Write(source.other()),
@@ -101,7 +102,7 @@ impl Relay {
     /// `n` bytes were read from this side and are held; 0 is its end.
     pub fn read(&mut self, source: Side, n: usize, now_ms: u64) {
         self.moved_at_ms = now_ms;
-        let direction = self.from_mut(source);
+        let direction = self.direction_mut(source);
         if n == 0 {
             direction.source_ended = true;
         } else {
@@ -112,7 +113,7 @@ impl Relay {
     /// `n` of the bytes held for this side were written to it.
     pub fn wrote(&mut self, sink: Side, n: usize, now_ms: u64) {
         self.moved_at_ms = now_ms;
-        let direction = self.from_mut(sink.other());
+        let direction = self.direction_mut(sink.other());
         let n = n.min(direction.held);
         direction.held -= n;
         direction.bytes += n as u64;
@@ -121,7 +122,7 @@ impl Relay {
     /// The end was passed on to this side.
     pub fn finished(&mut self, sink: Side, now_ms: u64) {
         self.moved_at_ms = now_ms;
-        self.from_mut(sink.other()).sink_finished = true;
+        self.direction_mut(sink.other()).sink_finished = true;
     }
 
     /// Reading from or writing to this side failed.
@@ -160,14 +161,14 @@ impl Relay {
         self.down.bytes
     }
 
-    fn from(&self, source: Side) -> &Direction {
+    fn direction(&self, source: Side) -> &Direction {
         match source {
             Side::Client => &self.up,
             Side::Agent => &self.down,
         }
     }
 
-    fn from_mut(&mut self, source: Side) -> &mut Direction {
+    fn direction_mut(&mut self, source: Side) -> &mut Direction {
         match source {
             Side::Client => &mut self.up,
             Side::Agent => &mut self.down,

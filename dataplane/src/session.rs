@@ -263,7 +263,7 @@ pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
     match timeout(Duration::from_secs(COMMAND_SECS_MAX), ask).await {
         Ok(Ok(())) => tracing::info!(session = %id, ?command, "the agent took the command"),
         Ok(Err(error)) => {
-            tracing::warn!(session = %id, ?command, error, "the agent did not take the command")
+            tracing::warn!(session = %id, ?command, error, "the agent did not take the command");
         }
         // Some agents without a handler never answer (wire.md section 4.3).
         Err(_) => tracing::warn!(session = %id, ?command, "the agent did not answer the command"),

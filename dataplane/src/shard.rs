@@ -268,9 +268,7 @@ impl Edge {
         let settings = &tables.program.settings;
         let (range, host) = (settings.random_tcp_ports.clone()?, settings.tcp_host.clone()?);
         let (port, change) = self.ports().lend(range, &host, wanted, self.random()).ok()?;
-        if let Some(change) = change {
-            self.change_port(change);
-        }
+        self.change_port(change);
         Some(port)
     }
 
@@ -289,7 +287,7 @@ impl Edge {
     fn change_port(&self, change: PortChange) {
         match change {
             PortChange::Open { host, port, listeners } => {
-                self.listen(&Entrance::Tcp { host, port }, listeners)
+                self.listen(&Entrance::Tcp { host, port }, listeners);
             }
             PortChange::Close { port } => {
                 for shard in 0..self.mailboxes.get().map_or(0, Vec::len) {
@@ -303,12 +301,10 @@ impl Edge {
 
     /// Asks an agent to do something, in the background.
     pub fn command(self: &Arc<Self>, session: TunnelSessionId, command: SessionCommand) {
-        match self.sessions.get(session) {
-            Some(session) => {
-                self.background.spawn(session::command(session, command));
-            }
-            None => tracing::info!(%session, "a command for a session that is not here"),
-        }
+        let Some(session) = self.sessions.get(session) else {
+            return tracing::info!(%session, "a command for a session that is not here");
+        };
+        self.background.spawn(session::command(session, command));
     }
 
     /// Enters a stage of the end; never goes back.
@@ -345,7 +341,6 @@ impl Edge {
     }
 
     /// Milliseconds since the Unix epoch.
-    #[expect(clippy::unused_self, reason = "time is a property of the edge for its callers")]
     pub fn now_unix_ms(&self) -> i64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
@@ -357,7 +352,6 @@ impl Edge {
     }
 
     /// Fresh random bytes.
-    #[expect(clippy::unused_self, reason = "randomness is a property of the edge for its callers")]
     pub fn entropy<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         rand::fill(&mut bytes).expect("the system's random source works once the process runs");

@@ -27,7 +27,7 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain
 pub struct Hello {
     /// What it says.
     pub tls: ClientHello,
-    /// Whether libpq's SSLRequest came before it.
+    /// Whether libpq's `SSLRequest` came before it.
     pub postgres: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The TLS ClientHello: found in its records, then read for what routing and policies need.
+//! The TLS `ClientHello`: found in its records, then read for what routing and policies need.
 //!
 //! Reads only; the handshake itself is rustls's, which parses the same bytes again and more strictly.
 
@@ -122,7 +122,7 @@ impl ClientHello {
         match kind {
             EXTENSION_SERVER_NAME => {
                 self.sni_present = true;
-                self.sni = server_name(&mut data)?;
+                self.sni = servable(server_name(&mut data)?);
             }
             EXTENSION_ALPN => {
                 let mut list = Reader(data.vec16()?);
@@ -141,15 +141,17 @@ impl ClientHello {
     }
 }
 
-/// RFC 6066 section 3: exactly one name of type host_name. Outer None: damaged. Inner None: not a name we could serve.
-fn server_name(data: &mut Reader<'_>) -> Option<Option<Host>> {
+/// RFC 6066 section 3: exactly one name, of type `host_name`. None: damaged.
+fn server_name<'a>(data: &mut Reader<'a>) -> Option<&'a [u8]> {
     let mut list = Reader(data.vec16()?);
     let (kind, name) = (list.u8()?, list.vec16()?);
-    if kind != 0 || !list.0.is_empty() || !data.0.is_empty() {
-        return None;
-    }
-    let host = std::str::from_utf8(name).ok().and_then(|name| name.parse::<Host>().ok());
-    Some(host.filter(|host| !host.is_wildcard() && host.ip().is_none()))
+    (kind == 0 && list.0.is_empty() && data.0.is_empty()).then_some(name)
+}
+
+/// A name that an endpoint could have: no address, no wildcard.
+fn servable(name: &[u8]) -> Option<Host> {
+    let host: Host = std::str::from_utf8(name).ok()?.parse().ok()?;
+    (!host.is_wildcard() && host.ip().is_none()).then_some(host)
 }
 
 fn u16s(bytes: &[u8]) -> Option<Vec<u16>> {

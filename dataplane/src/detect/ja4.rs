@@ -60,7 +60,8 @@ fn hash(text: &str) -> String {
     if text.is_empty() {
         return "0".repeat(12);
     }
-    digest(&SHA256, text.as_bytes()).as_ref().iter().take(6).map(|b| format!("{b:02x}")).collect()
+    let hash = digest(&SHA256, text.as_bytes());
+    hash.as_ref().iter().take(6).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 #[cfg(test)]

@@ -28,17 +28,15 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(ip: Ipv6Addr) -> bool {
-    let [a, b, c, d, _, _, g, h] = ip.segments();
+    let [a, b, c, d, _, _, high, low] = ip.segments();
     let embedded =
         |high: u16, low: u16| is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
     match (a, b) {
         // NAT64 (RFC 6052) and 6to4 (RFC 3056) carry an IPv4 address.
-        (0x64, 0xff9b) => c == 0 && d == 0 && embedded(g, h),
+        (0x64, 0xff9b) => c == 0 && d == 0 && embedded(high, low),
         (0x2002, _) => embedded(b, c),
         // Teredo, benchmarking, ORCHID and documentation.
-        (0x2001, 0 | 2 | 0x0db8) => false,
-        (0x2001, 0x10..=0x3f) => false,
-        (0x3fff, 0..=0x0fff) => false,
+        (0x2001, 0 | 2 | 0x0db8 | 0x10..=0x3f) | (0x3fff, 0..=0x0fff) => false,
         // Global unicast is 2000::/3; all else is special.
         _ => (0x2000..0x4000).contains(&a),
     }

@@ -59,8 +59,8 @@ impl Caps {
 
     fn stripe(&self, source: IpAddr) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
         let low = match source {
-            IpAddr::V4(ip) => u32::from(ip) as usize,
-            IpAddr::V6(ip) => (u128::from(ip) >> 64) as usize,
+            IpAddr::V4(ip) => ip.octets().iter().fold(0, |all, part| all * 31 + usize::from(*part)),
+            IpAddr::V6(ip) => ip.segments().iter().take(4).fold(0, |all, part| all * 31 + usize::from(*part)),
         };
         let stripe = self.sources.get(low % STRIPES).expect("a remainder of STRIPES indexes STRIPES stripes");
         stripe.lock().unwrap_or_else(PoisonError::into_inner)
@@ -92,7 +92,7 @@ impl Drop for Admitted {
 fn source(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),
-        v4 => v4,
+        IpAddr::V4(ip) => IpAddr::V4(ip),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The feed from control: one HTTP/2 request over a Unix socket that lasts as long as both do. Programs come down it;
-//! acknowledgements, presence and events go up (model::feed).
+//! acknowledgements, presence and events go up (`model::feed`).
 //!
 //! Without control the edge serves what it has; this keeps trying.
 
@@ -140,7 +140,7 @@ impl Feed {
                 frame = timeout_at(deadline, response.frame()) => {
                     let frame = frame.map_err(|_| FeedError::Silent)?.ok_or(FeedError::Closed)??;
                     deadline = Instant::now() + silence;
-                    received.push(frame.into_data().unwrap_or_default())?;
+                    received.push(&frame.into_data().unwrap_or_default())?;
                     while let Some(message) = received.next()? {
                         self.take(message, lines).await?;
                     }
@@ -243,11 +243,11 @@ struct Lines {
 }
 
 impl Lines {
-    fn push(&mut self, piece: Bytes) -> Result<(), FeedError> {
+    fn push(&mut self, piece: &[u8]) -> Result<(), FeedError> {
         if self.bytes.len().saturating_add(piece.len()) > LINE_BYTES_MAX {
             return Err(FeedError::LineTooLong);
         }
-        self.bytes.extend_from_slice(&piece);
+        self.bytes.extend_from_slice(piece);
         Ok(())
     }
 
@@ -275,7 +275,7 @@ mod tests {
             let mut lines = Lines::default();
             let mut got = Vec::new();
             for piece in text.chunks(size) {
-                lines.push(Bytes::copy_from_slice(piece)).unwrap();
+                lines.push(piece).unwrap();
                 while let Some(message) = lines.next().unwrap() {
                     got.push(message);
                 }
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn garbage_ends_the_feed() {
         let mut lines = Lines::default();
-        lines.push(Bytes::from_static(b"{\"type\":\n")).unwrap();
+        lines.push(b"{\"type\":\n").unwrap();
         assert!(matches!(lines.next(), Err(FeedError::Line(_))));
     }
 }

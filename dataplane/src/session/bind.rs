@@ -282,10 +282,8 @@ fn options(bind: &Bind, scheme: Scheme) -> Result<(Option<Rule>, Option<Arc<TlsS
 
 fn ip_rule(bind: &Bind) -> Result<Option<Rule>, Refusal> {
     let Some(restriction) = bind.ip_restriction()? else { return Ok(None) };
-    let allow = match restriction.allow.is_empty() {
-        true => vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
-        false => restriction.allow,
-    };
+    let everybody = || vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
+    let allow = if restriction.allow.is_empty() { everybody() } else { restriction.allow };
     let config = json!({ "enforce": true, "allow": allow, "deny": restriction.deny });
     let action = Action { kind: "restrict-ips".into(), config };
     Ok(Some(Rule { name: Some("IPRestriction".into()), expressions: Vec::new(), actions: vec![action] }))

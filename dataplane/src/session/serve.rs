@@ -338,7 +338,7 @@ impl Connection {
             id: bind_id.clone(),
             endpoint: Arc::clone(&endpoint),
             lent_port,
-            report: self.report(bind, &wanted, &endpoint, now_s),
+            report: report(bind, &wanted, &endpoint, now_s),
             policy: wanted.policy,
         };
         if !session.add(edge, bound.clone()) {
@@ -373,15 +373,12 @@ impl Connection {
         let none =
             |what: &str| Refusal::new(bind::CODE_NO_RANDOM, format!("this server has no {what} to give"));
         match place {
-            Place::At(url) => Ok((try_url(url.clone())?, None)),
             Place::LentAgain(url) if url.scheme() == ebbgate_model::Scheme::Tcp => {
                 let port = edge.lend_port(Some(url.port())).ok_or_else(|| none("such port"))?;
-                match try_url(url.clone()) {
-                    Ok(endpoint) => Ok((endpoint, Some(port))),
-                    Err(refusal) => Err(refusal),
-                }
+                let bound = try_url(url.clone()).inspect_err(|_| edge.give_port_back(port));
+                Ok((bound?, Some(port)))
             }
-            Place::LentAgain(url) => Ok((try_url(url.clone())?, None)),
+            Place::At(url) | Place::LentAgain(url) => Ok((try_url(url.clone())?, None)),
             Place::RandomName(scheme, domain) => (0..RANDOM_TRIES_MAX)
                 .filter_map(|_| bind::random_name(*scheme, domain, edge.random()))
                 .find_map(|url| try_url(url).ok())
@@ -426,21 +423,6 @@ impl Connection {
             upstream_http2: bind.upstream_is_http2(),
             pooling_enabled: bind.extra.pooling_enabled,
         })
-    }
-
-    fn report(&self, bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> AgentEndpointReport {
-        AgentEndpointReport {
-            url: endpoint.url.clone(),
-            binding: endpoint.binding,
-            name: short(&bind.extra.name),
-            description: short(&bind.extra.description),
-            metadata: short(&bind.extra.metadata),
-            pooling_enabled: endpoint.pooling_enabled,
-            forwards_to: short(&bind.forwards_to),
-            upstream_protocol: if endpoint.upstream_http2 { "http2" } else { "http1" }.into(),
-            traffic_policy: wanted.policy_text.clone(),
-            created_at: now_s,
-        }
     }
 
     /// Changes a served endpoint; all or nothing.
@@ -496,4 +478,19 @@ impl Connection {
 fn short(text: &str) -> String {
     let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     text.get(..end).unwrap_or_default().to_owned()
+}
+
+fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> AgentEndpointReport {
+    AgentEndpointReport {
+        url: endpoint.url.clone(),
+        binding: endpoint.binding,
+        name: short(&bind.extra.name),
+        description: short(&bind.extra.description),
+        metadata: short(&bind.extra.metadata),
+        pooling_enabled: endpoint.pooling_enabled,
+        forwards_to: short(&bind.forwards_to),
+        upstream_protocol: if endpoint.upstream_http2 { "http2" } else { "http1" }.into(),
+        traffic_policy: wanted.policy_text.clone(),
+        created_at: now_s,
+    }
 }

@@ -376,7 +376,7 @@ impl Agent {
         }
     }
 
-    /// The StopTunnel notice the edge sends next.
+    /// The `StopTunnel` notice the edge sends next.
     pub(crate) async fn notice(&mut self) -> StopTunnel {
         loop {
             let mut stream = self.incoming.accept().await.expect("the session is over");

@@ -10,14 +10,14 @@ const DB: &str = "db.example.com";
 const TARGET: &str = "tls://db.clinic1.internal";
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-fn terminating(settings: Value) -> Value {
+fn terminating(settings: &Value) -> Value {
     let terminate = json!({ "type": "terminate-tls", "config": settings });
     json!({ "on_tcp_connect": [{ "actions": [terminate, forward(TARGET)] }] })
 }
 
 async fn terminated(settings: Value) -> (Lab, crate::lab::Killed) {
     let mut lab = Lab::start();
-    lab.cloud(1, "tls://db.example.com", terminating(settings));
+    lab.cloud(1, "tls://db.example.com", terminating(&settings));
     let agent = lab.agent(TOKEN).await;
     agent.bind(TARGET).await;
     let agent = agent.echo(b"");

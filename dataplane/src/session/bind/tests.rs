@@ -1,3 +1,5 @@
+#![expect(clippy::needless_pass_by_value, reason = "json! values read best given away")]
+
 use super::*;
 use crate::program::Tables;
 use aws_lc_rs::digest::{SHA256, digest};
