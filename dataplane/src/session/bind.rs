@@ -178,7 +178,8 @@ fn place(
         }
         Requested::Url(url) => {
             let is_random = match scheme {
-                Scheme::Tcp => tables.address(url.host(), url.port()).is_none(),
+                // Internal names are never lent: a token for one is only that of an ordinary rebind.
+                Scheme::Tcp => !url.host().is_internal() && tables.address(url.host(), url.port()).is_none(),
                 _ => default.is_some_and(|domain| is_random_name(domain, url.host())),
             };
             if is_random && given_before(&url) {

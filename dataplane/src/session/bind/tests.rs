@@ -113,6 +113,12 @@ fn random_names_are_given_and_given_again() {
     assert!(place(&again, Some(&token("https://other.lab.example.com"))).is_err());
     let port = url("tcp", "tcp://tcp.example.com:30005");
     assert!(matches!(place(&port, Some(&token("tcp://tcp.example.com:30005"))), Ok(Place::LentAgain(_))));
+    let internal = "tcp://db.clinic1.internal:433";
+    assert_eq!(
+        place(&url("tcp", internal), Some(&token(internal))),
+        Ok(Place::At(internal.parse().unwrap())),
+        "an internal address is rebound, not lent"
+    );
     let reserved = url("https", "https://taken.example.com");
     assert!(
         place(&reserved, Some(&token("https://taken.example.com"))).is_err(),
