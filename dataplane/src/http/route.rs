@@ -17,8 +17,9 @@ pub(super) fn public<G: Gateway>(
     conn: &HttpConn,
     authority: &Authority,
 ) -> Result<Pool, Failure> {
-    let port = authority.port.unwrap_or(conn.port);
-    let pool = gateway.public(conn.scheme, &authority.host, port);
+    // Public names are served on their scheme's own port (18023 refuses others), so the port a visitor had to dial to get
+    // here, mapped or unprivileged, says nothing about the name.
+    let pool = gateway.public(conn.scheme, &authority.host, conn.port);
     let pool = pool.filter(|pool| !pool.members().is_empty()).ok_or_else(|| {
         let message = format!("The endpoint {}://{} is offline.", conn.scheme.as_str(), authority.host);
         Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message)
