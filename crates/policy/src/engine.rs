@@ -2,7 +2,7 @@
 //!
 //! Deterministic: the same engine, context and outcomes give the same steps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -119,6 +119,8 @@ pub(crate) struct Gathered {
     pub(crate) tls: bool,
     /// Key sets by URL.
     pub(crate) keys: BTreeMap<String, Result<Arc<KeySet>, String>>,
+    /// The URLs whose key set was asked for anew.
+    pub(crate) refreshed: BTreeSet<String>,
     /// The request body; kept for the whole run.
     pub(crate) body: Option<Result<Bytes, BodyError>>,
     /// Why forwarding failed.
@@ -126,6 +128,16 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
+    /// A failed refresh leaves the set that was there.
+    fn take_keys(&mut self, url: String, fresh: bool, keys: Result<Arc<KeySet>, String>) {
+        if fresh {
+            self.refreshed.insert(url.clone());
+        }
+        if keys.is_ok() || !fresh {
+            self.keys.insert(url, keys);
+        }
+    }
+
     fn next_action(&mut self) {
         *self = Self { body: self.body.take(), ..Self::default() };
     }
@@ -140,8 +152,8 @@ pub struct Run {
     /// Index of the running action; `None` while the rule's expressions are still to be judged.
     action: Option<usize>,
     gathered: Gathered,
-    /// The key set asked for last.
-    asked: Option<String>,
+    /// The key set asked for last, and whether it was to be fresh.
+    asked: Option<(String, bool)>,
     effects: usize,
     begun: bool,
     over: Option<Verdict>,
@@ -198,8 +210,8 @@ impl Run {
             let message = format!("the policy asked for more than {EFFECTS_PER_RUN_MAX} effects in one run");
             return self.end(Verdict::Failed { code: code::EXPRESSION_FAILED, message });
         }
-        if let Effect::Keys { url } = &effect {
-            self.asked = Some(url.clone());
+        if let Effect::Keys { url, fresh } = &effect {
+            self.asked = Some((url.clone(), *fresh));
         }
         Step::Need(effect)
     }
@@ -217,8 +229,8 @@ impl Run {
                 self.gathered.tls = true;
             }
             Outcome::Keys(keys) => {
-                if let Some(url) = self.asked.take() {
-                    self.gathered.keys.insert(url, keys);
+                if let Some((url, fresh)) = self.asked.take() {
+                    self.gathered.take_keys(url, fresh, keys);
                 }
             }
             Outcome::Body(body) => self.gathered.body = Some(body),

@@ -21,6 +21,10 @@ use crate::{Engine, References};
 pub(crate) struct World {
     /// Key sets by URL; others cannot be fetched.
     pub(crate) keys: BTreeMap<String, Value>,
+    /// Key sets as they are when fetched anew; those not here have not changed.
+    pub(crate) rotated: BTreeMap<String, Value>,
+    /// How many key sets were asked for anew.
+    pub(crate) refreshed: usize,
     /// The request's body.
     pub(crate) body: Option<Result<Bytes, BodyError>>,
     /// The handshake that `terminate-tls` gets.
@@ -47,8 +51,10 @@ impl World {
                     }
                 }
                 Step::Done(verdict) => return verdict,
-                Step::Need(Effect::Keys { url }) => {
-                    let keys = self.keys.get(&url).ok_or_else(|| "connection refused".to_owned());
+                Step::Need(Effect::Keys { url, fresh }) => {
+                    let rotated = if fresh { self.rotated.get(&url) } else { None };
+                    let keys = rotated.or_else(|| self.keys.get(&url)).ok_or_else(|| "connection refused".to_owned());
+                    self.refreshed += usize::from(fresh);
                     self.asked.push(url);
                     Outcome::Keys(
                         keys.and_then(|keys| {

@@ -190,6 +190,11 @@ impl<'t> Token<'t> {
         }
     }
 
+    /// Whether a key set may lack the token's key: without a key id, every key was tried.
+    pub(crate) fn names_key(&self) -> bool {
+        self.kid.is_some()
+    }
+
     /// What a key set says about the signature.
     pub(crate) fn verify(&self, keys: &KeySet) -> Verification {
         let mut tried = 0;

@@ -55,6 +55,9 @@ pub enum Effect {
     Keys {
         /// An `https://` URL from the policy, never from a token.
         url: String,
+        /// Whether the set served before lacks a token's key: fetch anew, unless that was done a moment ago. This is
+        /// how a rotated key becomes known at once. The caller bounds how often.
+        fresh: bool,
     },
     /// Read the whole request body, keeping it for the upstream; answer [`Outcome::Body`].
     Body {

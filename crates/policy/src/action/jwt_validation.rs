@@ -307,7 +307,7 @@ impl JwtValidation {
         let mut failures = 0;
         for url in &self.key_sets {
             match gathered.keys.get(url) {
-                None => return Judged::Need(Effect::Keys { url: url.clone() }),
+                None => return Judged::Need(Effect::Keys { url: url.clone(), fresh: false }),
                 Some(Err(_)) => failures += 1,
                 Some(Ok(keys)) => match token.verify(keys) {
                     Verification::Good => return Judged::Accepted(describe(&token, &expected.place)),
@@ -316,11 +316,20 @@ impl JwtValidation {
                 },
             }
         }
+        if let Some(url) = self.unrefreshed(&token, gathered) {
+            return Judged::Need(Effect::Keys { url: url.clone(), fresh: true });
+        }
         if failures == 0 {
             return Judged::Refused(TokenError::Signature.into());
         }
         let message = format!("{failures} of {} key sets could not be fetched", self.key_sets.len());
         Judged::Refused(Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, code: code::JWT_KEYS, message })
+    }
+
+    /// A set that may have got the token's key since it was fetched.
+    fn unrefreshed(&self, token: &Token, gathered: &Gathered) -> Option<&String> {
+        let served = |url: &&String| gathered.keys.get(*url).is_some_and(Result::is_ok) && !gathered.refreshed.contains(*url);
+        self.key_sets.iter().find(served).filter(|_| token.names_key())
     }
 
     fn parse<'t>(

@@ -577,3 +577,23 @@ fn types_of_tokens() {
     check("jwt", json!("at+jwt"), json!({}), MALFORMED);
     check("plain", json!("anything"), json!({"exp": null}), "ok");
 }
+
+/// A key that was published since the set was cached is found at once; a key nobody publishes costs one refresh a set.
+#[test]
+fn a_rotated_key_is_found() {
+    let run = |before: Value, after: Option<Value>, kid: Value| {
+        let token = token(json!({"kid": kid}), json!({}));
+        let mut cx = request("/", &[("authorization", &format!("Bearer {token}"))]);
+        let one = |set: Value| [(JWKS_URL.to_owned(), set)].into();
+        let mut world = World { keys: one(before), rotated: after.map(one).unwrap_or_default(), ..World::default() };
+        let verdict = world.run(&engine(policy(&config())), Phase::HttpRequest, &mut cx);
+        (matches!(verdict, Verdict::Continue), world.refreshed)
+    };
+    let old = || json!({"keys": [MINT.jwk("ES256")]});
+    assert_eq!(run(MINT.jwks(), None, json!("rsa")), (true, 0));
+    assert_eq!(run(old(), Some(MINT.jwks()), json!("rsa")), (true, 1));
+    assert_eq!(run(old(), None, json!("rsa")), (false, 1));
+    assert_eq!(run(old(), Some(json!({"keys": []})), json!("rsa")), (false, 1));
+    // Without a key id nothing says that a key is missing.
+    assert_eq!(run(old(), Some(MINT.jwks()), json!(null)), (false, 0));
+}
