@@ -23,6 +23,8 @@ const FRESH_SECS: u64 = 15 * 60;
 const REFRESH_SECS: u64 = 10 * 60;
 /// Seconds an old key set is still served when its source fails.
 const STALE_SECS: u64 = 60 * 60;
+/// Seconds within which a set is not fetched anew because a token names a key it lacks: any visitor can make such tokens.
+const ANEW_SECS: u64 = 30;
 /// Seconds a failure is remembered.
 const FAILED_SECS: u64 = 15;
 /// Key sets kept.
@@ -57,8 +59,15 @@ impl Keys {
     }
 
     /// The key set at `url` for an account's policy, or a sentence on why not. One fetch at a time per URL and account.
-    pub async fn get(&self, edge: &Arc<Edge>, account: AccountId, url: &str) -> Result<Arc<KeySet>, String> {
-        match self.plan(edge, account, url) {
+    /// `fresh`: the cached set lacks a token's key, so one that is not brand new is fetched anew.
+    pub async fn get(
+        &self,
+        edge: &Arc<Edge>,
+        account: AccountId,
+        url: &str,
+        fresh: bool,
+    ) -> Result<Arc<KeySet>, String> {
+        match self.plan(edge, account, url, fresh) {
             Plan::Serve(result) => result,
             Plan::Wait(mut fetched) => match fetched.wait_for(Option::is_some).await {
                 Ok(result) => result.clone().unwrap_or_else(|| Err("the fetch was given up".into())),
@@ -67,14 +76,14 @@ impl Keys {
         }
     }
 
-    fn plan(&self, edge: &Arc<Edge>, account: AccountId, url: &str) -> Plan {
+    fn plan(&self, edge: &Arc<Edge>, account: AccountId, url: &str, fresh: bool) -> Plan {
         let now = Instant::now();
         let place = (account, url.to_owned());
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         make_room(&mut cache, &place);
         let entry = cache.entry(place.clone()).or_default();
         entry.used = Some(now);
-        let (served, fetch) = entry.judge(now);
+        let (served, fetch) = if fresh && entry.may_be_outdated(now) { (None, true) } else { entry.judge(now) };
         if fetch && entry.fetching.is_none() {
             let (done, fetching) = watch::channel(None);
             entry.fetching = Some(fetching);
@@ -110,6 +119,12 @@ impl Keys {
 }
 
 impl Entry {
+    /// Whether the set could have got another key since: not right after a fetch, nor while its source fails.
+    fn may_be_outdated(&self, now: Instant) -> bool {
+        let failing = self.failed.as_ref().is_some_and(|(_, at)| age(now, *at) < FAILED_SECS);
+        !failing && self.keys.as_ref().is_none_or(|(_, at)| age(now, *at) >= ANEW_SECS)
+    }
+
     /// What to serve at once, and whether to fetch.
     fn judge(&self, now: Instant) -> (Option<Result<Arc<KeySet>, String>>, bool) {
         let failing = self.failed.as_ref().filter(|(_, at)| age(now, *at) < FAILED_SECS);
@@ -181,6 +196,17 @@ mod tests {
         );
         entry.failed = Some(("down".into(), at(STALE_SECS)));
         assert!(matches!(entry.judge(at(STALE_SECS)), (Some(Err(_)), false)), "too old to be trusted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_is_fetched_anew_at_most_twice_a_minute() {
+        let at = |secs| Instant::now() + Duration::from_secs(secs);
+        let mut entry = Entry { keys: Some((Arc::default(), at(0))), ..Entry::default() };
+        assert!(!entry.may_be_outdated(at(ANEW_SECS - 1)));
+        assert!(entry.may_be_outdated(at(ANEW_SECS)));
+        entry.failed = Some(("down".into(), at(ANEW_SECS)));
+        assert!(!entry.may_be_outdated(at(ANEW_SECS + 1)));
+        assert!(entry.may_be_outdated(at(ANEW_SECS + FAILED_SECS)));
     }
 
     #[test]

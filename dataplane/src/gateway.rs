@@ -169,8 +169,14 @@ pub trait Gateway: Clone + 'static {
         proto: Scheme,
     ) -> impl Future<Output = Result<Self::Stream, OpenError>>;
 
-    /// The key set at a URL of an account's policy, fetched or cached; or a sentence on why not.
-    fn keys(&self, account: AccountId, url: &str) -> impl Future<Output = Result<Arc<KeySet>, String>>;
+    /// The key set at a URL of an account's policy, fetched or cached; or a sentence on why not. `fresh`: the cached one
+    /// lacks a token's key.
+    fn keys(
+        &self,
+        account: AccountId,
+        url: &str,
+        fresh: bool,
+    ) -> impl Future<Output = Result<Arc<KeySet>, String>>;
 
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;

@@ -574,8 +574,8 @@ impl Gateway for Shard {
         opened.await.map_err(|_| OpenError::SessionEnded(session.id))?.map(AgentStream::Across)
     }
 
-    async fn keys(&self, account: AccountId, url: &str) -> Result<Arc<KeySet>, String> {
-        self.edge().keys.get(self.edge(), account, url).await
+    async fn keys(&self, account: AccountId, url: &str, fresh: bool) -> Result<Arc<KeySet>, String> {
+        self.edge().keys.get(self.edge(), account, url, fresh).await
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -53,7 +53,9 @@ impl World {
                 Step::Done(verdict) => return verdict,
                 Step::Need(Effect::Keys { url, fresh }) => {
                     let rotated = if fresh { self.rotated.get(&url) } else { None };
-                    let keys = rotated.or_else(|| self.keys.get(&url)).ok_or_else(|| "connection refused".to_owned());
+                    let keys = rotated
+                        .or_else(|| self.keys.get(&url))
+                        .ok_or_else(|| "connection refused".to_owned());
                     self.refreshed += usize::from(fresh);
                     self.asked.push(url);
                     Outcome::Keys(

@@ -120,8 +120,8 @@ impl Walk {
                     Some(facts) => self.resume(Outcome::Tls(facts)),
                     None => return Next::EndTls(settings),
                 },
-                Step::Need(Effect::Keys { url }) => {
-                    let keys = gateway.keys(endpoint.account, &url).await;
+                Step::Need(Effect::Keys { url, fresh }) => {
+                    let keys = gateway.keys(endpoint.account, &url, fresh).await;
                     self.resume(Outcome::Keys(keys));
                 }
                 Step::Need(Effect::Body { .. }) => self.resume(Outcome::Body(Err(BodyError::Incomplete))),

@@ -247,8 +247,8 @@ impl<G: Gateway> Visitor<G> {
         loop {
             let outcome = match run.step(cx) {
                 Step::Done(verdict) => return verdict,
-                Step::Need(Effect::Keys { url }) => {
-                    Outcome::Keys(self.gateway.keys(endpoint.account, &url).await)
+                Step::Need(Effect::Keys { url, fresh }) => {
+                    Outcome::Keys(self.gateway.keys(endpoint.account, &url, fresh).await)
                 }
                 Step::Need(Effect::Body { bytes_max }) => {
                     let mut taken = body.take();

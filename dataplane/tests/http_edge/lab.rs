@@ -69,7 +69,7 @@ impl Gateway for Lab {
         Ok(near)
     }
 
-    async fn keys(&self, _: AccountId, _: &str) -> Result<Arc<KeySet>, String> {
+    async fn keys(&self, _: AccountId, _: &str, _: bool) -> Result<Arc<KeySet>, String> {
         Err("the lab has no keys".into())
     }
 

@@ -328,7 +328,9 @@ impl JwtValidation {
 
     /// A set that may have got the token's key since it was fetched.
     fn unrefreshed(&self, token: &Token, gathered: &Gathered) -> Option<&String> {
-        let served = |url: &&String| gathered.keys.get(*url).is_some_and(Result::is_ok) && !gathered.refreshed.contains(*url);
+        let served = |url: &&String| {
+            gathered.keys.get(*url).is_some_and(Result::is_ok) && !gathered.refreshed.contains(*url)
+        };
         self.key_sets.iter().find(served).filter(|_| token.names_key())
     }
 

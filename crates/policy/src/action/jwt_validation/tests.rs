@@ -585,7 +585,8 @@ fn a_rotated_key_is_found() {
         let token = token(json!({"kid": kid}), json!({}));
         let mut cx = request("/", &[("authorization", &format!("Bearer {token}"))]);
         let one = |set: Value| [(JWKS_URL.to_owned(), set)].into();
-        let mut world = World { keys: one(before), rotated: after.map(one).unwrap_or_default(), ..World::default() };
+        let mut world =
+            World { keys: one(before), rotated: after.map(one).unwrap_or_default(), ..World::default() };
         let verdict = world.run(&engine(policy(&config())), Phase::HttpRequest, &mut cx);
         (matches!(verdict, Verdict::Continue), world.refreshed)
     };
