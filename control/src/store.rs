@@ -8,7 +8,7 @@ mod lock;
 mod sqlite;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -338,4 +338,14 @@ pub trait Store: Send + Sync + 'static {
     fn revoke(&self, lease: LeaseId) -> Reply<'_, ()>;
     /// Forgets changes up to and including the revision; current values stay.
     fn compact(&self, revision: Revision) -> Reply<'_, ()>;
+}
+
+/// What an error of the file system means to an operator.
+fn file_error(path: &Path, error: std::io::Error) -> StoreError {
+    let path = path.to_owned();
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => StoreError::Full { path },
+        std::io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path },
+        _ => StoreError::Engine { path, source: Arc::new(error) },
+    }
 }

@@ -4,9 +4,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
 
-use super::StoreError;
+use super::{StoreError, file_error};
 
 /// Longest process id in bytes that is read from a lock file.
 const HOLDER_BYTES_MAX: u64 = 20;
@@ -21,7 +20,7 @@ impl DirLock {
     /// Takes `DIR/control.lock` and writes this process's id into it.
     pub fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("control.lock");
-        let broken = |e| StoreError::Engine { path: path.clone(), source: Arc::new(e) };
+        let broken = |e| file_error(&path, e);
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).map_err(broken)?;

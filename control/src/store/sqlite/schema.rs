@@ -3,13 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 
-use super::super::StoreError;
+use super::super::{StoreError, file_error};
 use super::engine_error;
 
 /// Marks the file as ours: `EbGt` in ASCII.
@@ -155,13 +154,4 @@ fn migrate(db: &mut Connection, from: u32) -> rusqlite::Result<()> {
 fn create_private(path: &Path) -> Result<(), StoreError> {
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     made.map(drop).map_err(|e| file_error(path, e))
-}
-
-fn file_error(path: &Path, error: std::io::Error) -> StoreError {
-    let path = path.to_owned();
-    match error.kind() {
-        std::io::ErrorKind::StorageFull => StoreError::Full { path },
-        std::io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path },
-        _ => StoreError::Engine { path, source: Arc::new(error) },
-    }
 }
