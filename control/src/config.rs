@@ -55,6 +55,14 @@ pub enum Command {
         /// The new file
         file: PathBuf,
     },
+    /// Put a backup in the database's place; control must not run
+    Restore {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The backup
+        file: PathBuf,
+    },
     /// Check the database, running or not
     Check {
         /// The data directory

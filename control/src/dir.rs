@@ -92,6 +92,16 @@ impl DataDir {
         self.0.join("secret.key")
     }
 
+    /// Whether a sealing key is there.
+    pub fn has_secret_key(&self) -> bool {
+        self.secret_key().exists()
+    }
+
+    /// Whether an authority is there; its certificate is written last.
+    pub fn has_authority(&self, purpose: Purpose) -> bool {
+        self.authority(purpose).exists() && self.authority_key(purpose).exists()
+    }
+
     /// Writes the sealing key.
     pub fn save_secret_key(&self, key: &[u8; SEAL_KEY_BYTES]) -> Result<Vault, DirError> {
         file::replace(&self.secret_key(), &format!("{}\n", STANDARD.encode(key)), 0o600)?;

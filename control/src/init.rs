@@ -16,6 +16,7 @@ use crate::record::{
     CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, INSTALLATION_KEY, Installation,
     IssuedCertificate, encode,
 };
+use crate::restore::{SIDE_FILES, beside};
 use crate::secret::{self, Entropy, SEAL_KEY_BYTES, Vault};
 use crate::store::{DirLock, Outcome, Sqlite, Store, StoreError, Txn};
 
@@ -77,13 +78,14 @@ pub async fn init(
     if dir.database().exists() {
         return Err(InitError::Already { dir: dir.path().to_owned() });
     }
-    let mut key = [0; SEAL_KEY_BYTES];
-    entropy.fill(&mut key);
-    let vault = dir.save_secret_key(&key)?;
+    // Secrets that are there stay: a backup of a lost database would not open without them.
+    let vault = if dir.has_secret_key() { dir.vault()? } else { new_vault(dir, entropy)? };
     let installation_name = secret::base62(entropy, 8);
     for purpose in Purpose::ALL {
-        let pair = new_authority(purpose, &installation_name, clock.unix_secs())?;
-        dir.save_authority(purpose, &pair, &vault)?;
+        if !dir.has_authority(purpose) {
+            let pair = new_authority(purpose, &installation_name, clock.unix_secs())?;
+            dir.save_authority(purpose, &pair, &vault)?;
+        }
     }
     let issuer = dir.issuer(&vault)?;
     let first = First { issuer, vault, clock, entropy };
@@ -104,13 +106,17 @@ pub async fn init(
     })
 }
 
+fn new_vault(dir: &DataDir, entropy: &dyn Entropy) -> Result<Vault, DirError> {
+    let mut key = [0; SEAL_KEY_BYTES];
+    entropy.fill(&mut key);
+    dir.save_secret_key(&key)
+}
+
 /// Everything under a temporary name first: a killed `init` leaves no database.
 async fn make_database(dir: &DataDir, txn: Txn) -> Result<(), InitError> {
     let unfinished = dir.unfinished_database();
-    for suffix in ["", "-wal", "-shm"] {
-        let mut path = unfinished.clone().into_os_string();
-        path.push(suffix);
-        file::remove(&PathBuf::from(path))?;
+    for suffix in SIDE_FILES {
+        file::remove(&beside(&unfinished, suffix))?;
     }
     let store = Sqlite::create(&unfinished)?;
     match store.commit(txn).await? {

@@ -22,6 +22,7 @@ pub mod presence;
 pub mod push;
 pub mod record;
 pub mod renew;
+pub mod restore;
 pub mod secret;
 pub mod serve;
 pub mod snapshot;

@@ -9,6 +9,7 @@ use ebbgate_control::clock::SystemClock;
 use ebbgate_control::config::{Account, ApiKey, Cli, Command, Init, LogFormat};
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::init::init;
+use ebbgate_control::restore::restore;
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
 use ebbgate_control::store::{copy_database, verify_database};
@@ -52,6 +53,10 @@ async fn command(command: &Command) -> Result<()> {
         Command::Backup { dir, file } => {
             copy_database(&DataDir::new(&dir.dir).database(), file)?;
             print(&json!({ "backup": file }))
+        }
+        Command::Restore { dir, file } => {
+            let replaced = restore(&DataDir::new(&dir.dir), file)?;
+            print(&json!({ "restored": file, "replaced": replaced }))
         }
         Command::Check { dir } => {
             let path = DataDir::new(&dir.dir).database();

@@ -382,7 +382,7 @@ pub enum RecordError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The value is not what its key says.
-    #[error("the record {key} is damaged; restore a backup made by `ebbgate-control backup`")]
+    #[error("the record {key} is damaged: put a backup in place with `ebbgate-control restore`")]
     Damaged {
         /// Where.
         key: String,

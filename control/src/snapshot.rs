@@ -73,7 +73,7 @@ pub struct Issued {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The value is not what its key says.
-    #[error("the record {key} is damaged; restore a backup made by `ebbgate-control backup`")]
+    #[error("the record {key} is damaged: put a backup in place with `ebbgate-control restore`")]
     Damaged {
         /// Where.
         key: String,

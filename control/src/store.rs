@@ -269,7 +269,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The database is damaged.
-    #[error("{} is damaged ({detail}). Keep a copy of it for analysis and put a backup made by `ebbgate-control backup` in its place", path.display())]
+    #[error("{} is damaged ({detail}). Put a backup in its place with `ebbgate-control restore`", path.display())]
     Damaged {
         /// The database.
         path: PathBuf,
@@ -277,7 +277,7 @@ pub enum StoreError {
         detail: String,
     },
     /// Written by a newer release.
-    #[error("{} has schema {found}, this release knows {known}: start the newer ebbgate-control, or restore a backup made before the upgrade", path.display())]
+    #[error("{} has schema {found}, this release knows {known}: start the newer ebbgate-control, or put a backup of before the upgrade in its place with `ebbgate-control restore`", path.display())]
     TooNew {
         /// The database.
         path: PathBuf,
@@ -295,7 +295,7 @@ pub enum StoreError {
         holder: String,
     },
     /// There is no database.
-    #[error("{} does not exist: run `ebbgate-control init` first", path.display())]
+    #[error("{} does not exist: run `ebbgate-control init` first, or `ebbgate-control restore` if it was lost", path.display())]
     Missing {
         /// The database.
         path: PathBuf,

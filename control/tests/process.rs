@@ -335,11 +335,13 @@ fn operators_add_accounts_and_take_backups_of_a_running_control() {
     let backup = temporary.path().join("backup.db");
     assert!(place.run(&["backup", &backup.display().to_string()]).status.success());
     assert!(place.run(&["check"]).status.success());
+    let output = place.run(&["restore", &backup.display().to_string()]);
+    assert!(stderr(&output).contains("in use"), "not under a running control: {}", stderr(&output));
     let (status, _) = call(control.admin, "POST", "/accounts", "guess", Some(&json!({"name": "x"}))).unwrap();
     assert_eq!(status, 401);
     assert_eq!(control.terminate(), Some(0));
-    // The backup in the database's place is all it takes.
-    std::fs::copy(&backup, place.dir.join("control.db")).unwrap();
+    let output = place.run(&["restore", &backup.display().to_string()]);
+    assert!(output.status.success(), "{}", stderr(&output));
     let control = place.serve();
     let (status, _) = call(control.api, "GET", "/credentials", &text(&more, "api_key"), None).unwrap();
     assert_eq!(status, 200);

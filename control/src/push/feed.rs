@@ -91,8 +91,10 @@ impl Feeds {
         tracing::info!(%edge, version, generation, "an edge connected");
         let (hold, commands) = self.presence.join(edge, version, generation);
         let outbox = Outbox::new(generation, self.memory().get(&edge).cloned());
-        let mut feed = Feed { shared: self, edge, hold, outbox, out, asked: Instant::now() };
-        let ended = feed.run(lines, commands).await;
+        let now = Instant::now();
+        let mut feed =
+            Feed { shared: self, edge, hold, outbox, waiting: None, said: now, asked: now, heard: now };
+        let ended = feed.run(lines, &out, commands).await;
         match &ended {
             Ok(()) => tracing::info!(%edge, "an edge disconnected"),
             Err(error) => tracing::warn!(%edge, %error, "the feed of an edge ended"),
@@ -120,15 +122,21 @@ struct Feed<'a> {
     edge: EdgeId,
     hold: Hold,
     outbox: Outbox,
-    out: mpsc::Sender<Bytes>,
-    /// When the Program under way was sent.
+    /// The line that goes out next.
+    waiting: Option<Bytes>,
+    /// Since when it has been waiting.
+    said: Instant,
+    /// When the Program under way was put in line.
     asked: Instant,
+    /// When the edge last said anything.
+    heard: Instant,
 }
 
 impl Feed<'_> {
     async fn run<B>(
         &mut self,
         mut lines: Lines<B>,
+        out: &mpsc::Sender<Bytes>,
         mut commands: mpsc::Receiver<Command>,
     ) -> Result<(), FeedError>
     where
@@ -138,36 +146,49 @@ impl Feed<'_> {
         let mut planned = self.shared.planned.clone();
         let mut beat = interval(Duration::from_secs(BEAT_SECS));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard = Instant::now();
         loop {
             let newest = planned.borrow_and_update().program.clone();
-            if let Some(message) = newest.and_then(|newest| self.outbox.next(&newest)) {
-                self.send(message).await?;
+            if self.waiting.is_none()
+                && let Some(message) = newest.and_then(|newest| self.outbox.next(&newest))
+            {
+                self.say(message).await?;
                 self.asked = Instant::now();
             }
+            // Reading goes on while a line waits for the edge to read: two sides that only write would wait for ever.
             tokio::select! {
                 line = lines.next() => {
                     let Some(message) = line? else { return Ok(()) };
-                    heard = Instant::now();
+                    self.heard = Instant::now();
                     self.take(message);
                 }
+                room = out.reserve(), if self.waiting.is_some() => {
+                    let room = room.map_err(|_| FeedError::Broken("it no longer reads".into()))?;
+                    if let Some(line) = self.waiting.take() {
+                        room.send(line);
+                    }
+                }
                 changed = planned.changed() => changed.map_err(|_| FeedError::Stopping)?,
-                command = commands.recv() => {
+                command = commands.recv(), if self.waiting.is_none() => {
                     let Command { session, command } = command.ok_or(FeedError::Replaced)?;
-                    self.send(ToEdge::Session { session, command }).await?;
+                    self.say(ToEdge::Session { session, command }).await?;
                 }
                 now = beat.tick() => {
-                    self.check(now, heard)?;
-                    self.send(ToEdge::Beat).await?;
+                    self.check(now)?;
+                    if self.waiting.is_none() {
+                        self.say(ToEdge::Beat).await?;
+                    }
                 }
             }
         }
     }
 
-    fn check(&self, now: Instant, heard: Instant) -> Result<(), FeedError> {
+    fn check(&self, now: Instant) -> Result<(), FeedError> {
         let passed = |since: Instant, secs| now.saturating_duration_since(since) > Duration::from_secs(secs);
-        if passed(heard, SILENCE_SECS_MAX) {
+        if passed(self.heard, SILENCE_SECS_MAX) {
             return Err(FeedError::Silent);
+        }
+        if self.waiting.is_some() && passed(self.said, SEND_SECS_MAX) {
+            return Err(FeedError::Stalled);
         }
         if self.outbox.waits() && passed(self.asked, ANSWER_SECS_MAX) {
             return Err(FeedError::NoAnswer);
@@ -211,19 +232,17 @@ impl Feed<'_> {
         }
     }
 
-    async fn send(&self, message: ToEdge) -> Result<(), FeedError> {
+    /// Puts a message in line; there is room for one.
+    async fn say(&mut self, message: ToEdge) -> Result<(), FeedError> {
         // A whole Program can be large; it is written down where it may take its time.
         let line = tokio::task::spawn_blocking(move || {
             let mut line = serde_json::to_vec(&message).expect("messages have string keys only");
             line.push(b'\n');
             Bytes::from(line)
         });
-        let line = line.await.map_err(|_| FeedError::Stopping)?;
-        match timeout(Duration::from_secs(SEND_SECS_MAX), self.out.send(line)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(FeedError::Broken("it no longer reads".into())),
-            Err(_) => Err(FeedError::Stalled),
-        }
+        self.waiting = Some(line.await.map_err(|_| FeedError::Stopping)?);
+        self.said = Instant::now();
+        Ok(())
     }
 }
 

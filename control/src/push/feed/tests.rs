@@ -91,6 +91,16 @@ impl Edge {
         }
     }
 
+    /// Says for ever that it is there.
+    fn beat(&self) {
+        let to_control = self.to_control.clone();
+        tokio::spawn(async move {
+            while to_control.send("{\"type\":\"beat\"}\n".into()).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(BEAT_SECS)).await;
+            }
+        });
+    }
+
     /// Keeps the feed alive until control ends it.
     async fn end(mut self) -> FeedError {
         while self.from_control.recv().await.is_some() {}
@@ -214,19 +224,24 @@ async fn silent_mute_and_stalled_edges_are_let_go() {
     // Beats, but never answers for its Program.
     control.publish.send_replace(program(1));
     let mute = control.join(edge_id(2), 0).await;
-    let beating = tokio::spawn({
-        let to_control = mute.to_control.clone();
-        async move {
-            while to_control.send("{\"type\":\"beat\"}\n".into()).await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(BEAT_SECS)).await;
-            }
-        }
-    });
+    mute.beat();
     assert!(matches!(mute.end().await, FeedError::NoAnswer));
-    beating.abort();
-    // Reads nothing.
-    let stalled = control.join(edge_id(3), 0).await;
-    assert!(matches!(stalled.ended.await.unwrap(), Err(FeedError::Stalled | FeedError::Silent)));
+    // Beats, but reads nothing: one line is taken for it, the next waits.
+    let unplanned = Control::new();
+    let stalled = unplanned.join(edge_id(3), 0).await;
+    stalled.beat();
+    assert!(matches!(stalled.ended.await.unwrap(), Err(FeedError::Stalled)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edge_that_does_not_read_is_still_heard() {
+    let control = Control::new();
+    control.publish.send_replace(program(1));
+    let edge = control.join(edge_id(1), 0).await;
+    tokio::time::sleep(Duration::from_secs(2 * BEAT_SECS)).await;
+    let session = TunnelSessionId::new(ksuid(1));
+    edge.say(&FromEdge::Session { session, report: Box::new(report(1)) }).await;
+    control.shows(|presence| presence.edges().first().is_some_and(|edge| edge.sessions == 1)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,7 +65,10 @@ fn files_that_cannot_be_trusted_are_refused_with_the_way_out() {
         assert!(std::fs::read(&path).ok() == before, "a refused file is left as it is");
     };
     check(&|path| std::fs::remove_file(path).unwrap(), "run `ebbgate-control init` first");
-    check(&|path| std::fs::write(path, "not a database, but long enough to be looked at").unwrap(), "backup");
+    check(
+        &|path| std::fs::write(path, "not a database, but long enough to be looked at").unwrap(),
+        "ebbgate-control restore",
+    );
     check(&|path| std::fs::write(path, "").unwrap(), "is not a database of ebbgate-control");
     check(
         &|path| {
@@ -74,7 +77,7 @@ fn files_that_cannot_be_trusted_are_refused_with_the_way_out() {
             bytes.truncate(half);
             std::fs::write(path, bytes).unwrap();
         },
-        "put a backup",
+        "ebbgate-control restore",
     );
     check(
         &|path| {
@@ -83,7 +86,7 @@ fn files_that_cannot_be_trusted_are_refused_with_the_way_out() {
             bytes.iter_mut().skip(4096).for_each(|b| *b = !*b);
             std::fs::write(path, bytes).unwrap();
         },
-        "put a backup",
+        "ebbgate-control restore",
     );
     check(
         &|path| {
