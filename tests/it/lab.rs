@@ -20,6 +20,9 @@ use crate::program;
 /// Seconds within which something that takes milliseconds must have happened, however busy the machine is.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
+/// Lines of each log in a failing test's report.
+const LOG_LINES: usize = 40;
+
 /// A lab that is gone, processes and files, when dropped.
 pub(crate) struct TestLab {
     // Dropped first, so that nothing writes to the directory any more.
@@ -93,13 +96,24 @@ impl TestLab {
         Ok(list(&self.api()?, "/endpoints", "endpoints")?.into_iter().filter(|e| e["url"] == url).collect())
     }
 
+    /// Prints the ends of all logs, for the report of a failing test.
+    pub(crate) fn show_logs(&self) {
+        for entry in fs::read_dir(self.log_dir()).into_iter().flatten().flatten() {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let end = lines.len().saturating_sub(LOG_LINES)..;
+            println!("---- {}\n{}", entry.path().display(), lines[end].join("\n"));
+        }
+    }
+
     /// Waits until the API lists `members` agent endpoints on each URL.
     pub(crate) fn wait_online(&self, urls: &[&str], members: usize) -> Result<()> {
         for url in urls {
-            wait::until(SOON, &format!("{members} agents on {url}"), || {
-                let online = self.listed(url)?.iter().filter(|e| e["type"] == "agent").count();
-                Ok((online == members).then_some(()))
-            })?;
+            let online =
+                || -> Result<usize> { Ok(self.listed(url)?.iter().filter(|e| e["type"] == "agent").count()) };
+            soon(&format!("{members} agents on {url}"), || Ok((online()? == members).then_some(())))
+                .inspect_err(|_| self.show_logs())
+                .with_context(|| format!("{:?} are listed", online().ok()))?;
         }
         Ok(())
     }
