@@ -91,7 +91,7 @@ impl UpstreamAddress {
             return Err(AddressError::TooLong);
         }
         if text.bytes().all(|b| b.is_ascii_digit()) {
-            return Self::local(parse_port(text)?, endpoint);
+            return Ok(Self::local(parse_port(text)?, endpoint));
         }
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (parse_scheme(scheme)?, rest),
@@ -114,13 +114,13 @@ impl UpstreamAddress {
     }
 
     /// A port of this machine: 443 of an HTTP endpoint means TLS.
-    fn local(port: u16, endpoint: Scheme) -> Result<Self, AddressError> {
+    fn local(port: u16, endpoint: Scheme) -> Self {
         let scheme = match (endpoint.is_http(), port) {
             (true, 443) => UpstreamScheme::Https,
             (true, _) => UpstreamScheme::Http,
             (false, _) => UpstreamScheme::Tcp,
         };
-        Ok(Self { scheme, host: "localhost".into(), port })
+        Self { scheme, host: "localhost".into(), port }
     }
 
     /// Whether to wrap the bytes in TLS.
@@ -194,6 +194,8 @@ fn parse_port(text: &str) -> Result<u16, AddressError> {
 
 #[cfg(test)]
 mod tests {
+    use Scheme::{Http, Https, Tcp, Tls};
+
     use super::*;
     use proptest::prelude::*;
 
@@ -203,7 +205,6 @@ mod tests {
             let address = UpstreamAddress::parse(text, endpoint).unwrap_or_else(|e| panic!("{text}: {e}"));
             assert_eq!(address.to_string(), expect, "{text} on {endpoint}");
         };
-        use Scheme::{Http, Https, Tcp, Tls};
         check("8080", Https, "http://localhost:8080");
         check("8080", Http, "http://localhost:8080");
         check("5432", Tls, "tcp://localhost:5432");
@@ -233,7 +234,6 @@ mod tests {
             let error = UpstreamAddress::parse(text, endpoint).unwrap_err().to_string();
             assert!(error.contains(expect), "{text}: {error}");
         };
-        use Scheme::{Https, Tcp};
         check("", Https, "empty");
         check("db", Tcp, "needs a port");
         check("tcp://", Tcp, "needs a port");
@@ -254,7 +254,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics_and_text_reads_back(text in "\\PC{0,40}|[a-z]{0,5}(://)?[a-z0-9.:\\[\\]/-]{0,30}") {
-            for endpoint in [Scheme::Https, Scheme::Tcp] {
+            for endpoint in [Https, Tcp] {
                 if let Ok(address) = UpstreamAddress::parse(&text, endpoint) {
                     prop_assert_eq!(UpstreamAddress::parse(&address.to_string(), endpoint), Ok(address));
                 }

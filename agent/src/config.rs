@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 pub use agent::{AgentConfig, ConnectAddress, Console, LogFormat, LogLevel, LogTarget};
 pub use draft::{
-    AppProtocol, Defect, EndpointConfig, EndpointDraft, PolicyText, TerminationPem, UpstreamConfig, UrlRequest,
+    AppProtocol, Defect, EndpointConfig, EndpointDraft, PolicyText, TerminationPem, UpstreamConfig,
+    UrlRequest,
 };
 pub use edit::{EditError, set_agent_key};
 pub use read::Problem;
@@ -148,7 +149,10 @@ const TOP_HINTS: &[(&str, &str)] = &[
     ("server_addr", "version 3 calls it `connect_url`, under `agent:`"),
     ("root_cas", "version 3 calls it `connect_cas`, under `agent:`"),
     ("region", "version 3 has no regions; remove it"),
-    ("tunnels", "this agent reads `endpoints` only: write each tunnel as an endpoint with `url` and `upstream`"),
+    (
+        "tunnels",
+        "this agent reads `endpoints` only: write each tunnel as an endpoint with `url` and `upstream`",
+    ),
 ];
 
 fn read_root(root: Node, source: &Source<'_>, found: &mut Findings) -> Config {

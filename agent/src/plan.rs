@@ -228,7 +228,13 @@ impl Plan {
     }
 
     /// Takes the answer to a bind. `reply` is an error text when there was no answer at all.
-    pub fn bound(&mut self, key: Key, reply: Result<BindReply, String>, now: Duration, random: u32) -> BindOutcome {
+    pub fn bound(
+        &mut self,
+        key: Key,
+        reply: Result<BindReply, String>,
+        now: Duration,
+        random: u32,
+    ) -> BindOutcome {
         let answer = reply.map_err(|message| Refusal { message, code: None }).and_then(|reply| {
             if !reply.error.is_empty() {
                 return Err(Refusal::from_text(&reply.error));
@@ -259,7 +265,9 @@ impl Plan {
             }
             // Only a spoken refusal counts as one; a lost answer is worth another try to anybody.
             Err(refusal)
-                if endpoint.patience == Patience::UntilRefused && !endpoint.was_online && refusal.was_spoken() =>
+                if endpoint.patience == Patience::UntilRefused
+                    && !endpoint.was_online
+                    && refusal.was_spoken() =>
             {
                 self.endpoints.remove(&key);
                 BindOutcome::Dropped(refusal)

@@ -30,7 +30,9 @@ enum ProxyKind {
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     /// Not a proxy URL.
-    #[error("the proxy URL is not `http://[user:password@]host:port` or `socks5://[user:password@]host:port`")]
+    #[error(
+        "the proxy URL is not `http://[user:password@]host:port` or `socks5://[user:password@]host:port`"
+    )]
     Url,
     /// The connection to the proxy failed midway.
     #[error("talking to the proxy failed: {0}")]
@@ -66,7 +68,8 @@ impl ProxyUrl {
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let long = |text: &str| text.len() > SOCKS_FIELD_BYTES_MAX;
-        if host.is_empty() || port == 0 || login.as_ref().is_some_and(|(user, word)| long(user) || long(word)) {
+        if host.is_empty() || port == 0 || login.as_ref().is_some_and(|(user, word)| long(user) || long(word))
+        {
             return Err(ProxyError::Url);
         }
         Ok(Self { kind, host: host.to_owned(), port, login })
@@ -180,7 +183,8 @@ async fn read_socks_reply<T: AsyncRead + Unpin>(io: &mut T) -> Result<(), ProxyE
         return Err(ProxyError::Protocol("SOCKS5"));
     }
     if reply != 0 {
-        let reasons = ["", "failure", "not allowed", "network unreachable", "host unreachable", "refused", "timeout"];
+        let reasons =
+            ["", "failure", "not allowed", "network unreachable", "host unreachable", "refused", "timeout"];
         let reason = reasons.get(usize::from(reply)).copied().unwrap_or("unsupported request");
         return Err(ProxyError::Refused(reason.to_owned()));
     }
@@ -253,7 +257,8 @@ mod tests {
         let login: &[(&[u8], &[u8])] =
             &[(b"\x05\x01\x02", b"\x05\x02"), (b"\x01\x01u\x01p", b"\x01\x00"), (request, done)];
         dialogue("socks5://u:p@p", login).await.unwrap();
-        let refused = dialogue("socks5://p", &[(b"\x05\x01\x00", b"\x05\x00"), (request, b"\x05\x05\x00\x01")]).await;
+        let refused =
+            dialogue("socks5://p", &[(b"\x05\x01\x00", b"\x05\x00"), (request, b"\x05\x05\x00\x01")]).await;
         assert!(refused.unwrap_err().to_string().contains("refused"));
         let wants_login = dialogue("socks5://p", &[(b"\x05\x01\x00", b"\x05\xff")]).await;
         assert!(matches!(wants_login, Err(ProxyError::Refused(_))));

@@ -29,7 +29,8 @@ where
 {
     let mut visitor = Side { io: visitor, broken: false };
     let mut upstream = Side { io: upstream, broken: false };
-    match tokio::io::copy_bidirectional_with_sizes(&mut visitor, &mut upstream, COPY_BYTES, COPY_BYTES).await {
+    match tokio::io::copy_bidirectional_with_sizes(&mut visitor, &mut upstream, COPY_BYTES, COPY_BYTES).await
+    {
         Ok(_) => Ok(()),
         Err(error) if upstream.broken => Err(Broken::Upstream(error)),
         Err(error) => Err(Broken::Visitor(error)),
@@ -50,7 +51,11 @@ impl<T> Side<'_, T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Side<'_, T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match Pin::new(&mut *self.io).poll_read(cx, buf) {
             // A TLS peer that closes without close_notify. So many servers do that it must count as an orderly end;
             // what lies inside (HTTP framing, a database protocol) notices a true truncation.

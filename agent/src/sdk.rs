@@ -162,7 +162,8 @@ impl Session {
 
     /// Forwards `url` to `upstream`: a port, `host:port` or `https://host:port`.
     pub async fn forward(&self, url: &str, upstream: &str) -> Result<Forwarding, SdkError> {
-        let draft = EndpointDraft { url: url.into(), upstream_url: upstream.into(), ..EndpointDraft::default() };
+        let draft =
+            EndpointDraft { url: url.into(), upstream_url: upstream.into(), ..EndpointDraft::default() };
         self.forward_with(draft).await
     }
 

@@ -124,7 +124,7 @@ pub fn unit_text(program: &Path, configs: &[PathBuf]) -> Result<String, ServiceE
     Ok(UNIT_TEXT.replace("@START@", &start))
 }
 
-/// One word of ExecStart: quoted, specifiers and variables switched off (systemd.service(5), "Command lines").
+/// One word of `ExecStart`: quoted, specifiers and variables switched off (systemd.service(5), "Command lines").
 fn argument(path: &Path) -> Result<String, ServiceError> {
     let text = path.to_str().filter(|text| !text.contains(char::is_control));
     let text = text.ok_or_else(|| ServiceError::Path(path.to_owned()))?;
@@ -203,7 +203,9 @@ mod tests {
         host.install(Path::new("/usr/bin/ebbgate"), &["/etc/ngrok.yml".into()]).unwrap();
         let text = std::fs::read_to_string(root.path().join("etc/systemd/system/ebbgate.service")).unwrap();
         assert!(
-            text.contains("ExecStart=\"/usr/bin/ebbgate\" start --all --service --config \"/etc/ngrok.yml\"\n"),
+            text.contains(
+                "ExecStart=\"/usr/bin/ebbgate\" start --all --service --config \"/etc/ngrok.yml\"\n"
+            ),
             "{text}"
         );
         host.install(Path::new("/usr/bin/ebbgate"), &["/etc/other.yml".into()]).unwrap();

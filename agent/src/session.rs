@@ -20,7 +20,8 @@ use tokio::time::Instant;
 
 use crate::dial::Dial;
 use crate::plan::{Key, Patience, Plan, Refusal};
-use crate::upstream::Upstream;
+use crate::relay::Broken;
+use crate::upstream::{DeliveryError, Upstream};
 
 pub use hello::{bind_request, hello};
 
@@ -107,11 +108,18 @@ pub enum Event {
         /// Why.
         refusal: Refusal,
     },
-    /// A connection was not delivered, or broke.
+    /// A connection was not delivered, or its upstream broke off.
     DeliveryFailed {
         /// The endpoint's name.
         name: String,
         /// Why.
+        reason: String,
+    },
+    /// A visitor broke off, as visitors do.
+    VisitorGone {
+        /// The endpoint's name.
+        name: String,
+        /// How.
         reason: String,
     },
     /// The edge asks this agent to stop.
@@ -292,10 +300,10 @@ impl Actor {
     }
 
     /// Dials while still taking commands; the outer error means closed.
-    #[expect(clippy::type_complexity, reason = "two independent outcomes, used once")]
     async fn dial(
         &mut self,
-    ) -> Result<Result<Box<dyn crate::dial::Carrier>, crate::dial::DialError>, Option<oneshot::Sender<()>>> {
+    ) -> Result<Result<Box<dyn crate::dial::Carrier>, crate::dial::DialError>, Option<oneshot::Sender<()>>>
+    {
         let dialer = self.settings.dialer.clone();
         let mut dialling = dialer.dial();
         loop {
@@ -358,9 +366,12 @@ impl Actor {
                 let (upstream, name) = (upstream.clone(), slot.name.clone());
                 let observer = self.settings.observer.clone();
                 Some(tokio::spawn(async move {
-                    if let Err(error) = upstream.deliver(stream).await {
-                        observer(Event::DeliveryFailed { name, reason: error.to_string() });
-                    }
+                    let Err(error) = upstream.deliver(stream).await else { return };
+                    let reason = error.to_string();
+                    observer(match error {
+                        DeliveryError::Broken(Broken::Visitor(_)) => Event::VisitorGone { name, reason },
+                        _ => Event::DeliveryFailed { name, reason },
+                    });
                 }))
             }
             Delivery::Accept(queue) => {

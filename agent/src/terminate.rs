@@ -1,5 +1,5 @@
 //! TLS that ends in the agent (`agent_tls_termination`): the edge passes bytes it cannot read. Also answers the
-//! PostgreSQL SSLRequest that libpq sends before its handshake, so that an ordinary `psql` works through pass-through.
+//! PostgreSQL `SSLRequest` that libpq sends before its handshake, so that an ordinary `psql` works through pass-through.
 
 use std::fmt;
 use std::io;
@@ -72,7 +72,8 @@ impl Terminator {
         let builder = if authorities.is_empty() {
             builder.with_no_client_auth()
         } else {
-            let roots = trust::from_pem(authorities.join("\n").as_bytes()).map_err(TerminatorError::Authority)?;
+            let roots =
+                trust::from_pem(authorities.join("\n").as_bytes()).map_err(TerminatorError::Authority)?;
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), trust::provider())
                 .build()
                 .map_err(|error| TerminatorError::Authority(error.to_string()))?;
@@ -89,7 +90,7 @@ impl Terminator {
         self.mutual
     }
 
-    /// Performs the handshake as server, an SSLRequest answered first if one comes.
+    /// Performs the handshake as server, an `SSLRequest` answered first if one comes.
     pub async fn accept<T>(&self, mut io: T) -> io::Result<TlsStream<Prefixed<T>>>
     where
         T: AsyncRead + AsyncWrite + Unpin,
@@ -100,7 +101,9 @@ impl Terminator {
         };
         match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), handshake).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the visitor did not finish its TLS handshake")),
+            Err(_) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the visitor did not finish its TLS handshake"))
+            }
         }
     }
 }
@@ -110,7 +113,9 @@ async fn answer_ssl_request<T: AsyncRead + AsyncWrite + Unpin>(io: &mut T) -> io
     let mut gss_tried = false;
     loop {
         let mut first = Vec::with_capacity(SSL_REQUEST.len());
-        while first.len() < SSL_REQUEST.len() && (SSL_REQUEST.starts_with(&first) || GSS_REQUEST.starts_with(&first)) {
+        while first.len() < SSL_REQUEST.len()
+            && (SSL_REQUEST.starts_with(&first) || GSS_REQUEST.starts_with(&first))
+        {
             first.push(io.read_u8().await?);
         }
         if first == GSS_REQUEST && !gss_tried {

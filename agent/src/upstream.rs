@@ -143,7 +143,8 @@ impl Upstream {
     /// Dials, writes the PROXY header in clear, then wraps the rest in TLS: the order HAProxy and nginx expect.
     async fn connect(&self, head: &[u8]) -> Result<Link, DeliveryError> {
         let failed = |source| DeliveryError::Dial { address: self.config.address.to_string(), source };
-        let mut tcp = dial::dial(self.config.address.host(), self.config.address.port()).await.map_err(failed)?;
+        let mut tcp =
+            dial::dial(self.config.address.host(), self.config.address.port()).await.map_err(failed)?;
         if !head.is_empty() {
             tcp.write_all(head).await.map_err(failed)?;
         }

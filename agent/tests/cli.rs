@@ -1,6 +1,8 @@
 //! The command as its users run it: exit codes, messages, the service's files, and runs against a small TLS edge that
 //! refuses or serves.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -71,7 +73,12 @@ async fn config_check_says_what_and_where() {
     file(directory.path(), "bad.yml", &POOL.replace("8080", "80 80").replace("name: a", "nam: a"));
     let bad = run(directory.path(), &["config", "check", "--config", "bad.yml"]).await;
     assert_eq!(bad.code, Some(1));
-    assert!(bad.stderr.contains("ERROR:  bad.yml:5:7: agent.endpoints[0].nam: unknown key; did you mean `name`?") || bad.stderr.contains("bad.yml:5:7: endpoints[0].nam: unknown key; did you mean `name`?"), "{}", bad.stderr);
+    assert!(
+        bad.stderr.contains("ERROR:  bad.yml:5:7: agent.endpoints[0].nam: unknown key; did you mean `name`?")
+            || bad.stderr.contains("bad.yml:5:7: endpoints[0].nam: unknown key; did you mean `name`?"),
+        "{}",
+        bad.stderr
+    );
 
     let missing = run(directory.path(), &["config", "check", "--config", "none.yml"]).await;
     assert_eq!(missing.code, Some(1));
@@ -86,7 +93,10 @@ async fn keys_are_added_to_the_default_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(".config/ebbgate/ebbgate.yml");
     assert_eq!(run(directory.path(), &["config", "add-authtoken", "abc"]).await.code, Some(0));
-    assert_eq!(run(directory.path(), &["config", "add-connect-url", "edge.example:4443"]).await.code, Some(0));
+    assert_eq!(
+        run(directory.path(), &["config", "add-connect-url", "edge.example:4443"]).await.code,
+        Some(0)
+    );
     assert_eq!(
         fs::read_to_string(&path).unwrap(),
         "version: 3\nagent:\n  connect_url: \"edge.example:4443\"\n  authtoken: \"abc\"\n"
@@ -154,7 +164,8 @@ impl SmallEdge {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let leaf =
+            CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().signed_by(&key, &issuer).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -203,7 +214,7 @@ async fn answer(mut stream: Stream, script: Script) -> Option<()> {
         }
         StreamKind::Bind => {
             let bind = Bind::decode(request).unwrap();
-            let url = bind.opts.0["URL"].as_str().unwrap().parse().unwrap();
+            let url = bind.opts.0.get("URL").and_then(|url| url.as_str()).unwrap().parse().unwrap();
             let reply = match script.refuse_bind {
                 Some(code) => BindReply::refused(&bind, error_text("That endpoint is not yours.", code)),
                 None => bind.reply("b1".into(), &url, Secret::new("k"), "tn_1".into()),

@@ -68,7 +68,8 @@ pub(super) fn validate(files: &[PathBuf], env: Env<'_>) -> Result<(), Failure> {
         config.agent.trust.roots().map_err(|error| Failure::new(format!("agent.connect_cas: {error}")))?;
     }
     for endpoint in &config.endpoints {
-        Upstream::new(endpoint).map_err(|error| Failure::new(format!("endpoint `{}`: {error}", endpoint.name)))?;
+        Upstream::new(endpoint)
+            .map_err(|error| Failure::new(format!("endpoint `{}`: {error}", endpoint.name)))?;
     }
     Ok(())
 }

@@ -35,7 +35,8 @@ pub(super) fn install(agent: &AgentConfig, console: bool) -> Result<(), Failure>
         LogTarget::Stderr => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
         LogTarget::File(path) => {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            let file = file.map_err(|error| Failure::new(format!("cannot log to {}: {error}", path.display())))?;
+            let file =
+                file.map_err(|error| Failure::new(format!("cannot log to {}: {error}", path.display())))?;
             (BoxMakeWriter::new(Mutex::new(file)), false)
         }
     };
@@ -62,7 +63,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         writer.write_str("t=")?;
         SystemTime.format_time(&mut writer)?;
         write!(writer, " lvl={}", event.metadata().level().as_str().to_ascii_lowercase())?;
@@ -83,7 +89,8 @@ impl Pairs {
         if field.name() == "message" {
             value.clone_into(&mut self.message);
         } else {
-            write!(self.text, " {}={}", field.name(), quoted(value)).expect("writing to a string cannot fail");
+            write!(self.text, " {}={}", field.name(), quoted(value))
+                .expect("writing to a string cannot fail");
         }
     }
 }

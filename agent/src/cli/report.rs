@@ -157,6 +157,7 @@ impl Reporter {
                 tracing::error!(name, reason = %refusal, "endpoint stopped");
             }
             Event::DeliveryFailed { name, reason } => tracing::warn!(name, reason, "connection failed"),
+            Event::VisitorGone { name, reason } => tracing::debug!(name, reason, "visitor gone"),
             Event::StopRequested => tracing::warn!("stop requested"),
         }
     }
@@ -182,7 +183,7 @@ impl Reporter {
             Event::EndpointStopped { name, refusal } => format!("Stopped      {name}: {refusal}"),
             Event::DeliveryFailed { name, reason } => format!("Failed       {name}: {reason}"),
             Event::StopRequested => "Session      asked to stop by the edge".to_owned(),
-            Event::Latency(_) => return None,
+            Event::Latency(_) | Event::VisitorGone { .. } => return None,
         })
     }
 }

@@ -47,7 +47,8 @@ async fn serve(
     dialer: EdgeDialer,
     upstreams: Vec<Arc<Upstream>>,
 ) -> Result<(), Failure> {
-    let listening = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
+    let listening =
+        |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
     let (mut terminate, mut interrupt) =
         (listening(SignalKind::terminate())?, listening(SignalKind::interrupt())?);
     let (to_verdict, mut verdict) = watch::channel(None);
@@ -89,5 +90,7 @@ async fn serve(
 
 /// The kernel's name of this host.
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
 }

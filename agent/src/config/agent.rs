@@ -7,7 +7,7 @@ use std::time::Duration;
 use ebbgate_wire::rpc::Secret;
 
 use super::Source;
-use super::read::{Field, Findings, Problem, Table};
+use super::read::{Findings, Problem, Table};
 use crate::proxy::ProxyUrl;
 use crate::trust::Trust;
 
@@ -34,11 +34,14 @@ impl ConnectAddress {
         }
         let whole_is_ip = text.parse::<std::net::IpAddr>().is_ok();
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !whole_is_ip && !port.ends_with(']') => (host, port.parse().map_err(|_| bad())?),
+            Some((host, port)) if !whole_is_ip && !port.ends_with(']') => {
+                (host, port.parse().map_err(|_| bad())?)
+            }
             _ => (text, CONNECT_PORT),
         };
         let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        let is_name = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        let is_name =
+            !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         if port == 0 || !(is_name || host.parse::<std::net::Ipv6Addr>().is_ok()) {
             return Err(bad());
         }
@@ -231,22 +234,21 @@ pub(super) fn read(mut table: Table, found: &mut Findings) -> AgentConfig {
 /// Keys whose silent loss would leave the user less safe than the file says.
 fn refuse_unsafe(table: &mut Table, found: &mut Findings) {
     if let Some(field) = table.take("crl_url") {
-        field.refuse(found, "this agent checks no revocation lists; remove the key, and use short-lived certificates");
+        field.refuse(
+            found,
+            "this agent checks no revocation lists; remove the key, and use short-lived certificates",
+        );
     }
 }
 
 fn read_connection(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings) {
-    let parsed = |field: Option<Field>, found: &mut Findings| {
-        let field = field?;
-        match ConnectAddress::parse(&field.text(found)?) {
-            Ok(address) => Some(address),
-            Err(message) => {
-                field.refuse(found, message);
-                None
-            }
+    if let Some(field) = table.take("connect_url") {
+        match field.text(found).map(|text| ConnectAddress::parse(&text)) {
+            Some(Ok(address)) => agent.connect = Some(address),
+            Some(Err(message)) => field.refuse(found, message),
+            None => {}
         }
-    };
-    agent.connect = parsed(table.take("connect_url"), found);
+    }
     if let Some(field) = table.take("connect_cas") {
         agent.trust = field.text(found).map_or(Trust::Installed, |text| Trust::parse(&text));
     }

@@ -11,11 +11,11 @@ use crate::terminate::Terminator;
 use crate::trust::Trust;
 
 /// Longest endpoint name in bytes.
-pub const NAME_BYTES_MAX: usize = 255;
+pub(super) const NAME_BYTES_MAX: usize = 255;
 /// Longest description in bytes (surface.md section 2.3).
-pub const DESCRIPTION_BYTES_MAX: usize = 255;
+pub(super) const DESCRIPTION_BYTES_MAX: usize = 255;
 /// Longest metadata in bytes (surface.md section 2.3).
-pub const METADATA_BYTES_MAX: usize = 4096;
+pub(super) const METADATA_BYTES_MAX: usize = 4096;
 
 /// What an endpoint asks to be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,7 +180,9 @@ impl EndpointDraft {
         let url = self.check_url().map_err(|message| refuse("url", message)).ok();
         let scheme = url.as_ref().map_or(self.scheme.unwrap_or(Scheme::Https), UrlRequest::scheme);
         let binding = match &url {
-            Some(url) => check_binding(&self.bindings, url).map_err(|message| refuse("bindings", message)).ok(),
+            Some(url) => {
+                check_binding(&self.bindings, url).map_err(|message| refuse("bindings", message)).ok()
+            }
             None => None,
         };
         let upstream = self.check_upstream(scheme).map_err(|found| defects.extend(found)).ok();
@@ -191,7 +193,8 @@ impl EndpointDraft {
         if defects.iter().any(|defect| !defect.warning) {
             return Err(defects);
         }
-        let (Some(url), Some(binding), Some(upstream), Some(termination)) = (url, binding, upstream, termination)
+        let (Some(url), Some(binding), Some(upstream), Some(termination)) =
+            (url, binding, upstream, termination)
         else {
             return Err(defects);
         };
@@ -212,7 +215,9 @@ impl EndpointDraft {
     fn check_url(&self) -> Result<UrlRequest, String> {
         let url = UrlRequest::parse(&self.url, self.scheme.unwrap_or(Scheme::Https))?;
         match self.scheme {
-            Some(expected) if expected.is_http() != url.scheme().is_http() || is_tls_against_tcp(expected, &url) => {
+            Some(expected)
+                if expected.is_http() != url.scheme().is_http() || is_tls_against_tcp(expected, &url) =>
+            {
                 Err(format!("`{}` is not a URL of this kind of endpoint ({expected})", self.url))
             }
             _ => Ok(url),
@@ -262,7 +267,10 @@ impl EndpointDraft {
             Err(error) => refuse("url", &error.to_string()),
             Ok(address) if verify.is_some() && address.transport() == Transport::Tcp => {
                 let field = if self.tls_verify_cas.is_empty() { "tls_verify" } else { "tls_verify_cas" };
-                refuse(field, &format!("`{address}` has no certificate to verify; write https:// or tls:// there"));
+                refuse(
+                    field,
+                    &format!("`{address}` has no certificate to verify; write https:// or tls:// there"),
+                );
             }
             Ok(address) if defects.is_empty() => {
                 return Ok(UpstreamConfig { address, protocol, proxy_protocol, verify });
@@ -303,7 +311,10 @@ impl EndpointDraft {
             warning: false,
         };
         if scheme != Scheme::Tls {
-            return Err(refused("", format!("only tls:// endpoints end TLS in the agent; this one is {scheme}://")));
+            return Err(refused(
+                "",
+                format!("only tls:// endpoints end TLS in the agent; this one is {scheme}://"),
+            ));
         }
         let made = Terminator::new(pem.certificate.as_bytes(), &pem.key, &pem.client_authorities);
         made.map(Some).map_err(|error| refused(error.field(), error.to_string()))

@@ -47,7 +47,8 @@ pub fn set_agent_key(file: &Path, text: &str, key: &str, value: &str) -> Result<
         return Err(EditError::Form(agent.node.place.clone()));
     }
     let indent = inside.first().map_or(2, |entry| entry.place.column.saturating_sub(1));
-    let line = format!("{:indent$}{key}: {}\n", "", quoted(value), indent = usize::try_from(indent).unwrap_or(2));
+    let line =
+        format!("{:indent$}{key}: {}\n", "", quoted(value), indent = usize::try_from(indent).unwrap_or(2));
     let (from, to) = match inside.iter().find(|entry| entry.key == key) {
         Some(old) if !matches!(old.node.value, Value::List(_) | Value::Map(_)) => {
             (index(old.place.line), index(old.place.line) + 1)
@@ -104,7 +105,13 @@ mod tests {
 
     #[test]
     fn refuses_forms_it_cannot_edit() {
-        for text in ["agent: {authtoken: x}\n", "agent: text\n", "- a\n", "agent:\n  authtoken: >\n    old\n    er\n", "a: [\n"] {
+        for text in [
+            "agent: {authtoken: x}\n",
+            "agent: text\n",
+            "- a\n",
+            "agent:\n  authtoken: >\n    old\n    er\n",
+            "a: [\n",
+        ] {
             assert!(set_agent_key(Path::new("a.yml"), text, "authtoken", "T").is_err(), "{text}");
         }
     }

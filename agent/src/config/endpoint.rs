@@ -70,7 +70,8 @@ fn read_one(item: Field, source: &Source<'_>, found: &mut Findings) -> Option<En
         Some(field) => draft.name = field.text(found).unwrap_or_default(),
         None => table.missing(found, "name", "missing; every endpoint has a name, for `ebbgate start NAME`"),
     }
-    let mut text = |key, found: &mut Findings| table.take(key).and_then(|field| field.text(found)).unwrap_or_default();
+    let mut text =
+        |key, found: &mut Findings| table.take(key).and_then(|field| field.text(found)).unwrap_or_default();
     draft.url = text("url", found);
     draft.description = text("description", found);
     draft.metadata = text("metadata", found);
@@ -86,7 +87,13 @@ fn read_one(item: Field, source: &Source<'_>, found: &mut Findings) -> Option<En
     }
     match table.take("upstream") {
         Some(field) => read_upstream(field, &mut draft, found),
-        None => table.missing(found, "upstream", "missing; write `upstream: {url: …}`, the place traffic goes to"),
+        None => {
+            table.missing(
+                found,
+                "upstream",
+                "missing; write `upstream: {url: …}`, the place traffic goes to",
+            );
+        }
     }
     table.finish(found, HINTS);
     (found.errors.len() == errors_before).then_some(draft)
@@ -96,9 +103,12 @@ fn read_upstream(field: Field, draft: &mut EndpointDraft, found: &mut Findings) 
     let Some(mut table) = field.table(found) else { return };
     match table.take("url") {
         Some(field) => draft.upstream_url = field.text(found).unwrap_or_default(),
-        None => table.missing(found, "url", "missing; write a port (`8080`), `host:port` or `https://host:port`"),
+        None => {
+            table.missing(found, "url", "missing; write a port (`8080`), `host:port` or `https://host:port`");
+        }
     }
-    let mut text = |key, found: &mut Findings| table.take(key).and_then(|field| field.text(found)).unwrap_or_default();
+    let mut text =
+        |key, found: &mut Findings| table.take(key).and_then(|field| field.text(found)).unwrap_or_default();
     draft.protocol = text("protocol", found);
     draft.proxy_protocol = text("proxy_protocol", found);
     if let Some(field) = table.take("tls_verify") {
@@ -123,16 +133,14 @@ fn read_policy(table: &mut Table, source: &Source<'_>, found: &mut Findings) -> 
             file.refuse(found, "`traffic_policy` and `traffic_policy_file` exclude each other; keep one");
             None
         }
-        (Some(inline), None) => match &inline.node.value {
-            Value::Map(_) => Some(PolicyText { text: inline.node.to_json().to_string(), file: None }),
-            _ => {
-                inline.refuse(
-                    found,
-                    "write the policy as a mapping with its phases as keys, or name a file by `traffic_policy_file`",
-                );
-                None
+        (Some(inline), None) => {
+            if let Value::Map(_) = &inline.node.value {
+                return Some(PolicyText { text: inline.node.to_json().to_string(), file: None });
             }
-        },
+            let advice = "write the policy as a mapping with its phases as keys, or name a file by `traffic_policy_file`";
+            inline.refuse(found, advice);
+            None
+        }
         (None, Some(file)) => {
             let path = beside(&file.node.place, &file.text(found)?);
             let text = read_text(&path, &file, source, found)?;
@@ -159,7 +167,11 @@ fn read_termination(mut table: Table, source: &Source<'_>, found: &mut Findings)
         let items = list.list(found)?;
         if items.is_empty() {
             // An empty list would read as "anybody", which nobody writes on purpose.
-            found.error(&place, &path, "the list is empty; name a CA, or remove the key to ask no certificate");
+            found.error(
+                &place,
+                &path,
+                "the list is empty; name a CA, or remove the key to ask no certificate",
+            );
         }
         for item in &items {
             client_authorities.push(read_pem(item, source, found)?);

@@ -121,7 +121,10 @@ impl Field {
         let text = self.text(found)?;
         let duration = parse_duration(&text).filter(|d| !d.is_zero());
         if duration.is_none() {
-            self.refuse(found, format!("`{text}` is not a duration; write it with units, as in `10s` or `1m30s`"));
+            self.refuse(
+                found,
+                format!("`{text}` is not a duration; write it with units, as in `10s` or `1m30s`"),
+            );
         }
         duration
     }
@@ -132,7 +135,8 @@ impl Field {
             Self { path, node }.wrong_kind(found, "a list");
             return None;
         };
-        let fields = items.into_iter().enumerate().map(|(i, node)| Self { path: format!("{path}[{i}]"), node });
+        let fields =
+            items.into_iter().enumerate().map(|(i, node)| Self { path: format!("{path}[{i}]"), node });
         Some(fields.collect())
     }
 

@@ -5,11 +5,13 @@ use crate::trust::Trust;
 
 /// Loads texts as files `a.yml`, `b.yml`, …, with `extra` files and variables beside them.
 fn load(texts: &[&str], extra: &[(&str, &str)], env: &[(&str, &str)]) -> Result<Config, String> {
-    let names: Vec<PathBuf> = (b'a'..).take(texts.len()).map(|c| format!("dir/{}.yml", c as char).into()).collect();
+    let names: Vec<PathBuf> =
+        (b'a'..).take(texts.len()).map(|c| format!("dir/{}.yml", c as char).into()).collect();
     let read = |path: &Path| {
         let at = names.iter().position(|name| name == path);
         let text = at.map(|at| texts[at]);
-        let text = text.or_else(|| extra.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| *text));
+        let text =
+            text.or_else(|| extra.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| *text));
         text.map(str::to_owned).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     };
     let env = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
@@ -97,7 +99,9 @@ fn the_guides_pool_is_lifted_with_a_warning_and_read_as_repaired_without() {
     assert!(lifted.endpoints.iter().all(|e| e.pooling_enabled));
     assert_eq!(
         lifted.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["dir/a.yml:4:3: agent.endpoints: `endpoints` belongs at the top level, beside `agent`; read as if it stood there"]
+        [
+            "dir/a.yml:4:3: agent.endpoints: `endpoints` belongs at the top level, beside `agent`; read as if it stood there"
+        ]
     );
     let repaired = SEED_POOL.replace("\n  endpoints:", "\nendpoints:").replace("\n    ", "\n  ");
     let repaired = load(&[&repaired], &[], &[]).unwrap();
@@ -131,11 +135,20 @@ fn versions() {
 #[test]
 fn unknown_keys_say_where_and_what_was_meant() {
     let agent = |line: &str| format!("version: 3\nagent:\n  {line}\n");
-    refused(&agent("auth_token: x"), &["dir/a.yml:3:3: agent.auth_token: unknown key; did you mean `authtoken`?"]);
+    refused(
+        &agent("auth_token: x"),
+        &["dir/a.yml:3:3: agent.auth_token: unknown key; did you mean `authtoken`?"],
+    );
     refused(&agent("server_addr: x"), &["agent.server_addr", "version 3 calls it `connect_url`"]);
     refused(&agent("crl_url: http://x"), &["agent.crl_url", "no revocation lists"]);
-    refused("version: 3\nauthtoken: x\nagent: {}\n", &["2:1: authtoken: unknown key; it belongs under `agent:`"]);
-    refused("version: 3\nagent: {}\ntunnels: {}\n", &["3:1: tunnels: unknown key; this agent reads `endpoints` only"]);
+    refused(
+        "version: 3\nauthtoken: x\nagent: {}\n",
+        &["2:1: authtoken: unknown key; it belongs under `agent:`"],
+    );
+    refused(
+        "version: 3\nagent: {}\ntunnels: {}\n",
+        &["3:1: tunnels: unknown key; this agent reads `endpoints` only"],
+    );
     refused("version: 3\nagent: {}\nendpoint: []\n", &["endpoint: unknown key; did you mean `endpoints`?"]);
     refused("version: 3\nagent: {}\nagent: {}\n", &["dir/a.yml:3"]);
     let both = "version: 3\nagent: {endpoints: []}\nendpoints: []\n";
@@ -144,11 +157,14 @@ fn unknown_keys_say_where_and_what_was_meant() {
 
 #[test]
 fn keys_without_effect_are_warned_of() {
-    let text = "version: 3\nagent:\n  web_addr: 127.0.0.1:4040\n  update_channel: beta\n  crl_noverify: true\n";
+    let text =
+        "version: 3\nagent:\n  web_addr: 127.0.0.1:4040\n  update_channel: beta\n  crl_noverify: true\n";
     let warnings: Vec<_> =
         load(&[text], &[], &[]).unwrap().warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warnings.len(), 3);
-    assert!(warnings.contains(&"dir/a.yml:3:3: agent.web_addr: accepted but not used by this agent".to_owned()));
+    assert!(
+        warnings.contains(&"dir/a.yml:3:3: agent.web_addr: accepted but not used by this agent".to_owned())
+    );
 }
 
 #[test]
@@ -182,14 +198,24 @@ fn the_agent_section() {
 fn the_environment_overrides_tokens_and_stands_in_for_the_edge() {
     let with = |env: &[(&str, &str)]| load(&[SEED_CLINIC], &[], env).unwrap().agent;
     assert_eq!(with(&[("NGROK_AUTHTOKEN", "n")]).authtoken, Some(Secret::new("n")));
-    assert_eq!(with(&[("NGROK_AUTHTOKEN", "n"), ("EBBGATE_AUTHTOKEN", "e")]).authtoken, Some(Secret::new("e")));
-    assert_eq!(with(&[("EBBGATE_AUTHTOKEN", "")]).authtoken, Some(Secret::new("AUTHTOKEN_CREATED_IN_STEP_1")));
+    assert_eq!(
+        with(&[("NGROK_AUTHTOKEN", "n"), ("EBBGATE_AUTHTOKEN", "e")]).authtoken,
+        Some(Secret::new("e"))
+    );
+    assert_eq!(
+        with(&[("EBBGATE_AUTHTOKEN", "")]).authtoken,
+        Some(Secret::new("AUTHTOKEN_CREATED_IN_STEP_1"))
+    );
     let agent = with(&[("EBBGATE_CONNECT_URL", "127.0.0.1:4443"), ("EBBGATE_CONNECT_CAS", "/ca.pem")]);
     assert_eq!(agent.connect.unwrap().to_string(), "127.0.0.1:4443");
     assert_eq!(agent.trust, Trust::File("/ca.pem".into()));
     let kept = load(&[SEED_CONNECT], &[], &[("EBBGATE_CONNECT_URL", "other:1")]).unwrap().agent;
     assert_eq!(kept.connect.unwrap().host, "connect.example.com");
-    assert!(load(&[SEED_CLINIC], &[], &[("EBBGATE_CONNECT_URL", "a:b")]).unwrap_err().starts_with("EBBGATE_CONNECT_URL:"));
+    assert!(
+        load(&[SEED_CLINIC], &[], &[("EBBGATE_CONNECT_URL", "a:b")])
+            .unwrap_err()
+            .starts_with("EBBGATE_CONNECT_URL:")
+    );
 }
 
 fn endpoint(lines: &str) -> String {
@@ -210,7 +236,10 @@ fn endpoint_urls_and_bindings() {
     assert_eq!(bare.url, UrlRequest::Exact("https://app.example.com".parse().unwrap()));
     assert_eq!(bare.binding, Binding::Public);
     let bad = |lines: &str, expect: &[&str]| refused(&endpoint(&format!("{lines}{upstream}")), expect);
-    bad("url: https://a.example/", &["dir/a.yml:5:10: endpoints[0].url", "remove the slash", "ERR_NGROK_9038"]);
+    bad(
+        "url: https://a.example/",
+        &["dir/a.yml:5:10: endpoints[0].url", "remove the slash", "ERR_NGROK_9038"],
+    );
     bad("url: tcp://a.internal", &["needs a port"]);
     bad("url: https://a.internal\nbindings: [public]", &["6:15: endpoints[0].bindings", "never public"]);
     bad("url: https://a.example\nbindings: [internal]", &["ends in `.internal`"]);
@@ -225,7 +254,9 @@ fn endpoint_urls_and_bindings() {
 
 #[test]
 fn upstreams() {
-    let full = one("url: https://a.internal\nupstream: {url: 'https://app', protocol: http2, proxy_protocol: 2, tls_verify: true}");
+    let full = one(
+        "url: https://a.internal\nupstream: {url: 'https://app', protocol: http2, proxy_protocol: 2, tls_verify: true}",
+    );
     assert_eq!(full.upstream.address.to_string(), "https://app:443");
     assert_eq!(full.upstream.protocol, AppProtocol::Http2);
     assert_eq!(full.upstream.proxy_protocol, Some(2));
@@ -253,13 +284,16 @@ fn names_are_present_and_unique() {
     refused(&file("  - upstream: {url: 80}\n"), &["4:5: endpoints[0].name: missing"]);
     let twice = file("  - {name: a, upstream: {url: 80}}\n  - {name: a, upstream: {url: 81}}\n");
     refused(&twice, &["5:12: endpoints[1].name: `a` is the name of an earlier endpoint"]);
-    let many: String = (0..=ENDPOINTS_MAX).map(|i| format!("  - {{name: e{i}, upstream: {{url: 80}}}}\n")).collect();
+    let many: Vec<_> =
+        (0..=ENDPOINTS_MAX).map(|i| format!("  - {{name: e{i}, upstream: {{url: 80}}}}\n")).collect();
+    let many = many.concat();
     refused(&file(&many), &["at most 1000 endpoints"]);
 }
 
 #[test]
 fn policies_are_checked_where_they_stand() {
-    let deny = "traffic_policy:\n  on_http_request:\n    - actions:\n        - type: deny\nupstream: {url: 80}";
+    let deny =
+        "traffic_policy:\n  on_http_request:\n    - actions:\n        - type: deny\nupstream: {url: 80}";
     assert!(one(deny).policy.unwrap().contains("\"deny\""));
     let slip = deny.replace("type: deny", "type: denyy");
     refused(&endpoint(&slip), &["dir/a.yml:8:", "endpoints[0].traffic_policy.on_http_request[0].actions[0]"]);

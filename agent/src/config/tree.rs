@@ -9,7 +9,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 /// Deepest nesting of a file; an agent file needs about twelve levels, policies included.
-pub const YAML_DEPTH_MAX: usize = 64;
+pub(super) const YAML_DEPTH_MAX: usize = 64;
 
 /// Where something stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,7 +183,9 @@ impl Node {
         for step in path.split(['.', '[']).filter(|step| !step.is_empty()) {
             let next = match &node.value {
                 Value::Map(entries) => entries.iter().find(|e| e.key == step).map(|e| &e.node),
-                Value::List(items) => step.strip_suffix(']').and_then(|i| items.get(i.parse::<usize>().ok()?)),
+                Value::List(items) => {
+                    step.strip_suffix(']').and_then(|i| items.get(i.parse::<usize>().ok()?))
+                }
                 _ => None,
             };
             match next {
@@ -278,8 +280,11 @@ mod tests {
 
     #[test]
     fn every_node_knows_its_place() {
-        let root = tree("agent:\n  authtoken: x\nendpoints:\n  - name: a\n    upstream:\n      url: 8080 # comment\n");
-        let check = |path: &str, place: &str| assert_eq!(root.descend(path).place.to_string(), place, "{path}");
+        let root = tree(
+            "agent:\n  authtoken: x\nendpoints:\n  - name: a\n    upstream:\n      url: 8080 # comment\n",
+        );
+        let check =
+            |path: &str, place: &str| assert_eq!(root.descend(path).place.to_string(), place, "{path}");
         check("agent.authtoken", "a.yml:2:14");
         check("endpoints[0].name", "a.yml:4:11");
         check("endpoints[0].upstream.url", "a.yml:6:12");

@@ -27,6 +27,7 @@ fn welcome(client_id: &str, cookie: &str) -> AuthReply {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as `Plan::bound` takes it")]
 fn yes(id: &str, url: &str, token: &str) -> Result<BindReply, String> {
     Ok(BindReply {
         id: id.into(),
@@ -36,6 +37,7 @@ fn yes(id: &str, url: &str, token: &str) -> Result<BindReply, String> {
     })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as `Plan::bound` takes it")]
 fn no(code: u32) -> Result<BindReply, String> {
     Ok(BindReply { error: error_text("no", code), ..BindReply::default() })
 }
@@ -115,12 +117,18 @@ fn one_failed_rebind_leaves_the_others_alone_and_heals() {
     plan.next_bind(secs(5)).unwrap();
     let BindOutcome::Retry(refusal, wait) = plan.bound(first, no(334), secs(5), u32::MAX) else { panic!() };
     assert_eq!(refusal.code, Some(ErrorCode::ALREADY_ONLINE));
-    assert_eq!(plan.bound(second, yes("b2", "https://y.example", "t"), secs(5), 0), BindOutcome::Online("https://y.example".parse().unwrap()));
+    assert_eq!(
+        plan.bound(second, yes("b2", "https://y.example", "t"), secs(5), 0),
+        BindOutcome::Online("https://y.example".parse().unwrap())
+    );
     assert_eq!(plan.served(), ["b2"]);
     assert_eq!(plan.next_bind(secs(5)), None, "not before the wait is over");
     assert_eq!(plan.next_due(), Some(secs(5) + wait));
     assert_eq!(plan.next_bind(secs(5) + wait).unwrap().0, first);
-    assert!(matches!(plan.bound(first, yes("b1", "https://x.example", "t"), secs(6), 0), BindOutcome::Online(_)));
+    assert!(matches!(
+        plan.bound(first, yes("b1", "https://x.example", "t"), secs(6), 0),
+        BindOutcome::Online(_)
+    ));
 }
 
 #[test]
@@ -151,7 +159,9 @@ fn what_only_people_can_change_is_retried_slowly() {
         let key = plan.add(bind(""), Patience::Forever, T0);
         plan.authenticated(T0, &welcome("c", "k")).unwrap();
         plan.next_bind(T0).unwrap();
-        let BindOutcome::Retry(refusal, wait) = plan.bound(key, no(code), T0, u32::MAX) else { panic!("{code}") };
+        let BindOutcome::Retry(refusal, wait) = plan.bound(key, no(code), T0, u32::MAX) else {
+            panic!("{code}")
+        };
         assert_eq!(refusal.is_permanent(), permanent, "{code}");
         assert_eq!(wait == secs(REFUSED_RETRY_SECS), permanent, "{code}");
     };
@@ -195,5 +205,8 @@ fn what_is_removed_is_unbound_even_when_its_answer_comes_late() {
     let late = plan.add(bind(""), Patience::Forever, T0);
     plan.next_bind(T0).unwrap();
     assert_eq!(plan.remove(late), None, "not served yet");
-    assert_eq!(plan.bound(late, yes("b9", "https://z.example", "t"), T0, 0), BindOutcome::Unwanted("b9".into()));
+    assert_eq!(
+        plan.bound(late, yes("b9", "https://z.example", "t"), T0, 0),
+        BindOutcome::Unwanted("b9".into())
+    );
 }

@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::hello::{RESTART_REFUSED, STOP_REFUSED, UPDATE_REFUSED};
-use super::{Actor, AUTH_SECS_MAX, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow};
+use super::{AUTH_SECS_MAX, Actor, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow};
 use crate::dial::Carrier;
 use crate::plan::{BindOutcome, Key, Refusal};
 
@@ -60,13 +60,17 @@ impl Drop for Tasks {
 
 impl Actor {
     /// Serves one connection until it ends or the session is closed.
-    pub(super) async fn connection(&mut self, io: Box<dyn Carrier>) -> Result<Option<oneshot::Sender<()>>, Ended> {
+    pub(super) async fn connection(
+        &mut self,
+        io: Box<dyn Carrier>,
+    ) -> Result<Option<oneshot::Sender<()>>, Ended> {
         let (session, mut incoming, driving) = driver::connect(io, Role::Client, Limits::AGENT);
         let driver = tokio::spawn(driving);
-        let reply = match timeout(Duration::from_secs(AUTH_SECS_MAX), ask_auth(&session, self.plan.auth())).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(format!("no answer to Auth within {AUTH_SECS_MAX} s")),
-        };
+        let reply =
+            match timeout(Duration::from_secs(AUTH_SECS_MAX), ask_auth(&session, self.plan.auth())).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(format!("no answer to Auth within {AUTH_SECS_MAX} s")),
+            };
         let admitted = reply.map_err(Ended::Lost).and_then(|reply| {
             self.plan.authenticated(self.now(), &reply).map_err(Ended::Refused)?;
             Ok(reply)
@@ -95,7 +99,9 @@ impl Actor {
         let heartbeat = tokio::spawn(async move {
             match opener.open(StreamKind::Heartbeat).await {
                 Ok(stream) => {
-                    let report = |round_trip| drop(to_loop.try_send(round_trip));
+                    let report = |round_trip| {
+                        let _ = to_loop.try_send(round_trip);
+                    };
                     heartbeat::run(stream, interval, tolerance, report).await
                 }
                 Err(error) => heartbeat::HeartbeatError::Io(std::io::Error::other(error)),
@@ -113,7 +119,11 @@ impl Actor {
         }
     }
 
-    async fn serve(&mut self, tasks: &mut Tasks, incoming: &mut Incoming) -> Result<Option<oneshot::Sender<()>>, Ended> {
+    async fn serve(
+        &mut self,
+        tasks: &mut Tasks,
+        incoming: &mut Incoming,
+    ) -> Result<Option<oneshot::Sender<()>>, Ended> {
         loop {
             while let Some((key, bind)) = self.plan.next_bind(self.now()) {
                 tasks.binds.spawn(ask_bind(tasks.session.clone(), key, bind));
@@ -204,7 +214,11 @@ impl Actor {
                 self.tell(Event::EndpointRefused { name: name(self), refusal, retry_in: Some(wait) });
             }
             BindOutcome::Dropped(refusal) => {
-                self.tell(Event::EndpointRefused { name: name(self), refusal: refusal.clone(), retry_in: None });
+                self.tell(Event::EndpointRefused {
+                    name: name(self),
+                    refusal: refusal.clone(),
+                    retry_in: None,
+                });
                 if let Some(waiter) = self.slots.remove(&key).and_then(|slot| slot.waiter) {
                     let _ = waiter.send(Err(refusal));
                 }

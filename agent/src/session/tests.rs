@@ -2,6 +2,7 @@
 
 mod edge;
 mod network;
+mod sdk;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -89,7 +90,10 @@ impl Events {
     }
 
     async fn endpoint_online(&mut self, wanted: &str) {
-        self.wait(|event| matches!(event, Event::EndpointOnline { name, .. } if name == wanted).then_some(())).await;
+        self.wait(|event| {
+            matches!(event, Event::EndpointOnline { name, .. } if name == wanted).then_some(())
+        })
+        .await;
     }
 }
 
@@ -249,7 +253,9 @@ async fn refused_auth_is_told_and_tried_again() {
     let (_session, mut events) = start(MemoryDialer::new(&edge));
     for _ in 0..2 {
         let refused = events.wait(|event| match event {
-            Event::AuthRefused { refusal, was_online, .. } => Some((refusal.code.map(|c| c.number()), *was_online)),
+            Event::AuthRefused { refusal, was_online, .. } => {
+                Some((refusal.code.map(ebbgate_model::ErrorCode::number), *was_online))
+            }
             _ => None,
         });
         assert_eq!(refused.await, (Some(107), false));
@@ -285,7 +291,9 @@ async fn an_endpoint_the_edge_stopped_stays_stopped() {
     let id = edge.book().served[A].clone();
     edge.stop_tunnel(&id).await;
     let code = events.wait(|event| match event {
-        Event::EndpointStopped { name, refusal } if name == "a" => Some(refusal.code.map(|c| c.number())),
+        Event::EndpointStopped { name, refusal } if name == "a" => {
+            Some(refusal.code.map(ebbgate_model::ErrorCode::number))
+        }
         _ => None,
     });
     assert_eq!(code.await, Some(300));

@@ -40,7 +40,8 @@ pub(super) async fn unreachable(visitor: &mut Stream, protocol: AppProtocol, rea
             }
             AppProtocol::Http2 => {
                 let mut connection = std::pin::pin!(
-                    hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service)
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(io, service)
                 );
                 tokio::select! {
                     _ = connection.as_mut() => return,

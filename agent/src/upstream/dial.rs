@@ -53,9 +53,7 @@ where
 {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let mut attempts = JoinSet::new();
-    let mut rest = alternate(addresses).into_iter();
-    loop {
-        let Some(address) = rest.next() else { break };
+    for address in alternate(addresses) {
         attempts.spawn(connect(address));
         let head_start = Duration::from_millis(NEXT_ADDRESS_MS);
         match tokio::time::timeout(head_start, attempts.join_next()).await {
@@ -86,8 +84,10 @@ mod tests {
 
     #[test]
     fn families_alternate_and_are_bounded() {
-        let addresses = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<SocketAddr>>();
-        let check = |given: &[&str], expect: &[&str]| assert_eq!(alternate(addresses(given)), addresses(expect));
+        let addresses =
+            |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let check =
+            |given: &[&str], expect: &[&str]| assert_eq!(alternate(addresses(given)), addresses(expect));
         check(&[], &[]);
         check(&["[::1]:1", "[::2]:1", "1.1.1.1:1"], &["[::1]:1", "1.1.1.1:1", "[::2]:1"]);
         check(&["1.1.1.1:1", "[::1]:1", "2.2.2.2:1"], &["1.1.1.1:1", "[::1]:1", "2.2.2.2:1"]);

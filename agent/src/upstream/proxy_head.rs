@@ -66,8 +66,9 @@ mod tests {
     #[tokio::test]
     async fn refuses_everything_else() {
         let endless = [b"PROXY ".as_slice(), &[b'x'; 200]].concat();
-        let long = [V2_SIGNATURE.as_slice(), &[0x21, 0x11, 0xff, 0xff], &[0; 70_000]].concat();
-        let cases: [&[u8]; 6] = [b"GET / HTTP/1.1\r\n", b"PROX", b"\r\n\r\n\0\r\nQUIT!????", b"", &endless, &long];
+        let long = [V2_SIGNATURE.as_slice(), &[0x21, 0x11, 0xff, 0xff], &vec![0; 70_000]].concat();
+        let cases: [&[u8]; 6] =
+            [b"GET / HTTP/1.1\r\n", b"PROX", b"\r\n\r\n\0\r\nQUIT!????", b"", &endless, &long];
         for bytes in cases {
             assert!(read(&mut &*bytes).await.is_err(), "{bytes:?}");
         }

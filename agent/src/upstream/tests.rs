@@ -169,7 +169,8 @@ async fn an_upstream_that_is_down_refuses_the_stream_of_bytes() {
 async fn an_upstream_that_is_down_answers_http_with_502() {
     let address = closed_port().await;
     let (visitor, _delivery, _edge) = visit(upstream(draft(Scheme::Https, &address))).await;
-    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(visitor)).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(visitor)).await.unwrap();
     tokio::spawn(connection);
     let request = http::Request::post("/").header("host", "x.internal").body(Empty::<Bytes>::new()).unwrap();
     let response = client.send_request(request).await.unwrap();
@@ -186,7 +187,8 @@ async fn an_upstream_that_is_down_answers_http2_with_502() {
     draft.protocol = "http2".into();
     let (visitor, _delivery, _edge) = visit(upstream(draft)).await;
     let io = TokioIo::new(visitor);
-    let (mut client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     let connection = tokio::spawn(connection);
     let request = http::Request::get("https://x.internal/").body(Empty::<Bytes>::new()).unwrap();
     let response = client.send_request(request).await.unwrap();
@@ -306,8 +308,11 @@ async fn terminated(preamble: &[u8], answers: &[u8], identity: Option<(String, S
     let (chain, key) = authority.leaf("db.internal");
     let (listener, address) = listener().await;
     let mut draft = draft(Scheme::Tls, &address);
-    draft.termination =
-        Some(TerminationPem { certificate: chain, key: Secret::new(key), client_authorities: vec![authority.pem()] });
+    draft.termination = Some(TerminationPem {
+        certificate: chain,
+        key: Secret::new(key),
+        client_authorities: vec![authority.pem()],
+    });
     tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         let byte = tcp.read_u8().await.unwrap();

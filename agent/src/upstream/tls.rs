@@ -26,7 +26,8 @@ pub(super) struct UpstreamTls {
 impl UpstreamTls {
     pub(super) fn new(upstream: &UpstreamConfig, http: bool) -> Result<Self, UpstreamError> {
         let host = upstream.address.host();
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| UpstreamError::ServerName(host.to_owned()))?;
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| UpstreamError::ServerName(host.to_owned()))?;
         let provider = trust::provider();
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()

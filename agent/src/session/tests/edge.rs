@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ebbgate_wire::driver::{self, Stream};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, Outcome, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind,
-    UnbindReply, error_text,
+    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, Outcome, ProxyHeader, Secret, StopTunnel, StreamKind,
+    Unbind, UnbindReply, error_text,
 };
 use ebbgate_wire::{heartbeat, rpc_io};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -106,7 +106,8 @@ impl Edge {
         if let Some(code) = book.refuse_auth.pop_front() {
             return AuthReply::refused(error_text("not you", code));
         }
-        let known = !auth.client_id.is_empty() && auth.extra.cookie.expose() == format!("cookie of {}", auth.client_id);
+        let known = !auth.client_id.is_empty()
+            && auth.extra.cookie.expose() == format!("cookie of {}", auth.client_id);
         let client_id = if known { auth.client_id } else { format!("client{}", self.fresh()) };
         AuthReply {
             version: "3".into(),

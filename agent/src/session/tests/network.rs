@@ -14,7 +14,8 @@ struct SimDialer;
 impl Dial for SimDialer {
     fn dial(&self) -> Dialling<'_> {
         Box::pin(async {
-            let connecting = tokio::time::timeout(Duration::from_secs(10), TcpStream::connect(("edge", PORT)));
+            let connecting =
+                tokio::time::timeout(Duration::from_secs(10), TcpStream::connect(("edge", PORT)));
             match connecting.await {
                 Ok(Ok(io)) => Ok(Box::new(io) as Box<dyn Carrier>),
                 Ok(Err(source)) => Err(DialError::Tcp { target: self.target(), source }),
