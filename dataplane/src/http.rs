@@ -15,6 +15,7 @@ mod h2_stream;
 pub mod limits;
 mod pace;
 mod record;
+mod reply;
 mod route;
 mod sieve;
 mod slices;

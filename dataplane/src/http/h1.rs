@@ -139,7 +139,7 @@ where
 }
 
 fn is_policy_close(error: &hyper::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.is::<Closed>())
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<Closed>)
 }
 
 /// Says why nothing after this will be answered. Only between messages: hyper has said all it had to say.

@@ -241,18 +241,17 @@ impl Upstreams {
         body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
-        let connection = match self.shared_http2(endpoint.id) {
-            Some(connection) => connection,
-            None => {
-                let stream = open(gateway, conn, endpoint).await?;
-                let connection = http2::connect(stream, self.limits.clone()).await?;
-                let mut kept = self.http2.borrow_mut();
-                kept.retain(|(_, connection)| !connection.is_closed());
-                if kept.len() < KEPT_UPSTREAMS_MAX {
-                    kept.push((endpoint.id, connection.clone()));
-                }
-                connection
+        let connection = if let Some(connection) = self.shared_http2(endpoint.id) {
+            connection
+        } else {
+            let stream = open(gateway, conn, endpoint).await?;
+            let connection = http2::connect(stream, self.limits.clone()).await?;
+            let mut kept = self.http2.borrow_mut();
+            kept.retain(|(_, connection)| !connection.is_closed());
+            if kept.len() < KEPT_UPSTREAMS_MAX {
+                kept.push((endpoint.id, connection.clone()));
             }
+            connection
         };
         with_idle(progress, connection.send(request, body)).await.map(Reply::Response)
     }

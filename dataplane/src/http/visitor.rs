@@ -10,17 +10,18 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
-use ebbgate_policy::{BodyError, Context, Effect, OnError, Outcome, Phase, Reply, Run, Step, Verdict};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, UPGRADE};
+use ebbgate_policy::{BodyError, Context, Effect, OnError, Outcome, Phase, Run, Step, Verdict};
+use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 
-use super::answer::{Failure, insert_code};
+use super::answer::Failure;
 use super::body::{Body, Direction, NotBuffered};
 use super::fields;
 use super::framing::Authority;
 use super::limits::Limits;
 use super::record::Record;
+use super::reply::{self, framed, from_reply, may_switch_to};
 use super::route;
 use super::upstream::{self, Lender, SendError, Upstreams};
 use crate::gateway::{Endpoint, Gateway, HOPS_MAX, HttpConn, Kind, Pool};
@@ -158,7 +159,13 @@ impl<G: Gateway> Visitor<G> {
                     }
                     Ok(upstream::Reply::Switched(head, stream, read)) => {
                         let response = self.back(&mut hops, head.map(|()| Body::Empty), record).await?;
-                        return Ok(self.switched(response, upgrade, stream, read, record));
+                        // A policy may have answered in the upstream's place; then its stream is dropped, and so reset.
+                        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                            return Ok(Answer::Response(response));
+                        }
+                        record.answered(response.status());
+                        let tunnel = Tunnel { stream, read, record: record.clone() };
+                        return Ok(Answer::Switched(reply::switched(response, upgrade), tunnel));
                     }
                     Err(error) => error,
                 },
@@ -378,9 +385,7 @@ impl<G: Gateway> Visitor<G> {
         record: &Rc<Record<G>>,
     ) -> Result<Response<Body>, Stop> {
         let (mut head, mut body) = response.into_parts();
-        if !head.headers.contains_key(fields::ERROR_CODE) || head.extensions.get::<Ours>().is_none() {
-            fields::clean_response(&mut head.headers);
-        }
+        reply::clean(&mut head);
         while let Some(mut hop) = hops.pop() {
             let engine = hop.endpoint.engine.as_ref().filter(|engine| engine.has(Phase::HttpResponse));
             let Some(engine) = engine else { continue };
@@ -399,33 +404,7 @@ impl<G: Gateway> Visitor<G> {
         }
         Ok(Response::from_parts(head, body))
     }
-
-    fn switched(
-        &self,
-        mut response: Response<Body>,
-        upgrade: Option<HeaderValue>,
-        stream: G::Stream,
-        read: BytesMut,
-        record: &Rc<Record<G>>,
-    ) -> Answer<G> {
-        // A policy may have answered in the upstream's place; then the upstream's stream is dropped, and so reset.
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Answer::Response(response);
-        }
-        record.answered(response.status());
-        let headers = response.headers_mut();
-        headers.remove(CONTENT_LENGTH);
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = upgrade {
-            headers.insert(UPGRADE, protocol);
-        }
-        Answer::Switched(response, Tunnel { stream, read, record: record.clone() })
-    }
 }
-
-/// Marks a head the edge made: its error code stays.
-#[derive(Clone)]
-struct Ours;
 
 fn resume_after(hop: &mut Hop, error: &SendError) {
     let code = error.failure.code.unwrap_or(ErrorCode::AGENT_STREAM);
@@ -433,28 +412,6 @@ fn resume_after(hop: &mut Hop, error: &SendError) {
     if let Some(run) = &mut hop.run {
         run.resume(&mut hop.cx, outcome);
     }
-}
-
-/// HTTP/2 is not reached by Upgrade: the edge chose the version of its own connections.
-fn may_switch_to(protocol: &HeaderValue) -> bool {
-    let is_http = |item: &[u8]| {
-        let item = item.trim_ascii().to_ascii_lowercase();
-        item.is_empty() || item.starts_with(b"h2") || item.starts_with(b"http") || item.starts_with(b"tls")
-    };
-    !protocol.as_bytes().split(|b| *b == b',').any(is_http)
-}
-
-fn from_reply(reply: Reply) -> Response<Body> {
-    let mut response = Response::new(Body::full(reply.body));
-    *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
-    fields::clean_response(response.headers_mut());
-    response.headers_mut().remove(CONTENT_LENGTH);
-    if let Some(code) = reply.code {
-        insert_code(response.headers_mut(), code);
-        response.extensions_mut().insert(Ours);
-    }
-    response
 }
 
 fn offline(url: &EndpointUrl) -> Failure {
@@ -480,28 +437,4 @@ fn policy_failed(endpoint: &Endpoint, code: ErrorCode, message: &str) -> Stop {
     tracing::warn!(endpoint = %endpoint.id, %code, message, "traffic policy failed");
     let message = "The traffic policy of this endpoint failed.";
     Stop::Failure(Failure::coded(StatusCode::INTERNAL_SERVER_ERROR, code, message))
-}
-
-/// The response with its one framing, as its status and the method allow it (RFC 9110 sections 8.6 and 15).
-fn framed(mut response: Response<Body>, method: &Method) -> Response<Body> {
-    let code = response.headers_mut().remove(fields::ERROR_CODE);
-    fields::clean_response(response.headers_mut());
-    if let Some(code) = code {
-        response.headers_mut().insert(fields::ERROR_CODE, code);
-    }
-    let length = response.body().length();
-    let bodiless = *method == Method::HEAD || response.status() == StatusCode::NOT_MODIFIED;
-    let without_length = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
-    let headers = response.headers_mut();
-    if bodiless && length == Some(0) {
-        // The length of the body a GET would bring, as the upstream said it.
-    } else if without_length || length.is_none() {
-        headers.remove(CONTENT_LENGTH);
-    } else if let Some(length) = length {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    if bodiless || without_length {
-        *response.body_mut() = Body::Empty;
-    }
-    response
 }

@@ -4,6 +4,8 @@
 //! What must hold for every one: the upstream's own strict parser finds nothing dirty, the smuggled request is never
 //! served unless the corpus says the request before it is whole, and what is served arrives byte for byte.
 
+#![expect(clippy::too_many_lines, reason = "a family is one table")]
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::lab::{Lab, Made, local, strict_upstream};
@@ -620,7 +622,7 @@ async fn judge(case: &Case, piece: usize) -> Result<(), String> {
         }
         let _ = write.shutdown().await;
     };
-    let (_, _) = tokio::join!(sent, read.read_to_end(&mut answers));
+    let ((), _) = tokio::join!(sent, read.read_to_end(&mut answers));
     serving.await.map_err(|e| e.to_string())?;
     tokio::task::yield_now().await;
     let answers = String::from_utf8_lossy(&answers).into_owned();

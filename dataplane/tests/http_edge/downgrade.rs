@@ -1,5 +1,7 @@
 //! HTTP/2 requests that would be ambiguous as HTTP/1.1: the upstream must see a clean request or none.
 
+#![expect(clippy::too_many_lines, reason = "the shapes are one table")]
+
 use ebbgate_edge::http::limits::Limits;
 
 use crate::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, block, frame};

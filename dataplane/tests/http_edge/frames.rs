@@ -2,25 +2,25 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-pub const DATA: u8 = 0x0;
-pub const HEADERS: u8 = 0x1;
-pub const PRIORITY: u8 = 0x2;
-pub const RST_STREAM: u8 = 0x3;
-pub const SETTINGS: u8 = 0x4;
-pub const PING: u8 = 0x6;
-pub const GOAWAY: u8 = 0x7;
-pub const WINDOW_UPDATE: u8 = 0x8;
-pub const CONTINUATION: u8 = 0x9;
+pub(crate) const DATA: u8 = 0x0;
+pub(crate) const HEADERS: u8 = 0x1;
+pub(crate) const PRIORITY: u8 = 0x2;
+pub(crate) const RST_STREAM: u8 = 0x3;
+pub(crate) const SETTINGS: u8 = 0x4;
+pub(crate) const PING: u8 = 0x6;
+pub(crate) const GOAWAY: u8 = 0x7;
+pub(crate) const WINDOW_UPDATE: u8 = 0x8;
+pub(crate) const CONTINUATION: u8 = 0x9;
 
-pub const END_STREAM: u8 = 0x1;
-pub const ACK: u8 = 0x1;
-pub const END_HEADERS: u8 = 0x4;
+pub(crate) const END_STREAM: u8 = 0x1;
+pub(crate) const ACK: u8 = 0x1;
+pub(crate) const END_HEADERS: u8 = 0x4;
 
 /// The client preface.
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// One frame.
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend(stream.to_be_bytes());
@@ -29,7 +29,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A header block of literals that nobody indexes (RFC 7541 section 6.2.2).
-pub fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+pub(crate) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0x00);
@@ -56,7 +56,7 @@ fn integer(block: &mut Vec<u8>, n: usize) {
 }
 
 /// The pseudo-headers of a plain request and more fields after them.
-pub fn request_block(method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn request_block(method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut all: Vec<(&[u8], &[u8])> = vec![
         (b":method", method.as_bytes()),
         (b":scheme", b"https"),
@@ -69,33 +69,33 @@ pub fn request_block(method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u
 
 /// A frame as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Read {
-    pub kind: u8,
-    pub flags: u8,
-    pub stream: u32,
-    pub payload: Vec<u8>,
+pub(crate) struct Read {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
 }
 
 /// A visitor that speaks frames.
-pub struct Frames {
-    pub io: DuplexStream,
+pub(crate) struct Frames {
+    pub(crate) io: DuplexStream,
 }
 
 impl Frames {
     /// After the preface and empty SETTINGS.
-    pub async fn open(mut io: DuplexStream) -> Self {
+    pub(crate) async fn open(mut io: DuplexStream) -> Self {
         io.write_all(PREFACE).await.unwrap();
         io.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
         Self { io }
     }
 
     /// Sends; false once the edge has closed.
-    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
         self.io.write_all(bytes).await.is_ok()
     }
 
     /// The next frame; none at the end.
-    pub async fn read(&mut self) -> Option<Read> {
+    pub(crate) async fn read(&mut self) -> Option<Read> {
         let mut header = [0; 9];
         self.io.read_exact(&mut header).await.ok()?;
         let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
@@ -106,7 +106,7 @@ impl Frames {
     }
 
     /// The first frame about this stream, or the GOAWAY before it; none when the connection ends without.
-    pub async fn verdict(&mut self, stream: u32) -> Option<Read> {
+    pub(crate) async fn verdict(&mut self, stream: u32) -> Option<Read> {
         while let Some(read) = self.read().await {
             if read.kind == GOAWAY || (read.stream == stream && matches!(read.kind, HEADERS | RST_STREAM)) {
                 return Some(read);

@@ -23,13 +23,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 /// Bytes a lab's stream holds.
-pub const PIPE_BYTES: usize = 64 * 1024;
+pub(crate) const PIPE_BYTES: usize = 64 * 1024;
 
 type Serve = Rc<dyn Fn(DuplexStream)>;
 
 /// See the module.
 #[derive(Clone, Default)]
-pub struct Lab(Rc<Inner>);
+pub(crate) struct Lab(Rc<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -90,7 +90,7 @@ impl Gateway for Lab {
     }
 }
 
-pub fn account(n: u8) -> AccountId {
+pub(crate) fn account(n: u8) -> AccountId {
     AccountId::new(Ksuid::new(1_700_000_000, [n; 16]))
 }
 
@@ -99,10 +99,11 @@ fn session_id(n: u8) -> TunnelSessionId {
 }
 
 /// An endpoint to be made.
-pub struct Made {
-    pub account: u8,
-    pub policy: Option<&'static str>,
-    pub http2: bool,
+#[derive(Clone, Copy)]
+pub(crate) struct Made {
+    pub(crate) account: u8,
+    pub(crate) policy: Option<&'static str>,
+    pub(crate) http2: bool,
 }
 
 impl Default for Made {
@@ -119,12 +120,17 @@ impl Lab {
     }
 
     /// A cloud endpoint.
-    pub fn cloud(&self, url: &str, made: Made) -> Arc<Endpoint> {
+    pub(crate) fn cloud(&self, url: &str, made: Made) -> Arc<Endpoint> {
         self.endpoint(url, Kind::Cloud, made)
     }
 
     /// An agent's endpoint, served by `serve`.
-    pub fn agent(&self, url: &str, made: Made, serve: impl Fn(DuplexStream) + 'static) -> Arc<Endpoint> {
+    pub(crate) fn agent(
+        &self,
+        url: &str,
+        made: Made,
+        serve: impl Fn(DuplexStream) + 'static,
+    ) -> Arc<Endpoint> {
         let session = Arc::new(SessionState::new(session_id(self.0.made.get()), 0, 1_000));
         let agent = AgentRef { session, bind: "bind".into(), proxy_protocol: None, tls_termination: None };
         let endpoint = self.endpoint(url, Kind::Agent(agent), made);
@@ -158,34 +164,34 @@ impl Lab {
     }
 
     /// The agent is gone: nothing can be opened.
-    pub fn unplug(&self, endpoint: &Endpoint) {
+    pub(crate) fn unplug(&self, endpoint: &Endpoint) {
         self.0.upstreams.borrow_mut().remove(&endpoint.id);
     }
 
     /// Streams opened to agents so far.
-    pub fn opened(&self) -> usize {
+    pub(crate) fn opened(&self) -> usize {
         self.0.opened.get()
     }
 
     /// The events so far.
-    pub fn events(&self) -> Vec<RequestEvent> {
+    pub(crate) fn events(&self) -> Vec<RequestEvent> {
         self.0.events.borrow().clone()
     }
 
     /// A visitor's connection; the task ends with it.
-    pub fn visit(&self, conn: HttpConn, limits: Limits) -> (DuplexStream, JoinHandle<HttpOutcome>) {
+    pub(crate) fn visit(&self, conn: HttpConn, limits: Limits) -> (DuplexStream, JoinHandle<HttpOutcome>) {
         let (near, far) = duplex(PIPE_BYTES);
         let serving = ebbgate_edge::http::serve_with(self.clone(), far, conn, limits);
         (near, spawn_local(serving))
     }
 
     /// A clear-text visitor's connection with the documented limits.
-    pub fn visit_http(&self) -> (DuplexStream, JoinHandle<HttpOutcome>) {
+    pub(crate) fn visit_http(&self) -> (DuplexStream, JoinHandle<HttpOutcome>) {
         self.visit(http_conn(), Limits::default())
     }
 
     /// What a visitor reads that sends `bytes`, ends its side and reads to the end.
-    pub async fn talk(&self, bytes: &[u8]) -> String {
+    pub(crate) async fn talk(&self, bytes: &[u8]) -> String {
         let (mut io, serving) = self.visit_http();
         let (mut read, mut write) = tokio::io::split(&mut io);
         let mut text = Vec::new();
@@ -194,8 +200,7 @@ impl Lab {
             let _ = write.write_all(bytes).await;
             let _ = write.shutdown().await;
         };
-        let (_, read) = tokio::join!(sent, read.read_to_end(&mut text));
-        let _ = read;
+        let ((), _) = tokio::join!(sent, read.read_to_end(&mut text));
         serving.await.unwrap();
         String::from_utf8_lossy(&text).into_owned()
     }
@@ -207,7 +212,7 @@ fn engine(policy: &'static str) -> Arc<Engine> {
 }
 
 /// A clear-text connection.
-pub fn http_conn() -> HttpConn {
+pub(crate) fn http_conn() -> HttpConn {
     let facts = ConnFacts {
         client: "192.0.2.7:40000".parse().unwrap(),
         server: "192.0.2.1:80".parse().unwrap(),
@@ -226,7 +231,7 @@ pub fn http_conn() -> HttpConn {
 }
 
 /// A TLS connection admitted by an endpoint.
-pub fn https_conn(first: &Arc<Endpoint>, alpn_h2: bool) -> HttpConn {
+pub(crate) fn https_conn(first: &Arc<Endpoint>, alpn_h2: bool) -> HttpConn {
     HttpConn {
         scheme: Scheme::Https,
         port: 443,
@@ -238,35 +243,35 @@ pub fn https_conn(first: &Arc<Endpoint>, alpn_h2: bool) -> HttpConn {
 }
 
 /// Runs a test that spawns local tasks.
-pub async fn local<F: Future>(test: F) -> F::Output {
+pub(crate) async fn local<F: Future>(test: F) -> F::Output {
     LocalSet::new().run_until(test).await
 }
 
 /// What a strict upstream saw: whole requests, and why it stopped reading when it had to.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub requests: Vec<SeenRequest>,
-    pub dirty: Vec<String>,
+pub(crate) struct Seen {
+    pub(crate) requests: Vec<SeenRequest>,
+    pub(crate) dirty: Vec<String>,
     /// Requests cut off before their end: refused on the way, and no server takes them for whole.
-    pub cut: usize,
+    pub(crate) cut: usize,
 }
 
 /// One request as the upstream read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeenRequest {
-    pub line: String,
-    pub fields: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct SeenRequest {
+    pub(crate) line: String,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl SeenRequest {
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 }
 
 /// An upstream that answers 200 with a fixed body and records what it saw.
-pub fn strict_upstream() -> (Rc<RefCell<Seen>>, impl Fn(DuplexStream) + Clone + 'static) {
+pub(crate) fn strict_upstream() -> (Rc<RefCell<Seen>>, impl Fn(DuplexStream) + Clone + 'static) {
     let seen = Rc::new(RefCell::new(Seen::default()));
     let record = seen.clone();
     let serve = move |io: DuplexStream| {
@@ -299,7 +304,7 @@ async fn answer_strictly(mut io: DuplexStream, seen: &RefCell<Seen>) -> Result<(
 }
 
 /// Reads one request; none at an orderly end. An error is what a second parser could read differently.
-pub async fn read_strictly(
+pub(crate) async fn read_strictly(
     io: &mut DuplexStream,
     input: &mut Vec<u8>,
 ) -> Result<Option<SeenRequest>, String> {
@@ -407,7 +412,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Reads until the text ends with `end`, or to the end of the stream.
-pub async fn read_until(io: &mut DuplexStream, end: &str) -> String {
+pub(crate) async fn read_until(io: &mut DuplexStream, end: &str) -> String {
     let mut read = Vec::new();
     while !read.ends_with(end.as_bytes()) {
         if !matches!(io.read_buf(&mut read).await, Ok(1..)) {
@@ -418,7 +423,7 @@ pub async fn read_until(io: &mut DuplexStream, end: &str) -> String {
 }
 
 /// An upstream that runs a script per stream.
-pub fn scripted<F, S>(script: S) -> impl Fn(DuplexStream) + 'static
+pub(crate) fn scripted<F, S>(script: S) -> impl Fn(DuplexStream) + 'static
 where
     F: Future<Output = ()> + 'static,
     S: Fn(DuplexStream) -> F + 'static,

@@ -180,11 +180,12 @@ fn check_trailers(block: &[u8]) -> Result<(), Refusal> {
     }
     for (n, line) in lines(block).enumerate() {
         let (name, _) = field(line)?;
-        let forbidden = |f: &&str| name.eq_ignore_ascii_case(f.as_bytes());
         if n >= TRAILERS_MAX {
             return Err(Refusal::HeadTooLarge);
         }
-        if TRAILERS_FORBIDDEN.iter().any(|f| forbidden(&f)) || starts_with_forwarded(name) {
+        if TRAILERS_FORBIDDEN.iter().any(|f| name.eq_ignore_ascii_case(f.as_bytes()))
+            || starts_with_forwarded(name)
+        {
             return Err(Refusal::Trailer);
         }
     }

@@ -97,8 +97,6 @@ pub(super) struct Fields<'a> {
     pub(super) host: Option<&'a [u8]>,
     pub(super) upgrade: bool,
     pub(super) connection_upgrade: bool,
-    pub(super) connection_close: bool,
-    pub(super) expect_continue: bool,
     length: Option<u64>,
     chunked: bool,
 }
@@ -137,14 +135,12 @@ impl<'a> Fields<'a> {
             self.chunked = true;
         } else if is("connection") {
             self.connection_upgrade |= has_option(value, b"upgrade");
-            self.connection_close |= has_option(value, b"close");
         } else if is("upgrade") {
             self.upgrade = true;
         } else if is("expect") {
             if !value.eq_ignore_ascii_case(b"100-continue") {
                 return Err(Refusal::Expectation);
             }
-            self.expect_continue = true;
         } else if imitates_framing(name) {
             return Err(Refusal::FieldNameImitation);
         }

@@ -16,8 +16,6 @@ pub struct RequestHead {
     /// Whether it asks to leave HTTP: Upgrade, nominated by Connection, and no body (with one the request is served as
     /// if it had not asked, RFC 9110 section 7.8). Bytes after it have no meaning until it is answered.
     pub upgrade: bool,
-    /// Whether the visitor waits for `100 Continue`.
-    pub expect_continue: bool,
     /// The Host header.
     pub authority: Authority,
 }
@@ -116,7 +114,6 @@ fn read_head(block: &Bytes) -> Result<RequestHead, Refusal> {
     Ok(RequestHead {
         framing,
         upgrade: fields.upgrade && fields.connection_upgrade && framing == BodyFraming::None,
-        expect_continue: fields.expect_continue,
         authority,
     })
 }

@@ -21,7 +21,7 @@ const IDLE_FRAMES_MAX: u64 = 200;
 const WINDOW_UPDATES_MAX: u64 = 1_000;
 /// Empty DATA frames that end nothing, per [`WINDOW`] (CVE-2019-9518).
 const EMPTY_DATA_MAX: u64 = 100;
-/// Bytes we send for which a visitor may send one more PING or WINDOW_UPDATE.
+/// Bytes we send for which a visitor may send one more PING or `WINDOW_UPDATE`.
 const BYTES_PER_FRAME: u64 = 512;
 /// CONTINUATION frames of one header block: a megabyte in frames of the smallest size limit.
 const CONTINUATIONS_MAX: u64 = 64;

@@ -217,7 +217,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.io).poll_flush(cx) {
             Poll::Pending => self.poll_blocked(cx),
-            ready => ready,
+            Poll::Ready(flushed) => Poll::Ready(flushed),
         }
     }
 

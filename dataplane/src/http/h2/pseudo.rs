@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
-        let digits: Vec<_> = text.bytes().filter(|b| b.is_ascii_hexdigit()).collect();
+        let digits: Vec<_> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
         digits
             .chunks(2)
             .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())

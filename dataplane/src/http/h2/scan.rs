@@ -5,11 +5,11 @@ pub(super) const PREFACE_BYTES: usize = 24;
 /// Bytes of a frame header.
 const HEADER_BYTES: usize = 9;
 
-/// END_STREAM of DATA and HEADERS.
+/// `END_STREAM` of DATA and HEADERS.
 pub(super) const END_STREAM: u8 = 0x1;
 /// ACK of SETTINGS and PING.
 pub(super) const ACK: u8 = 0x1;
-/// END_HEADERS of HEADERS and CONTINUATION.
+/// `END_HEADERS` of HEADERS and CONTINUATION.
 pub(super) const END_HEADERS: u8 = 0x4;
 /// PADDED of DATA and HEADERS.
 pub(super) const PADDED: u8 = 0x8;

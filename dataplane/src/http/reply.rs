@@ -1,0 +1,84 @@
+//! How an answer becomes one the edge may send: an upstream's, a policy's, or the 101 before a tunnel.
+//!
+//! Hop-by-hop headers and the edge's reserved header are never an upstream's to set; framing follows status and method.
+
+use ebbgate_policy::Reply;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
+use http::response::Parts;
+use http::{Method, Response, StatusCode};
+
+use super::answer::insert_code;
+use super::body::Body;
+use super::fields;
+
+/// Marks a head the edge made: its error code stays.
+#[derive(Clone)]
+struct Ours;
+
+/// Takes from a head what an upstream may not say.
+pub(super) fn clean(head: &mut Parts) {
+    let code =
+        head.headers.get(fields::ERROR_CODE).cloned().filter(|_| head.extensions.get::<Ours>().is_some());
+    fields::clean_response(&mut head.headers);
+    if let Some(code) = code {
+        head.headers.insert(fields::ERROR_CODE, code);
+    }
+}
+
+/// HTTP/2 is not reached by Upgrade: the edge chose the version of its own connections.
+pub(super) fn may_switch_to(protocol: &HeaderValue) -> bool {
+    let is_http = |item: &[u8]| {
+        let item = item.trim_ascii().to_ascii_lowercase();
+        item.is_empty() || item.starts_with(b"h2") || item.starts_with(b"http") || item.starts_with(b"tls")
+    };
+    !protocol.as_bytes().split(|b| *b == b',').any(is_http)
+}
+
+/// A policy's answer.
+pub(super) fn from_reply(reply: Reply) -> Response<Body> {
+    let mut response = Response::new(Body::full(reply.body));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    fields::clean_response(response.headers_mut());
+    response.headers_mut().remove(CONTENT_LENGTH);
+    if let Some(code) = reply.code {
+        insert_code(response.headers_mut(), code);
+        response.extensions_mut().insert(Ours);
+    }
+    response
+}
+
+/// The 101 before a tunnel.
+pub(super) fn switched(mut response: Response<Body>, protocol: Option<HeaderValue>) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        headers.insert(UPGRADE, protocol);
+    }
+    response
+}
+
+/// The response with its one framing, as its status and the method allow it (RFC 9110 sections 8.6 and 15).
+pub(super) fn framed(mut response: Response<Body>, method: &Method) -> Response<Body> {
+    let code = response.headers_mut().remove(fields::ERROR_CODE);
+    fields::clean_response(response.headers_mut());
+    if let Some(code) = code {
+        response.headers_mut().insert(fields::ERROR_CODE, code);
+    }
+    let length = response.body().length();
+    let bodiless = *method == Method::HEAD || response.status() == StatusCode::NOT_MODIFIED;
+    let without_length = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
+    let headers = response.headers_mut();
+    if bodiless && length == Some(0) {
+        // The length of the body a GET would bring, as the upstream said it.
+    } else if without_length || length.is_none() {
+        headers.remove(CONTENT_LENGTH);
+    } else if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if bodiless || without_length {
+        *response.body_mut() = Body::Empty;
+    }
+    response
+}
