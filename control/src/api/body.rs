@@ -5,7 +5,7 @@
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 
 use super::failure::ApiError;
 
@@ -81,7 +81,7 @@ impl<S: Sync> FromRequest<S> for NoBody {
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let method = request.method().clone();
         let body = Limited::new(request.into_body(), EMPTY_BODY_BYTES_MAX).collect().await;
-        match body.map(|body| body.to_bytes()) {
+        match body.map(Collected::to_bytes) {
             Ok(bytes) if matches!(bytes.trim_ascii(), b"" | b"{}" | b"null") => Ok(Self),
             _ => Err(ApiError::bad(211, format!("this {method} call takes no body"))),
         }
@@ -94,6 +94,7 @@ const EMPTY_BODY_BYTES_MAX: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ebbgate_model::ErrorCode;
 
     #[test]
     fn content_types() {
@@ -102,7 +103,7 @@ mod tests {
             if let Some(value) = value {
                 headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
             }
-            let code = check_content_type(&headers).err().and_then(|e| e.code()).map(|c| c.number());
+            let code = check_content_type(&headers).err().and_then(|e| e.code()).map(ErrorCode::number);
             assert_eq!(code, expect, "{value:?}");
         };
         check(Some("application/json"), None);

@@ -268,7 +268,7 @@ async fn set_policy(call: &Call, draft: &mut Draft<Endpoint>, text: &str) -> Res
     let judged = policy::judge(call, text, &cx, &mut txn).await?;
     draft.txn = txn;
     draft.record.policy = judged.policy;
-    draft.record.traffic_policy = text.to_owned();
+    text.clone_into(&mut draft.record.traffic_policy);
     draft.warnings.extend(judged.warnings);
     Ok(())
 }

@@ -103,7 +103,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
 }
 
 async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>, Response> {
-    let caller = auth::authenticate(&*app.store, request.headers()).await.map_err(unauthorized)?;
+    let caller = auth::authenticate(&*app.store, request.headers()).await.map_err(|e| unauthorized(&e))?;
     app.limiter.admit(caller.account, Instant::now()).map_err(|wait| too_many(wait.as_secs() + 1))?;
     let warning =
         check_version(request.headers(), app.settings.strict).map_err(IntoResponse::into_response)?;
@@ -121,8 +121,8 @@ async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>,
     Ok(warning)
 }
 
-fn unauthorized(error: AuthError) -> Response {
-    let Some(code) = error.code() else { return ApiError::internal(&error).into_response() };
+fn unauthorized(error: &AuthError) -> Response {
+    let Some(code) = error.code() else { return ApiError::internal(error).into_response() };
     let mut response =
         ApiError::new(StatusCode::UNAUTHORIZED, code.number(), error.to_string()).into_response();
     // Not `Basic`: a browser would ask for a password and then send it along with every page's requests.
@@ -164,6 +164,7 @@ fn check_version(headers: &HeaderMap, strict: bool) -> Result<Option<&'static st
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ebbgate_model::ErrorCode;
 
     #[test]
     fn versions() {
@@ -173,7 +174,7 @@ mod tests {
                 headers.append(VERSION, HeaderValue::from_static(value));
             }
             let found = check_version(&headers, strict);
-            let found = found.map(|w| w.is_some()).map_err(|e| e.code().map_or(0, |c| c.number()));
+            let found = found.map(|w| w.is_some()).map_err(|e| e.code().map_or(0, ErrorCode::number));
             assert_eq!(found, expect, "{values:?} {strict}");
         };
         check(&["2"], false, Ok(false));

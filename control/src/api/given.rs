@@ -44,7 +44,7 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Given<T> {
     }
 }
 
-/// Defines a request body: every field [`Given`], none other taken, and its OpenAPI schema under a name of its own.
+/// Defines a request body: every field [`Given`], none other taken, and its `OpenAPI` schema under a name of its own.
 macro_rules! body {
     ($(#[$doc:meta])* $name:ident as $schema:literal {
         $($(#[$field_doc:meta])* $field:ident: $ty:ty,)*

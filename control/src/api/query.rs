@@ -2,6 +2,8 @@
 //!
 //! Knows nothing of what a parameter means.
 
+use std::fmt::Write;
+
 use super::failure::ApiError;
 
 /// Longest query string in bytes.
@@ -54,22 +56,20 @@ impl Query {
     /// The parameters named, encoded again to be appended to a URL, each with `&` in front.
     pub(super) fn again(&self, names: &[&str]) -> String {
         let matching = self.0.iter().filter(|(n, v)| names.contains(&n.as_str()) && !v.is_empty());
-        matching.map(|(n, v)| format!("&{n}={}", encode(v))).collect()
+        matching.fold(String::new(), |url, (name, value)| url + "&" + name + "=" + &encode(value))
     }
 }
 
-/// Percent-encodes all but RFC 3986's unreserved characters.
+/// Percent-encodes all but the unreserved characters of RFC 3986.
 fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte))
-            }
-            other => encoded.push_str(&format!("%{other:02X}")),
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("writing to a string succeeds");
         }
-    }
-    encoded
+        encoded
+    })
 }
 
 fn unknown(name: &str, known: &[&str], repeatable: &[&str]) -> ApiError {

@@ -1,4 +1,4 @@
-//! The OpenAPI document, generated from the same types and tables the routes are made of.
+//! The `OpenAPI` document, generated from the same types and tables the routes are made of.
 
 use utoipa::openapi::path::{
     HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
@@ -20,7 +20,7 @@ use super::{
     reserved_addrs, reserved_domains, root, service_users, tls_certificates, tunnel_sessions,
 };
 
-/// The API as an OpenAPI document; `control/openapi.json` is its checked-in text.
+/// The API as an `OpenAPI` document; `control/openapi.json` is its checked-in text.
 pub fn openapi() -> OpenApi {
     let mut document = Document::default();
     document.resource::<agent_ingresses::AgentIngresses>();

@@ -1,5 +1,6 @@
 //! What certificates and keys say: judged when they are uploaded, described when they are read. Codes 1900 to 1926.
 
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -97,7 +98,7 @@ fn certificates(field: &str, text: &str) -> Result<Vec<Block>, ApiError> {
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, ApiError> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err(ApiError::bad(1900, "the certificate is followed by other data")),
         Err(e) => Err(ApiError::bad(1900, format!("the certificate cannot be read: {e}"))),
     }
@@ -201,7 +202,7 @@ fn facts(certificate: &X509Certificate<'_>) -> Facts {
         subject_province: first(subject.iter_state_or_province()),
         subject_country: first(subject.iter_country()),
         issuer_common_name: common_name(certificate.issuer()),
-        serial_number: certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+        serial_number: hex(certificate.raw_serial()),
         dns_names,
         ips,
         not_before: certificate.validity().not_before.timestamp(),
@@ -210,6 +211,13 @@ fn facts(certificate: &X509Certificate<'_>) -> Facts {
         extended_key_usages: extended_key_usages(certificate),
         private_key_type: key_type(certificate).to_owned(),
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string succeeds");
+        text
+    })
 }
 
 fn common_name(name: &X509Name<'_>) -> String {

@@ -1,5 +1,7 @@
 //! The REST API as clients see it: requests through the whole router, records in a real SQLite store.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
+
 mod arbitrary;
 mod certificates;
 mod concurrency;

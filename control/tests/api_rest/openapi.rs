@@ -1,4 +1,4 @@
-//! The checked-in OpenAPI document is what the code says. `EBBGATE_BLESS=1` writes it anew.
+//! The checked-in `OpenAPI` document is what the code says. `EBBGATE_BLESS=1` writes it anew.
 
 use std::path::Path;
 
