@@ -364,3 +364,68 @@ async fn a_reset_after_the_peers_fin_keeps_its_words() {
     assert_eq!(all, "all I had");
     assert_eq!(reset_code(&stream.write_all(b"x").await.unwrap_err()), Some(Code::STREAM_CLOSED));
 }
+
+/// What a visitor does to its stream, chosen by its number.
+async fn visit(mut stream: Stream, number: usize) {
+    let sent = pattern(number * 977 % 90_000);
+    match number % 4 {
+        0 => drop(stream),
+        1 => {
+            let _ = stream.write_all(&sent).await;
+            stream.reset(Code::REFUSED);
+        }
+        2 => {
+            stream.write_all(&sent).await.unwrap();
+            let mut some = vec![0; sent.len() / 2];
+            stream.read_exact(&mut some).await.unwrap();
+        }
+        _ => {
+            let (mut reader, mut writer) = tokio::io::split(&mut stream);
+            let mut got = Vec::new();
+            let (wrote, read) = tokio::join!(
+                async {
+                    writer.write_all(&sent).await?;
+                    writer.shutdown().await
+                },
+                reader.read_to_end(&mut got),
+            );
+            wrote.unwrap();
+            read.unwrap();
+            assert!(got == sent, "stream {number}");
+        }
+    }
+}
+
+/// Sends back what comes, until somebody has enough.
+async fn echo(stream: Stream) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    if reader.read_u32().await.is_ok() && tokio::io::copy(&mut reader, &mut writer).await.is_ok() {
+        let _ = writer.shutdown().await;
+    }
+}
+
+/// A lost wake-up would hang this test; a transport of 333 bytes makes every write partial.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_streams_on_many_threads_leave_nothing_behind() {
+    let (a, b) = duplex(333);
+    let (mut agent, edge) = (start(a, Role::Client), start(b, Role::Server));
+    let echoing = tokio::spawn(async move {
+        while let Some(stream) = agent.incoming.accept().await {
+            tokio::spawn(echo(stream));
+        }
+        agent.session
+    });
+    let visits: Vec<_> = (0..400)
+        .map(|number| {
+            let session = edge.session.clone();
+            tokio::spawn(async move { visit(session.open(StreamKind::Proxy).await.unwrap(), number).await })
+        })
+        .collect();
+    for visit in visits {
+        visit.await.unwrap();
+    }
+    edge.session.goaway(Code::NONE, "done");
+    edge.ended.await.unwrap().unwrap();
+    agent.ended.await.unwrap().unwrap();
+    assert!(echoing.await.unwrap().is_closed());
+}
