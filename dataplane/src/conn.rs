@@ -13,6 +13,7 @@ use std::sync::Arc;
 use ebbgate_model::event::ConnectionEvent;
 use ebbgate_model::{ErrorCode, Host, Scheme};
 use ebbgate_policy::ConnFacts;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -44,7 +45,15 @@ pub struct Record {
 }
 
 /// Counts a connection as open.
-struct Open(prometheus_client::metrics::gauge::Gauge);
+pub struct Open(Gauge);
+
+impl Open {
+    /// Counts one in, until dropped.
+    pub fn count(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -54,8 +63,6 @@ impl Drop for Open {
 
 impl Record {
     fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
-        let gauge = shard.edge().metrics.connections_open.clone();
-        gauge.inc();
         Self {
             event: ConnectionEvent {
                 client: socket.peer().to_string(),
@@ -66,7 +73,7 @@ impl Record {
             started: Instant::now(),
             traffic: socket.traffic(),
             _admitted: admitted,
-            _open: Open(gauge),
+            _open: Open::count(&shard.edge().metrics.connections_open),
         }
     }
 
@@ -150,7 +157,9 @@ async fn serve_http(shard: Shard, socket: Socket, record: Record) {
         alpn_h2: false,
         first_endpoint: None,
     };
+    let open = Open::count(&shard.edge().metrics.http_connections_open);
     let outcome = crate::http::serve(shard.clone(), socket, conn).await;
+    drop(open);
     record.done(&shard, None, outcome.outcome);
 }
 

@@ -1,4 +1,5 @@
-//! The orderly end: nothing new, a bounded wait for what is in flight, then agents are told to go, then the shards stop.
+//! The orderly end: nothing new, a bounded wait for requests in flight, then agents are told to go, then the shards
+//! stop. TCP and TLS connections may last for days and are not waited for.
 //!
 //! Short on purpose: some agents' second attempt to come back is late (wire.md section 7.2), so an edge that restarts
 //! must be gone and back before it.
@@ -14,20 +15,15 @@ const ENDING_MS_MAX: u64 = 500;
 /// Milliseconds between looks.
 const LOOK_MS: u64 = 10;
 
-/// Brings the edge to its end. `wait` is for connections in flight.
+/// Brings the edge to its end. `wait` is for requests in flight.
 pub async fn drain(edge: &Arc<Edge>, wait: Duration) {
     edge.enter(Stage::Draining);
-    let open = &edge.metrics.connections_open;
-    tracing::info!(connections = open.get(), "stopping: nothing new is accepted");
+    let (open, agents) = (&edge.metrics.http_connections_open, &edge.metrics.agent_connections_open);
+    tracing::info!(http_connections = open.get(), "stopping: nothing new is accepted");
     wait_until(wait, || open.get() == 0).await;
     edge.enter(Stage::Ending);
-    tracing::info!(
-        connections = open.get(),
-        sessions = edge.metrics.sessions.get(),
-        "stopping: agents are told to go"
-    );
-    let agents = Duration::from_millis(ENDING_MS_MAX);
-    wait_until(agents, || edge.metrics.sessions.get() == 0 && edge.caps.total() == 0).await;
+    tracing::info!(http_connections = open.get(), agents = agents.get(), "stopping: agents are told to go");
+    wait_until(Duration::from_millis(ENDING_MS_MAX), || agents.get() == 0).await;
     edge.enter(Stage::Stopped);
 }
 

@@ -90,7 +90,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     }
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    drain::drain(&edge, Duration::from_secs(config.drain_secs)).await;
+    drain::drain(&edge, Duration::from_millis(config.drain_ms)).await;
     for thread in threads {
         let Ok(ended) = thread.join() else {
             tracing::error!("a shard panicked");

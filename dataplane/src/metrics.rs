@@ -56,6 +56,10 @@ metrics! {
     connections: Family<ListenerLabel, Counter> = "connections", "Connections accepted";
     /// Connections open.
     connections_open: Gauge = "connections_open", "Connections open";
+    /// HTTP connections open.
+    http_connections_open: Gauge = "http_connections_open", "HTTP connections open";
+    /// Agents' connections open, authenticated or not.
+    agent_connections_open: Gauge = "agent_connections_open", "Connections of agents open, authenticated or not";
     /// Connections closed at once because a cap was reached.
     connections_refused: Counter = "connections_refused", "Connections closed at once because a cap was reached";
     /// Connections ended, by error code.

@@ -12,7 +12,7 @@ use tokio::time::{Duration, timeout};
 
 use super::hello::{Hello, refuse_name};
 use super::walk::{Next, Over};
-use super::{Record, TLS_PORT, Visitor, Walk};
+use super::{Open, Record, TLS_PORT, Visitor, Walk};
 use crate::carrier::{CarrierStream, Origin};
 use crate::detect::POSTGRES_SSL_REQUEST;
 use crate::gateway::{AgentRef, Endpoint, HttpConn, Kind};
@@ -124,7 +124,9 @@ async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endp
         sni: hello.and_then(|hello| hello.tls.sni),
         first_endpoint,
     };
+    let open = Open::count(&shard.edge().metrics.http_connections_open);
     let outcome = crate::http::serve(shard.clone(), visitor, conn).await;
+    drop(open);
     record.event.policy_logs = Vec::new();
     record.done(&shard, None, outcome.outcome);
 }

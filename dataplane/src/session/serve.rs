@@ -25,7 +25,7 @@ use super::auth::{self, Accepted};
 use super::bind::{self, Place, Refusal, Wanted};
 use super::{AgentSession, Bound, ENDPOINTS_MAX, Inner, Managed};
 use crate::carrier::Carrier;
-use crate::conn::{hello_refused, read_hello};
+use crate::conn::{Open, hello_refused, read_hello};
 use crate::gateway::{AgentRef, Endpoint, Gateway as _, Kind, SessionState};
 use crate::listen::Admitted;
 use crate::shard::{Shard, Stage};
@@ -58,6 +58,7 @@ struct Connection {
 /// Serves a connection of the agent listener to its end.
 pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
     let peer = socket.peer().ip();
+    let open = Open::count(&shard.edge().metrics.agent_connections_open);
     let hello = match read_hello(&mut socket).await {
         Ok(hello) if !hello.postgres => hello,
         Ok(_) => return,
@@ -106,7 +107,7 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
     if timeout(Duration::from_secs(END_SECS_MAX), &mut driver).await.is_err() {
         driver.abort();
     }
-    drop(admitted);
+    drop((admitted, open));
 }
 
 impl Connection {
@@ -140,8 +141,9 @@ impl Connection {
 
     async fn answer(self: &Rc<Self>, kind: StreamKind, mut stream: Stream) -> Result<(), String> {
         let limit = Duration::from_secs(REQUEST_SECS_MAX);
-        let read =
-            timeout(limit, read_request(&mut stream, kind)).await.map_err(|_| "no request in time".to_owned());
+        let read = timeout(limit, read_request(&mut stream, kind))
+            .await
+            .map_err(|_| "no request in time".to_owned());
         let request = match read.and_then(|r| r.map_err(|e| e.to_string())) {
             Ok(request) => request,
             Err(error) => {
