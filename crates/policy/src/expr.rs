@@ -149,16 +149,35 @@ impl Expression {
     }
 }
 
-/// An evaluator's error in one short sentence; values inside it are cut, they may be a whole request.
+/// An evaluator's error in one short sentence. Values are named by their type: they may be a whole request, with its
+/// credentials, and end in a log.
 fn explain(error: &ExecutionError) -> String {
+    use ExecutionError as E;
     const CHARS_MAX: usize = 200;
+    let kind = |value: &cel::Value| value.type_of().to_string();
     let text = match error {
-        ExecutionError::FunctionError { function, message } => {
-            format!("{}: {message}", function.trim_start_matches('@'))
+        E::FunctionError { function, message } => format!("{}: {message}", function.trim_start_matches('@')),
+        E::NoSuchKey(key) => format!("there is no key `{key}`"),
+        E::UndeclaredReference(name) if slots::index(name).is_some() => "a variable is not set".to_owned(),
+        E::UndeclaredReference(name) => format!("there is no `{name}`"),
+        E::IndexOutOfBounds(_) => "an index is out of bounds".to_owned(),
+        E::NoSuchOverload(overload) => overload.to_string(),
+        E::UnsupportedBinaryOperator(operator, a, b) => {
+            format!("`{operator}` does not take {} and {}", kind(a), kind(b))
         }
-        ExecutionError::NoSuchKey(key) => format!("there is no key `{key}`"),
-        ExecutionError::IndexOutOfBounds(_) => "an index is out of bounds".to_owned(),
-        other => other.to_string(),
+        E::ValuesNotComparable(a, b) => format!("{} and {} cannot be compared", kind(a), kind(b)),
+        E::UnsupportedIndex(index, value) => {
+            format!("{} cannot be indexed with {}", kind(value), kind(index))
+        }
+        E::UnsupportedKeyType(key) => format!("{} cannot be a key", kind(key)),
+        E::DuplicateKey(_) => "a map has a key twice".to_owned(),
+        E::DivisionByZero(_) | E::RemainderByZero(_) => "a division by zero".to_owned(),
+        E::Overflow(operator, ..) => format!("`{operator}` overflows"),
+        E::UnexpectedType { want, .. } => format!("a value is not of the type {want}"),
+        E::InvalidArgumentCount { expected, actual } => {
+            format!("{actual} arguments where {expected} are wanted")
+        }
+        _ => "the evaluation failed".to_owned(),
     };
     match text.char_indices().nth(CHARS_MAX) {
         Some((at, _)) => format!("{}...", text.get(..at).unwrap_or_default()),

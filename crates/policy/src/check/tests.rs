@@ -1,5 +1,7 @@
 //! What saving a policy says: the seed's own slips word for word, and every rule of the grammar.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn cloud(scheme: &str) -> CheckContext {
@@ -330,4 +332,92 @@ fn objects_that_a_policy_names_are_listed() {
     let checked = check(text, &agent("tls")).unwrap();
     assert_eq!(checked.authorities().len(), 1);
     assert_eq!(checked.ip_policies().len(), 1);
+}
+
+/// Pieces that policies are made of, so that random texts get past the first character.
+const PIECES: &[&str] = &[
+    "on_http_request",
+    "on_tcp_connect",
+    "on_http_response",
+    "inbound",
+    ":",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "\n      ",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    "\"",
+    "'",
+    "actions",
+    "expressions",
+    "name",
+    "type",
+    "config",
+    "deny",
+    "forward-internal",
+    "restrict-ips",
+    "terminate-tls",
+    "custom-response",
+    "set-vars",
+    "jwt-validation",
+    "url",
+    "allow",
+    "vars",
+    "headers",
+    "${",
+    "}",
+    "req.",
+    "req.method",
+    "conn.client_ip",
+    "hasReqHeader('x')",
+    " == ",
+    " && ",
+    "(",
+    ")",
+    "1",
+    "true",
+    "null",
+    "&a ",
+    "*a",
+    "!t",
+    "\u{feff}",
+    "\\",
+    "é",
+    "10.0.0.0/8",
+    "---",
+];
+
+fn texts() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::collection::vec(prop::sample::select(PIECES), 0..40).prop_map(|pieces| pieces.concat()),
+        "[ -~\\n]{0,120}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Any text is either accepted, and then compiles for an edge and survives its canonical form, or refused with places.
+    #[test]
+    fn any_text_is_judged(text in texts(), scheme in prop::sample::select(&["http", "https", "tls", "tcp"][..])) {
+        match check(&text, &agent(scheme)) {
+            Ok(checked) => {
+                prop_assert!(crate::Engine::compile(&checked.policy, &crate::References::default()).is_ok());
+                let canonical = serde_json::to_string(&checked.policy).unwrap();
+                prop_assert_eq!(check(&canonical, &agent(scheme)).unwrap().policy, checked.policy);
+            }
+            Err(errors) => {
+                prop_assert!(!errors.is_empty());
+                let lines = u32::try_from(text.lines().count()).unwrap().max(1) + 1;
+                for error in errors {
+                    prop_assert!(error.line.is_some_and(|line| (1..=lines).contains(&line)), "{}", error);
+                }
+            }
+        }
+    }
 }

@@ -16,7 +16,7 @@ pub const COST_UNITS_MAX: u64 = 500_000;
 /// Most bytes one evaluation builds, all intermediate values together.
 pub const HELD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Bytes whose reading costs one unit.
-const BYTES_PER_UNIT: u64 = 256;
+pub(super) const BYTES_PER_UNIT: u64 = 256;
 
 static BUDGET: Type = Type::new_unspecified_type("@budget");
 

@@ -13,7 +13,7 @@ use super::ExprError;
 use super::library::{self, Pattern};
 use super::names::{self, Found, Names};
 use super::slots::{self, BUDGET, Made, Slot};
-use super::syntax::{COMPREHENSION_NESTING_MAX, weight};
+use super::syntax::{self, COMPREHENSION_NESTING_MAX, RUN_DEPTH_MAX, weight};
 use super::tree::{self, boolean, call, ident, int, member, node};
 use super::{kind, macros};
 
@@ -31,6 +31,7 @@ pub(super) struct Rewritten {
 pub(super) fn rewrite(ast: IdedExpr, names: Names) -> Result<Rewritten, ExprError> {
     let mut rewriter = Rewriter { names, slots: Vec::new(), bound: Vec::new(), nesting: 0, pairs: 0 };
     let ast = rewriter.expr(ast)?;
+    syntax::check_depth(&ast, RUN_DEPTH_MAX)?;
     Ok(Rewritten { ast, slots: rewriter.slots })
 }
 
@@ -364,7 +365,8 @@ impl Rewriter {
         let binds = tree::is_bind(&c);
         let pays = !binds;
         let range = self.expr(std::mem::take(&mut c.iter_range))?;
-        c.accu_init = self.kept(std::mem::take(&mut c.accu_init))?;
+        let init = std::mem::take(&mut c.accu_init);
+        c.accu_init = if binds { self.expr(init)? } else { self.kept(init)? };
         let nested = usize::from(pays);
         if self.nesting + nested > COMPREHENSION_NESTING_MAX {
             return Err(ExprError::new(format!(
@@ -379,8 +381,13 @@ impl Rewriter {
         self.bound.truncate(before);
         self.nesting -= nested;
         body?;
-        let cost = weight(&c.loop_step).saturating_add(weight(&c.loop_cond));
-        let cost = i64::try_from(cost).unwrap_or(i64::MAX);
+        let turn =
+            if binds { weight(&c.result) } else { weight(&c.loop_step).saturating_add(weight(&c.loop_cond)) };
+        let cost = i64::try_from(turn).unwrap_or(i64::MAX);
+        if binds {
+            let value = std::mem::take(&mut c.accu_init);
+            c.accu_init = call("@bound", vec![ident(BUDGET), value, int(cost)]);
+        }
         let range_name = match &range.expr {
             Expr::Call(pairs) if pairs.func_name == "@pairs" => None,
             _ => Some("@each"),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -250,6 +251,12 @@ fn slips_are_explained() {
     check("secrets.get('v', 'n')", "secrets.get: vaults are not available in this version");
     check("req.headers['nope'][0] == 'x'", "there is no key `nope`");
     check("[1][3]", "an index is out of bounds");
+    check("vars.nope == 1", "a variable is not set");
+    check("1 / 0 == 1", "a division by zero");
+    // No value of a request gets into a message.
+    check("req.headers + 1 == 2", "`add` does not take map and int");
+    check("req.headers < 1", "found no matching overload for '_<_' applied to '(map, int)'");
+    check("{req.headers: 1}", "map cannot be a key");
 }
 
 #[test]
@@ -317,8 +324,49 @@ fn bombs_cost_little() {
     );
     check("vars.list.all(x, vars.big.matches('(x+x+)+y' + string(x)) || true)", "units of work");
     check("'a'.matches('(a{1,100}){1,100}')", "too complex");
+    let reads = vec!["h == h"; 300].join(" && ");
+    check(&format!("cel.bind(h, vars.words, {reads})"), "units of work");
     // Errors are swallowed by `||`; the budget's are not.
     check("vars.list.all(x, vars.list.all(y, x + y >= 0)) || true", "units of work");
+}
+
+/// The deepest sources that are taken can be run. Frames without optimisation are some twenty times as large, hence the
+/// stack.
+#[test]
+fn the_deepest_expressions_can_be_run() {
+    const STACK_BYTES: usize = 32 * 1024 * 1024;
+    let nest = |open: &str, middle: &str, close: &str, times: usize| {
+        format!("{}{middle}{}", open.repeat(times), close.repeat(times))
+    };
+    let shapes = [
+        ("[", "1", "]"),
+        ("{'a': ", "1", "}"),
+        ("string(", "1", ")"),
+        ("true ? 1 : (", "1", ")"),
+        ("1 + (", "1", ")"),
+        ("'a' + (", "'b'", ")"),
+        ("", "'a'", ".lower()"),
+        ("", "optional.of(1)", ".optMap(x, x + 1)"),
+        ("cel.bind(x, 1, ", "x", ")"),
+        ("optional.of(1).optMap(x, ", "x", ")"),
+        ("", "[1]", ".map(x, x)"),
+        ("", "[1]", ".transformList(i, x, x)"),
+    ];
+    let run = move || {
+        let cx = full_request();
+        for (open, middle, close) in shapes {
+            let deepest =
+                (1..64).rev().step_by(6).find(|times| eval(&nest(open, middle, close, *times), &cx).is_ok());
+            assert!(deepest.is_some_and(|times| times >= 8), "{open}{middle}{close}: {deepest:?}");
+        }
+    };
+    // Judging a source is done where it is saved, on any thread.
+    for (open, middle, close) in shapes {
+        for times in [8, 20, 40, 63, 200] {
+            let _ = Expression::compile(&nest(open, middle, close, times), Phase::HttpRequest);
+        }
+    }
+    std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run).unwrap().join().unwrap();
 }
 
 #[test]
@@ -358,4 +406,250 @@ fn interpolation() {
     let template = ValueTemplate::compile(&typed, Phase::HttpRequest).unwrap();
     assert_eq!(template.render(&cx), Ok(json!({"n": 5, "list": [[1], "x5"], "plain": [1, null]})));
     assert!(template.mentions_var("n") && !template.mentions_var("m"));
+}
+
+const PIECES: &[&str] = &[
+    "req.method",
+    "req.headers",
+    "conn.client_ip",
+    "vars",
+    "actions.ngrok",
+    "x",
+    "'a'",
+    "\"b\"",
+    "1",
+    "2.5",
+    "3u",
+    "b'z'",
+    "null",
+    "true",
+    "[1, 2]",
+    "{'k': 1}",
+    "{1: 2}",
+    " + ",
+    " - ",
+    " * ",
+    " / ",
+    " % ",
+    " == ",
+    " < ",
+    " in ",
+    " && ",
+    " || ",
+    " ? ",
+    " : ",
+    "!",
+    "-",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ".",
+    ".?",
+    "[?",
+    ".map(x, ",
+    ".filter(x, ",
+    ".exists(x, y, ",
+    ".transformMap(x, y, ",
+    ".all(x, ",
+    ".size()",
+    ".split(",
+    ".replace(",
+    ".join(",
+    ".format(",
+    ".matches(",
+    ".sortBy(x, ",
+    ".optMap(x, ",
+    ".distinct()",
+    ".flatten()",
+    ".lower()",
+    "cel.bind(x, ",
+    "has(",
+    "size(",
+    "string(",
+    "int(",
+    "timestamp(",
+    "duration(",
+    "json.decode(",
+    "lists.range(",
+    "rand.int(",
+    "ip(",
+    "optional.of(",
+    "math.greatest(",
+    "`a-b`",
+    "getReqHeader(",
+    "hash.md5(",
+    "//",
+    "\n",
+    "0x",
+    "'''",
+    "r'",
+];
+
+/// Well-formed sources: every operator, macro and function over every kind of value.
+fn sources() -> impl Strategy<Value = String> {
+    let leaf = prop::sample::select(
+        &[
+            "req.method",
+            "req.headers",
+            "conn.client_ip",
+            "vars",
+            "'a,b'",
+            "''",
+            "1",
+            "-7",
+            "2.5",
+            "3u",
+            "b'z'",
+            "null",
+            "true",
+            "[]",
+            "{}",
+            "duration('1h')",
+            "timestamp(0)",
+            "x",
+            "optional.none()",
+            "ip('::1')",
+        ][..],
+    );
+    leaf.prop_map(str::to_owned).prop_recursive(4, 24, 3, |inner| {
+        let operator =
+            prop::sample::select(&["+", "-", "*", "/", "%", "==", "!=", "<", "in", "&&", "||"][..]);
+        let member = prop::sample::select(MEMBER_CALLS);
+        let global = prop::sample::select(GLOBAL_CALLS);
+        prop_oneof![
+            (inner.clone(), operator, inner.clone()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+            (inner.clone(), member, inner.clone())
+                .prop_map(|(a, f, b)| format!("{a}.{}", f.replace('#', &b))),
+            (global, inner.clone()).prop_map(|(f, a)| f.replace('#', &a)),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("[{a}, {b}]")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{{{a}: {b}}}")),
+            (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| format!("({a} ? {b} : {c})")),
+        ]
+    })
+}
+
+const MEMBER_CALLS: &[&str] = &[
+    "map(x, #)",
+    "filter(x, #)",
+    "all(x, #)",
+    "exists(x, #)",
+    "exists_one(x, #)",
+    "all(x, y, #)",
+    "transformList(x, y, #)",
+    "transformMap(x, y, #)",
+    "transformMapEntry(x, y, #)",
+    "sortBy(x, #)",
+    "optMap(x, #)",
+    "optFlatMap(x, #)",
+    "size()",
+    "split(#)",
+    "replace(#, 'b')",
+    "join(#)",
+    "format(#)",
+    "matches(#)",
+    "indexOf(#)",
+    "lastIndexOf(#, 1)",
+    "substring(#)",
+    "charAt(#)",
+    "distinct()",
+    "flatten()",
+    "flatten(#)",
+    "slice(#, 2)",
+    "sort()",
+    "reverse()",
+    "lower()",
+    "trim()",
+    "getMilliseconds()",
+    "getHours(#)",
+    "encodeJson()",
+    "decodeJson()",
+    "encodeQueryString()",
+    "decodeQueryString()",
+    "parseUrl()",
+    "escapeUrl()",
+    "unescapeUrl()",
+    "md5()",
+    "xxhash64(#)",
+    "startsWith(#)",
+    "contains(#)",
+    "hasValue()",
+    "orValue(#)",
+    "value()",
+    "family()",
+    "isPrivateIp()",
+    "containsIP(#)",
+    "prefixLength()",
+    "a",
+    "?a",
+];
+
+const GLOBAL_CALLS: &[&str] = &[
+    "size(#)",
+    "string(#)",
+    "int(#)",
+    "uint(#)",
+    "double(#)",
+    "bytes(#)",
+    "bool(#)",
+    "type(#)",
+    "dyn(#)",
+    "timestamp(#)",
+    "duration(#)",
+    "cel.bind(x, #, x == x)",
+    "has(#.a)",
+    "-(#)",
+    "!(#)",
+    "(#)[0]",
+    "(#)[?'a']",
+    "optional.of(#)",
+    "optional.ofNonZeroValue(#)",
+    "json.decode(#)",
+    "json.encode(#)",
+    "base64.encode(#)",
+    "base64.decode(#)",
+    "lists.range(#)",
+    "rand.int(0, #)",
+    "math.greatest(#, 1)",
+    "math.abs(#)",
+    "math.bitShiftLeft(#, 70)",
+    "hash.crc64(#)",
+    "getReqHeader(#)",
+    "getReqCookie(#)",
+    "inCidrRange(#, '::/0')",
+    "inCidrRanges('1.2.3.4', #)",
+    "ip(#)",
+    "cidr(#)",
+    "url.parse(#)",
+    "queryString.encode(#)",
+    "basic_auth.encode(#, 'p')",
+    "strings.quote(#)",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    /// Well-formed sources evaluate or fail, the same way every time.
+    #[test]
+    fn any_well_formed_source_is_safe(source in sources()) {
+        let mut cx = full_request();
+        cx.vars.insert("a".into(), json!([1, "x", {"a": null}]));
+        if let Ok(expression) = Expression::compile(&source, Phase::HttpRequest) {
+            prop_assert_eq!(expression.eval(&cx), expression.eval(&cx), "{}", source);
+            let _ = expression.test(&cx);
+        }
+    }
+
+    /// Any source is refused, fails, or has the same value twice; nothing panics.
+    #[test]
+    fn any_source_is_safe(pieces in prop::collection::vec(prop::sample::select(PIECES), 1..25)) {
+        let source = pieces.concat();
+        let cx = full_request();
+        if let Ok(expression) = Expression::compile(&source, Phase::HttpRequest) {
+            prop_assert_eq!(expression.eval(&cx), expression.eval(&cx), "{}", source);
+        }
+    }
 }

@@ -22,6 +22,7 @@ pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     let any = &DYN_TYPE;
     global(env, "@add", &[any, any, any], add)?;
     global(env, "@keep", &[any, any], keep)?;
+    global(env, "@bound", &[any, any, &INT_TYPE], bound)?;
     global(env, "@each", &[any, any, &INT_TYPE], each)?;
     global(env, "@pairs", &[any, any, &INT_TYPE], pairs)?;
     global(env, "@from_pairs", &[any], from_pairs)?;
@@ -56,6 +57,17 @@ fn add<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
 fn keep<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
     let [account, value] = take(args)?;
     budget(&account)?.hold(held(value.as_ref()))?;
+    Ok(value)
+}
+
+/// A value that gets a name: its copy, and a body that may read it at every node.
+fn bound<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
+    let [account, value, weight] = take(args)?;
+    let weight = as_int(weight.as_ref()).and_then(|weight| u64::try_from(weight).ok()).unwrap_or(u64::MAX);
+    let units = budget(&account)?;
+    let size = held(value.as_ref());
+    units.hold(size)?;
+    units.spend(weight.saturating_mul(size / crate::expr::budget::BYTES_PER_UNIT))?;
     Ok(value)
 }
 
