@@ -13,5 +13,6 @@ mod framer;
 mod frames;
 mod grpc;
 mod lab;
+mod rfc9113;
 mod stalls;
 mod walk;

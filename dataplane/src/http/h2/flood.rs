@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::scan::{ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHead, HEADERS};
+use super::scan::{ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHead, HEADERS, RST_STREAM};
 
 /// Time after which budgets are whole again.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -97,7 +97,7 @@ impl Floods {
                 Ok(())
             }
             DATA | 0x5 | 0x7 => Ok(()),
-            0x3 => count(&mut counts.reset, RESETS_MAX, Flood::Reset),
+            RST_STREAM => count(&mut counts.reset, RESETS_MAX, Flood::Reset),
             0x4 if !head.has(ACK) => count(&mut counts.settings, CONTROL_FRAMES_MAX, Flood::Settings),
             0x6 if !head.has(ACK) => count(&mut counts.ping, CONTROL_FRAMES_MAX + earned, Flood::Ping),
             0x4 | 0x6 => count(&mut counts.idle, CONTROL_FRAMES_MAX + earned, Flood::Idle),

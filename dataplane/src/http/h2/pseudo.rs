@@ -4,9 +4,11 @@
 //! the dynamic table is followed: of each entry only its size and whether its name begins with a colon. Values are
 //! never decoded. What is malformed here is malformed to h2 as well, and is left to it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use super::scan::{CONTINUATION, END_HEADERS, FrameHead, HEADERS, PADDED, PRIORITY};
+use super::scan::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHead, HEADERS, PADDED, PRIORITY, RST_STREAM,
+};
 
 /// Size of the dynamic table we allow, in bytes as RFC 7541 section 4.1 counts. h2's default, which we do not change.
 const TABLE_BYTES_MAX: usize = 4_096;
@@ -50,6 +52,9 @@ const COLON: (u32, u32) = (0x5c, 7);
 /// Longest header block followed, in bytes as sent.
 const BLOCK_BYTES_MAX: usize = 1024 * 1024;
 
+/// Streams remembered as not ended by the visitor. More than it may have open; the oldest are forgotten.
+const OPEN_STREAMS_MAX: usize = 1_024;
+
 /// Trailers that name a pseudo-header, or a block too long to be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BlockError {
@@ -66,7 +71,9 @@ pub(super) struct Blocks {
     block: Vec<u8>,
     trailers: bool,
     open: bool,
-    last_stream: u32,
+    /// Streams whose visitor has begun and not ended them: only on these are HEADERS trailers. On others they are an
+    /// error of another name, which is h2's to find.
+    open_streams: BTreeSet<u32>,
     watch: PseudoWatch,
     /// The table could not be followed any further.
     lost: bool,
@@ -80,14 +87,33 @@ impl Blocks {
         match head.kind {
             HEADERS => {
                 self.block.clear();
-                self.trailers = head.stream <= self.last_stream;
-                self.last_stream = self.last_stream.max(head.stream);
+                self.trailers = !self.begins(head);
             }
             CONTINUATION => {}
+            DATA if !head.has(END_STREAM) => return Ok(()),
+            DATA | RST_STREAM => {
+                self.open_streams.remove(&head.stream);
+                return Ok(());
+            }
             _ => return Ok(()),
         }
         self.open = true;
         if head.length == 0 { self.frame_over() } else { Ok(()) }
+    }
+
+    /// Notes a stream that HEADERS begin or end. Whether they are its first.
+    fn begins(&mut self, head: &FrameHead) -> bool {
+        if self.open_streams.contains(&head.stream) {
+            self.open_streams.remove(&head.stream);
+            return false;
+        }
+        if !head.has(END_STREAM) {
+            self.open_streams.insert(head.stream);
+            if self.open_streams.len() > OPEN_STREAMS_MAX {
+                self.open_streams.pop_first();
+            }
+        }
+        true
     }
 
     /// Payload of the frame in hand.
@@ -365,17 +391,23 @@ mod tests {
         let mut blocks = Blocks::default();
         assert_eq!(send(&mut blocks, HEADERS, END_HEADERS, 1, &[0x82, 0x84]), Ok(()));
         assert_eq!(send(&mut blocks, HEADERS, END_HEADERS, 3, &[0x82, 0x84]), Ok(()));
-        assert_eq!(send(&mut blocks, HEADERS, END_HEADERS, 1, b"\x00\x01x\x01y"), Ok(()));
+        assert_eq!(send(&mut blocks, HEADERS, END_HEADERS | END_STREAM, 1, b"\x00\x01x\x01y"), Ok(()));
+        assert_eq!(
+            send(&mut blocks, HEADERS, END_HEADERS | END_STREAM, 1, &[0x82]),
+            Ok(()),
+            "no trailers: over"
+        );
         let padded = [2, 0, 0, 0, 3, 7, 0x90, 0x84, 0x84];
         assert_eq!(
             send(&mut blocks, HEADERS, END_HEADERS | PADDED | PRIORITY, 3, &padded),
             Ok(()),
             "padding"
         );
-        assert_eq!(send(&mut blocks, HEADERS, 0, 3, &[0x90]), Ok(()));
+        assert_eq!(send(&mut blocks, HEADERS, END_HEADERS, 5, &[0x82, 0x84]), Ok(()));
+        assert_eq!(send(&mut blocks, HEADERS, 0, 5, &[0x90]), Ok(()));
         assert!(blocks.is_open());
-        let last = send(&mut blocks, CONTINUATION, END_HEADERS, 3, &[0x84]);
-        assert_eq!((last, blocks.done()), (Err(BlockError::PseudoTrailer), 5));
+        let last = send(&mut blocks, CONTINUATION, END_HEADERS, 5, &[0x84]);
+        assert_eq!((last, blocks.done()), (Err(BlockError::PseudoTrailer), 7));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) const PRIORITY: u8 = 0x20;
 pub(super) const DATA: u8 = 0x0;
 /// Type of HEADERS.
 pub(super) const HEADERS: u8 = 0x1;
+/// Type of `RST_STREAM`.
+pub(super) const RST_STREAM: u8 = 0x3;
 /// Type of CONTINUATION.
 pub(super) const CONTINUATION: u8 = 0x9;
 
