@@ -6,13 +6,13 @@ use utoipa::ToSchema;
 
 use super::call::Call;
 use super::certificate_policy::{CertificatePolicy, Kind};
+use super::described::{Head, TextCodes};
 use super::domain_name;
 use super::failure::ApiError;
 use super::given::{Given, body};
 use super::issue;
-use super::reply::{Ref, timestamp};
+use super::reply::Ref;
 use super::resource::{Draft, Resource};
-use super::texts::TextCodes;
 use crate::authority::Purpose;
 use crate::record::{self, AgentIngress, Holder, Installation, IssuedCertificate, Stored, index};
 use crate::store::Txn;
@@ -23,16 +23,13 @@ const TEXTS: TextCodes = TextCodes { description: 6700, metadata: 6701 };
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AgentIngress)]
 pub(super) struct View {
-    id: String,
-    uri: String,
-    description: String,
-    metadata: String,
+    #[serde(flatten)]
+    head: Head,
     domain: String,
     /// Name servers to delegate the name to; none, a plain A or CNAME record is enough here.
     ns_targets: Vec<String>,
     /// Names agents may connect to.
     region_domains: Vec<String>,
-    created_at: String,
     certificate_management_policy: Option<CertificatePolicy>,
     certificate_management_status: Option<Ref>,
 }
@@ -72,14 +69,10 @@ impl Resource for AgentIngresses {
 
     fn view(call: &Call, record: &AgentIngress) -> View {
         View {
-            id: record.id.to_string(),
-            uri: call.reference(Self::PATH, record.id).uri,
-            description: record.description.clone(),
-            metadata: record.metadata.clone(),
+            head: Head::of::<Self>(call, record),
             domain: record.host.to_string(),
             ns_targets: Vec::new(),
             region_domains: vec![record.host.to_string()],
-            created_at: timestamp(record.created_at),
             certificate_management_policy: record.management.as_ref().map(CertificatePolicy::from_record),
             certificate_management_status: None,
         }
@@ -115,10 +108,7 @@ impl Resource for AgentIngresses {
         stored: &Stored<AgentIngress>,
         body: &Update,
     ) -> Result<Draft<AgentIngress>, ApiError> {
-        TEXTS.check(&body.description, &body.metadata)?;
-        let mut draft = Draft::new(stored.record.clone());
-        body.description.apply(&mut draft.record.description);
-        body.metadata.apply(&mut draft.record.metadata);
+        let mut draft = TEXTS.change(stored, &body.description, &body.metadata)?;
         set_policy(&mut draft, &body.certificate_management_policy)?;
         Ok(draft)
     }

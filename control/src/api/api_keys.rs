@@ -5,12 +5,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::call::Call;
+use super::described::{Head, TextCodes, TextsUpdate};
 use super::failure::ApiError;
 use super::given::body;
 use super::owner;
-use super::reply::timestamp;
 use super::resource::{Draft, Resource};
-use super::texts::TextCodes;
 use crate::record::{self, ApiKey, Stored, index};
 use crate::secret;
 use crate::store::Txn;
@@ -21,11 +20,8 @@ const TEXTS: TextCodes = TextCodes { description: 604, metadata: 605 };
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ApiKey)]
 pub(super) struct View {
-    id: String,
-    uri: String,
-    description: String,
-    metadata: String,
-    created_at: String,
+    #[serde(flatten)]
+    head: Head,
     /// The key itself, only in the answer to its creation.
     token: Option<String>,
     /// Service user it belongs to; null: the account itself.
@@ -41,14 +37,6 @@ body! {
     }
 }
 
-body! {
-    /// Body of `PATCH /api_keys/{id}`.
-    Update as "ApiKeyUpdate" {
-        description: String,
-        metadata: String,
-    }
-}
-
 pub(super) struct ApiKeys;
 
 impl Resource for ApiKeys {
@@ -61,15 +49,11 @@ impl Resource for ApiKeys {
     type Record = ApiKey;
     type View = View;
     type Create = Create;
-    type Update = Update;
+    type Update = TextsUpdate;
 
     fn view(call: &Call, record: &ApiKey) -> View {
         View {
-            id: record.id.to_string(),
-            uri: call.reference(Self::PATH, record.id).uri,
-            description: record.description.clone(),
-            metadata: record.metadata.clone(),
-            created_at: timestamp(record.created_at),
+            head: Head::of::<Self>(call, record),
             token: None,
             owner_id: record.owner.map(|id| id.to_string()),
         }
@@ -93,13 +77,13 @@ impl Resource for ApiKeys {
         Ok(Draft { txn, token: Some(token), ..Draft::new(record) })
     }
 
-    async fn update(call: &Call, stored: &Stored<ApiKey>, body: &Update) -> Result<Draft<ApiKey>, ApiError> {
+    async fn update(
+        call: &Call,
+        stored: &Stored<ApiKey>,
+        body: &TextsUpdate,
+    ) -> Result<Draft<ApiKey>, ApiError> {
         owner::may_act_for(call, stored.record.owner)?;
-        TEXTS.check(&body.description, &body.metadata)?;
-        let mut record = stored.record.clone();
-        body.description.apply(&mut record.description);
-        body.metadata.apply(&mut record.metadata);
-        Ok(Draft::new(record))
+        TEXTS.change(stored, &body.description, &body.metadata)
     }
 
     async fn delete(call: &Call, stored: &Stored<ApiKey>) -> Result<Txn, ApiError> {

@@ -5,11 +5,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::call::Call;
+use super::described::{Head, TextCodes, TextsUpdate};
 use super::failure::ApiError;
 use super::given::body;
 use super::reply::timestamp;
 use super::resource::{Draft, Resource};
-use super::texts::TextCodes;
 use super::{uses, x509};
 use crate::record::{CertificateAuthority, Stored};
 use crate::store::Txn;
@@ -20,11 +20,8 @@ const TEXTS: TextCodes = TextCodes { description: 1914, metadata: 1915 };
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CertificateAuthority)]
 pub(super) struct View {
-    id: String,
-    uri: String,
-    created_at: String,
-    description: String,
-    metadata: String,
+    #[serde(flatten)]
+    head: Head,
     ca_pem: String,
     subject_common_name: String,
     not_before: String,
@@ -42,14 +39,6 @@ body! {
     }
 }
 
-body! {
-    /// Body of `PATCH /certificate_authorities/{id}`.
-    Update as "CertificateAuthorityUpdate" {
-        description: String,
-        metadata: String,
-    }
-}
-
 pub(super) struct CertificateAuthorities;
 
 impl Resource for CertificateAuthorities {
@@ -61,16 +50,12 @@ impl Resource for CertificateAuthorities {
     type Record = CertificateAuthority;
     type View = View;
     type Create = Create;
-    type Update = Update;
+    type Update = TextsUpdate;
 
     fn view(call: &Call, record: &CertificateAuthority) -> View {
         let facts = x509::describe(&record.ca_pem);
         View {
-            id: record.id.to_string(),
-            uri: call.reference(Self::PATH, record.id).uri,
-            created_at: timestamp(record.created_at),
-            description: record.description.clone(),
-            metadata: record.metadata.clone(),
+            head: Head::of::<Self>(call, record),
             ca_pem: record.ca_pem.clone(),
             subject_common_name: facts.subject_common_name,
             not_before: timestamp(facts.not_before),
@@ -97,13 +82,9 @@ impl Resource for CertificateAuthorities {
     async fn update(
         _: &Call,
         stored: &Stored<CertificateAuthority>,
-        body: &Update,
+        body: &TextsUpdate,
     ) -> Result<Draft<CertificateAuthority>, ApiError> {
-        TEXTS.check(&body.description, &body.metadata)?;
-        let mut record = stored.record.clone();
-        body.description.apply(&mut record.description);
-        body.metadata.apply(&mut record.metadata);
-        Ok(Draft::new(record))
+        TEXTS.change(stored, &body.description, &body.metadata)
     }
 
     async fn delete(call: &Call, stored: &Stored<CertificateAuthority>) -> Result<Txn, ApiError> {

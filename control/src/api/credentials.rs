@@ -5,12 +5,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::call::Call;
+use super::described::{Head, TextCodes};
 use super::failure::ApiError;
 use super::given::body;
 use super::owner;
-use super::reply::timestamp;
 use super::resource::{Draft, Resource};
-use super::texts::TextCodes;
 use crate::record::{self, Credential, Stored, index};
 use crate::secret;
 use crate::store::Txn;
@@ -21,11 +20,8 @@ const TEXTS: TextCodes = TextCodes { description: 604, metadata: 605 };
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Credential)]
 pub(super) struct View {
-    id: String,
-    uri: String,
-    created_at: String,
-    description: String,
-    metadata: String,
+    #[serde(flatten)]
+    head: Head,
     /// The authtoken itself, only in the answer to its creation.
     token: Option<String>,
     /// What it may bind; empty: anything.
@@ -68,11 +64,7 @@ impl Resource for Credentials {
 
     fn view(call: &Call, record: &Credential) -> View {
         View {
-            id: record.id.to_string(),
-            uri: call.reference(Self::PATH, record.id).uri,
-            created_at: timestamp(record.created_at),
-            description: record.description.clone(),
-            metadata: record.metadata.clone(),
+            head: Head::of::<Self>(call, record),
             token: None,
             acl: record.acl.rules().iter().map(ToString::to_string).collect(),
             owner_id: record.owner.map(|id| id.to_string()),
@@ -105,14 +97,11 @@ impl Resource for Credentials {
         body: &Update,
     ) -> Result<Draft<Credential>, ApiError> {
         owner::may_act_for(call, stored.record.owner)?;
-        TEXTS.check(&body.description, &body.metadata)?;
-        let mut record = stored.record.clone();
-        body.description.apply(&mut record.description);
-        body.metadata.apply(&mut record.metadata);
+        let mut draft = TEXTS.change(stored, &body.description, &body.metadata)?;
         if let Some(rules) = body.acl.get() {
-            record.acl = parse_acl(rules)?;
+            draft.record.acl = parse_acl(rules)?;
         }
-        Ok(Draft::new(record))
+        Ok(draft)
     }
 
     async fn delete(call: &Call, stored: &Stored<Credential>) -> Result<Txn, ApiError> {

@@ -13,12 +13,12 @@ use ebbgate_policy::{CheckContext, Owner};
 use self::place::Wanted;
 pub(super) use self::view::{View, of_agent};
 use super::call::Call;
+use super::described::TextCodes;
 use super::failure::ApiError;
 use super::given::{Given, body};
 use super::page::Page;
 use super::query::Query;
 use super::resource::{Draft, Listing, Resource};
-use super::texts::TextCodes;
 use crate::record::{self, Endpoint, Stored, index};
 use crate::store::Txn;
 
@@ -108,11 +108,9 @@ impl Resource for Endpoints {
         stored: &Stored<Endpoint>,
         body: &Update,
     ) -> Result<Draft<Endpoint>, ApiError> {
-        TEXTS.check(&body.description, &body.metadata)?;
         let before = &stored.record;
-        let mut draft = Draft::new(Endpoint { updated_at: call.app.now(), ..before.clone() });
-        body.description.apply(&mut draft.record.description);
-        body.metadata.apply(&mut draft.record.metadata);
+        let mut draft = TEXTS.change(stored, &body.description, &body.metadata)?;
+        draft.record.updated_at = call.app.now();
         body.pooling_enabled.apply(&mut draft.record.pooling_enabled);
         if let Some(text) = body.url.get() {
             draft.record.url = moved_url(before, place::parse_url(call, text).await?)?;

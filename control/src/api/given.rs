@@ -53,7 +53,7 @@ macro_rules! body {
         #[derive(Default, serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub(super) struct $name {
-            $($(#[$field_doc])* $field: $crate::api::given::Given<$ty>,)*
+            $($(#[$field_doc])* pub(super) $field: $crate::api::given::Given<$ty>,)*
         }
 
         impl utoipa::PartialSchema for $name {

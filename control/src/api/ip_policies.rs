@@ -5,11 +5,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::call::Call;
+use super::described::{Head, TextCodes, TextsUpdate};
 use super::failure::ApiError;
 use super::given::body;
-use super::reply::timestamp;
 use super::resource::{Draft, Resource};
-use super::texts::TextCodes;
 use super::uses;
 use crate::record::{self, IpPolicy, IpPolicyRule, Record, Stored};
 use crate::store::{Outcome, Txn};
@@ -22,11 +21,8 @@ const RULES_PER_STEP: usize = 64;
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = IPPolicy)]
 pub(super) struct View {
-    id: String,
-    uri: String,
-    created_at: String,
-    description: String,
-    metadata: String,
+    #[serde(flatten)]
+    head: Head,
 }
 
 body! {
@@ -36,14 +32,6 @@ body! {
         metadata: String,
         /// Belongs on the rules now; refused.
         action: String,
-    }
-}
-
-body! {
-    /// Body of `PATCH /ip_policies/{id}`.
-    Update as "IPPolicyUpdate" {
-        description: String,
-        metadata: String,
     }
 }
 
@@ -58,16 +46,10 @@ impl Resource for IpPolicies {
     type Record = IpPolicy;
     type View = View;
     type Create = Create;
-    type Update = Update;
+    type Update = TextsUpdate;
 
     fn view(call: &Call, record: &IpPolicy) -> View {
-        View {
-            id: record.id.to_string(),
-            uri: call.reference(Self::PATH, record.id).uri,
-            created_at: timestamp(record.created_at),
-            description: record.description.clone(),
-            metadata: record.metadata.clone(),
-        }
+        View { head: Head::of::<Self>(call, record) }
     }
 
     async fn create(call: &Call, body: &Create) -> Result<Draft<IpPolicy>, ApiError> {
@@ -87,12 +69,12 @@ impl Resource for IpPolicies {
         }))
     }
 
-    async fn update(_: &Call, stored: &Stored<IpPolicy>, body: &Update) -> Result<Draft<IpPolicy>, ApiError> {
-        TEXTS.check(&body.description, &body.metadata)?;
-        let mut record = stored.record.clone();
-        body.description.apply(&mut record.description);
-        body.metadata.apply(&mut record.metadata);
-        Ok(Draft::new(record))
+    async fn update(
+        _: &Call,
+        stored: &Stored<IpPolicy>,
+        body: &TextsUpdate,
+    ) -> Result<Draft<IpPolicy>, ApiError> {
+        TEXTS.change(stored, &body.description, &body.metadata)
     }
 
     /// Takes its rules along. Refused while a traffic policy names it.

@@ -5,12 +5,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::call::Call;
+use super::described::{Head, TextCodes};
 use super::failure::ApiError;
 use super::given::{Given, body};
 use super::ip_policies::IpPolicies;
-use super::reply::{Ref, timestamp};
+use super::reply::Ref;
 use super::resource::{Draft, Resource};
-use super::texts::TextCodes;
 use crate::record::{self, IpPolicy, IpPolicyRule, Record, Stored};
 use crate::store::{Revision, Txn};
 
@@ -22,11 +22,8 @@ pub(super) const RULES_MAX: usize = 1000;
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = IPPolicyRule)]
 pub(super) struct View {
-    id: String,
-    uri: String,
-    created_at: String,
-    description: String,
-    metadata: String,
+    #[serde(flatten)]
+    head: Head,
     cidr: String,
     ip_policy: Ref,
     /// `allow` or `deny`.
@@ -72,11 +69,7 @@ impl Resource for IpPolicyRules {
             IpRuleAction::Deny => "deny",
         };
         View {
-            id: record.id.to_string(),
-            uri: call.reference(Self::PATH, record.id).uri,
-            created_at: timestamp(record.created_at),
-            description: record.description.clone(),
-            metadata: record.metadata.clone(),
+            head: Head::of::<Self>(call, record),
             cidr: record.cidr.to_string(),
             ip_policy: call.reference(IpPolicies::PATH, record.policy),
             action: action.to_owned(),
@@ -109,10 +102,7 @@ impl Resource for IpPolicyRules {
         stored: &Stored<IpPolicyRule>,
         body: &Update,
     ) -> Result<Draft<IpPolicyRule>, ApiError> {
-        TEXTS.check(&body.description, &body.metadata)?;
-        let mut draft = Draft::new(stored.record.clone());
-        body.description.apply(&mut draft.record.description);
-        body.metadata.apply(&mut draft.record.metadata);
+        let mut draft = TEXTS.change(stored, &body.description, &body.metadata)?;
         if body.cidr.get().is_some() {
             let cidr = parse_cidr(&required("cidr", &body.cidr)?)?;
             let siblings = siblings(call, draft.record.policy, cidr, Some(draft.record.id)).await?;

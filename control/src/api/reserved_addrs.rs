@@ -8,12 +8,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::call::Call;
+use super::described::{Head, TextCodes, TextsUpdate};
 use super::failure::ApiError;
 use super::given::body;
 use super::region;
-use super::reply::timestamp;
 use super::resource::{Draft, Resource};
-use super::texts::TextCodes;
 use crate::record::{self, Endpoint, Installation, ReservedAddress, Stored, index};
 use crate::store::{Range, Txn};
 
@@ -25,11 +24,8 @@ const REGION_DEFAULT: &str = "us";
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ReservedAddr)]
 pub(super) struct View {
-    id: String,
-    uri: String,
-    created_at: String,
-    description: String,
-    metadata: String,
+    #[serde(flatten)]
+    head: Head,
     /// `host:port`, without a scheme.
     addr: String,
     region: String,
@@ -46,14 +42,6 @@ body! {
     }
 }
 
-body! {
-    /// Body of `PATCH /reserved_addrs/{id}`.
-    Update as "ReservedAddrUpdate" {
-        description: String,
-        metadata: String,
-    }
-}
-
 pub(super) struct ReservedAddrs;
 
 impl Resource for ReservedAddrs {
@@ -65,15 +53,11 @@ impl Resource for ReservedAddrs {
     type Record = ReservedAddress;
     type View = View;
     type Create = Create;
-    type Update = Update;
+    type Update = TextsUpdate;
 
     fn view(call: &Call, record: &ReservedAddress) -> View {
         View {
-            id: record.id.to_string(),
-            uri: call.reference(Self::PATH, record.id).uri,
-            created_at: timestamp(record.created_at),
-            description: record.description.clone(),
-            metadata: record.metadata.clone(),
+            head: Head::of::<Self>(call, record),
             addr: format!("{}:{}", record.host, record.port),
             region: record.region.clone(),
             endpoint_configuration: None,
@@ -107,13 +91,9 @@ impl Resource for ReservedAddrs {
     async fn update(
         _: &Call,
         stored: &Stored<ReservedAddress>,
-        body: &Update,
+        body: &TextsUpdate,
     ) -> Result<Draft<ReservedAddress>, ApiError> {
-        TEXTS.check(&body.description, &body.metadata)?;
-        let mut record = stored.record.clone();
-        body.description.apply(&mut record.description);
-        body.metadata.apply(&mut record.metadata);
-        Ok(Draft::new(record))
+        TEXTS.change(stored, &body.description, &body.metadata)
     }
 
     async fn delete(call: &Call, stored: &Stored<ReservedAddress>) -> Result<Txn, ApiError> {

@@ -13,14 +13,14 @@ use utoipa::ToSchema;
 use super::body::NoBody;
 use super::call::{Call, NoQuery};
 use super::certificate_policy::{CertificatePolicy, Kind};
+use super::described::{Head, TextCodes};
 use super::domain_name;
 use super::failure::ApiError;
 use super::given::{Given, body};
 use super::issue;
 use super::region;
-use super::reply::{Ref, timestamp};
+use super::reply::Ref;
 use super::resource::{Draft, Resource, check_id, parse_id, save};
-use super::texts::TextCodes;
 use super::tls_certificates::TlsCertificates;
 use super::x509;
 use crate::app::App;
@@ -38,11 +38,8 @@ const RESOLVES_TO_MAX: usize = 32;
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ReservedDomain)]
 pub(super) struct View {
-    id: String,
-    uri: String,
-    created_at: String,
-    description: String,
-    metadata: String,
+    #[serde(flatten)]
+    head: Head,
     domain: String,
     /// Deprecated; always "".
     region: String,
@@ -144,11 +141,7 @@ impl Resource for ReservedDomains {
 
     fn view(call: &Call, record: &ReservedDomain) -> View {
         View {
-            id: record.id.to_string(),
-            uri: call.reference(Self::PATH, record.id).uri,
-            created_at: timestamp(record.created_at),
-            description: record.description.clone(),
-            metadata: record.metadata.clone(),
+            head: Head::of::<Self>(call, record),
             domain: record.host.to_string(),
             region: String::new(),
             cname_target: Some(call.app.installation.tcp_host.to_string()),
@@ -197,11 +190,8 @@ impl Resource for ReservedDomains {
         stored: &Stored<ReservedDomain>,
         body: &Update,
     ) -> Result<Draft<ReservedDomain>, ApiError> {
-        TEXTS.check(&body.description, &body.metadata)?;
         region::check(&body.region.or_default(), 400)?;
-        let mut draft = Draft::new(stored.record.clone());
-        body.description.apply(&mut draft.record.description);
-        body.metadata.apply(&mut draft.record.metadata);
+        let mut draft = TEXTS.change(stored, &body.description, &body.metadata)?;
         if let Some(values) = body.resolves_to.get() {
             draft.record.resolves_to = read_resolves_to(values)?;
         }

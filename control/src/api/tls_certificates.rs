@@ -5,11 +5,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::call::Call;
+use super::described::{Head, TextCodes, TextsUpdate};
 use super::failure::ApiError;
 use super::given::body;
 use super::reply::timestamp;
 use super::resource::{Draft, Resource};
-use super::texts::TextCodes;
 use super::x509;
 use crate::record::{self, ReservedDomain, Stored, TlsCertificate};
 use crate::store::Txn;
@@ -20,11 +20,8 @@ const TEXTS: TextCodes = TextCodes { description: 1916, metadata: 1917 };
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TLSCertificate)]
 pub(super) struct View {
-    id: String,
-    uri: String,
-    created_at: String,
-    description: String,
-    metadata: String,
+    #[serde(flatten)]
+    head: Head,
     /// The chain, leaf first.
     certificate_pem: String,
     subject_common_name: String,
@@ -62,14 +59,6 @@ body! {
     }
 }
 
-body! {
-    /// Body of `PATCH /tls_certificates/{id}`.
-    Update as "TLSCertificateUpdate" {
-        description: String,
-        metadata: String,
-    }
-}
-
 pub(super) struct TlsCertificates;
 
 impl Resource for TlsCertificates {
@@ -81,16 +70,12 @@ impl Resource for TlsCertificates {
     type Record = TlsCertificate;
     type View = View;
     type Create = Create;
-    type Update = Update;
+    type Update = TextsUpdate;
 
     fn view(call: &Call, record: &TlsCertificate) -> View {
         let facts = x509::describe(&record.chain_pem);
         View {
-            id: record.id.to_string(),
-            uri: call.reference(Self::PATH, record.id).uri,
-            created_at: timestamp(record.created_at),
-            description: record.description.clone(),
-            metadata: record.metadata.clone(),
+            head: Head::of::<Self>(call, record),
             certificate_pem: record.chain_pem.clone(),
             subject_common_name: facts.subject_common_name,
             subject_alternative_names: AlternativeNames { dns_names: facts.dns_names, ips: facts.ips },
@@ -134,13 +119,9 @@ impl Resource for TlsCertificates {
     async fn update(
         _: &Call,
         stored: &Stored<TlsCertificate>,
-        body: &Update,
+        body: &TextsUpdate,
     ) -> Result<Draft<TlsCertificate>, ApiError> {
-        TEXTS.check(&body.description, &body.metadata)?;
-        let mut record = stored.record.clone();
-        body.description.apply(&mut record.description);
-        body.metadata.apply(&mut record.metadata);
-        Ok(Draft::new(record))
+        TEXTS.change(stored, &body.description, &body.metadata)
     }
 
     async fn delete(call: &Call, stored: &Stored<TlsCertificate>) -> Result<Txn, ApiError> {

@@ -6,7 +6,7 @@
 use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use ebbgate_model::feed::SessionCommand;
 use ebbgate_model::{IdError, Ksuid, TunnelSessionId};
 use http::StatusCode;
@@ -83,8 +83,8 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/tunnel_sessions", get(list))
         .route("/tunnel_sessions/{id}", get(find))
-        .route("/tunnel_sessions/{id}/stop", post(stop))
-        .route("/tunnel_sessions/{id}/restart", post(restart))
+        .route("/tunnel_sessions/{id}/stop", action(SessionCommand::Stop))
+        .route("/tunnel_sessions/{id}/restart", action(SessionCommand::Restart))
         .route("/tunnel_sessions/{id}/update", post(update))
         .route("/tunnels", get(list_tunnels))
         .route("/tunnels/{id}", get(find_tunnel))
@@ -105,24 +105,15 @@ async fn find(call: Call, Path(id): Path<String>, _: NoQuery, _: NoBody) -> Resu
     Ok(json(StatusCode::OK, &view(&call, &session)))
 }
 
-async fn stop(
-    call: Call,
-    Path(id): Path<String>,
-    _: NoQuery,
-    body: OptionalJsonText,
-) -> Result<StatusCode, ApiError> {
-    let Nothing {} = read(&id, &body)?;
-    command(&call, &id, SessionCommand::Stop)
-}
-
-async fn restart(
-    call: Call,
-    Path(id): Path<String>,
-    _: NoQuery,
-    body: OptionalJsonText,
-) -> Result<StatusCode, ApiError> {
-    let Nothing {} = read(&id, &body)?;
-    command(&call, &id, SessionCommand::Restart)
+/// An action that takes no field.
+fn action(command: SessionCommand) -> MethodRouter<App> {
+    post(move |call: Call, Path(id): Path<String>, _: NoQuery, body: OptionalJsonText| {
+        let command = command.clone();
+        async move {
+            let Nothing {} = read(&id, &body)?;
+            send(&call, &id, command)
+        }
+    })
 }
 
 async fn update(
@@ -136,7 +127,7 @@ async fn update(
     if version.len() > VERSION_BYTES_MAX {
         return Err(ApiError::value("version", format_args!("it is longer than {VERSION_BYTES_MAX} bytes")));
     }
-    command(&call, &id, SessionCommand::Update { version })
+    send(&call, &id, SessionCommand::Update { version })
 }
 
 /// The body of an action. Some clients repeat the id of the path in it; the Node client sends nothing but the bare id,
@@ -147,7 +138,7 @@ fn read<T: DeserializeOwned>(id: &str, OptionalJsonText(text): &OptionalJsonText
     body.read()
 }
 
-fn command(call: &Call, id: &str, command: SessionCommand) -> Result<StatusCode, ApiError> {
+fn send(call: &Call, id: &str, command: SessionCommand) -> Result<StatusCode, ApiError> {
     let id = parse(id)?;
     match call.app.presence.command(call.account, id, command) {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
