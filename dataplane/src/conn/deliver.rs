@@ -115,7 +115,9 @@ pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, 
 }
 
 async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endpoint>>) {
-    let Walk { visitor, facts, hello, mut record, .. } = { *walk };
+    let mut walk = *walk;
+    walk.record.event.policy_logs = walk.take_logs();
+    let Walk { visitor, facts, hello, record, .. } = walk;
     let conn = HttpConn {
         alpn_h2: facts.tls.as_ref().is_some_and(|tls| tls.alpn == "h2"),
         facts,
@@ -127,7 +129,6 @@ async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endp
     let open = Open::count(&shard.edge().metrics.http_connections_open);
     let outcome = crate::http::serve(shard.clone(), visitor, conn).await;
     drop(open);
-    record.event.policy_logs = Vec::new();
     record.done(&shard, None, outcome.outcome);
 }
 

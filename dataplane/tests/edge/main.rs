@@ -9,3 +9,4 @@ mod pooling;
 mod shortage;
 mod streams;
 mod tls;
+mod web;
