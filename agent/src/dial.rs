@@ -169,3 +169,6 @@ fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, DialerError> {
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests;

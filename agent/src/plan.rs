@@ -206,9 +206,7 @@ impl Plan {
 
     /// The next bind to ask for, if one is due and few enough are under way.
     pub fn next_bind(&mut self, now: Duration) -> Option<(Key, Bind)> {
-        self.online_since?;
-        let under_way = self.endpoints.values().filter(|e| e.state == State::Binding).count();
-        if under_way >= BINDS_AT_ONCE {
+        if !self.may_bind() {
             return None;
         }
         let due = |e: &Endpoint| matches!(e.state, State::Due(at) if at <= now);
@@ -217,9 +215,16 @@ impl Plan {
         Some((*key, endpoint.bind.clone()))
     }
 
-    /// When `next_bind` is worth calling again.
+    fn may_bind(&self) -> bool {
+        let under_way = self.endpoints.values().filter(|e| e.state == State::Binding).count();
+        self.online_since.is_some() && under_way < BINDS_AT_ONCE
+    }
+
+    /// When `next_bind` is worth calling again, answers under way aside.
     pub fn next_due(&self) -> Option<Duration> {
-        self.online_since?;
+        if !self.may_bind() {
+            return None;
+        }
         let due = self.endpoints.values().filter_map(|e| match e.state {
             State::Due(at) => Some(at),
             State::Binding | State::Online => None,

@@ -31,8 +31,11 @@ const COMMANDS_MAX: usize = 64;
 pub const BACKLOG_MAX: usize = 64;
 /// Longest wait for the answer to Auth, in seconds.
 pub const AUTH_SECS_MAX: u64 = 10;
-/// Longest wait for the answer to Bind or Unbind, in seconds.
-pub const BIND_SECS_MAX: u64 = 10;
+/// Longest wait for the answer to Bind, in seconds. Without one nobody knows what the edge serves, so the connection is
+/// given up and the next one takes the session over.
+pub const BIND_SECS_MAX: u64 = 30;
+/// Longest wait for the answer to Unbind, in seconds.
+pub const UNBIND_SECS_MAX: u64 = 10;
 /// Time that connections get to finish when the agent stops, in seconds.
 pub const DRAIN_SECS_MAX: u64 = 3;
 

@@ -76,6 +76,7 @@ fn binds_under_way_are_bounded() {
     plan.authenticated(T0, &welcome("c", "k")).unwrap();
     let asked: Vec<_> = std::iter::from_fn(|| plan.next_bind(T0)).collect();
     assert_eq!(asked.len(), BINDS_AT_ONCE);
+    assert_eq!(plan.next_due(), None, "or a loop that waits for it would spin");
     plan.bound(asked[0].0, yes("b", "https://x.example", "t"), T0, 0);
     assert!(plan.next_bind(T0).is_some());
 }

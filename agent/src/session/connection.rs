@@ -1,5 +1,6 @@
 //! One connection of a session, from Auth to its end: heartbeats both ways, binds, proxied streams, the edge's requests.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use ebbgate_wire::driver::{self, Incoming, Stream};
@@ -13,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::hello::{RESTART_REFUSED, STOP_REFUSED, UPDATE_REFUSED};
-use super::{AUTH_SECS_MAX, Actor, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow};
+use super::{AUTH_SECS_MAX, Actor, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow, UNBIND_SECS_MAX};
 use crate::dial::Carrier;
 use crate::plan::{BindOutcome, Key, Refusal};
 
@@ -42,9 +43,9 @@ enum Opened {
 /// What runs beside the loop of one connection; all of it ends with it.
 struct Tasks {
     session: driver::Session,
-    driver: JoinHandle<Result<(), driver::DriverError>>,
+    driver: Driving,
     openings: JoinSet<Opened>,
-    binds: JoinSet<(Key, Result<BindReply, String>)>,
+    binds: JoinSet<(Key, Answer)>,
     unbinds: JoinSet<()>,
     deliveries: JoinSet<()>,
     heartbeat: JoinHandle<heartbeat::HeartbeatError>,
@@ -54,8 +55,25 @@ struct Tasks {
 impl Drop for Tasks {
     fn drop(&mut self) {
         self.heartbeat.abort();
-        self.driver.abort();
     }
+}
+
+/// The task that moves the session's bytes; dropping it cuts the connection.
+struct Driving(JoinHandle<Result<(), driver::DriverError>>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What came of asking for a bind.
+enum Answer {
+    Reply(Box<BindReply>),
+    /// The stream failed: ask again.
+    Failed(String),
+    /// Nothing within [`BIND_SECS_MAX`].
+    Silence,
 }
 
 impl Actor {
@@ -65,23 +83,12 @@ impl Actor {
         io: Box<dyn Carrier>,
     ) -> Result<Option<oneshot::Sender<()>>, Ended> {
         let (session, mut incoming, driving) = driver::connect(io, Role::Client, Limits::AGENT);
-        let driver = tokio::spawn(driving);
-        let reply =
-            match timeout(Duration::from_secs(AUTH_SECS_MAX), ask_auth(&session, self.plan.auth())).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(format!("no answer to Auth within {AUTH_SECS_MAX} s")),
-            };
-        let admitted = reply.map_err(Ended::Lost).and_then(|reply| {
-            self.plan.authenticated(self.now(), &reply).map_err(Ended::Refused)?;
-            Ok(reply)
-        });
-        let reply = match admitted {
+        let driver = Driving(tokio::spawn(driving));
+        let reply = match self.introduce(&session).await? {
             Ok(reply) => reply,
-            Err(ended) => {
-                driver.abort();
-                return Err(ended);
-            }
+            Err(done) => return Ok(done),
         };
+        self.plan.authenticated(self.now(), &reply).map_err(Ended::Refused)?;
         self.tell(Event::SessionOnline {
             target: self.settings.dialer.target(),
             region: reply.extra.region,
@@ -92,7 +99,29 @@ impl Actor {
         self.serve(&mut tasks, &mut incoming).await
     }
 
-    fn tasks(&self, session: driver::Session, driver: JoinHandle<Result<(), driver::DriverError>>) -> Tasks {
+    /// Waits for the answer to Auth while still taking commands; the inner error means closed.
+    async fn introduce(
+        &mut self,
+        session: &driver::Session,
+    ) -> Result<Result<AuthReply, Option<oneshot::Sender<()>>>, Ended> {
+        let limit = Duration::from_secs(AUTH_SECS_MAX);
+        let mut asking = pin!(timeout(limit, ask_auth(session, self.plan.auth())));
+        loop {
+            tokio::select! {
+                answer = &mut asking => return match answer {
+                    Ok(reply) => reply.map(Ok).map_err(Ended::Lost),
+                    Err(_) => Err(Ended::Lost(format!("no answer to Auth within {AUTH_SECS_MAX} s"))),
+                },
+                command = self.inbox.recv() => {
+                    if let Flow::Close(done) = self.offline_command(command) {
+                        return Ok(Err(done));
+                    }
+                }
+            }
+        }
+    }
+
+    fn tasks(&self, session: driver::Session, driver: Driving) -> Tasks {
         let (to_loop, latency) = mpsc::channel(LATENCIES_MAX);
         let (interval, tolerance) = (self.settings.heartbeat_interval, self.settings.heartbeat_tolerance);
         let opener = session.clone();
@@ -138,12 +167,17 @@ impl Actor {
                 }
                 stream = incoming.accept() => match stream {
                     Some(stream) => self.open(tasks, stream),
-                    None => return Err(Ended::Lost(end_of(&mut tasks.driver).await)),
+                    None => return Err(Ended::Lost(end_of(&mut tasks.driver.0).await)),
                 },
                 Some(opened) = tasks.openings.join_next() => self.opened(tasks, opened.unwrap_or(Opened::Done)),
                 Some(bound) = tasks.binds.join_next() => {
-                    if let Ok((key, reply)) = bound {
-                        self.bound(tasks, key, reply);
+                    match bound {
+                        Ok((key, Answer::Reply(reply))) => self.bound(tasks, key, Ok(*reply)),
+                        Ok((key, Answer::Failed(reason))) => self.bound(tasks, key, Err(reason)),
+                        Ok((_, Answer::Silence)) => {
+                            return Err(Ended::Lost(format!("no answer to Bind within {BIND_SECS_MAX} s")));
+                        }
+                        Err(_) => {}
                     }
                 }
                 Some(round_trip) = tasks.latency.recv() => self.tell(Event::Latency(round_trip)),
@@ -260,7 +294,7 @@ impl Actor {
             }
         }
         tasks.session.goaway(Code::NONE, "the agent stops");
-        let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), &mut tasks.driver).await;
+        let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), &mut tasks.driver.0).await;
     }
 }
 
@@ -286,17 +320,18 @@ async fn ask_auth(session: &driver::Session, auth: Auth) -> Result<AuthReply, St
     AuthReply::decode(reply).map_err(|error| error.to_string())
 }
 
-async fn ask_bind(session: driver::Session, key: Key, bind: Bind) -> (Key, Result<BindReply, String>) {
+async fn ask_bind(session: driver::Session, key: Key, bind: Bind) -> (Key, Answer) {
     let asking = async {
         let stream = session.open(StreamKind::Bind).await.map_err(|error| error.to_string())?;
         let reply = rpc_io::call(stream, &bind).await.map_err(|error| error.to_string())?;
         BindReply::decode(reply).map_err(|error| error.to_string())
     };
-    let reply = match timeout(Duration::from_secs(BIND_SECS_MAX), asking).await {
-        Ok(reply) => reply,
-        Err(_) => Err(format!("no answer to Bind within {BIND_SECS_MAX} s")),
+    let answer = match timeout(Duration::from_secs(BIND_SECS_MAX), asking).await {
+        Ok(Ok(reply)) => Answer::Reply(Box::new(reply)),
+        Ok(Err(reason)) => Answer::Failed(reason),
+        Err(_) => Answer::Silence,
     };
-    (key, reply)
+    (key, answer)
 }
 
 async fn ask_unbind(session: driver::Session, id: String) {
@@ -306,7 +341,7 @@ async fn ask_unbind(session: driver::Session, id: String) {
             let _ = rpc_io::call(stream, &Unbind { id }).await;
         }
     };
-    let _ = timeout(Duration::from_secs(BIND_SECS_MAX), asking).await;
+    let _ = timeout(Duration::from_secs(UNBIND_SECS_MAX), asking).await;
 }
 
 /// Reads what a stream is for and answers what needs no state. Streams that make no sense are dropped, which resets them.

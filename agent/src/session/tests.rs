@@ -247,6 +247,19 @@ async fn one_refused_rebind_takes_no_other_endpoint_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bind_that_is_never_answered_gives_the_connection_up() {
+    let edge = Edge::default();
+    edge.book().silent_binds = 1;
+    let dialer = MemoryDialer::new(&edge);
+    let (session, mut events) = start(dialer.clone());
+    let begin = Instant::now();
+    let _a = serve(&session, "a", A);
+    events.endpoint_online("a").await;
+    assert!(begin.elapsed() <= Duration::from_secs(BIND_SECS_MAX + 1));
+    assert_eq!(dialer.dials.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refused_auth_is_told_and_tried_again() {
     let edge = Edge::default();
     edge.book().refuse_auth = [107, 107].into();

@@ -25,6 +25,8 @@ pub(super) struct Book {
     pub(super) refuse_auth: VecDeque<u32>,
     /// Codes to refuse the next Binds of a URL with.
     pub(super) refuse_bind: BTreeMap<String, VecDeque<u32>>,
+    /// The next Binds go unanswered.
+    pub(super) silent_binds: u32,
     /// Heartbeats go unanswered.
     pub(super) mute: bool,
     session: Option<driver::Session>,
@@ -88,6 +90,9 @@ impl Edge {
                 rpc_io::write_object(&mut stream, &reply).await.ok()
             }
             StreamKind::Bind => {
+                if self.swallows_bind() {
+                    std::future::pending::<()>().await;
+                }
                 let reply = self.bind(&Bind::decode(request).unwrap());
                 rpc_io::write_object(&mut stream, &reply).await.ok()
             }
@@ -133,6 +138,13 @@ impl Edge {
         book.served.insert(url.clone(), id.clone());
         let token = Secret::new(format!("token of {id}"));
         bind.reply(id, &url.parse().unwrap(), token, "tn_1".into())
+    }
+
+    fn swallows_bind(&self) -> bool {
+        let mut book = self.book();
+        let silent = book.silent_binds > 0;
+        book.silent_binds = book.silent_binds.saturating_sub(1);
+        silent
     }
 
     fn unbind(&self, id: String) {
