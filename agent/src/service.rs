@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn arguments_survive_systemds_own_quoting() {
         let check = |path: &str, expect: &str| assert_eq!(argument(Path::new(path)).unwrap(), expect);
-        check("/etc/ngrok.yml", "\"/etc/ngrok.yml\"");
+        check("/etc/ebbgate.yml", "\"/etc/ebbgate.yml\"");
         check("/a b/c\"d\\e", "\"/a b/c\\\"d\\\\e\"");
         check("/50%/$HOME", "\"/50%%/$$HOME\"");
         assert!(argument(Path::new("/a\nExecStart=/bin/sh")).is_err(), "a path cannot add a line");
@@ -200,11 +200,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let host = Host::staged(root.path());
         assert!(matches!(host.control("start"), Err(ServiceError::NotInstalled(_))));
-        host.install(Path::new("/usr/bin/ebbgate"), &["/etc/ngrok.yml".into()]).unwrap();
+        host.install(Path::new("/usr/bin/ebbgate"), &["/etc/ebbgate.yml".into()]).unwrap();
         let text = std::fs::read_to_string(root.path().join("etc/systemd/system/ebbgate.service")).unwrap();
         assert!(
             text.contains(
-                "ExecStart=\"/usr/bin/ebbgate\" start --all --service --config \"/etc/ngrok.yml\"\n"
+                "ExecStart=\"/usr/bin/ebbgate\" start --all --service --config \"/etc/ebbgate.yml\"\n"
             ),
             "{text}"
         );
