@@ -181,9 +181,9 @@ impl Issuer {
     }
 }
 
-/// Whether a leaf should be replaced: a third of its life or less is left.
+/// Whether a leaf should be replaced: a third of its life or less is left, or it was issued by a clock that was ahead.
 pub fn is_due(not_before: UnixSecs, not_after: UnixSecs, now: UnixSecs) -> bool {
-    not_after.saturating_sub(now) <= not_after.saturating_sub(not_before) / 3
+    now < not_before || not_after.saturating_sub(now) <= not_after.saturating_sub(not_before) / 3
 }
 
 fn common_name(name: &str) -> DistinguishedName {
@@ -296,6 +296,8 @@ mod tests {
         assert!(is_due(0, 90, 60));
         assert!(is_due(0, 90, 1000));
         assert!(is_due(0, 90, i64::MAX));
-        assert!(!is_due(0, 90, i64::MIN), "a clock far behind renews nothing");
+        assert!(!is_due(0, 90, 0));
+        assert!(is_due(0, 90, -1), "not valid yet: the clock was set back since");
+        assert!(is_due(0, 90, i64::MIN));
     }
 }

@@ -27,5 +27,6 @@ pub mod secret;
 pub mod serve;
 pub mod snapshot;
 pub mod store;
+pub mod trouble;
 
 pub use app::{App, Settings};

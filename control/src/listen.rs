@@ -117,3 +117,83 @@ async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<B
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::{get, post};
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+
+    struct Server {
+        at: SocketAddr,
+        stop: watch::Sender<bool>,
+        ended: JoinHandle<()>,
+    }
+
+    async fn server(router: Router) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (stop, stopping) = watch::channel(false);
+        Server { at, stop, ended: tokio::spawn(serve(listener, None, router, stopping)) }
+    }
+
+    fn router() -> Router {
+        let slow = || async {
+            sleep(Duration::from_secs(2)).await;
+            "slow"
+        };
+        Router::new().route("/", post(|body: String| async move { body })).route("/slow", get(slow))
+    }
+
+    /// What the server answers to bytes that are all that ever comes, and after how many seconds it closes.
+    async fn answer_to(at: SocketAddr, bytes: &str) -> (String, u64) {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        let start = Instant::now();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        (answer, start.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stalled_clients_are_closed() {
+        let server = server(router()).await;
+        let post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n";
+        for (bytes, expect, secs) in [
+            ("", "", HEADER_SECS_MAX),
+            ("POST / HTT", "", HEADER_SECS_MAX),
+            (post, "", HEADER_SECS_MAX),
+            (&format!("{post}\r\n12345"), "HTTP/1.1 408", REQUEST_SECS_MAX),
+            (&format!("{post}\r\n1234567890"), "HTTP/1.1 200", HEADER_SECS_MAX),
+        ] {
+            let (answer, took) = answer_to(server.at, bytes).await;
+            assert!(answer.starts_with(expect) && took <= secs + 1, "{bytes:?}: {answer:?} after {took} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_finishes_what_is_under_way_and_takes_nothing_new() {
+        let Server { at, stop, ended } = server(router()).await;
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        stop.send_replace(true);
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("slow"), "{answer}");
+        ended.await.unwrap();
+        assert!(TcpStream::connect(at).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_header_too_large_is_refused() {
+        let server = server(router()).await;
+        let header = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(4 * HEADER_BYTES_MAX));
+        let (answer, _) = answer_to(server.at, &header).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+}

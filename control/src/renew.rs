@@ -1,4 +1,4 @@
-//! Replaces leaves of our own authorities before they expire: at start and once a day.
+//! Replaces leaves of our own authorities before they expire: at start and every hour.
 
 use crate::App;
 use crate::authority::{AuthorityError, Purpose, is_due};
@@ -9,7 +9,7 @@ use crate::record::{
 use crate::store::{Item, Outcome, Range, StoreError, Txn};
 
 /// Seconds between two looks at all leaves.
-pub const INTERVAL_SECS: u64 = 24 * 3600;
+pub const INTERVAL_SECS: u64 = 3600;
 
 /// Why not all leaves could be renewed.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -23,12 +27,14 @@ use crate::clock::SystemClock;
 use crate::config::Serve;
 use crate::dir::{DataDir, DirError};
 use crate::file::{self, FileError};
+use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
 use crate::push::{self, Feeds, Planned};
 use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
-use crate::renew::{self, RenewError};
+use crate::renew;
 use crate::secret::SystemEntropy;
 use crate::store::{DirLock, Sqlite, StoreError};
+use crate::trouble::Trouble;
 use crate::{admin, api, listen};
 
 /// Seconds between two looks for edges whose lease has ended.
@@ -52,9 +58,6 @@ pub enum ServeError {
         /// The database.
         path: PathBuf,
     },
-    /// Leaves.
-    #[error("certificates could not be renewed")]
-    Renew(#[from] RenewError),
     /// A listener.
     #[error("cannot listen on {at}: choose another address with {flag}")]
     Listen {
@@ -103,11 +106,11 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     let (publish, planned) = watch::channel(Planned::default());
     let settings = Settings { strict: options.strict, api_base: api_base(options, listeners.api_at) };
     let app = open_app(&dir, settings, options.rate_limit, planned).await?;
-    renew::renew(&app).await?;
+    try_renew(&app).await;
 
     let mut background = JoinSet::new();
     background.spawn(push::follow(app.store.clone(), app.vault.clone(), publish, app.metrics.clone()));
-    background.spawn(renew_daily(app.clone()));
+    background.spawn(renew_hourly(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
     let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
     background.spawn(async move {
@@ -115,13 +118,14 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     });
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
-    servers.spawn(listen::serve(listeners.api, tls, api::router(app.clone()), stopping.clone()));
+    let api = api::router(app.clone()).layer(from_fn_with_state(app.metrics.clone(), count));
+    servers.spawn(listen::serve(listeners.api, tls, api, stopping.clone()));
     let admin = admin::router(app.clone(), operator_token.trim());
     servers.spawn(listen::serve(listeners.admin, None, admin, stopping));
 
     let mut term = signal(SignalKind::terminate()).map_err(ServeError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signal)?;
-    announce(&dir, listeners.api_at, listeners.admin_at)?;
+    announce(&dir, listeners.api_at, listeners.admin_at);
     tokio::select! {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
@@ -133,6 +137,20 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.shutdown().await;
     file::remove(&dir.note())?;
     Ok(())
+}
+
+/// Counts the calls of the API.
+async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let method = known_method(request.method());
+    let response = next.run(request).await;
+    metrics.calls.get_or_create(&CallLabels { method, status: response.status().as_u16() }).inc();
+    response
+}
+
+/// A client may send any word as method; labels are few.
+fn known_method(method: &Method) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    known.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
 }
 
 /// Everything that is listened on.
@@ -194,15 +212,17 @@ async fn open_app(
 }
 
 /// Tells scripts and the service manager that everything listens.
-fn announce(dir: &DataDir, api: SocketAddr, admin: SocketAddr) -> Result<(), ServeError> {
+fn announce(dir: &DataDir, api: SocketAddr, admin: SocketAddr) {
     let edge_socket = dir.edge_socket();
     let note = json!({ "pid": std::process::id(), "api": api, "admin": admin, "edge_socket": edge_socket });
-    file::replace(&dir.note(), &format!("{note}\n"), 0o640)?;
+    // On a full disk control still serves what it has.
+    if let Err(error) = file::replace(&dir.note(), &format!("{note}\n"), 0o640) {
+        tracing::warn!(error = %Trouble(&error), "scripts will not find this control");
+    }
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "the service manager could not be told that control is ready");
     }
     tracing::info!(%api, %admin, "ready");
-    Ok(())
 }
 
 fn api_base(options: &Serve, at: SocketAddr) -> String {
@@ -237,14 +257,19 @@ fn api_tls(options: &Serve) -> Result<Option<TlsAcceptor>, ServeError> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-async fn renew_daily(app: App) {
-    let mut daily = interval(Duration::from_secs(renew::INTERVAL_SECS));
-    daily.tick().await;
+async fn renew_hourly(app: App) {
+    let mut hourly = interval(Duration::from_secs(renew::INTERVAL_SECS));
+    hourly.tick().await;
     loop {
-        daily.tick().await;
-        if let Err(error) = renew::renew(&app).await {
-            tracing::error!(%error, "certificates could not be renewed; trying again tomorrow");
-        }
+        hourly.tick().await;
+        try_renew(&app).await;
+    }
+}
+
+/// A leaf that cannot be renewed now has a third of its life left: no reason not to serve.
+async fn try_renew(app: &App) {
+    if let Err(error) = renew::renew(app).await {
+        tracing::error!(error = %Trouble(&error), "certificates could not be renewed; trying again in an hour");
     }
 }
 

@@ -13,6 +13,7 @@ use crate::plan::plan;
 use crate::secret::Vault;
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::store::{Batch, Range, Store, StoreError, Watch};
+use crate::trouble::Trouble;
 
 /// Changes that follow each other within this many milliseconds share one plan.
 const DEBOUNCE_MS: u64 = 5;
@@ -50,8 +51,9 @@ pub async fn follow(
     loop {
         let Err(error) = follow_from_now(&*store, &vault, &publish, &metrics).await;
         if !matches!(error, PlanError::Store(StoreError::Compacted { .. })) {
-            tracing::error!(%error, "planning stopped; edges keep what they have");
-            publish.send_modify(|planned| planned.trouble = Some(error.to_string()));
+            let trouble = Trouble(&error).to_string();
+            tracing::error!(error = trouble, "planning stopped; edges keep what they have");
+            publish.send_modify(|planned| planned.trouble = Some(trouble));
             sleep(Duration::from_secs(RETRY_SECS)).await;
         }
     }

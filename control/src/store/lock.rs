@@ -33,8 +33,11 @@ impl DirLock {
             }
             Err(TryLockError::Error(error)) => return Err(broken(error)),
         }
-        let note = file.set_len(0).and_then(|()| file.rewind());
-        note.and_then(|()| writeln!(file, "{}", std::process::id())).map_err(broken)?;
+        // Whose it is helps an operator, but a full disk must not keep control from reading.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { _file: file })
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::super::{Compare, LeaseId, Op, Outcome, REVISIONS_KEPT, Revision, StoreError, Txn};
 use super::{end_of, engine_error};
+use crate::trouble::Trouble;
 
 /// Transactions that share one disk flush.
 const GROUP_MAX: usize = 128;
@@ -107,7 +108,7 @@ impl Writer {
         }
         let written = group.finish();
         if let Some(error) = &written.failure {
-            tracing::error!(%error, "a write to the store failed; nothing of it was kept");
+            tracing::error!(error = %Trouble(error), "a write to the store failed; nothing of it was kept");
             for lease in self.leases.values_mut().filter(|lease| lease.ends <= now) {
                 lease.ends = now + Duration::from_secs(RETRY_SECS);
             }
