@@ -169,11 +169,6 @@ pub(crate) mod testing {
             let (account, api_key) = add_account(&app, "first").await;
             Self { app, account, api_key, _dir: dir }
         }
-
-        /// Another account with a key.
-        pub(crate) async fn account(&self, name: &str) -> (AccountId, String) {
-            add_account(&self.app, name).await
-        }
     }
 
     async fn add_account(app: &App, name: &str) -> (AccountId, String) {

@@ -1,7 +1,7 @@
 //! Brings Programs to edges: follows the store, plans, and serves each edge its feed.
 //!
 //! `push::plans` turns revisions into Programs, `push::outbox` decides what an edge gets next, `push::feed` is one edge's
-//! connection, `push::server` the listeners. What a Program says is `plan`'s business.
+//! connection, `push::server` the listener. What a Program says is `plan`'s business.
 
 mod feed;
 mod outbox;
@@ -11,4 +11,4 @@ mod server;
 pub use feed::Feeds;
 pub use outbox::Outbox;
 pub use plans::{Planned, follow};
-pub use server::{bind_socket, serve_tls, serve_unix};
+pub use server::{bind_socket, serve_unix};

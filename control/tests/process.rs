@@ -1,5 +1,7 @@
 //! The program as a process: what a kill, a second start, a full disk or a careless flag does to it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -279,8 +281,8 @@ fn secrets_are_for_their_owner_only_and_nowhere_in_the_log() {
     let key = text(&made, "api_key");
     assert_eq!(key, place.read("api-key"));
     for name in ["api-key", "secret.key", "operator.token", "control.db", "ca/ingress.key.sealed"] {
-        let mode = std::fs::metadata(place.dir.join(name)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{name}");
+        let bits = std::fs::metadata(place.dir.join(name)).unwrap().permissions().mode();
+        assert_eq!(bits & 0o777, 0o600, "{name}");
     }
     assert!(!contains(&place.dir.join("control.db"), key.as_bytes()), "the key itself is not stored");
     let mut command =

@@ -1,4 +1,4 @@
-//! The listeners edges connect to: HTTP/2 over a Unix socket on this machine, over mutual TLS from others.
+//! The listener edges of this machine connect to: HTTP/2 over a Unix socket.
 
 use std::convert::Infallible;
 use std::fs::Permissions;
@@ -18,12 +18,10 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::time::sleep;
 
 use super::feed::Feeds;
 
@@ -31,8 +29,6 @@ use super::feed::Feeds;
 const FEEDS_MAX: usize = 256;
 /// Bytes of a request or response that may be under way unread.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// Seconds an edge may take for its TLS handshake.
-const HANDSHAKE_SECS_MAX: u64 = 10;
 /// Pause after a failed accept, in milliseconds: without descriptors there is nothing to do but wait.
 const ACCEPT_RETRY_MS: u64 = 100;
 
@@ -64,42 +60,15 @@ pub async fn serve_unix(listener: UnixListener, feeds: Arc<Feeds>) -> Infallible
                     drop(permit);
                 });
             }
-            Err(error) => pause(&error).await,
-        }
-    }
-}
-
-/// Serves edges of other machines, which show a certificate of the edge authority, until dropped.
-pub async fn serve_tls(listener: TcpListener, acceptor: TlsAcceptor, feeds: Arc<Feeds>) -> Infallible {
-    let room = Arc::new(Semaphore::new(FEEDS_MAX));
-    let mut tasks = JoinSet::new();
-    loop {
-        while tasks.try_join_next().is_some() {}
-        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
-        match listener.accept().await {
-            Ok((io, peer)) => {
-                let (feeds, acceptor) = (feeds.clone(), acceptor.clone());
-                tasks.spawn(async move {
-                    let wait = Duration::from_secs(HANDSHAKE_SECS_MAX);
-                    match timeout(wait, acceptor.accept(io)).await {
-                        Ok(Ok(io)) => serve_connection(io, feeds).await,
-                        Ok(Err(error)) => tracing::warn!(%peer, %error, "the handshake of an edge failed"),
-                        Err(_) => tracing::warn!(%peer, "the handshake of an edge took too long"),
-                    }
-                    drop(permit);
-                });
+            Err(error) => {
+                tracing::warn!(%error, "accepting an edge failed");
+                sleep(Duration::from_millis(ACCEPT_RETRY_MS)).await;
             }
-            Err(error) => pause(&error).await,
         }
     }
 }
 
-async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "accepting an edge failed");
-    sleep(Duration::from_millis(ACCEPT_RETRY_MS)).await;
-}
-
-async fn serve_connection(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, feeds: Arc<Feeds>) {
+async fn serve_connection(io: UnixStream, feeds: Arc<Feeds>) {
     let service = service_fn(move |request| {
         let feeds = feeds.clone();
         async move { Ok::<_, Infallible>(answer(request, feeds)) }
