@@ -11,8 +11,11 @@ use ebbgate_policy::{CheckContext, Engine, Owner, References, check};
 use ebbgate_wire::mux::{Limits, Mux, MuxEvent, Readable, Role};
 use ebbgate_wire::rpc::{Auth, Bind, ObjectReader};
 
+/// What must hold for an input.
+pub type Property = fn(&[u8]);
+
 /// Name and function of every target, for replaying corpora.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [(&str, Property); 7] = [
     ("detect", detect),
     ("frames", frames),
     ("rpc", rpc),
@@ -30,7 +33,7 @@ pub fn detect(data: &[u8]) {
     }
     let mut decided = None;
     for end in (0..=data.len()).step_by(1 + data.len() / 64) {
-        let now = look(&data[..end]);
+        let now = look(data.get(..end).unwrap_or(data));
         match &decided {
             None if now != Detected::NeedMore => decided = Some(now),
             Some(before) => assert_eq!(&now, before, "changed its mind at {end}"),
@@ -49,7 +52,7 @@ pub fn frames(data: &[u8]) {
     for (now_ms, piece) in (0u64..).zip(data.chunks(1 + usize::from(first >> 1))) {
         let ended = mux.receive(now_ms, piece).is_err();
         while let Some(event) = mux.poll_event() {
-            serve(&mut mux, event);
+            serve(&mut mux, &event);
         }
         while mux.poll_transmit(&mut out) {
             out.clear();
@@ -63,11 +66,11 @@ pub fn frames(data: &[u8]) {
 }
 
 /// Reads what is readable and echoes a little, as an owner of the multiplexer would.
-fn serve(mux: &mut Mux, event: MuxEvent) {
-    match event {
+fn serve(mux: &mut Mux, event: &MuxEvent) {
+    match *event {
         MuxEvent::Opened => {
             if let Some(id) = mux.accept() {
-                serve(mux, MuxEvent::Readable(id));
+                serve(mux, &MuxEvent::Readable(id));
             }
         }
         MuxEvent::Readable(id) => {
