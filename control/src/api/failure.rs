@@ -206,4 +206,15 @@ mod tests {
         let error = ApiError::bad(215, "é".repeat(MESSAGE_BYTES_MAX));
         assert!(error.message().len() <= MESSAGE_BYTES_MAX + '…'.len_utf8());
     }
+
+    #[test]
+    fn a_full_or_closing_store_is_no_fault_of_the_request() {
+        let path = std::path::PathBuf::from("control.db");
+        let status = |error: StoreError| ApiError::from(error).status().as_u16();
+        assert_eq!(status(StoreError::Full { path: path.clone() }), 503);
+        assert_eq!(status(StoreError::ReadOnly { path }), 503);
+        assert_eq!(status(StoreError::Closed), 503);
+        assert_eq!(status(StoreError::TooLarge("a value has at most 1 MiB")), 400);
+        assert_eq!(status(StoreError::DuplicateKey("/x".into())), 500);
+    }
 }

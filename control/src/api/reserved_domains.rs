@@ -43,7 +43,7 @@ pub(super) struct View {
     domain: String,
     /// Deprecated; always "".
     region: String,
-    /// Name to point a CNAME record at.
+    /// Name to point a CNAME record at; null where the installation is known by an address only.
     cname_target: Option<String>,
     certificate: Option<Ref>,
     certificate_management_policy: Option<CertificatePolicy>,
@@ -140,11 +140,12 @@ impl Resource for ReservedDomains {
     type Update = Update;
 
     fn view(call: &Call, record: &ReservedDomain) -> View {
+        let target = &call.app.installation.tcp_host;
         View {
             head: Head::of::<Self>(call, record),
             domain: record.host.to_string(),
             region: String::new(),
-            cname_target: Some(call.app.installation.tcp_host.to_string()),
+            cname_target: target.ip().is_none().then(|| target.to_string()),
             certificate: record.certificate.map(|id| call.reference(TlsCertificates::PATH, id)),
             certificate_management_policy: record.management.as_ref().map(CertificatePolicy::from_record),
             certificate_management_status: None,
@@ -177,6 +178,7 @@ impl Resource for ReservedDomains {
             created_at: call.app.now(),
         });
         if name.is_laboratory {
+            refuse_if_strict(call, &draft.record.host)?;
             draft.warnings.push(format!("`{}` can never be resolved on the internet", draft.record.host));
         }
         let txn = issue::leaf(call, txn, Purpose::Ingress, id, &draft.record.host)?;
@@ -213,6 +215,14 @@ impl Resource for ReservedDomains {
             .delete(index::domain(&domain.host))
             .delete(IssuedCertificate::key(call.account, domain.id)))
     }
+}
+
+fn refuse_if_strict(call: &Call, host: &Host) -> Result<(), ApiError> {
+    if !call.is_strict() {
+        return Ok(());
+    }
+    let message = format!("`{host}` cannot be reserved: its last label is not a public top-level domain");
+    Err(ApiError::bad(411, message).detail("field", "domain"))
 }
 
 fn wanted_name(body: &Create) -> Result<String, ApiError> {

@@ -227,6 +227,15 @@ async fn an_endpoint_without_a_policy_is_a_warning_or_strictly_refused() {
     let strict = Lab::strict().await;
     strict.reserve_domain().await;
     assert_eq!(strict.post("/endpoints", body).await.expect(400).code(), 18011);
+    let address = strict.make("/reserved_addrs", json!({})).await.text("addr");
+    let policy = forward("on_tcp_connect", "tcp://db.clinic1.internal:433");
+    let bare = json!({"url": address, "traffic_policy": policy});
+    assert_eq!(strict.post("/endpoints", bare).await.expect(400).code(), 18022);
+    strict.make("/endpoints", json!({"url": format!("tcp://{address}"), "traffic_policy": policy})).await;
+    assert_eq!(
+        strict.post("/reserved_domains", json!({"domain": "clinic.test"})).await.expect(400).code(),
+        411
+    );
 }
 
 #[tokio::test]

@@ -21,11 +21,11 @@ pub(super) struct Wanted {
 }
 
 /// Reads the URL of a cloud endpoint. `host:port` without a scheme is what `reserved_addrs` shows: where the account has
-/// that address reserved, it means `tcp://host:port`.
+/// that address reserved, it means `tcp://host:port`. Strict installations refuse it, as the original does.
 pub(super) async fn parse_url(call: &Call, text: &str) -> Result<EndpointUrl, ApiError> {
     match text.parse::<EndpointUrl>() {
         Ok(url) => Ok(url),
-        Err(UrlError::SchemeMissing) if !text.is_empty() => {
+        Err(UrlError::SchemeMissing) if !text.is_empty() && !call.is_strict() => {
             let as_tcp = format!("tcp://{text}").parse::<EndpointUrl>();
             match as_tcp {
                 Ok(url) if address(call, &url).await?.is_some() => Ok(url),
@@ -177,7 +177,7 @@ fn conflict(wanted: &Wanted, neighbour: &Neighbour) -> Option<ApiError> {
         }
         (false, false) if neighbour.is_cloud => {
             let message = format!(
-                "this account already has the cloud endpoint {id} on `{url}`; change or delete that one, or enable pooling on both"
+                "this account already has the cloud endpoint {id} on `{url}`; change that one with PATCH /endpoints/{id}, or enable pooling on both"
             );
             Some(ApiError::conflict(18009, message))
         }
