@@ -185,11 +185,7 @@ pub fn recheck(edge: &Arc<Edge>, old: &Tables, new: &Tables) {
             continue;
         };
         for bound in session.bound() {
-            let lent = bound.lent_port.is_some();
-            let default = new.program.settings.default_domain.as_ref();
-            if let Err(refusal) = bind::permit(new, credential, &bound.endpoint.url, bound.endpoint.binding)
-                && !(lent || default.is_some_and(|d| bind::is_random_name(d, bound.endpoint.url.host())))
-            {
+            if let Err(refusal) = bind::still_permit(new, credential, &bound.endpoint) {
                 let code = refusal.code.unwrap_or(ErrorCode::ACL_NAME);
                 session.stop_endpoint(edge, &bound.id, code, &refusal.message);
             } else if !Arc::ptr_eq(&old.references(identity.account), &new.references(identity.account)) {

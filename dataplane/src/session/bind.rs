@@ -13,7 +13,7 @@ use ebbgate_wire::rpc::{Bind, BindError, Requested, SecurityOption, error_text};
 use ebbgate_wire::ticket::BindToken;
 use serde_json::json;
 
-use crate::gateway::ProxyProtocol;
+use crate::gateway::{Endpoint, ProxyProtocol};
 use crate::program::Tables;
 use crate::tls::{default_settings, parse_certificate};
 
@@ -212,6 +212,26 @@ fn require_acl(credential: &CredentialSpec, url: &EndpointUrl) -> Result<(), Ref
         _ => (ErrorCode::ACL_NAME, url.host().to_string()),
     };
     Err(Refusal::new(code, format!("the authtoken's ACL does not permit binding {what}")))
+}
+
+/// Whether a credential may go on serving an endpoint: as [`permit`], and names and ports given away at random may be
+/// kept until somebody reserves them.
+pub(super) fn still_permit(
+    tables: &Tables,
+    credential: &CredentialSpec,
+    endpoint: &Endpoint,
+) -> Result<(), Refusal> {
+    let (url, settings) = (&endpoint.url, &tables.program.settings);
+    let given_away = match url.scheme() {
+        Scheme::Tcp => {
+            settings.tcp_host.as_ref() == Some(url.host()) && tables.address(url.host(), url.port()).is_none()
+        }
+        _ => {
+            settings.default_domain.as_ref().is_some_and(|domain| is_random_name(domain, url.host()))
+                && tables.domain(url.host()).is_none()
+        }
+    };
+    if given_away { require_acl(credential, url) } else { permit(tables, credential, url, endpoint.binding) }
 }
 
 /// Whether a credential may serve a URL: its rules, then reservations for public names.

@@ -93,6 +93,23 @@ async fn a_narrowed_acl_and_a_lost_reservation_stop_endpoints() {
 }
 
 #[tokio::test]
+async fn a_random_port_is_kept_until_somebody_reserves_it() {
+    let mut lab = Lab::start();
+    let mut agent = lab.agent(TOKEN).await;
+    let lent = agent.try_bind("tcp://", json!({}), json!({})).await;
+    let port: u16 = lent.url.rsplit(':').next().unwrap().parse().unwrap();
+    lab.change(|p| p.domains.clear());
+    let _visitor = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    agent.accept().await;
+    lab.change(|p| {
+        let mut address = p.addresses.values().next().unwrap().clone();
+        (address.account, address.port) = (crate::lab::account(2), port);
+        p.addresses.insert(ebbgate_model::AddressId::new(crate::lab::ksuid(2)), address);
+    });
+    assert_eq!(agent.notice().await.id, lent.id);
+}
+
+#[tokio::test]
 async fn a_returning_agent_takes_its_old_session_over() {
     let mut lab = Lab::start();
     lab.tcp_to(TARGET);
