@@ -12,6 +12,7 @@ use crate::expr::Expression;
 use crate::facts::Context;
 use crate::verdict::{Effect, Phase, Verdict};
 
+mod basic_auth;
 mod close_connection;
 mod config;
 mod custom_response;
@@ -24,6 +25,7 @@ mod log;
 mod restrict_ips;
 mod set_vars;
 mod terminate_tls;
+mod urls;
 
 pub(crate) use config::Config;
 
@@ -84,6 +86,7 @@ const fn line(kind: &'static str, phases: &'static [Phase], compile: fn(&mut Con
 
 static SPECS: &[Spec] = &[
     line("add-headers", REQUEST_RESPONSE, headers::compile_add),
+    Spec { ending: |_| Ending::Sometimes, ..line("basic-auth", &[Phase::HttpRequest], basic_auth::compile) },
     Spec {
         ending: |_| Ending::Always,
         ..line("close-connection", CONNECT_REQUEST, close_connection::compile)
@@ -102,6 +105,7 @@ static SPECS: &[Spec] = &[
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
+    Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
     Spec { ending: |_| Ending::Sometimes, ..line("restrict-ips", ALL, restrict_ips::compile) },
     line("set-vars", ALL, set_vars::compile),
@@ -109,11 +113,11 @@ static SPECS: &[Spec] = &[
         schemes: &[Scheme::Https, Scheme::Tls],
         ..line("terminate-tls", &[Phase::TcpConnect], terminate_tls::compile)
     },
+    line("url-rewrite", &[Phase::HttpRequest], urls::compile_rewrite),
 ];
 
 /// Published actions that this version does not have.
 const UNSERVED: &[&str] = &[
-    "basic-auth",
     "circuit-breaker",
     "compress-response",
     "http-request",
@@ -122,12 +126,10 @@ const UNSERVED: &[&str] = &[
     "owasp-crs-request",
     "owasp-crs-response",
     "rate-limit",
-    "redirect",
     "request-body-find-replace",
     "response-body-find-replace",
     "saml",
     "sse-find-replace",
-    "url-rewrite",
     "verify-webhook",
 ];
 

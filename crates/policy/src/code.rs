@@ -93,4 +93,6 @@ codes! {
     BODY_FORBIDDEN = 3604;
     /// An interpolation failed at run time.
     INTERPOLATION_FAILED = 3900;
+    /// A computed pattern is not a regular expression.
+    PATTERN_BAD = 3901;
 }

@@ -34,6 +34,7 @@ mod user_agent;
 mod value;
 
 pub use budget::{COST_UNITS_MAX, HELD_BYTES_MAX};
+pub(crate) use query::url as request_url;
 pub use syntax::{AST_DEPTH_MAX, AST_NODES_MAX, COMPREHENSION_NESTING_MAX, SOURCE_BYTES_MAX};
 pub use template::{Template, ValueTemplate};
 
@@ -144,22 +145,24 @@ impl Expression {
         budget.verdict()?;
         match result {
             Ok(value) => f(value.as_ref()),
-            Err(error) => Err(EvalError::Failed(explain(&error))),
+            Err(error) => Err(EvalError::Failed(explain(&error, &self.slots))),
         }
     }
 }
 
 /// An evaluator's error in one short sentence. Values are named by their type: they may be a whole request, with its
 /// credentials, and end in a log.
-fn explain(error: &ExecutionError) -> String {
+fn explain(error: &ExecutionError, slots: &[Slot]) -> String {
     use ExecutionError as E;
     const CHARS_MAX: usize = 200;
     let kind = |value: &cel::Value| value.type_of().to_string();
     let text = match error {
         E::FunctionError { function, message } => format!("{}: {message}", function.trim_start_matches('@')),
         E::NoSuchKey(key) => format!("there is no key `{key}`"),
-        E::UndeclaredReference(name) if slots::index(name).is_some() => "a variable is not set".to_owned(),
-        E::UndeclaredReference(name) => format!("there is no `{name}`"),
+        E::UndeclaredReference(name) => match slots::index(name).and_then(|at| slots.get(at)) {
+            Some(slot) => slot.absence(),
+            None => format!("there is no `{name}`"),
+        },
         E::IndexOutOfBounds(_) => "an index is out of bounds".to_owned(),
         E::NoSuchOverload(overload) => overload.to_string(),
         E::UnsupportedBinaryOperator(operator, a, b) => {

@@ -307,6 +307,9 @@ fn configurations() {
         "{issuer: {allow_list: [{value: i}]}, audience: {allow_list: []}, http: {tokens: []}, jws: {allowed_algorithms: [], keys: {sources: {additional_jkus: []}}}}",
         "https",
     );
+    case(request, "basic-auth", "{credentials: ['a:short', nocolon, ':password1'], realm: 'a\"b'}", "https");
+    case(request, "redirect", "{from: '(', status_code: 200}", "https");
+    case(request, "url-rewrite", "{from: 'a', too: b}", "https");
     case(response, "custom-response", "{status_code: 502, body: '${res.status_code}'}", "https");
     insta::assert_snapshot!("configurations", all);
 }

@@ -78,7 +78,7 @@ fn a_policy_without_rules_continues() {
 fn a_failing_expression_closes_the_gate() {
     let rules = json!([{"expressions": ["req.headers['nope'][0] == 'x'"], "actions": [{"type": "deny"}]}]);
     let outcome = on_request(rules, &mut request("/", &[]));
-    assert_eq!(outcome, "failed 2300: on_http_request[0].expressions[0]: there is no key `nope`");
+    assert_eq!(outcome, "failed 2300: on_http_request[0].expressions[0]: the request has no header `nope`");
 }
 
 #[test]
@@ -371,4 +371,96 @@ fn the_same_context_gives_the_same_run() {
         run(policy.clone(), Phase::HttpRequest, &mut cx)
     };
     assert!((0..20).all(|_| once() == once()));
+}
+
+#[test]
+fn basic_auth() {
+    use base64::Engine as _;
+    let config = || json!({"credentials": ["ada:password1", "bob:pass:word:2", "${'eve:' + vars.secret}"], "realm": "clinic"});
+    let check = |headers: &[(&str, &str)], expect: &str, user: &str| {
+        let mut cx = request("/", headers);
+        let rules = json!([
+            {"actions": [{"type": "set-vars", "config": {"vars": [{"secret": "computed-1"}]}}]},
+            {"actions": [{"type": "basic-auth", "config": config()}]},
+        ]);
+        assert_eq!(on_request(rules, &mut cx), expect, "{headers:?}");
+        assert_eq!(cx.result("basic_auth").unwrap()["credentials"]["username"], user);
+    };
+    let basic = |text: &str| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
+    check(&[("authorization", &basic("ada:password1"))], "continue", "ada");
+    check(&[("authorization", &basic("bob:pass:word:2").replace("Basic", "bAsIc"))], "continue", "bob");
+    check(&[("authorization", &basic("eve:computed-1"))], "continue", "eve");
+    check(&[("authorization", &basic("ada:password2"))], "401", "ada");
+    check(&[("authorization", &basic("ada:password1 "))], "401", "ada");
+    check(&[("authorization", &basic("Ada:password1"))], "401", "Ada");
+    check(&[("authorization", &basic(""))], "401", "");
+    check(&[], "401", "");
+    check(&[("authorization", "Basic")], "401", "");
+    check(&[("authorization", "Basic !!!")], "401", "");
+    check(&[("authorization", "Bearer x")], "401", "");
+    check(&[("authorization", &basic("ada:password1")), ("authorization", &basic("x:y"))], "401", "");
+    let mut open = config();
+    open["enforce"] = false.into();
+    let rules = json!([{"actions": [
+        {"type": "set-vars", "config": {"vars": [{"secret": "computed-1"}]}},
+        {"type": "basic-auth", "config": open},
+        {"type": "custom-response", "config": {"body": "${actions.ngrok.basic_auth.credentials.authorized}"}},
+    ]}]);
+    assert_eq!(on_request(rules, &mut request("/", &[])), "200 false");
+}
+
+#[test]
+fn redirects() {
+    let check = |config: Value, uri: &str, expect: &str| {
+        let engine =
+            engine(json!({"on_http_request": [{"actions": [{"type": "redirect", "config": config}]}]}));
+        let said = match World::default().run(&engine, Phase::HttpRequest, &mut request(uri, &[])) {
+            Verdict::Respond(reply) => {
+                format!("{} {}", reply.status.as_u16(), reply.headers["location"].to_str().unwrap())
+            }
+            other => word(&other),
+        };
+        assert_eq!(said, expect, "{config}");
+    };
+    check(json!({"to": "https://new.example/"}), "/a", "302 https://new.example/");
+    check(
+        json!({"from": "/old/(.*)", "to": "/new/$1", "status_code": 308}),
+        "/old/a?b=1",
+        "308 https://api.example.com/new/a?b=1",
+    );
+    check(json!({"from": "^https://api", "to": "https://www"}), "/x", "302 https://www.example.com/x");
+    check(json!({"from": "/nowhere", "to": "/x"}), "/a", "continue");
+    check(json!({"to": "${req.url}"}), "/a", "continue");
+    check(
+        json!({"from": "${req.url.query}", "to": "x"}),
+        "/a?(",
+        "failed 3901: redirect: the pattern cannot be read: error: unclosed group",
+    );
+    check(
+        json!({"to": "${url.unescape(req.url.query)}"}),
+        "/a?x%0d%0ay",
+        "failed 3900: redirect: the URL has control characters",
+    );
+}
+
+#[test]
+fn rewrites() {
+    let check = |config: Value, uri: &str, expect: &str| {
+        let mut cx = request(uri, &[]);
+        let rules = json!([{"actions": [{"type": "url-rewrite", "config": config}]}]);
+        let outcome = on_request(rules, &mut cx);
+        let uri = cx.request.unwrap().uri.to_string();
+        assert_eq!(if outcome == "continue" { uri } else { outcome }, expect, "{config}");
+    };
+    check(json!({"from": "/v1/", "to": "/v2/"}), "/v1/a/v1/b?x=1", "/v2/a/v2/b?x=1");
+    check(json!({"from": r"/users/(\d+)", "to": "/u?id=$1"}), "/users/7", "/u?id=7");
+    check(
+        json!({"to": "/all?from=${url.escape(req.url.path)}"}),
+        "/a b".replace(' ', "%20").as_str(),
+        "/all?from=%2Fa+b",
+    );
+    check(json!({"from": "^https://[^/]+", "to": "https://other.example"}), "/a", "/a");
+    check(json!({"from": "/nowhere", "to": "/x"}), "/a?b", "/a?b");
+    check(json!({"to": "not a url"}), "/a", "failed 3900: url-rewrite: what comes out is not a URL");
+    check(json!({"to": "https://x.example?q=1"}), "/a", "/?q=1");
 }

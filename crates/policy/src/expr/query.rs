@@ -167,7 +167,8 @@ pub(super) fn path_and_query(cx: &Context) -> String {
     }
 }
 
-pub(super) fn url(cx: &Context) -> String {
+/// The whole URL a visitor asked for.
+pub(crate) fn url(cx: &Context) -> String {
     format!("{}://{}{}", cx.endpoint.url.scheme(), host(cx), path_and_query(cx))
 }
 

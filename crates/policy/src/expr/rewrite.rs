@@ -11,7 +11,7 @@ use cel::common::ast::{
 
 use super::ExprError;
 use super::library::{self, Pattern};
-use super::names::{self, Found, Names};
+use super::names::{self, Found, Names, VARIABLES};
 use super::slots::{self, BUDGET, Made, Slot};
 use super::syntax::{self, COMPREHENSION_NESTING_MAX, RUN_DEPTH_MAX, weight};
 use super::tree::{self, boolean, call, ident, int, member, node};
@@ -130,7 +130,10 @@ impl Rewriter {
         }
         let borrowed: Vec<&str> = segments.iter().map(String::as_str).collect();
         let (slot, used) = match names::find(&borrowed, phase)? {
-            Found::Row { row, used } => (Slot::Row(row), used),
+            Found::Row { row, used } => match header_entry(row, segments.get(used)) {
+                Some(entry) => (entry, used + 1),
+                None => (Slot::Row(row), used),
+            },
             Found::Group(path) => (Slot::Group(path), segments.len()),
             Found::Made { map, name: None, used } => (Slot::MadeAll(made(map)), used),
             Found::Made { map, name: Some(name), used } => (Slot::MadeOne(made(map), name), used),
@@ -224,7 +227,10 @@ impl Rewriter {
         let is_group = matches!(names::find(&path, phase), Ok(Found::Group(_)));
         path.push(key.inner());
         match names::find(&path, phase) {
-            Ok(Found::Row { used, .. } | Found::Made { name: Some(_), used, .. }) => used == path.len(),
+            Ok(Found::Row { row, used }) => {
+                used == path.len() || header_entry(row, Some(&String::new())).is_some()
+            }
+            Ok(Found::Made { name: Some(_), used, .. }) => used == path.len(),
             Ok(Found::Group(_) | Found::Empty) => true,
             Ok(_) => false,
             Err(_) => is_group,
@@ -407,6 +413,16 @@ impl Rewriter {
         }
         Ok(())
     }
+}
+
+/// One header of a message, which is found without building all of them.
+fn header_entry(row: usize, name: Option<&String>) -> Option<Slot> {
+    let response = match VARIABLES.get(row)?.path {
+        "req.headers" => false,
+        "res.headers" => true,
+        _ => return None,
+    };
+    name.map(|name| Slot::HeaderEntry { response, name: name.to_ascii_lowercase() })
 }
 
 fn made(map: &str) -> Made {

@@ -38,6 +38,8 @@ pub(super) enum Slot {
     MadeHas(Made, String),
     /// The values of one header, by lower-case name.
     Header { response: bool, name: String },
+    /// The same; unresolved when the header is absent.
+    HeaderEntry { response: bool, name: String },
     /// Whether a header is there.
     HasHeader { response: bool, name: String },
     /// A regular expression, compiled with the expression.
@@ -66,8 +68,22 @@ impl Slot {
             Self::Row(row) => VARIABLES.get(*row).and_then(|variable| variable.kind),
             Self::Group(_) | Self::MadeAll(_) => Some(Kind::Map),
             Self::Present(_) | Self::MadeHas(..) | Self::HasHeader { .. } => Some(Kind::Bool),
-            Self::Header { .. } => Some(Kind::List),
+            Self::Header { .. } | Self::HeaderEntry { .. } => Some(Kind::List),
             Self::MadeOne(..) | Self::Pattern(_) => None,
+        }
+    }
+
+    /// Why it could not be filled.
+    pub(super) fn absence(&self) -> String {
+        match self {
+            Self::HeaderEntry { response, name } => {
+                format!("the {} has no header `{name}`", if *response { "response" } else { "request" })
+            }
+            Self::MadeOne(Made::Vars, name) => format!("`vars.{name}` is not set"),
+            Self::MadeOne(Made::Results, name) => {
+                format!("`actions.ngrok.{name}` is not set: that action did not run")
+            }
+            _ => "a variable is not set".to_owned(),
         }
     }
 
@@ -120,8 +136,11 @@ impl<'c> Resolver<'c> {
             Slot::MadeAll(made) => value::from_json(&Value::Object(made.map(cx).clone())),
             Slot::MadeOne(made, name) => value::from_json(made.map(cx).get(name)?),
             Slot::MadeHas(made, name) => boolean(made.map(cx).contains_key(name)),
-            Slot::Header { response, name } => {
+            Slot::Header { response, name } | Slot::HeaderEntry { response, name } => {
                 let values = query::header_values(headers(cx, *response), name);
+                if values.is_empty() && matches!(slot, Slot::HeaderEntry { .. }) {
+                    return None;
+                }
                 value::list(values.into_iter().map(value::text).collect())
             }
             Slot::HasHeader { response, name } => {

@@ -61,6 +61,8 @@ fn variables_of_connections_and_requests() {
     check("req.url['host']", json!("api.example.com"));
     check("req.url.startsWith('https://') && req.url.host.endsWith('.com')", json!(true));
     check("req.headers['example-token']", json!(["t1", "t2"]));
+    check("req.headers['Example-Token'].size()", json!(2));
+    check("req.headers['EXAMPLE-TOKEN'.lowerAscii()][0]", json!("t1"));
     check("req.headers.host[0]", json!("api.example.com"));
     check("req.cookies.session[1].value", json!("def"));
     check("req.cookies['theme'][0].value", json!("dark"));
@@ -249,9 +251,9 @@ fn slips_are_explained() {
     );
     check("req.method = 'GET'", "column 12: mismatched input '=' expecting <EOF> -> write `==` to compare");
     check("secrets.get('v', 'n')", "secrets.get: vaults are not available in this version");
-    check("req.headers['nope'][0] == 'x'", "there is no key `nope`");
+    check("req.headers['nope'][0] == 'x'", "the request has no header `nope`");
     check("[1][3]", "an index is out of bounds");
-    check("vars.nope == 1", "a variable is not set");
+    check("vars.nope == 1", "`vars.nope` is not set");
     check("1 / 0 == 1", "a division by zero");
     // No value of a request gets into a message.
     check("req.headers + 1 == 2", "`add` does not take map and int");

@@ -1,6 +1,7 @@
 //! Text functions whose own bounds matter, and those CEL's extension lacks.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use cel::common::types::{CelDuration, CelList, CelTimestamp, DURATION_TYPE, TIMESTAMP_TYPE, Type};
 use cel::common::value::{StaticVal, Val};
@@ -24,9 +25,10 @@ const PIECE_BYTES: u64 = 48;
 
 static PATTERN: Type = Type::new_unspecified_type("@pattern");
 
-/// A compiled regular expression (RE2 syntax and semantics: linear time).
+/// A compiled regular expression (RE2 syntax and semantics: linear time). Shared, so that every run finds the scratch
+/// memory of the last one.
 #[derive(Debug, Clone)]
-pub(in crate::expr) struct Pattern(Regex);
+pub(in crate::expr) struct Pattern(Arc<Regex>);
 
 impl Pattern {
     /// Compiles a pattern within the limits above.
@@ -39,7 +41,7 @@ impl Pattern {
             .dfa_size_limit(PATTERN_PROGRAM_BYTES_MAX)
             .nest_limit(50)
             .build();
-        regex.map(Self).map_err(|error| match error {
+        regex.map(|regex| Self(Arc::new(regex))).map_err(|error| match error {
             regex::Error::CompiledTooBig(_) => "the pattern is too complex".to_owned(),
             error => format!(
                 "the pattern cannot be read: {}",

@@ -1,0 +1,126 @@
+//! `basic-auth`: a user name and password from a short list (RFC 7617).
+//!
+//! Every entry is compared, in constant time over digests, so that the answer's timing tells neither which user exists
+//! nor how long a password is.
+
+use std::sync::Arc;
+
+use aws_lc_rs::{constant_time, digest};
+use base64::Engine as _;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use super::{Action, Compiled, Config, Flow};
+use crate::code;
+use crate::engine::Gathered;
+use crate::expr::Template;
+use crate::facts::Context;
+use crate::verdict::{Reply, Verdict};
+
+/// Most entries.
+const CREDENTIALS_MAX: usize = 10;
+/// Shortest and longest password, in bytes.
+const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
+/// Longest realm.
+const REALM_BYTES_MAX: usize = 128;
+
+struct BasicAuth {
+    credentials: Vec<Template>,
+    challenge: HeaderValue,
+    enforce: bool,
+}
+
+impl std::fmt::Debug for BasicAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let entries = self.credentials.len();
+        f.debug_struct("BasicAuth")
+            .field("entries", &entries)
+            .field("enforce", &self.enforce)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn compile(config: &mut Config) -> Compiled {
+    let before = config.errors();
+    let mut credentials = Vec::new();
+    for (path, text) in config.required_texts("credentials", CREDENTIALS_MAX) {
+        let Some(template) = config.template(&text, &path) else { continue };
+        if let Some(Err(message)) = template.literal().map(split) {
+            config.error(code::VALUE_BAD, path, message);
+        }
+        credentials.push(template);
+    }
+    let enforce = config.flag("enforce", true);
+    let realm = config.text("realm").unwrap_or_else(|| "ebbgate".to_owned());
+    let plain = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
+    if realm.len() > REALM_BYTES_MAX || !realm.bytes().all(plain) {
+        let path = config.at("realm");
+        let message =
+            format!("the realm is at most {REALM_BYTES_MAX} printable ASCII characters without \" and \\");
+        config.error(code::VALUE_BAD, path, message);
+    }
+    config.finish();
+    let challenge = HeaderValue::try_from(format!("Basic realm=\"{realm}\", charset=\"UTF-8\"")).ok()?;
+    (config.errors() == before)
+        .then(|| Arc::new(BasicAuth { credentials, challenge, enforce }) as Arc<dyn Action>)
+}
+
+/// `user:password`; the password may hold colons.
+fn split(entry: &str) -> Result<(&str, &str), String> {
+    match entry.split_once(':') {
+        Some((user, password)) if !user.is_empty() && PASSWORD_BYTES.contains(&password.len()) => {
+            Ok((user, password))
+        }
+        Some((user, _)) if !user.is_empty() => {
+            Err(format!("a password has {} to {} bytes", PASSWORD_BYTES.start(), PASSWORD_BYTES.end()))
+        }
+        _ => Err("an entry is written `user:password`".to_owned()),
+    }
+}
+
+/// What the request presents: `user:password`, decoded.
+fn presented(cx: &Context) -> Option<String> {
+    let mut values = cx.request.as_ref()?.headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(token.trim()).ok()?;
+    scheme.eq_ignore_ascii_case("basic").then(|| String::from_utf8(bytes).ok())?
+}
+
+fn same(a: &str, b: &str) -> bool {
+    let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
+    constant_time::verify_slices_are_equal(digest(a).as_ref(), digest(b).as_ref()).is_ok()
+}
+
+impl BasicAuth {
+    fn authorizes(&self, cx: &Context, given: &str) -> Result<bool, String> {
+        let mut found = false;
+        for template in &self.credentials {
+            let entry = template.render(cx).map_err(|e| e.to_string())?;
+            split(&entry)?;
+            found |= same(&entry, given);
+        }
+        Ok(found)
+    }
+}
+
+impl Action for BasicAuth {
+    fn run(&self, cx: &mut Context, _: &mut Gathered) -> Flow {
+        let given = presented(cx);
+        let authorized = match self.authorizes(cx, given.as_deref().unwrap_or_default()) {
+            Ok(authorized) => authorized,
+            Err(message) => {
+                return Flow::failed(code::INTERPOLATION_FAILED, format!("basic-auth: {message}"));
+            }
+        };
+        let user = given.as_deref().and_then(|given| given.split_once(':')).map_or("", |(user, _)| user);
+        let credentials = json!({ "presented": given.is_some(), "username": user, "authorized": authorized });
+        cx.set_result("basic_auth", json!({ "credentials": credentials }));
+        if authorized || !self.enforce {
+            return Flow::Next;
+        }
+        let mut reply = Reply::empty(StatusCode::UNAUTHORIZED, None);
+        reply.headers.insert(header::WWW_AUTHENTICATE, self.challenge.clone());
+        Flow::End(Verdict::Respond(reply))
+    }
+}
