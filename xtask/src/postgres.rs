@@ -13,7 +13,6 @@ use anyhow::{Context, Result, bail};
 use crate::process::{Daemon, Spec};
 use crate::tools;
 use crate::wait;
-use crate::workspace::run;
 
 /// The role that the clinic's doctors use.
 pub const ROLE: &str = "doctor";
@@ -157,7 +156,10 @@ fn make(bin: &Path, dir: &Path, data: &Path, user: Option<&str>) -> Result<()> {
     command
         .args(["-U", ROLE, "-A", "scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"])
         .current_dir(dir);
-    run(&mut command).with_context(|| {
-        format!("make a cluster in {}; its user must be able to reach that directory", data.display())
-    })
+    let output = command.output().context("run setpriv")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("make a cluster in {}; its user must be able to reach that directory: {said}", data.display());
+    }
+    Ok(())
 }

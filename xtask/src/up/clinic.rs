@@ -99,7 +99,7 @@ fn rest_lines(lab: &Lab, token: &str) -> String {
     let (ca, port) = (shown(&lab.ingress_ca()), lab.ports().https());
     format!(
         "REST API          https://{API_HOST}
-  curl --cacert {ca} --resolve {API_HOST}:{port}:127.0.0.1 \\
+  curl -sS --cacert {ca} --resolve {API_HOST}:{port}:127.0.0.1 \\
     -H 'example-token: 1' -H 'Authorization: Bearer {token}' \\
     https://{API_HOST}:{port}/patients"
     )
