@@ -79,6 +79,18 @@ impl TestLab {
         endpoints: &str,
         connect: &str,
     ) -> Result<Daemon> {
+        self.agent_in(None, name, authtoken, endpoints, connect)
+    }
+
+    /// The same in a network namespace.
+    pub(crate) fn agent_in(
+        &self,
+        netns: Option<&str>,
+        name: &str,
+        authtoken: &str,
+        endpoints: &str,
+        connect: &str,
+    ) -> Result<Daemon> {
         let cas = self.connect_ca();
         let text = format!(
             "version: 3\nagent:\n  authtoken: {authtoken}\n  connect_url: {connect}\n  connect_cas: {}\nendpoints:\n{endpoints}",
@@ -88,6 +100,7 @@ impl TestLab {
         Spec::new(name, self.programs().agent())
             .args(["start", "--all", "--config"])
             .arg(file)
+            .netns(netns)
             .start(&self.log_dir())
     }
 

@@ -6,6 +6,7 @@
 mod guide;
 mod issuer;
 mod lab;
+mod netns;
 mod program;
 mod psql;
 mod service;
@@ -19,6 +20,7 @@ mod corpus;
 mod pool;
 mod restart;
 mod sdk;
+mod site;
 mod slips;
 mod traffic;
 mod up;

@@ -146,6 +146,49 @@ fn killed_at_any_moment_control_loses_no_acknowledged_write() -> Result<()> {
 }
 
 #[test]
+fn killed_at_any_moment_the_edge_starts_again_with_a_whole_program() -> Result<()> {
+    let mut lab = TestLab::running()?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let policy = json!({ "on_http_request": [{ "actions": [{ "type": "custom-response",
+        "config": { "status_code": 200, "body": "${endpoint.url}" } }] }] });
+    let stop = Arc::new(AtomicBool::new(false));
+    let made = Arc::new(Mutex::new(0_usize));
+    let host = |n: usize| format!("e{n}.clinic-network.com");
+    let writer = {
+        let (api, policy, stop, made) = (api, policy, Arc::clone(&stop), Arc::clone(&made));
+        // Every write makes a Program, which the edge writes to its disk.
+        thread::spawn(move || -> Result<()> {
+            for n in 0.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                guide::cloud(&api, &format!("https://{}", host(n)), &policy)?;
+                *made.lock().unwrap() += 1;
+            }
+            Ok(())
+        })
+    };
+    for round in 0..KILLS {
+        let target = *made.lock().unwrap() + 1 + round * 5 % 7;
+        soon("endpoints", || Ok((*made.lock().unwrap() >= target).then_some(())))?;
+        lab.kill_edge();
+        lab.start_edge()?;
+    }
+    stop.store(true, Ordering::SeqCst);
+    writer.join().ok().context("the writer panicked")??;
+    let visitor = Visitor::of(&lab)?;
+    let last = *made.lock().unwrap() - 1;
+    for n in [0, last / 2, last] {
+        soon(&format!("endpoint {n} of {last}"), || {
+            let answer = visitor.get(&host(n), "/", &[]).ok();
+            Ok(answer.filter(|answer| answer.text() == format!("https://{}", host(n))))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
 fn processes_stop_on_sigterm_by_themselves() -> Result<()> {
     let mut lab = TestLab::running()?;
     let (_, token) = guide::authtoken(&lab.api()?, 1)?;

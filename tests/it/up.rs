@@ -62,7 +62,7 @@ impl Drop for Up {
 }
 
 /// Built beside this test by `cargo test --workspace`, or now.
-fn xtask_program() -> Result<PathBuf> {
+pub(crate) fn xtask_program() -> Result<PathBuf> {
     let me = std::env::current_exe()?;
     let folder = me.parent().and_then(Path::parent).context("a test binary is in PROFILE/deps")?;
     let program = folder.join("xtask");

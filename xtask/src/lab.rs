@@ -64,6 +64,7 @@ pub struct Lab {
     ports: Ports,
     listen: String,
     tcp_bind: String,
+    edge_netns: Option<String>,
     edge_args: Vec<OsString>,
     control_args: Vec<OsString>,
     control: Option<Daemon>,
@@ -87,6 +88,7 @@ impl Lab {
             ports,
             listen: Ipv4Addr::LOCALHOST.to_string(),
             tcp_bind: Ipv4Addr::LOCALHOST.to_string(),
+            edge_netns: None,
             edge_args: Vec::new(),
             control_args: Vec::new(),
             control: None,
@@ -113,6 +115,11 @@ impl Lab {
     pub fn listen_on_both_families(&mut self) {
         "[::]".clone_into(&mut self.listen);
         "::".clone_into(&mut self.tcp_bind);
+    }
+
+    /// Runs the edge in a network namespace.
+    pub fn edge_netns(&mut self, name: &str) {
+        self.edge_netns = Some(name.to_owned());
     }
 
     /// The lab's directory, absolute.
@@ -199,7 +206,8 @@ impl Lab {
             .args(["--connect".into(), at(self.ports.connect())])
             .args(["--tcp-bind", &self.tcp_bind])
             .args(["--admin".into(), local(self.ports.edge_admin()).to_string()])
-            .args(&self.edge_args);
+            .args(&self.edge_args)
+            .netns(self.edge_netns.as_deref());
         let mut daemon = spec.start(&self.log_dir())?;
         self.wait_ready("edge", &mut daemon)?;
         self.edge = Some(daemon);

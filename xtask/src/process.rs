@@ -29,6 +29,7 @@ pub struct Spec {
     env: Vec<(OsString, OsString)>,
     user: Option<String>,
     dir: Option<PathBuf>,
+    netns: Option<String>,
     polite: Signal,
     on_parent_death: &'static str,
 }
@@ -43,6 +44,7 @@ impl Spec {
             env: Vec::new(),
             user: None,
             dir: None,
+            netns: None,
             polite: Signal::TERM,
             on_parent_death: "KILL",
         }
@@ -83,6 +85,13 @@ impl Spec {
         self
     }
 
+    /// Runs in a network namespace that `ip netns add` made (root only).
+    #[must_use]
+    pub fn netns(mut self, name: Option<&str>) -> Self {
+        self.netns = name.map(str::to_owned);
+        self
+    }
+
     /// Stops on SIGINT, also when we die: PostgreSQL's fast shutdown.
     #[must_use]
     pub fn stop_by_interrupt(mut self) -> Self {
@@ -102,7 +111,12 @@ impl Spec {
         if let Some(user) = &self.user {
             command.args(["--reuid", user, "--regid", user, "--clear-groups"]);
         }
-        command.arg("--").arg(&self.program).args(&self.args).envs(self.env);
+        command.arg("--");
+        if let Some(name) = &self.netns {
+            // Replaces itself by the program, so that the process id stays.
+            command.args(["ip", "netns", "exec", name]);
+        }
+        command.arg(&self.program).args(&self.args).envs(self.env);
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }

@@ -1,0 +1,117 @@
+//! Three hosts on one machine: network namespaces for the edge, for a site behind it and for a visitor before it, joined
+//! by veth pairs. Root only. The site and the visitor have no way to each other but through the edge.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, id};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Result, ensure};
+
+use crate::program::{Ran, run};
+
+/// The edge as the site sees it.
+pub(crate) const EDGE_FOR_SITE: &str = "10.77.1.1";
+/// The edge as the visitor sees it.
+pub(crate) const EDGE_FOR_VISITOR: &str = "10.77.2.1";
+/// The edge as the visitor sees it, IPv6.
+pub(crate) const EDGE_FOR_VISITOR_6: &str = "fd77:2::1";
+/// The visitor's addresses: the first is the one that tests allow.
+pub(crate) const VISITORS: [&str; 2] = ["10.77.2.2", "10.77.2.3"];
+/// The same, IPv6.
+pub(crate) const VISITORS_6: [&str; 2] = ["fd77:2::2", "fd77:2::3"];
+
+/// The hosts; gone when dropped. End what runs in them first.
+pub(crate) struct Hosts {
+    /// Namespace of the edge.
+    pub(crate) edge: String,
+    /// Namespace of the clinic.
+    pub(crate) site: String,
+    /// Namespace of the doctor.
+    pub(crate) visitor: String,
+    files: Vec<PathBuf>,
+}
+
+impl Hosts {
+    /// Makes them; an error that says why when that is not possible here.
+    pub(crate) fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        ensure!(xtask::tools::is_root(), "network namespaces need root");
+        let number = format!("{}-{}", id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = |host: &str| format!("ebb-{number}-{host}");
+        // Dropping removes whatever was made when a step fails.
+        let hosts = Self { edge: name("e"), site: name("s"), visitor: name("v"), files: Vec::new() };
+        for host in hosts.names() {
+            ip(&["netns", "add", host])?;
+            ip(&["-n", host, "link", "set", "lo", "up"])?;
+        }
+        hosts.join(&hosts.site, "site", &[EDGE_FOR_SITE], &["10.77.1.2"])?;
+        let edge = [EDGE_FOR_VISITOR, EDGE_FOR_VISITOR_6];
+        hosts.join(&hosts.visitor, "visitor", &edge, &[VISITORS, VISITORS_6].concat())?;
+        Ok(hosts)
+    }
+
+    fn names(&self) -> [&str; 3] {
+        [&self.edge, &self.site, &self.visitor]
+    }
+
+    /// Joins a host to the edge by one link, with addresses on either end.
+    fn join(&self, host: &str, link: &str, edge_has: &[&str], host_has: &[&str]) -> Result<()> {
+        ip(&[
+            "-n", &self.edge, "link", "add", link, "type", "veth", "peer", "name", "uplink", "netns", host,
+        ])?;
+        for (netns, device, addresses) in [(self.edge.as_str(), link, edge_has), (host, "uplink", host_has)] {
+            for address in addresses {
+                let bits = if address.contains(':') { "64" } else { "24" };
+                // Without waiting for duplicate address detection.
+                let mut add = vec!["-n", netns, "address", "add"];
+                let with_bits = format!("{address}/{bits}");
+                add.extend([with_bits.as_str(), "dev", device]);
+                if address.contains(':') {
+                    add.push("nodad");
+                }
+                ip(&add)?;
+            }
+            ip(&["-n", netns, "link", "set", device, "up"])?;
+        }
+        Ok(())
+    }
+
+    /// Lets programs in the site resolve `name` to `address`.
+    pub(crate) fn site_knows(&mut self, name: &str, address: &str) -> Result<()> {
+        // `ip netns exec` lays this folder's files over /etc.
+        let dir = PathBuf::from("/etc/netns").join(&self.site);
+        fs::create_dir_all(&dir)?;
+        self.files.push(dir.clone());
+        fs::write(dir.join("hosts"), format!("127.0.0.1 localhost\n{address} {name}\n"))?;
+        Ok(())
+    }
+
+    /// Takes the site's link down or up.
+    pub(crate) fn site_link(&self, up: bool) -> Result<()> {
+        ip(&["-n", &self.site, "link", "set", "uplink", if up { "up" } else { "down" }])
+    }
+
+    /// Runs a program at the visitor's.
+    pub(crate) fn at_visitor(&self, program: &str, args: &[&str]) -> Result<Ran> {
+        run(Command::new("ip").args(["netns", "exec", &self.visitor, program]).args(args))
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for host in self.names() {
+            // One that was not made cannot be removed.
+            let _ = run(Command::new("ip").args(["netns", "del", host]));
+        }
+        for dir in &self.files {
+            let _ = fs::remove_dir_all(dir);
+        }
+    }
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    let ran = run(Command::new("ip").args(args))?;
+    ensure!(ran.ok, "ip {}: {}", args.join(" "), ran.text.trim());
+    Ok(())
+}
