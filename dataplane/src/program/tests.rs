@@ -1,3 +1,5 @@
+//! Programs turned into tables, and the ones that are refused.
+
 use super::*;
 use ebbgate_model::{Binding, CertificateSpec, DomainId, IngressId, IngressSpec, Ksuid, Rule, TrafficPolicy};
 

@@ -1,3 +1,5 @@
+//! Certificates by name, settings by policy, client certificates by strategy.
+
 use super::*;
 use ebbgate_policy::ServerCertificate;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};

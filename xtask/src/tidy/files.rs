@@ -5,7 +5,8 @@ use std::path::Path;
 /// Lines a source file may have before its tests begin.
 const LINES_MAX: usize = 550;
 /// Files that are longer, each with its reason.
-const LONG: [(&str, &str); 0] = [];
+const LONG: [(&str, &str); 1] =
+    [("dataplane/src/shard.rs", "one shard's state and everything that may touch it, in one place")];
 /// Names that say nothing about what a file defines.
 const EMPTY_NAMES: [&str; 6] = ["mod.rs", "utils.rs", "util.rs", "common.rs", "helpers.rs", "manager.rs"];
 
@@ -40,7 +41,7 @@ const IMPURE: [&str; 9] = [
 ];
 
 /// Spellings that clients depend on; what is left of a line after taking them out may not say the word.
-const SPELLINGS: [&str; 23] = [
+const SPELLINGS: [&str; 24] = [
     "members are ngrok",
     "ERR_NGROK_",
     "NGROK_AUTHTOKEN",
@@ -62,6 +63,7 @@ const SPELLINGS: [&str; 23] = [
     "ngrok-go",
     "ngrok-api",
     "\"ngrok\"",
+    "ngrok.yml",
     "`ngrok`",
     "PyPI ngrok",
 ];
@@ -119,7 +121,10 @@ fn rust(path: &str, text: &str, is_test: bool, findings: &mut Vec<String>) {
         findings.push(format!("1: `{name}` names nothing; name the file for the noun it defines"));
     }
     let own: Vec<&str> = text.lines().take_while(|line| *line != "#[cfg(test)]").collect();
-    if own.len() > LINES_MAX && !LONG.iter().any(|(long, _)| *long == path) && !path.starts_with("tests/it/")
+    if !is_test
+        && own.len() > LINES_MAX
+        && !LONG.iter().any(|(long, _)| *long == path)
+        && !path.starts_with("tests/it/")
     {
         findings
             .push(format!("{}: more than {LINES_MAX} lines; split it or list it with a reason", own.len()));

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may depend on, in any kind of dependency. `*` is any.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("ebbgate-model", &[]),
     ("ebbgate-policy", &["ebbgate-model"]),
     ("ebbgate-wire", &["ebbgate-model"]),
@@ -12,6 +12,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("ebbgate-edge", &["ebbgate-model", "ebbgate-policy", "ebbgate-wire"]),
     ("ebbgate-agent", &["ebbgate-model", "ebbgate-policy", "ebbgate-wire"]),
     ("ebbgate-bench", &["*"]),
+    ("ebbgate-fuzz", &["*"]),
     ("ebbgate-tests", &["*"]),
     ("xtask", &[]),
 ];

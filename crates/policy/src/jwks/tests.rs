@@ -1,3 +1,5 @@
+//! Which keys of a set are taken, and which are filtered.
+
 #![expect(clippy::needless_pass_by_value, reason = "tables read better with values than with borrows")]
 
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! What an agent may bind, and with which answer it is refused.
+
 #![expect(clippy::needless_pass_by_value, reason = "json! values read best given away")]
 
 use super::*;
