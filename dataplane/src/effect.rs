@@ -83,7 +83,8 @@ impl Keys {
         make_room(&mut cache, &place);
         let entry = cache.entry(place.clone()).or_default();
         entry.used = Some(now);
-        let (served, fetch) = if fresh && entry.may_be_outdated(now) { (None, true) } else { entry.judge(now) };
+        let (served, fetch) =
+            if fresh && entry.may_be_outdated(now) { (None, true) } else { entry.judge(now) };
         if fetch && entry.fetching.is_none() {
             let (done, fetching) = watch::channel(None);
             entry.fetching = Some(fetching);

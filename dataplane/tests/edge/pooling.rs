@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ebbgate_model::EndpointId;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 use crate::lab::{Lab, TOKEN, exchange, forward, ksuid};
 
@@ -56,6 +57,28 @@ async fn a_killed_member_costs_no_new_connection() {
     for visitor in visitors {
         assert_eq!(visitor.await.unwrap(), 0);
     }
+}
+
+#[tokio::test]
+async fn a_member_that_dies_before_it_answered_is_replaced() {
+    let mut lab = Lab::start();
+    lab.tcp_to(TARGET);
+    let (mut mute, good) = (lab.agent(TOKEN).await, lab.agent(TOKEN).await);
+    mute.bind(TARGET).await;
+    good.bind(TARGET).await;
+    let _good = good.echo(b"");
+    // Two connections, and members take turns: one of them is the mute agent's.
+    let visitors = [lab.visit().await, lab.visit().await];
+    let visitors = visitors.map(|visitor| tokio::spawn(exchange(visitor, b"question")));
+    let (_, mut stream) = mute.accept().await;
+    let mut question = [0; 8];
+    stream.read_exact(&mut question).await.unwrap();
+    assert_eq!(&question, b"question");
+    mute.echo(b"").kill();
+    for visitor in visitors {
+        assert_eq!(visitor.await.unwrap().unwrap(), b"question");
+    }
+    assert_eq!(lab.edge.metrics.retries.get(), 1);
 }
 
 #[tokio::test]
