@@ -5,17 +5,20 @@
 //! like pay for their result before it exists; everything put into a list, a map or a binding pays for its copy.
 
 use cel::IdedExpr;
-use cel::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, SelectExpr, operators,
-};
+use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, SelectExpr, operators};
 
 use super::ExprError;
-use super::library::{self, Pattern};
-use super::names::{self, Found, Names, VARIABLES};
-use super::slots::{self, BUDGET, Made, Slot};
-use super::syntax::{self, COMPREHENSION_NESTING_MAX, RUN_DEPTH_MAX, weight};
-use super::tree::{self, boolean, call, ident, int, member, node};
+use super::library;
+use super::names::{self, Found, Names};
+use super::slots::{self, Slot};
+use super::syntax::{self, RUN_DEPTH_MAX};
+use super::tree::{self, ident, member, node};
 use super::{kind, macros};
+use charges::keep;
+use paths::{header_entry, segments};
+
+mod charges;
+mod paths;
 
 /// Most slots of one expression.
 const SLOTS_MAX: usize = 256;
@@ -115,77 +118,6 @@ impl Rewriter {
         }
         self.slots.push(slot);
         Ok(ident(slots::identifier(self.slots.len() - 1)))
-    }
-
-    /// An identifier or a selection: a variable if its dotted name is one, otherwise a field of whatever it is on.
-    fn path(&mut self, expr: IdedExpr) -> Result<IdedExpr, ExprError> {
-        let Some(phase) = self.names.phase() else { return self.plain(expr) };
-        if let Expr::Select(SelectExpr { operand, field, test: true }) = &expr.expr {
-            return self.presence(operand, field, phase);
-        }
-        let Some(segments) = segments(&expr) else { return self.plain(expr) };
-        let root = segments.first().cloned().unwrap_or_default();
-        if self.bound.contains(&root) || root.starts_with('@') {
-            return self.plain(expr);
-        }
-        let borrowed: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let (slot, used) = match names::find(&borrowed, phase)? {
-            Found::Row { row, used } => match header_entry(row, segments.get(used)) {
-                Some(entry) => (entry, used + 1),
-                None => (Slot::Row(row), used),
-            },
-            Found::Group(path) => (Slot::Group(path), segments.len()),
-            Found::Made { map, name: None, used } => (Slot::MadeAll(made(map)), used),
-            Found::Made { map, name: Some(name), used } => (Slot::MadeOne(made(map), name), used),
-            Found::Empty => return Ok(node(Expr::Literal(LiteralValue::String(String::new().into())))),
-            Found::Foreign if library::is_type(&borrowed.join(".")) => return Ok(expr),
-            Found::Foreign => return Err(names::unknown_root(&root)),
-        };
-        let mut place = self.slot(slot)?;
-        for field in segments.into_iter().skip(used) {
-            place = node(Expr::Select(SelectExpr { operand: Box::new(place), field, test: false }));
-        }
-        Ok(place)
-    }
-
-    /// `has(operand.field)`.
-    fn presence(
-        &mut self,
-        operand: &IdedExpr,
-        field: &str,
-        phase: crate::verdict::Phase,
-    ) -> Result<IdedExpr, ExprError> {
-        let rewritten = |place: &mut Self, operand: &IdedExpr| -> Result<IdedExpr, ExprError> {
-            let operand = Box::new(place.expr(operand.clone())?);
-            Ok(node(Expr::Select(SelectExpr { operand, field: field.to_owned(), test: true })))
-        };
-        let Some(mut segments) = segments(operand) else { return rewritten(self, operand) };
-        if segments.first().is_some_and(|root| self.bound.contains(root) || root.starts_with('@')) {
-            return rewritten(self, operand);
-        }
-        segments.push(field.to_owned());
-        let borrowed: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let whole = segments.len();
-        match names::find(&borrowed, phase)? {
-            Found::Row { used, .. } if used == whole => self.slot(Slot::Present(borrowed.join("."))),
-            Found::Group(path) => self.slot(Slot::Present(path)),
-            Found::Made { map, name: Some(name), used } if used == whole => {
-                self.slot(Slot::MadeHas(made(map), name))
-            }
-            Found::Empty => Ok(boolean(false)),
-            Found::Foreign => Err(names::unknown_root(borrowed.first().copied().unwrap_or_default())),
-            Found::Row { .. } | Found::Made { .. } => rewritten(self, operand),
-        }
-    }
-
-    /// A selection on something that is not a variable; an identifier stays.
-    fn plain(&mut self, expr: IdedExpr) -> Result<IdedExpr, ExprError> {
-        let Expr::Select(select) = expr.expr else { return Ok(expr) };
-        if is_plain_path(&select.operand) {
-            return Ok(IdedExpr { id: expr.id, expr: Expr::Select(select) });
-        }
-        let operand = Box::new(self.expr(*select.operand)?);
-        Ok(node(Expr::Select(SelectExpr { operand, ..select })))
     }
 
     fn call(&mut self, call: CallExpr) -> Result<IdedExpr, ExprError> {
@@ -293,172 +225,6 @@ impl Rewriter {
             (false, _) => tree::call("@list_at", vec![map, key]),
         }))
     }
-
-    /// A call of parts already rewritten, with its charges.
-    fn guarded(
-        &mut self,
-        function: String,
-        target: Option<IdedExpr>,
-        mut args: Vec<IdedExpr>,
-    ) -> Result<IdedExpr, ExprError> {
-        let budget = || ident(BUDGET);
-        if target.is_none() && is_operator(&function) {
-            let plain =
-                function != operators::ADD || args.iter().any(|arg| is_number(arg) || is_accumulator(arg));
-            return Ok(if plain {
-                call(function, args)
-            } else {
-                args.insert(0, budget());
-                call("@add", args)
-            });
-        }
-        if function == "matches" {
-            return self.matches(target, args);
-        }
-        if let ("getMilliseconds", Some(target)) = (function.as_str(), &target) {
-            return Ok(call("@milliseconds", vec![target.clone()]));
-        }
-        if let Some(bounded) = library::bounded(&function, target.is_some()) {
-            args.splice(0..0, std::iter::once(budget()).chain(target));
-            return Ok(call(bounded, args));
-        }
-        if function == "format"
-            && target.is_some()
-            && let Some(arguments) = args.pop()
-        {
-            args.push(call("@format_arguments", vec![budget(), arguments]));
-        }
-        let built = match target {
-            Some(target) => member(target, function.clone(), args),
-            None => call(function.clone(), args),
-        };
-        let scalar = matches!(
-            kind::of(&built, &self.slots),
-            Some(kind::Kind::Bool | kind::Kind::Number | kind::Kind::Time)
-        );
-        Ok(if scalar || function.starts_with('@') || !library::builds(&function) {
-            built
-        } else {
-            keep(built)
-        })
-    }
-
-    /// A constant pattern is compiled now, so that a bad one is found when the policy is saved.
-    fn matches(&mut self, target: Option<IdedExpr>, args: Vec<IdedExpr>) -> Result<IdedExpr, ExprError> {
-        let mut args: Vec<IdedExpr> = target.into_iter().chain(args).collect();
-        if args.len() == 2
-            && let Some(IdedExpr { expr: Expr::Literal(LiteralValue::String(source)), .. }) = args.get(1)
-        {
-            let pattern = Pattern::compile(source.inner());
-            match (pattern, self.names) {
-                (Ok(pattern), _) => {
-                    args.pop();
-                    let slot = self.slot(Slot::Pattern(pattern))?;
-                    args.push(slot);
-                }
-                (Err(message), Names::Policy(_)) => {
-                    return Err(ExprError::new(format!("matches: {message}")));
-                }
-                #[cfg(test)]
-                (Err(_), Names::Open) => {}
-            }
-        }
-        args.insert(0, ident(BUDGET));
-        Ok(call("@matches", args))
-    }
-
-    fn comprehension(&mut self, mut c: ComprehensionExpr) -> Result<IdedExpr, ExprError> {
-        let binds = tree::is_bind(&c);
-        let pays = !binds;
-        let range = self.expr(std::mem::take(&mut c.iter_range))?;
-        let init = std::mem::take(&mut c.accu_init);
-        c.accu_init = if binds { self.expr(init)? } else { self.kept(init)? };
-        let nested = usize::from(pays);
-        if self.nesting + nested > COMPREHENSION_NESTING_MAX {
-            return Err(ExprError::new(format!(
-                "loops (map, filter, all, exists, ...) are nested deeper than {COMPREHENSION_NESTING_MAX}"
-            ))
-            .with_hint("compute the inner list first, in a set-vars action"));
-        }
-        self.nesting += nested;
-        let before = self.bound.len();
-        self.bound.extend([c.iter_var.clone(), c.accu_var.clone()]);
-        let body = self.body(&mut c);
-        self.bound.truncate(before);
-        self.nesting -= nested;
-        body?;
-        let turn =
-            if binds { weight(&c.result) } else { weight(&c.loop_step).saturating_add(weight(&c.loop_cond)) };
-        let cost = i64::try_from(turn).unwrap_or(i64::MAX);
-        if binds {
-            let value = std::mem::take(&mut c.accu_init);
-            c.accu_init = call("@bound", vec![ident(BUDGET), value, int(cost)]);
-        }
-        let range_name = match &range.expr {
-            Expr::Call(pairs) if pairs.func_name == "@pairs" => None,
-            _ => Some("@each"),
-        };
-        c.iter_range = match range_name {
-            _ if binds => range,
-            Some(each) => call(each, vec![ident(BUDGET), range, int(cost)]),
-            None => with_cost(range, cost),
-        };
-        Ok(node(Expr::Comprehension(Box::new(c))))
-    }
-
-    fn body(&mut self, c: &mut ComprehensionExpr) -> Result<(), ExprError> {
-        for part in [&mut c.loop_cond, &mut c.loop_step, &mut c.result] {
-            let old = std::mem::take(part);
-            *part = self.expr(old)?;
-        }
-        Ok(())
-    }
-}
-
-/// One header of a message, which is found without building all of them.
-fn header_entry(row: usize, name: Option<&String>) -> Option<Slot> {
-    let response = match VARIABLES.get(row)?.path {
-        "req.headers" => false,
-        "res.headers" => true,
-        _ => return None,
-    };
-    name.map(|name| Slot::HeaderEntry { response, name: name.to_ascii_lowercase() })
-}
-
-fn made(map: &str) -> Made {
-    if map == "vars" { Made::Vars } else { Made::Results }
-}
-
-fn keep(expr: IdedExpr) -> IdedExpr {
-    call("@keep", vec![ident(BUDGET), expr])
-}
-
-/// `@pairs(range)` with its charge: `@pairs(@budget, range, cost)`.
-fn with_cost(range: IdedExpr, cost: i64) -> IdedExpr {
-    match range.expr {
-        Expr::Call(pairs) => {
-            let args = std::iter::once(ident(BUDGET)).chain(pairs.args).chain(std::iter::once(int(cost)));
-            call(pairs.func_name, args.collect())
-        }
-        other => node(other),
-    }
-}
-
-/// The dotted name an expression spells.
-fn segments(expr: &IdedExpr) -> Option<Vec<String>> {
-    match &expr.expr {
-        Expr::Ident(name) => Some(vec![name.clone()]),
-        Expr::Select(SelectExpr { operand, field, test: false }) => {
-            let mut segments = segments(operand)?;
-            segments.push(field.clone());
-            Some(segments)
-        }
-        _ => None,
-    }
-}
-
-fn is_plain_path(expr: &IdedExpr) -> bool {
-    segments(expr).is_some()
 }
 
 fn call_as_path(call: CallExpr) -> IdedExpr {
@@ -471,43 +237,4 @@ fn call_as_path(call: CallExpr) -> IdedExpr {
         })),
         (operand, _) => operand.unwrap_or_default(),
     }
-}
-
-fn is_operator(function: &str) -> bool {
-    matches!(
-        function,
-        operators::CONDITIONAL
-            | operators::LOGICAL_AND
-            | operators::LOGICAL_OR
-            | operators::LOGICAL_NOT
-            | operators::SUBSTRACT
-            | operators::ADD
-            | operators::MULTIPLY
-            | operators::DIVIDE
-            | operators::MODULO
-            | operators::EQUALS
-            | operators::NOT_EQUALS
-            | operators::GREATER_EQUALS
-            | operators::LESS_EQUALS
-            | operators::GREATER
-            | operators::LESS
-            | operators::NEGATE
-            | operators::INDEX
-            | operators::OPT_INDEX
-            | operators::OPT_SELECT
-            | operators::NOT_STRICTLY_FALSE
-            | operators::IN
-    )
-}
-
-fn is_number(expr: &IdedExpr) -> bool {
-    matches!(
-        &expr.expr,
-        Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_))
-    )
-}
-
-/// The loop's own accumulator: its growth is paid for by what is appended, and the evaluator knows its shape.
-fn is_accumulator(expr: &IdedExpr) -> bool {
-    matches!(&expr.expr, Expr::Ident(name) if name == tree::ACCUMULATOR)
 }

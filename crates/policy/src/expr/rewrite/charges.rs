@@ -1,0 +1,187 @@
+//! Charges: what a rewritten call, loop or binding pays before it does its work.
+
+use cel::IdedExpr;
+use cel::common::ast::{ComprehensionExpr, Expr, LiteralValue, operators};
+
+use super::Rewriter;
+use crate::expr::ExprError;
+use crate::expr::kind;
+use crate::expr::library::{self, Pattern};
+use crate::expr::slots::{BUDGET, Slot};
+use crate::expr::syntax::{COMPREHENSION_NESTING_MAX, weight};
+use crate::expr::tree::{self, call, ident, int, member, node};
+
+impl Rewriter {
+    /// A call of parts already rewritten, with its charges.
+    pub(super) fn guarded(
+        &mut self,
+        function: String,
+        target: Option<IdedExpr>,
+        mut args: Vec<IdedExpr>,
+    ) -> Result<IdedExpr, ExprError> {
+        let budget = || ident(BUDGET);
+        if target.is_none() && is_operator(&function) {
+            let plain =
+                function != operators::ADD || args.iter().any(|arg| is_number(arg) || is_accumulator(arg));
+            return Ok(if plain {
+                call(function, args)
+            } else {
+                args.insert(0, budget());
+                call("@add", args)
+            });
+        }
+        if function == "matches" {
+            return self.matches(target, args);
+        }
+        if let ("getMilliseconds", Some(target)) = (function.as_str(), &target) {
+            return Ok(call("@milliseconds", vec![target.clone()]));
+        }
+        if let Some(bounded) = library::bounded(&function, target.is_some()) {
+            args.splice(0..0, std::iter::once(budget()).chain(target));
+            return Ok(call(bounded, args));
+        }
+        if function == "format"
+            && target.is_some()
+            && let Some(arguments) = args.pop()
+        {
+            args.push(call("@format_arguments", vec![budget(), arguments]));
+        }
+        let built = match target {
+            Some(target) => member(target, function.clone(), args),
+            None => call(function.clone(), args),
+        };
+        let scalar = matches!(
+            kind::of(&built, &self.slots),
+            Some(kind::Kind::Bool | kind::Kind::Number | kind::Kind::Time)
+        );
+        Ok(if scalar || function.starts_with('@') || !library::builds(&function) {
+            built
+        } else {
+            keep(built)
+        })
+    }
+
+    /// A constant pattern is compiled now, so that a bad one is found when the policy is saved.
+    fn matches(&mut self, target: Option<IdedExpr>, args: Vec<IdedExpr>) -> Result<IdedExpr, ExprError> {
+        let mut args: Vec<IdedExpr> = target.into_iter().chain(args).collect();
+        if args.len() == 2
+            && let Some(IdedExpr { expr: Expr::Literal(LiteralValue::String(source)), .. }) = args.get(1)
+        {
+            match Pattern::compile(source.inner()) {
+                Ok(pattern) => {
+                    args.pop();
+                    let slot = self.slot(Slot::Pattern(pattern))?;
+                    args.push(slot);
+                }
+                Err(message) if self.names.phase().is_some() => {
+                    return Err(ExprError::new(format!("matches: {message}")));
+                }
+                // The conformance suite has patterns that must fail when they run.
+                Err(_) => {}
+            }
+        }
+        args.insert(0, ident(BUDGET));
+        Ok(call("@matches", args))
+    }
+
+    pub(super) fn comprehension(&mut self, mut c: ComprehensionExpr) -> Result<IdedExpr, ExprError> {
+        let binds = tree::is_bind(&c);
+        let pays = !binds;
+        let range = self.expr(std::mem::take(&mut c.iter_range))?;
+        let init = std::mem::take(&mut c.accu_init);
+        c.accu_init = if binds { self.expr(init)? } else { self.kept(init)? };
+        let nested = usize::from(pays);
+        if self.nesting + nested > COMPREHENSION_NESTING_MAX {
+            return Err(ExprError::new(format!(
+                "loops (map, filter, all, exists, ...) are nested deeper than {COMPREHENSION_NESTING_MAX}"
+            ))
+            .with_hint("compute the inner list first, in a set-vars action"));
+        }
+        self.nesting += nested;
+        let before = self.bound.len();
+        self.bound.extend([c.iter_var.clone(), c.accu_var.clone()]);
+        let body = self.body(&mut c);
+        self.bound.truncate(before);
+        self.nesting -= nested;
+        body?;
+        let turn =
+            if binds { weight(&c.result) } else { weight(&c.loop_step).saturating_add(weight(&c.loop_cond)) };
+        let cost = i64::try_from(turn).unwrap_or(i64::MAX);
+        if binds {
+            let value = std::mem::take(&mut c.accu_init);
+            c.accu_init = call("@bound", vec![ident(BUDGET), value, int(cost)]);
+        }
+        let range_name = match &range.expr {
+            Expr::Call(pairs) if pairs.func_name == "@pairs" => None,
+            _ => Some("@each"),
+        };
+        c.iter_range = match range_name {
+            _ if binds => range,
+            Some(each) => call(each, vec![ident(BUDGET), range, int(cost)]),
+            None => with_cost(range, cost),
+        };
+        Ok(node(Expr::Comprehension(Box::new(c))))
+    }
+
+    fn body(&mut self, c: &mut ComprehensionExpr) -> Result<(), ExprError> {
+        for part in [&mut c.loop_cond, &mut c.loop_step, &mut c.result] {
+            let old = std::mem::take(part);
+            *part = self.expr(old)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn keep(expr: IdedExpr) -> IdedExpr {
+    call("@keep", vec![ident(BUDGET), expr])
+}
+
+/// `@pairs(range)` with its charge: `@pairs(@budget, range, cost)`.
+fn with_cost(range: IdedExpr, cost: i64) -> IdedExpr {
+    match range.expr {
+        Expr::Call(pairs) => {
+            let args = std::iter::once(ident(BUDGET)).chain(pairs.args).chain(std::iter::once(int(cost)));
+            call(pairs.func_name, args.collect())
+        }
+        other => node(other),
+    }
+}
+
+fn is_operator(function: &str) -> bool {
+    matches!(
+        function,
+        operators::CONDITIONAL
+            | operators::LOGICAL_AND
+            | operators::LOGICAL_OR
+            | operators::LOGICAL_NOT
+            | operators::SUBSTRACT
+            | operators::ADD
+            | operators::MULTIPLY
+            | operators::DIVIDE
+            | operators::MODULO
+            | operators::EQUALS
+            | operators::NOT_EQUALS
+            | operators::GREATER_EQUALS
+            | operators::LESS_EQUALS
+            | operators::GREATER
+            | operators::LESS
+            | operators::NEGATE
+            | operators::INDEX
+            | operators::OPT_INDEX
+            | operators::OPT_SELECT
+            | operators::NOT_STRICTLY_FALSE
+            | operators::IN
+    )
+}
+
+fn is_number(expr: &IdedExpr) -> bool {
+    matches!(
+        &expr.expr,
+        Expr::Literal(LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_))
+    )
+}
+
+/// The loop's own accumulator: its growth is paid for by what is appended, and the evaluator knows its shape.
+fn is_accumulator(expr: &IdedExpr) -> bool {
+    matches!(&expr.expr, Expr::Ident(name) if name == tree::ACCUMULATOR)
+}
