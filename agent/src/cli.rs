@@ -145,6 +145,8 @@ impl SessionArguments {
         }
         if let Some(address) = &self.connect_url {
             agent.connect = Some(ConnectAddress::parse(address).map_err(|e| flag("connect-url", e))?);
+            let read = |path: &Path| std::fs::read_to_string(path);
+            agent.apply_proxy_environment(&Source { read: &read, env }).map_err(Failure::new)?;
         }
         if let Some(trust) = &self.connect_cas {
             agent.trust = Trust::parse(trust);

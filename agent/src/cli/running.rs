@@ -88,9 +88,9 @@ async fn serve(
     }
 }
 
-/// The kernel's name of this host.
+/// This host's name: the kernel's, or the configured one where a sandbox hides `/proc/sys`.
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|name| name.trim().to_owned())
-        .unwrap_or_default()
+    let places = ["/proc/sys/kernel/hostname", "/etc/hostname"];
+    let name = places.iter().find_map(|path| std::fs::read_to_string(path).ok());
+    name.map(|name| name.trim().to_owned()).unwrap_or_default()
 }

@@ -174,11 +174,8 @@ impl AgentConfig {
         if self.connect.is_none()
             && let Some(text) = env("EBBGATE_CONNECT_URL")
         {
-            let address = ConnectAddress::parse(&text).map_err(|message| Problem {
-                place: None,
-                field: "EBBGATE_CONNECT_URL".into(),
-                message,
-            })?;
+            let refused = |message| Problem { place: None, field: "EBBGATE_CONNECT_URL".into(), message };
+            let address = ConnectAddress::parse(&text).map_err(refused)?;
             self.connect = Some(address);
         }
         if self.trust == Trust::Installed
@@ -186,8 +183,36 @@ impl AgentConfig {
         {
             self.trust = Trust::parse(&text);
         }
+        self.apply_proxy_environment(source)
+    }
+
+    /// `https_proxy`, else `http_proxy`, for an edge the variables concern and a file that names no proxy. Asked again
+    /// when a flag has named another edge.
+    pub fn apply_proxy_environment(&mut self, source: &Source<'_>) -> Result<(), Problem> {
+        let env = |name: &str| (source.env)(name).filter(|value| !value.is_empty());
+        let found = ["https_proxy", "http_proxy"].into_iter().find_map(|name| Some((name, env(name)?)));
+        let (None, Some(edge), Some((name, url))) = (&self.proxy, &self.connect, found) else {
+            return Ok(());
+        };
+        if goes_by_proxy(edge, &env("no_proxy").unwrap_or_default()) {
+            let proxy = ProxyUrl::parse(&url);
+            let refused = |message| Problem { place: None, field: name.to_owned(), message };
+            self.proxy = Some(proxy.map_err(|error| refused(error.to_string()))?);
+        }
         Ok(())
     }
+}
+
+/// Whether the proxy variables concern this edge: never on this machine, and not where `no_proxy` names it or a domain
+/// above it.
+fn goes_by_proxy(edge: &ConnectAddress, no_proxy: &str) -> bool {
+    let host = edge.host.to_ascii_lowercase();
+    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let spared = no_proxy.split(',').map(str::trim).filter(|rule| !rule.is_empty()).any(|rule| {
+        let rule = rule.trim_start_matches("*.").trim_start_matches('.').to_ascii_lowercase();
+        rule == "*" || host == rule || host.strip_suffix(&rule).is_some_and(|front| front.ends_with('.'))
+    });
+    !here && !spared
 }
 
 const HINTS: &[(&str, &str)] = &[

@@ -218,6 +218,42 @@ fn the_environment_overrides_tokens_and_stands_in_for_the_edge() {
     );
 }
 
+#[test]
+fn proxy_variables_concern_edges_elsewhere_only() {
+    let proxied = |edge: &str, env: &[(&str, &str)]| {
+        let text = format!("version: 3\nagent: {{connect_url: '{edge}'}}\n");
+        load(&[&text], &[], env).unwrap().agent.proxy.map(|proxy| proxy.port())
+    };
+    let proxy = ("https_proxy", "http://p:3128");
+    assert_eq!(proxied("edge.example:443", &[proxy]), Some(3128));
+    assert_eq!(proxied("edge.example:443", &[("http_proxy", "http://q:1"), proxy]), Some(3128));
+    assert_eq!(proxied("edge.example:443", &[("http_proxy", "http://q:1")]), Some(1));
+    assert_eq!(proxied("edge.example:443", &[proxy, ("no_proxy", "a.b, example")]), None);
+    assert_eq!(proxied("edge.example:443", &[proxy, ("no_proxy", ".edge.example")]), None);
+    assert_eq!(proxied("edge.example:443", &[proxy, ("no_proxy", "ge.example,edge.exampl")]), Some(3128));
+    assert_eq!(proxied("edge.example:443", &[proxy, ("no_proxy", "*")]), None);
+    for here in ["localhost:1", "127.0.0.1:1", "[::1]:1"] {
+        assert_eq!(proxied(here, &[proxy]), None, "{here}");
+    }
+    let file = "version: 3\nagent: {connect_url: e, proxy_url: 'socks5://s:9'}\n";
+    assert_eq!(load(&[file], &[], &[proxy]).unwrap().agent.proxy.unwrap().port(), 9, "the file wins");
+    let bad =
+        load(&[file.replace("proxy_url", "metadata").as_str()], &[], &[("https_proxy", "p:1")]).unwrap_err();
+    assert!(bad.starts_with("https_proxy: "), "{bad}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics_and_every_defect_has_a_place(text in "(version: 3\n)?(agent:|endpoints:|- name:| url:|\\PC|[ \n\\[\\]{}:-]){0,40}") {
+        let read = |_: &Path| Ok(text.clone());
+        let loaded = Config::load(&["a.yml".into()], &Source { read: &read, env: &|_| None });
+        if let Err(ConfigError::Invalid(problems)) = loaded {
+            proptest::prop_assert!(!problems.is_empty());
+            proptest::prop_assert!(problems.iter().all(|problem| problem.place.is_some()));
+        }
+    }
+}
+
 fn endpoint(lines: &str) -> String {
     format!("version: 3\nagent: {{}}\nendpoints:\n  - name: a\n    {}\n", lines.replace('\n', "\n    "))
 }

@@ -129,6 +129,32 @@ fn a_partition_is_noticed_and_healed_without_anybody_closing_anything() {
 }
 
 #[test]
+fn a_slow_edge_is_not_a_dead_one() {
+    let mut sim = turmoil::Builder::new()
+        .simulation_duration(Duration::from_mins(10))
+        .tick_duration(Duration::from_millis(5))
+        .min_message_latency(Duration::from_millis(500))
+        .max_message_latency(Duration::from_millis(2_500))
+        .rng_seed(11)
+        .build();
+    let edge = Edge::default();
+    let served = edge.clone();
+    sim.host("edge", move || listen(served.clone()));
+    let seen = edge.clone();
+    sim.client("agent", async move {
+        let (session, mut events) = start(Arc::new(SimDialer));
+        let _a = serve(&session, "a", A);
+        events.endpoint_online("a").await;
+        let lost = events.wait(|event| matches!(event, Event::SessionOffline { .. }).then_some(()));
+        let outcome = tokio::time::timeout(Duration::from_mins(4), lost).await;
+        assert!(outcome.is_err(), "five seconds of round trip are within the tolerance");
+        assert_eq!(seen.book().auths.len(), 1);
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+#[test]
 fn an_edge_that_accepts_and_says_nothing_is_given_up() {
     let mut sim = sim();
     let connections = Arc::new(AtomicU32::new(0));
