@@ -109,8 +109,16 @@ fn install(places: &Places, _: &[String]) -> Result<()> {
         said(requirement, tools::python_with(&places.tools.join(folder), requirement).map(drop));
     }
     said("Node packages", tools::node_with(&places.tools.join("node"), &NODE));
+    said("Rust SDK", rust_sdk(places));
     said("cargo-deny", cargo_deny(&places.tools).map(drop));
     Ok(())
+}
+
+/// Builds the Rust SDK's conformance agent now, so that no test has to wait for a compiler.
+fn rust_sdk(places: &Places) -> Result<()> {
+    let mut build = Command::new("cargo");
+    build.args(["build", "--quiet", "--locked", "--target-dir"]).arg(places.tools.join("sdk-rust"));
+    run(build.current_dir(places.root.join("tests/conformance/sdk/rust")))
 }
 
 fn said(what: &str, result: Result<()>) {
