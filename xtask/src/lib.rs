@@ -8,6 +8,7 @@ pub mod ci;
 pub mod dist;
 pub mod http;
 pub mod lab;
+pub mod openapi;
 pub mod ports;
 pub mod postgres;
 pub mod process;

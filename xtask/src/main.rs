@@ -23,6 +23,8 @@ enum Verb {
     Test(xtask::test::Args),
     /// Run .ci/run in a fresh clone of HEAD
     Ci,
+    /// Write control/openapi.json anew from the code
+    Openapi,
     /// Pack release programs, units and papers into one archive
     Dist,
     /// Assert the import rules and habits of the workspace
@@ -54,6 +56,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Up(args) => xtask::up::run(&args),
         Verb::Test(args) => xtask::test::run_all(&args),
         Verb::Ci => xtask::ci::run_in_clone(),
+        Verb::Openapi => xtask::openapi::write(),
         Verb::Dist => xtask::dist::pack(),
         Verb::Tidy => xtask::tidy::run(),
         Verb::ClinicRest { listen, jwks } => xtask::rest::serve(listen, &jwks),
