@@ -16,6 +16,7 @@ mod described;
 mod domain_name;
 mod endpoints;
 mod failure;
+mod filter;
 mod front;
 mod given;
 mod ip_policies;

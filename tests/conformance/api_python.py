@@ -89,7 +89,7 @@ uploaded = client.tls_certificates.create(certificate_pem=certificate, private_k
 assert uploaded.subject_common_name == "app.breadth.example.com", uploaded
 assert uploaded.subject_alternative_names.dns_names == ["app.breadth.example.com"], uploaded
 domain = check(client.reserved_domains.create(domain="app.breadth.example.com", certificate_id=uploaded.id))
-assert domain.certificate.id == uploaded.id and domain.cname_target, domain
+assert domain.certificate.id == uploaded.id, domain
 client.reserved_domains.delete_certificate(domain.id)
 assert client.reserved_domains.get(domain.id).certificate is None
 letsencrypt = ngrok.datatypes.ReservedDomainCertPolicy(client, {"authority": "letsencrypt", "private_key_type": "rsa"})
@@ -110,7 +110,8 @@ refused(2201, client.endpoints.update, endpoint.id, traffic_policy=deny.replace(
 refused(600, client.credentials.create, acl=["clinic1.internal"])
 refused(1409, client.ip_policy_rules.create, **{**rule, "cidr": "203.0.113.9/24"})
 refused(227, client.reserved_domains.get, policy.id)
-refused(250, client.endpoints.list, filter='obj.url == "x"')
+assert [one.id for one in client.endpoints.list(filter=f'obj.url == "{endpoint.url}"')] == [endpoint.id]
+refused(250, client.endpoints.list, filter="obj.url +")
 assert list(client.tunnel_sessions.list()) == [] and list(client.tunnels.list()) == []
 for service, id in [
     (client.endpoints, endpoint.id),

@@ -20,7 +20,8 @@ use utoipa::ToSchema;
 use super::body::{JsonText, NoBody};
 use super::call::{Call, NoQuery};
 use super::failure::ApiError;
-use super::page::{PAGE_PARAMETERS, Page};
+use super::filter::Filter;
+use super::page::{LIMIT_MAX, PAGE_PARAMETERS, Page};
 use super::query::Query;
 use super::reply::{Saved, json};
 use super::strict::Object;
@@ -275,9 +276,43 @@ async fn list<R: Resource>(
 ) -> Result<Response, ApiError> {
     let query = Query::parse(query.as_deref().unwrap_or(""), &PAGE_PARAMETERS, R::LIST_FILTERS)?;
     let page = Page::parse(&query, parse_id::<R>)?;
-    let limit = page.limit;
-    let listing = R::page(&call, &query, page).await?;
-    Ok(list_reply(&call, R::PATH, R::LIST_KEY, listing, limit, &query.again(R::LIST_FILTERS)))
+    let listing = if let Some(filter) = query.one("filter") {
+        filtered::<R>(&call, &query, page, &Filter::parse(filter)?).await?
+    } else {
+        let Listing { items, next } = R::page(&call, &query, page).await?;
+        Listing { items: items.into_iter().map(object).collect::<Result<_, _>>()?, next }
+    };
+    let again = query.again(R::LIST_FILTERS) + &query.again(&["filter"]);
+    Ok(list_reply(&call, R::PATH, R::LIST_KEY, listing, page.limit, &again))
+}
+
+/// The next objects that pass a filter, however many must be passed over for them.
+async fn filtered<R: Resource>(
+    call: &Call,
+    query: &Query,
+    page: Page<R::Id>,
+    filter: &Filter,
+) -> Result<Listing<Value, R::Id>, ApiError> {
+    let now = call.app.now();
+    let (mut kept, mut last, mut before) = (Vec::new(), None, page.before);
+    loop {
+        let chunk = R::page(call, query, Page { limit: LIMIT_MAX, before }).await?;
+        for item in chunk.items {
+            let item = object(item)?;
+            if !filter.keeps(&item, now)? {
+                continue;
+            }
+            if kept.len() == page.limit {
+                return Ok(Listing { items: kept, next: last });
+            }
+            last = item.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok());
+            kept.push(item);
+        }
+        match chunk.next {
+            Some(next) => before = Some(next),
+            None => return Ok(Listing { items: kept, next: None }),
+        }
+    }
 }
 
 /// A page as clients read it. `filters` is repeated in the next page's URL.

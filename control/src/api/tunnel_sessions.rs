@@ -19,6 +19,7 @@ use super::call::{Call, NoQuery};
 use super::credentials::Credentials;
 use super::endpoints::Endpoints;
 use super::failure::ApiError;
+use super::filter::Filter;
 use super::given::body;
 use super::page::{PAGE_PARAMETERS, Page};
 use super::query::Query;
@@ -96,7 +97,7 @@ fn parse(id: &str) -> Result<TunnelSessionId, ApiError> {
 
 async fn list(call: Call, RawQuery(query): RawQuery, _: NoBody) -> Result<Response, ApiError> {
     let sessions = call.app.presence.sessions(call.account);
-    live_page(&call, query.as_deref(), PATH, parse, sessions, |s| s.id, |s| view(&call, s))
+    live_page(&call, query.as_deref(), PATH, parse, &sessions, |s| s.id, |s| view(&call, s))
 }
 
 async fn find(call: Call, Path(id): Path<String>, _: NoQuery, _: NoBody) -> Result<Response, ApiError> {
@@ -176,7 +177,7 @@ fn parse_tunnel(id: &str) -> Result<TunnelId, ApiError> {
 async fn list_tunnels(call: Call, RawQuery(query): RawQuery, _: NoBody) -> Result<Response, ApiError> {
     let endpoints = call.app.presence.endpoints(call.account);
     let id = |e: &LiveEndpoint| TunnelId(e.id.ksuid());
-    live_page(&call, query.as_deref(), TUNNELS_PATH, parse_tunnel, endpoints, id, |e| tunnel(&call, e))
+    live_page(&call, query.as_deref(), TUNNELS_PATH, parse_tunnel, &endpoints, id, |e| tunnel(&call, e))
 }
 
 async fn find_tunnel(
@@ -237,12 +238,21 @@ fn live_page<T, I: Ord + Copy + std::fmt::Display, V: Serialize>(
     query: Option<&str>,
     path: &str,
     parse: impl Fn(&str) -> Result<I, ApiError>,
-    all: Vec<T>,
+    all: &[T],
     id: impl Fn(&T) -> I,
     view: impl Fn(&T) -> V,
 ) -> Result<Response, ApiError> {
-    let page = Page::parse(&Query::parse(query.unwrap_or(""), &PAGE_PARAMETERS, &[])?, parse)?;
-    let (shown, next) = page.cut(all, id);
-    let listing = Listing { items: shown.iter().map(view).collect(), next };
-    Ok(list_reply(call, path, path, listing, page.limit, ""))
+    let query = Query::parse(query.unwrap_or(""), &PAGE_PARAMETERS, &[])?;
+    let page = Page::parse(&query, parse)?;
+    let mut views = Vec::with_capacity(all.len());
+    let filter = query.one("filter").map(Filter::parse).transpose()?;
+    for item in all {
+        let view = serde_json::to_value(view(item)).map_err(|e| ApiError::internal(&e))?;
+        if filter.as_ref().map_or(Ok(true), |filter| filter.keeps(&view, call.app.now()))? {
+            views.push((id(item), view));
+        }
+    }
+    let (shown, next) = page.cut(views, |(id, _)| *id);
+    let items = shown.into_iter().map(|(_, view)| view).collect();
+    Ok(list_reply(call, path, path, Listing { items, next }, page.limit, &query.again(&["filter"])))
 }

@@ -171,6 +171,34 @@ async fn pages_are_walked_newest_first_to_a_null() {
 }
 
 #[tokio::test]
+async fn filters_choose_over_all_pages() {
+    let lab = Lab::new().await;
+    for n in 0..230 {
+        let metadata = if n % 50 == 0 { "rare" } else { "" };
+        lab.make("/ip_policies", json!({"description": n.to_string(), "metadata": metadata})).await;
+    }
+    let (mut seen, mut path) =
+        (Vec::new(), "/ip_policies?limit=2&filter=obj.metadata%20==%20'rare'".to_owned());
+    loop {
+        let page = lab.get(&path).await.expect(200);
+        let items = page.body["ip_policies"].as_array().unwrap();
+        seen.extend(items.iter().map(|item| item["description"].as_str().unwrap().to_owned()));
+        let Some(next) = page.body["next_page_uri"].as_str() else { break };
+        path = next.strip_prefix("http://127.0.0.1:4480").unwrap().to_owned();
+    }
+    assert_eq!(seen, ["200", "150", "100", "50", "0"]);
+    let none = lab.get("/ip_policies?filter=obj.metadata%20==%20'other'").await.expect(200);
+    assert_eq!((&none.body["ip_policies"], &none.body["next_page_uri"]), (&json!([]), &Value::Null));
+    let all = lab.get("/ip_policies?filter=obj.created_at%20%3C%20time.now").await.expect(200);
+    assert_eq!(all.body["ip_policies"].as_array().unwrap().len(), 100);
+    lab.make("/endpoints", json!({"url": "https://a.internal"})).await;
+    lab.make("/endpoints", json!({"url": "tcp://b.internal:1"})).await;
+    let filter =
+        "/endpoints?filter=obj.scheme%20in%20%5B'tcp'%5D%20%26%26%20obj.port%20==%201&url=tcp://b.internal:1";
+    assert_eq!(lab.get(filter).await.expect(200).body["endpoints"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn texts_have_limits_and_changes_need_a_field() {
     let lab = Lab::new().await;
     let policy = lab.make("/ip_policies", json!({})).await.id();
