@@ -337,3 +337,61 @@ impl http_body::Body for Counted {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use std::collections::VecDeque;
+
+    /// A body of these frames.
+    struct Frames(VecDeque<Result<&'static str, BodyFault>>);
+
+    impl http_body::Body for Frames {
+        type Data = Bytes;
+        type Error = BodyFault;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+            let frame = self.0.pop_front();
+            Poll::Ready(frame.map(|frame| frame.map(|data| Frame::data(Bytes::from_static(data.as_bytes())))))
+        }
+    }
+
+    fn body(frames: &[Result<&'static str, BodyFault>]) -> Body {
+        Body::stream(Frames(frames.iter().cloned().collect()), None)
+    }
+
+    fn read(body: Body) -> Result<Bytes, BodyFault> {
+        let whole = body.collect().now_or_never().unwrap();
+        whole.map(http_body_util::Collected::to_bytes)
+    }
+
+    #[test]
+    fn a_buffered_body_can_be_sent_again() {
+        let mut whole = body(&[Ok("he"), Ok("llo")]);
+        assert!(!whole.is_replayable());
+        assert_eq!(whole.buffer(5).now_or_never().unwrap(), Ok(Bytes::from("hello")));
+        assert_eq!((whole.length(), whole.is_replayable()), (Some(5), true));
+        assert_eq!(read(whole.replay().unwrap()), Ok(Bytes::from("hello")));
+        assert_eq!(whole.buffer(4).now_or_never().unwrap(), Err(NotBuffered::TooLong));
+        assert_eq!(read(whole), Ok(Bytes::from("hello")));
+    }
+
+    #[test]
+    fn a_body_too_long_to_buffer_is_still_whole() {
+        let mut long = body(&[Ok("he"), Ok("llo"), Ok(" world")]);
+        assert_eq!(long.buffer(4).now_or_never().unwrap(), Err(NotBuffered::TooLong));
+        assert_eq!(read(long), Ok(Bytes::from("hello world")));
+    }
+
+    #[test]
+    fn a_body_that_broke_is_never_taken_for_a_whole_one() {
+        let fault = BodyFault::Visitor(Fault::Gone);
+        let mut broken = body(&[Ok("he"), Err(fault.clone())]);
+        assert_eq!(broken.buffer(9).now_or_never().unwrap(), Err(NotBuffered::Broken(fault.clone())));
+        assert_eq!((read(broken.replay().unwrap_or(broken))), Err(fault));
+    }
+}

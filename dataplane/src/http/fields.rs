@@ -20,6 +20,13 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// Names that gateways in the CGI tradition read as the ones above.
+const IMITATIONS: [HeaderName; 3] = [
+    HeaderName::from_static("x_forwarded_for"),
+    HeaderName::from_static("x_forwarded_proto"),
+    HeaderName::from_static("x_forwarded_host"),
+];
+
 /// Headers a Connection header cannot take away: the message would mean something else without them.
 const NOT_NOMINABLE: [HeaderName; 2] = [HOST, CONTENT_LENGTH];
 
@@ -57,6 +64,9 @@ fn accepts_trailers(value: &HeaderValue) -> bool {
 
 /// What the edge tells the upstream about the visitor.
 pub(super) fn add_forwarded(headers: &mut HeaderMap, client: IpAddr, proto: &'static str) {
+    for imitation in IMITATIONS {
+        headers.remove(imitation);
+    }
     let client = HeaderValue::from_str(&client.to_canonical().to_string());
     append_to_list(headers, FORWARDED_FOR, client.unwrap_or(HeaderValue::from_static("unknown")));
     append_to_list(headers, FORWARDED_PROTO, HeaderValue::from_static(proto));
@@ -137,7 +147,9 @@ mod tests {
             text(&map),
             "host: a.example|x-forwarded-for: 9.9.9.9, 8.8.8.8, 192.0.2.1|x-forwarded-host: a.example|x-forwarded-proto: https"
         );
-        let mut map = headers("host: a.example|x-forwarded-host: b.example|x-forwarded-proto: http");
+        let mut map = headers(
+            "host: a.example|x_forwarded_for: 9.9.9.9|x-forwarded-host: b.example|x-forwarded-proto: http",
+        );
         add_forwarded(&mut map, "2001:db8::1".parse().unwrap(), "https");
         assert_eq!(
             text(&map),

@@ -49,6 +49,8 @@ pub(super) enum Fault {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     answering: Cell<bool>,
+    /// The request in hand has a body that has not all arrived (or not been looked for).
+    receiving: Cell<bool>,
     upgrade_asked: Cell<bool>,
     fault: Cell<Option<Fault>>,
     requests: Cell<u64>,
@@ -65,6 +67,11 @@ impl Shared {
     /// Why the connection cannot go on, once it cannot.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.fault.get()
+    }
+
+    /// Whether the connection ends with the answer in hand: it broke, or the request is answered before it is whole.
+    pub(super) fn is_last(&self) -> bool {
+        self.fault.get().is_some() || self.receiving.get()
     }
 
     /// Whether the request in hand asks to leave HTTP.
@@ -103,8 +110,6 @@ pub(super) struct Gate<IO> {
     sieve: Sieve<RequestFramer>,
     shared: Rc<Shared>,
     limits: Rc<Limits>,
-    /// The request in hand has a body that has not all arrived (or not been looked for).
-    receiving: bool,
     flushed: bool,
     ended: bool,
     /// When the current wait for a head, for the next request or for a half-closed visitor's answer began.
@@ -121,7 +126,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Gate<IO> {
             io,
             sieve: Sieve::default(),
             shared,
-            receiving: false,
             flushed: true,
             ended: false,
             since: Instant::now(),
@@ -163,7 +167,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Gate<IO> {
 
     /// The framer needs bytes and there are none: is the visitor late?
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.receiving {
+        if self.shared.receiving.get() {
             let deadline = self.read_pace.wait(Instant::now());
             ready!(self.read_timer.poll(cx, deadline));
             return self.broken(Fault::BodyStalled, io::ErrorKind::TimedOut.into());
@@ -181,7 +185,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Gate<IO> {
 
     /// The visitor's bytes ended.
     fn closed(&mut self) -> Poll<io::Result<()>> {
-        if self.receiving {
+        if self.shared.receiving.get() {
             return self.broken(Fault::Gone, io::ErrorKind::UnexpectedEof.into());
         }
         if !self.sieve.framer.is_between(&self.sieve.input) {
@@ -192,7 +196,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Gate<IO> {
 
     fn refused(&mut self, refusal: Refusal) -> Poll<io::Result<()>> {
         let fault = Fault::Refused(refusal);
-        if self.receiving {
+        if self.shared.receiving.get() {
             return self.broken(fault, io::Error::new(io::ErrorKind::InvalidData, fault));
         }
         // hyper sees the end of the connection; whoever runs it then sends the refusal.
@@ -226,13 +230,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gate<IO> {
     ) -> Poll<io::Result<()>> {
         let gate = &mut *self;
         loop {
-            if gate.shared.fault().is_some() && !gate.receiving {
+            if gate.shared.fault().is_some() && !gate.shared.receiving.get() {
                 return Poll::Ready(Ok(()));
             }
-            if !gate.receiving && (gate.shared.answering.get() || !gate.flushed) {
+            if !gate.shared.receiving.get() && (gate.shared.answering.get() || !gate.flushed) {
                 return gate.poll_while_answering(cx);
             }
-            let untouched = !gate.receiving && gate.sieve.framer.is_between(&gate.sieve.input);
+            let untouched = !gate.shared.receiving.get() && gate.sieve.framer.is_between(&gate.sieve.input);
             match gate.sieve.poll_pass(&mut gate.io, cx, buf) {
                 Poll::Pending => {
                     if untouched && !gate.sieve.framer.is_between(&gate.sieve.input) {
@@ -247,10 +251,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gate<IO> {
                 }
                 Poll::Ready(Ok(Passed::Head(head))) => {
                     gate.shared.begin(&head);
-                    gate.receiving = true;
+                    gate.shared.receiving.set(true);
                     gate.read_pace = Pace::new(gate.limits.pace, gate.limits.pace_bytes_min);
                 }
-                Poll::Ready(Ok(Passed::End)) => (gate.receiving, gate.since) = (false, Instant::now()),
+                Poll::Ready(Ok(Passed::End)) => {
+                    gate.shared.receiving.set(false);
+                    gate.since = Instant::now();
+                }
                 Poll::Ready(Ok(Passed::Closed)) => return gate.closed(),
                 Poll::Ready(Ok(Passed::Refused(refusal))) => return gate.refused(refusal),
             }
@@ -286,7 +293,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
             Poll::Ready(Ok(())) => {
                 if !self.flushed {
                     self.flushed = true;
-                    self.since = if self.receiving { self.since } else { Instant::now() };
+                    self.since = if self.shared.receiving.get() { self.since } else { Instant::now() };
                     self.write_pace = Pace::new(self.limits.write_pace, self.limits.pace_bytes_min);
                     self.shared.wake();
                 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::future::LocalBoxFuture;
-use http::header::HOST;
+use http::header::{CONNECTION, HOST, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
@@ -66,10 +66,15 @@ impl<G: Gateway> Service<Request<Incoming>> for Requests<G> {
             // The gate lets no head through without exactly one valid Host.
             let host = request.headers().get(HOST).ok_or(Closed)?;
             let authority = Authority::parse(host.as_bytes()).map_err(|_| Closed)?;
-            let request = in_origin_form(request.map(|body| Body::from_visitor(body, shared)));
+            let request = in_origin_form(request.map(|body| Body::from_visitor(body, shared.clone())));
             match visitor.answer(request, &authority, upgrade).await {
                 Answer::Close => Err(Closed),
-                Answer::Response(response) => Ok(response.map(|body| body.guarded(answered))),
+                Answer::Response(mut response) => {
+                    if shared.is_last() {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok(response.map(|body| body.guarded(answered)))
+                }
                 Answer::Switched(response, upstream) => {
                     tunnel.replace(Some(upstream));
                     Ok(response)

@@ -23,7 +23,9 @@ pub const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// Bytes read ahead of a visitor whose last request is still being answered.
 pub const READ_AHEAD_BYTES_MAX: usize = 8 * 1024;
 /// Upstream connections one visitor connection keeps for its next request.
-pub const KEPT_UPSTREAMS_MAX: usize = 4;
+pub const KEPT_UPSTREAMS_MAX: usize = 8;
+/// Streams in flight on an agent's session up to which an unused one is kept: room is for requests first.
+pub const KEPT_WHILE_IN_FLIGHT_MAX: usize = 128;
 /// How long an upstream connection is kept unused, in seconds. Many upstreams close theirs after five.
 pub const KEPT_UPSTREAM_SECS_MAX: u64 = 4;
 /// Concurrent streams of one HTTP/2 visitor.

@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ebbgate_model::event::RequestEvent;
-use http::Version;
 use http::request::Parts;
+use http::{HeaderMap, Version};
 use tokio::time::Instant;
 
-use super::answer::Failure;
 use super::body::Progress;
+use super::fields::ERROR_CODE;
 use super::limits::Limits;
 use crate::gateway::{Endpoint, Gateway, HttpConn};
 
@@ -70,9 +70,10 @@ impl<G: Gateway> Record<G> {
         self.event.borrow_mut().status = status.as_u16();
     }
 
-    /// The edge's own error.
-    pub(super) fn failed(&self, failure: &Failure) {
-        self.event.borrow_mut().error = failure.code;
+    /// The edge's own error, if the answer carries one.
+    pub(super) fn coded(&self, headers: &HeaderMap) {
+        let code = headers.get(ERROR_CODE).and_then(|code| code.to_str().ok()?.parse().ok());
+        self.event.borrow_mut().error = code;
     }
 }
 

@@ -23,8 +23,8 @@ use tokio::time::{Instant, sleep_until};
 use super::answer::Failure;
 use super::body::{Body, BodyFault, Progress};
 use super::gate::Fault;
-use super::limits::{KEPT_UPSTREAMS_MAX, Limits};
-use crate::gateway::{Endpoint, Gateway, HttpConn};
+use super::limits::{KEPT_UPSTREAMS_MAX, KEPT_WHILE_IN_FLIGHT_MAX, Limits};
+use crate::gateway::{Endpoint, Gateway, HttpConn, Kind};
 
 /// What an upstream answered.
 pub(super) enum Reply<S> {
@@ -68,7 +68,12 @@ impl Lender {
 
     /// Whether the whole body can (still) be sent.
     pub(super) fn is_whole(&self) -> bool {
-        !self.begun.get() || self.body.borrow().is_replayable()
+        !self.begun.get() || self.is_replayable()
+    }
+
+    /// Whether it can be sent any number of times.
+    pub(super) fn is_replayable(&self) -> bool {
+        self.body.borrow().is_replayable()
     }
 
     /// The body for one try.
@@ -152,10 +157,11 @@ impl Upstreams {
         let upgrade = request.headers().contains_key(http::header::UPGRADE);
         if !upgrade
             && is_idempotent(request.method())
+            && body.is_replayable()
             && let Some(kept) = self.take_kept(endpoint.id)
         {
             let retry = request.clone();
-            match self.exchange_http1(kept, endpoint.id, request, body, progress).await {
+            match self.exchange_http1(kept, endpoint, request, body, progress).await {
                 Err(error) if error.again && body.is_whole() => {
                     return self.send_fresh(gateway, conn, endpoint, retry, body, progress).await;
                 }
@@ -178,13 +184,13 @@ impl Upstreams {
         let (mut connection, switched) = http1::connect(stream).await?;
         if !request.headers().contains_key(http::header::UPGRADE) {
             return self
-                .exchange_http1(connection, endpoint.id, request, body, progress)
+                .exchange_http1(connection, endpoint, request, body, progress)
                 .await
                 .map(Reply::Response);
         }
         let response = with_idle(progress, connection.upgrade(request, progress)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Reply::Response(self.release_after(connection, endpoint.id, response)));
+            return Ok(Reply::Response(self.release_after(connection, endpoint, response)));
         }
         let (head, _) = response.into_parts();
         let (stream, rest) =
@@ -195,27 +201,33 @@ impl Upstreams {
     async fn exchange_http1(
         &self,
         mut connection: http1::Connection,
-        id: EndpointId,
+        endpoint: &Endpoint,
         request: Request<()>,
         body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Response<Body>, SendError> {
         let response = with_idle(progress, connection.send(request, body, progress)).await?;
-        Ok(self.release_after(connection, id, response))
+        Ok(self.release_after(connection, endpoint, response))
     }
 
     /// The response, after whose body the connection is kept for the next request.
     fn release_after(
         &self,
         connection: http1::Connection,
-        id: EndpointId,
+        endpoint: &Endpoint,
         response: Response<hyper::body::Incoming>,
     ) -> Response<Body> {
         let kept = Rc::downgrade(&self.http1);
+        let id = endpoint.id;
+        let session = match &endpoint.kind {
+            Kind::Agent(agent) => Some(agent.session.clone()),
+            Kind::Cloud => None,
+        };
         let keep = move |connection: http1::Connection| {
             let Some(kept) = kept.upgrade() else { return };
             let mut kept = kept.borrow_mut();
-            if kept.len() < KEPT_UPSTREAMS_MAX {
+            let room = session.is_some_and(|session| session.in_flight() <= KEPT_WHILE_IN_FLIGHT_MAX);
+            if room && kept.len() < KEPT_UPSTREAMS_MAX {
                 kept.push((id, Instant::now(), connection));
             }
         };

@@ -118,14 +118,12 @@ impl<G: Gateway> Visitor<G> {
         let answer = match self.walk(head, authority, upgrade, &body, &record).await {
             Ok(answer) => answer,
             Err(Stop::Close) => return Answer::Close,
-            Err(Stop::Failure(failure)) => {
-                record.failed(&failure);
-                Answer::Response(failure.answer(&asked.1))
-            }
+            Err(Stop::Failure(failure)) => Answer::Response(failure.answer(&asked.1)),
         };
         match answer {
             Answer::Response(response) => {
                 record.answered(response.status());
+                record.coded(response.headers());
                 let response = framed(response, &asked.0);
                 let progress = record.progress.clone();
                 Answer::Response(response.map(|body| body.counted(progress, Direction::Out).guarded(record)))

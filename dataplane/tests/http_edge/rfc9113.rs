@@ -1,6 +1,8 @@
 //! Protocol errors of RFC 9113: the guard in front of h2 must not change what they lead to.
 //!
-//! Where the RFC names a code of its own, h2 sometimes says PROTOCOL_ERROR; that is taken when the connection closes.
+//! Where the RFC names a code of its own, h2 sometimes says `PROTOCOL_ERROR`; that is taken when the connection closes.
+
+#![expect(clippy::too_many_lines, reason = "the cases are one table")]
 
 use ebbgate_edge::http::limits::Limits;
 

@@ -198,3 +198,17 @@ async fn a_slow_upstream_never_makes_a_visitor_look_slow() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_body_is_told_so() {
+    local(async {
+        let lab = Lab::default();
+        big_answers(&lab, "http://a.example.com");
+        let (mut io, _serving) = lab.visit(http_conn(), Limits::default());
+        io.write_all(&http1("POST / HTTP/1.1|Host: a.example.com|Content-Length: 9||half")).await.unwrap();
+        let read = read_until(&mut io, "no end").await;
+        assert!(read.starts_with("HTTP/1.1 408 ") && read.contains("connection: close"), "{read}");
+        assert_eq!(lab.events()[0].status, 408);
+    })
+    .await;
+}
