@@ -136,8 +136,8 @@ impl AgentSession {
             release(edge, bound);
         }
         edge.sessions.remove(self);
-        edge.reports.session_ended(self.state.id);
         edge.metrics.sessions.dec();
+        edge.reports.session_ended(self.state.id);
         self.mux.goaway(code, message);
         tracing::info!(session = %self.state.id, client_id = self.client_id, reason = message, "agent session ended");
     }

@@ -14,10 +14,10 @@ use crate::program::Tables;
 
 /// The ingress belongs to another account.
 const CODE_INGRESS: ErrorCode = ErrorCode::new(118);
-/// Too many failures from one source.
-const CODE_TOO_MANY: ErrorCode = ErrorCode::new(115);
-/// Failures of one source in [`FAILURE_WINDOW_SECS`] before it is not listened to.
-pub(super) const FAILURES_MAX: u32 = 60;
+/// Failures of one source in [`FAILURE_WINDOW_SECS`] before each further one is answered late.
+const FAILURES_MAX: u32 = 60;
+/// Seconds a further failure waits for its answer.
+const FAILURE_WAIT_SECS: u64 = 5;
 /// Seconds failures are counted over.
 const FAILURE_WINDOW_SECS: u64 = 60;
 /// Sources whose failures are counted at once.
@@ -66,37 +66,27 @@ pub(super) fn judge(
     })
 }
 
-/// Failed authentications by source: some clients retry without pause for ever (wire.md section 4.1).
+/// Failed authentications by source: some clients retry without pause for ever (wire.md section 4.1). Only failures wait,
+/// so a site's good agents come in beside a bad one behind the same address.
 #[derive(Default)]
 pub struct AuthFailures(Mutex<HashMap<IpAddr, (u32, Instant)>>);
 
 impl AuthFailures {
-    /// Whether the source may try.
-    pub(super) fn check(&self, source: IpAddr, now: Instant) -> Result<(), Refusal> {
-        let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match failures.get(&source) {
-            Some((count, since)) if *count >= FAILURES_MAX && is_recent(*since, now) => {
-                let message = format!("too many failed authentications from {source}; wait a minute");
-                Err(Refusal::new(CODE_TOO_MANY, message))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Counts a failure.
-    pub(super) fn note(&self, source: IpAddr, now: Instant) {
+    /// Counts a failure, and says how long its answer waits.
+    pub(super) fn note(&self, source: IpAddr, now: Instant) -> Duration {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if failures.len() >= SOURCES_MAX {
             failures.retain(|_, (_, since)| is_recent(*since, now));
         }
         if failures.len() >= SOURCES_MAX && !failures.contains_key(&source) {
-            return;
+            return Duration::from_secs(FAILURE_WAIT_SECS);
         }
         let (count, since) = failures.entry(source).or_insert((0, now));
         if !is_recent(*since, now) {
             (*count, *since) = (0, now);
         }
         *count = count.saturating_add(1);
+        if *count > FAILURES_MAX { Duration::from_secs(FAILURE_WAIT_SECS) } else { Duration::ZERO }
     }
 }
 
@@ -158,12 +148,11 @@ mod tests {
         let failures = AuthFailures::default();
         let (bad, good): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         for _ in 0..FAILURES_MAX {
-            assert!(failures.check(bad, Instant::now()).is_ok());
-            failures.note(bad, Instant::now());
+            assert_eq!(failures.note(bad, Instant::now()), Duration::ZERO);
         }
-        assert_eq!(failures.check(bad, Instant::now()).unwrap_err().code, Some(CODE_TOO_MANY));
-        assert!(failures.check(good, Instant::now()).is_ok());
+        assert_eq!(failures.note(bad, Instant::now()), Duration::from_secs(FAILURE_WAIT_SECS));
+        assert_eq!(failures.note(good, Instant::now()), Duration::ZERO);
         tokio::time::advance(Duration::from_secs(FAILURE_WINDOW_SECS)).await;
-        assert!(failures.check(bad, Instant::now()).is_ok());
+        assert_eq!(failures.note(bad, Instant::now()), Duration::ZERO);
     }
 }

@@ -195,19 +195,18 @@ impl Connection {
 
     async fn auth(self: &Rc<Self>, auth: Auth, mut stream: Stream) -> Result<(), String> {
         let edge = self.shard.edge();
-        let judged = edge.auth_failures.check(self.peer, Instant::now()).and_then(|()| {
-            let now_s = self.shard.now_unix_ms() / 1000;
-            auth::judge(&auth, &edge.tables.load(), self.ingress, &edge.tickets, now_s)
-        });
+        let now_s = self.shard.now_unix_ms() / 1000;
+        let judged = auth::judge(&auth, &edge.tables.load(), self.ingress, &edge.tickets, now_s);
         match judged {
             Ok(accepted) => {
                 let reply = self.accept(&auth, accepted);
                 write_object(&mut stream, &reply).await.map_err(|e| e.to_string())
             }
             Err(refusal) => {
-                edge.auth_failures.note(self.peer, Instant::now());
+                let wait = edge.auth_failures.note(self.peer, Instant::now());
                 edge.metrics.auth_failed.inc();
                 tracing::info!(peer = %self.peer, code = ?refusal.code, reason = refusal.message, "an agent is refused");
+                sleep(wait).await;
                 self.gate.borrow_mut().decided(None);
                 let sent = write_object(&mut stream, &AuthReply::refused(refusal.text())).await;
                 sleep(Duration::from_millis(REFUSED_PAUSE_MS)).await;

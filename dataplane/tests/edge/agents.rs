@@ -2,7 +2,8 @@
 
 use ebbgate_edge::shard::Stage;
 use ebbgate_model::feed::FromEdge;
-use ebbgate_wire::rpc::StreamKind;
+use ebbgate_wire::rpc::{Outcome, StreamKind};
+use ebbgate_wire::rpc_io::call;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -147,6 +148,48 @@ async fn random_names_and_ports_come_back_with_their_token() {
 }
 
 #[tokio::test]
+async fn an_agents_policy_is_enforced_and_changed_while_it_serves() {
+    let mut lab = Lab::start();
+    lab.tcp_to(TARGET);
+    let agent = lab.agent(TOKEN).await;
+    let keep_out = json!({ "TrafficPolicy": "on_tcp_connect: [{actions: [{type: deny}]}]" });
+    let bound = agent.try_bind(TARGET, keep_out, json!({})).await;
+    assert_eq!(bound.error, "");
+    let session = agent.session.clone();
+    let patch = async |changes: serde_json::Value| {
+        let mut patch = json!({ "TunnelId": bound.extra.tunnel_id });
+        patch.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let stream = session.open(StreamKind::PatchTunnelState).await.unwrap();
+        Outcome::decode(call(stream, &patch).await.unwrap()).unwrap().error
+    };
+    let _agent = agent.echo(b"");
+    let ask = async || exchange(lab.visit().await, b"x").await.unwrap_or_default();
+    assert_eq!(ask().await, b"");
+    assert!(patch(json!({ "TrafficPolicy": "on_tcp_connect: 7" })).await.contains("ERR_NGROK_"));
+    assert_eq!(ask().await, b"", "a refused change changes nothing");
+    assert_eq!(patch(json!({ "TrafficPolicy": "", "Description": "open" })).await, "");
+    assert_eq!(ask().await, b"x");
+    let FromEdge::Sessions { sessions } = lab.edge.reports.snapshot() else { panic!("no snapshot") };
+    let report = sessions.values().flat_map(|s| s.endpoints.values()).next().unwrap();
+    assert_eq!((report.description.as_str(), report.traffic_policy.as_str()), ("open", ""));
+}
+
+#[tokio::test]
+async fn the_options_of_old_sdks_guard_too() {
+    let mut lab = Lab::start();
+    lab.tcp_to(TARGET);
+    let agent = lab.agent(TOKEN).await;
+    let closed = json!({ "IPRestriction": { "deny_cidrs": ["127.0.0.0/8"] } });
+    assert_eq!(agent.try_bind(TARGET, closed, json!({})).await.error, "");
+    let password =
+        json!({ "BasicAuth": { "credentials": [{ "username": "u", "cleartext_password": "p" }] } });
+    let refused = agent.try_bind("https://api.example.com", password, json!({})).await;
+    assert!(refused.error.contains("BasicAuth is not enforced"), "{}", refused.error);
+    let _agent = agent.echo(b"");
+    assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
+}
+
+#[tokio::test]
 async fn unbind_and_the_end_of_a_session_take_endpoints_offline() {
     let mut lab = Lab::start();
     let agent = lab.agent(TOKEN).await;
@@ -156,8 +199,7 @@ async fn unbind_and_the_end_of_a_session_take_endpoints_offline() {
     agent.bind(TARGET).await;
     assert_eq!(lab.edge.metrics.agent_endpoints.get(), 1);
     agent.echo(b"").kill();
-    let ended = lab.edge.reports.changes();
-    let _ = ended.await;
+    while !lab.edge.reports.changes().await.iter().any(|c| matches!(c, FromEdge::SessionEnded { .. })) {}
     lab.tcp_to(TARGET);
     assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
     assert_eq!((lab.edge.metrics.agent_endpoints.get(), lab.edge.metrics.sessions.get()), (0, 0));
