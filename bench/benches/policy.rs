@@ -1,0 +1,99 @@
+//! One run of a compiled policy over one connection or request, effects answered at once.
+//!
+//! Every figure includes making the run's context, as the edge does for every request; `no-rule` is little else.
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ebbgate_bench::endpoints::{cloud, engine};
+use ebbgate_bench::mint::{self, Mint};
+use ebbgate_policy::{ConnFacts, Context, Effect, Engine, KeySet, Outcome, Phase, Step, Verdict};
+use serde_json::{Value, json};
+
+const NOW_UNIX_MS: i64 = 1_767_323_045_678;
+
+fn tcp_phase(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("policy/tcp-connect");
+    let context = context(&[]);
+    let mut bench = |name: &str, policy: Value| {
+        let engine = engine(policy);
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| decide(&engine, Phase::TcpConnect, black_box(&context), None));
+        });
+    };
+    bench("no-rule", json!({}));
+    bench("restrict-ips-10", restrict_ips(10));
+    bench("restrict-ips-10k", restrict_ips(10_000));
+    group.finish();
+}
+
+fn http_phase(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("policy/http-request");
+    let plain = context(&[("example-token", "1")]);
+    let expression = engine(json!({ "on_http_request": [
+        { "expressions": ["hasReqHeader('example-token')"], "actions": [{ "type": "deny" }] },
+    ] }));
+    for (name, engine) in [("no-rule", engine(json!({}))), ("one-expression", expression)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| decide(&engine, Phase::HttpRequest, black_box(&plain), None));
+        });
+    }
+    let engine = engine(mint::policy());
+    let mint = Mint::new(NOW_UNIX_MS / 1_000);
+    let keys = Arc::new(mint.keys());
+    for (name, algorithm) in [("jwt-es256", "ES256"), ("jwt-rs256", "RS256")] {
+        let context = context(&[("authorization", &format!("Bearer {}", mint.token(algorithm)))]);
+        let verdict = decide(&engine, Phase::HttpRequest, &context, Some(&keys));
+        assert!(matches!(verdict, Verdict::Continue), "{verdict:?}");
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| decide(&engine, Phase::HttpRequest, black_box(&context), Some(&keys)));
+        });
+    }
+    group.finish();
+}
+
+/// Networks of both families' documentation ranges' neighbours; the visitor's is the last one.
+fn restrict_ips(prefixes: u32) -> Value {
+    let mut allow: Vec<String> = (1..prefixes).map(|n| format!("10.{}.{}.0/24", n >> 8, n & 255)).collect();
+    allow.push("203.0.113.0/24".into());
+    json!({ "on_tcp_connect": [{ "actions": [{ "type": "restrict-ips", "config": { "allow": allow } }] }] })
+}
+
+/// A GET from 203.0.113.42 with these headers besides Host.
+fn context(headers: &[(&str, &str)]) -> Context {
+    let conn = ConnFacts {
+        client: SocketAddr::from(([203, 0, 113, 42], 50_000)),
+        server: SocketAddr::from(([192, 0, 2, 1], 443)),
+        region: "lab".into(),
+        start_unix_ms: NOW_UNIX_MS,
+        tls: None,
+    };
+    let endpoint = cloud(1, "https://api.example.com", None);
+    let mut context = Context::new(Arc::new(conn), endpoint.facts.clone(), NOW_UNIX_MS);
+    let mut request = http::Request::builder().uri("/patients?page=1").header("host", "api.example.com");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    context.request = Some(request.body(()).expect("a request").into_parts().0);
+    context
+}
+
+fn decide(engine: &Arc<Engine>, phase: Phase, context: &Context, keys: Option<&Arc<KeySet>>) -> Verdict {
+    let mut context = context.clone();
+    let mut run = engine.start(phase);
+    loop {
+        match run.step(&mut context) {
+            Step::Done(verdict) => return verdict,
+            Step::Need(Effect::Keys { .. }) => {
+                let keys = keys.cloned().ok_or_else(|| "this case has no keys".to_owned());
+                run.resume(&mut context, Outcome::Keys(keys));
+            }
+            Step::Need(effect) => panic!("no case here asks for {effect:?}"),
+        }
+    }
+}
+
+criterion_group!(benches, tcp_phase, http_phase);
+criterion_main!(benches);

@@ -1,0 +1,41 @@
+//! Finding the endpoint for a host, among ten and among ten thousand.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use ebbgate_bench::endpoints::cloud;
+use ebbgate_edge::route::RouteTable;
+use ebbgate_model::{Host, Scheme};
+
+fn lookups(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("route");
+    for endpoints in [10, 10_000] {
+        let table = table(endpoints);
+        let cases = [
+            ("exact", "host5.clinics.example.com"),
+            ("wildcard", "anything.wild.example.com"),
+            ("miss", "anything.elsewhere.example.org"),
+        ];
+        for (name, host) in cases {
+            let host: Host = host.parse().expect("a host");
+            let id = BenchmarkId::new(name, endpoints);
+            group.bench_function(id, |bencher| {
+                bencher.iter(|| table.public(Scheme::Https, black_box(&host), 443));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// `endpoints` in all, one of them a wildcard.
+fn table(endpoints: u32) -> RouteTable {
+    let table = RouteTable::default();
+    table.put(cloud(0, "https://*.wild.example.com", None));
+    for n in 1..endpoints {
+        table.put(cloud(n, &format!("https://host{n}.clinics.example.com"), None));
+    }
+    table
+}
+
+criterion_group!(benches, lookups);
+criterion_main!(benches);
