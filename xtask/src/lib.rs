@@ -4,6 +4,7 @@
 //! Imports nothing of Ebbgate's own crates: it knows the products only as programs, flags and files, as an operator does.
 
 pub mod api;
+pub mod bench;
 pub mod ci;
 pub mod dist;
 pub mod http;

@@ -21,6 +21,8 @@ enum Verb {
     Up(xtask::up::Args),
     /// Install what the tests need and run everything: fmt, clippy, tidy, deny, unit, simulation, system
     Test(xtask::test::Args),
+    /// Measure whole chains next to HAProxy
+    Bench(xtask::bench::Args),
     /// Run .ci/run in a fresh clone of HEAD
     Ci,
     /// Write control/openapi.json anew from the code
@@ -55,6 +57,7 @@ fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Up(args) => xtask::up::run(&args),
         Verb::Test(args) => xtask::test::run_all(&args),
+        Verb::Bench(args) => xtask::bench::run(&args),
         Verb::Ci => xtask::ci::run_in_clone(),
         Verb::Openapi => xtask::openapi::write(),
         Verb::Dist => xtask::dist::pack(),

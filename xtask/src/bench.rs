@@ -1,0 +1,35 @@
+//! `cargo xtask bench`: measures what criterion cannot, because it takes whole programs and another gateway to compare with.
+//!
+//! `chain` is the one thing there is: the whole way from a visitor to a service, next to HAProxy. Everything runs on
+//! loopback, bounded in count and time. Benches of single parts are criterion's: `cargo bench`.
+
+mod chain;
+mod gate;
+mod haproxy;
+mod https;
+mod meter;
+mod report;
+mod sink;
+mod tcp;
+
+use anyhow::Result;
+
+/// Flags of the verb.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// CPU per gigabyte, per request and per connection through edge and agent, next to HAProxy
+    Chain(chain::Args),
+}
+
+/// Measures and reports.
+pub fn run(args: &Args) -> Result<()> {
+    match &args.what {
+        What::Chain(args) => chain::run(args),
+    }
+}
