@@ -1,32 +1,33 @@
 //! One agent's connection: TLS by the name it came for, then the streams it opens, answered one task each.
 
+mod endpoints;
+
 use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
-use ebbgate_model::{AccountId, EndpointId, EndpointUrl, ErrorCode, TunnelSessionId};
-use ebbgate_policy::{CheckContext, EndpointFacts, Engine, Owner, check};
+use ebbgate_model::feed::SessionReport;
+use ebbgate_model::{AccountId, ErrorCode, TunnelSessionId};
 use ebbgate_wire::driver::{self, Stream};
 use ebbgate_wire::heartbeat;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, Outcome, PatchTunnelState, SrvInfo,
-    StartTunnelWithLabelReply, StreamKind, Unbind, UnbindReply,
+    Auth, AuthReply, AuthReplyExtra, Bind, Outcome, PatchTunnelState, SrvInfo, StartTunnelWithLabelReply,
+    StreamKind, Unbind, UnbindReply,
 };
 use ebbgate_wire::rpc_io::{read_request, write_object};
 use ebbgate_wire::session::{AUTH_SECS_MAX, Admission, Gate};
-use ebbgate_wire::ticket::{BindToken, Cookie};
+use ebbgate_wire::ticket::Cookie;
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
 use super::auth::{self, Accepted};
-use super::bind::{self, Place, Refusal, Wanted};
-use super::{AgentSession, Bound, ENDPOINTS_MAX, Inner, Managed};
+use super::bind::Refusal;
+use super::{AgentSession, Inner, Managed};
 use crate::carrier::Carrier;
 use crate::conn::{Open, hello_refused, read_hello};
-use crate::gateway::{AgentRef, Endpoint, Gateway as _, Kind, SessionState};
+use crate::gateway::{Gateway as _, SessionState};
 use crate::listen::Admitted;
 use crate::shard::{Shard, Stage};
 use crate::socket::Socket;
@@ -42,8 +43,6 @@ const END_SECS_MAX: u64 = 2;
 const TICKET_SECS: i64 = 90 * 24 * 3600;
 /// Bytes of free text kept of an agent, per field.
 const TEXT_BYTES_MAX: usize = 4096;
-/// Random names tried before giving up.
-const RANDOM_TRIES_MAX: usize = 8;
 
 /// One agent's connection, authenticated or not.
 struct Connection {
@@ -296,202 +295,10 @@ impl Connection {
             self.end(Code::NONE, "no heartbeat");
         }
     }
-
-    fn bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> BindReply {
-        match self.try_bind(session, bind) {
-            Ok(reply) => reply,
-            Err(refusal) => {
-                self.shard.edge().metrics.binds_refused.inc();
-                tracing::info!(session = %session.state.id, code = ?refusal.code, reason = refusal.message, "bind refused");
-                BindReply::refused(bind, refusal.text())
-            }
-        }
-    }
-
-    fn try_bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> Result<BindReply, Refusal> {
-        let edge = self.shard.edge();
-        let now_s = self.shard.now_unix_ms() / 1000;
-        let tables = edge.tables.load_full();
-        let identity = session.identity();
-        let credential = tables.program.credentials.get(&identity.credential);
-        let credential = credential.filter(|c| c.account == identity.account).ok_or_else(|| {
-            Refusal::new(ErrorCode::CREDENTIAL_REVOKED, "the authtoken of this session was revoked")
-        })?;
-        if session.bound().len() >= ENDPOINTS_MAX {
-            return Err(Refusal {
-                code: None,
-                message: format!("a session serves at most {ENDPOINTS_MAX} endpoints"),
-            });
-        }
-        let token = BindToken::open(bind.extra.token.expose(), &edge.tickets, now_s).ok();
-        let token = token.filter(|token| token.client_id == session.client_id);
-        let wanted = bind::decide(bind, &tables, credential, token.as_ref())?;
-        let references = tables.references(identity.account);
-        let engine = wanted.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
-        let engine = engine.map(Arc::new);
-        let bind_id = if bind.id.is_empty() { edge.ksuid().to_string() } else { short(&bind.id) };
-        session.remove(edge, &bind_id);
-        let make = |url: EndpointUrl| {
-            self.endpoint(session, bind, &bind_id, &identity, &wanted, engine.clone(), url)
-        };
-        let (endpoint, lent_port) = self.put_in_service(&wanted.place, make)?;
-        let bound = Bound {
-            id: bind_id.clone(),
-            endpoint: Arc::clone(&endpoint),
-            lent_port,
-            report: report(bind, &wanted, &endpoint, now_s),
-            policy: wanted.policy,
-        };
-        if !session.add(edge, bound.clone()) {
-            super::release(edge, &bound);
-            return Err(Refusal { code: None, message: "the session has ended".into() });
-        }
-        tracing::info!(session = %session.state.id, endpoint = %endpoint.id, url = %endpoint.url, "endpoint online");
-        let token = BindToken {
-            client_id: session.client_id.clone(),
-            bind_id: bind_id.clone(),
-            url: endpoint.url.to_string(),
-            expires_unix_s: now_s + TICKET_SECS,
-        };
-        let tunnel_id = format!("tn_{}", endpoint.id.ksuid());
-        Ok(bind.reply(bind_id, &endpoint.url, token.seal(&edge.tickets), tunnel_id))
-    }
-
-    /// Adds the endpoint to the routes, under a free random name or port if that is what is wanted.
-    fn put_in_service(
-        &self,
-        place: &Place,
-        make: impl Fn(EndpointUrl) -> Arc<Endpoint>,
-    ) -> Result<(Arc<Endpoint>, Option<u16>), Refusal> {
-        let edge = self.shard.edge();
-        let try_url = |url: EndpointUrl| {
-            let endpoint = make(url);
-            let taken = |e: crate::route::AlreadyOnline| {
-                Refusal::new(ErrorCode::ALREADY_ONLINE, format!("{}: {e}", endpoint.url))
-            };
-            edge.routes.bind(Arc::clone(&endpoint)).map_err(taken).map(|()| Arc::clone(&endpoint))
-        };
-        let none =
-            |what: &str| Refusal::new(bind::CODE_NO_RANDOM, format!("this server has no {what} to give"));
-        match place {
-            Place::LentAgain(url) if url.scheme() == ebbgate_model::Scheme::Tcp => {
-                let port = edge.lend_port(Some(url.port())).ok_or_else(|| none("such port"))?;
-                let bound = try_url(url.clone()).inspect_err(|_| edge.give_port_back(port));
-                Ok((bound?, Some(port)))
-            }
-            Place::At(url) | Place::LentAgain(url) => Ok((try_url(url.clone())?, None)),
-            Place::RandomName(scheme, domain) => (0..RANDOM_TRIES_MAX)
-                .filter_map(|_| bind::random_name(*scheme, domain, edge.random()))
-                .find_map(|url| try_url(url).ok())
-                .map(|endpoint| (endpoint, None))
-                .ok_or_else(|| none("random name")),
-            Place::RandomPort => {
-                let host = edge.tables.load().program.settings.tcp_host.clone();
-                let host = host.ok_or_else(|| none("random port"))?;
-                let port = edge.lend_port(None).ok_or_else(|| none("random port"))?;
-                let url = EndpointUrl::new(ebbgate_model::Scheme::Tcp, host, port)
-                    .map_err(|_| none("random port"))?;
-                try_url(url).map(|endpoint| (endpoint, Some(port))).inspect_err(|_| edge.give_port_back(port))
-            }
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "an endpoint is made of all of these, once")]
-    fn endpoint(
-        &self,
-        session: &AgentSession,
-        bind: &Bind,
-        bind_id: &str,
-        identity: &SessionReport,
-        wanted: &Wanted,
-        engine: Option<Arc<Engine>>,
-        url: EndpointUrl,
-    ) -> Arc<Endpoint> {
-        let id = EndpointId::new(self.shard.edge().ksuid());
-        Arc::new(Endpoint {
-            id,
-            account: identity.account,
-            binding: wanted.binding,
-            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
-            url,
-            engine,
-            kind: Kind::Agent(AgentRef {
-                session: Arc::clone(&session.state),
-                bind: bind_id.into(),
-                proxy_protocol: wanted.proxy_protocol,
-                tls_termination: wanted.tls_termination.clone(),
-            }),
-            upstream_http2: bind.upstream_is_http2(),
-            pooling_enabled: bind.extra.pooling_enabled,
-        })
-    }
-
-    /// Changes a served endpoint; all or nothing.
-    fn patch(&self, session: &AgentSession, patch: &PatchTunnelState) -> Result<(), Refusal> {
-        let edge = self.shard.edge();
-        let is_it = |b: &Bound| format!("tn_{}", b.endpoint.id.ksuid()) == patch.tunnel_id;
-        let Some(mut bound) = session.bound().into_iter().find(is_it) else {
-            return Err(Refusal {
-                code: None,
-                message: format!("no endpoint {} is bound here", patch.tunnel_id),
-            });
-        };
-        let mut engine = bound.endpoint.engine.clone();
-        if let Some(text) = &patch.traffic_policy {
-            let context = CheckContext {
-                scheme: bound.endpoint.url.scheme(),
-                binding: bound.endpoint.binding,
-                owner: Owner::Agent,
-            };
-            bound.policy = if text.trim().is_empty() { None } else { Some(check(text, &context)?.policy) };
-            let references = edge.tables.load().references(bound.endpoint.account);
-            let compiled =
-                bound.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
-            engine = compiled.map(Arc::new);
-            bound.report.traffic_policy.clone_from(text);
-        }
-        let mut endpoint = super::with_engine(&bound.endpoint, engine);
-        if let Some(pooling_enabled) = patch.pooling_enabled {
-            endpoint.pooling_enabled = pooling_enabled;
-            bound.report.pooling_enabled = pooling_enabled;
-        }
-        for (field, new) in [
-            (&mut bound.report.name, &patch.name),
-            (&mut bound.report.description, &patch.description),
-            (&mut bound.report.metadata, &patch.metadata),
-        ] {
-            if let Some(new) = new {
-                *field = short(new);
-            }
-        }
-        let endpoint = Arc::new(endpoint);
-        let taken = |e: crate::route::AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, e.to_string());
-        edge.routes.bind(Arc::clone(&endpoint)).map_err(taken)?;
-        bound.endpoint = Arc::clone(&endpoint);
-        if !session.add(edge, bound) {
-            edge.routes.remove(&endpoint);
-        }
-        Ok(())
-    }
 }
 
 /// Free text of an agent, cut to what is kept.
 fn short(text: &str) -> String {
     let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     text.get(..end).unwrap_or_default().to_owned()
-}
-
-fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> AgentEndpointReport {
-    AgentEndpointReport {
-        url: endpoint.url.clone(),
-        binding: endpoint.binding,
-        name: short(&bind.extra.name),
-        description: short(&bind.extra.description),
-        metadata: short(&bind.extra.metadata),
-        pooling_enabled: endpoint.pooling_enabled,
-        forwards_to: short(&bind.forwards_to),
-        upstream_protocol: if endpoint.upstream_http2 { "http2" } else { "http1" }.into(),
-        traffic_policy: wanted.policy_text.clone(),
-        created_at: now_s,
-    }
 }

@@ -1,0 +1,212 @@
+//! What a session does with endpoints: bind, under a name of its own or one given away, and change while serving.
+//!
+//! `session::bind` decides what may be; here it becomes an endpoint in the routes.
+
+use std::sync::Arc;
+
+use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
+use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
+use ebbgate_policy::{CheckContext, EndpointFacts, Engine, Owner, check};
+use ebbgate_wire::rpc::{Bind, BindReply, PatchTunnelState};
+use ebbgate_wire::ticket::BindToken;
+
+use super::super::bind::{self, Place, Refusal, Wanted};
+use super::super::{AgentSession, Bound, ENDPOINTS_MAX, release, with_engine};
+use super::{Connection, TICKET_SECS, short};
+use crate::gateway::{AgentRef, Endpoint, Gateway as _, Kind};
+use crate::route::AlreadyOnline;
+
+/// Random names tried before giving up.
+const RANDOM_TRIES_MAX: usize = 8;
+
+impl Connection {
+    pub(super) fn bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> BindReply {
+        match self.try_bind(session, bind) {
+            Ok(reply) => reply,
+            Err(refusal) => {
+                self.shard.edge().metrics.binds_refused.inc();
+                tracing::info!(session = %session.state.id, code = ?refusal.code, reason = refusal.message, "bind refused");
+                BindReply::refused(bind, refusal.text())
+            }
+        }
+    }
+
+    fn try_bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> Result<BindReply, Refusal> {
+        let edge = self.shard.edge();
+        let now_s = self.shard.now_unix_ms() / 1000;
+        let tables = edge.tables.load_full();
+        let identity = session.identity();
+        let credential = tables.program.credentials.get(&identity.credential);
+        let credential = credential.filter(|c| c.account == identity.account).ok_or_else(|| {
+            Refusal::new(ErrorCode::CREDENTIAL_REVOKED, "the authtoken of this session was revoked")
+        })?;
+        if session.bound().len() >= ENDPOINTS_MAX {
+            return Err(Refusal {
+                code: None,
+                message: format!("a session serves at most {ENDPOINTS_MAX} endpoints"),
+            });
+        }
+        let token = BindToken::open(bind.extra.token.expose(), &edge.tickets, now_s).ok();
+        let token = token.filter(|token| token.client_id == session.client_id);
+        let wanted = bind::decide(bind, &tables, credential, token.as_ref())?;
+        let references = tables.references(identity.account);
+        let engine = wanted.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
+        let engine = engine.map(Arc::new);
+        let bind_id = if bind.id.is_empty() { edge.ksuid().to_string() } else { short(&bind.id) };
+        session.remove(edge, &bind_id);
+        let make = |url: EndpointUrl| {
+            self.endpoint(session, bind, &bind_id, &identity, &wanted, engine.clone(), url)
+        };
+        let (endpoint, lent_port) = self.put_in_service(&wanted.place, make)?;
+        let bound = Bound {
+            id: bind_id.clone(),
+            endpoint: Arc::clone(&endpoint),
+            lent_port,
+            report: report(bind, &wanted, &endpoint, now_s),
+            policy: wanted.policy,
+        };
+        if !session.add(edge, bound.clone()) {
+            release(edge, &bound);
+            return Err(Refusal { code: None, message: "the session has ended".into() });
+        }
+        tracing::info!(session = %session.state.id, endpoint = %endpoint.id, url = %endpoint.url, "endpoint online");
+        let token = BindToken {
+            client_id: session.client_id.clone(),
+            bind_id: bind_id.clone(),
+            url: endpoint.url.to_string(),
+            expires_unix_s: now_s + TICKET_SECS,
+        };
+        let tunnel_id = format!("tn_{}", endpoint.id.ksuid());
+        Ok(bind.reply(bind_id, &endpoint.url, token.seal(&edge.tickets), tunnel_id))
+    }
+
+    /// Adds the endpoint to the routes, under a free random name or port if that is what is wanted.
+    fn put_in_service(
+        &self,
+        place: &Place,
+        make: impl Fn(EndpointUrl) -> Arc<Endpoint>,
+    ) -> Result<(Arc<Endpoint>, Option<u16>), Refusal> {
+        let edge = self.shard.edge();
+        let try_url = |url: EndpointUrl| {
+            let endpoint = make(url);
+            let taken =
+                |e: AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, format!("{}: {e}", endpoint.url));
+            edge.routes.bind(Arc::clone(&endpoint)).map_err(taken).map(|()| Arc::clone(&endpoint))
+        };
+        let none =
+            |what: &str| Refusal::new(bind::CODE_NO_RANDOM, format!("this server has no {what} to give"));
+        match place {
+            Place::LentAgain(url) if url.scheme() == Scheme::Tcp => {
+                let port = edge.lend_port(Some(url.port())).ok_or_else(|| none("such port"))?;
+                let bound = try_url(url.clone()).inspect_err(|_| edge.give_port_back(port));
+                Ok((bound?, Some(port)))
+            }
+            Place::At(url) | Place::LentAgain(url) => Ok((try_url(url.clone())?, None)),
+            Place::RandomName(scheme, domain) => (0..RANDOM_TRIES_MAX)
+                .filter_map(|_| bind::random_name(*scheme, domain, edge.random()))
+                .find_map(|url| try_url(url).ok())
+                .map(|endpoint| (endpoint, None))
+                .ok_or_else(|| none("random name")),
+            Place::RandomPort => {
+                let host = edge.tables.load().program.settings.tcp_host.clone();
+                let host = host.ok_or_else(|| none("random port"))?;
+                let port = edge.lend_port(None).ok_or_else(|| none("random port"))?;
+                let url = EndpointUrl::new(Scheme::Tcp, host, port).map_err(|_| none("random port"))?;
+                try_url(url).map(|endpoint| (endpoint, Some(port))).inspect_err(|_| edge.give_port_back(port))
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "an endpoint is made of all of these, once")]
+    fn endpoint(
+        &self,
+        session: &AgentSession,
+        bind: &Bind,
+        bind_id: &str,
+        identity: &SessionReport,
+        wanted: &Wanted,
+        engine: Option<Arc<Engine>>,
+        url: EndpointUrl,
+    ) -> Arc<Endpoint> {
+        let id = EndpointId::new(self.shard.edge().ksuid());
+        Arc::new(Endpoint {
+            id,
+            account: identity.account,
+            binding: wanted.binding,
+            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            url,
+            engine,
+            kind: Kind::Agent(AgentRef {
+                session: Arc::clone(&session.state),
+                bind: bind_id.into(),
+                proxy_protocol: wanted.proxy_protocol,
+                tls_termination: wanted.tls_termination.clone(),
+            }),
+            upstream_http2: bind.upstream_is_http2(),
+            pooling_enabled: bind.extra.pooling_enabled,
+        })
+    }
+
+    /// Changes a served endpoint; all or nothing.
+    pub(super) fn patch(&self, session: &AgentSession, patch: &PatchTunnelState) -> Result<(), Refusal> {
+        let edge = self.shard.edge();
+        let is_it = |b: &Bound| format!("tn_{}", b.endpoint.id.ksuid()) == patch.tunnel_id;
+        let Some(mut bound) = session.bound().into_iter().find(is_it) else {
+            return Err(Refusal {
+                code: None,
+                message: format!("no endpoint {} is bound here", patch.tunnel_id),
+            });
+        };
+        let mut engine = bound.endpoint.engine.clone();
+        if let Some(text) = &patch.traffic_policy {
+            let context = CheckContext {
+                scheme: bound.endpoint.url.scheme(),
+                binding: bound.endpoint.binding,
+                owner: Owner::Agent,
+            };
+            bound.policy = if text.trim().is_empty() { None } else { Some(check(text, &context)?.policy) };
+            let references = edge.tables.load().references(bound.endpoint.account);
+            let compiled =
+                bound.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
+            engine = compiled.map(Arc::new);
+            bound.report.traffic_policy.clone_from(text);
+        }
+        let mut endpoint = with_engine(&bound.endpoint, engine);
+        if let Some(pooling_enabled) = patch.pooling_enabled {
+            endpoint.pooling_enabled = pooling_enabled;
+            bound.report.pooling_enabled = pooling_enabled;
+        }
+        for (field, new) in [
+            (&mut bound.report.name, &patch.name),
+            (&mut bound.report.description, &patch.description),
+            (&mut bound.report.metadata, &patch.metadata),
+        ] {
+            if let Some(new) = new {
+                *field = short(new);
+            }
+        }
+        let endpoint = Arc::new(endpoint);
+        let taken = |e: AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, e.to_string());
+        edge.routes.bind(Arc::clone(&endpoint)).map_err(taken)?;
+        bound.endpoint = Arc::clone(&endpoint);
+        if !session.add(edge, bound) {
+            edge.routes.remove(&endpoint);
+        }
+        Ok(())
+    }
+}
+
+fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> AgentEndpointReport {
+    AgentEndpointReport {
+        url: endpoint.url.clone(),
+        binding: endpoint.binding,
+        name: short(&bind.extra.name),
+        description: short(&bind.extra.description),
+        metadata: short(&bind.extra.metadata),
+        pooling_enabled: endpoint.pooling_enabled,
+        forwards_to: short(&bind.forwards_to),
+        upstream_protocol: if endpoint.upstream_http2 { "http2" } else { "http1" }.into(),
+        traffic_policy: wanted.policy_text.clone(),
+        created_at: now_s,
+    }
+}

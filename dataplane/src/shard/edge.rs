@@ -1,0 +1,301 @@
+//! `Edge`: what all shards share. Tables, routes, sessions, counters, and the shards' mailboxes.
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::rand;
+use ebbgate_model::event::ConnectionEvent;
+use ebbgate_model::feed::{FromEdge, SessionCommand};
+use ebbgate_model::{Ksuid, TunnelSessionId};
+use ebbgate_wire::ticket::TicketKey;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::{Entrance, Message};
+use crate::effect::Keys;
+use crate::listen::Caps;
+use crate::log;
+use crate::metrics::{CodeLabel, Metrics};
+use crate::program::Tables;
+use crate::program::ports::{PortChange, Ports};
+use crate::program::report::Reports;
+use crate::relay::IdleLimits;
+use crate::route::RouteTable;
+use crate::session::{self, AuthFailures, Sessions};
+
+/// Messages waiting for one shard.
+const MAILBOX_MAX: usize = 4096;
+
+/// Waits that an operator may set, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// A relay may carry nothing for this long.
+    pub relay_idle_secs: u64,
+    /// A relay of which one direction has ended may carry nothing for this long.
+    pub half_closed_secs: u64,
+}
+
+impl Waits {
+    /// The relay's limits.
+    pub fn idle(self) -> IdleLimits {
+        IdleLimits { open_ms: self.relay_idle_secs * 1000, half_closed_ms: self.half_closed_secs * 1000 }
+    }
+}
+
+/// What all shards share.
+pub struct Edge {
+    /// The Program in force.
+    pub tables: ArcSwap<Tables>,
+    /// Who is online.
+    pub routes: RouteTable,
+    /// Agents' sessions.
+    pub sessions: Sessions,
+    /// Sources that fail to authenticate.
+    pub auth_failures: AuthFailures,
+    /// How many connections may be open.
+    pub caps: Arc<Caps>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The outbox to control.
+    pub reports: Reports,
+    /// Key sets of policies.
+    pub keys: Keys,
+    /// Seals cookies and bind tokens.
+    pub tickets: TicketKey,
+    /// Waits that an operator may set.
+    pub waits: Waits,
+    /// The runtime of everything that is no visitor's traffic.
+    pub background: Handle,
+    ports: Mutex<Ports>,
+    mailboxes: OnceLock<Vec<mpsc::Sender<Message>>>,
+    stage: watch::Sender<Stage>,
+}
+
+/// What [`Edge::new`] cannot make itself.
+pub struct Parts {
+    /// See [`Edge::caps`].
+    pub caps: Arc<Caps>,
+    /// See [`Edge::metrics`].
+    pub metrics: Metrics,
+    /// See [`Edge::reports`].
+    pub reports: Reports,
+    /// See [`Edge::keys`].
+    pub keys: Keys,
+    /// See [`Edge::tickets`].
+    pub tickets: TicketKey,
+    /// See [`Edge::waits`].
+    pub waits: Waits,
+    /// See [`Edge::background`].
+    pub background: Handle,
+    /// Reserved ports, none open.
+    pub ports: Ports,
+}
+
+/// How far the edge has come towards its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Not at all.
+    Serving,
+    /// Nothing new is accepted; requests and connections in flight go on.
+    Draining,
+    /// Agents are told to go.
+    Ending,
+    /// Shards stop.
+    Stopped,
+}
+
+impl Edge {
+    /// An edge without Program, listeners and shards.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            tables: ArcSwap::default(),
+            routes: RouteTable::default(),
+            sessions: Sessions::default(),
+            auth_failures: AuthFailures::default(),
+            caps: parts.caps,
+            metrics: parts.metrics,
+            reports: parts.reports,
+            keys: parts.keys,
+            tickets: parts.tickets,
+            waits: parts.waits,
+            background: parts.background,
+            ports: Mutex::new(parts.ports),
+            mailboxes: OnceLock::new(),
+            stage: watch::Sender::new(Stage::Serving),
+        })
+    }
+
+    /// Makes the mailboxes of the shards; once, before they start.
+    pub fn mailboxes(&self, shards: usize) -> Vec<mpsc::Receiver<Message>> {
+        let (senders, receivers) = (0..shards).map(|_| mpsc::channel(MAILBOX_MAX)).unzip();
+        self.mailboxes.get_or_init(|| senders);
+        receivers
+    }
+
+    /// Gives every shard its socket of an entrance.
+    pub fn listen(&self, entrance: &Entrance, listeners: Vec<TcpListener>) {
+        for (shard, listener) in listeners.into_iter().enumerate() {
+            // Full only if the shard is stuck; then its share of the socket is closed and the others serve.
+            if self.send(shard, Message::Listen(entrance.clone(), listener)).is_err() {
+                tracing::error!(shard, ?entrance, "a shard does not take a listener");
+            }
+        }
+    }
+
+    /// Leaves a message for a shard; gives it back when the shard is gone or its mailbox is full.
+    pub fn send(&self, shard: usize, message: Message) -> Result<(), Message> {
+        match self.mailboxes.get().and_then(|all| all.get(shard)) {
+            None => Err(message),
+            Some(mailbox) => mailbox.try_send(message).map_err(|e| match e {
+                mpsc::error::TrySendError::Full(m) | mpsc::error::TrySendError::Closed(m) => m,
+            }),
+        }
+    }
+
+    /// Puts Tables in force: tables, then routes, then ports, then sessions that may no longer be.
+    pub fn install(self: &Arc<Self>, tables: Tables) {
+        let old = self.tables.load_full();
+        let new = Arc::new(tables);
+        self.tables.store(Arc::clone(&new));
+        for (id, endpoint) in &new.cloud {
+            let before = old.cloud.get(id);
+            if before.is_some_and(|before| Arc::ptr_eq(before, endpoint)) {
+                continue;
+            }
+            self.routes.put(Arc::clone(endpoint));
+            if let Some(moved) = before.filter(|b| b.url != endpoint.url || b.binding != endpoint.binding) {
+                self.routes.remove(moved);
+            }
+        }
+        for gone in old.cloud.iter().filter(|(id, _)| !new.cloud.contains_key(id)).map(|(_, e)| e) {
+            self.routes.remove(gone);
+        }
+        self.sync_ports(&new);
+        session::recheck(self, &old, &new);
+        self.metrics.generation.set(i64::try_from(new.program.generation).unwrap_or(i64::MAX));
+    }
+
+    /// Generation in force; 0 without a Program.
+    pub fn generation(&self) -> u64 {
+        self.tables.load().program.generation
+    }
+
+    /// Tries again to bind ports that were taken.
+    pub fn retry_ports(&self) {
+        self.sync_ports(&self.tables.load());
+    }
+
+    fn sync_ports(&self, tables: &Tables) {
+        let (changes, errors) = self.ports().sync(&tables.program);
+        for change in changes {
+            self.change_port(change);
+        }
+        for error in errors {
+            tracing::error!(%error, "a reserved address is not served");
+        }
+    }
+
+    /// Lends an agent a port; see [`Ports::lend`]. None: none is configured or free.
+    pub fn lend_port(&self, wanted: Option<u16>) -> Option<u16> {
+        let tables = self.tables.load();
+        let settings = &tables.program.settings;
+        let (range, host) = (settings.random_tcp_ports.clone()?, settings.tcp_host.clone()?);
+        let (port, change) = self.ports().lend(range, &host, wanted, self.random()).ok()?;
+        self.change_port(change);
+        Some(port)
+    }
+
+    /// Takes a lent port back.
+    pub fn give_port_back(&self, port: u16) {
+        let change = self.ports().give_back(port);
+        if let Some(change) = change {
+            self.change_port(change);
+        }
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_port(&self, change: PortChange) {
+        match change {
+            PortChange::Open { host, port, listeners } => {
+                self.listen(&Entrance::Tcp { host, port }, listeners);
+            }
+            PortChange::Close { port } => {
+                for shard in 0..self.mailboxes.get().map_or(0, Vec::len) {
+                    if self.send(shard, Message::Close(port)).is_err() {
+                        tracing::error!(shard, port, "a shard does not close a port");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks an agent to do something, in the background.
+    pub fn command(self: &Arc<Self>, session: TunnelSessionId, command: SessionCommand) {
+        let Some(session) = self.sessions.get(session) else {
+            return tracing::info!(%session, "a command for a session that is not here");
+        };
+        self.background.spawn(session::command(session, command));
+    }
+
+    /// Enters a stage of the end; never goes back.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.send_if_modified(|now| {
+            let later = stage > *now;
+            *now = (*now).max(stage);
+            later
+        });
+    }
+
+    /// The stage the edge is in.
+    pub fn stage(&self) -> Stage {
+        *self.stage.borrow()
+    }
+
+    /// Completes when the edge has entered a stage.
+    pub fn reached(&self, stage: Stage) -> impl Future<Output = ()> + 'static {
+        let mut now = self.stage.subscribe();
+        async move {
+            // An error means that the edge is gone, which is later still.
+            let _ = now.wait_for(|now| *now >= stage).await;
+        }
+    }
+
+    /// The record of a connection that has ended.
+    pub fn connection_done(&self, event: ConnectionEvent) {
+        let code = event.error.map_or_else(|| "none".to_owned(), |c| c.to_string());
+        self.metrics.connections_ended.get_or_create(&CodeLabel { code }).inc();
+        self.metrics.bytes_received.inc_by(event.bytes_in);
+        self.metrics.bytes_sent.inc_by(event.bytes_out);
+        log::connection(&event);
+        self.reports.event(FromEdge::Connection(Box::new(event)));
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn now_unix_ms(&self) -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// A fresh random number.
+    pub fn random(&self) -> u64 {
+        u64::from_ne_bytes(self.entropy())
+    }
+
+    /// Fresh random bytes.
+    pub fn entropy<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        rand::fill(&mut bytes).expect("the system's random source works once the process runs");
+        bytes
+    }
+
+    /// A fresh identifier.
+    pub fn ksuid(&self) -> Ksuid {
+        Ksuid::new(u64::try_from(self.now_unix_ms() / 1000).unwrap_or(0), self.entropy())
+    }
+}
