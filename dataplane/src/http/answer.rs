@@ -32,9 +32,9 @@ impl Failure {
         Self { status, code: None, message: message.into() }
     }
 
-    /// The answer, as a page if the visitor takes one.
-    pub(super) fn answer(&self, asked: &HeaderMap) -> Response<Body> {
-        let (content_type, text) = if takes_html(asked) {
+    /// The answer, as a page or as text.
+    pub(super) fn answer(&self, html: bool) -> Response<Body> {
+        let (content_type, text) = if html {
             ("text/html; charset=utf-8", self.page())
         } else {
             ("text/plain; charset=utf-8", self.text())
@@ -77,7 +77,8 @@ pub(super) fn insert_code(headers: &mut HeaderMap, code: ErrorCode) {
     }
 }
 
-fn takes_html(asked: &HeaderMap) -> bool {
+/// Whether the visitor is a browser, as far as Accept tells.
+pub(super) fn takes_html(asked: &HeaderMap) -> bool {
     let mut items = asked.get_all(ACCEPT).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     items.any(|item| {
         let kind = item.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
@@ -109,7 +110,7 @@ mod tests {
         let failure = Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message);
         let mut asked = HeaderMap::new();
         asked.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
-        let (parts, body) = failure.answer(&asked).into_parts();
+        let (parts, body) = failure.answer(takes_html(&asked)).into_parts();
         let Body::Full(bytes) = body else { panic!("{body:?}") };
         (Response::from_parts(parts, ()), String::from_utf8(bytes.to_vec()).unwrap())
     }

@@ -138,7 +138,8 @@ where
     };
     // What broke inside an answer must look broken: no orderly end.
     if ended.is_ok() {
-        linger(&mut io, limits.linger).await;
+        let unread = shared.is_last() || !rest.is_empty();
+        linger(&mut io, limits.linger, unread).await;
     }
     HttpOutcome { requests, outcome }
 }
@@ -163,11 +164,11 @@ async fn refuse<IO: AsyncWrite + Unpin>(io: &mut IO, fault: Fault) {
     let _ = io.write_all(answer.as_bytes()).await;
 }
 
-/// Ends our side and drains a little of the visitor's, so that the reset its unread bytes would cause does not swallow
-/// the last answer.
-async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, wait: Duration) {
+/// Ends our side and, if the visitor may have sent more than was read, drains a little of it: the reset that unread bytes
+/// cause would swallow the last answer.
+async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, wait: Duration, unread: bool) {
     let drained = async {
-        if io.shutdown().await.is_err() {
+        if io.shutdown().await.is_err() || !unread {
             return;
         }
         let (mut bytes, mut left) = ([0; 4096], LINGER_BYTES_MAX);

@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::answer::takes_html;
 use super::body::Body;
 use super::h2_stream::{self, Reading, Sender};
 use super::limits::{
@@ -117,10 +118,11 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let mut draining = std::pin::pin!(visitor.gateway().draining());
-    let mut drains = true;
+    // Told to go, but not to drop what it is sending at this moment.
+    let mut leaving = false;
     loop {
         let resting = streams.open.get() == 0;
-        let deadline = streams.rest_since.get() + limits.keep_alive;
+        let deadline = streams.rest_since.get() + if leaving { GOODBYE } else { limits.keep_alive };
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 None => return "closed".to_owned(),
@@ -144,12 +146,16 @@ where
                 return "a policy closed the connection".to_owned();
             },
             () = sleep_until(deadline), if resting => {
-                connection.abrupt_shutdown(Reason::NO_ERROR);
-                goodbye(connection).await;
-                return "no further request came".to_owned();
+                if leaving {
+                    return "no further request came".to_owned();
+                }
+                leaving = true;
+                streams.rest_since.set(Instant::now());
+                connection.graceful_shutdown();
             }
-            () = &mut draining, if drains => {
-                drains = false;
+            () = &mut draining, if !leaving => {
+                leaving = true;
+                streams.rest_since.set(Instant::now());
                 connection.graceful_shutdown();
             }
         }
@@ -192,7 +198,7 @@ impl<G: Gateway> Stream<G> {
         let authority = match shape::check(&mut head, stream.is_end_stream()) {
             Ok(authority) => authority,
             Err(shape) => {
-                let answer = shape.failure().answer(&HeaderMap::new());
+                let answer = shape.failure().answer(takes_html(&head.headers));
                 return Some(Answer::Response(answer));
             }
         };

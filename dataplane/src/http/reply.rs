@@ -5,7 +5,7 @@
 use ebbgate_policy::Reply;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::response::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 
 use super::answer::insert_code;
 use super::body::Body;
@@ -15,8 +15,9 @@ use super::fields;
 #[derive(Clone)]
 struct Ours;
 
-/// Takes from a head what an upstream may not say.
+/// Takes from a head what an upstream may not say, its version included: the edge speaks its own.
 pub(super) fn clean(head: &mut Parts) {
+    head.version = Version::HTTP_11;
     let code =
         head.headers.get(fields::ERROR_CODE).cloned().filter(|_| head.extensions.get::<Ours>().is_some());
     fields::clean_response(&mut head.headers);

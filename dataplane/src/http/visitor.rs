@@ -15,7 +15,7 @@ use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 
-use super::answer::Failure;
+use super::answer::{Failure, takes_html};
 use super::body::{Body, Direction, NotBuffered};
 use super::fields;
 use super::framing::Authority;
@@ -113,18 +113,18 @@ impl<G: Gateway> Visitor<G> {
             head.headers.get(UPGRADE).cloned().filter(|protocol| upgrade && may_switch_to(protocol));
         fields::strip_hop_by_hop(&mut head.headers);
         head.extensions = http::Extensions::new();
-        let asked = (head.method.clone(), head.headers.clone());
+        let (method, html) = (head.method.clone(), takes_html(&head.headers));
         let body = Lender::new(body.counted(record.progress.clone(), Direction::In));
         let answer = match self.walk(head, authority, upgrade, &body, &record).await {
             Ok(answer) => answer,
             Err(Stop::Close) => return Answer::Close,
-            Err(Stop::Failure(failure)) => Answer::Response(failure.answer(&asked.1)),
+            Err(Stop::Failure(failure)) => Answer::Response(failure.answer(html)),
         };
         match answer {
             Answer::Response(response) => {
                 record.answered(response.status());
                 record.coded(response.headers());
-                let response = framed(response, &asked.0);
+                let response = framed(response, &method);
                 let progress = record.progress.clone();
                 Answer::Response(response.map(|body| body.counted(progress, Direction::Out).guarded(record)))
             }

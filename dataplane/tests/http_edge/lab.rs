@@ -40,6 +40,7 @@ struct Inner {
     events: RefCell<Vec<RequestEvent>>,
     opened: Cell<usize>,
     made: Cell<u8>,
+    drain: tokio::sync::watch::Sender<bool>,
 }
 
 impl Gateway for Lab {
@@ -86,7 +87,10 @@ impl Gateway for Lab {
     }
 
     fn draining(&self) -> impl Future<Output = ()> + 'static {
-        std::future::pending()
+        let mut drained = self.0.drain.subscribe();
+        async move {
+            let _ = drained.wait_for(|drained| *drained).await;
+        }
     }
 }
 
@@ -166,6 +170,11 @@ impl Lab {
     /// The agent is gone: nothing can be opened.
     pub(crate) fn unplug(&self, endpoint: &Endpoint) {
         self.0.upstreams.borrow_mut().remove(&endpoint.id);
+    }
+
+    /// The edge begins to stop.
+    pub(crate) fn drain(&self) {
+        self.0.drain.send_replace(true);
     }
 
     /// Streams opened to agents so far.

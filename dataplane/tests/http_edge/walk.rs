@@ -466,3 +466,67 @@ async fn a_visitor_that_leaves_resets_its_upstream() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_ends_with_its_connection_is_whole_and_a_truncated_one_is_not() {
+    local(async {
+        for (answer, expect) in [
+            ("HTTP/1.0 200 OK\r\n\r\nhello", "5\r\nhello\r\n0\r\n\r\n"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", "hello"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "5\r\nhello\r\n"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nx\r\n", "5\r\nhello\r\n"),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", "\r\n\r\n"),
+        ] {
+            let lab = Lab::default();
+            let upstream = scripted(move |mut io| async move {
+                let _ = read_strictly(&mut io, &mut Vec::new()).await;
+                let _ = io.write_all(answer.as_bytes()).await;
+            });
+            lab.agent("http://a.example.com", Made::default(), upstream);
+            let (mut io, _serving) = lab.visit_http();
+            io.write_all(get("a.example.com").as_bytes()).await.unwrap();
+            let read = read_until(&mut io, "no end").await;
+            assert!(read.starts_with("HTTP/1.1 20") && read.ends_with(expect), "{answer:?}: {read}");
+            assert!(!answer.contains("204") || !read.contains("content-length"), "{read}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopping_edge_finishes_what_is_in_flight_and_takes_nothing_new() {
+    local(async {
+        let lab = Lab::default();
+        let slow = || {
+            scripted(|mut io| async move {
+                let _ = read_strictly(&mut io, &mut Vec::new()).await;
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                let _ = io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
+                let _ = io.read(&mut [0; 1]).await;
+            })
+        };
+        lab.agent("http://a.example.com", Made::default(), slow());
+        let first = lab.agent("https://a.example.com", Made::default(), slow());
+        let (_resting, resting) = lab.visit_http();
+        let (mut busy, busy_serving) = lab.visit_http();
+        busy.write_all(b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n").await.unwrap();
+        let (io, _serving) = lab.visit(https_conn(&first, true), Limits::default());
+        let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+        let connection = tokio::task::spawn_local(connection);
+        let request = || http::Request::get("https://a.example.com/").body(()).unwrap();
+        let (answer, _) = sender.send_request(request(), true).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        lab.drain();
+        let started = tokio::time::Instant::now();
+        resting.await.unwrap();
+        assert_eq!(started.elapsed().as_secs(), 0, "a resting connection ends at once");
+        let read = read_until(&mut busy, "hello").await;
+        assert!(read.starts_with("HTTP/1.1 200 ") && read.contains("connection: close"), "{read}");
+        assert_eq!(answer.await.unwrap().status(), 200);
+        assert!(sender.ready().await.is_err(), "no further stream");
+        busy_serving.await.unwrap();
+        connection.await.unwrap().unwrap();
+    })
+    .await;
+}
