@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ebbgate_model::{ErrorCode, Host, Scheme};
 use ebbgate_policy::{ConnFacts, TlsSettings};
-use ebbgate_wire::driver::StreamError;
+use ebbgate_wire::driver::{StreamError, reset_code};
+use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
@@ -194,7 +195,8 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
         End::Failed(Side::Client) => Served::Over(over(None, words("the client went away"))),
         End::Failed(Side::Agent) => {
             let is_new = walk.record.started.elapsed().as_millis() < NEW_CONNECTION_MS;
-            if is_new && session_ended(ended.error.as_ref()) && walk.visitor.rewind() {
+            let error = ended.error.as_ref();
+            if (is_refused(error) || is_new && session_ended(error)) && walk.visitor.rewind() {
                 return Served::Again;
             }
             walk.visitor.abort_on_close();
@@ -205,6 +207,11 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
 
 fn origin(facts: &ConnFacts, proto: Scheme, passthrough: bool) -> Origin {
     Origin { client: facts.client, server: facts.server, proto, passthrough }
+}
+
+/// Whether the agent could not reach its upstream (wire.md section 2, code 5): nothing behind it has seen a byte.
+fn is_refused(error: Option<&io::Error>) -> bool {
+    error.and_then(reset_code) == Some(Code::REFUSED)
 }
 
 /// Whether the whole session died, rather than the agent ending this one stream.
