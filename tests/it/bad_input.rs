@@ -15,7 +15,9 @@ use crate::service;
 use crate::visitor::Visitor;
 
 /// Connections with garbage that one run sends.
-const GARBAGE: usize = 20_000;
+const GARBAGE: usize = 100_000;
+/// Different payloads of one sender; no multiple of the number of listeners, so that each sees them all.
+const PAYLOADS: usize = 512;
 /// Longest a client may stall in its TLS hello, in seconds.
 const HELLO_SECS_MAX: u64 = 10;
 /// Longest a client may take for its headers, in seconds.
@@ -213,8 +215,11 @@ mod alone {
         let ports = lab.ports();
         let send = |count: usize| -> Result<()> {
             std::thread::scope(|scope| {
-                let senders: Vec<_> =
-                    (0..4_usize).map(|n| scope.spawn(move || garbage(ports, n, count / 4))).collect();
+                let send = |n: usize| {
+                    let visitor = &visitor;
+                    scope.spawn(move || garbage(visitor, ports, n, count / 4))
+                };
+                let senders: Vec<_> = (0..4).map(send).collect();
                 senders.into_iter().try_for_each(|sender| sender.join().expect("no panic"))
             })
         };
@@ -231,7 +236,7 @@ mod alone {
     }
 
     /// Sends bytes that are nobody's protocol, a different kind to a different listener each time.
-    fn garbage(ports: xtask::ports::Ports, sender: usize, count: usize) -> Result<()> {
+    fn garbage(visitor: &Visitor, ports: xtask::ports::Ports, sender: usize, count: usize) -> Result<()> {
         let listeners = [ports.https(), ports.http(), ports.connect()];
         let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(sender as u64 + 1);
         let mut next = move || {
@@ -241,17 +246,26 @@ mod alone {
             state ^= state << 17;
             state
         };
+        let starts: [&[u8]; 4] = [
+            b"\x16\x03\x01\x01\x00\x01\x00\x00\xfc\x03\x03",
+            b"GET / HTTP/1.1\r\nHost: ",
+            b"\0\0\0\x08\x04\xd2\x16\x2f",
+            b"",
+        ];
+        let payloads: Vec<Vec<u8>> = starts
+            .iter()
+            .cycle()
+            .take(PAYLOADS)
+            .map(|start| {
+                start.iter().copied().chain((0..next() % 320).map(|_| next().to_le_bytes()[0])).collect()
+            })
+            .collect();
         for n in 0..count {
-            let mut stream = http::connect(local(listeners[n % listeners.len()]))?;
-            let mut bytes: Vec<u8> = (0..next() % 40).flat_map(|_| next().to_le_bytes()).collect();
-            match n % 4 {
-                0 => bytes.splice(0..0, *b"\x16\x03\x01\x01\x00\x01\x00\x00\xfc\x03\x03").for_each(drop),
-                1 => bytes.splice(0..0, *b"GET / HTTP/1.1\r\nHost: ").for_each(drop),
-                2 => bytes.splice(0..0, *b"\0\0\0\x08\x04\xd2\x16\x2f").for_each(drop),
-                _ => {}
-            }
+            // Many sources, so that no port of this machine has to be used again too soon.
+            let source = visitor.from(&format!("127.0.1.{}", n % 250 + 1))?;
+            let mut stream = source.tcp(local(listeners[n % listeners.len()]))?;
             // The peer may close before it has read everything; that is its right.
-            let _ = stream.write_all(&bytes);
+            let _ = stream.write_all(&payloads[n % PAYLOADS]);
         }
         Ok(())
     }
