@@ -101,12 +101,13 @@ fn one_line_then_service_then_nothing_left() -> Result<()> {
     }
     assert!(Path::new(up.text("ingress_ca")).exists() && Path::new(up.text("connect_ca")).exists());
     for admin in ["edge_admin", "control_admin"] {
-        let stream = http::connect(up.text(admin).parse()?)?;
-        assert_eq!(
-            http::request(stream, "GET", up.text(admin), "/healthz", &[], b"")?.status,
-            200,
-            "{admin}"
-        );
+        let healthz = |host: &str| -> Result<u16> {
+            let stream = http::connect(up.text(admin).parse()?)?;
+            Ok(http::request(stream, "GET", host, "/healthz", &[], b"")?.status)
+        };
+        assert_eq!(healthz(up.text(admin))?, 200, "{admin}");
+        // A page in an administrator's browser that made its own name resolve to this port.
+        assert_eq!(healthz("attacker.example")?, 403, "{admin}");
     }
     let made = up.api()?.create("/bot_users", &serde_json::json!({ "name": "kept" }))?;
     let (pids, line) = (up.pids(), up.line.clone());
