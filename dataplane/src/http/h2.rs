@@ -1,8 +1,9 @@
 //! One visitor's HTTP/2 connection: the h2 server behind a flood guard, one local task per stream.
 //!
-//! h2 keeps the protocol; shapes it lets through are refused by [`shape`] and [`pseudo`], floods it pays for by [`flood`],
+//! h2 keeps the protocol; shapes it lets through are refused by [`shape`] and [`blocks`], floods it pays for by [`flood`],
 //! and every wait ends here or in the bodies.
 
+mod blocks;
 mod flood;
 mod guard;
 mod pseudo;

@@ -35,13 +35,15 @@ fn within_admission(conn: &HttpConn, pool: Pool) -> Option<Pool> {
     let guarded = pool.members().iter().any(|member| guards_connections(member));
     match &conn.first_endpoint {
         // Members with connection policies of their own: the connection stays with the one that let it in.
-        Some(first) if pool.members().iter().any(|member| member.id == first.id) => {
-            Some(if guarded { Pool::new(vec![first.clone()]) } else { pool })
-        }
-        Some(first) => {
-            let same_account = pool.members().iter().all(|member| member.account == first.account);
-            (same_account && !guarded && !guards_connections(first)).then_some(pool)
-        }
+        // Its policy for requests is today's, not the one it had when the connection began.
+        Some(first) => match pool.members().iter().find(|member| member.id == first.id) {
+            Some(member) if guarded => Some(Pool::new(vec![member.clone()])),
+            Some(_) => Some(pool),
+            None => {
+                let same_account = pool.members().iter().all(|member| member.account == first.account);
+                (same_account && !guarded && !guards_connections(first)).then_some(pool)
+            }
+        },
         None => (conn.scheme != Scheme::Https || !guarded).then_some(pool),
     }
 }

@@ -167,6 +167,23 @@ impl Lab {
         endpoint
     }
 
+    /// The endpoint has a new policy from now on.
+    pub(crate) fn change(&self, endpoint: &Endpoint, policy: &'static str) {
+        let changed = Arc::new(Endpoint {
+            id: endpoint.id,
+            account: endpoint.account,
+            url: endpoint.url.clone(),
+            binding: endpoint.binding,
+            facts: endpoint.facts.clone(),
+            engine: Some(engine(policy)),
+            kind: Kind::Cloud,
+            upstream_http2: endpoint.upstream_http2,
+            pooling_enabled: endpoint.pooling_enabled,
+        });
+        self.0.public.borrow_mut().insert(endpoint.url.to_string(), vec![changed]);
+        self.0.pools.borrow_mut().clear();
+    }
+
     /// The agent is gone: nothing can be opened.
     pub(crate) fn unplug(&self, endpoint: &Endpoint) {
         self.0.upstreams.borrow_mut().remove(&endpoint.id);

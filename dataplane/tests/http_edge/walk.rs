@@ -530,3 +530,23 @@ async fn a_stopping_edge_finishes_what_is_in_flight_and_takes_nothing_new() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_saved_while_a_connection_lasts_holds_for_its_next_request() {
+    local(async {
+        let guard = r#"{"on_tcp_connect":[{"actions":[{"type":"restrict-ips","config":{"allow":["192.0.2.0/24"]}}]}]}"#;
+        let stricter = r#"{"on_tcp_connect":[{"actions":[{"type":"restrict-ips","config":{"allow":["192.0.2.0/24"]}}]}],
+            "on_http_request":[{"actions":[{"type":"deny","config":{"status_code":403}}]}]}"#;
+        let lab = Lab::default();
+        let (_, upstream) = strict_upstream();
+        let first = lab.agent("https://a.example.com", Made { policy: Some(guard), ..Made::default() }, upstream);
+        let (mut io, _serving) = lab.visit(https_conn(&first, false), Limits::default());
+        let request = b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n";
+        io.write_all(request).await.unwrap();
+        assert!(read_until(&mut io, "hello").await.starts_with("HTTP/1.1 200 "));
+        lab.change(&first, stricter);
+        io.write_all(request).await.unwrap();
+        assert!(read_until(&mut io, "\r\n\r\n").await.starts_with("HTTP/1.1 403 "));
+    })
+    .await;
+}

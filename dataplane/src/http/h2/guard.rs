@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::blocks::{BlockError, Blocks};
 use super::flood::{Flood, Floods};
-use super::pseudo::{BlockError, Blocks};
 use super::scan::{CONTINUATION, Part, Scanner};
 use crate::http::limits::Limits;
 use crate::http::pace::Pace;

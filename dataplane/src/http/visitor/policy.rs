@@ -1,0 +1,91 @@
+//! Runs policies for a visitor: steps an engine and performs what it asks for.
+
+use std::sync::Arc;
+
+use ebbgate_model::ErrorCode;
+use ebbgate_policy::{BodyError, Context, Effect, Outcome, Phase, Run, Step, Verdict};
+use http::StatusCode;
+
+use super::{Stop, Visitor};
+use crate::gateway::{Endpoint, Gateway};
+use crate::http::answer::Failure;
+use crate::http::body::{Body, NotBuffered};
+use crate::http::upstream::Lender;
+
+/// Endpoints one connection remembers having been admitted to.
+const ADMITTED_MAX: usize = 16;
+
+impl<G: Gateway> Visitor<G> {
+    /// What a policy of this endpoint is given to see.
+    pub(super) fn context(&self, endpoint: &Endpoint) -> Context {
+        let mut cx =
+            Context::new(self.conn.facts.clone(), endpoint.facts.clone(), self.gateway.now_unix_ms());
+        cx.rng_seed = self.gateway.rng_seed();
+        cx
+    }
+
+    /// Runs `on_tcp_connect` where the connection half could not know the endpoint: on clear-text HTTP it is named by the
+    /// request. Once per connection and endpoint.
+    pub(super) async fn admit(&self, endpoint: &Arc<Endpoint>) -> Result<(), Stop> {
+        let engine = endpoint.engine.as_ref().filter(|_| self.conn.first_endpoint.is_none());
+        let Some(engine) = engine.filter(|engine| engine.has(Phase::TcpConnect)) else { return Ok(()) };
+        if self.admitted.borrow().contains(&endpoint.id) {
+            return Ok(());
+        }
+        let mut cx = self.context(endpoint);
+        let mut run = engine.start(Phase::TcpConnect);
+        match self.drive(endpoint, &mut run, &mut cx, &Lender::new(Body::Empty)).await {
+            Verdict::Continue => {
+                let mut admitted = self.admitted.borrow_mut();
+                admitted.truncate(ADMITTED_MAX - 1);
+                admitted.insert(0, endpoint.id);
+                Ok(())
+            }
+            Verdict::Close { .. } | Verdict::Respond(_) => Err(Stop::Close),
+            Verdict::Failed { code, message } => Err(policy_failed(endpoint, code, &message)),
+            Verdict::Forward { .. } => {
+                let message = "forward-internal in on_tcp_connect needs a tcp or tls endpoint";
+                Err(policy_failed(endpoint, ErrorCode::new(2300), message))
+            }
+        }
+    }
+
+    /// Steps a phase to its verdict, performing what it needs.
+    pub(super) async fn drive(
+        &self,
+        endpoint: &Endpoint,
+        run: &mut Run,
+        cx: &mut Context,
+        body: &Lender,
+    ) -> Verdict {
+        loop {
+            let outcome = match run.step(cx) {
+                Step::Done(verdict) => return verdict,
+                Step::Need(Effect::Keys { url, fresh }) => {
+                    Outcome::Keys(self.gateway.keys(endpoint.account, &url, fresh).await)
+                }
+                Step::Need(Effect::Body { bytes_max }) => {
+                    let mut taken = body.take();
+                    let read = taken.buffer(bytes_max).await;
+                    body.give_back(taken);
+                    Outcome::Body(read.map_err(|error| match error {
+                        NotBuffered::TooLong => BodyError::TooLong { bytes_max },
+                        NotBuffered::Broken(_) => BodyError::Incomplete,
+                    }))
+                }
+                Step::Need(Effect::TerminateTls(_)) => {
+                    let message = "terminate-tls cannot run here: TLS is over or absent".to_owned();
+                    return Verdict::Failed { code: ErrorCode::new(2300), message };
+                }
+            };
+            run.resume(cx, outcome);
+        }
+    }
+}
+
+/// A policy that failed is logged here and answered without its message, which may quote configuration.
+pub(super) fn policy_failed(endpoint: &Endpoint, code: ErrorCode, message: &str) -> Stop {
+    tracing::warn!(endpoint = %endpoint.id, %code, message, "traffic policy failed");
+    let message = "The traffic policy of this endpoint failed.";
+    Stop::Failure(Failure::coded(StatusCode::INTERNAL_SERVER_ERROR, code, message))
+}

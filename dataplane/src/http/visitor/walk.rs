@@ -1,0 +1,273 @@
+//! The walk of one request: a stack of hops. A policy that forwards pushes one; a failure tries another member of the pool,
+//! then pops to whoever said `on_error: continue`; an answer goes back through every hop's response phase.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
+use ebbgate_policy::{Context, OnError, Outcome, Phase, Run, Verdict};
+use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
+
+use super::policy::policy_failed;
+use super::{Answer, Stop, Tunnel, Visitor};
+use crate::gateway::{Endpoint, Gateway, HOPS_MAX, Kind, Pool};
+use crate::http::answer::Failure;
+use crate::http::body::Body;
+use crate::http::framing::Authority;
+use crate::http::record::Record;
+use crate::http::reply::{self, from_reply};
+use crate::http::upstream::{self, Lender, SendError};
+use crate::http::{fields, route};
+
+/// One endpoint on the way.
+struct Hop {
+    pool: Pool,
+    tried: Vec<EndpointId>,
+    endpoint: Arc<Endpoint>,
+    /// The head as it came in, for another member.
+    entry: Parts,
+    cx: Context,
+    run: Option<Run>,
+    /// What whoever forwarded here makes of a failure.
+    on_error: OnError,
+}
+
+impl<G: Gateway> Visitor<G> {
+    /// Takes the request to an upstream, or to the policy that answers it, and the answer back.
+    pub(super) async fn walk(
+        &self,
+        head: Parts,
+        authority: &Authority,
+        upgrade: Option<HeaderValue>,
+        body: &Lender,
+        record: &Rc<Record<G>>,
+    ) -> Result<Answer<G>, Stop> {
+        let pool = route::public(&self.gateway, &self.conn, authority).map_err(Stop::Failure)?;
+        let first = self.enter(pool, head, OnError::Halt).map_err(Stop::Failure)?;
+        self.admit(&first.endpoint).await?;
+        record.reached(&first.endpoint);
+        let mut hops = vec![first];
+        loop {
+            let depth = hops.len();
+            let Some(hop) = hops.last_mut() else { return Err(Stop::Close) };
+            let verdict = match &mut hop.run {
+                Some(run) => self.drive(&hop.endpoint, run, &mut hop.cx, body).await,
+                None => Verdict::Continue,
+            };
+            record.logged(std::mem::take(&mut hop.cx.logs));
+            let error = match verdict {
+                Verdict::Continue => match self.to_upstream(hop, upgrade.clone(), body, record).await {
+                    Ok(upstream::Reply::Response(response)) => {
+                        return self.back(&mut hops, response, record).await.map(Answer::Response);
+                    }
+                    Ok(upstream::Reply::Switched(head, stream, read)) => {
+                        let response = self.back(&mut hops, head.map(|()| Body::Empty), record).await?;
+                        // A policy may have answered in the upstream's place; then its stream is dropped, and so reset.
+                        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                            return Ok(Answer::Response(response));
+                        }
+                        record.answered(response.status());
+                        let tunnel = Tunnel { stream, read, record: record.clone() };
+                        return Ok(Answer::Switched(reply::switched(response, upgrade), tunnel));
+                    }
+                    Err(error) => error,
+                },
+                Verdict::Forward { url, on_error } => match self.forward(hop, &url, on_error, depth) {
+                    Ok(next) => {
+                        record.forwarded(&next.endpoint);
+                        hops.push(next);
+                        continue;
+                    }
+                    Err(error) if on_error == OnError::Continue => {
+                        resume_after(hop, &error);
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+                verdict => return self.stopped(&mut hops, verdict, record).await.map(Answer::Response),
+            };
+            self.unwind(&mut hops, error, body).await?;
+            if let Some(hop) = hops.last()
+                && hops.len() > 1
+            {
+                record.forwarded(&hop.endpoint);
+            }
+        }
+    }
+
+    /// Takes a place in a pool.
+    fn enter(&self, pool: Pool, head: Parts, on_error: OnError) -> Result<Hop, Failure> {
+        let endpoint = pool.pick(&[]).ok_or_else(|| {
+            let message = "No agent of this endpoint can take another request just now.";
+            Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message)
+        })?;
+        let (cx, run) = self.begin(&endpoint, head.clone());
+        Ok(Hop { pool, tried: Vec::new(), endpoint, entry: head, cx, run, on_error })
+    }
+
+    fn begin(&self, endpoint: &Arc<Endpoint>, head: Parts) -> (Context, Option<Run>) {
+        let mut cx = self.context(endpoint);
+        cx.request = Some(head);
+        let engine = endpoint.engine.as_ref().filter(|engine| engine.has(Phase::HttpRequest));
+        (cx, engine.map(|engine| engine.start(Phase::HttpRequest)))
+    }
+
+    /// The internal endpoint a policy forwards to.
+    fn forward(
+        &self,
+        hop: &Hop,
+        url: &EndpointUrl,
+        on_error: OnError,
+        depth: usize,
+    ) -> Result<Hop, SendError> {
+        let fail = |failure| SendError { failure, again: true };
+        if depth >= HOPS_MAX {
+            let message = format!("The request was forwarded through more than {HOPS_MAX} endpoints.");
+            let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::TOO_MANY_HOPS, message);
+            return Err(SendError { failure, again: false });
+        }
+        let pool = self.gateway.internal(hop.endpoint.account, url).filter(|pool| {
+            let http = |e: &Arc<Endpoint>| matches!(e.url.scheme(), Scheme::Http | Scheme::Https);
+            !pool.members().is_empty() && pool.members().iter().all(http)
+        });
+        let pool = pool.ok_or_else(|| fail(offline(url)))?;
+        let head = hop.cx.request.clone().unwrap_or_else(|| hop.entry.clone());
+        self.enter(pool, head, on_error).map_err(fail)
+    }
+
+    async fn to_upstream(
+        &self,
+        hop: &mut Hop,
+        upgrade: Option<HeaderValue>,
+        body: &Lender,
+        record: &Rc<Record<G>>,
+    ) -> Result<upstream::Reply<G::Stream>, SendError> {
+        let endpoint = hop.endpoint.clone();
+        if matches!(endpoint.kind, Kind::Cloud) {
+            return Err(SendError { failure: unfinished(&endpoint), again: false });
+        }
+        let head = hop.cx.request.as_ref().unwrap_or(&hop.entry);
+        let mut request = Request::new(());
+        request.method_mut().clone_from(&head.method);
+        request.uri_mut().clone_from(&head.uri);
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        headers.clone_from(&head.headers);
+        fields::strip_hop_by_hop(headers);
+        if let (None, Some(host)) = (headers.get(HOST), hop.entry.headers.get(HOST)) {
+            headers.insert(HOST, host.clone());
+        }
+        fields::add_forwarded(headers, self.conn.facts.client.ip(), self.conn.scheme.as_str());
+        if !endpoint.upstream_http2 {
+            fields::for_http1(headers);
+            if let Some(protocol) = upgrade {
+                headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(UPGRADE, protocol);
+            }
+        }
+        self.upstreams.send(&self.gateway, &self.conn, &endpoint, request, body, &record.progress).await
+    }
+
+    /// Another member of the failed hop's pool, or whoever said `on_error: continue`; or the failure is the answer.
+    async fn unwind(&self, hops: &mut Vec<Hop>, error: SendError, body: &Lender) -> Result<(), Stop> {
+        let whole = body.is_whole();
+        while let Some(mut hop) = hops.pop() {
+            hop.tried.push(hop.endpoint.id);
+            if let Some(other) = hop.pool.pick(&hop.tried).filter(|_| error.again && whole) {
+                if hops.is_empty() {
+                    self.admit(&other).await?;
+                }
+                (hop.cx, hop.run) = self.begin(&other, hop.entry.clone());
+                hop.endpoint = other;
+                hops.push(hop);
+                return Ok(());
+            }
+            match hops.last_mut() {
+                Some(outer) if hop.on_error == OnError::Continue && whole => {
+                    resume_after(outer, &error);
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        Err(Stop::Failure(error.failure))
+    }
+
+    /// A policy ended the request.
+    async fn stopped(
+        &self,
+        hops: &mut Vec<Hop>,
+        verdict: Verdict,
+        record: &Rc<Record<G>>,
+    ) -> Result<Response<Body>, Stop> {
+        let Some(hop) = hops.last() else { return Err(Stop::Close) };
+        match verdict {
+            Verdict::Failed { code, message } => Err(policy_failed(&hop.endpoint, code, &message)),
+            Verdict::Respond(reply) => {
+                // Its own response phase is for custom answers only; to the endpoints around it, it is an answer.
+                if !reply.response_phase {
+                    hops.pop();
+                }
+                self.back(hops, from_reply(reply), record).await
+            }
+            _ => Err(Stop::Close),
+        }
+    }
+
+    /// The way back: every endpoint's `on_http_response`, innermost first.
+    async fn back(
+        &self,
+        hops: &mut Vec<Hop>,
+        response: Response<Body>,
+        record: &Rc<Record<G>>,
+    ) -> Result<Response<Body>, Stop> {
+        let (mut head, mut body) = response.into_parts();
+        reply::clean(&mut head);
+        while let Some(mut hop) = hops.pop() {
+            let engine = hop.endpoint.engine.as_ref().filter(|engine| engine.has(Phase::HttpResponse));
+            let Some(engine) = engine else { continue };
+            let mut run = engine.start(Phase::HttpResponse);
+            hop.cx.response = Some(head.clone());
+            let verdict = self.drive(&hop.endpoint, &mut run, &mut hop.cx, &Lender::new(Body::Empty)).await;
+            record.logged(std::mem::take(&mut hop.cx.logs));
+            match verdict {
+                Verdict::Respond(reply) => (head, body) = from_reply(reply).into_parts(),
+                Verdict::Close { .. } => return Err(Stop::Close),
+                Verdict::Failed { code, message } => {
+                    return Err(policy_failed(&hop.endpoint, code, &message));
+                }
+                Verdict::Continue | Verdict::Forward { .. } => head = hop.cx.response.take().unwrap_or(head),
+            }
+        }
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+fn resume_after(hop: &mut Hop, error: &SendError) {
+    let code = error.failure.code.unwrap_or(ErrorCode::AGENT_STREAM);
+    let outcome = Outcome::ForwardFailed { code, message: error.failure.message.clone() };
+    if let Some(run) = &mut hop.run {
+        run.resume(&mut hop.cx, outcome);
+    }
+}
+
+fn offline(url: &EndpointUrl) -> Failure {
+    let message = format!("The endpoint {url} is offline.");
+    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message)
+}
+
+/// A cloud endpoint whose policy let the request through to nowhere.
+fn unfinished(endpoint: &Endpoint) -> Failure {
+    let message = match endpoint.engine {
+        None => format!(
+            "The endpoint {} has no traffic policy yet: give it one that forwards or answers.",
+            endpoint.url
+        ),
+        Some(_) => {
+            format!("The traffic policy of {} neither forwarded nor answered this request.", endpoint.url)
+        }
+    };
+    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message)
+}
