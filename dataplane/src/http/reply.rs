@@ -73,7 +73,8 @@ pub(super) fn framed(mut response: Response<Body>, method: &Method) -> Response<
     let headers = response.headers_mut();
     if bodiless && length == Some(0) {
         // The length of the body a GET would bring, as the upstream said it.
-    } else if without_length || length.is_none() {
+    } else if without_length || length.is_none_or(|length| length == 0) {
+        // HTTP/1.1 says `0` by itself where it must; a response that is all header needs no length.
         headers.remove(CONTENT_LENGTH);
     } else if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));

@@ -253,19 +253,28 @@ impl Upstreams {
         body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
-        let connection = if let Some(connection) = self.shared_http2(endpoint.id) {
-            connection
-        } else {
-            let stream = open(gateway, conn, endpoint).await?;
-            let connection = http2::connect(stream, self.limits.clone()).await?;
-            let mut kept = self.http2.borrow_mut();
-            kept.retain(|(_, connection)| !connection.is_closed());
-            if kept.len() < KEPT_UPSTREAMS_MAX {
-                kept.push((endpoint.id, connection.clone()));
+        if let Some(connection) = self.shared_http2(endpoint.id) {
+            let first = connection.send(request.clone(), body);
+            match with_idle(progress, first).await {
+                // The connection may have ended unnoticed; that says nothing about the upstream.
+                Err(error) if error.again && body.is_whole() => {
+                    self.http2.borrow_mut().retain(|(id, _)| *id != endpoint.id);
+                }
+                result => return result.map(Reply::Response),
             }
-            connection
-        };
+        }
+        let stream = open(gateway, conn, endpoint).await?;
+        let connection = http2::connect(stream, self.limits.clone()).await?;
+        self.share_http2(endpoint.id, connection.clone());
         with_idle(progress, connection.send(request, body)).await.map(Reply::Response)
+    }
+
+    fn share_http2(&self, id: EndpointId, connection: http2::Connection) {
+        let mut kept = self.http2.borrow_mut();
+        kept.retain(|(_, connection)| !connection.is_closed());
+        if kept.len() < KEPT_UPSTREAMS_MAX {
+            kept.push((id, connection));
+        }
     }
 
     fn shared_http2(&self, id: EndpointId) -> Option<http2::Connection> {

@@ -250,3 +250,60 @@ async fn a_refused_request_is_answered_on_its_stream_alone() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn lengths_and_headers_alone_cross_from_http2() {
+    local(async {
+        let lab = Lab::default();
+        let upstream = scripted(|io| async move {
+            let Ok(mut connection) = h2::server::handshake(io).await else { return };
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                if request.uri().path() == "/length" {
+                    let head = Response::builder().header("content-length", 5).body(()).unwrap();
+                    respond
+                        .send_response(head, false)
+                        .unwrap()
+                        .send_data(Bytes::from_static(b"hello"), true)
+                        .unwrap();
+                } else {
+                    let head = Response::builder().header("grpc-status", 12).body(()).unwrap();
+                    respond.send_response(head, true).unwrap();
+                }
+            }
+        });
+        let mut sender = connect(&lab, h2c(), upstream).await;
+        let answer = |path: &str| Request::get(format!("https://a.example.com{path}")).body(()).unwrap();
+        let length = sender.send_request(answer("/length"), true).unwrap().0.await.unwrap();
+        assert_eq!(length.headers()["content-length"], "5");
+        assert_eq!(whole(length.into_body()).await.0, b"hello");
+        let alone = sender.send_request(answer("/alone"), true).unwrap().0.await.unwrap();
+        assert_eq!(
+            (alone.headers().get("content-length"), &alone.headers()["grpc-status"]),
+            (None, &"12".parse().unwrap())
+        );
+        assert!(alone.body().is_end_stream());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_upstream_that_went_away_between_requests_costs_nothing() {
+    local(async {
+        let lab = Lab::default();
+        let once = scripted(|io| async move {
+            let Ok(mut connection) = h2::server::handshake(io).await else { return };
+            if let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_response(Response::new(()), true).unwrap();
+                connection.graceful_shutdown();
+                let _ = std::future::poll_fn(|cx| connection.poll_closed(cx)).await;
+            }
+        });
+        let mut sender = connect(&lab, h2c(), once).await;
+        for _ in 0..3 {
+            let (answer, _) = sender.send_request(grpc(), true).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+        assert_eq!(lab.opened(), 3);
+    })
+    .await;
+}

@@ -550,3 +550,19 @@ async fn a_policy_saved_while_a_connection_lasts_holds_for_its_next_request() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_answer_has_its_length() {
+    local(async {
+        let lab = Lab::default();
+        let deny = r#"{"on_http_request":[{"actions":[{"type":"deny","config":{"status_code":403}}]}]}"#;
+        lab.cloud("http://a.example.com", Made { policy: Some(deny), ..Made::default() });
+        let read = lab.talk("GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n".repeat(2).as_bytes()).await;
+        assert_eq!(
+            (read.matches("403 Forbidden").count(), read.matches("content-length: 0\r\n").count()),
+            (2, 2),
+            "{read}"
+        );
+    })
+    .await;
+}

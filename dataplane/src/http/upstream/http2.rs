@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{Driver, Lender, SendError, fault_failure, garbage, is_idempotent, lost};
 use crate::http::answer::Failure;
 use crate::http::body::{Body, BodyFault};
+use crate::http::framing;
 use crate::http::gate::Fault;
 use crate::http::h2_stream::{self, Reading, Sender, WriteError};
 use crate::http::limits::{
@@ -90,13 +91,19 @@ impl Connection {
             Some(fault) => SendError { failure: fault_failure(fault), again: false },
             None => failed(&error, idempotent),
         })?;
+        if response.status().is_informational() {
+            return Err(garbage("a final answer with an interim status"));
+        }
+        let mut lengths = response.headers().get_all(CONTENT_LENGTH).iter();
+        let length = lengths.next().filter(|_| lengths.next().is_none());
+        let length = length.and_then(|length| framing::length(length.as_bytes()).ok());
         // The writer and the connection live as long as the response is read.
-        Ok(response.map(|stream| read(stream).guarded((writer, self.clone()))))
+        Ok(response.map(|stream| read(stream, length).guarded((writer, self.clone()))))
     }
 }
 
-fn read(stream: RecvStream) -> Body {
-    Body::stream(Reading::new(stream, Sender::Upstream, None), None)
+fn read(stream: RecvStream, length: Option<u64>) -> Body {
+    Body::stream(Reading::new(stream, Sender::Upstream, None), length)
 }
 
 /// `:authority` in place of Host.
