@@ -112,7 +112,7 @@ pub(super) struct Gate<IO> {
     limits: Rc<Limits>,
     flushed: bool,
     ended: bool,
-    /// When the current wait for a head, for the next request or for a half-closed visitor's answer began.
+    /// When the current wait for a head, for the next request or for more of a half-closed visitor's answer began.
     since: Instant,
     read_pace: Pace,
     write_pace: Pace,
@@ -215,7 +215,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Gate<IO> {
     fn wrote(&mut self, result: io::Result<usize>) -> io::Result<usize> {
         self.flushed = false;
         match &result {
-            Ok(n) => self.write_pace.moved(Instant::now(), *n),
+            Ok(n) => {
+                let now = Instant::now();
+                self.write_pace.moved(now, *n);
+                if self.ended {
+                    self.since = now;
+                }
+            }
             Err(_) => self.shared.fail(Fault::Gone),
         }
         result

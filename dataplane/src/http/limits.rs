@@ -14,7 +14,7 @@ pub const WRITE_PACE_SECS: u64 = 60;
 pub const PACE_BYTES_MIN: u64 = 1_024;
 /// An exchange, stream or tunnel may rest this long with nothing moving either way, in seconds (surface.md section 3.8).
 pub const IDLE_SECS_MAX: u64 = 300;
-/// How long an answer may be awaited for a visitor that has closed its side, in seconds.
+/// How long a visitor that has closed its side may be without a byte of its answer, in seconds.
 pub const HALF_CLOSED_SECS_MAX: u64 = 60;
 /// How long unread bytes are drained after a refusal, so that the visitor can read it, in seconds.
 pub const LINGER_SECS_MAX: u64 = 2;

@@ -212,3 +212,25 @@ async fn a_stalled_body_is_told_so() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_visitor_is_served_as_long_as_something_comes() {
+    local(async {
+        for (pause, whole) in [(50, true), (70, false)] {
+            let lab = Lab::default();
+            let steady = scripted(move |mut io| async move {
+                let _ = read_strictly(&mut io, &mut Vec::new()).await;
+                let _ = io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").await;
+                for letter in ["h", "e", "l", "l", "o"] {
+                    sleep(Duration::from_secs(pause)).await;
+                    let _ = io.write_all(letter.as_bytes()).await;
+                }
+                let _ = io.read(&mut [0; 1]).await;
+            });
+            lab.agent("http://a.example.com", Made::default(), steady);
+            let read = lab.talk(&http1("GET / HTTP/1.1|Host: a.example.com||")).await;
+            assert_eq!(read.ends_with("hello"), whole, "a byte every {pause} s: {read}");
+        }
+    })
+    .await;
+}
