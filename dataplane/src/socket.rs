@@ -20,6 +20,8 @@ const KEEPALIVE_SECS: u64 = 60;
 const KEEPALIVE_INTERVAL_SECS: u64 = 15;
 /// Questions without answer after which the connection is dead.
 const KEEPALIVE_RETRIES: u32 = 4;
+/// Seconds an agent's machine may leave bytes unacknowledged.
+const UNACKNOWLEDGED_SECS_MAX: u64 = 10;
 /// Bytes read at a time while looking.
 const LOOK_BYTES: usize = 4 << 10;
 
@@ -84,12 +86,19 @@ impl Socket {
         })
     }
 
-    /// Acknowledges at once after every read: some agents leave Nagle's algorithm on and wait for our delayed
-    /// acknowledgement otherwise (wire.md section 7.4). The kernel forgets the wish, so it is repeated.
-    #[must_use]
-    pub fn with_quick_ack(mut self) -> Self {
+    /// Makes the connection fit for an agent's session.
+    ///
+    /// It is given up when bytes stay unacknowledged for [`UNACKNOWLEDGED_SECS_MAX`], because every new visitor of its
+    /// endpoints waits behind them. And it acknowledges at once after every read: some agents leave Nagle's algorithm on
+    /// and wait for our delayed acknowledgement otherwise (wire.md section 7.4). The kernel forgets that wish, so it is
+    /// repeated.
+    pub fn for_agent(mut self) -> io::Result<Self> {
+        if let Stream::Attached(stream) = &self.stream {
+            let limit = Duration::from_secs(UNACKNOWLEDGED_SECS_MAX);
+            SockRef::from(stream).set_tcp_user_timeout(Some(limit))?;
+        }
         self.quick_ack = true;
-        self
+        Ok(self)
     }
 
     /// Who connected; IPv4-mapped addresses as IPv4.

@@ -71,7 +71,8 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
     let config =
         shard.configs().borrow_mut().get(&tls::default_settings(), Some(&name.certificate), Protocols::Raw);
     let Ok(config) = config else { return hello_refused(&mut socket).await };
-    let stream = match tls::handshake(socket.with_quick_ack(), config).await {
+    let Ok(socket) = socket.for_agent() else { return };
+    let stream = match tls::handshake(socket, config).await {
         Ok(stream) => stream,
         Err(error) => {
             shard.edge().metrics.handshakes_failed.inc();
