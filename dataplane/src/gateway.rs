@@ -80,6 +80,7 @@ pub struct SessionState {
     /// Index of the shard that owns it.
     pub shard: usize,
     alive: AtomicBool,
+    unheard: AtomicBool,
     in_flight: AtomicUsize,
     in_flight_max: usize,
 }
@@ -87,7 +88,14 @@ pub struct SessionState {
 impl SessionState {
     /// A living session without streams.
     pub fn new(id: TunnelSessionId, shard: usize, in_flight_max: usize) -> Self {
-        Self { id, shard, alive: AtomicBool::new(true), in_flight: AtomicUsize::new(0), in_flight_max }
+        Self {
+            id,
+            shard,
+            alive: AtomicBool::new(true),
+            unheard: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            in_flight_max,
+        }
     }
 
     /// Whether the session can take one more stream.
@@ -103,6 +111,17 @@ impl SessionState {
     /// Marks the session dead: no stream is opened on it any more.
     pub fn end(&self) {
         self.alive.store(false, Ordering::Release);
+    }
+
+    /// Notes that the session died because the agent's machine acknowledged nothing any more.
+    pub fn end_unheard(&self) {
+        self.unheard.store(true, Ordering::Release);
+        self.end();
+    }
+
+    /// Whether the session died so: what was sent last was not heard.
+    pub fn is_unheard(&self) -> bool {
+        self.unheard.load(Ordering::Acquire)
     }
 
     /// Proxied streams open now.

@@ -21,7 +21,7 @@ const KEEPALIVE_INTERVAL_SECS: u64 = 15;
 /// Questions without answer after which the connection is dead.
 const KEEPALIVE_RETRIES: u32 = 4;
 /// Seconds an agent's machine may leave bytes unacknowledged.
-const UNACKNOWLEDGED_SECS_MAX: u64 = 10;
+pub const UNACKNOWLEDGED_SECS_MAX: u64 = 10;
 /// Bytes read at a time while looking.
 const LOOK_BYTES: usize = 4 << 10;
 

@@ -16,16 +16,17 @@ use super::walk::{Next, Over};
 use super::{Open, Record, TLS_PORT, Visitor, Walk};
 use crate::carrier::{CarrierStream, Origin};
 use crate::detect::POSTGRES_SSL_REQUEST;
-use crate::gateway::{AgentRef, Endpoint, HttpConn, Kind};
+use crate::gateway::{AgentRef, Endpoint, HttpConn, Kind, SessionState};
 use crate::relay::{self, End, Side};
 use crate::shard::{Message, Shard};
-use crate::socket::Socket;
+use crate::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::tls::{self, Protocols};
 
 /// Seconds an upstream may take to answer libpq's request for TLS.
 const POSTGRES_SECS_MAX: u64 = 10;
-/// Milliseconds a connection counts as new: one whose agent dies unanswered in this time is tried elsewhere.
-const NEW_CONNECTION_MS: u128 = 2_000;
+/// Seconds a connection counts as new: one whose agent dies unanswered in this time is tried elsewhere. Its first bytes
+/// may reach two upstreams then, so the time is short.
+const NEW_CONNECTION_SECS: u64 = 2;
 
 /// What came of serving a connection through one member.
 enum Served {
@@ -194,7 +195,7 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
         End::Idle => Served::Over(over(None, "closed: nothing moved for too long")),
         End::Failed(Side::Client) => Served::Over(over(None, words("the client went away"))),
         End::Failed(Side::Agent) => {
-            let is_new = walk.record.started.elapsed().as_millis() < NEW_CONNECTION_MS;
+            let is_new = walk.record.started.elapsed() < new_connection(&agent.session);
             let error = ended.error.as_ref();
             if (is_refused(error) || is_new && session_ended(error)) && walk.visitor.rewind() {
                 return Served::Again;
@@ -212,6 +213,14 @@ fn origin(facts: &ConnFacts, proto: Scheme, passthrough: bool) -> Origin {
 /// Whether the agent could not reach its upstream (wire.md section 2, code 5): nothing behind it has seen a byte.
 fn is_refused(error: Option<&io::Error>) -> bool {
     error.and_then(reset_code) == Some(Code::REFUSED)
+}
+
+/// How old a connection may be to be tried elsewhere. One that was opened after the agent's machine fell silent was not
+/// heard there at all.
+fn new_connection(session: &SessionState) -> Duration {
+    // The kernel notices up to a second late.
+    let unheard_secs = UNACKNOWLEDGED_SECS_MAX + 1;
+    Duration::from_secs(if session.is_unheard() { unheard_secs } else { NEW_CONNECTION_SECS })
 }
 
 /// Whether the whole session died, rather than the agent ending this one stream.

@@ -3,13 +3,14 @@
 mod endpoints;
 
 use std::cell::{OnceCell, RefCell};
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use ebbgate_model::feed::SessionReport;
 use ebbgate_model::{AccountId, ErrorCode, TunnelSessionId};
-use ebbgate_wire::driver::{self, Stream};
+use ebbgate_wire::driver::{self, DriverError, Stream};
 use ebbgate_wire::heartbeat;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
@@ -80,7 +81,6 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
         }
     };
     let (mux, mut incoming, driver) = driver::connect(stream, Role::Server, Limits::STRANGER);
-    let mut driver = spawn_local(driver);
     let connection = Rc::new(Connection {
         mux,
         gate: RefCell::default(),
@@ -89,6 +89,7 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
         session: OnceCell::new(),
         shard,
     });
+    let mut driver = spawn_local(Rc::clone(&connection).drive(driver));
     let ending = connection.shard.edge().reached(Stage::Ending);
     tokio::pin!(ending);
     let authenticate_by = sleep(Duration::from_secs(AUTH_SECS_MAX));
@@ -111,6 +112,30 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
 }
 
 impl Connection {
+    /// Runs the session's I/O, and notes an end in silence before anybody hears of the end.
+    async fn drive(self: Rc<Self>, driver: impl Future<Output = Result<(), DriverError>>) {
+        let mut driver = Box::pin(driver);
+        let result = driver.as_mut().await;
+        if let Err(error) = &result {
+            tracing::info!(peer = %self.peer, %error, "an agent's connection failed");
+        }
+        let unheard = match &result {
+            // The kernel gives up in silence under the name of what it last heard of the way there.
+            Err(DriverError::Io(error)) => matches!(
+                error.kind(),
+                ErrorKind::TimedOut
+                    | ErrorKind::NetworkUnreachable
+                    | ErrorKind::HostUnreachable
+                    | ErrorKind::NetworkDown
+            ),
+            Err(DriverError::WriteTimeout) => true,
+            _ => false,
+        };
+        if let Some(session) = self.session.get().filter(|_| unheard) {
+            session.state.end_unheard();
+        }
+    }
+
     fn end(&self, code: Code, message: &str) {
         if let Some(session) = self.session.get() {
             self.shard.remove_carrier(session.state.id);

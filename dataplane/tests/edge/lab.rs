@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -248,8 +249,17 @@ pub(crate) fn forward(target: &str) -> Value {
     json!({ "type": "forward-internal", "config": { "url": target } })
 }
 
+/// A port nobody has, below those the kernel gives away: listeners of other tests in this process share ports gladly, so
+/// one that the kernel gave us and we gave back might be taken twice.
 pub(crate) fn free_port() -> u16 {
-    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 8_000).unwrap();
+    loop {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if StdListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn program(authority: &Authority, port: u16) -> Program {
