@@ -1,6 +1,7 @@
 //! The edge: accepts, decides, moves bytes.
 
 pub mod admin;
+pub mod admit;
 pub mod carrier;
 pub mod config;
 pub mod conn;

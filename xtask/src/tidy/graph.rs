@@ -4,12 +4,13 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may depend on, in any kind of dependency. `*` is any.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("ebbgate-model", &[]),
     ("ebbgate-policy", &["ebbgate-model"]),
     ("ebbgate-wire", &["ebbgate-model"]),
     ("ebbgate-control", &["ebbgate-model", "ebbgate-policy"]),
-    ("ebbgate-edge", &["ebbgate-model", "ebbgate-policy", "ebbgate-wire"]),
+    ("ebbgate-ebpf", &[]),
+    ("ebbgate-edge", &["ebbgate-ebpf", "ebbgate-model", "ebbgate-policy", "ebbgate-wire"]),
     ("ebbgate-agent", &["ebbgate-model", "ebbgate-policy", "ebbgate-wire"]),
     ("ebbgate-bench", &["*"]),
     ("ebbgate-fuzz", &["*"]),
