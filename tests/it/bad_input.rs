@@ -12,6 +12,7 @@ use xtask::lab::local;
 use crate::guide::{self, API_HOST, PATIENTS_HOST, REST_INTERNAL};
 use crate::lab::{TestLab, soon};
 use crate::service;
+use crate::turn::Turn;
 use crate::visitor::Visitor;
 
 /// Connections with garbage that one run sends.
@@ -201,6 +202,7 @@ mod alone {
 
     #[test]
     fn garbage_connections_cost_neither_memory_nor_service() -> Result<()> {
+        let _turn = Turn::alone();
         let mut lab = TestLab::running()?;
         let api = lab.api()?;
         let (_, token) = guide::authtoken(&api, 1)?;

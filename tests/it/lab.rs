@@ -16,6 +16,7 @@ use xtask::process::{Daemon, Spec};
 use xtask::wait;
 
 use crate::program;
+use crate::turn::Turn;
 
 /// Seconds within which something that takes milliseconds must have happened, however busy the machine is.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -28,15 +29,17 @@ pub(crate) struct TestLab {
     // Dropped first, so that nothing writes to the directory any more.
     lab: Lab,
     dir: TempDir,
+    _turn: Turn,
 }
 
 impl TestLab {
     /// A lab with nothing started.
     pub(crate) fn stopped() -> Result<Self> {
+        let turn = Turn::shared();
         let dir = tempfile::Builder::new().prefix("ebb-").tempdir()?;
         let mut lab = Lab::open(&dir.path().join("lab"), Programs::in_dir(&programs()))?;
         lab.edge_args(["--jwks-allow-private"]);
-        Ok(Self { lab, dir })
+        Ok(Self { lab, dir, _turn: turn })
     }
 
     /// A running control and edge.

@@ -10,6 +10,7 @@ mod netns;
 mod program;
 mod psql;
 mod service;
+mod turn;
 mod visitor;
 
 mod access;

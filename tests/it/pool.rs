@@ -15,6 +15,7 @@ mod alone {
     use crate::guide::{self, API_HOST};
     use crate::lab::{TestLab, soon};
     use crate::service;
+    use crate::turn::Turn;
     use crate::visitor::Visitor;
 
     /// Visitors that work at the same time.
@@ -33,6 +34,7 @@ mod alone {
 
     #[test]
     fn one_of_two_agents_killed_under_load_costs_no_request() -> Result<()> {
+        let _turn = Turn::alone();
         let lab = TestLab::running()?;
         let api = lab.api()?;
         let (_, token) = guide::authtoken(&api, 1)?;

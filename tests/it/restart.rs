@@ -15,6 +15,7 @@ use xtask::lab::local;
 use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL};
 use crate::lab::{TestLab, list, soon};
 use crate::service;
+use crate::turn::Turn;
 use crate::visitor::Visitor;
 
 /// Times control is killed while it is written to.
@@ -211,6 +212,7 @@ mod alone {
 
     #[test]
     fn our_agents_are_back_soon_after_the_edge() -> Result<()> {
+        let _turn = Turn::alone();
         let mut lab = TestLab::running()?;
         let api = lab.api()?;
         let (_, token) = guide::authtoken(&api, 1)?;

@@ -15,6 +15,7 @@ use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_
 use crate::lab::{TestLab, soon};
 use crate::program::{skip, tools};
 use crate::service;
+use crate::turn::Turn;
 use crate::visitor::Visitor;
 
 /// Which SDK.
@@ -164,6 +165,7 @@ mod alone {
     const BACK_SECS_MAX: u64 = 3;
 
     fn back_after_restart(family: Family) -> Result<()> {
+        let _turn = Turn::alone();
         if let Err(reason) = program(family) {
             skip(&format!("{family:?} SDK after an edge's restart"), &format!("{reason:#}"));
             return Ok(());

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::ports::Ports;
+use crate::ports::{Claim, Ports};
 use crate::process::{Daemon, Spec};
 use crate::wait;
 
@@ -70,6 +70,7 @@ pub struct Lab {
     control: Option<Daemon>,
     edge: Option<Daemon>,
     _lock: File,
+    _claim: Option<Claim>,
 }
 
 impl Lab {
@@ -81,7 +82,7 @@ impl Lab {
         if lock.try_lock().is_err() {
             bail!("another `cargo xtask up` uses {}; stop it or choose another --dir", dir.display());
         }
-        let ports = kept_ports(&dir)?;
+        let (ports, claim) = kept_ports(&dir)?;
         let lab = Self {
             dir,
             programs,
@@ -94,6 +95,7 @@ impl Lab {
             control: None,
             edge: None,
             _lock: lock,
+            _claim: claim,
         };
         if !lab.dir.join("control.db").exists() {
             lab.init()?;
@@ -292,15 +294,16 @@ pub fn local(port: u16) -> SocketAddr {
 }
 
 /// The ports of an earlier run of this directory, or new ones, kept from now on.
-fn kept_ports(dir: &Path) -> Result<Ports> {
+fn kept_ports(dir: &Path) -> Result<(Ports, Option<Claim>)> {
     let path = dir.join("lab.json");
     if let Ok(text) = fs::read_to_string(&path) {
         let kept: Kept = serde_json::from_str(&text).with_context(|| {
             format!("{} is damaged; remove {} to begin anew", path.display(), dir.display())
         })?;
-        return Ok(kept.ports);
+        // Somebody else may have the block by now; whatever port is taken then will be named by who cannot bind it.
+        return Ok((kept.ports, kept.ports.claim().ok()));
     }
-    let kept = Kept { ports: Ports::free()? };
-    fs::write(&path, serde_json::to_string_pretty(&kept)? + "\n")?;
-    Ok(kept.ports)
+    let (ports, claim) = Ports::free()?;
+    fs::write(&path, serde_json::to_string_pretty(&Kept { ports })? + "\n")?;
+    Ok((ports, Some(claim)))
 }

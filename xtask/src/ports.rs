@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of what listens on them beyond their names.
 
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,20 +27,30 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Finds a block whose ports can all be bound now.
-    pub fn free() -> Result<Self> {
+    /// Finds a block whose ports can all be bound now, and claims it.
+    pub fn free() -> Result<(Self, Claim)> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         for _ in 0..BLOCKS {
             let turn = NEXT.fetch_add(1, Ordering::Relaxed);
-            // Different processes begin at different blocks, so that two that start together do not race for one.
+            // Different processes begin at different blocks, so that they seldom try the same one.
             let block = process::id().wrapping_mul(7).wrapping_add(turn) % BLOCKS;
-            let base = FIRST_PORT + BLOCK_PORTS * u16::try_from(block)?;
-            if (base..base + BLOCK_PORTS).all(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok())
-            {
-                return Ok(Self { base });
+            let ports = Self { base: FIRST_PORT + BLOCK_PORTS * u16::try_from(block)? };
+            let Ok(claim) = ports.claim() else { continue };
+            if (ports.base..ports.last()).all(|port| bind(port).is_ok()) {
+                return Ok((ports, claim));
             }
         }
         bail!("no block of {BLOCK_PORTS} free ports between {FIRST_PORT} and 32767")
+    }
+
+    /// Keeps others from choosing this block for as long as the claim is held.
+    pub fn claim(self) -> io::Result<Claim> {
+        bind(self.last()).map(|listener| Claim { _listener: listener })
+    }
+
+    /// The last port of the block, which only claims use.
+    fn last(self) -> u16 {
+        self.base + BLOCK_PORTS - 1
     }
 
     /// REST API.
@@ -95,6 +106,30 @@ impl Ports {
 
     /// First and last port that control may give to reserved TCP addresses.
     pub fn tcp_range(self) -> (u16, u16) {
-        (self.base + TCP_OFFSET, self.base + BLOCK_PORTS - 1)
+        (self.base + TCP_OFFSET, self.last() - 1)
+    }
+}
+
+/// A block taken.
+pub struct Claim {
+    _listener: TcpListener,
+}
+
+fn bind(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claimed_block_is_nobody_elses() {
+        let (ports, claim) = Ports::free().unwrap();
+        assert!(ports.claim().is_err());
+        let (others, _claim) = Ports::free().unwrap();
+        assert_ne!(ports, others);
+        drop(claim);
+        assert!(ports.claim().is_ok());
     }
 }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use super::gate::HOST;
 use super::https::Front;
 use crate::lab::local;
-use crate::ports::Ports;
+use crate::ports::{Claim, Ports};
 use crate::process::{Daemon, Spec};
 use crate::tools;
 use crate::workspace::run;
@@ -54,6 +54,7 @@ pub(super) struct Haproxy {
     second: Daemon,
     certificate: PathBuf,
     fronts: Vec<SocketAddr>,
+    _claim: Claim,
 }
 
 /// Debian's version line, for the record; installs the package when it is missing and we may.
@@ -72,7 +73,8 @@ impl Haproxy {
         fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
         let certificate = make_certificate(&dir)?;
-        let (first_port, _) = Ports::free()?.tcp_range();
+        let (ports, claim) = Ports::free()?;
+        let (first_port, _) = ports.tcp_range();
         let mut ports = (first_port..).map(local);
         let fronts: Vec<SocketAddr> = ports.by_ref().take(2 * Way::ALL.len()).collect();
         let backs: Vec<SocketAddr> = ports.take(4).collect();
@@ -108,6 +110,7 @@ impl Haproxy {
             second: start("second", &dir, &second)?,
             first: start("first", &dir, &first)?,
             certificate,
+            _claim: claim,
             fronts,
         })
     }
