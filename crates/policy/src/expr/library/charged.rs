@@ -50,6 +50,10 @@ fn add<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
         let types = vec![a.get_type().name().to_owned(), b.get_type().name().to_owned()];
         ExecutionError::no_such_overload("_+_", types)
     };
+    // The evaluator's own `+` would append a map's keys to a list, in an order of its own each time.
+    if a.get_type().kind() == Kind::List && b.get_type().kind() != Kind::List {
+        return Err(unsupported());
+    }
     let sum = a.as_adder().ok_or_else(unsupported)?.add(b.as_ref())?.into_owned();
     Ok(CowVal::Owned(sum))
 }
