@@ -634,24 +634,24 @@ const GLOBAL_CALLS: &[&str] = &[
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
-    /// Well-formed sources evaluate or fail, the same way every time.
+    /// Well-formed sources evaluate or fail; nothing panics. Values are not compared: CEL leaves the order of a map's
+    /// keys open, and the library draws it anew for every map.
     #[test]
     fn any_well_formed_source_is_safe(source in sources()) {
         let mut cx = full_request();
         cx.vars.insert("a".into(), json!([1, "x", {"a": null}]));
         if let Ok(expression) = Expression::compile(&source, Phase::HttpRequest) {
-            prop_assert_eq!(expression.eval(&cx), expression.eval(&cx), "{}", source);
-            let _ = expression.test(&cx);
+            let _ = (expression.eval(&cx), expression.test(&cx));
         }
     }
 
-    /// Any source is refused, fails, or has the same value twice; nothing panics.
+    /// Any source is refused, fails, or has a value; nothing panics.
     #[test]
     fn any_source_is_safe(pieces in prop::collection::vec(prop::sample::select(PIECES), 1..25)) {
         let source = pieces.concat();
         let cx = full_request();
         if let Ok(expression) = Expression::compile(&source, Phase::HttpRequest) {
-            prop_assert_eq!(expression.eval(&cx), expression.eval(&cx), "{}", source);
+            let _ = expression.eval(&cx);
         }
     }
 }
