@@ -37,6 +37,8 @@ pub(super) struct Args {
 /// One way from a visitor to the sink.
 struct Chain {
     name: &'static str,
+    /// Where bulk goes; elsewhere than other TCP only for HAProxy.
+    bulk: SocketAddr,
     tcp: SocketAddr,
     https: Option<Front>,
     processes: Vec<(&'static str, u32)>,
@@ -44,8 +46,9 @@ struct Chain {
 
 type TcpLoad = fn(SocketAddr, &Meter) -> Result<Sample>;
 type HttpsLoad = fn(&Front, &Meter) -> Result<Sample>;
+const TCP_BULK: &str = "tcp-bulk";
 const TCP_LOADS: [(&str, TcpLoad); 3] =
-    [("tcp-bulk", tcp::bulk), ("tcp-ping", tcp::ping), ("tcp-connections", tcp::connections)];
+    [(TCP_BULK, tcp::bulk), ("tcp-ping", tcp::ping), ("tcp-connections", tcp::connections)];
 const HTTPS_LOADS: [(&str, HttpsLoad); 3] = [
     ("https-bulk", https::bulk),
     ("https-requests", https::requests),
@@ -112,9 +115,10 @@ fn measure(dir: &Path, programs: &Path, rounds: u32) -> Result<Vec<Cell>> {
 
 fn chains(sink: SocketAddr, gate: &mut Gate, haproxy: &Haproxy) -> Result<Vec<Chain>> {
     let mut chains = vec![
-        Chain { name: report::DIRECT, tcp: sink, https: None, processes: Vec::new() },
+        Chain { name: report::DIRECT, bulk: sink, tcp: sink, https: None, processes: Vec::new() },
         Chain {
             name: report::OURS,
+            bulk: gate.tcp(),
             tcp: gate.tcp(),
             https: Some(gate.https()),
             processes: gate.processes()?,
@@ -123,6 +127,7 @@ fn chains(sink: SocketAddr, gate: &mut Gate, haproxy: &Haproxy) -> Result<Vec<Ch
     for (way, name) in Way::ALL.into_iter().zip(report::HAPROXY) {
         chains.push(Chain {
             name,
+            bulk: haproxy.bulk(way)?,
             tcp: haproxy.tcp(way)?,
             https: Some(haproxy.https(way)?),
             processes: haproxy.processes(way),
@@ -136,7 +141,8 @@ impl Chain {
     fn run(&self, load: &str) -> Result<Option<Sample>> {
         let meter = Meter(&self.processes);
         if let Some((_, run)) = TCP_LOADS.iter().find(|(name, _)| *name == load) {
-            return run(self.tcp, &meter).map(Some);
+            let front = if load == TCP_BULK { self.bulk } else { self.tcp };
+            return run(front, &meter).map(Some);
         }
         let run = HTTPS_LOADS.iter().find(|(name, _)| *name == load).map(|(_, run)| run);
         match (run, &self.https) {
@@ -151,6 +157,7 @@ fn wait_online(chain: &Chain, mut check_alive: impl FnMut() -> Result<()>) -> Re
     wait::until(limit, &format!("{} to carry connections", chain.name), || {
         check_alive()?;
         let https = || chain.https.as_ref().map_or(Ok(()), https::one_request);
-        Ok(tcp::one_echo(chain.tcp).and_then(|()| https()).ok())
+        let tcp = tcp::one_echo(chain.tcp).and_then(|()| tcp::one_echo(chain.bulk));
+        Ok(tcp.and_then(|()| https()).ok())
     })
 }

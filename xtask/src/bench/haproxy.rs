@@ -1,8 +1,9 @@
 //! The other side: two HAProxy processes of Debian's package, chained as edge and agent are.
 //!
-//! Set up to its advantage where there is a choice: splicing always (`splice-auto` did not set in for these downloads),
-//! large pipes, no policy but the one rule we have too, kept upstream connections. Both it and the edge write one line for each connection or request to a file; its second hop and our
-//! agent write none.
+//! Set up to its advantage where there is a choice: bulk goes through listeners that always splice, with large pipes
+//! (`splice-auto` did not set in for these downloads), small messages through listeners that never do (it costs them
+//! half as much again); no policy but the one rule we have too, kept upstream connections. Both it and the edge write
+//! one line for each connection or request to a file; its second hop and our agent write none.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -78,34 +79,36 @@ impl Haproxy {
         let (ports, claim) = Ports::free()?;
         let (first_port, _) = ports.tcp_range();
         let mut ports = (first_port..).map(local);
-        let fronts: Vec<SocketAddr> = ports.by_ref().take(2 * Way::ALL.len()).collect();
-        let backs: Vec<SocketAddr> = ports.take(4).collect();
+        let fronts: Vec<SocketAddr> = ports.by_ref().take(3 * Way::ALL.len()).collect();
+        let backs: Vec<SocketAddr> = ports.take(5).collect();
         let crt = dir.join("haproxy.pem").display().to_string();
         let ca = certificate.display();
         let encrypted = format!("ssl verify required ca-file {ca} verifyhost {HOST}");
         let (tls, plain) = (format!("ssl crt {crt}"), String::new());
 
         let mut second = head(false);
-        for ((mode, tls), back) in
-            [("tcp", &plain), ("tcp", &tls), ("http", &plain), ("http", &tls)].into_iter().zip(&backs)
-        {
-            section(&mut second, mode, &format!("{back} {tls}"), &sink.to_string());
+        let kinds = [("bulk", &plain), ("tcp", &plain), ("tcp", &tls), ("http", &plain), ("http", &tls)];
+        for ((kind, tls), back) in kinds.into_iter().zip(&backs) {
+            section(&mut second, kind, &format!("{back} {tls}"), &sink.to_string());
         }
         let next = |back: usize, to: &str| match backs.get(back) {
             Some(back) => format!("{back} {to}"),
             None => sink.to_string(),
         };
         let servers = [
+            ("bulk", &plain, sink.to_string()),
+            ("bulk", &plain, next(0, "")),
+            ("bulk", &plain, next(2, &encrypted)),
             ("tcp", &plain, sink.to_string()),
-            ("tcp", &plain, next(0, "")),
-            ("tcp", &plain, next(1, &encrypted)),
+            ("tcp", &plain, next(1, "")),
+            ("tcp", &plain, next(2, &encrypted)),
             ("http", &tls, sink.to_string()),
-            ("http", &tls, next(2, "")),
-            ("http", &tls, next(3, &encrypted)),
+            ("http", &tls, next(3, "")),
+            ("http", &tls, next(4, &encrypted)),
         ];
         let mut first = head(true);
-        for ((mode, tls, server), front) in servers.into_iter().zip(&fronts) {
-            section(&mut first, mode, &format!("{front} {tls}"), &server);
+        for ((kind, tls, server), front) in servers.into_iter().zip(&fronts) {
+            section(&mut first, kind, &format!("{front} {tls}"), &server);
         }
         Ok(Self {
             second: start("second", &dir, &second)?,
@@ -116,15 +119,24 @@ impl Haproxy {
         })
     }
 
-    /// Where a way takes plain TCP.
+    /// Where a way takes bulk over plain TCP.
+    pub(super) fn bulk(&self, way: Way) -> Result<SocketAddr> {
+        self.front(way.index())
+    }
+
+    /// Where a way takes everything else over plain TCP.
     pub(super) fn tcp(&self, way: Way) -> Result<SocketAddr> {
-        self.fronts.get(way.index()).copied().context("a front for each way")
+        self.front(Way::ALL.len() + way.index())
     }
 
     /// Where a way takes HTTPS.
     pub(super) fn https(&self, way: Way) -> Result<Front> {
-        let addr = self.fronts.get(Way::ALL.len() + way.index()).copied().context("a front for each way")?;
+        let addr = self.front(2 * Way::ALL.len() + way.index())?;
         Ok(Front { addr, host: HOST.to_owned(), ca: self.certificate.clone() })
+    }
+
+    fn front(&self, index: usize) -> Result<SocketAddr> {
+        self.fronts.get(index).copied().context("a front for each way")
     }
 
     /// What carries a way's traffic.
@@ -162,26 +174,22 @@ defaults
   timeout connect 10s
   timeout client 60s
   timeout server 60s
-  option splice-request
-  option splice-response
 "
     )
 }
 
-/// One listener and its one server.
-fn section(config: &mut String, mode: &str, bind: &str, server: &str) {
+/// One listener and its one server. Kinds are `bulk`, `tcp` and `http`.
+fn section(config: &mut String, kind: &str, bind: &str, server: &str) {
     let number = config.matches("listen ").count();
-    let rules = match mode {
-        "http" => {
-            "  option httplog\n  option forwardfor\n  http-reuse always\n  http-request deny unless METH_GET\n"
+    let rules = match kind {
+        "bulk" => "  mode tcp\n  option tcplog\n  option splice-request\n  option splice-response\n",
+        "tcp" => "  mode tcp\n  option tcplog\n",
+        _ => {
+            "  mode http\n  option httplog\n  option forwardfor\n  http-reuse always\n  http-request deny unless METH_GET\n"
         }
-        _ => "  option tcplog\n",
     };
     // Writing to a String cannot fail.
-    let _ = write!(
-        config,
-        "listen {mode}{number}\n  mode {mode}\n  bind {bind}\n{rules}  server next {server}\n"
-    );
+    let _ = write!(config, "listen {kind}{number}\n  bind {bind}\n{rules}  server next {server}\n");
 }
 
 fn start(name: &str, dir: &Path, config: &str) -> Result<Daemon> {
