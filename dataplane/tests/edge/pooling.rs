@@ -82,25 +82,6 @@ async fn a_member_that_dies_before_it_answered_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_member_whose_upstream_is_down_costs_no_connection() {
-    let mut lab = Lab::start();
-    lab.tcp_to(TARGET);
-    let (mut down, good) = (lab.agent(TOKEN).await, lab.agent(TOKEN).await);
-    down.bind(TARGET).await;
-    good.bind(TARGET).await;
-    let _good = good.echo(b"");
-    // Two connections, and members take turns: one of them reaches the member that refuses it.
-    let visitors = [lab.visit().await, lab.visit().await];
-    let visitors = visitors.map(|visitor| tokio::spawn(exchange(visitor, b"question")));
-    let (_, mut stream) = down.accept().await;
-    stream.reset(ebbgate_wire::mux::Code::REFUSED);
-    for visitor in visitors {
-        assert_eq!(visitor.await.unwrap().unwrap(), b"question");
-    }
-    assert_eq!(lab.edge.metrics.retries.get(), 1);
-}
-
-#[tokio::test]
 async fn cloud_and_agent_share_a_url_and_pooling_takes_two() {
     let mut lab = Lab::start();
     lab.tcp_to(TARGET);
