@@ -98,6 +98,12 @@ pub enum FromEdge {
         /// Which.
         session: TunnelSessionId,
     },
+    /// How the allowlists of endpoints are enforced on this edge; replaces what was reported before. Sent when it
+    /// changes, and for counters alone at most once per [`BEAT_SECS`].
+    Enforcement {
+        /// Every endpoint that has an allowlist and is served here.
+        endpoints: BTreeMap<EndpointId, EnforcementReport>,
+    },
     /// A connection ended.
     Connection(Box<ConnectionEvent>),
     /// A request was answered.
@@ -130,6 +136,34 @@ pub struct SessionReport {
     pub started_at: i64,
     /// Endpoints bound.
     pub endpoints: BTreeMap<EndpointId, AgentEndpointReport>,
+}
+
+/// How one endpoint's allowlist is enforced on one edge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnforcementReport {
+    /// Where a refused source is stopped first.
+    pub by: Enforcer,
+    /// Why not in the kernel, as one sentence for the operator; "" when it is.
+    pub reason: String,
+    /// Guarded interfaces by name, with the mode of the program there: `native` or `generic`.
+    #[serde(default)]
+    pub interfaces: BTreeMap<String, String>,
+    /// Packets the kernel let through to the endpoint since its port is guarded.
+    #[serde(default)]
+    pub passed: u64,
+    /// Packets the kernel dropped in the same time, by reason.
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Where a refused source is stopped first. The check in user space runs in both cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enforcer {
+    /// By the XDP program, before there is a socket.
+    Xdp,
+    /// After the connection was accepted.
+    Userspace,
 }
 
 /// An agent endpoint as the API shows it.
@@ -168,6 +202,25 @@ mod tests {
             ToEdge::Unknown
         );
         assert_eq!(serde_json::from_str::<FromEdge>(r#"{"type":"greet"}"#).unwrap(), FromEdge::Unknown);
+    }
+
+    #[test]
+    fn enforcement_is_spelled_as_the_api_shows_it() {
+        let id = EndpointId::new(crate::Ksuid::new(1_700_000_000, [1; 16]));
+        let text = format!(
+            r#"{{"type":"enforcement","endpoints":{{"{id}":{{"by":"userspace","reason":"shared port"}}}}}}"#
+        );
+        let FromEdge::Enforcement { endpoints } = serde_json::from_str(&text).unwrap() else {
+            panic!("{text}")
+        };
+        let expect = EnforcementReport {
+            by: Enforcer::Userspace,
+            reason: "shared port".into(),
+            interfaces: BTreeMap::new(),
+            passed: 0,
+            dropped: BTreeMap::new(),
+        };
+        assert_eq!(endpoints, BTreeMap::from([(id, expect)]));
     }
 
     #[test]
