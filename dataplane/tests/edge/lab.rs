@@ -417,6 +417,18 @@ impl Agent {
         Killed { driver, task }
     }
 
+    /// Refuses every connection for ever, as an agent does whose upstream is down.
+    pub(crate) fn refuse(mut self) -> Killed {
+        let driver = self.driver.abort_handle();
+        let task = tokio::spawn(async move {
+            loop {
+                let (_, mut stream) = self.accept().await;
+                stream.reset(ebbgate_wire::mux::Code::REFUSED);
+            }
+        });
+        Killed { driver, task }
+    }
+
     /// Waits until the edge has ended the session.
     pub(crate) async fn ended(mut self) {
         while self.incoming.accept().await.is_some() {}

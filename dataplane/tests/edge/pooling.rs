@@ -82,6 +82,21 @@ async fn a_member_that_dies_before_it_answered_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_member_whose_upstream_is_down_costs_no_connection() {
+    let mut lab = Lab::start();
+    lab.tcp_to(TARGET);
+    let (down, good) = (lab.agent(TOKEN).await, lab.agent(TOKEN).await);
+    down.bind(TARGET).await;
+    good.bind(TARGET).await;
+    let _agents = (down.refuse(), good.echo(b""));
+    // A retry takes a turn too, so who is asked first is nobody's to say; of two in a row one asks the refusing member.
+    for _ in 0..2 {
+        assert_eq!(exchange(lab.visit().await, b"question").await.unwrap(), b"question");
+    }
+    assert!(lab.edge.metrics.retries.get() >= 1);
+}
+
+#[tokio::test]
 async fn cloud_and_agent_share_a_url_and_pooling_takes_two() {
     let mut lab = Lab::start();
     lab.tcp_to(TARGET);
