@@ -24,6 +24,10 @@ codes! {
     AUTHTOKEN_MALFORMED = 105;
     /// The authtoken is unknown or revoked.
     AUTHTOKEN_INVALID = 107;
+    /// The account admits no agent from this source address.
+    AGENT_RESTRICTED = 115;
+    /// The account admits no API call from this source address.
+    API_RESTRICTED = 220;
     /// The session's credential was revoked while connected.
     CREDENTIAL_REVOKED = 300;
     /// The ACL does not permit this TCP address.
@@ -60,6 +64,8 @@ codes! {
     OFFLINE = 3200;
     /// A source address is not allowed.
     IP_RESTRICTED = 3203;
+    /// A source address is not allowed by the account, whatever the endpoint's policy says.
+    ENDPOINTS_RESTRICTED = 3205;
     /// A stream to the agent failed.
     AGENT_STREAM = 3210;
     /// Too many forward-internal hops.

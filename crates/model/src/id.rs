@@ -179,6 +179,8 @@ ids! {
     IpPolicyId = "ipp";
     /// One rule of an IP policy.
     IpPolicyRuleId = "ipr";
+    /// An account-wide rule about the addresses its visitors, agents or API calls may come from.
+    IpRestrictionId = "ipx";
     /// One API call, for finding it in the logs.
     OperationId = "op";
     /// An edge process.

@@ -21,13 +21,15 @@ pub use code::ErrorCode;
 pub use host::{HOST_BYTES_MAX, Host, HostError, LABEL_BYTES_MAX};
 pub use id::{
     AccountId, AddressId, ApiKeyId, AuthorityId, CertificateId, CredentialId, DomainId, EdgeId, EndpointId,
-    IdError, IngressId, IpPolicyId, IpPolicyRuleId, Ksuid, OperationId, ServiceUserId, TunnelSessionId,
+    IdError, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, Ksuid, OperationId, ServiceUserId,
+    TunnelSessionId,
 };
 pub use policy::{Action, Rule, TrafficPolicy};
 pub use prefix::{Prefix, PrefixError, canonical_ip};
 pub use program::{
     AddressSpec, AuthoritySpec, CertificateSpec, CloudEndpointSpec, CredentialSpec, DiffError, DomainSpec,
-    IngressSpec, IpPolicyRule, IpPolicySpec, IpRuleAction, Program, ProgramDiff, Settings, TableDiff,
+    IngressSpec, IpPolicyRule, IpPolicySpec, IpRestrictionKind, IpRestrictionSpec, IpRuleAction, Program,
+    ProgramDiff, Settings, TableDiff,
 };
 pub use token::{TOKEN_SECRET_CHARS, Token, TokenError, TokenHash};
 pub use url::{Binding, EndpointUrl, INTERNAL_LABELS_MAX, Scheme, UrlError};

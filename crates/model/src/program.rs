@@ -11,7 +11,7 @@ use crate::acl::Acl;
 use crate::host::Host;
 use crate::id::{
     AccountId, AddressId, AuthorityId, CertificateId, CredentialId, DomainId, EndpointId, IngressId,
-    IpPolicyId,
+    IpPolicyId, IpRestrictionId,
 };
 use crate::policy::TrafficPolicy;
 use crate::prefix::Prefix;
@@ -42,6 +42,8 @@ pub struct Program {
     pub authorities: BTreeMap<AuthorityId, AuthoritySpec>,
     /// IP policies that policies name.
     pub ip_policies: BTreeMap<IpPolicyId, IpPolicySpec>,
+    /// What accounts demand of source addresses, whatever their endpoints' policies say.
+    pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestrictionSpec>,
 }
 
 /// What holds for the whole edge.
@@ -191,6 +193,48 @@ pub enum IpRuleAction {
     Deny,
 }
 
+/// An account-wide demand on source addresses: only those pass that the named IP policies together allow and do not deny.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpRestrictionSpec {
+    /// Owner.
+    pub account: AccountId,
+    /// Whose source addresses.
+    pub kind: IpRestrictionKind,
+    /// Whether it is in force; else it is only kept.
+    pub enforced: bool,
+    /// At least one, of the same account.
+    pub ip_policies: BTreeSet<IpPolicyId>,
+}
+
+/// Whose source addresses an IP restriction is about. The field `type` of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpRestrictionKind {
+    /// People at the dashboard.
+    Dashboard,
+    /// Callers of the API.
+    Api,
+    /// Agents that start sessions.
+    Agent,
+    /// Visitors of public endpoints.
+    Endpoints,
+}
+
+impl IpRestrictionKind {
+    /// All of them, in the API's order.
+    pub const ALL: [Self; 4] = [Self::Dashboard, Self::Api, Self::Agent, Self::Endpoints];
+
+    /// The word of the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dashboard => "dashboard",
+            Self::Api => "api",
+            Self::Agent => "agent",
+            Self::Endpoints => "endpoints",
+        }
+    }
+}
+
 /// Changes to one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(bound(
@@ -253,6 +297,8 @@ pub struct ProgramDiff {
     pub authorities: TableDiff<AuthorityId, AuthoritySpec>,
     /// See [`Program::ip_policies`].
     pub ip_policies: TableDiff<IpPolicyId, IpPolicySpec>,
+    /// See [`Program::ip_restrictions`].
+    pub ip_restrictions: TableDiff<IpRestrictionId, IpRestrictionSpec>,
 }
 
 /// A diff that does not fit the Program it is applied to.
@@ -280,6 +326,7 @@ impl Program {
             certificates: TableDiff::between(&self.certificates, &to.certificates),
             authorities: TableDiff::between(&self.authorities, &to.authorities),
             ip_policies: TableDiff::between(&self.ip_policies, &to.ip_policies),
+            ip_restrictions: TableDiff::between(&self.ip_restrictions, &to.ip_restrictions),
         }
     }
 
@@ -300,6 +347,7 @@ impl Program {
         diff.certificates.apply(&mut self.certificates);
         diff.authorities.apply(&mut self.authorities);
         diff.ip_policies.apply(&mut self.ip_policies);
+        diff.ip_restrictions.apply(&mut self.ip_restrictions);
         Ok(())
     }
 }
@@ -308,7 +356,7 @@ impl Program {
 mod tests {
     use super::*;
     use crate::id::Ksuid;
-    use proptest::collection::btree_map;
+    use proptest::collection::{btree_map, btree_set};
     use proptest::prelude::*;
 
     fn ksuid(n: u8) -> Ksuid {
@@ -327,6 +375,18 @@ mod tests {
         )
     }
 
+    fn restriction() -> impl Strategy<Value = IpRestrictionSpec> {
+        let policies = btree_set((0u8..3).prop_map(|n| IpPolicyId::new(ksuid(n))), 1..3);
+        (0u8..2, 0usize..4, any::<bool>(), policies).prop_map(|(account, kind, enforced, ip_policies)| {
+            IpRestrictionSpec {
+                account: AccountId::new(ksuid(account)),
+                kind: IpRestrictionKind::ALL[kind],
+                enforced,
+                ip_policies,
+            }
+        })
+    }
+
     fn program() -> impl Strategy<Value = Program> {
         let endpoints = btree_map((0u8..8).prop_map(|n| EndpointId::new(ksuid(n))), endpoint(), 0..8);
         let certificates = btree_map(
@@ -334,15 +394,25 @@ mod tests {
             "[ab]".prop_map(|pem| CertificateSpec { chain_pem: pem.clone(), key_pem: pem }),
             0..4,
         );
-        (0u64..3, "[xy]", endpoints, certificates).prop_map(
-            |(generation, region, endpoints, certificates)| Program {
+        let restrictions =
+            btree_map((0u8..4).prop_map(|n| IpRestrictionId::new(ksuid(n))), restriction(), 0..4);
+        (0u64..3, "[xy]", endpoints, certificates, restrictions).prop_map(
+            |(generation, region, endpoints, certificates, ip_restrictions)| Program {
                 generation,
                 settings: Settings { region, ..Settings::default() },
                 endpoints,
                 certificates,
+                ip_restrictions,
                 ..Program::default()
             },
         )
+    }
+
+    #[test]
+    fn the_word_of_a_restriction_is_the_same_everywhere() {
+        for kind in IpRestrictionKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
     }
 
     proptest! {
