@@ -160,16 +160,12 @@ async fn a_full_disk_is_said_and_nothing_is_half_applied() {
 
 /// Kills of a writing process, at random moments.
 const KILLS: usize = 25;
-const CHILD: &str = "store::sqlite::tests::writes_until_killed";
+const KILLED: &str = "store::sqlite::tests::kills_lose_nothing_that_was_acknowledged";
 const CHILD_DIR: &str = "EBBGATE_TEST_CRASH_DIR";
 
-/// Not a test of its own: the process that `kills_lose_nothing_that_was_acknowledged` kills.
-#[ignore = "run by kills_lose_nothing_that_was_acknowledged"]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_until_killed() {
-    #[expect(clippy::disallowed_methods, reason = "how the parent says where to write")]
-    let Ok(dir) = std::env::var(CHILD_DIR) else { return };
-    let store = Arc::new(Sqlite::open(&Path::new(&dir).join("control.db")).unwrap());
+/// The process that is killed: says on standard output what was acknowledged.
+async fn write_until_killed(dir: &Path) {
+    let store = Arc::new(Sqlite::open(&dir.join("control.db")).unwrap());
     let start = store.range(Range::all("")).await.unwrap().revision;
     let writers = (0..4).map(|writer| {
         let store = store.clone();
@@ -186,15 +182,20 @@ async fn writes_until_killed() {
     futures_util::future::join_all(writers).await;
 }
 
-#[tokio::test]
+/// Runs itself again as the process it kills.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing_that_was_acknowledged() {
     use crate::secret::{Entropy, SystemEntropy};
+    #[expect(clippy::disallowed_methods, reason = "how the parent says where to write")]
+    if let Ok(dir) = std::env::var(CHILD_DIR) {
+        return write_until_killed(Path::new(&dir)).await;
+    }
     let (store, dir) = fresh();
     drop(store);
     let mut acknowledged = Vec::new();
     for _ in 0..KILLS {
         let mut child = Process::new(std::env::current_exe().unwrap())
-            .args([CHILD, "--exact", "--ignored", "--nocapture"])
+            .args([KILLED, "--exact", "--nocapture"])
             .env(CHILD_DIR, dir.path())
             .stdout(Stdio::piped())
             .spawn()
