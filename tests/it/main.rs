@@ -6,7 +6,6 @@
 mod guide;
 mod issuer;
 mod lab;
-mod netns;
 mod program;
 mod psql;
 mod service;

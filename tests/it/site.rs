@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use serde_json::json;
+use xtask::hosts::{EDGE_FOR_SITE, EDGE_FOR_VISITOR, EDGE_FOR_VISITOR_6, Hosts, VISITORS, VISITORS_6};
 use xtask::lab::local;
 use xtask::process::{Daemon, Spec};
 use xtask::token;
 
 use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, REST_INTERNAL};
 use crate::lab::{TestLab, soon};
-use crate::netns::{EDGE_FOR_SITE, EDGE_FOR_VISITOR, EDGE_FOR_VISITOR_6, Hosts, VISITORS, VISITORS_6};
 use crate::program::skip;
 use crate::up::xtask_program;
 
@@ -56,7 +56,8 @@ impl Picture {
         let mut args = vec!["--silent", "--fail", "--max-time", "10", "--interface", from];
         args.extend(more);
         args.push(url);
-        self.hosts.at_visitor("curl", &args).ok().filter(|ran| ran.ok).map(|ran| ran.text)
+        let ran = self.hosts.at_visitor("curl", &args).ok().filter(|ran| ran.status.success())?;
+        String::from_utf8(ran.stdout).ok()
     }
 
     fn curl_https(&self) -> Option<String> {

@@ -45,6 +45,11 @@ impl Programs {
         self.dir.join("ebbgate-edge")
     }
 
+    /// Path of `ebbgate-admit`.
+    pub fn admit(&self) -> PathBuf {
+        self.dir.join("ebbgate-admit")
+    }
+
     /// Path of `ebbgate`.
     pub fn agent(&self) -> PathBuf {
         self.dir.join("ebbgate")

@@ -5,10 +5,14 @@
 
 pub mod api;
 pub mod bench;
+pub mod bpffs;
 pub mod ci;
 pub mod dist;
+pub mod guarded;
+pub mod hosts;
 pub mod http;
 pub mod lab;
+pub mod netns;
 pub mod openapi;
 pub mod ports;
 pub mod postgres;

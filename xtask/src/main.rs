@@ -21,6 +21,8 @@ enum Verb {
     Up(xtask::up::Args),
     /// Install what the tests need and run everything: fmt, clippy, tidy, deny, unit, simulation, system
     Test(xtask::test::Args),
+    /// Three hosts to try XDP by hand: a guarded port, a visitor that is let in and one that is not (root only)
+    Netns(xtask::netns::Args),
     /// Measure whole chains next to HAProxy
     Bench(xtask::bench::Args),
     /// Run .ci/run in a fresh clone of HEAD
@@ -57,6 +59,7 @@ fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Up(args) => xtask::up::run(&args),
         Verb::Test(args) => xtask::test::run_all(&args),
+        Verb::Netns(args) => xtask::netns::run(&args),
         Verb::Bench(args) => xtask::bench::run(&args),
         Verb::Ci => xtask::ci::run_in_clone(),
         Verb::Openapi => xtask::openapi::write(),

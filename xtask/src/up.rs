@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Returns on SIGINT, SIGTERM or SIGHUP; fails when a look after a child's end finds one of ours missing.
-fn supervise(mut check: impl FnMut() -> Result<()>) -> Result<()> {
+pub(crate) fn supervise(mut check: impl FnMut() -> Result<()>) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
     // A child may have ended before the handler stood.
     check()?;

@@ -3,40 +3,40 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, id};
+use std::process::{Command, Output, Stdio, id};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::program::{Ran, run};
+use crate::tools::is_root;
 
 /// The edge as the site sees it.
-pub(crate) const EDGE_FOR_SITE: &str = "10.77.1.1";
+pub const EDGE_FOR_SITE: &str = "10.77.1.1";
 /// The edge as the visitor sees it.
-pub(crate) const EDGE_FOR_VISITOR: &str = "10.77.2.1";
+pub const EDGE_FOR_VISITOR: &str = "10.77.2.1";
 /// The edge as the visitor sees it, IPv6.
-pub(crate) const EDGE_FOR_VISITOR_6: &str = "fd77:2::1";
+pub const EDGE_FOR_VISITOR_6: &str = "fd77:2::1";
 /// The visitor's addresses: the first is the one that tests allow.
-pub(crate) const VISITORS: [&str; 2] = ["10.77.2.2", "10.77.2.3"];
+pub const VISITORS: [&str; 2] = ["10.77.2.2", "10.77.2.3"];
 /// The same, IPv6.
-pub(crate) const VISITORS_6: [&str; 2] = ["fd77:2::2", "fd77:2::3"];
+pub const VISITORS_6: [&str; 2] = ["fd77:2::2", "fd77:2::3"];
 
 /// The hosts; gone when dropped. End what runs in them first.
-pub(crate) struct Hosts {
+pub struct Hosts {
     /// Namespace of the edge.
-    pub(crate) edge: String,
+    pub edge: String,
     /// Namespace of the clinic.
-    pub(crate) site: String,
+    pub site: String,
     /// Namespace of the doctor.
-    pub(crate) visitor: String,
+    pub visitor: String,
     files: Vec<PathBuf>,
 }
 
 impl Hosts {
     /// Makes them; an error that says why when that is not possible here.
-    pub(crate) fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        ensure!(xtask::tools::is_root(), "network namespaces need root");
+        ensure!(is_root(), "network namespaces need root");
         let number = format!("{}-{}", id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let name = |host: &str| format!("ebb-{number}-{host}");
         // Dropping removes whatever was made when a step fails.
@@ -78,7 +78,7 @@ impl Hosts {
     }
 
     /// Lets programs in the site resolve `name` to `address`.
-    pub(crate) fn site_knows(&mut self, name: &str, address: &str) -> Result<()> {
+    pub fn site_knows(&mut self, name: &str, address: &str) -> Result<()> {
         // `ip netns exec` lays this folder's files over /etc.
         let dir = PathBuf::from("/etc/netns").join(&self.site);
         fs::create_dir_all(&dir)?;
@@ -88,13 +88,13 @@ impl Hosts {
     }
 
     /// Takes the site's link down or up.
-    pub(crate) fn site_link(&self, up: bool) -> Result<()> {
+    pub fn site_link(&self, up: bool) -> Result<()> {
         ip(&["-n", &self.site, "link", "set", "uplink", if up { "up" } else { "down" }])
     }
 
-    /// Runs a program at the visitor's.
-    pub(crate) fn at_visitor(&self, program: &str, args: &[&str]) -> Result<Ran> {
-        run(Command::new("ip").args(["netns", "exec", &self.visitor, program]).args(args))
+    /// Runs a program at the visitor's, to its end.
+    pub fn at_visitor(&self, program: &str, args: &[&str]) -> Result<Output> {
+        output(Command::new("ip").args(["netns", "exec", &self.visitor, program]).args(args))
     }
 }
 
@@ -102,7 +102,7 @@ impl Drop for Hosts {
     fn drop(&mut self) {
         for host in self.names() {
             // One that was not made cannot be removed.
-            let _ = run(Command::new("ip").args(["netns", "del", host]));
+            let _ = ip(&["netns", "del", host]);
         }
         for dir in &self.files {
             let _ = fs::remove_dir_all(dir);
@@ -111,7 +111,12 @@ impl Drop for Hosts {
 }
 
 fn ip(args: &[&str]) -> Result<()> {
-    let ran = run(Command::new("ip").args(args))?;
-    ensure!(ran.ok, "ip {}: {}", args.join(" "), ran.text.trim());
+    let ran = output(Command::new("ip").args(args))?;
+    let said = String::from_utf8_lossy(&ran.stderr);
+    ensure!(ran.status.success(), "ip {}: {}", args.join(" "), said.trim());
     Ok(())
+}
+
+fn output(command: &mut Command) -> Result<Output> {
+    command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))
 }
