@@ -9,24 +9,22 @@
 
 pub mod compile;
 pub mod lists;
+pub mod maps;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
-use aya::{Ebpf, EbpfError, EbpfLoader};
 use ebbgate_ebpf as shared;
 use ebbgate_model::Prefix;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use compile::{CompileError, Guarded, Tables, Write};
+use compile::{CompileError, Guarded};
+use maps::{Count, Counters, Maps, MapsError};
 
 /// How the program is attached to an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,16 +48,9 @@ impl Mode {
 /// Why the kernel does not enforce.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
-    /// The object cannot be loaded: usually no `CAP_BPF` and `CAP_NET_ADMIN`, or a kernel without BPF.
-    #[error(
-        "the XDP program cannot be loaded (needs CAP_BPF, CAP_NET_ADMIN and a BPF file system at {pins})"
-    )]
-    Load {
-        /// Where maps and links are pinned.
-        pins: PathBuf,
-        /// What the kernel said.
-        source: Box<EbpfError>,
-    },
+    /// The maps cannot be used.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
     /// The program was refused.
     #[error("the kernel refused the XDP program")]
     Program(#[source] Box<ProgramError>),
@@ -70,14 +61,6 @@ pub enum AdmitError {
         interface: String,
         /// What the kernel said to the generic mode.
         source: Box<ProgramError>,
-    },
-    /// A map could not be read or written.
-    #[error("kernel map {map} could not be used")]
-    Map {
-        /// Which map.
-        map: &'static str,
-        /// What the kernel said.
-        source: MapError,
     },
     /// The object does not hold what this edge was built for.
     #[error("the XDP object has no {0}; build it again with `cargo xtask ebpf`")]
@@ -95,26 +78,11 @@ pub enum AdmitError {
     Compile(#[from] CompileError),
 }
 
-/// Packets counted for one port's policy and one reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Count {
-    /// Policy number; 0 for what belongs to no policy.
-    pub policy: u32,
-    /// Why they passed or were dropped.
-    pub reason: shared::Reason,
-    /// How many.
-    pub packets: u64,
-}
-
 /// The program and its maps.
 pub struct Admit {
     ebpf: Ebpf,
     pins: PathBuf,
-    ports: Array<MapData, u32>,
-    prefixes: LpmTrie<MapData, [u8; 20], u32>,
-    config: Array<MapData, [u32; 6]>,
-    counters: PerCpuArray<MapData, u64>,
-    tables: Tables,
+    maps: Maps,
     attached: BTreeMap<String, Mode>,
 }
 
@@ -131,82 +99,17 @@ impl Admit {
     pub fn open(object: &[u8], pins: &Path) -> Result<Self, AdmitError> {
         let maps = pins.join(format!("layout-{}", shared::LAYOUT));
         fs::create_dir_all(&maps).map_err(|source| AdmitError::Pin { path: maps.clone(), source })?;
-        let mut loader = EbpfLoader::new();
-        for name in [
-            shared::PORTS,
-            shared::GUARDS,
-            shared::PREFIXES,
-            shared::COUNTERS,
-            shared::CONFIG,
-            shared::BUCKETS,
-        ] {
-            loader.map_pin_path(name, maps.join(name));
-        }
-        let load = |source| AdmitError::Load { pins: pins.to_owned(), source: Box::new(source) };
-        let mut ebpf = loader.load(object).map_err(load)?;
-        let ports = take(&mut ebpf, shared::PORTS)?;
-        let prefixes = take(&mut ebpf, shared::PREFIXES)?;
-        let config = take(&mut ebpf, shared::CONFIG)?;
-        let counters = take(&mut ebpf, shared::COUNTERS)?;
-        let tables = adopt(&ports, &prefixes)?;
+        let mut ebpf = maps::load(object, Some(&maps))?;
+        let maps = Maps::adopt(&mut ebpf)?;
         program(&mut ebpf)?.load()?;
-        Ok(Self {
-            ebpf,
-            pins: pins.to_owned(),
-            ports,
-            prefixes,
-            config,
-            counters,
-            tables,
-            attached: BTreeMap::new(),
-        })
+        Ok(Self { ebpf, pins: pins.to_owned(), maps, attached: BTreeMap::new() })
     }
 
     /// Makes the maps equal to what these listeners need. On error the maps keep what they had, or stop between two
     /// writes, where every source has its old or its new verdict; the next call goes on from there.
-    pub fn apply(&mut self, guarded: &[Guarded]) -> Result<(), AdmitError> {
-        let wanted = compile::compile(&self.tables, guarded)?;
-        if !wanted.ports.is_empty() {
-            self.set_guarding(true)?;
-        }
-        for write in compile::writes(&self.tables, &wanted) {
-            self.write(write)?;
-        }
-        if wanted.ports.is_empty() {
-            self.set_guarding(false)?;
-        }
-        self.tables = wanted;
-        Ok(())
-    }
-
-    fn set_guarding(&mut self, guarding: bool) -> Result<(), AdmitError> {
-        let failed = |source| AdmitError::Map { map: shared::CONFIG, source };
-        let mut config = self.config.get(&0, 0).map_err(failed)?;
-        let [flag, ..] = &mut config;
-        *flag = u32::from(guarding);
-        self.config.set(0, config, 0).map_err(failed)
-    }
-
-    fn write(&mut self, write: Write) -> Result<(), AdmitError> {
-        let failed = |map| move |source| AdmitError::Map { map, source };
-        match write {
-            Write::Port { index, policy } => {
-                self.ports.set(index, policy, 0).map_err(failed(shared::PORTS))?;
-                match policy {
-                    shared::PORT_OPEN => drop(self.tables.ports.remove(&index)),
-                    _ => drop(self.tables.ports.insert(index, policy)),
-                }
-            }
-            Write::Put { policy, prefix, verdict } => {
-                self.prefixes.insert(&key(policy, prefix), verdict, 0).map_err(failed(shared::PREFIXES))?;
-                self.tables.prefixes.insert((policy, prefix), verdict);
-            }
-            Write::Remove { policy, prefix } => {
-                self.prefixes.remove(&key(policy, prefix)).map_err(failed(shared::PREFIXES))?;
-                self.tables.prefixes.remove(&(policy, prefix));
-            }
-        }
-        Ok(())
+    pub fn apply(&mut self, guarded: &[Guarded], blocklist: &[Prefix]) -> Result<(), AdmitError> {
+        let wanted = compile::compile(self.maps.tables(), guarded, blocklist)?;
+        Ok(self.maps.apply(wanted)?)
     }
 
     /// Attaches to an interface: in the driver if it can, else in the generic path. A link pinned by an edge before is
@@ -254,27 +157,15 @@ impl Admit {
         &self.attached
     }
 
-    /// The policy number of a guarded TCP port.
-    pub fn policy_of(&self, port: u16) -> Option<u32> {
-        self.tables.ports.get(&shared::port_index(false, port)).copied()
+    /// The counters, to be read beside this.
+    pub fn counters(&self) -> Result<Counters, AdmitError> {
+        Ok(self.maps.counters()?)
     }
 
-    /// Every counter that is not zero, summed over the CPUs.
+    /// Every counter of the policies in force that is not zero.
     pub fn counts(&self) -> Result<Vec<Count>, AdmitError> {
-        let policies = std::iter::once(0).chain(self.tables.ports.values().copied());
-        let mut counts = Vec::new();
-        for policy in policies {
-            for reason in shared::Reason::ALL {
-                let index = shared::counter_index(policy, reason);
-                let values = self.counters.get(&index, 0);
-                let values = values.map_err(|source| AdmitError::Map { map: shared::COUNTERS, source })?;
-                let packets = values.iter().sum();
-                if packets != 0 {
-                    counts.push(Count { policy, reason, packets });
-                }
-            }
-        }
-        Ok(counts)
+        let policies = self.maps.tables().policies().into_iter().filter(|policy| *policy != 0);
+        Ok(self.counters()?.read(std::iter::once(0).chain(policies))?)
     }
 }
 
@@ -287,76 +178,7 @@ pub fn unload(pins: &Path) -> Result<(), AdmitError> {
     }
 }
 
-fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, AdmitError> {
-    let map = ebpf.take_map(name).ok_or(AdmitError::Missing(name))?;
-    map.try_into().map_err(|source| AdmitError::Map { map: name, source })
-}
-
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AdmitError> {
     let program = ebpf.program_mut(shared::PROGRAM).ok_or(AdmitError::Missing(shared::PROGRAM))?;
     Ok(program.try_into()?)
-}
-
-/// What the maps of an edge before hold.
-fn adopt(
-    ports: &Array<MapData, u32>,
-    prefixes: &LpmTrie<MapData, [u8; 20], u32>,
-) -> Result<Tables, AdmitError> {
-    let mut tables = Tables::default();
-    for (index, policy) in (0..shared::PORTS_ENTRIES).zip(ports.iter()) {
-        let policy = policy.map_err(|source| AdmitError::Map { map: shared::PORTS, source })?;
-        if policy != shared::PORT_OPEN {
-            tables.ports.insert(index, policy);
-        }
-    }
-    for entry in prefixes {
-        let (key, verdict) = entry.map_err(|source| AdmitError::Map { map: shared::PREFIXES, source })?;
-        if let Some(key) = read_key(&key) {
-            tables.prefixes.insert(key, verdict);
-        }
-    }
-    Ok(tables)
-}
-
-/// The trie's key of a prefix: policy, then the address with IPv4 as `::ffff:a.b.c.d`.
-fn key(policy: u32, prefix: Prefix) -> Key<[u8; 20]> {
-    let net = prefix.net();
-    let (front, address) = match net.network() {
-        IpAddr::V4(v4) => (shared::PREFIX_BITS_V4, v4.to_ipv6_mapped()),
-        IpAddr::V6(v6) => (shared::PREFIX_BITS_V6, v6),
-    };
-    let mut data = [0; 20];
-    let (number, bytes) = data.split_at_mut(4);
-    number.copy_from_slice(&policy.to_ne_bytes());
-    bytes.copy_from_slice(&address.octets());
-    Key::new(front + u32::from(net.prefix_len()), data)
-}
-
-/// The policy and prefix of a key, if this program wrote it.
-fn read_key(key: &Key<[u8; 20]>) -> Option<(u32, Prefix)> {
-    let data = key.data();
-    let (policy, address) = data.split_first_chunk::<4>()?;
-    let address = Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?);
-    let bits = key.prefix_len();
-    let net = match (address.to_ipv4_mapped(), bits.checked_sub(shared::PREFIX_BITS_V4)) {
-        (Some(v4), Some(bits)) => IpNet::V4(Ipv4Net::new(v4, bits.try_into().ok()?).ok()?),
-        _ => {
-            IpNet::V6(Ipv6Net::new(address, bits.checked_sub(shared::PREFIX_BITS_V6)?.try_into().ok()?).ok()?)
-        }
-    };
-    Some((u32::from_ne_bytes(*policy), net.to_string().parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_read_back() {
-        for text in ["203.0.113.0/24", "0.0.0.0/0", "2001:db8::/32", "::/0", "::1/128"] {
-            let prefix: Prefix = text.parse().unwrap();
-            assert_eq!(read_key(&key(7, prefix)), Some((7, prefix)), "{text}");
-        }
-        assert_eq!(key(1, "203.0.113.0/24".parse().unwrap()).prefix_len(), 32 + 96 + 24);
-    }
 }

@@ -57,6 +57,13 @@ impl Prefix {
     }
 }
 
+impl From<IpNet> for Prefix {
+    /// Clears host bits.
+    fn from(net: IpNet) -> Self {
+        Self(canonical_net(net.trunc()))
+    }
+}
+
 impl FromStr for Prefix {
     type Err = PrefixError;
 
