@@ -21,6 +21,7 @@ mod front;
 mod given;
 mod ip_policies;
 mod ip_policy_rules;
+mod ip_restrictions;
 mod issue;
 mod owner;
 mod page;
@@ -57,6 +58,7 @@ pub fn router(app: App) -> Router {
         .merge(resource::routes::<endpoints::Endpoints>())
         .merge(resource::routes::<ip_policies::IpPolicies>())
         .merge(resource::routes::<ip_policy_rules::IpPolicyRules>())
+        .merge(resource::routes::<ip_restrictions::IpRestrictions>())
         .merge(resource::routes::<reserved_addrs::ReservedAddrs>())
         .merge(resource::routes::<reserved_domains::ReservedDomains>())
         .merge(resource::routes::<service_users::ServiceUsers<true>>())

@@ -23,6 +23,7 @@ pub mod push;
 pub mod record;
 pub mod renew;
 pub mod restore;
+pub mod restriction;
 pub mod secret;
 pub mod serve;
 pub mod snapshot;

@@ -1,6 +1,7 @@
 //! Serves a router over HTTP/1.1, in clear or over TLS, with every wait bounded. Knows no routes.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ const DRAIN_SECS_MAX: u64 = 5;
 /// Pause after a failed accept, in milliseconds: without descriptors there is nothing to do but wait.
 const ACCEPT_RETRY_MS: u64 = 100;
 
+/// Who sent a request: the other end of its connection, no header believed. An extension of every request served here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
 /// Becomes true when the process is to stop.
 pub type Stop = watch::Receiver<bool>;
 
@@ -59,10 +64,10 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Rout
             () = stopped(&mut stop) => break,
         };
         match accepted {
-            Ok((io, _)) => {
+            Ok((io, peer)) => {
                 let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
                 tasks.spawn(async move {
-                    serve_accepted(io, tls, router, stop).await;
+                    serve_accepted(io, Peer(peer), tls, router, stop).await;
                     drop(permit);
                 });
             }
@@ -77,19 +82,26 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Rout
     let _ = timeout(Duration::from_secs(DRAIN_SECS_MAX), finished).await;
 }
 
-async fn serve_accepted(io: tokio::net::TcpStream, tls: Option<TlsAcceptor>, router: Router, stop: Stop) {
-    let Some(tls) = tls else { return serve_connection(io, router, stop).await };
+async fn serve_accepted(
+    io: tokio::net::TcpStream,
+    peer: Peer,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    stop: Stop,
+) {
+    let Some(tls) = tls else { return serve_connection(io, peer, router, stop).await };
     if let Ok(Ok(io)) = timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), tls.accept(io)).await {
-        serve_connection(io, router, stop).await;
+        serve_connection(io, peer, router, stop).await;
     }
 }
 
 async fn serve_connection(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
     router: Router,
     mut stop: Stop,
 ) {
-    let service = service_fn(move |request| answer(router.clone(), request));
+    let service = service_fn(move |request| answer(router.clone(), peer, request));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEADER_SECS_MAX));
     builder.max_buf_size(HEADER_BYTES_MAX);
@@ -107,7 +119,12 @@ async fn serve_connection(
 }
 
 /// A client that sends its body too slowly is answered and closed.
-async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    router: Router,
+    peer: Peer,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    request.extensions_mut().insert(peer);
     let answered = router.oneshot(request.map(Body::new));
     if let Ok(answer) = timeout(Duration::from_secs(REQUEST_SECS_MAX), answered).await {
         return answer;
@@ -121,8 +138,8 @@ async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<B
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::Extension;
     use axum::routing::{get, post};
-    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::task::JoinHandle;
@@ -187,6 +204,18 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("slow"), "{answer}");
         ended.await.unwrap();
         assert!(TcpStream::connect(at).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn handlers_learn_who_sent_the_request() {
+        let tell = |Extension(peer): Extension<Peer>| async move { peer.0.to_string() };
+        let server = server(Router::new().route("/", get(tell))).await;
+        let mut stream = TcpStream::connect(server.at).await.unwrap();
+        let own = stream.local_addr().unwrap().to_string();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with(&own), "{answer}");
     }
 
     #[tokio::test]

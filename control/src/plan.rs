@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use ebbgate_model::{
     AddressId, AddressSpec, AuthorityId, AuthoritySpec, CertificateId, CertificateSpec, CloudEndpointSpec,
     CredentialId, CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId, IngressSpec, IpPolicyId,
-    IpPolicyRule, IpPolicySpec, Program, Settings,
+    IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionSpec, Program, Settings,
 };
 
-use crate::record::{CertificateAuthority, Credential, Endpoint, IpPolicy, ReservedAddress};
+use crate::record::{CertificateAuthority, Credential, Endpoint, IpPolicy, IpRestriction, ReservedAddress};
 use crate::snapshot::{Issued, Snapshot};
 
 /// The Program of a snapshot; its generation is the snapshot's revision.
@@ -29,6 +29,7 @@ pub fn plan(snapshot: &Snapshot) -> Program {
         certificates: certificates.0,
         authorities: authorities(snapshot),
         ip_policies: ip_policies(snapshot),
+        ip_restrictions: ip_restrictions(snapshot),
     }
 }
 
@@ -143,6 +144,17 @@ fn ip_policies(snapshot: &Snapshot) -> BTreeMap<IpPolicyId, IpPolicySpec> {
         }
     }
     policies
+}
+
+/// All of them. A policy that is gone stays named: whoever enforces then admits nobody, rather than whom the rest allows.
+fn ip_restrictions(snapshot: &Snapshot) -> BTreeMap<IpRestrictionId, IpRestrictionSpec> {
+    let spec = |restriction: &IpRestriction| IpRestrictionSpec {
+        account: restriction.account,
+        kind: restriction.kind,
+        enforced: restriction.enforced,
+        ip_policies: restriction.ip_policies.iter().copied().collect(),
+    };
+    snapshot.ip_restrictions.iter().map(|(id, restriction)| (*id, spec(restriction))).collect()
 }
 
 #[cfg(test)]

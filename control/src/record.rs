@@ -7,8 +7,8 @@ use std::fmt::Display;
 
 use ebbgate_model::{
     AccountId, Acl, AddressId, ApiKeyId, AuthorityId, Binding, CertificateId, CredentialId, DomainId,
-    EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRuleAction, Ksuid, Prefix,
-    ServiceUserId, TokenHash, TrafficPolicy,
+    EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, IpRestrictionKind,
+    IpRuleAction, Ksuid, Prefix, ServiceUserId, TokenHash, TrafficPolicy,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -202,6 +202,19 @@ records! {
         cidr: Prefix,
         /// What a match means.
         action: IpRuleAction,
+        /// Free text.
+        description: String,
+        /// Free text.
+        metadata: String,
+    }
+    /// What the account demands of source addresses. At most one of a kind in an account.
+    IpRestriction(IpRestrictionId) = "ip_restrictions" {
+        /// Whose source addresses.
+        kind: IpRestrictionKind,
+        /// Whether it is in force.
+        enforced: bool,
+        /// Policies whose rules hold, in the order given, none twice; at least one.
+        ip_policies: Vec<IpPolicyId>,
         /// Free text.
         description: String,
         /// Free text.

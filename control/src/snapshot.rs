@@ -9,14 +9,14 @@ use std::str::FromStr;
 
 use ebbgate_model::{
     AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, CredentialId, DomainId, EndpointId,
-    IngressId, IpPolicyId, IpPolicyRuleId, ServiceUserId,
+    IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
 };
 use serde::de::DeserializeOwned;
 
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, CONNECT_CERTIFICATE_KEY, CertificateAuthority, Credential,
     DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, INSTALLATION_KEY, Installation, IpPolicy, IpPolicyRule,
-    IssuedCertificate, Record, ReservedAddress, ReservedDomain, ServiceUser, TlsCertificate,
+    IpRestriction, IssuedCertificate, Record, ReservedAddress, ReservedDomain, ServiceUser, TlsCertificate,
 };
 use crate::secret::{OpenError, Vault};
 use crate::store::{Change, Item, Revision};
@@ -58,6 +58,8 @@ pub struct Snapshot {
     pub ip_policies: BTreeMap<IpPolicyId, IpPolicy>,
     /// Their rules.
     pub ip_policy_rules: BTreeMap<IpPolicyRuleId, IpPolicyRule>,
+    /// What accounts demand of source addresses.
+    pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestriction>,
 }
 
 /// A leaf of our own authorities, its key opened.
@@ -158,6 +160,7 @@ impl Snapshot {
                     service_users: ServiceUser, credentials: Credential, domains: ReservedDomain,
                     addresses: ReservedAddress, endpoints: Endpoint, ingresses: AgentIngress,
                     authorities: CertificateAuthority, ip_policies: IpPolicy, ip_policy_rules: IpPolicyRule,
+                    ip_restrictions: IpRestriction,
                 );
                 Ok(())
             }

@@ -77,6 +77,13 @@ life(client.ip_policies, {}, texts)
 policy = client.ip_policies.create(description="clinics")
 rule = {"cidr": "203.0.113.0/24", "ip_policy_id": policy.id, "action": "allow"}
 life(client.ip_policy_rules, rule, {"cidr": "2001:db8::/32", **texts})
+restriction = {"type": "endpoints", "enforced": False, "ip_policy_ids": [policy.id]}
+life(client.ip_restrictions, restriction, {"enforced": True, **texts})
+restricted = check(client.ip_restrictions.create(**restriction))
+assert [one.id for one in restricted.ip_policies] == [policy.id], restricted
+refused(1802, client.ip_restrictions.create, **restriction)
+refused(1804, client.ip_restrictions.update, restricted.id, ip_policy_ids=[])
+refused(1420, client.ip_policies.delete, policy.id)
 deny = '{"on_http_request": [{"actions": [{"type": "deny"}]}]}'
 internal = {"url": "https://rest-api.breadth.internal", "type": "cloud", "traffic_policy": deny}
 life(client.endpoints, internal, {"traffic_policy": deny + "\n", "pooling_enabled": True, **texts})
@@ -117,6 +124,7 @@ for service, id in [
     (client.endpoints, endpoint.id),
     (client.reserved_domains, domain.id),
     (client.tls_certificates, uploaded.id),
+    (client.ip_restrictions, restricted.id),
     (client.ip_policies, policy.id),
 ]:
     service.delete(id)

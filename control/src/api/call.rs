@@ -1,6 +1,8 @@
 //! `Call`: one authenticated request, as handlers see it. Everything a handler reads or writes goes through the account
 //! in here, so no handler can reach another tenant's objects by mistake.
 
+use std::net::IpAddr;
+
 use axum::extract::{FromRequestParts, RawQuery};
 use ebbgate_model::AccountId;
 use http::header::HOST;
@@ -24,6 +26,8 @@ pub(super) struct Call {
     pub(super) key: ApiKey,
     /// Id of whoever acts: a service user or the key.
     pub(super) principal: String,
+    /// Address the call came from; None where nobody told.
+    pub(super) source: Option<IpAddr>,
     /// What `uri` fields begin with: the API's own address as the client named it.
     pub(super) base: String,
 }

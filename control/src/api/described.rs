@@ -9,8 +9,8 @@ use super::given::{Given, body};
 use super::reply::timestamp;
 use super::resource::{Draft, Resource};
 use crate::record::{
-    AgentIngress, ApiKey, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule, Record,
-    ReservedAddress, ReservedDomain, Stored, TlsCertificate, UnixSecs,
+    AgentIngress, ApiKey, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule, IpRestriction,
+    Record, ReservedAddress, ReservedDomain, Stored, TlsCertificate, UnixSecs,
 };
 
 /// Longest `description` in bytes.
@@ -54,6 +54,7 @@ described!(
     Endpoint,
     IpPolicy,
     IpPolicyRule,
+    IpRestriction,
     ReservedAddress,
     ReservedDomain,
     TlsCertificate

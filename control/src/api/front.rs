@@ -3,13 +3,14 @@
 //! Outermost `frame` gives each request its operation id, answers preflights, turns every error into the one error body
 //! and survives panics; `guard` inside it authenticates, counts and checks the version. Routes know neither.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ebbgate_model::OperationId;
+use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, OperationId, canonical_ip};
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -21,6 +22,8 @@ use super::failure::ApiError;
 use super::reply::{WARNING, json, warning_value};
 use crate::app::App;
 use crate::auth::{self, AuthError};
+use crate::listen::Peer;
+use crate::restriction;
 
 /// Header that names the operation, as in `details.operation_id`.
 const OPERATION: HeaderName = HeaderName::from_static("ngrok-operation-id");
@@ -103,7 +106,9 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
 }
 
 async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>, Response> {
+    let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     let caller = auth::authenticate(&*app.store, request.headers()).await.map_err(|e| unauthorized(&e))?;
+    check_source(app, caller.account, source).await.map_err(IntoResponse::into_response)?;
     app.limiter.admit(caller.account, Instant::now()).map_err(|wait| too_many(wait.as_secs() + 1))?;
     let warning =
         check_version(request.headers(), app.settings.strict).map_err(IntoResponse::into_response)?;
@@ -115,10 +120,23 @@ async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>,
         account: caller.account,
         key: caller.key,
         principal,
+        source,
         base,
     });
     *request = Request::from_parts(parts, body);
     Ok(warning)
+}
+
+/// The account's IP restriction of type `api`. Before calls are counted: a stolen key must not use up the account's calls.
+async fn check_source(app: &App, account: AccountId, source: Option<IpAddr>) -> Result<(), ApiError> {
+    if restriction::admits(&*app.store, account, IpRestrictionKind::Api, source).await? {
+        return Ok(());
+    }
+    let source = source.map_or_else(|| "an unknown address".to_owned(), |ip| canonical_ip(ip).to_string());
+    let message = format!(
+        "the account admits no API call from {source}: call from an address that its IP restriction of type `api` allows"
+    );
+    Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::API_RESTRICTED.number(), message))
 }
 
 fn unauthorized(error: &AuthError) -> Response {

@@ -8,9 +8,10 @@ use super::call::Call;
 use super::described::{Head, TextCodes, TextsUpdate};
 use super::failure::ApiError;
 use super::given::body;
+use super::ip_restrictions;
 use super::resource::{Draft, Resource};
 use super::uses;
-use crate::record::{self, IpPolicy, IpPolicyRule, Record, Stored};
+use crate::record::{self, IpPolicy, IpPolicyRule, IpRestriction, Record, Stored};
 use crate::store::{Outcome, Txn};
 
 const TEXTS: TextCodes = TextCodes { description: 215, metadata: 215 };
@@ -77,10 +78,10 @@ impl Resource for IpPolicies {
         TEXTS.change(stored, &body.description, &body.metadata)
     }
 
-    /// Takes its rules along. Refused while a traffic policy names it.
+    /// Takes its rules along. Refused while a traffic policy or an IP restriction names it.
     async fn delete(call: &Call, stored: &Stored<IpPolicy>) -> Result<Txn, ApiError> {
         let id = stored.record.id;
-        let unused = uses::unused(call, &id.to_string(), "IP policy").await?;
+        let unused = unrestricting(call, id, uses::unused(call, &id.to_string(), "IP policy").await?).await?;
         let rules = record::list::<IpPolicyRule>(&*call.app.store, call.account, None, None).await?;
         let mut own: Vec<_> = rules.items.into_iter().filter(|rule| rule.record.policy == id).collect();
         while own.len() > RULES_PER_STEP {
@@ -96,4 +97,16 @@ impl Resource for IpPolicies {
         let txn = unused.if_none_newer(record::prefix::<IpPolicyRule>(call.account), rules.revision);
         Ok(own.iter().fold(txn, record::remove))
     }
+}
+
+/// Refuses if an IP restriction names the policy; else adds the compare that keeps it so.
+async fn unrestricting(call: &Call, id: IpPolicyId, txn: Txn) -> Result<Txn, ApiError> {
+    let (naming, revision) = ip_restrictions::naming(call, id).await?;
+    if naming.is_empty() {
+        return Ok(txn.if_none_newer(record::prefix::<IpRestriction>(call.account), revision));
+    }
+    let naming: Vec<_> = naming.iter().map(ToString::to_string).collect();
+    let message =
+        format!("the IP policy {id} is named by the IP restriction {}; change that first", naming.join(", "));
+    Err(ApiError::conflict(1420, message))
 }

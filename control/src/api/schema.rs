@@ -17,7 +17,8 @@ use super::failure::ErrorBody;
 use super::resource::Resource;
 use super::{
     agent_ingresses, api_keys, certificate_authorities, credentials, endpoints, ip_policies, ip_policy_rules,
-    reserved_addrs, reserved_domains, root, service_users, tls_certificates, tunnel_sessions,
+    ip_restrictions, reserved_addrs, reserved_domains, root, service_users, tls_certificates,
+    tunnel_sessions,
 };
 
 /// The API as an `OpenAPI` document; `control/openapi.json` is its checked-in text.
@@ -31,6 +32,7 @@ pub fn openapi() -> OpenApi {
     document.resource::<endpoints::Endpoints>();
     document.resource::<ip_policies::IpPolicies>();
     document.resource::<ip_policy_rules::IpPolicyRules>();
+    document.resource::<ip_restrictions::IpRestrictions>();
     document.resource::<reserved_addrs::ReservedAddrs>();
     document.resource::<reserved_domains::ReservedDomains>();
     document.resource::<service_users::ServiceUsers<false>>();

@@ -1,7 +1,9 @@
 //! Snapshot tests and laws of `plan`.
 
 use super::*;
-use ebbgate_model::{AccountId, Acl, Binding, IpPolicyRuleId, IpRuleAction, Ksuid, ServiceUserId, TokenHash};
+use ebbgate_model::{
+    AccountId, Acl, Binding, IpPolicyRuleId, IpRestrictionKind, IpRuleAction, Ksuid, ServiceUserId, TokenHash,
+};
 use proptest::collection::btree_set;
 use proptest::prelude::*;
 
@@ -89,6 +91,19 @@ fn rule(n: u8, policy: u8, account: u8) -> RuleRecord {
     }
 }
 
+fn restriction(n: u8, account: u8, kind: IpRestrictionKind, policies: &[u8]) -> IpRestriction {
+    IpRestriction {
+        id: IpRestrictionId::new(ksuid(n)),
+        account: AccountId::new(ksuid(account)),
+        kind,
+        enforced: true,
+        ip_policies: policies.iter().map(|n| IpPolicyId::new(ksuid(*n))).collect(),
+        description: String::new(),
+        metadata: String::new(),
+        created_at: 0,
+    }
+}
+
 fn by<K: Ord, V>(id: impl Fn(&V) -> K, values: impl IntoIterator<Item = V>) -> BTreeMap<K, V> {
     values.into_iter().map(|value| (id(&value), value)).collect()
 }
@@ -147,6 +162,13 @@ fn clinics() -> Snapshot {
         endpoints: by(|e: &Endpoint| e.id, [endpoint(50, 1, true), endpoint(51, 1, false)]),
         ip_policies: by(|p: &IpPolicy| p.id, [policy(60, 1), policy(61, 2)]),
         ip_policy_rules: by(|r: &RuleRecord| r.id, [rule(62, 60, 1), rule(63, 61, 1), rule(64, 60, 1)]),
+        ip_restrictions: by(
+            |r: &IpRestriction| r.id,
+            [
+                restriction(65, 1, IpRestrictionKind::Endpoints, &[60]),
+                restriction(66, 2, IpRestrictionKind::Agent, &[69, 61]),
+            ],
+        ),
         ..Snapshot::default()
     }
 }
@@ -180,6 +202,16 @@ fn a_rule_of_another_account_counts_nowhere() {
     let policies = plan(&clinics()).ip_policies;
     assert_eq!(policies.get(&IpPolicyId::new(ksuid(60))).unwrap().rules.len(), 2);
     assert_eq!(policies.get(&IpPolicyId::new(ksuid(61))).unwrap().rules.len(), 0);
+}
+
+#[test]
+fn a_restriction_goes_on_naming_a_policy_that_is_gone() {
+    let restrictions = plan(&clinics()).ip_restrictions;
+    let named = &restrictions.get(&IpRestrictionId::new(ksuid(66))).unwrap().ip_policies;
+    assert!(
+        named.contains(&IpPolicyId::new(ksuid(69))),
+        "else the edge would enforce less than was asked for"
+    );
 }
 
 #[test]

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::lab::Lab;
 
-const FIELDS: &str = "id|name|active|url|type|domain|region|acl|owner_id|cidr|action|ip_policy_id|bindings|metadata|\
+const FIELDS: &str = "id|name|active|url|type|domain|region|acl|owner_id|cidr|action|ip_policy_id|ip_policy_ids|enforced|bindings|metadata|\
                       description|traffic_policy|pooling_enabled|certificate_id|certificate_management_policy|\
                       resolves_to|certificate_pem|private_key_pem|ca_pem|version";
-const PATHS: [&str; 13] = [
+const PATHS: [&str; 14] = [
     "/agent_ingresses",
     "/api_keys",
     "/bot_users",
@@ -21,6 +21,7 @@ const PATHS: [&str; 13] = [
     "/endpoints",
     "/ip_policies",
     "/ip_policy_rules",
+    "/ip_restrictions",
     "/reserved_addrs",
     "/reserved_domains",
     "/service_users",
@@ -35,7 +36,7 @@ fn json() -> impl Strategy<Value = Value> {
         "(https|tls|tcp|http)://[a-z*.-]{0,12}(\\.internal|\\.example\\.com)?(:[0-9]{0,6})?",
         "(bind:)?[*a-z.]{0,9}(:[0-9]{1,5})?",
         "[0-9a-f.:]{0,12}/[0-9]{1,3}",
-        "(allow|deny|cloud|public|internal|kubernetes|letsencrypt)",
+        "(allow|deny|api|agent|endpoints|cloud|public|internal|kubernetes|letsencrypt)",
         "\\{\"on_http_request\": \\[.{0,20}",
         "-----BEGIN [A-Z ]{0,16}-----\n[A-Za-z0-9+/=]{0,20}\n-----END CERTIFICATE-----",
     ];

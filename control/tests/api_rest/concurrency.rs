@@ -37,6 +37,10 @@ async fn of_many_that_want_a_name_one_gets_it() {
         let answers = race(&lab, (0..12).map(|_| post(path, body.clone())).collect()).await;
         assert_eq!((count(&answers, 201), count(&answers, 409)), (1, 11), "{path}");
     }
+    let policy = lab.make("/ip_policies", json!({})).await.id();
+    let restriction = json!({"type": "agent", "ip_policy_ids": [policy]});
+    let answers = race(&lab, (0..12).map(|_| post("/ip_restrictions", restriction.clone())).collect()).await;
+    assert_eq!((count(&answers, 201), count(&answers, 409)), (1, 11), "one of a type");
     let mixed = (0..12)
         .map(|n| post("/endpoints", json!({"url": "https://pool.internal", "pooling_enabled": n % 2 == 0})));
     race(&lab, mixed.collect()).await;
@@ -83,8 +87,9 @@ async fn nothing_is_left_that_refers_to_what_is_gone() {
             post("/endpoints", json!({"url": "https://a.internal", "traffic_policy": text})),
             post("/ip_policy_rules", json!({"cidr": "10.0.0.0/8", "action": "deny", "ip_policy_id": policy})),
             ("DELETE", format!("/ip_policies/{policy}"), None),
+            post("/ip_restrictions", json!({"type": "agent", "ip_policy_ids": [policy]})),
         ];
-        calls.rotate_left(round % 7);
+        calls.rotate_left(round % 8);
         let answers = race(&lab, calls).await;
         assert!(answers.iter().all(|answer| answer.status < 500), "{answers:?}");
         let endpoints = lab.get("/endpoints").await;
@@ -98,6 +103,10 @@ async fn nothing_is_left_that_refers_to_what_is_gone() {
         }
         for credential in lab.get("/credentials").await.body["credentials"].as_array().unwrap() {
             lab.get(&format!("/bot_users/{}", credential["owner_id"].as_str().unwrap())).await.expect(200);
+        }
+        for named in lab.get("/ip_restrictions").await.body["ip_restrictions"].as_array().unwrap() {
+            assert_eq!(named["ip_policies"][0]["id"], policy);
+            lab.get(&format!("/ip_policies/{policy}")).await.expect(200);
         }
         for rule in lab.get("/ip_policy_rules").await.body["ip_policy_rules"].as_array().unwrap() {
             lab.get(&format!("/ip_policies/{}", rule["ip_policy"]["id"].as_str().unwrap())).await.expect(200);

@@ -8,6 +8,7 @@ use axum::body::Body;
 use ebbgate_control::auth::Limiter;
 use ebbgate_control::authority::{self, Authority, Issuer, Purpose};
 use ebbgate_control::clock::Clock;
+use ebbgate_control::listen::Peer;
 use ebbgate_control::presence::Presence;
 use ebbgate_control::push::Planned;
 use ebbgate_control::record::Installation;
@@ -123,8 +124,14 @@ impl Lab {
         Self { router: api::router(app.clone()), app, one, two, _dir: dir }
     }
 
-    /// Any request.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+    /// Any request, from this machine.
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Answer {
+        request.extensions_mut().insert(Peer(([127, 0, 0, 1], 40_000).into()));
+        self.send_as_is(request).await
+    }
+
+    /// Any request, from wherever its extension says.
+    pub(crate) async fn send_as_is(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

@@ -12,3 +12,4 @@ mod lab;
 mod live;
 mod openapi;
 mod resources;
+mod restrictions;

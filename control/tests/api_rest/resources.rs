@@ -119,6 +119,12 @@ async fn every_resource_lives_from_post_to_delete() {
     let change = json!({"cidr": "2001:db8::/32", "description": "moved"});
     let fields = with(&["cidr", "ip_policy", "action"]);
     lifecycle(&lab, "/ip_policy_rules", "ip_policy_rules", rule, change, &fields).await;
+    lab.make("/ip_policy_rules", json!({"cidr": "10.0.0.0/8", "ip_policy_id": policy, "action": "allow"}))
+        .await;
+    let restriction = json!({"type": "endpoints", "ip_policy_ids": [policy]});
+    let change = json!({"enforced": true, "description": "office only"});
+    let fields = with(&["type", "enforced", "ip_policies"]);
+    lifecycle(&lab, "/ip_restrictions", "ip_restrictions", restriction, change, &fields).await;
     let fields = with(&[
         "region",
         "updated_at",
@@ -211,6 +217,7 @@ async fn texts_have_limits_and_changes_need_a_field() {
         ("/agent_ingresses", json!({"domain": "c.example.com"}), 6700, 6701, 215),
         ("/ip_policies", json!({}), 215, 215, 1400),
         ("/ip_policy_rules", rule, 1421, 215, 1401),
+        ("/ip_restrictions", json!({"type": "agent", "ip_policy_ids": [policy]}), 215, 215, 215),
         ("/endpoints", json!({"url": "tcp://a.internal:1"}), 18012, 18013, 18004),
     ] {
         let mut long = create.clone();

@@ -17,6 +17,7 @@ mod json;
 pub mod jwks;
 mod node;
 mod prefix_set;
+mod restriction;
 #[cfg(test)]
 mod testing;
 mod token;
@@ -36,6 +37,7 @@ pub use document::DOCUMENT_BYTES_MAX;
 pub use engine::{Engine, References, Run};
 pub use facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
+pub use restriction::IpRestriction;
 pub use verdict::{
     BodyError, Effect, OnError, Outcome, Phase, Reply, ServerCertificate, Step, TlsSettings, TlsVersion,
     Verdict, Verification,

@@ -53,6 +53,11 @@ fn bits(ip: IpAddr) -> u128 {
 }
 
 impl PrefixSet {
+    /// Whether it holds no network.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
     /// The longest network that contains the address; IPv4-mapped addresses are their IPv4 selves.
     pub(crate) fn find(&self, ip: IpAddr) -> Option<Prefix> {
         let ip = canonical_ip(ip);
