@@ -4,7 +4,7 @@
 //! Types and a trait only. `shard::Shard` implements it over real sessions, tests in memory.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -178,6 +178,9 @@ pub trait Gateway: Clone + 'static {
 
     /// Members of an internal endpoint of one account; exact before longest wildcard, online only.
     fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool>;
+
+    /// Whether the account of a public endpoint lets visitors in from this address (its IP restriction of type `endpoints`).
+    fn admits(&self, account: AccountId, source: IpAddr) -> bool;
 
     /// Opens one proxied stream, header (and PROXY header, if the agent wants one) already sent.
     fn open(

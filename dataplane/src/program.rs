@@ -6,6 +6,7 @@
 pub mod feed;
 pub mod ports;
 pub mod report;
+pub mod restrictions;
 pub mod saved;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,6 +21,7 @@ use ebbgate_model::{
 use ebbgate_policy::{Diagnostic, EndpointFacts, Engine, References};
 use rustls::sign::CertifiedKey;
 
+use self::restrictions::Restrictions;
 use crate::gateway::{Endpoint, Kind};
 use crate::tls::{CertificateError, CertificateTable, parse_certificate};
 
@@ -63,6 +65,8 @@ pub struct Tables {
     pub certificates: CertificateTable,
     /// The agent listener's names.
     pub connect: ConnectNames,
+    /// What accounts demand of source addresses.
+    pub restrictions: Restrictions,
     references: HashMap<AccountId, Arc<References>>,
     parsed: HashMap<CertificateId, Arc<CertifiedKey>>,
     domains: HashMap<Host, DomainSpec>,
@@ -103,6 +107,7 @@ impl Tables {
         let mut tables = Tables {
             parsed: parse_certificates(&program, last)?,
             references: references(&program, last),
+            restrictions: Restrictions::compile(&program, &last.program, &last.restrictions),
             domains: program.domains.values().map(|d| (d.host.clone(), d.clone())).collect(),
             ..Tables::default()
         };

@@ -11,7 +11,7 @@ mod serve;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
-use ebbgate_model::{ErrorCode, TrafficPolicy};
+use ebbgate_model::{CredentialSpec, ErrorCode, IpRestrictionKind, TrafficPolicy};
 use ebbgate_policy::Engine;
 use ebbgate_wire::driver;
 use ebbgate_wire::mux::Code;
@@ -142,6 +142,24 @@ impl AgentSession {
         tracing::info!(session = %self.state.id, client_id = self.client_id, reason = message, "agent session ended");
     }
 
+    /// Its credential, if the session may still be; else ends it.
+    fn recheck<'t>(&self, edge: &Edge, tables: &'t Tables) -> Option<&'t CredentialSpec> {
+        let identity = self.identity();
+        let credential = tables.program.credentials.get(&identity.credential);
+        let credential = credential.filter(|credential| credential.account == identity.account);
+        let admits = |ip| tables.restrictions.admit(identity.account, IpRestrictionKind::Agent, ip);
+        let why = match (credential, identity.ip.parse()) {
+            (Some(credential), Ok(source)) if admits(source) => return Some(credential),
+            (Some(_), Ok(source)) => auth::not_admitted(source).text(),
+            _ => error_text(
+                "the authtoken of this session was revoked",
+                ErrorCode::CREDENTIAL_REVOKED.number(),
+            ),
+        };
+        self.end(edge, Code::NONE, &why);
+        None
+    }
+
     /// Takes an endpoint out of service and tells the agent why.
     fn stop_endpoint(&self, edge: &Edge, bind: &str, code: ErrorCode, message: &str) {
         let Some(removed) = self.remove(edge, bind) else { return };
@@ -170,20 +188,12 @@ fn release(edge: &Edge, bound: &Bound) {
     }
 }
 
-/// After a change of the Program: ends sessions whose credential is gone, stops endpoints they may no longer serve, and
+/// After a change of the Program: ends sessions that may no longer be, stops endpoints they may no longer serve, and
 /// compiles policies anew whose account's objects changed.
 pub fn recheck(edge: &Arc<Edge>, old: &Tables, new: &Tables) {
     for session in edge.sessions.all() {
+        let Some(credential) = session.recheck(edge, new) else { continue };
         let identity = session.identity();
-        let credential = new.program.credentials.get(&identity.credential);
-        let Some(credential) = credential.filter(|c| c.account == identity.account) else {
-            let text = error_text(
-                "the authtoken of this session was revoked",
-                ErrorCode::CREDENTIAL_REVOKED.number(),
-            );
-            session.end(edge, Code::NONE, &text);
-            continue;
-        };
         for bound in session.bound() {
             if let Err(refusal) = bind::still_permit(new, credential, &bound.endpoint) {
                 let code = refusal.code.unwrap_or(ErrorCode::ACL_NAME);

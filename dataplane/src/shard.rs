@@ -9,13 +9,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::FromEdge;
-use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme, TunnelSessionId};
+use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme, TunnelSessionId};
 use ebbgate_policy::KeySet;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
@@ -214,6 +214,10 @@ impl Gateway for Shard {
 
     fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool> {
         self.edge().routes.internal(account, url)
+    }
+
+    fn admits(&self, account: AccountId, source: IpAddr) -> bool {
+        self.edge().tables.load().restrictions.admit(account, IpRestrictionKind::Endpoints, source)
     }
 
     async fn open(

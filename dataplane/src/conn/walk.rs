@@ -102,6 +102,12 @@ impl Walk {
                     continue;
                 };
                 frame.tried.push(endpoint.id);
+                if self.frames.len() == 1
+                    && let Some(over) = self.refused(&endpoint, gateway)
+                {
+                    self.record.reached(&endpoint);
+                    return Next::End(over);
+                }
                 let begun = begin(endpoint, &self.facts, gateway);
                 if let (1, Member { endpoint, .. }) = (self.frames.len(), &begun) {
                     self.record.reached(endpoint);
@@ -132,6 +138,15 @@ impl Walk {
                 }
             }
         }
+    }
+
+    /// The IP restriction of the account, before any policy. Visitors of HTTPS are told so, by the request.
+    fn refused(&self, endpoint: &Endpoint, gateway: &impl Gateway) -> Option<Over> {
+        let source = self.facts.client.ip();
+        let is_told = endpoint.url.scheme().is_http();
+        (!is_told && !gateway.admits(endpoint.account, source)).then(|| {
+            Over::new(ErrorCode::ENDPOINTS_RESTRICTED, "the account's IP restriction refuses this address")
+        })
     }
 
     fn decide(&mut self, endpoint: &Arc<Endpoint>, verdict: Verdict, gateway: &impl Gateway) -> Option<Next> {

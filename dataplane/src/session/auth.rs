@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use ebbgate_model::{AccountId, CredentialId, ErrorCode, Token};
+use ebbgate_model::{AccountId, CredentialId, ErrorCode, IpRestrictionKind, Token, canonical_ip};
 use ebbgate_wire::rpc::Auth;
 use ebbgate_wire::ticket::{Cookie, TicketKey};
 use tokio::time::{Duration, Instant};
@@ -33,11 +33,12 @@ pub(super) struct Accepted {
     pub(super) client_id: Option<String>,
 }
 
-/// Judges an Auth that came in by a name of `ingress` (None: a common one).
+/// Judges an Auth that came from `source` by a name of `ingress` (None: a common one).
 pub(super) fn judge(
     auth: &Auth,
     tables: &Tables,
     ingress: Option<AccountId>,
+    source: IpAddr,
     tickets: &TicketKey,
     now_unix_s: i64,
 ) -> Result<Accepted, Refusal> {
@@ -55,6 +56,9 @@ pub(super) fn judge(
         let message = "this connect address belongs to another account; use your own agent ingress or the common address";
         return Err(Refusal::new(CODE_INGRESS, message));
     }
+    if !tables.restrictions.admit(spec.account, IpRestrictionKind::Agent, source) {
+        return Err(not_admitted(source));
+    }
     let cookie = Cookie::open(auth.extra.cookie.expose(), tickets, now_unix_s).ok();
     let proven =
         cookie.filter(|c| c.client_id == auth.client_id && c.credential_id == credential.to_string());
@@ -64,6 +68,15 @@ pub(super) fn judge(
         credential,
         client_id: proven.map(|cookie| cookie.client_id),
     })
+}
+
+/// Why an agent at an address its account does not admit has no session.
+pub(super) fn not_admitted(source: IpAddr) -> Refusal {
+    let message = format!(
+        "the account admits no agent from {}: connect from an address that its IP restriction of type `agent` allows",
+        canonical_ip(source)
+    );
+    Refusal::new(ErrorCode::AGENT_RESTRICTED, message)
 }
 
 /// Failed authentications by source: some clients retry without pause for ever (wire.md section 4.1). Only failures wait,
@@ -100,6 +113,8 @@ mod tests {
     use crate::session::bind::tests::{TOKEN, tables};
     use ebbgate_wire::rpc::Secret;
 
+    const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     fn key() -> TicketKey {
         TicketKey::new(&[1; 32])
     }
@@ -113,7 +128,7 @@ mod tests {
     #[test]
     fn tokens_and_ingresses() {
         let tables = tables(&[]);
-        let judge = |token: &str, ingress| judge(&auth(token), &tables, ingress, &key(), 0);
+        let judge = |token: &str, ingress| judge(&auth(token), &tables, ingress, SOURCE, &key(), 0);
         let code = |token: &str, ingress| judge(token, ingress).unwrap_err().code.unwrap().number();
         let accepted = judge(TOKEN, None).unwrap();
         assert_eq!(code("nonsense", None), 105);
@@ -127,14 +142,15 @@ mod tests {
     #[test]
     fn a_cookie_proves_the_client_id_it_names() {
         let tables = tables(&[]);
-        let credential_id = judge(&auth(TOKEN), &tables, None, &key(), 0).unwrap().credential.to_string();
+        let credential_id =
+            judge(&auth(TOKEN), &tables, None, SOURCE, &key(), 0).unwrap().credential.to_string();
         let cookie =
             |credential_id: String| Cookie { client_id: "me".into(), credential_id, expires_unix_s: 10 };
         let with = |cookie: &Cookie, client_id: &str, now| {
             let mut auth = auth(TOKEN);
             auth.client_id = client_id.into();
             auth.extra.cookie = cookie.seal(&key());
-            judge(&auth, &tables, None, &key(), now).unwrap().client_id
+            judge(&auth, &tables, None, SOURCE, &key(), now).unwrap().client_id
         };
         let good = cookie(credential_id);
         assert_eq!(with(&good, "me", 0).as_deref(), Some("me"));

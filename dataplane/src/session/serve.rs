@@ -221,10 +221,14 @@ impl Connection {
     async fn auth(self: &Rc<Self>, auth: Auth, mut stream: Stream) -> Result<(), String> {
         let edge = self.shard.edge();
         let now_s = self.shard.now_unix_ms() / 1000;
-        let judged = auth::judge(&auth, &edge.tables.load(), self.ingress, &edge.tickets, now_s);
+        let judged = auth::judge(&auth, &edge.tables.load(), self.ingress, self.peer, &edge.tickets, now_s);
         match judged {
             Ok(accepted) => {
                 let reply = self.accept(&auth, accepted);
+                if let Some(session) = self.session.get() {
+                    // The Program may have changed since it was judged, too early for this session to be seen.
+                    session.recheck(edge, &edge.tables.load());
+                }
                 write_object(&mut stream, &reply).await.map_err(|e| e.to_string())
             }
             Err(refusal) => {

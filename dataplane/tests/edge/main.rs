@@ -7,6 +7,7 @@ mod agents;
 mod feed;
 mod lab;
 mod pooling;
+mod restrictions;
 mod shortage;
 mod streams;
 mod tls;

@@ -4,9 +4,9 @@
 //! in two ways.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ struct Inner {
     opened: Cell<usize>,
     made: Cell<u8>,
     drain: tokio::sync::watch::Sender<bool>,
+    /// Accounts that let nobody in.
+    closed: RefCell<HashSet<AccountId>>,
 }
 
 impl Gateway for Lab {
@@ -53,6 +55,10 @@ impl Gateway for Lab {
 
     fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool> {
         self.pool(&self.0.internal, &format!("{account} {url}"))
+    }
+
+    fn admits(&self, account: AccountId, _: IpAddr) -> bool {
+        !self.0.closed.borrow().contains(&account)
     }
 
     async fn open(
@@ -182,6 +188,11 @@ impl Lab {
         });
         self.0.public.borrow_mut().insert(endpoint.url.to_string(), vec![changed]);
         self.0.pools.borrow_mut().clear();
+    }
+
+    /// The account lets nobody in from now on.
+    pub(crate) fn close(&self, account: AccountId) {
+        self.0.closed.borrow_mut().insert(account);
     }
 
     /// The agent is gone: nothing can be opened.

@@ -254,6 +254,40 @@ async fn a_connection_policy_runs_on_clear_text_when_the_host_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_account_that_does_not_admit_the_visitor_answers_before_any_policy() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        let policy = r#"{"on_tcp_connect":[{"actions":[{"type":"restrict-ips","config":{"allow":["198.51.100.0/24"]}}]}],
+            "on_http_request":[{"actions":[{"type":"custom-response","config":{"status_code":200,"body":"no"}}]}]}"#;
+        lab.cloud("http://cloud.example.com", Made { policy: Some(policy), ..Made::default() });
+        lab.agent("http://agent.example.com", Made::default(), upstream.clone());
+        let other = lab.agent("http://other.example.com", Made { account: 2, ..Made::default() }, upstream);
+        // On a connection that is open already, too.
+        let (mut io, _serving) = lab.visit_http();
+        io.write_all(b"GET / HTTP/1.1\r\nHost: agent.example.com\r\n\r\n").await.unwrap();
+        assert!(read_until(&mut io, "hello").await.starts_with("HTTP/1.1 200 "));
+        lab.close(crate::lab::account(1));
+        io.write_all(get("agent.example.com").as_bytes()).await.unwrap();
+        let late = read_until(&mut io, "no end").await;
+        for (host, read) in [
+            ("agent.example.com", late),
+            ("agent.example.com", lab.talk(get("agent.example.com").as_bytes()).await),
+            ("cloud.example.com", lab.talk(get("cloud.example.com").as_bytes()).await),
+        ] {
+            assert!(read.starts_with("HTTP/1.1 403 "), "{host}: {read}");
+            assert!(read.contains("ngrok-error-code: ERR_NGROK_3205\r\n"), "{host}: {read}");
+            assert!(read.contains("192.0.2.7"), "{host}: {read}");
+        }
+        assert_eq!(seen.borrow().requests.len(), 1);
+        assert_eq!(lab.events().last().unwrap().error, Some(ErrorCode::ENDPOINTS_RESTRICTED));
+        let read = lab.talk(get(other.url.host().as_str()).as_bytes()).await;
+        assert!(read.starts_with("HTTP/1.1 200 "), "another account's endpoints are open: {read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn kept_streams_serve_the_next_request_and_a_stale_one_costs_nothing() {
     local(async {
         let lab = Lab::default();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::ErrorCode;
+use ebbgate_model::{ErrorCode, canonical_ip};
 use ebbgate_policy::{BodyError, Context, Effect, Outcome, Phase, Run, Step, Verdict};
 use http::StatusCode;
 
@@ -27,6 +27,7 @@ impl<G: Gateway> Visitor<G> {
     /// Runs `on_tcp_connect` where the connection half could not know the endpoint: on clear-text HTTP it is named by the
     /// request. Once per connection and endpoint.
     pub(super) async fn admit(&self, endpoint: &Arc<Endpoint>) -> Result<(), Stop> {
+        self.check_source(endpoint)?;
         let engine = endpoint.engine.as_ref().filter(|_| self.conn.first_endpoint.is_none());
         let Some(engine) = engine.filter(|engine| engine.has(Phase::TcpConnect)) else { return Ok(()) };
         if self.admitted.borrow().contains(&endpoint.id) {
@@ -48,6 +49,16 @@ impl<G: Gateway> Visitor<G> {
                 Err(policy_failed(endpoint, ErrorCode::new(2300), message))
             }
         }
+    }
+
+    /// The IP restriction of the account, at every request: it may have changed since the last.
+    fn check_source(&self, endpoint: &Endpoint) -> Result<(), Stop> {
+        let source = self.conn.facts.client.ip();
+        if self.gateway.admits(endpoint.account, source) {
+            return Ok(());
+        }
+        let message = format!("{} may not reach this account's endpoints.", canonical_ip(source));
+        Err(Stop::Failure(Failure::coded(StatusCode::FORBIDDEN, ErrorCode::ENDPOINTS_RESTRICTED, message)))
     }
 
     /// Steps a phase to its verdict, performing what it needs.
