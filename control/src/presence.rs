@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
+use ebbgate_model::feed::{AgentEndpointReport, EnforcementReport, SessionCommand, SessionReport};
 use ebbgate_model::{AccountId, EdgeId, EndpointId, TunnelSessionId};
 use tokio::sync::mpsc;
 
@@ -91,6 +91,7 @@ struct Entry {
     applied: u64,
     refused: Option<(u64, String)>,
     sessions: BTreeMap<TunnelSessionId, Arc<SessionReport>>,
+    enforcement: BTreeMap<EndpointId, EnforcementReport>,
     feed: Feed,
 }
 
@@ -111,7 +112,8 @@ pub struct Hold {
 impl Presence {
     /// An edge has connected. A feed of the same edge that is still open loses its hold.
     ///
-    /// Sessions reported before stay listed until the edge reports anew or its lease ends.
+    /// Sessions reported before stay listed until the edge reports anew or its lease ends. How allowlists are enforced does
+    /// not: the process may be another one, with less privilege.
     pub fn join(&self, edge: EdgeId, version: String, applied: u64) -> (Hold, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let mut edges = self.edges_locked();
@@ -119,7 +121,8 @@ impl Presence {
         let number = edges.feeds;
         let sessions = edges.entries.remove(&edge).map(|entry| entry.sessions).unwrap_or_default();
         let feed = Feed::Open { number, commands };
-        edges.entries.insert(edge, Entry { version, applied, refused: None, sessions, feed });
+        let enforcement = BTreeMap::new();
+        edges.entries.insert(edge, Entry { version, applied, refused: None, sessions, enforcement, feed });
         (Hold { presence: self.clone(), edge, number }, receiver)
     }
 
@@ -181,6 +184,12 @@ impl Presence {
         endpoints
     }
 
+    /// What each edge that serves an endpoint says of how its allowlist is enforced there.
+    pub fn enforcement(&self, endpoint: EndpointId) -> Vec<EnforcementReport> {
+        let edges = self.edges_locked();
+        edges.entries.values().filter_map(|entry| entry.enforcement.get(&endpoint)).cloned().collect()
+    }
+
     /// Asks the edge of a session to pass a command to its agent. Success means handed to the edge's feed.
     pub fn command(
         &self,
@@ -237,6 +246,11 @@ impl Hold {
         self.change(|entry| {
             entry.sessions.remove(&id);
         });
+    }
+
+    /// How the edge enforces the allowlist of every endpoint that has one; replaces what was known.
+    pub fn replace_enforcement(&self, endpoints: BTreeMap<EndpointId, EnforcementReport>) {
+        self.change(|entry| entry.enforcement = endpoints);
     }
 
     /// Whether no newer feed of the same edge has taken over.
@@ -346,6 +360,35 @@ mod tests {
         presence.expire(Instant::now() + lease);
         assert_eq!(presence.edges(), []);
         assert_eq!(stop(), Err(CommandError::Offline));
+    }
+
+    #[test]
+    fn enforcement_is_known_of_every_edge_and_only_while_it_is_there() {
+        use ebbgate_model::feed::Enforcer;
+        let endpoint = EndpointId::new(ksuid(11));
+        let report = |passed| EnforcementReport {
+            by: Enforcer::Xdp,
+            reason: String::new(),
+            interfaces: BTreeMap::new(),
+            passed,
+            dropped: BTreeMap::new(),
+        };
+        let presence = Presence::default();
+        let (one, _commands) = presence.join(edge(1), "1".into(), 0);
+        let (two, _commands) = presence.join(edge(2), "1".into(), 0);
+        one.replace_enforcement([(endpoint, report(1))].into());
+        two.replace_enforcement([(endpoint, report(2))].into());
+        let passed = || presence.enforcement(endpoint).iter().map(|report| report.passed).collect::<Vec<_>>();
+        assert_eq!(passed(), [1, 2]);
+        let (_one, _commands) = presence.join(edge(1), "1".into(), 0);
+        assert_eq!(passed(), [2], "who comes back says anew what holds");
+        one.replace_enforcement([(endpoint, report(9))].into());
+        assert_eq!(passed(), [2]);
+        two.replace_enforcement([(endpoint, report(3))].into());
+        assert_eq!(passed(), [3]);
+        drop(two);
+        presence.expire(Instant::now() + Duration::from_secs(LEASE_SECS));
+        assert!(passed().is_empty());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! `/endpoints`: cloud endpoints, which live here until they are deleted, and agent endpoints, which are listed while
 //! their session holds them.
 //!
-//! Where an endpoint may stand is judged in `place`, what its policy may say in `policy`, how it looks in `view`.
+//! Where an endpoint may stand is judged in `place`, what its policy may say in `policy`, how it looks in `view`,
+//! and how edges enforce its address rules in `enforcement`.
 
+mod enforcement;
 mod place;
 mod policy;
 mod view;

@@ -205,7 +205,8 @@ impl Feed<'_> {
             FromEdge::SessionEnded { session } => self.hold.session_ended(session),
             FromEdge::Connection(_) => drop(self.shared.metrics.connections.inc()),
             FromEdge::Request(_) => drop(self.shared.metrics.requests.inc()),
-            FromEdge::Hello { .. } | FromEdge::Enforcement { .. } | FromEdge::Beat | FromEdge::Unknown => {}
+            FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),
+            FromEdge::Hello { .. } | FromEdge::Beat | FromEdge::Unknown => {}
         }
     }
 

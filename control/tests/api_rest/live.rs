@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use ebbgate_control::presence::Hold;
-use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
+use ebbgate_model::feed::{AgentEndpointReport, EnforcementReport, Enforcer, SessionCommand, SessionReport};
 use ebbgate_model::{CredentialId, EdgeId, EndpointId, EndpointUrl, TunnelSessionId};
 use http::Request;
 use serde_json::{Value, json};
@@ -115,6 +115,33 @@ async fn live_endpoints_conflict_pool_and_are_near_misses() {
     assert!(
         lab.make("/endpoints", body.clone()).await.warnings()[0].contains(&format!("did you mean {url}?"))
     );
+}
+
+#[tokio::test]
+async fn an_endpoint_tells_how_its_allowlist_is_enforced() {
+    let lab = Lab::new().await;
+    let made = lab.make("/endpoints", json!({"url": "https://a.internal"})).await;
+    assert_eq!(made.body["enforcement"], Value::Null);
+    let report = EnforcementReport {
+        by: Enforcer::Xdp,
+        reason: String::new(),
+        interfaces: [("eth0".to_owned(), "native".to_owned())].into(),
+        passed: 7,
+        dropped: [("not_allowed".to_owned(), 3)].into(),
+    };
+    let reports: BTreeMap<EndpointId, _> = [(made.id().parse().unwrap(), report)].into();
+    let (one, _commands) = lab.app.presence.join(EdgeId::new(lab.app.ksuid()), "0.1.0".into(), 0);
+    let (two, _commands) = lab.app.presence.join(EdgeId::new(lab.app.ksuid()), "0.1.0".into(), 0);
+    one.replace_enforcement(reports.clone());
+    two.replace_enforcement(reports);
+    let shown = lab.get(&format!("/endpoints/{}", made.id())).await.expect(200);
+    let expect = json!({
+        "restrict_ips": "xdp", "reason": "", "interfaces": [{"name": "eth0", "mode": "native"}],
+        "passed_packets": 14, "dropped_packets": {"not_allowed": 6},
+    });
+    assert_eq!(shown.body["enforcement"], expect);
+    let filter = "/endpoints?filter=obj.enforcement.restrict_ips%20==%20'xdp'";
+    assert_eq!(lab.get(filter).await.expect(200).body["endpoints"], json!([shown.body]));
 }
 
 #[tokio::test]

@@ -148,6 +148,7 @@ async fn every_resource_lives_from_post_to_delete() {
         "bindings",
         "name",
         "pooling_enabled",
+        "enforcement",
     ]);
     let endpoint = json!({"url": "https://a.clinic1.internal", "type": "cloud", "bindings": ["internal"]});
     lifecycle(&lab, "/endpoints", "endpoints", endpoint, texts, &fields).await;

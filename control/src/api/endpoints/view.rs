@@ -1,6 +1,6 @@
 //! How endpoints look to clients: one shape for cloud and agent endpoints, every field always there.
 
-use ebbgate_model::{Binding, EndpointUrl, Scheme};
+use ebbgate_model::{Binding, EndpointId, EndpointUrl, Scheme};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -13,6 +13,7 @@ use super::super::reserved_addrs::ReservedAddrs;
 use super::super::reserved_domains::ReservedDomains;
 use super::super::resource::Resource;
 use super::super::service_users::ServiceUsers;
+use super::enforcement::{self, Enforcement};
 use super::{Endpoints, place};
 use crate::presence::LiveEndpoint;
 use crate::record::Endpoint;
@@ -53,11 +54,13 @@ pub(in super::super) struct View {
     /// Name in the agent's file.
     name: String,
     pooling_enabled: bool,
+    /// How its address rules are enforced; null when it has none or no edge serves it.
+    enforcement: Option<Enforcement>,
 }
 
-fn at(call: &Call, id: &str, url: &EndpointUrl, binding: Binding) -> View {
+fn at(call: &Call, id: EndpointId, url: &EndpointUrl, binding: Binding) -> View {
     View {
-        id: id.to_owned(),
+        id: id.to_string(),
         region: call.app.installation.region.clone(),
         created_at: String::new(),
         updated_at: String::new(),
@@ -84,12 +87,12 @@ fn at(call: &Call, id: &str, url: &EndpointUrl, binding: Binding) -> View {
         uri: call.reference(Endpoints::PATH, id).uri,
         name: String::new(),
         pooling_enabled: false,
+        enforcement: enforcement::sum(&call.app.presence.enforcement(id)),
     }
 }
 
 /// A cloud endpoint.
 pub(super) fn of_cloud(call: &Call, record: &Endpoint) -> View {
-    let id = record.id.to_string();
     View {
         created_at: timestamp(record.created_at),
         updated_at: timestamp(record.updated_at),
@@ -101,14 +104,13 @@ pub(super) fn of_cloud(call: &Call, record: &Endpoint) -> View {
         principal: Some(principal(call, &record.principal)),
         traffic_policy: record.traffic_policy.clone(),
         pooling_enabled: record.pooling_enabled,
-        ..at(call, &id, &record.url, record.binding)
+        ..at(call, record.id, &record.url, record.binding)
     }
 }
 
 /// An agent endpoint that is online.
 pub(in super::super) async fn of_agent(call: &Call, endpoint: &LiveEndpoint) -> Result<View, ApiError> {
     let report = &endpoint.report;
-    let id = endpoint.id.to_string();
     let (mut domain, mut tcp_addr) = (None, None);
     if report.binding == Binding::Public {
         if report.url.scheme() == Scheme::Tcp {
@@ -133,7 +135,7 @@ pub(in super::super) async fn of_agent(call: &Call, endpoint: &LiveEndpoint) -> 
         traffic_policy: report.traffic_policy.clone(),
         name: report.name.clone(),
         pooling_enabled: report.pooling_enabled,
-        ..at(call, &id, &report.url, report.binding)
+        ..at(call, endpoint.id, &report.url, report.binding)
     })
 }
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use super::*;
-use ebbgate_model::feed::{SessionCommand, SessionReport};
+use ebbgate_model::feed::{EnforcementReport, Enforcer, SessionCommand, SessionReport};
 use ebbgate_model::{AccountId, CredentialId, Ksuid, Settings, TunnelSessionId};
 use futures_util::stream;
 use http_body_util::StreamBody;
@@ -205,6 +205,16 @@ async fn commands_reach_the_edge_of_their_session_and_nobody_elses() {
     for (edge, session) in [(&mut one, first), (&mut two, second)] {
         assert_eq!(edge.hear().await, ToEdge::Session { session, command: SessionCommand::Stop });
     }
+    let endpoint = ebbgate_model::EndpointId::new(ksuid(1));
+    let enforcement = EnforcementReport {
+        by: Enforcer::Userspace,
+        reason: "no privilege".into(),
+        interfaces: BTreeMap::new(),
+        passed: 0,
+        dropped: BTreeMap::new(),
+    };
+    one.say(&FromEdge::Enforcement { endpoints: [(endpoint, enforcement.clone())].into() }).await;
+    control.shows(|presence| presence.enforcement(endpoint) == [enforcement.clone()]).await;
     one.say(&FromEdge::SessionEnded { session: first }).await;
     control.shows(|presence| presence.sessions(account(1)).is_empty()).await;
     assert_eq!(control.presence.sessions(account(2)).len(), 1);
