@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: measures what criterion cannot, because it takes whole programs and another gateway to compare with.
 //!
-//! `chain` is the one thing there is: the whole way from a visitor to a service, next to HAProxy. Everything runs on
-//! loopback, bounded in count and time. Benches of single parts are criterion's: `cargo bench`.
+//! `chain`: the whole way from a visitor to a service, next to HAProxy. `flood`: a flood of refused packets, next to nftables.
+//! Everything runs on loopback or in namespaces, bounded in count and time. Benches of single parts are criterion's:
+//! `cargo bench`.
 
 mod chain;
+pub mod flood;
 mod gate;
 mod haproxy;
 mod https;
@@ -25,11 +27,14 @@ pub struct Args {
 enum What {
     /// CPU per gigabyte, per request and per connection through edge and agent, next to HAProxy
     Chain(chain::Args),
+    /// What a flood of refused packets costs visitors: XDP, user space, nftables (root only)
+    Flood(flood::Args),
 }
 
 /// Measures and reports.
 pub fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Chain(args) => chain::run(args),
+        What::Flood(args) => flood::run(args),
     }
 }

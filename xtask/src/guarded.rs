@@ -35,7 +35,8 @@ pub struct Guarded {
     pub port: u16,
     /// Id of the guarded endpoint.
     pub endpoint: String,
-    _service: Daemon,
+    /// The service at the site.
+    pub service: Daemon,
     /// Where the edge pins.
     pub pins: Bpffs,
     /// The three hosts.
@@ -68,7 +69,7 @@ impl Guarded {
             let entries = list.get("endpoints").and_then(Value::as_array).into_iter().flatten();
             Ok(entries.filter_map(|e| text(e, "url").ok()).any(|url| url == INTERNAL).then_some(()))
         })?;
-        Ok(Self { agent, lab, port, endpoint, _service: service, pins, hosts })
+        Ok(Self { agent, lab, port, endpoint, service, pins, hosts })
     }
 
     /// Lets exactly these networks in.

@@ -33,6 +33,12 @@ enum Verb {
     Dist,
     /// Assert the import rules and habits of the workspace
     Tidy,
+    /// Send SYNs from invented sources (started by `bench flood`)
+    #[command(hide = true)]
+    FloodSend(xtask::bench::flood::SendArgs),
+    /// Visit the guarded service (started by `bench flood`)
+    #[command(hide = true)]
+    FloodVisit(xtask::bench::flood::VisitArgs),
     /// Serve the clinic's REST API (started by `up`)
     #[command(hide = true)]
     ClinicRest {
@@ -65,6 +71,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Openapi => xtask::openapi::write(),
         Verb::Dist => xtask::dist::pack(),
         Verb::Tidy => xtask::tidy::run(),
+        Verb::FloodSend(args) => xtask::bench::flood::send(&args),
+        Verb::FloodVisit(args) => xtask::bench::flood::visit(&args),
         Verb::ClinicRest { listen, jwks } => xtask::rest::serve(listen, &jwks),
     }
 }

@@ -66,7 +66,8 @@ impl Meter<'_> {
     }
 }
 
-fn cpu_secs(pid: u32) -> Result<f64> {
+/// User and system time of a process so far.
+pub(super) fn cpu_secs(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}; did the process end?"))?;
     let ticks = cpu_ticks(&text).with_context(|| format!("{path} has no times: {text}"))?;

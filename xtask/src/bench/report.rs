@@ -63,14 +63,23 @@ fn is_bulk(load: &str) -> bool {
 
 /// The middle and the ends of some measurements.
 #[derive(Debug, Serialize, PartialEq)]
-struct Spread {
+pub(super) struct Spread {
     median: f64,
     min: f64,
     max: f64,
 }
 
+/// `median (min-max)`, with the digits that the format asks for.
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits = f.precision().unwrap_or(1);
+        write!(f, "{:.digits$} ({:.digits$}-{:.digits$})", self.median, self.min, self.max)
+    }
+}
+
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    /// None of no values.
+    pub(super) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
         Some(Self { median: f64::midpoint(*low, *high), min: *values.first()?, max: *values.last()? })
@@ -108,13 +117,9 @@ impl Report {
     /// Notes the machine before anything runs.
     pub(super) fn begin(root: &Path, haproxy: String) -> Result<Self> {
         Ok(Self {
-            date: said(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?,
-            commit: said(
-                Command::new("git")
-                    .args(["describe", "--always", "--dirty", "--abbrev=12"])
-                    .current_dir(root),
-            )?,
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            date: date()?,
+            commit: commit(root)?,
+            kernel: kernel()?,
             processors: std::thread::available_parallelism()?.get(),
             haproxy,
             load_average_before: load_average()?,
@@ -129,21 +134,7 @@ impl Report {
     pub(super) fn end(&mut self, dir: &Path) -> Result<PathBuf> {
         self.load_average_after = load_average()?;
         self.summary = summary(&self.cells);
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        fs::create_dir_all(dir)?;
-        for turn in 1..=FILES_PER_DAY_MAX {
-            let number = if turn == 1 { String::new() } else { format!("-{turn}") };
-            let path = dir.join(format!("{}-chain{number}.json", self.date));
-            match File::create_new(&path) {
-                Ok(mut file) => {
-                    file.write_all(text.as_bytes())?;
-                    return Ok(path);
-                }
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error).with_context(|| format!("write {}", path.display())),
-            }
-        }
-        bail!("{} holds {FILES_PER_DAY_MAX} results of today; move some away", dir.display())
+        write_result(dir, "chain", self)
     }
 
     /// The summary for people, in Markdown.
@@ -162,19 +153,14 @@ impl Report {
             let bulk = is_bulk(row.load);
             let digits = if bulk { 2 } else { 0 };
             let cpu_digits = if bulk { 2 } else { 1 };
-            let cpu = row.cpu.as_ref().map_or("-".to_owned(), |cpu| {
-                format!(
-                    "{:.cpu_digits$} ({:.cpu_digits$}-{:.cpu_digits$}) {}",
-                    cpu.median, cpu.min, cpu.max, row.cpu_unit
-                )
-            });
-            let speed = &row.per_second;
+            let cpu = row.cpu.as_ref();
+            let cpu = cpu.map_or("-".to_owned(), |cpu| format!("{cpu:.cpu_digits$} {}", row.cpu_unit));
             let unit = if bulk { "GB/s" } else { "/s" };
             // Writing to a String cannot fail.
             let _ = writeln!(
                 out,
-                "| {} | {} | {cpu} | {:.digits$} ({:.digits$}-{:.digits$}) {unit} |",
-                row.load, row.chain, speed.median, speed.min, speed.max,
+                "| {} | {} | {cpu} | {:.digits$} {unit} |",
+                row.load, row.chain, row.per_second
             );
         }
         out
@@ -206,6 +192,49 @@ fn summary(cells: &[Cell]) -> Vec<Row> {
         })
     };
     keys.into_iter().filter_map(row).collect()
+}
+
+/// Writes a run as `DIR/DATE-KIND.json`, numbered when there is one already.
+pub(super) fn write_result(dir: &Path, kind: &str, run: &impl Serialize) -> Result<PathBuf> {
+    let text = serde_json::to_string_pretty(run)? + "\n";
+    fs::create_dir_all(dir)?;
+    let date = date()?;
+    for turn in 1..=FILES_PER_DAY_MAX {
+        let number = if turn == 1 { String::new() } else { format!("-{turn}") };
+        let path = dir.join(format!("{date}-{kind}{number}.json"));
+        match File::create_new(&path) {
+            Ok(mut file) => {
+                file.write_all(text.as_bytes())?;
+                return Ok(path);
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("write {}", path.display())),
+        }
+    }
+    bail!("{} holds {FILES_PER_DAY_MAX} results of today; move some away", dir.display())
+}
+
+/// What a run's figures depend on: date, commit, kernel, processors, load.
+pub(super) fn machine(root: &Path) -> Result<BTreeMap<&'static str, String>> {
+    Ok(BTreeMap::from([
+        ("date", date()?),
+        ("commit", commit(root)?),
+        ("kernel", kernel()?),
+        ("processors", std::thread::available_parallelism()?.to_string()),
+        ("load average before", load_average()?.to_string()),
+    ]))
+}
+
+fn date() -> Result<String> {
+    said(Command::new("date").args(["--utc", "+%Y-%m-%d"]))
+}
+
+fn commit(root: &Path) -> Result<String> {
+    said(Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).current_dir(root))
+}
+
+fn kernel() -> Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned())
 }
 
 /// The load average of the last minute.
