@@ -24,3 +24,4 @@ mod site;
 mod slips;
 mod traffic;
 mod up;
+mod xdp;

@@ -56,7 +56,8 @@ impl Picture {
         let mut args = vec!["--silent", "--fail", "--max-time", "10", "--interface", from];
         args.extend(more);
         args.push(url);
-        let ran = self.hosts.at_visitor("curl", &args).ok().filter(|ran| ran.status.success())?;
+        let ran =
+            self.hosts.at(&self.hosts.visitor, "curl", &args).ok().filter(|ran| ran.status.success())?;
         String::from_utf8(ran.stdout).ok()
     }
 

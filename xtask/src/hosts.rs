@@ -92,9 +92,9 @@ impl Hosts {
         ip(&["-n", &self.site, "link", "set", "uplink", if up { "up" } else { "down" }])
     }
 
-    /// Runs a program at the visitor's, to its end.
-    pub fn at_visitor(&self, program: &str, args: &[&str]) -> Result<Output> {
-        output(Command::new("ip").args(["netns", "exec", &self.visitor, program]).args(args))
+    /// Runs a program in one of the hosts, to its end.
+    pub fn at(&self, host: &str, program: &str, args: &[&str]) -> Result<Output> {
+        output(Command::new("ip").args(["netns", "exec", host, program]).args(args))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The flood: SYNs from invented sources, as fast as one thread sends them, for a bounded time.
+//! The flood: SYNs from invented sources, at a rate or as fast as one thread sends them, for a bounded time.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
@@ -8,14 +8,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Seconds a flood may last.
 const SECS_MAX: u64 = 60;
-/// Sources are taken from this network, which is for benchmarks (RFC 2544).
+/// Sources are taken from 198.18.0.0/15, which is for benchmarks (RFC 2544).
 const SOURCES: u32 = 0xc612_0000;
 const SOURCES_MASK: u32 = 0x0001_ffff;
 /// Protocol number with which the kernel takes whole IP packets (raw(7)).
 const IPPROTO_RAW: i32 = 255;
 const PROTOCOL_TCP: u8 = 6;
 /// Packets between looks at the clock.
-const BATCH: u64 = 256;
+const BATCH: u64 = 64;
 const IP_BYTES: usize = 20;
 const PACKET_BYTES: usize = 40;
 
@@ -28,6 +28,9 @@ pub struct SendArgs {
     /// For how long
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=SECS_MAX))]
     secs: u64,
+    /// Packets a second at most; as many as possible when absent
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
 }
 
 /// Floods and prints how many packets were sent.
@@ -35,10 +38,17 @@ pub fn send(args: &SendArgs) -> Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(IPPROTO_RAW)))
         .context("open a raw socket; root only")?;
     let to = SocketAddr::V4(args.to).into();
-    let end = Instant::now() + Duration::from_secs(args.secs);
+    let began = Instant::now();
+    let end = began + Duration::from_secs(args.secs);
+    let mut tried: u64 = 0;
     let mut sent: u64 = 0;
     let mut state: u32 = 0x9e37_79b9;
     while Instant::now() < end {
+        if let Some(rate) = args.rate {
+            let due = began + Duration::from_micros(1_000_000 * tried / rate);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        tried += BATCH;
         for _ in 0..BATCH {
             state ^= state << 13;
             state ^= state >> 17;
