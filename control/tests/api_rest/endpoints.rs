@@ -273,3 +273,70 @@ async fn objects_a_policy_names_must_exist_and_stay() {
     lab.delete(&format!("/endpoints/{}", endpoint.id())).await.expect(204);
     lab.delete(&format!("/ip_policies/{mine}")).await.expect(204);
 }
+
+/// A TCP policy with one list.
+fn restricting(config: &Value) -> String {
+    let restrict = json!({"type": "restrict-ips", "config": config});
+    let forward = json!({"type": "forward-internal", "config": {"url": "tcp://db.clinic1.internal:433"}});
+    json!({"on_tcp_connect": [{"actions": [restrict, forward]}]}).to_string()
+}
+
+#[tokio::test]
+async fn doubtful_lists_are_saved_with_a_warning() {
+    let lab = Lab::new().await;
+    let policy = lab.make("/ip_policies", json!({})).await.id();
+    let rule = json!({"cidr": "10.0.0.0/8", "action": "deny", "ip_policy_id": policy});
+    lab.make("/ip_policy_rules", rule).await;
+    let address = lab.make("/reserved_addrs", json!({})).await.text("addr");
+    let open = restricting(&json!({"allow": ["0.0.0.0/0", "::/0"]}));
+    let made =
+        lab.make("/endpoints", json!({"url": format!("tcp://{address}"), "traffic_policy": open})).await;
+    assert!(made.warnings().is_empty(), "{:?}", made.warnings());
+    let one = format!("/endpoints/{}", made.id());
+    for (config, expect) in [
+        (json!({"deny": ["10.0.0.0/8"]}), "add `allow: [0.0.0.0/0, ::/0]`"),
+        (json!({"ip_policies": [policy]}), "on_tcp_connect[0].actions[0].config.ip_policies: none of these"),
+        (
+            json!({"allow": ["10.0.0.1/8"]}),
+            "allow[0]: `10.0.0.1/8` has bits set after the prefix length; the network is",
+        ),
+        (json!({"allow": ["10.0.0.0/8", "10.0.0.0/8"]}), "10.0.0.0/8 is listed twice, first at"),
+        (json!({"allow": ["10.0.0.0/8", "10.1.0.0/16"], "ip_policies": [policy]}), ""),
+    ] {
+        let saved = lab.patch(&one, json!({"traffic_policy": restricting(&config)})).await.expect(200);
+        let warnings = saved.warnings();
+        assert_eq!(warnings.len(), usize::from(!expect.is_empty()), "{config}: {warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.contains(expect)), "{config}: {warnings:?}");
+        let header = saved.headers.get("ebbgate-warning").is_some();
+        assert_eq!(header, !expect.is_empty(), "{config}: clients without eyes for the body see it too");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_is_refused_and_the_old_one_stays() {
+    let lab = Lab::new().await;
+    let address = lab.make("/reserved_addrs", json!({})).await.text("addr");
+    let good = restricting(&json!({"allow": ["203.0.113.42/32"]}));
+    let made =
+        lab.make("/endpoints", json!({"url": format!("tcp://{address}"), "traffic_policy": good})).await;
+    let one = format!("/endpoints/{}", made.id());
+    let before = lab.get(&one).await.expect(200).body;
+    let many: Vec<String> = (0..10_001).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect();
+    let at = "on_tcp_connect[0].actions[0].config";
+    for (config, path, expect) in [
+        (json!({"allow": ["203.0.113.42/33"]}), format!("{at}.allow[0]"), "203.0.113.42/33"),
+        (json!({"allow": ["::/0", "2001:db8::/129"]}), format!("{at}.allow[1]"), "2001:db8::/129"),
+        (json!({"allow": ["010.0.0.1/8"]}), format!("{at}.allow[0]"), "010.0.0.1/8"),
+        (json!({"deny": ["203.0.113"]}), format!("{at}.deny[0]"), "write 203.0.113.42/32"),
+        (json!({"allow": many}), format!("{at}.allow"), "10001 entries; at most 10000 are allowed"),
+    ] {
+        let change = json!({"description": "half", "traffic_policy": restricting(&config)});
+        let refused = lab.patch(&one, change).await.expect(400);
+        assert!(refused.text("msg").contains(expect), "{}", refused.text("msg"));
+        assert_eq!(refused.body["details"]["path"], path);
+        assert!(refused.body["details"]["line"].is_string(), "{:#}", refused.body);
+        assert_eq!(lab.get(&one).await.expect(200).body, before);
+    }
+    let fits = restricting(&json!({"allow": many[..10_000]}));
+    lab.patch(&one, json!({"traffic_policy": fits})).await.expect(200);
+}

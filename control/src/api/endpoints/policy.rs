@@ -1,11 +1,14 @@
 //! What an endpoint's traffic policy may say: the checks of `ebbgate-policy`, and those that need the account's objects.
 
-use ebbgate_model::{Binding, EndpointUrl, TrafficPolicy};
+use std::collections::BTreeSet;
+
+use ebbgate_model::{Binding, EndpointUrl, IpRuleAction, TrafficPolicy};
 use ebbgate_policy::{CheckContext, Checked, Diagnostic, check, text};
+use serde_json::Value;
 
 use super::super::call::Call;
 use super::super::failure::ApiError;
-use crate::record::{self, CertificateAuthority, Endpoint, IpPolicy, Record};
+use crate::record::{self, CertificateAuthority, Endpoint, IpPolicy, IpPolicyRule, Record};
 use crate::store::Txn;
 
 /// Most defects listed in one answer.
@@ -32,6 +35,7 @@ pub(super) async fn judge(
     let checked = check(text, cx).map_err(|defects| refused(&defects))?;
     *txn = hold_references(call, &checked, std::mem::take(txn)).await?;
     let mut warnings: Vec<String> = checked.warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(allowing_nobody(call, &checked).await?);
     let targets = checked.forward_targets();
     if !targets.is_empty() {
         let known = internal_urls(call).await?;
@@ -102,6 +106,36 @@ async fn hold_references(call: &Call, checked: &Checked, mut txn: Txn) -> Result
 fn unknown(code: u32, noun: &str, id: &dyn std::fmt::Display) -> ApiError {
     let message = format!("the traffic policy names the {noun} {id}, which this account does not have");
     ApiError::bad(code, message).detail("field", "traffic_policy")
+}
+
+/// What to say about lists that are made of IP policies alone, none of which allows anything.
+async fn allowing_nobody(call: &Call, checked: &Checked) -> Result<Vec<String>, ApiError> {
+    if checked.ip_policies().is_empty() {
+        return Ok(Vec::new());
+    }
+    let rules = record::list::<IpPolicyRule>(&*call.app.store, call.account, None, None).await?;
+    let rules = rules.items.iter().map(|stored| &stored.record);
+    let allowing: BTreeSet<String> =
+        rules.filter(|rule| rule.action == IpRuleAction::Allow).map(|rule| rule.policy.to_string()).collect();
+    let policy = &checked.policy;
+    let phases = [("on_tcp_connect", &policy.on_tcp_connect), ("on_http_request", &policy.on_http_request)];
+    let mut warnings = Vec::new();
+    for (phase, rules) in phases {
+        for (at, rule) in rules.iter().enumerate() {
+            for (index, action) in rule.actions.iter().enumerate().filter(|(_, a)| a.kind == "restrict-ips") {
+                let list = |key| action.config.get(key).and_then(Value::as_array).filter(|l| !l.is_empty());
+                let Some(policies) = list("ip_policies").filter(|_| list("allow").is_none()) else {
+                    continue;
+                };
+                if !policies.iter().filter_map(Value::as_str).any(|id| allowing.contains(id)) {
+                    warnings.push(format!(
+                        "{phase}[{at}].actions[{index}].config.ip_policies: none of these IP policies has a rule that allows anything, so nobody is allowed until one has"
+                    ));
+                }
+            }
+        }
+    }
+    Ok(warnings)
 }
 
 /// URLs of the account's internal endpoints, cloud and agent.

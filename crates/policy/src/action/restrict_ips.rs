@@ -2,9 +2,10 @@
 //!
 //! The address is the transport peer's; no header is ever believed. IPv4-mapped IPv6 counts as IPv4.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ebbgate_model::{IpPolicyId, IpRuleAction, Prefix, canonical_ip};
+use ebbgate_model::{IpPolicyId, IpRuleAction, Prefix, PrefixError, canonical_ip};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -73,6 +74,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
 
 fn networks(config: &mut Config, key: &'static str) -> (Vec<Prefix>, Vec<Template>) {
     let (mut fixed, mut computed) = (Vec::new(), Vec::new());
+    let mut doubts = Doubts::default();
     for (path, text) in config.texts(key, PREFIXES_MAX) {
         let Some(template) = config.template(&text, &path) else {
             continue;
@@ -80,14 +82,60 @@ fn networks(config: &mut Config, key: &'static str) -> (Vec<Prefix>, Vec<Templat
         match template.literal() {
             None => computed.push(template),
             Some(literal) => match Prefix::parse_lenient(literal) {
-                Ok(prefix) => fixed.push(prefix),
+                Ok(prefix) => {
+                    doubts.note(&path, literal, prefix);
+                    fixed.push(prefix);
+                }
                 Err(error) => {
                     config.error(code::VALUE_BAD, path, error.to_string());
                 }
             },
         }
     }
+    doubts.tell(config);
     (fixed, computed)
+}
+
+/// What is odd in one list, though it has a meaning: the first of each kind, and how many follow.
+#[derive(Default)]
+struct Doubts {
+    seen: BTreeMap<Prefix, String>,
+    host_bits: Option<(String, String)>,
+    host_bits_more: usize,
+    repeated: Option<(String, String)>,
+    repeated_more: usize,
+}
+
+impl Doubts {
+    fn note(&mut self, path: &str, text: &str, prefix: Prefix) {
+        let first_or_count = |first: &mut Option<_>, more: &mut usize, message: String| match first {
+            Some(_) => *more += 1,
+            None => *first = Some((path.to_owned(), message)),
+        };
+        if let Err(error @ PrefixError::HostBits { .. }) = text.parse::<Prefix>() {
+            first_or_count(&mut self.host_bits, &mut self.host_bits_more, error.to_string());
+        }
+        match self.seen.get(&prefix) {
+            None => drop(self.seen.insert(prefix, path.to_owned())),
+            Some(before) => {
+                let message = format!("{prefix} is listed twice, first at {before}");
+                first_or_count(&mut self.repeated, &mut self.repeated_more, message);
+            }
+        }
+    }
+
+    fn tell(self, config: &mut Config) {
+        let host_bits =
+            "the whole network is taken; write a single address with its full length, as /32 or /128";
+        let repeated = "remove one of them; once is enough";
+        for (doubt, more, hint) in
+            [(self.host_bits, self.host_bits_more, host_bits), (self.repeated, self.repeated_more, repeated)]
+        {
+            let Some((path, message)) = doubt else { continue };
+            let more = if more == 0 { String::new() } else { format!(" (and {more} more like it)") };
+            config.warn(code::VALUE_BAD, path, &format!("{message}{more}"), hint);
+        }
+    }
 }
 
 fn ip_policies(config: &mut Config, allow: &mut Vec<Prefix>, deny: &mut Vec<Prefix>) -> usize {

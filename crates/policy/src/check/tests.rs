@@ -231,6 +231,28 @@ fn the_grammar() {
 }
 
 #[test]
+fn a_list_has_a_longest_length_and_oddities_are_told_once() {
+    let config = |count: u32| {
+        let entries = (0..count).map(|n| format!("\"10.{}.{}.9/24\"", n / 250 % 250, n % 250));
+        let entries: Vec<_> = entries.collect();
+        format!(
+            r#"{{"on_tcp_connect":[{{"actions":[{{"type":"restrict-ips","config":{{"allow":[{}]}}}}]}}]}}"#,
+            entries.join(",")
+        )
+    };
+    let checked = check(&config(10_000), &agent("tcp")).unwrap();
+    let warning = match checked.warnings.as_slice() {
+        [only] => only.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(warning.contains("the network is 10.0.0.0/24 (and 9999 more like it)"), "{warning}");
+    let errors = check(&config(10_001), &agent("tcp")).unwrap_err();
+    let first = errors.first().unwrap();
+    assert_eq!(first.path, "on_tcp_connect[0].actions[0].config.allow");
+    assert_eq!(first.message, "10001 entries; at most 10000 are allowed");
+}
+
+#[test]
 fn configurations() {
     let mut all = String::new();
     let mut case = |phase: &str, kind: &str, config: &str, scheme: &str| {
@@ -247,6 +269,12 @@ fn configurations() {
         "tcp",
     );
     case(connect, "restrict-ips", "{allow: [10.0.0.0/8], ip_policies: [ipp_x, ca_x], enforced: true}", "tcp");
+    case(
+        connect,
+        "restrict-ips",
+        "{allow: [10.0.0.1/8, 0.0.0.0/0, '2001:db8::1/32', 10.0.0.0/8, 10.1.0.0/16, '::ffff:10.1.0.0/112'], deny: [10.0.0.0/8]}",
+        "tcp",
+    );
     case(connect, "terminate-tls", "{min_version: 1.3, max_version: '1.2'}", "tls");
     case(connect, "terminate-tls", "{min_version: '1.1', mutual_tls_verification_strategy: require}", "tls");
     case(connect, "terminate-tls", "{server_certificate: x}", "tls");
