@@ -1,33 +1,55 @@
-//! Owner of the kernel side of `restrict-ips`: the XDP program `admit`, its maps and its links.
+//! The kernel side of `restrict-ips` and the blocklist: the XDP program `admit`, its maps, its links, and the thread that
+//! keeps them equal to what the edge serves.
 //!
-//! Keeps the maps equal to what [`compile`] asks for, and the program attached to the interfaces it was given. It knows no
-//! endpoint and no policy, and it is never the authority: without privilege, or where the kernel refuses, the edge serves
-//! the same verdicts from user space.
+//! Never the authority: without privilege, or where the kernel refuses, the edge gives the same verdicts from user space,
+//! and in every case it gives them again. So the one rule here is that the kernel refuses nobody whom the policies in
+//! force let in.
 //!
-//! Maps and links are pinned, so the filter outlives the process: a new one adopts the maps as they are, makes them
-//! equal to its own Program, and replaces the program in each link in one step.
+//! `owned` decides what is guarded, `compile` what the maps hold, `filter` does it, `keeper` is the thread; this file is the
+//! handle that the rest of the edge has.
 
+pub mod blocklist;
+mod collector;
 pub mod compile;
+pub mod filter;
+pub mod interfaces;
+mod keeper;
+pub mod links;
 pub mod lists;
 pub mod maps;
+pub mod owned;
+pub mod pins;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, Xdp, XdpMode};
-use ebbgate_ebpf as shared;
-use ebbgate_model::Prefix;
+use arc_swap::ArcSwap;
+use ebbgate_model::EndpointId;
+use ebbgate_model::feed::EnforcementReport;
+use prometheus_client::collector::Collector;
+use tokio::sync::watch;
 
-use compile::{CompileError, Guarded};
-use maps::{Count, Counters, Maps, MapsError};
+use crate::program::Tables;
+use blocklist::{Blocklist, BlocklistError};
+use collector::Seen;
+use interfaces::Interfaces;
+use keeper::Keeper;
+use maps::Rates;
+use owned::Listening;
+
+/// The XDP object that this edge was built with.
+pub const OBJECT: &[u8] = &[];
+
+/// Where maps and links are pinned unless the operator says otherwise.
+pub const PINS: &str = "/sys/fs/bpf/ebbgate";
 
 /// How the program is attached to an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// In the driver, before the kernel allocates anything.
     Native,
@@ -36,6 +58,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Both, the better first.
+    pub const ALL: [Self; 2] = [Self::Native, Self::Generic];
+
     /// The word used in logs, metrics and the API.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,140 +70,142 @@ impl Mode {
     }
 }
 
-/// Why the kernel does not enforce.
-#[derive(Debug, thiserror::Error)]
-pub enum AdmitError {
-    /// The maps cannot be used.
-    #[error(transparent)]
-    Maps(#[from] MapsError),
-    /// The program was refused.
-    #[error("the kernel refused the XDP program")]
-    Program(#[source] Box<ProgramError>),
-    /// An interface took the program in no mode.
-    #[error("the XDP program cannot be attached to {interface}; is another XDP program there?")]
-    Attach {
-        /// Which interface.
-        interface: String,
-        /// What the kernel said to the generic mode.
-        source: Box<ProgramError>,
-    },
-    /// The object does not hold what this edge was built for.
-    #[error("the XDP object has no {0}; build it again with `cargo xtask ebpf`")]
-    Missing(&'static str),
-    /// A pin could not be made or removed.
-    #[error("pin {path} cannot be used")]
-    Pin {
-        /// Which pin.
-        path: PathBuf,
-        /// What the file system said.
-        source: io::Error,
-    },
-    /// The lists do not fit.
-    #[error(transparent)]
-    Compile(#[from] CompileError),
+/// What the operator asked for.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The XDP object.
+    pub object: &'static [u8],
+    /// Which interfaces.
+    pub interfaces: Interfaces,
+    /// Modes that may be tried, in this order.
+    pub modes: Vec<Mode>,
+    /// Folder of pins, of this edge alone.
+    pub pins: PathBuf,
+    /// Limits and sampling.
+    pub rates: Rates,
+    /// File of networks that no listener serves.
+    pub blocklist: Option<PathBuf>,
+    /// Where the edge notes which pins it uses, so that a later start without XDP can take the filter away.
+    pub note: Option<PathBuf>,
 }
 
-/// The program and its maps.
-pub struct Admit {
-    ebpf: Ebpf,
-    pins: PathBuf,
-    maps: Maps,
-    attached: BTreeMap<String, Mode>,
-}
-
-impl From<ProgramError> for AdmitError {
-    fn from(error: ProgramError) -> Self {
-        Self::Program(Box::new(error))
-    }
-}
-
-impl Admit {
-    /// Loads the program from `object` over the maps pinned below `pins`, adopting what they hold.
-    ///
-    /// Nothing is attached yet: call [`Admit::apply`] first, so that no interface is ever guarded by half a list.
-    pub fn open(object: &[u8], pins: &Path) -> Result<Self, AdmitError> {
-        let maps = pins.join(format!("layout-{}", shared::LAYOUT));
-        fs::create_dir_all(&maps).map_err(|source| AdmitError::Pin { path: maps.clone(), source })?;
-        let mut ebpf = maps::load(object, Some(&maps))?;
-        let maps = Maps::adopt(&mut ebpf)?;
-        program(&mut ebpf)?.load()?;
-        Ok(Self { ebpf, pins: pins.to_owned(), maps, attached: BTreeMap::new() })
-    }
-
-    /// Makes the maps equal to what these listeners need. On error the maps keep what they had, or stop between two
-    /// writes, where every source has its old or its new verdict; the next call goes on from there.
-    pub fn apply(&mut self, guarded: &[Guarded], blocklist: &[Prefix]) -> Result<(), AdmitError> {
-        let wanted = compile::compile(self.maps.tables(), guarded, blocklist)?;
-        Ok(self.maps.apply(wanted)?)
-    }
-
-    /// Attaches to an interface: in the driver if it can, else in the generic path. A link pinned by an edge before is
-    /// taken over and its program replaced, without a moment in between.
-    pub fn attach(&mut self, interface: &str) -> Result<Mode, AdmitError> {
-        let native = self.pins.join(format!("link-{interface}-native"));
-        let generic = self.pins.join(format!("link-{interface}-generic"));
-        for (path, mode) in [(&native, Mode::Native), (&generic, Mode::Generic)] {
-            if path.exists() && self.take_over(path).is_ok() {
-                self.attached.insert(interface.to_owned(), mode);
-                return Ok(mode);
-            }
+impl Default for Settings {
+    /// Nothing in the kernel, no blocklist.
+    fn default() -> Self {
+        Self {
+            object: &[],
+            interfaces: Interfaces::Off,
+            modes: Mode::ALL.to_vec(),
+            pins: PINS.into(),
+            rates: Rates::default(),
+            blocklist: None,
+            note: None,
         }
-        let program = program(&mut self.ebpf)?;
-        let (id, mode, path) = match program.attach(interface, XdpMode::Driver) {
-            Ok(id) => (id, Mode::Native, native),
-            Err(_) => match program.attach(interface, XdpMode::Skb) {
-                Ok(id) => (id, Mode::Generic, generic),
-                Err(source) => {
-                    return Err(AdmitError::Attach {
-                        interface: interface.to_owned(),
-                        source: Box::new(source),
-                    });
-                }
-            },
-        };
-        let link: FdLink =
-            program.take_link(id)?.try_into().map_err(|_| AdmitError::Missing("BPF link support"))?;
-        link.pin(&path).map_err(|e| AdmitError::Pin { path, source: io::Error::other(e) })?;
-        self.attached.insert(interface.to_owned(), mode);
-        Ok(mode)
-    }
-
-    /// Puts this program into a pinned link. The pin keeps the link when this process ends.
-    fn take_over(&mut self, path: &Path) -> Result<(), AdmitError> {
-        let pin = |source| AdmitError::Pin { path: path.to_owned(), source };
-        let link = PinnedLink::from_pin(path).map_err(|e| pin(io::Error::other(e)))?;
-        let link = XdpLink::try_from(FdLink::from(link)).map_err(|e| pin(io::Error::other(e)))?;
-        program(&mut self.ebpf)?.attach_to_link(link)?;
-        Ok(())
-    }
-
-    /// The interfaces guarded, and how.
-    pub fn attached(&self) -> &BTreeMap<String, Mode> {
-        &self.attached
-    }
-
-    /// The counters, to be read beside this.
-    pub fn counters(&self) -> Result<Counters, AdmitError> {
-        Ok(self.maps.counters()?)
-    }
-
-    /// Every counter of the policies in force that is not zero.
-    pub fn counts(&self) -> Result<Vec<Count>, AdmitError> {
-        let policies = self.maps.tables().policies().into_iter().filter(|policy| *policy != 0);
-        Ok(self.counters()?.read(std::iter::once(0).chain(policies))?)
     }
 }
 
-/// Removes links, maps and their folder: the host is as it was before the first edge.
-pub fn unload(pins: &Path) -> Result<(), AdmitError> {
-    let pin = |source| AdmitError::Pin { path: pins.to_owned(), source };
-    match fs::remove_dir_all(pins) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin(e)),
-        _ => Ok(()),
-    }
+/// What is to be enforced.
+#[derive(Clone)]
+pub struct Wanted {
+    /// The Program in force.
+    pub tables: Arc<Tables>,
+    /// Where the edge listens, and who stands there.
+    pub listening: Listening,
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AdmitError> {
-    let program = ebpf.program_mut(shared::PROGRAM).ok_or(AdmitError::Missing(shared::PROGRAM))?;
-    Ok(program.try_into()?)
+/// Why there is no guard.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// The blocklist.
+    #[error(transparent)]
+    Blocklist(#[from] BlocklistError),
+    /// The thread.
+    #[error("cannot start the guard's thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// By endpoint, how its allowlist is enforced here.
+pub type Enforcement = BTreeMap<EndpointId, EnforcementReport>;
+
+/// Gives what is to be enforced now; None: no Program is in force yet.
+type Source = Box<dyn Fn() -> Option<Wanted> + Send>;
+
+/// What the handle and the thread share.
+#[derive(Default)]
+struct Shared {
+    source: Mutex<Option<Source>>,
+    asked: AtomicU64,
+    reload: AtomicBool,
+    blocklist: ArcSwap<Blocklist>,
+    seen: Mutex<Seen>,
+}
+
+/// The handle to the thread that keeps the kernel's filter.
+pub struct Guard {
+    shared: Arc<Shared>,
+    wake: SyncSender<()>,
+    done: watch::Receiver<u64>,
+    enforcement: watch::Receiver<Arc<Enforcement>>,
+}
+
+impl Guard {
+    /// Reads the blocklist and starts the thread. Nothing is enforced in the kernel before [`Guard::begin`].
+    pub fn start(settings: Settings) -> Result<Self, GuardError> {
+        let shared = Arc::new(Shared::default());
+        if let Some(path) = &settings.blocklist {
+            shared.blocklist.store(Arc::new(Blocklist::read(path)?));
+        }
+        // One call that waits stands for any number of them.
+        let (wake, woken) = sync_channel(1);
+        let (done_sender, done) = watch::channel(0);
+        let (enforcement_sender, enforcement) = watch::channel(Arc::default());
+        let for_thread = Arc::clone(&shared);
+        let run = move || Keeper::new(settings, for_thread, done_sender, enforcement_sender).run(&woken);
+        std::thread::Builder::new().name("guard".into()).spawn(run).map_err(GuardError::Thread)?;
+        Ok(Self { shared, wake, done, enforcement })
+    }
+
+    /// From now on the kernel enforces what `source` gives.
+    pub fn begin(&self, source: impl Fn() -> Option<Wanted> + Send + 'static) {
+        let mut slot = self.shared.source.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(Box::new(source));
+        drop(slot);
+        self.look();
+    }
+
+    /// Something changed: look at the source again, soon. Never waits.
+    pub fn look(&self) {
+        self.shared.asked.fetch_add(1, Ordering::AcqRel);
+        // Full: a look is still to come, and will see this change too.
+        let _ = self.wake.try_send(());
+    }
+
+    /// Reads the blocklist again, and attaches again where somebody took the program off by hand.
+    pub fn reload(&self) {
+        self.shared.reload.store(true, Ordering::Release);
+        self.look();
+    }
+
+    /// Completes when every change up to now is in the kernel, or known not to be.
+    pub async fn settled(&self) {
+        let asked = self.shared.asked.load(Ordering::Acquire);
+        let mut done = self.done.clone();
+        // An error means that the thread is gone, and with it everybody who could be waited for.
+        let _ = done.wait_for(|done| *done >= asked).await;
+    }
+
+    /// Whether the blocklist refuses a source.
+    pub fn is_blocked(&self, source: IpAddr) -> bool {
+        self.shared.blocklist.load().contains(source)
+    }
+
+    /// How every endpoint's allowlist is enforced, as it changes.
+    pub fn enforcement(&self) -> watch::Receiver<Arc<Enforcement>> {
+        self.enforcement.clone()
+    }
+
+    /// Metrics that are read from the kernel when asked for.
+    pub fn collector(&self) -> Box<dyn Collector> {
+        Box::new(collector::Packets(Arc::clone(&self.shared)))
+    }
 }

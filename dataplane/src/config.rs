@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use clap::Parser;
 
+use crate::admit::interfaces::Interfaces;
+use crate::admit::maps::Rates;
+use crate::admit::{self, Mode, Settings};
 use crate::log::LogFormat;
 use crate::shard::Waits;
 
@@ -63,12 +66,56 @@ pub struct Config {
     /// PEM file of authorities trusted for key sets, besides the system's.
     #[arg(long, value_name = "FILE")]
     pub jwks_ca: Option<PathBuf>,
+    /// Interface on which allowlists are enforced in XDP too; may be repeated. Or `auto`, or `off`, the default.
+    #[arg(long, value_name = "IFACE")]
+    pub xdp: Vec<String>,
+    /// How the XDP program may be attached.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub xdp_mode: XdpMode,
+    /// Folder on a BPF file system for the filter's pins; each edge of a host needs its own.
+    #[arg(long, value_name = "DIR", default_value = admit::PINS)]
+    pub xdp_pins: PathBuf,
+    /// New connections per second that XDP lets one source open to guarded ports. Default: no limit.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(ebbgate_ebpf::SYN_PER_SEC_MAX)))]
+    pub xdp_syn_rate: u32,
+    /// New connections that a source may open at once before --xdp-syn-rate counts.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub xdp_syn_burst: u32,
+    /// Logs one packet in N of those that XDP drops. Default: none.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub xdp_drop_log: u32,
+    /// File of networks that no listener serves, one a line; read again on SIGHUP and when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub blocklist: Option<PathBuf>,
     /// Form of the log on standard error.
     #[arg(long, value_enum, default_value = "json")]
     pub log_format: LogFormat,
     /// What is logged, as in `info` or `ebbgate_edge=debug,info`.
     #[arg(long, default_value = "info")]
     pub log: String,
+}
+
+/// How the XDP program may be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum XdpMode {
+    /// In the driver, or else in the generic path.
+    Auto,
+    /// In the driver only.
+    Native,
+    /// In the generic path only.
+    Generic,
+}
+
+impl XdpMode {
+    /// The modes to try, in this order.
+    pub fn modes(self) -> Vec<Mode> {
+        match self {
+            Self::Auto => Mode::ALL.to_vec(),
+            Self::Native => vec![Mode::Native],
+            Self::Generic => vec![Mode::Generic],
+        }
+    }
 }
 
 /// Where control listens.
@@ -113,6 +160,23 @@ impl Config {
         let allowed = descriptors.saturating_sub(DESCRIPTORS_KEPT.min(descriptors / 4));
         let total = self.connections_max.unwrap_or(allowed).min(allowed);
         (total, self.source_connections_max.unwrap_or(total / 2).clamp(1, total.max(1)))
+    }
+
+    /// The kernel's filter and the blocklist.
+    pub fn guard(&self) -> Result<Settings, String> {
+        Ok(Settings {
+            object: admit::OBJECT,
+            interfaces: Interfaces::read(&self.xdp)?,
+            modes: self.xdp_mode.modes(),
+            pins: self.xdp_pins.clone(),
+            rates: Rates {
+                syn_per_sec: self.xdp_syn_rate,
+                syn_burst: self.xdp_syn_burst,
+                sample_one_in: self.xdp_drop_log,
+            },
+            blocklist: self.blocklist.clone(),
+            note: Some(self.edge_dir().join("xdp-pins")),
+        })
     }
 
     /// Waits that connections are bound by.

@@ -100,6 +100,10 @@ pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
     let Ok(socket) = Socket::new(stream) else { return };
     let edge = shard.edge();
     edge.metrics.connections.get_or_create(&ListenerLabel { listener: entrance.name() }).inc();
+    if edge.guard.is_blocked(socket.peer().ip()) {
+        edge.metrics.connections_blocked.inc();
+        return;
+    }
     let admitted = match edge.caps.admit(socket.peer().ip()) {
         Ok(admitted) => admitted,
         Err(refused) => {

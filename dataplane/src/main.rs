@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result};
 use aws_lc_rs::rand;
 use clap::Parser as _;
+use ebbgate_edge::admit::Guard;
 use ebbgate_edge::config::Config;
 use ebbgate_edge::effect::{Fetcher, Keys};
 use ebbgate_edge::listen::{self, Caps};
@@ -53,6 +54,7 @@ fn run(config: &Config) -> Result<()> {
 async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let saved = Saved::open(&config.edge_dir())?;
     let (edge, events) = edge(config, &saved)?;
     let shards = config.shards();
@@ -67,6 +69,9 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         admin: admin.local_addr()?,
     };
     drop(passed);
+    // The filter stands before the first connection is accepted.
+    edge.begin_guard(vec![addresses.http, addresses.https, addresses.connect]);
+    edge.guard.settled().await;
     let threads = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
         let edge = Arc::clone(&edge);
         let name = format!("shard-{index}");
@@ -77,6 +82,12 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     tokio::spawn(admin::serve(admin, Arc::clone(&edge)));
     let feed = Feed { socket: config.control_socket(), id, edge: Arc::clone(&edge), saved, events };
     tokio::spawn(feed.run());
+    let reloaded = Arc::clone(&edge);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reloaded.guard.reload();
+        }
+    });
     let run_dir = config.run_dir();
     let ready = announce(&edge, &run_dir, &addresses);
     tokio::select! {
@@ -105,7 +116,9 @@ fn edge(
     config: &Config,
     saved: &Saved,
 ) -> Result<(Arc<Edge>, tokio::sync::mpsc::Receiver<ebbgate_model::feed::FromEdge>)> {
-    let metrics = Metrics::new();
+    let guard = Guard::start(config.guard().map_err(anyhow::Error::msg)?)?;
+    let mut metrics = Metrics::new();
+    metrics.collect(guard.collector());
     let (reports, events) = Reports::new(metrics.events_dropped.clone());
     let (total, source) = config.caps();
     let fetcher = Fetcher::new(config.jwks_ca.as_deref(), config.jwks_allow_private);
@@ -116,6 +129,7 @@ fn edge(
         keys: Keys::new(fetcher.context("--jwks-ca")?),
         tickets: TicketKey::new(&saved.ticket_key(fresh()?)?),
         waits: config.waits(),
+        guard,
         background: Handle::current(),
         ports: Ports::new(config.tcp_bind, config.shards()),
     });

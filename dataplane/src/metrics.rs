@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -62,6 +63,8 @@ metrics! {
     agent_connections_open: Gauge = "agent_connections_open", "Connections of agents open, authenticated or not";
     /// Connections closed at once because a cap was reached.
     connections_refused: Counter = "connections_refused", "Connections closed at once because a cap was reached";
+    /// Connections closed at once because the blocklist names their source.
+    connections_blocked: Counter = "connections_blocked", "Connections closed at once because the blocklist names their source";
     /// Connections ended, by error code.
     connections_ended: Family<CodeLabel, Counter> = "connections_ended", "Connections ended, by error code";
     /// Bytes received from visitors.
@@ -99,6 +102,11 @@ metrics! {
 }
 
 impl Metrics {
+    /// Adds metrics that are gathered when asked for.
+    pub fn collect(&mut self, collector: Box<dyn Collector>) {
+        self.registry.sub_registry_with_prefix("ebbgate_edge").register_collector(collector);
+    }
+
     /// All metrics as OpenMetrics text.
     pub fn text(&self) -> String {
         let mut text = String::new();

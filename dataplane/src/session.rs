@@ -182,6 +182,7 @@ impl AgentSession {
 
 fn release(edge: &Edge, bound: &Bound) {
     edge.routes.remove(&bound.endpoint);
+    edge.occupant_changed(&bound.endpoint);
     edge.metrics.agent_endpoints.dec();
     if let Some(port) = bound.lent_port {
         edge.give_port_back(port);

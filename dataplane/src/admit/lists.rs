@@ -70,7 +70,8 @@ pub fn source_lists(
     if lists.is_empty() { Err(why) } else { Ok(lists) }
 }
 
-fn is_enforced(action: &Action) -> bool {
+/// Whether the action refuses anybody at all.
+pub(super) fn is_enforced(action: &Action) -> bool {
     action.config.get("enforce").and_then(Value::as_bool).unwrap_or(true)
 }
 

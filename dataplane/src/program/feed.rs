@@ -132,6 +132,8 @@ impl Feed {
         lines: &mpsc::Sender<Bytes>,
     ) -> Result<std::convert::Infallible, FeedError> {
         let mut beat = interval(Duration::from_secs(BEAT_SECS));
+        // Whatever was published before counts as a change for a new feed.
+        let mut enforcement = self.edge.guard.enforcement();
         let mut received = Lines::default();
         let silence = Duration::from_secs(BEAT_SECS) * BEATS_MISSED_MAX;
         let mut deadline = Instant::now() + silence;
@@ -149,6 +151,10 @@ impl Feed {
                     for change in changes {
                         send(lines, &change).await?;
                     }
+                }
+                Ok(()) = enforcement.changed() => {
+                    let endpoints = enforcement.borrow_and_update().as_ref().clone();
+                    send(lines, &FromEdge::Enforcement { endpoints }).await?;
                 }
                 Some(event) = self.events.recv() => send(lines, &event).await?,
                 _ = beat.tick() => {
@@ -175,7 +181,10 @@ impl Feed {
         };
         let generation = program.generation;
         let reply = match self.apply(program) {
-            Ok(()) => FromEdge::Applied { generation },
+            Ok(()) => {
+                self.wait_for_guard(lines).await?;
+                FromEdge::Applied { generation }
+            }
             Err(error) => {
                 tracing::error!(generation, %error, "program refused; the last good one stays in force");
                 self.edge.metrics.programs_refused.inc();
@@ -183,6 +192,19 @@ impl Feed {
             }
         };
         send(lines, &reply).await
+    }
+
+    /// A generation is in force when the kernel has it too. A long list takes seconds; control must not think meanwhile
+    /// that we are gone.
+    async fn wait_for_guard(&self, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
+        let settled = self.edge.guard.settled();
+        tokio::pin!(settled);
+        loop {
+            match timeout(Duration::from_secs(BEAT_SECS), &mut settled).await {
+                Ok(()) => return Ok(()),
+                Err(_) => send(lines, &FromEdge::Beat).await?,
+            }
+        }
     }
 
     fn apply(&self, program: Program) -> Result<(), ProgramError> {

@@ -14,7 +14,7 @@ use crate::listen::{self, ListenError};
 pub struct Ports {
     address: IpAddr,
     shards: usize,
-    open: BTreeMap<u16, Use>,
+    open: BTreeMap<u16, (Use, Host)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Ports {
         let gone: BTreeSet<u16> = self
             .open
             .iter()
-            .filter(|(p, u)| **u == Use::Reserved && !wanted.contains_key(p))
+            .filter(|(p, (used, _))| *used == Use::Reserved && !wanted.contains_key(p))
             .map(|(p, _)| *p)
             .collect();
         for port in gone {
@@ -71,7 +71,7 @@ impl Ports {
         }
         for (port, host) in wanted {
             match self.open.get_mut(&port) {
-                Some(used) => *used = Use::Reserved,
+                Some((used, _)) => *used = Use::Reserved,
                 None => match self.bind(port, host.clone(), Use::Reserved) {
                     Ok(change) => changes.push(change),
                     Err(error) => errors.push(error),
@@ -102,11 +102,21 @@ impl Ports {
 
     /// Takes a lent port back.
     pub fn give_back(&mut self, port: u16) -> Option<PortChange> {
-        if self.open.get(&port) != Some(&Use::Lent) {
+        if !matches!(self.open.get(&port), Some((Use::Lent, _))) {
             return None;
         }
         self.open.remove(&port);
         Some(PortChange::Close { port })
+    }
+
+    /// The address ports are bound on.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Ports open now, with the host part of their endpoints.
+    pub fn open(&self) -> impl Iterator<Item = (u16, &Host)> {
+        self.open.iter().map(|(port, (_, host))| (*port, host))
     }
 
     fn bind_free(&mut self, port: u16, host: &Host) -> Option<PortChange> {
@@ -118,7 +128,7 @@ impl Ports {
 
     fn bind(&mut self, port: u16, host: Host, used: Use) -> Result<PortChange, ListenError> {
         let (_, listeners) = listen::bind(SocketAddr::new(self.address, port), self.shards)?;
-        self.open.insert(port, used);
+        self.open.insert(port, (used, host.clone()));
         Ok(PortChange::Open { host, port, listeners })
     }
 }

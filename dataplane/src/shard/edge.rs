@@ -1,7 +1,7 @@
 //! `Edge`: what all shards share. Tables, routes, sessions, counters, and the shards' mailboxes.
 
 use std::future::Future;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,13 +9,16 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use ebbgate_model::event::ConnectionEvent;
 use ebbgate_model::feed::{FromEdge, SessionCommand};
-use ebbgate_model::{Ksuid, TunnelSessionId};
+use ebbgate_model::{Binding, Host, Ksuid, Scheme, TunnelSessionId};
 use ebbgate_wire::ticket::TicketKey;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::{Entrance, Message};
+use crate::admit::owned::{Listening, Occupant};
+use crate::admit::{Guard, Wanted};
 use crate::effect::Keys;
+use crate::gateway::{Endpoint, Kind};
 use crate::listen::Caps;
 use crate::log;
 use crate::metrics::{CodeLabel, Metrics};
@@ -67,6 +70,8 @@ pub struct Edge {
     pub tickets: TicketKey,
     /// Waits that an operator may set.
     pub waits: Waits,
+    /// The kernel's filter, and the blocklist.
+    pub guard: Guard,
     /// The runtime of everything that is no visitor's traffic.
     pub background: Handle,
     ports: Mutex<Ports>,
@@ -88,6 +93,8 @@ pub struct Parts {
     pub tickets: TicketKey,
     /// See [`Edge::waits`].
     pub waits: Waits,
+    /// See [`Edge::guard`].
+    pub guard: Guard,
     /// See [`Edge::background`].
     pub background: Handle,
     /// Reserved ports, none open.
@@ -121,6 +128,7 @@ impl Edge {
             keys: parts.keys,
             tickets: parts.tickets,
             waits: parts.waits,
+            guard: parts.guard,
             background: parts.background,
             ports: Mutex::new(parts.ports),
             mailboxes: OnceLock::new(),
@@ -175,6 +183,7 @@ impl Edge {
         }
         self.sync_ports(&new);
         session::recheck(self, &old, &new);
+        self.guard.look();
         self.metrics.generation.set(i64::try_from(new.program.generation).unwrap_or(i64::MAX));
     }
 
@@ -186,6 +195,7 @@ impl Edge {
     /// Tries again to bind ports that were taken.
     pub fn retry_ports(&self) {
         self.sync_ports(&self.tables.load());
+        self.guard.look();
     }
 
     fn sync_ports(&self, tables: &Tables) {
@@ -205,6 +215,7 @@ impl Edge {
         let (range, host) = (settings.random_tcp_ports.clone()?, settings.tcp_host.clone()?);
         let (port, change) = self.ports().lend(range, &host, wanted, self.random()).ok()?;
         self.change_port(change);
+        self.guard.look();
         Some(port)
     }
 
@@ -213,11 +224,44 @@ impl Edge {
         let change = self.ports().give_back(port);
         if let Some(change) = change {
             self.change_port(change);
+            self.guard.look();
         }
     }
 
     fn ports(&self) -> MutexGuard<'_, Ports> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the kernel guards what this edge listens on; `shared` are its fixed listeners.
+    pub fn begin_guard(self: &Arc<Self>, shared: Vec<SocketAddr>) {
+        let edge = Arc::downgrade(self);
+        self.guard.begin(move || edge.upgrade()?.wanted(shared.clone()));
+    }
+
+    /// An agent's endpoint came or went: who stands alone at a port may be another now.
+    pub fn occupant_changed(&self, endpoint: &Endpoint) {
+        if endpoint.url.scheme() == Scheme::Tcp && endpoint.binding == Binding::Public {
+            self.guard.look();
+        }
+    }
+
+    fn wanted(&self, shared: Vec<SocketAddr>) -> Option<Wanted> {
+        let tables = self.tables.load_full();
+        if tables.program.generation == 0 {
+            return None;
+        }
+        let ports = self.ports();
+        let tcp = ports.open().map(|(port, host)| (port, self.occupant(host, port))).collect();
+        let listening = Listening { shared, tcp_bind: ports.address(), tcp };
+        Some(Wanted { tables, listening })
+    }
+
+    fn occupant(&self, host: &Host, port: u16) -> Occupant {
+        let Some((_, pool)) = self.routes.public(Scheme::Tcp, host, port) else { return Occupant::Nobody };
+        match pool.members() {
+            [one] if matches!(one.kind, Kind::Cloud) && !one.pooling_enabled => Occupant::Alone(one.id),
+            _ => Occupant::Others,
+        }
     }
 
     fn change_port(&self, change: PortChange) {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use ebbgate_edge::admit::{Guard, Settings};
 use ebbgate_edge::effect::{Fetcher, Keys};
 use ebbgate_edge::listen::{self, Caps};
 use ebbgate_edge::metrics::Metrics;
@@ -156,6 +157,7 @@ impl Lab {
             keys: Keys::new(Fetcher::new(None, true).unwrap()),
             tickets: TicketKey::new(&[7; 32]),
             waits: Waits { relay_idle_secs: 60, half_closed_secs: 60 },
+            guard: Guard::start(Settings::default()).unwrap(),
             background: Handle::current(),
             ports: Ports::new("127.0.0.1".parse().unwrap(), SHARDS),
         });

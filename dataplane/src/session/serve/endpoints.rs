@@ -91,7 +91,9 @@ impl Connection {
             let endpoint = make(url);
             let taken =
                 |e: AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, format!("{}: {e}", endpoint.url));
-            edge.routes.bind(Arc::clone(&endpoint)).map_err(taken).map(|()| Arc::clone(&endpoint))
+            edge.routes.bind(Arc::clone(&endpoint)).map_err(taken)?;
+            edge.occupant_changed(&endpoint);
+            Ok(endpoint)
         };
         let none =
             |what: &str| Refusal::new(bind::CODE_NO_RANDOM, format!("this server has no {what} to give"));
@@ -188,6 +190,7 @@ impl Connection {
         let endpoint = Arc::new(endpoint);
         let taken = |e: AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, e.to_string());
         edge.routes.bind(Arc::clone(&endpoint)).map_err(taken)?;
+        edge.occupant_changed(&endpoint);
         bound.endpoint = Arc::clone(&endpoint);
         if !session.add(edge, bound) {
             edge.routes.remove(&endpoint);
