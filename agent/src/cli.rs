@@ -1,6 +1,7 @@
 //! The command line (surface.md section 2.5): one verb per file, all ending in exit code 0 or 1.
 
 mod adhoc;
+mod api;
 mod config;
 mod logging;
 mod report;
@@ -36,6 +37,8 @@ enum Verb {
     /// Check or change the configuration file.
     #[command(subcommand)]
     Config(config::ConfigVerb),
+    /// Call the REST API.
+    Api(api::ApiArguments),
     /// Install and control the background service.
     #[command(subcommand)]
     Service(service::ServiceVerb),
@@ -97,6 +100,7 @@ pub(crate) fn run(arguments: Arguments, env: Env<'_>) -> Result<(), Failure> {
         Verb::Tcp(arguments) => adhoc::run(arguments.into(), env),
         Verb::Tls(arguments) => arguments.draft().and_then(|adhoc| adhoc::run(adhoc, env)),
         Verb::Config(verb) => config::run(&verb, env),
+        Verb::Api(arguments) => api::run(&arguments, env),
         Verb::Service(verb) => service::run(&verb, env),
         Verb::Version => {
             println!("ebbgate {}", env!("CARGO_PKG_VERSION"));

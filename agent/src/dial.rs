@@ -162,7 +162,7 @@ impl Dial for EdgeDialer {
 }
 
 /// TLS 1.2 or 1.3, no ALPN and no client certificate: what the SDKs speak.
-fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, DialerError> {
+pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, DialerError> {
     let config = ClientConfig::builder_with_provider(trust::provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(trust.roots()?)

@@ -15,7 +15,7 @@ use ebbgate_wire::rpc::{AuthReply, Bind, BindReply, Secret, StreamKind, UnbindRe
 use ebbgate_wire::{heartbeat, rpc_io};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio_rustls::TlsAcceptor;
@@ -104,6 +104,52 @@ async fn keys_are_added_to_the_default_file() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(run(directory.path(), &["config", "check"]).await.code, Some(0));
     assert_eq!(run(directory.path(), &["config", "add-connect-url", "https://x"]).await.code, Some(1));
+}
+
+/// Answers one request with a status and a JSON body, and tells what it was asked.
+async fn answer_once(listener: TcpListener, status: &str, body: &str) -> String {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "a whole head comes");
+    }
+    let length = body.len();
+    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    String::from_utf8(request).unwrap().to_lowercase()
+}
+
+#[tokio::test]
+async fn the_api_is_called_with_the_key_of_the_file_and_answers_are_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    file(directory.path(), "agent.yml", "version: 3\nagent: {api_key: the-key}\n");
+    let shown = r#"{"id":"ep_1","enforcement":{"restrict_ips":"xdp","dropped_packets":{"not_allowed":6}}}"#;
+    let refusal = r#"{"error_code":"ERR_NGROK_220","status_code":403,"msg":"not from here","details":{"operation_id":"op_1"}}"#;
+    for (status, body, code, expect) in [
+        ("200 OK", shown, 0, "\"not_allowed\": 6"),
+        (
+            "403 Forbidden",
+            refusal,
+            1,
+            "ERROR:  not from here\nERROR:  ERR_NGROK_220\nERROR:  operation_id: op_1",
+        ),
+        ("204 No Content", "", 0, ""),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let arguments =
+            ["api", "endpoints", "get", "ep_1", "--config", "agent.yml", "--api-url", url.as_str()];
+        let (ran, asked) =
+            tokio::join!(run(directory.path(), &arguments), answer_once(listener, status, body));
+        assert!(asked.starts_with("get /endpoints/ep_1 http/1.1\r\n"), "{asked}");
+        assert!(asked.contains("authorization: bearer the-key\r\n"), "{asked}");
+        assert!(asked.contains("ngrok-version: 2\r\n"), "{asked}");
+        assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+        assert!(format!("{}{}", ran.stdout, ran.stderr).contains(expect), "{}{}", ran.stdout, ran.stderr);
+    }
+    let keyless = run(directory.path(), &["api", "root", "self"]).await;
+    assert_eq!(keyless.code, Some(1));
+    assert!(keyless.stderr.contains("there is no API key"), "{}", keyless.stderr);
 }
 
 #[tokio::test]

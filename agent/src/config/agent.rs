@@ -114,6 +114,8 @@ pub enum LogFormat {
 pub struct AgentConfig {
     /// Session credential.
     pub authtoken: Option<Secret>,
+    /// Key of the REST API, for `ebbgate api` only; sessions never use it.
+    pub api_key: Option<Secret>,
     /// The edge to dial.
     pub connect: Option<ConnectAddress>,
     /// Whose certificates the edge may present.
@@ -146,6 +148,7 @@ impl Default for AgentConfig {
     fn default() -> Self {
         Self {
             authtoken: None,
+            api_key: None,
             connect: None,
             trust: Trust::default(),
             connect_timeout: Duration::from_secs(10),
@@ -228,6 +231,9 @@ pub(super) fn read(mut table: Table, found: &mut Findings) -> AgentConfig {
     if let Some(field) = table.take("authtoken") {
         agent.authtoken = field.text(found).filter(|text| !text.is_empty()).map(Secret::new);
     }
+    if let Some(field) = table.take("api_key") {
+        agent.api_key = field.text(found).filter(|text| !text.is_empty()).map(Secret::new);
+    }
     read_connection(&mut table, &mut agent, found);
     read_output(&mut table, &mut agent, found);
     if let Some(field) = table.take("metadata") {
@@ -238,7 +244,6 @@ pub(super) fn read(mut table: Table, found: &mut Findings) -> AgentConfig {
     }
     refuse_unsafe(&mut table, found);
     for key in [
-        "api_key",
         "console_ui_color",
         "crl_noverify",
         "dns_resolver_ips",
