@@ -42,8 +42,8 @@ use keeper::Keeper;
 use maps::Rates;
 use owned::Listening;
 
-/// The XDP object that this edge was built with.
-pub const OBJECT: &[u8] = &[];
+/// The XDP object that this edge was built with: made by `cargo xtask ebpf`, committed, and read by nothing else.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/admit.o");
 
 /// Where maps and links are pinned unless the operator says otherwise.
 pub const PINS: &str = "/sys/fs/bpf/ebbgate";
