@@ -37,6 +37,7 @@ impl Hosts {
     pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         ensure!(is_root(), "network namespaces need root");
+        sweep();
         let number = format!("{}-{}", id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let name = |host: &str| format!("ebb-{number}-{host}");
         // Dropping removes whatever was made when a step fails.
@@ -110,6 +111,21 @@ impl Drop for Hosts {
     }
 }
 
+/// Removes hosts whose maker was killed before it could.
+fn sweep() {
+    let names = fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    for name in names.filter_map(|name| name.into_string().ok()).filter(|name| is_orphan(name)) {
+        // Another test may be sweeping too.
+        let _ = ip(&["netns", "del", &name]);
+    }
+}
+
+/// Whether a name is one of ours, `ebb-PID-NUMBER-HOST`, and its process is gone.
+fn is_orphan(name: &str) -> bool {
+    let pid = name.strip_prefix("ebb-").and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+    pid.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())
+}
+
 fn ip(args: &[&str]) -> Result<()> {
     let ran = output(Command::new("ip").args(args))?;
     let said = String::from_utf8_lossy(&ran.stderr);
@@ -119,4 +135,19 @@ fn ip(args: &[&str]) -> Result<()> {
 
 fn output(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hosts_of_ended_processes_are_orphans() {
+        let check = |name: &str, expect: bool| assert_eq!(is_orphan(name), expect, "{name}");
+        check(&format!("ebb-{}-0-e", id()), false);
+        // Beyond the kernel's largest process id.
+        check("ebb-4194305-0-e", true);
+        check("ebb-edge", false);
+        check("other-4194305-0-e", false);
+    }
 }
