@@ -15,9 +15,14 @@ pub struct Bpffs {
 }
 
 impl Bpffs {
-    /// Mounts one at `dir`, making the directory. Root only.
+    /// Mounts one at `dir`, making the directory, or takes the one that somebody who was killed left there. Root only.
     pub fn mount(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let here = |line: &str| line.starts_with(&format!("bpf {} bpf ", dir.display()));
+        if mounts.lines().any(here) {
+            return Ok(Self { dir: dir.to_owned() });
+        }
         run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(dir))?;
         Ok(Self { dir: dir.to_owned() })
     }

@@ -11,7 +11,7 @@ use crate::tools;
 use crate::workspace::{self, Profile, run, shown};
 
 /// The programs, and where they go below the archive's root.
-const PROGRAMS: [&str; 3] = ["ebbgate-control", "ebbgate-edge", "ebbgate"];
+const PROGRAMS: [&str; 4] = ["ebbgate-control", "ebbgate-edge", "ebbgate-admit", "ebbgate"];
 /// Files of the repository, and where they go.
 const FILES: [(&str, &str); 8] = [
     ("dist/systemd/ebbgate-control.service", "usr/lib/systemd/system"),

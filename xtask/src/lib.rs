@@ -3,6 +3,7 @@
 //!
 //! Imports nothing of Ebbgate's own crates: it knows the products only as programs, flags and files, as an operator does.
 
+pub mod admit;
 pub mod api;
 pub mod bench;
 pub mod bpffs;

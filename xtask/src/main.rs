@@ -23,6 +23,12 @@ enum Verb {
     Test(xtask::test::Args),
     /// Three hosts to try XDP by hand: a guarded port, a visitor that is let in and one that is not (root only)
     Netns(xtask::netns::Args),
+    /// Put the XDP filter on interfaces by hand (root only)
+    Load(xtask::admit::LoadArgs),
+    /// Take the XDP filter off and remove what it left (root only)
+    Unload(xtask::admit::Pins),
+    /// Print the XDP filter's interfaces, lists, counters and rates (root only)
+    Status(xtask::admit::Pins),
     /// Measure whole chains next to HAProxy
     Bench(xtask::bench::Args),
     /// Run .ci/run in a fresh clone of HEAD
@@ -66,6 +72,9 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Up(args) => xtask::up::run(&args),
         Verb::Test(args) => xtask::test::run_all(&args),
         Verb::Netns(args) => xtask::netns::run(&args),
+        Verb::Load(args) => xtask::admit::load(&args),
+        Verb::Unload(pins) => xtask::admit::unload(&pins),
+        Verb::Status(pins) => xtask::admit::status(&pins),
         Verb::Bench(args) => xtask::bench::run(&args),
         Verb::Ci => xtask::ci::run_in_clone(),
         Verb::Openapi => xtask::openapi::write(),

@@ -12,8 +12,10 @@ use anyhow::{Result, bail};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::bpffs::Bpffs;
 use crate::lab::{Lab, Programs};
 use crate::process::Daemon;
+use crate::tools::is_root;
 use crate::workspace::{self, Profile};
 use clinic::Clinic;
 
@@ -49,6 +51,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut lab = Lab::open(&args.dir, Programs::in_dir(&programs))?;
     // The lab's own services are on loopback, where a production edge fetches no keys from.
     lab.edge_args(["--jwks-allow-private"]);
+    let pins = guard_loopback(&mut lab);
     lab.start()?;
     let mut clinic = if args.bare { None } else { Some(Clinic::start(&lab)?) };
     let report = match (&clinic, args.json) {
@@ -70,7 +73,21 @@ pub fn run(args: &Args) -> Result<()> {
     }
     lab.stop_edge()?;
     lab.stop_control()?;
+    // The filter outlives its edge; with the pins it goes.
+    drop(pins);
     ended
+}
+
+/// Lets the edge guard loopback in XDP where that can be. The pins are the lab's own.
+fn guard_loopback(lab: &mut Lab) -> Option<Bpffs> {
+    if !is_root() {
+        return None;
+    }
+    let pins = Bpffs::mount(&lab.dir().join("pins"));
+    let pins = pins.inspect_err(|error| eprintln!("allowlists stay in user space: {error:#}")).ok()?;
+    lab.edge_args(["--xdp", "lo", "--xdp-pins"]);
+    lab.edge_args([pins.dir().join("edge")]);
+    Some(pins)
 }
 
 /// Returns on SIGINT, SIGTERM or SIGHUP; fails when a look after a child's end finds one of ours missing.

@@ -36,7 +36,8 @@ pub(super) struct Clinic {
     services: Vec<Daemon>,
     clusters: Vec<Cluster>,
     agent: Daemon,
-    operations_addr: String,
+    operations: Value,
+    guarded: String,
     databases_missing: Option<String>,
     token: String,
 }
@@ -53,14 +54,15 @@ impl Clinic {
         };
         let mut made = Made::open(lab.api()?, dir.join("made.json"))?;
         let authtoken = authtoken(&mut made, &dir)?;
-        let operations_addr = cloud_endpoints(&mut made, &jku(lab))?;
+        let operations = cloud_endpoints(&mut made, &jku(lab))?;
         let file = agent_file(lab, &dir, &authtoken)?;
         let mut agent = Spec::new("agent", lab.programs().agent())
             .args(["start", "--all", "--config"])
             .arg(file)
             .start(&lab.log_dir())?;
         wait_online(&made.api, &mut agent)?;
-        Ok(Self { services: vec![rest], clusters, agent, operations_addr, databases_missing, token })
+        let guarded = wait_guarded(&made.api, &operations)?;
+        Ok(Self { services: vec![rest], clusters, agent, operations, guarded, databases_missing, token })
     }
 
     /// The processes that must not end by themselves.
@@ -82,7 +84,10 @@ impl Clinic {
     pub(super) fn table(&self, lab: &Lab) -> Result<String> {
         let databases = match &self.databases_missing {
             Some(reason) => format!("The databases are not there: {reason}"),
-            None => [patients_lines(lab), operations_lines(&self.operations_addr)?].join("\n\n"),
+            None => {
+                let operations = operations_lines(&self.operations, &self.guarded)?;
+                [patients_lines(lab), operations].join("\n\n")
+            }
         };
         let blocks = [
             "The clinic is online.".into(),
@@ -117,11 +122,14 @@ fn patients_lines(lab: &Lab) -> String {
     )
 }
 
-fn operations_lines(addr: &str) -> Result<String> {
+fn operations_lines(endpoint: &Value, guarded: &str) -> Result<String> {
+    let url = text(endpoint, "url")?;
+    let addr = url.trim_start_matches("tcp://");
     let (host, port) = addr.rsplit_once(':').context("the reserved address has no port")?;
     let (role, password) = (postgres::ROLE, postgres::PASSWORD);
     Ok(format!(
-        "operations        tcp://{addr}
+        "operations        {url}
+  {guarded}
   PGPASSWORD={password} psql -c 'SELECT * FROM rooms' \\
     \"host={host} port={port} sslmode=disable user={role} dbname=operations\""
     ))
@@ -195,8 +203,8 @@ fn authtoken(made: &mut Made, dir: &Path) -> Result<String> {
     Ok(fs::read_to_string(&path)?.trim().to_owned())
 }
 
-/// Steps 3 to 6: domain, address, and the three cloud endpoints with their policies. Returns the address.
-fn cloud_endpoints(made: &mut Made, jku: &str) -> Result<String> {
+/// Steps 3 to 6: domain, address, and the three cloud endpoints with their policies. Returns the operations database's.
+fn cloud_endpoints(made: &mut Made, jku: &str) -> Result<Value> {
     made.once("domain", "/reserved_domains", &json!({ "domain": "*.clinic-network.com", "region": "us" }))?;
     let addr = json!({ "description": "Operations DB TCP Addr for Clinic 1", "region": "us" });
     let addr = made.once("addr", "/reserved_addrs", &addr)?;
@@ -215,8 +223,7 @@ fn cloud_endpoints(made: &mut Made, jku: &str) -> Result<String> {
         { "type": "restrict-ips", "config": { "enforce": true, "allow": ["127.0.0.1/32", "::1/128"] } },
         { "type": "forward-internal", "config": { "url": "tcp://operations-database.clinic1.internal:433" } },
     ] }] });
-    endpoint("operations-db", &format!("tcp://{addr}"), &operations)?;
-    Ok(addr)
+    endpoint("operations-db", &format!("tcp://{addr}"), &operations)
 }
 
 /// The guide's policy for the REST API, in the form that works: one rule with both keys, and an end for everybody else.
@@ -289,6 +296,27 @@ fn wait_online(api: &Api, agent: &mut Daemon) -> Result<()> {
     })
 }
 
+/// Waits until the edge says how the endpoint's allowlist is enforced; gives it as a line of the table.
+fn wait_guarded(api: &Api, endpoint: &Value) -> Result<String> {
+    let path = format!("/endpoints/{}", text(endpoint, "id")?);
+    let limit = Duration::from_secs(ONLINE_SECS_MAX);
+    let enforcement = wait::until(limit, "the edge to say how it enforces the allowlist", || {
+        let seen = api.read(&path)?;
+        Ok(seen.get("enforcement").filter(|enforcement| !enforcement.is_null()).cloned())
+    })?;
+    Ok(guarded_line(&enforcement))
+}
+
+fn guarded_line(enforcement: &Value) -> String {
+    let of = |value: &Value, key| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let interfaces = enforcement.get("interfaces").and_then(Value::as_array).into_iter().flatten();
+    let interfaces = interfaces.map(|one| format!("{} ({})", of(one, "name"), of(one, "mode")));
+    match of(enforcement, "restrict_ips").as_str() {
+        "xdp" => format!("guarded in XDP: {}", interfaces.collect::<Vec<_>>().join(", ")),
+        _ => format!("guarded in user space: {}", of(enforcement, "reason")),
+    }
+}
+
 /// Resources made by an earlier run or this one, by a name of ours.
 struct Made {
     api: Api,
@@ -323,5 +351,18 @@ impl Made {
 
     fn forget(&mut self, name: &str) {
         self.ids.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_says_where_the_allowlist_holds() {
+        let xdp = json!({ "restrict_ips": "xdp", "reason": "", "interfaces": [{ "name": "lo", "mode": "generic" }] });
+        assert_eq!(guarded_line(&xdp), "guarded in XDP: lo (generic)");
+        let userspace = json!({ "restrict_ips": "userspace", "reason": "XDP is off", "interfaces": [] });
+        assert_eq!(guarded_line(&userspace), "guarded in user space: XDP is off");
     }
 }
