@@ -47,7 +47,7 @@ pub async fn compile(
         .filter(|rule| restriction.ip_policies.contains(&rule.policy))
         .map(|rule| IpPolicyRule { cidr: rule.cidr, action: rule.action })
         .collect();
-    Ok(ebbgate_policy::IpRestriction::new(rules.iter()))
+    Ok(ebbgate_policy::IpRestriction::new(&rules))
 }
 
 #[cfg(test)]

@@ -37,11 +37,11 @@ pub(super) struct ApiArguments {
     resource: String,
     #[command(subcommand)]
     verb: ApiVerb,
-    /// The API's address [default: EBBGATE_API_URL, else http://127.0.0.1:4480].
+    /// The API's address [default: `EBBGATE_API_URL`, else `http://127.0.0.1:4480`].
     #[arg(long, global = true, value_name = "URL")]
     api_url: Option<String>,
-    /// API key [default: EBBGATE_API_KEY, NGROK_API_KEY, else `agent.api_key` of the configuration file].
-    #[arg(long, global = true, value_name = "KEY", hide_env_values = true)]
+    /// API key [default: `EBBGATE_API_KEY`, `NGROK_API_KEY`, else `agent.api_key` of the configuration file].
+    #[arg(long, global = true, value_name = "KEY")]
     api_key: Option<String>,
     /// Whose certificate an https API may present: `trusted`, `host` or a PEM file.
     #[arg(long, global = true, value_name = "WHO", default_value = "trusted")]
