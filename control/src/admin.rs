@@ -12,13 +12,13 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use ebbgate_model::AccountId;
+use ebbgate_model::{AccountId, IpRestrictionKind};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::App;
 use crate::account;
-use crate::record::{self, Account};
+use crate::record::{self, Account, IpRestriction, Stored};
 use crate::secret;
 use crate::store::{Outcome, Txn};
 
@@ -43,6 +43,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/edges", get(edges))
         .route("/accounts", post(create_account))
         .route("/accounts/{id}/api_keys", post(create_api_key))
+        .route("/accounts/{id}/open_api", post(open_api))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(refuse_other_hosts))
         .with_state(Admin { app, token: operator_token.into() })
@@ -112,7 +113,9 @@ enum AdminError {
     NoAccount(String),
     #[error(transparent)]
     Record(#[from] record::RecordError),
-    #[error("an object of this new id exists already; repeat")]
+    #[error("the account {0} has no IP restriction of type `api` in force")]
+    NotRestricted(AccountId),
+    #[error("somebody else changed this at the same time; repeat")]
     Conflict,
 }
 
@@ -127,7 +130,7 @@ impl IntoResponse for AdminError {
         let status = match self {
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Body(_) | Self::Name => StatusCode::BAD_REQUEST,
-            Self::NoAccount(_) => StatusCode::NOT_FOUND,
+            Self::NoAccount(_) | Self::NotRestricted(_) => StatusCode::NOT_FOUND,
             Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Conflict => StatusCode::CONFLICT,
         };
@@ -192,6 +195,25 @@ async fn create_api_key(
     }
 }
 
+/// The way back for whoever has locked himself out: the account's IP restriction of type `api` is kept, but not in force.
+async fn open_api(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let store = &*admin.app.store;
+    let account: AccountId = id.parse().map_err(|_| AdminError::NoAccount(id.clone()))?;
+    let all = record::list::<IpRestriction>(store, account, None, None).await?;
+    let in_force = |r: &&Stored<IpRestriction>| r.record.kind == IpRestrictionKind::Api && r.record.enforced;
+    let stored = all.items.iter().find(in_force).ok_or(AdminError::NotRestricted(account))?;
+    let opened = IpRestriction { enforced: false, ..stored.record.clone() };
+    match store.commit(record::replace(Txn::new(), &opened, stored.modified)).await? {
+        Outcome::Committed(_) => Ok(Json(json!({ "id": opened.id, "enforced": false })).into_response()),
+        Outcome::Conflict(_) => Err(AdminError::Conflict),
+    }
+}
+
 impl Admin {
     fn check(&self, headers: &HeaderMap) -> Result<(), AdminError> {
         let header = headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
@@ -211,7 +233,9 @@ mod tests {
     use super::*;
     use crate::app::testing::Lab;
     use crate::auth::authenticate;
+    use crate::restriction;
     use axum::body::Body;
+    use ebbgate_model::{IpPolicyId, IpRestrictionId};
     use http_body_util::BodyExt;
     use serde_json::Value;
     use tower::ServiceExt;
@@ -244,6 +268,36 @@ mod tests {
             let caller = authenticate(&*lab.app.store, &headers).await.unwrap();
             assert_eq!(caller.account.to_string(), text(&made, "id"));
         }
+    }
+
+    #[tokio::test]
+    async fn an_operator_lets_a_locked_out_account_in_again() {
+        let lab = Lab::new().await;
+        let restriction = |kind| IpRestriction {
+            id: IpRestrictionId::new(lab.app.ksuid()),
+            account: lab.account,
+            kind,
+            enforced: true,
+            ip_policies: vec![IpPolicyId::new(lab.app.ksuid())],
+            description: String::new(),
+            metadata: String::new(),
+            created_at: 0,
+        };
+        let (api, agent) = (restriction(IpRestrictionKind::Api), restriction(IpRestrictionKind::Agent));
+        let txn = record::create(record::create(Txn::new(), &api), &agent);
+        let _ = lab.app.store.commit(txn).await.unwrap();
+        let admits =
+            async |kind| restriction::admits(&*lab.app.store, lab.account, kind, None).await.unwrap();
+        assert!(!admits(IpRestrictionKind::Api).await);
+        let path = format!("/accounts/{}/open_api", lab.account);
+        let (status, _) = call(&lab, "POST", &path, "stranger", "{}").await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        let (status, opened) = call(&lab, "POST", &path, "operator", "{}").await;
+        assert_eq!((status, text(&opened, "id")), (StatusCode::OK, api.id.to_string().as_str()));
+        assert!(admits(IpRestrictionKind::Api).await);
+        assert!(!admits(IpRestrictionKind::Agent).await, "the others stay");
+        let (status, _) = call(&lab, "POST", &path, "operator", "{}").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]

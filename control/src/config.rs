@@ -90,6 +90,14 @@ pub enum Account {
         /// Its name
         name: String,
     },
+    /// Let the API calls of an account in from everywhere again, whatever its IP restriction of type `api` says
+    OpenApi {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        account: AccountId,
+    },
 }
 
 /// `api-key ...`

@@ -45,6 +45,10 @@ async fn command(command: &Command) -> Result<()> {
             let dir = DataDir::new(&dir.dir);
             print(&operator::post(&dir, "/accounts", &json!({ "name": name })).await?)
         }
+        Command::Account(Account::OpenApi { dir, account }) => {
+            let path = format!("/accounts/{account}/open_api");
+            print(&operator::post(&DataDir::new(&dir.dir), &path, &json!({})).await?)
+        }
         Command::ApiKey(ApiKey::Create { dir, account, description }) => {
             let dir = DataDir::new(&dir.dir);
             let path = format!("/accounts/{account}/api_keys");

@@ -82,6 +82,48 @@ fn restrict_ips_on_requests_looks_at_the_peer_and_never_at_a_header() -> Result<
     Ok(())
 }
 
+#[test]
+fn an_accounts_restriction_holds_on_every_endpoint_and_for_the_api() -> Result<()> {
+    let lab = TestLab::running()?;
+    let api = lab.api()?;
+    let (_, token) = guide::authtoken(&api, 1)?;
+    guide::domain(&api)?;
+    let echo = service::tcp_echo()?.port();
+    let _agent = lab.agent("agent", &token, &guide::endpoints(echo, echo, echo))?;
+    lab.wait_online(&[OPERATIONS_INTERNAL], 1)?;
+    let addr = guide::address(&api)?;
+    guide::cloud(&api, &format!("tcp://{addr}"), &guide::forward(OPERATIONS_INTERNAL))?;
+    let answer = json!({ "type": "custom-response", "config": { "status_code": 200, "body": "let in" } });
+    let answers = json!({ "on_http_request": [{ "actions": [answer] }] });
+    guide::cloud(&api, &format!("https://{API_HOST}"), &answers)?;
+    let inside = Visitor::of(&lab)?;
+    let outside = inside.from("127.0.0.2")?;
+    let tcp = local(guide::port_of(&addr)?);
+    inside.wait_https(API_HOST)?;
+    soon("the open address", || Ok(echoes(&outside, tcp).then_some(())))?;
+
+    let policy = api.create("/ip_policies", &json!({}))?;
+    let rule = json!({ "cidr": "127.0.0.1/32", "action": "allow", "ip_policy_id": policy["id"] });
+    api.create("/ip_policy_rules", &rule)?;
+    let restrict = |kind: &str| json!({ "type": kind, "enforced": true, "ip_policy_ids": [policy["id"]] });
+    api.create("/ip_restrictions", &restrict("endpoints"))?;
+    soon("the address to be closed to others", || Ok((!echoes(&outside, tcp)).then_some(())))?;
+    assert!(echoes(&inside, tcp));
+    let refused = outside.get(API_HOST, "/", &[("x-forwarded-for", "127.0.0.1")])?;
+    assert_eq!((refused.status, refused.header("ngrok-error-code")), (403, Some("ERR_NGROK_3205")));
+    assert_eq!(inside.get(API_HOST, "/", &[])?.text(), "let in");
+
+    api.create("/ip_restrictions", &restrict("api"))?;
+    let call = |visitor: &Visitor| -> Result<u16> {
+        let key = format!("Bearer {}", lab.api_key()?);
+        let headers = [("authorization", key.as_str()), ("ngrok-version", "2")];
+        let stream = visitor.tcp(local(lab.ports().api()))?;
+        Ok(xtask::http::request(stream, "GET", "api", "/ip_restrictions", &headers, b"")?.status)
+    };
+    assert_eq!((call(&inside)?, call(&outside)?), (200, 403));
+    Ok(())
+}
+
 /// A CA for client certificates.
 struct Authority {
     pem: String,
