@@ -110,12 +110,27 @@ pub struct Guarded {
     pub lists: Vec<SourceList>,
 }
 
+impl Guarded {
+    fn keys(&self) -> impl Iterator<Item = ListenerKey> {
+        self.at.iter().map(|at| at.key(self.port))
+    }
+}
+
+/// The listeners of each port, of either family.
+fn by_port(keys: impl Iterator<Item = ListenerKey>) -> BTreeMap<u32, BTreeSet<ListenerKey>> {
+    let mut all: BTreeMap<u32, BTreeSet<ListenerKey>> = BTreeMap::new();
+    for (index, address) in keys {
+        all.entry(index % 65_536).or_default().insert((index, address));
+    }
+    all
+}
+
 /// Why the tables cannot be made; what is in the kernel stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     /// More prefixes than the map holds.
     #[error(
-        "the allowlists have {found} prefixes together; the limit is {PREFIXES_MAX}. The lists before stay in force"
+        "the allowlists and the blocklist have {found} prefixes together; the kernel's limit is {PREFIXES_MAX}"
     )]
     Prefixes {
         /// How many there are.
@@ -132,12 +147,15 @@ pub enum CompileError {
     },
 }
 
-/// The tables for these listeners and this blocklist. A port keeps the policy number it had in `before` as long as it is
-/// listened on at the same addresses, and numbers in use before are not given to another port, so that none points at
-/// a stranger's list while writes are under way.
+/// The tables for these listeners and this blocklist. A listener keeps the policy number it had in `before` as long as its
+/// port has the same listeners: where one comes or goes, sources change from one list to another, and both must be whole
+/// while they do. Numbers in use before are not given to another listener, so that none points at a stranger's list while
+/// writes are under way.
 pub fn compile(before: &Tables, guarded: &[Guarded], blocklist: &[Prefix]) -> Result<Tables, CompileError> {
     let had = before.listeners();
     let mut free = (1..shared::POLICIES_MAX).filter(|n| !had.contains_key(n));
+    let stood = by_port(had.values().flatten().copied());
+    let stand = by_port(guarded.iter().flat_map(Guarded::keys));
     let mut tables = Tables::default();
     tables.prefixes.extend(blocklist.iter().map(|prefix| ((POLICY_BLOCKLIST, *prefix), VERDICT_DENY)));
     for listener in guarded {
@@ -145,8 +163,10 @@ pub fn compile(before: &Tables, guarded: &[Guarded], blocklist: &[Prefix]) -> Re
             listener.at.iter().for_each(|at| tables.listen(listener.port, *at, POLICY_BLOCKLIST));
             continue;
         }
-        let keys: BTreeSet<_> = listener.at.iter().map(|at| at.key(listener.port)).collect();
-        let kept = had.iter().find(|(policy, had)| **policy != POLICY_BLOCKLIST && **had == keys);
+        let keys: BTreeSet<_> = listener.keys().collect();
+        let port = u32::from(listener.port);
+        let same = stood.get(&port) == stand.get(&port);
+        let kept = had.iter().find(|(policy, had)| same && **policy != POLICY_BLOCKLIST && **had == keys);
         let policy = kept.map(|(policy, _)| *policy).or_else(|| free.next()).ok_or(CompileError::Policies)?;
         listener.at.iter().for_each(|at| tables.listen(listener.port, *at, policy));
         let verdicts = verdicts(&listener.lists);

@@ -235,8 +235,9 @@ impl Keeper {
             Ok(changes) => changes,
             Err(error) => return self.give_up(&error),
         };
-        let changed = !changes.is_empty();
-        if changed && let Err(error) = filter.tidy(is_auto) {
+        if !changes.is_empty()
+            && let Err(error) = filter.tidy(is_auto)
+        {
             tracing::warn!(%error, "what an edge before left in the pins could not be removed");
         }
         let attached = filter.attached();

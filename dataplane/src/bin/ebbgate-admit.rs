@@ -125,12 +125,11 @@ fn status(pins: &Path, out: &mut impl Write) -> Result<()> {
     let places = places(&tables.ports, &tables.guards);
     for policy in policies {
         let at = places.get(&policy).map(|at| at.join(" ")).unwrap_or_default();
-        match policy {
-            shared::POLICY_BLOCKLIST => writeln!(out, "\nno list    {at}")?,
-            _ => {
-                let prefixes = prefixes.get(&policy).copied().unwrap_or_default();
-                writeln!(out, "\npolicy {policy:<3} {at}  {prefixes} prefixes")?;
-            }
+        if policy == shared::POLICY_BLOCKLIST {
+            writeln!(out, "\nno list    {at}")?;
+        } else {
+            let prefixes = prefixes.get(&policy).copied().unwrap_or_default();
+            writeln!(out, "\npolicy {policy:<3} {at}  {prefixes} prefixes")?;
         }
         for count in after.iter().filter(|count| count.policy == policy) {
             writeln!(out, "{}", line(count, &before))?;

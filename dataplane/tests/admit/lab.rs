@@ -62,9 +62,9 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce()) {
 }
 
 /// Runs a body in a further child that is nobody; it gets the folder of a BPF file system.
-pub(crate) fn unprivileged(test: &str, body: impl FnOnce(PathBuf)) {
+pub(crate) fn unprivileged(test: &str, body: impl FnOnce(&Path)) {
     if variable(STAGE).as_deref() == Some("unprivileged") {
-        return body(variable(BPFFS).unwrap().into());
+        return body(Path::new(&variable(BPFFS).unwrap()));
     }
     let lab = Lab::new();
     let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
@@ -151,14 +151,14 @@ impl Lab {
         std::fs::create_dir(&bpffs).unwrap();
         let mounted = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&bpffs).status().unwrap();
         assert!(mounted.success());
-        Self::with(dir, bpffs)
+        Self::with(dir, &bpffs)
     }
 
-    pub(crate) fn in_bpffs(bpffs: PathBuf) -> Self {
+    pub(crate) fn in_bpffs(bpffs: &Path) -> Self {
         Self::with(tempfile::tempdir().unwrap(), bpffs)
     }
 
-    fn with(dir: TempDir, bpffs: PathBuf) -> Self {
+    fn with(dir: TempDir, bpffs: &Path) -> Self {
         let pins = bpffs.join("pins");
         let listeners: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("0.0.0.0:0").unwrap()).collect();
         let port = |n: usize| listeners[n].local_addr().unwrap().port();

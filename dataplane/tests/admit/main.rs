@@ -6,7 +6,6 @@
 mod lab;
 
 use std::fs;
-use std::path::PathBuf;
 
 use ebbgate_edge::admit::interfaces::Interfaces;
 use ebbgate_edge::admit::{Mode, pins};
@@ -233,7 +232,7 @@ fn an_edge_without_xdp_takes_away_what_it_had_pinned() {
 fn without_privilege_everything_stays_in_user_space() {
     let test = "without_privilege_everything_stays_in_user_space";
     isolated(test, || {
-        unprivileged(test, |bpffs: PathBuf| {
+        unprivileged(test, |bpffs| {
             let mut lab = Lab::in_bpffs(bpffs);
             lab.allow(&[ALLOWED]);
             let file = lab.dir.path().join("blocklist");
