@@ -82,7 +82,8 @@ life(client.ip_restrictions, restriction, {"enforced": True, **texts})
 restricted = check(client.ip_restrictions.create(**restriction))
 assert [one.id for one in restricted.ip_policies] == [policy.id], restricted
 refused(1802, client.ip_restrictions.create, **restriction)
-refused(1804, client.ip_restrictions.update, restricted.id, ip_policy_ids=[])
+refused(1804, client.ip_restrictions.create, type="agent", enforced=False, ip_policy_ids=[])
+assert [one.id for one in client.ip_restrictions.update(restricted.id, description="x").ip_policies] == [policy.id]
 refused(1420, client.ip_policies.delete, policy.id)
 deny = '{"on_http_request": [{"actions": [{"type": "deny"}]}]}'
 internal = {"url": "https://rest-api.breadth.internal", "type": "cloud", "traffic_policy": deny}

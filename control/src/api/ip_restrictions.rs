@@ -114,7 +114,11 @@ impl Resource for IpRestrictions {
     ) -> Result<Draft<IpRestriction>, ApiError> {
         let mut draft = TEXTS.change(stored, &body.description, &body.metadata)?;
         body.enforced.apply(&mut draft.record.enforced);
-        if body.ip_policy_ids.get().is_some() {
+        // The Python client always sends the list, an empty one for "as it is".
+        let is_empty = body.ip_policy_ids.get().is_some_and(Vec::is_empty);
+        if is_empty && !call.is_strict() {
+            draft.warnings.push("`ip_policy_ids` is empty; the policies stay as they were".to_owned());
+        } else if body.ip_policy_ids.get().is_some() {
             set_policies(call, &mut draft, &body.ip_policy_ids).await?;
         }
         if body.ip_policy_ids.get().is_some() || body.enforced.get().is_some() {

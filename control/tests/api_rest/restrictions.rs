@@ -56,7 +56,9 @@ async fn a_type_has_one_restriction_of_policies_that_exist() {
     let uri = format!("http://127.0.0.1:4480/ip_policies/{mine}");
     assert_eq!(agent["ip_policies"], json!([{"id": mine, "uri": uri}]), "named twice, held once");
     let one = format!("/ip_restrictions/{}", agent["id"].as_str().unwrap());
-    assert_eq!(lab.patch(&one, json!({"ip_policy_ids": []})).await.expect(400).code(), 1804);
+    let unnamed = lab.patch(&one, json!({"ip_policy_ids": []})).await.expect(200);
+    assert_eq!(unnamed.body["ip_policies"], agent["ip_policies"], "the Python client means: as it is");
+    assert!(unnamed.warnings()[0].contains("stay as they were"), "{:?}", unnamed.warnings());
     assert_eq!(lab.patch(&one, json!({"ip_policy_ids": [strangers]})).await.expect(400).code(), 1801);
     assert_eq!(lab.patch(&one, json!({"type": "api"})).await.expect(400).code(), 214);
     assert_eq!(lab.get(&one).await.expect(200).body, *agent, "a refused change changes nothing");
@@ -65,6 +67,15 @@ async fn a_type_has_one_restriction_of_policies_that_exist() {
     // Another account has types of its own.
     let theirs = restriction("agent", true, &[&strangers]);
     lab.call(&lab.two, "POST", "/ip_restrictions", Some(theirs)).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_strict_installation_takes_an_empty_list_at_its_word() {
+    let lab = Lab::strict().await;
+    let policy = policy(&lab, &[]).await;
+    let made = lab.make("/ip_restrictions", restriction("agent", false, &[&policy])).await;
+    let one = format!("/ip_restrictions/{}", made.id());
+    assert_eq!(lab.patch(&one, json!({"ip_policy_ids": []})).await.expect(400).code(), 1804);
 }
 
 #[tokio::test]
