@@ -67,8 +67,7 @@ impl Resource for CertificateAuthorities {
 
     async fn create(call: &Call, body: &Create) -> Result<Draft<CertificateAuthority>, ApiError> {
         TEXTS.check(&body.description, &body.metadata)?;
-        let ca_pem = body.ca_pem.or_default();
-        x509::check_authority(&ca_pem)?;
+        let ca_pem = x509::check_authority(&body.ca_pem.or_default())?;
         Ok(Draft::new(CertificateAuthority {
             id: AuthorityId::new(call.app.ksuid()),
             account: call.account,

@@ -1,10 +1,14 @@
-//! PEM text to DER blocks (RFC 7468), with the codes by which the API refuses what is not one.
+//! PEM text to DER blocks and back (RFC 7468), with the codes by which the API refuses what is not one.
+//!
+//! Reading is generous, writing is not: what is stored is written here, so that every other reader of it agrees with us.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::failure::ApiError;
 
+/// Characters of a line of base64 (RFC 7468 section 2).
+const LINE_CHARS: usize = 64;
 /// Longest PEM text of one field in bytes (code 1921).
 pub(super) const PEM_BYTES_MAX: usize = 128 * 1024;
 
@@ -16,6 +20,22 @@ pub(super) struct Block {
     /// Whether lines like `Proc-Type: 4,ENCRYPTED` stand before the data.
     pub(super) has_headers: bool,
     pub(super) der: Vec<u8>,
+}
+
+impl Block {
+    /// The block as every PEM reader takes it: boundaries at the start of their lines, no headers.
+    pub(super) fn text(&self) -> String {
+        let data = STANDARD.encode(&self.der);
+        let mut text = format!("-----BEGIN {}-----\n", self.label);
+        let mut rest = data.as_str();
+        while !rest.is_empty() {
+            let (line, after) = rest.split_at(rest.len().min(LINE_CHARS));
+            text.push_str(line);
+            text.push('\n');
+            rest = after;
+        }
+        text + &format!("-----END {}-----\n", self.label)
+    }
 }
 
 /// The blocks of a text; what stands between them is ignored.

@@ -97,8 +97,8 @@ impl Resource for TlsCertificates {
 
     async fn create(call: &Call, body: &Create) -> Result<Draft<TlsCertificate>, ApiError> {
         TEXTS.check(&body.description, &body.metadata)?;
-        let (chain_pem, key_pem) = (body.certificate_pem.or_default(), body.private_key_pem.or_default());
-        x509::check_pair(&chain_pem, &key_pem)?;
+        let x509::Judged { chain_pem, key_pem } =
+            x509::check_pair(&body.certificate_pem.or_default(), &body.private_key_pem.or_default())?;
         let id = CertificateId::new(call.app.ksuid());
         let sealed = call.app.vault.seal(&record::key::<TlsCertificate>(call.account, id), &key_pem);
         let mut draft = Draft::new(TlsCertificate {

@@ -19,21 +19,30 @@ use super::pem::{self, Block};
 /// Most certificates of one chain.
 const CHAIN_LENGTH_MAX: usize = 10;
 
+/// A chain and its key that may be stored, written anew: as uploaded they need not be what the edge's reader takes.
+pub(super) struct Judged {
+    /// Leaf first.
+    pub(super) chain_pem: String,
+    /// One block.
+    pub(super) key_pem: String,
+}
+
 /// Judges an uploaded chain and its key.
-pub(super) fn check_pair(chain_pem: &str, key_pem: &str) -> Result<(), ApiError> {
+pub(super) fn check_pair(chain_pem: &str, key_pem: &str) -> Result<Judged, ApiError> {
     let chain = chain(chain_pem)?;
-    let key = private_key(key_pem)?;
+    let (key, key_pem) = private_key(key_pem)?;
     check_order(&chain)?;
+    let chain_pem = chain.iter().map(Block::text).collect();
     let certificates = chain.into_iter().map(|block| CertificateDer::from(block.der)).collect();
     if CertifiedKey::new(certificates, key).keys_match().is_err() {
         let message = "certificate and private key do not belong together; the leaf must come first in `certificate_pem`";
         return Err(ApiError::bad(1923, message));
     }
-    Ok(())
+    Ok(Judged { chain_pem, key_pem })
 }
 
-/// Judges an uploaded authority: exactly one certificate, and a CA.
-pub(super) fn check_authority(ca_pem: &str) -> Result<(), ApiError> {
+/// Judges an uploaded authority: exactly one certificate, and a CA. Gives it written anew.
+pub(super) fn check_authority(ca_pem: &str) -> Result<String, ApiError> {
     if ca_pem.trim().is_empty() {
         return Err(ApiError::bad(1919, "`ca_pem` is missing; it holds the authority's certificate in PEM"));
     }
@@ -50,7 +59,7 @@ pub(super) fn check_authority(ca_pem: &str) -> Result<(), ApiError> {
     };
     let certificate = parse(&block.der)?;
     if certificate.is_ca() {
-        return Ok(());
+        return Ok(block.text());
     }
     let message =
         "the certificate is not an authority: its basic constraints do not say CA (RFC 5280 section 4.2.1.9)";
@@ -120,7 +129,7 @@ fn check_order(chain: &[Block]) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn private_key(pem: &str) -> Result<Arc<dyn SigningKey>, ApiError> {
+fn private_key(pem: &str) -> Result<(Arc<dyn SigningKey>, String), ApiError> {
     let field = "private_key_pem";
     let refuse = |code: u32, message: &str| Err(ApiError::bad(code, message).detail("field", field));
     let blocks = pem::blocks(field, pem)?;
@@ -134,6 +143,7 @@ fn private_key(pem: &str) -> Result<Arc<dyn SigningKey>, ApiError> {
     if block.has_headers || block.label == "ENCRYPTED PRIVATE KEY" {
         return refuse(1902, "the private key is encrypted; decrypt it first, as with `openssl pkey`");
     }
+    let text = block.text();
     let der: PrivateKeyDer<'static> = match block.label.as_str() {
         "PRIVATE KEY" => PrivatePkcs8KeyDer::from(block.der).into(),
         "RSA PRIVATE KEY" => PrivatePkcs1KeyDer::from(block.der).into(),
@@ -145,7 +155,7 @@ fn private_key(pem: &str) -> Result<Arc<dyn SigningKey>, ApiError> {
             );
         }
     };
-    any_supported_type(&der).or_else(|_| {
+    any_supported_type(&der).map(|key| (key, text)).or_else(|_| {
         refuse(1903, "the private key is not usable; use RSA of 2048 bits and more, ECDSA P-256, P-384, P-521, or Ed25519")
     })
 }
@@ -286,5 +296,60 @@ fn key_type(certificate: &X509Certificate<'_>) -> &'static str {
         "1.2.840.10045.2.1" => "ecdsa",
         "1.3.101.112" => "ed25519",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::pki_types::pem::PemObject;
+
+    /// As the edge reads them.
+    fn read(judged: &Judged) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::pem_slice_iter(judged.chain_pem.as_bytes());
+        let key = PrivateKeyDer::from_pem_slice(judged.key_pem.as_bytes());
+        (chain.collect::<Result<_, _>>().unwrap(), key.unwrap())
+    }
+
+    #[test]
+    fn what_is_accepted_is_stored_as_the_edge_reads_it() {
+        let made = rcgen::generate_simple_self_signed(vec!["a.example.com".to_owned()]).unwrap();
+        let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let expect = (vec![made.cert.der().clone()], read_key(&key));
+        let indented = |text: &str| text.replace("\r\n", "\n").replace('\n', "\n    ");
+        let one_line = |text: &str| {
+            let mut lines = text.lines();
+            let (first, mut rest) = (lines.next().unwrap(), lines.collect::<Vec<_>>());
+            let last = rest.pop().unwrap();
+            format!("{first}\n{}\n{last}", rest.concat())
+        };
+        for spelled in [
+            &|text: &str| text.to_owned() as String,
+            &|text: &str| format!("  {}", indented(text)),
+            &|text: &str| format!("\u{feff}x\n\t{}", indented(text)),
+            &|text: &str| text.replace('\n', " \r\n"),
+            &|text: &str| one_line(text),
+        ] as [&dyn Fn(&str) -> String; 5]
+        {
+            let (chain, key) = (spelled(&chain), spelled(&key));
+            let judged = check_pair(&chain, &key).unwrap_or_else(|e| panic!("{chain:?}: {e:?}"));
+            assert_eq!(read(&judged), expect, "{chain:?}");
+        }
+        let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        assert_eq!(read(&check_pair(&chain, &format!("{parameters}{key}")).unwrap()), expect);
+    }
+
+    fn read_key(pem: &str) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn an_authority_is_stored_as_the_edge_reads_it() {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.self_signed(&key).unwrap();
+        let stored = check_authority(&made.pem().replace('\n', "\n  ").replacen("---", "  ---", 1)).unwrap();
+        assert_eq!(CertificateDer::from_pem_slice(stored.as_bytes()).unwrap(), *made.der());
     }
 }
