@@ -31,7 +31,8 @@ pub struct Endpoint {
     pub binding: Binding,
     /// What expressions see of it.
     pub facts: Arc<EndpointFacts>,
-    /// Its policy. None on a cloud endpoint: no policy saved yet, answer with an explanation. None on an agent's: none.
+    /// Its policy. None on a cloud endpoint: none was saved yet, or it does not compile here; answer with an explanation.
+    /// None on an agent's: none.
     pub engine: Option<Arc<Engine>>,
     /// Where its traffic goes when the policy does not end it.
     pub kind: Kind,

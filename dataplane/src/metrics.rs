@@ -91,6 +91,8 @@ metrics! {
     generation: Gauge = "program_generation", "Generation of the program in force";
     /// Generations refused.
     programs_refused: Counter = "programs_refused", "Generations of the program refused";
+    /// Objects of the program in force that cannot be served and are closed.
+    objects_unserved: Gauge = "program_objects_unserved", "Objects of the program in force that cannot be served and are closed";
     /// Whether the feed from control is open.
     feed_connected: Gauge = "feed_connected", "Whether the feed from control is open";
     /// Events lost because control was away.

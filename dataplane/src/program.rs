@@ -1,5 +1,8 @@
-//! `Tables`: a Program made ready to serve: certificates parsed, policies compiled, names indexed. All or nothing: an
-//! object that cannot be served refuses its whole generation, and the last good one stays in force.
+//! `Tables`: a Program made ready to serve: certificates parsed, policies compiled, names indexed.
+//!
+//! An object of an account that cannot be served is closed, and said in [`Tables::unserved`]: an endpoint has no policy
+//! and answers as offline, a name has no certificate and is refused. Everybody else is served. A generation is refused
+//! only for what is broken as a whole, the installation's own certificates; the last good one then stays in force.
 //!
 //! Pure; `program::feed` gets Programs and puts Tables in force.
 
@@ -10,13 +13,14 @@ pub mod restrictions;
 pub mod saved;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Display;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_model::{
     AccountId, AddressSpec, CertificateId, CloudEndpointSpec, CredentialId, CredentialSpec, DomainSpec,
-    EndpointId, Host, Program, Token,
+    EndpointId, Host, Program, Settings, Token,
 };
 use ebbgate_policy::{Diagnostic, EndpointFacts, Engine, References};
 use rustls::sign::CertifiedKey;
@@ -28,30 +32,30 @@ use crate::tls::{CertificateError, CertificateTable, parse_certificate};
 /// Why a generation cannot be put in force. The message names the object.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    /// A certificate.
-    #[error("certificate {id}: {source}")]
+    /// The certificate of the agent listener or of random names.
+    #[error("the certificate of {object}: {source}")]
     Certificate {
+        /// What it is for.
+        object: &'static str,
+        /// What is wrong with it.
+        source: Unusable,
+    },
+}
+
+/// Why a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It cannot be parsed.
+    #[error("{id}: {source}")]
+    Broken {
         /// Which.
         id: CertificateId,
         /// What is wrong with it.
-        source: CertificateError,
+        source: Arc<CertificateError>,
     },
-    /// A policy.
-    #[error("policy of endpoint {id}: {}", .problems.iter().map(|p| format!("{} at {}", p.message, p.path)).collect::<Vec<_>>().join("; "))]
-    Policy {
-        /// Which endpoint's.
-        id: EndpointId,
-        /// All that is wrong with it.
-        problems: Vec<Diagnostic>,
-    },
-    /// An object names a certificate that is not in the Program.
-    #[error("{object} names certificate {id}, which the Program does not hold")]
-    Dangling {
-        /// What names it.
-        object: String,
-        /// The certificate.
-        id: CertificateId,
-    },
+    /// It is not in the Program.
+    #[error("{0} is not in the Program")]
+    Dangling(CertificateId),
 }
 
 /// One generation, ready.
@@ -67,10 +71,15 @@ pub struct Tables {
     pub connect: ConnectNames,
     /// What accounts demand of source addresses.
     pub restrictions: Restrictions,
+    /// Objects that are closed because they cannot be served, each with the reason.
+    pub unserved: BTreeMap<String, String>,
     references: HashMap<AccountId, Arc<References>>,
-    parsed: HashMap<CertificateId, Arc<CertifiedKey>>,
+    parsed: HashMap<CertificateId, Parsed>,
     domains: HashMap<Host, DomainSpec>,
 }
+
+/// A certificate of the Program, or what is wrong with it.
+type Parsed = Result<Arc<CertifiedKey>, Arc<CertificateError>>;
 
 /// The names of the agent listener.
 #[derive(Debug, Default)]
@@ -105,36 +114,28 @@ impl Tables {
     /// TLS configurations) stays.
     pub fn compile(program: Program, last: &Tables) -> Result<Tables, ProgramError> {
         let mut tables = Tables {
-            parsed: parse_certificates(&program, last)?,
+            parsed: parse_certificates(&program, last),
             references: references(&program, last),
             restrictions: Restrictions::compile(&program, &last.program, &last.restrictions),
             domains: program.domains.values().map(|d| (d.host.clone(), d.clone())).collect(),
             ..Tables::default()
         };
+        tables.set_installation(&program.settings)?;
         for (id, domain) in &program.domains {
-            if let Some(certificate) = tables.certificate(domain.certificate, || format!("domain {id}"))? {
-                tables.certificates.insert(domain.host.clone(), certificate);
-            }
+            let certificate = tables.certificate(domain.certificate);
+            let certificate = tables.served(format!("domain {id} ({})", domain.host), certificate).flatten();
+            tables.certificates.insert(domain.host.clone(), certificate);
         }
-        let settings = &program.settings;
-        tables.connect.default =
-            tables.certificate(settings.connect_certificate, || "the settings".into())?;
-        if let Some(domain) = &settings.default_domain
-            && let Some(certificate) =
-                tables.certificate(settings.default_domain_certificate, || "the default domain".into())?
-            && let Ok(names) = format!("*.{domain}").parse()
-        {
-            tables.certificates.insert(names, certificate);
-        }
-        tables.connect.hosts = settings.connect_hosts.iter().cloned().collect();
         for (id, ingress) in &program.ingresses {
-            let certificate = tables.certificate(ingress.certificate, || format!("agent ingress {id}"))?;
+            let certificate = tables.certificate(ingress.certificate);
+            let object = format!("agent ingress {id} ({})", ingress.host);
+            let certificate = tables.served(object, certificate).flatten();
             tables.connect.ingresses.insert(ingress.host.clone(), (ingress.account, certificate));
         }
         for (id, spec) in &program.endpoints {
             let endpoint = match last.unchanged(*id, spec, &tables) {
                 Some(endpoint) => endpoint,
-                None => Arc::new(tables.compile_endpoint(*id, spec)?),
+                None => Arc::new(tables.compile_endpoint(*id, spec)),
             };
             tables.cloud.insert(*id, endpoint);
         }
@@ -173,31 +174,53 @@ impl Tables {
         self.references.get(&account).cloned().unwrap_or_default()
     }
 
-    fn certificate(
-        &self,
-        id: Option<CertificateId>,
-        object: impl FnOnce() -> String,
-    ) -> Result<Option<Arc<CertifiedKey>>, ProgramError> {
+    /// What belongs to the installation: without it nobody is served.
+    fn set_installation(&mut self, settings: &Settings) -> Result<(), ProgramError> {
+        let broken = |object| move |source| ProgramError::Certificate { object, source };
+        let connect = self.certificate(settings.connect_certificate);
+        self.connect.default = connect.map_err(broken("the agent listener"))?;
+        self.connect.hosts = settings.connect_hosts.iter().cloned().collect();
+        let random = self.certificate(settings.default_domain_certificate);
+        if let Some(certificate) = random.map_err(broken("the default domain"))?
+            && let Some(Ok(names)) =
+                settings.default_domain.as_ref().map(|domain| format!("*.{domain}").parse())
+        {
+            self.certificates.insert(names, Some(certificate));
+        }
+        Ok(())
+    }
+
+    /// None: none is named.
+    fn certificate(&self, id: Option<CertificateId>) -> Result<Option<Arc<CertifiedKey>>, Unusable> {
         let Some(id) = id else { return Ok(None) };
         match self.parsed.get(&id) {
-            Some(certificate) => Ok(Some(Arc::clone(certificate))),
-            None => Err(ProgramError::Dangling { object: object(), id }),
+            Some(Ok(certificate)) => Ok(Some(Arc::clone(certificate))),
+            Some(Err(source)) => Err(Unusable::Broken { id, source: Arc::clone(source) }),
+            None => Err(Unusable::Dangling(id)),
         }
+    }
+
+    /// What an object needs, or None and a note of why it is closed.
+    fn served<T>(&mut self, object: String, needed: Result<T, impl Display>) -> Option<T> {
+        needed.map_err(|reason| self.unserved.insert(object, reason.to_string())).ok()
     }
 
     fn unchanged(&self, id: EndpointId, spec: &CloudEndpointSpec, next: &Tables) -> Option<Arc<Endpoint>> {
         let same_spec = self.program.endpoints.get(&id) == Some(spec);
         let same_references =
             Arc::ptr_eq(self.references.get(&spec.account)?, next.references.get(&spec.account)?);
-        self.cloud.get(&id).filter(|_| same_spec && same_references).cloned()
+        // One that did not compile is compiled again, so that its reason is told again.
+        let compiled = |endpoint: &&Arc<Endpoint>| endpoint.engine.is_some() || spec.policy.is_none();
+        self.cloud.get(&id).filter(|_| same_spec && same_references).filter(compiled).cloned()
     }
 
-    fn compile_endpoint(&self, id: EndpointId, spec: &CloudEndpointSpec) -> Result<Endpoint, ProgramError> {
+    /// One whose policy does not compile has none: it answers as offline, and lets nobody through.
+    fn compile_endpoint(&mut self, id: EndpointId, spec: &CloudEndpointSpec) -> Endpoint {
         let refs = self.references(spec.account);
-        let compile = |policy| Engine::compile(policy, &refs);
-        let engine = spec.policy.as_ref().map(compile).transpose();
-        let engine = engine.map_err(|problems| ProgramError::Policy { id, problems })?;
-        Ok(Endpoint {
+        let compile = |policy| Engine::compile(policy, &refs).map_err(|problems| told(&problems));
+        let compiled = spec.policy.as_ref().map(compile).transpose();
+        let engine = self.served(format!("endpoint {id} ({})", spec.url), compiled).flatten();
+        Endpoint {
             id,
             account: spec.account,
             url: spec.url.clone(),
@@ -207,22 +230,20 @@ impl Tables {
             kind: Kind::Cloud,
             upstream_http2: false,
             pooling_enabled: spec.pooling_enabled,
-        })
+        }
     }
 }
 
-fn parse_certificates(
-    program: &Program,
-    last: &Tables,
-) -> Result<HashMap<CertificateId, Arc<CertifiedKey>>, ProgramError> {
+/// All that is wrong with a policy.
+fn told(problems: &[Diagnostic]) -> String {
+    problems.iter().map(|p| format!("{} at {}", p.message, p.path)).collect::<Vec<_>>().join("; ")
+}
+
+fn parse_certificates(program: &Program, last: &Tables) -> HashMap<CertificateId, Parsed> {
     let parse = |(id, spec): (&CertificateId, &ebbgate_model::CertificateSpec)| {
         let kept = last.parsed.get(id).filter(|_| last.program.certificates.get(id) == Some(spec));
-        let certificate = match kept {
-            Some(certificate) => Arc::clone(certificate),
-            None => parse_certificate(&spec.chain_pem, &spec.key_pem)
-                .map_err(|source| ProgramError::Certificate { id: *id, source })?,
-        };
-        Ok((*id, certificate))
+        let fresh = || parse_certificate(&spec.chain_pem, &spec.key_pem).map_err(Arc::new);
+        (*id, kept.cloned().unwrap_or_else(fresh))
     };
     program.certificates.iter().map(parse).collect()
 }

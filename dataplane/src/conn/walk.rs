@@ -258,8 +258,11 @@ fn begin(endpoint: Arc<Endpoint>, facts: &Arc<ConnFacts>, gateway: &impl Gateway
 }
 
 fn unanswered(endpoint: &Endpoint) -> Over {
-    let why =
-        if endpoint.engine.is_none() { "has no traffic policy yet" } else { "did not end in any action" };
+    let why = if endpoint.engine.is_none() {
+        "has no traffic policy in force"
+    } else {
+        "did not end in any action"
+    };
     Over::new(
         ErrorCode::OFFLINE,
         format!("the policy of {} {why}; forward-internal would serve it", endpoint.url),

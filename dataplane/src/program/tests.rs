@@ -67,22 +67,66 @@ fn what_did_not_change_keeps_its_identity() {
     assert!(!Arc::ptr_eq(&third.cloud[&two], &second.cloud[&two]));
 }
 
+/// One object each, with what is wrong with it.
 #[test]
-fn one_bad_object_refuses_the_generation_and_is_named() {
+fn an_object_that_cannot_be_served_is_closed_and_named_and_nobody_else() {
+    let bad = EndpointId::new(ksuid(7));
+    let certificate = CertificateId::new(ksuid(9));
+    let unusable = CertificateSpec { chain_pem: "x".into(), key_pem: "y".into() };
+    let mut program = program();
+    program.endpoints.insert(bad, endpoint("tcp://t.example.com:1", Some("explode")));
+    let (domain, ingress) = (DomainId::new(ksuid(7)), IngressId::new(ksuid(7)));
+    let host: Host = "broken.example.com".parse().unwrap();
+    let spec = DomainSpec { account: account(), host: host.clone(), certificate: Some(certificate) };
+    program.domains.insert(domain, spec);
+    let connect: Host = "connect.broken.example".parse().unwrap();
+    let spec = IngressSpec { account: account(), host: connect.clone(), certificate: Some(certificate) };
+    program.ingresses.insert(ingress, spec);
+    for present in [true, false] {
+        if present {
+            program.certificates.insert(certificate, unusable.clone());
+        } else {
+            program.certificates.remove(&certificate);
+        }
+        let tables = Tables::compile(program.clone(), &Tables::default()).unwrap();
+        let named: Vec<_> = tables.unserved.keys().map(String::as_str).collect();
+        let expect = [
+            format!("agent ingress {ingress} ({connect})"),
+            format!("domain {domain} ({host})"),
+            format!("endpoint {bad} (tcp://t.example.com:1)"),
+        ];
+        assert_eq!(named, expect, "{:?}", tables.unserved);
+        let reasons: Vec<_> = tables.unserved.values().collect();
+        assert!(reasons[..2].iter().all(|reason| reason.contains(&certificate.to_string())), "{reasons:?}");
+        assert!(reasons[2].contains("explode"), "{reasons:?}");
+        // Closed: no policy to run, no certificate to show, not even the wildcard's.
+        assert!(tables.cloud[&bad].engine.is_none());
+        assert!(tables.certificates.find(&host).is_none() && tables.connect.find(Some(&connect)).is_none());
+        // Everybody else is served, and the reasons are still known in the next generation.
+        assert!(tables.certificates.find(&"a.example.com".parse().unwrap()).is_some());
+        assert!(tables.connect.find(Some(&"connect.clinic.example".parse().unwrap())).is_some());
+        let next = Tables::compile(program.clone(), &tables).unwrap();
+        assert_eq!(next.unserved, tables.unserved);
+    }
+}
+
+#[test]
+fn an_installation_without_its_own_certificate_refuses_the_generation() {
+    let certificate = CertificateId::new(ksuid(1));
     let refuse = |change: &dyn Fn(&mut Program)| {
         let mut program = program();
         change(&mut program);
         Tables::compile(program, &Tables::default()).unwrap_err().to_string()
     };
-    let bad = EndpointId::new(ksuid(7));
-    let message =
-        refuse(&|p| drop(p.endpoints.insert(bad, endpoint("tcp://t.example.com:1", Some("explode")))));
-    assert!(message.contains(&bad.to_string()), "{message}");
-    let certificate = CertificateId::new(ksuid(1));
     let message = refuse(&|p| p.certificates.get_mut(&certificate).unwrap().key_pem = "x".into());
-    assert!(message.contains(&certificate.to_string()), "{message}");
+    assert!(message.contains("agent listener") && message.contains(&certificate.to_string()), "{message}");
     let message = refuse(&|p| p.certificates.clear());
-    assert!(message.contains("does not hold"), "{message}");
+    assert!(message.contains("is not in the Program"), "{message}");
+    let message = refuse(&|p| {
+        p.settings.connect_certificate = None;
+        p.settings.default_domain_certificate = Some(CertificateId::new(ksuid(9)));
+    });
+    assert!(message.contains("default domain"), "{message}");
 }
 
 #[test]

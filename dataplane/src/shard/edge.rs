@@ -185,6 +185,11 @@ impl Edge {
         session::recheck(self, &old, &new);
         self.guard.look();
         self.metrics.generation.set(i64::try_from(new.program.generation).unwrap_or(i64::MAX));
+        self.metrics.objects_unserved.set(i64::try_from(new.unserved.len()).unwrap_or(i64::MAX));
+        let fresh = new.unserved.iter().filter(|(object, reason)| old.unserved.get(*object) != Some(*reason));
+        for (object, reason) in fresh {
+            tracing::error!(object, reason, "this object cannot be served and is closed");
+        }
     }
 
     /// Generation in force; 0 without a Program.

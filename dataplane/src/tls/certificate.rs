@@ -51,23 +51,25 @@ pub(super) fn leaf(chain_pem: &str) -> Option<Vec<u8>> {
 
 /// Certificates by the names they are for.
 #[derive(Debug, Clone, Default)]
-pub struct CertificateTable(HashMap<Host, Arc<CertifiedKey>>);
+pub struct CertificateTable(HashMap<Host, Option<Arc<CertifiedKey>>>);
 
 impl CertificateTable {
-    /// Adds one for a name, exact or wildcard.
-    pub fn insert(&mut self, host: Host, certificate: Arc<CertifiedKey>) {
+    /// Adds one for a name, exact or wildcard. None: handshakes for the name are refused, as for one that is not known,
+    /// and no wildcard answers for it.
+    pub fn insert(&mut self, host: Host, certificate: Option<Arc<CertifiedKey>>) {
         self.0.insert(host, certificate);
     }
 
     /// The certificate for a server name.
     pub fn find(&self, name: &Host) -> Option<&Arc<CertifiedKey>> {
         if let Some(exact) = self.0.get(name) {
-            return Some(exact);
+            return exact.as_ref();
         }
-        name.as_str().match_indices('.').find_map(|(dot, _)| {
+        let wildcard = name.as_str().match_indices('.').find_map(|(dot, _)| {
             let wildcard: Host = format!("*{}", name.as_str().get(dot..)?).parse().ok()?;
             self.0.get(&wildcard)
-        })
+        });
+        wildcard?.as_ref()
     }
 }
 

@@ -199,15 +199,17 @@ fn names_find_the_closest_certificate() {
     let authority = Authority::new("server");
     let mut table = CertificateTable::default();
     let (exact, near, far) = (domain(&authority), domain(&authority), domain(&authority));
-    table.insert("a.b.example.com".parse().unwrap(), exact.clone());
-    table.insert("*.b.example.com".parse().unwrap(), near.clone());
-    table.insert("*.example.com".parse().unwrap(), far.clone());
+    table.insert("a.b.example.com".parse().unwrap(), Some(exact.clone()));
+    table.insert("*.b.example.com".parse().unwrap(), Some(near.clone()));
+    table.insert("*.example.com".parse().unwrap(), Some(far.clone()));
+    table.insert("none.b.example.com".parse().unwrap(), None);
     let check = |name: &str, expect: Option<&Arc<CertifiedKey>>| {
         let found = table.find(&name.parse().unwrap());
         assert_eq!(found.map(Arc::as_ptr), expect.map(Arc::as_ptr), "{name}");
     };
     check("a.b.example.com", Some(&exact));
     check("x.b.example.com", Some(&near));
+    check("none.b.example.com", None);
     check("x.y.b.example.com", Some(&near));
     check("b.example.com", Some(&far));
     check("example.com", None);

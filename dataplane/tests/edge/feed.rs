@@ -7,11 +7,15 @@ use bytes::Bytes;
 use ebbgate_edge::program::feed::Feed;
 use ebbgate_edge::program::saved::Saved;
 use ebbgate_model::feed::{FEED_PATH, FromEdge, ToEdge};
-use ebbgate_model::{CertificateId, CertificateSpec, EdgeId, Program};
+use ebbgate_model::{
+    AccountId, Action, Binding, CertificateId, CertificateSpec, CloudEndpointSpec, EdgeId, EndpointId,
+    IpPolicyId, Program, Rule, TrafficPolicy,
+};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
@@ -125,6 +129,7 @@ async fn programs_are_applied_refused_and_kept() {
     let mut bad = Program { generation: 11, ..good.clone() };
     let id = CertificateId::new(ksuid(9));
     bad.certificates.insert(id, CertificateSpec { chain_pem: "x".into(), key_pem: "y".into() });
+    bad.settings.connect_certificate = Some(id);
     control.send(&ToEdge::Diff(Box::new(good.diff(&bad)))).await;
     let FromEdge::Refused { generation: 11, reason } = control.next().await else { panic!("not refused") };
     assert!(reason.contains(&id.to_string()), "{reason}");
@@ -140,6 +145,47 @@ async fn programs_are_applied_refused_and_kept() {
     assert_eq!(generation, 12);
     control.to_edge.send(Bytes::from_static(b"no message\n")).await.unwrap();
     greeted(&mut feeds).await;
+}
+
+/// What one account has that cannot be served holds up nobody: its generation is taken, and the next ones.
+#[tokio::test]
+async fn an_endpoint_that_does_not_compile_is_offline_and_all_others_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lab, mut feeds, first) = start(dir.path());
+    let (mut control, _) = greeted(&mut feeds).await;
+    // An IP policy of this id was there when the endpoint was saved, and is gone.
+    let gone = IpPolicyId::new(ksuid(9));
+    let config = json!({"enforce": true, "ip_policies": [gone.to_string()]});
+    let action = |kind: &str, config| Action { kind: kind.into(), config };
+    let endpoint = |host: &str, actions| CloudEndpointSpec {
+        account: AccountId::new(ksuid(1)),
+        url: format!("tls://{host}").parse().unwrap(),
+        binding: Binding::Public,
+        pooling_enabled: false,
+        policy: Some(TrafficPolicy {
+            on_tcp_connect: vec![Rule { name: None, expressions: Vec::new(), actions }],
+            ..TrafficPolicy::default()
+        }),
+    };
+    let deny = || action("close-connection", serde_json::Value::Null);
+    let (broken, whole) = (EndpointId::new(ksuid(8)), EndpointId::new(ksuid(9)));
+    let mut program = Program { generation: 20, ..first.clone() };
+    let actions = vec![action("restrict-ips", config), deny()];
+    program.endpoints.insert(broken, endpoint("broken.example.com", actions));
+    program.endpoints.insert(whole, endpoint("whole.example.com", vec![deny()]));
+    control.send(&ToEdge::Diff(Box::new(first.diff(&program)))).await;
+    assert_eq!(control.next().await, FromEdge::Applied { generation: 20 });
+    let tables = lab.edge.tables.load_full();
+    assert!(tables.cloud[&broken].engine.is_none() && tables.cloud[&whole].engine.is_some());
+    assert!(tables.unserved.keys().any(|object| object.contains(&broken.to_string())));
+    let count = |n| format!("ebbgate_edge_program_objects_unserved {n}");
+    assert!(lab.edge.metrics.text().contains(&count(1)), "{}", lab.edge.metrics.text());
+
+    let mut mended = Program { generation: 21, ..program.clone() };
+    mended.endpoints.remove(&broken);
+    control.send(&ToEdge::Diff(Box::new(program.diff(&mended)))).await;
+    assert_eq!(control.next().await, FromEdge::Applied { generation: 21 });
+    assert!(lab.edge.metrics.text().contains(&count(0)), "{}", lab.edge.metrics.text());
 }
 
 #[tokio::test]

@@ -262,7 +262,7 @@ fn offline(url: &EndpointUrl) -> Failure {
 fn unfinished(endpoint: &Endpoint) -> Failure {
     let message = match endpoint.engine {
         None => format!(
-            "The endpoint {} has no traffic policy yet: give it one that forwards or answers.",
+            "The endpoint {} has no traffic policy in force: give it one that forwards or answers.",
             endpoint.url
         ),
         Some(_) => {
