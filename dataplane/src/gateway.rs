@@ -15,9 +15,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use crate::pool::Pool;
 
-/// Most endpoints one connection or request may be forwarded through (code 3501 beyond).
-pub const HOPS_MAX: usize = 8;
-
 /// An endpoint that is online: a cloud endpoint of the Program, or one an agent has bound.
 #[derive(Debug)]
 pub struct Endpoint {

@@ -9,6 +9,7 @@ pub mod detect;
 pub mod drain;
 pub mod effect;
 pub mod gateway;
+pub mod hops;
 pub mod http;
 pub mod listen;
 pub mod log;

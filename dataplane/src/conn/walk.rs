@@ -12,7 +12,8 @@ use ebbgate_policy::{
 
 use super::hello::Hello;
 use super::{Record, Visitor};
-use crate::gateway::{Endpoint, Gateway, HOPS_MAX, Kind, Pool};
+use crate::gateway::{Endpoint, Gateway, Kind, Pool};
+use crate::hops::{self, Steps, TooFar};
 
 /// A connection on its way.
 pub struct Walk {
@@ -25,6 +26,7 @@ pub struct Walk {
     /// Its account.
     pub record: Record,
     frames: Vec<Frame>,
+    steps: Steps,
 }
 
 /// One endpoint of the walk and the others that share its URL.
@@ -78,7 +80,7 @@ impl Walk {
         record: Record,
     ) -> Self {
         let first = Frame { pool, tried: Vec::new(), member: None, on_error: OnError::Halt };
-        Self { visitor, facts, hello, record, frames: vec![first] }
+        Self { visitor, facts, hello, record, frames: vec![first], steps: Steps::default() }
     }
 
     /// Whether the walk has been forwarded.
@@ -101,6 +103,11 @@ impl Walk {
                     }
                     continue;
                 };
+                if !frame.tried.is_empty()
+                    && let Err(often) = self.steps.take()
+                {
+                    return Next::End(too_far(often));
+                }
                 frame.tried.push(endpoint.id);
                 if self.frames.len() == 1
                     && let Some(over) = self.refused(&endpoint, gateway)
@@ -175,23 +182,23 @@ impl Walk {
         on_error: OnError,
         gateway: &impl Gateway,
     ) -> Option<Over> {
-        let failure = if self.frames.len() > HOPS_MAX {
-            Some((ErrorCode::TOO_MANY_HOPS, format!("more than {HOPS_MAX} hops of forward-internal")))
-        } else if !url.host().is_internal() || !from.url.scheme().same_class(url.scheme()) {
-            Some((ErrorCode::OFFLINE, format!("{} may not forward to {url}", from.url)))
-        } else {
-            None
-        };
-        let pool = gateway
-            .internal(from.account, url)
-            .ok_or_else(|| (ErrorCode::OFFLINE, format!("{url} is offline")));
-        match failure.map_or(pool, Err) {
-            Ok(pool) => {
+        if let Err(often) = self.steps.take() {
+            return Some(too_far(often));
+        }
+        if let Err(deep) = hops::check_depth(self.frames.len()) {
+            return self.forward_failed(ErrorCode::TOO_MANY_HOPS, deep.to_string(), on_error);
+        }
+        if !url.host().is_internal() || !from.url.scheme().same_class(url.scheme()) {
+            let message = format!("{} may not forward to {url}", from.url);
+            return self.forward_failed(ErrorCode::OFFLINE, message, on_error);
+        }
+        match gateway.internal(from.account, url) {
+            Some(pool) => {
                 self.record.event.forwarded_to = url.to_string();
                 self.frames.push(Frame { pool, tried: Vec::new(), member: None, on_error });
                 None
             }
-            Err((code, message)) => self.forward_failed(code, message, on_error),
+            None => self.forward_failed(ErrorCode::OFFLINE, format!("{url} is offline"), on_error),
         }
     }
 
@@ -255,6 +262,10 @@ fn begin(endpoint: Arc<Endpoint>, facts: &Arc<ConnFacts>, gateway: &impl Gateway
         Box::new((engine.start(Phase::TcpConnect), context))
     });
     Member { endpoint, policy, passed: false }
+}
+
+fn too_far(why: TooFar) -> Over {
+    Over::new(ErrorCode::TOO_MANY_HOPS, why.to_string())
 }
 
 fn unanswered(endpoint: &Endpoint) -> Over {

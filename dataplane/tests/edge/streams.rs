@@ -131,3 +131,17 @@ async fn on_error_continue_takes_the_next_action() {
     let _agent = agent.echo(b"");
     assert_eq!(exchange(lab.visit().await, b"x").await.unwrap(), b"x");
 }
+
+#[tokio::test]
+async fn a_loop_that_goes_on_after_every_failure_ends() {
+    const LOOP: &str = "tcp://x.internal:1";
+    let on =
+        |url: &str| json!({ "type": "forward-internal", "config": { "url": url, "on_error": "continue" } });
+    let mut lab = Lab::start();
+    // Each hop fails at depth and the one before tries its next: 2 to the power of 8 forwards and more, if nobody counts.
+    let actions = json!([on(LOOP), on(LOOP), forward("tcp://nowhere.internal:1")]);
+    lab.cloud(2, LOOP, json!({ "on_tcp_connect": [{ "actions": actions }] }));
+    lab.tcp_to(LOOP);
+    assert_eq!(exchange(lab.visit().await, b"").await.unwrap_or_default(), b"");
+    assert_eq!(lab.event().await.error, Some(ErrorCode::TOO_MANY_HOPS));
+}

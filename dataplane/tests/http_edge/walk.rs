@@ -187,6 +187,41 @@ async fn a_failing_forward_goes_on_when_the_policy_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_circle_that_goes_on_after_every_failure_ends() {
+    local(async {
+        let lab = Lab::default();
+        // Each hop fails at depth and the one before tries its next: 2 to the power of 8 forwards, if nobody counts.
+        let policy = r#"{"on_http_request":[{"actions":[
+            {"type":"forward-internal","config":{"url":"https://rest.clinic1.internal","on_error":"continue"}},
+            {"type":"forward-internal","config":{"url":"https://rest.clinic1.internal","on_error":"continue"}},
+            {"type":"forward-internal","config":{"url":"https://nowhere.internal"}}]}]}"#;
+        lab.cloud("http://a.example.com", Made { policy: Some(FORWARD), ..Made::default() });
+        lab.cloud("https://rest.clinic1.internal", Made { policy: Some(policy), ..Made::default() });
+        let read = lab.talk(get("a.example.com").as_bytes()).await;
+        assert!(read.starts_with("HTTP/1.1 502 ") && read.contains("ERR_NGROK_3501"), "{read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn eight_forwards_are_taken() {
+    local(async {
+        let lab = Lab::default();
+        let (_, upstream) = strict_upstream();
+        for n in 0..8 {
+            let url =
+                if n == 0 { "http://a.example.com".to_owned() } else { format!("https://h{n}.internal") };
+            let policy = FORWARD.replace("rest.clinic1", &format!("h{}", n + 1)).leak();
+            lab.cloud(&url, Made { policy: Some(policy), ..Made::default() });
+        }
+        lab.agent("https://h8.internal", Made::default(), upstream);
+        let read = lab.talk(get("a.example.com").as_bytes()).await;
+        assert!(read.starts_with("HTTP/1.1 200 "), "{read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn forwarding_in_a_circle_ends() {
     local(async {
         let lab = Lab::default();

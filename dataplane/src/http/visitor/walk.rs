@@ -12,7 +12,8 @@ use http::{Request, Response, StatusCode, Version};
 
 use super::policy::policy_failed;
 use super::{Answer, Stop, Tunnel, Visitor};
-use crate::gateway::{Endpoint, Gateway, HOPS_MAX, Kind, Pool};
+use crate::gateway::{Endpoint, Gateway, Kind, Pool};
+use crate::hops::{self, Steps, TooFar};
 use crate::http::answer::Failure;
 use crate::http::body::Body;
 use crate::http::framing::Authority;
@@ -49,6 +50,7 @@ impl<G: Gateway> Visitor<G> {
         self.admit(&first.endpoint).await?;
         record.reached(&first.endpoint);
         let mut hops = vec![first];
+        let mut steps = Steps::default();
         loop {
             let depth = hops.len();
             let Some(hop) = hops.last_mut() else { return Err(Stop::Close) };
@@ -74,21 +76,24 @@ impl<G: Gateway> Visitor<G> {
                     }
                     Err(error) => error,
                 },
-                Verdict::Forward { url, on_error } => match self.forward(hop, &url, on_error, depth) {
-                    Ok(next) => {
-                        record.forwarded(&next.endpoint);
-                        hops.push(next);
-                        continue;
+                Verdict::Forward { url, on_error } => {
+                    steps.take().map_err(ended)?;
+                    match self.forward(hop, &url, on_error, depth) {
+                        Ok(next) => {
+                            record.forwarded(&next.endpoint);
+                            hops.push(next);
+                            continue;
+                        }
+                        Err(error) if on_error == OnError::Continue => {
+                            resume_after(hop, &error);
+                            continue;
+                        }
+                        Err(error) => error,
                     }
-                    Err(error) if on_error == OnError::Continue => {
-                        resume_after(hop, &error);
-                        continue;
-                    }
-                    Err(error) => error,
-                },
+                }
                 verdict => return self.stopped(&mut hops, verdict, record).await.map(Answer::Response),
             };
-            self.unwind(&mut hops, error, body).await?;
+            self.unwind(&mut hops, &mut steps, error, body).await?;
             if let Some(hop) = hops.last()
                 && hops.len() > 1
             {
@@ -123,11 +128,7 @@ impl<G: Gateway> Visitor<G> {
         depth: usize,
     ) -> Result<Hop, SendError> {
         let fail = |failure| SendError { failure, again: true };
-        if depth >= HOPS_MAX {
-            let message = format!("The request was forwarded through more than {HOPS_MAX} endpoints.");
-            let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::TOO_MANY_HOPS, message);
-            return Err(SendError { failure, again: false });
-        }
+        hops::check_depth(depth).map_err(|deep| SendError { failure: too_far(deep), again: false })?;
         let pool = self.gateway.internal(hop.endpoint.account, url).filter(|pool| {
             let http = |e: &Arc<Endpoint>| matches!(e.url.scheme(), Scheme::Http | Scheme::Https);
             !pool.members().is_empty() && pool.members().iter().all(http)
@@ -171,11 +172,18 @@ impl<G: Gateway> Visitor<G> {
     }
 
     /// Another member of the failed hop's pool, or whoever said `on_error: continue`; or the failure is the answer.
-    async fn unwind(&self, hops: &mut Vec<Hop>, error: SendError, body: &Lender) -> Result<(), Stop> {
+    async fn unwind(
+        &self,
+        hops: &mut Vec<Hop>,
+        steps: &mut Steps,
+        error: SendError,
+        body: &Lender,
+    ) -> Result<(), Stop> {
         let whole = body.is_whole();
         while let Some(mut hop) = hops.pop() {
             hop.tried.push(hop.endpoint.id);
             if let Some(other) = hop.pool.pick(&hop.tried).filter(|_| error.again && whole) {
+                steps.take().map_err(ended)?;
                 if hops.is_empty() {
                     self.admit(&other).await?;
                 }
@@ -251,6 +259,15 @@ fn resume_after(hop: &mut Hop, error: &SendError) {
     if let Some(run) = &mut hop.run {
         run.resume(&mut hop.cx, outcome);
     }
+}
+
+fn ended(why: TooFar) -> Stop {
+    Stop::Failure(too_far(why))
+}
+
+fn too_far(why: TooFar) -> Failure {
+    let message = format!("The request was passed on too far: {why}.");
+    Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::TOO_MANY_HOPS, message)
 }
 
 fn offline(url: &EndpointUrl) -> Failure {
