@@ -27,7 +27,7 @@ pub enum FilterError {
     #[error("{}", links::told(.0))]
     Maps(#[from] MapsError),
     /// The program was refused.
-    #[error("the kernel refused the XDP program: {}", links::told(.0))]
+    #[error("the kernel refused the XDP program (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON): {}", refusal(.0))]
     Program(#[from] Box<ProgramError>),
     /// The object does not hold what this edge was built for.
     #[error("the XDP object has no program {0}; build it again with `cargo xtask ebpf`")]
@@ -222,6 +222,14 @@ impl Filter {
     }
 }
 
+/// Without the verifier's pages, which stand in the log at level debug.
+fn refusal(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, .. } => io_error.to_string(),
+        error => links::told(error),
+    }
+}
+
 fn is_single(guarded: &Guarded) -> bool {
     guarded.at.iter().any(|at| matches!(at, Destination::Address(_)))
 }
@@ -229,7 +237,8 @@ fn is_single(guarded: &Guarded) -> bool {
 fn open(object: &[u8], layout: &Path) -> Result<(Ebpf, Maps), FilterError> {
     let mut ebpf = maps::load(object, Some(layout))?;
     let maps = Maps::adopt(&mut ebpf)?;
-    program(&mut ebpf)?.load().map_err(Box::new)?;
+    let loaded = program(&mut ebpf)?.load();
+    loaded.inspect_err(|error| tracing::debug!(%error, "XDP program refused")).map_err(Box::new)?;
     Ok((ebpf, maps))
 }
 

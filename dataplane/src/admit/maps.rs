@@ -29,7 +29,9 @@ const BATCH_ENTRIES_MAX: usize = 65_536;
 #[derive(Debug, thiserror::Error)]
 pub enum MapsError {
     /// The object cannot be loaded: usually no `CAP_BPF` and `CAP_NET_ADMIN`, or a kernel without BPF.
-    #[error("the XDP program's maps cannot be made (needs CAP_BPF, CAP_NET_ADMIN and Linux 5.18)")]
+    #[error(
+        "the XDP program's maps cannot be made (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and Linux 5.18)"
+    )]
     Load(#[source] Box<EbpfError>),
     /// What is pinned under a map's name is another map.
     #[error("{} is not a map of this program; remove {} and start again", path.display(), folder(path))]
