@@ -162,7 +162,7 @@ impl Maps {
                 entry => drop(tables.ports.insert(index, entry)),
             }
         }
-        for entry in self.guards.iter() {
+        for entry in &self.guards {
             let (key, entry) = entry.map_err(failed(shared::GUARDS))?;
             tables.guards.insert(key::read_guard(&key), entry);
         }

@@ -37,10 +37,10 @@ async fn visitors_of_tcp_and_tls_are_closed_before_any_policy() {
     lab.change(|p| restrict(p, IpRestrictionKind::Endpoints, &["10.0.0.0/8", "::/0"]));
     assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
     let event = lab.event().await;
-    assert_eq!(event.error.map(|code| code.number()), Some(3205), "{}", event.outcome);
+    assert_eq!(event.error.map(ebbgate_model::ErrorCode::number), Some(3205), "{}", event.outcome);
     assert_eq!((event.account, event.forwarded_to.as_str()), (Some(account(1)), ""));
     assert!(lab.visit_tls("db.example.com", lab.authority.client(None, false)).await.is_err());
-    assert_eq!(lab.event().await.error.map(|code| code.number()), Some(3205));
+    assert_eq!(lab.event().await.error.map(ebbgate_model::ErrorCode::number), Some(3205));
 
     lab.change(|p| restrict(p, IpRestrictionKind::Endpoints, &["127.0.0.0/8"]));
     assert_eq!(exchange(lab.visit().await, b"").await.unwrap(), b"hello");

@@ -84,10 +84,7 @@ impl Clinic {
     pub(super) fn table(&self, lab: &Lab) -> Result<String> {
         let databases = match &self.databases_missing {
             Some(reason) => format!("The databases are not there: {reason}"),
-            None => {
-                let operations = operations_lines(&self.operations, &self.guarded)?;
-                [patients_lines(lab), operations].join("\n\n")
-            }
+            None => [patients_lines(lab), operations_lines(&self.operations, &self.guarded)?].join("\n\n"),
         };
         let blocks = [
             "The clinic is online.".into(),
