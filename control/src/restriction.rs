@@ -42,12 +42,19 @@ pub async fn compile(
         }
     }
     let rules = record::list::<RuleRecord>(store, restriction.account, None, None).await?;
-    let rules = rules.items.into_iter().map(|stored| stored.record);
+    Ok(of_rules(restriction, rules.items.iter().map(|stored| &stored.record)))
+}
+
+/// Those rules of an account that belong to a restriction's policies, ready to be asked.
+pub fn of_rules<'r>(
+    restriction: &IpRestriction,
+    rules: impl Iterator<Item = &'r RuleRecord>,
+) -> ebbgate_policy::IpRestriction {
     let rules: Vec<_> = rules
         .filter(|rule| restriction.ip_policies.contains(&rule.policy))
         .map(|rule| IpPolicyRule { cidr: rule.cidr, action: rule.action })
         .collect();
-    Ok(ebbgate_policy::IpRestriction::new(&rules))
+    ebbgate_policy::IpRestriction::new(&rules)
 }
 
 #[cfg(test)]

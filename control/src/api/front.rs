@@ -134,7 +134,7 @@ async fn check_source(app: &App, account: AccountId, source: Option<IpAddr>) -> 
     }
     let source = source.map_or_else(|| "an unknown address".to_owned(), |ip| canonical_ip(ip).to_string());
     let message = format!(
-        "the account admits no API call from {source}: call from an address that its IP restriction of type `api` allows"
+        "the account admits no API call from {source}: call from an address that its IP restriction of type `api` allows, or have the operator run `ebbgate-control account open-api {account}`"
     );
     Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::API_RESTRICTED.number(), message))
 }

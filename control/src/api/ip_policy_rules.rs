@@ -1,4 +1,6 @@
 //! `/ip_policy_rules`: networks that an IP policy allows or denies.
+//!
+//! Every change of a rule writes its policy's record anew, so that comparing that record holds all rules in place.
 
 use ebbgate_model::{IpPolicyRuleId, IpRuleAction, Prefix, PrefixError};
 use serde::Serialize;
@@ -9,9 +11,10 @@ use super::described::{Head, TextCodes};
 use super::failure::ApiError;
 use super::given::{Given, body};
 use super::ip_policies::IpPolicies;
+use super::ip_restrictions;
 use super::reply::Ref;
 use super::resource::{Draft, Resource};
-use crate::record::{self, IpPolicy, IpPolicyRule, Record, Stored};
+use crate::record::{self, IpPolicy, IpPolicyRule, Stored};
 use crate::store::{Revision, Txn};
 
 const TEXTS: TextCodes = TextCodes { description: 1421, metadata: 215 };
@@ -82,7 +85,6 @@ impl Resource for IpPolicyRules {
         let action = parse_action(&body.action.or_default())?;
         let policy = policy(call, &required("ip_policy_id", &body.ip_policy_id)?).await?;
         let siblings = siblings(call, policy.record.id, cidr, None).await?;
-        let txn = Txn::new().if_unchanged(policy.record.key(), policy.modified);
         let record = IpPolicyRule {
             id: IpPolicyRuleId::new(call.app.ksuid()),
             account: call.account,
@@ -93,6 +95,9 @@ impl Resource for IpPolicyRules {
             metadata: body.metadata.or_default(),
             created_at: call.app.now(),
         };
+        let txn =
+            ip_restrictions::judge_rules(call, record.policy, |rules| rules.push(record.clone())).await?;
+        let txn = record::replace(txn, &policy.record, policy.modified);
         let txn = txn.if_none_newer(record::prefix::<IpPolicyRule>(call.account), siblings);
         Ok(Draft { txn, ..Draft::new(record) })
     }
@@ -107,14 +112,35 @@ impl Resource for IpPolicyRules {
             let cidr = parse_cidr(&required("cidr", &body.cidr)?)?;
             let siblings = siblings(call, draft.record.policy, cidr, Some(draft.record.id)).await?;
             draft.record.cidr = cidr;
+            let (id, record) = (draft.record.id, draft.record.clone());
+            draft.txn = change(call, &draft.record, |rules| {
+                rules.retain(|rule| rule.id != id);
+                rules.push(record);
+            })
+            .await?;
             draft.txn = draft.txn.if_none_newer(record::prefix::<IpPolicyRule>(call.account), siblings);
         }
         Ok(draft)
     }
 
-    async fn delete(_: &Call, _: &Stored<IpPolicyRule>) -> Result<Txn, ApiError> {
-        Ok(Txn::new())
+    async fn delete(call: &Call, stored: &Stored<IpPolicyRule>) -> Result<Txn, ApiError> {
+        let id = stored.record.id;
+        change(call, &stored.record, |rules| rules.retain(|rule| rule.id != id)).await
     }
+}
+
+/// Judges the change of a stored rule, and writes its policy anew.
+async fn change(
+    call: &Call,
+    rule: &IpPolicyRule,
+    change: impl FnOnce(&mut Vec<IpPolicyRule>),
+) -> Result<Txn, ApiError> {
+    let policy = record::load::<IpPolicy>(&*call.app.store, call.account, rule.policy).await?;
+    let txn = ip_restrictions::judge_rules(call, rule.policy, change).await?;
+    Ok(match policy {
+        Some(policy) => record::replace(txn, &policy.record, policy.modified),
+        None => txn,
+    })
 }
 
 fn required(field: &str, value: &Given<String>) -> Result<String, ApiError> {

@@ -14,7 +14,7 @@ use super::given::{Given, body};
 use super::ip_policies::IpPolicies;
 use super::reply::Ref;
 use super::resource::{Draft, Resource};
-use crate::record::{self, IpPolicy, IpRestriction, Record, Stored};
+use crate::record::{self, IpPolicy, IpPolicyRule, IpRestriction, Record, Stored};
 use crate::restriction::{self, IP_POLICIES_MAX};
 use crate::store::{Revision, Txn};
 
@@ -186,19 +186,16 @@ async fn set_policies(
     Ok(())
 }
 
-/// Warns of what would surprise, and refuses to lock the caller out of the API: only the API could undo it.
+/// Warns of what would surprise, and refuses to lock the caller out of the API: through it nobody could undo that.
 async fn judge(call: &Call, draft: &mut Draft<IpRestriction>) -> Result<(), ApiError> {
     let restriction = &draft.record;
     if !restriction.enforced {
         return Ok(());
     }
+    draft.txn = hold_rules(call, restriction, std::mem::take(&mut draft.txn)).await?;
     let compiled = restriction::compile(&*call.app.store, restriction).await?;
     if restriction.kind == IpRestrictionKind::Api && !call.source.is_some_and(|ip| compiled.admits(ip)) {
-        let source = call.source.map_or_else(|| "of this call".to_owned(), |ip| ip.to_string());
-        let message = format!(
-            "this restriction would refuse the address {source}, from which it is made; allow that address in one of its IP policies first"
-        );
-        return Err(ApiError::value("ip_policy_ids", message));
+        return Err(locks_out(call, "ip_policy_ids", "this restriction"));
     }
     if compiled.admits_nobody() {
         draft.warnings.push(format!(
@@ -212,4 +209,48 @@ async fn judge(call: &Call, draft: &mut Draft<IpRestriction>) -> Result<(), ApiE
             .push("there is no dashboard yet: the restriction is stored, and nothing else".to_owned());
     }
     Ok(())
+}
+
+/// Keeps the rules as they are judged: a policy's record is written anew with every change of its rules.
+async fn hold_rules(call: &Call, restriction: &IpRestriction, mut txn: Txn) -> Result<Txn, ApiError> {
+    for id in &restriction.ip_policies {
+        if let Some(policy) = record::load::<IpPolicy>(&*call.app.store, call.account, *id).await? {
+            txn = txn.if_unchanged(policy.record.key(), policy.modified);
+        }
+    }
+    Ok(txn)
+}
+
+/// Judges a change of a policy's rules, `change` makes them what they will be: as with the restriction itself, it must
+/// not lock the caller out of the API. Gives the compare that keeps the judgement true.
+pub(super) async fn judge_rules(
+    call: &Call,
+    policy: IpPolicyId,
+    change: impl FnOnce(&mut Vec<IpPolicyRule>),
+) -> Result<Txn, ApiError> {
+    let store = &*call.app.store;
+    let all = record::list::<IpRestriction>(store, call.account, None, None).await?;
+    let txn = Txn::new().if_none_newer(record::prefix::<IpRestriction>(call.account), all.revision);
+    let guards = |r: &&IpRestriction| {
+        r.kind == IpRestrictionKind::Api && r.enforced && r.ip_policies.contains(&policy)
+    };
+    let Some(restriction) = all.items.iter().map(|stored| &stored.record).find(guards) else {
+        return Ok(txn);
+    };
+    let rules = record::list::<IpPolicyRule>(store, call.account, None, None).await?;
+    let mut rules = rules.items.into_iter().map(|stored| stored.record).collect();
+    change(&mut rules);
+    let compiled = restriction::of_rules(restriction, rules.iter());
+    if call.source.is_some_and(|ip| compiled.admits(ip)) {
+        return Ok(txn);
+    }
+    Err(locks_out(call, "cidr", &format!("with this change the IP restriction {}", restriction.id)))
+}
+
+fn locks_out(call: &Call, field: &str, what: &str) -> ApiError {
+    let source = call.source.map_or_else(|| "of this call".to_owned(), |ip| ip.to_string());
+    let message = format!(
+        "{what} would refuse the address {source}, from which the call is made; keep that address allowed in its IP policies"
+    );
+    ApiError::value(field, message)
 }

@@ -159,3 +159,55 @@ async fn a_restriction_of_the_api_holds_for_every_call() {
     from(&lab, Some("10.0.0.9"), "DELETE", &one, None).await.expect(204);
     from(&lab, Some("203.0.113.9"), "GET", "/api_keys", None).await.expect(200);
 }
+
+/// Whoever changes rules must still be let in afterwards; only the API could change them back.
+#[tokio::test]
+async fn no_change_of_a_rule_locks_its_caller_out() {
+    let lab = Lab::new().await;
+    let policy = policy(&lab, &[]).await;
+    let rule = |action: &str, cidr: &str| json!({"cidr": cidr, "action": action, "ip_policy_id": policy});
+    let allow = lab.make("/ip_policy_rules", rule("allow", "10.0.0.0/8")).await;
+    let other = lab.make("/ip_policy_rules", rule("allow", "10.6.0.0/16")).await;
+    let me = Some("10.6.0.9");
+    from(&lab, me, "POST", "/ip_restrictions", Some(restriction("api", true, &[&policy]))).await.expect(201);
+    let (allow, other) =
+        (format!("/ip_policy_rules/{}", allow.id()), format!("/ip_policy_rules/{}", other.id()));
+    for (method, path, body, status) in [
+        ("POST", "/ip_policy_rules", Some(rule("deny", "10.6.0.0/24")), 400),
+        ("POST", "/ip_policy_rules", Some(rule("deny", "10.7.0.0/24")), 201),
+        // Either of the two may go, not both.
+        ("DELETE", &allow, None, 204),
+        ("DELETE", &other, None, 400),
+        ("PATCH", &other, Some(json!({"cidr": "10.7.0.0/16"})), 400),
+        ("PATCH", &other, Some(json!({"cidr": "10.6.0.0/24"})), 200),
+        ("PATCH", &other, Some(json!({"metadata": "m"})), 200),
+    ] {
+        let answer = from(&lab, me, method, path, body.clone()).await.expect(status);
+        assert_eq!(
+            status == 400,
+            answer.text("msg").contains("would refuse the address 10.6.0.9"),
+            "{body:?}"
+        );
+    }
+    from(&lab, me, "GET", "/ip_policies", None).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_rules_deleted_at_once_do_not_lock_out() {
+    for _ in 0..8 {
+        let lab = Lab::new().await;
+        let policy = policy(&lab, &[]).await;
+        let mut rules = Vec::new();
+        for cidr in ["10.0.0.0/8", "10.6.0.0/16"] {
+            let body = json!({"cidr": cidr, "action": "allow", "ip_policy_id": policy});
+            rules.push(format!("/ip_policy_rules/{}", lab.make("/ip_policy_rules", body).await.id()));
+        }
+        let me = Some("10.6.0.9");
+        let body = Some(restriction("api", true, &[&policy]));
+        from(&lab, me, "POST", "/ip_restrictions", body).await.expect(201);
+        let delete = |path| from(&lab, me, "DELETE", path, None);
+        let (one, two) = tokio::join!(delete(&rules[0]), delete(&rules[1]));
+        assert!(one.status == 204 || two.status == 204);
+        from(&lab, me, "GET", "/ip_policies", None).await.expect(200);
+    }
+}
