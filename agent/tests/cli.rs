@@ -123,10 +123,10 @@ async fn answer_once(listener: TcpListener, status: &str, body: &str) -> String 
 async fn the_api_is_called_with_the_key_of_the_file_and_answers_are_printed() {
     let directory = tempfile::tempdir().unwrap();
     file(directory.path(), "agent.yml", "version: 3\nagent: {api_key: the-key}\n");
-    let shown = r#"{"id":"ep_1","enforcement":{"restrict_ips":"xdp","dropped_packets":{"not_allowed":6}}}"#;
+    let shown = r#"{"id":"ep_1","enforcement":{"restrict_ips":"xdp","dropped_packets":{"unlisted":6}}}"#;
     let refusal = r#"{"error_code":"ERR_NGROK_220","status_code":403,"msg":"not from here","details":{"operation_id":"op_1"}}"#;
     for (status, body, code, expect) in [
-        ("200 OK", shown, 0, "\"not_allowed\": 6"),
+        ("200 OK", shown, 0, "\"unlisted\": 6"),
         (
             "403 Forbidden",
             refusal,

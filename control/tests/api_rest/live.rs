@@ -127,7 +127,7 @@ async fn an_endpoint_tells_how_its_allowlist_is_enforced() {
         reason: String::new(),
         interfaces: [("eth0".to_owned(), "native".to_owned())].into(),
         passed: 7,
-        dropped: [("not_allowed".to_owned(), 3)].into(),
+        dropped: [("unlisted".to_owned(), 3)].into(),
     };
     let reports: BTreeMap<EndpointId, _> = [(made.id().parse().unwrap(), report)].into();
     let (one, _commands) = lab.app.presence.join(EdgeId::new(lab.app.ksuid()), "0.1.0".into(), 0);
@@ -137,7 +137,7 @@ async fn an_endpoint_tells_how_its_allowlist_is_enforced() {
     let shown = lab.get(&format!("/endpoints/{}", made.id())).await.expect(200);
     let expect = json!({
         "restrict_ips": "xdp", "reason": "", "interfaces": [{"name": "eth0", "mode": "native"}],
-        "passed_packets": 14, "dropped_packets": {"not_allowed": 6},
+        "passed_packets": 14, "dropped_packets": {"unlisted": 6},
     });
     assert_eq!(shown.body["enforcement"], expect);
     let filter = "/endpoints?filter=obj.enforcement.restrict_ips%20==%20'xdp'";

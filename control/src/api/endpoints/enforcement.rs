@@ -71,7 +71,7 @@ mod tests {
             reason: reason.into(),
             interfaces: [(interface.to_owned(), "native".to_owned())].into(),
             passed: u64::MAX - 1,
-            dropped: [("not_allowed".to_owned(), dropped)].into(),
+            dropped: [("unlisted".to_owned(), dropped)].into(),
         }
     }
 
@@ -84,7 +84,7 @@ mod tests {
         let expect = json!({
             "restrict_ips": "userspace", "reason": "shared port", "passed_packets": u64::MAX,
             "interfaces": [{"name": "eth0", "mode": "native"}, {"name": "eth1", "mode": "native"}],
-            "dropped_packets": {"not_allowed": 11},
+            "dropped_packets": {"unlisted": 11},
         });
         assert_eq!(both, expect);
         let alone = sum(&[one]).unwrap();
