@@ -3,6 +3,7 @@
 //!
 //! The protocol is `ebbgate_wire`'s; decisions about names are `bind`'s; this file owns the sessions' lives.
 
+mod allowance;
 mod auth;
 mod bind;
 mod registry;
@@ -25,7 +26,10 @@ pub use serve::serve;
 
 use crate::gateway::{Endpoint, Kind, SessionState};
 use crate::program::Tables;
+use crate::program::report::Present;
 use crate::shard::Edge;
+use allowance::{Allowance, Counter, Taken};
+use bind::Refusal;
 
 /// Seconds an agent may take to answer or hear a request of ours.
 const COMMAND_SECS_MAX: u64 = 10;
@@ -40,8 +44,15 @@ pub struct AgentSession {
     pub client_id: String,
     mux: driver::Session,
     managed: Managed,
+    allowance: Allowance,
+    text_bytes: Arc<Counter>,
+    /// Its own place among its account's sessions, and the text it came with.
+    _taken: (Taken, Text),
     inner: Mutex<Inner>,
 }
+
+/// Bytes of text kept, counted for the session and for its account.
+type Text = (Taken, Taken);
 
 /// Which requests of ours the agent understands: absent is too old, text is why not.
 #[derive(Debug, Clone, Default)]
@@ -63,9 +74,10 @@ struct Bound {
     /// The bind's name in the session.
     id: String,
     endpoint: Arc<Endpoint>,
-    policy: Option<TrafficPolicy>,
+    policy: Option<Arc<TrafficPolicy>>,
     lent_port: Option<u16>,
-    report: AgentEndpointReport,
+    report: Arc<AgentEndpointReport>,
+    _text: Arc<Text>,
 }
 
 impl AgentSession {
@@ -82,15 +94,33 @@ impl AgentSession {
         self.inner().bound.clone()
     }
 
-    /// Tells control what the session is now.
-    fn publish(&self, edge: &Edge) {
+    fn bound_count(&self) -> usize {
+        self.inner().bound.len()
+    }
+
+    /// Counts bytes of text of an endpoint that are to be kept.
+    fn keep(&self, bytes: usize) -> Result<Arc<Text>, Refusal> {
+        let refused = |whose: &str, max: usize| Refusal {
+            code: None,
+            message: format!(
+                "the policies, names and metadata of {whose} would take more than {} MiB here; shorten them",
+                max >> 20
+            ),
+        };
+        let session = self.text_bytes.take(bytes);
+        let session = session.ok_or_else(|| refused("this session", allowance::SESSION_TEXT_BYTES_MAX))?;
+        let account = self.allowance.text_bytes.take(bytes);
+        let account =
+            account.ok_or_else(|| refused("this account's agents", allowance::ACCOUNT_TEXT_BYTES_MAX))?;
+        Ok(Arc::new((session, account)))
+    }
+
+    /// Lets control know of the session from now on.
+    fn publish(self: &Arc<Self>, edge: &Edge) {
         let inner = self.inner();
-        if inner.over {
-            return;
+        if !inner.over {
+            edge.reports.session(self.state.id, Arc::clone(self) as Arc<dyn Present>);
         }
-        let mut report = inner.report.clone();
-        report.endpoints = inner.bound.iter().map(|b| (b.endpoint.id, b.report.clone())).collect();
-        edge.reports.session(self.state.id, report);
     }
 
     /// Adds or replaces an endpoint that is in the routes already. False: the session is over, take it out again.
@@ -106,7 +136,7 @@ impl AgentSession {
         }
         inner.bound.push(bound);
         drop(inner);
-        self.publish(edge);
+        edge.reports.session_changed(self.state.id);
         true
     }
 
@@ -118,7 +148,7 @@ impl AgentSession {
             inner.bound.swap_remove(at)
         };
         release(edge, &removed);
-        self.publish(edge);
+        edge.reports.session_changed(self.state.id);
         Some(removed)
     }
 
@@ -180,10 +210,37 @@ impl AgentSession {
     }
 }
 
+impl Present for AgentSession {
+    fn report(&self) -> SessionReport {
+        let (mut report, bound) = {
+            let inner = self.inner();
+            (inner.report.clone(), inner.bound.clone())
+        };
+        report.endpoints =
+            bound.iter().map(|b| (b.endpoint.id, AgentEndpointReport::clone(&b.report))).collect();
+        report
+    }
+
+    fn text_bytes(&self) -> usize {
+        self.text_bytes.used()
+    }
+}
+
+/// Bytes of an agent's free text in a report.
+fn text_bytes(report: &AgentEndpointReport) -> usize {
+    let AgentEndpointReport { name, description, metadata, forwards_to, traffic_policy, .. } = report;
+    [name, description, metadata, forwards_to, traffic_policy].into_iter().map(String::len).sum()
+}
+
+/// The end of an endpoint that was added to its session.
 fn release(edge: &Edge, bound: &Bound) {
+    edge.metrics.agent_endpoints.dec();
+    take_out(edge, bound);
+}
+
+fn take_out(edge: &Edge, bound: &Bound) {
     edge.routes.remove(&bound.endpoint);
     edge.occupant_changed(&bound.endpoint);
-    edge.metrics.agent_endpoints.dec();
     if let Some(port) = bound.lent_port {
         edge.give_port_back(port);
     }

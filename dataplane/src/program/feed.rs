@@ -29,8 +29,8 @@ const RETRY_MS_MAX: u64 = 2_000;
 const CONNECT_SECS_MAX: u64 = 10;
 /// Beats missed before control counts as gone.
 const BEATS_MISSED_MAX: u32 = 3;
-/// Lines waiting to be sent.
-const LINES_MAX: usize = 64;
+/// Lines waiting to be sent; one may be long.
+const LINES_MAX: usize = 8;
 
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
@@ -147,11 +147,7 @@ impl Feed {
                         self.take(message, lines).await?;
                     }
                 }
-                changes = self.edge.reports.changes() => {
-                    for change in changes {
-                        send(lines, &change).await?;
-                    }
-                }
+                change = self.edge.reports.change() => send(lines, &change).await?,
                 Ok(()) = enforcement.changed() => {
                     let endpoints = enforcement.borrow_and_update().as_ref().clone();
                     send(lines, &FromEdge::Enforcement { endpoints }).await?;

@@ -1,10 +1,11 @@
 //! What the edge tells control beside acknowledgements: who is online, and what happened.
 //!
-//! Presence is state: only the latest matters, so changes are kept as a set of sessions and never lost. Events are a
-//! bounded queue: when control is away they are dropped, and counted.
+//! Presence is state: only the latest matters, so only the names of sessions that changed are kept and each is asked for
+//! its state when its line is written. Events are a queue, bounded in number and each in size: when control is away they
+//! are dropped, and counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::TunnelSessionId;
 use ebbgate_model::feed::{FromEdge, SessionReport};
@@ -13,6 +14,16 @@ use tokio::sync::{Notify, mpsc};
 
 /// Events waiting for control.
 pub const EVENTS_MAX: usize = 8192;
+/// Bytes of agents' text in the first line of a feed; sessions that do not fit follow in lines of their own.
+const SNAPSHOT_TEXT_BYTES_MAX: usize = 16 << 20;
+
+/// A session that control hears of.
+pub trait Present: Send + Sync {
+    /// Its state now.
+    fn report(&self) -> SessionReport;
+    /// Bytes of text that a report carries at most.
+    fn text_bytes(&self) -> usize;
+}
 
 /// The outbox towards control.
 pub struct Reports {
@@ -24,7 +35,7 @@ pub struct Reports {
 
 #[derive(Default)]
 struct Presence {
-    sessions: BTreeMap<TunnelSessionId, SessionReport>,
+    sessions: BTreeMap<TunnelSessionId, Arc<dyn Present>>,
     changed: BTreeSet<TunnelSessionId>,
 }
 
@@ -35,12 +46,21 @@ impl Reports {
         (Self { presence: Mutex::default(), changed: Notify::new(), events, dropped }, queue)
     }
 
-    /// A session began or changed.
-    pub fn session(&self, id: TunnelSessionId, report: SessionReport) {
+    /// A session began.
+    pub fn session(&self, id: TunnelSessionId, session: Arc<dyn Present>) {
         let mut presence = self.presence();
-        presence.sessions.insert(id, report);
+        presence.sessions.insert(id, session);
         presence.changed.insert(id);
         self.changed.notify_one();
+    }
+
+    /// A session that has not ended changed.
+    pub fn session_changed(&self, id: TunnelSessionId) {
+        let mut presence = self.presence();
+        if presence.sessions.contains_key(&id) {
+            presence.changed.insert(id);
+            self.changed.notify_one();
+        }
     }
 
     /// A session ended.
@@ -58,25 +78,41 @@ impl Reports {
         }
     }
 
-    /// Everything there is; forgets what changed before.
+    /// Who is online, as far as one line has room; the others count as changed. Forgets what changed before.
     pub fn snapshot(&self) -> FromEdge {
-        let mut presence = self.presence();
-        presence.changed.clear();
-        FromEdge::Sessions { sessions: presence.sessions.clone() }
+        let mut room = SNAPSHOT_TEXT_BYTES_MAX;
+        let mut fits = |session: &dyn Present| {
+            let left = room.checked_sub(session.text_bytes());
+            room = left.unwrap_or(room);
+            left.is_some()
+        };
+        let told: Vec<_> = {
+            let mut presence = self.presence();
+            let (told, later): (Vec<_>, Vec<_>) =
+                presence.sessions.iter().partition(|(_, session)| fits(session.as_ref()));
+            let told = told.into_iter().map(|(id, session)| (*id, Arc::clone(session))).collect();
+            presence.changed = later.into_iter().map(|(id, _)| *id).collect();
+            told
+        };
+        self.changed.notify_one();
+        let sessions = told.into_iter().map(|(id, session)| (id, session.report())).collect();
+        FromEdge::Sessions { sessions }
     }
 
-    /// Waits until some session changed, then gives the news, one message per session.
-    pub async fn changes(&self) -> Vec<FromEdge> {
+    /// Waits until some session changed, then gives the news of one.
+    pub async fn change(&self) -> FromEdge {
         loop {
             let changed = {
                 let mut presence = self.presence();
-                let ids = std::mem::take(&mut presence.changed);
-                ids.into_iter().map(|id| news(&presence.sessions, id)).collect::<Vec<_>>()
+                presence.changed.pop_first().map(|id| (id, presence.sessions.get(&id).cloned()))
             };
-            if !changed.is_empty() {
-                return changed;
+            match changed {
+                Some((session, Some(present))) => {
+                    return FromEdge::Session { session, report: Box::new(present.report()) };
+                }
+                Some((session, None)) => return FromEdge::SessionEnded { session },
+                None => self.changed.notified().await,
             }
-            self.changed.notified().await;
         }
     }
 
@@ -85,44 +121,64 @@ impl Reports {
     }
 }
 
-fn news(sessions: &BTreeMap<TunnelSessionId, SessionReport>, session: TunnelSessionId) -> FromEdge {
-    match sessions.get(&session) {
-        Some(report) => FromEdge::Session { session, report: Box::new(report.clone()) },
-        None => FromEdge::SessionEnded { session },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use ebbgate_model::{AccountId, CredentialId, Ksuid};
 
-    fn report() -> SessionReport {
-        let ksuid = Ksuid::new(1, [0; 16]);
-        SessionReport {
-            account: AccountId::new(ksuid),
-            credential: CredentialId::new(ksuid),
-            agent_version: String::new(),
-            user_agent: String::new(),
-            os: String::new(),
-            ip: String::new(),
-            metadata: String::new(),
-            started_at: 0,
-            endpoints: BTreeMap::new(),
+    /// A session that carries so many bytes.
+    struct Carries(usize);
+
+    impl Present for Carries {
+        fn report(&self) -> SessionReport {
+            let ksuid = Ksuid::new(1, [0; 16]);
+            SessionReport {
+                account: AccountId::new(ksuid),
+                credential: CredentialId::new(ksuid),
+                agent_version: String::new(),
+                user_agent: String::new(),
+                os: String::new(),
+                ip: String::new(),
+                metadata: "x".repeat(self.0),
+                started_at: 0,
+                endpoints: BTreeMap::new(),
+            }
         }
+
+        fn text_bytes(&self) -> usize {
+            self.0
+        }
+    }
+
+    fn id(n: u8) -> TunnelSessionId {
+        TunnelSessionId::new(Ksuid::new(1, [n; 16]))
     }
 
     #[tokio::test]
     async fn presence_is_the_latest_state() {
         let (reports, _queue) = Reports::new(Counter::default());
-        let id = TunnelSessionId::new(Ksuid::new(1, [1; 16]));
-        reports.session(id, report());
-        reports.session_ended(id);
-        assert_eq!(reports.changes().await, [FromEdge::SessionEnded { session: id }]);
-        reports.session(id, report());
+        reports.session(id(1), Arc::new(Carries(0)));
+        reports.session_ended(id(1));
+        reports.session_changed(id(1));
+        assert_eq!(reports.change().await, FromEdge::SessionEnded { session: id(1) });
+        reports.session(id(1), Arc::new(Carries(0)));
         assert!(matches!(reports.snapshot(), FromEdge::Sessions { sessions } if sessions.len() == 1));
-        reports.session_ended(id);
-        assert_eq!(reports.changes().await.len(), 1);
+        reports.session(id(2), Arc::new(Carries(0)));
+        reports.session_changed(id(2));
+        assert!(matches!(reports.change().await, FromEdge::Session { session, .. } if session == id(2)));
+        assert!(reports.presence().changed.is_empty(), "what a snapshot told is no news");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_the_first_line_follows() {
+        let (reports, _queue) = Reports::new(Counter::default());
+        let half = SNAPSHOT_TEXT_BYTES_MAX / 2;
+        for (n, bytes) in [(1, half), (2, half + 1), (3, half)] {
+            reports.session(id(n), Arc::new(Carries(bytes)));
+        }
+        let FromEdge::Sessions { sessions } = reports.snapshot() else { panic!("no snapshot") };
+        assert_eq!(sessions.into_keys().collect::<Vec<_>>(), [id(1), id(3)]);
+        assert!(matches!(reports.change().await, FromEdge::Session { session, .. } if session == id(2)));
     }
 
     #[test]

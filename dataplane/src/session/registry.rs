@@ -6,10 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ebbgate_model::TunnelSessionId;
 
 use super::AgentSession;
+use super::allowance::Allowances;
 
 /// All sessions of this edge.
 #[derive(Default)]
-pub struct Sessions(Mutex<Table>);
+pub struct Sessions {
+    table: Mutex<Table>,
+    pub(super) allowances: Allowances,
+}
 
 #[derive(Default)]
 struct Table {
@@ -46,6 +50,6 @@ impl Sessions {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,9 +23,10 @@ use ebbgate_wire::ticket::Cookie;
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
+use super::allowance::{Allowance, Counter, Taken};
 use super::auth::{self, Accepted};
 use super::bind::Refusal;
-use super::{AgentSession, Inner, Managed};
+use super::{AgentSession, Inner, Managed, Text, allowance};
 use crate::carrier::Carrier;
 use crate::conn::{Open, hello_refused, read_hello};
 use crate::gateway::{Gateway as _, SessionState};
@@ -34,6 +35,8 @@ use crate::shard::{Shard, Stage};
 use crate::socket::Socket;
 use crate::tls::{self, Protocols};
 
+/// The account has as many sessions as it may (wire.md section 2).
+const CODE_SESSIONS: ErrorCode = ErrorCode::new(108);
 /// Seconds an agent may take to send one request.
 const REQUEST_SECS_MAX: u64 = 30;
 /// Milliseconds between a refused Auth and the end, so that the refusal is read first.
@@ -222,9 +225,8 @@ impl Connection {
         let edge = self.shard.edge();
         let now_s = self.shard.now_unix_ms() / 1000;
         let judged = auth::judge(&auth, &edge.tables.load(), self.ingress, self.peer, &edge.tickets, now_s);
-        match judged {
-            Ok(accepted) => {
-                let reply = self.accept(&auth, accepted);
+        match judged.and_then(|accepted| self.accept(&auth, accepted)) {
+            Ok(reply) => {
                 if let Some(session) = self.session.get() {
                     // The Program may have changed since it was judged, too early for this session to be seen.
                     session.recheck(edge, &edge.tables.load());
@@ -246,7 +248,7 @@ impl Connection {
     }
 
     /// Puts the session in service; a session of the same client that lingers makes room.
-    fn accept(self: &Rc<Self>, auth: &Auth, accepted: Accepted) -> AuthReply {
+    fn accept(self: &Rc<Self>, auth: &Auth, accepted: Accepted) -> Result<AuthReply, Refusal> {
         let edge = self.shard.edge();
         let id = TunnelSessionId::new(edge.ksuid());
         let client_id = accepted.client_id.unwrap_or_else(|| edge.ksuid().to_string());
@@ -254,6 +256,20 @@ impl Connection {
         let streams_max = family.in_flight_streams_max();
         let now_s = self.shard.now_unix_ms() / 1000;
         let extra = &auth.extra;
+        let report = SessionReport {
+            account: accepted.account,
+            credential: accepted.credential,
+            agent_version: short(&extra.version),
+            user_agent: short(&extra.user_agent),
+            os: short(&extra.os),
+            ip: self.peer.to_string(),
+            metadata: short(&extra.metadata),
+            started_at: now_s,
+            endpoints: std::collections::BTreeMap::new(),
+        };
+        let allowance = edge.sessions.allowances.of(accepted.account);
+        let text_bytes = Counter::new(allowance::SESSION_TEXT_BYTES_MAX);
+        let taken = place(&allowance, &text_bytes, &report)?;
         let session = Arc::new(AgentSession {
             state: Arc::new(SessionState::new(id, self.shard.index(), streams_max)),
             client_id: client_id.clone(),
@@ -263,26 +279,15 @@ impl Connection {
                 restart: extra.restart_unsupported.clone(),
                 update: extra.update_unsupported.clone(),
             },
-            inner: Mutex::new(Inner {
-                report: SessionReport {
-                    account: accepted.account,
-                    credential: accepted.credential,
-                    agent_version: short(&extra.version),
-                    user_agent: short(&extra.user_agent),
-                    os: short(&extra.os),
-                    ip: self.peer.to_string(),
-                    metadata: short(&extra.metadata),
-                    started_at: now_s,
-                    endpoints: std::collections::BTreeMap::new(),
-                },
-                bound: Vec::new(),
-                over: false,
-            }),
+            inner: Mutex::new(Inner { report, bound: Vec::new(), over: false }),
+            allowance,
+            text_bytes,
+            _taken: taken,
         });
         // Our own streams beside the proxied ones: the heartbeat and requests to the agent.
         self.mux.set_limits(Limits { local_streams_max: streams_max + 16, ..Limits::EDGE });
         if self.session.set(Arc::clone(&session)).is_err() {
-            return AuthReply::refused("the session is authenticated already");
+            return Err(Refusal { code: None, message: "the session is authenticated already".into() });
         }
         self.shard.add_carrier(id, Carrier::Mux(self.mux.clone()));
         edge.metrics.sessions.inc();
@@ -298,7 +303,7 @@ impl Connection {
             credential_id: accepted.credential.to_string(),
             expires_unix_s: now_s + TICKET_SECS,
         };
-        AuthReply {
+        Ok(AuthReply {
             version: auth.version().to_owned(),
             client_id,
             error: String::new(),
@@ -311,7 +316,7 @@ impl Connection {
                 agent_session_id: id.to_string(),
                 ..AuthReplyExtra::default()
             },
-        }
+        })
     }
 
     /// Heartbeats towards the agent; a missed one ends the session.
@@ -325,6 +330,27 @@ impl Connection {
             self.end(Code::NONE, "no heartbeat");
         }
     }
+}
+
+/// A session's place in its account, and room for the text it comes with.
+fn place(
+    allowance: &Allowance,
+    text_bytes: &Arc<Counter>,
+    report: &SessionReport,
+) -> Result<(Taken, Text), Refusal> {
+    let SessionReport { agent_version, user_agent, os, metadata, .. } = report;
+    let bytes = [agent_version, user_agent, os, metadata].into_iter().map(String::len).sum();
+    let taken = || {
+        let text = (text_bytes.take(bytes)?, allowance.text_bytes.take(bytes)?);
+        Some((allowance.sessions.take(1)?, text))
+    };
+    taken().ok_or_else(|| {
+        let message = format!(
+            "the account has as many agents on this server as it may ({}); stop some first",
+            allowance::ACCOUNT_SESSIONS_MAX
+        );
+        Refusal::new(CODE_SESSIONS, message)
+    })
 }
 
 /// Free text of an agent, cut to what is kept.

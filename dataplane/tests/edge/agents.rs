@@ -190,6 +190,35 @@ async fn the_options_of_old_sdks_guard_too() {
 }
 
 #[tokio::test]
+async fn a_session_keeps_so_much_text_and_no_more() {
+    const POLICY_BYTES: usize = 200 << 10;
+    const SESSION_BYTES: usize = 8 << 20;
+    let lab = Lab::start();
+    let agent = lab.agent(TOKEN).await;
+    let policy = format!("on_tcp_connect: [{{actions: [{{type: deny}}]}}] # {}", "x".repeat(POLICY_BYTES));
+    let bind = async |n: usize| {
+        let url = format!("tcp://db{n}.clinic1.internal:433");
+        agent.try_bind(&url, json!({ "TrafficPolicy": policy.clone() }), json!({})).await
+    };
+    let first = bind(0).await;
+    let mut kept = 1;
+    let refused = loop {
+        let reply = bind(kept).await;
+        if !reply.error.is_empty() {
+            break reply.error;
+        }
+        kept += 1;
+    };
+    assert!(refused.contains("8 MiB"), "{refused}");
+    assert!((kept + 1) * policy.len() > SESSION_BYTES && kept * policy.len() <= SESSION_BYTES, "{kept}");
+    assert_eq!(lab.edge.metrics.agent_endpoints.get(), i64::try_from(kept).unwrap());
+    // Room comes back with what is given up, and others have theirs.
+    assert_eq!(agent.unbind(&first.id).await.error, "");
+    assert_eq!(bind(kept).await.error, "");
+    lab.agent(TOKEN).await.bind(TARGET).await;
+}
+
+#[tokio::test]
 async fn unbind_and_the_end_of_a_session_take_endpoints_offline() {
     let mut lab = Lab::start();
     let agent = lab.agent(TOKEN).await;
@@ -199,7 +228,7 @@ async fn unbind_and_the_end_of_a_session_take_endpoints_offline() {
     agent.bind(TARGET).await;
     assert_eq!(lab.edge.metrics.agent_endpoints.get(), 1);
     agent.echo(b"").kill();
-    while !lab.edge.reports.changes().await.iter().any(|c| matches!(c, FromEdge::SessionEnded { .. })) {}
+    while !matches!(lab.edge.reports.change().await, FromEdge::SessionEnded { .. }) {}
     lab.tcp_to(TARGET);
     assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
     assert_eq!((lab.edge.metrics.agent_endpoints.get(), lab.edge.metrics.sessions.get()), (0, 0));

@@ -11,8 +11,8 @@ use ebbgate_wire::rpc::{Bind, BindReply, PatchTunnelState};
 use ebbgate_wire::ticket::BindToken;
 
 use super::super::bind::{self, Place, Refusal, Wanted};
-use super::super::{AgentSession, Bound, ENDPOINTS_MAX, release, with_engine};
-use super::{Connection, TICKET_SECS, short};
+use super::super::{AgentSession, Bound, ENDPOINTS_MAX, take_out, text_bytes, with_engine};
+use super::{Connection, TEXT_BYTES_MAX, TICKET_SECS, short};
 use crate::gateway::{AgentRef, Endpoint, Gateway as _, Kind};
 use crate::route::AlreadyOnline;
 
@@ -40,7 +40,7 @@ impl Connection {
         let credential = credential.filter(|c| c.account == identity.account).ok_or_else(|| {
             Refusal::new(ErrorCode::CREDENTIAL_REVOKED, "the authtoken of this session was revoked")
         })?;
-        if session.bound().len() >= ENDPOINTS_MAX {
+        if session.bound_count() >= ENDPOINTS_MAX {
             return Err(Refusal {
                 code: None,
                 message: format!("a session serves at most {ENDPOINTS_MAX} endpoints"),
@@ -54,19 +54,22 @@ impl Connection {
         let engine = engine.map(Arc::new);
         let bind_id = if bind.id.is_empty() { edge.ksuid().to_string() } else { short(&bind.id) };
         session.remove(edge, &bind_id);
+        let text = session.keep(text_bytes_max(bind, &wanted))?;
         let make = |url: EndpointUrl| {
             self.endpoint(session, bind, &bind_id, &identity, &wanted, engine.clone(), url)
         };
         let (endpoint, lent_port) = self.put_in_service(&wanted.place, make)?;
+        let report = report(bind, &wanted, &endpoint, now_s);
         let bound = Bound {
             id: bind_id.clone(),
             endpoint: Arc::clone(&endpoint),
             lent_port,
-            report: report(bind, &wanted, &endpoint, now_s),
-            policy: wanted.policy,
+            report: Arc::new(report),
+            policy: wanted.policy.map(Arc::new),
+            _text: text,
         };
         if !session.add(edge, bound.clone()) {
-            release(edge, &bound);
+            take_out(edge, &bound);
             return Err(Refusal { code: None, message: "the session has ended".into() });
         }
         tracing::info!(session = %session.state.id, endpoint = %endpoint.id, url = %endpoint.url, "endpoint online");
@@ -159,6 +162,7 @@ impl Connection {
                 message: format!("no endpoint {} is bound here", patch.tunnel_id),
             });
         };
+        let mut report = AgentEndpointReport::clone(&bound.report);
         let mut engine = bound.endpoint.engine.clone();
         if let Some(text) = &patch.traffic_policy {
             let context = CheckContext {
@@ -166,37 +170,46 @@ impl Connection {
                 binding: bound.endpoint.binding,
                 owner: Owner::Agent,
             };
-            bound.policy = if text.trim().is_empty() { None } else { Some(check(text, &context)?.policy) };
+            let policy = if text.trim().is_empty() { None } else { Some(check(text, &context)?.policy) };
+            bound.policy = policy.map(Arc::new);
             let references = edge.tables.load().references(bound.endpoint.account);
             let compiled =
                 bound.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
             engine = compiled.map(Arc::new);
-            bound.report.traffic_policy.clone_from(text);
+            report.traffic_policy.clone_from(text);
         }
         let mut endpoint = with_engine(&bound.endpoint, engine);
         if let Some(pooling_enabled) = patch.pooling_enabled {
             endpoint.pooling_enabled = pooling_enabled;
-            bound.report.pooling_enabled = pooling_enabled;
+            report.pooling_enabled = pooling_enabled;
         }
         for (field, new) in [
-            (&mut bound.report.name, &patch.name),
-            (&mut bound.report.description, &patch.description),
-            (&mut bound.report.metadata, &patch.metadata),
+            (&mut report.name, &patch.name),
+            (&mut report.description, &patch.description),
+            (&mut report.metadata, &patch.metadata),
         ] {
             if let Some(new) = new {
                 *field = short(new);
             }
         }
+        let text = session.keep(text_bytes(&report))?;
         let endpoint = Arc::new(endpoint);
         let taken = |e: AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, e.to_string());
         edge.routes.bind(Arc::clone(&endpoint)).map_err(taken)?;
         edge.occupant_changed(&endpoint);
-        bound.endpoint = Arc::clone(&endpoint);
+        let bound = Bound { endpoint: Arc::clone(&endpoint), report: Arc::new(report), _text: text, ..bound };
         if !session.add(edge, bound) {
             edge.routes.remove(&endpoint);
         }
         Ok(())
     }
+}
+
+/// What [`report`] keeps of a Bind at most.
+fn text_bytes_max(bind: &Bind, wanted: &Wanted) -> usize {
+    let texts = [&bind.extra.name, &bind.extra.description, &bind.extra.metadata, &bind.forwards_to];
+    let texts: usize = texts.into_iter().map(|text| text.len().min(TEXT_BYTES_MAX)).sum();
+    texts + wanted.policy_text.len()
 }
 
 fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> AgentEndpointReport {
