@@ -12,7 +12,7 @@ mod serve;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
-use ebbgate_model::{CredentialSpec, ErrorCode, IpRestrictionKind, TrafficPolicy};
+use ebbgate_model::{CredentialSpec, ErrorCode, IpRestrictionKind, Rule, TrafficPolicy};
 use ebbgate_policy::Engine;
 use ebbgate_wire::driver;
 use ebbgate_wire::mux::Code;
@@ -75,6 +75,8 @@ struct Bound {
     id: String,
     endpoint: Arc<Endpoint>,
     policy: Option<Arc<TrafficPolicy>>,
+    /// What stays in front of every policy the agent changes to.
+    guard: Option<Arc<Rule>>,
     lent_port: Option<u16>,
     report: Arc<AgentEndpointReport>,
     _text: Arc<Text>,

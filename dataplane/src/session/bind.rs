@@ -85,6 +85,8 @@ pub(super) struct Wanted {
     pub(super) binding: Binding,
     pub(super) policy: Option<TrafficPolicy>,
     pub(super) policy_text: String,
+    /// What an option of the Bind demands before the policy: part of `policy` already.
+    pub(super) guard: Option<Rule>,
     pub(super) proxy_protocol: Option<ProxyProtocol>,
     pub(super) tls_termination: Option<Arc<TlsSettings>>,
 }
@@ -125,22 +127,34 @@ pub(super) fn decide(
         ));
     }
     let policy_text = bind.traffic_policy()?.unwrap_or_default();
-    let mut policy = None;
-    if !policy_text.is_empty() {
-        let context = CheckContext { scheme, binding, owner: Owner::Agent };
-        policy = Some(check(&policy_text, &context)?.policy);
-    }
     let (guard, tls_termination) = options(bind, scheme)?;
-    if let Some(rule) = guard {
-        let policy = policy.get_or_insert_default();
-        let phase = if scheme.is_http() { &mut policy.on_http_request } else { &mut policy.on_tcp_connect };
-        phase.insert(0, rule);
-    }
+    let policy = policy(&policy_text, guard.as_ref(), scheme, binding)?;
     let proxy_protocol = bind.proxy_protocol()?.map(|version| match version {
         ebbgate_wire::rpc::ProxyProtocol::V1 => ProxyProtocol::V1,
         ebbgate_wire::rpc::ProxyProtocol::V2 => ProxyProtocol::V2,
     });
-    Ok(Wanted { place, binding, policy, policy_text, proxy_protocol, tls_termination })
+    Ok(Wanted { place, binding, policy, policy_text, guard, proxy_protocol, tls_termination })
+}
+
+/// What an endpoint is served under: the rule that guards it, whatever the agent's own policy says after it. Text of
+/// nothing is no policy.
+pub(super) fn policy(
+    text: &str,
+    guard: Option<&Rule>,
+    scheme: Scheme,
+    binding: Binding,
+) -> Result<Option<TrafficPolicy>, Refusal> {
+    let mut policy = None;
+    if !text.trim().is_empty() {
+        let context = CheckContext { scheme, binding, owner: Owner::Agent };
+        policy = Some(check(text, &context)?.policy);
+    }
+    if let Some(rule) = guard {
+        let policy = policy.get_or_insert_default();
+        let phase = if scheme.is_http() { &mut policy.on_http_request } else { &mut policy.on_tcp_connect };
+        phase.insert(0, rule.clone());
+    }
+    Ok(policy)
 }
 
 fn place(

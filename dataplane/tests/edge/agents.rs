@@ -180,13 +180,23 @@ async fn the_options_of_old_sdks_guard_too() {
     lab.tcp_to(TARGET);
     let agent = lab.agent(TOKEN).await;
     let closed = json!({ "IPRestriction": { "deny_cidrs": ["127.0.0.0/8"] } });
-    assert_eq!(agent.try_bind(TARGET, closed, json!({})).await.error, "");
+    let bound = agent.try_bind(TARGET, closed, json!({})).await;
+    assert_eq!(bound.error, "");
     let password =
         json!({ "BasicAuth": { "credentials": [{ "username": "u", "cleartext_password": "p" }] } });
     let refused = agent.try_bind("https://api.example.com", password, json!({})).await;
     assert!(refused.error.contains("BasicAuth is not enforced"), "{}", refused.error);
+    let session = agent.session.clone();
     let _agent = agent.echo(b"");
-    assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
+    let reached = async || exchange(lab.visit().await, b"x").await.unwrap_or_default();
+    assert_eq!(reached().await, b"");
+    // Another policy, or none, does not take the option's rule away.
+    for policy in ["on_tcp_connect: [{actions: [{type: log, config: {metadata: {a: b}}}]}]", ""] {
+        let patch = json!({ "TunnelId": bound.extra.tunnel_id, "TrafficPolicy": policy });
+        let stream = session.open(StreamKind::PatchTunnelState).await.unwrap();
+        assert_eq!(Outcome::decode(call(stream, &patch).await.unwrap()).unwrap().error, "");
+        assert_eq!(reached().await, b"", "{policy}");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
 use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
-use ebbgate_policy::{CheckContext, EndpointFacts, Engine, Owner, check};
+use ebbgate_policy::{EndpointFacts, Engine};
 use ebbgate_wire::rpc::{Bind, BindReply, PatchTunnelState};
 use ebbgate_wire::ticket::BindToken;
 
@@ -66,6 +66,7 @@ impl Connection {
             lent_port,
             report: Arc::new(report),
             policy: wanted.policy.map(Arc::new),
+            guard: wanted.guard.map(Arc::new),
             _text: text,
         };
         if !session.add(edge, bound.clone()) {
@@ -165,12 +166,8 @@ impl Connection {
         let mut report = AgentEndpointReport::clone(&bound.report);
         let mut engine = bound.endpoint.engine.clone();
         if let Some(text) = &patch.traffic_policy {
-            let context = CheckContext {
-                scheme: bound.endpoint.url.scheme(),
-                binding: bound.endpoint.binding,
-                owner: Owner::Agent,
-            };
-            let policy = if text.trim().is_empty() { None } else { Some(check(text, &context)?.policy) };
+            let Endpoint { url, binding, .. } = bound.endpoint.as_ref();
+            let policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding)?;
             bound.policy = policy.map(Arc::new);
             let references = edge.tables.load().references(bound.endpoint.account);
             let compiled =
