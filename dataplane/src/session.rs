@@ -12,7 +12,7 @@ mod serve;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
-use ebbgate_model::{CredentialSpec, ErrorCode, IpRestrictionKind, Rule, TrafficPolicy};
+use ebbgate_model::{ErrorCode, IpRestrictionKind, Rule, TrafficPolicy};
 use ebbgate_policy::Engine;
 use ebbgate_wire::driver;
 use ebbgate_wire::mux::Code;
@@ -27,6 +27,7 @@ pub use serve::serve;
 use crate::gateway::{Endpoint, Kind, SessionState};
 use crate::program::Tables;
 use crate::program::report::Present;
+use crate::route::{AlreadyOnline, RouteTable};
 use crate::shard::Edge;
 use allowance::{Allowance, Counter, Taken};
 use bind::Refusal;
@@ -82,6 +83,15 @@ struct Bound {
     _text: Arc<Text>,
 }
 
+/// Why an endpoint was not replaced.
+#[derive(Debug, PartialEq, Eq)]
+enum NotReplaced {
+    /// It is not what is served now.
+    Gone,
+    /// Somebody else answers for its URL.
+    Taken(AlreadyOnline),
+}
+
 impl AgentSession {
     /// What the API shows, without endpoints.
     fn identity(&self) -> SessionReport {
@@ -125,21 +135,79 @@ impl AgentSession {
         }
     }
 
-    /// Adds or replaces an endpoint that is in the routes already. False: the session is over, take it out again.
+    /// Adds an endpoint that is in the routes already. False: the session is over, take it out again.
     fn add(&self, edge: &Edge, bound: Bound) -> bool {
         let mut inner = self.inner();
         if inner.over {
             return false;
         }
-        let before = inner.bound.len();
-        inner.bound.retain(|other| other.endpoint.id != bound.endpoint.id);
-        if inner.bound.len() == before {
-            edge.metrics.agent_endpoints.inc();
-        }
         inner.bound.push(bound);
+        edge.metrics.agent_endpoints.inc();
         drop(inner);
         edge.reports.session_changed(self.state.id);
         true
+    }
+
+    /// Puts a changed endpoint in the place of the one it was made from, in the routes first. `Gone`: that one is served no
+    /// more, or was changed meanwhile.
+    fn replace(
+        &self,
+        edge: &Edge,
+        before: &Arc<Endpoint>,
+        bound: Bound,
+        enter: impl FnOnce(&RouteTable, Arc<Endpoint>) -> Result<(), AlreadyOnline>,
+    ) -> Result<(), NotReplaced> {
+        {
+            // Under the lock: whoever takes the endpoint out does so before or after, and never misses the new one.
+            let mut inner = self.inner();
+            let place = inner.bound.iter_mut().find(|b| Arc::ptr_eq(&b.endpoint, before));
+            let place = place.ok_or(NotReplaced::Gone)?;
+            enter(&edge.routes, Arc::clone(&bound.endpoint)).map_err(NotReplaced::Taken)?;
+            *place = bound;
+        }
+        edge.reports.session_changed(self.state.id);
+        Ok(())
+    }
+
+    /// Judges an endpoint that was bound or changed under `judged` by Tables that came into force meanwhile: their
+    /// recheck may have been too early to see it. Err: it may not be served.
+    fn settle(&self, edge: &Edge, bind: &str, mut judged: Arc<Tables>) -> Result<(), Refusal> {
+        loop {
+            let now = edge.tables.load_full();
+            if Arc::ptr_eq(&now, &judged) {
+                return Ok(());
+            }
+            let bound = self.inner().bound.iter().find(|b| b.id == bind).cloned();
+            let stopped =
+                || Refusal { code: None, message: "the endpoint was stopped by a change meanwhile".into() };
+            self.judge(edge, bound.ok_or_else(stopped)?, &judged, &now)?;
+            judged = now;
+        }
+    }
+
+    /// Whether an endpoint may be served under new Tables; compiles its policy anew if the account's objects changed.
+    fn judge(&self, edge: &Edge, bound: Bound, old: &Tables, new: &Tables) -> Result<(), Refusal> {
+        let identity = self.identity();
+        let revoked =
+            || Refusal::new(ErrorCode::CREDENTIAL_REVOKED, "the authtoken of this session was revoked");
+        let credential = new.program.credentials.get(&identity.credential).ok_or_else(revoked)?;
+        bind::still_permit(new, credential, &bound.endpoint)?;
+        let references = new.references(identity.account);
+        let Some(policy) =
+            bound.policy.as_ref().filter(|_| !Arc::ptr_eq(&old.references(identity.account), &references))
+        else {
+            return Ok(());
+        };
+        let engine = Engine::compile(policy, &references)?;
+        let before = Arc::clone(&bound.endpoint);
+        let endpoint = Arc::new(with_engine(&before, Some(Arc::new(engine))));
+        let put = |routes: &RouteTable, endpoint| {
+            routes.put(endpoint);
+            Ok(())
+        };
+        // Gone: whoever changed it judges it too.
+        let _ = self.replace(edge, &before, Bound { endpoint, ..bound }, put);
+        Ok(())
     }
 
     /// Takes an endpoint out of service.
@@ -174,14 +242,14 @@ impl AgentSession {
         tracing::info!(session = %self.state.id, client_id = self.client_id, reason = message, "agent session ended");
     }
 
-    /// Its credential, if the session may still be; else ends it.
-    fn recheck<'t>(&self, edge: &Edge, tables: &'t Tables) -> Option<&'t CredentialSpec> {
+    /// Whether the session may still be; else it is ended.
+    fn recheck(&self, edge: &Edge, tables: &Tables) -> bool {
         let identity = self.identity();
         let credential = tables.program.credentials.get(&identity.credential);
         let credential = credential.filter(|credential| credential.account == identity.account);
         let admits = |ip| tables.restrictions.admit(identity.account, IpRestrictionKind::Agent, ip);
         let why = match (credential, identity.ip.parse()) {
-            (Some(credential), Ok(source)) if admits(source) => return Some(credential),
+            (Some(_), Ok(source)) if admits(source) => return true,
             (Some(_), Ok(source)) => auth::not_admitted(source).text(),
             _ => error_text(
                 "the authtoken of this session was revoked",
@@ -189,7 +257,7 @@ impl AgentSession {
             ),
         };
         self.end(edge, Code::NONE, &why);
-        None
+        false
     }
 
     /// Takes an endpoint out of service and tells the agent why.
@@ -252,33 +320,15 @@ fn take_out(edge: &Edge, bound: &Bound) {
 /// compiles policies anew whose account's objects changed.
 pub fn recheck(edge: &Arc<Edge>, old: &Tables, new: &Tables) {
     for session in edge.sessions.all() {
-        let Some(credential) = session.recheck(edge, new) else { continue };
-        let identity = session.identity();
+        if !session.recheck(edge, new) {
+            continue;
+        }
         for bound in session.bound() {
-            if let Err(refusal) = bind::still_permit(new, credential, &bound.endpoint) {
+            let id = bound.id.clone();
+            if let Err(refusal) = session.judge(edge, bound, old, new) {
                 let code = refusal.code.unwrap_or(ErrorCode::ACL_NAME);
-                session.stop_endpoint(edge, &bound.id, code, &refusal.message);
-            } else if !Arc::ptr_eq(&old.references(identity.account), &new.references(identity.account)) {
-                recompile(edge, &session, bound, new);
+                session.stop_endpoint(edge, &id, code, &refusal.message);
             }
-        }
-    }
-}
-
-fn recompile(edge: &Edge, session: &AgentSession, bound: Bound, tables: &Tables) {
-    let Some(policy) = &bound.policy else { return };
-    match Engine::compile(policy, &tables.references(bound.endpoint.account)) {
-        Ok(engine) => {
-            let endpoint = Arc::new(with_engine(&bound.endpoint, Some(Arc::new(engine))));
-            edge.routes.put(Arc::clone(&endpoint));
-            if !session.add(edge, Bound { endpoint: Arc::clone(&endpoint), ..bound }) {
-                edge.routes.remove(&endpoint);
-            }
-        }
-        Err(problems) => {
-            let message = problems.first().map_or_else(String::new, |p| p.message.clone());
-            let code = problems.first().map_or(ErrorCode::ACL_NAME, |p| p.code);
-            session.stop_endpoint(edge, &bound.id, code, &message);
         }
     }
 }
@@ -335,3 +385,6 @@ pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
         Err(_) => tracing::warn!(session = %id, ?command, "the agent did not answer the command"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,13 +11,16 @@ use ebbgate_wire::rpc::{Bind, BindReply, PatchTunnelState};
 use ebbgate_wire::ticket::BindToken;
 
 use super::super::bind::{self, Place, Refusal, Wanted};
-use super::super::{AgentSession, Bound, ENDPOINTS_MAX, take_out, text_bytes, with_engine};
+use super::super::{AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, take_out, text_bytes, with_engine};
 use super::{Connection, TEXT_BYTES_MAX, TICKET_SECS, short};
 use crate::gateway::{AgentRef, Endpoint, Gateway as _, Kind};
-use crate::route::AlreadyOnline;
+use crate::program::Tables;
+use crate::route::{AlreadyOnline, RouteTable};
 
 /// Random names tried before giving up.
 const RANDOM_TRIES_MAX: usize = 8;
+/// Times a patch is made anew because the endpoint changed under it.
+const PATCH_TRIES_MAX: usize = 4;
 
 impl Connection {
     pub(super) fn bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> BindReply {
@@ -73,6 +76,7 @@ impl Connection {
             take_out(edge, &bound);
             return Err(Refusal { code: None, message: "the session has ended".into() });
         }
+        session.settle(edge, &bind_id, tables).inspect_err(|_| drop(session.remove(edge, &bind_id)))?;
         tracing::info!(session = %session.state.id, endpoint = %endpoint.id, url = %endpoint.url, "endpoint online");
         let token = BindToken {
             client_id: session.client_id.clone(),
@@ -156,50 +160,67 @@ impl Connection {
     /// Changes a served endpoint; all or nothing.
     pub(super) fn patch(&self, session: &AgentSession, patch: &PatchTunnelState) -> Result<(), Refusal> {
         let edge = self.shard.edge();
-        let is_it = |b: &Bound| format!("tn_{}", b.endpoint.id.ksuid()) == patch.tunnel_id;
-        let Some(mut bound) = session.bound().into_iter().find(is_it) else {
-            return Err(Refusal {
-                code: None,
-                message: format!("no endpoint {} is bound here", patch.tunnel_id),
-            });
-        };
-        let mut report = AgentEndpointReport::clone(&bound.report);
-        let mut engine = bound.endpoint.engine.clone();
-        if let Some(text) = &patch.traffic_policy {
-            let Endpoint { url, binding, .. } = bound.endpoint.as_ref();
-            let policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding)?;
-            bound.policy = policy.map(Arc::new);
-            let references = edge.tables.load().references(bound.endpoint.account);
-            let compiled =
-                bound.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
-            engine = compiled.map(Arc::new);
-            report.traffic_policy.clone_from(text);
-        }
-        let mut endpoint = with_engine(&bound.endpoint, engine);
-        if let Some(pooling_enabled) = patch.pooling_enabled {
-            endpoint.pooling_enabled = pooling_enabled;
-            report.pooling_enabled = pooling_enabled;
-        }
-        for (field, new) in [
-            (&mut report.name, &patch.name),
-            (&mut report.description, &patch.description),
-            (&mut report.metadata, &patch.metadata),
-        ] {
-            if let Some(new) = new {
-                *field = short(new);
+        let tables = edge.tables.load_full();
+        let refused = |message: String| Refusal { code: None, message };
+        for _ in 0..PATCH_TRIES_MAX {
+            let is_it = |b: &Bound| format!("tn_{}", b.endpoint.id.ksuid()) == patch.tunnel_id;
+            let bound = session.bound().into_iter().find(is_it);
+            let bound =
+                bound.ok_or_else(|| refused(format!("no endpoint {} is bound here", patch.tunnel_id)))?;
+            let (id, before) = (bound.id.clone(), Arc::clone(&bound.endpoint));
+            let bound = changed(session, bound, patch, &tables)?;
+            match session.replace(edge, &before, bound, RouteTable::bind) {
+                Ok(()) => {
+                    edge.occupant_changed(&before);
+                    return session.settle(edge, &id, tables).inspect_err(|refusal| {
+                        let code = refusal.code.unwrap_or(ErrorCode::ACL_NAME);
+                        session.stop_endpoint(edge, &id, code, &refusal.message);
+                    });
+                }
+                Err(NotReplaced::Taken(e)) => {
+                    return Err(Refusal::new(ErrorCode::ALREADY_ONLINE, e.to_string()));
+                }
+                // A change of the Program came in between.
+                Err(NotReplaced::Gone) => {}
             }
         }
-        let text = session.keep(text_bytes(&report))?;
-        let endpoint = Arc::new(endpoint);
-        let taken = |e: AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, e.to_string());
-        edge.routes.bind(Arc::clone(&endpoint)).map_err(taken)?;
-        edge.occupant_changed(&endpoint);
-        let bound = Bound { endpoint: Arc::clone(&endpoint), report: Arc::new(report), _text: text, ..bound };
-        if !session.add(edge, bound) {
-            edge.routes.remove(&endpoint);
-        }
-        Ok(())
+        Err(refused(format!("{} changed meanwhile; try again", patch.tunnel_id)))
     }
+}
+
+/// The endpoint as a patch wants it.
+fn changed(
+    session: &AgentSession,
+    bound: Bound,
+    patch: &PatchTunnelState,
+    tables: &Tables,
+) -> Result<Bound, Refusal> {
+    let (mut report, mut policy) = (AgentEndpointReport::clone(&bound.report), bound.policy.clone());
+    let mut engine = bound.endpoint.engine.clone();
+    if let Some(text) = &patch.traffic_policy {
+        let Endpoint { url, binding, account, .. } = bound.endpoint.as_ref();
+        policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding)?.map(Arc::new);
+        let references = tables.references(*account);
+        let compiled = policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
+        engine = compiled.map(Arc::new);
+        report.traffic_policy.clone_from(text);
+    }
+    let mut endpoint = with_engine(&bound.endpoint, engine);
+    if let Some(pooling_enabled) = patch.pooling_enabled {
+        endpoint.pooling_enabled = pooling_enabled;
+        report.pooling_enabled = pooling_enabled;
+    }
+    for (field, new) in [
+        (&mut report.name, &patch.name),
+        (&mut report.description, &patch.description),
+        (&mut report.metadata, &patch.metadata),
+    ] {
+        if let Some(new) = new {
+            *field = short(new);
+        }
+    }
+    let text = session.keep(text_bytes(&report))?;
+    Ok(Bound { endpoint: Arc::new(endpoint), policy, report: Arc::new(report), _text: text, ..bound })
 }
 
 /// What [`report`] keeps of a Bind at most.
