@@ -196,7 +196,7 @@ fn place(
                 Scheme::Tcp => !url.host().is_internal() && tables.address(url.host(), url.port()).is_none(),
                 _ => default.is_some_and(|domain| is_random_name(domain, url.host())),
             };
-            if is_random && given_before(&url) {
+            if is_random && given_before(&url) && tables.domain(url.host()).is_none() {
                 require_acl(credential, &url)?;
                 return Ok(Place::LentAgain(url));
             }

@@ -111,8 +111,21 @@ fn random_names_are_given_and_given_again() {
         url: url.into(),
         expires_unix_s: 1,
     };
-    assert_eq!(place(&again, Some(&token(&given.to_string()))), Ok(Place::LentAgain(given)));
+    let given_url = given.to_string();
+    assert_eq!(place(&again, Some(&token(&given_url))), Ok(Place::LentAgain(given.clone())));
     assert!(place(&again, Some(&token("https://other.lab.example.com"))).is_err());
+    // Somebody reserved the name that was given away.
+    let mut program = tables(&[]).program;
+    let reserved = DomainSpec {
+        account: AccountId::new(ksuid(2)),
+        host: given.host().clone(),
+        certificate: None,
+    };
+    program.domains.insert(DomainId::new(ksuid(3)), reserved);
+    let now = Tables::compile(program, &Tables::default()).unwrap();
+    let (_, credential) = now.credential(TOKEN).unwrap();
+    let refused = decide(&again, &now, credential, Some(&token(&given_url))).unwrap_err();
+    assert_eq!(refused.code, Some(CODE_NAME_OF_ANOTHER), "a token does not beat a reservation");
     let port = url("tcp", "tcp://tcp.example.com:30005");
     assert!(matches!(place(&port, Some(&token("tcp://tcp.example.com:30005"))), Ok(Place::LentAgain(_))));
     let internal = "tcp://db.clinic1.internal:433";
