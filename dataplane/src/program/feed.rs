@@ -55,7 +55,7 @@ pub enum FeedError {
     /// A line that is no message.
     #[error("control sent a line that is no message: {0}")]
     Line(#[source] serde_json::Error),
-    /// Silence.
+    /// No beat from it, or it does not read.
     #[error("control is silent")]
     Silent,
     /// The other end closed in order.
@@ -135,13 +135,12 @@ impl Feed {
         // Whatever was published before counts as a change for a new feed.
         let mut enforcement = self.edge.guard.enforcement();
         let mut received = Lines::default();
-        let silence = Duration::from_secs(BEAT_SECS) * BEATS_MISSED_MAX;
-        let mut deadline = Instant::now() + silence;
+        let mut deadline = Instant::now() + silence();
         loop {
             tokio::select! {
                 frame = timeout_at(deadline, response.frame()) => {
                     let frame = frame.map_err(|_| FeedError::Silent)?.ok_or(FeedError::Closed)??;
-                    deadline = Instant::now() + silence;
+                    deadline = Instant::now() + silence();
                     received.push(&frame.into_data().unwrap_or_default())?;
                     while let Some(message) = received.next()? {
                         self.take(message, lines).await?;
@@ -250,7 +249,13 @@ where
 async fn send(lines: &mpsc::Sender<Bytes>, message: &FromEdge) -> Result<(), FeedError> {
     let mut line = serde_json::to_vec(message).map_err(FeedError::Line)?;
     line.push(b'\n');
-    lines.send(line.into()).await.map_err(|_| FeedError::Closed)
+    let sent = timeout(silence(), lines.send(line.into())).await.map_err(|_| FeedError::Silent)?;
+    sent.map_err(|_| FeedError::Closed)
+}
+
+/// How long control may be without a beat, or without reading.
+fn silence() -> Duration {
+    Duration::from_secs(BEAT_SECS) * BEATS_MISSED_MAX
 }
 
 /// Bytes into messages, one per line.
@@ -300,6 +305,16 @@ mod tests {
             }
             assert_eq!(got, [ToEdge::Beat, ToEdge::Unknown, ToEdge::Beat]);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn control_that_does_not_read_is_left() {
+        let (lines, _unread) = mpsc::channel(1);
+        send(&lines, &FromEdge::Beat).await.unwrap();
+        let began = Instant::now();
+        let stuck = timeout(Duration::from_secs(3600), send(&lines, &FromEdge::Beat)).await;
+        assert!(matches!(stuck, Ok(Err(FeedError::Silent))));
+        assert_eq!(began.elapsed(), silence());
     }
 
     #[test]
