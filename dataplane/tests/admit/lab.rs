@@ -289,6 +289,18 @@ impl Lab {
         self.connects_to(source, self.port)
     }
 
+    /// Sends first packets from a source, as fast as one thread does, and waits for no answer.
+    pub(crate) fn flood(&self, source: &str, packets: usize) {
+        let to = SockAddr::from(SocketAddr::new("127.0.0.1".parse().unwrap(), self.port));
+        for _ in 0..packets {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.bind(&SockAddr::from(SocketAddr::new(source.parse().unwrap(), 0))).unwrap();
+            let begun = socket.connect(&to).unwrap_err();
+            assert_eq!(begun.raw_os_error(), Some(libc::EINPROGRESS));
+        }
+    }
+
     #[expect(clippy::unused_self, reason = "reads like the rest")]
     pub(crate) fn connects_to(&self, source: &str, port: u16) -> bool {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

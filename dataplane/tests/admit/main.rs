@@ -6,6 +6,7 @@
 mod lab;
 
 use std::fs;
+use std::sync::Arc;
 
 use ebbgate_edge::admit::interfaces::Interfaces;
 use ebbgate_edge::admit::{Mode, pins};
@@ -243,5 +244,29 @@ fn without_privilege_everything_stays_in_user_space() {
             assert!(guard.is_blocked(REFUSED.parse().unwrap()));
             assert!(lab.connects(REFUSED), "the kernel knows nothing of it");
         });
+    });
+}
+
+#[test]
+fn sampled_drops_are_logged_within_bounds() {
+    isolated("sampled_drops_are_logged_within_bounds", || {
+        let mut lab = Lab::new();
+        lab.allow(&[ALLOWED]);
+        lab.settings.rates.sample_one_in = 1;
+        let log = lab.dir.path().join("log");
+        let file = Arc::new(fs::File::create(&log).unwrap());
+        tracing_subscriber::fmt().json().with_writer(file).init();
+        let guard = lab.guard_until_xdp();
+        assert!(!lab.connects(REFUSED));
+        let lines = || fs::read_to_string(&log).unwrap();
+        let line = eventually("a line of the drop", || {
+            lines().lines().find(|l| l.contains(REFUSED)).map(str::to_owned)
+        });
+        let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(fields["fields"]["reason"], "unlisted", "{line}");
+        assert_eq!(fields["fields"]["port"], lab.port, "{line}");
+        lab.flood(REFUSED, 2_000);
+        eventually("the rest to be counted", || lines().contains("further sampled drops").then_some(()));
+        drop(guard);
     });
 }
