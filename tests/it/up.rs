@@ -117,6 +117,8 @@ fn one_line_then_service_then_nothing_left() -> Result<()> {
     let status = up.child.wait()?;
     assert!(status.success(), "{status}");
     assert!(pids.iter().all(|pid| gone(*pid)), "{pids:?}");
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    assert!(!mounts.contains(&lab.display().to_string()), "{mounts}");
 
     // The same directory: the same ports, key and objects.
     let again = Up::start(&lab)?;
