@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use axum::response::{IntoResponse, Response};
 use ebbgate_model::ErrorCode;
 use http::StatusCode;
+use http::header::RETRY_AFTER;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -16,6 +17,9 @@ use crate::store::StoreError;
 
 /// Longest `msg` in bytes; peer input quoted in a message must not grow an answer without end.
 pub(super) const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Seconds after which a call that found no room is worth repeating.
+const RETRY_SECS: u64 = 1;
 
 /// A refusal or failure of one API call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +149,16 @@ impl From<StoreError> for ApiError {
                 )
             }
             StoreError::Closed => Self::unavailable("the server is shutting down; try again"),
-            StoreError::TooLarge(message) => Self::bad(215, message),
+            StoreError::Busy => {
+                Self::unavailable("too many changes wait to be stored; try again in a moment")
+            }
+            StoreError::TooLarge(limit) => {
+                tracing::warn!(limit, "a change is larger than can be stored");
+                Self::bad(
+                    215,
+                    "the object is larger than can be stored; make it smaller or name fewer objects",
+                )
+            }
             error => Self::internal(&error),
         }
     }
@@ -155,6 +168,9 @@ impl IntoResponse for ApiError {
     /// A bare response that carries the error; `front` writes the body.
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_SECS.into());
+        }
         response.extensions_mut().insert(self);
         response
     }
@@ -214,6 +230,9 @@ mod tests {
         assert_eq!(status(StoreError::Full { path: path.clone() }), 503);
         assert_eq!(status(StoreError::ReadOnly { path }), 503);
         assert_eq!(status(StoreError::Closed), 503);
+        assert_eq!(status(StoreError::Busy), 503);
+        let response = ApiError::from(StoreError::Busy).into_response();
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
         assert_eq!(status(StoreError::TooLarge("a value has at most 1 MiB")), 400);
         assert_eq!(status(StoreError::DuplicateKey("/x".into())), 500);
     }
