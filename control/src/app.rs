@@ -13,6 +13,7 @@ use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::push::Planned;
 use crate::record::{Installation, IssuedCertificate, UnixSecs};
+use crate::restriction::ApiRestrictions;
 use crate::secret::{self, Entropy, Vault};
 use crate::store::Store;
 
@@ -35,6 +36,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// The newest plan.
     pub planned: watch::Receiver<Planned>,
+    /// Who may call from where.
+    pub restrictions: Arc<ApiRestrictions>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
     /// What `init` decided.
@@ -153,6 +156,7 @@ pub(crate) mod testing {
                 presence: Presence::default(),
                 metrics: Arc::default(),
                 planned: watch::channel(Planned::default()).1,
+                restrictions: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
                 installation: Arc::new(Installation {
                     region: "local".into(),

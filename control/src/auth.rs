@@ -20,7 +20,7 @@ use crate::store::Store;
 pub const WINDOW_SECS: u64 = 60;
 /// Requests an account may make in the window, by default.
 pub const REQUESTS_MAX: u32 = 120;
-/// Accounts counted before those whose last request has left the window are forgotten.
+/// Accounts (or sources) counted before those whose last request has left the window are forgotten.
 pub const ACCOUNTS_COUNTED_MAX: usize = 10_000;
 
 /// A caller whose key is valid.
@@ -139,21 +139,26 @@ fn presented(headers: &HeaderMap) -> Result<String, AuthError> {
     Ok(if password.is_empty() { user } else { password }.to_owned())
 }
 
-/// Counts requests per account over a sliding window.
+/// Counts requests per account, or whatever else makes them, over a sliding window.
 #[derive(Debug)]
-pub struct Limiter {
+pub struct Limiter<K = AccountId> {
     requests_max: Option<u32>,
-    counts: Mutex<BTreeMap<AccountId, Vec<Instant>>>,
+    counts: Mutex<BTreeMap<K, Vec<Instant>>>,
 }
 
-impl Limiter {
-    /// At most this many requests per account and [`WINDOW_SECS`]; None: no limit.
+impl<K: Ord> Limiter<K> {
+    /// At most this many requests of each and [`WINDOW_SECS`]; None: no limit.
     pub fn new(requests_max: Option<u32>) -> Self {
         Self { requests_max, counts: Mutex::default() }
     }
 
+    /// The limit; None: there is none.
+    pub fn requests_max(&self) -> Option<u32> {
+        self.requests_max
+    }
+
     /// Counts a request. Err: over the limit (code 226); carries the wait until the next one is allowed.
-    pub fn admit(&self, account: AccountId, now: Instant) -> Result<(), Duration> {
+    pub fn admit(&self, who: K, now: Instant) -> Result<(), Duration> {
         let Some(max) = self.requests_max else { return Ok(()) };
         let window = Duration::from_secs(WINDOW_SECS);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,7 +167,7 @@ impl Limiter {
                 seen.last().is_some_and(|last| now.saturating_duration_since(*last) < window)
             });
         }
-        let seen = counts.entry(account).or_default();
+        let seen = counts.entry(who).or_default();
         seen.retain(|at| now.saturating_duration_since(*at) < window);
         match seen.first() {
             Some(oldest) if seen.len() >= max as usize => {
@@ -279,7 +284,7 @@ mod tests {
         assert_eq!(at(61), Err(Duration::from_secs(29)));
         let other = AccountId::new(secret::ksuid(&secret::SystemEntropy, 0));
         assert_eq!(limiter.admit(other, start), Ok(()), "accounts are counted apart");
-        assert!((0..1000).all(|_| Limiter::new(None).admit(account, start).is_ok()));
+        assert!((0..1000).all(|_| Limiter::<AccountId>::new(None).admit(account, start).is_ok()));
     }
 
     #[test]

@@ -1,16 +1,95 @@
 //! Whether an account's IP restrictions admit a source address, from what is stored now.
 //!
-//! Control itself enforces those of type `api`; the others travel to edges. Reads the store and nothing else.
+//! Control itself enforces those of type `api`; the others travel to edges. Reads the store and nothing else; what it
+//! compiled for an account is kept as long as nothing is written.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ebbgate_model::{AccountId, IpPolicyRule, IpRestrictionKind};
 
+use crate::auth::{Limiter, REQUESTS_MAX};
 use crate::record::{self, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, RecordError};
-use crate::store::Store;
+use crate::store::{Revision, Store};
 
 /// Most IP policies one restriction names (code 1800).
 pub const IP_POLICIES_MAX: usize = 50;
+
+/// Accounts whose compiled restrictions are kept; beyond, all are compiled again when they are next asked.
+const ACCOUNTS_KEPT_MAX: usize = 1_000;
+
+/// What keeps callers from the API by where they come from.
+#[derive(Debug)]
+pub struct ApiRestrictions {
+    kept: Mutex<BTreeMap<AccountId, Arc<tokio::sync::Mutex<Option<Kept>>>>>,
+    refused: Limiter<IpAddr>,
+}
+
+/// The restriction of type `api` of an account, if one is enforced.
+#[derive(Debug)]
+struct Kept {
+    revision: Revision,
+    restriction: Option<ebbgate_policy::IpRestriction>,
+}
+
+impl Default for ApiRestrictions {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), refused: Limiter::new(Some(REQUESTS_MAX)) }
+    }
+}
+
+impl ApiRestrictions {
+    /// As [`admits`] for the type `api`. Compiles at most once for each revision of the store.
+    pub async fn admits(
+        &self,
+        store: &dyn Store,
+        account: AccountId,
+        source: Option<IpAddr>,
+    ) -> Result<bool, RecordError> {
+        let kept = {
+            let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() >= ACCOUNTS_KEPT_MAX && !all.contains_key(&account) {
+                all.clear();
+            }
+            Arc::clone(all.entry(account).or_default())
+        };
+        let mut kept = kept.lock().await;
+        let revision = store.revision();
+        if kept.as_ref().is_none_or(|kept| kept.revision != revision) {
+            let restriction = enforced(store, account, IpRestrictionKind::Api).await?;
+            *kept = Some(Kept { revision, restriction });
+        }
+        let restriction = kept.as_ref().and_then(|kept| kept.restriction.as_ref());
+        Ok(restriction.is_none_or(|r| source.is_some_and(|source| r.admits(source))))
+    }
+
+    /// Counts a refused call. Err: the source (one IPv4 address, one IPv6 /64) had more than an account may make; carries
+    /// the wait.
+    pub fn refused(&self, source: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
+        let source = match source.map(ebbgate_model::canonical_ip) {
+            Some(IpAddr::V6(ip)) => IpAddr::from(Ipv6Addr::from(u128::from(ip) >> 64 << 64)),
+            Some(ip) => ip,
+            None => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        self.refused.admit(source, now)
+    }
+}
+
+/// The restriction of a type that is in force in an account. There is at most one.
+async fn enforced(
+    store: &dyn Store,
+    account: AccountId,
+    kind: IpRestrictionKind,
+) -> Result<Option<ebbgate_policy::IpRestriction>, RecordError> {
+    let restrictions = record::list::<IpRestriction>(store, account, None, None).await?;
+    let mut found = restrictions.items.iter().map(|stored| &stored.record);
+    match found.find(|restriction| restriction.kind == kind && restriction.enforced) {
+        Some(restriction) => Ok(Some(compile(store, restriction).await?)),
+        None => Ok(None),
+    }
+}
 
 /// Whether a source may act for the account. An address that is not known passes only where nothing is restricted.
 pub async fn admits(
@@ -19,16 +98,8 @@ pub async fn admits(
     kind: IpRestrictionKind,
     source: Option<IpAddr>,
 ) -> Result<bool, RecordError> {
-    let restrictions = record::list::<IpRestriction>(store, account, None, None).await?;
-    for stored in &restrictions.items {
-        if stored.record.kind == kind && stored.record.enforced {
-            let compiled = compile(store, &stored.record).await?;
-            if !source.is_some_and(|source| compiled.admits(source)) {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(true)
+    let restriction = enforced(store, account, kind).await?;
+    Ok(restriction.is_none_or(|r| source.is_some_and(|source| r.admits(source))))
 }
 
 /// The rules of a restriction's policies, ready to be asked. If one of the policies is gone it admits nobody.
@@ -114,5 +185,49 @@ mod tests {
             let key = record::Record::key(&restriction);
             let _ = store.commit(Txn::new().delete(key)).await.unwrap();
         }
+    }
+
+    /// A caller that is refused costs no compiling: only a write does.
+    #[tokio::test]
+    async fn an_account_is_compiled_once_for_each_revision() {
+        let lab = Lab::new().await;
+        let store = &*lab.app.store;
+        let restrictions = ApiRestrictions::default();
+        let source = Some(IpAddr::from([203, 0, 113, 9]));
+        assert!(restrictions.admits(store, lab.account, source).await.unwrap());
+        let compiled = || async {
+            let kept = restrictions.kept.lock().unwrap().get(&lab.account).cloned().unwrap();
+            let kept = kept.lock().await;
+            kept.as_ref().map(|kept| (kept.revision, kept.restriction.is_some()))
+        };
+        let before = store.revision();
+        assert_eq!(compiled().await, Some((before, false)));
+        let restriction = IpRestriction {
+            id: IpRestrictionId::new(lab.app.ksuid()),
+            account: lab.account,
+            kind: IpRestrictionKind::Api,
+            enforced: true,
+            ip_policies: vec![IpPolicyId::new(lab.app.ksuid())],
+            description: String::new(),
+            metadata: String::new(),
+            created_at: 0,
+        };
+        let _ = store.commit(record::create(Txn::new(), &restriction)).await.unwrap();
+        for _ in 0..3 {
+            assert!(!restrictions.admits(store, lab.account, source).await.unwrap());
+            assert_eq!(compiled().await, Some((before + 1, true)), "at once, and once");
+        }
+    }
+
+    #[test]
+    fn refused_sources_are_counted_apart() {
+        let restrictions = ApiRestrictions::default();
+        let now = Instant::now();
+        let refused = |source: &str| restrictions.refused(Some(source.parse().unwrap()), now).is_ok();
+        for _ in 0..REQUESTS_MAX {
+            assert!(refused("203.0.113.9") && refused("2001:db8::1"));
+        }
+        assert!(!refused("203.0.113.9") && !refused("::ffff:203.0.113.9") && !refused("2001:db8::2"));
+        assert!(refused("203.0.113.10") && refused("2001:db8:0:1::1"));
     }
 }

@@ -205,6 +205,7 @@ async fn open_app(
         presence: Presence::default(),
         metrics: Arc::default(),
         planned,
+        restrictions: Arc::default(),
         limiter: Arc::new(Limiter::new((rate_limit > 0).then_some(rate_limit))),
         installation: Arc::new(installation.ok_or_else(not_initialised)?.record),
         settings: Arc::new(settings),

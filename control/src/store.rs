@@ -324,6 +324,8 @@ pub enum StoreError {
 pub trait Store: Send + Sync + 'static {
     /// One key.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Item>>;
+    /// The newest revision that was answered. Costs nothing; what is read later is never older.
+    fn revision(&self) -> Revision;
     /// Many keys, as of one revision.
     fn range(&self, range: Range) -> Reply<'_, Page>;
     /// All or nothing.

@@ -5,12 +5,12 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, OperationId, canonical_ip};
+use ebbgate_model::{AccountId, ErrorCode, OperationId, canonical_ip};
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -23,7 +23,6 @@ use super::reply::{WARNING, json, warning_value};
 use crate::app::App;
 use crate::auth::{self, AuthError};
 use crate::listen::Peer;
-use crate::restriction;
 
 /// Header that names the operation, as in `details.operation_id`.
 const OPERATION: HeaderName = HeaderName::from_static("ngrok-operation-id");
@@ -108,8 +107,11 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
 async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>, Response> {
     let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     let caller = auth::authenticate(&*app.store, request.headers()).await.map_err(|e| unauthorized(&e))?;
-    check_source(app, caller.account, source).await.map_err(IntoResponse::into_response)?;
-    app.limiter.admit(caller.account, Instant::now()).map_err(|wait| too_many(wait.as_secs() + 1))?;
+    check_source(app, caller.account, source).await?;
+    let allowed = app.limiter.requests_max().unwrap_or_default();
+    app.limiter
+        .admit(caller.account, Instant::now())
+        .map_err(|wait| too_many("an account", allowed, wait))?;
     let warning =
         check_version(request.headers(), app.settings.strict).map_err(IntoResponse::into_response)?;
     let principal = caller.principal();
@@ -128,15 +130,20 @@ async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>,
 }
 
 /// The account's IP restriction of type `api`. Before calls are counted: a stolen key must not use up the account's calls.
-async fn check_source(app: &App, account: AccountId, source: Option<IpAddr>) -> Result<(), ApiError> {
-    if restriction::admits(&*app.store, account, IpRestrictionKind::Api, source).await? {
+///
+/// Those it refuses are counted by where they come from.
+async fn check_source(app: &App, account: AccountId, source: Option<IpAddr>) -> Result<(), Response> {
+    let admitted = app.restrictions.admits(&*app.store, account, source).await;
+    if admitted.map_err(|error| ApiError::from(error).into_response())? {
         return Ok(());
     }
+    let counted = app.restrictions.refused(source, Instant::now());
+    counted.map_err(|wait| too_many("an address that is refused", auth::REQUESTS_MAX, wait))?;
     let source = source.map_or_else(|| "an unknown address".to_owned(), |ip| canonical_ip(ip).to_string());
     let message = format!(
         "the account admits no API call from {source}: call from an address that its IP restriction of type `api` allows, or have the operator run `ebbgate-control account open-api {account}`"
     );
-    Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::API_RESTRICTED.number(), message))
+    Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::API_RESTRICTED.number(), message).into_response())
 }
 
 fn unauthorized(error: &AuthError) -> Response {
@@ -148,12 +155,10 @@ fn unauthorized(error: &AuthError) -> Response {
     response
 }
 
-fn too_many(wait_secs: u64) -> Response {
-    let message = format!(
-        "an account may make {} requests in {} seconds; wait {wait_secs} s",
-        auth::REQUESTS_MAX,
-        auth::WINDOW_SECS
-    );
+fn too_many(who: &str, allowed: u32, wait: Duration) -> Response {
+    let wait_secs = wait.as_secs() + 1;
+    let message =
+        format!("{who} may make {allowed} requests in {} seconds; wait {wait_secs} s", auth::WINDOW_SECS);
     let mut response = ApiError::new(StatusCode::TOO_MANY_REQUESTS, 226, message).into_response();
     response.headers_mut().insert(header::RETRY_AFTER, wait_secs.into());
     response

@@ -136,6 +136,10 @@ impl Store for Sqlite {
         })
     }
 
+    fn revision(&self) -> Revision {
+        *self.shared.revision.borrow()
+    }
+
     fn range(&self, range: Range) -> Reply<'_, Page> {
         self.read(move |db| {
             let snapshot = db.unchecked_transaction()?;

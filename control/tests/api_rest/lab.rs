@@ -106,6 +106,7 @@ impl Lab {
             presence: Presence::default(),
             metrics: Arc::default(),
             planned: watch::channel(Planned::default()).1,
+            restrictions: Arc::default(),
             limiter: Arc::new(Limiter::new(None)),
             installation: Arc::new(Installation {
                 region: "local".into(),
