@@ -13,6 +13,7 @@ use crate::verdict::{Effect, ServerCertificate, TlsSettings, TlsVersion, Verific
 
 /// Most authorities one action names.
 const AUTHORITIES_MAX: usize = 32;
+const AUTHORITIES: &str = "mutual_tls_certificate_authorities";
 const VERSIONS: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
 
 #[derive(Debug)]
@@ -38,8 +39,13 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let named = config.raw("mutual_tls_verification_strategy").is_some();
     let verification =
         config.choice("mutual_tls_verification_strategy", Verification::RequireAndVerify, &strategies);
-    let listed = config.raw("mutual_tls_certificate_authorities").is_some();
-    if named && !listed {
+    let listed = config.raw(AUTHORITIES);
+    // Without authorities no certificate is asked for: an empty list would turn the strategy into its opposite.
+    if listed.as_ref().is_some_and(|list| list.as_array().is_some_and(Vec::is_empty)) {
+        let path = config.at(AUTHORITIES);
+        config.error(code::VALUE_EMPTY, path, "at least one certificate authority is needed");
+    }
+    if named && listed.is_none() {
         let path = config.at("mutual_tls_verification_strategy");
         config.error(
             code::VALUES_CONFLICT,
@@ -105,7 +111,7 @@ fn check_chain(text: &str) -> Result<(), String> {
 
 fn authorities(config: &mut Config) -> Vec<String> {
     let mut authorities = Vec::new();
-    for (path, text) in config.texts("mutual_tls_certificate_authorities", AUTHORITIES_MAX) {
+    for (path, text) in config.texts(AUTHORITIES, AUTHORITIES_MAX) {
         if text.starts_with("ca_") {
             authorities.extend(named_authority(config, &path, &text));
         } else if let Err(message) = check_authority(&text) {

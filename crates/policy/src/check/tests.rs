@@ -278,6 +278,7 @@ fn configurations() {
     case(connect, "terminate-tls", "{min_version: 1.3, max_version: '1.2'}", "tls");
     case(connect, "terminate-tls", "{min_version: '1.1', mutual_tls_verification_strategy: require}", "tls");
     case(connect, "terminate-tls", "{server_certificate: x}", "tls");
+    case(connect, "terminate-tls", "{mutual_tls_certificate_authorities: []}", "tls");
     case(connect, "terminate-tls", "{mutual_tls_certificate_authorities: [ca_x, nonsense]}", "tls");
     case(request, "forward-internal", "{}", "https");
     case(request, "forward-internal", "{url: 'https://example.com'}", "https");
