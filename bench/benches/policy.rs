@@ -9,7 +9,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ebbgate_bench::endpoints::{cloud, engine};
 use ebbgate_bench::mint::{self, Mint};
-use ebbgate_policy::{ConnFacts, Context, Effect, Engine, KeySet, Outcome, Phase, Step, Verdict};
+use ebbgate_policy::{ConnFacts, Context, Effect, Engine, KeySet, Outcome, Phase, Step, Verdict, Work};
 use serde_json::{Value, json};
 
 const NOW_UNIX_MS: i64 = 1_767_323_045_678;
@@ -82,6 +82,7 @@ fn context(headers: &[(&str, &str)]) -> Context {
 
 fn decide(engine: &Arc<Engine>, phase: Phase, context: &Context, keys: Option<&Arc<KeySet>>) -> Verdict {
     let mut context = context.clone();
+    context.work = Work::default();
     let mut run = engine.start(phase);
     loop {
         match run.step(&mut context) {

@@ -33,7 +33,7 @@ mod tree;
 mod user_agent;
 mod value;
 
-pub use budget::{COST_UNITS_MAX, HELD_BYTES_MAX};
+pub use budget::{COST_UNITS_MAX, HELD_BYTES_MAX, Work};
 pub(crate) use query::url as request_url;
 pub use syntax::{AST_DEPTH_MAX, AST_NODES_MAX, COMPREHENSION_NESTING_MAX, SOURCE_BYTES_MAX};
 pub use template::{Template, ValueTemplate};
@@ -74,7 +74,7 @@ impl ExprError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
     /// More work than [`COST_UNITS_MAX`].
-    #[error("the expression needs more than {COST_UNITS_MAX} units of work")]
+    #[error("the policies on the way need more than {COST_UNITS_MAX} units of work")]
     Cost,
     /// More memory than [`HELD_BYTES_MAX`].
     #[error("the expression holds more than {HELD_BYTES_MAX} bytes")]
@@ -92,13 +92,19 @@ pub enum EvalError {
 pub struct Expression {
     ast: IdedExpr,
     slots: Vec<Slot>,
+    /// Units of work that one evaluation takes without any loop.
+    weight: u64,
 }
+
+/// Units of work that an evaluation takes besides its nodes.
+const EVALUATION_UNITS: u64 = 10;
 
 impl Expression {
     /// Compiles any expression of a phase.
     pub(crate) fn compile(source: &str, phase: Phase) -> Result<Self, ExprError> {
         let rewritten = rewrite::rewrite(syntax::parse(source)?, Names::Policy(phase))?;
-        Ok(Self { ast: rewritten.ast, slots: rewritten.slots })
+        let weight = EVALUATION_UNITS.saturating_add(syntax::weight(&rewritten.ast));
+        Ok(Self { ast: rewritten.ast, slots: rewritten.slots, weight })
     }
 
     /// Compiles an expression that must be true or false, and refuses those that never are.
@@ -137,7 +143,8 @@ impl Expression {
         cx: &Context,
         f: impl FnOnce(value::Ref) -> Result<T, EvalError>,
     ) -> Result<T, EvalError> {
-        let budget = Budget::new(cx.rng_seed);
+        cx.work.spend(self.weight)?;
+        let budget = Budget::new(cx.work.clone(), cx.rng_seed);
         let resolver = Resolver::new(&self.slots, cx, &budget);
         let mut scope = cel::Context::with_env(Arc::clone(&ENVIRONMENT));
         scope.set_variable_resolver(&resolver);

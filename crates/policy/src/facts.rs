@@ -8,6 +8,8 @@ use std::sync::Arc;
 use ebbgate_model::EndpointUrl;
 use serde_json::{Map, Value};
 
+use crate::expr::Work;
+
 /// Log entries one context keeps; further ones are dropped.
 pub const LOG_ENTRIES_MAX: usize = 64;
 
@@ -22,6 +24,9 @@ pub struct Context {
     pub now_unix_ms: i64,
     /// Seed of `rand.double` and `rand.int`; draw it anew for every request.
     pub rng_seed: u64,
+    /// The work done so far. Contexts of one connection or request share it, so that a chain of endpoints costs no more
+    /// than one.
+    pub work: Work,
     /// The request, in the http phases. `add-headers` and `remove-headers` change it in place.
     pub request: Option<http::request::Parts>,
     /// The response, in the response phase.
@@ -41,6 +46,7 @@ impl Context {
             endpoint,
             now_unix_ms,
             rng_seed: 0,
+            work: Work::default(),
             request: None,
             response: None,
             logs: Vec::new(),
@@ -68,7 +74,7 @@ impl Context {
 /// The client connection, as the kernel and the TLS handshake report it. Headers never change it.
 #[derive(Debug, Clone)]
 pub struct ConnFacts {
-    /// The peer of the socket (or of a trusted PROXY header).
+    /// The peer of the socket.
     pub client: SocketAddr,
     /// The address the peer connected to.
     pub server: SocketAddr,

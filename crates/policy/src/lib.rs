@@ -35,6 +35,7 @@ pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;
 pub use engine::{Engine, References, Run};
+pub use expr::Work;
 pub use facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use restriction::IpRestriction;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode};
 use ebbgate_policy::{
-    BodyError, ConnFacts, Context, Effect, OnError, Outcome, Phase, Run, Step, TlsFacts, TlsSettings, Verdict,
+    BodyError, ConnFacts, Context, Effect, OnError, Outcome, Phase, Run, Step, TlsFacts, TlsSettings,
+    Verdict, Work,
 };
 
 use super::hello::Hello;
@@ -27,6 +28,7 @@ pub struct Walk {
     pub record: Record,
     frames: Vec<Frame>,
     steps: Steps,
+    work: Work,
 }
 
 /// One endpoint of the walk and the others that share its URL.
@@ -80,7 +82,15 @@ impl Walk {
         record: Record,
     ) -> Self {
         let first = Frame { pool, tried: Vec::new(), member: None, on_error: OnError::Halt };
-        Self { visitor, facts, hello, record, frames: vec![first], steps: Steps::default() }
+        Self {
+            visitor,
+            facts,
+            hello,
+            record,
+            frames: vec![first],
+            steps: Steps::default(),
+            work: Work::default(),
+        }
     }
 
     /// Whether the walk has been forwarded.
@@ -115,7 +125,7 @@ impl Walk {
                     self.record.reached(&endpoint);
                     return Next::End(over);
                 }
-                let begun = begin(endpoint, &self.facts, gateway);
+                let begun = begin(endpoint, &self.facts, &self.work, gateway);
                 if let (1, Member { endpoint, .. }) = (self.frames.len(), &begun) {
                     self.record.reached(endpoint);
                 }
@@ -254,11 +264,12 @@ impl Walk {
     }
 }
 
-fn begin(endpoint: Arc<Endpoint>, facts: &Arc<ConnFacts>, gateway: &impl Gateway) -> Member {
+fn begin(endpoint: Arc<Endpoint>, facts: &Arc<ConnFacts>, work: &Work, gateway: &impl Gateway) -> Member {
     let engine = endpoint.engine.as_ref().filter(|engine| engine.has(Phase::TcpConnect));
     let policy = engine.map(|engine| {
         let mut context = Context::new(Arc::clone(facts), Arc::clone(&endpoint.facts), gateway.now_unix_ms());
         context.rng_seed = gateway.rng_seed();
+        context.work = work.clone();
         Box::new((engine.start(Phase::TcpConnect), context))
     });
     Member { endpoint, policy, passed: false }

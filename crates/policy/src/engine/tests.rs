@@ -464,3 +464,21 @@ fn rewrites() {
     check(json!({"to": "not a url"}), "/a", "failed 3900: url-rewrite: what comes out is not a URL");
     check(json!({"to": "https://x.example?q=1"}), "/a", "/?q=1");
 }
+
+#[test]
+fn all_expressions_on_the_way_share_one_budget() {
+    // Each pays for 20,000 turns and more; 200 rules of 50 would take minutes.
+    let costly = "lists.range(2000).all(x, lists.range(10).all(y, x + y >= 0))";
+    let rule = json!({"expressions": vec![costly; 50], "actions": [{"type": "remove-headers", "config": {"headers": ["x"]}}]});
+    let policy = engine(json!({ "on_http_request": vec![rule; 4] }));
+    let mut cx = request("/", &[]);
+    let said = word(&World::default().run(&policy, Phase::HttpRequest, &mut cx));
+    assert!(said.starts_with("failed 2300") && said.ends_with("more than 500000 units of work"), "{said}");
+    // A further endpoint on the way inherits what is left: nothing.
+    let cheap =
+        engine(json!({ "on_http_request": [{"expressions": ["true"], "actions": [{"type": "deny"}]}] }));
+    let mut next = request("/", &[]);
+    next.work = cx.work.clone();
+    let said = word(&World::default().run(&cheap, Phase::HttpRequest, &mut next));
+    assert!(said.starts_with("failed 2300"), "{said}");
+}

@@ -1,8 +1,10 @@
-//! What one evaluation may spend: work and memory, charged by the functions that `rewrite` puts around expensive places.
+//! What policies may spend: the work of one connection or request, shared by all evaluations on its way, and the memory
+//! of each evaluation. Charged by the functions that `rewrite` puts around expensive places.
 //!
 //! It travels through the evaluator as a value (`@budget`), because functions there have no other way to state.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use cel::ExecutionError;
@@ -11,7 +13,8 @@ use cel::common::value::{StaticVal, Val};
 
 use super::EvalError;
 
-/// Most work of one evaluation. A unit is about a tenth of a microsecond: one node of the expression, or 256 bytes read.
+/// Most work of one connection or request, all expressions of all policies on its way together. A unit is about a tenth of
+/// a microsecond: one node of an expression, or 256 bytes read.
 pub const COST_UNITS_MAX: u64 = 500_000;
 /// Most bytes one evaluation builds, all intermediate values together.
 pub const HELD_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -20,10 +23,22 @@ pub(super) const BYTES_PER_UNIT: u64 = 256;
 
 static BUDGET: Type = Type::new_unspecified_type("@budget");
 
+/// The work done for one connection or request. Clones share one account: give every context on its way the same.
+#[derive(Debug, Clone, Default)]
+pub struct Work(Arc<AtomicU64>);
+
+impl Work {
+    /// Charges work. An error is final: whoever comes after gets it too.
+    pub(crate) fn spend(&self, units: u64) -> Result<(), EvalError> {
+        add(&self.0, units);
+        if self.0.load(Relaxed) > COST_UNITS_MAX { Err(EvalError::Cost) } else { Ok(()) }
+    }
+}
+
 /// One evaluation's account.
 #[derive(Debug)]
 pub(super) struct Budget {
-    units: AtomicU64,
+    work: Work,
     held: AtomicU64,
     /// Bytes of variables read so far: with `held`, the largest value an operation can meet.
     read: AtomicU64,
@@ -31,18 +46,13 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(seed: u64) -> Self {
-        Self {
-            units: AtomicU64::new(0),
-            held: AtomicU64::new(0),
-            read: AtomicU64::new(0),
-            random: AtomicU64::new(seed),
-        }
+    pub(super) fn new(work: Work, seed: u64) -> Self {
+        Self { work, held: AtomicU64::new(0), read: AtomicU64::new(0), random: AtomicU64::new(seed) }
     }
 
     /// Charges work.
     pub(super) fn spend(&self, units: u64) -> Result<(), ExecutionError> {
-        add(&self.units, units);
+        let _ = self.work.spend(units);
         self.proceed()
     }
 
@@ -86,9 +96,7 @@ impl Budget {
 
     /// Whether the evaluation stayed within its means. Asked at the end too, because `||` swallows errors.
     pub(super) fn verdict(&self) -> Result<(), EvalError> {
-        if self.units.load(Relaxed) > COST_UNITS_MAX {
-            return Err(EvalError::Cost);
-        }
+        self.work.spend(0)?;
         if self.held.load(Relaxed) > HELD_BYTES_MAX {
             return Err(EvalError::Memory);
         }
@@ -112,9 +120,8 @@ impl Val for Budget {
     }
 
     fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v> {
-        let exhausted = Self::new(0);
-        exhausted.units.store(u64::MAX, Relaxed);
-        Box::new(exhausted)
+        let spent = Work(Arc::new(AtomicU64::new(u64::MAX)));
+        Box::new(Self::new(spent, 0))
     }
 
     fn as_any(&self) -> Option<&dyn Any> {

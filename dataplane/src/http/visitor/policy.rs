@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ebbgate_model::{ErrorCode, canonical_ip};
-use ebbgate_policy::{BodyError, Context, Effect, Outcome, Phase, Run, Step, Verdict};
+use ebbgate_policy::{BodyError, Context, Effect, Outcome, Phase, Run, Step, Verdict, Work};
 use http::StatusCode;
 
 use super::{Stop, Visitor};
@@ -17,23 +17,24 @@ const ADMITTED_MAX: usize = 16;
 
 impl<G: Gateway> Visitor<G> {
     /// What a policy of this endpoint is given to see.
-    pub(super) fn context(&self, endpoint: &Endpoint) -> Context {
+    pub(super) fn context(&self, endpoint: &Endpoint, work: &Work) -> Context {
         let mut cx =
             Context::new(self.conn.facts.clone(), endpoint.facts.clone(), self.gateway.now_unix_ms());
         cx.rng_seed = self.gateway.rng_seed();
+        cx.work = work.clone();
         cx
     }
 
     /// Runs `on_tcp_connect` where the connection half could not know the endpoint: on clear-text HTTP it is named by the
     /// request. Once per connection and endpoint.
-    pub(super) async fn admit(&self, endpoint: &Arc<Endpoint>) -> Result<(), Stop> {
+    pub(super) async fn admit(&self, endpoint: &Arc<Endpoint>, work: &Work) -> Result<(), Stop> {
         self.check_source(endpoint)?;
         let engine = endpoint.engine.as_ref().filter(|_| self.conn.first_endpoint.is_none());
         let Some(engine) = engine.filter(|engine| engine.has(Phase::TcpConnect)) else { return Ok(()) };
         if self.admitted.borrow().contains(&endpoint.id) {
             return Ok(());
         }
-        let mut cx = self.context(endpoint);
+        let mut cx = self.context(endpoint, work);
         let mut run = engine.start(Phase::TcpConnect);
         match self.drive(endpoint, &mut run, &mut cx, &Lender::new(Body::Empty)).await {
             Verdict::Continue => {

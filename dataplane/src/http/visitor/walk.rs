@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
-use ebbgate_policy::{Context, OnError, Outcome, Phase, Run, Verdict};
+use ebbgate_policy::{Context, OnError, Outcome, Phase, Run, Verdict, Work};
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
@@ -46,8 +46,9 @@ impl<G: Gateway> Visitor<G> {
         record: &Rc<Record<G>>,
     ) -> Result<Answer<G>, Stop> {
         let pool = route::public(&self.gateway, &self.conn, authority).map_err(Stop::Failure)?;
-        let first = self.enter(pool, head, OnError::Halt).map_err(Stop::Failure)?;
-        self.admit(&first.endpoint).await?;
+        let work = Work::default();
+        let first = self.enter(pool, head, OnError::Halt, &work).map_err(Stop::Failure)?;
+        self.admit(&first.endpoint, &work).await?;
         record.reached(&first.endpoint);
         let mut hops = vec![first];
         let mut steps = Steps::default();
@@ -103,17 +104,17 @@ impl<G: Gateway> Visitor<G> {
     }
 
     /// Takes a place in a pool.
-    fn enter(&self, pool: Pool, head: Parts, on_error: OnError) -> Result<Hop, Failure> {
+    fn enter(&self, pool: Pool, head: Parts, on_error: OnError, work: &Work) -> Result<Hop, Failure> {
         let endpoint = pool.pick(&[]).ok_or_else(|| {
             let message = "No agent of this endpoint can take another request just now.";
             Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message)
         })?;
-        let (cx, run) = self.begin(&endpoint, head.clone());
+        let (cx, run) = self.begin(&endpoint, head.clone(), work);
         Ok(Hop { pool, tried: Vec::new(), endpoint, entry: head, cx, run, on_error })
     }
 
-    fn begin(&self, endpoint: &Arc<Endpoint>, head: Parts) -> (Context, Option<Run>) {
-        let mut cx = self.context(endpoint);
+    fn begin(&self, endpoint: &Arc<Endpoint>, head: Parts, work: &Work) -> (Context, Option<Run>) {
+        let mut cx = self.context(endpoint, work);
         cx.request = Some(head);
         let engine = endpoint.engine.as_ref().filter(|engine| engine.has(Phase::HttpRequest));
         (cx, engine.map(|engine| engine.start(Phase::HttpRequest)))
@@ -135,7 +136,7 @@ impl<G: Gateway> Visitor<G> {
         });
         let pool = pool.ok_or_else(|| fail(offline(url)))?;
         let head = hop.cx.request.clone().unwrap_or_else(|| hop.entry.clone());
-        self.enter(pool, head, on_error).map_err(fail)
+        self.enter(pool, head, on_error, &hop.cx.work).map_err(fail)
     }
 
     async fn to_upstream(
@@ -185,9 +186,9 @@ impl<G: Gateway> Visitor<G> {
             if let Some(other) = hop.pool.pick(&hop.tried).filter(|_| error.again && whole) {
                 steps.take().map_err(ended)?;
                 if hops.is_empty() {
-                    self.admit(&other).await?;
+                    self.admit(&other, &hop.cx.work).await?;
                 }
-                (hop.cx, hop.run) = self.begin(&other, hop.entry.clone());
+                (hop.cx, hop.run) = self.begin(&other, hop.entry.clone(), &hop.cx.work);
                 hop.endpoint = other;
                 hops.push(hop);
                 return Ok(());
