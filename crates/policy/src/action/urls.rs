@@ -11,7 +11,7 @@ use super::headers::{self, HEADERS_MAX};
 use super::{Action, Compiled, Config, Flow};
 use crate::code;
 use crate::engine::Gathered;
-use crate::expr::{Template, request_url};
+use crate::expr::{Template, Work, request_url};
 use crate::facts::Context;
 use crate::verdict::{Phase, Reply, Verdict};
 
@@ -19,6 +19,10 @@ use crate::verdict::{Phase, Reply, Verdict};
 const PATTERN_PROGRAM_BYTES_MAX: usize = 256 * 1024;
 /// Longest URL that comes out.
 const URL_BYTES_MAX: usize = 8192;
+/// Units of work to compile a computed pattern.
+const PATTERN_UNITS: u64 = 2_000;
+/// Bytes that a pattern searches for one unit of work, at every match: patterns exist that look at all the rest each time.
+const SEARCH_BYTES_PER_UNIT: usize = 32;
 /// Most matches that are told of.
 const MATCHES_MAX: usize = 16;
 
@@ -80,32 +84,72 @@ impl Rewrite {
         let failed = |message: String| (code::INTERPOLATION_FAILED, message);
         let before = request_url(cx);
         let to = self.to.render(cx).map_err(|e| failed(e.to_string()))?;
+        check_length(&to).map_err(failed)?;
         let computed;
         let regex = match &self.from {
             From::Whole => None,
             From::Literal(regex) => Some(regex),
             From::Computed(template) => {
                 let source = template.render(cx).map_err(|e| failed(e.to_string()))?;
+                cx.work.spend(PATTERN_UNITS).map_err(|e| failed(e.to_string()))?;
                 computed = pattern(&source).map_err(|message| (code::PATTERN_BAD, message))?;
                 Some(&computed)
             }
         };
         let (url, matches) = match regex {
             None => (to, Vec::new()),
-            Some(regex) => {
-                let matches = regex
-                    .find_iter(&before)
-                    .take(MATCHES_MAX)
-                    .map(|found| found.as_str().to_owned())
-                    .collect();
-                (regex.replace_all(&before, to.as_str()).into_owned(), matches)
-            }
+            Some(regex) => replace(regex, &before, &to, &cx.work).map_err(failed)?,
         };
-        if url.len() > URL_BYTES_MAX {
-            return Err(failed(format!("the URL is longer than {URL_BYTES_MAX} bytes")));
-        }
+        check_length(&url).map_err(failed)?;
         Ok(Outcome { changed: url != before, url, matches })
     }
+}
+
+fn check_length(url: &str) -> Result<(), String> {
+    if url.len() > URL_BYTES_MAX {
+        return Err(format!("the URL is longer than {URL_BYTES_MAX} bytes"));
+    }
+    Ok(())
+}
+
+/// Replaces every match, and stops where the result is too long or the work too much. Gives the first matches too.
+fn replace(regex: &Regex, before: &str, to: &str, work: &Work) -> Result<(String, Vec<String>), String> {
+    let search = |from: usize| {
+        let bytes = before.len().saturating_sub(from);
+        let units = u64::try_from(1 + bytes / SEARCH_BYTES_PER_UNIT).unwrap_or(u64::MAX);
+        work.spend(units).map_err(|e| e.to_string())
+    };
+    let (mut url, mut matches, mut at) = (String::new(), Vec::new(), 0);
+    search(at)?;
+    for groups in regex.captures_iter(before) {
+        let Some(found) = groups.get(0) else { continue };
+        if matches.len() < MATCHES_MAX {
+            matches.push(found.as_str().to_owned());
+        }
+        url.push_str(before.get(at..found.start()).unwrap_or_default());
+        let mut rest = to;
+        while let Some((piece, after)) = rest.split_at_checked(piece_end(rest)).filter(|_| !rest.is_empty()) {
+            groups.expand(piece, &mut url);
+            check_length(&url)?;
+            rest = after;
+        }
+        at = found.end();
+        search(at)?;
+    }
+    url.push_str(before.get(at..).unwrap_or_default());
+    Ok((url, matches))
+}
+
+/// Where the first piece of a replacement ends: one reference at most is in it, so that it expands to no more than a match.
+fn piece_end(to: &str) -> usize {
+    let reference = match to.as_bytes() {
+        [b'$', b'$', ..] => 2,
+        [b'$', b'{', ..] => to.find('}').map_or(2, |at| at + 1),
+        [_, ..] => to.chars().next().map_or(1, char::len_utf8),
+        [] => 0,
+    };
+    let next = to.get(reference..).and_then(|rest| rest.find('$'));
+    next.map_or(to.len(), |at| reference + at)
 }
 
 #[derive(Debug)]

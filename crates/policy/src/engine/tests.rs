@@ -466,6 +466,38 @@ fn rewrites() {
 }
 
 #[test]
+fn a_replacement_stops_where_it_is_too_long() {
+    let check = |to: String, uri: &str, expect: &str| {
+        let rules = json!([{"actions": [{"type": "redirect", "config": {"from": "(.)", "to": to}}]}]);
+        let mut cx = request(uri, &[]);
+        assert_eq!(on_request(rules, &mut cx), expect);
+    };
+    let long = format!("/{}", "a".repeat(8_000));
+    // Eight thousand matches, each replaced by eight thousand bytes, or by four thousand references to the whole match.
+    let refused = "failed 3900: redirect: the URL is longer than 8192 bytes";
+    check("x".repeat(8_192), &long, refused);
+    check("$1".repeat(4_000), &long, refused);
+    check("x".repeat(8_193), "/", refused);
+    // Pieces mean what the whole does: references, braces, dollars, names nobody has.
+    let to = "/$2$$$1-$nobody-$$${'$'}{all}z";
+    let config = json!({"from": "/(o)(?P<all>ld)", "to": to});
+    let rules = json!([{"actions": [{"type": "url-rewrite", "config": config}]}]);
+    let mut cx = request("/old/b", &[]);
+    assert_eq!(on_request(rules, &mut cx), "continue");
+    assert_eq!(cx.request.unwrap().uri.to_string(), "/ld$o--$ldz/b");
+}
+
+#[test]
+fn a_pattern_that_looks_at_all_the_rest_at_every_match_is_stopped() {
+    let rules =
+        json!([{"actions": [{"type": "redirect", "config": {"from": ".*[^A-Z]|[A-Z]", "to": "$0"}}]}]);
+    let uri = format!("/{}", "A".repeat(60_000));
+    let mut cx = request(&uri, &[]);
+    let expect = "failed 3900: redirect: the policies on the way need more than 500000 units of work";
+    assert_eq!(on_request(rules, &mut cx), expect);
+}
+
+#[test]
 fn all_expressions_on_the_way_share_one_budget() {
     // Each pays for 20,000 turns and more; 200 rules of 50 would take minutes.
     let costly = "lists.range(2000).all(x, lists.range(10).all(y, x + y >= 0))";
