@@ -16,6 +16,12 @@ use crate::shard::Waits;
 const DESCRIPTORS_KEPT: usize = 512;
 /// Descriptors assumed when the system does not say.
 const DESCRIPTORS_ASSUMED: usize = 1024;
+/// A source may have one in so many of all connections, unless told otherwise.
+const SOURCE_PART: usize = 8;
+/// But so many connections it may have on a small machine: a site of forty workstations behind one address.
+const SOURCE_CONNECTIONS_MIN: usize = 256;
+/// And no more than so many on a large one: a site of six hundred.
+const SOURCE_CONNECTIONS_MAX: usize = 4096;
 
 /// The edge of Ebbgate: accepts visitors and agents, decides by policy, moves bytes.
 #[derive(Debug, Clone, Parser)]
@@ -45,10 +51,11 @@ pub struct Config {
     /// Threads that serve traffic. Default: one per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub shards: Option<u16>,
-    /// Most connections open at once. Default: what the descriptor limit allows.
+    /// Most connections open at once, an eighth of them for agents alone. Default: what the descriptor limit allows.
     #[arg(long, value_name = "N")]
     pub connections_max: Option<usize>,
-    /// Most connections open at once from one IPv4 address or IPv6 /64. Default: half of all.
+    /// Most visitors, and most agents, connected at once from one IPv4 address or IPv6 /64. Raise it behind a proxy.
+    /// Default: an eighth of all, at least 256 and at most 4096.
     #[arg(long, value_name = "N")]
     pub source_connections_max: Option<usize>,
     /// Seconds a TCP or TLS connection may carry nothing before it is closed.
@@ -159,7 +166,8 @@ impl Config {
         let descriptors = descriptors_max(Path::new("/proc/self/limits")).unwrap_or(DESCRIPTORS_ASSUMED);
         let allowed = descriptors.saturating_sub(DESCRIPTORS_KEPT.min(descriptors / 4));
         let total = self.connections_max.unwrap_or(allowed).min(allowed);
-        (total, self.source_connections_max.unwrap_or(total / 2).clamp(1, total.max(1)))
+        let source = (total / SOURCE_PART).clamp(SOURCE_CONNECTIONS_MIN, SOURCE_CONNECTIONS_MAX);
+        (total, self.source_connections_max.unwrap_or(source).clamp(1, total.max(1)))
     }
 
     /// The kernel's filter and the blocklist.
@@ -231,6 +239,8 @@ mod tests {
         assert_eq!((total, source), (10, 10));
         let (total, source) = parse(&[]).unwrap().caps();
         assert!(total > 0 && source <= total);
+        let most = parse(&["--connections-max", "800"]).unwrap().caps();
+        assert_eq!(most, (800, 256), "four sources, if not three, to take everything");
         assert!(descriptors_max(Path::new("/proc/self/limits")).is_some());
     }
 }

@@ -24,7 +24,7 @@ pub use visitor::Visitor;
 pub use walk::Walk;
 
 use crate::gateway::{Endpoint, Gateway as _, HttpConn, Pool};
-use crate::listen::Admitted;
+use crate::listen::{Admitted, Comer};
 use crate::metrics::ListenerLabel;
 use crate::session;
 use crate::shard::{Entrance, Shard};
@@ -104,7 +104,8 @@ pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
         edge.metrics.connections_blocked.inc();
         return;
     }
-    let admitted = match edge.caps.admit(socket.peer().ip()) {
+    let comer = if *entrance == Entrance::Connect { Comer::Agent } else { Comer::Visitor };
+    let admitted = match edge.caps.admit(socket.peer().ip(), comer) {
         Ok(admitted) => admitted,
         Err(refused) => {
             edge.metrics.connections_refused.inc();

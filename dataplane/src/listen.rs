@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep};
 
-pub use cap::{Admitted, Caps, Refused};
+pub use cap::{Admitted, Caps, Comer, Refused};
 
 use crate::ring;
 

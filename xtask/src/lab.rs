@@ -212,6 +212,8 @@ impl Lab {
             .args(["--https".into(), at(self.ports.https())])
             .args(["--connect".into(), at(self.ports.connect())])
             .args(["--tcp-bind", &self.tcp_bind])
+            // Everybody here comes from a handful of addresses; the edge takes it as "all".
+            .args(["--source-connections-max", "10000000"])
             .args(["--admin".into(), local(self.ports.edge_admin()).to_string()])
             .args(&self.edge_args)
             .netns(self.edge_netns.as_deref());

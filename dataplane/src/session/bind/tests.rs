@@ -116,11 +116,8 @@ fn random_names_are_given_and_given_again() {
     assert!(place(&again, Some(&token("https://other.lab.example.com"))).is_err());
     // Somebody reserved the name that was given away.
     let mut program = tables(&[]).program;
-    let reserved = DomainSpec {
-        account: AccountId::new(ksuid(2)),
-        host: given.host().clone(),
-        certificate: None,
-    };
+    let reserved =
+        DomainSpec { account: AccountId::new(ksuid(2)), host: given.host().clone(), certificate: None };
     program.domains.insert(DomainId::new(ksuid(3)), reserved);
     let now = Tables::compile(program, &Tables::default()).unwrap();
     let (_, credential) = now.credential(TOKEN).unwrap();
