@@ -4,7 +4,7 @@
 //! visitor below. Not in it: sockets, TLS, the agent protocol, the log.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ebbgate_edge::gateway::{Endpoint, Gateway, HttpConn, OpenError, Pool};
@@ -89,6 +89,10 @@ impl Gateway for Memory {
 
     async fn keys(&self, _: AccountId, _: &str, _: bool) -> Result<Arc<KeySet>, String> {
         Err("there are no keys in here".into())
+    }
+
+    fn admits(&self, _: AccountId, _: IpAddr) -> bool {
+        true
     }
 
     fn now_unix_ms(&self) -> i64 {

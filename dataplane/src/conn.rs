@@ -160,6 +160,7 @@ async fn serve_http(shard: Shard, socket: Socket, record: Record) {
         port: HTTP_PORT,
         sni: None,
         alpn_h2: false,
+        tls_settings: None,
         first_endpoint: None,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);

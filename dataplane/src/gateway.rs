@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme, TunnelSessionId};
-use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet};
+use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use crate::pool::Pool;
@@ -58,7 +58,7 @@ pub struct AgentRef {
     /// PROXY header the agent wants in front of every stream.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Certificate the agent gave for ending TLS at the edge.
-    pub tls_termination: Option<Arc<ebbgate_policy::TlsSettings>>,
+    pub tls_termination: Option<Arc<TlsSettings>>,
 }
 
 /// Version of the PROXY protocol.
@@ -224,6 +224,8 @@ pub struct HttpConn {
     pub sni: Option<Host>,
     /// Whether the handshake chose HTTP/2.
     pub alpn_h2: bool,
+    /// What TLS ended with.
+    pub tls_settings: Option<Arc<TlsSettings>>,
     /// The endpoint whose `on_tcp_connect` ran (and chose the TLS settings). None: run it when the first request names
     /// one.
     pub first_endpoint: Option<Arc<Endpoint>>,

@@ -169,8 +169,8 @@ pub enum TlsVersion {
     V1_3,
 }
 
-/// How client certificates are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How client certificates are asked for, strictest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verification {
     /// A certificate that chains to one of the authorities is required.
     RequireAndVerify,
@@ -208,4 +208,52 @@ pub struct TlsSettings {
     pub client_authorities: Vec<String>,
     /// Meaningful only with authorities.
     pub verification: Verification,
+}
+
+impl TlsSettings {
+    /// Whether a handshake that was finished with the settings `done` gives what these demand of the client: the lowest
+    /// version, and a certificate asked for by the same authorities and as strictly.
+    #[must_use]
+    pub fn are_met_by(&self, done: &Self, facts: &TlsFacts) -> bool {
+        let version = if facts.version == "1.3" { TlsVersion::V1_3 } else { TlsVersion::V1_2 };
+        let clients = self.client_authorities.is_empty()
+            || (self.client_authorities == done.client_authorities && self.verification >= done.verification);
+        self.min <= version && clients
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_meets_what_demands_no_more_than_it_did() {
+        let settings = |min, authorities: &[&str], verification| TlsSettings {
+            min,
+            max: TlsVersion::V1_3,
+            certificate: None,
+            client_authorities: authorities.iter().map(ToString::to_string).collect(),
+            verification,
+        };
+        let (v12, v13) = (TlsVersion::V1_2, TlsVersion::V1_3);
+        let (verify, any, request) =
+            (Verification::RequireAndVerify, Verification::RequireAny, Verification::Request);
+        let check = |asked: TlsSettings, done: TlsSettings, version: &str, expect| {
+            let facts = TlsFacts { version: version.into(), ..TlsFacts::default() };
+            assert_eq!(asked.are_met_by(&done, &facts), expect, "{asked:?} by {done:?}");
+        };
+        let plain = || settings(v12, &[], request);
+        check(plain(), plain(), "1.2", true);
+        check(plain(), settings(v13, &["a"], verify), "1.3", true);
+        check(settings(v13, &[], request), plain(), "1.3", true);
+        check(settings(v13, &[], request), plain(), "1.2", false);
+        check(settings(v12, &["a"], verify), plain(), "1.3", false);
+        check(settings(v12, &["a"], request), plain(), "1.3", false);
+        check(settings(v12, &["a"], verify), settings(v12, &["a"], verify), "1.3", true);
+        check(settings(v12, &["a"], any), settings(v12, &["a"], verify), "1.3", true);
+        check(settings(v12, &["a"], verify), settings(v12, &["a"], any), "1.3", false);
+        check(settings(v12, &["a"], any), settings(v12, &["a"], request), "1.3", false);
+        check(settings(v12, &["a"], verify), settings(v12, &["b"], verify), "1.3", false);
+        check(settings(v12, &["a"], verify), settings(v12, &["a", "b"], verify), "1.3", false);
+    }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
 use super::hello::{Hello, refuse_name};
-use super::walk::{Next, Over};
+use super::walk::{Next, Over, unmet};
 use super::{Open, Record, TLS_PORT, Visitor, Walk};
 use crate::carrier::{CarrierStream, Origin};
 use crate::detect::POSTGRES_SSL_REQUEST;
@@ -119,8 +119,10 @@ pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, 
 async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endpoint>>) {
     let mut walk = *walk;
     walk.record.event.policy_logs = walk.take_logs();
+    let tls_settings = walk.ended();
     let Walk { visitor, facts, hello, record, .. } = walk;
     let conn = HttpConn {
+        tls_settings,
         alpn_h2: facts.tls.as_ref().is_some_and(|tls| tls.alpn == "h2"),
         facts,
         scheme: Scheme::Https,
@@ -164,7 +166,7 @@ async fn end_tls(
             let mut facts = tls::facts(&stream, &hello.tls);
             facts.server_leaf = tls::leaf(settings, domain.as_ref());
             walk.visitor = Visitor::tls(stream);
-            walk.tls_ended(Arc::new(facts), asked);
+            walk.tls_ended(Arc::new(facts), settings, asked);
             Ok(())
         }
         Err(error) => {
@@ -175,10 +177,14 @@ async fn end_tls(
 }
 
 async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &AgentRef) -> Served {
-    if let Some(settings) = agent.tls_termination.as_ref().filter(|_| !walk.visitor.is_tls())
-        && let Err(over) = end_tls(shard, walk, settings, None, false).await
-    {
-        return Served::Over(over);
+    match &agent.tls_termination {
+        Some(settings) if !walk.meets(settings) => return Served::Over(unmet(endpoint)),
+        Some(settings) if !walk.visitor.is_tls() => {
+            if let Err(over) = end_tls(shard, walk, settings, None, false).await {
+                return Served::Over(over);
+            }
+        }
+        _ => {}
     }
     let passthrough = walk.hello.is_some() && !walk.visitor.is_tls();
     let postgres = passthrough && walk.hello.as_ref().is_some_and(|hello| hello.postgres);

@@ -29,6 +29,8 @@ pub struct Walk {
     frames: Vec<Frame>,
     steps: Steps,
     work: Work,
+    /// What TLS ended here with.
+    ended: Option<Arc<TlsSettings>>,
 }
 
 /// One endpoint of the walk and the others that share its URL.
@@ -90,6 +92,7 @@ impl Walk {
             frames: vec![first],
             steps: Steps::default(),
             work: Work::default(),
+            ended: None,
         }
     }
 
@@ -140,6 +143,7 @@ impl Walk {
             let endpoint = Arc::clone(&member.endpoint);
             match step {
                 Step::Need(Effect::TerminateTls(settings)) => match self.facts.tls.clone() {
+                    Some(_) if !self.meets(&settings) => return Next::End(unmet(&endpoint)),
                     Some(facts) => self.resume(Outcome::Tls(facts)),
                     None => return Next::EndTls(settings),
                 },
@@ -217,8 +221,24 @@ impl Walk {
         self.set_member(None);
     }
 
+    /// Whether TLS, if it is over, ended with no less than these settings demand. There is no second handshake: another
+    /// endpoint, or another member, may not be answered by one that asked for less.
+    pub fn meets(&self, settings: &TlsSettings) -> bool {
+        match (&self.facts.tls, &self.ended) {
+            (Some(facts), Some(ended)) => settings.are_met_by(ended, facts),
+            (Some(_), None) => false,
+            (None, _) => true,
+        }
+    }
+
+    /// The settings TLS ended with here.
+    pub fn ended(&self) -> Option<Arc<TlsSettings>> {
+        self.ended.clone()
+    }
+
     /// TLS ended here. A policy that asked for it goes on.
-    pub fn tls_ended(&mut self, facts: Arc<TlsFacts>, asked: bool) {
+    pub fn tls_ended(&mut self, facts: Arc<TlsFacts>, settings: &Arc<TlsSettings>, asked: bool) {
+        self.ended = Some(Arc::clone(settings));
         self.record.event.tls_version.clone_from(&facts.version);
         let mut conn = ConnFacts::clone(&self.facts);
         conn.tls = Some(Arc::clone(&facts));
@@ -277,6 +297,13 @@ fn begin(endpoint: Arc<Endpoint>, facts: &Arc<ConnFacts>, work: &Work, gateway: 
 
 fn too_far(why: TooFar) -> Over {
     Over::new(ErrorCode::TOO_MANY_HOPS, why.to_string())
+}
+
+/// TLS ended before an endpoint on the way demanded more of it.
+pub(super) fn unmet(endpoint: &Endpoint) -> Over {
+    let url = &endpoint.url;
+    let outcome = format!("TLS ended before it came to {url}, whose settings demand more of the client");
+    Over::new(ErrorCode::new(2300), outcome)
 }
 
 fn unanswered(endpoint: &Endpoint) -> Over {

@@ -161,3 +161,31 @@ async fn https_and_tls_share_a_name() {
     let raw = lab.visit_tls(DB, lab.authority.client(None, false)).await.unwrap();
     assert_eq!(exchange(raw, b"raw").await.unwrap(), b"raw");
 }
+
+#[tokio::test]
+async fn an_endpoint_that_demands_more_than_the_handshake_gave_is_not_reached() {
+    const VAULT: &str = "tls://vault.clinic1.internal";
+    let good = Authority::new("good");
+    let leaf = good.leaf(&["doctor"]);
+    let mutual = json!({ "type": "terminate-tls",
+        "config": { "mutual_tls_certificate_authorities": [good.pem()] } });
+    let newer = json!({ "type": "terminate-tls", "config": { "min_version": "1.3" } });
+    let plain = json!({ "type": "terminate-tls" });
+    let policy = |first: &Value, to: &str| json!({ "on_tcp_connect": [{ "actions": [first, forward(to)] }] });
+    for (public, inner, tls12_only, ok) in [
+        (&plain, &mutual, false, false),
+        (&mutual, &mutual, false, true),
+        (&mutual, &plain, false, true),
+        (&plain, &newer, true, false),
+        (&plain, &newer, false, true),
+    ] {
+        let (mut lab, _agent) = terminated(json!({})).await;
+        lab.cloud(1, "tls://db.example.com", policy(public, VAULT));
+        lab.cloud(2, VAULT, policy(inner, TARGET));
+        let visitor = lab.visit_tls(DB, lab.authority.client(Some(&leaf), tls12_only)).await.unwrap();
+        let answer = exchange(visitor, b"x").await;
+        assert_eq!(answer.is_ok_and(|a| a == b"x"), ok, "{public} {inner}");
+        let outcome = lab.event().await.outcome;
+        assert_eq!(outcome.contains("demand more of the client"), !ok, "{outcome}");
+    }
+}

@@ -263,6 +263,7 @@ pub(crate) fn http_conn() -> HttpConn {
         port: 80,
         sni: None,
         alpn_h2: false,
+        tls_settings: None,
         first_endpoint: None,
     }
 }
