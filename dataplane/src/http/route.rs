@@ -1,7 +1,8 @@
 //! Which public endpoints may answer a request: by Host, within what the connection was admitted for.
 //!
 //! A connection is admitted under the policy of the name in its TLS hello; a Host that would escape that policy is sent
-//! back with 421 (RFC 9110 section 15.5.20), so that reusing a connection never crosses accounts or stricter rules.
+//! back with 421 (RFC 9110 section 15.5.20), so that reusing a connection crosses neither accounts nor the connection rules
+//! of another endpoint. Rules of its own endpoint that changed meanwhile are judged anew, where requests are admitted.
 
 use ebbgate_model::{ErrorCode, Scheme};
 use ebbgate_policy::Phase;
@@ -35,7 +36,7 @@ fn within_admission(conn: &HttpConn, pool: Pool) -> Option<Pool> {
     let guarded = pool.members().iter().any(|member| guards_connections(member));
     match &conn.first_endpoint {
         // Members with connection policies of their own: the connection stays with the one that let it in.
-        // Its policy for requests is today's, not the one it had when the connection began.
+        // Its policy is today's, not the one it had when the connection began.
         Some(first) => match pool.members().iter().find(|member| member.id == first.id) {
             Some(member) if guarded => Some(Pool::new(vec![member.clone()])),
             Some(_) => Some(pool),

@@ -10,7 +10,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use std::sync::Arc;
+
 use ebbgate_model::EndpointId;
+use ebbgate_policy::{Engine, Phase};
 use http::header::UPGRADE;
 use http::{Request, Response};
 
@@ -50,7 +53,8 @@ pub(super) struct Visitor<G: Gateway> {
     conn: HttpConn,
     limits: Rc<Limits>,
     upstreams: Upstreams,
-    admitted: RefCell<Vec<EndpointId>>,
+    /// Endpoints whose connection rules let this connection in, and the policy that said so, latest first.
+    admitted: RefCell<Vec<(EndpointId, Arc<Engine>)>>,
 }
 
 /// Why a walk is over without an upstream.
@@ -62,12 +66,16 @@ enum Stop {
 impl<G: Gateway> Visitor<G> {
     /// A connection whose TLS (if any) is done.
     pub(super) fn new(gateway: G, conn: HttpConn, limits: Rc<Limits>) -> Self {
+        let guarded = conn.first_endpoint.as_ref().and_then(|first| {
+            let engine = first.engine.clone().filter(|engine| engine.has(Phase::TcpConnect))?;
+            Some((first.id, engine))
+        });
         Self {
             gateway,
             conn,
             upstreams: Upstreams::new(limits.clone()),
             limits,
-            admitted: RefCell::default(),
+            admitted: RefCell::new(guarded.into_iter().collect()),
         }
     }
 

@@ -621,6 +621,31 @@ async fn a_policy_saved_while_a_connection_lasts_holds_for_its_next_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connection_rules_saved_while_a_connection_lasts_end_it_when_they_refuse_it() {
+    local(async {
+        let allow = r#"{"on_tcp_connect":[{"actions":[{"type":"restrict-ips","config":{"allow":["192.0.2.0/24"]}}]}]}"#;
+        let refuse = r#"{"on_tcp_connect":[{"actions":[{"type":"restrict-ips","config":{"allow":["10.0.0.0/8"]}}]}]}"#;
+        let handshake = r#"{"on_tcp_connect":[{"actions":[{"type":"terminate-tls","config":{"min_version":"1.3"}}]}]}"#;
+        for (url, policy) in [("http://a.example.com", refuse), ("https://a.example.com", refuse), ("https://a.example.com", handshake)] {
+            let lab = Lab::default();
+            let (_, upstream) = strict_upstream();
+            let first = lab.agent(url, Made { policy: Some(allow), ..Made::default() }, upstream);
+            let conn = if url.starts_with("https") { https_conn(&first, false) } else { http_conn() };
+            let (mut io, _serving) = lab.visit(conn, Limits::default());
+            let request = b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n";
+            for _ in 0..2 {
+                io.write_all(request).await.unwrap();
+                assert!(read_until(&mut io, "hello").await.starts_with("HTTP/1.1 200 "));
+            }
+            lab.change(&first, policy);
+            io.write_all(request).await.unwrap();
+            assert_eq!(read_until(&mut io, "no end").await, "", "{url} {policy}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_empty_answer_has_its_length() {
     local(async {
         let lab = Lab::default();

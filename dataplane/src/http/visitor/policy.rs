@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::{ErrorCode, canonical_ip};
-use ebbgate_policy::{BodyError, Context, Effect, Outcome, Phase, Run, Step, Verdict, Work};
+use ebbgate_model::{EndpointId, ErrorCode, canonical_ip};
+use ebbgate_policy::{BodyError, Context, Effect, Engine, Outcome, Phase, Run, Step, Verdict, Work};
 use http::StatusCode;
 
 use super::{Stop, Visitor};
@@ -25,13 +25,15 @@ impl<G: Gateway> Visitor<G> {
         cx
     }
 
-    /// Runs `on_tcp_connect` where the connection half could not know the endpoint: on clear-text HTTP it is named by the
-    /// request. Once per connection and endpoint.
+    /// Runs `on_tcp_connect` where the connection half could not: on clear-text HTTP the request names the endpoint, and a
+    /// kept connection is judged again when the policy is another than the one that let it in. Else once per connection
+    /// and endpoint.
     pub(super) async fn admit(&self, endpoint: &Arc<Endpoint>, work: &Work) -> Result<(), Stop> {
         self.check_source(endpoint)?;
-        let engine = endpoint.engine.as_ref().filter(|_| self.conn.first_endpoint.is_none());
-        let Some(engine) = engine.filter(|engine| engine.has(Phase::TcpConnect)) else { return Ok(()) };
-        if self.admitted.borrow().contains(&endpoint.id) {
+        let engine = endpoint.engine.as_ref().filter(|engine| engine.has(Phase::TcpConnect));
+        let Some(engine) = engine else { return Ok(()) };
+        let judged = |(id, by): &(EndpointId, Arc<Engine>)| *id == endpoint.id && Arc::ptr_eq(by, engine);
+        if self.admitted.borrow().iter().any(judged) {
             return Ok(());
         }
         let mut cx = self.context(endpoint, work);
@@ -39,8 +41,9 @@ impl<G: Gateway> Visitor<G> {
         match self.drive(endpoint, &mut run, &mut cx, &Lender::new(Body::Empty)).await {
             Verdict::Continue => {
                 let mut admitted = self.admitted.borrow_mut();
+                admitted.retain(|(id, _)| *id != endpoint.id);
                 admitted.truncate(ADMITTED_MAX - 1);
-                admitted.insert(0, endpoint.id);
+                admitted.insert(0, (endpoint.id, engine.clone()));
                 Ok(())
             }
             Verdict::Close { .. } | Verdict::Respond(_) => Err(Stop::Close),
@@ -85,9 +88,14 @@ impl<G: Gateway> Visitor<G> {
                         NotBuffered::Broken(_) => BodyError::Incomplete,
                     }))
                 }
-                Step::Need(Effect::TerminateTls(_)) => {
-                    let message = "terminate-tls cannot run here: TLS is over or absent".to_owned();
-                    return Verdict::Failed { code: ErrorCode::new(2300), message };
+                // TLS is over: what it was not asked for, only a new connection can show.
+                Step::Need(Effect::TerminateTls(settings)) => {
+                    match (&self.conn.facts.tls, &self.conn.tls_settings) {
+                        (Some(tls), Some(done)) if settings.are_met_by(done, tls) => {
+                            Outcome::Tls(tls.clone())
+                        }
+                        _ => return Verdict::Close { code: Some(ErrorCode::new(2300)) },
+                    }
                 }
             };
             run.resume(cx, outcome);
