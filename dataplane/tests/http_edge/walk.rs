@@ -315,7 +315,11 @@ async fn an_account_that_does_not_admit_the_visitor_answers_before_any_policy() 
             assert!(read.contains("192.0.2.7"), "{host}: {read}");
         }
         assert_eq!(seen.borrow().requests.len(), 1);
-        assert_eq!(lab.events().last().unwrap().error, Some(ErrorCode::ENDPOINTS_RESTRICTED));
+        let event = lab.events().pop().unwrap();
+        assert_eq!(
+            (event.error, event.account),
+            (Some(ErrorCode::ENDPOINTS_RESTRICTED), Some(crate::lab::account(1)))
+        );
         let read = lab.talk(get(other.url.host().as_str()).as_bytes()).await;
         assert!(read.starts_with("HTTP/1.1 200 "), "another account's endpoints are open: {read}");
     })

@@ -48,8 +48,8 @@ impl<G: Gateway> Visitor<G> {
         let pool = route::public(&self.gateway, &self.conn, authority).map_err(Stop::Failure)?;
         let work = Work::default();
         let first = self.enter(pool, head, OnError::Halt, &work).map_err(Stop::Failure)?;
-        self.admit(&first.endpoint, &work).await?;
         record.reached(&first.endpoint);
+        self.admit(&first.endpoint, &work).await?;
         let mut hops = vec![first];
         let mut steps = Steps::default();
         loop {
