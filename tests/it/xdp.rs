@@ -2,6 +2,7 @@
 //! either. Root only.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
@@ -166,6 +167,45 @@ fn an_edge_without_the_program_refuses_in_user_space() -> Result<()> {
         assert!(refused.is_err_and(|code| code != TIMED_OUT), "{from} is closed on, not ignored");
     }
     assert_eq!(picture.accepted()?, accepted + 2);
+    Ok(())
+}
+
+/// How often the list changes in the system's test; the guard's own test has ten thousand.
+const CHANGES: usize = 300;
+
+#[test]
+fn a_list_that_changes_through_the_api_lets_nobody_in_and_keeps_nobody_out() -> Result<()> {
+    let flags = ["--xdp", INTERFACE, "--xdp-mode", "generic"];
+    let Some(picture) = picture("xdp: changes", &flags)? else { return Ok(()) };
+    picture.guarded_on(&[INTERFACE])?;
+    soon("an answer", || Ok(picture.visit(VISITORS[0])?.ok()))?;
+    let lists = [
+        vec!["10.77.2.2/32"],
+        vec!["10.77.2.2/32", "10.77.2.4/30", "fd77:2::2/128"],
+        vec!["10.77.2.0/31", "10.77.2.2/32", "10.0.0.0/16"],
+    ];
+    let over = AtomicBool::new(false);
+    let visits = |from: &'static str, expect_answer: bool| {
+        let mut count = 0;
+        while !over.load(Ordering::Relaxed) {
+            let answer = picture.visit(from)?;
+            ensure!(answer.is_ok() == expect_answer, "{from} got {answer:?} after {count} visits");
+            count += 1;
+        }
+        Ok(count)
+    };
+    let (changed, visited) = std::thread::scope(|scope| {
+        let visitors = [(VISITORS[0], true), (VISITORS[1], false)];
+        let visitors = visitors.map(|(from, expect)| scope.spawn(move || visits(from, expect)));
+        let changed = (0..CHANGES).try_for_each(|n| picture.guarded.allow(&lists[n % lists.len()]));
+        over.store(true, Ordering::Relaxed);
+        (changed, visitors.map(|visitor| visitor.join().expect("a visitor does not panic")))
+    });
+    changed?;
+    for count in visited {
+        assert!(count? > 0, "both visitors came all the time");
+    }
+    assert_eq!(picture.guarded_on(&[INTERFACE])?, ["generic"]);
     Ok(())
 }
 

@@ -141,7 +141,7 @@ pub(crate) struct Lab {
     /// A port that is none of the edge's.
     pub(crate) foreign_port: u16,
     wanted: Arc<Mutex<Wanted>>,
-    _listeners: Vec<TcpListener>,
+    listeners: Vec<TcpListener>,
 }
 
 impl Lab {
@@ -181,13 +181,24 @@ impl Lab {
             foreign_port: port(2),
             wanted: Arc::new(Mutex::new(Wanted { tables: Arc::default(), listening })),
             dir,
-            _listeners: listeners,
+            listeners,
         }
     }
 
     /// The endpoint's policy lets these in and nobody else.
     pub(crate) fn allow(&mut self, allow: &[&str]) {
         self.set(&json!({ "allow": allow }), BTreeMap::new());
+    }
+
+    /// The endpoint's policy has one `restrict-ips` of this configuration.
+    pub(crate) fn restrict(&mut self, config: &Value) {
+        self.set(config, BTreeMap::new());
+    }
+
+    /// Accepts and closes every connection to the endpoint's port, until the process ends.
+    pub(crate) fn accept(&self) {
+        let listener = self.listeners[0].try_clone().unwrap();
+        std::thread::spawn(move || listener.incoming().for_each(drop));
     }
 
     /// The endpoint's policy lets `count` networks in, one of them `source`.

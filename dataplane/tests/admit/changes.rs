@@ -1,0 +1,128 @@
+//! A list that changes all the time, and visitors who connect all the time: nobody ever meets a list that is neither the
+//! one before nor the one after.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ebbgate_model::feed::Enforcer;
+use serde_json::{Value, json};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::lab::{ALLOWED, Lab, REFUSED, isolated};
+
+/// How often the list changes.
+const CHANGES: usize = 10_000;
+/// Milliseconds a refused visitor waits for an answer.
+const REFUSED_MS: u64 = 20;
+/// Milliseconds after which the kernel sends a SYN again, less a little.
+const AGAIN_MS: u64 = 900;
+/// Seconds a visitor who is let in may wait.
+const ALLOWED_SECS: u64 = 60;
+
+/// What the visitors saw.
+#[derive(Default)]
+struct Seen {
+    let_in: AtomicU64,
+    kept_out: AtomicU64,
+    /// Refused visitors who stayed so long that the kernel may have sent their SYN again.
+    late: AtomicU64,
+}
+
+#[test]
+fn ten_thousand_changes_let_nobody_in_and_keep_nobody_out() {
+    isolated("changes::ten_thousand_changes_let_nobody_in_and_keep_nobody_out", || {
+        let mut lab = Lab::new();
+        lab.allow(&[ALLOWED]);
+        let guard = lab.guard_until_xdp();
+        lab.accept();
+        let (seen, over) = (Seen::default(), AtomicBool::new(false));
+        let port = lab.port;
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| visit(&over, || seen.let_in(port)));
+                scope.spawn(|| visit(&over, || seen.keep_out(port)));
+            }
+            for n in 0..CHANGES {
+                lab.restrict(&list(n));
+                lab.look(&guard);
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        lab.until(&guard, Enforcer::Xdp, "");
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        assert!(count(&seen.let_in) > 100 && count(&seen.kept_out) > 100, "both kinds came all the time");
+        // Whoever is let in is let in at once: a SYN that the filter dropped would have been sent again.
+        let (again, full) = (tcp_count("TCPSynRetrans"), tcp_count("ListenDrops"));
+        assert!(
+            again <= count(&seen.late) + full,
+            "{again} SYNs were sent again, {full} for a full listener"
+        );
+    });
+}
+
+/// The lists that take each other's place. Each lets ALLOWED in and REFUSED not, which share every network up to a /31.
+fn list(n: usize) -> Value {
+    let kinds = [
+        json!({ "allow": [ALLOWED] }),
+        json!({ "allow": ["127.0.0.0/29"], "deny": [REFUSED] }),
+        json!({ "allow": ["127.0.0.0/8", "127.0.0.2/31"], "deny": [REFUSED] }),
+        json!({ "allow": ["127.0.0.2/31", "10.0.0.0/8"], "deny": ["127.0.0.3/32", "10.1.0.0/16"] }),
+        json!({ "allow": ["0.0.0.0/0"], "deny": ["127.0.0.3/32", "127.0.0.4/30"] }),
+        json!({ "allow": [ALLOWED, "127.0.0.4/30", "2001:db8::/32"] }),
+        json!({ "allow": ["127.0.0.0/31", ALLOWED, "127.0.0.8/29"], "deny": ["127.0.0.0/32"] }),
+    ];
+    // Steps of all sizes, so that in time every list follows every other.
+    kinds[(n + n / kinds.len()) % kinds.len()].clone()
+}
+
+/// One visitor after the other; one that panics ends the test.
+fn visit(over: &AtomicBool, one: impl Fn()) {
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let _end = End(over);
+    while !over.load(Ordering::Relaxed) {
+        one();
+    }
+}
+
+impl Seen {
+    fn let_in(&self, port: u16) {
+        connect(ALLOWED, port, Duration::from_secs(ALLOWED_SECS)).expect("ALLOWED is let in");
+        self.let_in.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn keep_out(&self, port: u16) {
+        let began = Instant::now();
+        let outcome = connect(REFUSED, port, Duration::from_millis(REFUSED_MS));
+        assert!(outcome.is_err(), "REFUSED was let in");
+        self.kept_out.fetch_add(1, Ordering::Relaxed);
+        if began.elapsed() > Duration::from_millis(AGAIN_MS) {
+            self.late.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn connect(source: &str, port: u16, wait: Duration) -> std::io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    // No port is kept for a connection that has ended: there are more connections than ports.
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.bind(&SockAddr::from(SocketAddr::new(source.parse().unwrap(), 0)))?;
+    socket.connect_timeout(&SockAddr::from(SocketAddr::new("127.0.0.1".parse().unwrap(), port)), wait)
+}
+
+/// One of the counts of `TcpExt` in this network namespace.
+fn tcp_count(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/self/net/netstat").unwrap();
+    let mut rows = text.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
+    let (names, values) = (rows.next().unwrap(), rows.next().unwrap());
+    names.zip(values).find(|(key, _)| *key == name).unwrap().1.parse().unwrap()
+}
