@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::backup::Backup;
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::super::{StoreError, file_error};
@@ -31,8 +31,12 @@ const MIGRATIONS: &[&str] = &["
 "];
 /// How long a statement waits for the other connection, in milliseconds.
 const BUSY_MS: u64 = 10_000;
-/// Pages copied per step of a backup.
-const BACKUP_PAGES: i32 = 256;
+/// For SQLite: all pages in one step of a backup.
+const ALL_PAGES: i32 = -1;
+/// How often a backup is tried while the database is locked.
+const BACKUP_TRIES_MAX: u32 = 100;
+/// Pause between two tries in milliseconds.
+const BACKUP_PAUSE_MS: u64 = 100;
 
 /// Makes an empty file that only its owner can read; SQLite gives its side files the same mode.
 pub(super) fn create(path: &Path) -> Result<(), StoreError> {
@@ -79,8 +83,15 @@ pub fn copy_database(from: &Path, to: &Path) -> Result<(), StoreError> {
 fn copy(source: &Connection, from: &Path, to: &Path) -> Result<(), StoreError> {
     let mut target = Connection::open(to).map_err(|e| engine_error(to, e))?;
     let backup = Backup::new(source, &mut target).map_err(|e| engine_error(from, e))?;
-    let copied = backup.run_to_completion(BACKUP_PAGES, Duration::from_millis(10), None);
-    copied.map_err(|e| engine_error(to, e))?;
+    // All pages at once: between two steps another process may write, and then the copy begins anew, for ever.
+    let mut tries = 0;
+    while backup.step(ALL_PAGES).map_err(|e| engine_error(to, e))? != StepResult::Done {
+        tries += 1;
+        if tries == BACKUP_TRIES_MAX {
+            return Err(StoreError::Busy);
+        }
+        std::thread::sleep(Duration::from_millis(BACKUP_PAUSE_MS));
+    }
     drop(backup);
     check(&target, to)?;
     drop(target);
