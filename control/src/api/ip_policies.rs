@@ -86,7 +86,8 @@ impl Resource for IpPolicies {
         let mut own: Vec<_> = rules.items.into_iter().filter(|rule| rule.record.policy == id).collect();
         while own.len() > RULES_PER_STEP {
             let step = own.split_off(own.len() - RULES_PER_STEP);
-            let txn = Txn::new().if_unchanged(stored.record.key(), stored.modified);
+            // What allowed the first step must still hold at every other: a policy in use keeps its rules.
+            let txn = unused.clone().if_unchanged(stored.record.key(), stored.modified);
             match call.app.store.commit(step.iter().fold(txn, record::remove)).await? {
                 Outcome::Committed(_) => {}
                 Outcome::Conflict(_) => {
