@@ -113,3 +113,21 @@ async fn nothing_is_left_that_refers_to_what_is_gone() {
         }
     }
 }
+
+/// Who joins a pool and who leaves it cannot both have their way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_url_is_shared_only_by_endpoints_that_all_pool() {
+    for round in 0..16 {
+        let lab = Arc::new(Lab::new().await);
+        let pooled = json!({"url": "https://pool.internal", "pooling_enabled": true});
+        let one = lab.make("/endpoints", pooled.clone()).await.id();
+        let leave = ("PATCH", format!("/endpoints/{one}"), Some(json!({"pooling_enabled": false})));
+        let mut calls = vec![post("/endpoints", pooled), leave];
+        calls.rotate_left(round % 2);
+        race(&lab, calls).await;
+        let all = lab.get("/endpoints").await;
+        let all = all.body["endpoints"].as_array().unwrap();
+        let pooling = all.iter().all(|endpoint| endpoint["pooling_enabled"] == true);
+        assert!(all.len() == 1 || pooling, "{all:?}");
+    }
+}
