@@ -12,6 +12,7 @@ use super::failure::ApiError;
 use super::given::{Given, body};
 use super::issue;
 use super::reply::Ref;
+use super::reserved_domains;
 use super::resource::{Draft, Resource};
 use crate::authority::Purpose;
 use crate::record::{self, AgentIngress, Holder, Installation, IssuedCertificate, Stored, index};
@@ -86,8 +87,14 @@ impl Resource for AgentIngresses {
             let message = format!("`{host}` is already the name of an agent ingress");
             return Err(ApiError::conflict(6706, message).detail("field", "domain"));
         }
+        let (is_foreign, revision) = reserved_domains::is_foreign(call, &host).await?;
+        if is_foreign {
+            let message = format!("`{host}` is, or lies under, a domain reserved for another account");
+            return Err(ApiError::conflict(6706, message).detail("field", "domain"));
+        }
         let id = IngressId::new(call.app.ksuid());
-        let txn = record::take(Txn::new(), key, call.account, id);
+        let txn = Txn::new().if_none_newer(index::DOMAINS_PREFIX, revision);
+        let txn = record::take(txn, key, call.account, id);
         let txn = issue::leaf(call, txn, Purpose::Connect, id, &host)?;
         let mut draft = Draft::new(AgentIngress {
             id,
@@ -145,12 +152,7 @@ fn check_name(text: &str, installation: &Installation) -> Result<Host, ApiError>
         Ok(name) => name.host,
         Err(reason) => return refuse(6704, reason.message()),
     };
-    let own = [
-        Some(&installation.connect_host),
-        Some(&installation.tcp_host),
-        installation.default_domain.as_ref(),
-    ];
-    if own.into_iter().flatten().any(|own| host == *own) {
+    if domain_name::own_name(&host, installation).is_some() {
         return refuse(6705, "it is a name of the installation itself; use a domain of your own");
     }
     Ok(host)

@@ -3,6 +3,7 @@
 use ebbgate_model::{AccountId, HOST_BYTES_MAX, Host, LABEL_BYTES_MAX};
 
 use super::failure::ApiError;
+use crate::record::Installation;
 
 /// Top-level names that can never be public (RFC 6761, RFC 8375) and so can be used in a laboratory without harm.
 const LABORATORY_SUFFIXES: [&str; 4] = ["test", "example", "localhost", "home.arpa"];
@@ -51,9 +52,8 @@ pub(super) fn check(text: &str) -> Result<DomainName, ApiError> {
     let Some(suffix) = psl::suffix(exact.as_bytes()).filter(|s| s.is_known() || is_laboratory) else {
         return refuse(411, "its last label is not a public top-level domain".into());
     };
-    if host.is_wildcard() && suffix.as_bytes() == exact.as_bytes() && suffix.typ() != Some(psl::Type::Private)
-    {
-        return refuse(416, format!("a wildcard over all of `{exact}` would cover other people's names"));
+    if suffix.as_bytes() == exact.as_bytes() && suffix.typ() != Some(psl::Type::Private) {
+        return refuse(416, format!("all of `{exact}` would cover other people's names"));
     }
     Ok(DomainName { host, is_laboratory })
 }
@@ -99,9 +99,17 @@ fn label_fault(at: usize, label: &str) -> Option<(u32, String)> {
     None
 }
 
-/// Refuses the installation's own domain, under which agents get random names (code 404).
-pub(super) fn check_foreign(host: &Host, own: Option<&Host>) -> Result<(), ApiError> {
-    match own.filter(|own| is_at_or_below(host, own) || host.covers(own)) {
+/// The installation's own name that `host` is or would cover: where agents connect, where TCP addresses are, or the domain
+/// under which agents get random names, together with all below that.
+pub(super) fn own_name<'i>(host: &Host, installation: &'i Installation) -> Option<&'i Host> {
+    let random = installation.default_domain.as_ref().filter(|own| is_at_or_below(host, own));
+    let named = [&installation.connect_host, &installation.tcp_host].into_iter();
+    random.or_else(|| named.chain(&installation.default_domain).find(|own| host == *own || host.covers(own)))
+}
+
+/// Refuses the installation's own names (code 404).
+pub(super) fn check_foreign(host: &Host, installation: &Installation) -> Result<(), ApiError> {
+    match own_name(host, installation) {
         None => Ok(()),
         Some(own) => {
             let message = format!("`{host}` cannot be reserved: `{own}` belongs to the installation itself");
@@ -186,11 +194,41 @@ mod tests {
         check(&format!("{}example.com", "a.".repeat(122)), Err(514));
         check("*.com", Err(416));
         check("*.co.uk", Err(416));
+        check("co.uk", Err(416));
         check("*.test", Err(416));
         check("*", Err(448));
         check("a.clinic1.internal", Err(411));
         check("db.lan", Err(411));
         check("10.0.0.1", Err(411));
+    }
+
+    #[test]
+    fn names_of_the_installation_are_nobodys() {
+        let installation = Installation {
+            region: "local".into(),
+            connect_host: "connect.gate.example".parse().unwrap(),
+            tcp_host: "tcp.example.org".parse().unwrap(),
+            tcp_port_first: 1,
+            tcp_port_last: 2,
+            random_port_first: 3,
+            random_port_last: 4,
+            default_domain: Some("random.example.net".parse().unwrap()),
+        };
+        let check = |host: &str, expect: Option<&str>| {
+            let own = own_name(&host.parse().unwrap(), &installation).map(Host::as_str);
+            assert_eq!(own, expect, "{host}");
+            assert_eq!(check_foreign(&host.parse().unwrap(), &installation).is_err(), expect.is_some());
+        };
+        check("connect.gate.example", Some("connect.gate.example"));
+        check("*.gate.example", Some("connect.gate.example"));
+        check("a.connect.gate.example", None);
+        check("tcp.example.org", Some("tcp.example.org"));
+        check("*.example.org", Some("tcp.example.org"));
+        check("a.random.example.net", Some("random.example.net"));
+        check("*.random.example.net", Some("random.example.net"));
+        check("*.example.net", Some("random.example.net"));
+        check("example.net", None);
+        check("gate.example", None);
     }
 
     #[test]

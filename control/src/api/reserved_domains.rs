@@ -28,7 +28,7 @@ use crate::authority::Purpose;
 use crate::record::{
     self, Endpoint, Holder, IssuedCertificate, Record, ReservedDomain, Stored, TlsCertificate, index,
 };
-use crate::store::{Range, Revision, Txn};
+use crate::store::{Item, Range, Revision, Txn};
 
 const TEXTS: TextCodes = TextCodes { description: 420, metadata: 421 };
 /// Most entries of `resolves_to`.
@@ -162,7 +162,7 @@ impl Resource for ReservedDomains {
         let name = domain_name::check(&wanted_name(body)?)?;
         TEXTS.check(&body.description, &body.metadata)?;
         region::check(&body.region.or_default(), 400)?;
-        domain_name::check_foreign(&name.host, call.app.installation.default_domain.as_ref())?;
+        domain_name::check_foreign(&name.host, &call.app.installation)?;
         let id = DomainId::new(call.app.ksuid());
         let revision = check_free(call, &name.host).await?;
         let txn = record::take(Txn::new(), index::domain(&name.host), call.account, id);
@@ -235,9 +235,37 @@ fn wanted_name(body: &Create) -> Result<String, ApiError> {
     }
 }
 
+/// Whether another account has reserved a name or one above it; the revision makes it so until the transaction.
+pub(super) async fn is_foreign(call: &Call, host: &Host) -> Result<(bool, Revision), ApiError> {
+    let (items, revision) = around(call, host).await?;
+    for item in &items {
+        let owner = record::decode::<Holder>(item)?.record.account;
+        let clash = name_of_key(&item.key)
+            .and_then(|taken| domain_name::clash((call.account, host), (owner, &taken)));
+        if owner != call.account && clash.is_some() {
+            return Ok((true, revision));
+        }
+    }
+    Ok((false, revision))
+}
+
 /// Refuses a name that clashes with one above it, below it or equal; the revision makes the check hold until the
 /// transaction.
 async fn check_free(call: &Call, host: &Host) -> Result<Revision, ApiError> {
+    let (items, revision) = around(call, host).await?;
+    for item in &items {
+        let owner: AccountId = record::decode::<Holder>(item)?.record.account;
+        let taken = name_of_key(&item.key);
+        if let Some(clash) = taken.and_then(|taken| domain_name::clash((call.account, host), (owner, &taken)))
+        {
+            return Err(clash.detail("field", "domain"));
+        }
+    }
+    Ok(revision)
+}
+
+/// Index entries of the names at, below and above a name, and their revision.
+async fn around(call: &Call, host: &Host) -> Result<(Vec<Item>, Revision), ApiError> {
     let store = &*call.app.store;
     let bare = host.wildcard_suffix().unwrap_or(host.as_str());
     let bare: Host = bare.parse().map_err(|e| ApiError::internal(&e))?;
@@ -250,15 +278,7 @@ async fn check_free(call: &Call, host: &Host) -> Result<Revision, ApiError> {
             items.extend(store.get(&index::domain(&name)).await?);
         }
     }
-    for item in &items {
-        let owner: AccountId = record::decode::<Holder>(item)?.record.account;
-        let taken = name_of_key(&item.key);
-        if let Some(clash) = taken.and_then(|taken| domain_name::clash((call.account, host), (owner, &taken)))
-        {
-            return Err(clash.detail("field", "domain"));
-        }
-    }
-    Ok(below.revision)
+    Ok((items, below.revision))
 }
 
 /// The name an index key stands for.
