@@ -383,6 +383,11 @@ pub fn key<R: Record>(account: AccountId, id: R::Id) -> String {
     format!("{ACCOUNTS_PREFIX}{account}/{}/{id}", R::COLLECTION)
 }
 
+/// Prefix of everything an account has.
+pub fn account_prefix(account: AccountId) -> String {
+    format!("{ACCOUNTS_PREFIX}{account}/")
+}
+
 /// Prefix of all objects of a kind in an account.
 pub fn prefix<R: Record>(account: AccountId) -> String {
     format!("{ACCOUNTS_PREFIX}{account}/{}/", R::COLLECTION)

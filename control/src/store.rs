@@ -27,6 +27,8 @@ pub const VALUE_BYTES_MAX: usize = 1 << 20;
 pub const TXN_OPS_MAX: usize = 128;
 /// Revisions kept for watchers; what is older is compacted away.
 pub const REVISIONS_KEPT: u64 = 10_000;
+/// Bytes of values in the revisions kept; beyond, the older half is compacted away before [`REVISIONS_KEPT`].
+pub const LOG_BYTES_MAX: u64 = 64 << 20;
 /// Longest life of a lease that nobody keeps alive, in seconds.
 pub const LEASE_SECS_MAX: u64 = 3600;
 
@@ -77,6 +79,15 @@ pub struct Page {
     pub more: bool,
     /// Revision of the whole store at the moment of reading.
     pub revision: Revision,
+}
+
+/// How much is stored below a prefix.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Keys.
+    pub keys: usize,
+    /// Bytes of their values.
+    pub bytes: usize,
 }
 
 /// What must hold for a transaction to happen.
@@ -326,6 +337,8 @@ pub trait Store: Send + Sync + 'static {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Item>>;
     /// The newest revision that was answered. Costs nothing; what is read later is never older.
     fn revision(&self) -> Revision;
+    /// How much is stored below a prefix; reads no values.
+    fn usage(&self, prefix: String) -> Reply<'_, Usage>;
     /// Many keys, as of one revision.
     fn range(&self, range: Range) -> Reply<'_, Page>;
     /// All or nothing.

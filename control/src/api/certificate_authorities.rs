@@ -45,6 +45,7 @@ impl Resource for CertificateAuthorities {
     const PATH: &'static str = "certificate_authorities";
     const NOUN: &'static str = "certificate authority";
     const ID_PREFIXES: &'static [&'static str] = &[AuthorityId::PREFIX];
+    const OWNED_MAX: usize = 500;
     const EMPTY_UPDATE: u32 = 215;
     type Id = AuthorityId;
     type Record = CertificateAuthority;

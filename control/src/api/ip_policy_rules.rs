@@ -59,6 +59,7 @@ impl Resource for IpPolicyRules {
     const PATH: &'static str = "ip_policy_rules";
     const NOUN: &'static str = "IP policy rule";
     const ID_PREFIXES: &'static [&'static str] = &[IpPolicyRuleId::PREFIX];
+    const OWNED_MAX: usize = 20_000;
     const EMPTY_UPDATE: u32 = 1401;
     type Id = IpPolicyRuleId;
     type Record = IpPolicyRule;

@@ -48,6 +48,7 @@ impl Resource for ReservedAddrs {
     const PATH: &'static str = "reserved_addrs";
     const NOUN: &'static str = "reserved address";
     const ID_PREFIXES: &'static [&'static str] = &[AddressId::PREFIX];
+    const OWNED_MAX: usize = 200;
     const EMPTY_UPDATE: u32 = 506;
     type Id = AddressId;
     type Record = ReservedAddress;

@@ -32,6 +32,9 @@ use crate::store::{Outcome, Txn};
 /// How often a transaction that lost a race is tried again before the caller is told to.
 const ATTEMPTS_MAX: u32 = 64;
 
+/// Bytes of all records of one account. All of them travel to edges in one line of at most 256 MiB.
+const ACCOUNT_BYTES_MAX: usize = 64 << 20;
+
 /// What one resource adds to the common mechanics.
 pub(super) trait Resource: Send + Sync + Sized + 'static {
     /// Path below the root, which is also the name of the list.
@@ -44,6 +47,8 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
     const ID_PREFIXES: &'static [&'static str];
     /// Code of a change without any field.
     const EMPTY_UPDATE: u32;
+    /// Most an account has of them.
+    const OWNED_MAX: usize = 1_000;
     /// Query parameters of its list besides those of pages; each may be repeated.
     const LIST_FILTERS: &'static [&'static str] = &[];
 
@@ -182,6 +187,33 @@ async fn commit(call: &Call, txn: Txn) -> Result<bool, ApiError> {
     }
 }
 
+/// Refuses one more of a resource than an account may have. Some made at the very same moment may still pass.
+async fn check_owned<R: Resource>(call: &Call) -> Result<(), ApiError> {
+    let owned = call.app.store.usage(record::prefix::<R::Record>(call.account)).await?;
+    if owned.keys < R::OWNED_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "this account has {} objects in `{}`, the most one account may have; delete one first",
+        owned.keys,
+        R::PATH
+    );
+    Err(ApiError::plain(StatusCode::FORBIDDEN, message))
+}
+
+/// Refuses what would make an account larger than [`ACCOUNT_BYTES_MAX`].
+async fn check_bytes(call: &Call, more: usize) -> Result<(), ApiError> {
+    let owned = call.app.store.usage(record::account_prefix(call.account)).await?;
+    if owned.bytes + more <= ACCOUNT_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "this account's objects would take more than {} MiB together, the most one account may have; delete or shorten some first",
+        ACCOUNT_BYTES_MAX >> 20
+    );
+    Err(ApiError::plain(StatusCode::FORBIDDEN, message))
+}
+
 fn busy() -> ApiError {
     let message = "too many changes at the same time kept this one from happening; try again";
     ApiError::unavailable(message)
@@ -195,6 +227,8 @@ async fn create<R: Resource>(
     let body: R::Create = Object::parse(&text)?.read()?;
     for _ in 0..ATTEMPTS_MAX {
         let Draft { record, txn, warnings, token } = R::create(&call, &body).await?;
+        check_owned::<R>(&call).await?;
+        check_bytes(&call, record::encode(&record).len()).await?;
         if commit(&call, record::create(txn, &record)).await? {
             let mut object = object(R::view(&call, &record))?;
             if let (Some(token), Value::Object(object)) = (token, &mut object) {
@@ -235,6 +269,10 @@ pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) 
     for _ in 0..ATTEMPTS_MAX {
         let stored = load::<R>(call, id).await?;
         let Draft { record, txn, warnings, .. } = R::update(call, &stored, body).await?;
+        let (before, after) = (record::encode(&stored.record).len(), record::encode(&record).len());
+        if after > before {
+            check_bytes(call, after - before).await?;
+        }
         if commit(call, record::replace(txn, &record, stored.modified)).await? {
             return Ok(Saved { status: StatusCode::OK, object: object(R::view(call, &record))?, warnings });
         }

@@ -65,6 +65,7 @@ impl Resource for TlsCertificates {
     const PATH: &'static str = "tls_certificates";
     const NOUN: &'static str = "TLS certificate";
     const ID_PREFIXES: &'static [&'static str] = &[CertificateId::PREFIX];
+    const OWNED_MAX: usize = 500;
     const EMPTY_UPDATE: u32 = 215;
     type Id = CertificateId;
     type Record = TlsCertificate;

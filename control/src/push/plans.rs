@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::Program;
+use ebbgate_model::feed::{LINE_BYTES_MAX, ToEdge};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -70,13 +71,54 @@ async fn follow_from_now(
     let mut changes = store.watch("/".into(), snapshot.revision);
     drop(everything);
     loop {
-        let program = Arc::new(plan(&snapshot));
-        metrics.plans.inc();
-        tracing::debug!(generation = program.generation, "planned");
-        publish.send_replace(Planned { program: Some(program), trouble: None });
+        let program = plan(&snapshot);
+        let generation = program.generation;
+        match fit(program, LINE_BYTES_MAX) {
+            Ok(program) => {
+                metrics.plans.inc();
+                tracing::debug!(generation, "planned");
+                publish.send_replace(Planned { program: Some(Arc::new(program)), trouble: None });
+            }
+            Err(trouble) => {
+                tracing::error!(generation, trouble, "edges keep what they have");
+                publish.send_modify(|planned| planned.trouble = Some(trouble));
+            }
+        }
         for batch in next_batches(&mut changes).await? {
             snapshot.follow(&batch.changes, batch.revision, vault)?;
         }
+    }
+}
+
+/// The Program, if an edge that starts with nothing can still be sent the whole of it.
+fn fit(program: Program, line_bytes_max: usize) -> Result<Program, String> {
+    let mut line = Counter::default();
+    let message = ToEdge::Program(Box::new(program));
+    let counted = serde_json::to_writer(&mut line, &message);
+    let ToEdge::Program(program) = message else { return Err("a Program became another message".into()) };
+    match counted {
+        Ok(()) if line.0 < line_bytes_max => Ok(*program),
+        Ok(()) => Err(format!(
+            "all that is stored makes a Program of {} MiB, and an edge takes {} MiB: delete endpoints, certificates or IP policy rules",
+            line.0 >> 20,
+            line_bytes_max >> 20
+        )),
+        Err(error) => Err(format!("the Program cannot be written down: {error}")),
+    }
+}
+
+/// Counts bytes and keeps none.
+#[derive(Default)]
+struct Counter(usize);
+
+impl std::io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -99,6 +141,15 @@ mod tests {
     use crate::app::testing::Lab;
     use crate::record::{INSTALLATION_KEY, encode};
     use crate::store::{Outcome, Txn};
+
+    #[test]
+    fn what_no_edge_could_be_sent_whole_is_not_planned() {
+        let program = Program { generation: 7, ..Program::default() };
+        let line = serde_json::to_vec(&ToEdge::Program(Box::new(program.clone()))).unwrap();
+        // One byte more for the end of the line.
+        assert_eq!(fit(program.clone(), line.len() + 1), Ok(program.clone()));
+        assert!(fit(program, line.len()).unwrap_err().contains("an edge takes"));
+    }
 
     #[tokio::test]
     async fn the_newest_revision_is_planned_and_a_damaged_record_stops_only_what_is_newer() {

@@ -121,6 +121,8 @@ pub(super) async fn ranges_page_in_both_directions(store: Shared) {
     for key in all {
         committed(&store, Txn::new().put(key, "")).await;
     }
+    let usage = store.usage("/a/".into()).await.unwrap();
+    assert_eq!((usage.keys, store.revision()), (4, 6));
     let a = || Range::all("/a/");
     let check = async |range: Range, expect: &[&str], more: bool| {
         let (found, cut) = keys(&store, range.clone()).await;

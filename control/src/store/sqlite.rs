@@ -19,7 +19,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Batch, Change, Item, LeaseId, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Watch,
+    Batch, Change, Item, LeaseId, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Usage, Watch,
 };
 pub use schema::{copy_database, verify_database};
 use writer::{Command, Writer};
@@ -138,6 +138,17 @@ impl Store for Sqlite {
 
     fn revision(&self) -> Revision {
         *self.shared.revision.borrow()
+    }
+
+    fn usage(&self, prefix: String) -> Reply<'_, Usage> {
+        self.read(move |db| {
+            let mut select = db.prepare_cached(
+                "SELECT count(*), coalesce(sum(length(value)), 0) FROM entries WHERE key >= ?1 AND key < ?2",
+            )?;
+            select.query_row([&prefix, &end_of(&prefix)], |row| {
+                Ok(Usage { keys: row.get(0)?, bytes: row.get(1)? })
+            })
+        })
     }
 
     fn range(&self, range: Range) -> Reply<'_, Page> {

@@ -1,5 +1,6 @@
 //! Each resource from creation to deletion, its fields and its refusals.
 
+use ebbgate_control::store::Txn;
 use serde_json::{Value, json};
 
 use crate::lab::{Answer, Lab};
@@ -337,6 +338,8 @@ async fn domains_are_unique_and_held_while_in_use() {
         (json!({"name": "old.clinic.example.com"}), 201, 0),
         (json!({"domain": "*.example.com"}), 409, 417),
         (json!({"domain": "gate.example"}), 400, 404),
+        (json!({"domain": "connect.gate.example"}), 400, 404),
+        (json!({"domain": "*.example"}), 400, 416),
         (json!({"domain": "a.gate.example"}), 400, 404),
         (json!({"domain": "*.a.gate.example"}), 400, 404),
         (json!({"domain": "x.org", "region": "mars"}), 400, 400),
@@ -421,6 +424,12 @@ async fn connect_names_are_unique_over_all_accounts() {
         let answer = lab.call(&lab.two, "POST", "/agent_ingresses", Some(json!({"domain": name}))).await;
         assert_eq!(answer.expect(status).code(), code, "{name}");
     }
+    // What one account has reserved, another cannot use for its agents.
+    lab.reserve_domain().await;
+    let under = json!({"domain": "agents.clinic.example.com"});
+    let stranger = lab.call(&lab.two, "POST", "/agent_ingresses", Some(under.clone())).await;
+    assert_eq!(stranger.expect(409).code(), 6706);
+    lab.make("/agent_ingresses", under).await;
     lab.delete(&format!("/agent_ingresses/{}", ingress.id())).await.expect(204);
     lab.call(&lab.two, "POST", "/agent_ingresses", Some(json!({"domain": "connect.example.com"})))
         .await
@@ -459,4 +468,33 @@ async fn ip_rules_belong_to_a_policy_and_go_with_it() {
     let left = lab.get("/ip_policy_rules").await;
     assert_eq!(left.body["ip_policy_rules"].as_array().unwrap().len(), 1);
     assert_eq!(left.body["ip_policy_rules"][0]["ip_policy"]["id"], other);
+}
+
+#[tokio::test]
+async fn an_account_owns_so_much_and_no_more() {
+    let lab = Lab::new().await;
+    let fill = async |collection: &str, count: usize, value: &str| {
+        let keys: Vec<_> = (0..count).collect();
+        for some in keys.chunks(64) {
+            let key = |n: &usize| format!("/a/{}/{collection}/{n}", lab.one.account);
+            let txn = some.iter().fold(Txn::new(), |txn, n| txn.put(key(n), value.to_owned()));
+            let _ = lab.app.store.commit(txn).await.unwrap();
+        }
+    };
+    let text = |length| json!({"metadata": "x".repeat(length)});
+    let policy = format!("/ip_policies/{}", lab.make("/ip_policies", text(10)).await.id());
+    lab.post("/ip_policies", json!({})).await.expect(201);
+    fill("api_keys", 1_000, "").await;
+    let full = lab.post("/api_keys", json!({})).await.expect(403);
+    assert!(full.text("msg").contains("1001 objects in `api_keys`"), "{}", full.text("msg"));
+    fill("leftovers", 64, &"x".repeat((1 << 20) - 1_000)).await;
+    lab.patch(&policy, text(20)).await.expect(200);
+    fill("leftovers", 64, &"x".repeat(1 << 20)).await;
+    for answer in [lab.post("/ip_policies", json!({})).await, lab.patch(&policy, text(30)).await] {
+        assert!(answer.expect(403).text("msg").contains("64 MiB"));
+    }
+    // What makes it smaller is always taken, and others are not concerned.
+    lab.patch(&policy, text(5)).await.expect(200);
+    lab.delete(&policy).await.expect(204);
+    lab.call(&lab.two, "POST", "/api_keys", Some(json!({}))).await.expect(201);
 }

@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::super::{DirLock, Outcome, Range, Store, StoreError, Txn};
+use super::super::{DirLock, LOG_BYTES_MAX, Outcome, Range, Store, StoreError, Txn, Usage, VALUE_BYTES_MAX};
 use super::{Sqlite, copy_database, verify_database};
 
 fn fresh() -> (Sqlite, TempDir) {
@@ -223,4 +224,45 @@ async fn kills_lose_nothing_that_was_acknowledged() {
         found.iter().map(|key| key.rsplit_once('/').unwrap().0).collect();
     assert_eq!(found.len(), pairs.len() * 2, "no transaction is torn");
     assert_eq!(page.revision, pairs.len() as u64);
+}
+
+/// Revisions are few, but each may carry a megabyte: the disk is finite all the same.
+#[tokio::test]
+async fn the_log_of_revisions_has_a_budget_of_bytes() {
+    let (store, _dir) = fresh();
+    let large = "x".repeat(VALUE_BYTES_MAX);
+    let rounds = LOG_BYTES_MAX / VALUE_BYTES_MAX as u64 + 8;
+    for _ in 0..rounds {
+        let _ = put(&store, "/large", &large).await.unwrap();
+    }
+    let db = super::schema::open_reader(&store.shared.path).unwrap();
+    let logged: u64 = db.query_row("SELECT sum(length(value)) FROM log", [], |row| row.get(0)).unwrap();
+    assert!(logged <= LOG_BYTES_MAX, "{logged}");
+    let first = futures_util::StreamExt::next(&mut store.watch("/".into(), 1)).await.unwrap();
+    assert!(matches!(first, Err(StoreError::Compacted { .. })), "who is far behind reads everything anew");
+    let newest = futures_util::StreamExt::next(&mut store.watch("/".into(), rounds - 1)).await.unwrap();
+    assert_eq!(newest.unwrap().revision, rounds);
+    assert_eq!(store.usage("/".into()).await.unwrap(), Usage { keys: 1, bytes: VALUE_BYTES_MAX });
+}
+
+/// Another process copies while this one never stops writing.
+#[tokio::test]
+async fn a_backup_ends_however_much_is_written_meanwhile() {
+    let (store, dir) = fresh();
+    for n in 0..8 {
+        let _ = put(&store, &format!("/{n}"), &"x".repeat(VALUE_BYTES_MAX)).await.unwrap();
+    }
+    let (from, to) = (dir.path().join("control.db"), dir.path().join("backup.db"));
+    let mut copying = tokio::task::spawn_blocking(move || copy_database(&from, &to));
+    let deadline = tokio::time::sleep(Duration::from_mins(1));
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            biased;
+            copied = &mut copying => break copied.unwrap().unwrap(),
+            () = &mut deadline => panic!("the backup did not end"),
+            written = put(&store, "/busy", "x") => drop(written.unwrap()),
+        }
+    }
+    verify_database(&dir.path().join("backup.db")).unwrap();
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use tokio::sync::{oneshot, watch};
 
-use super::super::{Compare, LeaseId, Op, Outcome, REVISIONS_KEPT, Revision, StoreError, Txn};
+use super::super::{Compare, LOG_BYTES_MAX, LeaseId, Op, Outcome, REVISIONS_KEPT, Revision, StoreError, Txn};
 use super::{end_of, engine_error};
 use crate::trouble::Trouble;
 
@@ -45,6 +45,8 @@ pub(super) struct Writer {
     path: PathBuf,
     announce: watch::Sender<Revision>,
     compacted: Revision,
+    /// Bytes of values in the log.
+    log_bytes: u64,
     leases: BTreeMap<LeaseId, Running>,
 }
 
@@ -56,9 +58,10 @@ impl Writer {
         announce: watch::Sender<Revision>,
     ) -> Result<Self, StoreError> {
         let (leases, compacted) = read_state(&db).map_err(|e| engine_error(&path, e))?;
+        let log_bytes = log_bytes(&db).map_err(|e| engine_error(&path, e))?;
         let ends = |ttl| Running { ttl, ends: Instant::now() + ttl };
         let leases = leases.into_iter().map(|(id, ttl)| (id, ends(ttl))).collect();
-        Ok(Self { db, path, announce, compacted, leases })
+        Ok(Self { db, path, announce, compacted, log_bytes, leases })
     }
 
     /// Serves until all senders are gone.
@@ -99,7 +102,7 @@ impl Writer {
             return;
         }
         let before = *self.announce.borrow();
-        let mut group = Group::begin(&mut self.db, &self.path, before, self.compacted);
+        let mut group = Group::begin(&mut self.db, &self.path, before, self.compacted, self.log_bytes);
         for id in &ended {
             let _ = group.attempt(|group| group.end_lease(*id));
         }
@@ -114,6 +117,7 @@ impl Writer {
             }
         } else {
             self.compacted = written.compacted;
+            self.log_bytes = written.log_bytes;
             for (id, ttl) in written.leases {
                 match ttl {
                     Some(ttl) => self.leases.insert(id, Running { ttl, ends: now + ttl }),
@@ -141,6 +145,10 @@ fn read_state(db: &Connection) -> rusqlite::Result<State> {
     Ok((leases.collect::<Result<_, _>>()?, compacted))
 }
 
+fn log_bytes(db: &Connection) -> rusqlite::Result<u64> {
+    db.query_row("SELECT coalesce(sum(length(value)), 0) FROM log", [], |row| row.get(0))
+}
+
 /// Gives the caller its answer, or the reason why the whole group failed.
 type Due = Box<dyn FnOnce(Option<StoreError>)>;
 
@@ -148,6 +156,7 @@ type Due = Box<dyn FnOnce(Option<StoreError>)>;
 struct Written {
     revision: Revision,
     compacted: Revision,
+    log_bytes: u64,
     /// Leases granted (with their time) and ended (without).
     leases: Vec<(LeaseId, Option<Duration>)>,
     answers: Vec<Due>,
@@ -162,12 +171,19 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn begin(db: &'a mut Connection, path: &'a Path, revision: Revision, compacted: Revision) -> Self {
+    fn begin(
+        db: &'a mut Connection,
+        path: &'a Path,
+        revision: Revision,
+        compacted: Revision,
+        log_bytes: u64,
+    ) -> Self {
         let (db, failure) = match db.transaction_with_behavior(TransactionBehavior::Immediate) {
             Ok(db) => (Some(db), None),
             Err(error) => (None, Some(engine_error(path, error))),
         };
-        let written = Written { revision, compacted, leases: Vec::new(), answers: Vec::new(), failure };
+        let written =
+            Written { revision, compacted, log_bytes, leases: Vec::new(), answers: Vec::new(), failure };
         Self { db, path, written }
     }
 
@@ -222,6 +238,10 @@ impl<'a> Group<'a> {
     fn save(&mut self) -> rusqlite::Result<()> {
         let oldest = self.written.revision.saturating_sub(REVISIONS_KEPT);
         if oldest >= self.written.compacted + COMPACT_STEP {
+            self.compact(oldest)?;
+        }
+        if self.written.log_bytes > LOG_BYTES_MAX {
+            let oldest = self.newest_half()?;
             self.compact(oldest)?;
         }
         let state = params![self.written.revision, self.written.compacted];
@@ -284,7 +304,7 @@ impl<'a> Group<'a> {
     }
 
     fn put(
-        &self,
+        &mut self,
         revision: Revision,
         sequence: u32,
         key: &str,
@@ -299,6 +319,8 @@ impl<'a> Group<'a> {
         let created: Revision = put.query_row(params![key, value, revision, lease], |row| row.get(0))?;
         let mut log = self.db().prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
         log.execute(params![revision, sequence, key, value, created, lease])?;
+        drop((put, log));
+        self.written.log_bytes += value.len() as u64;
         Ok(true)
     }
 
@@ -341,8 +363,25 @@ impl<'a> Group<'a> {
         if revision > self.written.compacted {
             self.db().execute("DELETE FROM log WHERE revision <= ?1", [revision])?;
             self.written.compacted = revision;
+            self.written.log_bytes = log_bytes(self.db())?;
         }
         Ok(())
+    }
+
+    /// The revision up to which the log must go for half of its budget to be free.
+    fn newest_half(&self) -> rusqlite::Result<Revision> {
+        let mut select = self.db().prepare_cached(
+            "SELECT revision, sum(coalesce(length(value), 0)) FROM log GROUP BY revision ORDER BY revision DESC",
+        )?;
+        let mut rows = select.query([])?;
+        let mut bytes = 0;
+        while let Some(row) = rows.next()? {
+            bytes += row.get::<_, u64>(1)?;
+            if bytes > LOG_BYTES_MAX / 2 {
+                return row.get(0);
+            }
+        }
+        Ok(0)
     }
 
     fn db(&self) -> &Transaction<'a> {
