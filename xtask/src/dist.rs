@@ -13,12 +13,13 @@ use crate::workspace::{self, Profile, run, shown};
 /// The programs, and where they go below the archive's root.
 const PROGRAMS: [&str; 4] = ["ebbgate-control", "ebbgate-edge", "ebbgate-admit", "ebbgate"];
 /// Files of the repository, and where they go.
-const FILES: [(&str, &str); 16] = [
+const FILES: [(&str, &str); 17] = [
     ("dist/systemd/ebbgate-control.service", "usr/lib/systemd/system"),
     ("dist/systemd/ebbgate-edge.service", "usr/lib/systemd/system"),
     ("dist/systemd/ebbgate.sysusers.conf", "usr/lib/sysusers.d"),
     ("dist/systemd/ebbgate.tmpfiles.conf", "usr/lib/tmpfiles.d"),
     ("dist/systemd/ebbgate-edge-xdp.conf", "usr/share/doc/ebbgate/examples"),
+    ("docs/addresses.md", "usr/share/doc/ebbgate/docs"),
     ("docs/agent.md", "usr/share/doc/ebbgate/docs"),
     ("docs/control.md", "usr/share/doc/ebbgate/docs"),
     ("docs/edge.md", "usr/share/doc/ebbgate/docs"),
