@@ -55,6 +55,17 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::rename(from, to).and_then(|()| sync_dir(to)).map_err(failed("renaming to", to))
 }
 
+/// Makes a directory that must not be there yet, for its owner only, durably.
+pub fn make_new_dir(path: &Path) -> Result<(), FileError> {
+    let made = DirBuilder::new().mode(0o700).create(path).and_then(|()| sync_dir(path));
+    made.map_err(failed("making the directory", path))
+}
+
+/// Gives a file a second name, durably.
+pub fn link(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::hard_link(from, to).and_then(|()| sync_dir(to)).map_err(failed("linking to", to))
+}
+
 /// Removes a file; one that is not there is no error.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {

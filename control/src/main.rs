@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use ebbgate_control::clock::SystemClock;
+use ebbgate_control::clock::{Clock, SystemClock};
 use ebbgate_control::config::{Account, ApiKey, Cli, Command, Init, LogFormat};
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::init::init;
@@ -59,7 +59,7 @@ async fn command(command: &Command) -> Result<()> {
             print(&json!({ "backup": file }))
         }
         Command::Restore { dir, file } => {
-            let replaced = restore(&DataDir::new(&dir.dir), file)?;
+            let replaced = restore(&DataDir::new(&dir.dir), file, SystemClock.unix_secs())?;
             print(&json!({ "restored": file, "replaced": replaced }))
         }
         Command::Check { dir } => {

@@ -1,9 +1,13 @@
-//! `ebbgate-control restore`: puts a backup in the database's place. What was there is kept beside it.
+//! `ebbgate-control restore`: puts a backup in the database's place. What was there is kept in a folder of its own.
+//!
+//! Whatever it is killed between, control then finds the old database whole, none at all, or the new one: never one
+//! database beside the log of another, nor one without its log.
 
 use std::path::{Path, PathBuf};
 
 use crate::dir::DataDir;
 use crate::file::{self, FileError};
+use crate::record::UnixSecs;
 use crate::store::{DirLock, StoreError, copy_database, verify_database};
 
 /// Why nothing was restored.
@@ -17,28 +21,48 @@ pub enum RestoreError {
     File(#[from] FileError),
 }
 
-/// Replaces the database by a checked copy of `backup`. The database before is kept as `control.db.replaced`.
+/// Folders tried for what is replaced.
+const FOLDERS_MAX: u32 = 1000;
+
+/// Replaces the database by a checked copy of `backup`. The database before is kept, with its log, in a new folder
+/// `control.db.replaced-<now>`, which is given.
 ///
 /// Killed half way, it can be run again. The secrets of the directory stay: a backup opens only with the `secret.key` it
 /// was made beside.
-pub fn restore(dir: &DataDir, backup: &Path) -> Result<PathBuf, RestoreError> {
+pub fn restore(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<PathBuf, RestoreError> {
     let _lock = DirLock::take(dir.path())?;
     verify_database(backup)?;
     let (database, new) = (dir.database(), dir.unfinished_database());
-    let replaced = database.with_extension("db.replaced");
     for suffix in SIDE_FILES {
         file::remove(&beside(&new, suffix))?;
     }
     copy_database(backup, &new)?;
-    // The log goes with its database: beside another one it would be damage.
-    for suffix in SIDE_FILES.iter().rev() {
-        let (from, to) = (beside(&database, suffix), beside(&replaced, suffix));
-        if from.exists() {
-            file::rename(&from, &to)?;
+    let replaced = folder(&database, now)?;
+    // First everything gets its second name, then the old names go, the database's before its log's: without a database
+    // control does not start, and says so.
+    for suffix in SIDE_FILES {
+        let old = beside(&database, suffix);
+        if old.exists() {
+            file::link(&old, &beside(&replaced.join("control.db"), suffix))?;
         }
+    }
+    for suffix in SIDE_FILES {
+        file::remove(&beside(&database, suffix))?;
     }
     file::rename(&new, &database)?;
     Ok(replaced)
+}
+
+/// A new folder for what is replaced: two restores in a second have two.
+fn folder(database: &Path, now: UnixSecs) -> Result<PathBuf, RestoreError> {
+    let name = |n: u32| match n {
+        0 => database.with_extension(format!("db.replaced-{now}")),
+        n => database.with_extension(format!("db.replaced-{now}-{n}")),
+    };
+    let free = (0..FOLDERS_MAX).map(name).find(|path| !path.exists());
+    let folder = free.unwrap_or_else(|| name(FOLDERS_MAX));
+    file::make_new_dir(&folder)?;
+    Ok(folder)
 }
 
 /// The database itself, its write-ahead log and its index of the log.
@@ -75,12 +99,21 @@ mod tests {
             std::fs::copy(beside(&temporary.path().join("kept"), suffix), beside(&dir.database(), suffix))
                 .unwrap();
         }
-        assert!(restore(&dir, &temporary.path().join("none.db")).is_err());
+        assert!(restore(&dir, &temporary.path().join("none.db"), 7).is_err());
         let value = async |path: &Path| Sqlite::open(path).unwrap().get("/a").await.unwrap().unwrap().value;
         assert_eq!(value(&dir.database()).await, "later", "a failed restore changes nothing");
-        let replaced = restore(&dir, &backup).unwrap();
+        let replaced = restore(&dir, &backup, 7).unwrap();
         assert_eq!(value(&dir.database()).await, "backed up");
-        assert_eq!(value(&replaced).await, "later");
-        restore(&dir, &backup).expect("it can be run again");
+        assert_eq!(value(&replaced.join("control.db")).await, "later", "its log went with it");
+        let again = restore(&dir, &backup, 7).expect("it can be run again");
+        assert_ne!(again, replaced);
+        assert_eq!(value(&replaced.join("control.db")).await, "later", "what was kept stays as it was");
+        assert_eq!(value(&again.join("control.db")).await, "backed up");
+        // Killed after the database had lost its name: its log must not be taken for that of the restored one.
+        std::fs::remove_file(dir.database()).unwrap();
+        std::fs::write(beside(&dir.database(), "-wal"), "of another database").unwrap();
+        restore(&dir, &backup, 8).unwrap();
+        assert!(!beside(&dir.database(), "-wal").exists());
+        assert_eq!(value(&dir.database()).await, "backed up");
     }
 }
