@@ -1,5 +1,8 @@
 //! Serves a router over HTTP/1.1, in clear or over TLS, with every wait bounded. Knows no routes.
 
+mod source;
+mod writes;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,12 +20,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+
+use self::source::Sources;
+pub(crate) use self::source::source_of;
+use self::writes::Writes;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 /// Connections served at once on one listener.
 const CONNECTIONS_MAX: usize = 512;
+/// Of these, from one source: one IPv4 address or one IPv6 /64.
+const SOURCE_CONNECTIONS_MAX: usize = 128;
+/// Seconds for a client to take some bytes of an answer.
+const WRITE_SECS_MAX: u64 = 30;
 /// Seconds for a TLS handshake.
 const HANDSHAKE_SECS_MAX: u64 = 10;
 /// Seconds for a request's header to arrive, and for a connection to be idle.
@@ -52,6 +63,7 @@ pub async fn stopped(stop: &mut Stop) {
 /// Serves until told to stop, then lets requests under way finish.
 pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, mut stop: Stop) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let sources = Arc::new(Sources::default());
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
@@ -65,10 +77,12 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Rout
         };
         match accepted {
             Ok((io, peer)) => {
+                // Closed at once: it must not keep others waiting.
+                let Some(counted) = sources.admit(peer.ip()) else { continue };
                 let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
                 tasks.spawn(async move {
                     serve_accepted(io, Peer(peer), tls, router, stop).await;
-                    drop(permit);
+                    drop((permit, counted));
                 });
             }
             Err(error) => {
@@ -105,7 +119,7 @@ async fn serve_connection(
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEADER_SECS_MAX));
     builder.max_buf_size(HEADER_BYTES_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Writes::new(io)), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stopped(&mut stop) => {
@@ -190,6 +204,33 @@ mod tests {
             let (answer, took) = answer_to(server.at, bytes).await;
             assert!(answer.starts_with(expect) && took <= secs + 1, "{bytes:?}: {answer:?} after {took} s");
         }
+    }
+
+    /// A client that asks for much and reads nothing.
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_do_not_read_are_closed() {
+        let large = || async { "x".repeat(64 << 20) };
+        let server = server(Router::new().route("/", get(large))).await;
+        let mut stream = TcpStream::connect(server.at).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        sleep(Duration::from_secs(3 * WRITE_SECS_MAX)).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.len() < 64 << 20, "{} bytes came after all", answer.len());
+    }
+
+    #[tokio::test]
+    async fn one_source_has_so_many_connections() {
+        let server = server(router()).await;
+        let mut open = Vec::new();
+        for _ in 0..SOURCE_CONNECTIONS_MAX {
+            let mut stream = TcpStream::connect(server.at).await.unwrap();
+            stream.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").await.unwrap();
+            assert!(stream.read(&mut [0; 16]).await.unwrap() > 0);
+            open.push(stream);
+        }
+        let mut refused = TcpStream::connect(server.at).await.unwrap();
+        assert!(matches!(refused.read(&mut [0; 1]).await, Ok(0) | Err(_)), "closed at once");
     }
 
     #[tokio::test(start_paused = true)]

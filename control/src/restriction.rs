@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ebbgate_model::{AccountId, IpPolicyRule, IpRestrictionKind};
 
 use crate::auth::{Limiter, REQUESTS_MAX};
+use crate::listen::source_of;
 use crate::record::{self, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, RecordError};
 use crate::store::{Revision, Store};
 
@@ -68,12 +69,8 @@ impl ApiRestrictions {
     /// Counts a refused call. Err: the source (one IPv4 address, one IPv6 /64) had more than an account may make; carries
     /// the wait.
     pub fn refused(&self, source: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
-        let source = match source.map(ebbgate_model::canonical_ip) {
-            Some(IpAddr::V6(ip)) => IpAddr::from(Ipv6Addr::from(u128::from(ip) >> 64 << 64)),
-            Some(ip) => ip,
-            None => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        self.refused.admit(source, now)
+        let source = source.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        self.refused.admit(source_of(source), now)
     }
 }
 
