@@ -6,6 +6,7 @@
 
 mod parse;
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 
 use ebbgate_policy::text;
@@ -15,6 +16,28 @@ use time::format_description::well_known::Rfc3339;
 
 use super::failure::ApiError;
 use crate::record::UnixSecs;
+
+/// Bytes that the evaluations of one request may look at (code 250).
+const BYTES_MAX: usize = 16 << 20;
+
+/// What is left of [`BYTES_MAX`] for one request.
+#[derive(Debug)]
+pub(super) struct Budget(Cell<usize>);
+
+impl Budget {
+    /// All of it.
+    pub(super) fn new() -> Self {
+        Self(Cell::new(BYTES_MAX))
+    }
+
+    fn spend(&self, bytes: usize) -> Result<(), ApiError> {
+        let left = self.0.get().checked_sub(bytes).ok_or_else(|| {
+            refused("it costs too much on the objects of this account; ask for fewer terms or shorter texts")
+        })?;
+        self.0.set(left);
+        Ok(())
+    }
+}
 
 /// A filter that can be asked about objects.
 #[derive(Debug, PartialEq)]
@@ -70,6 +93,17 @@ enum Val {
     Object,
 }
 
+impl Val {
+    /// What a copy of it takes, about.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::List(items) => items.iter().map(|item| 1 + item.bytes()).sum(),
+            _ => 0,
+        }
+    }
+}
+
 impl Filter {
     /// Reads a filter (code 250 when it is none).
     pub(super) fn parse(source: &str) -> Result<Self, ApiError> {
@@ -77,8 +111,8 @@ impl Filter {
     }
 
     /// Whether an object passes.
-    pub(super) fn keeps(&self, object: &Value, now: UnixSecs) -> Result<bool, ApiError> {
-        match (Evaluation { object, now }).eval(&self.0)? {
+    pub(super) fn keeps(&self, object: &Value, now: UnixSecs, budget: &mut Budget) -> Result<bool, ApiError> {
+        match (Evaluation { object, now, budget }).eval(&self.0)? {
             Val::Bool(kept) => Ok(kept),
             other => Err(refused(format_args!("it gives {}, not true or false", noun(&other)))),
         }
@@ -93,10 +127,18 @@ fn refused(why: impl std::fmt::Display) -> ApiError {
 struct Evaluation<'o> {
     object: &'o Value,
     now: UnixSecs,
+    budget: &'o Budget,
 }
 
 impl Evaluation<'_> {
     fn eval(&self, expr: &Expr) -> Result<Val, ApiError> {
+        self.budget.spend(1)?;
+        let value = self.eval_free(expr)?;
+        self.budget.spend(value.bytes())?;
+        Ok(value)
+    }
+
+    fn eval_free(&self, expr: &Expr) -> Result<Val, ApiError> {
         Ok(match expr {
             Expr::Literal(value) => value.clone(),
             Expr::Now => {
@@ -260,7 +302,7 @@ mod tests {
     }
 
     fn keeps(source: &str) -> Result<bool, ApiError> {
-        Filter::parse(source)?.keeps(&object(), NOW)
+        Filter::parse(source)?.keeps(&object(), NOW, &mut Budget::new())
     }
 
     #[test]
@@ -320,6 +362,18 @@ mod tests {
         check(&"(".repeat(1000), "nested");
         check(&"!".repeat(1000), "nested");
         check(&format!("'{}' == ''", "x".repeat(5000)), "longer than");
+    }
+
+    #[test]
+    fn many_terms_over_long_texts_come_to_an_end() {
+        let long = json!({"policy": "x".repeat(256 * 1024)});
+        let terms = |n: usize| vec!["obj.policy.contains('y')"; n].join(" || ");
+        let mut budget = Budget::new();
+        assert_eq!(Filter::parse(&terms(1)).unwrap().keeps(&long, NOW, &mut budget), Ok(false));
+        let many = Filter::parse(&terms(32)).unwrap();
+        let kept: Vec<_> = (0..10).map(|_| many.keeps(&long, NOW, &mut budget)).collect();
+        let refused = kept.iter().filter_map(|kept| kept.as_ref().err()).next().expect("the budget ends");
+        assert!(refused.message().contains("costs too much"), "{refused}");
     }
 
     proptest! {

@@ -19,7 +19,7 @@ use super::call::{Call, NoQuery};
 use super::credentials::Credentials;
 use super::endpoints::Endpoints;
 use super::failure::ApiError;
-use super::filter::Filter;
+use super::filter::{Budget, Filter};
 use super::given::body;
 use super::page::{PAGE_PARAMETERS, Page};
 use super::query::Query;
@@ -246,9 +246,10 @@ fn live_page<T, I: Ord + Copy + std::fmt::Display, V: Serialize>(
     let page = Page::parse(&query, parse)?;
     let mut views = Vec::with_capacity(all.len());
     let filter = query.one("filter").map(Filter::parse).transpose()?;
+    let mut budget = Budget::new();
     for item in all {
         let view = serde_json::to_value(view(item)).map_err(|e| ApiError::internal(&e))?;
-        if filter.as_ref().map_or(Ok(true), |filter| filter.keeps(&view, call.app.now()))? {
+        if filter.as_ref().map_or(Ok(true), |filter| filter.keeps(&view, call.app.now(), &mut budget))? {
             views.push((id(item), view));
         }
     }
