@@ -270,6 +270,24 @@ async fn objects_a_policy_names_must_exist_and_stay() {
     let endpoint = lab.make("/endpoints", body(&mine)).await;
     let refused = lab.delete(&format!("/ip_policies/{mine}")).await.expect(409);
     assert!(refused.text("msg").contains(&endpoint.id()));
+    // Named however often, it is held once; and a policy names so many different ones.
+    let naming = |ids: &[String]| {
+        let restrict = |some: &[String]| json!({"type": "restrict-ips", "config": {"enforce": true, "ip_policies": some}});
+        let mut actions: Vec<_> = ids.chunks(10).map(restrict).collect();
+        actions.push(json!({"type": "deny"}));
+        json!({"traffic_policy": json!({"on_http_request": [{"actions": actions}]}).to_string()})
+    };
+    let one = format!("/endpoints/{}", endpoint.id());
+    lab.patch(&one, naming(&vec![mine.clone(); 200])).await.expect(200);
+    let mut many = Vec::new();
+    for _ in 0..65 {
+        many.push(lab.make("/ip_policies", json!({})).await.id());
+    }
+    lab.patch(&one, naming(&many[..64])).await.expect(200);
+    let refused = lab.patch(&one, naming(&many)).await.expect(400);
+    assert_eq!(refused.code(), 18002);
+    assert!(refused.text("msg").contains("at most 64"), "{}", refused.text("msg"));
+    lab.patch(&one, json!({"traffic_policy": policy(&mine)})).await.expect(200);
     // The same id in other characters is the same use.
     let hidden = policy(&mine).replace("ipp_", r"ipp\u005f");
     assert!(!hidden.contains(&mine));

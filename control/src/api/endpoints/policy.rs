@@ -14,6 +14,9 @@ use crate::store::Txn;
 /// Most defects listed in one answer.
 const DIAGNOSTICS_MAX: usize = 20;
 
+/// Most certificate authorities and IP policies that one policy names, each counted once.
+const REFERENCES_MAX: usize = 64;
+
 /// A policy that may be stored.
 #[derive(Debug)]
 pub(super) struct Judged {
@@ -90,12 +93,21 @@ fn located(mut error: ApiError, defect: &Diagnostic) -> ApiError {
 /// Refuses ids the account does not have (228, 229), and keeps those it has until the transaction.
 async fn hold_references(call: &Call, checked: &Checked, mut txn: Txn) -> Result<Txn, ApiError> {
     let store = &*call.app.store;
-    for id in checked.authorities() {
+    let authorities: BTreeSet<_> = checked.authorities().iter().collect();
+    let ip_policies: BTreeSet<_> = checked.ip_policies().iter().collect();
+    let named = authorities.len() + ip_policies.len();
+    if named > REFERENCES_MAX {
+        let message = format!(
+            "the traffic policy names {named} certificate authorities and IP policies; at most {REFERENCES_MAX} are allowed"
+        );
+        return Err(ApiError::bad(18002, message).detail("field", "traffic_policy"));
+    }
+    for id in authorities {
         let stored = record::load::<CertificateAuthority>(store, call.account, *id).await?;
         let stored = stored.ok_or_else(|| unknown(228, "certificate authority", id))?;
         txn = txn.if_unchanged(stored.record.key(), stored.modified);
     }
-    for id in checked.ip_policies() {
+    for id in ip_policies {
         let stored = record::load::<IpPolicy>(store, call.account, *id).await?;
         let stored = stored.ok_or_else(|| unknown(229, "IP policy", id))?;
         txn = txn.if_unchanged(stored.record.key(), stored.modified);
