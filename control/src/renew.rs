@@ -7,6 +7,7 @@ use crate::record::{
     RecordError, SYSTEM_PREFIX,
 };
 use crate::store::{Item, Outcome, Range, StoreError, Txn};
+use crate::trouble::Trouble;
 
 /// Seconds between two looks at all leaves.
 pub const INTERVAL_SECS: u64 = 3600;
@@ -28,19 +29,26 @@ impl From<StoreError> for RenewError {
     }
 }
 
-/// Renews what is due. Gives how many leaves were replaced.
+/// Renews what is due. Gives how many leaves were replaced. One that cannot be renewed keeps none of the others from it;
+/// the first reason is given when all were tried.
 ///
 /// A leaf whose owner is deleted at the same moment stays deleted: the write is tied to what was read.
 pub async fn renew(app: &App) -> Result<usize, RenewError> {
-    let mut renewed = 0;
+    let (mut renewed, mut failed) = (0, None);
     for prefix in [SYSTEM_PREFIX, ACCOUNTS_PREFIX] {
         for item in app.store.range(Range::all(prefix)).await?.items {
             if let Some(purpose) = purpose(&item.key) {
-                renewed += usize::from(renew_one(app, &item, purpose).await?);
+                match renew_one(app, &item, purpose).await {
+                    Ok(done) => renewed += usize::from(done),
+                    Err(error) => {
+                        tracing::error!(key = item.key, error = %Trouble(&error), "a certificate could not be renewed");
+                        failed.get_or_insert(error);
+                    }
+                }
             }
         }
     }
-    Ok(renewed)
+    failed.map_or(Ok(renewed), Err)
 }
 
 async fn renew_one(app: &App, item: &Item, purpose: Purpose) -> Result<bool, RenewError> {
