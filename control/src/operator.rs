@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::dir::DataDir;
 use crate::file::{self, FileError};
+use crate::store::DirLock;
 
 /// Seconds a call may take.
 const CALL_SECS_MAX: u64 = 15;
@@ -41,6 +42,7 @@ pub enum OperatorError {
 
 #[derive(Deserialize)]
 struct Note {
+    pid: u32,
     admin: SocketAddr,
 }
 
@@ -49,6 +51,10 @@ pub async fn post(dir: &DataDir, path: &str, body: &Value) -> Result<Value, Oper
     let not_running = || OperatorError::NotRunning(dir.path().display().to_string());
     let note = file::read(&dir.note()).map_err(|_| not_running())?;
     let note: Note = serde_json::from_str(&note).map_err(|_| not_running())?;
+    // A note may outlive its control, and its address may be somebody else's by now: the token is not for them.
+    if DirLock::holder(dir.path()) != Some(note.pid) {
+        return Err(not_running());
+    }
     let token = file::read(&dir.operator_token())?;
     let request = Request::builder()
         .method(Method::POST)
@@ -80,4 +86,37 @@ async fn call(to: SocketAddr, request: Request<Full<Bytes>>) -> Result<Value, Op
     }
     let reason = answer.get("error").and_then(Value::as_str).unwrap_or("no reason given");
     Err(OperatorError::Refused(format!("{status}: {reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tokio::net::TcpListener;
+
+    /// A note that a killed control left behind names a port that anybody may listen on now.
+    #[tokio::test]
+    async fn a_stale_note_hands_the_token_to_nobody() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(temporary.path());
+        let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        file::make_dir(&dir.run()).unwrap();
+        file::replace(&dir.operator_token(), "secret", 0o600).unwrap();
+        let note = |pid: u32| json!({ "pid": pid, "admin": stranger.local_addr().unwrap() }).to_string();
+        let post = || post(&dir, "/accounts", &Value::Null);
+        file::replace(&dir.note(), &note(std::process::id()), 0o640).unwrap();
+        assert!(matches!(post().await, Err(OperatorError::NotRunning(_))), "nobody holds the lock");
+        let lock = DirLock::take(dir.path()).unwrap();
+        file::replace(&dir.note(), &note(1), 0o640).unwrap();
+        assert!(matches!(post().await, Err(OperatorError::NotRunning(_))), "another process holds it");
+        file::replace(&dir.note(), &note(std::process::id()), 0o640).unwrap();
+        let asked = async {
+            tokio::select! {
+                answer = post() => panic!("{answer:?}"),
+                accepted = stranger.accept() => accepted.unwrap(),
+            }
+        };
+        asked.await;
+        drop(lock);
+    }
 }

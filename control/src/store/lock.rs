@@ -17,6 +17,19 @@ pub struct DirLock {
 }
 
 impl DirLock {
+    /// Id of the process that holds the lock of a directory now, as it wrote it; None: nobody does.
+    pub fn holder(dir: &Path) -> Option<u32> {
+        let file = File::open(dir.join("control.lock")).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.take(HOLDER_BYTES_MAX).read_to_string(&mut holder).ok()?;
+                holder.trim().parse().ok()
+            }
+            _ => None,
+        }
+    }
+
     /// Takes `DIR/control.lock` and writes this process's id into it.
     pub fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("control.lock");
