@@ -69,15 +69,16 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     ([(CONTENT_TYPE, OPENMETRICS)], text)
 }
 
-/// Ready: the store answers and the newest revision could be planned.
+/// Ready: the store takes a write and the newest revision could be planned.
 async fn ready(State(admin): State<Admin>) -> Response {
     let planned = admin.app.planned.borrow().clone();
     let trouble = match (planned.trouble, planned.program) {
         (Some(trouble), _) => Some(trouble),
         (None, None) => Some("the first Program is not planned yet".to_owned()),
         (None, Some(_)) => {
-            let read = admin.app.store.get(record::INSTALLATION_KEY).await;
-            read.err().map(|error| error.to_string())
+            // Changes nothing, but goes all the way to the disk.
+            let written = admin.app.store.commit(Txn::new()).await;
+            written.err().map(|error| error.to_string())
         }
     };
     match trouble {

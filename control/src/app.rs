@@ -53,6 +53,8 @@ pub struct Settings {
     pub strict: bool,
     /// What `uri` fields and `next_page_uri` begin with, such as `http://127.0.0.1:4480`; no slash at the end.
     pub api_base: String,
+    /// Whether the operator gave it: then it holds whatever name a client used.
+    pub api_base_given: bool,
 }
 
 impl App {
@@ -132,7 +134,12 @@ pub(crate) mod testing {
     impl Lab {
         /// Lenient, no rate limit.
         pub(crate) async fn new() -> Self {
-            Self::with(Settings { strict: false, api_base: "http://control.test".into() }).await
+            Self::with(Settings {
+                strict: false,
+                api_base: "http://control.test".into(),
+                api_base_given: false,
+            })
+            .await
         }
 
         pub(crate) async fn with(settings: Settings) -> Self {

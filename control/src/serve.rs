@@ -81,6 +81,9 @@ pub enum ServeError {
     /// The API's certificate.
     #[error("the certificate and key of --api-tls cannot be used: {0}")]
     Tls(String),
+    /// A part that must run as long as control does.
+    #[error("a part of control has ended, which it never should; its log says why")]
+    Background,
     /// Signals.
     #[error("signals cannot be received")]
     Signal(#[source] io::Error),
@@ -104,7 +107,11 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     let listeners = Listeners::bind(options, &dir).await?;
     let operator_token = file::read(&dir.operator_token())?;
     let (publish, planned) = watch::channel(Planned::default());
-    let settings = Settings { strict: options.strict, api_base: api_base(options, listeners.api_at) };
+    let settings = Settings {
+        strict: options.strict,
+        api_base: api_base(options, listeners.api_at),
+        api_base_given: options.api_url.is_some(),
+    };
     let app = open_app(&dir, settings, options.rate_limit, planned).await?;
     try_renew(&app).await;
 
@@ -126,9 +133,12 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     let mut term = signal(SignalKind::terminate()).map_err(ServeError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signal)?;
     announce(&dir, listeners.api_at, listeners.admin_at);
+    let mut ended = Ok(());
     tokio::select! {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
+        // Without its planner control would answer and change nothing any more: better that it is started anew.
+        _ = background.join_next() => ended = Err(ServeError::Background),
     }
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -136,7 +146,7 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     while servers.join_next().await.is_some() {}
     background.shutdown().await;
     file::remove(&dir.note())?;
-    Ok(())
+    ended
 }
 
 /// Counts the calls of the API.

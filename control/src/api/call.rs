@@ -60,8 +60,12 @@ impl<S: Sync> FromRequestParts<S> for Call {
 }
 
 /// What URLs in answers begin with. Clients follow `next_page_uri` as it is, so it must be an address they can reach: the
-/// one they just used. A `Host` that is no authority falls back to the configured base.
-pub(super) fn base(parts: &Parts, configured: &str) -> String {
+/// one the operator gave (`--api-url`), else the one they just used. A `Host` that is no authority falls back to the
+/// address of the listener.
+pub(super) fn base(parts: &Parts, configured: &str, is_given: bool) -> String {
+    if is_given {
+        return configured.to_owned();
+    }
     let host = parts.headers.get(HOST).and_then(|value| value.to_str().ok());
     let authority =
         host.and_then(|text| text.parse::<Authority>().ok()).filter(|a| !a.as_str().contains('@'));
@@ -95,7 +99,9 @@ mod tests {
                 request = request.header(HOST, host);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            assert_eq!(base(&parts, "https://api.example.com"), expect, "{host:?}");
+            assert_eq!(base(&parts, "https://api.example.com", false), expect, "{host:?}");
+            // Behind a proxy the name and the path are the proxy's, and only the operator knows them.
+            assert_eq!(base(&parts, "https://example.com/gate", true), "https://example.com/gate");
         };
         check(Some("127.0.0.1:4480"), "https://127.0.0.1:4480");
         check(Some("[::1]:4480"), "https://[::1]:4480");

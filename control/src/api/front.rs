@@ -14,6 +14,7 @@ use ebbgate_model::{AccountId, ErrorCode, OperationId, canonical_ip};
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::call::{self, Call};
@@ -28,6 +29,8 @@ use crate::listen::Peer;
 const OPERATION: HeaderName = HeaderName::from_static("ngrok-operation-id");
 /// Header with the version of the API a client speaks.
 const VERSION: HeaderName = HeaderName::from_static("ngrok-version");
+/// Seconds for a request to be read and answered; a little less than the listener's own, whose answer has no body.
+const CALL_SECS_MAX: u64 = 25;
 /// The one version there is.
 const VERSION_SPOKEN: &str = "2";
 /// The Node client reads every answer as JSON, also the empty ones of deletions and actions.
@@ -43,8 +46,13 @@ pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) 
     let mut response = if cors.is_preflight() {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
-        span.in_scope(|| answer.unwrap_or_else(|_| ApiError::internal(&"a handler panicked").into_response()))
+        let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+        match timeout(Duration::from_secs(CALL_SECS_MAX), answer).await {
+            Ok(answer) => span.in_scope(|| {
+                answer.unwrap_or_else(|_| ApiError::internal(&"a handler panicked").into_response())
+            }),
+            Err(_) => too_slow(),
+        }
     };
     response = render(response, &operation, &method, &path);
     if wants_object && response.status() == StatusCode::NO_CONTENT && !cors.is_preflight() {
@@ -72,7 +80,7 @@ fn render(mut response: Response, operation: &str, method: &Method, path: &str) 
         None => by_status(status, method, path),
     };
     let mut rendered = json(error.status(), &error.body(operation));
-    for name in [header::ALLOW, header::RETRY_AFTER, header::WWW_AUTHENTICATE, WARNING] {
+    for name in [header::ALLOW, header::CONNECTION, header::RETRY_AFTER, header::WWW_AUTHENTICATE, WARNING] {
         for value in response.headers().get_all(&name) {
             rendered.headers_mut().append(name.clone(), value.clone());
         }
@@ -116,7 +124,7 @@ async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>,
         check_version(request.headers(), app.settings.strict).map_err(IntoResponse::into_response)?;
     let principal = caller.principal();
     let (mut parts, body) = std::mem::take(request).into_parts();
-    let base = call::base(&parts, &app.settings.api_base);
+    let base = call::base(&parts, &app.settings.api_base, app.settings.api_base_given);
     parts.extensions.insert(Call {
         app: app.clone(),
         account: caller.account,
@@ -144,6 +152,15 @@ async fn check_source(app: &App, account: AccountId, source: Option<IpAddr>) -> 
         "the account admits no API call from {source}: call from an address that its IP restriction of type `api` allows, or have the operator run `ebbgate-control account open-api {account}`"
     );
     Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::API_RESTRICTED.number(), message).into_response())
+}
+
+/// The connection ends with it: nobody knows where the next request would begin.
+fn too_slow() -> Response {
+    let message =
+        format!("the request was not read and answered within {CALL_SECS_MAX} seconds; send it again");
+    let mut response = ApiError::plain(StatusCode::REQUEST_TIMEOUT, message).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn unauthorized(error: &AuthError) -> Response {

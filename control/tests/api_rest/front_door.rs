@@ -193,6 +193,19 @@ async fn methods_and_cors() {
 }
 
 #[tokio::test]
+async fn a_body_that_never_ends_is_answered_like_every_other_error() {
+    let lab = Lab::new().await;
+    let headers = [("content-type", "application/json"), ("origin", "https://ui.example")];
+    let never = futures_util::stream::pending::<Result<Vec<u8>, std::convert::Infallible>>();
+    let (parts, _) = request(&lab, "POST", "/ip_policies", &headers, "").into_parts();
+    tokio::time::pause();
+    let answer = lab.send(Request::from_parts(parts, Body::from_stream(never))).await;
+    assert_error(&answer, 408, 0);
+    assert_eq!(answer.headers["connection"], "close");
+    assert_eq!(answer.headers["access-control-allow-origin"], "https://ui.example");
+}
+
+#[tokio::test]
 async fn an_account_over_its_rate_is_told_when_to_come_back() {
     let mut lab = Lab::new().await;
     lab.app.limiter = std::sync::Arc::new(ebbgate_control::auth::Limiter::new(Some(2)));
@@ -201,6 +214,7 @@ async fn an_account_over_its_rate_is_told_when_to_come_back() {
     lab.get("/api_keys").await.expect(200);
     let answer = lab.get("/api_keys").await;
     assert_error(&answer, 429, 226);
+    assert!(answer.text("msg").contains("may make 2 requests"), "{}", answer.text("msg"));
     assert!(answer.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() <= 61);
     lab.call(&lab.two, "GET", "/api_keys", None).await.expect(200);
 }

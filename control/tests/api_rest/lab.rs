@@ -96,7 +96,7 @@ impl Lab {
     pub(crate) async fn with(strict: bool, ports: std::ops::RangeInclusive<u16>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(Sqlite::create(&dir.path().join("control.db")).unwrap());
-        let settings = Settings { strict, api_base: "http://api.example".into() };
+        let settings = Settings { strict, api_base: "http://api.example".into(), api_base_given: false };
         let app = App {
             store,
             clock: Arc::new(Ticking(EPOCH.into())),
