@@ -12,6 +12,7 @@ pub mod blocklist;
 mod collector;
 pub mod compile;
 pub mod filter;
+pub mod frame;
 pub mod interfaces;
 mod keeper;
 pub mod links;
@@ -19,6 +20,7 @@ pub mod lists;
 pub mod maps;
 pub mod owned;
 pub mod pins;
+pub mod probe;
 
 use std::collections::BTreeMap;
 use std::io;

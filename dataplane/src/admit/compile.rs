@@ -11,7 +11,9 @@ use ebbgate_ebpf as shared;
 use ebbgate_model::Prefix;
 use ipnet::IpNet;
 use shared::{Family, GUARD_ANY_PORT, GuardKey, POLICY_BLOCKLIST, PORT_BY_ADDRESS, PORT_FOREIGN, PORT_OWN};
-use shared::{PREFIXES_MAX, PortEntry, VERDICT_ALLOW, VERDICT_DENY, entry_policy, port_entry, port_index};
+use shared::{
+    PREFIXES_MAX, PortEntry, Reason, VERDICT_ALLOW, VERDICT_DENY, entry_policy, port_entry, port_index,
+};
 
 use super::lists::SourceList;
 
@@ -355,17 +357,31 @@ impl Tables {
         single.or_else(|| entry_policy(entry))
     }
 
-    /// What the kernel program makes of these tables: whether a TCP packet passes. By linear search: the meaning
-    /// that the program must keep.
+    /// Whether a TCP packet passes by these tables.
     pub fn admits(&self, source: IpAddr, destination: IpAddr, port: u16) -> bool {
-        let Some(policy) = self.policy_for(destination, port) else { return true };
+        self.judge(source, destination, port).is_none_or(|(_, reason)| reason.passed())
+    }
+
+    /// What the kernel program makes of a TCP packet by these tables: the policy it is counted for and the reason, or
+    /// none where this edge does not listen. By linear search: the meaning that the program must keep.
+    pub fn judge(&self, source: IpAddr, destination: IpAddr, port: u16) -> Option<(u32, Reason)> {
+        let policy = self.policy_for(destination, port)?;
         let verdict = |policy: u32| {
-            let covering =
-                self.prefixes.iter().filter(|((p, prefix), _)| *p == policy && covers(*prefix, source));
+            let all = self.prefixes.iter().filter(|((p, _), _)| *p == policy);
+            let covering = all.filter(|((_, prefix), _)| covers(*prefix, source));
             covering.max_by_key(|((_, prefix), _)| prefix.net().prefix_len()).map(|(_, verdict)| *verdict)
         };
-        verdict(POLICY_BLOCKLIST) != Some(VERDICT_DENY)
-            && (policy == POLICY_BLOCKLIST || verdict(policy) == Some(VERDICT_ALLOW))
+        Some(if verdict(POLICY_BLOCKLIST) == Some(VERDICT_DENY) {
+            (POLICY_BLOCKLIST, Reason::Blocked)
+        } else if policy == POLICY_BLOCKLIST {
+            (policy, Reason::Allowed)
+        } else {
+            match verdict(policy) {
+                Some(VERDICT_ALLOW) => (policy, Reason::Allowed),
+                Some(_) => (policy, Reason::Denied),
+                None => (policy, Reason::Unlisted),
+            }
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType};
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, MapType};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use ebbgate_ebpf as shared;
 
@@ -154,14 +154,13 @@ impl Maps {
         Ok(maps)
     }
 
-    fn read(&self) -> Result<Tables, MapsError> {
+    /// Reads what the maps hold, entry by entry.
+    pub fn read(&self) -> Result<Tables, MapsError> {
         let mut tables = Tables::default();
-        for (index, entry) in (0..shared::PORTS_ENTRIES).zip(self.ports.iter()) {
-            match entry.map_err(failed(shared::PORTS))? {
-                shared::PORT_FOREIGN => {}
-                entry => drop(tables.ports.insert(index, entry)),
-            }
-        }
+        let ports = read_all::<4>(self.ports.map().fd().as_fd());
+        let ports = ports.map_err(|source| MapsError::Batch { map: shared::PORTS, source })?;
+        let used = ports.into_iter().filter(|(_, entry)| *entry != shared::PORT_FOREIGN);
+        tables.ports.extend(used.map(|(index, entry)| (u32::from_ne_bytes(index), entry)));
         for entry in &self.guards {
             let (key, entry) = entry.map_err(failed(shared::GUARDS))?;
             tables.guards.insert(key::read_guard(&key), entry);
