@@ -1,11 +1,12 @@
 //! The visitors who are let in: each request on a connection of its own, for a bounded time.
 
-use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Socket, Type};
+
+use crate::http;
 
 /// Seconds the visitors may take.
 const SECS_MAX: u64 = 60;
@@ -65,11 +66,9 @@ fn request(from: IpAddr, to: SocketAddr) -> Result<()> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(from, 0).into())?;
     socket.connect_timeout(&to.into(), wait)?;
-    let mut stream = TcpStream::from(socket);
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(wait))?;
-    stream.write_all(b"GET /patients HTTP/1.1\r\nhost: rooms\r\nconnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    anyhow::ensure!(answer.starts_with(b"HTTP/1.1 200"), "not answered");
+    let answer = http::request(stream, "GET", "rooms", "/patients", &[], b"")?;
+    ensure!(answer.status == 200, "answered {}", answer.status);
     Ok(())
 }
