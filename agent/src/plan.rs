@@ -198,6 +198,17 @@ impl Plan {
         found.map(|(key, _)| *key)
     }
 
+    /// Whether an answer under way may make this bind id ours: the edge serves an endpoint before it says so.
+    pub fn may_become(&self, bind_id: &str) -> bool {
+        let asked = |e: &Endpoint| e.bind.id.is_empty() || e.bind.id == bind_id;
+        self.endpoints.values().any(|e| e.state == State::Binding && asked(e))
+    }
+
+    /// Gives up every endpoint whose answer is under way.
+    pub fn forget_binding(&mut self) {
+        self.endpoints.retain(|_, e| e.state != State::Binding);
+    }
+
     /// The bind ids served now.
     pub fn served(&self) -> Vec<String> {
         let online = self.endpoints.values().filter(|e| e.state == State::Online);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ebbgate_model::EndpointUrl;
 use ebbgate_wire::driver::Stream;
+use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::Bind;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -361,9 +362,12 @@ impl Actor {
 
     /// Hands a proxied connection to its endpoint's deliverer. Deliveries outlive the connection's bookkeeping: when the
     /// session dies, each notices by its own stream.
-    fn deliver(&self, bind_id: &str, client_addr: &str, stream: Stream) -> Option<JoinHandle<()>> {
-        // An id we do not serve: dropping the stream resets it.
-        let slot = self.plan.find(bind_id).and_then(|key| self.slots.get(&key))?;
+    fn deliver(&self, bind_id: &str, client_addr: &str, mut stream: Stream) -> Option<JoinHandle<()>> {
+        let Some(slot) = self.plan.find(bind_id).and_then(|key| self.slots.get(&key)) else {
+            // REFUSED says that nothing was delivered: the edge may try another member of a pool.
+            stream.reset(Code::REFUSED);
+            return None;
+        };
         match &slot.delivery {
             Delivery::Forward(upstream) => {
                 let (upstream, name) = (upstream.clone(), slot.name.clone());
@@ -379,7 +383,8 @@ impl Actor {
             }
             Delivery::Accept(queue) => {
                 let accepted = Accepted { stream, client: client_addr.parse().ok() };
-                if queue.try_send(accepted).is_err() {
+                if let Err(refused) = queue.try_send(accepted) {
+                    refused.into_inner().stream.reset(Code::REFUSED);
                     let reason = "the program does not accept connections fast enough".to_owned();
                     self.tell(Event::DeliveryFailed { name: slot.name.clone(), reason });
                 }

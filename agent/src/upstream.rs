@@ -3,7 +3,6 @@
 //! Order on the way in: PROXY header off the stream, TLS ended here if so configured, upstream dialled, PROXY header on,
 //! TLS to the upstream if its address says so, bytes both ways. Knows nothing of sessions or of who may connect.
 
-mod answer;
 mod dial;
 mod proxy_head;
 mod tls;
@@ -22,7 +21,6 @@ use crate::relay::{Broken, relay};
 use crate::terminate::Terminator;
 use crate::trust::TrustError;
 
-pub use answer::ANSWER_SECS_MAX;
 pub(crate) use dial::race;
 pub use dial::{ADDRESSES_MAX, DIAL_SECS_MAX, NEXT_ADDRESS_MS};
 pub use proxy_head::{PROXY_V1_BYTES_MAX, PROXY_V2_BYTES_MAX};
@@ -34,7 +32,6 @@ pub const UPSTREAM_HANDSHAKE_SECS_MAX: u64 = 10;
 #[derive(Debug)]
 pub struct Upstream {
     config: UpstreamConfig,
-    http: bool,
     termination: Option<Terminator>,
     tls: Option<tls::UpstreamTls>,
 }
@@ -92,20 +89,16 @@ impl Upstream {
             Transport::Tcp => None,
             Transport::Tls => Some(tls::UpstreamTls::new(&config, http)?),
         };
-        Ok(Self { config, http, termination: endpoint.termination.clone(), tls })
+        Ok(Self { config, termination: endpoint.termination.clone(), tls })
     }
 
-    /// Delivers one connection; returns when it is over. The stream is told of failures: HTTP visitors by a 502,
-    /// others by a reset.
+    /// Delivers one connection; returns when it is over. The edge is told of failures by a reset.
     pub async fn deliver(&self, mut visitor: Stream) -> Result<(), DeliveryError> {
         let outcome = self.try_deliver(&mut visitor).await;
         match &outcome {
             Ok(()) => {}
-            Err(error @ DeliveryError::Dial { .. }) if self.http => {
-                answer::unreachable(&mut visitor, self.config.protocol, &error.to_string()).await;
-                visitor.linger();
-            }
-            // REFUSED says that nothing was delivered: the edge may try another member of a pool.
+            // REFUSED says that nothing was delivered: the edge may try another member of a pool, and knows what to tell
+            // a visitor in the visitor's own version of HTTP.
             Err(DeliveryError::Dial { .. }) => visitor.reset(Code::REFUSED),
             Err(DeliveryError::ProxyHead(_)) => visitor.reset(Code::PROTOCOL),
             Err(DeliveryError::VisitorTls(_)) => visitor.reset(Code::CANCELLED),

@@ -20,6 +20,8 @@ use crate::plan::{BindOutcome, Key, Refusal};
 
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
+/// Visitors that may wait for the answer to a Bind; more are refused.
+const EARLY_MAX: usize = 64;
 /// Round trips waiting to be reported; more are left out.
 const LATENCIES_MAX: usize = 4;
 
@@ -48,6 +50,8 @@ struct Tasks {
     binds: JoinSet<(Key, Answer)>,
     unbinds: JoinSet<()>,
     deliveries: JoinSet<()>,
+    /// Visitors of what we may be bound to: the edge serves an endpoint before its answer is here.
+    early: Vec<(ProxyHeader, Stream)>,
     heartbeat: JoinHandle<heartbeat::HeartbeatError>,
     latency: mpsc::Receiver<Duration>,
 }
@@ -143,6 +147,7 @@ impl Actor {
             binds: JoinSet::new(),
             unbinds: JoinSet::new(),
             deliveries: JoinSet::new(),
+            early: Vec::new(),
             heartbeat,
             latency,
         }
@@ -221,6 +226,11 @@ impl Actor {
 
     fn opened(&mut self, tasks: &mut Tasks, opened: Opened) {
         match opened {
+            Opened::Proxy(header, stream)
+                if self.plan.may_become(&header.id) && tasks.early.len() < EARLY_MAX =>
+            {
+                tasks.early.push((header, stream));
+            }
             Opened::Proxy(header, stream) => {
                 if let Some(delivery) = self.deliver(&header.id, &header.client_addr, stream) {
                     tasks.deliveries.spawn(async move { drop(delivery.await) });
@@ -261,6 +271,9 @@ impl Actor {
                 tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id));
             }
         }
+        for (header, stream) in std::mem::take(&mut tasks.early) {
+            self.opened(tasks, Opened::Proxy(header, stream));
+        }
     }
 
     /// The edge ended one endpoint; it wants no Unbind and the session stays.
@@ -277,6 +290,11 @@ impl Actor {
     /// No new connections, a moment for the open ones, then the last frame.
     async fn close(&mut self, tasks: &mut Tasks, incoming: &mut Incoming) {
         let deadline = Instant::now() + Duration::from_secs(DRAIN_SECS_MAX);
+        // Answers to Bind are not waited for any more.
+        self.plan.forget_binding();
+        for (header, stream) in std::mem::take(&mut tasks.early) {
+            self.opened(tasks, Opened::Proxy(header, stream));
+        }
         for id in self.plan.served() {
             tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id));
         }

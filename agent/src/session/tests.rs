@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ebbgate_wire::driver::reset_code;
 use ebbgate_wire::rpc::{AuthExtra, Bind, Opts, Secret, StreamKind};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -371,7 +372,7 @@ async fn senseless_streams_cost_only_themselves() {
     let mut unknown = edge.open(StreamKind::Unknown(99)).await;
     assert!(unknown.read_u8().await.is_err());
     let mut stray = edge.visit_bind("never bound").await;
-    assert!(stray.read_u8().await.is_err());
+    assert_eq!(reset_code(&stray.read_u8().await.unwrap_err()), Some(Code::REFUSED));
     let mut malformed = edge.open(StreamKind::Proxy).await;
     malformed.write_all(&[0xff; 64]).await.unwrap();
     assert!(malformed.read_u8().await.is_err());
@@ -388,6 +389,26 @@ async fn senseless_streams_cost_only_themselves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn visitors_before_the_answer_to_a_bind_wait_for_it() {
+    const DELAY_MS: u64 = 500;
+    let edge = Edge::default();
+    edge.book().bind_delay_ms = DELAY_MS;
+    let (session, mut events) = start(MemoryDialer::new(&edge));
+    let mut accepted = serve(&session, "a", A);
+    while !edge.book().served.contains_key(A) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut early = edge.visit(A).await;
+    early.write_all(b"question").await.unwrap();
+    let mut stray = edge.visit_bind("never bound").await;
+    events.endpoint_online("a").await;
+    let mut question = [0; 8];
+    accepted.recv().await.unwrap().stream.read_exact(&mut question).await.unwrap();
+    assert_eq!(&question, b"question");
+    assert_eq!(reset_code(&stray.read_u8().await.unwrap_err()), Some(Code::REFUSED));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_program_that_does_not_accept_refuses_visitors_beyond_its_backlog() {
     let edge = Edge::default();
     let (session, mut events) = start(MemoryDialer::new(&edge));
@@ -398,6 +419,6 @@ async fn a_program_that_does_not_accept_refuses_visitors_beyond_its_backlog() {
         waiting.push(edge.visit(A).await);
     }
     let mut refused = edge.visit(A).await;
-    assert!(refused.read_u8().await.is_err());
+    assert_eq!(reset_code(&refused.read_u8().await.unwrap_err()), Some(Code::REFUSED));
     events.wait(|event| matches!(event, Event::DeliveryFailed { .. }).then_some(())).await;
 }

@@ -27,6 +27,8 @@ pub(super) struct Book {
     pub(super) refuse_bind: BTreeMap<String, VecDeque<u32>>,
     /// The next Binds go unanswered.
     pub(super) silent_binds: u32,
+    /// Milliseconds between serving an endpoint and saying so.
+    pub(super) bind_delay_ms: u64,
     /// Heartbeats go unanswered.
     pub(super) mute: bool,
     session: Option<driver::Session>,
@@ -94,6 +96,8 @@ impl Edge {
                     std::future::pending::<()>().await;
                 }
                 let reply = self.bind(&Bind::decode(request).unwrap());
+                let delay = std::time::Duration::from_millis(self.book().bind_delay_ms);
+                tokio::time::sleep(delay).await;
                 rpc_io::write_object(&mut stream, &reply).await.ok()
             }
             StreamKind::Unbind => {
