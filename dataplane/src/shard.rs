@@ -17,6 +17,8 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme, TunnelSessionId};
 use ebbgate_policy::KeySet;
+use ebbgate_wire::driver::reset_code;
+use ebbgate_wire::mux::Code;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
 
@@ -196,7 +198,10 @@ impl Shard {
             Ok(mut stream) => {
                 let (near, mut far) = crossing();
                 if reply.send(Ok(near)).is_ok() {
-                    relay::copy(&mut far, &mut stream, self.edge().waits.idle()).await;
+                    let ended = relay::copy(&mut far, &mut stream, self.edge().waits.idle()).await;
+                    if ended.error.as_ref().and_then(reset_code) == Some(Code::REFUSED) {
+                        far.refuse();
+                    }
                 }
             }
             // Whoever asked is gone: nothing was opened.

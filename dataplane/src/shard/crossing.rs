@@ -1,7 +1,7 @@
 //! A stream from one shard to another: bounded, with half-close and reset kept apart.
 //!
 //! A plain in-memory pipe shows its other end's death as an end of stream; here only a finished direction ends, a dropped
-//! one is reset.
+//! one is reset, and a refused one is reset with the agent's own code.
 
 use std::io;
 use std::pin::Pin;
@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use ebbgate_wire::driver::StreamError;
+use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 /// Bytes on their way between shards, per direction.
@@ -20,16 +22,37 @@ pub struct Crossing {
     pipe: DuplexStream,
     finished: Arc<AtomicBool>,
     peer_finished: Arc<AtomicBool>,
+    refused: Arc<AtomicBool>,
 }
 
 /// Both ends of a new crossing.
 pub fn crossing() -> (Crossing, Crossing) {
     let (near, far) = duplex(CROSSING_BYTES_MAX);
-    let (a, b) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let flag = || Arc::new(AtomicBool::new(false));
+    let (a, b, refused) = (flag(), flag(), flag());
     (
-        Crossing { pipe: near, finished: Arc::clone(&a), peer_finished: Arc::clone(&b) },
-        Crossing { pipe: far, finished: b, peer_finished: a },
+        Crossing {
+            pipe: near,
+            finished: Arc::clone(&a),
+            peer_finished: Arc::clone(&b),
+            refused: Arc::clone(&refused),
+        },
+        Crossing { pipe: far, finished: b, peer_finished: a, refused },
     )
+}
+
+impl Crossing {
+    /// Ends it with the word that nothing was delivered.
+    pub fn refuse(self) {
+        self.refused.store(true, Ordering::Release);
+    }
+
+    fn reset(&self) -> io::Error {
+        if self.refused.load(Ordering::Acquire) {
+            return StreamError::Reset(Code::REFUSED).into();
+        }
+        io::ErrorKind::ConnectionReset.into()
+    }
 }
 
 impl AsyncRead for Crossing {
@@ -42,7 +65,7 @@ impl AsyncRead for Crossing {
         ready!(Pin::new(&mut self.pipe).poll_read(cx, buf))?;
         let ended = buf.filled().len() == before && buf.remaining() > 0;
         if ended && !self.peer_finished.load(Ordering::Acquire) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            return Poll::Ready(Err(self.reset()));
         }
         Poll::Ready(Ok(()))
     }
@@ -50,7 +73,8 @@ impl AsyncRead for Crossing {
 
 impl AsyncWrite for Crossing {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.pipe).poll_write(cx, bytes)
+        let wrote = ready!(Pin::new(&mut self.pipe).poll_write(cx, bytes));
+        Poll::Ready(wrote.map_err(|_| self.reset()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -92,5 +116,14 @@ mod tests {
         assert_eq!(far.read_to_end(&mut got).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(got, b"half");
         assert!(far.write_all(b"x").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_crosses() {
+        let (mut near, far) = crossing();
+        far.refuse();
+        for error in [near.read_u8().await.unwrap_err(), near.write_all(b"x").await.unwrap_err()] {
+            assert_eq!(ebbgate_wire::driver::reset_code(&error), Some(Code::REFUSED));
+        }
     }
 }

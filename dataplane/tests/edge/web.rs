@@ -70,6 +70,26 @@ async fn requests_reach_the_agent_from_either_shard() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_is_down_is_told_by_its_code_from_either_shard() {
+    let mut lab = Lab::start();
+    lab.cloud(1, "https://api.example.com", json!({ "on_http_request": [{ "actions": [forward(TARGET)] }] }));
+    let agent = lab.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let _agent = agent.refuse();
+    for _ in 0..8 {
+        let answer = get(&lab, API).await;
+        assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("ERR_NGROK_8012"), "{answer}");
+    }
+    let other = lab.agent(TOKEN).await;
+    other.bind(TARGET).await;
+    rest_service(other);
+    for _ in 0..8 {
+        let answer = get(&lab, API).await;
+        assert!(answer.ends_with("patients"), "another member of the pool: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_reserved_name_without_endpoint_explains_itself() {
     let lab = Lab::start();
     let answer = get(&lab, "nobody.example.com").await;

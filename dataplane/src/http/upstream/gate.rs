@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use ebbgate_wire::driver::reset_code;
+use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::body::Progress;
@@ -25,6 +27,8 @@ pub(super) struct Shared {
     pub(super) refusal: Cell<Option<Refusal>>,
     /// The stream broke, rather than ended.
     pub(super) broken: Cell<bool>,
+    /// The agent says that nothing behind it has seen a byte (wire.md section 2, code 5).
+    pub(super) refused: Cell<bool>,
 }
 
 impl Shared {
@@ -35,8 +39,15 @@ impl Shared {
         self.progress.replace(Some(progress.clone()));
     }
 
+    fn note_refusal(&self, error: &io::Error) {
+        self.refused.set(self.refused.get() || reset_code(error) == Some(Code::REFUSED));
+    }
+
     /// What the upstream takes is progress too: hyper reads ahead of it.
     fn touch(&self, wrote: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Err(error)) = wrote {
+            self.note_refusal(error);
+        }
         if let (Poll::Ready(Ok(1..)), Some(progress)) = (wrote, &*self.progress.borrow()) {
             progress.touch();
         }
@@ -106,8 +117,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
             gate.sieve.framer.expect(head, upgrade);
         }
         let polled = if gate.sieve.framer.is_idle() { gate.poll_idle(cx) } else { gate.poll_answer(cx, buf) };
-        if let Poll::Ready(Err(_)) = &polled {
+        if let Poll::Ready(Err(error)) = &polled {
             gate.shared.broken.set(true);
+            gate.shared.note_refusal(error);
         }
         polled
     }

@@ -106,19 +106,23 @@ impl Connection {
         if let Some(refusal) = self.shared.refusal.get() {
             return garbage(refusal);
         }
+        if self.shared.refused.get() && !self.shared.received.get() {
+            // Nobody behind the agent has seen a byte, so any method may be repeated.
+            return unreachable(true);
+        }
         match (self.shared.received.get(), self.shared.broken.get()) {
             (true, false) => garbage("it ended inside the header"),
             (true, true) => lost("The agent's stream broke during the answer.", false),
             (false, true) => lost("The agent's stream broke before an answer.", idempotent),
-            (false, false) => {
-                let message =
-                    "The agent could not reach its upstream, or the upstream closed without an answer.";
-                let code = ErrorCode::UPSTREAM_UNREACHABLE;
-                let failure = Failure::coded(StatusCode::BAD_GATEWAY, code, message);
-                SendError { failure, again: idempotent }
-            }
+            (false, false) => unreachable(idempotent),
         }
     }
+}
+
+fn unreachable(again: bool) -> SendError {
+    let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
+    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message);
+    SendError { failure, again }
 }
 
 /// The request with its framing: hyper writes `Content-Length` or `Transfer-Encoding` from the body's length, except
