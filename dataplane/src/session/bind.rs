@@ -194,9 +194,12 @@ fn place(
             let is_random = match scheme {
                 // Internal names are never lent: a token for one is only that of an ordinary rebind.
                 Scheme::Tcp => !url.host().is_internal() && tables.address(url.host(), url.port()).is_none(),
-                _ => default.is_some_and(|domain| is_random_name(domain, url.host())),
+                _ => {
+                    default.is_some_and(|domain| is_random_name(domain, url.host()))
+                        && tables.domain(url.host()).is_none()
+                }
             };
-            if is_random && given_before(&url) && tables.domain(url.host()).is_none() {
+            if is_random && given_before(&url) {
                 require_acl(credential, &url)?;
                 return Ok(Place::LentAgain(url));
             }
