@@ -26,7 +26,8 @@ pub const READ_AHEAD_BYTES_MAX: usize = 8 * 1024;
 pub const KEPT_UPSTREAMS_MAX: usize = 8;
 /// Streams in flight on an agent's session up to which an unused one is kept: room is for requests first.
 pub const KEPT_WHILE_IN_FLIGHT_MAX: usize = 128;
-/// How long an upstream connection is kept unused, in seconds. Many upstreams close theirs after five.
+/// How long an upstream connection is kept unused, in seconds, and up to a quarter longer until it is noticed. Many
+/// upstreams close theirs after five.
 pub const KEPT_UPSTREAM_SECS_MAX: u64 = 4;
 /// Concurrent streams of one HTTP/2 visitor.
 pub const H2_STREAMS_MAX: u32 = 100;

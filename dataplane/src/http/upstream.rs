@@ -6,6 +6,7 @@
 mod gate;
 mod http1;
 mod http2;
+mod shelf;
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -14,17 +15,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use ebbgate_model::{EndpointId, ErrorCode};
+use ebbgate_model::ErrorCode;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::answer::Failure;
 use super::body::{Body, BodyFault, Progress};
 use super::gate::Fault;
-use super::limits::{KEPT_UPSTREAMS_MAX, KEPT_WHILE_IN_FLIGHT_MAX, Limits};
-use crate::gateway::{Endpoint, Gateway, HttpConn, Kind};
+use super::limits::Limits;
+use crate::gateway::{Endpoint, Gateway, HttpConn};
+use shelf::{Behind, Shelf};
 
 /// What an upstream answered.
 pub(super) enum Reply<S> {
@@ -129,15 +131,14 @@ impl Drop for Driver {
 
 /// The upstream connections of one visitor connection.
 pub(super) struct Upstreams {
-    http1: Rc<RefCell<Vec<(EndpointId, Instant, http1::Connection)>>>,
-    http2: RefCell<Vec<(EndpointId, http2::Connection)>>,
+    shelf: Rc<Shelf>,
     limits: Rc<Limits>,
 }
 
 impl Upstreams {
     /// None yet.
     pub(super) fn new(limits: Rc<Limits>) -> Self {
-        Self { http1: Rc::default(), http2: RefCell::default(), limits }
+        Self { shelf: Shelf::new(limits.clone()), limits }
     }
 
     /// Sends a request whose headers are ready for the upstream, and waits for the head of the answer as long as
@@ -158,7 +159,7 @@ impl Upstreams {
         if !upgrade
             && is_idempotent(request.method())
             && body.is_replayable()
-            && let Some(kept) = self.take_kept(endpoint.id)
+            && let Some(kept) = self.shelf.take_http1(endpoint.id)
         {
             let retry = request.clone();
             match self.exchange_http1(kept, endpoint, request, body, progress).await {
@@ -217,31 +218,13 @@ impl Upstreams {
         endpoint: &Endpoint,
         response: Response<hyper::body::Incoming>,
     ) -> Response<Body> {
-        let kept = Rc::downgrade(&self.http1);
-        let id = endpoint.id;
-        let session = match &endpoint.kind {
-            Kind::Agent(agent) => Some(agent.session.clone()),
-            Kind::Cloud => None,
-        };
+        let (shelf, behind) = (Rc::downgrade(&self.shelf), Behind::new(endpoint));
         let keep = move |connection: http1::Connection| {
-            let Some(kept) = kept.upgrade() else { return };
-            let mut kept = kept.borrow_mut();
-            let room = session.is_some_and(|session| session.in_flight() <= KEPT_WHILE_IN_FLIGHT_MAX);
-            if room && kept.len() < KEPT_UPSTREAMS_MAX {
-                kept.push((id, Instant::now(), connection));
+            if let Some(shelf) = shelf.upgrade() {
+                shelf.keep_http1(behind, connection);
             }
         };
         http1::body_then(connection, response, keep)
-    }
-
-    fn take_kept(&self, id: EndpointId) -> Option<http1::Connection> {
-        let mut kept = self.http1.borrow_mut();
-        let now = Instant::now();
-        kept.retain(|(_, since, connection)| {
-            now - *since < self.limits.kept_upstream && !connection.is_closed()
-        });
-        let at = kept.iter().position(|(kept, _, connection)| *kept == id && connection.is_ready())?;
-        Some(kept.swap_remove(at).2)
     }
 
     async fn send_http2<G: Gateway>(
@@ -253,33 +236,20 @@ impl Upstreams {
         body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
-        if let Some(connection) = self.shared_http2(endpoint.id) {
+        if let Some(connection) = self.shelf.http2(endpoint.id) {
             let first = connection.send(request.clone(), body);
             match with_idle(progress, first).await {
                 // The connection may have ended unnoticed; that says nothing about the upstream.
                 Err(error) if error.again && body.is_whole() => {
-                    self.http2.borrow_mut().retain(|(id, _)| *id != endpoint.id);
+                    self.shelf.drop_http2(endpoint.id);
                 }
                 result => return result.map(Reply::Response),
             }
         }
         let stream = open(gateway, conn, endpoint).await?;
         let connection = http2::connect(stream, self.limits.clone()).await?;
-        self.share_http2(endpoint.id, connection.clone());
+        self.shelf.keep_http2(Behind::new(endpoint), connection.clone());
         with_idle(progress, connection.send(request, body)).await.map(Reply::Response)
-    }
-
-    fn share_http2(&self, id: EndpointId, connection: http2::Connection) {
-        let mut kept = self.http2.borrow_mut();
-        kept.retain(|(_, connection)| !connection.is_closed());
-        if kept.len() < KEPT_UPSTREAMS_MAX {
-            kept.push((id, connection));
-        }
-    }
-
-    fn shared_http2(&self, id: EndpointId) -> Option<http2::Connection> {
-        let kept = self.http2.borrow();
-        kept.iter().find(|(kept, connection)| *kept == id && !connection.is_closed()).map(|(_, c)| c.clone())
     }
 }
 

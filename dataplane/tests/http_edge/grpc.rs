@@ -95,6 +95,37 @@ async fn grpc_keeps_its_trailers_both_ways() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shared_connection_that_nobody_uses_is_given_back() {
+    local(async {
+        let lab = Lab::default();
+        let ended = Rc::new(Cell::new(false));
+        let flag = ended.clone();
+        let upstream = scripted(move |io| {
+            let flag = flag.clone();
+            async move {
+                let mut connection = h2::server::handshake(io).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    spawn_local(async move {
+                        // Longer than an unused connection is kept.
+                        tokio::time::sleep(Duration::from_secs(60)).await;
+                        let _ = respond.send_response(Response::new(()), true);
+                    });
+                }
+                flag.set(true);
+            }
+        });
+        let mut sender = connect(&lab, h2c(), upstream).await;
+        let (answer, _send) = sender.send_request(grpc(), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 200, "a request under way is use");
+        assert!(!ended.get());
+        tokio::time::sleep(Limits::default().kept_upstream * 2).await;
+        assert!(ended.get(), "the visitor stays, the agent's stream does not");
+        assert_eq!(lab.opened(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_two_way_stream_may_rest_and_goes_on() {
     local(async {
         let lab = Lab::default();

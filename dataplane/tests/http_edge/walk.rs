@@ -367,6 +367,35 @@ async fn kept_streams_serve_the_next_request_and_a_stale_one_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kept_stream_that_rests_is_given_back() {
+    local(async {
+        let lab = Lab::default();
+        let ended = Rc::new(Cell::new(false));
+        let flag = ended.clone();
+        let upstream = scripted(move |mut io| {
+            let flag = flag.clone();
+            async move {
+                let mut input = Vec::new();
+                let _ = read_strictly(&mut io, &mut input).await;
+                let _ = io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
+                let _ = io.read(&mut [0; 1]).await;
+                flag.set(true);
+            }
+        });
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        let (mut io, serving) = lab.visit_http();
+        io.write_all(b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n").await.unwrap();
+        read_until(&mut io, "hello").await;
+        let kept = Limits::default().kept_upstream;
+        tokio::time::sleep(kept - Duration::from_millis(100)).await;
+        assert!(!ended.get(), "kept for the next request");
+        tokio::time::sleep(kept / 2).await;
+        assert!(ended.get() && !serving.is_finished(), "the visitor stays, the agent's stream does not");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn websockets_switch_only_when_the_upstream_agrees_and_early_bytes_wait() {
     local(async {
         let request = "GET /ws HTTP/1.1\r\nHost: a.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";

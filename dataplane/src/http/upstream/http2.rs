@@ -30,7 +30,7 @@ pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     closed: Rc<Cell<bool>>,
     limits: Rc<Limits>,
-    _driver: Rc<Driver>,
+    driver: Rc<Driver>,
 }
 
 /// Starts HTTP/2 on a stream.
@@ -53,10 +53,15 @@ where
         let _ = connection.await;
         ended.set(true);
     });
-    Ok(Connection { sender, closed, limits, _driver: Rc::new(Driver(driver)) })
+    Ok(Connection { sender, closed, limits, driver: Rc::new(Driver(driver)) })
 }
 
 impl Connection {
+    /// Whether there is any other handle to it: a request under way, or a response being read.
+    pub(super) fn is_in_use(&self) -> bool {
+        Rc::strong_count(&self.driver) > 1
+    }
+
     /// Whether the connection is gone.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.get()
