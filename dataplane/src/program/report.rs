@@ -10,10 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ebbgate_model::TunnelSessionId;
 use ebbgate_model::feed::{FromEdge, SessionReport};
 use prometheus_client::metrics::counter::Counter;
+use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 
 /// Events waiting for control.
 pub const EVENTS_MAX: usize = 8192;
+/// Bytes of a request's path in its event.
+const PATH_BYTES_MAX: usize = 2 << 10;
+/// Bytes that the log actions of policies may put into one event, as JSON.
+const LOG_BYTES_MAX: usize = 32 << 10;
 /// Bytes of agents' text in the first line of a feed; sessions that do not fit follow in lines of their own.
 const SNAPSHOT_TEXT_BYTES_MAX: usize = 16 << 20;
 
@@ -71,8 +76,9 @@ impl Reports {
         self.changed.notify_one();
     }
 
-    /// Something happened.
-    pub fn event(&self, event: FromEdge) {
+    /// Something happened. Long paths and logs are cut, so that the queue is bounded in bytes too.
+    pub fn event(&self, mut event: FromEdge) {
+        shorten(&mut event);
         if self.events.try_send(event).is_err() {
             self.dropped.inc();
         }
@@ -121,9 +127,40 @@ impl Reports {
     }
 }
 
+fn shorten(event: &mut FromEdge) {
+    match event {
+        FromEdge::Request(request) => {
+            let end = request.path.floor_char_boundary(PATH_BYTES_MAX);
+            request.path.truncate(end);
+            request.path.shrink_to_fit();
+            shorten_logs(&mut request.policy_logs);
+        }
+        FromEdge::Connection(connection) => shorten_logs(&mut connection.policy_logs),
+        _ => {}
+    }
+}
+
+/// Keeps the first entries that fit, and says how many did not.
+fn shorten_logs(logs: &mut Vec<Value>) {
+    let mut room = LOG_BYTES_MAX;
+    let fits = |entry: &Value| {
+        let left = room.checked_sub(entry.to_string().len());
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let kept = logs.iter().map(fits).take_while(|fits| *fits).count();
+    let dropped = logs.len().saturating_sub(kept);
+    if dropped > 0 {
+        logs.truncate(kept);
+        logs.push(json!({ "dropped": format!("{dropped} entries: more than {LOG_BYTES_MAX} bytes") }));
+        logs.shrink_to_fit();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ebbgate_model::event::RequestEvent;
     use ebbgate_model::{AccountId, CredentialId, Ksuid};
 
     /// A session that carries so many bytes.
@@ -179,6 +216,28 @@ mod tests {
         let FromEdge::Sessions { sessions } = reports.snapshot() else { panic!("no snapshot") };
         assert_eq!(sessions.into_keys().collect::<Vec<_>>(), [id(1), id(3)]);
         assert!(matches!(reports.change().await, FromEdge::Session { session, .. } if session == id(2)));
+    }
+
+    #[test]
+    fn an_event_has_a_largest_size() {
+        const EVENT_BYTES_MAX: usize = 40 << 10;
+        let (reports, mut queue) = Reports::new(Counter::default());
+        let mut send = |logs: usize, path: &str| {
+            let event = RequestEvent {
+                path: path.into(),
+                policy_logs: vec![json!({ "x": "y".repeat(16_000) }); logs],
+                ..RequestEvent::default()
+            };
+            reports.event(FromEdge::Request(Box::new(event)));
+            let FromEdge::Request(event) = queue.try_recv().unwrap() else { panic!("another event") };
+            event
+        };
+        let large = send(64, &"é".repeat(4_000));
+        assert!(serde_json::to_vec(&large).unwrap().len() < EVENT_BYTES_MAX);
+        assert_eq!((large.policy_logs.len(), large.path.len()), (3, PATH_BYTES_MAX));
+        assert!(large.policy_logs[2]["dropped"].as_str().unwrap().starts_with("62 entries"));
+        let small = send(2, "/a");
+        assert_eq!((small.policy_logs.len(), small.path.as_str()), (2, "/a"));
     }
 
     #[test]
