@@ -27,7 +27,7 @@ use crate::gateway::{Endpoint, Gateway as _, HttpConn, Pool};
 use crate::listen::{Admitted, Comer};
 use crate::metrics::ListenerLabel;
 use crate::session;
-use crate::shard::{Entrance, Shard};
+use crate::shard::{Edge, Entrance, Shard};
 use crate::socket::{Socket, Traffic};
 
 /// Port of `http://` endpoints, whatever the socket is bound to.
@@ -35,8 +35,9 @@ const HTTP_PORT: u16 = 80;
 /// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
 const TLS_PORT: u16 = 443;
 
-/// The account of one connection, for its event.
+/// The account of one connection. Its event is written on drop: a connection that is cut off has one too.
 pub struct Record {
+    edge: Arc<Edge>,
     event: ConnectionEvent,
     started: Instant,
     traffic: Arc<Traffic>,
@@ -64,10 +65,12 @@ impl Drop for Open {
 impl Record {
     fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
         Self {
+            edge: Arc::clone(shard.edge()),
             event: ConnectionEvent {
                 client: socket.peer().to_string(),
                 server: socket.local().to_string(),
                 started_at_ms: shard.now_unix_ms(),
+                outcome: "cut off: the edge stopped".into(),
                 ..ConnectionEvent::default()
             },
             started: Instant::now(),
@@ -84,14 +87,20 @@ impl Record {
         self.event.url = endpoint.url.to_string();
     }
 
-    /// Writes the event.
-    fn done(mut self, shard: &Shard, error: Option<ErrorCode>, outcome: impl Into<String>) {
+    /// Ends it with these words.
+    fn done(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
         self.event.error = error;
         self.event.outcome = outcome.into();
-        self.event.bytes_in = self.traffic.received();
-        self.event.bytes_out = self.traffic.sent();
-        self.event.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        shard.edge().connection_done(self.event);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let mut event = std::mem::take(&mut self.event);
+        event.bytes_in = self.traffic.received();
+        event.bytes_out = self.traffic.sent();
+        event.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.edge.connection_done(event);
     }
 }
 
@@ -146,7 +155,7 @@ fn facts(shard: &Shard, socket: &Socket, record: &Record) -> Arc<ConnFacts> {
 async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, port: u16) {
     let Some((_, pool)) = shard.edge().routes.public(Scheme::Tcp, &host, port) else {
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
-        return record.done(&shard, Some(ErrorCode::OFFLINE), outcome);
+        return record.done(Some(ErrorCode::OFFLINE), outcome);
     };
     let facts = facts(&shard, &socket, &record);
     go_on(shard, Box::new(Walk::new(Visitor::clear(socket), facts, None, pool, record))).await;
@@ -166,18 +175,18 @@ async fn serve_http(shard: Shard, socket: Socket, record: Record) {
     let open = Open::count(&shard.edge().metrics.http_connections_open);
     let outcome = crate::http::serve(shard.clone(), socket, conn).await;
     drop(open);
-    record.done(&shard, None, outcome.outcome);
+    record.done(None, outcome.outcome);
 }
 
 /// HTTPS and TLS endpoints share a listener; libpq asks for TLS in its own words first.
 async fn serve_tls(shard: Shard, mut socket: Socket, mut record: Record) {
     let hello = match read_hello(&mut socket).await {
         Ok(hello) => hello,
-        Err(refusal) => return record.done(&shard, None, refusal.to_string()),
+        Err(refusal) => return record.done(None, refusal.to_string()),
     };
     let Some(name) = hello.tls.sni.clone() else {
         hello::refuse_name(&mut socket).await;
-        return record.done(&shard, None, "the TLS hello names no server this edge could serve");
+        return record.done(None, "the TLS hello names no server this edge could serve");
     };
     record.event.server_name = name.to_string();
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {

@@ -39,18 +39,14 @@ enum Served {
 /// Serves a TCP or TLS connection to its end, on whatever shard it has to be.
 pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
     if let Err(error) = walk.visitor.attach() {
-        return finish(&shard, *walk, over(None, format!("lost between shards: {error}")));
+        return finish(*walk, over(None, format!("lost between shards: {error}")));
     }
     loop {
         let ended = match walk.next(&shard).await {
             Next::EndTls(settings) => end_tls(&shard, &mut walk, &settings, None, true).await.err(),
             Next::Open(endpoint) => {
                 let Kind::Agent(agent) = &endpoint.kind else {
-                    return finish(
-                        &shard,
-                        *walk,
-                        over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"),
-                    );
+                    return finish(*walk, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
                 };
                 if agent.session.shard != shard.index() {
                     return move_to(&shard, walk, agent.session.shard);
@@ -67,7 +63,7 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
             Next::End(over) => Some(over),
         };
         if let Some(over) = ended {
-            return finish(&shard, *walk, over);
+            return finish(*walk, over);
         }
     }
 }
@@ -78,21 +74,21 @@ pub(super) async fn https(shard: Shard, mut walk: Box<Walk>) {
         match walk.next(&shard).await {
             Next::EndTls(settings) => {
                 if let Err(over) = end_tls(&shard, &mut walk, &settings, Some(Protocols::Http), true).await {
-                    return finish(&shard, *walk, over);
+                    return finish(*walk, over);
                 }
             }
             Next::Open(_) if walk.is_forwarded() => {
                 let outcome = "on_tcp_connect of an https endpoint cannot forward; use on_http_request";
-                return finish(&shard, *walk, over(ErrorCode::OFFLINE, outcome));
+                return finish(*walk, over(ErrorCode::OFFLINE, outcome));
             }
             Next::Open(endpoint) => break endpoint,
-            Next::End(over) => return finish(&shard, *walk, over),
+            Next::End(over) => return finish(*walk, over),
         }
     };
     if !walk.visitor.is_tls() {
         let settings = tls::default_settings();
         if let Err(over) = end_tls(&shard, &mut walk, &settings, Some(Protocols::Http), false).await {
-            return finish(&shard, *walk, over);
+            return finish(*walk, over);
         }
     }
     requests(shard, walk, Some(endpoint)).await;
@@ -105,14 +101,14 @@ pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, 
     let may_be_http = hello.tls.alpn.is_empty() || hello.tls.offers_http();
     if !ours || hello.postgres || !may_be_http {
         refuse_name(&mut socket).await;
-        return record.done(&shard, Some(ErrorCode::OFFLINE), outcome);
+        return record.done(Some(ErrorCode::OFFLINE), outcome);
     }
     let facts = super::facts(&shard, &socket, &record);
     let pool = crate::gateway::Pool::new(Vec::new());
     let mut walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
     match end_tls(&shard, &mut walk, &tls::default_settings(), Some(Protocols::Http), false).await {
         Ok(()) => requests(shard, walk, None).await,
-        Err(over) => finish(&shard, *walk, over),
+        Err(over) => finish(*walk, over),
     }
 }
 
@@ -133,7 +129,7 @@ async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endp
     let open = Open::count(&shard.edge().metrics.http_connections_open);
     let outcome = crate::http::serve(shard.clone(), visitor, conn).await;
     drop(open);
-    record.done(&shard, None, outcome.outcome);
+    record.done(None, outcome.outcome);
 }
 
 /// Finishes the handshake with these settings. On failure the client has had its alert.
@@ -256,10 +252,10 @@ async fn open(shard: &Shard, agent: &AgentRef, origin: Origin, postgres: bool) -
 
 fn move_to(shard: &Shard, mut walk: Box<Walk>, index: usize) {
     if let Err(error) = walk.visitor.detach() {
-        return finish(shard, *walk, over(None, format!("the client went away: {error}")));
+        return finish(*walk, over(None, format!("the client went away: {error}")));
     }
     if let Err(Message::Walk(walk)) = shard.edge().send(index, Message::Walk(walk)) {
-        finish(shard, *walk, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
+        finish(*walk, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
     }
 }
 
@@ -267,7 +263,7 @@ fn over(code: impl Into<Option<ErrorCode>>, outcome: impl Into<String>) -> Over 
     Over { code: code.into(), outcome: outcome.into() }
 }
 
-fn finish(shard: &Shard, mut walk: Walk, over: Over) {
+fn finish(mut walk: Walk, over: Over) {
     walk.record.event.policy_logs = walk.take_logs();
-    walk.record.done(shard, over.code, over.outcome);
+    walk.record.done(over.code, over.outcome);
 }

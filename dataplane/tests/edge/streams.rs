@@ -28,6 +28,21 @@ async fn bytes_go_through_both_ways_from_either_shard() {
 }
 
 #[tokio::test]
+async fn a_connection_that_the_end_of_the_edge_cuts_has_its_event() {
+    let mut lab = Lab::start();
+    // It says nothing, so nothing but the end of its shard ends it.
+    let mut visitor = tokio::net::TcpStream::connect(lab.tls).await.unwrap();
+    while lab.edge.metrics.connections_open.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    lab.edge.enter(ebbgate_edge::shard::Stage::Stopped);
+    let event = lab.event().await;
+    assert_eq!(event.client, visitor.local_addr().unwrap().to_string());
+    assert_eq!(event.outcome, "cut off: the edge stopped");
+    assert_eq!(visitor.read(&mut [0]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
 async fn the_header_names_the_visitor_and_proxy_protocol_is_put_in_front() {
     let mut lab = Lab::start();
     lab.tcp_to("tcp://db.clinic1.internal:433");
