@@ -110,4 +110,20 @@ mod tests {
         assert!(now.not_after > leaf.not_after);
         assert!(lab.app.vault.open(&key, &now.key).unwrap().contains("PRIVATE KEY"));
     }
+
+    #[tokio::test]
+    async fn a_leaf_that_cannot_be_read_keeps_no_other_from_being_renewed() {
+        let mut lab = Lab::new().await;
+        let (first, second) = (DomainId::new(lab.app.ksuid()), DomainId::new(lab.app.ksuid()));
+        let host = "a.example.com".parse().unwrap();
+        let (key, leaf) = lab.app.issue(Purpose::Ingress, lab.account, first.max(second), &host).unwrap();
+        let damaged = IssuedCertificate::key(lab.account, first.min(second));
+        let txn = Txn::new().put(&key, record::encode(&leaf)).put(damaged.as_str(), "damage");
+        let _ = lab.app.store.commit(txn).await.unwrap();
+        lab.app.clock = Arc::new(At(NOW + LEAF_DAYS * 86_400));
+        let error = renew(&lab.app).await.unwrap_err().to_string();
+        assert!(error.contains(&damaged), "{error}");
+        let now = record::read::<IssuedCertificate>(&*lab.app.store, &key).await.unwrap().unwrap().record;
+        assert_ne!(now.id, leaf.id, "the damaged one stands before it, and it was renewed all the same");
+    }
 }

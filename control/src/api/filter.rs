@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(Filter::parse(&terms(1)).unwrap().keeps(&long, NOW, &mut budget), Ok(false));
         let many = Filter::parse(&terms(32)).unwrap();
         let kept: Vec<_> = (0..10).map(|_| many.keeps(&long, NOW, &mut budget)).collect();
-        let refused = kept.iter().filter_map(|kept| kept.as_ref().err()).next().expect("the budget ends");
+        let refused = kept.iter().find_map(|kept| kept.as_ref().err()).expect("the budget ends");
         assert!(refused.message().contains("costs too much"), "{refused}");
     }
 

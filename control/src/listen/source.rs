@@ -49,7 +49,7 @@ impl Drop for Counted {
 pub(crate) fn source_of(peer: IpAddr) -> IpAddr {
     match canonical_ip(peer) {
         IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
-        ip => ip,
+        ip @ IpAddr::V4(_) => ip,
     }
 }
 

@@ -485,8 +485,8 @@ async fn an_account_owns_so_much_and_no_more() {
     let policy = format!("/ip_policies/{}", lab.make("/ip_policies", text(10)).await.id());
     lab.post("/ip_policies", json!({})).await.expect(201);
     fill("api_keys", 1_000, "").await;
-    let full = lab.post("/api_keys", json!({})).await.expect(403);
-    assert!(full.text("msg").contains("1001 objects in `api_keys`"), "{}", full.text("msg"));
+    let refused = lab.post("/api_keys", json!({})).await.expect(403);
+    assert!(refused.text("msg").contains("1001 objects in `api_keys`"), "{}", refused.text("msg"));
     fill("leftovers", 64, &"x".repeat((1 << 20) - 1_000)).await;
     lab.patch(&policy, text(20)).await.expect(200);
     fill("leftovers", 64, &"x".repeat(1 << 20)).await;
