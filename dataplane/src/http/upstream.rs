@@ -218,10 +218,10 @@ impl Upstreams {
         endpoint: &Endpoint,
         response: Response<hyper::body::Incoming>,
     ) -> Response<Body> {
-        let (shelf, behind) = (Rc::downgrade(&self.shelf), Behind::new(endpoint));
+        let (weak, behind) = (Rc::downgrade(&self.shelf), Behind::new(endpoint));
         let keep = move |connection: http1::Connection| {
-            if let Some(shelf) = shelf.upgrade() {
-                shelf.keep_http1(behind, connection);
+            if let Some(kept) = weak.upgrade() {
+                kept.keep_http1(behind, connection);
             }
         };
         http1::body_then(connection, response, keep)

@@ -117,14 +117,14 @@ impl Shelf {
         if self.watched.replace(true) {
             return;
         }
-        let (shelf, pause) = (Rc::downgrade(self), self.limits.kept_upstream / LOOKS);
+        let (weak, pause) = (Rc::downgrade(self), self.limits.kept_upstream / LOOKS);
         tokio::task::spawn_local(async move {
             loop {
                 sleep(pause).await;
-                let Some(shelf) = shelf.upgrade() else { return };
-                shelf.tidy();
-                if shelf.http1.borrow().is_empty() && shelf.http2.borrow().is_empty() {
-                    shelf.watched.set(false);
+                let Some(kept) = weak.upgrade() else { return };
+                kept.tidy();
+                if kept.http1.borrow().is_empty() && kept.http2.borrow().is_empty() {
+                    kept.watched.set(false);
                     return;
                 }
             }
