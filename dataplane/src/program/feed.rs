@@ -312,7 +312,7 @@ mod tests {
         let (lines, _unread) = mpsc::channel(1);
         send(&lines, &FromEdge::Beat).await.unwrap();
         let began = Instant::now();
-        let stuck = timeout(Duration::from_secs(3600), send(&lines, &FromEdge::Beat)).await;
+        let stuck = timeout(Duration::from_hours(1), send(&lines, &FromEdge::Beat)).await;
         assert!(matches!(stuck, Ok(Err(FeedError::Silent))));
         assert_eq!(began.elapsed(), silence());
     }

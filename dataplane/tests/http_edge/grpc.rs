@@ -107,7 +107,7 @@ async fn a_shared_connection_that_nobody_uses_is_given_back() {
                 while let Some(Ok((_, mut respond))) = connection.accept().await {
                     spawn_local(async move {
                         // Longer than an unused connection is kept.
-                        tokio::time::sleep(Duration::from_secs(60)).await;
+                        tokio::time::sleep(Duration::from_mins(1)).await;
                         let _ = respond.send_response(Response::new(()), true);
                     });
                 }

@@ -387,7 +387,7 @@ async fn a_kept_stream_that_rests_is_given_back() {
         io.write_all(b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n").await.unwrap();
         read_until(&mut io, "hello").await;
         let kept = Limits::default().kept_upstream;
-        tokio::time::sleep(kept - Duration::from_millis(100)).await;
+        tokio::time::sleep(kept.mul_f32(0.9)).await;
         assert!(!ended.get(), "kept for the next request");
         tokio::time::sleep(kept / 2).await;
         assert!(ended.get() && !serving.is_finished(), "the visitor stays, the agent's stream does not");
