@@ -187,6 +187,30 @@ async fn a_failing_forward_goes_on_when_the_policy_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_may_have_been_acted_on_is_not_forwarded_again() {
+    local(async {
+        let lab = Lab::default();
+        let policy = r#"{"on_http_request":[{"actions":[
+            {"type":"forward-internal","config":{"url":"https://dies.internal","on_error":"continue"}},
+            {"type":"forward-internal","config":{"url":"https://spare.internal"}}]}]}"#;
+        lab.cloud("http://a.example.com", Made { policy: Some(policy), ..Made::default() });
+        let dies = scripted(|mut io| async move {
+            let _ = read_strictly(&mut io, &mut Vec::new()).await;
+        });
+        lab.agent("https://dies.internal", Made::default(), dies);
+        let (seen, spare) = strict_upstream();
+        lab.agent("https://spare.internal", Made::default(), spare);
+        let post = "POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let read = lab.talk(post.as_bytes()).await;
+        assert!(read.starts_with("HTTP/1.1 502 "), "{read}");
+        assert_eq!(seen.borrow().requests.len(), 0);
+        let read = lab.talk(get("a.example.com").as_bytes()).await;
+        assert!(read.starts_with("HTTP/1.1 200 "), "a GET may be sent twice: {read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_circle_that_goes_on_after_every_failure_ends() {
     local(async {
         let lab = Lab::default();

@@ -129,7 +129,7 @@ impl<G: Gateway> Visitor<G> {
         depth: usize,
     ) -> Result<Hop, SendError> {
         let fail = |failure| SendError { failure, again: true };
-        hops::check_depth(depth).map_err(|deep| SendError { failure: too_far(deep), again: false })?;
+        hops::check_depth(depth).map_err(|deep| fail(too_far(deep)))?;
         let pool = self.gateway.internal(hop.endpoint.account, url).filter(|pool| {
             let http = |e: &Arc<Endpoint>| matches!(e.url.scheme(), Scheme::Http | Scheme::Https);
             !pool.members().is_empty() && pool.members().iter().all(http)
@@ -148,7 +148,7 @@ impl<G: Gateway> Visitor<G> {
     ) -> Result<upstream::Reply<G::Stream>, SendError> {
         let endpoint = hop.endpoint.clone();
         if matches!(endpoint.kind, Kind::Cloud) {
-            return Err(SendError { failure: unfinished(&endpoint), again: false });
+            return Err(SendError { failure: unfinished(&endpoint), again: true });
         }
         let head = hop.cx.request.as_ref().unwrap_or(&hop.entry);
         let mut request = Request::new(());
@@ -194,7 +194,7 @@ impl<G: Gateway> Visitor<G> {
                 return Ok(());
             }
             match hops.last_mut() {
-                Some(outer) if hop.on_error == OnError::Continue && whole => {
+                Some(outer) if hop.on_error == OnError::Continue && error.again && whole => {
                     resume_after(outer, &error);
                     return Ok(());
                 }
