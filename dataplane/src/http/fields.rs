@@ -20,12 +20,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Names that gateways in the CGI tradition read as the ones above.
-const IMITATIONS: [HeaderName; 3] = [
-    HeaderName::from_static("x_forwarded_for"),
-    HeaderName::from_static("x_forwarded_proto"),
-    HeaderName::from_static("x_forwarded_host"),
-];
+/// What only the edge may say.
+const FORWARDED: [HeaderName; 3] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
 
 /// Headers a Connection header cannot take away: the message would mean something else without them.
 const NOT_NOMINABLE: [HeaderName; 2] = [HOST, CONTENT_LENGTH];
@@ -62,9 +58,20 @@ fn accepts_trailers(value: &HeaderValue) -> bool {
     value.as_bytes().split(|b| *b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
+/// Whether gateways in the CGI tradition, to whom `_` and `-` are the same, read the name as one of the edge's.
+fn imitates_forwarded(name: &HeaderName) -> bool {
+    let same = |(b, expect): (u8, u8)| b == expect || (b == b'_' && expect == b'-');
+    FORWARDED.iter().any(|own| {
+        let (name, own) = (name.as_str(), own.as_str());
+        name != own && name.len() == own.len() && name.bytes().zip(own.bytes()).all(same)
+    })
+}
+
 /// What the edge tells the upstream about the visitor.
 pub(super) fn add_forwarded(headers: &mut HeaderMap, client: IpAddr, proto: &'static str) {
-    for imitation in IMITATIONS {
+    let imitations: Vec<HeaderName> =
+        headers.keys().filter(|name| imitates_forwarded(name)).cloned().collect();
+    for imitation in imitations {
         headers.remove(imitation);
     }
     let client = HeaderValue::from_str(&client.to_canonical().to_string());
@@ -148,7 +155,7 @@ mod tests {
             "host: a.example|x-forwarded-for: 9.9.9.9, 8.8.8.8, 192.0.2.1|x-forwarded-host: a.example|x-forwarded-proto: https"
         );
         let mut map = headers(
-            "host: a.example|x_forwarded_for: 9.9.9.9|x-forwarded-host: b.example|x-forwarded-proto: http",
+            "host: a.example|x_forwarded_for: 9.9.9.9|X-Forwarded_For: 9.9.9.9|x_forwarded-proto: ftp|x-forwarded-host: b.example|x-forwarded-proto: http",
         );
         add_forwarded(&mut map, "2001:db8::1".parse().unwrap(), "https");
         assert_eq!(
