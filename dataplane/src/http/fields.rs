@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 
@@ -93,6 +93,12 @@ fn append_to_list(headers: &mut HeaderMap, name: HeaderName, item: HeaderValue) 
     }
     list.extend_from_slice(item.as_bytes());
     headers.insert(name, HeaderValue::from_bytes(&list).unwrap_or(item));
+}
+
+/// Whether the message is a gRPC call.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/grpc"))
 }
 
 /// Makes a visitor's headers ready for an upstream that speaks HTTP/1.1: its sender frames the body.

@@ -24,6 +24,7 @@ use super::body::{Body, Direction};
 use super::framing::{Authority, FIELDS_MAX, HEAD_BYTES_MAX};
 use super::gate::{Fault, Gate, Shared};
 use super::limits::{LINGER_BYTES_MAX, Limits};
+use super::pace::Leisure;
 use super::upstream::fault_failure;
 use super::visitor::{Answer, Tunnel, Visitor};
 use crate::gateway::{Gateway, HttpOutcome};
@@ -67,7 +68,7 @@ impl<G: Gateway> Service<Request<Incoming>> for Requests<G> {
             let host = request.headers().get(HOST).ok_or(Closed)?;
             let authority = Authority::parse(host.as_bytes()).map_err(|_| Closed)?;
             let request = in_origin_form(request.map(|body| Body::from_visitor(body, shared.clone())));
-            match visitor.answer(request, &authority, upgrade).await {
+            match visitor.answer(request, &authority, upgrade, &Leisure::default()).await {
                 Answer::Close => Err(Closed),
                 Answer::Response(mut response) => {
                     if shared.is_last() {

@@ -18,8 +18,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -31,7 +31,7 @@ use super::limits::{
     H2_CONNECTION_WINDOW_BYTES, H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_PENDING_RESETS_MAX,
     H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES, Limits,
 };
-use super::pace::Pace;
+use super::pace::{Leisure, Pace};
 use super::visitor::{Answer, Visitor};
 use crate::gateway::{Gateway, HttpOutcome};
 use guard::Guard;
@@ -209,19 +209,14 @@ impl<G: Gateway> Stream<G> {
             let _ = respond.send_informational(go_on);
         }
         let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        let body = Body::stream(Reading::new(stream, Sender::Visitor, self.pace(&head.headers)), length);
+        let leisure = Leisure::default();
+        let pace = Pace::new(self.limits.pace, self.limits.pace_bytes_min);
+        let body = Body::stream(Reading::new(stream, Sender::Visitor, Some((pace, leisure.clone()))), length);
         let request = Request::from_parts(head, body);
         tokio::select! {
-            answer = self.visitor.answer(request, &authority, false) => Some(answer),
+            answer = self.visitor.answer(request, &authority, false, &leisure) => Some(answer),
             _ = poll_fn(|cx| respond.poll_reset(cx)) => None,
         }
-    }
-
-    /// gRPC streams may rest as long as the exchange does; other bodies have a pace.
-    fn pace(&self, headers: &HeaderMap) -> Option<Pace> {
-        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        let grpc = kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/grpc"));
-        (!grpc).then(|| Pace::new(self.limits.pace, self.limits.pace_bytes_min))
     }
 
     async fn respond(&self, response: Response<Body>, mut respond: SendResponse<Bytes>) {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::body::{Body, BodyFault};
 use super::gate::Fault;
-use super::pace::Pace;
+use super::pace::{Leisure, Pace};
 use super::timer::Timer;
 
 /// Bytes of window asked for at once.
@@ -34,14 +34,14 @@ pub(super) struct Reading {
     stream: RecvStream,
     sender: Sender,
     data_over: bool,
-    /// What the sender is held to; none when it may rest as long as the exchange does.
-    pace: Option<Pace>,
+    /// What the sender is held to, and whether it is; none when it may rest as long as the exchange does.
+    pace: Option<(Pace, Leisure)>,
     timer: Timer,
 }
 
 impl Reading {
     /// Reads the stream.
-    pub(super) fn new(stream: RecvStream, sender: Sender, pace: Option<Pace>) -> Self {
+    pub(super) fn new(stream: RecvStream, sender: Sender, pace: Option<(Pace, Leisure)>) -> Self {
         Self { stream, sender, data_over: false, pace, timer: Timer::default() }
     }
 
@@ -55,7 +55,7 @@ impl Reading {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyFault>>> {
         match self.stream.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
-                if let Some(pace) = &mut self.pace {
+                if let Some((pace, _)) = &mut self.pace {
                     pace.moved(Instant::now(), data.len());
                 }
                 let released = self.stream.flow_control().release_capacity(data.len());
@@ -64,7 +64,8 @@ impl Reading {
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(self.fault(&error)))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                let Some(pace) = &mut self.pace else { return Poll::Pending };
+                let held = self.pace.as_mut().filter(|(_, leisure)| !leisure.may_rest());
+                let Some((pace, _)) = held else { return Poll::Pending };
                 ready!(self.timer.poll(cx, pace.wait(Instant::now())));
                 Poll::Ready(Some(Err(BodyFault::Visitor(Fault::BodyStalled))))
             }

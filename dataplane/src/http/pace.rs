@@ -3,6 +3,8 @@
 //! Only time spent waiting for the peer counts, so a slow upstream never makes a visitor look slow. Catches both the
 //! peer that stops and the one that drips. Pure: the clock is an argument.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -38,6 +40,23 @@ impl Pace {
         if self.bytes >= self.bytes_min {
             (self.waited, self.bytes) = (Duration::ZERO, 0);
         }
+    }
+}
+
+/// Whether a peer may rest as long as its exchange does. Shared by whoever reads from the peer and whoever finds out
+/// later whom it talks to; no until then.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Leisure(Rc<Cell<bool>>);
+
+impl Leisure {
+    /// From now on it may, or may not.
+    pub(super) fn set(&self, may_rest: bool) {
+        self.0.set(may_rest);
+    }
+
+    /// Whether it may.
+    pub(super) fn may_rest(&self) -> bool {
+        self.0.get()
     }
 }
 

@@ -25,6 +25,7 @@ use super::answer::Failure;
 use super::body::{Body, BodyFault, Progress};
 use super::gate::Fault;
 use super::limits::Limits;
+use super::pace::Leisure;
 use crate::gateway::{Endpoint, Gateway, HttpConn};
 use shelf::{Behind, Shelf};
 
@@ -60,12 +61,24 @@ impl SendError {
 pub(super) struct Lender {
     body: Rc<RefCell<Body>>,
     begun: Rc<Cell<bool>>,
+    leisure: Leisure,
 }
 
 impl Lender {
     /// Nobody has read yet.
     pub(super) fn new(body: Body) -> Self {
-        Self { body: Rc::new(RefCell::new(body)), begun: Rc::default() }
+        Self { body: Rc::new(RefCell::new(body)), begun: Rc::default(), leisure: Leisure::default() }
+    }
+
+    /// The same body, whose sender's leisure is this.
+    pub(super) fn at(mut self, leisure: &Leisure) -> Self {
+        self.leisure = leisure.clone();
+        self
+    }
+
+    /// Whether its sender may rest.
+    pub(super) fn leisure(&self) -> &Leisure {
+        &self.leisure
     }
 
     /// Whether the whole body can (still) be sent.

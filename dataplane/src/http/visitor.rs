@@ -22,6 +22,7 @@ use super::body::{Body, Direction};
 use super::fields;
 use super::framing::Authority;
 use super::limits::Limits;
+use super::pace::Leisure;
 use super::record::Record;
 use super::reply::{framed, may_switch_to};
 use super::upstream::{Lender, Upstreams};
@@ -90,12 +91,13 @@ impl<G: Gateway> Visitor<G> {
     }
 
     /// Answers one request. Its head has passed the framer or its HTTP/2 twin and has a Host header; `upgrade` says that
-    /// it may leave HTTP.
+    /// it may leave HTTP, `leisure` is its body's.
     pub(super) async fn answer(
         &self,
         request: Request<Body>,
         authority: &Authority,
         upgrade: bool,
+        leisure: &Leisure,
     ) -> Answer<G> {
         let (mut head, body) = request.into_parts();
         let record = Record::new(&self.gateway, &self.conn, &self.limits, &head, authority.host.as_str());
@@ -104,7 +106,7 @@ impl<G: Gateway> Visitor<G> {
         fields::strip_hop_by_hop(&mut head.headers);
         head.extensions = http::Extensions::new();
         let (method, html) = (head.method.clone(), takes_html(&head.headers));
-        let body = Lender::new(body.counted(record.progress.clone(), Direction::In));
+        let body = Lender::new(body.counted(record.progress.clone(), Direction::In)).at(leisure);
         let answer = match self.walk(head, authority, upgrade, &body, &record).await {
             Ok(answer) => answer,
             Err(Stop::Close) => return Answer::Close,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_edge::http::limits::Limits;
+use ebbgate_edge::http::limits::{Limits, PACE_SECS};
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
@@ -140,6 +140,20 @@ async fn a_two_way_stream_may_rest_and_goes_on() {
         send.send_data(Bytes::new(), true).unwrap();
         assert!(body.data().await.is_none());
         assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_where_grpc_is_served_may_a_body_rest() {
+    local(async {
+        let lab = Lab::default();
+        let (_, upstream) = strict_upstream();
+        let sender = connect(&lab, Made::default(), upstream).await;
+        let (answer, mut send) = sender.clone().send_request(grpc(), false).unwrap();
+        send.send_data(Bytes::from_static(b"half"), false).unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(PACE_SECS + 2), answer).await;
+        assert_eq!(answer.expect("cut off in time").unwrap().status(), 408);
     })
     .await;
 }

@@ -151,6 +151,8 @@ impl<G: Gateway> Visitor<G> {
             return Err(SendError { failure: unfinished(&endpoint), again: true });
         }
         let head = hop.cx.request.as_ref().unwrap_or(&hop.entry);
+        // gRPC streams may rest as long as the exchange does, where there are any; other bodies have a pace.
+        body.leisure().set(endpoint.upstream_http2 && fields::is_grpc(&hop.entry.headers));
         let mut request = Request::new(());
         request.method_mut().clone_from(&head.method);
         request.uri_mut().clone_from(&head.uri);
