@@ -128,7 +128,7 @@ where
     }
     let outcome = match (shared.fault(), &ended) {
         (Some(fault), _) => {
-            refuse(&mut io, fault).await;
+            let _ = timeout(limits.linger, refuse(&mut io, fault)).await;
             fault.to_string()
         }
         (None, Ok(())) => "closed".to_owned(),

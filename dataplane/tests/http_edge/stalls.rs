@@ -234,3 +234,18 @@ async fn a_half_closed_visitor_is_served_as_long_as_something_comes() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_that_does_not_read_its_refusal_is_not_waited_for() {
+    local(async {
+        // Less room than the refusal takes.
+        let (mut visitor, io) = tokio::io::duplex(64);
+        let serving = ebbgate_edge::http::serve_with(Lab::default(), io, http_conn(), Limits::default());
+        let serving = tokio::task::spawn_local(serving);
+        visitor.write_all(b"GET / HTTP/9\r\n\r\n").await.unwrap();
+        let started = Instant::now();
+        tokio::time::timeout(Duration::from_secs(600), serving).await.unwrap().unwrap();
+        assert!(started.elapsed().as_secs() <= 2 * LINGER_SECS_MAX, "{:?}", started.elapsed());
+    })
+    .await;
+}
