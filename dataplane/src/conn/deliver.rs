@@ -194,7 +194,10 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
     };
     match ended.end {
         End::Finished => Served::Over(over(None, "closed")),
-        End::Idle => Served::Over(over(None, "closed: nothing moved for too long")),
+        End::Idle => {
+            walk.visitor.abort_on_close();
+            Served::Over(over(None, "closed: nothing moved for too long"))
+        }
         End::Failed(Side::Client) => Served::Over(over(None, words("the client went away"))),
         End::Failed(Side::Agent) => {
             let is_new = walk.record.started.elapsed() < new_connection(&agent.session);

@@ -148,6 +148,11 @@ impl Drop for Lab {
 impl Lab {
     /// Starts an edge that knows *.example.com, tcp.example.com:PORT and three tokens. Call inside a runtime.
     pub(crate) fn start() -> Self {
+        Self::with_idle(60)
+    }
+
+    /// The same, where relays may rest this many seconds.
+    pub(crate) fn with_idle(relay_idle_secs: u64) -> Self {
         let metrics = Metrics::new();
         let (reports, events) = Reports::new(metrics.events_dropped.clone());
         let edge = Edge::new(Parts {
@@ -156,7 +161,7 @@ impl Lab {
             reports,
             keys: Keys::new(Fetcher::new(None, true).unwrap()),
             tickets: TicketKey::new(&[7; 32]),
-            waits: Waits { relay_idle_secs: 60, half_closed_secs: 60 },
+            waits: Waits { relay_idle_secs, half_closed_secs: 60 },
             guard: Guard::start(Settings::default()).unwrap(),
             background: Handle::current(),
             ports: Ports::new("127.0.0.1".parse().unwrap(), SHARDS),
@@ -190,6 +195,11 @@ impl Lab {
 
     /// Adds a cloud endpoint of account 1.
     pub(crate) fn cloud(&mut self, n: u8, url: &str, policy: Value) {
+        self.cloud_with(n, url, policy, |_| ());
+    }
+
+    /// Adds a cloud endpoint of account 1, together with another change.
+    pub(crate) fn cloud_with(&mut self, n: u8, url: &str, policy: Value, change: impl FnOnce(&mut Program)) {
         let url: ebbgate_model::EndpointUrl = url.parse().unwrap();
         let policy: TrafficPolicy = serde_json::from_value(policy).unwrap();
         let spec = CloudEndpointSpec {
@@ -199,7 +209,10 @@ impl Lab {
             pooling_enabled: false,
             policy: Some(policy),
         };
-        self.change(|program| drop(program.endpoints.insert(EndpointId::new(ksuid(n)), spec)));
+        self.change(|program| {
+            change(program);
+            program.endpoints.insert(EndpointId::new(ksuid(n)), spec);
+        });
     }
 
     /// Adds the cloud endpoint on the reserved TCP port, forwarding to `target`.

@@ -160,3 +160,16 @@ async fn a_loop_that_goes_on_after_every_failure_ends() {
     assert_eq!(exchange(lab.visit().await, b"").await.unwrap_or_default(), b"");
     assert_eq!(lab.event().await.error, Some(ErrorCode::TOO_MANY_HOPS));
 }
+
+#[tokio::test]
+async fn a_relay_that_rests_too_long_ends_with_a_reset() {
+    let mut lab = Lab::with_idle(1);
+    lab.tcp_to("tcp://db.clinic1.internal:433");
+    let agent = lab.agent(TOKEN).await;
+    agent.bind("tcp://db.clinic1.internal:433").await;
+    let _agent = agent.echo(b"hello");
+    let mut visitor = lab.visit().await;
+    visitor.read_exact(&mut [0; 5]).await.unwrap();
+    let cut = visitor.read_u8().await.unwrap_err();
+    assert_eq!(cut.kind(), std::io::ErrorKind::ConnectionReset, "no whole answer ends like this");
+}
