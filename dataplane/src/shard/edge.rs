@@ -163,26 +163,25 @@ impl Edge {
         }
     }
 
-    /// Puts Tables in force: tables, then routes, then ports, then sessions that may no longer be.
+    /// Puts Tables in force: tables, ports, sessions and endpoints that may no longer be, and then what is new: nobody shares
+    /// a URL with the account that had it before.
     pub fn install(self: &Arc<Self>, tables: Tables) {
         let old = self.tables.load_full();
         let new = Arc::new(tables);
         self.tables.store(Arc::clone(&new));
-        for (id, endpoint) in &new.cloud {
-            let before = old.cloud.get(id);
-            if before.is_some_and(|before| Arc::ptr_eq(before, endpoint)) {
-                continue;
-            }
-            self.routes.put(Arc::clone(endpoint));
-            if let Some(moved) = before.filter(|b| b.url != endpoint.url || b.binding != endpoint.binding) {
-                self.routes.remove(moved);
-            }
-        }
-        for gone in old.cloud.iter().filter(|(id, _)| !new.cloud.contains_key(id)).map(|(_, e)| e) {
-            self.routes.remove(gone);
-        }
         self.sync_ports(&new);
         session::recheck(self, &old, &new);
+        let stays = |id, before: &Endpoint| {
+            new.cloud.get(id).is_some_and(|now| now.url == before.url && now.binding == before.binding)
+        };
+        for (_, gone) in old.cloud.iter().filter(|(id, before)| !stays(*id, before)) {
+            self.routes.remove(gone);
+        }
+        for (id, endpoint) in &new.cloud {
+            if !old.cloud.get(id).is_some_and(|before| Arc::ptr_eq(before, endpoint)) {
+                self.routes.put(Arc::clone(endpoint));
+            }
+        }
         self.guard.look();
         self.metrics.generation.set(i64::try_from(new.program.generation).unwrap_or(i64::MAX));
         self.metrics.objects_unserved.set(i64::try_from(new.unserved.len()).unwrap_or(i64::MAX));

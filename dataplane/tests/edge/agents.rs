@@ -1,7 +1,12 @@
 //! Agents' sessions: who may come in and serve what, how a session is taken over, how it ends.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use ebbgate_edge::shard::Stage;
 use ebbgate_model::feed::FromEdge;
+use ebbgate_model::{Binding, CloudEndpointSpec, EndpointId, Ksuid};
 use ebbgate_wire::rpc::{Outcome, StreamKind};
 use ebbgate_wire::rpc_io::call;
 use serde_json::json;
@@ -260,4 +265,53 @@ async fn names_of_the_agent_listener_that_nobody_answers_to() {
     let stream = TcpStream::connect(lab.connect).await.unwrap();
     let error = crate::lab::handshake(stream, "other.example.com", lab.authority.client(None, false)).await;
     assert!(error.unwrap_err().to_string().contains("UnrecognisedName"));
+}
+
+#[tokio::test]
+async fn a_name_that_changes_hands_is_never_shared() {
+    let mut lab = Lab::start();
+    let agent = lab.agent(OTHER_TOKEN).await;
+    let edge = lab.edge.clone();
+    let watching = Arc::new(AtomicBool::new(true));
+    let watch = Arc::clone(&watching);
+    let watcher = std::thread::spawn(move || {
+        let host = "api.example.com".parse().unwrap();
+        let mut shared = 0;
+        while watch.load(Ordering::Relaxed) {
+            let pool = edge.routes.public(ebbgate_model::Scheme::Https, &host, 443);
+            let accounts: BTreeSet<_> =
+                pool.iter().flat_map(|(_, p)| p.members()).map(|e| e.account).collect();
+            shared += usize::from(accounts.len() > 1);
+        }
+        shared
+    });
+    let owner = |n| {
+        move |p: &mut ebbgate_model::Program| {
+            p.domains.values_mut().for_each(|domain| domain.account = crate::lab::account(n));
+            p.endpoints.clear();
+        }
+    };
+    // Much that is new besides, so that the change takes a while.
+    let crowd = (0..2_000_u64).map(|n| {
+        let spec = CloudEndpointSpec {
+            account: crate::lab::account(1),
+            binding: Binding::Internal,
+            url: format!("https://crowd{n}.internal").parse().unwrap(),
+            pooling_enabled: false,
+            policy: None,
+        };
+        (EndpointId::new(Ksuid::new(1_700_000_001 + n, [0; 16])), spec)
+    });
+    let crowd: BTreeMap<_, _> = crowd.collect();
+    for _ in 0..3 {
+        lab.change(owner(2));
+        agent.bind("https://api.example.com").await;
+        let crowd = crowd.clone();
+        lab.cloud_with(7, "https://api.example.com", json!({}), |p| {
+            owner(1)(p);
+            p.endpoints.extend(crowd);
+        });
+    }
+    watching.store(false, Ordering::Relaxed);
+    assert_eq!(watcher.join().unwrap(), 0);
 }
