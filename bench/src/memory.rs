@@ -57,6 +57,7 @@ impl Memory {
             port: 80,
             sni: None,
             alpn_h2: false,
+            tls_settings: None,
             first_endpoint: None,
         };
         spawn_local(http::serve(self.clone(), far, conn));
