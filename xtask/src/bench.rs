@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: measures what criterion cannot, because it takes whole programs and another gateway to compare with.
 //!
 //! `chain`: the whole way from a visitor to a service, next to HAProxy. `flood`: a flood of refused packets, next to nftables.
-//! Everything runs on loopback or in namespaces, bounded in count and time. Benches of single parts are criterion's:
-//! `cargo bench`.
+//! `xdp`: the XDP program alone. Everything runs on loopback or in namespaces, bounded in count and time. Benches of
+//! single parts are criterion's: `cargo bench`.
 
 mod chain;
 pub mod flood;
@@ -13,6 +13,7 @@ mod meter;
 mod report;
 mod sink;
 mod tcp;
+mod xdp;
 
 use anyhow::Result;
 
@@ -29,6 +30,8 @@ enum What {
     Chain(chain::Args),
     /// What a flood of refused packets costs visitors: XDP, user space, nftables (root only)
     Flood(flood::Args),
+    /// Nanoseconds of the XDP program for a packet, by size of the list (root only)
+    Xdp,
 }
 
 /// Measures and reports.
@@ -36,5 +39,6 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Chain(args) => chain::run(args),
         What::Flood(args) => flood::run(args),
+        What::Xdp => xdp::run(),
     }
 }
