@@ -3,6 +3,8 @@
 //!
 //! A function returns when the property holds and panics when it does not; it never asserts that an input is *good*.
 
+mod frame;
+
 use bytes::{Bytes, BytesMut};
 use ebbgate_edge::detect::{Detected, HELLO_BYTES_MAX, detect as look};
 use ebbgate_edge::http::framing::{Refusal, RequestFramer, Step};
@@ -11,11 +13,13 @@ use ebbgate_policy::{CheckContext, Engine, Owner, References, check};
 use ebbgate_wire::mux::{Limits, Mux, MuxEvent, Readable, Role};
 use ebbgate_wire::rpc::{Auth, Bind, ObjectReader};
 
+pub use frame::frame;
+
 /// What must hold for an input.
 pub type Property = fn(&[u8]);
 
 /// Name and function of every target, for replaying corpora.
-pub const TARGETS: [(&str, Property); 7] = [
+pub const TARGETS: [(&str, Property); 8] = [
     ("detect", detect),
     ("frames", frames),
     ("rpc", rpc),
@@ -23,6 +27,7 @@ pub const TARGETS: [(&str, Property); 7] = [
     ("endpoint_url", endpoint_url),
     ("framing", framing),
     ("program_diff", program_diff),
+    ("frame", frame),
 ];
 
 /// Detection never changes its mind: once it has decided, more bytes decide the same, and it decides within its limit.
