@@ -58,20 +58,42 @@ impl Probe {
         Ok(Drops::take(&mut self.ebpf)?)
     }
 
-    /// Whether a frame of at least [`FRAME_BYTES_MIN`] passes.
-    pub fn passes(&mut self, frame: &[u8]) -> Result<bool, ProbeError> {
-        Ok(self.run(frame, 1)?.0)
+    /// The maps, and the program for threads that run frames while the maps change.
+    pub fn split(&mut self) -> Result<(&mut Maps, Runner<'_>), ProbeError> {
+        let program = self.ebpf.program(shared::PROGRAM).ok_or(ProbeError::Missing)?;
+        Ok((&mut self.maps, Runner(program.try_into()?)))
     }
 
-    /// Runs one frame so many times: whether it passes, and the mean time of a run.
+    /// Whether a frame of at least [`FRAME_BYTES_MIN`] passes.
+    pub fn passes(&mut self, frame: &[u8]) -> Result<bool, ProbeError> {
+        self.split()?.1.passes(frame)
+    }
+
+    /// Runs one frame so many times: whether it passes the last time, and the mean time of a run.
     pub fn run(&mut self, frame: &[u8], repeat: u32) -> Result<(bool, Duration), ProbeError> {
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        let result = self.program()?.test_run(options)?;
-        Ok((result.return_value == PASS, result.duration))
+        self.split()?.1.run(frame, repeat)
     }
 
     fn program(&mut self) -> Result<&mut Xdp, ProbeError> {
         let program = self.ebpf.program_mut(shared::PROGRAM).ok_or(ProbeError::Missing)?;
         Ok(program.try_into()?)
+    }
+}
+
+/// The loaded program alone.
+#[derive(Clone, Copy)]
+pub struct Runner<'a>(&'a Xdp);
+
+impl Runner<'_> {
+    /// As [`Probe::passes`].
+    pub fn passes(self, frame: &[u8]) -> Result<bool, ProbeError> {
+        Ok(self.run(frame, 1)?.0)
+    }
+
+    /// As [`Probe::run`].
+    pub fn run(self, frame: &[u8], repeat: u32) -> Result<(bool, Duration), ProbeError> {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        let result = self.0.test_run(options)?;
+        Ok((result.return_value == PASS, result.duration))
     }
 }

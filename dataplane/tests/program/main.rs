@@ -1,6 +1,7 @@
 //! The XDP program itself, run by the kernel on frames made by hand: attached to nothing, pinned nowhere. Root only.
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that goes wrong has failed")]
 
+mod changes;
 mod equality;
 mod frames;
 mod maps;
