@@ -21,6 +21,7 @@ pub mod maps;
 pub mod owned;
 pub mod pins;
 pub mod probe;
+mod settle;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -16,6 +16,7 @@ use shared::{
 };
 
 use super::lists::SourceList;
+use super::settle::settle;
 
 /// What the kernel maps should hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -296,6 +297,8 @@ pub enum Write {
         /// Network.
         prefix: Prefix,
     },
+    /// Wait until every packet that is being judged has its verdict.
+    Settle,
 }
 
 /// The writes that lead from one content to the other, in an order that opens no window: between any two of them a
@@ -305,7 +308,7 @@ pub enum Write {
 /// out shortest first: an old entry then never shows where a longer old one has already gone. A listener is guarded
 /// after its list is in, and released before its list goes out; an address is in before its port points at addresses,
 /// and out after. The blocklist grows before all else and shrinks after all else, so that nobody slips through while
-/// the lists behind it change.
+/// the lists behind it change. A packet that is judged across several writes does not mix them: see [`settle`].
 pub fn writes(from: &Tables, to: &Tables) -> Vec<Write> {
     // By family within a length, so that each map gets few and long batches.
     let order = |(policy, prefix): &(u32, Prefix)| {
@@ -333,7 +336,7 @@ pub fn writes(from: &Tables, to: &Tables) -> Vec<Write> {
     let unguard = unguard.map(|key| Write::Unguard { key: *key });
     let remove =
         removes.into_iter().map(|(policy, prefix)| Write::Remove { policy: *policy, prefix: *prefix });
-    put.chain(guard).chain(port).chain(release).chain(unguard).chain(remove).collect()
+    settle(put.chain(guard).chain(port).chain(release).chain(unguard).chain(remove))
 }
 
 impl Tables {
@@ -346,6 +349,7 @@ impl Tables {
             Write::Unguard { key } => drop(self.guards.remove(&key)),
             Write::Put { policy, prefix, verdict } => drop(self.prefixes.insert((policy, prefix), verdict)),
             Write::Remove { policy, prefix } => drop(self.prefixes.remove(&(policy, prefix))),
+            Write::Settle => {}
         }
     }
 
@@ -493,6 +497,69 @@ mod tests {
                 }
             }
             prop_assert_eq!(now, to);
+        }
+    }
+
+    /// As [`Tables::admits`] over IPv4, but the entries are read one by one: those before `turn` in `early`, the rest in
+    /// `late`, as when a packet is judged while the tables change.
+    fn admits_across(
+        (early, late): (&Tables, &Tables),
+        turn: u8,
+        source: IpAddr,
+        to: IpAddr,
+        port: u16,
+    ) -> bool {
+        let mut reads = 0;
+        let mut now = || {
+            reads += 1;
+            if reads <= turn { early } else { late }
+        };
+        let single = Destination::Address(to);
+        let Some(entry) = now().ports.get(&single.key(port).0).copied() else { return true };
+        let guards = now();
+        let is_single = entry & PORT_BY_ADDRESS != 0;
+        let found = if is_single { guards.policy_of(port, single) } else { None };
+        let Some(policy) = found.or_else(|| entry_policy(entry)) else { return true };
+        let mut verdict = |policy: u32| {
+            let networks = (24..=32).map(|length| Prefix::from(IpNet::new(source, length).unwrap().trunc()));
+            networks.filter_map(|network| now().prefixes.get(&(policy, network)).copied()).last()
+        };
+        verdict(POLICY_BLOCKLIST) != Some(VERDICT_DENY)
+            && (policy == POLICY_BLOCKLIST || verdict(policy) == Some(VERDICT_ALLOW))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn no_packet_judged_across_writes_gets_a_third_verdict(
+            a in guarded(), b in guarded(), block_a in vec(prefix(), 0..3), block_b in vec(prefix(), 0..3), n in any::<u8>()
+        ) {
+            let from = compile(&Tables::default(), &a, &block_a).unwrap();
+            let to = compile(&from, &b, &block_b).unwrap();
+            // What a packet may see: everything between two waits.
+            let mut seen = vec![vec![from.clone()]];
+            let mut now = from.clone();
+            for write in writes(&from, &to) {
+                now.note(write);
+                match write {
+                    Write::Settle => seen.push(vec![now.clone()]),
+                    _ => seen.last_mut().unwrap().push(now.clone()),
+                }
+            }
+            for (port, at) in PORTS.flat_map(|port| ADDRESSES.map(|at| (port, at.parse().unwrap()))) {
+                if [&from, &to].iter().any(|tables| tables.policy_for(at, port).is_none()) {
+                    continue;
+                }
+                let expect = [&from, &to].map(|tables| tables.admits(source(n), at, port));
+                for span in &seen {
+                    let pairs = (0..span.len()).flat_map(|early| (early..span.len()).map(move |late| (early, late)));
+                    for ((early, late), turn) in pairs.flat_map(|pair| (0..21).map(move |turn| (pair, turn))) {
+                        let admits = admits_across((&span[early], &span[late]), turn, source(n), at, port);
+                        prop_assert!(expect.contains(&admits), "{} to {}:{} at {}", n, at, port, turn);
+                    }
+                }
+            }
         }
     }
 

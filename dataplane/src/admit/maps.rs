@@ -16,7 +16,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use ebbgate_ebpf as shared;
 
 use super::compile::{Tables, Write, writes};
-use batch::{Batch, delete_batch, read_all, update_batch};
+use batch::{Batch, delete_batch, read_all, settle, update_batch};
 use key::{KEY_V4, KEY_V6};
 
 pub use counters::{Count, Counters};
@@ -58,6 +58,9 @@ pub enum MapsError {
         /// How many it takes.
         entries: u32,
     },
+    /// The kernel does not say when every packet that was being judged has its verdict.
+    #[error("membarrier(2) failed, which every Linux has unless a seccomp filter forbids it")]
+    Settle(#[source] io::Error),
     /// A batch of a map's entries could not be read or written.
     #[error("kernel map {map} could not be used")]
     Batch {
@@ -241,6 +244,10 @@ impl Maps {
             Lane::PutV6 => update_batch(v6, &key::v6(writes), &verdicts(writes)).of(shared::PREFIXES_V6),
             Lane::RemoveV4 => delete_batch(v4, &key::v4(writes)).of(shared::PREFIXES_V4),
             Lane::RemoveV6 => delete_batch(v6, &key::v6(writes)).of(shared::PREFIXES_V6),
+            Lane::Settle => match settle() {
+                Ok(()) => Batch { done: writes.len(), result: Ok(()) },
+                Err(source) => Batch { done: 0, result: Err(MapsError::Settle(source)) },
+            },
             Lane::Listener => {
                 let mut done = 0;
                 for write in writes {
@@ -265,7 +272,7 @@ impl Maps {
                 Err(MapError::KeyNotFound) => Ok(()),
                 removed => removed.map_err(failed(shared::GUARDS)),
             },
-            Write::Put { .. } | Write::Remove { .. } => Ok(()),
+            Write::Put { .. } | Write::Remove { .. } | Write::Settle => Ok(()),
         }
     }
 }
@@ -292,6 +299,7 @@ enum Lane {
     PutV6,
     RemoveV4,
     RemoveV6,
+    Settle,
 }
 
 impl Lane {
@@ -302,6 +310,7 @@ impl Lane {
             Write::Put { .. } => Self::PutV6,
             Write::Remove { prefix, .. } if prefix.net().addr().is_ipv4() => Self::RemoveV4,
             Write::Remove { .. } => Self::RemoveV6,
+            Write::Settle => Self::Settle,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::packet::tcp;
 use crate::probe;
 
 /// How often the list changes.
-const CHANGES: usize = 10_000;
+const CHANGES: usize = 1_000;
 /// How often at most, where the packets get little of the processors.
 const CHANGES_MAX: usize = 100 * CHANGES;
 /// Verdicts that must have been seen of each source.

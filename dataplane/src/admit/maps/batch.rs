@@ -1,4 +1,5 @@
-//! Many entries of a map in one system call: `BPF_MAP_UPDATE_BATCH` and its kin, which the library does not have.
+//! System calls that the library does not have: many entries of a map in one (`BPF_MAP_UPDATE_BATCH` and its kin), and waiting
+//! for programs that run.
 #![expect(unsafe_code, reason = "the kernel reads and writes buffers by their addresses")]
 
 use std::io;
@@ -100,6 +101,15 @@ pub(super) fn read_all<const KEY: usize>(map: BorrowedFd<'_>) -> io::Result<Vec<
         }
         (last, is_first) = (next, false);
     }
+}
+
+/// Waits until every run of a program that had begun has ended: this command of the kernel is its RCU grace period, some
+/// milliseconds, and programs run within one.
+pub(super) fn settle() -> io::Result<()> {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes three numbers and touches no memory.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 impl Attributes {
