@@ -117,8 +117,7 @@ fn one_line_then_service_then_nothing_left() -> Result<()> {
     let status = up.child.wait()?;
     assert!(status.success(), "{status}");
     assert!(pids.iter().all(|pid| gone(*pid)), "{pids:?}");
-    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    assert!(!mounts.contains(&lab.display().to_string()), "{mounts}");
+    assert_not_mounted(&lab)?;
 
     // The same directory: the same ports, key and objects.
     let again = Up::start(&lab)?;
@@ -133,7 +132,19 @@ fn one_line_then_service_then_nothing_left() -> Result<()> {
     // SIGKILL to the verb itself leaves no process either.
     let pids = again.pids();
     again.signal("-KILL")?;
-    soon("the children to be gone", || Ok(pids.iter().all(|pid| gone(*pid)).then_some(())))
+    soon("the children to be gone", || Ok(pids.iter().all(|pid| gone(*pid)).then_some(())))?;
+    // The pins that it could not take away go with the next one.
+    let mut last = Up::start(&lab)?;
+    last.signal("-INT")?;
+    let status = last.child.wait()?;
+    assert!(status.success(), "{status}");
+    assert_not_mounted(&lab)
+}
+
+fn assert_not_mounted(lab: &Path) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    assert!(!mounts.contains(&lab.display().to_string()), "{mounts}");
+    Ok(())
 }
 
 #[test]
