@@ -44,6 +44,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/accounts", post(create_account))
         .route("/accounts/{id}/api_keys", post(create_api_key))
         .route("/accounts/{id}/open_api", post(open_api))
+        .route("/accounts/{id}/passthrough_links", post(set_passthrough_links))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(refuse_other_hosts))
         .with_state(Admin { app, token: operator_token.into() })
@@ -106,7 +107,9 @@ async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
 enum AdminError {
     #[error("send `Authorization: Bearer <contents of DIR/operator.token>`")]
     Token,
-    #[error("the body must be JSON like {{\"name\": \"clinic fleet\"}}: {0}")]
+    #[error(
+        "the body must be a JSON object with what the command gives, like {{\"name\": \"clinic fleet\"}}: {0}"
+    )]
     Body(#[from] serde_json::Error),
     #[error("`name` must have 1 to 255 bytes and no control characters")]
     Name,
@@ -152,6 +155,12 @@ struct NewApiKey {
     description: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PassthroughLinks {
+    allowed: bool,
+}
+
 async fn create_account(
     State(admin): State<Admin>,
     headers: HeaderMap,
@@ -191,6 +200,30 @@ async fn create_api_key(
     match app.store.commit(account::add_key(txn, &key)).await? {
         Outcome::Committed(_) => {
             Ok((StatusCode::CREATED, Json(json!({ "id": key.id, "api_key": token }))).into_response())
+        }
+        Outcome::Conflict(_) => Err(AdminError::Conflict),
+    }
+}
+
+/// Whether visitors' TLS may cross from edge to agent without a second encryption. Takes effect on an agent's next session.
+async fn set_passthrough_links(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let PassthroughLinks { allowed } = serde_json::from_slice(&body)?;
+    let store = &*admin.app.store;
+    let no_account = || AdminError::NoAccount(id.clone());
+    let account: AccountId = id.parse().map_err(|_| no_account())?;
+    let key = Account::key(account);
+    let known = record::read::<Account>(store, &key).await?.ok_or_else(no_account)?;
+    let changed = Account { passthrough_links: allowed, ..known.record };
+    let txn = Txn::new().if_unchanged(&key, known.modified).put(&key, record::encode(&changed));
+    match store.commit(txn).await? {
+        Outcome::Committed(_) => {
+            Ok(Json(json!({ "id": account, "passthrough_links": allowed })).into_response())
         }
         Outcome::Conflict(_) => Err(AdminError::Conflict),
     }
@@ -299,6 +332,26 @@ mod tests {
         assert!(!admits(IpRestrictionKind::Agent).await, "the others stay");
         let (status, _) = call(&lab, "POST", &path, "operator", "{}").await;
         assert_eq!(status, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn an_account_has_passthrough_links_only_once_the_operator_says_so() {
+        let lab = Lab::new().await;
+        let allowed = async || {
+            let stored = record::read::<Account>(&*lab.app.store, &Account::key(lab.account)).await.unwrap();
+            stored.unwrap().record.passthrough_links
+        };
+        assert!(!allowed().await);
+        let path = format!("/accounts/{}/passthrough_links", lab.account);
+        for (token, body, expect, then) in [
+            ("stranger", r#"{"allowed":true}"#, StatusCode::UNAUTHORIZED, false),
+            ("operator", r#"{"allowed":"yes"}"#, StatusCode::BAD_REQUEST, false),
+            ("operator", r#"{"allowed":true}"#, StatusCode::OK, true),
+            ("operator", r#"{"allowed":false}"#, StatusCode::OK, false),
+        ] {
+            let (status, _) = call(&lab, "POST", &path, token, body).await;
+            assert_eq!((status, allowed().await), (expect, then), "{token} {body}");
+        }
     }
 
     #[tokio::test]

@@ -98,6 +98,25 @@ pub enum Account {
         /// The account
         account: AccountId,
     },
+    /// Let the TLS of an account's visitors cross from edge to agent without a second encryption, or forbid it again
+    PassthroughLinks {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        account: AccountId,
+        /// Allowed or not
+        allowed: OnOff,
+    },
+}
+
+/// A switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    /// Allowed.
+    On,
+    /// Forbidden, which is where every account begins.
+    Off,
 }
 
 /// `api-key ...`

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use ebbgate_control::clock::{Clock, SystemClock};
-use ebbgate_control::config::{Account, ApiKey, Cli, Command, Init, LogFormat};
+use ebbgate_control::config::{Account, ApiKey, Cli, Command, Init, LogFormat, OnOff};
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::init::init;
 use ebbgate_control::restore::restore;
@@ -48,6 +48,11 @@ async fn command(command: &Command) -> Result<()> {
         Command::Account(Account::OpenApi { dir, account }) => {
             let path = format!("/accounts/{account}/open_api");
             print(&operator::post(&DataDir::new(&dir.dir), &path, &json!({})).await?)
+        }
+        Command::Account(Account::PassthroughLinks { dir, account, allowed }) => {
+            let path = format!("/accounts/{account}/passthrough_links");
+            let body = json!({ "allowed": *allowed == OnOff::On });
+            print(&operator::post(&DataDir::new(&dir.dir), &path, &body).await?)
         }
         Command::ApiKey(ApiKey::Create { dir, account, description }) => {
             let dir = DataDir::new(&dir.dir);

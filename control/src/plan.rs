@@ -119,6 +119,7 @@ fn credentials(snapshot: &Snapshot) -> BTreeMap<CredentialId, CredentialSpec> {
             account_name: account.name.clone(),
             token: credential.hash,
             acl: credential.acl.clone(),
+            passthrough_links: account.passthrough_links,
         })
     };
     let working = snapshot.credentials.iter().filter(|(_, credential)| works(credential));

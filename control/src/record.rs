@@ -232,6 +232,9 @@ pub struct Account {
     pub name: String,
     /// When it was created.
     pub created_at: UnixSecs,
+    /// Whether visitors' TLS may travel between edge and agent without a second encryption. Only the operator sets it.
+    #[serde(default)]
+    pub passthrough_links: bool,
 }
 
 impl Account {

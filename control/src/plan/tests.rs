@@ -16,7 +16,12 @@ fn ksuid(n: u8) -> Ksuid {
 }
 
 fn account(n: u8) -> Account {
-    Account { id: AccountId::new(ksuid(n)), name: format!("account {n}"), created_at: 0 }
+    Account {
+        id: AccountId::new(ksuid(n)),
+        name: format!("account {n}"),
+        created_at: 0,
+        passthrough_links: false,
+    }
 }
 
 fn user(n: u8, account: u8, active: bool) -> ServiceUser {
@@ -177,6 +182,17 @@ fn clinics() -> Snapshot {
 fn the_program_of_two_clinics() {
     let program = plan(&clinics());
     insta::assert_snapshot!(serde_json::to_string_pretty(&program).unwrap());
+}
+
+#[test]
+fn credentials_know_whether_their_account_has_passthrough_links() {
+    let allowed = |on| {
+        let mut snapshot = clinics();
+        snapshot.accounts.values_mut().for_each(|account| account.passthrough_links = on);
+        plan(&snapshot).credentials.into_values().map(|spec| spec.passthrough_links).collect::<Vec<_>>()
+    };
+    let (on, off) = (allowed(true), allowed(false));
+    assert!(!on.is_empty() && on.iter().all(|on| *on) && off.iter().all(|on| !*on), "{on:?} {off:?}");
 }
 
 #[test]

@@ -128,6 +128,9 @@ pub struct CredentialSpec {
     pub token: TokenHash,
     /// What sessions may bind.
     pub acl: Acl,
+    /// Whether the account lets TLS that its visitors began travel between edge and agent without a second encryption.
+    #[serde(default)]
+    pub passthrough_links: bool,
 }
 
 /// A custom connect name.

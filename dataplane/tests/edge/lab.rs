@@ -288,6 +288,7 @@ fn program(authority: &Authority, port: u16) -> Program {
             account_name: format!("account {n}"),
             token: TokenHash(hash.as_ref().try_into().unwrap()),
             acl: Acl::parse(acl).unwrap(),
+            passthrough_links: false,
         };
         (credential_id(token), spec)
     };

@@ -30,6 +30,7 @@ pub(in crate::session) fn tables(acl: &[&str]) -> Tables {
         account_name: "clinics".into(),
         token: TokenHash(hash.as_ref().try_into().unwrap()),
         acl: Acl::parse(acl).unwrap(),
+        passthrough_links: false,
     };
     let domain = |account, host: &str| DomainSpec { account, host: host.parse().unwrap(), certificate: None };
     let address = |account, port| AddressSpec { account, host: "tcp.example.com".parse().unwrap(), port };
