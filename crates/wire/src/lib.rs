@@ -3,6 +3,7 @@
 
 pub mod driver;
 pub mod heartbeat;
+pub mod link;
 pub mod mux;
 pub mod rpc;
 pub mod rpc_io;

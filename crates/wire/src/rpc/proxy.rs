@@ -58,12 +58,17 @@ pub struct ProxyHeader {
 impl ProxyHeader {
     /// What follows the type bytes: the length, little-endian unlike everything else, and the JSON.
     pub fn encode(&self) -> Vec<u8> {
-        let json = serde_json::to_vec(self).expect("strings and booleans always encode");
+        let json = self.json();
         let length = i64::try_from(json.len()).unwrap_or(i64::MAX);
         let mut bytes = Vec::with_capacity(json.len() + 8);
         bytes.extend_from_slice(&length.to_le_bytes());
         bytes.extend_from_slice(&json);
         bytes
+    }
+
+    /// The JSON alone, for carriers that frame it themselves.
+    pub fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings and booleans always encode")
     }
 
     /// Checks the eight length bytes.
