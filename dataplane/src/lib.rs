@@ -16,10 +16,11 @@ pub mod log;
 pub mod metrics;
 pub mod pool;
 pub mod program;
-pub mod relay;
 pub mod ring;
 pub mod route;
 pub mod session;
 pub mod shard;
 pub mod socket;
 pub mod tls;
+
+pub use ebbgate_relay as relay;

@@ -198,6 +198,10 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
             walk.visitor.abort_on_close();
             Served::Over(over(None, "closed: nothing moved for too long"))
         }
+        End::Expired => {
+            walk.visitor.abort_on_close();
+            Served::Over(over(None, "closed: it lasted as long as a connection may"))
+        }
         End::Failed(Side::Client) => Served::Over(over(None, words("the client went away"))),
         End::Failed(Side::Agent) => {
             let is_new = walk.record.started.elapsed() < new_connection(&agent.session);

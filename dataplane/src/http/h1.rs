@@ -201,6 +201,7 @@ where
         End::Finished => "tunnel finished",
         End::Failed(_) => "tunnel broke",
         End::Idle => "tunnel idle",
+        End::Expired => "tunnel expired",
     }
     .to_owned()
 }

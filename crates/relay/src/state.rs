@@ -4,9 +4,7 @@
 //! side takes what was read (so a blocked sink mutes its source), and an end of stream travels on as an end of stream
 //! while the other direction keeps running.
 
-mod copy;
-
-pub use copy::{Ended, copy};
+use std::io;
 
 /// One of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +35,21 @@ pub struct IdleLimits {
     pub half_closed_ms: u64,
 }
 
+/// How long a relay may last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// While nothing moves.
+    pub idle: IdleLimits,
+    /// In all, in milliseconds, whatever moves; `None` is without end.
+    pub lifetime_ms: Option<u64>,
+}
+
+impl From<IdleLimits> for Limits {
+    fn from(idle: IdleLimits) -> Self {
+        Self { idle, lifetime_ms: None }
+    }
+}
+
 /// Why a relay is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -46,6 +59,21 @@ pub enum End {
     Failed(Side),
     /// Nothing moved for too long.
     Idle,
+    /// It lasted as long as a relay may.
+    Expired,
+}
+
+/// How a relay ended. Whoever drops the streams afterwards resets what did not finish.
+#[derive(Debug)]
+pub struct Ended {
+    /// Why.
+    pub end: End,
+    /// Bytes written to the agent.
+    pub bytes_up: u64,
+    /// Bytes written to the client.
+    pub bytes_down: u64,
+    /// The error behind [`End::Failed`].
+    pub error: Option<io::Error>,
 }
 
 /// What the driver does next; in this order of preference for one direction.
@@ -78,13 +106,22 @@ pub struct Relay {
     down: Direction,
     idle: IdleLimits,
     moved_at_ms: u64,
+    expires_at_ms: u64,
     failed: Option<Side>,
 }
 
 impl Relay {
     /// Two open streams.
-    pub fn new(idle: IdleLimits, now_ms: u64) -> Self {
-        Self { up: Direction::default(), down: Direction::default(), idle, moved_at_ms: now_ms, failed: None }
+    pub fn new(limits: impl Into<Limits>, now_ms: u64) -> Self {
+        let Limits { idle, lifetime_ms } = limits.into();
+        Self {
+            up: Direction::default(),
+            down: Direction::default(),
+            idle,
+            moved_at_ms: now_ms,
+            expires_at_ms: lifetime_ms.map_or(u64::MAX, |lifetime| now_ms.saturating_add(lifetime)),
+            failed: None,
+        }
     }
 
     /// What the direction that is read from `source` does next.
@@ -130,14 +167,11 @@ impl Relay {
         self.failed.get_or_insert(side);
     }
 
-    /// When the relay is over for want of traffic, in the driver's milliseconds.
+    /// When the relay is over if nothing moves until then, in the driver's milliseconds.
     pub fn deadline_ms(&self) -> u64 {
         let half_closed = self.up.source_ended || self.down.source_ended;
-        self.moved_at_ms.saturating_add(if half_closed {
-            self.idle.half_closed_ms
-        } else {
-            self.idle.open_ms
-        })
+        let idle_ms = if half_closed { self.idle.half_closed_ms } else { self.idle.open_ms };
+        self.moved_at_ms.saturating_add(idle_ms).min(self.expires_at_ms)
     }
 
     /// Whether it is over at this time, and why.
@@ -148,7 +182,15 @@ impl Relay {
         if self.up.sink_finished && self.down.sink_finished {
             return Some(End::Finished);
         }
+        if now_ms >= self.expires_at_ms {
+            return Some(End::Expired);
+        }
         (now_ms >= self.deadline_ms()).then_some(End::Idle)
+    }
+
+    /// The account of a relay that is over.
+    pub fn ended(&self, end: End, error: Option<io::Error>) -> Ended {
+        Ended { end, bytes_up: self.bytes_up(), bytes_down: self.bytes_down(), error }
     }
 
     /// Bytes written to the agent.
@@ -219,6 +261,13 @@ mod tests {
         assert_eq!(relay.end(1899), None);
         relay.read(Side::Client, 0, 1000);
         assert_eq!((relay.end(1099), relay.end(1100)), (None, Some(End::Idle)));
+    }
+
+    #[test]
+    fn a_lifetime_ends_whatever_moves() {
+        let mut relay = Relay::new(Limits { idle: IDLE, lifetime_ms: Some(1500) }, 100);
+        relay.read(Side::Client, 1, 900);
+        assert_eq!((relay.deadline_ms(), relay.end(1599), relay.end(1600)), (1600, None, Some(End::Expired)));
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! Drives a `Relay` over two tokio streams by copying through the shard's one scratch buffer.
+//! Drives a `Relay` over two tokio streams by copying through the thread's one scratch buffer.
 //!
 //! A connection owns memory only while its sink is blocked: what was read and could not be written at once. An idle
 //! connection owns none.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -13,33 +12,15 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::{End, IdleLimits, Next, Relay, Side};
+use crate::scratch;
+use crate::state::{Ended, Limits, Next, Relay, Side};
 
-/// Bytes read at a time, and so the most one direction of a connection ever holds.
-const READ_BYTES_MAX: usize = 32 << 10;
-/// Reads of one direction before other connections of the shard get their turn.
+/// Reads of one direction before other connections of the thread get their turn.
 const TURNS_MAX: usize = 16;
 
-thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice());
-}
-
-/// How a relay ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// Why.
-    pub end: End,
-    /// Bytes written to the agent.
-    pub bytes_up: u64,
-    /// Bytes written to the client.
-    pub bytes_down: u64,
-    /// The error behind [`End::Failed`].
-    pub error: Option<io::Error>,
-}
-
-/// Copies both ways until both ended, one failed or nothing moved for too long. Whoever drops the streams afterwards
-/// resets what did not finish.
-pub async fn copy<C, A>(client: &mut C, agent: &mut A, idle: IdleLimits) -> Ended
+/// Copies both ways until both ended, one failed or a limit was reached. Whoever drops the streams afterwards resets what
+/// did not finish.
+pub async fn copy<C, A>(client: &mut C, agent: &mut A, limits: impl Into<Limits>) -> Ended
 where
     C: AsyncRead + AsyncWrite + Unpin,
     A: AsyncRead + AsyncWrite + Unpin,
@@ -47,7 +28,7 @@ where
     let started = Instant::now();
     let elapsed_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let at = |ms: u64| started.checked_add(Duration::from_millis(ms)).unwrap_or(started);
-    let mut relay = Relay::new(idle, 0);
+    let mut relay = Relay::new(limits, 0);
     let (mut up, mut down) = (Direction::new(Side::Client), Direction::new(Side::Agent));
     let mut timer = pin!(sleep_until(at(relay.deadline_ms())));
     let mut error = None;
@@ -72,7 +53,7 @@ where
         }
     })
     .await;
-    Ended { end, bytes_up: relay.bytes_up(), bytes_down: relay.bytes_down(), error }
+    relay.ended(end, error)
 }
 
 /// One direction's leftovers.
@@ -112,11 +93,12 @@ impl Direction {
                 }
                 Next::Write(_) => self.poll_write(relay, to, now_ms, cx).map_err(|e| (sink, e))?,
                 Next::Finish(_) => match Pin::new(&mut *to).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => {
+                    // Not connected: the sink closed both directions already, and its own direction says how.
+                    Poll::Ready(Err(e)) if e.kind() != io::ErrorKind::NotConnected => return Err((sink, e)),
+                    Poll::Ready(_) => {
                         relay.finished(sink, now_ms);
                         Poll::Ready(())
                     }
-                    Poll::Ready(Err(e)) => return Err((sink, e)),
                     Poll::Pending => Poll::Pending,
                 },
                 Next::Nothing => return Ok(()),
@@ -143,7 +125,7 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        SCRATCH.with_borrow_mut(|scratch| {
+        scratch::with(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(from).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Ok(Poll::Pending),
@@ -213,6 +195,7 @@ impl Direction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{End, IdleLimits};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     const IDLE: IdleLimits = IdleLimits { open_ms: 60_000, half_closed_ms: 10_000 };
