@@ -1,5 +1,5 @@
-//! The agent protocol: how an edge and an agent talk, as pure state machines (`mux`, `rpc`, `ticket`) and one tokio
-//! driver over any byte stream (`driver`). Knows no sockets, no TLS, no routing and no policy.
+//! The agent protocol: how an edge and an agent talk, as pure state machines (`mux`, `rpc`, `ticket`, `link`) and their
+//! tokio rims over any byte stream (`driver`, `link`). Knows no sockets, no TLS, no routing and no policy.
 
 pub mod driver;
 pub mod heartbeat;

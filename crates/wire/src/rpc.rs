@@ -15,7 +15,7 @@ mod options;
 mod proxy;
 mod secret;
 
-pub use auth::{Auth, AuthExtra, AuthReply, AuthReplyExtra, ConnectAddress, SrvInfo};
+pub use auth::{Auth, AuthExtra, AuthReply, AuthReplyExtra, CarrierOffer, ConnectAddress, SrvInfo};
 pub use bind::{Bind, BindError, BindExtra, BindReply, BindReplyExtra, Opts, ProxyProtocol, Requested};
 pub use family::Family;
 pub use kind::StreamKind;

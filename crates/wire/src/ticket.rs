@@ -1,4 +1,4 @@
-//! What the edge hands out so that a returning agent can prove who it was: session cookies and bind tokens. A ticket is
+//! What the edge hands out so that an agent can prove who it is: session cookies, bind tokens and link tickets. A ticket is
 //! readable by anybody and forgeable by nobody without the key. Knows no clock and no key: both are arguments.
 
 use aws_lc_rs::hmac;
@@ -53,6 +53,15 @@ pub struct BindToken {
     pub expires_unix_s: i64,
 }
 
+/// Lets an agent add links to its session, for as long as the session lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkTicket {
+    /// The session's id in the API, `ts_...`.
+    pub session_id: String,
+    /// Unix seconds after which it is void.
+    pub expires_unix_s: i64,
+}
+
 /// Why a ticket counts for nothing. Treat its bearer as a new one, not as an attacker: keys change and time passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {
@@ -86,6 +95,14 @@ impl Sealed for BindToken {
     }
 }
 
+impl Sealed for LinkTicket {
+    const PURPOSE: &'static str = "link-1";
+
+    fn expires_unix_s(&self) -> i64 {
+        self.expires_unix_s
+    }
+}
+
 impl Cookie {
     /// The cookie as text.
     pub fn seal(&self, key: &TicketKey) -> Secret {
@@ -105,6 +122,18 @@ impl BindToken {
     }
 
     /// Checks a token a client shows.
+    pub fn open(text: &str, key: &TicketKey, now_unix_s: i64) -> Result<Self, TicketError> {
+        open(text, key, now_unix_s)
+    }
+}
+
+impl LinkTicket {
+    /// The ticket as text.
+    pub fn seal(&self, key: &TicketKey) -> Secret {
+        seal(self, key)
+    }
+
+    /// Checks a ticket a link shows.
     pub fn open(text: &str, key: &TicketKey, now_unix_s: i64) -> Result<Self, TicketError> {
         open(text, key, now_unix_s)
     }
@@ -177,6 +206,12 @@ mod tests {
         let text = token.seal(&key(1));
         assert_eq!(BindToken::open(text.expose(), &key(1), 0), Ok(token));
         assert_eq!(Cookie::open(text.expose(), &key(1), 0), Err(TicketError::Forged));
+        let link = LinkTicket { session_id: "ts_1".into(), expires_unix_s: 100 };
+        let text = link.seal(&key(1));
+        assert_eq!(LinkTicket::open(text.expose(), &key(1), 99), Ok(link));
+        assert_eq!(LinkTicket::open(text.expose(), &key(1), 100), Err(TicketError::Expired));
+        assert_eq!(BindToken::open(text.expose(), &key(1), 0), Err(TicketError::Forged));
+        assert_eq!(LinkTicket::open(cookie().seal(&key(1)).expose(), &key(1), 0), Err(TicketError::Forged));
     }
 
     #[test]

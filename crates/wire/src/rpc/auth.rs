@@ -117,6 +117,13 @@ pub struct AuthExtra {
         skip_serializing_if = "is_zero"
     )]
     pub leg_number: u32,
+    /// Ways for proxied streams beside the session that the client can use: `link`, `raw`, `quic`. SDKs name none.
+    #[serde(
+        rename(serialize = "Carriers", deserialize = "carriers"),
+        deserialize_with = "courtesy",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub carriers: Vec<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
@@ -202,6 +209,35 @@ pub struct AuthReplyExtra {
         deserialize_with = "nullable"
     )]
     pub agent_session_id: String,
+    /// Ways for proxied streams beside the session; only for a client that asked.
+    #[serde(
+        rename(serialize = "Carriers", deserialize = "carriers"),
+        deserialize_with = "nullable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub carriers: Option<CarrierOffer>,
+}
+
+/// What the server takes beside the session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CarrierOffer {
+    /// Proves to the edge whose link or QUIC connection it is; see `ticket::LinkTicket`.
+    #[serde(rename(serialize = "Ticket", deserialize = "ticket"), deserialize_with = "nullable")]
+    pub ticket: Secret,
+    /// Links the session may have, in use or not; 0 for none.
+    #[serde(rename(serialize = "LinksMax", deserialize = "linksmax"), deserialize_with = "nullable")]
+    pub links_max: u16,
+    /// Key of raw links, base64 of 32 random bytes of this session; only if the account allows them.
+    #[serde(
+        rename(serialize = "RawKey", deserialize = "rawkey"),
+        deserialize_with = "nullable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub raw_key: Option<Secret>,
+    /// Whether QUIC is answered on the same address.
+    #[serde(rename(serialize = "Quic", deserialize = "quic"), deserialize_with = "nullable")]
+    pub quic: bool,
 }
 
 /// One more place to connect to.

@@ -4,6 +4,7 @@
 mod attacks;
 mod driver;
 mod foreign_peer;
+mod link;
 mod messages;
 mod rules;
 mod simulation;

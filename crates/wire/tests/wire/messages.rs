@@ -2,9 +2,10 @@
 
 use ebbgate_model::{Binding, EndpointUrl};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, AuthReplyExtra, Bind, BindError, BindReply, EdgeType, Family, OBJECT_BYTES_MAX,
-    OBJECT_DEPTH_MAX, ObjectReader, PatchTunnelState, ProxyHeader, ProxyProtocol, Requested, RpcError,
-    Secret, SecurityOption, StartTunnelWithLabel, StreamKind, Unbind, error_code, error_text,
+    Auth, AuthReply, AuthReplyExtra, Bind, BindError, BindReply, CarrierOffer, EdgeType, Family,
+    OBJECT_BYTES_MAX, OBJECT_DEPTH_MAX, ObjectReader, PatchTunnelState, ProxyHeader, ProxyProtocol,
+    Requested, RpcError, Secret, SecurityOption, StartTunnelWithLabel, StreamKind, Unbind, error_code,
+    error_text,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -354,4 +355,22 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn carriers_are_asked_for_and_offered_between_our_own_programs_only() {
+    let mut auth = Auth::default();
+    assert!(serde_json::to_value(&auth).unwrap()["Extra"].get("Carriers").is_none());
+    auth.extra.carriers = vec!["link".into(), "raw".into()];
+    assert_eq!(Auth::decode(serde_json::to_value(&auth).unwrap()).unwrap(), auth);
+    let odd = Auth::decode(json!({"Extra": {"Carriers": 7}})).unwrap();
+    assert_eq!(odd.extra.carriers, Vec::<String>::new());
+
+    let mut reply = AuthReply::default();
+    assert!(serde_json::to_value(&reply).unwrap()["Extra"].get("Carriers").is_none());
+    let offer = CarrierOffer { ticket: Secret::new("t"), links_max: 64, raw_key: None, quic: true };
+    reply.extra.carriers = Some(offer);
+    let value = serde_json::to_value(&reply).unwrap();
+    assert_eq!(value["Extra"]["Carriers"], json!({"Ticket": "t", "LinksMax": 64, "Quic": true}));
+    assert_eq!(AuthReply::decode(value).unwrap(), reply);
 }
