@@ -13,8 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use crate::config::{AgentConfig, ConnectAddress};
+use crate::config::{AgentConfig, ConnectAddress, Secret};
 use crate::proxy::{ProxyError, ProxyUrl};
+use crate::stream::Streams;
 use crate::trust::{self, Trust, TrustError};
 use crate::upstream::race;
 
@@ -22,13 +23,45 @@ use crate::upstream::race;
 pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Carrier for T {}
 
-/// A dial under way.
-pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Carrier>, DialError>> + Send + 'a>>;
+/// What a session starts with.
+pub struct Dialled {
+    /// The session's own bytes.
+    pub io: Box<dyn Carrier>,
+    /// Proxied streams beside them, where the carrier has its own kind.
+    pub streams: Option<Box<dyn Streams>>,
+}
 
-/// Makes connections to the edge, one per session.
+impl Dialled {
+    /// A connection that carries the session and nothing beside it.
+    pub fn alone(io: impl Carrier + 'static) -> Self {
+        Self { io: Box::new(io), streams: None }
+    }
+}
+
+/// A dial under way.
+pub type Dialling<'a, T = Dialled> = Pin<Box<dyn Future<Output = Result<T, DialError>> + Send + 'a>>;
+
+/// Makes connections to the edge: one per session, and those that carry streams beside it. A dialler may know only
+/// sessions; the edge then offers the rest in vain.
 pub trait Dial: Send + Sync + 'static {
-    /// A fresh connection, TLS included.
+    /// A fresh connection for a session, TLS included.
     fn dial(&self) -> Dialling<'_>;
+
+    /// A fresh connection for a link, TLS included; nothing has been said on it.
+    fn link(&self) -> Dialling<'_, Box<dyn Carrier>> {
+        Box::pin(async { Err(DialError::Unsupported("links")) })
+    }
+
+    /// A fresh connection without TLS for a raw link; nothing has been said on it.
+    fn raw(&self) -> Dialling<'_, TcpStream> {
+        Box::pin(async { Err(DialError::Unsupported("raw links")) })
+    }
+
+    /// Streams over QUIC for the session of this link ticket.
+    fn attach(&self, _ticket: Secret) -> Dialling<'_, Box<dyn Streams>> {
+        Box::pin(async { Err(DialError::Unsupported("QUIC")) })
+    }
+
     /// Where to, for people.
     fn target(&self) -> String;
 }
@@ -63,6 +96,9 @@ pub enum DialError {
         /// `connect_timeout`.
         limit: Duration,
     },
+    /// This dialler knows no such connections.
+    #[error("this dialler makes no {0}")]
+    Unsupported(&'static str),
 }
 
 /// Why no dialler can be made from a configuration.
@@ -111,7 +147,7 @@ impl EdgeDialer {
         })
     }
 
-    async fn connect(&self) -> Result<Box<dyn Carrier>, DialError> {
+    async fn connect(&self) -> Result<Dialled, DialError> {
         let (host, port) = match &self.proxy {
             Some(proxy) => (proxy.host(), proxy.port()),
             None => (self.address.host.as_str(), self.address.port),
@@ -125,7 +161,7 @@ impl EdgeDialer {
         }
         let connecting = TlsConnector::from(self.tls.clone()).connect(self.name.clone(), tcp);
         let tls = connecting.await.map_err(|source| DialError::Tls { target: self.target(), source })?;
-        Ok(Box::new(tls))
+        Ok(Dialled::alone(tls))
     }
 
     async fn tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {

@@ -12,16 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::EndpointUrl;
-use ebbgate_wire::driver::Stream;
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::Bind;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::dial::Dial;
+use crate::dial::{Dial, DialError, Dialled};
 use crate::plan::{Key, Patience, Plan, Refusal};
 use crate::relay::Broken;
+use crate::stream::Stream;
 use crate::upstream::{DeliveryError, Upstream};
 
 pub use hello::{bind_request, hello};
@@ -269,7 +269,7 @@ impl Actor {
     async fn run(mut self) {
         loop {
             let ended = match self.dial().await {
-                Ok(Ok(io)) => self.connection(io).await,
+                Ok(Ok(dialled)) => self.connection(dialled).await,
                 Ok(Err(error)) => Err(connection::Ended::Lost(error.to_string())),
                 Err(done) => Ok(done),
             };
@@ -304,10 +304,7 @@ impl Actor {
     }
 
     /// Dials while still taking commands; the outer error means closed.
-    async fn dial(
-        &mut self,
-    ) -> Result<Result<Box<dyn crate::dial::Carrier>, crate::dial::DialError>, Option<oneshot::Sender<()>>>
-    {
+    async fn dial(&mut self) -> Result<Result<Dialled, DialError>, Option<oneshot::Sender<()>>> {
         let dialer = self.settings.dialer.clone();
         let mut dialling = dialer.dial();
         loop {

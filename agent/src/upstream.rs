@@ -9,7 +9,6 @@ mod tls;
 
 use std::io;
 
-use ebbgate_wire::driver::Stream;
 use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -18,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use crate::address::Transport;
 use crate::config::{EndpointConfig, UpstreamConfig};
 use crate::relay::{Broken, relay};
+use crate::stream::Stream;
 use crate::terminate::Terminator;
 use crate::trust::TrustError;
 

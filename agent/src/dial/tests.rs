@@ -49,7 +49,7 @@ fn agent(address: &str, ca: &Arc<str>) -> AgentConfig {
 
 async fn dial(agent: &AgentConfig) -> Result<u8, String> {
     let dialer = EdgeDialer::new(agent).unwrap();
-    let mut io = dialer.dial().await.map_err(|error| error.to_string())?;
+    let mut io = dialer.dial().await.map_err(|error| error.to_string())?.io;
     io.read_u8().await.map_err(|error| error.to_string())
 }
 

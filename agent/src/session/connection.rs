@@ -3,10 +3,10 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use ebbgate_wire::driver::{self, Incoming, Stream};
+use ebbgate_wire::driver::{self, Incoming};
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, Outcome, ProxyHeader, StopTunnel, StreamKind, Unbind, error_code,
+    Auth, AuthReply, Bind, BindReply, Outcome, StopTunnel, StreamKind, Unbind, error_code,
 };
 use ebbgate_wire::{heartbeat, rpc_io};
 use tokio::sync::{mpsc, oneshot};
@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::hello::{RESTART_REFUSED, STOP_REFUSED, UPDATE_REFUSED};
 use super::{AUTH_SECS_MAX, Actor, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow, UNBIND_SECS_MAX};
-use crate::dial::Carrier;
+use crate::dial::Dialled;
 use crate::plan::{BindOutcome, Key, Refusal};
+use crate::stream::{Proxied, Stream, Streams};
 
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
@@ -35,7 +36,7 @@ pub(super) enum Ended {
 
 /// What a stream opened by the edge turned out to be.
 enum Opened {
-    Proxy(ProxyHeader, Stream),
+    Proxy(Proxied),
     StopTunnel(StopTunnel),
     Stop,
     /// Answered, or of no interest.
@@ -51,7 +52,9 @@ struct Tasks {
     unbinds: JoinSet<()>,
     deliveries: JoinSet<()>,
     /// Visitors of what we may be bound to: the edge serves an endpoint before its answer is here.
-    early: Vec<(ProxyHeader, Stream)>,
+    early: Vec<Proxied>,
+    /// Streams that come beside the session, while there are any.
+    beside: Option<Box<dyn Streams>>,
     heartbeat: JoinHandle<heartbeat::HeartbeatError>,
     latency: mpsc::Receiver<Duration>,
 }
@@ -84,8 +87,9 @@ impl Actor {
     /// Serves one connection until it ends or the session is closed.
     pub(super) async fn connection(
         &mut self,
-        io: Box<dyn Carrier>,
+        dialled: Dialled,
     ) -> Result<Option<oneshot::Sender<()>>, Ended> {
+        let Dialled { io, streams } = dialled;
         let (session, mut incoming, driving) = driver::connect(io, Role::Client, Limits::AGENT);
         let driver = Driving(tokio::spawn(driving));
         let reply = match self.introduce(&session).await? {
@@ -99,7 +103,7 @@ impl Actor {
             account: reply.extra.account_name,
             banner: reply.extra.banner,
         });
-        let mut tasks = self.tasks(session, driver);
+        let mut tasks = self.tasks(session, driver, streams);
         self.serve(&mut tasks, &mut incoming).await
     }
 
@@ -125,7 +129,7 @@ impl Actor {
         }
     }
 
-    fn tasks(&self, session: driver::Session, driver: Driving) -> Tasks {
+    fn tasks(&self, session: driver::Session, driver: Driving, beside: Option<Box<dyn Streams>>) -> Tasks {
         let (to_loop, latency) = mpsc::channel(LATENCIES_MAX);
         let (interval, tolerance) = (self.settings.heartbeat_interval, self.settings.heartbeat_tolerance);
         let opener = session.clone();
@@ -148,6 +152,7 @@ impl Actor {
             unbinds: JoinSet::new(),
             deliveries: JoinSet::new(),
             early: Vec::new(),
+            beside,
             heartbeat,
             latency,
         }
@@ -175,6 +180,7 @@ impl Actor {
                     None => return Err(Ended::Lost(end_of(&mut tasks.driver.0).await)),
                 },
                 Some(opened) = tasks.openings.join_next() => self.opened(tasks, opened.unwrap_or(Opened::Done)),
+                proxied = next_beside(&mut tasks.beside) => self.opened(tasks, Opened::Proxy(proxied)),
                 Some(bound) = tasks.binds.join_next() => {
                     match bound {
                         Ok((key, Answer::Reply(reply))) => self.bound(tasks, key, Ok(*reply)),
@@ -216,7 +222,7 @@ impl Actor {
     }
 
     /// Reads a new stream's purpose beside the loop, so that a stalled one holds up nobody.
-    fn open(&self, tasks: &mut Tasks, stream: Stream) {
+    fn open(&self, tasks: &mut Tasks, stream: driver::Stream) {
         let stop_allowed = self.settings.remote_management;
         tasks.openings.spawn(async move {
             let limit = Duration::from_secs(HEADER_SECS_MAX);
@@ -226,12 +232,12 @@ impl Actor {
 
     fn opened(&mut self, tasks: &mut Tasks, opened: Opened) {
         match opened {
-            Opened::Proxy(header, stream)
-                if self.plan.may_become(&header.id) && tasks.early.len() < EARLY_MAX =>
+            Opened::Proxy(proxied)
+                if self.plan.may_become(&proxied.header.id) && tasks.early.len() < EARLY_MAX =>
             {
-                tasks.early.push((header, stream));
+                tasks.early.push(proxied);
             }
-            Opened::Proxy(header, stream) => {
+            Opened::Proxy(Proxied { header, stream }) => {
                 if let Some(delivery) = self.deliver(&header.id, &header.client_addr, stream) {
                     tasks.deliveries.spawn(async move { drop(delivery.await) });
                 }
@@ -271,8 +277,8 @@ impl Actor {
                 tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id));
             }
         }
-        for (header, stream) in std::mem::take(&mut tasks.early) {
-            self.opened(tasks, Opened::Proxy(header, stream));
+        for proxied in std::mem::take(&mut tasks.early) {
+            self.opened(tasks, Opened::Proxy(proxied));
         }
     }
 
@@ -290,10 +296,13 @@ impl Actor {
     /// No new connections, a moment for the open ones, then the last frame.
     async fn close(&mut self, tasks: &mut Tasks, incoming: &mut Incoming) {
         let deadline = Instant::now() + Duration::from_secs(DRAIN_SECS_MAX);
+        if let Some(beside) = &mut tasks.beside {
+            beside.finish();
+        }
         // Answers to Bind are not waited for any more.
         self.plan.forget_binding();
-        for (header, stream) in std::mem::take(&mut tasks.early) {
-            self.opened(tasks, Opened::Proxy(header, stream));
+        for proxied in std::mem::take(&mut tasks.early) {
+            self.opened(tasks, Opened::Proxy(proxied));
         }
         for id in self.plan.served() {
             tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id));
@@ -307,6 +316,7 @@ impl Actor {
                     None => return,
                 },
                 Some(opened) = tasks.openings.join_next() => self.opened(tasks, opened.unwrap_or(Opened::Done)),
+                proxied = next_beside(&mut tasks.beside) => self.opened(tasks, Opened::Proxy(proxied)),
                 Some(_) = tasks.unbinds.join_next() => {}
                 Some(_) = tasks.deliveries.join_next() => {}
             }
@@ -314,6 +324,17 @@ impl Actor {
         tasks.session.goaway(Code::NONE, "the agent stops");
         let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), &mut tasks.driver.0).await;
     }
+}
+
+/// The next stream beside the session; never, once there are no more.
+async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Proxied {
+    if let Some(streams) = beside
+        && let Some(proxied) = streams.accept().await
+    {
+        return proxied;
+    }
+    *beside = None;
+    std::future::pending().await
 }
 
 async fn wait_until(due: Option<Instant>) {
@@ -363,11 +384,11 @@ async fn ask_unbind(session: driver::Session, id: String) {
 }
 
 /// Reads what a stream is for and answers what needs no state. Streams that make no sense are dropped, which resets them.
-async fn read_purpose(mut stream: Stream, stop_allowed: bool) -> Opened {
+async fn read_purpose(mut stream: driver::Stream, stop_allowed: bool) -> Opened {
     let Ok(kind) = stream.kind().await else { return Opened::Done };
     match kind {
         StreamKind::Proxy => match rpc_io::read_proxy_header(&mut stream).await {
-            Ok(header) => Opened::Proxy(header, stream),
+            Ok(header) => Opened::Proxy(Proxied { header, stream: Stream::Mux(stream) }),
             Err(_) => Opened::Done,
         },
         StreamKind::StopTunnel => match rpc_io::read_object(&mut stream).await.map(StopTunnel::decode) {
@@ -396,7 +417,7 @@ async fn read_purpose(mut stream: Stream, stop_allowed: bool) -> Opened {
     }
 }
 
-async fn refuse(mut stream: Stream, reason: &str) -> Opened {
+async fn refuse(mut stream: driver::Stream, reason: &str) -> Opened {
     if rpc_io::read_object(&mut stream).await.is_ok() {
         let _ = rpc_io::write_object(&mut stream, &Outcome { error: reason.into() }).await;
     }

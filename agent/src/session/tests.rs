@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::dial::{Carrier, DialError, Dialling};
+use crate::dial::{DialError, Dialled, Dialling};
 use edge::Edge;
 
 const A: &str = "https://a.internal";
@@ -63,7 +63,7 @@ impl Dial for MemoryDialer {
             let (ours, theirs) = tokio::io::duplex(64 * 1024);
             let edge = self.edge.clone();
             self.connections.lock().unwrap().spawn(async move { edge.serve(theirs).await });
-            Ok(Box::new(ours) as Box<dyn Carrier>)
+            Ok(Dialled::alone(ours))
         })
     }
 

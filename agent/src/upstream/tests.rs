@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::Scheme;
+use ebbgate_wire::driver::Stream as Visitor;
 use ebbgate_wire::driver::{self, Session, reset_code};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::StreamKind;
@@ -20,7 +21,7 @@ use super::*;
 use crate::config::{EndpointDraft, Secret, TerminationPem};
 
 /// An edge's session whose streams are delivered by `upstream`; the handle gives the first delivery's outcome.
-async fn visit(upstream: Upstream) -> (Stream, JoinHandle<Result<(), DeliveryError>>, Session) {
+async fn visit(upstream: Upstream) -> (Visitor, JoinHandle<Result<(), DeliveryError>>, Session) {
     let (edge_io, agent_io) = tokio::io::duplex(256 * 1024);
     let (edge, _, driving) = driver::connect(edge_io, Role::Server, Limits::EDGE);
     tokio::spawn(driving);
@@ -30,7 +31,7 @@ async fn visit(upstream: Upstream) -> (Stream, JoinHandle<Result<(), DeliveryErr
     let delivery = tokio::spawn(async move {
         let mut stream = incoming.accept().await.unwrap();
         assert_eq!(stream.kind().await.unwrap(), StreamKind::Proxy);
-        let outcome = upstream.deliver(stream).await;
+        let outcome = upstream.deliver(Stream::Mux(stream)).await;
         // The session outlives its streams, as in an agent.
         tokio::spawn(async move {
             let _keep = (agent, incoming.accept().await);
@@ -178,7 +179,7 @@ async fn tls_once(listener: TcpListener, acceptor: TlsAcceptor) -> (Option<Strin
     facts
 }
 
-async fn echo_one(visitor: &mut Stream) {
+async fn echo_one(visitor: &mut Visitor) {
     visitor.write_u8(42).await.unwrap();
     assert_eq!(visitor.read_u8().await.unwrap(), 42);
 }

@@ -17,7 +17,7 @@ impl Dial for SimDialer {
             let connecting =
                 tokio::time::timeout(Duration::from_secs(10), TcpStream::connect(("edge", PORT)));
             match connecting.await {
-                Ok(Ok(io)) => Ok(Box::new(io) as Box<dyn Carrier>),
+                Ok(Ok(io)) => Ok(Dialled::alone(io)),
                 Ok(Err(source)) => Err(DialError::Tcp { target: self.target(), source }),
                 Err(_) => Err(DialError::Timeout { target: self.target(), limit: Duration::from_secs(10) }),
             }
