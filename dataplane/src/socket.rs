@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Duration;
+
+use crate::relay::{Kernel, Pipe};
 
 /// Seconds of silence before the kernel asks whether a peer is still there.
 const KEEPALIVE_SECS: u64 = 60;
@@ -41,6 +43,14 @@ impl Traffic {
     /// Bytes sent to the peer, encryption included.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    fn add_received(&self, n: usize) {
+        self.received.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    fn add_sent(&self, n: usize) {
+        self.sent.fetch_add(n as u64, Ordering::Relaxed);
     }
 }
 
@@ -126,13 +136,19 @@ impl Socket {
         let Stream::Attached(stream) = &mut self.stream else { return Err(lost()) };
         self.looked_at.reserve(LOOK_BYTES);
         let n = stream.read_buf(&mut self.looked_at).await?;
-        self.traffic.received.fetch_add(n as u64, Ordering::Relaxed);
+        self.traffic.add_received(n);
         Ok(n)
     }
 
     /// Drops the first `n` bytes looked at: they were answered here.
     pub fn swallow(&mut self, n: usize) {
         self.looked_at.advance(n.min(self.looked_at.len()));
+    }
+
+    /// Takes the bytes looked at and not yet read: for [`crate::relay::First`], since a spliced relay reads the kernel's
+    /// socket alone.
+    pub fn take_looked_at(&mut self) -> Bytes {
+        std::mem::take(&mut self.looked_at).freeze()
     }
 
     /// Leaves this thread's runtime. Until [`Socket::attach`], reads and writes fail.
@@ -161,11 +177,49 @@ impl Socket {
         }
     }
 
+    fn attached(&self) -> io::Result<&TcpStream> {
+        match &self.stream {
+            Stream::Attached(stream) => Ok(stream),
+            Stream::Detached(_) | Stream::Lost => Err(lost()),
+        }
+    }
+
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         match &mut self.stream {
             Stream::Attached(stream) => Ok(Pin::new(stream)),
             Stream::Detached(_) | Stream::Lost => Err(lost()),
         }
+    }
+}
+
+/// Counts what the kernel moves; bytes looked at are not its business ([`Socket::take_looked_at`]).
+impl Kernel for Socket {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.attached()?.poll_readable(cx)
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.attached()?.poll_writable(cx)
+    }
+
+    fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.attached()?.recv(buffer).inspect(|n| self.traffic.add_received(*n))
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.attached()?.send(bytes).inspect(|n| self.traffic.add_sent(*n))
+    }
+
+    fn fill(&self, pipe: &Pipe) -> io::Result<usize> {
+        self.attached()?.fill(pipe).inspect(|n| self.traffic.add_received(*n))
+    }
+
+    fn drain(&self, pipe: &Pipe, n: usize) -> io::Result<usize> {
+        self.attached()?.drain(pipe, n).inspect(|n| self.traffic.add_sent(*n))
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.attached()?.finish()
     }
 }
 
@@ -194,7 +248,7 @@ impl AsyncRead for Socket {
         let before = buf.filled().len();
         ready!(self.stream()?.poll_read(cx, buf))?;
         let n = buf.filled().len().saturating_sub(before);
-        self.traffic.received.fetch_add(n as u64, Ordering::Relaxed);
+        self.traffic.add_received(n);
         if self.quick_ack
             && let Stream::Attached(stream) = &self.stream
         {
@@ -208,7 +262,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let n = ready!(self.stream()?.poll_write(cx, bytes))?;
-        self.traffic.sent.fetch_add(n as u64, Ordering::Relaxed);
+        self.traffic.add_sent(n);
         Poll::Ready(Ok(n))
     }
 
@@ -218,7 +272,7 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let n = ready!(self.stream()?.poll_write_vectored(cx, bufs))?;
-        self.traffic.sent.fetch_add(n as u64, Ordering::Relaxed);
+        self.traffic.add_sent(n);
         Poll::Ready(Ok(n))
     }
 
@@ -259,6 +313,37 @@ mod tests {
         let mut text = String::new();
         socket.read_to_string(&mut text).await.unwrap();
         assert_eq!((text.as_str(), socket.traffic().received()), ("and more", 17));
+    }
+
+    #[tokio::test]
+    async fn a_spliced_relay_counts_its_bytes_and_first_carries_what_was_looked_at() {
+        use crate::relay::{End, First, IdleLimits, splice};
+        const MORE_BYTES: usize = 300_000;
+        let ((mut client, mut near), (mut server, far)) = (pair().await, pair().await);
+        client.write_all(b"hello").await.unwrap();
+        near.look_further().await.unwrap();
+        let first = First { to_agent: near.take_looked_at(), to_client: Bytes::new() };
+        let relay = async {
+            let ended =
+                splice(&near, &far, first, IdleLimits { open_ms: 60_000, half_closed_ms: 60_000 }).await;
+            assert_eq!(ended.end, End::Finished);
+        };
+        let talk = async {
+            client.write_all(&vec![1; MORE_BYTES]).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            server.write_all(b"bye").await.unwrap();
+            drop(server);
+            let mut bye = Vec::new();
+            client.read_to_end(&mut bye).await.unwrap();
+            (got.len(), bye.len())
+        };
+        let ((), lengths) = tokio::join!(relay, talk);
+        assert_eq!(lengths, (5 + MORE_BYTES, 3));
+        let count = |socket: &Socket| (socket.traffic().received(), socket.traffic().sent());
+        let whole = 5 + MORE_BYTES as u64;
+        assert_eq!((count(&near), count(&far)), ((whole, 3), (3, whole)));
     }
 
     #[tokio::test]

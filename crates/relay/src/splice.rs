@@ -260,3 +260,6 @@ fn unless_blocked(done: io::Result<usize>) -> io::Result<Option<usize>> {
         Err(e) => Err(e),
     }
 }
+
+#[cfg(test)]
+mod simulation;

@@ -141,7 +141,7 @@ fn a_reset_is_named_on_either_side_in_any_state() {
                 // Ends when some has been read, with the rest on its way.
                 let write = async {
                     let _ = goes.write_all(&bytes).await;
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 };
                 tokio::select! { read = read => read.unwrap(), () = write => {} }
             }
