@@ -5,7 +5,7 @@ use std::io;
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::driver::Stream;
 use crate::rpc::{OBJECT_BYTES_MAX, ObjectReader, ProxyHeader, RpcError, StreamKind};
@@ -73,13 +73,16 @@ pub async fn notify(mut stream: Stream, message: &impl Serialize) -> Result<(), 
 }
 
 /// Puts the header of a proxied connection on a stream just opened; the visitor's bytes follow.
-pub async fn write_proxy_header(stream: &mut Stream, header: &ProxyHeader) -> Result<(), RpcIoError> {
+pub async fn write_proxy_header<T: AsyncWrite + Unpin>(
+    stream: &mut T,
+    header: &ProxyHeader,
+) -> Result<(), RpcIoError> {
     stream.write_all(&header.encode()).await?;
     Ok(())
 }
 
 /// Reads the header of a proxied connection whose kind was read already; the visitor's bytes follow.
-pub async fn read_proxy_header(stream: &mut Stream) -> Result<ProxyHeader, RpcIoError> {
+pub async fn read_proxy_header<T: AsyncRead + Unpin>(stream: &mut T) -> Result<ProxyHeader, RpcIoError> {
     let mut length = [0; 8];
     stream.read_exact(&mut length).await?;
     let mut json = vec![0; ProxyHeader::decode_length(length)?];

@@ -4,15 +4,38 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may depend on, in any kind of dependency. `*` is any.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("ebbgate-model", &[]),
     ("ebbgate-policy", &["ebbgate-model"]),
+    ("ebbgate-quic", &["ebbgate-shaper", "ebbgate-wire"]),
     ("ebbgate-relay", &[]),
+    ("ebbgate-shaper", &[]),
     ("ebbgate-wire", &["ebbgate-model"]),
     ("ebbgate-control", &["ebbgate-model", "ebbgate-policy"]),
     ("ebbgate-ebpf", &[]),
-    ("ebbgate-edge", &["ebbgate-ebpf", "ebbgate-model", "ebbgate-policy", "ebbgate-relay", "ebbgate-wire"]),
-    ("ebbgate-agent", &["ebbgate-model", "ebbgate-policy", "ebbgate-relay", "ebbgate-wire"]),
+    (
+        "ebbgate-edge",
+        &[
+            "ebbgate-ebpf",
+            "ebbgate-model",
+            "ebbgate-policy",
+            "ebbgate-quic",
+            "ebbgate-relay",
+            "ebbgate-shaper",
+            "ebbgate-wire",
+        ],
+    ),
+    (
+        "ebbgate-agent",
+        &[
+            "ebbgate-model",
+            "ebbgate-policy",
+            "ebbgate-quic",
+            "ebbgate-relay",
+            "ebbgate-shaper",
+            "ebbgate-wire",
+        ],
+    ),
     ("ebbgate-bench", &["*"]),
     ("ebbgate-fuzz", &["*"]),
     ("ebbgate-tests", &["*"]),

@@ -1,0 +1,200 @@
+//! A path for UDP between clients and one server, in user space: it loses, delays, swallows and renames (as a NAT does that
+//! forgot its table) as a test tells it to. For tests only; knows nothing of what the datagrams carry.
+//!
+//! Clients send to [`Shaper::address`]; every client address gets a socket of its own towards the server. Which datagram is
+//! lost is drawn from a seed, so that a failure can be repeated as far as timing allows.
+
+mod weather;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, spawn};
+use tokio::time::{Instant, sleep_until};
+
+use weather::Dice;
+pub use weather::Weather;
+
+/// Bytes of the largest datagram.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// Datagrams on their way at once, per client and direction; more are lost, as in a router.
+const QUEUE_MAX: usize = 16_384;
+/// Clients at once; the datagrams of more are lost.
+const CLIENTS_MAX: usize = 256;
+
+/// The path. It is gone when dropped.
+pub struct Shaper {
+    /// Where clients send to.
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    front: JoinHandle<()>,
+}
+
+struct Shared {
+    server: SocketAddr,
+    weather: Mutex<(Weather, Dice)>,
+    /// Counts how often clients were renamed.
+    names: watch::Sender<u64>,
+    carried: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// A datagram and when it arrives.
+type Parcel = (Instant, Vec<u8>);
+
+impl Shaper {
+    /// A path to `server` in fair weather, on loopback. Call inside a tokio runtime.
+    pub async fn start(server: SocketAddr, seed: u64) -> io::Result<Self> {
+        let front = Arc::new(bind(server).await?);
+        let shared = Arc::new(Shared {
+            server,
+            weather: Mutex::new((Weather::default(), Dice::new(seed))),
+            names: watch::Sender::new(0),
+            carried: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        });
+        let address = front.local_addr()?;
+        let front = spawn(carry(Arc::clone(&shared), front));
+        Ok(Self { address, shared, front })
+    }
+
+    /// Changes the weather for every datagram from now on; those on their way arrive as they set out.
+    pub fn set(&self, weather: Weather) {
+        self.shared.lock().0 = weather;
+    }
+
+    /// Gives every client another address towards the server. Nobody hears at the old one.
+    pub fn rename(&self) {
+        self.shared.names.send_modify(|n| *n += 1);
+    }
+
+    /// Datagrams carried so far, both ways.
+    pub fn carried(&self) -> u64 {
+        self.shared.carried.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams lost so far, both ways.
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Shaper {
+    fn drop(&mut self) {
+        self.front.abort();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Weather, Dice)> {
+        self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a datagram on its way, or loses it.
+    fn send(&self, queue: &mpsc::Sender<Parcel>, bytes: &[u8]) {
+        let fate = {
+            let (weather, dice) = &mut *self.lock();
+            weather.fate(dice)
+        };
+        let sent = fate.is_some_and(|delay| queue.try_send((Instant::now() + delay, bytes.to_vec())).is_ok());
+        if sent { &self.carried } else { &self.lost }.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A socket of the server's kind of address, on loopback.
+async fn bind(server: SocketAddr) -> io::Result<UdpSocket> {
+    UdpSocket::bind(if server.is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" }).await
+}
+
+/// Takes what clients send. Dropping the senders ends each client's tasks.
+async fn carry(shared: Arc<Shared>, front: Arc<UdpSocket>) {
+    let mut clients: HashMap<SocketAddr, mpsc::Sender<Parcel>> = HashMap::new();
+    let mut bytes = vec![0; DATAGRAM_BYTES_MAX];
+    loop {
+        // An error is a client's port that has closed meanwhile.
+        let Ok((length, client)) = front.recv_from(&mut bytes).await else { continue };
+        if !clients.contains_key(&client) && clients.len() >= CLIENTS_MAX {
+            continue;
+        }
+        let queue = clients.entry(client).or_insert_with(|| {
+            let (queue, parcels) = mpsc::channel(QUEUE_MAX);
+            spawn(serve(Arc::clone(&shared), Arc::clone(&front), client, parcels));
+            queue
+        });
+        shared.send(queue, bytes.get(..length).unwrap_or_default());
+    }
+}
+
+/// One client's datagrams: out under its present name, and back.
+async fn serve(
+    shared: Arc<Shared>,
+    front: Arc<UdpSocket>,
+    client: SocketAddr,
+    mut parcels: mpsc::Receiver<Parcel>,
+) {
+    let mut names = shared.names.subscribe();
+    let (back, homeward) = mpsc::channel(QUEUE_MAX);
+    let mut home = Home(spawn(deliver(homeward, front, client)));
+    let mut bytes = vec![0; DATAGRAM_BYTES_MAX];
+    let mut next: Option<Parcel> = None;
+    let Ok(mut socket) = bind(shared.server).await else { return };
+    loop {
+        let due = next.as_ref().map(|(due, _)| *due);
+        tokio::select! {
+            parcel = parcels.recv(), if next.is_none() => match parcel {
+                Some(parcel) => next = Some(parcel),
+                None => return,
+            },
+            () = arrival(due) => {
+                if let Some((_, bytes)) = next.take() {
+                    // An error is what a router would not tell either.
+                    let _ = socket.send_to(&bytes, shared.server).await;
+                }
+            }
+            got = socket.recv_from(&mut bytes) => {
+                if let Ok((length, _)) = got {
+                    shared.send(&back, bytes.get(..length).unwrap_or_default());
+                }
+            }
+            Ok(()) = names.changed() => match bind(shared.server).await {
+                Ok(renamed) => socket = renamed,
+                Err(_) => return,
+            },
+            _ = &mut home.0 => return,
+        }
+    }
+}
+
+/// The task that delivers to a client; it ends with whoever fills its queue.
+struct Home(JoinHandle<()>);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn deliver(mut parcels: mpsc::Receiver<Parcel>, front: Arc<UdpSocket>, client: SocketAddr) {
+    while let Some((due, bytes)) = parcels.recv().await {
+        arrival(Some(due)).await;
+        let _ = front.send_to(&bytes, client).await;
+    }
+}
+
+/// Waits for a time; without one, for ever. A time that has come costs nothing.
+async fn arrival(due: Option<Instant>) {
+    match due {
+        None => std::future::pending().await,
+        Some(due) if due <= Instant::now() + Duration::from_micros(500) => {}
+        Some(due) => sleep_until(due).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;
