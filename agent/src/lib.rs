@@ -33,6 +33,7 @@ pub mod address;
 pub mod backoff;
 pub mod config;
 pub mod dial;
+pub mod links;
 pub mod plan;
 mod policy;
 pub mod prefixed;

@@ -198,6 +198,12 @@ impl Plan {
         found.map(|(key, _)| *key)
     }
 
+    /// The bind id of an endpoint that is served.
+    pub fn bind_id(&self, key: Key) -> Option<&str> {
+        let endpoint = self.endpoints.get(&key).filter(|e| e.state == State::Online)?;
+        Some(&endpoint.bind.id)
+    }
+
     /// Whether an answer under way may make this bind id ours: the edge serves an endpoint before it says so.
     pub fn may_become(&self, bind_id: &str) -> bool {
         let asked = |e: &Endpoint| e.bind.id.is_empty() || e.bind.id == bind_id;

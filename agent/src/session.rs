@@ -4,7 +4,9 @@
 //! One task owns the plan; `Session` is a handle that sends it commands. What happens is told to an observer as `Event`s.
 
 mod connection;
+mod delivery;
 mod hello;
+mod links;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,17 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::EndpointUrl;
-use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::Bind;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::dial::{Dial, DialError, Dialled};
 use crate::plan::{Key, Patience, Plan, Refusal};
-use crate::relay::Broken;
 use crate::stream::Stream;
-use crate::upstream::{DeliveryError, Upstream};
+use crate::upstream::Upstream;
+use delivery::{Route, Routes};
 
 pub use hello::{bind_request, hello};
 
@@ -133,6 +133,9 @@ pub enum Event {
 /// Told of every event; must not block.
 pub type Observer = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// Random numbers, for jitter.
+pub type Random = Arc<dyn Fn() -> u32 + Send + Sync>;
+
 /// What a session is made of.
 pub struct Settings {
     /// How to reach the edge.
@@ -146,15 +149,15 @@ pub struct Settings {
     /// Whether the edge may stop this agent.
     pub remote_management: bool,
     /// Random numbers, for jitter.
-    pub random: Box<dyn FnMut() -> u32 + Send>,
+    pub random: Random,
     /// Who is told what happens.
     pub observer: Observer,
 }
 
 /// Jitter from the cryptographic provider's generator.
-pub fn system_random() -> Box<dyn FnMut() -> u32 + Send> {
+pub fn system_random() -> Random {
     let provider = crate::trust::provider();
-    Box::new(move || {
+    Arc::new(move || {
         let mut bytes = [0; 4];
         // Without randomness the longest wait is the safe one.
         match provider.secure_random.fill(&mut bytes) {
@@ -231,8 +234,7 @@ impl Session {
 
 /// An endpoint's side of things that the plan does not need to know.
 struct Slot {
-    name: String,
-    delivery: Delivery,
+    route: Arc<Route>,
     waiter: Option<Waiter>,
 }
 
@@ -241,6 +243,7 @@ struct Actor {
     settings: Settings,
     plan: Plan,
     slots: HashMap<Key, Slot>,
+    routes: Routes,
     inbox: mpsc::Receiver<Command>,
     start: Instant,
 }
@@ -255,7 +258,14 @@ enum Flow {
 impl Actor {
     fn new(settings: Settings, inbox: mpsc::Receiver<Command>) -> Self {
         let plan = Plan::new(settings.hello.clone());
-        Self { settings, plan, slots: HashMap::new(), inbox, start: Instant::now() }
+        Self {
+            settings,
+            plan,
+            slots: HashMap::new(),
+            routes: Routes::default(),
+            inbox,
+            start: Instant::now(),
+        }
     }
 
     fn now(&self) -> Duration {
@@ -296,6 +306,7 @@ impl Actor {
         let was_online = self.plan.was_online();
         let random = (self.settings.random)();
         let retry_in = self.plan.lost(self.now(), random);
+        self.routes.clear();
         self.tell(match ended {
             connection::Ended::Lost(reason) => Event::SessionOffline { reason, retry_in },
             connection::Ended::Refused(refusal) => Event::AuthRefused { refusal, was_online, retry_in },
@@ -346,6 +357,7 @@ impl Actor {
             Some(Command::Remove { key, reply }) => {
                 self.plan.remove(key);
                 self.slots.remove(&key);
+                self.routes.withdraw(key);
                 let _ = reply.send(());
                 Flow::Continue
             }
@@ -354,40 +366,7 @@ impl Actor {
 
     fn add(&mut self, name: String, bind: Bind, patience: Patience, delivery: Delivery, waiter: Waiter) {
         let key = self.plan.add(bind, patience, self.now());
-        self.slots.insert(key, Slot { name, delivery, waiter: Some(waiter) });
-    }
-
-    /// Hands a proxied connection to its endpoint's deliverer. Deliveries outlive the connection's bookkeeping: when the
-    /// session dies, each notices by its own stream.
-    fn deliver(&self, bind_id: &str, client_addr: &str, mut stream: Stream) -> Option<JoinHandle<()>> {
-        let Some(slot) = self.plan.find(bind_id).and_then(|key| self.slots.get(&key)) else {
-            // REFUSED says that nothing was delivered: the edge may try another member of a pool.
-            stream.reset(Code::REFUSED);
-            return None;
-        };
-        match &slot.delivery {
-            Delivery::Forward(upstream) => {
-                let (upstream, name) = (upstream.clone(), slot.name.clone());
-                let observer = self.settings.observer.clone();
-                Some(tokio::spawn(async move {
-                    let Err(error) = upstream.deliver(stream).await else { return };
-                    let reason = error.to_string();
-                    observer(match error {
-                        DeliveryError::Broken(Broken::Visitor(_)) => Event::VisitorGone { name, reason },
-                        _ => Event::DeliveryFailed { name, reason },
-                    });
-                }))
-            }
-            Delivery::Accept(queue) => {
-                let accepted = Accepted { stream, client: client_addr.parse().ok() };
-                if let Err(refused) = queue.try_send(accepted) {
-                    refused.into_inner().stream.reset(Code::REFUSED);
-                    let reason = "the program does not accept connections fast enough".to_owned();
-                    self.tell(Event::DeliveryFailed { name: slot.name.clone(), reason });
-                }
-                None
-            }
-        }
+        self.slots.insert(key, Slot { route: Arc::new(Route { name, delivery }), waiter: Some(waiter) });
     }
 }
 

@@ -1,6 +1,7 @@
 //! One visitor's byte stream, whatever carried it from the edge: delivery and programs need not know. And the source of
 //! streams that come beside the session, where a carrier has one.
 
+mod link;
 mod raw;
 
 use std::io;
@@ -12,12 +13,15 @@ use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub use link::ClaimedLink;
 pub use raw::RawStream;
 
 /// A proxied stream. `shutdown` ends our direction and keeps the other; dropping it before both have ended aborts it.
 pub enum Stream {
     /// One of the session's own streams.
     Mux(driver::Stream),
+    /// A link of the session's, claimed for this visitor.
+    Link(ClaimedLink),
     /// A connection of its own that carries the visitor's TLS as it is.
     Raw(RawStream),
 }
@@ -28,6 +32,7 @@ impl Stream {
     pub fn reset(&mut self, code: Code) {
         match self {
             Self::Mux(stream) => stream.reset(code),
+            Self::Link(link) => link.get_mut().reset(code),
             Self::Raw(stream) => stream.reset(code),
         }
     }
@@ -58,6 +63,10 @@ macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
             Stream::Mux($stream) => $call,
+            Stream::Link(link) => {
+                let $stream = link.get_mut();
+                $call
+            }
             Stream::Raw($stream) => $call,
         }
     };

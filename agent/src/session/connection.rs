@@ -3,17 +3,21 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use ebbgate_model::TunnelSessionId;
 use ebbgate_wire::driver::{self, Incoming};
+use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, Outcome, StopTunnel, StreamKind, Unbind, error_code,
+    Auth, AuthReply, Bind, BindReply, CarrierOffer, Outcome, StopTunnel, StreamKind, Unbind, error_code,
 };
 use ebbgate_wire::{heartbeat, rpc_io};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::delivery::{Desk, Heard};
 use super::hello::{RESTART_REFUSED, STOP_REFUSED, UPDATE_REFUSED};
+use super::links::{self, Book, Kind};
 use super::{AUTH_SECS_MAX, Actor, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow, UNBIND_SECS_MAX};
 use crate::dial::Dialled;
 use crate::plan::{BindOutcome, Key, Refusal};
@@ -34,27 +38,20 @@ pub(super) enum Ended {
     Refused(Refusal),
 }
 
-/// What a stream opened by the edge turned out to be.
-enum Opened {
-    Proxy(Proxied),
-    StopTunnel(StopTunnel),
-    Stop,
-    /// Answered, or of no interest.
-    Done,
-}
-
 /// What runs beside the loop of one connection; all of it ends with it.
 struct Tasks {
     session: driver::Session,
     driver: Driving,
-    openings: JoinSet<Opened>,
+    desk: Desk,
+    heard: mpsc::Receiver<Heard>,
     binds: JoinSet<(Key, Answer)>,
     unbinds: JoinSet<()>,
-    deliveries: JoinSet<()>,
     /// Visitors of what we may be bound to: the edge serves an endpoint before its answer is here.
     early: Vec<Proxied>,
     /// Streams that come beside the session, while there are any.
     beside: Option<Box<dyn Streams>>,
+    links: Option<Keeping>,
+    raw_links: Option<Keeping>,
     heartbeat: JoinHandle<heartbeat::HeartbeatError>,
     latency: mpsc::Receiver<Duration>,
 }
@@ -62,6 +59,18 @@ struct Tasks {
 impl Drop for Tasks {
     fn drop(&mut self) {
         self.heartbeat.abort();
+    }
+}
+
+/// A task that keeps links, and their books; dropping it lets go of every link that nobody uses.
+struct Keeping {
+    book: Book,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -97,13 +106,16 @@ impl Actor {
             Err(done) => return Ok(done),
         };
         self.plan.authenticated(self.now(), &reply).map_err(Ended::Refused)?;
+        let mut tasks = self.tasks(session, driver, streams);
+        if let Some(offer) = &reply.extra.carriers {
+            self.keep_links(&mut tasks, offer, &reply.extra.agent_session_id);
+        }
         self.tell(Event::SessionOnline {
             target: self.settings.dialer.target(),
             region: reply.extra.region,
             account: reply.extra.account_name,
             banner: reply.extra.banner,
         });
-        let mut tasks = self.tasks(session, driver, streams);
         self.serve(&mut tasks, &mut incoming).await
     }
 
@@ -144,13 +156,16 @@ impl Actor {
                 Err(error) => heartbeat::HeartbeatError::Io(std::io::Error::other(error)),
             }
         });
+        let (desk, heard) = Desk::new(self.routes.clone(), self.settings.observer.clone());
         Tasks {
             session,
             driver,
-            openings: JoinSet::new(),
+            desk,
+            heard,
+            links: None,
+            raw_links: None,
             binds: JoinSet::new(),
             unbinds: JoinSet::new(),
-            deliveries: JoinSet::new(),
             early: Vec::new(),
             beside,
             heartbeat,
@@ -179,8 +194,8 @@ impl Actor {
                     Some(stream) => self.open(tasks, stream),
                     None => return Err(Ended::Lost(end_of(&mut tasks.driver.0).await)),
                 },
-                Some(opened) = tasks.openings.join_next() => self.opened(tasks, opened.unwrap_or(Opened::Done)),
-                proxied = next_beside(&mut tasks.beside) => self.opened(tasks, Opened::Proxy(proxied)),
+                Some(heard) = tasks.heard.recv() => self.heard(tasks, heard),
+                proxied = next_beside(&mut tasks.beside) => drop(tokio::spawn(tasks.desk.clone().take(proxied))),
                 Some(bound) = tasks.binds.join_next() => {
                     match bound {
                         Ok((key, Answer::Reply(reply))) => self.bound(tasks, key, Ok(*reply)),
@@ -198,7 +213,6 @@ impl Actor {
                     return Err(Ended::Lost(reason));
                 }
                 () = wait_until(due) => {}
-                Some(_) = tasks.deliveries.join_next() => {}
                 Some(_) = tasks.unbinds.join_next() => {}
             }
         }
@@ -208,6 +222,7 @@ impl Actor {
         match command {
             Some(Command::Remove { key, reply }) => {
                 self.slots.remove(&key);
+                self.routes.withdraw(key);
                 let unbind = self.plan.remove(key).map(|id| ask_unbind(tasks.session.clone(), id));
                 tasks.unbinds.spawn(async move {
                     if let Some(unbind) = unbind {
@@ -221,39 +236,72 @@ impl Actor {
         }
     }
 
-    /// Reads a new stream's purpose beside the loop, so that a stalled one holds up nobody.
+    /// Starts to keep links, where the edge offers them.
+    fn keep_links(&self, tasks: &mut Tasks, offer: &CarrierOffer, session_id: &str) {
+        let keep = |kind: Kind| {
+            let book = Book::new(&kind, offer.links_max);
+            let (dialer, random) = (self.settings.dialer.clone(), self.settings.random.clone());
+            let task = tokio::spawn(links::run(kind, book.clone(), dialer, tasks.desk.clone(), random));
+            Keeping { book, task }
+        };
+        if offer.links_max == 0 {
+            return;
+        }
+        tasks.links = Some(keep(Kind::Link(offer.ticket.clone())));
+        // A key or an id that cannot be read means no raw links; the others carry everything.
+        let raw_key = offer.raw_key.as_ref().and_then(|key| RawKey::from_secret(key).ok());
+        let session = session_id.parse().ok().map(TunnelSessionId::ksuid);
+        tasks.raw_links = raw_key.zip(session).map(|(key, session)| keep(Kind::Raw(session, key)));
+    }
+
+    /// Reads a new stream's purpose beside the loop, so that a stalled one holds up nobody, and delivers it there.
     fn open(&self, tasks: &mut Tasks, stream: driver::Stream) {
         let stop_allowed = self.settings.remote_management;
-        tasks.openings.spawn(async move {
+        let desk = tasks.desk.clone();
+        let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
+        let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
+        let under_way = desk.begin();
+        tokio::spawn(async move {
             let limit = Duration::from_secs(HEADER_SECS_MAX);
-            timeout(limit, read_purpose(stream, stop_allowed)).await.unwrap_or(Opened::Done)
+            match timeout(limit, read_purpose(stream, stop_allowed)).await {
+                Ok(Some(Heard::Unrouted(proxied))) => {
+                    // It came this way because no link waited.
+                    let fitting = if proxied.header.passthrough_tls { raw_links.or(links) } else { links };
+                    if let Some(book) = fitting {
+                        book.missed();
+                    }
+                    desk.take(proxied).await;
+                }
+                Ok(Some(heard)) => desk.tell(heard).await,
+                Ok(None) | Err(_) => {}
+            }
+            drop(under_way);
         });
     }
 
-    fn opened(&mut self, tasks: &mut Tasks, opened: Opened) {
-        match opened {
-            Opened::Proxy(proxied)
+    fn heard(&mut self, tasks: &mut Tasks, heard: Heard) {
+        match heard {
+            Heard::Unrouted(proxied)
                 if self.plan.may_become(&proxied.header.id) && tasks.early.len() < EARLY_MAX =>
             {
                 tasks.early.push(proxied);
             }
-            Opened::Proxy(Proxied { header, stream }) => {
-                if let Some(delivery) = self.deliver(&header.id, &header.client_addr, stream) {
-                    tasks.deliveries.spawn(async move { drop(delivery.await) });
-                }
-            }
-            Opened::StopTunnel(notice) => self.stopped(&notice),
-            Opened::Stop => self.tell(Event::StopRequested),
-            Opened::Done => {}
+            Heard::Unrouted(proxied) => drop(tokio::spawn(tasks.desk.clone().take_late(proxied))),
+            Heard::StopTunnel(notice) => self.stopped(&notice),
+            Heard::Stop => self.tell(Event::StopRequested),
         }
     }
 
     fn bound(&mut self, tasks: &mut Tasks, key: Key, reply: Result<BindReply, String>) {
         let random = (self.settings.random)();
         let outcome = self.plan.bound(key, reply, self.now(), random);
-        let name = |actor: &Self| actor.slots.get(&key).map(|slot| slot.name.clone()).unwrap_or_default();
+        let name =
+            |actor: &Self| actor.slots.get(&key).map(|slot| slot.route.name.clone()).unwrap_or_default();
         match outcome {
             BindOutcome::Online(url) => {
+                if let (Some(slot), Some(id)) = (self.slots.get(&key), self.plan.bind_id(key)) {
+                    self.routes.publish(id, key, &slot.route);
+                }
                 let waiter = self.slots.get_mut(&key).and_then(|slot| slot.waiter.take());
                 if let Some(waiter) = waiter {
                     let _ = waiter.send(Ok((key, url.clone())));
@@ -278,7 +326,7 @@ impl Actor {
             }
         }
         for proxied in std::mem::take(&mut tasks.early) {
-            self.opened(tasks, Opened::Proxy(proxied));
+            self.heard(tasks, Heard::Unrouted(proxied));
         }
     }
 
@@ -286,10 +334,11 @@ impl Actor {
     fn stopped(&mut self, notice: &StopTunnel) {
         let Some(key) = self.plan.find(&notice.id) else { return };
         self.plan.remove(key);
+        self.routes.withdraw(key);
         if let Some(slot) = self.slots.remove(&key) {
             let code = error_code(&notice.error_code).map(ebbgate_model::ErrorCode::new);
             let refusal = Refusal { message: notice.message.clone(), code };
-            self.tell(Event::EndpointStopped { name: slot.name, refusal });
+            self.tell(Event::EndpointStopped { name: slot.route.name.clone(), refusal });
         }
     }
 
@@ -302,12 +351,14 @@ impl Actor {
         // Answers to Bind are not waited for any more.
         self.plan.forget_binding();
         for proxied in std::mem::take(&mut tasks.early) {
-            self.opened(tasks, Opened::Proxy(proxied));
+            self.heard(tasks, Heard::Unrouted(proxied));
         }
         for id in self.plan.served() {
             tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id));
         }
-        while !(tasks.unbinds.is_empty() && tasks.deliveries.is_empty() && tasks.openings.is_empty()) {
+        let desk = tasks.desk.clone();
+        loop {
+            let mut quiet = pin!(desk.quiet());
             tokio::select! {
                 () = sleep_until(deadline) => break,
                 // A stream that crossed our Unbind on the wire is still a visitor's.
@@ -315,10 +366,10 @@ impl Actor {
                     Some(stream) => self.open(tasks, stream),
                     None => return,
                 },
-                Some(opened) = tasks.openings.join_next() => self.opened(tasks, opened.unwrap_or(Opened::Done)),
-                proxied = next_beside(&mut tasks.beside) => self.opened(tasks, Opened::Proxy(proxied)),
+                Some(heard) = tasks.heard.recv() => self.heard(tasks, heard),
+                proxied = next_beside(&mut tasks.beside) => drop(tokio::spawn(tasks.desk.clone().take(proxied))),
                 Some(_) = tasks.unbinds.join_next() => {}
-                Some(_) = tasks.deliveries.join_next() => {}
+                () = quiet.as_mut(), if tasks.unbinds.is_empty() && tasks.heard.is_empty() => break,
             }
         }
         tasks.session.goaway(Code::NONE, "the agent stops");
@@ -383,43 +434,39 @@ async fn ask_unbind(session: driver::Session, id: String) {
     let _ = timeout(Duration::from_secs(UNBIND_SECS_MAX), asking).await;
 }
 
-/// Reads what a stream is for and answers what needs no state. Streams that make no sense are dropped, which resets them.
-async fn read_purpose(mut stream: driver::Stream, stop_allowed: bool) -> Opened {
-    let Ok(kind) = stream.kind().await else { return Opened::Done };
-    match kind {
-        StreamKind::Proxy => match rpc_io::read_proxy_header(&mut stream).await {
-            Ok(header) => Opened::Proxy(Proxied { header, stream: Stream::Mux(stream) }),
-            Err(_) => Opened::Done,
-        },
-        StreamKind::StopTunnel => match rpc_io::read_object(&mut stream).await.map(StopTunnel::decode) {
-            Ok(Ok(notice)) => {
-                stream.linger();
-                Opened::StopTunnel(notice)
-            }
-            _ => Opened::Done,
-        },
-        StreamKind::Stop if stop_allowed => match rpc_io::read_object(&mut stream).await {
-            Ok(_) => {
-                let _ = rpc_io::write_object(&mut stream, &Outcome::default()).await;
-                Opened::Stop
-            }
-            Err(_) => Opened::Done,
-        },
+/// Reads what a stream is for and answers what needs no state; what is left is for the desk or the loop. Streams that make
+/// no sense are dropped, which resets them.
+async fn read_purpose(mut stream: driver::Stream, stop_allowed: bool) -> Option<Heard> {
+    match stream.kind().await.ok()? {
+        StreamKind::Proxy => {
+            let header = rpc_io::read_proxy_header(&mut stream).await.ok()?;
+            Some(Heard::Unrouted(Proxied { header, stream: Stream::Mux(stream) }))
+        }
+        StreamKind::StopTunnel => {
+            let notice = StopTunnel::decode(rpc_io::read_object(&mut stream).await.ok()?).ok()?;
+            stream.linger();
+            Some(Heard::StopTunnel(notice))
+        }
+        StreamKind::Stop if stop_allowed => {
+            rpc_io::read_object(&mut stream).await.ok()?;
+            let _ = rpc_io::write_object(&mut stream, &Outcome::default()).await;
+            Some(Heard::Stop)
+        }
         StreamKind::Stop => refuse(stream, STOP_REFUSED).await,
         StreamKind::Restart => refuse(stream, RESTART_REFUSED).await,
         StreamKind::Update => refuse(stream, UPDATE_REFUSED).await,
         StreamKind::Heartbeat => {
             // Echoing has no end but the stream's.
             tokio::spawn(heartbeat::echo(stream, || {}));
-            Opened::Done
+            None
         }
-        _ => Opened::Done,
+        _ => None,
     }
 }
 
-async fn refuse(mut stream: driver::Stream, reason: &str) -> Opened {
+async fn refuse(mut stream: driver::Stream, reason: &str) -> Option<Heard> {
     if rpc_io::read_object(&mut stream).await.is_ok() {
         let _ = rpc_io::write_object(&mut stream, &Outcome { error: reason.into() }).await;
     }
-    Opened::Done
+    None
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ebbgate_wire::driver::reset_code;
+use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{AuthExtra, Bind, Opts, Secret, StreamKind};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -100,16 +101,16 @@ impl Events {
 
 fn settings(dialer: Arc<dyn Dial>) -> (Settings, Events) {
     let (to_test, events) = mpsc::unbounded_channel();
-    let mut seed = 1_u32;
+    let seed = AtomicU32::new(1);
     let settings = Settings {
         dialer,
         hello: AuthExtra { authtoken: Secret::new("token"), ..AuthExtra::default() },
         heartbeat_interval: Duration::from_secs(10),
         heartbeat_tolerance: Duration::from_secs(15),
         remote_management: true,
-        random: Box::new(move || {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            seed
+        random: Arc::new(move || {
+            let next = |seed: u32| Some(seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+            seed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_default()
         }),
         observer: Arc::new(move |event| drop(to_test.send(event))),
     };
