@@ -10,7 +10,7 @@ mod gate;
 mod haproxy;
 mod https;
 mod meter;
-mod report;
+pub(crate) mod report;
 mod sink;
 mod tcp;
 mod xdp;

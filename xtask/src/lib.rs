@@ -20,6 +20,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod rest;
+pub mod soak;
 pub mod test;
 pub mod tidy;
 pub mod token;

@@ -31,6 +31,8 @@ enum Verb {
     Status(xtask::admit::Pins),
     /// Measure whole chains next to HAProxy
     Bench(xtask::bench::Args),
+    /// Move bytes over every carrier and compare them all, and see that nothing is left behind
+    Soak(xtask::soak::Args),
     /// Make the XDP object that the edge carries, or check that it is what its sources give
     Ebpf(xtask::ebpf::Args),
     /// Run .ci/run in a fresh clone of HEAD
@@ -78,6 +80,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Unload(pins) => xtask::admit::unload(&pins),
         Verb::Status(pins) => xtask::admit::status(&pins),
         Verb::Bench(args) => xtask::bench::run(&args),
+        Verb::Soak(args) => xtask::soak::run(&args),
         Verb::Ebpf(args) => xtask::ebpf::run(&args),
         Verb::Ci => xtask::ci::run_in_clone(),
         Verb::Openapi => xtask::openapi::write(),

@@ -195,7 +195,7 @@ fn summary(cells: &[Cell]) -> Vec<Row> {
 }
 
 /// Writes a run as `DIR/DATE-KIND.json`, numbered when there is one already.
-pub(super) fn write_result(dir: &Path, kind: &str, run: &impl Serialize) -> Result<PathBuf> {
+pub(crate) fn write_result(dir: &Path, kind: &str, run: &impl Serialize) -> Result<PathBuf> {
     let text = serde_json::to_string_pretty(run)? + "\n";
     fs::create_dir_all(dir)?;
     let date = date()?;
@@ -215,7 +215,7 @@ pub(super) fn write_result(dir: &Path, kind: &str, run: &impl Serialize) -> Resu
 }
 
 /// What a run's figures depend on: date, commit, kernel, processors, load.
-pub(super) fn machine(root: &Path) -> Result<BTreeMap<&'static str, String>> {
+pub(crate) fn machine(root: &Path) -> Result<BTreeMap<&'static str, String>> {
     Ok(BTreeMap::from([
         ("date", date()?),
         ("commit", commit(root)?),
