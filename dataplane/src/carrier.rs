@@ -1,8 +1,9 @@
-//! `Carrier`: how a proxied stream reaches an agent. One form today, the multiplexed TLS session that the SDKs speak;
-//! others join here.
+//! `Carrier`: how a proxied stream reaches an agent. The multiplexed TLS session that the SDKs speak always; our own agent
+//! adds links, claimed for one stream at a time.
 //!
 //! Knows the header and the PROXY protocol bytes that go in front; does not know who is allowed a stream.
 
+mod link;
 mod mux;
 mod proxy_protocol;
 
@@ -17,7 +18,9 @@ use ebbgate_wire::driver;
 use ebbgate_wire::rpc::{EdgeType, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::gateway::{AgentRef, OpenError, Slot};
+pub use link::{Cut, Link, LinkIo, LinkStream, Place};
+
+use crate::gateway::{AgentRef, OpenError, SessionState, Slot};
 
 /// A way to one agent, on the shard that owns its session.
 #[derive(Clone)]
@@ -44,31 +47,82 @@ impl Carrier {
     /// when this fails.
     pub async fn open(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
         let session = &agent.session;
-        let slot = Arc::clone(session).take_slot().ok_or_else(|| {
-            if session.is_alive() {
-                OpenError::SessionFull(session.id)
-            } else {
-                OpenError::SessionEnded(session.id)
-            }
-        })?;
-        let header = ProxyHeader {
-            id: agent.bind.to_string(),
-            client_addr: origin.client.to_string(),
-            proto: origin.proto.to_string(),
-            edge_type: EdgeType::Undefined,
-            passthrough_tls: origin.passthrough,
-        };
-        let preamble = agent.proxy_protocol.map(|v| proxy_protocol::header(v, origin.client, origin.server));
+        let slot = slot(session)?;
         let Self::Mux(carrier) = self;
-        let stream = mux::open(carrier, session.id, &header, preamble.as_deref().unwrap_or_default()).await?;
-        Ok(CarrierStream { stream, _slot: slot })
+        let stream = mux::open(carrier, session.id, &origin.header(agent), &origin.preamble(agent)).await?;
+        Ok(CarrierStream { way: Way::Mux(stream), _slot: slot })
+    }
+}
+
+/// Room for one stream of a session.
+pub(crate) fn slot(session: &Arc<SessionState>) -> Result<Slot, OpenError> {
+    Arc::clone(session).take_slot().ok_or_else(|| {
+        if session.is_alive() {
+            OpenError::SessionFull(session.id)
+        } else {
+            OpenError::SessionEnded(session.id)
+        }
+    })
+}
+
+impl Origin {
+    /// What the agent is told of the stream.
+    pub(crate) fn header(&self, agent: &AgentRef) -> ProxyHeader {
+        ProxyHeader {
+            id: agent.bind.to_string(),
+            client_addr: self.client.to_string(),
+            proto: self.proto.to_string(),
+            edge_type: EdgeType::Undefined,
+            passthrough_tls: self.passthrough,
+        }
+    }
+
+    /// What the agent wants in front of the visitor's bytes.
+    pub(crate) fn preamble(&self, agent: &AgentRef) -> Vec<u8> {
+        let header = agent.proxy_protocol.map(|v| proxy_protocol::header(v, self.client, self.server));
+        header.unwrap_or_default()
     }
 }
 
 /// One proxied stream. Dropping it before both ends finished resets it.
 pub struct CarrierStream {
-    stream: driver::Stream,
+    way: Way,
     _slot: Slot,
+}
+
+enum Way {
+    Mux(driver::Stream),
+    Link(Box<LinkStream>),
+}
+
+impl CarrierStream {
+    /// A stream on a claimed link.
+    pub(crate) fn link(stream: LinkStream, slot: Slot) -> Self {
+        Self { way: Way::Link(Box::new(stream)), _slot: slot }
+    }
+
+    /// What metrics call its carrier.
+    pub fn carrier(&self) -> &'static str {
+        match &self.way {
+            Way::Mux(_) => "mux",
+            Way::Link(_) => "link",
+        }
+    }
+}
+
+macro_rules! delegate {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match &mut $self.way {
+            Way::Mux($stream) => {
+                let $stream = Pin::new($stream);
+                $call
+            }
+            Way::Link($stream) => {
+                let $stream = Pin::new(&mut **$stream);
+                $call
+            }
+        }
+    };
 }
 
 impl AsyncRead for CarrierStream {
@@ -77,20 +131,20 @@ impl AsyncRead for CarrierStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        delegate!(self, stream => stream.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for CarrierStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        delegate!(self, stream => stream.poll_write(cx, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        delegate!(self, stream => stream.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        delegate!(self, stream => stream.poll_shutdown(cx))
     }
 }

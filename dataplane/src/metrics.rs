@@ -24,6 +24,13 @@ pub struct CodeLabel {
     pub code: String,
 }
 
+/// How a proxied stream travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CarrierLabel {
+    /// `mux`, `link`, `raw` or `quic`.
+    pub carrier: &'static str,
+}
+
 /// Class of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StatusLabel {
@@ -83,6 +90,14 @@ metrics! {
     auth_failed: Counter = "agent_auth_failed", "Authentications of agents refused";
     /// Binds refused.
     binds_refused: Counter = "agent_binds_refused", "Binds refused";
+    /// Streams to agents, by what carries them.
+    streams: Family<CarrierLabel, Counter> = "agent_streams", "Streams to agents opened, by what carries them";
+    /// Agents' links, in use or not.
+    links: Gauge = "agent_links", "Links of agents open, in use or not";
+    /// Agents' links that wait for a visitor.
+    links_idle: Gauge = "agent_links_idle", "Links of agents that wait for a visitor";
+    /// Links refused, or closed for what they did.
+    links_refused: Counter = "agent_links_refused", "Links of agents refused at their hello";
     /// Streams to agents that could not be opened.
     streams_failed: Counter = "agent_streams_failed", "Streams to agents that could not be opened";
     /// Connections tried again on another member of a pool.

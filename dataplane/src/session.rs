@@ -6,6 +6,7 @@
 mod allowance;
 mod auth;
 mod bind;
+mod links;
 mod registry;
 mod serve;
 
@@ -21,6 +22,7 @@ use ebbgate_wire::rpc_io::{call, notify};
 use tokio::time::{Duration, timeout};
 
 pub use auth::AuthFailures;
+pub use links::{LINK_HELLO_SECS_MAX, LINKS_PER_SESSION_MAX, LinkCount, session_of_ticket};
 pub use registry::Sessions;
 pub use serve::serve;
 
@@ -47,6 +49,7 @@ pub struct AgentSession {
     managed: Managed,
     allowance: Allowance,
     text_bytes: Arc<Counter>,
+    links: links::SessionLinks,
     /// Its own place among its account's sessions, and the text it came with.
     _taken: (Taken, Text),
     inner: Mutex<Inner>,
@@ -238,6 +241,7 @@ impl AgentSession {
         edge.sessions.remove(self);
         edge.metrics.sessions.dec();
         edge.reports.session_ended(self.state.id);
+        edge.end_links(self.state.id);
         self.mux.goaway(code, message);
         tracing::info!(session = %self.state.id, client_id = self.client_id, reason = message, "agent session ended");
     }

@@ -3,6 +3,7 @@
 
 mod crossing;
 mod edge;
+mod links;
 mod stream;
 
 use std::cell::RefCell;
@@ -19,22 +20,28 @@ use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme, Tun
 use ebbgate_policy::KeySet;
 use ebbgate_wire::driver::reset_code;
 use ebbgate_wire::mux::Code;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Duration, timeout};
 
 pub use crossing::{Crossing, crossing};
 pub use edge::{Edge, Parts, Stage, Waits};
+pub use links::Links;
 pub use stream::AgentStream;
 
-use crate::carrier::{Carrier, CarrierStream, Origin};
+use crate::carrier::{self, Carrier, CarrierStream, Link, Origin};
 use crate::conn::{self, Walk};
 use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool};
 use crate::listen;
 use crate::log;
-use crate::metrics::StatusLabel;
+use crate::metrics::{CarrierLabel, StatusLabel};
 use crate::relay;
 use crate::ring;
 use crate::tls::Configs;
+
+/// Seconds a link may take to accept what goes in front of a visitor's bytes.
+const CLAIM_SECS_MAX: u64 = 5;
 
 /// What a shard is told by others.
 pub enum Message {
@@ -46,6 +53,10 @@ pub enum Message {
     Walk(Box<Walk>),
     /// Open a stream for a request that is handled elsewhere.
     Open(Box<OpenRequest>),
+    /// Keep a link ready here.
+    Park(Box<Link>),
+    /// A session has ended: end its links.
+    EndLinks(TunnelSessionId),
 }
 
 /// Where a connection came in.
@@ -94,6 +105,7 @@ struct Local {
     edge: Arc<Edge>,
     carriers: RefCell<HashMap<TunnelSessionId, Carrier>>,
     configs: RefCell<Configs>,
+    links: RefCell<Links>,
     ports: RefCell<HashMap<u16, AbortHandle>>,
 }
 
@@ -117,6 +129,7 @@ impl Shard {
             edge,
             carriers: RefCell::default(),
             configs: RefCell::default(),
+            links: RefCell::default(),
             ports: RefCell::default(),
         }))
     }
@@ -136,6 +149,11 @@ impl Shard {
         &self.0.configs
     }
 
+    /// Agents' links on this shard.
+    pub fn links(&self) -> &RefCell<Links> {
+        &self.0.links
+    }
+
     /// A session that lives here can take streams.
     pub fn add_carrier(&self, id: TunnelSessionId, carrier: Carrier) {
         self.0.carriers.borrow_mut().insert(id, carrier);
@@ -147,7 +165,14 @@ impl Shard {
     }
 
     /// Serves its mailbox for ever.
-    pub async fn work(&self, mut mailbox: mpsc::Receiver<Message>) {
+    pub async fn work(&self, mailbox: mpsc::Receiver<Message>) {
+        tokio::select! {
+            () = self.read_mail(mailbox) => {}
+            () = self.sweep_links() => {}
+        }
+    }
+
+    async fn read_mail(&self, mut mailbox: mpsc::Receiver<Message>) {
         while let Some(message) = mailbox.recv().await {
             match message {
                 Message::Listen(entrance, listener) => self.listen(entrance, listener),
@@ -162,6 +187,8 @@ impl Shard {
                 Message::Open(request) => {
                     spawn_local(self.clone().open_for_another(request));
                 }
+                Message::Park(link) => self.park_arrived(*link),
+                Message::EndLinks(session) => self.end_links(session),
             }
         }
     }
@@ -181,15 +208,46 @@ impl Shard {
         }
     }
 
-    /// Opens a stream on this shard.
+    /// Whether a stream to this agent can be opened on this shard.
+    pub fn reaches(&self, agent: &AgentRef) -> bool {
+        agent.session.shard == self.index() || self.links().borrow().has_idle(agent.session.id)
+    }
+
+    /// Opens a stream on this shard: on an idle link, else in the session if it lives here.
     pub async fn open_here(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
-        let id = agent.session.id;
-        let carrier = self.0.carriers.borrow().get(&id).cloned().ok_or(OpenError::SessionEnded(id))?;
-        let opened = carrier.open(agent, origin).await;
-        if opened.is_err() {
-            self.edge().metrics.streams_failed.inc();
+        let opened = match self.open_link(agent, origin).await {
+            Some(stream) => Ok(stream),
+            None => self.open_carrier(agent, origin).await,
+        };
+        let metrics = &self.edge().metrics;
+        match &opened {
+            Ok(stream) => {
+                metrics.streams.get_or_create(&CarrierLabel { carrier: stream.carrier() }).inc();
+            }
+            Err(_) => drop(metrics.streams_failed.inc()),
         }
         opened
+    }
+
+    async fn open_carrier(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
+        let id = agent.session.id;
+        let carrier = self.0.carriers.borrow().get(&id).cloned().ok_or(OpenError::SessionEnded(id))?;
+        carrier.open(agent, origin).await
+    }
+
+    /// A stream on an idle link. None: there is none, or it was lost before a byte of the visitor was sent.
+    async fn open_link(&self, agent: &AgentRef, origin: Origin) -> Option<CarrierStream> {
+        if !self.links().borrow().has_idle(agent.session.id) {
+            return None;
+        }
+        let slot = carrier::slot(&agent.session).ok()?;
+        let mut stream = self.take_link(agent.session.id)?.claim(self, &origin.header(agent))?;
+        let preamble = origin.preamble(agent);
+        if !preamble.is_empty() {
+            let sent = timeout(Duration::from_secs(CLAIM_SECS_MAX), stream.write_all(&preamble)).await;
+            sent.ok()?.ok()?;
+        }
+        Some(CarrierStream::link(stream, slot))
     }
 
     async fn open_for_another(self, request: Box<OpenRequest>) {
@@ -235,8 +293,12 @@ impl Gateway for Shard {
         let Kind::Agent(agent) = &endpoint.kind else { return Err(OpenError::NoAgent(endpoint.id)) };
         let origin = Origin { client, server, proto, passthrough: false };
         let session = &agent.session;
-        if session.shard == self.index() {
-            return self.open_here(agent, origin).await.map(AgentStream::Here);
+        if self.reaches(agent) {
+            match self.open_here(agent, origin).await {
+                // The last link is gone.
+                Err(_) if session.shard != self.index() => {}
+                opened => return opened.map(AgentStream::Here),
+            }
         }
         let (reply, opened) = oneshot::channel();
         let request = OpenRequest { agent: agent.clone(), origin, reply };

@@ -103,11 +103,16 @@ impl Socket {
     /// and wait for our delayed acknowledgement otherwise (wire.md section 7.4). The kernel forgets that wish, so it is
     /// repeated.
     pub fn for_agent(mut self) -> io::Result<Self> {
+        self.quick_ack = true;
+        self.for_link()
+    }
+
+    /// Makes the connection fit for an agent's link: given up like a session's. Our own agent has no delay to be spared.
+    pub fn for_link(self) -> io::Result<Self> {
         if let Stream::Attached(stream) = &self.stream {
             let limit = Duration::from_secs(UNACKNOWLEDGED_SECS_MAX);
             SockRef::from(stream).set_tcp_user_timeout(Some(limit))?;
         }
-        self.quick_ack = true;
         Ok(self)
     }
 

@@ -11,10 +11,11 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use ebbgate_policy::{TlsFacts, TlsSettings, TlsVersion, Verification};
+use ebbgate_wire::link::ALPN_LINK;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ProtocolVersion, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -41,6 +42,9 @@ pub enum Protocols {
     Postgres,
     /// None: raw bytes.
     Raw,
+    /// An agent's link. TLS 1.3 alone, and the fastest suite first: one secret more or less per connection is all that sets
+    /// AES-128 apart from what browsers take.
+    Link,
 }
 
 impl Protocols {
@@ -54,6 +58,7 @@ impl Protocols {
             Self::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             Self::Postgres => vec![b"postgresql".to_vec()],
             Self::Raw => Vec::new(),
+            Self::Link => vec![ALPN_LINK.to_vec()],
         }
     }
 }
@@ -87,6 +92,17 @@ pub fn alert(description: rustls::AlertDescription) -> [u8; 7] {
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+}
+
+/// The same with AES-128-GCM first: what links are encrypted with (docs/performance.md, "Links").
+fn link_provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    let make = || {
+        let mut provider = CryptoProvider::clone(&provider());
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        Arc::new(provider)
+    };
+    Arc::clone(PROVIDER.get_or_init(make))
 }
 
 /// Settings of a handshake that no policy shaped.
@@ -126,7 +142,12 @@ impl Configs {
         if let Some(entry) = self.0.get(&key) {
             return Ok(Arc::clone(&entry.config));
         }
-        let config = Arc::new(build(settings, domain, protocols)?);
+        let config = Arc::new(match protocols {
+            Protocols::Link => {
+                build(settings, domain, protocols, link_provider(), &[&rustls::version::TLS13])?
+            }
+            _ => build(settings, domain, protocols, provider(), &versions(settings))?,
+        });
         if self.0.len() >= CONFIGS_MAX {
             self.0.clear();
         }
@@ -144,14 +165,16 @@ fn build(
     settings: &TlsSettings,
     domain: Option<&Arc<CertifiedKey>>,
     protocols: Protocols,
+    provider: Arc<CryptoProvider>,
+    versions: &[&'static SupportedProtocolVersion],
 ) -> Result<ServerConfig, TlsError> {
     let own = settings.certificate.as_ref().map(|own| parse_certificate(&own.chain_pem, &own.key_pem));
     let certificate = match own {
         Some(parsed) => parsed?,
         None => domain.cloned().ok_or(CertificateError::None)?,
     };
-    let builder = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&versions(settings))
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
         .map_err(TlsError::Settings)?;
     let builder = if settings.client_authorities.is_empty() {
         builder.with_no_client_auth()
@@ -160,6 +183,7 @@ fn build(
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificate::Single(certificate)));
     config.alpn_protocols = protocols.names();
+    config.ignore_client_order = protocols == Protocols::Link;
     // A session of one endpoint must not be resumed at another with other authorities, so there is no resumption.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

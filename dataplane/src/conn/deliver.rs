@@ -34,6 +34,8 @@ enum Served {
     Over(Over),
     /// The member took nothing; another may.
     Again,
+    /// The link that was here is gone; the session's own shard can still reach the agent.
+    Elsewhere,
 }
 
 /// Serves a TCP or TLS connection to its end, on whatever shard it has to be.
@@ -48,7 +50,7 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
                 let Kind::Agent(agent) = &endpoint.kind else {
                     return finish(*walk, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
                 };
-                if agent.session.shard != shard.index() {
+                if !shard.reaches(agent) {
                     return move_to(&shard, walk, agent.session.shard);
                 }
                 match serve(&shard, &mut walk, &endpoint, agent).await {
@@ -58,6 +60,7 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
                         walk.failed();
                         None
                     }
+                    Served::Elsewhere => return move_to(&shard, walk, agent.session.shard),
                 }
             }
             Next::End(over) => Some(over),
@@ -185,7 +188,10 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
     let passthrough = walk.hello.is_some() && !walk.visitor.is_tls();
     let postgres = passthrough && walk.hello.as_ref().is_some_and(|hello| hello.postgres);
     let origin = origin(&walk.facts, endpoint.url.scheme(), passthrough);
-    let Ok(mut stream) = open(shard, agent, origin, postgres).await else { return Served::Again };
+    let Ok(mut stream) = open(shard, agent, origin, postgres).await else {
+        let far = agent.session.shard != shard.index();
+        return if far { Served::Elsewhere } else { Served::Again };
+    };
     walk.visitor.keep();
     let ended = relay::copy(&mut walk.visitor, &mut stream, shard.edge().waits.idle()).await;
     let words = |what: &str| match &ended.error {

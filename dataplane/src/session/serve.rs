@@ -12,6 +12,7 @@ use ebbgate_model::feed::SessionReport;
 use ebbgate_model::{AccountId, ErrorCode, TunnelSessionId};
 use ebbgate_wire::driver::{self, DriverError, Stream};
 use ebbgate_wire::heartbeat;
+use ebbgate_wire::link::ALPN_LINK;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
     Auth, AuthReply, AuthReplyExtra, Bind, Outcome, PatchTunnelState, SrvInfo, StartTunnelWithLabelReply,
@@ -26,7 +27,7 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 use super::allowance::{Allowance, Counter, Taken};
 use super::auth::{self, Accepted};
 use super::bind::Refusal;
-use super::{AgentSession, Inner, Managed, Text, allowance};
+use super::{AgentSession, Inner, Managed, Text, allowance, links};
 use crate::carrier::Carrier;
 use crate::conn::{Open, hello_refused, read_hello};
 use crate::gateway::{Gateway as _, SessionState};
@@ -72,10 +73,12 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
         tracing::info!(%peer, name = ?hello.tls.sni, "an agent came for a name nobody answers to");
         return hello_refused(&mut socket).await;
     };
+    let is_link = hello.tls.offers(ALPN_LINK);
+    let protocols = if is_link { Protocols::Link } else { Protocols::Raw };
     let config =
-        shard.configs().borrow_mut().get(&tls::default_settings(), Some(&name.certificate), Protocols::Raw);
+        shard.configs().borrow_mut().get(&tls::default_settings(), Some(&name.certificate), protocols);
     let Ok(config) = config else { return hello_refused(&mut socket).await };
-    let Ok(socket) = socket.for_agent() else { return };
+    let Ok(socket) = (if is_link { socket.for_link() } else { socket.for_agent() }) else { return };
     let stream = match tls::handshake(socket, config).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -83,6 +86,9 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
             return tracing::info!(%peer, %error, "an agent's handshake failed");
         }
     };
+    if is_link {
+        return links::serve(shard, Box::new(stream), name.account, admitted, open).await;
+    }
     let (mux, mut incoming, driver) = driver::connect(stream, Role::Server, Limits::STRANGER);
     let connection = Rc::new(Connection {
         mux,
@@ -282,6 +288,7 @@ impl Connection {
             inner: Mutex::new(Inner { report, bound: Vec::new(), over: false }),
             allowance,
             text_bytes,
+            links: links::SessionLinks::new(),
             _taken: taken,
         });
         // Our own streams beside the proxied ones: the heartbeat and requests to the agent.
@@ -298,6 +305,7 @@ impl Connection {
         self.gate.borrow_mut().decided(Some(family));
         spawn_local(Rc::clone(self).beat());
         tracing::info!(session = %id, account = %accepted.account, peer = %self.peer, ?family, "agent session online");
+        let carriers = links::offer(auth, &session, &edge.tickets, now_s);
         let cookie = Cookie {
             client_id: client_id.clone(),
             credential_id: accepted.credential.to_string(),
@@ -314,6 +322,7 @@ impl Connection {
                 account_name: accepted.account_name,
                 plan_name: String::new(),
                 agent_session_id: id.to_string(),
+                carriers,
                 ..AuthReplyExtra::default()
             },
         })

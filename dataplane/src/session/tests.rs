@@ -42,6 +42,7 @@ fn session(tables: &Tables) -> AgentSession {
         client_id: String::new(),
         mux,
         managed: Managed::default(),
+        links: links::SessionLinks::new(),
         _taken: (taken(), (taken(), taken())),
         allowance,
         text_bytes: Arc::clone(&text_bytes),

@@ -163,6 +163,18 @@ impl Edge {
         }
     }
 
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.mailboxes.get().map_or(0, Vec::len)
+    }
+
+    /// A session has ended: its links go on every shard. A shard that takes no message finds out by itself.
+    pub fn end_links(&self, session: TunnelSessionId) {
+        for shard in 0..self.shards() {
+            let _ = self.send(shard, Message::EndLinks(session));
+        }
+    }
+
     /// Puts Tables in force: tables, ports, sessions and endpoints that may no longer be, and then what is new: nobody shares
     /// a URL with the account that had it before.
     pub fn install(self: &Arc<Self>, tables: Tables) {
@@ -274,7 +286,7 @@ impl Edge {
                 self.listen(&Entrance::Tcp { host, port }, listeners);
             }
             PortChange::Close { port } => {
-                for shard in 0..self.mailboxes.get().map_or(0, Vec::len) {
+                for shard in 0..self.shards() {
                     if self.send(shard, Message::Close(port)).is_err() {
                         tracing::error!(shard, port, "a shard does not close a port");
                     }

@@ -347,6 +347,17 @@ impl Agent {
         name: &str,
         previous: &Previous,
     ) -> Result<Self, AuthReply> {
+        Self::connect_for(lab, token, name, previous, &[]).await
+    }
+
+    /// The same, asking for carriers beside the session.
+    pub(crate) async fn connect_for(
+        lab: &Lab,
+        token: &str,
+        name: &str,
+        previous: &Previous,
+        carriers: &[&str],
+    ) -> Result<Self, AuthReply> {
         let stream = TcpStream::connect(lab.connect).await.unwrap();
         let tls = handshake(stream, name, lab.authority.client(None, false)).await.unwrap();
         let (session, incoming, driver) = driver::connect(tls, Role::Client, Limits::AGENT);
@@ -356,6 +367,7 @@ impl Agent {
         auth.extra.authtoken = Secret::new(token);
         auth.extra.cookie = previous.cookie.clone();
         auth.extra.user_agent = "ebbgate/0".into();
+        auth.extra.carriers = carriers.iter().map(ToString::to_string).collect();
         let stream = session.open(StreamKind::Auth).await.unwrap();
         let reply = AuthReply::decode(call(stream, &auth).await.unwrap()).unwrap();
         if reply.error.is_empty() { Ok(Self { session, incoming, reply, driver }) } else { Err(reply) }

@@ -6,6 +6,7 @@
 mod agents;
 mod feed;
 mod lab;
+mod links;
 mod pooling;
 mod restrictions;
 mod shortage;

@@ -27,6 +27,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Parked<T> {
         Self { io }
     }
 
+    /// The transport below, to move it between runtimes.
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.io
+    }
+
     /// Whether the link still waits in silence, as a parked link must: false once it ended, failed or spoke. Costs no
     /// waiting; afterwards nobody is woken for it.
     pub fn is_quiet(&mut self) -> bool {

@@ -1,0 +1,171 @@
+//! A link as a carrier: idle in its shard's list, claimed for one stream, back in the list when that ended in order.
+//!
+//! The wire's `LinkStream` moves the bytes; this file knows whose link it is and ends streams with their session.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use ebbgate_wire::driver::StreamError;
+use ebbgate_wire::link::{self, Parked};
+use ebbgate_wire::rpc::ProxyHeader;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+use crate::conn::Open;
+use crate::gateway::SessionState;
+use crate::listen::Admitted;
+use crate::session::{AgentSession, LinkCount};
+use crate::shard::Shard;
+use crate::socket::Socket;
+
+/// What a link's frames travel on.
+pub type LinkIo = Box<TlsStream<Socket>>;
+
+/// What a link counts for as long as it is open.
+pub struct Place {
+    /// Whose it is.
+    pub session: Arc<AgentSession>,
+    /// Among the links of its session.
+    pub taken: LinkCount,
+    /// Among all links.
+    pub link: Open,
+    /// Among agents' connections.
+    pub open: Open,
+    /// Among all connections.
+    pub admitted: Admitted,
+}
+
+/// A link that nobody uses.
+pub struct Link {
+    parked: Parked<LinkIo>,
+    place: Place,
+}
+
+impl Link {
+    /// A link that was let in, or whose last stream ended in order.
+    pub fn new(io: LinkIo, place: Place) -> Self {
+        Self { parked: Parked::new(io), place }
+    }
+
+    /// Whose it is.
+    pub fn session(&self) -> &Arc<SessionState> {
+        &self.place.session.state
+    }
+
+    /// Whether it can be claimed: its session lives, and it has neither ended nor spoken.
+    pub fn is_usable(&mut self) -> bool {
+        self.session().is_alive() && self.parked.is_quiet()
+    }
+
+    /// Leaves this thread's runtime.
+    pub fn detach(&mut self) -> io::Result<()> {
+        self.parked.get_mut().get_mut().0.detach()
+    }
+
+    /// Joins this thread's runtime.
+    pub fn attach(&mut self) -> io::Result<()> {
+        self.parked.get_mut().get_mut().0.attach()
+    }
+
+    /// Makes it one visitor's stream. None: the header does not fit; the link is lost with it.
+    pub fn claim(self, shard: &Shard, header: &ProxyHeader) -> Option<LinkStream> {
+        let stream = self.parked.claim(header).ok()?;
+        let (key, cut) = shard.links().borrow_mut().in_use(&self.place.session.state);
+        Some(LinkStream { stream: Some(stream), place: Some(self.place), shard: shard.clone(), key, cut })
+    }
+}
+
+/// Ends a stream from outside, when its session ends. Belongs to one thread.
+#[derive(Default)]
+pub struct Cut {
+    over: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+    writer: RefCell<Option<Waker>>,
+}
+
+impl Cut {
+    /// From now on the stream is over.
+    pub fn cut(&self) {
+        self.over.set(true);
+        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    /// An error once the stream was cut; until then whoever waits for `outcome` is remembered in `place`.
+    fn guard<T>(
+        &self,
+        place: &RefCell<Option<Waker>>,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.over.get() {
+            return Poll::Ready(Err(StreamError::SessionEnded.into()));
+        }
+        if outcome.is_pending() {
+            let mut waiting = place.borrow_mut();
+            if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waiting = Some(cx.waker().clone());
+            }
+        }
+        outcome
+    }
+}
+
+/// One visitor's stream on a link of this shard.
+pub struct LinkStream {
+    /// Some until it is dropped.
+    stream: Option<link::LinkStream<LinkIo>>,
+    place: Option<Place>,
+    shard: Shard,
+    key: u64,
+    cut: Rc<Cut>,
+}
+
+impl LinkStream {
+    fn stream(&mut self) -> io::Result<Pin<&mut link::LinkStream<LinkIo>>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| StreamError::SessionEnded.into())
+    }
+}
+
+impl Drop for LinkStream {
+    fn drop(&mut self) {
+        let (Some(stream), Some(place)) = (self.stream.take(), self.place.take()) else { return };
+        self.shard.links().borrow_mut().done(place.session.state.id, self.key);
+        if let Some(io) = stream.into_idle() {
+            self.shard.park(Link::new(io, place));
+        }
+    }
+}
+
+impl AsyncRead for LinkStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let outcome = self.stream()?.poll_read(cx, buf);
+        self.cut.guard(&self.cut.reader, cx, outcome)
+    }
+}
+
+impl AsyncWrite for LinkStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = self.stream()?.poll_write(cx, bytes);
+        self.cut.guard(&self.cut.writer, cx, outcome)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = self.stream()?.poll_flush(cx);
+        self.cut.guard(&self.cut.writer, cx, outcome)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = self.stream()?.poll_shutdown(cx);
+        self.cut.guard(&self.cut.writer, cx, outcome)
+    }
+}
