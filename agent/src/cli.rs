@@ -13,7 +13,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use ebbgate::config::{Config, ConnectAddress, LogFormat, LogLevel, LogTarget, Problem, Secret, Source};
+use ebbgate::config::{
+    CarrierChoice, Config, ConnectAddress, LogFormat, LogLevel, LogTarget, Problem, Secret, Source,
+};
 use ebbgate::trust::Trust;
 
 /// Reaches private services through an Ebbgate edge, without opening a port.
@@ -61,6 +63,9 @@ struct SessionArguments {
     /// Whose certificate the edge may present: `trusted`, `host` or a PEM file.
     #[arg(long, value_name = "WHO")]
     connect_cas: Option<String>,
+    /// How visitors' bytes come from the edge: auto, mux, link or quic.
+    #[arg(long, value_name = "CARRIER")]
+    carrier: Option<String>,
     /// Where logs go: stdout, stderr, false or a file.
     #[arg(long, value_name = "WHERE")]
     log: Option<String>,
@@ -154,6 +159,9 @@ impl SessionArguments {
         }
         if let Some(trust) = &self.connect_cas {
             agent.trust = Trust::parse(trust);
+        }
+        if let Some(carrier) = &self.carrier {
+            agent.carrier = CarrierChoice::parse(carrier).map_err(|e| flag("carrier", e))?;
         }
         if let Some(target) = &self.log {
             agent.log = Some(LogTarget::parse(target));

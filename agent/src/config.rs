@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use agent::{AgentConfig, ConnectAddress, Console, LogFormat, LogLevel, LogTarget};
+pub use agent::{AgentConfig, CarrierChoice, ConnectAddress, Console, LogFormat, LogLevel, LogTarget};
 pub use draft::{
     AppProtocol, Defect, EndpointConfig, EndpointDraft, PolicyText, TerminationPem, UpstreamConfig,
     UrlRequest,

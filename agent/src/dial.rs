@@ -7,17 +7,27 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
+use ebbgate_wire::link::ALPN_LINK;
 use rustls::pki_types::ServerName;
+use rustls::{CipherSuite, ClientConfig};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::config::{AgentConfig, ConnectAddress, Secret};
 use crate::proxy::{ProxyError, ProxyUrl};
 use crate::stream::Streams;
 use crate::trust::{self, Trust, TrustError};
 use crate::upstream::race;
+
+/// Silence on a link before the kernel asks whether the edge is there, in seconds.
+const KEEP_ALIVE_SECS: u64 = 30;
+/// Seconds between such questions.
+const KEEP_ALIVE_INTERVAL_SECS: u64 = 10;
+/// Questions without an answer after which the link is over.
+const KEEP_ALIVE_PROBES: u32 = 3;
 
 /// A byte stream to the edge.
 pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -126,6 +136,7 @@ pub struct EdgeDialer {
     address: ConnectAddress,
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
+    link_tls: Arc<ClientConfig>,
     timeout: Duration,
     interface: Option<String>,
     proxy: Option<ProxyUrl>,
@@ -140,6 +151,7 @@ impl EdgeDialer {
         Ok(Self {
             name,
             tls: client_config(&agent.trust)?,
+            link_tls: link_config(&agent.trust)?,
             address,
             timeout: agent.connect_timeout,
             interface: agent.interface.clone(),
@@ -147,7 +159,8 @@ impl EdgeDialer {
         })
     }
 
-    async fn connect(&self) -> Result<Dialled, DialError> {
+    /// A TCP connection to the edge, through the proxy where there is one.
+    async fn reach(&self) -> Result<TcpStream, DialError> {
         let (host, port) = match &self.proxy {
             Some(proxy) => (proxy.host(), proxy.port()),
             None => (self.address.host.as_str(), self.address.port),
@@ -159,9 +172,32 @@ impl EdgeDialer {
         if let Some(proxy) = &self.proxy {
             proxy.open(&mut tcp, &self.address.host, self.address.port).await?;
         }
-        let connecting = TlsConnector::from(self.tls.clone()).connect(self.name.clone(), tcp);
-        let tls = connecting.await.map_err(|source| DialError::Tls { target: self.target(), source })?;
-        Ok(Dialled::alone(tls))
+        Ok(tcp)
+    }
+
+    /// The same with TLS on it.
+    async fn reach_tls(&self, config: &Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, DialError> {
+        let tcp = self.reach().await?;
+        let connecting = TlsConnector::from(config.clone()).connect(self.name.clone(), tcp);
+        connecting.await.map_err(|source| DialError::Tls { target: self.target(), source })
+    }
+
+    async fn reach_link(&self) -> Result<Box<dyn Carrier>, DialError> {
+        let tls = self.reach_tls(&self.link_tls).await?;
+        if tls.get_ref().1.alpn_protocol() != Some(ALPN_LINK) {
+            return Err(DialError::Unsupported("links with this edge"));
+        }
+        keep_alive(tls.get_ref().0);
+        Ok(Box::new(tls))
+    }
+
+    /// Within `connect_timeout`, as every dial.
+    async fn within<T>(&self, dial: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+        let limit = self.timeout;
+        match tokio::time::timeout(limit, dial).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(DialError::Timeout { target: self.target(), limit }),
+        }
     }
 
     async fn tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
@@ -183,18 +219,30 @@ impl EdgeDialer {
 
 impl Dial for EdgeDialer {
     fn dial(&self) -> Dialling<'_> {
-        Box::pin(async {
-            let limit = self.timeout;
-            match tokio::time::timeout(limit, self.connect()).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(DialError::Timeout { target: self.target(), limit }),
-            }
-        })
+        Box::pin(self.within(async { self.reach_tls(&self.tls).await.map(Dialled::alone) }))
+    }
+
+    fn link(&self) -> Dialling<'_, Box<dyn Carrier>> {
+        Box::pin(self.within(self.reach_link()))
+    }
+
+    fn raw(&self) -> Dialling<'_, TcpStream> {
+        Box::pin(self.within(async { self.reach().await.inspect(keep_alive) }))
     }
 
     fn target(&self) -> String {
         self.address.to_string()
     }
+}
+
+/// A link may wait for hours without a byte: keep what lies between awake, and notice when the edge is gone.
+fn keep_alive(tcp: &TcpStream) {
+    let probes = TcpKeepalive::new()
+        .with_time(Duration::from_secs(KEEP_ALIVE_SECS))
+        .with_interval(Duration::from_secs(KEEP_ALIVE_INTERVAL_SECS))
+        .with_retries(KEEP_ALIVE_PROBES);
+    // Without it the link is as good until something on the way forgets it.
+    let _ = SockRef::from(tcp).set_tcp_keepalive(&probes);
 }
 
 /// TLS 1.2 or 1.3, no ALPN and no client certificate: what the SDKs speak.
@@ -203,6 +251,20 @@ pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, DialerError> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(trust.roots()?)
         .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// For links: TLS 1.3 only, AES-128-GCM first (the cheapest per byte), their own ALPN. Sessions of links resume one
+/// another's, so a link costs no certificate check beyond the first.
+fn link_config(trust: &Trust) -> Result<Arc<ClientConfig>, DialerError> {
+    let mut provider = (*trust::provider()).clone();
+    let aes_128 = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != aes_128);
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(trust.roots()?)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_LINK.to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -1,14 +1,20 @@
-//! Copies bytes both ways between a visitor and an upstream, half-close kept, and says which side broke.
-//! Knows no protocol; memory is two buffers of [`COPY_BYTES`].
+//! Joins a visitor and an upstream until both have ended, half-close kept, and says which side broke: two kernel sockets
+//! are spliced, anything else is copied, both by `ebbgate-relay`. Knows no protocol.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use ebbgate_relay::{End, Ended, First, IdleLimits, Side};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
-/// Buffer of one direction, in bytes; one TLS record.
-pub const COPY_BYTES: usize = 16 * 1024;
+/// How long nothing may move, in milliseconds. How long a visitor may be idle is the edge's to say; this only bounds what
+/// an edge leaves behind that vanished without a word.
+pub const IDLE_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
+
+const LIMITS: IdleLimits = IdleLimits { open_ms: IDLE_MS_MAX, half_closed_ms: IDLE_MS_MAX };
 
 /// How a relay ended early.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +25,9 @@ pub enum Broken {
     /// The upstream's side failed or was aborted.
     #[error("the upstream broke off: {0}")]
     Upstream(#[source] io::Error),
+    /// Nothing moved for [`IDLE_MS_MAX`].
+    #[error("nothing moved for a week")]
+    Idle,
 }
 
 /// Copies until both directions have ended in order, or one side breaks.
@@ -27,61 +36,54 @@ where
     V: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut visitor = Side { io: visitor, broken: false };
-    let mut upstream = Side { io: upstream, broken: false };
-    match tokio::io::copy_bidirectional_with_sizes(&mut visitor, &mut upstream, COPY_BYTES, COPY_BYTES).await
-    {
-        Ok(_) => Ok(()),
-        Err(error) if upstream.broken => Err(Broken::Upstream(error)),
-        Err(error) => Err(Broken::Visitor(error)),
+    outcome(ebbgate_relay::copy(&mut Lenient(visitor), &mut Lenient(upstream), LIMITS).await)
+}
+
+/// Splices two sockets until both directions have ended in order, or one side breaks. `first` was read from the visitor
+/// before.
+pub async fn splice(visitor: &TcpStream, upstream: &TcpStream, first: Bytes) -> Result<(), Broken> {
+    let first = First { to_agent: first, to_client: Bytes::new() };
+    outcome(ebbgate_relay::splice(visitor, upstream, first, LIMITS).await)
+}
+
+fn outcome(ended: Ended) -> Result<(), Broken> {
+    let error = ended.error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+    match ended.end {
+        End::Finished => Ok(()),
+        End::Failed(Side::Client) => Err(Broken::Visitor(error)),
+        End::Failed(Side::Agent) => Err(Broken::Upstream(error)),
+        End::Idle | End::Expired => Err(Broken::Idle),
     }
 }
 
-/// One side, remembering whether an error came from it.
-struct Side<'a, T> {
-    io: &'a mut T,
-    broken: bool,
-}
+/// A TLS peer that closes without `close_notify` has ended in order. So many servers do that; what lies inside (HTTP
+/// framing, a database protocol) notices a true truncation.
+struct Lenient<'a, T>(&'a mut T);
 
-impl<T> Side<'_, T> {
-    fn note<R>(&mut self, outcome: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
-        self.broken |= matches!(outcome, Poll::Ready(Err(_)));
-        outcome
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Side<'_, T> {
+impl<T: AsyncRead + Unpin> AsyncRead for Lenient<'_, T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut *self.io).poll_read(cx, buf) {
-            // A TLS peer that closes without close_notify. So many servers do that it must count as an orderly end;
-            // what lies inside (HTTP framing, a database protocol) notices a true truncation.
+        match Pin::new(&mut *self.0).poll_read(cx, buf) {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-            outcome => self.note(outcome),
+            outcome => outcome,
         }
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Side<'_, T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Lenient<'_, T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut *self.io).poll_write(cx, buf);
-        self.note(outcome)
+        Pin::new(&mut *self.0).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut *self.io).poll_flush(cx);
-        self.note(outcome)
+        Pin::new(&mut *self.0).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut *self.io).poll_shutdown(cx) {
-            // The peer closed both directions already: there is nobody left to tell.
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
-            outcome => self.note(outcome),
-        }
+        Pin::new(&mut *self.0).poll_shutdown(cx)
     }
 }
 

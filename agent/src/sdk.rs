@@ -6,7 +6,9 @@ use std::time::Duration;
 use ebbgate_model::EndpointUrl;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{AgentConfig, ConnectAddress, Defect, EndpointConfig, EndpointDraft, PolicyText, Secret};
+use crate::config::{
+    AgentConfig, CarrierChoice, ConnectAddress, Defect, EndpointConfig, EndpointDraft, PolicyText, Secret,
+};
 use crate::dial::{Dial, DialerError, EdgeDialer};
 use crate::plan::{Key, Patience, Refusal};
 use crate::session::{
@@ -70,6 +72,13 @@ impl SessionBuilder {
     #[must_use]
     pub fn metadata(mut self, text: impl Into<String>) -> Self {
         self.agent.metadata = text.into();
+        self
+    }
+
+    /// How streams come from the edge; [`CarrierChoice::Auto`] unless set.
+    #[must_use]
+    pub fn carrier(mut self, carrier: CarrierChoice) -> Self {
+        self.agent.carrier = carrier;
         self
     }
 

@@ -16,8 +16,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::address::Transport;
 use crate::config::{EndpointConfig, UpstreamConfig};
-use crate::relay::{Broken, relay};
-use crate::stream::Stream;
+use crate::relay::{Broken, relay, splice};
+use crate::stream::{RawStream, Stream};
 use crate::terminate::Terminator;
 use crate::trust::TrustError;
 
@@ -114,7 +114,10 @@ impl Upstream {
         };
         let Some(terminator) = &self.termination else {
             let mut upstream = self.connect(&head).await?;
-            return self.relay(visitor, &mut upstream).await;
+            return match (visitor, &mut upstream) {
+                (Stream::Raw(raw), Link::Tcp(tcp)) => splice_raw(raw, tcp).await,
+                (visitor, upstream) => self.relay(visitor, upstream).await,
+            };
         };
         // Handshake first: a stranger who fails it costs the upstream nothing.
         let mut inner = terminator.accept(&mut *visitor).await.map_err(DeliveryError::VisitorTls)?;
@@ -127,7 +130,7 @@ impl Upstream {
             Link::Tcp(tcp) => relay(visitor, tcp).await,
             Link::Tls(tls) => relay(visitor, &mut **tls).await,
         };
-        if matches!(outcome, Err(Broken::Visitor(_))) {
+        if matches!(outcome, Err(Broken::Visitor(_) | Broken::Idle)) {
             upstream.abort();
         }
         outcome.map_err(DeliveryError::Broken)
@@ -146,6 +149,19 @@ impl Upstream {
             Some(tls) => tls.connect(tcp).await.map(|tls| Link::Tls(Box::new(tls))).map_err(failed),
         }
     }
+}
+
+/// Bytes that go to the upstream as they are: the kernel moves them.
+async fn splice_raw(visitor: &mut RawStream, upstream: &TcpStream) -> Result<(), DeliveryError> {
+    let (socket, first) = visitor.serve().await.map_err(Broken::Visitor)?;
+    let outcome = splice(socket, upstream, first).await;
+    match &outcome {
+        Ok(()) => visitor.finished(),
+        // Failing only means the upstream is gone already.
+        Err(Broken::Visitor(_) | Broken::Idle) => drop(upstream.set_zero_linger()),
+        Err(Broken::Upstream(_)) => {}
+    }
+    outcome.map_err(DeliveryError::Broken)
 }
 
 /// A connection to the upstream.

@@ -59,6 +59,45 @@ impl fmt::Display for ConnectAddress {
     }
 }
 
+/// How visitors' streams come from the edge; the session itself is the same over all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CarrierChoice {
+    /// Links beside the session, and QUIC where it is better or the only way.
+    #[default]
+    Auto,
+    /// The session's own streams only, as SDKs have them.
+    Mux,
+    /// Links beside the session; never QUIC.
+    Link,
+    /// Session and streams over QUIC; never TCP.
+    Quic,
+}
+
+impl CarrierChoice {
+    /// The words of file and flag.
+    pub const WORDS: [(&'static str, Self); 4] =
+        [("auto", Self::Auto), ("mux", Self::Mux), ("link", Self::Link), ("quic", Self::Quic)];
+
+    /// One of [`CarrierChoice::WORDS`].
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let found = Self::WORDS.iter().find(|(word, _)| *word == text);
+        found.map(|(_, choice)| *choice).ok_or_else(|| {
+            let words = Self::WORDS.map(|(word, _)| format!("`{word}`"));
+            format!("`{text}` is not one of {}", words.join(", "))
+        })
+    }
+
+    /// What Auth asks the edge for.
+    pub fn wanted(self) -> &'static [&'static str] {
+        match self {
+            Self::Auto => &["link", "raw", "quic"],
+            Self::Mux => &[],
+            Self::Link => &["link", "raw"],
+            Self::Quic => &["quic"],
+        }
+    }
+}
+
 /// Whether people are told what happens in plain lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Console {
@@ -120,6 +159,8 @@ pub struct AgentConfig {
     pub connect: Option<ConnectAddress>,
     /// Whose certificates the edge may present.
     pub trust: Trust,
+    /// How streams come from the edge.
+    pub carrier: CarrierChoice,
     /// Limit for TCP and TLS to the edge.
     pub connect_timeout: Duration,
     /// Network interface the session leaves by (Linux).
@@ -151,6 +192,7 @@ impl Default for AgentConfig {
             api_key: None,
             connect: None,
             trust: Trust::default(),
+            carrier: CarrierChoice::default(),
             connect_timeout: Duration::from_secs(10),
             interface: None,
             proxy: None,
@@ -281,6 +323,9 @@ fn read_connection(table: &mut Table, agent: &mut AgentConfig, found: &mut Findi
     }
     if let Some(field) = table.take("connect_cas") {
         agent.trust = field.text(found).map_or(Trust::Installed, |text| Trust::parse(&text));
+    }
+    if let Some(field) = table.take("carrier") {
+        agent.carrier = field.word(found, &CarrierChoice::WORDS).unwrap_or_default();
     }
     let mut duration = |key, default| match table.take(key) {
         Some(field) => field.duration(found).unwrap_or(default),

@@ -170,7 +170,7 @@ fn keys_without_effect_are_warned_of() {
 #[test]
 fn the_agent_section() {
     let text = "version: 3\nagent:\n  connect_url: edge.example:8443\n  connect_cas: host\n  connect_timeout: 3s\n  \
-                heartbeat_interval: 1s\n  heartbeat_tolerance: 500ms\n  proxy_url: socks5://p:1080\n  metadata: m\n  \
+                heartbeat_interval: 1s\n  heartbeat_tolerance: 500ms\n  proxy_url: socks5://p:1080\n  carrier: link\n  metadata: m\n  \
                 remote_management: false\n  console_ui: false\n  log: stderr\n  log_level: debug\n  log_format: json\n";
     let agent = load(&[text], &[], &[]).unwrap().agent;
     assert_eq!(agent.connect.unwrap().port, 8443);
@@ -180,6 +180,8 @@ fn the_agent_section() {
     assert_eq!(agent.proxy.unwrap().port(), 1080);
     assert!(!agent.remote_management);
     assert_eq!((agent.console, agent.log), (Console::Off, Some(LogTarget::Stderr)));
+    assert_eq!(agent.carrier, CarrierChoice::Link);
+    assert_eq!(AgentConfig::default().carrier, CarrierChoice::Auto);
     assert_eq!((agent.log_level, agent.log_format), (LogLevel::Debug, Some(LogFormat::Json)));
     let bad = |line: &str, expect: &str| refused(&format!("version: 3\nagent:\n  {line}\n"), &["3:", expect]);
     bad("connect_url: https://edge", "holds `host:port` only");
@@ -188,6 +190,7 @@ fn the_agent_section() {
     bad("heartbeat_interval: 0s", "not a duration");
     bad("remote_management: perhaps", "expected true or false, found text");
     bad("log_level: loud", "is not one of");
+    bad("carrier: pigeon", "is not one of `auto`, `mux`, `link`, `quic`");
     bad("console_ui: maybe", "is not one of");
     bad("proxy_url: ftp://x", "socks5://");
     bad("authtoken: [a]", "expected text, found a list");

@@ -13,25 +13,33 @@ use super::*;
 
 /// A CA and a TLS listener with a leaf for `name` that writes one byte to whoever comes.
 async fn edge(name: &str) -> (Arc<str>, u16) {
+    edge_with(name, &[]).await
+}
+
+/// The same, choosing among these protocols.
+async fn edge_with(name: &str, alpn: &[&[u8]]) -> (Arc<str>, u16) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    let config = ServerConfig::builder_with_provider(trust::provider())
+    let mut config = ServerConfig::builder_with_provider(trust::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
         .unwrap();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             if let Ok(mut tls) = acceptor.accept(tcp).await {
-                assert_eq!(tls.get_ref().1.alpn_protocol(), None);
-                let _ = tls.write_u8(7).await;
+                let is_link = tls.get_ref().1.alpn_protocol() == Some(ALPN_LINK);
+                let suite = tls.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+                assert!(!is_link || suite == CipherSuite::TLS13_AES_128_GCM_SHA256);
+                let _ = tls.write_u8(if is_link { 8 } else { 7 }).await;
                 let _ = tls.flush().await;
             }
         }
@@ -101,6 +109,21 @@ async fn a_proxy_is_asked_for_the_edge_and_tls_goes_through_it() {
     });
     assert_eq!(dial(&agent).await, Ok(7));
     assert!(served.await.unwrap().starts_with(&format!("CONNECT localhost:{port} HTTP/1.1\r\n")));
+}
+
+#[tokio::test]
+async fn links_name_their_protocol_and_sessions_none() {
+    let (ca, port) = edge_with("localhost", &[ALPN_LINK]).await;
+    let named = agent(&format!("localhost:{port}"), &ca);
+    assert_eq!(dial(&named).await, Ok(7));
+    let dialer = EdgeDialer::new(&named).unwrap();
+    for _ in 0..2 {
+        assert_eq!(dialer.link().await.unwrap().read_u8().await.unwrap(), 8);
+    }
+    // An edge that knows no links takes the connection for a session; nothing is said on it.
+    let (ca, port) = edge("localhost").await;
+    let dialer = EdgeDialer::new(&agent(&format!("localhost:{port}"), &ca)).unwrap();
+    assert!(matches!(dialer.link().await.err(), Some(DialError::Unsupported(_))));
 }
 
 #[test]

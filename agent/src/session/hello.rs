@@ -39,7 +39,7 @@ pub fn hello(agent: &AgentConfig, hostname: &str, service: bool) -> AuthExtra {
         custom_cas: agent.trust != crate::trust::Trust::Installed,
         client_type: "ebbgate".into(),
         leg_number: 0,
-        carriers: Vec::new(),
+        carriers: agent.carrier.wanted().iter().map(|&word| word.to_owned()).collect(),
     }
 }
 

@@ -30,7 +30,7 @@ impl RawStream {
     }
 
     /// Says that the claim is served. The first bytes can be read before; the first write or further read does it too.
-    pub fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(code) = self.broken {
             return Poll::Ready(Err(StreamError::Reset(code).into()));
         }
@@ -40,6 +40,17 @@ impl RawStream {
             self.status_due = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Says that the claim is served, and gives what is to be spliced: the socket, and what comes before its bytes.
+    pub async fn serve(&mut self) -> io::Result<(&TcpStream, Bytes)> {
+        std::future::poll_fn(|cx| self.poll_serve(cx)).await?;
+        Ok((&self.tcp, std::mem::take(&mut self.first)))
+    }
+
+    /// Both directions have ended in order, by other means than this stream's.
+    pub fn finished(&mut self) {
+        (self.read_ended, self.write_ended) = (true, true);
     }
 
     /// Refuses the claim with `code`, or cuts what is under way.

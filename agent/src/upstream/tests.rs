@@ -339,3 +339,80 @@ async fn a_visitor_who_never_finishes_its_handshake_is_given_up() {
     assert!(matches!(delivery.await.unwrap(), Err(DeliveryError::VisitorTls(_))));
     assert!(begin.elapsed() <= Duration::from_secs(crate::terminate::HANDSHAKE_SECS_MAX + 1));
 }
+
+/// A claimed raw link, delivered by `upstream`: the edge's socket, and the delivery's outcome.
+async fn visit_raw(upstream: Upstream, first: &[u8]) -> (TcpStream, JoinHandle<Result<(), DeliveryError>>) {
+    let (listener, address) = listener().await;
+    let agent = TcpStream::connect(address).await.unwrap();
+    let (edge, _) = listener.accept().await.unwrap();
+    let stream = Stream::Raw(RawStream::new(agent, first.to_vec().into()));
+    (edge, tokio::spawn(async move { upstream.deliver(stream).await }))
+}
+
+#[tokio::test]
+async fn a_raw_link_is_spliced_after_its_status_and_both_ends_pass_on() {
+    let (listener, address) = listener().await;
+    let (mut edge, delivery) = visit_raw(upstream(draft(Scheme::Tls, &address)), b"hello, ").await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    let big = vec![5; 3 << 20];
+    let sent = big.clone();
+    let asking = tokio::spawn(async move {
+        assert_eq!(edge.read_u8().await.unwrap(), 0, "the status comes first");
+        edge.write_all(b"world").await.unwrap();
+        edge.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        edge.read_to_end(&mut answer).await.unwrap();
+        answer
+    });
+    let mut question = String::new();
+    server.read_to_string(&mut question).await.unwrap();
+    assert_eq!(question, "hello, world");
+    server.write_all(&sent).await.unwrap();
+    drop(server);
+    assert!(asking.await.unwrap() == big);
+    delivery.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_raw_link_keeps_the_proxy_header_in_front() {
+    let (listener, address) = listener().await;
+    let mut draft = draft(Scheme::Tls, &address);
+    draft.proxy_protocol = "1".into();
+    let first = b"PROXY TCP4 203.0.113.7 198.51.100.1 4711 443\r\nhello";
+    let (_edge, _delivery) = visit_raw(upstream(draft), first).await;
+    let mut got = vec![0; first.len()];
+    listener.accept().await.unwrap().0.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, first);
+}
+
+#[tokio::test]
+async fn a_raw_link_whose_upstream_is_down_says_so_and_nothing_else() {
+    let (mut edge, delivery) = visit_raw(upstream(draft(Scheme::Tls, &closed_port().await)), b"hello").await;
+    let mut heard = Vec::new();
+    edge.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, [5], "REFUSED: the edge may try another member of the pool");
+    assert!(matches!(delivery.await.unwrap(), Err(DeliveryError::Dial { .. })));
+}
+
+#[tokio::test]
+async fn a_raw_link_that_breaks_breaks_the_other_side() {
+    let (listener, address) = listener().await;
+    let (mut edge, delivery) = visit_raw(upstream(draft(Scheme::Tls, &address)), b"hello").await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    assert_eq!(edge.read_u8().await.unwrap(), 0);
+    let mut hello = [0; 5];
+    server.read_exact(&mut hello).await.unwrap();
+    edge.set_zero_linger().unwrap();
+    drop(edge);
+    assert_eq!(server.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert!(matches!(delivery.await.unwrap(), Err(DeliveryError::Broken(Broken::Visitor(_)))));
+
+    let (mut edge, delivery) = visit_raw(upstream(draft(Scheme::Tls, &address)), b"hello").await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    assert_eq!(edge.read_u8().await.unwrap(), 0);
+    server.read_exact(&mut hello).await.unwrap();
+    server.set_zero_linger().unwrap();
+    drop(server);
+    assert_eq!(edge.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert!(matches!(delivery.await.unwrap(), Err(DeliveryError::Broken(Broken::Upstream(_)))));
+}
