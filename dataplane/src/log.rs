@@ -1,10 +1,30 @@
 //! One line per connection and per request, made from its event. Set-up of the process's log.
+//!
+//! In JSON these lines go by a way of their own: they are as many as there are requests, so they are made in one go and
+//! written many at a time. Filters and fields are the same as those of every other line.
 
+mod lines;
+
+use std::cell::RefCell;
 use std::io::IsTerminal as _;
+use std::sync::{Arc, OnceLock};
 
 use ebbgate_model::event::{ConnectionEvent, RequestEvent};
+use ebbgate_model::{AccountId, EndpointId, ErrorCode};
+use lines::Lines;
+use serde::Serialize;
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Where JSON lines of events go once the log was started.
+static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+/// Target of requests' lines.
+const REQUEST: &str = "ebbgate_edge::request";
+/// Target of connections' lines.
+const CONNECTION: &str = "ebbgate_edge::connection";
 
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -23,16 +43,168 @@ pub fn start(format: LogFormat, level: &str) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     // A second start (tests) keeps the first log.
-    let _ = match format {
+    let begun = match format {
         LogFormat::Json => subscriber.json().flatten_event(true).finish().try_init(),
         LogFormat::Plain => subscriber.finish().try_init(),
     };
+    // Without a thread of their own the lines of events go the way of all others.
+    if begun.is_ok()
+        && format == LogFormat::Json
+        && let Ok(lines) = Lines::start(Box::new(std::io::stderr()))
+    {
+        let _ = LINES.set(lines);
+    }
 }
 
-/// A connection has ended.
-pub fn connection(event: &ConnectionEvent) {
+/// Writes what waits; before the process ends.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
+}
+
+/// A connection has ended. False: its line is lost, because whoever reads the log does not keep up.
+pub fn connection(event: &ConnectionEvent) -> bool {
+    if !tracing::enabled!(target: CONNECTION, Level::INFO) {
+        return true;
+    }
+    match LINES.get() {
+        Some(lines) => push(lines, "connection", CONNECTION, &ConnectionFields::of(event)),
+        None => {
+            trace_connection(event);
+            true
+        }
+    }
+}
+
+/// A request was answered. False: its line is lost, because whoever reads the log does not keep up.
+pub fn request(event: &RequestEvent) -> bool {
+    if !tracing::enabled!(target: REQUEST, Level::INFO) {
+        return true;
+    }
+    match LINES.get() {
+        Some(lines) => push(lines, "request", REQUEST, &RequestFields::of(event)),
+        None => {
+            trace_request(event);
+            true
+        }
+    }
+}
+
+/// What a connection's line says.
+#[derive(Serialize)]
+struct ConnectionFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<AccountId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<EndpointId>,
+    url: &'a str,
+    forwarded_to: &'a str,
+    client: &'a str,
+    server: &'a str,
+    server_name: &'a str,
+    tls: &'a str,
+    duration_ms: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<ErrorCode>,
+    outcome: &'a str,
+}
+
+impl<'a> ConnectionFields<'a> {
+    fn of(event: &'a ConnectionEvent) -> Self {
+        Self {
+            account: event.account,
+            endpoint: event.endpoint,
+            url: &event.url,
+            forwarded_to: &event.forwarded_to,
+            client: &event.client,
+            server: &event.server,
+            server_name: &event.server_name,
+            tls: &event.tls_version,
+            duration_ms: event.duration_ms,
+            bytes_in: event.bytes_in,
+            bytes_out: event.bytes_out,
+            code: event.error,
+            outcome: &event.outcome,
+        }
+    }
+}
+
+/// What a request's line says.
+#[derive(Serialize)]
+struct RequestFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<AccountId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<EndpointId>,
+    url: &'a str,
+    forwarded_to: &'a str,
+    client: &'a str,
+    method: &'a str,
+    host: &'a str,
+    path: &'a str,
+    version: &'a str,
+    status: u16,
+    duration_ms: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<ErrorCode>,
+}
+
+impl<'a> RequestFields<'a> {
+    fn of(event: &'a RequestEvent) -> Self {
+        Self {
+            account: event.account,
+            endpoint: event.endpoint,
+            url: &event.url,
+            forwarded_to: &event.forwarded_to,
+            client: &event.client,
+            method: &event.method,
+            host: &event.host,
+            path: &event.path,
+            version: &event.version,
+            status: event.status,
+            duration_ms: event.duration_ms,
+            bytes_in: event.bytes_in,
+            bytes_out: event.bytes_out,
+            code: event.error,
+        }
+    }
+}
+
+/// The line as tracing's own JSON would have it.
+#[derive(Serialize)]
+struct Line<'a, F> {
+    timestamp: &'a str,
+    level: &'static str,
+    message: &'static str,
+    #[serde(flatten)]
+    fields: &'a F,
+    target: &'static str,
+}
+
+fn push<F: Serialize>(lines: &Lines, message: &'static str, target: &'static str, fields: &F) -> bool {
+    thread_local! {
+        static ROOM: RefCell<(String, Vec<u8>)> = RefCell::default();
+    }
+    ROOM.with_borrow_mut(|(timestamp, text)| {
+        timestamp.clear();
+        text.clear();
+        // Neither the clock's text nor plain fields can fail to be written to memory.
+        let _ = SystemTime.format_time(&mut Writer::new(timestamp));
+        let _ =
+            serde_json::to_writer(&mut *text, &Line { timestamp, level: "INFO", message, fields, target });
+        text.push(b'\n');
+        lines.push(text)
+    })
+}
+
+fn trace_connection(event: &ConnectionEvent) {
     tracing::info!(
-        target: "ebbgate_edge::connection",
+        target: CONNECTION,
         account = event.account.map(|a| a.to_string()),
         endpoint = event.endpoint.map(|e| e.to_string()),
         url = event.url,
@@ -50,10 +222,9 @@ pub fn connection(event: &ConnectionEvent) {
     );
 }
 
-/// A request was answered.
-pub fn request(event: &RequestEvent) {
+fn trace_request(event: &RequestEvent) {
     tracing::info!(
-        target: "ebbgate_edge::request",
+        target: REQUEST,
         account = event.account.map(|a| a.to_string()),
         endpoint = event.endpoint.map(|e| e.to_string()),
         url = event.url,
@@ -71,3 +242,6 @@ pub fn request(event: &RequestEvent) {
         "request"
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,9 @@ const READY_LOOK_MS: u64 = 10;
 fn main() -> ExitCode {
     let config = Config::parse();
     log::start(config.log_format, &config.log);
-    match run(&config) {
+    let ended = run(&config);
+    log::flush();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -112,6 +112,8 @@ metrics! {
     feed_connected: Gauge = "feed_connected", "Whether the feed from control is open";
     /// Events lost because control was away.
     events_dropped: Counter<u64, AtomicU64> = "events_dropped", "Events lost because control was away";
+    /// Lines of connections and requests lost because whoever reads the log did not keep up.
+    log_lines_lost: Counter = "log_lines_lost", "Lines of connections and requests lost because whoever reads the log did not keep up";
     /// Fetches of key sets.
     key_fetches: Counter = "jwks_fetches", "Fetches of key sets";
     /// Fetches of key sets that failed.

@@ -321,7 +321,9 @@ impl Gateway for Shard {
 
     fn request_done(&self, event: RequestEvent) {
         self.edge().metrics.requests.get_or_create(&StatusLabel::of(event.status)).inc();
-        log::request(&event);
+        if !log::request(&event) {
+            self.edge().metrics.log_lines_lost.inc();
+        }
         self.edge().reports.event(FromEdge::Request(Box::new(event)));
     }
 

@@ -332,7 +332,9 @@ impl Edge {
         self.metrics.connections_ended.get_or_create(&CodeLabel { code }).inc();
         self.metrics.bytes_received.inc_by(event.bytes_in);
         self.metrics.bytes_sent.inc_by(event.bytes_out);
-        log::connection(&event);
+        if !log::connection(&event) {
+            self.metrics.log_lines_lost.inc();
+        }
         self.reports.event(FromEdge::Connection(Box::new(event)));
     }
 
