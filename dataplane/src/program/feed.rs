@@ -15,7 +15,7 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio::time::{Duration, Instant, interval, sleep, timeout, timeout_at};
+use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
 use super::saved::Saved;
 use super::{ProgramError, Tables};
@@ -31,6 +31,10 @@ const CONNECT_SECS_MAX: u64 = 10;
 const BEATS_MISSED_MAX: u32 = 3;
 /// Lines waiting to be sent; one may be long.
 const LINES_MAX: usize = 8;
+/// Milliseconds from the first event that waits to its sending: what comes in between goes with it.
+const GATHER_MS: u64 = 10;
+/// Bytes of events sent as one piece, in round figures: the last event may end above it.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +140,7 @@ impl Feed {
         let mut enforcement = self.edge.guard.enforcement();
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
+        let mut events = Gathered::default();
         loop {
             tokio::select! {
                 frame = timeout_at(deadline, response.frame()) => {
@@ -151,13 +156,37 @@ impl Feed {
                     let endpoints = enforcement.borrow_and_update().as_ref().clone();
                     send(lines, &FromEdge::Enforcement { endpoints }).await?;
                 }
-                Some(event) = self.events.recv() => send(lines, &event).await?,
+                // Nobody who leaves a further event has to wake this task while it waits for more of them.
+                Some(event) = self.events.recv(), if events.due.is_none() => {
+                    events.put(&event)?;
+                    events.due = Some(Instant::now() + Duration::from_millis(GATHER_MS));
+                }
+                () = sleep_until(events.due.unwrap_or(deadline)), if events.due.is_some() => {
+                    events.due = None;
+                    self.send_events(&mut events, lines).await?;
+                }
                 _ = beat.tick() => {
                     self.edge.retry_ports();
                     send(lines, &FromEdge::Beat).await?;
                 }
             }
         }
+    }
+
+    /// Sends the events gathered and those that wait now, but none that come meanwhile: others want this task too.
+    async fn send_events(
+        &mut self,
+        gathered: &mut Gathered,
+        lines: &mpsc::Sender<Bytes>,
+    ) -> Result<(), FeedError> {
+        for _ in 0..self.events.len() {
+            let Ok(event) = self.events.try_recv() else { break };
+            gathered.put(&event)?;
+            if gathered.text.len() >= PIECE_BYTES {
+                send_piece(lines, gathered.take()).await?;
+            }
+        }
+        if gathered.text.is_empty() { Ok(()) } else { send_piece(lines, gathered.take()).await }
     }
 
     async fn take(&mut self, message: ToEdge, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
@@ -246,10 +275,34 @@ where
     Ok((response.into_body(), task))
 }
 
+/// Events on their way to one piece.
+#[derive(Default)]
+struct Gathered {
+    text: Vec<u8>,
+    /// When they are sent; none while there are none.
+    due: Option<Instant>,
+}
+
+impl Gathered {
+    fn put(&mut self, event: &FromEdge) -> Result<(), FeedError> {
+        serde_json::to_writer(&mut self.text, event).map_err(FeedError::Line)?;
+        self.text.push(b'\n');
+        Ok(())
+    }
+
+    fn take(&mut self) -> Bytes {
+        std::mem::take(&mut self.text).into()
+    }
+}
+
 async fn send(lines: &mpsc::Sender<Bytes>, message: &FromEdge) -> Result<(), FeedError> {
     let mut line = serde_json::to_vec(message).map_err(FeedError::Line)?;
     line.push(b'\n');
-    let sent = timeout(silence(), lines.send(line.into())).await.map_err(|_| FeedError::Silent)?;
+    send_piece(lines, line.into()).await
+}
+
+async fn send_piece(lines: &mpsc::Sender<Bytes>, piece: Bytes) -> Result<(), FeedError> {
+    let sent = timeout(silence(), lines.send(piece)).await.map_err(|_| FeedError::Silent)?;
     sent.map_err(|_| FeedError::Closed)
 }
 
