@@ -1,18 +1,13 @@
 //! `cargo xtask bench`: measures what criterion cannot, because it takes whole programs and another gateway to compare with.
 //!
-//! `chain`: the whole way from a visitor to a service, next to HAProxy. `flood`: a flood of refused packets, next to nftables.
+//! `chain`: the whole way from a visitor to a service, next to other gateways and tunnels. `flood`: a flood of refused packets, next to nftables.
 //! `xdp`: the XDP program alone. Everything runs on loopback or in namespaces, bounded in count and time. Benches of
 //! single parts are criterion's: `cargo bench`.
 
 mod chain;
 pub mod flood;
-mod gate;
-mod haproxy;
-mod https;
 mod meter;
 pub(crate) mod report;
-mod sink;
-mod tcp;
 mod xdp;
 
 use anyhow::Result;
@@ -26,7 +21,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// CPU per gigabyte, per request and per connection through edge and agent, next to HAProxy
+    /// What bytes, requests and connections cost through edge and agent, next to HAProxy, nginx, Envoy, Caddy, rathole and ssh
     Chain(chain::Args),
     /// What a flood of refused packets costs visitors: XDP, user space, nftables (root only)
     Flood(flood::Args),

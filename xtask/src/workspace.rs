@@ -53,9 +53,14 @@ pub fn roots() -> Result<(PathBuf, PathBuf)> {
 
 /// Builds the three programs and says which folder they are in. Cargo's own output goes to stderr.
 pub fn build(profile: Profile) -> Result<PathBuf> {
+    build_with(profile, &[])
+}
+
+/// The same, with the programs of more packages.
+pub fn build_with(profile: Profile, more: &[&str]) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["build", "--locked", "--bins"]);
-    for package in PRODUCTS {
+    for package in PRODUCTS.iter().chain(more) {
         command.args(["--package", package]);
     }
     if profile == Profile::Release {

@@ -1,24 +1,39 @@
 //! `cargo xtask bench chain`: rounds over all loads, and within each load over all chains, so that whatever else the
 //! machine does meets every chain alike.
+//!
+//! Three tables: the edge's relay next to other relays, edge and agent next to other tunnels, HTTPS with a policy next to
+//! gateways in front of a tunnel. Loopback only; everything it starts it ends.
 
+mod gate;
+mod https;
+mod idle;
+mod install;
+mod lineup;
+mod load;
+mod report;
+mod rig;
+mod rivals;
+mod route;
+mod sink;
+mod tcp;
+
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::gate::Gate;
-use super::haproxy::{self, Haproxy, Way};
-use super::https::{self, Front};
-use super::meter::{Meter, Sample};
-use super::report::{self, Cell, Report};
-use super::{sink, tcp};
-use crate::wait;
+use self::lineup::Lineup;
+use self::load::{CONNECTIONS, IDLE, Kind, Load, Table};
+use self::report::{Cell, Report};
+use self::sink::Served;
+use crate::bench::report::load_average;
 use crate::workspace::{self, Profile};
 
-/// Seconds until a chain must carry its first connection.
-const ONLINE_SECS_MAX: u64 = 30;
+/// Descriptors of ours beside two for each silent connection.
+const DESCRIPTORS_KEPT: u64 = 1_000;
 
 /// Flags.
 #[derive(clap::Args)]
@@ -26,138 +41,125 @@ pub(super) struct Args {
     /// How often everything is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
-    /// Use the programs in this folder and build nothing
+    /// Use the programs in this folder (control, edge, agent, edge-relay) and build nothing of ours
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
     /// Where the result file goes; the default is bench/results of the workspace
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Tables to measure; the default is all
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "TABLE,..")]
+    only: Vec<Table>,
+    /// Loads to measure; the default is all
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LOAD,..")]
+    loads: Vec<Kind>,
+    /// Numbers of connections
+    #[arg(long, value_delimiter = ',', default_values_t = CONNECTIONS, value_name = "N,..",
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    connections: Vec<u32>,
+    /// Numbers of silent connections
+    #[arg(long, value_delimiter = ',', default_values_t = IDLE, value_name = "N,..",
+        value_parser = clap::value_parser!(u32).range(1..=9_000))]
+    idle: Vec<u32>,
+    /// Only chains whose name has one of these in it, as in `ebbgate,rathole tls`
+    #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
+    chains: Vec<String>,
 }
 
-/// One way from a visitor to the sink.
-struct Chain {
-    name: &'static str,
-    /// Where bulk goes; elsewhere than other TCP only for HAProxy.
-    bulk: SocketAddr,
-    tcp: SocketAddr,
-    https: Option<Front>,
-    processes: Vec<(&'static str, u32)>,
-}
+impl Args {
+    fn tables(&self) -> Vec<Table> {
+        if self.only.is_empty() { Table::ALL.to_vec() } else { self.only.clone() }
+    }
 
-type TcpLoad = fn(SocketAddr, &Meter) -> Result<Sample>;
-type HttpsLoad = fn(&Front, &Meter) -> Result<Sample>;
-const TCP_BULK: &str = "tcp-bulk";
-const TCP_LOADS: [(&str, TcpLoad); 3] =
-    [(TCP_BULK, tcp::bulk), ("tcp-ping", tcp::ping), ("tcp-connections", tcp::connections)];
-const HTTPS_LOADS: [(&str, HttpsLoad); 3] = [
-    ("https-bulk", https::bulk),
-    ("https-requests", https::requests),
-    ("https-connections", https::connections),
-];
+    fn kinds(&self) -> Vec<Kind> {
+        let all = Kind::IN_ROUNDS.into_iter().chain([Kind::Idle]);
+        all.filter(|kind| self.loads.is_empty() || self.loads.contains(kind)).collect()
+    }
+
+    fn wants(&self, chain: &str) -> bool {
+        self.chains.is_empty() || self.chains.iter().any(|part| chain.contains(part.as_str()))
+    }
+}
 
 /// Starts everything, measures, stops everything, writes the result and prints it.
 pub(super) fn run(args: &Args) -> Result<()> {
+    let begun = Instant::now();
     let (root, target) = workspace::roots()?;
-    let haproxy = haproxy::version()?;
     let programs = match &args.programs {
-        Some(dir) => dir.clone(),
-        None => workspace::build(Profile::Release)?,
+        Some(dir) => gate::check_programs(dir)?,
+        None => workspace::build_with(Profile::Release, &["ebbgate-bench"])?,
     };
     let dir = target.join("bench-chain");
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }
-    let mut report = Report::begin(&root, haproxy)?;
-    report.cells = measure(&dir, &programs, args.rounds)?;
+    raise_descriptors(&args.idle)?;
+    let mut report = Report::begin(&root)?;
+    let (sink, served) = sink::spawn()?;
+    let mut lineup = Lineup::start(&dir, &target.join("tools"), &programs, sink, &args.tables(), |chain| {
+        args.wants(chain)
+    })?;
+    eprintln!("everything is up after {} s", begun.elapsed().as_secs());
+    let measured = measure(args, &mut lineup, &served, &mut report);
+    let stopped = lineup.stop(&mut report);
+    measured?;
+    stopped?;
+    report.seconds = begun.elapsed().as_secs();
     let out = args.out.clone().unwrap_or_else(|| root.join("bench/results"));
     let file = report.end(&out)?;
-    println!("{}\n{}", report.table(), workspace::shown(&file));
+    println!("{}\n{}", report.tables(), workspace::shown(&file));
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
 }
 
-fn measure(dir: &Path, programs: &Path, rounds: u32) -> Result<Vec<Cell>> {
-    let sink = sink::spawn()?;
-    let mut haproxy = Haproxy::start(&dir.join("haproxy"), sink)?;
-    let mut gate = Gate::start(&dir.join("lab"), programs, sink)?;
-    let mut chains = chains(sink, &mut gate, &haproxy)?;
-    for chain in &chains {
-        wait_online(chain, || {
-            haproxy.check_alive()?;
-            gate.check_alive()
-        })?;
-    }
-    let mut cells = Vec::new();
+fn measure(args: &Args, lineup: &mut Lineup, served: &Served, report: &mut Report) -> Result<()> {
     let begun = Instant::now();
-    for round in 1..=rounds {
-        eprintln!(
-            "round {round} of {rounds}, {} s, load {:.1}",
-            begun.elapsed().as_secs(),
-            report::load_average()?
-        );
-        for load in TCP_LOADS.iter().map(|(name, _)| *name).chain(HTTPS_LOADS.iter().map(|(name, _)| *name)) {
-            for chain in &chains {
-                if let Some(sample) =
-                    chain.run(load).with_context(|| format!("{load} through {}", chain.name))?
-                {
-                    cells.push(Cell::new(round, load, chain.name, &sample)?);
+    if args.kinds().contains(&Kind::Idle) {
+        for route in lineup.routes().iter().filter(|route| !route.parts.is_empty()) {
+            if let Err(error) = idle::measure(route, &args.idle, served, lineup.dir(), &mut report.idle) {
+                report.skip(&format!("silent connections, {:?}, {}", route.table, route.name), &error);
+            }
+        }
+        eprintln!("silent connections: {} s", begun.elapsed().as_secs());
+        lineup.check_alive()?;
+    }
+    let loads = load::plan(&args.tables(), &args.kinds(), &args.connections);
+    report.loads = load::describe(&loads);
+    let mut failed: BTreeSet<(Load, &'static str)> = BTreeSet::new();
+    for round in 1..=args.rounds {
+        let load_now = load_average()?;
+        eprintln!("round {round} of {}, {} s, load {load_now:.1}", args.rounds, begun.elapsed().as_secs());
+        for load in &loads {
+            for route in lineup.routes().iter().filter(|route| route.table == load.table) {
+                if failed.contains(&(*load, route.name)) {
+                    continue;
+                }
+                match route.run(load, served, lineup.dir()) {
+                    Ok(sample) => report.cells.push(Cell::new(round, load, route.name, &sample)?),
+                    Err(error) => {
+                        failed.insert((*load, route.name));
+                        let Load { table, kind, connections, .. } = load;
+                        report.skip(&format!("{kind:?} {connections}, {table:?}, {}", route.name), &error);
+                    }
                 }
             }
         }
         // Whoever goes first in one round goes last in the next.
-        chains.rotate_left(1);
-        haproxy.check_alive()?;
-        gate.check_alive()?;
+        lineup.rotate();
+        lineup.check_alive()?;
     }
-    gate.stop()?;
-    haproxy.stop()?;
-    Ok(cells)
+    Ok(())
 }
 
-fn chains(sink: SocketAddr, gate: &mut Gate, haproxy: &Haproxy) -> Result<Vec<Chain>> {
-    let mut chains = vec![
-        Chain { name: report::DIRECT, bulk: sink, tcp: sink, https: None, processes: Vec::new() },
-        Chain {
-            name: report::OURS,
-            bulk: gate.tcp(),
-            tcp: gate.tcp(),
-            https: Some(gate.https()),
-            processes: gate.processes()?,
-        },
-    ];
-    for (way, name) in Way::ALL.into_iter().zip(report::HAPROXY) {
-        chains.push(Chain {
-            name,
-            bulk: haproxy.bulk(way)?,
-            tcp: haproxy.tcp(way)?,
-            https: Some(haproxy.https(way)?),
-            processes: haproxy.processes(way),
-        });
+/// As many descriptors as we may have, for us and for all that we start.
+fn raise_descriptors(idle: &[u32]) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    let need = 2 * u64::from(idle.iter().copied().max().unwrap_or(0)) + DESCRIPTORS_KEPT;
+    if let Some(have) = limit.maximum {
+        ensure!(
+            have >= need,
+            "{need} descriptors are needed, the limit is {have}; ask for fewer with --idle"
+        );
     }
-    Ok(chains)
-}
-
-impl Chain {
-    /// Runs a load; none when the chain does not take that kind.
-    fn run(&self, load: &str) -> Result<Option<Sample>> {
-        let meter = Meter(&self.processes);
-        if let Some((_, run)) = TCP_LOADS.iter().find(|(name, _)| *name == load) {
-            let front = if load == TCP_BULK { self.bulk } else { self.tcp };
-            return run(front, &meter).map(Some);
-        }
-        let run = HTTPS_LOADS.iter().find(|(name, _)| *name == load).map(|(_, run)| run);
-        match (run, &self.https) {
-            (Some(run), Some(front)) => run(front, &meter).map(Some),
-            _ => Ok(None),
-        }
-    }
-}
-
-fn wait_online(chain: &Chain, mut check_alive: impl FnMut() -> Result<()>) -> Result<()> {
-    let limit = Duration::from_secs(ONLINE_SECS_MAX);
-    wait::until(limit, &format!("{} to carry connections", chain.name), || {
-        check_alive()?;
-        let https = || chain.https.as_ref().map_or(Ok(()), https::one_request);
-        let tcp = tcp::one_echo(chain.tcp).and_then(|()| tcp::one_echo(chain.bulk));
-        Ok(tcp.and_then(|()| https()).ok())
-    })
+    Ok(())
 }
