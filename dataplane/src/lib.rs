@@ -20,6 +20,7 @@ pub mod ring;
 pub mod route;
 pub mod session;
 pub mod shard;
+mod shared;
 pub mod socket;
 pub mod tls;
 

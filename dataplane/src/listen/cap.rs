@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
+
+use crate::shared::{AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// Independent parts of the table of sources: shards accepting at once rarely meet on one.
 const STRIPES: usize = 64;
@@ -26,7 +27,7 @@ pub struct Caps {
     total_max: usize,
     source_max: usize,
     total: AtomicUsize,
-    sources: [Mutex<Sources>; STRIPES],
+    sources: Box<[Mutex<Sources>]>,
 }
 
 type Sources = HashMap<(IpAddr, Comer), usize>;
@@ -46,7 +47,7 @@ impl Caps {
     /// `total_max` connections in all, an eighth of them for agents alone; `source_max` visitors and as many agents from
     /// one IPv4 address or one IPv6 /64.
     pub fn new(total_max: usize, source_max: usize) -> Arc<Self> {
-        let sources = std::array::from_fn(|_| Mutex::default());
+        let sources = (0..STRIPES).map(|_| Mutex::default()).collect();
         Arc::new(Self { total_max, source_max, total: AtomicUsize::new(0), sources })
     }
 
@@ -73,7 +74,7 @@ impl Caps {
         self.total.load(Ordering::Relaxed)
     }
 
-    fn stripe(&self, source: IpAddr) -> std::sync::MutexGuard<'_, Sources> {
+    fn stripe(&self, source: IpAddr) -> MutexGuard<'_, Sources> {
         let low = match source {
             IpAddr::V4(ip) => ip.octets().iter().fold(0, |all, part| all * 31 + usize::from(*part)),
             IpAddr::V6(ip) => ip.segments().iter().take(4).fold(0, |all, part| all * 31 + usize::from(*part)),

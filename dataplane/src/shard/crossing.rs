@@ -6,12 +6,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use ebbgate_wire::driver::StreamError;
 use ebbgate_wire::mux::Code;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::shared::{AtomicBool, DuplexStream, Ordering, duplex};
 
 /// Bytes on their way between shards, per direction.
 const CROSSING_BYTES_MAX: usize = 64 << 10;

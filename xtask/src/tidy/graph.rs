@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may depend on, in any kind of dependency. `*` is any.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("ebbgate-model", &[]),
     ("ebbgate-policy", &["ebbgate-model"]),
     ("ebbgate-quic", &["ebbgate-shaper", "ebbgate-wire"]),
@@ -38,6 +38,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ),
     ("ebbgate-bench", &["*"]),
     ("ebbgate-fuzz", &["*"]),
+    ("ebbgate-loom", &["*"]),
     ("ebbgate-tests", &["*"]),
     ("xtask", &[]),
 ];

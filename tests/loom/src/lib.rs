@@ -1,0 +1,25 @@
+//! The files of the edge whose contents shards share, compiled against loom's atomics and locks: what holds in the tests
+//! here holds in every order in which threads can take their steps, and for every value that weak memory may show.
+//!
+//! The files are included by path. They take what they share with from `crate::shared`, which is std and tokio in the
+//! edge, and loom here. The rest of the edge is not compiled again.
+
+// The included files' own tests are for std's forms, and run where the files live.
+#[cfg(not(test))]
+#[path = "../../../dataplane/src/listen/cap.rs"]
+pub mod cap;
+#[cfg(not(test))]
+#[path = "../../../dataplane/src/shard/crossing.rs"]
+pub mod crossing;
+#[cfg(not(test))]
+mod pipe;
+
+#[cfg(not(test))]
+pub(crate) mod shared {
+    //! Loom's forms of what the edge's `shared` names.
+
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    pub(crate) use loom::sync::{Mutex, MutexGuard};
+
+    pub(crate) use crate::pipe::{DuplexStream, duplex};
+}
