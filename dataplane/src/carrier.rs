@@ -1,11 +1,12 @@
 //! `Carrier`: how a proxied stream reaches an agent. The multiplexed TLS session that the SDKs speak always; our own agent
-//! adds links, claimed for one stream at a time.
+//! adds links, claimed for one stream at a time, and raw links for what is encrypted from end to end.
 //!
 //! Knows the header and the PROXY protocol bytes that go in front; does not know who is allowed a stream.
 
 mod link;
 mod mux;
 mod proxy_protocol;
+mod raw;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use ebbgate_wire::rpc::{EdgeType, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use link::{Cut, Link, LinkIo, LinkStream, Place};
+pub use raw::{RawFailed, RawLink, RawStream};
 
 use crate::gateway::{AgentRef, OpenError, SessionState, Slot};
 
@@ -99,6 +101,11 @@ impl CarrierStream {
     /// A stream on a claimed link.
     pub(crate) fn link(stream: LinkStream, slot: Slot) -> Self {
         Self { way: Way::Link(Box::new(stream)), _slot: slot }
+    }
+
+    /// Whether it is a link of its own, which may end while its session lives.
+    pub fn is_link(&self) -> bool {
+        matches!(self.way, Way::Link(_))
     }
 
     /// What metrics call its carrier.

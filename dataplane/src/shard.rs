@@ -14,11 +14,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme, TunnelSessionId};
 use ebbgate_policy::KeySet;
 use ebbgate_wire::driver::reset_code;
+use ebbgate_wire::link::raw::Sealing;
 use ebbgate_wire::mux::Code;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
@@ -30,7 +32,7 @@ pub use edge::{Edge, Parts, Stage, Waits};
 pub use links::Links;
 pub use stream::AgentStream;
 
-use crate::carrier::{self, Carrier, CarrierStream, Link, Origin};
+use crate::carrier::{self, Carrier, CarrierStream, Link, Origin, RawFailed, RawLink, RawStream};
 use crate::conn::{self, Walk};
 use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool};
 use crate::listen;
@@ -55,6 +57,8 @@ pub enum Message {
     Open(Box<OpenRequest>),
     /// Keep a link ready here.
     Park(Box<Link>),
+    /// Keep a raw link ready here.
+    ParkRaw(Box<RawLink>),
     /// A session has ended: end its links.
     EndLinks(TunnelSessionId),
 }
@@ -188,6 +192,7 @@ impl Shard {
                     spawn_local(self.clone().open_for_another(request));
                 }
                 Message::Park(link) => self.park_arrived(*link),
+                Message::ParkRaw(link) => self.park_raw_arrived(*link),
                 Message::EndLinks(session) => self.end_links(session),
             }
         }
@@ -208,9 +213,31 @@ impl Shard {
         }
     }
 
-    /// Whether a stream to this agent can be opened on this shard.
-    pub fn reaches(&self, agent: &AgentRef) -> bool {
-        agent.session.shard == self.index() || self.links().borrow().has_idle(agent.session.id)
+    /// Whether a stream to this agent can be opened on this shard; `raw`: the bytes are the visitor's own TLS.
+    pub fn reaches(&self, agent: &AgentRef, raw: bool) -> bool {
+        let (id, links) = (agent.session.id, self.links().borrow());
+        agent.session.shard == self.index() || links.has_idle(id) || raw && links.has_raw(id)
+    }
+
+    /// Claims a raw link for the visitor whose first bytes these are. None: there is none.
+    pub async fn open_raw(
+        &self,
+        agent: &AgentRef,
+        origin: Origin,
+        hello: &[u8],
+    ) -> Option<Result<RawStream, RawFailed>> {
+        let first = Bytes::from([&origin.preamble(agent), hello].concat());
+        if !self.links().borrow().has_raw(agent.session.id) || !Sealing::fits(first.len()) {
+            return None;
+        }
+        let slot = carrier::slot(&agent.session).ok()?;
+        let claimed = self.take_raw(agent.session.id)?.claim(self, slot, origin.header(agent), first).await;
+        let metrics = &self.edge().metrics;
+        match &claimed {
+            Ok(_) => metrics.streams.get_or_create(&CarrierLabel { carrier: "raw" }).inc(),
+            Err(_) => metrics.streams_failed.inc(),
+        };
+        Some(claimed)
     }
 
     /// Opens a stream on this shard: on an idle link, else in the session if it lives here.
@@ -293,7 +320,7 @@ impl Gateway for Shard {
         let Kind::Agent(agent) = &endpoint.kind else { return Err(OpenError::NoAgent(endpoint.id)) };
         let origin = Origin { client, server, proto, passthrough: false };
         let session = &agent.session;
-        if self.reaches(agent) {
+        if self.reaches(agent, false) {
             match self.open_here(agent, origin).await {
                 // The last link is gone.
                 Err(_) if session.shard != self.index() => {}

@@ -3,6 +3,7 @@
 //! The wire's `LinkStream` moves the bytes; this file knows whose link it is and ends streams with their session.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -94,6 +95,11 @@ impl Cut {
         for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             waker.wake();
         }
+    }
+
+    /// Completes when the stream was cut.
+    pub async fn ended(&self) {
+        poll_fn(|cx| self.guard::<()>(&self.reader, cx, Poll::Pending).map(drop)).await;
     }
 
     /// An error once the stream was cut; until then whoever waits for `outcome` is remembered in `place`.

@@ -14,10 +14,10 @@ use tokio::time::{Duration, timeout};
 use super::hello::{Hello, refuse_name};
 use super::walk::{Next, Over, unmet};
 use super::{Open, Record, TLS_PORT, Visitor, Walk};
-use crate::carrier::{CarrierStream, Origin};
+use crate::carrier::{CarrierStream, Origin, RawFailed};
 use crate::detect::POSTGRES_SSL_REQUEST;
 use crate::gateway::{AgentRef, Endpoint, HttpConn, Kind, SessionState};
-use crate::relay::{self, End, Side};
+use crate::relay::{self, End, Ended, First, Side};
 use crate::shard::{Message, Shard};
 use crate::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::tls::{self, Protocols};
@@ -27,6 +27,9 @@ const POSTGRES_SECS_MAX: u64 = 10;
 /// Seconds a connection counts as new: one whose agent dies unanswered in this time is tried elsewhere. Its first bytes
 /// may reach two upstreams then, so the time is short.
 const NEW_CONNECTION_SECS: u64 = 2;
+
+/// Links tried for one visitor, where each ended as it was claimed.
+const LINK_TRIES_MAX: usize = 3;
 
 /// What came of serving a connection through one member.
 enum Served {
@@ -50,7 +53,8 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
                 let Kind::Agent(agent) = &endpoint.kind else {
                     return finish(*walk, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
                 };
-                if !shard.reaches(agent) {
+                let raw = walk.hello.is_some() && !walk.visitor.is_tls();
+                if !shard.reaches(agent, raw) {
                     return move_to(&shard, walk, agent.session.shard);
                 }
                 match serve(&shard, &mut walk, &endpoint, agent).await {
@@ -188,36 +192,81 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
     let passthrough = walk.hello.is_some() && !walk.visitor.is_tls();
     let postgres = passthrough && walk.hello.as_ref().is_some_and(|hello| hello.postgres);
     let origin = origin(&walk.facts, endpoint.url.scheme(), passthrough);
-    let Ok(mut stream) = open(shard, agent, origin, postgres).await else {
-        let far = agent.session.shard != shard.index();
-        return if far { Served::Elsewhere } else { Served::Again };
+    if passthrough
+        && !postgres
+        && let Some(served) = through_raw(shard, walk, agent, origin).await
+    {
+        return served;
+    }
+    for _ in 0..LINK_TRIES_MAX {
+        let Ok(mut stream) = open(shard, agent, origin, postgres).await else {
+            let far = agent.session.shard != shard.index();
+            return if far { Served::Elsewhere } else { Served::Again };
+        };
+        walk.visitor.keep();
+        let ended = relay::copy(&mut walk.visitor, &mut stream, shard.edge().waits.idle()).await;
+        if ended.end == End::Failed(Side::Agent) {
+            let is_new = walk.record.started.elapsed() < new_connection(&agent.session);
+            let error = ended.error.as_ref();
+            let link_ended = session_ended(error) && agent.session.is_alive() && stream.is_link();
+            if (is_refused(error) || is_new && session_ended(error)) && walk.visitor.rewind() {
+                if link_ended {
+                    continue;
+                }
+                return Served::Again;
+            }
+        }
+        return Served::Over(closed(walk, &ended));
+    }
+    Served::Again
+}
+
+/// Serves the visitor's own TLS over a raw link, if there is one: both sockets are spliced. None: no byte came of it, so
+/// another carrier may be tried.
+async fn through_raw(shard: &Shard, walk: &mut Walk, agent: &AgentRef, origin: Origin) -> Option<Served> {
+    let hello = walk.visitor.unread().filter(|hello| !hello.is_empty())?;
+    let stream = match shard.open_raw(agent, origin, &hello).await? {
+        Ok(stream) => stream,
+        Err(RawFailed::Refused(Code::REFUSED)) => return Some(Served::Again),
+        Err(RawFailed::Lost) if walk.record.started.elapsed() < new_connection(&agent.session) => {
+            return None;
+        }
+        Err(failed) => {
+            walk.visitor.abort_on_close();
+            let outcome = format!("the agent's raw link failed: {failed:?}");
+            return Some(Served::Over(over(ErrorCode::AGENT_STREAM, outcome)));
+        }
     };
-    walk.visitor.keep();
-    let ended = relay::copy(&mut walk.visitor, &mut stream, shard.edge().waits.idle()).await;
+    let visitor = walk.visitor.passed_on()?;
+    let limits = shard.edge().waits.idle();
+    let ended = tokio::select! {
+        ended = relay::splice(visitor, stream.socket(), First::default(), limits) => ended,
+        () = stream.ended() => {
+            walk.visitor.abort_on_close();
+            return Some(Served::Over(over(ErrorCode::AGENT_STREAM, "the agent's session ended")));
+        }
+    };
+    if ended.end != End::Finished {
+        stream.socket().abort_on_close();
+    }
+    Some(Served::Over(closed(walk, &ended)))
+}
+
+/// What a relay's end is called, and whether the client hears an abort.
+fn closed(walk: &mut Walk, ended: &Ended) -> Over {
     let words = |what: &str| match &ended.error {
         Some(error) => format!("{what}: {error}"),
         None => what.to_owned(),
     };
     match ended.end {
-        End::Finished => Served::Over(over(None, "closed")),
-        End::Idle => {
-            walk.visitor.abort_on_close();
-            Served::Over(over(None, "closed: nothing moved for too long"))
-        }
-        End::Expired => {
-            walk.visitor.abort_on_close();
-            Served::Over(over(None, "closed: it lasted as long as a connection may"))
-        }
-        End::Failed(Side::Client) => Served::Over(over(None, words("the client went away"))),
-        End::Failed(Side::Agent) => {
-            let is_new = walk.record.started.elapsed() < new_connection(&agent.session);
-            let error = ended.error.as_ref();
-            if (is_refused(error) || is_new && session_ended(error)) && walk.visitor.rewind() {
-                return Served::Again;
-            }
-            walk.visitor.abort_on_close();
-            Served::Over(over(ErrorCode::AGENT_STREAM, words("the agent's stream failed")))
-        }
+        End::Finished => return over(None, "closed"),
+        End::Failed(Side::Client) => return over(None, words("the client went away")),
+        _ => walk.visitor.abort_on_close(),
+    }
+    match ended.end {
+        End::Idle => over(None, "closed: nothing moved for too long"),
+        End::Expired => over(None, "closed: it lasted as long as a connection may"),
+        _ => over(ErrorCode::AGENT_STREAM, words("the agent's stream failed")),
     }
 }
 

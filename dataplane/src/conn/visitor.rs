@@ -83,6 +83,22 @@ impl Visitor {
         }
     }
 
+    /// What was read from a client in clear and not used yet. None: TLS has begun.
+    pub fn unread(&self) -> Option<Vec<u8>> {
+        match &self.io {
+            Io::Clear(socket) => Some([&self.again, socket.looked_at()].concat()),
+            _ => None,
+        }
+    }
+
+    /// The socket of a client in clear, whose unread bytes were passed on: what is left can be spliced.
+    pub fn passed_on(&mut self) -> Option<&Socket> {
+        let Io::Clear(socket) = &mut self.io else { return None };
+        self.again = Bytes::new();
+        socket.swallow(socket.looked_at().len());
+        Some(socket)
+    }
+
     fn socket(&mut self) -> Option<&mut Socket> {
         match &mut self.io {
             Io::Clear(socket) => Some(socket),

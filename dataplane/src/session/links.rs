@@ -4,22 +4,28 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use ebbgate_model::{AccountId, IpRestrictionKind};
+use ebbgate_model::{AccountId, CredentialSpec, IpRestrictionKind, TunnelSessionId};
+use ebbgate_wire::link::raw::{
+    EdgeSide, GREETING_BYTES, Greeting, HANDSHAKE_SECS_MAX, KEY_BYTES, MAGIC, Nonce, PROOF_BYTES, RawError,
+    RawKey, Sealing,
+};
 use ebbgate_wire::link::{answer_hello, read_hello};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{Auth, CarrierOffer, Secret};
 use ebbgate_wire::ticket::{LinkTicket, TicketKey};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
 use super::AgentSession;
 use super::allowance::{Counter, Taken};
-use crate::carrier::{Link, LinkIo, Place};
+use crate::carrier::{Link, LinkIo, Place, RawLink};
 use crate::conn::Open;
 use crate::gateway::Gateway as _;
 use crate::listen::Admitted;
 use crate::shard::{Edge, Shard};
+use crate::socket::Socket;
 
 /// Links of one session, idle or in use.
 pub const LINKS_PER_SESSION_MAX: u16 = 512;
@@ -36,14 +42,51 @@ pub struct LinkCount {
 /// The links of one session.
 pub(super) struct SessionLinks {
     open: Arc<Counter>,
-    /// Links let in so far: they take turns on the shards.
-    turn: AtomicUsize,
+    /// Links let in so far: they take turns on the shards. Raw ones have turns of their own.
+    turns: [AtomicUsize; 2],
+    raw_key: Option<RawKey>,
+    raw_allowed: AtomicBool,
 }
 
 impl SessionLinks {
-    pub(super) fn new() -> Self {
-        Self { open: Counter::new(LINKS_PER_SESSION_MAX.into()), turn: AtomicUsize::new(0) }
+    /// None open yet; raw ones if there is a key for them.
+    pub(super) fn new(raw_key: Option<RawKey>) -> Self {
+        Self {
+            open: Counter::new(LINKS_PER_SESSION_MAX.into()),
+            turns: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            raw_allowed: AtomicBool::new(raw_key.is_some()),
+            raw_key,
+        }
     }
+
+    /// The Program may withdraw what it allowed, and allow it again; a session without key never has any.
+    pub(super) fn allow_raw(&self, allowed: bool) {
+        self.raw_allowed.store(allowed && self.raw_key.is_some(), Ordering::Relaxed);
+    }
+
+    pub(super) fn takes_raw(&self) -> bool {
+        self.raw_allowed.load(Ordering::Relaxed)
+    }
+
+    fn turn(&self, raw: bool, shards: usize) -> usize {
+        let [links, raws] = &self.turns;
+        (if raw { raws } else { links }).fetch_add(1, Ordering::Relaxed) % shards.max(1)
+    }
+}
+
+/// Whether the credential's account lets a visitor's own TLS travel without a second encryption.
+pub(super) fn may_pass_through(credential: &CredentialSpec) -> bool {
+    credential.passthrough_links
+}
+
+/// The key of a session's raw links, if its agent asked for them and its account allows them.
+pub(super) fn raw_key(
+    auth: &Auth,
+    credential: Option<&CredentialSpec>,
+    entropy: [u8; KEY_BYTES],
+) -> Option<RawKey> {
+    let asked = auth.extra.carriers.iter().any(|carrier| carrier == "raw");
+    (asked && credential.is_some_and(may_pass_through)).then(|| RawKey::new(entropy))
 }
 
 /// What a session is offered beside its own connection, if its agent asked.
@@ -64,7 +107,7 @@ pub(super) fn offer(
     Some(CarrierOffer {
         ticket: ticket.seal(key),
         links_max: if asked("link") { LINKS_PER_SESSION_MAX } else { 0 },
-        raw_key: None,
+        raw_key: session.links.raw_key.as_ref().map(RawKey::to_secret),
         quic: false,
     })
 }
@@ -114,8 +157,86 @@ pub(super) async fn serve(
     if answer_hello(&mut io, Code::NONE).await.is_err() {
         return;
     }
-    let turn = session.links.turn.fetch_add(1, Ordering::Relaxed);
+    let index = session.links.turn(false, edge.shards());
     let link = Open::count(&edge.metrics.links);
-    let index = turn % edge.shards().max(1);
     shard.park_at(index, Link::new(io, Place { session, taken, link, open, admitted }));
+}
+
+/// Why a raw link is closed.
+#[derive(Debug, thiserror::Error)]
+enum NoRaw {
+    #[error(transparent)]
+    Raw(#[from] RawError),
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("more came than a greeting before the edge had answered")]
+    Hasty,
+    #[error("not proven within {HANDSHAKE_SECS_MAX} s")]
+    TimedOut,
+    #[error("the session has as many links as it may, or its account allows none")]
+    NotAllowed,
+}
+
+/// Whether a raw link begins here, as soon as the first bytes tell.
+pub(super) async fn begins_raw(socket: &mut Socket) -> bool {
+    loop {
+        let seen = socket.looked_at();
+        let common = seen.iter().zip(MAGIC).take_while(|(a, b)| **a == *b).count();
+        if common == MAGIC.len() {
+            return true;
+        }
+        // Whoever reads the hello next finds the end or the error again.
+        if common < seen.len() || !matches!(socket.look_further().await, Ok(1..)) {
+            return false;
+        }
+    }
+}
+
+/// Serves a connection that began as a raw link: until it is parked, or closed without a word.
+pub(super) async fn serve_raw(shard: Shard, mut socket: Socket, admitted: Admitted, open: Open) {
+    let edge = shard.edge();
+    let peer = socket.peer().ip();
+    let proven = timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), prove(edge, &mut socket)).await;
+    let parked = proven.map_err(|_| NoRaw::TimedOut).flatten().and_then(|(session, sealing)| {
+        let socket = socket.for_link()?;
+        let account = session.identity().account;
+        let welcome = edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, peer);
+        if !welcome || !session.state.is_alive() || !session.takes_raw() {
+            return Err(NoRaw::NotAllowed);
+        }
+        let taken = LinkCount { _taken: session.links.open.take(1).ok_or(NoRaw::NotAllowed)? };
+        let index = session.links.turn(true, edge.shards());
+        let link = Open::count(&edge.metrics.links);
+        shard.park_raw_at(
+            index,
+            RawLink::new(socket, sealing, Place { session, taken, link, open, admitted }),
+        );
+        Ok(())
+    });
+    if let Err(error) = parked {
+        edge.metrics.links_refused.inc();
+        tracing::debug!(%peer, %error, "a raw link is refused");
+    }
+}
+
+/// Which session the link belongs to, as its agent proves. A session that is not here fails like one whose key the peer does
+/// not hold.
+async fn prove(edge: &Edge, socket: &mut Socket) -> Result<(Arc<AgentSession>, Sealing), NoRaw> {
+    while socket.looked_at().len() < GREETING_BYTES {
+        if socket.look_further().await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+    let greeting: &[u8; GREETING_BYTES] = socket.looked_at().try_into().map_err(|_| NoRaw::Hasty)?;
+    let greeting = Greeting::decode(greeting)?;
+    socket.swallow(GREETING_BYTES);
+    let session = edge.sessions.get(TunnelSessionId::new(greeting.session));
+    let key = session.as_ref().and_then(|session| session.links.raw_key.clone());
+    let nonce: Nonce = edge.entropy();
+    let side = EdgeSide::new(&key.unwrap_or_else(|| RawKey::new(edge.entropy())), &greeting, &nonce);
+    socket.write_all(&nonce).await?;
+    let mut proof = [0; PROOF_BYTES];
+    socket.read_exact(&mut proof).await?;
+    let sealing = side.check(proof)?;
+    Ok((session.ok_or(RawError::Forged)?, sealing))
 }

@@ -34,7 +34,7 @@ use crate::gateway::{Gateway as _, SessionState};
 use crate::listen::Admitted;
 use crate::shard::{Shard, Stage};
 use crate::socket::Socket;
-use crate::tls::{self, Protocols};
+use crate::tls::{self, HELLO_SECS_MAX, Protocols};
 
 /// The account has as many sessions as it may (wire.md section 2).
 const CODE_SESSIONS: ErrorCode = ErrorCode::new(108);
@@ -63,6 +63,11 @@ struct Connection {
 pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
     let peer = socket.peer().ip();
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
+    match timeout(Duration::from_secs(HELLO_SECS_MAX), links::begins_raw(&mut socket)).await {
+        Ok(true) => return links::serve_raw(shard, socket, admitted, open).await,
+        Ok(false) => {}
+        Err(_) => return tracing::debug!(%peer, "an agent said nothing in time"),
+    }
     let hello = match read_hello(&mut socket).await {
         Ok(hello) if !hello.postgres => hello,
         Ok(_) => return,
@@ -276,6 +281,10 @@ impl Connection {
         let allowance = edge.sessions.allowances.of(accepted.account);
         let text_bytes = Counter::new(allowance::SESSION_TEXT_BYTES_MAX);
         let taken = place(&allowance, &text_bytes, &report)?;
+        let raw_key = {
+            let tables = edge.tables.load();
+            links::raw_key(auth, tables.program.credentials.get(&accepted.credential), edge.entropy())
+        };
         let session = Arc::new(AgentSession {
             state: Arc::new(SessionState::new(id, self.shard.index(), streams_max)),
             client_id: client_id.clone(),
@@ -288,7 +297,7 @@ impl Connection {
             inner: Mutex::new(Inner { report, bound: Vec::new(), over: false }),
             allowance,
             text_bytes,
-            links: links::SessionLinks::new(),
+            links: links::SessionLinks::new(raw_key),
             _taken: taken,
         });
         // Our own streams beside the proxied ones: the heartbeat and requests to the agent.

@@ -42,7 +42,7 @@ fn session(tables: &Tables) -> AgentSession {
         client_id: String::new(),
         mux,
         managed: Managed::default(),
-        links: links::SessionLinks::new(),
+        links: links::SessionLinks::new(None),
         _taken: (taken(), (taken(), taken())),
         allowance,
         text_bytes: Arc::clone(&text_bytes),

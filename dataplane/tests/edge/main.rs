@@ -8,6 +8,7 @@ mod feed;
 mod lab;
 mod links;
 mod pooling;
+mod raw;
 mod restrictions;
 mod shortage;
 mod streams;
