@@ -23,6 +23,8 @@ pub struct Args {
 enum What {
     /// What bytes, requests and connections cost through edge and agent, next to HAProxy, nginx, Envoy, Caddy, rathole and ssh
     Chain(chain::Args),
+    /// Print the tables of an earlier `bench chain`
+    Tables(chain::TablesArgs),
     /// What a flood of refused packets costs visitors: XDP, user space, nftables (root only)
     Flood(flood::Args),
     /// Nanoseconds of the XDP program for a packet, by size of the list (root only)
@@ -33,6 +35,7 @@ enum What {
 pub fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Chain(args) => chain::run(args),
+        What::Tables(args) => chain::tables(args),
         What::Flood(args) => flood::run(args),
         What::Xdp => xdp::run(),
     }

@@ -10,16 +10,19 @@ mod idle;
 mod install;
 mod lineup;
 mod load;
+mod plot;
+mod readme;
 mod report;
 mod rig;
 mod rivals;
 mod route;
 mod sink;
 mod tcp;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -64,6 +67,35 @@ pub(super) struct Args {
     /// Only chains whose name has one of these in it, as in `ebbgate,rathole tls`
     #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
     chains: Vec<String>,
+    /// Put the short form of the tables between the markers of the workspace's README.md
+    #[arg(long)]
+    readme: bool,
+}
+
+/// Flags of `bench tables`.
+#[derive(clap::Args)]
+pub(super) struct TablesArgs {
+    /// A result file of `bench chain`
+    file: PathBuf,
+    /// Put the short form between the markers of the workspace's README.md
+    #[arg(long)]
+    readme: bool,
+}
+
+/// Prints the tables of a run that was measured before, and writes them and the picture beside it anew.
+pub(super) fn tables(args: &TablesArgs) -> Result<()> {
+    let report = Report::read(&args.file)?;
+    report.write_beside(&args.file)?;
+    println!("{}", report.tables());
+    if args.readme { write_readme(&report, &args.file) } else { Ok(()) }
+}
+
+fn write_readme(report: &Report, file: &Path) -> Result<()> {
+    let (root, _) = workspace::roots()?;
+    let file = file.canonicalize()?;
+    let shown =
+        file.strip_prefix(&root).with_context(|| format!("{} is not in the workspace", file.display()))?;
+    readme::write(&root.join("README.md"), report, &shown.display().to_string())
 }
 
 impl Args {
@@ -108,6 +140,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| root.join("bench/results"));
     let file = report.end(&out)?;
     println!("{}\n{}", report.tables(), workspace::shown(&file));
+    if args.readme {
+        write_readme(&report, &file)?;
+    }
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
 }
 

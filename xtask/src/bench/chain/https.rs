@@ -23,6 +23,10 @@ use crate::wait;
 
 /// Milliseconds of load ahead of a window, once every connection has sent a request.
 const WARM_MILLIS: u64 = 100;
+/// The same for bulk, which must first fill every buffer on its way.
+const WARM_BULK_MILLIS: u64 = 300;
+/// Seconds after which bulk is measured even if some connections still wait for their turn behind others that stream.
+const BULK_BEGIN_SECS_MAX: u64 = 2;
 /// Seconds after which wrk ends by itself.
 const WRK_SECS_MAX: &str = "60";
 
@@ -43,11 +47,14 @@ pub(super) fn run(front: &Front, load: &Load, meter: &Meter, served: &Served, di
     let begun = served.requests();
     let mut wrk = start(front, path, load.connections, load.kind == Kind::Connections, None, dir)?;
     let every = begun + u64::from(load.connections);
+    let bulk_begins = Instant::now() + Duration::from_secs(BULK_BEGIN_SECS_MAX);
     wait::until(Duration::from_secs(LOAD_SECS_MAX), "every connection's first request", || {
         wrk.check_alive()?;
-        Ok((served.requests() >= every).then_some(()))
+        let begun_enough = load.kind == Kind::Bulk && Instant::now() > bulk_begins;
+        Ok((begun_enough || served.requests() >= every).then_some(()))
     })?;
-    thread::sleep(Duration::from_millis(WARM_MILLIS));
+    let warm = if load.kind == Kind::Bulk { WARM_BULK_MILLIS } else { WARM_MILLIS };
+    thread::sleep(Duration::from_millis(warm));
     let (requests, bytes) = (served.requests(), bytes_read(wrk.pid())?);
     let (before, since) = (meter.read()?, Instant::now());
     thread::sleep(Duration::from_millis(load.amount));

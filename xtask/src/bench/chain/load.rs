@@ -86,7 +86,8 @@ pub(super) struct Load {
 /// The load of a cell.
 pub(super) fn load(table: Table, kind: Kind, connections: u32) -> Load {
     let amount = match (table, kind, connections) {
-        (Table::Https, ..) => 450,
+        (Table::Https, Kind::Bulk, _) => 600,
+        (Table::Https, ..) => 400,
         (Table::Relay, Kind::Bulk, _) => 512 << 20,
         (Table::Tunnel, Kind::Bulk, _) => 192 << 20,
         (_, Kind::Requests, 1) => 2_000,
@@ -117,7 +118,7 @@ pub(super) fn describe(loads: &[Load]) -> Vec<String> {
         let (name, what) = (format!("{table:?} {}", kind.title()).to_lowercase(), *connections);
         match (table, kind) {
             (Table::Https, Kind::Bulk) => {
-                format!("{name}, {what}: GETs of 1 MiB over TLS 1.3, {amount} ms of steady load")
+                format!("{name}, {what}: endless GETs over TLS 1.3, {amount} ms of steady load")
             }
             (Table::Https, Kind::Requests) => {
                 format!("{name}, {what}: GETs of 64 B on kept connections, {amount} ms of steady load")

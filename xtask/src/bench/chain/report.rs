@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::idle::IdleCell;
 use super::load::{Kind, Load, Table};
+use super::{plot, verdict};
 use crate::bench::meter::{Latency, Sample};
 use crate::bench::report::{Spread, load_average, machine, write_result};
 
@@ -84,8 +86,14 @@ pub(super) struct Report {
 impl Report {
     /// Notes the machine before anything runs.
     pub(super) fn begin(root: &Path) -> Result<Self> {
-        Ok(Self {
-            machine: machine(root)?.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        let machine = machine(root)?.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok(Self { machine, ..Self::empty() })
+    }
+
+    /// Nothing was measured yet.
+    pub(super) fn empty() -> Self {
+        Self {
+            machine: BTreeMap::new(),
             versions: Vec::new(),
             seconds: 0,
             loads: Vec::new(),
@@ -94,7 +102,16 @@ impl Report {
             summary: Vec::new(),
             idle: Vec::new(),
             cells: Vec::new(),
-        })
+        }
+    }
+
+    /// One that was written before.
+    pub(super) fn read(file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let mut report: Self =
+            serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?;
+        report.sum_up();
+        Ok(report)
     }
 
     /// Notes, visibly, that something is not measured.
@@ -104,28 +121,51 @@ impl Report {
         self.skipped.push(line);
     }
 
-    /// Sums up and writes `DIR/DATE-chain.json`, numbered when there is one already.
-    pub(super) fn end(&mut self, dir: &Path) -> Result<PathBuf> {
-        self.machine.insert("load average after".to_owned(), load_average()?.to_string());
+    /// Medians and ranges of all cells.
+    pub(super) fn sum_up(&mut self) {
         self.summary = summary(&self.cells);
-        write_result(dir, "chain", self)
     }
 
-    /// Everything for people, in Markdown.
+    /// Sums up and writes `DIR/DATE-chain.json`, numbered when there is one already, with tables and picture beside it.
+    pub(super) fn end(&mut self, dir: &Path) -> Result<PathBuf> {
+        self.machine.insert("load average after".to_owned(), load_average()?.to_string());
+        self.sum_up();
+        let file = write_result(dir, "chain", self)?;
+        self.write_beside(&file)?;
+        Ok(file)
+    }
+
+    /// Tables and picture with the name of a result file.
+    pub(super) fn write_beside(&self, file: &Path) -> Result<()> {
+        fs::write(file.with_extension("md"), self.tables())?;
+        Ok(fs::write(file.with_extension("svg"), plot::svg(self))?)
+    }
+
+    /// Everything for people, in Markdown. Writing to a String cannot fail.
     pub(super) fn tables(&self) -> String {
-        let mut out = String::new();
-        for (name, value) in &self.machine {
-            let _ = writeln!(out, "{name} {value}; ");
-        }
-        for version in &self.versions {
-            let _ = writeln!(out, "{version}; ");
-        }
+        let machine: Vec<String> =
+            self.machine.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let mut out = format!("# Chains\n\n{}; {} s in all.\n", machine.join(", "), self.seconds);
+        out += "\n## Goals\n\nRatios of medians, connections in brackets.\n\n";
+        out += &verdict::goals(self);
         for table in Table::ALL {
             out += &self.table(table);
             out += &self.idle_table(table);
         }
+        out +=
+            "\n## Where the best of the others is better\n\nBy more than 15 %, next to the best of ours.\n\n";
+        for line in verdict::losses(self) {
+            let _ = writeln!(out, "- {line}");
+        }
+        out += "\n## What ran\n\n";
+        for (table, name, note) in &self.chains {
+            let _ = writeln!(out, "- {} `{name}`: {note}", format!("{table:?}").to_lowercase());
+        }
+        for line in self.loads.iter().chain(&self.versions) {
+            let _ = writeln!(out, "- {line}");
+        }
         for line in &self.skipped {
-            let _ = writeln!(out, "- not measured: {line}");
+            let _ = writeln!(out, "- **not measured**: {}", line.lines().next().unwrap_or_default());
         }
         out
     }
@@ -137,7 +177,7 @@ impl Report {
         if rows.is_empty() {
             return out;
         }
-        let _ = writeln!(out, "\n### {}\n", table.title());
+        let _ = writeln!(out, "\n## {}\n", table.title());
         out += "| load | conns | chain | CPU, median (range) | throughput | p50 us | p99 us |\n|---|---|---|---|---|---|---|\n";
         for row in rows {
             let bulk = row.load.kind == Kind::Bulk;

@@ -26,8 +26,8 @@ const TLS_HEADER_BYTES: usize = 5;
 pub(super) const SMALL_PATH: &str = "/small";
 /// Path answered with [`BULK_BODY_BYTES`] bytes.
 pub(super) const BULK_PATH: &str = "/bulk";
-/// Bytes of the large body.
-pub(super) const BULK_BODY_BYTES: u64 = 1 << 20;
+/// Bytes of the large body: more than any load stays for, so that a load is one stream without turns.
+pub(super) const BULK_BODY_BYTES: u64 = 64 << 30;
 
 /// Connections served at the same time; more are closed at once. Two of these and a few make a process's 20,000 descriptors.
 const CONNECTIONS_MAX: usize = 9_800;
