@@ -6,6 +6,7 @@
 mod link;
 mod mux;
 mod proxy_protocol;
+mod quic;
 mod raw;
 
 use std::io;
@@ -20,6 +21,7 @@ use ebbgate_wire::rpc::{EdgeType, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use link::{Cut, Link, LinkIo, LinkStream, Place};
+pub use quic::{QuicStream, QuicWay};
 pub use raw::{RawFailed, RawLink, RawStream};
 
 use crate::gateway::{AgentRef, OpenError, SessionState, Slot};
@@ -95,6 +97,7 @@ pub struct CarrierStream {
 enum Way {
     Mux(driver::Stream),
     Link(Box<LinkStream>),
+    Quic(Box<QuicStream>),
 }
 
 impl CarrierStream {
@@ -103,9 +106,14 @@ impl CarrierStream {
         Self { way: Way::Link(Box::new(stream)), _slot: slot }
     }
 
-    /// Whether it is a link of its own, which may end while its session lives.
-    pub fn is_link(&self) -> bool {
-        matches!(self.way, Way::Link(_))
+    /// A stream on a QUIC connection.
+    pub(crate) fn quic(stream: QuicStream, slot: Slot) -> Self {
+        Self { way: Way::Quic(Box::new(stream)), _slot: slot }
+    }
+
+    /// Whether what carries it may end while its session lives.
+    pub fn is_apart(&self) -> bool {
+        matches!(self.way, Way::Link(_) | Way::Quic(_))
     }
 
     /// What metrics call its carrier.
@@ -113,7 +121,14 @@ impl CarrierStream {
         match &self.way {
             Way::Mux(_) => "mux",
             Way::Link(_) => "link",
+            Way::Quic(_) => "quic",
         }
+    }
+
+    /// Whether its connection died because nothing was heard from the agent any more. A session's own death says so of
+    /// its streams; this is about a connection beside it.
+    pub fn is_unheard(&self) -> bool {
+        matches!(&self.way, Way::Quic(stream) if stream.is_unheard())
     }
 }
 
@@ -126,6 +141,10 @@ macro_rules! delegate {
             }
             Way::Link($stream) => {
                 let $stream = Pin::new(&mut **$stream);
+                $call
+            }
+            Way::Quic($stream) => {
+                let $stream = Pin::new(&mut $stream.stream);
                 $call
             }
         }

@@ -42,6 +42,9 @@ pub struct Config {
     /// Address for agents.
     #[arg(long, value_name = "ADDR")]
     pub connect: SocketAddr,
+    /// QUIC for agents: `on`, on the UDP port of --connect; `off`; or a UDP address. Default: on, if the port is free.
+    #[arg(long, value_name = "on|off|ADDR")]
+    pub quic: Option<QuicListen>,
     /// Address on which reserved TCP ports are bound.
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     pub tcp_bind: IpAddr,
@@ -121,6 +124,40 @@ impl XdpMode {
             Self::Auto => Mode::ALL.to_vec(),
             Self::Native => vec![Mode::Native],
             Self::Generic => vec![Mode::Generic],
+        }
+    }
+}
+
+/// Where agents may come over QUIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuicListen {
+    /// The UDP port of `--connect`.
+    On,
+    /// Nowhere.
+    Off,
+    /// This UDP address.
+    At(SocketAddr),
+}
+
+impl FromStr for QuicListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            address => address.parse().map(Self::At).map_err(|_| "write on, off or IP:PORT".into()),
+        }
+    }
+}
+
+impl QuicListen {
+    /// The UDP address, when agents' TCP listener has this one. None: no QUIC.
+    pub fn address(self, connect: SocketAddr) -> Option<SocketAddr> {
+        match self {
+            Self::On => Some(connect),
+            Self::Off => None,
+            Self::At(address) => Some(address),
         }
     }
 }
@@ -225,9 +262,17 @@ mod tests {
         assert_eq!(config.control_socket(), Path::new("/d/run/edge.sock"));
         assert_eq!(config.waits().relay_idle_secs, 3600);
         assert_eq!(parse(&["--control", "unix:/x"]).unwrap().control_socket(), Path::new("/x"));
-        for bad in
-            [["--control", "http://x"], ["--shards", "0"], ["--relay-idle-secs", "0"], ["--admin", "x"]]
-        {
+        let connect = "192.0.2.1:443".parse().unwrap();
+        let quic = |text: &str| parse(&["--quic", text]).unwrap().quic.unwrap().address(connect);
+        assert_eq!((quic("on"), quic("off"), config.quic), (Some(connect), None, None));
+        assert_eq!(quic("[::]:4443"), Some("[::]:4443".parse().unwrap()));
+        for bad in [
+            ["--quic", "maybe"],
+            ["--control", "http://x"],
+            ["--shards", "0"],
+            ["--relay-idle-secs", "0"],
+            ["--admin", "x"],
+        ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }
     }

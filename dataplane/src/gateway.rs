@@ -8,12 +8,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwapOption;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme, TunnelSessionId};
 use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use crate::pool::Pool;
+
+use crate::carrier::QuicWay;
 
 /// An endpoint that is online: a cloud endpoint of the Program, or one an agent has bound.
 #[derive(Debug)]
@@ -81,6 +84,8 @@ pub struct SessionState {
     unheard: AtomicBool,
     in_flight: AtomicUsize,
     in_flight_max: usize,
+    /// The QUIC connection that takes its streams, if there is one.
+    quic: ArcSwapOption<QuicWay>,
 }
 
 impl SessionState {
@@ -93,6 +98,7 @@ impl SessionState {
             unheard: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             in_flight_max,
+            quic: ArcSwapOption::empty(),
         }
     }
 
@@ -108,7 +114,37 @@ impl SessionState {
 
     /// Marks the session dead: no stream is opened on it any more.
     pub fn end(&self) {
-        self.alive.store(false, Ordering::Release);
+        self.alive.store(false, Ordering::SeqCst);
+        if let Some(way) = self.quic.swap(None) {
+            way.session_ended();
+        }
+    }
+
+    /// Lets new streams go over a QUIC connection from now on; one that was attached before takes no more. False: the
+    /// session is dead.
+    pub fn attach(&self, way: &Arc<QuicWay>) -> bool {
+        if let Some(before) = self.quic.swap(Some(Arc::clone(way))) {
+            before.detach();
+        }
+        // Whoever ends it meanwhile looks for a connection after the mark.
+        let alive = self.alive.load(Ordering::SeqCst);
+        if !alive {
+            self.detach(way);
+        }
+        alive
+    }
+
+    /// Takes a QUIC connection out of use, if it is the one in use.
+    pub fn detach(&self, way: &Arc<QuicWay>) {
+        let now = self.quic.load();
+        if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, way)) {
+            self.quic.compare_and_swap(&now, None);
+        }
+    }
+
+    /// The QUIC connection new streams should take.
+    pub fn quic(&self) -> Option<Arc<QuicWay>> {
+        self.quic.load_full().filter(|way| way.takes_streams())
     }
 
     /// Notes that the session died because the agent's machine acknowledged nothing any more.

@@ -16,6 +16,7 @@ pub mod log;
 pub mod metrics;
 pub mod pool;
 pub mod program;
+pub mod quic;
 pub mod ring;
 pub mod route;
 pub mod session;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use aws_lc_rs::rand;
 use clap::Parser as _;
 use ebbgate_edge::admit::Guard;
-use ebbgate_edge::config::Config;
+use ebbgate_edge::config::{Config, QuicListen};
 use ebbgate_edge::effect::{Fetcher, Keys};
 use ebbgate_edge::listen::{self, Caps};
 use ebbgate_edge::metrics::Metrics;
@@ -71,6 +71,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         admin: admin.local_addr()?,
     };
     drop(passed);
+    let quic = open_quic(&edge, config.quic, addresses.connect)?;
     // The filter stands before the first connection is accepted.
     edge.begin_guard(vec![addresses.http, addresses.https, addresses.connect]);
     edge.guard.settled().await;
@@ -91,7 +92,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         }
     });
     let run_dir = config.run_dir();
-    let ready = announce(&edge, &run_dir, &addresses);
+    let ready = announce(&edge, &run_dir, &addresses, quic);
     tokio::select! {
         result = ready => result?,
         _ = terminate.recv() => return Ok(()),
@@ -185,8 +186,31 @@ fn open(
     Ok(bound)
 }
 
+/// Opens the UDP port for agents. One that is taken is an error only if it was asked for.
+fn open_quic(edge: &Edge, asked: Option<QuicListen>, connect: SocketAddr) -> Result<Option<SocketAddr>> {
+    let Some(address) = asked.unwrap_or(QuicListen::On).address(connect) else { return Ok(None) };
+    match ebbgate_quic::bind(address).and_then(|socket| edge.listen_quic(socket)) {
+        Ok(bound) => {
+            tracing::info!(address = %bound, listener = "quic", "listening");
+            Ok(Some(bound))
+        }
+        Err(error) if asked.is_some() => {
+            Err(error).with_context(|| format!("cannot listen on UDP {address}; free it or say --quic off"))
+        }
+        Err(error) => {
+            tracing::warn!(%error, udp = %address, "agents cannot come over QUIC: the port is taken");
+            Ok(None)
+        }
+    }
+}
+
 /// Once the first Program is in force: says where the edge is and that it is ready.
-async fn announce(edge: &Edge, run_dir: &Path, addresses: &Addresses) -> Result<()> {
+async fn announce(
+    edge: &Edge,
+    run_dir: &Path,
+    addresses: &Addresses,
+    quic: Option<SocketAddr>,
+) -> Result<()> {
     while edge.generation() == 0 {
         sleep(Duration::from_millis(READY_LOOK_MS)).await;
     }
@@ -195,6 +219,7 @@ async fn announce(edge: &Edge, run_dir: &Path, addresses: &Addresses) -> Result<
         "http": addresses.http.to_string(),
         "https": addresses.https.to_string(),
         "connect": addresses.connect.to_string(),
+        "quic": quic.map(|address| address.to_string()),
         "admin": addresses.admin.to_string(),
     });
     std::fs::create_dir_all(run_dir).with_context(|| run_dir.display().to_string())?;

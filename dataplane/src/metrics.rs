@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 /// Which listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ListenerLabel {
-    /// `http`, `tls`, `tcp` or `connect`.
+    /// `http`, `tls`, `tcp`, `connect` or `quic`.
     pub listener: &'static str,
 }
 
@@ -68,6 +68,14 @@ metrics! {
     http_connections_open: Gauge = "http_connections_open", "HTTP connections open";
     /// Agents' connections open, authenticated or not.
     agent_connections_open: Gauge = "agent_connections_open", "Connections of agents open, authenticated or not";
+    /// QUIC connections attached to sessions that run elsewhere.
+    quic_attached: Gauge = "agent_quic_attached", "QUIC connections attached to agent sessions that run elsewhere";
+    /// QUIC connections that went on under another address.
+    quic_migrations: Counter = "agent_quic_migrations", "QUIC connections of agents that went on under another address";
+    /// QUIC connections from which nothing is heard.
+    quic_silent: Gauge = "agent_quic_silent", "QUIC connections of agents from which nothing is heard";
+    /// Sources asked to prove their address before a QUIC handshake.
+    quic_retries: Counter = "agent_quic_retries", "Sources asked to prove their address before a QUIC handshake";
     /// Connections closed at once because a cap was reached.
     connections_refused: Counter = "connections_refused", "Connections closed at once because a cap was reached";
     /// Connections closed at once because the blocklist names their source.

@@ -10,10 +10,11 @@ mod links;
 mod registry;
 mod serve;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
-use ebbgate_model::{ErrorCode, IpRestrictionKind, Rule, TrafficPolicy};
+use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, Rule, TrafficPolicy};
 use ebbgate_policy::Engine;
 use ebbgate_wire::driver;
 use ebbgate_wire::mux::Code;
@@ -24,7 +25,7 @@ use tokio::time::{Duration, timeout};
 pub use auth::AuthFailures;
 pub use links::{LINK_HELLO_SECS_MAX, LINKS_PER_SESSION_MAX, LinkCount, session_of_ticket};
 pub use registry::Sessions;
-pub use serve::serve;
+pub use serve::{Arrival, run, serve};
 
 use crate::gateway::{Endpoint, Kind, SessionState};
 use crate::program::Tables;
@@ -104,6 +105,18 @@ impl AgentSession {
     /// What the API shows, without endpoints.
     fn identity(&self) -> SessionReport {
         self.inner().report.clone()
+    }
+
+    /// Whose it is.
+    pub fn account(&self) -> AccountId {
+        self.inner().report.account
+    }
+
+    /// The agent goes on under another address. False: it may not be there, and the session has ended.
+    pub fn moved(&self, edge: &Edge, source: IpAddr) -> bool {
+        self.inner().report.ip = source.to_string();
+        edge.reports.session_changed(self.state.id);
+        self.recheck(edge, &edge.tables.load())
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -38,6 +38,7 @@ use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool};
 use crate::listen;
 use crate::log;
 use crate::metrics::{CarrierLabel, StatusLabel};
+use crate::quic;
 use crate::relay;
 use crate::ring;
 use crate::tls::Configs;
@@ -49,6 +50,8 @@ const CLAIM_SECS_MAX: u64 = 5;
 pub enum Message {
     /// Accept connections here.
     Listen(Entrance, TcpListener),
+    /// Serve agents that come over QUIC.
+    Quic(UdpSocket),
     /// Stop accepting on a port.
     Close(u16),
     /// Serve a connection whose session lives here.
@@ -180,6 +183,7 @@ impl Shard {
         while let Some(message) = mailbox.recv().await {
             match message {
                 Message::Listen(entrance, listener) => self.listen(entrance, listener),
+                Message::Quic(socket) => self.listen_quic(socket),
                 Message::Close(port) => {
                     if let Some(listener) = self.0.ports.borrow_mut().remove(&port) {
                         listener.abort();
@@ -196,6 +200,15 @@ impl Shard {
                 Message::EndLinks(session) => self.end_links(session),
             }
         }
+    }
+
+    fn listen_quic(&self, socket: UdpSocket) {
+        let serving = quic::serve(self.clone(), socket);
+        spawn_local(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "agents cannot come over QUIC");
+            }
+        });
     }
 
     fn listen(&self, entrance: Entrance, listener: TcpListener) {
@@ -216,7 +229,8 @@ impl Shard {
     /// Whether a stream to this agent can be opened on this shard; `raw`: the bytes are the visitor's own TLS.
     pub fn reaches(&self, agent: &AgentRef, raw: bool) -> bool {
         let (id, links) = (agent.session.id, self.links().borrow());
-        agent.session.shard == self.index() || links.has_idle(id) || raw && links.has_raw(id)
+        let here = agent.session.shard == self.index() || agent.session.quic().is_some();
+        here || links.has_idle(id) || raw && links.has_raw(id)
     }
 
     /// Claims a raw link for the visitor whose first bytes these are. None: there is none.
@@ -240,9 +254,9 @@ impl Shard {
         Some(claimed)
     }
 
-    /// Opens a stream on this shard: on an idle link, else in the session if it lives here.
+    /// Opens a stream on this shard: over attached QUIC, on an idle link, else in the session if it lives here.
     pub async fn open_here(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
-        let opened = match self.open_link(agent, origin).await {
+        let opened = match self.open_apart(agent, origin).await {
             Some(stream) => Ok(stream),
             None => self.open_carrier(agent, origin).await,
         };
@@ -254,6 +268,14 @@ impl Shard {
             Err(_) => drop(metrics.streams_failed.inc()),
         }
         opened
+    }
+
+    /// A stream beside the session, by the better of the ways there are. None: there is none.
+    async fn open_apart(&self, agent: &AgentRef, origin: Origin) -> Option<CarrierStream> {
+        match open_quic(agent, origin).await {
+            Some(stream) => Some(stream),
+            None => self.open_link(agent, origin).await,
+        }
     }
 
     async fn open_carrier(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
@@ -293,6 +315,14 @@ impl Shard {
             Err(error) => drop(reply.send(Err(error))),
         }
     }
+}
+
+/// A stream on the agent's QUIC connection. None: there is none that takes more.
+async fn open_quic(agent: &AgentRef, origin: Origin) -> Option<CarrierStream> {
+    let way = agent.session.quic()?;
+    let slot = carrier::slot(&agent.session).ok()?;
+    let stream = way.open(&origin.header(agent), &origin.preamble(agent)).await?;
+    Some(CarrierStream::quic(stream, slot))
 }
 
 impl Gateway for Shard {

@@ -21,6 +21,14 @@ impl TicketKey {
     pub fn new(bytes: &[u8; KEY_BYTES]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
+
+    /// A secret for something else that has to last as long as tickets do. The label has no `.`, so it can be no ticket.
+    pub fn derive(&self, label: &'static str) -> [u8; KEY_BYTES] {
+        debug_assert!(!label.contains('.'), "a ticket's text begins with its purpose and a dot");
+        let mut bytes = [0; KEY_BYTES];
+        bytes.copy_from_slice(hmac::sign(&self.0, label.as_bytes()).as_ref());
+        bytes
+    }
 }
 
 impl std::fmt::Debug for TicketKey {

@@ -16,7 +16,7 @@ use super::walk::{Next, Over, unmet};
 use super::{Open, Record, TLS_PORT, Visitor, Walk};
 use crate::carrier::{CarrierStream, Origin, RawFailed};
 use crate::detect::POSTGRES_SSL_REQUEST;
-use crate::gateway::{AgentRef, Endpoint, HttpConn, Kind, SessionState};
+use crate::gateway::{AgentRef, Endpoint, HttpConn, Kind};
 use crate::relay::{self, End, Ended, First, Side};
 use crate::shard::{Message, Shard};
 use crate::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
@@ -194,6 +194,7 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
     let origin = origin(&walk.facts, endpoint.url.scheme(), passthrough);
     if passthrough
         && !postgres
+        && agent.session.quic().is_none()
         && let Some(served) = through_raw(shard, walk, agent, origin).await
     {
         return served;
@@ -206,11 +207,12 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
         walk.visitor.keep();
         let ended = relay::copy(&mut walk.visitor, &mut stream, shard.edge().waits.idle()).await;
         if ended.end == End::Failed(Side::Agent) {
-            let is_new = walk.record.started.elapsed() < new_connection(&agent.session);
+            let is_new = walk.record.started.elapsed()
+                < new_connection(agent.session.is_unheard() || stream.is_unheard());
             let error = ended.error.as_ref();
-            let link_ended = session_ended(error) && agent.session.is_alive() && stream.is_link();
+            let only_it_ended = session_ended(error) && agent.session.is_alive() && stream.is_apart();
             if (is_refused(error) || is_new && session_ended(error)) && walk.visitor.rewind() {
-                if link_ended {
+                if only_it_ended {
                     continue;
                 }
                 return Served::Again;
@@ -228,7 +230,9 @@ async fn through_raw(shard: &Shard, walk: &mut Walk, agent: &AgentRef, origin: O
     let stream = match shard.open_raw(agent, origin, &hello).await? {
         Ok(stream) => stream,
         Err(RawFailed::Refused(Code::REFUSED)) => return Some(Served::Again),
-        Err(RawFailed::Lost) if walk.record.started.elapsed() < new_connection(&agent.session) => {
+        Err(RawFailed::Lost)
+            if walk.record.started.elapsed() < new_connection(agent.session.is_unheard()) =>
+        {
             return None;
         }
         Err(failed) => {
@@ -281,10 +285,10 @@ fn is_refused(error: Option<&io::Error>) -> bool {
 
 /// How old a connection may be to be tried elsewhere. One that was opened after the agent's machine fell silent was not
 /// heard there at all.
-fn new_connection(session: &SessionState) -> Duration {
+fn new_connection(unheard: bool) -> Duration {
     // The kernel notices up to a second late.
     let unheard_secs = UNACKNOWLEDGED_SECS_MAX + 1;
-    Duration::from_secs(if session.is_unheard() { unheard_secs } else { NEW_CONNECTION_SECS })
+    Duration::from_secs(if unheard { unheard_secs } else { NEW_CONNECTION_SECS })
 }
 
 /// Whether the whole session died, rather than the agent ending this one stream.

@@ -14,7 +14,7 @@ use ebbgate_wire::link::raw::{
 use ebbgate_wire::link::{answer_hello, read_hello};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{Auth, CarrierOffer, Secret};
-use ebbgate_wire::ticket::{LinkTicket, TicketKey};
+use ebbgate_wire::ticket::LinkTicket;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
@@ -93,7 +93,7 @@ pub(super) fn raw_key(
 pub(super) fn offer(
     auth: &Auth,
     session: &AgentSession,
-    key: &TicketKey,
+    edge: &Edge,
     now_unix_s: i64,
 ) -> Option<CarrierOffer> {
     let asked = |name: &str| auth.extra.carriers.iter().any(|carrier| carrier == name);
@@ -105,10 +105,10 @@ pub(super) fn offer(
         expires_unix_s: now_unix_s.saturating_add(LINK_TICKET_SECS),
     };
     Some(CarrierOffer {
-        ticket: ticket.seal(key),
+        ticket: ticket.seal(&edge.tickets),
         links_max: if asked("link") { LINKS_PER_SESSION_MAX } else { 0 },
         raw_key: session.links.raw_key.as_ref().map(RawKey::to_secret),
-        quic: false,
+        quic: asked("quic") && edge.serves_quic(),
     })
 }
 

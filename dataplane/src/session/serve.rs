@@ -21,6 +21,7 @@ use ebbgate_wire::rpc::{
 use ebbgate_wire::rpc_io::{read_request, write_object};
 use ebbgate_wire::session::{AUTH_SECS_MAX, Admission, Gate};
 use ebbgate_wire::ticket::Cookie;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
@@ -28,10 +29,11 @@ use super::allowance::{Allowance, Counter, Taken};
 use super::auth::{self, Accepted};
 use super::bind::Refusal;
 use super::{AgentSession, Inner, Managed, Text, allowance, links};
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, QuicWay};
 use crate::conn::{Open, hello_refused, read_hello};
 use crate::gateway::{Gateway as _, SessionState};
 use crate::listen::Admitted;
+use crate::quic::watch_session;
 use crate::shard::{Shard, Stage};
 use crate::socket::Socket;
 use crate::tls::{self, HELLO_SECS_MAX, Protocols};
@@ -56,6 +58,7 @@ struct Connection {
     gate: RefCell<Gate>,
     peer: IpAddr,
     ingress: Option<AccountId>,
+    quic: Option<Arc<QuicWay>>,
     session: OnceCell<Arc<AgentSession>>,
 }
 
@@ -94,12 +97,32 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
     if is_link {
         return links::serve(shard, Box::new(stream), name.account, admitted, open).await;
     }
-    let (mux, mut incoming, driver) = driver::connect(stream, Role::Server, Limits::STRANGER);
+    run(shard, stream, Arrival { peer, ingress: name.account, quic: None }).await;
+    drop((admitted, open));
+}
+
+/// How an agent came.
+pub struct Arrival {
+    /// From where.
+    pub peer: IpAddr,
+    /// Only sessions of this account may come by the name it came for; None: of any.
+    pub ingress: Option<AccountId>,
+    /// The connection below, if it is a QUIC one: it takes the session's streams too.
+    pub quic: Option<Arc<QuicWay>>,
+}
+
+/// Runs an agent's session over any transport, to its end.
+pub async fn run<IO>(shard: Shard, io: IO, arrival: Arrival)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mux, mut incoming, driver) = driver::connect(io, Role::Server, Limits::STRANGER);
     let connection = Rc::new(Connection {
         mux,
         gate: RefCell::default(),
-        peer,
-        ingress: name.account,
+        peer: arrival.peer,
+        ingress: arrival.ingress,
+        quic: arrival.quic,
         session: OnceCell::new(),
         shard,
     });
@@ -122,7 +145,6 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
     if timeout(Duration::from_secs(END_SECS_MAX), &mut driver).await.is_err() {
         driver.abort();
     }
-    drop((admitted, open));
 }
 
 impl Connection {
@@ -135,15 +157,19 @@ impl Connection {
         }
         let unheard = match &result {
             // The kernel gives up in silence under the name of what it last heard of the way there.
-            Err(DriverError::Io(error)) => matches!(
-                error.kind(),
-                ErrorKind::TimedOut
-                    | ErrorKind::NetworkUnreachable
-                    | ErrorKind::HostUnreachable
-                    | ErrorKind::NetworkDown
-            ),
+            Err(DriverError::Io(error))
+                if matches!(
+                    error.kind(),
+                    ErrorKind::TimedOut
+                        | ErrorKind::NetworkUnreachable
+                        | ErrorKind::HostUnreachable
+                        | ErrorKind::NetworkDown
+                ) =>
+            {
+                true
+            }
             Err(DriverError::WriteTimeout) => true,
-            _ => false,
+            _ => self.quic.as_ref().is_some_and(|way| way.is_unheard()),
         };
         if let Some(session) = self.session.get().filter(|_| unheard) {
             session.state.end_unheard();
@@ -306,6 +332,11 @@ impl Connection {
             return Err(Refusal { code: None, message: "the session is authenticated already".into() });
         }
         self.shard.add_carrier(id, Carrier::Mux(self.mux.clone()));
+        if let Some(way) = &self.quic {
+            ebbgate_quic::admit(way.connection());
+            session.state.attach(way);
+            spawn_local(watch_session(self.shard.clone(), Arc::clone(&session), Arc::clone(way)));
+        }
         edge.metrics.sessions.inc();
         if let Some(stale) = edge.sessions.insert(Arc::clone(&session)) {
             stale.end(edge, Code::NONE, "the agent came back on another connection");
@@ -314,7 +345,7 @@ impl Connection {
         self.gate.borrow_mut().decided(Some(family));
         spawn_local(Rc::clone(self).beat());
         tracing::info!(session = %id, account = %accepted.account, peer = %self.peer, ?family, "agent session online");
-        let carriers = links::offer(auth, &session, &edge.tickets, now_s);
+        let carriers = links::offer(auth, &session, edge, now_s);
         let cookie = Cookie {
             client_id: client_id.clone(),
             credential_id: accepted.credential.to_string(),

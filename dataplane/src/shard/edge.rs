@@ -1,7 +1,8 @@
 //! `Edge`: what all shards share. Tables, routes, sessions, counters, and the shards' mailboxes.
 
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,6 +32,8 @@ use crate::session::{self, AuthFailures, Sessions};
 
 /// Messages waiting for one shard.
 const MAILBOX_MAX: usize = 4096;
+/// The shard that has the UDP socket: one, because a connection's packets would miss another when its address changes.
+const QUIC_SHARD: usize = 0;
 
 /// Waits that an operator may set, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +79,7 @@ pub struct Edge {
     pub background: Handle,
     ports: Mutex<Ports>,
     mailboxes: OnceLock<Vec<mpsc::Sender<Message>>>,
+    quic: OnceLock<SocketAddr>,
     stage: watch::Sender<Stage>,
 }
 
@@ -132,6 +136,7 @@ impl Edge {
             background: parts.background,
             ports: Mutex::new(parts.ports),
             mailboxes: OnceLock::new(),
+            quic: OnceLock::new(),
             stage: watch::Sender::new(Stage::Serving),
         })
     }
@@ -151,6 +156,20 @@ impl Edge {
                 tracing::error!(shard, ?entrance, "a shard does not take a listener");
             }
         }
+    }
+
+    /// Has the first shard serve agents that come over QUIC; once.
+    pub fn listen_quic(&self, socket: UdpSocket) -> io::Result<SocketAddr> {
+        let address = socket.local_addr()?;
+        if self.send(QUIC_SHARD, Message::Quic(socket)).is_err() {
+            return Err(io::Error::other("the first shard does not take the UDP socket"));
+        }
+        Ok(*self.quic.get_or_init(|| address))
+    }
+
+    /// Whether agents may come over QUIC.
+    pub fn serves_quic(&self) -> bool {
+        self.quic.get().is_some()
     }
 
     /// Leaves a message for a shard; gives it back when the shard is gone or its mailbox is full.

@@ -34,7 +34,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -129,6 +129,8 @@ pub(crate) struct Lab {
     pub(crate) authority: Authority,
     pub(crate) tls: SocketAddr,
     pub(crate) connect: SocketAddr,
+    /// Where agents come over QUIC.
+    pub(crate) quic: SocketAddr,
     /// The reserved TCP port.
     pub(crate) port: u16,
     pub(crate) events: mpsc::Receiver<FromEdge>,
@@ -177,12 +179,14 @@ impl Lab {
             address
         };
         let (tls, connect) = (listen(Entrance::Tls), listen(Entrance::Connect));
+        let socket = ebbgate_quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let quic = edge.listen_quic(socket).unwrap();
         let start = |(index, mailbox)| {
             let edge = Arc::clone(&edge);
             std::thread::spawn(move || shard::run(index, edge, mailbox).unwrap())
         };
         let threads = mailboxes.into_iter().enumerate().map(start).collect();
-        Self { edge, authority, tls, connect, port, events, program, threads }
+        Self { edge, authority, tls, connect, quic, port, events, program, threads }
     }
 
     /// Changes the Program and puts it in force.
@@ -360,7 +364,20 @@ impl Agent {
     ) -> Result<Self, AuthReply> {
         let stream = TcpStream::connect(lab.connect).await.unwrap();
         let tls = handshake(stream, name, lab.authority.client(None, false)).await.unwrap();
-        let (session, incoming, driver) = driver::connect(tls, Role::Client, Limits::AGENT);
+        Self::over(tls, token, previous, carriers).await
+    }
+
+    /// The same over any transport.
+    pub(crate) async fn over<T>(
+        transport: T,
+        token: &str,
+        previous: &Previous,
+        carriers: &[&str],
+    ) -> Result<Self, AuthReply>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (session, incoming, driver) = driver::connect(transport, Role::Client, Limits::AGENT);
         let driver = tokio::spawn(driver);
         let mut auth =
             Auth { versions: vec!["3".into()], client_id: previous.client_id.clone(), ..Auth::default() };
@@ -480,7 +497,7 @@ impl Killed {
 /// Sends, ends, and reads to the end.
 pub(crate) async fn exchange<S>(mut stream: S, question: &[u8]) -> std::io::Result<Vec<u8>>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     stream.write_all(question).await?;
     stream.shutdown().await?;

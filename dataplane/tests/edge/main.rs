@@ -8,6 +8,8 @@ mod feed;
 mod lab;
 mod links;
 mod pooling;
+mod quic;
+mod quic_agent;
 mod raw;
 mod restrictions;
 mod shortage;

@@ -11,7 +11,7 @@ use crate::lab::{Agent, Authority, Lab, OTHER_TOKEN, Previous, TOKEN, account, e
 const TARGET: &str = "tcp://db.clinic1.internal:433";
 
 /// The account admits these networks alone, for this kind.
-fn restrict(program: &mut Program, kind: IpRestrictionKind, allow: &[&str]) {
+pub(crate) fn restrict(program: &mut Program, kind: IpRestrictionKind, allow: &[&str]) {
     let rule = |cidr: &&str| IpPolicyRule { cidr: cidr.parse().unwrap(), action: IpRuleAction::Allow };
     let policy = IpPolicySpec { account: account(1), rules: allow.iter().map(rule).collect() };
     let id = IpPolicyId::new(ksuid(1));

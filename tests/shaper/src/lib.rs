@@ -8,9 +8,9 @@ mod weather;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -38,11 +38,17 @@ pub struct Shaper {
 
 struct Shared {
     server: SocketAddr,
-    weather: Mutex<(Weather, Dice)>,
-    /// Counts how often clients were renamed.
-    names: watch::Sender<u64>,
+    sky: Mutex<Sky>,
+    /// How often clients were renamed, and the address they have since.
+    names: watch::Sender<(u64, IpAddr)>,
     carried: AtomicU64,
     lost: AtomicU64,
+}
+
+struct Sky {
+    to_server: Weather,
+    to_client: Weather,
+    dice: Dice,
 }
 
 /// A datagram and when it arrives.
@@ -51,11 +57,17 @@ type Parcel = (Instant, Vec<u8>);
 impl Shaper {
     /// A path to `server` in fair weather, on loopback. Call inside a tokio runtime.
     pub async fn start(server: SocketAddr, seed: u64) -> io::Result<Self> {
-        let front = Arc::new(bind(server).await?);
+        let here: IpAddr =
+            if server.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        let front = Arc::new(UdpSocket::bind((here, 0)).await?);
         let shared = Arc::new(Shared {
             server,
-            weather: Mutex::new((Weather::default(), Dice::new(seed))),
-            names: watch::Sender::new(0),
+            sky: Mutex::new(Sky {
+                to_server: Weather::default(),
+                to_client: Weather::default(),
+                dice: Dice::new(seed),
+            }),
+            names: watch::Sender::new((0, here)),
             carried: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         });
@@ -66,12 +78,23 @@ impl Shaper {
 
     /// Changes the weather for every datagram from now on; those on their way arrive as they set out.
     pub fn set(&self, weather: Weather) {
-        self.shared.lock().0 = weather;
+        self.set_each(weather, weather);
     }
 
-    /// Gives every client another address towards the server. Nobody hears at the old one.
+    /// The same, for each way.
+    pub fn set_each(&self, to_server: Weather, to_client: Weather) {
+        let mut sky = self.shared.lock();
+        (sky.to_server, sky.to_client) = (to_server, to_client);
+    }
+
+    /// Gives every client another port towards the server, as a NAT does that forgot them. Nobody hears at the old one.
     pub fn rename(&self) {
-        self.shared.names.send_modify(|n| *n += 1);
+        self.shared.names.send_modify(|(n, _)| *n += 1);
+    }
+
+    /// The same with another address: a client on another network. On loopback all of 127.0.0.0/8 will do.
+    pub fn move_to(&self, address: IpAddr) {
+        self.shared.names.send_modify(|(n, now)| (*n, *now) = (*n + 1, address));
     }
 
     /// Datagrams carried so far, both ways.
@@ -92,24 +115,28 @@ impl Drop for Shaper {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Weather, Dice)> {
-        self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Sky> {
+        self.sky.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a datagram on its way, or loses it.
-    fn send(&self, queue: &mpsc::Sender<Parcel>, bytes: &[u8]) {
+    fn send(&self, way: Direction, queue: &mpsc::Sender<Parcel>, bytes: &[u8]) {
         let fate = {
-            let (weather, dice) = &mut *self.lock();
-            weather.fate(dice)
+            let Sky { to_server, to_client, dice } = &mut *self.lock();
+            match way {
+                Direction::ToServer => to_server.fate(dice),
+                Direction::ToClient => to_client.fate(dice),
+            }
         };
         let sent = fate.is_some_and(|delay| queue.try_send((Instant::now() + delay, bytes.to_vec())).is_ok());
         if sent { &self.carried } else { &self.lost }.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// A socket of the server's kind of address, on loopback.
-async fn bind(server: SocketAddr) -> io::Result<UdpSocket> {
-    UdpSocket::bind(if server.is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" }).await
+#[derive(Clone, Copy)]
+enum Direction {
+    ToServer,
+    ToClient,
 }
 
 /// Takes what clients send. Dropping the senders ends each client's tasks.
@@ -127,7 +154,7 @@ async fn carry(shared: Arc<Shared>, front: Arc<UdpSocket>) {
             spawn(serve(Arc::clone(&shared), Arc::clone(&front), client, parcels));
             queue
         });
-        shared.send(queue, bytes.get(..length).unwrap_or_default());
+        shared.send(Direction::ToServer, queue, bytes.get(..length).unwrap_or_default());
     }
 }
 
@@ -143,7 +170,8 @@ async fn serve(
     let mut home = Home(spawn(deliver(homeward, front, client)));
     let mut bytes = vec![0; DATAGRAM_BYTES_MAX];
     let mut next: Option<Parcel> = None;
-    let Ok(mut socket) = bind(shared.server).await else { return };
+    let name = names.borrow_and_update().1;
+    let Ok(mut socket) = UdpSocket::bind((name, 0)).await else { return };
     loop {
         let due = next.as_ref().map(|(due, _)| *due);
         tokio::select! {
@@ -159,13 +187,14 @@ async fn serve(
             }
             got = socket.recv_from(&mut bytes) => {
                 if let Ok((length, _)) = got {
-                    shared.send(&back, bytes.get(..length).unwrap_or_default());
+                    shared.send(Direction::ToClient, &back, bytes.get(..length).unwrap_or_default());
                 }
             }
-            Ok(()) = names.changed() => match bind(shared.server).await {
-                Ok(renamed) => socket = renamed,
-                Err(_) => return,
-            },
+            Ok(()) = names.changed() => {
+                let name = names.borrow_and_update().1;
+                let Ok(renamed) = UdpSocket::bind((name, 0)).await else { return };
+                socket = renamed;
+            }
             _ = &mut home.0 => return,
         }
     }
