@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use ebbgate_edge::quic::UNPROVEN_MAX;
 use ebbgate_edge::shard::Stage;
 use ebbgate_model::IpRestrictionKind;
 use ebbgate_quic::{Opening, OpeningError};
@@ -57,7 +58,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut from, mut to) = tokio::io::split(stream);
-    let send = async {
+    let talking = async {
         let (mut state, mut sent, mut hash) = (seed | 1, 0, Context::new(&SHA256));
         let mut bytes = vec![0; 16 << 10];
         while sent < length {
@@ -73,7 +74,7 @@ where
         to.shutdown().await.unwrap();
         hash.finish()
     };
-    let receive = async {
+    let listening = async {
         let (mut got, mut hash, mut bytes) = (0, Context::new(&SHA256), vec![0; 16 << 10]);
         loop {
             match from.read(&mut bytes).await.unwrap() {
@@ -85,7 +86,7 @@ where
             }
         }
     };
-    let (sent, (got, received)) = tokio::join!(send, receive);
+    let (sent, (got, received)) = tokio::join!(talking, listening);
     assert_eq!((got, received.as_ref()), (length, sent.as_ref()));
 }
 
@@ -344,10 +345,10 @@ async fn a_flood_of_first_packets_is_asked_to_prove_itself() {
         .map(|_| endpoint.connect_with(client.clone(), shaper.address, "localhost").unwrap())
         .collect();
     let metrics = &lab.edge.metrics;
-    while metrics.quic_retries.get() < 400 - ebbgate_edge::quic::UNPROVEN_MAX as u64 {
+    while metrics.quic_retries.get() < 400 - UNPROVEN_MAX as u64 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(metrics.agent_connections_open.get() <= ebbgate_edge::quic::UNPROVEN_MAX as i64);
+    assert!(usize::try_from(metrics.agent_connections_open.get()).unwrap() <= UNPROVEN_MAX);
     assert_eq!(lab.edge.caps.total(), 0, "nobody's share is used up by packets that anybody may have sent");
     let honest = Dialled::new(&lab, lab.quic, "localhost").await.unwrap();
     assert!(honest.session(TOKEN).await.reply.error.is_empty());
