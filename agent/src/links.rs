@@ -38,7 +38,7 @@ pub enum Was {
 /// The books of one session's links of one kind.
 #[derive(Debug)]
 pub struct Links {
-    links_max: usize,
+    count_max: usize,
     idle_min: usize,
     idle_wanted: usize,
     dialling: usize,
@@ -56,7 +56,7 @@ impl Links {
     pub fn new(links_max: usize, idle_min: usize, now: Duration) -> Self {
         let idle_min = idle_min.min(links_max);
         Self {
-            links_max,
+            count_max: links_max,
             idle_min,
             idle_wanted: idle_min,
             dialling: 0,
@@ -80,19 +80,14 @@ impl Links {
         dials
     }
 
-    /// Whether [`Links::dial`] would say something other than 0.
-    pub fn wants_dial(&self, now: Duration) -> bool {
-        now >= self.not_before && self.missing() > 0
-    }
-
-    /// When to ask [`Links::dial`] again although nothing happens.
+    /// When [`Links::dial`] has something to say; none while there are enough links.
     pub fn next_due(&self) -> Option<Duration> {
         (self.missing() > 0).then_some(self.not_before)
     }
 
     fn missing(&self) -> usize {
         let wanted = self.idle_wanted.saturating_sub(self.idle + self.dialling);
-        let room = self.links_max.saturating_sub(self.idle + self.busy + self.dialling);
+        let room = self.count_max.saturating_sub(self.idle + self.busy + self.dialling);
         wanted.min(room).min(LINK_DIALS_MAX.saturating_sub(self.dialling))
     }
 
@@ -149,7 +144,7 @@ impl Links {
     /// The dialler makes no such links, so none are wanted.
     pub fn unsupported(&mut self) {
         self.dialling = self.dialling.saturating_sub(1);
-        self.links_max = 0;
+        self.count_max = 0;
     }
 
     /// The edge refused a link: fewer are wanted, and not soon again.
@@ -165,7 +160,7 @@ impl Links {
     }
 
     fn want_more(&mut self) {
-        self.idle_wanted = (self.idle_wanted + 1).min(self.links_max);
+        self.idle_wanted = (self.idle_wanted + 1).min(self.count_max);
     }
 
     /// At the end of a window half of what it never wanted is given up.
@@ -175,7 +170,7 @@ impl Links {
         }
         self.idle_wanted = (self.idle_wanted - self.lowest.min(self.idle_wanted).div_ceil(2))
             .max(self.idle_min)
-            .min(self.links_max);
+            .min(self.count_max);
         self.lowest = self.idle;
         self.window_ends = now + window();
     }

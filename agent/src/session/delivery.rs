@@ -2,7 +2,7 @@
 //! hears only of streams that nobody serves yet; all it does is publish who serves what.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::StopTunnel;
@@ -25,12 +25,15 @@ pub(super) struct Route {
     pub(super) delivery: Delivery,
 }
 
+/// Routes by bind id, each with the plan's key of its endpoint.
+type ByBindId = HashMap<String, (Key, Arc<Route>)>;
+
 /// Who serves which bind id now. Locked for the length of a look-up only.
 #[derive(Clone, Default)]
-pub(super) struct Routes(Arc<Mutex<HashMap<String, (Key, Arc<Route>)>>>);
+pub(super) struct Routes(Arc<Mutex<ByBindId>>);
 
 impl Routes {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Key, Arc<Route>)>> {
+    fn lock(&self) -> MutexGuard<'_, ByBindId> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -68,12 +68,12 @@ impl Book {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes something down, and wakes the dialling task only if there is something to dial.
+    /// Writes something down, and wakes the dialling task only if there is something to dial, now or later.
     fn note(&self, write: impl FnOnce(&mut Links, Duration)) {
         let now = self.start.elapsed();
         let mut links = self.lock();
         write(&mut links, now);
-        if links.wants_dial(now) {
+        if links.next_due().is_some() {
             self.wake.notify_one();
         }
     }

@@ -1,6 +1,7 @@
 //! Sessions against a simulated edge, first over memory with a paused clock, then over turmoil's network.
 
 mod edge;
+mod links;
 mod network;
 mod sdk;
 
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::dial::{DialError, Dialled, Dialling};
+use crate::dial::{Carrier, DialError, Dialled, Dialling};
 use edge::Edge;
 
 const A: &str = "https://a.internal";
@@ -30,6 +31,8 @@ struct MemoryDialer {
     down: AtomicBool,
     dials: AtomicU32,
     connections: Mutex<JoinSet<()>>,
+    link_dials: AtomicU32,
+    links: Mutex<JoinSet<()>>,
 }
 
 impl MemoryDialer {
@@ -39,6 +42,8 @@ impl MemoryDialer {
             down: AtomicBool::new(false),
             dials: AtomicU32::new(0),
             connections: Mutex::default(),
+            link_dials: AtomicU32::new(0),
+            links: Mutex::default(),
         })
     }
 
@@ -65,6 +70,17 @@ impl Dial for MemoryDialer {
             let edge = self.edge.clone();
             self.connections.lock().unwrap().spawn(async move { edge.serve(theirs).await });
             Ok(Dialled::alone(ours))
+        })
+    }
+
+    fn link(&self) -> Dialling<'_, Box<dyn Carrier>> {
+        Box::pin(async {
+            self.link_dials.fetch_add(1, Ordering::SeqCst);
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            let edge = self.edge.clone();
+            let serve = async move { edge.serve_link(Box::new(theirs)).await };
+            self.links.lock().unwrap().spawn(serve);
+            Ok(Box::new(ours) as Box<dyn Carrier>)
         })
     }
 

@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ebbgate_wire::driver::{self, Stream};
-use ebbgate_wire::mux::{Limits, Role};
+use ebbgate_wire::link::{LinkStream, Parked, answer_hello, read_hello};
+use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, Outcome, ProxyHeader, Secret, StopTunnel, StreamKind,
-    Unbind, UnbindReply, error_text,
+    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, CarrierOffer, Outcome, ProxyHeader, Secret, StopTunnel,
+    StreamKind, Unbind, UnbindReply, error_text,
 };
 use ebbgate_wire::{heartbeat, rpc_io};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::dial::Carrier;
 
 #[derive(Default)]
 pub(super) struct Book {
@@ -31,6 +34,14 @@ pub(super) struct Book {
     pub(super) bind_delay_ms: u64,
     /// Heartbeats go unanswered.
     pub(super) mute: bool,
+    /// What beside the session is offered.
+    pub(super) offer: Option<CarrierOffer>,
+    /// Links are refused with this code.
+    pub(super) refuse_links: Option<Code>,
+    /// Links that asked to be taken.
+    pub(super) link_hellos: u32,
+    /// Links that wait for a visitor.
+    pub(super) parked: Vec<Parked<Box<dyn Carrier>>>,
     session: Option<driver::Session>,
 }
 
@@ -39,7 +50,9 @@ struct Forget(Edge);
 
 impl Drop for Forget {
     fn drop(&mut self) {
-        self.0.book().served.clear();
+        let mut book = self.0.book();
+        book.served.clear();
+        book.parked.clear();
     }
 }
 
@@ -123,6 +136,7 @@ impl Edge {
             extra: AuthReplyExtra {
                 cookie: Secret::new(format!("cookie of {client_id}")),
                 region: "lab".into(),
+                carriers: book.offer.clone(),
                 ..AuthReplyExtra::default()
             },
             client_id,
@@ -161,6 +175,39 @@ impl Edge {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Offers links from the next Auth on.
+    pub(super) fn offer_links(&self, links_max: u16) {
+        let offer = CarrierOffer { ticket: Secret::new("ticket"), links_max, ..CarrierOffer::default() };
+        self.book().offer = Some(offer);
+    }
+
+    /// Takes a link, or refuses it.
+    pub(super) async fn serve_link(&self, mut io: Box<dyn Carrier>) {
+        let Ok(ticket) = read_hello(&mut io).await else { return };
+        let refused = {
+            let mut book = self.book();
+            book.link_hellos += 1;
+            book.refuse_links.or((ticket.expose() != "ticket").then_some(Code::REFUSED))
+        };
+        let answered = answer_hello(&mut io, refused.unwrap_or(Code::NONE)).await;
+        if answered.is_ok() && refused.is_none() {
+            self.book().parked.push(Parked::new(io));
+        }
+    }
+
+    /// A visitor of `url` on an idle link.
+    pub(super) fn visit_link(&self, url: &str) -> LinkStream<Box<dyn Carrier>> {
+        let mut book = self.book();
+        let id = book.served.get(url).expect("served").clone();
+        let link = book.parked.pop().expect("a link waits");
+        link.claim(&header(&id)).unwrap()
+    }
+
+    /// The visitor left in order; the link waits for the next.
+    pub(super) fn park_again(&self, visitor: LinkStream<Box<dyn Carrier>>) {
+        self.book().parked.push(Parked::new(visitor.into_idle().expect("an orderly end")));
+    }
+
     fn session(&self) -> driver::Session {
         self.book().session.clone().expect("an agent connected")
     }
@@ -173,13 +220,7 @@ impl Edge {
 
     pub(super) async fn visit_bind(&self, id: &str) -> Stream {
         let mut stream = self.session().open(StreamKind::Proxy).await.unwrap();
-        let header = ProxyHeader {
-            id: id.into(),
-            client_addr: "203.0.113.7:4711".into(),
-            proto: "https".into(),
-            ..ProxyHeader::default()
-        };
-        rpc_io::write_proxy_header(&mut stream, &header).await.unwrap();
+        rpc_io::write_proxy_header(&mut stream, &header(id)).await.unwrap();
         stream
     }
 
@@ -196,5 +237,14 @@ impl Edge {
     pub(super) async fn ask(&self, kind: StreamKind) -> String {
         let reply = rpc_io::call(self.open(kind).await, &serde_json::json!({})).await.unwrap();
         Outcome::decode(reply).unwrap().error
+    }
+}
+
+fn header(id: &str) -> ProxyHeader {
+    ProxyHeader {
+        id: id.into(),
+        client_addr: "203.0.113.7:4711".into(),
+        proto: "https".into(),
+        ..ProxyHeader::default()
     }
 }

@@ -5,8 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::links::LINKS_IDLE_MIN;
 
 const PORT: u16 = 443;
+/// ALPN tells sessions and links apart on a real edge; here a port of their own does.
+const LINK_PORT: u16 = 444;
 
 /// Dials the simulated host `edge`.
 struct SimDialer;
@@ -24,6 +27,15 @@ impl Dial for SimDialer {
         })
     }
 
+    fn link(&self) -> Dialling<'_, Box<dyn Carrier>> {
+        Box::pin(async {
+            match TcpStream::connect(("edge", LINK_PORT)).await {
+                Ok(io) => Ok(Box::new(io) as Box<dyn Carrier>),
+                Err(source) => Err(DialError::Tcp { target: self.target(), source }),
+            }
+        })
+    }
+
     fn target(&self) -> String {
         "edge".into()
     }
@@ -31,11 +43,20 @@ impl Dial for SimDialer {
 
 async fn listen(edge: Edge) -> turmoil::Result {
     let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT)).await?;
+    let links = TcpListener::bind((IpAddr::V4(Ipv4Addr::UNSPECIFIED), LINK_PORT)).await?;
     let mut connections = JoinSet::new();
     loop {
-        let (io, _) = listener.accept().await?;
         let edge = edge.clone();
-        connections.spawn(async move { edge.serve(io).await });
+        tokio::select! {
+            session = listener.accept() => {
+                let (io, _) = session?;
+                connections.spawn(async move { edge.serve(io).await });
+            }
+            link = links.accept() => {
+                let (io, _) = link?;
+                connections.spawn(async move { edge.serve_link(Box::new(io)).await });
+            }
+        }
     }
 }
 
@@ -185,4 +206,32 @@ fn an_edge_that_accepts_and_says_nothing_is_given_up() {
     });
     sim.run().unwrap();
     assert!(connections.load(Ordering::SeqCst) >= 3);
+}
+
+#[test]
+fn links_are_back_with_the_edge_and_none_is_dialled_in_a_hurry_while_it_is_away() {
+    let mut sim = sim();
+    let edge = Edge::default();
+    edge.offer_links(64);
+    let served = edge.clone();
+    sim.host("edge", move || listen(served.clone()));
+    let seen = edge.clone();
+    sim.client("agent", async move {
+        let (session, _events) = start(Arc::new(SimDialer));
+        let _a = serve(&session, "a", A);
+        let ready = |edge: &Edge| edge.book().parked.len() == LINKS_IDLE_MIN;
+        until(Duration::from_secs(1), || seen.book().served.contains_key(A) && ready(&seen)).await;
+        until(Duration::from_secs(30), || !seen.book().served.contains_key(A)).await;
+        until(Duration::from_secs(3), || seen.book().served.contains_key(A) && ready(&seen)).await;
+        Ok(())
+    });
+    sim.run_for(Duration::from_secs(5));
+    sim.crash("edge");
+    edge.book().served.clear();
+    edge.book().parked.clear();
+    sim.run_for(Duration::from_secs(1));
+    sim.bounce("edge");
+    sim.run().unwrap();
+    let hellos = edge.book().link_hellos as usize;
+    assert!(hellos <= 3 * LINKS_IDLE_MIN, "{hellos}");
 }
