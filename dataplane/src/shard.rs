@@ -40,7 +40,7 @@ use crate::log;
 use crate::metrics::{CarrierLabel, StatusLabel};
 use crate::quic;
 use crate::relay;
-use crate::ring;
+use crate::ring::{self, Form};
 use crate::tls::Configs;
 
 /// Seconds a link may take to accept what goes in front of a visitor's bytes.
@@ -119,7 +119,8 @@ struct Local {
 /// Runs one shard until the edge stops. Call on a thread of its own.
 pub fn run(index: usize, edge: Arc<Edge>, mailbox: mpsc::Receiver<Message>) -> io::Result<()> {
     let stop = edge.reached(Stage::Stopped);
-    ring::run(index, async move {
+    // Measured: the ring's form costs more at small messages and no less elsewhere (docs/performance.md).
+    ring::run(index, Form::Epoll, async move {
         let shard = Shard::new(index, edge);
         tokio::select! {
             () = shard.work(mailbox) => {}

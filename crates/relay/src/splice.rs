@@ -32,8 +32,8 @@ pub struct First {
     pub to_client: Bytes,
 }
 
-/// Moves bytes both ways until both ended, one failed or a limit was reached. Whoever drops the sockets afterwards resets
-/// what did not finish.
+/// Moves bytes both ways until both ended, one failed or a limit was reached. Whoever drops the sockets afterwards, at
+/// once, resets what did not finish; closing what did finish is what sends the last end.
 pub async fn splice<C, A>(client: &C, agent: &A, first: First, limits: impl Into<Limits>) -> Ended
 where
     C: Kernel,
@@ -106,7 +106,10 @@ impl Direction {
                 Next::Read(_) => self.poll_read(relay, from, to, now_ms, cx)?,
                 Next::Write(_) => self.poll_write(relay, to, now_ms, cx).map_err(|e| (sink, e))?,
                 Next::Finish(_) => {
-                    finish(to).map_err(|e| (sink, e))?;
+                    // The last end goes with the close.
+                    if relay.next(sink) != Next::Nothing {
+                        finish(to).map_err(|e| (sink, e))?;
+                    }
                     relay.finished(sink, now_ms);
                     return Ok(());
                 }

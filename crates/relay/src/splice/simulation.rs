@@ -317,7 +317,13 @@ fn check(outcome: &Outcome) {
             assert!(source.habits.ends, "an end that nobody sent");
         }
     }
-    assert_eq!(ended.end == End::Finished, to_agent.got_end && to_client.got_end);
+    assert!(!(to_agent.got_end && to_client.got_end), "the last end goes with the close");
+    if ended.end == End::Finished {
+        assert!(to_agent.got_end || to_client.got_end);
+        assert!(client.habits.ends && agent.habits.ends);
+        assert_eq!(ended.bytes_up, first[0].len() as u64 + client.habits.sends);
+        assert_eq!(ended.bytes_down, first[1].len() as u64 + agent.habits.sends);
+    }
     assert_eq!(matches!(ended.end, End::Failed(_)), ended.error.is_some());
     assert!(client.failed.get() || ended.end != End::Failed(Side::Client), "the client did not fail");
     assert!(agent.failed.get() || ended.end != End::Failed(Side::Agent), "the agent did not fail");
