@@ -53,16 +53,25 @@ pub fn roots() -> Result<(PathBuf, PathBuf)> {
 
 /// Builds the three programs and says which folder they are in. Cargo's own output goes to stderr.
 pub fn build(profile: Profile) -> Result<PathBuf> {
-    build_with(profile, &[])
-}
-
-/// The same, with the programs of more packages.
-pub fn build_with(profile: Profile, more: &[&str]) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["build", "--locked", "--bins"]);
-    for package in PRODUCTS.iter().chain(more) {
+    for package in PRODUCTS {
         command.args(["--package", package]);
     }
+    finish(command, profile)
+}
+
+/// Builds single programs, each with its package, and says which folder they are in.
+pub fn build_programs(profile: Profile, programs: &[(&str, &str)]) -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--locked"]);
+    for (package, program) in programs {
+        command.args(["--package", package, "--bin", program]);
+    }
+    finish(command, profile)
+}
+
+fn finish(mut command: Command, profile: Profile) -> Result<PathBuf> {
     if profile == Profile::Release {
         command.arg("--release");
     }

@@ -38,6 +38,14 @@ use crate::workspace::{self, Profile};
 /// Descriptors of ours beside two for each silent connection.
 const DESCRIPTORS_KEPT: u64 = 1_000;
 
+/// What is built, with its package.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("ebbgate-control", "ebbgate-control"),
+    ("ebbgate-edge", "ebbgate-edge"),
+    ("ebbgate-agent", "ebbgate"),
+    ("ebbgate-bench", "edge-relay"),
+];
+
 /// Flags.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -119,7 +127,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let (root, target) = workspace::roots()?;
     let programs = match &args.programs {
         Some(dir) => gate::check_programs(dir)?,
-        None => workspace::build_with(Profile::Release, &["ebbgate-bench"])?,
+        None => workspace::build_programs(Profile::Release, &PROGRAMS)?,
     };
     let dir = target.join("bench-chain");
     if dir.exists() {

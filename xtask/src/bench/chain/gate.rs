@@ -152,7 +152,7 @@ impl Gate {
             let front = Front::Tcp(tcp::Front { bulk: at, small: at, preface });
             rig.route(Table::Tunnel, carrier.name(), front, &parts, carrier.note());
         }
-        if tables.contains(&Table::Https) && carrier != Carrier::Raw {
+        if tables.contains(&Table::Https) && matches!(carrier, Carrier::Mux | Carrier::Link) {
             let addr = local(self.lab.ports().https());
             let front = Front::Https(https::Front { addr, host: HOST.to_owned(), ca: self.lab.ingress_ca() });
             let note = format!(

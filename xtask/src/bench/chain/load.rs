@@ -86,16 +86,16 @@ pub(super) struct Load {
 /// The load of a cell.
 pub(super) fn load(table: Table, kind: Kind, connections: u32) -> Load {
     let amount = match (table, kind, connections) {
-        (Table::Https, Kind::Bulk, _) => 600,
-        (Table::Https, ..) => 400,
+        (Table::Https, Kind::Bulk, _) => 450,
+        (Table::Https, ..) => 300,
         (Table::Relay, Kind::Bulk, _) => 512 << 20,
-        (Table::Tunnel, Kind::Bulk, _) => 192 << 20,
-        (_, Kind::Requests, 1) => 2_000,
-        (Table::Relay, Kind::Requests, _) => 12_000,
-        (_, Kind::Requests, _) => 8_000,
+        (Table::Tunnel, Kind::Bulk, _) => 96 << 20,
+        (_, Kind::Requests, 1) => 1_500,
+        (Table::Relay, Kind::Requests, _) => 10_240,
+        (_, Kind::Requests, _) => 6_000,
         (_, Kind::Connections, 1) => 200,
-        (Table::Relay, ..) => 1_600,
-        (Table::Tunnel, ..) => 800,
+        (Table::Relay, ..) => 1_536,
+        (Table::Tunnel, ..) => 512,
     };
     Load { table, kind, connections, amount }
 }
