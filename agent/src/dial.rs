@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +16,15 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{AgentConfig, ConnectAddress, Secret};
+use crate::config::{AgentConfig, CarrierChoice, ConnectAddress, Secret};
 use crate::proxy::{ProxyError, ProxyUrl};
+use crate::quic::QuicDialer;
 use crate::stream::Streams;
 use crate::trust::{self, Trust, TrustError};
-use crate::upstream::race;
+use crate::upstream::{race, ready};
 
+/// Milliseconds that TCP has before QUIC is tried beside it.
+const TCP_HEAD_START_MS: u64 = 1_000;
 /// Silence on a link before the kernel asks whether the edge is there, in seconds.
 const KEEP_ALIVE_SECS: u64 = 30;
 /// Seconds between such questions.
@@ -98,6 +101,14 @@ pub enum DialError {
         /// What rustls said.
         source: io::Error,
     },
+    /// QUIC failed.
+    #[error("QUIC with {target} failed: {source}")]
+    Quic {
+        /// The edge.
+        target: String,
+        /// What happened.
+        source: io::Error,
+    },
     /// Nothing came about in time.
     #[error("{target} did not answer within {limit:?}")]
     Timeout {
@@ -126,6 +137,12 @@ pub enum DialerError {
     /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// QUIC cannot be set up.
+    #[error(transparent)]
+    Quic(#[from] ebbgate_quic::ConfigError),
+    /// QUIC only, and a proxy that carries none.
+    #[error("`carrier: quic` cannot go through proxy_url; use `auto` or `link`")]
+    QuicProxy,
     /// The edge's host can be no TLS server name.
     #[error("connect_url: `{0}` cannot be a TLS server name; use a DNS name or an address")]
     ServerName(String),
@@ -140,6 +157,9 @@ pub struct EdgeDialer {
     timeout: Duration,
     interface: Option<String>,
     proxy: Option<ProxyUrl>,
+    carrier: CarrierChoice,
+    /// None where a proxy is in between: it carries TCP only.
+    quic: Option<QuicDialer>,
 }
 
 impl EdgeDialer {
@@ -148,10 +168,21 @@ impl EdgeDialer {
         let address = agent.connect.clone().ok_or(DialerError::NoAddress)?;
         let name = ServerName::try_from(address.host.clone())
             .map_err(|_| DialerError::ServerName(address.host.clone()))?;
+        let link_tls = link_config(&agent.trust)?;
+        let quic = match &agent.proxy {
+            None => {
+                let tls = ClientConfig::clone(&link_tls);
+                Some(QuicDialer::new(address.clone(), tls, agent.interface.as_deref())?)
+            }
+            Some(_) if agent.carrier == CarrierChoice::Quic => return Err(DialerError::QuicProxy),
+            Some(_) => None,
+        };
         Ok(Self {
+            carrier: agent.carrier,
+            quic,
             name,
             tls: client_config(&agent.trust)?,
-            link_tls: link_config(&agent.trust)?,
+            link_tls,
             address,
             timeout: agent.connect_timeout,
             interface: agent.interface.clone(),
@@ -214,12 +245,46 @@ impl EdgeDialer {
             }
         })
         .await
+        .map(ready)
+    }
+
+    async fn reach_session(&self) -> Result<Dialled, DialError> {
+        let tcp = async { self.reach_tls(&self.tls).await.map(Dialled::alone) };
+        match (&self.quic, self.carrier) {
+            (Some(quic), CarrierChoice::Quic) => quic.session().await,
+            (Some(quic), CarrierChoice::Auto) => first(tcp, quic.session()).await,
+            _ => tcp.await,
+        }
+    }
+}
+
+/// A session over TCP; one over QUIC instead if TCP is silent for its head start and QUIC is there first. A TCP that says
+/// no is believed: an edge that restarts refuses, and is back over TCP in a moment. What comes too late is hung up.
+async fn first<T>(
+    tcp: impl Future<Output = Result<T, DialError>>,
+    quic: impl Future<Output = Result<T, DialError>>,
+) -> Result<T, DialError> {
+    let mut tcp = pin!(tcp);
+    if let Ok(outcome) = tokio::time::timeout(Duration::from_millis(TCP_HEAD_START_MS), &mut tcp).await {
+        return outcome;
+    }
+    let mut quic = pin!(quic);
+    tokio::select! {
+        outcome = &mut tcp => match outcome {
+            Ok(dialled) => Ok(dialled),
+            // The error of the carrier everybody has says more than that of the other.
+            Err(error) => quic.await.or(Err(error)),
+        },
+        outcome = &mut quic => match outcome {
+            Ok(dialled) => Ok(dialled),
+            Err(_) => tcp.await,
+        },
     }
 }
 
 impl Dial for EdgeDialer {
     fn dial(&self) -> Dialling<'_> {
-        Box::pin(self.within(async { self.reach_tls(&self.tls).await.map(Dialled::alone) }))
+        Box::pin(self.within(self.reach_session()))
     }
 
     fn link(&self) -> Dialling<'_, Box<dyn Carrier>> {
@@ -228,6 +293,13 @@ impl Dial for EdgeDialer {
 
     fn raw(&self) -> Dialling<'_, TcpStream> {
         Box::pin(self.within(async { self.reach().await.inspect(keep_alive) }))
+    }
+
+    fn attach(&self, ticket: Secret) -> Dialling<'_, Box<dyn Streams>> {
+        let Some(quic) = &self.quic else {
+            return Box::pin(async { Err(DialError::Unsupported("QUIC through a proxy")) });
+        };
+        Box::pin(self.within(quic.attach(ticket)))
     }
 
     fn target(&self) -> String {

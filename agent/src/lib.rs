@@ -38,6 +38,7 @@ pub mod plan;
 mod policy;
 pub mod prefixed;
 pub mod proxy;
+pub mod quic;
 pub mod relay;
 mod sdk;
 pub mod service;

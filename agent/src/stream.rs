@@ -24,6 +24,8 @@ pub enum Stream {
     Link(ClaimedLink),
     /// A connection of its own that carries the visitor's TLS as it is.
     Raw(RawStream),
+    /// A stream of a QUIC connection.
+    Quic(ebbgate_quic::Stream),
 }
 
 impl Stream {
@@ -34,6 +36,7 @@ impl Stream {
             Self::Mux(stream) => stream.reset(code),
             Self::Link(link) => link.get_mut().reset(code),
             Self::Raw(stream) => stream.reset(code),
+            Self::Quic(stream) => stream.reset(code),
         }
     }
 }
@@ -68,6 +71,7 @@ macro_rules! each {
                 $call
             }
             Stream::Raw($stream) => $call,
+            Stream::Quic($stream) => $call,
         }
     };
 }

@@ -21,8 +21,8 @@ use crate::stream::{RawStream, Stream};
 use crate::terminate::Terminator;
 use crate::trust::TrustError;
 
-pub(crate) use dial::race;
 pub use dial::{ADDRESSES_MAX, DIAL_SECS_MAX, NEXT_ADDRESS_MS};
+pub(crate) use dial::{race, ready};
 pub use proxy_head::{PROXY_V1_BYTES_MAX, PROXY_V2_BYTES_MAX};
 
 /// Longest TLS handshake with an upstream, in seconds.

@@ -26,7 +26,7 @@ pub(crate) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
 
 async fn resolve_and_race(host: &str, port: u16) -> io::Result<TcpStream> {
     let found: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-    race(found, TcpStream::connect).await
+    race(found, TcpStream::connect).await.map(ready)
 }
 
 /// The families in turn, the resolver's first choice first.
@@ -46,10 +46,11 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// Starts an attempt per address, families in turn, each [`NEXT_ADDRESS_MS`] after the last or at once when that one failed.
-pub(crate) async fn race<F, Fut>(addresses: Vec<SocketAddr>, connect: F) -> io::Result<TcpStream>
+pub(crate) async fn race<F, Fut, T>(addresses: Vec<SocketAddr>, connect: F) -> io::Result<T>
 where
     F: Fn(SocketAddr) -> Fut,
-    Fut: Future<Output = io::Result<TcpStream>> + Send + 'static,
+    Fut: Future<Output = io::Result<T>> + Send + 'static,
+    T: Send + 'static,
 {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let mut attempts = JoinSet::new();
@@ -57,14 +58,14 @@ where
         attempts.spawn(connect(address));
         let head_start = Duration::from_millis(NEXT_ADDRESS_MS);
         match tokio::time::timeout(head_start, attempts.join_next()).await {
-            Ok(Some(Ok(Ok(tcp)))) => return Ok(ready(tcp)),
+            Ok(Some(Ok(Ok(made)))) => return Ok(made),
             Ok(Some(Ok(Err(error)))) => last = error,
             Ok(Some(Err(_)) | None) | Err(_) => {}
         }
     }
     while let Some(outcome) = attempts.join_next().await {
         match outcome {
-            Ok(Ok(tcp)) => return Ok(ready(tcp)),
+            Ok(Ok(made)) => return Ok(made),
             Ok(Err(error)) => last = error,
             Err(_) => {}
         }
@@ -73,7 +74,7 @@ where
 }
 
 /// Fails to set the option only where the peer is gone already, which the first read tells better.
-fn ready(tcp: TcpStream) -> TcpStream {
+pub(crate) fn ready(tcp: TcpStream) -> TcpStream {
     let _ = tcp.set_nodelay(true);
     tcp
 }
