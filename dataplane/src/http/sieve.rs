@@ -1,6 +1,7 @@
 //! `Sieve`: reads a connection through a framer, so that whoever reads from it sees only what the framer passed.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -108,8 +109,8 @@ impl<F: Framer> Sieve<F> {
         io: &mut IO,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let mut bytes = [0; READ_BYTES];
-        let mut buf = ReadBuf::new(&mut bytes);
+        let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
+        let mut buf = ReadBuf::uninit(&mut bytes);
         ready!(Pin::new(io).poll_read(cx, &mut buf))?;
         self.input.extend_from_slice(buf.filled());
         Poll::Ready(Ok(buf.filled().len()))

@@ -2,10 +2,11 @@
 //! share a TLS record and a frame of the agent's mux.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, ReadBuf};
 
 /// Bytes joined into one write. Larger buffers go as they are.
 const JOINED_BYTES_MAX: usize = 8 * 1024;
@@ -24,16 +25,12 @@ pub(super) fn poll_write<IO: AsyncWrite + Unpin>(
     if first.len() >= JOINED_BYTES_MAX || full.next().is_none() {
         return Pin::new(io).poll_write(cx, first);
     }
-    let mut joined = [0; JOINED_BYTES_MAX];
-    let mut end = 0;
+    let mut bytes = [MaybeUninit::uninit(); JOINED_BYTES_MAX];
+    let mut joined = ReadBuf::uninit(&mut bytes);
     for buf in bufs {
-        let room = joined.get_mut(end..).unwrap_or_default();
-        for (place, byte) in room.iter_mut().zip(buf.iter()) {
-            *place = *byte;
-        }
-        end += room.len().min(buf.len());
+        joined.put_slice(buf.get(..joined.remaining()).unwrap_or(buf));
     }
-    Pin::new(io).poll_write(cx, joined.get(..end).unwrap_or_default())
+    Pin::new(io).poll_write(cx, joined.filled())
 }
 
 #[cfg(test)]
