@@ -23,21 +23,27 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// What only the edge may say.
 const FORWARDED: [HeaderName; 3] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
 
+/// What never leaves its hop, whether nominated or not.
+static HOP_BY_HOP: [HeaderName; 8] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, EXPECT, HTTP2_SETTINGS];
+
 /// Headers a Connection header cannot take away: the message would mean something else without them.
 const NOT_NOMINABLE: [HeaderName; 2] = [HOST, CONTENT_LENGTH];
 
 /// Removes what belongs to the visitor's (or upstream's) connection: Connection and what it nominates, its kin, and the
 /// transfer coding. `TE: trailers` stays: it is true of the edge too.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages carry none of them; to look once is less than to remove each by name.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     for name in nominated(headers) {
         if !NOT_NOMINABLE.contains(&name) {
             headers.remove(name);
         }
     }
     let trailers = headers.get_all(TE).iter().any(accepts_trailers);
-    for name in
-        [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, EXPECT, HTTP2_SETTINGS]
-    {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
     if trailers {
