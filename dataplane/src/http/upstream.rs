@@ -154,30 +154,30 @@ impl Upstreams {
         Self { shelf: Shelf::new(limits.clone()), limits }
     }
 
-    /// Sends a request whose headers are ready for the upstream, and waits for the head of the answer as long as
-    /// something moves.
+    /// Sends a request, made ready for the upstream as often as it is tried, and waits for the head of the answer as long
+    /// as something moves.
     pub(super) async fn send<G: Gateway>(
         &self,
         gateway: &G,
         conn: &HttpConn,
         endpoint: &Endpoint,
-        request: Request<()>,
+        make: &impl Fn() -> Request<()>,
         body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
         if endpoint.upstream_http2 {
-            return self.send_http2(gateway, conn, endpoint, request, body, progress).await;
+            return self.send_http2(gateway, conn, endpoint, make, body, progress).await;
         }
+        let request = make();
         let upgrade = request.headers().contains_key(http::header::UPGRADE);
         if !upgrade
             && is_idempotent(request.method())
             && body.is_replayable()
             && let Some(kept) = self.shelf.take_http1(endpoint.id)
         {
-            let retry = request.clone();
             match self.exchange_http1(kept, endpoint, request, body, progress).await {
                 Err(error) if error.again && body.is_whole() => {
-                    return self.send_fresh(gateway, conn, endpoint, retry, body, progress).await;
+                    return self.send_fresh(gateway, conn, endpoint, make(), body, progress).await;
                 }
                 result => return result.map(Reply::Response),
             }
@@ -245,12 +245,12 @@ impl Upstreams {
         gateway: &G,
         conn: &HttpConn,
         endpoint: &Endpoint,
-        request: Request<()>,
+        make: &impl Fn() -> Request<()>,
         body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
         if let Some(connection) = self.shelf.http2(endpoint.id) {
-            let first = connection.send(request.clone(), body);
+            let first = connection.send(make(), body);
             match with_idle(progress, first).await {
                 // The connection may have ended unnoticed; that says nothing about the upstream.
                 Err(error) if error.again && body.is_whole() => {
@@ -262,7 +262,7 @@ impl Upstreams {
         let stream = open(gateway, conn, endpoint).await?;
         let connection = http2::connect(stream, self.limits.clone()).await?;
         self.shelf.keep_http2(Behind::new(endpoint), connection.clone());
-        with_idle(progress, connection.send(request, body)).await.map(Reply::Response)
+        with_idle(progress, connection.send(make(), body)).await.map(Reply::Response)
     }
 }
 

@@ -28,7 +28,7 @@ struct Hop {
     tried: Vec<EndpointId>,
     endpoint: Arc<Endpoint>,
     /// The head as it came in, for another member.
-    entry: Parts,
+    entry: Rc<Parts>,
     cx: Context,
     run: Option<Run>,
     /// What whoever forwarded here makes of a failure.
@@ -47,7 +47,7 @@ impl<G: Gateway> Visitor<G> {
     ) -> Result<Answer<G>, Stop> {
         let pool = route::public(&self.gateway, &self.conn, authority).map_err(Stop::Failure)?;
         let work = Work::default();
-        let first = self.enter(pool, head, OnError::Halt, &work).map_err(Stop::Failure)?;
+        let first = self.enter(pool, Rc::new(head), OnError::Halt, &work).map_err(Stop::Failure)?;
         record.reached(&first.endpoint);
         self.admit(&first.endpoint, &work).await?;
         let mut hops = vec![first];
@@ -104,20 +104,24 @@ impl<G: Gateway> Visitor<G> {
     }
 
     /// Takes a place in a pool.
-    fn enter(&self, pool: Pool, head: Parts, on_error: OnError, work: &Work) -> Result<Hop, Failure> {
+    fn enter(&self, pool: Pool, head: Rc<Parts>, on_error: OnError, work: &Work) -> Result<Hop, Failure> {
         let endpoint = pool.pick(&[]).ok_or_else(|| {
             let message = "No agent of this endpoint can take another request just now.";
             Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message)
         })?;
-        let (cx, run) = self.begin(&endpoint, head.clone(), work);
+        let (cx, run) = self.begin(&endpoint, &head, work);
         Ok(Hop { pool, tried: Vec::new(), endpoint, entry: head, cx, run, on_error })
     }
 
-    fn begin(&self, endpoint: &Arc<Endpoint>, head: Parts, work: &Work) -> (Context, Option<Run>) {
+    /// The policy gets a head of its own, to change and to read again with the response; without rules it gets none.
+    fn begin(&self, endpoint: &Arc<Endpoint>, head: &Parts, work: &Work) -> (Context, Option<Run>) {
         let mut cx = self.context(endpoint, work);
-        cx.request = Some(head);
-        let engine = endpoint.engine.as_ref().filter(|engine| engine.has(Phase::HttpRequest));
-        (cx, engine.map(|engine| engine.start(Phase::HttpRequest)))
+        let with = |phase| endpoint.engine.as_ref().filter(|engine| engine.has(phase));
+        let run = with(Phase::HttpRequest).map(|engine| engine.start(Phase::HttpRequest));
+        if run.is_some() || with(Phase::HttpResponse).is_some() {
+            cx.request = Some(head.clone());
+        }
+        (cx, run)
     }
 
     /// The internal endpoint a policy forwards to.
@@ -135,7 +139,7 @@ impl<G: Gateway> Visitor<G> {
             !pool.members().is_empty() && pool.members().iter().all(http)
         });
         let pool = pool.ok_or_else(|| fail(offline(url)))?;
-        let head = hop.cx.request.clone().unwrap_or_else(|| hop.entry.clone());
+        let head = hop.cx.request.clone().map_or_else(|| hop.entry.clone(), Rc::new);
         self.enter(pool, head, on_error, &hop.cx.work).map_err(fail)
     }
 
@@ -153,6 +157,18 @@ impl<G: Gateway> Visitor<G> {
         let head = hop.cx.request.as_ref().unwrap_or(&hop.entry);
         // gRPC streams may rest as long as the exchange does, where there are any; other bodies have a pace.
         body.leisure().set(endpoint.upstream_http2 && fields::is_grpc(&hop.entry.headers));
+        let request = || self.upstream_request(&endpoint, head, &hop.entry, upgrade.as_ref());
+        self.upstreams.send(&self.gateway, &self.conn, &endpoint, &request, body, &record.progress).await
+    }
+
+    /// The head that goes to an upstream; made anew for every try.
+    fn upstream_request(
+        &self,
+        endpoint: &Endpoint,
+        head: &Parts,
+        entry: &Parts,
+        upgrade: Option<&HeaderValue>,
+    ) -> Request<()> {
         let mut request = Request::new(());
         request.method_mut().clone_from(&head.method);
         request.uri_mut().clone_from(&head.uri);
@@ -160,7 +176,7 @@ impl<G: Gateway> Visitor<G> {
         let headers = request.headers_mut();
         headers.clone_from(&head.headers);
         fields::strip_hop_by_hop(headers);
-        if let (None, Some(host)) = (headers.get(HOST), hop.entry.headers.get(HOST)) {
+        if let (None, Some(host)) = (headers.get(HOST), entry.headers.get(HOST)) {
             headers.insert(HOST, host.clone());
         }
         fields::add_forwarded(headers, self.conn.facts.client.ip(), self.conn.scheme.as_str());
@@ -168,10 +184,10 @@ impl<G: Gateway> Visitor<G> {
             fields::for_http1(headers);
             if let Some(protocol) = upgrade {
                 headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                headers.insert(UPGRADE, protocol);
+                headers.insert(UPGRADE, protocol.clone());
             }
         }
-        self.upstreams.send(&self.gateway, &self.conn, &endpoint, request, body, &record.progress).await
+        request
     }
 
     /// Another member of the failed hop's pool, or whoever said `on_error: continue`; or the failure is the answer.
@@ -190,7 +206,7 @@ impl<G: Gateway> Visitor<G> {
                 if hops.is_empty() {
                     self.admit(&other, &hop.cx.work).await?;
                 }
-                (hop.cx, hop.run) = self.begin(&other, hop.entry.clone(), &hop.cx.work);
+                (hop.cx, hop.run) = self.begin(&other, &hop.entry, &hop.cx.work);
                 hop.endpoint = other;
                 hops.push(hop);
                 return Ok(());
