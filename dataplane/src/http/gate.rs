@@ -22,6 +22,9 @@ use super::sieve::{Passed, Sieve};
 use super::slices;
 use super::timer::Timer;
 
+/// Header fields that hyper takes without being asked for room.
+const USUAL_FIELDS_MAX: usize = 100;
+
 /// Why a visitor's connection cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {
@@ -48,6 +51,9 @@ pub(super) enum Fault {
 /// What the gate and the service that answers tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
+    width: Cell<Width>,
+    /// A head does not fit [`Width::Usual`]: it waits for a parser that takes it.
+    outgrown: Cell<bool>,
     answering: Cell<bool>,
     /// The request in hand has a body that has not all arrived (or not been looked for).
     receiving: Cell<bool>,
@@ -57,7 +63,27 @@ pub(super) struct Shared {
     reader: RefCell<Option<Waker>>,
 }
 
+/// Header fields that the parser behind the gate has room for. Room costs at every message, used or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Width {
+    /// [`USUAL_FIELDS_MAX`].
+    #[default]
+    Usual,
+    /// As many as the framer lets through.
+    Full,
+}
+
 impl Shared {
+    /// What the parser must have room for.
+    pub(super) fn width(&self) -> Width {
+        self.width.get()
+    }
+
+    /// Whether the parser was shown an end because of a head that it has no room for; the next one must have it.
+    pub(super) fn outgrew(&self) -> bool {
+        self.outgrown.take()
+    }
+
     /// The answer to the request in hand has been handed over whole, or will never be.
     pub(super) fn answered(&self) {
         self.answering.set(false);
@@ -85,6 +111,9 @@ impl Shared {
     }
 
     fn begin(&self, head: &RequestHead) {
+        if head.fields > USUAL_FIELDS_MAX && self.width.replace(Width::Full) == Width::Usual {
+            self.outgrown.set(true);
+        }
         self.answering.set(true);
         self.upgrade_asked.set(head.upgrade);
         self.requests.set(self.requests.get() + 1);
@@ -259,6 +288,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gate<IO> {
                     gate.shared.begin(&head);
                     gate.shared.receiving.set(true);
                     gate.read_pace = Pace::new(gate.limits.pace, gate.limits.pace_bytes_min);
+                    if gate.shared.outgrown.get() {
+                        return Poll::Ready(Ok(()));
+                    }
                 }
                 Poll::Ready(Ok(Passed::End)) => {
                     gate.shared.receiving.set(false);

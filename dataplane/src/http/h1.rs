@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::body::{Body, Direction};
 use super::framing::{Authority, FIELDS_MAX, HEAD_BYTES_MAX};
-use super::gate::{Fault, Gate, Shared};
+use super::gate::{Fault, Gate, Shared, Width};
 use super::limits::{LINGER_BYTES_MAX, Limits};
 use super::pace::Leisure;
 use super::upstream::fault_failure;
@@ -106,23 +106,30 @@ where
     let limits = visitor.limits().clone();
     let draining = visitor.gateway().draining();
     let gate = Gate::new(io, shared.clone(), limits.clone());
-    let requests = Requests { visitor, shared: shared.clone(), tunnel: tunnel.clone() };
-    let mut builder = Builder::new();
-    builder.max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX).header_read_timeout(None).writev(true);
-    let mut connection = builder.serve_connection(TokioIo::new(gate), requests);
+    let requests = || Requests { visitor: visitor.clone(), shared: shared.clone(), tunnel: tunnel.clone() };
     let mut draining = std::pin::pin!(draining);
-    let ended = tokio::select! {
-        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
-        () = &mut draining => {
-            Pin::new(&mut connection).graceful_shutdown();
-            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+    let (mut gate, mut drains) = (gate, false);
+    let (ended, read) = loop {
+        let builder = builder(shared.width(), drains);
+        let mut connection = builder.serve_connection(TokioIo::new(gate), requests());
+        let ended = tokio::select! {
+            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
+            () = &mut draining, if !drains => {
+                drains = true;
+                Pin::new(&mut connection).graceful_shutdown();
+                poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+            }
+        };
+        let parts = connection.into_parts();
+        gate = parts.io.into_inner();
+        if !shared.outgrew() {
+            break (ended, parts.read_buf);
         }
     };
-    let parts = connection.into_parts();
-    let (mut io, rest) = parts.io.into_inner().into_parts();
+    let (mut io, rest) = gate.into_parts();
     let requests = shared.requests();
     if let Some(tunnel) = tunnel.take() {
-        let mut read = BytesMut::from(parts.read_buf);
+        let mut read = BytesMut::from(read);
         read.extend_from_slice(&rest);
         return HttpOutcome { requests, outcome: relay(io, read, tunnel, &limits).await };
     }
@@ -143,6 +150,16 @@ where
         linger(&mut io, limits.linger, unread).await;
     }
     HttpOutcome { requests, outcome }
+}
+
+/// hyper, with room for as many fields as are needed; `last`: for one request.
+fn builder(width: Width, last: bool) -> Builder {
+    let mut builder = Builder::new();
+    builder.max_buf_size(BUFFER_BYTES_MAX).header_read_timeout(None).writev(true).keep_alive(!last);
+    if width == Width::Full {
+        builder.max_headers(FIELDS_MAX);
+    }
+    builder
 }
 
 fn is_policy_close(error: &hyper::Error) -> bool {

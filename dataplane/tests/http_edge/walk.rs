@@ -351,6 +351,35 @@ async fn an_account_that_does_not_admit_the_visitor_answers_before_any_policy() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn heads_with_more_fields_than_usual_are_taken_at_any_time() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        for order in [[1, 200, 1, 250], [200, 1, 100, 99]] {
+            let (mut io, _serving) = lab.visit_http();
+            for fields in order {
+                let more: String = (0..fields).map(|n| format!("X-{n}: {n}\r\n")).collect();
+                let request =
+                    format!("POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 3\r\n{more}\r\nabc");
+                io.write_all(request.as_bytes()).await.unwrap();
+                let read = read_until(&mut io, "hello").await;
+                assert!(read.starts_with("HTTP/1.1 200 "), "{fields}: {read}");
+                let seen = seen.borrow();
+                let request = seen.requests.last().unwrap();
+                let ours = request
+                    .fields
+                    .iter()
+                    .filter(|(name, _)| name.strip_prefix("x-").is_some_and(|n| n.parse::<u32>().is_ok()));
+                assert_eq!((ours.count(), request.body.as_slice()), (fields, &b"abc"[..]));
+            }
+        }
+        assert_eq!(seen.borrow().dirty, Vec::<String>::new());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn kept_streams_serve_the_next_request_and_a_stale_one_costs_nothing() {
     local(async {
         let lab = Lab::default();

@@ -97,6 +97,7 @@ pub(super) struct Fields<'a> {
     pub(super) host: Option<&'a [u8]>,
     pub(super) upgrade: bool,
     pub(super) connection_upgrade: bool,
+    pub(super) count: usize,
     length: Option<u64>,
     chunked: bool,
 }
@@ -111,6 +112,7 @@ impl<'a> Fields<'a> {
             }
             let (name, value) = field(line)?;
             fields.take(name, value)?;
+            fields.count = n + 1;
         }
         if fields.chunked && fields.length.is_some() {
             return Err(Refusal::BothFramings);

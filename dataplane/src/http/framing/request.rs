@@ -18,6 +18,8 @@ pub struct RequestHead {
     pub upgrade: bool,
     /// The Host header.
     pub authority: Authority,
+    /// Header fields it has.
+    pub fields: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -115,6 +117,7 @@ fn read_head(block: &Bytes) -> Result<RequestHead, Refusal> {
         framing,
         upgrade: fields.upgrade && fields.connection_upgrade && framing == BodyFraming::None,
         authority,
+        fields: fields.count,
     })
 }
 
