@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_wire::link::ALPN_LINK;
+use ebbgate_wire::link::{self, ALPN_LINK};
 use rustls::pki_types::ServerName;
 use rustls::{CipherSuite, ClientConfig};
 use socket2::{SockRef, TcpKeepalive};
@@ -214,11 +214,13 @@ impl EdgeDialer {
     }
 
     async fn reach_link(&self) -> Result<Box<dyn Carrier>, DialError> {
-        let tls = self.reach_tls(&self.link_tls).await?;
-        if tls.get_ref().1.alpn_protocol() != Some(ALPN_LINK) {
-            return Err(DialError::Unsupported("links with this edge"));
-        }
-        keep_alive(tls.get_ref().0);
+        let tcp = self.reach().await?;
+        keep_alive(&tcp);
+        let connecting = link::tls::connect(tcp, self.link_tls.clone(), self.name.clone());
+        let tls = connecting.await.map_err(|source| match source.kind() {
+            io::ErrorKind::Unsupported => DialError::Unsupported("links with this edge"),
+            _ => DialError::Tls { target: self.target(), source },
+        })?;
         Ok(Box::new(tls))
     }
 
@@ -337,6 +339,8 @@ fn link_config(trust: &Trust) -> Result<Arc<ClientConfig>, DialerError> {
         .with_root_certificates(trust.roots()?)
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_LINK.to_vec()];
+    // The records are sealed by `link::tls`.
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use ebbgate_policy::{TlsFacts, TlsSettings, TlsVersion, Verification};
-use ebbgate_wire::link::ALPN_LINK;
+use ebbgate_wire::link::{self, ALPN_LINK};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -94,12 +94,14 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
 }
 
-/// The same with AES-128-GCM first: what links are encrypted with (docs/performance.md, "Links").
+/// The same with AES-GCM alone, 128 bits first: what links are encrypted with (docs/performance.md, "Links").
 fn link_provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     let make = || {
         let mut provider = CryptoProvider::clone(&provider());
-        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let (first, second) = (CipherSuite::TLS13_AES_128_GCM_SHA256, CipherSuite::TLS13_AES_256_GCM_SHA384);
+        provider.cipher_suites.retain(|suite| [first, second].contains(&suite.suite()));
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != first);
         Arc::new(provider)
     };
     Arc::clone(PROVIDER.get_or_init(make))
@@ -183,7 +185,8 @@ fn build(
     };
     let mut config = builder.with_cert_resolver(Arc::new(certificate::Single(certificate)));
     config.alpn_protocols = protocols.names();
-    config.ignore_client_order = protocols == Protocols::Link;
+    let is_link = protocols == Protocols::Link;
+    (config.ignore_client_order, config.enable_secret_extraction) = (is_link, is_link);
     // A session of one endpoint must not be resumed at another with other authorities, so there is no resumption.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -220,6 +223,20 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     match timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), TlsAcceptor::from(config).accept(io)).await {
+        Ok(stream) => stream.map_err(TlsError::Handshake),
+        Err(_) => Err(TlsError::TimedOut),
+    }
+}
+
+/// The same for a link.
+pub async fn link_handshake<IO>(
+    io: IO,
+    config: Arc<ServerConfig>,
+) -> Result<link::tls::TlsStream<IO>, TlsError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    match timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), link::tls::accept(io, config)).await {
         Ok(stream) => stream.map_err(TlsError::Handshake),
         Err(_) => Err(TlsError::TimedOut),
     }

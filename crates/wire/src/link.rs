@@ -8,6 +8,7 @@
 mod hello;
 mod io;
 pub mod raw;
+pub mod tls;
 
 pub use hello::{HelloError, answer_hello, read_hello, say_hello};
 pub use io::{LinkStream, Parked, Waiting};

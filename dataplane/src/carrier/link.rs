@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use ebbgate_wire::driver::StreamError;
+use ebbgate_wire::link::tls::TlsStream;
 use ebbgate_wire::link::{self, Parked};
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::server::TlsStream;
 
 use crate::conn::Open;
 use crate::gateway::SessionState;
@@ -64,12 +64,12 @@ impl Link {
 
     /// Leaves this thread's runtime.
     pub fn detach(&mut self) -> io::Result<()> {
-        self.parked.get_mut().get_mut().0.detach()
+        self.parked.get_mut().get_mut().detach()
     }
 
     /// Joins this thread's runtime.
     pub fn attach(&mut self) -> io::Result<()> {
-        self.parked.get_mut().get_mut().0.attach()
+        self.parked.get_mut().get_mut().attach()
     }
 
     /// Makes it one visitor's stream. None: the header does not fit; the link is lost with it.

@@ -137,7 +137,7 @@ pub(super) async fn serve(
     open: Open,
 ) {
     let edge = shard.edge();
-    let peer = io.get_ref().0.peer().ip();
+    let peer = io.get_ref().peer().ip();
     let hello = timeout(Duration::from_secs(LINK_HELLO_SECS_MAX), read_hello(&mut io)).await;
     let Ok(Ok(ticket)) = hello else {
         edge.metrics.links_refused.inc();

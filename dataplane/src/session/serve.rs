@@ -36,7 +36,7 @@ use crate::listen::Admitted;
 use crate::quic::watch_session;
 use crate::shard::{Shard, Stage};
 use crate::socket::Socket;
-use crate::tls::{self, HELLO_SECS_MAX, Protocols};
+use crate::tls::{self, HELLO_SECS_MAX, Protocols, TlsError};
 
 /// The account has as many sessions as it may (wire.md section 2).
 const CODE_SESSIONS: ErrorCode = ErrorCode::new(108);
@@ -87,16 +87,20 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
         shard.configs().borrow_mut().get(&tls::default_settings(), Some(&name.certificate), protocols);
     let Ok(config) = config else { return hello_refused(&mut socket).await };
     let Ok(socket) = (if is_link { socket.for_link() } else { socket.for_agent() }) else { return };
-    let stream = match tls::handshake(socket, config).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            shard.edge().metrics.handshakes_failed.inc();
-            return tracing::info!(%peer, %error, "an agent's handshake failed");
-        }
+    let failed = |error: TlsError| {
+        shard.edge().metrics.handshakes_failed.inc();
+        tracing::info!(%peer, %error, "an agent's handshake failed");
     };
     if is_link {
-        return links::serve(shard, Box::new(stream), name.account, admitted, open).await;
+        return match tls::link_handshake(socket, config).await {
+            Ok(stream) => links::serve(shard, Box::new(stream), name.account, admitted, open).await,
+            Err(error) => failed(error),
+        };
     }
+    let stream = match tls::handshake(socket, config).await {
+        Ok(stream) => stream,
+        Err(error) => return failed(error),
+    };
     run(shard, stream, Arrival { peer, ingress: name.account, quic: None }).await;
     drop((admitted, open));
 }
