@@ -68,12 +68,11 @@ pub fn connection(event: &ConnectionEvent) -> bool {
     if !tracing::enabled!(target: CONNECTION, Level::INFO) {
         return true;
     }
-    match LINES.get() {
-        Some(lines) => push(lines, "connection", CONNECTION, &ConnectionFields::of(event)),
-        None => {
-            trace_connection(event);
-            true
-        }
+    if let Some(lines) = LINES.get() {
+        push(lines, "connection", CONNECTION, &ConnectionFields::of(event))
+    } else {
+        trace_connection(event);
+        true
     }
 }
 
@@ -82,12 +81,11 @@ pub fn request(event: &RequestEvent) -> bool {
     if !tracing::enabled!(target: REQUEST, Level::INFO) {
         return true;
     }
-    match LINES.get() {
-        Some(lines) => push(lines, "request", REQUEST, &RequestFields::of(event)),
-        None => {
-            trace_request(event);
-            true
-        }
+    if let Some(lines) = LINES.get() {
+        push(lines, "request", REQUEST, &RequestFields::of(event))
+    } else {
+        trace_request(event);
+        true
     }
 }
 

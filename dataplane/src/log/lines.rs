@@ -115,7 +115,7 @@ mod tests {
     fn lines_are_written_whole_and_in_order() {
         let (sender, written) = channel();
         let lines = Lines::start(Box::new(Sink(sender))).unwrap();
-        let expect: String = (0..1_000).map(|n| format!("line {n}\n")).collect();
+        let expect = (0..1_000).fold(String::new(), |text, n| text + &format!("line {n}\n"));
         for line in expect.split_inclusive('\n') {
             assert!(lines.push(line.as_bytes()));
         }

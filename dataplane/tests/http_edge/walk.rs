@@ -359,7 +359,7 @@ async fn heads_with_more_fields_than_usual_are_taken_at_any_time() {
         for order in [[1, 200, 1, 250], [200, 1, 100, 99]] {
             let (mut io, _serving) = lab.visit_http();
             for fields in order {
-                let more: String = (0..fields).map(|n| format!("X-{n}: {n}\r\n")).collect();
+                let more = (0..fields).fold(String::new(), |text, n| text + &format!("X-{n}: {n}\r\n"));
                 let request =
                     format!("POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 3\r\n{more}\r\nabc");
                 io.write_all(request.as_bytes()).await.unwrap();
