@@ -10,6 +10,7 @@ use ebbgate_edge::detect::{Detected, HELLO_BYTES_MAX, detect as look};
 use ebbgate_edge::http::framing::{Refusal, RequestFramer, Step};
 use ebbgate_model::{Acl, Binding, EndpointUrl, Prefix, Program, Scheme};
 use ebbgate_policy::{CheckContext, Engine, Owner, References, check};
+use ebbgate_wire::link::{CLAIM_BYTES_MAX, DATA_BYTES_MAX, Frame, Phase};
 use ebbgate_wire::mux::{Limits, Mux, MuxEvent, Readable, Role};
 use ebbgate_wire::rpc::{Auth, Bind, ObjectReader};
 
@@ -19,9 +20,10 @@ pub use frame::frame;
 pub type Property = fn(&[u8]);
 
 /// Name and function of every target, for replaying corpora.
-pub const TARGETS: [(&str, Property); 8] = [
+pub const TARGETS: [(&str, Property); 9] = [
     ("detect", detect),
     ("frames", frames),
+    ("link", link),
     ("rpc", rpc),
     ("policy_text", policy_text),
     ("endpoint_url", endpoint_url),
@@ -67,6 +69,25 @@ pub fn frames(data: &[u8]) {
         if ended {
             return;
         }
+    }
+}
+
+/// A sequence of link headers is followed or refused, and what is followed can be said again in the same bytes.
+pub fn link(data: &[u8]) {
+    let mut phase = Phase::Idle;
+    let mut rest = data;
+    while let Some((header, after)) = rest.split_first_chunk() {
+        let Ok(frame) = Frame::decode(*header) else { return };
+        assert_eq!(&frame.encode(), header);
+        let Ok(next) = phase.receive(frame) else { return };
+        assert!(phase != Phase::Void && (phase != Phase::Idle || next == Phase::Open));
+        let length = match frame {
+            Frame::Data(length) | Frame::Claim(length) => length,
+            Frame::Fin | Frame::Reset(_) => 0,
+        };
+        assert!(length <= DATA_BYTES_MAX.max(CLAIM_BYTES_MAX));
+        rest = after.get(length..).unwrap_or_default();
+        phase = next;
     }
 }
 
