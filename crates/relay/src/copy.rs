@@ -107,7 +107,7 @@ impl Direction {
                 return self.poll_flush(to, cx).map_err(|e| (sink, e));
             }
         }
-        cx.waker().wake_by_ref();
+        crate::turn::give_way(cx);
         Ok(())
     }
 

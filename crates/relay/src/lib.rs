@@ -12,6 +12,7 @@ mod pipe;
 mod scratch;
 mod splice;
 mod state;
+mod turn;
 
 pub use copy::copy;
 pub use kernel::{Kernel, calls};

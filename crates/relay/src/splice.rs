@@ -123,7 +123,7 @@ impl Direction {
                 break;
             }
         }
-        cx.waker().wake_by_ref();
+        crate::turn::give_way(cx);
         Ok(())
     }
 
