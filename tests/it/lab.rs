@@ -74,6 +74,19 @@ impl TestLab {
         self.agent_at(name, authtoken, endpoints, &connect.to_string())
     }
 
+    /// Starts an agent that is told what to carry its streams with, and where to dial.
+    pub(crate) fn agent_carrying(
+        &self,
+        carrier: &str,
+        authtoken: &str,
+        endpoints: &str,
+        connect: &str,
+    ) -> Result<Daemon> {
+        // The section before the endpoints goes on where the address ends.
+        let connect = format!("{connect}\n  carrier: {carrier}");
+        self.agent_in(None, "agent", authtoken, endpoints, &connect)
+    }
+
     /// The same with another `connect_url`.
     pub(crate) fn agent_at(
         &self,

@@ -18,11 +18,11 @@ const CONNECT: &str = "connect.example.com";
 const REST_PORT: u16 = 8080;
 
 /// The whole picture. Fields are dropped in order: processes before the hosts they run in.
-struct Picture {
+pub(crate) struct Picture {
     _agent: Daemon,
     _rest: Daemon,
-    lab: TestLab,
-    hosts: Hosts,
+    pub(crate) lab: TestLab,
+    pub(crate) hosts: Hosts,
 }
 
 impl Picture {
@@ -52,7 +52,7 @@ impl Picture {
     }
 
     /// What the visitor gets with `curl` from one of its addresses; none when nothing answers.
-    fn curl(&self, from: &str, more: &[&str], url: &str) -> Option<String> {
+    pub(crate) fn curl(&self, from: &str, more: &[&str], url: &str) -> Option<String> {
         let mut args = vec!["--silent", "--fail", "--max-time", "10", "--interface", from];
         args.extend(more);
         args.push(url);
@@ -71,7 +71,7 @@ impl Picture {
 }
 
 /// The picture, or a visible skip.
-fn picture(test: &str) -> Result<Option<Picture>> {
+pub(crate) fn picture(test: &str) -> Result<Option<Picture>> {
     if let Err(reason) = Hosts::new() {
         skip(test, &format!("{reason:#}"));
         return Ok(None);

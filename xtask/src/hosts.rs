@@ -93,6 +93,11 @@ impl Hosts {
         ip(&["-n", &self.site, "link", "set", "uplink", if up { "up" } else { "down" }])
     }
 
+    /// Takes the visitor's link down or up.
+    pub fn visitor_link(&self, up: bool) -> Result<()> {
+        ip(&["-n", &self.visitor, "link", "set", "uplink", if up { "up" } else { "down" }])
+    }
+
     /// Runs a program in one of the hosts, to its end.
     pub fn at(&self, host: &str, program: &str, args: &[&str]) -> Result<Output> {
         output(Command::new("ip").args(["netns", "exec", host, program]).args(args))

@@ -22,20 +22,20 @@ const OPEN: &str = "_open";
 
 /// What one process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Held {
+pub struct Held {
     /// Open descriptors, without those of pipes.
-    pub(super) descriptors: u64,
+    pub descriptors: u64,
     /// Descriptors of pipes.
-    pub(super) pipes: u64,
+    pub pipes: u64,
     /// Resident memory in KiB.
-    pub(super) resident_kib: u64,
+    pub resident_kib: u64,
     /// Threads.
-    pub(super) threads: u64,
+    pub threads: u64,
 }
 
 impl Held {
     /// What a process holds now.
-    pub(super) fn by(pid: u32) -> Result<Self> {
+    pub fn by(pid: u32) -> Result<Self> {
         let (mut descriptors, mut pipes) = (0, 0);
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
             // One that was closed meanwhile is not held.

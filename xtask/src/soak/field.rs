@@ -3,15 +3,16 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::engine::{Engine, Target};
 use crate::api::{Api, text};
 use crate::lab::{Lab, Programs, local};
 use crate::process::{Daemon, Spec};
-use crate::{http, token};
+use crate::token;
 
 /// TCP addresses of one way: short connections from agent to service need many pairs of addresses and ports.
 const ADDRESSES: u8 = 3;
@@ -44,13 +45,9 @@ impl Way {
         }
     }
 
-    /// The agent file's word for it; none for what an agent does by itself.
-    fn carrier(self) -> Option<&'static str> {
-        match self {
-            Self::Mux => None,
-            Self::Raw => Some("link"),
-            other => Some(other.name()),
-        }
+    /// The agent file's word for it.
+    fn carrier(self) -> &'static str {
+        if self == Self::Raw { "link" } else { self.name() }
     }
 
     /// Its part of the bytes: roughly by what a byte costs on it.
@@ -76,10 +73,7 @@ impl Field {
         let mut lab = Lab::open(dir, Programs::in_dir(programs))?;
         lab.edge_args(["--connections-max", "100000"]);
         lab.start()?;
-        let api = lab.api()?;
-        if ways.contains(&Way::Raw) {
-            allow_passthrough(&lab)?;
-        }
+        let api = account(&lab)?;
         let user = api.create("/bot_users", &json!({ "name": "soak" }))?;
         let credential = json!({ "description": "soak", "owner_id": text(&user, "id")? });
         let credential = api.create("/credentials", &credential)?;
@@ -131,32 +125,19 @@ impl Field {
     }
 }
 
-/// The operator's word that the account's own TLS needs no second one around it.
-fn allow_passthrough(lab: &Lab) -> Result<()> {
-    let admin = local(lab.ports().control_admin());
-    let secret = std::fs::read_to_string(lab.dir().join("operator.token")).context("operator.token")?;
-    let bearer = format!("Bearer {}", secret.trim());
-    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-    let call = |method: &str, path: &str, body: &Value| -> Result<Value> {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let answer = http::request(
-            http::connect(admin)?,
-            method,
-            &admin.to_string(),
-            path,
-            &headers,
-            body.as_bytes(),
-        )?;
-        if answer.status != 200 {
-            bail!("{method} {path} answered {}: {}", answer.status, answer.text());
-        }
-        Ok(serde_json::from_slice(&answer.body)?)
+/// A new account whose visitors' own TLS needs no second one around it.
+fn account(lab: &Lab) -> Result<Api> {
+    let control = |words: [&str; 2], more: Option<&str>| -> Result<Value> {
+        let mut command = Command::new(lab.programs().control());
+        let [verb, first] = words;
+        let ran = command.args(["account", verb, "--dir"]).arg(lab.dir()).arg(first).args(more).output()?;
+        let said = String::from_utf8_lossy(&ran.stderr);
+        ensure!(ran.status.success(), "ebbgate-control account {verb}: {}", said.trim());
+        Ok(serde_json::from_slice(&ran.stdout)?)
     };
-    let accounts = call("GET", "/accounts", &Value::Null)?;
-    let first = accounts.get("accounts").and_then(|all| all.get(0)).context("no account")?;
-    let path = format!("/accounts/{}/passthrough_links", text(first, "id")?);
-    call("POST", &path, &json!({ "allowed": true }))?;
-    Ok(())
+    let account = control(["create", "soak"], None)?;
+    control(["passthrough-links", text(&account, "id")?], Some("on"))?;
+    Ok(Api::new(local(lab.ports().api()), text(&account, "api_key")?))
 }
 
 fn tcp_endpoints(api: &Api, row: u8, engine: &mut Engine) -> Result<(Target, String)> {
@@ -189,10 +170,10 @@ fn agent(lab: &Lab, way: Way, authtoken: &str, endpoints: &str) -> Result<Daemon
     let file = lab.dir().join(format!("{name}.yml"));
     let connect = local(lab.ports().connect());
     let cas = lab.connect_ca();
-    let carrier = way.carrier().map(|carrier| format!("  carrier: {carrier}\n")).unwrap_or_default();
     let text = format!(
-        "version: 3\nagent:\n  authtoken: {authtoken}\n  connect_url: {connect}\n  connect_cas: {}\n{carrier}endpoints:\n{endpoints}",
+        "version: 3\nagent:\n  authtoken: {authtoken}\n  connect_url: {connect}\n  connect_cas: {}\n  carrier: {}\nendpoints:\n{endpoints}",
         cas.display(),
+        way.carrier(),
     );
     token::write_secret(&file, &text)?;
     Spec::new(&name, lab.programs().agent())

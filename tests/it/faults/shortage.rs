@@ -1,0 +1,94 @@
+//! Descriptors that run out, of the edge and of the agent: new connections are refused at once, those that are open live,
+//! and all is well again when there are some.
+
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use xtask::soak::census::Held;
+
+use super::{CARRIERS, Chain, ECHO, ping};
+use crate::lab::soon;
+
+/// Connections open when the shortage begins.
+const OPEN: usize = 8;
+/// Connections tried once there can be no descriptor left.
+const TRIED: u64 = 16;
+/// Descriptors that a process may have in ordinary times.
+const ENOUGH: u64 = 4096;
+
+/// Lets a process open no descriptor from this number on.
+fn limit(pid: u32, descriptors: u64) -> Result<()> {
+    let set = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--nofile={descriptors}:")])
+        .status();
+    ensure!(set.context("run prlimit, of util-linux")?.success(), "prlimit failed");
+    Ok(())
+}
+
+/// A new connection, if it is served; an error when nobody decides.
+fn visit(chain: &Chain) -> Result<Option<TcpStream>> {
+    let Ok(mut stream) = chain.visit(ECHO) else { return Ok(None) };
+    let Err(error) = ping(&mut stream) else { return Ok(Some(stream)) };
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let waited = matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut));
+    ensure!(!waited, "a visitor was left waiting: {error:#}");
+    Ok(None)
+}
+
+fn check(carrier: &str, of_agent: bool) -> Result<()> {
+    let mut chain =
+        Chain::start(carrier, |_, mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop))?;
+    let mut open = (0..OPEN).map(|_| chain.visit(ECHO)).collect::<Result<Vec<_>>>()?;
+    open.iter_mut().try_for_each(ping)?;
+    let pid = if of_agent { chain.agent.pid() } else { chain.lab.edge()?.pid() };
+    // The kernel looks at a descriptor's number, so what is free below the highest is still to be had.
+    let (held, free_below) = (Held::by(pid)?, highest(pid)? + 1);
+    limit(pid, free_below)?;
+    let free = free_below.saturating_sub(held.descriptors + held.pipes);
+    let mut kept = Vec::new();
+    let mut refused = 0;
+    for _ in 0..free + TRIED {
+        match visit(&chain)? {
+            Some(stream) => kept.push(stream),
+            None => refused += 1,
+        }
+        open.iter_mut().try_for_each(ping).context("a connection that was open")?;
+    }
+    let served = kept.len() as u64;
+    assert!(served <= free, "{carrier}: {served} connections were served with {free} descriptors");
+    assert!(refused >= TRIED, "{carrier}: {refused} were refused");
+    kept.iter_mut().try_for_each(ping)?;
+    limit(pid, ENOUGH)?;
+    soon("new connections to be served again", || Ok(visit(&chain)?.map(drop)))?;
+    open.iter_mut().try_for_each(ping)?;
+    open.into_iter().chain(kept).try_for_each(end)?;
+    chain.check_alive()
+}
+
+/// Ends a connection and sees the service's end.
+fn end(mut stream: TcpStream) -> Result<()> {
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let left = stream.read(&mut [0])?;
+    ensure!(left == 0, "a byte too many");
+    Ok(())
+}
+
+/// The highest descriptor of a process.
+fn highest(pid: u32) -> Result<u64> {
+    let numbers = std::fs::read_dir(format!("/proc/{pid}/fd"))?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    numbers.max().context("a process without descriptors")
+}
+
+#[test]
+fn an_edge_without_descriptors_refuses_new_visitors_and_keeps_the_others() -> Result<()> {
+    CARRIERS.iter().try_for_each(|carrier| check(carrier, false))
+}
+
+#[test]
+fn an_agent_without_descriptors_refuses_new_visitors_and_keeps_the_others() -> Result<()> {
+    CARRIERS.iter().try_for_each(|carrier| check(carrier, true))
+}
