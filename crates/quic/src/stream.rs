@@ -125,9 +125,12 @@ impl Drop for Stream {
     }
 }
 
-/// Ends a connection at once, with a word for the log of the other end.
+/// Ends a connection at once, with a word for the log of the other end. One that has ended keeps the reason it ended for,
+/// which quinn would forget.
 pub fn close(connection: &Connection, code: Code, reason: &str) {
-    connection.close(VarInt::from_u32(code.0), reason.as_bytes());
+    if connection.close_reason().is_none() {
+        connection.close(VarInt::from_u32(code.0), reason.as_bytes());
+    }
 }
 
 fn read_error(error: &ReadError) -> StreamError {

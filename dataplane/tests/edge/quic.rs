@@ -172,7 +172,7 @@ async fn strangers_are_refused_in_the_handshake() {
     let alpn = failed(quinn::ClientConfig::new(Arc::new(none)), "localhost").await;
     assert!(alpn.contains("known protocol"), "{alpn}");
     let name = failed(config(&lab), "nobody.example.com").await;
-    assert!(name.contains("access"), "{name}");
+    assert!(name.contains("no server certificate"), "{name}");
     assert_eq!(lab.edge.metrics.handshakes_failed.get(), 3);
 }
 
@@ -302,7 +302,7 @@ async fn where_udp_falls_silent_visitors_go_another_way() {
     shaper.set(Weather::black_hole());
     // This one was sent into the silence: nobody heard it, so it is sent again when the silence is certain. Those who
     // come once the silence is noticed wait for nothing.
-    let lost = async { exchange(lab.visit().await, b"lost").await.unwrap() };
+    let lost = async { exchange(lab.visit().await, b"lost").await.map_err(|e| e.to_string()) };
     let late = async {
         while lab.edge.metrics.quic_silent.get() == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -312,7 +312,8 @@ async fn where_udp_falls_silent_visitors_go_another_way() {
         answer
     };
     let (lost, late) = tokio::join!(lost, late);
-    assert_eq!((lost.as_slice(), late.as_slice()), (&b"mux:lost"[..], &b"mux:late"[..]));
+    assert_eq!(late, b"mux:late");
+    assert_eq!(lost.as_deref(), Ok(&b"mux:lost"[..]));
 }
 
 #[tokio::test]
