@@ -137,10 +137,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
                 Ok(Opened::Nothing) => {}
                 Ok(Opened::Closed) => this.over = true,
                 Ok(Opened::Incomplete) if buf.filled().len() > before => return Poll::Ready(Ok(())),
-                Ok(Opened::Incomplete) => match ready!(this.poll_receive(cx))? {
-                    0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                    _ => {}
-                },
+                Ok(Opened::Incomplete) => {
+                    if ready!(this.poll_receive(cx))? == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }

@@ -55,19 +55,19 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     async fn talker<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, seed: u8) -> Vec<u8> {
-        let (mut read, mut write) = tokio::io::split(stream);
+        let (mut reader, mut writer) = tokio::io::split(stream);
         let send = async {
             for (n, length) in
                 [1usize, 4, 16_384, 16_385, 70_000, 3].into_iter().cycle().take(150).enumerate()
             {
                 let piece = vec![seed.wrapping_add(u8::try_from(n).unwrap()); length];
-                write.write_all(&piece).await.unwrap();
-                write.flush().await.unwrap();
+                writer.write_all(&piece).await.unwrap();
+                writer.flush().await.unwrap();
             }
-            write.shutdown().await.unwrap();
+            writer.shutdown().await.unwrap();
         };
         let mut got = Vec::new();
-        let ((), ended) = tokio::join!(send, read.read_to_end(&mut got));
+        let ((), ended) = tokio::join!(send, reader.read_to_end(&mut got));
         ended.unwrap();
         got
     }
@@ -190,7 +190,7 @@ async fn an_idle_stream_owns_no_buffer() {
     let (mut server, mut client) = ours().await;
     for _ in 0..3 {
         let write = async {
-            client.write_all(&[7; 100_000]).await.unwrap();
+            client.write_all(&vec![7; 100_000]).await.unwrap();
             client.flush().await.unwrap();
         };
         let mut got = vec![0; 100_000];
