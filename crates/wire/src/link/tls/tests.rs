@@ -54,13 +54,13 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    async fn talker<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, seed: u8) -> Vec<u8> {
+    async fn talker<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, salt: u8) -> Vec<u8> {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let send = async {
             for (n, length) in
                 [1usize, 4, 16_384, 16_385, 70_000, 3].into_iter().cycle().take(150).enumerate()
             {
-                let piece = vec![seed.wrapping_add(u8::try_from(n).unwrap()); length];
+                let piece = vec![salt.wrapping_add(u8::try_from(n).unwrap()); length];
                 writer.write_all(&piece).await.unwrap();
                 writer.flush().await.unwrap();
             }
@@ -72,11 +72,11 @@ where
         got
     }
     let (at_one, at_other) = tokio::join!(talker(&mut one, 1), talker(&mut other, 100));
-    for (got, seed) in [(at_one, 100u8), (at_other, 1)] {
+    for (got, salt) in [(at_one, 100u8), (at_other, 1)] {
         let mut rest = got.as_slice();
         for (n, length) in [1usize, 4, 16_384, 16_385, 70_000, 3].into_iter().cycle().take(150).enumerate() {
             let (piece, after) = rest.split_at(length);
-            assert!(piece.iter().all(|byte| *byte == seed.wrapping_add(u8::try_from(n).unwrap())));
+            assert!(piece.iter().all(|byte| *byte == salt.wrapping_add(u8::try_from(n).unwrap())));
             rest = after;
         }
         assert!(rest.is_empty());
