@@ -35,14 +35,12 @@ where
     let end = poll_fn(|cx| {
         loop {
             let now_ms = elapsed_ms();
-            for moved in [
-                up.poll(&mut relay, client, agent, now_ms, cx),
-                down.poll(&mut relay, agent, client, now_ms, cx),
-            ] {
-                if let Err((side, e)) = moved {
-                    relay.fail(side);
-                    error.get_or_insert(e);
-                }
+            // The kernel tells of a reset once. A write that heard of it is followed by a read that sees an orderly end, so
+            // nothing is read any more once a side has failed.
+            let moved = up.poll(&mut relay, client, agent, now_ms, cx);
+            if let Err((side, e)) = moved.and_then(|()| down.poll(&mut relay, agent, client, now_ms, cx)) {
+                relay.fail(side);
+                error.get_or_insert(e);
             }
             if let Some(end) = relay.end(now_ms) {
                 return Poll::Ready(end);
