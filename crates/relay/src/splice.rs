@@ -17,7 +17,7 @@ use crate::scratch::{self, READ_BYTES_MAX};
 use crate::state::{Ended, Limits, Next, Relay, Side};
 
 /// Bytes one direction moves before other connections of the thread get their turn.
-const TURN_BYTES_MAX: usize = 2 << 20;
+const TURN_BYTES_MAX: usize = 1 << 20;
 /// Steps of one direction before other connections get their turn, whatever they moved.
 const TURN_STEPS_MAX: usize = 32;
 /// A pipe that filled with fewer bytes did not pay: the direction goes back to copying.

@@ -76,9 +76,11 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-fn alone<F: Future>(future: F) -> F::Output {
+/// On a thread that has ended, and closed the pipes it kept, before the next test counts any.
+fn alone<F: Future<Output: Send> + Send>(future: F) -> F::Output {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    std::thread::scope(|scope| scope.spawn(|| runtime.block_on(future)).join().unwrap())
 }
 
 #[test]

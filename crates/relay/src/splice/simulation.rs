@@ -419,3 +419,65 @@ fn bulk_goes_through_pipes_and_where_none_is_to_be_had_through_the_buffer() {
     assert_eq!(outcome.client.fills.get() + outcome.agent.fills.get(), 0);
     assert_eq!(outcome.ended.unwrap().end, End::Finished);
 }
+
+/// Always ready, moves any number of bytes: a bulk flow without a socket. Its peer never says a word.
+struct Endless {
+    speaks: bool,
+    moved: Cell<usize>,
+}
+
+impl Kernel for Endless {
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.speaks { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(buffer.len())
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.moved.set(self.moved.get() + bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn fill(&self, pipe: &Pipe) -> io::Result<usize> {
+        Ok(pipe.bytes_max())
+    }
+
+    fn drain(&self, _: &Pipe, n: usize) -> io::Result<usize> {
+        self.moved.set(self.moved.get() + n);
+        Ok(n)
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_bulk_flow_leaves_other_sockets_their_turn() {
+    use tokio::net::{TcpListener, TcpStream};
+    const TURNS_BETWEEN_MAX: usize = 4;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let moved = tokio::task::LocalSet::new().block_on(&runtime, async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let small = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (peer, _) = listener.accept().await.unwrap();
+        let endless = |speaks| Endless { speaks, moved: Cell::default() };
+        let bulk = std::rc::Rc::new((endless(true), endless(false)));
+        let relay = std::rc::Rc::clone(&bulk);
+        tokio::task::spawn_local(async move { splice(&relay.0, &relay.1, First::default(), IDLE).await });
+        // The relay runs by the time this is polled again; then the small message comes.
+        tokio::task::yield_now().await;
+        let before = bulk.1.moved.get();
+        peer.try_write(b"small").unwrap();
+        small.readable().await.unwrap();
+        bulk.1.moved.get() - before
+    });
+    let most = TURNS_BETWEEN_MAX * (TURN_BYTES_MAX + PIPE_BYTES);
+    assert!(moved <= most, "{moved} bytes moved before the shard looked at its sockets");
+}
