@@ -34,6 +34,7 @@ pub mod backoff;
 pub mod config;
 pub mod dial;
 pub mod links;
+pub mod path;
 pub mod plan;
 mod policy;
 pub mod prefixed;

@@ -89,6 +89,13 @@ pub enum Event {
     },
     /// Round trip of a heartbeat.
     Latency(Duration),
+    /// New streams come another way from now on; those under way stay where they are.
+    Carrier {
+        /// The way: `quic` or `tcp`.
+        way: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// An endpoint is served.
     EndpointOnline {
         /// Its name.

@@ -145,6 +145,7 @@ impl Reporter {
             Event::SessionOffline { reason, retry_in } => {
                 tracing::warn!(reason, retry_ms = millis(*retry_in), "session offline");
             }
+            Event::Carrier { way, reason } => tracing::info!(way, reason, "carrier"),
             Event::Latency(round_trip) => tracing::debug!(latency_us = micros(*round_trip), "heartbeat"),
             Event::EndpointOnline { name, url } => {
                 tracing::info!(name, url = %url, upstream = self.upstream(name), "endpoint online");
@@ -182,6 +183,7 @@ impl Reporter {
             }
             Event::EndpointStopped { name, refusal } => format!("Stopped      {name}: {refusal}"),
             Event::DeliveryFailed { name, reason } => format!("Failed       {name}: {reason}"),
+            Event::Carrier { way, reason } => format!("Carrier      {way}: {reason}"),
             Event::StopRequested => "Session      asked to stop by the edge".to_owned(),
             Event::Latency(_) | Event::VisitorGone { .. } => return None,
         })

@@ -8,7 +8,8 @@ use ebbgate_wire::driver::{self, Incoming};
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, CarrierOffer, Outcome, StopTunnel, StreamKind, Unbind, error_code,
+    Auth, AuthReply, Bind, BindReply, CarrierOffer, Outcome, Secret, StopTunnel, StreamKind, Unbind,
+    error_code,
 };
 use ebbgate_wire::{heartbeat, rpc_io};
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +20,8 @@ use super::delivery::{Desk, Heard};
 use super::hello::{RESTART_REFUSED, STOP_REFUSED, UPDATE_REFUSED};
 use super::links::{self, Book, Kind};
 use super::{AUTH_SECS_MAX, Actor, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow, UNBIND_SECS_MAX};
-use crate::dial::Dialled;
+use crate::dial::{DialError, Dialled};
+use crate::path::{Advice, PROBE_SECS, Path};
 use crate::plan::{BindOutcome, Key, Refusal};
 use crate::stream::{Proxied, Stream, Streams};
 
@@ -50,6 +52,9 @@ struct Tasks {
     early: Vec<Proxied>,
     /// Streams that come beside the session, while there are any.
     beside: Option<Box<dyn Streams>>,
+    /// Whether the path stalls, where QUIC could take over.
+    probing: Option<Probing>,
+    attaching: JoinSet<Result<Box<dyn Streams>, DialError>>,
     links: Option<Keeping>,
     raw_links: Option<Keeping>,
     heartbeat: JoinHandle<heartbeat::HeartbeatError>,
@@ -69,6 +74,21 @@ struct Keeping {
 }
 
 impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Probes the session's path; dropping it ends the probes.
+struct Probing {
+    path: Path,
+    ticket: Secret,
+    start: Instant,
+    round_trips: mpsc::Receiver<Duration>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Probing {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -162,6 +182,8 @@ impl Actor {
             driver,
             desk,
             heard,
+            probing: None,
+            attaching: JoinSet::new(),
             links: None,
             raw_links: None,
             binds: JoinSet::new(),
@@ -195,7 +217,7 @@ impl Actor {
                     None => return Err(Ended::Lost(end_of(&mut tasks.driver.0).await)),
                 },
                 Some(heard) = tasks.heard.recv() => self.heard(tasks, heard),
-                proxied = next_beside(&mut tasks.beside) => drop(tokio::spawn(tasks.desk.clone().take(proxied))),
+                proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(bound) = tasks.binds.join_next() => {
                     match bound {
                         Ok((key, Answer::Reply(reply))) => self.bound(tasks, key, Ok(*reply)),
@@ -206,6 +228,8 @@ impl Actor {
                         Err(_) => {}
                     }
                 }
+                Some(round_trip) = next_probe(&mut tasks.probing) => self.probed(tasks, round_trip),
+                Some(Ok(attached)) = tasks.attaching.join_next() => self.attached(tasks, attached),
                 Some(round_trip) = tasks.latency.recv() => self.tell(Event::Latency(round_trip)),
                 lost = &mut tasks.heartbeat => {
                     let reason = lost.map_or_else(|error| error.to_string(), |error| error.to_string());
@@ -244,6 +268,9 @@ impl Actor {
             let task = tokio::spawn(links::run(kind, book.clone(), dialer, tasks.desk.clone(), random));
             Keeping { book, task }
         };
+        if offer.quic && tasks.beside.is_none() {
+            tasks.probing = Some(self.probe(&tasks.session, offer.ticket.clone()));
+        }
         if offer.links_max == 0 {
             return;
         }
@@ -252,6 +279,58 @@ impl Actor {
         let raw_key = offer.raw_key.as_ref().and_then(|key| RawKey::from_secret(key).ok());
         let session = session_id.parse().ok().map(TunnelSessionId::ksuid);
         tasks.raw_links = raw_key.zip(session).map(|(key, session)| keep(Kind::Raw(session, key)));
+    }
+
+    /// Probes the path on a heartbeat stream of its own.
+    fn probe(&self, session: &driver::Session, ticket: Secret) -> Probing {
+        let (to_loop, round_trips) = mpsc::channel(LATENCIES_MAX);
+        // An echo that never comes is the heartbeat's own matter.
+        let tolerance = self.settings.heartbeat_interval + self.settings.heartbeat_tolerance;
+        let opener = session.clone();
+        let task = tokio::spawn(async move {
+            if let Ok(stream) = opener.open(StreamKind::Heartbeat).await {
+                let report = |round_trip| {
+                    let _ = to_loop.try_send(round_trip);
+                };
+                let _ = heartbeat::run(stream, Duration::from_secs(PROBE_SECS), tolerance, report).await;
+            }
+        });
+        Probing { path: Path::default(), ticket, start: Instant::now(), round_trips, task }
+    }
+
+    /// Does what the path advises: new streams go elsewhere, those under way stay where they are.
+    fn probed(&self, tasks: &mut Tasks, round_trip: Duration) {
+        let Some(probing) = &mut tasks.probing else { return };
+        match probing.path.probed(probing.start.elapsed(), round_trip) {
+            Advice::Stay => {}
+            Advice::Attach => {
+                let (dialer, ticket) = (self.settings.dialer.clone(), probing.ticket.clone());
+                tasks.attaching.spawn(async move { dialer.attach(ticket).await });
+            }
+            Advice::Detach => {
+                tasks.attaching.abort_all();
+                if let Some(beside) = &mut tasks.beside {
+                    beside.finish();
+                }
+                self.tell(Event::Carrier { way: "tcp", reason: "it no longer stalls".into() });
+            }
+        }
+    }
+
+    /// QUIC is there for new streams, or is not to be had.
+    fn attached(&self, tasks: &mut Tasks, attached: Result<Box<dyn Streams>, DialError>) {
+        match attached {
+            Ok(streams) => {
+                tasks.beside = Some(streams);
+                self.tell(Event::Carrier { way: "quic", reason: "TCP stalls".into() });
+            }
+            Err(error) => {
+                if let Some(probing) = &mut tasks.probing {
+                    probing.path.left(probing.start.elapsed());
+                }
+                self.tell(Event::Carrier { way: "tcp", reason: error.to_string() });
+            }
+        }
     }
 
     /// Reads a new stream's purpose beside the loop, so that a stalled one holds up nobody, and delivers it there.
@@ -367,7 +446,7 @@ impl Actor {
                     None => return,
                 },
                 Some(heard) = tasks.heard.recv() => self.heard(tasks, heard),
-                proxied = next_beside(&mut tasks.beside) => drop(tokio::spawn(tasks.desk.clone().take(proxied))),
+                proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(_) = tasks.unbinds.join_next() => {}
                 () = quiet.as_mut(), if tasks.unbinds.is_empty() && tasks.heard.is_empty() => break,
             }
@@ -377,15 +456,29 @@ impl Actor {
     }
 }
 
-/// The next stream beside the session; never, once there are no more.
-async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Proxied {
-    if let Some(streams) = beside
-        && let Some(proxied) = streams.accept().await
-    {
-        return proxied;
+/// The next stream beside the session, or none when there will be no more; never, where there are none.
+async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
+    match beside {
+        Some(streams) => streams.accept().await,
+        None => std::future::pending().await,
     }
-    *beside = None;
-    std::future::pending().await
+}
+
+/// Delivers a stream that came beside the session, or books that this way has ended.
+fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
+    if let Some(proxied) = proxied {
+        tokio::spawn(tasks.desk.clone().take(proxied));
+        return;
+    }
+    tasks.beside = None;
+    if let Some(probing) = &mut tasks.probing {
+        probing.path.left(probing.start.elapsed());
+    }
+}
+
+/// The next probe's round trip; none where nothing is probed.
+async fn next_probe(probing: &mut Option<Probing>) -> Option<Duration> {
+    probing.as_mut()?.round_trips.recv().await
 }
 
 async fn wait_until(due: Option<Instant>) {
