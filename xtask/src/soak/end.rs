@@ -158,7 +158,11 @@ impl End {
     fn take_error(&self, error: io::Error) -> anyhow::Result<()> {
         let peer = self.role.peer();
         let resets = self.plan.is_some_and(|plan| plan.pattern.part(peer).finish == Finish::Reset);
-        let is_reset = matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+        // After the first word of a reset the kernel says only that there is no connection.
+        let is_reset = matches!(
+            error.kind(),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected
+        );
         if resets && is_reset { Ok(()) } else { Err(error.into()) }
     }
 
