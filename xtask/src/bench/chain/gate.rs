@@ -18,6 +18,7 @@ use super::rig::{ALLOWED, HOST, Rig};
 use super::route::Front;
 use super::{https, tcp};
 use crate::api::{Api, text};
+use crate::http;
 use crate::lab::{Lab, Programs, local};
 use crate::process::{Daemon, Spec};
 use crate::token;
@@ -73,6 +74,7 @@ impl Carrier {
 
 /// A running control, edge and agent.
 pub(super) struct Gate {
+    name: &'static str,
     lab: Lab,
     agent: Daemon,
 }
@@ -134,7 +136,7 @@ impl Gate {
             .args(["start", "--all", "--config"])
             .arg(file)
             .start(&lab.log_dir())?;
-        let mut gate = Self { lab, agent };
+        let mut gate = Self { name: carrier.name(), lab, agent };
         let tcp = addr.parse().with_context(|| format!("the reserved address {addr}"))?;
         gate.routes(rig, carrier, tcp, tables)?;
         Ok(gate)
@@ -162,6 +164,17 @@ impl Gate {
             rig.route(Table::Https, carrier.name(), front, &parts, &note);
         }
         Ok(())
+    }
+
+    /// What streams to the agent really took, by the edge's own count: a carrier that cannot be had gives way to another.
+    pub(super) fn carried(&self) -> Result<String> {
+        let admin = local(self.lab.ports().edge_admin());
+        let answer = http::request(http::connect(admin)?, "GET", &admin.to_string(), "/metrics", &[], b"")?;
+        let text = answer.text();
+        let counts = text.lines().filter(|line| !line.starts_with('#') && line.contains("agent_streams"));
+        let counts: Vec<&str> =
+            counts.filter_map(|line| line.split_once('{').map(|(_, rest)| rest)).collect();
+        Ok(format!("{}, streams by what carried them: {}", self.name, counts.join(", ").replace('}', "")))
     }
 
     /// Fails, with the end of its log, when one of the three has ended.

@@ -210,6 +210,9 @@ impl Lineup {
         report.chains =
             self.rig.routes.iter().map(|r| (r.table, r.name.to_owned(), r.note.clone())).collect();
         report.versions = std::mem::take(&mut self.versions);
+        for gate in &self.gates {
+            report.versions.push(gate.carried()?);
+        }
         report.skipped.splice(0..0, std::mem::take(&mut self.rig.skipped));
         self.gates.into_iter().try_for_each(Gate::stop)?;
         self.rig.stop()?;
