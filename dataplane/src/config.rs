@@ -10,6 +10,7 @@ use crate::admit::interfaces::Interfaces;
 use crate::admit::maps::Rates;
 use crate::admit::{self, Mode, Settings};
 use crate::log::LogFormat;
+use crate::ring::Form;
 use crate::shard::Waits;
 
 /// Descriptors kept for what is no visitor: listeners, the feed, rings, files.
@@ -54,6 +55,9 @@ pub struct Config {
     /// Threads that serve traffic. Default: one per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub shards: Option<u16>,
+    /// What threads wait by. io-uring falls back to epoll where the kernel forbids it; docs/performance.md compares them.
+    #[arg(long, value_enum, default_value = "io-uring")]
+    pub runtime: Runtime,
     /// Most connections open at once, an eighth of them for agents alone. Default: what the descriptor limit allows.
     #[arg(long, value_name = "N")]
     pub connections_max: Option<usize>,
@@ -104,6 +108,25 @@ pub struct Config {
     /// What is logged, as in `info` or `ebbgate_edge=debug,info`.
     #[arg(long, default_value = "info")]
     pub log: String,
+}
+
+/// What the edge's threads wait by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Runtime {
+    /// `io_uring`, on which spliced connections are polled by the ring.
+    IoUring,
+    /// `epoll` alone.
+    Epoll,
+}
+
+impl Runtime {
+    /// As `ring` calls it.
+    pub fn form(self) -> Form {
+        match self {
+            Self::IoUring => Form::Ring,
+            Self::Epoll => Form::Epoll,
+        }
+    }
 }
 
 /// How the XDP program may be attached.

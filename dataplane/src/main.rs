@@ -75,10 +75,11 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     // The filter stands before the first connection is accepted.
     edge.begin_guard(vec![addresses.http, addresses.https, addresses.connect]);
     edge.guard.settled().await;
+    let form = config.runtime.form();
     let threads = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
         let edge = Arc::clone(&edge);
         let name = format!("shard-{index}");
-        std::thread::Builder::new().name(name).spawn(move || shard::run(index, edge, mailbox))
+        std::thread::Builder::new().name(name).spawn(move || shard::run(index, form, edge, mailbox))
     });
     let threads: Vec<JoinHandle<_>> = threads.collect::<std::io::Result<_>>()?;
     let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;

@@ -1,5 +1,5 @@
-//! Starts a shard's runtime: a current-thread tokio runtime on epoll, or, when asked and where the kernel allows it,
-//! `tokio_uring`, on which readiness and new connections come by operations of the ring. Also adopts descriptors passed by
+//! Starts a shard's runtime: `tokio_uring` where the kernel allows it, on which the readiness of spliced connections comes by
+//! operations of the ring, or a current-thread tokio runtime on epoll. Also adopts descriptors passed by
 //! the service manager.
 //!
 //! The only module that names `tokio_uring`. docs/performance.md says what either form costs.

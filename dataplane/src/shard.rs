@@ -117,10 +117,14 @@ struct Local {
 }
 
 /// Runs one shard until the edge stops. Call on a thread of its own.
-pub fn run(index: usize, edge: Arc<Edge>, mailbox: mpsc::Receiver<Message>) -> io::Result<()> {
+pub fn run(
+    index: usize,
+    form: Form,
+    edge: Arc<Edge>,
+    mailbox: mpsc::Receiver<Message>,
+) -> io::Result<()> {
     let stop = edge.reached(Stage::Stopped);
-    // Measured: the ring's form costs more at small messages and no less elsewhere (docs/performance.md).
-    ring::run(index, Form::Epoll, async move {
+    ring::run(index, form, async move {
         let shard = Shard::new(index, edge);
         tokio::select! {
             () = shard.work(mailbox) => {}

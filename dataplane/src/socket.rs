@@ -1,6 +1,7 @@
 //! `Socket`: an accepted TCP connection that counts its bytes, can give back bytes it was asked to look at, and can move
 //! from one shard's runtime to another's.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Duration;
 
 use crate::relay::{Kernel, Pipe};
+use crate::ring::{self, Polled};
 
 /// Seconds of silence before the kernel asks whether a peer is still there.
 const KEEPALIVE_SECS: u64 = 60;
@@ -182,6 +184,21 @@ impl Socket {
         }
     }
 
+    /// On a thread whose runtime is a ring: the connection as one whose readiness the ring tells, for a spliced relay.
+    /// None: by epoll, as it is. Afterwards nothing else can use this socket.
+    pub fn by_ring(&mut self) -> io::Result<Option<Ringed>> {
+        if !ring::in_ring() {
+            return Ok(None);
+        }
+        match std::mem::replace(&mut self.stream, Stream::Lost) {
+            Stream::Attached(stream) => {
+                let polled = Polled::new(stream.into_std()?);
+                Ok(Some(Ringed { polled, traffic: self.traffic(), finished: Cell::new(false) }))
+            }
+            Stream::Detached(_) | Stream::Lost => Err(lost()),
+        }
+    }
+
     fn attached(&self) -> io::Result<&TcpStream> {
         match &self.stream {
             Stream::Attached(stream) => Ok(stream),
@@ -225,6 +242,59 @@ impl Kernel for Socket {
 
     fn finish(&self) -> io::Result<()> {
         self.attached()?.finish()
+    }
+}
+
+/// A connection that this thread's ring watches. Its close is an abort unless its relay ended in order.
+pub struct Ringed {
+    polled: Polled,
+    traffic: Arc<Traffic>,
+    finished: Cell<bool>,
+}
+
+impl Ringed {
+    /// Both directions ended in order.
+    pub fn finished(&self) {
+        self.finished.set(true);
+    }
+}
+
+impl Drop for Ringed {
+    fn drop(&mut self) {
+        if !self.finished.get() {
+            // A failure means that the peer is gone, which is what the abort is to tell it.
+            let _ = SockRef::from(self.polled.socket()).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Kernel for Ringed {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.polled.poll_readable(cx)
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.polled.poll_writable(cx)
+    }
+
+    fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.polled.recv(buffer).inspect(|n| self.traffic.add_received(*n))
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.polled.send(bytes).inspect(|n| self.traffic.add_sent(*n))
+    }
+
+    fn fill(&self, pipe: &Pipe) -> io::Result<usize> {
+        self.polled.fill(pipe).inspect(|n| self.traffic.add_received(*n))
+    }
+
+    fn drain(&self, pipe: &Pipe, n: usize) -> io::Result<usize> {
+        self.polled.drain(pipe, n).inspect(|n| self.traffic.add_sent(*n))
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.polled.finish()
     }
 }
 

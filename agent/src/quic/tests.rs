@@ -81,14 +81,14 @@ async fn take(streams: &mut Box<dyn Streams>) -> (String, Stream) {
 async fn a_session_and_its_streams() {
     let edge = Edge::start();
     let dialler = edge.dialler(edge.address);
-    let (dialled, (connection, opening, mut session)) = tokio::join!(dialler.session(), edge.accept());
+    let (reached, (connection, opening, mut session)) = tokio::join!(dialler.session(), edge.accept());
     assert_eq!(opening, Opening::Session);
-    let mut dialled = dialled.unwrap();
-    dialled.io.write_all(b"as over TLS").await.unwrap();
+    let mut reached = reached.unwrap();
+    reached.io.write_all(b"as over TLS").await.unwrap();
     let mut got = [0; 11];
     session.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"as over TLS");
-    let mut streams = dialled.streams.unwrap();
+    let mut streams = reached.streams.unwrap();
     // One that stalls in its header holds up nobody.
     let (mut stalled, _recv) = connection.open_bi().await.unwrap();
     stalled.write_all(&[0, 0]).await.unwrap();
@@ -101,7 +101,7 @@ async fn a_session_and_its_streams() {
     assert_eq!((id.as_str(), text.as_str()), ("b1", "preamble"));
     stream.write_all(b"answer").await.unwrap();
     // Streams in flight outlive their source.
-    drop((streams, dialled.io));
+    drop((streams, reached.io));
     stream.shutdown().await.unwrap();
     text.clear();
     visitor.read_to_string(&mut text).await.unwrap();
@@ -149,9 +149,9 @@ async fn streams_survive_loss_and_a_nat_that_forgets() {
     let edge = Edge::start();
     let shaper = Shaper::start(edge.address, 3).await.unwrap();
     let dialler = edge.dialler(shaper.address);
-    let (dialled, (connection, ..)) = tokio::join!(dialler.session(), edge.accept());
-    let dialled = dialled.unwrap();
-    let mut streams = dialled.streams.unwrap();
+    let (reached, (connection, ..)) = tokio::join!(dialler.session(), edge.accept());
+    let reached = reached.unwrap();
+    let mut streams = reached.streams.unwrap();
     shaper.set(Weather { loss_per_mille: 50, delay: Duration::from_millis(10) });
     let sent: Vec<u8> =
         (0..1_000_000_u32).map(|n| n.to_be_bytes()[usize::try_from(n % 4).unwrap()]).collect();
@@ -190,8 +190,8 @@ async fn where_tcp_is_swallowed_the_session_comes_over_quic() {
     // Accepts nothing and says nothing: connections hang in its queue, as behind a firewall that drops TLS.
     let silent = tokio::net::TcpListener::bind(edge.address).await.unwrap();
     let dialler = EdgeDialer::new(&config(&edge, edge.address.port(), CarrierChoice::Auto)).unwrap();
-    let (dialled, (_, opening, _)) = tokio::join!(dialler.dial(), edge.accept());
-    assert!(dialled.unwrap().streams.is_some());
+    let (reached, (_, opening, _)) = tokio::join!(dialler.dial(), edge.accept());
+    assert!(reached.unwrap().streams.is_some());
     assert_eq!(opening, Opening::Session);
     drop(silent);
 }
@@ -205,6 +205,6 @@ async fn an_edge_that_refuses_tcp_is_not_asked_over_quic() {
     let dialler = EdgeDialer::new(&config(&edge, port, CarrierChoice::Auto)).unwrap();
     assert!(matches!(dialler.dial().await, Err(DialError::Tcp { .. })));
     let dialler = EdgeDialer::new(&config(&edge, edge.address.port(), CarrierChoice::Quic)).unwrap();
-    let (dialled, _edge) = tokio::join!(dialler.dial(), edge.accept());
-    dialled.unwrap();
+    let (reached, _edge) = tokio::join!(dialler.dial(), edge.accept());
+    reached.unwrap();
 }

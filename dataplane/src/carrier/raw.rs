@@ -19,7 +19,7 @@ use tokio::time::{Duration, Instant, timeout};
 use super::{Cut, Place};
 use crate::gateway::{SessionState, Slot};
 use crate::shard::Shard;
-use crate::socket::Socket;
+use crate::socket::{Ringed, Socket};
 
 /// Seconds an agent may take to reach its upstream and say so.
 const STATUS_SECS_MAX: u64 = 15;
@@ -128,6 +128,11 @@ impl RawStream {
     /// The connection to the agent.
     pub fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// As [`Socket::by_ring`].
+    pub fn by_ring(&mut self) -> io::Result<Option<Ringed>> {
+        self.socket.by_ring()
     }
 
     /// Completes when the session ends, and the stream with it.

@@ -227,7 +227,7 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
 /// another carrier may be tried.
 async fn through_raw(shard: &Shard, walk: &mut Walk, agent: &AgentRef, origin: Origin) -> Option<Served> {
     let hello = walk.visitor.unread().filter(|hello| !hello.is_empty())?;
-    let stream = match shard.open_raw(agent, origin, &hello).await? {
+    let mut stream = match shard.open_raw(agent, origin, &hello).await? {
         Ok(stream) => stream,
         Err(RawFailed::Refused(Code::REFUSED)) => return Some(Served::Again),
         Err(RawFailed::Lost)
@@ -243,8 +243,23 @@ async fn through_raw(shard: &Shard, walk: &mut Walk, agent: &AgentRef, origin: O
     };
     let visitor = walk.visitor.passed_on()?;
     let limits = shard.edge().waits.idle();
+    let by_ring = visitor.by_ring().and_then(|visitor| Ok(visitor.zip(stream.by_ring()?)));
+    let join = async {
+        match &by_ring {
+            Ok(Some((visitor, agent))) => {
+                let ended = relay::splice(visitor, agent, First::default(), limits).await;
+                if ended.end == End::Finished {
+                    visitor.finished();
+                    agent.finished();
+                }
+                ended
+            }
+            // A socket that belongs to no runtime fails at its first call.
+            Ok(None) | Err(_) => relay::splice(visitor, stream.socket(), First::default(), limits).await,
+        }
+    };
     let ended = tokio::select! {
-        ended = relay::splice(visitor, stream.socket(), First::default(), limits) => ended,
+        ended = join => ended,
         () = stream.ended() => {
             walk.visitor.abort_on_close();
             return Some(Served::Over(over(ErrorCode::AGENT_STREAM, "the agent's session ended")));

@@ -92,7 +92,7 @@ impl Visitor {
     }
 
     /// The socket of a client in clear, whose unread bytes were passed on: what is left can be spliced.
-    pub fn passed_on(&mut self) -> Option<&Socket> {
+    pub fn passed_on(&mut self) -> Option<&mut Socket> {
         let Io::Clear(socket) = &mut self.io else { return None };
         self.again = Bytes::new();
         socket.swallow(socket.looked_at().len());

@@ -15,6 +15,7 @@ use ebbgate_edge::metrics::Metrics;
 use ebbgate_edge::program::Tables;
 use ebbgate_edge::program::ports::Ports;
 use ebbgate_edge::program::report::Reports;
+use ebbgate_edge::ring::Form;
 use ebbgate_edge::shard::{self, Edge, Entrance, Parts, Stage, Waits};
 use ebbgate_edge::tls::provider;
 use ebbgate_model::feed::FromEdge;
@@ -183,7 +184,7 @@ impl Lab {
         let quic = edge.listen_quic(socket).unwrap();
         let start = |(index, mailbox)| {
             let edge = Arc::clone(&edge);
-            std::thread::spawn(move || shard::run(index, edge, mailbox).unwrap())
+            std::thread::spawn(move || shard::run(index, Form::Ring, edge, mailbox).unwrap())
         };
         let threads = mailboxes.into_iter().enumerate().map(start).collect();
         Self { edge, authority, tls, connect, quic, port, events, program, threads }

@@ -240,7 +240,7 @@ async fn a_visitor_who_breaks_off_resets_the_stream() {
     visitor.set_zero_linger().unwrap();
     drop(visitor);
     let broken = stream.read_u8().await.unwrap_err();
-    assert_eq!(ebbgate_wire::driver::reset_code(&broken), Some(Code::CANCELLED));
+    assert_eq!(driver::reset_code(&broken), Some(Code::CANCELLED));
 }
 
 #[tokio::test]
