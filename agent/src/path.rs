@@ -133,7 +133,7 @@ mod tests {
         let mut gaps = Vec::new();
         for _ in 0..4 {
             let (attached, what) =
-                advice(&mut path, start, &[&stall, [LATE; 4_000].as_slice()].concat()).unwrap();
+                advice(&mut path, start, &[&stall, vec![LATE; 4_000].as_slice()].concat()).unwrap();
             assert_eq!(what, Advice::Attach);
             gaps.push(attached - start);
             let (detached, what) = advice(&mut path, attached + 2, &[QUICK; 100]).unwrap();

@@ -7,6 +7,7 @@ mod connection;
 mod delivery;
 mod hello;
 mod links;
+mod purpose;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -117,12 +117,7 @@ struct Local {
 }
 
 /// Runs one shard until the edge stops. Call on a thread of its own.
-pub fn run(
-    index: usize,
-    form: Form,
-    edge: Arc<Edge>,
-    mailbox: mpsc::Receiver<Message>,
-) -> io::Result<()> {
+pub fn run(index: usize, form: Form, edge: Arc<Edge>, mailbox: mpsc::Receiver<Message>) -> io::Result<()> {
     let stop = edge.reached(Stage::Stopped);
     ring::run(index, form, async move {
         let shard = Shard::new(index, edge);

@@ -48,14 +48,12 @@ impl QuicStreams {
 
 async fn read_header(mut stream: QuicStream) -> Option<Proxied> {
     let limit = Duration::from_secs(HEADER_SECS_MAX);
-    match timeout(limit, read_proxied(&mut stream)).await {
-        Ok(Ok(header)) => Some(Proxied { header, stream: Stream::Quic(stream) }),
+    let Ok(Ok(header)) = timeout(limit, read_proxied(&mut stream)).await else {
         // Nothing was delivered.
-        Ok(Err(_)) | Err(_) => {
-            stream.reset(Code::PROTOCOL);
-            None
-        }
-    }
+        stream.reset(Code::PROTOCOL);
+        return None;
+    };
+    Some(Proxied { header, stream: Stream::Quic(stream) })
 }
 
 impl Streams for QuicStreams {

@@ -1,3 +1,5 @@
+//! The agent over QUIC against a bare edge of quinn's, by real datagrams.
+
 use std::time::Duration;
 
 use ebbgate_quic::{ATTACHED, Endpoint, ResetKey, open_proxied};

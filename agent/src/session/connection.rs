@@ -8,8 +8,7 @@ use ebbgate_wire::driver::{self, Incoming};
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, CarrierOffer, Outcome, Secret, StopTunnel, StreamKind, Unbind,
-    error_code,
+    Auth, AuthReply, Bind, BindReply, CarrierOffer, Secret, StopTunnel, StreamKind, Unbind, error_code,
 };
 use ebbgate_wire::{heartbeat, rpc_io};
 use tokio::sync::{mpsc, oneshot};
@@ -17,13 +16,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::delivery::{Desk, Heard};
-use super::hello::{RESTART_REFUSED, STOP_REFUSED, UPDATE_REFUSED};
 use super::links::{self, Book, Kind};
+use super::purpose::read_purpose;
 use super::{AUTH_SECS_MAX, Actor, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow, UNBIND_SECS_MAX};
 use crate::dial::{DialError, Dialled};
 use crate::path::{Advice, PROBE_SECS, Path};
 use crate::plan::{BindOutcome, Key, Refusal};
-use crate::stream::{Proxied, Stream, Streams};
+use crate::stream::{Proxied, Streams};
 
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
@@ -525,41 +524,4 @@ async fn ask_unbind(session: driver::Session, id: String) {
         }
     };
     let _ = timeout(Duration::from_secs(UNBIND_SECS_MAX), asking).await;
-}
-
-/// Reads what a stream is for and answers what needs no state; what is left is for the desk or the loop. Streams that make
-/// no sense are dropped, which resets them.
-async fn read_purpose(mut stream: driver::Stream, stop_allowed: bool) -> Option<Heard> {
-    match stream.kind().await.ok()? {
-        StreamKind::Proxy => {
-            let header = rpc_io::read_proxy_header(&mut stream).await.ok()?;
-            Some(Heard::Unrouted(Proxied { header, stream: Stream::Mux(stream) }))
-        }
-        StreamKind::StopTunnel => {
-            let notice = StopTunnel::decode(rpc_io::read_object(&mut stream).await.ok()?).ok()?;
-            stream.linger();
-            Some(Heard::StopTunnel(notice))
-        }
-        StreamKind::Stop if stop_allowed => {
-            rpc_io::read_object(&mut stream).await.ok()?;
-            let _ = rpc_io::write_object(&mut stream, &Outcome::default()).await;
-            Some(Heard::Stop)
-        }
-        StreamKind::Stop => refuse(stream, STOP_REFUSED).await,
-        StreamKind::Restart => refuse(stream, RESTART_REFUSED).await,
-        StreamKind::Update => refuse(stream, UPDATE_REFUSED).await,
-        StreamKind::Heartbeat => {
-            // Echoing has no end but the stream's.
-            tokio::spawn(heartbeat::echo(stream, || {}));
-            None
-        }
-        _ => None,
-    }
-}
-
-async fn refuse(mut stream: driver::Stream, reason: &str) -> Option<Heard> {
-    if rpc_io::read_object(&mut stream).await.is_ok() {
-        let _ = rpc_io::write_object(&mut stream, &Outcome { error: reason.into() }).await;
-    }
-    None
 }

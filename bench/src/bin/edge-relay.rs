@@ -31,7 +31,7 @@ struct Plan {
 }
 
 fn main() -> ExitCode {
-    match parse(std::env::args().skip(1)).and_then(serve) {
+    match parse(std::env::args().skip(1)).and_then(|plan| serve(&plan)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("edge-relay: {error}; usage: edge-relay LISTEN TARGET [--threads N] [--ring]");
@@ -57,8 +57,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Error> {
     Ok(plan)
 }
 
-fn serve(plan: Plan) -> Result<(), Error> {
-    let Plan { at, target, threads, form } = plan;
+fn serve(plan: &Plan) -> Result<(), Error> {
+    let Plan { at, target, threads, form } = *plan;
     let (_, listeners) = listen::bind(at, threads)?;
     let serve = move |(index, listener)| {
         thread::spawn(move || ring::run(index, form, async move { accept(listener, target, form).await }))

@@ -38,7 +38,8 @@ fn an_agent_far_away_is_reached_and_back_after_a_cut() -> Result<()> {
                 let chain = &chain;
                 let echo = |n: usize| {
                     scope.spawn(move || {
-                        let word: Vec<u8> = (0..WORD_BYTES + n).map(|at| (at % 251) as u8).collect();
+                        let word: Vec<u8> =
+                            (0..WORD_BYTES + n).zip((0..251).cycle()).map(|(_, byte)| byte).collect();
                         chain.echo(&word)
                     })
                 };

@@ -66,11 +66,11 @@ mod alone {
 
     /// Whether the service or the visitor is the one that does not read.
     fn check(carrier: &str, service_reads: bool) -> Result<()> {
-        let (send, accepted) = mpsc::channel();
-        let send = Mutex::new(send);
+        let (hand, accepted) = mpsc::channel();
+        let hand = Mutex::new(hand);
         let mut chain = Chain::start(carrier, move |_, stream| {
-            let sent = send.lock().expect("no panic").send(stream);
-            sent.map_err(|_| ErrorKind::BrokenPipe.into())
+            let handed = hand.lock().expect("no panic").send(stream);
+            handed.map_err(|_| ErrorKind::BrokenPipe.into())
         })?;
         let mut other = chain.visit(ECHO)?;
         ping(&mut other)?;

@@ -1,3 +1,5 @@
+//! The path does to datagrams what it was told to.
+
 use super::*;
 
 async fn echo() -> (SocketAddr, mpsc::UnboundedReceiver<SocketAddr>) {

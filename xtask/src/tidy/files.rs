@@ -21,9 +21,13 @@ const PURE: [&str; 7] = [
     "dataplane/src/detect.rs",
 ];
 /// Within those, the rims: tokio's io traits and timers around the sans-IO core.
-const RIMS: [&str; 4] = [
+const RIMS: [&str; 8] = [
     "crates/wire/src/driver.rs",
     "crates/wire/src/driver/",
+    "crates/wire/src/link/hello.rs",
+    "crates/wire/src/link/io.rs",
+    "crates/wire/src/link/tls.rs",
+    "crates/wire/src/link/tls/handshake.rs",
     "crates/wire/src/rpc_io.rs",
     "crates/wire/src/heartbeat.rs",
 ];

@@ -5,6 +5,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +26,9 @@ pub(super) const LOAD_SECS_MAX: u64 = 15;
 const OPEN_SECS_PER_THOUSAND: u64 = 4;
 const READ_BYTES: usize = 256 << 10;
 const EVENTS_MAX: usize = 256;
+/// Bursts of visitors before a load, and milliseconds after each.
+const BURSTS: u32 = 2;
+const BURST_PAUSE_MS: u64 = 200;
 /// Connections being opened at the same time ahead of a load.
 const OPENING_MAX: usize = 64;
 /// How often the deadline is looked at when nothing comes.
@@ -52,6 +56,15 @@ pub(super) fn run(front: &Front, load: &Load, meter: &Meter) -> Result<Sample> {
         Kind::Connections => Pool::opening(front.small, &front.preface, Task::Short, load.amount, count)?,
     };
     pool.measure(meter)
+}
+
+/// As many visitors at once as a load will have, twice, each for one echo and an orderly end.
+pub(super) fn burst(front: &Front, count: u32) -> Result<()> {
+    for _ in 0..BURSTS {
+        drop(open(front.small, &front.preface, count as usize)?);
+        thread::sleep(Duration::from_millis(BURST_PAUSE_MS));
+    }
+    Ok(())
 }
 
 /// Opens connections, each proven by one echo, and keeps them.
