@@ -328,8 +328,8 @@ pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, DialerError> {
     Ok(Arc::new(config))
 }
 
-/// For links: TLS 1.3 only, AES-128-GCM first (the cheapest per byte), their own ALPN. Sessions of links resume one
-/// another's, so a link costs no certificate check beyond the first.
+/// For links: TLS 1.3 only, AES-128-GCM first (the cheapest per byte), their own ALPN. No link resumes another's
+/// TLS session: each shakes hands in full, once, before any visitor comes.
 fn link_config(trust: &Trust) -> Result<Arc<ClientConfig>, DialerError> {
     let mut provider = (*trust::provider()).clone();
     let aes_128 = CipherSuite::TLS13_AES_128_GCM_SHA256;
