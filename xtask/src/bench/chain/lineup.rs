@@ -40,7 +40,10 @@ impl Lineup {
         let envoy = ["envoy", "envoy > rathole"].iter().any(|name| wants(name)) && tables != [Table::Tunnel];
         let envoy = if envoy { lineup.attempt("envoy", |_| install::envoy(tools)) } else { None };
         if let Some(program) = &envoy {
-            lineup.versions.push(format!("envoy {}", install::version(program, "--version")));
+            // It says where it lies on this machine first.
+            let said = install::version(program, "--version");
+            let version = said.rsplit_once("version: ").map_or(said.as_str(), |(_, version)| version);
+            lineup.versions.push(format!("envoy: {version}"));
         }
         if tables.contains(&Table::Relay) {
             lineup.relays(envoy.as_deref(), &wants);
