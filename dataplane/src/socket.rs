@@ -243,6 +243,10 @@ impl Kernel for Socket {
     fn finish(&self) -> io::Result<()> {
         self.attached()?.finish()
     }
+
+    fn is_connected(&self) -> bool {
+        self.attached().is_ok_and(Kernel::is_connected)
+    }
 }
 
 /// A connection that this thread's ring watches. Its close is an abort unless its relay ended in order.
@@ -295,6 +299,10 @@ impl Kernel for Ringed {
 
     fn finish(&self) -> io::Result<()> {
         self.polled.finish()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.polled.is_connected()
     }
 }
 

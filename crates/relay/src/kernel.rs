@@ -34,6 +34,10 @@ pub trait Kernel {
 
     /// Sends the end of the stream; reading goes on.
     fn finish(&self) -> io::Result<()>;
+
+    /// Whether the kernel still has a peer for it. A reset takes the peer away; an end does not, as long as we have not
+    /// sent ours.
+    fn is_connected(&self) -> bool;
 }
 
 /// The system calls behind [`Kernel`], for those who implement it. None blocks on a socket that does not.
@@ -115,6 +119,10 @@ impl Kernel for TcpStream {
 
     fn finish(&self) -> io::Result<()> {
         calls::finish(self)
+    }
+
+    fn is_connected(&self) -> bool {
+        self.peer_addr().is_ok()
     }
 }
 

@@ -162,6 +162,7 @@ impl Direction {
         let Some(n) = unless_blocked(from.fill(pipe.pipe())).map_err(|e| (self.source, e))? else {
             return Ok(0);
         };
+        self.check_end(n, relay, from)?;
         relay.read(self.source, n, now_ms);
         pipe.filled(n);
         self.bulk = n >= SPLICE_BYTES_MIN;
@@ -172,6 +173,15 @@ impl Direction {
         relay.wrote(self.source.other(), moved, now_ms);
         self.piped = (pipe.held() > 0).then_some(pipe);
         Ok(moved)
+    }
+
+    /// Whether an end is one. The kernel tells of a reset once, and `splice(2)` to a socket keeps it to itself when it had
+    /// sent something before: then the read that follows sees an end where there was none.
+    fn check_end(&self, n: usize, relay: &Relay, from: &impl Kernel) -> Result<(), Fault> {
+        if n > 0 || relay.has_finished(self.source) || from.is_connected() {
+            return Ok(());
+        }
+        Err((self.source, io::ErrorKind::ConnectionReset.into()))
     }
 
     fn copy_through(
@@ -185,6 +195,7 @@ impl Direction {
             let Some(n) = unless_blocked(from.recv(scratch)).map_err(|e| (self.source, e))? else {
                 return Ok(0);
             };
+            self.check_end(n, relay, from)?;
             relay.read(self.source, n, now_ms);
             self.bulk = n >= READ_BYTES_MAX;
             let read = scratch.get(..n).unwrap_or_default();

@@ -156,6 +156,11 @@ impl Relay {
         direction.bytes += n as u64;
     }
 
+    /// Whether the end was passed on to this side.
+    pub fn has_finished(&self, sink: Side) -> bool {
+        self.direction(sink.other()).sink_finished
+    }
+
     /// The end was passed on to this side.
     pub fn finished(&mut self, sink: Side, now_ms: u64) {
         self.moved_at_ms = now_ms;

@@ -164,4 +164,8 @@ impl Kernel for Polled {
     fn finish(&self) -> io::Result<()> {
         calls::finish(&*self.socket)
     }
+
+    fn is_connected(&self) -> bool {
+        self.socket.peer_addr().is_ok()
+    }
 }

@@ -188,6 +188,10 @@ impl Fake {
 }
 
 impl Kernel for Fake {
+    fn is_connected(&self) -> bool {
+        true
+    }
+
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state.borrow_mut();
         if self.failed.get() || !state.inbox.is_empty() || state.inbox_ended {
@@ -427,6 +431,10 @@ struct Endless {
 }
 
 impl Kernel for Endless {
+    fn is_connected(&self) -> bool {
+        true
+    }
+
     fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.speaks { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
