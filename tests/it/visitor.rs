@@ -100,6 +100,14 @@ impl Visitor {
         self.tls_over(self.tcp(self.https)?, name)
     }
 
+    /// What a TLS client for `name` says first: one record.
+    pub(crate) fn hello(&self, name: &str) -> Result<Vec<u8>> {
+        let name = ServerName::try_from(name.to_owned())?;
+        let mut bytes = Vec::new();
+        ClientConnection::new(Arc::clone(&self.config), name)?.write_tls(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// TLS over a connection that exists.
     pub(crate) fn tls_over(&self, mut stream: TcpStream, name: &str) -> Result<Tls> {
         let name = ServerName::try_from(name.to_owned())?;

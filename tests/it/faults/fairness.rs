@@ -18,8 +18,12 @@ mod alone {
     /// Single bytes there and back.
     const PINGS: usize = 300;
     /// Bytes that all flows together may move while one byte goes there and back, in the middle of all cases: a turn's
-    /// worth of every flow (2 MiB) at each of the four places where the byte waits for its turn, edge and agent, both ways.
-    const MEANWHILE_BYTES_MAX: u64 = 4 * FLOWS as u64 * (2 << 20);
+    /// worth of every flow (2 MiB) once; the byte goes by four places where it waits for its turn, and a flow that has its
+    /// turn at one of them seldom has it at all. Bytes and no time, so that a slow machine is as good as a quick one.
+    const MEANWHILE_BYTES_MAX: u64 = FLOWS as u64 * (2 << 20);
+    /// The same over raw links: a pipe's worth (1 MiB) more of every flow at either end, as bytes in a pipe go on without
+    /// a turn of their own once the kernel has them.
+    const MEANWHILE_RAW_BYTES_MAX: u64 = 2 * MEANWHILE_BYTES_MAX;
     /// Bytes that the kernel keeps for a flow's visitor: few, so that what is read was moved just now.
     const FLOW_BUFFER_BYTES: usize = 128 << 10;
     /// Fewest bytes that every flow moves meanwhile.
@@ -35,9 +39,9 @@ mod alone {
         let moved: [AtomicU64; FLOWS] = std::array::from_fn(|_| AtomicU64::new(0));
         let all = || moved.iter().map(|flow| flow.load(Ordering::Relaxed)).sum::<u64>();
         let done = AtomicBool::new(false);
-        let mut single = chain.visit(ECHO)?;
+        let mut single = chain.visit_carried(ECHO, |_| Ok(()))?;
         let flow = |_| {
-            let stream = chain.visit(b'x')?;
+            let stream = chain.visit_carried(b'x', |_| Ok(()))?;
             SockRef::from(&stream).set_recv_buffer_size(FLOW_BUFFER_BYTES)?;
             Ok(stream)
         };
@@ -73,10 +77,8 @@ mod alone {
             "{carrier}: {middle} bytes of {FLOWS} flows while one byte went there and back, at most {}",
             meanwhile[PINGS - 1]
         );
-        assert!(
-            middle <= MEANWHILE_BYTES_MAX,
-            "{carrier}: {middle} bytes of others for one byte there and back"
-        );
+        let most = if carrier == "raw" { MEANWHILE_RAW_BYTES_MAX } else { MEANWHILE_BYTES_MAX };
+        assert!(middle <= most, "{carrier}: {middle} bytes of others for one byte there and back");
         chain.check_alive()
     }
 

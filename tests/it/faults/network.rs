@@ -27,7 +27,8 @@ const POST_BYTES: usize = 48 << 10;
 
 #[test]
 fn an_agent_far_away_is_reached_and_back_after_a_cut() -> Result<()> {
-    for carrier in CARRIERS {
+    // Datagrams have a path of their own: `datagrams`.
+    for carrier in CARRIERS.into_iter().filter(|carrier| *carrier != "quic") {
         let lab = TestLab::running()?;
         let path = Path::open(local(lab.ports().connect()), FAR_AWAY)?;
         let mut chain = Chain::with_lab(lab, carrier, path.address, |_, mut stream| {

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,23 +29,39 @@ pub(super) struct Path {
     /// Where to dial instead of the other end.
     pub(super) address: SocketAddr,
     open: Arc<Mutex<Vec<TcpStream>>>,
+    silent: Arc<AtomicBool>,
 }
 
 impl Path {
     /// A path to `to`.
     pub(super) fn open(to: SocketAddr, weather: Weather) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Self::open_at("127.0.0.1:0".parse()?, to, weather)
+    }
+
+    /// The same where agents are told to dial: beside a path for datagrams on the same port, say.
+    pub(super) fn open_at(address: SocketAddr, to: SocketAddr, weather: Weather) -> Result<Self> {
+        let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let open = Arc::new(Mutex::new(Vec::new()));
-        let all = Arc::clone(&open);
+        let (all, silent) = (Arc::clone(&open), Arc::<AtomicBool>::default());
+        let is_silent = Arc::clone(&silent);
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
+                if is_silent.load(Ordering::Relaxed) {
+                    all.lock().unwrap_or_else(PoisonError::into_inner).push(near);
+                    continue;
+                }
                 let Ok(far) = TcpStream::connect(to) else { continue };
                 // A connection that cannot be set up ends; its ends notice.
                 let _ = join(near, far, weather, &all);
             }
         });
-        Ok(Self { address, open })
+        Ok(Self { address, open, silent })
+    }
+
+    /// Whether new connections come to nothing, without a word: neither refused nor served.
+    pub(super) fn set_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::Relaxed);
     }
 
     /// Everything on the path ends, from one moment to the next.

@@ -59,7 +59,13 @@ impl Shaper {
     pub async fn start(server: SocketAddr, seed: u64) -> io::Result<Self> {
         let here: IpAddr =
             if server.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
-        let front = Arc::new(UdpSocket::bind((here, 0)).await?);
+        Self::start_at((here, 0).into(), server, seed).await
+    }
+
+    /// The same where clients are told to send to: beside a path for TCP on the same port, say.
+    pub async fn start_at(address: SocketAddr, server: SocketAddr, seed: u64) -> io::Result<Self> {
+        let here = address.ip();
+        let front = Arc::new(UdpSocket::bind(address).await?);
         let shared = Arc::new(Shared {
             server,
             sky: Mutex::new(Sky {
