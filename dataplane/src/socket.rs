@@ -111,11 +111,18 @@ impl Socket {
 
     /// Makes the connection fit for an agent's link: given up like a session's. Our own agent has no delay to be spared.
     pub fn for_link(self) -> io::Result<Self> {
-        if let Stream::Attached(stream) = &self.stream {
-            let limit = Duration::from_secs(UNACKNOWLEDGED_SECS_MAX);
-            SockRef::from(stream).set_tcp_user_timeout(Some(limit))?;
-        }
+        self.give_up_on_silence(true)?;
         Ok(self)
+    }
+
+    /// Whether a link is given up when bytes stay unacknowledged. Not while it carries bulk: to the kernel a reader who
+    /// pauses with his buffers full is as silent as a machine that is gone. That one's links end with its session.
+    pub fn give_up_on_silence(&self, give_up: bool) -> io::Result<()> {
+        if let Stream::Attached(stream) = &self.stream {
+            let limit = give_up.then_some(Duration::from_secs(UNACKNOWLEDGED_SECS_MAX));
+            SockRef::from(stream).set_tcp_user_timeout(limit)?;
+        }
+        Ok(())
     }
 
     /// Who connected; IPv4-mapped addresses as IPv4.

@@ -26,6 +26,10 @@ use crate::socket::Socket;
 /// What a link's frames travel on.
 pub type LinkIo = Box<TlsStream<Socket>>;
 
+/// Bytes to the agent that are too few to fill the buffers of a service that reads nothing. While there are no more, bytes
+/// that stay unacknowledged mean that the agent's machine is gone, and the visitor had better be tried elsewhere.
+const FEW_BYTES_MAX: usize = 32 << 10;
+
 /// What a link counts for as long as it is open.
 pub struct Place {
     /// Whose it is.
@@ -76,7 +80,14 @@ impl Link {
     pub fn claim(self, shard: &Shard, header: &ProxyHeader) -> Option<LinkStream> {
         let stream = self.parked.claim(header).ok()?;
         let (key, cut) = shard.links().borrow_mut().in_use(&self.place.session.state);
-        Some(LinkStream { stream: Some(stream), place: Some(self.place), shard: shard.clone(), key, cut })
+        Some(LinkStream {
+            stream: Some(stream),
+            place: Some(self.place),
+            shard: shard.clone(),
+            key,
+            cut,
+            few_bytes: FEW_BYTES_MAX,
+        })
     }
 }
 
@@ -130,11 +141,25 @@ pub struct LinkStream {
     shard: Shard,
     key: u64,
     cut: Rc<Cut>,
+    /// How many bytes may still go to the agent before they are many; 0: they are.
+    few_bytes: usize,
 }
 
 impl LinkStream {
     fn stream(&mut self) -> io::Result<Pin<&mut link::LinkStream<LinkIo>>> {
         self.stream.as_mut().map(Pin::new).ok_or_else(|| StreamError::SessionEnded.into())
+    }
+
+    /// Counts what went to the agent, until it is more than [`FEW_BYTES_MAX`].
+    fn wrote(&mut self, count: usize) -> io::Result<()> {
+        if self.few_bytes == 0 {
+            return Ok(());
+        }
+        self.few_bytes = self.few_bytes.saturating_sub(count);
+        match self.stream.as_ref().and_then(link::LinkStream::get_ref) {
+            Some(io) if self.few_bytes == 0 => io.get_ref().give_up_on_silence(false),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -143,6 +168,10 @@ impl Drop for LinkStream {
         let (Some(stream), Some(place)) = (self.stream.take(), self.place.take()) else { return };
         self.shard.links().borrow_mut().done(place.session.state.id, self.key);
         if let Some(io) = stream.into_idle() {
+            // As before it was claimed.
+            if self.few_bytes == 0 && io.get_ref().give_up_on_silence(true).is_err() {
+                return;
+            }
             self.shard.park(Link::new(io, place));
         }
     }
@@ -162,6 +191,9 @@ impl AsyncRead for LinkStream {
 impl AsyncWrite for LinkStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = self.stream()?.poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = outcome {
+            self.wrote(count)?;
+        }
         self.cut.guard(&self.cut.writer, cx, outcome)
     }
 

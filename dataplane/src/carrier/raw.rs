@@ -106,7 +106,11 @@ impl RawLink {
             () = cut.ended() => return Err(RawFailed::Lost),
         };
         match status.map(read_status) {
-            Ok(Ok(())) => Ok(stream),
+            // The agent has answered: whatever it leaves unacknowledged from now on, its service may be pausing.
+            Ok(Ok(())) => {
+                stream.socket.give_up_on_silence(false).map_err(|_| RawFailed::Lost)?;
+                Ok(stream)
+            }
             Ok(Err(code)) => Err(RawFailed::Refused(code)),
             Err(_) => Err(RawFailed::Lost),
         }
