@@ -84,7 +84,7 @@ mod alone {
         let (mut visitors, mut services) = (Vec::new(), Vec::new());
         for _ in 0..CONNECTIONS {
             // Who came another way leaves again; his connection's other end is the one accepted next.
-            visitors.push(chain.visit_carried(b'x', |_| Ok(drop(accepted.recv()?)))?);
+            visitors.push(chain.visit_carried(b'x', |_| accepted.recv().map(drop).map_err(Into::into))?);
             services.push(accepted.recv()?);
         }
         let (senders, readers) =
@@ -132,7 +132,7 @@ mod alone {
                 handed.map_err(|_| ErrorKind::BrokenPipe.into())
             })?;
             let mut other = chain.visit(ECHO)?;
-            let mut visitor = [chain.visit_carried(b'x', |_| Ok(drop(accepted.recv()?)))?];
+            let mut visitor = [chain.visit_carried(b'x', |_| accepted.recv().map(drop).map_err(Into::into))?];
             let service = accepted.recv()?;
             let pushed = push(&mut visitor, &mut other)?[0];
             held_up.push((chain, visitor, service, pushed));
