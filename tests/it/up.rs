@@ -132,6 +132,9 @@ fn one_line_then_service_then_nothing_left() -> Result<()> {
     // SIGKILL to the verb itself leaves no process either.
     let pids = again.pids();
     again.signal("-KILL")?;
+    // Its children die with the thread that made them, its lock goes with its last thread.
+    let mut again = again;
+    again.child.wait()?;
     soon("the children to be gone", || Ok(pids.iter().all(|pid| gone(*pid)).then_some(())))?;
     // The pins that it could not take away go with the next one.
     let mut last = Up::start(&lab)?;
