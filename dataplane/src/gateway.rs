@@ -3,12 +3,13 @@
 //!
 //! Types and a trait only. `shard::Shard` implements it over real sessions, tests in memory.
 
+pub mod life;
+
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwapOption;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme, TunnelSessionId};
 use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, TlsSettings};
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use crate::pool::Pool;
 
+use self::life::{Ended, Life};
 use crate::carrier::QuicWay;
 
 /// An endpoint that is online: a cloud endpoint of the Program, or one an agent has bound.
@@ -80,42 +82,30 @@ pub struct SessionState {
     pub id: TunnelSessionId,
     /// Index of the shard that owns it.
     pub shard: usize,
-    alive: AtomicBool,
     unheard: AtomicBool,
-    in_flight: AtomicUsize,
-    in_flight_max: usize,
-    /// The QUIC connection that takes its streams, if there is one.
-    quic: ArcSwapOption<QuicWay>,
+    /// The way, if it has one, is the QUIC connection that takes its streams.
+    life: Life<QuicWay>,
 }
 
 impl SessionState {
     /// A living session without streams.
     pub fn new(id: TunnelSessionId, shard: usize, in_flight_max: usize) -> Self {
-        Self {
-            id,
-            shard,
-            alive: AtomicBool::new(true),
-            unheard: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
-            in_flight_max,
-            quic: ArcSwapOption::empty(),
-        }
+        Self { id, shard, unheard: AtomicBool::new(false), life: Life::new(in_flight_max) }
     }
 
     /// Whether the session can take one more stream.
     pub fn has_room(&self) -> bool {
-        self.is_alive() && self.in_flight.load(Ordering::Relaxed) < self.in_flight_max
+        self.life.has_room()
     }
 
     /// Whether the session lives.
     pub fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Acquire)
+        self.life.is_alive()
     }
 
     /// Marks the session dead: no stream is opened on it any more.
     pub fn end(&self) {
-        self.alive.store(false, Ordering::SeqCst);
-        if let Some(way) = self.quic.swap(None) {
+        if let Some(way) = self.life.end() {
             way.session_ended();
         }
     }
@@ -123,28 +113,25 @@ impl SessionState {
     /// Lets new streams go over a QUIC connection from now on; one that was attached before takes no more. False: the
     /// session is dead.
     pub fn attach(&self, way: &Arc<QuicWay>) -> bool {
-        if let Some(before) = self.quic.swap(Some(Arc::clone(way))) {
-            before.detach();
+        match self.life.attach(Arc::clone(way)) {
+            Ok(before) => {
+                if let Some(before) = before {
+                    before.detach();
+                }
+                true
+            }
+            Err(Ended) => false,
         }
-        // Whoever ends it meanwhile looks for a connection after the mark.
-        let alive = self.alive.load(Ordering::SeqCst);
-        if !alive {
-            self.detach(way);
-        }
-        alive
     }
 
     /// Takes a QUIC connection out of use, if it is the one in use.
     pub fn detach(&self, way: &Arc<QuicWay>) {
-        let now = self.quic.load();
-        if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, way)) {
-            self.quic.compare_and_swap(&now, None);
-        }
+        self.life.detach(way);
     }
 
     /// The QUIC connection new streams should take.
     pub fn quic(&self) -> Option<Arc<QuicWay>> {
-        self.quic.load_full().filter(|way| way.takes_streams())
+        self.life.way().filter(|way| way.takes_streams())
     }
 
     /// Notes that the session died because the agent's machine acknowledged nothing any more.
@@ -160,18 +147,12 @@ impl SessionState {
 
     /// Proxied streams open now.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.life.in_flight()
     }
 
     /// Reserves room for one stream until the slot is dropped. None: dead or full.
     pub fn take_slot(self: Arc<Self>) -> Option<Slot> {
-        let room = |n: usize| (n < self.in_flight_max).then_some(n + 1);
-        if !self.is_alive()
-            || self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err()
-        {
-            return None;
-        }
-        Some(Slot(self))
+        self.life.take_room().then(|| Slot(self))
     }
 }
 
@@ -181,7 +162,7 @@ pub struct Slot(Arc<SessionState>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.life.give_room();
     }
 }
 

@@ -11,6 +11,8 @@ use serde_json::Value;
 pub enum Profile {
     /// Quick to build.
     Dev,
+    /// Optimised, without what makes the release's link slow.
+    Quick,
     /// What is shipped.
     Release,
 }
@@ -20,6 +22,7 @@ impl Profile {
     fn folder(self) -> &'static str {
         match self {
             Self::Dev => "debug",
+            Self::Quick => "quick",
             Self::Release => "release",
         }
     }
@@ -72,8 +75,10 @@ pub fn build_programs(profile: Profile, programs: &[(&str, &str)]) -> Result<Pat
 }
 
 fn finish(mut command: Command, profile: Profile) -> Result<PathBuf> {
-    if profile == Profile::Release {
-        command.arg("--release");
+    match profile {
+        Profile::Dev => {}
+        Profile::Quick => drop(command.args(["--profile", "quick"])),
+        Profile::Release => drop(command.arg("--release")),
     }
     run(&mut command)?;
     Ok(roots()?.1.join(profile.folder()))

@@ -38,10 +38,11 @@ impl QuicWay {
         &self.connection
     }
 
-    /// Whether new streams should come this way.
+    /// Whether new streams should come this way. Silence sends them elsewhere only where there is an elsewhere: the mux of a
+    /// session that runs over this connection is on the same path, with one more queue in front.
     pub fn takes_streams(&self) -> bool {
         !self.detached.load(Ordering::Relaxed)
-            && !self.silent.load(Ordering::Relaxed)
+            && (self.carries_session || !self.silent.load(Ordering::Relaxed))
             && self.connection.close_reason().is_none()
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
-use ebbgate_wire::link::raw::{Claim, PARKED_SECS_MAX, Sealing, read_status};
+use ebbgate_wire::link::raw::{Claim, Sealing, is_young, read_status};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
@@ -56,8 +56,10 @@ impl RawLink {
 
     /// Whether it can be claimed: young enough, silent, its session alive and its account still willing.
     pub fn is_usable(&mut self) -> bool {
-        let young = self.since.elapsed() < Duration::from_secs(PARKED_SECS_MAX);
-        young && self.session().is_alive() && self.place.session.takes_raw() && self.is_quiet()
+        is_young(self.since.elapsed())
+            && self.session().is_alive()
+            && self.place.session.takes_raw()
+            && self.is_quiet()
     }
 
     fn is_quiet(&mut self) -> bool {

@@ -12,6 +12,9 @@ pub mod cap;
 #[path = "../../../dataplane/src/shard/crossing.rs"]
 pub mod crossing;
 #[cfg(not(test))]
+#[path = "../../../dataplane/src/gateway/life.rs"]
+pub mod life;
+#[cfg(not(test))]
 mod pipe;
 
 #[cfg(not(test))]

@@ -23,6 +23,7 @@ mod verdict;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -52,7 +53,8 @@ pub(super) struct Args {
     /// How often everything is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
-    /// Use the programs in this folder (control, edge, agent, edge-relay) and build nothing of ours
+    /// Use the programs in this folder (control, edge, agent, edge-relay) and build nothing of ours; without it they are
+    /// built by the profile `quick`, which the release's link-time optimisation can only better
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
     /// Where the result file goes; the default is bench/results of the workspace
@@ -125,10 +127,18 @@ impl Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let begun = Instant::now();
     let (root, target) = workspace::roots()?;
-    let programs = match &args.programs {
-        Some(dir) => gate::check_programs(dir)?,
-        None => workspace::build_programs(Profile::Release, &PROGRAMS)?,
-    };
+    let tools = target.join("tools");
+    // Two builds leave no processor idle while one of them links.
+    let programs = thread::scope(|scope| {
+        let rivals = scope.spawn(|| install::ahead(&tools, &args.tables(), |chain| args.wants(chain)));
+        let programs = match &args.programs {
+            Some(dir) => gate::check_programs(dir),
+            None => workspace::build_programs(Profile::Quick, &PROGRAMS),
+        };
+        rivals.join().expect("no panic");
+        programs
+    })?;
+    eprintln!("everything is built after {} s", begun.elapsed().as_secs());
     let dir = target.join("bench-chain");
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
@@ -136,9 +146,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     raise_descriptors(&args.idle)?;
     let mut report = Report::begin(&root)?;
     let (sink, served) = sink::spawn()?;
-    let mut lineup = Lineup::start(&dir, &target.join("tools"), &programs, sink, &args.tables(), |chain| {
-        args.wants(chain)
-    })?;
+    let mut lineup = Lineup::start(&dir, &tools, &programs, sink, &args.tables(), |chain| args.wants(chain))?;
     eprintln!("everything is up after {} s", begun.elapsed().as_secs());
     let measured = measure(args, &mut lineup, &served, &mut report);
     let stopped = lineup.stop(&mut report);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 /// Milliseconds after the work in which a relay may still close connections, counted as part of it.
-const SETTLE_MILLIS: u64 = 60;
+const SETTLE_MILLIS: u64 = 40;
 /// Positions of parent, `utime` and `stime` behind the command name, which ends with `)` (proc(5)).
 const PARENT_FIELD: usize = 1;
 const USER_FIELD: usize = 11;

@@ -276,6 +276,11 @@ pub fn status(refused: Option<Code>) -> u8 {
     }
 }
 
+/// Whether a link that has been parked for so long may still be claimed, see [`PARKED_SECS_MAX`].
+pub fn is_young(parked: std::time::Duration) -> bool {
+    parked < std::time::Duration::from_secs(PARKED_SECS_MAX)
+}
+
 /// What a status byte says.
 pub fn read_status(byte: u8) -> Result<(), Code> {
     if byte == 0 { Ok(()) } else { Err(Code(u32::from(byte))) }

@@ -24,7 +24,7 @@ use crate::wait;
 /// Milliseconds of load ahead of a window, once every connection has sent a request.
 const WARM_MILLIS: u64 = 60;
 /// The same for bulk, which must first fill every buffer on its way.
-const WARM_BULK_MILLIS: u64 = 250;
+const WARM_BULK_MILLIS: u64 = 150;
 /// Seconds after which bulk is measured even if some connections still wait for their turn behind others that stream.
 const BULK_BEGIN_SECS_MAX: u64 = 2;
 /// Seconds after which wrk ends by itself.

@@ -20,14 +20,14 @@ use crate::process::Daemon;
 use crate::wait;
 
 /// Milliseconds over which the cost of silence is measured.
-const SILENCE_MILLIS: u64 = 400;
+const SILENCE_MILLIS: u64 = 300;
 /// Milliseconds between two looks at whether a chain has come to rest, and the most CPU it then spends in them.
-const REST_MILLIS: u64 = 150;
-const REST_CPU_SECS_MAX: f64 = 0.004;
+const REST_MILLIS: u64 = 100;
+const REST_CPU_SECS_MAX: f64 = 0.003;
 /// Seconds until it must.
 const REST_SECS_MAX: u64 = 40;
 /// Milliseconds of steady HTTPS requests beside silent connections.
-const HTTPS_MILLIS: u64 = 450;
+const HTTPS_MILLIS: u64 = 200;
 
 /// One chain with so many silent connections.
 #[derive(Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::load::Table;
 use crate::tools;
 use crate::workspace::run;
 
@@ -47,6 +48,32 @@ pub(super) fn package(names: &[&str], file: &str) -> Result<()> {
     tools::apt_install(names)?;
     ensure!(Path::new(file).exists(), "{} brought no {file}", names.join(" "));
     Ok(())
+}
+
+/// Whether a run needs rathole.
+pub(super) fn wants_rathole(tables: &[Table], wants: impl Fn(&str) -> bool) -> bool {
+    tables.contains(&Table::Https)
+        || tables.contains(&Table::Tunnel) && (wants("rathole") || wants("rathole tls"))
+}
+
+/// Whether a run needs Envoy.
+pub(super) fn wants_envoy(tables: &[Table], wants: impl Fn(&str) -> bool) -> bool {
+    tables != [Table::Tunnel] && (wants("envoy") || wants("envoy > rathole"))
+}
+
+/// Gets what takes long, while something else is built. What fails here is tried again, and noted, when its chain starts.
+pub(super) fn ahead(tools: &Path, tables: &[Table], wants: impl Fn(&str) -> bool) {
+    let fetch = |what: &str, outcome: Result<PathBuf>| {
+        if let Err(error) = outcome {
+            eprintln!("{what} ahead of its turn: {error:#}");
+        }
+    };
+    if wants_rathole(tables, &wants) {
+        fetch("rathole", rathole(tools));
+    }
+    if wants_envoy(tables, &wants) {
+        fetch("envoy", envoy(tools));
+    }
 }
 
 /// rathole, built below `tools`. Not with its own lock file, whose `time` no longer compiles.

@@ -37,8 +37,11 @@ impl Lineup {
         let mut lineup = Self { rig, gates: Vec::new(), versions: Vec::new(), run_dir: None };
         lineup.direct(tables, sink, &wants);
         lineup.ours(programs, tables, &wants)?;
-        let envoy = ["envoy", "envoy > rathole"].iter().any(|name| wants(name)) && tables != [Table::Tunnel];
-        let envoy = if envoy { lineup.attempt("envoy", |_| install::envoy(tools)) } else { None };
+        let envoy = if install::wants_envoy(tables, &wants) {
+            lineup.attempt("envoy", |_| install::envoy(tools))
+        } else {
+            None
+        };
         if let Some(program) = &envoy {
             // It says where it lies on this machine first.
             let said = install::version(program, "--version");
@@ -118,7 +121,7 @@ impl Lineup {
         tables: &[Table],
         wants: &impl Fn(&str) -> bool,
     ) {
-        let rathole = if wants("rathole") || wants("rathole tls") || tables.contains(&Table::Https) {
+        let rathole = if install::wants_rathole(tables, wants) {
             self.attempt("rathole", |_| install::rathole(tools))
         } else {
             None

@@ -11,7 +11,7 @@ pub(super) const CONNECTIONS: [u32; 3] = [1, 16, 256];
 pub(super) const IDLE: [u32; 3] = [100, 1_000, 9_000];
 /// Connections that work while others are idle, and their echoes in all.
 pub(super) const BESIDE_IDLE: Load =
-    Load { table: Table::Relay, kind: Kind::Requests, connections: 16, amount: 4_000 };
+    Load { table: Table::Relay, kind: Kind::Requests, connections: 16, amount: 2_048 };
 
 /// One comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
@@ -86,16 +86,16 @@ pub(super) struct Load {
 /// The load of a cell.
 pub(super) fn load(table: Table, kind: Kind, connections: u32) -> Load {
     let amount = match (table, kind, connections) {
-        (Table::Https, Kind::Bulk, _) => 450,
-        (Table::Https, ..) => 300,
-        (Table::Relay, Kind::Bulk, _) => 512 << 20,
-        (Table::Tunnel, Kind::Bulk, _) => 96 << 20,
-        (_, Kind::Requests, 1) => 1_500,
-        (Table::Relay, Kind::Requests, _) => 10_240,
-        (_, Kind::Requests, _) => 6_000,
-        (_, Kind::Connections, 1) => 200,
-        (Table::Relay, ..) => 1_536,
-        (Table::Tunnel, ..) => 512,
+        (Table::Https, Kind::Bulk, _) => 250,
+        (Table::Https, ..) => 200,
+        (Table::Relay, Kind::Bulk, _) => 256 << 20,
+        (Table::Tunnel, Kind::Bulk, _) => 64 << 20,
+        (_, Kind::Requests, 1) => 1_024,
+        (Table::Relay, Kind::Requests, _) => 6_144,
+        (_, Kind::Requests, _) => 4_096,
+        (_, Kind::Connections, 1) => 80,
+        (Table::Relay, ..) => 1_024,
+        (Table::Tunnel, ..) => 320,
     };
     Load { table, kind, connections, amount }
 }

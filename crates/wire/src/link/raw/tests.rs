@@ -235,3 +235,11 @@ proptest! {
         prop_assert_eq!(edge.check(proof).err(), Some(RawError::Forged));
     }
 }
+
+#[test]
+fn a_link_grows_too_old_to_be_claimed() {
+    let seconds = std::time::Duration::from_secs;
+    assert!(is_young(seconds(0)));
+    assert!(is_young(seconds(PARKED_SECS_MAX - 1)));
+    assert!(!is_young(seconds(PARKED_SECS_MAX)));
+}
