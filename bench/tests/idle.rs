@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::SockRef;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -103,6 +104,8 @@ fn ten_thousand_idle_relays_hold_no_kernel_workers_and_no_pipes() -> Result<()> 
         let (mut upstream, _) = service.accept()?;
         for stream in [&visitor, &upstream] {
             stream.set_read_timeout(Some(Duration::from_secs(SECS_MAX)))?;
+            // So many ports would wait for a minute after the test, and others need some.
+            SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
         }
         exchange(&mut visitor, &mut upstream)?;
         open.push((visitor, upstream));
