@@ -13,9 +13,9 @@ use crate::wait;
 
 /// Seconds until a chain must carry its first connection.
 const ONLINE_SECS_MAX: u64 = 15;
-/// What names of our own chains begin with. Our agent keeps as many links as visitors came lately, so it meets a burst as
+/// Chains of ours with links opened ahead. Our agent keeps as many links as visitors came lately, so it meets a burst as
 /// large as the load before the clock runs; what others keep is fixed in their configuration.
-const OURS: &str = "ebbgate";
+const PRE_OPENED: [&str; 2] = ["ebbgate link", "ebbgate raw"];
 
 /// A chain of one table.
 pub(super) struct Route {
@@ -72,7 +72,7 @@ impl Route {
         let meter = self.meter()?;
         match &self.front {
             Front::Tcp(front) => {
-                if self.name.starts_with(OURS) && load.kind != Kind::Connections {
+                if PRE_OPENED.contains(&self.name) && load.kind != Kind::Connections {
                     tcp::burst(front, load.connections)?;
                 }
                 tcp::run(front, load, &meter)

@@ -28,7 +28,7 @@ const READ_BYTES: usize = 256 << 10;
 const EVENTS_MAX: usize = 256;
 /// Bursts of visitors before a load, and milliseconds after each.
 const BURSTS: u32 = 2;
-const BURST_PAUSE_MS: u64 = 100;
+const BURST_PAUSE_MS: u64 = 200;
 /// Connections being opened at the same time ahead of a load.
 const OPENING_MAX: usize = 64;
 /// How often the deadline is looked at when nothing comes.
