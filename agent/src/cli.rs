@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use ebbgate::config::{
-    CarrierChoice, Config, ConnectAddress, LogFormat, LogLevel, LogTarget, Problem, Secret, Source,
+    CarrierChoice, Config, ConnectAddress, LogFormat, LogLevel, LogTarget, Problem, Source, clean_token,
 };
 use ebbgate::trust::Trust;
 
@@ -150,7 +150,7 @@ impl SessionArguments {
         let agent = &mut config.agent;
         let flag = |name: &str, message: String| Failure::new(format!("--{name}: {message}"));
         if let Some(token) = &self.authtoken {
-            agent.authtoken = Some(Secret::new(token.as_str()));
+            agent.authtoken = Some(clean_token(token).map_err(|e| flag("authtoken", e))?);
         }
         if let Some(address) = &self.connect_url {
             agent.connect = Some(ConnectAddress::parse(address).map_err(|e| flag("connect-url", e))?);

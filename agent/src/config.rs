@@ -7,6 +7,7 @@ mod agent;
 mod draft;
 mod edit;
 mod endpoint;
+mod environment;
 mod read;
 mod tree;
 
@@ -20,6 +21,7 @@ pub use draft::{
     UrlRequest,
 };
 pub use edit::{EditError, set_agent_key};
+pub use environment::clean_token;
 pub use read::Problem;
 pub use tree::Place;
 
@@ -170,13 +172,9 @@ fn read_root(root: Node, source: &Source<'_>, found: &mut Findings) -> Config {
             Some(other) => version.refuse(found, format!("`{other}` is not a version of this file; write `version: 3`")),
         },
     }
-    match top.take_entry("agent") {
-        None => top.missing(found, "agent", "missing; write `agent:` with at least an `authtoken`"),
-        Some((field, _)) => {
-            if let Some(table) = field.table(found) {
-                config.agent = agent::read(table, found);
-            }
-        }
+    // Absent where token and edge come by environment or flags.
+    if let Some(table) = top.take_entry("agent").and_then(|(field, _)| field.table(found)) {
+        config.agent = agent::read(table, found);
     }
     if let Some(list) = top.take("endpoints") {
         config.endpoints = endpoint::read_all(list, source, found);

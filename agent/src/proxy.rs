@@ -34,6 +34,9 @@ pub enum ProxyError {
         "the proxy URL is not `http://[user:password@]host:port` or `socks5://[user:password@]host:port`"
     )]
     Url,
+    /// The login is not percent-encoded text (RFC 3986 section 3.2.1).
+    #[error("the login in the proxy URL {0}; write `%` as `%25`, `@` as `%40`, `:` as `%3A`, `/` as `%2F`")]
+    Login(&'static str),
     /// The connection to the proxy failed midway.
     #[error("talking to the proxy failed: {0}")]
     Io(#[from] std::io::Error),
@@ -46,7 +49,7 @@ pub enum ProxyError {
 }
 
 impl ProxyUrl {
-    /// Parses `http://` and `socks5://` URLs; the login is taken as written, percent-encoding excluded.
+    /// Parses `http://` and `socks5://` URLs; user and password are percent-decoded (RFC 3986 section 3.2.1).
     pub fn parse(text: &str) -> Result<Self, ProxyError> {
         let (scheme, rest) = text.split_once("://").ok_or(ProxyError::Url)?;
         let (kind, default_port) = match scheme {
@@ -58,7 +61,12 @@ impl ProxyUrl {
         let (login, address) = match rest.rsplit_once('@') {
             Some((login, address)) => {
                 let (user, password) = login.split_once(':').unwrap_or((login, ""));
-                (Some((user.to_owned(), password.to_owned())), address)
+                let user = percent_decoded(user)?;
+                if kind == ProxyKind::Connect && user.contains(':') {
+                    // RFC 7617 section 2: the first colon ends the user.
+                    return Err(ProxyError::Login("has a colon in its user"));
+                }
+                (Some((user, percent_decoded(password)?)), address)
             }
             None => (None, rest),
         };
@@ -168,6 +176,22 @@ impl ProxyUrl {
     }
 }
 
+/// Replaces `%XX` by the byte it stands for.
+fn percent_decoded(text: &str) -> Result<String, ProxyError> {
+    let broken = || ProxyError::Login("has a `%` that is not followed by two hexadecimal digits");
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2).ok_or_else(broken)?;
+        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(broken());
+        }
+        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| broken())?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).map_err(|_| ProxyError::Login("is not UTF-8 once decoded"))
+}
+
 fn push_field(to: &mut Vec<u8>, text: &str) -> Result<(), ProxyError> {
     to.push(u8::try_from(text.len()).map_err(|_| ProxyError::Url)?);
     to.extend_from_slice(text.as_bytes());
@@ -219,6 +243,23 @@ mod tests {
         for bad in ["proxy:80", "https://proxy", "http://", "http://:80", "socks5://a:0", "ftp://a"] {
             assert!(ProxyUrl::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_percent_encoded_login_is_decoded_before_it_is_sent() {
+        let login =
+            |text: &str| ProxyUrl::parse(&format!("http://{text}@p:1")).map(|proxy| proxy.login.unwrap());
+        let pair = |user: &str, password: &str| (user.to_owned(), password.to_owned());
+        assert_eq!(login("clinic:p%40ss%3Aw%2Frd%231").unwrap(), pair("clinic", "p@ss:w/rd#1"));
+        assert_eq!(login("clinic:100%25sure").unwrap(), pair("clinic", "100%sure"));
+        assert_eq!(login("DOMAIN%5Cu:pa%20ss").unwrap(), pair("DOMAIN\\u", "pa ss"));
+        assert_eq!(login("%C3%BC:x").unwrap(), pair("ü", "x"));
+        for bad in ["u:100%sure", "u:1%", "u:%4", "u:%+1", "u:%é", "u:%ff", "a%3Ab:c"] {
+            let error = login(bad).unwrap_err();
+            assert!(matches!(error, ProxyError::Login(_)), "{bad}: {error}");
+            assert!(!error.to_string().contains("sure"), "the login stays secret: {error}");
+        }
+        assert!(ProxyUrl::parse("socks5://a%3Ab:c@p").is_ok(), "SOCKS5 keeps user and password apart");
     }
 
     /// Runs one dialogue against a scripted proxy: what it reads, then what it answers, in turn.

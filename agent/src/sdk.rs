@@ -54,10 +54,11 @@ pub struct SessionBuilder {
 }
 
 impl SessionBuilder {
-    /// The credential's token.
+    /// The credential's token; white space around it is removed.
     #[must_use]
     pub fn authtoken(mut self, token: impl Into<String>) -> Self {
-        self.agent.authtoken = Some(Secret::new(token));
+        let token: String = token.into();
+        self.agent.authtoken = Some(Secret::new(token.trim()));
         self
     }
 

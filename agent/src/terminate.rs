@@ -9,9 +9,9 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{Acceptor, WebPkiClientVerifier};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::config::Secret;
@@ -24,11 +24,18 @@ pub const HANDSHAKE_SECS_MAX: u64 = 10;
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 /// `GSSENCRequest`: the same with 80877104; clients with Kerberos try it first and go on after an `N`.
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
+/// Clients of PostgreSQL 17 offer this name on direct handshakes and insist on it being chosen.
+const ALPN_POSTGRESQL: &[u8] = b"postgresql";
+/// HTTP/2 over TLS (RFC 9113 section 3.2).
+const ALPN_HTTP2: &[u8] = b"h2";
 
 /// A ready TLS server.
 #[derive(Clone)]
 pub struct Terminator {
+    /// Picks no application protocol.
     config: Arc<ServerConfig>,
+    /// Application protocols that the service is known to speak (RFC 7301 section 3.2).
+    known: Vec<&'static [u8]>,
     mutual: bool,
 }
 
@@ -79,15 +86,31 @@ impl Terminator {
                 .map_err(|error| TerminatorError::Authority(error.to_string()))?;
             builder.with_client_cert_verifier(verifier)
         };
-        let mut config = builder.with_single_cert(chain, key).map_err(TerminatorError::Pair)?;
-        // PostgreSQL 17 clients offer this name on direct handshakes and insist on it being chosen.
-        config.alpn_protocols = vec![b"postgresql".to_vec(), b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), mutual: !authorities.is_empty() })
+        let config = builder.with_single_cert(chain, key).map_err(TerminatorError::Pair)?;
+        Ok(Self { config: Arc::new(config), known: vec![ALPN_POSTGRESQL], mutual: !authorities.is_empty() })
+    }
+
+    /// Says that the service behind speaks HTTP/2, so that clients who ask for it are told so.
+    #[must_use]
+    pub fn with_http2(mut self) -> Self {
+        self.known.push(ALPN_HTTP2);
+        self
     }
 
     /// Whether clients must present a certificate.
     pub fn is_mutual(&self) -> bool {
         self.mutual
+    }
+
+    /// The configuration for a client that offers `offered`. An offer of nothing we know is not refused: it says what the
+    /// client can speak, and the service may well speak it.
+    fn config_for<'a>(&self, mut offered: impl Iterator<Item = &'a [u8]>) -> Arc<ServerConfig> {
+        let Some(&chosen) = offered.find_map(|name| self.known.iter().find(|known| **known == name)) else {
+            return self.config.clone();
+        };
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = vec![chosen.to_vec()];
+        Arc::new(config)
     }
 
     /// Performs the handshake as server, an `SSLRequest` answered first if one comes.
@@ -97,7 +120,9 @@ impl Terminator {
     {
         let handshake = async {
             let first = answer_ssl_request(&mut io).await?;
-            TlsAcceptor::from(self.config.clone()).accept(Prefixed::new(first, io)).await
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), Prefixed::new(first, io)).await?;
+            let config = self.config_for(hello.client_hello().alpn().into_iter().flatten());
+            hello.into_stream(config).await
         };
         match tokio::time::timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), handshake).await {
             Ok(outcome) => outcome,

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::address::Transport;
-use crate::config::{EndpointConfig, UpstreamConfig};
+use crate::config::{AppProtocol, EndpointConfig, UpstreamConfig};
 use crate::relay::{Broken, relay, splice};
 use crate::stream::{RawStream, Stream};
 use crate::terminate::Terminator;
@@ -84,7 +84,8 @@ impl Upstream {
     /// Prepares delivery for a checked endpoint: loads roots, builds TLS.
     pub fn new(endpoint: &EndpointConfig) -> Result<Self, UpstreamError> {
         let config = endpoint.upstream.clone();
-        let http = endpoint.url.scheme().is_http();
+        // A TLS endpoint has a protocol only where TLS ends here, and then the upstream is an HTTP server too.
+        let http = endpoint.url.scheme().is_http() || config.protocol == AppProtocol::Http2;
         let tls = match config.address.transport() {
             Transport::Tcp => None,
             Transport::Tls => Some(tls::UpstreamTls::new(&config, http)?),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use ebbgate::config::Secret;
+use ebbgate::config::{Secret, clean_token};
 use ebbgate::dial::client_config;
 use ebbgate::trust::Trust;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -105,14 +105,18 @@ struct Call {
 
 pub(super) fn run(arguments: &ApiArguments, env: Env<'_>) -> Result<(), Failure> {
     let call = call(&arguments.resource, &arguments.verb)?;
-    let given = |name: &str| env(name).filter(|value| !value.is_empty());
+    let given = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let url = arguments.api_url.clone().or_else(|| given("EBBGATE_API_URL"));
     let place = Place::parse(&url.unwrap_or_else(|| API_URL_DEFAULT.to_owned()))?;
-    let key =
-        arguments.api_key.clone().or_else(|| given("EBBGATE_API_KEY")).or_else(|| given("NGROK_API_KEY"));
-    let key = match key {
-        Some(key) => Secret::new(key),
-        None => configured_key(arguments, env)?,
+    let read = |name: &str, key: &str| {
+        clean_token(key).map_err(|message| Failure::new(format!("{name}: {message}")))
+    };
+    let variable =
+        ["EBBGATE_API_KEY", "NGROK_API_KEY"].into_iter().find_map(|name| Some((name, given(name)?)));
+    let key = match (&arguments.api_key, variable) {
+        (Some(key), _) => read("--api-key", key)?,
+        (None, Some((name, key))) => read(name, &key)?,
+        (None, None) => configured_key(arguments, env)?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?;

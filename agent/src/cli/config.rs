@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ebbgate::config::{ConnectAddress, set_agent_key};
+use ebbgate::config::{ConnectAddress, clean_token, set_agent_key};
 use ebbgate::trust::Trust;
 use ebbgate::upstream::Upstream;
 
@@ -41,7 +41,10 @@ pub(super) enum ConfigVerb {
 pub(super) fn run(verb: &ConfigVerb, env: Env<'_>) -> Result<(), Failure> {
     match verb {
         ConfigVerb::Check { config } => check(config, env),
-        ConfigVerb::AddAuthtoken { token, config } => set(config.as_deref(), "authtoken", token, env),
+        ConfigVerb::AddAuthtoken { token, config } => {
+            let token = clean_token(token).map_err(Failure::new)?;
+            set(config.as_deref(), "authtoken", token.expose(), env)
+        }
         ConfigVerb::AddConnectUrl { address, config } => {
             ConnectAddress::parse(address).map_err(Failure::new)?;
             set(config.as_deref(), "connect_url", address, env)

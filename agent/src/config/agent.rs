@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ebbgate_wire::rpc::Secret;
 
-use super::Source;
-use super::read::{Findings, Problem, Table};
+use super::environment::clean_token;
+use super::read::{Field, Findings, Table};
 use crate::proxy::ProxyUrl;
 use crate::trust::Trust;
 
@@ -208,58 +208,6 @@ impl Default for AgentConfig {
     }
 }
 
-impl AgentConfig {
-    /// `EBBGATE_AUTHTOKEN`, then `NGROK_AUTHTOKEN`, override the file; `EBBGATE_CONNECT_URL` and `EBBGATE_CONNECT_CAS`
-    /// stand in where the file names no edge, so that a fleet's files need not.
-    pub(super) fn apply_environment(&mut self, source: &Source<'_>) -> Result<(), Problem> {
-        let env = |name: &str| (source.env)(name).filter(|value| !value.is_empty());
-        if let Some(token) = env("EBBGATE_AUTHTOKEN").or_else(|| env("NGROK_AUTHTOKEN")) {
-            self.authtoken = Some(Secret::new(token));
-        }
-        if self.connect.is_none()
-            && let Some(text) = env("EBBGATE_CONNECT_URL")
-        {
-            let refused = |message| Problem { place: None, field: "EBBGATE_CONNECT_URL".into(), message };
-            let address = ConnectAddress::parse(&text).map_err(refused)?;
-            self.connect = Some(address);
-        }
-        if self.trust == Trust::Installed
-            && let Some(text) = env("EBBGATE_CONNECT_CAS")
-        {
-            self.trust = Trust::parse(&text);
-        }
-        self.apply_proxy_environment(source)
-    }
-
-    /// `https_proxy`, else `http_proxy`, for an edge the variables concern and a file that names no proxy. Asked again
-    /// when a flag has named another edge.
-    pub fn apply_proxy_environment(&mut self, source: &Source<'_>) -> Result<(), Problem> {
-        let env = |name: &str| (source.env)(name).filter(|value| !value.is_empty());
-        let found = ["https_proxy", "http_proxy"].into_iter().find_map(|name| Some((name, env(name)?)));
-        let (None, Some(edge), Some((name, url))) = (&self.proxy, &self.connect, found) else {
-            return Ok(());
-        };
-        if goes_by_proxy(edge, &env("no_proxy").unwrap_or_default()) {
-            let proxy = ProxyUrl::parse(&url);
-            let refused = |message| Problem { place: None, field: name.to_owned(), message };
-            self.proxy = Some(proxy.map_err(|error| refused(error.to_string()))?);
-        }
-        Ok(())
-    }
-}
-
-/// Whether the proxy variables concern this edge: never on this machine, and not where `no_proxy` names it or a domain
-/// above it.
-fn goes_by_proxy(edge: &ConnectAddress, no_proxy: &str) -> bool {
-    let host = edge.host.to_ascii_lowercase();
-    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let spared = no_proxy.split(',').map(str::trim).filter(|rule| !rule.is_empty()).any(|rule| {
-        let rule = rule.trim_start_matches("*.").trim_start_matches('.').to_ascii_lowercase();
-        rule == "*" || host == rule || host.strip_suffix(&rule).is_some_and(|front| front.ends_with('.'))
-    });
-    !here && !spared
-}
-
 const HINTS: &[(&str, &str)] = &[
     ("server_addr", "version 3 calls it `connect_url`"),
     ("root_cas", "version 3 calls it `connect_cas`"),
@@ -269,13 +217,9 @@ const HINTS: &[(&str, &str)] = &[
 ];
 
 pub(super) fn read(mut table: Table, found: &mut Findings) -> AgentConfig {
-    let mut agent = AgentConfig::default();
-    if let Some(field) = table.take("authtoken") {
-        agent.authtoken = field.text(found).filter(|text| !text.is_empty()).map(Secret::new);
-    }
-    if let Some(field) = table.take("api_key") {
-        agent.api_key = field.text(found).filter(|text| !text.is_empty()).map(Secret::new);
-    }
+    let authtoken = table.take("authtoken").and_then(|field| token(&field, found));
+    let api_key = table.take("api_key").and_then(|field| token(&field, found));
+    let mut agent = AgentConfig { authtoken, api_key, ..AgentConfig::default() };
     read_connection(&mut table, &mut agent, found);
     read_output(&mut table, &mut agent, found);
     if let Some(field) = table.take("metadata") {
@@ -301,6 +245,18 @@ pub(super) fn read(mut table: Table, found: &mut Findings) -> AgentConfig {
     }
     table.finish(found, HINTS);
     agent
+}
+
+/// A token of the file; empty text is none.
+fn token(field: &Field, found: &mut Findings) -> Option<Secret> {
+    let text = field.text(found).filter(|text| !text.is_empty())?;
+    match clean_token(&text) {
+        Ok(token) => Some(token),
+        Err(message) => {
+            field.refuse(found, message);
+            None
+        }
+    }
 }
 
 /// Keys whose silent loss would leave the user less safe than the file says.

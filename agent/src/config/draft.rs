@@ -242,8 +242,9 @@ impl EndpointDraft {
                 AppProtocol::Http1
             }
         };
-        if protocol == AppProtocol::Http2 && !scheme.is_http() {
-            refuse("protocol", "only http and https endpoints have a protocol; remove it");
+        if protocol == AppProtocol::Http2 && !scheme.is_http() && self.termination.is_none() {
+            let advice = "only http and https endpoints, and those whose TLS ends in the agent, have a protocol; remove it";
+            refuse("protocol", advice);
         }
         let proxy_protocol = match self.proxy_protocol.as_str() {
             "" => None,
@@ -317,7 +318,8 @@ impl EndpointDraft {
             ));
         }
         let made = Terminator::new(pem.certificate.as_bytes(), &pem.key, &pem.client_authorities);
-        made.map(Some).map_err(|error| refused(error.field(), error.to_string()))
+        let made = made.map_err(|error| refused(error.field(), error.to_string()))?;
+        Ok(Some(if self.protocol == "http2" { made.with_http2() } else { made }))
     }
 }
 

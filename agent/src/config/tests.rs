@@ -128,7 +128,6 @@ fn versions() {
     refused("version: 2\nagent: {}\n", &["dir/a.yml:1:10: version: version 2 files are not read"]);
     refused("version: 4\nagent: {}\n", &["1:10: version: `4` is not a version"]);
     refused("agent: {}\n", &["version: missing"]);
-    refused("version: 3\n", &["agent: missing"]);
     refused("", &["dir/a.yml"]);
 }
 
@@ -198,27 +197,65 @@ fn the_agent_section() {
 }
 
 #[test]
-fn the_environment_overrides_tokens_and_stands_in_for_the_edge() {
-    let with = |env: &[(&str, &str)]| load(&[SEED_CLINIC], &[], env).unwrap().agent;
-    assert_eq!(with(&[("NGROK_AUTHTOKEN", "n")]).authtoken, Some(Secret::new("n")));
-    assert_eq!(
-        with(&[("NGROK_AUTHTOKEN", "n"), ("EBBGATE_AUTHTOKEN", "e")]).authtoken,
-        Some(Secret::new("e"))
+fn a_file_without_an_agent_section_takes_all_from_the_environment() {
+    let file = "version: 3\nendpoints:\n  - name: a\n    url: https://a.internal\n    upstream: {url: 80}\n";
+    let env =
+        [("EBBGATE_AUTHTOKEN", "t"), ("EBBGATE_CONNECT_URL", "e:1"), ("EBBGATE_CONNECT_CAS", "/ca.pem")];
+    for text in [file.to_owned(), file.replace("endpoints", "agent:\nendpoints")] {
+        let config = load(&[&text], &[], &env).unwrap();
+        assert_eq!(config.agent.authtoken, Some(Secret::new("t")), "{text}");
+        assert_eq!(config.agent.connect.unwrap().to_string(), "e:1");
+        assert_eq!(config.agent.trust, Trust::File("/ca.pem".into()));
+        assert_eq!(config.endpoints.len(), 1);
+    }
+    load(&["version: 3\n"], &[], &[]).unwrap();
+}
+
+#[test]
+fn the_environment_wins_over_the_file_for_every_key_it_has() {
+    let file = "version: 3\nagent: {authtoken: f, api_key: f, connect_url: 'f:1', connect_cas: /f.pem, proxy_url: 'http://f:1'}\n";
+    let with = |env: &[(&str, &str)]| load(&[file], &[], env).unwrap().agent;
+    let token = |text: &str| Some(Secret::new(text));
+    assert_eq!(with(&[("NGROK_AUTHTOKEN", "n")]).authtoken, token("n"));
+    assert_eq!(with(&[("NGROK_AUTHTOKEN", "n"), ("EBBGATE_AUTHTOKEN", "e")]).authtoken, token("e"));
+    assert_eq!(with(&[("EBBGATE_AUTHTOKEN", "")]).authtoken, token("f"));
+    assert_eq!(with(&[("NGROK_API_KEY", "n")]).api_key, token("n"));
+    assert_eq!(with(&[("NGROK_API_KEY", "n"), ("EBBGATE_API_KEY", "e")]).api_key, token("e"));
+    assert_eq!(with(&[("EBBGATE_CONNECT_URL", "e:2")]).connect.unwrap().to_string(), "e:2");
+    assert_eq!(with(&[("EBBGATE_CONNECT_CAS", "/e.pem")]).trust, Trust::File("/e.pem".into()));
+    assert_eq!(with(&[("EBBGATE_CONNECT_CAS", "host")]).trust, Trust::Host);
+    assert_eq!(with(&[("EBBGATE_PROXY_URL", "socks5://e:9")]).proxy.unwrap().port(), 9);
+    let kept = with(&[]);
+    assert_eq!((kept.connect.unwrap().port, kept.proxy.unwrap().port()), (1, 1));
+    for (name, value) in
+        [("EBBGATE_CONNECT_URL", "a:b"), ("EBBGATE_PROXY_URL", "x"), ("EBBGATE_AUTHTOKEN", "a b")]
+    {
+        let error = load(&[file], &[], &[(name, value)]).unwrap_err();
+        assert!(error.starts_with(&format!("{name}: ")), "{error}");
+    }
+}
+
+#[test]
+fn white_space_around_a_token_is_removed_and_inside_it_is_named() {
+    let file = "version: 3\nagent:\n  authtoken: |\n    abc_def\n  api_key: ' key '\n";
+    let agent = load(&[file], &[], &[]).unwrap().agent;
+    assert_eq!(agent.authtoken, Some(Secret::new("abc_def")));
+    assert_eq!(agent.api_key, Some(Secret::new("key")));
+    for token in ["t\n", "t\r", " t ", "\tt\r\n", "\u{a0}t"] {
+        let agent =
+            load(&[file], &[], &[("EBBGATE_AUTHTOKEN", token), ("NGROK_API_KEY", token)]).unwrap().agent;
+        assert_eq!(
+            (agent.authtoken, agent.api_key),
+            (Some(Secret::new("t")), Some(Secret::new("t"))),
+            "{token:?}"
+        );
+    }
+    refused(
+        "version: 3\nagent:\n  authtoken: s3 cret\n",
+        &["dir/a.yml:3:14: agent.authtoken", "white space"],
     );
-    assert_eq!(
-        with(&[("EBBGATE_AUTHTOKEN", "")]).authtoken,
-        Some(Secret::new("AUTHTOKEN_CREATED_IN_STEP_1"))
-    );
-    let agent = with(&[("EBBGATE_CONNECT_URL", "127.0.0.1:4443"), ("EBBGATE_CONNECT_CAS", "/ca.pem")]);
-    assert_eq!(agent.connect.unwrap().to_string(), "127.0.0.1:4443");
-    assert_eq!(agent.trust, Trust::File("/ca.pem".into()));
-    let kept = load(&[SEED_CONNECT], &[], &[("EBBGATE_CONNECT_URL", "other:1")]).unwrap().agent;
-    assert_eq!(kept.connect.unwrap().host, "connect.example.com");
-    assert!(
-        load(&[SEED_CLINIC], &[], &[("EBBGATE_CONNECT_URL", "a:b")])
-            .unwrap_err()
-            .starts_with("EBBGATE_CONNECT_URL:")
-    );
+    let error = load(&["version: 3\nagent: {authtoken: s3 cret}\n"], &[], &[]).unwrap_err();
+    assert!(!error.contains("cret"), "{error}");
 }
 
 #[test]
@@ -229,20 +266,66 @@ fn proxy_variables_concern_edges_elsewhere_only() {
     };
     let proxy = ("https_proxy", "http://p:3128");
     assert_eq!(proxied("edge.example:443", &[proxy]), Some(3128));
+    assert_eq!(proxied("edge.example:443", &[("HTTPS_PROXY", "http://p:3129")]), Some(3129));
     assert_eq!(proxied("edge.example:443", &[("http_proxy", "http://q:1"), proxy]), Some(3128));
     assert_eq!(proxied("edge.example:443", &[("http_proxy", "http://q:1")]), Some(1));
-    assert_eq!(proxied("edge.example:443", &[proxy, ("no_proxy", "a.b, example")]), None);
-    assert_eq!(proxied("edge.example:443", &[proxy, ("no_proxy", ".edge.example")]), None);
-    assert_eq!(proxied("edge.example:443", &[proxy, ("no_proxy", "ge.example,edge.exampl")]), Some(3128));
-    assert_eq!(proxied("edge.example:443", &[proxy, ("no_proxy", "*")]), None);
+    assert_eq!(proxied("edge.example:443", &[("HTTP_PROXY", "http://q:1")]), Some(1));
+    assert_eq!(proxied("edge.example:443", &[("HTTP_PROXY", "http://q:1"), ("REQUEST_METHOD", "GET")]), None);
+    assert_eq!(proxied("edge.example:443", &[("https_proxy", "q:7")]), Some(7), "as curl and Go read it");
     for here in ["localhost:1", "127.0.0.1:1", "[::1]:1"] {
         assert_eq!(proxied(here, &[proxy]), None, "{here}");
     }
     let file = "version: 3\nagent: {connect_url: e, proxy_url: 'socks5://s:9'}\n";
-    assert_eq!(load(&[file], &[], &[proxy]).unwrap().agent.proxy.unwrap().port(), 9, "the file wins");
-    let bad =
-        load(&[file.replace("proxy_url", "metadata").as_str()], &[], &[("https_proxy", "p:1")]).unwrap_err();
-    assert!(bad.starts_with("https_proxy: "), "{bad}");
+    assert_eq!(
+        load(&[file], &[], &[proxy]).unwrap().agent.proxy.unwrap().port(),
+        9,
+        "the file wins over shared ones"
+    );
+    let bad = load(&[file.replace("proxy_url", "metadata").as_str()], &[], &[("HTTPS_PROXY", "ftp://p")])
+        .unwrap_err();
+    assert!(bad.starts_with("HTTPS_PROXY: "), "{bad}");
+}
+
+#[test]
+fn no_proxy_knows_both_cases_ports_and_networks() {
+    let spared = |edge: &str, rules: &str| {
+        let text = format!("version: 3\nagent: {{connect_url: '{edge}'}}\n");
+        let spared = ["no_proxy", "NO_PROXY"].map(|name| {
+            let env = [("HTTPS_PROXY", "http://p:1"), (name, rules)];
+            load(&[&text], &[], &env).unwrap().agent.proxy.is_none()
+        });
+        assert_eq!(spared[0], spared[1], "{edge} {rules}");
+        spared[0]
+    };
+    for (edge, rules) in [
+        ("edge.example:443", "a.b, example"),
+        ("edge.example:443", ".edge.example"),
+        ("edge.example:443", "*.example"),
+        ("Edge.Example:443", "EXAMPLE"),
+        ("edge.example:443", "*"),
+        ("edge.example:443", "edge.example:443"),
+        ("edge.example:443", "x y.z edge.example"),
+        ("192.0.2.7:443", "192.0.2.0/24"),
+        ("192.0.2.7:443", "192.0.2.7"),
+        ("192.0.2.7:443", "192.0.2.7:443"),
+        ("[2001:db8::7]:443", "2001:db8::/32"),
+        ("[2001:db8::7]:443", "2001:db8::7"),
+        ("[2001:db8::7]:443", "[2001:db8::7]:443"),
+    ] {
+        assert!(spared(edge, rules), "{edge} {rules}");
+    }
+    for (edge, rules) in [
+        ("edge.example:443", "ge.example,edge.exampl"),
+        ("edge.example:443", "edge.example:80"),
+        ("edge.example:443", "."),
+        ("edge.example:443", "192.0.2.0/24"),
+        ("192.0.2.7:443", "192.0.3.0/24"),
+        ("192.0.2.7:443", "192.0.2.7:80"),
+        ("192.0.2.7:443", "2.7"),
+        ("[2001:db8::7]:443", "2001:db9::/32"),
+    ] {
+        assert!(!spared(edge, rules), "{edge} {rules}");
+    }
 }
 
 proptest::proptest! {

@@ -311,6 +311,44 @@ async fn terminated(preamble: &[u8], answers: &[u8], identity: Option<(String, S
     tls.write_u8(42).await.is_ok() && tls.read_u8().await.is_ok_and(|byte| byte == 42)
 }
 
+/// The application protocol that TLS in the agent picks for a client that offers `offer`; the upstream speaks `protocol`.
+async fn picked(protocol: &str, offer: &[&str]) -> io::Result<Option<Vec<u8>>> {
+    let authority = Authority::new();
+    let (certificate, key) = authority.leaf("db.internal");
+    let (_listener, address) = listener().await;
+    let mut draft = draft(Scheme::Tls, &address);
+    draft.protocol = protocol.into();
+    draft.termination =
+        Some(TerminationPem { certificate, key: Secret::new(key), client_authorities: Vec::new() });
+    let (visitor, _delivery, _edge) = visit(upstream(draft)).await;
+    let mut config = rustls::ClientConfig::builder_with_provider(trust_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(crate::trust::from_pem(authority.pem().as_bytes()).unwrap())
+        .with_no_client_auth();
+    config.alpn_protocols = offer.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from("db.internal").unwrap();
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, visitor).await?;
+    Ok(tls.get_ref().1.alpn_protocol().map(<[u8]>::to_vec))
+}
+
+#[tokio::test]
+async fn tls_that_ends_in_the_agent_picks_no_protocol_the_service_may_not_speak() {
+    for offer in
+        [&[][..], &["h2", "http/1.1"], &["http/1.1"], &["mqtt"], &["tds/8.0"], &["acme-proto", "imap"]]
+    {
+        assert_eq!(picked("", offer).await.unwrap(), None, "{offer:?}");
+    }
+    let postgresql = Some(b"postgresql".to_vec());
+    assert_eq!(picked("", &["postgresql"]).await.unwrap(), postgresql, "psql 17 insists on it");
+    assert_eq!(
+        picked("http2", &["http/1.1", "h2"]).await.unwrap(),
+        Some(b"h2".to_vec()),
+        "gRPC insists on it"
+    );
+    assert_eq!(picked("http2", &["http/1.1"]).await.unwrap(), None);
+}
+
 const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
 const GSS_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 48];
 

@@ -44,7 +44,11 @@ pub(super) fn judge(
 ) -> Result<Accepted, Refusal> {
     let token = auth.extra.authtoken.expose();
     if token.parse::<Token>().is_err() {
-        let message = "the authtoken is malformed; copy it whole from where it was shown";
+        let message = if token.trim().parse::<Token>().is_ok() {
+            "the authtoken has white space around it; remove the blank or line end"
+        } else {
+            "the authtoken is malformed; copy it whole from where it was shown"
+        };
         return Err(Refusal::new(ErrorCode::AUTHTOKEN_MALFORMED, message));
     }
     let Some((credential, spec)) = tables.credential(token) else {
@@ -133,6 +137,9 @@ mod tests {
         let accepted = judge(TOKEN, None).unwrap();
         assert_eq!(code("nonsense", None), 105);
         assert_eq!(code("", None), 105);
+        let padded = judge(&format!("{TOKEN}\n"), None).unwrap_err();
+        assert_eq!(padded.code.unwrap().number(), 105);
+        assert!(padded.message.contains("white space"), "{}", padded.message);
         let other_secret = format!("{}A", &TOKEN[..TOKEN.len() - 1]);
         assert_eq!(code(&other_secret, None), 107);
         assert!(judge(TOKEN, Some(accepted.account)).is_ok());
