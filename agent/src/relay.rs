@@ -2,12 +2,10 @@
 //! are spliced, anything else is copied, both by `ebbgate-relay`. Knows no protocol.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use ebbgate_relay::{End, Ended, First, IdleLimits, Side};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// How long nothing may move, in milliseconds. How long a visitor may be idle is the edge's to say; this only bounds what
@@ -36,7 +34,7 @@ where
     V: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    outcome(ebbgate_relay::copy(&mut Lenient(visitor), &mut Lenient(upstream), LIMITS).await)
+    outcome(ebbgate_relay::copy(visitor, upstream, LIMITS).await)
 }
 
 /// Splices two sockets until both directions have ended in order, or one side breaks. `first` was read from the visitor
@@ -56,41 +54,13 @@ fn outcome(ended: Ended) -> Result<(), Broken> {
     }
 }
 
-/// A TLS peer that closes without `close_notify` has ended in order. So many servers do that; what lies inside (HTTP
-/// framing, a database protocol) notices a true truncation.
-struct Lenient<'a, T>(&'a mut T);
-
-impl<T: AsyncRead + Unpin> AsyncRead for Lenient<'_, T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut *self.0).poll_read(cx, buf) {
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-            outcome => outcome,
-        }
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Lenient<'_, T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 
     #[tokio::test]
     async fn a_half_close_keeps_the_other_direction() {
@@ -139,12 +109,5 @@ mod tests {
         let reset = io::ErrorKind::ConnectionReset;
         assert!(matches!(relay(&mut Failing(reset), &mut quiet).await, Err(Broken::Visitor(_))));
         assert!(matches!(relay(&mut quiet, &mut Failing(reset)).await, Err(Broken::Upstream(_))));
-    }
-
-    #[tokio::test]
-    async fn tls_without_close_notify_is_an_end() {
-        let mut cut = Failing(io::ErrorKind::UnexpectedEof);
-        let mut cut_too = Failing(io::ErrorKind::UnexpectedEof);
-        relay(&mut cut, &mut cut_too).await.unwrap();
     }
 }

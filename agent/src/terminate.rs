@@ -1,6 +1,8 @@
 //! TLS that ends in the agent (`agent_tls_termination`): the edge passes bytes it cannot read. Also answers the
 //! PostgreSQL `SSLRequest` that libpq sends before its handshake, so that an ordinary `psql` works through pass-through.
 
+mod anchor;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::server::{Acceptor, WebPkiClientVerifier};
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -17,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 use crate::config::Secret;
 use crate::prefixed::Prefixed;
 use crate::trust;
+use anchor::AnchorOrPath;
 
 /// Longest wait for a visitor's first byte and handshake together, in seconds.
 pub const HANDSHAKE_SECS_MAX: u64 = 10;
@@ -79,14 +82,13 @@ impl Terminator {
         let builder = if authorities.is_empty() {
             builder.with_no_client_auth()
         } else {
-            let roots =
-                trust::from_pem(authorities.join("\n").as_bytes()).map_err(TerminatorError::Authority)?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), trust::provider())
-                .build()
-                .map_err(|error| TerminatorError::Authority(error.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
+            let pem = authorities.join("\n");
+            let verifier = AnchorOrPath::new(pem.as_bytes()).map_err(TerminatorError::Authority)?;
+            builder.with_client_cert_verifier(Arc::new(verifier))
         };
-        let config = builder.with_single_cert(chain, key).map_err(TerminatorError::Pair)?;
+        let mut config = builder.with_single_cert(chain, key).map_err(TerminatorError::Pair)?;
+        // A client that only sends never reads a ticket, and its close would be a reset that loses what is under way.
+        config.send_tls13_tickets = 0;
         Ok(Self { config: Arc::new(config), known: vec![ALPN_POSTGRESQL], mutual: !authorities.is_empty() })
     }
 

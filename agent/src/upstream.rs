@@ -9,6 +9,7 @@ mod tls;
 
 use std::io;
 
+use ebbgate_relay::IgnoreUnexpectedEof;
 use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -121,15 +122,15 @@ impl Upstream {
             };
         };
         // Handshake first: a stranger who fails it costs the upstream nothing.
-        let mut inner = terminator.accept(&mut *visitor).await.map_err(DeliveryError::VisitorTls)?;
+        let inner = terminator.accept(&mut *visitor).await.map_err(DeliveryError::VisitorTls)?;
         let mut upstream = self.connect(&head).await?;
-        self.relay(&mut inner, &mut upstream).await
+        self.relay(&mut IgnoreUnexpectedEof(inner), &mut upstream).await
     }
 
     async fn relay<V: Duplex>(&self, visitor: &mut V, upstream: &mut Link) -> Result<(), DeliveryError> {
         let outcome = match upstream {
             Link::Tcp(tcp) => relay(visitor, tcp).await,
-            Link::Tls(tls) => relay(visitor, &mut **tls).await,
+            Link::Tls(tls) => relay(visitor, &mut IgnoreUnexpectedEof(&mut **tls)).await,
         };
         if matches!(outcome, Err(Broken::Visitor(_) | Broken::Idle)) {
             upstream.abort();

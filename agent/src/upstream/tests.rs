@@ -8,10 +8,10 @@ use ebbgate_wire::driver::Stream as Visitor;
 use ebbgate_wire::driver::{self, Session, reset_code};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::StreamKind;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::ServerConfig;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -271,15 +271,18 @@ async fn a_missing_proxy_header_is_refused() {
 /// What a visitor of an agent-terminated endpoint may show and say first.
 async fn terminated(preamble: &[u8], answers: &[u8], identity: Option<(String, String)>) -> bool {
     let authority = Authority::new();
-    let identity = identity.or_else(|| Some(authority.leaf("doctor")));
+    let identity = identity.unwrap_or_else(|| authority.leaf("doctor"));
+    mutual(preamble, answers, authority.pem(), identity).await
+}
+
+/// The same, of an endpoint that trusts these authorities. An empty identity is none.
+async fn mutual(preamble: &[u8], answers: &[u8], trusted: String, identity: (String, String)) -> bool {
+    let authority = Authority::new();
     let (chain, key) = authority.leaf("db.internal");
     let (listener, address) = listener().await;
     let mut draft = draft(Scheme::Tls, &address);
-    draft.termination = Some(TerminationPem {
-        certificate: chain,
-        key: Secret::new(key),
-        client_authorities: vec![authority.pem()],
-    });
+    draft.termination =
+        Some(TerminationPem { certificate: chain, key: Secret::new(key), client_authorities: vec![trusted] });
     tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         let byte = tcp.read_u8().await.unwrap();
@@ -292,12 +295,12 @@ async fn terminated(preamble: &[u8], answers: &[u8], identity: Option<(String, S
     visitor.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, answers);
     let roots = crate::trust::from_pem(authority.pem().as_bytes()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(trust_provider())
+    let config = ClientConfig::builder_with_provider(trust_provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots);
     let config = match identity {
-        Some((chain, key)) if !chain.is_empty() => config
+        (chain, key) if !chain.is_empty() => config
             .with_client_auth_cert(
                 vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()],
                 PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
@@ -359,10 +362,113 @@ async fn tls_that_ends_in_the_agent_with_and_without_psqls_preamble() {
     assert!(terminated(GSS_REQUEST, b"N", None).await);
 }
 
+/// A visitor whose TLS ends in the agent, before its handshake, and the upstream's listener.
+async fn terminated_visitor() -> (Visitor, ClientConfig, TcpListener, Session) {
+    let authority = Authority::new();
+    let (chain, key) = authority.leaf("db.internal");
+    let (listener, address) = listener().await;
+    let mut draft = draft(Scheme::Tls, &address);
+    draft.termination =
+        Some(TerminationPem { certificate: chain, key: Secret::new(key), client_authorities: Vec::new() });
+    let (visitor, _delivery, edge) = visit(upstream(draft)).await;
+    let config = ClientConfig::builder_with_provider(trust_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(crate::trust::from_pem(authority.pem().as_bytes()).unwrap())
+        .with_no_client_auth();
+    (visitor, config, listener, edge)
+}
+
+#[tokio::test]
+async fn a_tls_client_of_the_agent_that_closes_without_close_notify_loses_nothing() {
+    const BYTES: usize = 3 << 20;
+    let (visitor, config, listener, _edge) = terminated_visitor().await;
+    let name = ServerName::try_from("db.internal").unwrap();
+    let sending = tokio::spawn(async move {
+        let mut tls = TlsConnector::from(Arc::new(config)).connect(name, visitor).await.unwrap();
+        tls.write_all(&vec![3; BYTES]).await.unwrap();
+        tls.flush().await.unwrap();
+        // Ends the stream below alone.
+        tls.get_mut().0.shutdown().await.unwrap();
+        tls
+    });
+    let mut got = Vec::new();
+    listener.accept().await.unwrap().0.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got.len(), BYTES);
+    drop(sending.await.unwrap());
+}
+
+#[tokio::test]
+async fn tls_that_ends_in_the_agent_sends_no_tickets_that_a_mere_sender_leaves_unread() {
+    let (visitor, config, listener, _edge) = terminated_visitor().await;
+    tokio::spawn(async move {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let byte = tcp.read_u8().await.unwrap();
+        tcp.write_u8(byte).await.unwrap();
+        let _ = tcp.read_u8().await;
+    });
+    let name = ServerName::try_from("db.internal").unwrap();
+    let mut tls = TlsConnector::from(Arc::new(config)).connect(name, visitor).await.unwrap();
+    tls.write_u8(42).await.unwrap();
+    assert_eq!(tls.read_u8().await.unwrap(), 42);
+    let (_, session) = tls.get_ref();
+    assert_eq!(session.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    assert_eq!(session.tls13_tickets_received(), 0);
+}
+
+#[tokio::test]
+async fn an_upstream_that_closes_without_close_notify_has_ended_in_order() {
+    let (listener, address) = listener().await;
+    let port = address.rsplit_once(':').unwrap().1;
+    let (mut visitor, delivery, _edge) =
+        visit(upstream(draft(Scheme::Tls, &format!("tls://localhost:{port}")))).await;
+    let acceptor = Authority::new().acceptor("localhost", &[]);
+    let serving = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut tls = acceptor.accept(tcp).await.unwrap();
+        let mut question = Vec::new();
+        tls.read_to_end(&mut question).await.unwrap();
+        tls.write_all(b"last words").await.unwrap();
+        tls.flush().await.unwrap();
+        question
+    });
+    visitor.write_all(b"question").await.unwrap();
+    visitor.shutdown().await.unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).await.unwrap();
+    assert_eq!((answer.as_str(), serving.await.unwrap()), ("last words", b"question".to_vec()));
+    delivery.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn mutual_tls_in_the_agent_keeps_strangers_out() {
     assert!(!terminated(b"", b"", Some((String::new(), String::new()))).await, "no certificate");
     assert!(!terminated(b"", b"", Some(Authority::new().leaf("doctor"))).await, "another authority's");
+}
+
+/// A self-signed certificate and its key, good until `year`.
+fn self_signed(is_ca: IsCa, year: i32, usage: Option<ExtendedKeyUsagePurpose>) -> (String, String) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = is_ca;
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    params.extended_key_usages.extend(usage);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_authority_and_client_at_once_is_trusted_by_the_agent() {
+    let ca = || IsCa::Ca(BasicConstraints::Unconstrained);
+    let good = self_signed(ca(), 2090, None);
+    assert!(mutual(b"", b"", good.0.clone(), good.clone()).await);
+    let for_clients = self_signed(ca(), 2090, Some(ExtendedKeyUsagePurpose::ClientAuth));
+    assert!(mutual(b"", b"", for_clients.0.clone(), for_clients).await);
+    let stranger = self_signed(ca(), 2090, None);
+    assert!(!mutual(b"", b"", good.0, stranger).await, "the same name, another key");
+    let expired = self_signed(ca(), 2001, None);
+    assert!(!mutual(b"", b"", expired.0.clone(), expired).await, "expired");
+    let for_servers = self_signed(ca(), 2090, Some(ExtendedKeyUsagePurpose::ServerAuth));
+    assert!(!mutual(b"", b"", for_servers.0.clone(), for_servers).await, "for servers only");
 }
 
 #[tokio::test(start_paused = true)]

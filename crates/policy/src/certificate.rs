@@ -44,6 +44,22 @@ pub(crate) fn certificate_json(der: &[u8]) -> Value {
     })
 }
 
+/// Whether a certificate may be a client's at a time, as far as it says so itself: its dates (RFC 5280 section 4.1.2.5)
+/// and its extended key usage (section 4.2.1.12). For a certificate that is itself a trust anchor: it has no path to
+/// validate (section 6.1). Unreadable certificates may not.
+pub fn may_be_a_client(der: &[u8], now_unix_s: u64) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+    let Ok(now) = i64::try_from(now_unix_s) else { return false };
+    let validity = certificate.validity();
+    let valid = validity.not_before.timestamp() <= now && now <= validity.not_after.timestamp();
+    let usable = match certificate.extended_key_usage() {
+        Ok(None) => true,
+        Ok(Some(usage)) => usage.value.client_auth || usage.value.any,
+        Err(_) => false,
+    };
+    valid && usable
+}
+
 fn name_json(name: &X509Name) -> Value {
     let first = |attribute: Option<&x509_parser::x509::AttributeTypeAndValue>| {
         attribute.and_then(|attribute| attribute.as_str().ok()).unwrap_or_default().to_owned()

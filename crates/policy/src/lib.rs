@@ -31,6 +31,7 @@ pub mod text {
     pub use crate::node::{Key, Kind, Node, SyntaxError};
 }
 
+pub use certificate::may_be_a_client;
 pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod copy;
+mod eof;
 mod kernel;
 mod pipe;
 mod scratch;
@@ -15,6 +16,7 @@ mod state;
 mod turn;
 
 pub use copy::copy;
+pub use eof::IgnoreUnexpectedEof;
 pub use kernel::{Kernel, calls};
 pub use pipe::{PIPE_BYTES, PIPES_KEPT_MAX, PIPES_MAX, Pipe, open_pipes};
 pub use splice::{First, splice};
