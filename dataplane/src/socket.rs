@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,8 @@ const KEEPALIVE_INTERVAL_SECS: u64 = 15;
 const KEEPALIVE_RETRIES: u32 = 4;
 /// Seconds an agent's machine may leave bytes unacknowledged.
 pub const UNACKNOWLEDGED_SECS_MAX: u64 = 10;
+/// Bytes of a client's TLS that are acknowledged at once where an upstream ends it: room for the handshake.
+const HANDSHAKE_BYTES_MAX: u64 = 16 << 10;
 /// Bytes read at a time while looking.
 const LOOK_BYTES: usize = 4 << 10;
 
@@ -64,7 +67,8 @@ pub struct Socket {
     local: SocketAddr,
     looked_at: BytesMut,
     traffic: Arc<Traffic>,
-    quick_ack: bool,
+    /// So many bytes received are acknowledged at once; later ones when the kernel likes.
+    quick_ack_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -94,7 +98,7 @@ impl Socket {
             local: canonical(local),
             looked_at: BytesMut::new(),
             traffic: Arc::default(),
-            quick_ack: false,
+            quick_ack_bytes: 0,
         })
     }
 
@@ -105,8 +109,32 @@ impl Socket {
     /// and wait for our delayed acknowledgement otherwise (wire.md section 7.4). The kernel forgets that wish, so it is
     /// repeated.
     pub fn for_agent(mut self) -> io::Result<Self> {
-        self.quick_ack = true;
+        self.quick_ack_bytes = u64::MAX;
         self.for_link()
+    }
+
+    /// Acknowledges the client's part of a TLS handshake at once, where an upstream behind a relay ends it. See
+    /// [`Socket::acknowledge_now`].
+    pub fn for_handshake_behind(&mut self) {
+        self.quick_ack_bytes = HANDSHAKE_BYTES_MAX;
+    }
+
+    /// Acknowledges what was read, if the kernel has delayed that.
+    ///
+    /// A TLS client ends the handshake with a small packet, and nothing need follow from us. Under Nagle's algorithm its
+    /// first request would wait for the delayed acknowledgement, 40 ms.
+    pub fn acknowledge_now(&self) {
+        if let Stream::Attached(stream) = &self.stream {
+            acknowledge(stream);
+        }
+    }
+
+    /// Counts bytes read, and acknowledges them as far as they are to be at once.
+    fn received(&self, n: usize) {
+        self.traffic.add_received(n);
+        if self.traffic.received() <= self.quick_ack_bytes {
+            self.acknowledge_now();
+        }
     }
 
     /// Makes the connection fit for an agent's link: given up like a session's. Our own agent has no delay to be spared.
@@ -200,7 +228,8 @@ impl Socket {
         match std::mem::replace(&mut self.stream, Stream::Lost) {
             Stream::Attached(stream) => {
                 let polled = Polled::new(stream.into_std()?);
-                Ok(Some(Ringed { polled, traffic: self.traffic(), finished: Cell::new(false) }))
+                let (traffic, quick_ack_bytes) = (self.traffic(), self.quick_ack_bytes);
+                Ok(Some(Ringed { polled, traffic, quick_ack_bytes, finished: Cell::new(false) }))
             }
             Stream::Detached(_) | Stream::Lost => Err(lost()),
         }
@@ -232,7 +261,7 @@ impl Kernel for Socket {
     }
 
     fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.attached()?.recv(buffer).inspect(|n| self.traffic.add_received(*n))
+        self.attached()?.recv(buffer).inspect(|n| self.received(*n))
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -240,7 +269,7 @@ impl Kernel for Socket {
     }
 
     fn fill(&self, pipe: &Pipe) -> io::Result<usize> {
-        self.attached()?.fill(pipe).inspect(|n| self.traffic.add_received(*n))
+        self.attached()?.fill(pipe).inspect(|n| self.received(*n))
     }
 
     fn drain(&self, pipe: &Pipe, n: usize) -> io::Result<usize> {
@@ -260,6 +289,8 @@ impl Kernel for Socket {
 pub struct Ringed {
     polled: Polled,
     traffic: Arc<Traffic>,
+    /// See [`Socket`].
+    quick_ack_bytes: u64,
     finished: Cell<bool>,
 }
 
@@ -267,6 +298,13 @@ impl Ringed {
     /// Both directions ended in order.
     pub fn finished(&self) {
         self.finished.set(true);
+    }
+
+    fn received(&self, n: usize) {
+        self.traffic.add_received(n);
+        if self.traffic.received() <= self.quick_ack_bytes {
+            acknowledge(self.polled.socket());
+        }
     }
 }
 
@@ -289,7 +327,7 @@ impl Kernel for Ringed {
     }
 
     fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.polled.recv(buffer).inspect(|n| self.traffic.add_received(*n))
+        self.polled.recv(buffer).inspect(|n| self.received(*n))
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -297,7 +335,7 @@ impl Kernel for Ringed {
     }
 
     fn fill(&self, pipe: &Pipe) -> io::Result<usize> {
-        self.polled.fill(pipe).inspect(|n| self.traffic.add_received(*n))
+        self.polled.fill(pipe).inspect(|n| self.received(*n))
     }
 
     fn drain(&self, pipe: &Pipe, n: usize) -> io::Result<usize> {
@@ -311,6 +349,12 @@ impl Kernel for Ringed {
     fn is_connected(&self) -> bool {
         self.polled.is_connected()
     }
+}
+
+/// Sends the acknowledgement that the kernel has delayed, and delays the next less.
+fn acknowledge(socket: &impl AsFd) {
+    // Only latency is lost when this fails.
+    let _ = SockRef::from(socket).set_tcp_quickack(true);
 }
 
 fn lost() -> io::Error {
@@ -337,14 +381,7 @@ impl AsyncRead for Socket {
         }
         let before = buf.filled().len();
         ready!(self.stream()?.poll_read(cx, buf))?;
-        let n = buf.filled().len().saturating_sub(before);
-        self.traffic.add_received(n);
-        if self.quick_ack
-            && let Stream::Attached(stream) = &self.stream
-        {
-            // Only latency is lost when this fails.
-            let _ = SockRef::from(stream).set_tcp_quickack(true);
-        }
+        self.received(buf.filled().len().saturating_sub(before));
         Poll::Ready(Ok(()))
     }
 }
@@ -380,10 +417,47 @@ impl AsyncWrite for Socket {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
+
+    /// Whether the kernel waits with acknowledgements on the connection between these IPv4 addresses (`pingpong` in
+    /// `net/ipv4/tcp_ipv4.c`, `get_tcp4_sock`).
+    pub(crate) fn delays_acknowledgements(local: SocketAddr, peer: SocketAddr) -> bool {
+        let shown = |address: SocketAddr| match address {
+            SocketAddr::V4(v4) => {
+                format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port())
+            }
+            SocketAddr::V6(_) => panic!("{address} is not IPv4"),
+        };
+        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let row = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mut row = row.filter(|row| row[1] == shown(local) && row[2] == shown(peer));
+        let row = row.next().expect("the connection is in the kernel's table");
+        row[14].parse::<u32>().unwrap() & 1 == 1
+    }
+
+    #[tokio::test]
+    async fn the_first_bytes_behind_a_handshake_are_acknowledged_at_once() {
+        // Kernels differ in how many answers make them expect another, and wait for it.
+        const ANSWERS: usize = 4;
+        for quick in [false, true] {
+            let (mut client, mut socket) = pair().await;
+            if quick {
+                socket.for_handshake_behind();
+            }
+            for _ in 0..ANSWERS {
+                client.write_all(b"hello").await.unwrap();
+                socket.read_exact(&mut [0; 5]).await.unwrap();
+                socket.write_all(b"server hello").await.unwrap();
+                client.read_exact(&mut [0; 12]).await.unwrap();
+            }
+            client.write_all(b"finished").await.unwrap();
+            socket.read_exact(&mut [0; 8]).await.unwrap();
+            assert_eq!(delays_acknowledgements(socket.local(), socket.peer()), !quick);
+        }
+    }
 
     async fn pair() -> (TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,10 +1,12 @@
 //! TLS as a server: certificates by name, settings by policy, handshakes with a deadline.
 //!
-//! A server configuration is made per certificate and settings, so that nothing of one endpoint (resumption is off,
-//! client authorities, protocols) reaches another. Knows no routes: who is asked for which certificate is decided before.
+//! A server configuration is made per certificate and settings, so that nothing of one endpoint (client authorities,
+//! protocols) reaches another. Tickets are for one server name (RFC 6066 section 3), and only where no client certificate
+//! is asked for. Knows no routes: who is asked for which certificate is decided before.
 
 mod certificate;
 mod client_auth;
+mod tickets;
 
 use std::collections::HashMap;
 use std::io;
@@ -13,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use ebbgate_policy::{TlsFacts, TlsSettings, TlsVersion, Verification};
 use ebbgate_wire::link::{self, ALPN_LINK};
 use rustls::crypto::CryptoProvider;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,9 +24,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub use certificate::{CertificateError, CertificateTable, parse as parse_certificate};
+pub use tickets::TICKET_KEY_SECS_MAX;
 
 use crate::detect::ClientHello;
-use client_auth::{AnyCertificate, Demand};
+use client_auth::{AnchorOrPath, AnyCertificate, Authorities, Demand};
 
 /// Seconds from accept to a whole hello.
 pub const HELLO_SECS_MAX: u64 = 10;
@@ -187,11 +190,22 @@ fn build(
     config.alpn_protocols = protocols.names();
     let is_link = protocols == Protocols::Link;
     (config.ignore_client_order, config.enable_secret_extraction) = (is_link, is_link);
-    // A session of one endpoint must not be resumed at another with other authorities, so there is no resumption.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
+    if may_resume(settings, protocols)
+        && let Some(ticketer) = tickets::ticketer()
+    {
+        (config.ticketer, config.send_tls13_tickets) = (ticketer, tickets::TICKETS);
+    }
     Ok(config)
+}
+
+/// Whether sessions may be resumed. Never where client certificates are asked for: a ticket would stand for a certificate
+/// that nobody judges again, and for another endpoint's authorities. Only for HTTP: a client of raw bytes that never reads
+/// would leave tickets unread, and the kernel would make its close a reset.
+fn may_resume(settings: &TlsSettings, protocols: Protocols) -> bool {
+    protocols == Protocols::Http && settings.client_authorities.is_empty()
 }
 
 fn versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
@@ -203,18 +217,15 @@ fn versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
 }
 
 fn verifier(settings: &TlsSettings) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
-    let roots = client_auth::roots(&settings.client_authorities).map_err(TlsError::Authorities)?;
+    let authorities = Authorities::parse(&settings.client_authorities).map_err(TlsError::Authorities)?;
     let demand = match settings.verification {
         Verification::RequireAndVerify => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
-            return verifier
-                .map(|v| -> Arc<dyn rustls::server::danger::ClientCertVerifier> { v })
-                .map_err(|e| TlsError::Authorities(e.to_string()));
+            return Ok(Arc::new(AnchorOrPath::new(authorities).map_err(TlsError::Authorities)?));
         }
         Verification::RequireAny => Demand::Required,
         Verification::Request => Demand::Optional,
     };
-    Ok(Arc::new(AnyCertificate::new(&roots, demand)))
+    Ok(Arc::new(AnyCertificate::new(&authorities, demand)))
 }
 
 /// Finishes the handshake as server, within [`HANDSHAKE_SECS_MAX`].

@@ -11,7 +11,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Sig
 
 use crate::trust;
 
-/// WebPKI's verifier, which also takes a certificate that is itself a trust anchor.
+/// The usual verifier, which also takes a certificate that is itself a trust anchor.
 ///
 /// `openssl req -x509` makes one certificate that is self-signed, CA:TRUE and a client's at once. A trust anchor is not
 /// part of a path (RFC 5280 section 6.1); its dates and key usage still count.

@@ -324,7 +324,7 @@ async fn picked(protocol: &str, offer: &[&str]) -> io::Result<Option<Vec<u8>>> {
     draft.termination =
         Some(TerminationPem { certificate, key: Secret::new(key), client_authorities: Vec::new() });
     let (visitor, _delivery, _edge) = visit(upstream(draft)).await;
-    let mut config = rustls::ClientConfig::builder_with_provider(trust_provider())
+    let mut config = ClientConfig::builder_with_provider(trust_provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(crate::trust::from_pem(authority.pem().as_bytes()).unwrap())

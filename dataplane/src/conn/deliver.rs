@@ -11,7 +11,7 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
-use super::hello::{Hello, refuse_name};
+use super::hello::{Hello, finish_handshake, refuse_name};
 use super::walk::{Next, Over, unmet};
 use super::{Open, Record, TLS_PORT, Visitor, Walk};
 use crate::carrier::{CarrierStream, Origin, RawFailed};
@@ -164,7 +164,7 @@ async fn end_tls(
             return Err(over(None, error.to_string()));
         }
     };
-    match tls::handshake(socket, config).await {
+    match finish_handshake(socket, config).await {
         Ok(stream) => {
             let mut facts = tls::facts(&stream, &hello.tls);
             facts.server_leaf = tls::leaf(settings, domain.as_ref());
@@ -192,6 +192,9 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
     let passthrough = walk.hello.is_some() && !walk.visitor.is_tls();
     let postgres = passthrough && walk.hello.as_ref().is_some_and(|hello| hello.postgres);
     let origin = origin(&walk.facts, endpoint.url.scheme(), passthrough);
+    if passthrough {
+        walk.visitor.for_handshake_behind();
+    }
     if passthrough
         && !postgres
         && agent.session.quic().is_none()

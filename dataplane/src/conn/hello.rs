@@ -1,16 +1,18 @@
 //! The first bytes on a TLS listener: libpq's requests answered, the hello looked at and left for whoever ends TLS.
 
 use std::io;
+use std::sync::Arc;
 
-use rustls::AlertDescription;
+use rustls::{AlertDescription, ServerConfig};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Duration, timeout};
+use tokio_rustls::server::TlsStream;
 
 use crate::detect::{
     ClientHello, Detected, HELLO_BYTES_MAX, POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, detect,
 };
 use crate::socket::Socket;
-use crate::tls::{self, HELLO_SECS_MAX};
+use crate::tls::{self, HELLO_SECS_MAX, TlsError};
 
 /// Requests for encryption a client may make before its hello: GSSAPI, then TLS.
 const POSTGRES_REQUESTS_MAX: usize = 2;
@@ -107,6 +109,16 @@ async fn answer(socket: &mut Socket, request_bytes: usize, reply: &[u8]) -> Resu
     Ok(())
 }
 
+/// Finishes a client's handshake. Its last packet is acknowledged at once, since nothing need follow from us.
+pub(super) async fn finish_handshake(
+    socket: Socket,
+    config: Arc<ServerConfig>,
+) -> Result<TlsStream<Socket>, TlsError> {
+    let stream = tls::handshake(socket, config).await?;
+    stream.get_ref().0.acknowledge_now();
+    Ok(stream)
+}
+
 /// Nobody answers to the name: a fatal alert, and no certificate (RFC 6066 section 3).
 pub async fn refuse_name(socket: &mut Socket) {
     refuse(socket, &tls::alert(AlertDescription::UnrecognisedName)).await;
@@ -157,6 +169,36 @@ mod tests {
         assert!(matches!(result, Err(NoHello::NotTls)));
         assert_eq!(got, [21, 3, 3, 0, 2, 2, 50]);
         assert!(matches!(send(b"").await.1, Err(NoHello::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_new_tls_connection_waits_for_no_delayed_acknowledgement() {
+        use crate::socket::tests::delays_acknowledgements;
+        use crate::tls::tests::Authority;
+        use crate::tls::{Configs, Protocols, default_settings, parse_certificate};
+        let authority = Authority::new("server");
+        let (chain, key) = authority.leaf(&["db.example.com"]);
+        let domain = parse_certificate(&chain, &key).unwrap();
+        for (protocols, tls12_only) in
+            [(Protocols::Raw, false), (Protocols::Http, false), (Protocols::Raw, true)]
+        {
+            let config = Configs::default().get(&default_settings(), Some(&domain), protocols).unwrap();
+            let (client, mut socket) = pair().await;
+            client.set_nodelay(false).unwrap();
+            let client_config = authority.client(None, tls12_only);
+            let serve = async move {
+                read_hello(&mut socket).await.unwrap();
+                let stream = finish_handshake(socket, config).await.unwrap();
+                let socket = stream.get_ref().0;
+                let delays = delays_acknowledgements(socket.local(), socket.peer());
+                (stream, delays)
+            };
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config));
+            let connect = connector.connect("db.example.com".try_into().unwrap(), client);
+            let ((_stream, delays), connected) = tokio::join!(serve, connect);
+            connected.unwrap();
+            assert!(!delays, "{protocols:?} {tls12_only}");
+        }
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
+use crate::relay::IgnoreUnexpectedEof;
 use crate::socket::Socket;
 
 /// Bytes of a visitor kept for another member of the pool, until the first answer.
@@ -22,7 +23,7 @@ pub struct Visitor {
 
 enum Io {
     Clear(Socket),
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<IgnoreUnexpectedEof<TlsStream<Socket>>>),
     Gone,
 }
 
@@ -32,9 +33,9 @@ impl Visitor {
         Self { io: Io::Clear(socket), again: Bytes::new(), kept: None }
     }
 
-    /// A client whose handshake is done.
+    /// A client whose handshake is done. Its end is an end with and without `close_notify`.
     pub fn tls(stream: TlsStream<Socket>) -> Self {
-        Self { io: Io::Tls(Box::new(stream)), again: Bytes::new(), kept: None }
+        Self { io: Io::Tls(Box::new(IgnoreUnexpectedEof(stream))), again: Bytes::new(), kept: None }
     }
 
     /// The socket, when TLS has not begun; what is left can no longer be read.
@@ -51,6 +52,13 @@ impl Visitor {
     /// Whether TLS ended at this edge.
     pub fn is_tls(&self) -> bool {
         matches!(self.io, Io::Tls(_))
+    }
+
+    /// Acknowledges what belongs to a handshake that an upstream ends.
+    pub fn for_handshake_behind(&mut self) {
+        if let Some(socket) = self.socket() {
+            socket.for_handshake_behind();
+        }
     }
 
     /// Starts keeping what is read, until something is written.
@@ -102,7 +110,7 @@ impl Visitor {
     fn socket(&mut self) -> Option<&mut Socket> {
         match &mut self.io {
             Io::Clear(socket) => Some(socket),
-            Io::Tls(stream) => Some(stream.get_mut().0),
+            Io::Tls(stream) => Some(stream.0.get_mut().0),
             Io::Gone => None,
         }
     }

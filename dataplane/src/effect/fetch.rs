@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::guard::is_public;
+use crate::relay::IgnoreUnexpectedEof;
 use crate::tls::provider;
 
 /// Seconds one fetch may take, name resolution included.
@@ -102,7 +103,7 @@ impl Fetcher {
         let body = if is_tls {
             let name = ServerName::try_from(bare.to_owned()).map_err(|_| FetchError::Url)?;
             let connecting = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream);
-            get(connecting.await.map_err(FetchError::Tls)?, &uri).await?
+            get(IgnoreUnexpectedEof(connecting.await.map_err(FetchError::Tls)?), &uri).await?
         } else {
             get(stream, &uri).await?
         };

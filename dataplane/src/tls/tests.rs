@@ -2,7 +2,7 @@
 
 use super::*;
 use ebbgate_policy::ServerCertificate;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -142,8 +142,65 @@ async fn client_certificates_by_strategy() {
     }
 }
 
+/// A self-signed CA:TRUE certificate and its key, good until `year`.
+fn self_signed(year: i32, usage: Option<ExtendedKeyUsagePurpose>) -> (String, String) {
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    params.extended_key_usages.extend(usage);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
 #[tokio::test]
-async fn nothing_is_resumed() {
+async fn a_certificate_that_is_authority_and_client_at_once_is_trusted() {
+    let server = Authority::new("server");
+    let domain = domain(&server);
+    let (good, stranger) = (self_signed(2090, None), self_signed(2090, None));
+    let for_clients = self_signed(2090, Some(ExtendedKeyUsagePurpose::ClientAuth));
+    let for_servers = self_signed(2090, Some(ExtendedKeyUsagePurpose::ServerAuth));
+    let expired = self_signed(2001, None);
+    for (trusted, shown, ok, why) in [
+        (&good, &good, true, "itself"),
+        (&for_clients, &for_clients, true, "itself, for clients"),
+        (&good, &stranger, false, "the same name, another key"),
+        (&for_servers, &for_servers, false, "for servers only"),
+        (&expired, &expired, false, "expired"),
+    ] {
+        let settings = settings(|s| {
+            s.client_authorities = vec![trusted.0.clone()];
+            s.verification = Verification::RequireAndVerify;
+        });
+        let config = Configs::default().get(&settings, Some(&domain), Protocols::Raw).unwrap();
+        for tls12 in [false, true] {
+            let client = server.client(Some((&shown.0, &shown.1)), tls12);
+            assert_eq!(shake(config.clone(), client).await.is_ok(), ok, "{why}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_shows_an_authority_without_its_key_is_refused() {
+    let server = Authority::new("server");
+    let domain = domain(&server);
+    let (good, stranger) = (self_signed(2090, None), self_signed(2090, None));
+    let settings = settings(|s| {
+        s.client_authorities = vec![good.0.clone()];
+        s.verification = Verification::RequireAndVerify;
+    });
+    let config = Configs::default().get(&settings, Some(&domain), Protocols::Raw).unwrap();
+    let mut client = server.client(Some((&good.0, &good.1)), false);
+    // rustls checks that key and certificate fit, so the pair is put together by hand.
+    let key = PrivateKeyDer::from_pem_slice(stranger.1.as_bytes()).unwrap();
+    let key = provider().key_provider.load_private_key(key).unwrap();
+    let chain = CertificateDer::pem_slice_iter(good.0.as_bytes()).map(Result::unwrap).collect();
+    client.client_auth_cert_resolver =
+        Arc::new(rustls::sign::SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+    assert!(shake(config, client).await.is_err());
+}
+
+#[tokio::test]
+async fn raw_bytes_are_not_resumed() {
     let authority = Authority::new("server");
     let domain = domain(&authority);
     for tls12 in [false, true] {
@@ -152,6 +209,53 @@ async fn nothing_is_resumed() {
             let config = Configs::default().get(&default_settings(), Some(&domain), Protocols::Raw).unwrap();
             let stream = shake(config, client.clone()).await.unwrap();
             assert!(!facts(&stream, &ClientHello::default()).resumed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn https_is_resumed_on_every_shard() {
+    let authority = Authority::new("server");
+    let domain = domain(&authority);
+    for tls12 in [false, true] {
+        let client = authority.client(None, tls12);
+        for visit in 0..3 {
+            let config = Configs::default().get(&default_settings(), Some(&domain), Protocols::Http).unwrap();
+            let stream = shake(config, client.clone()).await.unwrap();
+            assert_eq!(facts(&stream, &ClientHello::default()).resumed, visit > 0, "{tls12} {visit}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_resumed_session_does_not_pass_by_client_certificates() {
+    let (server, good, evil) = (Authority::new("server"), Authority::new("good"), Authority::new("evil"));
+    let domain = domain(&server);
+    let (good_leaf, evil_leaf) = (good.leaf(&["doctor"]), evil.leaf(&["mallory"]));
+    let config = |authority: Option<&Authority>| {
+        let settings = settings(|s| {
+            s.client_authorities = authority.map(Authority::pem).into_iter().collect();
+            s.verification = Verification::RequireAndVerify;
+        });
+        Configs::default().get(&settings, Some(&domain), Protocols::Http).unwrap()
+    };
+    for tls12 in [false, true] {
+        // The name is the same throughout, so the client offers every ticket it has.
+        let nobody = server.client(None, tls12);
+        shake(config(None), nobody.clone()).await.unwrap();
+        assert!(shake(config(Some(&good)), nobody.clone()).await.is_err(), "a ticket is no certificate");
+        let resumed = shake(config(None), nobody).await.unwrap();
+        assert!(facts(&resumed, &ClientHello::default()).resumed, "the ticket was good");
+
+        let mallory = server.client(Some((&evil_leaf.0, &evil_leaf.1)), tls12);
+        shake(config(Some(&evil)), mallory.clone()).await.unwrap();
+        assert!(shake(config(Some(&good)), mallory).await.is_err(), "another endpoint's authority");
+
+        let doctor = server.client(Some((&good_leaf.0, &good_leaf.1)), tls12);
+        for _ in 0..2 {
+            let stream = shake(config(Some(&good)), doctor.clone()).await.unwrap();
+            let facts = facts(&stream, &ClientHello::default());
+            assert!(!facts.resumed && !facts.client_chain.is_empty(), "judged at every connection");
         }
     }
 }

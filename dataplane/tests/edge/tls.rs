@@ -44,6 +44,53 @@ async fn pass_through_shows_the_agents_certificate() {
 }
 
 #[tokio::test]
+async fn a_tls_client_that_closes_without_close_notify_loses_nothing() {
+    const BYTES: usize = 3 << 20;
+    let mut lab = Lab::start();
+    lab.cloud(1, "tls://db.example.com", terminating(&json!({})));
+    let mut agent = lab.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    for tls12_only in [false, true] {
+        let mut visitor = lab.visit_tls(DB, lab.authority.client(None, tls12_only)).await.unwrap();
+        let sent: Vec<u8> = (0..BYTES).map(|n| n.to_le_bytes()[usize::from(n % 2 == 0)]).collect();
+        let expected = sent.clone();
+        let visit = async move {
+            visitor.write_all(&sent).await.unwrap();
+            visitor.flush().await.unwrap();
+            // Closes TCP alone.
+            drop(visitor);
+        };
+        let receive = async {
+            let (_, mut stream) = agent.accept().await;
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).await.unwrap();
+            stream.shutdown().await.unwrap();
+            got
+        };
+        let ((), got) = tokio::join!(visit, receive);
+        assert!(got == expected, "{} of {BYTES} bytes", got.len());
+        assert_eq!(lab.event().await.outcome, "closed");
+    }
+}
+
+#[tokio::test]
+async fn a_tls_client_that_resets_has_not_ended() {
+    let mut lab = Lab::start();
+    lab.cloud(1, "tls://db.example.com", terminating(&json!({})));
+    let mut agent = lab.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let mut visitor = lab.visit_tls(DB, lab.authority.client(None, false)).await.unwrap();
+    visitor.write_all(b"half").await.unwrap();
+    let (_, mut stream) = agent.accept().await;
+    let mut half = [0; 4];
+    stream.read_exact(&mut half).await.unwrap();
+    visitor.get_ref().0.set_zero_linger().unwrap();
+    drop(visitor);
+    assert!(stream.read_u8().await.is_err_and(|error| error.kind() != std::io::ErrorKind::UnexpectedEof));
+    assert!(lab.event().await.outcome.starts_with("the client went away"));
+}
+
+#[tokio::test]
 async fn min_version_refuses_older_clients() {
     let (mut lab, _agent) = terminated(json!({ "min_version": "1.3" })).await;
     let old = lab.visit_tls(DB, lab.authority.client(None, true)).await;

@@ -43,6 +43,44 @@ async fn get(lab: &Lab, name: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_request_whose_client_closes_without_close_notify_is_answered() {
+    let mut lab = Lab::start();
+    lab.cloud(1, "https://api.example.com", json!({ "on_http_request": [{ "actions": [forward(TARGET)] }] }));
+    let mut agent = lab.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let mut visitor = lab.visit_tls(API, lab.authority.client(None, false)).await.unwrap();
+    let request = b"POST /patients HTTP/1.1\r\nhost: api.example.com\r\ncontent-length: 5\r\n\r\nhello";
+    visitor.write_all(request).await.unwrap();
+    visitor.flush().await.unwrap();
+    // Ends the sending half of TCP alone.
+    visitor.get_mut().0.shutdown().await.unwrap();
+    let (_, mut stream) = agent.accept().await;
+    let mut got = Vec::new();
+    while !got.ends_with(b"hello") {
+        assert_ne!(stream.read_buf(&mut got).await.unwrap(), 0, "{}", String::from_utf8_lossy(&got));
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nkept").await.unwrap();
+    let mut answer = Vec::new();
+    visitor.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"kept"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn a_request_cut_off_without_close_notify_is_not_taken_for_a_whole_one() {
+    let mut lab = Lab::start();
+    lab.cloud(1, "https://api.example.com", json!({ "on_http_request": [{ "actions": [forward(TARGET)] }] }));
+    let mut agent = lab.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let mut visitor = lab.visit_tls(API, lab.authority.client(None, false)).await.unwrap();
+    let request = b"POST /patients HTTP/1.1\r\nhost: api.example.com\r\ncontent-length: 50\r\n\r\nhello";
+    visitor.write_all(request).await.unwrap();
+    visitor.flush().await.unwrap();
+    drop(visitor);
+    let (_, mut stream) = agent.accept().await;
+    assert!(stream.read_to_end(&mut Vec::new()).await.is_err(), "the upstream sees an abort");
+}
+
+#[tokio::test]
 async fn requests_reach_the_agent_from_either_shard() {
     let mut lab = Lab::start();
     lab.cloud(1, "https://api.example.com", json!({ "on_http_request": [{ "actions": [forward(TARGET)] }] }));
