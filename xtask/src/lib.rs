@@ -19,6 +19,7 @@ pub mod openapi;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod programs;
 pub mod rest;
 pub mod soak;
 pub mod test;

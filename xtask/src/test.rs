@@ -10,19 +10,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::programs;
 use crate::tools;
 use crate::workspace::{self, Profile, run};
 
-/// Debian packages the system tests use, with a program that shows whether each is there.
-const DEBIAN: [(&str, &str); 7] = [
-    ("postgresql-client", "psql"),
-    ("openssl", "openssl"),
-    ("curl", "curl"),
-    ("iproute2", "ip"),
-    ("util-linux", "setpriv"),
-    ("python3", "python3"),
-    ("nodejs", "node"),
-];
 /// The agent SDK and the API client for Python; both install a package of one name, hence two environments.
 const PYTHON: [(&str, &str); 2] = [("py-sdk", "ngrok==1.4.0"), ("py-api", "ngrok-api==0.19.0")];
 /// The agent SDK and the API client for Node.
@@ -101,8 +92,7 @@ pub fn run_all(args: &Args) -> Result<()> {
 #[expect(clippy::unnecessary_wraps, reason = "all steps have one form")]
 /// Never fails: what is missing afterwards shows as a skipped test.
 fn install(places: &Places, _: &[String]) -> Result<()> {
-    let missing: Vec<&str> =
-        DEBIAN.iter().filter(|(_, program)| !tools::has(program)).map(|(package, _)| *package).collect();
+    let missing = programs::missing_packages();
     let debian = if missing.is_empty() { Ok(()) } else { tools::apt_install(&missing) };
     said("Debian packages", debian);
     said("PostgreSQL", crate::postgres::programs_installed().map(drop));
@@ -174,22 +164,27 @@ fn deny(places: &Places, _: &[String]) -> Result<()> {
     check(&["advisories"])
 }
 
-/// Builds the programs once, in the profile of the tests, and runs every test of the workspace.
+/// Builds the programs and tests, then runs every test of the workspace with the table's programs alone on its path.
 fn tests(places: &Places, runner: &[String]) -> Result<()> {
     let programs = workspace::build(Profile::Dev)?;
-    let mut command = Command::new("cargo");
-    if tools::has("cargo-nextest") {
-        command.args(["nextest", "run"]);
-    } else {
-        command.arg("test");
-    }
-    command.args(["--workspace", "--all-targets", "--locked"]).args(runner).current_dir(&places.root);
-    command
+    let path = places.tools.join("path");
+    programs::search_path(&path)?;
+    let nextest = tools::has("cargo-nextest");
+    let cargo = |last: &[&str]| {
+        let mut command = Command::new("cargo");
+        command.args(if nextest { &["nextest", "run"][..] } else { &["test"][..] });
+        command.args(["--workspace", "--all-targets", "--locked"]).args(last);
+        command.current_dir(&places.root).env("CARGO_TARGET_DIR", &places.target);
+        command
+    };
+    run(&mut cargo(&["--no-run"]))?;
+    let status = cargo(&[])
+        .args(runner)
+        .env("PATH", &path)
         .env("EBBGATE_PROGRAMS", programs)
         .env("EBBGATE_TOOLS", &places.tools)
-        .env("EBBGATE_SKIPS", &places.skips);
-    command.env("CARGO_TARGET_DIR", &places.target);
-    let status = command.status()?;
+        .env("EBBGATE_SKIPS", &places.skips)
+        .status()?;
     if !status.success() {
         bail!("tests failed ({status})");
     }

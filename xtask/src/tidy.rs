@@ -25,19 +25,8 @@ pub fn run() -> Result<()> {
 }
 
 fn findings() -> Result<Vec<String>> {
-    let (root, _) = workspace::roots()?;
     let mut findings = graph::check(&workspace::metadata(false)?)?;
-    let output = Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-        .current_dir(&root)
-        .output()
-        .context("run git")?;
-    let names = String::from_utf8(output.stdout)?;
-    // Binary files (corpora, pictures) and files deleted but not yet committed have no text to look at.
-    let texts: BTreeMap<&str, String> = names
-        .lines()
-        .filter_map(|path| Some((path, std::fs::read_to_string(root.join(path)).ok()?)))
-        .collect();
+    let texts = sources()?;
     let for_tests: Vec<String> =
         texts.iter().flat_map(|(path, text)| files::test_modules(path, text)).collect();
     for (path, text) in &texts {
@@ -45,6 +34,22 @@ fn findings() -> Result<Vec<String>> {
         findings.extend(files::check(path, text, is_test).into_iter().map(|what| format!("{path}:{what}")));
     }
     Ok(findings)
+}
+
+/// The text files that git tracks or would track: path from the root, and content. Binary files (corpora, pictures) and
+/// files deleted but not yet committed are left out.
+pub(crate) fn sources() -> Result<BTreeMap<String, String>> {
+    let (root, _) = workspace::roots()?;
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(&root)
+        .output()
+        .context("run git")?;
+    let names = String::from_utf8(output.stdout)?;
+    Ok(names
+        .lines()
+        .filter_map(|path| Some((path.to_owned(), std::fs::read_to_string(root.join(path)).ok()?)))
+        .collect())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Debian packages are installed by root only; everything from language registries goes below `target/tools`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,15 +14,23 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether a program can be started, judged by asking its version.
+/// Where Debian keeps programs; looked at first, as a version manager's stand-ins need a whole search path.
+const SYSTEM_DIRS: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// The file of a program: in the system's folders, else along `PATH`.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = SYSTEM_DIRS.iter().map(PathBuf::from);
+    system
+        .chain(std::env::split_paths(&path))
+        .map(|dir| dir.join(program))
+        .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
+}
+
+/// Whether a program is on this machine.
 pub fn has(program: &str) -> bool {
-    Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok()
+    find(program).is_some()
 }
 
 /// Installs Debian packages; a clear refusal when we are not root or this is no Debian.

@@ -23,7 +23,8 @@ use super::report::{Spread, load_average, machine, write_result};
 use crate::guarded::{Guarded, INTERFACE};
 use crate::hosts::{EDGE_FOR_VISITOR, VISITORS, VISITORS_6};
 use crate::lab::Programs;
-use crate::tools::{apt_install, has, is_root};
+use crate::programs;
+use crate::tools::is_root;
 use crate::workspace::{self, Profile};
 
 /// Seconds of one measurement.
@@ -111,9 +112,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         std::thread::available_parallelism()?.get() >= CPUS_MIN,
         "the flood needs a processor of its own"
     );
-    if !has("nft") {
-        apt_install(&["nftables"])?;
-    }
+    programs::installed("nft")?;
     let (root, target) = workspace::roots()?;
     let programs = match &args.programs {
         Some(dir) => dir.clone(),

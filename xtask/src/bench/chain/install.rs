@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::load::Table;
+use crate::programs;
 use crate::tools;
 use crate::workspace::run;
 
@@ -39,15 +40,10 @@ impl Drop for NoServices {
     }
 }
 
-/// Makes sure of a Debian package by a file that it has.
-pub(super) fn package(names: &[&str], file: &str) -> Result<()> {
-    if Path::new(file).exists() {
-        return Ok(());
-    }
+/// Makes sure of programs of the table, and starts no service that their packages bring.
+pub(super) fn programs(names: &[&str]) -> Result<()> {
     let _quiet = NoServices::new();
-    tools::apt_install(names)?;
-    ensure!(Path::new(file).exists(), "{} brought no {file}", names.join(" "));
-    Ok(())
+    names.iter().try_for_each(|name| programs::installed(name).map(drop))
 }
 
 /// Whether a run needs rathole.

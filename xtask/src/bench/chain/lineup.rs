@@ -101,10 +101,7 @@ impl Lineup {
         }
         if wants("nginx") {
             self.attempt("nginx", |rig| {
-                install::package(
-                    &["nginx", "libnginx-mod-stream"],
-                    "/usr/lib/nginx/modules/ngx_stream_module.so",
-                )?;
+                install::programs(&["nginx"])?;
                 nginx::relay(rig)
             });
             self.version("nginx", "/usr/sbin/nginx", "-v");
@@ -139,7 +136,7 @@ impl Lineup {
             }
             if wants("ssh -R") {
                 self.run_dir = self.attempt("ssh -R", |rig| {
-                    install::package(&["openssh-server", "openssh-client"], "/usr/sbin/sshd")?;
+                    install::programs(&["sshd", "ssh-keygen"])?;
                     ssh::tunnel(rig)
                 });
                 self.version("ssh", "/usr/bin/ssh", "-V");
@@ -152,7 +149,7 @@ impl Lineup {
     }
 
     fn gateways(&mut self, envoy: Option<&Path>, hops: &[Hop], wants: &impl Fn(&str) -> bool) {
-        self.attempt("wrk, and with it all HTTPS", |_| install::package(&["wrk"], "/usr/bin/wrk"));
+        self.attempt("wrk, and with it all HTTPS", |_| install::programs(&["wrk"]));
         for hop in hops {
             if wants(if hop.tls { "haproxy > rathole tls" } else { "haproxy > rathole" }) {
                 self.attempt("haproxy > rathole", |rig| {
@@ -163,7 +160,7 @@ impl Lineup {
         let Some(hop) = hops.first() else { return };
         if wants("caddy > rathole") {
             self.attempt("caddy > rathole", |rig| {
-                install::package(&["caddy"], "/usr/bin/caddy")?;
+                install::programs(&["caddy"])?;
                 caddy::https(rig, hop)
             });
             self.version("caddy", "/usr/bin/caddy", "version");
@@ -228,5 +225,5 @@ impl Lineup {
 }
 
 fn have_haproxy() -> Result<()> {
-    install::package(&["haproxy"], "/usr/sbin/haproxy").context("HAProxy")
+    install::programs(&["haproxy"]).context("HAProxy")
 }
