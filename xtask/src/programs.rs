@@ -41,9 +41,11 @@ const fn rust(name: &'static str) -> Program {
 }
 
 /// The table. A test compares it with what the sources execute.
-pub const PROGRAMS: [Program; 47] = [
+pub const PROGRAMS: [Program; 48] = [
     rust("cargo"),
     rust("rustc"),
+    // Used where it is there.
+    rust("cargo-nextest"),
     // Cargo links with these when a test builds a program.
     debian("cc", "gcc", true),
     debian("as", "binutils", true),

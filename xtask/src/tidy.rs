@@ -4,6 +4,7 @@
 
 mod files;
 mod graph;
+mod named;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -29,6 +30,7 @@ fn findings() -> Result<Vec<String>> {
     let texts = sources()?;
     let for_tests: Vec<String> =
         texts.iter().flat_map(|(path, text)| files::test_modules(path, text)).collect();
+    findings.extend(named::check(&texts));
     for (path, text) in &texts {
         let is_test = for_tests.iter().any(|test| test == path);
         findings.extend(files::check(path, text, is_test).into_iter().map(|what| format!("{path}:{what}")));

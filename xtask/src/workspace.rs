@@ -58,8 +58,11 @@ pub fn roots() -> Result<(PathBuf, PathBuf)> {
 pub fn build(profile: Profile) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["build", "--locked", "--bins"]);
-    for package in PRODUCTS {
-        command.args(["--package", package]);
+    if matches!(profile, Profile::Dev) {
+        // With the features that the tests are built with, so that no dependency is built twice.
+        command.arg("--workspace");
+    } else {
+        command.args(PRODUCTS.iter().flat_map(|package| ["--package", package]));
     }
     finish(command, profile)
 }
