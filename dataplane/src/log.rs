@@ -13,6 +13,7 @@ use ebbgate_model::event::{ConnectionEvent, RequestEvent};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode};
 use lines::Lines;
 use serde::Serialize;
+use serde_json::{Value, json};
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
@@ -25,6 +26,11 @@ static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 const REQUEST: &str = "ebbgate_edge::request";
 /// Target of connections' lines.
 const CONNECTION: &str = "ebbgate_edge::connection";
+
+/// Bytes that the `log` actions of policies may put into one line and one event, as JSON.
+const POLICY_LOG_BYTES_MAX: usize = 32 << 10;
+/// Of these, bytes for the note on what was left out.
+const NOTE_BYTES: usize = 128;
 
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -61,6 +67,30 @@ pub fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush();
     }
+}
+
+/// Keeps the first entries that `log` actions wrote and that fit, and says how many did not. Once done, it changes nothing.
+pub fn shorten_policy_logs(logs: &mut Vec<Value>) {
+    let sizes: Vec<usize> = logs.iter().map(|entry| entry.to_string().len()).collect();
+    if sizes.iter().sum::<usize>() <= POLICY_LOG_BYTES_MAX {
+        return;
+    }
+    let mut room = POLICY_LOG_BYTES_MAX - NOTE_BYTES;
+    let fits = |size: &&usize| {
+        let left = room.checked_sub(**size);
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let kept = sizes.iter().take_while(fits).count();
+    let dropped = logs.len().saturating_sub(kept);
+    logs.truncate(kept);
+    logs.push(json!({ "dropped": format!("{dropped} entries: more than {POLICY_LOG_BYTES_MAX} bytes") }));
+    logs.shrink_to_fit();
+}
+
+/// What `log` actions wrote as one text, where a line cannot hold lists.
+fn policy_logs_text(logs: &[Value]) -> Option<String> {
+    (!logs.is_empty()).then(|| json!(logs).to_string())
 }
 
 /// A connection has ended. False: its line is lost, because whoever reads the log does not keep up.
@@ -108,6 +138,9 @@ struct ConnectionFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<ErrorCode>,
     outcome: &'a str,
+    /// Each entry has the names that the policy gave.
+    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
+    policy_logs: &'a [Value],
 }
 
 impl<'a> ConnectionFields<'a> {
@@ -126,6 +159,7 @@ impl<'a> ConnectionFields<'a> {
             bytes_out: event.bytes_out,
             code: event.error,
             outcome: &event.outcome,
+            policy_logs: &event.policy_logs,
         }
     }
 }
@@ -150,6 +184,9 @@ struct RequestFields<'a> {
     bytes_out: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<ErrorCode>,
+    /// Each entry has the names that the policy gave.
+    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
+    policy_logs: &'a [Value],
 }
 
 impl<'a> RequestFields<'a> {
@@ -169,6 +206,7 @@ impl<'a> RequestFields<'a> {
             bytes_in: event.bytes_in,
             bytes_out: event.bytes_out,
             code: event.error,
+            policy_logs: &event.policy_logs,
         }
     }
 }
@@ -216,6 +254,7 @@ fn trace_connection(event: &ConnectionEvent) {
         bytes_out = event.bytes_out,
         code = event.error.map(|c| c.to_string()),
         outcome = event.outcome,
+        policy_logs = policy_logs_text(&event.policy_logs),
         "connection"
     );
 }
@@ -237,6 +276,7 @@ fn trace_request(event: &RequestEvent) {
         bytes_in = event.bytes_in,
         bytes_out = event.bytes_out,
         code = event.error.map(|c| c.to_string()),
+        policy_logs = policy_logs_text(&event.policy_logs),
         "request"
     );
 }

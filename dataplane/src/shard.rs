@@ -376,8 +376,9 @@ impl Gateway for Shard {
         self.edge().random()
     }
 
-    fn request_done(&self, event: RequestEvent) {
+    fn request_done(&self, mut event: RequestEvent) {
         self.edge().metrics.requests.get_or_create(&StatusLabel::of(event.status)).inc();
+        log::shorten_policy_logs(&mut event.policy_logs);
         if !log::request(&event) {
             self.edge().metrics.log_lines_lost.inc();
         }

@@ -8,7 +8,7 @@ use ebbgate_model::{self as model, AuthorityId, EndpointUrl, ErrorCode, IpPolicy
 use crate::code;
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::engine::{Gathered, References};
-use crate::expr::Expression;
+use crate::expr::{Expression, MadeName};
 use crate::facts::Context;
 use crate::verdict::{Effect, Phase, Verdict};
 
@@ -191,7 +191,10 @@ pub(crate) fn check_expression(
     notes: &mut Notes,
 ) -> Option<Expression> {
     match Expression::compile_condition(source, phase) {
-        Ok(expression) => Some(expression),
+        Ok(expression) => {
+            notes.reads(path, expression.made_names());
+            Some(expression)
+        }
         Err(error) => {
             let number = if error.not_bool() { code::EXPRESSION_NOT_BOOL } else { code::EXPRESSION_BAD };
             let mut problem = Diagnostic::new(number, path, error.to_string());
@@ -210,6 +213,16 @@ pub(crate) struct Notes {
     pub(crate) targets: Vec<EndpointUrl>,
     pub(crate) authorities: Vec<AuthorityId>,
     pub(crate) ip_policies: Vec<IpPolicyId>,
+    /// Where variables and results of actions are read.
+    pub(crate) made_reads: Vec<(String, MadeName)>,
+    /// Variables set so far.
+    pub(crate) vars: Vec<String>,
+}
+
+impl Notes {
+    pub(crate) fn reads(&mut self, path: &str, names: impl IntoIterator<Item = MadeName>) {
+        self.made_reads.extend(names.into_iter().map(|name| (path.to_owned(), name)));
+    }
 }
 
 /// The account's objects, when they are at hand.

@@ -9,8 +9,9 @@ use ebbgate_model::{AuthorityId, Binding, EndpointUrl, IpPolicyId, Scheme, Traff
 
 use crate::action::{self, Config, Ending, Notes, Refs};
 use crate::code;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, nearest};
 use crate::document::{Document, PlacedRule};
+use crate::expr::MadeName;
 use crate::verdict::Phase;
 
 /// The endpoint a policy is for.
@@ -70,13 +71,26 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
     let document = Document::parse(text, cx.scheme);
     let mut notes = Notes::default();
     let mut reported = BTreeSet::new();
-    for rule in &document.rules {
+    let mut made = Made::default();
+    // In the order they run, which is not always the order they are written in.
+    let mut rules: Vec<&PlacedRule> = document.rules.iter().collect();
+    rules.sort_by_key(|rule| rule.phase);
+    for rule in rules {
         if reported.insert(rule.phase) {
             check_phase(rule, *cx, &mut notes);
+            made.begin(rule.phase, &mut notes);
         }
-        check_rule(rule, *cx, &mut notes);
+        check_rule(rule, *cx, &mut made, &mut notes);
     }
-    if cx.owner == Owner::Cloud && document.problems.is_empty() && !terminates(&document.rules, cx.scheme) {
+    if document.disabled {
+        let message = "`enabled` is false: none of these rules runs";
+        notes.warnings.push(
+            Diagnostic::new(code::VALUE_BAD, "enabled", message).hint("remove it, or write `enabled: true`"),
+        );
+        (notes.targets, notes.authorities, notes.ip_policies) = Default::default();
+    }
+    let running = if document.disabled { &[][..] } else { &document.rules };
+    if cx.owner == Owner::Cloud && document.problems.is_empty() && !terminates(running, cx.scheme) {
         notes.errors.push(not_terminating(cx.scheme));
     }
     let place = |problems: Vec<Diagnostic>| -> Vec<Diagnostic> {
@@ -121,10 +135,58 @@ fn check_phase(rule: &PlacedRule, cx: CheckContext, notes: &mut Notes) {
     }
 }
 
-fn check_rule(rule: &PlacedRule, cx: CheckContext, notes: &mut Notes) {
+/// What actions that stand before a place may have made.
+#[derive(Default)]
+struct Made {
+    /// Kinds of actions.
+    actions: BTreeSet<&'static str>,
+    /// Variables of the phase.
+    vars: Vec<String>,
+}
+
+impl Made {
+    /// Variables last for a phase; results of requests also for their responses.
+    fn begin(&mut self, phase: Phase, notes: &mut Notes) {
+        self.vars.clear();
+        notes.vars.clear();
+        if phase != Phase::HttpResponse {
+            self.actions.clear();
+        }
+    }
+
+    /// Refuses what was read just now and that nothing before can have made.
+    fn check_reads(&self, notes: &mut Notes) {
+        for (path, MadeName { is_var, name }) in std::mem::take(&mut notes.made_reads) {
+            let problem = if is_var {
+                (!self.vars.contains(&name)).then(|| {
+                    let message = format!("no set-vars action before this sets `vars.{name}` in this phase");
+                    (
+                        message,
+                        nearest(&name, self.vars.iter().map(String::as_str))
+                            .map(|near| format!("vars.{near}")),
+                    )
+                })
+            } else {
+                (!self.actions.iter().any(|kind| kind.replace('-', "_") == name)).then(|| {
+                    let action = name.replace('_', "-");
+                    (format!("no `{action}` action before this can have left `actions.ngrok.{name}`"), None)
+                })
+            };
+            let Some((message, near)) = problem else { continue };
+            let hint = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "move the action that makes it before this place, or remove the condition".to_owned(),
+            };
+            notes.errors.push(Diagnostic::new(code::EXPRESSION_BAD, &path, message).hint(hint));
+        }
+    }
+}
+
+fn check_rule(rule: &PlacedRule, cx: CheckContext, made: &mut Made, notes: &mut Notes) {
     for (index, source) in &rule.expressions {
         action::check_expression(source, rule.phase, &format!("{}.expressions[{index}]", rule.path), notes);
     }
+    made.check_reads(notes);
     let mut ended: Option<&str> = None;
     for (index, placed) in &rule.actions {
         let path = format!("{}.actions[{index}]", rule.path);
@@ -147,6 +209,9 @@ fn check_rule(rule: &PlacedRule, cx: CheckContext, notes: &mut Notes) {
             notes,
         );
         (spec.compile)(&mut config);
+        made.check_reads(notes);
+        made.actions.insert(spec.kind);
+        made.vars.clone_from(&notes.vars);
         if (spec.ending)(&placed.config) == Ending::Always {
             ended = ended.or(Some(spec.kind));
         }

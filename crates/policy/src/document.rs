@@ -21,6 +21,8 @@ pub(crate) const RULE_ENTRIES_MAX: usize = 50;
 pub(crate) struct Document {
     pub(crate) rules: Vec<PlacedRule>,
     pub(crate) problems: Vec<Diagnostic>,
+    /// `enabled: false`: the rules are checked, and none of them runs.
+    pub(crate) disabled: bool,
     root: Node,
 }
 
@@ -42,6 +44,7 @@ impl Document {
         let mut document = Self {
             rules: Vec::new(),
             problems: Vec::new(),
+            disabled: false,
             root: Node { place: Place { line: 1, column: 1 }, kind: Kind::Null },
         };
         match parse_text(text) {
@@ -63,9 +66,12 @@ impl Document {
         self.root.place_of(path)
     }
 
-    /// The canonical document.
+    /// The canonical document; without rules when it is disabled.
     pub(crate) fn into_policy(self) -> TrafficPolicy {
         let mut policy = TrafficPolicy::default();
+        if self.disabled {
+            return policy;
+        }
         for placed in self.rules {
             let rules = match placed.phase {
                 Phase::TcpConnect => &mut policy.on_tcp_connect,
@@ -104,7 +110,18 @@ impl Document {
         for (key, node) in entries {
             match phase_of(&key.text, scheme) {
                 Known::Phase(phase) => self.read_rules(phase, key, node),
-                Known::Ignored => {}
+                Known::Enabled => match &node.kind {
+                    Kind::Bool(enabled) => self.disabled = !enabled,
+                    Kind::Null => {}
+                    _ => {
+                        let found = node.noun();
+                        self.problem(
+                            code::VALUE_TYPE,
+                            &key.text,
+                            format!("`enabled` is true or false, not {found}"),
+                        );
+                    }
+                },
                 Known::Unserved => {
                     self.problem(code::PHASE_PROTOCOL, &key.text, "this phase is not available here").hint =
                         Some("remove it; on_http_response sees the head of every response".into());
@@ -342,7 +359,7 @@ fn has_key(node: &Node, name: &str) -> bool {
 
 enum Known {
     Phase(Phase),
-    Ignored,
+    Enabled,
     Unserved,
     Unknown,
 }
@@ -354,7 +371,7 @@ fn phase_of(key: &str, scheme: Scheme) -> Known {
         "on_http_request" => Known::Phase(Phase::HttpRequest),
         "on_http_response" | "outbound" => Known::Phase(Phase::HttpResponse),
         "on_event_stream_message" => Known::Unserved,
-        "enabled" => Known::Ignored,
+        "enabled" => Known::Enabled,
         _ => Known::Unknown,
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ebbgate_model::{AuthorityId, ErrorCode, IpPolicyId, IpPolicyRule, TrafficPolicy};
+use http::StatusCode;
 
 use crate::action::{self, Action, Config, Flow, Notes, Refs};
 use crate::code;
@@ -14,7 +15,7 @@ use crate::diagnostic::Diagnostic;
 use crate::expr::Expression;
 use crate::facts::Context;
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Outcome, Phase, Step, Verdict};
+use crate::verdict::{BodyError, Effect, Outcome, Phase, Reply, Step, Verdict};
 
 /// Most effects one run may ask for; a run that asks for more fails.
 pub const EFFECTS_PER_RUN_MAX: usize = 64;
@@ -77,6 +78,7 @@ impl Engine {
             engine: Arc::clone(self),
             phase,
             rule: 0,
+            expression: 0,
             action: None,
             gathered: Gathered::default(),
             asked: None,
@@ -149,6 +151,8 @@ pub struct Run {
     engine: Arc<Engine>,
     phase: Phase,
     rule: usize,
+    /// Index of the rule's expression that is judged next.
+    expression: usize,
     /// Index of the running action; `None` while the rule's expressions are still to be judged.
     action: Option<usize>,
     gathered: Gathered,
@@ -174,23 +178,24 @@ impl Run {
             let Some(rule) = engine.phases.get(&self.phase).and_then(|rules| rules.get(self.rule)) else {
                 return self.end(Verdict::Continue);
             };
-            let at = match self.action {
-                Some(at) => at,
-                None => match holds(rule, cx) {
-                    Ok(true) => 0,
-                    Ok(false) => {
-                        self.rule += 1;
-                        continue;
-                    }
+            if cx.work.take_pause() {
+                return Step::Pause;
+            }
+            cx.work.begin_evaluation();
+            let Some(at) = self.action else {
+                match holds(rule, self.expression, cx) {
+                    Ok(Judged::True) => self.expression += 1,
+                    Ok(Judged::All) => self.action = Some(0),
+                    Ok(Judged::False) => self.next_rule(),
                     Err(message) => {
-                        return self.end(Verdict::Failed { code: code::EXPRESSION_FAILED, message });
+                        let verdict = Verdict::Failed { code: code::EXPRESSION_FAILED, message };
+                        return self.fail(cx, verdict);
                     }
-                },
+                }
+                continue;
             };
-            self.action = Some(at);
             let Some(action) = rule.actions.get(at) else {
-                self.rule += 1;
-                self.action = None;
+                self.next_rule();
                 continue;
             };
             match action.run(cx, &mut self.gathered) {
@@ -199,9 +204,25 @@ impl Run {
                     self.gathered.next_action();
                 }
                 Flow::Need(effect) => return self.need(effect),
+                Flow::End(verdict @ Verdict::Failed { .. }) => return self.fail(cx, verdict),
                 Flow::End(verdict) => return self.end(verdict),
             }
         }
+    }
+
+    fn next_rule(&mut self) {
+        self.rule += 1;
+        self.expression = 0;
+        self.action = None;
+    }
+
+    /// A failure. One that the visitor's own headers brought about is answered as such.
+    fn fail(&mut self, cx: &Context, verdict: Verdict) -> Step {
+        if self.phase == Phase::HttpRequest && cx.work.headers_were_refused() {
+            return self
+                .end(Verdict::Respond(Reply::empty(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None)));
+        }
+        self.end(verdict)
     }
 
     fn need(&mut self, effect: Effect) -> Step {
@@ -242,16 +263,22 @@ impl Run {
     }
 }
 
-/// Whether all of a rule's expressions hold; one that cannot be judged fails the phase.
-fn holds(rule: &Rule, cx: &Context) -> Result<bool, String> {
-    for (index, expression) in rule.expressions.iter().enumerate() {
-        match expression.test(cx) {
-            Ok(true) => {}
-            Ok(false) => return Ok(false),
-            Err(error) => return Err(format!("{}.expressions[{index}]: {error}", rule.path)),
-        }
+/// What came of one of a rule's expressions.
+enum Judged {
+    True,
+    False,
+    /// There is no such expression: all hold.
+    All,
+}
+
+/// Judges one of a rule's expressions; one that cannot be judged fails the phase.
+fn holds(rule: &Rule, index: usize, cx: &Context) -> Result<Judged, String> {
+    let Some(expression) = rule.expressions.get(index) else { return Ok(Judged::All) };
+    match expression.test(cx) {
+        Ok(true) => Ok(Judged::True),
+        Ok(false) => Ok(Judged::False),
+        Err(error) => Err(format!("{}.expressions[{index}]: {error}", rule.path)),
     }
-    Ok(true)
 }
 
 #[cfg(test)]

@@ -11,18 +11,21 @@ use serde_json::Value;
 
 use crate::facts::Context;
 use crate::verdict::Phase;
-use budget::Budget;
+use budget::{Budget, Rate};
 use names::Names;
 use slots::{Resolver, Slot};
 
 mod budget;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod cost;
 mod kind;
 mod library;
 mod macros;
 mod names;
 mod query;
+mod reading;
 mod rewrite;
 mod slots;
 mod syntax;
@@ -30,11 +33,15 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unavailable;
 mod user_agent;
 mod value;
 
-pub use budget::{COST_UNITS_MAX, HELD_BYTES_MAX, Work};
+pub use budget::{COST_UNITS_MAX, EVALUATION_UNITS_MAX, HELD_BYTES_MAX, Work};
+pub(crate) use library::{PATTERN_BYTES_MAX, Pattern};
 pub(crate) use query::url as request_url;
+pub use reading::SEEN_HEADER_BYTES_MAX;
+pub(crate) use slots::MadeName;
 pub use syntax::{AST_DEPTH_MAX, AST_NODES_MAX, COMPREHENSION_NESTING_MAX, SOURCE_BYTES_MAX};
 pub use template::{Template, ValueTemplate};
 
@@ -76,6 +83,12 @@ pub enum EvalError {
     /// More work than [`COST_UNITS_MAX`].
     #[error("the policies on the way need more than {COST_UNITS_MAX} units of work")]
     Cost,
+    /// More work than [`EVALUATION_UNITS_MAX`].
+    #[error("one evaluation needs more than {EVALUATION_UNITS_MAX} units of work")]
+    Evaluation,
+    /// More header bytes than [`SEEN_HEADER_BYTES_MAX`] in what one variable is read from.
+    #[error("a variable is read from more than {SEEN_HEADER_BYTES_MAX} bytes of headers")]
+    Headers,
     /// More memory than [`HELD_BYTES_MAX`].
     #[error("the expression holds more than {HELD_BYTES_MAX} bytes")]
     Memory,
@@ -103,7 +116,7 @@ impl Expression {
     /// Compiles any expression of a phase.
     pub(crate) fn compile(source: &str, phase: Phase) -> Result<Self, ExprError> {
         let rewritten = rewrite::rewrite(syntax::parse(source)?, Names::Policy(phase))?;
-        let weight = EVALUATION_UNITS.saturating_add(syntax::weight(&rewritten.ast));
+        let weight = EVALUATION_UNITS.saturating_add(syntax::work(&rewritten.ast));
         Ok(Self { ast: rewritten.ast, slots: rewritten.slots, weight })
     }
 
@@ -130,12 +143,21 @@ impl Expression {
 
     /// The value, as JSON; bytes become base64 and times RFC 3339.
     pub(crate) fn eval(&self, cx: &Context) -> Result<Value, EvalError> {
-        self.with_value(cx, |value| Ok(value::to_json(value)))
+        self.with_value(cx, |value| {
+            // The copy that leaves the evaluator.
+            cx.work.spend(Rate::new(2, 2).of(value::extent(value, HELD_BYTES_MAX)))?;
+            Ok(value::to_json(value))
+        })
+    }
+
+    /// What the expression reads of what actions made.
+    pub(crate) fn made_names(&self) -> impl Iterator<Item = MadeName> {
+        self.slots.iter().filter_map(|slot| slot.source.made())
     }
 
     /// Whether the expression reads `vars.<name>` or all of `vars`.
     pub(crate) fn mentions_var(&self, name: &str) -> bool {
-        self.slots.iter().any(|slot| slot.mentions_var(name))
+        self.slots.iter().any(|slot| slot.source.mentions_var(name))
     }
 
     fn with_value<T>(
@@ -167,7 +189,7 @@ fn explain(error: &ExecutionError, slots: &[Slot]) -> String {
         E::FunctionError { function, message } => format!("{}: {message}", function.trim_start_matches('@')),
         E::NoSuchKey(key) => format!("there is no key `{key}`"),
         E::UndeclaredReference(name) => match slots::index(name).and_then(|at| slots.get(at)) {
-            Some(slot) => slot.absence(),
+            Some(slot) => slot.source.absence(),
             None => format!("there is no `{name}`"),
         },
         E::IndexOutOfBounds(_) => "an index is out of bounds".to_owned(),

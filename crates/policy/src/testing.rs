@@ -31,6 +31,8 @@ pub(crate) struct World {
     pub(crate) tls: TlsFacts,
     /// How many forwards fail before one succeeds.
     pub(crate) forwards_failing: usize,
+    /// How often the run let others run.
+    pub(crate) pauses: usize,
     /// URLs that were asked for, in order.
     pub(crate) asked: Vec<String>,
 }
@@ -51,6 +53,10 @@ impl World {
                     }
                 }
                 Step::Done(verdict) => return verdict,
+                Step::Pause => {
+                    self.pauses += 1;
+                    continue;
+                }
                 Step::Need(Effect::Keys { url, fresh }) => {
                     let rotated = if fresh { self.rotated.get(&url) } else { None };
                     let keys = rotated

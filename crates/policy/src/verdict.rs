@@ -42,6 +42,8 @@ impl Phase {
 pub enum Step {
     /// Perform this, `resume` with the outcome, and step again.
     Need(Effect),
+    /// The run has worked for a while: let others run, then step again.
+    Pause,
     /// The phase is over (see [`Verdict::Forward`] for the one way on).
     Done(Verdict),
 }

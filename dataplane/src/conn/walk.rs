@@ -16,6 +16,9 @@ use super::{Record, Visitor};
 use crate::gateway::{Endpoint, Gateway, Kind, Pool};
 use crate::hops::{self, Steps, TooFar};
 
+/// Entries of `log` actions that one connection keeps.
+const LOGS_MAX: usize = 64;
+
 /// A connection on its way.
 pub struct Walk {
     /// The client.
@@ -29,6 +32,8 @@ pub struct Walk {
     frames: Vec<Frame>,
     steps: Steps,
     work: Work,
+    /// What `log` actions of members wrote that the walk has left.
+    logs: Vec<serde_json::Value>,
     /// What TLS ended here with.
     ended: Option<Arc<TlsSettings>>,
 }
@@ -92,6 +97,7 @@ impl Walk {
             frames: vec![first],
             steps: Steps::default(),
             work: Work::default(),
+            logs: Vec::new(),
             ended: None,
         }
     }
@@ -152,6 +158,7 @@ impl Walk {
                     self.resume(Outcome::Keys(keys));
                 }
                 Step::Need(Effect::Body { .. }) => self.resume(Outcome::Body(Err(BodyError::Incomplete))),
+                Step::Pause => tokio::task::yield_now().await,
                 Step::Done(verdict) => {
                     if let Some(next) = self.decide(&endpoint, verdict, gateway) {
                         return next;
@@ -248,10 +255,13 @@ impl Walk {
         }
     }
 
-    /// What `log` actions wrote, taken out.
+    /// What `log` actions wrote, taken out, in the order written.
     pub fn take_logs(&mut self) -> Vec<serde_json::Value> {
+        let mut logs = std::mem::take(&mut self.logs);
         let policies = self.frames.iter_mut().filter_map(|f| f.member.as_mut()?.policy.as_mut());
-        policies.flat_map(|policy| std::mem::take(&mut policy.1.logs)).collect()
+        logs.extend(policies.flat_map(|policy| std::mem::take(&mut policy.1.logs)));
+        logs.truncate(LOGS_MAX);
+        logs
     }
 
     fn resume(&mut self, outcome: Outcome) {
@@ -261,6 +271,7 @@ impl Walk {
     }
 
     fn set_member(&mut self, member: Option<Member>) {
+        self.logs = self.take_logs();
         if let Some(frame) = self.frames.last_mut() {
             frame.member = member;
         }
@@ -268,11 +279,13 @@ impl Walk {
 
     /// The last frame has nobody left: what that means to the frames before. None: the walk goes on.
     fn fail(&mut self, code: ErrorCode, message: &str) -> Option<Over> {
+        self.logs = self.take_logs();
         let on_error = self.frames.pop()?.on_error;
         self.forward_failed(code, message.to_owned(), on_error)
     }
 
     fn forward_failed(&mut self, code: ErrorCode, message: String, mut on_error: OnError) -> Option<Over> {
+        self.logs = self.take_logs();
         while on_error == OnError::Halt && !self.frames.is_empty() {
             on_error = self.frames.pop().map_or(OnError::Halt, |frame| frame.on_error);
         }

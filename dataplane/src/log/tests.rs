@@ -90,3 +90,37 @@ fn a_connection_reads_the_same_both_ways() {
         assert_eq!(ours, traced(|| trace_connection(&event)));
     }
 }
+
+/// tracing has no lists: there, the entries are one text.
+#[test]
+fn what_log_actions_wrote_is_in_the_lines_with_its_names() {
+    let policy_logs = vec![json!({ "patient": "7", "ids": [1, 2] }), json!({ "a\n": "\u{1b}" })];
+    let request = RequestEvent { policy_logs: policy_logs.clone(), ..RequestEvent::default() };
+    let connection = ConnectionEvent { policy_logs: policy_logs.clone(), ..ConnectionEvent::default() };
+    let written = [
+        pushed(|lines| push(lines, "request", REQUEST, &RequestFields::of(&request))),
+        pushed(|lines| push(lines, "connection", CONNECTION, &ConnectionFields::of(&connection))),
+    ];
+    let traced = [traced(|| trace_request(&request)), traced(|| trace_connection(&connection))];
+    for ((ours, names), (theirs, _)) in written.into_iter().zip(traced) {
+        assert_eq!(ours["policy_logs"], json!(policy_logs));
+        assert!(names.contains(&"policy_logs".to_owned()));
+        let text: Value = serde_json::from_str(theirs["policy_logs"].as_str().unwrap()).unwrap();
+        assert_eq!(text, ours["policy_logs"]);
+    }
+}
+
+#[test]
+fn one_policy_cannot_fill_the_log() {
+    let entry = json!({ "x": "y".repeat(16_000) });
+    let mut logs = vec![entry.clone(); 64];
+    shorten_policy_logs(&mut logs);
+    assert_eq!(logs.len(), 3);
+    assert!(logs[2]["dropped"].as_str().unwrap().starts_with("62 entries"), "{}", logs[2]);
+    let once = logs.clone();
+    shorten_policy_logs(&mut logs);
+    assert_eq!(logs, once, "what was shortened stays as it is");
+    let mut few = vec![entry; 2];
+    shorten_policy_logs(&mut few);
+    assert_eq!(few.len(), 2);
+}

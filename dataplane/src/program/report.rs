@@ -10,15 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ebbgate_model::TunnelSessionId;
 use ebbgate_model::feed::{FromEdge, SessionReport};
 use prometheus_client::metrics::counter::Counter;
-use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
+
+use crate::log::shorten_policy_logs;
 
 /// Events waiting for control.
 pub const EVENTS_MAX: usize = 8192;
 /// Bytes of a request's path in its event.
 const PATH_BYTES_MAX: usize = 2 << 10;
-/// Bytes that the log actions of policies may put into one event, as JSON.
-const LOG_BYTES_MAX: usize = 32 << 10;
 /// Bytes of agents' text in the first line of a feed; sessions that do not fit follow in lines of their own.
 const SNAPSHOT_TEXT_BYTES_MAX: usize = 16 << 20;
 
@@ -133,27 +132,10 @@ fn shorten(event: &mut FromEdge) {
             let end = request.path.floor_char_boundary(PATH_BYTES_MAX);
             request.path.truncate(end);
             request.path.shrink_to_fit();
-            shorten_logs(&mut request.policy_logs);
+            shorten_policy_logs(&mut request.policy_logs);
         }
-        FromEdge::Connection(connection) => shorten_logs(&mut connection.policy_logs),
+        FromEdge::Connection(connection) => shorten_policy_logs(&mut connection.policy_logs),
         _ => {}
-    }
-}
-
-/// Keeps the first entries that fit, and says how many did not.
-fn shorten_logs(logs: &mut Vec<Value>) {
-    let mut room = LOG_BYTES_MAX;
-    let fits = |entry: &Value| {
-        let left = room.checked_sub(entry.to_string().len());
-        room = left.unwrap_or(room);
-        left.is_some()
-    };
-    let kept = logs.iter().map(fits).take_while(|fits| *fits).count();
-    let dropped = logs.len().saturating_sub(kept);
-    if dropped > 0 {
-        logs.truncate(kept);
-        logs.push(json!({ "dropped": format!("{dropped} entries: more than {LOG_BYTES_MAX} bytes") }));
-        logs.shrink_to_fit();
     }
 }
 
@@ -162,6 +144,7 @@ mod tests {
     use super::*;
     use ebbgate_model::event::RequestEvent;
     use ebbgate_model::{AccountId, CredentialId, Ksuid};
+    use serde_json::json;
 
     /// A session that carries so many bytes.
     struct Carries(usize);

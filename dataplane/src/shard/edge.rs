@@ -349,11 +349,12 @@ impl Edge {
     }
 
     /// The record of a connection that has ended.
-    pub fn connection_done(&self, event: ConnectionEvent) {
+    pub fn connection_done(&self, mut event: ConnectionEvent) {
         let code = event.error.map_or_else(|| "none".to_owned(), |c| c.to_string());
         self.metrics.connections_ended.get_or_create(&CodeLabel { code }).inc();
         self.metrics.bytes_received.inc_by(event.bytes_in);
         self.metrics.bytes_sent.inc_by(event.bytes_out);
+        log::shorten_policy_logs(&mut event.policy_logs);
         if !log::connection(&event) {
             self.metrics.log_lines_lost.inc();
         }

@@ -41,6 +41,11 @@ impl<'c> Config<'c> {
         format!("{}.{key}", self.path)
     }
 
+    /// The path of the map itself.
+    pub(crate) fn path(&self) -> String {
+        self.path.clone()
+    }
+
     /// Notes a defect.
     pub(crate) fn error(
         &mut self,
@@ -288,7 +293,10 @@ impl<'c> Config<'c> {
     /// A text with `${...}` in it.
     pub(crate) fn template(&mut self, text: &str, path: &str) -> Option<Template> {
         match Template::compile(text, self.phase) {
-            Ok(template) => Some(template),
+            Ok(template) => {
+                self.notes.reads(path, template.made_names());
+                Some(template)
+            }
             Err(error) => {
                 let hint = error.hint();
                 self.error(code::INTERPOLATION_BAD, path.to_owned(), error.to_string()).hint = hint;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::{Action, Compiled, Config, Flow};
+use crate::code;
 use crate::engine::Gathered;
 use crate::facts::Context;
 use crate::verdict::{Phase, Reply, Verdict};
@@ -17,6 +18,15 @@ struct Deny {
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let status = config.number("status_code", 403, 200..=599);
+    if config.phase == Phase::TcpConnect && config.raw("status_code").is_some() {
+        let path = config.at("status_code");
+        config.warn(
+            code::VALUE_BAD,
+            path,
+            "`status_code` has no effect in on_tcp_connect: a connection is closed without an answer",
+            "remove it, or move the action to on_http_request",
+        );
+    }
     config.finish();
     let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok())?;
     Some(Arc::new(Deny { status: (config.phase != Phase::TcpConnect).then_some(status) }))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::EndpointUrl;
+use ebbgate_model::{EndpointUrl, Scheme};
 use serde_json::{Value, json};
 
 use super::{Action, Compiled, Config, Ending, Flow};
@@ -10,7 +10,7 @@ use crate::code;
 use crate::engine::Gathered;
 use crate::expr::Template;
 use crate::facts::Context;
-use crate::verdict::{OnError, Verdict};
+use crate::verdict::{OnError, Phase, Verdict};
 
 #[derive(Debug)]
 struct ForwardInternal {
@@ -35,6 +35,16 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let on_error =
         config.choice("on_error", OnError::Halt, &[("halt", OnError::Halt), ("continue", OnError::Continue)]);
     binding(config);
+    // A connection that carries requests is handed on request by request; as a connection it would only be closed.
+    if config.phase == Phase::TcpConnect && config.scheme.is_some_and(Scheme::is_http) {
+        let path = config.path();
+        config.error(
+            code::ACTION_PROTOCOL,
+            path,
+            "forward-internal in on_tcp_connect is for tcp and tls endpoints: an http or https endpoint would close every visitor",
+        )
+        .hint = Some("move it to on_http_request".into());
+    }
     config.finish();
     let url = target(config, &text?)?;
     Some(Arc::new(ForwardInternal { url, on_error }))
@@ -42,8 +52,16 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
 
 /// Some published examples carry `binding: internal`, which says nothing new.
 fn binding(config: &mut Config) {
-    if let Some(text) = config.text("binding").filter(|text| text != "internal") {
-        let path = config.at("binding");
+    let Some(text) = config.text("binding") else { return };
+    let path = config.at("binding");
+    if text == "internal" {
+        config.warn(
+            code::VALUE_BAD,
+            path,
+            "`binding` has no effect: forward-internal reaches internal endpoints only",
+            "remove it",
+        );
+    } else {
         config.error(
             code::VALUE_BAD,
             path,
@@ -75,7 +93,7 @@ fn target(config: &mut Config, text: &str) -> Option<Target> {
 }
 
 /// Whether traffic of an endpoint with `scheme` may go to `url`.
-fn suits(url: &EndpointUrl, scheme: ebbgate_model::Scheme) -> Result<(), String> {
+fn suits(url: &EndpointUrl, scheme: Scheme) -> Result<(), String> {
     if !url.host().is_internal() {
         return Err(format!("{url} is not an internal endpoint: its name must end in .internal"));
     }

@@ -81,6 +81,15 @@ fn tokens(config: &mut Config) -> Vec<Expected> {
         }
         tokens.push(token);
     }
+    if tokens.len() > 1 {
+        let path = config.at("tokens");
+        let message = format!(
+            "every one of these {} tokens must be in a request; one that carries only some of them is refused",
+            tokens.len()
+        );
+        let hint = "to accept either, write a rule for each with an expression that tells which one it is, as in hasReqHeader('authorization')";
+        config.warn(code::VALUES_CONFLICT, path, &message, hint);
+    }
     tokens
 }
 

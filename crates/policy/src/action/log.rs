@@ -26,7 +26,10 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let mut metadata = Vec::new();
     for (path, name, value) in config.entries("metadata", ENTRIES_MAX) {
         match ValueTemplate::compile(&value, config.phase) {
-            Ok(template) => metadata.push((name, template)),
+            Ok(template) => {
+                config.notes.reads(&path, template.made_names());
+                metadata.push((name, template));
+            }
             Err(error) => {
                 let hint = error.hint();
                 config.error(code::INTERPOLATION_BAD, path, error.to_string()).hint = hint;

@@ -37,6 +37,8 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
                     let message = format!("`{name}` refers to vars.{other}, which the same action sets");
                     config.error(code::VARS_SELF, path.clone(), message).hint =
                         Some("use two set-vars actions, one after the other".into());
+                } else {
+                    config.notes.reads(path, template.made_names());
                 }
                 vars.push((name.clone(), template));
             }
@@ -46,6 +48,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
             }
         }
     }
+    config.notes.vars.extend(entries.into_iter().map(|(_, name, _)| name));
     config.finish();
     (config.errors() == before).then(|| Arc::new(SetVars { vars }) as Arc<dyn Action>)
 }

@@ -2,27 +2,23 @@
 
 use std::sync::Arc;
 
-use http::uri::PathAndQuery;
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use regex::{Regex, RegexBuilder};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
 use super::headers::{self, HEADERS_MAX};
 use super::{Action, Compiled, Config, Flow};
 use crate::code;
 use crate::engine::Gathered;
-use crate::expr::{Template, Work, request_url};
+use crate::expr::{PATTERN_BYTES_MAX, Pattern, Template, Work, request_url};
 use crate::facts::Context;
 use crate::verdict::{Phase, Reply, Verdict};
 
-/// Largest compiled pattern.
-const PATTERN_PROGRAM_BYTES_MAX: usize = 256 * 1024;
+/// Longest pattern that is written in the policy.
+const LITERAL_PATTERN_BYTES_MAX: usize = 4096;
 /// Longest URL that comes out.
 const URL_BYTES_MAX: usize = 8192;
-/// Units of work to compile a computed pattern.
-const PATTERN_UNITS: u64 = 2_000;
-/// Bytes that a pattern searches for one unit of work, at every match: patterns exist that look at all the rest each time.
-const SEARCH_BYTES_PER_UNIT: usize = 32;
 /// Most matches that are told of.
 const MATCHES_MAX: usize = 16;
 
@@ -31,7 +27,7 @@ const MATCHES_MAX: usize = 16;
 enum From {
     /// Absent: the whole URL is replaced.
     Whole,
-    Literal(Regex),
+    Literal(Pattern),
     Computed(Template),
 }
 
@@ -49,13 +45,6 @@ struct Outcome {
     matches: Vec<String>,
 }
 
-fn pattern(source: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(source).size_limit(PATTERN_PROGRAM_BYTES_MAX).nest_limit(50).build();
-    built.map_err(|e| {
-        format!("the pattern cannot be read: {}", e.to_string().lines().last().unwrap_or_default().trim())
-    })
-}
-
 impl Rewrite {
     fn compile(config: &mut Config) -> Option<Self> {
         let from = match config.text("from") {
@@ -63,9 +52,9 @@ impl Rewrite {
             Some(text) => {
                 let path = config.at("from");
                 let template = config.template(&text, &path)?;
-                match template.literal().map(pattern) {
+                match template.literal().map(|text| Pattern::compile(text, LITERAL_PATTERN_BYTES_MAX)) {
                     None => From::Computed(template),
-                    Some(Ok(regex)) => From::Literal(regex),
+                    Some(Ok(pattern)) => From::Literal(pattern),
                     Some(Err(message)) => {
                         config.error(code::VALUE_BAD, path, message);
                         return None;
@@ -86,19 +75,20 @@ impl Rewrite {
         let to = self.to.render(cx).map_err(|e| failed(e.to_string()))?;
         check_length(&to).map_err(failed)?;
         let computed;
-        let regex = match &self.from {
+        let pattern = match &self.from {
             From::Whole => None,
-            From::Literal(regex) => Some(regex),
+            From::Literal(pattern) => Some(pattern),
             From::Computed(template) => {
                 let source = template.render(cx).map_err(|e| failed(e.to_string()))?;
-                cx.work.spend(PATTERN_UNITS).map_err(|e| failed(e.to_string()))?;
-                computed = pattern(&source).map_err(|message| (code::PATTERN_BAD, message))?;
+                cx.work.spend(Pattern::compile_units(&source)).map_err(|e| failed(e.to_string()))?;
+                computed = Pattern::compile(&source, PATTERN_BYTES_MAX)
+                    .map_err(|message| (code::PATTERN_BAD, message))?;
                 Some(&computed)
             }
         };
-        let (url, matches) = match regex {
+        let (url, matches) = match pattern {
             None => (to, Vec::new()),
-            Some(regex) => replace(regex, &before, &to, &cx.work).map_err(failed)?,
+            Some(pattern) => replace(pattern, &before, &to, &cx.work).map_err(failed)?,
         };
         check_length(&url).map_err(failed)?;
         Ok(Outcome { changed: url != before, url, matches })
@@ -112,16 +102,16 @@ fn check_length(url: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Replaces every match, and stops where the result is too long or the work too much. Gives the first matches too.
-fn replace(regex: &Regex, before: &str, to: &str, work: &Work) -> Result<(String, Vec<String>), String> {
+/// Replaces every match, and stops where the result is too long or the work too much. Gives the first matches too. Every
+/// search pays for all the rest: patterns exist that look at it each time.
+fn replace(pattern: &Pattern, before: &str, to: &str, work: &Work) -> Result<(String, Vec<String>), String> {
     let search = |from: usize| {
         let bytes = before.len().saturating_sub(from);
-        let units = u64::try_from(1 + bytes / SEARCH_BYTES_PER_UNIT).unwrap_or(u64::MAX);
-        work.spend(units).map_err(|e| e.to_string())
+        work.spend(pattern.search_units(bytes)).map_err(|e| e.to_string())
     };
     let (mut url, mut matches, mut at) = (String::new(), Vec::new(), 0);
     search(at)?;
-    for groups in regex.captures_iter(before) {
+    for groups in pattern.regex().captures_iter(before) {
         let Some(found) = groups.get(0) else { continue };
         if matches.len() < MATCHES_MAX {
             matches.push(found.as_str().to_owned());
@@ -152,6 +142,68 @@ fn piece_end(to: &str) -> usize {
     next.map_or(to.len(), |at| reference + at)
 }
 
+/// A URI reference taken apart, as far as a rewrite needs it (RFC 3986 section 4.1).
+struct Reference<'u> {
+    /// With its colon, or empty.
+    scheme: &'u str,
+    authority: Option<&'u str>,
+    /// Path, query and fragment.
+    rest: &'u str,
+}
+
+impl<'u> Reference<'u> {
+    fn split(url: &'u str) -> Self {
+        let ends_scheme = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+        let (scheme, rest) = match url.find(ends_scheme) {
+            Some(at) if at > 0 && url.get(at..).is_some_and(|rest| rest.starts_with(':')) => {
+                url.split_at(at + 1)
+            }
+            _ => ("", url),
+        };
+        let Some(hierarchy) = rest.strip_prefix("//") else { return Self { scheme, authority: None, rest } };
+        let end = hierarchy.find(['/', '?', '#']).unwrap_or(hierarchy.len());
+        let (authority, rest) = hierarchy.split_at(end);
+        Self { scheme, authority: Some(authority).filter(|authority| !authority.is_empty()), rest }
+    }
+}
+
+/// A `Location` for what a rewrite gave (RFC 9110 section 10.2.2). An http URL without a host, as `https:/path` is, means a
+/// path at the same host (RFC 9110 section 4.2.2 wants one).
+fn location(url: &str) -> Option<String> {
+    let Reference { scheme, authority, rest } = Reference::split(url);
+    let http = scheme.eq_ignore_ascii_case("http:") || scheme.eq_ignore_ascii_case("https:");
+    match authority {
+        None if http && (rest.starts_with('/') || rest.starts_with('?')) => Some(encoded(rest)),
+        None if http => None,
+        _ => Some(encoded(url)),
+    }
+}
+
+/// Characters that a URI may not hold (RFC 3986 section 2). A per cent sign is looked at apart.
+const FORBIDDEN: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// The text with everything escaped that a URI may not hold. Escapes that are whole stay.
+fn encoded(text: &str) -> String {
+    let mut pieces = text.split('%');
+    let mut out: String = utf8_percent_encode(pieces.next().unwrap_or_default(), FORBIDDEN).collect();
+    for piece in pieces {
+        let whole = piece.get(..2).is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        out.push_str(if whole { "%" } else { "%25" });
+        out.extend(utf8_percent_encode(piece, FORBIDDEN));
+    }
+    out
+}
+
 #[derive(Debug)]
 struct Redirect {
     rewrite: Rewrite,
@@ -164,6 +216,11 @@ pub(super) fn compile_redirect(config: &mut Config) -> Compiled {
     let rewrite = Rewrite::compile(config);
     let status = config.number("status_code", 302, 300..=399);
     let headers = headers::templates(config, "headers", HEADERS_MAX);
+    if headers.iter().any(|(name, _)| *name == header::LOCATION) {
+        let path = config.at("headers.location");
+        config.error(code::HEADER_REFUSED, path, "a redirect's location is what `to` gives").hint =
+            Some("write the URL in `to`".into());
+    }
     config.finish();
     let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok())?;
     let action = Redirect { rewrite: rewrite?, status, headers };
@@ -180,20 +237,38 @@ impl Action for Redirect {
         if !outcome.changed {
             return Flow::Next;
         }
-        let location = HeaderValue::try_from(outcome.url.as_str());
+        let location = location(&outcome.url).and_then(|location| HeaderValue::try_from(location).ok());
         match (location, headers::render(&self.headers, cx)) {
-            (Ok(location), Ok(headers)) => {
+            (Some(location), Ok(headers)) => {
                 let mut reply = Reply::empty(self.status, None);
                 reply.headers = headers;
                 reply.headers.insert(header::LOCATION, location);
                 Flow::End(Verdict::Respond(reply))
             }
-            (Err(_), _) => {
-                Flow::failed(code::INTERPOLATION_FAILED, "redirect: the URL has control characters")
-            }
+            (None, _) => Flow::failed(code::INTERPOLATION_FAILED, "redirect: what comes out is not a URL"),
             (_, Err(message)) => Flow::failed(code::INTERPOLATION_FAILED, format!("redirect: {message}")),
         }
     }
+}
+
+/// Gives a request the path, the query and the host of a URL; one without a host keeps the request's.
+fn rewrite_request(request: &mut http::request::Parts, url: &str) -> Option<()> {
+    let Reference { authority, rest, .. } = Reference::split(url);
+    let rest = if rest.is_empty() || rest.starts_with('?') { format!("/{rest}") } else { rest.to_owned() };
+    if !rest.starts_with('/') {
+        return None;
+    }
+    let mut parts = request.uri.clone().into_parts();
+    // A request has no fragment: a `#` in it is one of a decoded path.
+    parts.path_and_query = Some(encoded(&rest).replace('#', "%23").parse().ok()?);
+    if let Some(authority) = authority {
+        let authority: Authority =
+            authority.parse().ok().filter(|a: &Authority| !a.as_str().contains('@'))?;
+        request.headers.insert(header::HOST, HeaderValue::try_from(authority.as_str()).ok()?);
+        parts.authority = parts.authority.map(|_| authority);
+    }
+    request.uri = http::Uri::from_parts(parts).ok()?;
+    Some(())
 }
 
 #[derive(Debug)]
@@ -210,18 +285,8 @@ pub(super) fn compile_rewrite(config: &mut Config) -> Compiled {
     (config.errors() == before).then(|| Arc::new(action) as Arc<dyn Action>)
 }
 
-/// The path and query of a URL, or of a text that is only those.
-fn path_and_query(url: &str) -> Option<PathAndQuery> {
-    let rest = match url.split_once("://") {
-        Some((_, rest)) => rest.find(['/', '?']).map_or("/", |at| rest.get(at..).unwrap_or_default()),
-        None => url,
-    };
-    let rest = if rest.starts_with('?') { format!("/{rest}") } else { rest.to_owned() };
-    rest.starts_with('/').then(|| rest.parse().ok())?
-}
-
 impl Action for UrlRewrite {
-    /// Only path and query change: which endpoint answers was decided before, and is not for a rewrite to change.
+    /// Path, query and host change. Which endpoint answers was decided before, and is not for a rewrite to change.
     fn run(&self, cx: &mut Context, _: &mut Gathered) -> Flow {
         let outcome = match self.rewrite.apply(cx) {
             Ok(outcome) => outcome,
@@ -229,21 +294,9 @@ impl Action for UrlRewrite {
         };
         if outcome.changed
             && let Some(request) = &mut cx.request
+            && rewrite_request(request, &outcome.url).is_none()
         {
-            let Some(rest) = path_and_query(&outcome.url) else {
-                return Flow::failed(code::INTERPOLATION_FAILED, "url-rewrite: what comes out is not a URL");
-            };
-            let mut parts = request.uri.clone().into_parts();
-            parts.path_and_query = Some(rest);
-            match http::Uri::from_parts(parts) {
-                Ok(uri) => request.uri = uri,
-                Err(_) => {
-                    return Flow::failed(
-                        code::INTERPOLATION_FAILED,
-                        "url-rewrite: what comes out is not a URL",
-                    );
-                }
-            }
+            return Flow::failed(code::INTERPOLATION_FAILED, "url-rewrite: what comes out is not a URL");
         }
         cx.set_result("url_rewrite", json!({ "url": outcome.url, "matches": outcome.matches }));
         Flow::Next

@@ -344,6 +344,107 @@ fn configurations() {
 }
 
 #[test]
+fn a_disabled_policy_runs_nothing_and_says_so() {
+    let text = "enabled: false\non_http_request: [{actions: [{type: deny}]}]";
+    let checked = check(text, &agent("https")).unwrap();
+    assert_eq!(checked.policy, TrafficPolicy::default());
+    assert!(checked.warnings.iter().any(|w| w.to_string().contains("none of these rules runs")));
+    // A cloud endpoint would have nothing behind it.
+    assert!(report(text, cloud("https")).contains("ERR_NGROK_2235"));
+    // Its rules are checked all the same.
+    assert!(
+        report("enabled: false\non_http_request: [{actions: [{type: x}]}]", agent("https"))
+            .starts_with("error")
+    );
+    assert!(report("enabled: maybe", agent("https")).contains("`enabled` is true or false, not text"));
+    assert!(
+        report("enabled: true\non_http_request: [{actions: [{type: deny}]}]", cloud("https"))
+            .starts_with("accepted")
+    );
+}
+
+#[test]
+fn forward_internal_in_on_tcp_connect_of_http_endpoints_is_refused() {
+    let text = |url: &str| {
+        format!("on_tcp_connect: [{{actions: [{{type: forward-internal, config: {{url: '{url}'}}}}]}}]")
+    };
+    for (scheme, url) in [("https", "https://a.internal"), ("http", "http://a.internal")] {
+        let said = report(&text(url), cloud(scheme));
+        assert!(
+            said.contains("would close every visitor") && said.contains("move it to on_http_request"),
+            "{said}"
+        );
+    }
+    for (scheme, url) in [("tls", "tls://a.internal"), ("tcp", "tcp://a.internal:1")] {
+        assert!(report(&text(url), cloud(scheme)).starts_with("accepted"), "{scheme}");
+    }
+}
+
+#[test]
+fn what_has_no_effect_is_told() {
+    let check = |text: &str, scheme: &str, expect: &str| {
+        let said = report(text, agent(scheme));
+        assert!(said.contains(expect), "{text}: {said}");
+    };
+    check(
+        "on_http_request: [{actions: [{type: forward-internal, config: {url: 'https://a.internal', binding: internal}}]}]",
+        "https",
+        "`binding` has no effect",
+    );
+    check(
+        "on_tcp_connect: [{actions: [{type: deny, config: {status_code: 404}}]}]",
+        "tcp",
+        "`status_code` has no effect in on_tcp_connect",
+    );
+    check(
+        "on_http_request: [{actions: [{type: redirect, config: {to: 'https://a', headers: {Location: b}}}]}]",
+        "https",
+        "a redirect's location is what `to` gives",
+    );
+    let token = |name: &str| format!("{{type: jwt, method: header, name: {name}}}");
+    let jwt = |tokens: &str| {
+        format!(
+            "on_http_request: [{{actions: [{{type: jwt-validation, config: {{issuer: {{allow_list: [{{value: a}}]}}, http: {{tokens: [{tokens}]}}, jws: {{allowed_algorithms: [RS256], keys: {{sources: {{additional_jkus: ['https://a/k']}}}}}}}}}}]}}]"
+        )
+    };
+    check(
+        &jwt(&format!("{}, {}", token("a"), token("b"))),
+        "https",
+        "every one of these 2 tokens must be in a request",
+    );
+    assert!(report(&jwt(&token("a")), agent("https")).starts_with("accepted"));
+}
+
+#[test]
+fn variables_and_results_that_nothing_makes_are_refused() {
+    let check = |text: &str, expect: &str| {
+        let said = report(text, agent("https"));
+        assert!(said.contains(expect), "{text}: {said}");
+    };
+    check(
+        "on_http_request: [{actions: [{type: set-vars, config: {vars: [{region: eu}]}}]}, {expressions: ['vars.regoin == 1'], actions: [{type: deny}]}]",
+        "no set-vars action before this sets `vars.regoin` in this phase (ERR_NGROK_2224); did you mean `vars.region`?",
+    );
+    check(
+        "on_http_request: [{expressions: ['vars.a'], actions: [{type: set-vars, config: {vars: [{a: 1}]}}]}]",
+        "no set-vars action before this sets `vars.a`",
+    );
+    check(
+        "on_http_request: [{actions: [{type: set-vars, config: {vars: [{a: 1}]}}]}]\non_http_response: [{expressions: ['has(vars.a)'], actions: [{type: log, config: {metadata: {a: b}}}]}]",
+        "no set-vars action before this sets `vars.a` in this phase",
+    );
+    check(
+        "on_http_request: [{expressions: [\"actions.ngrok.restrict_ips.action == 'deny'\"], actions: [{type: deny}]}, {actions: [{type: restrict-ips, config: {allow: ['::/0']}}]}]",
+        "no `restrict-ips` action before this can have left `actions.ngrok.restrict_ips`",
+    );
+    // A conditional action may have run; requests' results are there for responses, wherever they are written.
+    check(
+        "on_http_response: [{expressions: [\"actions.ngrok.restrict_ips.action == 'deny'\"], actions: [{type: log, config: {metadata: {a: '${actions.ngrok.log}'}}}]}]\non_http_request: [{expressions: ['true'], actions: [{type: restrict-ips, config: {allow: ['::/0']}}, {type: log, config: {metadata: {a: '${actions.ngrok.restrict_ips.action}'}}}]}]",
+        "accepted",
+    );
+}
+
+#[test]
 fn the_size_of_a_document_is_bounded() {
     let long = format!("# {}\n", "x".repeat(crate::DOCUMENT_BYTES_MAX));
     assert!(report(&long, agent("https")).contains("at most 262144"));

@@ -46,11 +46,13 @@ pub(super) fn of(expr: &IdedExpr, slots: &[Slot]) -> Option<Kind> {
         }),
         Expr::List(_) => Some(Kind::List),
         Expr::Map(_) => Some(Kind::Map),
-        Expr::Ident(name) => slots::index(name).and_then(|at| slots.get(at)).and_then(Slot::kind),
+        Expr::Ident(name) => {
+            slots::index(name).and_then(|at| slots.get(at)).and_then(|slot| slot.source.kind())
+        }
         Expr::Select(select) => select.test.then_some(Kind::Bool),
         Expr::Call(call) => match (call.func_name.as_str(), call.args.as_slice()) {
             ("_?_:_", [_, a, b]) => of(a, slots).filter(|kind| of(b, slots) == Some(*kind)),
-            ("@keep", [_, inner]) => of(inner, slots),
+            ("@keep", [_, inner]) | ("@pay", [_, inner, ..]) => of(inner, slots),
             ("@add", [_, a, b]) => of(a, slots).or_else(|| of(b, slots)).filter(|kind| *kind != Kind::Time),
             (name, _) => returns(name),
         },

@@ -19,10 +19,13 @@ mod charged;
 mod digest;
 mod encoding;
 mod network;
+mod pattern;
+mod rates;
 mod text;
 
 pub(super) use network::text_of as network_text;
-pub(super) use text::Pattern;
+pub(crate) use pattern::{PATTERN_BYTES_MAX, Pattern};
+pub(super) use rates::rate;
 
 type Args<'b, 'v> = Vec<CowVal<'b, 'v>>;
 type Answer<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
@@ -59,24 +62,19 @@ pub(super) fn bounded(function: &str, is_member: bool) -> Option<&'static str> {
         ("lists.range", false) => "@range",
         ("rand.double", false) => "@rand_double",
         ("rand.int", false) => "@rand_int",
+        ("json.decode", false) | ("decodeJson", true) => "@json_decode",
+        ("isJson", true) => "@json_is",
+        ("queryString.decode", false) | ("decodeQueryString", true) => "@query_decode",
+        ("url.parse", false) | ("parseUrl", true) => "@url_parse",
         _ => return None,
     })
 }
 
 /// Whether a function's result is a new value that counts as held.
 pub(super) fn builds(function: &str) -> bool {
-    !matches!(
-        function,
-        "type"
-            | "dyn"
-            | "value"
-            | "orValue"
-            | "or"
-            | "optional.none"
-            | "hasValue"
-            | "family"
-            | "prefixLength"
-    )
+    let opens_optional = matches!(function, "value" | "orValue" | "or");
+    let small = matches!(function, "type" | "dyn" | "optional.none" | "hasValue" | "family" | "prefixLength");
+    opens_optional || !(small || function.starts_with('@') && function != "@sortByAssociatedKeys")
 }
 
 const MEMBERS: &[&str] = &[
@@ -355,6 +353,12 @@ fn bool_answer<'b, 'v>(b: bool) -> Answer<'b, 'v> {
 #[expect(clippy::unnecessary_wraps, reason = "a function's last word is an answer")]
 fn int_answer<'b, 'v>(number: i64) -> Answer<'b, 'v> {
     Ok(CowVal::owned(CelInt::from(number)))
+}
+
+/// Every function a policy can call.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    MEMBERS.iter().chain(GLOBALS).copied()
 }
 
 #[cfg(test)]

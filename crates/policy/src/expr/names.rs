@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::ExprError;
 use super::kind::Kind;
-use super::{query, user_agent};
+use super::{query, unavailable, user_agent};
 use crate::certificate::{certificate_json, rfc3339, tls_json};
 use crate::diagnostic::nearest;
 use crate::facts::{Context, TlsFacts};
@@ -77,12 +77,7 @@ const fn row(path: &'static str, kind: Option<Kind>, read: for<'c> fn(&'c Contex
 
 /// Rows are found by path; a group's members are those whose path begins with its own and a dot.
 pub(super) static VARIABLES: &[Variable] = &[
-    row("conn.bytes_in", N, |_| Datum::Int(0)),
-    row("conn.bytes_out", N, |_| Datum::Int(0)),
     row("conn.client_ip", T, |cx| text(ebbgate_model::canonical_ip(cx.conn.client.ip()).to_string())),
-    row("conn.client_ip.categories", L, |_| Datum::Json(json!([]))),
-    row("conn.client_ip.is_on_blocklist", B, |_| Datum::Bool(false)),
-    row("conn.client_ip.is_tor_node", B, |_| Datum::Bool(false)),
     row("conn.client_port", N, |cx| Datum::Int(cx.conn.client.port().into())),
     row("conn.server_ip", T, |cx| text(ebbgate_model::canonical_ip(cx.conn.server.ip()).to_string())),
     row("conn.server_port", N, |cx| Datum::Int(cx.conn.server.port().into())),
@@ -169,8 +164,6 @@ pub(super) static VARIABLES: &[Variable] = &[
     row("req.host", T, |cx| text(query::host(cx))),
     row("req.location", T, |cx| text(query::first(request_headers(cx), &header::LOCATION))),
     row("req.method", T, |cx| borrowed(cx.request.as_ref().map_or("", |request| request.method.as_str()))),
-    row("req.trailers", M, |_| Datum::Json(json!({}))),
-    row("req.ts.body_received", T, |cx| text(rfc3339(cx.now_unix_ms.div_euclid(1000)))),
     row("req.ts.header_received", T, |cx| text(rfc3339(cx.now_unix_ms.div_euclid(1000)))),
     row("req.url", T, |cx| text(query::url(cx))),
     row("req.url.authority", T, |cx| text(query::host(cx))),
@@ -183,7 +176,6 @@ pub(super) static VARIABLES: &[Variable] = &[
     row("req.url.raw_path", T, |cx| borrowed(query::raw_path(cx))),
     row("req.url.scheme", T, |cx| borrowed(cx.endpoint.url.scheme().as_str())),
     row("req.url.uri", T, |cx| text(query::path_and_query(cx))),
-    row("req.url.user_password", T, |_| borrowed("")),
     row("req.user_agent", T, |cx| text(agent(cx))),
     row("req.user_agent.device", T, |cx| text(user_agent::parse(&agent(cx)).device)),
     row("req.user_agent.is_bot", B, |cx| Datum::Bool(user_agent::parse(&agent(cx)).bot)),
@@ -211,14 +203,8 @@ pub(super) static VARIABLES: &[Variable] = &[
     row("res.status_code", N, |cx| {
         Datum::Int(cx.response.as_ref().map_or(0, |response| response.status.as_u16().into()))
     }),
-    row("res.trailers", M, |_| Datum::Json(json!({}))),
     row("time.now", T, |cx| text(now(cx))),
 ];
-
-/// Members of the address variables and `conn.geo` that need a geolocation database, which this version does not have:
-/// they are known, and empty.
-const EMPTY_TEXT: &[&str] =
-    &["conn.geo", "conn.client_ip.as", "conn.client_ip.geo", "conn.server_ip.as", "conn.server_ip.geo"];
 
 /// Maps whose keys are made at run time.
 const OPEN_MAPS: &[&str] = &["vars", "actions.ngrok"];
@@ -230,8 +216,6 @@ pub(super) enum Found {
     Row { row: usize, used: usize },
     /// A group of the table as a whole.
     Group(String),
-    /// A known variable that is always empty.
-    Empty,
     /// A variable or result made at run time: `vars.x` or `actions.ngrok.x`, after `used` segments.
     Made { map: &'static str, name: Option<String>, used: usize },
     /// Not a policy variable.
@@ -248,6 +232,9 @@ pub(super) fn find(segments: &[&str], phase: Phase) -> Result<Found, ExprError> 
     for map in OPEN_MAPS {
         let depth = map.split('.').count();
         if map.split('.').eq(segments.iter().take(depth).copied()) {
+            if *map == "actions.ngrok" {
+                check_result(segments, depth)?;
+            }
             let name = segments.get(depth).map(|name| (*name).to_owned());
             return Ok(Found::Made { map, used: depth + usize::from(name.is_some()), name });
         }
@@ -256,10 +243,48 @@ pub(super) fn find(segments: &[&str], phase: Phase) -> Result<Found, ExprError> 
         return Err(unknown(segments, 1, ["ngrok"].into_iter()));
     }
     let full = segments.join(".");
-    if EMPTY_TEXT.iter().any(|prefix| below(&full, prefix)) {
-        return Ok(Found::Empty);
-    }
+    unavailable::check(&full)?;
     find_row(segments, &full)
+}
+
+/// What actions leave behind, and the members of it.
+const RESULTS: &[(&str, &[&str])] = &[
+    ("add_headers", &["headers_added"]),
+    ("basic_auth", &["credentials"]),
+    ("forward_internal", &["error", "url"]),
+    ("jwt_validation", &["error", "tokens"]),
+    ("log", &["metadata"]),
+    ("redirect", &["matches", "url"]),
+    ("remove_headers", &["headers_removed"]),
+    ("restrict_ips", &["action", "error", "matched_cidr"]),
+    (
+        "terminate_tls",
+        &[
+            "cipher_suite",
+            "client",
+            "ja4_fingerprint",
+            "negotiated_alpn",
+            "server",
+            "session_resumed",
+            "sni",
+            "version",
+        ],
+    ),
+    ("url_rewrite", &["matches", "url"]),
+];
+
+/// Refuses results that no action leaves behind, and members that they do not have.
+fn check_result(segments: &[&str], depth: usize) -> Result<(), ExprError> {
+    let Some(name) = segments.get(depth) else { return Ok(()) };
+    let Some((_, members)) = RESULTS.iter().find(|(action, _)| action == name) else {
+        return Err(unknown(segments, depth, RESULTS.iter().map(|(action, _)| *action)));
+    };
+    match segments.get(depth + 1) {
+        Some(member) if !members.contains(member) => {
+            Err(unknown(segments, depth + 1, members.iter().copied()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn find_row(segments: &[&str], full: &str) -> Result<Found, ExprError> {
@@ -268,13 +293,35 @@ fn find_row(segments: &[&str], full: &str) -> Result<Found, ExprError> {
         let path = segments.get(..used).unwrap_or_default().join(".");
         let is_group = VARIABLES.iter().any(|variable| below(variable.path, &path) && variable.path != path);
         match row_of(&path) {
-            Some(row) if used == segments.len() || !is_group => return Ok(Found::Row { row, used }),
+            Some(row) if used == segments.len() || !is_group => {
+                check_fields(row, segments, used)?;
+                return Ok(Found::Row { row, used });
+            }
             None if is_group && used == segments.len() => return Ok(Found::Group(full.to_owned())),
             _ if is_group => return Err(unknown(segments, used, members(&path))),
             _ => {}
         }
     }
     Ok(Found::Foreign)
+}
+
+/// Refuses fields of a variable that has none: text, numbers, lists, and the lists of values that headers are.
+fn check_fields(row: usize, segments: &[&str], used: usize) -> Result<(), ExprError> {
+    let Some(variable) = VARIABLES.get(row) else { return Ok(()) };
+    let (whole, kind) = match (variable.path, variable.kind) {
+        ("req.headers" | "res.headers" | "req.cookies" | "res.cookies" | "req.url.query_params", _) => {
+            (used + 1, Some(Kind::List))
+        }
+        (_, Some(Kind::Map)) => (used + 1, Some(Kind::Text)),
+        (_, kind) => (used, kind),
+    };
+    let (Some(field), Some(kind)) = (segments.get(whole), kind) else { return Ok(()) };
+    let path = segments.get(..whole).unwrap_or_default().join(".");
+    let error = ExprError::new(format!("`{path}` is {}, which has no member `{field}`", kind.noun()));
+    Err(match kind {
+        Kind::List => error.with_hint(format!("choose an element first, as in `{path}[0]`")),
+        _ => error.with_hint(format!("write `{path}`")),
+    })
 }
 
 /// The next segment of every path below `group`.
@@ -284,7 +331,7 @@ fn members(group: &str) -> impl Iterator<Item = &'static str> {
         .filter_map(move |variable| variable.path.strip_prefix(group)?.strip_prefix('.')?.split('.').next())
 }
 
-fn below(path: &str, prefix: &str) -> bool {
+pub(super) fn below(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 

@@ -1,16 +1,18 @@
 //! From what a source says to what may be run: names become slots, macros loops, and every place where work or memory
 //! can multiply gets a charge.
 //!
-//! Where charges go: the range of every loop pays for all turns of its body at once; `+`, `replace`, `join` and their
-//! like pay for their result before it exists; everything put into a list, a map or a binding pays for its copy.
+//! Where charges go: the range of every loop pays for all turns of its body at once; every argument of a function is paid
+//! for at that function's rate; `+`, `replace`, `join` and their like pay for their result before it exists; everything
+//! put into a list, a map or a binding pays for its copy.
 
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, SelectExpr, operators};
 
 use super::ExprError;
+use super::budget::Rate;
 use super::library;
 use super::names::{self, Found, Names};
-use super::slots::{self, Slot};
+use super::slots::{self, Slot, Source};
 use super::syntax::{self, RUN_DEPTH_MAX};
 use super::tree::{self, ident, member, node};
 use super::{kind, macros};
@@ -112,11 +114,11 @@ impl Rewriter {
         Ok(if scalar || charged { expr } else { keep(expr) })
     }
 
-    fn slot(&mut self, slot: Slot) -> Result<IdedExpr, ExprError> {
+    fn slot(&mut self, source: Source) -> Result<IdedExpr, ExprError> {
         if self.slots.len() >= SLOTS_MAX {
             return Err(ExprError::new(format!("the expression reads more than {SLOTS_MAX} things")));
         }
-        self.slots.push(slot);
+        self.slots.push(Slot { source, rate: Rate::PLAIN });
         Ok(ident(slots::identifier(self.slots.len() - 1)))
     }
 
@@ -163,7 +165,7 @@ impl Rewriter {
                 used == path.len() || header_entry(row, Some(&String::new())).is_some()
             }
             Ok(Found::Made { name: Some(_), used, .. }) => used == path.len(),
-            Ok(Found::Group(_) | Found::Empty) => true,
+            Ok(Found::Group(_)) => true,
             Ok(_) => false,
             Err(_) => is_group,
         }
@@ -214,15 +216,19 @@ impl Rewriter {
             self.slots.pop();
             let (response, name) = (path.first() == Some(&"res"), name.inner().to_ascii_lowercase());
             return self
-                .slot(if asks { Slot::HasHeader { response, name } } else { Slot::Header { response, name } })
+                .slot(if asks {
+                    Source::HasHeader { response, name }
+                } else {
+                    Source::Header { response, name }
+                })
                 .map(Some);
         }
         let key = self.expr(key)?;
         let key = if function == "header" { member(key, "lowerAscii", Vec::new()) } else { key };
         Ok(Some(match (asks, function) {
             (true, _) => tree::call(operators::IN, vec![key, map]),
-            (false, "cookie") => tree::call("@first_at", vec![map, key]),
-            (false, _) => tree::call("@list_at", vec![map, key]),
+            (false, "cookie") => keep(tree::call("@first_at", vec![map, key])),
+            (false, _) => keep(tree::call("@list_at", vec![map, key])),
         }))
     }
 }

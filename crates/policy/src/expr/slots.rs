@@ -10,20 +10,29 @@ use cel::common::value::CowVal;
 use cel::context::VariableResolver;
 use serde_json::Value;
 
-use super::budget::Budget;
+use super::budget::{Budget, Rate};
 use super::kind::Kind;
 use super::library::Pattern;
 use super::names::{self, Datum, VARIABLES};
 use super::query;
-use super::value::{self, Owned};
+use super::reading::{self, Cost, SEEN_HEADER_BYTES_MAX};
+use super::value::{self, Extent, Owned};
 use crate::facts::Context;
 
 /// Name of the budget in a rewritten tree.
 pub(super) const BUDGET: &str = "@budget";
 
+/// One place of an expression.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub(super) source: Source,
+    /// What the function pays that is given the value.
+    pub(super) rate: Rate,
+}
+
 /// What one place holds.
 #[derive(Debug, Clone)]
-pub(super) enum Slot {
+pub(super) enum Source {
     /// A row of the table of variables.
     Row(usize),
     /// A group of the table as a map.
@@ -46,6 +55,14 @@ pub(super) enum Slot {
     Pattern(Pattern),
 }
 
+/// A variable, or the result of an action, that an expression reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MadeName {
+    /// `vars.<name>`; otherwise `actions.ngrok.<name>`.
+    pub(crate) is_var: bool,
+    pub(crate) name: String,
+}
+
 /// What is made while a phase runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Made {
@@ -62,7 +79,7 @@ impl Made {
     }
 }
 
-impl Slot {
+impl Source {
     pub(super) fn kind(&self) -> Option<Kind> {
         match self {
             Self::Row(row) => VARIABLES.get(*row).and_then(|variable| variable.kind),
@@ -84,6 +101,16 @@ impl Slot {
                 format!("`actions.ngrok.{name}` is not set: that action did not run")
             }
             _ => "a variable is not set".to_owned(),
+        }
+    }
+
+    /// What it reads of what actions made.
+    pub(super) fn made(&self) -> Option<MadeName> {
+        match self {
+            Self::MadeOne(made, name) | Self::MadeHas(made, name) => {
+                Some(MadeName { is_var: *made == Made::Vars, name: name.clone() })
+            }
+            _ => None,
         }
     }
 
@@ -109,7 +136,7 @@ pub(super) fn index(identifier: &str) -> Option<usize> {
 /// Fills slots from a context, and keeps what it filled for the rest of the evaluation.
 pub(super) struct Resolver<'c> {
     slots: &'c [Slot],
-    filled: Vec<OnceLock<Option<(Owned<'c>, u64)>>>,
+    filled: Vec<OnceLock<Option<(Owned<'c>, Extent)>>>,
     cx: &'c Context,
     budget: &'c Budget,
 }
@@ -120,33 +147,62 @@ impl<'c> Resolver<'c> {
         Self { slots, filled, cx, budget }
     }
 
-    fn fill(&self, slot: &Slot) -> Option<(Owned<'c>, u64)> {
-        let value = self.read(slot)?;
-        let size = value::size(value.as_ref(), u64::MAX);
-        self.budget.note_read(size);
-        Some((value, size))
+    /// The value, paid for before it is built. What an exhausted budget cannot pay for is not there.
+    fn fill(&self, source: &Source) -> Option<(Owned<'c>, Extent)> {
+        let Cost { units, header_bytes } = self.cost(source);
+        if header_bytes > SEEN_HEADER_BYTES_MAX {
+            self.budget.refuse_headers();
+            return None;
+        }
+        self.budget.spend(units).ok()?;
+        let value = self.read(source)?;
+        let extent = value::extent(value.as_ref(), u64::MAX);
+        self.budget.spend(Rate::new(1, 2).of(extent)).ok()?;
+        Some((value, extent))
     }
 
-    fn read(&self, slot: &Slot) -> Option<Owned<'c>> {
+    fn cost(&self, source: &Source) -> Cost {
         let cx = self.cx;
-        Some(match slot {
-            Slot::Row(row) => datum((VARIABLES.get(*row)?.read)(cx)),
-            Slot::Group(path) => value::from_json(&names::group(path, cx)),
-            Slot::Present(path) => boolean(names::is_present(path, cx)),
-            Slot::MadeAll(made) => value::from_json(&Value::Object(made.map(cx).clone())),
-            Slot::MadeOne(made, name) => value::from_json(made.map(cx).get(name)?),
-            Slot::MadeHas(made, name) => boolean(made.map(cx).contains_key(name)),
-            Slot::Header { response, name } | Slot::HeaderEntry { response, name } => {
+        match source {
+            Source::Row(row) => VARIABLES.get(*row).map_or(Cost::default(), |row| reading::row(row.path, cx)),
+            Source::Group(path) => reading::group(path, cx),
+            Source::Header { response, name } | Source::HeaderEntry { response, name } => {
+                reading::header(headers(cx, *response), name)
+            }
+            Source::MadeAll(made) => {
+                let units = made.map(cx).values().map(|value| 2 + value::json_nodes(value)).sum();
+                Cost { units, header_bytes: 0 }
+            }
+            Source::MadeOne(made, name) => {
+                let units = made.map(cx).get(name).map_or(0, value::json_nodes);
+                Cost { units, header_bytes: 0 }
+            }
+            Source::Present(_) | Source::MadeHas(..) | Source::HasHeader { .. } | Source::Pattern(_) => {
+                Cost::default()
+            }
+        }
+    }
+
+    fn read(&self, source: &Source) -> Option<Owned<'c>> {
+        let cx = self.cx;
+        Some(match source {
+            Source::Row(row) => datum((VARIABLES.get(*row)?.read)(cx)),
+            Source::Group(path) => value::from_json(&names::group(path, cx)),
+            Source::Present(path) => boolean(names::is_present(path, cx)),
+            Source::MadeAll(made) => value::from_json(&Value::Object(made.map(cx).clone())),
+            Source::MadeOne(made, name) => value::from_json(made.map(cx).get(name)?),
+            Source::MadeHas(made, name) => boolean(made.map(cx).contains_key(name)),
+            Source::Header { response, name } | Source::HeaderEntry { response, name } => {
                 let values = query::header_values(headers(cx, *response), name);
-                if values.is_empty() && matches!(slot, Slot::HeaderEntry { .. }) {
+                if values.is_empty() && matches!(source, Source::HeaderEntry { .. }) {
                     return None;
                 }
                 value::list(values.into_iter().map(value::text).collect())
             }
-            Slot::HasHeader { response, name } => {
+            Source::HasHeader { response, name } => {
                 boolean(headers(cx, *response).is_some_and(|headers| headers.contains_key(name.as_str())))
             }
-            Slot::Pattern(pattern) => Box::new(pattern.clone()),
+            Source::Pattern(pattern) => Box::new(pattern.clone()),
         })
     }
 }
@@ -179,9 +235,8 @@ impl VariableResolver for Resolver<'_> {
         }
         let at = index(name)?;
         let slot = self.slots.get(at)?;
-        let (value, size) = self.filled.get(at)?.get_or_init(|| self.fill(slot)).as_ref()?;
-        // An exhausted budget shows at the next charge, and in the end.
-        let _ = self.budget.spend_bytes(*size);
+        let (value, extent) = self.filled.get(at)?.get_or_init(|| self.fill(&slot.source)).as_ref()?;
+        self.budget.spend(slot.rate.of(*extent)).ok()?;
         Some(CowVal::Borrowed(value.as_ref()))
     }
 }

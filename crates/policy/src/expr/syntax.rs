@@ -16,6 +16,8 @@ pub(super) const RUN_DEPTH_MAX: usize = 160;
 pub const AST_NODES_MAX: usize = 2048;
 /// Deepest nesting of comprehension bodies.
 pub const COMPREHENSION_NESTING_MAX: usize = 2;
+/// Units of work of one call, without what its arguments cost.
+const CALL_UNITS: u64 = 4;
 /// Most question marks outside strings: the parser recurses once for each conditional, whatever its own limit says.
 const QUESTION_MARKS_MAX: usize = 64;
 /// Deepest recursion of the parser; parentheses count here but leave no node.
@@ -143,7 +145,19 @@ fn entry_children(entry: &EntryExpr) -> Vec<&IdedExpr> {
     }
 }
 
-/// Nodes of a tree: what one evaluation of it costs.
+/// Units of work that one evaluation of a rewritten tree takes besides what its values cost: a call looks its function up.
+pub(super) fn work(ast: &IdedExpr) -> u64 {
+    let mut stack = vec![ast];
+    let mut units = 0_u64;
+    while let Some(expr) = stack.pop() {
+        let calls = matches!(&expr.expr, Expr::Call(call) if !call.func_name.contains('_') || call.func_name.starts_with('@'));
+        units += if calls { CALL_UNITS } else { 1 };
+        stack.extend(children(&expr.expr));
+    }
+    units
+}
+
+/// Nodes of a tree.
 pub(super) fn weight(ast: &IdedExpr) -> u64 {
     let mut stack = vec![ast];
     let mut nodes = 0;

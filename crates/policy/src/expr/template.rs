@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{EvalError, ExprError, Expression};
+use super::{EvalError, ExprError, Expression, MadeName};
 use crate::facts::Context;
 use crate::verdict::Phase;
 
@@ -75,6 +75,15 @@ impl Template {
         Ok(text)
     }
 
+    /// What it reads of what actions made.
+    pub(crate) fn made_names(&self) -> Vec<MadeName> {
+        let computed = self.parts.iter().filter_map(|part| match part {
+            Part::Computed(expression) => Some(expression.made_names()),
+            Part::Text(_) => None,
+        });
+        computed.flatten().collect()
+    }
+
     fn mentions_var(&self, name: &str) -> bool {
         self.parts
             .iter()
@@ -130,6 +139,13 @@ impl ValueTemplate {
         render_node(&self.0, cx)
     }
 
+    /// What it reads of what actions made.
+    pub(crate) fn made_names(&self) -> Vec<MadeName> {
+        let mut names = Vec::new();
+        node_made(&self.0, &mut names);
+        names
+    }
+
     /// Whether any part reads `vars.<name>`.
     pub(crate) fn mentions_var(&self, name: &str) -> bool {
         node_mentions(&self.0, name)
@@ -172,6 +188,16 @@ fn render_node(node: &Node, cx: &Context) -> Result<Value, EvalError> {
             Value::Object(entries.collect::<Result<Map<_, _>, EvalError>>()?)
         }
     })
+}
+
+fn node_made(node: &Node, names: &mut Vec<MadeName>) {
+    match node {
+        Node::Plain(_) => {}
+        Node::Text(template) => names.extend(template.made_names()),
+        Node::Typed(expression) => names.extend(expression.made_names()),
+        Node::List(items) => items.iter().for_each(|item| node_made(item, names)),
+        Node::Map(entries) => entries.iter().for_each(|(_, item)| node_made(item, names)),
+    }
 }
 
 fn node_mentions(node: &Node, name: &str) -> bool {

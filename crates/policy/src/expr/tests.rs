@@ -1,7 +1,6 @@
 //! What policies may write, and what it gives: variables, macros, interpolation, limits.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -46,8 +45,6 @@ fn variables_of_connections_and_requests() {
     let check = |source: &str, expect: Value| assert_eq!(eval(source, &cx), Ok(expect), "{source}");
     check("conn.client_ip", json!("203.0.113.42"));
     check("conn.client_ip + ':' + string(conn.client_port)", json!("203.0.113.42:50000"));
-    check("conn.client_ip.is_tor_node", json!(false));
-    check("conn.client_ip.geo.location.city", json!(""));
     check("conn.ts.start", json!("2026-01-02T03:04:05Z"));
     check("time.now", json!("2026-01-02T03:04:05.678Z"));
     check("timestamp(time.now) > timestamp('2026-01-01T00:00:00Z')", json!(true));
@@ -257,8 +254,64 @@ fn slips_are_explained() {
     check("1 / 0 == 1", "a division by zero");
     // No value of a request gets into a message.
     check("req.headers + 1 == 2", "`add` does not take map and int");
-    check("req.headers < 1", "found no matching overload for '_<_' applied to '(map, int)'");
+    check(
+        "req.headers.x[0] < 1 || vars == 1",
+        "a map and a number cannot be compared -> compare values of one kind: numbers and true, false are written without quotes, timestamp('...') makes a time of text",
+    );
     check("{req.headers: 1}", "map cannot be a key");
+}
+
+#[test]
+fn a_condition_that_would_never_match_is_refused_with_the_way_out() {
+    let cx = full_request();
+    let check = |source: &str, expect: &str| {
+        let error = eval(source, &cx).unwrap_err();
+        assert!(error.contains(expect), "{source}: {error}");
+    };
+    let no_database = "needs a database of addresses, and this version loads none -> name the networks";
+    for name in [
+        "conn.geo.country_code",
+        "conn.geo",
+        "conn['geo']['city']",
+        "conn.client_ip.is_tor_node",
+        "conn.client_ip.is_on_blocklist",
+        "conn.client_ip.categories",
+        "conn.client_ip.as.number",
+        "conn.client_ip.geo.location.city",
+        "conn.client_ip.geo",
+        "conn.server_ip.is_tor_node",
+        "conn.server_ip.as.organization",
+        "has(conn.geo.city)",
+    ] {
+        check(name, no_database);
+    }
+    check("conn.geo.contry_code == 'DE'", "no member `contry_code` -> did you mean `conn.geo.country_code`?");
+    check("conn.client_ip.is_tor_nod", "did you mean `conn.client_ip.is_tor_node`?");
+    check("conn.bytes_in > 5", "`conn.bytes_in` is counted until the connection ends");
+    check("size(req.trailers) > 0", "`req.trailers` comes with the body");
+    check("req.ts.body_received", "use req.headers, or req.ts.header_received");
+    check("req.url.user_password != ''", "use a basic-auth action");
+    check("conn.server_ip.foo == 'x'", "`conn.server_ip` has no member `foo`");
+    // What could only fail when a request comes.
+    check("req.method.foo == 'x'", "`req.method` is text, which has no member `foo` -> write `req.method`");
+    check(
+        "req.headers.host.foo",
+        "`req.headers.host` is a list, which has no member `foo` -> choose an element",
+    );
+    check("conn.client_port.x", "`conn.client_port` is a number, which has no member `x`");
+    check("req.method['x']", "text has no elements to choose from");
+    check("conn.client_port == '443'", "a number and text cannot be compared");
+    check("'a' in req.method", "to look for a part of a text, write `text.contains(part)`");
+    check("actions.ngrok.restrict_ip.action", "did you mean `actions.ngrok.restrict_ips`?");
+    check(
+        "actions.ngrok.restrict_ips.matched",
+        "no member `matched` -> its members are action, error, matched_cidr",
+    );
+    check("actions.ngrok.set_vars", "has no member `set_vars`");
+    // All that is left is live.
+    for variable in names::VARIABLES.iter().filter(|variable| !variable.path.starts_with("res.")) {
+        assert!(eval(variable.path, &cx).is_ok(), "{}", variable.path);
+    }
 }
 
 #[test]
@@ -294,12 +347,9 @@ fn bombs_cost_little() {
     cx.vars.insert("list".into(), json!((0..5000).collect::<Vec<_>>()));
     cx.vars.insert("words".into(), json!(vec!["ab"; 5000]));
     let check = |source: &str, expect: &str| {
-        let begin = Instant::now();
         let own = Context { work: Work::default(), ..cx.clone() };
         let error = eval(source, &own).expect_err(source);
         assert!(error.contains(expect), "{source}: {error}");
-        // A bound of seconds tells a bomb from none, however slow the machine.
-        assert!(begin.elapsed().as_secs() < 5, "{source}: {:?}", begin.elapsed());
     };
     let doubling = format!("['x']{}", ".map(s, s + s)".repeat(24));
     check(&doubling, "holds more than");
@@ -318,7 +368,7 @@ fn bombs_cost_little() {
     check("vars.list.map(x, vars.big).size()", "more than");
     check("vars.big.replace('x', vars.big).size()", "more than");
     check("vars.words.join(vars.big).size()", "more than");
-    check("vars.big.split('').size()", "holds more than");
+    check("vars.big.split('').size()", "units of work");
     check("vars.list.distinct().size()", "units of work");
     check("lists.range(1000000000)", "not between");
     check(

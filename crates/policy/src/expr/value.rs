@@ -130,36 +130,60 @@ pub(super) fn key_value<'v>(key: &CelMapKey) -> Owned<'v> {
     }
 }
 
-/// Bytes a value occupies, roughly; counting stops beyond `enough`.
-pub(super) fn size(value: Ref, enough: u64) -> u64 {
+/// How large a value is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Bytes it occupies, roughly.
+    pub(super) bytes: u64,
+    /// Its parts, all levels together: one for an element of a list, two for an entry of a map.
+    pub(super) nodes: u64,
+}
+
+/// The extent of a value; counting stops beyond `enough` bytes.
+pub(super) fn extent(value: Ref, enough: u64) -> Extent {
+    let mut extent = Extent::default();
+    measure(value, enough, &mut extent);
+    extent
+}
+
+fn measure(value: Ref, enough: u64, extent: &mut Extent) {
     const SCALAR: u64 = 16;
     const ENTRY: u64 = 32;
-    let long = |length: usize| SCALAR.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+    let long = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    extent.bytes = extent.bytes.saturating_add(SCALAR);
     if let Some(string) = value.downcast_ref::<CelString>() {
-        return long(string.inner().len());
-    }
-    if let Some(bytes) = value.downcast_ref::<CelBytes>() {
-        return long(bytes.inner().len());
-    }
-    let mut total = SCALAR;
-    if let Some(items) = value.downcast_ref::<CelList>() {
+        extent.bytes = extent.bytes.saturating_add(long(string.inner().len()));
+    } else if let Some(bytes) = value.downcast_ref::<CelBytes>() {
+        extent.bytes = extent.bytes.saturating_add(long(bytes.inner().len()));
+    } else if let Some(items) = value.downcast_ref::<CelList>() {
         for item in items.inner() {
-            total = total.saturating_add(SCALAR).saturating_add(size(item.as_ref(), enough));
-            if total > enough {
+            extent.bytes = extent.bytes.saturating_add(SCALAR);
+            extent.nodes += 1;
+            measure(item.as_ref(), enough, extent);
+            if extent.bytes > enough {
                 break;
             }
         }
     } else if let Some(map) = value.downcast_ref::<CelMap>() {
         for (key, value) in map.inner() {
-            let key = if let CelMapKey::String(key) = key { long(key.inner().len()) } else { SCALAR };
-            total =
-                total.saturating_add(ENTRY).saturating_add(key).saturating_add(size(value.as_ref(), enough));
-            if total > enough {
+            let key = if let CelMapKey::String(key) = key { long(key.inner().len()) } else { 0 };
+            extent.bytes = extent.bytes.saturating_add(ENTRY + SCALAR).saturating_add(key);
+            extent.nodes += 2;
+            measure(value.as_ref(), enough, extent);
+            if extent.bytes > enough {
                 break;
             }
         }
     } else if let Some(inner) = value.downcast_ref::<CelOptional>().and_then(CelOptional::inner) {
-        total = total.saturating_add(size(inner, enough));
+        measure(inner, enough, extent);
     }
-    total
+}
+
+/// Parts of a JSON value, all levels together, for what turning it into a value costs.
+pub(super) fn json_nodes(json: &Value) -> u64 {
+    match json {
+        Value::Array(items) => items.iter().map(|item| 1 + json_nodes(item)).sum(),
+        Value::Object(map) => map.values().map(|value| 2 + json_nodes(value)).sum(),
+        _ => 1,
+    }
 }

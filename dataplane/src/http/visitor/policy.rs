@@ -10,6 +10,7 @@ use super::{Stop, Visitor};
 use crate::gateway::{Endpoint, Gateway};
 use crate::http::answer::Failure;
 use crate::http::body::{Body, NotBuffered};
+use crate::http::record::Record;
 use crate::http::upstream::Lender;
 
 /// Endpoints one connection remembers having been admitted to.
@@ -28,7 +29,12 @@ impl<G: Gateway> Visitor<G> {
     /// Runs `on_tcp_connect` where the connection half could not: on clear-text HTTP the request names the endpoint, and a
     /// kept connection is judged again when the policy is another than the one that let it in. Else once per connection
     /// and endpoint.
-    pub(super) async fn admit(&self, endpoint: &Arc<Endpoint>, work: &Work) -> Result<(), Stop> {
+    pub(super) async fn admit(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        work: &Work,
+        record: &Record<G>,
+    ) -> Result<(), Stop> {
         self.check_source(endpoint)?;
         let engine = endpoint.engine.as_ref().filter(|engine| engine.has(Phase::TcpConnect));
         let Some(engine) = engine else { return Ok(()) };
@@ -38,7 +44,9 @@ impl<G: Gateway> Visitor<G> {
         }
         let mut cx = self.context(endpoint, work);
         let mut run = engine.start(Phase::TcpConnect);
-        match self.drive(endpoint, &mut run, &mut cx, &Lender::new(Body::Empty)).await {
+        let verdict = self.drive(endpoint, &mut run, &mut cx, &Lender::new(Body::Empty)).await;
+        record.logged(std::mem::take(&mut cx.logs));
+        match verdict {
             Verdict::Continue => {
                 let mut admitted = self.admitted.borrow_mut();
                 admitted.retain(|(id, _)| *id != endpoint.id);
@@ -76,6 +84,10 @@ impl<G: Gateway> Visitor<G> {
         loop {
             let outcome = match run.step(cx) {
                 Step::Done(verdict) => return verdict,
+                Step::Pause => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 Step::Need(Effect::Keys { url, fresh }) => {
                     Outcome::Keys(self.gateway.keys(endpoint.account, &url, fresh).await)
                 }

@@ -49,7 +49,7 @@ impl<G: Gateway> Visitor<G> {
         let work = Work::default();
         let first = self.enter(pool, Rc::new(head), OnError::Halt, &work).map_err(Stop::Failure)?;
         record.reached(&first.endpoint);
-        self.admit(&first.endpoint, &work).await?;
+        self.admit(&first.endpoint, &work, record).await?;
         let mut hops = vec![first];
         let mut steps = Steps::default();
         loop {
@@ -94,7 +94,7 @@ impl<G: Gateway> Visitor<G> {
                 }
                 verdict => return self.stopped(&mut hops, verdict, record).await.map(Answer::Response),
             };
-            self.unwind(&mut hops, &mut steps, error, body).await?;
+            self.unwind(&mut hops, &mut steps, error, body, record).await?;
             if let Some(hop) = hops.last()
                 && hops.len() > 1
             {
@@ -197,6 +197,7 @@ impl<G: Gateway> Visitor<G> {
         steps: &mut Steps,
         error: SendError,
         body: &Lender,
+        record: &Record<G>,
     ) -> Result<(), Stop> {
         let whole = body.is_whole();
         while let Some(mut hop) = hops.pop() {
@@ -204,7 +205,7 @@ impl<G: Gateway> Visitor<G> {
             if let Some(other) = hop.pool.pick(&hop.tried).filter(|_| error.again && whole) {
                 steps.take().map_err(ended)?;
                 if hops.is_empty() {
-                    self.admit(&other, &hop.cx.work).await?;
+                    self.admit(&other, &hop.cx.work, record).await?;
                 }
                 (hop.cx, hop.run) = self.begin(&other, &hop.entry, &hop.cx.work);
                 hop.endpoint = other;

@@ -8,12 +8,18 @@ use super::{
     Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, ExecutionError, INT_TYPE, Ref, as_int, as_text,
     budget, failed, global, int_answer, no_overload, take,
 };
-use crate::expr::value::{self, Owned};
+use crate::expr::budget::Rate;
+use crate::expr::value::{self, Extent, Owned};
 
 /// Longest list `lists.range` makes.
 const RANGE_MAX: i64 = 10_000;
 /// Bytes that a list element costs beside its value.
 const ELEMENT_BYTES: u64 = 32;
+/// Units of one turn of a loop, without its body.
+const TURN_UNITS: u64 = 3;
+/// Pairs of elements that `distinct` compares for one unit, and bytes of them.
+const COMPARISONS_PER_UNIT: u64 = 4;
+const COMPARED_BYTES_PER_UNIT: u64 = 1024;
 /// Largest rendering of one value by `format`, in multiples of its size, and digits of one number.
 const FORMAT_GROWTH: u64 = 8;
 const FORMAT_DIGITS: u64 = 128;
@@ -22,7 +28,7 @@ pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     let any = &DYN_TYPE;
     global(env, "@add", &[any, any, any], add)?;
     global(env, "@keep", &[any, any], keep)?;
-    global(env, "@bound", &[any, any, &INT_TYPE], bound)?;
+    global(env, "@pay", &[any, any, &INT_TYPE, &INT_TYPE], pay)?;
     global(env, "@each", &[any, any, &INT_TYPE], each)?;
     global(env, "@pairs", &[any, any, &INT_TYPE], pairs)?;
     global(env, "@from_pairs", &[any], from_pairs)?;
@@ -37,14 +43,15 @@ pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
 }
 
 /// What copying a value holds; counting stops where the budget would anyway.
-fn held(value: Ref) -> u64 {
-    value::size(value, crate::expr::HELD_BYTES_MAX)
+fn held(value: Ref) -> Extent {
+    value::extent(value, crate::expr::HELD_BYTES_MAX)
 }
 
 fn add<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
     let [account, a, b] = take(args)?;
     if matches!(a.get_type().kind(), Kind::String | Kind::Bytes | Kind::List) {
-        budget(&account)?.hold(held(a.as_ref()).saturating_add(held(b.as_ref())))?;
+        budget(&account)?.hold_copy(held(a.as_ref()))?;
+        budget(&account)?.hold_copy(held(b.as_ref()))?;
     }
     let unsupported = || {
         let types = vec![a.get_type().name().to_owned(), b.get_type().name().to_owned()];
@@ -60,18 +67,18 @@ fn add<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
 
 fn keep<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
     let [account, value] = take(args)?;
-    budget(&account)?.hold(held(value.as_ref()))?;
+    budget(&account)?.hold_copy(held(value.as_ref()))?;
     Ok(value)
 }
 
-/// A value that gets a name: its copy, and a body that may read it at every node.
-fn bound<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
-    let [account, value, weight] = take(args)?;
-    let weight = as_int(weight.as_ref()).and_then(|weight| u64::try_from(weight).ok()).unwrap_or(u64::MAX);
-    let units = budget(&account)?;
-    let size = held(value.as_ref());
-    units.hold(size)?;
-    units.spend(weight.saturating_mul(size / crate::expr::budget::BYTES_PER_UNIT))?;
+/// An argument of a function, read at that function's rate.
+fn pay<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
+    let [account, value, bytes, nodes] = take(args)?;
+    let price = |price: &CowVal| {
+        as_int(price.as_ref()).and_then(|price| u64::try_from(price).ok()).unwrap_or(u64::MAX)
+    };
+    let rate = Rate::new(price(&bytes), price(&nodes));
+    budget(&account)?.spend(rate.of(held(value.as_ref())))?;
     Ok(value)
 }
 
@@ -84,8 +91,8 @@ fn charge_loop(account: &CowVal, range: Ref, weight: Ref) -> Result<(), Executio
     };
     let weight = as_int(weight).and_then(|weight| u64::try_from(weight).ok()).unwrap_or(u64::MAX);
     let account = budget(account)?;
-    account.hold(held(range))?;
-    account.spend_loop(u64::try_from(turns).unwrap_or(u64::MAX), weight)
+    account.hold_copy(held(range))?;
+    account.spend_each(turns, weight.saturating_add(TURN_UNITS))
 }
 
 /// A loop's range: lists as they are, maps as their keys in order, so that a run is the same every time.
@@ -205,6 +212,7 @@ fn range<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
         return failed("lists.range", format!("{length} is not between 0 and {RANGE_MAX}"));
     }
     budget(&account)?.hold(length.unsigned_abs().saturating_mul(ELEMENT_BYTES))?;
+    budget(&account)?.spend(length.unsigned_abs())?;
     Ok(CowVal::Owned(value::list((0..length).map(value::int).collect())))
 }
 
@@ -213,9 +221,13 @@ fn distinct<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
     let [account, list] = take(args)?;
     let Some(elements) = list.downcast_ref::<CelList>() else { return Err(no_overload("distinct", &[list])) };
     let account = budget(&account)?;
-    let length = u64::try_from(elements.inner().len()).unwrap_or(u64::MAX);
-    account.spend_loop(length, length)?;
-    account.hold(held(list.as_ref()))?;
+    let length = elements.inner().len();
+    let extent = held(list.as_ref());
+    // Every element is compared with those before it, and may be read as often.
+    let count = u64::try_from(length).unwrap_or(u64::MAX);
+    account.spend(count.saturating_mul(count) / COMPARISONS_PER_UNIT)?;
+    account.spend(count.saturating_mul(extent.bytes) / COMPARED_BYTES_PER_UNIT)?;
+    account.hold_copy(extent)?;
     let mut unique: Vec<Owned<'v>> = Vec::new();
     for element in elements.inner() {
         if !unique.iter().any(|seen| element.equals(seen.as_ref())) {
@@ -229,7 +241,7 @@ fn distinct<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
 pub(super) fn format_size(arguments: Ref) -> u64 {
     let count = arguments.downcast_ref::<CelList>().map_or(0, |list| list.inner().len());
     let numbers = u64::try_from(count).unwrap_or(u64::MAX).saturating_mul(FORMAT_DIGITS);
-    held(arguments).saturating_mul(FORMAT_GROWTH).saturating_add(numbers)
+    held(arguments).bytes.saturating_mul(FORMAT_GROWTH).saturating_add(numbers)
 }
 
 fn rand_double<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {

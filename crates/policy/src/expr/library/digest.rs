@@ -1,5 +1,7 @@
 //! Digests and checksums, in hex or base64. For matching what other systems computed, not for secrets.
 
+use std::sync::LazyLock;
+
 use aws_lc_rs::digest;
 use base64::Engine as _;
 
@@ -82,12 +84,13 @@ fn md5(bytes: &[u8]) -> Vec<u8> {
     message.resize(message.len().next_multiple_of(64) + if message.len() % 64 > 56 { 64 } else { 0 } - 8, 0);
     let bits = u64::try_from(bytes.len()).unwrap_or(u64::MAX).wrapping_mul(8);
     message.extend_from_slice(&bits.to_le_bytes());
+    let constants = &*MD5_CONSTANTS;
     let (blocks, _) = message.as_chunks::<64>();
     for block in blocks {
         let (words, _) = block.as_chunks::<4>();
         let word = |at: usize| words.get(at % 16).map_or(0, |word| u32::from_le_bytes(*word));
         let mut part = state;
-        for step in 0..64_usize {
+        for (step, constant) in constants.iter().enumerate() {
             let [a, b, c, d] = part;
             let (mixed, at) = match step / 16 {
                 0 => ((b & c) | (!b & d), step),
@@ -96,7 +99,7 @@ fn md5(bytes: &[u8]) -> Vec<u8> {
                 _ => (c ^ (b | !d), 7 * step),
             };
             let shift = SHIFTS.get(step / 16).and_then(|row| row.get(step % 4)).copied().unwrap_or(0);
-            let sum = a.wrapping_add(mixed).wrapping_add(md5_constant(step)).wrapping_add(word(at));
+            let sum = a.wrapping_add(mixed).wrapping_add(*constant).wrapping_add(word(at));
             part = [d, b.wrapping_add(sum.rotate_left(shift)), b, c];
         }
         for (sum, part) in state.iter_mut().zip(part) {
@@ -105,6 +108,9 @@ fn md5(bytes: &[u8]) -> Vec<u8> {
     }
     state.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
+
+/// Sixty-four sines, worked out once.
+static MD5_CONSTANTS: LazyLock<[u32; 64]> = LazyLock::new(|| std::array::from_fn(md5_constant));
 
 /// `floor(2^32 * |sin(step + 1)|)`.
 fn md5_constant(step: usize) -> u32 {

@@ -6,16 +6,20 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, Function, LIST_TYPE, MAP_TYPE, STRING_TYPE,
-    as_text, bool_answer, failed, global, method, no_overload, take, text_answer,
+    Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, ExecutionError, LIST_TYPE, MAP_TYPE, STRING_TYPE,
+    as_text, bool_answer, budget, failed, global, method, no_overload, take, text_answer,
 };
 use crate::expr::{query, value};
 
+/// Units of one part of a text that is taken apart: a JSON value, a query parameter.
+const PART_UNITS: u64 = 4;
+/// Bytes that one such part holds beside its text.
+const PART_BYTES: u64 = 64;
 /// Unreserved characters stay (RFC 3986 section 2.3).
 const QUERY_ESCAPE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
-    let (string, map, list) = (&STRING_TYPE, &MAP_TYPE, &LIST_TYPE);
+    let (any, string, map, list) = (&DYN_TYPE, &STRING_TYPE, &MAP_TYPE, &LIST_TYPE);
     global(env, "base64.encode", &[string], |args| {
         text("base64.encode", args, |text| Ok(STANDARD.encode(text)))
     })?;
@@ -28,25 +32,17 @@ pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     method(env, "encodeJson", map, &[], encode_json)?;
     method(env, "encodeJson", list, &[], encode_json)?;
     method(env, "encodeJson", string, &[], encode_json)?;
-    global(env, "json.decode", &[string], decode_json)?;
-    method(env, "decodeJson", string, &[], decode_json)?;
-    method(env, "isJson", string, &[], |args| ask("isJson", args, |text| parse_json(text).is_ok()))?;
+    global(env, "@json_decode", &[any, any], decode_json)?;
+    global(env, "@json_is", &[any, any], is_json)?;
     global(env, "queryString.encode", &[map], encode_query)?;
     method(env, "encodeQueryString", map, &[], encode_query)?;
-    global(env, "queryString.decode", &[string], decode_query)?;
-    method(env, "decodeQueryString", string, &[], decode_query)?;
+    global(env, "@query_decode", &[any, any], decode_query)?;
     method(env, "isQueryString", string, &[], |args| ask("isQueryString", args, is_query))?;
-    for escape in ["url.escape", "url.unescape", "url.parse"] {
-        let f: Function = match escape {
-            "url.escape" => escape_url,
-            "url.unescape" => unescape_url,
-            _ => parse_url,
-        };
-        global(env, escape, &[string], f)?;
-    }
+    global(env, "url.escape", &[string], escape_url)?;
+    global(env, "url.unescape", &[string], unescape_url)?;
+    global(env, "@url_parse", &[any, any], parse_url)?;
     method(env, "escapeUrl", string, &[], escape_url)?;
     method(env, "unescapeUrl", string, &[], unescape_url)?;
-    method(env, "parseUrl", string, &[], parse_url)?;
     method(env, "isURL", string, &[], |args| ask("isURL", args, |text| split_url(text).is_ok()))
 }
 
@@ -94,13 +90,35 @@ fn parse_json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
+/// Pays for the parts that a text may be taken apart into: one more than it has marks.
+fn pay_parts(account: &CowVal, text: &str, is_mark: fn(u8) -> bool) -> Result<(), ExecutionError> {
+    let account = budget(account)?;
+    let parts = 1 + text.bytes().filter(|byte| is_mark(*byte)).count();
+    account.spend_each(parts, PART_UNITS)?;
+    let bytes = u64::try_from(parts).unwrap_or(u64::MAX).saturating_mul(PART_BYTES);
+    account.hold(bytes.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX)))
+}
+
+/// Every value of a JSON text but the first stands behind one of these.
+fn is_json_mark(byte: u8) -> bool {
+    matches!(byte, b',' | b':' | b'[' | b'{')
+}
+
 fn decode_json<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
-    let [argument] = take(args)?;
+    let [account, argument] = take(args)?;
     let Some(text) = as_text(argument.as_ref()) else { return Err(no_overload("json.decode", &[argument])) };
+    pay_parts(&account, text, is_json_mark)?;
     match parse_json(text) {
         Ok(json) => Ok(CowVal::Owned(value::from_json(&json))),
         Err(message) => failed("json.decode", message),
     }
+}
+
+fn is_json<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
+    let [account, argument] = take(args)?;
+    let Some(text) = as_text(argument.as_ref()) else { return Err(no_overload("isJson", &[argument])) };
+    pay_parts(&account, text, is_json_mark)?;
+    bool_answer(parse_json(text).is_ok())
 }
 
 fn encode_query<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
@@ -112,11 +130,12 @@ fn encode_query<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
 }
 
 fn decode_query<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
-    let [argument] = take(args)?;
-    match as_text(argument.as_ref()) {
-        Some(text) => Ok(CowVal::Owned(value::from_json(&query::parameters(text)))),
-        None => Err(no_overload("queryString.decode", &[argument])),
-    }
+    let [account, argument] = take(args)?;
+    let Some(text) = as_text(argument.as_ref()) else {
+        return Err(no_overload("queryString.decode", &[argument]));
+    };
+    pay_parts(&account, text, |byte| byte == b'&')?;
+    Ok(CowVal::Owned(value::from_json(&query::parameters(text))))
 }
 
 /// Only characters a query may hold (RFC 3986 section 3.4), and whole percent escapes.
@@ -164,8 +183,9 @@ fn split_url(text: &str) -> Result<http::Uri, String> {
 }
 
 fn parse_url<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
-    let [argument] = take(args)?;
+    let [account, argument] = take(args)?;
     let Some(text) = as_text(argument.as_ref()) else { return Err(no_overload("url.parse", &[argument])) };
+    pay_parts(&account, text, |byte| byte == b'&')?;
     let uri = match split_url(text) {
         Ok(uri) => uri,
         Err(message) => return failed("url.parse", message),

@@ -1,75 +1,23 @@
 //! Text functions whose own bounds matter, and those CEL's extension lacks.
 
-use std::any::Any;
-use std::sync::Arc;
-
-use cel::common::types::{CelDuration, CelList, CelTimestamp, DURATION_TYPE, TIMESTAMP_TYPE, Type};
-use cel::common::value::{StaticVal, Val};
-use regex::{Regex, RegexBuilder};
+use cel::common::types::{CelDuration, CelList, CelTimestamp, DURATION_TYPE, TIMESTAMP_TYPE};
 
 use super::charged::format_size;
+use super::pattern::{PATTERN_BYTES_MAX, Pattern};
 use super::{
     Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, ExecutionError, INT_TYPE, STRING_TYPE, as_int,
     as_text, bool_answer, budget, failed, global, int_answer, method, no_overload, take, text_answer,
 };
 use crate::expr::value;
 
-/// Longest pattern.
-const PATTERN_BYTES_MAX: usize = 1024;
-/// Largest compiled pattern.
-const PATTERN_PROGRAM_BYTES_MAX: usize = 256 * 1024;
-/// Units a pattern costs that is compiled in the middle of an evaluation.
-const PATTERN_UNITS: u64 = 2_000;
+/// Units for each 256 bytes in which one text is searched for another.
+const SEARCH_PRICE: u64 = 20;
+/// Units of one match that is replaced.
+const MATCH_UNITS: u64 = 1;
+/// Units of one piece of a split string.
+const PIECE_UNITS: u64 = 1;
 /// Bytes a piece of a split string costs beside its text.
 const PIECE_BYTES: u64 = 48;
-
-static PATTERN: Type = Type::new_unspecified_type("@pattern");
-
-/// A compiled regular expression (RE2 syntax and semantics: linear time). Shared, so that every run finds the scratch
-/// memory of the last one.
-#[derive(Debug, Clone)]
-pub(in crate::expr) struct Pattern(Arc<Regex>);
-
-impl Pattern {
-    /// Compiles a pattern within the limits above.
-    pub(in crate::expr) fn compile(source: &str) -> Result<Self, String> {
-        if source.len() > PATTERN_BYTES_MAX {
-            return Err(format!("the pattern is longer than {PATTERN_BYTES_MAX} bytes"));
-        }
-        let regex = RegexBuilder::new(source)
-            .size_limit(PATTERN_PROGRAM_BYTES_MAX)
-            .dfa_size_limit(PATTERN_PROGRAM_BYTES_MAX)
-            .nest_limit(50)
-            .build();
-        regex.map(|regex| Self(Arc::new(regex))).map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => "the pattern is too complex".to_owned(),
-            error => format!(
-                "the pattern cannot be read: {}",
-                error.to_string().lines().last().unwrap_or_default().trim()
-            ),
-        })
-    }
-}
-
-impl Val for Pattern {
-    fn get_type(&self) -> &Type {
-        &PATTERN
-    }
-
-    fn cel_type() -> &'static Type {
-        &PATTERN
-    }
-
-    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v> {
-        Box::new(self.clone())
-    }
-
-    fn as_any(&self) -> Option<&dyn Any> {
-        Some(self)
-    }
-}
-
-impl StaticVal for Pattern {}
 
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     let (any, string, int) = (&DYN_TYPE, &STRING_TYPE, &INT_TYPE);
@@ -107,17 +55,19 @@ fn matches<'b, 'v>(args: Args<'b, 'v>) -> Answer<'b, 'v> {
     let [account, text, pattern] = take(args)?;
     let Some(string) = as_text(text.as_ref()) else { return Err(no_overload("matches", &[text, pattern])) };
     let account = budget(&account)?;
-    // Matching reads a byte in up to a few nanoseconds, four times slower than copying.
-    account.spend_bytes(length(string).saturating_mul(4))?;
-    if let Some(Pattern(regex)) = pattern.downcast_ref::<Pattern>() {
-        return bool_answer(regex.is_match(string));
+    if let Some(pattern) = pattern.downcast_ref::<Pattern>() {
+        account.spend(pattern.search_units(string.len()))?;
+        return bool_answer(pattern.regex().is_match(string));
     }
     let Some(source) = as_text(pattern.as_ref()) else {
         return Err(no_overload("matches", &[text, pattern]));
     };
-    account.spend(PATTERN_UNITS)?;
-    match Pattern::compile(source) {
-        Ok(Pattern(regex)) => bool_answer(regex.is_match(string)),
+    account.spend(Pattern::compile_units(source))?;
+    match Pattern::compile(source, PATTERN_BYTES_MAX) {
+        Ok(pattern) => {
+            account.spend(pattern.search_units(string.len()))?;
+            bool_answer(pattern.regex().is_match(string))
+        }
         Err(message) => failed("matches", message),
     }
 }
@@ -130,9 +80,12 @@ fn replace<'b, 'v>(mut args: Args<'b, 'v>) -> Answer<'b, 'v> {
         return Err(no_overload("replace", &[text, from, to]));
     };
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    let found = string.matches(from_text).take(limit).count();
+    let account = budget(&account)?;
+    account.spend_bytes(string.len(), SEARCH_PRICE)?;
+    let found = string.matches(from_text).take(limit.min(account.affordable(MATCH_UNITS))).count();
+    account.spend_each(found, MATCH_UNITS)?;
     let growth = u64::try_from(found).unwrap_or(u64::MAX).saturating_mul(length(to_text));
-    budget(&account)?.hold(length(string).saturating_add(growth))?;
+    account.hold(length(string).saturating_add(growth))?;
     text_answer(string.replacen(from_text, to_text, limit))
 }
 
@@ -163,14 +116,17 @@ fn split<'b, 'v>(mut args: Args<'b, 'v>) -> Answer<'b, 'v> {
     let pieces = match (limit, mark.is_empty()) {
         (Some(0), _) => Vec::new(),
         (_, true) => {
+            account.spend_each(string.len(), PIECE_UNITS)?;
             account.hold(length(string).saturating_mul(PIECE_BYTES))?;
             characters(string, limit.unwrap_or(usize::MAX))
         }
         (limit, false) => {
             let limit = limit.unwrap_or(usize::MAX);
-            let count =
-                u64::try_from(string.matches(mark).take(limit).count()).unwrap_or(u64::MAX).saturating_add(1);
-            account.hold(count.saturating_mul(PIECE_BYTES).saturating_add(length(string)))?;
+            account.spend_bytes(string.len(), SEARCH_PRICE)?;
+            let marks = string.matches(mark).take(limit.min(account.affordable(PIECE_UNITS))).count();
+            account.spend_each(marks + 1, PIECE_UNITS)?;
+            let pieces = u64::try_from(marks).unwrap_or(u64::MAX).saturating_add(1);
+            account.hold(pieces.saturating_mul(PIECE_BYTES).saturating_add(length(string)))?;
             string.splitn(limit, mark).collect()
         }
     };
@@ -207,7 +163,7 @@ impl Search {
         let (Some(string), Some(mark)) = (as_text(text.as_ref()), as_text(needle.as_ref())) else {
             return Err(no_overload(function, &[text, needle]));
         };
-        budget(&account)?.spend_bytes(length(string))?;
+        budget(&account)?.spend_bytes(string.len(), SEARCH_PRICE)?;
         let characters = i64::try_from(string.chars().count()).unwrap_or(i64::MAX);
         if let Some(offset) =
             offset.filter(|offset| *offset < 0 || (!mark.is_empty() && *offset >= characters))

@@ -5,11 +5,15 @@ use cel::common::ast::{ComprehensionExpr, Expr, LiteralValue, operators};
 
 use super::Rewriter;
 use crate::expr::ExprError;
+use crate::expr::budget::Rate;
 use crate::expr::kind;
-use crate::expr::library::{self, Pattern};
-use crate::expr::slots::{BUDGET, Slot};
-use crate::expr::syntax::{COMPREHENSION_NESTING_MAX, weight};
+use crate::expr::library::{self, PATTERN_BYTES_MAX, Pattern};
+use crate::expr::slots::{self, BUDGET, Source};
+use crate::expr::syntax::{COMPREHENSION_NESTING_MAX, work};
 use crate::expr::tree::{self, call, ident, int, member, node};
+
+/// Literals up to this length are paid for by their node.
+const SHORT_LITERAL_BYTES_MAX: usize = 256;
 
 impl Rewriter {
     /// A call of parts already rewritten, with its charges.
@@ -21,14 +25,8 @@ impl Rewriter {
     ) -> Result<IdedExpr, ExprError> {
         let budget = || ident(BUDGET);
         if target.is_none() && is_operator(&function) {
-            let plain =
-                function != operators::ADD || args.iter().any(|arg| is_number(arg) || is_accumulator(arg));
-            return Ok(if plain {
-                call(function, args)
-            } else {
-                args.insert(0, budget());
-                call("@add", args)
-            });
+            self.check_operands(&function, &args)?;
+            return Ok(self.operator(function, args));
         }
         if function == "matches" {
             return self.matches(target, args);
@@ -36,9 +34,11 @@ impl Rewriter {
         if let ("getMilliseconds", Some(target)) = (function.as_str(), &target) {
             return Ok(call("@milliseconds", vec![target.clone()]));
         }
+        let rate = library::rate(&function);
         if let Some(bounded) = library::bounded(&function, target.is_some()) {
-            args.splice(0..0, std::iter::once(budget()).chain(target));
-            return Ok(call(bounded, args));
+            let parts: Vec<IdedExpr> =
+                target.into_iter().chain(args).map(|part| self.paid(part, rate)).collect();
+            return Ok(call(bounded, std::iter::once(budget()).chain(parts).collect()));
         }
         if function == "format"
             && target.is_some()
@@ -46,19 +46,109 @@ impl Rewriter {
         {
             args.push(call("@format_arguments", vec![budget(), arguments]));
         }
+        let args: Vec<IdedExpr> = args.into_iter().map(|arg| self.paid(arg, rate)).collect();
         let built = match target {
-            Some(target) => member(target, function.clone(), args),
+            Some(target) => member(self.paid(target, rate), function.clone(), args),
             None => call(function.clone(), args),
         };
         let scalar = matches!(
             kind::of(&built, &self.slots),
             Some(kind::Kind::Bool | kind::Kind::Number | kind::Kind::Time)
         );
-        Ok(if scalar || function.starts_with('@') || !library::builds(&function) {
-            built
-        } else {
-            keep(built)
-        })
+        Ok(if scalar || !library::builds(&function) { built } else { keep(built) })
+    }
+
+    /// Refuses operands that no run could make fit: a comparison that never holds, an index that is always an error.
+    fn check_operands(&self, function: &str, args: &[IdedExpr]) -> Result<(), ExprError> {
+        let [a, b] = args else { return Ok(()) };
+        if self.names.phase().is_none() {
+            return Ok(());
+        }
+        let (left, right) = (kind::of(a, &self.slots), kind::of(b, &self.slots));
+        match function {
+            operators::EQUALS
+            | operators::NOT_EQUALS
+            | operators::GREATER_EQUALS
+            | operators::LESS_EQUALS
+            | operators::GREATER
+            | operators::LESS => match (left, right) {
+                (Some(left), Some(right))
+                    if left != right && left != kind::Kind::Null && right != kind::Kind::Null =>
+                {
+                    let message = format!("{} and {} cannot be compared", left.noun(), right.noun());
+                    Err(ExprError::new(message).with_hint(
+                        "compare values of one kind: numbers and true, false are written without quotes, timestamp('...') makes a time of text",
+                    ))
+                }
+                _ => Ok(()),
+            },
+            operators::IN => match right.filter(|kind| !matches!(kind, kind::Kind::List | kind::Kind::Map)) {
+                Some(kind) => {
+                    Err(ExprError::new(format!("`in` looks into a list or a map, not into {}", kind.noun()))
+                        .with_hint("to look for a part of a text, write `text.contains(part)`"))
+                }
+                None => Ok(()),
+            },
+            operators::INDEX => match left {
+                Some(
+                    kind @ (kind::Kind::Text | kind::Kind::Number | kind::Kind::Bool | kind::Kind::Time),
+                ) => Err(ExprError::new(format!("{} has no elements to choose from by [ ]", kind.noun()))),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// An operator. Those that look into their operands pay for them, `+` for its result.
+    fn operator(&mut self, function: String, mut args: Vec<IdedExpr>) -> IdedExpr {
+        match function.as_str() {
+            operators::ADD => {
+                if args.iter().any(|arg| is_number(arg) || is_accumulator(arg)) {
+                    return call(function, args);
+                }
+                args.insert(0, ident(BUDGET));
+                call("@add", args)
+            }
+            operators::EQUALS
+            | operators::NOT_EQUALS
+            | operators::GREATER_EQUALS
+            | operators::LESS_EQUALS
+            | operators::GREATER
+            | operators::LESS
+            | operators::IN => {
+                let args = args.into_iter().map(|arg| self.paid(arg, Rate::PLAIN)).collect();
+                call(function, args)
+            }
+            // What an optional holds is a copy.
+            operators::OPT_INDEX | operators::OPT_SELECT => keep(call(function, args)),
+            _ => call(function, args),
+        }
+    }
+
+    /// An argument, paid for at a function's rate: by the variable it is, or by a call around it.
+    fn paid(&mut self, expr: IdedExpr, rate: Rate) -> IdedExpr {
+        let free = match &expr.expr {
+            Expr::Literal(LiteralValue::String(text)) => text.inner().len() <= SHORT_LITERAL_BYTES_MAX,
+            Expr::Literal(LiteralValue::Bytes(bytes)) => bytes.inner().len() <= SHORT_LITERAL_BYTES_MAX,
+            Expr::Literal(_) => true,
+            Expr::Ident(name) if name == BUDGET => true,
+            Expr::Ident(name) => match slots::index(name).and_then(|at| self.slots.get_mut(at)) {
+                Some(slot) => {
+                    slot.rate = slot.rate.or(rate);
+                    true
+                }
+                None => false,
+            },
+            _ => matches!(
+                kind::of(&expr, &self.slots),
+                Some(kind::Kind::Bool | kind::Kind::Number | kind::Kind::Null | kind::Kind::Time)
+            ),
+        };
+        if free {
+            return expr;
+        }
+        let price = |units| int(i64::try_from(units).unwrap_or(i64::MAX));
+        call("@pay", vec![ident(BUDGET), expr, price(rate.bytes), price(rate.nodes)])
     }
 
     /// A constant pattern is compiled now, so that a bad one is found when the policy is saved.
@@ -67,10 +157,10 @@ impl Rewriter {
         if args.len() == 2
             && let Some(IdedExpr { expr: Expr::Literal(LiteralValue::String(source)), .. }) = args.get(1)
         {
-            match Pattern::compile(source.inner()) {
+            match Pattern::compile(source.inner(), PATTERN_BYTES_MAX) {
                 Ok(pattern) => {
                     args.pop();
-                    let slot = self.slot(Slot::Pattern(pattern))?;
+                    let slot = self.slot(Source::Pattern(pattern))?;
                     args.push(slot);
                 }
                 Err(message) if self.names.phase().is_some() => {
@@ -105,11 +195,11 @@ impl Rewriter {
         self.nesting -= nested;
         body?;
         let turn =
-            if binds { weight(&c.result) } else { weight(&c.loop_step).saturating_add(weight(&c.loop_cond)) };
+            if binds { work(&c.result) } else { work(&c.loop_step).saturating_add(work(&c.loop_cond)) };
         let cost = i64::try_from(turn).unwrap_or(i64::MAX);
         if binds {
             let value = std::mem::take(&mut c.accu_init);
-            c.accu_init = call("@bound", vec![ident(BUDGET), value, int(cost)]);
+            c.accu_init = keep(value);
         }
         let range_name = match &range.expr {
             Expr::Call(pairs) if pairs.func_name == "@pairs" => None,

@@ -1,14 +1,14 @@
 //! Names: which part of a dotted path is a variable, and which is a field of it.
 
 use cel::IdedExpr;
-use cel::common::ast::{Expr, LiteralValue, SelectExpr};
+use cel::common::ast::{Expr, SelectExpr};
 
 use super::Rewriter;
 use crate::expr::ExprError;
 use crate::expr::library;
 use crate::expr::names::{self, Found, VARIABLES};
-use crate::expr::slots::{Made, Slot};
-use crate::expr::tree::{boolean, node};
+use crate::expr::slots::{Made, Source};
+use crate::expr::tree::node;
 
 impl Rewriter {
     /// An identifier or a selection: a variable if its dotted name is one, otherwise a field of whatever it is on.
@@ -26,12 +26,11 @@ impl Rewriter {
         let (slot, used) = match names::find(&borrowed, phase)? {
             Found::Row { row, used } => match header_entry(row, segments.get(used)) {
                 Some(entry) => (entry, used + 1),
-                None => (Slot::Row(row), used),
+                None => (Source::Row(row), used),
             },
-            Found::Group(path) => (Slot::Group(path), segments.len()),
-            Found::Made { map, name: None, used } => (Slot::MadeAll(made(map)), used),
-            Found::Made { map, name: Some(name), used } => (Slot::MadeOne(made(map), name), used),
-            Found::Empty => return Ok(node(Expr::Literal(LiteralValue::String(String::new().into())))),
+            Found::Group(path) => (Source::Group(path), segments.len()),
+            Found::Made { map, name: None, used } => (Source::MadeAll(made(map)), used),
+            Found::Made { map, name: Some(name), used } => (Source::MadeOne(made(map), name), used),
             Found::Foreign if library::is_type(&borrowed.join(".")) => return Ok(expr),
             Found::Foreign => return Err(names::unknown_root(&root)),
         };
@@ -61,12 +60,11 @@ impl Rewriter {
         let borrowed: Vec<&str> = segments.iter().map(String::as_str).collect();
         let whole = segments.len();
         match names::find(&borrowed, phase)? {
-            Found::Row { used, .. } if used == whole => self.slot(Slot::Present(borrowed.join("."))),
-            Found::Group(path) => self.slot(Slot::Present(path)),
+            Found::Row { used, .. } if used == whole => self.slot(Source::Present(borrowed.join("."))),
+            Found::Group(path) => self.slot(Source::Present(path)),
             Found::Made { map, name: Some(name), used } if used == whole => {
-                self.slot(Slot::MadeHas(made(map), name))
+                self.slot(Source::MadeHas(made(map), name))
             }
-            Found::Empty => Ok(boolean(false)),
             Found::Foreign => Err(names::unknown_root(borrowed.first().copied().unwrap_or_default())),
             Found::Row { .. } | Found::Made { .. } => rewritten(self, operand),
         }
@@ -84,13 +82,13 @@ impl Rewriter {
 }
 
 /// One header of a message, which is found without building all of them.
-pub(super) fn header_entry(row: usize, name: Option<&String>) -> Option<Slot> {
+pub(super) fn header_entry(row: usize, name: Option<&String>) -> Option<Source> {
     let response = match VARIABLES.get(row)?.path {
         "req.headers" => false,
         "res.headers" => true,
         _ => return None,
     };
-    name.map(|name| Slot::HeaderEntry { response, name: name.to_ascii_lowercase() })
+    name.map(|name| Source::HeaderEntry { response, name: name.to_ascii_lowercase() })
 }
 
 fn made(map: &str) -> Made {
