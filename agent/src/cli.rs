@@ -3,11 +3,14 @@
 mod adhoc;
 mod api;
 mod config;
+mod habits;
 mod logging;
 mod report;
 mod running;
 mod service;
 mod start;
+
+pub(crate) use habits::advice;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,7 +23,7 @@ use ebbgate::trust::Trust;
 
 /// Reaches private services through an Ebbgate edge, without opening a port.
 #[derive(Parser)]
-#[command(name = "ebbgate", version, disable_help_subcommand = true)]
+#[command(name = "ebbgate", version)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -114,17 +117,34 @@ pub(crate) fn run(arguments: Arguments, env: Env<'_>) -> Result<(), Failure> {
     }
 }
 
-/// `~/.config/ebbgate/ebbgate.yml`, or its place under `XDG_CONFIG_HOME`.
+/// The files that `EBBGATE_CONFIG`, else `NGROK_CONFIG`, names, separated by commas.
+fn variable_files(env: Env<'_>) -> Vec<PathBuf> {
+    let named = ["EBBGATE_CONFIG", "NGROK_CONFIG"]
+        .into_iter()
+        .find_map(|name| env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()));
+    let named = named.unwrap_or_default();
+    named.split(',').map(str::trim).filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+}
+
+/// The file a command changes when none is named: the first of the environment's, else
+/// `~/.config/ebbgate/ebbgate.yml` or its place under `XDG_CONFIG_HOME`.
 fn default_file(env: Env<'_>) -> Option<PathBuf> {
+    if let Some(first) = variable_files(env).into_iter().next() {
+        return Some(first);
+    }
     let home = || env("HOME").map(|home| PathBuf::from(home).join(".config"));
     let base = env("XDG_CONFIG_HOME").filter(|path| Path::new(path).is_absolute()).map(PathBuf::from);
     Some(base.or_else(home)?.join("ebbgate/ebbgate.yml"))
 }
 
-/// The files to read: those named, or the default one where it exists.
+/// The files to read: those named, else those of the environment, else the default one where it exists.
 fn files(named: &[PathBuf], env: Env<'_>) -> Vec<PathBuf> {
     if !named.is_empty() {
         return named.to_vec();
+    }
+    let of_environment = variable_files(env);
+    if !of_environment.is_empty() {
+        return of_environment;
     }
     default_file(env).into_iter().filter(|path| path.exists()).collect()
 }

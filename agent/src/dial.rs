@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{AgentConfig, CarrierChoice, ConnectAddress, Secret};
+use crate::network::{Ends, HostNetwork, Network, Unwatched};
 use crate::proxy::{ProxyError, ProxyUrl};
 use crate::quic::QuicDialer;
 use crate::stream::Streams;
@@ -25,6 +26,9 @@ use crate::upstream::{race, ready};
 
 /// Milliseconds that TCP has before QUIC is tried beside it.
 const TCP_HEAD_START_MS: u64 = 1_000;
+/// Longest wait for an answer to a SYN, in seconds. The kernel repeats it after 1, 3 and 7 s (RFC 6298): a new attempt after
+/// 4 s is heard sooner than the third repetition by an edge that just came back.
+pub const CONNECT_SECS_MAX: u64 = 4;
 /// Silence on a link before the kernel asks whether the edge is there, in seconds.
 const KEEP_ALIVE_SECS: u64 = 30;
 /// Seconds between such questions.
@@ -42,12 +46,14 @@ pub struct Dialled {
     pub io: Box<dyn Carrier>,
     /// Proxied streams beside them, where the carrier has its own kind.
     pub streams: Option<Box<dyn Streams>>,
+    /// Both ends of the TCP connection below, where there is one.
+    pub ends: Option<Ends>,
 }
 
 impl Dialled {
     /// A connection that carries the session and nothing beside it.
     pub fn alone(io: impl Carrier + 'static) -> Self {
-        Self { io: Box::new(io), streams: None }
+        Self { io: Box::new(io), streams: None, ends: None }
     }
 }
 
@@ -73,6 +79,11 @@ pub trait Dial: Send + Sync + 'static {
     /// Streams over QUIC for the session of this link ticket.
     fn attach(&self, _ticket: Secret) -> Dialling<'_, Box<dyn Streams>> {
         Box::pin(async { Err(DialError::Unsupported("QUIC")) })
+    }
+
+    /// The network below, watched from now on.
+    fn network(&self) -> Box<dyn Network> {
+        Box::new(Unwatched)
     }
 
     /// Where to, for people.
@@ -236,7 +247,7 @@ impl EdgeDialer {
     async fn tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
         let interface: Option<Arc<str>> = self.interface.as_deref().map(Into::into);
-        race(found, move |address| {
+        let racing = race(found, move |address| {
             let interface = interface.clone();
             async move {
                 let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
@@ -245,13 +256,21 @@ impl EdgeDialer {
                 }
                 socket.connect(address).await
             }
-        })
-        .await
-        .map(ready)
+        });
+        let limit = Duration::from_secs(CONNECT_SECS_MAX);
+        let silent =
+            || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {CONNECT_SECS_MAX} s"));
+        tokio::time::timeout(limit, racing).await.unwrap_or_else(|_| Err(silent())).map(ready)
     }
 
     async fn reach_session(&self) -> Result<Dialled, DialError> {
-        let tcp = async { self.reach_tls(&self.tls).await.map(Dialled::alone) };
+        let tcp = async {
+            let tls = self.reach_tls(&self.tls).await?;
+            let socket = tls.get_ref().0;
+            let ends = socket.local_addr().ok().zip(socket.peer_addr().ok());
+            let ends = ends.map(|(local, peer)| Ends { local, peer });
+            Ok(Dialled { ends, ..Dialled::alone(tls) })
+        };
         match (&self.quic, self.carrier) {
             (Some(quic), CarrierChoice::Quic) => quic.session().await,
             (Some(quic), CarrierChoice::Auto) => first(tcp, quic.session()).await,
@@ -302,6 +321,10 @@ impl Dial for EdgeDialer {
             return Box::pin(async { Err(DialError::Unsupported("QUIC through a proxy")) });
         };
         Box::pin(self.within(quic.attach(ticket)))
+    }
+
+    fn network(&self) -> Box<dyn Network> {
+        Box::new(HostNetwork::watch(self.interface.as_deref().map(Into::into)))
     }
 
     fn target(&self) -> String {

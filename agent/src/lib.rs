@@ -7,7 +7,7 @@
 //! let session = Session::builder()
 //!     .authtoken("27 characters, an underscore and 21 more")
 //!     .trust(Trust::File("/etc/ebbgate/connect-ca.pem".into()))
-//!     .connect("connect.example.com:443")
+//!     .connect("connect.example.com:4443")
 //!     .await?;
 //!
 //! // Streams of your own:
@@ -34,6 +34,7 @@ pub mod backoff;
 pub mod config;
 pub mod dial;
 pub mod links;
+pub mod network;
 pub mod path;
 pub mod plan;
 mod policy;

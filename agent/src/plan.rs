@@ -10,7 +10,7 @@ use std::time::Duration;
 use ebbgate_model::{EndpointUrl, ErrorCode};
 use ebbgate_wire::rpc::{Auth, AuthExtra, AuthReply, Bind, BindReply, Secret, error_code};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Reconnect};
 
 /// A session that lasted this long counts as a success: the next reconnect is quick again. In seconds.
 pub const STABLE_SECS: u64 = 1;
@@ -109,7 +109,9 @@ pub struct Plan {
     cookie: Secret,
     online_since: Option<Duration>,
     was_online: bool,
+    /// Of refused sessions.
     backoff: Backoff,
+    reconnect: Reconnect,
     next_key: Key,
     endpoints: BTreeMap<Key, Endpoint>,
 }
@@ -124,6 +126,7 @@ impl Plan {
             online_since: None,
             was_online: false,
             backoff: Backoff::default(),
+            reconnect: Reconnect::default(),
             next_key: 0,
             endpoints: BTreeMap::new(),
         }
@@ -164,16 +167,37 @@ impl Plan {
         self.was_online
     }
 
-    /// The connection ended, or none came about: how long to wait before the next.
-    pub fn lost(&mut self, now: Duration, random: u32) -> Duration {
-        let stable = Duration::from_secs(STABLE_SECS);
-        if self.online_since.take().is_some_and(|since| now.saturating_sub(since) >= stable) {
+    /// The connection ended, or none came about after `took`: how long to wait before the next.
+    pub fn lost(&mut self, now: Duration, took: Duration, random: u32) -> Duration {
+        // The time a session lasted is no part of an attempt.
+        let took = if self.online_since.is_some() { Duration::ZERO } else { took };
+        self.book_end(now);
+        self.reconnect.wait(took, random)
+    }
+
+    /// The edge refused the session: how long to wait before the next try. Trying soon would not change its mind.
+    pub fn refused(&mut self, now: Duration, random: u32) -> Duration {
+        self.book_end(now);
+        self.backoff.wait(random)
+    }
+
+    /// The way to the edge is a new one: earlier failures say nothing about it.
+    pub fn moved(&mut self) {
+        self.reconnect.reset();
+    }
+
+    fn book_end(&mut self, now: Duration) {
+        if let Some(since) = self.online_since.take() {
             self.backoff.reset();
+            if now.saturating_sub(since) >= Duration::from_secs(STABLE_SECS) {
+                self.reconnect.reset();
+            } else {
+                self.reconnect.short_session();
+            }
         }
         for endpoint in self.endpoints.values_mut() {
             endpoint.state = State::Due(now);
         }
-        self.backoff.wait(random)
     }
 
     /// Adds an endpoint, due at once.

@@ -43,7 +43,8 @@ impl QuicDialer {
     /// A session, and its visitors' streams beside it.
     pub async fn session(&self) -> Result<Dialled, DialError> {
         let (connection, stream) = self.open(Opening::Session).await?;
-        Ok(Dialled { io: Box::new(stream), streams: Some(Box::new(QuicStreams::new(connection, None))) })
+        let streams: Box<dyn Streams> = Box::new(QuicStreams::new(connection, None));
+        Ok(Dialled { streams: Some(streams), ..Dialled::alone(stream) })
     }
 
     /// Streams for the session of this ticket.

@@ -98,7 +98,7 @@ impl SessionBuilder {
         self
     }
 
-    /// Connects to `host:port` (443 if left out). The first try decides; afterwards the session reconnects by itself.
+    /// Connects to `host[:port]` (4443 if left out). The first try decides; afterwards the session reconnects by itself.
     pub async fn connect(mut self, edge: &str) -> Result<Session, SdkError> {
         self.agent.connect = Some(ConnectAddress::parse(edge).map_err(SdkError::Address)?);
         let dialer = Arc::new(EdgeDialer::new(&self.agent)?);

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::dial::{Dial, DialError, Dialled};
+use crate::network::{Footing, Network};
 use crate::plan::{Key, Patience, Plan, Refusal};
 use crate::stream::Stream;
 use crate::upstream::Upstream;
@@ -254,6 +255,8 @@ struct Actor {
     routes: Routes,
     inbox: mpsc::Receiver<Command>,
     start: Instant,
+    network: Box<dyn Network>,
+    footing: Footing,
 }
 
 /// Why the task goes on or not.
@@ -266,6 +269,7 @@ enum Flow {
 impl Actor {
     fn new(settings: Settings, inbox: mpsc::Receiver<Command>) -> Self {
         let plan = Plan::new(settings.hello.clone());
+        let network = settings.dialer.network();
         Self {
             settings,
             plan,
@@ -273,6 +277,8 @@ impl Actor {
             routes: Routes::default(),
             inbox,
             start: Instant::now(),
+            network,
+            footing: Footing::default(),
         }
     }
 
@@ -286,8 +292,12 @@ impl Actor {
 
     async fn run(mut self) {
         loop {
+            let attempt = self.now();
             let ended = match self.dial().await {
-                Ok(Ok(dialled)) => self.connection(dialled).await,
+                Ok(Ok(dialled)) => {
+                    self.footing.online(dialled.ends);
+                    self.connection(dialled).await
+                }
                 Ok(Err(error)) => Err(connection::Ended::Lost(error.to_string())),
                 Err(done) => Ok(done),
             };
@@ -298,7 +308,7 @@ impl Actor {
                     }
                     return;
                 }
-                Err(ended) => self.offline(ended),
+                Err(ended) => self.offline(ended, attempt),
             };
             if let Flow::Close(done) = self.pause(wait).await {
                 if let Some(done) = done {
@@ -310,22 +320,44 @@ impl Actor {
     }
 
     /// Books the end of a connection and says how long to wait.
-    fn offline(&mut self, ended: connection::Ended) -> Duration {
+    fn offline(&mut self, ended: connection::Ended, attempt: Duration) -> Duration {
         let was_online = self.plan.was_online();
-        let random = (self.settings.random)();
-        let retry_in = self.plan.lost(self.now(), random);
+        let (now, random) = (self.now(), (self.settings.random)());
+        self.footing.offline(self.source());
         self.routes.clear();
-        self.tell(match ended {
-            connection::Ended::Lost(reason) => Event::SessionOffline { reason, retry_in },
-            connection::Ended::Refused(refusal) => Event::AuthRefused { refusal, was_online, retry_in },
-        });
+        let (event, retry_in) = match ended {
+            connection::Ended::Lost(reason) => {
+                let retry_in = self.plan.lost(now, now.saturating_sub(attempt), random);
+                (Event::SessionOffline { reason, retry_in }, retry_in)
+            }
+            connection::Ended::Refused(refusal) => {
+                let retry_in = self.plan.refused(now, random);
+                (Event::AuthRefused { refusal, was_online, retry_in }, retry_in)
+            }
+        };
+        self.tell(event);
         retry_in
     }
 
-    /// Dials while still taking commands; the outer error means closed.
+    /// The address from which the edge would be reached now.
+    fn source(&self) -> Option<std::net::IpAddr> {
+        self.footing.peer().and_then(|peer| self.network.source(peer))
+    }
+
+    /// The network changed while nothing is connected: when to try, if that is earlier than planned.
+    fn network_changed(&mut self) -> Option<Instant> {
+        let source = self.source();
+        let at = self.footing.changed_offline(self.now(), source)?;
+        self.plan.moved();
+        Some(self.start + at)
+    }
+
+    /// Dials while still taking commands; the outer error means closed. A change of network begins the dial anew, for the
+    /// old one may wait on a way that is gone.
     async fn dial(&mut self) -> Result<Result<Dialled, DialError>, Option<oneshot::Sender<()>>> {
         let dialer = self.settings.dialer.clone();
         let mut dialling = dialer.dial();
+        let mut again_at = None;
         loop {
             tokio::select! {
                 outcome = &mut dialling => return Ok(outcome),
@@ -334,13 +366,18 @@ impl Actor {
                         return Err(done);
                     }
                 }
+                () = self.network.changed() => again_at = self.network_changed().or(again_at),
+                () = connection::wait_until(again_at) => {
+                    again_at = None;
+                    dialling = dialer.dial();
+                }
             }
         }
     }
 
     /// Waits while still taking commands.
     async fn pause(&mut self, wait: Duration) -> Flow {
-        let until = Instant::now() + wait;
+        let mut until = Instant::now() + wait;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return Flow::Continue,
@@ -348,6 +385,9 @@ impl Actor {
                     if let Flow::Close(done) = self.offline_command(command) {
                         return Flow::Close(done);
                     }
+                }
+                () = self.network.changed() => {
+                    until = self.network_changed().map_or(until, |early| until.min(early));
                 }
             }
         }

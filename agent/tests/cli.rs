@@ -61,14 +61,23 @@ agent:
       upstream: {url: 8080}
 ";
 
+/// The same with an edge, whose authority stands beside the file.
+fn ready(directory: &Path) -> String {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    file(directory, "ca.pem", &issuer.as_ref().pem());
+    POOL.replace("  authtoken: t\n", "  authtoken: t\n  connect_url: edge.example\n  connect_cas: ca.pem\n")
+}
+
 #[tokio::test]
 async fn config_check_says_what_and_where() {
     let directory = tempfile::tempdir().unwrap();
-    file(directory.path(), "good.yml", POOL);
+    file(directory.path(), "good.yml", &ready(directory.path()));
     let good = run(directory.path(), &["config", "check", "--config", "good.yml"]).await;
     assert_eq!(good.code, Some(0), "{}", good.stderr);
     assert_eq!(good.stdout, "Valid configuration file at good.yml\n");
-    assert!(good.stderr.starts_with("WARNING:  good.yml:4:3: agent.endpoints:"), "{}", good.stderr);
+    assert!(good.stderr.starts_with("WARNING:  good.yml:6:3: agent.endpoints:"), "{}", good.stderr);
 
     file(directory.path(), "bad.yml", &POOL.replace("8080", "80 80").replace("name: a", "nam: a"));
     let bad = run(directory.path(), &["config", "check", "--config", "bad.yml"]).await;
@@ -88,6 +97,76 @@ async fn config_check_says_what_and_where() {
 }
 
 #[tokio::test]
+async fn config_check_refuses_a_file_that_cannot_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = ready(directory.path());
+    let check = async |text: &str, expect: Option<&str>| {
+        file(directory.path(), "agent.yml", text);
+        let ran = run(directory.path(), &["config", "check", "--config", "agent.yml"]).await;
+        assert_eq!(ran.code, Some(i32::from(expect.is_some())), "{text}: {}", ran.stderr);
+        assert!(ran.stderr.contains(expect.unwrap_or_default()), "{text}: {}", ran.stderr);
+    };
+    check(&good, None).await;
+    check(&good.replace("  authtoken: t\n", ""), Some("there is no authtoken")).await;
+    check(&good.replace("  connect_url: edge.example\n", ""), Some("no edge to connect to")).await;
+    check(&good.replace("ca.pem", "none.pem"), Some("connect_cas: ")).await;
+    check(&good.replace("edge.example", "-.-"), Some("connect_url: ")).await;
+    let proxied =
+        good.replace("  authtoken: t\n", "  authtoken: t\n  carrier: quic\n  proxy_url: http://p:1\n");
+    check(&proxied, Some("`carrier: quic` cannot go through proxy_url")).await;
+    // The environment counts, as it does for a start.
+    file(directory.path(), "agent.yml", &good.replace("  authtoken: t\n", ""));
+    let mut with_token = ebbgate(directory.path());
+    with_token.args(["config", "check", "--config", "agent.yml"]).env("EBBGATE_AUTHTOKEN", "t");
+    assert!(with_token.output().await.unwrap().status.success());
+}
+
+#[tokio::test]
+async fn the_environment_names_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), "mine.yml", &ready(directory.path()));
+    let check = async |name: &str, value: &str| {
+        let ran =
+            ebbgate(directory.path()).args(["config", "check"]).env(name, value).output().await.unwrap();
+        (ran.status.code(), String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap())
+    };
+    for name in ["EBBGATE_CONFIG", "NGROK_CONFIG"] {
+        let (code, stdout, stderr) = check(name, path.to_str().unwrap()).await;
+        assert_eq!(code, Some(0), "{name}: {stderr}");
+        assert!(stdout.contains("mine.yml"), "{name}: {stdout}");
+        let (code, _, stderr) = check(name, "none.yml").await;
+        assert_eq!(code, Some(1), "a file that is named must be there");
+        assert!(stderr.contains("cannot read none.yml"), "{name}: {stderr}");
+    }
+    let mut add = ebbgate(directory.path());
+    add.args(["config", "add-authtoken", "abc"]).env("EBBGATE_CONFIG", "new.yml");
+    assert!(add.output().await.unwrap().status.success());
+    assert!(fs::read_to_string(directory.path().join("new.yml")).unwrap().contains("abc"));
+}
+
+#[tokio::test]
+async fn an_authority_is_added_by_its_whole_path_and_must_be_one() {
+    let directory = tempfile::tempdir().unwrap();
+    ready(directory.path());
+    file(directory.path(), "not.pem", "text");
+    let add = async |who: &str| {
+        let directory = directory.path();
+        let ran = run(directory, &["config", "add-connect-cas", who, "--config", "agent.yml"]).await;
+        (ran.code, fs::read_to_string(directory.join("agent.yml")).unwrap_or_default())
+    };
+    assert_eq!(add("none.pem").await.0, Some(1));
+    assert_eq!(add("not.pem").await.0, Some(1));
+    let (code, text) = add("ca.pem").await;
+    let folder = directory.path();
+    assert_eq!(code, Some(0));
+    assert!(
+        text.contains(&format!("connect_cas: \"{}/ca.pem\"", folder.canonicalize().unwrap().display())),
+        "{text}"
+    );
+    assert!(add("host").await.1.contains("connect_cas: \"host\""));
+}
+
+#[tokio::test]
 async fn keys_are_added_to_the_default_file() {
     use std::os::unix::fs::PermissionsExt as _;
     let directory = tempfile::tempdir().unwrap();
@@ -102,7 +181,6 @@ async fn keys_are_added_to_the_default_file() {
         "version: 3\nagent:\n  connect_url: \"edge.example:4443\"\n  authtoken: \"abc\"\n"
     );
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(run(directory.path(), &["config", "check"]).await.code, Some(0));
     assert_eq!(run(directory.path(), &["config", "add-connect-url", "https://x"]).await.code, Some(1));
 }
 
@@ -155,7 +233,8 @@ async fn the_api_is_called_with_the_key_of_the_file_and_answers_are_printed() {
 #[tokio::test]
 async fn a_service_is_installed_only_with_a_valid_file() {
     let directory = tempfile::tempdir().unwrap();
-    let config = file(directory.path(), "agent.yml", POOL);
+    let good = ready(directory.path());
+    let config = file(directory.path(), "agent.yml", &good);
     let root = directory.path().join("root");
     let root = root.to_str().unwrap();
     let install = ["service", "install", "--config", "agent.yml", "--root", root];
@@ -165,9 +244,21 @@ async fn a_service_is_installed_only_with_a_valid_file() {
     let start = format!("start --all --service --config \"{}\"", config.canonicalize().unwrap().display());
     assert!(unit.contains(&start), "{unit}");
     assert_eq!(run(directory.path(), &["service", "uninstall", "--root", root]).await.code, Some(0));
-    file(directory.path(), "agent.yml", "version: 3\n");
-    assert_eq!(run(directory.path(), &install).await.code, Some(1));
-    assert!(!Path::new(root).join("etc/systemd/system/ebbgate.service").exists());
+    for (text, expect) in [
+        ("version: 3\n".to_owned(), "there is no authtoken"),
+        (good.replace("  authtoken: t\n", ""), "does not have the variables of this shell"),
+        (good.replace("  connect_url: edge.example\n", ""), "no edge to connect to"),
+        (good.split("  endpoints:").next().unwrap().to_owned(), "names no endpoint"),
+        (good.replace("  authtoken: t\n", "  authtoken: t\n  log: /var/log/e.log\n"), "agent.log: "),
+    ] {
+        file(directory.path(), "agent.yml", &text);
+        let mut command = ebbgate(directory.path());
+        let ran = command.args(install).env("EBBGATE_AUTHTOKEN", "t").output().await.unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{text}");
+        assert!(said.contains(expect), "{text}: {said}");
+        assert!(!Path::new(root).join("etc/systemd/system/ebbgate.service").exists(), "{text}");
+    }
 }
 
 #[tokio::test]

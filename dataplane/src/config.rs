@@ -41,7 +41,7 @@ pub struct Config {
     #[arg(long, value_name = "ADDR")]
     pub https: SocketAddr,
     /// Address for agents.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from(([0, 0, 0, 0], ebbgate_wire::CONNECT_PORT)))]
     pub connect: SocketAddr,
     /// QUIC for agents: `on`, on the UDP port of --connect; `off`; or a UDP address. Default: on, if the port is free.
     #[arg(long, value_name = "on|off|ADDR")]
@@ -285,6 +285,9 @@ mod tests {
         assert_eq!(config.control_socket(), Path::new("/d/run/edge.sock"));
         assert_eq!(config.waits().relay_idle_secs, 3600);
         assert_eq!(parse(&["--control", "unix:/x"]).unwrap().control_socket(), Path::new("/x"));
+        let plain = ["ebbgate-edge", "--dir", "/d", "--http", "[::]:0", "--https", "[::]:0"];
+        let listens = Config::try_parse_from(plain).unwrap().connect;
+        assert_eq!(listens.port(), ebbgate_wire::CONNECT_PORT, "where agents dial by default");
         let connect = "192.0.2.1:443".parse().unwrap();
         let quic = |text: &str| parse(&["--quic", text]).unwrap().quic.unwrap().address(connect);
         assert_eq!((quic("on"), quic("off"), config.quic), (Some(connect), None, None));

@@ -5,11 +5,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ebbgate::config::{ConnectAddress, clean_token, set_agent_key};
+use ebbgate::config::{Config, ConnectAddress, LogTarget, clean_token, set_agent_key};
 use ebbgate::trust::Trust;
-use ebbgate::upstream::Upstream;
 
-use super::{Env, Failure, default_file, files, load};
+use super::{Env, Failure, default_file, files, load, running};
+
+/// Folders that a service has for itself (`PrivateTmp`).
+const HIDDEN: [&str; 2] = ["/tmp", "/var/tmp"];
 
 #[derive(Subcommand)]
 pub(super) enum ConfigVerb {
@@ -36,6 +38,15 @@ pub(super) enum ConfigVerb {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Write into the file whose certificate the edge may present.
+    AddConnectCas {
+        /// `trusted`, `host` or a PEM file.
+        #[arg(value_name = "WHO")]
+        authorities: String,
+        /// Configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
 }
 
 pub(super) fn run(verb: &ConfigVerb, env: Env<'_>) -> Result<(), Failure> {
@@ -49,7 +60,22 @@ pub(super) fn run(verb: &ConfigVerb, env: Env<'_>) -> Result<(), Failure> {
             ConnectAddress::parse(address).map_err(Failure::new)?;
             set(config.as_deref(), "connect_url", address, env)
         }
+        ConfigVerb::AddConnectCas { authorities, config } => {
+            let value = authorities_value(authorities)?;
+            set(config.as_deref(), "connect_cas", &value, env)
+        }
     }
+}
+
+/// `trusted` and `host` as they are; a file must hold certificates and is named from the root, for a service starts
+/// elsewhere.
+fn authorities_value(text: &str) -> Result<String, Failure> {
+    let trust = Trust::parse(text);
+    let Trust::File(path) = &trust else { return Ok(text.to_owned()) };
+    trust.roots().map_err(Failure::new)?;
+    let path = path.canonicalize().map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    let path = path.to_str().ok_or_else(|| Failure::new(format!("{} is not UTF-8", path.display())))?;
+    Ok(path.to_owned())
 }
 
 fn check(named: &[PathBuf], env: Env<'_>) -> Result<(), Failure> {
@@ -57,22 +83,46 @@ fn check(named: &[PathBuf], env: Env<'_>) -> Result<(), Failure> {
     if files.is_empty() {
         return Err(Failure::new("there is no configuration file to check; name one with --config FILE"));
     }
-    validate(&files, env)?;
+    let _ = validate(&files, env)?;
     for file in &files {
         println!("Valid configuration file at {}", file.display());
     }
     Ok(())
 }
 
-/// Reads the files and everything they point to, as a start would.
-pub(super) fn validate(files: &[PathBuf], env: Env<'_>) -> Result<(), Failure> {
+/// Reads the files and everything they point to, as a start would; what could not start is refused.
+fn validate(files: &[PathBuf], env: Env<'_>) -> Result<Config, Failure> {
     let config = load(files, env)?;
-    if let Trust::File(_) = config.agent.trust {
-        config.agent.trust.roots().map_err(|error| Failure::new(format!("agent.connect_cas: {error}")))?;
+    running::prepare(&config)?;
+    Ok(config)
+}
+
+/// The same for a service: it has none of this shell's variables, serves all endpoints, and may write no file. `live` says
+/// whether the service will run on this system.
+pub(super) fn validate_service(files: &[PathBuf], live: bool, env: Env<'_>) -> Result<(), Failure> {
+    let config = validate(files, &|_| None).map_err(|failure| {
+        let helped = validate(files, env).is_ok();
+        let note = "the service does not have the variables of this shell: write their values into the file";
+        if helped { Failure(format!("{failure}{}", Failure::new(note))) } else { failure }
+    })?;
+    if config.endpoints.is_empty() {
+        return Err(Failure::new(
+            "the configuration names no endpoint, and a service serves those of its file",
+        ));
     }
-    for endpoint in &config.endpoints {
-        Upstream::new(endpoint)
-            .map_err(|error| Failure::new(format!("endpoint `{}`: {error}", endpoint.name)))?;
+    if let Some(LogTarget::File(path)) = &config.agent.log {
+        let path = path.display();
+        return Err(Failure::new(format!(
+            "agent.log: the service may write no file, so not {path}; remove the key, its log goes to the journal"
+        )));
+    }
+    // The unit has a /tmp of its own.
+    let hidden = |path: &&PathBuf| HIDDEN.iter().any(|folder| path.starts_with(folder));
+    if let Some(path) = files.iter().find(hidden).filter(|_| live) {
+        return Err(Failure::new(format!(
+            "the service does not see {}; move it to /etc/ebbgate",
+            path.display()
+        )));
     }
     Ok(())
 }

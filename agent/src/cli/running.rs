@@ -8,6 +8,7 @@ use ebbgate::dial::EdgeDialer;
 use ebbgate::plan::Patience;
 use ebbgate::session::{Delivery, Session, Settings, bind_request, hello, system_random};
 use ebbgate::upstream::Upstream;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -15,8 +16,8 @@ use tokio::sync::watch;
 use super::report::{Mode, Reporter, Verdict};
 use super::{Failure, logging};
 
-/// Runs to the end; blocking.
-pub(super) fn run(config: Config, mode: Mode, service: bool) -> Result<(), Failure> {
+/// Everything a start needs beside the network; an error says why the configuration cannot start.
+pub(super) fn prepare(config: &Config) -> Result<(EdgeDialer, Vec<Arc<Upstream>>), Failure> {
     if config.agent.authtoken.is_none() {
         return Err(Failure::new(
             "there is no authtoken; write it under `agent:`, set EBBGATE_AUTHTOKEN, or run `ebbgate config add-authtoken \
@@ -30,8 +31,15 @@ pub(super) fn run(config: Config, mode: Mode, service: bool) -> Result<(), Failu
             .map_err(|error| Failure::new(format!("endpoint `{}`: {error}", endpoint.name)))?;
         upstreams.push(Arc::new(upstream));
     }
+    Ok((dialer, upstreams))
+}
+
+/// Runs to the end; blocking.
+pub(super) fn run(config: Config, mode: Mode, service: bool) -> Result<(), Failure> {
+    let (dialer, upstreams) = prepare(&config)?;
     let console = logging::console(&config.agent);
     logging::install(&config.agent, console)?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -85,6 +93,19 @@ async fn serve(
     match ended {
         Verdict::Stop => Ok(()),
         Verdict::Fail(text) => Err(Failure::new(text)),
+    }
+}
+
+/// Every visitor takes two descriptors. Shells and supervisors start programs with a low soft limit, for the sake of those
+/// that use select(2); the hard limit is what the administrator meant.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!(%error, "the limit of open descriptors stays as it is");
     }
 }
 

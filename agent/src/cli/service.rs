@@ -48,12 +48,12 @@ fn host(root: Option<PathBuf>) -> Host {
 
 /// A file that does not pass is never installed: the service would fail at the next boot, far from its author.
 fn install(configs: &[PathBuf], root: Option<PathBuf>, env: Env<'_>) -> Result<(), Failure> {
-    config::validate(configs, env)?;
     let mut absolute = Vec::new();
     for path in configs {
         let found = path.canonicalize();
         absolute.push(found.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?);
     }
+    config::validate_service(&absolute, root.is_none(), env)?;
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(format!("cannot find the path of this program: {error}")))?;
     let host = host(root);

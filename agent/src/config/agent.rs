@@ -4,17 +4,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ebbgate_wire::CONNECT_PORT;
 use ebbgate_wire::rpc::Secret;
 
 use super::environment::clean_token;
-use super::read::{Field, Findings, Table};
+use super::read::{Field, Findings, Table, beside};
 use crate::proxy::ProxyUrl;
 use crate::trust::Trust;
 
 /// Longest metadata of a session, in bytes.
 const METADATA_BYTES_MAX: usize = 4096;
-/// Port of a connect address that names none.
-const CONNECT_PORT: u16 = 443;
 
 /// `host:port` of the edge's agent listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub struct ConnectAddress {
 impl ConnectAddress {
     /// Parses `host[:port]`; an IPv6 address with a port needs brackets.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is not `host:port`, as in `connect.example.com:443`");
+        let bad = || format!("`{text}` is not `host:port`, as in `connect.example.com:4443`");
         if text.contains("://") {
             return Err(format!("`{text}` has a scheme; despite its name this key holds `host:port` only"));
         }
@@ -278,7 +277,10 @@ fn read_connection(table: &mut Table, agent: &mut AgentConfig, found: &mut Findi
         }
     }
     if let Some(field) = table.take("connect_cas") {
-        agent.trust = field.text(found).map_or(Trust::Installed, |text| Trust::parse(&text));
+        agent.trust = match field.text(found).map(|text| Trust::parse(&text)) {
+            Some(Trust::File(path)) => Trust::File(beside(&field.node.place, &path)),
+            other => other.unwrap_or_default(),
+        };
     }
     if let Some(field) = table.take("carrier") {
         agent.carrier = field.word(found, &CarrierChoice::WORDS).unwrap_or_default();
@@ -314,7 +316,10 @@ fn read_output(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings)
                 field.refuse(found, "write `stdout`, `stderr`, `false` or a path");
                 None
             }
-            _ => field.text(found).map(|text| LogTarget::parse(&text)),
+            _ => field.text(found).map(|text| match LogTarget::parse(&text) {
+                LogTarget::File(path) => LogTarget::File(beside(&field.node.place, &path)),
+                other => other,
+            }),
         };
     }
     if let Some(field) = table.take("log_level") {

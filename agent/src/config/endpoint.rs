@@ -1,9 +1,9 @@
 //! The `endpoints:` list (surface.md section 2.3): from located YAML to drafts, and each draft's defects back to places.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::draft::{Defect, EndpointConfig, EndpointDraft, PolicyText, TerminationPem};
-use super::read::{Field, Findings, Problem, Table};
+use super::read::{Field, Findings, Problem, Table, beside};
 use super::tree::{Node, Place, Value};
 use super::{CONFIG_BYTES_MAX, ENDPOINTS_MAX, Secret, Source};
 
@@ -119,7 +119,7 @@ fn read_upstream(field: Field, draft: &mut EndpointDraft, found: &mut Findings) 
     {
         draft.tls_verify_cas = match text.as_str() {
             "host" | "trusted" | "" => text,
-            path => beside(&field.node.place, path).to_string_lossy().into_owned(),
+            path => beside(&field.node.place, Path::new(path)).to_string_lossy().into_owned(),
         };
     }
     table.finish(found, &[("addr", "it is called `url`")]);
@@ -142,7 +142,7 @@ fn read_policy(table: &mut Table, source: &Source<'_>, found: &mut Findings) -> 
             None
         }
         (None, Some(file)) => {
-            let path = beside(&file.node.place, &file.text(found)?);
+            let path = beside(&file.node.place, Path::new(&file.text(found)?));
             let text = read_text(&path, &file, source, found)?;
             Some(PolicyText { text, file: Some(path) })
         }
@@ -187,7 +187,7 @@ fn read_pem(field: &Field, source: &Source<'_>, found: &mut Findings) -> Option<
     if text.contains("-----BEGIN") {
         return Some(text);
     }
-    read_text(&beside(&field.node.place, &text), field, source, found)
+    read_text(&beside(&field.node.place, Path::new(&text)), field, source, found)
 }
 
 fn read_text(path: &Path, field: &Field, source: &Source<'_>, found: &mut Findings) -> Option<String> {
@@ -197,9 +197,4 @@ fn read_text(path: &Path, field: &Field, source: &Source<'_>, found: &mut Findin
         Err(error) => field.refuse(found, format!("cannot read {}: {error}", path.display())),
     }
     None
-}
-
-/// Relative paths start at the file that names them, so that a service finds them from any directory.
-fn beside(place: &Place, path: &str) -> PathBuf {
-    place.file.parent().unwrap_or(Path::new("")).join(path)
 }

@@ -2,6 +2,7 @@
 //! with its place. Collects all problems of a file rather than stopping at the first.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ebbgate_policy::text::nearest;
@@ -204,6 +205,11 @@ impl Table {
             found.error(&entry.place, &path, format!("unknown key{advice}"));
         }
     }
+}
+
+/// Relative paths start at the file that names them, so that a service finds them from any directory.
+pub(super) fn beside(place: &Place, path: &Path) -> PathBuf {
+    place.file.parent().unwrap_or(Path::new("")).join(path)
 }
 
 /// Parses `1h2m3s4ms`, units in any number but each with digits before it.

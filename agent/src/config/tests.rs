@@ -182,6 +182,15 @@ fn the_agent_section() {
     assert_eq!(agent.carrier, CarrierChoice::Link);
     assert_eq!(AgentConfig::default().carrier, CarrierChoice::Auto);
     assert_eq!((agent.log_level, agent.log_format), (LogLevel::Debug, Some(LogFormat::Json)));
+    let portless = load(
+        &["version: 3\nagent: {connect_url: edge.example, connect_cas: ca/a.pem, log: a.log}\n"],
+        &[],
+        &[],
+    );
+    let portless = portless.unwrap().agent;
+    assert_eq!(portless.connect.unwrap().port, ebbgate_wire::CONNECT_PORT);
+    assert_eq!(portless.trust, Trust::File("dir/ca/a.pem".into()), "beside the file that names it");
+    assert_eq!(portless.log, Some(LogTarget::File("dir/a.log".into())));
     let bad = |line: &str, expect: &str| refused(&format!("version: 3\nagent:\n  {line}\n"), &["3:", expect]);
     bad("connect_url: https://edge", "holds `host:port` only");
     bad("connect_url: 'edge:0'", "is not `host:port`");

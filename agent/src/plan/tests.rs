@@ -85,7 +85,7 @@ fn binds_under_way_are_bounded() {
 fn a_reconnect_takes_the_session_over_and_rebinds_the_same_url() {
     let (mut plan, key) = online();
     assert_eq!(plan.find("b1"), Some(key));
-    plan.lost(secs(5), 0);
+    plan.lost(secs(5), T0, 0);
     assert_eq!(plan.find("b1"), None);
     let auth = plan.auth();
     assert_eq!((auth.client_id.as_str(), auth.extra.cookie.expose()), ("c1", "k1"));
@@ -99,7 +99,7 @@ fn a_reconnect_takes_the_session_over_and_rebinds_the_same_url() {
 #[test]
 fn an_edge_that_forgot_us_gets_fresh_binds_for_the_old_urls() {
     let (mut plan, _) = online();
-    plan.lost(secs(5), 0);
+    plan.lost(secs(5), T0, 0);
     plan.authenticated(secs(6), &welcome("c2", "k2")).unwrap();
     let (_, again) = plan.next_bind(secs(6)).unwrap();
     assert_eq!((again.id.as_str(), again.extra.token.expose()), ("", ""));
@@ -112,7 +112,7 @@ fn one_failed_rebind_leaves_the_others_alone_and_heals() {
     let second = plan.add(bind("https://y.example"), Patience::Forever, T0);
     plan.next_bind(T0).unwrap();
     plan.bound(second, yes("b2", "https://y.example", "tok2"), T0, 0);
-    plan.lost(secs(5), 0);
+    plan.lost(secs(5), T0, 0);
     plan.authenticated(secs(5), &welcome("c1", "k")).unwrap();
     plan.next_bind(secs(5)).unwrap();
     plan.next_bind(secs(5)).unwrap();
@@ -147,7 +147,7 @@ fn somebody_waiting_hears_the_first_refusal_but_an_online_endpoint_is_never_drop
     let key = plan.add(bind(""), Patience::UntilRefused, secs(1));
     plan.next_bind(secs(1)).unwrap();
     plan.bound(key, yes("b", "https://x.example", "t"), secs(1), 0);
-    plan.lost(secs(9), 0);
+    plan.lost(secs(9), T0, 0);
     plan.authenticated(secs(9), &welcome("c", "k")).unwrap();
     plan.next_bind(secs(9)).unwrap();
     assert!(matches!(plan.bound(key, no(334), secs(9), 0), BindOutcome::Retry(..)));
@@ -191,11 +191,11 @@ fn only_a_session_that_lasted_makes_the_next_reconnect_quick() {
     let mut waits = Vec::new();
     for second in 0..8 {
         plan.authenticated(secs(second * 100), &welcome("c", "k")).unwrap();
-        waits.push(plan.lost(secs(second * 100), u32::MAX));
+        waits.push(plan.lost(secs(second * 100), T0, u32::MAX));
     }
     assert!(waits[7] > waits[0], "a session that dies at once must not be hammered: {waits:?}");
     plan.authenticated(secs(1000), &welcome("c", "k")).unwrap();
-    assert_eq!(plan.lost(secs(1000 + STABLE_SECS), u32::MAX), waits[0]);
+    assert_eq!(plan.lost(secs(1000 + STABLE_SECS), T0, u32::MAX), waits[0]);
 }
 
 #[test]

@@ -117,7 +117,7 @@ impl Actor {
         &mut self,
         dialled: Dialled,
     ) -> Result<Option<oneshot::Sender<()>>, Ended> {
-        let Dialled { io, streams } = dialled;
+        let Dialled { io, streams, .. } = dialled;
         let (session, mut incoming, driving) = driver::connect(io, Role::Client, Limits::AGENT);
         let driver = Driving(tokio::spawn(driving));
         let reply = match self.introduce(&session).await? {
@@ -204,6 +204,7 @@ impl Actor {
                 tasks.binds.spawn(ask_bind(tasks.session.clone(), key, bind));
             }
             let due = self.plan.next_due().map(|due| self.start + due);
+            let gone = self.footing.gone_at().map(|at| self.start + at);
             tokio::select! {
                 command = self.inbox.recv() => {
                     if let Flow::Close(done) = self.online_command(command, tasks) {
@@ -236,6 +237,13 @@ impl Actor {
                     return Err(Ended::Lost(reason));
                 }
                 () = wait_until(due) => {}
+                () = self.network.changed() => {
+                    let owned = self.footing.local().is_none_or(|local| self.network.owns(local));
+                    self.footing.changed_online(self.now(), owned);
+                }
+                () = wait_until(gone) => {
+                    return Err(Ended::Lost("the address that the session came from is no longer this host's".into()));
+                }
                 Some(_) = tasks.unbinds.join_next() => {}
             }
         }
@@ -480,7 +488,7 @@ async fn next_probe(probing: &mut Option<Probing>) -> Option<Duration> {
     probing.as_mut()?.round_trips.recv().await
 }
 
-async fn wait_until(due: Option<Instant>) {
+pub(super) async fn wait_until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,

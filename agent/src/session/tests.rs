@@ -1,5 +1,6 @@
 //! Sessions against a simulated edge, first over memory with a paused clock, then over turmoil's network.
 
+mod address;
 mod edge;
 mod links;
 mod network;

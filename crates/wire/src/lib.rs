@@ -9,3 +9,6 @@ pub mod rpc;
 pub mod rpc_io;
 pub mod session;
 pub mod ticket;
+
+/// Port of an edge's agent listener where none is named, on both sides.
+pub const CONNECT_PORT: u16 = 4443;

@@ -45,10 +45,11 @@ const IMPURE: [&str; 9] = [
 ];
 
 /// Spellings that clients depend on; what is left of a line after taking them out may not say the word.
-const SPELLINGS: [&str; 24] = [
+const SPELLINGS: [&str; 25] = [
     "members are ngrok",
     "ERR_NGROK_",
     "NGROK_AUTHTOKEN",
+    "NGROK_CONFIG",
     "NGROK_API_KEY",
     "Ngrok-Version",
     "ngrok-version",
