@@ -42,7 +42,13 @@ pub fn cloud(n: u32, url: &str, engine: Option<Arc<Engine>>) -> Arc<Endpoint> {
 /// An agent's endpoint without a policy of its own.
 pub fn agent(n: u32, url: &str) -> Arc<Endpoint> {
     let session = Arc::new(SessionState::new(session_id(), 0, IN_FLIGHT_MAX));
-    let agent = AgentRef { session, bind: "bind".into(), proxy_protocol: None, tls_termination: None };
+    let agent = AgentRef {
+        session,
+        bind: "bind".into(),
+        proxy_protocol: None,
+        tls_termination: None,
+        health: Arc::default(),
+    };
     endpoint(n, url, Kind::Agent(agent), None)
 }
 

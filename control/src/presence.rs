@@ -303,6 +303,7 @@ mod tests {
             pooling_enabled: false,
             forwards_to: String::new(),
             upstream_protocol: "http1".into(),
+            upstream_refused: false,
             traffic_policy: String::new(),
             created_at: 0,
         };

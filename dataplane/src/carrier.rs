@@ -16,14 +16,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ebbgate_model::Scheme;
-use ebbgate_wire::driver;
+use ebbgate_wire::driver::{self, reset_code};
+use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{EdgeType, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 pub use link::{Cut, Link, LinkIo, LinkStream, Place};
 pub use quic::{QuicStream, QuicWay};
 pub use raw::{RawFailed, RawLink, RawStream};
 
+use crate::gateway::health::Health;
 use crate::gateway::{AgentRef, OpenError, SessionState, Slot};
 
 /// A way to one agent, on the shard that owns its session.
@@ -54,7 +57,7 @@ impl Carrier {
         let slot = slot(session)?;
         let Self::Mux(carrier) = self;
         let stream = mux::open(carrier, session.id, &origin.header(agent), &origin.preamble(agent)).await?;
-        Ok(CarrierStream { way: Way::Mux(stream), _slot: slot })
+        Ok(CarrierStream::new(Way::Mux(stream), slot))
     }
 }
 
@@ -91,6 +94,8 @@ impl Origin {
 /// One proxied stream. Dropping it before both ends finished resets it.
 pub struct CarrierStream {
     way: Way,
+    /// Hears whether the upstream answered; None once it did.
+    health: Option<Arc<Health>>,
     _slot: Slot,
 }
 
@@ -101,14 +106,39 @@ enum Way {
 }
 
 impl CarrierStream {
+    fn new(way: Way, slot: Slot) -> Self {
+        Self { way, health: None, _slot: slot }
+    }
+
     /// A stream on a claimed link.
     pub(crate) fn link(stream: LinkStream, slot: Slot) -> Self {
-        Self { way: Way::Link(Box::new(stream)), _slot: slot }
+        Self::new(Way::Link(Box::new(stream)), slot)
     }
 
     /// A stream on a QUIC connection.
     pub(crate) fn quic(stream: QuicStream, slot: Slot) -> Self {
-        Self { way: Way::Quic(Box::new(stream)), _slot: slot }
+        Self::new(Way::Quic(Box::new(stream)), slot)
+    }
+
+    /// Tells an endpoint's health whether its upstream refused the stream or answered on it.
+    pub(crate) fn tell(&mut self, health: &Arc<Health>) {
+        self.health = Some(Arc::clone(health));
+    }
+
+    fn note<T>(&mut self, outcome: &Poll<io::Result<T>>, answered: bool) {
+        match outcome {
+            Poll::Ready(Err(error)) if reset_code(error) == Some(Code::REFUSED) => {
+                if let Some(health) = self.health.take() {
+                    health.refused(Instant::now());
+                }
+            }
+            _ if answered => {
+                if let Some(health) = self.health.take() {
+                    health.answered();
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Whether what carries it may end while its session lives.
@@ -157,13 +187,20 @@ impl AsyncRead for CarrierStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_read(cx, buf))
+        let before = buf.filled().len();
+        let outcome = delegate!(self, stream => stream.poll_read(cx, buf));
+        if self.health.is_some() {
+            self.note(&outcome, buf.filled().len() > before);
+        }
+        outcome
     }
 }
 
 impl AsyncWrite for CarrierStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => stream.poll_write(cx, bytes))
+        let outcome = delegate!(self, stream => stream.poll_write(cx, bytes));
+        self.note(&outcome, false);
+        outcome
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,6 +3,7 @@
 //!
 //! Types and a trait only. `shard::Shard` implements it over real sessions, tests in memory.
 
+pub mod health;
 pub mod life;
 
 use std::future::Future;
@@ -15,8 +16,9 @@ use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme, T
 use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use crate::pool::Pool;
+pub use crate::pool::{Ask, Pool};
 
+use self::health::Health;
 use self::life::{Ended, Life};
 use crate::carrier::QuicWay;
 
@@ -64,6 +66,8 @@ pub struct AgentRef {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Certificate the agent gave for ending TLS at the edge.
     pub tls_termination: Option<Arc<TlsSettings>>,
+    /// Whether the agent reaches its upstream.
+    pub health: Arc<Health>,
 }
 
 /// Version of the PROXY protocol.
@@ -297,7 +301,13 @@ pub(crate) mod fixture {
         endpoint(
             n,
             url,
-            Kind::Agent(AgentRef { session, bind, proxy_protocol: None, tls_termination: None }),
+            Kind::Agent(AgentRef {
+                session,
+                bind,
+                proxy_protocol: None,
+                tls_termination: None,
+                health: Arc::default(),
+            }),
             None,
         )
     }

@@ -110,6 +110,8 @@ metrics! {
     streams_failed: Counter = "agent_streams_failed", "Streams to agents that could not be opened";
     /// Connections tried again on another member of a pool.
     retries: Counter = "pool_retries", "Connections tried again on another member of a pool";
+    /// Agents' endpoints that are set aside because their upstream refused.
+    endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.
     generation: Gauge = "program_generation", "Generation of the program in force";
     /// Generations refused.

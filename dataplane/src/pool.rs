@@ -1,17 +1,36 @@
 //! `Pool`: the members that share one URL, and who of them is asked next.
 //!
-//! Spreads evenly by taking turns and passes over members that cannot take a stream just now. Does not know how a stream
-//! is opened: a caller whose member fails before a byte was sent picks again and names the ones it has tried.
+//! Takes turns among the best members that can take a stream just now: one that was set aside is asked when a trial is due,
+//! or when nobody else is left. Does not know how a stream is opened: a caller whose member fails before a byte was sent
+//! picks again and names the ones it has tried.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ebbgate_model::EndpointId;
+use tokio::time::Instant;
 
+use crate::gateway::health::Standing;
 use crate::gateway::{Endpoint, Kind};
 
 /// Most members tried for one connection or request.
 pub const TRIES_MAX: usize = 4;
+
+/// Who asks for a member.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// Whether the work can be repeated on another member when this one refuses it.
+    pub repeats: bool,
+    /// When.
+    pub now: Instant,
+}
+
+impl Ask {
+    /// Work that can be repeated, now.
+    pub fn repeatable() -> Self {
+        Self { repeats: true, now: Instant::now() }
+    }
+}
 
 /// Endpoints with the same URL, all online. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -34,17 +53,34 @@ impl Pool {
         &self.0.endpoints
     }
 
-    /// The next member whose turn it is, that is not in `tried` and that can take a stream. None: nobody is left.
-    pub fn pick(&self, tried: &[EndpointId]) -> Option<Arc<Endpoint>> {
+    /// The next member whose turn it is, of the best that are not in `tried` and can take a stream. None: nobody is left.
+    ///
+    /// Only the first pick of a visitor takes a turn: were a retry to take one too, the turns of two members of whom one
+    /// fails would always begin with that one.
+    pub fn pick(&self, tried: &[EndpointId], ask: Ask) -> Option<Arc<Endpoint>> {
         if tried.len() >= TRIES_MAX {
             return None;
         }
-        let first = self.0.turn.fetch_add(1, Ordering::Relaxed);
-        let count = self.0.endpoints.len();
-        (0..count)
-            .filter_map(|i| self.0.endpoints.get(first.wrapping_add(i).checked_rem(count)?))
-            .find(|member| !tried.contains(&member.id) && member.is_available())
-            .cloned()
+        let turn = match tried {
+            [] => self.0.turn.fetch_add(1, Ordering::Relaxed),
+            _ => self.0.turn.load(Ordering::Relaxed),
+        };
+        // Several ends: of those that find the same trial due, one gets it and the others look again.
+        (0..=self.0.endpoints.len()).find_map(|_| {
+            let (member, rank) = self.best(turn, tried, ask)?;
+            (rank != Rank::Trial || member.begin_trial(ask.now)).then(|| Arc::clone(member))
+        })
+    }
+
+    /// The member whose turn it is among those of the best rank.
+    fn best(&self, turn: usize, tried: &[EndpointId], ask: Ask) -> Option<(&Arc<Endpoint>, Rank)> {
+        let ranked = || {
+            let members = self.0.endpoints.iter().filter(|member| !tried.contains(&member.id));
+            members.filter_map(|member| Some((member, member.rank(ask)?)))
+        };
+        let best = ranked().map(|(_, rank)| rank.class()).min()?;
+        let alike = || ranked().filter(|(_, rank)| rank.class() == best);
+        alike().nth(turn.checked_rem(alike().count())?)
     }
 
     /// A pool with one member more, keeping its place in the turn.
@@ -63,14 +99,41 @@ impl Pool {
     }
 }
 
-impl Endpoint {
-    /// Whether the endpoint can take one more connection: cloud endpoints always, agents while their session lives and
-    /// has room.
-    pub fn is_available(&self) -> bool {
-        match &self.kind {
-            Kind::Cloud => true,
-            Kind::Agent(agent) => agent.session.has_room(),
+/// How much a member is worth asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rank {
+    /// Nothing is known against it.
+    Good,
+    /// It was set aside, and may be tried by one visitor now.
+    Trial,
+    /// It is set aside.
+    Aside,
+}
+
+impl Rank {
+    /// Members of a lower class go first. A trial is as good as any: whom it fails is served by another member.
+    fn class(self) -> u8 {
+        match self {
+            Self::Good | Self::Trial => 0,
+            Self::Aside => 1,
         }
+    }
+}
+
+impl Endpoint {
+    /// None: it can take no connection. Cloud endpoints always can, agents while their session lives and has room.
+    fn rank(&self, ask: Ask) -> Option<Rank> {
+        let Kind::Agent(agent) = &self.kind else { return Some(Rank::Good) };
+        agent.session.has_room().then(|| match agent.health.standing(ask.now) {
+            Standing::Good => Rank::Good,
+            Standing::Due if ask.repeats => Rank::Trial,
+            Standing::Overdue => Rank::Trial,
+            Standing::Due | Standing::Aside => Rank::Aside,
+        })
+    }
+
+    fn begin_trial(&self, now: Instant) -> bool {
+        matches!(&self.kind, Kind::Agent(agent) if agent.health.begin_trial(now))
     }
 }
 
@@ -78,25 +141,92 @@ impl Endpoint {
 mod tests {
     use super::*;
     use crate::gateway::fixture::{agent, cloud};
+    use crate::gateway::health::FIRST_TRIAL_MS;
+    use std::collections::BTreeMap;
+    use tokio::time::Duration;
+
+    const URL: &str = "tcp://a.internal:1";
+
+    fn health(member: &Endpoint) -> &crate::gateway::health::Health {
+        match &member.kind {
+            Kind::Agent(agent) => &agent.health,
+            Kind::Cloud => unreachable!("built as an agent"),
+        }
+    }
+
+    fn ask() -> Ask {
+        Ask::repeatable()
+    }
 
     #[test]
     fn takes_turns_and_spreads_evenly() {
-        let pool = Pool::new(vec![
-            agent(1, "tcp://a.internal:1"),
-            agent(2, "tcp://a.internal:1"),
-            cloud(3, "tcp://a.internal:1"),
-        ]);
-        let mut counts = std::collections::HashMap::new();
+        let pool = Pool::new(vec![agent(1, URL), agent(2, URL), cloud(3, URL)]);
+        let mut counts = BTreeMap::new();
         for _ in 0..300 {
-            *counts.entry(pool.pick(&[]).unwrap().id).or_insert(0) += 1;
+            *counts.entry(pool.pick(&[], ask()).unwrap().id).or_insert(0) += 1;
         }
         assert!(counts.len() == 3 && counts.values().all(|n| *n == 100), "{counts:?}");
     }
 
     #[test]
+    fn a_retry_takes_no_turn_so_that_the_dead_one_is_not_always_first() {
+        let (dead, good) = (agent(1, URL), agent(2, URL));
+        let pool = Pool::new(vec![dead.clone(), good.clone()]);
+        let mut firsts = Vec::new();
+        for _ in 0..4 {
+            let first = pool.pick(&[], ask()).unwrap();
+            if first.id == dead.id {
+                assert_eq!(pool.pick(&[dead.id], ask()).unwrap().id, good.id);
+            }
+            firsts.push(first.id);
+        }
+        assert_eq!(firsts, [dead.id, good.id, dead.id, good.id]);
+    }
+
+    #[test]
+    fn what_a_member_leaves_is_spread_over_all_others() {
+        let members = [agent(1, URL), agent(2, URL), agent(3, URL)];
+        let pool = Pool::new(members.to_vec());
+        health(&members[0]).refused(Instant::now());
+        let mut counts = BTreeMap::new();
+        for _ in 0..100 {
+            *counts.entry(pool.pick(&[], ask()).unwrap().id).or_insert(0) += 1;
+        }
+        assert_eq!(counts, BTreeMap::from([(members[1].id, 50), (members[2].id, 50)]));
+    }
+
+    #[test]
+    fn a_member_set_aside_is_tried_by_one_visitor_and_only_by_one_that_can_be_repeated() {
+        let (aside, good) = (agent(1, URL), agent(2, URL));
+        let pool = Pool::new(vec![aside.clone(), good.clone()]);
+        let start = Instant::now();
+        let asked = |repeats, now| -> Vec<_> {
+            (0..4).map(|_| pool.pick(&[], Ask { repeats, now }).unwrap().id).collect()
+        };
+        health(&aside).refused(start);
+        assert_eq!(asked(true, start), [good.id; 4]);
+        let due = start + Duration::from_millis(FIRST_TRIAL_MS);
+        assert_eq!(asked(false, due), [good.id; 4]);
+        assert_eq!(asked(true, due).iter().filter(|id| **id == aside.id).count(), 1);
+        health(&aside).answered();
+        assert_eq!(asked(false, due).iter().filter(|id| **id == aside.id).count(), 2);
+    }
+
+    #[test]
+    fn where_all_are_set_aside_all_are_asked() {
+        let members = [agent(1, URL), agent(2, URL)];
+        let pool = Pool::new(members.to_vec());
+        let now = Instant::now();
+        members.iter().for_each(|member| health(member).refused(now));
+        let first = pool.pick(&[], Ask { repeats: false, now }).unwrap();
+        let second = pool.pick(&[first.id], Ask { repeats: false, now }).unwrap();
+        assert_ne!(first.id, second.id);
+        assert!(pool.pick(&[first.id, second.id], ask()).is_none());
+    }
+
+    #[test]
     fn skips_the_dead_the_full_and_the_tried() {
-        let (dead, full, good) =
-            (agent(1, "tcp://a.internal:1"), agent(2, "tcp://a.internal:1"), agent(3, "tcp://a.internal:1"));
+        let (dead, full, good) = (agent(1, URL), agent(2, URL), agent(3, URL));
         let pool = Pool::new(vec![dead.clone(), full.clone(), good.clone()]);
         let session = |e: &Endpoint| match &e.kind {
             Kind::Agent(agent) => agent.session.clone(),
@@ -106,15 +236,15 @@ mod tests {
         let full = session(&full);
         let slots: Vec<_> = std::iter::from_fn(|| full.clone().take_slot()).collect();
         for _ in 0..5 {
-            assert_eq!(pool.pick(&[]).unwrap().id, good.id);
+            assert_eq!(pool.pick(&[], ask()).unwrap().id, good.id);
         }
-        assert!(pool.pick(&[good.id]).is_none());
+        assert!(pool.pick(&[good.id], ask()).is_none());
         drop(slots);
-        assert!(pool.pick(&[good.id]).is_some());
+        assert!(pool.pick(&[good.id], ask()).is_some());
     }
 
     #[test]
     fn an_empty_pool_has_nobody() {
-        assert!(Pool::new(Vec::new()).pick(&[]).is_none());
+        assert!(Pool::new(Vec::new()).pick(&[], ask()).is_none());
     }
 }

@@ -87,6 +87,14 @@ struct Bound {
     _text: Arc<Text>,
 }
 
+impl Bound {
+    /// What the API shows of it now.
+    fn report(&self) -> AgentEndpointReport {
+        let is_aside = matches!(&self.endpoint.kind, Kind::Agent(agent) if agent.health.is_aside());
+        AgentEndpointReport { upstream_refused: is_aside, ..AgentEndpointReport::clone(&self.report) }
+    }
+}
+
 /// Why an endpoint was not replaced.
 #[derive(Debug, PartialEq, Eq)]
 enum NotReplaced {
@@ -309,8 +317,7 @@ impl Present for AgentSession {
             let inner = self.inner();
             (inner.report.clone(), inner.bound.clone())
         };
-        report.endpoints =
-            bound.iter().map(|b| (b.endpoint.id, AgentEndpointReport::clone(&b.report))).collect();
+        report.endpoints = bound.iter().map(|b| (b.endpoint.id, b.report())).collect();
         report
     }
 

@@ -25,7 +25,7 @@ use ebbgate_wire::mux::Code;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 
 pub use crossing::{Crossing, crossing};
 pub use edge::{Edge, Parts, Stage, Waits};
@@ -246,6 +246,11 @@ impl Shard {
         }
         let slot = carrier::slot(&agent.session).ok()?;
         let claimed = self.take_raw(agent.session.id)?.claim(self, slot, origin.header(agent), first).await;
+        match &claimed {
+            Ok(_) => agent.health.answered(),
+            Err(RawFailed::Refused(Code::REFUSED)) => agent.health.refused(Instant::now()),
+            Err(_) => {}
+        }
         let metrics = &self.edge().metrics;
         match &claimed {
             Ok(_) => metrics.streams.get_or_create(&CarrierLabel { carrier: "raw" }).inc(),
@@ -256,13 +261,14 @@ impl Shard {
 
     /// Opens a stream on this shard: over attached QUIC, on an idle link, else in the session if it lives here.
     pub async fn open_here(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
-        let opened = match self.open_apart(agent, origin).await {
+        let mut opened = match self.open_apart(agent, origin).await {
             Some(stream) => Ok(stream),
             None => self.open_carrier(agent, origin).await,
         };
         let metrics = &self.edge().metrics;
-        match &opened {
+        match &mut opened {
             Ok(stream) => {
+                stream.tell(&agent.health);
                 metrics.streams.get_or_create(&CarrierLabel { carrier: stream.carrier() }).inc();
             }
             Err(_) => drop(metrics.streams_failed.inc()),

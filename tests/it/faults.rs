@@ -3,6 +3,7 @@
 
 mod datagrams;
 mod fairness;
+mod members;
 mod network;
 mod path;
 mod pipes;

@@ -39,6 +39,7 @@ fn join_pooled(
         upstream_protocol: "http1".into(),
         traffic_policy: String::new(),
         created_at: EPOCH,
+        upstream_refused: false,
     };
     let report = SessionReport {
         account: tenant.account,

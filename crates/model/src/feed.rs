@@ -189,6 +189,9 @@ pub struct AgentEndpointReport {
     pub traffic_policy: String,
     /// Unix time in seconds.
     pub created_at: i64,
+    /// Whether the agent could not reach its upstream last, so that its pool passes it over.
+    #[serde(default)]
+    pub upstream_refused: bool,
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::relay::IgnoreUnexpectedEof;
 use crate::socket::Socket;
 
 /// Bytes of a visitor kept for another member of the pool, until the first answer.
-const REWIND_BYTES_MAX: usize = 16 << 10;
+const REWIND_BYTES_MAX: usize = 64 << 10;
 
 /// A client.
 pub struct Visitor {

@@ -13,7 +13,7 @@ use ebbgate_policy::{
 
 use super::hello::Hello;
 use super::{Record, Visitor};
-use crate::gateway::{Endpoint, Gateway, Kind, Pool};
+use crate::gateway::{Ask, Endpoint, Gateway, Kind, Pool};
 use crate::hops::{self, Steps, TooFar};
 
 /// Entries of `log` actions that one connection keeps.
@@ -114,7 +114,7 @@ impl Walk {
                 return Next::End(Over::new(ErrorCode::OFFLINE, "nothing is left to try"));
             };
             if frame.member.is_none() {
-                let Some(endpoint) = frame.pool.pick(&frame.tried) else {
+                let Some(endpoint) = frame.pool.pick(&frame.tried, Ask::repeatable()) else {
                     let code =
                         if frame.tried.is_empty() { ErrorCode::OFFLINE } else { ErrorCode::AGENT_STREAM };
                     if let Some(over) = self.fail(code, "no member of the pool can take the connection") {

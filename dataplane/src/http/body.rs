@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
@@ -89,6 +90,21 @@ impl Body {
             Self::Full(bytes) => Some(Self::Full(bytes.clone())),
             Self::Stream(..) => None,
         }
+    }
+
+    /// The same body with `front` before it: what was read of it already.
+    pub(super) fn preceded(self, front: Bytes, length: Option<u64>) -> Self {
+        let rest = match self {
+            Self::Stream(rest, _) => rest,
+            rest => Box::pin(rest),
+        };
+        Self::Stream(Box::pin(Prefixed { prefix: front, rest }), length)
+    }
+
+    /// A body that is over but for these trailers.
+    pub(super) fn trailing(trailers: HeaderMap) -> Self {
+        let frames = std::iter::once(Ok(Frame::trailers(trailers)));
+        Self::Stream(Box::pin(http_body_util::StreamBody::new(futures_util::stream::iter(frames))), None)
     }
 
     /// Reads the whole body if it fits, and keeps what was read either way.

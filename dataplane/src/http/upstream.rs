@@ -6,18 +6,16 @@
 mod gate;
 mod http1;
 mod http2;
+mod lender;
+mod refusal;
 mod shelf;
 
-use std::cell::{Cell, RefCell};
 use std::error::Error;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use ebbgate_model::ErrorCode;
 use http::{Method, Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
@@ -25,8 +23,8 @@ use super::answer::Failure;
 use super::body::{Body, BodyFault, Progress};
 use super::gate::Fault;
 use super::limits::Limits;
-use super::pace::Leisure;
 use crate::gateway::{Endpoint, Gateway, HttpConn};
+pub(super) use lender::Lender;
 use shelf::{Behind, Shelf};
 
 /// What an upstream answered.
@@ -42,8 +40,35 @@ pub(super) enum Reply<S> {
 pub(super) struct SendError {
     /// What to tell the visitor if nobody else answers.
     pub(super) failure: Failure,
-    /// Whether the upstream cannot have acted: nothing was sent, or nothing came back and the method allows repeating.
-    pub(super) again: bool,
+    /// Whether it may be tried again, here or elsewhere.
+    pub(super) again: Again,
+}
+
+/// Whether a request that failed may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// The upstream may have acted on it.
+    No,
+    /// Nothing came back, and the method may be repeated; a body only if no byte of it went out.
+    Repeatable,
+    /// Nobody behind the agent has seen a byte of it.
+    Unseen,
+}
+
+impl Again {
+    /// What a method allows when nothing came back.
+    fn by(method: &Method) -> Self {
+        if is_idempotent(method) { Self::Repeatable } else { Self::No }
+    }
+
+    /// Whether the request with this body may be sent again.
+    pub(super) fn allows(self, body: &Lender) -> bool {
+        match self {
+            Self::No => false,
+            Self::Repeatable => body.is_whole(),
+            Self::Unseen => body.is_kept(),
+        }
+    }
 }
 
 impl SendError {
@@ -51,84 +76,8 @@ impl SendError {
     pub(super) fn not_opened(message: String) -> Self {
         Self {
             failure: Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message),
-            again: true,
+            again: Again::Unseen,
         }
-    }
-}
-
-/// A request's body across several tries: it can be lent again until somebody began to read a stream.
-#[derive(Debug, Clone)]
-pub(super) struct Lender {
-    body: Rc<RefCell<Body>>,
-    begun: Rc<Cell<bool>>,
-    leisure: Leisure,
-}
-
-impl Lender {
-    /// Nobody has read yet.
-    pub(super) fn new(body: Body) -> Self {
-        Self { body: Rc::new(RefCell::new(body)), begun: Rc::default(), leisure: Leisure::default() }
-    }
-
-    /// The same body, whose sender's leisure is this.
-    pub(super) fn at(mut self, leisure: &Leisure) -> Self {
-        self.leisure = leisure.clone();
-        self
-    }
-
-    /// Whether its sender may rest.
-    pub(super) fn leisure(&self) -> &Leisure {
-        &self.leisure
-    }
-
-    /// Whether the whole body can (still) be sent.
-    pub(super) fn is_whole(&self) -> bool {
-        !self.begun.get() || self.is_replayable()
-    }
-
-    /// Whether it can be sent any number of times.
-    pub(super) fn is_replayable(&self) -> bool {
-        self.body.borrow().is_replayable()
-    }
-
-    /// The body for one try.
-    pub(super) fn lend(&self) -> Body {
-        let replay = self.body.borrow().replay();
-        replay.unwrap_or_else(|| {
-            let length = self.body.borrow().length();
-            Body::Stream(Box::pin(self.clone()), length)
-        })
-    }
-
-    /// Takes the body to read it here; [`Lender::give_back`] it.
-    pub(super) fn take(&self) -> Body {
-        std::mem::take(&mut *self.body.borrow_mut())
-    }
-
-    /// Gives back a body that was taken.
-    pub(super) fn give_back(&self, body: Body) {
-        self.body.replace(body);
-    }
-}
-
-impl http_body::Body for Lender {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        self.begun.set(true);
-        Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.borrow().is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&*self.body.borrow())
     }
 }
 
@@ -176,7 +125,7 @@ impl Upstreams {
             && let Some(kept) = self.shelf.take_http1(endpoint.id)
         {
             match self.exchange_http1(kept, endpoint, request, body, progress).await {
-                Err(error) if error.again && body.is_whole() => {
+                Err(error) if error.again.allows(body) => {
                     return self.send_fresh(gateway, conn, endpoint, make(), body, progress).await;
                 }
                 result => return result.map(Reply::Response),
@@ -208,7 +157,7 @@ impl Upstreams {
         }
         let (head, _) = response.into_parts();
         let (stream, rest) =
-            switched.await.map_err(|_| lost("the agent's stream ended during the upgrade", false))?;
+            switched.await.map_err(|_| lost("the agent's stream ended during the upgrade", Again::No))?;
         Ok(Reply::Switched(Response::from_parts(head, ()), stream, rest))
     }
 
@@ -253,7 +202,7 @@ impl Upstreams {
             let first = connection.send(make(), body);
             match with_idle(progress, first).await {
                 // The connection may have ended unnoticed; that says nothing about the upstream.
-                Err(error) if error.again && body.is_whole() => {
+                Err(error) if error.again.allows(body) => {
                     self.shelf.drop_http2(endpoint.id);
                 }
                 result => return result.map(Reply::Response),
@@ -287,7 +236,7 @@ async fn with_idle<T>(
         if progress.idle_deadline() <= deadline {
             let message = "The upstream did not answer in time.";
             let failure = Failure::coded(StatusCode::GATEWAY_TIMEOUT, ErrorCode::new(3005), message);
-            return Err(SendError { failure, again: false });
+            return Err(SendError { failure, again: Again::No });
         }
     }
 }
@@ -298,8 +247,15 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The stream broke before an answer.
-fn lost(message: &str, again: bool) -> SendError {
+fn lost(message: &str, again: Again) -> SendError {
     let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message);
+    SendError { failure, again }
+}
+
+/// Nothing came from behind the agent.
+fn unreachable(again: Again) -> SendError {
+    let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
+    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message);
     SendError { failure, again }
 }
 
@@ -307,7 +263,7 @@ fn lost(message: &str, again: bool) -> SendError {
 fn garbage(message: impl std::fmt::Display) -> SendError {
     let message = format!("The upstream's answer is not valid HTTP: {message}.");
     let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message);
-    SendError { failure, again: false }
+    SendError { failure, again: Again::No }
 }
 
 /// The visitor broke off its own request.
@@ -316,7 +272,7 @@ fn visitor_fault(error: &(dyn Error + 'static)) -> Option<SendError> {
     while let Some(cause) = error {
         match cause.downcast_ref::<BodyFault>() {
             Some(BodyFault::Visitor(fault)) => {
-                return Some(SendError { failure: fault_failure(*fault), again: false });
+                return Some(SendError { failure: fault_failure(*fault), again: Again::No });
             }
             _ => error = cause.source(),
         }

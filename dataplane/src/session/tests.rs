@@ -76,6 +76,7 @@ fn bound(session: &AgentSession, endpoint: Arc<Endpoint>) -> Bound {
         upstream_protocol: String::new(),
         traffic_policy: String::new(),
         created_at: 0,
+        upstream_refused: false,
     };
     let text = session.keep(0).unwrap();
     let report = Arc::new(report);

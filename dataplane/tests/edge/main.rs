@@ -4,6 +4,7 @@
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that goes wrong has failed")]
 
 mod agents;
+mod aside;
 mod feed;
 mod lab;
 mod links;

@@ -142,7 +142,13 @@ impl Lab {
         serve: impl Fn(DuplexStream) + 'static,
     ) -> Arc<Endpoint> {
         let session = Arc::new(SessionState::new(session_id(self.0.made.get()), 0, 1_000));
-        let agent = AgentRef { session, bind: "bind".into(), proxy_protocol: None, tls_termination: None };
+        let agent = AgentRef {
+            session,
+            bind: "bind".into(),
+            proxy_protocol: None,
+            tls_termination: None,
+            health: Arc::default(),
+        };
         let endpoint = self.endpoint(url, Kind::Agent(agent), made);
         self.0.upstreams.borrow_mut().insert(endpoint.id, Rc::new(serve));
         endpoint

@@ -43,14 +43,20 @@ impl Shared {
         self.refused.set(self.refused.get() || reset_code(error) == Some(Code::REFUSED));
     }
 
-    /// What the upstream takes is progress too: hyper reads ahead of it.
-    fn touch(&self, wrote: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Err(error)) = wrote {
+    fn note<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &outcome {
             self.note_refusal(error);
         }
-        if let (Poll::Ready(Ok(1..)), Some(progress)) = (wrote, &*self.progress.borrow()) {
+        outcome
+    }
+
+    /// What the upstream takes is progress too: hyper reads ahead of it.
+    fn touch(&self, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let wrote = self.note(wrote);
+        if let (Poll::Ready(Ok(1..)), Some(progress)) = (&wrote, &*self.progress.borrow()) {
             progress.touch();
         }
+        wrote
     }
 }
 
@@ -128,8 +134,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.shared.touch(&wrote);
-        wrote
+        self.shared.touch(wrote)
     }
 
     fn poll_write_vectored(
@@ -138,8 +143,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = slices::poll_write(&mut self.io, cx, bufs);
-        self.shared.touch(&wrote);
-        wrote
+        self.shared.touch(wrote)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -147,10 +151,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.shared.note(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let ended = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.shared.note(ended)
     }
 }

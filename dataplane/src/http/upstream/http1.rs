@@ -5,9 +5,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use ebbgate_model::ErrorCode;
 use http::header::{CONTENT_LENGTH, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -16,8 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 use super::gate::{Gate, Shared};
-use super::{Driver, Lender, SendError, garbage, is_idempotent, lost, visitor_fault};
-use crate::http::answer::Failure;
+use super::{Again, Driver, Lender, SendError, garbage, lost, unreachable, visitor_fault};
 use crate::http::body::{Body, BodyFault, Progress};
 use crate::http::framing::{FIELDS_MAX, HEAD_BYTES_MAX};
 
@@ -45,7 +43,7 @@ where
     let mut builder = Builder::new();
     builder.max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX).writev(true);
     let handshake = builder.handshake(gate).await;
-    let (sender, mut connection) = handshake.map_err(|error| lost(&error.to_string(), true))?;
+    let (sender, mut connection) = handshake.map_err(|error| lost(&error.to_string(), Again::Unseen))?;
     let (switch, switched) = oneshot::channel();
     let driver = tokio::task::spawn_local(async move {
         let ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
@@ -81,7 +79,7 @@ impl Connection {
         body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Response<Incoming>, SendError> {
-        let again = is_idempotent(request.method());
+        let again = Again::by(request.method());
         self.shared.expect(request.method() == Method::HEAD, false, progress);
         let result = self.sender.send_request(with_body(request, body.lend())).await;
         result.map_err(|error| self.failed(&error, again))
@@ -93,13 +91,13 @@ impl Connection {
         request: Request<()>,
         progress: &Rc<Progress>,
     ) -> Result<Response<Incoming>, SendError> {
-        let again = is_idempotent(request.method());
+        let again = Again::by(request.method());
         self.shared.expect(false, true, progress);
         let result = self.sender.send_request(with_body(request, Body::Empty)).await;
         result.map_err(|error| self.failed(&error, again))
     }
 
-    fn failed(&self, error: &hyper::Error, idempotent: bool) -> SendError {
+    fn failed(&self, error: &hyper::Error, again: Again) -> SendError {
         if let Some(fault) = visitor_fault(error) {
             return fault;
         }
@@ -108,21 +106,15 @@ impl Connection {
         }
         if self.shared.refused.get() && !self.shared.received.get() {
             // Nobody behind the agent has seen a byte, so any method may be repeated.
-            return unreachable(true);
+            return unreachable(Again::Unseen);
         }
         match (self.shared.received.get(), self.shared.broken.get()) {
             (true, false) => garbage("it ended inside the header"),
-            (true, true) => lost("The agent's stream broke during the answer.", false),
-            (false, true) => lost("The agent's stream broke before an answer.", idempotent),
-            (false, false) => unreachable(idempotent),
+            (true, true) => lost("The agent's stream broke during the answer.", Again::No),
+            (false, true) => lost("The agent's stream broke before an answer.", again),
+            (false, false) => unreachable(again),
         }
     }
-}
-
-fn unreachable(again: bool) -> SendError {
-    let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message);
-    SendError { failure, again }
 }
 
 /// The request with its framing: hyper writes `Content-Length` or `Transfer-Encoding` from the body's length, except

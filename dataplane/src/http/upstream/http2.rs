@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ebbgate_model::ErrorCode;
 use h2::client::{Builder, SendRequest};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, HOST};
@@ -12,7 +11,8 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Driver, Lender, SendError, fault_failure, garbage, is_idempotent, lost};
+use super::refusal::Watched;
+use super::{Again, Driver, Lender, SendError, fault_failure, garbage, lost, unreachable};
 use crate::http::answer::Failure;
 use crate::http::body::{Body, BodyFault};
 use crate::http::framing;
@@ -29,6 +29,8 @@ use crate::http::pace::Pace;
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     closed: Rc<Cell<bool>>,
+    /// Whether the agent refused the stream: nobody behind it has seen a byte.
+    refused: Rc<Cell<bool>>,
     limits: Rc<Limits>,
     driver: Rc<Driver>,
 }
@@ -45,15 +47,16 @@ where
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
         .max_header_list_size(H2_HEADER_LIST_BYTES_MAX)
         .max_send_buffer_size(H2_SEND_BUFFER_BYTES_MAX);
+    let (stream, refused) = Watched::new(stream);
     let handshake = builder.handshake(stream).await;
-    let (sender, connection) = handshake.map_err(|error| failed(&error, true))?;
+    let (sender, connection) = handshake.map_err(|error| failed(&error, Again::Unseen))?;
     let closed = Rc::new(Cell::new(false));
     let ended = closed.clone();
     let driver = tokio::task::spawn_local(async move {
         let _ = connection.await;
         ended.set(true);
     });
-    Ok(Connection { sender, closed, limits, driver: Rc::new(Driver(driver)) })
+    Ok(Connection { sender, closed, refused, limits, driver: Rc::new(Driver(driver)) })
 }
 
 impl Connection {
@@ -67,18 +70,23 @@ impl Connection {
         self.closed.get()
     }
 
+    fn failed(&self, error: &h2::Error, again: Again) -> SendError {
+        if self.refused.get() { unreachable(Again::Unseen) } else { failed(error, again) }
+    }
+
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &self,
         request: Request<()>,
         body: &Lender,
     ) -> Result<Response<Body>, SendError> {
-        let idempotent = is_idempotent(request.method());
-        let mut sender = self.sender.clone().ready().await.map_err(|error| failed(&error, true))?;
+        let again = Again::by(request.method());
+        let mut sender =
+            self.sender.clone().ready().await.map_err(|error| self.failed(&error, Again::Unseen))?;
         let body = body.lend();
         let over = http_body::Body::is_end_stream(&body);
         let request = with_authority(request)?;
-        let sent = sender.send_request(request, over).map_err(|error| failed(&error, true));
+        let sent = sender.send_request(request, over).map_err(|error| self.failed(&error, Again::Unseen));
         let (response, mut stream) = sent?;
         let pace = Pace::new(self.limits.idle, 1);
         let fault: Rc<Cell<Option<Fault>>> = Rc::default();
@@ -93,8 +101,8 @@ impl Connection {
             }))
         });
         let response = response.await.map_err(|error| match fault.get() {
-            Some(fault) => SendError { failure: fault_failure(fault), again: false },
-            None => failed(&error, idempotent),
+            Some(fault) => SendError { failure: fault_failure(fault), again: Again::No },
+            None => self.failed(&error, again),
         })?;
         if response.status().is_informational() {
             return Err(garbage("a final answer with an interim status"));
@@ -128,18 +136,16 @@ fn with_authority(request: Request<()>) -> Result<Request<()>, SendError> {
 
 fn garbage_request(error: &http::uri::InvalidUriParts) -> SendError {
     let message = format!("The request cannot be said in HTTP/2: {error}.");
-    SendError { failure: Failure::plain(StatusCode::BAD_REQUEST, message), again: false }
+    SendError { failure: Failure::plain(StatusCode::BAD_REQUEST, message), again: Again::No }
 }
 
-fn failed(error: &h2::Error, again: bool) -> SendError {
+fn failed(error: &h2::Error, again: Again) -> SendError {
     if error.is_io() || error.is_go_away() && error.is_remote() {
-        let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
-        let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message);
-        return SendError { failure, again };
+        return unreachable(again);
     }
     match error.reason() {
-        Some(Reason::REFUSED_STREAM) => lost("The upstream refused the stream.", true),
-        Some(_) if error.is_reset() => lost("The upstream reset the stream.", false),
+        Some(Reason::REFUSED_STREAM) => lost("The upstream refused the stream.", Again::Unseen),
+        Some(_) if error.is_reset() => lost("The upstream reset the stream.", Again::No),
         _ => garbage(error),
     }
 }

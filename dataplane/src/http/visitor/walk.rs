@@ -12,14 +12,14 @@ use http::{Request, Response, StatusCode, Version};
 
 use super::policy::policy_failed;
 use super::{Answer, Stop, Tunnel, Visitor};
-use crate::gateway::{Endpoint, Gateway, Kind, Pool};
+use crate::gateway::{Ask, Endpoint, Gateway, Kind, Pool};
 use crate::hops::{self, Steps, TooFar};
 use crate::http::answer::Failure;
 use crate::http::body::Body;
 use crate::http::framing::Authority;
 use crate::http::record::Record;
 use crate::http::reply::{self, from_reply};
-use crate::http::upstream::{self, Lender, SendError};
+use crate::http::upstream::{self, Again, Lender, SendError};
 use crate::http::{fields, route};
 
 /// One endpoint on the way.
@@ -47,7 +47,7 @@ impl<G: Gateway> Visitor<G> {
     ) -> Result<Answer<G>, Stop> {
         let pool = route::public(&self.gateway, &self.conn, authority).map_err(Stop::Failure)?;
         let work = Work::default();
-        let first = self.enter(pool, Rc::new(head), OnError::Halt, &work).map_err(Stop::Failure)?;
+        let first = self.enter(pool, Rc::new(head), OnError::Halt, &work, body).map_err(Stop::Failure)?;
         record.reached(&first.endpoint);
         self.admit(&first.endpoint, &work, record).await?;
         let mut hops = vec![first];
@@ -79,7 +79,7 @@ impl<G: Gateway> Visitor<G> {
                 },
                 Verdict::Forward { url, on_error } => {
                     steps.take().map_err(ended)?;
-                    match self.forward(hop, &url, on_error, depth) {
+                    match self.forward(hop, &url, on_error, depth, body) {
                         Ok(next) => {
                             record.forwarded(&next.endpoint);
                             hops.push(next);
@@ -104,8 +104,15 @@ impl<G: Gateway> Visitor<G> {
     }
 
     /// Takes a place in a pool.
-    fn enter(&self, pool: Pool, head: Rc<Parts>, on_error: OnError, work: &Work) -> Result<Hop, Failure> {
-        let endpoint = pool.pick(&[]).ok_or_else(|| {
+    fn enter(
+        &self,
+        pool: Pool,
+        head: Rc<Parts>,
+        on_error: OnError,
+        work: &Work,
+        body: &Lender,
+    ) -> Result<Hop, Failure> {
+        let endpoint = pool.pick(&[], ask(body)).ok_or_else(|| {
             let message = "No agent of this endpoint can take another request just now.";
             Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message)
         })?;
@@ -131,8 +138,9 @@ impl<G: Gateway> Visitor<G> {
         url: &EndpointUrl,
         on_error: OnError,
         depth: usize,
+        body: &Lender,
     ) -> Result<Hop, SendError> {
-        let fail = |failure| SendError { failure, again: true };
+        let fail = |failure| SendError { failure, again: Again::Unseen };
         hops::check_depth(depth).map_err(|deep| fail(too_far(deep)))?;
         let pool = self.gateway.internal(hop.endpoint.account, url).filter(|pool| {
             let http = |e: &Arc<Endpoint>| matches!(e.url.scheme(), Scheme::Http | Scheme::Https);
@@ -140,7 +148,7 @@ impl<G: Gateway> Visitor<G> {
         });
         let pool = pool.ok_or_else(|| fail(offline(url)))?;
         let head = hop.cx.request.clone().map_or_else(|| hop.entry.clone(), Rc::new);
-        self.enter(pool, head, on_error, &hop.cx.work).map_err(fail)
+        self.enter(pool, head, on_error, &hop.cx.work, body).map_err(fail)
     }
 
     async fn to_upstream(
@@ -152,7 +160,7 @@ impl<G: Gateway> Visitor<G> {
     ) -> Result<upstream::Reply<G::Stream>, SendError> {
         let endpoint = hop.endpoint.clone();
         if matches!(endpoint.kind, Kind::Cloud) {
-            return Err(SendError { failure: unfinished(&endpoint), again: true });
+            return Err(SendError { failure: unfinished(&endpoint), again: Again::Unseen });
         }
         let head = hop.cx.request.as_ref().unwrap_or(&hop.entry);
         // gRPC streams may rest as long as the exchange does, where there are any; other bodies have a pace.
@@ -199,10 +207,11 @@ impl<G: Gateway> Visitor<G> {
         body: &Lender,
         record: &Record<G>,
     ) -> Result<(), Stop> {
-        let whole = body.is_whole();
+        let again = error.again.allows(body);
         while let Some(mut hop) = hops.pop() {
             hop.tried.push(hop.endpoint.id);
-            if let Some(other) = hop.pool.pick(&hop.tried).filter(|_| error.again && whole) {
+            let other = again.then(|| hop.pool.pick(&hop.tried, ask(body))).flatten();
+            if let Some(other) = other {
                 steps.take().map_err(ended)?;
                 if hops.is_empty() {
                     self.admit(&other, &hop.cx.work, record).await?;
@@ -213,7 +222,7 @@ impl<G: Gateway> Visitor<G> {
                 return Ok(());
             }
             match hops.last_mut() {
-                Some(outer) if hop.on_error == OnError::Continue && error.again && whole => {
+                Some(outer) if hop.on_error == OnError::Continue && again => {
                     resume_after(outer, &error);
                     return Ok(());
                 }
@@ -271,6 +280,11 @@ impl<G: Gateway> Visitor<G> {
         }
         Ok(Response::from_parts(head, body))
     }
+}
+
+/// Work that another member can take over, as long as its body is kept.
+fn ask(body: &Lender) -> Ask {
+    Ask { repeats: body.is_short(), ..Ask::repeatable() }
 }
 
 fn resume_after(hop: &mut Hop, error: &SendError) {

@@ -13,6 +13,7 @@ use ebbgate_wire::ticket::BindToken;
 use super::super::bind::{self, Place, Refusal, Wanted};
 use super::super::{AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, take_out, text_bytes, with_engine};
 use super::{Connection, TEXT_BYTES_MAX, TICKET_SECS, short};
+use crate::gateway::health::Health;
 use crate::gateway::{AgentRef, Endpoint, Gateway as _, Kind};
 use crate::program::Tables;
 use crate::route::{AlreadyOnline, RouteTable};
@@ -144,17 +145,34 @@ impl Connection {
             account: identity.account,
             binding: wanted.binding,
             facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
-            url,
             engine,
             kind: Kind::Agent(AgentRef {
                 session: Arc::clone(&session.state),
                 bind: bind_id.into(),
                 proxy_protocol: wanted.proxy_protocol,
                 tls_termination: wanted.tls_termination.clone(),
+                health: self.health(session, &url),
             }),
             upstream_http2: bind.upstream_is_http2(),
             pooling_enabled: bind.extra.pooling_enabled,
+            url,
         })
+    }
+
+    /// The health of a new endpoint, whose changes are counted, logged and told to control.
+    fn health(&self, session: &AgentSession, url: &EndpointUrl) -> Arc<Health> {
+        let (edge, session, url) = (Arc::downgrade(self.shard.edge()), session.state.id, url.clone());
+        Arc::new(Health::new(Box::new(move |is_aside| {
+            let Some(edge) = edge.upgrade() else { return };
+            if is_aside {
+                edge.metrics.endpoints_aside.inc();
+                tracing::info!(%session, %url, "set aside: the agent could not reach its upstream");
+            } else {
+                edge.metrics.endpoints_aside.dec();
+                tracing::info!(%session, %url, "no longer set aside");
+            }
+            edge.reports.session_changed(session);
+        })))
     }
 
     /// Changes a served endpoint; all or nothing.
@@ -242,5 +260,6 @@ fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> Agen
         upstream_protocol: if endpoint.upstream_http2 { "http2" } else { "http1" }.into(),
         traffic_policy: wanted.policy_text.clone(),
         created_at: now_s,
+        upstream_refused: false,
     }
 }
