@@ -96,7 +96,7 @@ pub struct CarrierStream {
     way: Way,
     /// Hears whether the upstream answered; None once it did.
     health: Option<Arc<Health>>,
-    _slot: Slot,
+    slot: Slot,
 }
 
 enum Way {
@@ -107,7 +107,7 @@ enum Way {
 
 impl CarrierStream {
     fn new(way: Way, slot: Slot) -> Self {
-        Self { way, health: None, _slot: slot }
+        Self { way, health: None, slot }
     }
 
     /// A stream on a claimed link.
@@ -189,9 +189,11 @@ impl AsyncRead for CarrierStream {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let outcome = delegate!(self, stream => stream.poll_read(cx, buf));
-        if self.health.is_some() {
-            self.note(&outcome, buf.filled().len() > before);
+        let answered = buf.filled().len() > before;
+        if answered {
+            self.slot.heard();
         }
+        self.note(&outcome, answered);
         outcome
     }
 }
@@ -204,10 +206,14 @@ impl AsyncWrite for CarrierStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_flush(cx))
+        let outcome = delegate!(self, stream => stream.poll_flush(cx));
+        self.note(&outcome, false);
+        outcome
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_shutdown(cx))
+        let outcome = delegate!(self, stream => stream.poll_shutdown(cx));
+        self.note(&outcome, false);
+        outcome
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod health;
 pub mod life;
+pub mod liveness;
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -15,11 +16,13 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme, TunnelSessionId};
 use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 pub use crate::pool::{Ask, Pool};
 
 use self::health::Health;
 use self::life::{Ended, Life};
+use self::liveness::Liveness;
 use crate::carrier::QuicWay;
 
 /// An endpoint that is online: a cloud endpoint of the Program, or one an agent has bound.
@@ -86,6 +89,8 @@ pub struct SessionState {
     pub id: TunnelSessionId,
     /// Index of the shard that owns it.
     pub shard: usize,
+    /// Whether its agent is heard.
+    pub liveness: Arc<Liveness>,
     unheard: AtomicBool,
     /// The way, if it has one, is the QUIC connection that takes its streams.
     life: Life<QuicWay>,
@@ -94,7 +99,22 @@ pub struct SessionState {
 impl SessionState {
     /// A living session without streams.
     pub fn new(id: TunnelSessionId, shard: usize, in_flight_max: usize) -> Self {
-        Self { id, shard, unheard: AtomicBool::new(false), life: Life::new(in_flight_max) }
+        Self::heard_by(Arc::default(), id, shard, in_flight_max)
+    }
+
+    /// The same, whose agent was heard before it had a session.
+    pub fn heard_by(
+        liveness: Arc<Liveness>,
+        id: TunnelSessionId,
+        shard: usize,
+        in_flight_max: usize,
+    ) -> Self {
+        Self { id, shard, liveness, unheard: AtomicBool::new(false), life: Life::new(in_flight_max) }
+    }
+
+    /// Whether nothing is heard from the agent: new work should go elsewhere, where there is an elsewhere.
+    pub fn is_silent(&self) -> bool {
+        self.liveness.is_silent() || self.life.way().is_some_and(|way| way.session_is_silent())
     }
 
     /// Whether the session can take one more stream.
@@ -109,6 +129,7 @@ impl SessionState {
 
     /// Marks the session dead: no stream is opened on it any more.
     pub fn end(&self) {
+        self.liveness.end();
         if let Some(way) = self.life.end() {
             way.session_ended();
         }
@@ -164,6 +185,13 @@ impl SessionState {
 #[derive(Debug)]
 pub struct Slot(Arc<SessionState>);
 
+impl Slot {
+    /// Something came from the agent.
+    pub fn heard(&self) {
+        self.0.liveness.heard(Instant::now());
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.life.give_room();
@@ -209,6 +237,18 @@ pub trait Gateway: Clone + 'static {
         server: SocketAddr,
         proto: Scheme,
     ) -> impl Future<Output = Result<Self::Stream, OpenError>>;
+
+    /// Whether an endpoint's agent is heard: known from just now, or asked. Cloud endpoints always are.
+    fn is_heard(&self, endpoint: &Endpoint) -> impl Future<Output = bool> {
+        let _ = endpoint;
+        std::future::ready(true)
+    }
+
+    /// Completes when nothing is heard from an endpoint's agent any more.
+    fn silenced(&self, endpoint: &Endpoint) -> impl Future<Output = ()> {
+        let _ = endpoint;
+        std::future::pending()
+    }
 
     /// The key set at a URL of an account's policy, fetched or cached; or a sentence on why not. `fresh`: the cached one
     /// lacks a token's key.

@@ -92,6 +92,8 @@ metrics! {
     handshakes_failed: Counter = "tls_handshakes_failed", "TLS handshakes that failed";
     /// Agent sessions online.
     sessions: Gauge = "agent_sessions", "Agent sessions online";
+    /// Agent sessions from which nothing is heard.
+    sessions_silent: Gauge = "agent_sessions_silent", "Agent sessions from which nothing is heard";
     /// Agent endpoints online.
     agent_endpoints: Gauge = "agent_endpoints", "Agent endpoints online";
     /// Authentications of agents refused.

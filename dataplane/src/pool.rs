@@ -1,7 +1,7 @@
 //! `Pool`: the members that share one URL, and who of them is asked next.
 //!
 //! Takes turns among the best members that can take a stream just now: one that was set aside is asked when a trial is due,
-//! or when nobody else is left. Does not know how a stream is opened: a caller whose member fails before a byte was sent
+//! or when nobody else is left; one whose agent is not heard is the last. Does not know how a stream is opened: a caller whose member fails before a byte was sent
 //! picks again and names the ones it has tried.
 
 use std::sync::Arc;
@@ -72,6 +72,13 @@ impl Pool {
         })
     }
 
+    /// Whether somebody else than these could do the work and is heard.
+    pub fn has_other(&self, than: &[EndpointId]) -> bool {
+        let others = self.0.endpoints.iter().filter(|member| !than.contains(&member.id));
+        let ranks = others.filter_map(|member| member.rank(Ask::repeatable()));
+        than.len() < TRIES_MAX && ranks.into_iter().any(|rank| rank.class() == 0)
+    }
+
     /// The member whose turn it is among those of the best rank.
     fn best(&self, turn: usize, tried: &[EndpointId], ask: Ask) -> Option<(&Arc<Endpoint>, Rank)> {
         let ranked = || {
@@ -108,6 +115,8 @@ enum Rank {
     Trial,
     /// It is set aside.
     Aside,
+    /// Nothing is heard from its agent.
+    Silent,
 }
 
 impl Rank {
@@ -116,6 +125,7 @@ impl Rank {
         match self {
             Self::Good | Self::Trial => 0,
             Self::Aside => 1,
+            Self::Silent => 2,
         }
     }
 }
@@ -125,6 +135,7 @@ impl Endpoint {
     fn rank(&self, ask: Ask) -> Option<Rank> {
         let Kind::Agent(agent) = &self.kind else { return Some(Rank::Good) };
         agent.session.has_room().then(|| match agent.health.standing(ask.now) {
+            _ if agent.session.is_silent() => Rank::Silent,
             Standing::Good => Rank::Good,
             Standing::Due if ask.repeats => Rank::Trial,
             Standing::Overdue => Rank::Trial,
@@ -217,11 +228,34 @@ mod tests {
         let members = [agent(1, URL), agent(2, URL)];
         let pool = Pool::new(members.to_vec());
         let now = Instant::now();
-        members.iter().for_each(|member| health(member).refused(now));
+        for member in &members {
+            health(member).refused(now);
+        }
         let first = pool.pick(&[], Ask { repeats: false, now }).unwrap();
         let second = pool.pick(&[first.id], Ask { repeats: false, now }).unwrap();
         assert_ne!(first.id, second.id);
         assert!(pool.pick(&[first.id, second.id], ask()).is_none());
+    }
+
+    #[test]
+    fn a_silent_member_is_asked_only_when_nobody_else_is_left() {
+        use crate::gateway::liveness::SILENT_MS;
+        let (silent, aside, good) = (agent(1, URL), agent(2, URL), agent(3, URL));
+        let Kind::Agent(agent) = &silent.kind else { unreachable!("built as an agent") };
+        let (liveness, now) = (&agent.session.liveness, Instant::now());
+        let _ = liveness.sent(now);
+        liveness.look(now + Duration::from_millis(SILENT_MS));
+        health(&aside).refused(now);
+        let pool = Pool::new(vec![silent.clone(), aside.clone(), good.clone()]);
+        let ask = Ask { repeats: true, now };
+        for _ in 0..3 {
+            assert_eq!(pool.pick(&[], ask).unwrap().id, good.id);
+        }
+        assert!(pool.has_other(&[silent.id]) && !pool.has_other(&[good.id]));
+        assert_eq!(pool.pick(&[good.id], ask).unwrap().id, aside.id);
+        assert_eq!(pool.pick(&[good.id, aside.id], ask).unwrap().id, silent.id);
+        liveness.heard(now);
+        assert_eq!(pool.pick(&[good.id], ask).unwrap().id, silent.id);
     }
 
     #[test]

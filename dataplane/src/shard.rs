@@ -25,7 +25,7 @@ use ebbgate_wire::mux::Code;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Duration, Instant, sleep, timeout};
 
 pub use crossing::{Crossing, crossing};
 pub use edge::{Edge, Parts, Stage, Waits};
@@ -34,7 +34,8 @@ pub use stream::AgentStream;
 
 use crate::carrier::{self, Carrier, CarrierStream, Link, Origin, RawFailed, RawLink, RawStream};
 use crate::conn::{self, Walk};
-use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool};
+use crate::gateway::liveness::{self, Look};
+use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool, SessionState};
 use crate::listen;
 use crate::log;
 use crate::metrics::{CarrierLabel, StatusLabel};
@@ -245,6 +246,7 @@ impl Shard {
             return None;
         }
         let slot = carrier::slot(&agent.session).ok()?;
+        self.watch(&agent.session);
         let claimed = self.take_raw(agent.session.id)?.claim(self, slot, origin.header(agent), first).await;
         match &claimed {
             Ok(_) => agent.health.answered(),
@@ -261,6 +263,7 @@ impl Shard {
 
     /// Opens a stream on this shard: over attached QUIC, on an idle link, else in the session if it lives here.
     pub async fn open_here(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
+        self.watch(&agent.session);
         let mut opened = match self.open_apart(agent, origin).await {
             Some(stream) => Ok(stream),
             None => self.open_carrier(agent, origin).await,
@@ -274,6 +277,47 @@ impl Shard {
             Err(_) => drop(metrics.streams_failed.inc()),
         }
         opened
+    }
+
+    /// Something goes to the agent: while it stays unanswered, looks from time to time whether the agent is heard at all.
+    fn watch(&self, session: &Arc<SessionState>) {
+        if !session.liveness.sent(Instant::now()) {
+            return;
+        }
+        let (session, silent) = (Arc::clone(session), self.edge().metrics.sessions_silent.clone());
+        spawn_local(async move {
+            let mut counted = None;
+            while session.is_alive() {
+                sleep(liveness::LOOK).await;
+                match session.liveness.look(Instant::now()) {
+                    Look::Heard => return,
+                    Look::Wait => counted = None,
+                    Look::Ask => {
+                        counted = None;
+                        session.liveness.ask();
+                    }
+                    Look::Silent if counted.is_none() => {
+                        tracing::info!(session = %session.id, "nothing is heard from an agent");
+                        counted = Some(conn::Open::count(&silent));
+                    }
+                    Look::Silent => {}
+                }
+            }
+        });
+    }
+
+    /// Whether an agent is heard: known from just now, or asked.
+    pub async fn hears(&self, agent: &AgentRef) -> bool {
+        let liveness = &agent.session.liveness;
+        if agent.session.is_silent() {
+            return false;
+        }
+        if liveness.is_fresh(Instant::now()) {
+            return true;
+        }
+        self.watch(&agent.session);
+        liveness.ask();
+        liveness.answered().await
     }
 
     /// A stream beside the session, by the better of the ways there are. None: there is none.
@@ -368,6 +412,20 @@ impl Gateway for Shard {
         let sent = self.edge().send(session.shard, Message::Open(Box::new(request)));
         sent.map_err(|_| OpenError::SessionFull(session.id))?;
         opened.await.map_err(|_| OpenError::SessionEnded(session.id))?.map(AgentStream::Across)
+    }
+
+    async fn is_heard(&self, endpoint: &Endpoint) -> bool {
+        match &endpoint.kind {
+            Kind::Cloud => true,
+            Kind::Agent(agent) => self.hears(agent).await,
+        }
+    }
+
+    async fn silenced(&self, endpoint: &Endpoint) {
+        match &endpoint.kind {
+            Kind::Cloud => std::future::pending().await,
+            Kind::Agent(agent) => agent.session.liveness.silenced().await,
+        }
     }
 
     async fn keys(&self, account: AccountId, url: &str, fresh: bool) -> Result<Arc<KeySet>, String> {

@@ -31,12 +31,27 @@ pub enum HeartbeatError {
 
 /// Beats at once and then every `interval`; `on_echo` hears each round trip. Ends with the first missed echo.
 pub async fn run<S>(
+    stream: S,
+    interval: Duration,
+    tolerance: Duration,
+    on_echo: impl FnMut(Duration),
+) -> HeartbeatError
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    run_asked(stream, interval, tolerance, std::future::pending, on_echo).await
+}
+
+/// [`run`], and a beat whenever `asked` completes and none is under way.
+pub async fn run_asked<S, A>(
     mut stream: S,
     interval: Duration,
     tolerance: Duration,
+    mut asked: impl FnMut() -> A,
     mut on_echo: impl FnMut(Duration),
 ) -> HeartbeatError
 where
+    A: Future<Output = ()>,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut nonce = 0_u32;
@@ -48,7 +63,10 @@ where
             Ok(Err(error)) => return error,
             Ok(Ok(())) => on_echo(sent.elapsed()),
         }
-        sleep_until(sent + interval).await;
+        tokio::select! {
+            () = sleep_until(sent + interval) => {}
+            () = asked() => {}
+        }
     }
 }
 

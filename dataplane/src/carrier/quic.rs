@@ -46,6 +46,11 @@ impl QuicWay {
             && self.connection.close_reason().is_none()
     }
 
+    /// Whether the session itself runs over it and nothing is heard on it.
+    pub fn session_is_silent(&self) -> bool {
+        self.carries_session && self.silent.load(Ordering::Relaxed)
+    }
+
     /// Opens one proxied stream, header and preamble sent. None: it carries as many as it may, or has ended.
     pub async fn open(self: Arc<Self>, header: &ProxyHeader, preamble: &[u8]) -> Option<QuicStream> {
         let opening = open_proxied(&self.connection, header, preamble);

@@ -54,6 +54,12 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
                     return finish(*walk, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
                 };
                 let raw = walk.hello.is_some() && !walk.visitor.is_tls();
+                // What has gone to an agent that hangs, nobody can take back.
+                if walk.has_other() && !shard.hears(agent).await {
+                    shard.edge().metrics.retries.inc();
+                    walk.failed();
+                    continue;
+                }
                 if !shard.reaches(agent, raw) {
                     return move_to(&shard, walk, agent.session.shard);
                 }
@@ -207,8 +213,19 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
             let far = agent.session.shard != shard.index();
             return if far { Served::Elsewhere } else { Served::Again };
         };
+        let untouched = if walk.has_other() { walk.visitor.untouched() } else { None };
         walk.visitor.keep();
-        let ended = relay::copy(&mut walk.visitor, &mut stream, shard.edge().waits.idle()).await;
+        let left = async {
+            agent.session.liveness.silenced().await;
+            if !untouched.is_some_and(|untouched| untouched()) {
+                std::future::pending::<()>().await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = relay::copy(&mut walk.visitor, &mut stream, shard.edge().waits.idle()) => ended,
+            // Neither side has said a word.
+            () = left => return if walk.visitor.rewind() { Served::Again } else { Served::Over(silent()) },
+        };
         if ended.end == End::Failed(Side::Agent) {
             let is_new = walk.record.started.elapsed()
                 < new_connection(agent.session.is_unheard() || stream.is_unheard());
@@ -341,6 +358,10 @@ fn move_to(shard: &Shard, mut walk: Box<Walk>, index: usize) {
     if let Err(Message::Walk(walk)) = shard.edge().send(index, Message::Walk(walk)) {
         finish(*walk, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
     }
+}
+
+fn silent() -> Over {
+    over(ErrorCode::AGENT_STREAM, "nothing is heard from the agent")
 }
 
 fn over(code: impl Into<Option<ErrorCode>>, outcome: impl Into<String>) -> Over {

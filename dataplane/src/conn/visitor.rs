@@ -74,6 +74,14 @@ impl Visitor {
         true
     }
 
+    /// For a client in clear of which nothing was read yet: tells whether that is still so.
+    pub fn untouched(&self) -> Option<impl Fn() -> bool + use<>> {
+        let Io::Clear(socket) = &self.io else { return None };
+        let (traffic, before) = (socket.traffic(), socket.traffic().received());
+        let nothing_read = self.again.is_empty() && socket.looked_at().is_empty();
+        nothing_read.then_some(move || traffic.received() == before)
+    }
+
     /// Leaves this thread's runtime.
     pub fn detach(&mut self) -> io::Result<()> {
         self.socket().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), Socket::detach)

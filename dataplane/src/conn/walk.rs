@@ -228,6 +228,11 @@ impl Walk {
         self.set_member(None);
     }
 
+    /// Whether another member of the pool could take the connection and is heard.
+    pub fn has_other(&self) -> bool {
+        self.frames.last().is_some_and(|frame| frame.pool.has_other(&frame.tried))
+    }
+
     /// Whether TLS, if it is over, ended with no less than these settings demand. There is no second handshake: another
     /// endpoint, or another member, may not be answered by one that asked for less.
     pub fn meets(&self, settings: &TlsSettings) -> bool {

@@ -1,6 +1,7 @@
 //! One agent's connection: TLS by the name it came for, then the streams it opens, answered one task each.
 
 mod endpoints;
+mod heard;
 
 use std::cell::{OnceCell, RefCell};
 use std::io::ErrorKind;
@@ -28,9 +29,12 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 use super::allowance::{Allowance, Counter, Taken};
 use super::auth::{self, Accepted};
 use super::bind::Refusal;
+use heard::Heard;
+
 use super::{AgentSession, Inner, Managed, Text, allowance, links};
 use crate::carrier::{Carrier, QuicWay};
 use crate::conn::{Open, hello_refused, read_hello};
+use crate::gateway::liveness::Liveness;
 use crate::gateway::{Gateway as _, SessionState};
 use crate::listen::Admitted;
 use crate::quic::watch_session;
@@ -59,6 +63,7 @@ struct Connection {
     peer: IpAddr,
     ingress: Option<AccountId>,
     quic: Option<Arc<QuicWay>>,
+    liveness: Arc<Liveness>,
     session: OnceCell<Arc<AgentSession>>,
 }
 
@@ -120,6 +125,8 @@ pub async fn run<IO>(shard: Shard, io: IO, arrival: Arrival)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let liveness = Arc::<Liveness>::default();
+    let io = Heard { io, liveness: Arc::clone(&liveness) };
     let (mux, mut incoming, driver) = driver::connect(io, Role::Server, Limits::STRANGER);
     let connection = Rc::new(Connection {
         mux,
@@ -128,6 +135,7 @@ where
         ingress: arrival.ingress,
         quic: arrival.quic,
         session: OnceCell::new(),
+        liveness,
         shard,
     });
     let mut driver = spawn_local(Rc::clone(&connection).drive(driver));
@@ -316,7 +324,12 @@ impl Connection {
             links::raw_key(auth, tables.program.credentials.get(&accepted.credential), edge.entropy())
         };
         let session = Arc::new(AgentSession {
-            state: Arc::new(SessionState::new(id, self.shard.index(), streams_max)),
+            state: Arc::new(SessionState::heard_by(
+                Arc::clone(&self.liveness),
+                id,
+                self.shard.index(),
+                streams_max,
+            )),
             client_id: client_id.clone(),
             mux: self.mux.clone(),
             managed: Managed {
@@ -372,12 +385,12 @@ impl Connection {
         })
     }
 
-    /// Heartbeats towards the agent; a missed one ends the session.
+    /// Heartbeats towards the agent, also when somebody asks for a sign of life; a missed one ends the session.
     async fn beat(self: Rc<Self>) {
         let Ok(stream) = self.mux.open(StreamKind::Heartbeat).await else { return };
         let interval = Duration::from_secs(heartbeat::HEARTBEAT_SECS);
         let tolerance = Duration::from_secs(heartbeat::TOLERANCE_SECS);
-        let error = heartbeat::run(stream, interval, tolerance, |_| {}).await;
+        let error = heartbeat::run_asked(stream, interval, tolerance, || self.liveness.asked(), |_| {}).await;
         if !self.mux.is_closed() {
             tracing::info!(peer = %self.peer, %error, "an agent's heartbeat stopped");
             self.end(Code::NONE, "no heartbeat");

@@ -166,7 +166,30 @@ impl<G: Gateway> Visitor<G> {
         // gRPC streams may rest as long as the exchange does, where there are any; other bodies have a pace.
         body.leisure().set(endpoint.upstream_http2 && fields::is_grpc(&hop.entry.headers));
         let request = || self.upstream_request(&endpoint, head, &hop.entry, upgrade.as_ref());
-        self.upstreams.send(&self.gateway, &self.conn, &endpoint, &request, body, &record.progress).await
+        let sent =
+            self.upstreams.send(&self.gateway, &self.conn, &endpoint, &request, body, &record.progress);
+        let than: Vec<_> = hop.tried.iter().copied().chain([endpoint.id]).collect();
+        if !hop.pool.has_other(&than) {
+            return sent.await;
+        }
+        let silent = |again| SendError { again, ..SendError::not_opened("The agent is not heard.".into()) };
+        if !head.method.is_safe() {
+            // Once it has gone to an agent that hangs, nobody can take it back.
+            return if self.gateway.is_heard(&endpoint).await {
+                sent.await
+            } else {
+                Err(silent(Again::Unseen))
+            };
+        }
+        tokio::select! {
+            sent = sent => sent,
+            () = async {
+                self.gateway.silenced(&endpoint).await;
+                if !body.is_whole() {
+                    std::future::pending().await
+                }
+            } => Err(silent(Again::Repeatable)),
+        }
     }
 
     /// The head that goes to an upstream; made anew for every try.
