@@ -71,8 +71,8 @@ pub struct Config {
     /// Seconds a TCP or TLS connection of which one direction has ended may carry nothing before it is closed.
     #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     pub half_closed_secs: u64,
-    /// Milliseconds that requests in flight get when the edge is told to stop. More keeps agents away longer.
-    #[arg(long, value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
+    /// Milliseconds that requests in flight get at most when the edge is told to stop.
+    #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     pub drain_ms: u64,
     /// Lets policies fetch key sets from private and loopback addresses.
     #[arg(long)]

@@ -153,6 +153,7 @@ fn facts(shard: &Shard, socket: &Socket, record: &Record) -> Arc<ConnFacts> {
 }
 
 async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, port: u16) {
+    shard.edge().routes.returned(None, &[Scheme::Tcp], &host, port).await;
     let Some((_, pool)) = shard.edge().routes.public(Scheme::Tcp, &host, port) else {
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
         return record.done(Some(ErrorCode::OFFLINE), outcome);
@@ -189,6 +190,7 @@ async fn serve_tls(shard: Shard, mut socket: Socket, mut record: Record) {
         return record.done(None, "the TLS hello names no server this edge could serve");
     };
     record.event.server_name = name.to_string();
+    shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
         return deliver::no_endpoint(shard, socket, hello, name, record).await;
     };

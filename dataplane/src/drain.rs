@@ -1,8 +1,9 @@
 //! The orderly end: nothing new, a bounded wait for requests in flight, then agents are told to go, then the shards
-//! stop. TCP and TLS connections may last for days and are not waited for.
+//! stop. Connections without a request in flight end at once. TCP and TLS connections, and those that have left HTTP, may
+//! last for days and are not waited for.
 //!
-//! Short on purpose: some agents' second attempt to come back is late (wire.md section 7.2), so an edge that restarts
-//! must be gone and back before it.
+//! From the word to the agents on it is short on purpose: some agents' second attempt to come back is late (wire.md
+//! section 7.2), so an edge that restarts must be gone and back before it.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub async fn drain(edge: &Arc<Edge>, wait: Duration) {
     edge.enter(Stage::Draining);
     let (open, agents) = (&edge.metrics.http_connections_open, &edge.metrics.agent_connections_open);
     tracing::info!(http_connections = open.get(), "stopping: nothing new is accepted");
-    wait_until(wait, || open.get() == 0).await;
+    wait_until(wait, || open.get() <= edge.metrics.http_tunnels_open.get()).await;
     edge.enter(Stage::Ending);
     tracing::info!(http_connections = open.get(), agents = agents.get(), "stopping: agents are told to go");
     wait_until(Duration::from_millis(ENDING_MS_MAX), || agents.get() == 0).await;

@@ -7,6 +7,7 @@ pub mod health;
 pub mod life;
 pub mod liveness;
 
+use std::any::Any;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -226,6 +227,19 @@ pub trait Gateway: Clone + 'static {
     /// Members of an internal endpoint of one account; exact before longest wildcard, online only.
     fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool>;
 
+    /// Waits a little, if an agent that served a URL before the edge started is on its way back. `account`: whose internal
+    /// name is meant; None: a public one.
+    fn returned(
+        &self,
+        account: Option<AccountId>,
+        scheme: Scheme,
+        host: &Host,
+        port: u16,
+    ) -> impl Future<Output = ()> {
+        let _ = (account, scheme, host, port);
+        std::future::ready(())
+    }
+
     /// Whether the account of a public endpoint lets visitors in from this address (its IP restriction of type `endpoints`).
     fn admits(&self, account: AccountId, source: IpAddr) -> bool;
 
@@ -267,6 +281,11 @@ pub trait Gateway: Clone + 'static {
 
     /// Takes the record of an answered request.
     fn request_done(&self, event: RequestEvent);
+
+    /// A connection has left HTTP, until this is dropped.
+    fn left_http(&self) -> Box<dyn Any> {
+        Box::new(())
+    }
 
     /// Completes when the edge begins to stop: finish what is in flight, take nothing new.
     fn draining(&self) -> impl Future<Output = ()> + 'static;

@@ -14,11 +14,11 @@ use ebbgate_edge::config::{Config, QuicListen};
 use ebbgate_edge::effect::{Fetcher, Keys};
 use ebbgate_edge::listen::{self, Caps};
 use ebbgate_edge::metrics::Metrics;
-use ebbgate_edge::program::Tables;
 use ebbgate_edge::program::feed::Feed;
 use ebbgate_edge::program::ports::Ports;
 use ebbgate_edge::program::report::Reports;
 use ebbgate_edge::program::saved::{self, Saved};
+use ebbgate_edge::program::{Tables, bound};
 use ebbgate_edge::shard::{self, Edge, Entrance, Parts};
 use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::{EdgeId, Ksuid};
@@ -84,6 +84,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let threads: Vec<JoinHandle<_>> = threads.collect::<std::io::Result<_>>()?;
     let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
     tokio::spawn(admin::serve(admin, Arc::clone(&edge)));
+    tokio::spawn(bound::keep(Arc::clone(&edge), saved.bound_file()));
     let feed = Feed { socket: config.control_socket(), id, edge: Arc::clone(&edge), saved, events };
     tokio::spawn(feed.run());
     let reloaded = Arc::clone(&edge);
@@ -152,6 +153,7 @@ fn restore(edge: &Arc<Edge>, saved: &Saved) {
     let generation = program.generation;
     match Tables::compile(program, &Tables::default()) {
         Ok(tables) => {
+            bound::expect(edge, &saved.bound_file());
             edge.install(tables);
             tracing::info!(generation, "serving the last program until control is heard");
         }

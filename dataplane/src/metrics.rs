@@ -66,6 +66,8 @@ metrics! {
     connections_open: Gauge = "connections_open", "Connections open";
     /// HTTP connections open.
     http_connections_open: Gauge = "http_connections_open", "HTTP connections open";
+    /// HTTP connections that have left HTTP.
+    http_tunnels_open: Gauge = "http_tunnels_open", "HTTP connections that have left HTTP, as WebSockets do";
     /// Agents' connections open, authenticated or not.
     agent_connections_open: Gauge = "agent_connections_open", "Connections of agents open, authenticated or not";
     /// QUIC connections attached to sessions that run elsewhere.

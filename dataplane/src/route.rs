@@ -1,28 +1,42 @@
 //! `RouteTable`: which endpoints answer for a URL. Exact before the longest wildcard; only what is online is in it, so an
 //! exact name that goes offline leaves its traffic to a wildcard.
 //!
+//! After a start it also knows what agents had bound before and lets visitors wait for it ([`returning`]).
+//!
 //! Lookups take no lock. Changes copy one small bucket, so that a thousand agents coming back at once stay cheap.
 
-use std::collections::HashMap;
+pub mod returning;
+
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Duration, Instant, sleep};
 
-use crate::gateway::{Endpoint, Pool};
+use crate::gateway::{Endpoint, Kind, Pool};
+use returning::{Returning, WAIT_MS_MAX};
 
 /// Parts the table is copied by.
 const BUCKETS: usize = 256;
+/// Milliseconds between a waiting visitor's looks.
+const LOOK_MS: u64 = 20;
 
 /// A namespace and a URL in it. Public names are one namespace; `.internal` names one per account.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Place {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Place {
     account: Option<AccountId>,
     url: EndpointUrl,
 }
 
 impl Place {
+    fn new(account: Option<AccountId>, scheme: Scheme, host: Host, port: u16) -> Option<Self> {
+        Some(Self { account, url: EndpointUrl::new(scheme, host, port).ok()? })
+    }
+
     fn of(endpoint: &Endpoint) -> Self {
         let account = (endpoint.binding != Binding::Public).then_some(endpoint.account);
         Self { account, url: endpoint.url.clone() }
@@ -36,6 +50,9 @@ pub struct RouteTable {
     buckets: Box<[ArcSwap<Bucket>]>,
     hasher: RandomState,
     writer: Mutex<()>,
+    /// Counts changes.
+    changes: AtomicU64,
+    returning: OnceLock<Returning>,
 }
 
 /// Somebody else answers for the URL, and not both of them share.
@@ -46,7 +63,13 @@ pub struct AlreadyOnline(pub EndpointId);
 impl Default for RouteTable {
     fn default() -> Self {
         let buckets = (0..BUCKETS).map(|_| ArcSwap::default()).collect();
-        Self { buckets, hasher: RandomState::new(), writer: Mutex::new(()) }
+        Self {
+            buckets,
+            hasher: RandomState::new(),
+            writer: Mutex::new(()),
+            changes: AtomicU64::new(0),
+            returning: OnceLock::new(),
+        }
     }
 }
 
@@ -88,6 +111,56 @@ impl RouteTable {
         self.find(Some(account), url.scheme(), url.host(), url.port()).map(|(_, pool)| pool)
     }
 
+    /// Expects what agents had bound before the edge started; once.
+    pub fn expect(&self, places: impl IntoIterator<Item = Place>, now: Instant) {
+        let _ = self.returning.set(Returning::new(places, now));
+    }
+
+    /// Waits a little, if an agent that served a host under one of these schemes is on its way back and nothing as close is
+    /// online. `account`: whose internal names are meant; None: public ones.
+    pub async fn returned(&self, account: Option<AccountId>, schemes: &[Scheme], host: &Host, port: u16) {
+        let Some(returning) = self.returning.get().filter(|returning| returning.is_open(Instant::now()))
+        else {
+            return;
+        };
+        let is_away = || {
+            let found = |scheme: &Scheme| self.find(account, *scheme, host, port).map(|(name, _)| name);
+            let away =
+                |scheme: &Scheme| returning.covers(account, *scheme, host, port, found(scheme).as_ref());
+            schemes.iter().any(away) && !schemes.iter().any(|scheme| found(scheme).as_ref() == Some(host))
+        };
+        if !is_away() {
+            return;
+        }
+        let Some(_room) = returning.room() else { return };
+        let deadline = Instant::now() + Duration::from_millis(WAIT_MS_MAX);
+        while Instant::now() < deadline && is_away() {
+            sleep(Duration::from_millis(LOOK_MS)).await;
+        }
+    }
+
+    /// Changes so far.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What agents serve now, or may serve again: as much as is remembered.
+    pub fn places_of_agents(&self, now: Instant) -> BTreeSet<Place> {
+        let is_agents =
+            |pool: &Pool| pool.members().iter().any(|member| matches!(member.kind, Kind::Agent(_)));
+        let mut places = BTreeSet::new();
+        for bucket in &self.buckets {
+            let bucket = bucket.load();
+            places.extend(bucket.iter().filter(|(_, pool)| is_agents(pool)).map(|(place, _)| place.clone()));
+        }
+        let away = self.returning.get().into_iter().flat_map(|returning| returning.places(now));
+        places.extend(away.cloned());
+        while places.len() > returning::PLACES_MAX {
+            places.pop_last();
+        }
+        places
+    }
+
     fn find(
         &self,
         account: Option<AccountId>,
@@ -96,8 +169,8 @@ impl RouteTable {
         port: u16,
     ) -> Option<(Host, Pool)> {
         candidates(host).find_map(|name| {
-            let url = EndpointUrl::new(scheme, name.clone(), port).ok()?;
-            Some((name, self.exact(&Place { account, url })?))
+            let place = Place::new(account, scheme, name.clone(), port)?;
+            Some((name, self.exact(&place)?))
         })
     }
 
@@ -113,6 +186,7 @@ impl RouteTable {
             copy.insert(place, pool);
         }
         bucket.store(Arc::new(copy));
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     fn bucket(&self, place: &Place) -> &ArcSwap<Bucket> {
@@ -177,6 +251,44 @@ mod tests {
         );
         assert!(found(&table, Scheme::Tls, "db.example.com").is_some());
         assert!(found(&table, Scheme::Https, "db.example.com").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn visitors_wait_for_an_agent_that_is_on_its_way_back_and_not_for_others() {
+        let before = RouteTable::default();
+        before.put(agent(1, "https://a.example.com"));
+        before.put(agent(2, "tcp://b.internal:1"));
+        before.put(cloud(3, "https://c.example.com"));
+        let places = before.places_of_agents(Instant::now());
+        let text = serde_json::to_string(&places).unwrap();
+        let places: BTreeSet<Place> = serde_json::from_str(&text).unwrap();
+        assert_eq!(places.len(), 2, "cloud endpoints come from the Program: {text}");
+        let table = RouteTable::default();
+        table.expect(places.clone(), Instant::now());
+        assert_eq!(table.places_of_agents(Instant::now()), places, "a second crash forgets nothing");
+        let waited = async |host: &str| {
+            let began = Instant::now();
+            table.returned(None, &[Scheme::Https, Scheme::Tls], &host.parse().unwrap(), 443).await;
+            began.elapsed() > Duration::ZERO
+        };
+        assert!(!waited("c.example.com").await && !waited("nobody.example.com").await);
+        let back = async {
+            sleep(Duration::from_millis(WAIT_MS_MAX / 2)).await;
+            table.put(agent(1, "https://a.example.com"));
+        };
+        let began = Instant::now();
+        let (has_waited, ()) = tokio::join!(waited("a.example.com"), back);
+        assert!(has_waited && began.elapsed() < Duration::from_millis(WAIT_MS_MAX));
+        assert!(!waited("a.example.com").await);
+        let account = Some(crate::gateway::fixture::account(1));
+        let began = Instant::now();
+        table.returned(account, &[Scheme::Tcp], &"b.internal".parse().unwrap(), 1).await;
+        assert_eq!(began.elapsed(), Duration::from_millis(WAIT_MS_MAX), "and no longer");
+        tokio::time::advance(Duration::from_secs(returning::RETURN_SECS_MAX)).await;
+        let began = Instant::now();
+        table.returned(account, &[Scheme::Tcp], &"b.internal".parse().unwrap(), 1).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!(table.places_of_agents(Instant::now()).len(), 1);
     }
 
     #[test]

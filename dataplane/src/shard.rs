@@ -6,6 +6,7 @@ mod edge;
 mod links;
 mod stream;
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
@@ -386,6 +387,10 @@ impl Gateway for Shard {
         self.edge().routes.internal(account, url)
     }
 
+    async fn returned(&self, account: Option<AccountId>, scheme: Scheme, host: &Host, port: u16) {
+        self.edge().routes.returned(account, &[scheme], host, port).await;
+    }
+
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {
         self.edge().tables.load().restrictions.admit(account, IpRestrictionKind::Endpoints, source)
     }
@@ -447,6 +452,10 @@ impl Gateway for Shard {
             self.edge().metrics.log_lines_lost.inc();
         }
         self.edge().reports.event(FromEdge::Request(Box::new(event)));
+    }
+
+    fn left_http(&self) -> Box<dyn Any> {
+        Box::new(conn::Open::count(&self.edge().metrics.http_tunnels_open))
     }
 
     fn draining(&self) -> impl Future<Output = ()> + 'static {

@@ -10,6 +10,7 @@ mod pipes;
 mod proxies;
 mod readers;
 mod resets;
+mod returning;
 mod shortage;
 
 use std::collections::BTreeMap;

@@ -34,6 +34,12 @@ impl Ksuid {
         random.copy_from_slice(&entropy);
         Self(bytes)
     }
+
+    /// Unix time in seconds at which it was made.
+    pub fn unix_secs(&self) -> u64 {
+        let [a, b, c, d, ..] = self.0;
+        KSUID_EPOCH_UNIX_SECS.saturating_add(u64::from(u32::from_be_bytes([a, b, c, d])))
+    }
 }
 
 impl fmt::Display for Ksuid {

@@ -160,6 +160,9 @@ impl Walk {
                 Step::Need(Effect::Body { .. }) => self.resume(Outcome::Body(Err(BodyError::Incomplete))),
                 Step::Pause => tokio::task::yield_now().await,
                 Step::Done(verdict) => {
+                    if let Verdict::Forward { url, .. } = &verdict {
+                        gateway.returned(Some(endpoint.account), url.scheme(), url.host(), url.port()).await;
+                    }
                     if let Some(next) = self.decide(&endpoint, verdict, gateway) {
                         return next;
                     }

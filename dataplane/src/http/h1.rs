@@ -131,7 +131,10 @@ where
     if let Some(tunnel) = tunnel.take() {
         let mut read = BytesMut::from(read);
         read.extend_from_slice(&rest);
-        return HttpOutcome { requests, outcome: relay(io, read, tunnel, &limits).await };
+        let left = visitor.gateway().left_http();
+        let outcome = relay(io, read, tunnel, &limits).await;
+        drop(left);
+        return HttpOutcome { requests, outcome };
     }
     let outcome = match (shared.fault(), &ended) {
         (Some(fault), _) => {

@@ -16,6 +16,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const PROGRAM_FILE: &str = "program.json";
 const ID_FILE: &str = "id";
 const KEY_FILE: &str = "ticket.key";
+const BOUND_FILE: &str = "bound.json";
 
 /// Why state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +101,11 @@ impl Saved {
                 .map_err(|_| self.damaged(KEY_FILE, format!("it must hold {KEY_BYTES} bytes"))),
             None => self.write(KEY_FILE, &fresh).map(|()| fresh),
         }
+    }
+
+    /// The file that says what agents had bound last.
+    pub fn bound_file(&self) -> PathBuf {
+        self.dir.join(BOUND_FILE)
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, SavedError> {

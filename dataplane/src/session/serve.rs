@@ -48,6 +48,8 @@ const CODE_SESSIONS: ErrorCode = ErrorCode::new(108);
 const REQUEST_SECS_MAX: u64 = 30;
 /// Milliseconds between a refused Auth and the end, so that the refusal is read first.
 const REFUSED_PAUSE_MS: u64 = 200;
+/// Milliseconds between looks at whether a token has become known.
+const CATCH_UP_LOOK_MS: u64 = 20;
 /// Seconds a session may take to end once it was told to.
 const END_SECS_MAX: u64 = 2;
 /// Seconds a cookie and a bind token are good for.
@@ -273,7 +275,19 @@ impl Connection {
     async fn auth(self: &Rc<Self>, auth: Auth, mut stream: Stream) -> Result<(), String> {
         let edge = self.shard.edge();
         let now_s = self.shard.now_unix_ms() / 1000;
-        let judged = auth::judge(&auth, &edge.tables.load(), self.ingress, self.peer, &edge.tickets, now_s);
+        let judge = || auth::judge(&auth, &edge.tables.load(), self.ingress, self.peer, &edge.tickets, now_s);
+        let mut judged = judge();
+        let is_unknown = |judged: &Result<Accepted, Refusal>| matches!(judged, Err(refusal) if refusal.code == Some(ErrorCode::AUTHTOKEN_INVALID));
+        if is_unknown(&judged)
+            && auth::may_be_known_soon(auth.extra.authtoken.expose(), now_s)
+            && let Some(_room) = edge.waiting_logins.room(self.peer)
+        {
+            let deadline = Instant::now() + Duration::from_secs(auth::CATCH_UP_SECS_MAX);
+            while is_unknown(&judged) && Instant::now() < deadline {
+                sleep(Duration::from_millis(CATCH_UP_LOOK_MS)).await;
+                judged = judge();
+            }
+        }
         match judged.and_then(|accepted| self.accept(&auth, accepted)) {
             Ok(reply) => {
                 if let Some(session) = self.session.get() {

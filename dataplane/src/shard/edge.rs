@@ -29,7 +29,7 @@ use crate::program::ports::{PortChange, Ports};
 use crate::program::report::Reports;
 use crate::relay::IdleLimits;
 use crate::route::RouteTable;
-use crate::session::{self, AuthFailures, Sessions};
+use crate::session::{self, AuthFailures, Sessions, WaitingLogins};
 
 /// Random bytes a thread draws at once.
 const DRAWN_BYTES: usize = 512;
@@ -64,6 +64,8 @@ pub struct Edge {
     pub sessions: Sessions,
     /// Sources that fail to authenticate.
     pub auth_failures: AuthFailures,
+    /// Logins whose tokens are not known yet.
+    pub waiting_logins: WaitingLogins,
     /// How many connections may be open.
     pub caps: Arc<Caps>,
     /// Counters.
@@ -129,6 +131,7 @@ impl Edge {
             routes: RouteTable::default(),
             sessions: Sessions::default(),
             auth_failures: AuthFailures::default(),
+            waiting_logins: WaitingLogins::default(),
             caps: parts.caps,
             metrics: parts.metrics,
             reports: parts.reports,

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_edge::shard::Stage;
 use ebbgate_model::feed::FromEdge;
-use ebbgate_model::{Binding, CloudEndpointSpec, EndpointId, Ksuid};
+use ebbgate_model::{Binding, CloudEndpointSpec, EndpointId, Ksuid, TokenHash};
 use ebbgate_wire::rpc::{Outcome, StreamKind};
 use ebbgate_wire::rpc_io::call;
 use serde_json::json;
@@ -29,6 +30,35 @@ async fn tokens_are_checked() {
     assert_eq!(code(TOKEN, "localhost").await, None);
     assert_eq!(code(TOKEN, "connect.clinic2.example").await, Some(118));
     assert_eq!(code(OTHER_TOKEN, "connect.clinic2.example").await, None);
+}
+
+#[tokio::test]
+async fn a_fresh_credential_used_at_once_waits_for_its_generation() {
+    let mut lab = Lab::start();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let token = format!("{}{}", Ksuid::new(now, [9; 16]), &TOKEN[27..]);
+    let login = {
+        let (connect, authority, token) = (lab.connect, lab.authority.client(None, false), token.clone());
+        tokio::spawn(async move {
+            let stream = TcpStream::connect(connect).await.unwrap();
+            let tls = crate::lab::handshake(stream, "localhost", authority).await.unwrap();
+            Agent::over(tls, &token, &Previous::default(), &[]).await.map_err(|reply| reply.error)
+        })
+    };
+    // The edge has heard of the login, and does not know the token yet.
+    while lab.edge.waiting_logins.count() == 0 {
+        tokio::task::yield_now().await;
+        assert!(!login.is_finished(), "refused at once");
+    }
+    let hash = digest(&SHA256, token.as_bytes());
+    lab.change(|program| {
+        let mut spec = program.credentials[&credential_id(TOKEN)].clone();
+        spec.token = TokenHash(hash.as_ref().try_into().unwrap());
+        program.credentials.insert(credential_id(&token), spec);
+    });
+    let agent = login.await.unwrap().unwrap_or_else(|error| panic!("{error}"));
+    agent.bind(TARGET).await;
+    assert_eq!(lab.edge.waiting_logins.count(), 0);
 }
 
 #[tokio::test]

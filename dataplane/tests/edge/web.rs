@@ -128,6 +128,42 @@ async fn an_upstream_that_is_down_is_told_by_its_code_from_either_shard() {
 }
 
 #[tokio::test]
+async fn connections_without_a_request_do_not_hold_up_the_end_of_the_edge() {
+    let mut lab = Lab::start();
+    lab.cloud(1, "https://api.example.com", json!({ "on_http_request": [{ "actions": [forward(TARGET)] }] }));
+    let mut agent = lab.agent(TOKEN).await;
+    agent.bind(TARGET).await;
+    let mut config = rustls::ClientConfig::clone(&lab.authority.client(None, false));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = Arc::new(config);
+    let mut socket = lab.visit_tls(API, Arc::clone(&config)).await.unwrap();
+    let upgrade = format!(
+        "GET / HTTP/1.1\r\nhost: {API}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    socket.write_all(upgrade.as_bytes()).await.unwrap();
+    let (_, mut stream) = agent.accept().await;
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        stream.read_buf(&mut request).await.unwrap();
+    }
+    let switched =
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nword";
+    stream.write_all(switched).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"word") {
+        assert!(socket.read_buf(&mut answer).await.unwrap() > 0, "the tunnel ended");
+    }
+    let resting = lab.visit_tls(API, config).await.unwrap();
+    while lab.edge.metrics.http_connections_open.get() < 2 {
+        tokio::task::yield_now().await;
+    }
+    // No test waits for so long: the end comes because nothing is waited for.
+    ebbgate_edge::drain::drain(&lab.edge, std::time::Duration::from_hours(1)).await;
+    drop((socket, resting));
+}
+
+#[tokio::test]
 async fn a_reserved_name_without_endpoint_explains_itself() {
     let lab = Lab::start();
     let answer = get(&lab, "nobody.example.com").await;

@@ -45,6 +45,7 @@ impl<G: Gateway> Visitor<G> {
         body: &Lender,
         record: &Rc<Record<G>>,
     ) -> Result<Answer<G>, Stop> {
+        self.gateway.returned(None, self.conn.scheme, &authority.host, self.conn.port).await;
         let pool = route::public(&self.gateway, &self.conn, authority).map_err(Stop::Failure)?;
         let work = Work::default();
         let first = self.enter(pool, Rc::new(head), OnError::Halt, &work, body).map_err(Stop::Failure)?;
@@ -79,6 +80,8 @@ impl<G: Gateway> Visitor<G> {
                 },
                 Verdict::Forward { url, on_error } => {
                     steps.take().map_err(ended)?;
+                    let account = hop.endpoint.account;
+                    self.gateway.returned(Some(account), url.scheme(), url.host(), url.port()).await;
                     match self.forward(hop, &url, on_error, depth, body) {
                         Ok(next) => {
                             record.forwarded(&next.endpoint);
@@ -186,7 +189,7 @@ impl<G: Gateway> Visitor<G> {
             () = async {
                 self.gateway.silenced(&endpoint).await;
                 if !body.is_whole() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             } => Err(silent(Again::Repeatable)),
         }
