@@ -14,6 +14,7 @@ use crate::presence::Presence;
 use crate::push::Planned;
 use crate::record::{Installation, IssuedCertificate, UnixSecs};
 use crate::restriction::ApiRestrictions;
+use crate::room::Room;
 use crate::secret::{self, Entropy, Vault};
 use crate::store::Store;
 
@@ -34,6 +35,8 @@ pub struct App {
     pub presence: Presence,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// How much an edge takes, and how much of it is in use.
+    pub room: Arc<Room>,
     /// The newest plan.
     pub planned: watch::Receiver<Planned>,
     /// Who may call from where.
@@ -162,6 +165,7 @@ pub(crate) mod testing {
                 issuer: Arc::new(issuer),
                 presence: Presence::default(),
                 metrics: Arc::default(),
+                room: Arc::default(),
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),

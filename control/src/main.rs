@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use ebbgate_control::check::check;
 use ebbgate_control::clock::{Clock, SystemClock};
 use ebbgate_control::config::{Account, ApiKey, Cli, Command, Init, LogFormat, OnOff};
 use ebbgate_control::dir::DataDir;
@@ -12,7 +13,7 @@ use ebbgate_control::init::init;
 use ebbgate_control::restore::restore;
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
-use ebbgate_control::store::{copy_database, verify_database};
+use ebbgate_control::store::copy_database;
 use ebbgate_control::{operator, secret};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -68,9 +69,11 @@ async fn command(command: &Command) -> Result<()> {
             print(&json!({ "restored": file, "replaced": replaced }))
         }
         Command::Check { dir } => {
-            let path = DataDir::new(&dir.dir).database();
-            verify_database(&path)?;
-            print(&json!({ "database": path, "state": "ok" }))
+            let dir = DataDir::new(&dir.dir);
+            let checked = check(&dir)?;
+            print(&json!({
+                "database": dir.database(), "state": "ok", "revision": checked.revision, "objects": checked.objects,
+            }))
         }
     }
 }

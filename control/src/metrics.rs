@@ -56,6 +56,12 @@ impl Metrics {
         registry.register("generation", "Generation of the newest Program", generation);
         let stuck = gauge(u64::from(planned.trouble.is_some()));
         registry.register("planning_stopped", "1 when newer revisions cannot be planned", stuck);
+        let left_out = gauge(planned.left_out.len() as u64);
+        registry.register(
+            "objects_left_out",
+            "Stored objects that edges do not get, named in /readyz",
+            left_out,
+        );
         let (live, sessions, connected) = edges(presence);
         registry.register("edge_generation", "Generation in force at an edge", live);
         registry.register("edge_sessions", "Agent sessions online at an edge", sessions);

@@ -29,9 +29,10 @@ use crate::dir::{DataDir, DirError};
 use crate::file::{self, FileError};
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
-use crate::push::{self, Feeds, Planned};
+use crate::push::{self, Feeds, Planned, Planner};
 use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
+use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::store::{DirLock, Sqlite, StoreError};
 use crate::trouble::Trouble;
@@ -112,11 +113,12 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
         api_base: api_base(options, listeners.api_at),
         api_base_given: options.api_url.is_some(),
     };
-    let app = open_app(&dir, settings, options.rate_limit, planned).await?;
+    let app = open_app(&dir, settings, options, planned).await?;
     try_renew(&app).await;
 
     let mut background = JoinSet::new();
-    background.spawn(push::follow(app.store.clone(), app.vault.clone(), publish, app.metrics.clone()));
+    let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
+    background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
     background.spawn(renew_hourly(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
     let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
@@ -198,7 +200,7 @@ async fn listen_on(at: SocketAddr, flag: &'static str) -> Result<(TcpListener, S
 async fn open_app(
     dir: &DataDir,
     settings: Settings,
-    rate_limit: u32,
+    options: &Serve,
     planned: watch::Receiver<Planned>,
 ) -> Result<App, ServeError> {
     let vault = dir.vault()?;
@@ -214,9 +216,10 @@ async fn open_app(
         issuer: Arc::new(issuer),
         presence: Presence::default(),
         metrics: Arc::default(),
+        room: Arc::new(Room::new(usize::from(options.program_mib) << 20)),
         planned,
         restrictions: Arc::default(),
-        limiter: Arc::new(Limiter::new((rate_limit > 0).then_some(rate_limit))),
+        limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
         installation: Arc::new(installation.ok_or_else(not_initialised)?.record),
         settings: Arc::new(settings),
     })

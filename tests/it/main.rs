@@ -17,6 +17,7 @@ mod api_clients;
 mod bad_input;
 mod clinic;
 mod corpus;
+mod damage;
 mod faults;
 mod pool;
 mod restart;

@@ -6,7 +6,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use ebbgate_model::{EdgeId, Program};
+use aws_lc_rs::digest::{SHA256, digest};
+use ebbgate_model::{EdgeId, Program, ProgramDigest};
 use ebbgate_wire::ticket::KEY_BYTES;
 use tokio::time::Duration;
 
@@ -44,6 +45,53 @@ pub enum SavedError {
     },
 }
 
+/// A Program as it is kept on disk.
+#[derive(Debug)]
+pub struct Written {
+    bytes: Vec<u8>,
+    digest: ProgramDigest,
+}
+
+impl Written {
+    /// Writes a Program down, in memory.
+    pub fn new(program: &Program) -> Self {
+        let bytes = serde_json::to_vec(program).expect("a Program has string keys only");
+        Self { digest: digest_of(&bytes), bytes }
+    }
+
+    /// What control knows the Program by.
+    pub fn digest(&self) -> ProgramDigest {
+        self.digest
+    }
+
+    /// The file: the Program with its digest as a last member.
+    fn file(&self) -> Vec<u8> {
+        let open = self.bytes.strip_suffix(b"}").unwrap_or(&self.bytes);
+        [open, format!("{SEAL}{}\"}}", self.digest).as_bytes()].concat()
+    }
+}
+
+/// What stands before the digest in the file of a Program.
+const SEAL: &str = r#","sha256":""#;
+/// Characters of a digest and of the end of the file.
+const SEALED_END_CHARS: usize = 64 + 2;
+
+/// Whether a file's digest fits. One without a digest was written by an older release.
+fn is_intact(file: &[u8]) -> bool {
+    let Some(at) = file.len().checked_sub(SEAL.len() + SEALED_END_CHARS) else { return true };
+    let (open, seal) = file.split_at(at);
+    let Some(digest) = seal.strip_prefix(SEAL.as_bytes()).and_then(|seal| seal.strip_suffix(b"\"}")) else {
+        return true;
+    };
+    digest_of(&[open, b"}"].concat()).to_string().as_bytes() == digest
+}
+
+fn digest_of(bytes: &[u8]) -> ProgramDigest {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    ProgramDigest(hash)
+}
+
 /// The directory, locked for this process.
 #[derive(Debug)]
 pub struct Saved {
@@ -71,14 +119,16 @@ impl Saved {
     /// The last Program in force, if there was one.
     pub fn program(&self) -> Result<Option<Program>, SavedError> {
         let Some(bytes) = self.read(PROGRAM_FILE)? else { return Ok(None) };
+        if !is_intact(&bytes) {
+            return Err(self.damaged(PROGRAM_FILE, "its checksum does not fit what it holds".to_owned()));
+        }
         let damaged = |e: serde_json::Error| self.damaged(PROGRAM_FILE, e.to_string());
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
     }
 
     /// Keeps a Program that is in force.
-    pub fn put_program(&self, program: &Program) -> Result<(), SavedError> {
-        let bytes = serde_json::to_vec(program).map_err(|e| self.damaged(PROGRAM_FILE, e.to_string()))?;
-        self.write(PROGRAM_FILE, &bytes)
+    pub fn put_program(&self, program: &Written) -> Result<(), SavedError> {
+        self.write(PROGRAM_FILE, &program.file())
     }
 
     /// The edge's stable name; `fresh` becomes it on the first run.
@@ -150,7 +200,7 @@ mod tests {
         {
             let saved = Saved::open(dir.path()).unwrap();
             assert_eq!(saved.program().unwrap(), None);
-            saved.put_program(&program).unwrap();
+            saved.put_program(&Written::new(&program)).unwrap();
             assert_eq!(saved.edge_id(one).unwrap(), one);
             assert_eq!(saved.ticket_key([1; 32]).unwrap(), [1; 32]);
         }
@@ -162,6 +212,37 @@ mod tests {
             let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn a_saved_program_with_any_character_changed_is_not_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Saved::open(dir.path()).unwrap();
+        let program = Program { generation: 7, ..Program::default() };
+        saved.put_program(&Written::new(&program)).unwrap();
+        let path = dir.path().join(PROGRAM_FILE);
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            fs::write(&path, changed).unwrap();
+            // Only what marks the digest may be lost; the Program is right then.
+            assert!(saved.program().is_err() || saved.program().unwrap() == Some(program.clone()), "{at}");
+        }
+        // Valid JSON that says something else.
+        let text = String::from_utf8(whole).unwrap().replace(r#""generation":7"#, r#""generation":8"#);
+        fs::write(&path, text).unwrap();
+        let message = saved.program().unwrap_err().to_string();
+        assert!(message.contains("checksum"), "{message}");
+    }
+
+    #[test]
+    fn a_program_that_an_older_release_saved_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Saved::open(dir.path()).unwrap();
+        let program = Program { generation: 7, ..Program::default() };
+        fs::write(dir.path().join(PROGRAM_FILE), serde_json::to_vec(&program).unwrap()).unwrap();
+        assert_eq!(saved.program().unwrap(), Some(program));
     }
 
     #[test]

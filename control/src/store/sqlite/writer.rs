@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use tokio::sync::{oneshot, watch};
 
 use super::super::{Compare, LOG_BYTES_MAX, LeaseId, Op, Outcome, REVISIONS_KEPT, Revision, StoreError, Txn};
+use super::sum::sum;
 use super::{end_of, engine_error};
 use crate::trouble::Trouble;
 
@@ -312,14 +313,18 @@ impl<'a> Group<'a> {
         lease: Option<LeaseId>,
     ) -> rusqlite::Result<bool> {
         let lease = lease.map(|lease| lease.0);
+        let mut known = self.db().prepare_cached("SELECT created FROM entries WHERE key = ?1")?;
+        let created: Option<Revision> = known.query_row([key], |row| row.get(0)).optional()?;
+        let created = created.unwrap_or(revision);
+        let sum = sum(key, Some(value), created, revision, lease);
         let mut put = self.db().prepare_cached(
-            "INSERT INTO entries (key, value, created, modified, lease) VALUES (?1, ?2, ?3, ?3, ?4)
-             ON CONFLICT (key) DO UPDATE SET value = ?2, modified = ?3, lease = ?4 RETURNING created",
+            "INSERT INTO entries (key, value, created, modified, lease, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (key) DO UPDATE SET value = ?2, modified = ?4, lease = ?5, sum = ?6",
         )?;
-        let created: Revision = put.query_row(params![key, value, revision, lease], |row| row.get(0))?;
-        let mut log = self.db().prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-        log.execute(params![revision, sequence, key, value, created, lease])?;
-        drop((put, log));
+        put.execute(params![key, value, created, revision, lease, sum])?;
+        let mut log = self.db().prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+        log.execute(params![revision, sequence, key, value, created, lease, sum])?;
+        drop((known, put, log));
         self.written.log_bytes += value.len() as u64;
         Ok(true)
     }
@@ -328,8 +333,8 @@ impl<'a> Group<'a> {
         if self.db().prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])? == 0 {
             return Ok(false);
         }
-        let mut log = self.db().prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, NULL, 0, NULL)")?;
-        log.execute(params![revision, sequence, key])?;
+        let mut log = self.db().prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, NULL, 0, NULL, ?4)")?;
+        log.execute(params![revision, sequence, key, sum(key, None, 0, revision, None)])?;
         Ok(true)
     }
 
