@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::App;
 use crate::account;
+use crate::disk::{Unwritable, unwritable};
 use crate::record::{self, Account, IpRestriction, Stored};
 use crate::secret;
 use crate::store::{Outcome, Store, Txn};
@@ -69,7 +70,8 @@ async fn refuse_other_hosts(request: Request, next: Next) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let planned = admin.app.planned.borrow().clone();
-    let text = admin.app.metrics.text(&planned, &admin.app.presence);
+    let unwritable = unwritable(&admin.app.database);
+    let text = admin.app.metrics.text(&planned, &admin.app.presence, unwritable);
     ([(CONTENT_TYPE, OPENMETRICS)], text)
 }
 
@@ -82,23 +84,34 @@ async fn ready(State(admin): State<Admin>) -> Response {
         (None, Some(_)) => {
             // Changes nothing, but goes all the way to the disk.
             let written = admin.app.store.commit(Txn::new()).await;
-            written.err().map(|error| error.to_string())
+            // A little room may be left in the log when there is none for more.
+            let full = || unwritable(&admin.app.database).map(|reason| disk_trouble(&admin.app, reason));
+            written.err().map(|error| error.to_string()).or_else(full)
         }
     };
-    match trouble {
-        None => ready_text(&planned.left_out).into_response(),
-        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")).into_response(),
-    }
+    let (status, head) = match trouble {
+        None => (StatusCode::OK, "ready".to_owned()),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble),
+    };
+    (status, told(&head, &planned.left_out)).into_response()
+}
+
+fn disk_trouble(app: &App, reason: Unwritable) -> String {
+    let what = match reason {
+        Unwritable::Full => "full: free space",
+        Unwritable::ReadOnly => "read-only: mount it for writing",
+    };
+    format!("the disk that holds {} is {what}", app.database.display())
 }
 
 /// One damaged or oversized object of one account is no reason not to be ready; it is told.
-fn ready_text(left_out: &BTreeMap<String, String>) -> String {
-    let mut text = "ready\n".to_owned();
-    for (key, reason) in left_out.iter().take(LEFT_OUT_SHOWN_MAX) {
-        text.push_str(&format!("left out: {key}: {reason}\n"));
-    }
-    if let Some(more) = left_out.len().checked_sub(LEFT_OUT_SHOWN_MAX).filter(|more| *more > 0) {
-        text.push_str(&format!("left out: {more} more\n"));
+fn told(head: &str, left_out: &BTreeMap<String, String>) -> String {
+    let mut text = format!("{head}\n");
+    let lines = left_out.iter().take(LEFT_OUT_SHOWN_MAX);
+    text.extend(lines.map(|(key, reason)| format!("left out: {key}: {reason}\n")));
+    let more = left_out.len().saturating_sub(LEFT_OUT_SHOWN_MAX);
+    if more > 0 {
+        text.extend([format!("left out: {more} more\n")]);
     }
     text
 }
@@ -256,7 +269,7 @@ async fn open_api(
     let all = record::list::<IpRestriction>(store, account, None, None).await?;
     let in_force = |r: &&Stored<IpRestriction>| r.record.kind == IpRestrictionKind::Api && r.record.enforced;
     let Some(stored) = all.items.iter().find(in_force) else {
-        return remove_damaged(store, account, all.damaged).await;
+        return remove_damaged(store, account, &all.damaged).await;
     };
     let opened = IpRestriction { enforced: false, ..stored.record.clone() };
     match store.commit(record::replace(Txn::new(), &opened, stored.modified)).await? {
@@ -269,7 +282,7 @@ async fn open_api(
 async fn remove_damaged(
     store: &dyn Store,
     account: AccountId,
-    damaged: Vec<String>,
+    damaged: &[String],
 ) -> Result<Response, AdminError> {
     if damaged.is_empty() {
         return Err(AdminError::NotRestricted(account));

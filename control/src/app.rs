@@ -1,6 +1,7 @@
 //! `App`: what every part of control shares. Handlers get it whole; it has no behaviour of its own.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 
 use ebbgate_model::{AccountId, Host, Ksuid, Token};
@@ -43,6 +44,8 @@ pub struct App {
     pub restrictions: Arc<ApiRestrictions>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
+    /// Where the database is, for what its disk says.
+    pub database: Arc<Path>,
     /// What `init` decided.
     pub installation: Arc<Installation>,
     /// What the flags of `serve` decided.
@@ -169,6 +172,7 @@ pub(crate) mod testing {
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
+                database: Arc::from(dir.path()),
                 installation: Arc::new(Installation {
                     region: "local".into(),
                     connect_host: "connect.test".parse().expect("a host"),

@@ -40,6 +40,8 @@ pub enum CheckError {
         path: PathBuf,
         /// Their keys, each with the reason.
         damaged: BTreeMap<String, String>,
+        /// What is there besides.
+        checked: Checked,
     },
 }
 
@@ -62,9 +64,6 @@ pub fn check_database(path: &Path, vault: &Vault) -> Result<Checked, CheckError>
         return Ok(Checked { revision: None, objects: BTreeMap::new() });
     };
     let damaged = Snapshot::read(&page.items, page.revision, vault).damaged;
-    if !damaged.is_empty() {
-        return Err(CheckError::Records { path: path.to_owned(), damaged });
-    }
     let mut objects: BTreeMap<String, usize> = BTreeMap::new();
     for item in &page.items {
         let mut parts =
@@ -74,5 +73,9 @@ pub fn check_database(path: &Path, vault: &Vault) -> Result<Checked, CheckError>
             *objects.entry(kind.to_owned()).or_default() += 1;
         }
     }
-    Ok(Checked { revision: Some(page.revision), objects })
+    let checked = Checked { revision: Some(page.revision), objects };
+    if damaged.is_empty() {
+        return Ok(checked);
+    }
+    Err(CheckError::Records { path: path.to_owned(), damaged, checked })
 }

@@ -47,15 +47,18 @@ pub enum Command {
     /// Manage API keys of a running control
     #[command(subcommand)]
     ApiKey(ApiKey),
-    /// Copy the database to a new file, running or not
+    /// Write everything a new machine needs into one new file, running or not
     Backup {
         /// The data directory
         #[command(flatten)]
         dir: Dir,
         /// The new file
         file: PathBuf,
+        /// Back up what is left when records are damaged
+        #[arg(long)]
+        damaged: bool,
     },
-    /// Put a backup in the database's place; control must not run
+    /// Make the data directory what a backup says; control must not run
     Restore {
         /// The data directory
         #[command(flatten)]
@@ -63,7 +66,7 @@ pub enum Command {
         /// The backup
         file: PathBuf,
     },
-    /// Check the database, running or not
+    /// Check the database and every record in it, running or not
     Check {
         /// The data directory
         #[command(flatten)]

@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 pub use lock::DirLock;
-pub use sqlite::{Sqlite, copy_database, read_database, verify_database};
+pub use sqlite::{Attached, Sqlite, attach, attached, copy_database, detach, read_database, verify_database};
 
 /// Longest key in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;

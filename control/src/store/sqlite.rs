@@ -3,6 +3,7 @@
 //! Writes that wait together are committed together, so that one disk flush serves many. Reads use a second connection
 //! and see every commit that was answered. Keeping other processes out of the directory is `DirLock`'s business.
 
+mod attached;
 mod schema;
 mod sum;
 mod writer;
@@ -21,9 +22,12 @@ use tokio::sync::{oneshot, watch};
 use super::{
     Batch, Change, Item, LeaseId, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Usage, Watch,
 };
+pub use attached::{Attached, attach, attached, detach};
 pub use schema::{copy_database, read_database, verify_database};
 use sum::{change, item};
 use writer::{Command, Writer};
+
+use crate::trouble::Trouble;
 
 /// Writes waiting for the writer thread.
 const QUEUE_MAX: usize = 1024;
@@ -41,7 +45,8 @@ pub struct Sqlite {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    reader: Mutex<Connection>,
+    /// Replaced when the database can be written again.
+    reader: Arc<Mutex<Connection>>,
     revision: watch::Receiver<Revision>,
 }
 
@@ -53,21 +58,34 @@ impl Sqlite {
     }
 
     /// Opens an existing database: checks it, brings its schema up to date, starts the writer.
+    ///
+    /// On a disk that takes no writes it is read, and every write fails until the disk takes them again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::start(schema::open(path)?, path)
+        match schema::open(path) {
+            Ok(connection) => Self::start(Some(connection), path),
+            Err(error) if crate::disk::unwritable(path).is_some() => {
+                tracing::error!(error = %Trouble(&error), "the database is read, and takes no writes for now");
+                Self::start(None, path)
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    fn start(connection: Connection, path: &Path) -> Result<Self, StoreError> {
-        let reader = schema::open_reader(path)?;
-        let revision = connection.query_row("SELECT revision FROM state", [], |row| row.get(0));
+    fn start(connection: Option<Connection>, path: &Path) -> Result<Self, StoreError> {
+        let reader = match connection {
+            Some(_) => schema::open_reader(path)?,
+            None => schema::open_frozen(path)?,
+        };
+        let revision = reader.query_row("SELECT revision FROM state", [], |row| row.get(0));
         let (announce, announced) = watch::channel(revision.map_err(|e| engine_error(path, e))?);
-        let writer = Writer::new(connection, path.to_owned(), announce)?;
+        let reader = Arc::new(Mutex::new(reader));
+        let writer = Writer::new(connection, path.to_owned(), announce, Arc::clone(&reader))?;
         let (commands, queue) = sync_channel(QUEUE_MAX);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
             .map_err(|e| StoreError::Engine { path: path.to_owned(), source: Arc::new(e) })?;
-        let shared = Shared { path: path.to_owned(), reader: Mutex::new(reader), revision: announced };
+        let shared = Shared { path: path.to_owned(), reader, revision: announced };
         Ok(Self { shared: Arc::new(shared), commands: Some(commands), thread: Some(thread) })
     }
 

@@ -110,6 +110,7 @@ impl Lab {
             planned: watch::channel(Planned::default()).1,
             restrictions: Arc::default(),
             limiter: Arc::new(Limiter::new(None)),
+            database: Arc::from(dir.path()),
             installation: Arc::new(Installation {
                 region: "local".into(),
                 connect_host: "connect.gate.example".parse().unwrap(),

@@ -1,19 +1,23 @@
 //! What the edge keeps on disk between runs: the last Program in force, its own name, the key of its tickets. All files
 //! are 0600 and replaced whole, so that a crash leaves the old or the new, never half of either.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_model::{EdgeId, Program, ProgramDigest};
 use ebbgate_wire::ticket::KEY_BYTES;
 use tokio::time::Duration;
 
+use super::disk::{Disk, is_unwritable, private};
+
 /// Seconds to wait for an edge that is just stopping to let go of the directory.
 const LOCK_SECS_MAX: u64 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+const LOCK_FILE: &str = "lock";
 const PROGRAM_FILE: &str = "program.json";
 const ID_FILE: &str = "id";
 const KEY_FILE: &str = "ticket.key";
@@ -96,24 +100,39 @@ fn digest_of(bytes: &[u8]) -> ProgramDigest {
 #[derive(Debug)]
 pub struct Saved {
     dir: PathBuf,
-    _lock: File,
+    /// None: the disk took no file to lock, and then it holds none to protect.
+    _lock: Option<File>,
+    disk: Arc<Disk>,
 }
 
 impl Saved {
     /// Makes the directory if missing and locks it; waits a moment for a predecessor to end.
     pub fn open(dir: &Path) -> Result<Self, SavedError> {
         let failed = |source| SavedError::Io { path: dir.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-        let lock = private().create(true).truncate(false).open(dir.join("lock")).map_err(failed)?;
+        let disk = Arc::new(Disk::new(dir));
+        let lock = match open_lock(dir) {
+            Ok(lock) => lock,
+            Err(error) if is_unwritable(&error) => {
+                tracing::error!(%error, dir = %dir.display(), "nothing can be kept on disk; serving all the same");
+                disk.takes_not(&dir.join(LOCK_FILE), &error);
+                return Ok(Self { dir: dir.to_owned(), _lock: None, disk });
+            }
+            Err(error) => return Err(failed(error)),
+        };
         let tries = Duration::from_secs(LOCK_SECS_MAX).as_millis() / LOCK_PAUSE.as_millis();
         for _ in 0..tries {
             match lock.try_lock() {
-                Ok(()) => return Ok(Self { dir: dir.to_owned(), _lock: lock }),
+                Ok(()) => return Ok(Self { dir: dir.to_owned(), _lock: Some(lock), disk }),
                 Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
                 Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
             }
         }
         Err(SavedError::InUse { path: dir.to_owned() })
+    }
+
+    /// The disk it is on.
+    pub fn disk(&self) -> Arc<Disk> {
+        Arc::clone(&self.disk)
     }
 
     /// The last Program in force, if there was one.
@@ -138,7 +157,7 @@ impl Saved {
                 let text = String::from_utf8_lossy(&bytes);
                 text.trim().parse().map_err(|e: ebbgate_model::IdError| self.damaged(ID_FILE, e.to_string()))
             }
-            None => self.write(ID_FILE, format!("{fresh}\n").as_bytes()).map(|()| fresh),
+            None => self.write_if_possible(ID_FILE, format!("{fresh}\n").as_bytes()).map(|()| fresh),
         }
     }
 
@@ -148,7 +167,7 @@ impl Saved {
             Some(bytes) => bytes
                 .try_into()
                 .map_err(|_| self.damaged(KEY_FILE, format!("it must hold {KEY_BYTES} bytes"))),
-            None => self.write(KEY_FILE, &fresh).map(|()| fresh),
+            None => self.write_if_possible(KEY_FILE, &fresh).map(|()| fresh),
         }
     }
 
@@ -162,7 +181,18 @@ impl Saved {
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), SavedError> {
         let path = self.dir.join(name);
-        replace(&path, bytes).map_err(|source| SavedError::Io { path, source })
+        self.disk.write(&path, bytes).map_err(|source| SavedError::Io { path, source })
+    }
+
+    /// What is made anew at the next start if it must be: no reason not to serve now.
+    fn write_if_possible(&self, name: &str, bytes: &[u8]) -> Result<(), SavedError> {
+        match self.write(name, bytes) {
+            Err(SavedError::Io { source, .. }) if is_unwritable(&source) => {
+                tracing::error!(error = %source, file = name, "not kept on disk; the next start makes another");
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     fn damaged(&self, name: &str, reason: String) -> SavedError {
@@ -170,20 +200,15 @@ impl Saved {
     }
 }
 
-/// Writes beside, syncs, renames over, syncs the directory.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = private().create(true).truncate(true).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    options
+/// The lock's file; on a disk that takes no writes, one that is there already.
+fn open_lock(dir: &Path) -> io::Result<File> {
+    let path = dir.join(LOCK_FILE);
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    let opened = made.and_then(|()| private().create(true).truncate(false).open(&path));
+    opened.or_else(|error| match File::open(&path) {
+        Ok(file) if is_unwritable(&error) => Ok(file),
+        _ => Err(error),
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use super::super::{Page, Range, StoreError, file_error};
 use super::sum::sum;
 use super::{engine_error, read_range};
+use crate::disk::{Unwritable, unwritable};
 
 /// Marks the file as ours: `EbGt` in ASCII.
 const APPLICATION_ID: i32 = 0x4562_4774;
@@ -142,14 +143,51 @@ fn copy(source: &Connection, from: &Path, to: &Path) -> Result<(), StoreError> {
     File::open(to).and_then(|file| file.sync_all()).map_err(|e| file_error(to, e))
 }
 
-fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
+pub(super) fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
     if !path.exists() {
         return Err(StoreError::Missing { path: path.to_owned() });
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags).map_err(|e| engine_error(path, e))?;
-    db.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(|e| engine_error(path, e))?;
-    Ok(db)
+    let connect = || {
+        let db = Connection::open_with_flags(path, flags)?;
+        db.busy_timeout(Duration::from_millis(BUSY_MS))?;
+        // Reads the header and, in WAL mode, needs the index of the log beside the file.
+        db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(db)
+    };
+    connect().or_else(|error: rusqlite::Error| {
+        let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
+        if has_log || unwritable(path).is_none() {
+            return Err(engine_error(path, error));
+        }
+        // No log, and none can be made: then the file is all there is, and nobody changes it.
+        let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+        Connection::open_with_flags(format!("file:{name}?immutable=1"), flags)
+            .map_err(|e| engine_error(path, e))
+    })
+}
+
+/// Opens a database whose disk takes no writes: checked, of this release's schema, for reading.
+pub(super) fn open_frozen(path: &Path) -> Result<Connection, StoreError> {
+    let db = connect_to_read(path)?;
+    check(&db, path)?;
+    if check_version(&db, path)? == latest() { Ok(db) } else { Err(unwritable_error(path)) }
+}
+
+/// What a write meets on a disk that takes none.
+pub(super) fn unwritable_error(path: &Path) -> StoreError {
+    let path = path.to_owned();
+    match unwritable(&path) {
+        Some(Unwritable::ReadOnly) => StoreError::ReadOnly { path },
+        _ => StoreError::Full { path },
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {

@@ -144,7 +144,7 @@ async fn a_full_disk_is_said_and_nothing_is_half_applied() {
     let connection = super::schema::open(&path).unwrap();
     // SQLite reports a database at its page limit like a full disk, with no disk to fill.
     connection.pragma_update(None, "max_page_count", 40).unwrap();
-    let store = Sqlite::start(connection, &path).unwrap();
+    let store = Sqlite::start(Some(connection), &path).unwrap();
     let mut acknowledged = 0;
     let error = loop {
         let txn = (0..4).fold(Txn::new(), |txn, n| txn.put(format!("/{acknowledged}/{n}"), vec![b'x'; 2000]));

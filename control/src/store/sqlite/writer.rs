@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -10,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::super::{Compare, LOG_BYTES_MAX, LeaseId, Op, Outcome, REVISIONS_KEPT, Revision, StoreError, Txn};
 use super::sum::sum;
-use super::{end_of, engine_error};
+use super::{end_of, engine_error, schema};
 use crate::trouble::Trouble;
 
 /// Transactions that share one disk flush.
@@ -42,7 +43,10 @@ struct Running {
 }
 
 pub(super) struct Writer {
-    db: Connection,
+    /// None: the disk took no writes when the store was opened.
+    db: Option<Connection>,
+    /// What reads use; it is replaced when the disk takes writes again.
+    reader: Arc<Mutex<Connection>>,
     path: PathBuf,
     announce: watch::Sender<Revision>,
     compacted: Revision,
@@ -54,15 +58,54 @@ pub(super) struct Writer {
 impl Writer {
     /// Every lease begins anew: nobody could keep it alive while the store was down.
     pub(super) fn new(
-        db: Connection,
+        db: Option<Connection>,
         path: PathBuf,
         announce: watch::Sender<Revision>,
+        reader: Arc<Mutex<Connection>>,
     ) -> Result<Self, StoreError> {
-        let (leases, compacted) = read_state(&db).map_err(|e| engine_error(&path, e))?;
-        let log_bytes = log_bytes(&db).map_err(|e| engine_error(&path, e))?;
+        let mut writer =
+            Self { db: None, reader, path, announce, compacted: 0, log_bytes: 0, leases: BTreeMap::new() };
+        if let Some(db) = db {
+            writer.begin(db)?;
+        }
+        Ok(writer)
+    }
+
+    fn begin(&mut self, db: Connection) -> Result<(), StoreError> {
+        let (leases, compacted) = read_state(&db).map_err(|e| engine_error(&self.path, e))?;
+        self.log_bytes = log_bytes(&db).map_err(|e| engine_error(&self.path, e))?;
+        self.compacted = compacted;
         let ends = |ttl| Running { ttl, ends: Instant::now() + ttl };
-        let leases = leases.into_iter().map(|(id, ttl)| (id, ends(ttl))).collect();
-        Ok(Self { db, path, announce, compacted, log_bytes, leases })
+        self.leases = leases.into_iter().map(|(id, ttl)| (id, ends(ttl))).collect();
+        self.db = Some(db);
+        Ok(())
+    }
+
+    /// Opens the database for writing if it is not; an error while the disk takes no writes.
+    fn open(&mut self) -> Result<(), StoreError> {
+        if self.db.is_some() {
+            return Ok(());
+        }
+        if crate::disk::unwritable(&self.path).is_some() {
+            return Err(schema::unwritable_error(&self.path));
+        }
+        let shared = Arc::clone(&self.reader);
+        let mut reader = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        // A connection that could only read keeps the index of the log read-only for the whole process: it goes first.
+        *reader = Connection::open_in_memory().map_err(|e| engine_error(&self.path, e))?;
+        let opened = schema::open(&self.path).and_then(|db| Ok((db, schema::open_reader(&self.path)?)));
+        match opened {
+            Ok((db, new)) => {
+                *reader = new;
+                self.begin(db)?;
+                tracing::info!("the disk takes writes again");
+                Ok(())
+            }
+            Err(error) => {
+                *reader = schema::open_frozen(&self.path)?;
+                Err(error)
+            }
+        }
     }
 
     /// Serves until all senders are gone.
@@ -103,7 +146,14 @@ impl Writer {
             return;
         }
         let before = *self.announce.borrow();
-        let mut group = Group::begin(&mut self.db, &self.path, before, self.compacted, self.log_bytes);
+        let opened = self.open();
+        let begun = match (opened, &mut self.db) {
+            (Ok(()), Some(db)) => db
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(|error| engine_error(&self.path, error)),
+            (opened, _) => Err(opened.err().unwrap_or(StoreError::Closed)),
+        };
+        let mut group = Group::begin(begun, &self.path, before, self.compacted, self.log_bytes);
         for id in &ended {
             let _ = group.attempt(|group| group.end_lease(*id));
         }
@@ -173,15 +223,15 @@ struct Group<'a> {
 
 impl<'a> Group<'a> {
     fn begin(
-        db: &'a mut Connection,
+        begun: Result<Transaction<'a>, StoreError>,
         path: &'a Path,
         revision: Revision,
         compacted: Revision,
         log_bytes: u64,
     ) -> Self {
-        let (db, failure) = match db.transaction_with_behavior(TransactionBehavior::Immediate) {
+        let (db, failure) = match begun {
             Ok(db) => (Some(db), None),
-            Err(error) => (None, Some(engine_error(path, error))),
+            Err(error) => (None, Some(error)),
         };
         let written =
             Written { revision, compacted, log_bytes, leases: Vec::new(), answers: Vec::new(), failure };
