@@ -1,5 +1,6 @@
 //! The operator's port: health, metrics, and what stands above accounts. Loopback only; changes need `DIR/operator.token`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,12 +19,15 @@ use serde_json::json;
 
 use crate::App;
 use crate::account;
+use crate::disk::{Unwritable, unwritable};
 use crate::record::{self, Account, IpRestriction, Stored};
 use crate::secret;
-use crate::store::{Outcome, Txn};
+use crate::store::{Outcome, Store, Txn};
 
 /// Longest request body in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Records left out of what edges get that `/readyz` names.
+const LEFT_OUT_SHOWN_MAX: usize = 100;
 /// Longest name of an account in bytes.
 const NAME_BYTES_MAX: usize = 255;
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -66,26 +70,50 @@ async fn refuse_other_hosts(request: Request, next: Next) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let planned = admin.app.planned.borrow().clone();
-    let text = admin.app.metrics.text(&planned, &admin.app.presence);
+    let unwritable = unwritable(&admin.app.database);
+    let text = admin.app.metrics.text(&planned, &admin.app.presence, unwritable);
     ([(CONTENT_TYPE, OPENMETRICS)], text)
 }
 
 /// Ready: the store takes a write and the newest revision could be planned.
 async fn ready(State(admin): State<Admin>) -> Response {
     let planned = admin.app.planned.borrow().clone();
-    let trouble = match (planned.trouble, planned.program) {
-        (Some(trouble), _) => Some(trouble),
+    let trouble = match (&planned.trouble, &planned.program) {
+        (Some(trouble), _) => Some(trouble.clone()),
         (None, None) => Some("the first Program is not planned yet".to_owned()),
         (None, Some(_)) => {
             // Changes nothing, but goes all the way to the disk.
             let written = admin.app.store.commit(Txn::new()).await;
-            written.err().map(|error| error.to_string())
+            // A little room may be left in the log when there is none for more.
+            let full = || unwritable(&admin.app.database).map(|reason| disk_trouble(&admin.app, reason));
+            written.err().map(|error| error.to_string()).or_else(full)
         }
     };
-    match trouble {
-        None => "ready\n".into_response(),
-        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")).into_response(),
+    let (status, head) = match trouble {
+        None => (StatusCode::OK, "ready".to_owned()),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble),
+    };
+    (status, told(&head, &planned.left_out)).into_response()
+}
+
+fn disk_trouble(app: &App, reason: Unwritable) -> String {
+    let what = match reason {
+        Unwritable::Full => "full: free space",
+        Unwritable::ReadOnly => "read-only: mount it for writing",
+    };
+    format!("the disk that holds {} is {what}", app.database.display())
+}
+
+/// One damaged or oversized object of one account is no reason not to be ready; it is told.
+fn told(head: &str, left_out: &BTreeMap<String, String>) -> String {
+    let mut text = format!("{head}\n");
+    let lines = left_out.iter().take(LEFT_OUT_SHOWN_MAX);
+    text.extend(lines.map(|(key, reason)| format!("left out: {key}: {reason}\n")));
+    let more = left_out.len().saturating_sub(LEFT_OUT_SHOWN_MAX);
+    if more > 0 {
+        text.extend([format!("left out: {more} more\n")]);
     }
+    text
 }
 
 /// Who is connected, and which generation is in force there.
@@ -240,10 +268,27 @@ async fn open_api(
     let account: AccountId = id.parse().map_err(|_| AdminError::NoAccount(id.clone()))?;
     let all = record::list::<IpRestriction>(store, account, None, None).await?;
     let in_force = |r: &&Stored<IpRestriction>| r.record.kind == IpRestrictionKind::Api && r.record.enforced;
-    let stored = all.items.iter().find(in_force).ok_or(AdminError::NotRestricted(account))?;
+    let Some(stored) = all.items.iter().find(in_force) else {
+        return remove_damaged(store, account, &all.damaged).await;
+    };
     let opened = IpRestriction { enforced: false, ..stored.record.clone() };
     match store.commit(record::replace(Txn::new(), &opened, stored.modified)).await? {
         Outcome::Committed(_) => Ok(Json(json!({ "id": opened.id, "enforced": false })).into_response()),
+        Outcome::Conflict(_) => Err(AdminError::Conflict),
+    }
+}
+
+/// Restrictions that cannot be read refuse every API call; nobody but the operator can remove them then.
+async fn remove_damaged(
+    store: &dyn Store,
+    account: AccountId,
+    damaged: &[String],
+) -> Result<Response, AdminError> {
+    if damaged.is_empty() {
+        return Err(AdminError::NotRestricted(account));
+    }
+    match store.commit(damaged.iter().fold(Txn::new(), Txn::delete)).await? {
+        Outcome::Committed(_) => Ok(Json(json!({ "deleted": damaged })).into_response()),
         Outcome::Conflict(_) => Err(AdminError::Conflict),
     }
 }
@@ -352,6 +397,47 @@ mod tests {
             let (status, _) = call(&lab, "POST", &path, token, body).await;
             assert_eq!((status, allowed().await), (expect, then), "{token} {body}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_operator_removes_restrictions_that_nobody_can_read() {
+        let lab = Lab::new().await;
+        let id = IpRestrictionId::new(lab.app.ksuid());
+        let key = record::key::<IpRestriction>(lab.account, id);
+        let _ = lab.app.store.commit(Txn::new().put(key.as_str(), "damage")).await.unwrap();
+        let admits = async || {
+            restriction::admits(&*lab.app.store, lab.account, IpRestrictionKind::Api, None).await.unwrap()
+        };
+        assert!(!admits().await, "it may have been of the type `api`");
+        let path = format!("/accounts/{}/open_api", lab.account);
+        let (status, said) = call(&lab, "POST", &path, "operator", "{}").await;
+        assert_eq!((status, said), (StatusCode::OK, json!({ "deleted": [key] })));
+        assert!(admits().await);
+    }
+
+    #[tokio::test]
+    async fn what_edges_do_not_get_is_named_and_counted_and_control_is_ready() {
+        let mut lab = Lab::new().await;
+        let names =
+            (0..LEFT_OUT_SHOWN_MAX + 2).map(|n| (format!("/a/x/credentials/{n:03}"), "damaged".to_owned()));
+        let planned = crate::push::Planned {
+            program: Some(Arc::default()),
+            left_out: Arc::new(names.collect()),
+            ..crate::push::Planned::default()
+        };
+        lab.app.planned = tokio::sync::watch::channel(planned).1;
+        let text = async |path: &str| {
+            let request = Request::builder().uri(path).header(HOST, "localhost").body(Body::empty()).unwrap();
+            let response = router(lab.app.clone(), "operator").oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK, "{path}");
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        let ready = text("/readyz").await;
+        assert!(ready.starts_with("ready\nleft out: /a/x/credentials/000: damaged\n"), "{ready}");
+        assert!(ready.ends_with("left out: 2 more\n"), "{ready}");
+        let metrics = text("/metrics").await;
+        assert!(metrics.lines().any(|line| line == "ebbgate_control_objects_left_out 102"), "{metrics}");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! `App`: what every part of control shares. Handlers get it whole; it has no behaviour of its own.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 
 use ebbgate_model::{AccountId, Host, Ksuid, Token};
@@ -14,6 +15,7 @@ use crate::presence::Presence;
 use crate::push::Planned;
 use crate::record::{Installation, IssuedCertificate, UnixSecs};
 use crate::restriction::ApiRestrictions;
+use crate::room::Room;
 use crate::secret::{self, Entropy, Vault};
 use crate::store::Store;
 
@@ -34,12 +36,16 @@ pub struct App {
     pub presence: Presence,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// How much an edge takes, and how much of it is in use.
+    pub room: Arc<Room>,
     /// The newest plan.
     pub planned: watch::Receiver<Planned>,
     /// Who may call from where.
     pub restrictions: Arc<ApiRestrictions>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
+    /// Where the database is, for what its disk says.
+    pub database: Arc<Path>,
     /// What `init` decided.
     pub installation: Arc<Installation>,
     /// What the flags of `serve` decided.
@@ -162,9 +168,11 @@ pub(crate) mod testing {
                 issuer: Arc::new(issuer),
                 presence: Presence::default(),
                 metrics: Arc::default(),
+                room: Arc::default(),
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
+                database: Arc::from(dir.path()),
                 installation: Arc::new(Installation {
                     region: "local".into(),
                     connect_host: "connect.test".parse().expect("a host"),

@@ -47,15 +47,18 @@ pub enum Command {
     /// Manage API keys of a running control
     #[command(subcommand)]
     ApiKey(ApiKey),
-    /// Copy the database to a new file, running or not
+    /// Write everything a new machine needs into one new file, running or not
     Backup {
         /// The data directory
         #[command(flatten)]
         dir: Dir,
         /// The new file
         file: PathBuf,
+        /// Back up what is left when records are damaged
+        #[arg(long)]
+        damaged: bool,
     },
-    /// Put a backup in the database's place; control must not run
+    /// Make the data directory what a backup says; control must not run
     Restore {
         /// The data directory
         #[command(flatten)]
@@ -63,7 +66,7 @@ pub enum Command {
         /// The backup
         file: PathBuf,
     },
-    /// Check the database, running or not
+    /// Check the database and every record in it, running or not
     Check {
         /// The data directory
         #[command(flatten)]
@@ -186,6 +189,9 @@ pub struct Serve {
     /// API calls an account may make in 60 seconds; 0: no limit
     #[arg(long, default_value_t = REQUESTS_MAX)]
     pub rate_limit: u32,
+    /// MiB that the objects of all accounts may take together at an edge; what would be more is refused
+    #[arg(long, value_name = "MIB", default_value_t = 255, value_parser = clap::value_parser!(u16).range(1..=255))]
+    pub program_mib: u16,
 }
 
 /// Ports from first to last.

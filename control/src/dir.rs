@@ -33,7 +33,33 @@ pub enum DirError {
     Authority(#[from] AuthorityError),
 }
 
+/// A file of a data directory that a backup carries besides the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Name below the directory.
+    pub name: String,
+    /// Mode it has there.
+    pub mode: u32,
+    /// Whether control does not start without it.
+    pub required: bool,
+}
+
 impl DataDir {
+    /// The files that a backup carries besides the database.
+    pub fn kept() -> Vec<Kept> {
+        let kept = |name: &str, mode, required| Kept { name: name.to_owned(), mode, required };
+        let mut all = vec![
+            kept("secret.key", 0o600, true),
+            kept("operator.token", 0o600, true),
+            kept("api-key", 0o600, false),
+        ];
+        for purpose in Purpose::ALL {
+            all.push(kept(&format!("ca/{}.key.sealed", purpose.name()), 0o600, true));
+            all.push(kept(&format!("ca/{}.pem", purpose.name()), 0o644, true));
+        }
+        all
+    }
+
     /// The directory at this path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())

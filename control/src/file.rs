@@ -74,6 +74,14 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Removes an empty directory; one that is not there is no error.
+pub fn remove_dir(path: &Path) -> Result<(), FileError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// A new name is durable once its directory is.
 fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all())

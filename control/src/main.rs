@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use ebbgate_control::bundle::backup;
+use ebbgate_control::check::check;
 use ebbgate_control::clock::{Clock, SystemClock};
 use ebbgate_control::config::{Account, ApiKey, Cli, Command, Init, LogFormat, OnOff};
 use ebbgate_control::dir::DataDir;
@@ -12,7 +14,6 @@ use ebbgate_control::init::init;
 use ebbgate_control::restore::restore;
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
-use ebbgate_control::store::{copy_database, verify_database};
 use ebbgate_control::{operator, secret};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -59,18 +60,23 @@ async fn command(command: &Command) -> Result<()> {
             let path = format!("/accounts/{account}/api_keys");
             print(&operator::post(&dir, &path, &json!({ "description": description })).await?)
         }
-        Command::Backup { dir, file } => {
-            copy_database(&DataDir::new(&dir.dir).database(), file)?;
-            print(&json!({ "backup": file }))
+        Command::Backup { dir, file, damaged } => {
+            let now = SystemClock.unix_secs();
+            let (about, checked) = backup(&DataDir::new(&dir.dir), file, now, *damaged)?;
+            print(&json!({
+                "backup": file, "revision": checked.revision, "objects": checked.objects, "files": about.files,
+            }))
         }
         Command::Restore { dir, file } => {
-            let replaced = restore(&DataDir::new(&dir.dir), file, SystemClock.unix_secs())?;
-            print(&json!({ "restored": file, "replaced": replaced }))
+            let restored = restore(&DataDir::new(&dir.dir), file, SystemClock.unix_secs())?;
+            print(&serde_json::to_value(restored)?)
         }
         Command::Check { dir } => {
-            let path = DataDir::new(&dir.dir).database();
-            verify_database(&path)?;
-            print(&json!({ "database": path, "state": "ok" }))
+            let dir = DataDir::new(&dir.dir);
+            let checked = check(&dir)?;
+            print(&json!({
+                "database": dir.database(), "state": "ok", "revision": checked.revision, "objects": checked.objects,
+            }))
         }
     }
 }

@@ -7,6 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::disk::Unwritable;
 use crate::presence::Presence;
 use crate::push::Planned;
 
@@ -22,6 +23,12 @@ pub struct CallLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EdgeLabels {
     edge: String,
+}
+
+/// Why the disk takes no writes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DiskLabels {
+    reason: &'static str,
 }
 
 /// Counters of this process.
@@ -41,7 +48,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// The text of `/metrics`.
-    pub fn text(&self, planned: &Planned, presence: &Presence) -> String {
+    pub fn text(&self, planned: &Planned, presence: &Presence, unwritable: Option<Unwritable>) -> String {
         let mut registry = Registry::with_prefix("ebbgate_control");
         registry.register("api_calls", "Calls of the REST API", self.calls.clone());
         registry.register("plans", "Programs planned", self.plans.clone());
@@ -56,6 +63,18 @@ impl Metrics {
         registry.register("generation", "Generation of the newest Program", generation);
         let stuck = gauge(u64::from(planned.trouble.is_some()));
         registry.register("planning_stopped", "1 when newer revisions cannot be planned", stuck);
+        let left_out = gauge(planned.left_out.len() as u64);
+        registry.register(
+            "objects_left_out",
+            "Stored objects that edges do not get, named in /readyz",
+            left_out,
+        );
+        let disk: Family<DiskLabels, Gauge> = Family::default();
+        for reason in Unwritable::ALL {
+            let labels = DiskLabels { reason: reason.word() };
+            disk.get_or_create(&labels).set(i64::from(unwritable == Some(reason)));
+        }
+        registry.register("disk_unwritable", "1 while the database's disk takes no writes", disk);
         let (live, sessions, connected) = edges(presence);
         registry.register("edge_generation", "Generation in force at an edge", live);
         registry.register("edge_sessions", "Agent sessions online at an edge", sessions);

@@ -2,17 +2,24 @@
 //! ids'.
 //!
 //! What is not safe to serve is left out here and nowhere else: credentials of inactive service users, references to
-//! certificates that are gone.
+//! certificates that are gone. Where a record cannot be read, what it may have closed is closed: an endpoint stays at its
+//! place without a policy, a rule takes the IP policies of its account along, a restriction admits nobody.
 
-use std::collections::BTreeMap;
+pub mod fit;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use ebbgate_model::{
-    AddressId, AddressSpec, AuthorityId, AuthoritySpec, CertificateId, CertificateSpec, CloudEndpointSpec,
-    CredentialId, CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId, IngressSpec, IpPolicyId,
-    IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionSpec, Program, Settings,
+    AccountId, AddressId, AddressSpec, AuthorityId, AuthoritySpec, CertificateId, CertificateSpec,
+    CloudEndpointSpec, CredentialId, CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId,
+    IngressSpec, IpPolicyId, IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionKind,
+    IpRestrictionSpec, Program, Settings,
 };
 
-use crate::record::{CertificateAuthority, Credential, Endpoint, IpPolicy, IpRestriction, ReservedAddress};
+use crate::record::{
+    CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, Record,
+    ReservedAddress, key,
+};
 use crate::snapshot::{Issued, Snapshot};
 
 /// The Program of a snapshot; its generation is the snapshot's revision.
@@ -94,7 +101,27 @@ fn endpoints(snapshot: &Snapshot) -> BTreeMap<EndpointId, CloudEndpointSpec> {
         pooling_enabled: endpoint.pooling_enabled,
         policy: endpoint.policy.clone(),
     };
-    snapshot.endpoints.iter().map(|(id, endpoint)| (*id, spec(endpoint))).collect()
+    let readable = snapshot.endpoints.iter().map(|(id, endpoint)| (*id, spec(endpoint)));
+    readable.chain(closed(snapshot)).collect()
+}
+
+/// Endpoints that cannot be read, closed where they stand: else a wildcard beside them, or an agent, would take their
+/// visitors under rules of its own. Others on the same URL go on: each of them was reachable there by itself.
+fn closed(snapshot: &Snapshot) -> BTreeMap<EndpointId, CloudEndpointSpec> {
+    let damaged: Vec<_> = snapshot.damaged_ids::<Endpoint>().collect();
+    if damaged.is_empty() {
+        return BTreeMap::new();
+    }
+    let taken: BTreeSet<_> = snapshot.endpoints.values().map(|e| (e.account, e.url.to_string())).collect();
+    let place = |(account, id): (AccountId, EndpointId)| {
+        let (owner, url) = snapshot.places.get(&id).filter(|(owner, _)| *owner == account)?;
+        let free = !taken.contains(&(*owner, url.to_string()));
+        free.then(|| {
+            let (url, binding) = (url.clone(), url.implied_binding());
+            (id, CloudEndpointSpec { account, url, binding, pooling_enabled: false, policy: None })
+        })
+    };
+    damaged.into_iter().filter_map(place).collect()
 }
 
 fn addresses(snapshot: &Snapshot) -> BTreeMap<AddressId, AddressSpec> {
@@ -136,9 +163,13 @@ fn authorities(snapshot: &Snapshot) -> BTreeMap<AuthorityId, AuthoritySpec> {
 }
 
 /// All of them, for the same reason. A rule counts only in a policy of its own account.
+///
+/// A rule that cannot be read may deny, in whichever policy: all of its account are left out, and what names one closes.
 fn ip_policies(snapshot: &Snapshot) -> BTreeMap<IpPolicyId, IpPolicySpec> {
+    let doubtful = accounts_of_damaged_rules(snapshot);
+    let known = snapshot.ip_policies.iter().filter(|(_, policy)| !doubtful.contains(&policy.account));
     let empty = |policy: &IpPolicy| IpPolicySpec { account: policy.account, rules: Vec::new() };
-    let mut policies: BTreeMap<_, _> = snapshot.ip_policies.iter().map(|(id, p)| (*id, empty(p))).collect();
+    let mut policies: BTreeMap<_, _> = known.map(|(id, policy)| (*id, empty(policy))).collect();
     for rule in snapshot.ip_policy_rules.values() {
         if let Some(policy) = policies.get_mut(&rule.policy).filter(|policy| policy.account == rule.account) {
             policy.rules.push(IpPolicyRule { cidr: rule.cidr, action: rule.action });
@@ -147,7 +178,14 @@ fn ip_policies(snapshot: &Snapshot) -> BTreeMap<IpPolicyId, IpPolicySpec> {
     policies
 }
 
+fn accounts_of_damaged_rules(snapshot: &Snapshot) -> BTreeSet<AccountId> {
+    snapshot.damaged_ids::<RuleRecord>().map(|(account, _)| account).collect()
+}
+
 /// All of them. A policy that is gone stays named: whoever enforces then admits nobody, rather than whom the rest allows.
+///
+/// An account has one of a kind. So one that cannot be read is of a kind that no other is of, and of each such kind one
+/// stands that admits nobody.
 fn ip_restrictions(snapshot: &Snapshot) -> BTreeMap<IpRestrictionId, IpRestrictionSpec> {
     let spec = |restriction: &IpRestriction| IpRestrictionSpec {
         account: restriction.account,
@@ -155,7 +193,47 @@ fn ip_restrictions(snapshot: &Snapshot) -> BTreeMap<IpRestrictionId, IpRestricti
         enforced: restriction.enforced,
         ip_policies: restriction.ip_policies.iter().copied().collect(),
     };
-    snapshot.ip_restrictions.iter().map(|(id, restriction)| (*id, spec(restriction))).collect()
+    let readable = snapshot.ip_restrictions.iter().map(|(id, restriction)| (*id, spec(restriction)));
+    let mut all: BTreeMap<_, _> = readable.collect();
+    let damaged: Vec<_> = snapshot.damaged_ids::<IpRestriction>().collect();
+    for (account, id) in damaged {
+        // Two ids that nobody else has, for the two kinds that edges enforce.
+        let stand_ins = [
+            (IpRestrictionKind::Endpoints, id),
+            (IpRestrictionKind::Agent, IpRestrictionId::new(account.ksuid())),
+        ];
+        for (kind, stand_in) in stand_ins {
+            if !snapshot.ip_restrictions.values().any(|r| r.account == account && r.kind == kind) {
+                let nobody = BTreeSet::from([IpPolicyId::new(stand_in.ksuid())]);
+                all.insert(
+                    stand_in,
+                    IpRestrictionSpec { account, kind, enforced: true, ip_policies: nobody },
+                );
+            }
+        }
+    }
+    all
+}
+
+/// Bytes that records would add to the Program which are not in it for the moment: certificates that nothing refers to,
+/// credentials of inactive service users. In round figures, rather too many.
+pub fn unsent_bytes(snapshot: &Snapshot, program: &Program) -> usize {
+    let unsent = snapshot.certificates.iter().filter(|(id, _)| !program.certificates.contains_key(id));
+    let certificates: usize = unsent.map(|(_, spec)| spec.chain_pem.len() + spec.key_pem.len()).sum();
+    let silent = snapshot.credentials.iter().filter(|(id, _)| !program.credentials.contains_key(id));
+    certificates + silent.map(|(_, credential)| credential.sent_bytes()).sum::<usize>()
+}
+
+/// What edges do not get, by the key of its record, each with the reason: what cannot be read, and what closes with it.
+pub fn left_out(snapshot: &Snapshot) -> BTreeMap<String, String> {
+    let mut all = snapshot.damaged.clone();
+    let doubtful = accounts_of_damaged_rules(snapshot);
+    for (id, policy) in snapshot.ip_policies.iter().filter(|(_, policy)| doubtful.contains(&policy.account)) {
+        let reason =
+            "a rule of an IP policy of this account cannot be read, and it may be one of this policy";
+        all.insert(key::<IpPolicy>(policy.account, *id), reason.to_owned());
+    }
+    all
 }
 
 #[cfg(test)]

@@ -10,5 +10,5 @@ mod server;
 
 pub use feed::Feeds;
 pub use outbox::Outbox;
-pub use plans::{Planned, follow};
+pub use plans::{Planned, Planner, follow};
 pub use server::{bind_socket, serve_unix};

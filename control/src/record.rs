@@ -3,7 +3,10 @@
 //! A record holds what cannot be derived. How it looks in the API is `api`'s business. Records refuse fields they do not
 //! know: the schema version keeps older programs away from newer data, so an unknown field is damage.
 
+pub mod index;
+
 use std::fmt::Display;
+use std::str::FromStr;
 
 use ebbgate_model::{
     AccountId, Acl, AddressId, ApiKeyId, AuthorityId, Binding, CertificateId, CredentialId, DomainId,
@@ -45,7 +48,24 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     fn key(&self) -> String {
         key::<Self>(self.account(), self.id())
     }
+    /// Bytes it takes in the Program at most.
+    fn sent_bytes(&self) -> usize {
+        match Self::COLLECTION {
+            // These stay here.
+            ApiKey::COLLECTION | ServiceUser::COLLECTION => 0,
+            // The account's name travels with each.
+            Credential::COLLECTION => encode(self).len() + ACCOUNT_NAME_BYTES,
+            // So does a certificate made here.
+            ReservedDomain::COLLECTION | AgentIngress::COLLECTION => encode(self).len() + LEAF_BYTES,
+            _ => encode(self).len(),
+        }
+    }
 }
+
+/// Bytes of an account's name in the Program at most: 255, each of them escaped.
+const ACCOUNT_NAME_BYTES: usize = 510;
+/// Bytes of a leaf made here and its key, in round figures.
+const LEAF_BYTES: usize = 4_096;
 
 macro_rules! records {
     ($($(#[$doc:meta])* $name:ident($id:ty) = $collection:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {$(
@@ -325,62 +345,6 @@ pub struct Holder {
     pub id: String,
 }
 
-/// Index keys. A name is taken by creating its key in the same transaction as the object, `if_absent`.
-pub mod index {
-    use std::fmt::Write;
-
-    use ebbgate_model::{AccountId, ApiKeyId, CredentialId, EndpointUrl, Host};
-
-    /// All reserved domains of the installation. `if_none_newer` on it makes a check across names safe.
-    pub const DOMAINS_PREFIX: &str = "/u/domains/";
-    /// All custom connect names.
-    pub const INGRESSES_PREFIX: &str = "/u/ingresses/";
-    /// All reserved ports.
-    pub const PORTS_PREFIX: &str = "/u/ports/";
-
-    /// `/u/domains/com.example.a.`: labels reversed, so that names below a domain share its prefix.
-    pub fn domain(host: &Host) -> String {
-        format!("{DOMAINS_PREFIX}{}", reversed(host))
-    }
-
-    /// Same layout as [`domain`].
-    pub fn ingress(host: &Host) -> String {
-        format!("{INGRESSES_PREFIX}{}", reversed(host))
-    }
-
-    /// The port as five digits.
-    pub fn port(port: u16) -> String {
-        format!("{PORTS_PREFIX}{port:05}")
-    }
-
-    /// From the public half of a token to its account.
-    pub fn api_key(id: ApiKeyId) -> String {
-        format!("/u/api_keys/{id}")
-    }
-
-    /// From the public half of an authtoken to its account.
-    pub fn credential(id: CredentialId) -> String {
-        format!("/u/credentials/{id}")
-    }
-
-    /// Names of service users are unique in an account, whatever their case.
-    pub fn service_user_name(account: AccountId, name: &str) -> String {
-        format!("/u/service_user_names/{account}/{}", name.to_lowercase())
-    }
-
-    /// All cloud endpoints of the account on this URL: append the endpoint's id for one of them.
-    pub fn url(account: AccountId, url: &EndpointUrl) -> String {
-        format!("/u/urls/{account}/{}://{}/", url.scheme(), url.hostport())
-    }
-
-    fn reversed(host: &Host) -> String {
-        host.as_str().rsplit('.').fold(String::new(), |mut key, label| {
-            write!(key, "{label}.").expect("writing to a string succeeds");
-            key
-        })
-    }
-}
-
 /// Key of an object.
 pub fn key<R: Record>(account: AccountId, id: R::Id) -> String {
     format!("{ACCOUNTS_PREFIX}{account}/{}/{id}", R::COLLECTION)
@@ -403,7 +367,9 @@ pub enum RecordError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The value is not what its key says.
-    #[error("the record {key} is damaged: put a backup in place with `ebbgate-control restore`")]
+    #[error(
+        "the record {key} is damaged: delete the object, or put a backup in place with `ebbgate-control restore`"
+    )]
     Damaged {
         /// Where.
         key: String,
@@ -424,17 +390,39 @@ pub struct Stored<R> {
 /// Part of a collection, newest first.
 #[derive(Debug, Clone)]
 pub struct Listed<R> {
-    /// The records.
+    /// The records that can be read.
     pub items: Vec<Stored<R>>,
+    /// Keys of those that cannot. What they said is unknown: who would allow something must count them as against it.
+    pub damaged: Vec<String>,
+    /// Key of the oldest one, readable or not.
+    pub last: Option<String>,
     /// Whether older ones exist.
     pub more: bool,
     /// Revision of the store they were read at, for [`Txn::if_none_newer`].
     pub revision: Revision,
 }
 
+/// The value of an item, unless it is damaged or is no such value.
+pub fn parse<T: DeserializeOwned>(item: &Item) -> Result<T, serde_json::Error> {
+    if item.damaged {
+        return Err(serde::de::Error::custom("its checksum does not fit what is stored"));
+    }
+    serde_json::from_slice(&item.value)
+}
+
+/// As [`parse`], and the record must be the one its key names.
+pub fn parse_record<R: Record>(item: &Item) -> Result<R, serde_json::Error> {
+    let record: R = parse(item)?;
+    let key = record.key();
+    if key == item.key {
+        return Ok(record);
+    }
+    Err(serde::de::Error::custom(format_args!("it holds the record of {key}")))
+}
+
 /// Reads a value as what it should be.
 pub fn decode<T: DeserializeOwned>(item: &Item) -> Result<Stored<T>, RecordError> {
-    match serde_json::from_slice(&item.value) {
+    match parse(item) {
         Ok(record) => Ok(Stored { record, modified: item.modified }),
         Err(source) => Err(RecordError::Damaged { key: item.key.clone(), source }),
     }
@@ -459,10 +447,25 @@ pub async fn load<R: Record>(
     account: AccountId,
     id: R::Id,
 ) -> Result<Option<Stored<R>>, RecordError> {
-    read(store, &key::<R>(account, id)).await
+    let Some(item) = store.get(&key::<R>(account, id)).await? else { return Ok(None) };
+    match parse_record(&item) {
+        Ok(record) => Ok(Some(Stored { record, modified: item.modified })),
+        Err(source) => Err(RecordError::Damaged { key: item.key, source }),
+    }
 }
 
-/// Objects of an account, newest first, older than `before` if given.
+/// The id of a record's own key. None: it is the key of something else.
+pub fn id_in_key<R: Record>(key: &str) -> Option<(AccountId, R::Id)>
+where
+    R::Id: FromStr,
+{
+    let mut parts = key.strip_prefix(ACCOUNTS_PREFIX)?.split('/');
+    let (account, collection, id) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_own = collection == R::COLLECTION && parts.next().is_none();
+    is_own.then(|| Some((account.parse().ok()?, id.parse().ok()?))).flatten()
+}
+
+/// Objects of an account, newest first, older than `before` if given. One that is damaged keeps no other from being read.
 pub async fn list<R: Record>(
     store: &dyn Store,
     account: AccountId,
@@ -472,8 +475,37 @@ pub async fn list<R: Record>(
     let before = before.map(|id| key::<R>(account, id));
     let range = Range { prefix: prefix::<R>(account), before, limit, reverse: true };
     let page = store.range(range).await?;
-    let items = page.items.iter().map(decode).collect::<Result<_, _>>()?;
-    Ok(Listed { items, more: page.more, revision: page.revision })
+    let last = page.items.last().map(|item| item.key.clone());
+    let (mut items, mut damaged) = (Vec::with_capacity(page.items.len()), Vec::new());
+    for item in &page.items {
+        match parse_record(item) {
+            Ok(record) => items.push(Stored { record, modified: item.modified }),
+            Err(_) => damaged.push(item.key.clone()),
+        }
+    }
+    Ok(Listed { items, damaged, last, more: page.more, revision: page.revision })
+}
+
+/// Err: one that cannot be read may have to do with `name`; the sentence names it and the way out.
+pub fn none_damaged(damaged: &[String], noun: &str, name: &str) -> Result<(), String> {
+    let Some(key) = damaged.first() else { return Ok(()) };
+    let id = key.rsplit('/').next().unwrap_or_default();
+    Err(format!("the {noun} {id} cannot be read and may have to do with `{name}`; delete that {noun} first"))
+}
+
+/// Index keys that an object holds, found by their values: for an object that cannot tell them any more.
+pub async fn names_of(
+    store: &dyn Store,
+    account: AccountId,
+    id: impl Display,
+) -> Result<Vec<String>, StoreError> {
+    let id = id.to_string();
+    let page = store.range(Range::all(index::PREFIX)).await?;
+    let is_own = |item: &&Item| {
+        let holder = parse::<Holder>(item);
+        holder.is_ok_and(|holder| holder.account == account && holder.id == id) || item.key.ends_with(&id)
+    };
+    Ok(page.items.iter().filter(is_own).map(|item| item.key.clone()).collect())
 }
 
 /// Adds a record's creation to a transaction; it conflicts when the key exists.

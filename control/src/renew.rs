@@ -1,10 +1,12 @@
 //! Replaces leaves of our own authorities before they expire: at start and every hour.
 
+use ebbgate_model::{AccountId, DomainId, Host, IngressId};
+
 use crate::App;
 use crate::authority::{AuthorityError, Purpose, is_due};
 use crate::record::{
-    self, ACCOUNTS_PREFIX, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, IssuedCertificate,
-    RecordError, SYSTEM_PREFIX,
+    self, ACCOUNTS_PREFIX, AgentIngress, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY,
+    IssuedCertificate, RecordError, ReservedDomain, SYSTEM_PREFIX,
 };
 use crate::store::{Item, Outcome, Range, StoreError, Txn};
 use crate::trouble::Trouble;
@@ -52,15 +54,53 @@ pub async fn renew(app: &App) -> Result<usize, RenewError> {
 }
 
 async fn renew_one(app: &App, item: &Item, purpose: Purpose) -> Result<bool, RenewError> {
-    let leaf = record::decode::<IssuedCertificate>(item)?.record;
-    if !is_due(leaf.not_before, leaf.not_after, app.now()) {
-        return Ok(false);
-    }
-    let fresh = app.issue_at(purpose, &item.key, &leaf.host)?;
+    let leaf = record::decode::<IssuedCertificate>(item).map(|stored| stored.record);
+    let host = match leaf {
+        Ok(leaf) if is_readable(app, item, &leaf) => {
+            if !is_due(leaf.not_before, leaf.not_after, app.now()) {
+                return Ok(false);
+            }
+            leaf.host
+        }
+        // What is damaged is made anew: its owner still says for which name.
+        Ok(leaf) => leaf.host,
+        Err(damaged) => match host_of(app, &item.key).await? {
+            Some(host) => host,
+            None => return Err(damaged.into()),
+        },
+    };
+    let fresh = app.issue_at(purpose, &item.key, &host)?;
     let txn = Txn::new().if_unchanged(&item.key, item.modified).put(&item.key, record::encode(&fresh));
     let outcome = app.store.commit(txn).await?;
-    tracing::info!(host = %leaf.host, authority = purpose.name(), ?outcome, "renewed a certificate");
+    tracing::info!(%host, authority = purpose.name(), ?outcome, "renewed a certificate");
     Ok(matches!(outcome, Outcome::Committed(_)))
+}
+
+fn is_readable(app: &App, item: &Item, leaf: &IssuedCertificate) -> bool {
+    app.vault.open(&item.key, &leaf.key).is_ok()
+}
+
+/// The name a leaf is for, as its owner says; None: there is no owner.
+async fn host_of(app: &App, key: &str) -> Result<Option<Host>, RenewError> {
+    match key {
+        CONNECT_CERTIFICATE_KEY => return Ok(Some(app.installation.connect_host.clone())),
+        DEFAULT_DOMAIN_CERTIFICATE_KEY => {
+            return Ok(app.installation.default_domain.as_ref().and_then(crate::init::below));
+        }
+        _ => {}
+    }
+    let parts = key.strip_prefix(ACCOUNTS_PREFIX).and_then(|path| path.split_once("/issued/"));
+    let Some((Ok(account), owner)) = parts.map(|(account, owner)| (account.parse::<AccountId>(), owner))
+    else {
+        return Ok(None);
+    };
+    if let Ok(id) = owner.parse::<DomainId>() {
+        let domain = record::load::<ReservedDomain>(&*app.store, account, id).await?;
+        return Ok(domain.map(|stored| stored.record.host));
+    }
+    let Ok(id) = owner.parse::<IngressId>() else { return Ok(None) };
+    let ingress = record::load::<AgentIngress>(&*app.store, account, id).await?;
+    Ok(ingress.map(|stored| stored.record.host))
 }
 
 /// Which authority issued the leaf under this key; None: the key holds no leaf.
@@ -71,10 +111,10 @@ fn purpose(key: &str) -> Option<Purpose> {
         _ => {}
     }
     let (_, owner) = key.strip_prefix(ACCOUNTS_PREFIX)?.split_once("/issued/")?;
-    if owner.parse::<ebbgate_model::DomainId>().is_ok() {
+    if owner.parse::<DomainId>().is_ok() {
         return Some(Purpose::Ingress);
     }
-    owner.parse::<ebbgate_model::IngressId>().is_ok().then_some(Purpose::Connect)
+    owner.parse::<IngressId>().is_ok().then_some(Purpose::Connect)
 }
 
 #[cfg(test)]
@@ -82,7 +122,6 @@ mod tests {
     use super::*;
     use crate::app::testing::{Lab, NOW};
     use crate::authority::LEAF_DAYS;
-    use ebbgate_model::DomainId;
     use std::sync::Arc;
 
     struct At(i64);
@@ -109,6 +148,19 @@ mod tests {
         assert_ne!(now.id, leaf.id);
         assert!(now.not_after > leaf.not_after);
         assert!(lab.app.vault.open(&key, &now.key).unwrap().contains("PRIVATE KEY"));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_leaf_is_made_anew_for_the_name_its_owner_says() {
+        let lab = Lab::new().await;
+        let damage = Txn::new().put(CONNECT_CERTIFICATE_KEY, "damage");
+        let _ = lab.app.store.commit(damage).await.unwrap();
+        assert_eq!(renew(&lab.app).await.unwrap(), 1);
+        let read = record::read::<IssuedCertificate>(&*lab.app.store, CONNECT_CERTIFICATE_KEY).await;
+        let leaf = read.unwrap().unwrap().record;
+        assert_eq!(leaf.host, lab.app.installation.connect_host);
+        assert!(lab.app.vault.open(CONNECT_CERTIFICATE_KEY, &leaf.key).is_ok());
+        assert_eq!(renew(&lab.app).await.unwrap(), 0);
     }
 
     #[tokio::test]

@@ -1,56 +1,189 @@
-//! `ebbgate-control restore`: puts a backup in the database's place. What was there is kept in a folder of its own.
+//! `ebbgate-control restore`: makes a data directory from a bundle, on a new machine or in the place of what is there.
+//! What was there is kept in a folder of its own.
 //!
 //! Whatever it is killed between, control then finds the old database whole, none at all, or the new one: never one
-//! database beside the log of another, nor one without its log.
+//! database beside the log of another, nor beside the secrets of another.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::dir::DataDir;
+use serde::Serialize;
+
+use crate::bundle::{self, About, BundleError};
+use crate::check::{CheckError, check_database};
+use crate::dir::{DataDir, DirError};
 use crate::file::{self, FileError};
 use crate::record::UnixSecs;
-use crate::store::{DirLock, StoreError, copy_database, verify_database};
+use crate::store::{DirLock, Revision, StoreError, copy_database};
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The backup or the lock.
+    /// The bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The database or the lock.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Secrets and authorities in the bundle.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// A copy of a database, without what opens it.
+    #[error(
+        "{} holds the database alone, as older releases backed it up, and {} has no secrets to open it: put secret.key, ca/ and operator.token of that installation there first ({reason})",
+        backup.display(), dir.display()
+    )]
+    DatabaseAlone {
+        /// The backup.
+        backup: PathBuf,
+        /// The directory.
+        dir: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    /// The bundle.
+    pub restored: PathBuf,
+    /// What the bundle says of itself; None: a database alone.
+    pub bundle: Option<About>,
+    /// The store's revision.
+    pub revision: Option<Revision>,
+    /// Objects of each kind, by the name of their collection.
+    pub objects: BTreeMap<String, usize>,
+    /// Records that are damaged, by key, each with the reason.
+    pub damaged: BTreeMap<String, String>,
+    /// The folder with what was there before; None: nothing was.
+    pub replaced: Option<PathBuf>,
 }
 
 /// Folders tried for what is replaced.
 const FOLDERS_MAX: u32 = 1000;
 
-/// Replaces the database by a checked copy of `backup`. The database before is kept, with its log, in a new folder
-/// `control.db.replaced-<now>`, which is given.
-///
-/// Killed half way, it can be run again. The secrets of the directory stay: a backup opens only with the `secret.key` it
-/// was made beside.
-pub fn restore(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<PathBuf, RestoreError> {
+/// Makes the directory what a bundle says, after all of it was checked. Killed half way, it can be run again.
+pub fn restore(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<Restored, RestoreError> {
+    if !backup.exists() {
+        return Err(StoreError::Missing { path: backup.to_owned() }.into());
+    }
+    file::make_dir(dir.path())?;
     let _lock = DirLock::take(dir.path())?;
-    verify_database(backup)?;
     let (database, new) = (dir.database(), dir.unfinished_database());
     for suffix in SIDE_FILES {
         file::remove(&beside(&new, suffix))?;
     }
     copy_database(backup, &new)?;
-    let replaced = folder(&database, now)?;
-    // First everything gets its second name, then the old names go, the database's before its log's: without a database
-    // control does not start, and says so.
-    for suffix in SIDE_FILES {
-        let old = beside(&database, suffix);
-        if old.exists() {
-            file::link(&old, &beside(&replaced.join("control.db"), suffix))?;
+    let restored = replace(dir, backup, now);
+    if restored.is_err() {
+        // The database that was there has kept its name, or has gone to its folder for a second try.
+        for suffix in SIDE_FILES {
+            file::remove(&beside(&new, suffix))?;
         }
     }
-    for suffix in SIDE_FILES {
-        file::remove(&beside(&database, suffix))?;
-    }
+    let restored = restored?;
     file::rename(&new, &database)?;
-    Ok(replaced)
+    Ok(restored)
+}
+
+/// Everything but the last step, which gives the new database its name.
+fn replace(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<Restored, RestoreError> {
+    let new = dir.unfinished_database();
+    let contents = bundle::open(&new)?;
+    let staged = DataDir::new(dir.path().join("restore.new"));
+    let source = match &contents {
+        Some(contents) => {
+            stage(&staged, &contents.files)?;
+            bundle::forget_files(&new)?;
+            &staged
+        }
+        None => dir,
+    };
+    let alone = |reason: DirError| match &contents {
+        Some(_) => RestoreError::Dir(reason),
+        None => RestoreError::DatabaseAlone {
+            backup: backup.to_owned(),
+            dir: dir.path().to_owned(),
+            reason: reason.to_string(),
+        },
+    };
+    let vault = source.vault().map_err(alone)?;
+    source.issuer(&vault).map_err(alone)?;
+    let (checked, damaged) = match check_database(&new, &vault) {
+        Ok(checked) => (checked, BTreeMap::new()),
+        Err(CheckError::Records { checked, damaged, .. }) => (checked, damaged),
+        Err(CheckError::Store(error)) => return Err(error.into()),
+        Err(CheckError::Dir(error)) => return Err(error.into()),
+    };
+    let replaced = put_aside(dir, contents.is_some(), now)?;
+    for kept in DataDir::kept() {
+        if let Some(content) = contents.as_ref().and_then(|contents| contents.files.get(&kept.name)) {
+            let path = dir.path().join(&kept.name);
+            file::make_dir(path.parent().unwrap_or(dir.path()))?;
+            file::replace(&path, content, kept.mode)?;
+        }
+    }
+    unstage(&staged)?;
+    Ok(Restored {
+        restored: backup.to_owned(),
+        bundle: contents.map(|contents| contents.about),
+        revision: checked.revision,
+        objects: checked.objects,
+        damaged,
+        replaced,
+    })
+}
+
+/// Writes a bundle's files where they can be tried before anything is replaced.
+fn stage(staged: &DataDir, files: &BTreeMap<String, String>) -> Result<(), RestoreError> {
+    unstage(staged)?;
+    file::make_new_dir(staged.path())?;
+    for (name, content) in files {
+        let path = staged.path().join(name);
+        file::make_dir(path.parent().unwrap_or(staged.path()))?;
+        file::replace(&path, content, 0o600)?;
+    }
+    Ok(())
+}
+
+fn unstage(staged: &DataDir) -> Result<(), FileError> {
+    for kept in DataDir::kept() {
+        file::remove(&staged.path().join(&kept.name))?;
+    }
+    file::remove_dir(&staged.path().join("ca"))?;
+    file::remove_dir(staged.path())
+}
+
+/// Keeps what is there in a new folder `control.db.replaced-<now>`, and takes the old database's name away.
+///
+/// First everything gets its second name, then the old names go, the database's before its log's: without a database
+/// control does not start, and says so.
+fn put_aside(dir: &DataDir, secrets_too: bool, now: UnixSecs) -> Result<Option<PathBuf>, RestoreError> {
+    let database = dir.database();
+    let side_files = SIDE_FILES.map(|suffix| beside(&database, suffix));
+    let named = side_files.iter().zip(SIDE_FILES.map(|suffix| format!("control.db{suffix}")));
+    let mut old: Vec<_> = named.map(|(path, name)| (path.clone(), name)).collect();
+    if secrets_too {
+        old.extend(DataDir::kept().into_iter().map(|kept| (dir.path().join(&kept.name), kept.name)));
+    }
+    old.retain(|(path, _)| path.exists());
+    if old.is_empty() {
+        return Ok(None);
+    }
+    let folder = folder(&database, now)?;
+    for (path, name) in &old {
+        let kept = folder.join(name);
+        file::make_dir(kept.parent().unwrap_or(&folder))?;
+        file::link(path, &kept)?;
+    }
+    for path in &side_files {
+        file::remove(path)?;
+    }
+    Ok(Some(folder))
 }
 
 /// A new folder for what is replaced: two restores in a second have two.
@@ -76,44 +209,94 @@ pub fn beside(database: &Path, suffix: &str) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::config::{Cli, Command};
+    use crate::secret::SystemEntropy;
     use crate::store::{Sqlite, Store, Txn};
+    use clap::Parser;
+    use tempfile::TempDir;
+
+    /// A directory as `init` makes it, in a temporary one.
+    pub(crate) async fn installation() -> (TempDir, DataDir) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(temporary.path().join("data"));
+        let cli = Cli::parse_from(["ebbgate-control", "init"]);
+        let Command::Init(options) = cli.command else { panic!("init") };
+        let clock = crate::clock::SystemClock;
+        crate::init::init(&dir, &options.installation(), "first", &clock, &SystemEntropy).await.unwrap();
+        (temporary, dir)
+    }
+
+    async fn value(path: &Path) -> Option<bytes::Bytes> {
+        Sqlite::open(path).unwrap().get("/x").await.unwrap().map(|item| item.value)
+    }
+
+    async fn put(path: &Path, value: &'static str) {
+        let _ = Sqlite::open(path).unwrap().commit(Txn::new().put("/x", value)).await.unwrap();
+    }
 
     #[tokio::test]
-    async fn a_backup_takes_the_place_of_a_database_that_was_killed() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = DataDir::new(temporary.path());
-        let store = Sqlite::create(&dir.database()).unwrap();
-        let _ = store.commit(Txn::new().put("/a", "backed up")).await.unwrap();
-        let backup = temporary.path().join("backup.db");
-        store.backup(&backup).unwrap();
-        let _ = store.commit(Txn::new().put("/a", "later")).await.unwrap();
-        // Files as a kill leaves them: with a log that was never folded in.
-        for suffix in SIDE_FILES {
-            std::fs::copy(beside(&dir.database(), suffix), beside(&temporary.path().join("kept"), suffix))
-                .unwrap();
+    async fn a_bundle_makes_the_directory_on_an_empty_machine() {
+        let (temporary, dir) = installation().await;
+        put(&dir.database(), "backed up").await;
+        let bundle = temporary.path().join("one.bundle");
+        bundle::backup(&dir, &bundle, 7, false).unwrap();
+        let empty = DataDir::new(temporary.path().join("empty"));
+        let restored = restore(&empty, &bundle, 8).unwrap();
+        assert_eq!(restored.bundle.as_ref().map(|about| about.made), Some(7));
+        assert_eq!((restored.objects.get("accounts"), restored.replaced.as_ref()), (Some(&1), None));
+        assert_eq!(value(&empty.database()).await.as_deref(), Some(&b"backed up"[..]));
+        for kept in DataDir::kept() {
+            let read = |dir: &DataDir| std::fs::read(dir.path().join(&kept.name)).unwrap();
+            assert_eq!(read(&empty), read(&dir), "{}", kept.name);
         }
-        drop(store);
-        for suffix in SIDE_FILES {
-            std::fs::copy(beside(&temporary.path().join("kept"), suffix), beside(&dir.database(), suffix))
-                .unwrap();
-        }
-        assert!(restore(&dir, &temporary.path().join("none.db"), 7).is_err());
-        let value = async |path: &Path| Sqlite::open(path).unwrap().get("/a").await.unwrap().unwrap().value;
-        assert_eq!(value(&dir.database()).await, "later", "a failed restore changes nothing");
-        let replaced = restore(&dir, &backup, 7).unwrap();
-        assert_eq!(value(&dir.database()).await, "backed up");
-        assert_eq!(value(&replaced.join("control.db")).await, "later", "its log went with it");
-        let again = restore(&dir, &backup, 7).expect("it can be run again");
+        crate::check::check(&empty).unwrap();
+        // The secrets went to their files and are nowhere in the database, not even in pages that are free.
+        let key = std::fs::read_to_string(dir.path().join("secret.key")).unwrap();
+        let database = std::fs::read(empty.database()).unwrap();
+        assert!(!database.windows(key.len()).any(|window| window == key.as_bytes()));
+        assert!(!empty.path().join("restore.new").exists());
+    }
+
+    #[tokio::test]
+    async fn what_was_there_is_kept_whole_with_its_secrets() {
+        let (temporary, dir) = installation().await;
+        put(&dir.database(), "backed up").await;
+        let bundle = temporary.path().join("one.bundle");
+        bundle::backup(&dir, &bundle, 7, false).unwrap();
+        let (_other, there) = installation().await;
+        put(&there.database(), "later").await;
+        let key = |dir: &Path| std::fs::read_to_string(dir.join("secret.key")).unwrap();
+        let before = key(there.path());
+        let replaced = restore(&there, &bundle, 7).unwrap().replaced.unwrap();
+        assert_eq!(key(there.path()), key(dir.path()), "the database opens with it");
+        assert_eq!(key(&replaced), before);
+        assert_eq!(value(&replaced.join("control.db")).await.as_deref(), Some(&b"later"[..]));
+        let again = restore(&there, &bundle, 7).expect("it can be run again").replaced.unwrap();
         assert_ne!(again, replaced);
-        assert_eq!(value(&replaced.join("control.db")).await, "later", "what was kept stays as it was");
-        assert_eq!(value(&again.join("control.db")).await, "backed up");
         // Killed after the database had lost its name: its log must not be taken for that of the restored one.
-        std::fs::remove_file(dir.database()).unwrap();
-        std::fs::write(beside(&dir.database(), "-wal"), "of another database").unwrap();
-        restore(&dir, &backup, 8).unwrap();
-        assert!(!beside(&dir.database(), "-wal").exists());
-        assert_eq!(value(&dir.database()).await, "backed up");
+        std::fs::remove_file(there.database()).unwrap();
+        std::fs::write(beside(&there.database(), "-wal"), "of another database").unwrap();
+        restore(&there, &bundle, 8).unwrap();
+        assert_eq!(value(&there.database()).await.as_deref(), Some(&b"backed up"[..]));
+        assert!(restore(&there, &temporary.path().join("none"), 9).is_err());
+        assert_eq!(value(&there.database()).await.as_deref(), Some(&b"backed up"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_copy_of_the_database_alone_needs_the_secrets_it_was_made_beside() {
+        let (temporary, dir) = installation().await;
+        put(&dir.database(), "backed up").await;
+        let copy = temporary.path().join("copy.db");
+        copy_database(&dir.database(), &copy).unwrap();
+        put(&dir.database(), "later").await;
+        let empty = DataDir::new(temporary.path().join("empty"));
+        let error = restore(&empty, &copy, 7).unwrap_err().to_string();
+        assert!(error.contains("database alone") && error.contains("secret.key"), "{error}");
+        assert!(!empty.database().exists() && !empty.unfinished_database().exists());
+        let restored = restore(&dir, &copy, 7).unwrap();
+        assert_eq!(restored.bundle, None);
+        assert_eq!(value(&dir.database()).await.as_deref(), Some(&b"backed up"[..]));
     }
 }

@@ -81,9 +81,11 @@ async fn enforced(
     kind: IpRestrictionKind,
 ) -> Result<Option<ebbgate_policy::IpRestriction>, RecordError> {
     let restrictions = record::list::<IpRestriction>(store, account, None, None).await?;
-    let mut found = restrictions.items.iter().map(|stored| &stored.record);
-    match found.find(|restriction| restriction.kind == kind && restriction.enforced) {
-        Some(restriction) => Ok(Some(compile(store, restriction).await?)),
+    match restrictions.items.iter().map(|stored| &stored.record).find(|r| r.kind == kind) {
+        Some(restriction) if restriction.enforced => Ok(Some(compile(store, restriction).await?)),
+        Some(_) => Ok(None),
+        // One that cannot be read may be the one of this type.
+        None if !restrictions.damaged.is_empty() => Ok(Some(ebbgate_policy::IpRestriction::default())),
         None => Ok(None),
     }
 }
@@ -105,11 +107,19 @@ pub async fn compile(
     restriction: &IpRestriction,
 ) -> Result<ebbgate_policy::IpRestriction, RecordError> {
     for id in &restriction.ip_policies {
-        if record::load::<IpPolicy>(store, restriction.account, *id).await?.is_none() {
-            return Ok(ebbgate_policy::IpRestriction::default());
+        match record::load::<IpPolicy>(store, restriction.account, *id).await {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(RecordError::Damaged { .. }) => {
+                return Ok(ebbgate_policy::IpRestriction::default());
+            }
+            Err(error) => return Err(error),
         }
     }
     let rules = record::list::<RuleRecord>(store, restriction.account, None, None).await?;
+    // One that cannot be read may deny.
+    if !rules.damaged.is_empty() {
+        return Ok(ebbgate_policy::IpRestriction::default());
+    }
     Ok(of_rules(restriction, rules.items.iter().map(|stored| &stored.record)))
 }
 

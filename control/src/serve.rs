@@ -26,17 +26,21 @@ use crate::auth::Limiter;
 use crate::clock::SystemClock;
 use crate::config::Serve;
 use crate::dir::{DataDir, DirError};
+use crate::disk::unwritable;
 use crate::file::{self, FileError};
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
-use crate::push::{self, Feeds, Planned};
+use crate::push::{self, Feeds, Planned, Planner};
 use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
+use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::store::{DirLock, Sqlite, StoreError};
 use crate::trouble::Trouble;
 use crate::{admin, api, listen};
 
+/// Seconds between two attempts to make the socket for edges.
+const BIND_RETRY_SECS: u64 = 5;
 /// Seconds between two looks for edges whose lease has ended.
 const EXPIRE_SECS: u64 = 1;
 
@@ -112,17 +116,16 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
         api_base: api_base(options, listeners.api_at),
         api_base_given: options.api_url.is_some(),
     };
-    let app = open_app(&dir, settings, options.rate_limit, planned).await?;
+    let app = open_app(&dir, settings, options, planned).await?;
     try_renew(&app).await;
 
     let mut background = JoinSet::new();
-    background.spawn(push::follow(app.store.clone(), app.vault.clone(), publish, app.metrics.clone()));
+    let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
+    background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
     background.spawn(renew_hourly(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
     let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
-    background.spawn(async move {
-        push::serve_unix(listeners.edges, feeds).await;
-    });
+    background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
     let api = api::router(app.clone()).layer(from_fn_with_state(app.metrics.clone(), count));
@@ -145,7 +148,9 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     stop.send_replace(true);
     while servers.join_next().await.is_some() {}
     background.shutdown().await;
-    file::remove(&dir.note())?;
+    if let Err(error) = file::remove(&dir.note()) {
+        tracing::warn!(error = %Trouble(&error), "a note of this control is left behind");
+    }
     ended
 }
 
@@ -169,22 +174,48 @@ struct Listeners {
     api_at: SocketAddr,
     admin: TcpListener,
     admin_at: SocketAddr,
-    edges: UnixListener,
+    /// None: the disk took no socket.
+    edges: Option<UnixListener>,
 }
 
 impl Listeners {
     async fn bind(options: &Serve, dir: &DataDir) -> Result<Self, ServeError> {
         let (api, api_at) = listen_on(options.api, "--api").await?;
         let (admin, admin_at) = listen_on(options.admin, "--admin").await?;
-        file::make_dir(&dir.run())?;
-        let socket = dir.edge_socket();
-        let edges = push::bind_socket(&socket).map_err(|source| ServeError::Listen {
-            at: socket.display().to_string(),
-            flag: "--dir",
-            source,
-        })?;
+        let edges = match bind_edges(dir) {
+            Ok(edges) => Some(edges),
+            Err(error) if unwritable(dir.path()).is_some() => {
+                tracing::error!(error = %Trouble(&error), "edges cannot connect until the disk takes a socket");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Self { api, api_at, admin, admin_at, edges })
     }
+}
+
+fn bind_edges(dir: &DataDir) -> Result<UnixListener, ServeError> {
+    file::make_dir(&dir.run())?;
+    let socket = dir.edge_socket();
+    push::bind_socket(&socket).map_err(|source| ServeError::Listen {
+        at: socket.display().to_string(),
+        flag: "--dir",
+        source,
+    })
+}
+
+/// Serves edges for ever, as soon as there is a socket for them.
+async fn serve_edges(bound: Option<UnixListener>, socket: PathBuf, feeds: Arc<Feeds>) {
+    let mut often = interval(Duration::from_secs(BIND_RETRY_SECS));
+    let mut bound = bound;
+    let listener = loop {
+        if let Some(listener) = bound {
+            break listener;
+        }
+        often.tick().await;
+        bound = push::bind_socket(&socket).ok();
+    };
+    match push::serve_unix(listener, feeds).await {}
 }
 
 async fn listen_on(at: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
@@ -198,7 +229,7 @@ async fn listen_on(at: SocketAddr, flag: &'static str) -> Result<(TcpListener, S
 async fn open_app(
     dir: &DataDir,
     settings: Settings,
-    rate_limit: u32,
+    options: &Serve,
     planned: watch::Receiver<Planned>,
 ) -> Result<App, ServeError> {
     let vault = dir.vault()?;
@@ -214,9 +245,11 @@ async fn open_app(
         issuer: Arc::new(issuer),
         presence: Presence::default(),
         metrics: Arc::default(),
+        room: Arc::new(Room::new(usize::from(options.program_mib) << 20)),
         planned,
         restrictions: Arc::default(),
-        limiter: Arc::new(Limiter::new((rate_limit > 0).then_some(rate_limit))),
+        limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
+        database: Arc::from(dir.database()),
         installation: Arc::new(installation.ok_or_else(not_initialised)?.record),
         settings: Arc::new(settings),
     })

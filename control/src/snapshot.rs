@@ -1,25 +1,25 @@
 //! `Snapshot`: the store's records as typed tables at one revision, kept up to date change by change. Input of `plan`.
 //!
-//! Reads bytes and opens sealed keys; asks no store and no clock. A record that cannot be read stops it: leaving one out
-//! could open what a rule meant to close.
+//! Reads bytes and opens sealed keys; asks no store and no clock. A record that cannot be read is left out and named in
+//! [`Snapshot::damaged`]; what must close because of that is `plan`'s to know.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::str::FromStr;
 
 use ebbgate_model::{
     AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, CredentialId, DomainId, EndpointId,
-    IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
+    EndpointUrl, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
 };
-use serde::de::DeserializeOwned;
 
 use crate::record::{
-    ACCOUNTS_PREFIX, Account, AgentIngress, CONNECT_CERTIFICATE_KEY, CertificateAuthority, Credential,
-    DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, INSTALLATION_KEY, Installation, IpPolicy, IpPolicyRule,
-    IpRestriction, IssuedCertificate, Record, ReservedAddress, ReservedDomain, ServiceUser, TlsCertificate,
+    ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
+    Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
+    IpPolicyRule, IpRestriction, IssuedCertificate, Record, ReservedAddress, ReservedDomain, SYSTEM_PREFIX,
+    ServiceUser, TlsCertificate, index, parse, parse_record,
 };
 use crate::secret::{OpenError, Vault};
 use crate::store::{Change, Item, Revision};
+use crate::trouble::Trouble;
 
 /// Records at one revision. Keys and policies of the API that edges do not need are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +60,10 @@ pub struct Snapshot {
     pub ip_policy_rules: BTreeMap<IpPolicyRuleId, IpPolicyRule>,
     /// What accounts demand of source addresses.
     pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestriction>,
+    /// Where cloud endpoints stand, as the index has it: known also of those that cannot be read.
+    pub places: BTreeMap<EndpointId, (AccountId, EndpointUrl)>,
+    /// Keys of records that cannot be read, each with the reason.
+    pub damaged: BTreeMap<String, String>,
 }
 
 /// A leaf of our own authorities, its key opened.
@@ -71,17 +75,12 @@ pub struct Issued {
     pub spec: CertificateSpec,
 }
 
-/// A record that cannot be read. Nothing may be planned past it.
+/// Why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
+enum Unreadable {
     /// The value is not what its key says.
-    #[error("the record {key} is damaged: put a backup in place with `ebbgate-control restore`")]
-    Damaged {
-        /// Where.
-        key: String,
-        /// What is wrong.
-        source: serde_json::Error,
-    },
+    #[error(transparent)]
+    Value(#[from] serde_json::Error),
     /// A private key does not open.
     #[error(transparent)]
     Sealed(#[from] OpenError),
@@ -99,35 +98,47 @@ macro_rules! tables {
 
 impl Snapshot {
     /// Reads everything there is.
-    pub fn read(items: &[Item], revision: Revision, vault: &Vault) -> Result<Self, SnapshotError> {
+    pub fn read(items: &[Item], revision: Revision, vault: &Vault) -> Self {
         let mut snapshot = Self::default();
         for item in items {
-            snapshot.set(&item.key, Some(item), vault)?;
+            snapshot.set(&item.key, Some(item), vault);
         }
         snapshot.revision = revision;
-        Ok(snapshot)
+        snapshot
     }
 
-    /// Follows changes, in order. After an error the snapshot is of no use any more: read everything anew.
-    pub fn follow(
-        &mut self,
-        changes: &[Change],
-        revision: Revision,
-        vault: &Vault,
-    ) -> Result<(), SnapshotError> {
+    /// Follows changes, in order.
+    pub fn follow(&mut self, changes: &[Change], revision: Revision, vault: &Vault) {
         for change in changes {
             match change {
-                Change::Put(item) => self.set(&item.key, Some(item), vault)?,
-                Change::Delete { key, .. } => self.set(key, None, vault)?,
+                Change::Put(item) => self.set(&item.key, Some(item), vault),
+                Change::Delete { key, .. } => self.set(key, None, vault),
             }
         }
         self.revision = revision;
-        Ok(())
     }
 
-    fn set(&mut self, key: &str, item: Option<&Item>, vault: &Vault) -> Result<(), SnapshotError> {
+    /// Ids of the records of a kind that cannot be read, with their accounts.
+    pub fn damaged_ids<R: Record>(&self) -> impl Iterator<Item = (AccountId, R::Id)>
+    where
+        R::Id: FromStr,
+    {
+        self.damaged.keys().filter_map(|key| crate::record::id_in_key::<R>(key))
+    }
+
+    fn set(&mut self, key: &str, item: Option<&Item>, vault: &Vault) {
+        self.damaged.remove(key);
+        let Err(unreadable) = self.try_set(key, item, vault) else { return };
+        self.damaged.insert(key.to_owned(), Trouble(&unreadable).to_string());
+        // What was known of the installation holds on: without it nobody is served. Everything else closes.
+        if !key.starts_with(SYSTEM_PREFIX) {
+            self.try_set(key, None, vault).expect("removing reads no value");
+        }
+    }
+
+    fn try_set(&mut self, key: &str, item: Option<&Item>, vault: &Vault) -> Result<(), Unreadable> {
         match key {
-            INSTALLATION_KEY => self.installation = item.map(decode).transpose()?,
+            INSTALLATION_KEY => self.installation = item.map(parse).transpose()?,
             CONNECT_CERTIFICATE_KEY => {
                 self.connect_certificate = item.map(|item| open_issued(item, vault)).transpose()?;
             }
@@ -138,23 +149,39 @@ impl Snapshot {
                 if let Some(path) = key.strip_prefix(ACCOUNTS_PREFIX) {
                     return self.set_of_account(path, item, vault);
                 }
+                if key.starts_with(index::PREFIX) {
+                    return self.set_index(key, item);
+                }
             }
         }
         Ok(())
     }
 
+    fn set_index(&mut self, key: &str, item: Option<&Item>) -> Result<(), Unreadable> {
+        if let Some((account, url, id)) = index::endpoint_at(key) {
+            // The key says it all; the value is only looked at.
+            replace(&mut self.places, id, item.map(|_| (account, url)));
+        }
+        Ok(item.map(parse::<Holder>).transpose().map(drop)?)
+    }
+
     /// `path` is what follows `/a/`.
-    fn set_of_account(
-        &mut self,
-        path: &str,
-        item: Option<&Item>,
-        vault: &Vault,
-    ) -> Result<(), SnapshotError> {
+    fn set_of_account(&mut self, path: &str, item: Option<&Item>, vault: &Vault) -> Result<(), Unreadable> {
         let mut parts = path.split('/');
         match (parts.next(), parts.next(), parts.next()) {
-            (Some(account), Some("account"), None) => put_or_remove(&mut self.accounts, account, item),
+            (Some(account), Some("account"), None) => {
+                let value = item.map(parse).transpose()?;
+                if let Ok(id) = account.parse() {
+                    replace(&mut self.accounts, id, value);
+                }
+                Ok(())
+            }
             (_, Some("issued"), Some(owner)) => self.set_issued(owner, item, vault),
             (_, Some(TlsCertificate::COLLECTION), Some(id)) => self.set_certificate(id, item, vault),
+            // Edges need none of them; one that cannot be read is told all the same.
+            (_, Some(ApiKey::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<ApiKey>).transpose().map(drop)?)
+            }
             (_, Some(collection), Some(id)) => {
                 tables!(self, collection, id, item,
                     service_users: ServiceUser, credentials: Credential, domains: ReservedDomain,
@@ -168,7 +195,7 @@ impl Snapshot {
         }
     }
 
-    fn set_issued(&mut self, owner: &str, item: Option<&Item>, vault: &Vault) -> Result<(), SnapshotError> {
+    fn set_issued(&mut self, owner: &str, item: Option<&Item>, vault: &Vault) -> Result<(), Unreadable> {
         let leaf = item.map(|item| open_issued(item, vault)).transpose()?;
         if let Ok(id) = owner.parse::<DomainId>() {
             replace(&mut self.domain_leaves, id, leaf);
@@ -178,11 +205,11 @@ impl Snapshot {
         Ok(())
     }
 
-    fn set_certificate(&mut self, id: &str, item: Option<&Item>, vault: &Vault) -> Result<(), SnapshotError> {
+    fn set_certificate(&mut self, id: &str, item: Option<&Item>, vault: &Vault) -> Result<(), Unreadable> {
         let open = |item: &Item| {
-            let record: TlsCertificate = decode(item)?;
+            let record: TlsCertificate = parse_record(item)?;
             let key_pem = vault.open(&item.key, &record.key)?;
-            Ok::<_, SnapshotError>(CertificateSpec { chain_pem: record.chain_pem, key_pem })
+            Ok::<_, Unreadable>(CertificateSpec { chain_pem: record.chain_pem, key_pem })
         };
         let certificate = item.map(open).transpose()?;
         if let Ok(id) = id.parse() {
@@ -192,23 +219,21 @@ impl Snapshot {
     }
 }
 
-fn decode<T: DeserializeOwned>(item: &Item) -> Result<T, SnapshotError> {
-    serde_json::from_slice(&item.value)
-        .map_err(|source| SnapshotError::Damaged { key: item.key.clone(), source })
-}
-
-fn open_issued(item: &Item, vault: &Vault) -> Result<Issued, SnapshotError> {
-    let record: IssuedCertificate = decode(item)?;
+fn open_issued(item: &Item, vault: &Vault) -> Result<Issued, Unreadable> {
+    let record: IssuedCertificate = parse(item)?;
     let key_pem = vault.open(&item.key, &record.key)?;
     Ok(Issued { id: record.id, spec: CertificateSpec { chain_pem: record.chain_pem, key_pem } })
 }
 
-fn put_or_remove<K, V>(table: &mut BTreeMap<K, V>, id: &str, item: Option<&Item>) -> Result<(), SnapshotError>
+fn put_or_remove<R: Record>(
+    table: &mut BTreeMap<R::Id, R>,
+    id: &str,
+    item: Option<&Item>,
+) -> Result<(), Unreadable>
 where
-    K: Ord + FromStr + Display,
-    V: DeserializeOwned,
+    R::Id: Ord + FromStr,
 {
-    let value = item.map(decode).transpose()?;
+    let value = item.map(parse_record).transpose()?;
     if let Ok(id) = id.parse() {
         replace(table, id, value);
     }
@@ -231,7 +256,7 @@ mod tests {
 
     async fn read(lab: &Lab) -> Snapshot {
         let page = lab.app.store.range(Range::all("/")).await.unwrap();
-        Snapshot::read(&page.items, page.revision, &lab.app.vault).unwrap()
+        Snapshot::read(&page.items, page.revision, &lab.app.vault)
     }
 
     fn user(lab: &Lab, name: &str) -> ServiceUser {
@@ -256,7 +281,7 @@ mod tests {
         let now = read(&lab).await;
         while followed.revision < now.revision {
             let batch = watch.next().await.unwrap().unwrap();
-            followed.follow(&batch.changes, batch.revision, &lab.app.vault).unwrap();
+            followed.follow(&batch.changes, batch.revision, &lab.app.vault);
         }
         assert_eq!(followed, now);
         assert_eq!(now.service_users.keys().collect::<Vec<_>>(), [&two.id]);
@@ -265,14 +290,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_record_is_refused_by_name() {
+    async fn a_damaged_record_is_left_out_by_name_and_comes_back_when_it_is_written_anew() {
+        use futures_util::StreamExt;
         let lab = Lab::new().await;
-        let user = user(&lab, "one");
-        for damage in [&b"{}"[..], b"", br#"{"newer":true}"#] {
-            let _ = lab.app.store.commit(Txn::new().put(user.key(), damage.to_vec())).await.unwrap();
-            let page = lab.app.store.range(Range::all("/")).await.unwrap();
-            let error = Snapshot::read(&page.items, page.revision, &lab.app.vault).unwrap_err();
-            assert!(error.to_string().contains(&user.key()), "{error}");
+        let (one, two) = (user(&lab, "one"), user(&lab, "two"));
+        let put = async |value: Vec<u8>| {
+            let _ = lab.app.store.commit(Txn::new().put(one.key(), value)).await.unwrap();
+        };
+        let _ = lab.app.store.commit(record::create(Txn::new(), &two)).await.unwrap();
+        let mut followed = read(&lab).await;
+        let mut watch = lab.app.store.watch("/".into(), followed.revision);
+        for damage in [&b"{}"[..], b"", br#"{"newer":true}"#, &encode(&two)] {
+            put(damage.to_vec()).await;
+            let batch = watch.next().await.unwrap().unwrap();
+            followed.follow(&batch.changes, batch.revision, &lab.app.vault);
+            assert_eq!(followed, read(&lab).await);
+            assert_eq!(followed.damaged.keys().collect::<Vec<_>>(), [&one.key()]);
+            assert_eq!(followed.damaged_ids::<ServiceUser>().collect::<Vec<_>>(), [(lab.account, one.id)]);
+            assert_eq!(followed.service_users.keys().collect::<Vec<_>>(), [&two.id], "the others stay");
         }
+        put(encode(&one)).await;
+        let now = read(&lab).await;
+        assert!(now.damaged.is_empty() && now.service_users.contains_key(&one.id));
+    }
+
+    #[tokio::test]
+    async fn the_installation_that_was_known_holds_on_when_its_record_is_damaged() {
+        let lab = Lab::new().await;
+        let put = async |value: Vec<u8>| {
+            let _ = lab.app.store.commit(Txn::new().put(INSTALLATION_KEY, value)).await.unwrap();
+        };
+        put(encode(&*lab.app.installation)).await;
+        let mut followed = read(&lab).await;
+        put(b"damage".to_vec()).await;
+        let page = lab.app.store.range(Range::all("/")).await.unwrap();
+        let changes: Vec<_> = page.items.into_iter().map(Change::Put).collect();
+        followed.follow(&changes, page.revision, &lab.app.vault);
+        assert_eq!(followed.installation.as_ref(), Some(&*lab.app.installation));
+        assert!(followed.damaged.contains_key(INSTALLATION_KEY));
     }
 }

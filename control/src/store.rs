@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 pub use lock::DirLock;
-pub use sqlite::{Sqlite, copy_database, verify_database};
+pub use sqlite::{Attached, Sqlite, attach, attached, copy_database, detach, read_database, verify_database};
 
 /// Longest key in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -48,6 +48,8 @@ pub struct Item {
     pub modified: Revision,
     /// The lease that takes the key along when it ends.
     pub lease: Option<LeaseId>,
+    /// Whether it is not what was written: its checksum does not fit, and the value is empty.
+    pub damaged: bool,
 }
 
 /// Which keys to read, in key order.

@@ -70,6 +70,29 @@ impl Place {
         control
     }
 
+    /// Starts control where it cannot leave a note, and waits until it answers.
+    fn serve_without_note(&self) -> Control {
+        let [api, admin] = [(); 2].map(|()| {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            free.local_addr().unwrap()
+        });
+        let (at, admin_at) = (api.to_string(), admin.to_string());
+        let mut command = self.command(&["serve", "--api", &at, "--admin", &admin_at, "--rate-limit", "0"]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut control = Control { child, api, admin, key: self.read("api-key") };
+        let start = Instant::now();
+        while plain(admin, "/healthz").is_none() {
+            assert!(start.elapsed() < PATIENCE, "control answers");
+            if control.child.try_wait().unwrap().is_some() {
+                let mut said = String::new();
+                control.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                panic!("control ended: {said}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        control
+    }
+
     fn note(&self, pid: u32) -> Option<Value> {
         let text = String::from_utf8(self.sh(&["cat", "run/control.json"]).stdout).ok()?;
         let note: Value = serde_json::from_str(&text).ok()?;
@@ -160,6 +183,17 @@ fn call(at: SocketAddr, method: &str, path: &str, key: &str, body: Option<&Value
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     Some((status, serde_json::from_str(body).unwrap_or_default()))
+}
+
+/// What the admin port answers, as text.
+fn plain(at: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(at).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 fn text(value: &Value, field: &str) -> String {
@@ -398,6 +432,17 @@ impl SmallDisk {
     }
 }
 
+impl SmallDisk {
+    /// Changes how the disk is mounted.
+    fn remount(&self, options: &str) {
+        let root = self.place.dir.parent().unwrap().display().to_string();
+        let mut words = self.place.prefix.clone();
+        words.extend(["mount", "-o", &format!("remount,{options}"), &root].map(str::to_owned));
+        let (program, args) = words.split_first().unwrap();
+        assert!(Command::new(program).args(args).status().unwrap().success(), "remount,{options}");
+    }
+}
+
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = self.holder.kill();
@@ -429,34 +474,59 @@ fn a_full_disk_refuses_writes_keeps_reads_and_loses_nothing() {
     };
     check(&control);
     control.kill();
-    // Room again: everything acknowledged is there and writing goes on.
-    let target = ["--target", &disk.holder.id().to_string()].join(" ");
-    let remount = format!(
-        "nsenter --mount {target} -- mount -o remount,size=16m '{}'",
-        place.dir.parent().unwrap().display()
-    );
-    assert!(Command::new("sh").args(["-c", &remount]).status().unwrap().success());
-    let control = place.serve();
+    // Not one block more: it starts, serves what it has, and says what is wrong.
+    disk.place.sh(&["sh", "-c", "cat /dev/zero > ../filler; true"]);
+    let control = place.serve_without_note();
     check(&control);
-    let (status, _) = control.call("POST", "/credentials", Some(&json!({}))).unwrap();
-    assert_eq!(status, 201);
+    let (status, refusal) = control.call("POST", "/credentials", Some(&json!({}))).unwrap();
+    assert_eq!(status, 503, "{refusal}");
+    let (status, said) = plain(control.admin, "/readyz").unwrap();
+    assert!(status == 503 && said.contains("full"), "{status} {said}");
+    let (_, metrics) = plain(control.admin, "/metrics").unwrap();
+    assert!(metrics.contains("ebbgate_control_disk_unwritable{reason=\"full\"} 1\n"), "{metrics}");
+    // Room again: everything acknowledged is there and writing goes on, with no new start.
+    disk.remount("size=16m");
+    check(&control);
+    let (status, refusal) = control.call("POST", "/credentials", Some(&json!({}))).unwrap();
+    assert_eq!(status, 201, "{refusal}");
+    assert_eq!(plain(control.admin, "/readyz").unwrap(), (200, "ready\n".to_owned()));
 }
 
 #[test]
-fn a_disk_that_becomes_read_only_is_said() {
+fn control_starts_and_serves_on_a_disk_that_is_read_only() {
     let Some(disk) = SmallDisk::new("16m") else { return };
     let place = &disk.place;
     place.init();
-    let pid = disk.holder.id().to_string();
-    let root = place.dir.parent().unwrap().display().to_string();
-    let remount = Command::new("nsenter")
-        .args(["--mount", "--target", &pid, "--", "mount", "-o", "remount,ro", &root])
-        .status();
-    assert!(remount.unwrap().success());
-    let output = place.run(&["serve", "--api", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    assert!(
-        !output.status.success() && stderr(&output).contains("read-only"),
-        "{}",
-        stderr(&output).to_lowercase()
-    );
+    let mut control = place.serve();
+    let (status, made) = control.call("POST", "/credentials", Some(&json!({}))).unwrap();
+    assert_eq!(status, 201);
+    let path = format!("/credentials/{}", text(&made, "id"));
+    // Stopped in order it leaves one file; killed it leaves a log beside it.
+    for is_killed in [false, true] {
+        if is_killed {
+            control.kill();
+        } else {
+            assert_eq!(control.terminate(), Some(0));
+        }
+        disk.remount("ro");
+        let mut frozen = place.serve_without_note();
+        assert_eq!(frozen.call("GET", &path, None).unwrap().0, 200, "killed: {is_killed}");
+        assert_eq!(frozen.call("POST", "/credentials", Some(&json!({}))).unwrap().0, 503);
+        let (status, said) = plain(frozen.admin, "/readyz").unwrap();
+        assert!(status == 503 && said.contains("read-only"), "{status} {said}");
+        let (_, metrics) = plain(frozen.admin, "/metrics").unwrap();
+        assert!(metrics.contains("ebbgate_control_disk_unwritable{reason=\"read_only\"} 1\n"), "{metrics}");
+        assert!(place.run(&["check"]).status.success(), "also beside it");
+        // Writable again, it goes on without a new start.
+        disk.remount("rw");
+        assert_eq!(
+            frozen.call("POST", "/credentials", Some(&json!({}))).unwrap().0,
+            201,
+            "killed: {is_killed}"
+        );
+        assert_eq!(plain(frozen.admin, "/readyz").unwrap().0, 200);
+        frozen.kill();
+        control = place.serve();
+        assert_eq!(control.call("GET", &path, None).unwrap().0, 200);
+    }
 }

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, sleep, timeout};
 
+use crate::program::disk::Disk;
 use crate::shard::{Edge, Stage};
 
 /// Connections served at once.
@@ -24,7 +25,7 @@ const CONNECTION_SECS_MAX: u64 = 60;
 const HEADER_SECS_MAX: u64 = 10;
 
 /// Serves for ever.
-pub async fn serve(listener: TcpListener, edge: Arc<Edge>) {
+pub async fn serve(listener: TcpListener, edge: Arc<Edge>, disk: Arc<Disk>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
@@ -32,10 +33,10 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>) {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let edge = Arc::clone(&edge);
+        let (edge, disk) = (Arc::clone(&edge), Arc::clone(&disk));
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let response = answer(&request, &edge);
+                let response = answer(&request, &edge, &disk);
                 async move { Ok::<_, Infallible>(response) }
             });
             let serving = hyper::server::conn::http1::Builder::new()
@@ -49,13 +50,14 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, edge: &Edge) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, edge: &Edge, disk: &Disk) -> Response<Full<Bytes>> {
     let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
     if !is_local_name(host) {
         return text(StatusCode::FORBIDDEN, "ask by address or as localhost");
     }
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
+            edge.metrics.disk_unwritable.set(i64::from(disk.trouble().is_some()));
             let mut response = text(StatusCode::OK, edge.metrics.text());
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -68,7 +70,11 @@ fn answer(request: &Request<Incoming>, edge: &Edge) -> Response<Full<Bytes>> {
         (&Method::GET, "/readyz") if edge.generation() == 0 => {
             text(StatusCode::SERVICE_UNAVAILABLE, "no program yet\n")
         }
-        (&Method::GET, "/readyz") => text(StatusCode::OK, "ready\n"),
+        // It serves; a restart without control would serve what is on disk.
+        (&Method::GET, "/readyz") => match disk.trouble() {
+            Some(trouble) => text(StatusCode::OK, format!("ready\n{trouble}\n")),
+            None => text(StatusCode::OK, "ready\n"),
+        },
         (_, "/metrics" | "/healthz" | "/readyz") => text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
         _ => text(StatusCode::NOT_FOUND, "/metrics, /healthz or /readyz\n"),
     }

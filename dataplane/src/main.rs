@@ -14,10 +14,11 @@ use ebbgate_edge::config::{Config, QuicListen};
 use ebbgate_edge::effect::{Fetcher, Keys};
 use ebbgate_edge::listen::{self, Caps};
 use ebbgate_edge::metrics::Metrics;
+use ebbgate_edge::program::disk::Disk;
 use ebbgate_edge::program::feed::Feed;
 use ebbgate_edge::program::ports::Ports;
 use ebbgate_edge::program::report::Reports;
-use ebbgate_edge::program::saved::{self, Saved};
+use ebbgate_edge::program::saved::Saved;
 use ebbgate_edge::program::{Tables, bound};
 use ebbgate_edge::shard::{self, Edge, Entrance, Parts};
 use ebbgate_edge::{admin, drain, log};
@@ -28,6 +29,8 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Duration, sleep};
 
+/// Seconds between attempts to write what the disk did not take.
+const WRITE_AGAIN_SECS: u64 = 5;
 /// Milliseconds between looks at whether the first program is there.
 const READY_LOOK_MS: u64 = 10;
 
@@ -83,8 +86,10 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     });
     let threads: Vec<JoinHandle<_>> = threads.collect::<std::io::Result<_>>()?;
     let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
-    tokio::spawn(admin::serve(admin, Arc::clone(&edge)));
-    tokio::spawn(bound::keep(Arc::clone(&edge), saved.bound_file()));
+    let disk = saved.disk();
+    tokio::spawn(admin::serve(admin, Arc::clone(&edge), Arc::clone(&disk)));
+    tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
+    tokio::spawn(write_again(Arc::clone(&disk)));
     let feed = Feed { socket: config.control_socket(), id, edge: Arc::clone(&edge), saved, events };
     tokio::spawn(feed.run());
     let reloaded = Arc::clone(&edge);
@@ -94,9 +99,9 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         }
     });
     let run_dir = config.run_dir();
-    let ready = announce(&edge, &run_dir, &addresses, quic);
+    let ready = announce(&edge, &disk, &run_dir, &addresses, quic);
     tokio::select! {
-        result = ready => result?,
+        () = ready => {}
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
@@ -208,12 +213,7 @@ fn open_quic(edge: &Edge, asked: Option<QuicListen>, connect: SocketAddr) -> Res
 }
 
 /// Once the first Program is in force: says where the edge is and that it is ready.
-async fn announce(
-    edge: &Edge,
-    run_dir: &Path,
-    addresses: &Addresses,
-    quic: Option<SocketAddr>,
-) -> Result<()> {
+async fn announce(edge: &Edge, disk: &Disk, run_dir: &Path, addresses: &Addresses, quic: Option<SocketAddr>) {
     while edge.generation() == 0 {
         sleep(Duration::from_millis(READY_LOOK_MS)).await;
     }
@@ -225,13 +225,22 @@ async fn announce(
         "quic": quic.map(|address| address.to_string()),
         "admin": addresses.admin.to_string(),
     });
-    std::fs::create_dir_all(run_dir).with_context(|| run_dir.display().to_string())?;
     let path = run_dir.join("edge.json");
-    saved::replace(&path, about.to_string().as_bytes()).with_context(|| path.display().to_string())?;
+    // On a full disk the edge still serves.
+    if let Err(error) = disk.write(&path, about.to_string().as_bytes()) {
+        tracing::error!(%error, path = %path.display(), "scripts will not find this edge");
+    }
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     tracing::info!(%about, "ready");
-    Ok(())
+}
+
+/// The disk may take later what it does not take now.
+async fn write_again(disk: Arc<Disk>) {
+    loop {
+        sleep(Duration::from_secs(WRITE_AGAIN_SECS)).await;
+        disk.write_again();
+    }
 }
 
 fn fresh<const N: usize>() -> Result<[u8; N]> {

@@ -124,6 +124,8 @@ metrics! {
     objects_unserved: Gauge = "program_objects_unserved", "Objects of the program in force that cannot be served and are closed";
     /// Whether the feed from control is open.
     feed_connected: Gauge = "feed_connected", "Whether the feed from control is open";
+    /// Whether the disk takes no writes.
+    disk_unwritable: Gauge = "disk_unwritable", "1 while the disk that holds the edge's files takes no writes";
     /// Events lost because control was away.
     events_dropped: Counter<u64, AtomicU64> = "events_dropped", "Events lost because control was away";
     /// Lines of connections and requests lost because whoever reads the log did not keep up.

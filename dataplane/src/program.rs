@@ -7,6 +7,7 @@
 //! Pure; `program::feed` gets Programs and puts Tables in force.
 
 pub mod bound;
+pub mod disk;
 pub mod feed;
 pub mod ports;
 pub mod report;

@@ -14,9 +14,12 @@ mod visitor;
 
 mod access;
 mod api_clients;
+mod backup;
 mod bad_input;
 mod clinic;
 mod corpus;
+mod damage;
+mod disk;
 mod faults;
 mod pool;
 mod restart;

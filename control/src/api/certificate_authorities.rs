@@ -88,6 +88,10 @@ impl Resource for CertificateAuthorities {
     }
 
     async fn delete(call: &Call, stored: &Stored<CertificateAuthority>) -> Result<Txn, ApiError> {
-        uses::unused(call, &stored.record.id.to_string(), "certificate authority").await
+        Self::delete_damaged(call, stored.record.id).await
+    }
+
+    async fn delete_damaged(call: &Call, id: AuthorityId) -> Result<Txn, ApiError> {
+        uses::unused(call, &id.to_string(), "certificate authority").await
     }
 }

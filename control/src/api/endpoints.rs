@@ -21,7 +21,7 @@ use super::given::{Given, body};
 use super::page::Page;
 use super::query::Query;
 use super::resource::{Draft, Listing, Resource};
-use crate::record::{self, Endpoint, Stored, index};
+use crate::record::{self, Endpoint, RecordError, Stored, index};
 use crate::store::Txn;
 
 const TEXTS: TextCodes = TextCodes { description: 18012, metadata: 18013 };
@@ -148,6 +148,12 @@ impl Resource for Endpoints {
         Ok(Txn::new().delete(format!("{url}{}", stored.record.id)))
     }
 
+    /// The text as the client wrote it stays here.
+    fn sent_bytes(record: &Endpoint) -> usize {
+        let bare = Endpoint { traffic_policy: String::new(), ..record.clone() };
+        record::encode(&bare).len()
+    }
+
     /// An agent's endpoint is its agent's to change.
     fn missing(call: &Call, id: EndpointId) -> ApiError {
         match live(call).into_iter().find(|endpoint| endpoint.id == id) {
@@ -161,8 +167,13 @@ impl Resource for Endpoints {
     }
 
     async fn find(call: &Call, id: EndpointId) -> Result<View, ApiError> {
-        if let Some(stored) = record::load::<Endpoint>(&*call.app.store, call.account, id).await? {
-            return Ok(view::of_cloud(call, &stored.record));
+        match record::load::<Endpoint>(&*call.app.store, call.account, id).await {
+            Ok(None) => {}
+            Ok(Some(stored)) => return Ok(view::of_cloud(call, &stored.record)),
+            Err(RecordError::Damaged { source, .. }) => {
+                return Err(super::resource::damaged::<Self>(id, &source));
+            }
+            Err(error) => return Err(error.into()),
         }
         match live(call).into_iter().find(|endpoint| endpoint.id == id) {
             Some(endpoint) => Ok(of_agent(call, &endpoint).await?),
@@ -183,7 +194,14 @@ impl Resource for Endpoints {
         };
         // Filters may pass over many, so with them everything is read; without, one page and one more decide.
         let limit = (ids.is_empty() && urls.is_empty()).then_some(page.limit + 1);
-        let stored = record::list::<Endpoint>(&*call.app.store, call.account, page.before, limit).await?;
+        let list =
+            async |limit| record::list::<Endpoint>(&*call.app.store, call.account, page.before, limit).await;
+        let mut stored = list(limit).await?;
+        // Those that cannot be read leave gaps: which page ends where is told by those that can.
+        if stored.more && !stored.damaged.is_empty() {
+            stored = list(None).await?;
+        }
+        let damaged = stored.damaged;
         let cloud = stored.items.into_iter().map(|stored| stored.record).filter(|e| wanted(e.id, &e.url));
         let agents = live(call).into_iter().filter(|e| wanted(e.id, &e.report.url));
         let all: Vec<Either> = cloud.map(Either::Cloud).chain(agents.map(Either::Agent)).collect();
@@ -195,7 +213,7 @@ impl Resource for Endpoints {
                 Either::Agent(endpoint) => of_agent(call, endpoint).await?,
             });
         }
-        Ok(Listing { items, next })
+        Ok(Listing { items, next, damaged })
     }
 }
 

@@ -11,8 +11,8 @@ use super::given::body;
 use super::ip_restrictions;
 use super::resource::{Draft, Resource};
 use super::uses;
-use crate::record::{self, IpPolicy, IpPolicyRule, IpRestriction, Record, Stored};
-use crate::store::{Outcome, Txn};
+use crate::record::{self, IpPolicy, IpPolicyRule, IpRestriction, Stored};
+use crate::store::{Outcome, Revision, Txn};
 
 const TEXTS: TextCodes = TextCodes { description: 215, metadata: 215 };
 /// Rules removed together with their policy; more than this are removed in steps before it.
@@ -80,24 +80,34 @@ impl Resource for IpPolicies {
 
     /// Takes its rules along. Refused while a traffic policy or an IP restriction names it.
     async fn delete(call: &Call, stored: &Stored<IpPolicy>) -> Result<Txn, ApiError> {
-        let id = stored.record.id;
-        let unused = unrestricting(call, id, uses::unused(call, &id.to_string(), "IP policy").await?).await?;
-        let rules = record::list::<IpPolicyRule>(&*call.app.store, call.account, None, None).await?;
-        let mut own: Vec<_> = rules.items.into_iter().filter(|rule| rule.record.policy == id).collect();
-        while own.len() > RULES_PER_STEP {
-            let step = own.split_off(own.len() - RULES_PER_STEP);
-            // What allowed the first step must still hold at every other: a policy in use keeps its rules.
-            let txn = unused.clone().if_unchanged(stored.record.key(), stored.modified);
-            match call.app.store.commit(step.iter().fold(txn, record::remove)).await? {
-                Outcome::Committed(_) => {}
-                Outcome::Conflict(_) => {
-                    return Err(ApiError::unavailable("the IP policy changed meanwhile; try again"));
-                }
+        without_rules(call, stored.record.id, stored.modified).await
+    }
+
+    async fn delete_damaged(call: &Call, id: IpPolicyId) -> Result<Txn, ApiError> {
+        let item = call.app.store.get(&record::key::<IpPolicy>(call.account, id)).await?;
+        without_rules(call, id, item.map_or(0, |item| item.modified)).await
+    }
+}
+
+/// Refuses while something names the policy; else removes its rules, the last of them in the transaction given.
+async fn without_rules(call: &Call, id: IpPolicyId, modified: Revision) -> Result<Txn, ApiError> {
+    let key = record::key::<IpPolicy>(call.account, id);
+    let unused = unrestricting(call, id, uses::unused(call, &id.to_string(), "IP policy").await?).await?;
+    let rules = record::list::<IpPolicyRule>(&*call.app.store, call.account, None, None).await?;
+    let mut own: Vec<_> = rules.items.into_iter().filter(|rule| rule.record.policy == id).collect();
+    while own.len() > RULES_PER_STEP {
+        let step = own.split_off(own.len() - RULES_PER_STEP);
+        // What allowed the first step must still hold at every other: a policy in use keeps its rules.
+        let txn = unused.clone().if_unchanged(&key, modified);
+        match call.app.store.commit(step.iter().fold(txn, record::remove)).await? {
+            Outcome::Committed(_) => {}
+            Outcome::Conflict(_) => {
+                return Err(ApiError::unavailable("the IP policy changed meanwhile; try again"));
             }
         }
-        let txn = unused.if_none_newer(record::prefix::<IpPolicyRule>(call.account), rules.revision);
-        Ok(own.iter().fold(txn, record::remove))
     }
+    let txn = unused.if_none_newer(record::prefix::<IpPolicyRule>(call.account), rules.revision);
+    Ok(own.iter().fold(txn, record::remove))
 }
 
 /// Refuses if an IP restriction names the policy; else adds the compare that keeps it so.

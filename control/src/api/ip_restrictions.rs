@@ -90,6 +90,7 @@ impl Resource for IpRestrictions {
             );
             return Err(ApiError::conflict(1802, message).detail("field", "type"));
         }
+        record::none_damaged(&others.damaged, "IP restriction", kind.as_str()).map_err(ApiError::in_use)?;
         let txn = Txn::new().if_none_newer(record::prefix::<IpRestriction>(call.account), others.revision);
         let record = IpRestriction {
             id: IpRestrictionId::new(call.app.ksuid()),

@@ -99,16 +99,25 @@ impl Resource for ReservedAddrs {
 
     async fn delete(call: &Call, stored: &Stored<ReservedAddress>) -> Result<Txn, ApiError> {
         let address = &stored.record;
-        let endpoints = record::list::<Endpoint>(&*call.app.store, call.account, None, None).await?;
-        if let Some(user) = endpoints.items.iter().find(|e| e.record.address == Some(address.id)) {
-            let (host, port, id) = (&address.host, address.port, user.record.id);
-            let message = format!("`{host}:{port}` is in use by the cloud endpoint {id}; delete that first");
-            return Err(ApiError::in_use(message));
-        }
-        Ok(Txn::new()
-            .if_none_newer(record::prefix::<Endpoint>(call.account), endpoints.revision)
-            .delete(index::port(address.port)))
+        let name = format!("{}:{}", address.host, address.port);
+        Ok(unused(call, address.id, &name).await?.delete(index::port(address.port)))
     }
+
+    async fn delete_damaged(call: &Call, id: AddressId) -> Result<Txn, ApiError> {
+        unused(call, id, &id.to_string()).await
+    }
+}
+
+/// Refuses while a cloud endpoint listens on the address; else the compare that keeps it so.
+async fn unused(call: &Call, address: AddressId, name: &str) -> Result<Txn, ApiError> {
+    let endpoints = record::list::<Endpoint>(&*call.app.store, call.account, None, None).await?;
+    if let Some(user) = endpoints.items.iter().find(|e| e.record.address == Some(address)) {
+        let id = user.record.id;
+        let message = format!("`{name}` is in use by the cloud endpoint {id}; delete that first");
+        return Err(ApiError::in_use(message));
+    }
+    record::none_damaged(&endpoints.damaged, "endpoint", name).map_err(ApiError::in_use)?;
+    Ok(Txn::new().if_none_newer(record::prefix::<Endpoint>(call.account), endpoints.revision))
 }
 
 async fn taken_ports(call: &Call) -> Result<BTreeSet<u16>, ApiError> {

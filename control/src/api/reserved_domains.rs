@@ -203,18 +203,25 @@ impl Resource for ReservedDomains {
 
     async fn delete(call: &Call, stored: &Stored<ReservedDomain>) -> Result<Txn, ApiError> {
         let domain = &stored.record;
-        let endpoints = record::list::<Endpoint>(&*call.app.store, call.account, None, None).await?;
-        if let Some(user) = endpoints.items.iter().find(|e| e.record.domain == Some(domain.id)) {
-            let (url, id) = (&user.record.url, user.record.id);
-            let message =
-                format!("`{}` is in use by the cloud endpoint {id} on {url}; delete that first", domain.host);
-            return Err(ApiError::conflict(446, message));
-        }
-        Ok(Txn::new()
-            .if_none_newer(record::prefix::<Endpoint>(call.account), endpoints.revision)
-            .delete(index::domain(&domain.host))
-            .delete(IssuedCertificate::key(call.account, domain.id)))
+        let unused = unused(call, domain.id, domain.host.as_str()).await?;
+        Ok(unused.delete(index::domain(&domain.host)).delete(IssuedCertificate::key(call.account, domain.id)))
     }
+
+    async fn delete_damaged(call: &Call, id: DomainId) -> Result<Txn, ApiError> {
+        unused(call, id, &id.to_string()).await
+    }
+}
+
+/// Refuses while a cloud endpoint stands on the domain; else the compare that keeps it so.
+async fn unused(call: &Call, domain: DomainId, name: &str) -> Result<Txn, ApiError> {
+    let endpoints = record::list::<Endpoint>(&*call.app.store, call.account, None, None).await?;
+    if let Some(user) = endpoints.items.iter().find(|e| e.record.domain == Some(domain)) {
+        let (url, id) = (&user.record.url, user.record.id);
+        let message = format!("`{name}` is in use by the cloud endpoint {id} on {url}; delete that first");
+        return Err(ApiError::conflict(446, message));
+    }
+    record::none_damaged(&endpoints.damaged, "endpoint", name).map_err(ApiError::in_use)?;
+    Ok(Txn::new().if_none_newer(record::prefix::<Endpoint>(call.account), endpoints.revision))
 }
 
 fn refuse_if_strict(call: &Call, host: &Host) -> Result<(), ApiError> {

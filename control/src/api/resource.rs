@@ -21,18 +21,23 @@ use super::body::{JsonText, NoBody};
 use super::call::{Call, NoQuery};
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
+use super::owner;
 use super::page::{LIMIT_MAX, PAGE_PARAMETERS, Page};
 use super::query::Query;
-use super::reply::{Saved, json};
+use super::reply::{Saved, WARNING, json, warning_value};
 use super::strict::Object;
 use crate::app::App;
-use crate::record::{self, Record, Stored};
-use crate::store::{Outcome, Txn};
+use crate::record::{self, IssuedCertificate, Record, RecordError, Stored};
+use crate::room::{NoRoom, Reservation};
+use crate::store::{Outcome, Revision, Txn};
+
+/// Most warnings beside a list.
+const WARNINGS_MAX: usize = 10;
 
 /// How often a transaction that lost a race is tried again before the caller is told to.
 const ATTEMPTS_MAX: u32 = 64;
 
-/// Bytes of all records of one account. All of them travel to edges in one line of at most 256 MiB.
+/// Bytes of all records of one account.
 const ACCOUNT_BYTES_MAX: usize = 64 << 20;
 
 /// What one resource adds to the common mechanics.
@@ -85,6 +90,17 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
         stored: &Stored<Self::Record>,
     ) -> impl Future<Output = Result<Txn, ApiError>> + Send;
 
+    /// Bytes that one takes in what edges are sent, at most.
+    fn sent_bytes(record: &Self::Record) -> usize {
+        record.sent_bytes()
+    }
+
+    /// What a removal must compare and remove besides an object that cannot be read; refuses while something refers to it.
+    /// Its names are found by their holder.
+    fn delete_damaged(_call: &Call, _id: Self::Id) -> impl Future<Output = Result<Txn, ApiError>> + Send {
+        async { Ok(Txn::new()) }
+    }
+
     /// The answer for an id under which nothing is stored.
     fn missing(_call: &Call, id: Self::Id) -> ApiError {
         ApiError::not_found(format_args!("{} {id}", Self::NOUN))
@@ -105,9 +121,11 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
             let listed =
                 record::list::<Self::Record>(&*call.app.store, call.account, page.before, Some(page.limit))
                     .await?;
-            let last = listed.items.last().map(|stored| stored.record.id());
             let items = listed.items.iter().map(|stored| Self::view(call, &stored.record)).collect();
-            Ok(Listing { items, next: last.filter(|_| listed.more) })
+            // Of the last key, not the last record: that one may be damaged.
+            let last = listed.last.as_deref().and_then(record::id_in_key::<Self::Record>);
+            let next = last.map(|(_, id)| id).filter(|_| listed.more);
+            Ok(Listing { items, next, damaged: listed.damaged })
         }
     }
 }
@@ -139,6 +157,8 @@ pub(super) struct Listing<V, I> {
     pub(super) items: Vec<V>,
     /// The last one's id, when older ones exist.
     pub(super) next: Option<I>,
+    /// Keys of objects among them that cannot be read.
+    pub(super) damaged: Vec<String>,
 }
 
 /// The five operations of a resource.
@@ -171,18 +191,30 @@ pub(super) fn check_id<I: FromStr<Err = IdError>>(text: &str, prefixes: &[&str])
 
 /// The object stored under an id of the caller's account.
 pub(super) async fn load<R: Resource>(call: &Call, id: R::Id) -> Result<Stored<R::Record>, ApiError> {
-    let stored = record::load::<R::Record>(&*call.app.store, call.account, id).await?;
-    stored.ok_or_else(|| R::missing(call, id))
+    match record::load::<R::Record>(&*call.app.store, call.account, id).await {
+        Err(RecordError::Damaged { source, .. }) => Err(damaged::<R>(id, &source)),
+        stored => stored?.ok_or_else(|| R::missing(call, id)),
+    }
 }
 
-/// Carries a transaction out; false when something it depends on has moved.
-async fn commit(call: &Call, txn: Txn) -> Result<bool, ApiError> {
+/// The answer for an object that is stored and cannot be read.
+pub(super) fn damaged<R: Resource>(id: R::Id, reason: &serde_json::Error) -> ApiError {
+    let message = format!(
+        "the {} {id} is damaged in the store ({reason}) and is left out of what edges get; delete it with DELETE /{}/{id} and make it anew, or have the operator restore a backup",
+        R::NOUN,
+        R::PATH
+    );
+    ApiError::plain(StatusCode::INTERNAL_SERVER_ERROR, message).detail("damaged", id.to_string())
+}
+
+/// Carries a transaction out; None when something it depends on has moved.
+async fn commit(call: &Call, txn: Txn) -> Result<Option<Revision>, ApiError> {
     match call.app.store.commit(txn).await? {
-        Outcome::Committed(_) => Ok(true),
+        Outcome::Committed(revision) => Ok(Some(revision)),
         Outcome::Conflict(key) => {
             tracing::debug!(key, "a transaction lost a race");
             tokio::task::yield_now().await;
-            Ok(false)
+            Ok(None)
         }
     }
 }
@@ -201,17 +233,23 @@ async fn check_owned<R: Resource>(call: &Call) -> Result<(), ApiError> {
     Err(ApiError::plain(StatusCode::FORBIDDEN, message))
 }
 
-/// Refuses what would make an account larger than [`ACCOUNT_BYTES_MAX`].
-async fn check_bytes(call: &Call, more: usize) -> Result<(), ApiError> {
+/// Refuses what would make an account larger than [`ACCOUNT_BYTES_MAX`]. Gives how many bytes it has now.
+async fn check_bytes(call: &Call, more: usize) -> Result<usize, ApiError> {
     let owned = call.app.store.usage(record::account_prefix(call.account)).await?;
-    if owned.bytes + more <= ACCOUNT_BYTES_MAX {
-        return Ok(());
+    if more == 0 || owned.bytes + more <= ACCOUNT_BYTES_MAX {
+        return Ok(owned.bytes);
     }
     let message = format!(
         "this account's objects would take more than {} MiB together, the most one account may have; delete or shorten some first",
         ACCOUNT_BYTES_MAX >> 20
     );
     Err(ApiError::plain(StatusCode::FORBIDDEN, message))
+}
+
+/// Refuses what edges could not be sent.
+fn reserve(call: &Call, own: usize, more: usize) -> Result<Reservation, ApiError> {
+    let refused = |error: NoRoom| ApiError::plain(StatusCode::FORBIDDEN, error.to_string());
+    call.app.room.reserve(own, more).map_err(refused)
 }
 
 fn busy() -> ApiError {
@@ -228,8 +266,10 @@ async fn create<R: Resource>(
     for _ in 0..ATTEMPTS_MAX {
         let Draft { record, txn, warnings, token } = R::create(&call, &body).await?;
         check_owned::<R>(&call).await?;
-        check_bytes(&call, record::encode(&record).len()).await?;
-        if commit(&call, record::create(txn, &record)).await? {
+        let own = check_bytes(&call, record::encode(&record).len()).await?;
+        let room = reserve(&call, own, R::sent_bytes(&record))?;
+        if let Some(revision) = commit(&call, record::create(txn, &record)).await? {
+            room.done(revision);
             let mut object = object(R::view(&call, &record))?;
             if let (Some(token), Value::Object(object)) = (token, &mut object) {
                 object.insert("token".into(), token.expose().into());
@@ -270,10 +310,11 @@ pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) 
         let stored = load::<R>(call, id).await?;
         let Draft { record, txn, warnings, .. } = R::update(call, &stored, body).await?;
         let (before, after) = (record::encode(&stored.record).len(), record::encode(&record).len());
-        if after > before {
-            check_bytes(call, after - before).await?;
-        }
-        if commit(call, record::replace(txn, &record, stored.modified)).await? {
+        let own = check_bytes(call, after.saturating_sub(before)).await?;
+        let more = R::sent_bytes(&record).saturating_sub(R::sent_bytes(&stored.record));
+        let room = reserve(call, own, more)?;
+        if let Some(revision) = commit(call, record::replace(txn, &record, stored.modified)).await? {
+            room.done(revision);
             return Ok(Saved { status: StatusCode::OK, object: object(R::view(call, &record))?, warnings });
         }
     }
@@ -288,13 +329,30 @@ async fn delete<R: Resource>(
 ) -> Result<StatusCode, ApiError> {
     let id = parse_id::<R>(&id)?;
     for _ in 0..ATTEMPTS_MAX {
-        let stored = load::<R>(&call, id).await?;
-        let txn = R::delete(&call, &stored).await?;
-        if commit(&call, record::remove(txn, &stored)).await? {
+        let txn = match record::load::<R::Record>(&*call.app.store, call.account, id).await {
+            Ok(Some(stored)) => record::remove(R::delete(&call, &stored).await?, &stored),
+            Ok(None) => return Err(R::missing(&call, id)),
+            Err(RecordError::Damaged { .. }) => remove_damaged::<R>(&call, id).await?,
+            Err(error) => return Err(error.into()),
+        };
+        if commit(&call, txn).await?.is_some() {
             return Ok(StatusCode::NO_CONTENT);
         }
     }
     Err(busy())
+}
+
+/// Removes an object that cannot be read, with every name it holds and the certificate made for it.
+///
+/// Whose it was among the account's service users nobody can tell any more: only the account's own keys may.
+async fn remove_damaged<R: Resource>(call: &Call, id: R::Id) -> Result<Txn, ApiError> {
+    owner::may_administer(call)?;
+    let key = record::key::<R::Record>(call.account, id);
+    let Some(item) = call.app.store.get(&key).await? else { return Err(R::missing(call, id)) };
+    let txn = R::delete_damaged(call, id).await?;
+    let names = record::names_of(&*call.app.store, call.account, id).await?;
+    let txn = names.into_iter().fold(txn, Txn::delete);
+    Ok(txn.delete(IssuedCertificate::key(call.account, id)).if_unchanged(&key, item.modified).delete(key))
 }
 
 async fn find<R: Resource>(
@@ -303,8 +361,14 @@ async fn find<R: Resource>(
     NoQuery: NoQuery,
     NoBody: NoBody,
 ) -> Result<Response, ApiError> {
-    let view = R::find(&call, parse_id::<R>(&id)?).await?;
-    Ok(json(StatusCode::OK, &view))
+    let id = parse_id::<R>(&id)?;
+    let mut response = json(StatusCode::OK, &R::find(&call, id).await?);
+    let left_out = call.app.planned.borrow().left_out.clone();
+    if let Some(reason) = left_out.get(&record::key::<R::Record>(call.account, id)) {
+        let warning = format!("this object is left out of what edges get: {reason}");
+        response.headers_mut().append(WARNING, warning_value(&warning));
+    }
+    Ok(response)
 }
 
 async fn list<R: Resource>(
@@ -317,8 +381,8 @@ async fn list<R: Resource>(
     let listing = if let Some(filter) = query.one("filter") {
         filtered::<R>(&call, &query, page, &Filter::parse(filter)?).await?
     } else {
-        let Listing { items, next } = R::page(&call, &query, page).await?;
-        Listing { items: items.into_iter().map(object).collect::<Result<_, _>>()?, next }
+        let Listing { items, next, damaged } = R::page(&call, &query, page).await?;
+        Listing { items: items.into_iter().map(object).collect::<Result<_, _>>()?, next, damaged }
     };
     let again = query.again(R::LIST_FILTERS) + &query.again(&["filter"]);
     Ok(list_reply(&call, R::PATH, R::LIST_KEY, listing, page.limit, &again))
@@ -333,8 +397,10 @@ async fn filtered<R: Resource>(
 ) -> Result<Listing<Value, R::Id>, ApiError> {
     let (now, mut budget) = (call.app.now(), Budget::new());
     let (mut kept, mut last, mut before) = (Vec::new(), None, page.before);
+    let mut damaged = Vec::new();
     loop {
         let chunk = R::page(call, query, Page { limit: LIMIT_MAX, before }).await?;
+        damaged.extend(chunk.damaged);
         for item in chunk.items {
             let item = object(item)?;
             let keeps = filter.keeps(&item, now, &mut budget)?;
@@ -344,14 +410,14 @@ async fn filtered<R: Resource>(
                 continue;
             }
             if kept.len() == page.limit {
-                return Ok(Listing { items: kept, next: last });
+                return Ok(Listing { items: kept, next: last, damaged });
             }
             last = item.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok());
             kept.push(item);
         }
         match chunk.next {
             Some(next) => before = Some(next),
-            None => return Ok(Listing { items: kept, next: None }),
+            None => return Ok(Listing { items: kept, next: None, damaged }),
         }
     }
 }
@@ -376,7 +442,15 @@ pub(super) fn list_reply<V: Serialize, I: Display>(
     ]
     .into_iter()
     .collect();
-    json(StatusCode::OK, &body)
+    let mut response = json(StatusCode::OK, &body);
+    for key in listing.damaged.iter().take(WARNINGS_MAX) {
+        let id = key.rsplit('/').next().unwrap_or_default();
+        let warning = format!(
+            "{id} cannot be read and is not in this list: GET it for the reason, DELETE it to be rid of it"
+        );
+        response.headers_mut().append(WARNING, warning_value(&warning));
+    }
+    response
 }
 
 fn object(view: impl Serialize) -> Result<Value, ApiError> {

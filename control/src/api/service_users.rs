@@ -113,25 +113,29 @@ impl<const BOT: bool> Resource for ServiceUsers<BOT> {
     /// Refuses while credentials or keys belong to it: they would live on with no owner to switch them off.
     async fn delete(call: &Call, stored: &Stored<ServiceUser>) -> Result<Txn, ApiError> {
         owner::may_administer(call)?;
-        let store = &*call.app.store;
         let user = &stored.record;
+        let unused = Self::delete_damaged(call, user.id).await?;
+        Ok(unused.delete(index::service_user_name(call.account, &user.name)))
+    }
+
+    async fn delete_damaged(call: &Call, user: ServiceUserId) -> Result<Txn, ApiError> {
+        let store = &*call.app.store;
         let credentials = record::list::<Credential>(store, call.account, None, None).await?;
-        if let Some(owned) = credentials.items.iter().find(|c| c.record.owner == Some(user.id)) {
+        if let Some(owned) = credentials.items.iter().find(|c| c.record.owner == Some(user)) {
             return Err(still_owns(user, &owned.record.id));
         }
         let keys = record::list::<ApiKey>(store, call.account, None, None).await?;
-        if let Some(owned) = keys.items.iter().find(|k| k.record.owner == Some(user.id)) {
+        if let Some(owned) = keys.items.iter().find(|k| k.record.owner == Some(user)) {
             return Err(still_owns(user, &owned.record.id));
         }
         Ok(Txn::new()
             .if_none_newer(record::prefix::<Credential>(call.account), credentials.revision)
-            .if_none_newer(record::prefix::<ApiKey>(call.account), keys.revision)
-            .delete(index::service_user_name(call.account, &user.name)))
+            .if_none_newer(record::prefix::<ApiKey>(call.account), keys.revision))
     }
 }
 
-fn still_owns(user: &ServiceUser, owned: &dyn std::fmt::Display) -> ApiError {
-    ApiError::in_use(format!("the service user {} still owns {owned}; delete what it owns first", user.id))
+fn still_owns(user: ServiceUserId, owned: &dyn std::fmt::Display) -> ApiError {
+    ApiError::in_use(format!("the service user {user} still owns {owned}; delete what it owns first"))
 }
 
 fn check_name(name: &str) -> Result<(), ApiError> {

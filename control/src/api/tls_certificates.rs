@@ -126,7 +126,10 @@ impl Resource for TlsCertificates {
     }
 
     async fn delete(call: &Call, stored: &Stored<TlsCertificate>) -> Result<Txn, ApiError> {
-        let id = stored.record.id;
+        Self::delete_damaged(call, stored.record.id).await
+    }
+
+    async fn delete_damaged(call: &Call, id: CertificateId) -> Result<Txn, ApiError> {
         let domains = record::list::<ReservedDomain>(&*call.app.store, call.account, None, None).await?;
         if let Some(user) = domains.items.iter().find(|d| d.record.certificate == Some(id)) {
             let (host, domain) = (&user.record.host, user.record.id);

@@ -255,5 +255,12 @@ fn live_page<T, I: Ord + Copy + std::fmt::Display, V: Serialize>(
     }
     let (shown, next) = page.cut(views, |(id, _)| *id);
     let items = shown.into_iter().map(|(_, view)| view).collect();
-    Ok(list_reply(call, path, path, Listing { items, next }, page.limit, &query.again(&["filter"])))
+    Ok(list_reply(
+        call,
+        path,
+        path,
+        Listing { items, next, damaged: Vec::new() },
+        page.limit,
+        &query.again(&["filter"]),
+    ))
 }

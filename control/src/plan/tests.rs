@@ -231,6 +231,64 @@ fn a_restriction_goes_on_naming_a_policy_that_is_gone() {
 }
 
 #[test]
+fn an_endpoint_that_cannot_be_read_is_closed_at_its_place() {
+    let mut snapshot = clinics();
+    let (id, url) = (EndpointId::new(ksuid(50)), "https://e50.clinic1.example.com".parse().unwrap());
+    snapshot.endpoints.remove(&id);
+    snapshot.damaged.insert(key::<Endpoint>(AccountId::new(ksuid(1)), id), "damaged".into());
+    assert!(!plan(&snapshot).endpoints.contains_key(&id), "nobody knows where it stood");
+    snapshot.places.insert(id, (AccountId::new(ksuid(1)), url));
+    let program = plan(&snapshot);
+    let closed = program.endpoints.get(&id).expect("else a wildcard would take its visitors");
+    assert_eq!((&closed.policy, closed.pooling_enabled), (&None, false));
+    // Another on the same URL was reachable there all the time.
+    let other = Endpoint { url: closed.url.clone(), ..endpoint(51, 1, true) };
+    snapshot.endpoints.insert(other.id, other);
+    assert!(!plan(&snapshot).endpoints.contains_key(&id));
+    snapshot.endpoints.clear();
+    snapshot
+        .places
+        .insert(id, (AccountId::new(ksuid(2)), "https://e50.clinic1.example.com".parse().unwrap()));
+    assert!(plan(&snapshot).endpoints.is_empty(), "a place of another account is not taken");
+}
+
+#[test]
+fn a_rule_that_cannot_be_read_takes_the_policies_of_its_account_along() {
+    let mut snapshot = clinics();
+    let rule = key::<RuleRecord>(AccountId::new(ksuid(1)), IpPolicyRuleId::new(ksuid(99)));
+    snapshot.damaged.insert(rule.clone(), "damaged".into());
+    let policies = plan(&snapshot).ip_policies;
+    assert!(
+        policies.keys().eq([&IpPolicyId::new(ksuid(61))]),
+        "it may have denied; the other account's stay"
+    );
+    let told = left_out(&snapshot);
+    let policy = key::<IpPolicy>(AccountId::new(ksuid(1)), IpPolicyId::new(ksuid(60)));
+    assert_eq!(told.keys().cloned().collect::<BTreeSet<_>>(), [rule, policy].into());
+}
+
+#[test]
+fn a_restriction_that_cannot_be_read_admits_nobody_by_any_kind_it_may_be_of() {
+    let mut snapshot = clinics();
+    let account = AccountId::new(ksuid(1));
+    let damaged = key::<IpRestriction>(account, IpRestrictionId::new(ksuid(98)));
+    snapshot.damaged.insert(damaged, "damaged".into());
+    let program = plan(&snapshot);
+    let of = |account: AccountId, kind: IpRestrictionKind| {
+        let of = program.ip_restrictions.values().filter(move |r| r.account == account && r.kind == kind);
+        of.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of(account, IpRestrictionKind::Endpoints).len(),
+        1,
+        "the one that can be read is of this kind"
+    );
+    let [agents] = of(account, IpRestrictionKind::Agent)[..] else { panic!("one for agents") };
+    assert!(agents.enforced && agents.ip_policies.iter().all(|id| !program.ip_policies.contains_key(id)));
+    assert!(of(AccountId::new(ksuid(2)), IpRestrictionKind::Endpoints).is_empty());
+}
+
+#[test]
 fn an_endpoint_without_a_policy_stays_without() {
     let endpoints = plan(&clinics()).endpoints;
     assert!(endpoints.get(&EndpointId::new(ksuid(50))).unwrap().policy.is_some());
@@ -267,7 +325,7 @@ proptest! {
         let program = plan(&snapshot);
         prop_assert_eq!(program.generation, snapshot.revision);
         let named = program.domains.values().filter_map(|domain| domain.certificate);
-        let named: std::collections::BTreeSet<_> = named.collect();
+        let named: BTreeSet<_> = named.collect();
         prop_assert_eq!(named, program.certificates.keys().copied().collect(), "all that is named, and only that");
     }
 

@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use ebbgate_model::feed::{BEAT_SECS, FromEdge, LINE_BYTES_MAX, ToEdge};
-use ebbgate_model::{EdgeId, Program};
+use ebbgate_model::{EdgeId, ProgramDigest};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::outbox::Outbox;
+use super::outbox::{Held, Outbox};
 use super::plans::Planned;
 use crate::metrics::Metrics;
 use crate::presence::{Command, Hold, Presence};
+use crate::room::PROGRAM_BYTES_MAX;
 
 /// Seconds an edge may take to say who it is.
 const HELLO_SECS_MAX: u64 = 10;
@@ -36,7 +37,7 @@ pub struct Feeds {
     planned: watch::Receiver<Planned>,
     presence: Presence,
     metrics: Arc<Metrics>,
-    acknowledged: Mutex<BTreeMap<EdgeId, Arc<Program>>>,
+    acknowledged: Mutex<BTreeMap<EdgeId, Held>>,
 }
 
 /// Why a feed ended.
@@ -85,12 +86,12 @@ impl Feeds {
     {
         let mut lines = Lines { body, buffer: BytesMut::new(), searched: 0 };
         let hello = timeout(Duration::from_secs(HELLO_SECS_MAX), lines.next()).await;
-        let Ok(Ok(Some(FromEdge::Hello { edge, version, generation }))) = hello else {
+        let Ok(Ok(Some(FromEdge::Hello { edge, version, generation, digest }))) = hello else {
             return Err(FeedError::Hello);
         };
         tracing::info!(%edge, version, generation, "an edge connected");
         let (hold, commands) = self.presence.join(edge, version, generation);
-        let outbox = Outbox::new(generation, self.memory().get(&edge).cloned());
+        let outbox = Outbox::new(generation, digest, self.memory().get(&edge).cloned());
         let now = Instant::now();
         let mut feed =
             Feed { shared: self, edge, hold, outbox, waiting: None, said: now, asked: now, heard: now };
@@ -102,9 +103,9 @@ impl Feeds {
         ended
     }
 
-    fn remember(&self, edge: EdgeId, program: Arc<Program>) {
+    fn remember(&self, edge: EdgeId, held: Held) {
         let mut memory = self.memory();
-        memory.insert(edge, program);
+        memory.insert(edge, held);
         if memory.len() > EDGES_REMEMBERED_MAX
             && let Some(other) = memory.keys().find(|other| **other != edge).copied()
         {
@@ -112,7 +113,7 @@ impl Feeds {
         }
     }
 
-    fn memory(&self) -> std::sync::MutexGuard<'_, BTreeMap<EdgeId, Arc<Program>>> {
+    fn memory(&self) -> std::sync::MutexGuard<'_, BTreeMap<EdgeId, Held>> {
         self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -147,7 +148,7 @@ impl Feed<'_> {
         let mut beat = interval(Duration::from_secs(BEAT_SECS));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let newest = planned.borrow_and_update().program.clone();
+            let newest = planned.borrow_and_update().held();
             if self.waiting.is_none()
                 && let Some(message) = newest.and_then(|newest| self.outbox.next(&newest))
             {
@@ -198,7 +199,7 @@ impl Feed<'_> {
 
     fn take(&mut self, message: FromEdge) {
         match message {
-            FromEdge::Applied { generation } => self.applied(generation),
+            FromEdge::Applied { generation, digest } => self.applied(generation, digest),
             FromEdge::Refused { generation, reason } => self.refused(generation, &reason),
             FromEdge::Sessions { sessions } => self.hold.replace_sessions(sessions),
             FromEdge::Session { session, report } => self.hold.session(session, *report),
@@ -210,12 +211,15 @@ impl Feed<'_> {
         }
     }
 
-    fn applied(&mut self, generation: u64) {
-        match self.outbox.applied(generation) {
-            Ok(program) => {
-                self.shared.remember(self.edge, program);
+    fn applied(&mut self, generation: u64, digest: Option<ProgramDigest>) {
+        match self.outbox.applied(generation, digest) {
+            Ok(Some(held)) => {
+                self.shared.remember(self.edge, held);
                 self.hold.applied(generation);
                 tracing::debug!(edge = %self.edge, generation, "in force");
+            }
+            Ok(None) => {
+                tracing::warn!(edge = %self.edge, generation, "an edge holds another Program than this; it gets the whole");
             }
             Err(error) => tracing::warn!(edge = %self.edge, %error, "an acknowledgement was ignored"),
         }
@@ -241,7 +245,13 @@ impl Feed<'_> {
             line.push(b'\n');
             Bytes::from(line)
         });
-        self.waiting = Some(line.await.map_err(|_| FeedError::Stopping)?);
+        let line = line.await.map_err(|_| FeedError::Stopping)?;
+        // A Program fits, and only a Program or the difference between two can be so long.
+        if line.len() > PROGRAM_BYTES_MAX {
+            self.outbox.not_sent();
+            return Ok(());
+        }
+        self.waiting = Some(line);
         self.said = Instant::now();
         Ok(())
     }

@@ -5,20 +5,33 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::Program;
 use ebbgate_model::feed::ToEdge;
+use ebbgate_model::{Program, ProgramDigest};
+
+/// A Program with its digest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// The Program.
+    pub program: Arc<Program>,
+    /// Its digest.
+    pub digest: ProgramDigest,
+}
 
 /// What is known of one edge's Program.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
-    acknowledged: Option<Arc<Program>>,
+    acknowledged: Option<Held>,
+    /// Digest of what the edge said it holds when it came.
+    claimed: Option<ProgramDigest>,
     under_way: Option<UnderWay>,
     refused: Option<Refused>,
+    /// Whether the edge's digests can be compared with ours: another release may write a Program down otherwise.
+    comparable: bool,
 }
 
 #[derive(Debug)]
 struct UnderWay {
-    program: Arc<Program>,
+    held: Held,
     whole: bool,
 }
 
@@ -39,40 +52,67 @@ pub struct Unasked {
 impl Outbox {
     /// For an edge that connects holding `generation`. `remembered` is what this process last saw it acknowledge.
     ///
-    /// A generation number alone proves nothing: a restored backup counts the same numbers twice. So only what this
-    /// process sent itself is built upon; anything else gets a whole Program.
-    pub fn new(generation: u64, remembered: Option<Arc<Program>>) -> Self {
-        let acknowledged = remembered.filter(|program| program.generation == generation);
-        Self { acknowledged, under_way: None, refused: None }
+    /// A generation number alone proves nothing: a restored backup counts the same numbers twice, and what an edge kept
+    /// on disk may have changed there. So the digest decides. Of an edge that sends none only what this process sent
+    /// itself is built upon; anything else gets a whole Program.
+    pub fn new(generation: u64, digest: Option<ProgramDigest>, remembered: Option<Held>) -> Self {
+        let same = |held: &Held| {
+            held.program.generation == generation && digest.is_none_or(|digest| digest == held.digest)
+        };
+        let acknowledged = remembered.filter(same);
+        Self { acknowledged, claimed: digest, under_way: None, refused: None, comparable: true }
     }
 
     /// What to send now that this is the newest plan.
-    pub fn next(&mut self, newest: &Arc<Program>) -> Option<ToEdge> {
+    pub fn next(&mut self, newest: &Held) -> Option<ToEdge> {
         if self.under_way.is_some() {
             return None;
         }
+        if self.claimed == Some(newest.digest) {
+            self.acknowledged = Some(newest.clone());
+        }
         // A refused diff may just not have fitted: the whole Program follows. Refused as a whole, it is not sent again.
-        let refused = self.refused.as_ref().filter(|refused| refused.generation == newest.generation);
+        let refused = self.refused.as_ref().filter(|refused| refused.generation == newest.program.generation);
         if refused.is_some_and(|refused| refused.whole) {
             return None;
         }
         let base = self.acknowledged.as_ref().filter(|_| refused.is_none());
         let message = match base {
-            Some(base) if base.generation == newest.generation => return None,
-            Some(base) => ToEdge::Diff(Box::new(base.diff(newest))),
-            None => ToEdge::Program(Box::new(Program::clone(newest))),
+            Some(base) if base.digest == newest.digest => return None,
+            Some(base) => ToEdge::Diff(Box::new(base.program.diff(&newest.program))),
+            None => ToEdge::Program(Box::new(Program::clone(&newest.program))),
         };
         let whole = matches!(message, ToEdge::Program(_));
-        self.under_way = Some(UnderWay { program: newest.clone(), whole });
+        self.claimed = None;
+        self.under_way = Some(UnderWay { held: newest.clone(), whole });
         Some(message)
     }
 
-    /// The edge has it in force. Gives the Program to remember for its next connection.
-    pub fn applied(&mut self, generation: u64) -> Result<Arc<Program>, Unasked> {
-        let under_way = self.take(generation)?;
+    /// The edge has it in force. Gives the Program to remember for its next connection; None: after a diff the edge holds
+    /// something else, and is sent the whole.
+    pub fn applied(
+        &mut self,
+        generation: u64,
+        digest: Option<ProgramDigest>,
+    ) -> Result<Option<Held>, Unasked> {
+        let UnderWay { held, whole } = self.take(generation)?;
         self.refused = None;
-        self.acknowledged = Some(under_way.program.clone());
-        Ok(under_way.program)
+        if self.comparable && digest.is_some_and(|digest| digest != held.digest) {
+            if !whole {
+                self.acknowledged = None;
+                return Ok(None);
+            }
+            // It was sent all there is: it writes it down otherwise.
+            self.comparable = false;
+        }
+        self.acknowledged = Some(held.clone());
+        Ok(Some(held))
+    }
+
+    /// What is under way cannot be sent: a diff that is longer than a line. The whole follows.
+    pub fn not_sent(&mut self) {
+        self.under_way = None;
+        self.acknowledged = None;
     }
 
     /// The edge did not take it and keeps what it had.
@@ -88,7 +128,7 @@ impl Outbox {
     }
 
     fn take(&mut self, generation: u64) -> Result<UnderWay, Unasked> {
-        let fits = |under_way: &mut UnderWay| under_way.program.generation == generation;
+        let fits = |under_way: &mut UnderWay| under_way.held.program.generation == generation;
         self.under_way.take_if(fits).ok_or(Unasked { answered: generation })
     }
 }
@@ -99,9 +139,19 @@ mod tests {
     use ebbgate_model::Settings;
     use proptest::prelude::*;
 
-    fn program(generation: u64) -> Arc<Program> {
-        let settings = Settings { region: format!("g{generation}"), ..Settings::default() };
-        Arc::new(Program { generation, settings, ..Program::default() })
+    fn program(generation: u64) -> Held {
+        changed(generation, "")
+    }
+
+    /// Another Program of the same generation.
+    fn changed(generation: u64, how: &str) -> Held {
+        let settings = Settings { region: format!("g{generation}{how}"), ..Settings::default() };
+        let program = Program { generation, settings, ..Program::default() };
+        Held { digest: digest(&program), program: Arc::new(program) }
+    }
+
+    fn digest(program: &Program) -> ProgramDigest {
+        crate::plan::fit::fit(program.clone(), usize::MAX).unwrap().digest
     }
 
     fn is_whole(message: Option<&ToEdge>) -> Option<bool> {
@@ -118,25 +168,62 @@ mod tests {
             (5, Some(program(5)), None),
             (9, None, Some(true)),
         ] {
-            let sent = Outbox::new(generation, remembered).next(&program(5));
+            let sent = Outbox::new(generation, None, remembered).next(&program(5));
             assert_eq!(is_whole(sent.as_ref()), expect, "holding {generation}");
         }
     }
 
     #[test]
+    fn an_edge_whose_saved_program_has_changed_gets_the_whole_though_its_generation_is_right() {
+        for (held, remembered, expect) in [
+            (program(5), None, None),
+            (program(5), Some(program(5)), None),
+            (program(3), Some(program(3)), Some(false)),
+            (program(3), None, Some(true)),
+            (changed(5, "!"), None, Some(true)),
+            (changed(5, "!"), Some(program(5)), Some(true)),
+            (changed(3, "!"), Some(program(3)), Some(true)),
+        ] {
+            let mut outbox = Outbox::new(held.program.generation, Some(held.digest), remembered);
+            let sent = outbox.next(&program(5));
+            assert_eq!(is_whole(sent.as_ref()), expect, "holding {}", held.program.settings.region);
+        }
+    }
+
+    #[test]
+    fn an_edge_that_holds_something_else_after_a_diff_is_sent_the_whole_once() {
+        let mut outbox = Outbox::new(1, None, Some(program(1)));
+        assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(false));
+        assert_eq!(outbox.applied(2, Some(changed(2, "!").digest)), Ok(None));
+        assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(true));
+        // Another release that writes the same Program down otherwise is not sent it for ever.
+        assert_eq!(outbox.applied(2, Some(changed(2, "!").digest)), Ok(Some(program(2))));
+        assert_eq!(is_whole(outbox.next(&program(3)).as_ref()), Some(false));
+        assert_eq!(outbox.applied(3, Some(changed(3, "!").digest)), Ok(Some(program(3))));
+    }
+
+    #[test]
+    fn a_diff_longer_than_a_line_is_followed_by_the_whole() {
+        let mut outbox = Outbox::new(1, None, Some(program(1)));
+        assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(false));
+        outbox.not_sent();
+        assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(true));
+    }
+
+    #[test]
     fn newer_plans_wait_for_the_answer_and_only_the_newest_is_sent() {
-        let mut outbox = Outbox::new(1, Some(program(1)));
+        let mut outbox = Outbox::new(1, None, Some(program(1)));
         assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(false));
         assert!(outbox.next(&program(3)).is_none());
         assert!(outbox.next(&program(4)).is_none());
-        outbox.applied(2).unwrap();
+        outbox.applied(2, None).unwrap();
         let Some(ToEdge::Diff(diff)) = outbox.next(&program(4)) else { panic!("a diff") };
         assert_eq!((diff.from, diff.to), (2, 4));
     }
 
     #[test]
     fn a_refused_diff_is_followed_by_the_whole_and_a_refused_whole_by_the_next_generation() {
-        let mut outbox = Outbox::new(1, Some(program(1)));
+        let mut outbox = Outbox::new(1, None, Some(program(1)));
         outbox.next(&program(2)).unwrap();
         outbox.refused(2).unwrap();
         assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(true));
@@ -148,13 +235,13 @@ mod tests {
 
     #[test]
     fn answers_nobody_asked_for_change_nothing() {
-        let mut outbox = Outbox::new(1, Some(program(1)));
-        assert_eq!(outbox.applied(9).unwrap_err(), Unasked { answered: 9 });
+        let mut outbox = Outbox::new(1, None, Some(program(1)));
+        assert_eq!(outbox.applied(9, None).unwrap_err(), Unasked { answered: 9 });
         outbox.next(&program(2)).unwrap();
-        assert!(outbox.applied(9).is_err());
+        assert!(outbox.applied(9, None).is_err());
         assert!(outbox.refused(1).is_err());
-        outbox.applied(2).unwrap();
-        assert!(outbox.applied(2).is_err());
+        outbox.applied(2, None).unwrap();
+        assert!(outbox.applied(2, None).is_err());
     }
 
     #[derive(Debug, Clone)]
@@ -175,21 +262,21 @@ mod tests {
         )) {
             let mut newest = program(1);
             let mut edge = Program::default();
-            let mut remembered: Option<Arc<Program>> = None;
-            let mut outbox = Outbox::new(0, None);
+            let mut remembered: Option<Held> = None;
+            let mut outbox = Outbox::new(0, None, None);
             let mut wire = None;
             let calm = [Step::Plan, Step::Deliver, Step::Deliver, Step::Deliver];
             for step in steps.into_iter().chain(calm) {
                 wire = wire.or_else(|| outbox.next(&newest));
                 match step {
-                    Step::Plan => newest = program(newest.generation + 1),
+                    Step::Plan => newest = program(newest.program.generation + 1),
                     Step::Deliver => {
                         match wire.take() {
                             Some(ToEdge::Program(whole)) => edge = *whole,
                             Some(ToEdge::Diff(diff)) => edge.apply(&diff).unwrap(),
                             _ => continue,
                         }
-                        remembered = Some(outbox.applied(edge.generation).unwrap());
+                        remembered = outbox.applied(edge.generation, Some(digest(&edge))).unwrap();
                     }
                     Step::Refuse => match wire.take() {
                         Some(ToEdge::Program(whole)) => outbox.refused(whole.generation).unwrap(),
@@ -201,11 +288,11 @@ mod tests {
                             remembered = None;
                         }
                         wire = None;
-                        outbox = Outbox::new(edge.generation, remembered.clone());
+                        outbox = Outbox::new(edge.generation, Some(digest(&edge)), remembered.clone());
                     }
                 }
             }
-            prop_assert_eq!(edge, Program::clone(&newest));
+            prop_assert_eq!(edge, Program::clone(&newest.program));
         }
     }
 }

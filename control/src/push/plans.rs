@@ -1,18 +1,21 @@
 //! From revisions to Programs: one task that watches the store and publishes the newest plan.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_model::Program;
-use ebbgate_model::feed::{LINE_BYTES_MAX, ToEdge};
+use ebbgate_model::{Program, ProgramDigest};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::outbox::Held;
 use crate::metrics::Metrics;
-use crate::plan::plan;
+use crate::plan::fit::{TooLarge, fit};
+use crate::plan::{left_out, plan, unsent_bytes};
+use crate::room::Room;
 use crate::secret::Vault;
-use crate::snapshot::{Snapshot, SnapshotError};
+use crate::snapshot::Snapshot;
 use crate::store::{Batch, Range, Store, StoreError, Watch};
 use crate::trouble::Trouble;
 
@@ -28,97 +31,103 @@ const RETRY_SECS: u64 = 1;
 pub struct Planned {
     /// None until the first plan.
     pub program: Option<Arc<Program>>,
+    /// Digest of the Program.
+    pub digest: Option<ProgramDigest>,
+    /// Records that edges do not get, by key, each with the reason.
+    pub left_out: Arc<BTreeMap<String, String>>,
     /// Why the plan is not the newest, for the operator.
     pub trouble: Option<String>,
+}
+
+impl Planned {
+    /// The Program with its digest.
+    pub fn held(&self) -> Option<Held> {
+        Some(Held { program: self.program.clone()?, digest: self.digest? })
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 enum PlanError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
     #[error("the watch of the store ended")]
     Ended,
 }
 
+/// What planning needs besides the store.
+#[derive(Clone)]
+pub struct Planner {
+    /// Opens sealed keys.
+    pub vault: Arc<Vault>,
+    /// Where the plans go.
+    pub publish: watch::Sender<Planned>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How much an edge takes, and how much of it is in use.
+    pub room: Arc<Room>,
+}
+
 /// Follows the store for ever. After any error it says so and reads everything anew; the last good plan stays.
-pub async fn follow(
-    store: Arc<dyn Store>,
-    vault: Arc<Vault>,
-    publish: watch::Sender<Planned>,
-    metrics: Arc<Metrics>,
-) {
+pub async fn follow(store: Arc<dyn Store>, planner: Planner) {
     loop {
-        let Err(error) = follow_from_now(&*store, &vault, &publish, &metrics).await;
+        let Err(error) = planner.follow_from_now(&*store).await;
         if !matches!(error, PlanError::Store(StoreError::Compacted { .. })) {
             let trouble = Trouble(&error).to_string();
             tracing::error!(error = trouble, "planning stopped; edges keep what they have");
-            publish.send_modify(|planned| planned.trouble = Some(trouble));
+            planner.publish.send_modify(|planned| planned.trouble = Some(trouble));
             sleep(Duration::from_secs(RETRY_SECS)).await;
         }
     }
 }
 
-async fn follow_from_now(
-    store: &dyn Store,
-    vault: &Vault,
-    publish: &watch::Sender<Planned>,
-    metrics: &Metrics,
-) -> Result<std::convert::Infallible, PlanError> {
-    let everything = store.range(Range::all("/")).await?;
-    let mut snapshot = Snapshot::read(&everything.items, everything.revision, vault)?;
-    let mut changes = store.watch("/".into(), snapshot.revision);
-    drop(everything);
-    loop {
-        let program = plan(&snapshot);
+impl Planner {
+    async fn follow_from_now(&self, store: &dyn Store) -> Result<std::convert::Infallible, PlanError> {
+        let everything = store.range(Range::all("/")).await?;
+        let mut snapshot = Snapshot::read(&everything.items, everything.revision, &self.vault);
+        let mut changes = store.watch("/".into(), snapshot.revision);
+        drop(everything);
+        loop {
+            self.plan(&snapshot);
+            for batch in next_batches(&mut changes).await? {
+                snapshot.follow(&batch.changes, batch.revision, &self.vault);
+            }
+        }
+    }
+
+    /// Plans a snapshot. What cannot be read or sent is left out and told; everything else goes on.
+    fn plan(&self, snapshot: &Snapshot) {
+        let program = plan(snapshot);
         let generation = program.generation;
-        match fit(program, LINE_BYTES_MAX) {
-            Ok(program) => {
-                metrics.plans.inc();
+        match fit(program, self.room.bytes_max()) {
+            Ok(fitted) => {
+                self.metrics.plans.inc();
                 tracing::debug!(generation, "planned");
-                publish.send_replace(Planned { program: Some(Arc::new(program)), trouble: None });
+                let in_use = fitted.bytes_whole + unsent_bytes(snapshot, &fitted.program);
+                self.room.planned(generation, in_use, snapshot.accounts.len());
+                let mut left_out = left_out(snapshot);
+                left_out.extend(fitted.left_out);
+                self.tell(generation, &left_out);
+                self.publish.send_replace(Planned {
+                    program: Some(Arc::new(fitted.program)),
+                    digest: Some(fitted.digest),
+                    left_out: Arc::new(left_out),
+                    trouble: None,
+                });
             }
-            Err(trouble) => {
+            Err(error @ TooLarge { .. }) => {
+                let trouble = error.to_string();
                 tracing::error!(generation, trouble, "edges keep what they have");
-                publish.send_modify(|planned| planned.trouble = Some(trouble));
+                self.publish.send_modify(|planned| planned.trouble = Some(trouble));
             }
         }
-        for batch in next_batches(&mut changes).await? {
-            snapshot.follow(&batch.changes, batch.revision, vault)?;
+    }
+
+    /// Logs what is left out from now on.
+    fn tell(&self, generation: u64, left_out: &BTreeMap<String, String>) {
+        let before = Arc::clone(&self.publish.borrow().left_out);
+        for (key, reason) in left_out.iter().filter(|(key, _)| !before.contains_key(*key)) {
+            tracing::error!(generation, key, reason, "a record is left out of what edges get");
         }
-    }
-}
-
-/// The Program, if an edge that starts with nothing can still be sent the whole of it.
-fn fit(program: Program, line_bytes_max: usize) -> Result<Program, String> {
-    let mut line = Counter::default();
-    let message = ToEdge::Program(Box::new(program));
-    let counted = serde_json::to_writer(&mut line, &message);
-    let ToEdge::Program(program) = message else { return Err("a Program became another message".into()) };
-    match counted {
-        Ok(()) if line.0 < line_bytes_max => Ok(*program),
-        Ok(()) => Err(format!(
-            "all that is stored makes a Program of {} MiB, and an edge takes {} MiB: delete endpoints, certificates or IP policy rules",
-            line.0 >> 20,
-            line_bytes_max >> 20
-        )),
-        Err(error) => Err(format!("the Program cannot be written down: {error}")),
-    }
-}
-
-/// Counts bytes and keeps none.
-#[derive(Default)]
-struct Counter(usize);
-
-impl std::io::Write for Counter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 
@@ -139,48 +148,75 @@ async fn next_batches(changes: &mut Watch) -> Result<Vec<Batch>, PlanError> {
 mod tests {
     use super::*;
     use crate::app::testing::Lab;
-    use crate::record::{INSTALLATION_KEY, encode};
+    use crate::record::{self, Credential, INSTALLATION_KEY, Record, encode};
     use crate::store::{Outcome, Txn};
+    use ebbgate_model::{Acl, CredentialId, TokenHash};
 
-    #[test]
-    fn what_no_edge_could_be_sent_whole_is_not_planned() {
-        let program = Program { generation: 7, ..Program::default() };
-        let line = serde_json::to_vec(&ToEdge::Program(Box::new(program.clone()))).unwrap();
-        // One byte more for the end of the line.
-        assert_eq!(fit(program.clone(), line.len() + 1), Ok(program.clone()));
-        assert!(fit(program, line.len()).unwrap_err().contains("an edge takes"));
+    /// A planner that follows a lab's store, and where its plans arrive.
+    fn following(lab: &Lab) -> (tokio::task::JoinHandle<()>, watch::Receiver<Planned>) {
+        let (publish, planned) = watch::channel(Planned::default());
+        let app = lab.app.clone();
+        let planner = Planner { vault: app.vault, publish, metrics: app.metrics, room: app.room };
+        (tokio::spawn(follow(app.store, planner)), planned)
+    }
+
+    async fn commit(lab: &Lab, txn: Txn) -> u64 {
+        match lab.app.store.commit(txn).await {
+            Ok(Outcome::Committed(revision)) => revision,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn generation(planned: &Planned) -> u64 {
+        planned.program.as_ref().map_or(0, |program| program.generation)
     }
 
     #[tokio::test]
-    async fn the_newest_revision_is_planned_and_a_damaged_record_stops_only_what_is_newer() {
+    async fn a_damaged_record_of_one_account_keeps_no_change_of_another_from_being_planned() {
         let lab = Lab::new().await;
-        let (publish, mut planned) = watch::channel(Planned::default());
-        let app = lab.app.clone();
-        let following = tokio::spawn(follow(app.store, app.vault, publish, app.metrics));
-        let commit = async |value: Vec<u8>| match lab
-            .app
-            .store
-            .commit(Txn::new().put(INSTALLATION_KEY, value))
-            .await
-        {
-            Ok(Outcome::Committed(revision)) => revision,
-            other => panic!("{other:?}"),
+        let (following, mut planned) = following(&lab);
+        let credential = |account| Credential {
+            id: CredentialId::new(lab.app.ksuid()),
+            account,
+            description: String::new(),
+            metadata: String::new(),
+            acl: Acl::default(),
+            owner: None,
+            hash: TokenHash([1; 32]),
+            created_at: 0,
         };
-        let mut wait = async |is: &dyn Fn(&Planned) -> bool| planned.wait_for(is).await.unwrap().clone();
-        let generation = |planned: &Planned| planned.program.as_ref().map(|program| program.generation);
+        let (account, first, _) = crate::account::create("b", 0, &*lab.app.entropy);
+        let (own, others) = (credential(lab.account), credential(account.id));
+        let txn = crate::account::add(Txn::new(), &account, &first);
+        let made = commit(&lab, record::create(record::create(txn, &own), &others)).await;
+        let mut wait = async |revision| {
+            planned.wait_for(|planned| generation(planned) == revision).await.unwrap().clone()
+        };
+        assert_eq!(wait(made).await.program.unwrap().credentials.len(), 2);
 
-        let good = commit(encode(&*lab.app.installation)).await;
-        let now = wait(&|planned| generation(planned) == Some(good)).await;
-        assert_eq!(now.program.unwrap().settings.region, lab.app.installation.region);
-
-        commit(b"damage".to_vec()).await;
-        let now = wait(&|planned| planned.trouble.is_some()).await;
-        assert_eq!(generation(&now), Some(good), "the last good plan stays");
-        assert!(now.trouble.unwrap().contains(INSTALLATION_KEY));
-
-        let repaired = commit(encode(&*lab.app.installation)).await;
-        let now = wait(&|planned| generation(planned) == Some(repaired)).await;
+        let damaged = commit(&lab, Txn::new().put(others.key(), "damage")).await;
+        let now = wait(damaged).await;
         assert_eq!(now.trouble, None);
+        assert!(now.left_out.keys().eq([&others.key()]), "{:?}", now.left_out);
+        assert!(now.program.unwrap().credentials.keys().eq([&own.id]), "closed, and nobody else");
+
+        let revoked = commit(&lab, Txn::new().delete(own.key())).await;
+        assert!(wait(revoked).await.program.unwrap().credentials.is_empty(), "a revocation is planned");
+        let gone = commit(&lab, Txn::new().delete(others.key())).await;
+        assert!(wait(gone).await.left_out.is_empty());
+        following.abort();
+    }
+
+    #[tokio::test]
+    async fn the_installation_that_was_planned_stays_when_its_record_is_damaged() {
+        let lab = Lab::new().await;
+        let (following, mut planned) = following(&lab);
+        let good = commit(&lab, Txn::new().put(INSTALLATION_KEY, encode(&*lab.app.installation))).await;
+        planned.wait_for(|planned| generation(planned) == good).await.unwrap();
+        let damaged = commit(&lab, Txn::new().put(INSTALLATION_KEY, "damage")).await;
+        let now = planned.wait_for(|planned| generation(planned) == damaged).await.unwrap().clone();
+        assert_eq!(now.program.unwrap().settings.region, lab.app.installation.region);
+        assert!(now.left_out.keys().eq([INSTALLATION_KEY]));
         following.abort();
     }
 }

@@ -85,7 +85,8 @@ pub(super) async fn revisions_grow_with_changes_only(store: Shared) {
     assert_eq!(committed(&store, Txn::new().put("/a", "2")).await, 2);
     assert_eq!(committed(&store, Txn::new().put("/a", "2")).await, 3, "the same value again is a change");
     let a = store.get("/a").await.unwrap().unwrap();
-    let expect = Item { key: "/a".into(), value: "2".into(), created: 1, modified: 3, lease: None };
+    let expect =
+        Item { key: "/a".into(), value: "2".into(), created: 1, modified: 3, lease: None, damaged: false };
     assert_eq!(a, expect);
     assert_eq!(committed(&store, Txn::new().delete("/a").delete("/none")).await, 4);
     assert_eq!(committed(&store, Txn::new().put("/a", "3")).await, 5);
@@ -191,7 +192,7 @@ pub(super) async fn a_watch_sees_every_change_once_in_order(store: Shared) {
     committed(&store, Txn::new().put("/w/b", "3")).await;
     let put = |key: &str, value: &str, created, modified| {
         let (key, value) = (key.to_owned(), Bytes::from(value.to_owned()));
-        Change::Put(Item { key, value, created, modified, lease: None })
+        Change::Put(Item { key, value, created, modified, lease: None, damaged: false })
     };
     let expect = [
         put("/w/a", "1", 1, 1),
@@ -349,6 +350,7 @@ impl Model {
             created: *created,
             modified: *modified,
             lease: None,
+            damaged: false,
         };
         self.entries.iter().map(item).collect()
     }

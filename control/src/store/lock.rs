@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::{StoreError, file_error};
+use crate::disk::unwritable;
 
 /// Longest process id in bytes that is read from a lock file.
 const HOLDER_BYTES_MAX: u64 = 20;
@@ -36,7 +37,14 @@ impl DirLock {
         let broken = |e| file_error(&path, e);
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(&path).map_err(broken)?;
+        let mut file = match options.open(&path) {
+            Ok(file) => file,
+            // Nothing can be written there: the file as it is, or else the directory, is held instead.
+            Err(_) if unwritable(dir).is_some() => {
+                File::open(&path).or_else(|_| File::open(dir)).map_err(broken)?
+            }
+            Err(error) => return Err(broken(error)),
+        };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -3,7 +3,9 @@
 //! Writes that wait together are committed together, so that one disk flush serves many. Reads use a second connection
 //! and see every commit that was answered. Keeping other processes out of the directory is `DirLock`'s business.
 
+mod attached;
 mod schema;
+mod sum;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -12,17 +14,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use tokio::sync::{oneshot, watch};
 
 use super::{
     Batch, Change, Item, LeaseId, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Usage, Watch,
 };
-pub use schema::{copy_database, verify_database};
+pub use attached::{Attached, attach, attached, detach};
+pub use schema::{copy_database, read_database, verify_database};
+use sum::{change, item};
 use writer::{Command, Writer};
+
+use crate::trouble::Trouble;
 
 /// Writes waiting for the writer thread.
 const QUEUE_MAX: usize = 1024;
@@ -40,7 +45,8 @@ pub struct Sqlite {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    reader: Mutex<Connection>,
+    /// Replaced when the database can be written again.
+    reader: Arc<Mutex<Connection>>,
     revision: watch::Receiver<Revision>,
 }
 
@@ -52,21 +58,34 @@ impl Sqlite {
     }
 
     /// Opens an existing database: checks it, brings its schema up to date, starts the writer.
+    ///
+    /// On a disk that takes no writes it is read, and every write fails until the disk takes them again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::start(schema::open(path)?, path)
+        match schema::open(path) {
+            Ok(connection) => Self::start(Some(connection), path),
+            Err(error) if crate::disk::unwritable(path).is_some() => {
+                tracing::error!(error = %Trouble(&error), "the database is read, and takes no writes for now");
+                Self::start(None, path)
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    fn start(connection: Connection, path: &Path) -> Result<Self, StoreError> {
-        let reader = schema::open_reader(path)?;
-        let revision = connection.query_row("SELECT revision FROM state", [], |row| row.get(0));
+    fn start(connection: Option<Connection>, path: &Path) -> Result<Self, StoreError> {
+        let reader = match connection {
+            Some(_) => schema::open_reader(path)?,
+            None => schema::open_frozen(path)?,
+        };
+        let revision = reader.query_row("SELECT revision FROM state", [], |row| row.get(0));
         let (announce, announced) = watch::channel(revision.map_err(|e| engine_error(path, e))?);
-        let writer = Writer::new(connection, path.to_owned(), announce)?;
+        let reader = Arc::new(Mutex::new(reader));
+        let writer = Writer::new(connection, path.to_owned(), announce, Arc::clone(&reader))?;
         let (commands, queue) = sync_channel(QUEUE_MAX);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
             .map_err(|e| StoreError::Engine { path: path.to_owned(), source: Arc::new(e) })?;
-        let shared = Shared { path: path.to_owned(), reader: Mutex::new(reader), revision: announced };
+        let shared = Shared { path: path.to_owned(), reader, revision: announced };
         Ok(Self { shared: Arc::new(shared), commands: Some(commands), thread: Some(thread) })
     }
 
@@ -130,8 +149,9 @@ impl Store for Sqlite {
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Item>> {
         let key = key.to_owned();
         self.read(move |db| {
-            let mut select =
-                db.prepare_cached("SELECT key, value, created, modified, lease FROM entries WHERE key = ?1")?;
+            let mut select = db.prepare_cached(
+                "SELECT key, value, created, modified, lease, sum FROM entries WHERE key = ?1",
+            )?;
             select.query_row([key], item).optional()
         })
     }
@@ -227,6 +247,8 @@ impl Cursor {
             if compacted > after {
                 return Err(StoreError::Compacted { asked: after, oldest: compacted });
             }
+            // What a damaged row said nobody knows, but what is stored now is read elsewhere.
+            let changes = changes.ok_or(StoreError::Compacted { asked: after, oldest: upto })?;
             self.after = upto;
             if !changes.is_empty() {
                 return Ok(Batch { changes, revision: upto });
@@ -240,20 +262,10 @@ fn end_of(prefix: &str) -> String {
     format!("{prefix}\u{10FFFF}")
 }
 
-fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
-    Ok(Item {
-        key: row.get(0)?,
-        value: Bytes::from(row.get::<_, Vec<u8>>(1)?),
-        created: row.get(2)?,
-        modified: row.get(3)?,
-        lease: row.get::<_, Option<u64>>(4)?.map(LeaseId),
-    })
-}
-
 fn read_range(db: &Connection, range: &Range) -> rusqlite::Result<Page> {
     let order = if range.reverse { "DESC" } else { "ASC" };
     let mut select = db.prepare_cached(&format!(
-        "SELECT key, value, created, modified, lease FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key {order} LIMIT ?3"
+        "SELECT key, value, created, modified, lease, sum FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key {order} LIMIT ?3"
     ))?;
     let end = range.before.clone().unwrap_or_else(|| end_of(&range.prefix)).min(end_of(&range.prefix));
     // One more than wanted tells whether something was cut off; -1 means no limit in SQL.
@@ -266,17 +278,18 @@ fn read_range(db: &Connection, range: &Range) -> rusqlite::Result<Page> {
     Ok(Page { items, more, revision })
 }
 
-fn read_changes(db: &Connection, prefix: &str, after: u64, upto: u64) -> rusqlite::Result<Vec<Change>> {
+/// None: one of them is damaged.
+fn read_changes(
+    db: &Connection,
+    prefix: &str,
+    after: u64,
+    upto: u64,
+) -> rusqlite::Result<Option<Vec<Change>>> {
     let mut select = db.prepare_cached(
-        "SELECT key, value, created, revision, lease FROM log
+        "SELECT key, value, created, revision, lease, sum FROM log
          WHERE revision > ?1 AND revision <= ?2 AND key >= ?3 AND key < ?4 ORDER BY revision, sequence",
     )?;
-    let rows = select.query_map(params![after, upto, prefix, end_of(prefix)], |row| {
-        if row.get_ref(1)? == rusqlite::types::ValueRef::Null {
-            return Ok(Change::Delete { key: row.get(0)?, modified: row.get(3)? });
-        }
-        Ok(Change::Put(item(row)?))
-    })?;
+    let rows = select.query_map(params![after, upto, prefix, end_of(prefix)], change)?;
     rows.collect()
 }
 

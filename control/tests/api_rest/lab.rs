@@ -12,6 +12,7 @@ use ebbgate_control::listen::Peer;
 use ebbgate_control::presence::Presence;
 use ebbgate_control::push::Planned;
 use ebbgate_control::record::Installation;
+use ebbgate_control::room::Room;
 use ebbgate_control::secret::{SystemEntropy, Vault};
 use ebbgate_control::store::{Outcome, Sqlite, Store, Txn};
 use ebbgate_control::{App, Settings, account, api};
@@ -105,9 +106,11 @@ impl Lab {
             issuer: Arc::new(issuer()),
             presence: Presence::default(),
             metrics: Arc::default(),
+            room: Arc::default(),
             planned: watch::channel(Planned::default()).1,
             restrictions: Arc::default(),
             limiter: Arc::new(Limiter::new(None)),
+            database: Arc::from(dir.path()),
             installation: Arc::new(Installation {
                 region: "local".into(),
                 connect_host: "connect.gate.example".parse().unwrap(),
@@ -123,6 +126,12 @@ impl Lab {
         let one = tenant(&app, "clinic").await;
         let two = tenant(&app, "stranger").await;
         Self { router: api::router(app.clone()), app, one, two, _dir: dir }
+    }
+
+    /// The same installation with other room at edges.
+    pub(crate) fn room(&mut self, room: Room) {
+        self.app.room = Arc::new(room);
+        self.router = api::router(self.app.clone());
     }
 
     /// Any request, from this machine.

@@ -5,6 +5,7 @@
 mod arbitrary;
 mod certificates;
 mod concurrency;
+mod damage;
 mod endpoints;
 mod front_door;
 mod isolation;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::ProgramDigest;
 use crate::event::{ConnectionEvent, RequestEvent};
 use crate::id::{AccountId, CredentialId, EdgeId, EndpointId, TunnelSessionId};
 use crate::program::{Program, ProgramDiff};
@@ -68,11 +69,17 @@ pub enum FromEdge {
         version: String,
         /// Generation of the Program in force; 0 when there is none.
         generation: u64,
+        /// Digest of that Program; None from an older edge.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<ProgramDigest>,
     },
     /// The generation is in force.
     Applied {
         /// Which.
         generation: u64,
+        /// Digest of the Program as the edge holds it; None from an older edge.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<ProgramDigest>,
     },
     /// The generation was not taken; the one before is still in force.
     Refused {

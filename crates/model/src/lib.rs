@@ -6,6 +6,7 @@
 
 mod acl;
 mod code;
+mod digest;
 pub mod event;
 pub mod feed;
 mod host;
@@ -18,6 +19,7 @@ mod url;
 
 pub use acl::{ACL_RULES_MAX, Acl, AclError, AclRule};
 pub use code::ErrorCode;
+pub use digest::ProgramDigest;
 pub use host::{HOST_BYTES_MAX, Host, HostError, LABEL_BYTES_MAX};
 pub use id::{
     AccountId, AddressId, ApiKeyId, AuthorityId, CertificateId, CredentialId, DomainId, EdgeId, EndpointId,

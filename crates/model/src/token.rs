@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest;
 use crate::id::{KSUID_CHARS, Ksuid};
 
 /// Length of the secret half: 21 base62 characters carry 125 bits.
@@ -70,33 +71,15 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-    }
-}
-
 impl Serialize for TokenHash {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(&Hex(&self.0))
+        digest::to_hex(&self.0, s)
     }
 }
 
 impl<'de> Deserialize<'de> for TokenHash {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        let mut bytes = [0; 32];
-        let pairs = text.as_bytes().chunks(2);
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(serde::de::Error::custom("a token hash is 64 hexadecimal digits"));
-        }
-        for (byte, pair) in bytes.iter_mut().zip(pairs) {
-            let pair = std::str::from_utf8(pair).unwrap_or("");
-            *byte = u8::from_str_radix(pair, 16).map_err(serde::de::Error::custom)?;
-        }
-        Ok(Self(bytes))
+        digest::from_hex(d, "a token hash is 64 hexadecimal digits").map(Self)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
-use super::saved::replace;
+use super::disk::Disk;
 use crate::route::Place;
 use crate::shard::Edge;
 
@@ -33,15 +33,15 @@ pub fn expect(edge: &Edge, file: &PathBuf) {
     }
 }
 
-/// Keeps what agents have bound on disk, for ever.
-pub async fn keep(edge: Arc<Edge>, file: PathBuf) {
+/// Keeps what agents have bound on disk, for ever. What the disk does not take, [`Disk`] tells and writes later.
+pub async fn keep(edge: Arc<Edge>, disk: Arc<Disk>, file: PathBuf) {
     let mut look = interval(Duration::from_secs(LOOK_SECS));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut seen, mut kept, mut failed) = (None, None, false);
+    let (mut seen, mut kept) = (None, None);
     loop {
         look.tick().await;
         let changes = edge.routes.changes();
-        if seen == Some(changes) && !failed {
+        if seen == Some(changes) {
             continue;
         }
         let places = edge.routes.places_of_agents(Instant::now());
@@ -50,17 +50,16 @@ pub async fn keep(edge: Arc<Edge>, file: PathBuf) {
             continue;
         }
         let text = serde_json::to_vec(&places).expect("places are text");
-        let to = file.clone();
+        let (disk, to) = (Arc::clone(&disk), file.clone());
         // The disk may be slow, and this thread serves the feed.
-        let wrote = tokio::task::spawn_blocking(move || replace(&to, &text)).await;
+        let wrote = tokio::task::spawn_blocking(move || disk.write(&to, &text)).await;
         match wrote {
-            Ok(Ok(())) => (kept, failed) = (Some(places), false),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                if !std::mem::replace(&mut failed, true) {
-                    tracing::warn!(file = %file.display(), %error, "what agents have bound is not on disk");
-                }
+                tracing::warn!(file = %file.display(), %error, "what agents have bound is not on disk");
             }
             Err(_) => return,
         }
+        kept = Some(places);
     }
 }

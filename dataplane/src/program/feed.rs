@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use ebbgate_model::EdgeId;
-use ebbgate_model::Program;
 use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LINE_BYTES_MAX, ToEdge};
+use ebbgate_model::{EdgeId, Program, ProgramDigest};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -17,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
-use super::saved::Saved;
+use super::saved::{Saved, Written};
 use super::{ProgramError, Tables};
 use crate::shard::Edge;
 
@@ -110,6 +109,7 @@ impl Feed {
             edge: self.id,
             version: env!("CARGO_PKG_VERSION").into(),
             generation: self.edge.generation(),
+            digest: self.digest(),
         };
         send(&lines, &hello).await?;
         let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| {
@@ -205,9 +205,9 @@ impl Feed {
         };
         let generation = program.generation;
         let reply = match self.apply(program) {
-            Ok(()) => {
+            Ok(digest) => {
                 self.wait_for_guard(lines).await?;
-                FromEdge::Applied { generation }
+                FromEdge::Applied { generation, digest: Some(digest) }
             }
             Err(error) => {
                 tracing::error!(generation, %error, "program refused; the last good one stays in force");
@@ -231,15 +231,22 @@ impl Feed {
         }
     }
 
-    fn apply(&self, program: Program) -> Result<(), ProgramError> {
+    /// What control may compare with its own; None while there is no Program.
+    fn digest(&self) -> Option<ProgramDigest> {
+        let tables = self.edge.tables.load();
+        (tables.program.generation > 0).then(|| Written::new(&tables.program).digest())
+    }
+
+    fn apply(&self, program: Program) -> Result<ProgramDigest, ProgramError> {
         let generation = program.generation;
         let tables = Tables::compile(program, &self.edge.tables.load())?;
         self.edge.install(tables);
-        if let Err(error) = self.saved.put_program(&self.edge.tables.load().program) {
+        let written = Written::new(&self.edge.tables.load().program);
+        if let Err(error) = self.saved.put_program(&written) {
             tracing::error!(%error, "the program is in force but not on disk; a restart would need control");
         }
         tracing::info!(generation, "program in force");
-        Ok(())
+        Ok(written.digest())
     }
 }
 

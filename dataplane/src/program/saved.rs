@@ -1,18 +1,23 @@
 //! What the edge keeps on disk between runs: the last Program in force, its own name, the key of its tickets. All files
 //! are 0600 and replaced whole, so that a crash leaves the old or the new, never half of either.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use ebbgate_model::{EdgeId, Program};
+use aws_lc_rs::digest::{SHA256, digest};
+use ebbgate_model::{EdgeId, Program, ProgramDigest};
 use ebbgate_wire::ticket::KEY_BYTES;
 use tokio::time::Duration;
+
+use super::disk::{Disk, is_unwritable, private};
 
 /// Seconds to wait for an edge that is just stopping to let go of the directory.
 const LOCK_SECS_MAX: u64 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+const LOCK_FILE: &str = "lock";
 const PROGRAM_FILE: &str = "program.json";
 const ID_FILE: &str = "id";
 const KEY_FILE: &str = "ticket.key";
@@ -45,23 +50,80 @@ pub enum SavedError {
     },
 }
 
+/// A Program as it is kept on disk.
+#[derive(Debug)]
+pub struct Written {
+    bytes: Vec<u8>,
+    digest: ProgramDigest,
+}
+
+impl Written {
+    /// Writes a Program down, in memory.
+    pub fn new(program: &Program) -> Self {
+        let bytes = serde_json::to_vec(program).expect("a Program has string keys only");
+        Self { digest: digest_of(&bytes), bytes }
+    }
+
+    /// What control knows the Program by.
+    pub fn digest(&self) -> ProgramDigest {
+        self.digest
+    }
+
+    /// The file: the Program with its digest as a last member.
+    fn file(&self) -> Vec<u8> {
+        let open = self.bytes.strip_suffix(b"}").unwrap_or(&self.bytes);
+        [open, format!("{SEAL}{}\"}}", self.digest).as_bytes()].concat()
+    }
+}
+
+/// What stands before the digest in the file of a Program.
+const SEAL: &str = r#","sha256":""#;
+/// Characters of a digest and of the end of the file.
+const SEALED_END_CHARS: usize = 64 + 2;
+
+/// Whether a file's digest fits. One without a digest was written by an older release.
+fn is_intact(file: &[u8]) -> bool {
+    let Some(at) = file.len().checked_sub(SEAL.len() + SEALED_END_CHARS) else { return true };
+    let (open, seal) = file.split_at(at);
+    let Some(digest) = seal.strip_prefix(SEAL.as_bytes()).and_then(|seal| seal.strip_suffix(b"\"}")) else {
+        return true;
+    };
+    digest_of(&[open, b"}"].concat()).to_string().as_bytes() == digest
+}
+
+fn digest_of(bytes: &[u8]) -> ProgramDigest {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    ProgramDigest(hash)
+}
+
 /// The directory, locked for this process.
 #[derive(Debug)]
 pub struct Saved {
     dir: PathBuf,
-    _lock: File,
+    /// None: the disk took no file to lock, and then it holds none to protect.
+    _lock: Option<File>,
+    disk: Arc<Disk>,
 }
 
 impl Saved {
     /// Makes the directory if missing and locks it; waits a moment for a predecessor to end.
     pub fn open(dir: &Path) -> Result<Self, SavedError> {
         let failed = |source| SavedError::Io { path: dir.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-        let lock = private().create(true).truncate(false).open(dir.join("lock")).map_err(failed)?;
+        let disk = Arc::new(Disk::new(dir));
+        let lock = match open_lock(dir) {
+            Ok(lock) => lock,
+            Err(error) if is_unwritable(&error) => {
+                tracing::error!(%error, dir = %dir.display(), "nothing can be kept on disk; serving all the same");
+                disk.takes_not(&dir.join(LOCK_FILE), &error);
+                return Ok(Self { dir: dir.to_owned(), _lock: None, disk });
+            }
+            Err(error) => return Err(failed(error)),
+        };
         let tries = Duration::from_secs(LOCK_SECS_MAX).as_millis() / LOCK_PAUSE.as_millis();
         for _ in 0..tries {
             match lock.try_lock() {
-                Ok(()) => return Ok(Self { dir: dir.to_owned(), _lock: lock }),
+                Ok(()) => return Ok(Self { dir: dir.to_owned(), _lock: Some(lock), disk }),
                 Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
                 Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
             }
@@ -69,17 +131,24 @@ impl Saved {
         Err(SavedError::InUse { path: dir.to_owned() })
     }
 
+    /// The disk it is on.
+    pub fn disk(&self) -> Arc<Disk> {
+        Arc::clone(&self.disk)
+    }
+
     /// The last Program in force, if there was one.
     pub fn program(&self) -> Result<Option<Program>, SavedError> {
         let Some(bytes) = self.read(PROGRAM_FILE)? else { return Ok(None) };
+        if !is_intact(&bytes) {
+            return Err(self.damaged(PROGRAM_FILE, "its checksum does not fit what it holds".to_owned()));
+        }
         let damaged = |e: serde_json::Error| self.damaged(PROGRAM_FILE, e.to_string());
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
     }
 
     /// Keeps a Program that is in force.
-    pub fn put_program(&self, program: &Program) -> Result<(), SavedError> {
-        let bytes = serde_json::to_vec(program).map_err(|e| self.damaged(PROGRAM_FILE, e.to_string()))?;
-        self.write(PROGRAM_FILE, &bytes)
+    pub fn put_program(&self, program: &Written) -> Result<(), SavedError> {
+        self.write(PROGRAM_FILE, &program.file())
     }
 
     /// The edge's stable name; `fresh` becomes it on the first run.
@@ -89,7 +158,7 @@ impl Saved {
                 let text = String::from_utf8_lossy(&bytes);
                 text.trim().parse().map_err(|e: ebbgate_model::IdError| self.damaged(ID_FILE, e.to_string()))
             }
-            None => self.write(ID_FILE, format!("{fresh}\n").as_bytes()).map(|()| fresh),
+            None => self.write_if_possible(ID_FILE, format!("{fresh}\n").as_bytes()).map(|()| fresh),
         }
     }
 
@@ -99,7 +168,7 @@ impl Saved {
             Some(bytes) => bytes
                 .try_into()
                 .map_err(|_| self.damaged(KEY_FILE, format!("it must hold {KEY_BYTES} bytes"))),
-            None => self.write(KEY_FILE, &fresh).map(|()| fresh),
+            None => self.write_if_possible(KEY_FILE, &fresh).map(|()| fresh),
         }
     }
 
@@ -118,7 +187,18 @@ impl Saved {
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), SavedError> {
         let path = self.dir.join(name);
-        replace(&path, bytes).map_err(|source| SavedError::Io { path, source })
+        self.disk.write(&path, bytes).map_err(|source| SavedError::Io { path, source })
+    }
+
+    /// What is made anew at the next start if it must be: no reason not to serve now.
+    fn write_if_possible(&self, name: &str, bytes: &[u8]) -> Result<(), SavedError> {
+        match self.write(name, bytes) {
+            Err(SavedError::Io { source, .. }) if is_unwritable(&source) => {
+                tracing::error!(error = %source, file = name, "not kept on disk; the next start makes another");
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     fn damaged(&self, name: &str, reason: String) -> SavedError {
@@ -126,20 +206,15 @@ impl Saved {
     }
 }
 
-/// Writes beside, syncs, renames over, syncs the directory.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = private().create(true).truncate(true).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    options
+/// The lock's file; on a disk that takes no writes, one that is there already.
+fn open_lock(dir: &Path) -> io::Result<File> {
+    let path = dir.join(LOCK_FILE);
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    let opened = made.and_then(|()| private().create(true).truncate(false).open(&path));
+    opened.or_else(|error| match File::open(&path) {
+        Ok(file) if is_unwritable(&error) => Ok(file),
+        _ => Err(error),
+    })
 }
 
 #[cfg(test)]
@@ -156,7 +231,7 @@ mod tests {
         {
             let saved = Saved::open(dir.path()).unwrap();
             assert_eq!(saved.program().unwrap(), None);
-            saved.put_program(&program).unwrap();
+            saved.put_program(&Written::new(&program)).unwrap();
             assert_eq!(saved.edge_id(one).unwrap(), one);
             assert_eq!(saved.ticket_key([1; 32]).unwrap(), [1; 32]);
         }
@@ -168,6 +243,37 @@ mod tests {
             let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn a_saved_program_with_any_character_changed_is_not_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Saved::open(dir.path()).unwrap();
+        let program = Program { generation: 7, ..Program::default() };
+        saved.put_program(&Written::new(&program)).unwrap();
+        let path = dir.path().join(PROGRAM_FILE);
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            fs::write(&path, changed).unwrap();
+            // Only what marks the digest may be lost; the Program is right then.
+            assert!(saved.program().is_err() || saved.program().unwrap() == Some(program.clone()), "{at}");
+        }
+        // Valid JSON that says something else.
+        let text = String::from_utf8(whole).unwrap().replace(r#""generation":7"#, r#""generation":8"#);
+        fs::write(&path, text).unwrap();
+        let message = saved.program().unwrap_err().to_string();
+        assert!(message.contains("checksum"), "{message}");
+    }
+
+    #[test]
+    fn a_program_that_an_older_release_saved_is_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = Saved::open(dir.path()).unwrap();
+        let program = Program { generation: 7, ..Program::default() };
+        fs::write(dir.path().join(PROGRAM_FILE), serde_json::to_vec(&program).unwrap()).unwrap();
+        assert_eq!(saved.program().unwrap(), Some(program));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use ebbgate_edge::program::feed::Feed;
-use ebbgate_edge::program::saved::Saved;
+use ebbgate_edge::program::saved::{Saved, Written};
 use ebbgate_model::feed::{FEED_PATH, FromEdge, ToEdge};
 use ebbgate_model::{
     AccountId, Action, Binding, CertificateId, CertificateSpec, CloudEndpointSpec, EdgeId, EndpointId,
@@ -115,6 +115,13 @@ async fn greeted(feeds: &mut mpsc::Receiver<Control>) -> (Control, u64) {
     (control, generation)
 }
 
+/// The next message says that a generation is in force, and with which digest.
+async fn applied(control: &mut Control, lab: &Lab, generation: u64) {
+    let said = control.next().await;
+    let digest = Written::new(&lab.edge.tables.load().program).digest();
+    assert_eq!(said, FromEdge::Applied { generation, digest: Some(digest) });
+}
+
 #[tokio::test]
 async fn programs_are_applied_refused_and_kept() {
     let dir = tempfile::tempdir().unwrap();
@@ -123,7 +130,7 @@ async fn programs_are_applied_refused_and_kept() {
     assert_eq!(generation, first.generation);
     let good = Program { generation: 10, ..first.clone() };
     control.send(&ToEdge::Program(Box::new(good.clone()))).await;
-    assert_eq!(control.next().await, FromEdge::Applied { generation: 10 });
+    applied(&mut control, &lab, 10).await;
     assert_eq!((on_disk(dir.path()), lab.edge.generation()), (good.clone(), 10));
 
     let mut bad = Program { generation: 11, ..good.clone() };
@@ -137,7 +144,7 @@ async fn programs_are_applied_refused_and_kept() {
 
     let better = Program { generation: 12, ..good.clone() };
     control.send(&ToEdge::Diff(Box::new(good.diff(&better)))).await;
-    assert_eq!(control.next().await, FromEdge::Applied { generation: 12 });
+    applied(&mut control, &lab, 12).await;
 
     // A diff from a generation the edge does not have: it asks anew.
     control.send(&ToEdge::Diff(Box::new(bad.diff(&good)))).await;
@@ -174,7 +181,7 @@ async fn an_endpoint_that_does_not_compile_is_offline_and_all_others_are_served(
     program.endpoints.insert(broken, endpoint("broken.example.com", actions));
     program.endpoints.insert(whole, endpoint("whole.example.com", vec![deny()]));
     control.send(&ToEdge::Diff(Box::new(first.diff(&program)))).await;
-    assert_eq!(control.next().await, FromEdge::Applied { generation: 20 });
+    applied(&mut control, &lab, 20).await;
     let tables = lab.edge.tables.load_full();
     assert!(tables.cloud[&broken].engine.is_none() && tables.cloud[&whole].engine.is_some());
     assert!(tables.unserved.keys().any(|object| object.contains(&broken.to_string())));
@@ -184,7 +191,7 @@ async fn an_endpoint_that_does_not_compile_is_offline_and_all_others_are_served(
     let mut mended = Program { generation: 21, ..program.clone() };
     mended.endpoints.remove(&broken);
     control.send(&ToEdge::Diff(Box::new(program.diff(&mended)))).await;
-    assert_eq!(control.next().await, FromEdge::Applied { generation: 21 });
+    applied(&mut control, &lab, 21).await;
     assert!(lab.edge.metrics.text().contains(&count(0)), "{}", lab.edge.metrics.text());
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use super::*;
 use ebbgate_model::feed::{EnforcementReport, Enforcer, SessionCommand, SessionReport};
-use ebbgate_model::{AccountId, CredentialId, Ksuid, Settings, TunnelSessionId};
+use ebbgate_model::{AccountId, CredentialId, Ksuid, Program, Settings, TunnelSessionId};
 use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -21,7 +21,8 @@ fn edge_id(n: u8) -> EdgeId {
 fn program(generation: u64) -> Planned {
     let settings = Settings { region: format!("g{generation}"), ..Settings::default() };
     let program = Program { generation, settings, ..Program::default() };
-    Planned { program: Some(Arc::new(program)), trouble: None }
+    let fitted = crate::plan::fit::fit(program, PROGRAM_BYTES_MAX).unwrap();
+    Planned { program: Some(Arc::new(fitted.program)), digest: Some(fitted.digest), ..Planned::default() }
 }
 
 /// Control's side: the plans, and what it knows of edges.
@@ -54,7 +55,7 @@ impl Control {
     /// Connects and says hello.
     async fn join(&self, edge: EdgeId, generation: u64) -> Edge {
         let connected = self.connect();
-        connected.say(&FromEdge::Hello { edge, version: "test".into(), generation }).await;
+        connected.say(&FromEdge::Hello { edge, version: "test".into(), generation, digest: None }).await;
         connected
     }
 
@@ -115,12 +116,12 @@ async fn a_new_edge_gets_everything_and_then_only_changes() {
     control.publish.send_replace(program(5));
     let ToEdge::Program(whole) = edge.hear().await else { panic!("a whole Program") };
     assert_eq!(whole.generation, 5);
-    edge.say(&FromEdge::Applied { generation: 5 }).await;
+    edge.say(&FromEdge::Applied { generation: 5, digest: None }).await;
     control.shows(|presence| presence.live_generation() == Some(5)).await;
     control.publish.send_replace(program(6));
     let ToEdge::Diff(diff) = edge.hear().await else { panic!("a diff") };
     assert_eq!((diff.from, diff.to), (5, 6));
-    edge.say(&FromEdge::Applied { generation: 6 }).await;
+    edge.say(&FromEdge::Applied { generation: 6, digest: None }).await;
     control.shows(|presence| presence.live_generation() == Some(6)).await;
 }
 
@@ -130,7 +131,7 @@ async fn an_edge_that_comes_back_gets_what_it_missed() {
     control.publish.send_replace(program(5));
     let mut edge = control.join(edge_id(1), 0).await;
     edge.hear().await;
-    edge.say(&FromEdge::Applied { generation: 5 }).await;
+    edge.say(&FromEdge::Applied { generation: 5, digest: None }).await;
     control.shows(|presence| presence.live_generation() == Some(5)).await;
     drop(edge);
     control.shows(|presence| presence.live_generation().is_none()).await;
@@ -153,7 +154,7 @@ async fn a_slow_edge_gets_the_newest_plan_and_no_queue() {
         control.publish.send_replace(program(generation));
         tokio::task::yield_now().await;
     }
-    edge.say(&FromEdge::Applied { generation: 1 }).await;
+    edge.say(&FromEdge::Applied { generation: 1, digest: None }).await;
     let ToEdge::Diff(diff) = edge.hear().await else { panic!("a diff") };
     assert_eq!((diff.from, diff.to), (1, 99));
 }
@@ -167,10 +168,10 @@ async fn a_refusal_is_shown_until_a_later_generation_is_in_force() {
     edge.say(&FromEdge::Refused { generation: 1, reason: "port 20000 is taken".into() }).await;
     let refused = |presence: &Presence| presence.edges().first().and_then(|edge| edge.refused.clone());
     control.shows(|presence| refused(presence) == Some((1, "port 20000 is taken".into()))).await;
-    edge.say(&FromEdge::Applied { generation: 77 }).await;
+    edge.say(&FromEdge::Applied { generation: 77, digest: None }).await;
     control.publish.send_replace(program(2));
     assert!(matches!(edge.hear().await, ToEdge::Program(_)));
-    edge.say(&FromEdge::Applied { generation: 2 }).await;
+    edge.say(&FromEdge::Applied { generation: 2, digest: None }).await;
     control.shows(|presence| refused(presence).is_none() && presence.live_generation() == Some(2)).await;
 }
 
@@ -289,7 +290,7 @@ async fn over_a_real_socket() {
     let request = http::Request::post(format!("http://control{}", ebbgate_model::feed::FEED_PATH));
     let body = BodyExt::boxed(StreamBody::new(Box::pin(frames)));
     let response = send.send_request(request.body(body).unwrap()).await.unwrap();
-    let hello = FromEdge::Hello { edge: edge_id(1), version: "test".into(), generation: 0 };
+    let hello = FromEdge::Hello { edge: edge_id(1), version: "test".into(), generation: 0, digest: None };
     let line = format!("{}\n", serde_json::to_string(&hello).unwrap());
     // Cut in two: lines do not keep to frames.
     let (front, back) = line.split_at(7);

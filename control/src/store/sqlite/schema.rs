@@ -2,19 +2,32 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, params};
 
-use super::super::{StoreError, file_error};
-use super::engine_error;
+use super::super::{Page, Range, StoreError, file_error};
+use super::sum::sum;
+use super::{engine_error, read_range};
+use crate::disk::{Unwritable, unwritable};
 
 /// Marks the file as ours: `EbGt` in ASCII.
 const APPLICATION_ID: i32 = 0x4562_4774;
+/// The first schema whose values have checksums.
+const SUMS_SINCE: u32 = 2;
+/// Makes one schema version out of the one before.
+struct Migration {
+    sql: &'static str,
+    /// What SQL alone cannot do.
+    then: fn(&Connection) -> rusqlite::Result<()>,
+}
+
 /// One entry per schema version, run in order. Never edit one that was released.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        sql: "
     CREATE TABLE entries (
         key TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL,
         created INTEGER NOT NULL, modified INTEGER NOT NULL, lease INTEGER
@@ -28,7 +41,24 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl_ms INTEGER NOT NULL) STRICT;
     CREATE TABLE state (revision INTEGER NOT NULL, compacted INTEGER NOT NULL) STRICT;
     INSERT INTO state VALUES (0, 0);
-"];
+",
+        then: |_| Ok(()),
+    },
+    // No watcher outlives the process, so nobody misses the log of before.
+    Migration {
+        sql: "
+    ALTER TABLE entries ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    DROP TABLE log;
+    CREATE TABLE log (
+        revision INTEGER NOT NULL, sequence INTEGER NOT NULL, key TEXT NOT NULL,
+        value BLOB, created INTEGER NOT NULL, lease INTEGER, sum INTEGER NOT NULL,
+        PRIMARY KEY (revision, sequence)
+    ) STRICT, WITHOUT ROWID;
+    UPDATE state SET compacted = revision;
+",
+        then: sum_all,
+    },
+];
 /// How long a statement waits for the other connection, in milliseconds.
 const BUSY_MS: u64 = 10_000;
 /// For SQLite: all pages in one step of a backup.
@@ -54,6 +84,21 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let version = check_version(&db, path)?;
     migrate(&mut db, version).map_err(|e| engine_error(path, e))?;
     Ok(db)
+}
+
+/// Everything a database holds, without changing it, in use or not. None: it is of before there were checksums, and gets
+/// them when control next opens it.
+pub fn read_database(path: &Path) -> Result<Option<Page>, StoreError> {
+    let db = connect_to_read(path)?;
+    check(&db, path)?;
+    if check_version(&db, path)? < SUMS_SINCE {
+        return Ok(None);
+    }
+    let read = || {
+        let snapshot = db.unchecked_transaction()?;
+        read_range(&snapshot, &Range::all(""))
+    };
+    read().map(Some).map_err(|e| engine_error(path, e))
 }
 
 /// A second connection that cannot write.
@@ -98,14 +143,51 @@ fn copy(source: &Connection, from: &Path, to: &Path) -> Result<(), StoreError> {
     File::open(to).and_then(|file| file.sync_all()).map_err(|e| file_error(to, e))
 }
 
-fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
+pub(super) fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
     if !path.exists() {
         return Err(StoreError::Missing { path: path.to_owned() });
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags).map_err(|e| engine_error(path, e))?;
-    db.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(|e| engine_error(path, e))?;
-    Ok(db)
+    let connect = || {
+        let db = Connection::open_with_flags(path, flags)?;
+        db.busy_timeout(Duration::from_millis(BUSY_MS))?;
+        // Reads the header and, in WAL mode, needs the index of the log beside the file.
+        db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(db)
+    };
+    connect().or_else(|error: rusqlite::Error| {
+        let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
+        if has_log || unwritable(path).is_none() {
+            return Err(engine_error(path, error));
+        }
+        // No log, and none can be made: then the file is all there is, and nobody changes it.
+        let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+        Connection::open_with_flags(format!("file:{name}?immutable=1"), flags)
+            .map_err(|e| engine_error(path, e))
+    })
+}
+
+/// Opens a database whose disk takes no writes: checked, of this release's schema, for reading.
+pub(super) fn open_frozen(path: &Path) -> Result<Connection, StoreError> {
+    let db = connect_to_read(path)?;
+    check(&db, path)?;
+    if check_version(&db, path)? == latest() { Ok(db) } else { Err(unwritable_error(path)) }
+}
+
+/// What a write meets on a disk that takes none.
+pub(super) fn unwritable_error(path: &Path) -> StoreError {
+    let path = path.to_owned();
+    match unwritable(&path) {
+        Some(Unwritable::ReadOnly) => StoreError::ReadOnly { path },
+        _ => StoreError::Full { path },
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
@@ -125,10 +207,32 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 fn check(db: &Connection, path: &Path) -> Result<(), StoreError> {
     check_version(db, path)?;
     let report = db.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
-    match report.map_err(|e| engine_error(path, e))? {
-        report if report == "ok" => Ok(()),
-        detail => Err(StoreError::Damaged { path: path.to_owned(), detail }),
+    let detail = match report.map_err(|e| engine_error(path, e))? {
+        report if report == "ok" => None,
+        detail => Some(detail),
+    };
+    let behind = "SELECT EXISTS (SELECT 1 FROM entries, state WHERE modified > revision)";
+    let behind: bool = db.query_row(behind, [], |row| row.get(0)).map_err(|e| engine_error(path, e))?;
+    match detail.or_else(|| behind.then(|| "its revision is behind that of its records".to_owned())) {
+        None => Ok(()),
+        Some(detail) => Err(StoreError::Damaged { path: path.to_owned(), detail }),
     }
+}
+
+/// Gives every value its checksum.
+fn sum_all(db: &Connection) -> rusqlite::Result<()> {
+    let mut select = db.prepare("SELECT key, value, created, modified, lease FROM entries")?;
+    let mut put = db.prepare("UPDATE entries SET sum = ?2 WHERE key = ?1")?;
+    let mut rows = select.query([])?;
+    let mut sums = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key: String = row.get(0)?;
+        let value: Vec<u8> = row.get(1)?;
+        let sum = sum(&key, Some(&value), row.get(2)?, row.get(3)?, row.get(4)?);
+        sums.push((key, sum));
+    }
+    drop(rows);
+    sums.into_iter().try_for_each(|(key, sum)| put.execute(params![key, sum]).map(drop))
 }
 
 /// Gives the schema version found, unless the file is not ours or newer.
@@ -153,9 +257,10 @@ fn latest() -> u32 {
 
 fn migrate(db: &mut Connection, from: u32) -> rusqlite::Result<()> {
     let migrations = MIGRATIONS.iter().zip(1u32..).skip_while(|(_, version)| *version <= from);
-    for (sql, version) in migrations {
+    for (migration, version) in migrations {
         let step = db.transaction()?;
-        step.execute_batch(sql)?;
+        step.execute_batch(migration.sql)?;
+        (migration.then)(&step)?;
         step.pragma_update(None, "user_version", version)?;
         step.commit()?;
     }

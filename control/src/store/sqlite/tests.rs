@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::super::{DirLock, LOG_BYTES_MAX, Outcome, Range, Store, StoreError, Txn, Usage, VALUE_BYTES_MAX};
-use super::{Sqlite, copy_database, verify_database};
+use super::{Sqlite, copy_database, read_database, verify_database};
 
 fn fresh() -> (Sqlite, TempDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -95,7 +95,7 @@ fn files_that_cannot_be_trusted_are_refused_with_the_way_out() {
             db.pragma_update(None, "user_version", 99).unwrap();
             db.pragma_update(None, "journal_mode", "delete").unwrap();
         },
-        "has schema 99, this release knows 1",
+        "has schema 99, this release knows 2",
     );
 }
 
@@ -144,7 +144,7 @@ async fn a_full_disk_is_said_and_nothing_is_half_applied() {
     let connection = super::schema::open(&path).unwrap();
     // SQLite reports a database at its page limit like a full disk, with no disk to fill.
     connection.pragma_update(None, "max_page_count", 40).unwrap();
-    let store = Sqlite::start(connection, &path).unwrap();
+    let store = Sqlite::start(Some(connection), &path).unwrap();
     let mut acknowledged = 0;
     let error = loop {
         let txn = (0..4).fold(Txn::new(), |txn, n| txn.put(format!("/{acknowledged}/{n}"), vec![b'x'; 2000]));
@@ -157,6 +157,124 @@ async fn a_full_disk_is_said_and_nothing_is_half_applied() {
     let page = store.range(Range::all("/")).await.unwrap();
     assert_eq!((page.items.len(), page.revision), (acknowledged * 4, acknowledged as u64));
     let _ = store.commit(Txn::new().delete("/0/0")).await.expect("what needs no room still works");
+}
+
+/// What a database of the first release held.
+const FIRST_RELEASE: &str = "
+    CREATE TABLE entries (
+        key TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL,
+        created INTEGER NOT NULL, modified INTEGER NOT NULL, lease INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX entries_of_lease ON entries (lease) WHERE lease IS NOT NULL;
+    CREATE TABLE log (
+        revision INTEGER NOT NULL, sequence INTEGER NOT NULL, key TEXT NOT NULL,
+        value BLOB, created INTEGER NOT NULL, lease INTEGER,
+        PRIMARY KEY (revision, sequence)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl_ms INTEGER NOT NULL) STRICT;
+    CREATE TABLE state (revision INTEGER NOT NULL, compacted INTEGER NOT NULL) STRICT;
+    INSERT INTO state VALUES (3, 0);
+    INSERT INTO entries VALUES ('/a', x'31', 1, 3, NULL), ('/b', x'32', 2, 2, NULL);
+    INSERT INTO log VALUES (1, 0, '/a', x'30', 1, NULL), (2, 0, '/b', x'32', 2, NULL), (3, 0, '/a', x'31', 1, NULL);
+    PRAGMA application_id = 1164068724;
+    PRAGMA user_version = 1;
+";
+
+#[tokio::test]
+async fn a_database_of_the_first_release_gets_its_checksums() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch(FIRST_RELEASE).unwrap();
+    assert_eq!(read_database(&path).unwrap(), None, "no checksums yet");
+    let store = Sqlite::open(&path).unwrap();
+    let page = store.range(Range::all("")).await.unwrap();
+    assert!(page.items.iter().all(|item| !item.damaged), "{page:?}");
+    let all: Vec<_> = page
+        .items
+        .iter()
+        .map(|item| (item.key.as_str(), &item.value[..], item.created, item.modified))
+        .collect();
+    assert_eq!(all, [("/a", &b"1"[..], 1, 3), ("/b", b"2", 2, 2)]);
+    let mut watch = store.watch("/".into(), 3);
+    let _ = put(&store, "/a", "3").await.unwrap();
+    let batch = futures_util::StreamExt::next(&mut watch).await.unwrap().unwrap();
+    assert!(matches!(batch.changes.as_slice(), [super::Change::Put(item)] if item.created == 1), "{batch:?}");
+}
+
+#[tokio::test]
+async fn a_value_that_changed_on_the_disk_is_told_and_can_be_deleted_or_written_anew() {
+    for change in [
+        "UPDATE entries SET value = x'39' WHERE key = '/a'",
+        "UPDATE entries SET modified = 1 WHERE key = '/a'",
+        "UPDATE entries SET sum = sum + 1 WHERE key = '/a'",
+        "UPDATE entries SET lease = 7 WHERE key = '/a'",
+    ] {
+        let (store, dir) = fresh();
+        for value in ["1", "2"] {
+            let _ = put(&store, "/a", value).await.unwrap();
+            let _ = put(&store, "/b", value).await.unwrap();
+        }
+        let path = dir.path().join("control.db");
+        rusqlite::Connection::open(&path).unwrap().execute_batch(change).unwrap();
+        let damaged = store.get("/a").await.unwrap().unwrap();
+        assert!(damaged.damaged && damaged.value.is_empty(), "{change}: {damaged:?}");
+        let page = store.range(Range::all("/")).await.unwrap();
+        assert_eq!(page.items.iter().map(|item| item.damaged).collect::<Vec<_>>(), [true, false], "{change}");
+        assert_eq!(read_database(&path).unwrap().unwrap().items, page.items, "beside a running control");
+        let _ = put(&store, "/a", "3").await.unwrap();
+        assert_eq!(store.get("/a").await.unwrap().unwrap().value, "3");
+        rusqlite::Connection::open(&path).unwrap().execute_batch(change).unwrap();
+        let _ = store.commit(Txn::new().delete("/a")).await.unwrap();
+        assert_eq!(store.get("/a").await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_that_meets_a_damaged_change_is_sent_to_read_everything() {
+    for change in
+        ["UPDATE log SET value = x'39' WHERE revision = 2", "UPDATE log SET key = '/c' WHERE revision = 3"]
+    {
+        let (store, _dir) = fresh();
+        let _ = put(&store, "/a", "1").await.unwrap();
+        let _ = put(&store, "/a", "2").await.unwrap();
+        let _ = store.commit(Txn::new().delete("/a")).await.unwrap();
+        rusqlite::Connection::open(&store.shared.path).unwrap().execute_batch(change).unwrap();
+        let first = futures_util::StreamExt::next(&mut store.watch("/".into(), 1)).await.unwrap();
+        assert!(matches!(first, Err(StoreError::Compacted { .. })), "{first:?}");
+    }
+}
+
+/// One bit after another, all over the file: what was written, or the word that it is not.
+#[tokio::test]
+async fn no_flipped_bit_comes_back_as_other_data() {
+    let (store, dir) = fresh();
+    for n in 0..40 {
+        let _ =
+            put(&store, &format!("/a/{n:02}"), &format!("value {n} {}", "x".repeat(n * 20))).await.unwrap();
+    }
+    store.compact(40).await.unwrap();
+    let path = dir.path().join("control.db");
+    let written = store.range(Range::all("")).await.unwrap().items;
+    drop(store);
+    let whole = std::fs::read(&path).unwrap();
+    let (mut refused, mut told) = (0, 0);
+    for at in (0..whole.len()).step_by(97) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        std::fs::write(&path, flipped).unwrap();
+        let Ok(Some(page)) = read_database(&path) else {
+            refused += 1;
+            continue;
+        };
+        for item in page.items {
+            if item.damaged {
+                told += 1;
+            } else {
+                assert!(written.contains(&item), "byte {at}: {item:?}");
+            }
+        }
+    }
+    assert!(refused > 0 && told > 0, "{refused} refused, {told} told");
 }
 
 /// Kills of a writing process, at random moments.

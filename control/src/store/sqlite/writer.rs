@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use tokio::sync::{oneshot, watch};
 
 use super::super::{Compare, LOG_BYTES_MAX, LeaseId, Op, Outcome, REVISIONS_KEPT, Revision, StoreError, Txn};
-use super::{end_of, engine_error};
+use super::sum::sum;
+use super::{end_of, engine_error, schema};
 use crate::trouble::Trouble;
 
 /// Transactions that share one disk flush.
@@ -41,7 +43,10 @@ struct Running {
 }
 
 pub(super) struct Writer {
-    db: Connection,
+    /// None: the disk took no writes when the store was opened.
+    db: Option<Connection>,
+    /// What reads use; it is replaced when the disk takes writes again.
+    reader: Arc<Mutex<Connection>>,
     path: PathBuf,
     announce: watch::Sender<Revision>,
     compacted: Revision,
@@ -53,15 +58,54 @@ pub(super) struct Writer {
 impl Writer {
     /// Every lease begins anew: nobody could keep it alive while the store was down.
     pub(super) fn new(
-        db: Connection,
+        db: Option<Connection>,
         path: PathBuf,
         announce: watch::Sender<Revision>,
+        reader: Arc<Mutex<Connection>>,
     ) -> Result<Self, StoreError> {
-        let (leases, compacted) = read_state(&db).map_err(|e| engine_error(&path, e))?;
-        let log_bytes = log_bytes(&db).map_err(|e| engine_error(&path, e))?;
+        let mut writer =
+            Self { db: None, reader, path, announce, compacted: 0, log_bytes: 0, leases: BTreeMap::new() };
+        if let Some(db) = db {
+            writer.begin(db)?;
+        }
+        Ok(writer)
+    }
+
+    fn begin(&mut self, db: Connection) -> Result<(), StoreError> {
+        let (leases, compacted) = read_state(&db).map_err(|e| engine_error(&self.path, e))?;
+        self.log_bytes = log_bytes(&db).map_err(|e| engine_error(&self.path, e))?;
+        self.compacted = compacted;
         let ends = |ttl| Running { ttl, ends: Instant::now() + ttl };
-        let leases = leases.into_iter().map(|(id, ttl)| (id, ends(ttl))).collect();
-        Ok(Self { db, path, announce, compacted, log_bytes, leases })
+        self.leases = leases.into_iter().map(|(id, ttl)| (id, ends(ttl))).collect();
+        self.db = Some(db);
+        Ok(())
+    }
+
+    /// Opens the database for writing if it is not; an error while the disk takes no writes.
+    fn open(&mut self) -> Result<(), StoreError> {
+        if self.db.is_some() {
+            return Ok(());
+        }
+        if crate::disk::unwritable(&self.path).is_some() {
+            return Err(schema::unwritable_error(&self.path));
+        }
+        let shared = Arc::clone(&self.reader);
+        let mut reader = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        // A connection that could only read keeps the index of the log read-only for the whole process: it goes first.
+        *reader = Connection::open_in_memory().map_err(|e| engine_error(&self.path, e))?;
+        let opened = schema::open(&self.path).and_then(|db| Ok((db, schema::open_reader(&self.path)?)));
+        match opened {
+            Ok((db, new)) => {
+                *reader = new;
+                self.begin(db)?;
+                tracing::info!("the disk takes writes again");
+                Ok(())
+            }
+            Err(error) => {
+                *reader = schema::open_frozen(&self.path)?;
+                Err(error)
+            }
+        }
     }
 
     /// Serves until all senders are gone.
@@ -102,7 +146,14 @@ impl Writer {
             return;
         }
         let before = *self.announce.borrow();
-        let mut group = Group::begin(&mut self.db, &self.path, before, self.compacted, self.log_bytes);
+        let opened = self.open();
+        let begun = match (opened, &mut self.db) {
+            (Ok(()), Some(db)) => db
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(|error| engine_error(&self.path, error)),
+            (opened, _) => Err(opened.err().unwrap_or(StoreError::Closed)),
+        };
+        let mut group = Group::begin(begun, &self.path, before, self.compacted, self.log_bytes);
         for id in &ended {
             let _ = group.attempt(|group| group.end_lease(*id));
         }
@@ -172,15 +223,15 @@ struct Group<'a> {
 
 impl<'a> Group<'a> {
     fn begin(
-        db: &'a mut Connection,
+        begun: Result<Transaction<'a>, StoreError>,
         path: &'a Path,
         revision: Revision,
         compacted: Revision,
         log_bytes: u64,
     ) -> Self {
-        let (db, failure) = match db.transaction_with_behavior(TransactionBehavior::Immediate) {
+        let (db, failure) = match begun {
             Ok(db) => (Some(db), None),
-            Err(error) => (None, Some(engine_error(path, error))),
+            Err(error) => (None, Some(error)),
         };
         let written =
             Written { revision, compacted, log_bytes, leases: Vec::new(), answers: Vec::new(), failure };
@@ -312,14 +363,18 @@ impl<'a> Group<'a> {
         lease: Option<LeaseId>,
     ) -> rusqlite::Result<bool> {
         let lease = lease.map(|lease| lease.0);
+        let mut known = self.db().prepare_cached("SELECT created FROM entries WHERE key = ?1")?;
+        let created: Option<Revision> = known.query_row([key], |row| row.get(0)).optional()?;
+        let created = created.unwrap_or(revision);
+        let sum = sum(key, Some(value), created, revision, lease);
         let mut put = self.db().prepare_cached(
-            "INSERT INTO entries (key, value, created, modified, lease) VALUES (?1, ?2, ?3, ?3, ?4)
-             ON CONFLICT (key) DO UPDATE SET value = ?2, modified = ?3, lease = ?4 RETURNING created",
+            "INSERT INTO entries (key, value, created, modified, lease, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (key) DO UPDATE SET value = ?2, modified = ?4, lease = ?5, sum = ?6",
         )?;
-        let created: Revision = put.query_row(params![key, value, revision, lease], |row| row.get(0))?;
-        let mut log = self.db().prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-        log.execute(params![revision, sequence, key, value, created, lease])?;
-        drop((put, log));
+        put.execute(params![key, value, created, revision, lease, sum])?;
+        let mut log = self.db().prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+        log.execute(params![revision, sequence, key, value, created, lease, sum])?;
+        drop((known, put, log));
         self.written.log_bytes += value.len() as u64;
         Ok(true)
     }
@@ -328,8 +383,8 @@ impl<'a> Group<'a> {
         if self.db().prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])? == 0 {
             return Ok(false);
         }
-        let mut log = self.db().prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, NULL, 0, NULL)")?;
-        log.execute(params![revision, sequence, key])?;
+        let mut log = self.db().prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, NULL, 0, NULL, ?4)")?;
+        log.execute(params![revision, sequence, key, sum(key, None, 0, revision, None)])?;
         Ok(true)
     }
 

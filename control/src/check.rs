@@ -1,0 +1,81 @@
+//! `ebbgate-control check`: whether a data directory can be trusted: the database's structure, every value's checksum,
+//! every record's form, every sealed key. Changes nothing; control may run beside it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::dir::{DataDir, DirError};
+use crate::secret::Vault;
+use crate::snapshot::Snapshot;
+use crate::store::{Revision, StoreError, read_database, verify_database};
+
+/// Damaged records that an error names.
+const NAMED_MAX: usize = 20;
+
+/// What was found in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// The store's revision; None: the database is of before values had checksums, and gets them at the next start.
+    pub revision: Option<Revision>,
+    /// Objects of each kind, by the name of their collection.
+    pub objects: BTreeMap<String, usize>,
+}
+
+/// Why a directory cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The database as a whole.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Secrets and authorities.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// Records.
+    #[error(
+        "{} holds {} damaged records, which are left out of what edges get: {}. Delete these objects and make them anew, or put a backup in place with `ebbgate-control restore`",
+        path.display(), damaged.len(), named(damaged)
+    )]
+    Records {
+        /// The database.
+        path: PathBuf,
+        /// Their keys, each with the reason.
+        damaged: BTreeMap<String, String>,
+        /// What is there besides.
+        checked: Checked,
+    },
+}
+
+fn named(damaged: &BTreeMap<String, String>) -> String {
+    let named = damaged.iter().take(NAMED_MAX).map(|(key, reason)| format!("{key} ({reason})"));
+    named.collect::<Vec<_>>().join(", ")
+}
+
+/// Checks everything in a data directory.
+pub fn check(dir: &DataDir) -> Result<Checked, CheckError> {
+    let vault = dir.vault()?;
+    dir.issuer(&vault)?;
+    check_database(&dir.database(), &vault)
+}
+
+/// Checks a database whose sealed keys open with this vault.
+pub fn check_database(path: &Path, vault: &Vault) -> Result<Checked, CheckError> {
+    verify_database(path)?;
+    let Some(page) = read_database(path)? else {
+        return Ok(Checked { revision: None, objects: BTreeMap::new() });
+    };
+    let damaged = Snapshot::read(&page.items, page.revision, vault).damaged;
+    let mut objects: BTreeMap<String, usize> = BTreeMap::new();
+    for item in &page.items {
+        let mut parts =
+            item.key.strip_prefix(crate::record::ACCOUNTS_PREFIX).into_iter().flat_map(|p| p.split('/'));
+        if let Some(kind) = parts.nth(1) {
+            let kind = if kind == "account" { "accounts" } else { kind };
+            *objects.entry(kind.to_owned()).or_default() += 1;
+        }
+    }
+    let checked = Checked { revision: Some(page.revision), objects };
+    if damaged.is_empty() {
+        return Ok(checked);
+    }
+    Err(CheckError::Records { path: path.to_owned(), damaged, checked })
+}

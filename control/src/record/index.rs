@@ -1,0 +1,65 @@
+//! Index keys. A name is taken by creating its key in the same transaction as the object, `if_absent`.
+
+use std::fmt::Write;
+
+use ebbgate_model::{AccountId, ApiKeyId, CredentialId, EndpointId, EndpointUrl, Host};
+
+/// All reserved domains of the installation. `if_none_newer` on it makes a check across names safe.
+pub const DOMAINS_PREFIX: &str = "/u/domains/";
+/// All custom connect names.
+pub const INGRESSES_PREFIX: &str = "/u/ingresses/";
+/// All index keys.
+pub const PREFIX: &str = "/u/";
+/// Where all cloud endpoints stand.
+pub const URLS_PREFIX: &str = "/u/urls/";
+/// All reserved ports.
+pub const PORTS_PREFIX: &str = "/u/ports/";
+
+/// `/u/domains/com.example.a.`: labels reversed, so that names below a domain share its prefix.
+pub fn domain(host: &Host) -> String {
+    format!("{DOMAINS_PREFIX}{}", reversed(host))
+}
+
+/// Same layout as [`domain`].
+pub fn ingress(host: &Host) -> String {
+    format!("{INGRESSES_PREFIX}{}", reversed(host))
+}
+
+/// The port as five digits.
+pub fn port(port: u16) -> String {
+    format!("{PORTS_PREFIX}{port:05}")
+}
+
+/// From the public half of a token to its account.
+pub fn api_key(id: ApiKeyId) -> String {
+    format!("/u/api_keys/{id}")
+}
+
+/// From the public half of an authtoken to its account.
+pub fn credential(id: CredentialId) -> String {
+    format!("/u/credentials/{id}")
+}
+
+/// Names of service users are unique in an account, whatever their case.
+pub fn service_user_name(account: AccountId, name: &str) -> String {
+    format!("/u/service_user_names/{account}/{}", name.to_lowercase())
+}
+
+/// All cloud endpoints of the account on this URL: append the endpoint's id for one of them.
+pub fn url(account: AccountId, url: &EndpointUrl) -> String {
+    format!("{URLS_PREFIX}{account}/{}://{}/", url.scheme(), url.hostport())
+}
+
+/// The endpoint that a key made of [`url`] and its id names, with where it stands.
+pub fn endpoint_at(key: &str) -> Option<(AccountId, EndpointUrl, EndpointId)> {
+    let (account, place) = key.strip_prefix(URLS_PREFIX)?.split_once('/')?;
+    let (url, id) = place.rsplit_once('/')?;
+    Some((account.parse().ok()?, url.parse().ok()?, id.parse().ok()?))
+}
+
+fn reversed(host: &Host) -> String {
+    host.as_str().rsplit('.').fold(String::new(), |mut key, label| {
+        write!(key, "{label}.").expect("writing to a string succeeds");
+        key
+    })
+}
