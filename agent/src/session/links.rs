@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ebbgate_model::Ksuid;
 use ebbgate_wire::link::raw::{self, AgentSide, Greeting, NONCE_BYTES, RawKey};
-use ebbgate_wire::link::{HelloError, Waiting, say_hello};
+use ebbgate_wire::link::{HelloError, Version, Waiting, say_hello};
 use ebbgate_wire::rpc::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -29,8 +29,8 @@ const RAW_PARKED_SPREAD_SECS: u64 = 60;
 /// What makes one kind of link.
 #[derive(Clone)]
 pub(super) enum Kind {
-    /// Links, shown this ticket.
-    Link(Secret),
+    /// Links of this version, shown this ticket.
+    Link(Secret, Version),
     /// Raw links of this session, with this key.
     Raw(Ksuid, RawKey),
 }
@@ -38,7 +38,7 @@ pub(super) enum Kind {
 impl Kind {
     fn idle_min(&self) -> usize {
         match self {
-            Self::Link(_) => LINKS_IDLE_MIN,
+            Self::Link(..) => LINKS_IDLE_MIN,
             Self::Raw(..) => RAW_LINKS_IDLE_MIN,
         }
     }
@@ -145,7 +145,7 @@ pub(super) async fn run(kind: Kind, book: Book, dialer: Arc<dyn Dial>, desk: Des
             let place = Place::new(&book, random());
             let link = Link { dialer: dialer.clone(), desk: desk.clone(), over: over.clone(), place };
             match &kind {
-                Kind::Link(ticket) => drop(tokio::spawn(link.live(ticket.clone()))),
+                Kind::Link(ticket, version) => drop(tokio::spawn(link.live(ticket.clone(), *version))),
                 Kind::Raw(session, key) => drop(tokio::spawn(link.live_raw(*session, key.clone()))),
             }
         }
@@ -172,14 +172,14 @@ struct Link {
 }
 
 impl Link {
-    async fn live(mut self, ticket: Secret) {
+    async fn live(mut self, ticket: Secret, version: Version) {
         let mut over = self.over.clone();
         let taken = tokio::select! {
             _ = over.changed() => None,
-            taken = take(&*self.dialer, &ticket) => Some(taken),
+            taken = take(&*self.dialer, &ticket, version) => Some(taken),
         };
-        let mut io = match taken {
-            Some(Ok(io)) => io,
+        let mut waiting = match taken {
+            Some(Ok(io)) => Waiting::new(io, version),
             Some(Err(failed)) => return self.place.failed(&failed),
             None => return,
         };
@@ -187,7 +187,7 @@ impl Link {
         loop {
             let claimed = tokio::select! {
                 _ = over.changed() => return,
-                claimed = Waiting::new(io).accept() => claimed,
+                claimed = waiting.accept() => claimed,
             };
             let Ok((header, stream)) = claimed else { return };
             self.place.claimed();
@@ -195,8 +195,10 @@ impl Link {
             self.desk.clone().take(Proxied { header, stream: Stream::Link(claimed) }).await;
             // At once where an upstream had the visitor; a program may keep him longer.
             let Ok(idle) = back.await else { return };
-            io = idle;
             self.place.returned();
+            // Not a byte of the visitor's is left here: the edge may claim the link for the next one.
+            let Ok(freed) = Waiting::freed(idle, version).await else { return };
+            waiting = freed;
         }
     }
 
@@ -247,10 +249,10 @@ impl From<std::io::Error> for Failed {
 }
 
 /// Dials a link and waits until the edge has taken it.
-async fn take(dialer: &dyn Dial, ticket: &Secret) -> Result<Box<dyn Carrier>, Failed> {
+async fn take(dialer: &dyn Dial, ticket: &Secret, version: Version) -> Result<Box<dyn Carrier>, Failed> {
     let mut io = dialer.link().await?;
     let limit = Duration::from_secs(LINK_HELLO_SECS_MAX);
-    timeout(limit, say_hello(&mut io, ticket)).await.map_err(|_| Failed::Silence)??;
+    timeout(limit, say_hello(&mut io, ticket, version)).await.map_err(|_| Failed::Silence)??;
     Ok(io)
 }
 

@@ -1,4 +1,4 @@
-//! A link as a carrier: idle in its shard's list, claimed for one stream, back in the list when that ended in order.
+//! A link as a carrier: idle in its shard's list, claimed for one stream, back in the list once its agent is done with that.
 //!
 //! The wire's `LinkStream` moves the bytes; this file knows whose link it is and ends streams with their session.
 
@@ -12,9 +12,11 @@ use std::task::{Context, Poll, Waker};
 
 use ebbgate_wire::driver::StreamError;
 use ebbgate_wire::link::tls::TlsStream;
-use ebbgate_wire::link::{self, Parked};
+use ebbgate_wire::link::{self, Parked, Version};
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::spawn_local;
+use tokio::time::{Duration, sleep};
 
 use crate::conn::Open;
 use crate::gateway::SessionState;
@@ -51,9 +53,9 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link that was let in, or whose last stream ended in order.
-    pub fn new(io: LinkIo, place: Place) -> Self {
-        Self { parked: Parked::new(io), place }
+    /// A link that was let in, or of whose last stream its agent holds nothing any more.
+    pub fn new(io: LinkIo, version: Version, place: Place) -> Self {
+        Self { parked: Parked::new(io, version), place }
     }
 
     /// Whose it is.
@@ -166,13 +168,47 @@ impl LinkStream {
 impl Drop for LinkStream {
     fn drop(&mut self) {
         let (Some(stream), Some(place)) = (self.stream.take(), self.place.take()) else { return };
-        self.shard.links().borrow_mut().done(place.session.state.id, self.key);
-        if let Some(io) = stream.into_idle() {
-            // As before it was claimed.
-            if self.few_bytes == 0 && io.get_ref().give_up_on_silence(true).is_err() {
-                return;
+        let used = Used { shard: self.shard.clone(), key: self.key, is_bulk: self.few_bytes == 0 };
+        match stream.version() {
+            _ if !stream.is_over() => used.done(&place),
+            // Such an agent does not say when it has passed everything on. Few bytes fit the buffers of any service; behind
+            // more the next visitor might wait. What was sent arrives although the link closes.
+            Version::One if used.is_bulk => used.done(&place),
+            Version::One | Version::Two => {
+                drop(spawn_local(used.settle(stream, place, Rc::clone(&self.cut))))
             }
-            self.shard.park(Link::new(io, place));
+        }
+    }
+}
+
+/// A link whose stream is over for the edge.
+struct Used {
+    shard: Shard,
+    key: u64,
+    /// Whether silence is allowed on it, as more than [`FEW_BYTES_MAX`] went to the agent.
+    is_bulk: bool,
+}
+
+impl Used {
+    fn done(&self, place: &Place) {
+        self.shard.links().borrow_mut().done(place.session.state.id, self.key);
+    }
+
+    /// Parks the link once its agent holds nothing of the stream any more. One whose service does not read is given up as a
+    /// half-closed connection would be, and with its session; what was sent goes on its way all the same.
+    async fn settle(self, stream: link::LinkStream<LinkIo>, place: Place, cut: Rc<Cut>) {
+        let version = stream.version();
+        let wait = Duration::from_millis(self.shard.edge().waits.idle().half_closed_ms);
+        let freed = tokio::select! {
+            freed = stream.freed() => freed,
+            () = cut.ended() => None,
+            () = sleep(wait) => None,
+        };
+        self.done(&place);
+        let Some(io) = freed else { return };
+        // As before it was claimed.
+        if !self.is_bulk || io.get_ref().give_up_on_silence(true).is_ok() {
+            self.shard.park(Link::new(io, version, place));
         }
     }
 }

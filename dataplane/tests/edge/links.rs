@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ebbgate_edge::metrics::CarrierLabel;
 use ebbgate_edge::session::LINKS_PER_SESSION_MAX;
-use ebbgate_wire::link::{ALPN_LINK, HelloError, LinkStream, Waiting, say_hello};
+use ebbgate_wire::link::{ALPN_LINK, Frame, HelloError, LinkStream, Version, Waiting, say_hello};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{ProxyHeader, Secret};
 use ebbgate_wire::ticket::{LinkTicket, TicketKey};
@@ -52,7 +52,7 @@ async fn linking(lab: &Lab, token: &str) -> Agent {
 
 fn ticket(agent: &Agent) -> Secret {
     let offer = agent.reply.extra.carriers.clone().expect("carriers were asked for");
-    assert_eq!((offer.links_max, offer.raw_key), (LINKS_PER_SESSION_MAX, None));
+    assert_eq!((offer.links_max, offer.link_version, offer.raw_key), (LINKS_PER_SESSION_MAX, 2, None));
     offer.ticket
 }
 
@@ -70,8 +70,8 @@ async fn dial(lab: &Lab) -> Io {
 
 async fn link(lab: &Lab, ticket: &Secret) -> Result<Waiting<Io>, HelloError> {
     let mut io = dial(lab).await;
-    say_hello(&mut io, ticket).await?;
-    Ok(Waiting::new(io))
+    say_hello(&mut io, ticket, Version::Two).await?;
+    Ok(Waiting::new(io, Version::Two))
 }
 
 /// So many links, all parked.
@@ -122,7 +122,8 @@ fn echo(mut link: Waiting<Io>) {
             let (mut from, mut to) = tokio::io::split(stream);
             tokio::io::copy(&mut from, &mut to).await?;
             to.shutdown().await?;
-            link = Waiting::new(from.unsplit(to).into_idle().expect("both ends were seen"));
+            let idle = from.unsplit(to).into_idle().expect("both ends were seen");
+            link = Waiting::freed(idle, Version::Two).await?;
         }
         #[expect(unreachable_code, reason = "names the error")]
         Ok::<(), std::io::Error>(())
@@ -184,6 +185,7 @@ async fn the_header_comes_first_and_the_agent_may_speak_before_the_visitor() {
     let mut answer = String::new();
     visitor.read_to_string(&mut answer).await.unwrap();
     assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
+    let _link = Waiting::freed(stream.into_idle().unwrap(), Version::Two).await.unwrap();
     parked(&lab, 1).await;
 }
 
@@ -248,7 +250,7 @@ async fn only_a_living_sessions_ticket_lets_a_link_in() {
     config.alpn_protocols = vec![ALPN_LINK.to_vec()];
     let stream = TcpStream::connect(lab.connect).await.unwrap();
     let mut io = handshake(stream, "connect.clinic2.example", Arc::new(config)).await.unwrap();
-    assert!(say_hello(&mut io, &good).await.is_err());
+    assert!(say_hello(&mut io, &good, Version::Two).await.is_err());
     // A session's end voids its ticket.
     agent.echo(b"").kill();
     soon("the session's end", || lab.edge.metrics.sessions.get() == 0).await;
@@ -315,7 +317,7 @@ async fn a_link_that_ended_while_parked_costs_its_visitor_nothing() {
 /// The plaintext of a link, frame by frame.
 async fn speak(lab: &Lab, ticket: &Secret) -> Io {
     let mut io = dial(lab).await;
-    say_hello(&mut io, ticket).await.unwrap();
+    say_hello(&mut io, ticket, Version::Two).await.unwrap();
     io
 }
 
@@ -368,9 +370,9 @@ async fn an_answer_that_breaks_the_rules_ends_the_visitor_and_the_link() {
         for mut io in ios {
             let words = words.to_vec();
             tokio::spawn(async move {
-                // The claim, whatever it says, is answered with these.
+                // The claim, whatever it says, is taken and answered with these.
                 let _ = io.read_u8().await?;
-                io.write_all(&words).await?;
+                io.write_all(&[&Frame::Taken.encode()[..], &words].concat()).await?;
                 io.shutdown().await
             });
         }
@@ -480,4 +482,87 @@ async fn links_end_with_their_session_also_those_in_use() {
     assert!(timeout(Duration::from_secs(SOON_SECS), idle.accept()).await.unwrap().is_err());
     soon("all links' end", || lab.edge.metrics.links.get() == 0).await;
     assert_eq!(lab.edge.metrics.links_idle.get(), 0);
+}
+
+/// A link whose agent has its visitor's bytes and has not passed them on.
+async fn visitor_and_reader(lab: &Lab, agent: &Agent, version: Version) -> (Waiting<Io>, Waiting<Io>) {
+    let mut waiting = Vec::new();
+    for _ in 0..SHARDS {
+        let mut io = dial(lab).await;
+        say_hello(&mut io, &ticket(agent), version).await.unwrap();
+        waiting.push(Waiting::new(io, version));
+    }
+    parked(lab, i64::try_from(SHARDS).unwrap()).await;
+    (waiting.pop().unwrap(), waiting.pop().unwrap())
+}
+
+/// Serves one visitor to the end of both directions, so that the edge has nothing left to say; the link below.
+async fn to_the_end(waiting: Waiting<Io>) -> Io {
+    let (_, mut stream) = waiting.accept().await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    stream.into_idle().unwrap()
+}
+
+#[tokio::test]
+async fn a_link_is_claimed_again_only_when_its_agent_says_that_it_is_empty() {
+    let (lab, agent) = start(TOKEN).await;
+    let (one, two) = visitor_and_reader(&lab, &agent, Version::Two).await;
+    let _agent = agent.echo(b"");
+    let (one, two) = (tokio::spawn(to_the_end(one)), tokio::spawn(to_the_end(two)));
+    // Visitors until both links had one; those who found none went by the session.
+    while !(one.is_finished() && two.is_finished()) {
+        exchange(lab.visit().await, b"x").await.unwrap();
+    }
+    let by_link = carried(&lab, "link");
+    assert_eq!(by_link, 2);
+    // Both directions have ended, but the agent still has their bytes.
+    for _ in 0..8 {
+        assert_eq!(exchange(lab.visit().await, b"x").await.unwrap(), b"x");
+    }
+    assert_eq!((carried(&lab, "link"), lab.edge.metrics.links_idle.get()), (2, 0));
+    assert_eq!(lab.edge.metrics.links.get(), 2, "they are kept for when they are empty");
+    let _one = Waiting::freed(one.await.unwrap(), Version::Two).await.unwrap();
+    let _two = Waiting::freed(two.await.unwrap(), Version::Two).await.unwrap();
+    parked(&lab, 2).await;
+}
+
+#[tokio::test]
+async fn a_link_of_an_agent_that_cannot_say_so_is_claimed_again_after_few_bytes_only() {
+    let (lab, agent) = start(TOKEN).await;
+    let (one, two) = visitor_and_reader(&lab, &agent, Version::One).await;
+    let _agent = agent.echo(b"");
+    for link in [one, two] {
+        tokio::spawn(async move {
+            let mut link = link;
+            loop {
+                link = Waiting::freed(to_the_end(link).await, Version::One).await.unwrap();
+            }
+        });
+    }
+    for _ in 0..4 {
+        exchange(lab.visit().await, b"few").await.unwrap();
+    }
+    parked(&lab, 2).await;
+    let before = carried(&lab, "link");
+    let much = vec![7; 1 << 20];
+    while carried(&lab, "link") == before {
+        exchange(lab.visit().await, &much).await.unwrap();
+    }
+    soon("the end of a link with much on its way", || lab.edge.metrics.links.get() < 2).await;
+}
+
+#[tokio::test]
+async fn a_link_that_waits_to_be_empty_ends_with_its_session() {
+    let (mut lab, agent) = start(TOKEN).await;
+    let link = links(&lab, &agent, 1).await.pop().unwrap();
+    let (mut visitor, _, mut stream) = visit_link(&lab, agent, link).await;
+    visitor.shutdown().await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(visitor.read(&mut [0]).await.unwrap(), 0);
+    let mut io = stream.into_idle().unwrap();
+    lab.change(|p| drop(p.credentials.remove(&credential_id(TOKEN))));
+    assert!(timeout(Duration::from_secs(SOON_SECS), io.read_u8()).await.unwrap().is_err());
+    soon("all links' end", || lab.edge.metrics.links.get() == 0).await;
 }

@@ -45,7 +45,7 @@ async fn part(mut visitor: LinkStream<Box<dyn Carrier>>, mut program: Stream, ed
     program.shutdown().await.unwrap();
     drop(program);
     assert_eq!(visitor.read(&mut [0]).await.unwrap(), 0);
-    edge.park_again(visitor);
+    edge.park_again(visitor).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -368,7 +368,8 @@ fn carriers_are_asked_for_and_offered_between_our_own_programs_only() {
 
     let mut reply = AuthReply::default();
     assert!(serde_json::to_value(&reply).unwrap()["Extra"].get("Carriers").is_none());
-    let offer = CarrierOffer { ticket: Secret::new("t"), links_max: 64, raw_key: None, quic: true };
+    let offer =
+        CarrierOffer { ticket: Secret::new("t"), links_max: 64, quic: true, ..CarrierOffer::default() };
     reply.extra.carriers = Some(offer);
     let value = serde_json::to_value(&reply).unwrap();
     assert_eq!(value["Extra"]["Carriers"], json!({"Ticket": "t", "LinksMax": 64, "Quic": true}));
