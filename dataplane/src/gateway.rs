@@ -8,7 +8,7 @@ pub mod life;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme, TunnelSessionId};
@@ -83,6 +83,8 @@ pub struct SessionState {
     /// Index of the shard that owns it.
     pub shard: usize,
     unheard: AtomicBool,
+    /// Claims of its links so far.
+    claims: AtomicU64,
     /// The way, if it has one, is the QUIC connection that takes its streams.
     life: Life<QuicWay>,
 }
@@ -90,7 +92,13 @@ pub struct SessionState {
 impl SessionState {
     /// A living session without streams.
     pub fn new(id: TunnelSessionId, shard: usize, in_flight_max: usize) -> Self {
-        Self { id, shard, unheard: AtomicBool::new(false), life: Life::new(in_flight_max) }
+        Self {
+            id,
+            shard,
+            unheard: AtomicBool::new(false),
+            claims: AtomicU64::new(0),
+            life: Life::new(in_flight_max),
+        }
     }
 
     /// Whether the session can take one more stream.
@@ -143,6 +151,11 @@ impl SessionState {
     /// Whether the session died so: what was sent last was not heard.
     pub fn is_unheard(&self) -> bool {
         self.unheard.load(Ordering::Acquire)
+    }
+
+    /// The number of the next claim of a link, from 1.
+    pub fn next_claim(&self) -> u64 {
+        self.claims.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Proxied streams open now.

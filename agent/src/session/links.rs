@@ -8,9 +8,10 @@ use ebbgate_model::Ksuid;
 use ebbgate_wire::link::raw::{self, AgentSide, Greeting, NONCE_BYTES, RawKey};
 use ebbgate_wire::link::{HelloError, Version, Waiting, say_hello};
 use ebbgate_wire::rpc::Secret;
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Random;
@@ -73,7 +74,7 @@ impl Book {
         let now = self.start.elapsed();
         let mut links = self.lock();
         write(&mut links, now);
-        if links.next_due().is_some() {
+        if links.is_news() {
             self.wake.notify_one();
         }
     }
@@ -135,15 +136,23 @@ impl Drop for Place {
 /// Keeps links until it is dropped.
 pub(super) async fn run(kind: Kind, book: Book, dialer: Arc<dyn Dial>, desk: Desk, random: Random) {
     let (_session, over) = watch::channel(());
+    let spare = Arc::new(Semaphore::new(0));
     loop {
-        let (dials, due) = {
+        let (dials, surplus, due) = {
             let now = book.start.elapsed();
             let mut links = book.lock();
-            (links.dial(now), links.next_due())
+            links.bound(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX));
+            (links.dial(now), links.surplus(), links.next_due())
         };
+        // An edge of the first version would lose a claim that is under way.
+        if !matches!(kind, Kind::Link(_, Version::One)) {
+            spare.forget_permits(Semaphore::MAX_PERMITS);
+            spare.add_permits(surplus);
+        }
         for _ in 0..dials {
             let place = Place::new(&book, random());
-            let link = Link { dialer: dialer.clone(), desk: desk.clone(), over: over.clone(), place };
+            let (dialer, desk, over) = (dialer.clone(), desk.clone(), over.clone());
+            let link = Link { dialer, desk, over, spare: spare.clone(), place };
             match &kind {
                 Kind::Link(ticket, version) => drop(tokio::spawn(link.live(ticket.clone(), *version))),
                 Kind::Raw(session, key) => drop(tokio::spawn(link.live_raw(*session, key.clone()))),
@@ -168,6 +177,8 @@ struct Link {
     dialer: Arc<dyn Dial>,
     desk: Desk,
     over: watch::Receiver<()>,
+    /// One idle link may hang up for each permit.
+    spare: Arc<Semaphore>,
     place: Place,
 }
 
@@ -188,6 +199,7 @@ impl Link {
             let claimed = tokio::select! {
                 _ = over.changed() => return,
                 claimed = waiting.accept() => claimed,
+                () = hang_up(&self.spare) => return self.place.was = Some(Was::Idle),
             };
             let Ok((header, stream)) = claimed else { return };
             self.place.claimed();
@@ -219,6 +231,7 @@ impl Link {
             _ = over.changed() => return,
             // An edge that claims it this moment finds it gone, with nothing delivered, and takes another way.
             () = sleep(lifetime) => return,
+            () = hang_up(&self.spare) => return self.place.was = Some(Was::Idle),
             sealed = read_claim(&mut tcp) => sealed,
         };
         // What does not open is no claim of our edge: the link ends, and nothing was dialled for it.
@@ -226,6 +239,15 @@ impl Link {
         self.place.claimed();
         let stream = Stream::Raw(RawStream::new(tcp, claim.first));
         self.desk.clone().take(Proxied { header: claim.header, stream }).await;
+    }
+}
+
+/// Until this idle link is one too many.
+async fn hang_up(spare: &Semaphore) {
+    match spare.acquire().await {
+        Ok(permit) => permit.forget(),
+        // It is never closed.
+        Err(_) => std::future::pending().await,
     }
 }
 

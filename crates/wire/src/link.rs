@@ -27,6 +27,8 @@ pub const HEADER_BYTES: usize = 4;
 pub const DATA_BYTES_MAX: usize = 16_380;
 /// Bytes of the `ProxyHeader` in one CLAIM frame.
 pub const CLAIM_BYTES_MAX: usize = PROXY_HEADER_BYTES_MAX;
+/// What an agent answers on a stream that comes in place of an unconfirmed claim, once the visitor is delivered that way.
+pub const DELIVERED: u8 = 0;
 /// Largest value of a frame's low 24 bits.
 const VALUE_MAX: u32 = (1 << 24) - 1;
 

@@ -8,7 +8,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use ebbgate_wire::link::DELIVERED;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Duration, Sleep, sleep};
 
 /// Milliseconds in which an agent confirms a claim; afterwards the visitor is sent another way too.
@@ -29,12 +30,12 @@ pub struct Sent {
 }
 
 /// Another way under way. None: the agent has the claim already, or there is no other way.
-pub type Retrying = Pin<Box<dyn Future<Output = Option<Box<dyn Duplex>>>>>;
+pub(super) type Retrying = Pin<Box<dyn Future<Output = Option<Box<dyn Duplex>>>>>;
 /// Begins it.
 pub type Retry = Box<dyn FnOnce(Sent) -> Retrying>;
 
 /// What is to be done about a claim.
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Go on with the link.
     Link,
     /// Go on with this instead; it has taken everything that was sent.
@@ -42,7 +43,7 @@ pub enum Verdict {
 }
 
 /// See the module. Dropped once the claim is confirmed.
-pub struct Claim {
+pub(super) struct Claim {
     sent: Sent,
     deadline: Pin<Box<Sleep>>,
     retry: Option<Retry>,
@@ -53,7 +54,7 @@ pub struct Claim {
 
 /// Who asks.
 #[derive(Clone, Copy)]
-pub enum Asking {
+pub(super) enum Asking {
     /// The reader.
     Reader,
     /// The writer.
@@ -62,7 +63,7 @@ pub enum Asking {
 
 impl Claim {
     /// A claim that is sent now.
-    pub fn new(retry: Retry) -> Self {
+    pub(super) fn new(retry: Retry) -> Self {
         Self {
             sent: Sent { bytes: Vec::new(), ended: false },
             deadline: Box::pin(sleep(Duration::from_millis(CLAIM_MS_MAX))),
@@ -73,27 +74,27 @@ impl Claim {
     }
 
     /// Whether the other way is being tried, so that nothing more can be sent.
-    pub fn is_retrying(&self) -> bool {
+    pub(super) fn is_retrying(&self) -> bool {
         self.retry.is_none()
     }
 
     /// How many bytes may be sent now.
-    pub fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         CLAIM_BYTES_MAX.saturating_sub(self.sent.bytes.len())
     }
 
     /// Notes what was sent.
-    pub fn sent(&mut self, bytes: &[u8]) {
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
         self.sent.bytes.extend_from_slice(bytes);
     }
 
     /// Notes that nothing more is sent.
-    pub fn ended(&mut self) {
+    pub(super) fn ended(&mut self) {
         self.sent.ended = true;
     }
 
     /// Tries the other way now: the link has ended.
-    pub fn retry(&mut self) {
+    pub(super) fn retry(&mut self) {
         if let Some(retry) = self.retry.take() {
             let sent = Sent { bytes: std::mem::take(&mut self.sent.bytes), ended: self.sent.ended };
             self.retrying = Some(retry(sent));
@@ -101,7 +102,7 @@ impl Claim {
     }
 
     /// Waits for the deadline, and then for what comes of the other way.
-    pub fn poll(&mut self, asking: Asking, cx: &mut Context<'_>) -> Poll<Verdict> {
+    pub(super) fn poll(&mut self, asking: Asking, cx: &mut Context<'_>) -> Poll<Verdict> {
         if let Some(waiting) = self.waiting.get_mut(asking as usize) {
             *waiting = Some(cx.waker().clone());
         }
@@ -111,18 +112,21 @@ impl Claim {
         let Some(retrying) = &mut self.retrying else { return Poll::Pending };
         retrying.as_mut().poll(cx).map(|instead| instead.map_or(Verdict::Link, Verdict::Instead))
     }
-}
 
-impl Drop for Claim {
-    /// Whatever was decided, whoever waits looks again.
-    fn drop(&mut self) {
-        self.waiting.iter_mut().filter_map(Option::take).for_each(Waker::wake);
+    /// There is a verdict, found by the one who asks; the other looks again.
+    pub(super) fn decided(mut self, asking: Asking) {
+        let other = match asking {
+            Asking::Reader => Asking::Writer,
+            Asking::Writer => Asking::Reader,
+        };
+        if let Some(waker) = self.waiting.get_mut(other as usize).and_then(Option::take) {
+            waker.wake();
+        }
     }
 }
 
 /// Sends everything, and waits for the agent's word that the visitor is delivered this way.
 pub async fn resend(mut stream: Box<dyn Duplex>, sent: Sent) -> Option<Box<dyn Duplex>> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let exchange = async {
         stream.write_all(&sent.bytes).await?;
         stream.flush().await?;

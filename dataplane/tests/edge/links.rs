@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ebbgate_edge::metrics::CarrierLabel;
 use ebbgate_edge::session::LINKS_PER_SESSION_MAX;
-use ebbgate_wire::link::{ALPN_LINK, Frame, HelloError, LinkStream, Version, Waiting, say_hello};
+use ebbgate_wire::link::{ALPN_LINK, DELIVERED, Frame, HelloError, LinkStream, Version, Waiting, say_hello};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{ProxyHeader, Secret};
 use ebbgate_wire::ticket::{LinkTicket, TicketKey};
@@ -565,4 +565,125 @@ async fn a_link_that_waits_to_be_empty_ends_with_its_session() {
     lab.change(|p| drop(p.credentials.remove(&credential_id(TOKEN))));
     assert!(timeout(Duration::from_secs(SOON_SECS), io.read_u8()).await.unwrap().is_err());
     soon("all links' end", || lab.edge.metrics.links.get() == 0).await;
+}
+
+/// A link that reads its visitor's bytes and says nothing, as if they had not come.
+async fn deaf(lab: &Lab, agent: &Agent) -> Io {
+    let io = speak(lab, &ticket(agent)).await;
+    parked(lab, 1).await;
+    io
+}
+
+/// A visitor who came to the one link there is, and what the session carries; those who found no link are refused.
+async fn visit_deaf(lab: &Lab, agent: &mut Agent, bytes: &[u8]) -> TcpStream {
+    loop {
+        let before = (carried(lab, "link"), carried(lab, "mux"));
+        let mut visitor = lab.visit().await;
+        visitor.write_all(bytes).await.unwrap();
+        soon("a stream", || carried(lab, "link") > before.0 || carried(lab, "mux") > before.1).await;
+        if carried(lab, "link") > before.0 {
+            return visitor;
+        }
+        agent.accept().await.1.reset(Code::CANCELLED);
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_is_not_confirmed_goes_another_way() {
+    let (lab, mut agent) = start(TOKEN).await;
+    let _link = deaf(&lab, &agent).await;
+    let question = vec![7; 100_000];
+    let mut visitor = visit_deaf(&lab, &mut agent, &question).await;
+    visitor.shutdown().await.unwrap();
+    let (header, mut stream) = agent.accept().await;
+    assert_eq!((header.claim, header.instead), (0, 1));
+    // Nothing more comes before the agent has said that it delivers the visitor here.
+    stream.write_u8(DELIVERED).await.unwrap();
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).await.unwrap();
+    assert!(got == question, "{} of {} bytes came", got.len(), question.len());
+    stream.write_all(b"answer").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).await.unwrap();
+    assert_eq!((answer.as_str(), lab.edge.metrics.claims_unconfirmed.get()), ("answer", 1));
+    soon("the link's end", || lab.edge.metrics.links.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_is_confirmed_late_stays_on_its_link() {
+    let (lab, mut agent) = start(TOKEN).await;
+    let link = deaf(&lab, &agent).await;
+    let mut visitor = visit_deaf(&lab, &mut agent, b"question").await;
+    visitor.shutdown().await.unwrap();
+    let (header, mut late) = agent.accept().await;
+    assert_eq!(header.instead, 1);
+    let (header, mut stream) = Waiting::new(link, Version::Two).accept().await.unwrap();
+    assert_eq!(header.claim, 1);
+    late.reset(Code::CANCELLED);
+    let mut question = String::new();
+    stream.read_to_string(&mut question).await.unwrap();
+    stream.write_all(b"answer").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).await.unwrap();
+    assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
+}
+
+#[tokio::test]
+async fn a_link_that_is_hung_up_while_it_is_claimed_loses_no_visitor() {
+    let (lab, mut agent) = start(TOKEN).await;
+    let mut link = deaf(&lab, &agent).await;
+    let hung_up = tokio::spawn(async move { drop(link.read_u8().await) });
+    let mut visitor = visit_deaf(&lab, &mut agent, b"question").await;
+    hung_up.await.unwrap();
+    visitor.shutdown().await.unwrap();
+    let (header, mut stream) = agent.accept().await;
+    assert_eq!(header.instead, 1);
+    stream.write_u8(DELIVERED).await.unwrap();
+    let mut question = String::new();
+    stream.read_to_string(&mut question).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!((question.as_str(), visitor.read(&mut [0]).await.unwrap()), ("question", 0));
+}
+
+#[tokio::test]
+async fn an_http_visitors_link_serves_the_next_visitor() {
+    let mut lab = Lab::start();
+    let target = "https://rest.clinic1.internal";
+    lab.cloud(1, "https://api.example.com", json!({ "on_http_request": [{ "actions": [forward(target)] }] }));
+    let agent = linking(&lab, TOKEN).await;
+    agent.bind(target).await;
+    let all = i64::try_from(SHARDS).unwrap();
+    for mut link in links(&lab, &agent, SHARDS).await {
+        tokio::spawn(async move {
+            loop {
+                let (_, mut stream) = link.accept().await.unwrap();
+                let mut request = Vec::new();
+                while stream.read_buf(&mut request).await.is_ok_and(|n| n > 0) {
+                    if request.ends_with(b"\r\n\r\n") {
+                        request.clear();
+                        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                    }
+                }
+                stream.shutdown().await.unwrap();
+                let idle = stream.into_idle().expect("the edge ends a free connection in order");
+                link = Waiting::freed(idle, Version::Two).await.unwrap();
+            }
+        });
+    }
+    for n in 0..12 {
+        let mut visitor = lab.visit_tls("api.example.com", lab.authority.client(None, false)).await.unwrap();
+        // One leaves while its connection is kept alive, another says that it will.
+        let close = if n % 2 == 0 { "connection: close\r\n" } else { "" };
+        let request = format!("GET / HTTP/1.1\r\nhost: api.example.com\r\n{close}\r\n");
+        visitor.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nok") {
+            assert!(visitor.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+        }
+        drop(visitor);
+        parked(&lab, all).await;
+        assert_eq!((carried(&lab, "link"), carried(&lab, "mux")), (n + 1, 0));
+    }
 }

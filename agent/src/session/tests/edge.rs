@@ -202,10 +202,24 @@ impl Edge {
 
     /// A visitor of `url` on an idle link.
     pub(super) fn visit_link(&self, url: &str) -> LinkStream<Box<dyn Carrier>> {
+        self.claim_link(url, 0)
+    }
+
+    /// The same by a claim of this number.
+    pub(super) fn claim_link(&self, url: &str, claim: u64) -> LinkStream<Box<dyn Carrier>> {
         let mut book = self.book();
         let id = book.served.get(url).expect("served").clone();
         let link = book.parked.pop().expect("a link waits");
-        link.claim(&header(&id)).unwrap()
+        link.claim(&ProxyHeader { claim, ..header(&id) }).unwrap()
+    }
+
+    /// A visitor of `url` in place of the claim of this number.
+    pub(super) async fn visit_instead(&self, url: &str, instead: u64) -> Stream {
+        let id = self.book().served.get(url).expect("served").clone();
+        let mut stream = self.session().open(StreamKind::Proxy).await.unwrap();
+        let header = ProxyHeader { instead, ..header(&id) };
+        rpc_io::write_proxy_header(&mut stream, &header).await.unwrap();
+        stream
     }
 
     /// The visitor left in order; the link waits for the next.

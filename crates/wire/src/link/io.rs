@@ -206,6 +206,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> LinkStream<T> {
         self.phase == Phase::Finished && self.fin == Fin::Sent && self.failed.is_none()
     }
 
+    /// Edge: reads until the claim is confirmed, and nothing beyond that.
+    pub fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.is_untaken() {
+            if let Some(error) = self.failed {
+                return Poll::Ready(Err(error.into()));
+            }
+            ready!(self.poll_header(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// The transport below.
     pub fn get_ref(&self) -> Option<&T> {
         self.io.as_ref()

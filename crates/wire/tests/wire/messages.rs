@@ -266,6 +266,7 @@ fn a_proxy_header_is_as_published() {
         proto: "https".into(),
         edge_type: EdgeType::Undefined,
         passthrough_tls: false,
+        ..ProxyHeader::default()
     };
     let json =
         br#"{"Id":"b","ClientAddr":"127.0.0.1:9","Proto":"https","EdgeType":"0","PassthroughTLS":false}"#;
