@@ -31,6 +31,7 @@
 
 pub mod address;
 pub mod backoff;
+pub mod claims;
 pub mod config;
 pub mod dial;
 pub mod links;

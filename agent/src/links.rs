@@ -2,7 +2,8 @@
 //!
 //! A link that waits spares its visitor a dial; one too many costs memory at both ends. So a few are kept idle, one more
 //! for every visitor who found none or took the last, and fewer again when some of them were never wanted over a whole
-//! window. A surplus is not hung up, for its claim may be under way: it is not replaced when the edge lets go of it.
+//! window. A surplus is hung up where the edge finds another way for a claim that is under way; elsewhere it is not replaced
+//! when the edge lets go of it. A process with few descriptors keeps few links, so that its services can be reached.
 
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use crate::backoff::Backoff;
 pub const LINKS_IDLE_MIN: usize = 4;
 /// Raw links kept idle however quiet it is; each serves one visitor only.
 pub const RAW_LINKS_IDLE_MIN: usize = 4;
+/// Of so many descriptors one may be a link of each kind: links and what they lead to, of both kinds, take half of them.
+pub const DESCRIPTORS_PER_LINK: u64 = 8;
 /// Links dialled at once.
 pub const LINK_DIALS_MAX: usize = 8;
 /// Seconds over which it is seen whether all idle links are wanted.
@@ -38,7 +41,11 @@ pub enum Was {
 /// The books of one session's links of one kind.
 #[derive(Debug)]
 pub struct Links {
+    /// What the edge offers.
+    offered: usize,
+    /// That, or what the descriptors suffice for.
     count_max: usize,
+    /// Where the offer allows as many.
     idle_min: usize,
     idle_wanted: usize,
     dialling: usize,
@@ -46,6 +53,10 @@ pub struct Links {
     busy: usize,
     /// Fewest idle links in this window.
     lowest: usize,
+    /// Links that the last window never wanted and that nobody has hung up yet.
+    spare: usize,
+    /// Whether [`Links::dial`] was told of more idle links than there are at the quietest.
+    is_watched: bool,
     window_ends: Duration,
     not_before: Duration,
     backoff: Backoff,
@@ -56,6 +67,7 @@ impl Links {
     pub fn new(links_max: usize, idle_min: usize, now: Duration) -> Self {
         let idle_min = idle_min.min(links_max);
         Self {
+            offered: links_max,
             count_max: links_max,
             idle_min,
             idle_wanted: idle_min,
@@ -63,15 +75,25 @@ impl Links {
             idle: 0,
             busy: 0,
             lowest: 0,
+            spare: 0,
+            is_watched: false,
             window_ends: now + window(),
             not_before: now,
             backoff: Backoff::default(),
         }
     }
 
+    /// Keeps to what so many descriptors suffice for, within the offer.
+    pub fn bound(&mut self, descriptors: u64) {
+        let affordable = usize::try_from(descriptors / DESCRIPTORS_PER_LINK).unwrap_or(usize::MAX).max(1);
+        self.count_max = self.offered.min(affordable);
+        self.idle_wanted = self.idle_wanted.min(self.count_max);
+    }
+
     /// How many links to dial now; each counts as being dialled from here on.
     pub fn dial(&mut self, now: Duration) -> usize {
         self.review(now);
+        self.is_watched = self.has_spare();
         if now < self.not_before {
             return 0;
         }
@@ -80,9 +102,26 @@ impl Links {
         dials
     }
 
-    /// When [`Links::dial`] has something to say; none while there are enough links.
+    /// When [`Links::dial`] or [`Links::surplus`] has something to say; none while there are just enough links.
     pub fn next_due(&self) -> Option<Duration> {
-        (self.missing() > 0).then_some(self.not_before)
+        let missing = (self.missing() > 0).then_some(self.not_before);
+        let spare = self.has_spare().then_some(self.window_ends);
+        missing.into_iter().chain(spare).min()
+    }
+
+    /// Whether [`Links::next_due`] says something that was not known when it was asked last.
+    pub fn is_news(&self) -> bool {
+        self.missing() > 0 || self.has_spare() && !self.is_watched
+    }
+
+    /// Idle links that are not wanted any more, and had better be hung up now.
+    pub fn surplus(&mut self) -> usize {
+        let many = self.count().saturating_sub(self.count_max);
+        std::mem::take(&mut self.spare).max(many).min(self.idle)
+    }
+
+    fn has_spare(&self) -> bool {
+        self.idle > self.idle_min.min(self.count_max)
     }
 
     fn missing(&self) -> usize {
@@ -144,7 +183,7 @@ impl Links {
     /// The dialler makes no such links, so none are wanted.
     pub fn unsupported(&mut self) {
         self.dialling = self.dialling.saturating_sub(1);
-        self.count_max = 0;
+        (self.offered, self.count_max) = (0, 0);
     }
 
     /// The edge refused a link: fewer are wanted, and not soon again.
@@ -171,6 +210,7 @@ impl Links {
         self.idle_wanted = (self.idle_wanted - self.lowest.min(self.idle_wanted).div_ceil(2))
             .max(self.idle_min)
             .min(self.count_max);
+        self.spare = self.lowest.saturating_sub(self.idle_wanted);
         self.lowest = self.idle;
         self.window_ends = now + window();
     }

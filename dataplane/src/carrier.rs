@@ -3,6 +3,7 @@
 //!
 //! Knows the header and the PROXY protocol bytes that go in front; does not know who is allowed a stream.
 
+mod claim;
 mod link;
 mod mux;
 mod proxy_protocol;
@@ -22,6 +23,7 @@ use ebbgate_wire::rpc::{EdgeType, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+pub use claim::{CLAIM_BYTES_MAX, CLAIM_MS_MAX, Duplex, Retry, resend};
 pub use link::{Cut, Link, LinkIo, LinkStream, Place};
 pub use quic::{QuicStream, QuicWay};
 pub use raw::{RawFailed, RawLink, RawStream};
@@ -47,6 +49,8 @@ pub struct Origin {
     pub proto: Scheme,
     /// Whether the bytes are the visitor's own TLS, unread by the edge.
     pub passthrough: bool,
+    /// The claim of a link that the stream replaces, as the agent did not confirm it; 0 for none.
+    pub instead: u64,
 }
 
 impl Carrier {
@@ -81,6 +85,8 @@ impl Origin {
             proto: self.proto.to_string(),
             edge_type: EdgeType::Undefined,
             passthrough_tls: self.passthrough,
+            claim: 0,
+            instead: self.instead,
         }
     }
 

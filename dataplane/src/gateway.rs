@@ -11,7 +11,7 @@ use std::any::Any;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme, TunnelSessionId};
@@ -93,6 +93,8 @@ pub struct SessionState {
     /// Whether its agent is heard.
     pub liveness: Arc<Liveness>,
     unheard: AtomicBool,
+    /// Claims of its links so far.
+    claims: AtomicU64,
     /// The way, if it has one, is the QUIC connection that takes its streams.
     life: Life<QuicWay>,
 }
@@ -110,7 +112,14 @@ impl SessionState {
         shard: usize,
         in_flight_max: usize,
     ) -> Self {
-        Self { id, shard, liveness, unheard: AtomicBool::new(false), life: Life::new(in_flight_max) }
+        Self {
+            id,
+            shard,
+            liveness,
+            unheard: AtomicBool::new(false),
+            claims: AtomicU64::new(0),
+            life: Life::new(in_flight_max),
+        }
     }
 
     /// Whether nothing is heard from the agent: new work should go elsewhere, where there is an elsewhere.
@@ -169,6 +178,11 @@ impl SessionState {
     /// Whether the session died so: what was sent last was not heard.
     pub fn is_unheard(&self) -> bool {
         self.unheard.load(Ordering::Acquire)
+    }
+
+    /// The number of the next claim of a link, from 1.
+    pub fn next_claim(&self) -> u64 {
+        self.claims.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Proxied streams open now.

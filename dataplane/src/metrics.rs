@@ -110,6 +110,8 @@ metrics! {
     links_idle: Gauge = "agent_links_idle", "Links of agents that wait for a visitor";
     /// Links refused, or closed for what they did.
     links_refused: Counter = "agent_links_refused", "Links of agents refused at their hello";
+    /// Claims of links that no agent confirmed in time, and whose visitors were sent another way.
+    claims_unconfirmed: Counter = "agent_claims_unconfirmed", "Claims of links that were not confirmed in time and went another way";
     /// Streams to agents that could not be opened.
     streams_failed: Counter = "agent_streams_failed", "Streams to agents that could not be opened";
     /// Connections tried again on another member of a pool.

@@ -33,7 +33,9 @@ pub use edge::{Edge, Parts, Stage, Waits};
 pub use links::Links;
 pub use stream::AgentStream;
 
-use crate::carrier::{self, Carrier, CarrierStream, Link, Origin, RawFailed, RawLink, RawStream};
+use crate::carrier::{
+    self, Carrier, CarrierStream, Link, Origin, RawFailed, RawLink, RawStream, Retry, resend,
+};
 use crate::conn::{self, Walk};
 use crate::gateway::liveness::{self, Look};
 use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool, SessionState};
@@ -325,6 +327,8 @@ impl Shard {
     async fn open_apart(&self, agent: &AgentRef, origin: Origin) -> Option<CarrierStream> {
         match open_quic(agent, origin).await {
             Some(stream) => Some(stream),
+            // What comes in place of a claim is no claim itself.
+            None if origin.instead != 0 => None,
             None => self.open_link(agent, origin).await,
         }
     }
@@ -341,13 +345,42 @@ impl Shard {
             return None;
         }
         let slot = carrier::slot(&agent.session).ok()?;
-        let mut stream = self.take_link(agent.session.id)?.claim(self, &origin.header(agent))?;
+        let mut stream = self.take_link(agent.session.id)?.claim(self, origin.header(agent))?;
         let preamble = origin.preamble(agent);
         if !preamble.is_empty() {
             let sent = timeout(Duration::from_secs(CLAIM_SECS_MAX), stream.write_all(&preamble)).await;
             sent.ok()?.ok()?;
         }
+        stream.confirm_or(|claim| self.another_way(agent, Origin { instead: claim, ..origin }));
         Some(CarrierStream::link(stream, slot))
+    }
+
+    /// How a visitor gets to the agent whose claim of a link is not confirmed in time.
+    fn another_way(&self, agent: &AgentRef, origin: Origin) -> Retry {
+        let (shard, agent) = (self.clone(), agent.clone());
+        Box::new(move |sent| {
+            Box::pin(async move {
+                shard.edge().metrics.claims_unconfirmed.inc();
+                resend(Box::new(shard.open_any(&agent, origin).await.ok()?), sent).await
+            })
+        })
+    }
+
+    /// Opens a stream on whatever shard reaches the agent.
+    async fn open_any(&self, agent: &AgentRef, origin: Origin) -> Result<AgentStream, OpenError> {
+        let session = &agent.session;
+        if self.reaches(agent, false) {
+            match self.open_here(agent, origin).await {
+                // The last link is gone.
+                Err(_) if session.shard != self.index() => {}
+                opened => return opened.map(AgentStream::Here),
+            }
+        }
+        let (reply, opened) = oneshot::channel();
+        let request = OpenRequest { agent: agent.clone(), origin, reply };
+        let sent = self.edge().send(session.shard, Message::Open(Box::new(request)));
+        sent.map_err(|_| OpenError::SessionFull(session.id))?;
+        opened.await.map_err(|_| OpenError::SessionEnded(session.id))?.map(AgentStream::Across)
     }
 
     async fn open_for_another(self, request: Box<OpenRequest>) {
@@ -403,20 +436,7 @@ impl Gateway for Shard {
         proto: Scheme,
     ) -> Result<AgentStream, OpenError> {
         let Kind::Agent(agent) = &endpoint.kind else { return Err(OpenError::NoAgent(endpoint.id)) };
-        let origin = Origin { client, server, proto, passthrough: false };
-        let session = &agent.session;
-        if self.reaches(agent, false) {
-            match self.open_here(agent, origin).await {
-                // The last link is gone.
-                Err(_) if session.shard != self.index() => {}
-                opened => return opened.map(AgentStream::Here),
-            }
-        }
-        let (reply, opened) = oneshot::channel();
-        let request = OpenRequest { agent: agent.clone(), origin, reply };
-        let sent = self.edge().send(session.shard, Message::Open(Box::new(request)));
-        sent.map_err(|_| OpenError::SessionFull(session.id))?;
-        opened.await.map_err(|_| OpenError::SessionEnded(session.id))?.map(AgentStream::Across)
+        self.open_any(agent, Origin { client, server, proto, passthrough: false, instead: 0 }).await
     }
 
     async fn is_heard(&self, endpoint: &Endpoint) -> bool {

@@ -1,6 +1,7 @@
 //! Faults that the whole chain must survive, on every carrier: readers that never read, resets in every state, shortages,
 //! bad networks. What one crate can show alone is tested there.
 
+mod abuse;
 mod datagrams;
 mod fairness;
 mod members;

@@ -82,6 +82,40 @@ fn a_crowd_grows_the_stock_and_quiet_shrinks_what_is_wanted() {
 }
 
 #[test]
+fn idle_links_that_nobody_wants_are_hung_up() {
+    let mut links = ready(64);
+    (0..20).for_each(|_| links.missed(at(1)));
+    fill(&mut links, at(1));
+    assert_eq!((links.surplus(), links.count()), (0, LINKS_IDLE_MIN + 20));
+    assert!(links.next_due().is_some(), "it is looked at again without any visitor");
+    let mut now = at(1);
+    while let Some(due) = links.next_due() {
+        assert!(due > now && due < at(200), "{links:?}");
+        now = due;
+        assert_eq!(links.dial(now), 0);
+        (0..links.surplus()).for_each(|_| links.gone(Was::Idle, now, 0));
+    }
+    assert_eq!(links.count(), LINKS_IDLE_MIN);
+}
+
+#[test]
+fn few_descriptors_mean_few_links() {
+    let mut links = ready(64);
+    (0..60).for_each(|_| links.missed(at(1)));
+    links.bound(64);
+    fill(&mut links, at(1));
+    assert_eq!(links.count(), 8, "eight links, eight raw ones, and what each leads to are 32 of 64");
+    links.bound(16);
+    assert_eq!(links.surplus(), 6);
+    links.bound(u64::MAX);
+    (0..100).for_each(|_| links.missed(at(1)));
+    fill(&mut links, at(1));
+    assert_eq!(links.count(), 64);
+    links.bound(0);
+    assert_eq!(links.surplus(), 63, "one is always tried");
+}
+
+#[test]
 fn dials_are_few_at_once() {
     let mut links = ready(64);
     for _ in 0..60 {
@@ -159,6 +193,7 @@ enum Step {
     Missed,
     Gone(Was),
     Later(u64),
+    Bound(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -172,6 +207,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Missed),
         2 => was.prop_map(Step::Gone),
         2 => (1..40_u64).prop_map(Step::Later),
+        1 => (0..400_u64).prop_map(Step::Bound),
     ];
     proptest::collection::vec(step, 0..200)
 }
@@ -192,12 +228,14 @@ proptest! {
                 Step::Missed => links.missed(at(now)),
                 Step::Gone(was) => links.gone(was, at(now), random),
                 Step::Later(secs) => now += secs,
+                Step::Bound(descriptors) => links.bound(descriptors),
                 _ => {}
             }
             prop_assert!(links.count() <= links_max, "{links:?}");
             prop_assert!(links.dialling <= LINK_DIALS_MAX, "{links:?}");
             prop_assert!(links.idle_wanted <= links_max, "{links:?}");
         }
+        links.bound(u64::MAX);
         while links.dialling > 0 { links.parked(); }
         while links.busy > 0 { links.gone(Was::Busy, at(now), random); }
         now += 2 * LINK_REFUSED_SECS;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ebbgate_model::TunnelSessionId;
 use ebbgate_wire::driver::{self, Incoming};
+use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
@@ -281,7 +282,8 @@ impl Actor {
         if offer.links_max == 0 {
             return;
         }
-        tasks.links = Some(keep(Kind::Link(offer.ticket.clone())));
+        let version = if offer.link_version >= 2 { Version::Two } else { Version::One };
+        tasks.links = Some(keep(Kind::Link(offer.ticket.clone(), version)));
         // A key or an id that cannot be read means no raw links; the others carry everything.
         let raw_key = offer.raw_key.as_ref().and_then(|key| RawKey::from_secret(key).ok());
         let session = session_id.parse().ok().map(TunnelSessionId::ksuid);

@@ -4,18 +4,25 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ebbgate_wire::link::DELIVERED;
 use ebbgate_wire::mux::Code;
-use ebbgate_wire::rpc::StopTunnel;
+use ebbgate_wire::rpc::{ProxyHeader, StopTunnel};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Duration, timeout};
 
 use super::{Accepted, Delivery, Event, Observer};
+use crate::claims::Claims;
 use crate::plan::Key;
 use crate::relay::Broken;
-use crate::stream::Proxied;
+use crate::stream::{Proxied, Stream};
 use crate::upstream::DeliveryError;
 
 /// What carriers have to tell that the session's loop has not heard yet; more of it waits.
 const HEARD_MAX: usize = 64;
+
+/// Seconds a stream may take to carry the word that its visitor is delivered there.
+const DELIVERED_SECS_MAX: u64 = 10;
 
 /// Who takes the connections of one endpoint.
 #[derive(Debug)]
@@ -75,6 +82,8 @@ pub(super) struct Desk {
     routes: Routes,
     observer: Observer,
     to_loop: mpsc::Sender<Heard>,
+    /// Locked for one look.
+    claims: Arc<Mutex<Claims>>,
     /// Streams being read or delivered.
     under_way: Arc<watch::Sender<usize>>,
 }
@@ -91,7 +100,8 @@ impl Drop for UnderWay {
 impl Desk {
     pub(super) fn new(routes: Routes, observer: Observer) -> (Self, mpsc::Receiver<Heard>) {
         let (to_loop, heard) = mpsc::channel(HEARD_MAX);
-        (Self { routes, observer, to_loop, under_way: Arc::new(watch::channel(0).0) }, heard)
+        let (claims, under_way) = (Arc::default(), Arc::new(watch::channel(0).0));
+        (Self { routes, observer, to_loop, claims, under_way }, heard)
     }
 
     /// Counts a stream until the guard is dropped; closing waits for it.
@@ -111,16 +121,30 @@ impl Desk {
         let _ = self.to_loop.send(heard).await;
     }
 
-    /// Delivers one stream, to its end where an upstream takes it. Counted from the call on.
-    pub(super) fn take(self, proxied: Proxied) -> impl Future<Output = ()> + Send {
+    /// Delivers one stream, to its end where an upstream takes it. Counted from the call on. A visitor who comes a second
+    /// time, by another way, is not delivered again.
+    pub(super) fn take(self, mut proxied: Proxied) -> impl Future<Output = ()> + Send {
         let under_way = self.begin();
         async move {
-            match self.routes.find(&proxied.header.id) {
-                Some(route) => self.deliver(&route, proxied).await,
-                None => self.tell(Heard::Unrouted(proxied)).await,
+            if !self.is_first(&proxied.header) {
+                proxied.stream.reset(Code::CANCELLED);
+            } else if proxied.header.instead == 0 || say_delivered(&mut proxied.stream).await {
+                match self.routes.find(&proxied.header.id) {
+                    Some(route) => self.deliver(&route, proxied).await,
+                    None => self.tell(Heard::Unrouted(proxied)).await,
+                }
             }
             drop(under_way);
         }
+    }
+
+    /// Whether its visitor has not been here.
+    fn is_first(&self, header: &ProxyHeader) -> bool {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        [header.claim, header.instead]
+            .into_iter()
+            .filter(|claim| *claim != 0)
+            .all(|claim| claims.decide(claim))
     }
 
     /// Delivers a stream that waited until its endpoint is known, if it is known by now.
@@ -158,4 +182,13 @@ impl Desk {
             }
         }
     }
+}
+
+/// Tells the edge that the visitor of an unconfirmed claim is delivered by this stream. False: it does not hear it.
+async fn say_delivered(stream: &mut Stream) -> bool {
+    let say = async {
+        stream.write_u8(DELIVERED).await?;
+        stream.flush().await
+    };
+    matches!(timeout(Duration::from_secs(DELIVERED_SECS_MAX), say).await, Ok(Ok(())))
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use ebbgate_model::Ksuid;
 use ebbgate_wire::link::raw::{self, AgentSide, Greeting, NONCE_BYTES, RawKey};
-use ebbgate_wire::link::{HelloError, Waiting, say_hello};
+use ebbgate_wire::link::{HelloError, Version, Waiting, say_hello};
 use ebbgate_wire::rpc::Secret;
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Random;
@@ -29,8 +30,8 @@ const RAW_PARKED_SPREAD_SECS: u64 = 60;
 /// What makes one kind of link.
 #[derive(Clone)]
 pub(super) enum Kind {
-    /// Links, shown this ticket.
-    Link(Secret),
+    /// Links of this version, shown this ticket.
+    Link(Secret, Version),
     /// Raw links of this session, with this key.
     Raw(Ksuid, RawKey),
 }
@@ -38,7 +39,7 @@ pub(super) enum Kind {
 impl Kind {
     fn idle_min(&self) -> usize {
         match self {
-            Self::Link(_) => LINKS_IDLE_MIN,
+            Self::Link(..) => LINKS_IDLE_MIN,
             Self::Raw(..) => RAW_LINKS_IDLE_MIN,
         }
     }
@@ -73,7 +74,7 @@ impl Book {
         let now = self.start.elapsed();
         let mut links = self.lock();
         write(&mut links, now);
-        if links.next_due().is_some() {
+        if links.is_news() {
             self.wake.notify_one();
         }
     }
@@ -135,17 +136,25 @@ impl Drop for Place {
 /// Keeps links until it is dropped.
 pub(super) async fn run(kind: Kind, book: Book, dialer: Arc<dyn Dial>, desk: Desk, random: Random) {
     let (_session, over) = watch::channel(());
+    let spare = Arc::new(Semaphore::new(0));
     loop {
-        let (dials, due) = {
+        let (dials, surplus, due) = {
             let now = book.start.elapsed();
             let mut links = book.lock();
-            (links.dial(now), links.next_due())
+            links.bound(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX));
+            (links.dial(now), links.surplus(), links.next_due())
         };
+        // An edge of the first version would lose a claim that is under way.
+        if !matches!(kind, Kind::Link(_, Version::One)) {
+            spare.forget_permits(Semaphore::MAX_PERMITS);
+            spare.add_permits(surplus);
+        }
         for _ in 0..dials {
             let place = Place::new(&book, random());
-            let link = Link { dialer: dialer.clone(), desk: desk.clone(), over: over.clone(), place };
+            let (dialer, desk, over) = (dialer.clone(), desk.clone(), over.clone());
+            let link = Link { dialer, desk, over, spare: spare.clone(), place };
             match &kind {
-                Kind::Link(ticket) => drop(tokio::spawn(link.live(ticket.clone()))),
+                Kind::Link(ticket, version) => drop(tokio::spawn(link.live(ticket.clone(), *version))),
                 Kind::Raw(session, key) => drop(tokio::spawn(link.live_raw(*session, key.clone()))),
             }
         }
@@ -168,18 +177,20 @@ struct Link {
     dialer: Arc<dyn Dial>,
     desk: Desk,
     over: watch::Receiver<()>,
+    /// One idle link may hang up for each permit.
+    spare: Arc<Semaphore>,
     place: Place,
 }
 
 impl Link {
-    async fn live(mut self, ticket: Secret) {
+    async fn live(mut self, ticket: Secret, version: Version) {
         let mut over = self.over.clone();
         let taken = tokio::select! {
             _ = over.changed() => None,
-            taken = take(&*self.dialer, &ticket) => Some(taken),
+            taken = take(&*self.dialer, &ticket, version) => Some(taken),
         };
-        let mut io = match taken {
-            Some(Ok(io)) => io,
+        let mut waiting = match taken {
+            Some(Ok(io)) => Waiting::new(io, version),
             Some(Err(failed)) => return self.place.failed(&failed),
             None => return,
         };
@@ -187,7 +198,8 @@ impl Link {
         loop {
             let claimed = tokio::select! {
                 _ = over.changed() => return,
-                claimed = Waiting::new(io).accept() => claimed,
+                claimed = waiting.accept() => claimed,
+                () = hang_up(&self.spare) => return self.place.was = Some(Was::Idle),
             };
             let Ok((header, stream)) = claimed else { return };
             self.place.claimed();
@@ -195,8 +207,10 @@ impl Link {
             self.desk.clone().take(Proxied { header, stream: Stream::Link(claimed) }).await;
             // At once where an upstream had the visitor; a program may keep him longer.
             let Ok(idle) = back.await else { return };
-            io = idle;
             self.place.returned();
+            // Not a byte of the visitor's is left here: the edge may claim the link for the next one.
+            let Ok(freed) = Waiting::freed(idle, version).await else { return };
+            waiting = freed;
         }
     }
 
@@ -217,6 +231,7 @@ impl Link {
             _ = over.changed() => return,
             // An edge that claims it this moment finds it gone, with nothing delivered, and takes another way.
             () = sleep(lifetime) => return,
+            () = hang_up(&self.spare) => return self.place.was = Some(Was::Idle),
             sealed = read_claim(&mut tcp) => sealed,
         };
         // What does not open is no claim of our edge: the link ends, and nothing was dialled for it.
@@ -224,6 +239,15 @@ impl Link {
         self.place.claimed();
         let stream = Stream::Raw(RawStream::new(tcp, claim.first));
         self.desk.clone().take(Proxied { header: claim.header, stream }).await;
+    }
+}
+
+/// Until this idle link is one too many.
+async fn hang_up(spare: &Semaphore) {
+    match spare.acquire().await {
+        Ok(permit) => permit.forget(),
+        // It is never closed.
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -247,10 +271,10 @@ impl From<std::io::Error> for Failed {
 }
 
 /// Dials a link and waits until the edge has taken it.
-async fn take(dialer: &dyn Dial, ticket: &Secret) -> Result<Box<dyn Carrier>, Failed> {
+async fn take(dialer: &dyn Dial, ticket: &Secret, version: Version) -> Result<Box<dyn Carrier>, Failed> {
     let mut io = dialer.link().await?;
     let limit = Duration::from_secs(LINK_HELLO_SECS_MAX);
-    timeout(limit, say_hello(&mut io, ticket)).await.map_err(|_| Failed::Silence)??;
+    timeout(limit, say_hello(&mut io, ticket, version)).await.map_err(|_| Failed::Silence)??;
     Ok(io)
 }
 

@@ -4,13 +4,16 @@
 //! The agent says hello (`u16` BE length, link ticket); the edge answers one byte, 0 or a [`Code`]. Then frames both ways,
 //! a `u32` BE each: type in the high byte, a value in the low 24 bits. Back-pressure is TCP's. Knows no sockets and no TLS.
 //! `raw` are links without encryption of their own, for bytes that are TLS from end to end.
+//!
+//! In [`Version::Two`] the agent answers a claim with TAKEN before anything else, and ends a stream with FREE once its
+//! service has every byte. Only then does the edge claim the link again: no claim waits behind another visitor's bytes.
 
 mod hello;
 mod io;
 pub mod raw;
 pub mod tls;
 
-pub use hello::{HelloError, answer_hello, read_hello, say_hello};
+pub use hello::{Hello, HelloError, answer_hello, read_hello, say_hello};
 pub use io::{LinkStream, Parked, Waiting};
 
 use crate::mux::Code;
@@ -24,8 +27,20 @@ pub const HEADER_BYTES: usize = 4;
 pub const DATA_BYTES_MAX: usize = 16_380;
 /// Bytes of the `ProxyHeader` in one CLAIM frame.
 pub const CLAIM_BYTES_MAX: usize = PROXY_HEADER_BYTES_MAX;
+/// What an agent answers on a stream that comes in place of an unconfirmed claim, once the visitor is delivered that way.
+pub const DELIVERED: u8 = 0;
 /// Largest value of a frame's low 24 bits.
 const VALUE_MAX: u32 = (1 << 24) - 1;
+
+/// What both ends of a link agreed on: the edge offers it (`CarrierOffer`), the agent's hello chooses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// A link is free once both directions ended. The edge cannot know whether the agent still has bytes of it.
+    #[default]
+    One,
+    /// The agent says TAKEN and FREE.
+    Two,
+}
 
 /// A frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +53,10 @@ pub enum Frame {
     Reset(Code),
     /// The link is claimed; so many bytes of `ProxyHeader` JSON follow. From the edge, while the link is idle.
     Claim(usize),
+    /// The claim was read. From the agent, as the first frame of a stream.
+    Taken,
+    /// The agent holds no byte of the stream any more. From the agent, after both directions have ended.
+    Free,
 }
 
 /// Why a link's peer is not one.
@@ -76,6 +95,8 @@ impl Frame {
             Self::Reset(Code(code)) if code <= VALUE_MAX => (2, code),
             Self::Reset(_) => (2, Code::INTERNAL.0),
             Self::Claim(length) => (3, u32::try_from(length).unwrap_or(0)),
+            Self::Taken => (4, 0),
+            Self::Free => (5, 0),
         };
         (kind << 24 | value & VALUE_MAX).to_be_bytes()
     }
@@ -90,7 +111,9 @@ impl Frame {
             (1, 0) => Ok(Self::Fin),
             (2, _) => Ok(Self::Reset(Code(value))),
             (3, 1..=CLAIM_BYTES_MAX) => Ok(Self::Claim(length)),
-            (0..=3, _) => Err(LinkError::Value { kind, value }),
+            (4, 0) => Ok(Self::Taken),
+            (5, 0) => Ok(Self::Free),
+            (0..=5, _) => Err(LinkError::Value { kind, value }),
             _ => Err(LinkError::UnknownType(kind)),
         }
     }
@@ -101,10 +124,14 @@ impl Frame {
 pub enum Phase {
     /// Nothing: the link waits for a claim. Only an agent receives anything now.
     Idle,
+    /// The edge claimed the link, and the agent has yet to say that it read the claim.
+    Claimed,
     /// The link is claimed and data may come.
     Open,
     /// The peer's direction has ended.
     Finished,
+    /// The agent holds nothing of the stream any more.
+    Free,
     /// The peer made the stream void.
     Void,
 }
@@ -115,7 +142,9 @@ impl Phase {
         match (self, frame) {
             (Self::Idle, Frame::Claim(_)) | (Self::Open, Frame::Data(_)) => Ok(Self::Open),
             (Self::Open, Frame::Fin) => Ok(Self::Finished),
-            (Self::Open | Self::Finished, Frame::Reset(_)) => Ok(Self::Void),
+            (Self::Claimed, Frame::Taken) => Ok(Self::Open),
+            (Self::Finished, Frame::Free) => Ok(Self::Free),
+            (Self::Claimed | Self::Open | Self::Finished, Frame::Reset(_)) => Ok(Self::Void),
             (phase, frame) => Err(LinkError::OutOfOrder { frame, phase }),
         }
     }
@@ -137,6 +166,8 @@ mod tests {
         check(Frame::Fin, [1, 0, 0, 0]);
         check(Frame::Reset(Code::CANCELLED), [2, 0, 0, 6]);
         check(Frame::Claim(CLAIM_BYTES_MAX), [3, 0, 0x40, 0]);
+        check(Frame::Taken, [4, 0, 0, 0]);
+        check(Frame::Free, [5, 0, 0, 0]);
         assert_eq!(Frame::Reset(Code(1 << 24)).encode(), Frame::Reset(Code::INTERNAL).encode());
     }
 
@@ -149,20 +180,32 @@ mod tests {
         check([1, 0, 0, 1], LinkError::Value { kind: 1, value: 1 });
         check([3, 0, 0, 0], LinkError::Value { kind: 3, value: 0 });
         check([3, 0, 0x40, 1], LinkError::Value { kind: 3, value: 16_385 });
-        check([4, 0, 0, 1], LinkError::UnknownType(4));
+        check([4, 0, 0, 1], LinkError::Value { kind: 4, value: 1 });
+        check([5, 0, 0, 1], LinkError::Value { kind: 5, value: 1 });
+        check([6, 0, 0, 0], LinkError::UnknownType(6));
         check(*b"HTTP", LinkError::UnknownType(b'H'));
     }
 
     #[test]
     fn order() {
-        let frames = [Frame::Claim(2), Frame::Data(1), Frame::Fin, Frame::Reset(Code::RESET)];
-        let check = |phase: Phase, expect: [Option<Phase>; 4]| {
+        let frames = [
+            Frame::Claim(2),
+            Frame::Data(1),
+            Frame::Fin,
+            Frame::Reset(Code::RESET),
+            Frame::Taken,
+            Frame::Free,
+        ];
+        let check = |phase: Phase, expect: [Option<Phase>; 6]| {
             assert_eq!(frames.map(|frame| phase.receive(frame).ok()), expect, "{phase:?}");
         };
-        check(Phase::Idle, [Some(Phase::Open), None, None, None]);
-        check(Phase::Open, [None, Some(Phase::Open), Some(Phase::Finished), Some(Phase::Void)]);
-        check(Phase::Finished, [None, None, None, Some(Phase::Void)]);
-        check(Phase::Void, [None; 4]);
+        let (open, void) = (Some(Phase::Open), Some(Phase::Void));
+        check(Phase::Idle, [open, None, None, None, None, None]);
+        check(Phase::Claimed, [None, None, None, void, open, None]);
+        check(Phase::Open, [None, open, Some(Phase::Finished), void, None, None]);
+        check(Phase::Finished, [None, None, None, void, None, Some(Phase::Free)]);
+        check(Phase::Free, [None; 6]);
+        check(Phase::Void, [None; 6]);
     }
 
     proptest! {

@@ -310,7 +310,7 @@ fn closed(walk: &mut Walk, ended: &Ended) -> Over {
 }
 
 fn origin(facts: &ConnFacts, proto: Scheme, passthrough: bool) -> Origin {
-    Origin { client: facts.client, server: facts.server, proto, passthrough }
+    Origin { client: facts.client, server: facts.server, proto, passthrough, instead: 0 }
 }
 
 /// Whether the agent could not reach its upstream (wire.md section 2, code 5): nothing behind it has seen a byte.

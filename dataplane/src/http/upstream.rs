@@ -83,11 +83,13 @@ impl SendError {
 
 /// A task that ends with its handle.
 #[derive(Debug)]
-struct Driver(JoinHandle<()>);
+struct Driver(Option<JoinHandle<()>>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 

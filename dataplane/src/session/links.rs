@@ -11,7 +11,7 @@ use ebbgate_wire::link::raw::{
     EdgeSide, GREETING_BYTES, Greeting, HANDSHAKE_SECS_MAX, KEY_BYTES, MAGIC, Nonce, PROOF_BYTES, RawError,
     RawKey, Sealing,
 };
-use ebbgate_wire::link::{answer_hello, read_hello};
+use ebbgate_wire::link::{Hello, answer_hello, read_hello};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{Auth, CarrierOffer, Secret};
 use ebbgate_wire::ticket::LinkTicket;
@@ -31,6 +31,8 @@ use crate::socket::Socket;
 pub const LINKS_PER_SESSION_MAX: u16 = 512;
 /// Seconds from the end of a link's handshake to its whole ticket.
 pub const LINK_HELLO_SECS_MAX: u64 = 5;
+/// The newest version of links that this edge takes, as it says to agents.
+const LINK_VERSION: u16 = 2;
 /// Seconds a link ticket is good for, within its session's life.
 const LINK_TICKET_SECS: i64 = 90 * 24 * 3600;
 
@@ -107,6 +109,7 @@ pub(super) fn offer(
     Some(CarrierOffer {
         ticket: ticket.seal(&edge.tickets),
         links_max: if asked("link") { LINKS_PER_SESSION_MAX } else { 0 },
+        link_version: LINK_VERSION,
         raw_key: session.links.raw_key.as_ref().map(RawKey::to_secret),
         quic: asked("quic") && edge.serves_quic(),
     })
@@ -139,7 +142,7 @@ pub(super) async fn serve(
     let edge = shard.edge();
     let peer = io.get_ref().peer().ip();
     let hello = timeout(Duration::from_secs(LINK_HELLO_SECS_MAX), read_hello(&mut io)).await;
-    let Ok(Ok(ticket)) = hello else {
+    let Ok(Ok(Hello { ticket, version })) = hello else {
         edge.metrics.links_refused.inc();
         return tracing::debug!(%peer, "a link showed no ticket in time");
     };
@@ -159,7 +162,7 @@ pub(super) async fn serve(
     }
     let index = session.links.turn(false, edge.shards());
     let link = Open::count(&edge.metrics.links);
-    shard.park_at(index, Link::new(io, Place { session, taken, link, open, admitted }));
+    shard.park_at(index, Link::new(io, version, Place { session, taken, link, open, admitted }));
 }
 
 /// Why a raw link is closed.

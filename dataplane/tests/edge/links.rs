@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ebbgate_edge::metrics::CarrierLabel;
 use ebbgate_edge::session::LINKS_PER_SESSION_MAX;
-use ebbgate_wire::link::{ALPN_LINK, HelloError, LinkStream, Waiting, say_hello};
+use ebbgate_wire::link::{ALPN_LINK, DELIVERED, Frame, HelloError, LinkStream, Version, Waiting, say_hello};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{ProxyHeader, Secret};
 use ebbgate_wire::ticket::{LinkTicket, TicketKey};
@@ -52,7 +52,7 @@ async fn linking(lab: &Lab, token: &str) -> Agent {
 
 fn ticket(agent: &Agent) -> Secret {
     let offer = agent.reply.extra.carriers.clone().expect("carriers were asked for");
-    assert_eq!((offer.links_max, offer.raw_key), (LINKS_PER_SESSION_MAX, None));
+    assert_eq!((offer.links_max, offer.link_version, offer.raw_key), (LINKS_PER_SESSION_MAX, 2, None));
     offer.ticket
 }
 
@@ -70,8 +70,8 @@ async fn dial(lab: &Lab) -> Io {
 
 async fn link(lab: &Lab, ticket: &Secret) -> Result<Waiting<Io>, HelloError> {
     let mut io = dial(lab).await;
-    say_hello(&mut io, ticket).await?;
-    Ok(Waiting::new(io))
+    say_hello(&mut io, ticket, Version::Two).await?;
+    Ok(Waiting::new(io, Version::Two))
 }
 
 /// So many links, all parked.
@@ -122,7 +122,8 @@ fn echo(mut link: Waiting<Io>) {
             let (mut from, mut to) = tokio::io::split(stream);
             tokio::io::copy(&mut from, &mut to).await?;
             to.shutdown().await?;
-            link = Waiting::new(from.unsplit(to).into_idle().expect("both ends were seen"));
+            let idle = from.unsplit(to).into_idle().expect("both ends were seen");
+            link = Waiting::freed(idle, Version::Two).await?;
         }
         #[expect(unreachable_code, reason = "names the error")]
         Ok::<(), std::io::Error>(())
@@ -184,6 +185,7 @@ async fn the_header_comes_first_and_the_agent_may_speak_before_the_visitor() {
     let mut answer = String::new();
     visitor.read_to_string(&mut answer).await.unwrap();
     assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
+    let _link = Waiting::freed(stream.into_idle().unwrap(), Version::Two).await.unwrap();
     parked(&lab, 1).await;
 }
 
@@ -248,7 +250,7 @@ async fn only_a_living_sessions_ticket_lets_a_link_in() {
     config.alpn_protocols = vec![ALPN_LINK.to_vec()];
     let stream = TcpStream::connect(lab.connect).await.unwrap();
     let mut io = handshake(stream, "connect.clinic2.example", Arc::new(config)).await.unwrap();
-    assert!(say_hello(&mut io, &good).await.is_err());
+    assert!(say_hello(&mut io, &good, Version::Two).await.is_err());
     // A session's end voids its ticket.
     agent.echo(b"").kill();
     soon("the session's end", || lab.edge.metrics.sessions.get() == 0).await;
@@ -315,7 +317,7 @@ async fn a_link_that_ended_while_parked_costs_its_visitor_nothing() {
 /// The plaintext of a link, frame by frame.
 async fn speak(lab: &Lab, ticket: &Secret) -> Io {
     let mut io = dial(lab).await;
-    say_hello(&mut io, ticket).await.unwrap();
+    say_hello(&mut io, ticket, Version::Two).await.unwrap();
     io
 }
 
@@ -368,9 +370,9 @@ async fn an_answer_that_breaks_the_rules_ends_the_visitor_and_the_link() {
         for mut io in ios {
             let words = words.to_vec();
             tokio::spawn(async move {
-                // The claim, whatever it says, is answered with these.
+                // The claim, whatever it says, is taken and answered with these.
                 let _ = io.read_u8().await?;
-                io.write_all(&words).await?;
+                io.write_all(&[&Frame::Taken.encode()[..], &words].concat()).await?;
                 io.shutdown().await
             });
         }
@@ -480,4 +482,208 @@ async fn links_end_with_their_session_also_those_in_use() {
     assert!(timeout(Duration::from_secs(SOON_SECS), idle.accept()).await.unwrap().is_err());
     soon("all links' end", || lab.edge.metrics.links.get() == 0).await;
     assert_eq!(lab.edge.metrics.links_idle.get(), 0);
+}
+
+/// A link whose agent has its visitor's bytes and has not passed them on.
+async fn visitor_and_reader(lab: &Lab, agent: &Agent, version: Version) -> (Waiting<Io>, Waiting<Io>) {
+    let mut waiting = Vec::new();
+    for _ in 0..SHARDS {
+        let mut io = dial(lab).await;
+        say_hello(&mut io, &ticket(agent), version).await.unwrap();
+        waiting.push(Waiting::new(io, version));
+    }
+    parked(lab, i64::try_from(SHARDS).unwrap()).await;
+    (waiting.pop().unwrap(), waiting.pop().unwrap())
+}
+
+/// Serves one visitor to the end of both directions, so that the edge has nothing left to say; the link below.
+async fn to_the_end(waiting: Waiting<Io>) -> Io {
+    let (_, mut stream) = waiting.accept().await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    stream.into_idle().unwrap()
+}
+
+#[tokio::test]
+async fn a_link_is_claimed_again_only_when_its_agent_says_that_it_is_empty() {
+    let (lab, agent) = start(TOKEN).await;
+    let (one, two) = visitor_and_reader(&lab, &agent, Version::Two).await;
+    let _agent = agent.echo(b"");
+    let (one, two) = (tokio::spawn(to_the_end(one)), tokio::spawn(to_the_end(two)));
+    // Visitors until both links had one; those who found none went by the session.
+    while !(one.is_finished() && two.is_finished()) {
+        exchange(lab.visit().await, b"x").await.unwrap();
+    }
+    let by_link = carried(&lab, "link");
+    assert_eq!(by_link, 2);
+    // Both directions have ended, but the agent still has their bytes.
+    for _ in 0..8 {
+        assert_eq!(exchange(lab.visit().await, b"x").await.unwrap(), b"x");
+    }
+    assert_eq!((carried(&lab, "link"), lab.edge.metrics.links_idle.get()), (2, 0));
+    assert_eq!(lab.edge.metrics.links.get(), 2, "they are kept for when they are empty");
+    let _one = Waiting::freed(one.await.unwrap(), Version::Two).await.unwrap();
+    let _two = Waiting::freed(two.await.unwrap(), Version::Two).await.unwrap();
+    parked(&lab, 2).await;
+}
+
+#[tokio::test]
+async fn a_link_of_an_agent_that_cannot_say_so_is_claimed_again_after_few_bytes_only() {
+    let (lab, agent) = start(TOKEN).await;
+    let (one, two) = visitor_and_reader(&lab, &agent, Version::One).await;
+    let _agent = agent.echo(b"");
+    for link in [one, two] {
+        tokio::spawn(async move {
+            let mut link = link;
+            loop {
+                link = Waiting::freed(to_the_end(link).await, Version::One).await.unwrap();
+            }
+        });
+    }
+    for _ in 0..4 {
+        exchange(lab.visit().await, b"few").await.unwrap();
+    }
+    parked(&lab, 2).await;
+    let before = carried(&lab, "link");
+    let much = vec![7; 1 << 20];
+    while carried(&lab, "link") == before {
+        exchange(lab.visit().await, &much).await.unwrap();
+    }
+    soon("the end of a link with much on its way", || lab.edge.metrics.links.get() < 2).await;
+}
+
+#[tokio::test]
+async fn a_link_that_waits_to_be_empty_ends_with_its_session() {
+    let (mut lab, agent) = start(TOKEN).await;
+    let link = links(&lab, &agent, 1).await.pop().unwrap();
+    let (mut visitor, _, mut stream) = visit_link(&lab, agent, link).await;
+    visitor.shutdown().await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(visitor.read(&mut [0]).await.unwrap(), 0);
+    let mut io = stream.into_idle().unwrap();
+    lab.change(|p| drop(p.credentials.remove(&credential_id(TOKEN))));
+    assert!(timeout(Duration::from_secs(SOON_SECS), io.read_u8()).await.unwrap().is_err());
+    soon("all links' end", || lab.edge.metrics.links.get() == 0).await;
+}
+
+/// A link that reads its visitor's bytes and says nothing, as if they had not come.
+async fn deaf(lab: &Lab, agent: &Agent) -> Io {
+    let io = speak(lab, &ticket(agent)).await;
+    parked(lab, 1).await;
+    io
+}
+
+/// A visitor who came to the one link there is, and what the session carries; those who found no link are refused.
+async fn visit_deaf(lab: &Lab, agent: &mut Agent, bytes: &[u8]) -> TcpStream {
+    loop {
+        let before = (carried(lab, "link"), carried(lab, "mux"));
+        let mut visitor = lab.visit().await;
+        visitor.write_all(bytes).await.unwrap();
+        soon("a stream", || carried(lab, "link") > before.0 || carried(lab, "mux") > before.1).await;
+        if carried(lab, "link") > before.0 {
+            return visitor;
+        }
+        agent.accept().await.1.reset(Code::CANCELLED);
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_is_not_confirmed_goes_another_way() {
+    let (lab, mut agent) = start(TOKEN).await;
+    let _link = deaf(&lab, &agent).await;
+    let question = vec![7; 100_000];
+    let mut visitor = visit_deaf(&lab, &mut agent, &question).await;
+    visitor.shutdown().await.unwrap();
+    let (header, mut stream) = agent.accept().await;
+    assert_eq!((header.claim, header.instead), (0, 1));
+    // Nothing more comes before the agent has said that it delivers the visitor here.
+    stream.write_u8(DELIVERED).await.unwrap();
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).await.unwrap();
+    assert!(got == question, "{} of {} bytes came", got.len(), question.len());
+    stream.write_all(b"answer").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).await.unwrap();
+    assert_eq!((answer.as_str(), lab.edge.metrics.claims_unconfirmed.get()), ("answer", 1));
+    soon("the link's end", || lab.edge.metrics.links.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_is_confirmed_late_stays_on_its_link() {
+    let (lab, mut agent) = start(TOKEN).await;
+    let link = deaf(&lab, &agent).await;
+    let mut visitor = visit_deaf(&lab, &mut agent, b"question").await;
+    visitor.shutdown().await.unwrap();
+    let (header, mut late) = agent.accept().await;
+    assert_eq!(header.instead, 1);
+    let (header, mut stream) = Waiting::new(link, Version::Two).accept().await.unwrap();
+    assert_eq!(header.claim, 1);
+    late.reset(Code::CANCELLED);
+    let mut question = String::new();
+    stream.read_to_string(&mut question).await.unwrap();
+    stream.write_all(b"answer").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).await.unwrap();
+    assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
+}
+
+#[tokio::test]
+async fn a_link_that_is_hung_up_while_it_is_claimed_loses_no_visitor() {
+    let (lab, mut agent) = start(TOKEN).await;
+    let mut link = deaf(&lab, &agent).await;
+    let hung_up = tokio::spawn(async move { drop(link.read_u8().await) });
+    let mut visitor = visit_deaf(&lab, &mut agent, b"question").await;
+    hung_up.await.unwrap();
+    visitor.shutdown().await.unwrap();
+    let (header, mut stream) = agent.accept().await;
+    assert_eq!(header.instead, 1);
+    stream.write_u8(DELIVERED).await.unwrap();
+    let mut question = String::new();
+    stream.read_to_string(&mut question).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!((question.as_str(), visitor.read(&mut [0]).await.unwrap()), ("question", 0));
+}
+
+#[tokio::test]
+async fn an_http_visitors_link_serves_the_next_visitor() {
+    let mut lab = Lab::start();
+    let target = "https://rest.clinic1.internal";
+    lab.cloud(1, "https://api.example.com", json!({ "on_http_request": [{ "actions": [forward(target)] }] }));
+    let agent = linking(&lab, TOKEN).await;
+    agent.bind(target).await;
+    let all = i64::try_from(SHARDS).unwrap();
+    for mut link in links(&lab, &agent, SHARDS).await {
+        tokio::spawn(async move {
+            loop {
+                let (_, mut stream) = link.accept().await.unwrap();
+                let mut request = Vec::new();
+                while stream.read_buf(&mut request).await.is_ok_and(|n| n > 0) {
+                    if request.ends_with(b"\r\n\r\n") {
+                        request.clear();
+                        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                    }
+                }
+                stream.shutdown().await.unwrap();
+                let idle = stream.into_idle().expect("the edge ends a free connection in order");
+                link = Waiting::freed(idle, Version::Two).await.unwrap();
+            }
+        });
+    }
+    for n in 0..12 {
+        let mut visitor = lab.visit_tls("api.example.com", lab.authority.client(None, false)).await.unwrap();
+        // One leaves while its connection is kept alive, another says that it will.
+        let close = if n % 2 == 0 { "connection: close\r\n" } else { "" };
+        let request = format!("GET / HTTP/1.1\r\nhost: api.example.com\r\n{close}\r\n");
+        visitor.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nok") {
+            assert!(visitor.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+        }
+        drop(visitor);
+        parked(&lab, all).await;
+        assert_eq!((carried(&lab, "link"), carried(&lab, "mux")), (n + 1, 0));
+    }
 }

@@ -83,7 +83,7 @@ pub fn link(data: &[u8]) {
         assert!(phase != Phase::Void && (phase != Phase::Idle || next == Phase::Open));
         let length = match frame {
             Frame::Data(length) | Frame::Claim(length) => length,
-            Frame::Fin | Frame::Reset(_) => 0,
+            Frame::Fin | Frame::Reset(_) | Frame::Taken | Frame::Free => 0,
         };
         assert!(length <= DATA_BYTES_MAX.max(CLAIM_BYTES_MAX));
         rest = after.get(length..).unwrap_or_default();

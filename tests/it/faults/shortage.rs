@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::{CARRIERS, Chain, ECHO, ping};
-use crate::lab::soon;
+use crate::lab::{SOON, soon};
 
 /// Connections open when the shortage begins.
 const OPEN: usize = 8;
@@ -34,6 +34,32 @@ fn visit(chain: &Chain) -> Result<Option<TcpStream>> {
     let waited = matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut));
     ensure!(!waited, "a visitor was left waiting: {error:#}");
     Ok(None)
+}
+
+/// Descriptors of a small agent.
+const FEW: u64 = 64;
+/// Visitors at once, and how many such crowds come.
+const CROWD: usize = 12;
+const CROWDS: usize = 12;
+
+#[test]
+fn an_agent_with_64_descriptors_serves_visitors_after_crowds_too() -> Result<()> {
+    let chain =
+        Chain::start("link", |_, mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop))?;
+    limit(chain.agent.pid(), FEW)?;
+    for crowd in 0..CROWDS {
+        // Most find no link, so that the agent would like to keep more.
+        let mut open = (0..CROWD).map(|_| chain.visit(ECHO)).collect::<Result<Vec<_>>>()?;
+        for stream in &mut open {
+            stream.set_read_timeout(Some(SOON))?;
+            ping(stream).with_context(|| format!("a visitor of crowd {crowd}"))?;
+        }
+        drop(open);
+        for _ in 0..CROWD {
+            chain.echo(b"one at a time").with_context(|| format!("after crowd {crowd}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn check(carrier: &str, of_agent: bool) -> Result<()> {

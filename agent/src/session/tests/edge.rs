@@ -177,35 +177,56 @@ impl Edge {
 
     /// Offers links from the next Auth on.
     pub(super) fn offer_links(&self, links_max: u16) {
-        let offer = CarrierOffer { ticket: Secret::new("ticket"), links_max, ..CarrierOffer::default() };
+        let offer = CarrierOffer {
+            ticket: Secret::new("ticket"),
+            links_max,
+            link_version: 2,
+            ..CarrierOffer::default()
+        };
         self.book().offer = Some(offer);
     }
 
     /// Takes a link, or refuses it.
     pub(super) async fn serve_link(&self, mut io: Box<dyn Carrier>) {
-        let Ok(ticket) = read_hello(&mut io).await else { return };
+        let Ok(hello) = read_hello(&mut io).await else { return };
         let refused = {
             let mut book = self.book();
             book.link_hellos += 1;
-            book.refuse_links.or((ticket.expose() != "ticket").then_some(Code::REFUSED))
+            book.refuse_links.or((hello.ticket.expose() != "ticket").then_some(Code::REFUSED))
         };
         let answered = answer_hello(&mut io, refused.unwrap_or(Code::NONE)).await;
         if answered.is_ok() && refused.is_none() {
-            self.book().parked.push(Parked::new(io));
+            self.book().parked.push(Parked::new(io, hello.version));
         }
     }
 
     /// A visitor of `url` on an idle link.
     pub(super) fn visit_link(&self, url: &str) -> LinkStream<Box<dyn Carrier>> {
+        self.claim_link(url, 0)
+    }
+
+    /// The same by a claim of this number.
+    pub(super) fn claim_link(&self, url: &str, claim: u64) -> LinkStream<Box<dyn Carrier>> {
         let mut book = self.book();
         let id = book.served.get(url).expect("served").clone();
         let link = book.parked.pop().expect("a link waits");
-        link.claim(&header(&id)).unwrap()
+        link.claim(&ProxyHeader { claim, ..header(&id) }).unwrap()
+    }
+
+    /// A visitor of `url` in place of the claim of this number.
+    pub(super) async fn visit_instead(&self, url: &str, instead: u64) -> Stream {
+        let id = self.book().served.get(url).expect("served").clone();
+        let mut stream = self.session().open(StreamKind::Proxy).await.unwrap();
+        let header = ProxyHeader { instead, ..header(&id) };
+        rpc_io::write_proxy_header(&mut stream, &header).await.unwrap();
+        stream
     }
 
     /// The visitor left in order; the link waits for the next.
-    pub(super) fn park_again(&self, visitor: LinkStream<Box<dyn Carrier>>) {
-        self.book().parked.push(Parked::new(visitor.into_idle().expect("an orderly end")));
+    pub(super) async fn park_again(&self, visitor: LinkStream<Box<dyn Carrier>>) {
+        let version = visitor.version();
+        let freed = visitor.freed().await.expect("an orderly end");
+        self.book().parked.push(Parked::new(freed, version));
     }
 
     fn session(&self) -> driver::Session {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ebbgate_wire::link::LinkStream;
+use ebbgate_wire::link::{DELIVERED, LinkStream};
 
 use super::*;
 use crate::links::{LINK_DIALS_MAX, LINKS_IDLE_MIN};
@@ -45,7 +45,7 @@ async fn part(mut visitor: LinkStream<Box<dyn Carrier>>, mut program: Stream, ed
     program.shutdown().await.unwrap();
     drop(program);
     assert_eq!(visitor.read(&mut [0]).await.unwrap(), 0);
-    edge.park_again(visitor);
+    edge.park_again(visitor).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,6 +202,44 @@ async fn an_aborted_visitor_costs_his_link_only() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_who_comes_by_two_ways_is_delivered_once() {
+    let edge = Edge::default();
+    let (_dialer, _session, _events, mut accepted) = linked(&edge, 64).await;
+    // The claim is read first.
+    let mut visitor = edge.claim_link(A, 1);
+    visitor.flush().await.unwrap();
+    let mut program = accepted.recv().await.unwrap().stream;
+    let mut late = edge.visit_instead(A, 1).await;
+    assert_eq!(reset_code(&late.read_u8().await.unwrap_err()), Some(Code::CANCELLED));
+    echo(&mut visitor, &mut program).await;
+    // The other way is read first.
+    let mut visitor = edge.visit_instead(A, 2).await;
+    let mut program = accepted.recv().await.unwrap().stream;
+    assert_eq!(visitor.read_u8().await.unwrap(), DELIVERED);
+    echo(&mut visitor, &mut program).await;
+    let mut late = edge.claim_link(A, 2);
+    late.flush().await.unwrap();
+    assert_eq!(reset_code(&late.read_u8().await.unwrap_err()), Some(Code::CANCELLED));
+    assert!(accepted.try_recv().is_err(), "nobody was delivered twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_links_shrink_by_themselves_after_a_crowd() {
+    let edge = Edge::default();
+    let (dialer, _session, _events, mut accepted) = linked(&edge, 64).await;
+    let mut visits = Vec::new();
+    for _ in 0..20 {
+        visits.push((edge.visit(A).await, accepted.recv().await.unwrap()));
+    }
+    parked(&edge, LINKS_IDLE_MIN + 20).await;
+    let dials = dialer.link_dials.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    edge.book().parked.retain_mut(|link| link.is_quiet());
+    assert_eq!(edge.book().parked.len(), LINKS_IDLE_MIN);
+    assert_eq!(dialer.link_dials.load(Ordering::SeqCst), dials, "none is hung up to be dialled again");
 }
 
 /// Time zones, leap seconds and people turn the wall clock; nothing the agent waits for may follow it.

@@ -1,12 +1,28 @@
 //! The first words on a link: the agent's ticket, the edge's one byte. How long to wait is the caller's to say.
+//!
+//! The highest bit of the ticket's length says [`Version::Two`]. An agent sets it only where the edge offered that version.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::Version;
 use crate::mux::Code;
 use crate::rpc::Secret;
 use crate::ticket::TICKET_CHARS_MAX;
+
+/// Set in the length of a ticket by an agent that speaks [`Version::Two`].
+const VERSION_TWO: u16 = 1 << 15;
+const _: () = assert!(TICKET_CHARS_MAX < VERSION_TWO as usize, "a ticket's length leaves the bit free");
+
+/// What an agent says first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Whose link it is.
+    pub ticket: Secret,
+    /// What its agent speaks.
+    pub version: Version,
+}
 
 /// Why a link was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -23,11 +39,14 @@ pub enum HelloError {
 pub async fn say_hello<T: AsyncRead + AsyncWrite + Unpin>(
     io: &mut T,
     ticket: &Secret,
+    version: Version,
 ) -> Result<(), HelloError> {
     let text = ticket.expose().as_bytes();
-    let length = u16::try_from(text.len()).map_err(|_| {
-        io::Error::new(io::ErrorKind::InvalidInput, "the link ticket is longer than 65535 bytes")
-    })?;
+    let length =
+        u16::try_from(text.len()).ok().filter(|length| length & VERSION_TWO == 0).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "the link ticket is longer than 32767 bytes")
+        })?;
+    let length = if version == Version::Two { length | VERSION_TWO } else { length };
     io.write_all(&[&length.to_be_bytes(), text].concat()).await?;
     io.flush().await?;
     match io.read_u8().await? {
@@ -36,16 +55,19 @@ pub async fn say_hello<T: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Edge: the ticket's text, at most [`TICKET_CHARS_MAX`] bytes of UTF-8.
-pub async fn read_hello<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<Secret> {
-    let length = usize::from(io.read_u16().await?);
+/// Edge: the ticket, at most [`TICKET_CHARS_MAX`] bytes of UTF-8, and the version its agent speaks.
+pub async fn read_hello<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<Hello> {
+    let announced = io.read_u16().await?;
+    let version = if announced & VERSION_TWO == 0 { Version::One } else { Version::Two };
+    let length = usize::from(announced & !VERSION_TWO);
     let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     if !(1..=TICKET_CHARS_MAX).contains(&length) {
         return Err(invalid("the hello announces a ticket of an impossible length"));
     }
     let mut text = vec![0; length];
     io.read_exact(&mut text).await?;
-    String::from_utf8(text).map(Secret::new).map_err(|_| invalid("the ticket is not text"))
+    let text = String::from_utf8(text).map_err(|_| invalid("the ticket is not text"))?;
+    Ok(Hello { ticket: Secret::new(text), version })
 }
 
 /// Edge: [`Code::NONE`] takes the link; another code refuses it, and the caller closes.
@@ -61,14 +83,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_ticket_is_shown_and_answered() {
-        for code in [Code::NONE, Code::REFUSED] {
+        for (code, version) in
+            [(Code::NONE, Version::One), (Code::NONE, Version::Two), (Code::REFUSED, Version::Two)]
+        {
             let (mut agent, mut edge) = duplex(64);
             let ticket = Secret::new("x".repeat(TICKET_CHARS_MAX));
             let judge = async {
-                assert_eq!(read_hello(&mut edge).await.unwrap(), ticket);
+                let said = read_hello(&mut edge).await.unwrap();
+                assert_eq!(said, Hello { ticket: ticket.clone(), version });
                 answer_hello(&mut edge, code).await.unwrap();
             };
-            let (said, ()) = tokio::join!(say_hello(&mut agent, &ticket), judge);
+            let (said, ()) = tokio::join!(say_hello(&mut agent, &ticket, version), judge);
             assert_eq!(said.is_ok(), code == Code::NONE);
             assert!(!matches!(said, Err(HelloError::Refused(other)) if other != code));
         }

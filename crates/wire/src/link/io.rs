@@ -1,14 +1,15 @@
 //! A link as streams: [`Parked`] at the edge, [`Waiting`] at the agent, [`LinkStream`] at both while it is claimed. Knows
 //! frames and one byte stream below them, no TLS and no sockets.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
-use super::{CLAIM_BYTES_MAX, DATA_BYTES_MAX, Frame, HEADER_BYTES, LinkError, Phase};
+use super::{CLAIM_BYTES_MAX, DATA_BYTES_MAX, Frame, HEADER_BYTES, LinkError, Phase, Version};
 use crate::driver::StreamError;
 use crate::mux::Code;
 use crate::rpc::ProxyHeader;
@@ -19,12 +20,18 @@ const BATCH_FRAMES_MAX: usize = 4;
 /// Edge: a link that nobody uses.
 pub struct Parked<T> {
     io: T,
+    version: Version,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Parked<T> {
-    /// A link whose hello was answered well, or whose last stream ended in order.
-    pub fn new(io: T) -> Self {
-        Self { io }
+    /// A link whose hello was answered well, or that is free again ([`LinkStream::freed`]).
+    pub fn new(io: T, version: Version) -> Self {
+        Self { io, version }
+    }
+
+    /// What its agent speaks.
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// The transport below, to move it between runtimes.
@@ -47,7 +54,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Parked<T> {
         if json.len() > CLAIM_BYTES_MAX {
             return Err(LinkError::ClaimTooLong(json.len()));
         }
-        let mut stream = LinkStream::new(self.io);
+        let mut stream = LinkStream::new(self.io, self.version);
+        if self.version == Version::Two {
+            stream.phase = Phase::Claimed;
+        }
         stream.out.extend_from_slice(&Frame::Claim(json.len()).encode());
         stream.out.extend_from_slice(&json);
         stream.claim_due = true;
@@ -58,15 +68,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Parked<T> {
 /// Agent: a link that waits for its next visitor.
 pub struct Waiting<T> {
     io: T,
+    version: Version,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Waiting<T> {
-    /// A link that the edge took, or whose last stream ended in order.
-    pub fn new(io: T) -> Self {
-        Self { io }
+    /// A link that the edge took.
+    pub fn new(io: T, version: Version) -> Self {
+        Self { io, version }
     }
 
-    /// Waits for a visitor. An error is the end of the link; so is dropping the future.
+    /// A link whose last stream ended in order, and of which nothing is held any more: tells the edge where that waits
+    /// for it. An error is the end of the link.
+    pub async fn freed(mut io: T, version: Version) -> io::Result<Self> {
+        if version == Version::Two {
+            io.write_all(&Frame::Free.encode()).await?;
+            io.flush().await?;
+        }
+        Ok(Self { io, version })
+    }
+
+    /// Waits for a visitor, and tells the edge that the claim was read where that waits for it. An error is the end of the
+    /// link; so is dropping the future.
     pub async fn accept(mut self) -> io::Result<(ProxyHeader, LinkStream<T>)> {
         let mut header = [0; HEADER_BYTES];
         self.io.read_exact(&mut header).await?;
@@ -79,7 +101,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Waiting<T> {
         let mut json = vec![0; length];
         self.io.read_exact(&mut json).await?;
         let header = ProxyHeader::decode(&json).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-        Ok((header, LinkStream::new(self.io)))
+        if self.version == Version::Two {
+            self.io.write_all(&Frame::Taken.encode()).await?;
+            self.io.flush().await?;
+        }
+        Ok((header, LinkStream::new(self.io, self.version)))
     }
 }
 
@@ -92,10 +118,12 @@ enum Fin {
 }
 
 /// One visitor's stream on a link. `shutdown` sends FIN and keeps the other direction. Dropping it before both directions
-/// ended resets it with [`Code::CANCELLED`] and closes the link; afterwards [`LinkStream::into_idle`] gives the link back.
+/// ended resets it with [`Code::CANCELLED`] and closes the link; afterwards [`LinkStream::into_idle`] gives the link back to
+/// the agent, and [`LinkStream::freed`] to the edge.
 pub struct LinkStream<T: AsyncRead + AsyncWrite + Unpin> {
     /// Some until [`LinkStream::into_idle`].
     io: Option<T>,
+    version: Version,
     phase: Phase,
     /// A frame's header as far as it was read.
     header: [u8; HEADER_BYTES],
@@ -113,9 +141,10 @@ pub struct LinkStream<T: AsyncRead + AsyncWrite + Unpin> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> LinkStream<T> {
-    fn new(io: T) -> Self {
+    fn new(io: T, version: Version) -> Self {
         Self {
             io: Some(io),
+            version,
             phase: Phase::Open,
             header: [0; HEADER_BYTES],
             header_read: 0,
@@ -145,14 +174,47 @@ impl<T: AsyncRead + AsyncWrite + Unpin> LinkStream<T> {
         }
     }
 
-    /// The link, if both directions have ended in order: wrap it for its next stream.
+    /// Agent: the link, if both directions have ended in order: wrap it for its next stream.
     pub fn into_idle(mut self) -> Option<T> {
         if self.is_over() { self.io.take() } else { None }
+    }
+
+    /// Edge: the link, once its agent says that it holds nothing of this stream any more; at once in [`Version::One`], which
+    /// says nothing. None: it did not end in order. Dropping the future closes the link, and what was sent still arrives.
+    pub async fn freed(mut self) -> Option<T> {
+        if !self.is_over() {
+            return None;
+        }
+        while self.version == Version::Two && self.phase == Phase::Finished {
+            poll_fn(|cx| self.poll_header(cx)).await.ok()?;
+        }
+        self.io.take()
+    }
+
+    /// What both ends agreed on.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Edge: whether the claim still waits for the agent to say that it was read. Never in [`Version::One`].
+    pub fn is_untaken(&self) -> bool {
+        self.phase == Phase::Claimed
     }
 
     /// Whether both directions have ended in order.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Finished && self.fin == Fin::Sent && self.failed.is_none()
+    }
+
+    /// Edge: reads until the claim is confirmed, and nothing beyond that.
+    pub fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.is_untaken() {
+            if let Some(error) = self.failed {
+                return Poll::Ready(Err(error.into()));
+            }
+            ready!(self.poll_header(cx))?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// The transport below.
@@ -240,7 +302,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> LinkStream<T> {
         match frame {
             Frame::Data(length) => self.owed = length,
             Frame::Reset(code) => return Poll::Ready(Err(self.fail(StreamError::Reset(code)))),
-            Frame::Fin | Frame::Claim(_) => {}
+            Frame::Fin | Frame::Claim(_) | Frame::Taken | Frame::Free => {}
         }
         Poll::Ready(Ok(()))
     }
@@ -264,7 +326,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> LinkStream<T> {
 
     /// Fills `buf` as far as there is something.
     fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while buf.remaining() > 0 && self.phase == Phase::Open {
+        while buf.remaining() > 0 && matches!(self.phase, Phase::Claimed | Phase::Open) {
             if self.owed == 0 {
                 ready!(self.poll_header(cx))?;
             } else {

@@ -131,6 +131,11 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_first(version: &u16) -> bool {
+    *version < 2
+}
+
 impl Auth {
     /// Reads the message from its JSON.
     pub fn decode(value: Value) -> Result<Self, RpcError> {
@@ -228,6 +233,13 @@ pub struct CarrierOffer {
     /// Links the session may have, in use or not; 0 for none.
     #[serde(rename(serialize = "LinksMax", deserialize = "linksmax"), deserialize_with = "nullable")]
     pub links_max: u16,
+    /// Version of the links that the edge takes; 0 where it knows only the first. See `link::Version`.
+    #[serde(
+        rename(serialize = "LinkVersion", deserialize = "linkversion"),
+        deserialize_with = "nullable",
+        skip_serializing_if = "is_first"
+    )]
+    pub link_version: u16,
     /// Key of raw links, base64 of 32 random bytes of this session; only if the account allows them.
     #[serde(
         rename(serialize = "RawKey", deserialize = "rawkey"),

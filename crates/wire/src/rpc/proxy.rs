@@ -27,7 +27,8 @@ pub enum EdgeType {
     Https,
 }
 
-/// For which bind, and from whom, a proxied connection is. All five keys are always sent.
+/// For which bind, and from whom, a proxied connection is. The first five keys are always sent; the others only to an agent
+/// whose links are of `link::Version::Two`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyHeader {
     /// The bind's id.
@@ -53,6 +54,28 @@ pub struct ProxyHeader {
         deserialize_with = "nullable"
     )]
     pub passthrough_tls: bool,
+    /// Number of this claim of a link, counted from 1 in its session; 0 on what is no claim.
+    #[serde(
+        rename(serialize = "Claim", deserialize = "claim"),
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "is_none"
+    )]
+    pub claim: u64,
+    /// The claim in whose place this stream comes, as nobody confirmed it in time; 0 for none. The agent serves whichever it
+    /// reads first. If this one, it answers `link::DELIVERED` before its service's bytes; otherwise it resets the stream.
+    #[serde(
+        rename(serialize = "Instead", deserialize = "instead"),
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "is_none"
+    )]
+    pub instead: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_none(claim: &u64) -> bool {
+    *claim == 0
 }
 
 impl ProxyHeader {

@@ -305,6 +305,7 @@ async fn a_proxy_header_is_followed_by_the_visitors_bytes() {
         proto: "tcp".into(),
         edge_type: EdgeType::Undefined,
         passthrough_tls: false,
+        ..ProxyHeader::default()
     };
     let mut ours = server.session.open(StreamKind::Proxy).await.unwrap();
     rpc_io::write_proxy_header(&mut ours, &header).await.unwrap();

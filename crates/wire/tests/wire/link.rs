@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use ebbgate_wire::driver::reset_code;
-use ebbgate_wire::link::{LinkStream, Parked, Waiting};
+use ebbgate_wire::link::{Frame, LinkStream, Parked, Version, Waiting};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use proptest::prelude::*;
@@ -46,27 +46,31 @@ proptest! {
     fn visitors_follow_one_another(
         pipe in 1usize..40_000,
         visitors in prop::collection::vec((0usize..120_000, 0usize..120_000, 1usize..70_000, 1usize..70_000), 1..4),
+        says_free: bool,
     ) {
+        let version = if says_free { Version::Two } else { Version::One };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (mut edge, mut agent) = duplex(pipe);
+            let (mut edge, agent) = duplex(pipe);
+            let mut agent = Waiting::new(agent, version);
             for (n, (up, down, edge_piece, agent_piece)) in visitors.into_iter().enumerate() {
                 let pattern = |length: usize, seed: usize| -> Vec<u8> {
                     (0..length).map(|i| u8::try_from((i * 31 + seed) % 251).unwrap()).collect()
                 };
                 let (question, answer) = (pattern(up, n), pattern(down, n + 7));
                 let edge_side = async {
-                    let mut parked = Parked::new(edge);
+                    let mut parked = Parked::new(edge, version);
                     assert!(parked.is_quiet());
                     let mut stream = parked.claim(&visitor(n)).unwrap();
                     let got = exchange(&mut stream, &question, edge_piece).await;
-                    (got, stream.into_idle().expect("both ends were seen"))
+                    (got, stream.freed().await.expect("both ends were seen"))
                 };
                 let agent_side = async {
-                    let (header, mut stream) = Waiting::new(agent).accept().await.unwrap();
+                    let (header, mut stream) = agent.accept().await.unwrap();
                     assert_eq!(header, visitor(n));
                     let got = exchange(&mut stream, &answer, agent_piece).await;
-                    (got, stream.into_idle().expect("both ends were seen"))
+                    let idle = stream.into_idle().expect("both ends were seen");
+                    (got, Waiting::freed(idle, version).await.unwrap())
                 };
                 let ((got_answer, e), (got_question, a)) = tokio::join!(edge_side, agent_side);
                 assert!(got_answer == answer && got_question == question);
@@ -87,7 +91,7 @@ proptest! {
             }
             edge.write_all(&bytes).await.unwrap();
             edge.shutdown().await.unwrap();
-            if let Ok((_, mut stream)) = Waiting::new(agent).accept().await {
+            if let Ok((_, mut stream)) = Waiting::new(agent, Version::Two).accept().await {
                 let _ = stream.read_to_end(&mut Vec::new()).await;
             }
         });
@@ -96,24 +100,24 @@ proptest! {
 
 async fn claimed() -> (LinkStream<DuplexStream>, LinkStream<DuplexStream>) {
     let (edge, agent) = duplex(1 << 20);
-    let mut edge = Parked::new(edge).claim(&visitor(1)).unwrap();
+    let mut edge = Parked::new(edge, Version::Two).claim(&visitor(1)).unwrap();
     edge.flush().await.unwrap();
-    (edge, Waiting::new(agent).accept().await.unwrap().1)
+    (edge, Waiting::new(agent, Version::Two).accept().await.unwrap().1)
 }
 
 #[tokio::test]
 async fn the_claim_and_the_first_bytes_leave_together() {
     let (edge, mut agent) = duplex(1 << 20);
-    let mut edge = Parked::new(edge).claim(&visitor(1)).unwrap();
+    let mut edge = Parked::new(edge, Version::Two).claim(&visitor(1)).unwrap();
     assert_eq!(poll_read(&mut agent, &mut [0; 8]), None, "nothing has left yet");
     edge.write_all(b"hi").await.unwrap();
-    let mut stream = Waiting::new(agent).accept().await.unwrap().1;
+    let mut stream = Waiting::new(agent, Version::Two).accept().await.unwrap().1;
     stream.read_exact(&mut [0; 2]).await.unwrap();
     // Whoever only reads pushes the claim out too: the agent's side may speak first.
     let (edge, agent) = duplex(1 << 20);
-    let mut edge = Parked::new(edge).claim(&visitor(1)).unwrap();
+    let mut edge = Parked::new(edge, Version::Two).claim(&visitor(1)).unwrap();
     let greet = async {
-        let mut stream = Waiting::new(agent).accept().await.unwrap().1;
+        let mut stream = Waiting::new(agent, Version::Two).accept().await.unwrap().1;
         stream.write_all(b"220 ready").await.unwrap();
         stream
     };
@@ -154,7 +158,7 @@ async fn dropping_an_unfinished_stream_cancels_it() {
 #[tokio::test]
 async fn a_link_that_ends_under_a_stream_is_no_end_of_it() {
     let (edge, agent) = duplex(100);
-    let mut stream = Parked::new(edge).claim(&visitor(1)).unwrap();
+    let mut stream = Parked::new(edge, Version::Two).claim(&visitor(1)).unwrap();
     drop(agent);
     let error = stream.read_u8().await.unwrap_err();
     assert_eq!((error.kind(), reset_code(&error)), (std::io::ErrorKind::ConnectionAborted, None));
@@ -165,7 +169,7 @@ async fn a_link_that_ends_under_a_stream_is_no_end_of_it() {
 async fn a_writer_is_held_back_by_its_reader() {
     const PIPE_BYTES: usize = 10_000;
     let (edge, _agent) = duplex(PIPE_BYTES);
-    let mut stream = Parked::new(edge).claim(&visitor(1)).unwrap();
+    let mut stream = Parked::new(edge, Version::Two).claim(&visitor(1)).unwrap();
     let mut taken = 0;
     let bytes = vec![0; 1 << 20];
     let mut cx = Context::from_waker(Waker::noop());
@@ -178,7 +182,7 @@ async fn a_writer_is_held_back_by_its_reader() {
 /// What an edge meets when the agent's side of a claimed link breaks the rules.
 #[tokio::test]
 async fn broken_rules_end_the_link() {
-    let cases: [(&str, &[u8]); 8] = [
+    let cases: [(&str, &[u8]); 13] = [
         ("no frame", b"HTTP/1.1 200 OK"),
         ("an empty DATA", &[0, 0, 0, 0]),
         ("a DATA that is too long", &[0, 1, 0, 0]),
@@ -187,17 +191,24 @@ async fn broken_rules_end_the_link() {
         ("a second FIN", &[1, 0, 0, 0, 1, 0, 0, 0]),
         ("DATA after FIN", &[1, 0, 0, 0, 0, 0, 0, 1, 7]),
         ("half a header", &[0, 0]),
+        ("DATA before TAKEN", &[0, 0, 0, 1, 7]),
+        ("FIN before TAKEN", &[1, 0, 0, 0]),
+        ("FREE before TAKEN", &[5, 0, 0, 0]),
+        ("a second TAKEN", &[4, 0, 0, 0, 4, 0, 0, 0]),
+        ("FREE before FIN", &[4, 0, 0, 0, 5, 0, 0, 0]),
     ];
     for (what, bytes) in cases {
+        let taken = [&Frame::Taken.encode()[..], bytes].concat();
+        let bytes = if what.contains("TAKEN") { bytes } else { &taken };
         let (edge, mut agent) = duplex(1 << 16);
-        let mut stream = Parked::new(edge).claim(&visitor(1)).unwrap();
+        let mut stream = Parked::new(edge, Version::Two).claim(&visitor(1)).unwrap();
         agent.write_all(bytes).await.unwrap();
         agent.shutdown().await.unwrap();
         let mut got = Vec::new();
         let read = stream.read_to_end(&mut got).await;
         stream.shutdown().await.ok();
-        // What comes after a FIN belongs to the link, not to the stream: whoever parks it again finds it noisy.
-        let usable = read.is_ok() && stream.into_idle().is_some_and(|io| Parked::new(io).is_quiet());
+        // What comes after a FIN belongs to the link, not to the stream: whoever waits for its end finds it.
+        let usable = read.is_ok() && stream.freed().await.is_some();
         assert!(!usable, "{what}");
         assert_eq!(got, b"", "{what}");
     }
@@ -213,18 +224,64 @@ async fn only_a_claim_begins() {
         let (mut edge, agent) = duplex(1 << 16);
         edge.write_all(bytes).await.unwrap();
         edge.shutdown().await.unwrap();
-        assert!(Waiting::new(agent).accept().await.is_err(), "{bytes:?}");
+        assert!(Waiting::new(agent, Version::Two).accept().await.is_err(), "{bytes:?}");
     }
 }
 
 #[tokio::test]
 async fn a_parked_link_that_speaks_or_ends_is_not_quiet() {
     let (edge, mut agent) = duplex(100);
-    let mut parked = Parked::new(edge);
+    let mut parked = Parked::new(edge, Version::Two);
     assert!(parked.is_quiet() && parked.is_quiet());
     agent.write_all(&[0]).await.unwrap();
     assert!(!parked.is_quiet());
     let (edge, agent) = duplex(100);
     drop(agent);
-    assert!(!Parked::new(edge).is_quiet());
+    assert!(!Parked::new(edge, Version::Two).is_quiet());
+}
+
+#[tokio::test]
+async fn a_link_is_free_when_its_agent_says_so_and_not_before() {
+    let (mut edge, mut agent) = claimed().await;
+    assert_eq!(edge.version(), Version::Two);
+    edge.shutdown().await.unwrap();
+    agent.shutdown().await.unwrap();
+    assert_eq!((edge.read(&mut [0]).await.unwrap(), agent.read(&mut [0]).await.unwrap()), (0, 0));
+    // Both directions ended, and the agent has yet to pass on what it read.
+    let mut freed = Box::pin(edge.freed());
+    assert!(freed.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let agent = Waiting::freed(agent.into_idle().unwrap(), Version::Two).await.unwrap();
+    let mut parked = Parked::new(freed.await.unwrap(), Version::Two);
+    assert!(parked.is_quiet());
+    let mut edge = parked.claim(&visitor(2)).unwrap();
+    edge.flush().await.unwrap();
+    assert_eq!(agent.accept().await.unwrap().0, visitor(2));
+}
+
+#[tokio::test]
+async fn a_link_of_the_first_version_says_neither_taken_nor_free() {
+    let (edge, agent) = duplex(1 << 16);
+    let mut edge = Parked::new(edge, Version::One).claim(&visitor(1)).unwrap();
+    edge.shutdown().await.unwrap();
+    assert!(!edge.is_untaken());
+    let (_, mut agent) = Waiting::new(agent, Version::One).accept().await.unwrap();
+    agent.read_to_end(&mut Vec::new()).await.unwrap();
+    agent.shutdown().await.unwrap();
+    assert_eq!(edge.read(&mut [0]).await.unwrap(), 0);
+    let mut parked = Parked::new(edge.freed().await.unwrap(), Version::One);
+    drop(Waiting::freed(agent.into_idle().unwrap(), Version::One).await.unwrap());
+    assert_eq!(parked.get_mut().read(&mut [0]).await.unwrap(), 0, "not a byte was said");
+}
+
+#[tokio::test]
+async fn a_link_that_is_let_go_before_it_is_free_still_brings_what_was_sent() {
+    let (mut edge, mut agent) = claimed().await;
+    edge.write_all(b"the end").await.unwrap();
+    edge.shutdown().await.unwrap();
+    agent.shutdown().await.unwrap();
+    assert_eq!(edge.read(&mut [0]).await.unwrap(), 0);
+    drop(edge.freed());
+    let mut got = String::new();
+    agent.read_to_string(&mut got).await.unwrap();
+    assert_eq!(got, "the end");
 }

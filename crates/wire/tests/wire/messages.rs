@@ -266,6 +266,7 @@ fn a_proxy_header_is_as_published() {
         proto: "https".into(),
         edge_type: EdgeType::Undefined,
         passthrough_tls: false,
+        ..ProxyHeader::default()
     };
     let json =
         br#"{"Id":"b","ClientAddr":"127.0.0.1:9","Proto":"https","EdgeType":"0","PassthroughTLS":false}"#;
@@ -368,7 +369,8 @@ fn carriers_are_asked_for_and_offered_between_our_own_programs_only() {
 
     let mut reply = AuthReply::default();
     assert!(serde_json::to_value(&reply).unwrap()["Extra"].get("Carriers").is_none());
-    let offer = CarrierOffer { ticket: Secret::new("t"), links_max: 64, raw_key: None, quic: true };
+    let offer =
+        CarrierOffer { ticket: Secret::new("t"), links_max: 64, quic: true, ..CarrierOffer::default() };
     reply.extra.carriers = Some(offer);
     let value = serde_json::to_value(&reply).unwrap();
     assert_eq!(value["Extra"]["Carriers"], json!({"Ticket": "t", "LinksMax": 64, "Quic": true}));

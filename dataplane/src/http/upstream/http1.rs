@@ -11,8 +11,9 @@ use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::oneshot;
+use tokio::time::{Duration, timeout};
 
 use super::gate::{Gate, Shared};
 use super::{Again, Driver, Lender, SendError, garbage, lost, unreachable, visitor_fault};
@@ -22,12 +23,33 @@ use crate::http::framing::{FIELDS_MAX, HEAD_BYTES_MAX};
 /// Bytes hyper may hold of a response head: what the framer lets through, and room for what follows it.
 const BUFFER_BYTES_MAX: usize = HEAD_BYTES_MAX + 64 * 1024;
 
+/// Seconds an upstream may take to close a connection after us.
+const CLOSE_SECS_MAX: u64 = 5;
+
 /// One connection, free or in use.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Body>,
     shared: Rc<Shared>,
-    _driver: Driver,
+    /// Whether no request is under way, so that it can end in order.
+    is_free: bool,
+    driver: Driver,
+}
+
+impl Drop for Connection {
+    /// A free connection is closed, not cut off: the upstream closes too, and an agent's link is free for the next visitor.
+    fn drop(&mut self) {
+        if !self.is_free {
+            return;
+        }
+        if let Some(mut task) = self.driver.0.take() {
+            tokio::task::spawn_local(async move {
+                if timeout(Duration::from_secs(CLOSE_SECS_MAX), &mut task).await.is_err() {
+                    task.abort();
+                }
+            });
+        }
+    }
 }
 
 /// The stream of a connection that left HTTP, and bytes already read from it.
@@ -53,12 +75,13 @@ where
         read.extend_from_slice(&rest);
         if let Err((stream_back, _)) = switch.send((stream, read)) {
             stream = stream_back;
-            if ended.is_ok() {
-                let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+            if ended.is_ok() && stream.shutdown().await.is_ok() {
+                // Its own end, or what nobody asked for: either way it is over.
+                let _ = stream.read(&mut [0]).await;
             }
         }
     });
-    Ok((Connection { sender, shared, _driver: Driver(driver) }, switched))
+    Ok((Connection { sender, shared, is_free: false, driver: Driver(Some(driver)) }, switched))
 }
 
 impl Connection {
@@ -80,6 +103,7 @@ impl Connection {
         progress: &Rc<Progress>,
     ) -> Result<Response<Incoming>, SendError> {
         let again = Again::by(request.method());
+        self.is_free = false;
         self.shared.expect(request.method() == Method::HEAD, false, progress);
         let result = self.sender.send_request(with_body(request, body.lend())).await;
         result.map_err(|error| self.failed(&error, again))
@@ -152,7 +176,8 @@ struct Leased<K: FnOnce(Connection)> {
 
 impl<K: FnOnce(Connection)> Leased<K> {
     fn release(&mut self) {
-        if let Some((connection, keep)) = self.lease.take() {
+        if let Some((mut connection, keep)) = self.lease.take() {
+            connection.is_free = true;
             keep(connection);
         }
     }

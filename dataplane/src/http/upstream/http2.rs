@@ -56,7 +56,7 @@ where
         let _ = connection.await;
         ended.set(true);
     });
-    Ok(Connection { sender, closed, refused, limits, driver: Rc::new(Driver(driver)) })
+    Ok(Connection { sender, closed, refused, limits, driver: Rc::new(Driver(Some(driver))) })
 }
 
 impl Connection {
@@ -92,13 +92,13 @@ impl Connection {
         let fault: Rc<Cell<Option<Fault>>> = Rc::default();
         let found = fault.clone();
         let writer = (!over).then(|| {
-            Driver(tokio::task::spawn_local(async move {
+            Driver(Some(tokio::task::spawn_local(async move {
                 if let Err(WriteError::Body(BodyFault::Visitor(fault))) =
                     h2_stream::write(body, &mut stream, pace).await
                 {
                     found.set(Some(fault));
                 }
-            }))
+            })))
         });
         let response = response.await.map_err(|error| match fault.get() {
             Some(fault) => SendError { failure: fault_failure(fault), again: Again::No },
