@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub use stream::AgentStream;
 use crate::carrier::{self, Carrier, CarrierStream, Link, Origin, RawFailed, RawLink, RawStream};
 use crate::conn::{self, Walk};
 use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool};
-use crate::listen;
+use crate::listen::{self, Listener};
 use crate::log;
 use crate::metrics::{CarrierLabel, StatusLabel};
 use crate::quic;
@@ -49,7 +49,7 @@ const CLAIM_SECS_MAX: u64 = 5;
 /// What a shard is told by others.
 pub enum Message {
     /// Accept connections here.
-    Listen(Entrance, TcpListener),
+    Listen(Entrance, Listener),
     /// Serve agents that come over QUIC.
     Quic(UdpSocket),
     /// Stop accepting on a port.
@@ -75,6 +75,8 @@ pub enum Entrance {
     Tls,
     /// Agents.
     Connect,
+    /// HTTPS and TLS endpoints, and agents: one address for both, because the operator asked for it.
+    Shared,
     /// A TCP address.
     Tcp {
         /// Host part of its endpoints.
@@ -91,6 +93,7 @@ impl Entrance {
             Self::Http => "http",
             Self::Tls => "tls",
             Self::Connect => "connect",
+            Self::Shared => "shared",
             Self::Tcp { .. } => "tcp",
         }
     }
@@ -211,7 +214,7 @@ impl Shard {
         });
     }
 
-    fn listen(&self, entrance: Entrance, listener: TcpListener) {
+    fn listen(&self, entrance: Entrance, listener: Listener) {
         let (shard, drain) = (self.clone(), self.edge().reached(Stage::Draining));
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
         let task = spawn_local(async move {
@@ -379,7 +382,10 @@ impl Gateway for Shard {
     fn request_done(&self, mut event: RequestEvent) {
         self.edge().metrics.requests.get_or_create(&StatusLabel::of(event.status)).inc();
         log::shorten_policy_logs(&mut event.policy_logs);
-        if !log::request(&event) {
+        // A request that reached no endpoint is a stranger's, and there may be many.
+        let source = event.client.parse::<SocketAddr>().ok().filter(|_| event.endpoint.is_none());
+        let has_line = source.is_none_or(|client| self.edge().refusal_has_line(client.ip()));
+        if has_line && !log::request(&event) {
             self.edge().metrics.log_lines_lost.inc();
         }
         self.edge().reports.event(FromEdge::Request(Box::new(event)));
