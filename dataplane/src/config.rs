@@ -37,7 +37,7 @@ pub struct Config {
     /// Address for http:// endpoints.
     #[arg(long, value_name = "ADDR")]
     pub http: SocketAddr,
-    /// Address for https:// and tls:// endpoints.
+    /// Address for https:// and tls:// endpoints. May be that of --connect: agents and visitors are told apart then.
     #[arg(long, value_name = "ADDR")]
     pub https: SocketAddr,
     /// Address for agents.
@@ -201,6 +201,11 @@ impl FromStr for ControlAddress {
 }
 
 impl Config {
+    /// Whether agents and visitors come to one address. Port 0 is never the same twice.
+    pub fn shares_connect(&self) -> bool {
+        self.https == self.connect && self.https.port() != 0
+    }
+
     /// The socket control listens on.
     pub fn control_socket(&self) -> PathBuf {
         self.control.as_ref().map_or_else(|| self.run_dir().join("edge.sock"), |address| address.0.clone())

@@ -5,6 +5,7 @@
 
 mod deliver;
 mod hello;
+mod shared;
 mod visitor;
 mod walk;
 
@@ -41,6 +42,8 @@ pub struct Record {
     event: ConnectionEvent,
     started: Instant,
     traffic: Arc<Traffic>,
+    /// The edge turned it away before it reached an endpoint.
+    refused: bool,
     _admitted: Admitted,
     _open: Open,
 }
@@ -75,6 +78,7 @@ impl Record {
             },
             started: Instant::now(),
             traffic: socket.traffic(),
+            refused: false,
             _admitted: admitted,
             _open: Open::count(&shard.edge().metrics.connections_open),
         }
@@ -85,6 +89,12 @@ impl Record {
         self.event.account = Some(endpoint.account);
         self.event.endpoint = Some(endpoint.id);
         self.event.url = endpoint.url.to_string();
+    }
+
+    /// Ends it with these words: nobody is served.
+    fn refuse(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
+        self.refused = true;
+        self.done(error, outcome);
     }
 
     /// Ends it with these words.
@@ -100,7 +110,7 @@ impl Drop for Record {
         event.bytes_in = self.traffic.received();
         event.bytes_out = self.traffic.sent();
         event.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.edge.connection_done(event);
+        self.edge.connection_done(event, self.refused);
     }
 }
 
@@ -114,7 +124,13 @@ pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
         return;
     }
     let comer = if *entrance == Entrance::Connect { Comer::Agent } else { Comer::Visitor };
-    let admitted = match edge.caps.admit(socket.peer().ip(), comer) {
+    let admit = |comer| edge.caps.admit(socket.peer().ip(), comer).map(|admitted| (comer, admitted));
+    let admitted = match admit(comer) {
+        // Whoever comes here may be an agent, and there is room for those.
+        Err(_) if *entrance == Entrance::Shared => admit(Comer::Agent),
+        admitted => admitted,
+    };
+    let (comer, admitted) = match admitted {
         Ok(admitted) => admitted,
         Err(refused) => {
             edge.metrics.connections_refused.inc();
@@ -134,6 +150,9 @@ pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
         Entrance::Tls => {
             let record = Record::new(&shard, &socket, admitted);
             spawn_local(serve_tls(shard, socket, record));
+        }
+        Entrance::Shared => {
+            spawn_local(shared::serve(shard, socket, comer, admitted));
         }
         Entrance::Tcp { host, port } => {
             let record = Record::new(&shard, &socket, admitted);
@@ -156,7 +175,7 @@ async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, por
     shard.edge().routes.returned(None, &[Scheme::Tcp], &host, port).await;
     let Some((_, pool)) = shard.edge().routes.public(Scheme::Tcp, &host, port) else {
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
-        return record.done(Some(ErrorCode::OFFLINE), outcome);
+        return record.refuse(Some(ErrorCode::OFFLINE), outcome);
     };
     let facts = facts(&shard, &socket, &record);
     go_on(shard, Box::new(Walk::new(Visitor::clear(socket), facts, None, pool, record))).await;
@@ -176,18 +195,24 @@ async fn serve_http(shard: Shard, socket: Socket, record: Record) {
     let open = Open::count(&shard.edge().metrics.http_connections_open);
     let outcome = crate::http::serve(shard.clone(), socket, conn).await;
     drop(open);
-    record.done(None, outcome.outcome);
+    match outcome.requests {
+        0 => record.refuse(None, outcome.outcome),
+        _ => record.done(None, outcome.outcome),
+    }
 }
 
 /// HTTPS and TLS endpoints share a listener; libpq asks for TLS in its own words first.
-async fn serve_tls(shard: Shard, mut socket: Socket, mut record: Record) {
-    let hello = match read_hello(&mut socket).await {
-        Ok(hello) => hello,
-        Err(refusal) => return record.done(None, refusal.to_string()),
-    };
+async fn serve_tls(shard: Shard, mut socket: Socket, record: Record) {
+    match read_hello(&mut socket).await {
+        Ok(hello) => serve_hello(shard, socket, hello, record).await,
+        Err(refusal) => record.refuse(None, refusal.to_string()),
+    }
+}
+
+async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, mut record: Record) {
     let Some(name) = hello.tls.sni.clone() else {
         hello::refuse_name(&mut socket).await;
-        return record.done(None, "the TLS hello names no server this edge could serve");
+        return record.refuse(None, "the TLS hello names no server this edge could serve");
     };
     record.event.server_name = name.to_string();
     shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, TLS_PORT).await;

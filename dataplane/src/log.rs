@@ -4,6 +4,7 @@
 //! written many at a time. Filters and fields are the same as those of every other line.
 
 mod lines;
+mod refusals;
 
 use std::cell::RefCell;
 use std::io::IsTerminal as _;
@@ -12,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use ebbgate_model::event::{ConnectionEvent, RequestEvent};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode};
 use lines::Lines;
+pub use refusals::{REFUSAL_SOURCES_MAX, REFUSALS_MS, REFUSALS_PER_SOURCE_MAX, Refusals, Sum};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::Level;

@@ -1,5 +1,6 @@
 //! `ebbgate-edge`: flags -> state on disk -> shards -> wait for a signal.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use clap::Parser as _;
 use ebbgate_edge::admit::Guard;
 use ebbgate_edge::config::{Config, QuicListen};
 use ebbgate_edge::effect::{Fetcher, Keys};
-use ebbgate_edge::listen::{self, Caps};
+use ebbgate_edge::listen::{self, Caps, Transport};
 use ebbgate_edge::metrics::Metrics;
 use ebbgate_edge::program::disk::Disk;
 use ebbgate_edge::program::feed::Feed;
@@ -31,6 +32,8 @@ use tokio::time::{Duration, sleep};
 
 /// Seconds between attempts to write what the disk did not take.
 const WRITE_AGAIN_SECS: u64 = 5;
+/// Seconds between looks at whether sums of refusals are due.
+const SUMS_SECS: u64 = 10;
 /// Milliseconds between looks at whether the first program is there.
 const READY_LOOK_MS: u64 = 10;
 
@@ -65,14 +68,16 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let shards = config.shards();
     let mailboxes = edge.mailboxes(shards);
     restore(&edge, &saved);
-    let admin = tokio::net::TcpListener::bind(config.admin).await;
-    let admin = admin.with_context(|| format!("cannot listen on {} for the admin port", config.admin))?;
-    let addresses = Addresses {
-        http: open(&edge, config.http, &Entrance::Http, shards, &passed)?,
-        https: open(&edge, config.https, &Entrance::Tls, shards, &passed)?,
-        connect: open(&edge, config.connect, &Entrance::Connect, shards, &passed)?,
-        admin: admin.local_addr()?,
+    let (admin_at, admin) = listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?;
+    let http = open(&edge, config.http, &Entrance::Http, shards, &passed)?;
+    let (https, connect) = if config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect") {
+        let both = open(&edge, config.https, &Entrance::Shared, shards, &passed)?;
+        (both, both)
+    } else {
+        let https = open(&edge, config.https, &Entrance::Tls, shards, &passed)?;
+        (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed)?)
     };
+    let addresses = Addresses { http, https, connect, admin: admin_at };
     drop(passed);
     let quic = open_quic(&edge, config.quic, addresses.connect)?;
     // The filter stands before the first connection is accepted.
@@ -87,11 +92,25 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let threads: Vec<JoinHandle<_>> = threads.collect::<std::io::Result<_>>()?;
     let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
     let disk = saved.disk();
-    tokio::spawn(admin::serve(admin, Arc::clone(&edge), Arc::clone(&disk)));
+    for listener in admin {
+        let socket = tokio::net::TcpListener::from_std(listener.socket)?;
+        let (edge, disk) = (Arc::clone(&edge), Arc::clone(&disk));
+        tokio::spawn(async move {
+            let _claim = listener.claim;
+            admin::serve(socket, edge, disk).await;
+        });
+    }
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk)));
     let feed = Feed { socket: config.control_socket(), id, edge: Arc::clone(&edge), saved, events };
     tokio::spawn(feed.run());
+    let summed = Arc::clone(&edge);
+    tokio::spawn(async move {
+        loop {
+            sleep(Duration::from_secs(SUMS_SECS)).await;
+            summed.log_refusals(false);
+        }
+    });
     let reloaded = Arc::clone(&edge);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -112,6 +131,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     // Without a service manager there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     drain::drain(&edge, Duration::from_millis(config.drain_ms)).await;
+    edge.log_refusals(true);
     for thread in threads {
         let Ok(ended) = thread.join() else {
             tracing::error!("a shard panicked");
@@ -184,13 +204,17 @@ fn open(
     shards: usize,
     passed: &[(String, TcpListener)],
 ) -> Result<SocketAddr> {
-    let flag = if *entrance == Entrance::Tls { "https" } else { entrance.name() };
+    let flag = match entrance {
+        Entrance::Tls | Entrance::Shared => "https",
+        other => other.name(),
+    };
+    let listener = if *entrance == Entrance::Shared { "--https and --connect" } else { &format!("--{flag}") };
     let (bound, listeners) = match passed.iter().find(|(name, _)| name == flag) {
-        Some((_, socket)) => listen::share(socket.try_clone()?, shards)?,
-        None => listen::bind(address, shards)?,
+        Some((_, socket)) => listen::share(listener, socket.try_clone()?, shards)?,
+        None => listen::bind(listener, address, shards).map_err(listen::ListenError::named)?,
     };
     edge.listen(entrance, listeners);
-    tracing::info!(address = %bound, listener = flag, "listening");
+    tracing::info!(address = %bound, listener = entrance.name(), "listening");
     Ok(bound)
 }
 
@@ -202,11 +226,16 @@ fn open_quic(edge: &Edge, asked: Option<QuicListen>, connect: SocketAddr) -> Res
             tracing::info!(address = %bound, listener = "quic", "listening");
             Ok(Some(bound))
         }
-        Err(error) if asked.is_some() => {
-            Err(error).with_context(|| format!("cannot listen on UDP {address}; free it or say --quic off"))
-        }
         Err(error) => {
-            tracing::warn!(%error, udp = %address, "agents cannot come over QUIC: the port is taken");
+            let by = match error.kind() {
+                ErrorKind::AddrInUse => format!("{} has it", listen::holder(Transport::Udp, address)),
+                _ => "the system refuses".to_owned(),
+            };
+            if asked.is_some() {
+                let what = || format!("cannot listen on UDP {address}: {by}; free it or say --quic off");
+                return Err(error).with_context(what);
+            }
+            tracing::warn!(%error, udp = %address, by, "agents cannot come over QUIC");
             Ok(None)
         }
     }

@@ -132,6 +132,8 @@ metrics! {
     events_dropped: Counter<u64, AtomicU64> = "events_dropped", "Events lost because control was away";
     /// Lines of connections and requests lost because whoever reads the log did not keep up.
     log_lines_lost: Counter = "log_lines_lost", "Lines of connections and requests lost because whoever reads the log did not keep up";
+    /// Refused connections and requests that had no line of their own.
+    refusals_summed: Counter = "refusals_summed", "Refused connections and requests that are in the log as a sum only";
     /// Fetches of key sets.
     key_fetches: Counter = "jwks_fetches", "Fetches of key sets";
     /// Fetches of key sets that failed.

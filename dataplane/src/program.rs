@@ -101,6 +101,17 @@ pub struct ConnectName {
 }
 
 impl ConnectNames {
+    /// Whether agents connect to this name, said so by the installation or by an ingress.
+    pub fn contains(&self, name: &Host) -> bool {
+        self.hosts.contains(name) || self.ingresses.contains_key(name)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(hosts: &[&str]) -> Self {
+        let hosts = hosts.iter().map(|host| host.parse().expect("a test's own name")).collect();
+        Self { hosts, ..Self::default() }
+    }
+
     /// The entry for a server name; none asked for is the default. None: nobody answers to it.
     pub fn find(&self, name: Option<&Host>) -> Option<ConnectName> {
         if let Some((account, certificate)) = name.and_then(|name| self.ingresses.get(name)) {

@@ -32,16 +32,12 @@ use crate::shard::{Edge, Shard, Stage};
 
 /// Seconds from an agent's first packet to the end of its handshake.
 pub const HANDSHAKE_SECS_MAX: u64 = 10;
-/// Handshakes under way at once with sources that have not proven their address; the next source is asked to (Retry,
-/// RFC 9000 section 8.1.2), which costs the edge no memory and the agent one round trip.
-pub const UNPROVEN_MAX: usize = 32;
 /// Handshakes under way at once; the next is refused.
 pub const HANDSHAKES_MAX: usize = 512;
 /// The listener of one shard.
 struct Listener {
     shard: Shard,
     handshakes: Count,
-    unproven: Count,
 }
 
 /// How many of something there are now.
@@ -73,7 +69,7 @@ pub async fn serve(shard: Shard, socket: UdpSocket) -> io::Result<()> {
     let config = ebbgate_quic::server(certificates::tls(&edge)).map_err(io::Error::other)?;
     let key = ResetKey::new(&edge.tickets.derive("quic stateless reset"));
     let endpoint = ebbgate_quic::endpoint(socket, Some((config, key)))?;
-    let listener = Listener { shard, handshakes: Count::default(), unproven: Count::default() };
+    let listener = Listener { shard, handshakes: Count::default() };
     let draining = edge.reached(Stage::Draining);
     tokio::pin!(draining);
     loop {
@@ -102,36 +98,29 @@ impl Listener {
             metrics.connections_blocked.inc();
             return incoming.ignore();
         }
-        let Some(handshake) = self.handshakes.take(HANDSHAKES_MAX) else {
-            metrics.connections_refused.inc();
-            return incoming.refuse();
-        };
-        // A source that has not proven its address may be anybody's: it counts against nobody's share.
-        let standing = if incoming.remote_address_validated() {
-            match edge.caps.admit(peer, Comer::Agent) {
-                Ok(admitted) => Standing::Admitted(admitted),
-                Err(refused) => {
-                    metrics.connections_refused.inc();
-                    tracing::debug!(%peer, %refused, "connection refused");
-                    return incoming.refuse();
-                }
-            }
-        } else if let Some(unproven) = self.unproven.take(UNPROVEN_MAX) {
-            Standing::Unproven(unproven)
-        } else {
+        if !incoming.remote_address_validated() {
+            // A Retry is smaller than any first packet (RFC 9000 section 14.1), and costs the edge no memory. A handshake's
+            // answers are not: the library counts them in whole datagrams against the limit of section 8.1.
             metrics.quic_retries.inc();
             // It can be asked once only, and has not been.
             let _ = incoming.retry();
             return;
+        }
+        let Some(handshake) = self.handshakes.take(HANDSHAKES_MAX) else {
+            metrics.connections_refused.inc();
+            return incoming.refuse();
         };
-        spawn_local(begin(self.shard.clone(), incoming, handshake, standing));
+        match edge.caps.admit(peer, Comer::Agent) {
+            Ok(admitted) => {
+                spawn_local(begin(self.shard.clone(), incoming, handshake, admitted));
+            }
+            Err(refused) => {
+                metrics.connections_refused.inc();
+                tracing::debug!(%peer, %refused, "connection refused");
+                incoming.refuse();
+            }
+        }
     }
-}
-
-/// What a connection attempt counts as.
-enum Standing {
-    Admitted(Admitted),
-    Unproven(Counted),
 }
 
 /// A connection whose handshake is done.
@@ -143,7 +132,7 @@ struct Newcomer {
 }
 
 /// Serves one connection attempt to the end of what came of it.
-async fn begin(shard: Shard, incoming: Incoming, handshake: Counted, standing: Standing) {
+async fn begin(shard: Shard, incoming: Incoming, handshake: Counted, admitted: Admitted) {
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
     let from = incoming.remote_address();
     let limit = Duration::from_secs(HANDSHAKE_SECS_MAX);
@@ -152,23 +141,14 @@ async fn begin(shard: Shard, incoming: Incoming, handshake: Counted, standing: S
         failed => {
             shard.edge().metrics.handshakes_failed.inc();
             let error = failed.err().map_or_else(|| "it failed".to_owned(), |e| e.to_string());
-            return tracing::info!(peer = %from, error, "an agent's QUIC handshake failed");
+            if shard.edge().refusal_has_line(from.ip()) {
+                tracing::info!(peer = %from, error, "an agent's QUIC handshake failed");
+            }
+            return;
         }
     };
     drop(handshake);
-    // Whoever finishes a handshake reads what is sent to its address.
     let peer = connection.remote_address().ip().to_canonical();
-    let admitted = match standing {
-        Standing::Admitted(admitted) => Ok(admitted),
-        Standing::Unproven(unproven) => {
-            drop(unproven);
-            shard.edge().caps.admit(peer, Comer::Agent)
-        }
-    };
-    let Ok(admitted) = admitted else {
-        shard.edge().metrics.connections_refused.inc();
-        return ebbgate_quic::close(&connection, Code::REFUSED, "this edge has enough connections");
-    };
     let reason = match came_for(shard.edge(), &connection) {
         Some(name) => {
             let newcomer = Newcomer { connection: connection.clone(), peer, ingress: name.account };
@@ -199,7 +179,11 @@ async fn serve_connection(shard: &Shard, newcomer: Newcomer) -> &'static str {
         let mut stream = Stream::new(connection.accept_bi().await.ok()?);
         let opening = Opening::read(&mut stream).await;
         opening
-            .inspect_err(|error| tracing::info!(%peer, %error, "an agent began with nonsense"))
+            .inspect_err(|error| {
+                if shard.edge().refusal_has_line(*peer) {
+                    tracing::info!(%peer, %error, "an agent began with nonsense");
+                }
+            })
             .ok()
             .map(|opening| (opening, stream))
     };

@@ -23,6 +23,7 @@ use ebbgate_wire::rpc_io::{call, notify};
 use tokio::time::{Duration, timeout};
 
 pub use auth::{AuthFailures, WaitingLogins};
+pub(crate) use links::begins_raw;
 pub use links::{LINK_HELLO_SECS_MAX, LINKS_PER_SESSION_MAX, LinkCount, session_of_ticket};
 pub use registry::Sessions;
 pub use serve::{Arrival, run, serve};

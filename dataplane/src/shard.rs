@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ use crate::carrier::{
 use crate::conn::{self, Walk};
 use crate::gateway::liveness::{self, Look};
 use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool, SessionState};
-use crate::listen;
+use crate::listen::{self, Listener};
 use crate::log;
 use crate::metrics::{CarrierLabel, StatusLabel};
 use crate::quic;
@@ -53,7 +53,7 @@ const CLAIM_SECS_MAX: u64 = 5;
 /// What a shard is told by others.
 pub enum Message {
     /// Accept connections here.
-    Listen(Entrance, TcpListener),
+    Listen(Entrance, Listener),
     /// Serve agents that come over QUIC.
     Quic(UdpSocket),
     /// Stop accepting on a port.
@@ -79,6 +79,8 @@ pub enum Entrance {
     Tls,
     /// Agents.
     Connect,
+    /// HTTPS and TLS endpoints, and agents: one address for both, because the operator asked for it.
+    Shared,
     /// A TCP address.
     Tcp {
         /// Host part of its endpoints.
@@ -95,6 +97,7 @@ impl Entrance {
             Self::Http => "http",
             Self::Tls => "tls",
             Self::Connect => "connect",
+            Self::Shared => "shared",
             Self::Tcp { .. } => "tcp",
         }
     }
@@ -215,7 +218,7 @@ impl Shard {
         });
     }
 
-    fn listen(&self, entrance: Entrance, listener: TcpListener) {
+    fn listen(&self, entrance: Entrance, listener: Listener) {
         let (shard, drain) = (self.clone(), self.edge().reached(Stage::Draining));
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
         let task = spawn_local(async move {
@@ -468,7 +471,10 @@ impl Gateway for Shard {
     fn request_done(&self, mut event: RequestEvent) {
         self.edge().metrics.requests.get_or_create(&StatusLabel::of(event.status)).inc();
         log::shorten_policy_logs(&mut event.policy_logs);
-        if !log::request(&event) {
+        // A request that reached no endpoint is a stranger's, and there may be many.
+        let source = event.client.parse::<SocketAddr>().ok().filter(|_| event.endpoint.is_none());
+        let has_line = source.is_none_or(|client| self.edge().refusal_has_line(client.ip()));
+        if has_line && !log::request(&event) {
             self.edge().metrics.log_lines_lost.inc();
         }
         self.edge().reports.event(FromEdge::Request(Box::new(event)));

@@ -4,12 +4,12 @@
 //! `--ring` takes the ring's form of accepting and of readiness, which the edge does not, to compare them. Plain TCP.
 //! Usage: `edge-relay LISTEN TARGET [--threads N] [--ring]`; ends with the process.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use ebbgate_edge::listen;
+use ebbgate_edge::listen::{self, Listener};
 use ebbgate_edge::relay::{End, First, IdleLimits, splice};
 use ebbgate_edge::ring::{self, Form, Polled};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -59,7 +59,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Plan, Error> {
 
 fn serve(plan: &Plan) -> Result<(), Error> {
     let Plan { at, target, threads, form } = *plan;
-    let (_, listeners) = listen::bind(at, threads)?;
+    let (_, listeners) = listen::bind("edge-relay", at, threads)?;
     let serve = move |(index, listener)| {
         thread::spawn(move || ring::run(index, form, async move { accept(listener, target, form).await }))
     };
@@ -71,7 +71,7 @@ fn serve(plan: &Plan) -> Result<(), Error> {
 }
 
 /// A connection that fails ends; whoever measures notices the missing bytes.
-async fn accept(listener: TcpListener, target: SocketAddr, form: Form) -> Result<(), Error> {
+async fn accept(listener: Listener, target: SocketAddr, form: Form) -> Result<(), Error> {
     match form {
         Form::Epoll => {
             let take = |client| drop(spawn_local(async move { drop(join(client, target).await) }));
@@ -80,7 +80,7 @@ async fn accept(listener: TcpListener, target: SocketAddr, form: Form) -> Result
         Form::Ring if !ring::in_ring() => return Err("the kernel forbids io_uring".into()),
         Form::Ring => {
             let take = |client| drop(spawn_local(async move { drop(join_by_ring(client, target).await) }));
-            ring::accept(listener, take).await?;
+            ring::accept(listener.socket, take).await?;
         }
     }
     Ok(())

@@ -114,7 +114,7 @@ pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, 
     let may_be_http = hello.tls.alpn.is_empty() || hello.tls.offers_http();
     if !ours || hello.postgres || !may_be_http {
         refuse_name(&mut socket).await;
-        return record.done(Some(ErrorCode::OFFLINE), outcome);
+        return record.refuse(Some(ErrorCode::OFFLINE), outcome);
     }
     let facts = super::facts(&shard, &socket, &record);
     let pool = crate::gateway::Pool::new(Vec::new());
@@ -180,6 +180,7 @@ async fn end_tls(
         }
         Err(error) => {
             shard.edge().metrics.handshakes_failed.inc();
+            walk.record.refused = true;
             Err(over(None, error.to_string()))
         }
     }

@@ -43,6 +43,13 @@ impl ClientHello {
         self.offers(b"h2") || self.offers(b"http/1.1")
     }
 
+    /// A hello for tests, with nothing but a name and protocols.
+    #[cfg(test)]
+    pub(crate) fn naming(sni: Option<&str>, alpn: &[&[u8]]) -> Self {
+        let sni = sni.map(|name| name.parse().expect("a test's own name"));
+        Self { sni, alpn: alpn.iter().map(|name| name.to_vec()).collect(), ..Self::default() }
+    }
+
     /// JA4 fingerprint over TCP.
     pub fn ja4(&self) -> String {
         ja4::fingerprint(self)

@@ -106,7 +106,7 @@ impl Drop for Admitted {
 }
 
 /// What counts as one source: a site with IPv6 has a whole /64 of addresses.
-fn source(peer: IpAddr) -> IpAddr {
+pub(crate) fn source(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),
         IpAddr::V4(ip) => IpAddr::V4(ip),

@@ -2,19 +2,29 @@
 //! to agents that asked for any.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ebbgate_model::{Host, Program};
 
-use crate::listen::{self, ListenError};
+use crate::listen::{self, Claim, ListenError, Listener};
 
 /// Ports open now. Sockets themselves live on the shards.
 #[derive(Debug)]
 pub struct Ports {
     address: IpAddr,
     shards: usize,
-    open: BTreeMap<u16, (Use, Host)>,
+    open: BTreeMap<u16, Open>,
+    /// Reserved ports that could not be bound, and were reported.
+    failed: BTreeSet<u16>,
+}
+
+#[derive(Debug)]
+struct Open {
+    used: Use,
+    host: Host,
+    claim: Arc<Claim>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +43,7 @@ pub enum PortChange {
         /// The port.
         port: u16,
         /// One socket per shard.
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listener>,
     },
     /// Stop accepting here.
     Close {
@@ -50,11 +60,11 @@ pub struct NonePort;
 impl Ports {
     /// Nothing open yet; ports will be bound on this address.
     pub fn new(address: IpAddr, shards: usize) -> Self {
-        Self { address, shards, open: BTreeMap::new() }
+        Self { address, shards, open: BTreeMap::new(), failed: BTreeSet::new() }
     }
 
     /// Opens and closes until the reserved addresses of the Program are what is open. A port that cannot be bound is
-    /// reported and tried again next time; it does not hold up the others.
+    /// reported once, with the process that has it, and tried again next time; it does not hold up the others.
     pub fn sync(&mut self, program: &Program) -> (Vec<PortChange>, Vec<ListenError>) {
         let wanted: BTreeMap<u16, &Host> = program.addresses.values().map(|a| (a.port, &a.host)).collect();
         let mut changes = Vec::new();
@@ -62,19 +72,21 @@ impl Ports {
         let gone: BTreeSet<u16> = self
             .open
             .iter()
-            .filter(|(p, (used, _))| *used == Use::Reserved && !wanted.contains_key(p))
+            .filter(|(p, open)| open.used == Use::Reserved && !wanted.contains_key(p))
             .map(|(p, _)| *p)
             .collect();
-        for port in gone {
-            self.open.remove(&port);
-            changes.push(PortChange::Close { port });
-        }
+        changes.extend(gone.into_iter().filter_map(|port| self.close(port)));
+        self.failed.retain(|port| wanted.contains_key(port));
         for (port, host) in wanted {
             match self.open.get_mut(&port) {
-                Some((used, _)) => *used = Use::Reserved,
+                Some(open) => open.used = Use::Reserved,
                 None => match self.bind(port, host.clone(), Use::Reserved) {
-                    Ok(change) => changes.push(change),
-                    Err(error) => errors.push(error),
+                    Ok(change) => {
+                        self.failed.remove(&port);
+                        changes.push(change);
+                    }
+                    Err(error) if self.failed.insert(port) => errors.push(error.named()),
+                    Err(_) => {}
                 },
             }
         }
@@ -102,10 +114,13 @@ impl Ports {
 
     /// Takes a lent port back.
     pub fn give_back(&mut self, port: u16) -> Option<PortChange> {
-        if !matches!(self.open.get(&port), Some((Use::Lent, _))) {
-            return None;
-        }
-        self.open.remove(&port);
+        self.open.get(&port).filter(|open| open.used == Use::Lent)?;
+        self.close(port)
+    }
+
+    /// The shards close its sockets in their own time; until then the port may be opened again from here only.
+    fn close(&mut self, port: u16) -> Option<PortChange> {
+        self.open.remove(&port)?.claim.release();
         Some(PortChange::Close { port })
     }
 
@@ -116,7 +131,7 @@ impl Ports {
 
     /// Ports open now, with the host part of their endpoints.
     pub fn open(&self) -> impl Iterator<Item = (u16, &Host)> {
-        self.open.iter().map(|(port, (_, host))| (*port, host))
+        self.open.iter().map(|(port, open)| (*port, &open.host))
     }
 
     fn bind_free(&mut self, port: u16, host: &Host) -> Option<PortChange> {
@@ -127,8 +142,12 @@ impl Ports {
     }
 
     fn bind(&mut self, port: u16, host: Host, used: Use) -> Result<PortChange, ListenError> {
-        let (_, listeners) = listen::bind(SocketAddr::new(self.address, port), self.shards)?;
-        self.open.insert(port, (used, host.clone()));
+        let name = format!("tcp://{host}:{port}");
+        let (_, listeners) = listen::bind(&name, SocketAddr::new(self.address, port), self.shards)?;
+        if let Some(first) = listeners.first() {
+            let claim = Arc::clone(&first.claim);
+            self.open.insert(port, Open { used, host: host.clone(), claim });
+        }
         Ok(PortChange::Open { host, port, listeners })
     }
 }
@@ -136,6 +155,8 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
+
     use ebbgate_model::{AccountId, AddressId, AddressSpec, Ksuid};
 
     fn free_port() -> u16 {
@@ -174,8 +195,32 @@ mod tests {
         let wanted = program(&[taken.local_addr().unwrap().port(), free_port()]);
         let (opened, errors) = ports.sync(&wanted);
         assert_eq!((opened.len(), errors.len()), (1, 1));
+        let message = errors[0].to_string();
+        assert!(message.contains("for tcp://tcp.example.com:") && message.contains("process"), "{message}");
+        assert!(ports.sync(&wanted).1.is_empty(), "said once");
         drop((taken, opened));
         assert_eq!(ports.sync(&wanted).0.len(), 1);
+    }
+
+    #[test]
+    fn a_port_that_is_a_listeners_of_this_edge_is_refused_by_its_name() {
+        let (https, _sockets) = listen::bind("--https", "127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let mut ports = Ports::new("0.0.0.0".parse().unwrap(), 2);
+        let (opened, errors) = ports.sync(&program(&[https.port()]));
+        assert_eq!((opened.len(), errors.len()), (0, 1));
+        assert!(errors[0].to_string().contains("--https of this edge"), "{}", errors[0]);
+        let host: Host = "tcp.example.com".parse().unwrap();
+        assert!(ports.lend(https.port()..=https.port(), &host, None, 0).is_err(), "nor is it lent");
+    }
+
+    #[test]
+    fn a_port_given_back_is_lent_again_before_the_shards_have_closed_it() {
+        let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 2);
+        let host: Host = "tcp.example.com".parse().unwrap();
+        let only = free_port();
+        let (_, _still_open) = ports.lend(only..=only, &host, None, 0).unwrap();
+        ports.give_back(only).unwrap();
+        assert!(ports.lend(only..=only, &host, Some(only), 0).is_ok());
     }
 
     #[test]

@@ -181,7 +181,7 @@ enum NoRaw {
 }
 
 /// Whether a raw link begins here, as soon as the first bytes tell.
-pub(super) async fn begins_raw(socket: &mut Socket) -> bool {
+pub(crate) async fn begins_raw(socket: &mut Socket) -> bool {
     loop {
         let seen = socket.looked_at();
         let common = seen.iter().zip(MAGIC).take_while(|(a, b)| **a == *b).count();

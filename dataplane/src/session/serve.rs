@@ -85,7 +85,9 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
     };
     let name = shard.edge().tables.load().connect.find(hello.tls.sni.as_ref());
     let Some(name) = name else {
-        tracing::info!(%peer, name = ?hello.tls.sni, "an agent came for a name nobody answers to");
+        if shard.edge().refusal_has_line(peer) {
+            tracing::info!(%peer, name = ?hello.tls.sni, "an agent came for a name nobody answers to");
+        }
         return hello_refused(&mut socket).await;
     };
     let is_link = hello.tls.offers(ALPN_LINK);
@@ -96,7 +98,9 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
     let Ok(socket) = (if is_link { socket.for_link() } else { socket.for_agent() }) else { return };
     let failed = |error: TlsError| {
         shard.edge().metrics.handshakes_failed.inc();
-        tracing::info!(%peer, %error, "an agent's handshake failed");
+        if shard.edge().refusal_has_line(peer) {
+            tracing::info!(%peer, %error, "an agent's handshake failed");
+        }
     };
     if is_link {
         return match tls::link_handshake(socket, config).await {
@@ -299,7 +303,9 @@ impl Connection {
             Err(refusal) => {
                 let wait = edge.auth_failures.note(self.peer, Instant::now());
                 edge.metrics.auth_failed.inc();
-                tracing::info!(peer = %self.peer, code = ?refusal.code, reason = refusal.message, "an agent is refused");
+                if self.shard.edge().refusal_has_line(self.peer) {
+                    tracing::info!(peer = %self.peer, code = ?refusal.code, reason = refusal.message, "an agent is refused");
+                }
                 sleep(wait).await;
                 self.gate.borrow_mut().decided(None);
                 let sent = write_object(&mut stream, &AuthReply::refused(refusal.text())).await;

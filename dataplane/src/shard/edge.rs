@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,8 +21,8 @@ use crate::admit::owned::{Listening, Occupant};
 use crate::admit::{Guard, Wanted};
 use crate::effect::Keys;
 use crate::gateway::{Endpoint, Kind};
-use crate::listen::Caps;
-use crate::log;
+use crate::listen::{Caps, Listener};
+use crate::log::{self, Refusals, Sum};
 use crate::metrics::{CodeLabel, Metrics};
 use crate::program::Tables;
 use crate::program::ports::{PortChange, Ports};
@@ -83,6 +83,7 @@ pub struct Edge {
     /// The runtime of everything that is no visitor's traffic.
     pub background: Handle,
     ports: Mutex<Ports>,
+    refusals: Mutex<Refusals>,
     mailboxes: OnceLock<Vec<mpsc::Sender<Message>>>,
     quic: OnceLock<SocketAddr>,
     stage: watch::Sender<Stage>,
@@ -141,6 +142,7 @@ impl Edge {
             guard: parts.guard,
             background: parts.background,
             ports: Mutex::new(parts.ports),
+            refusals: Mutex::default(),
             mailboxes: OnceLock::new(),
             quic: OnceLock::new(),
             stage: watch::Sender::new(Stage::Serving),
@@ -155,7 +157,7 @@ impl Edge {
     }
 
     /// Gives every shard its socket of an entrance.
-    pub fn listen(&self, entrance: &Entrance, listeners: Vec<TcpListener>) {
+    pub fn listen(&self, entrance: &Entrance, listeners: Vec<Listener>) {
         for (shard, listener) in listeners.into_iter().enumerate() {
             // Full only if the shard is stuck; then its share of the socket is closed and the others serve.
             if self.send(shard, Message::Listen(entrance.clone(), listener)).is_err() {
@@ -351,14 +353,39 @@ impl Edge {
         }
     }
 
-    /// The record of a connection that has ended.
-    pub fn connection_done(&self, mut event: ConnectionEvent) {
+    /// Whether a refusal of this source may have a line in the log; counts it either way.
+    pub fn refusal_has_line(&self, source: IpAddr) -> bool {
+        let (has_line, sums) = {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            let now_ms = self.now_unix_ms();
+            let sums = refusals.take(now_ms);
+            (refusals.count(source, now_ms), sums)
+        };
+        if !has_line {
+            self.metrics.refusals_summed.inc();
+        }
+        log_sums(sums);
+        has_line
+    }
+
+    /// Writes the sums of refusals without lines: those of a minute that is over, or `all`.
+    pub fn log_refusals(&self, all: bool) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let sums = if all { refusals.take_all() } else { refusals.take(self.now_unix_ms()) };
+        drop(refusals);
+        log_sums(sums);
+    }
+
+    /// The record of a connection that has ended; `refused`: by the edge, before it reached an endpoint.
+    pub fn connection_done(&self, mut event: ConnectionEvent, refused: bool) {
         let code = event.error.map_or_else(|| "none".to_owned(), |c| c.to_string());
         self.metrics.connections_ended.get_or_create(&CodeLabel { code }).inc();
         self.metrics.bytes_received.inc_by(event.bytes_in);
         self.metrics.bytes_sent.inc_by(event.bytes_out);
         log::shorten_policy_logs(&mut event.policy_logs);
-        if !log::connection(&event) {
+        let source = event.client.parse::<SocketAddr>().ok().filter(|_| refused);
+        let has_line = source.is_none_or(|client| self.refusal_has_line(client.ip()));
+        if has_line && !log::connection(&event) {
             self.metrics.log_lines_lost.inc();
         }
         self.reports.event(FromEdge::Connection(Box::new(event)));
@@ -395,5 +422,16 @@ impl Edge {
     /// A fresh identifier.
     pub fn ksuid(&self) -> Ksuid {
         Ksuid::new(u64::try_from(self.now_unix_ms() / 1000).unwrap_or(0), self.entropy())
+    }
+}
+
+fn log_sums(sums: Vec<Sum>) {
+    for Sum { source, refused } in sums {
+        let source = source.map_or_else(|| "others".to_owned(), |source| source.to_string());
+        tracing::info!(
+            source,
+            refused,
+            "more connections or requests of a source were refused, without a line each"
+        );
     }
 }

@@ -174,8 +174,9 @@ impl Lab {
         let port = free_port();
         let program = program(&authority, port);
         edge.install(Tables::compile(program.clone(), &Tables::default()).unwrap());
-        let listen = |entrance| {
-            let (address, listeners) = listen::bind("127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
+        let listen = |entrance: Entrance| {
+            let (address, listeners) =
+                listen::bind(entrance.name(), "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
             edge.listen(&entrance, listeners);
             address
         };
@@ -188,6 +189,13 @@ impl Lab {
         };
         let threads = mailboxes.into_iter().enumerate().map(start).collect();
         Self { edge, authority, tls, connect, quic, port, events, program, threads }
+    }
+
+    /// From now on visitors and agents come to one address.
+    pub(crate) fn share(&mut self) {
+        let (address, listeners) = listen::bind("shared", "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
+        self.edge.listen(&Entrance::Shared, listeners);
+        (self.tls, self.connect) = (address, address);
     }
 
     /// Changes the Program and puts it in force.

@@ -24,7 +24,7 @@ const SOON_SECS: u64 = 20;
 
 type Io = TlsStream<TcpStream>;
 
-async fn soon(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) async fn soon(what: &str, mut is: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is() {
         assert!(started.elapsed() < Duration::from_secs(SOON_SECS), "{what} never came");

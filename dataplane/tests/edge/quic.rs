@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use ebbgate_edge::quic::UNPROVEN_MAX;
 use ebbgate_edge::shard::Stage;
 use ebbgate_model::IpRestrictionKind;
 use ebbgate_quic::{Opening, OpeningError};
@@ -355,14 +354,74 @@ async fn a_flood_of_first_packets_is_asked_to_prove_itself() {
         .map(|_| endpoint.connect_with(client.clone(), shaper.address, "localhost").unwrap())
         .collect();
     let metrics = &lab.edge.metrics;
-    while metrics.quic_retries.get() < 400 - UNPROVEN_MAX as u64 {
+    while metrics.quic_retries.get() < 400 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(usize::try_from(metrics.agent_connections_open.get()).unwrap() <= UNPROVEN_MAX);
+    assert_eq!(metrics.agent_connections_open.get(), 0);
     assert_eq!(lab.edge.caps.total(), 0, "nobody's share is used up by packets that anybody may have sent");
     let honest = Dialled::new(&lab, lab.quic, "localhost").await.unwrap();
     assert!(honest.session(TOKEN).await.reply.error.is_empty());
     drop(flood);
+}
+
+/// Bytes sent from an unproven address, and bytes that came back until the edge answered the last datagram, which is a
+/// real first packet.
+async fn answered(lab: &Lab, datagrams: &[Vec<u8>]) -> (usize, usize) {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let last = first_packet(lab).await;
+    for datagram in datagrams.iter().chain([&last]) {
+        socket.send_to(datagram, lab.quic).await.unwrap();
+    }
+    let sent = last.len() + datagrams.iter().map(Vec::len).sum::<usize>();
+    let mut got = 0;
+    loop {
+        let mut answer = [0; 2048];
+        let n = socket.recv(&mut answer).await.unwrap();
+        got += n;
+        // Identifiers are in the clear (RFC 9000 section 17.2): ours, then theirs.
+        let identifier = |packet: &[u8], at: usize| packet[at + 1..=at + usize::from(packet[at])].to_vec();
+        let ours = identifier(&last, 6 + usize::from(last[5]));
+        if answer[0] & 0x80 != 0 && identifier(&answer, 5) == ours {
+            assert_eq!(
+                (answer[0] & 0xf0, &answer[1..5]),
+                (0xf0, &[0, 0, 0, 1][..]),
+                "a Retry and nothing else"
+            );
+            return (sent, got);
+        }
+    }
+}
+
+/// The first packet of an agent.
+async fn first_packet(lab: &Lab) -> Vec<u8> {
+    let edge = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let socket = ebbgate_quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = ebbgate_quic::endpoint(socket, None).unwrap();
+    let _connecting = endpoint.connect_with(config(lab), edge.local_addr().unwrap(), "localhost").unwrap();
+    let mut packet = vec![0; 2048];
+    let n = edge.recv(&mut packet).await.unwrap();
+    packet.truncate(n);
+    packet
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_proven_gets_at_most_three_times_what_it_sent() {
+    let (lab, _shaper) = lab().await;
+    let first = first_packet(&lab).await;
+    let unknown_version = [&[0xc3, 0x1a, 0x2a, 0x3a, 0x4a][..], &first[5..]].concat();
+    let short_header = |length: usize| [&[0x40][..], &vec![7; length - 1]].concat();
+    for (what, datagrams) in [
+        ("a first packet", vec![]),
+        ("the same again and again", vec![first.clone(); 8]),
+        ("another version", vec![unknown_version; 8]),
+        ("another version in a small datagram", vec![vec![0xc3, 0x1a, 0x2a, 0x3a, 0x4a, 1, 1, 1, 1]; 8]),
+        ("packets of no connection", (0..8).map(|n| short_header(30 + 150 * n)).collect()),
+        ("a first packet cut short", vec![first[..600].to_vec(); 8]),
+    ] {
+        let (sent, got) = answered(&lab, &datagrams).await;
+        assert!(got <= 3 * sent, "{what}: {got} bytes for {sent}");
+        assert_eq!(lab.edge.metrics.agent_connections_open.get(), 0, "{what}");
+    }
 }
 
 #[tokio::test]

@@ -49,8 +49,12 @@ impl Gateway for Lab {
     type Stream = DuplexStream;
 
     fn public(&self, scheme: Scheme, host: &Host, port: u16) -> Option<Pool> {
-        let url = format!("{}://{host}:{port}", scheme.as_str()).parse::<EndpointUrl>().ok()?;
-        self.pool(&self.0.public, &url.to_string())
+        let find = |host: &str| {
+            let url = format!("{}://{host}:{port}", scheme.as_str()).parse::<EndpointUrl>().ok()?;
+            self.pool(&self.0.public, &url.to_string())
+        };
+        let wildcard = || find(&format!("*.{}", host.as_str().split_once('.')?.1));
+        find(host.as_str()).or_else(wildcard)
     }
 
     fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool> {

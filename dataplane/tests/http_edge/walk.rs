@@ -299,6 +299,41 @@ async fn a_host_outside_the_connections_admission_is_misdirected() {
     .await;
 }
 
+/// The rules of docs/threat-model.md, "Server name and Host", beside the above.
+#[tokio::test(start_paused = true)]
+async fn server_name_and_host_differ_within_one_endpoint_or_without_connection_policies_only() {
+    local(async {
+        let lab = Lab::default();
+        let guard = r#"{"on_tcp_connect":[{"actions":[{"type":"restrict-ips","config":{"allow":["192.0.2.0/24"]}}]}]}"#;
+        let guarded = || Made { policy: Some(guard), ..Made::default() };
+        let (_, upstream) = strict_upstream();
+        let wild = lab.agent("https://*.wild.example.com", guarded(), upstream.clone());
+        lab.agent("https://one.wild.example.com", guarded(), upstream.clone());
+        lab.agent("https://open.example.com", Made::default(), upstream.clone());
+        lab.agent("https://foreign.example.com", Made { account: 2, ..Made::default() }, upstream);
+        for (first, host, status) in [
+            // Two names of one endpoint, guarded or not.
+            (Some(&wild), "a.wild.example.com", 200),
+            (Some(&wild), "b.wild.example.com", 200),
+            // A name below it that another endpoint has.
+            (Some(&wild), "one.wild.example.com", 421),
+            // The server name was nobody's: no policy was passed, so none can be passed by.
+            (None, "open.example.com", 200),
+            (None, "foreign.example.com", 200),
+            (None, "a.wild.example.com", 421),
+            (None, "nobody.example.com", 404),
+        ] {
+            let mut conn = https_conn(&wild, false);
+            conn.first_endpoint = first.cloned();
+            let (mut io, _serving) = lab.visit(conn, Limits::default());
+            io.write_all(get(host).as_bytes()).await.unwrap();
+            let read = read_until(&mut io, "no end").await;
+            assert!(read.starts_with(&format!("HTTP/1.1 {status} ")), "{} -> {host}: {read}", first.is_some());
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connection_policy_runs_on_clear_text_when_the_host_is_known() {
     local(async {
