@@ -81,6 +81,7 @@ impl Connection {
     ) -> Result<Response<Incoming>, SendError> {
         let again = Again::by(request.method());
         self.shared.expect(request.method() == Method::HEAD, false, progress);
+        self.shared.of(body.exchange(), &request);
         let result = self.sender.send_request(with_body(request, body.lend())).await;
         result.map_err(|error| self.failed(&error, again))
     }
@@ -89,10 +90,12 @@ impl Connection {
     pub(super) async fn upgrade(
         &mut self,
         request: Request<()>,
+        body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Response<Incoming>, SendError> {
         let again = Again::by(request.method());
         self.shared.expect(false, true, progress);
+        self.shared.of(body.exchange(), &request);
         let result = self.sender.send_request(with_body(request, Body::Empty)).await;
         result.map_err(|error| self.failed(&error, again))
     }
