@@ -65,6 +65,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let shards = config.shards();
     let mailboxes = edge.mailboxes(shards);
     restore(&edge, &saved);
+    let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
     let admin = tokio::net::TcpListener::bind(config.admin).await;
     let admin = admin.with_context(|| format!("cannot listen on {} for the admin port", config.admin))?;
     let addresses = Addresses {
@@ -87,7 +88,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let threads: Vec<JoinHandle<_>> = threads.collect::<std::io::Result<_>>()?;
     let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
     let disk = saved.disk();
-    tokio::spawn(admin::serve(admin, Arc::clone(&edge), Arc::clone(&disk)));
+    tokio::spawn(admin::serve(admin, Arc::clone(&edge), Arc::clone(&disk), admin_token));
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk)));
     let feed = Feed { socket: config.control_socket(), id, edge: Arc::clone(&edge), saved, events };
