@@ -41,7 +41,7 @@ const fn rust(name: &'static str) -> Program {
 }
 
 /// The table. A test compares it with what the sources execute.
-pub const PROGRAMS: [Program; 48] = [
+pub const PROGRAMS: [Program; 51] = [
     rust("cargo"),
     rust("rustc"),
     // Used where it is there.
@@ -70,6 +70,9 @@ pub const PROGRAMS: [Program; 48] = [
     debian("unshare", "util-linux", true),
     debian("id", "coreutils", true),
     debian("sleep", "coreutils", true),
+    debian("cat", "coreutils", true),
+    debian("tr", "coreutils", true),
+    debian("sed", "sed", true),
     debian("true", "coreutils", true),
     debian("sha256sum", "coreutils", true),
     // Verbs alone.

@@ -197,8 +197,7 @@ impl<S: AsyncWrite + Unpin> Gate<S> {
         let Some(front) = &mut self.respelled else { return Poll::Ready(Ok(0)) };
         while !front.written.is_empty() {
             let wrote = Pin::new(&mut self.io).poll_write(cx, &front.written);
-            self.shared.touch(&wrote);
-            match ready!(wrote)? {
+            match ready!(self.shared.touch(wrote))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => front.written.advance(n),
             }
