@@ -18,6 +18,7 @@ mod bad_input;
 mod clinic;
 mod corpus;
 mod faults;
+mod policy;
 mod pool;
 mod restart;
 mod sdk;
