@@ -14,6 +14,7 @@ pub mod config;
 pub mod dir;
 pub mod file;
 pub mod init;
+pub mod join;
 pub mod listen;
 pub mod metrics;
 pub mod operator;
