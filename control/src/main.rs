@@ -14,6 +14,7 @@ use ebbgate_control::config::{
 };
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::init::init;
+use ebbgate_control::join::join_string;
 use ebbgate_control::operator::OperatorError;
 use ebbgate_control::restore::restore;
 use ebbgate_control::secret::SystemEntropy;
@@ -53,6 +54,10 @@ async fn command(command: &Command) -> Result<()> {
         Command::ApiKey(command) => api_key(command).await,
         Command::Config(command) => configure(command).await,
         Command::Authority(command) => authority(command),
+        Command::Join { dir, connect, token } => {
+            let join = join_string(&DataDir::new(&dir.dir), connect, token)?;
+            print(&json!({ "join": join.expose() }))
+        }
         Command::Backup { dir, file, damaged } => {
             let now = SystemClock.unix_secs();
             let (about, checked) = backup(&DataDir::new(&dir.dir), file, now, *damaged)?;
