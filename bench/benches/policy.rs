@@ -91,6 +91,7 @@ fn decide(engine: &Arc<Engine>, phase: Phase, context: &Context, keys: Option<&A
                 let keys = keys.cloned().ok_or_else(|| "this case has no keys".to_owned());
                 run.resume(&mut context, Outcome::Keys(keys));
             }
+            Step::Pause => {}
             Step::Need(effect) => panic!("no case here asks for {effect:?}"),
         }
     }

@@ -57,7 +57,7 @@ fn an_edge_with_a_full_or_read_only_disk_starts_serves_and_says_so() -> Result<(
         ("full", full, "space"),
         ("bare-full", "cat /dev/zero > filler", "space"),
         ("read-only", "mount -o remount,ro .", "ead-only"),
-        ("old-read-only", "mkdir edge run; touch edge/lock; mount -o remount,ro .", "ead-only"),
+        ("old-read-only", "mkdir edge run; : > edge/lock; mount -o remount,ro .", "ead-only"),
     ] {
         let Some(mut edge) = edge(&lab, name, spoil)? else { return Ok(()) };
         let admin = local(lab.ports().edge_admin());
@@ -77,9 +77,11 @@ fn an_edge_with_a_full_or_read_only_disk_starts_serves_and_says_so() -> Result<(
             // Room again: the Program gets to the disk by itself.
             let target = edge.pid().to_string();
             let filler = lab.file(name).join("filler");
-            let removed =
-                Command::new("nsenter").args(["--mount", "--target", &target, "rm"]).arg(filler).status()?;
-            ensure!(removed.success(), "the filler is removed");
+            let empty = format!(": > '{}'", filler.display());
+            let emptied = Command::new("nsenter")
+                .args(["--mount", "--target", &target, "sh", "-c", &empty])
+                .status()?;
+            ensure!(emptied.success(), "the filler is emptied");
             soon("the program to be saved", || {
                 let (_, metrics) = plain(admin, "/metrics")?;
                 let saved = Command::new("nsenter")

@@ -80,6 +80,10 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     // Looked at before it is touched: a file that is not ours must not even change its journal mode.
     verify_database(path)?;
+    // SQLite would open it for reading, and go on so for ever.
+    if unwritable(path) == Some(Unwritable::ReadOnly) {
+        return Err(unwritable_error(path));
+    }
     let mut db = connect(path)?;
     let version = check_version(&db, path)?;
     migrate(&mut db, version).map_err(|e| engine_error(path, e))?;
