@@ -39,8 +39,19 @@ fn visit(chain: &Chain) -> Result<Option<TcpStream>> {
 /// Descriptors of a small agent.
 const FEW: u64 = 64;
 /// Visitors at once, and how many such crowds come.
-const CROWD: usize = 12;
-const CROWDS: usize = 12;
+const CROWD: usize = 16;
+const CROWDS: usize = 6;
+/// Visitors one after the other, while the agent may get as many links as it likes.
+const VISITORS: usize = 400;
+/// Links that the agent keeps in the end at least, as it can afford them.
+const LINKS: u64 = 8;
+
+/// Links of the agent that the edge has.
+fn links(chain: &Chain) -> Result<u64> {
+    let page = chain.metrics()?;
+    let line = page.lines().find_map(|line| line.strip_prefix("ebbgate_edge_agent_links "));
+    Ok(line.context("no count of links")?.trim().parse()?)
+}
 
 #[test]
 fn an_agent_with_64_descriptors_serves_visitors_after_crowds_too() -> Result<()> {
@@ -55,9 +66,10 @@ fn an_agent_with_64_descriptors_serves_visitors_after_crowds_too() -> Result<()>
             ping(stream).with_context(|| format!("a visitor of crowd {crowd}"))?;
         }
         drop(open);
-        for _ in 0..CROWD {
-            chain.echo(b"one at a time").with_context(|| format!("after crowd {crowd}"))?;
-        }
+        soon("links", || Ok((links(&chain)? >= LINKS).then_some(())))?;
+    }
+    for n in 0..VISITORS {
+        chain.echo(b"one at a time").with_context(|| format!("visitor {n} after the crowds"))?;
     }
     Ok(())
 }
