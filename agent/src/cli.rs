@@ -187,7 +187,8 @@ impl SessionArguments {
             agent.log = Some(LogTarget::parse(target));
         }
         if let Some(format) = &self.log_format {
-            agent.log_format = Some(LogFormat::parse(format).map_err(|e| flag("log-format", e))?);
+            agent.log_format =
+                Some(format.parse::<LogFormat>().map_err(|e| flag("log-format", e.to_string()))?);
         }
         if let Some(level) = &self.log_level {
             agent.log_level = LogLevel::parse(level).map_err(|e| flag("log-level", e))?;

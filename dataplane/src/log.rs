@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use ebbgate_model::event::{ConnectionEvent, RequestEvent};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode};
+use ebbgate_telemetry::{LogFormat, Logfmt};
 use lines::Lines;
 pub use refusals::{REFUSAL_SOURCES_MAX, REFUSALS_MS, REFUSALS_PER_SOURCE_MAX, Refusals, Sum};
 use serde::Serialize;
@@ -34,15 +35,6 @@ const POLICY_LOG_BYTES_MAX: usize = 32 << 10;
 /// Of these, bytes for the note on what was left out.
 const NOTE_BYTES: usize = 128;
 
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// For people.
-    Plain,
-}
-
 /// Sends the process's log to standard error. `level` is one of tracing's filter expressions, as in `info`.
 pub fn start(format: LogFormat, level: &str) {
     let filter = EnvFilter::builder().parse_lossy(level);
@@ -53,7 +45,8 @@ pub fn start(format: LogFormat, level: &str) {
     // A second start (tests) keeps the first log.
     let begun = match format {
         LogFormat::Json => subscriber.json().flatten_event(true).finish().try_init(),
-        LogFormat::Plain => subscriber.finish().try_init(),
+        LogFormat::Logfmt => subscriber.event_format(Logfmt).fmt_fields(Logfmt).finish().try_init(),
+        LogFormat::Term => subscriber.finish().try_init(),
     };
     // Without a thread of their own the lines of events go the way of all others.
     if begun.is_ok()

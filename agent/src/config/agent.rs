@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ebbgate_telemetry::LogFormat;
 use ebbgate_wire::CONNECT_PORT;
 use ebbgate_wire::rpc::Secret;
 
@@ -134,17 +135,6 @@ pub enum LogLevel {
     Info,
     /// And every connection's details.
     Debug,
-}
-
-/// Shape of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For eyes.
-    Term,
-    /// `key=value` pairs.
-    Logfmt,
-    /// One JSON object per line.
-    Json,
 }
 
 /// The `agent:` section with its defaults.
@@ -332,9 +322,9 @@ fn read_output(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings)
     }
     if let Some(field) = table.take("log_format") {
         let text = field.text(found);
-        match text.as_deref().map(LogFormat::parse) {
+        match text.as_deref().map(str::parse::<LogFormat>) {
             Some(Ok(format)) => agent.log_format = Some(format),
-            Some(Err(message)) => field.refuse(found, message),
+            Some(Err(error)) => field.refuse(found, error.to_string()),
             None => {}
         }
     }
@@ -361,18 +351,6 @@ impl LogLevel {
             "info" => Ok(Self::Info),
             "debug" => Ok(Self::Debug),
             _ => Err(format!("`{text}` is not one of `crit`, `error`, `warn`, `info`, `debug`")),
-        }
-    }
-}
-
-impl LogFormat {
-    /// One of the file's words.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "term" => Ok(Self::Term),
-            "logfmt" => Ok(Self::Logfmt),
-            "json" => Ok(Self::Json),
-            _ => Err(format!("`{text}` is not one of `term`, `logfmt`, `json`")),
         }
     }
 }
