@@ -55,11 +55,14 @@ pub struct LiveEdge {
 }
 
 /// Why a command did not reach a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// The account has no such session online.
     #[error("the session is not online")]
     Offline,
+    /// The agent said at its hello that it does not take it.
+    #[error("the agent does not take this: {0}")]
+    Refused(String),
     /// The edge does not take commands at the moment.
     #[error("the edge of this session cannot be reached now; try again in a few seconds")]
     Unreachable,
@@ -199,7 +202,11 @@ impl Presence {
     ) -> Result<(), CommandError> {
         let edges = self.edges_locked();
         let owns = |entry: &&Entry| entry.sessions.get(&session).is_some_and(|r| r.account == account);
-        match edges.entries.values().find(owns).ok_or(CommandError::Offline)?.feed {
+        let entry = edges.entries.values().find(owns).ok_or(CommandError::Offline)?;
+        if let Some(reason) = entry.sessions.get(&session).and_then(|report| report.refusals.of(&command)) {
+            return Err(CommandError::Refused(reason.to_owned()));
+        }
+        match entry.feed {
             Feed::Open { ref commands, .. } => {
                 commands.try_send(Command { session, command }).map_err(|_| CommandError::Unreachable)
             }
@@ -316,6 +323,8 @@ mod tests {
             ip: String::new(),
             metadata: String::new(),
             started_at: 0,
+            transport: String::new(),
+            refusals: ebbgate_model::feed::CommandRefusals::default(),
             endpoints: [(EndpointId::new(ksuid(endpoint)), endpoint_report)].into(),
         }
     }

@@ -48,7 +48,6 @@ pub struct AgentSession {
     /// Stable over reconnects.
     pub client_id: String,
     mux: driver::Session,
-    managed: Managed,
     allowance: Allowance,
     text_bytes: Arc<Counter>,
     links: links::SessionLinks,
@@ -59,14 +58,6 @@ pub struct AgentSession {
 
 /// Bytes of text kept, counted for the session and for its account.
 type Text = (Taken, Taken);
-
-/// Which requests of ours the agent understands: absent is too old, text is why not.
-#[derive(Debug, Clone, Default)]
-struct Managed {
-    stop: Option<String>,
-    restart: Option<String>,
-    update: Option<String>,
-}
 
 struct Inner {
     report: SessionReport,
@@ -385,14 +376,13 @@ fn with_engine(endpoint: &Endpoint, engine: Option<Arc<Engine>>) -> Endpoint {
 /// Asks an agent to stop, restart or update, and logs what it says.
 pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
     let id = session.state.id;
-    let (kind, understood) = match &command {
-        SessionCommand::Stop => (StreamKind::Stop, &session.managed.stop),
-        SessionCommand::Restart => (StreamKind::Restart, &session.managed.restart),
-        SessionCommand::Update { .. } => (StreamKind::Update, &session.managed.update),
+    let kind = match &command {
+        SessionCommand::Stop => StreamKind::Stop,
+        SessionCommand::Restart => StreamKind::Restart,
+        SessionCommand::Update { .. } => StreamKind::Update,
     };
-    if let Some(reason) =
-        understood.as_ref().map_or(Some("too old"), |why| (!why.is_empty()).then_some(why.as_str()))
-    {
+    // Control does not send what an agent refuses, unless it knew an older state of the session.
+    if let Some(reason) = session.identity().refusals.of(&command) {
         tracing::warn!(session = %id, ?command, reason, "the agent does not take this command");
         return;
     }
@@ -418,4 +408,4 @@ pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -141,8 +141,17 @@ fn read<T: DeserializeOwned>(id: &str, OptionalJsonText(text): &OptionalJsonText
 
 fn send(call: &Call, id: &str, command: SessionCommand) -> Result<StatusCode, ApiError> {
     let id = parse(id)?;
+    let (unsupported, verb) = match command {
+        SessionCommand::Restart => (804, "restarted"),
+        SessionCommand::Stop => (805, "stopped"),
+        SessionCommand::Update { .. } => (806, "updated"),
+    };
     match call.app.presence.command(call.account, id, command) {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(CommandError::Refused(reason)) => {
+            let message = format!("the agent of {id} cannot be {verb} from here: {reason}");
+            Err(ApiError::bad(unsupported, message))
+        }
         Err(CommandError::Offline) => Err(offline(id)),
         Err(reason @ CommandError::Unreachable) => {
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, 810, format!("{id}: {reason}")))
@@ -165,7 +174,7 @@ fn view(call: &Call, session: &LiveSession) -> View {
         os: report.os.clone(),
         region: call.app.installation.region.clone(),
         started_at: timestamp(report.started_at),
-        transport: "muxado".to_owned(),
+        transport: if report.transport.is_empty() { "muxado".to_owned() } else { report.transport.clone() },
         uri: call.reference(PATH, session.id).uri,
     }
 }

@@ -141,8 +141,38 @@ pub struct SessionReport {
     pub metadata: String,
     /// Unix time in seconds.
     pub started_at: i64,
+    /// What carries it: `muxado` over TLS, or `quic`. Empty when an older edge does not say.
+    #[serde(default)]
+    pub transport: String,
+    /// Requests of an operator that the agent said it does not take.
+    #[serde(default)]
+    pub refusals: CommandRefusals,
     /// Endpoints bound.
     pub endpoints: BTreeMap<EndpointId, AgentEndpointReport>,
+}
+
+/// Why an agent takes none of these requests, as it said when it came. None: it takes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CommandRefusals {
+    /// Why it cannot be stopped.
+    pub stop: Option<String>,
+    /// Why it cannot be restarted.
+    pub restart: Option<String>,
+    /// Why it cannot be updated.
+    pub update: Option<String>,
+}
+
+impl CommandRefusals {
+    /// Why the agent does not take this one.
+    pub fn of(&self, command: &SessionCommand) -> Option<&str> {
+        let reason = match command {
+            SessionCommand::Stop => &self.stop,
+            SessionCommand::Restart => &self.restart,
+            SessionCommand::Update { .. } => &self.update,
+        };
+        reason.as_deref()
+    }
 }
 
 /// How one endpoint's allowlist is enforced on one edge.

@@ -185,6 +185,8 @@ fn report(account: u8) -> SessionReport {
         ip: "192.0.2.1".into(),
         metadata: String::new(),
         started_at: 0,
+        transport: String::new(),
+        refusals: ebbgate_model::feed::CommandRefusals::default(),
         endpoints: BTreeMap::new(),
     }
 }
