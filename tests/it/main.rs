@@ -3,6 +3,7 @@
 //! Every test has a lab of its own in a temporary directory. Every wait looks at a real condition and has a deadline.
 #![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod first_hour;
 mod guide;
 mod issuer;
 mod lab;
@@ -13,6 +14,7 @@ mod turn;
 mod visitor;
 
 mod access;
+mod accounts;
 mod api_clients;
 mod backup;
 mod bad_input;
