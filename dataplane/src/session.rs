@@ -13,7 +13,7 @@ mod serve;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
+use ebbgate_model::feed::{AgentEndpointReport, CommandOutcome, SessionCommand, SessionReport};
 use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, Rule, TrafficPolicy};
 use ebbgate_policy::Engine;
 use ebbgate_wire::driver;
@@ -373,8 +373,11 @@ fn with_engine(endpoint: &Endpoint, engine: Option<Arc<Engine>>) -> Endpoint {
     }
 }
 
-/// Asks an agent to stop, restart or update, and logs what it says.
-pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
+/// Longest reason of an agent that travels to control, in bytes.
+const REASON_BYTES_MAX: usize = 1024;
+
+/// Asks an agent to stop, restart or update, and gives what it says.
+pub async fn command(session: Arc<AgentSession>, command: SessionCommand) -> CommandOutcome {
     let id = session.state.id;
     let kind = match &command {
         SessionCommand::Stop => StreamKind::Stop,
@@ -384,7 +387,7 @@ pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
     // Control does not send what an agent refuses, unless it knew an older state of the session.
     if let Some(reason) = session.identity().refusals.of(&command) {
         tracing::warn!(session = %id, ?command, reason, "the agent does not take this command");
-        return;
+        return CommandOutcome::Failed { reason: reason.to_owned() };
     }
     let ask = async {
         let stream = session.mux.open(kind).await.map_err(|e| e.to_string())?;
@@ -398,12 +401,25 @@ pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
         if reply.error.is_empty() { Ok(()) } else { Err(reply.error) }
     };
     match timeout(Duration::from_secs(COMMAND_SECS_MAX), ask).await {
-        Ok(Ok(())) => tracing::info!(session = %id, ?command, "the agent took the command"),
-        Ok(Err(error)) => {
-            tracing::warn!(session = %id, ?command, error, "the agent did not take the command");
+        Ok(Ok(())) => {
+            tracing::info!(session = %id, ?command, "the agent took the command");
+            CommandOutcome::Taken
+        }
+        // An agent that stops may do so before it answers.
+        Ok(Err(_)) if session.mux.is_closed() && !matches!(command, SessionCommand::Update { .. }) => {
+            tracing::info!(session = %id, ?command, "the agent ended its session at the command");
+            CommandOutcome::Taken
+        }
+        Ok(Err(mut reason)) => {
+            tracing::warn!(session = %id, ?command, error = reason, "the agent did not take the command");
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            CommandOutcome::Failed { reason }
         }
         // Some agents without a handler never answer (wire.md section 4.3).
-        Err(_) => tracing::warn!(session = %id, ?command, "the agent did not answer the command"),
+        Err(_) => {
+            tracing::warn!(session = %id, ?command, "the agent did not answer the command");
+            CommandOutcome::Unanswered
+        }
     }
 }
 

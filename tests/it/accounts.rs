@@ -71,7 +71,7 @@ fn an_agent_that_takes_no_restart_is_never_answered_204() -> Result<()> {
     let api = lab.api()?;
     let (_, token) = guide::authtoken(&api, 1)?;
     let echo = service::tcp_echo()?.port();
-    let _agent = lab.agent("agent", &token, &guide::endpoints(echo, echo, echo))?;
+    let mut agent = lab.agent("agent", &token, &guide::endpoints(echo, echo, echo))?;
     lab.wait_online(&[REST_INTERNAL], 1)?;
     let sessions = list(&api, "/tunnel_sessions", "tunnel_sessions")?;
     let session = text(&sessions[0], "id")?;
@@ -80,5 +80,8 @@ fn an_agent_that_takes_no_restart_is_never_answered_204() -> Result<()> {
             api.call("POST", &format!("/tunnel_sessions/{session}/{action}"), Some(&json!({})))?;
         ensure!(status == 400 && answer["error_code"] == code, "{action}: {status} {answer}");
     }
+    let (status, answer) = api.call("POST", &format!("/tunnel_sessions/{session}/stop"), Some(&json!({})))?;
+    ensure!(status == 204, "stop: {status} {answer}");
+    soon("the agent to end", || agent.exited())?;
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! What is online: agent endpoints and sessions as edges report them.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use ebbgate_control::presence::Hold;
 use ebbgate_model::feed::{
-    AgentEndpointReport, CommandRefusals, EnforcementReport, Enforcer, SessionCommand, SessionReport,
+    AgentEndpointReport, CommandOutcome, CommandRefusals, EnforcementReport, Enforcer, SessionCommand,
+    SessionReport,
 };
 use ebbgate_model::{CredentialId, EdgeId, EndpointId, EndpointUrl, TunnelSessionId};
 use http::Request;
@@ -194,7 +196,8 @@ async fn an_endpoint_tells_how_its_allowlist_is_enforced() {
 #[tokio::test]
 async fn a_request_that_the_agent_refuses_is_answered_with_its_reason_and_never_204() {
     let lab = Lab::new().await;
-    let (session, _, hold, mut commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let taken = answering(commands, |_| CommandOutcome::Taken);
     let mut report = lab.app.presence.session(lab.one.account, session).unwrap().report.as_ref().clone();
     let post = async |action: &str| {
         lab.call(&lab.one, "POST", &format!("/tunnel_sessions/{session}/{action}"), None).await
@@ -214,19 +217,56 @@ async fn a_request_that_the_agent_refuses_is_answered_with_its_reason_and_never_
                 assert_eq!(answer.expect(400).code(), code);
             } else {
                 answer.expect(204);
-                commands.try_recv().unwrap();
+                assert_eq!(taken.lock().unwrap().drain(..).count(), 1);
             }
         }
         let answer = post(action).await;
         assert!(answer.body.to_string().contains(&why), "{}", answer.body);
-        assert!(commands.try_recv().is_err(), "the edge is not asked for what the agent refuses");
+        assert!(taken.lock().unwrap().is_empty(), "the edge is not asked for what the agent refuses");
     }
+}
+
+/// An edge whose agents say this of every command; what was asked, in order.
+fn answering(
+    mut commands: Receiver<Command>,
+    outcome: impl Fn(&SessionCommand) -> CommandOutcome + Send + 'static,
+) -> Arc<Mutex<Vec<SessionCommand>>> {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Some(Command { command, answer, .. }) = commands.recv().await {
+            let outcome = outcome(&command);
+            seen.lock().unwrap().push(command);
+            let _ = answer.send(outcome);
+        }
+    });
+    asked
+}
+
+#[tokio::test]
+async fn an_agent_that_fails_at_a_request_is_answered_with_its_words_and_never_204() {
+    let lab = Lab::new().await;
+    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let _asked = answering(commands, |command| match command {
+        SessionCommand::Stop => CommandOutcome::Unanswered,
+        _ => CommandOutcome::Failed { reason: "no handler is set".into() },
+    });
+    let post = async |action: &str| {
+        lab.call(&lab.one, "POST", &format!("/tunnel_sessions/{session}/{action}"), None).await
+    };
+    for (action, status, code) in [("restart", 502, 808), ("update", 502, 809), ("stop", 503, 810)] {
+        let answer = post(action).await.expect(status);
+        assert_eq!(answer.code(), code, "{action}");
+        assert!(status == 503 || answer.text("msg").contains("no handler is set"), "{:#}", answer.body);
+    }
+    drop(hold);
 }
 
 #[tokio::test]
 async fn sessions_take_commands_while_they_are_online() {
     let lab = Lab::new().await;
-    let (session, _, hold, mut commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let asked = answering(commands, |_| CommandOutcome::Taken);
     let one = format!("/tunnel_sessions/{session}");
     let shown = lab.get(&one).await.expect(200);
     let mut keys: Vec<_> = shown.body.as_object().unwrap().keys().map(String::as_str).collect();
@@ -267,9 +307,8 @@ async fn sessions_take_commands_while_they_are_online() {
         "the Node client sends a bare id and reads JSON"
     );
     let stop = SessionCommand::Stop;
-    for expect in [stop.clone(), stop.clone(), SessionCommand::Restart, update, stop] {
-        assert_eq!(commands.try_recv().unwrap(), Command { session, command: expect });
-    }
+    let expect = vec![stop.clone(), stop.clone(), SessionCommand::Restart, update, stop];
+    assert_eq!(std::mem::take(&mut *asked.lock().unwrap()), expect);
     assert_eq!(post("stop", Some(json!({"now": true}))).await.expect(400).code(), 214);
     post("update", None).await.expect(204);
     post("restart", Some(json!({"id": session.to_string()}))).await.expect(204);

@@ -34,6 +34,9 @@ pub enum ToEdge {
         session: TunnelSessionId,
         /// What to ask.
         command: SessionCommand,
+        /// Told apart by this in [`FromEdge::CommandAnswer`]; 0 from a control that waits for none.
+        #[serde(default)]
+        number: u64,
     },
     /// I am here.
     Beat,
@@ -55,6 +58,21 @@ pub enum SessionCommand {
         /// Version wanted; empty for the newest.
         version: String,
     },
+}
+
+/// What an agent said of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum CommandOutcome {
+    /// It does it.
+    Taken,
+    /// It tried and failed, or does not want to.
+    Failed {
+        /// Why, in the agent's words.
+        reason: String,
+    },
+    /// Nothing, in time.
+    Unanswered,
 }
 
 /// Edge to control.
@@ -104,6 +122,13 @@ pub enum FromEdge {
     SessionEnded {
         /// Which.
         session: TunnelSessionId,
+    },
+    /// What became of a command.
+    CommandAnswer {
+        /// The command's number.
+        number: u64,
+        /// What the agent said.
+        outcome: CommandOutcome,
     },
     /// How the allowlists of endpoints are enforced on this edge; replaces what was reported before. Sent when it
     /// changes, and for counters alone at most once per [`BEAT_SECS`].
