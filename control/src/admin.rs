@@ -331,6 +331,7 @@ mod tests {
     use crate::restriction;
     use axum::body::Body;
     use ebbgate_model::{IpPolicyId, IpRestrictionId};
+    use http_body_util::BodyExt;
     use tower::ServiceExt;
 
     #[tokio::test]
@@ -464,7 +465,6 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_are_what_promtool_wants_unless_open_metrics_is_asked_for() {
-        use http_body_util::BodyExt;
         let lab = Lab::new().await;
         let (_hold, _commands) =
             lab.app.presence.join(ebbgate_model::EdgeId::new(lab.app.ksuid()), "1".into(), 3);

@@ -244,7 +244,7 @@ mod tests {
 
     async fn working(lab: &Lab) -> bool {
         let page = lab.app.store.range(Range::all("/")).await.unwrap();
-        let program = plan(&Snapshot::read(&page.items, page.revision, &lab.app.vault).unwrap());
+        let program = plan(&Snapshot::read(&page.items, page.revision, &lab.app.vault));
         program.credentials.values().any(|credential| credential.account == lab.account)
     }
 
