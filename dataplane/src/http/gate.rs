@@ -59,6 +59,8 @@ pub(super) struct Shared {
     receiving: Cell<bool>,
     upgrade_asked: Cell<bool>,
     fault: Cell<Option<Fault>>,
+    /// The fault was found between two messages.
+    between: Cell<bool>,
     requests: Cell<u64>,
     reader: RefCell<Option<Waker>>,
 }
@@ -95,6 +97,12 @@ impl Shared {
         self.fault.get()
     }
 
+    /// Why the connection cannot go on, if no request is in hand: then nobody else says so. A request in hand is answered
+    /// by the service, once, and nothing may follow that answer.
+    pub(super) fn unanswered_fault(&self) -> Option<Fault> {
+        self.fault.get().filter(|_| self.between.get())
+    }
+
     /// Whether the connection ends with the answer in hand: it broke, or the request is answered before it is whole.
     pub(super) fn is_last(&self) -> bool {
         self.fault.get().is_some() || self.receiving.get()
@@ -122,6 +130,7 @@ impl Shared {
     fn fail(&self, fault: Fault) {
         if self.fault.get().is_none() {
             self.fault.set(Some(fault));
+            self.between.set(!self.receiving.get() && !self.answering.get());
         }
     }
 

@@ -138,7 +138,9 @@ where
     }
     let outcome = match (shared.fault(), &ended) {
         (Some(fault), _) => {
-            let _ = timeout(limits.linger, refuse(&mut io, fault)).await;
+            if let Some(fault) = shared.unanswered_fault() {
+                let _ = timeout(limits.linger, refuse(&mut io, fault)).await;
+            }
             fault.to_string()
         }
         (None, Ok(())) => "closed".to_owned(),
@@ -169,7 +171,7 @@ fn is_policy_close(error: &hyper::Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<Closed>)
 }
 
-/// Says why nothing after this will be answered. Only between messages: hyper has said all it had to say.
+/// Says why nothing after this will be answered. Only between messages: hyper has written every answer whole by then.
 async fn refuse<IO: AsyncWrite + Unpin>(io: &mut IO, fault: Fault) {
     if !matches!(fault, Fault::Refused(_) | Fault::HeadLate) {
         return;

@@ -645,6 +645,10 @@ async fn judge(case: &Case, piece: usize) -> Result<(), String> {
             if !last.starts_with('4') && !last.starts_with("50") {
                 return Err(format!("not refused: {last:?}"));
             }
+            let begins = |rest: &&str| rest.starts_with(|c: char| c.is_ascii_digit());
+            if answers.split("HTTP/1.1 ").filter(begins).count() != 2 {
+                return Err(format!("two answers for one request: {answers:?}"));
+            }
         }
         Some(body) => {
             if lines.len() != 3 || lines[2] != "GET /smuggled HTTP/1.1" {

@@ -7,7 +7,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::body::{BodyFramer, BodyStep};
 use super::grammar::{Fields, LineScanner, lines};
-use super::{BodyFraming, HEAD_BYTES_MAX, INTERIM_MAX, Refusal, Step};
+use super::{BodyFraming, CHUNK_LINE_BYTES_MAX, HEAD_BYTES_MAX, INTERIM_MAX, Refusal, Step};
+
+/// Bytes looked at before a head is handed on: one whole chunk-size line and what follows an empty body.
+const FIRST_CHUNK_BYTES_MAX: usize = CHUNK_LINE_BYTES_MAX + 2;
 
 /// What the framer learnt from a response's head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +77,16 @@ impl ResponseFramer {
     /// Whether no response is under way.
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle)
+    }
+
+    /// Judges the first chunk of the body, as far as `input` holds it, before its head is handed on: what is refused here
+    /// can still be answered by somebody else.
+    pub fn check_first_chunk(&self, input: &[u8]) -> Result<(), Refusal> {
+        let State::Body(body) = &self.state else { return Ok(()) };
+        let mut body = body.clone();
+        let mut ahead = BytesMut::from(input.get(..FIRST_CHUNK_BYTES_MAX).unwrap_or(input));
+        while let BodyStep::Text(_) = body.step(&mut ahead)? {}
+        Ok(())
     }
 
     fn advance(&mut self, input: &mut BytesMut) -> Result<Step<ResponseHead>, Refusal> {
@@ -198,6 +211,25 @@ mod tests {
         check("HTTP/1.1 099 No||", Err(Refusal::StatusLine));
         check("HTTP/1.1 600 No||", Err(Refusal::StatusLine));
         check(&"HTTP/1.1 100 Continue||".repeat(INTERIM_MAX + 1), Err(Refusal::Interim));
+    }
+
+    #[test]
+    fn a_bad_first_chunk_is_seen_with_the_head() {
+        let first = |after: &str| {
+            let mut framer = ResponseFramer::default();
+            framer.expect(false, false);
+            let mut input =
+                BytesMut::from(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{after}").as_str());
+            assert!(matches!(framer.step(&mut input), Ok(Step::Head(..))));
+            framer.check_first_chunk(&input)
+        };
+        for good in ["", "5", "5\r\n", "5\r\nhello", "5\r\nhellooops", "0\r\n\r\n", "0\r\n\r\nmore", "0\r\nX-Sum: 1"] {
+            assert_eq!(first(good), Ok(()), "{good:?}");
+        }
+        assert_eq!(first("zz\r\nhello"), Err(Refusal::ChunkSize));
+        assert_eq!(first("5\nhello"), Err(Refusal::BareLineFeed));
+        assert_eq!(first(&"1".repeat(300)), Err(Refusal::ChunkSize));
+        assert_eq!(first("0\r\nContent-Length: 1\r\n\r\n"), Err(Refusal::Trailer));
     }
 
     #[test]

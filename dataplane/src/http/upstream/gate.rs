@@ -12,7 +12,7 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::body::Progress;
-use crate::http::framing::{Refusal, ResponseFramer};
+use crate::http::framing::{BodyFraming, Refusal, ResponseFramer};
 use crate::http::sieve::{Passed, Sieve};
 use crate::http::slices;
 
@@ -88,6 +88,21 @@ impl<S: AsyncRead + Unpin> Gate<S> {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "bytes after the response")))
     }
 
+    /// Looks at the chunk behind a head, if it is here already, while the answer can still be another.
+    fn first_chunk(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        if self.sieve.input.is_empty()
+            && let Poll::Ready(Ok(0) | Err(_)) = self.sieve.poll_fill(&mut self.io, cx)
+        {
+            return Err(Refusal::Truncated);
+        }
+        self.sieve.framer.check_first_chunk(&self.sieve.input)
+    }
+
+    fn refused(&self, refusal: Refusal) -> Poll<io::Result<()>> {
+        self.shared.refusal.set(Some(refusal));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)))
+    }
+
     fn poll_answer(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let passed = self.sieve.poll_pass(&mut self.io, cx, buf);
@@ -96,16 +111,19 @@ impl<S: AsyncRead + Unpin> Gate<S> {
             }
             match ready!(passed)? {
                 Passed::Bytes => self.shared.received.set(true),
-                Passed::Head(_) => {
+                Passed::Head(head) => {
                     self.shared.received.set(true);
+                    if head.framing == BodyFraming::Chunked {
+                        match self.first_chunk(cx) {
+                            Ok(()) => {}
+                            Err(refusal) => return self.refused(refusal),
+                        }
+                    }
                     continue;
                 }
                 Passed::End => return self.poll_idle(cx),
                 Passed::Closed => {}
-                Passed::Refused(refusal) => {
-                    self.shared.refusal.set(Some(refusal));
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
-                }
+                Passed::Refused(refusal) => return self.refused(refusal),
             }
             return Poll::Ready(Ok(()));
         }
