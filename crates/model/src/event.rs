@@ -62,7 +62,7 @@ pub struct RequestEvent {
     pub host: String,
     /// Path without query: queries carry secrets.
     pub path: String,
-    /// `HTTP/1.1` or `HTTP/2.0`.
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`.
     pub version: String,
     /// Status answered; 0 when the connection was dropped.
     pub status: u16,

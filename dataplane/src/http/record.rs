@@ -33,7 +33,12 @@ impl<G: Gateway> Record<G> {
             method: head.method.to_string(),
             host: host.to_owned(),
             path: head.uri.path().to_owned(),
-            version: if head.version == Version::HTTP_2 { "HTTP/2.0" } else { "HTTP/1.1" }.to_owned(),
+            version: match head.version {
+                Version::HTTP_2 => "HTTP/2.0",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            }
+            .to_owned(),
             started_at_ms: gateway.now_unix_ms(),
             ..RequestEvent::default()
         };

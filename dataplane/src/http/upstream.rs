@@ -21,6 +21,7 @@ use tokio::time::sleep_until;
 
 use super::answer::Failure;
 use super::body::{Body, BodyFault, Progress};
+use super::exchange::Exchange;
 use super::gate::Fault;
 use super::limits::Limits;
 use crate::gateway::{Endpoint, Gateway, HttpConn};
@@ -153,7 +154,7 @@ impl Upstreams {
                 .await
                 .map(Reply::Response);
         }
-        let response = with_idle(progress, connection.upgrade(request, progress)).await?;
+        let response = with_idle(progress, connection.upgrade(request, body, progress)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Reply::Response(self.release_after(connection, endpoint, response)));
         }

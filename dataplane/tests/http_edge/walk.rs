@@ -393,7 +393,7 @@ async fn heads_with_more_fields_than_usual_are_taken_at_any_time() {
         let lab = Lab::default();
         let (seen, upstream) = strict_upstream();
         lab.agent("http://a.example.com", Made::default(), upstream);
-        for order in [[1, 200, 1, 250], [200, 1, 100, 99]] {
+        for order in [[1, 200, 1, 990], [200, 1, 100, 99]] {
             let (mut io, _serving) = lab.visit_http();
             for fields in order {
                 let more = (0..fields).fold(String::new(), |text, n| text + &format!("X-{n}: {n}\r\n"));
@@ -607,27 +607,6 @@ async fn a_head_request_keeps_the_length_and_has_no_body() {
             "{read}"
         );
         assert!(read.ends_with("\r\n\r\n"), "{read}");
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn expect_continue_is_answered_when_the_upstream_wants_the_body() {
-    local(async {
-        let lab = Lab::default();
-        let (seen, upstream) = strict_upstream();
-        lab.agent("http://a.example.com", Made::default(), upstream);
-        let (mut io, _serving) = lab.visit_http();
-        io.write_all(
-            b"POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n",
-        )
-        .await
-        .unwrap();
-        assert_eq!(read_until(&mut io, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
-        io.write_all(b"abc").await.unwrap();
-        assert!(read_until(&mut io, "hello").await.starts_with("HTTP/1.1 200 "));
-        assert_eq!(seen.borrow().requests[0].body, b"abc");
-        assert_eq!(seen.borrow().requests[0].field("expect"), None);
     })
     .await;
 }

@@ -187,6 +187,7 @@ fn frame_in_pieces(data: &[u8], piece: usize) -> (Vec<Bytes>, Vec<u8>, Option<Re
                 }
                 Ok(Step::End) => texts.push(Bytes::from_static(b"end")),
                 Ok(Step::More | Step::Data(_)) => break,
+                Ok(Step::Interim(..)) => panic!("a request has no interim answer"),
                 Ok(Step::UntilClose) => panic!("a request body has an end of its own"),
                 Err(refusal) => return (texts, body, Some(refusal)),
             }

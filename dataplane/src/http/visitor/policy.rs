@@ -92,6 +92,7 @@ impl<G: Gateway> Visitor<G> {
                     Outcome::Keys(self.gateway.keys(endpoint.account, &url, fresh).await)
                 }
                 Step::Need(Effect::Body { bytes_max }) => {
+                    body.exchange().ask_for_body();
                     let mut taken = body.take();
                     let read = taken.buffer(bytes_max).await;
                     body.give_back(taken);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
 use ebbgate_policy::{Context, OnError, Outcome, Phase, Run, Verdict, Work};
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 
@@ -167,8 +167,15 @@ impl<G: Gateway> Visitor<G> {
         }
         let head = hop.cx.request.as_ref().unwrap_or(&hop.entry);
         // gRPC streams may rest as long as the exchange does, where there are any; other bodies have a pace.
-        body.leisure().set(endpoint.upstream_http2 && fields::is_grpc(&hop.entry.headers));
-        let request = || self.upstream_request(&endpoint, head, &hop.entry, upgrade.as_ref());
+        body.exchange().set_may_rest(endpoint.upstream_http2 && fields::is_grpc(&hop.entry.headers));
+        // Another try of a body that has come is made without the expectation.
+        let request = || {
+            let mut request = self.upstream_request(&endpoint, head, &hop.entry, upgrade.as_ref());
+            if body.exchange().expects() && !body.is_replayable() {
+                request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+            }
+            request
+        };
         let sent =
             self.upstreams.send(&self.gateway, &self.conn, &endpoint, &request, body, &record.progress);
         let than: Vec<_> = hop.tried.iter().copied().chain([endpoint.id]).collect();
