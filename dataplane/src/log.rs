@@ -186,6 +186,10 @@ struct RequestFields<'a> {
     bytes_out: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<ErrorCode>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    operation: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    detail: &'a str,
     /// Each entry has the names that the policy gave.
     #[serde(skip_serializing_if = "<[Value]>::is_empty")]
     policy_logs: &'a [Value],
@@ -208,6 +212,8 @@ impl<'a> RequestFields<'a> {
             bytes_in: event.bytes_in,
             bytes_out: event.bytes_out,
             code: event.error,
+            operation: &event.operation,
+            detail: &event.detail,
             policy_logs: &event.policy_logs,
         }
     }
@@ -261,6 +267,11 @@ fn trace_connection(event: &ConnectionEvent) {
     );
 }
 
+/// A field that is left out when there is nothing to say.
+fn said(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
 fn trace_request(event: &RequestEvent) {
     tracing::info!(
         target: REQUEST,
@@ -278,6 +289,8 @@ fn trace_request(event: &RequestEvent) {
         bytes_in = event.bytes_in,
         bytes_out = event.bytes_out,
         code = event.error.map(|c| c.to_string()),
+        operation = said(&event.operation),
+        detail = said(&event.detail),
         policy_logs = policy_logs_text(&event.policy_logs),
         "request"
     );

@@ -74,6 +74,10 @@ pub struct RequestEvent {
     pub bytes_in: u64,
     /// Body bytes to the client.
     pub bytes_out: u64,
+    /// Id of the operation in an answer that the edge made because it failed, or "".
+    pub operation: String,
+    /// Why it failed, for the operator alone, or "".
+    pub detail: String,
     /// The edge's own error, if the answer is one.
     pub error: Option<ErrorCode>,
     /// What `log` actions wrote.

@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::answer::takes_html;
+use super::answer::Form;
 use super::body::Body;
 use super::exchange::Exchange;
 use super::h2_stream::{self, Reading, Sender};
@@ -219,7 +219,7 @@ impl<G: Gateway> Stream<G> {
         let authority = match shape::check(&mut head, http_body::Body::is_end_stream(&reading)) {
             Ok(authority) => authority,
             Err(shape) => {
-                let answer = shape.failure().answer(takes_html(&head.headers));
+                let answer = shape.failure().answer(Form::asked(&head.headers), None);
                 return Some(Answer::Response(answer));
             }
         };

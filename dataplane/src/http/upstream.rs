@@ -74,11 +74,11 @@ impl Again {
 
 impl SendError {
     /// No stream could be opened.
-    pub(super) fn not_opened(message: String) -> Self {
-        Self {
-            failure: Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message),
-            again: Again::Unseen,
-        }
+    pub(super) fn not_opened(detail: String) -> Self {
+        let message = "The agent of this endpoint could not take the request.";
+        let failure =
+            Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
+        Self { failure, again: Again::Unseen }
     }
 }
 
@@ -250,8 +250,9 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The stream broke before an answer.
-fn lost(message: &str, again: Again) -> SendError {
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message);
+fn lost(detail: &str, again: Again) -> SendError {
+    let message = "The connection to the agent of this endpoint broke.";
+    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
     SendError { failure, again }
 }
 
@@ -264,8 +265,10 @@ fn unreachable(again: Again) -> SendError {
 
 /// The answer is not HTTP.
 fn garbage(message: impl std::fmt::Display) -> SendError {
-    let message = format!("The upstream's answer is not valid HTTP: {message}.");
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message);
+    let detail = format!("the upstream's answer is not valid HTTP: {message}");
+    let message = "The upstream's answer is not valid HTTP.";
+    let failure =
+        Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message).because(detail);
     SendError { failure, again: Again::No }
 }
 

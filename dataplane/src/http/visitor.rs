@@ -13,12 +13,12 @@ use std::time::Duration;
 use bytes::BytesMut;
 use std::sync::Arc;
 
-use ebbgate_model::EndpointId;
+use ebbgate_model::{EndpointId, Ksuid};
 use ebbgate_policy::{Engine, Phase};
 use http::header::UPGRADE;
 use http::{Request, Response};
 
-use super::answer::{Failure, takes_html};
+use super::answer::{Failed, Failure};
 use super::body::{Body, Direction};
 use super::exchange::Exchange;
 use super::fields;
@@ -115,13 +115,14 @@ impl<G: Gateway> Visitor<G> {
         let upgrade =
             head.headers.get(UPGRADE).cloned().filter(|protocol| upgrade && may_switch_to(protocol));
         fields::strip_hop_by_hop(&mut head.headers);
+        fields::strip_origin(&mut head.headers);
         head.extensions = http::Extensions::new();
-        let (method, html) = (head.method.clone(), takes_html(&head.headers));
+        let method = head.method.clone();
         let body = Lender::new(body.counted(record.progress.clone(), Direction::In)).of(exchange);
         let answer = match self.walk(head, authority, upgrade, &body, &record).await {
             Ok(answer) => answer,
             Err(Stop::Close) => return Answer::Close,
-            Err(Stop::Failure(failure)) => Answer::Response(failure.answer(html)),
+            Err(Stop::Failure(failure)) => Answer::Response(self.failed(&failure, authority, &record)),
         };
         match answer {
             Answer::Response(response) => {
@@ -133,5 +134,19 @@ impl<G: Gateway> Visitor<G> {
             }
             answer => answer,
         }
+    }
+
+    /// What the visitor learns of a failure: the public URL and an id, by which the operator finds the rest in the log.
+    fn failed(&self, failure: &Failure, authority: &Authority, record: &Record<G>) -> Response<Body> {
+        let operation = self.operation_id();
+        record.failed(&operation, failure.detail());
+        let url = format!("{}://{}", self.conn.scheme.as_str(), authority.host);
+        failure.answer(record.form(), Some(Failed { url: &url, operation: &operation }))
+    }
+
+    fn operation_id(&self) -> String {
+        let unix_secs = u64::try_from(self.gateway.now_unix_ms()).unwrap_or_default() / 1_000;
+        let entropy = (u128::from(self.gateway.rng_seed()) << 64) | u128::from(self.gateway.rng_seed());
+        format!("op_{}", Ksuid::new(unix_secs, entropy.to_be_bytes()))
     }
 }

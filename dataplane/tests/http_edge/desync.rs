@@ -526,6 +526,7 @@ fn chunks(corpus: &mut Corpus) {
         "Upgrade",
         "Expect",
         "X-Forwarded-For",
+        "X-Real-IP",
         "Forwarded",
     ] {
         corpus.refused("trailer", chunked(&format!("0\r\n{name}: x\r\n\r\n")));

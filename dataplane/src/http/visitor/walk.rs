@@ -46,7 +46,13 @@ impl<G: Gateway> Visitor<G> {
         record: &Rc<Record<G>>,
     ) -> Result<Answer<G>, Stop> {
         self.gateway.returned(None, self.conn.scheme, &authority.host, self.conn.port).await;
-        let pool = route::public(&self.gateway, &self.conn, authority).map_err(Stop::Failure)?;
+        let pool = match route::public(&self.gateway, &self.conn, authority) {
+            Ok(pool) => pool,
+            Err(_) if route::is_secure_elsewhere(&self.gateway, &self.conn, authority) => {
+                return Ok(Answer::Response(reply::secure(authority, &head.uri, record.form())));
+            }
+            Err(failure) => return Err(Stop::Failure(failure)),
+        };
         let work = Work::default();
         let first = self.enter(pool, Rc::new(head), OnError::Halt, &work, body).map_err(Stop::Failure)?;
         record.reached(&first.endpoint);
@@ -280,7 +286,7 @@ impl<G: Gateway> Visitor<G> {
                 if !reply.response_phase {
                     hops.pop();
                 }
-                self.back(hops, from_reply(reply), record).await
+                self.back(hops, from_reply(reply, record.form()), record).await
             }
             _ => Err(Stop::Close),
         }
@@ -303,7 +309,7 @@ impl<G: Gateway> Visitor<G> {
             let verdict = self.drive(&hop.endpoint, &mut run, &mut hop.cx, &Lender::new(Body::Empty)).await;
             record.logged(std::mem::take(&mut hop.cx.logs));
             match verdict {
-                Verdict::Respond(reply) => (head, body) = from_reply(reply).into_parts(),
+                Verdict::Respond(reply) => (head, body) = from_reply(reply, record.form()).into_parts(),
                 Verdict::Close { .. } => return Err(Stop::Close),
                 Verdict::Failed { code, message } => {
                     return Err(policy_failed(&hop.endpoint, code, &message));
@@ -322,7 +328,7 @@ fn ask(body: &Lender) -> Ask {
 
 fn resume_after(hop: &mut Hop, error: &SendError) {
     let code = error.failure.code.unwrap_or(ErrorCode::AGENT_STREAM);
-    let outcome = Outcome::ForwardFailed { code, message: error.failure.message.clone() };
+    let outcome = Outcome::ForwardFailed { code, message: error.failure.detail().to_owned() };
     if let Some(run) = &mut hop.run {
         run.resume(&mut hop.cx, outcome);
     }
@@ -338,20 +344,23 @@ fn too_far(why: TooFar) -> Failure {
 }
 
 fn offline(url: &EndpointUrl) -> Failure {
-    let message = format!("The endpoint {url} is offline.");
-    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message)
+    let message = "What this endpoint forwards to is offline.";
+    let detail = format!("the endpoint {url} is offline");
+    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message).because(detail)
 }
 
 /// A cloud endpoint whose policy let the request through to nowhere.
 fn unfinished(endpoint: &Endpoint) -> Failure {
-    let message = match endpoint.engine {
-        None => format!(
-            "The endpoint {} has no traffic policy in force: give it one that forwards or answers.",
-            endpoint.url
+    let (message, what) = match endpoint.engine {
+        None => (
+            "This endpoint has no traffic policy in force: give it one that forwards or answers.",
+            "has no traffic policy in force",
         ),
-        Some(_) => {
-            format!("The traffic policy of {} neither forwarded nor answered this request.", endpoint.url)
-        }
+        Some(_) => (
+            "The traffic policy of this endpoint neither forwarded nor answered this request.",
+            "has a traffic policy that neither forwarded nor answered",
+        ),
     };
-    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message)
+    let detail = format!("{} {what}", endpoint.url);
+    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message).because(detail)
 }
