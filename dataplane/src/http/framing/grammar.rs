@@ -1,6 +1,8 @@
 //! The grammar both framers share: lines, tokens, fields, authorities, lengths (RFC 9110 section 5, RFC 9112 sections
 //! 2-6, RFC 3986). Every function takes a slice and judges it; nothing is kept.
 
+use std::fmt::Write as _;
+
 use ebbgate_model::Host;
 
 use super::{BodyFraming, FIELD_NAME_BYTES_MAX, FIELDS_MAX, Refusal};
@@ -96,7 +98,7 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
 pub(super) struct Fields<'a> {
     pub(super) host: Option<&'a [u8]>,
     pub(super) upgrade: bool,
-    pub(super) expects: bool,
+    pub(super) expectation: Option<&'a [u8]>,
     pub(super) connection_upgrade: bool,
     pub(super) count: usize,
     length: Option<u64>,
@@ -144,7 +146,7 @@ impl<'a> Fields<'a> {
             if !value.eq_ignore_ascii_case(b"100-continue") {
                 return Err(Refusal::Expectation);
             }
-            self.expects = true;
+            self.expectation = Some(value);
         } else if imitates_framing(name) {
             return Err(Refusal::FieldNameImitation);
         }
@@ -273,7 +275,8 @@ pub(super) fn encoded(target: &[u8]) -> Option<String> {
     let mut text = String::with_capacity(target.len() + 64);
     for b in target {
         if ENCODED_IN_QUERIES.contains(b) {
-            text.push_str(&format!("%{b:02X}"));
+            // A string takes everything.
+            let _ = write!(text, "%{b:02X}");
         } else {
             text.push(char::from(*b));
         }

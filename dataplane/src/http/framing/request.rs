@@ -142,11 +142,14 @@ fn read_head(block: Bytes) -> Result<(RequestHead, Bytes), Refusal> {
         authority,
         fields: fields.count,
         version_1_0: line.version_1_0,
-        expects: fields.expects && framing != BodyFraming::None && !line.version_1_0,
+        expects: fields.expectation.is_some() && framing != BodyFraming::None && !line.version_1_0,
         spelling: line.spelling(&block)?,
     };
-    let text =
-        if fields.expects || head.spelling.is_some() { rewritten(&block, &head) } else { block.clone() };
+    let text = if fields.expectation.is_some() || head.spelling.is_some() {
+        rewritten(&block, &head)
+    } else {
+        block.clone()
+    };
     Ok((head, text))
 }
 
