@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
-use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, Rule, TrafficPolicy};
+use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, TrafficPolicy};
 use ebbgate_policy::Engine;
 use ebbgate_wire::driver;
 use ebbgate_wire::mux::Code;
@@ -82,7 +82,7 @@ struct Bound {
     endpoint: Arc<Endpoint>,
     policy: Option<Arc<TrafficPolicy>>,
     /// What stays in front of every policy the agent changes to.
-    guard: Option<Arc<Rule>>,
+    guard: Option<Arc<TrafficPolicy>>,
     lent_port: Option<u16>,
     report: Arc<AgentEndpointReport>,
     _text: Arc<Text>,

@@ -9,9 +9,12 @@ use ebbgate_wire::rpc::Secret;
 
 use super::environment::clean_token;
 use super::read::{Field, Findings, Table, beside};
+use super::tree::Value;
 use crate::proxy::ProxyUrl;
 use crate::trust::Trust;
 
+const NO_REVOCATION: &str =
+    "this agent checks no revocation lists; remove the key, and use short-lived certificates";
 /// Longest metadata of a session, in bytes.
 const METADATA_BYTES_MAX: usize = 4096;
 
@@ -228,20 +231,7 @@ pub(super) fn read(mut table: Table, found: &mut Findings) -> AgentConfig {
         agent.remote_management = field.flag(found).unwrap_or(true);
     }
     refuse_unsafe(&mut table, found);
-    for key in [
-        "console_ui_color",
-        "crl_noverify",
-        "dns_resolver_ips",
-        "inspect_db_size",
-        "update_channel",
-        "update_check",
-        "web_addr",
-        "web_allow_hosts",
-    ] {
-        if let Some((field, place)) = table.take_entry(key) {
-            found.warn(&place, &field.path, "accepted but not used by this agent");
-        }
-    }
+    read_keys_without_use(&mut table, found);
     table.finish(found, HINTS);
     agent
 }
@@ -258,13 +248,53 @@ fn token(field: &Field, found: &mut Findings) -> Option<Secret> {
     }
 }
 
+/// Keys of the published agent for what this one does not have: where the value asks for nothing, nothing is said; else the
+/// warning names what happens instead.
+fn read_keys_without_use(table: &mut Table, found: &mut Findings) {
+    let off = |field: &Field| matches!(field.node.value, Value::Bool(false) | Value::Null);
+    let text_is =
+        |field: &Field, wanted: &str| matches!(&field.node.value, Value::Text(text) if text == wanted);
+    let keys: [(&'static str, fn(&Value) -> bool, &str); 7] = [
+        ("console_ui_color", |_| false, "not used: this agent prints plain lines without colour"),
+        (
+            "dns_resolver_ips",
+            |_| false,
+            "not used: names are resolved as this host is set up; set its resolvers there",
+        ),
+        (
+            "inspect_db_size",
+            |value| matches!(value, Value::Int(-1)),
+            "not used: this agent records no traffic",
+        ),
+        ("update_channel", |_| false, "not used: this agent is updated by the packages of its host"),
+        ("update_check", |_| false, "not used: this agent is updated by the packages of its host"),
+        (
+            "web_addr",
+            |_| false,
+            "not used: this agent has no web page and no local API; nothing listens there",
+        ),
+        ("web_allow_hosts", |_| false, "not used: this agent has no web page and no local API"),
+    ];
+    for (key, is_satisfied, message) in keys {
+        let Some((field, place)) = table.take_entry(key) else { continue };
+        let satisfied = off(&field) || text_is(&field, "false") || is_satisfied(&field.node.value);
+        if !satisfied {
+            found.warn(&place, &field.path, message);
+        }
+    }
+    if let Some((field, place)) = table.take_entry("crl_noverify") {
+        match field.node.value {
+            // As for `crl_url`: somebody counts on the check.
+            Value::Bool(false) => field.refuse(found, NO_REVOCATION),
+            _ => found.warn(&place, &field.path, "not used: this agent checks no revocation lists anyway"),
+        }
+    }
+}
+
 /// Keys whose silent loss would leave the user less safe than the file says.
 fn refuse_unsafe(table: &mut Table, found: &mut Findings) {
     if let Some(field) = table.take("crl_url") {
-        field.refuse(
-            found,
-            "this agent checks no revocation lists; remove the key, and use short-lived certificates",
-        );
+        field.refuse(found, NO_REVOCATION);
     }
 }
 
@@ -311,8 +341,8 @@ fn read_output(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings)
     }
     if let Some(field) = table.take("log") {
         agent.log = match &field.node.value {
-            super::tree::Value::Bool(false) => Some(LogTarget::Off),
-            super::tree::Value::Bool(true) => {
+            Value::Bool(false) => Some(LogTarget::Off),
+            Value::Bool(true) => {
                 field.refuse(found, "write `stdout`, `stderr`, `false` or a path");
                 None
             }
