@@ -47,6 +47,18 @@ pub enum Command {
     /// Manage API keys of a running control
     #[command(subcommand)]
     ApiKey(ApiKey),
+    /// Print the string for `ebbgate join`: edge, token and authority in one word
+    Join {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Where agents reach the edge; port 4443 if left out
+        #[arg(long, value_name = "HOST[:PORT]")]
+        connect: String,
+        /// The `token` of a new credential (`POST /credentials`)
+        #[arg(long, value_name = "TOKEN")]
+        token: String,
+    },
     /// Write everything a new machine needs into one new file, running or not
     Backup {
         /// The data directory

@@ -17,6 +17,7 @@ pub mod dir;
 pub mod disk;
 pub mod file;
 pub mod init;
+pub mod join;
 pub mod listen;
 pub mod metrics;
 pub mod operator;

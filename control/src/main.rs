@@ -11,6 +11,7 @@ use ebbgate_control::clock::{Clock, SystemClock};
 use ebbgate_control::config::{Account, ApiKey, Cli, Command, Init, LogFormat, OnOff};
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::init::init;
+use ebbgate_control::join::join_string;
 use ebbgate_control::restore::restore;
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
@@ -59,6 +60,10 @@ async fn command(command: &Command) -> Result<()> {
             let dir = DataDir::new(&dir.dir);
             let path = format!("/accounts/{account}/api_keys");
             print(&operator::post(&dir, &path, &json!({ "description": description })).await?)
+        }
+        Command::Join { dir, connect, token } => {
+            let join = join_string(&DataDir::new(&dir.dir), connect, token)?;
+            print(&json!({ "join": join.expose() }))
         }
         Command::Backup { dir, file, damaged } => {
             let now = SystemClock.unix_secs();

@@ -251,34 +251,23 @@ fn token(field: &Field, found: &mut Findings) -> Option<Secret> {
 /// Keys of the published agent for what this one does not have: where the value asks for nothing, nothing is said; else the
 /// warning names what happens instead.
 fn read_keys_without_use(table: &mut Table, found: &mut Findings) {
-    let off = |field: &Field| matches!(field.node.value, Value::Bool(false) | Value::Null);
-    let text_is =
-        |field: &Field, wanted: &str| matches!(&field.node.value, Value::Text(text) if text == wanted);
-    let keys: [(&'static str, fn(&Value) -> bool, &str); 7] = [
-        ("console_ui_color", |_| false, "not used: this agent prints plain lines without colour"),
-        (
-            "dns_resolver_ips",
-            |_| false,
-            "not used: names are resolved as this host is set up; set its resolvers there",
-        ),
-        (
-            "inspect_db_size",
-            |value| matches!(value, Value::Int(-1)),
-            "not used: this agent records no traffic",
-        ),
-        ("update_channel", |_| false, "not used: this agent is updated by the packages of its host"),
-        ("update_check", |_| false, "not used: this agent is updated by the packages of its host"),
-        (
-            "web_addr",
-            |_| false,
-            "not used: this agent has no web page and no local API; nothing listens there",
-        ),
-        ("web_allow_hosts", |_| false, "not used: this agent has no web page and no local API"),
-    ];
-    for (key, is_satisfied, message) in keys {
+    for (key, message) in [
+        ("console_ui_color", "not used: this agent prints plain lines without colour"),
+        ("dns_resolver_ips", "not used: names are resolved as this host is set up; set its resolvers there"),
+        ("inspect_db_size", "not used: this agent records no traffic"),
+        ("update_channel", "not used: this agent is updated by the packages of its host"),
+        ("update_check", "not used: this agent is updated by the packages of its host"),
+        ("web_addr", "not used: this agent has no web page and no local API; nothing listens there"),
+        ("web_allow_hosts", "not used: this agent has no web page and no local API"),
+    ] {
         let Some((field, place)) = table.take_entry(key) else { continue };
-        let satisfied = off(&field) || text_is(&field, "false") || is_satisfied(&field.node.value);
-        if !satisfied {
+        let asks_for_nothing = match &field.node.value {
+            Value::Bool(false) | Value::Null => true,
+            Value::Text(text) => text == "false",
+            Value::Int(bytes) => key == "inspect_db_size" && *bytes == -1,
+            _ => false,
+        };
+        if !asks_for_nothing {
             found.warn(&place, &field.path, message);
         }
     }
