@@ -113,7 +113,7 @@ fn is_whole(der: &[u8]) -> bool {
     match der {
         [0x30, 0x81, length, rest @ ..] => rest.len() == usize::from(*length),
         [0x30, 0x82, high, low, rest @ ..] => rest.len() == usize::from(u16::from_be_bytes([*high, *low])),
-        [0x30, length @ 0..0x80, rest @ ..] => rest.len() == usize::from(*length),
+        [0x30, length @ 0..=0x7f, rest @ ..] => rest.len() == usize::from(*length),
         _ => false,
     }
 }

@@ -21,7 +21,6 @@ use tokio::time::sleep_until;
 
 use super::answer::Failure;
 use super::body::{Body, BodyFault, Progress};
-use super::exchange::Exchange;
 use super::gate::Fault;
 use super::limits::Limits;
 use crate::gateway::{Endpoint, Gateway, HttpConn};
