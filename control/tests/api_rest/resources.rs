@@ -144,6 +144,7 @@ async fn every_resource_lives_from_post_to_delete() {
         "tunnel_session",
         "upstream_url",
         "upstream_protocol",
+        "upstream_refused",
         "url",
         "traffic_policy",
         "bindings",
