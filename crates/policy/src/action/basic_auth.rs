@@ -21,6 +21,8 @@ use crate::verdict::{Reply, Verdict};
 const CREDENTIALS_MAX: usize = 10;
 /// Shortest and longest password, in bytes.
 const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
+/// Longest authorization header that is looked at: a user name and a password fit several times.
+const AUTHORIZATION_BYTES_MAX: usize = 4096;
 /// Longest realm.
 const REALM_BYTES_MAX: usize = 128;
 
@@ -82,6 +84,9 @@ fn split(entry: &str) -> Result<(&str, &str), String> {
 fn presented(cx: &Context) -> Option<String> {
     let mut values = cx.request.as_ref()?.headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
+    if value.len() > AUTHORIZATION_BYTES_MAX {
+        return None;
+    }
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     let bytes = base64::engine::general_purpose::STANDARD.decode(token.trim()).ok()?;
     scheme.eq_ignore_ascii_case("basic").then(|| String::from_utf8(bytes).ok())?

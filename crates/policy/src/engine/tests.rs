@@ -396,6 +396,7 @@ fn basic_auth() {
     check(&[("authorization", &basic(""))], "401", "");
     check(&[], "401", "");
     check(&[("authorization", "Basic")], "401", "");
+    check(&[("authorization", &basic(&format!("ada:{}", "x".repeat(4_000))))], "401", "");
     check(&[("authorization", "Basic !!!")], "401", "");
     check(&[("authorization", "Bearer x")], "401", "");
     check(&[("authorization", &basic("ada:password1")), ("authorization", &basic("x:y"))], "401", "");

@@ -18,9 +18,13 @@ pub(crate) const PATTERN_BYTES_MAX: usize = 1024;
 const PATTERN_PROGRAM_BYTES_MAX: usize = 256 * 1024;
 /// Deepest nesting of a pattern.
 const PATTERN_DEPTH_MAX: u32 = 50;
-/// Units a pattern costs that is compiled in the middle of an evaluation, and for each byte of it.
+/// Units of compiling a pattern in the middle of an evaluation, and for each byte of it.
 const COMPILE_UNITS: u64 = 5_000;
-const COMPILE_BYTE_UNITS: u64 = 40;
+const COMPILE_BYTE_UNITS: u64 = 30;
+/// Units for what may name a class of characters of all scripts, and where case does not matter: then every one of them is
+/// looked up.
+const CLASS_UNITS: u64 = 300;
+const FOLDED_CLASS_UNITS: u64 = 12_000;
 /// Steps of a state that cost one unit.
 const STEPS_PER_UNIT: u64 = 64;
 
@@ -61,10 +65,14 @@ impl Pattern {
         Ok(Self { regex: Arc::new(regex), states })
     }
 
-    /// Units of work to compile a pattern.
+    /// Units of work to compile a pattern, at least.
     pub(crate) fn compile_units(source: &str) -> u64 {
+        let count = |mark: &[char]| u64::try_from(source.matches(mark).count()).unwrap_or(u64::MAX);
         let bytes = u64::try_from(source.len().min(PATTERN_BYTES_MAX)).unwrap_or(u64::MAX);
-        COMPILE_UNITS + bytes * COMPILE_BYTE_UNITS
+        // Classes are escapes or ranges; flags stand in `(?...)`.
+        let folded = source.contains("(?") && source.contains('i');
+        let class_units = if folded { FOLDED_CLASS_UNITS } else { CLASS_UNITS };
+        COMPILE_UNITS + bytes * COMPILE_BYTE_UNITS + count(&['\\', '-', '[']).saturating_mul(class_units)
     }
 
     /// The expression itself.

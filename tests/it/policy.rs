@@ -1,0 +1,117 @@
+//! What policies cost, what they write down and what saving one says, with real processes.
+
+use std::fs;
+use std::io::Read;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use xtask::lab::local;
+
+use crate::guide;
+use crate::lab::{TestLab, soon};
+use crate::visitor::Visitor;
+
+/// A line of the lab's logs that has what is looked for.
+fn logged(lab: &TestLab, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    soon(what, || {
+        for entry in fs::read_dir(lab.log_dir())?.flatten() {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if let Some(line) = lines.find(|line| wanted(line)) {
+                return Ok(Some(line));
+            }
+        }
+        Ok(None)
+    })
+    .inspect_err(|_| lab.show_logs())
+}
+
+#[test]
+fn log_actions_are_in_the_lines_of_requests_and_connections() -> Result<()> {
+    let lab = TestLab::running()?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let log = |metadata: Value| json!({ "type": "log", "config": { "metadata": metadata } });
+    let request = json!({ "on_http_request": [{ "actions": [
+        log(json!({ "patient": "7", "method": "${req.method}" })),
+        log(json!({ "second": [1, 2] })),
+        { "type": "custom-response", "config": { "body": "ok" } },
+    ] }] });
+    guide::cloud(&api, "https://logged.clinic-network.com", &request)?;
+    let addr = guide::address(&api)?;
+    let connection = json!({ "on_tcp_connect": [{ "actions": [
+        log(json!({ "from": "${conn.client_ip}" })),
+        { "type": "deny" },
+    ] }] });
+    guide::cloud(&api, &format!("tcp://{addr}"), &connection)?;
+    let visitor = Visitor::of(&lab)?;
+    visitor.wait_https("logged.clinic-network.com")?;
+    visitor.get("logged.clinic-network.com", "/seen", &[])?;
+    let line = logged(&lab, "the request's line", |line| line["path"] == "/seen")?;
+    assert_eq!(
+        line["policy_logs"],
+        json!([{ "patient": "7", "method": "GET" }, { "second": [1, 2] }]),
+        "{line}"
+    );
+    let tcp = local(guide::port_of(&addr)?);
+    let closed = || -> Result<bool> { Ok(visitor.tcp(tcp)?.read(&mut [0; 1])? == 0) };
+    soon("the address to close connections", || Ok(closed().unwrap_or(false).then_some(())))?;
+    let named = |line: &Value| line["policy_logs"] == json!([{ "from": "127.0.0.1" }]);
+    let line = logged(&lab, "the connection's line", named)?;
+    assert!(line["outcome"].is_string(), "{line}");
+    Ok(())
+}
+
+/// Fifty replacements over a header of a megabyte held a shard for most of a second.
+#[test]
+fn a_costly_policy_stops_itself_and_nobody_else() -> Result<()> {
+    const HOST: &str = "costly.clinic-network.com";
+    const OTHER: &str = "other.clinic-network.com";
+    let lab = TestLab::running()?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let answer = |body: &str| json!({ "type": "custom-response", "config": { "body": body } });
+    let fifty =
+        (0..50).map(|_| "getReqHeader('x')[0].replace('x', '') == ''").collect::<Vec<_>>().join(" && ");
+    let costly = json!({ "on_http_request": [
+        { "expressions": ["hasReqHeader('x')", fifty], "actions": [answer("all empty")] },
+        { "actions": [answer("no such header")] },
+    ] });
+    guide::cloud(&api, &format!("https://{HOST}"), &costly)?;
+    guide::cloud(
+        &api,
+        &format!("https://{OTHER}"),
+        &json!({ "on_http_request": [{ "actions": [answer("other")] }] }),
+    )?;
+    let visitor = Visitor::of(&lab)?;
+    visitor.wait_https(HOST)?;
+    visitor.wait_https(OTHER)?;
+    for (bytes, status) in [(900_000, 431), (60_000, 500), (100, 200)] {
+        let said = visitor.get(HOST, "/", &[("x", &"x".repeat(bytes))])?;
+        assert_eq!(said.status, status, "{bytes}: {}", said.text());
+        assert_eq!(visitor.get(OTHER, "/", &[])?.text(), "other");
+    }
+    assert_eq!(visitor.get(HOST, "/", &[])?.text(), "no such header");
+    // Heads that no expression looks into pass, however long they are.
+    assert_eq!(visitor.get(OTHER, "/", &[("x", &"x".repeat(900_000))])?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn saving_a_policy_says_what_it_can_never_do() -> Result<()> {
+    let lab = TestLab::control_only()?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let policy = |expression: &str| {
+        json!({ "on_http_request": [
+            { "expressions": [expression], "actions": [{ "type": "deny" }] },
+            { "actions": [{ "type": "forward-internal", "config": { "url": "https://a.internal", "binding": "internal" } }] },
+        ] })
+    };
+    let url = "https://saved.clinic-network.com";
+    let refused = guide::cloud(&api, url, &policy("conn.geo.country_code != 'DE'")).unwrap_err().to_string();
+    assert!(refused.contains("needs a database of addresses"), "{refused}");
+    let saved = guide::cloud(&api, url, &policy("req.method == 'TRACE'"))?;
+    assert!(saved["warnings"].to_string().contains("`binding` has no effect"), "{saved}");
+    Ok(())
+}
