@@ -12,9 +12,6 @@ use ebbgate_wire::driver;
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::server::TlsStream;
-
-use crate::prefixed::Prefixed;
 
 pub use link::ClaimedLink;
 pub use raw::RawStream;
@@ -29,8 +26,6 @@ pub enum Stream {
     Raw(RawStream),
     /// A stream of a QUIC connection.
     Quic(ebbgate_quic::Stream),
-    /// One of the others, whose TLS ended here: what is read and written is in clear.
-    Tls(Box<TlsStream<Prefixed<Self>>>),
 }
 
 impl Stream {
@@ -42,7 +37,6 @@ impl Stream {
             Self::Link(link) => link.get_mut().reset(code),
             Self::Raw(stream) => stream.reset(code),
             Self::Quic(stream) => stream.reset(code),
-            Self::Tls(stream) => stream.get_mut().0.get_mut().reset(code),
         }
     }
 }
@@ -78,7 +72,6 @@ macro_rules! each {
             }
             Stream::Raw($stream) => $call,
             Stream::Quic($stream) => $call,
-            Stream::Tls($stream) => $call,
         }
     };
 }

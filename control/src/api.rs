@@ -46,7 +46,6 @@ use axum::middleware::from_fn_with_state;
 use http::StatusCode;
 
 pub use self::failure::ApiError;
-pub(crate) use self::reply::timestamp;
 pub use self::schema::openapi;
 use crate::App;
 

@@ -12,9 +12,9 @@ use ebbgate_model::{AccountId, ApiKeyId, CredentialId, ErrorCode, Token};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-use crate::record::{self, Account, ApiKey, Credential, Holder, RecordError, ServiceUser, index};
+use crate::record::{self, ApiKey, Credential, Holder, RecordError, ServiceUser, index};
 use crate::secret;
-use crate::store::{Revision, Store};
+use crate::store::Store;
 
 /// Seconds over which requests of an account are counted.
 pub const WINDOW_SECS: u64 = 60;
@@ -28,8 +28,6 @@ pub const ACCOUNTS_COUNTED_MAX: usize = 10_000;
 pub struct Caller {
     /// Account acted for.
     pub account: AccountId,
-    /// Revision that last wrote the account's own record: a write of the caller holds only while that stands.
-    pub account_modified: Revision,
     /// The key presented.
     pub key: ApiKey,
 }
@@ -67,9 +65,6 @@ pub enum AuthError {
     /// Its service user was switched off.
     #[error("the service user of this API key is not active")]
     Inactive,
-    /// The operator has suspended its account.
-    #[error("the account {0} is suspended: ask the operator of this installation")]
-    Suspended(AccountId),
     /// The store failed.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -85,7 +80,6 @@ impl AuthError {
             Self::Unknown | Self::Inactive => 203,
             Self::Authtoken => 206,
             Self::KeyId => 208,
-            Self::Suspended(_) => return Some(ErrorCode::ACCOUNT_SUSPENDED),
             Self::Record(_) => return None,
         }))
     }
@@ -113,12 +107,7 @@ pub async fn authenticate(store: &dyn Store, headers: &HeaderMap) -> Result<Call
             return Err(AuthError::Inactive);
         }
     }
-    // Last: only the holder of a working key learns that the account is suspended.
-    let stored = record::read::<Account>(store, &Account::key(account)).await?.ok_or(AuthError::Unknown)?;
-    if stored.record.suspended_at.is_some() {
-        return Err(AuthError::Suspended(account));
-    }
-    Ok(Caller { account, account_modified: stored.modified, key })
+    Ok(Caller { account, key })
 }
 
 /// Tells an authtoken from a key that does not exist; only who holds the whole authtoken learns that it is one.

@@ -6,7 +6,6 @@
 
 mod answer;
 mod body;
-mod exchange;
 mod fields;
 pub mod framing;
 mod gate;
@@ -36,16 +35,16 @@ use visitor::Visitor;
 pub async fn serve<G, IO>(gateway: G, io: IO, conn: HttpConn) -> HttpOutcome
 where
     G: Gateway,
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    serve_with(gateway, io, conn, Limits::of_this_process()).await
+    serve_with(gateway, io, conn, Limits::default()).await
 }
 
 /// [`serve`] with limits of one's own.
 pub async fn serve_with<G, IO>(gateway: G, io: IO, conn: HttpConn, limits: Limits) -> HttpOutcome
 where
     G: Gateway,
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let http2 = conn.alpn_h2;
     let visitor = Rc::new(Visitor::new(gateway, conn, Rc::new(limits)));

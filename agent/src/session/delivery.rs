@@ -16,7 +16,7 @@ use crate::claims::Claims;
 use crate::plan::Key;
 use crate::relay::Broken;
 use crate::stream::{Proxied, Stream};
-use crate::upstream::{self, DeliveryError};
+use crate::upstream::DeliveryError;
 
 /// What carriers have to tell that the session's loop has not heard yet; more of it waits.
 const HEARD_MAX: usize = 64;
@@ -171,16 +171,9 @@ impl Desk {
                     _ => Event::DeliveryFailed { name: name(), reason },
                 });
             }
-            Delivery::Accept(queue, inbound) => {
+            Delivery::Accept(queue) => {
                 let client = proxied.header.client_addr.parse().ok();
-                let stream = match upstream::unwrap(proxied.stream, inbound).await {
-                    Ok(stream) => stream,
-                    Err(error) => {
-                        let reason = error.to_string();
-                        return (self.observer)(Event::DeliveryFailed { name: name(), reason });
-                    }
-                };
-                let accepted = Accepted { stream, client };
+                let accepted = Accepted { stream: proxied.stream, client };
                 if let Err(refused) = queue.try_send(accepted) {
                     refused.into_inner().stream.reset(Code::REFUSED);
                     let reason = "the program does not accept connections fast enough".to_owned();

@@ -135,7 +135,9 @@ fn shapes() -> Vec<Shape> {
         "a.example.com,b",
         "*.example.com",
         "a.example.com:x",
+        "a.example.com:",
         "[::1",
+        "a_b",
     ] {
         refused(
             &mut shapes,

@@ -6,7 +6,6 @@
     reason = "a test that is wrong about this has failed"
 )]
 
-mod answers;
 mod desync;
 mod downgrade;
 mod floods;

@@ -4,15 +4,14 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may depend on, in any kind of dependency. `*` is any.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("ebbgate-model", &[]),
     ("ebbgate-policy", &["ebbgate-model"]),
     ("ebbgate-quic", &["ebbgate-shaper", "ebbgate-wire"]),
     ("ebbgate-relay", &[]),
     ("ebbgate-shaper", &[]),
-    ("ebbgate-telemetry", &[]),
     ("ebbgate-wire", &["ebbgate-model"]),
-    ("ebbgate-control", &["ebbgate-model", "ebbgate-policy", "ebbgate-telemetry"]),
+    ("ebbgate-control", &["ebbgate-model", "ebbgate-policy"]),
     ("ebbgate-ebpf", &[]),
     (
         "ebbgate-edge",
@@ -23,7 +22,6 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
             "ebbgate-quic",
             "ebbgate-relay",
             "ebbgate-shaper",
-            "ebbgate-telemetry",
             "ebbgate-wire",
         ],
     ),
@@ -35,7 +33,6 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
             "ebbgate-quic",
             "ebbgate-relay",
             "ebbgate-shaper",
-            "ebbgate-telemetry",
             "ebbgate-wire",
         ],
     ),
