@@ -4,6 +4,7 @@ mod adhoc;
 mod api;
 mod config;
 mod habits;
+mod join;
 mod logging;
 mod report;
 mod running;
@@ -42,6 +43,8 @@ enum Verb {
     /// Check or change the configuration file.
     #[command(subcommand)]
     Config(config::ConfigVerb),
+    /// Write edge, token and authority into the configuration file, all from one string.
+    Join(join::JoinArguments),
     /// Call the REST API.
     Api(api::ApiArguments),
     /// Install and control the background service.
@@ -108,6 +111,7 @@ pub(crate) fn run(arguments: Arguments, env: Env<'_>) -> Result<(), Failure> {
         Verb::Tcp(arguments) => adhoc::run(arguments.into(), env),
         Verb::Tls(arguments) => arguments.draft().and_then(|adhoc| adhoc::run(adhoc, env)),
         Verb::Config(verb) => config::run(&verb, env),
+        Verb::Join(arguments) => join::run(&arguments, env),
         Verb::Api(arguments) => api::run(&arguments, env),
         Verb::Service(verb) => service::run(&verb, env),
         Verb::Version => {
@@ -187,7 +191,8 @@ impl SessionArguments {
             agent.log = Some(LogTarget::parse(target));
         }
         if let Some(format) = &self.log_format {
-            agent.log_format = Some(LogFormat::parse(format).map_err(|e| flag("log-format", e))?);
+            agent.log_format =
+                Some(format.parse::<LogFormat>().map_err(|e| flag("log-format", e.to_string()))?);
         }
         if let Some(level) = &self.log_level {
             agent.log_level = LogLevel::parse(level).map_err(|e| flag("log-level", e))?;

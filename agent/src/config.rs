@@ -15,11 +15,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use agent::{AgentConfig, CarrierChoice, ConnectAddress, Console, LogFormat, LogLevel, LogTarget};
+pub use agent::{AgentConfig, CarrierChoice, ConnectAddress, Console, LogLevel, LogTarget};
 pub use draft::{
     AppProtocol, Defect, EndpointConfig, EndpointDraft, PolicyText, TerminationPem, UpstreamConfig,
     UrlRequest,
 };
+pub use ebbgate_telemetry::LogFormat;
 pub use edit::{EditError, set_agent_key};
 pub use environment::clean_token;
 pub use read::Problem;

@@ -12,7 +12,7 @@ use crate::config::{
 use crate::dial::{Dial, DialerError, EdgeDialer};
 use crate::plan::{Key, Patience, Refusal};
 use crate::session::{
-    self, Accepted, BACKLOG_MAX, BindError, Delivery, Event, Observer, Settings, bind_request, hello,
+    self, Accepted, BACKLOG_MAX, BindError, Delivery, Event, Inbound, Observer, Settings, bind_request, hello,
 };
 use crate::trust::Trust;
 use crate::upstream::{Upstream, UpstreamError};
@@ -159,14 +159,19 @@ impl Session {
         self.listen_with(EndpointDraft { url: url.into(), ..EndpointDraft::default() }).await
     }
 
-    /// Serves an endpoint described in full; its upstream is ignored.
+    /// Serves an endpoint described in full; its upstream's address is not used. The program gets the visitor's own bytes:
+    /// a PROXY header that the draft asks for is taken off, and TLS that ends in the agent has ended.
     pub async fn listen_with(&self, draft: EndpointDraft) -> Result<Listener, SdkError> {
         let endpoint = check(EndpointDraft { upstream_url: NO_UPSTREAM.into(), ..draft })?;
         let (queue, accepted) = mpsc::channel(BACKLOG_MAX);
+        let inbound = Inbound {
+            proxy_header: endpoint.upstream.proxy_protocol.is_some(),
+            termination: endpoint.termination.clone(),
+        };
+        let delivery = Delivery::Accept(queue, inbound);
         let mut bind = bind_request(&endpoint);
         bind.forwards_to = "app".into();
-        let (key, url) =
-            self.inner.add(&endpoint.name, bind, Patience::UntilRefused, Delivery::Accept(queue)).await?;
+        let (key, url) = self.inner.add(&endpoint.name, bind, Patience::UntilRefused, delivery).await?;
         Ok(Listener { accepted, served: Served { session: self.inner.clone(), key, url } })
     }
 

@@ -55,8 +55,17 @@ pub struct Accepted {
 pub enum Delivery {
     /// An upstream of the private network.
     Forward(Arc<Upstream>),
-    /// The program itself; a full queue refuses the visitor.
-    Accept(mpsc::Sender<Accepted>),
+    /// The program itself, after what comes before its bytes; a full queue refuses the visitor.
+    Accept(mpsc::Sender<Accepted>, Inbound),
+}
+
+/// What comes before the bytes that a program gets.
+#[derive(Debug, Clone, Default)]
+pub struct Inbound {
+    /// The edge puts a PROXY header in front, which is taken off.
+    pub proxy_header: bool,
+    /// The visitor's TLS ends in the agent.
+    pub termination: Option<crate::terminate::Terminator>,
 }
 
 /// Something worth telling.

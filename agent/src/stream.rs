@@ -12,6 +12,9 @@ use ebbgate_wire::driver;
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+use crate::prefixed::Prefixed;
 
 pub use link::ClaimedLink;
 pub use raw::RawStream;
@@ -26,6 +29,8 @@ pub enum Stream {
     Raw(RawStream),
     /// A stream of a QUIC connection.
     Quic(ebbgate_quic::Stream),
+    /// One of the others, whose TLS ended here: what is read and written is in clear.
+    Tls(Box<TlsStream<Prefixed<Self>>>),
 }
 
 impl Stream {
@@ -37,6 +42,7 @@ impl Stream {
             Self::Link(link) => link.get_mut().reset(code),
             Self::Raw(stream) => stream.reset(code),
             Self::Quic(stream) => stream.reset(code),
+            Self::Tls(stream) => stream.get_mut().0.get_mut().reset(code),
         }
     }
 }
@@ -72,6 +78,7 @@ macro_rules! each {
             }
             Stream::Raw($stream) => $call,
             Stream::Quic($stream) => $call,
+            Stream::Tls($stream) => $call,
         }
     };
 }

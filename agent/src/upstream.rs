@@ -8,6 +8,7 @@ mod proxy_head;
 mod tls;
 
 use std::io;
+use std::time::Duration;
 
 use ebbgate_relay::IgnoreUnexpectedEof;
 use ebbgate_wire::mux::Code;
@@ -18,8 +19,9 @@ use tokio_rustls::TlsConnector;
 use crate::address::Transport;
 use crate::config::{AppProtocol, EndpointConfig, UpstreamConfig};
 use crate::relay::{Broken, relay, splice};
+use crate::session::Inbound;
 use crate::stream::{RawStream, Stream};
-use crate::terminate::Terminator;
+use crate::terminate::{HANDSHAKE_SECS_MAX, Terminator};
 use crate::trust::TrustError;
 
 pub use dial::{ADDRESSES_MAX, DIAL_SECS_MAX, NEXT_ADDRESS_MS};
@@ -151,6 +153,23 @@ impl Upstream {
             Some(tls) => tls.connect(tcp).await.map(|tls| Link::Tls(Box::new(tls))).map_err(failed),
         }
     }
+}
+
+/// Takes off what comes before the bytes that a program gets: the edge's PROXY header, then the visitor's TLS. The edge is
+/// told of a failure by a reset.
+pub(crate) async fn unwrap(mut stream: Stream, inbound: &Inbound) -> Result<Stream, DeliveryError> {
+    if inbound.proxy_header {
+        let limit = Duration::from_secs(HANDSHAKE_SECS_MAX);
+        let reading = tokio::time::timeout(limit, proxy_head::read(&mut stream)).await;
+        if let Err(error) = reading.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            stream.reset(Code::PROTOCOL);
+            return Err(DeliveryError::ProxyHead(error));
+        }
+    }
+    let Some(terminator) = &inbound.termination else { return Ok(stream) };
+    // A stream that is dropped halfway is a reset.
+    let tls = terminator.accept(stream).await.map_err(DeliveryError::VisitorTls)?;
+    Ok(Stream::Tls(Box::new(tls)))
 }
 
 /// Bytes that go to the upstream as they are: the kernel moves them.

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ebbgate_model::JoinString;
 use ebbgate_wire::driver::{self, Stream};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::{AuthReply, Bind, BindReply, Secret, StreamKind, UnbindReply, error_text};
@@ -182,6 +183,37 @@ async fn keys_are_added_to_the_default_file() {
     );
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(run(directory.path(), &["config", "add-connect-url", "https://x"]).await.code, Some(1));
+}
+
+#[tokio::test]
+async fn one_string_joins_an_edge() {
+    let directory = tempfile::tempdir().unwrap();
+    let edge = SmallEdge::start(directory.path(), WILLING).await;
+    let token = "0ujtsYcgvSTl8PAuAdqWYSMnLOv_abcdefghijklmnopqrstu";
+    let pem = fs::read_to_string(&edge.ca).unwrap();
+    let string = JoinString::new(&edge.address, token.parse().unwrap(), &pem).unwrap().expose();
+    file(directory.path(), "agent.yml", "# mine\nversion: 3\nagent:\n  metadata: m\n");
+    let join = async |string: &str| run(directory.path(), &["join", string, "--config", "agent.yml"]).await;
+    let cut = join(&string[..string.len() - 9]).await;
+    assert_eq!(cut.code, Some(1));
+    assert!(
+        cut.stderr.contains("damaged or incomplete") && !cut.stderr.contains("abcdefghij"),
+        "{}",
+        cut.stderr
+    );
+    assert!(!directory.path().join("connect-ca.pem").exists(), "nothing is written by half");
+    let joined = join(&string).await;
+    assert_eq!(joined.code, Some(0), "{}", joined.stderr);
+    let text = fs::read_to_string(directory.path().join("agent.yml")).unwrap();
+    assert!(text.starts_with("# mine\nversion: 3\n") && text.contains("metadata: m"), "{text}");
+    assert!(!joined.stdout.contains("abcdefghij"), "the token is not printed");
+    let mut child = ebbgate(directory.path())
+        .args(["start", "--none", "--config", "agent.yml", "--log", "stdout"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    line(&mut child, |line| line.contains("session online")).await;
+    assert_eq!(terminate(&mut child).await, Some(0));
 }
 
 /// Answers one request with a status and a JSON body, and tells what it was asked.

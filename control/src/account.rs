@@ -10,7 +10,11 @@ use crate::store::Txn;
 pub fn create(name: &str, now: UnixSecs, entropy: &dyn Entropy) -> (Account, ApiKey, String) {
     let id = AccountId::new(secret::ksuid(entropy, now));
     let (key, token) = api_key(id, "first key", now, entropy);
-    (Account { id, name: name.to_owned(), created_at: now, passthrough_links: false }, key, token)
+    (
+        Account { id, name: name.to_owned(), created_at: now, passthrough_links: false, suspended_at: None },
+        key,
+        token,
+    )
 }
 
 /// A new API key and its token.

@@ -1,24 +1,27 @@
 //! The operator's port: health, metrics, and what stands above accounts. Loopback only; changes need `DIR/operator.token`.
 
+mod accounts;
+mod api_keys;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use ebbgate_model::{AccountId, IpRestrictionKind};
+use ebbgate_telemetry::Exposition;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::App;
-use crate::account;
 use crate::disk::{Unwritable, unwritable};
 use crate::record::{self, Account, IpRestriction, Stored};
 use crate::secret;
@@ -30,7 +33,6 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 const LEFT_OUT_SHOWN_MAX: usize = 100;
 /// Longest name of an account in bytes.
 const NAME_BYTES_MAX: usize = 255;
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone)]
 struct Admin {
@@ -45,12 +47,18 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/edges", get(edges))
-        .route("/accounts", post(create_account))
-        .route("/accounts/{id}/api_keys", post(create_api_key))
+        .route("/installation", get(installation))
+        .route("/accounts", get(accounts::list).post(accounts::create))
+        .route("/accounts/{id}", get(accounts::show).delete(accounts::delete))
+        .route("/accounts/{id}/suspend", post(accounts::suspend))
+        .route("/accounts/{id}/resume", post(accounts::resume))
+        .route("/accounts/{id}/api_keys", get(api_keys::list).post(api_keys::create))
+        .route("/api_keys/{id}", delete(api_keys::revoke))
         .route("/accounts/{id}/open_api", post(open_api))
         .route("/accounts/{id}/passthrough_links", post(set_passthrough_links))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(refuse_other_hosts))
+        .layer(from_fn(log_changes))
         .with_state(Admin { app, token: operator_token.into() })
 }
 
@@ -68,11 +76,25 @@ async fn refuse_other_hosts(request: Request, next: Next) -> Response {
     (StatusCode::FORBIDDEN, "use the address of this port, or localhost, as host\n").into_response()
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+/// One line for each change an operator asks for. The route, not the path: somebody may paste a key where an id belongs.
+async fn log_changes(request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
+    let response = next.run(request).await;
+    if !matches!(method, Method::GET | Method::HEAD) {
+        let status = response.status().as_u16();
+        tracing::info!(actor = "operator", %method, route, status, "operator's call");
+    }
+    response
+}
+
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoResponse {
     let planned = admin.app.planned.borrow().clone();
     let unwritable = unwritable(&admin.app.database);
-    let text = admin.app.metrics.text(&planned, &admin.app.presence, unwritable);
-    ([(CONTENT_TYPE, OPENMETRICS)], text)
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let form = Exposition::accepted(accept);
+    let text = form.write(admin.app.metrics.text(&planned, &admin.app.presence, unwritable));
+    ([(CONTENT_TYPE, form.content_type())], text)
 }
 
 /// Ready: the store takes a write and the newest revision could be planned.
@@ -130,6 +152,12 @@ async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
     Json(json!({ "generation": newest, "edges": edges.collect::<Vec<_>>() }))
 }
 
+/// What `init` decided and `config set` changed.
+async fn installation(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    Ok(Json(&*admin.app.installation).into_response())
+}
+
 /// Why the port refused.
 #[derive(Debug, thiserror::Error)]
 enum AdminError {
@@ -141,8 +169,14 @@ enum AdminError {
     Body(#[from] serde_json::Error),
     #[error("`name` must have 1 to 255 bytes and no control characters")]
     Name,
-    #[error("there is no account {0}")]
+    #[error("there is no account {0}: `ebbgate-control account list` shows them")]
     NoAccount(String),
+    #[error("there is no API key {0}: `ebbgate-control api-key list --account ID` shows an account's keys")]
+    NoApiKey(String),
+    #[error(
+        "the account {0} is active: suspend it first (`ebbgate-control account suspend {0}`), or add --force"
+    )]
+    Active(AccountId),
     #[error(transparent)]
     Record(#[from] record::RecordError),
     #[error("the account {0} has no IP restriction of type `api` in force")]
@@ -162,9 +196,9 @@ impl IntoResponse for AdminError {
         let status = match self {
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Body(_) | Self::Name => StatusCode::BAD_REQUEST,
-            Self::NoAccount(_) | Self::NotRestricted(_) => StatusCode::NOT_FOUND,
+            Self::NoAccount(_) | Self::NoApiKey(_) | Self::NotRestricted(_) => StatusCode::NOT_FOUND,
             Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Conflict => StatusCode::CONFLICT,
+            Self::Conflict | Self::Active(_) => StatusCode::CONFLICT,
         };
         (status, Json(json!({ "error": self.to_string() }))).into_response()
     }
@@ -172,65 +206,8 @@ impl IntoResponse for AdminError {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewAccount {
-    name: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewApiKey {
-    #[serde(default)]
-    description: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct PassthroughLinks {
     allowed: bool,
-}
-
-async fn create_account(
-    State(admin): State<Admin>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, AdminError> {
-    admin.check(&headers)?;
-    let NewAccount { name } = serde_json::from_slice(&body)?;
-    if name.is_empty() {
-        return Err(AdminError::Name);
-    }
-    check_text(&name)?;
-    let app = &admin.app;
-    let (account, key, token) = account::create(&name, app.now(), &*app.entropy);
-    match app.store.commit(account::add(Txn::new(), &account, &key)).await? {
-        Outcome::Committed(_) => {
-            Ok((StatusCode::CREATED, Json(json!({ "id": account.id, "api_key": token }))).into_response())
-        }
-        Outcome::Conflict(_) => Err(AdminError::Conflict),
-    }
-}
-
-async fn create_api_key(
-    State(admin): State<Admin>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, AdminError> {
-    admin.check(&headers)?;
-    let NewApiKey { description } = serde_json::from_slice(&body)?;
-    check_text(&description)?;
-    let app = &admin.app;
-    let no_account = || AdminError::NoAccount(id.clone());
-    let account: AccountId = id.parse().map_err(|_| no_account())?;
-    let known = record::read::<Account>(&*app.store, &Account::key(account)).await?.ok_or_else(no_account)?;
-    let (key, token) = account::api_key(account, &description, app.now(), &*app.entropy);
-    let txn = Txn::new().if_unchanged(Account::key(account), known.modified);
-    match app.store.commit(account::add_key(txn, &key)).await? {
-        Outcome::Committed(_) => {
-            Ok((StatusCode::CREATED, Json(json!({ "id": key.id, "api_key": token }))).into_response())
-        }
-        Outcome::Conflict(_) => Err(AdminError::Conflict),
-    }
 }
 
 /// Whether visitors' TLS may cross from edge to agent without a second encryption. Takes effect on an agent's next session.
@@ -242,19 +219,10 @@ async fn set_passthrough_links(
 ) -> Result<Response, AdminError> {
     admin.check(&headers)?;
     let PassthroughLinks { allowed } = serde_json::from_slice(&body)?;
-    let store = &*admin.app.store;
-    let no_account = || AdminError::NoAccount(id.clone());
-    let account: AccountId = id.parse().map_err(|_| no_account())?;
-    let key = Account::key(account);
-    let known = record::read::<Account>(store, &key).await?.ok_or_else(no_account)?;
-    let changed = Account { passthrough_links: allowed, ..known.record };
-    let txn = Txn::new().if_unchanged(&key, known.modified).put(&key, record::encode(&changed));
-    match store.commit(txn).await? {
-        Outcome::Committed(_) => {
-            Ok(Json(json!({ "id": account, "passthrough_links": allowed })).into_response())
-        }
-        Outcome::Conflict(_) => Err(AdminError::Conflict),
-    }
+    let stored = admin.account(&id).await?;
+    let changed = Account { passthrough_links: allowed, ..stored.record.clone() };
+    admin.put_account(&stored, &changed).await?;
+    Ok(Json(json!({ "id": changed.id, "passthrough_links": allowed })).into_response())
 }
 
 /// The way back for whoever has locked himself out: the account's IP restriction of type `api` is kept, but not in force.
@@ -294,6 +262,23 @@ async fn remove_damaged(
 }
 
 impl Admin {
+    /// The account an operator names, with the revision to compare against.
+    async fn account(&self, id: &str) -> Result<Stored<Account>, AdminError> {
+        let no_account = || AdminError::NoAccount(id.to_owned());
+        let account: AccountId = id.parse().map_err(|_| no_account())?;
+        record::read::<Account>(&*self.app.store, &Account::key(account)).await?.ok_or_else(no_account)
+    }
+
+    /// Writes an account back as changed.
+    async fn put_account(&self, stored: &Stored<Account>, changed: &Account) -> Result<(), AdminError> {
+        let key = Account::key(changed.id);
+        let txn = Txn::new().if_unchanged(&key, stored.modified).put(&key, record::encode(changed));
+        match self.app.store.commit(txn).await? {
+            Outcome::Committed(_) => Ok(()),
+            Outcome::Conflict(_) => Err(AdminError::Conflict),
+        }
+    }
+
     fn check(&self, headers: &HeaderMap) -> Result<(), AdminError> {
         let header = headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
         let presented = header.and_then(|header| header.strip_prefix("Bearer ")).unwrap_or_default();
@@ -307,23 +292,27 @@ fn check_text(text: &str) -> Result<(), AdminError> {
     if fits { Ok(()) } else { Err(AdminError::Name) }
 }
 
+/// A call of the port, for tests of what stands behind it.
 #[cfg(test)]
-mod tests {
+mod testing {
     use super::*;
     use crate::app::testing::Lab;
-    use crate::auth::authenticate;
-    use crate::restriction;
     use axum::body::Body;
-    use ebbgate_model::{IpPolicyId, IpRestrictionId};
     use http_body_util::BodyExt;
     use serde_json::Value;
     use tower::ServiceExt;
 
-    fn text<'a>(made: &'a Value, field: &str) -> &'a str {
+    pub(super) fn text<'a>(made: &'a Value, field: &str) -> &'a str {
         made.get(field).and_then(Value::as_str).unwrap()
     }
 
-    async fn call(lab: &Lab, method: &str, path: &str, token: &str, body: &str) -> (StatusCode, Value) {
+    pub(super) async fn call(
+        lab: &Lab,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &str,
+    ) -> (StatusCode, Value) {
         let request = Request::builder().method(method).uri(path);
         let request = request.header(HOST, "127.0.0.1:4481").header(AUTHORIZATION, format!("Bearer {token}"));
         let request = request.body(Body::from(body.to_owned())).unwrap();
@@ -332,22 +321,18 @@ mod tests {
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
+}
 
-    #[tokio::test]
-    async fn an_operator_adds_accounts_and_keys_that_work() {
-        let lab = Lab::new().await;
-        let (status, made) = call(&lab, "POST", "/accounts", "operator", r#"{"name":"second"}"#).await;
-        assert_eq!(status, StatusCode::CREATED);
-        let path = format!("/accounts/{}/api_keys", text(&made, "id"));
-        let (status, more) = call(&lab, "POST", &path, "operator", "{}").await;
-        assert_eq!(status, StatusCode::CREATED);
-        for key in [text(&made, "api_key"), text(&more, "api_key")] {
-            let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
-            let caller = authenticate(&*lab.app.store, &headers).await.unwrap();
-            assert_eq!(caller.account.to_string(), text(&made, "id"));
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::testing::{call, text};
+    use super::*;
+    use crate::app::testing::Lab;
+    use crate::restriction;
+    use axum::body::Body;
+    use ebbgate_model::{IpPolicyId, IpRestrictionId};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
 
     #[tokio::test]
     async fn an_operator_lets_a_locked_out_account_in_again() {
@@ -454,6 +439,7 @@ mod tests {
             ("/accounts", "operator", &long, StatusCode::BAD_REQUEST),
             ("/accounts", "operator", &"x".repeat(BODY_BYTES_MAX + 1), StatusCode::PAYLOAD_TOO_LARGE),
             (&nowhere, "operator", "{}", StatusCode::NOT_FOUND),
+            ("/installation", "operator", "", StatusCode::METHOD_NOT_ALLOWED),
             ("/accounts/nobody/api_keys", "operator", "{}", StatusCode::NOT_FOUND),
         ] {
             let (status, _) = call(&lab, "POST", path, token, body).await;
@@ -475,6 +461,30 @@ mod tests {
             let response = router(lab.app.clone(), "operator").oneshot(request).await.unwrap();
             assert_eq!(response.status(), expect, "{host}");
         }
+    }
+
+    #[tokio::test]
+    async fn metrics_are_what_promtool_wants_unless_open_metrics_is_asked_for() {
+        let lab = Lab::new().await;
+        let (_hold, _commands) =
+            lab.app.presence.join(ebbgate_model::EdgeId::new(lab.app.ksuid()), "1".into(), 3);
+        let labels = crate::metrics::CallLabels { method: "GET", status: 200 };
+        lab.app.metrics.calls.get_or_create(&labels).inc();
+        let metrics = async |accept: &str| {
+            let request = Request::builder().uri("/metrics").header(HOST, "127.0.0.1").header(ACCEPT, accept);
+            let response = router(lab.app.clone(), "operator").oneshot(request.body(Body::empty()).unwrap());
+            let response = response.await.unwrap();
+            let kind = response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (kind, String::from_utf8(body.to_vec()).unwrap())
+        };
+        let (kind, text) = metrics("*/*").await;
+        assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+        assert_eq!(ebbgate_telemetry::exposition::defects(&text), Vec::<String>::new());
+        assert!(text.contains("# TYPE ebbgate_control_api_calls_total counter\n"), "{text}");
+        let (kind, text) = metrics("application/openmetrics-text").await;
+        assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+        assert!(text.contains("# TYPE ebbgate_control_api_calls counter\n") && text.ends_with("# EOF\n"));
     }
 
     #[tokio::test]

@@ -46,6 +46,7 @@ use axum::middleware::from_fn_with_state;
 use http::StatusCode;
 
 pub use self::failure::ApiError;
+pub(crate) use self::reply::timestamp;
 pub use self::schema::openapi;
 use crate::App;
 

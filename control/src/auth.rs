@@ -12,9 +12,9 @@ use ebbgate_model::{AccountId, ApiKeyId, CredentialId, ErrorCode, Token};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-use crate::record::{self, ApiKey, Credential, Holder, RecordError, ServiceUser, index};
+use crate::record::{self, Account, ApiKey, Credential, Holder, RecordError, ServiceUser, index};
 use crate::secret;
-use crate::store::Store;
+use crate::store::{Revision, Store};
 
 /// Seconds over which requests of an account are counted.
 pub const WINDOW_SECS: u64 = 60;
@@ -28,6 +28,8 @@ pub const ACCOUNTS_COUNTED_MAX: usize = 10_000;
 pub struct Caller {
     /// Account acted for.
     pub account: AccountId,
+    /// Revision that last wrote the account's own record: a write of the caller holds only while that stands.
+    pub account_modified: Revision,
     /// The key presented.
     pub key: ApiKey,
 }
@@ -65,6 +67,9 @@ pub enum AuthError {
     /// Its service user was switched off.
     #[error("the service user of this API key is not active")]
     Inactive,
+    /// The operator has suspended its account.
+    #[error("the account {0} is suspended: ask the operator of this installation")]
+    Suspended(AccountId),
     /// The store failed.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -80,6 +85,7 @@ impl AuthError {
             Self::Unknown | Self::Inactive => 203,
             Self::Authtoken => 206,
             Self::KeyId => 208,
+            Self::Suspended(_) => return Some(ErrorCode::ACCOUNT_SUSPENDED),
             Self::Record(_) => return None,
         }))
     }
@@ -107,7 +113,12 @@ pub async fn authenticate(store: &dyn Store, headers: &HeaderMap) -> Result<Call
             return Err(AuthError::Inactive);
         }
     }
-    Ok(Caller { account, key })
+    // Last: only the holder of a working key learns that the account is suspended.
+    let stored = record::read::<Account>(store, &Account::key(account)).await?.ok_or(AuthError::Unknown)?;
+    if stored.record.suspended_at.is_some() {
+        return Err(AuthError::Suspended(account));
+    }
+    Ok(Caller { account, account_modified: stored.modified, key })
 }
 
 /// Tells an authtoken from a key that does not exist; only who holds the whole authtoken learns that it is one.

@@ -8,9 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ebbgate_model::Host;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, PublicKeyData, SanType,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use crate::record::UnixSecs;
 
@@ -25,7 +28,7 @@ const COMMON_NAME_BYTES_MAX: usize = 64;
 const DAY_SECS: i64 = 86_400;
 
 /// Which authority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Purpose {
     /// Visitors' TLS.
     Ingress,
@@ -109,15 +112,26 @@ pub fn new_authority(purpose: Purpose, name: &str, now: UnixSecs) -> Result<Pair
 #[derive(Debug)]
 pub struct Authority {
     issuer: rcgen::Issuer<'static, KeyPair>,
+    /// Subject key identifier of its certificate.
+    key_id: Vec<u8>,
 }
 
 impl Authority {
-    /// Reads an authority's certificate and key.
-    pub fn load(purpose: Purpose, certificate_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
+    /// Reads an authority's key and finds its certificate among those that are trusted. While an authority is rotated
+    /// there are two.
+    pub fn load(purpose: Purpose, trusted_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
         let damaged = |source| AuthorityError::Damaged { authority: purpose.name(), source };
         let key = KeyPair::from_pem(key_pem).map_err(damaged)?;
-        let issuer = rcgen::Issuer::from_ca_cert_pem(certificate_pem, key).map_err(damaged)?;
-        Ok(Self { issuer })
+        let own = certificates(trusted_pem).into_iter().find(|certificate| is_of(certificate, &key));
+        let own = own.ok_or_else(|| damaged(rcgen::Error::CouldNotParseCertificate))?;
+        let key_id = key_ids(&own).0.ok_or_else(|| damaged(rcgen::Error::CouldNotParseCertificate))?;
+        let issuer = rcgen::Issuer::from_ca_cert_der(&own, key).map_err(damaged)?;
+        Ok(Self { issuer, key_id })
+    }
+
+    /// Whether a leaf says that this authority signed it; one that cannot be read does not.
+    pub fn has_issued(&self, chain_pem: &str) -> bool {
+        certificates(chain_pem).first().is_some_and(|leaf| key_ids(leaf).1.as_ref() == Some(&self.key_id))
     }
 
     /// A leaf for these names: ECDSA P-256, not a CA, valid for [`LEAF_DAYS`].
@@ -156,6 +170,15 @@ pub struct Issuer {
 }
 
 impl Issuer {
+    /// One of the three.
+    pub fn of(&self, purpose: Purpose) -> &Authority {
+        match purpose {
+            Purpose::Ingress => &self.ingress,
+            Purpose::Connect => &self.connect,
+            Purpose::Edge => &self.edge,
+        }
+    }
+
     /// A server certificate for a reserved domain or an agent listener's name.
     ///
     /// Besides the name it holds the loopback addresses, and `localhost` on the agent side: a machine can be tried out
@@ -172,18 +195,40 @@ impl Issuer {
         }
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         names.extend(loopback.into_iter().filter(|ip| host.ip() != Some(*ip)).map(SanType::IpAddress));
-        let authority = match purpose {
-            Purpose::Ingress => &self.ingress,
-            Purpose::Connect => &self.connect,
-            Purpose::Edge => &self.edge,
-        };
-        authority.leaf(host.as_str(), names, vec![ExtendedKeyUsagePurpose::ServerAuth], now)
+        self.of(purpose).leaf(host.as_str(), names, vec![ExtendedKeyUsagePurpose::ServerAuth], now)
     }
 }
 
 /// Whether a leaf should be replaced: a third of its life or less is left, or it was issued by a clock that was ahead.
 pub fn is_due(not_before: UnixSecs, not_after: UnixSecs, now: UnixSecs) -> bool {
     now < not_before || not_after.saturating_sub(now) <= not_after.saturating_sub(not_before) / 3
+}
+
+/// The certificates of a PEM text; what is none is passed over.
+pub fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect()
+}
+
+/// Whether a certificate is of this key.
+pub fn is_of(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
+    let parsed = X509Certificate::from_der(certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
+}
+
+/// Subject and authority key identifiers of a certificate.
+fn key_ids(certificate: &CertificateDer<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return (None, None) };
+    let (mut own, mut issuer) = (None, None);
+    for extension in parsed.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => own = Some(id.0.to_vec()),
+            ParsedExtension::AuthorityKeyIdentifier(id) => {
+                issuer = id.key_identifier.as_ref().map(|id| id.0.to_vec());
+            }
+            _ => {}
+        }
+    }
+    (own, issuer)
 }
 
 fn common_name(name: &str) -> DistinguishedName {
@@ -204,11 +249,9 @@ mod tests {
     use rustls::RootCertStore;
     use rustls::client::WebPkiServerVerifier;
     use rustls::client::danger::ServerCertVerifier;
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::pki_types::{ServerName, UnixTime};
     use std::sync::Arc;
     use std::time::Duration;
-    use x509_parser::prelude::{FromDer, X509Certificate};
 
     const NOW: UnixSecs = 1_767_225_600;
 

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ebbgate_model::{AccountId, Host};
+use ebbgate_model::{AccountId, ApiKeyId, Host};
+use ebbgate_telemetry::LogFormat;
 
 use crate::auth::REQUESTS_MAX;
+use crate::authority::Purpose;
 use crate::record::Installation;
 
 /// The control process of Ebbgate: REST API, durable state, Programs for edges.
@@ -20,18 +22,9 @@ pub struct Cli {
     /// What to log, such as `info` or `ebbgate_control=debug`
     #[arg(long, global = true, env = "EBBGATE_LOG", default_value = "info")]
     pub log: String,
-    /// How to log
-    #[arg(long, global = true, value_enum, default_value = "term")]
+    /// How to log: for people, as `key=value` pairs, or one JSON object a line
+    #[arg(long, global = true, value_name = "term|logfmt|json", default_value = "term")]
     pub log_format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Term,
-    /// One JSON object a line.
-    Json,
 }
 
 /// What to do.
@@ -47,6 +40,24 @@ pub enum Command {
     /// Manage API keys of a running control
     #[command(subcommand)]
     ApiKey(ApiKey),
+    /// Show or change what `init` decided
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Replace one of the installation's authorities, with time for clients to follow
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
+    /// Print the string for `ebbgate join`: edge, token and authority in one word
+    Join {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Where agents reach the edge; port 4443 if left out
+        #[arg(long, value_name = "HOST[:PORT]")]
+        connect: String,
+        /// The `token` of a new credential (`POST /credentials`)
+        #[arg(long, value_name = "TOKEN")]
+        token: String,
+    },
     /// Write everything a new machine needs into one new file, running or not
     Backup {
         /// The data directory
@@ -93,6 +104,47 @@ pub enum Account {
         /// Its name
         name: String,
     },
+    /// List all accounts
+    List {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Show an account: how much it has stored and what it has online
+    Show {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        account: AccountId,
+    },
+    /// Stop an account's API keys, agents and endpoints until `resume`; nothing is lost
+    Suspend {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        account: AccountId,
+    },
+    /// Let a suspended account work again
+    Resume {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        account: AccountId,
+    },
+    /// Delete a suspended account with everything it has
+    Delete {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        account: AccountId,
+        /// Also when it is not suspended
+        #[arg(long)]
+        force: bool,
+    },
     /// Let the API calls of an account in from everywhere again, whatever its IP restriction of type `api` says
     OpenApi {
         /// The data directory
@@ -110,6 +162,73 @@ pub enum Account {
         account: AccountId,
         /// Allowed or not
         allowed: OnOff,
+    },
+}
+
+/// `config ...`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show what holds now
+    Show {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Change what is given and nothing else; control must not run
+    Set {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Region name shown in the API
+        #[arg(long)]
+        region: Option<String>,
+        /// Host part of reserved TCP addresses; only while none is reserved
+        #[arg(long)]
+        tcp_host: Option<Host>,
+        /// Ports for TCP: the first three quarters are for reserved addresses, the rest for agents that ask for any
+        #[arg(long, value_name = "A-B")]
+        tcp_ports: Option<PortRange>,
+        /// Name that agents connect to by default
+        #[arg(long)]
+        connect_host: Option<Host>,
+        /// Domain under which agents get random names
+        #[arg(long)]
+        default_domain: Option<Host>,
+    },
+}
+
+/// `authority ...`
+#[derive(Debug, Subcommand)]
+pub enum AuthorityCommand {
+    /// List what clients are to trust, and which of it signs
+    List {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Step 1: add the next authority to DIR/ca/PURPOSE.pem; then give that file to every client
+    Begin {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Which authority
+        purpose: Purpose,
+    },
+    /// Step 2: let the next authority sign, from control's next start on
+    Switch {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Which authority
+        purpose: Purpose,
+    },
+    /// Step 3: take the old authority out of DIR/ca/PURPOSE.pem
+    Retire {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Which authority
+        purpose: Purpose,
     },
 }
 
@@ -136,6 +255,23 @@ pub enum ApiKey {
         /// Free text
         #[arg(long, default_value = "")]
         description: String,
+    },
+    /// List the API keys of an account, without their secrets
+    List {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        #[arg(long)]
+        account: AccountId,
+    },
+    /// Make an API key useless
+    Revoke {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Its id, `ak_...`
+        key: ApiKeyId,
     },
 }
 
@@ -222,6 +358,13 @@ impl FromStr for PortRange {
 }
 
 impl PortRange {
+    /// Makes these the ports of an installation: the first three quarters for reserved addresses, the rest for random ones.
+    pub fn apply(self, installation: &mut Installation) {
+        (installation.tcp_port_first, installation.tcp_port_last) = (self.first, self.last_reserved());
+        (installation.random_port_first, installation.random_port_last) =
+            (self.last_reserved() + 1, self.last);
+    }
+
     /// Last port of the first three quarters.
     fn last_reserved(self) -> u16 {
         let random = ((self.last - self.first) / 4).max(1);

@@ -105,13 +105,45 @@ impl DataDir {
         self.run().join("control.json")
     }
 
-    /// An authority's certificate.
+    /// An authority's certificate; while it is rotated, the next one's too: all that clients are to trust.
     pub fn authority(&self, purpose: Purpose) -> PathBuf {
         self.0.join("ca").join(format!("{}.pem", purpose.name()))
     }
 
     fn authority_key(&self, purpose: Purpose) -> PathBuf {
         self.0.join("ca").join(format!("{}.key.sealed", purpose.name()))
+    }
+
+    /// The sealed key of the authority that is trusted already and will sign next, while one is rotated.
+    pub fn next_authority_key(&self, purpose: Purpose) -> PathBuf {
+        self.0.join("ca").join(format!("{}.next.key.sealed", purpose.name()))
+    }
+
+    /// Lets the next authority sign from now on: one rename, before and after which there is exactly one signer.
+    pub fn switch_authority(&self, purpose: Purpose) -> Result<(), DirError> {
+        Ok(file::rename(&self.next_authority_key(purpose), &self.authority_key(purpose))?)
+    }
+
+    /// The PEM key of an authority that signs, or will.
+    pub fn authority_key_pem(&self, purpose: Purpose, next: bool, vault: &Vault) -> Result<String, DirError> {
+        let path = if next { self.next_authority_key(purpose) } else { self.authority_key(purpose) };
+        Ok(vault.open(&context(purpose), &Sealed::from_text(file::read(&path)?.trim()))?)
+    }
+
+    /// Writes the key of the next authority, sealed.
+    pub fn save_next_authority_key(
+        &self,
+        purpose: Purpose,
+        key_pem: &str,
+        vault: &Vault,
+    ) -> Result<(), DirError> {
+        let sealed = vault.seal(&context(purpose), key_pem);
+        Ok(file::replace(&self.next_authority_key(purpose), &format!("{}\n", sealed.text()), 0o600)?)
+    }
+
+    /// Replaces the certificates that clients are to trust.
+    pub fn save_trusted(&self, purpose: Purpose, pem: &str) -> Result<(), DirError> {
+        Ok(file::replace(&self.authority(purpose), pem, 0o644)?)
     }
 
     fn secret_key(&self) -> PathBuf {
@@ -155,8 +187,7 @@ impl DataDir {
     pub fn issuer(&self, vault: &Vault) -> Result<Issuer, DirError> {
         let load = |purpose| {
             let certificate = file::read(&self.authority(purpose))?;
-            let sealed = Sealed::from_text(file::read(&self.authority_key(purpose))?.trim());
-            let key = vault.open(&context(purpose), &sealed)?;
+            let key = self.authority_key_pem(purpose, false, vault)?;
             Ok::<_, DirError>(Authority::load(purpose, &certificate, &key)?)
         };
         Ok(Issuer {

@@ -34,6 +34,77 @@ pub struct Made {
     pub ingress_ca: PathBuf,
     /// Certificate that agents trust.
     pub connect_ca: PathBuf,
+    /// Records to make where the names are kept.
+    pub dns: Vec<DnsRecord>,
+    /// The next commands, in order.
+    pub next: Vec<String>,
+}
+
+/// A record for the name service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DnsRecord {
+    /// The name.
+    pub name: String,
+    /// `A`, which stands for `AAAA` too.
+    pub r#type: &'static str,
+    /// What it points at.
+    pub value: &'static str,
+}
+
+/// The edge's address in a record.
+const EDGE_ADDRESS: &str = "<address of the edge>";
+
+/// Records that an installation needs. Addresses, `localhost` and names that no name service knows need none.
+pub fn dns(installation: &Installation) -> Vec<DnsRecord> {
+    let default = installation.default_domain.as_ref().and_then(below);
+    let names = [Some(&installation.connect_host), Some(&installation.tcp_host), default.as_ref()];
+    let mut records: Vec<DnsRecord> = Vec::new();
+    for host in names.into_iter().flatten() {
+        let name = host.to_string();
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let local = host.ip().is_some() || matches!(last, "localhost" | "test");
+        if !local && records.iter().all(|record| record.name != name) {
+            records.push(DnsRecord { name, r#type: "A", value: EDGE_ADDRESS });
+        }
+    }
+    records
+}
+
+/// The three commands after `init`: control, an edge on the same machine, a first authtoken.
+pub fn next(dir: &DataDir) -> Vec<String> {
+    let at = dir.path().display();
+    vec![
+        format!("ebbgate-control serve --dir {at}"),
+        format!(
+            "ebbgate-edge --dir {at} --http '[::]:80' --https '[::]:443' --connect '[::]:4443' --tcp-bind ::"
+        ),
+        format!(
+            "curl -X POST http://127.0.0.1:4480/credentials -H \"Authorization: Bearer $(cat {at}/api-key)\" -H \"Ngrok-Version: 2\" -H \"Content-Type: application/json\" -d '{{\"description\":\"first agent\"}}'"
+        ),
+    ]
+}
+
+impl Made {
+    /// The same for people.
+    pub fn advice(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        let mut line = |line: &str| writeln!(text, "{line}").expect("writing to a string succeeds");
+        if self.dns.is_empty() {
+            line("No DNS record is needed: every name is of this machine.");
+        } else {
+            line("DNS records, A and AAAA:");
+            self.dns
+                .iter()
+                .for_each(|record| line(&format!("  {}  {}  {}", record.name, record.r#type, record.value)));
+            line("A domain of your own gets a CNAME or A record to the same machine when it is reserved.");
+        }
+        line(
+            "Next, the first two each in a terminal of its own or by systemd (docs/guide.md goes on from there):",
+        );
+        self.next.iter().enumerate().for_each(|(at, command)| line(&format!("  {}. {command}", at + 1)));
+        text
+    }
 }
 
 /// Why no directory was made.
@@ -103,6 +174,8 @@ pub async fn init(
         api_key: token,
         ingress_ca: dir.authority(Purpose::Ingress),
         connect_ca: dir.authority(Purpose::Connect),
+        dns: dns(installation),
+        next: next(dir),
     })
 }
 
@@ -156,4 +229,51 @@ impl First<'_> {
 /// The wildcard for all names directly below a domain.
 pub fn below(domain: &Host) -> Option<Host> {
     format!("*.{domain}").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn installation(connect: &str, tcp: &str, default: &str) -> Installation {
+        Installation {
+            region: "local".into(),
+            connect_host: connect.parse().unwrap(),
+            tcp_host: tcp.parse().unwrap(),
+            tcp_port_first: 1,
+            tcp_port_last: 2,
+            random_port_first: 3,
+            random_port_last: 4,
+            default_domain: default.parse().ok(),
+        }
+    }
+
+    #[test]
+    fn every_public_name_gets_a_record_once_and_local_ones_none() {
+        let names = |installation: &Installation| -> Vec<String> {
+            dns(installation).into_iter().map(|record| record.name).collect()
+        };
+        let public = installation("gate.example.net", "gate.example.net", "apps.example.net");
+        assert_eq!(names(&public), ["gate.example.net", "*.apps.example.net"]);
+        assert_eq!(names(&installation("localhost", "127.0.0.1", "ebbgate.test")), [""; 0]);
+    }
+
+    #[test]
+    fn people_are_told_the_records_and_three_commands() {
+        let dir = DataDir::new("/var/lib/ebbgate");
+        let made = Made {
+            account: AccountId::new(ebbgate_model::Ksuid::new(1_700_000_000, [1; 16])),
+            api_key: "a secret".into(),
+            ingress_ca: PathBuf::new(),
+            connect_ca: PathBuf::new(),
+            dns: dns(&installation("connect.example.net", "tcp.example.net", "apps.example.net")),
+            next: next(&dir),
+        };
+        let text = made.advice();
+        for expect in ["  connect.example.net  A  <", "  *.apps.example.net  A  <", "  3. curl -X POST "] {
+            assert!(text.contains(expect), "{expect} in {text}");
+        }
+        assert!(text.contains("1. ebbgate-control serve --dir /var/lib/ebbgate\n"));
+        assert!(!text.contains("a secret"), "the key is printed once, as JSON");
+    }
 }

@@ -5,16 +5,24 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use ebbgate_control::authority::Purpose;
 use ebbgate_control::bundle::backup;
 use ebbgate_control::check::check;
 use ebbgate_control::clock::{Clock, SystemClock};
-use ebbgate_control::config::{Account, ApiKey, Cli, Command, Init, LogFormat, OnOff};
+use ebbgate_control::config::{
+    Account, ApiKey, AuthorityCommand, Cli, Command, ConfigCommand, Dir, Init, OnOff,
+};
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::init::init;
+use ebbgate_control::join::join_string;
+use ebbgate_control::operator::OperatorError;
 use ebbgate_control::restore::restore;
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
-use ebbgate_control::{operator, secret};
+use ebbgate_control::settings::{self, Changes};
+use ebbgate_control::{operator, rotate, secret};
+use ebbgate_model::AccountId;
+use ebbgate_telemetry::{LogFormat, Logfmt};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
@@ -42,23 +50,13 @@ async fn command(command: &Command) -> Result<()> {
     match command {
         Command::Init(options) => make(options).await,
         Command::Serve(options) => Ok(serve(options).await?),
-        Command::Account(Account::Create { dir, name }) => {
-            let dir = DataDir::new(&dir.dir);
-            print(&operator::post(&dir, "/accounts", &json!({ "name": name })).await?)
-        }
-        Command::Account(Account::OpenApi { dir, account }) => {
-            let path = format!("/accounts/{account}/open_api");
-            print(&operator::post(&DataDir::new(&dir.dir), &path, &json!({})).await?)
-        }
-        Command::Account(Account::PassthroughLinks { dir, account, allowed }) => {
-            let path = format!("/accounts/{account}/passthrough_links");
-            let body = json!({ "allowed": *allowed == OnOff::On });
-            print(&operator::post(&DataDir::new(&dir.dir), &path, &body).await?)
-        }
-        Command::ApiKey(ApiKey::Create { dir, account, description }) => {
-            let dir = DataDir::new(&dir.dir);
-            let path = format!("/accounts/{account}/api_keys");
-            print(&operator::post(&dir, &path, &json!({ "description": description })).await?)
+        Command::Account(command) => account(command).await,
+        Command::ApiKey(command) => api_key(command).await,
+        Command::Config(command) => configure(command).await,
+        Command::Authority(command) => authority(command),
+        Command::Join { dir, connect, token } => {
+            let join = join_string(&DataDir::new(&dir.dir), connect, token)?;
+            print(&json!({ "join": join.expose() }))
         }
         Command::Backup { dir, file, damaged } => {
             let now = SystemClock.unix_secs();
@@ -81,10 +79,108 @@ async fn command(command: &Command) -> Result<()> {
     }
 }
 
+async fn account(command: &Account) -> Result<()> {
+    let at = |dir: &Dir| DataDir::new(&dir.dir);
+    let path = |account: &AccountId| format!("/accounts/{account}");
+    print(&match command {
+        Account::Create { dir, name } => {
+            operator::post(&at(dir), "/accounts", &json!({ "name": name })).await?
+        }
+        Account::List { dir } => operator::get(&at(dir), "/accounts").await?,
+        Account::Show { dir, account } => operator::get(&at(dir), &path(account)).await?,
+        Account::Suspend { dir, account } => {
+            operator::post(&at(dir), &format!("{}/suspend", path(account)), &json!({})).await?
+        }
+        Account::Resume { dir, account } => {
+            operator::post(&at(dir), &format!("{}/resume", path(account)), &json!({})).await?
+        }
+        Account::Delete { dir, account, force } => {
+            operator::delete(&at(dir), &format!("{}?force={force}", path(account))).await?
+        }
+        Account::OpenApi { dir, account } => {
+            operator::post(&at(dir), &format!("{}/open_api", path(account)), &json!({})).await?
+        }
+        Account::PassthroughLinks { dir, account, allowed } => {
+            let body = json!({ "allowed": *allowed == OnOff::On });
+            operator::post(&at(dir), &format!("{}/passthrough_links", path(account)), &body).await?
+        }
+    })
+}
+
+async fn api_key(command: &ApiKey) -> Result<()> {
+    let at = |dir: &Dir| DataDir::new(&dir.dir);
+    print(&match command {
+        ApiKey::Create { dir, account, description } => {
+            let path = format!("/accounts/{account}/api_keys");
+            operator::post(&at(dir), &path, &json!({ "description": description })).await?
+        }
+        ApiKey::List { dir, account } => {
+            operator::get(&at(dir), &format!("/accounts/{account}/api_keys")).await?
+        }
+        ApiKey::Revoke { dir, key } => operator::delete(&at(dir), &format!("/api_keys/{key}")).await?,
+    })
+}
+
+async fn configure(command: &ConfigCommand) -> Result<()> {
+    match command {
+        ConfigCommand::Show { dir } => {
+            let dir = DataDir::new(&dir.dir);
+            match operator::get(&dir, "/installation").await {
+                Err(OperatorError::NotRunning(_)) => {
+                    print(&serde_json::to_value(settings::show(&dir).await?)?)
+                }
+                answer => print(&answer?),
+            }
+        }
+        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain } => {
+            let changes = Changes {
+                region: region.clone(),
+                tcp_host: tcp_host.clone(),
+                tcp_ports: *tcp_ports,
+                connect_host: connect_host.clone(),
+                default_domain: default_domain.clone(),
+            };
+            let dir = DataDir::new(&dir.dir);
+            let done = settings::change(&dir, &changes, &SystemClock, &SystemEntropy).await?;
+            print(&serde_json::to_value(done)?)
+        }
+    }
+}
+
+fn authority(command: &AuthorityCommand) -> Result<()> {
+    let at = |dir: &Dir| DataDir::new(&dir.dir);
+    print(&match command {
+        AuthorityCommand::List { dir } => {
+            let list = |purpose: Purpose| {
+                let trusted = rotate::trusted(&at(dir), purpose)?;
+                Ok((purpose.name().to_owned(), serde_json::to_value(trusted)?))
+            };
+            Purpose::ALL.into_iter().map(list).collect::<Result<serde_json::Map<_, _>>>()?.into()
+        }
+        AuthorityCommand::Begin { dir, purpose } => {
+            let trusted = rotate::begin(&at(dir), *purpose, SystemClock.unix_secs(), &SystemEntropy)?;
+            let next = format!(
+                "give {} to every client, then run `authority switch`",
+                at(dir).authority(*purpose).display()
+            );
+            json!({ "trusted": trusted, "next": next })
+        }
+        AuthorityCommand::Switch { dir, purpose } => {
+            let trusted = rotate::switch(&at(dir), *purpose)?;
+            json!({ "trusted": trusted, "next": "start control again; when it has, run `authority retire`" })
+        }
+        AuthorityCommand::Retire { dir, purpose } => {
+            let trusted = rotate::retire(&at(dir), *purpose)?;
+            json!({ "trusted": trusted, "next": "clients may take the shorter file when they like" })
+        }
+    })
+}
+
 async fn make(options: &Init) -> Result<()> {
     let dir = DataDir::new(&options.dir.dir);
     let made = init(&dir, &options.installation(), &options.account, &SystemClock, &SystemEntropy).await?;
-    print(&serde_json::to_value(made)?)
+    print(&serde_json::to_value(&made)?)?;
+    write!(stderr(), "{}", made.advice()).context("writing what to do next")
 }
 
 fn print(value: &serde_json::Value) -> Result<()> {
@@ -97,6 +193,7 @@ fn start_log(cli: &Cli) -> Result<()> {
     let log = log.with_ansi(stderr().is_terminal());
     match cli.log_format {
         LogFormat::Term => log.init(),
+        LogFormat::Logfmt => log.event_format(Logfmt).fmt_fields(Logfmt).init(),
         LogFormat::Json => log.json().init(),
     }
     Ok(())

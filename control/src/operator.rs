@@ -21,7 +21,7 @@ use crate::store::DirLock;
 /// Seconds a call may take.
 const CALL_SECS_MAX: u64 = 15;
 /// Longest answer in bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,20 @@ struct Note {
 
 /// Posts a JSON body to the admin port and gives its answer.
 pub async fn post(dir: &DataDir, path: &str, body: &Value) -> Result<Value, OperatorError> {
+    request(dir, Method::POST, path, body.to_string()).await
+}
+
+/// Reads from the admin port.
+pub async fn get(dir: &DataDir, path: &str) -> Result<Value, OperatorError> {
+    request(dir, Method::GET, path, String::new()).await
+}
+
+/// Deletes at the admin port and gives its answer.
+pub async fn delete(dir: &DataDir, path: &str) -> Result<Value, OperatorError> {
+    request(dir, Method::DELETE, path, String::new()).await
+}
+
+async fn request(dir: &DataDir, method: Method, path: &str, body: String) -> Result<Value, OperatorError> {
     let not_running = || OperatorError::NotRunning(dir.path().display().to_string());
     let note = file::read(&dir.note()).map_err(|_| not_running())?;
     let note: Note = serde_json::from_str(&note).map_err(|_| not_running())?;
@@ -57,12 +71,12 @@ pub async fn post(dir: &DataDir, path: &str, body: &Value) -> Result<Value, Oper
     }
     let token = file::read(&dir.operator_token())?;
     let request = Request::builder()
-        .method(Method::POST)
+        .method(method)
         .uri(path)
         .header(HOST, note.admin.to_string())
         .header(CONTENT_TYPE, "application/json")
         .header(AUTHORIZATION, format!("Bearer {}", token.trim()))
-        .body(Full::new(Bytes::from(body.to_string())))
+        .body(Full::new(Bytes::from(body)))
         .map_err(|error| OperatorError::Call(error.to_string()))?;
     match timeout(Duration::from_secs(CALL_SECS_MAX), call(note.admin, request)).await {
         Ok(answer) => answer,

@@ -4,6 +4,8 @@
 //! What is not safe to serve is left out here and nowhere else: credentials of inactive service users, references to
 //! certificates that are gone. Where a record cannot be read, what it may have closed is closed: an endpoint stays at its
 //! place without a policy, a rule takes the IP policies of its account along, a restriction admits nobody.
+//!
+//! Credentials and cloud endpoints of suspended accounts are left out too. Their names and addresses stay reserved.
 
 pub mod fit;
 
@@ -102,7 +104,8 @@ fn endpoints(snapshot: &Snapshot) -> BTreeMap<EndpointId, CloudEndpointSpec> {
         policy: endpoint.policy.clone(),
     };
     let readable = snapshot.endpoints.iter().map(|(id, endpoint)| (*id, spec(endpoint)));
-    readable.chain(closed(snapshot)).collect()
+    let served = readable.chain(closed(snapshot));
+    served.filter(|(_, endpoint)| is_active(snapshot, endpoint.account)).collect()
 }
 
 /// Endpoints that cannot be read, closed where they stand: else a wildcard beside them, or an agent, would take their
@@ -133,9 +136,15 @@ fn addresses(snapshot: &Snapshot) -> BTreeMap<AddressId, AddressSpec> {
     snapshot.addresses.iter().map(|(id, address)| (*id, spec(address))).collect()
 }
 
-/// Credentials that work: those of the account itself, and those whose service user exists and is active.
+/// Whether the account is there and not suspended.
+fn is_active(snapshot: &Snapshot, account: AccountId) -> bool {
+    snapshot.accounts.get(&account).is_some_and(|account| account.suspended_at.is_none())
+}
+
+/// Credentials that work: those of active accounts themselves, and those whose service user exists and is active.
 fn credentials(snapshot: &Snapshot) -> BTreeMap<CredentialId, CredentialSpec> {
     let works = |credential: &Credential| match credential.owner {
+        _ if !is_active(snapshot, credential.account) => false,
         Some(owner) => snapshot.service_users.get(&owner).is_some_and(|user| user.active),
         None => true,
     };

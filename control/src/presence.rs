@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ebbgate_model::feed::{AgentEndpointReport, EnforcementReport, SessionCommand, SessionReport};
+use ebbgate_model::feed::{
+    AgentEndpointReport, CommandOutcome, EnforcementReport, SessionCommand, SessionReport,
+};
 use ebbgate_model::{AccountId, EdgeId, EndpointId, TunnelSessionId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Seconds an edge's sessions stay listed after its feed broke, so that a reconnect does not make them flicker.
 pub const LEASE_SECS: u64 = 15;
@@ -55,23 +57,28 @@ pub struct LiveEdge {
 }
 
 /// Why a command did not reach a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// The account has no such session online.
     #[error("the session is not online")]
     Offline,
+    /// The agent said at its hello that it does not take it.
+    #[error("the agent does not take this: {0}")]
+    Refused(String),
     /// The edge does not take commands at the moment.
     #[error("the edge of this session cannot be reached now; try again in a few seconds")]
     Unreachable,
 }
 
 /// A command on its way to an edge.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Command {
     /// Session it is for.
     pub session: TunnelSessionId,
     /// What to do.
     pub command: SessionCommand,
+    /// Where the agent's answer goes.
+    pub answer: oneshot::Sender<CommandOutcome>,
 }
 
 /// The live registry. Cheap to clone; all clones see the same.
@@ -190,18 +197,25 @@ impl Presence {
         edges.entries.values().filter_map(|entry| entry.enforcement.get(&endpoint)).cloned().collect()
     }
 
-    /// Asks the edge of a session to pass a command to its agent. Success means handed to the edge's feed.
+    /// Asks the edge of a session to pass a command to its agent. Success means handed to the edge's feed; what the agent
+    /// said comes later, or nothing when the feed breaks.
     pub fn command(
         &self,
         account: AccountId,
         session: TunnelSessionId,
         command: SessionCommand,
-    ) -> Result<(), CommandError> {
+    ) -> Result<oneshot::Receiver<CommandOutcome>, CommandError> {
         let edges = self.edges_locked();
         let owns = |entry: &&Entry| entry.sessions.get(&session).is_some_and(|r| r.account == account);
-        match edges.entries.values().find(owns).ok_or(CommandError::Offline)?.feed {
+        let entry = edges.entries.values().find(owns).ok_or(CommandError::Offline)?;
+        if let Some(reason) = entry.sessions.get(&session).and_then(|report| report.refusals.of(&command)) {
+            return Err(CommandError::Refused(reason.to_owned()));
+        }
+        match entry.feed {
             Feed::Open { ref commands, .. } => {
-                commands.try_send(Command { session, command }).map_err(|_| CommandError::Unreachable)
+                let (answer, answered) = oneshot::channel();
+                let sent = commands.try_send(Command { session, command, answer });
+                sent.map(|()| answered).map_err(|_| CommandError::Unreachable)
             }
             Feed::Broken { .. } => Err(CommandError::Unreachable),
         }
@@ -316,6 +330,8 @@ mod tests {
             ip: String::new(),
             metadata: String::new(),
             started_at: 0,
+            transport: String::new(),
+            refusals: ebbgate_model::feed::CommandRefusals::default(),
             endpoints: [(EndpointId::new(ksuid(endpoint)), endpoint_report)].into(),
         }
     }
@@ -351,7 +367,7 @@ mod tests {
         presence.expire(now);
         assert_eq!(presence.sessions(account(1)).len(), 1);
         assert_eq!(presence.live_generation(), None, "a broken feed has nothing in force that we know of");
-        let stop = || presence.command(account(1), session(1), SessionCommand::Stop);
+        let stop = || presence.command(account(1), session(1), SessionCommand::Stop).map(drop);
         assert_eq!(stop(), Err(CommandError::Unreachable));
         let (hold, _commands) = presence.join(edge(1), "1".into(), 7);
         assert_eq!(presence.sessions(account(1)).len(), 1, "listed until the edge reports anew");
@@ -412,7 +428,7 @@ mod tests {
         let presence = Presence::default();
         let (hold, commands) = presence.join(edge(1), "1".into(), 0);
         hold.session(session(1), report(1, 11));
-        let stop = || presence.command(account(1), session(1), SessionCommand::Stop);
+        let stop = || presence.command(account(1), session(1), SessionCommand::Stop).map(drop);
         let taken = std::iter::repeat_with(stop).take_while(Result::is_ok).count();
         assert_eq!(taken, COMMANDS_MAX);
         drop(commands);

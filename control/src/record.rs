@@ -175,6 +175,9 @@ records! {
         principal: String,
         /// When it was last changed.
         updated_at: UnixSecs,
+        /// What was doubtful about its policy's text when it was saved.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     }
     /// A custom connect name of agents. It has an [`IssuedCertificate`] under its own id.
     AgentIngress(IngressId) = "agent_ingresses" {
@@ -255,6 +258,9 @@ pub struct Account {
     /// Whether visitors' TLS may travel between edge and agent without a second encryption. Only the operator sets it.
     #[serde(default)]
     pub passthrough_links: bool,
+    /// Since when the operator has it suspended: its API keys, agents and endpoints do not work. None: it is active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended_at: Option<UnixSecs>,
 }
 
 impl Account {

@@ -1,4 +1,5 @@
-//! Replaces leaves of our own authorities before they expire: at start and every hour.
+//! Replaces leaves of our own authorities before they expire, and those of an authority that signs no longer: at start and
+//! every hour.
 
 use ebbgate_model::{AccountId, DomainId, Host, IngressId};
 
@@ -57,7 +58,8 @@ async fn renew_one(app: &App, item: &Item, purpose: Purpose) -> Result<bool, Ren
     let leaf = record::decode::<IssuedCertificate>(item).map(|stored| stored.record);
     let host = match leaf {
         Ok(leaf) if is_readable(app, item, &leaf) => {
-            if !is_due(leaf.not_before, leaf.not_after, app.now()) {
+            let is_ours = app.issuer.of(purpose).has_issued(&leaf.chain_pem);
+            if is_ours && !is_due(leaf.not_before, leaf.not_after, app.now()) {
                 return Ok(false);
             }
             leaf.host

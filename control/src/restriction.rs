@@ -83,10 +83,9 @@ async fn enforced(
     let restrictions = record::list::<IpRestriction>(store, account, None, None).await?;
     match restrictions.items.iter().map(|stored| &stored.record).find(|r| r.kind == kind) {
         Some(restriction) if restriction.enforced => Ok(Some(compile(store, restriction).await?)),
-        Some(_) => Ok(None),
         // One that cannot be read may be the one of this type.
         None if !restrictions.damaged.is_empty() => Ok(Some(ebbgate_policy::IpRestriction::default())),
-        None => Ok(None),
+        Some(_) | None => Ok(None),
     }
 }
 

@@ -67,6 +67,12 @@ pub fn hash(token: &str) -> TokenHash {
     TokenHash(bytes)
 }
 
+/// SHA-256 of bytes that are no secret, in hexadecimal.
+pub fn hash_hex(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    hash.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
 /// Whether the token has this hash; takes the same time whatever the answer.
 pub fn matches(token: &str, expected: &TokenHash) -> bool {
     same(&hash(token).0, &expected.0)

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Parser;
+use ebbgate_telemetry::LogFormat;
 
 use crate::admit::interfaces::Interfaces;
 use crate::admit::maps::Rates;
 use crate::admit::{self, Mode, Settings};
-use crate::log::LogFormat;
 use crate::ring::Form;
 use crate::shard::Waits;
 
@@ -49,9 +49,12 @@ pub struct Config {
     /// Address on which reserved TCP ports are bound.
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     pub tcp_bind: IpAddr,
-    /// Address for /metrics, /healthz and /readyz; keep it on loopback.
+    /// Address for /metrics, /healthz and /readyz. Beyond loopback it needs --admin-token.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4482")]
     pub admin: SocketAddr,
+    /// File with a token of at least 16 characters that --admin asks for as `Authorization: Bearer TOKEN`.
+    #[arg(long, value_name = "FILE")]
+    pub admin_token: Option<PathBuf>,
     /// Threads that serve traffic. Default: one per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub shards: Option<u16>,
@@ -102,8 +105,8 @@ pub struct Config {
     /// File of networks that no listener serves, one a line; read again on SIGHUP and when it changes.
     #[arg(long, value_name = "FILE")]
     pub blocklist: Option<PathBuf>,
-    /// Form of the log on standard error.
-    #[arg(long, value_enum, default_value = "json")]
+    /// Form of the log on standard error: for people, as `key=value` pairs, or one JSON object a line.
+    #[arg(long, value_name = "term|logfmt|json", default_value = "json")]
     pub log_format: LogFormat,
     /// What is logged, as in `info` or `ebbgate_edge=debug,info`.
     #[arg(long, default_value = "info")]

@@ -181,7 +181,7 @@ async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, por
     go_on(shard, Box::new(Walk::new(Visitor::clear(socket), facts, None, pool, record))).await;
 }
 
-async fn serve_http(shard: Shard, socket: Socket, record: Record) {
+async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
     let facts = facts(&shard, &socket, &record);
     let conn = HttpConn {
         facts,
@@ -193,8 +193,11 @@ async fn serve_http(shard: Shard, socket: Socket, record: Record) {
         first_endpoint: None,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), socket, conn).await;
-    drop(open);
+    let outcome = crate::http::serve(shard.clone(), &mut socket, conn).await;
+    if outcome.broken {
+        socket.abort_on_close();
+    }
+    drop((open, socket));
     match outcome.requests {
         0 => record.refuse(None, outcome.outcome),
         _ => record.done(None, outcome.outcome),

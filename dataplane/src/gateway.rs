@@ -332,6 +332,8 @@ pub struct HttpOutcome {
     pub requests: u64,
     /// One word or sentence.
     pub outcome: String,
+    /// Whether the last answer broke off although its end is the end of the connection: that must not be an orderly one.
+    pub broken: bool,
 }
 
 /// Endpoints for tests.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod body;
+mod exchange;
 mod fields;
 pub mod framing;
 mod gate;
@@ -35,16 +36,16 @@ use visitor::Visitor;
 pub async fn serve<G, IO>(gateway: G, io: IO, conn: HttpConn) -> HttpOutcome
 where
     G: Gateway,
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin,
 {
-    serve_with(gateway, io, conn, Limits::default()).await
+    serve_with(gateway, io, conn, Limits::of_this_process()).await
 }
 
 /// [`serve`] with limits of one's own.
 pub async fn serve_with<G, IO>(gateway: G, io: IO, conn: HttpConn, limits: Limits) -> HttpOutcome
 where
     G: Gateway,
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin,
 {
     let http2 = conn.alpn_h2;
     let visitor = Rc::new(Visitor::new(gateway, conn, Rc::new(limits)));

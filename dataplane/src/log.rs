@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use ebbgate_model::event::{ConnectionEvent, RequestEvent};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode};
+use ebbgate_telemetry::{LogFormat, Logfmt};
 use lines::Lines;
 pub use refusals::{REFUSAL_SOURCES_MAX, REFUSALS_MS, REFUSALS_PER_SOURCE_MAX, Refusals, Sum};
 use serde::Serialize;
@@ -34,15 +35,6 @@ const POLICY_LOG_BYTES_MAX: usize = 32 << 10;
 /// Of these, bytes for the note on what was left out.
 const NOTE_BYTES: usize = 128;
 
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// For people.
-    Plain,
-}
-
 /// Sends the process's log to standard error. `level` is one of tracing's filter expressions, as in `info`.
 pub fn start(format: LogFormat, level: &str) {
     let filter = EnvFilter::builder().parse_lossy(level);
@@ -53,7 +45,8 @@ pub fn start(format: LogFormat, level: &str) {
     // A second start (tests) keeps the first log.
     let begun = match format {
         LogFormat::Json => subscriber.json().flatten_event(true).finish().try_init(),
-        LogFormat::Plain => subscriber.finish().try_init(),
+        LogFormat::Logfmt => subscriber.event_format(Logfmt).fmt_fields(Logfmt).finish().try_init(),
+        LogFormat::Term => subscriber.finish().try_init(),
     };
     // Without a thread of their own the lines of events go the way of all others.
     if begun.is_ok()
@@ -186,6 +179,10 @@ struct RequestFields<'a> {
     bytes_out: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<ErrorCode>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    operation: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    detail: &'a str,
     /// Each entry has the names that the policy gave.
     #[serde(skip_serializing_if = "<[Value]>::is_empty")]
     policy_logs: &'a [Value],
@@ -208,6 +205,8 @@ impl<'a> RequestFields<'a> {
             bytes_in: event.bytes_in,
             bytes_out: event.bytes_out,
             code: event.error,
+            operation: &event.operation,
+            detail: &event.detail,
             policy_logs: &event.policy_logs,
         }
     }
@@ -261,6 +260,11 @@ fn trace_connection(event: &ConnectionEvent) {
     );
 }
 
+/// A field that is left out when there is nothing to say.
+fn said(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
 fn trace_request(event: &RequestEvent) {
     tracing::info!(
         target: REQUEST,
@@ -278,6 +282,8 @@ fn trace_request(event: &RequestEvent) {
         bytes_in = event.bytes_in,
         bytes_out = event.bytes_out,
         code = event.error.map(|c| c.to_string()),
+        operation = said(&event.operation),
+        detail = said(&event.detail),
         policy_logs = policy_logs_text(&event.policy_logs),
         "request"
     );

@@ -68,6 +68,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let shards = config.shards();
     let mailboxes = edge.mailboxes(shards);
     restore(&edge, &saved);
+    let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
     let (admin_at, admin) = listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?;
     let http = open(&edge, config.http, &Entrance::Http, shards, &passed)?;
     let (https, connect) = if config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect") {
@@ -94,10 +95,10 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let disk = saved.disk();
     for listener in admin {
         let socket = tokio::net::TcpListener::from_std(listener.socket)?;
-        let (edge, disk) = (Arc::clone(&edge), Arc::clone(&disk));
+        let (edge, disk, token) = (Arc::clone(&edge), Arc::clone(&disk), admin_token.clone());
         tokio::spawn(async move {
             let _claim = listener.claim;
-            admin::serve(socket, edge, disk).await;
+            admin::serve(socket, edge, disk, token).await;
         });
     }
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));

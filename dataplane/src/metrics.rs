@@ -186,5 +186,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in {text}");
         }
+        let text = ebbgate_telemetry::Exposition::Prometheus.write(text);
+        assert_eq!(ebbgate_telemetry::exposition::defects(&text), Vec::<String>::new());
     }
 }

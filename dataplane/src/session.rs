@@ -13,8 +13,8 @@ mod serve;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ebbgate_model::feed::{AgentEndpointReport, SessionCommand, SessionReport};
-use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, Rule, TrafficPolicy};
+use ebbgate_model::feed::{AgentEndpointReport, CommandOutcome, SessionCommand, SessionReport};
+use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, TrafficPolicy};
 use ebbgate_policy::Engine;
 use ebbgate_wire::driver;
 use ebbgate_wire::mux::Code;
@@ -48,7 +48,6 @@ pub struct AgentSession {
     /// Stable over reconnects.
     pub client_id: String,
     mux: driver::Session,
-    managed: Managed,
     allowance: Allowance,
     text_bytes: Arc<Counter>,
     links: links::SessionLinks,
@@ -59,14 +58,6 @@ pub struct AgentSession {
 
 /// Bytes of text kept, counted for the session and for its account.
 type Text = (Taken, Taken);
-
-/// Which requests of ours the agent understands: absent is too old, text is why not.
-#[derive(Debug, Clone, Default)]
-struct Managed {
-    stop: Option<String>,
-    restart: Option<String>,
-    update: Option<String>,
-}
 
 struct Inner {
     report: SessionReport,
@@ -82,7 +73,7 @@ struct Bound {
     endpoint: Arc<Endpoint>,
     policy: Option<Arc<TrafficPolicy>>,
     /// What stays in front of every policy the agent changes to.
-    guard: Option<Arc<Rule>>,
+    guard: Option<Arc<TrafficPolicy>>,
     lent_port: Option<u16>,
     report: Arc<AgentEndpointReport>,
     _text: Arc<Text>,
@@ -382,19 +373,21 @@ fn with_engine(endpoint: &Endpoint, engine: Option<Arc<Engine>>) -> Endpoint {
     }
 }
 
-/// Asks an agent to stop, restart or update, and logs what it says.
-pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
+/// Longest reason of an agent that travels to control, in bytes.
+const REASON_BYTES_MAX: usize = 1024;
+
+/// Asks an agent to stop, restart or update, and gives what it says.
+pub async fn command(session: Arc<AgentSession>, command: SessionCommand) -> CommandOutcome {
     let id = session.state.id;
-    let (kind, understood) = match &command {
-        SessionCommand::Stop => (StreamKind::Stop, &session.managed.stop),
-        SessionCommand::Restart => (StreamKind::Restart, &session.managed.restart),
-        SessionCommand::Update { .. } => (StreamKind::Update, &session.managed.update),
+    let kind = match &command {
+        SessionCommand::Stop => StreamKind::Stop,
+        SessionCommand::Restart => StreamKind::Restart,
+        SessionCommand::Update { .. } => StreamKind::Update,
     };
-    if let Some(reason) =
-        understood.as_ref().map_or(Some("too old"), |why| (!why.is_empty()).then_some(why.as_str()))
-    {
+    // Control does not send what an agent refuses, unless it knew an older state of the session.
+    if let Some(reason) = session.identity().refusals.of(&command) {
         tracing::warn!(session = %id, ?command, reason, "the agent does not take this command");
-        return;
+        return CommandOutcome::Failed { reason: reason.to_owned() };
     }
     let ask = async {
         let stream = session.mux.open(kind).await.map_err(|e| e.to_string())?;
@@ -408,14 +401,27 @@ pub async fn command(session: Arc<AgentSession>, command: SessionCommand) {
         if reply.error.is_empty() { Ok(()) } else { Err(reply.error) }
     };
     match timeout(Duration::from_secs(COMMAND_SECS_MAX), ask).await {
-        Ok(Ok(())) => tracing::info!(session = %id, ?command, "the agent took the command"),
-        Ok(Err(error)) => {
-            tracing::warn!(session = %id, ?command, error, "the agent did not take the command");
+        Ok(Ok(())) => {
+            tracing::info!(session = %id, ?command, "the agent took the command");
+            CommandOutcome::Taken
+        }
+        // An agent that stops may do so before it answers.
+        Ok(Err(_)) if session.mux.is_closed() && !matches!(command, SessionCommand::Update { .. }) => {
+            tracing::info!(session = %id, ?command, "the agent ended its session at the command");
+            CommandOutcome::Taken
+        }
+        Ok(Err(mut reason)) => {
+            tracing::warn!(session = %id, ?command, error = reason, "the agent did not take the command");
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            CommandOutcome::Failed { reason }
         }
         // Some agents without a handler never answer (wire.md section 4.3).
-        Err(_) => tracing::warn!(session = %id, ?command, "the agent did not answer the command"),
+        Err(_) => {
+            tracing::warn!(session = %id, ?command, "the agent did not answer the command");
+            CommandOutcome::Unanswered
+        }
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

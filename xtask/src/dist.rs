@@ -12,6 +12,8 @@ use crate::workspace::{self, Profile, run, shown};
 
 /// The programs, and where they go below the archive's root.
 const PROGRAMS: [&str; 4] = ["ebbgate-control", "ebbgate-edge", "ebbgate-admit", "ebbgate"];
+/// Most bytes of the agent as it is shipped.
+const AGENT_BYTES_MAX: u64 = 12_000_000;
 /// Files of the repository, and where they go.
 const FILES: [(&str, &str); 17] = [
     ("dist/systemd/ebbgate-control.service", "usr/lib/systemd/system"),
@@ -43,7 +45,9 @@ pub fn pack() -> Result<()> {
         fs::remove_dir_all(&tree)?;
     }
     for program in PROGRAMS {
-        copy(&programs.join(program), &tree.join("usr/bin"))?;
+        let built = programs.join(program);
+        check_size(program, fs::metadata(&built)?.len())?;
+        copy(&built, &tree.join("usr/bin"))?;
     }
     for (file, to) in FILES {
         copy(&root.join(file), &tree.join(to))?;
@@ -60,6 +64,16 @@ pub fn pack() -> Result<()> {
         .arg(&archive)
         .arg(&name))?;
     println!("{}", shown(&archive));
+    Ok(())
+}
+
+/// The agent goes to machines behind slow lines.
+fn check_size(program: &str, bytes: u64) -> Result<()> {
+    if program == "ebbgate" && bytes > AGENT_BYTES_MAX {
+        bail!(
+            "{program} has {bytes} bytes, more than {AGENT_BYTES_MAX}: is it stripped (profile release in Cargo.toml)?"
+        );
+    }
     Ok(())
 }
 
@@ -99,4 +113,20 @@ fn verify_units(tree: &Path) -> Result<()> {
         bail!("systemd-analyze verify:\n{}", findings.join("\n"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shipped_carries_no_symbols_and_a_fat_agent_is_refused() {
+        let manifest = include_str!("../../Cargo.toml");
+        let (_, release) = manifest.split_once("[profile.release]\n").unwrap();
+        let (release, _) = release.split_once("\n[").unwrap();
+        assert!(release.lines().any(|line| line == "strip = true"), "{release}");
+        check_size("ebbgate", AGENT_BYTES_MAX).unwrap();
+        assert!(check_size("ebbgate", AGENT_BYTES_MAX + 1).unwrap_err().to_string().contains("stripped"));
+        check_size("ebbgate-edge", AGENT_BYTES_MAX + 1).unwrap();
+    }
 }

@@ -130,19 +130,24 @@ pub(super) fn validate_service(files: &[PathBuf], live: bool, env: Env<'_>) -> R
 fn set(named: Option<&Path>, key: &str, value: &str, env: Env<'_>) -> Result<(), Failure> {
     let path = named.map(Path::to_owned).or_else(|| default_file(env));
     let path = path.ok_or_else(|| Failure::new("HOME is not set; name the file with --config FILE"))?;
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(Failure::new(format!("cannot read {}: {error}", path.display()))),
-    };
+    let text = read_or_empty(&path)?;
     let text = set_agent_key(&path, &text, key, value).map_err(Failure::new)?;
     write(&path, &text).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
     println!("Saved {key} to {}", path.display());
     Ok(())
 }
 
+/// The text of a file that is to be changed; a file that is not there is empty.
+pub(super) fn read_or_empty(path: &Path) -> Result<String, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Failure::new(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
 /// Written beside and moved over: a crash leaves the old file or the new one. Readable by its owner only.
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
+pub(super) fn write(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         std::fs::create_dir_all(directory)?;
     }

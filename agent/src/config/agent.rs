@@ -4,14 +4,18 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ebbgate_telemetry::LogFormat;
 use ebbgate_wire::CONNECT_PORT;
 use ebbgate_wire::rpc::Secret;
 
 use super::environment::clean_token;
 use super::read::{Field, Findings, Table, beside};
+use super::tree::Value;
 use crate::proxy::ProxyUrl;
 use crate::trust::Trust;
 
+const NO_REVOCATION: &str =
+    "this agent checks no revocation lists; remove the key, and use short-lived certificates";
 /// Longest metadata of a session, in bytes.
 const METADATA_BYTES_MAX: usize = 4096;
 
@@ -136,17 +140,6 @@ pub enum LogLevel {
     Debug,
 }
 
-/// Shape of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For eyes.
-    Term,
-    /// `key=value` pairs.
-    Logfmt,
-    /// One JSON object per line.
-    Json,
-}
-
 /// The `agent:` section with its defaults.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -228,20 +221,7 @@ pub(super) fn read(mut table: Table, found: &mut Findings) -> AgentConfig {
         agent.remote_management = field.flag(found).unwrap_or(true);
     }
     refuse_unsafe(&mut table, found);
-    for key in [
-        "console_ui_color",
-        "crl_noverify",
-        "dns_resolver_ips",
-        "inspect_db_size",
-        "update_channel",
-        "update_check",
-        "web_addr",
-        "web_allow_hosts",
-    ] {
-        if let Some((field, place)) = table.take_entry(key) {
-            found.warn(&place, &field.path, "accepted but not used by this agent");
-        }
-    }
+    read_keys_without_use(&mut table, found);
     table.finish(found, HINTS);
     agent
 }
@@ -258,13 +238,42 @@ fn token(field: &Field, found: &mut Findings) -> Option<Secret> {
     }
 }
 
+/// Keys of the published agent for what this one does not have: where the value asks for nothing, nothing is said; else the
+/// warning names what happens instead.
+fn read_keys_without_use(table: &mut Table, found: &mut Findings) {
+    for (key, message) in [
+        ("console_ui_color", "not used: this agent prints plain lines without colour"),
+        ("dns_resolver_ips", "not used: names are resolved as this host is set up; set its resolvers there"),
+        ("inspect_db_size", "not used: this agent records no traffic"),
+        ("update_channel", "not used: this agent is updated by the packages of its host"),
+        ("update_check", "not used: this agent is updated by the packages of its host"),
+        ("web_addr", "not used: this agent has no web page and no local API; nothing listens there"),
+        ("web_allow_hosts", "not used: this agent has no web page and no local API"),
+    ] {
+        let Some((field, place)) = table.take_entry(key) else { continue };
+        let asks_for_nothing = match &field.node.value {
+            Value::Bool(false) | Value::Null => true,
+            Value::Text(text) => text == "false",
+            Value::Int(bytes) => key == "inspect_db_size" && *bytes == -1,
+            _ => false,
+        };
+        if !asks_for_nothing {
+            found.warn(&place, &field.path, message);
+        }
+    }
+    if let Some((field, place)) = table.take_entry("crl_noverify") {
+        match field.node.value {
+            // As for `crl_url`: somebody counts on the check.
+            Value::Bool(false) => field.refuse(found, NO_REVOCATION),
+            _ => found.warn(&place, &field.path, "not used: this agent checks no revocation lists anyway"),
+        }
+    }
+}
+
 /// Keys whose silent loss would leave the user less safe than the file says.
 fn refuse_unsafe(table: &mut Table, found: &mut Findings) {
     if let Some(field) = table.take("crl_url") {
-        field.refuse(
-            found,
-            "this agent checks no revocation lists; remove the key, and use short-lived certificates",
-        );
+        field.refuse(found, NO_REVOCATION);
     }
 }
 
@@ -311,8 +320,8 @@ fn read_output(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings)
     }
     if let Some(field) = table.take("log") {
         agent.log = match &field.node.value {
-            super::tree::Value::Bool(false) => Some(LogTarget::Off),
-            super::tree::Value::Bool(true) => {
+            Value::Bool(false) => Some(LogTarget::Off),
+            Value::Bool(true) => {
                 field.refuse(found, "write `stdout`, `stderr`, `false` or a path");
                 None
             }
@@ -332,9 +341,9 @@ fn read_output(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings)
     }
     if let Some(field) = table.take("log_format") {
         let text = field.text(found);
-        match text.as_deref().map(LogFormat::parse) {
+        match text.as_deref().map(str::parse::<LogFormat>) {
             Some(Ok(format)) => agent.log_format = Some(format),
-            Some(Err(message)) => field.refuse(found, message),
+            Some(Err(error)) => field.refuse(found, error.to_string()),
             None => {}
         }
     }
@@ -361,18 +370,6 @@ impl LogLevel {
             "info" => Ok(Self::Info),
             "debug" => Ok(Self::Debug),
             _ => Err(format!("`{text}` is not one of `crit`, `error`, `warn`, `info`, `debug`")),
-        }
-    }
-}
-
-impl LogFormat {
-    /// One of the file's words.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "term" => Ok(Self::Term),
-            "logfmt" => Ok(Self::Logfmt),
-            "json" => Ok(Self::Json),
-            _ => Err(format!("`{text}` is not one of `term`, `logfmt`, `json`")),
         }
     }
 }

@@ -155,14 +155,34 @@ fn unknown_keys_say_where_and_what_was_meant() {
 }
 
 #[test]
-fn keys_without_effect_are_warned_of() {
-    let text =
-        "version: 3\nagent:\n  web_addr: 127.0.0.1:4040\n  update_channel: beta\n  crl_noverify: true\n";
-    let warnings: Vec<_> =
-        load(&[text], &[], &[]).unwrap().warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings.len(), 3);
-    assert!(
-        warnings.contains(&"dir/a.yml:3:3: agent.web_addr: accepted but not used by this agent".to_owned())
+fn keys_without_effect_are_warned_of_unless_they_ask_for_nothing() {
+    let warned = |line: &str| {
+        let text = format!("version: 3\nagent:\n  {line}\n");
+        load(&[&text], &[], &[]).unwrap().warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (line, expect) in [
+        ("web_addr: 127.0.0.1:4040", "agent.web_addr: not used: this agent has no web page"),
+        ("web_allow_hosts: [a]", "agent.web_allow_hosts: not used"),
+        ("inspect_db_size: 0", "agent.inspect_db_size: not used"),
+        ("update_channel: beta", "agent.update_channel: not used"),
+        ("update_check: true", "agent.update_check: not used"),
+        (
+            "dns_resolver_ips: [192.0.2.1]",
+            "agent.dns_resolver_ips: not used: names are resolved as this host",
+        ),
+        ("console_ui_color: black", "agent.console_ui_color: not used"),
+        ("crl_noverify: true", "agent.crl_noverify: not used"),
+    ] {
+        let warnings = warned(line);
+        assert_eq!(warnings.len(), 1, "{line}: {warnings:?}");
+        assert!(warnings[0].starts_with(&format!("dir/a.yml:3:3: {expect}")), "{line}: {warnings:?}");
+    }
+    for line in ["web_addr: false", "inspect_db_size: -1", "update_check: false", "web_addr: 'false'"] {
+        assert_eq!(warned(line), [""; 0], "{line}");
+    }
+    refused(
+        "version: 3\nagent:\n  crl_noverify: false\n",
+        &["3:17: agent.crl_noverify", "no revocation lists"],
     );
 }
 

@@ -16,7 +16,7 @@ use crate::claims::Claims;
 use crate::plan::Key;
 use crate::relay::Broken;
 use crate::stream::{Proxied, Stream};
-use crate::upstream::DeliveryError;
+use crate::upstream::{self, DeliveryError};
 
 /// What carriers have to tell that the session's loop has not heard yet; more of it waits.
 const HEARD_MAX: usize = 64;
@@ -171,9 +171,16 @@ impl Desk {
                     _ => Event::DeliveryFailed { name: name(), reason },
                 });
             }
-            Delivery::Accept(queue) => {
+            Delivery::Accept(queue, inbound) => {
                 let client = proxied.header.client_addr.parse().ok();
-                let accepted = Accepted { stream: proxied.stream, client };
+                let stream = match upstream::unwrap(proxied.stream, inbound).await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        let reason = error.to_string();
+                        return (self.observer)(Event::DeliveryFailed { name: name(), reason });
+                    }
+                };
+                let accepted = Accepted { stream, client };
                 if let Err(refused) = queue.try_send(accepted) {
                     refused.into_inner().stream.reset(Code::REFUSED);
                     let reason = "the program does not accept connections fast enough".to_owned();

@@ -149,7 +149,8 @@ fn serve(session: &Session, name: &str, url: &str) -> mpsc::Receiver<Accepted> {
     let (queue, accepted) = mpsc::channel(BACKLOG_MAX);
     let (session, name, bind) = (session.clone(), name.to_owned(), bind(url));
     tokio::spawn(async move {
-        let _ = session.add(&name, bind, Patience::Forever, Delivery::Accept(queue)).await;
+        let _ =
+            session.add(&name, bind, Patience::Forever, Delivery::Accept(queue, Inbound::default())).await;
     });
     accepted
 }
@@ -301,10 +302,14 @@ async fn a_program_hears_its_refusal_and_may_try_another_name() {
     edge.book().refuse_bind.insert(A.into(), [316].into());
     let (session, _events) = start(MemoryDialer::new(&edge));
     let (queue, _accepted) = mpsc::channel(1);
-    let refused = session.add("a", bind(A), Patience::UntilRefused, Delivery::Accept(queue.clone())).await;
+    let refused = session
+        .add("a", bind(A), Patience::UntilRefused, Delivery::Accept(queue.clone(), Inbound::default()))
+        .await;
     assert!(matches!(refused, Err(BindError::Refused(r)) if r.is_permanent()));
-    let (key, url) =
-        session.add("b", bind(B), Patience::UntilRefused, Delivery::Accept(queue)).await.unwrap();
+    let (key, url) = session
+        .add("b", bind(B), Patience::UntilRefused, Delivery::Accept(queue, Inbound::default()))
+        .await
+        .unwrap();
     assert_eq!(url.to_string(), B);
     session.remove(key).await;
     assert_eq!(edge.book().unbinds.len(), 1);
@@ -365,7 +370,8 @@ async fn closing_unbinds_everything_and_ends_in_order() {
     tokio::time::sleep(Duration::from_mins(5)).await;
     assert_eq!(dialer.dials.load(Ordering::SeqCst), 1, "a closed session never dials again");
     let (queue, _accepted) = mpsc::channel(1);
-    let late = session.add("b", bind(B), Patience::Forever, Delivery::Accept(queue)).await;
+    let late =
+        session.add("b", bind(B), Patience::Forever, Delivery::Accept(queue, Inbound::default())).await;
     assert!(matches!(late, Err(BindError::Closed)));
 }
 

@@ -481,7 +481,7 @@ async fn a_visitor_who_never_finishes_its_handshake_is_given_up() {
     visitor.write_all(&[0x16, 3, 1]).await.unwrap();
     let begin = tokio::time::Instant::now();
     assert!(matches!(delivery.await.unwrap(), Err(DeliveryError::VisitorTls(_))));
-    assert!(begin.elapsed() <= Duration::from_secs(crate::terminate::HANDSHAKE_SECS_MAX + 1));
+    assert!(begin.elapsed() <= Duration::from_secs(HANDSHAKE_SECS_MAX + 1));
 }
 
 /// A claimed raw link, delivered by `upstream`: the edge's socket, and the delivery's outcome.

@@ -14,6 +14,7 @@ use super::query::Query;
 use super::reply::Ref;
 use crate::app::App;
 use crate::record::ApiKey;
+use crate::store::Revision;
 
 /// An authenticated request.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub(super) struct Call {
     pub(super) app: App,
     /// The tenant that calls. The only account whose objects the call may touch.
     pub(super) account: AccountId,
+    /// Revision of the account's own record; a write of this call needs it unchanged.
+    pub(super) account_modified: Revision,
     /// The key it calls with.
     pub(super) key: ApiKey,
     /// Id of whoever acts: a service user or the key.

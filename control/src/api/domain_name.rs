@@ -107,15 +107,40 @@ pub(super) fn own_name<'i>(host: &Host, installation: &'i Installation) -> Optio
     random.or_else(|| named.chain(&installation.default_domain).find(|own| host == *own || host.covers(own)))
 }
 
-/// Refuses the installation's own names (code 404).
+/// Length of the label of a random name, in hexadecimal digits. Edges give such names to agents.
+const RANDOM_LABEL_CHARS: usize = 16;
+
+/// Refuses the installation's own names (code 404). Names below its default domain are anybody's, but for the random ones.
 pub(super) fn check_foreign(host: &Host, installation: &Installation) -> Result<(), ApiError> {
-    match own_name(host, installation) {
-        None => Ok(()),
-        Some(own) => {
-            let message = format!("`{host}` cannot be reserved: `{own}` belongs to the installation itself");
-            Err(ApiError::bad(404, message).detail("field", "domain"))
+    let refuse = |message: String| Err(ApiError::bad(404, message).detail("field", "domain"));
+    let own = own_name(host, installation);
+    let named = [&installation.connect_host, &installation.tcp_host].into_iter();
+    let is_own = named.chain(&installation.default_domain).find(|own| host == *own || host.covers(own));
+    match (is_own.or(own), &installation.default_domain) {
+        (None, _) => Ok(()),
+        (Some(own), Some(default)) if own == default => match label_below(host, default) {
+            Some(label) if is_random_label(label) => refuse(format!(
+                "`{host}` cannot be reserved: names with {RANDOM_LABEL_CHARS} hexadecimal digits below `{default}` are given to agents at random"
+            )),
+            Some(_) => Ok(()),
+            None => refuse(format!(
+                "`{host}` cannot be reserved: `{own}` belongs to the installation itself; reserve a name below it, such as `app.{own}`"
+            )),
+        },
+        (Some(own), _) => {
+            refuse(format!("`{host}` cannot be reserved: `{own}` belongs to the installation itself"))
         }
     }
+}
+
+/// The label directly below a domain under which a name lies; None: it is the domain or all of it, or not below it.
+fn label_below<'h>(host: &'h Host, domain: &Host) -> Option<&'h str> {
+    let front = host.as_str().strip_suffix(domain.as_str())?.strip_suffix('.')?;
+    front.rsplit('.').next().filter(|label| *label != "*")
+}
+
+fn is_random_label(label: &str) -> bool {
+    label.len() == RANDOM_LABEL_CHARS && label.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Why `wanted` cannot be reserved beside a name that is taken; None when the two get along.
@@ -217,8 +242,26 @@ mod tests {
         let check = |host: &str, expect: Option<&str>| {
             let own = own_name(&host.parse().unwrap(), &installation).map(Host::as_str);
             assert_eq!(own, expect, "{host}");
-            assert_eq!(check_foreign(&host.parse().unwrap(), &installation).is_err(), expect.is_some());
         };
+        let free = |host: &str, expect: bool| {
+            assert_eq!(check_foreign(&host.parse().unwrap(), &installation).is_ok(), expect, "{host}");
+        };
+        for host in ["connect.gate.example", "*.gate.example", "tcp.example.org", "*.example.org"] {
+            free(host, false);
+        }
+        // Below the default domain anybody may have a name, but neither all of it nor one that is given away at random.
+        for host in ["random.example.net", "*.random.example.net", "*.example.net"] {
+            free(host, false);
+        }
+        for host in ["0123456789abcdef.random.example.net", "a.0123456789abcdef.random.example.net"] {
+            free(host, false);
+        }
+        for host in ["a.random.example.net", "a.b.random.example.net", "*.b.random.example.net"] {
+            free(host, true);
+        }
+        for host in ["0123456789abcdeg.random.example.net", "a.connect.gate.example", "gate.example"] {
+            free(host, true);
+        }
         check("connect.gate.example", Some("connect.gate.example"));
         check("*.gate.example", Some("connect.gate.example"));
         check("a.connect.gate.example", None);

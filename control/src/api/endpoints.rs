@@ -1,18 +1,21 @@
 //! `/endpoints`: cloud endpoints, which live here until they are deleted, and agent endpoints, which are listed while
 //! their session holds them.
 //!
-//! Where an endpoint may stand is judged in `place`, what its policy may say in `policy`, how it looks in `view`,
+//! Where an endpoint may stand is judged in `place`, what its policy may say in `policy`, what is doubtful
+//! about it beside what else is there in `surroundings`, how it looks in `view`,
 //! and how edges enforce its address rules in `enforcement`.
 
 mod enforcement;
 mod place;
 mod policy;
+mod surroundings;
 mod view;
 
 use ebbgate_model::{Binding, EndpointId, EndpointUrl};
 use ebbgate_policy::{CheckContext, Owner};
 
 use self::place::Wanted;
+use self::surroundings::Surroundings;
 pub(super) use self::view::{View, of_agent};
 use super::call::Call;
 use super::described::TextCodes;
@@ -96,9 +99,11 @@ impl Resource for Endpoints {
             principal: call.principal.clone(),
             created_at: now,
             updated_at: now,
+            warnings: Vec::new(),
         });
         settle(call, &mut draft).await?;
         set_policy(call, &mut draft, &body.traffic_policy.or_default()).await?;
+        warn(call, &mut draft).await?;
         let key = format!("{}{id}", index::url(call.account, &draft.record.url));
         draft.txn = record::take(draft.txn, key, call.account, id);
         Ok(draft)
@@ -129,6 +134,7 @@ impl Resource for Endpoints {
             let text = body.traffic_policy.get().unwrap_or(&before.traffic_policy);
             set_policy(call, &mut draft, text).await?;
         }
+        warn(call, &mut draft).await?;
         if draft.record.url != before.url {
             let id = before.id;
             let key = format!("{}{id}", index::url(call.account, &draft.record.url));
@@ -169,7 +175,10 @@ impl Resource for Endpoints {
     async fn find(call: &Call, id: EndpointId) -> Result<View, ApiError> {
         match record::load::<Endpoint>(&*call.app.store, call.account, id).await {
             Ok(None) => {}
-            Ok(Some(stored)) => return Ok(view::of_cloud(call, &stored.record)),
+            Ok(Some(stored)) => {
+                let live = Surroundings::default().warnings(call, &stored.record).await?;
+                return Ok(view::of_cloud(call, &stored.record).warning_of(live));
+            }
             Err(RecordError::Damaged { source, .. }) => {
                 return Err(super::resource::damaged::<Self>(id, &source));
             }
@@ -207,9 +216,13 @@ impl Resource for Endpoints {
         let all: Vec<Either> = cloud.map(Either::Cloud).chain(agents.map(Either::Agent)).collect();
         let (shown, next) = page.cut(all, Either::id);
         let mut items = Vec::with_capacity(shown.len());
+        let mut surroundings = Surroundings::default();
         for endpoint in &shown {
             items.push(match endpoint {
-                Either::Cloud(record) => view::of_cloud(call, record),
+                Either::Cloud(record) => {
+                    let live = surroundings.warnings(call, record).await?;
+                    view::of_cloud(call, record).warning_of(live)
+                }
                 Either::Agent(endpoint) => of_agent(call, endpoint).await?,
             });
         }
@@ -275,9 +288,6 @@ async fn settle(call: &Call, draft: &mut Draft<Endpoint>) -> Result<(), ApiError
     let mut txn = std::mem::take(&mut draft.txn);
     (record.domain, record.address, txn) = place::reservation(call, &wanted, txn).await?;
     draft.txn = place::free(call, &wanted, txn).await?;
-    if record.binding == Binding::Kubernetes {
-        draft.warnings.push("kubernetes endpoints are stored, but not served yet".to_owned());
-    }
     Ok(())
 }
 
@@ -292,6 +302,13 @@ async fn set_policy(call: &Call, draft: &mut Draft<Endpoint>, text: &str) -> Res
     draft.txn = txn;
     draft.record.policy = judged.policy;
     text.clone_into(&mut draft.record.traffic_policy);
-    draft.warnings.extend(judged.warnings);
+    draft.record.warnings = judged.warnings;
+    Ok(())
+}
+
+/// Says with an answer what is doubtful now, whether or not the policy was part of the change.
+async fn warn(call: &Call, draft: &mut Draft<Endpoint>) -> Result<(), ApiError> {
+    draft.warnings.extend(draft.record.warnings.iter().cloned());
+    draft.warnings.extend(Surroundings::default().warnings(call, &draft.record).await?);
     Ok(())
 }

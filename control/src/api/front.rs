@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ebbgate_model::{AccountId, ErrorCode, OperationId, canonical_ip};
+use ebbgate_model::{AccountId, ApiKeyId, ErrorCode, OperationId, Token, canonical_ip};
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use tokio::time::timeout;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::call::{self, Call};
 use super::cors::Cors;
 use super::failure::ApiError;
 use super::reply::{WARNING, json, warning_value};
 use crate::app::App;
-use crate::auth::{self, AuthError};
+use crate::auth::{self, AuthError, Caller};
 use crate::listen::Peer;
 
 /// Header that names the operation, as in `details.operation_id`.
@@ -39,6 +39,7 @@ const JSON_ONLY_AGENT: &str = "ngrok-api-typescript/";
 /// Wraps every request, also those no route takes.
 pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) -> Response {
     let operation = OperationId::new(app.ksuid()).to_string();
+    let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let cors = Cors::of(&request);
     let wants_object = reads_only_json(request.headers());
@@ -58,12 +59,46 @@ pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) 
     if wants_object && response.status() == StatusCode::NO_CONTENT && !cors.is_preflight() {
         response = json(StatusCode::OK, &serde_json::Map::new());
     }
-    tracing::info!(parent: &span, %method, path, status = response.status().as_u16(), "api call");
+    log_call(&span, &method, &path, source, &response);
     cors.apply(response.headers_mut());
     if let Ok(value) = HeaderValue::try_from(operation) {
         response.headers_mut().insert(OPERATION, value);
     }
     response
+}
+
+/// Who called, for the call's line in the log. Rides on the answer from the guard to the frame.
+#[derive(Debug, Clone)]
+struct Actor {
+    account: AccountId,
+    principal: String,
+    key: ApiKeyId,
+}
+
+/// One line a call: which operation, who asked for it from where, what came of it. Never what was presented.
+fn log_call(span: &Span, method: &Method, path: &str, source: Option<IpAddr>, response: &Response) {
+    let actor = response.extensions().get::<Actor>();
+    let code = response.extensions().get::<ErrorCode>();
+    tracing::info!(
+        parent: span,
+        account = actor.map(|actor| display(actor.account)),
+        actor = actor.map(|actor| actor.principal.as_str()),
+        key = actor.map(|actor| display(actor.key)),
+        source = source.map(|ip| display(canonical_ip(ip))),
+        %method,
+        path = without_tokens(path),
+        status = response.status().as_u16(),
+        code = code.map(display),
+        "api call"
+    );
+}
+
+/// A path whose segments that are whole tokens are left out: some paste a key where its id belongs.
+fn without_tokens(path: &str) -> String {
+    let shown = |segment: &str| {
+        if segment.parse::<Token>().is_ok() { "(a token)".to_owned() } else { segment.to_owned() }
+    };
+    path.split('/').map(shown).collect::<Vec<_>>().join("/")
 }
 
 fn reads_only_json(headers: &HeaderMap) -> bool {
@@ -80,6 +115,12 @@ fn render(mut response: Response, operation: &str, method: &Method, path: &str) 
         None => by_status(status, method, path),
     };
     let mut rendered = json(error.status(), &error.body(operation));
+    if let Some(actor) = response.extensions_mut().remove::<Actor>() {
+        rendered.extensions_mut().insert(actor);
+    }
+    if let Some(code) = error.code() {
+        rendered.extensions_mut().insert(code);
+    }
     for name in [header::ALLOW, header::CONNECTION, header::RETRY_AFTER, header::WWW_AUTHENTICATE, WARNING] {
         for value in response.headers().get_all(&name) {
             rendered.headers_mut().append(name.clone(), value.clone());
@@ -101,20 +142,27 @@ fn by_status(status: StatusCode, method: &Method, path: &str) -> ApiError {
 
 /// Lets authenticated requests of the right version through, with a [`Call`] for the handler.
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let warning = match admit(&app, &mut request).await {
-        Ok(warning) => warning,
-        Err(refusal) => return refusal,
+    let caller = match auth::authenticate(&*app.store, request.headers()).await {
+        Ok(caller) => caller,
+        Err(error) => return unauthorized(&error),
     };
-    let mut response = next.run(request).await;
-    if let Some(warning) = warning {
-        response.headers_mut().append(WARNING, warning_value(warning));
-    }
+    let actor = Actor { account: caller.account, principal: caller.principal(), key: caller.key.id };
+    let mut response = match admit(&app, caller, &mut request).await {
+        Ok(warning) => {
+            let mut response = next.run(request).await;
+            if let Some(warning) = warning {
+                response.headers_mut().append(WARNING, warning_value(warning));
+            }
+            response
+        }
+        Err(refusal) => refusal,
+    };
+    response.extensions_mut().insert(actor);
     response
 }
 
-async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>, Response> {
+async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Option<&'static str>, Response> {
     let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    let caller = auth::authenticate(&*app.store, request.headers()).await.map_err(|e| unauthorized(&e))?;
     check_source(app, caller.account, source).await?;
     let allowed = app.limiter.requests_max().unwrap_or_default();
     app.limiter
@@ -128,6 +176,7 @@ async fn admit(app: &App, request: &mut Request) -> Result<Option<&'static str>,
     parts.extensions.insert(Call {
         app: app.clone(),
         account: caller.account,
+        account_modified: caller.account_modified,
         key: caller.key,
         principal,
         source,
@@ -165,6 +214,9 @@ fn too_slow() -> Response {
 
 fn unauthorized(error: &AuthError) -> Response {
     let Some(code) = error.code() else { return ApiError::internal(error).into_response() };
+    if matches!(error, AuthError::Suspended(_)) {
+        return ApiError::new(StatusCode::FORBIDDEN, code.number(), error.to_string()).into_response();
+    }
     let mut response =
         ApiError::new(StatusCode::UNAUTHORIZED, code.number(), error.to_string()).into_response();
     // Not `Basic`: a browser would ask for a password and then send it along with every page's requests.
@@ -203,8 +255,61 @@ fn check_version(headers: &HeaderMap, strict: bool) -> Result<Option<&'static st
 
 #[cfg(test)]
 mod tests {
+    use super::super::router;
     use super::*;
-    use ebbgate_model::ErrorCode;
+    use crate::app::testing::Lab;
+    use ebbgate_telemetry::Logfmt;
+    use std::io;
+    use std::sync::{Arc, Mutex};
+    use tower::ServiceExt;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn every_call_has_a_line_with_actor_account_source_and_operation() {
+        let lab = Lab::new().await;
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().event_format(Logfmt).fmt_fields(Logfmt);
+        let _guard = tracing::subscriber::set_default(log.with_writer(move || writer.clone()).finish());
+        let call = async |path: &str, key: &str| {
+            let request = Request::builder().uri(path).header(VERSION, "2");
+            let request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
+            let mut request = request.body(axum::body::Body::empty()).unwrap();
+            request.extensions_mut().insert(Peer("192.0.2.7:1234".parse().unwrap()));
+            let response = router(lab.app.clone()).oneshot(request).await.unwrap();
+            let line = String::from_utf8(std::mem::take(&mut *lines.0.lock().unwrap())).unwrap();
+            (response.headers()[&OPERATION].to_str().unwrap().to_owned(), line)
+        };
+        let (operation, line) = call("/endpoints", &lab.api_key).await;
+        let key = format!("ak_{}", lab.api_key.split_once('_').unwrap().0);
+        for expect in [
+            format!(" operation={operation}"),
+            format!(" account={} ", lab.account),
+            format!(" actor={key} key={key} "),
+            " source=192.0.2.7 method=GET path=/endpoints status=200".to_owned(),
+        ] {
+            assert!(line.contains(&expect), "{expect} in {line}");
+        }
+        let (operation, line) = call(&format!("/api_keys/{}", lab.api_key), "nonsense").await;
+        assert!(line.contains(&format!(" operation={operation}")), "{line}");
+        assert!(line.contains("status=401 code=ERR_NGROK_202") && !line.contains(" account="), "{line}");
+        assert!(!line.contains(&lab.api_key) && line.contains("source=192.0.2.7"), "{line}");
+        let (_, line) = call("/endpoints/ep_x", &lab.api_key).await;
+        assert!(line.contains("status=400 code=ERR_NGROK_227") && line.contains(" account="), "{line}");
+    }
 
     #[test]
     fn versions() {

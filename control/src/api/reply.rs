@@ -66,7 +66,7 @@ pub(super) fn warning_value(text: &str) -> HeaderValue {
 }
 
 /// RFC 3339 in UTC with whole seconds.
-pub(super) fn timestamp(unix: UnixSecs) -> String {
+pub(crate) fn timestamp(unix: UnixSecs) -> String {
     let time = OffsetDateTime::from_unix_timestamp(unix).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     time.format(&Rfc3339).unwrap_or_default()
 }

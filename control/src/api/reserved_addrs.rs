@@ -76,6 +76,7 @@ impl Resource for ReservedAddrs {
         let port = port.ok_or_else(|| no_port(&call.app.installation))?;
         let id = AddressId::new(call.app.ksuid());
         let txn = record::take(Txn::new(), index::port(port), call.account, id);
+        let warnings = region::ignored(&region, &call.app.installation).into_iter().collect();
         let record = ReservedAddress {
             id,
             account: call.account,
@@ -86,7 +87,7 @@ impl Resource for ReservedAddrs {
             metadata: body.metadata.or_default(),
             created_at: call.app.now(),
         };
-        Ok(Draft { txn, ..Draft::new(record) })
+        Ok(Draft { txn, warnings, ..Draft::new(record) })
     }
 
     async fn update(

@@ -184,6 +184,7 @@ impl Resource for ReservedDomains {
         let txn = issue::leaf(call, txn, Purpose::Ingress, id, &draft.record.host)?;
         draft.txn = txn.if_none_newer(index::DOMAINS_PREFIX, revision);
         attach(call, &mut draft, &body.certificate_id, &body.certificate_management_policy).await?;
+        draft.warnings.extend(without_effect(call, &body.region, &body.resolves_to));
         Ok(draft)
     }
 
@@ -198,6 +199,7 @@ impl Resource for ReservedDomains {
             draft.record.resolves_to = read_resolves_to(values)?;
         }
         attach(call, &mut draft, &body.certificate_id, &body.certificate_management_policy).await?;
+        draft.warnings.extend(without_effect(call, &body.region, &body.resolves_to));
         Ok(draft)
     }
 
@@ -222,6 +224,18 @@ async fn unused(call: &Call, domain: DomainId, name: &str) -> Result<Txn, ApiErr
     }
     record::none_damaged(&endpoints.damaged, "endpoint", name).map_err(ApiError::in_use)?;
     Ok(Txn::new().if_none_newer(record::prefix::<Endpoint>(call.account), endpoints.revision))
+}
+
+/// What to say of fields that are kept and change nothing.
+fn without_effect(call: &Call, region: &Given<String>, resolves_to: &Given<Vec<ResolvesTo>>) -> Vec<String> {
+    let mut warnings: Vec<_> =
+        region::ignored(&region.or_default(), &call.app.installation).into_iter().collect();
+    if resolves_to.get().is_some_and(|values| !values.is_empty()) {
+        warnings.push(
+            "`resolves_to` is stored, but has no effect: who resolves the name is told by your own DNS records".to_owned(),
+        );
+    }
+    warnings
 }
 
 fn refuse_if_strict(call: &Call, host: &Host) -> Result<(), ApiError> {

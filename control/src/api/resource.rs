@@ -27,7 +27,7 @@ use super::query::Query;
 use super::reply::{Saved, WARNING, json, warning_value};
 use super::strict::Object;
 use crate::app::App;
-use crate::record::{self, IssuedCertificate, Record, RecordError, Stored};
+use crate::record::{self, Account, IssuedCertificate, Record, RecordError, Stored};
 use crate::room::{NoRoom, Reservation};
 use crate::store::{Outcome, Revision, Txn};
 
@@ -208,9 +208,15 @@ pub(super) fn damaged<R: Resource>(id: R::Id, reason: &serde_json::Error) -> Api
 }
 
 /// Carries a transaction out; None when something it depends on has moved.
+///
+/// An account that was suspended or deleted since the call began is not written to any more.
 async fn commit(call: &Call, txn: Txn) -> Result<Option<Revision>, ApiError> {
-    match call.app.store.commit(txn).await? {
+    let account = Account::key(call.account);
+    match call.app.store.commit(txn.if_unchanged(&account, call.account_modified)).await? {
         Outcome::Committed(revision) => Ok(Some(revision)),
+        Outcome::Conflict(key) if key == account => {
+            Err(ApiError::unavailable("the operator changed the account at the same time; try again"))
+        }
         Outcome::Conflict(key) => {
             tracing::debug!(key, "a transaction lost a race");
             tokio::task::yield_now().await;

@@ -7,11 +7,12 @@ use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use ebbgate_model::feed::SessionCommand;
+use ebbgate_model::feed::{CommandOutcome, SessionCommand};
 use ebbgate_model::{IdError, Ksuid, TunnelSessionId};
 use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::{Duration, timeout};
 use utoipa::ToSchema;
 
 use super::body::{NoBody, OptionalJsonText};
@@ -33,6 +34,8 @@ pub(super) const PATH: &str = "tunnel_sessions";
 pub(super) const TUNNELS_PATH: &str = "tunnels";
 /// Longest version an update may ask for, in bytes.
 const VERSION_BYTES_MAX: usize = 64;
+/// Seconds an agent's answer may take: what an edge gives its agent, and the way there and back.
+const ANSWER_SECS_MAX: u64 = 15;
 
 /// A session of an agent.
 #[derive(Debug, Serialize, ToSchema)]
@@ -112,7 +115,7 @@ fn action(command: SessionCommand) -> MethodRouter<App> {
         let command = command.clone();
         async move {
             let Nothing {} = read(&id, &body)?;
-            send(&call, &id, command)
+            send(&call, &id, command).await
         }
     })
 }
@@ -128,7 +131,7 @@ async fn update(
     if version.len() > VERSION_BYTES_MAX {
         return Err(ApiError::value("version", format_args!("it is longer than {VERSION_BYTES_MAX} bytes")));
     }
-    send(&call, &id, SessionCommand::Update { version })
+    send(&call, &id, SessionCommand::Update { version }).await
 }
 
 /// The body of an action. Some clients repeat the id of the path in it; the Node client sends nothing but the bare id,
@@ -139,10 +142,34 @@ fn read<T: DeserializeOwned>(id: &str, OptionalJsonText(text): &OptionalJsonText
     body.read()
 }
 
-fn send(call: &Call, id: &str, command: SessionCommand) -> Result<StatusCode, ApiError> {
+async fn send(call: &Call, id: &str, command: SessionCommand) -> Result<StatusCode, ApiError> {
     let id = parse(id)?;
+    let (unsupported, failed, verb) = match command {
+        SessionCommand::Restart => (804, 808, "restarted"),
+        SessionCommand::Stop => (805, 807, "stopped"),
+        SessionCommand::Update { .. } => (806, 809, "updated"),
+    };
+    let unheard = |why: &str| {
+        Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            810,
+            format!("the agent of {id} was not {verb}: {why}"),
+        ))
+    };
     match call.app.presence.command(call.account, id, command) {
-        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Ok(answer) => match timeout(Duration::from_secs(ANSWER_SECS_MAX), answer).await {
+            Ok(Ok(CommandOutcome::Taken)) => Ok(StatusCode::NO_CONTENT),
+            Ok(Ok(CommandOutcome::Failed { reason })) => {
+                let message = format!("the agent of {id} could not be {verb}: {reason}");
+                Err(ApiError::new(StatusCode::BAD_GATEWAY, failed, message))
+            }
+            Ok(Ok(CommandOutcome::Unanswered)) | Err(_) => unheard("it did not answer in time"),
+            Ok(Err(_)) => unheard("its edge went away before it answered"),
+        },
+        Err(CommandError::Refused(reason)) => {
+            let message = format!("the agent of {id} cannot be {verb} from here: {reason}");
+            Err(ApiError::bad(unsupported, message))
+        }
         Err(CommandError::Offline) => Err(offline(id)),
         Err(reason @ CommandError::Unreachable) => {
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, 810, format!("{id}: {reason}")))
@@ -165,7 +192,7 @@ fn view(call: &Call, session: &LiveSession) -> View {
         os: report.os.clone(),
         region: call.app.installation.region.clone(),
         started_at: timestamp(report.started_at),
-        transport: "muxado".to_owned(),
+        transport: if report.transport.is_empty() { "muxado".to_owned() } else { report.transport.clone() },
         uri: call.reference(PATH, session.id).uri,
     }
 }

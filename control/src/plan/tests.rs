@@ -21,6 +21,7 @@ fn account(n: u8) -> Account {
         name: format!("account {n}"),
         created_at: 0,
         passthrough_links: false,
+        suspended_at: None,
     }
 }
 
@@ -72,6 +73,7 @@ fn endpoint(n: u8, account: u8, policy: bool) -> Endpoint {
         principal: String::new(),
         created_at: 0,
         updated_at: 0,
+        warnings: Vec::new(),
     }
 }
 

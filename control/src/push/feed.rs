@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use ebbgate_model::feed::{BEAT_SECS, FromEdge, LINE_BYTES_MAX, ToEdge};
+use ebbgate_model::feed::{BEAT_SECS, CommandOutcome, FromEdge, LINE_BYTES_MAX, ToEdge};
 use ebbgate_model::{EdgeId, ProgramDigest};
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::outbox::{Held, Outbox};
@@ -93,8 +93,18 @@ impl Feeds {
         let (hold, commands) = self.presence.join(edge, version, generation);
         let outbox = Outbox::new(generation, digest, self.memory().get(&edge).cloned());
         let now = Instant::now();
-        let mut feed =
-            Feed { shared: self, edge, hold, outbox, waiting: None, said: now, asked: now, heard: now };
+        let mut feed = Feed {
+            shared: self,
+            edge,
+            hold,
+            outbox,
+            waiting: None,
+            said: now,
+            asked: now,
+            heard: now,
+            asked_of_agents: 0,
+            answers: BTreeMap::new(),
+        };
         let ended = feed.run(lines, &out, commands).await;
         match &ended {
             Ok(()) => tracing::info!(%edge, "an edge disconnected"),
@@ -131,6 +141,10 @@ struct Feed<'a> {
     asked: Instant,
     /// When the edge last said anything.
     heard: Instant,
+    /// Number of the last command.
+    asked_of_agents: u64,
+    /// Callers that wait for agents' answers, by the command's number.
+    answers: BTreeMap<u64, oneshot::Sender<CommandOutcome>>,
 }
 
 impl Feed<'_> {
@@ -170,8 +184,13 @@ impl Feed<'_> {
                 }
                 changed = planned.changed() => changed.map_err(|_| FeedError::Stopping)?,
                 command = commands.recv(), if self.waiting.is_none() => {
-                    let Command { session, command } = command.ok_or(FeedError::Replaced)?;
-                    self.say(ToEdge::Session { session, command }).await?;
+                    let Command { session, command, answer } = command.ok_or(FeedError::Replaced)?;
+                    self.asked_of_agents += 1;
+                    let number = self.asked_of_agents;
+                    // Callers wait for a bounded time, so those that are left are few.
+                    self.answers.retain(|_, answer| !answer.is_closed());
+                    self.answers.insert(number, answer);
+                    self.say(ToEdge::Session { session, command, number }).await?;
                 }
                 now = beat.tick() => {
                     self.check(now)?;
@@ -204,6 +223,12 @@ impl Feed<'_> {
             FromEdge::Sessions { sessions } => self.hold.replace_sessions(sessions),
             FromEdge::Session { session, report } => self.hold.session(session, *report),
             FromEdge::SessionEnded { session } => self.hold.session_ended(session),
+            FromEdge::CommandAnswer { number, outcome } => {
+                if let Some(answer) = self.answers.remove(&number) {
+                    // A caller that waits no more has been answered.
+                    let _ = answer.send(outcome);
+                }
+            }
             FromEdge::Connection(_) => drop(self.shared.metrics.connections.inc()),
             FromEdge::Request(_) => drop(self.shared.metrics.requests.inc()),
             FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),

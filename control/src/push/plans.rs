@@ -156,8 +156,8 @@ mod tests {
     fn following(lab: &Lab) -> (tokio::task::JoinHandle<()>, watch::Receiver<Planned>) {
         let (publish, planned) = watch::channel(Planned::default());
         let app = lab.app.clone();
-        let planner = Planner { vault: app.vault, publish, metrics: app.metrics, room: app.room };
-        (tokio::spawn(follow(app.store, planner)), planned)
+        let task = Planner { vault: app.vault, publish, metrics: app.metrics, room: app.room };
+        (tokio::spawn(follow(app.store, task)), planned)
     }
 
     async fn commit(lab: &Lab, txn: Txn) -> u64 {

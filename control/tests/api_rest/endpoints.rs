@@ -213,7 +213,7 @@ async fn policies_are_judged_with_places() {
     let yaml = "on_http_request:\n  - actions:\n      - type: deny\n";
     let kept = post(yaml).await.expect(201);
     assert_eq!(kept.text("traffic_policy"), yaml, "the text is kept as it was written");
-    assert!(kept.body.get("warnings").is_none());
+    assert_eq!(kept.warnings(), [""; 0]);
 }
 
 #[tokio::test]

@@ -1,10 +1,14 @@
 //! What is online: agent endpoints and sessions as edges report them.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use ebbgate_control::presence::Hold;
-use ebbgate_model::feed::{AgentEndpointReport, EnforcementReport, Enforcer, SessionCommand, SessionReport};
+use ebbgate_model::feed::{
+    AgentEndpointReport, CommandOutcome, CommandRefusals, EnforcementReport, Enforcer, SessionCommand,
+    SessionReport,
+};
 use ebbgate_model::{CredentialId, EdgeId, EndpointId, EndpointUrl, TunnelSessionId};
 use http::Request;
 use serde_json::{Value, json};
@@ -50,6 +54,8 @@ fn join_pooled(
         ip: "192.0.2.7".into(),
         metadata: String::new(),
         started_at: EPOCH,
+        transport: String::new(),
+        refusals: CommandRefusals::default(),
         endpoints: BTreeMap::from([(endpoint, report)]),
     };
     let (hold, commands) = lab.app.presence.join(EdgeId::new(lab.app.ksuid()), "0.1.0".into(), 0);
@@ -119,6 +125,48 @@ async fn live_endpoints_conflict_pool_and_are_near_misses() {
 }
 
 #[tokio::test]
+async fn a_near_miss_stays_with_its_endpoint_and_goes_when_the_right_agent_comes() {
+    let lab = Lab::new().await;
+    lab.reserve_domain().await;
+    let policy = json!({"on_http_request": [{"actions": [
+        {"type": "forward-internal", "config": {"url": "https://rest-api.clinic1.internal:8443"}},
+    ]}]});
+    let body = json!({"url": "https://api.clinic.example.com", "traffic_policy": policy.to_string()});
+    let made = lab.make("/endpoints", body).await;
+    assert_eq!(made.warnings(), Vec::<String>::new(), "its agent may come later");
+    let one = format!("/endpoints/{}", made.id());
+    let warnings = async || lab.get(&one).await.expect(200).body["warnings"].clone();
+    assert_eq!(warnings().await, json!([]));
+    let near = "https://rest-api.clinic1.internal";
+    let (.., hold, _a) = join_pooled(&lab, &lab.one, near, false);
+    let told = warnings().await;
+    assert!(told[0].as_str().unwrap().ends_with(&format!("did you mean {near}?")), "{told}");
+    assert_eq!(
+        lab.get("/endpoints?url=https://api.clinic.example.com").await.body["endpoints"][0]["warnings"],
+        told
+    );
+    let described = lab.patch(&one, json!({"description": "x"})).await.expect(200);
+    assert_eq!(described.body["warnings"], told, "every answer says so");
+    let (.., right, _b) = join_pooled(&lab, &lab.one, "https://rest-api.clinic1.internal:8443", false);
+    assert_eq!(warnings().await, json!([]), "the target is served");
+    drop(right);
+    hold.replace_sessions(BTreeMap::new());
+}
+
+#[tokio::test]
+async fn what_is_doubtful_about_a_policys_text_stays_with_the_endpoint() {
+    let lab = Lab::new().await;
+    let made = lab.make("/endpoints", json!({"url": "https://a.internal"})).await;
+    assert_eq!(made.warnings().len(), 1, "it has no policy");
+    let shown = lab.get(&format!("/endpoints/{}", made.id())).await.expect(200);
+    assert_eq!(shown.body["warnings"], json!(made.warnings()));
+    let restrict = json!({"on_http_request": [{"actions": [{"type": "deny"}]}]});
+    let change = json!({"traffic_policy": restrict.to_string()});
+    let changed = lab.patch(&format!("/endpoints/{}", made.id()), change).await.expect(200);
+    assert_eq!(changed.body["warnings"], json!([]));
+}
+
+#[tokio::test]
 async fn an_endpoint_tells_how_its_allowlist_is_enforced() {
     let lab = Lab::new().await;
     let made = lab.make("/endpoints", json!({"url": "https://a.internal"})).await;
@@ -146,9 +194,79 @@ async fn an_endpoint_tells_how_its_allowlist_is_enforced() {
 }
 
 #[tokio::test]
+async fn a_request_that_the_agent_refuses_is_answered_with_its_reason_and_never_204() {
+    let lab = Lab::new().await;
+    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let taken = answering(commands, |_| CommandOutcome::Taken);
+    let mut report = lab.app.presence.session(lab.one.account, session).unwrap().report.as_ref().clone();
+    let post = async |action: &str| {
+        lab.call(&lab.one, "POST", &format!("/tunnel_sessions/{session}/{action}"), None).await
+    };
+    for (action, code) in [("restart", 804), ("stop", 805), ("update", 806)] {
+        let why = format!("no {action} here");
+        report.refusals = CommandRefusals::default();
+        match action {
+            "restart" => report.refusals.restart = Some(why.clone()),
+            "stop" => report.refusals.stop = Some(why.clone()),
+            _ => report.refusals.update = Some(why.clone()),
+        }
+        hold.session(session, report.clone());
+        for other in ["restart", "stop", "update"] {
+            let answer = post(other).await;
+            if other == action {
+                assert_eq!(answer.expect(400).code(), code);
+            } else {
+                answer.expect(204);
+                assert_eq!(taken.lock().unwrap().drain(..).count(), 1);
+            }
+        }
+        let answer = post(action).await;
+        assert!(answer.body.to_string().contains(&why), "{}", answer.body);
+        assert!(taken.lock().unwrap().is_empty(), "the edge is not asked for what the agent refuses");
+    }
+}
+
+/// An edge whose agents say this of every command; what was asked, in order.
+fn answering(
+    mut commands: Receiver<Command>,
+    outcome: impl Fn(&SessionCommand) -> CommandOutcome + Send + 'static,
+) -> Arc<Mutex<Vec<SessionCommand>>> {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Some(Command { command, answer, .. }) = commands.recv().await {
+            let outcome = outcome(&command);
+            seen.lock().unwrap().push(command);
+            let _ = answer.send(outcome);
+        }
+    });
+    asked
+}
+
+#[tokio::test]
+async fn an_agent_that_fails_at_a_request_is_answered_with_its_words_and_never_204() {
+    let lab = Lab::new().await;
+    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let _asked = answering(commands, |command| match command {
+        SessionCommand::Stop => CommandOutcome::Unanswered,
+        _ => CommandOutcome::Failed { reason: "no handler is set".into() },
+    });
+    let post = async |action: &str| {
+        lab.call(&lab.one, "POST", &format!("/tunnel_sessions/{session}/{action}"), None).await
+    };
+    for (action, status, code) in [("restart", 502, 808), ("update", 502, 809), ("stop", 503, 810)] {
+        let answer = post(action).await.expect(status);
+        assert_eq!(answer.code(), code, "{action}");
+        assert!(status == 503 || answer.text("msg").contains("no handler is set"), "{:#}", answer.body);
+    }
+    drop(hold);
+}
+
+#[tokio::test]
 async fn sessions_take_commands_while_they_are_online() {
     let lab = Lab::new().await;
-    let (session, _, hold, mut commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let asked = answering(commands, |_| CommandOutcome::Taken);
     let one = format!("/tunnel_sessions/{session}");
     let shown = lab.get(&one).await.expect(200);
     let mut keys: Vec<_> = shown.body.as_object().unwrap().keys().map(String::as_str).collect();
@@ -189,9 +307,8 @@ async fn sessions_take_commands_while_they_are_online() {
         "the Node client sends a bare id and reads JSON"
     );
     let stop = SessionCommand::Stop;
-    for expect in [stop.clone(), stop.clone(), SessionCommand::Restart, update, stop] {
-        assert_eq!(commands.try_recv().unwrap(), Command { session, command: expect });
-    }
+    let expect = vec![stop.clone(), stop.clone(), SessionCommand::Restart, update, stop];
+    assert_eq!(std::mem::take(&mut *asked.lock().unwrap()), expect);
     assert_eq!(post("stop", Some(json!({"now": true}))).await.expect(400).code(), 214);
     post("update", None).await.expect(204);
     post("restart", Some(json!({"id": session.to_string()}))).await.expect(204);

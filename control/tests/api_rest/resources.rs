@@ -100,10 +100,10 @@ async fn every_resource_lives_from_post_to_delete() {
         "https_endpoint_configuration",
         "is_dev",
     ]);
-    let domain = json!({"domain": "*.clinic-network.com", "region": "us"});
+    let domain = json!({"domain": "*.clinic-network.com"});
     lifecycle(&lab, "/reserved_domains", "reserved_domains", domain, texts.clone(), &fields).await;
     let fields = with(&["addr", "region", "endpoint_configuration"]);
-    let address = json!({"description": "Operations DB", "region": "us"});
+    let address = json!({"description": "Operations DB"});
     lifecycle(&lab, "/reserved_addrs", "reserved_addrs", address, texts.clone(), &fields).await;
     let fields = with(&[
         "domain",
@@ -144,6 +144,7 @@ async fn every_resource_lives_from_post_to_delete() {
         "tunnel_session",
         "upstream_url",
         "upstream_protocol",
+        "upstream_refused",
         "url",
         "traffic_policy",
         "bindings",
@@ -315,6 +316,36 @@ async fn acl_rules_are_judged_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_field_without_effect_says_so_on_the_answer() {
+    let lab = Lab::new().await;
+    let domain = json!({"domain": "a.example.org", "region": "us", "resolves_to": [{"value": "eu"}]});
+    let domain = lab.make("/reserved_domains", domain).await;
+    let address = lab.make("/reserved_addrs", json!({"region": "eu"})).await;
+    let kubernetes = json!({"url": "http://api.clinic", "bindings": ["kubernetes"]});
+    let kubernetes = lab.make("/endpoints", kubernetes).await;
+    let said = |answer: &Answer, field: &str| answer.warnings().iter().any(|w| w.contains(field));
+    assert!(said(&domain, "`region` has no effect") && said(&domain, "`resolves_to` is stored, but"));
+    assert!(said(&address, "`region` has no effect"));
+    assert!(said(&kubernetes, "not served yet"));
+    let change = json!({"resolves_to": [{"value": "us"}]});
+    let changed = lab.patch(&format!("/reserved_domains/{}", domain.id()), change).await.expect(200);
+    assert!(said(&changed, "`resolves_to` is stored, but"));
+    assert_eq!(lab.make("/reserved_domains", json!({"domain": "b.example.org"})).await.warnings(), [""; 0]);
+    assert_eq!(lab.make("/reserved_addrs", json!({})).await.warnings(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_name_below_the_default_domain_is_its_accounts_alone() {
+    let lab = Lab::new().await;
+    lab.make("/reserved_domains", json!({"domain": "app.gate.example"})).await;
+    lab.make("/endpoints", json!({"url": "https://app.gate.example"})).await;
+    let body = json!({"domain": "app.gate.example"});
+    assert_eq!(lab.call(&lab.two, "POST", "/reserved_domains", Some(body)).await.expect(409).code(), 414);
+    let body = json!({"url": "https://app.gate.example"});
+    assert_eq!(lab.call(&lab.two, "POST", "/endpoints", Some(body)).await.expect(400).code(), 18006);
+}
+
+#[tokio::test]
 async fn domains_are_unique_and_held_while_in_use() {
     let lab = Lab::new().await;
     let domain = lab.reserve_domain().await;
@@ -340,8 +371,8 @@ async fn domains_are_unique_and_held_while_in_use() {
         (json!({"domain": "gate.example"}), 400, 404),
         (json!({"domain": "connect.gate.example"}), 400, 404),
         (json!({"domain": "*.example"}), 400, 416),
-        (json!({"domain": "a.gate.example"}), 400, 404),
-        (json!({"domain": "*.a.gate.example"}), 400, 404),
+        (json!({"domain": "*.gate.example"}), 400, 404),
+        (json!({"domain": "0123456789abcdef.gate.example"}), 400, 404),
         (json!({"domain": "x.org", "region": "mars"}), 400, 400),
         (json!({}), 400, 448),
         (json!({"domain": "x_y.org"}), 400, 438),
@@ -359,7 +390,7 @@ async fn domains_are_unique_and_held_while_in_use() {
     let managed = lab.make("/reserved_domains", policy).await;
     assert_eq!(managed.body["certificate_management_policy"]["private_key_type"], "ecdsa");
     assert_eq!(managed.body["resolves_to"], json!([{"value": "global"}]));
-    assert!(managed.headers.contains_key("ebbgate-warning") && managed.warnings().len() == 1);
+    assert!(managed.headers.contains_key("ebbgate-warning") && managed.warnings().len() == 2);
     lab.delete(&format!("/reserved_domains/{}/certificate_management_policy", managed.id()))
         .await
         .expect(204);

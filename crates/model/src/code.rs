@@ -26,6 +26,8 @@ codes! {
     AUTHTOKEN_INVALID = 107;
     /// The account admits no agent from this source address.
     AGENT_RESTRICTED = 115;
+    /// The account that an API key belongs to is suspended.
+    ACCOUNT_SUSPENDED = 205;
     /// The account admits no API call from this source address.
     API_RESTRICTED = 220;
     /// The session's credential was revoked while connected.

@@ -62,7 +62,7 @@ pub struct RequestEvent {
     pub host: String,
     /// Path without query: queries carry secrets.
     pub path: String,
-    /// `HTTP/1.1` or `HTTP/2.0`.
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2.0`.
     pub version: String,
     /// Status answered; 0 when the connection was dropped.
     pub status: u16,
@@ -74,6 +74,10 @@ pub struct RequestEvent {
     pub bytes_in: u64,
     /// Body bytes to the client.
     pub bytes_out: u64,
+    /// Id of the operation in an answer that the edge made because it failed, or "".
+    pub operation: String,
+    /// Why it failed, for the operator alone, or "".
+    pub detail: String,
     /// The edge's own error, if the answer is one.
     pub error: Option<ErrorCode>,
     /// What `log` actions wrote.

@@ -34,6 +34,9 @@ pub enum ToEdge {
         session: TunnelSessionId,
         /// What to ask.
         command: SessionCommand,
+        /// Told apart by this in [`FromEdge::CommandAnswer`]; 0 from a control that waits for none.
+        #[serde(default)]
+        number: u64,
     },
     /// I am here.
     Beat,
@@ -55,6 +58,21 @@ pub enum SessionCommand {
         /// Version wanted; empty for the newest.
         version: String,
     },
+}
+
+/// What an agent said of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum CommandOutcome {
+    /// It does it.
+    Taken,
+    /// It tried and failed, or does not want to.
+    Failed {
+        /// Why, in the agent's words.
+        reason: String,
+    },
+    /// Nothing, in time.
+    Unanswered,
 }
 
 /// Edge to control.
@@ -105,6 +123,13 @@ pub enum FromEdge {
         /// Which.
         session: TunnelSessionId,
     },
+    /// What became of a command.
+    CommandAnswer {
+        /// The command's number.
+        number: u64,
+        /// What the agent said.
+        outcome: CommandOutcome,
+    },
     /// How the allowlists of endpoints are enforced on this edge; replaces what was reported before. Sent when it
     /// changes, and for counters alone at most once per [`BEAT_SECS`].
     Enforcement {
@@ -141,8 +166,38 @@ pub struct SessionReport {
     pub metadata: String,
     /// Unix time in seconds.
     pub started_at: i64,
+    /// What carries it: `muxado` over TLS, or `quic`. Empty when an older edge does not say.
+    #[serde(default)]
+    pub transport: String,
+    /// Requests of an operator that the agent said it does not take.
+    #[serde(default)]
+    pub refusals: CommandRefusals,
     /// Endpoints bound.
     pub endpoints: BTreeMap<EndpointId, AgentEndpointReport>,
+}
+
+/// Why an agent takes none of these requests, as it said when it came. None: it takes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CommandRefusals {
+    /// Why it cannot be stopped.
+    pub stop: Option<String>,
+    /// Why it cannot be restarted.
+    pub restart: Option<String>,
+    /// Why it cannot be updated.
+    pub update: Option<String>,
+}
+
+impl CommandRefusals {
+    /// Why the agent does not take this one.
+    pub fn of(&self, command: &SessionCommand) -> Option<&str> {
+        let reason = match command {
+            SessionCommand::Stop => &self.stop,
+            SessionCommand::Restart => &self.restart,
+            SessionCommand::Update { .. } => &self.update,
+        };
+        reason.as_deref()
+    }
 }
 
 /// How one endpoint's allowlist is enforced on one edge.

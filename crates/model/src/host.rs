@@ -41,6 +41,17 @@ impl Host {
         self.0.trim_start_matches('[').trim_end_matches(']').parse().ok()
     }
 
+    /// A name as a visitor may ask for it below a wildcard: beside what names of objects may hold, `_` anywhere and `--` at
+    /// the third place of a label (RFC 2181 section 11, RFC 3986 section 3.2.2). Addresses and wildcards are parsed as
+    /// [`FromStr`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`FromStr`], less [`HostError::ReservedHyphens`].
+    pub fn requested(text: &str) -> Result<Self, HostError> {
+        parse(text, Labels::Requested)
+    }
+
     /// Number of labels, counting `*` as one.
     pub fn labels(&self) -> usize {
         self.0.split('.').count()
@@ -93,26 +104,39 @@ impl FromStr for Host {
     type Err = HostError;
 
     fn from_str(text: &str) -> Result<Self, HostError> {
-        if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            return Ok(Self(match ip {
-                IpAddr::V4(ip) => ip.to_string().into(),
-                IpAddr::V6(ip) => format!("[{ip}]").into(),
-            }));
-        }
-        let text = text.strip_suffix('.').unwrap_or(text);
-        if text.is_empty() {
-            return Err(HostError::Empty);
-        }
-        if text.len() > HOST_BYTES_MAX {
-            return Err(HostError::TooLong);
-        }
-        let exact = text.strip_prefix("*.").unwrap_or(text);
-        exact.split('.').try_for_each(check_label)?;
-        Ok(Self(text.to_ascii_lowercase().into()))
+        parse(text, Labels::Named)
     }
 }
 
-fn check_label(label: &str) -> Result<(), HostError> {
+/// Which labels are good.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Labels {
+    /// Those of objects: letters, digits and hyphens as RFC 5891 has them.
+    Named,
+    /// Those that visitors ask for as well.
+    Requested,
+}
+
+fn parse(text: &str, labels: Labels) -> Result<Host, HostError> {
+    if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return Ok(Host(match ip {
+            IpAddr::V4(ip) => ip.to_string().into(),
+            IpAddr::V6(ip) => format!("[{ip}]").into(),
+        }));
+    }
+    let text = text.strip_suffix('.').unwrap_or(text);
+    if text.is_empty() {
+        return Err(HostError::Empty);
+    }
+    if text.len() > HOST_BYTES_MAX {
+        return Err(HostError::TooLong);
+    }
+    let exact = text.strip_prefix("*.").unwrap_or(text);
+    exact.split('.').try_for_each(|label| check_label(label, labels))?;
+    Ok(Host(text.to_ascii_lowercase().into()))
+}
+
+fn check_label(label: &str, labels: Labels) -> Result<(), HostError> {
     if label.is_empty() {
         return Err(HostError::EmptyLabel);
     }
@@ -122,13 +146,18 @@ fn check_label(label: &str) -> Result<(), HostError> {
     if label.contains('*') {
         return Err(HostError::Wildcard);
     }
-    if let Some(c) = label.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '-') {
+    let requested = labels == Labels::Requested;
+    let is_good = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || (requested && *c == '_');
+    if let Some(c) = label.chars().find(|c| !is_good(c)) {
         return Err(HostError::Character(c));
     }
     if label.starts_with('-') || label.ends_with('-') {
         return Err(HostError::Hyphen);
     }
-    if label.get(2..4) == Some("--") && !label.get(..2).is_some_and(|xn| xn.eq_ignore_ascii_case("xn")) {
+    if !requested
+        && label.get(2..4) == Some("--")
+        && !label.get(..2).is_some_and(|xn| xn.eq_ignore_ascii_case("xn"))
+    {
         return Err(HostError::ReservedHyphens);
     }
     Ok(())
@@ -187,6 +216,21 @@ mod tests {
         check(&"a".repeat(64), Err(HostError::LabelTooLong));
         check(&"a.".repeat(127), Ok(&"a.".repeat(127)[..253]));
         check(&format!("{}a", "a.".repeat(127)), Err(HostError::TooLong));
+    }
+
+    #[test]
+    fn a_visitor_may_ask_for_names_that_no_object_can_have() {
+        for name in
+            ["review_12.example.com", "_acme.example.com", "qa--shop.example.com", "r1---sn-x.example.com"]
+        {
+            assert!(name.parse::<Host>().is_err(), "{name}");
+            let host = Host::requested(&name.to_ascii_uppercase()).unwrap();
+            assert_eq!(host.as_str(), name);
+            assert!("*.example.com".parse::<Host>().unwrap().covers(&host));
+        }
+        for bad in ["", "a b.example", "-a.example", "a-.example", "a..b", "a\0b", "a/b", "bücher.example"] {
+            assert!(Host::requested(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

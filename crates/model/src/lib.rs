@@ -11,6 +11,7 @@ pub mod event;
 pub mod feed;
 mod host;
 pub mod id;
+mod join;
 mod policy;
 mod prefix;
 mod program;
@@ -26,6 +27,7 @@ pub use id::{
     IdError, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, Ksuid, OperationId, ServiceUserId,
     TunnelSessionId,
 };
+pub use join::{JOIN_AUTHORITIES_MAX, JOIN_BYTES_MAX, JoinError, JoinString};
 pub use policy::{Action, Rule, TrafficPolicy};
 pub use prefix::{Prefix, PrefixError, canonical_ip};
 pub use program::{

@@ -24,7 +24,7 @@ pub use notice::{
     UnbindReply, Update,
 };
 pub use object::ObjectReader;
-pub use options::{IpRestriction, SecurityOption, TlsTermination};
+pub use options::{HeaderChanges, IpRestriction, SecurityOption, TlsTermination};
 pub use proxy::{EdgeType, PROXY_HEADER_BYTES_MAX, ProxyHeader};
 pub use secret::Secret;
 

@@ -129,7 +129,7 @@ async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endp
     let mut walk = *walk;
     walk.record.event.policy_logs = walk.take_logs();
     let tls_settings = walk.ended();
-    let Walk { visitor, facts, hello, record, .. } = walk;
+    let Walk { mut visitor, facts, hello, record, .. } = walk;
     let conn = HttpConn {
         tls_settings,
         alpn_h2: facts.tls.as_ref().is_some_and(|tls| tls.alpn == "h2"),
@@ -140,8 +140,11 @@ async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endp
         first_endpoint,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), visitor, conn).await;
-    drop(open);
+    let outcome = crate::http::serve(shard.clone(), &mut visitor, conn).await;
+    if outcome.broken {
+        visitor.abort_on_close();
+    }
+    drop((open, visitor));
     record.done(None, outcome.outcome);
 }
 

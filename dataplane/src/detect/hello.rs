@@ -157,7 +157,7 @@ fn server_name<'a>(data: &mut Reader<'a>) -> Option<&'a [u8]> {
 
 /// A name that an endpoint could have: no address, no wildcard.
 fn servable(name: &[u8]) -> Option<Host> {
-    let host: Host = std::str::from_utf8(name).ok()?.parse().ok()?;
+    let host = Host::requested(std::str::from_utf8(name).ok()?).ok()?;
     (!host.is_wildcard() && host.ip().is_none()).then_some(host)
 }
 
@@ -275,6 +275,8 @@ pub(super) mod tests {
         assert_eq!(sni(b"127.0.0.1"), None);
         assert_eq!(sni(b"*.example.com"), None);
         assert_eq!(sni(b"a\0b"), None);
+        assert_eq!(sni(b"Review_12.example.com").unwrap().as_str(), "review_12.example.com");
+        assert_eq!(sni(b"qa--shop.example.com").unwrap().as_str(), "qa--shop.example.com");
         assert_eq!(hello(&records(&message(&[]), 1 << 14)).sni, None);
     }
 

@@ -6,13 +6,17 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 /// The edge's own error code towards visitors. An upstream's is removed.
 pub(super) const ERROR_CODE: HeaderName = HeaderName::from_static("ngrok-error-code");
 
+/// Names the operation of an answer that the edge made.
+pub(super) const OPERATION: HeaderName = HeaderName::from_static("ngrok-operation-id");
+
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -21,7 +25,10 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// What only the edge may say.
-const FORWARDED: [HeaderName; 3] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
+const OURS: [HeaderName; 3] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
+
+/// What nobody says on this hop unless a policy does: the edge writes X-Forwarded-* instead.
+const OF_NOBODY: [HeaderName; 2] = [FORWARDED, REAL_IP];
 
 /// What never leaves its hop, whether nominated or not.
 static HOP_BY_HOP: [HeaderName; 8] =
@@ -64,22 +71,29 @@ fn accepts_trailers(value: &HeaderValue) -> bool {
     value.as_bytes().split(|b| *b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Whether gateways in the CGI tradition, to whom `_` and `-` are the same, read the name as one of the edge's.
-fn imitates_forwarded(name: &HeaderName) -> bool {
+/// Whether gateways in the CGI tradition, to whom `_` and `-` are the same, read the name as this one.
+fn reads_as(name: &HeaderName, own: &HeaderName) -> bool {
     let same = |(b, expect): (u8, u8)| b == expect || (b == b'_' && expect == b'-');
-    FORWARDED.iter().any(|own| {
-        let (name, own) = (name.as_str(), own.as_str());
-        name != own && name.len() == own.len() && name.bytes().zip(own.bytes()).all(same)
-    })
+    let (name, own) = (name.as_str(), own.as_str());
+    name.len() == own.len() && name.bytes().zip(own.bytes()).all(same)
+}
+
+/// Removes what a visitor says of where it comes from in the edge's place. X-Forwarded-* stay: the edge appends to them.
+/// Done as a request comes in, so that policies may set these headers themselves.
+pub(super) fn strip_origin(headers: &mut HeaderMap) {
+    remove_all(headers, |name| OF_NOBODY.iter().any(|own| reads_as(name, own)));
+}
+
+fn remove_all(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    let gone: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
 }
 
 /// What the edge tells the upstream about the visitor.
 pub(super) fn add_forwarded(headers: &mut HeaderMap, client: IpAddr, proto: &'static str) {
-    let imitations: Vec<HeaderName> =
-        headers.keys().filter(|name| imitates_forwarded(name)).cloned().collect();
-    for imitation in imitations {
-        headers.remove(imitation);
-    }
+    remove_all(headers, |name| OURS.iter().any(|own| name != own && reads_as(name, own)));
     let client = HeaderValue::from_str(&client.to_canonical().to_string());
     append_to_list(headers, FORWARDED_FOR, client.unwrap_or(HeaderValue::from_static("unknown")));
     append_to_list(headers, FORWARDED_PROTO, HeaderValue::from_static(proto));
@@ -119,6 +133,7 @@ pub(super) fn clean_response(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     headers.remove(TE);
     headers.remove(ERROR_CODE);
+    headers.remove(OPERATION);
 }
 
 #[cfg(test)]
@@ -174,6 +189,15 @@ mod tests {
             text(&map),
             "host: a.example|x-forwarded-for: 2001:db8::1|x-forwarded-host: b.example|x-forwarded-proto: http, https"
         );
+    }
+
+    #[test]
+    fn a_visitor_does_not_say_where_it_comes_from() {
+        let mut map = headers(
+            "forwarded: for=9.9.9.9|X-Real-IP: 9.9.9.9|x_real_ip: 9.9.9.9|x-real-ip-2: a|x-forwarded-for: 8.8.8.8",
+        );
+        strip_origin(&mut map);
+        assert_eq!(text(&map), "x-forwarded-for: 8.8.8.8|x-real-ip-2: a");
     }
 
     #[test]

@@ -12,20 +12,20 @@ mod response;
 
 pub use grammar::{Authority, AuthorityError};
 pub(super) use grammar::{is_field_value, is_target, length};
-pub use request::{RequestFramer, RequestHead};
+pub use request::{RequestFramer, RequestHead, Spelling};
 pub use response::{ResponseFramer, ResponseHead};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 /// Longest head (start line and header block) in bytes, either direction (surface.md section 3.8).
 pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
 /// Most header fields in one message.
-pub const FIELDS_MAX: usize = 256;
+pub const FIELDS_MAX: usize = 1_000;
 /// Longest header name in bytes.
 pub const FIELD_NAME_BYTES_MAX: usize = 256;
-/// Longest request target in bytes. `http::Uri` holds less than 65,535.
-pub const TARGET_BYTES_MAX: usize = 32 * 1024;
+/// Longest request target in bytes: `http::Uri` holds no more than 65,534 with scheme and authority.
+pub const TARGET_BYTES_MAX: usize = 63 * 1024;
 /// Longest method in bytes.
 pub const METHOD_BYTES_MAX: usize = 32;
 /// Longest chunk-size line in bytes, extensions included.
@@ -38,7 +38,7 @@ pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
 pub const TRAILERS_MAX: usize = 64;
 /// Empty lines tolerated before a request line (RFC 9112 section 2.2).
 pub const EMPTY_LINES_MAX: usize = 1;
-/// Interim (1xx) responses of an upstream swallowed before the final one.
+/// Interim (1xx) responses of an upstream passed on before the final one.
 pub const INTERIM_MAX: usize = 16;
 
 /// What a framer found next.
@@ -46,8 +46,10 @@ pub const INTERIM_MAX: usize = 16;
 pub enum Step<H> {
     /// Nothing can be said without more bytes.
     More,
-    /// A whole head. Its bytes are handed on as they are.
+    /// A whole head, and the bytes to hand on for it.
     Head(H, Bytes),
+    /// The head of an interim answer; the final one follows (responses only).
+    Interim(StatusCode, HeaderMap),
     /// Framing text (a chunk's size line, its end, a trailer section) to hand on.
     Text(Bytes),
     /// The next bytes, this many, are body. Report them with `passed`.
@@ -91,8 +93,8 @@ pub enum Refusal {
     /// A target of no known form, or with characters a URI cannot have.
     #[error("the request target is malformed")]
     Target,
-    /// A well-formed version other than HTTP/1.1.
-    #[error("only HTTP/1.1 is served on this connection")]
+    /// A well-formed version other than HTTP/1.1 and HTTP/1.0.
+    #[error("only HTTP/1.1 and HTTP/1.0 are served on this connection")]
     Version,
     /// A status line that is not `HTTP/1.x SP 3DIGIT`.
     #[error("the status line is malformed")]

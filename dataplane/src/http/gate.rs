@@ -11,13 +11,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::exchange::Exchange;
 use super::framing::{Refusal, RequestFramer, RequestHead};
 use super::limits::{Limits, READ_AHEAD_BYTES_MAX};
-use super::pace::Pace;
+use super::pace::{Pace, Patience};
 use super::sieve::{Passed, Sieve};
 use super::slices;
 use super::timer::Timer;
@@ -59,6 +60,10 @@ pub(super) struct Shared {
     receiving: Cell<bool>,
     upgrade_asked: Cell<bool>,
     fault: Cell<Option<Fault>>,
+    /// The fault was found between two messages.
+    between: Cell<bool>,
+    version_1_0: Cell<bool>,
+    exchange: RefCell<Exchange>,
     requests: Cell<u64>,
     reader: RefCell<Option<Waker>>,
 }
@@ -95,6 +100,12 @@ impl Shared {
         self.fault.get()
     }
 
+    /// Why the connection cannot go on, if no request is in hand: then nobody else says so. A request in hand is answered
+    /// by the service, once, and nothing may follow that answer.
+    pub(super) fn unanswered_fault(&self) -> Option<Fault> {
+        self.fault.get().filter(|_| self.between.get())
+    }
+
     /// Whether the connection ends with the answer in hand: it broke, or the request is answered before it is whole.
     pub(super) fn is_last(&self) -> bool {
         self.fault.get().is_some() || self.receiving.get()
@@ -105,23 +116,38 @@ impl Shared {
         self.upgrade_asked.get()
     }
 
+    /// Whether the request in hand is of HTTP/1.0.
+    pub(super) fn is_version_1_0(&self) -> bool {
+        self.version_1_0.get()
+    }
+
+    /// What the request in hand and its upstream tell each other.
+    pub(super) fn exchange(&self) -> Exchange {
+        self.exchange.borrow().clone()
+    }
+
     /// Requests seen.
     pub(super) fn requests(&self) -> u64 {
         self.requests.get()
     }
 
-    fn begin(&self, head: &RequestHead) {
+    fn begin(&self, head: RequestHead) {
         if head.fields > USUAL_FIELDS_MAX && self.width.replace(Width::Full) == Width::Usual {
             self.outgrown.set(true);
         }
         self.answering.set(true);
         self.upgrade_asked.set(head.upgrade);
+        self.version_1_0.set(head.version_1_0);
+        let exchange = if head.version_1_0 { Exchange::default() } else { Exchange::new(head.expects) };
+        exchange.set_spelling(head.spelling);
+        self.exchange.replace(exchange);
         self.requests.set(self.requests.get() + 1);
     }
 
     fn fail(&self, fault: Fault) {
         if self.fault.get().is_none() {
             self.fault.set(Some(fault));
+            self.between.set(!self.receiving.get() && !self.answering.get());
         }
     }
 
@@ -141,8 +167,11 @@ pub(super) struct Gate<IO> {
     limits: Rc<Limits>,
     flushed: bool,
     ended: bool,
+    /// Interim answers on their way out.
+    interim: BytesMut,
     /// When the current wait for a head, for the next request or for more of a half-closed visitor's answer began.
     since: Instant,
+    patience: Rc<Patience>,
     read_pace: Pace,
     write_pace: Pace,
     read_timer: Timer,
@@ -150,16 +179,19 @@ pub(super) struct Gate<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Gate<IO> {
-    pub(super) fn new(io: IO, shared: Rc<Shared>, limits: Rc<Limits>) -> Self {
+    /// `patience` is what the visitor's source has.
+    pub(super) fn new(io: IO, shared: Rc<Shared>, limits: Rc<Limits>, patience: Rc<Patience>) -> Self {
         Self {
             io,
             sieve: Sieve::default(),
             shared,
             flushed: true,
             ended: false,
+            interim: BytesMut::new(),
             since: Instant::now(),
-            read_pace: Pace::new(limits.pace, limits.pace_bytes_min),
-            write_pace: Pace::new(limits.write_pace, limits.pace_bytes_min),
+            read_pace: Pace::patient(limits.pace, limits.pace_bytes_min, &patience),
+            write_pace: Pace::patient(limits.write_pace, limits.pace_bytes_min, &patience),
+            patience,
             read_timer: Timer::default(),
             write_timer: Timer::default(),
             limits,
@@ -197,8 +229,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Gate<IO> {
     /// The framer needs bytes and there are none: is the visitor late?
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.shared.receiving.get() {
-            let deadline = self.read_pace.wait(Instant::now());
-            ready!(self.read_timer.poll(cx, deadline));
+            if self.shared.exchange.borrow().may_rest() {
+                return Poll::Pending;
+            }
+            ready!(self.read_pace.poll_stalled(cx, &mut self.read_timer));
             return self.broken(Fault::BodyStalled, io::ErrorKind::TimedOut.into());
         }
         let fresh = self.sieve.framer.is_between(&self.sieve.input);
@@ -233,10 +267,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Gate<IO> {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes what an upstream answered before its answer. Between messages and before every write of an answer there is
+    /// nothing else on its way out.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while !self.interim.is_empty() {
+                match Pin::new(&mut self.io).poll_write(cx, &self.interim) {
+                    Poll::Ready(result) => {
+                        let n = self.wrote(result)?;
+                        self.interim.advance(n);
+                    }
+                    Poll::Pending => return self.poll_blocked(cx).map(Err),
+                }
+            }
+            match self.shared.exchange.borrow().take_interim(cx.waker()) {
+                Some(interim) => interim.write(&mut self.interim),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
     fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.flushed = false;
-        let deadline = self.write_pace.wait(Instant::now());
-        ready!(self.write_timer.poll(cx, deadline));
+        ready!(self.write_pace.poll_stalled(cx, &mut self.write_timer));
         self.shared.fail(Fault::WriteStalled);
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
@@ -280,18 +333,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gate<IO> {
                     return gate.poll_late(cx);
                 }
                 Poll::Ready(Err(error)) => return gate.broken(Fault::Gone, error),
+                // Framing is not what the visitor is waited for.
+                Poll::Ready(Ok(Passed::Text)) => {
+                    gate.read_pace.moved(Instant::now(), 0);
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Ready(Ok(Passed::Bytes)) => {
+                    gate.shared.exchange.borrow().body_begun();
                     gate.read_pace.moved(Instant::now(), buf.filled().len());
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Ok(Passed::Head(head))) => {
-                    gate.shared.begin(&head);
+                    gate.shared.begin(head);
                     gate.shared.receiving.set(true);
-                    gate.read_pace = Pace::new(gate.limits.pace, gate.limits.pace_bytes_min);
+                    gate.read_pace =
+                        Pace::patient(gate.limits.pace, gate.limits.pace_bytes_min, &gate.patience);
                     if gate.shared.outgrown.get() {
                         return Poll::Ready(Ok(()));
                     }
                 }
+                // Requests have none.
+                Poll::Ready(Ok(Passed::Interim(..))) => {}
                 Poll::Ready(Ok(Passed::End)) => {
                     gate.shared.receiving.set(false);
                     gate.since = Instant::now();
@@ -305,6 +367,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gate<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         match Pin::new(&mut self.io).poll_write(cx, buf) {
             Poll::Ready(result) => Poll::Ready(self.wrote(result)),
             Poll::Pending => self.poll_blocked(cx).map(Err),
@@ -316,6 +379,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         match slices::poll_write(&mut self.io, cx, bufs) {
             Poll::Ready(result) => Poll::Ready(self.wrote(result)),
             Poll::Pending => self.poll_blocked(cx).map(Err),
@@ -327,12 +391,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_interim(cx))?;
         match Pin::new(&mut self.io).poll_flush(cx) {
             Poll::Ready(Ok(())) => {
                 if !self.flushed {
                     self.flushed = true;
                     self.since = if self.shared.receiving.get() { self.since } else { Instant::now() };
-                    self.write_pace = Pace::new(self.limits.write_pace, self.limits.pace_bytes_min);
+                    self.write_pace =
+                        Pace::patient(self.limits.write_pace, self.limits.pace_bytes_min, &self.patience);
                     self.shared.wake();
                 }
                 Poll::Ready(Ok(()))

@@ -7,7 +7,6 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::future::LocalBoxFuture;
@@ -18,13 +17,13 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::body::{Body, Direction};
 use super::framing::{Authority, FIELDS_MAX, HEAD_BYTES_MAX};
 use super::gate::{Fault, Gate, Shared, Width};
-use super::limits::{LINGER_BYTES_MAX, Limits};
-use super::pace::Leisure;
+use super::limits::{LINGER_BYTES_MIN, Limits};
+use super::pace::Pace;
 use super::upstream::fault_failure;
 use super::visitor::{Answer, Tunnel, Visitor};
 use crate::gateway::{Gateway, HttpOutcome};
@@ -32,6 +31,9 @@ use crate::relay::{self, End, IdleLimits};
 
 /// Bytes hyper may hold of a request head: what the gate lets through, and room for what follows it.
 const BUFFER_BYTES_MAX: usize = HEAD_BYTES_MAX + 64 * 1024;
+
+/// Bytes read at once of a body that nobody wants.
+const LINGER_READ_BYTES: usize = 16 * 1024;
 
 /// The connection is dropped without an answer, as a policy asked.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +70,7 @@ impl<G: Gateway> Service<Request<Incoming>> for Requests<G> {
             let host = request.headers().get(HOST).ok_or(Closed)?;
             let authority = Authority::parse(host.as_bytes()).map_err(|_| Closed)?;
             let request = in_origin_form(request.map(|body| Body::from_visitor(body, shared.clone())));
-            match visitor.answer(request, &authority, upgrade, &Leisure::default()).await {
+            match visitor.answer(request, &authority, upgrade, &shared.exchange()).await {
                 Answer::Close => Err(Closed),
                 Answer::Response(mut response) => {
                     if shared.is_last() {
@@ -99,13 +101,13 @@ fn in_origin_form(mut request: Request<Body>) -> Request<Body> {
 pub(super) async fn serve<G, IO>(visitor: Rc<Visitor<G>>, io: IO) -> HttpOutcome
 where
     G: Gateway,
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin,
 {
     let shared = Rc::new(Shared::default());
     let tunnel = Rc::new(RefCell::new(None));
     let limits = visitor.limits().clone();
     let draining = visitor.gateway().draining();
-    let gate = Gate::new(io, shared.clone(), limits.clone());
+    let gate = Gate::new(io, shared.clone(), limits.clone(), visitor.patience());
     let requests = || Requests { visitor: visitor.clone(), shared: shared.clone(), tunnel: tunnel.clone() };
     let mut draining = std::pin::pin!(draining);
     let (mut gate, mut drains) = (gate, false);
@@ -134,25 +136,27 @@ where
         let left = visitor.gateway().left_http();
         let outcome = relay(io, read, tunnel, &limits).await;
         drop(left);
-        return HttpOutcome { requests, outcome };
+        return HttpOutcome { requests, outcome, broken: false };
     }
     let outcome = match (shared.fault(), &ended) {
         (Some(fault), _) => {
-            let _ = timeout(limits.linger, refuse(&mut io, fault)).await;
+            if let Some(fault) = shared.unanswered_fault() {
+                let _ = timeout(limits.linger, refuse(&mut io, fault)).await;
+            }
             fault.to_string()
         }
         (None, Ok(())) => "closed".to_owned(),
         (None, Err(error)) if is_policy_close(error) => {
-            return HttpOutcome { requests, outcome: Closed.to_string() };
+            return HttpOutcome { requests, outcome: Closed.to_string(), broken: false };
         }
         (None, Err(error)) => error.to_string(),
     };
     // What broke inside an answer must look broken: no orderly end.
     if ended.is_ok() {
         let unread = shared.is_last() || !rest.is_empty();
-        linger(&mut io, limits.linger, unread).await;
+        linger(&mut io, &limits, unread).await;
     }
-    HttpOutcome { requests, outcome }
+    HttpOutcome { requests, outcome, broken: ended.is_err() && shared.is_version_1_0() }
 }
 
 /// hyper, with room for as many fields as are needed; `last`: for one request.
@@ -169,7 +173,7 @@ fn is_policy_close(error: &hyper::Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<Closed>)
 }
 
-/// Says why nothing after this will be answered. Only between messages: hyper has said all it had to say.
+/// Says why nothing after this will be answered. Only between messages: hyper has written every answer whole by then.
 async fn refuse<IO: AsyncWrite + Unpin>(io: &mut IO, fault: Fault) {
     if !matches!(fault, Fault::Refused(_) | Fault::HeadLate) {
         return;
@@ -185,22 +189,22 @@ async fn refuse<IO: AsyncWrite + Unpin>(io: &mut IO, fault: Fault) {
     let _ = io.write_all(answer.as_bytes()).await;
 }
 
-/// Ends our side and, if the visitor may have sent more than was read, drains a little of it: the reset that unread bytes
-/// cause would swallow the last answer.
-async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, wait: Duration, unread: bool) {
-    let drained = async {
-        if io.shutdown().await.is_err() || !unread {
-            return;
+/// Ends our side and, if the visitor may have sent more than was read, reads on for a while: the reset that unread bytes
+/// cause would swallow the last answer (RFC 9112 section 9.6).
+async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, limits: &Limits, unread: bool) {
+    let until = Instant::now() + limits.drain;
+    if !matches!(timeout(limits.linger, io.shutdown()).await, Ok(Ok(()))) || !unread {
+        return;
+    }
+    let mut pace = Pace::new(limits.linger, LINGER_BYTES_MIN);
+    let mut bytes = vec![0; LINGER_READ_BYTES];
+    loop {
+        let deadline = pace.wait(Instant::now()).min(until);
+        match timeout_at(deadline, io.read(&mut bytes)).await {
+            Ok(Ok(n @ 1..)) => pace.moved(Instant::now(), n),
+            _ => return,
         }
-        let (mut bytes, mut left) = ([0; 4096], LINGER_BYTES_MAX);
-        while let Ok(n @ 1..) = io.read(&mut bytes).await {
-            left = left.saturating_sub(n);
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    let _ = timeout(wait, drained).await;
+    }
 }
 
 /// Carries bytes both ways until the tunnel ends.

@@ -13,25 +13,28 @@ mod shape;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, EXPECT};
-use http::{Request, Response, StatusCode};
+use http::request::Parts;
+use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::answer::takes_html;
+use super::answer::Form;
 use super::body::Body;
+use super::exchange::Exchange;
 use super::h2_stream::{self, Reading, Sender};
 use super::limits::{
     H2_CONNECTION_WINDOW_BYTES, H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_PENDING_RESETS_MAX,
     H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES, Limits,
 };
-use super::pace::{Leisure, Pace};
+use super::pace::{Pace, Patience};
 use super::visitor::{Answer, Visitor};
 use crate::gateway::{Gateway, HttpOutcome};
 use guard::Guard;
@@ -72,7 +75,7 @@ impl Drop for Open {
 pub(super) async fn serve<G, IO>(visitor: Rc<Visitor<G>>, io: IO) -> HttpOutcome
 where
     G: Gateway,
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = visitor.limits().clone();
     let streams = Rc::new(Streams {
@@ -83,14 +86,14 @@ where
         changed: Notify::new(),
     });
     let trouble = Rc::new(guard::Trouble::default());
-    let guard = Guard::new(io, trouble.clone(), limits.clone());
+    let guard = Guard::new(io, trouble.clone(), limits.clone(), &visitor.patience());
     let handshake = builder(&limits).handshake::<_, Bytes>(guard);
     let outcome = match timeout(limits.head, handshake).await {
         Err(_) => "no HTTP/2 preface in time".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Ok(Ok(mut connection)) => accept(visitor, &mut connection, &streams, &trouble, &limits).await,
     };
-    HttpOutcome { requests: streams.requests.get(), outcome }
+    HttpOutcome { requests: streams.requests.get(), outcome, broken: false }
 }
 
 fn builder(limits: &Limits) -> Builder {
@@ -116,7 +119,7 @@ async fn accept<G, IO>(
 ) -> String
 where
     G: Gateway,
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin,
 {
     let mut draining = std::pin::pin!(visitor.gateway().draining());
     // Told to go, but not to drop what it is sending at this moment.
@@ -177,8 +180,24 @@ struct Stream<G: Gateway> {
 
 impl<G: Gateway> Stream<G> {
     async fn serve(self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        match self.answer(request, &mut respond).await {
-            Some(Answer::Response(response)) => self.respond(response, respond).await,
+        let (head, stream) = request.into_parts();
+        let exchange = Exchange::new(head.headers.contains_key(EXPECT) && !stream.is_end_stream());
+        let patience = self.visitor.patience();
+        let pace = Pace::patient(self.limits.pace, self.limits.pace_bytes_min, &patience);
+        let reading = Reading::new(stream, Sender::Visitor, Some((pace, exchange.clone())));
+        let rest = reading.rest();
+        match self.answer(head, reading, &exchange, &mut respond).await {
+            Some(Answer::Response(response)) => {
+                // A visitor may read no answer before it has sent its body, so both go on at a time.
+                let mut draining = std::pin::pin!(rest.drain(&self.limits));
+                let mut responding = std::pin::pin!(self.respond(response, respond, &patience));
+                tokio::select! {
+                    () = &mut responding => {
+                        let _ = timeout(self.limits.drain, draining).await;
+                    }
+                    () = &mut draining => responding.await,
+                }
+            }
             Some(Answer::Close) => {
                 self.open.0.close.set(true);
                 respond.send_reset(Reason::CANCEL);
@@ -192,40 +211,48 @@ impl<G: Gateway> Stream<G> {
     /// The answer; none when the visitor took its request back.
     async fn answer(
         &self,
-        request: Request<RecvStream>,
+        mut head: Parts,
+        reading: Reading,
+        exchange: &Exchange,
         respond: &mut SendResponse<Bytes>,
     ) -> Option<Answer<G>> {
-        let (mut head, stream) = request.into_parts();
-        let authority = match shape::check(&mut head, stream.is_end_stream()) {
+        let authority = match shape::check(&mut head, http_body::Body::is_end_stream(&reading)) {
             Ok(authority) => authority,
             Err(shape) => {
-                let answer = shape.failure().answer(takes_html(&head.headers));
+                let answer = shape.failure().answer(Form::asked(&head.headers), None);
                 return Some(Answer::Response(answer));
             }
         };
-        if head.headers.contains_key(EXPECT) && !stream.is_end_stream() {
-            let mut go_on = Response::new(());
-            *go_on.status_mut() = StatusCode::CONTINUE;
-            let _ = respond.send_informational(go_on);
-        }
         let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        let leisure = Leisure::default();
-        let pace = Pace::new(self.limits.pace, self.limits.pace_bytes_min);
-        let body = Body::stream(Reading::new(stream, Sender::Visitor, Some((pace, leisure.clone()))), length);
+        let body = Body::stream(reading, length);
         let request = Request::from_parts(head, body);
-        tokio::select! {
-            answer = self.visitor.answer(request, &authority, false, &leisure) => Some(answer),
-            _ = poll_fn(|cx| respond.poll_reset(cx)) => None,
-        }
+        let mut answer = std::pin::pin!(self.visitor.answer(request, &authority, false, exchange));
+        poll_fn(|cx| {
+            let answered = answer.as_mut().poll(cx);
+            while let Some(interim) = exchange.take_interim(cx.waker()) {
+                // A stream that takes no more is noticed below.
+                let _ = respond.send_informational(interim.into_response());
+            }
+            match answered {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            }
+        })
+        .await
     }
 
-    async fn respond(&self, response: Response<Body>, mut respond: SendResponse<Bytes>) {
+    async fn respond(
+        &self,
+        response: Response<Body>,
+        mut respond: SendResponse<Bytes>,
+        patience: &Rc<Patience>,
+    ) {
         let (mut head, body) = response.into_parts();
         head.version = http::Version::HTTP_2;
         let over = http_body::Body::is_end_stream(&body);
         let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), over) else { return };
         if !over {
-            let pace = Pace::new(self.limits.write_pace, self.limits.pace_bytes_min);
+            let pace = Pace::patient(self.limits.write_pace, self.limits.pace_bytes_min, patience);
             // A write that fails has reset the stream; the event of the request says how far it got.
             let _ = h2_stream::write(body, &mut stream, pace).await;
         }

@@ -1,8 +1,10 @@
 //! Bodies of HTTP/2 streams, both roles: reading with flow control given back as it is used, and writing no faster than
 //! the peer's window allows.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,11 +12,14 @@ use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::body::{Body, BodyFault};
+use super::exchange::Exchange;
 use super::gate::Fault;
-use super::pace::{Leisure, Pace};
+use super::limits::{LINGER_BYTES_MIN, Limits};
+use super::pace::Pace;
 use super::timer::Timer;
 
 /// Bytes of window asked for at once.
@@ -31,18 +36,59 @@ pub(super) enum Sender {
 
 /// The receiving half of a stream.
 pub(super) struct Reading {
-    stream: RecvStream,
+    stream: Rc<Shared>,
     sender: Sender,
     data_over: bool,
     /// What the sender is held to, and whether it is; none when it may rest as long as the exchange does.
-    pace: Option<(Pace, Leisure)>,
+    pace: Option<(Pace, Exchange)>,
     timer: Timer,
+}
+
+struct Shared {
+    stream: RefCell<RecvStream>,
+    /// Nobody reads the body any more.
+    dropped: Notify,
+}
+
+/// What is left of a body when its [`Reading`] is dropped.
+pub(super) struct Rest(Rc<Shared>);
+
+impl Rest {
+    /// Reads on, so that the visitor is not stopped before it has read its answer: for a while, and only as long as the
+    /// body comes.
+    pub(super) async fn drain(&self, limits: &Limits) {
+        self.0.dropped.notified().await;
+        let until = Instant::now() + limits.drain;
+        let mut pace = Pace::new(limits.linger, LINGER_BYTES_MIN);
+        loop {
+            let deadline = pace.wait(Instant::now()).min(until);
+            let data = timeout_at(deadline, poll_fn(|cx| self.0.stream.borrow_mut().poll_data(cx))).await;
+            let Ok(Some(Ok(data))) = data else { return };
+            pace.moved(Instant::now(), data.len());
+            let released = self.0.stream.borrow_mut().flow_control().release_capacity(data.len());
+            if released.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.stream.dropped.notify_one();
+    }
 }
 
 impl Reading {
     /// Reads the stream.
-    pub(super) fn new(stream: RecvStream, sender: Sender, pace: Option<(Pace, Leisure)>) -> Self {
+    pub(super) fn new(stream: RecvStream, sender: Sender, pace: Option<(Pace, Exchange)>) -> Self {
+        let stream = Rc::new(Shared { stream: RefCell::new(stream), dropped: Notify::new() });
         Self { stream, sender, data_over: false, pace, timer: Timer::default() }
+    }
+
+    /// What will be left of the body.
+    pub(super) fn rest(&self) -> Rest {
+        Rest(self.stream.clone())
     }
 
     fn fault(&self, error: &h2::Error) -> BodyFault {
@@ -53,20 +99,22 @@ impl Reading {
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyFault>>> {
-        match self.stream.poll_data(cx) {
+        let polled = self.stream.stream.borrow_mut().poll_data(cx);
+        match polled {
             Poll::Ready(Some(Ok(data))) => {
-                if let Some((pace, _)) = &mut self.pace {
+                if let Some((pace, exchange)) = &mut self.pace {
+                    exchange.body_begun();
                     pace.moved(Instant::now(), data.len());
                 }
-                let released = self.stream.flow_control().release_capacity(data.len());
+                let released = self.stream.stream.borrow_mut().flow_control().release_capacity(data.len());
                 Poll::Ready(Some(released.map(|()| data).map_err(|error| self.fault(&error))))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(self.fault(&error)))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                let held = self.pace.as_mut().filter(|(_, leisure)| !leisure.may_rest());
+                let held = self.pace.as_mut().filter(|(_, exchange)| !exchange.may_rest());
                 let Some((pace, _)) = held else { return Poll::Pending };
-                ready!(self.timer.poll(cx, pace.wait(Instant::now())));
+                ready!(pace.poll_stalled(cx, &mut self.timer));
                 Poll::Ready(Some(Err(BodyFault::Visitor(Fault::BodyStalled))))
             }
         }
@@ -87,12 +135,13 @@ impl http_body::Body for Reading {
                 None => self.data_over = true,
             }
         }
-        let trailers = ready!(self.stream.poll_trailers(cx)).map_err(|error| self.fault(&error));
+        let polled = self.stream.stream.borrow_mut().poll_trailers(cx);
+        let trailers = ready!(polled).map_err(|error| self.fault(&error));
         Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.stream.borrow().is_end_stream()
     }
 }
 
@@ -177,21 +226,18 @@ async fn write_data(
 }
 
 async fn wait_for_room(stream: &mut SendStream<Bytes>, pace: &mut Pace) -> Result<usize, WriteError> {
-    let deadline = pace.wait(Instant::now());
+    let mut timer = Timer::default();
     let room = poll_fn(|cx| {
         if stream.poll_reset(cx).is_ready() {
-            return Poll::Ready(None);
+            return Poll::Ready(Err(WriteError::Ended));
         }
-        stream.poll_capacity(cx)
+        match stream.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(room))) => Poll::Ready(Ok(room)),
+            Poll::Ready(_) => Poll::Ready(Err(WriteError::Ended)),
+            Poll::Pending => pace.poll_stalled(cx, &mut timer).map(|()| Err(WriteError::Stalled)),
+        }
     });
-    tokio::select! {
-        room = room => match room {
-            Some(Ok(room)) => {
-                pace.moved(Instant::now(), room);
-                Ok(room)
-            }
-            _ => Err(WriteError::Ended),
-        },
-        () = sleep_until(deadline) => Err(WriteError::Stalled),
-    }
+    let room = room.await?;
+    pace.moved(Instant::now(), room);
+    Ok(room)
 }

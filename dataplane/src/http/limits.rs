@@ -1,25 +1,36 @@
 //! Every wait and size of the HTTP half, by name. The defaults are the documented settings; tests pass smaller ones.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use crate::listen::Caps;
 
 /// A whole head must have arrived this long after its first byte (or after the connection began), in seconds.
 pub const HEAD_SECS_MAX: u64 = 30;
 /// A kept connection may be without a request this long, in seconds.
 pub const KEEP_ALIVE_SECS_MAX: u64 = 60;
-/// How long a peer that is waited for is watched before its pace is judged, in seconds.
+/// How long a visitor that is waited for is watched before its pace is judged, in seconds.
 pub const PACE_SECS: u64 = 30;
-/// The same for a peer that must read before more can be written: kernels report room late, in seconds.
+/// The same for a visitor that must read before more can be written: kernels report room late, in seconds.
 pub const WRITE_PACE_SECS: u64 = 60;
-/// Bytes a peer that is waited for must move within [`PACE_SECS`] (or [`WRITE_PACE_SECS`]); less is a stall.
+/// Bytes a visitor that is waited for must move within [`PACE_SECS`] (or [`WRITE_PACE_SECS`]). With less it is slow: it has
+/// [`IDLE_SECS_MAX`] for them, as long as its source has room for one more slow visitor; else it has stalled.
 pub const PACE_BYTES_MIN: u64 = 1_024;
+/// Slow bodies and slowly read answers of one IPv4 address or IPv6 /64 at a time.
+pub const SLOW_OF_A_SOURCE_MAX: usize = 32;
+/// Slow bodies and slowly read answers of all sources at a time.
+pub const SLOW_MAX: usize = 8_192;
 /// An exchange, stream or tunnel may rest this long with nothing moving either way, in seconds (surface.md section 3.8).
 pub const IDLE_SECS_MAX: u64 = 300;
 /// How long a visitor that has closed its side may be without a byte of its answer, in seconds.
 pub const HALF_CLOSED_SECS_MAX: u64 = 60;
-/// How long unread bytes are drained after a refusal, so that the visitor can read it, in seconds.
+/// How long a body that is answered before its end is read on while less than [`LINGER_BYTES_MIN`] of it come, so that
+/// the visitor can read the answer (RFC 9112 section 9.6), in seconds.
 pub const LINGER_SECS_MAX: u64 = 2;
-/// Bytes drained after a refusal.
-pub const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of such a body for which it is read on another [`LINGER_SECS_MAX`].
+pub const LINGER_BYTES_MIN: u64 = 64 * 1024;
+/// How long such a body is read on at most, in seconds.
+pub const DRAIN_SECS_MAX: u64 = 30;
 /// Bytes read ahead of a visitor whose last request is still being answered.
 pub const READ_AHEAD_BYTES_MAX: usize = 8 * 1024;
 /// Upstream connections one visitor connection keeps for its next request.
@@ -61,8 +72,12 @@ pub struct Limits {
     pub idle: Duration,
     /// See [`HALF_CLOSED_SECS_MAX`].
     pub half_closed: Duration,
+    /// See [`SLOW_OF_A_SOURCE_MAX`]. Shared by all connections of the process, or by those of a test.
+    pub slow: Arc<Caps>,
     /// See [`LINGER_SECS_MAX`].
     pub linger: Duration,
+    /// See [`DRAIN_SECS_MAX`].
+    pub drain: Duration,
     /// See [`KEPT_UPSTREAM_SECS_MAX`].
     pub kept_upstream: Duration,
     /// See [`H2_STREAMS_MAX`].
@@ -79,9 +94,21 @@ impl Default for Limits {
             pace_bytes_min: PACE_BYTES_MIN,
             idle: Duration::from_secs(IDLE_SECS_MAX),
             half_closed: Duration::from_secs(HALF_CLOSED_SECS_MAX),
+            slow: Caps::new(SLOW_MAX, SLOW_OF_A_SOURCE_MAX),
             linger: Duration::from_secs(LINGER_SECS_MAX),
+            drain: Duration::from_secs(DRAIN_SECS_MAX),
             kept_upstream: Duration::from_secs(KEPT_UPSTREAM_SECS_MAX),
             h2_streams_max: H2_STREAMS_MAX,
         }
+    }
+}
+
+impl Limits {
+    /// The documented settings, with the slow visitors of this process counted together.
+    pub(super) fn of_this_process() -> Self {
+        static SLOW: OnceLock<Arc<Caps>> = OnceLock::new();
+        let own = Self::default();
+        let slow = SLOW.get_or_init(|| own.slow.clone()).clone();
+        Self { slow, ..own }
     }
 }

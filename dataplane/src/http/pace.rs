@@ -1,34 +1,85 @@
 //! `Pace`: whether a peer that is waited for moves bytes at a tolerable rate.
 //!
 //! Only time spent waiting for the peer counts, so a slow upstream never makes a visitor look slow. Catches both the
-//! peer that stops and the one that drips. Pure: the clock is an argument.
+//! peer that stops and the one that drips. A peer that does so may be honest, so a few of a source are borne with for
+//! longer; many are not.
 
-use std::cell::Cell;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Watches one direction of one peer.
+use super::timer::Timer;
+use crate::listen::{Admitted, Caps, Comer};
+
+/// How long a slow peer is borne with, and where it is counted.
 #[derive(Debug, Clone)]
+pub(super) struct Patience {
+    window: Duration,
+    slow: Arc<Caps>,
+    source: IpAddr,
+}
+
+impl Patience {
+    /// Up to `window` with a peer at `source`, if `slow` has room for it.
+    pub(super) fn new(window: Duration, slow: &Arc<Caps>, source: IpAddr) -> Rc<Self> {
+        Rc::new(Self { window, slow: slow.clone(), source })
+    }
+}
+
+/// Watches one direction of one peer.
+#[derive(Debug)]
 pub(super) struct Pace {
     window: Duration,
     bytes_min: u64,
     waited: Duration,
     waiting_since: Option<Instant>,
     bytes: u64,
+    patience: Option<Rc<Patience>>,
+    /// Counts the peer as slow.
+    slow: Option<Admitted>,
 }
 
 impl Pace {
     /// At least `bytes_min` in every `window` spent waiting.
     pub(super) fn new(window: Duration, bytes_min: u64) -> Self {
-        Self { window, bytes_min, waited: Duration::ZERO, waiting_since: None, bytes: 0 }
+        let (waited, waiting_since) = (Duration::ZERO, None);
+        Self { window, bytes_min, waited, waiting_since, bytes: 0, patience: None, slow: None }
     }
 
-    /// The peer is waited for. Gives the moment by which it has stalled if nothing more is said to have moved.
+    /// The same for a peer that may be slow, if not too many are.
+    pub(super) fn patient(window: Duration, bytes_min: u64, patience: &Rc<Patience>) -> Self {
+        Self { patience: Some(patience.clone()), ..Self::new(window, bytes_min) }
+    }
+
+    /// The peer is waited for. Gives the moment by which it is late if nothing more is said to have moved.
     pub(super) fn wait(&mut self, now: Instant) -> Instant {
         let since = *self.waiting_since.get_or_insert(now);
-        since + self.window.saturating_sub(self.waited)
+        let window = match (&self.slow, &self.patience) {
+            (Some(_), Some(patience)) => patience.window.max(self.window),
+            _ => self.window,
+        };
+        since + window.saturating_sub(self.waited)
+    }
+
+    /// The peer is late. Whether that is a stall; if not, it is waited for again.
+    pub(super) fn has_stalled(&mut self) -> bool {
+        let Some(patience) = self.patience.as_ref().filter(|_| self.slow.is_none()) else { return true };
+        self.slow = patience.slow.admit(patience.source, Comer::Visitor).ok();
+        self.slow.is_none()
+    }
+
+    /// Ready once the peer has stalled.
+    pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<()> {
+        loop {
+            ready!(timer.poll(cx, self.wait(Instant::now())));
+            if self.has_stalled() {
+                return Poll::Ready(());
+            }
+        }
     }
 
     /// The peer moved bytes.
@@ -38,25 +89,8 @@ impl Pace {
         }
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
         if self.bytes >= self.bytes_min {
-            (self.waited, self.bytes) = (Duration::ZERO, 0);
+            (self.waited, self.bytes, self.slow) = (Duration::ZERO, 0, None);
         }
-    }
-}
-
-/// Whether a peer may rest as long as its exchange does. Shared by whoever reads from the peer and whoever finds out
-/// later whom it talks to; no until then.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Leisure(Rc<Cell<bool>>);
-
-impl Leisure {
-    /// From now on it may, or may not.
-    pub(super) fn set(&self, may_rest: bool) {
-        self.0.set(may_rest);
-    }
-
-    /// Whether it may.
-    pub(super) fn may_rest(&self) -> bool {
-        self.0.get()
     }
 }
 
@@ -66,6 +100,27 @@ mod tests {
 
     fn pace() -> Pace {
         Pace::new(Duration::from_secs(10), 100)
+    }
+
+    #[test]
+    fn a_few_slow_peers_of_a_source_are_borne_with_and_no_more() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let slow = Caps::new(100, 2);
+        let patience = Patience::new(Duration::from_secs(50), &slow, "192.0.2.1".parse().unwrap());
+        let mut paces = [(); 3].map(|()| Pace::patient(Duration::from_secs(10), 100, &patience));
+        for pace in &mut paces {
+            assert_eq!(pace.wait(at(0)), at(10), "nobody is slow yet");
+        }
+        let [one, two, three] = &mut paces;
+        assert!(!one.has_stalled() && !two.has_stalled());
+        assert!(three.has_stalled(), "the source has two slow ones");
+        assert_eq!((one.wait(at(10)), two.wait(at(10))), (at(50), at(50)));
+        assert!(one.has_stalled(), "patience ends");
+        two.moved(at(20), 100);
+        assert!(!three.has_stalled(), "one of them moves again");
+        let other = Patience::new(Duration::from_secs(50), &slow, "192.0.2.2".parse().unwrap());
+        assert!(!Pace::patient(Duration::from_secs(10), 100, &other).has_stalled(), "another source");
     }
 
     #[test]

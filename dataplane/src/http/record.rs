@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, Version};
 use tokio::time::Instant;
 
+use super::answer::Form;
 use super::body::Progress;
 use super::fields::ERROR_CODE;
 use super::limits::Limits;
@@ -21,6 +22,7 @@ pub(super) struct Record<G: Gateway> {
     gateway: G,
     event: RefCell<RequestEvent>,
     started: Instant,
+    form: Form,
     /// What has moved.
     pub(super) progress: Rc<Progress>,
 }
@@ -33,16 +35,34 @@ impl<G: Gateway> Record<G> {
             method: head.method.to_string(),
             host: host.to_owned(),
             path: head.uri.path().to_owned(),
-            version: if head.version == Version::HTTP_2 { "HTTP/2.0" } else { "HTTP/1.1" }.to_owned(),
+            version: match head.version {
+                Version::HTTP_2 => "HTTP/2.0",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            }
+            .to_owned(),
             started_at_ms: gateway.now_unix_ms(),
             ..RequestEvent::default()
         };
         Rc::new(Self {
             gateway: gateway.clone(),
             event: RefCell::new(event),
+            form: Form::asked(&head.headers),
             started: Instant::now(),
             progress: Progress::new(limits.idle),
         })
+    }
+
+    /// The form of answers that the edge makes to it.
+    pub(super) fn form(&self) -> Form {
+        self.form
+    }
+
+    /// It failed: what the visitor was told to name, and what only the operator may know.
+    pub(super) fn failed(&self, operation: &str, detail: &str) {
+        let mut event = self.event.borrow_mut();
+        operation.clone_into(&mut event.operation);
+        detail.clone_into(&mut event.detail);
     }
 
     /// The public endpoint it reached.

@@ -3,13 +3,15 @@
 //! Hop-by-hop headers and the edge's reserved header are never an upstream's to set; framing follows status and method.
 
 use ebbgate_policy::Reply;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, UPGRADE};
 use http::response::Parts;
-use http::{Method, Response, StatusCode, Version};
+use http::uri::PathAndQuery;
+use http::{Method, Response, StatusCode, Uri, Version};
 
-use super::answer::insert_code;
+use super::answer::{Form, insert_code};
 use super::body::Body;
 use super::fields;
+use super::framing::Authority;
 
 /// Marks a head the edge made: its error code stays.
 #[derive(Clone)]
@@ -35,8 +37,15 @@ pub(super) fn may_switch_to(protocol: &HeaderValue) -> bool {
     !protocol.as_bytes().split(|b| *b == b',').any(is_http)
 }
 
-/// A policy's answer.
-pub(super) fn from_reply(reply: Reply) -> Response<Body> {
+/// A policy's answer. A refusal without a body gets a short one; a custom answer stays as it was written.
+pub(super) fn from_reply(mut reply: Reply, form: Form) -> Response<Body> {
+    let refuses = reply.status.is_client_error() || reply.status.is_server_error();
+    if refuses && reply.body.is_empty() && !reply.response_phase && !reply.headers.contains_key(CONTENT_TYPE)
+    {
+        let message = sentence(reply.status);
+        reply.body = form.text(reply.status, reply.code, message, None).into();
+        reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
+    }
     let mut response = Response::new(Body::full(reply.body));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
@@ -45,6 +54,36 @@ pub(super) fn from_reply(reply: Reply) -> Response<Body> {
     if let Some(code) = reply.code {
         insert_code(response.headers_mut(), code);
         response.extensions_mut().insert(Ours);
+    }
+    response
+}
+
+/// What a refusal says in a sentence.
+fn sentence(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            "This endpoint asks for credentials, and none that it takes came with the request."
+        }
+        StatusCode::FORBIDDEN => "This endpoint does not serve this request.",
+        StatusCode::TOO_MANY_REQUESTS => "This endpoint has had too many requests; try again later.",
+        status if status.is_server_error() => "This endpoint could not serve this request.",
+        _ => "This endpoint refused this request.",
+    }
+}
+
+/// Sends a visitor of `http://` to the same place behind TLS, method and body kept (RFC 9110 section 15.4.9).
+pub(super) fn secure(authority: &Authority, uri: &Uri, form: Form) -> Response<Body> {
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let path = if path.starts_with('/') { path } else { "/" };
+    let location = format!("https://{}{path}", authority.host);
+    let status = StatusCode::PERMANENT_REDIRECT;
+    let message = format!("This endpoint is served at {location}.");
+    let mut response = Response::new(Body::full(form.text(status, None, &message, None).into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        headers.insert(LOCATION, location);
     }
     response
 }
@@ -62,11 +101,10 @@ pub(super) fn switched(mut response: Response<Body>, protocol: Option<HeaderValu
 
 /// The response with its one framing, as its status and the method allow it (RFC 9110 sections 8.6 and 15).
 pub(super) fn framed(mut response: Response<Body>, method: &Method) -> Response<Body> {
-    let code = response.headers_mut().remove(fields::ERROR_CODE);
+    let own = [fields::ERROR_CODE, fields::OPERATION];
+    let own = own.map(|name| response.headers_mut().remove(&name).map(|value| (name, value)));
     fields::clean_response(response.headers_mut());
-    if let Some(code) = code {
-        response.headers_mut().insert(fields::ERROR_CODE, code);
-    }
+    response.headers_mut().extend(own.into_iter().flatten());
     let length = response.body().length();
     let bodiless = *method == Method::HEAD || response.status() == StatusCode::NOT_MODIFIED;
     let without_length = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);

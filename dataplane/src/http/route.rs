@@ -12,6 +12,9 @@ use super::answer::Failure;
 use super::framing::Authority;
 use crate::gateway::{Endpoint, Gateway, HttpConn, Pool};
 
+/// Port of `https://` in URLs.
+const HTTPS_PORT: u16 = 443;
+
 /// The pool that answers for the authority on this connection.
 pub(super) fn public<G: Gateway>(
     gateway: &G,
@@ -29,6 +32,14 @@ pub(super) fn public<G: Gateway>(
         let message = "This connection was opened for another name; open a new one.";
         Failure::plain(StatusCode::MISDIRECTED_REQUEST, message)
     })
+}
+
+/// Whether the name has no endpoint on this clear-text connection and one behind TLS.
+pub(super) fn is_secure_elsewhere<G: Gateway>(gateway: &G, conn: &HttpConn, authority: &Authority) -> bool {
+    let serves = |scheme, port| {
+        gateway.public(scheme, &authority.host, port).is_some_and(|pool| !pool.members().is_empty())
+    };
+    conn.scheme == Scheme::Http && !serves(Scheme::Http, conn.port) && serves(Scheme::Https, HTTPS_PORT)
 }
 
 /// The members this connection may reach. None: none.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::framing::{Refusal, RequestFramer, RequestHead, ResponseFramer, ResponseHead, Step};
@@ -48,10 +49,14 @@ impl Framer for ResponseFramer {
 /// What came through.
 #[derive(Debug)]
 pub(super) enum Passed<H> {
-    /// Bytes are in the reader's buffer.
+    /// Bytes of a body are in the reader's buffer.
     Bytes,
+    /// Bytes of a head or of framing are in the reader's buffer.
+    Text,
     /// A head was found; its bytes follow.
     Head(H),
+    /// An interim answer was found.
+    Interim(StatusCode, HeaderMap),
     /// A message is over.
     End,
     /// The connection ended.
@@ -82,11 +87,14 @@ impl<F: Framer> Sieve<F> {
             if !self.text.is_empty() {
                 let n = self.text.len().min(buf.remaining());
                 buf.put_slice(&self.text.split_to(n));
-                return Poll::Ready(Ok(Passed::Bytes));
+                return Poll::Ready(Ok(Passed::Text));
             }
             match self.framer.step(&mut self.input) {
                 Err(refusal) => return Poll::Ready(Ok(Passed::Refused(refusal))),
                 Ok(Step::End) => return Poll::Ready(Ok(Passed::End)),
+                Ok(Step::Interim(status, headers)) => {
+                    return Poll::Ready(Ok(Passed::Interim(status, headers)));
+                }
                 Ok(Step::Text(text)) => self.text = text,
                 Ok(Step::Head(head, bytes)) => {
                     self.text = bytes;

@@ -73,11 +73,11 @@ impl Again {
 
 impl SendError {
     /// No stream could be opened.
-    pub(super) fn not_opened(message: String) -> Self {
-        Self {
-            failure: Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message),
-            again: Again::Unseen,
-        }
+    pub(super) fn not_opened(detail: String) -> Self {
+        let message = "The agent of this endpoint could not take the request.";
+        let failure =
+            Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
+        Self { failure, again: Again::Unseen }
     }
 }
 
@@ -153,7 +153,7 @@ impl Upstreams {
                 .await
                 .map(Reply::Response);
         }
-        let response = with_idle(progress, connection.upgrade(request, progress)).await?;
+        let response = with_idle(progress, connection.upgrade(request, body, progress)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Reply::Response(self.release_after(connection, endpoint, response)));
         }
@@ -249,8 +249,9 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The stream broke before an answer.
-fn lost(message: &str, again: Again) -> SendError {
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message);
+fn lost(detail: &str, again: Again) -> SendError {
+    let message = "The connection to the agent of this endpoint broke.";
+    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
     SendError { failure, again }
 }
 
@@ -263,8 +264,10 @@ fn unreachable(again: Again) -> SendError {
 
 /// The answer is not HTTP.
 fn garbage(message: impl std::fmt::Display) -> SendError {
-    let message = format!("The upstream's answer is not valid HTTP: {message}.");
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message);
+    let detail = format!("the upstream's answer is not valid HTTP: {message}");
+    let message = "The upstream's answer is not valid HTTP.";
+    let failure =
+        Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message).because(detail);
     SendError { failure, again: Again::No }
 }
 

@@ -8,25 +8,30 @@ mod walk;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use std::sync::Arc;
 
-use ebbgate_model::EndpointId;
+use ebbgate_model::{EndpointId, Ksuid};
 use ebbgate_policy::{Engine, Phase};
 use http::header::UPGRADE;
 use http::{Request, Response};
 
-use super::answer::{Failure, takes_html};
+use super::answer::{Failed, Failure};
 use super::body::{Body, Direction};
+use super::exchange::Exchange;
 use super::fields;
 use super::framing::Authority;
 use super::limits::Limits;
-use super::pace::Leisure;
+use super::pace::Patience;
 use super::record::Record;
 use super::reply::{framed, may_switch_to};
 use super::upstream::{Lender, Upstreams};
 use crate::gateway::{Gateway, HttpConn};
+
+/// How long before an exchange is idle a stalled visitor is told so.
+const BEFORE_IDLE: Duration = Duration::from_secs(1);
 
 /// What a request comes to.
 pub(super) enum Answer<G: Gateway> {
@@ -85,32 +90,39 @@ impl<G: Gateway> Visitor<G> {
         &self.limits
     }
 
+    /// How long its slowness is borne with: nearly as long as an exchange may rest, so that the cause is told by its name.
+    pub(super) fn patience(&self) -> Rc<Patience> {
+        let window = self.limits.idle.saturating_sub(BEFORE_IDLE);
+        Patience::new(window, &self.limits.slow, self.conn.facts.client.ip())
+    }
+
     /// The gateway.
     pub(super) fn gateway(&self) -> &G {
         &self.gateway
     }
 
     /// Answers one request. Its head has passed the framer or its HTTP/2 twin and has a Host header; `upgrade` says that
-    /// it may leave HTTP, `leisure` is its body's.
+    /// it may leave HTTP.
     pub(super) async fn answer(
         &self,
         request: Request<Body>,
         authority: &Authority,
         upgrade: bool,
-        leisure: &Leisure,
+        exchange: &Exchange,
     ) -> Answer<G> {
         let (mut head, body) = request.into_parts();
         let record = Record::new(&self.gateway, &self.conn, &self.limits, &head, authority.host.as_str());
         let upgrade =
             head.headers.get(UPGRADE).cloned().filter(|protocol| upgrade && may_switch_to(protocol));
         fields::strip_hop_by_hop(&mut head.headers);
+        fields::strip_origin(&mut head.headers);
         head.extensions = http::Extensions::new();
-        let (method, html) = (head.method.clone(), takes_html(&head.headers));
-        let body = Lender::new(body.counted(record.progress.clone(), Direction::In)).at(leisure);
+        let method = head.method.clone();
+        let body = Lender::new(body.counted(record.progress.clone(), Direction::In)).of(exchange);
         let answer = match self.walk(head, authority, upgrade, &body, &record).await {
             Ok(answer) => answer,
             Err(Stop::Close) => return Answer::Close,
-            Err(Stop::Failure(failure)) => Answer::Response(failure.answer(html)),
+            Err(Stop::Failure(failure)) => Answer::Response(self.failed(&failure, authority, &record)),
         };
         match answer {
             Answer::Response(response) => {
@@ -122,5 +134,19 @@ impl<G: Gateway> Visitor<G> {
             }
             answer => answer,
         }
+    }
+
+    /// What the visitor learns of a failure: the public URL and an id, by which the operator finds the rest in the log.
+    fn failed(&self, failure: &Failure, authority: &Authority, record: &Record<G>) -> Response<Body> {
+        let operation = self.operation_id();
+        record.failed(&operation, failure.detail());
+        let url = format!("{}://{}", self.conn.scheme.as_str(), authority.host);
+        failure.answer(record.form(), Some(Failed { url: &url, operation: &operation }))
+    }
+
+    fn operation_id(&self) -> String {
+        let unix_secs = u64::try_from(self.gateway.now_unix_ms()).unwrap_or_default() / 1_000;
+        let entropy = (u128::from(self.gateway.rng_seed()) << 64) | u128::from(self.gateway.rng_seed());
+        format!("op_{}", Ksuid::new(unix_secs, entropy.to_be_bytes()))
     }
 }

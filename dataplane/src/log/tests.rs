@@ -67,6 +67,8 @@ fn a_request_reads_the_same_both_ways() {
         path: "/\"quoted\"\\\n\u{1b}é".into(),
         status: 502,
         error: Some(ErrorCode::OFFLINE),
+        operation: "op_1".into(),
+        detail: "the endpoint https://a.internal is offline".into(),
         duration_ms: u64::MAX,
         ..RequestEvent::default()
     };

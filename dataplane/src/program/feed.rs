@@ -197,8 +197,8 @@ impl Feed {
                 program.apply(&diff)?;
                 program
             }
-            ToEdge::Session { session, command } => {
-                self.edge.command(session, command);
+            ToEdge::Session { session, command, number } => {
+                self.edge.command(session, command, number);
                 return Ok(());
             }
             ToEdge::Beat | ToEdge::Unknown => return Ok(()),

@@ -161,6 +161,8 @@ mod tests {
                 ip: String::new(),
                 metadata: "x".repeat(self.0),
                 started_at: 0,
+                transport: String::new(),
+                refusals: ebbgate_model::feed::CommandRefusals::default(),
                 endpoints: BTreeMap::new(),
             }
         }

@@ -1,21 +1,17 @@
 //! What a session may serve: the name it asks for, its credential's rules, reservations, and the options that must be
 //! enforced or refused. Pure; `serve` puts what is decided here into service.
 
+mod options;
+
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use ebbgate_model::{
-    Action, Binding, CredentialSpec, EndpointUrl, ErrorCode, Host, Rule, Scheme, TrafficPolicy,
-};
-use ebbgate_policy::{CheckContext, Diagnostic, Owner, ServerCertificate, TlsSettings, check};
-use ebbgate_wire::rpc::{Bind, BindError, Requested, SecurityOption, error_text};
+use ebbgate_model::{Binding, CredentialSpec, EndpointUrl, ErrorCode, Host, Scheme, TrafficPolicy};
+use ebbgate_policy::{CheckContext, Diagnostic, Owner, TlsSettings, check};
+use ebbgate_wire::rpc::{Bind, BindError, Requested, error_text};
 use ebbgate_wire::ticket::BindToken;
-use serde_json::json;
 
 use crate::gateway::{Endpoint, ProxyProtocol};
 use crate::program::Tables;
-use crate::tls::{default_settings, parse_certificate};
 
 /// The account has not reserved the name.
 const CODE_NAME_NOT_RESERVED: ErrorCode = ErrorCode::new(319);
@@ -85,8 +81,8 @@ pub(super) struct Wanted {
     pub(super) binding: Binding,
     pub(super) policy: Option<TrafficPolicy>,
     pub(super) policy_text: String,
-    /// What an option of the Bind demands before the policy: part of `policy` already.
-    pub(super) guard: Option<Rule>,
+    /// What options of the Bind demand before the policy: part of `policy` already.
+    pub(super) guard: Option<TrafficPolicy>,
     pub(super) proxy_protocol: Option<ProxyProtocol>,
     pub(super) tls_termination: Option<Arc<TlsSettings>>,
 }
@@ -127,7 +123,7 @@ pub(super) fn decide(
         ));
     }
     let policy_text = bind.traffic_policy()?.unwrap_or_default();
-    let (guard, tls_termination) = options(bind, scheme)?;
+    let (guard, tls_termination) = options::read(bind, scheme, binding)?;
     let policy = policy(&policy_text, guard.as_ref(), scheme, binding)?;
     let proxy_protocol = bind.proxy_protocol()?.map(|version| match version {
         ebbgate_wire::rpc::ProxyProtocol::V1 => ProxyProtocol::V1,
@@ -136,11 +132,11 @@ pub(super) fn decide(
     Ok(Wanted { place, binding, policy, policy_text, guard, proxy_protocol, tls_termination })
 }
 
-/// What an endpoint is served under: the rule that guards it, whatever the agent's own policy says after it. Text of
+/// What an endpoint is served under: the rules that its options demand, whatever the agent's own policy says after it. Text of
 /// nothing is no policy.
 pub(super) fn policy(
     text: &str,
-    guard: Option<&Rule>,
+    guard: Option<&TrafficPolicy>,
     scheme: Scheme,
     binding: Binding,
 ) -> Result<Option<TrafficPolicy>, Refusal> {
@@ -149,10 +145,15 @@ pub(super) fn policy(
         let context = CheckContext { scheme, binding, owner: Owner::Agent };
         policy = Some(check(text, &context)?.policy);
     }
-    if let Some(rule) = guard {
+    if let Some(guard) = guard {
         let policy = policy.get_or_insert_default();
-        let phase = if scheme.is_http() { &mut policy.on_http_request } else { &mut policy.on_tcp_connect };
-        phase.insert(0, rule.clone());
+        for (own, demanded) in [
+            (&mut policy.on_tcp_connect, &guard.on_tcp_connect),
+            (&mut policy.on_http_request, &guard.on_http_request),
+            (&mut policy.on_http_response, &guard.on_http_response),
+        ] {
+            own.splice(0..0, demanded.iter().cloned());
+        }
     }
     Ok(policy)
 }
@@ -296,54 +297,6 @@ pub(super) fn permit(
             Err(Refusal::new(CODE_NAME_NOT_RESERVED, message))
         }
     }
-}
-
-/// Options that guard an endpoint: those this edge enforces as a rule or as TLS settings; any other refuses the Bind,
-/// because ignoring it would expose the service (wire.md section 4.2).
-fn options(bind: &Bind, scheme: Scheme) -> Result<(Option<Rule>, Option<Arc<TlsSettings>>), Refusal> {
-    let (mut guard, mut termination) = (None, None);
-    for option in bind.security_options() {
-        match option {
-            SecurityOption::IpRestriction => guard = ip_rule(bind)?,
-            SecurityOption::TlsTermination if scheme == Scheme::Tls => termination = tls_settings(bind)?,
-            other => {
-                let message = format!(
-                    "the option {} is not enforced by this server, so the endpoint would be open; use a traffic policy",
-                    other.name()
-                );
-                return Err(Refusal::new(CODE_OPTION, message));
-            }
-        }
-    }
-    Ok((guard, termination))
-}
-
-fn ip_rule(bind: &Bind) -> Result<Option<Rule>, Refusal> {
-    let Some(restriction) = bind.ip_restriction()? else { return Ok(None) };
-    let everybody = || vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
-    let allow = if restriction.allow.is_empty() { everybody() } else { restriction.allow };
-    let config = json!({ "enforce": true, "allow": allow, "deny": restriction.deny });
-    let action = Action { kind: "restrict-ips".into(), config };
-    Ok(Some(Rule { name: Some("IPRestriction".into()), expressions: Vec::new(), actions: vec![action] }))
-}
-
-fn tls_settings(bind: &Bind) -> Result<Option<Arc<TlsSettings>>, Refusal> {
-    let Some(option) = bind.tls_termination()? else { return Ok(None) };
-    let malformed = || Refusal::from(BindError::Option("TLSTermination"));
-    if !option.sealed_key.is_empty() {
-        let message = "TLSTermination with a sealed key cannot be opened here; send the key itself, or end TLS in the agent";
-        return Err(Refusal::new(CODE_OPTION, message));
-    }
-    let pem = |text: &str| String::from_utf8(STANDARD.decode(text).ok()?).ok();
-    let chain_pem = pem(&option.cert).ok_or_else(malformed)?;
-    let key_pem = pem(option.key.expose()).ok_or_else(malformed)?;
-    let mut settings = TlsSettings::clone(&default_settings());
-    if !(chain_pem.is_empty() && key_pem.is_empty()) {
-        parse_certificate(&chain_pem, &key_pem)
-            .map_err(|e| Refusal::new(CODE_OPTION, format!("TLSTermination: {e}")))?;
-        settings.certificate = Some(ServerCertificate { chain_pem, key_pem });
-    }
-    Ok(Some(Arc::new(settings)))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use ebbgate_model::feed::SessionReport;
+use ebbgate_model::feed::{CommandRefusals, SessionReport};
 use ebbgate_model::{AccountId, ErrorCode, TunnelSessionId};
 use ebbgate_wire::driver::{self, DriverError, Stream};
 use ebbgate_wire::heartbeat;
@@ -31,7 +31,7 @@ use super::auth::{self, Accepted};
 use super::bind::Refusal;
 use heard::Heard;
 
-use super::{AgentSession, Inner, Managed, Text, allowance, links};
+use super::{AgentSession, Inner, Text, allowance, links};
 use crate::carrier::{Carrier, QuicWay};
 use crate::conn::{Open, hello_refused, read_hello};
 use crate::gateway::liveness::Liveness;
@@ -334,6 +334,12 @@ impl Connection {
             ip: self.peer.to_string(),
             metadata: short(&extra.metadata),
             started_at: now_s,
+            transport: if self.quic.is_some() { "quic" } else { "muxado" }.to_owned(),
+            refusals: CommandRefusals {
+                stop: refusal(extra.stop_unsupported.as_deref()),
+                restart: refusal(extra.restart_unsupported.as_deref()),
+                update: refusal(extra.update_unsupported.as_deref()),
+            },
             endpoints: std::collections::BTreeMap::new(),
         };
         let allowance = edge.sessions.allowances.of(accepted.account);
@@ -352,11 +358,6 @@ impl Connection {
             )),
             client_id: client_id.clone(),
             mux: self.mux.clone(),
-            managed: Managed {
-                stop: extra.stop_unsupported.clone(),
-                restart: extra.restart_unsupported.clone(),
-                update: extra.update_unsupported.clone(),
-            },
             inner: Mutex::new(Inner { report, bound: Vec::new(), over: false }),
             allowance,
             text_bytes,
@@ -424,8 +425,9 @@ fn place(
     text_bytes: &Arc<Counter>,
     report: &SessionReport,
 ) -> Result<(Taken, Text), Refusal> {
-    let SessionReport { agent_version, user_agent, os, metadata, .. } = report;
-    let bytes = [agent_version, user_agent, os, metadata].into_iter().map(String::len).sum();
+    let SessionReport { agent_version, user_agent, os, metadata, refusals, .. } = report;
+    let reasons = [&refusals.stop, &refusals.restart, &refusals.update].into_iter().flatten();
+    let bytes = [agent_version, user_agent, os, metadata].into_iter().chain(reasons).map(String::len).sum();
     let taken = || {
         let text = (text_bytes.take(bytes)?, allowance.text_bytes.take(bytes)?);
         Some((allowance.sessions.take(1)?, text))
@@ -437,6 +439,15 @@ fn place(
         );
         Refusal::new(CODE_SESSIONS, message)
     })
+}
+
+/// Why an agent does not take a request, from what it says at its hello: nothing is too old, text is why not.
+fn refusal(said: Option<&str>) -> Option<String> {
+    match said {
+        None => Some("it is too old to be asked".to_owned()),
+        Some("") => None,
+        Some(why) => Some(short(why)),
+    }
 }
 
 /// Free text of an agent, cut to what is kept.

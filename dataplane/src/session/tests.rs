@@ -13,7 +13,8 @@ use ebbgate_model::{Binding, Ksuid, TunnelSessionId};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::ticket::TicketKey;
 
-fn edge() -> Arc<Edge> {
+/// An edge without listeners, for tests of what asks it.
+pub(crate) fn edge() -> Arc<Edge> {
     let metrics = Metrics::new();
     let (reports, _) = Reports::new(metrics.events_dropped.clone());
     Edge::new(Parts {
@@ -41,7 +42,6 @@ fn session(tables: &Tables) -> AgentSession {
         state: Arc::new(SessionState::new(TunnelSessionId::new(Ksuid::new(1, [1; 16])), 0, 1)),
         client_id: String::new(),
         mux,
-        managed: Managed::default(),
         links: links::SessionLinks::new(None),
         _taken: (taken(), (taken(), taken())),
         allowance,
@@ -56,6 +56,8 @@ fn session(tables: &Tables) -> AgentSession {
                 ip: "127.0.0.1".into(),
                 metadata: String::new(),
                 started_at: 0,
+                transport: String::new(),
+                refusals: ebbgate_model::feed::CommandRefusals::default(),
                 endpoints: std::collections::BTreeMap::new(),
             },
             bound: Vec::new(),

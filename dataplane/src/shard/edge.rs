@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use ebbgate_model::event::ConnectionEvent;
-use ebbgate_model::feed::{FromEdge, SessionCommand};
+use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand};
 use ebbgate_model::{Binding, Host, Ksuid, Scheme, TunnelSessionId};
 use ebbgate_wire::ticket::TicketKey;
 use tokio::runtime::Handle;
@@ -322,12 +322,19 @@ impl Edge {
         }
     }
 
-    /// Asks an agent to do something, in the background.
-    pub fn command(self: &Arc<Self>, session: TunnelSessionId, command: SessionCommand) {
-        let Some(session) = self.sessions.get(session) else {
-            return tracing::info!(%session, "a command for a session that is not here");
-        };
-        self.background.spawn(session::command(session, command));
+    /// Asks an agent to do something, in the background, and tells control what it said.
+    pub fn command(self: &Arc<Self>, session: TunnelSessionId, command: SessionCommand, number: u64) {
+        let edge = Arc::clone(self);
+        let found = self.sessions.get(session);
+        self.background.spawn(async move {
+            let outcome = if let Some(session) = found {
+                session::command(session, command).await
+            } else {
+                tracing::info!(%session, "a command for a session that is not here");
+                CommandOutcome::Failed { reason: "the session has ended".into() }
+            };
+            edge.reports.event(FromEdge::CommandAnswer { number, outcome });
+        });
     }
 
     /// Enters a stage of the end; never goes back.

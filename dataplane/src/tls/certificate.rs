@@ -66,7 +66,7 @@ impl CertificateTable {
             return exact.as_ref();
         }
         let wildcard = name.as_str().match_indices('.').find_map(|(dot, _)| {
-            let wildcard: Host = format!("*{}", name.as_str().get(dot..)?).parse().ok()?;
+            let wildcard = Host::requested(&format!("*{}", name.as_str().get(dot..)?)).ok()?;
             self.0.get(&wildcard)
         });
         wildcard?.as_ref()

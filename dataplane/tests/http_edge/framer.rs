@@ -39,6 +39,7 @@ impl Framer {
                 Step::Text(text) => (text, 0),
                 Step::Data(n) => (bytes::Bytes::new(), n),
                 Step::More => return Ok(false),
+                Step::Interim(..) => unreachable!("a request has no interim answer"),
                 Step::UntilClose => (bytes::Bytes::new(), u64::MAX),
                 Step::End => {
                     out.ends += 1;
@@ -53,6 +54,7 @@ impl Framer {
                 Step::Text(text) => (text, 0),
                 Step::Data(n) => (bytes::Bytes::new(), n),
                 Step::More => return Ok(false),
+                Step::Interim(..) => return Ok(true),
                 Step::UntilClose => (bytes::Bytes::new(), u64::MAX),
                 Step::End => {
                     out.ends += usize::from(out.ends == 0);

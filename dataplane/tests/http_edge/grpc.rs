@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_edge::http::limits::{Limits, PACE_SECS};
+use ebbgate_edge::http::limits::{IDLE_SECS_MAX, Limits};
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
@@ -152,7 +152,7 @@ async fn only_where_grpc_is_served_may_a_body_rest() {
         let sender = connect(&lab, Made::default(), upstream).await;
         let (answer, mut send) = sender.clone().send_request(grpc(), false).unwrap();
         send.send_data(Bytes::from_static(b"half"), false).unwrap();
-        let answer = tokio::time::timeout(Duration::from_secs(PACE_SECS + 2), answer).await;
+        let answer = tokio::time::timeout(Duration::from_secs(IDLE_SECS_MAX), answer).await;
         assert_eq!(answer.expect("cut off in time").unwrap().status(), 408);
     })
     .await;

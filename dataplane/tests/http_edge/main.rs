@@ -6,6 +6,7 @@
     reason = "a test that is wrong about this has failed"
 )]
 
+mod answers;
 mod desync;
 mod downgrade;
 mod floods;

@@ -6,13 +6,16 @@ use ebbgate_edge::gateway::HttpConn;
 use ebbgate_edge::http::limits::{
     HEAD_SECS_MAX, IDLE_SECS_MAX, KEEP_ALIVE_SECS_MAX, LINGER_SECS_MAX, Limits, PACE_SECS, WRITE_PACE_SECS,
 };
+use ebbgate_edge::listen::Caps;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep};
 
 use crate::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, frame, request_block,
 };
-use crate::lab::{Lab, Made, http_conn, https_conn, local, read_strictly, read_until, scripted};
+use crate::lab::{
+    Lab, Made, http_conn, https_conn, local, read_strictly, read_until, scripted, strict_upstream,
+};
 
 /// Seconds past a setting that are still in time: the last answer and the linger after it.
 const SLACK_SECS: u64 = LINGER_SECS_MAX + 2;
@@ -47,8 +50,8 @@ enum Stall {
     HalfClosed(Vec<u8>),
 }
 
-async fn closed_after(conn: HttpConn, lab: &Lab, stall: Stall) -> u64 {
-    let (io, serving) = lab.visit(conn, Limits::default());
+async fn closed_after(conn: HttpConn, lab: &Lab, stall: Stall, limits: Limits) -> u64 {
+    let (io, serving) = lab.visit(conn, limits);
     let started = Instant::now();
     let (read, write) = tokio::io::split(io);
     let visitor = tokio::task::spawn_local(act(read, write, stall));
@@ -101,71 +104,131 @@ fn http2(frames: &[Vec<u8>]) -> Vec<u8> {
     [PREFACE, &settings, &frame(SETTINGS, ACK, 0, &[]), &frames.concat()].concat()
 }
 
-#[tokio::test(start_paused = true)]
-async fn fifteen_stalled_visitors_are_closed() {
+/// A source that has as many slow visitors as it may.
+fn crowded() -> Limits {
+    Limits { slow: Caps::new(16, 0), ..Limits::default() }
+}
+
+/// Every kind of stall: whether it speaks HTTP/2, the setting that ends it alone, and the one that ends it in a crowd.
+fn stalls() -> Vec<(&'static str, bool, u64, u64, Stall)> {
     use Stall::{Drip, HalfClosed, NoReading, Silence, SlowReading};
+    const HEAD: u64 = HEAD_SECS_MAX;
+    const KEPT: u64 = KEEP_ALIVE_SECS_MAX;
+    // A second less: the visitor is told before the exchange rests too long.
+    const IDLE: u64 = IDLE_SECS_MAX - 1;
     let get = "GET / HTTP/1.1|Host: a.example.com||";
     let post = |length| format!("POST / HTTP/1.1|Host: a.example.com|{length}||");
     let head = |over| frame(HEADERS, END_HEADERS | over, 1, &request_block("POST", "/", &[]));
     let big_get = frame(HEADERS, END_HEADERS | END_STREAM, 1, &request_block("GET", "/", &[]));
     let ping = || frame(PING, 0, 0, &[0; 8]);
     let half_block = frame(HEADERS, 0, 1, &request_block("GET", "/", &[]));
-    let cases: Vec<(&str, bool, u64, Stall)> = vec![
-        ("nothing at all", false, HEAD_SECS_MAX, Silence(vec![])),
-        ("half a head", false, HEAD_SECS_MAX, Silence(http1("GET / HTTP/1.1|Host: a"))),
-        ("a head byte by byte", false, HEAD_SECS_MAX, Drip(http1("GET / HTTP/1.1|X: "), b"a".to_vec())),
-        (
-            "no further request",
-            false,
-            KEEP_ALIVE_SECS_MAX,
-            Silence(http1("OPTIONS * HTTP/1.1|Host: nobody.example.com||")),
-        ),
-        ("half a body", false, PACE_SECS, Silence(http1(&format!("{}half", post("Content-Length: 100000"))))),
-        (
-            "a body byte by byte",
-            false,
-            PACE_SECS,
-            Drip(http1(&post("Content-Length: 100000")), b"a".to_vec()),
-        ),
-        (
-            "a chunk that never ends",
-            false,
-            PACE_SECS,
-            Silence(http1(&format!("{}ffff|half", post("Transfer-Encoding: chunked")))),
-        ),
-        ("tiny chunks", false, PACE_SECS, Drip(http1(&post("Transfer-Encoding: chunked")), http1("1|a|"))),
-        ("an answer never read", false, WRITE_PACE_SECS, NoReading(http1(get))),
-        ("an answer read byte by byte", false, WRITE_PACE_SECS, SlowReading(http1(get))),
-        ("half-closed before a request", false, 0, HalfClosed(http1("GET / HT"))),
-        ("HTTP/2 without its preface", true, HEAD_SECS_MAX, Silence(PREFACE[..10].to_vec())),
-        ("HTTP/2 with nothing but PING", true, KEEP_ALIVE_SECS_MAX, Drip(http2(&[]), ping())),
-        ("HTTP/2 with half a header block", true, HEAD_SECS_MAX, Silence(http2(&[half_block]))),
-        (
-            "HTTP/2 with half a frame",
-            true,
-            HEAD_SECS_MAX,
-            Silence(http2(&[head(0), frame(DATA, 0, 1, &[0; 50])[..20].to_vec()])),
-        ),
+    let half_frame = frame(DATA, 0, 1, &[0; 50])[..20].to_vec();
+    let nobody = http1("OPTIONS * HTTP/1.1|Host: nobody.example.com||");
+    let half_body = http1(&format!("{}half", post("Content-Length: 100000")));
+    let endless = http1(&format!("{}ffff|half", post("Transfer-Encoding: chunked")));
+    let long = || http1(&post("Content-Length: 100000"));
+    let chunked = http1(&post("Transfer-Encoding: chunked"));
+    vec![
+        ("nothing at all", false, HEAD, HEAD, Silence(vec![])),
+        ("half a head", false, HEAD, HEAD, Silence(http1("GET / HTTP/1.1|Host: a"))),
+        ("a head byte by byte", false, HEAD, HEAD, Drip(http1("GET / HTTP/1.1|X: "), b"a".to_vec())),
+        ("no further request", false, KEPT, KEPT, Silence(nobody)),
+        ("half a body", false, IDLE, PACE_SECS, Silence(half_body)),
+        ("a body byte by byte", false, IDLE, PACE_SECS, Drip(long(), b"a".to_vec())),
+        ("a chunk that never ends", false, IDLE, PACE_SECS, Silence(endless)),
+        ("tiny chunks", false, IDLE, PACE_SECS, Drip(chunked, http1("1|a|"))),
+        ("an answer never read", false, IDLE, WRITE_PACE_SECS, NoReading(http1(get))),
+        ("an answer read byte by byte", false, IDLE, WRITE_PACE_SECS, SlowReading(http1(get))),
+        ("half-closed before a request", false, 0, 0, HalfClosed(http1("GET / HT"))),
+        ("HTTP/2 without its preface", true, HEAD, HEAD, Silence(PREFACE[..10].to_vec())),
+        ("HTTP/2 with nothing but PING", true, KEPT, KEPT, Drip(http2(&[]), ping())),
+        ("HTTP/2 with half a header block", true, HEAD, HEAD, Silence(http2(&[half_block]))),
+        ("HTTP/2 with half a frame", true, HEAD, HEAD, Silence(http2(&[head(0), half_frame]))),
         // Streams end first, by their own setting; the connection follows when it rests.
-        ("HTTP/2 with half a body", true, PACE_SECS + KEEP_ALIVE_SECS_MAX, Drip(http2(&[head(0)]), ping())),
+        ("HTTP/2 with half a body", true, IDLE + KEPT, PACE_SECS + KEPT, Drip(http2(&[head(0)]), ping())),
         (
             "HTTP/2 with an answer never read",
             true,
-            WRITE_PACE_SECS + KEEP_ALIVE_SECS_MAX,
+            IDLE + KEPT,
+            WRITE_PACE_SECS + KEPT,
             Drip(http2(&[big_get]), ping()),
         ),
-    ];
-    assert!(cases.len() >= 15);
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifteen_stalled_visitors_are_closed() {
+    assert!(stalls().len() >= 15);
     local(async {
-        for (what, h2, setting, stall) in cases {
-            let lab = Lab::default();
-            big_answers(&lab, "http://a.example.com");
-            let first = big_answers(&lab, "https://a.example.com");
-            let conn = if h2 { https_conn(&first, true) } else { http_conn() };
-            let after = closed_after(conn, &lab, stall).await;
-            let range = setting..=setting + SLACK_SECS;
-            assert!(range.contains(&after), "{what}: closed after {after} s, expected {range:?}");
+        for in_a_crowd in [false, true] {
+            for (what, h2, alone, crowd, stall) in stalls() {
+                let lab = Lab::default();
+                big_answers(&lab, "http://a.example.com");
+                let first = big_answers(&lab, "https://a.example.com");
+                let conn = if h2 { https_conn(&first, true) } else { http_conn() };
+                let (limits, setting) =
+                    if in_a_crowd { (crowded(), crowd) } else { (Limits::default(), alone) };
+                let after = closed_after(conn, &lab, stall, limits).await;
+                let range = setting..=setting + SLACK_SECS;
+                assert!(range.contains(&after), "{what}: closed after {after} s, expected {range:?}");
+            }
         }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_and_a_reader_that_pauses_are_served_whole() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        let (mut io, _serving) = lab.visit_http();
+        io.write_all(&http1("POST / HTTP/1.1|Host: a.example.com|Transfer-Encoding: chunked||"))
+            .await
+            .unwrap();
+        for _ in 0..100 {
+            sleep(Duration::from_secs(2)).await;
+            io.write_all(&http1("14|beat of number 00001|")).await.unwrap();
+        }
+        io.write_all(&http1("0||")).await.unwrap();
+        assert!(read_until(&mut io, "hello").await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(seen.borrow().requests[0].body.len(), 2_000);
+
+        let lab = Lab::default();
+        big_answers(&lab, "http://a.example.com");
+        let (mut io, _serving) = lab.visit_http();
+        io.write_all(&http1("GET / HTTP/1.1|Host: a.example.com||")).await.unwrap();
+        let mut read = 0;
+        for _ in 0..4 {
+            sleep(Duration::from_secs(IDLE_SECS_MAX - 10)).await;
+            let mut part = vec![0; 2_500_000];
+            read += io.read_exact(&mut part).await.unwrap();
+        }
+        assert_eq!(read, 10_000_000);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_may_have_a_few_slow_bodies_and_the_next_is_closed() {
+    local(async {
+        let lab = Lab::default();
+        big_answers(&lab, "http://a.example.com");
+        let limits = Limits { slow: Caps::new(16, 2), ..Limits::default() };
+        let mut ends = Vec::new();
+        for _ in 0..5 {
+            let (mut io, serving) = lab.visit(http_conn(), limits.clone());
+            io.write_all(&http1("POST / HTTP/1.1|Host: a.example.com|Content-Length: 9||half"))
+                .await
+                .unwrap();
+            ends.push((io, serving));
+        }
+        sleep(Duration::from_secs(PACE_SECS + SLACK_SECS)).await;
+        assert_eq!(ends.iter().filter(|(_, serving)| serving.is_finished()).count(), 3);
+        sleep(Duration::from_secs(IDLE_SECS_MAX)).await;
+        assert!(ends.iter().all(|(_, serving)| serving.is_finished()));
+        assert_eq!(lab.events().iter().filter(|event| event.status == 408).count(), 5);
     })
     .await;
 }

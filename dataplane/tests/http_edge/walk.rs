@@ -100,6 +100,8 @@ async fn an_upstreams_splitting_answers_are_502() {
             "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
             "HTTP/1.1 200 OK\r\nA\0: b\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\n0\n\n",
             "HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
             "HTTP/9.1 200 OK\r\n\r\n",
         ] {
@@ -391,7 +393,7 @@ async fn heads_with_more_fields_than_usual_are_taken_at_any_time() {
         let lab = Lab::default();
         let (seen, upstream) = strict_upstream();
         lab.agent("http://a.example.com", Made::default(), upstream);
-        for order in [[1, 200, 1, 250], [200, 1, 100, 99]] {
+        for order in [[1, 200, 1, 990], [200, 1, 100, 99]] {
             let (mut io, _serving) = lab.visit_http();
             for fields in order {
                 let more = (0..fields).fold(String::new(), |text, n| text + &format!("X-{n}: {n}\r\n"));
@@ -610,27 +612,6 @@ async fn a_head_request_keeps_the_length_and_has_no_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn expect_continue_is_answered_when_the_upstream_wants_the_body() {
-    local(async {
-        let lab = Lab::default();
-        let (seen, upstream) = strict_upstream();
-        lab.agent("http://a.example.com", Made::default(), upstream);
-        let (mut io, _serving) = lab.visit_http();
-        io.write_all(
-            b"POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n",
-        )
-        .await
-        .unwrap();
-        assert_eq!(read_until(&mut io, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
-        io.write_all(b"abc").await.unwrap();
-        assert!(read_until(&mut io, "hello").await.starts_with("HTTP/1.1 200 "));
-        assert_eq!(seen.borrow().requests[0].body, b"abc");
-        assert_eq!(seen.borrow().requests[0].field("expect"), None);
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_visitor_that_leaves_resets_its_upstream() {
     local(async {
         let lab = Lab::default();
@@ -767,17 +748,109 @@ async fn connection_rules_saved_while_a_connection_lasts_end_it_when_they_refuse
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_answer_has_its_length() {
+async fn a_refusal_without_a_body_gets_a_short_one_in_the_form_that_is_asked_for() {
     local(async {
         let lab = Lab::default();
         let deny = r#"{"on_http_request":[{"actions":[{"type":"deny","config":{"status_code":403}}]}]}"#;
         lab.cloud("http://a.example.com", Made { policy: Some(deny), ..Made::default() });
-        let read = lab.talk("GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n".repeat(2).as_bytes()).await;
-        assert_eq!(
-            (read.matches("403 Forbidden").count(), read.matches("content-length: 0\r\n").count()),
-            (2, 2),
-            "{read}"
-        );
+        let custom = r#"{"on_http_request":[{"actions":[{"type":"custom-response","config":{"status_code":403}}]}]}"#;
+        lab.cloud("http://custom.example.com", Made { policy: Some(custom), ..Made::default() });
+        for (accept, kind, text) in [
+            ("text/html", "text/html; charset=utf-8", "<h1>403 Forbidden</h1>"),
+            ("application/json", "application/json", "\"status_code\":403"),
+            ("*/*", "text/plain; charset=utf-8", "This endpoint does not serve this request.\n"),
+        ] {
+            let request = format!("GET / HTTP/1.1\r\nHost: a.example.com\r\nAccept: {accept}\r\n\r\n");
+            let read = lab.talk(request.as_bytes()).await;
+            assert!(read.starts_with("HTTP/1.1 403 ") && read.contains(text), "{read}");
+            assert!(read.contains(&format!("content-type: {kind}\r\n")), "{read}");
+            let head = lab.talk(request.replace("GET", "HEAD").as_bytes()).await;
+            assert!(head.contains(&format!("content-type: {kind}\r\n")) && head.ends_with("\r\n\r\n"), "{head}");
+        }
+        let login = r#"{"on_http_request":[{"actions":[{"type":"basic-auth","config":{"credentials":["user:password1"]}}]}]}"#;
+        lab.cloud("http://login.example.com", Made { policy: Some(login), ..Made::default() });
+        let read = lab.talk(b"GET / HTTP/1.1\r\nHost: login.example.com\r\n\r\n").await;
+        assert!(read.starts_with("HTTP/1.1 401 ") && read.contains("www-authenticate: Basic"), "{read}");
+        assert!(!read.contains("content-length: 0\r\n"), "{read}");
+        let read = lab.talk(b"GET / HTTP/1.1\r\nHost: custom.example.com\r\n\r\n").await;
+        assert!(read.contains("content-length: 0\r\n"), "a custom answer stays as it was written: {read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn clear_text_of_a_name_that_is_served_behind_tls_is_sent_there() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        lab.agent("https://a.example.com", Made::default(), upstream.clone());
+        lab.agent("https://both.example.com", Made::default(), upstream.clone());
+        lab.agent("http://both.example.com", Made::default(), upstream);
+        let request = "POST /x?y=%20z HTTP/1.1\r\nHost: A.example.com:8080\r\nContent-Length: 1\r\n\r\na";
+        let read = lab.talk(request.as_bytes()).await;
+        assert!(read.starts_with("HTTP/1.1 308 "), "{read}");
+        assert!(read.contains("location: https://a.example.com/x?y=%20z\r\n"), "{read}");
+        assert!(seen.borrow().requests.is_empty());
+        assert!(lab.talk(get("both.example.com").as_bytes()).await.starts_with("HTTP/1.1 200 "));
+        assert!(lab.talk(get("nobody.example.com").as_bytes()).await.starts_with("HTTP/1.1 404 "));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn visitors_learn_no_internal_name_and_the_operator_finds_it_by_the_operation() {
+    local(async {
+        let lab = Lab::default();
+        lab.cloud("http://missing.example.com", Made { policy: Some(FORWARD), ..Made::default() });
+        let through = FORWARD.replace("rest.clinic1", "dead").leak();
+        lab.cloud("http://dead.example.com", Made { policy: Some(through), ..Made::default() });
+        let dead = lab.agent("https://dead.internal", Made::default(), drop);
+        lab.unplug(&dead);
+        let through = FORWARD.replace("rest.clinic1", "empty").leak();
+        lab.cloud("http://empty.example.com", Made { policy: Some(through), ..Made::default() });
+        lab.cloud("https://empty.internal", Made::default());
+        for (host, detail) in [
+            ("missing.example.com", "https://rest.clinic1.internal"),
+            ("dead.example.com", "session ts_"),
+            ("empty.example.com", "https://empty.internal"),
+        ] {
+            for accept in ["text/html", "application/json", "*/*"] {
+                let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\n\r\n");
+                let read = lab.talk(request.as_bytes()).await;
+                assert!(read.contains(&format!("http://{host}")), "{read}");
+                assert!(!read.contains("internal") && !read.contains("ts_"), "{read}");
+                let event = lab.events().pop().unwrap();
+                assert!(
+                    event.operation.starts_with("op_") && read.matches(&event.operation).count() == 2,
+                    "{read}"
+                );
+                assert!(event.detail.contains(detail), "{host}: {}", event.detail);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_cannot_say_where_it_comes_from() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        let policy = r#"{"on_http_request":[{"actions":[{"type":"add-headers","config":{"headers":{"x-real-ip":"${conn.client_ip}"}}}]}]}"#;
+        lab.agent("http://a.example.com", Made::default(), upstream.clone());
+        lab.agent("http://set.example.com", Made { policy: Some(policy), ..Made::default() }, upstream);
+        for host in ["a.example.com", "set.example.com"] {
+            let lies = "Forwarded: for=9.9.9.9\r\nX-Real-IP: 9.9.9.9\r\nX_Real_IP: 9.9.9.9\r\n";
+            lab.talk(format!("GET / HTTP/1.1\r\nHost: {host}\r\n{lies}\r\n").as_bytes()).await;
+        }
+        let seen = seen.borrow();
+        assert_eq!(seen.requests.len(), 2);
+        for request in &seen.requests {
+            assert_eq!((request.field("forwarded"), request.field("x_real_ip")), (None, None));
+            assert_eq!(request.field("x-forwarded-for"), Some("192.0.2.7"));
+        }
+        assert_eq!(seen.requests[0].field("x-real-ip"), None);
+        assert_eq!(seen.requests[1].field("x-real-ip"), Some("192.0.2.7"), "a policy may say it");
     })
     .await;
 }

@@ -4,14 +4,15 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may depend on, in any kind of dependency. `*` is any.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("ebbgate-model", &[]),
     ("ebbgate-policy", &["ebbgate-model"]),
     ("ebbgate-quic", &["ebbgate-shaper", "ebbgate-wire"]),
     ("ebbgate-relay", &[]),
     ("ebbgate-shaper", &[]),
+    ("ebbgate-telemetry", &[]),
     ("ebbgate-wire", &["ebbgate-model"]),
-    ("ebbgate-control", &["ebbgate-model", "ebbgate-policy"]),
+    ("ebbgate-control", &["ebbgate-model", "ebbgate-policy", "ebbgate-telemetry"]),
     ("ebbgate-ebpf", &[]),
     (
         "ebbgate-edge",
@@ -22,6 +23,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "ebbgate-quic",
             "ebbgate-relay",
             "ebbgate-shaper",
+            "ebbgate-telemetry",
             "ebbgate-wire",
         ],
     ),
@@ -33,6 +35,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "ebbgate-quic",
             "ebbgate-relay",
             "ebbgate-shaper",
+            "ebbgate-telemetry",
             "ebbgate-wire",
         ],
     ),

@@ -28,6 +28,48 @@ async fn a_program_listens_accepts_and_goes_offline_by_dropping() {
 }
 
 #[tokio::test]
+async fn a_listener_gets_the_visitors_own_bytes_after_the_proxy_header_and_tls() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let own = rcgen::CertificateParams::new(vec!["b.internal".into()]).unwrap().self_signed(&key).unwrap();
+    let edge = Edge::default();
+    let session = connect(MemoryDialer::new(&edge)).await.unwrap();
+    let draft = crate::config::EndpointDraft {
+        url: B.into(),
+        proxy_protocol: "1".into(),
+        termination: Some(crate::config::TerminationPem {
+            certificate: own.pem(),
+            key: Secret::new(key.serialize_pem()),
+            client_authorities: Vec::new(),
+        }),
+        ..Default::default()
+    };
+    let mut listener = session.listen_with(draft).await.unwrap();
+    let mut visitor = edge.visit(B).await;
+    visitor.write_all(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n").await.unwrap();
+    let roots = crate::trust::from_pem(own.pem().as_bytes()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(crate::trust::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from("b.internal").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut tls = connector.connect(name, visitor).await.expect("TLS ends in the agent");
+    tls.write_all(b"in clear").await.unwrap();
+    tls.flush().await.unwrap();
+    let mut connection = listener.accept().await.unwrap();
+    assert_eq!(connection.client, Some("203.0.113.7:4711".parse().unwrap()));
+    let mut said = [0; 8];
+    connection.stream.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"in clear");
+    connection.stream.write_all(b"answer").await.unwrap();
+    connection.stream.flush().await.unwrap();
+    let mut answer = [0; 6];
+    tls.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"answer");
+}
+
+#[tokio::test]
 async fn a_program_forwards_to_an_upstream() {
     let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let edge = Edge::default();

@@ -56,6 +56,8 @@ pub(in super::super) struct View {
     /// Name in the agent's file.
     name: String,
     pooling_enabled: bool,
+    /// What is doubtful about it now: near misses of its policy come and go with the endpoints they name.
+    warnings: Vec<String>,
     /// How its address rules are enforced; null when it has none or no edge serves it.
     enforcement: Option<Enforcement>,
 }
@@ -90,6 +92,7 @@ fn at(call: &Call, id: EndpointId, url: &EndpointUrl, binding: Binding) -> View 
         uri: call.reference(Endpoints::PATH, id).uri,
         name: String::new(),
         pooling_enabled: false,
+        warnings: Vec::new(),
         enforcement: enforcement::sum(&call.app.presence.enforcement(id)),
     }
 }
@@ -107,7 +110,16 @@ pub(super) fn of_cloud(call: &Call, record: &Endpoint) -> View {
         principal: Some(principal(call, &record.principal)),
         traffic_policy: record.traffic_policy.clone(),
         pooling_enabled: record.pooling_enabled,
+        warnings: record.warnings.clone(),
         ..at(call, record.id, &record.url, record.binding)
+    }
+}
+
+impl View {
+    /// With what is doubtful beside what else is there.
+    pub(super) fn warning_of(mut self, live: Vec<String>) -> Self {
+        self.warnings.extend(live);
+        self
     }
 }
 

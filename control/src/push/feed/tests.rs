@@ -185,6 +185,8 @@ fn report(account: u8) -> SessionReport {
         ip: "192.0.2.1".into(),
         metadata: String::new(),
         started_at: 0,
+        transport: String::new(),
+        refusals: ebbgate_model::feed::CommandRefusals::default(),
         endpoints: BTreeMap::new(),
     }
 }
@@ -200,12 +202,17 @@ async fn commands_reach_the_edge_of_their_session_and_nobody_elses() {
     control.shows(|presence| count(presence) == 2).await;
     let account = |n| AccountId::new(ksuid(n));
     let stop = |n, session| control.presence.command(account(n), session, SessionCommand::Stop);
-    stop(1, first).unwrap();
-    stop(2, second).unwrap();
-    assert_eq!(stop(2, first), Err(crate::presence::CommandError::Offline), "another account's session");
+    let answers = (stop(1, first).unwrap(), stop(2, second).unwrap());
+    let strange = stop(2, first).map(drop);
+    assert_eq!(strange, Err(crate::presence::CommandError::Offline), "another account's session");
     for (edge, session) in [(&mut one, first), (&mut two, second)] {
-        assert_eq!(edge.hear().await, ToEdge::Session { session, command: SessionCommand::Stop });
+        assert_eq!(edge.hear().await, ToEdge::Session { session, command: SessionCommand::Stop, number: 1 });
     }
+    let failed = CommandOutcome::Failed { reason: "no".into() };
+    two.say(&FromEdge::CommandAnswer { number: 9, outcome: CommandOutcome::Taken }).await;
+    two.say(&FromEdge::CommandAnswer { number: 1, outcome: failed.clone() }).await;
+    one.say(&FromEdge::CommandAnswer { number: 1, outcome: CommandOutcome::Taken }).await;
+    assert_eq!((answers.0.await.unwrap(), answers.1.await.unwrap()), (CommandOutcome::Taken, failed));
     let endpoint = ebbgate_model::EndpointId::new(ksuid(1));
     let enforcement = EnforcementReport {
         by: Enforcer::Userspace,

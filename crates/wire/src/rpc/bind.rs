@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::fold::{courtesy, decode, fold_keys, nullable};
-use super::options::{IpRestriction, SecurityOption, TlsTermination};
+use super::options::{HeaderChanges, IpRestriction, SecurityOption, TlsTermination, unknown_in};
 use super::{RpcError, Secret};
 
 /// A request to serve one endpoint.
@@ -218,7 +218,22 @@ impl Bind {
         self.forwards_proto.eq_ignore_ascii_case("http2")
     }
 
-    /// The guarding options present. Enforce each or refuse the Bind.
+    /// Options that are set and that nobody here knows, keys in lower case. Refuse the Bind: what they ask for would be dropped.
+    pub fn unknown_options(&self) -> Vec<String> {
+        unknown_in(&self.folded_opts())
+    }
+
+    /// Headers that requests shall gain and lose, if the client named any.
+    pub fn request_headers(&self) -> Result<Option<HeaderChanges>, BindError> {
+        self.option("requestheaders", "RequestHeaders")
+    }
+
+    /// Headers that answers shall gain and lose, if the client named any.
+    pub fn response_headers(&self) -> Result<Option<HeaderChanges>, BindError> {
+        self.option("responseheaders", "ResponseHeaders")
+    }
+
+    /// The options present that ask for something. Carry out each or refuse the Bind.
     pub fn security_options(&self) -> Vec<SecurityOption> {
         let mut present = SecurityOption::present_in(&self.folded_opts());
         if !self.extra.ip_policy_ref.is_empty() {

@@ -1,5 +1,7 @@
-//! The options of a Bind that guard an endpoint (wire.md §4.2). The edge must enforce each one that is present or refuse
-//! the Bind: ignoring one exposes the service. Knows the spellings, not how to enforce anything.
+//! The options of a Bind that guard an endpoint or change what passes (wire.md §4.2). The edge must carry out each one that
+//! is present or refuse the Bind: ignoring one exposes the service or breaks it. Knows the spellings, not how to do anything.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -7,7 +9,7 @@ use serde_json::Value;
 use super::fold::nullable;
 use super::secret::Secret;
 
-/// An option that keeps somebody out.
+/// An option that asks the edge to do something: to keep somebody out, or to change what passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SecurityOption {
     /// Users and passwords; also the old `Auth` text.
@@ -30,10 +32,22 @@ pub enum SecurityOption {
     LegacyPolicy,
     /// TLS ended at the edge with the client's key; without it visitors' bytes pass through unread.
     TlsTermination,
+    /// Answers compressed.
+    Compression,
+    /// Requests refused while the upstream fails.
+    CircuitBreaker,
+    /// Headers added to and removed from requests; see [`HeaderChanges`].
+    RequestHeaders,
+    /// The same for answers.
+    ResponseHeaders,
+    /// WebSocket frames turned into plain bytes.
+    WebsocketTcpConverter,
+    /// The Host header replaced by the upstream's name, and Location headers back.
+    HostHeaderRewrite,
 }
 
 /// Every option with its key in folded `Opts`.
-const KEYS: [(&str, SecurityOption); 11] = [
+const KEYS: [(&str, SecurityOption); 17] = [
     ("basicauth", SecurityOption::BasicAuth),
     ("auth", SecurityOption::BasicAuth),
     ("oauth", SecurityOption::OAuth),
@@ -45,7 +59,34 @@ const KEYS: [(&str, SecurityOption); 11] = [
     ("useragentfilter", SecurityOption::UserAgentFilter),
     ("policy", SecurityOption::LegacyPolicy),
     ("tlstermination", SecurityOption::TlsTermination),
+    ("compression", SecurityOption::Compression),
+    ("circuitbreaker", SecurityOption::CircuitBreaker),
+    ("requestheaders", SecurityOption::RequestHeaders),
+    ("responseheaders", SecurityOption::ResponseHeaders),
+    ("websockettcpconverter", SecurityOption::WebsocketTcpConverter),
+    ("hostheaderrewrite", SecurityOption::HostHeaderRewrite),
 ];
+
+/// Keys of folded `Opts` that are read elsewhere, or that describe the client and ask for nothing: where TLS ends behind it,
+/// and the scheme of its upstream, which only a rewrite of Location would need.
+const OTHER_KEYS: [&str; 9] = [
+    "url",
+    "domain",
+    "hostname",
+    "subdomain",
+    "addr",
+    "proxyproto",
+    "trafficpolicy",
+    "mutualtlsatagent",
+    "localurlscheme",
+];
+
+/// Keys of folded `Opts` that are set and that nobody here knows. Their number is bounded by the message's size.
+pub(super) fn unknown_in(folded: &Value) -> Vec<String> {
+    let known = |key: &str| OTHER_KEYS.contains(&key) || KEYS.iter().any(|(name, _)| *name == key);
+    let entries = folded.as_object().into_iter().flatten();
+    entries.filter(|(key, value)| is_set(value) && !known(key)).map(|(key, _)| key.clone()).collect()
+}
 
 impl SecurityOption {
     /// The option's name on the wire, for refusals.
@@ -61,6 +102,12 @@ impl SecurityOption {
             Self::UserAgentFilter => "UserAgentFilter",
             Self::LegacyPolicy => "Policy",
             Self::TlsTermination => "TLSTermination",
+            Self::Compression => "Compression",
+            Self::CircuitBreaker => "CircuitBreaker",
+            Self::RequestHeaders => "RequestHeaders",
+            Self::ResponseHeaders => "ResponseHeaders",
+            Self::WebsocketTcpConverter => "WebsocketTCPConverter",
+            Self::HostHeaderRewrite => "HostHeaderRewrite",
         }
     }
 
@@ -83,6 +130,20 @@ fn is_set(value: &Value) -> bool {
         Value::String(text) => !text.is_empty(),
         _ => true,
     }
+}
+
+/// Headers added and removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct HeaderChanges {
+    /// Each `name:value`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub add: Vec<String>,
+    /// Names.
+    #[serde(default, deserialize_with = "nullable")]
+    pub remove: Vec<String>,
+    /// The same as `add`, in pairs; clients send one or the other.
+    #[serde(default, rename = "addparsed", alias = "add_parsed", deserialize_with = "nullable")]
+    pub add_parsed: BTreeMap<String, String>,
 }
 
 /// Address blocks, as text.

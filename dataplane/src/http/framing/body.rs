@@ -196,6 +196,7 @@ fn check_trailers(block: &[u8]) -> Result<(), Refusal> {
 fn starts_with_forwarded(name: &[u8]) -> bool {
     name.get(..12).unwrap_or(name).eq_ignore_ascii_case(b"x-forwarded-")
         || name.eq_ignore_ascii_case(b"forwarded")
+        || name.eq_ignore_ascii_case(b"x-real-ip")
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The grammar both framers share: lines, tokens, fields, authorities, lengths (RFC 9110 section 5, RFC 9112 sections
 //! 2-6, RFC 3986). Every function takes a slice and judges it; nothing is kept.
 
+use std::fmt::Write as _;
+
 use ebbgate_model::Host;
 
 use super::{BodyFraming, FIELD_NAME_BYTES_MAX, FIELDS_MAX, Refusal};
@@ -96,6 +98,7 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
 pub(super) struct Fields<'a> {
     pub(super) host: Option<&'a [u8]>,
     pub(super) upgrade: bool,
+    pub(super) expectation: Option<&'a [u8]>,
     pub(super) connection_upgrade: bool,
     pub(super) count: usize,
     length: Option<u64>,
@@ -143,6 +146,7 @@ impl<'a> Fields<'a> {
             if !value.eq_ignore_ascii_case(b"100-continue") {
                 return Err(Refusal::Expectation);
             }
+            self.expectation = Some(value);
         } else if imitates_framing(name) {
             return Err(Refusal::FieldNameImitation);
         }
@@ -196,16 +200,17 @@ pub struct Authority {
 pub struct AuthorityError;
 
 impl Authority {
-    /// Parses the text. User information, wildcards, empty ports and anything beyond are refused.
+    /// Parses the text. User information, wildcards and anything beyond are refused; an empty port is none (RFC 3986
+    /// section 3.2.3).
     pub fn parse(text: &[u8]) -> Result<Self, AuthorityError> {
         let text = std::str::from_utf8(text).map_err(|_| AuthorityError)?;
         let (host, port) = split_port(text);
-        let port = port.map(port_number).transpose()?;
+        let port = port.filter(|port| !port.is_empty()).map(port_number).transpose()?;
         if host.starts_with('[') != host.ends_with(']') || (!host.starts_with('[') && host.contains(':')) {
             return Err(AuthorityError);
         }
         let bracketed = host.starts_with('[');
-        let host: Host = host.parse().map_err(|_| AuthorityError)?;
+        let host = Host::requested(host).map_err(|_| AuthorityError)?;
         if host.is_wildcard() || (bracketed && !host.as_str().starts_with('[')) {
             return Err(AuthorityError);
         }
@@ -243,10 +248,40 @@ pub(in crate::http) fn is_target(target: &[u8]) -> bool {
     target.first() == Some(&b'/') && is_path_and_query(target)
 }
 
-/// Whether the bytes can stand in a path and query: visible ASCII without what RFC 3986 keeps out of URIs, less the
-/// braces, bars, brackets and carets that browsers send unescaped.
+/// Whether the bytes can stand in a path and query. A path holds visible ASCII without what RFC 3986 keeps out of URIs, less
+/// the braces, bars, brackets and carets that browsers send unescaped. A query holds all visible ASCII but `#`: the
+/// WHATWG URL standard leaves `\` and backticks in it, scripts leave quotes and angle brackets.
 pub(super) fn is_path_and_query(text: &[u8]) -> bool {
-    text.iter().all(|b| b.is_ascii_graphic() && !b"#<>\"\\`".contains(b))
+    let (path, query) = split_query(text);
+    path.iter().all(|b| b.is_ascii_graphic() && !b"#<>\"\\`".contains(b))
+        && query.iter().all(|b| b.is_ascii_graphic() && *b != b'#')
+}
+
+/// The path, and the query with its question mark.
+fn split_query(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|b| *b == b'?').unwrap_or(text.len());
+    text.split_at_checked(end).unwrap_or((text, &[]))
+}
+
+/// Bytes of a query that `http::Uri` takes in percent-encoding only.
+const ENCODED_IN_QUERIES: [u8; 3] = *b"\"<>";
+
+/// The path and query as `http::Uri` takes it; none if it takes it as it is.
+pub(super) fn encoded(target: &[u8]) -> Option<String> {
+    let (_, query) = split_query(target);
+    if !query.iter().any(|b| ENCODED_IN_QUERIES.contains(b)) {
+        return None;
+    }
+    let mut text = String::with_capacity(target.len() + 64);
+    for b in target {
+        if ENCODED_IN_QUERIES.contains(b) {
+            // A string takes everything.
+            let _ = write!(text, "%{b:02X}");
+        } else {
+            text.push(char::from(*b));
+        }
+    }
+    Some(text)
 }
 
 #[cfg(test)]
@@ -278,10 +313,16 @@ mod tests {
         check("[::1]:443", Some(("[::1]", Some(443))));
         check("[::1]", Some(("[::1]", None)));
         check("127.0.0.1:80", Some(("127.0.0.1", Some(80))));
+        check("a.example:", Some(("a.example", None)));
+        check("[::1]:", Some(("[::1]", None)));
+        check("Review_12.example", Some(("review_12.example", None)));
+        check("qa--shop.example", Some(("qa--shop.example", None)));
         for bad in [
             "",
             ":80",
-            "a:",
+            ":",
+            "a::",
+            "a::80",
             "a:0",
             "a:65536",
             "a:+1",
@@ -294,7 +335,6 @@ mod tests {
             "[::1",
             "::1]",
             "a,b",
-            "a_b",
             "a\0",
             "a:80:80",
             "a?x",
@@ -316,6 +356,45 @@ mod tests {
         assert_eq!(field(b" a: b"), Err(Refusal::Folded));
         for bad in [&b"a : b"[..], b"a", b"", b":b", b"a\tb: c", b"a(b: c", b"\xff: c", b"a\x0b: c"] {
             assert_eq!(field(bad), Err(Refusal::FieldName), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn queries_hold_what_browsers_and_scripts_leave_in_them() {
+        for good in [
+            "/",
+            "/q?path=C:\\Users",
+            "/q?f=`id`",
+            "/q?f={a|b}^[]",
+            "/q?f={\"a\":\"<b>\"}",
+            "/a|b{c}",
+            "/?a?b",
+        ] {
+            assert!(is_target(good.as_bytes()), "{good}");
+        }
+        for bad in
+            ["", "q", "/a\\b", "/a`b", "/a\"b", "/a<b", "/q?a#b", "/q?a b", "/q?\u{e9}", "/q?\x7f", "/q?\0"]
+        {
+            assert!(!is_target(bad.as_bytes()), "{bad}");
+        }
+        assert_eq!(encoded(b"/a?b=`c`"), None);
+        assert_eq!(encoded(b"/a?b=\"<c>\"").as_deref(), Some("/a?b=%22%3Cc%3E%22"));
+    }
+
+    #[test]
+    fn every_target_that_passes_is_one_that_the_libraries_take() {
+        for b in 0..=u8::MAX {
+            let mut target = b"/a?b".to_vec();
+            target.push(b);
+            for target in [target.clone(), vec![b'/', b]] {
+                if is_target(&target) {
+                    let text = encoded(&target).unwrap_or_else(|| String::from_utf8(target).unwrap());
+                    assert!(
+                        text.parse::<http::uri::PathAndQuery>().is_ok_and(|path| path.as_str() == text),
+                        "{text}"
+                    );
+                }
+            }
         }
     }
 

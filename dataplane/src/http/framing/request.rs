@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::body::{BodyFramer, BodyStep};
-use super::grammar::{Authority, Fields, LineScanner, is_path_and_query, is_token, lines};
+use super::grammar::{Authority, Fields, LineScanner, encoded, is_path_and_query, is_token, lines};
 use super::{
     BodyFraming, EMPTY_LINES_MAX, HEAD_BYTES_MAX, METHOD_BYTES_MAX, Refusal, Step, TARGET_BYTES_MAX,
 };
@@ -20,6 +20,22 @@ pub struct RequestHead {
     pub authority: Authority,
     /// Header fields it has.
     pub fields: usize,
+    /// Whether it is of HTTP/1.0: no chunks and no interim answers for its visitor.
+    pub version_1_0: bool,
+    /// Whether the visitor may wait for a 100 before it sends the body (RFC 9110 section 10.1.1). The field itself is not
+    /// handed on: nobody but the upstream answers it.
+    pub expects: bool,
+    /// How the visitor wrote the target, where it is handed on in another spelling.
+    pub spelling: Option<Spelling>,
+}
+
+/// Two spellings of one path and query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spelling {
+    /// As it was written.
+    pub written: Bytes,
+    /// As it is handed on: what a URI cannot hold is percent-encoded.
+    pub encoded: String,
 }
 
 #[derive(Debug, Clone)]
@@ -84,9 +100,9 @@ impl RequestFramer {
                         self.advance(input)
                     };
                 }
-                let head = read_head(&block)?;
+                let (head, text) = read_head(block)?;
                 self.state = State::Body(BodyFramer::new(head.framing));
-                Ok(Step::Head(head, block))
+                Ok(Step::Head(head, text))
             }
             State::Body(body) => Ok(match body.step(input)? {
                 BodyStep::More => Step::More,
@@ -101,28 +117,89 @@ impl RequestFramer {
     }
 }
 
-fn read_head(block: &Bytes) -> Result<RequestHead, Refusal> {
-    let mut lines = lines(block);
-    let target = request_line(lines.next().unwrap_or_default())?;
+fn read_head(block: Bytes) -> Result<(RequestHead, Bytes), Refusal> {
+    let mut lines = lines(&block);
+    let line = request_line(lines.next().unwrap_or_default())?;
     let fields = Fields::read(lines)?;
     let host = fields.host.ok_or(Refusal::HostCount)?;
     let authority = Authority::parse(host).map_err(|_| Refusal::Host)?;
-    if let Some((default_port, named)) = target
-        && !authority.agrees(&named, default_port)
+    if let Some((default_port, named)) = &line.named
+        && !authority.agrees(named, *default_port)
     {
         return Err(Refusal::HostDisagrees);
     }
     let framing = fields.framing().unwrap_or(BodyFraming::None);
-    Ok(RequestHead {
+    if line.version_1_0 && framing == BodyFraming::Chunked {
+        return Err(Refusal::FramingNotAllowed);
+    }
+    // HTTP/1.0 has neither upgrades nor expectations (RFC 9110 sections 7.8 and 10.1.1).
+    let head = RequestHead {
         framing,
-        upgrade: fields.upgrade && fields.connection_upgrade && framing == BodyFraming::None,
+        upgrade: fields.upgrade
+            && fields.connection_upgrade
+            && framing == BodyFraming::None
+            && !line.version_1_0,
         authority,
         fields: fields.count,
-    })
+        version_1_0: line.version_1_0,
+        expects: fields.expectation.is_some() && framing != BodyFraming::None && !line.version_1_0,
+        spelling: line.spelling(&block)?,
+    };
+    let text = if fields.expectation.is_some() || head.spelling.is_some() {
+        rewritten(&block, &head)
+    } else {
+        block.clone()
+    };
+    Ok((head, text))
 }
 
-/// Checks the line; an absolute target's authority comes back with its scheme's port.
-fn request_line(line: &[u8]) -> Result<Option<(u16, Authority)>, Refusal> {
+/// The head with the other spelling of its target and without its Expect.
+fn rewritten(block: &[u8], head: &RequestHead) -> Bytes {
+    let mut text = BytesMut::with_capacity(block.len() + 64);
+    for (n, line) in lines(block).enumerate() {
+        let is_expect = line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"expect:"));
+        match &head.spelling {
+            _ if n > 0 && is_expect => continue,
+            Some(Spelling { written, encoded }) if n == 0 => {
+                let at = line.len().saturating_sub(VERSION_BYTES + written.len());
+                text.extend_from_slice(line.get(..at).unwrap_or_default());
+                text.extend_from_slice(encoded.as_bytes());
+                text.extend_from_slice(
+                    line.get(line.len().saturating_sub(VERSION_BYTES)..).unwrap_or_default(),
+                );
+            }
+            _ => text.extend_from_slice(line),
+        }
+        text.extend_from_slice(b"\r\n");
+    }
+    text.extend_from_slice(b"\r\n");
+    text.freeze()
+}
+
+/// Bytes of ` HTTP/1.1`.
+const VERSION_BYTES: usize = 9;
+
+/// What a request line says.
+struct Line<'a> {
+    /// An absolute target's authority, with its scheme's port.
+    named: Option<(u16, Authority)>,
+    /// Path and query.
+    path: &'a [u8],
+    version_1_0: bool,
+}
+
+impl Line<'_> {
+    /// `block` is what the line was read from.
+    fn spelling(&self, block: &Bytes) -> Result<Option<Spelling>, Refusal> {
+        let Some(encoded) = encoded(self.path) else { return Ok(None) };
+        if encoded.len() > TARGET_BYTES_MAX {
+            return Err(Refusal::TargetTooLong);
+        }
+        Ok(Some(Spelling { written: block.slice_ref(self.path), encoded }))
+    }
+}
+
+fn request_line(line: &[u8]) -> Result<Line<'_>, Refusal> {
     let mut parts = line.split(|b| *b == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -132,24 +209,26 @@ fn request_line(line: &[u8]) -> Result<Option<(u16, Authority)>, Refusal> {
     if !is_token(method) || method.len() > METHOD_BYTES_MAX {
         return Err(Refusal::Method);
     }
-    check_version(version)?;
+    let version_1_0 = is_version_1_0(version)?;
     if method == b"CONNECT" {
         return Err(Refusal::Connect);
     }
     if target.len() > TARGET_BYTES_MAX {
         return Err(Refusal::TargetTooLong);
     }
-    match target.first() {
-        Some(b'/') if is_path_and_query(target) => Ok(None),
-        Some(b'*') if target == b"*" && method == b"OPTIONS" => Ok(None),
-        Some(b'h' | b'H') => absolute(target).map(Some),
-        _ => Err(Refusal::Target),
-    }
+    let (named, path) = match target.first() {
+        Some(b'/') if is_path_and_query(target) => (None, target),
+        Some(b'*') if target == b"*" && method == b"OPTIONS" => (None, target),
+        Some(b'h' | b'H') => absolute(target).map(|(named, path)| (Some(named), path))?,
+        _ => return Err(Refusal::Target),
+    };
+    Ok(Line { named, path, version_1_0 })
 }
 
-fn check_version(version: &[u8]) -> Result<(), Refusal> {
+fn is_version_1_0(version: &[u8]) -> Result<bool, Refusal> {
     match version {
-        b"HTTP/1.1" => Ok(()),
+        b"HTTP/1.1" => Ok(false),
+        b"HTTP/1.0" => Ok(true),
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
@@ -159,7 +238,8 @@ fn check_version(version: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-fn absolute(target: &[u8]) -> Result<(u16, Authority), Refusal> {
+/// The authority with its scheme's port, and the path.
+fn absolute(target: &[u8]) -> Result<((u16, Authority), &[u8]), Refusal> {
     let end_of_scheme = target.windows(3).position(|w| w == b"://").ok_or(Refusal::Target)?;
     let (scheme, rest) = target.split_at_checked(end_of_scheme).ok_or(Refusal::Target)?;
     let port = match scheme {
@@ -173,12 +253,13 @@ fn absolute(target: &[u8]) -> Result<(u16, Authority), Refusal> {
     if !is_path_and_query(path) {
         return Err(Refusal::Target);
     }
-    Ok((port, Authority::parse(authority).map_err(|_| Refusal::Target)?))
+    Ok(((port, Authority::parse(authority).map_err(|_| Refusal::Target)?), path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::framing::FIELDS_MAX;
 
     fn head(text: &[u8]) -> Result<RequestHead, Refusal> {
         match RequestFramer::default().step(&mut BytesMut::from(text))? {
@@ -201,6 +282,8 @@ mod tests {
             "GET http://a.example/ HTTP/1.1",
             "GET HTTPS://A.example:443?x HTTP/1.1",
             "M-SEARCH / HTTP/1.1",
+            "GET / HTTP/1.0",
+            "GET /q?path=C:\\x&f=`id`&g={\"a\":\"<b>\"} HTTP/1.1",
         ] {
             assert_eq!(line(good), Ok(()), "{good:?}");
         }
@@ -212,7 +295,7 @@ mod tests {
         check("GET\t/\tHTTP/1.1", Refusal::RequestLine);
         check("GET / HTTP/1.10", Refusal::RequestLine);
         check("GET / http/1.1", Refusal::RequestLine);
-        check("GET / HTTP/1.0", Refusal::Version);
+        check("GET / HTTP/0.9", Refusal::Version);
         check("GET / HTTP/2.0", Refusal::Version);
         check("PRI * HTTP/2.0", Refusal::Version);
         check("G(T / HTTP/1.1", Refusal::Method);
@@ -265,7 +348,8 @@ mod tests {
         check("Host: a\r\nContent-Length: 0\r\nTransfer-Encoding: chunked", Err(Refusal::BothFramings));
         check("Host: a\r\nContent_Length: 5", Err(Refusal::FieldNameImitation));
         check("Host: a\r\nExpect: 200-ok", Err(Refusal::Expectation));
-        check(&"X: y\r\n".repeat(300), Err(Refusal::HeadTooLarge));
+        check(&format!("Host: a\r\n{}", "X: y\r\n".repeat(FIELDS_MAX - 1)), Ok(BodyFraming::None));
+        check(&"X: y\r\n".repeat(FIELDS_MAX + 1), Err(Refusal::HeadTooLarge));
     }
 
     #[test]
@@ -285,6 +369,49 @@ mod tests {
         assert!(head(format!("\r\n{request}").as_bytes()).is_ok());
         assert_eq!(head(format!("\r\n\r\n{request}").as_bytes()), Err(Refusal::EmptyLines));
         assert_eq!(head(format!("\n{request}").as_bytes()), Err(Refusal::BareLineFeed));
+    }
+
+    /// The head and what is handed on for it.
+    fn handed_on(text: &str) -> (RequestHead, String) {
+        match RequestFramer::default().step(&mut BytesMut::from(text)).unwrap() {
+            Step::Head(head, bytes) => (head, String::from_utf8(bytes.to_vec()).unwrap()),
+            step => panic!("{step:?}"),
+        }
+    }
+
+    #[test]
+    fn an_expectation_is_told_and_not_handed_on() {
+        let (head, text) =
+            handed_on("PUT / HTTP/1.1\r\nExpect: 100-Continue\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+        assert!(head.expects);
+        assert_eq!(text, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+        assert!(!handed_on("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n").0.expects, "no body");
+        let old =
+            handed_on("PUT / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n").0;
+        assert!(old.version_1_0 && !old.expects);
+    }
+
+    #[test]
+    fn a_target_that_no_uri_can_hold_is_handed_on_in_another_spelling() {
+        for (before, path) in [("GET ", "/q?a=\"<>\""), ("GET http://a", "/q?<"), ("GET http://a", "?\"")] {
+            let (head, text) = handed_on(&format!("{before}{path} HTTP/1.1\r\nHost: a\r\nX: \"\r\n\r\n"));
+            let Spelling { written, encoded } = head.spelling.unwrap();
+            assert_eq!(written, path);
+            assert_eq!(encoded, path.replace('"', "%22").replace('<', "%3C").replace('>', "%3E"));
+            assert_eq!(text, format!("{before}{encoded} HTTP/1.1\r\nHost: a\r\nX: \"\r\n\r\n"));
+        }
+        assert_eq!(handed_on("GET /q?`\\ HTTP/1.1\r\nHost: a\r\n\r\n").0.spelling, None);
+        let long = format!("GET /?{} HTTP/1.1\r\nHost: a\r\n\r\n", "<".repeat(TARGET_BYTES_MAX / 2));
+        assert_eq!(head(long.as_bytes()), Err(Refusal::TargetTooLong));
+    }
+
+    #[test]
+    fn http_1_0_has_no_chunks_and_no_upgrade() {
+        let old = |fields: &str| head(format!("POST / HTTP/1.0\r\nHost: a\r\n{fields}\r\n\r\n").as_bytes());
+        assert_eq!(old("Transfer-Encoding: chunked"), Err(Refusal::FramingNotAllowed));
+        assert_eq!(old("Content-Length: 5").unwrap().framing, BodyFraming::Length(5));
+        assert!(!old("Connection: upgrade\r\nUpgrade: websocket").unwrap().upgrade);
+        assert_eq!(head(b"GET / HTTP/1.0\r\n\r\n"), Err(Refusal::HostCount));
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! The response of an upstream to one request: held to the same grammar as a visitor's bytes, because a response that
 //! can be read in two ways splits the stream towards the visitor.
 //!
-//! Interim responses are swallowed here, except the 101 that was asked for.
+//! Interim responses are passed on, a bounded number of them; 101 only where it was asked for.
 
 use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::body::{BodyFramer, BodyStep};
-use super::grammar::{Fields, LineScanner, lines};
-use super::{BodyFraming, HEAD_BYTES_MAX, INTERIM_MAX, Refusal, Step};
+use super::grammar::{Fields, LineScanner, field, lines};
+use super::{BodyFraming, CHUNK_LINE_BYTES_MAX, HEAD_BYTES_MAX, INTERIM_MAX, Refusal, Step};
+
+/// Bytes looked at before a head is handed on: one whole chunk-size line and what follows an empty body.
+const FIRST_CHUNK_BYTES_MAX: usize = CHUNK_LINE_BYTES_MAX + 2;
 
 /// What the framer learnt from a response's head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +80,16 @@ impl ResponseFramer {
         matches!(self.state, State::Idle)
     }
 
+    /// Judges the first chunk of the body, as far as `input` holds it, before its head is handed on: what is refused here
+    /// can still be answered by somebody else.
+    pub fn check_first_chunk(&self, input: &[u8]) -> Result<(), Refusal> {
+        let State::Body(body) = &self.state else { return Ok(()) };
+        let mut body = body.clone();
+        let mut ahead = BytesMut::from(input.get(..FIRST_CHUNK_BYTES_MAX).unwrap_or(input));
+        while let BodyStep::Text(_) = body.step(&mut ahead)? {}
+        Ok(())
+    }
+
     fn advance(&mut self, input: &mut BytesMut) -> Result<Step<ResponseHead>, Refusal> {
         match &mut self.state {
             State::Failed(refusal) => Err(*refusal),
@@ -98,7 +112,11 @@ impl ResponseFramer {
                 let head = read_head(&block, self.asked)?;
                 if head.status < 200 && head.status != 101 {
                     *interim += 1;
-                    return if *interim > INTERIM_MAX { Err(Refusal::Interim) } else { self.advance(input) };
+                    if *interim > INTERIM_MAX {
+                        return Err(Refusal::Interim);
+                    }
+                    let status = StatusCode::from_u16(head.status).map_err(|_| Refusal::StatusLine)?;
+                    return Ok(Step::Interim(status, headers(&block)?));
                 }
                 self.state = match head.status {
                     101 => State::Switched,
@@ -108,6 +126,17 @@ impl ResponseFramer {
             }
         }
     }
+}
+
+/// The fields of an interim response.
+fn headers(block: &[u8]) -> Result<HeaderMap, Refusal> {
+    let mut headers = HeaderMap::new();
+    for line in lines(block).skip(1) {
+        let (name, value) = field(line)?;
+        let name = HeaderName::from_bytes(name).map_err(|_| Refusal::FieldName)?;
+        headers.append(name, HeaderValue::from_bytes(value).map_err(|_| Refusal::ControlByte)?);
+    }
+    Ok(headers)
 }
 
 fn read_head(block: &Bytes, asked: Asked) -> Result<ResponseHead, Refusal> {
@@ -154,10 +183,27 @@ mod tests {
     fn head(text: &str, is_head: bool, upgrade: bool) -> Result<(u16, BodyFraming), Refusal> {
         let mut framer = ResponseFramer::default();
         framer.expect(is_head, upgrade);
-        match framer.step(&mut BytesMut::from(text))? {
-            Step::Head(head, _) => Ok((head.status, head.framing)),
-            step => panic!("{step:?}"),
+        let mut input = BytesMut::from(text);
+        loop {
+            match framer.step(&mut input)? {
+                Step::Interim(..) => {}
+                Step::Head(head, _) => return Ok((head.status, head.framing)),
+                step => panic!("{step:?}"),
+            }
         }
+    }
+
+    #[test]
+    fn interim_answers_are_passed_on_before_the_final_one() {
+        let mut framer = ResponseFramer::default();
+        framer.expect(false, false);
+        let mut input = BytesMut::from(
+            "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nLink: </b>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n",
+        );
+        let Step::Interim(status, headers) = framer.step(&mut input).unwrap() else { panic!("no interim") };
+        assert_eq!((status.as_u16(), headers.get_all("link").iter().count()), (103, 2));
+        assert_eq!(framer.step(&mut input), Ok(Step::Interim(StatusCode::CONTINUE, HeaderMap::new())));
+        assert!(matches!(framer.step(&mut input), Ok(Step::Head(ResponseHead { status: 204, .. }, _))));
     }
 
     #[test]
@@ -198,6 +244,28 @@ mod tests {
         check("HTTP/1.1 099 No||", Err(Refusal::StatusLine));
         check("HTTP/1.1 600 No||", Err(Refusal::StatusLine));
         check(&"HTTP/1.1 100 Continue||".repeat(INTERIM_MAX + 1), Err(Refusal::Interim));
+    }
+
+    #[test]
+    fn a_bad_first_chunk_is_seen_with_the_head() {
+        let first = |after: &str| {
+            let mut framer = ResponseFramer::default();
+            framer.expect(false, false);
+            let mut input = BytesMut::from(
+                format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{after}").as_str(),
+            );
+            assert!(matches!(framer.step(&mut input), Ok(Step::Head(..))));
+            framer.check_first_chunk(&input)
+        };
+        for good in
+            ["", "5", "5\r\n", "5\r\nhello", "5\r\nhellooops", "0\r\n\r\n", "0\r\n\r\nmore", "0\r\nX-Sum: 1"]
+        {
+            assert_eq!(first(good), Ok(()), "{good:?}");
+        }
+        assert_eq!(first("zz\r\nhello"), Err(Refusal::ChunkSize));
+        assert_eq!(first("5\nhello"), Err(Refusal::BareLineFeed));
+        assert_eq!(first(&"1".repeat(300)), Err(Refusal::ChunkSize));
+        assert_eq!(first("0\r\nContent-Length: 1\r\n\r\n"), Err(Refusal::Trailer));
     }
 
     #[test]

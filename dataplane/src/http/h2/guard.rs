@@ -15,7 +15,7 @@ use super::blocks::{BlockError, Blocks};
 use super::flood::{Flood, Floods};
 use super::scan::{CONTINUATION, Part, Scanner};
 use crate::http::limits::Limits;
-use crate::http::pace::Pace;
+use crate::http::pace::{Pace, Patience};
 use crate::http::timer::Timer;
 
 /// Why a connection is cut.
@@ -88,7 +88,8 @@ pub(super) struct Guard<IO> {
 }
 
 impl<IO> Guard<IO> {
-    pub(super) fn new(io: IO, trouble: Rc<Trouble>, limits: Rc<Limits>) -> Self {
+    /// `patience` is what the visitor's source has.
+    pub(super) fn new(io: IO, trouble: Rc<Trouble>, limits: Rc<Limits>, patience: &Rc<Patience>) -> Self {
         let now = Instant::now();
         Self {
             io,
@@ -99,7 +100,7 @@ impl<IO> Guard<IO> {
             inside_since: Some(now),
             pause: false,
             read_timer: Timer::default(),
-            write_pace: Pace::new(limits.write_pace, limits.pace_bytes_min),
+            write_pace: Pace::patient(limits.write_pace, limits.pace_bytes_min, patience),
             write_timer: Timer::default(),
             limits,
         }
@@ -140,8 +141,7 @@ impl<IO> Guard<IO> {
     }
 
     fn poll_blocked<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let deadline = self.write_pace.wait(Instant::now());
-        ready!(self.write_timer.poll(cx, deadline));
+        ready!(self.write_pace.poll_stalled(cx, &mut self.write_timer));
         self.trouble.tell(Cut::WriteStalled);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

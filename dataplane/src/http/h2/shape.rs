@@ -100,7 +100,8 @@ fn check_authority(head: &mut Parts) -> Result<Authority, Shape> {
     let authority = Authority::parse(text).map_err(|_| Shape::Authority)?;
     if let Some(host) = host {
         let host = Authority::parse(host.as_bytes()).map_err(|_| Shape::Authority)?;
-        if host != authority {
+        let default = if head.uri.scheme_str() == Some("http") { 80 } else { 443 };
+        if !host.agrees(&authority, default) {
             return Err(Shape::AuthorityDisagrees);
         }
     }
@@ -181,6 +182,9 @@ mod tests {
         assert_eq!(judged("https://a.example/x?y", &[], true), ok("/x?y"));
         assert_eq!(judged("/x", &[("host", "A.example:80")], true), ok("/x"));
         assert_eq!(judged("https://a.example/", &[("host", "a.example")], true), ok("/"));
+        assert_eq!(judged("https://a.example/", &[("host", "a.example:443")], true), ok("/"));
+        assert_eq!(judged("https://a.example:443/", &[("host", "a.example:")], true), ok("/"));
+        assert_eq!(judged("http://a.example/", &[("host", "a.example:80")], true), ok("/"));
         assert_eq!(
             judged("https://a.example/", &[("content-length", "5"), ("te", "trailers")], false),
             ok("/")
@@ -203,6 +207,7 @@ mod tests {
             Shape::AuthorityDisagrees,
         );
         check("https://a.example:444/", &[("host", "a.example")], Shape::AuthorityDisagrees);
+        check("https://a.example/", &[("host", "a.example:80")], Shape::AuthorityDisagrees);
         check("https://a.example/\u{e9}", &[], Shape::Path);
         check("https://a.example/", &[("connection", "close")], Shape::ConnectionSpecific);
         check("https://a.example/", &[("transfer-encoding", "chunked")], Shape::ConnectionSpecific);

@@ -6,13 +6,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use ebbgate_wire::driver::reset_code;
 use ebbgate_wire::mux::Code;
+use http::{HeaderMap, Method, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::body::Progress;
-use crate::http::framing::{Refusal, ResponseFramer};
+use crate::http::exchange::Exchange;
+use crate::http::framing::{BodyFraming, Refusal, ResponseFramer, Spelling};
 use crate::http::sieve::{Passed, Sieve};
 use crate::http::slices;
 
@@ -21,6 +23,8 @@ use crate::http::slices;
 pub(super) struct Shared {
     expected: Cell<Option<(bool, bool)>>,
     progress: RefCell<Option<Rc<Progress>>>,
+    exchange: RefCell<Exchange>,
+    respelled: RefCell<Option<Respelled>>,
     /// A byte came back since the last request went out.
     pub(super) received: Cell<bool>,
     /// The framer refused.
@@ -37,6 +41,20 @@ impl Shared {
         self.received.set(false);
         self.expected.set(Some((head, upgrade)));
         self.progress.replace(Some(progress.clone()));
+    }
+
+    /// The request belongs to this exchange, in which its target may have another spelling.
+    pub(super) fn of(&self, exchange: &Exchange, request: &Request<()>) {
+        let spelling = exchange.spelling_of(request.uri());
+        self.respelled.replace(spelling.map(|spelling| Respelled::new(request.method(), &spelling)));
+        self.exchange.replace(exchange.clone());
+    }
+
+    fn interim(&self, status: StatusCode, headers: HeaderMap) {
+        if let Some(progress) = &*self.progress.borrow() {
+            progress.touch();
+        }
+        self.exchange.borrow().answer_before(status, headers);
     }
 
     fn note_refusal(&self, error: &io::Error) {
@@ -60,17 +78,33 @@ impl Shared {
     }
 }
 
+/// The front of a request line as the visitor wrote it, in place of what hyper writes.
+#[derive(Debug)]
+struct Respelled {
+    written: Bytes,
+    /// Bytes of hyper's that it stands for.
+    instead_of: usize,
+}
+
+impl Respelled {
+    fn new(method: &Method, spelling: &Spelling) -> Self {
+        let written = [method.as_str().as_bytes(), b" ", &spelling.written].concat();
+        Self { written: written.into(), instead_of: method.as_str().len() + 1 + spelling.encoded.len() }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Gate<S> {
     io: S,
     sieve: Sieve<ResponseFramer>,
     shared: Rc<Shared>,
+    respelled: Option<Respelled>,
 }
 
 impl<S> Gate<S> {
     pub(super) fn new(io: S, shared: Rc<Shared>) -> Self {
-        Self { io, sieve: Sieve::default(), shared }
+        Self { io, sieve: Sieve::default(), shared, respelled: None }
     }
 
     /// The stream, and what was read from it but not passed.
@@ -88,6 +122,21 @@ impl<S: AsyncRead + Unpin> Gate<S> {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "bytes after the response")))
     }
 
+    /// Looks at the chunk behind a head, if it is here already, while the answer can still be another.
+    fn first_chunk(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        if self.sieve.input.is_empty()
+            && let Poll::Ready(Ok(0) | Err(_)) = self.sieve.poll_fill(&mut self.io, cx)
+        {
+            return Err(Refusal::Truncated);
+        }
+        self.sieve.framer.check_first_chunk(&self.sieve.input)
+    }
+
+    fn refused(&self, refusal: Refusal) -> Poll<io::Result<()>> {
+        self.shared.refusal.set(Some(refusal));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)))
+    }
+
     fn poll_answer(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let passed = self.sieve.poll_pass(&mut self.io, cx, buf);
@@ -95,17 +144,25 @@ impl<S: AsyncRead + Unpin> Gate<S> {
                 self.shared.received.set(true);
             }
             match ready!(passed)? {
-                Passed::Bytes => self.shared.received.set(true),
-                Passed::Head(_) => {
+                Passed::Bytes | Passed::Text => self.shared.received.set(true),
+                Passed::Head(head) => {
                     self.shared.received.set(true);
+                    if head.framing == BodyFraming::Chunked {
+                        match self.first_chunk(cx) {
+                            Ok(()) => {}
+                            Err(refusal) => return self.refused(refusal),
+                        }
+                    }
+                    continue;
+                }
+                Passed::Interim(status, headers) => {
+                    self.shared.received.set(true);
+                    self.shared.interim(status, headers);
                     continue;
                 }
                 Passed::End => return self.poll_idle(cx),
                 Passed::Closed => {}
-                Passed::Refused(refusal) => {
-                    self.shared.refusal.set(Some(refusal));
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
-                }
+                Passed::Refused(refusal) => return self.refused(refusal),
             }
             return Poll::Ready(Ok(()));
         }
@@ -131,8 +188,35 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Gate<S> {
+    /// Writes the front of a request line that has another spelling. How many of `n` bytes of hyper's it stands for.
+    fn poll_respelled(&mut self, cx: &mut Context<'_>, n: usize) -> Poll<io::Result<usize>> {
+        if let Some(next) = self.shared.respelled.take() {
+            self.respelled = Some(next);
+        }
+        let Some(front) = &mut self.respelled else { return Poll::Ready(Ok(0)) };
+        while !front.written.is_empty() {
+            let wrote = Pin::new(&mut self.io).poll_write(cx, &front.written);
+            match ready!(self.shared.touch(wrote))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => front.written.advance(n),
+            }
+        }
+        let n = n.min(front.instead_of);
+        front.instead_of -= n;
+        if front.instead_of == 0 {
+            self.respelled = None;
+        }
+        Poll::Ready(Ok(n))
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match ready!(self.poll_respelled(cx, buf.len()))? {
+            0 => {}
+            n => return Poll::Ready(Ok(n)),
+        }
         let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
         self.shared.touch(wrote)
     }
@@ -142,6 +226,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(0, |buf| buf.len());
+        match ready!(self.poll_respelled(cx, first))? {
+            0 => {}
+            n => return Poll::Ready(Ok(n)),
+        }
         let wrote = slices::poll_write(&mut self.io, cx, bufs);
         self.shared.touch(wrote)
     }

@@ -105,6 +105,7 @@ impl Connection {
         let again = Again::by(request.method());
         self.is_free = false;
         self.shared.expect(request.method() == Method::HEAD, false, progress);
+        self.shared.of(body.exchange(), &request);
         let result = self.sender.send_request(with_body(request, body.lend())).await;
         result.map_err(|error| self.failed(&error, again))
     }
@@ -113,10 +114,12 @@ impl Connection {
     pub(super) async fn upgrade(
         &mut self,
         request: Request<()>,
+        body: &Lender,
         progress: &Rc<Progress>,
     ) -> Result<Response<Incoming>, SendError> {
         let again = Again::by(request.method());
         self.shared.expect(false, true, progress);
+        self.shared.of(body.exchange(), &request);
         let result = self.sender.send_request(with_body(request, Body::Empty)).await;
         result.map_err(|error| self.failed(&error, again))
     }

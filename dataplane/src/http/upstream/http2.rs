@@ -1,10 +1,13 @@
 //! HTTP/2 with prior knowledge to an upstream: gRPC and its trailers.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -15,7 +18,8 @@ use super::refusal::Watched;
 use super::{Again, Driver, Lender, SendError, fault_failure, garbage, lost, unreachable};
 use crate::http::answer::Failure;
 use crate::http::body::{Body, BodyFault};
-use crate::http::framing;
+use crate::http::exchange::Exchange;
+use crate::http::framing::{self, INTERIM_MAX, Refusal};
 use crate::http::gate::Fault;
 use crate::http::h2_stream::{self, Reading, Sender, WriteError};
 use crate::http::limits::{
@@ -83,6 +87,7 @@ impl Connection {
         let again = Again::by(request.method());
         let mut sender =
             self.sender.clone().ready().await.map_err(|error| self.failed(&error, Again::Unseen))?;
+        let exchange = body.exchange().clone();
         let body = body.lend();
         let over = http_body::Body::is_end_stream(&body);
         let request = with_authority(request)?;
@@ -100,7 +105,8 @@ impl Connection {
                 }
             })))
         });
-        let response = response.await.map_err(|error| match fault.get() {
+        let response = with_interim(response, &exchange).await?;
+        let response = response.map_err(|error| match fault.get() {
             Some(fault) => SendError { failure: fault_failure(fault), again: Again::No },
             None => self.failed(&error, again),
         })?;
@@ -113,6 +119,26 @@ impl Connection {
         // The writer and the connection live as long as the response is read.
         Ok(response.map(|stream| read(stream, length).guarded((writer, self.clone()))))
     }
+}
+
+/// The final answer; those before it go to the visitor, a bounded number of them.
+async fn with_interim(
+    mut response: ResponseFuture,
+    exchange: &Exchange,
+) -> Result<Result<Response<RecvStream>, h2::Error>, SendError> {
+    let mut count = 0;
+    poll_fn(|cx| {
+        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            count += 1;
+            if count > INTERIM_MAX {
+                return Poll::Ready(Err(garbage(Refusal::Interim)));
+            }
+            let (head, ()) = interim.into_parts();
+            exchange.answer_before(head.status, head.headers);
+        }
+        Pin::new(&mut response).poll(cx).map(Ok)
+    })
+    .await
 }
 
 fn read(stream: RecvStream, length: Option<u64>) -> Body {

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::http::body::{Body, BodyFault};
-use crate::http::pace::Leisure;
+use crate::http::exchange::Exchange;
 
 /// Bytes of a request's body kept for another member of the pool, until the upstream answers.
 pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
@@ -21,7 +21,7 @@ pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
 pub(in crate::http) struct Lender {
     body: Rc<RefCell<Body>>,
     read: Rc<RefCell<Read>>,
-    leisure: Leisure,
+    exchange: Exchange,
 }
 
 /// What was read of a body that streams.
@@ -43,19 +43,19 @@ impl Lender {
         Self {
             body: Rc::new(RefCell::new(body)),
             read: Rc::new(RefCell::new(read)),
-            leisure: Leisure::default(),
+            exchange: Exchange::default(),
         }
     }
 
-    /// The same body, whose sender's leisure is this.
-    pub(in crate::http) fn at(mut self, leisure: &Leisure) -> Self {
-        self.leisure = leisure.clone();
+    /// The same body, of this exchange.
+    pub(in crate::http) fn of(mut self, exchange: &Exchange) -> Self {
+        self.exchange = exchange.clone();
         self
     }
 
-    /// Whether its sender may rest.
-    pub(in crate::http) fn leisure(&self) -> &Leisure {
-        &self.leisure
+    /// What its sender and the upstream tell each other.
+    pub(in crate::http) fn exchange(&self) -> &Exchange {
+        &self.exchange
     }
 
     /// Whether no byte of it went out, or it can be sent any number of times.

@@ -92,6 +92,7 @@ impl<G: Gateway> Visitor<G> {
                     Outcome::Keys(self.gateway.keys(endpoint.account, &url, fresh).await)
                 }
                 Step::Need(Effect::Body { bytes_max }) => {
+                    body.exchange().ask_for_body();
                     let mut taken = body.take();
                     let read = taken.buffer(bytes_max).await;
                     body.give_back(taken);
@@ -115,9 +116,10 @@ impl<G: Gateway> Visitor<G> {
     }
 }
 
-/// A policy that failed is logged here and answered without its message, which may quote configuration.
+/// A policy that failed is answered without its message, which may quote configuration.
 pub(super) fn policy_failed(endpoint: &Endpoint, code: ErrorCode, message: &str) -> Stop {
     tracing::warn!(endpoint = %endpoint.id, %code, message, "traffic policy failed");
+    let detail = format!("the traffic policy of {} failed: {message}", endpoint.url);
     let message = "The traffic policy of this endpoint failed.";
-    Stop::Failure(Failure::coded(StatusCode::INTERNAL_SERVER_ERROR, code, message))
+    Stop::Failure(Failure::coded(StatusCode::INTERNAL_SERVER_ERROR, code, message).because(detail))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
 use ebbgate_policy::{Context, OnError, Outcome, Phase, Run, Verdict, Work};
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 
@@ -46,7 +46,13 @@ impl<G: Gateway> Visitor<G> {
         record: &Rc<Record<G>>,
     ) -> Result<Answer<G>, Stop> {
         self.gateway.returned(None, self.conn.scheme, &authority.host, self.conn.port).await;
-        let pool = route::public(&self.gateway, &self.conn, authority).map_err(Stop::Failure)?;
+        let pool = match route::public(&self.gateway, &self.conn, authority) {
+            Ok(pool) => pool,
+            Err(_) if route::is_secure_elsewhere(&self.gateway, &self.conn, authority) => {
+                return Ok(Answer::Response(reply::secure(authority, &head.uri, record.form())));
+            }
+            Err(failure) => return Err(Stop::Failure(failure)),
+        };
         let work = Work::default();
         let first = self.enter(pool, Rc::new(head), OnError::Halt, &work, body).map_err(Stop::Failure)?;
         record.reached(&first.endpoint);
@@ -167,8 +173,15 @@ impl<G: Gateway> Visitor<G> {
         }
         let head = hop.cx.request.as_ref().unwrap_or(&hop.entry);
         // gRPC streams may rest as long as the exchange does, where there are any; other bodies have a pace.
-        body.leisure().set(endpoint.upstream_http2 && fields::is_grpc(&hop.entry.headers));
-        let request = || self.upstream_request(&endpoint, head, &hop.entry, upgrade.as_ref());
+        body.exchange().set_may_rest(endpoint.upstream_http2 && fields::is_grpc(&hop.entry.headers));
+        // Another try of a body that has come is made without the expectation.
+        let request = || {
+            let mut request = self.upstream_request(&endpoint, head, &hop.entry, upgrade.as_ref());
+            if body.exchange().expects() && !body.is_replayable() {
+                request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+            }
+            request
+        };
         let sent =
             self.upstreams.send(&self.gateway, &self.conn, &endpoint, &request, body, &record.progress);
         let than: Vec<_> = hop.tried.iter().copied().chain([endpoint.id]).collect();
@@ -273,7 +286,7 @@ impl<G: Gateway> Visitor<G> {
                 if !reply.response_phase {
                     hops.pop();
                 }
-                self.back(hops, from_reply(reply), record).await
+                self.back(hops, from_reply(reply, record.form()), record).await
             }
             _ => Err(Stop::Close),
         }
@@ -296,7 +309,7 @@ impl<G: Gateway> Visitor<G> {
             let verdict = self.drive(&hop.endpoint, &mut run, &mut hop.cx, &Lender::new(Body::Empty)).await;
             record.logged(std::mem::take(&mut hop.cx.logs));
             match verdict {
-                Verdict::Respond(reply) => (head, body) = from_reply(reply).into_parts(),
+                Verdict::Respond(reply) => (head, body) = from_reply(reply, record.form()).into_parts(),
                 Verdict::Close { .. } => return Err(Stop::Close),
                 Verdict::Failed { code, message } => {
                     return Err(policy_failed(&hop.endpoint, code, &message));
@@ -315,7 +328,7 @@ fn ask(body: &Lender) -> Ask {
 
 fn resume_after(hop: &mut Hop, error: &SendError) {
     let code = error.failure.code.unwrap_or(ErrorCode::AGENT_STREAM);
-    let outcome = Outcome::ForwardFailed { code, message: error.failure.message.clone() };
+    let outcome = Outcome::ForwardFailed { code, message: error.failure.detail().to_owned() };
     if let Some(run) = &mut hop.run {
         run.resume(&mut hop.cx, outcome);
     }
@@ -331,20 +344,23 @@ fn too_far(why: TooFar) -> Failure {
 }
 
 fn offline(url: &EndpointUrl) -> Failure {
-    let message = format!("The endpoint {url} is offline.");
-    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message)
+    let message = "What this endpoint forwards to is offline.";
+    let detail = format!("the endpoint {url} is offline");
+    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message).because(detail)
 }
 
 /// A cloud endpoint whose policy let the request through to nowhere.
 fn unfinished(endpoint: &Endpoint) -> Failure {
-    let message = match endpoint.engine {
-        None => format!(
-            "The endpoint {} has no traffic policy in force: give it one that forwards or answers.",
-            endpoint.url
+    let (message, what) = match endpoint.engine {
+        None => (
+            "This endpoint has no traffic policy in force: give it one that forwards or answers.",
+            "has no traffic policy in force",
         ),
-        Some(_) => {
-            format!("The traffic policy of {} neither forwarded nor answered this request.", endpoint.url)
-        }
+        Some(_) => (
+            "The traffic policy of this endpoint neither forwarded nor answered this request.",
+            "has a traffic policy that neither forwarded nor answered",
+        ),
     };
-    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message)
+    let detail = format!("{} {what}", endpoint.url);
+    Failure::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message).because(detail)
 }

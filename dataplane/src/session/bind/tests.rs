@@ -5,6 +5,8 @@
 use super::*;
 use crate::program::Tables;
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ebbgate_model::{
     AccountId, Acl, AddressId, AddressSpec, CredentialId, DomainId, DomainSpec, Ksuid, Program, Token,
     TokenHash,
@@ -168,6 +170,80 @@ fn guards_are_enforced_or_refused() {
     let rule = &wanted.policy.unwrap().on_http_request[0];
     assert_eq!(rule.actions[0].kind, "restrict-ips");
     assert_eq!(rule.actions[0].config["allow"], json!(["10.0.0.0/8"]));
+}
+
+/// The policy of an https endpoint bound with these options, or the refusal's text.
+fn with_options(more: Value) -> Result<TrafficPolicy, String> {
+    let mut opts = json!({ "URL": "https://a.clinic.example.com" });
+    opts.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let wanted = decide_with(&[], &bind("https", opts, json!({})), None).map_err(|refusal| refusal.text())?;
+    Ok(wanted.policy.unwrap_or_default())
+}
+
+#[test]
+fn header_options_become_the_actions_of_a_policy() {
+    let own = r#"{"on_http_request":[{"actions":[{"type":"deny"}]}]}"#;
+    let policy = with_options(json!({
+        "RequestHeaders": { "add": ["X-A:1", "x-a: 2", "X-B:b:c"], "remove": ["Cookie"], "addParsed": { "x-b": "b:c", "X-C": "3" } },
+        "ResponseHeaders": { "add": [], "remove": ["server"] },
+        "IPRestriction": { "allow_cidrs": ["10.0.0.0/8"] },
+        "TrafficPolicy": own,
+    }))
+    .unwrap();
+    let seen = |rules: &[ebbgate_model::Rule]| -> Vec<(String, Value)> {
+        let actions = rules.iter().flat_map(|rule| &rule.actions);
+        actions.map(|action| (action.kind.clone(), action.config["headers"].clone())).collect()
+    };
+    let kind = |kind: &str, headers: Value| (kind.to_owned(), headers);
+    assert_eq!(
+        seen(&policy.on_http_request),
+        [
+            kind("restrict-ips", Value::Null),
+            kind("remove-headers", json!(["Cookie"])),
+            kind("add-headers", json!({ "x-a": "1" })),
+            kind("add-headers", json!({ "x-a": "2", "x-b": "b:c", "x-c": "3" })),
+            kind("deny", Value::Null),
+        ]
+    );
+    assert_eq!(seen(&policy.on_http_response), [kind("remove-headers", json!(["server"]))]);
+    assert!(with_options(json!({ "RequestHeaders": {}, "ResponseHeaders": null })).unwrap().is_empty());
+    for (bad, expect) in [
+        (json!({ "add": ["no colon"] }), "RequestHeaders is malformed"),
+        (json!({ "add": ["Content-Length:1"] }), "belongs to the gateway"),
+        (json!({ "add": ["a b:1"] }), "is not a header name"),
+        (json!({ "add": ["x:${conn.client_ip}"] }), "has an expression"),
+        (json!({ "add": (0..65).map(|n| format!("x-{n}:1")).collect::<Vec<_>>() }), "more than 64"),
+    ] {
+        let error = with_options(json!({ "RequestHeaders": bad })).unwrap_err();
+        assert!(error.contains(expect) && error.contains("ERR_NGROK_330"), "{bad}: {error}");
+    }
+    let twenty: Vec<_> = (0..20).map(|n| format!("x-{n}:1")).collect();
+    let policy = with_options(json!({ "ResponseHeaders": { "add": twenty } })).unwrap();
+    assert_eq!(policy.on_http_response[0].actions.len(), 2, "each within the policy's own limit");
+}
+
+#[test]
+fn options_that_are_not_carried_out_are_refused_by_name() {
+    for (key, value, name) in [
+        ("Compression", json!({}), "Compression"),
+        ("CircuitBreaker", json!({ "error_threshold": 0.5 }), "CircuitBreaker"),
+        ("WebsocketTCPConverter", json!({}), "WebsocketTCPConverter"),
+        ("HostHeaderRewrite", json!(true), "HostHeaderRewrite"),
+        ("BrandNewOption", json!({}), "brandnewoption"),
+        ("Throttle", json!(5), "throttle"),
+    ] {
+        let error = with_options(json!({ key: value })).unwrap_err();
+        assert!(error.contains(name) && error.contains("ERR_NGROK_330"), "{key}: {error}");
+    }
+    for silent in [
+        json!({ "HostHeaderRewrite": false, "Compression": null, "BrandNewOption": "" }),
+        json!({ "LocalURLScheme": "http" }),
+    ] {
+        assert!(with_options(silent.clone()).is_ok(), "{silent}");
+    }
+    let tcp = bind("tcp", json!({ "RequestHeaders": { "add": ["a:b"] } }), json!({}));
+    let error = decide_with(&[], &tcp, None).unwrap_err().text();
+    assert!(error.contains("RequestHeaders is for http and https endpoints"), "{error}");
 }
 
 #[test]
