@@ -110,12 +110,14 @@ impl FromStr for JoinString {
 
 /// Whether the bytes are one DER sequence from first to last (X.690 section 8.1.3), so that a string cut short is noticed.
 fn is_whole(der: &[u8]) -> bool {
-    match der {
-        [0x30, 0x81, length, rest @ ..] => rest.len() == usize::from(*length),
-        [0x30, 0x82, high, low, rest @ ..] => rest.len() == usize::from(u16::from_be_bytes([*high, *low])),
-        [0x30, length @ 0..=0x7f, rest @ ..] => rest.len() == usize::from(*length),
-        _ => false,
-    }
+    let (length, rest) = match der {
+        [0x30, 0x82, high, low, rest @ ..] => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+        [0x30, 0x81, length, rest @ ..] | [0x30, length @ 0..=0x7f, rest @ ..] => {
+            (usize::from(*length), rest)
+        }
+        _ => return false,
+    };
+    rest.len() == length
 }
 
 impl fmt::Debug for JoinString {
