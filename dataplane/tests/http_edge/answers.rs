@@ -63,6 +63,8 @@ async fn a_bad_body_is_refused_once() {
     .await;
 }
 
+/// Seconds the edge gives an upstream to close after it.
+const UPSTREAM_CLOSES_SECS: u64 = 5;
 /// Bytes of an upload that is answered before its end.
 const UPLOAD_BYTES: usize = 4 * 1024 * 1024;
 
@@ -122,8 +124,8 @@ async fn an_upload_that_is_answered_early_and_drips_on_is_not_waited_for() {
         serving.await.unwrap();
         drip.await.unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 413 "));
-        // The upstream is given the rest as long as its connection is kept.
-        let wait = KEPT_UPSTREAM_SECS_MAX + LINGER_SECS_MAX + 1;
+        // The upstream is given the rest as long as its connection is kept, and while it closes.
+        let wait = KEPT_UPSTREAM_SECS_MAX + UPSTREAM_CLOSES_SECS + LINGER_SECS_MAX + 1;
         assert!(started.elapsed().as_secs() <= wait, "{:?}", started.elapsed());
     })
     .await;
