@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ebbgate_wire::link::raw::MAGIC;
-use ebbgate_wire::link::{ALPN_LINK, say_hello};
+use ebbgate_wire::link::{ALPN_LINK, Version, say_hello};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -47,7 +47,7 @@ async fn agents_and_visitors_share_one_address_and_are_told_apart() {
     let mut link = rustls::ClientConfig::clone(&lab.authority.client(None, false));
     link.alpn_protocols = vec![ALPN_LINK.to_vec()];
     let mut link = lab.visit_tls("localhost", Arc::new(link)).await.unwrap();
-    say_hello(&mut link, &ticket).await.unwrap();
+    say_hello(&mut link, &ticket, Version::Two).await.unwrap();
     soon("the link", || lab.edge.metrics.links.get() == 1).await;
     // HTTP by the agents' name is no session, and a name nobody serves gets no certificate.
     assert!(lab.visit_tls("localhost", Arc::new(web)).await.is_err());
