@@ -1,6 +1,8 @@
 //! `Socket`: an accepted TCP connection that counts its bytes, can give back bytes it was asked to look at, and can move
 //! from one shard's runtime to another's.
 
+mod tickets;
+
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +20,7 @@ use tokio::time::Duration;
 
 use crate::relay::{Kernel, Pipe};
 use crate::ring::{self, Polled};
+use tickets::Tickets;
 
 /// Seconds of silence before the kernel asks whether a peer is still there.
 const KEEPALIVE_SECS: u64 = 60;
@@ -69,6 +72,7 @@ pub struct Socket {
     traffic: Arc<Traffic>,
     /// So many bytes received are acknowledged at once; later ones when the kernel likes.
     quick_ack_bytes: u64,
+    tickets: Option<Box<Tickets>>,
 }
 
 #[derive(Debug)]
@@ -99,6 +103,7 @@ impl Socket {
             looked_at: BytesMut::new(),
             traffic: Arc::default(),
             quick_ack_bytes: 0,
+            tickets: None,
         })
     }
 
@@ -126,6 +131,57 @@ impl Socket {
     pub fn acknowledge_now(&self) {
         if let Stream::Attached(stream) = &self.stream {
             acknowledge(stream);
+        }
+    }
+
+    /// Before a TLS handshake as server: session tickets wait for the first answer.
+    pub fn hold_tickets(&mut self) {
+        self.tickets = Some(Box::default());
+    }
+
+    /// After the handshake: the next bytes sent take the tickets along.
+    pub fn send_tickets_with_the_next_bytes(&mut self) {
+        if let Some(tickets) = &mut self.tickets {
+            tickets.handshake_is_over();
+        }
+    }
+
+    fn saw(&mut self, bytes: &[u8]) {
+        if let Some(tickets) = &mut self.tickets {
+            tickets.received(bytes);
+        }
+    }
+
+    /// Sends held tickets and `bytes` after them, as one. How many of `bytes` went.
+    fn poll_write_after(
+        &mut self,
+        mut tickets: Box<Tickets>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let both = [io::IoSlice::new(tickets.held()), io::IoSlice::new(bytes)];
+        let n = match self.stream()?.poll_write_vectored(cx, &both) {
+            Poll::Pending => {
+                self.tickets = Some(tickets);
+                return Poll::Pending;
+            }
+            Poll::Ready(sent) => sent?,
+        };
+        self.traffic.add_sent(n);
+        let of_bytes = tickets.went(n);
+        if tickets.held().is_empty() && tickets.is_over() {
+            return if of_bytes > 0 {
+                Poll::Ready(Ok(of_bytes))
+            } else {
+                Pin::new(self).poll_write(cx, bytes)
+            };
+        }
+        tickets.sent(bytes.get(..of_bytes).unwrap_or_default());
+        self.tickets = Some(tickets);
+        match (n, of_bytes) {
+            (0, _) => Poll::Ready(Ok(0)),
+            (_, 0) => Pin::new(self).poll_write(cx, bytes),
+            (_, of_bytes) => Poll::Ready(Ok(of_bytes)),
         }
     }
 
@@ -373,7 +429,9 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         if !self.looked_at.is_empty() {
             let n = self.looked_at.len().min(buf.remaining());
-            buf.put_slice(&self.looked_at.split_to(n));
+            let peeked = self.looked_at.split_to(n);
+            self.saw(&peeked);
+            buf.put_slice(&peeked);
             if self.looked_at.is_empty() {
                 self.looked_at = BytesMut::new();
             }
@@ -381,13 +439,22 @@ impl AsyncRead for Socket {
         }
         let before = buf.filled().len();
         ready!(self.stream()?.poll_read(cx, buf))?;
-        self.received(buf.filled().len().saturating_sub(before));
+        let new = buf.filled().get(before..).unwrap_or_default();
+        self.received(new.len());
+        self.saw(new);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(mut tickets) = self.tickets.take() {
+            if tickets.hold(bytes) {
+                self.tickets = Some(tickets);
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            return self.poll_write_after(tickets, cx, bytes);
+        }
         let n = ready!(self.stream()?.poll_write(cx, bytes))?;
         self.traffic.add_sent(n);
         Poll::Ready(Ok(n))
@@ -398,6 +465,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.tickets.is_some() {
+            let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+            return self.poll_write(cx, first);
+        }
         let n = ready!(self.stream()?.poll_write_vectored(cx, bufs))?;
         self.traffic.add_sent(n);
         Poll::Ready(Ok(n))

@@ -109,13 +109,17 @@ async fn answer(socket: &mut Socket, request_bytes: usize, reply: &[u8]) -> Resu
     Ok(())
 }
 
-/// Finishes a client's handshake. Its last packet is acknowledged at once, since nothing need follow from us.
+/// Finishes a client's handshake. Its last packet is acknowledged at once, since nothing need follow from us: tickets
+/// wait for the first answer.
 pub(super) async fn finish_handshake(
-    socket: Socket,
+    mut socket: Socket,
     config: Arc<ServerConfig>,
 ) -> Result<TlsStream<Socket>, TlsError> {
-    let stream = tls::handshake(socket, config).await?;
-    stream.get_ref().0.acknowledge_now();
+    socket.hold_tickets();
+    let mut stream = tls::handshake(socket, config).await?;
+    let socket = stream.get_mut().0;
+    socket.send_tickets_with_the_next_bytes();
+    socket.acknowledge_now();
     Ok(stream)
 }
 
@@ -198,6 +202,39 @@ mod tests {
             let ((_stream, delays), connected) = tokio::join!(serve, connect);
             connected.unwrap();
             assert!(!delays, "{protocols:?} {tls12_only}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tickets_come_with_the_first_answer_and_not_before() {
+        use crate::tls::tests::Authority;
+        use crate::tls::{Configs, Protocols, default_settings, parse_certificate};
+        use tokio::io::AsyncReadExt as _;
+        let authority = Authority::new("server");
+        let (chain, key) = authority.leaf(&["db.example.com"]);
+        let domain = parse_certificate(&chain, &key).unwrap();
+        let config = Configs::default().get(&default_settings(), Some(&domain), Protocols::Http).unwrap();
+        let client_config = Arc::new(authority.client(None, false));
+        for resumed in [false, true] {
+            let (client, mut socket) = pair().await;
+            let config = Arc::clone(&config);
+            let serve = async move {
+                read_hello(&mut socket).await.unwrap();
+                finish_handshake(socket, config).await.unwrap()
+            };
+            let connector = tokio_rustls::TlsConnector::from(Arc::clone(&client_config));
+            let connect = connector.connect("db.example.com".try_into().unwrap(), client);
+            let (mut server, client) = tokio::join!(serve, connect);
+            let mut client = client.unwrap();
+            let (socket, session) = client.get_ref();
+            assert_eq!(session.handshake_kind() == Some(rustls::HandshakeKind::Resumed), resumed);
+            let early = socket.try_read(&mut [0; 1]).map_err(|error| error.kind());
+            assert_eq!(early, Err(io::ErrorKind::WouldBlock), "sent unasked");
+            server.write_all(b"answer").await.unwrap();
+            server.flush().await.unwrap();
+            let mut answer = [0; 6];
+            client.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"answer");
         }
     }
 
