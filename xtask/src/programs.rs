@@ -155,11 +155,16 @@ mod tests {
         text.split(marker).skip(1).filter_map(|rest| rest.split('"').next())
     }
 
+    /// Whether it is a source file, and not this one.
+    fn is_other_source(path: &str) -> bool {
+        Path::new(path).extension().is_some_and(|ending| ending == "rs") && path != "xtask/src/programs.rs"
+    }
+
     /// Programs that the sources execute by a literal name: directly, or in a network namespace (`at`, `exec`).
     fn executed() -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         for (path, text) in sources().unwrap() {
-            if !path.ends_with(".rs") || path.ends_with("xtask/src/programs.rs") {
+            if !is_other_source(&path) {
                 continue;
             }
             names.extend(literals(&text, "Command::new(\"").map(str::to_owned));
@@ -186,7 +191,7 @@ mod tests {
         let texts: Vec<String> = sources()
             .unwrap()
             .into_iter()
-            .filter(|(path, _)| path.ends_with(".rs") && !path.ends_with("xtask/src/programs.rs"))
+            .filter(|(path, _)| is_other_source(path))
             .map(|(_, text)| text)
             .collect();
         // Cargo's linker, assembler and archiver are named by no source of ours.

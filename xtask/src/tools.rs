@@ -18,6 +18,7 @@ pub fn is_root() -> bool {
 const SYSTEM_DIRS: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
+#[expect(clippy::disallowed_methods, reason = "the search path is where programs are")]
 /// The file of a program: in the system's folders, else along `PATH`.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

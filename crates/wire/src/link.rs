@@ -140,9 +140,10 @@ impl Phase {
     /// What comes after this frame, which the peer sent.
     pub fn receive(self, frame: Frame) -> Result<Self, LinkError> {
         match (self, frame) {
-            (Self::Idle, Frame::Claim(_)) | (Self::Open, Frame::Data(_)) => Ok(Self::Open),
+            (Self::Idle, Frame::Claim(_)) | (Self::Claimed, Frame::Taken) | (Self::Open, Frame::Data(_)) => {
+                Ok(Self::Open)
+            }
             (Self::Open, Frame::Fin) => Ok(Self::Finished),
-            (Self::Claimed, Frame::Taken) => Ok(Self::Open),
             (Self::Finished, Frame::Free) => Ok(Self::Free),
             (Self::Claimed | Self::Open | Self::Finished, Frame::Reset(_)) => Ok(Self::Void),
             (phase, frame) => Err(LinkError::OutOfOrder { frame, phase }),

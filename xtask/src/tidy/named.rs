@@ -1,10 +1,12 @@
 //! Tests that pages name: each `path.rs::name` in a page is a function in that file, so a claim cannot outlive its test.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Every reference in a Markdown page whose file or function is not there, with its line.
 pub(super) fn check(texts: &BTreeMap<String, String>) -> Vec<String> {
-    let pages = texts.iter().filter(|(path, _)| path.ends_with(".md"));
+    let is_page = |path: &str| Path::new(path).extension().is_some_and(|ending| ending == "md");
+    let pages = texts.iter().filter(|(path, _)| is_page(path));
     pages.flat_map(|(page, text)| missing(page, text, texts)).collect()
 }
 
