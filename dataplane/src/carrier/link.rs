@@ -261,7 +261,7 @@ impl Drop for LinkStream {
             // more the next visitor might wait. What was sent arrives although the link closes.
             Version::One if used.is_bulk => used.done(&place),
             Version::One | Version::Two => {
-                drop(spawn_local(used.settle(stream, place, Rc::clone(&self.cut))))
+                drop(spawn_local(used.settle(stream, place, Rc::clone(&self.cut))));
             }
         }
     }
@@ -362,12 +362,12 @@ impl AsyncWrite for LinkStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = self.poll_end(cx, |stream, cx| stream.poll_flush(cx));
+        let outcome = self.poll_end(cx, AsyncWrite::poll_flush);
         self.cut.guard(&self.cut.writer, cx, outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = self.poll_end(cx, |stream, cx| stream.poll_shutdown(cx));
+        let outcome = self.poll_end(cx, AsyncWrite::poll_shutdown);
         if let (Poll::Ready(Ok(())), Some(claim)) = (&outcome, &mut self.claim) {
             claim.ended();
         }

@@ -100,7 +100,7 @@ impl RequestFramer {
                         self.advance(input)
                     };
                 }
-                let (head, text) = read_head(block)?;
+                let (head, text) = read_head(&block)?;
                 self.state = State::Body(BodyFramer::new(head.framing));
                 Ok(Step::Head(head, text))
             }
@@ -117,8 +117,8 @@ impl RequestFramer {
     }
 }
 
-fn read_head(block: Bytes) -> Result<(RequestHead, Bytes), Refusal> {
-    let mut lines = lines(&block);
+fn read_head(block: &Bytes) -> Result<(RequestHead, Bytes), Refusal> {
+    let mut lines = lines(block);
     let line = request_line(lines.next().unwrap_or_default())?;
     let fields = Fields::read(lines)?;
     let host = fields.host.ok_or(Refusal::HostCount)?;
@@ -143,10 +143,10 @@ fn read_head(block: Bytes) -> Result<(RequestHead, Bytes), Refusal> {
         fields: fields.count,
         version_1_0: line.version_1_0,
         expects: fields.expectation.is_some() && framing != BodyFraming::None && !line.version_1_0,
-        spelling: line.spelling(&block)?,
+        spelling: line.spelling(block)?,
     };
     let text = if fields.expectation.is_some() || head.spelling.is_some() {
-        rewritten(&block, &head)
+        rewritten(block, &head)
     } else {
         block.clone()
     };
