@@ -211,7 +211,7 @@ impl LinkStream {
     fn poll_end(
         &mut self,
         cx: &mut Context<'_>,
-        call: fn(Pin<&mut dyn Duplex>, &mut Context<'_>) -> Poll<io::Result<()>>,
+        call: fn(Pin<&mut (dyn Duplex + 'static)>, &mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
         loop {
             if let Some(instead) = &mut self.instead {
@@ -362,12 +362,12 @@ impl AsyncWrite for LinkStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = self.poll_end(cx, AsyncWrite::poll_flush);
+        let outcome = self.poll_end(cx, <dyn Duplex as AsyncWrite>::poll_flush);
         self.cut.guard(&self.cut.writer, cx, outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = self.poll_end(cx, AsyncWrite::poll_shutdown);
+        let outcome = self.poll_end(cx, <dyn Duplex as AsyncWrite>::poll_shutdown);
         if let (Poll::Ready(Ok(())), Some(claim)) = (&outcome, &mut self.claim) {
             claim.ended();
         }
