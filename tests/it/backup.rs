@@ -68,8 +68,8 @@ fn a_backup_brings_the_installation_to_an_empty_machine_by_the_documented_comman
     let made = run(&commands[verb("backup")?], &there, &backups)?.context("an answer")?;
     assert_eq!(made["objects"]["endpoints"], 1, "{made}");
     let bundle = made["backup"].as_str().context("where it is")?.to_owned();
-    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&bundle)?.permissions());
-    assert_eq!(mode & 0o777, 0o600, "whoever has it has the installation");
+    let access = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&bundle)?.permissions());
+    assert_eq!(access & 0o777, 0o600, "whoever has it has the installation");
 
     // The machine is lost: nothing but the bundle and the lab's own ports are left.
     lab.kill_edge();
@@ -82,9 +82,9 @@ fn a_backup_brings_the_installation_to_an_empty_machine_by_the_documented_comman
             continue;
         }
         if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?
+            fs::remove_dir_all(entry.path())?;
         } else {
-            fs::remove_file(entry.path())?
+            fs::remove_file(entry.path())?;
         }
     }
     assert_eq!(fs::read(there.join("lab.json"))?, ports);

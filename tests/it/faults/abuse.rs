@@ -32,10 +32,10 @@ fn bystander(chain: &Chain, n: usize) -> Result<()> {
 
 fn check(carrier: &str) -> Result<()> {
     let held = Arc::new(Mutex::new(Vec::new()));
-    let hold = Arc::clone(&held);
+    let keeper = Arc::clone(&held);
     let mut chain = Chain::start(carrier, move |_, stream| {
         stream.shutdown(Shutdown::Write)?;
-        hold.lock().map_err(|_| ErrorKind::Other)?.push(stream);
+        keeper.lock().map_err(|_| ErrorKind::Other)?.push(stream);
         Ok(())
     })?;
     let mut senders = Vec::new();

@@ -237,7 +237,7 @@ async fn idle_links_shrink_by_themselves_after_a_crowd() {
     parked(&edge, LINKS_IDLE_MIN + 20).await;
     let dials = dialer.link_dials.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_mins(3)).await;
-    edge.book().parked.retain_mut(|link| link.is_quiet());
+    edge.book().parked.retain_mut(ebbgate_wire::link::Parked::is_quiet);
     assert_eq!(edge.book().parked.len(), LINKS_IDLE_MIN);
     assert_eq!(dialer.link_dials.load(Ordering::SeqCst), dials, "none is hung up to be dialled again");
 }
