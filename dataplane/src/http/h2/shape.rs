@@ -219,7 +219,7 @@ mod tests {
         check("https://a.example/", &[("x", " a")], Shape::FieldValue);
         check("https://a.example/", &[("x", "a\t")], Shape::FieldValue);
         check("https://a.example/", &[("expect", "x")], Shape::Expectation);
-        check("https://a.example/", &[("x", "y"); FIELDS_MAX + 1], Shape::FieldCount);
+        check("https://a.example/", &vec![("x", "y"); FIELDS_MAX + 1], Shape::FieldCount);
     }
 
     #[test]
