@@ -128,7 +128,7 @@ fn guarding_options_are_listed_when_present_in_any_spelling() {
         assert_eq!(bind("https", &opts, &extra).security_options(), expected, "{opts} {extra}");
     };
     let none = json!({"BasicAuth": null, "OAuth": null, "Auth": "", "IPRestriction": null, "Policy": null,
-        "MutualTLSAtAgent": false, "Compression": {}, "TrafficPolicy": "", "CircuitBreaker": {"error_threshold": 0.5}});
+        "MutualTLSAtAgent": false, "TrafficPolicy": ""});
     check(none, json!({"IPPolicyRef": ""}), &[]);
     check(
         json!({"Auth": "u:p", "BasicAuth": {"credentials": []}}),
@@ -136,6 +136,11 @@ fn guarding_options_are_listed_when_present_in_any_spelling() {
         &[SecurityOption::BasicAuth],
     );
     check(json!({"oauth": {}}), Value::Null, &[SecurityOption::OAuth]);
+    check(
+        json!({"circuitbreaker": {"error_threshold": 0.5}}),
+        Value::Null,
+        &[SecurityOption::CircuitBreaker],
+    );
     check(json!({"IPRestriction": {"allow_cidrs": []}}), Value::Null, &[SecurityOption::IpRestriction]);
     check(json!({"OIDC": {"issuer_url": "x"}}), Value::Null, &[SecurityOption::Oidc]);
     check(json!({"MutualTLSCA": {"mutual_tls_ca": "AA=="}}), Value::Null, &[SecurityOption::MutualTls]);
