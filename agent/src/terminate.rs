@@ -92,7 +92,7 @@ impl Terminator {
         Ok(Self { config: Arc::new(config), known: vec![ALPN_POSTGRESQL], mutual: !authorities.is_empty() })
     }
 
-    /// Says that the service behind speaks HTTP/2, so that clients who ask for it are told so.
+    /// Says that the service behind speaks HTTP/2, so that clients that ask for it are told so.
     #[must_use]
     pub fn with_http2(mut self) -> Self {
         self.known.push(ALPN_HTTP2);

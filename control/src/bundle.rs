@@ -1,7 +1,7 @@
 //! A bundle: one file with everything that a new machine needs to go on as this installation. It is a database like
 //! control's own, with the directory's secrets and authorities in a table beside the records.
 //!
-//! Whoever has a bundle has the installation: its file is for its owner only.
+//! A bundle holds all secrets of the installation: only its owner may read the file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

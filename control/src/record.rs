@@ -398,7 +398,7 @@ pub struct Stored<R> {
 pub struct Listed<R> {
     /// The records that can be read.
     pub items: Vec<Stored<R>>,
-    /// Keys of those that cannot. What they said is unknown: who would allow something must count them as against it.
+    /// Keys of those that cannot. Their content is unknown: a check that would allow something must count them as a refusal.
     pub damaged: Vec<String>,
     /// Key of the oldest one, readable or not.
     pub last: Option<String>,

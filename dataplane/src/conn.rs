@@ -126,7 +126,7 @@ pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
     let comer = if *entrance == Entrance::Connect { Comer::Agent } else { Comer::Visitor };
     let admit = |comer| edge.caps.admit(socket.peer().ip(), comer).map(|admitted| (comer, admitted));
     let admitted = match admit(comer) {
-        // Whoever comes here may be an agent, and there is room for those.
+        // A connection here may be an agent's, and there is room for those.
         Err(_) if *entrance == Entrance::Shared => admit(Comer::Agent),
         admitted => admitted,
     };

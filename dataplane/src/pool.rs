@@ -16,7 +16,7 @@ use crate::gateway::{Endpoint, Kind};
 /// Most members tried for one connection or request.
 pub const TRIES_MAX: usize = 4;
 
-/// Who asks for a member.
+/// The work that asks for a member.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
     /// Whether the work can be repeated on another member when this one refuses it.
@@ -120,7 +120,7 @@ enum Rank {
 }
 
 impl Rank {
-    /// Members of a lower class go first. A trial is as good as any: whom it fails is served by another member.
+    /// Members of a lower class go first. A trial is as good as any: work that it fails goes to another member.
     fn class(self) -> u8 {
         match self {
             Self::Good | Self::Trial => 0,

@@ -2,7 +2,7 @@
 //!
 //! A server configuration is made per certificate and settings, so that nothing of one endpoint (client authorities,
 //! protocols) reaches another. Tickets are for one server name (RFC 6066 section 3), and only where no client certificate
-//! is asked for. Knows no routes: who is asked for which certificate is decided before.
+//! is asked for. Knows no routes: the caller decides which certificate is asked for.
 
 mod certificate;
 mod client_auth;

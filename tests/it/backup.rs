@@ -29,7 +29,7 @@ fn commands(section: &str) -> Result<Vec<Vec<String>>> {
 /// Runs one documented command, in another directory than the documented one. None: it is the service manager's.
 fn run(words: &[String], dir: &Path, backups: &Path) -> Result<Option<Value>> {
     let mut words = words;
-    // Here everything runs as whoever runs the test.
+    // Here everything runs as the user of the test.
     if let ["sudo", "-u", "ebbgate-control", ..] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         words = &words[3..];
     }

@@ -67,7 +67,7 @@ pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) 
     response
 }
 
-/// Who called, for the call's line in the log. Rides on the answer from the guard to the frame.
+/// The caller, for the call's line in the log. The guard attaches it to the answer, the frame reads it.
 #[derive(Debug, Clone)]
 struct Actor {
     account: AccountId,
@@ -75,7 +75,7 @@ struct Actor {
     key: ApiKeyId,
 }
 
-/// One line a call: which operation, who asked for it from where, what came of it. Never what was presented.
+/// One line a call: the operation, the caller, the source address, the outcome. Never what was presented.
 fn log_call(span: &Span, method: &Method, path: &str, source: Option<IpAddr>, response: &Response) {
     let actor = response.extensions().get::<Actor>();
     let code = response.extensions().get::<ErrorCode>();

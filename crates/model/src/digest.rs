@@ -1,4 +1,4 @@
-//! `ProgramDigest`: tells whether two processes hold the same Program. Knows no hash function; who compares computes it.
+//! `ProgramDigest`: tells whether two processes hold the same Program. Knows no hash function; the callers compute it.
 
 use std::fmt;
 

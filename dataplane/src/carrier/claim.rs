@@ -48,11 +48,11 @@ pub(super) struct Claim {
     deadline: Pin<Box<Sleep>>,
     retry: Option<Retry>,
     retrying: Option<Retrying>,
-    /// Who waits to read, and who waits to write, until there is a verdict.
+    /// The tasks that wait to read and to write, until there is a verdict.
     waiting: [Option<Waker>; 2],
 }
 
-/// Who asks.
+/// The side that asks.
 #[derive(Clone, Copy)]
 pub(super) enum Asking {
     /// The reader.
@@ -113,7 +113,7 @@ impl Claim {
         retrying.as_mut().poll(cx).map(|instead| instead.map_or(Verdict::Link, Verdict::Instead))
     }
 
-    /// There is a verdict, found by the one who asks; the other looks again.
+    /// There is a verdict, found by the side that asks; the other side looks again.
     pub(super) fn decided(mut self, asking: Asking) {
         let other = match asking {
             Asking::Reader => Asking::Writer,

@@ -1,4 +1,4 @@
-//! One address for visitors and agents: the first bytes tell who came. A link says so by ALPN, a raw link by its greeting,
+//! One address for visitors and agents: the first bytes tell them apart. A link says so by ALPN, a raw link by its greeting,
 //! a session by the name that agents connect to, or by none.
 //!
 //! HTTP and PostgreSQL are visitors' protocols, whatever the name. Knows no sessions and no endpoints.

@@ -92,7 +92,7 @@ impl Liveness {
         match look {
             Look::Heard => {
                 self.watched.store(false, Ordering::Release);
-                // Sent meanwhile by somebody who took this for a watch that goes on.
+                // Sent meanwhile by a task that took this for a running watch.
                 if self.unanswered_ms.load(Ordering::Relaxed) != 0
                     && !self.watched.swap(true, Ordering::AcqRel)
                 {

@@ -71,7 +71,7 @@ fn accepts_trailers(value: &HeaderValue) -> bool {
     value.as_bytes().split(|b| *b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Whether gateways in the CGI tradition, to whom `_` and `-` are the same, read the name as this one.
+/// Whether a CGI gateway, which treats `_` and `-` alike, reads the name as this one.
 fn reads_as(name: &HeaderName, own: &HeaderName) -> bool {
     let same = |(b, expect): (u8, u8)| b == expect || (b == b'_' && expect == b'-');
     let (name, own) = (name.as_str(), own.as_str());

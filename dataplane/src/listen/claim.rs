@@ -72,7 +72,7 @@ impl Claim {
 
     /// Notes an address that the kernel has just given to this process alone.
     pub(super) fn note(listener: &str, address: SocketAddr) -> Arc<Self> {
-        // Nobody else can have it: the lock is for those who come later.
+        // No other process can have it: the lock is for later ones.
         let lock = lock(address).ok().flatten();
         register(&mut lock_claims(), listener, address, lock)
     }
@@ -101,7 +101,7 @@ fn lock_claims() -> MutexGuard<'static, Vec<Weak<Claim>>> {
 }
 
 /// A name in the abstract namespace of Unix sockets: one for each network namespace, as TCP ports are, and free when its
-/// holder dies. None: the system allows no such socket, or another user has the name, who cannot share our port anyway.
+/// holder dies. None: the system allows no such socket, or another user's process has the name and cannot share our port.
 fn lock(address: SocketAddr) -> Result<Option<Arc<UnixListener>>, NotClaimed> {
     let Ok(name) = UnixAddress::from_abstract_name(format!("ebbgate-edge listens on {address}")) else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! What agents have bound, kept on disk: an edge that comes back knows whom it waits for. Losing it costs a visitor who comes
+//! What agents have bound, kept on disk: a restarted edge knows which agents it waits for. Losing it costs a visitor who comes
 //! before its agent a 404, so no error here stops anything.
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! Keys of session tickets: made by this process, for this process alone, replaced by the hour.
 //!
-//! Who gets tickets is decided in `tls`: HTTPS clients of endpoints that ask for no client certificate.
+//! `tls` decides which clients get tickets: HTTPS clients of endpoints that ask for no client certificate.
 
 use std::sync::{Arc, OnceLock};
 

@@ -510,7 +510,7 @@ async fn a_link_is_claimed_again_only_when_its_agent_says_that_it_is_empty() {
     let (one, two) = visitor_and_reader(&lab, &agent, Version::Two).await;
     let _agent = agent.echo(b"");
     let (one, two) = (tokio::spawn(to_the_end(one)), tokio::spawn(to_the_end(two)));
-    // Visitors until both links had one; those who found none went by the session.
+    // Visitors until both links had one; the others went by the session.
     while !(one.is_finished() && two.is_finished()) {
         exchange(lab.visit().await, b"x").await.unwrap();
     }
@@ -574,7 +574,7 @@ async fn deaf(lab: &Lab, agent: &Agent) -> Io {
     io
 }
 
-/// A visitor who came to the one link there is, and what the session carries; those who found no link are refused.
+/// A visitor who came to the one link there is, and what the session carries; visitors without a link are refused.
 async fn visit_deaf(lab: &Lab, agent: &mut Agent, bytes: &[u8]) -> TcpStream {
     loop {
         let before = (carried(lab, "link"), carried(lab, "mux"));

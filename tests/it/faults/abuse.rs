@@ -17,7 +17,7 @@ const SENT_MIB: [usize; 5] = [1, 2, 4, 8, 16];
 /// Others, who must not notice.
 const BYSTANDERS: usize = 30;
 
-/// A connection of somebody else, who waits so long and no longer.
+/// Another visitor's connection, with a deadline.
 fn bystander(chain: &Chain, n: usize) -> Result<()> {
     let word = format!("bystander {n}");
     let mut stream = chain.visit(ECHO)?;

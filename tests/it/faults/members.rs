@@ -1,4 +1,4 @@
-//! Pools of two agents of whom one cannot serve: its upstream is down, or it hangs. The other does the work.
+//! Pools of two agents, one of which cannot serve: its upstream is down, or it hangs. The other does the work.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -155,7 +155,7 @@ fn one_of_two_upstreams_dead_costs_no_request_with_a_body_and_no_connection() ->
     })
 }
 
-/// Two members of whom one, which comes by `carrier`, is stopped and goes on again.
+/// Two members; one, which comes by `carrier`, is stopped and continued.
 fn hang(carrier: &str) -> Result<()> {
     let pools = Pools::start()?;
     let bodies = Bodies::default();

@@ -24,7 +24,7 @@ const FORGET: &str = "
     VACUUM;
 ";
 
-/// Files beside a database, with who made them.
+/// Files beside a database, with their owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
     /// When, in Unix seconds.

@@ -27,7 +27,7 @@ pub enum EdgeType {
     Https,
 }
 
-/// For which bind, and from whom, a proxied connection is. The first five keys are always sent; the others only to an agent
+/// The bind and the source of a proxied connection. The first five keys are always sent; the others only to an agent
 /// whose links are of `link::Version::Two`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyHeader {

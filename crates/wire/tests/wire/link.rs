@@ -207,7 +207,7 @@ async fn broken_rules_end_the_link() {
         let mut got = Vec::new();
         let read = stream.read_to_end(&mut got).await;
         stream.shutdown().await.ok();
-        // What comes after a FIN belongs to the link, not to the stream: whoever waits for its end finds it.
+        // What comes after a FIN belongs to the link, not to the stream: a reader that waits for its end finds it.
         let usable = read.is_ok() && stream.freed().await.is_some();
         assert!(!usable, "{what}");
         assert_eq!(got, b"", "{what}");
