@@ -115,7 +115,9 @@ pub(super) async fn finish_handshake(
     mut socket: Socket,
     config: Arc<ServerConfig>,
 ) -> Result<TlsStream<Socket>, TlsError> {
-    socket.hold_tickets();
+    if config.send_tls13_tickets > 0 {
+        socket.hold_tickets();
+    }
     let mut stream = tls::handshake(socket, config).await?;
     let socket = stream.get_mut().0;
     socket.send_tickets_with_the_next_bytes();

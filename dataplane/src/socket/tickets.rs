@@ -10,6 +10,8 @@ use bytes::{Buf as _, BytesMut};
 const HEADER_BYTES: usize = 5;
 /// The content type of every encrypted record of TLS 1.3.
 const APPLICATION_DATA: u8 = 23;
+/// Bytes of an encrypted alert as a record: header, level, description, content type, tag. Any ticket is longer.
+const ALERT_RECORD_BYTES: usize = HEADER_BYTES + 2 + 1 + 16;
 /// Bytes held at most; what is longer is sent at once. Two tickets are well below.
 const HELD_BYTES_MAX: usize = 4 << 10;
 
@@ -80,12 +82,14 @@ impl Tickets {
         self.is_over
     }
 
-    /// Keeps bytes if they are tickets. The server's own flight begins with a record in clear, so it is never taken.
+    /// Keeps bytes if they are tickets. The server's own flight begins with a record in clear, and an alert is short, so
+    /// neither is taken.
     pub(super) fn hold(&mut self, bytes: &[u8]) -> bool {
         let are_tickets = !self.is_over
             && self.client_is_encrypted
             && self.server.is_between()
             && bytes.first() == Some(&APPLICATION_DATA)
+            && bytes.len() > ALERT_RECORD_BYTES
             && self.held.len() + bytes.len() <= HELD_BYTES_MAX;
         if are_tickets {
             self.server.follow(bytes);
@@ -146,6 +150,13 @@ mod tests {
         both.received(&[record(22, 200), record(23, 80)].concat());
         assert!(!both.hold(&record(22, 90)));
         both.sent(&record(22, 90));
+    }
+
+    #[test]
+    fn an_alert_is_not_held() {
+        let mut both = Tickets::default();
+        both.received(&record(23, 53));
+        assert!(!both.hold(&record(23, 19)));
     }
 
     #[test]
