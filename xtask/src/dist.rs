@@ -12,8 +12,8 @@ use crate::workspace::{self, Profile, run, shown};
 
 /// The programs, and where they go below the archive's root.
 const PROGRAMS: [&str; 4] = ["ebbgate-control", "ebbgate-edge", "ebbgate-admit", "ebbgate"];
-/// Most bytes of the agent as it is shipped.
-const AGENT_BYTES_MAX: u64 = 12_000_000;
+/// Most bytes of the agent as it is shipped. It has 16.5 million; with its symbols it would have more than this.
+const AGENT_BYTES_MAX: u64 = 20_000_000;
 /// Files of the repository, and where they go.
 const FILES: [(&str, &str); 17] = [
     ("dist/systemd/ebbgate-control.service", "usr/lib/systemd/system"),
