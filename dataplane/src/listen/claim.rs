@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn an_edge_that_is_about_to_listen_is_seen_by_its_lock() {
         // Taken by hand, as by a process that has not bound its port yet.
-        let address = "127.0.0.1:1".parse().unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let other = lock(address).unwrap();
         let refused = Claim::take("--http", address);
         let this = i32::try_from(std::process::id()).unwrap();
