@@ -29,7 +29,7 @@ pub enum Stream {
     Raw(RawStream),
     /// A stream of a QUIC connection.
     Quic(ebbgate_quic::Stream),
-    /// One of the others, whose TLS ended here: what is read and written is in clear.
+    /// One of the others after TLS ended here: reads and writes are in clear.
     Tls(Box<TlsStream<Prefixed<Self>>>),
 }
 

@@ -62,7 +62,7 @@ agent:
       upstream: {url: 8080}
 ";
 
-/// The same with an edge, whose authority stands beside the file.
+/// The same with an edge. Its authority stands beside the file.
 fn ready(directory: &Path) -> String {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -69,7 +69,7 @@ pub struct Contents {
     pub files: BTreeMap<String, String>,
 }
 
-/// Writes a bundle of a directory, in use or not, and reads it back. There is a whole one afterwards, or none.
+/// Writes a bundle of a directory, in use or not, and reads it back. The path then holds a verified bundle, or nothing.
 pub fn backup(
     dir: &DataDir,
     to: &Path,

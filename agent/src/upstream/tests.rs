@@ -362,7 +362,7 @@ async fn tls_that_ends_in_the_agent_with_and_without_psqls_preamble() {
     assert!(terminated(GSS_REQUEST, b"N", None).await);
 }
 
-/// A visitor whose TLS ends in the agent, before its handshake, and the upstream's listener.
+/// A visitor before its handshake, with TLS that ends in the agent, and the upstream's listener.
 async fn terminated_visitor() -> (Visitor, ClientConfig, TcpListener, Session) {
     let authority = Authority::new();
     let (chain, key) = authority.leaf("db.internal");

@@ -57,7 +57,7 @@ pub(super) async fn create(
     }
 }
 
-/// All accounts. One whose record cannot be read is listed with what is wrong, for it can still be deleted.
+/// All accounts. An account with an unreadable record is listed with its fault, since it can still be deleted.
 pub(super) async fn list(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, AdminError> {
     admin.check(&headers)?;
     let items = admin.app.store.range(Range::all(ACCOUNTS_PREFIX)).await?.items;

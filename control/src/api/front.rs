@@ -93,7 +93,7 @@ fn log_call(span: &Span, method: &Method, path: &str, source: Option<IpAddr>, re
     );
 }
 
-/// A path whose segments that are whole tokens are left out: some paste a key where its id belongs.
+/// A path without the segments that are tokens: callers sometimes paste a key in place of its id.
 fn without_tokens(path: &str) -> String {
     let shown = |segment: &str| {
         if segment.parse::<Token>().is_ok() { "(a token)".to_owned() } else { segment.to_owned() }

@@ -350,7 +350,7 @@ async fn delete<R: Resource>(
 
 /// Removes an object that cannot be read, with every name it holds and the certificate made for it.
 ///
-/// Whose it was among the account's service users nobody can tell any more: only the account's own keys may.
+/// Its service user can no longer be told: only the account's own keys may delete it.
 async fn remove_damaged<R: Resource>(call: &Call, id: R::Id) -> Result<Txn, ApiError> {
     owner::may_administer(call)?;
     let key = record::key::<R::Record>(call.account, id);

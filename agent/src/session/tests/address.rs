@@ -1,4 +1,4 @@
-//! A host whose addresses and routes change under a session, with a paused clock.
+//! A host that changes its addresses and routes under a session, with a paused clock.
 
 use std::net::{IpAddr, SocketAddr};
 
