@@ -6,8 +6,8 @@
 mod gate;
 mod http1;
 mod http2;
-mod lender;
 mod refusal;
+mod replay;
 mod shelf;
 
 use std::error::Error;
@@ -24,7 +24,7 @@ use super::body::{Body, BodyFault, Progress};
 use super::gate::Fault;
 use super::limits::Limits;
 use crate::gateway::{Endpoint, Gateway, HttpConn};
-pub(super) use lender::Lender;
+pub(super) use replay::ReplayBody;
 use shelf::{Behind, Shelf};
 
 /// What an upstream answered.
@@ -62,7 +62,7 @@ impl Again {
     }
 
     /// Whether the request with this body may be sent again.
-    pub(super) fn allows(self, body: &Lender) -> bool {
+    pub(super) fn allows(self, body: &ReplayBody) -> bool {
         match self {
             Self::No => false,
             Self::Repeatable => body.is_whole(),
@@ -113,7 +113,7 @@ impl Upstreams {
         conn: &HttpConn,
         endpoint: &Endpoint,
         make: &impl Fn() -> Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
         if endpoint.upstream_http2 {
@@ -142,7 +142,7 @@ impl Upstreams {
         conn: &HttpConn,
         endpoint: &Endpoint,
         request: Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
         let stream = open(gateway, conn, endpoint).await?;
@@ -168,7 +168,7 @@ impl Upstreams {
         mut connection: http1::Connection,
         endpoint: &Endpoint,
         request: Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Response<Body>, SendError> {
         let response = with_idle(progress, connection.send(request, body, progress)).await?;
@@ -197,7 +197,7 @@ impl Upstreams {
         conn: &HttpConn,
         endpoint: &Endpoint,
         make: &impl Fn() -> Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
         if let Some(connection) = self.shelf.http2(endpoint.id) {

@@ -27,7 +27,7 @@ use super::limits::Limits;
 use super::pace::Patience;
 use super::record::Record;
 use super::reply::{framed, may_switch_to};
-use super::upstream::{Lender, Upstreams};
+use super::upstream::{ReplayBody, Upstreams};
 use crate::gateway::{Gateway, HttpConn};
 
 /// How long before an exchange is idle a stalled visitor is told so.
@@ -118,7 +118,7 @@ impl<G: Gateway> Visitor<G> {
         fields::strip_origin(&mut head.headers);
         head.extensions = http::Extensions::new();
         let method = head.method.clone();
-        let body = Lender::new(body.counted(record.progress.clone(), Direction::In)).of(exchange);
+        let body = ReplayBody::new(body.counted(record.progress.clone(), Direction::In)).of(exchange);
         let answer = match self.walk(head, authority, upgrade, &body, &record).await {
             Ok(answer) => answer,
             Err(Stop::Close) => return Answer::Close,

@@ -15,7 +15,7 @@ use http::{Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::refusal::Watched;
-use super::{Again, Driver, Lender, SendError, fault_failure, garbage, lost, unreachable};
+use super::{Again, Driver, ReplayBody, SendError, fault_failure, garbage, lost, unreachable};
 use crate::http::answer::Failure;
 use crate::http::body::{Body, BodyFault};
 use crate::http::exchange::Exchange;
@@ -82,13 +82,13 @@ impl Connection {
     pub(super) async fn send(
         &self,
         request: Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
     ) -> Result<Response<Body>, SendError> {
         let again = Again::by(request.method());
         let mut sender =
             self.sender.clone().ready().await.map_err(|error| self.failed(&error, Again::Unseen))?;
         let exchange = body.exchange().clone();
-        let body = body.lend();
+        let body = body.attempt();
         let over = http_body::Body::is_end_stream(&body);
         let request = with_authority(request)?;
         let sent = sender.send_request(request, over).map_err(|error| self.failed(&error, Again::Unseen));
