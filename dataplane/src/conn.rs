@@ -193,7 +193,7 @@ async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
         first_endpoint: None,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut socket, conn).await;
+    let outcome = crate::http::serve(shard.clone(), shard.upstreams().clone(), &mut socket, conn).await;
     if outcome.broken {
         socket.abort_on_close();
     }

@@ -4,6 +4,7 @@
 //! Types and a trait only. `shard::Shard` implements it over real sessions, tests in memory.
 
 pub mod health;
+pub mod idle;
 pub mod life;
 pub mod liveness;
 
@@ -17,14 +18,18 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme, TunnelSessionId};
 use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, timeout};
 
 pub use crate::pool::{Ask, Pool};
 
 use self::health::Health;
+use self::idle::IdleStreams;
 use self::life::{Ended, Life};
 use self::liveness::Liveness;
 use crate::carrier::QuicWay;
+
+/// Milliseconds that a stream's opener waits for pools to close an idle one.
+pub const ROOM_MS_MAX: u64 = 1_000;
 
 /// An endpoint that is online: a cloud endpoint of the Program, or one an agent has bound.
 #[derive(Debug)]
@@ -72,6 +77,8 @@ pub struct AgentRef {
     pub tls_termination: Option<Arc<TlsSettings>>,
     /// Whether the agent reaches its upstream.
     pub health: Arc<Health>,
+    /// Whether a program behind the agent sees the client address of the stream, as programs with an SDK do.
+    pub shows_client: bool,
 }
 
 /// Version of the PROXY protocol.
@@ -97,6 +104,8 @@ pub struct SessionState {
     claims: AtomicU64,
     /// The way, if it has one, is the QUIC connection that takes its streams.
     life: Life<QuicWay>,
+    /// Its streams that upstream pools hold idle.
+    pub idle: IdleStreams,
 }
 
 impl SessionState {
@@ -119,6 +128,7 @@ impl SessionState {
             unheard: AtomicBool::new(false),
             claims: AtomicU64::new(0),
             life: Life::new(in_flight_max),
+            idle: IdleStreams::default(),
         }
     }
 
@@ -127,9 +137,18 @@ impl SessionState {
         self.liveness.is_silent() || self.life.way().is_some_and(|way| way.session_is_silent())
     }
 
-    /// Whether the session can take one more stream.
+    /// Whether the session can take one more stream, at once or in place of an idle one.
     pub fn has_room(&self) -> bool {
-        self.life.has_room()
+        self.life.has_room() || self.is_alive() && self.idle.any()
+    }
+
+    /// Waits for room for one more stream while pools can close an idle one, [`ROOM_MS_MAX`] at most.
+    pub async fn make_room(&self) {
+        if self.life.has_room() {
+            return;
+        }
+        let room = self.idle.make_room(|| self.life.has_room() || !self.is_alive());
+        let _ = timeout(Duration::from_millis(ROOM_MS_MAX), room).await;
     }
 
     /// Whether the session lives.
@@ -210,6 +229,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.life.give_room();
+        self.0.idle.room_was_freed();
     }
 }
 
@@ -382,6 +402,7 @@ pub(crate) mod fixture {
                 proxy_protocol: None,
                 tls_termination: None,
                 health: Arc::default(),
+                shows_client: false,
             }),
             None,
         )

@@ -39,6 +39,8 @@ use crate::carrier::{
 use crate::conn::{self, Walk};
 use crate::gateway::liveness::{self, Look};
 use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool, SessionState};
+use crate::http::UpstreamPools;
+use crate::http::limits::KEPT_UPSTREAM_SECS_MAX;
 use crate::listen::{self, Listener};
 use crate::log;
 use crate::metrics::{CarrierLabel, StatusLabel};
@@ -121,6 +123,7 @@ struct Local {
     configs: RefCell<Configs>,
     links: RefCell<Links>,
     ports: RefCell<HashMap<u16, AbortHandle>>,
+    upstreams: UpstreamPools,
 }
 
 /// Runs one shard until the edge stops. Call on a thread of its own.
@@ -138,6 +141,8 @@ pub fn run(index: usize, form: Form, edge: Arc<Edge>, mailbox: mpsc::Receiver<Me
 impl Shard {
     /// A shard on this thread's runtime, without listeners.
     pub fn new(index: usize, edge: Arc<Edge>) -> Self {
+        let kept = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
+        let upstreams = UpstreamPools::new(&edge.metrics, kept);
         Self(Rc::new(Local {
             index,
             edge,
@@ -145,7 +150,13 @@ impl Shard {
             configs: RefCell::default(),
             links: RefCell::default(),
             ports: RefCell::default(),
+            upstreams,
         }))
+    }
+
+    /// The upstream connections that this shard's visitors share.
+    pub fn upstreams(&self) -> &UpstreamPools {
+        &self.0.upstreams
     }
 
     /// What all shards share.
@@ -251,6 +262,7 @@ impl Shard {
         if !self.links().borrow().has_raw(agent.session.id) || !Sealing::fits(first.len()) {
             return None;
         }
+        agent.session.make_room().await;
         let slot = carrier::slot(&agent.session).ok()?;
         self.watch(&agent.session);
         let claimed = self.take_raw(agent.session.id)?.claim(self, slot, origin.header(agent), first).await;
@@ -270,6 +282,7 @@ impl Shard {
     /// Opens a stream on this shard: over attached QUIC, on an idle link, else in the session if it lives here.
     pub async fn open_here(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
         self.watch(&agent.session);
+        agent.session.make_room().await;
         let mut opened = match self.open_apart(agent, origin).await {
             Some(stream) => Ok(stream),
             None => self.open_carrier(agent, origin).await,

@@ -140,7 +140,7 @@ async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endp
         first_endpoint,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut visitor, conn).await;
+    let outcome = crate::http::serve(shard.clone(), shard.upstreams().clone(), &mut visitor, conn).await;
     if outcome.broken {
         visitor.abort_on_close();
     }

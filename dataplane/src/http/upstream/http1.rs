@@ -95,6 +95,11 @@ impl Connection {
         self.sender.is_closed()
     }
 
+    /// Closes at once, without waiting for the upstream: the agent's stream is reset.
+    pub(super) fn close_now(mut self) {
+        self.is_free = false;
+    }
+
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,
