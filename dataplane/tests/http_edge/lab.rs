@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ebbgate_edge::gateway::{
-    AgentRef, Endpoint, Gateway, HttpConn, HttpOutcome, Kind, OpenError, Pool, ProxyProtocol, SessionState,
-    Slot,
-};
+use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
 use ebbgate_edge::http::UpstreamPools;
 use ebbgate_edge::http::limits::{KEPT_UPSTREAM_SECS_MAX, Limits};
-use ebbgate_edge::metrics::Metrics;
+use ebbgate_edge::state::endpoint::{Endpoint, Kind};
+use ebbgate_edge::state::metrics::Metrics;
+use ebbgate_edge::state::pool::Pool;
+use ebbgate_edge::tunnel::session::{AgentRef, OpenError, ProxyProtocol, SessionState, Slot};
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,

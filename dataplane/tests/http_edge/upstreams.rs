@@ -3,11 +3,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_edge::gateway::{Kind, ProxyProtocol};
+use ebbgate_edge::dispatch::gateway::HttpOutcome;
 use ebbgate_edge::http::limits::Limits;
+use ebbgate_edge::state::endpoint::{Endpoint, Kind};
+use ebbgate_edge::tunnel::session::ProxyProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
@@ -76,7 +79,7 @@ async fn serve(seen: Seen, mut io: DuplexStream, answer: impl Fn(&SeenRequest, u
 /// A visitor's connection.
 struct Visitor {
     io: DuplexStream,
-    serving: JoinHandle<ebbgate_edge::gateway::HttpOutcome>,
+    serving: JoinHandle<HttpOutcome>,
 }
 
 impl Visitor {
@@ -524,10 +527,7 @@ mod http2 {
         })
     }
 
-    async fn visitor(
-        lab: &Lab,
-        first: &std::sync::Arc<ebbgate_edge::gateway::Endpoint>,
-    ) -> SendRequest<Bytes> {
+    async fn visitor(lab: &Lab, first: &Arc<Endpoint>) -> SendRequest<Bytes> {
         let (io, _serving) = lab.visit(https_conn(first, true), Limits::default());
         let (sender, connection) = h2::client::handshake(io).await.unwrap();
         spawn_local(connection);

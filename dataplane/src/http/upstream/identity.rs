@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, WWW_AUTHENTICATE};
 
-use crate::gateway::AgentRef;
+use crate::tunnel::session::AgentRef;
 
 /// Authentication schemes that authenticate the connection and not the request (RFC 4559 section 6, MS-NLMP). Lower case.
 /// Extensions of Negotiate begin with the same letters.

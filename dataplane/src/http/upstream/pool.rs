@@ -19,9 +19,10 @@ use tokio::time::{Instant, sleep};
 use super::http1;
 use super::http2::{self, Dials};
 use super::identity::{Sharing, VisitorId};
-use crate::gateway::{Endpoint, Kind, SessionState};
 use crate::http::limits::{IDLE_OF_ENDPOINT_MAX, IDLE_OF_SHARD_MAX};
-use crate::metrics::Metrics;
+use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::metrics::Metrics;
+use crate::tunnel::session::SessionState;
 
 /// A pool looks for expired connections this often in the time that a connection is kept.
 const LOOKS: u32 = 4;
@@ -402,7 +403,7 @@ async fn look_after(pool: Weak<UpstreamPool>, session: Arc<SessionState>, kept: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fixture::{account, agent};
+    use crate::state::endpoint::fixture::{account, agent};
     use tokio::io::{DuplexStream, duplex};
     use tokio::task::LocalSet;
 
@@ -425,7 +426,7 @@ mod tests {
 
     async fn keep(pool: &UpstreamPool, n: usize) {
         for _ in 0..n {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            sleep(Duration::from_millis(1)).await;
             // The upstream's end goes; that is noticed when the driver runs, and not here.
             let (connection, _far) = connection().await;
             pool.keep(connection, Sharing::Everyone, false);
@@ -460,7 +461,7 @@ mod tests {
             let pools = UpstreamPools::bounded(&Metrics::new(), BOUNDS);
             let endpoint = endpoint(1, 1);
             keep(&pools.of(&endpoint).unwrap(), 2).await;
-            tokio::time::sleep(BOUNDS.kept * 3).await;
+            sleep(BOUNDS.kept * 3).await;
             assert!(pools.0.pools.borrow().is_empty() && pools.0.accounts.borrow().is_empty());
             assert_eq!((pools.0.total.get(), pools.0.idle.get()), (0, 0));
         };
