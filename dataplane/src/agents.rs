@@ -24,8 +24,8 @@ use ebbgate_wire::rpc_io::{call, notify};
 use tokio::time::{Duration, timeout};
 
 pub use auth::{AuthFailures, WaitingLogins};
-pub(crate) use links::begins_raw;
-pub use links::{LINK_HELLO_SECS_MAX, LINKS_PER_SESSION_MAX, LinkCount, session_of_ticket};
+pub use links::begins_raw;
+pub use links::{LINK_HELLO_SECS_MAX, LINKS_PER_SESSION_MAX, session_of_ticket};
 pub use registry::Sessions;
 pub use serve::{Arrival, run, serve};
 
@@ -99,11 +99,6 @@ enum NotReplaced {
 }
 
 impl AgentSession {
-    /// Whether its account lets the visitor's own TLS go without a second encryption.
-    pub(crate) fn takes_raw(&self) -> bool {
-        self.links.takes_raw()
-    }
-
     /// What the API shows, without endpoints.
     fn identity(&self) -> SessionReport {
         self.inner().report.clone()
@@ -261,7 +256,7 @@ impl AgentSession {
         edge.sessions.remove(self);
         edge.metrics.sessions.dec();
         edge.reports.session_ended(self.state.id);
-        edge.end_links(self.state.id);
+        edge.mailboxes.end_links(self.state.id);
         self.mux.goaway(code, message);
         tracing::info!(session = %self.state.id, client_id = self.client_id, reason = message, "agent session ended");
     }
@@ -272,7 +267,7 @@ impl AgentSession {
         let credential = tables.program.credentials.get(&identity.credential);
         let credential = credential.filter(|credential| credential.account == identity.account);
         let admits = |ip| tables.restrictions.admit(identity.account, IpRestrictionKind::Agent, ip);
-        self.links.allow_raw(credential.is_some_and(links::may_pass_through));
+        self.state.allow_raw(self.links.has_raw_key() && credential.is_some_and(links::may_pass_through));
         let why = match (credential, identity.ip.parse()) {
             (Some(_), Ok(source)) if admits(source) => return true,
             (Some(_), Ok(source)) => auth::not_admitted(source).text(),

@@ -13,11 +13,12 @@ use clap::Parser as _;
 use ebbgate_edge::config::{Config, QuicListen};
 use ebbgate_edge::feed::Feed;
 use ebbgate_edge::net::listen::{self, Caps, Transport};
-use ebbgate_edge::shard::{self, Entrance};
+use ebbgate_edge::shard;
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Parts};
 use ebbgate_edge::state::jwks::{Fetcher, Keys};
+use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::ports::Ports;
 use ebbgate_edge::state::report::Reports;
@@ -68,7 +69,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let saved = Saved::open(&config.edge_dir())?;
     let (edge, events) = edge(config, &saved)?;
     let shards = config.shards();
-    let mailboxes = edge.mailboxes(shards);
+    let mailboxes = edge.mailboxes.open(shards);
     restore(&edge, &saved);
     let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
     let (admin_at, admin) = listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?;
@@ -216,7 +217,7 @@ fn open(
         Some((_, socket)) => listen::share(listener, socket.try_clone()?, shards)?,
         None => listen::bind(listener, address, shards).map_err(listen::ListenError::named)?,
     };
-    edge.listen(entrance, listeners);
+    edge.mailboxes.listen(entrance, listeners);
     tracing::info!(address = %bound, listener = entrance.name(), "listening");
     Ok(bound)
 }

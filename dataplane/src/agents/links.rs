@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ebbgate_model::{AccountId, CredentialSpec, IpRestrictionKind, TunnelSessionId};
 use ebbgate_wire::link::raw::{
@@ -21,11 +21,11 @@ use tokio::time::{Duration, timeout};
 use super::AgentSession;
 use super::allowance::{Counter, Taken};
 use crate::dispatch::gateway::Gateway as _;
-use crate::l4::Open;
 use crate::net::listen::Admitted;
 use crate::net::socket::Socket;
-use crate::shard::Shard;
 use crate::state::edge::Edge;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 use crate::tunnel::carrier::{Link, LinkIo, Place, RawLink};
 
 /// Links of one session, idle or in use.
@@ -38,7 +38,7 @@ const LINK_VERSION: u16 = 2;
 const LINK_TICKET_SECS: i64 = 90 * 24 * 3600;
 
 /// One link's place among its session's.
-pub struct LinkCount {
+struct LinkCount {
     _taken: Taken,
 }
 
@@ -48,7 +48,6 @@ pub(super) struct SessionLinks {
     /// Links let in so far: they take turns on the shards. Raw ones have turns of their own.
     turns: [AtomicUsize; 2],
     raw_key: Option<RawKey>,
-    raw_allowed: AtomicBool,
 }
 
 impl SessionLinks {
@@ -57,18 +56,13 @@ impl SessionLinks {
         Self {
             open: Counter::new(LINKS_PER_SESSION_MAX.into()),
             turns: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            raw_allowed: AtomicBool::new(raw_key.is_some()),
             raw_key,
         }
     }
 
-    /// The Program may withdraw what it allowed, and allow it again; a session without key never has any.
-    pub(super) fn allow_raw(&self, allowed: bool) {
-        self.raw_allowed.store(allowed && self.raw_key.is_some(), Ordering::Relaxed);
-    }
-
-    pub(super) fn takes_raw(&self) -> bool {
-        self.raw_allowed.load(Ordering::Relaxed)
+    /// Whether there is a key for raw links: a session without one never has any.
+    pub(super) fn has_raw_key(&self) -> bool {
+        self.raw_key.is_some()
     }
 
     fn turn(&self, raw: bool, shards: usize) -> usize {
@@ -161,9 +155,14 @@ pub(super) async fn serve(
     if answer_hello(&mut io, Code::NONE).await.is_err() {
         return;
     }
-    let index = session.links.turn(false, edge.shards());
+    let index = session.links.turn(false, edge.mailboxes.shards());
     let link = Open::count(&edge.metrics.links);
-    shard.park_at(index, Link::new(io, version, Place { session, taken, link, open, admitted }));
+    shard.park(index, Link::new(io, version, place(&session, (taken, link, open, admitted))));
+}
+
+/// A link of this session, which counts among its session's, among all links, among agents' connections and among all.
+fn place(session: &AgentSession, permits: (LinkCount, Open, Open, Admitted)) -> Place {
+    Place { session: Arc::clone(&session.state), permits: Box::new(permits) }
 }
 
 /// Why a raw link is closed.
@@ -182,7 +181,7 @@ enum NoRaw {
 }
 
 /// Whether a raw link begins here, as soon as the first bytes tell.
-pub(crate) async fn begins_raw(socket: &mut Socket) -> bool {
+pub async fn begins_raw(socket: &mut Socket) -> bool {
     loop {
         let seen = socket.looked_at();
         let common = seen.iter().zip(MAGIC).take_while(|(a, b)| **a == *b).count();
@@ -205,16 +204,13 @@ pub(super) async fn serve_raw(shard: Shard, mut socket: Socket, admitted: Admitt
         let socket = socket.for_link()?;
         let account = session.identity().account;
         let welcome = edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, peer);
-        if !welcome || !session.state.is_alive() || !session.takes_raw() {
+        if !welcome || !session.state.is_alive() || !session.state.takes_raw() {
             return Err(NoRaw::NotAllowed);
         }
         let taken = LinkCount { _taken: session.links.open.take(1).ok_or(NoRaw::NotAllowed)? };
-        let index = session.links.turn(true, edge.shards());
+        let index = session.links.turn(true, edge.mailboxes.shards());
         let link = Open::count(&edge.metrics.links);
-        shard.park_raw_at(
-            index,
-            RawLink::new(socket, sealing, Place { session, taken, link, open, admitted }),
-        );
+        shard.park_raw(index, RawLink::new(socket, sealing, place(&session, (taken, link, open, admitted))));
         Ok(())
     });
     if let Err(error) = parked {

@@ -23,11 +23,11 @@ use tokio::time::{Duration, timeout};
 pub use watch::watch_session;
 
 use crate::agents::{self, Arrival};
-use crate::l4::Open;
 use crate::net::listen::{Admitted, Comer};
-use crate::shard::Shard;
 use crate::state::edge::{Edge, Stage};
 use crate::state::metrics::ListenerLabel;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 use crate::state::tables::ConnectName;
 use crate::tunnel::carrier::QuicWay;
 

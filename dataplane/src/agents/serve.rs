@@ -34,12 +34,13 @@ use heard::Heard;
 use super::{AgentSession, Inner, Text, allowance, links};
 use crate::agents::quic::watch_session;
 use crate::dispatch::gateway::Gateway as _;
-use crate::l4::{Open, hello_refused, read_hello};
+use crate::net::hello::{read_hello, refuse_name};
 use crate::net::listen::Admitted;
 use crate::net::socket::Socket;
 use crate::net::tls::{self, HELLO_SECS_MAX, Protocols, TlsError};
-use crate::shard::Shard;
 use crate::state::edge::Stage;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 use crate::tunnel::carrier::{Carrier, QuicWay};
 use crate::tunnel::liveness::Liveness;
 use crate::tunnel::session::SessionState;
@@ -90,13 +91,13 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
         if shard.edge().refusal_has_line(peer) {
             tracing::info!(%peer, name = ?hello.tls.sni, "an agent came for a name nobody answers to");
         }
-        return hello_refused(&mut socket).await;
+        return refuse_name(&mut socket).await;
     };
     let is_link = hello.tls.offers(ALPN_LINK);
     let protocols = if is_link { Protocols::Link } else { Protocols::Raw };
     let config =
         shard.configs().borrow_mut().get(&tls::default_settings(), Some(&name.certificate), protocols);
-    let Ok(config) = config else { return hello_refused(&mut socket).await };
+    let Ok(config) = config else { return refuse_name(&mut socket).await };
     let Ok(socket) = (if is_link { socket.for_link() } else { socket.for_agent() }) else { return };
     let failed = |error: TlsError| {
         shard.edge().metrics.handshakes_failed.inc();
@@ -351,13 +352,10 @@ impl Connection {
             let tables = edge.tables.load();
             links::raw_key(auth, tables.program.credentials.get(&accepted.credential), edge.entropy())
         };
+        let state = SessionState::heard_by(Arc::clone(&self.liveness), id, self.shard.index(), streams_max);
+        state.allow_raw(raw_key.is_some());
         let session = Arc::new(AgentSession {
-            state: Arc::new(SessionState::heard_by(
-                Arc::clone(&self.liveness),
-                id,
-                self.shard.index(),
-                streams_max,
-            )),
+            state: Arc::new(state),
             client_id: client_id.clone(),
             mux: self.mux.clone(),
             inner: Mutex::new(Inner { report, bound: Vec::new(), over: false }),

@@ -14,15 +14,15 @@ use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand};
 use ebbgate_model::{Binding, Host, Ksuid, Scheme, TunnelSessionId};
 use ebbgate_wire::ticket::TicketKey;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::agents::{self, AuthFailures, Sessions, WaitingLogins};
 use crate::log::{self, Refusals, Sum};
-use crate::net::listen::{Caps, Listener};
+use crate::net::listen::Caps;
 use crate::relay::IdleLimits;
-use crate::shard::{Entrance, Message};
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::jwks::Keys;
+use crate::state::mailbox::{Entrance, Mailboxes, Message};
 use crate::state::metrics::{CodeLabel, Metrics};
 use crate::state::ports::{PortChange, Ports};
 use crate::state::report::Reports;
@@ -33,8 +33,6 @@ use crate::xdp::{Guard, Wanted};
 
 /// Random bytes a thread draws at once.
 const DRAWN_BYTES: usize = 512;
-/// Messages waiting for one shard.
-const MAILBOX_MAX: usize = 4096;
 /// The shard that has the UDP socket: one, because a connection's packets would miss another when its address changes.
 const QUIC_SHARD: usize = 0;
 
@@ -78,13 +76,14 @@ pub struct Edge {
     pub tickets: TicketKey,
     /// Waits that an operator may set.
     pub waits: Waits,
+    /// The shards' mailboxes.
+    pub mailboxes: Mailboxes,
     /// The kernel's filter, and the blocklist.
     pub guard: Guard,
     /// The runtime of everything that is no visitor's traffic.
     pub background: Handle,
     ports: Mutex<Ports>,
     refusals: Mutex<Refusals>,
-    mailboxes: OnceLock<Vec<mpsc::Sender<Message>>>,
     quic: OnceLock<SocketAddr>,
     stage: watch::Sender<Stage>,
 }
@@ -143,33 +142,16 @@ impl Edge {
             background: parts.background,
             ports: Mutex::new(parts.ports),
             refusals: Mutex::default(),
-            mailboxes: OnceLock::new(),
+            mailboxes: Mailboxes::default(),
             quic: OnceLock::new(),
             stage: watch::Sender::new(Stage::Serving),
         })
     }
 
-    /// Makes the mailboxes of the shards; once, before they start.
-    pub fn mailboxes(&self, shards: usize) -> Vec<mpsc::Receiver<Message>> {
-        let (senders, receivers) = (0..shards).map(|_| mpsc::channel(MAILBOX_MAX)).unzip();
-        self.mailboxes.get_or_init(|| senders);
-        receivers
-    }
-
-    /// Gives every shard its socket of an entrance.
-    pub fn listen(&self, entrance: &Entrance, listeners: Vec<Listener>) {
-        for (shard, listener) in listeners.into_iter().enumerate() {
-            // Full only if the shard is stuck; then its share of the socket is closed and the others serve.
-            if self.send(shard, Message::Listen(entrance.clone(), listener)).is_err() {
-                tracing::error!(shard, ?entrance, "a shard does not take a listener");
-            }
-        }
-    }
-
     /// Has the first shard serve agents that come over QUIC; once.
     pub fn listen_quic(&self, socket: UdpSocket) -> io::Result<SocketAddr> {
         let address = socket.local_addr()?;
-        if self.send(QUIC_SHARD, Message::Quic(socket)).is_err() {
+        if self.mailboxes.send(QUIC_SHARD, Message::Quic(socket)).is_err() {
             return Err(io::Error::other("the first shard does not take the UDP socket"));
         }
         Ok(*self.quic.get_or_init(|| address))
@@ -178,28 +160,6 @@ impl Edge {
     /// Whether agents may come over QUIC.
     pub fn serves_quic(&self) -> bool {
         self.quic.get().is_some()
-    }
-
-    /// Leaves a message for a shard; gives it back when the shard is gone or its mailbox is full.
-    pub fn send(&self, shard: usize, message: Message) -> Result<(), Message> {
-        match self.mailboxes.get().and_then(|all| all.get(shard)) {
-            None => Err(message),
-            Some(mailbox) => mailbox.try_send(message).map_err(|e| match e {
-                mpsc::error::TrySendError::Full(m) | mpsc::error::TrySendError::Closed(m) => m,
-            }),
-        }
-    }
-
-    /// How many shards there are.
-    pub fn shards(&self) -> usize {
-        self.mailboxes.get().map_or(0, Vec::len)
-    }
-
-    /// A session has ended: its links go on every shard. A shard that takes no message finds out by itself.
-    pub fn end_links(&self, session: TunnelSessionId) {
-        for shard in 0..self.shards() {
-            let _ = self.send(shard, Message::EndLinks(session));
-        }
     }
 
     /// Puts Tables in force: tables, ports, sessions and endpoints that may no longer be, and then what is new: nobody shares
@@ -310,15 +270,9 @@ impl Edge {
     fn change_port(&self, change: PortChange) {
         match change {
             PortChange::Open { host, port, listeners } => {
-                self.listen(&Entrance::Tcp { host, port }, listeners);
+                self.mailboxes.listen(&Entrance::Tcp { host, port }, listeners);
             }
-            PortChange::Close { port } => {
-                for shard in 0..self.shards() {
-                    if self.send(shard, Message::Close(port)).is_err() {
-                        tracing::error!(shard, port, "a shard does not close a port");
-                    }
-                }
-            }
+            PortChange::Close { port } => self.mailboxes.close(port),
         }
     }
 

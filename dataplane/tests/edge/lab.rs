@@ -11,9 +11,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_edge::net::listen::{self, Caps};
 use ebbgate_edge::net::ring::Form;
 use ebbgate_edge::net::tls::provider;
-use ebbgate_edge::shard::{self, Entrance};
+use ebbgate_edge::shard;
 use ebbgate_edge::state::edge::{Edge, Parts, Stage, Waits};
 use ebbgate_edge::state::jwks::{Fetcher, Keys};
+use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::ports::Ports;
 use ebbgate_edge::state::report::Reports;
@@ -170,7 +171,7 @@ impl Lab {
             background: Handle::current(),
             ports: Ports::new("127.0.0.1".parse().unwrap(), SHARDS),
         });
-        let mailboxes = edge.mailboxes(SHARDS);
+        let mailboxes = edge.mailboxes.open(SHARDS);
         let authority = Authority::new("lab");
         let port = free_port();
         let program = program(&authority, port);
@@ -178,7 +179,7 @@ impl Lab {
         let listen = |entrance: Entrance| {
             let (address, listeners) =
                 listen::bind(entrance.name(), "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
-            edge.listen(&entrance, listeners);
+            edge.mailboxes.listen(&entrance, listeners);
             address
         };
         let (tls, connect) = (listen(Entrance::Tls), listen(Entrance::Connect));
@@ -195,7 +196,7 @@ impl Lab {
     /// From now on visitors and agents come to one address.
     pub(crate) fn share(&mut self) {
         let (address, listeners) = listen::bind("shared", "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
-        self.edge.listen(&Entrance::Shared, listeners);
+        self.edge.mailboxes.listen(&Entrance::Shared, listeners);
         (self.tls, self.connect) = (address, address);
     }
 

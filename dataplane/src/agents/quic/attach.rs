@@ -13,9 +13,9 @@ use super::Newcomer;
 use super::watch::watch;
 use crate::agents::session_of_ticket;
 use crate::dispatch::gateway::Gateway as _;
-use crate::l4::Open;
-use crate::shard::Shard;
 use crate::state::edge::Stage;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 use crate::tunnel::carrier::QuicWay;
 
 /// Serves an attachment to its end, and gives the reason of it.

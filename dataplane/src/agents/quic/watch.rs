@@ -10,9 +10,9 @@ use ebbgate_quic::hearing::{Hearing, LOOK_MS};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
 use crate::agents::AgentSession;
-use crate::l4::Open;
-use crate::shard::Shard;
 use crate::state::edge::Edge;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 use crate::tunnel::carrier::QuicWay;
 
 /// Watches the connection a session runs over, until either ends. A session that may not be where its agent has gone ends.

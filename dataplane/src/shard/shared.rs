@@ -6,13 +6,13 @@
 use ebbgate_wire::link::ALPN_LINK;
 use tokio::time::{Duration, timeout};
 
-use super::hello::{Hello, read_hello};
-use super::{Record, serve_hello};
 use crate::agents;
+use crate::l4::{self, Record};
+use crate::net::hello::{Hello, read_hello};
 use crate::net::listen::{Admitted, Comer};
 use crate::net::socket::Socket;
 use crate::net::tls::HELLO_SECS_MAX;
-use crate::shard::Shard;
+use crate::state::shard::Shard;
 use crate::state::tables::ConnectNames;
 
 /// Serves a connection to its end. It was let in as a visitor, or as an agent where visitors have all they may.
@@ -41,7 +41,7 @@ pub(super) async fn serve(shard: Shard, mut socket: Socket, comer: Comer, admitt
         },
     };
     let record = Record::new(&shard, &socket, admitted);
-    serve_hello(shard, socket, hello, record).await;
+    l4::serve_hello(shard, socket, hello, record).await;
 }
 
 /// Counts the connection as an agent's, and hands it on.
