@@ -11,20 +11,25 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
-use crate::agents::quic;
+use crate::agents::{Agents, quic};
 use crate::l4::{self, Walk};
 use crate::net::listen::{self, Listener};
 use crate::net::ring::{self, Form};
-use crate::state::edge::{Edge, Stage};
+use crate::state::edge::Stage;
 use crate::state::mailbox::{Entrance, Message};
 use crate::state::shard::Shard;
 
 /// Runs one shard until the edge stops. Call on a thread of its own.
-pub fn run(index: usize, form: Form, edge: Arc<Edge>, mailbox: mpsc::Receiver<Message>) -> io::Result<()> {
-    let stop = edge.reached(Stage::Stopped);
+pub fn run(
+    index: usize,
+    form: Form,
+    agents: Arc<Agents>,
+    mailbox: mpsc::Receiver<Message>,
+) -> io::Result<()> {
+    let stop = agents.edge().reached(Stage::Stopped);
     ring::run(index, form, async move {
-        let shard = Shard::new(index, edge);
-        let mut listening = Listening { shard: shard.clone(), ports: HashMap::new() };
+        let shard = Shard::new(index, Arc::clone(agents.edge()));
+        let mut listening = Listening { shard: shard.clone(), agents, ports: HashMap::new() };
         tokio::select! {
             () = listening.read_mail(mailbox) => {}
             () = shard.links().sweep() => {}
@@ -36,6 +41,7 @@ pub fn run(index: usize, form: Form, edge: Arc<Edge>, mailbox: mpsc::Receiver<Me
 /// What a shard accepts.
 struct Listening {
     shard: Shard,
+    agents: Arc<Agents>,
     /// Listeners of TCP ports, to be ended.
     ports: HashMap<u16, AbortHandle>,
 }
@@ -67,7 +73,7 @@ impl Listening {
     }
 
     fn listen_quic(&self, socket: UdpSocket) {
-        let serving = quic::serve(self.shard.clone(), socket);
+        let serving = quic::serve(self.shard.clone(), Arc::clone(&self.agents), socket);
         spawn_local(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "agents cannot come over QUIC");
@@ -76,10 +82,11 @@ impl Listening {
     }
 
     fn listen(&mut self, entrance: Entrance, listener: Listener) {
-        let (shard, drain) = (self.shard.clone(), self.shard.edge().reached(Stage::Draining));
+        let (shard, agents) = (self.shard.clone(), Arc::clone(&self.agents));
+        let drain = shard.edge().reached(Stage::Draining);
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
         let task = spawn_local(async move {
-            let accept = listen::accept(listener, |stream| accept::begin(&shard, &entrance, stream));
+            let accept = listen::accept(listener, |stream| accept::begin(&shard, &agents, &entrance, stream));
             tokio::select! {
                 Err(error) = accept => tracing::error!(%error, ?entrance, "a listener failed"),
                 () = drain => {}

@@ -2,7 +2,10 @@
 //!
 //! Read by every room above; changed by `feed` and `agents`.
 
+pub mod blocklist;
 pub mod bound;
+pub mod changes;
+pub mod clock;
 pub mod disk;
 pub mod edge;
 pub mod endpoint;
@@ -12,6 +15,7 @@ pub mod metrics;
 mod open;
 pub mod pool;
 pub mod ports;
+pub mod random;
 pub mod report;
 pub mod restrictions;
 pub mod route;

@@ -17,6 +17,7 @@ use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::metrics::{Open, StatusLabel};
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
+use crate::state::{clock, random};
 use crate::tunnel::carrier::Origin;
 use crate::tunnel::session::OpenError;
 use crate::tunnel::stream::AgentStream;
@@ -66,15 +67,15 @@ impl Gateway for Shard {
     }
 
     async fn keys(&self, account: AccountId, url: &str, fresh: bool) -> Result<Arc<KeySet>, String> {
-        self.edge().keys.get(self.edge(), account, url, fresh).await
+        self.edge().keys.get(account, url, fresh).await
     }
 
     fn now_unix_ms(&self) -> i64 {
-        self.edge().now_unix_ms()
+        clock::unix_ms()
     }
 
     fn rng_seed(&self) -> u64 {
-        self.edge().random()
+        random::number()
     }
 
     fn request_done(&self, mut event: RequestEvent) {

@@ -1,10 +1,12 @@
 //! An accepted connection: counted in, and given to the room that serves it.
 
+use std::sync::Arc;
+
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::shared;
-use crate::agents;
+use crate::agents::{self, Agents};
 use crate::l4::{self, Record};
 use crate::net::listen::Comer;
 use crate::net::socket::Socket;
@@ -13,11 +15,11 @@ use crate::state::metrics::ListenerLabel;
 use crate::state::shard::Shard;
 
 /// Takes an accepted connection: counts it in and serves it in a task of its own.
-pub(super) fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
+pub(super) fn begin(shard: &Shard, agents: &Arc<Agents>, entrance: &Entrance, stream: TcpStream) {
     let Ok(socket) = Socket::new(stream) else { return };
     let edge = shard.edge();
     edge.metrics.connections.get_or_create(&ListenerLabel { listener: entrance.name() }).inc();
-    if edge.guard.is_blocked(socket.peer().ip()) {
+    if edge.is_blocked(socket.peer().ip()) {
         edge.metrics.connections_blocked.inc();
         return;
     }
@@ -39,7 +41,7 @@ pub(super) fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
     let shard = shard.clone();
     match entrance.clone() {
         Entrance::Connect => {
-            spawn_local(agents::serve(shard, socket, admitted));
+            spawn_local(agents::serve(shard, Arc::clone(agents), socket, admitted));
         }
         Entrance::Http => {
             let record = Record::new(&shard, &socket, admitted);
@@ -50,7 +52,7 @@ pub(super) fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
             spawn_local(l4::serve_tls(shard, socket, record));
         }
         Entrance::Shared => {
-            spawn_local(shared::serve(shard, socket, comer, admitted));
+            spawn_local(shared::serve(shard, Arc::clone(agents), socket, comer, admitted));
         }
         Entrance::Tcp { host, port } => {
             let record = Record::new(&shard, &socket, admitted);
