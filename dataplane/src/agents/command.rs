@@ -1,8 +1,8 @@
 //! What control has an agent do: stop, restart, update.
 
 use ebbgate_model::feed::{CommandOutcome, SessionCommand};
+use ebbgate_tunnel::rpc_io::call;
 use ebbgate_wire::rpc::{Empty, Outcome, StreamKind, Update};
-use ebbgate_wire::rpc_io::call;
 use tokio::time::{Duration, timeout};
 
 use super::session::{AgentSession, COMMAND_SECS_MAX};

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ebbgate_model::{AccountId, IpRestrictionKind, TunnelSessionId};
+use ebbgate_tunnel::link::{Hello, answer_hello, read_hello};
 use ebbgate_wire::link::raw::{
     EdgeSide, GREETING_BYTES, Greeting, HANDSHAKE_SECS_MAX, MAGIC, Nonce, PROOF_BYTES, RawError, RawKey,
     Sealing,
 };
-use ebbgate_wire::link::{Hello, answer_hello, read_hello};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{Auth, CarrierOffer, Secret};
 use ebbgate_wire::ticket::LinkTicket;

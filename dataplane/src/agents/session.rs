@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
 use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, TrafficPolicy};
 use ebbgate_policy::Engine;
-use ebbgate_wire::driver;
+use ebbgate_tunnel::driver;
+use ebbgate_tunnel::rpc_io::notify;
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{StopTunnel, StreamKind, error_text};
-use ebbgate_wire::rpc_io::notify;
 use tokio::time::{Duration, timeout};
 
 use super::allowance::{self, Allowance, Counter, Taken};

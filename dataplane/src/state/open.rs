@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ebbgate_wire::driver::reset_code;
+use ebbgate_tunnel::reset_code;
 use ebbgate_wire::link::raw::Sealing;
 use ebbgate_wire::mux::Code;
 use tokio::io::AsyncWriteExt as _;
