@@ -11,16 +11,18 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
-use super::hello::{Hello, finish_handshake, refuse_name};
 use super::walk::{Next, Over, unmet};
-use super::{Open, Record, TLS_PORT, Visitor, Walk};
+use super::{Record, TLS_PORT, Visitor, Walk};
 use crate::dispatch::gateway::HttpConn;
 use crate::net::detect::POSTGRES_SSL_REQUEST;
+use crate::net::hello::{Hello, finish_handshake, refuse_name};
 use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::net::tls::{self, Protocols};
 use crate::relay::{self, End, Ended, First, Side};
-use crate::shard::{Message, Shard};
 use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::mailbox::Message;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 use crate::tunnel::carrier::{CarrierStream, Origin, RawFailed};
 use crate::tunnel::session::AgentRef;
 
@@ -361,7 +363,9 @@ fn move_to(shard: &Shard, mut walk: Box<Walk>, index: usize) {
     if let Err(error) = walk.visitor.detach() {
         return finish(*walk, over(None, format!("the client went away: {error}")));
     }
-    if let Err(Message::Walk(walk)) = shard.edge().send(index, Message::Walk(walk)) {
+    if let Err(Message::Moved(walk)) = shard.edge().mailboxes.send(index, Message::Moved(walk))
+        && let Ok(walk) = walk.downcast::<Walk>()
+    {
         finish(*walk, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
     }
 }
