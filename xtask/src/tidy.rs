@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace;
 
 /// Prints every finding and fails if there is one.
-pub fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     let findings = findings()?;
     for finding in &findings {
         eprintln!("tidy: {finding}");
