@@ -58,8 +58,8 @@ enum Verb {
     Openapi,
     /// Pack release programs, units and papers into one archive
     Dist,
-    /// Assert the import rules and habits of the workspace
-    Tidy,
+    /// Assert the import rules and habits of the workspace, and print who imports whom
+    Tidy(tidy::Args),
 }
 
 /// What another program reads.
@@ -95,6 +95,6 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Ci => ci::run_in_clone(),
         Verb::Openapi => openapi::write(),
         Verb::Dist => dist::pack(),
-        Verb::Tidy => tidy::run(),
+        Verb::Tidy(args) => tidy::run(&args),
     }
 }
