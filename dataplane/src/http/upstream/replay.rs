@@ -1,5 +1,7 @@
-//! `Lender`: a request's body across several tries. Untouched it can be lent again; its first bytes are kept, so that it can
-//! be lent again too when nobody behind an agent has seen any.
+//! `ReplayBody`: a request's body across several attempts to send it.
+//!
+//! An unread body can be sent again. The first [`REPLAY_BYTES_MAX`] bytes are kept, so a short body can be sent again after
+//! it was read. Whether a second attempt is allowed is for the caller to decide.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -18,26 +20,26 @@ pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(in crate::http) struct Lender {
+pub(in crate::http) struct ReplayBody {
     body: Rc<RefCell<Body>>,
     read: Rc<RefCell<Read>>,
     exchange: Exchange,
 }
 
-/// What was read of a body that streams.
+/// The bytes that attempts have read.
 #[derive(Debug)]
 struct Read {
-    /// Whether anybody began to.
+    /// Whether an attempt has read from the body.
     begun: bool,
     /// All of it; None: it was more than [`REPLAY_BYTES_MAX`].
     kept: Option<BytesMut>,
     trailers: Option<HeaderMap>,
-    /// Names the try that may read.
+    /// The number of the attempt that may read.
     turn: u64,
 }
 
-impl Lender {
-    /// Nobody has read yet.
+impl ReplayBody {
+    /// A body that no attempt has read.
     pub(in crate::http) fn new(body: Body) -> Self {
         let read = Read { begun: false, kept: Some(BytesMut::new()), trailers: None, turn: 0 };
         Self {
@@ -79,19 +81,19 @@ impl Lender {
         self.is_replayable() || self.body.borrow().length().is_some_and(|length| length <= most)
     }
 
-    /// The body for one try, from its first byte if [`Lender::is_kept`].
-    pub(super) fn lend(&self) -> Body {
+    /// The body for one attempt, from its first byte if [`ReplayBody::is_kept`]. Earlier attempts read no more.
+    pub(super) fn attempt(&self) -> Body {
         self.rewind();
         let replay = self.body.borrow().replay();
         replay.unwrap_or_else(|| {
             let length = self.body.borrow().length();
             let mut read = self.read.borrow_mut();
             read.turn += 1;
-            Body::Stream(Box::pin(Lent { lender: self.clone(), turn: read.turn }), length)
+            Body::Stream(Box::pin(Attempt { body: self.clone(), turn: read.turn }), length)
         })
     }
 
-    /// Takes the body to read it here; [`Lender::give_back`] it.
+    /// Takes the body to read it here; [`ReplayBody::give_back`] it.
     pub(in crate::http) fn take(&self) -> Body {
         self.rewind();
         std::mem::take(&mut *self.body.borrow_mut())
@@ -145,13 +147,13 @@ impl Read {
     }
 }
 
-/// The body as one try reads it.
-struct Lent {
-    lender: Lender,
+/// The body as one attempt reads it.
+struct Attempt {
+    body: ReplayBody,
     turn: u64,
 }
 
-impl http_body::Body for Lent {
+impl http_body::Body for Attempt {
     type Data = Bytes;
     type Error = BodyFault;
 
@@ -159,19 +161,19 @@ impl http_body::Body for Lent {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        // A try that was given up reads nothing of what the next one sends.
-        if self.lender.read.borrow().turn != self.turn {
+        // An attempt that was given up must not take bytes of the next one.
+        if self.body.read.borrow().turn != self.turn {
             return Poll::Ready(Some(Err(BodyFault::Idle)));
         }
-        self.lender.poll(cx)
+        self.body.poll(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lender.body.borrow().is_end_stream()
+        self.body.body.borrow().is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.lender.body.borrow().size_hint()
+        self.body.body.borrow().size_hint()
     }
 }
 
@@ -181,7 +183,7 @@ mod tests {
     use futures_util::FutureExt as _;
     use http_body_util::{BodyExt as _, StreamBody};
 
-    fn streamed(chunks: &[usize], trailers: bool) -> Lender {
+    fn streamed(chunks: &[usize], trailers: bool) -> ReplayBody {
         let mut frames: Vec<Result<_, BodyFault>> =
             chunks.iter().map(|n| Ok(Frame::data(Bytes::from(vec![b'x'; *n])))).collect();
         if trailers {
@@ -189,7 +191,7 @@ mod tests {
             frames.push(Ok(Frame::trailers(trailers)));
         }
         let length = (!trailers).then(|| chunks.iter().sum::<usize>() as u64);
-        Lender::new(Body::stream(StreamBody::new(futures_util::stream::iter(frames)), length))
+        ReplayBody::new(Body::stream(StreamBody::new(futures_util::stream::iter(frames)), length))
     }
 
     fn read(body: Body) -> (usize, bool) {
@@ -201,27 +203,27 @@ mod tests {
     #[test]
     fn a_short_body_is_lent_again_from_its_first_byte() {
         for (chunks, trailers) in [(vec![2], false), (vec![1, 5], true), (vec![REPLAY_BYTES_MAX], false)] {
-            let lender = streamed(&chunks, trailers);
+            let body = streamed(&chunks, trailers);
             let whole = (chunks.iter().sum(), trailers);
-            assert!(lender.is_whole() && lender.is_kept());
-            let mut first = lender.lend();
+            assert!(body.is_whole() && body.is_kept());
+            let mut first = body.attempt();
             first.frame().now_or_never().unwrap().unwrap().unwrap();
-            assert!(!lender.is_whole(), "bytes went out");
-            assert!(lender.is_kept());
-            let second = lender.lend();
+            assert!(!body.is_whole(), "bytes went out");
+            assert!(body.is_kept());
+            let second = body.attempt();
             assert_eq!(second.length(), if trailers { None } else { Some(whole.0 as u64) });
             assert!(first.frame().now_or_never().unwrap().unwrap().is_err(), "the first try is over");
             assert_eq!(read(second), whole);
-            assert_eq!(read(lender.lend()), whole);
-            assert_eq!(read(lender.take()), whole, "a policy of the next member reads all of it");
+            assert_eq!(read(body.attempt()), whole);
+            assert_eq!(read(body.take()), whole, "a policy of the next member reads all of it");
         }
     }
 
     #[test]
     fn a_long_body_is_not_kept() {
-        let lender = streamed(&[REPLAY_BYTES_MAX, 1], false);
-        assert!(!lender.is_short() && lender.is_whole());
-        assert_eq!(read(lender.lend()).0, REPLAY_BYTES_MAX + 1);
-        assert!(!lender.is_kept() && !lender.is_whole());
+        let body = streamed(&[REPLAY_BYTES_MAX, 1], false);
+        assert!(!body.is_short() && body.is_whole());
+        assert_eq!(read(body.attempt()).0, REPLAY_BYTES_MAX + 1);
+        assert!(!body.is_kept() && !body.is_whole());
     }
 }
