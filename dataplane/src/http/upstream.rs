@@ -3,14 +3,12 @@
 //! Says precisely what a failure means for a second try. Kept connections belong to one visitor connection, never to
 //! another: the agent was told whose bytes a stream carries. Does not know pools or policies.
 
-mod gate;
 mod http1;
 mod http2;
 mod lender;
 mod refusal;
 mod shelf;
 
-use std::error::Error;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -20,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use super::answer::Failure;
-use super::body::{Body, BodyFault, Progress};
-use super::gate::Fault;
+use super::body::{Body, Progress};
+use super::fault::Fault;
 use super::limits::Limits;
 use crate::gateway::{Endpoint, Gateway, HttpConn};
 pub(super) use lender::Lender;
@@ -146,7 +144,7 @@ impl Upstreams {
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
         let stream = open(gateway, conn, endpoint).await?;
-        let (mut connection, switched) = http1::connect(stream).await?;
+        let mut connection = http1::connect(stream);
         if !request.headers().contains_key(http::header::UPGRADE) {
             return self
                 .exchange_http1(connection, endpoint, request, body, progress)
@@ -158,8 +156,8 @@ impl Upstreams {
             return Ok(Reply::Response(self.release_after(connection, endpoint, response)));
         }
         let (head, _) = response.into_parts();
-        let (stream, rest) =
-            switched.await.map_err(|_| lost("the agent's stream ended during the upgrade", Again::No))?;
+        let switched = connection.into_stream();
+        let (stream, rest) = switched.ok_or_else(|| lost("the stream is of another kind", Again::No))?;
         Ok(Reply::Switched(Response::from_parts(head, ()), stream, rest))
     }
 
@@ -180,7 +178,7 @@ impl Upstreams {
         &self,
         connection: http1::Connection,
         endpoint: &Endpoint,
-        response: Response<hyper::body::Incoming>,
+        response: Response<()>,
     ) -> Response<Body> {
         let (weak, behind) = (Rc::downgrade(&self.shelf), Behind::new(endpoint));
         let keep = move |connection: http1::Connection| {
@@ -269,20 +267,6 @@ fn garbage(message: impl std::fmt::Display) -> SendError {
     let failure =
         Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message).because(detail);
     SendError { failure, again: Again::No }
-}
-
-/// The visitor broke off its own request.
-fn visitor_fault(error: &(dyn Error + 'static)) -> Option<SendError> {
-    let mut error = Some(error);
-    while let Some(cause) = error {
-        match cause.downcast_ref::<BodyFault>() {
-            Some(BodyFault::Visitor(fault)) => {
-                return Some(SendError { failure: fault_failure(*fault), again: Again::No });
-            }
-            _ => error = cause.source(),
-        }
-    }
-    None
 }
 
 /// What a visitor is told of its own fault.

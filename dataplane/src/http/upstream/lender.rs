@@ -8,10 +8,11 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body as _, Frame};
 
-use crate::http::body::{Body, BodyFault};
+use crate::http::body::{Body, Polled, Source};
 use crate::http::exchange::Exchange;
+use crate::http::fault::BodyFault;
 
 /// Bytes of a request's body kept for another member of the pool, until the upstream answers.
 pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
@@ -85,9 +86,12 @@ impl Lender {
         let replay = self.body.borrow().replay();
         replay.unwrap_or_else(|| {
             let length = self.body.borrow().length();
-            let mut read = self.read.borrow_mut();
-            read.turn += 1;
-            Body::Stream(Box::pin(Lent { lender: self.clone(), turn: read.turn }), length)
+            let turn = {
+                let mut read = self.read.borrow_mut();
+                read.turn += 1;
+                read.turn
+            };
+            Body::stream(Lent { lender: self.clone(), turn }, length)
         })
     }
 
@@ -120,7 +124,7 @@ impl Lender {
         *body = rest.preceded(kept.freeze(), length);
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+    fn poll(&self, cx: &mut Context<'_>) -> Polled {
         let polled = Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx);
         let mut read = self.read.borrow_mut();
         read.begun = true;
@@ -151,14 +155,8 @@ struct Lent {
     turn: u64,
 }
 
-impl http_body::Body for Lent {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+impl Source for Lent {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         // A try that was given up reads nothing of what the next one sends.
         if self.lender.read.borrow().turn != self.turn {
             return Poll::Ready(Some(Err(BodyFault::Idle)));
@@ -166,12 +164,8 @@ impl http_body::Body for Lent {
         self.lender.poll(cx)
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.lender.body.borrow().is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.lender.body.borrow().size_hint()
     }
 }
 
@@ -179,17 +173,26 @@ impl http_body::Body for Lent {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
-    use http_body_util::{BodyExt as _, StreamBody};
+    use http_body_util::BodyExt as _;
+    use std::collections::VecDeque;
+
+    struct Frames(VecDeque<Frame<Bytes>>);
+
+    impl Source for Frames {
+        fn poll_frame(&mut self, _: &mut Context<'_>) -> Polled {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
 
     fn streamed(chunks: &[usize], trailers: bool) -> Lender {
-        let mut frames: Vec<Result<_, BodyFault>> =
-            chunks.iter().map(|n| Ok(Frame::data(Bytes::from(vec![b'x'; *n])))).collect();
+        let mut frames: VecDeque<_> =
+            chunks.iter().map(|n| Frame::data(Bytes::from(vec![b'x'; *n]))).collect();
         if trailers {
             let trailers = [("t".parse().unwrap(), "v".parse().unwrap())].into_iter().collect();
-            frames.push(Ok(Frame::trailers(trailers)));
+            frames.push_back(Frame::trailers(trailers));
         }
         let length = (!trailers).then(|| chunks.iter().sum::<usize>() as u64);
-        Lender::new(Body::stream(StreamBody::new(futures_util::stream::iter(frames)), length))
+        Lender::new(Body::stream(Frames(frames), length))
     }
 
     fn read(body: Body) -> (usize, bool) {
