@@ -10,18 +10,20 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result};
 use aws_lc_rs::rand;
 use clap::Parser as _;
-use ebbgate_edge::admit::Guard;
 use ebbgate_edge::config::{Config, QuicListen};
-use ebbgate_edge::effect::{Fetcher, Keys};
-use ebbgate_edge::listen::{self, Caps, Transport};
-use ebbgate_edge::metrics::Metrics;
-use ebbgate_edge::program::disk::Disk;
-use ebbgate_edge::program::feed::Feed;
-use ebbgate_edge::program::ports::Ports;
-use ebbgate_edge::program::report::Reports;
-use ebbgate_edge::program::saved::Saved;
-use ebbgate_edge::program::{Tables, bound};
-use ebbgate_edge::shard::{self, Edge, Entrance, Parts};
+use ebbgate_edge::feed::Feed;
+use ebbgate_edge::net::listen::{self, Caps, Transport};
+use ebbgate_edge::shard::{self, Entrance};
+use ebbgate_edge::state::bound;
+use ebbgate_edge::state::disk::Disk;
+use ebbgate_edge::state::edge::{Edge, Parts};
+use ebbgate_edge::state::jwks::{Fetcher, Keys};
+use ebbgate_edge::state::metrics::Metrics;
+use ebbgate_edge::state::ports::Ports;
+use ebbgate_edge::state::report::Reports;
+use ebbgate_edge::state::saved::Saved;
+use ebbgate_edge::state::tables::Tables;
+use ebbgate_edge::xdp::Guard;
 use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::{EdgeId, Ksuid};
 use ebbgate_wire::ticket::TicketKey;
@@ -222,7 +224,7 @@ fn open(
 /// Opens the UDP port for agents. One that is taken is an error only if it was asked for.
 fn open_quic(edge: &Edge, asked: Option<QuicListen>, connect: SocketAddr) -> Result<Option<SocketAddr>> {
     let Some(address) = asked.unwrap_or(QuicListen::On).address(connect) else { return Ok(None) };
-    match ebbgate_quic::bind(address).and_then(|socket| edge.listen_quic(socket)) {
+    match ebbgate_tunnel::quic::bind(address).and_then(|socket| edge.listen_quic(socket)) {
         Ok(bound) => {
             tracing::info!(address = %bound, listener = "quic", "listening");
             Ok(Some(bound))

@@ -21,7 +21,8 @@ use super::answer::Failure;
 use super::body::{Body, Progress};
 use super::fault::Fault;
 use super::limits::Limits;
-use crate::gateway::{Endpoint, Gateway, HttpConn};
+use crate::dispatch::gateway::{Gateway, HttpConn};
+use crate::state::endpoint::Endpoint;
 pub(super) use lender::Lender;
 use shelf::{Behind, Shelf};
 
@@ -155,7 +156,7 @@ impl Upstreams {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Reply::Response(self.release_after(connection, endpoint, response)));
         }
-        let (head, _) = response.into_parts();
+        let (head, ()) = response.into_parts();
         let switched = connection.into_stream();
         let (stream, rest) = switched.ok_or_else(|| lost("the stream is of another kind", Again::No))?;
         Ok(Reply::Switched(Response::from_parts(head, ()), stream, rest))

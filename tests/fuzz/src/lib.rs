@@ -5,9 +5,10 @@
 
 mod codec;
 mod frame;
+mod records;
 
 use bytes::BytesMut;
-use ebbgate_edge::detect::{Detected, HELLO_BYTES_MAX, detect as look};
+use ebbgate_edge::net::detect::{Detected, HELLO_BYTES_MAX, detect as look};
 use ebbgate_model::{Acl, Binding, EndpointUrl, Prefix, Program, Scheme};
 use ebbgate_policy::{CheckContext, Engine, Owner, References, check};
 use ebbgate_wire::link::{CLAIM_BYTES_MAX, DATA_BYTES_MAX, Frame, Phase};
@@ -16,12 +17,13 @@ use ebbgate_wire::rpc::{Auth, Bind, ObjectReader};
 
 pub use codec::framing;
 pub use frame::frame;
+pub use records::records;
 
 /// What must hold for an input.
 pub type Property = fn(&[u8]);
 
 /// Name and function of every target, for replaying corpora.
-pub const TARGETS: [(&str, Property); 9] = [
+pub const TARGETS: [(&str, Property); 10] = [
     ("detect", detect),
     ("frames", frames),
     ("link", link),
@@ -31,6 +33,7 @@ pub const TARGETS: [(&str, Property); 9] = [
     ("framing", framing),
     ("program_diff", program_diff),
     ("frame", frame),
+    ("records", records),
 ];
 
 /// Detection never changes its mind: once it has decided, more bytes decide the same, and it decides within its limit.

@@ -8,7 +8,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::gateway::Gateway;
+use crate::dispatch::gateway::Gateway;
 use crate::http::body::Direction;
 use crate::http::fault::Fault;
 use crate::http::limits::{LINGER_BYTES_MIN, Limits};

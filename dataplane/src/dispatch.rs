@@ -1,0 +1,4 @@
+//! What l4 and http share on the way of a connection or request through policies.
+
+pub mod gateway;
+pub mod hops;
