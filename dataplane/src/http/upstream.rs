@@ -224,7 +224,7 @@ impl Upstreams {
             // It may have left HTTP for one of its ends: it carries no other request.
             return Ok(Reply::Response(http1::body_then(connection, response, drop)));
         }
-        let (head, _) = response.into_parts();
+        let (head, ()) = response.into_parts();
         let switched = connection.into_stream();
         let (stream, rest) = switched.ok_or_else(|| lost("the stream is of another kind", Again::No))?;
         Ok(Reply::Switched(Response::from_parts(head, ()), stream, rest))

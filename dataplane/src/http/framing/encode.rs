@@ -121,7 +121,9 @@ fn put_field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
 
 fn put(out: &mut BytesMut, parts: &[&[u8]]) {
     out.reserve(parts.iter().map(|part| part.len()).sum());
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+    for part in parts {
+        out.extend_from_slice(part);
+    }
 }
 
 #[cfg(test)]

@@ -16,14 +16,21 @@ pub(super) struct Fields {
     pub(super) headers: HeaderMap,
     /// Whether there is an Upgrade.
     pub(super) upgrade: bool,
-    /// Whether Connection nominates Upgrade.
-    pub(super) connection_upgrade: bool,
     /// Whether `100-continue` is expected.
     pub(super) expects: bool,
-    close: bool,
-    keep_alive: bool,
+    /// What Connection says.
+    pub(super) connection: Options,
     length: Option<u64>,
     chunked: bool,
+}
+
+/// Options of Connection (RFC 9110 section 7.6.1).
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    /// It nominates Upgrade.
+    pub(super) upgrade: bool,
+    close: bool,
+    keep_alive: bool,
 }
 
 impl Fields {
@@ -58,11 +65,8 @@ impl Fields {
     fn judge(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Refusal> {
         match *name {
             HOST if self.headers.contains_key(HOST) => return Err(Refusal::HostCount),
-            CONTENT_LENGTH => {
-                if self.length.replace(length(value)?).is_some() {
-                    return Err(Refusal::LengthCount);
-                }
-            }
+            CONTENT_LENGTH if self.length.is_some() => return Err(Refusal::LengthCount),
+            CONTENT_LENGTH => self.length = Some(length(value)?),
             TRANSFER_ENCODING => {
                 if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(Refusal::Coding);
@@ -70,9 +74,9 @@ impl Fields {
                 self.chunked = true;
             }
             CONNECTION => {
-                self.connection_upgrade |= has_option(value, b"upgrade");
-                self.close |= has_option(value, b"close");
-                self.keep_alive |= has_option(value, b"keep-alive");
+                self.connection.upgrade |= has_option(value, b"upgrade");
+                self.connection.close |= has_option(value, b"close");
+                self.connection.keep_alive |= has_option(value, b"keep-alive");
             }
             UPGRADE => self.upgrade = true,
             EXPECT => {
@@ -99,6 +103,6 @@ impl Fields {
 
     /// Whether the connection may carry another message after this one (RFC 9112 section 9.3).
     pub(super) fn keeps_alive(&self, version_1_0: bool) -> bool {
-        !self.close && (!version_1_0 || self.keep_alive)
+        !self.connection.close && (!version_1_0 || self.connection.keep_alive)
     }
 }

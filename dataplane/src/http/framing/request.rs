@@ -105,7 +105,7 @@ fn read_head(block: &Bytes, count: usize) -> Result<RequestHead, Refusal> {
     parts.version = if line.version_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
     let has_body = framing != BodyFraming::None;
     // HTTP/1.0 has neither upgrades nor expectations (RFC 9110 sections 7.8 and 10.1.1).
-    let upgrade = fields.upgrade && fields.connection_upgrade && !has_body && !line.version_1_0;
+    let upgrade = fields.upgrade && fields.connection.upgrade && !has_body && !line.version_1_0;
     let expects = fields.expects && has_body && !line.version_1_0;
     let keep_alive = fields.keeps_alive(line.version_1_0);
     parts.headers = fields.headers;

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use futures_util::future::Fuse;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -89,7 +89,7 @@ where
     if matches!(end, End::Closed | End::Refused(_)) {
         linger(&mut conn.io, &limits, unread).await;
     }
-    HttpOutcome { requests: conn.requests, outcome, broken: broken && conn.version_1_0 }
+    HttpOutcome { requests: conn.requests, outcome, broken: broken && conn.is_version_1_0() }
 }
 
 /// The request's body, as far as it has not all arrived.
@@ -113,7 +113,8 @@ struct Conn<IO> {
     out: Outbox,
     flushed: bool,
     drains: bool,
-    version_1_0: bool,
+    /// Of the request in hand.
+    version: Version,
     requests: u64,
     /// When the current wait for a head, for the next request or for more of a half-closed client's answer began.
     since: Instant,
@@ -138,7 +139,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
             out: Outbox::default(),
             flushed: true,
             drains: false,
-            version_1_0: false,
+            version: Version::HTTP_11,
             requests: 0,
             since: Instant::now(),
             read_pace: Pace::patient(limits.pace, limits.pace_bytes_min, &patience),
@@ -148,6 +149,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
             read_timer: Timer::default(),
             write_timer: Timer::default(),
         }
+    }
+
+    fn is_version_1_0(&self) -> bool {
+        self.version == Version::HTTP_10
     }
 
     /// Waits for the next head.
@@ -181,7 +186,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
                 Poll::Ready(Ok(0)) => self.ended = true,
                 Poll::Ready(Ok(_)) if untouched => self.since = Instant::now(),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return self.gone(),
+                Poll::Ready(Err(_)) => return gone().map(Err),
                 Poll::Pending => break,
             }
         }
@@ -202,10 +207,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
         Poll::Ready(Err(End::Refused(fault)))
     }
 
-    fn gone<T>(&mut self) -> Poll<Result<T, End>> {
-        Poll::Ready(Err(End::Broken(BodyFault::Visitor(Fault::Gone))))
-    }
-
     /// Has one request answered. The upstream, if the answer leaves HTTP.
     async fn exchange<G: Gateway, D: Future<Output = ()>>(
         &mut self,
@@ -214,14 +215,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
         mut draining: Pin<&mut Fuse<D>>,
     ) -> Result<Option<Tunnel<G>>, End> {
         self.requests += 1;
-        self.version_1_0 = head.is_version_1_0();
+        self.version = head.parts.version;
         self.read_pace = Pace::patient(self.limits.pace, self.limits.pace_bytes_min, &self.patience);
-        let exchange = if self.version_1_0 { Exchange::default() } else { Exchange::new(head.expects) };
+        let exchange = if self.is_version_1_0() { Exchange::default() } else { Exchange::new(head.expects) };
         let body = self.take_body(head.framing, &exchange);
         let asked = Asked {
             head: head.parts.method == Method::HEAD,
             keep_alive: head.keep_alive,
-            trailers: !self.version_1_0 && fields::takes_trailers(&head.parts.headers),
+            trailers: !self.is_version_1_0() && fields::takes_trailers(&head.parts.headers),
         };
         exchange.set_spelling(head.spelling);
         let request = Request::from_parts(head.parts, body);
@@ -361,7 +362,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
         if self.arriving.is_some() || self.fault.is_some() {
             return Poll::Pending;
         }
-        let gone = || Poll::Ready(End::Broken(BodyFault::Visitor(Fault::Gone)));
         while !self.ended && self.input.len() < READ_AHEAD_BYTES_MAX {
             match poll_read(&mut self.io, cx, &mut self.input) {
                 Poll::Pending => break,
@@ -392,7 +392,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
         let framing = match body.length() {
             Some(0) => BodyFraming::None,
             Some(length) => BodyFraming::Length(length),
-            None if self.version_1_0 => BodyFraming::UntilClose,
+            None if self.is_version_1_0() => BodyFraming::UntilClose,
             None => BodyFraming::Chunked,
         };
         // An early answer ends the connection, unless the rest of the body is here (RFC 9112 section 9.3).
@@ -406,16 +406,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
             && self.fault.is_none()
             && framing != BodyFraming::UntilClose;
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
-        let connection = match (keep, self.version_1_0) {
+        let connection = match (keep, self.is_version_1_0()) {
             _ if switches => Connection::Unsaid,
             (true, true) => Connection::KeepAlive,
             (false, false) => Connection::Close,
             _ => Connection::Unsaid,
         };
         let bodiless = asked.head || head.status == StatusCode::NOT_MODIFIED;
+        let version_1_0 = self.is_version_1_0();
         date::with(now_unix_ms, |date| {
-            let framing = (framing, bodiless);
-            response_head(self.out.text(), &head, self.version_1_0, framing, connection, date);
+            response_head(self.out.text(), &head, version_1_0, (framing, bodiless), connection, date);
         });
         (Sending::new(body, framing, asked.trailers), keep)
     }
@@ -505,10 +505,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
                 }
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(_)) => self.gone(),
+            Poll::Ready(Err(_)) => gone().map(Err),
             Poll::Pending => self.poll_blocked(cx).map(Err),
         }
     }
+}
+
+/// The connection broke.
+fn gone() -> Poll<End> {
+    Poll::Ready(End::Broken(BodyFault::Visitor(Fault::Gone)))
 }
 
 impl Arriving {

@@ -67,10 +67,16 @@ struct Inner {
     keep_alive: bool,
     exchange: Exchange,
     progress: Option<Rc<Progress>>,
-    /// A byte came back since the request went out.
-    received: bool,
     /// The upstream takes no more: what it still says may be the answer.
     write_failed: bool,
+    seen: Seen,
+}
+
+/// What decides whether a request that failed may be sent again.
+#[derive(Default)]
+struct Seen {
+    /// A byte came back since the request went out.
+    received: bool,
     /// The agent says that nothing behind it has seen a byte (wire.md section 2, code 5).
     refused: bool,
 }
@@ -103,9 +109,8 @@ where
         keep_alive: true,
         exchange: Exchange::default(),
         progress: None,
-        received: false,
         write_failed: false,
-        refused: false,
+        seen: Seen::default(),
     };
     Connection { inner: Some(Box::new(RefCell::new(inner))), is_free: false }
 }
@@ -215,7 +220,7 @@ impl Inner {
         self.decoder = ResponseDecoder::new(asked);
         self.exchange = exchange.clone();
         self.progress = Some(progress.clone());
-        self.received = false;
+        self.seen.received = false;
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Failed>> {
@@ -237,7 +242,7 @@ impl Inner {
             let read = poll_read(&mut self.io, cx, &mut self.input);
             match ready!(read) {
                 Ok(0) => return Poll::Ready(Err(Failed::Ended)),
-                Ok(_) => self.received = true,
+                Ok(_) => self.seen.received = true,
                 Err(error) => {
                     self.note(&error);
                     return Poll::Ready(Err(Failed::Broken));
@@ -312,7 +317,7 @@ impl Inner {
     }
 
     fn note(&mut self, error: &io::Error) {
-        self.refused |= reset_code(error) == Some(Code::REFUSED);
+        self.seen.refused |= reset_code(error) == Some(Code::REFUSED);
     }
 
     fn touch(&self) {
@@ -368,10 +373,12 @@ impl Inner {
             Failed::Body(fault) => lost(&fault.to_string(), Again::No),
             Failed::Refused(refusal) => garbage(refusal),
             // Nothing behind the agent has seen a byte, so any method may be repeated.
-            _ if self.refused && !self.received => unreachable(Again::Unseen),
-            Failed::Ended if self.received => garbage("it ended inside the header"),
+            _ if self.seen.refused && !self.seen.received => unreachable(Again::Unseen),
+            Failed::Ended if self.seen.received => garbage("it ended inside the header"),
             Failed::Ended => unreachable(again),
-            Failed::Broken if self.received => lost("The agent's stream broke during the answer.", Again::No),
+            Failed::Broken if self.seen.received => {
+                lost("The agent's stream broke during the answer.", Again::No)
+            }
             Failed::Broken => lost("The agent's stream broke before an answer.", again),
         }
     }
