@@ -7,9 +7,9 @@
 mod answer;
 mod body;
 mod exchange;
+mod fault;
 mod fields;
 pub mod framing;
-mod gate;
 mod h1;
 mod h2;
 mod h2_stream;
@@ -18,7 +18,6 @@ mod pace;
 mod record;
 mod reply;
 mod route;
-mod sieve;
 mod slices;
 mod timer;
 mod upstream;

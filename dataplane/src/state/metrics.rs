@@ -38,6 +38,23 @@ pub struct StatusLabel {
     pub status: &'static str,
 }
 
+/// One of what a gauge counts, until dropped.
+pub struct Open(Gauge);
+
+impl Open {
+    /// Counts one in.
+    pub fn count(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])* $field:ident: $kind:ty = $name:literal, $help:literal;)*) => {
         /// All metrics. Clones of a metric share its value.

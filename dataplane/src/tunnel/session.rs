@@ -52,6 +52,8 @@ pub struct SessionState {
     /// Whether its agent is heard.
     pub liveness: Arc<Liveness>,
     unheard: AtomicBool,
+    /// Whether its account lets the visitor's own TLS go without a second encryption.
+    raw_allowed: AtomicBool,
     /// Claims of its links so far.
     claims: AtomicU64,
     /// The way, if it has one, is the QUIC connection that takes its streams.
@@ -78,6 +80,7 @@ impl SessionState {
             shard,
             liveness,
             unheard: AtomicBool::new(false),
+            raw_allowed: AtomicBool::new(false),
             claims: AtomicU64::new(0),
             life: Life::new(in_flight_max),
             idle: IdleStreams::default(),
@@ -87,6 +90,16 @@ impl SessionState {
     /// Whether nothing is heard from the agent: new work should go elsewhere, where there is an elsewhere.
     pub fn is_silent(&self) -> bool {
         self.liveness.is_silent() || self.life.way().is_some_and(|way| way.session_is_silent())
+    }
+
+    /// The account may allow raw links and withdraw them again.
+    pub fn allow_raw(&self, allowed: bool) {
+        self.raw_allowed.store(allowed, Ordering::Relaxed);
+    }
+
+    /// Whether its account lets the visitor's own TLS go without a second encryption.
+    pub fn takes_raw(&self) -> bool {
+        self.raw_allowed.load(Ordering::Relaxed)
     }
 
     /// Whether the session can take one more stream, at once or in place of an idle one.

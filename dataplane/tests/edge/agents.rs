@@ -8,8 +8,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_edge::state::edge::Stage;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{Binding, CloudEndpointSpec, EndpointId, Ksuid, TokenHash};
+use ebbgate_tunnel::rpc_io::call;
 use ebbgate_wire::rpc::{Outcome, StreamKind};
-use ebbgate_wire::rpc_io::call;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -46,7 +46,7 @@ async fn a_fresh_credential_used_at_once_waits_for_its_generation() {
         })
     };
     // The edge has heard of the login, and does not know the token yet.
-    while lab.edge.waiting_logins.count() == 0 {
+    while lab.agents.waiting_logins.count() == 0 {
         tokio::task::yield_now().await;
         assert!(!login.is_finished(), "refused at once");
     }
@@ -58,7 +58,7 @@ async fn a_fresh_credential_used_at_once_waits_for_its_generation() {
     });
     let agent = login.await.unwrap().unwrap_or_else(|error| panic!("{error}"));
     agent.bind(TARGET).await;
-    assert_eq!(lab.edge.waiting_logins.count(), 0);
+    assert_eq!(lab.agents.waiting_logins.count(), 0);
 }
 
 #[tokio::test]
@@ -66,8 +66,11 @@ async fn nothing_is_served_before_auth() {
     let lab = Lab::start();
     let stream = TcpStream::connect(lab.connect).await.unwrap();
     let tls = crate::lab::handshake(stream, "localhost", lab.authority.client(None, false)).await.unwrap();
-    let (session, _incoming, driver) =
-        ebbgate_wire::driver::connect(tls, ebbgate_wire::mux::Role::Client, ebbgate_wire::mux::Limits::AGENT);
+    let (session, _incoming, driver) = ebbgate_tunnel::driver::connect(
+        tls,
+        ebbgate_wire::mux::Role::Client,
+        ebbgate_wire::mux::Limits::AGENT,
+    );
     tokio::spawn(driver);
     let mut stream = session.open(StreamKind::Bind).await.unwrap();
     assert!(stream.read_u8().await.is_err());

@@ -19,10 +19,10 @@ use tokio::time::{Duration, Instant, timeout_at};
 use super::refusal::{Notes, Watched};
 use super::{Again, Driver, ReplayBody, SendError, fault_failure, garbage, lost, unreachable};
 use crate::http::answer::Failure;
-use crate::http::body::{Body, BodyFault};
+use crate::http::body::Body;
 use crate::http::exchange::Exchange;
+use crate::http::fault::{BodyFault, Fault};
 use crate::http::framing::{self, INTERIM_MAX, Refusal};
-use crate::http::gate::Fault;
 use crate::http::h2_stream::{self, Reading, Sender, WriteError};
 use crate::http::limits::{
     H2_HEADER_LIST_BYTES_MAX, H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES, H2_UPSTREAM_STREAMS_MAX,
@@ -199,7 +199,7 @@ impl Connection {
         let length = lengths.next().filter(|_| lengths.next().is_none());
         let length = length.and_then(|length| framing::length(length.as_bytes()).ok());
         // The writer and the connection live as long as the response is read.
-        Ok(response.map(|stream| read(stream, length).guarded((writer, self.clone()))))
+        Ok(response.map(|stream| read(stream, length).guarded(Rc::new((writer, self.clone())))))
     }
 }
 
