@@ -13,8 +13,8 @@ use ebbgate_policy::{
 
 use super::hello::Hello;
 use super::{Record, Visitor};
+use crate::dispatch::hops::{self, Steps, TooFar};
 use crate::gateway::{Ask, Endpoint, Gateway, Kind, Pool};
-use crate::hops::{self, Steps, TooFar};
 
 /// Entries of `log` actions that one connection keeps.
 const LOGS_MAX: usize = 64;

@@ -12,8 +12,8 @@ use http::{Request, Response, StatusCode, Version};
 
 use super::policy::policy_failed;
 use super::{Answer, Stop, Tunnel, Visitor};
+use crate::dispatch::hops::{self, Steps, TooFar};
 use crate::gateway::{Ask, Endpoint, Gateway, Kind, Pool};
-use crate::hops::{self, Steps, TooFar};
 use crate::http::answer::Failure;
 use crate::http::body::Body;
 use crate::http::framing::Authority;
