@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ebbgate_bench::hello::client_hello;
-use ebbgate_edge::detect::{POSTGRES_SSL_REQUEST, detect};
+use ebbgate_edge::net::detect::{POSTGRES_SSL_REQUEST, detect};
 
 fn first_bytes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("detect");

@@ -7,7 +7,7 @@ use std::time::Instant;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ebbgate_bench::endpoints::{agent, cloud, engine};
 use ebbgate_bench::memory::Memory;
-use ebbgate_edge::gateway::Endpoint;
+use ebbgate_edge::state::endpoint::Endpoint;
 use serde_json::json;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ebbgate_bench::endpoints::cloud;
-use ebbgate_edge::route::RouteTable;
+use ebbgate_edge::state::route::RouteTable;
 use ebbgate_model::{Host, Scheme};
 
 fn lookups(criterion: &mut Criterion) {

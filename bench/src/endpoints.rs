@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use ebbgate_edge::gateway::{AgentRef, Endpoint, Kind, SessionState};
+use ebbgate_edge::state::endpoint::{Endpoint, Kind};
+use ebbgate_edge::tunnel::session::{AgentRef, SessionState};
 use ebbgate_model::{AccountId, EndpointId, EndpointUrl, Ksuid, TunnelSessionId};
 use ebbgate_policy::{EndpointFacts, Engine, References};
 use serde_json::Value;

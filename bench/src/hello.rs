@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ebbgate_edge::tls::provider;
+use ebbgate_edge::net::tls::provider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 

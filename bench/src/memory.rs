@@ -7,8 +7,11 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ebbgate_edge::gateway::{Endpoint, Gateway, HttpConn, OpenError, Pool};
+use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn};
 use ebbgate_edge::http;
+use ebbgate_edge::state::endpoint::Endpoint;
+use ebbgate_edge::state::pool::Pool;
+use ebbgate_edge::tunnel::session::OpenError;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
 use ebbgate_policy::{ConnFacts, KeySet};

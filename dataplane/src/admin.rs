@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, sleep, timeout};
 
-use crate::program::disk::Disk;
-use crate::shard::{Edge, Stage};
+use crate::state::disk::Disk;
+use crate::state::edge::{Edge, Stage};
 
 /// Connections served at once.
 const CONNECTIONS_MAX: usize = 64;

@@ -7,11 +7,11 @@ use std::str::FromStr;
 use clap::Parser;
 use ebbgate_telemetry::LogFormat;
 
-use crate::admit::interfaces::Interfaces;
-use crate::admit::maps::Rates;
-use crate::admit::{self, Mode, Settings};
-use crate::ring::Form;
-use crate::shard::Waits;
+use crate::net::ring::Form;
+use crate::state::edge::Waits;
+use crate::xdp::interfaces::Interfaces;
+use crate::xdp::maps::Rates;
+use crate::xdp::{self, Mode, Settings};
 
 /// Descriptors kept for what is no visitor: listeners, the feed, rings, files.
 const DESCRIPTORS_KEPT: usize = 512;
@@ -90,7 +90,7 @@ pub struct Config {
     #[arg(long, value_enum, default_value = "auto")]
     pub xdp_mode: XdpMode,
     /// Folder on a BPF file system for the filter's pins; each edge of a host needs its own.
-    #[arg(long, value_name = "DIR", default_value = admit::PINS)]
+    #[arg(long, value_name = "DIR", default_value = xdp::PINS)]
     pub xdp_pins: PathBuf,
     /// New connections per second that XDP lets one source open to guarded ports. Default: no limit.
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true,
@@ -241,7 +241,7 @@ impl Config {
     /// The kernel's filter and the blocklist.
     pub fn guard(&self) -> Result<Settings, String> {
         Ok(Settings {
-            object: admit::OBJECT,
+            object: xdp::OBJECT,
             interfaces: Interfaces::read(&self.xdp)?,
             modes: self.xdp_mode.modes(),
             pins: self.xdp_pins.clone(),

@@ -4,6 +4,7 @@
 //! out. Does not know sockets, clocks or streams, nor how a client learns of a failure.
 
 mod failure;
+pub mod gateway;
 mod hop;
 pub mod hops;
 #[cfg(test)]
@@ -22,7 +23,8 @@ use tokio::time::Instant;
 
 pub use failure::Failure;
 
-use crate::gateway::{Ask, Endpoint, Kind, Pool};
+use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::pool::{Ask, Pool};
 use hop::{Hop, Member};
 use hops::Steps;
 

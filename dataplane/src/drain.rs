@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::shard::{Edge, Stage};
+use crate::state::edge::{Edge, Stage};
 
 /// Milliseconds agents get to close once they are told to go.
 const ENDING_MS_MAX: u64 = 500;

@@ -28,7 +28,7 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::gateway::{Gateway, HttpConn, HttpOutcome};
+use crate::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
 use limits::Limits;
 use visitor::Visitor;
 

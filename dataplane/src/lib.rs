@@ -1,28 +1,19 @@
 //! The edge: accepts, decides, moves bytes.
 
 pub mod admin;
-pub mod admit;
-pub mod carrier;
+pub mod agents;
 pub mod config;
-pub mod conn;
-pub mod detect;
 pub mod dispatch;
 pub mod drain;
-pub mod effect;
-pub mod gateway;
+pub mod feed;
 pub mod http;
-pub mod listen;
+pub mod l4;
 pub mod log;
-pub mod metrics;
-pub mod pool;
-pub mod program;
-pub mod quic;
-pub mod ring;
-pub mod route;
-pub mod session;
+pub mod net;
 pub mod shard;
 mod shared;
-pub mod socket;
-pub mod tls;
+pub mod state;
+pub mod tunnel;
+pub mod xdp;
 
 pub use ebbgate_relay as relay;

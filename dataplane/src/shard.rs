@@ -1,11 +1,6 @@
 //! A shard: one thread, one runtime, its own listeners and connections. `Shard` is the handle to the one a task runs on,
 //! `Edge` what all shards share.
 
-mod crossing;
-mod edge;
-mod links;
-mod stream;
-
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,24 +23,26 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Duration, Instant, sleep, timeout};
 
-pub use crossing::{Crossing, crossing};
-pub use edge::{Edge, Parts, Stage, Waits};
-pub use links::Links;
-pub use stream::AgentStream;
-
-use crate::carrier::{
+use crate::agents::quic;
+use crate::dispatch::gateway::Gateway;
+use crate::l4::{self, Walk};
+use crate::log;
+use crate::net::listen::{self, Listener};
+use crate::net::ring::{self, Form};
+use crate::net::tls::Configs;
+use crate::relay;
+use crate::state::edge::{Edge, Stage};
+use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::metrics::{CarrierLabel, StatusLabel};
+use crate::state::pool::Pool;
+use crate::tunnel::carrier::{
     self, Carrier, CarrierStream, Link, Origin, RawFailed, RawLink, RawStream, Retry, resend,
 };
-use crate::conn::{self, Walk};
-use crate::gateway::liveness::{self, Look};
-use crate::gateway::{AgentRef, Endpoint, Gateway, Kind, OpenError, Pool, SessionState};
-use crate::listen::{self, Listener};
-use crate::log;
-use crate::metrics::{CarrierLabel, StatusLabel};
-use crate::quic;
-use crate::relay;
-use crate::ring::{self, Form};
-use crate::tls::Configs;
+use crate::tunnel::crossing::{Crossing, crossing};
+use crate::tunnel::links::Links;
+use crate::tunnel::liveness::{self, Look};
+use crate::tunnel::session::{AgentRef, OpenError, SessionState};
+use crate::tunnel::stream::AgentStream;
 
 /// Seconds a link may take to accept what goes in front of a visitor's bytes.
 const CLAIM_SECS_MAX: u64 = 5;
@@ -197,7 +194,7 @@ impl Shard {
                     }
                 }
                 Message::Walk(walk) => {
-                    spawn_local(conn::go_on(self.clone(), walk));
+                    spawn_local(l4::go_on(self.clone(), walk));
                 }
                 Message::Open(request) => {
                     spawn_local(self.clone().open_for_another(request));
@@ -222,7 +219,7 @@ impl Shard {
         let (shard, drain) = (self.clone(), self.edge().reached(Stage::Draining));
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
         let task = spawn_local(async move {
-            let accept = listen::accept(listener, |stream| conn::begin(&shard, &entrance, stream));
+            let accept = listen::accept(listener, |stream| l4::begin(&shard, &entrance, stream));
             tokio::select! {
                 Err(error) = accept => tracing::error!(%error, ?entrance, "a listener failed"),
                 () = drain => {}
@@ -304,7 +301,7 @@ impl Shard {
                     }
                     Look::Silent if counted.is_none() => {
                         tracing::info!(session = %session.id, "nothing is heard from an agent");
-                        counted = Some(conn::Open::count(&silent));
+                        counted = Some(l4::Open::count(&silent));
                     }
                     Look::Silent => {}
                 }
@@ -481,7 +478,7 @@ impl Gateway for Shard {
     }
 
     fn left_http(&self) -> Box<dyn Any> {
-        Box::new(conn::Open::count(&self.edge().metrics.http_tunnels_open))
+        Box::new(l4::Open::count(&self.edge().metrics.http_tunnels_open))
     }
 
     fn draining(&self) -> impl Future<Output = ()> + 'static {

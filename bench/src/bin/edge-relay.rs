@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use ebbgate_edge::listen::{self, Listener};
+use ebbgate_edge::net::listen::{self, Listener};
+use ebbgate_edge::net::ring::{self, Form, Polled};
 use ebbgate_edge::relay::{End, First, IdleLimits, splice};
-use ebbgate_edge::ring::{self, Form, Polled};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;

@@ -6,9 +6,9 @@
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ebbgate_edge::admit::compile::{Destination, Guarded, Tables, compile};
-use ebbgate_edge::admit::lists::SourceList;
-use ebbgate_edge::admit::probe::Probe;
+use ebbgate_edge::xdp::compile::{Destination, Guarded, Tables, compile};
+use ebbgate_edge::xdp::lists::SourceList;
+use ebbgate_edge::xdp::probe::Probe;
 use ebbgate_model::Prefix;
 use serde_json::{Value, json};
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use ebbgate_ebpf as shared;
-use ebbgate_edge::admit::filter::{Change, Filter};
-use ebbgate_edge::admit::maps::{self, Count, Maps};
-use ebbgate_edge::admit::pins::{self, Pins, PinsError};
-use ebbgate_edge::admit::{OBJECT, PINS, interfaces};
 use ebbgate_edge::config::XdpMode;
+use ebbgate_edge::xdp::filter::{Change, Filter};
+use ebbgate_edge::xdp::maps::{self, Count, Maps};
+use ebbgate_edge::xdp::pins::{self, Pins, PinsError};
+use ebbgate_edge::xdp::{OBJECT, PINS, interfaces};
 use shared::{Family, Reason};
 
 /// Seconds over which rates are taken.

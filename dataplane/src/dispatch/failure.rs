@@ -9,7 +9,7 @@ use ebbgate_model::{EndpointUrl, ErrorCode, canonical_ip};
 use http::StatusCode;
 
 use super::hops::TooFar;
-use crate::gateway::Endpoint;
+use crate::state::endpoint::Endpoint;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use http::response;
 
 use super::Environment;
 use super::failure::Failure;
-use crate::gateway::{Endpoint, Pool};
+use crate::state::endpoint::Endpoint;
+use crate::state::pool::Pool;
 
 /// See the module.
 pub(super) struct Hop {

@@ -13,7 +13,8 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::gateway::{AgentRef, fixture};
+use crate::state::endpoint::fixture;
+use crate::tunnel::session::AgentRef;
 
 /// Steps after which a test gives up: far more than any dispatch may take.
 const TEST_STEPS_MAX: usize = 10_000;

@@ -26,7 +26,7 @@ use super::limits::{LINGER_BYTES_MIN, Limits};
 use super::pace::Pace;
 use super::upstream::fault_failure;
 use super::visitor::{Answer, Tunnel, Visitor};
-use crate::gateway::{Gateway, HttpOutcome};
+use crate::dispatch::gateway::{Gateway, HttpOutcome};
 use crate::relay::{self, End, IdleLimits};
 
 /// Bytes hyper may hold of a request head: what the gate lets through, and room for what follows it.

@@ -36,7 +36,7 @@ use super::limits::{
 };
 use super::pace::{Pace, Patience};
 use super::visitor::{Answer, Visitor};
-use crate::gateway::{Gateway, HttpOutcome};
+use crate::dispatch::gateway::{Gateway, HttpOutcome};
 use guard::Guard;
 
 /// How long the last frames of a connection that is closed may take.

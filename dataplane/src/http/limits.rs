@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::listen::Caps;
+use crate::net::listen::Caps;
 
 /// A whole head must have arrived this long after its first byte (or after the connection began), in seconds.
 pub const HEAD_SECS_MAX: u64 = 30;

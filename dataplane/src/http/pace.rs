@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::timer::Timer;
-use crate::listen::{Admitted, Caps, Comer};
+use crate::net::listen::{Admitted, Caps, Comer};
 
 /// How long a slow peer is borne with, and where it is counted.
 #[derive(Debug, Clone)]

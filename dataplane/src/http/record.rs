@@ -12,7 +12,8 @@ use super::answer::Form;
 use super::body::Progress;
 use super::fields::ERROR_CODE;
 use super::limits::Limits;
-use crate::gateway::{Endpoint, Gateway, HttpConn};
+use crate::dispatch::gateway::{Gateway, HttpConn};
+use crate::state::endpoint::Endpoint;
 
 /// Log entries of policies one event carries.
 const LOGS_MAX: usize = 64;

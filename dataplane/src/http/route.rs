@@ -10,7 +10,9 @@ use http::StatusCode;
 
 use super::answer::Failure;
 use super::framing::Authority;
-use crate::gateway::{Endpoint, Gateway, HttpConn, Pool};
+use crate::dispatch::gateway::{Gateway, HttpConn};
+use crate::state::endpoint::Endpoint;
+use crate::state::pool::Pool;
 
 /// Port of `https://` in URLs.
 const HTTPS_PORT: u16 = 443;

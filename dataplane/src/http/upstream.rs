@@ -23,7 +23,8 @@ use super::answer::Failure;
 use super::body::{Body, BodyFault, Progress};
 use super::gate::Fault;
 use super::limits::Limits;
-use crate::gateway::{Endpoint, Gateway, HttpConn};
+use crate::dispatch::gateway::{Gateway, HttpConn};
+use crate::state::endpoint::Endpoint;
 pub(super) use lender::Lender;
 use shelf::{Behind, Shelf};
 

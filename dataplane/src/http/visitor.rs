@@ -28,7 +28,7 @@ use super::pace::Patience;
 use super::record::Record;
 use super::reply::{framed, may_switch_to};
 use super::upstream::{Lender, Upstreams};
-use crate::gateway::{Gateway, HttpConn};
+use crate::dispatch::gateway::{Gateway, HttpConn};
 
 /// How long before an exchange is idle a stalled visitor is told so.
 const BEFORE_IDLE: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::listen::source;
+use crate::net::listen::source;
 
 /// Lines of refusals that one source may have written in a minute.
 pub const REFUSALS_PER_SOURCE_MAX: u64 = 10;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use ebbgate_edge::shard::Stage;
+use ebbgate_edge::state::edge::Stage;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{Binding, CloudEndpointSpec, EndpointId, Ksuid, TokenHash};
 use ebbgate_wire::rpc::{Outcome, StreamKind};

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use bytes::Bytes;
-use ebbgate_edge::program::feed::Feed;
-use ebbgate_edge::program::saved::{Saved, Written};
+use ebbgate_edge::feed::Feed;
+use ebbgate_edge::state::saved::{Saved, Written};
 use ebbgate_model::feed::{FEED_PATH, FromEdge, ToEdge};
 use ebbgate_model::{
     AccountId, Action, Binding, CertificateId, CertificateSpec, CloudEndpointSpec, EdgeId, EndpointId,

@@ -8,16 +8,17 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use ebbgate_edge::admit::{Guard, Settings};
-use ebbgate_edge::effect::{Fetcher, Keys};
-use ebbgate_edge::listen::{self, Caps};
-use ebbgate_edge::metrics::Metrics;
-use ebbgate_edge::program::Tables;
-use ebbgate_edge::program::ports::Ports;
-use ebbgate_edge::program::report::Reports;
-use ebbgate_edge::ring::Form;
-use ebbgate_edge::shard::{self, Edge, Entrance, Parts, Stage, Waits};
-use ebbgate_edge::tls::provider;
+use ebbgate_edge::net::listen::{self, Caps};
+use ebbgate_edge::net::ring::Form;
+use ebbgate_edge::net::tls::provider;
+use ebbgate_edge::shard::{self, Entrance};
+use ebbgate_edge::state::edge::{Edge, Parts, Stage, Waits};
+use ebbgate_edge::state::jwks::{Fetcher, Keys};
+use ebbgate_edge::state::metrics::Metrics;
+use ebbgate_edge::state::ports::Ports;
+use ebbgate_edge::state::report::Reports;
+use ebbgate_edge::state::tables::Tables;
+use ebbgate_edge::xdp::{Guard, Settings};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{
     AccountId, Acl, AddressId, AddressSpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ebbgate_edge::metrics::CarrierLabel;
-use ebbgate_edge::session::LINKS_PER_SESSION_MAX;
+use ebbgate_edge::agents::LINKS_PER_SESSION_MAX;
+use ebbgate_edge::state::metrics::CarrierLabel;
 use ebbgate_wire::link::{ALPN_LINK, DELIVERED, Frame, HelloError, LinkStream, Version, Waiting, say_hello};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{ProxyHeader, Secret};

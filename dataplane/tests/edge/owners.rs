@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use ebbgate_edge::listen;
+use ebbgate_edge::net::listen;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep};
 

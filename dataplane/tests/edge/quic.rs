@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use ebbgate_edge::shard::Stage;
+use ebbgate_edge::state::edge::Stage;
 use ebbgate_model::IpRestrictionKind;
 use ebbgate_quic::{Opening, OpeningError};
 use ebbgate_shaper::{Shaper, Weather};

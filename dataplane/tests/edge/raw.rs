@@ -2,7 +2,7 @@
 
 use std::io;
 
-use ebbgate_edge::metrics::CarrierLabel;
+use ebbgate_edge::state::metrics::CarrierLabel;
 use ebbgate_model::TunnelSessionId;
 use ebbgate_wire::link::raw::{
     AgentSide, CLAIM_LENGTH_BYTES, Claim, GREETING_BYTES, Greeting, MAGIC, NONCE_BYTES, Opening, PROOF_BYTES,

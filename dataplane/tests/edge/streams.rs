@@ -35,7 +35,7 @@ async fn a_connection_that_the_end_of_the_edge_cuts_has_its_event() {
     while lab.edge.metrics.connections_open.get() == 0 {
         tokio::task::yield_now().await;
     }
-    lab.edge.enter(ebbgate_edge::shard::Stage::Stopped);
+    lab.edge.enter(ebbgate_edge::state::edge::Stage::Stopped);
     let event = lab.event().await;
     assert_eq!(event.client, visitor.local_addr().unwrap().to_string());
     assert_eq!(event.outcome, "cut off: the edge stopped");

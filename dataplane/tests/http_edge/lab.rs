@@ -10,10 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ebbgate_edge::gateway::{
-    AgentRef, Endpoint, Gateway, HttpConn, HttpOutcome, Kind, OpenError, Pool, SessionState,
-};
+use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
 use ebbgate_edge::http::limits::Limits;
+use ebbgate_edge::state::endpoint::{Endpoint, Kind};
+use ebbgate_edge::state::pool::Pool;
+use ebbgate_edge::tunnel::session::{AgentRef, OpenError, SessionState};
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ebbgate_edge::gateway::HttpConn;
+use ebbgate_edge::dispatch::gateway::HttpConn;
 use ebbgate_edge::http::limits::{
     HEAD_SECS_MAX, IDLE_SECS_MAX, KEEP_ALIVE_SECS_MAX, LINGER_SECS_MAX, Limits, PACE_SECS, WRITE_PACE_SECS,
 };
-use ebbgate_edge::listen::Caps;
+use ebbgate_edge::net::listen::Caps;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep};
 
@@ -21,7 +21,7 @@ use crate::lab::{
 const SLACK_SECS: u64 = LINGER_SECS_MAX + 2;
 
 /// An upstream that answers every request with more than any buffer on the way holds.
-fn big_answers(lab: &Lab, url: &str) -> std::sync::Arc<ebbgate_edge::gateway::Endpoint> {
+fn big_answers(lab: &Lab, url: &str) -> std::sync::Arc<ebbgate_edge::state::endpoint::Endpoint> {
     let serve = scripted(|mut io| async move {
         let mut input = Vec::new();
         while let Ok(Some(_)) = read_strictly(&mut io, &mut input).await {

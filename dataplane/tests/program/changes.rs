@@ -3,9 +3,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use ebbgate_edge::admit::compile::{Destination, Guarded, compile};
-use ebbgate_edge::admit::lists::SourceList;
-use ebbgate_edge::admit::probe::Runner;
+use ebbgate_edge::xdp::compile::{Destination, Guarded, compile};
+use ebbgate_edge::xdp::lists::SourceList;
+use ebbgate_edge::xdp::probe::Runner;
 use ebbgate_model::Prefix;
 
 use crate::packet::tcp;

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ebbgate_edge::admit::compile::{Destination, Guarded, Tables, compile};
-use ebbgate_edge::admit::frame;
-use ebbgate_edge::admit::lists::SourceList;
+use ebbgate_edge::xdp::compile::{Destination, Guarded, Tables, compile};
+use ebbgate_edge::xdp::frame;
+use ebbgate_edge::xdp::lists::SourceList;
 use ebbgate_model::Prefix;
 use ipnet::IpNet;
 

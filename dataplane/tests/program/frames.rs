@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ebbgate_ebpf as shared;
-use ebbgate_edge::admit::compile::{Destination, Guarded, Tables, compile};
-use ebbgate_edge::admit::frame;
-use ebbgate_edge::admit::lists::SourceList;
-use ebbgate_edge::admit::maps::Count;
-use ebbgate_edge::admit::probe::{FRAME_BYTES_MIN, Probe};
+use ebbgate_edge::xdp::compile::{Destination, Guarded, Tables, compile};
+use ebbgate_edge::xdp::frame;
+use ebbgate_edge::xdp::lists::SourceList;
+use ebbgate_edge::xdp::maps::Count;
+use ebbgate_edge::xdp::probe::{FRAME_BYTES_MIN, Probe};
 use ebbgate_model::Prefix;
 use shared::Reason;
 

@@ -11,8 +11,8 @@ mod rates;
 use std::fs::OpenOptions;
 use std::io::{Write as _, stderr};
 
-use ebbgate_edge::admit::maps::MapsError;
-use ebbgate_edge::admit::probe::{Probe, ProbeError};
+use ebbgate_edge::xdp::maps::MapsError;
+use ebbgate_edge::xdp::probe::{Probe, ProbeError};
 
 /// The program; none, and said so, where this process may not load it.
 pub(crate) fn probe(test: &str) -> Option<Probe> {

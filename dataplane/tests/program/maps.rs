@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use ebbgate_ebpf as shared;
-use ebbgate_edge::admit::compile::{CompileError, Destination, Guarded, Tables, compile};
-use ebbgate_edge::admit::lists::SourceList;
-use ebbgate_edge::admit::maps::MapsError;
+use ebbgate_edge::xdp::compile::{CompileError, Destination, Guarded, Tables, compile};
+use ebbgate_edge::xdp::lists::SourceList;
+use ebbgate_edge::xdp::maps::MapsError;
 use ebbgate_model::Prefix;
 use ipnet::IpNet;
 
@@ -118,7 +118,7 @@ fn a_full_map_is_told_and_the_old_list_stays_in_force() {
 #[test]
 fn a_new_policy_counts_from_nothing() {
     let Some(mut probe) = probe("a_new_policy_counts_from_nothing") else { return };
-    let counted = |probe: &ebbgate_edge::admit::probe::Probe| {
+    let counted = |probe: &ebbgate_edge::xdp::probe::Probe| {
         let counts = probe.maps.counters().unwrap().read([1]).unwrap();
         counts.iter().map(|count| count.packets).sum::<u64>()
     };

@@ -1,9 +1,9 @@
 //! What is off by default: the limit on new connections of one source, and the sampled drops.
 
-use ebbgate_edge::admit::compile::{Destination, Guarded, Tables, compile};
-use ebbgate_edge::admit::lists::SourceList;
-use ebbgate_edge::admit::maps::{Rates, Sample};
-use ebbgate_edge::admit::probe::Probe;
+use ebbgate_edge::xdp::compile::{Destination, Guarded, Tables, compile};
+use ebbgate_edge::xdp::lists::SourceList;
+use ebbgate_edge::xdp::maps::{Rates, Sample};
+use ebbgate_edge::xdp::probe::Probe;
 use ebbgate_model::Prefix;
 use shared::Reason;
 

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
 
-use ebbgate_edge::admit::compile::{Destination, Guarded, Tables, compile};
-use ebbgate_edge::admit::frame::{judge, passes};
-use ebbgate_edge::admit::lists::SourceList;
-use ebbgate_edge::admit::maps::MapsError;
-use ebbgate_edge::admit::probe::{FRAME_BYTES_MIN, Probe, ProbeError};
+use ebbgate_edge::xdp::compile::{Destination, Guarded, Tables, compile};
+use ebbgate_edge::xdp::frame::{judge, passes};
+use ebbgate_edge::xdp::lists::SourceList;
+use ebbgate_edge::xdp::maps::MapsError;
+use ebbgate_edge::xdp::probe::{FRAME_BYTES_MIN, Probe, ProbeError};
 use ebbgate_model::Prefix;
 
 /// Bytes of the longest frame that the kernel keeps in one piece; of a longer one the program sees the beginning.

@@ -6,8 +6,8 @@
 mod frame;
 
 use bytes::{Bytes, BytesMut};
-use ebbgate_edge::detect::{Detected, HELLO_BYTES_MAX, detect as look};
 use ebbgate_edge::http::framing::{Refusal, RequestFramer, Step};
+use ebbgate_edge::net::detect::{Detected, HELLO_BYTES_MAX, detect as look};
 use ebbgate_model::{Acl, Binding, EndpointUrl, Prefix, Program, Scheme};
 use ebbgate_policy::{CheckContext, Engine, Owner, References, check};
 use ebbgate_wire::link::{CLAIM_BYTES_MAX, DATA_BYTES_MAX, Frame, Phase};

@@ -6,13 +6,13 @@
 
 // The included files' own tests are for std's forms, and run where the files live.
 #[cfg(not(test))]
-#[path = "../../../dataplane/src/listen/cap.rs"]
+#[path = "../../../dataplane/src/net/listen/cap.rs"]
 pub mod cap;
 #[cfg(not(test))]
-#[path = "../../../dataplane/src/shard/crossing.rs"]
+#[path = "../../../dataplane/src/tunnel/crossing.rs"]
 pub mod crossing;
 #[cfg(not(test))]
-#[path = "../../../dataplane/src/gateway/life.rs"]
+#[path = "../../../dataplane/src/tunnel/life.rs"]
 pub mod life;
 #[cfg(not(test))]
 mod pipe;

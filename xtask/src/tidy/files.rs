@@ -18,7 +18,7 @@ const PURE: [&str; 7] = [
     "control/src/plan.rs",
     "control/src/plan/",
     "crates/relay/src/state.rs",
-    "dataplane/src/detect.rs",
+    "dataplane/src/net/detect.rs",
 ];
 /// Within those, the rims: tokio's io traits and timers around the sans-IO core.
 const RIMS: [&str; 8] = [
@@ -136,14 +136,14 @@ fn rust(path: &str, text: &str, is_test: bool, findings: &mut Vec<String>) {
     }
     let pure =
         !is_test && PURE.iter().any(|p| path.starts_with(p)) && !RIMS.iter().any(|p| path.starts_with(p));
-    let ring = path == "dataplane/src/ring.rs" || path.starts_with("dataplane/src/ring/");
+    let ring = path == "dataplane/src/net/ring.rs" || path.starts_with("dataplane/src/net/ring/");
     for (number, line) in own.iter().enumerate() {
         let code = line.split("//").next().unwrap_or_default();
         if let Some(word) = IMPURE.iter().find(|word| pure && code.contains(**word)) {
             findings.push(format!("{}: `{word}` in a file whose inputs are all arguments", number + 1));
         }
         if path.starts_with("dataplane/") && !ring && code.contains("tokio_uring") {
-            findings.push(format!("{}: only dataplane::ring names tokio_uring", number + 1));
+            findings.push(format!("{}: only dataplane::net::ring names tokio_uring", number + 1));
         }
     }
 }
@@ -197,7 +197,7 @@ mod tests {
         expect("crates/wire/src/driver.rs", "//! What.\nuse tokio::io::AsyncRead;\n", 0);
         expect("crates/wire/src/mux.rs", "//! What.\nuse tokio::io::AsyncRead;\n", 1);
         expect("dataplane/src/shard.rs", "//! What.\ntokio_uring::start(async {});\n", 1);
-        expect("dataplane/src/ring.rs", "//! What.\ntokio_uring::start(async {});\n", 0);
+        expect("dataplane/src/net/ring.rs", "//! What.\ntokio_uring::start(async {});\n", 0);
         expect("a.md", &format!("see {}root/x", '/'), 1);
         expect("a.md", "see target/work/x and ~/home/x", 0);
         expect("a.rs", "//! The header `Ngrok-Version`.\n", 0);

@@ -80,7 +80,7 @@ pub(super) fn check(metadata: &Value) -> Result<Vec<String>> {
                 findings.push(format!("{name} is pure and may not import {on}"));
             }
             if on == "tokio-uring" && name != "ebbgate-edge" {
-                findings.push(format!("{name} may not import tokio-uring; only dataplane::ring does"));
+                findings.push(format!("{name} may not import tokio-uring; only dataplane::net::ring does"));
             }
         }
     }

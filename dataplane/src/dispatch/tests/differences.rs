@@ -157,7 +157,7 @@ fn an_endpoint_that_asks_more_of_a_handshake_than_it_gave_says_so() {
     fake.run(request(pool.clone())).check(&[], "close 2300 TLS ended before it came to https://a.example.com, whose settings demand more of the client");
     let mut connection = Dispatch::connection(facts(), pool);
     let old = TlsFacts { version: "1.2".into(), ..TlsFacts::default() };
-    connection.tls_ended(Arc::new(old), crate::tls::default_settings());
+    connection.tls_ended(Arc::new(old), crate::net::tls::default_settings());
     assert!(fake.run(connection).end.starts_with("close 2300 TLS ended before"));
 }
 

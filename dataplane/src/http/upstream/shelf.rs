@@ -9,8 +9,9 @@ use ebbgate_model::EndpointId;
 use tokio::time::{Instant, sleep};
 
 use super::{http1, http2};
-use crate::gateway::{Endpoint, Kind, SessionState};
 use crate::http::limits::{KEPT_UPSTREAMS_MAX, KEPT_WHILE_IN_FLIGHT_MAX, Limits};
+use crate::state::endpoint::{Endpoint, Kind};
+use crate::tunnel::session::SessionState;
 
 /// The timer looks this often in the time a connection is kept.
 const LOOKS: u32 = 4;

@@ -7,11 +7,12 @@ use ebbgate_policy::{BodyError, Context, Effect, Engine, Outcome, Phase, Run, St
 use http::StatusCode;
 
 use super::{Stop, Visitor};
-use crate::gateway::{Endpoint, Gateway};
+use crate::dispatch::gateway::Gateway;
 use crate::http::answer::Failure;
 use crate::http::body::{Body, NotBuffered};
 use crate::http::record::Record;
 use crate::http::upstream::Lender;
+use crate::state::endpoint::Endpoint;
 
 /// Endpoints one connection remembers having been admitted to.
 const ADMITTED_MAX: usize = 16;

@@ -12,8 +12,8 @@ use http::{Request, Response, StatusCode, Version};
 
 use super::policy::policy_failed;
 use super::{Answer, Stop, Tunnel, Visitor};
+use crate::dispatch::gateway::Gateway;
 use crate::dispatch::hops::{self, Steps, TooFar};
-use crate::gateway::{Ask, Endpoint, Gateway, Kind, Pool};
 use crate::http::answer::Failure;
 use crate::http::body::Body;
 use crate::http::framing::Authority;
@@ -21,6 +21,8 @@ use crate::http::record::Record;
 use crate::http::reply::{self, from_reply};
 use crate::http::upstream::{self, Again, Lender, SendError};
 use crate::http::{fields, route};
+use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::pool::{Ask, Pool};
 
 /// One endpoint on the way.
 struct Hop {

@@ -1,0 +1,246 @@
+//! Links of agents: who may add one to which session, how many, and on which shard each waits.
+//!
+//! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `carrier::link`'s.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use ebbgate_model::{AccountId, CredentialSpec, IpRestrictionKind, TunnelSessionId};
+use ebbgate_wire::link::raw::{
+    EdgeSide, GREETING_BYTES, Greeting, HANDSHAKE_SECS_MAX, KEY_BYTES, MAGIC, Nonce, PROOF_BYTES, RawError,
+    RawKey, Sealing,
+};
+use ebbgate_wire::link::{Hello, answer_hello, read_hello};
+use ebbgate_wire::mux::Code;
+use ebbgate_wire::rpc::{Auth, CarrierOffer, Secret};
+use ebbgate_wire::ticket::LinkTicket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Duration, timeout};
+
+use super::AgentSession;
+use super::allowance::{Counter, Taken};
+use crate::dispatch::gateway::Gateway as _;
+use crate::l4::Open;
+use crate::net::listen::Admitted;
+use crate::net::socket::Socket;
+use crate::shard::Shard;
+use crate::state::edge::Edge;
+use crate::tunnel::carrier::{Link, LinkIo, Place, RawLink};
+
+/// Links of one session, idle or in use.
+pub const LINKS_PER_SESSION_MAX: u16 = 512;
+/// Seconds from the end of a link's handshake to its whole ticket.
+pub const LINK_HELLO_SECS_MAX: u64 = 5;
+/// The newest version of links that this edge takes, as it says to agents.
+const LINK_VERSION: u16 = 2;
+/// Seconds a link ticket is good for, within its session's life.
+const LINK_TICKET_SECS: i64 = 90 * 24 * 3600;
+
+/// One link's place among its session's.
+pub struct LinkCount {
+    _taken: Taken,
+}
+
+/// The links of one session.
+pub(super) struct SessionLinks {
+    open: Arc<Counter>,
+    /// Links let in so far: they take turns on the shards. Raw ones have turns of their own.
+    turns: [AtomicUsize; 2],
+    raw_key: Option<RawKey>,
+    raw_allowed: AtomicBool,
+}
+
+impl SessionLinks {
+    /// None open yet; raw ones if there is a key for them.
+    pub(super) fn new(raw_key: Option<RawKey>) -> Self {
+        Self {
+            open: Counter::new(LINKS_PER_SESSION_MAX.into()),
+            turns: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            raw_allowed: AtomicBool::new(raw_key.is_some()),
+            raw_key,
+        }
+    }
+
+    /// The Program may withdraw what it allowed, and allow it again; a session without key never has any.
+    pub(super) fn allow_raw(&self, allowed: bool) {
+        self.raw_allowed.store(allowed && self.raw_key.is_some(), Ordering::Relaxed);
+    }
+
+    pub(super) fn takes_raw(&self) -> bool {
+        self.raw_allowed.load(Ordering::Relaxed)
+    }
+
+    fn turn(&self, raw: bool, shards: usize) -> usize {
+        let [links, raws] = &self.turns;
+        (if raw { raws } else { links }).fetch_add(1, Ordering::Relaxed) % shards.max(1)
+    }
+}
+
+/// Whether the credential's account lets a visitor's own TLS travel without a second encryption.
+pub(super) fn may_pass_through(credential: &CredentialSpec) -> bool {
+    credential.passthrough_links
+}
+
+/// The key of a session's raw links, if its agent asked for them and its account allows them.
+pub(super) fn raw_key(
+    auth: &Auth,
+    credential: Option<&CredentialSpec>,
+    entropy: [u8; KEY_BYTES],
+) -> Option<RawKey> {
+    let asked = auth.extra.carriers.iter().any(|carrier| carrier == "raw");
+    (asked && credential.is_some_and(may_pass_through)).then(|| RawKey::new(entropy))
+}
+
+/// What a session is offered beside its own connection, if its agent asked.
+pub(super) fn offer(
+    auth: &Auth,
+    session: &AgentSession,
+    edge: &Edge,
+    now_unix_s: i64,
+) -> Option<CarrierOffer> {
+    let asked = |name: &str| auth.extra.carriers.iter().any(|carrier| carrier == name);
+    if auth.extra.carriers.is_empty() {
+        return None;
+    }
+    let ticket = LinkTicket {
+        session_id: session.state.id.to_string(),
+        expires_unix_s: now_unix_s.saturating_add(LINK_TICKET_SECS),
+    };
+    Some(CarrierOffer {
+        ticket: ticket.seal(&edge.tickets),
+        links_max: if asked("link") { LINKS_PER_SESSION_MAX } else { 0 },
+        link_version: LINK_VERSION,
+        raw_key: session.links.raw_key.as_ref().map(RawKey::to_secret),
+        quic: asked("quic") && edge.serves_quic(),
+    })
+}
+
+/// The living session a ticket is for, if whoever shows it may come in by this name from this address.
+pub fn session_of_ticket(
+    edge: &Edge,
+    ticket: &Secret,
+    ingress: Option<AccountId>,
+    source: IpAddr,
+    now_unix_s: i64,
+) -> Option<Arc<AgentSession>> {
+    let ticket = LinkTicket::open(ticket.expose(), &edge.tickets, now_unix_s).ok()?;
+    let session = edge.sessions.get(ticket.session_id.parse().ok()?)?;
+    let account = session.identity().account;
+    let admitted = edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, source);
+    let here = ingress.is_none_or(|owner| owner == account);
+    (session.state.is_alive() && admitted && here).then_some(session)
+}
+
+/// Serves a connection that chose the links' protocol: until it is parked, or refused.
+pub(super) async fn serve(
+    shard: Shard,
+    mut io: LinkIo,
+    ingress: Option<AccountId>,
+    admitted: Admitted,
+    open: Open,
+) {
+    let edge = shard.edge();
+    let peer = io.get_ref().peer().ip();
+    let hello = timeout(Duration::from_secs(LINK_HELLO_SECS_MAX), read_hello(&mut io)).await;
+    let Ok(Ok(Hello { ticket, version })) = hello else {
+        edge.metrics.links_refused.inc();
+        return tracing::debug!(%peer, "a link showed no ticket in time");
+    };
+    let now_s = shard.now_unix_ms() / 1000;
+    let found = session_of_ticket(edge, &ticket, ingress, peer, now_s)
+        .and_then(|session| Some((LinkCount { _taken: session.links.open.take(1)? }, session)));
+    let Some((taken, session)) = found else {
+        edge.metrics.links_refused.inc();
+        tracing::debug!(%peer, "a link is refused: its ticket is void, or its session has enough");
+        let refuse = answer_hello(&mut io, Code::REFUSED);
+        // It closes either way.
+        let _ = timeout(Duration::from_secs(LINK_HELLO_SECS_MAX), refuse).await;
+        return;
+    };
+    if answer_hello(&mut io, Code::NONE).await.is_err() {
+        return;
+    }
+    let index = session.links.turn(false, edge.shards());
+    let link = Open::count(&edge.metrics.links);
+    shard.park_at(index, Link::new(io, version, Place { session, taken, link, open, admitted }));
+}
+
+/// Why a raw link is closed.
+#[derive(Debug, thiserror::Error)]
+enum NoRaw {
+    #[error(transparent)]
+    Raw(#[from] RawError),
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("more came than a greeting before the edge had answered")]
+    Hasty,
+    #[error("not proven within {HANDSHAKE_SECS_MAX} s")]
+    TimedOut,
+    #[error("the session has as many links as it may, or its account allows none")]
+    NotAllowed,
+}
+
+/// Whether a raw link begins here, as soon as the first bytes tell.
+pub(crate) async fn begins_raw(socket: &mut Socket) -> bool {
+    loop {
+        let seen = socket.looked_at();
+        let common = seen.iter().zip(MAGIC).take_while(|(a, b)| **a == *b).count();
+        if common == MAGIC.len() {
+            return true;
+        }
+        // Whoever reads the hello next finds the end or the error again.
+        if common < seen.len() || !matches!(socket.look_further().await, Ok(1..)) {
+            return false;
+        }
+    }
+}
+
+/// Serves a connection that began as a raw link: until it is parked, or closed without a word.
+pub(super) async fn serve_raw(shard: Shard, mut socket: Socket, admitted: Admitted, open: Open) {
+    let edge = shard.edge();
+    let peer = socket.peer().ip();
+    let proven = timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), prove(edge, &mut socket)).await;
+    let parked = proven.map_err(|_| NoRaw::TimedOut).flatten().and_then(|(session, sealing)| {
+        let socket = socket.for_link()?;
+        let account = session.identity().account;
+        let welcome = edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, peer);
+        if !welcome || !session.state.is_alive() || !session.takes_raw() {
+            return Err(NoRaw::NotAllowed);
+        }
+        let taken = LinkCount { _taken: session.links.open.take(1).ok_or(NoRaw::NotAllowed)? };
+        let index = session.links.turn(true, edge.shards());
+        let link = Open::count(&edge.metrics.links);
+        shard.park_raw_at(
+            index,
+            RawLink::new(socket, sealing, Place { session, taken, link, open, admitted }),
+        );
+        Ok(())
+    });
+    if let Err(error) = parked {
+        edge.metrics.links_refused.inc();
+        tracing::debug!(%peer, %error, "a raw link is refused");
+    }
+}
+
+/// Which session the link belongs to, as its agent proves. A session that is not here fails like one whose key the peer does
+/// not hold.
+async fn prove(edge: &Edge, socket: &mut Socket) -> Result<(Arc<AgentSession>, Sealing), NoRaw> {
+    while socket.looked_at().len() < GREETING_BYTES {
+        if socket.look_further().await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+    let greeting: &[u8; GREETING_BYTES] = socket.looked_at().try_into().map_err(|_| NoRaw::Hasty)?;
+    let greeting = Greeting::decode(greeting)?;
+    socket.swallow(GREETING_BYTES);
+    let session = edge.sessions.get(TunnelSessionId::new(greeting.session));
+    let key = session.as_ref().and_then(|session| session.links.raw_key.clone());
+    let nonce: Nonce = edge.entropy();
+    let side = EdgeSide::new(&key.unwrap_or_else(|| RawKey::new(edge.entropy())), &greeting, &nonce);
+    socket.write_all(&nonce).await?;
+    let mut proof = [0; PROOF_BYTES];
+    socket.read_exact(&mut proof).await?;
+    let sealing = side.check(proof)?;
+    Ok((session.ok_or(RawError::Forged)?, sealing))
+}

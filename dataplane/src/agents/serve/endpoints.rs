@@ -1,0 +1,267 @@
+//! What a session does with endpoints: bind, under a name of its own or one given away, and change while serving.
+//!
+//! `agents::bind` decides what may be; here it becomes an endpoint in the routes.
+
+use std::sync::Arc;
+
+use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
+use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
+use ebbgate_policy::{EndpointFacts, Engine};
+use ebbgate_wire::rpc::{Bind, BindReply, PatchTunnelState};
+use ebbgate_wire::ticket::BindToken;
+
+use super::super::bind::{self, Place, Refusal, Wanted};
+use super::super::{AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, take_out, text_bytes, with_engine};
+use super::{Connection, TEXT_BYTES_MAX, TICKET_SECS, short};
+use crate::dispatch::gateway::Gateway as _;
+use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::route::{AlreadyOnline, RouteTable};
+use crate::state::tables::Tables;
+use crate::tunnel::health::Health;
+use crate::tunnel::session::AgentRef;
+
+/// Random names tried before giving up.
+const RANDOM_TRIES_MAX: usize = 8;
+/// Times a patch is made anew because the endpoint changed under it.
+const PATCH_TRIES_MAX: usize = 4;
+
+impl Connection {
+    pub(super) fn bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> BindReply {
+        match self.try_bind(session, bind) {
+            Ok(reply) => reply,
+            Err(refusal) => {
+                self.shard.edge().metrics.binds_refused.inc();
+                tracing::info!(session = %session.state.id, code = ?refusal.code, reason = refusal.message, "bind refused");
+                BindReply::refused(bind, refusal.text())
+            }
+        }
+    }
+
+    fn try_bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> Result<BindReply, Refusal> {
+        let edge = self.shard.edge();
+        let now_s = self.shard.now_unix_ms() / 1000;
+        let tables = edge.tables.load_full();
+        let identity = session.identity();
+        let credential = tables.program.credentials.get(&identity.credential);
+        let credential = credential.filter(|c| c.account == identity.account).ok_or_else(|| {
+            Refusal::new(ErrorCode::CREDENTIAL_REVOKED, "the authtoken of this session was revoked")
+        })?;
+        if session.bound_count() >= ENDPOINTS_MAX {
+            return Err(Refusal {
+                code: None,
+                message: format!("a session serves at most {ENDPOINTS_MAX} endpoints"),
+            });
+        }
+        let token = BindToken::open(bind.extra.token.expose(), &edge.tickets, now_s).ok();
+        let token = token.filter(|token| token.client_id == session.client_id);
+        let wanted = bind::decide(bind, &tables, credential, token.as_ref())?;
+        let references = tables.references(identity.account);
+        let engine = wanted.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
+        let engine = engine.map(Arc::new);
+        let bind_id = if bind.id.is_empty() { edge.ksuid().to_string() } else { short(&bind.id) };
+        session.remove(edge, &bind_id);
+        let text = session.keep(text_bytes_max(bind, &wanted))?;
+        let make = |url: EndpointUrl| {
+            self.endpoint(session, bind, &bind_id, &identity, &wanted, engine.clone(), url)
+        };
+        let (endpoint, lent_port) = self.put_in_service(&wanted.place, make)?;
+        let report = report(bind, &wanted, &endpoint, now_s);
+        let bound = Bound {
+            id: bind_id.clone(),
+            endpoint: Arc::clone(&endpoint),
+            lent_port,
+            report: Arc::new(report),
+            policy: wanted.policy.map(Arc::new),
+            guard: wanted.guard.map(Arc::new),
+            _text: text,
+        };
+        if !session.add(edge, bound.clone()) {
+            take_out(edge, &bound);
+            return Err(Refusal { code: None, message: "the session has ended".into() });
+        }
+        session.settle(edge, &bind_id, tables).inspect_err(|_| drop(session.remove(edge, &bind_id)))?;
+        tracing::info!(session = %session.state.id, endpoint = %endpoint.id, url = %endpoint.url, "endpoint online");
+        let token = BindToken {
+            client_id: session.client_id.clone(),
+            bind_id: bind_id.clone(),
+            url: endpoint.url.to_string(),
+            expires_unix_s: now_s + TICKET_SECS,
+        };
+        let tunnel_id = format!("tn_{}", endpoint.id.ksuid());
+        Ok(bind.reply(bind_id, &endpoint.url, token.seal(&edge.tickets), tunnel_id))
+    }
+
+    /// Adds the endpoint to the routes, under a free random name or port if that is what is wanted.
+    fn put_in_service(
+        &self,
+        place: &Place,
+        make: impl Fn(EndpointUrl) -> Arc<Endpoint>,
+    ) -> Result<(Arc<Endpoint>, Option<u16>), Refusal> {
+        let edge = self.shard.edge();
+        let try_url = |url: EndpointUrl| {
+            let endpoint = make(url);
+            let taken =
+                |e: AlreadyOnline| Refusal::new(ErrorCode::ALREADY_ONLINE, format!("{}: {e}", endpoint.url));
+            edge.routes.bind(Arc::clone(&endpoint)).map_err(taken)?;
+            edge.occupant_changed(&endpoint);
+            Ok(endpoint)
+        };
+        let none =
+            |what: &str| Refusal::new(bind::CODE_NO_RANDOM, format!("this server has no {what} to give"));
+        match place {
+            Place::LentAgain(url) if url.scheme() == Scheme::Tcp => {
+                let port = edge.lend_port(Some(url.port())).ok_or_else(|| none("such port"))?;
+                let bound = try_url(url.clone()).inspect_err(|_| edge.give_port_back(port));
+                Ok((bound?, Some(port)))
+            }
+            Place::At(url) | Place::LentAgain(url) => Ok((try_url(url.clone())?, None)),
+            Place::RandomName(scheme, domain) => (0..RANDOM_TRIES_MAX)
+                .filter_map(|_| bind::random_name(*scheme, domain, edge.random()))
+                .find_map(|url| try_url(url).ok())
+                .map(|endpoint| (endpoint, None))
+                .ok_or_else(|| none("random name")),
+            Place::RandomPort => {
+                let host = edge.tables.load().program.settings.tcp_host.clone();
+                let host = host.ok_or_else(|| none("random port"))?;
+                let port = edge.lend_port(None).ok_or_else(|| none("random port"))?;
+                let url = EndpointUrl::new(Scheme::Tcp, host, port).map_err(|_| none("random port"))?;
+                try_url(url).map(|endpoint| (endpoint, Some(port))).inspect_err(|_| edge.give_port_back(port))
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "an endpoint is made of all of these, once")]
+    fn endpoint(
+        &self,
+        session: &AgentSession,
+        bind: &Bind,
+        bind_id: &str,
+        identity: &SessionReport,
+        wanted: &Wanted,
+        engine: Option<Arc<Engine>>,
+        url: EndpointUrl,
+    ) -> Arc<Endpoint> {
+        let id = EndpointId::new(self.shard.edge().ksuid());
+        Arc::new(Endpoint {
+            id,
+            account: identity.account,
+            binding: wanted.binding,
+            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            engine,
+            kind: Kind::Agent(AgentRef {
+                session: Arc::clone(&session.state),
+                bind: bind_id.into(),
+                proxy_protocol: wanted.proxy_protocol,
+                tls_termination: wanted.tls_termination.clone(),
+                health: self.health(session, &url),
+            }),
+            upstream_http2: bind.upstream_is_http2(),
+            pooling_enabled: bind.extra.pooling_enabled,
+            url,
+        })
+    }
+
+    /// The health of a new endpoint, whose changes are counted, logged and told to control.
+    fn health(&self, session: &AgentSession, url: &EndpointUrl) -> Arc<Health> {
+        let (edge, session, url) = (Arc::downgrade(self.shard.edge()), session.state.id, url.clone());
+        Arc::new(Health::new(Box::new(move |is_aside| {
+            let Some(edge) = edge.upgrade() else { return };
+            if is_aside {
+                edge.metrics.endpoints_aside.inc();
+                tracing::info!(%session, %url, "set aside: the agent could not reach its upstream");
+            } else {
+                edge.metrics.endpoints_aside.dec();
+                tracing::info!(%session, %url, "no longer set aside");
+            }
+            edge.reports.session_changed(session);
+        })))
+    }
+
+    /// Changes a served endpoint; all or nothing.
+    pub(super) fn patch(&self, session: &AgentSession, patch: &PatchTunnelState) -> Result<(), Refusal> {
+        let edge = self.shard.edge();
+        let tables = edge.tables.load_full();
+        let refused = |message: String| Refusal { code: None, message };
+        for _ in 0..PATCH_TRIES_MAX {
+            let is_it = |b: &Bound| format!("tn_{}", b.endpoint.id.ksuid()) == patch.tunnel_id;
+            let bound = session.bound().into_iter().find(is_it);
+            let bound =
+                bound.ok_or_else(|| refused(format!("no endpoint {} is bound here", patch.tunnel_id)))?;
+            let (id, before) = (bound.id.clone(), Arc::clone(&bound.endpoint));
+            let bound = changed(session, bound, patch, &tables)?;
+            match session.replace(edge, &before, bound, RouteTable::bind) {
+                Ok(()) => {
+                    edge.occupant_changed(&before);
+                    return session.settle(edge, &id, tables).inspect_err(|refusal| {
+                        let code = refusal.code.unwrap_or(ErrorCode::ACL_NAME);
+                        session.stop_endpoint(edge, &id, code, &refusal.message);
+                    });
+                }
+                Err(NotReplaced::Taken(e)) => {
+                    return Err(Refusal::new(ErrorCode::ALREADY_ONLINE, e.to_string()));
+                }
+                // A change of the Program came in between.
+                Err(NotReplaced::Gone) => {}
+            }
+        }
+        Err(refused(format!("{} changed meanwhile; try again", patch.tunnel_id)))
+    }
+}
+
+/// The endpoint as a patch wants it.
+fn changed(
+    session: &AgentSession,
+    bound: Bound,
+    patch: &PatchTunnelState,
+    tables: &Tables,
+) -> Result<Bound, Refusal> {
+    let (mut report, mut policy) = (AgentEndpointReport::clone(&bound.report), bound.policy.clone());
+    let mut engine = bound.endpoint.engine.clone();
+    if let Some(text) = &patch.traffic_policy {
+        let Endpoint { url, binding, account, .. } = bound.endpoint.as_ref();
+        policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding)?.map(Arc::new);
+        let references = tables.references(*account);
+        let compiled = policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
+        engine = compiled.map(Arc::new);
+        report.traffic_policy.clone_from(text);
+    }
+    let mut endpoint = with_engine(&bound.endpoint, engine);
+    if let Some(pooling_enabled) = patch.pooling_enabled {
+        endpoint.pooling_enabled = pooling_enabled;
+        report.pooling_enabled = pooling_enabled;
+    }
+    for (field, new) in [
+        (&mut report.name, &patch.name),
+        (&mut report.description, &patch.description),
+        (&mut report.metadata, &patch.metadata),
+    ] {
+        if let Some(new) = new {
+            *field = short(new);
+        }
+    }
+    let text = session.keep(text_bytes(&report))?;
+    Ok(Bound { endpoint: Arc::new(endpoint), policy, report: Arc::new(report), _text: text, ..bound })
+}
+
+/// What [`report`] keeps of a Bind at most.
+fn text_bytes_max(bind: &Bind, wanted: &Wanted) -> usize {
+    let texts = [&bind.extra.name, &bind.extra.description, &bind.extra.metadata, &bind.forwards_to];
+    let texts: usize = texts.into_iter().map(|text| text.len().min(TEXT_BYTES_MAX)).sum();
+    texts + wanted.policy_text.len()
+}
+
+fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> AgentEndpointReport {
+    AgentEndpointReport {
+        url: endpoint.url.clone(),
+        binding: endpoint.binding,
+        name: short(&bind.extra.name),
+        description: short(&bind.extra.description),
+        metadata: short(&bind.extra.metadata),
+        pooling_enabled: endpoint.pooling_enabled,
+        forwards_to: short(&bind.forwards_to),
+        upstream_protocol: if endpoint.upstream_http2 { "http2" } else { "http1" }.into(),
+        traffic_policy: wanted.policy_text.clone(),
+        created_at: now_s,
+        upstream_refused: false,
+    }
+}

@@ -1,0 +1,123 @@
+//! What l4 and http need from the rest of the edge, and how a connection is handed to http.
+//!
+//! Types and a trait only. `shard::Shard` implements it over real sessions, tests in memory.
+
+use std::any::Any;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ebbgate_model::event::RequestEvent;
+use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
+use ebbgate_policy::{ConnFacts, KeySet, TlsSettings};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::state::endpoint::Endpoint;
+use crate::state::pool::Pool;
+use crate::tunnel::session::OpenError;
+
+/// What the HTTP half needs from the rest of the edge. Clones share one shard and stay on its thread.
+pub trait Gateway: Clone + 'static {
+    /// A stream to an agent. Dropping it before both ends finished resets it.
+    type Stream: AsyncRead + AsyncWrite + Unpin + 'static;
+
+    /// Members of the public endpoint for a host: exact before longest wildcard, online only.
+    fn public(&self, scheme: Scheme, host: &Host, port: u16) -> Option<Pool>;
+
+    /// Members of an internal endpoint of one account; exact before longest wildcard, online only.
+    fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool>;
+
+    /// Waits a little, if an agent that served a URL before the edge started is on its way back. `account`: whose internal
+    /// name is meant; None: a public one.
+    fn returned(
+        &self,
+        account: Option<AccountId>,
+        scheme: Scheme,
+        host: &Host,
+        port: u16,
+    ) -> impl Future<Output = ()> {
+        let _ = (account, scheme, host, port);
+        std::future::ready(())
+    }
+
+    /// Whether the account of a public endpoint lets visitors in from this address (its IP restriction of type `endpoints`).
+    fn admits(&self, account: AccountId, source: IpAddr) -> bool;
+
+    /// Opens one proxied stream, header (and PROXY header, if the agent wants one) already sent.
+    fn open(
+        &self,
+        agent: &Endpoint,
+        client: SocketAddr,
+        server: SocketAddr,
+        proto: Scheme,
+    ) -> impl Future<Output = Result<Self::Stream, OpenError>>;
+
+    /// Whether an endpoint's agent is heard: known from just now, or asked. Cloud endpoints always are.
+    fn is_heard(&self, endpoint: &Endpoint) -> impl Future<Output = bool> {
+        let _ = endpoint;
+        std::future::ready(true)
+    }
+
+    /// Completes when nothing is heard from an endpoint's agent any more.
+    fn silenced(&self, endpoint: &Endpoint) -> impl Future<Output = ()> {
+        let _ = endpoint;
+        std::future::pending()
+    }
+
+    /// The key set at a URL of an account's policy, fetched or cached; or a sentence on why not. `fresh`: the cached one
+    /// lacks a token's key.
+    fn keys(
+        &self,
+        account: AccountId,
+        url: &str,
+        fresh: bool,
+    ) -> impl Future<Output = Result<Arc<KeySet>, String>>;
+
+    /// Milliseconds since the Unix epoch.
+    fn now_unix_ms(&self) -> i64;
+
+    /// A fresh random number.
+    fn rng_seed(&self) -> u64;
+
+    /// Takes the record of an answered request.
+    fn request_done(&self, event: RequestEvent);
+
+    /// A connection has left HTTP, until this is dropped.
+    fn left_http(&self) -> Box<dyn Any> {
+        Box::new(())
+    }
+
+    /// Completes when the edge begins to stop: finish what is in flight, take nothing new.
+    fn draining(&self) -> impl Future<Output = ()> + 'static;
+}
+
+/// A connection handed to the HTTP half, TLS (if any) already done.
+#[derive(Debug, Clone)]
+pub struct HttpConn {
+    /// The connection as policies see it.
+    pub facts: Arc<ConnFacts>,
+    /// `Http` or `Https`: what the listener speaks.
+    pub scheme: Scheme,
+    /// Port visitors use in URLs: 80 or 443, whatever the socket is bound to.
+    pub port: u16,
+    /// Server name of the handshake.
+    pub sni: Option<Host>,
+    /// Whether the handshake chose HTTP/2.
+    pub alpn_h2: bool,
+    /// What TLS ended with.
+    pub tls_settings: Option<Arc<TlsSettings>>,
+    /// The endpoint whose `on_tcp_connect` ran (and chose the TLS settings). None: run it when the first request names
+    /// one.
+    pub first_endpoint: Option<Arc<Endpoint>>,
+}
+
+/// How an HTTP connection ended, for its event.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpOutcome {
+    /// Requests answered.
+    pub requests: u64,
+    /// One word or sentence.
+    pub outcome: String,
+    /// Whether the last answer broke off although its end is the end of the connection: that must not be an orderly one.
+    pub broken: bool,
+}

@@ -1,0 +1,386 @@
+//! The feed from control: one HTTP/2 request over a Unix socket that lasts as long as both do. Programs come down it;
+//! acknowledgements, presence and events go up (`model::feed`).
+//!
+//! Without control the edge serves what it has; this keeps trying.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LINE_BYTES_MAX, ToEdge};
+use ebbgate_model::{EdgeId, Program, ProgramDigest};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
+
+use crate::state::edge::Edge;
+use crate::state::saved::{Saved, Written};
+use crate::state::tables::{ProgramError, Tables};
+
+/// Milliseconds before the first new attempt.
+const RETRY_MS_MIN: u64 = 50;
+/// Milliseconds between attempts at most.
+const RETRY_MS_MAX: u64 = 2_000;
+/// Seconds to connect and get a response header.
+const CONNECT_SECS_MAX: u64 = 10;
+/// Beats missed before control counts as gone.
+const BEATS_MISSED_MAX: u32 = 3;
+/// Lines waiting to be sent; one may be long.
+const LINES_MAX: usize = 8;
+/// Milliseconds from the first event that waits to its sending: what comes in between goes with it.
+const GATHER_MS: u64 = 10;
+/// Bytes of events sent as one piece, in round figures: the last event may end above it.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Why a feed ended.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The socket.
+    #[error("cannot reach control at {path}: {source}")]
+    Connect {
+        /// Which socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+    /// HTTP/2.
+    #[error("the feed broke: {0}")]
+    Http(#[from] hyper::Error),
+    /// A status other than 200.
+    #[error("control answered {0} to the feed")]
+    Status(http::StatusCode),
+    /// A line longer than [`LINE_BYTES_MAX`].
+    #[error("control sent a line longer than {LINE_BYTES_MAX} bytes")]
+    LineTooLong,
+    /// A line that is no message.
+    #[error("control sent a line that is no message: {0}")]
+    Line(#[source] serde_json::Error),
+    /// No beat from it, or it does not read.
+    #[error("control is silent")]
+    Silent,
+    /// The other end closed in order.
+    #[error("control closed the feed")]
+    Closed,
+    /// A diff for another generation; a new feed brings a whole Program.
+    #[error(transparent)]
+    Diff(#[from] ebbgate_model::DiffError),
+}
+
+/// What the feed needs from its process.
+pub struct Feed {
+    /// Where control listens.
+    pub socket: PathBuf,
+    /// Who we are.
+    pub id: EdgeId,
+    /// The shards' common state.
+    pub edge: Arc<Edge>,
+    /// Where Programs are kept.
+    pub saved: Saved,
+    /// Events to send.
+    pub events: mpsc::Receiver<FromEdge>,
+}
+
+impl Feed {
+    /// Keeps a feed open for ever, with growing pauses between attempts.
+    pub async fn run(mut self) {
+        let mut retry_ms = RETRY_MS_MIN;
+        loop {
+            let began = Instant::now();
+            let error = match self.once().await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            self.edge.metrics.feed_connected.set(0);
+            if began.elapsed() > Duration::from_millis(RETRY_MS_MAX) {
+                retry_ms = RETRY_MS_MIN;
+            }
+            tracing::warn!(%error, retry_ms, "no feed from control; serving the last program");
+            sleep(Duration::from_millis(retry_ms / 2 + self.edge.random() % (retry_ms / 2 + 1))).await;
+            retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
+        }
+    }
+
+    async fn once(&mut self) -> Result<std::convert::Infallible, FeedError> {
+        let (lines, mut queue) = mpsc::channel::<Bytes>(LINES_MAX);
+        let hello = FromEdge::Hello {
+            edge: self.id,
+            version: env!("CARGO_PKG_VERSION").into(),
+            generation: self.edge.generation(),
+            digest: self.digest(),
+        };
+        send(&lines, &hello).await?;
+        let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| {
+            queue.poll_recv(cx).map(|line| Some(Ok::<_, std::convert::Infallible>(Frame::data(line?))))
+        }));
+        let request = http::Request::post(format!("http://control{FEED_PATH}"))
+            .body(body)
+            .expect("a constant path makes a request");
+        let opening = open(&self.socket, request);
+        let deadline = Duration::from_secs(CONNECT_SECS_MAX);
+        let (response, connection) = timeout(deadline, opening).await.map_err(|_| FeedError::Silent)??;
+        let ended = AbortOnDrop(connection);
+        tracing::info!(socket = %self.socket.display(), "feed from control open");
+        self.edge.metrics.feed_connected.set(1);
+        send(&lines, &self.edge.reports.snapshot()).await?;
+        let result = self.exchange(response, &lines).await;
+        drop(ended);
+        result
+    }
+
+    async fn exchange(
+        &mut self,
+        mut response: Incoming,
+        lines: &mpsc::Sender<Bytes>,
+    ) -> Result<std::convert::Infallible, FeedError> {
+        let mut beat = interval(Duration::from_secs(BEAT_SECS));
+        // Whatever was published before counts as a change for a new feed.
+        let mut enforcement = self.edge.guard.enforcement();
+        let mut received = Lines::default();
+        let mut deadline = Instant::now() + silence();
+        let mut events = Gathered::default();
+        loop {
+            tokio::select! {
+                frame = timeout_at(deadline, response.frame()) => {
+                    let frame = frame.map_err(|_| FeedError::Silent)?.ok_or(FeedError::Closed)??;
+                    deadline = Instant::now() + silence();
+                    received.push(&frame.into_data().unwrap_or_default())?;
+                    while let Some(message) = received.next()? {
+                        self.take(message, lines).await?;
+                    }
+                }
+                change = self.edge.reports.change() => send(lines, &change).await?,
+                Ok(()) = enforcement.changed() => {
+                    let endpoints = enforcement.borrow_and_update().as_ref().clone();
+                    send(lines, &FromEdge::Enforcement { endpoints }).await?;
+                }
+                // Nobody who leaves a further event has to wake this task while it waits for more of them.
+                Some(event) = self.events.recv(), if events.due.is_none() => {
+                    events.put(&event)?;
+                    events.due = Some(Instant::now() + Duration::from_millis(GATHER_MS));
+                }
+                () = sleep_until(events.due.unwrap_or(deadline)), if events.due.is_some() => {
+                    events.due = None;
+                    self.send_events(&mut events, lines).await?;
+                }
+                _ = beat.tick() => {
+                    self.edge.retry_ports();
+                    send(lines, &FromEdge::Beat).await?;
+                }
+            }
+        }
+    }
+
+    /// Sends the events gathered and those that wait now, but none that come meanwhile: others want this task too.
+    async fn send_events(
+        &mut self,
+        gathered: &mut Gathered,
+        lines: &mpsc::Sender<Bytes>,
+    ) -> Result<(), FeedError> {
+        for _ in 0..self.events.len() {
+            let Ok(event) = self.events.try_recv() else { break };
+            gathered.put(&event)?;
+            if gathered.text.len() >= PIECE_BYTES {
+                send_piece(lines, gathered.take()).await?;
+            }
+        }
+        if gathered.text.is_empty() { Ok(()) } else { send_piece(lines, gathered.take()).await }
+    }
+
+    async fn take(&mut self, message: ToEdge, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
+        let program = match message {
+            ToEdge::Program(program) => *program,
+            ToEdge::Diff(diff) => {
+                let mut program = self.edge.tables.load().program.clone();
+                program.apply(&diff)?;
+                program
+            }
+            ToEdge::Session { session, command, number } => {
+                self.edge.command(session, command, number);
+                return Ok(());
+            }
+            ToEdge::Beat | ToEdge::Unknown => return Ok(()),
+        };
+        let generation = program.generation;
+        let reply = match self.apply(program) {
+            Ok(digest) => {
+                self.wait_for_guard(lines).await?;
+                FromEdge::Applied { generation, digest: Some(digest) }
+            }
+            Err(error) => {
+                tracing::error!(generation, %error, "program refused; the last good one stays in force");
+                self.edge.metrics.programs_refused.inc();
+                FromEdge::Refused { generation, reason: error.to_string() }
+            }
+        };
+        send(lines, &reply).await
+    }
+
+    /// A generation is in force when the kernel has it too. A long list takes seconds; control must not think meanwhile
+    /// that we are gone.
+    async fn wait_for_guard(&self, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
+        let settled = self.edge.guard.settled();
+        tokio::pin!(settled);
+        loop {
+            match timeout(Duration::from_secs(BEAT_SECS), &mut settled).await {
+                Ok(()) => return Ok(()),
+                Err(_) => send(lines, &FromEdge::Beat).await?,
+            }
+        }
+    }
+
+    /// What control may compare with its own; None while there is no Program.
+    fn digest(&self) -> Option<ProgramDigest> {
+        let tables = self.edge.tables.load();
+        (tables.program.generation > 0).then(|| Written::new(&tables.program).digest())
+    }
+
+    fn apply(&self, program: Program) -> Result<ProgramDigest, ProgramError> {
+        let generation = program.generation;
+        let tables = Tables::compile(program, &self.edge.tables.load())?;
+        self.edge.install(tables);
+        let written = Written::new(&self.edge.tables.load().program);
+        if let Err(error) = self.saved.put_program(&written) {
+            tracing::error!(%error, "the program is in force but not on disk; a restart would need control");
+        }
+        tracing::info!(generation, "program in force");
+        Ok(written.digest())
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn open<B>(
+    path: &Path,
+    request: http::Request<B>,
+) -> Result<(Incoming, tokio::task::JoinHandle<()>), FeedError>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    let connect = |source| FeedError::Connect { path: path.to_owned(), source };
+    let stream = UnixStream::connect(path).await.map_err(connect)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    let task = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "feed connection ended");
+        }
+    });
+    let response = sender.send_request(request).await?;
+    if response.status() != http::StatusCode::OK {
+        return Err(FeedError::Status(response.status()));
+    }
+    Ok((response.into_body(), task))
+}
+
+/// Events on their way to one piece.
+#[derive(Default)]
+struct Gathered {
+    text: Vec<u8>,
+    /// When they are sent; none while there are none.
+    due: Option<Instant>,
+}
+
+impl Gathered {
+    fn put(&mut self, event: &FromEdge) -> Result<(), FeedError> {
+        serde_json::to_writer(&mut self.text, event).map_err(FeedError::Line)?;
+        self.text.push(b'\n');
+        Ok(())
+    }
+
+    fn take(&mut self) -> Bytes {
+        std::mem::take(&mut self.text).into()
+    }
+}
+
+async fn send(lines: &mpsc::Sender<Bytes>, message: &FromEdge) -> Result<(), FeedError> {
+    let mut line = serde_json::to_vec(message).map_err(FeedError::Line)?;
+    line.push(b'\n');
+    send_piece(lines, line.into()).await
+}
+
+async fn send_piece(lines: &mpsc::Sender<Bytes>, piece: Bytes) -> Result<(), FeedError> {
+    let sent = timeout(silence(), lines.send(piece)).await.map_err(|_| FeedError::Silent)?;
+    sent.map_err(|_| FeedError::Closed)
+}
+
+/// How long control may be without a beat, or without reading.
+fn silence() -> Duration {
+    Duration::from_secs(BEAT_SECS) * BEATS_MISSED_MAX
+}
+
+/// Bytes into messages, one per line.
+#[derive(Default)]
+struct Lines {
+    bytes: BytesMut,
+    searched: usize,
+}
+
+impl Lines {
+    fn push(&mut self, piece: &[u8]) -> Result<(), FeedError> {
+        if self.bytes.len().saturating_add(piece.len()) > LINE_BYTES_MAX {
+            return Err(FeedError::LineTooLong);
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Option<ToEdge>, FeedError> {
+        let unsearched = self.bytes.get(self.searched..).unwrap_or_default();
+        let Some(end) = unsearched.iter().position(|b| *b == b'\n') else {
+            self.searched = self.bytes.len();
+            return Ok(None);
+        };
+        let line = self.bytes.split_to(self.searched + end);
+        self.bytes.advance(1);
+        self.searched = 0;
+        serde_json::from_slice(&line).map(Some).map_err(FeedError::Line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_out_whole_however_they_come_in() {
+        let text = b"{\"type\":\"beat\"}\n{\"type\":\"news\"}\n{\"type\":\"beat\"}\n";
+        for size in 1..text.len() {
+            let mut lines = Lines::default();
+            let mut got = Vec::new();
+            for piece in text.chunks(size) {
+                lines.push(piece).unwrap();
+                while let Some(message) = lines.next().unwrap() {
+                    got.push(message);
+                }
+            }
+            assert_eq!(got, [ToEdge::Beat, ToEdge::Unknown, ToEdge::Beat]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn control_that_does_not_read_is_left() {
+        let (lines, _unread) = mpsc::channel(1);
+        send(&lines, &FromEdge::Beat).await.unwrap();
+        let began = Instant::now();
+        let stuck = timeout(Duration::from_hours(1), send(&lines, &FromEdge::Beat)).await;
+        assert!(matches!(stuck, Ok(Err(FeedError::Silent))));
+        assert_eq!(began.elapsed(), silence());
+    }
+
+    #[test]
+    fn garbage_ends_the_feed() {
+        let mut lines = Lines::default();
+        lines.push(b"{\"type\":\n").unwrap();
+        assert!(matches!(lines.next(), Err(FeedError::Line(_))));
+    }
+}

@@ -1,0 +1,9 @@
+//! Sockets and the bytes on them: listeners, connection limits, io_uring, TLS, and what a connection's first bytes say.
+//!
+//! Knows no endpoint, no account and no agent.
+
+pub mod detect;
+pub mod listen;
+pub mod ring;
+pub mod socket;
+pub mod tls;

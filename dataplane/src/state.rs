@@ -1,0 +1,17 @@
+//! What the edge knows: the Program in force, who is online, counters, and the outbox to control.
+//!
+//! Read by every room above; changed by `feed` and `agents`.
+
+pub mod bound;
+pub mod disk;
+pub mod edge;
+pub mod endpoint;
+pub mod jwks;
+pub mod metrics;
+pub mod pool;
+pub mod ports;
+pub mod report;
+pub mod restrictions;
+pub mod route;
+pub mod saved;
+pub mod tables;

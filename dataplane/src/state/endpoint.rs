@@ -1,0 +1,97 @@
+//! An endpoint that is online, and what stands behind it.
+//!
+//! Plain data: it does not know how it is found (`route`), picked (`pool`) or served.
+
+use std::sync::Arc;
+
+use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl};
+use ebbgate_policy::{EndpointFacts, Engine};
+
+use crate::tunnel::session::AgentRef;
+
+/// An endpoint that is online: a cloud endpoint of the Program, or one an agent has bound.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its id.
+    pub id: EndpointId,
+    /// Owner; forward-internal stays inside it.
+    pub account: AccountId,
+    /// Canonical URL.
+    pub url: EndpointUrl,
+    /// Who can reach it.
+    pub binding: Binding,
+    /// What expressions see of it.
+    pub facts: Arc<EndpointFacts>,
+    /// Its policy. None on a cloud endpoint: none was saved yet, or it does not compile here; answer with an explanation.
+    /// None on an agent's: none.
+    pub engine: Option<Arc<Engine>>,
+    /// Where its traffic goes when the policy does not end it.
+    pub kind: Kind,
+    /// Whether the agent's upstream wants HTTP/2 with prior knowledge.
+    pub upstream_http2: bool,
+    /// Whether it shares its URL with others that also do.
+    pub pooling_enabled: bool,
+}
+
+/// What stands behind an endpoint.
+#[derive(Debug)]
+pub enum Kind {
+    /// Its policy alone.
+    Cloud,
+    /// An upstream of an agent.
+    Agent(AgentRef),
+}
+
+/// Endpoints for tests.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+    use ebbgate_model::{Ksuid, TunnelSessionId};
+
+    use crate::tunnel::session::SessionState;
+
+    /// Streams a fixture's session takes.
+    pub(crate) const IN_FLIGHT_MAX: usize = 4;
+
+    pub(crate) fn account(n: u8) -> AccountId {
+        AccountId::new(Ksuid::new(1_700_000_000, [n; 16]))
+    }
+
+    pub(crate) fn endpoint(n: u8, url: &str, kind: Kind, engine: Option<Arc<Engine>>) -> Arc<Endpoint> {
+        let id = EndpointId::new(Ksuid::new(1_700_000_000, [n; 16]));
+        let url: EndpointUrl = url.parse().unwrap();
+        Arc::new(Endpoint {
+            id,
+            account: account(1),
+            binding: url.implied_binding(),
+            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            url,
+            engine,
+            kind,
+            upstream_http2: false,
+            pooling_enabled: true,
+        })
+    }
+
+    pub(crate) fn cloud(n: u8, url: &str) -> Arc<Endpoint> {
+        endpoint(n, url, Kind::Cloud, None)
+    }
+
+    pub(crate) fn agent(n: u8, url: &str) -> Arc<Endpoint> {
+        let id = TunnelSessionId::new(Ksuid::new(1_700_000_000, [n; 16]));
+        let session = Arc::new(SessionState::new(id, 0, IN_FLIGHT_MAX));
+        let bind = format!("bind-{n}").into();
+        endpoint(
+            n,
+            url,
+            Kind::Agent(AgentRef {
+                session,
+                bind,
+                proxy_protocol: None,
+                tls_termination: None,
+                health: Arc::default(),
+            }),
+            None,
+        )
+    }
+}

@@ -1,0 +1,223 @@
+//! Performs what policies ask for beyond their own data: fetches key sets, caches them, and keeps them off private
+//! networks.
+
+mod fetch;
+mod guard;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ebbgate_model::AccountId;
+use ebbgate_policy::KeySet;
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
+
+pub use fetch::{FetchError, Fetcher};
+pub use guard::is_public;
+
+use crate::state::edge::Edge;
+
+/// Seconds a key set is served without asking again.
+const FRESH_SECS: u64 = 15 * 60;
+/// Seconds after which a served key set is fetched anew behind the request's back.
+const REFRESH_SECS: u64 = 10 * 60;
+/// Seconds an old key set is still served when its source fails.
+const STALE_SECS: u64 = 60 * 60;
+/// Seconds within which a set is not fetched anew because a token names a key it lacks: any visitor can make such tokens.
+const ANEW_SECS: u64 = 30;
+/// Seconds a failure is remembered.
+const FAILED_SECS: u64 = 15;
+/// Key sets kept.
+const KEY_SETS_MAX: usize = 1024;
+
+type Place = (AccountId, String);
+type Fetched = Option<Result<Arc<KeySet>, String>>;
+
+/// The key sets of all accounts, apart from each other even when their URL is the same.
+pub struct Keys {
+    fetcher: Arc<Fetcher>,
+    cache: Mutex<HashMap<Place, Entry>>,
+}
+
+#[derive(Default)]
+struct Entry {
+    keys: Option<(Arc<KeySet>, Instant)>,
+    failed: Option<(String, Instant)>,
+    fetching: Option<watch::Receiver<Fetched>>,
+    used: Option<Instant>,
+}
+
+enum Plan {
+    Serve(Result<Arc<KeySet>, String>),
+    Wait(watch::Receiver<Fetched>),
+}
+
+impl Keys {
+    /// An empty cache.
+    pub fn new(fetcher: Fetcher) -> Self {
+        Self { fetcher: Arc::new(fetcher), cache: Mutex::default() }
+    }
+
+    /// The key set at `url` for an account's policy, or a sentence on why not. One fetch at a time per URL and account.
+    /// `fresh`: the cached set lacks a token's key, so one that is not brand new is fetched anew.
+    pub async fn get(
+        &self,
+        edge: &Arc<Edge>,
+        account: AccountId,
+        url: &str,
+        fresh: bool,
+    ) -> Result<Arc<KeySet>, String> {
+        match self.plan(edge, account, url, fresh) {
+            Plan::Serve(result) => result,
+            Plan::Wait(mut fetched) => match fetched.wait_for(Option::is_some).await {
+                Ok(result) => result.clone().unwrap_or_else(|| Err("the fetch was given up".into())),
+                Err(_) => Err("the fetch was given up".into()),
+            },
+        }
+    }
+
+    fn plan(&self, edge: &Arc<Edge>, account: AccountId, url: &str, fresh: bool) -> Plan {
+        let now = Instant::now();
+        let place = (account, url.to_owned());
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        make_room(&mut cache, &place);
+        let entry = cache.entry(place.clone()).or_default();
+        entry.used = Some(now);
+        let (served, fetch) =
+            if fresh && entry.may_be_outdated(now) { (None, true) } else { entry.judge(now) };
+        if fetch && entry.fetching.is_none() {
+            let (done, fetching) = watch::channel(None);
+            entry.fetching = Some(fetching);
+            edge.background.spawn(fetch_into(Arc::clone(edge), place, done));
+        }
+        match (served, &entry.fetching) {
+            (Some(result), _) => Plan::Serve(result),
+            (None, Some(fetching)) => Plan::Wait(fetching.clone()),
+            (None, None) => Plan::Serve(Err("no fetch could be started".into())),
+        }
+    }
+
+    fn settle(&self, place: &Place, result: Result<Arc<KeySet>, String>) -> Result<Arc<KeySet>, String> {
+        let now = Instant::now();
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = cache.get_mut(place) else { return result };
+        entry.fetching = None;
+        match result {
+            Ok(keys) => {
+                entry.keys = Some((Arc::clone(&keys), now));
+                entry.failed = None;
+                Ok(keys)
+            }
+            Err(error) => {
+                entry.failed = Some((error.clone(), now));
+                match &entry.keys {
+                    Some((keys, at)) if age(now, *at) < STALE_SECS => Ok(Arc::clone(keys)),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Whether the set could have got another key since: not right after a fetch, nor while its source fails.
+    fn may_be_outdated(&self, now: Instant) -> bool {
+        let failing = self.failed.as_ref().is_some_and(|(_, at)| age(now, *at) < FAILED_SECS);
+        !failing && self.keys.as_ref().is_none_or(|(_, at)| age(now, *at) >= ANEW_SECS)
+    }
+
+    /// What to serve at once, and whether to fetch.
+    fn judge(&self, now: Instant) -> (Option<Result<Arc<KeySet>, String>>, bool) {
+        let failing = self.failed.as_ref().filter(|(_, at)| age(now, *at) < FAILED_SECS);
+        match &self.keys {
+            Some((keys, at)) if age(now, *at) < REFRESH_SECS => (Some(Ok(Arc::clone(keys))), false),
+            Some((keys, at)) if age(now, *at) < FRESH_SECS => (Some(Ok(Arc::clone(keys))), failing.is_none()),
+            Some((keys, at)) if age(now, *at) < STALE_SECS && failing.is_some() => {
+                (Some(Ok(Arc::clone(keys))), false)
+            }
+            _ => match failing {
+                Some((error, _)) => (Some(Err(error.clone())), false),
+                None => (None, true),
+            },
+        }
+    }
+}
+
+fn age(now: Instant, then: Instant) -> u64 {
+    now.saturating_duration_since(then).as_secs()
+}
+
+/// Forgets the set that was asked for longest ago, never one that is being fetched.
+fn make_room(cache: &mut HashMap<Place, Entry>, place: &Place) {
+    if cache.len() < KEY_SETS_MAX || cache.contains_key(place) {
+        return;
+    }
+    let idle = cache.iter().filter(|(_, entry)| entry.fetching.is_none());
+    if let Some(oldest) = idle.min_by_key(|(_, entry)| entry.used).map(|(place, _)| place.clone()) {
+        cache.remove(&oldest);
+    }
+}
+
+async fn fetch_into(edge: Arc<Edge>, place: Place, done: watch::Sender<Fetched>) {
+    edge.metrics.key_fetches.inc();
+    let fetching = edge.keys.fetcher.key_set(&place.1);
+    let limit = Duration::from_secs(fetch::FETCH_SECS_MAX);
+    let result = tokio::time::timeout(limit, fetching).await.unwrap_or(Err(FetchError::TimedOut));
+    let result = result.map(Arc::new).map_err(|e| e.to_string());
+    if let Err(error) = &result {
+        edge.metrics.key_fetches_failed.inc();
+        tracing::warn!(account = %place.0, url = place.1, error, "a key set could not be fetched");
+    }
+    let result = edge.keys.settle(&place, result);
+    done.send_replace(Some(result));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn freshness() {
+        let keys = Arc::new(KeySet::default());
+        let mut entry = Entry::default();
+        let at = |secs| Instant::now() + Duration::from_secs(secs);
+        assert!(matches!(entry.judge(at(0)), (None, true)));
+        entry.keys = Some((Arc::clone(&keys), at(0)));
+        assert!(matches!(entry.judge(at(REFRESH_SECS - 1)), (Some(Ok(_)), false)));
+        assert!(matches!(entry.judge(at(REFRESH_SECS)), (Some(Ok(_)), true)));
+        assert!(matches!(entry.judge(at(FRESH_SECS)), (None, true)));
+        entry.failed = Some(("down".into(), at(FRESH_SECS)));
+        assert!(
+            matches!(entry.judge(at(FRESH_SECS + 1)), (Some(Ok(_)), false)),
+            "old keys while the source is down"
+        );
+        assert!(
+            matches!(entry.judge(at(FRESH_SECS + FAILED_SECS)), (None, true)),
+            "asked again after a while"
+        );
+        entry.failed = Some(("down".into(), at(STALE_SECS)));
+        assert!(matches!(entry.judge(at(STALE_SECS)), (Some(Err(_)), false)), "too old to be trusted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_is_fetched_anew_at_most_twice_a_minute() {
+        let at = |secs| Instant::now() + Duration::from_secs(secs);
+        let mut entry = Entry { keys: Some((Arc::default(), at(0))), ..Entry::default() };
+        assert!(!entry.may_be_outdated(at(ANEW_SECS - 1)));
+        assert!(entry.may_be_outdated(at(ANEW_SECS)));
+        entry.failed = Some(("down".into(), at(ANEW_SECS)));
+        assert!(!entry.may_be_outdated(at(ANEW_SECS + 1)));
+        assert!(entry.may_be_outdated(at(ANEW_SECS + FAILED_SECS)));
+    }
+
+    #[test]
+    fn the_cache_is_bounded() {
+        let mut cache = HashMap::new();
+        for n in 0..KEY_SETS_MAX + 10 {
+            let place = (crate::state::endpoint::fixture::account(1), n.to_string());
+            make_room(&mut cache, &place);
+            cache.insert(place, Entry::default());
+        }
+        assert_eq!(cache.len(), KEY_SETS_MAX);
+    }
+}

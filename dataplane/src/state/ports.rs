@@ -1,0 +1,239 @@
+//! The TCP ports this edge listens on beyond its fixed ones: those of reserved addresses, as programmed, and those lent
+//! to agents that asked for any.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use ebbgate_model::{Host, Program};
+
+use crate::net::listen::{self, Claim, ListenError, Listener};
+
+/// Ports open now. Sockets themselves live on the shards.
+#[derive(Debug)]
+pub struct Ports {
+    address: IpAddr,
+    shards: usize,
+    open: BTreeMap<u16, Open>,
+    /// Reserved ports that could not be bound, and were reported.
+    failed: BTreeSet<u16>,
+}
+
+#[derive(Debug)]
+struct Open {
+    used: Use,
+    host: Host,
+    claim: Arc<Claim>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Reserved,
+    Lent,
+}
+
+/// What the shards are to do, one listener for each.
+#[derive(Debug)]
+pub enum PortChange {
+    /// Accept here.
+    Open {
+        /// The host part of the address.
+        host: Host,
+        /// The port.
+        port: u16,
+        /// One socket per shard.
+        listeners: Vec<Listener>,
+    },
+    /// Stop accepting here.
+    Close {
+        /// The port.
+        port: u16,
+    },
+}
+
+/// No port is free to lend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("every port for random addresses is taken")]
+pub struct NonePort;
+
+impl Ports {
+    /// Nothing open yet; ports will be bound on this address.
+    pub fn new(address: IpAddr, shards: usize) -> Self {
+        Self { address, shards, open: BTreeMap::new(), failed: BTreeSet::new() }
+    }
+
+    /// Opens and closes until the reserved addresses of the Program are what is open. A port that cannot be bound is
+    /// reported once, with the process that has it, and tried again next time; it does not hold up the others.
+    pub fn sync(&mut self, program: &Program) -> (Vec<PortChange>, Vec<ListenError>) {
+        let wanted: BTreeMap<u16, &Host> = program.addresses.values().map(|a| (a.port, &a.host)).collect();
+        let mut changes = Vec::new();
+        let mut errors = Vec::new();
+        let gone: BTreeSet<u16> = self
+            .open
+            .iter()
+            .filter(|(p, open)| open.used == Use::Reserved && !wanted.contains_key(p))
+            .map(|(p, _)| *p)
+            .collect();
+        changes.extend(gone.into_iter().filter_map(|port| self.close(port)));
+        self.failed.retain(|port| wanted.contains_key(port));
+        for (port, host) in wanted {
+            match self.open.get_mut(&port) {
+                Some(open) => open.used = Use::Reserved,
+                None => match self.bind(port, host.clone(), Use::Reserved) {
+                    Ok(change) => {
+                        self.failed.remove(&port);
+                        changes.push(change);
+                    }
+                    Err(error) if self.failed.insert(port) => errors.push(error.named()),
+                    Err(_) => {}
+                },
+            }
+        }
+        (changes, errors)
+    }
+
+    /// Lends a port of the range: `wanted` if it is free (an agent coming back), otherwise any, tried from `start` on.
+    pub fn lend(
+        &mut self,
+        range: RangeInclusive<u16>,
+        host: &Host,
+        wanted: Option<u16>,
+        start: u64,
+    ) -> Result<(u16, PortChange), NonePort> {
+        if let Some(port) = wanted {
+            let free = range.contains(&port).then(|| self.bind_free(port, host)).flatten();
+            return free.map(|change| (port, change)).ok_or(NonePort);
+        }
+        let count = u64::from(range.end().saturating_sub(*range.start())) + 1;
+        (0..count)
+            .filter_map(|i| range.start().checked_add(u16::try_from((start % count + i) % count).ok()?))
+            .find_map(|port| Some((port, self.bind_free(port, host)?)))
+            .ok_or(NonePort)
+    }
+
+    /// Takes a lent port back.
+    pub fn give_back(&mut self, port: u16) -> Option<PortChange> {
+        self.open.get(&port).filter(|open| open.used == Use::Lent)?;
+        self.close(port)
+    }
+
+    /// The shards close its sockets in their own time; until then the port may be opened again from here only.
+    fn close(&mut self, port: u16) -> Option<PortChange> {
+        self.open.remove(&port)?.claim.release();
+        Some(PortChange::Close { port })
+    }
+
+    /// The address ports are bound on.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Ports open now, with the host part of their endpoints.
+    pub fn open(&self) -> impl Iterator<Item = (u16, &Host)> {
+        self.open.iter().map(|(port, open)| (*port, &open.host))
+    }
+
+    fn bind_free(&mut self, port: u16, host: &Host) -> Option<PortChange> {
+        if self.open.contains_key(&port) {
+            return None;
+        }
+        self.bind(port, host.clone(), Use::Lent).ok()
+    }
+
+    fn bind(&mut self, port: u16, host: Host, used: Use) -> Result<PortChange, ListenError> {
+        let name = format!("tcp://{host}:{port}");
+        let (_, listeners) = listen::bind(&name, SocketAddr::new(self.address, port), self.shards)?;
+        if let Some(first) = listeners.first() {
+            let claim = Arc::clone(&first.claim);
+            self.open.insert(port, Open { used, host: host.clone(), claim });
+        }
+        Ok(PortChange::Open { host, port, listeners })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    use ebbgate_model::{AccountId, AddressId, AddressSpec, Ksuid};
+
+    fn free_port() -> u16 {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    fn program(ports: &[u16]) -> Program {
+        let ksuid = |n: u16| Ksuid::new(u64::from(n) + 1_500_000_000, [0; 16]);
+        let spec = |port: &u16| AddressSpec {
+            account: AccountId::new(ksuid(0)),
+            host: "tcp.example.com".parse().unwrap(),
+            port: *port,
+        };
+        let addresses = ports.iter().map(|p| (AddressId::new(ksuid(*p)), spec(p))).collect();
+        Program { addresses, ..Program::default() }
+    }
+
+    #[test]
+    fn follows_the_program() {
+        let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 2);
+        let (a, b) = (free_port(), free_port());
+        let (opened, errors) = ports.sync(&program(&[a, b]));
+        assert!(errors.is_empty());
+        assert!(
+            matches!(&opened[..], [PortChange::Open { listeners, .. }, PortChange::Open { .. }] if listeners.len() == 2)
+        );
+        assert!(ports.sync(&program(&[a, b])).0.is_empty());
+        let (closed, _) = ports.sync(&program(&[b]));
+        assert!(matches!(&closed[..], [PortChange::Close { port }] if *port == a));
+    }
+
+    #[test]
+    fn a_taken_port_does_not_hold_up_others() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 1);
+        let wanted = program(&[taken.local_addr().unwrap().port(), free_port()]);
+        let (opened, errors) = ports.sync(&wanted);
+        assert_eq!((opened.len(), errors.len()), (1, 1));
+        let message = errors[0].to_string();
+        assert!(message.contains("for tcp://tcp.example.com:") && message.contains("process"), "{message}");
+        assert!(ports.sync(&wanted).1.is_empty(), "said once");
+        drop((taken, opened));
+        assert_eq!(ports.sync(&wanted).0.len(), 1);
+    }
+
+    #[test]
+    fn a_port_that_is_a_listeners_of_this_edge_is_refused_by_its_name() {
+        let (https, _sockets) = listen::bind("--https", "127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let mut ports = Ports::new("0.0.0.0".parse().unwrap(), 2);
+        let (opened, errors) = ports.sync(&program(&[https.port()]));
+        assert_eq!((opened.len(), errors.len()), (0, 1));
+        assert!(errors[0].to_string().contains("--https of this edge"), "{}", errors[0]);
+        let host: Host = "tcp.example.com".parse().unwrap();
+        assert!(ports.lend(https.port()..=https.port(), &host, None, 0).is_err(), "nor is it lent");
+    }
+
+    #[test]
+    fn a_port_given_back_is_lent_again_before_the_shards_have_closed_it() {
+        let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 2);
+        let host: Host = "tcp.example.com".parse().unwrap();
+        let only = free_port();
+        let (_, _still_open) = ports.lend(only..=only, &host, None, 0).unwrap();
+        ports.give_back(only).unwrap();
+        assert!(ports.lend(only..=only, &host, Some(only), 0).is_ok());
+    }
+
+    #[test]
+    fn lends_and_takes_back() {
+        let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 1);
+        let host: Host = "tcp.example.com".parse().unwrap();
+        let only = free_port();
+        let (port, change) = ports.lend(only..=only, &host, None, 17).unwrap();
+        assert_eq!(port, only);
+        assert!(ports.lend(only..=only, &host, None, 0).is_err());
+        assert!(ports.lend(only..=only, &host, Some(only), 0).is_err());
+        assert!(ports.give_back(only).is_some() && ports.give_back(only).is_none());
+        drop(change);
+        assert!(ports.lend(only..=only, &host, Some(only), 0).is_ok());
+    }
+}

@@ -1,0 +1,313 @@
+//! `RouteTable`: which endpoints answer for a URL. Exact before the longest wildcard; only what is online is in it, so an
+//! exact name that goes offline leaves its traffic to a wildcard.
+//!
+//! After a start it also knows what agents had bound before and lets visitors wait for it ([`returning`]).
+//!
+//! Lookups take no lock. Changes copy one small bucket, so that a thousand agents coming back at once stay cheap.
+
+pub mod returning;
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
+use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::pool::Pool;
+use returning::{Returning, WAIT_MS_MAX};
+
+/// Parts the table is copied by.
+const BUCKETS: usize = 256;
+/// Milliseconds between a waiting visitor's looks.
+const LOOK_MS: u64 = 20;
+
+/// A namespace and a URL in it. Public names are one namespace; `.internal` names one per account.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Place {
+    account: Option<AccountId>,
+    url: EndpointUrl,
+}
+
+impl Place {
+    fn new(account: Option<AccountId>, scheme: Scheme, host: Host, port: u16) -> Option<Self> {
+        Some(Self { account, url: EndpointUrl::new(scheme, host, port).ok()? })
+    }
+
+    fn of(endpoint: &Endpoint) -> Self {
+        let account = (endpoint.binding != Binding::Public).then_some(endpoint.account);
+        Self { account, url: endpoint.url.clone() }
+    }
+}
+
+type Bucket = HashMap<Place, Pool>;
+
+/// The online endpoints of all accounts.
+pub struct RouteTable {
+    buckets: Box<[ArcSwap<Bucket>]>,
+    hasher: RandomState,
+    writer: Mutex<()>,
+    /// Counts changes.
+    changes: AtomicU64,
+    returning: OnceLock<Returning>,
+}
+
+/// Somebody else answers for the URL, and not both of them share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("endpoint {0} is already online on this URL, and not both have pooling enabled")]
+pub struct AlreadyOnline(pub EndpointId);
+
+impl Default for RouteTable {
+    fn default() -> Self {
+        let buckets = (0..BUCKETS).map(|_| ArcSwap::default()).collect();
+        Self {
+            buckets,
+            hasher: RandomState::new(),
+            writer: Mutex::new(()),
+            changes: AtomicU64::new(0),
+            returning: OnceLock::new(),
+        }
+    }
+}
+
+impl RouteTable {
+    /// Adds an agent's endpoint if the pool rule allows: whoever shares a URL has pooling enabled (wire.md section 6).
+    pub fn bind(&self, endpoint: Arc<Endpoint>) -> Result<(), AlreadyOnline> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = Place::of(&endpoint);
+        let pool = self.exact(&place);
+        let others = pool.iter().flat_map(Pool::members).filter(|other| other.id != endpoint.id);
+        if let Some(other) =
+            others.into_iter().find(|other| !other.pooling_enabled || !endpoint.pooling_enabled)
+        {
+            return Err(AlreadyOnline(other.id));
+        }
+        self.write(place, |pool| pool.with(endpoint));
+        Ok(())
+    }
+
+    /// Adds or replaces an endpoint whatever else is there: the Program says so.
+    pub fn put(&self, endpoint: Arc<Endpoint>) {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(Place::of(&endpoint), |pool| pool.with(endpoint));
+    }
+
+    /// Removes an endpoint.
+    pub fn remove(&self, endpoint: &Endpoint) {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(Place::of(endpoint), |pool| pool.without(endpoint.id));
+    }
+
+    /// The public pool for a host, and the name that matched.
+    pub fn public(&self, scheme: Scheme, host: &Host, port: u16) -> Option<(Host, Pool)> {
+        self.find(None, scheme, host, port)
+    }
+
+    /// The pool for an internal URL of an account.
+    pub fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool> {
+        self.find(Some(account), url.scheme(), url.host(), url.port()).map(|(_, pool)| pool)
+    }
+
+    /// Expects what agents had bound before the edge started; once.
+    pub fn expect(&self, places: impl IntoIterator<Item = Place>, now: Instant) {
+        let _ = self.returning.set(Returning::new(places, now));
+    }
+
+    /// Waits a little, if an agent that served a host under one of these schemes is on its way back and nothing as close is
+    /// online. `account`: whose internal names are meant; None: public ones.
+    pub async fn returned(&self, account: Option<AccountId>, schemes: &[Scheme], host: &Host, port: u16) {
+        let Some(returning) = self.returning.get().filter(|returning| returning.is_open(Instant::now()))
+        else {
+            return;
+        };
+        let is_away = || {
+            let found = |scheme: &Scheme| self.find(account, *scheme, host, port).map(|(name, _)| name);
+            let away =
+                |scheme: &Scheme| returning.covers(account, *scheme, host, port, found(scheme).as_ref());
+            schemes.iter().any(away) && !schemes.iter().any(|scheme| found(scheme).as_ref() == Some(host))
+        };
+        if !is_away() {
+            return;
+        }
+        let Some(_room) = returning.room() else { return };
+        let deadline = Instant::now() + Duration::from_millis(WAIT_MS_MAX);
+        while Instant::now() < deadline && is_away() {
+            sleep(Duration::from_millis(LOOK_MS)).await;
+        }
+    }
+
+    /// Changes so far.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What agents serve now, or may serve again: as much as is remembered.
+    pub fn places_of_agents(&self, now: Instant) -> BTreeSet<Place> {
+        let is_agents =
+            |pool: &Pool| pool.members().iter().any(|member| matches!(member.kind, Kind::Agent(_)));
+        let mut places = BTreeSet::new();
+        for bucket in &self.buckets {
+            let bucket = bucket.load();
+            places.extend(bucket.iter().filter(|(_, pool)| is_agents(pool)).map(|(place, _)| place.clone()));
+        }
+        let away = self.returning.get().into_iter().flat_map(|returning| returning.places(now));
+        places.extend(away.cloned());
+        while places.len() > returning::PLACES_MAX {
+            places.pop_last();
+        }
+        places
+    }
+
+    fn find(
+        &self,
+        account: Option<AccountId>,
+        scheme: Scheme,
+        host: &Host,
+        port: u16,
+    ) -> Option<(Host, Pool)> {
+        candidates(host).find_map(|name| {
+            let place = Place::new(account, scheme, name.clone(), port)?;
+            Some((name, self.exact(&place)?))
+        })
+    }
+
+    fn exact(&self, place: &Place) -> Option<Pool> {
+        self.bucket(place).load().get(place).cloned()
+    }
+
+    fn write(&self, place: Place, change: impl FnOnce(Pool) -> Pool) {
+        let bucket = self.bucket(&place);
+        let mut copy = Bucket::clone(&bucket.load());
+        let pool = change(copy.remove(&place).unwrap_or_else(|| Pool::new(Vec::new())));
+        if !pool.members().is_empty() {
+            copy.insert(place, pool);
+        }
+        bucket.store(Arc::new(copy));
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    fn bucket(&self, place: &Place) -> &ArcSwap<Bucket> {
+        let index = usize::try_from(self.hasher.hash_one(place) % BUCKETS as u64).unwrap_or(0);
+        self.buckets.get(index).expect("a remainder of BUCKETS indexes BUCKETS buckets")
+    }
+}
+
+/// The name itself, then the wildcards that cover it, longest first.
+fn candidates(host: &Host) -> impl Iterator<Item = Host> {
+    let exact = host.clone();
+    let name = host.wildcard_suffix().unwrap_or(host.as_str()).to_owned();
+    let is_address = host.ip().is_some();
+    let dots: Vec<usize> = name.match_indices('.').map(|(dot, _)| dot + 1).filter(|_| !is_address).collect();
+    let wildcards = dots.into_iter().filter_map(move |from| format!("*.{}", name.get(from..)?).parse().ok());
+    std::iter::once(exact).chain(wildcards)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::endpoint::fixture::{agent, cloud};
+
+    fn found(table: &RouteTable, scheme: Scheme, host: &str) -> Option<String> {
+        Some(table.public(scheme, &host.parse().unwrap(), 443)?.0.as_str().to_owned())
+    }
+
+    #[test]
+    fn exact_then_longest_wildcard_of_what_is_online() {
+        let table = RouteTable::default();
+        let exact = cloud(1, "https://api.a.example.com");
+        table.put(cloud(2, "https://*.example.com"));
+        table.put(cloud(3, "https://*.a.example.com"));
+        table.put(exact.clone());
+        let at = |host| found(&table, Scheme::Https, host);
+        assert_eq!(at("api.a.example.com").as_deref(), Some("api.a.example.com"));
+        assert_eq!(at("x.y.a.example.com").as_deref(), Some("*.a.example.com"));
+        assert_eq!(at("b.example.com").as_deref(), Some("*.example.com"));
+        assert_eq!(at("example.com"), None);
+        assert_eq!(at("a.example.org"), None);
+        table.remove(&exact);
+        assert_eq!(at("api.a.example.com").as_deref(), Some("*.a.example.com"));
+    }
+
+    #[test]
+    fn schemes_ports_and_namespaces_are_apart() {
+        let table = RouteTable::default();
+        table.put(cloud(1, "https://db.clinic1.internal"));
+        table.put(cloud(2, "tls://db.example.com"));
+        table.put(cloud(3, "https://db.example.com"));
+        let account = crate::state::endpoint::fixture::account(1);
+        let internal = |url: &str| table.internal(account, &url.parse().unwrap()).is_some();
+        assert!(internal("https://db.clinic1.internal"));
+        assert!(!internal("https://db.clinic1.internal:444"));
+        assert!(!internal("http://db.clinic1.internal:443"));
+        let other = crate::state::endpoint::fixture::account(9);
+        assert!(table.internal(other, &"https://db.clinic1.internal".parse().unwrap()).is_none());
+        assert_eq!(
+            found(&table, Scheme::Https, "db.clinic1.internal"),
+            None,
+            "internal names are not public"
+        );
+        assert!(found(&table, Scheme::Tls, "db.example.com").is_some());
+        assert!(found(&table, Scheme::Https, "db.example.com").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn visitors_wait_for_an_agent_that_is_on_its_way_back_and_not_for_others() {
+        let before = RouteTable::default();
+        before.put(agent(1, "https://a.example.com"));
+        before.put(agent(2, "tcp://b.internal:1"));
+        before.put(cloud(3, "https://c.example.com"));
+        let places = before.places_of_agents(Instant::now());
+        let text = serde_json::to_string(&places).unwrap();
+        let places: BTreeSet<Place> = serde_json::from_str(&text).unwrap();
+        assert_eq!(places.len(), 2, "cloud endpoints come from the Program: {text}");
+        let table = RouteTable::default();
+        table.expect(places.clone(), Instant::now());
+        assert_eq!(table.places_of_agents(Instant::now()), places, "a second crash forgets nothing");
+        let waited = async |host: &str| {
+            let began = Instant::now();
+            table.returned(None, &[Scheme::Https, Scheme::Tls], &host.parse().unwrap(), 443).await;
+            began.elapsed() > Duration::ZERO
+        };
+        assert!(!waited("c.example.com").await && !waited("nobody.example.com").await);
+        let back = async {
+            sleep(Duration::from_millis(WAIT_MS_MAX / 2)).await;
+            table.put(agent(1, "https://a.example.com"));
+        };
+        let began = Instant::now();
+        let (has_waited, ()) = tokio::join!(waited("a.example.com"), back);
+        assert!(has_waited && began.elapsed() < Duration::from_millis(WAIT_MS_MAX));
+        assert!(!waited("a.example.com").await);
+        let account = Some(crate::state::endpoint::fixture::account(1));
+        let began = Instant::now();
+        table.returned(account, &[Scheme::Tcp], &"b.internal".parse().unwrap(), 1).await;
+        assert_eq!(began.elapsed(), Duration::from_millis(WAIT_MS_MAX), "and no longer");
+        tokio::time::advance(Duration::from_secs(returning::RETURN_SECS_MAX)).await;
+        let began = Instant::now();
+        table.returned(account, &[Scheme::Tcp], &"b.internal".parse().unwrap(), 1).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert_eq!(table.places_of_agents(Instant::now()).len(), 1);
+    }
+
+    #[test]
+    fn sharing_a_url_takes_two() {
+        let table = RouteTable::default();
+        let alone = |n| {
+            let mut endpoint = Arc::into_inner(agent(n, "tcp://a.internal:1")).unwrap();
+            endpoint.pooling_enabled = false;
+            Arc::new(endpoint)
+        };
+        let first = agent(1, "tcp://a.internal:1");
+        table.bind(first.clone()).unwrap();
+        table.bind(agent(2, "tcp://a.internal:1")).unwrap();
+        assert_eq!(table.bind(alone(3)), Err(AlreadyOnline(first.id)));
+        table.remove(&first);
+        table.remove(&agent(2, "tcp://a.internal:1"));
+        table.bind(alone(3)).unwrap();
+        assert!(table.bind(agent(4, "tcp://a.internal:1")).is_err());
+        table.bind(alone(3)).unwrap();
+    }
+}
