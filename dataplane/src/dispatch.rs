@@ -3,6 +3,8 @@
 //! A pure state machine: it says what has to be done ([`Step`]) and is told what came of it. `l4` and `http` carry the steps
 //! out. Does not know sockets, clocks or streams, nor how a client learns of a failure.
 
+mod drive;
+pub mod event;
 mod failure;
 pub mod gateway;
 mod hop;
@@ -121,6 +123,14 @@ pub struct Trail {
     pub logs: Vec<serde_json::Value>,
     /// Members of a pool that were picked after another one failed.
     pub retries: u64,
+}
+
+impl Trail {
+    /// Whether it says nothing.
+    fn is_empty(&self) -> bool {
+        let Self { reached, forwarded_to, logs, retries } = self;
+        reached.is_none() && forwarded_to.is_none() && logs.is_empty() && *retries == 0
+    }
 }
 
 /// See the module.
@@ -293,7 +303,7 @@ impl Dispatch {
         if is_heard {
             self.open(Arc::clone(endpoint));
         } else {
-            self.failed(Failure::agent_stream("nothing is heard from the agent"), true);
+            self.failed(Failure::agent_silent(), true);
         }
     }
 

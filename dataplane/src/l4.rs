@@ -1,14 +1,13 @@
-//! One accepted client, from its first byte to its event: what it speaks, which endpoint it wants, what the endpoint's
-//! policy decides, and where its bytes go.
+//! One accepted client, from its first byte to its event: what it speaks, which endpoint it wants, and where its bytes go.
 //!
-//! `walk` decides, this file and `deliver` act.
+//! `dispatch` decides, this file and `deliver` act.
 
+mod client_conn;
 mod deliver;
 mod hello;
 mod shared;
-mod visitor;
-mod walk;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use ebbgate_model::event::ConnectionEvent;
@@ -17,20 +16,19 @@ use ebbgate_policy::ConnFacts;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 
+pub use client_conn::ClientConn;
 pub use deliver::go_on;
 pub use hello::{Hello, NoHello, read_hello, refuse_name as hello_refused};
-pub use visitor::Visitor;
-pub use walk::Walk;
 
 use crate::agents;
+use crate::dispatch::Dispatch;
+use crate::dispatch::event::{AccessLog, AccessSink};
 use crate::dispatch::gateway::{Gateway as _, HttpConn};
 use crate::net::listen::{Admitted, Comer};
 use crate::net::socket::{Socket, Traffic};
 use crate::shard::{Entrance, Shard};
 use crate::state::edge::Edge;
-use crate::state::endpoint::Endpoint;
 use crate::state::metrics::ListenerLabel;
 use crate::state::pool::Pool;
 
@@ -39,16 +37,42 @@ const HTTP_PORT: u16 = 80;
 /// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
 const TLS_PORT: u16 = 443;
 
-/// The account of one connection. Its event is written on drop: a connection that is cut off has one too.
-pub struct Record {
+/// A connection on its way.
+pub struct Conn {
+    client: ClientConn,
+    /// Its TLS hello, if it sent one.
+    hello: Option<Hello>,
+    log: ConnLog,
+    dispatch: Dispatch,
+}
+
+/// The access log of one connection.
+pub type ConnLog = AccessLog<ConnSink>;
+
+/// Takes the event of a connection: see [`AccessSink`].
+pub struct ConnSink {
     edge: Arc<Edge>,
-    event: ConnectionEvent,
-    started: Instant,
     traffic: Arc<Traffic>,
     /// The edge turned it away before it reached an endpoint.
-    refused: bool,
+    refused: Cell<bool>,
     _admitted: Admitted,
     _open: Open,
+}
+
+impl AccessSink for ConnSink {
+    type Event = ConnectionEvent;
+
+    fn bytes(&self) -> (u64, u64) {
+        (self.traffic.received(), self.traffic.sent())
+    }
+
+    fn retried(&self, members: u64) {
+        self.edge.metrics.retries.inc_by(members);
+    }
+
+    fn write(&self, event: ConnectionEvent) {
+        self.edge.connection_done(event, self.refused.get());
+    }
 }
 
 /// Counts a connection as open.
@@ -68,52 +92,36 @@ impl Drop for Open {
     }
 }
 
-impl Record {
-    fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
-        Self {
+impl ConnLog {
+    /// A connection that was let in.
+    fn begin(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
+        let event = ConnectionEvent {
+            client: socket.peer().to_string(),
+            server: socket.local().to_string(),
+            started_at_ms: shard.now_unix_ms(),
+            outcome: "cut off: the edge stopped".into(),
+            ..ConnectionEvent::default()
+        };
+        let sink = ConnSink {
             edge: Arc::clone(shard.edge()),
-            event: ConnectionEvent {
-                client: socket.peer().to_string(),
-                server: socket.local().to_string(),
-                started_at_ms: shard.now_unix_ms(),
-                outcome: "cut off: the edge stopped".into(),
-                ..ConnectionEvent::default()
-            },
-            started: Instant::now(),
             traffic: socket.traffic(),
-            refused: false,
+            refused: Cell::new(false),
             _admitted: admitted,
             _open: Open::count(&shard.edge().metrics.connections_open),
-        }
+        };
+        Self::new(event, sink)
     }
 
-    /// The endpoint reached first.
-    fn reached(&mut self, endpoint: &Endpoint) {
-        self.event.account = Some(endpoint.account);
-        self.event.endpoint = Some(endpoint.id);
-        self.event.url = endpoint.url.to_string();
+    /// Nobody is served: ends it with a code and a sentence.
+    fn refuse(self, code: Option<ErrorCode>, outcome: impl Into<String>) {
+        self.sink().refused.set(true);
+        self.done(code, outcome);
     }
 
-    /// Ends it with these words: nobody is served.
-    fn refuse(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
-        self.refused = true;
-        self.done(error, outcome);
-    }
-
-    /// Ends it with these words.
-    fn done(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
-        self.event.error = error;
-        self.event.outcome = outcome.into();
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let mut event = std::mem::take(&mut self.event);
-        event.bytes_in = self.traffic.received();
-        event.bytes_out = self.traffic.sent();
-        event.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.edge.connection_done(event, self.refused);
+    /// Ends it with a code and a sentence.
+    fn done(self, code: Option<ErrorCode>, outcome: impl Into<String>) {
+        self.coded(code);
+        self.event_mut().outcome = outcome.into();
     }
 }
 
@@ -147,45 +155,51 @@ pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
             spawn_local(agents::serve(shard, socket, admitted));
         }
         Entrance::Http => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_http(shard, socket, record));
+            let log = ConnLog::begin(&shard, &socket, admitted);
+            spawn_local(serve_http(shard, socket, log));
         }
         Entrance::Tls => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_tls(shard, socket, record));
+            let log = ConnLog::begin(&shard, &socket, admitted);
+            spawn_local(serve_tls(shard, socket, log));
         }
         Entrance::Shared => {
             spawn_local(shared::serve(shard, socket, comer, admitted));
         }
         Entrance::Tcp { host, port } => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_tcp(shard, socket, record, host, port));
+            let log = ConnLog::begin(&shard, &socket, admitted);
+            spawn_local(serve_tcp(shard, socket, log, host, port));
         }
     }
 }
 
-fn facts(shard: &Shard, socket: &Socket, record: &Record) -> Arc<ConnFacts> {
+impl Conn {
+    fn new(socket: Socket, hello: Option<Hello>, log: ConnLog, dispatch: Dispatch) -> Self {
+        Self { client: ClientConn::clear(socket), hello, log, dispatch }
+    }
+}
+
+fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
     Arc::new(ConnFacts {
         client: socket.peer(),
         server: socket.local(),
         region: shard.edge().tables.load().program.settings.region.clone(),
-        start_unix_ms: record.event.started_at_ms,
+        start_unix_ms: log.event().started_at_ms,
         tls: None,
     })
 }
 
-async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, port: u16) {
+async fn serve_tcp(shard: Shard, socket: Socket, log: ConnLog, host: Host, port: u16) {
     shard.edge().routes.returned(None, &[Scheme::Tcp], &host, port).await;
     let Some((_, pool)) = shard.edge().routes.public(Scheme::Tcp, &host, port) else {
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
-        return record.refuse(Some(ErrorCode::OFFLINE), outcome);
+        return log.refuse(Some(ErrorCode::OFFLINE), outcome);
     };
-    let facts = facts(&shard, &socket, &record);
-    go_on(shard, Box::new(Walk::new(Visitor::clear(socket), facts, None, pool, record))).await;
+    let facts = facts(&shard, &socket, &log);
+    go_on(shard, Box::new(Conn::new(socket, None, log, Dispatch::connection(facts, pool)))).await;
 }
 
-async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
-    let facts = facts(&shard, &socket, &record);
+async fn serve_http(shard: Shard, mut socket: Socket, log: ConnLog) {
+    let facts = facts(&shard, &socket, &log);
     let conn = HttpConn {
         facts,
         scheme: Scheme::Http,
@@ -202,34 +216,34 @@ async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
     }
     drop((open, socket));
     match outcome.requests {
-        0 => record.refuse(None, outcome.outcome),
-        _ => record.done(None, outcome.outcome),
+        0 => log.refuse(None, outcome.outcome),
+        _ => log.done(None, outcome.outcome),
     }
 }
 
 /// HTTPS and TLS endpoints share a listener; libpq asks for TLS in its own words first.
-async fn serve_tls(shard: Shard, mut socket: Socket, record: Record) {
+async fn serve_tls(shard: Shard, mut socket: Socket, log: ConnLog) {
     match read_hello(&mut socket).await {
-        Ok(hello) => serve_hello(shard, socket, hello, record).await,
-        Err(refusal) => record.refuse(None, refusal.to_string()),
+        Ok(hello) => serve_hello(shard, socket, hello, log).await,
+        Err(refusal) => log.refuse(None, refusal.to_string()),
     }
 }
 
-async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, mut record: Record) {
+async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, log: ConnLog) {
     let Some(name) = hello.tls.sni.clone() else {
         hello::refuse_name(&mut socket).await;
-        return record.refuse(None, "the TLS hello names no server this edge could serve");
+        return log.refuse(None, "the TLS hello names no server this edge could serve");
     };
-    record.event.server_name = name.to_string();
+    log.event_mut().server_name = name.to_string();
     shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
-        return deliver::no_endpoint(shard, socket, hello, name, record).await;
+        return deliver::no_endpoint(shard, socket, hello, name, log).await;
     };
-    let facts = facts(&shard, &socket, &record);
-    let walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
+    let facts = facts(&shard, &socket, &log);
+    let conn = Box::new(Conn::new(socket, Some(hello), log, Dispatch::connection(facts, pool)));
     match scheme {
-        Scheme::Https => deliver::https(shard, walk).await,
-        _ => go_on(shard, walk).await,
+        Scheme::Https => deliver::https(shard, conn).await,
+        _ => go_on(shard, conn).await,
     }
 }
 

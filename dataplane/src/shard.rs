@@ -25,7 +25,7 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 
 use crate::agents::quic;
 use crate::dispatch::gateway::Gateway;
-use crate::l4::{self, Walk};
+use crate::l4::{self, Conn};
 use crate::log;
 use crate::net::listen::{self, Listener};
 use crate::net::ring::{self, Form};
@@ -56,7 +56,7 @@ pub enum Message {
     /// Stop accepting on a port.
     Close(u16),
     /// Serve a connection whose session lives here.
-    Walk(Box<Walk>),
+    Walk(Box<Conn>),
     /// Open a stream for a request that is handled elsewhere.
     Open(Box<OpenRequest>),
     /// Keep a link ready here.
@@ -475,6 +475,10 @@ impl Gateway for Shard {
             self.edge().metrics.log_lines_lost.inc();
         }
         self.edge().reports.event(FromEdge::Request(Box::new(event)));
+    }
+
+    fn retried(&self, members: u64) {
+        self.edge().metrics.retries.inc_by(members);
     }
 
     fn left_http(&self) -> Box<dyn Any> {

@@ -53,6 +53,17 @@ impl Failure {
         Self::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail)
     }
 
+    /// The agent does not answer.
+    pub fn agent_silent() -> Self {
+        Self::agent_stream("nothing is heard from the agent")
+    }
+
+    /// Nothing came from behind the agent.
+    pub fn upstream_unreachable() -> Self {
+        let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
+        Self::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message)
+    }
+
     /// No member of a pool can take more work.
     pub(super) fn pool_full() -> Self {
         let message = "No agent of this endpoint can take another request just now.";

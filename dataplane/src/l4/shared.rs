@@ -7,7 +7,7 @@ use ebbgate_wire::link::ALPN_LINK;
 use tokio::time::{Duration, timeout};
 
 use super::hello::{Hello, read_hello};
-use super::{Record, serve_hello};
+use super::{ConnLog, serve_hello};
 use crate::agents;
 use crate::net::listen::{Admitted, Comer};
 use crate::net::socket::Socket;
@@ -21,11 +21,11 @@ pub(super) async fn serve(shard: Shard, mut socket: Socket, comer: Comer, admitt
     match timeout(limit, agents::begins_raw(&mut socket)).await {
         Ok(true) => return as_agent(shard, socket, comer, admitted).await,
         Ok(false) => {}
-        Err(_) => return Record::new(&shard, &socket, admitted).refuse(None, "no first bytes in time"),
+        Err(_) => return ConnLog::begin(&shard, &socket, admitted).refuse(None, "no first bytes in time"),
     }
     let hello = match read_hello(&mut socket).await {
         Ok(hello) => hello,
-        Err(refusal) => return Record::new(&shard, &socket, admitted).refuse(None, refusal.to_string()),
+        Err(refusal) => return ConnLog::begin(&shard, &socket, admitted).refuse(None, refusal.to_string()),
     };
     if is_agents(&hello, &shard.edge().tables.load().connect) {
         return as_agent(shard, socket, comer, admitted).await;
@@ -40,8 +40,8 @@ pub(super) async fn serve(shard: Shard, mut socket: Socket, comer: Comer, admitt
             }
         },
     };
-    let record = Record::new(&shard, &socket, admitted);
-    serve_hello(shard, socket, hello, record).await;
+    let log = ConnLog::begin(&shard, &socket, admitted);
+    serve_hello(shard, socket, hello, log).await;
 }
 
 /// Counts the connection as an agent's, and hands it on.

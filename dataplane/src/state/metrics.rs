@@ -114,8 +114,8 @@ metrics! {
     claims_unconfirmed: Counter = "agent_claims_unconfirmed", "Claims of links that were not confirmed in time and went another way";
     /// Streams to agents that could not be opened.
     streams_failed: Counter = "agent_streams_failed", "Streams to agents that could not be opened";
-    /// Connections tried again on another member of a pool.
-    retries: Counter = "pool_retries", "Connections tried again on another member of a pool";
+    /// Connections and requests tried again on another member of a pool.
+    retries: Counter = "pool_retries", "Connections and requests tried again on another member of a pool";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.
