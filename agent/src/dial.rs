@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_wire::link::{self, ALPN_LINK};
+use ebbgate_wire::link::ALPN_LINK;
 use rustls::pki_types::ServerName;
 use rustls::{CipherSuite, ClientConfig};
 use socket2::{SockRef, TcpKeepalive};
@@ -150,7 +150,7 @@ pub enum DialerError {
     Tls(#[from] rustls::Error),
     /// QUIC cannot be set up.
     #[error(transparent)]
-    Quic(#[from] ebbgate_quic::ConfigError),
+    Quic(#[from] ebbgate_tunnel::quic::ConfigError),
     /// QUIC only, and a proxy that carries none.
     #[error("`carrier: quic` cannot go through proxy_url; use `auto` or `link`")]
     QuicProxy,
@@ -227,7 +227,7 @@ impl EdgeDialer {
     async fn reach_link(&self) -> Result<Box<dyn Carrier>, DialError> {
         let tcp = self.reach().await?;
         keep_alive(&tcp);
-        let connecting = link::tls::connect(tcp, self.link_tls.clone(), self.name.clone());
+        let connecting = ebbgate_tunnel::tls::connect(tcp, self.link_tls.clone(), self.name.clone());
         let tls = connecting.await.map_err(|source| match source.kind() {
             io::ErrorKind::Unsupported => DialError::Unsupported("links with this edge"),
             _ => DialError::Tls { target: self.target(), source },
@@ -362,7 +362,7 @@ fn link_config(trust: &Trust) -> Result<Arc<ClientConfig>, DialerError> {
         .with_root_certificates(trust.roots()?)
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_LINK.to_vec()];
-    // The records are sealed by `link::tls`.
+    // The records are sealed by `ebbgate_tunnel::tls`.
     config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }

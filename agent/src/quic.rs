@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_quic::{Connection, OPENING_SECS_MAX, Opening, Stream};
+use ebbgate_tunnel::quic::{Connection, HEADER_SECS_MAX, Stream, StreamHeader};
 use quinn::{ClientConfig, ConnectionError};
 use socket2::SockRef;
 use tokio::time::timeout;
@@ -36,24 +36,24 @@ impl QuicDialer {
         address: ConnectAddress,
         tls: rustls::ClientConfig,
         interface: Option<&str>,
-    ) -> Result<Self, ebbgate_quic::ConfigError> {
-        Ok(Self { address, config: ebbgate_quic::client(tls)?, interface: interface.map(Into::into) })
+    ) -> Result<Self, ebbgate_tunnel::quic::ConfigError> {
+        Ok(Self { address, config: ebbgate_tunnel::quic::client(tls)?, interface: interface.map(Into::into) })
     }
 
     /// A session, and its visitors' streams beside it.
     pub async fn session(&self) -> Result<Dialled, DialError> {
-        let (connection, stream) = self.open(Opening::Session).await?;
+        let (connection, stream) = self.open(StreamHeader::Session).await?;
         let streams: Box<dyn Streams> = Box::new(QuicStreams::new(connection, None));
         Ok(Dialled { streams: Some(streams), ..Dialled::alone(stream) })
     }
 
     /// Streams for the session of this ticket.
     pub async fn attach(&self, ticket: Secret) -> Result<Box<dyn Streams>, DialError> {
-        let (connection, control) = self.open(Opening::Attach(ticket)).await?;
+        let (connection, control) = self.open(StreamHeader::Attach(ticket)).await?;
         Ok(Box::new(QuicStreams::new(connection, Some(control))))
     }
 
-    async fn open(&self, opening: Opening) -> Result<(Connection, Stream), DialError> {
+    async fn open(&self, opening: StreamHeader) -> Result<(Connection, Stream), DialError> {
         let connection = self.connect().await.map_err(|source| self.failed(source))?;
         let speak = async {
             let halves = connection.open_bi().await.map_err(io::Error::from)?;
@@ -62,7 +62,7 @@ impl QuicDialer {
             Ok(stream)
         };
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "no answer to the first words");
-        let spoken = timeout(Duration::from_secs(OPENING_SECS_MAX), speak).await;
+        let spoken = timeout(Duration::from_secs(HEADER_SECS_MAX), speak).await;
         let stream = spoken.unwrap_or_else(|_| Err(silent())).map_err(|source| self.failed(source))?;
         Ok((connection, stream))
     }
@@ -89,11 +89,11 @@ async fn connect_to(
 ) -> io::Result<Connection> {
     let any: IpAddr =
         if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    let socket = ebbgate_quic::bind(SocketAddr::new(any, 0))?;
+    let socket = ebbgate_tunnel::quic::bind(SocketAddr::new(any, 0))?;
     if let Some(interface) = interface {
         SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
     }
-    let endpoint = ebbgate_quic::endpoint(socket, None)?;
+    let endpoint = ebbgate_tunnel::quic::endpoint(socket, None)?;
     let connecting = endpoint.connect_with(config, address, &name).map_err(io::Error::other)?;
     connecting.await.map_err(|error| match error {
         ConnectionError::TimedOut => {

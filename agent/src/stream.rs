@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use ebbgate_wire::driver;
+use ebbgate_tunnel::driver;
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,7 +28,7 @@ pub enum Stream {
     /// A connection of its own that carries the visitor's TLS as it is.
     Raw(RawStream),
     /// A stream of a QUIC connection.
-    Quic(ebbgate_quic::Stream),
+    Quic(ebbgate_tunnel::quic::Stream),
     /// One of the others after TLS ended here: reads and writes are in clear.
     Tls(Box<TlsStream<Prefixed<Self>>>),
 }

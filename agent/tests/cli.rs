@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::JoinString;
-use ebbgate_wire::driver::{self, Stream};
+use ebbgate_tunnel::driver::{self, Stream};
+use ebbgate_tunnel::{heartbeat, rpc_io};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::{AuthReply, Bind, BindReply, Secret, StreamKind, UnbindReply, error_text};
-use ebbgate_wire::{heartbeat, rpc_io};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ebbgate_model::feed::{AgentEndpointReport, CommandOutcome, SessionCommand, SessionReport};
 use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, TrafficPolicy};
 use ebbgate_policy::Engine;
-use ebbgate_wire::driver;
+use ebbgate_tunnel::driver;
+use ebbgate_tunnel::rpc_io::{call, notify};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{Empty, Outcome, StopTunnel, StreamKind, Update, error_text};
-use ebbgate_wire::rpc_io::{call, notify};
 use tokio::time::{Duration, timeout};
 
 pub use auth::{AuthFailures, WaitingLogins};

@@ -224,7 +224,7 @@ fn open(
 /// Opens the UDP port for agents. One that is taken is an error only if it was asked for.
 fn open_quic(edge: &Edge, asked: Option<QuicListen>, connect: SocketAddr) -> Result<Option<SocketAddr>> {
     let Some(address) = asked.unwrap_or(QuicListen::On).address(connect) else { return Ok(None) };
-    match ebbgate_quic::bind(address).and_then(|socket| edge.listen_quic(socket)) {
+    match ebbgate_tunnel::quic::bind(address).and_then(|socket| edge.listen_quic(socket)) {
         Ok(bound) => {
             tracing::info!(address = %bound, listener = "quic", "listening");
             Ok(Some(bound))

@@ -15,7 +15,7 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme, TunnelSessionId};
 use ebbgate_policy::KeySet;
-use ebbgate_wire::driver::reset_code;
+use ebbgate_tunnel::reset_code;
 use ebbgate_wire::link::raw::Sealing;
 use ebbgate_wire::mux::Code;
 use tokio::io::AsyncWriteExt as _;

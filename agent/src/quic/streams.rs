@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ebbgate_quic::{Connection, Stream as QuicStream, read_proxied};
+use ebbgate_tunnel::quic::{Connection, Stream as QuicStream, read_proxied};
 use ebbgate_wire::mux::Code;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ebbgate_quic::{ATTACHED, Endpoint, ResetKey, open_proxied};
 use ebbgate_shaper::{Shaper, Weather};
-use ebbgate_wire::driver::reset_code;
+use ebbgate_tunnel::quic::{ATTACHED, Endpoint, ResetKey, open_proxied};
+use ebbgate_tunnel::reset_code;
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use rcgen::{CertificateParams, KeyPair};
@@ -35,18 +35,19 @@ impl Edge {
             .with_no_client_auth()
             .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
             .unwrap();
-        let socket = ebbgate_quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.local_addr().unwrap();
-        let server = ebbgate_quic::server(tls).unwrap();
-        let endpoint = ebbgate_quic::endpoint(socket, Some((server, ResetKey::new(&[7; 32])))).unwrap();
+        let server = ebbgate_tunnel::quic::server(tls).unwrap();
+        let endpoint =
+            ebbgate_tunnel::quic::endpoint(socket, Some((server, ResetKey::new(&[7; 32])))).unwrap();
         Self { endpoint, address, pem: leaf.pem() }
     }
 
     /// The next connection and its first words.
-    async fn accept(&self) -> (Connection, Opening, Stream) {
+    async fn accept(&self) -> (Connection, StreamHeader, Stream) {
         let connection = self.endpoint.accept().await.unwrap().await.unwrap();
         let mut stream = Stream::new(connection.accept_bi().await.unwrap());
-        let opening = Opening::read(&mut stream).await.unwrap();
+        let opening = StreamHeader::read(&mut stream).await.unwrap();
         (connection, opening, stream)
     }
 
@@ -84,7 +85,7 @@ async fn a_session_and_its_streams() {
     let edge = Edge::start();
     let dialler = edge.dialler(edge.address);
     let (reached, (connection, opening, mut session)) = tokio::join!(dialler.session(), edge.accept());
-    assert_eq!(opening, Opening::Session);
+    assert_eq!(opening, StreamHeader::Session);
     let mut reached = reached.unwrap();
     reached.io.write_all(b"as over TLS").await.unwrap();
     let mut got = [0; 11];
@@ -118,7 +119,7 @@ async fn an_attachment_is_asked_for_and_let_go() {
     let dialler = edge.dialler(edge.address);
     let answer = async |code: u8| {
         let (connection, opening, mut control) = edge.accept().await;
-        assert_eq!(opening, Opening::Attach(Secret::new("ticket")));
+        assert_eq!(opening, StreamHeader::Attach(Secret::new("ticket")));
         control.write_u8(code).await.unwrap();
         (connection, control)
     };
@@ -194,7 +195,7 @@ async fn where_tcp_is_swallowed_the_session_comes_over_quic() {
     let dialler = EdgeDialer::new(&config(&edge, edge.address.port(), CarrierChoice::Auto)).unwrap();
     let (reached, (_, opening, _)) = tokio::join!(dialler.dial(), edge.accept());
     assert!(reached.unwrap().streams.is_some());
-    assert_eq!(opening, Opening::Session);
+    assert_eq!(opening, StreamHeader::Session);
     drop(silent);
 }
 

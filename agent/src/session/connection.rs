@@ -4,14 +4,14 @@ use std::pin::pin;
 use std::time::Duration;
 
 use ebbgate_model::TunnelSessionId;
-use ebbgate_wire::driver::{self, Incoming};
+use ebbgate_tunnel::driver::{self, Incoming};
+use ebbgate_tunnel::{heartbeat, rpc_io};
 use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
     Auth, AuthReply, Bind, BindReply, CarrierOffer, Secret, StopTunnel, StreamKind, Unbind, error_code,
 };
-use ebbgate_wire::{heartbeat, rpc_io};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ebbgate_model::Ksuid;
+use ebbgate_tunnel::link::{HelloError, Waiting, say_hello};
+use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::{self, AgentSide, Greeting, NONCE_BYTES, RawKey};
-use ebbgate_wire::link::{HelloError, Version, Waiting, say_hello};
 use ebbgate_wire::rpc::Secret;
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -279,7 +280,11 @@ async fn take(dialer: &dyn Dial, ticket: &Secret, version: Version) -> Result<Bo
 }
 
 /// Dials a raw link, greets, and answers the edge's nonce with the proof.
-async fn park(dialer: &dyn Dial, session: Ksuid, key: &RawKey) -> Result<(TcpStream, raw::Opening), Failed> {
+async fn park(
+    dialer: &dyn Dial,
+    session: Ksuid,
+    key: &RawKey,
+) -> Result<(TcpStream, raw::OpeningKey), Failed> {
     let mut tcp = dialer.raw().await?;
     let mut greeting = Greeting { session, nonce: [0; NONCE_BYTES] };
     crate::trust::provider().secure_random.fill(&mut greeting.nonce).map_err(|_| Failed::Random)?;
@@ -294,7 +299,7 @@ fn raw_lifetime(random: u32) -> Duration {
 }
 
 /// Greets, and answers the edge's nonce with the proof.
-async fn prove(tcp: &mut TcpStream, greeting: &Greeting, key: &RawKey) -> std::io::Result<raw::Opening> {
+async fn prove(tcp: &mut TcpStream, greeting: &Greeting, key: &RawKey) -> std::io::Result<raw::OpeningKey> {
     tcp.write_all(&greeting.encode()).await?;
     let mut nonce = [0; NONCE_BYTES];
     tcp.read_exact(&mut nonce).await?;

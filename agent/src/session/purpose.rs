@@ -1,8 +1,8 @@
 //! What a stream that the edge opened in the session is for. Knows no endpoint.
 
-use ebbgate_wire::driver;
+use ebbgate_tunnel::driver;
+use ebbgate_tunnel::{heartbeat, rpc_io};
 use ebbgate_wire::rpc::{Outcome, StopTunnel, StreamKind};
-use ebbgate_wire::{heartbeat, rpc_io};
 
 use super::delivery::Heard;
 use super::hello::{RESTART_REFUSED, STOP_REFUSED, UPDATE_REFUSED};

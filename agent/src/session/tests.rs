@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ebbgate_wire::driver::reset_code;
+use ebbgate_tunnel::reset_code;
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{AuthExtra, Bind, Opts, Secret, StreamKind};
 use serde_json::json;

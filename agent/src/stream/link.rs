@@ -1,7 +1,7 @@
 //! A claimed link as a stream. When it is dropped after an orderly end the link goes back to where it came from, to wait
 //! for its next visitor.
 
-use ebbgate_wire::link::LinkStream;
+use ebbgate_tunnel::link::LinkStream;
 use tokio::sync::oneshot;
 
 use crate::dial::Carrier;

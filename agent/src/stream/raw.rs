@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use ebbgate_wire::driver::StreamError;
+use ebbgate_tunnel::StreamError;
 use ebbgate_wire::link::raw::status;
 use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

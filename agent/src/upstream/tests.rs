@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::Scheme;
-use ebbgate_wire::driver::Stream as Visitor;
-use ebbgate_wire::driver::{self, Session, reset_code};
+use ebbgate_tunnel::driver::Stream as Visitor;
+use ebbgate_tunnel::driver::{self, Session};
+use ebbgate_tunnel::reset_code;
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::StreamKind;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};

@@ -1,12 +1,9 @@
-//! The agent protocol: how an edge and an agent talk, as pure state machines (`mux`, `rpc`, `ticket`, `link`) and their
-//! tokio rims over any byte stream (`driver`, `link`). Knows no sockets, no TLS, no routing and no policy.
+//! The agent protocol: how an edge and an agent talk, as pure state machines and codecs (`mux`, `rpc`, `ticket`, `link`,
+//! `session`). Knows no sockets, no runtime, no TLS, no routing and no policy. `ebbgate-tunnel` moves its bytes.
 
-pub mod driver;
-pub mod heartbeat;
 pub mod link;
 pub mod mux;
 pub mod rpc;
-pub mod rpc_io;
 pub mod session;
 pub mod ticket;
 

@@ -1,5 +1,6 @@
 //! Links: TLS connections an agent keeps ready beside its session, each claimed for one proxied stream at a time, so that
-//! streams do not block one another and a visitor waits for no round trip. Frames and their order, pure; `io` moves them.
+//! streams do not block one another and a visitor waits for no round trip. Frames and their order, pure;
+//! `ebbgate_tunnel::link` moves them.
 //!
 //! The agent says hello (`u16` BE length, link ticket); the edge answers one byte, 0 or a [`Code`]. Then frames both ways,
 //! a `u32` BE each: type in the high byte, a value in the low 24 bits. Back-pressure is TCP's. Knows no sockets and no TLS.
@@ -8,13 +9,7 @@
 //! In [`Version::Two`] the agent answers a claim with TAKEN before anything else, and ends a stream with FREE once its
 //! service has every byte. Only then does the edge claim the link again: no claim waits behind another visitor's bytes.
 
-mod hello;
-mod io;
 pub mod raw;
-pub mod tls;
-
-pub use hello::{Hello, HelloError, answer_hello, read_hello, say_hello};
-pub use io::{LinkStream, Parked, Waiting};
 
 use crate::mux::Code;
 use crate::rpc::PROXY_HEADER_BYTES_MAX;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ebbgate_model::{AccountId, CredentialSpec, IpRestrictionKind, TunnelSessionId};
+use ebbgate_tunnel::link::{Hello, answer_hello, read_hello};
 use ebbgate_wire::link::raw::{
     EdgeSide, GREETING_BYTES, Greeting, HANDSHAKE_SECS_MAX, KEY_BYTES, MAGIC, Nonce, PROOF_BYTES, RawError,
     RawKey, Sealing,
 };
-use ebbgate_wire::link::{Hello, answer_hello, read_hello};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{Auth, CarrierOffer, Secret};
 use ebbgate_wire::ticket::LinkTicket;

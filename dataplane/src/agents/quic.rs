@@ -1,7 +1,7 @@
 //! The agent listener over UDP: handshakes within limits, by the certificate of the name an agent came for, then its first
 //! words: a session, or an attachment to one that runs elsewhere.
 //!
-//! Lives on one shard; the streams it carries may be used on any. The limits of a connection are `ebbgate_quic`'s.
+//! Lives on one shard; the streams it carries may be used on any. The limits of a connection are `ebbgate_tunnel::quic`'s.
 
 mod attach;
 mod certificates;
@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ebbgate_model::{AccountId, Host};
-use ebbgate_quic::{Connection, Incoming, OPENING_SECS_MAX, Opening, ResetKey, Stream};
+use ebbgate_tunnel::quic::{Connection, HEADER_SECS_MAX, Incoming, ResetKey, Stream, StreamHeader};
 use ebbgate_wire::mux::Code;
 use quinn::crypto::rustls::HandshakeData;
 use tokio::task::{spawn_local, yield_now};
@@ -67,9 +67,9 @@ impl Drop for Counted {
 /// Serves agents that come over QUIC until the edge drains; their connections go on.
 pub async fn serve(shard: Shard, socket: UdpSocket) -> io::Result<()> {
     let edge = Arc::clone(shard.edge());
-    let config = ebbgate_quic::server(certificates::tls(&edge)).map_err(io::Error::other)?;
+    let config = ebbgate_tunnel::quic::server(certificates::tls(&edge)).map_err(io::Error::other)?;
     let key = ResetKey::new(&edge.tickets.derive("quic stateless reset"));
-    let endpoint = ebbgate_quic::endpoint(socket, Some((config, key)))?;
+    let endpoint = ebbgate_tunnel::quic::endpoint(socket, Some((config, key)))?;
     let listener = Listener { shard, handshakes: Count::default() };
     let draining = edge.reached(Stage::Draining);
     tokio::pin!(draining);
@@ -157,7 +157,7 @@ async fn begin(shard: Shard, incoming: Incoming, handshake: Counted, admitted: A
         }
         None => "nobody answers to that name any more",
     };
-    ebbgate_quic::close(&connection, Code::NONE, reason);
+    ebbgate_tunnel::quic::close(&connection, Code::NONE, reason);
     // The last packet leaves before anybody stops for want of connections.
     yield_now().await;
     drop((admitted, open));
@@ -178,7 +178,7 @@ async fn serve_connection(shard: &Shard, newcomer: Newcomer) -> &'static str {
     let Newcomer { connection, peer, ingress } = &newcomer;
     let first = async {
         let mut stream = Stream::new(connection.accept_bi().await.ok()?);
-        let opening = Opening::read(&mut stream).await;
+        let opening = StreamHeader::read(&mut stream).await;
         opening
             .inspect_err(|error| {
                 if shard.edge().refusal_has_line(*peer) {
@@ -188,16 +188,16 @@ async fn serve_connection(shard: &Shard, newcomer: Newcomer) -> &'static str {
             .ok()
             .map(|opening| (opening, stream))
     };
-    let Ok(Some((opening, stream))) = timeout(Duration::from_secs(OPENING_SECS_MAX), first).await else {
+    let Ok(Some((opening, stream))) = timeout(Duration::from_secs(HEADER_SECS_MAX), first).await else {
         return "no session and no attachment in time";
     };
     match opening {
-        Opening::Session => {
+        StreamHeader::Session => {
             let way = QuicWay::new(connection.clone(), true);
             let arrival = Arrival { peer: *peer, ingress: *ingress, quic: Some(way) };
             agents::run(shard.clone(), stream, arrival).await;
             "the session has ended"
         }
-        Opening::Attach(ticket) => attach::attach(shard, newcomer, stream, &ticket).await,
+        StreamHeader::Attach(ticket) => attach::attach(shard, newcomer, stream, &ticket).await,
     }
 }

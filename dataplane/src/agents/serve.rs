@@ -11,15 +11,15 @@ use std::sync::{Arc, Mutex};
 
 use ebbgate_model::feed::{CommandRefusals, SessionReport};
 use ebbgate_model::{AccountId, ErrorCode, TunnelSessionId};
-use ebbgate_wire::driver::{self, DriverError, Stream};
-use ebbgate_wire::heartbeat;
+use ebbgate_tunnel::driver::{self, DriverError, Stream};
+use ebbgate_tunnel::heartbeat;
+use ebbgate_tunnel::rpc_io::{read_request, write_object};
 use ebbgate_wire::link::ALPN_LINK;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
     Auth, AuthReply, AuthReplyExtra, Bind, Outcome, PatchTunnelState, SrvInfo, StartTunnelWithLabelReply,
     StreamKind, Unbind, UnbindReply,
 };
-use ebbgate_wire::rpc_io::{read_request, write_object};
 use ebbgate_wire::session::{AUTH_SECS_MAX, Admission, Gate};
 use ebbgate_wire::ticket::Cookie;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -373,7 +373,7 @@ impl Connection {
         }
         self.shard.add_carrier(id, Carrier::Mux(self.mux.clone()));
         if let Some(way) = &self.quic {
-            ebbgate_quic::admit(way.connection());
+            ebbgate_tunnel::quic::admit(way.connection());
             session.state.attach(way);
             spawn_local(watch_session(self.shard.clone(), Arc::clone(&session), Arc::clone(way)));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ebbgate_model::{ErrorCode, Host, Scheme};
 use ebbgate_policy::{ConnFacts, TlsSettings};
-use ebbgate_wire::driver::{StreamError, reset_code};
+use ebbgate_tunnel::{StreamError, reset_code};
 use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use ebbgate_policy::{TlsFacts, TlsSettings, TlsVersion, Verification};
-use ebbgate_wire::link::{self, ALPN_LINK};
+use ebbgate_wire::link::ALPN_LINK;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
@@ -243,11 +243,11 @@ where
 pub async fn link_handshake<IO>(
     io: IO,
     config: Arc<ServerConfig>,
-) -> Result<link::tls::TlsStream<IO>, TlsError>
+) -> Result<ebbgate_tunnel::tls::TlsStream<IO>, TlsError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    match timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), link::tls::accept(io, config)).await {
+    match timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), ebbgate_tunnel::tls::accept(io, config)).await {
         Ok(stream) => stream.map_err(TlsError::Handshake),
         Err(_) => Err(TlsError::TimedOut),
     }

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ebbgate_model::Scheme;
-use ebbgate_wire::driver::{self, reset_code};
+use ebbgate_tunnel::driver;
+use ebbgate_tunnel::reset_code;
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{EdgeType, ProxyHeader};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

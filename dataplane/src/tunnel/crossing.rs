@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ebbgate_wire::driver::StreamError;
+use ebbgate_tunnel::StreamError;
 use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -124,7 +124,7 @@ mod tests {
         let (mut near, far) = crossing();
         far.refuse();
         for error in [near.read_u8().await.unwrap_err(), near.write_all(b"x").await.unwrap_err()] {
-            assert_eq!(ebbgate_wire::driver::reset_code(&error), Some(Code::REFUSED));
+            assert_eq!(ebbgate_tunnel::reset_code(&error), Some(Code::REFUSED));
         }
     }
 }

@@ -8,8 +8,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_edge::state::edge::Stage;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{Binding, CloudEndpointSpec, EndpointId, Ksuid, TokenHash};
+use ebbgate_tunnel::rpc_io::call;
 use ebbgate_wire::rpc::{Outcome, StreamKind};
-use ebbgate_wire::rpc_io::call;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -66,8 +66,11 @@ async fn nothing_is_served_before_auth() {
     let lab = Lab::start();
     let stream = TcpStream::connect(lab.connect).await.unwrap();
     let tls = crate::lab::handshake(stream, "localhost", lab.authority.client(None, false)).await.unwrap();
-    let (session, _incoming, driver) =
-        ebbgate_wire::driver::connect(tls, ebbgate_wire::mux::Role::Client, ebbgate_wire::mux::Limits::AGENT);
+    let (session, _incoming, driver) = ebbgate_tunnel::driver::connect(
+        tls,
+        ebbgate_wire::mux::Role::Client,
+        ebbgate_wire::mux::Limits::AGENT,
+    );
     tokio::spawn(driver);
     let mut stream = session.open(StreamKind::Bind).await.unwrap();
     assert!(stream.read_u8().await.is_err());

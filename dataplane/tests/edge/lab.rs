@@ -24,12 +24,12 @@ use ebbgate_model::{
     AccountId, Acl, AddressId, AddressSpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
     CredentialSpec, DomainId, DomainSpec, EndpointId, Ksuid, Program, Token, TokenHash, TrafficPolicy,
 };
-use ebbgate_wire::driver::{self, Incoming, Stream};
+use ebbgate_tunnel::driver::{self, Incoming, Stream};
+use ebbgate_tunnel::rpc_io::{call, read_object, read_proxy_header};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::{
     Auth, AuthReply, Bind, BindReply, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind, UnbindReply,
 };
-use ebbgate_wire::rpc_io::{call, read_object, read_proxy_header};
 use ebbgate_wire::ticket::TicketKey;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
@@ -182,7 +182,7 @@ impl Lab {
             address
         };
         let (tls, connect) = (listen(Entrance::Tls), listen(Entrance::Connect));
-        let socket = ebbgate_quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let quic = edge.listen_quic(socket).unwrap();
         let start = |(index, mailbox)| {
             let edge = Arc::clone(&edge);
@@ -435,7 +435,7 @@ impl Agent {
                     let header = read_proxy_header(&mut stream).await.unwrap();
                     return (header, stream);
                 }
-                StreamKind::Heartbeat => drop(tokio::spawn(ebbgate_wire::heartbeat::echo(stream, || {}))),
+                StreamKind::Heartbeat => drop(tokio::spawn(ebbgate_tunnel::heartbeat::echo(stream, || {}))),
                 other => panic!("{other}"),
             }
         }
@@ -449,7 +449,7 @@ impl Agent {
                 StreamKind::StopTunnel => {
                     return StopTunnel::decode(read_object(&mut stream).await.unwrap()).unwrap();
                 }
-                StreamKind::Heartbeat => drop(tokio::spawn(ebbgate_wire::heartbeat::echo(stream, || {}))),
+                StreamKind::Heartbeat => drop(tokio::spawn(ebbgate_tunnel::heartbeat::echo(stream, || {}))),
                 other => panic!("{other}"),
             }
         }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ebbgate_edge::agents::LINKS_PER_SESSION_MAX;
 use ebbgate_edge::state::metrics::CarrierLabel;
-use ebbgate_wire::link::{ALPN_LINK, DELIVERED, Frame, HelloError, LinkStream, Version, Waiting, say_hello};
+use ebbgate_tunnel::link::{HelloError, LinkStream, Waiting, say_hello};
+use ebbgate_wire::link::{ALPN_LINK, DELIVERED, Frame, Version};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{ProxyHeader, Secret};
 use ebbgate_wire::ticket::{LinkTicket, TicketKey};
@@ -411,7 +412,7 @@ async fn a_reset_reaches_the_visitor_and_a_visitors_reset_the_agent() {
     socket2::SockRef::from(&visitor).set_linger(Some(Duration::ZERO)).unwrap();
     drop(visitor);
     let error = stream.read_u8().await.unwrap_err();
-    assert_eq!(ebbgate_wire::driver::reset_code(&error), Some(Code::CANCELLED), "{error}");
+    assert_eq!(ebbgate_tunnel::reset_code(&error), Some(Code::CANCELLED), "{error}");
     soon("the link's end", || lab.edge.metrics.links.get() == 0).await;
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use aws_lc_rs::digest::{Context, SHA256};
 use ebbgate_edge::state::edge::Stage;
 use ebbgate_model::IpRestrictionKind;
-use ebbgate_quic::{Opening, OpeningError};
 use ebbgate_shaper::{Shaper, Weather};
-use ebbgate_wire::driver;
+use ebbgate_tunnel::driver;
+use ebbgate_tunnel::quic::{StreamHeader, StreamHeaderError};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::Secret;
 use futures_util::future::join_all;
@@ -47,12 +47,12 @@ async fn ended(session: &driver::Session) {
 }
 
 /// An agent with its session over TCP and a QUIC connection attached.
-async fn attached(lab: &Lab, shaper: &Shaper) -> (Agent, Dialled, ebbgate_quic::Stream) {
+async fn attached(lab: &Lab, shaper: &Shaper) -> (Agent, Dialled, ebbgate_tunnel::quic::Stream) {
     let agent = Agent::connect_for(lab, TOKEN, "localhost", &Previous::default(), &["quic"]).await;
     let agent = agent.unwrap_or_else(|reply| panic!("{reply:?}"));
     agent.bind(TARGET).await;
     let dialled = Dialled::new(lab, shaper.address, "localhost").await.unwrap();
-    let control = dialled.open(&Opening::Attach(ticket(&agent))).await.unwrap();
+    let control = dialled.open(&StreamHeader::Attach(ticket(&agent))).await.unwrap();
     (agent, dialled, control)
 }
 
@@ -139,7 +139,10 @@ async fn only_a_living_session_s_ticket_attaches() {
     let (lab, shaper) = lab().await;
     let refused = async |name: &str, ticket: Secret| {
         let dialled = Dialled::new(&lab, shaper.address, name).await.unwrap();
-        matches!(dialled.open(&Opening::Attach(ticket)).await, Err(OpeningError::Refused(Code::REFUSED)))
+        matches!(
+            dialled.open(&StreamHeader::Attach(ticket)).await,
+            Err(StreamHeaderError::Refused(Code::REFUSED))
+        )
     };
     let (agent, dialled, _control) = attached(&lab, &shaper).await;
     let good = ticket(&agent);
@@ -237,7 +240,7 @@ async fn a_visitor_who_breaks_off_resets_the_stream() {
     visitor.set_zero_linger().unwrap();
     drop(visitor);
     let broken = stream.read_u8().await.unwrap_err();
-    assert_eq!(driver::reset_code(&broken), Some(Code::CANCELLED));
+    assert_eq!(ebbgate_tunnel::reset_code(&broken), Some(Code::CANCELLED));
 }
 
 #[tokio::test]
@@ -269,7 +272,7 @@ async fn an_agent_that_changes_its_socket_goes_on() {
         while shaper.carried() < 500 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        dialled.endpoint.rebind(ebbgate_quic::bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        dialled.endpoint.rebind(ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
     };
     tokio::join!(echoed(lab.visit().await, 7, 4 << 20), rebinding);
     assert!(dialled.connection.close_reason().is_none());
@@ -347,8 +350,8 @@ async fn a_flood_of_first_packets_is_asked_to_prove_itself() {
     let (lab, shaper) = lab().await;
     // Sources that never hear the answer, as forged ones do not.
     shaper.set_each(Weather::default(), Weather::black_hole());
-    let socket = ebbgate_quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let endpoint = ebbgate_quic::endpoint(socket, None).unwrap();
+    let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = ebbgate_tunnel::quic::endpoint(socket, None).unwrap();
     let client = config(&lab);
     let flood: Vec<_> = (0..400)
         .map(|_| endpoint.connect_with(client.clone(), shaper.address, "localhost").unwrap())
@@ -395,8 +398,8 @@ async fn answered(lab: &Lab, datagrams: &[Vec<u8>]) -> (usize, usize) {
 /// The first packet of an agent.
 async fn first_packet(lab: &Lab) -> Vec<u8> {
     let edge = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let socket = ebbgate_quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let endpoint = ebbgate_quic::endpoint(socket, None).unwrap();
+    let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = ebbgate_tunnel::quic::endpoint(socket, None).unwrap();
     let _connecting = endpoint.connect_with(config(lab), edge.local_addr().unwrap(), "localhost").unwrap();
     let mut packet = vec![0; 2048];
     let n = edge.recv(&mut packet).await.unwrap();
@@ -468,7 +471,7 @@ async fn the_end_of_the_edge_is_told() {
 async fn accounts_are_kept_apart() {
     let (lab, shaper) = lab().await;
     let dialled = Dialled::new(&lab, shaper.address, "connect.clinic2.example").await.unwrap();
-    let stream = dialled.open(&Opening::Session).await.unwrap();
+    let stream = dialled.open(&StreamHeader::Session).await.unwrap();
     let refused = Agent::over(stream, TOKEN, &Previous::default(), &[]).await;
     assert!(refused.is_err(), "an ingress of another account");
     let dialled = Dialled::new(&lab, shaper.address, "connect.clinic2.example").await.unwrap();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ebbgate_quic::{Connection, Endpoint, Opening, Stream, read_proxied};
+use ebbgate_tunnel::quic::{Connection, Endpoint, Stream, StreamHeader, read_proxied};
 use ebbgate_wire::rpc::ProxyHeader;
 use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt as _;
@@ -19,7 +19,7 @@ pub(crate) struct Dialled {
 
 /// A client configuration for the lab's edge.
 pub(crate) fn config(lab: &Lab) -> quinn::ClientConfig {
-    ebbgate_quic::client(ClientConfig::clone(&lab.authority.client(None, false))).unwrap()
+    ebbgate_tunnel::quic::client(ClientConfig::clone(&lab.authority.client(None, false))).unwrap()
 }
 
 impl Dialled {
@@ -33,21 +33,24 @@ impl Dialled {
         to: SocketAddr,
         name: &str,
     ) -> Result<Self, quinn::ConnectionError> {
-        let socket = ebbgate_quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let endpoint = ebbgate_quic::endpoint(socket, None).unwrap();
+        let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let endpoint = ebbgate_tunnel::quic::endpoint(socket, None).unwrap();
         let connection = endpoint.connect_with(config, to, name).unwrap().await?;
         Ok(Self { connection, endpoint })
     }
 
     /// Speaks first; the stream it did so on.
-    pub(crate) async fn open(&self, opening: &Opening) -> Result<Stream, ebbgate_quic::OpeningError> {
+    pub(crate) async fn open(
+        &self,
+        opening: &StreamHeader,
+    ) -> Result<Stream, ebbgate_tunnel::quic::StreamHeaderError> {
         let mut stream = Stream::new(self.connection.open_bi().await.unwrap());
         opening.write(&mut stream).await.map(|()| stream)
     }
 
     /// Runs a session over the connection.
     pub(crate) async fn session(&self, token: &str) -> Agent {
-        let stream = self.open(&Opening::Session).await.unwrap();
+        let stream = self.open(&StreamHeader::Session).await.unwrap();
         let agent = Agent::over(stream, token, &Previous::default(), &["quic"]).await;
         agent.unwrap_or_else(|reply| panic!("{reply:?}"))
     }

@@ -5,8 +5,8 @@ use std::io;
 use ebbgate_edge::state::metrics::CarrierLabel;
 use ebbgate_model::TunnelSessionId;
 use ebbgate_wire::link::raw::{
-    AgentSide, CLAIM_LENGTH_BYTES, Claim, GREETING_BYTES, Greeting, MAGIC, NONCE_BYTES, Opening, PROOF_BYTES,
-    RawKey, claim_length,
+    AgentSide, CLAIM_LENGTH_BYTES, Claim, GREETING_BYTES, Greeting, MAGIC, NONCE_BYTES, OpeningKey,
+    PROOF_BYTES, RawKey, claim_length,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, join};
@@ -70,7 +70,7 @@ fn known(agent: &Agent) -> Known {
 /// A link of the agent's, proven.
 struct Raw {
     socket: TcpStream,
-    opening: Opening,
+    opening: OpeningKey,
 }
 
 async fn greet(lab: &Lab, known: &Known) -> (TcpStream, Greeting, [u8; NONCE_BYTES]) {

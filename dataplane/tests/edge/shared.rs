@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use ebbgate_tunnel::link::say_hello;
 use ebbgate_wire::link::raw::MAGIC;
-use ebbgate_wire::link::{ALPN_LINK, Version, say_hello};
+use ebbgate_wire::link::{ALPN_LINK, Version};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

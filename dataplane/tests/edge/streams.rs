@@ -1,7 +1,7 @@
 //! TCP endpoints: forward-internal to an agent, both half-closes, who hears of whose end.
 
 use ebbgate_model::ErrorCode;
-use ebbgate_wire::driver::reset_code;
+use ebbgate_tunnel::reset_code;
 use ebbgate_wire::mux::Code;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -4,6 +4,7 @@
 //! A function returns when the property holds and panics when it does not; it never asserts that an input is *good*.
 
 mod frame;
+mod records;
 
 use bytes::{Bytes, BytesMut};
 use ebbgate_edge::http::framing::{Refusal, RequestFramer, Step};
@@ -15,12 +16,13 @@ use ebbgate_wire::mux::{Limits, Mux, MuxEvent, Readable, Role};
 use ebbgate_wire::rpc::{Auth, Bind, ObjectReader};
 
 pub use frame::frame;
+pub use records::records;
 
 /// What must hold for an input.
 pub type Property = fn(&[u8]);
 
 /// Name and function of every target, for replaying corpora.
-pub const TARGETS: [(&str, Property); 9] = [
+pub const TARGETS: [(&str, Property); 10] = [
     ("detect", detect),
     ("frames", frames),
     ("link", link),
@@ -30,6 +32,7 @@ pub const TARGETS: [(&str, Property); 9] = [
     ("framing", framing),
     ("program_diff", program_diff),
     ("frame", frame),
+    ("records", records),
 ];
 
 /// Detection never changes its mind: once it has decided, more bytes decide the same, and it decides within its limit.

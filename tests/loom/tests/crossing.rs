@@ -3,7 +3,7 @@
 use std::io;
 
 use ebbgate_loom::crossing::{Crossing, crossing};
-use ebbgate_wire::driver::reset_code;
+use ebbgate_tunnel::reset_code;
 use ebbgate_wire::mux::Code;
 use loom::future::block_on;
 use loom::thread;

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use ebbgate_wire::driver::{self, Stream};
-use ebbgate_wire::link::{LinkStream, Parked, answer_hello, read_hello};
+use ebbgate_tunnel::driver::{self, Stream};
+use ebbgate_tunnel::link::{LinkStream, Parked, answer_hello, read_hello};
+use ebbgate_tunnel::{heartbeat, rpc_io};
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
     Auth, AuthReply, AuthReplyExtra, Bind, BindReply, CarrierOffer, Outcome, ProxyHeader, Secret, StopTunnel,
     StreamKind, Unbind, UnbindReply, error_text,
 };
-use ebbgate_wire::{heartbeat, rpc_io};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::dial::Carrier;

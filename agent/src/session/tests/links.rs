@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ebbgate_wire::link::{DELIVERED, LinkStream};
+use ebbgate_tunnel::link::LinkStream;
+use ebbgate_wire::link::DELIVERED;
 
 use super::*;
 use crate::links::{LINK_DIALS_MAX, LINKS_IDLE_MIN};
@@ -237,7 +238,7 @@ async fn idle_links_shrink_by_themselves_after_a_crowd() {
     parked(&edge, LINKS_IDLE_MIN + 20).await;
     let dials = dialer.link_dials.load(Ordering::SeqCst);
     tokio::time::sleep(Duration::from_mins(3)).await;
-    edge.book().parked.retain_mut(ebbgate_wire::link::Parked::is_quiet);
+    edge.book().parked.retain_mut(ebbgate_tunnel::link::Parked::is_quiet);
     assert_eq!(edge.book().parked.len(), LINKS_IDLE_MIN);
     assert_eq!(dialer.link_dials.load(Ordering::SeqCst), dials, "none is hung up to be dialled again");
 }

@@ -165,21 +165,21 @@ impl AgentSide {
     }
 
     /// What shows the edge that this agent holds the session's key, and what opens the claim.
-    pub fn prove(self) -> ([u8; PROOF_BYTES], Opening) {
+    pub fn prove(self) -> ([u8; PROOF_BYTES], OpeningKey) {
         let mut proof = [0; PROOF_BYTES];
         let tag = self
             .proving
             .seal_in_place_separate_tag(only_nonce(), Aad::empty(), &mut [])
             .expect("an empty text is within AES-GCM's limit");
         proof.copy_from_slice(tag.as_ref());
-        (proof, Opening(self.opening))
+        (proof, OpeningKey(self.opening))
     }
 }
 
 /// Opens the one claim of a link.
-pub struct Opening(LessSafeKey);
+pub struct OpeningKey(LessSafeKey);
 
-impl Opening {
+impl OpeningKey {
     /// Opens a claim, without its length.
     pub fn open(self, mut sealed: Vec<u8>) -> Result<Claim, RawError> {
         let length = self
@@ -303,7 +303,7 @@ macro_rules! hidden {
         }
     )*};
 }
-hidden!(AgentSide, Opening, EdgeSide, Sealing);
+hidden!(AgentSide, OpeningKey, EdgeSide, Sealing);
 
 #[cfg(test)]
 mod tests;

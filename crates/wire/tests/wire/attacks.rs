@@ -5,7 +5,8 @@ use ebbgate_wire::mux::frame;
 use ebbgate_wire::mux::{Code, Limits, Mux, MuxError, MuxEvent, Role, StreamId, WINDOW_BYTES};
 use proptest::prelude::*;
 
-use crate::rules::{NOW_MS, Seen, data, drain, edge, frames, grant, reset};
+use crate::frames::{Seen, data, frames, reset};
+use crate::rules::{NOW_MS, drain, edge, grant};
 
 /// Feeds the same frames until the session ends; how many it took.
 fn until_refused(mux: &mut Mux, mut bytes: impl FnMut(u32) -> Vec<u8>) -> (u32, MuxError) {

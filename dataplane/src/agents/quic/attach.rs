@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ebbgate_model::IpRestrictionKind;
-use ebbgate_quic::{ATTACHED, OPENING_SECS_MAX, Stream};
+use ebbgate_tunnel::quic::{ATTACHED, HEADER_SECS_MAX, Stream};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -37,10 +37,10 @@ pub(super) async fn attach(
             stream.shutdown().await
         };
         // It closes either way.
-        let _ = timeout(Duration::from_secs(OPENING_SECS_MAX), refuse).await;
+        let _ = timeout(Duration::from_secs(HEADER_SECS_MAX), refuse).await;
         return "not attached";
     };
-    ebbgate_quic::admit(&connection);
+    ebbgate_tunnel::quic::admit(&connection);
     let _count = Open::count(&edge.metrics.quic_attached);
     let account = session.account();
     let admits = |source| edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, source);

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ebbgate_quic::hearing::{Hearing, LOOK_MS};
+use ebbgate_tunnel::quic::{LOOK_MS, PathLiveness};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
 use crate::agents::AgentSession;
@@ -28,7 +28,7 @@ pub(super) async fn watch(
     mut came: impl FnMut(IpAddr) -> bool,
 ) {
     let connection = way.connection();
-    let (mut hearing, begun) = (Hearing::default(), Instant::now());
+    let (mut liveness, begun) = (PathLiveness::default(), Instant::now());
     let mut looks = interval(Duration::from_millis(LOOK_MS));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silence = None;
@@ -40,7 +40,7 @@ pub(super) async fn watch(
         }
         let stats = connection.stats();
         let (sent, received) = (stats.udp_tx.datagrams, stats.udp_rx.datagrams);
-        let silent = hearing.look(begun.elapsed(), sent, received, connection.rtt());
+        let silent = liveness.look(begun.elapsed(), sent, received, connection.rtt());
         way.set_silent(silent);
         silence = match silence {
             None if silent => Some(Open::count(&edge.metrics.quic_silent)),

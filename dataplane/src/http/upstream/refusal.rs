@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use ebbgate_wire::driver::reset_code;
+use ebbgate_tunnel::reset_code;
 use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 

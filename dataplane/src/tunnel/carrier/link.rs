@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use ebbgate_wire::driver::StreamError;
-use ebbgate_wire::link::tls::TlsStream;
-use ebbgate_wire::link::{self, Parked, Version};
+use ebbgate_tunnel::StreamError;
+use ebbgate_tunnel::link::{self, Parked};
+use ebbgate_tunnel::tls::TlsStream;
+use ebbgate_wire::link::Version;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::spawn_local;

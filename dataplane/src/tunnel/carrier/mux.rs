@@ -2,10 +2,10 @@
 //! bytes (wire.md section 5).
 
 use ebbgate_model::TunnelSessionId;
-use ebbgate_wire::driver::{Session, Stream};
+use ebbgate_tunnel::driver::{Session, Stream};
+use ebbgate_tunnel::rpc_io::write_proxy_header;
 use ebbgate_wire::mux;
 use ebbgate_wire::rpc::{ProxyHeader, StreamKind};
-use ebbgate_wire::rpc_io::write_proxy_header;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Duration, timeout};
 

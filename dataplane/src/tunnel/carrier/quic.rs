@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ebbgate_quic::{Connection, Stream, open_proxied};
+use ebbgate_tunnel::quic::{Connection, Stream, open_proxied};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use quinn::ConnectionError;
@@ -79,7 +79,7 @@ impl QuicWay {
     /// The session has ended. A connection that carries the session itself closes after its last words.
     pub fn session_ended(&self) {
         if !self.carries_session {
-            ebbgate_quic::close(&self.connection, Code::SESSION_CLOSED, "the session has ended");
+            ebbgate_tunnel::quic::close(&self.connection, Code::SESSION_CLOSED, "the session has ended");
         }
     }
 }

@@ -33,7 +33,7 @@ fn key(byte: u8) -> RawKey {
 }
 
 /// A claim on its way over an honest link, without its length, and what opens it.
-fn claimed(claim: &Claim) -> (Vec<u8>, Opening) {
+fn claimed(claim: &Claim) -> (Vec<u8>, OpeningKey) {
     let (agent, edge) = link(&key(1), &greeting(1), [2; NONCE_BYTES]);
     let (proof, opening) = agent.prove();
     let sealed = edge.check(proof).unwrap().seal(claim).unwrap();
