@@ -4,6 +4,7 @@
 //! out. Does not know sockets, clocks or streams, nor how a client learns of a failure.
 
 mod drive;
+mod environment;
 pub mod event;
 mod failure;
 pub mod gateway;
@@ -12,17 +13,16 @@ pub mod hops;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
 use ebbgate_policy::{
-    BodyError, ConnFacts, Effect, Engine, OnError, Outcome, Phase, Reply, Step as PolicyStep, TlsFacts,
-    TlsSettings, Verdict, Work,
+    BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Reply, Step as PolicyStep, TlsFacts, TlsSettings,
+    Verdict, Work,
 };
 use http::{request, response};
-use tokio::time::Instant;
 
+pub use environment::Environment;
 pub use failure::Failure;
 
 use crate::state::endpoint::{Endpoint, Kind};
@@ -32,37 +32,6 @@ use hops::Steps;
 
 /// What a policy is told that asks of a client's TLS what the finished handshake does not give.
 const TLS_UNMET: ErrorCode = ErrorCode::new(2300);
-
-/// What a dispatch reads of the edge and of the client's connection. Every method answers at once.
-pub trait Environment {
-    /// The time by which set-aside members of a pool are tried again.
-    fn now(&self) -> Instant;
-
-    /// Milliseconds since the Unix epoch, for policies.
-    fn now_unix_ms(&self) -> i64;
-
-    /// A fresh random number, for policies.
-    fn rng_seed(&self) -> u64;
-
-    /// Whether the account's IP restriction lets a source address reach its endpoints.
-    fn admits(&self, account: AccountId, source: IpAddr) -> bool;
-
-    /// Whether the work can be repeated on another member of a pool.
-    fn is_repeatable(&self) -> bool {
-        true
-    }
-
-    /// Whether `on_tcp_connect` of an endpoint, in this policy, already let the connection of a request in.
-    fn has_entered(&self, endpoint: &Endpoint, policy: &Arc<Engine>) -> bool {
-        let _ = (endpoint, policy);
-        false
-    }
-
-    /// `on_tcp_connect` of an endpoint has let the connection of a request in.
-    fn entered(&self, endpoint: &Endpoint, policy: &Arc<Engine>) {
-        let _ = (endpoint, policy);
-    }
-}
 
 /// What has to be done next.
 #[derive(Debug)]

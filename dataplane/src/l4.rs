@@ -3,14 +3,13 @@
 //! `dispatch` decides, this file and `deliver` act.
 
 mod client_conn;
+mod conn;
 mod deliver;
 mod hello;
 mod shared;
 
-use std::cell::Cell;
 use std::sync::Arc;
 
-use ebbgate_model::event::ConnectionEvent;
 use ebbgate_model::{ErrorCode, Host, Scheme};
 use ebbgate_policy::ConnFacts;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,17 +17,16 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 pub use client_conn::ClientConn;
+pub use conn::{Conn, ConnLog};
 pub use deliver::go_on;
 pub use hello::{Hello, NoHello, read_hello, refuse_name as hello_refused};
 
 use crate::agents;
 use crate::dispatch::Dispatch;
-use crate::dispatch::event::{AccessLog, AccessSink};
-use crate::dispatch::gateway::{Gateway as _, HttpConn};
-use crate::net::listen::{Admitted, Comer};
-use crate::net::socket::{Socket, Traffic};
+use crate::dispatch::gateway::HttpConn;
+use crate::net::listen::Comer;
+use crate::net::socket::Socket;
 use crate::shard::{Entrance, Shard};
-use crate::state::edge::Edge;
 use crate::state::metrics::ListenerLabel;
 use crate::state::pool::Pool;
 
@@ -36,44 +34,6 @@ use crate::state::pool::Pool;
 const HTTP_PORT: u16 = 80;
 /// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
 const TLS_PORT: u16 = 443;
-
-/// A connection on its way.
-pub struct Conn {
-    client: ClientConn,
-    /// Its TLS hello, if it sent one.
-    hello: Option<Hello>,
-    log: ConnLog,
-    dispatch: Dispatch,
-}
-
-/// The access log of one connection.
-pub type ConnLog = AccessLog<ConnSink>;
-
-/// Takes the event of a connection: see [`AccessSink`].
-pub struct ConnSink {
-    edge: Arc<Edge>,
-    traffic: Arc<Traffic>,
-    /// The edge turned it away before it reached an endpoint.
-    refused: Cell<bool>,
-    _admitted: Admitted,
-    _open: Open,
-}
-
-impl AccessSink for ConnSink {
-    type Event = ConnectionEvent;
-
-    fn bytes(&self) -> (u64, u64) {
-        (self.traffic.received(), self.traffic.sent())
-    }
-
-    fn retried(&self, members: u64) {
-        self.edge.metrics.retries.inc_by(members);
-    }
-
-    fn write(&self, event: ConnectionEvent) {
-        self.edge.connection_done(event, self.refused.get());
-    }
-}
 
 /// Counts a connection as open.
 pub struct Open(Gauge);
@@ -89,39 +49,6 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-impl ConnLog {
-    /// A connection that was let in.
-    fn begin(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
-        let event = ConnectionEvent {
-            client: socket.peer().to_string(),
-            server: socket.local().to_string(),
-            started_at_ms: shard.now_unix_ms(),
-            outcome: "cut off: the edge stopped".into(),
-            ..ConnectionEvent::default()
-        };
-        let sink = ConnSink {
-            edge: Arc::clone(shard.edge()),
-            traffic: socket.traffic(),
-            refused: Cell::new(false),
-            _admitted: admitted,
-            _open: Open::count(&shard.edge().metrics.connections_open),
-        };
-        Self::new(event, sink)
-    }
-
-    /// Nobody is served: ends it with a code and a sentence.
-    fn refuse(self, code: Option<ErrorCode>, outcome: impl Into<String>) {
-        self.sink().refused.set(true);
-        self.done(code, outcome);
-    }
-
-    /// Ends it with a code and a sentence.
-    fn done(self, code: Option<ErrorCode>, outcome: impl Into<String>) {
-        self.coded(code);
-        self.event_mut().outcome = outcome.into();
     }
 }
 
@@ -169,12 +96,6 @@ pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
             let log = ConnLog::begin(&shard, &socket, admitted);
             spawn_local(serve_tcp(shard, socket, log, host, port));
         }
-    }
-}
-
-impl Conn {
-    fn new(socket: Socket, hello: Option<Hello>, log: ConnLog, dispatch: Dispatch) -> Self {
-        Self { client: ClientConn::clear(socket), hello, log, dispatch }
     }
 }
 

@@ -7,7 +7,7 @@ use ebbgate_policy::{ConnFacts, Context, Engine, OnError, Outcome, Phase, Run, S
 use http::request::Parts;
 use http::response;
 
-use super::Environment;
+use super::environment::Environment;
 use super::failure::Failure;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;

@@ -5,12 +5,14 @@ mod recursion;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ebbgate_model::{EndpointId, TrafficPolicy};
-use ebbgate_policy::References;
+use ebbgate_policy::{Engine, References};
 use http::{Request, Response};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::*;
 use crate::state::endpoint::fixture;

@@ -11,8 +11,10 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
+use super::client_conn::ClientConn;
+use super::conn::{Conn, ConnLog};
 use super::hello::{Hello, finish_handshake, refuse_name};
-use super::{ClientConn, Conn, ConnLog, Open, TLS_PORT};
+use super::{Open, TLS_PORT};
 use crate::dispatch::gateway::HttpConn;
 use crate::dispatch::{Dispatch, Failure, Step};
 use crate::net::detect::POSTGRES_SSL_REQUEST;

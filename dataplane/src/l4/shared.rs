@@ -6,8 +6,9 @@
 use ebbgate_wire::link::ALPN_LINK;
 use tokio::time::{Duration, timeout};
 
+use super::conn::ConnLog;
 use super::hello::{Hello, read_hello};
-use super::{ConnLog, serve_hello};
+use super::serve_hello;
 use crate::agents;
 use crate::net::listen::{Admitted, Comer};
 use crate::net::socket::Socket;
