@@ -10,6 +10,7 @@ mod failure;
 pub mod gateway;
 mod hop;
 pub mod hops;
+mod serve;
 #[cfg(test)]
 mod tests;
 

@@ -5,99 +5,29 @@
 mod client_conn;
 mod conn;
 mod deliver;
-mod hello;
-mod shared;
 
 use std::sync::Arc;
 
 use ebbgate_model::{ErrorCode, Host, Scheme};
 use ebbgate_policy::ConnFacts;
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::net::TcpStream;
-use tokio::task::spawn_local;
 
 pub use client_conn::ClientConn;
 pub use conn::{Conn, ConnLog};
 pub use deliver::go_on;
-pub use hello::{Hello, NoHello, read_hello, refuse_name as hello_refused};
 
-use crate::agents;
 use crate::dispatch::Dispatch;
 use crate::dispatch::gateway::HttpConn;
-use crate::net::listen::Comer;
+use crate::http::UpstreamPools;
+use crate::net::hello::{Hello, read_hello, refuse_name};
 use crate::net::socket::Socket;
-use crate::shard::{Entrance, Shard};
-use crate::state::metrics::ListenerLabel;
+use crate::state::metrics::Open;
 use crate::state::pool::Pool;
+use crate::state::shard::Shard;
 
 /// Port of `http://` endpoints, whatever the socket is bound to.
 const HTTP_PORT: u16 = 80;
 /// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
 const TLS_PORT: u16 = 443;
-
-/// Counts a connection as open.
-pub struct Open(Gauge);
-
-impl Open {
-    /// Counts one in, until dropped.
-    pub fn count(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// Takes an accepted connection: counts it in and serves it in a task of its own.
-pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
-    let Ok(socket) = Socket::new(stream) else { return };
-    let edge = shard.edge();
-    edge.metrics.connections.get_or_create(&ListenerLabel { listener: entrance.name() }).inc();
-    if edge.guard.is_blocked(socket.peer().ip()) {
-        edge.metrics.connections_blocked.inc();
-        return;
-    }
-    let comer = if *entrance == Entrance::Connect { Comer::Agent } else { Comer::Visitor };
-    let admit = |comer| edge.caps.admit(socket.peer().ip(), comer).map(|admitted| (comer, admitted));
-    let admitted = match admit(comer) {
-        // A connection here may be an agent's, and there is room for those.
-        Err(_) if *entrance == Entrance::Shared => admit(Comer::Agent),
-        admitted => admitted,
-    };
-    let (comer, admitted) = match admitted {
-        Ok(admitted) => admitted,
-        Err(refused) => {
-            edge.metrics.connections_refused.inc();
-            tracing::debug!(client = %socket.peer(), %refused, "connection refused");
-            return;
-        }
-    };
-    let shard = shard.clone();
-    match entrance.clone() {
-        Entrance::Connect => {
-            spawn_local(agents::serve(shard, socket, admitted));
-        }
-        Entrance::Http => {
-            let log = ConnLog::begin(&shard, &socket, admitted);
-            spawn_local(serve_http(shard, socket, log));
-        }
-        Entrance::Tls => {
-            let log = ConnLog::begin(&shard, &socket, admitted);
-            spawn_local(serve_tls(shard, socket, log));
-        }
-        Entrance::Shared => {
-            spawn_local(shared::serve(shard, socket, comer, admitted));
-        }
-        Entrance::Tcp { host, port } => {
-            let log = ConnLog::begin(&shard, &socket, admitted);
-            spawn_local(serve_tcp(shard, socket, log, host, port));
-        }
-    }
-}
 
 fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
     Arc::new(ConnFacts {
@@ -109,7 +39,8 @@ fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
     })
 }
 
-async fn serve_tcp(shard: Shard, socket: Socket, log: ConnLog, host: Host, port: u16) {
+/// Serves a connection to a TCP address.
+pub async fn serve_tcp(shard: Shard, socket: Socket, log: ConnLog, host: Host, port: u16) {
     shard.edge().routes.returned(None, &[Scheme::Tcp], &host, port).await;
     let Some((_, pool)) = shard.edge().routes.public(Scheme::Tcp, &host, port) else {
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
@@ -119,7 +50,8 @@ async fn serve_tcp(shard: Shard, socket: Socket, log: ConnLog, host: Host, port:
     go_on(shard, Box::new(Conn::new(socket, None, log, Dispatch::connection(facts, pool)))).await;
 }
 
-async fn serve_http(shard: Shard, mut socket: Socket, log: ConnLog) {
+/// Serves a connection that speaks HTTP in clear.
+pub async fn serve_http(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, log: ConnLog) {
     let facts = facts(&shard, &socket, &log);
     let conn = HttpConn {
         facts,
@@ -131,7 +63,7 @@ async fn serve_http(shard: Shard, mut socket: Socket, log: ConnLog) {
         first_endpoint: None,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut socket, conn).await;
+    let outcome = crate::http::serve(shard.clone(), upstreams, &mut socket, conn).await;
     if outcome.broken {
         socket.abort_on_close();
     }
@@ -143,27 +75,34 @@ async fn serve_http(shard: Shard, mut socket: Socket, log: ConnLog) {
 }
 
 /// HTTPS and TLS endpoints share a listener; libpq asks for TLS in its own words first.
-async fn serve_tls(shard: Shard, mut socket: Socket, log: ConnLog) {
+pub async fn serve_tls(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, log: ConnLog) {
     match read_hello(&mut socket).await {
-        Ok(hello) => serve_hello(shard, socket, hello, log).await,
+        Ok(hello) => serve_hello(shard, upstreams, socket, hello, log).await,
         Err(refusal) => log.refuse(None, refusal.to_string()),
     }
 }
 
-async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, log: ConnLog) {
+/// Serves a connection whose TLS hello is there.
+pub async fn serve_hello(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    mut socket: Socket,
+    hello: Hello,
+    log: ConnLog,
+) {
     let Some(name) = hello.tls.sni.clone() else {
-        hello::refuse_name(&mut socket).await;
+        refuse_name(&mut socket).await;
         return log.refuse(None, "the TLS hello names no server this edge could serve");
     };
     log.event_mut().server_name = name.to_string();
     shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
-        return deliver::no_endpoint(shard, socket, hello, name, log).await;
+        return deliver::no_endpoint(shard, upstreams, socket, hello, name, log).await;
     };
     let facts = facts(&shard, &socket, &log);
     let conn = Box::new(Conn::new(socket, Some(hello), log, Dispatch::connection(facts, pool)));
     match scheme {
-        Scheme::Https => deliver::https(shard, conn).await,
+        Scheme::Https => deliver::https(shard, upstreams, conn).await,
         _ => go_on(shard, conn).await,
     }
 }

@@ -8,16 +8,16 @@ use std::sync::Arc;
 use ebbgate_model::ErrorCode;
 use ebbgate_model::event::ConnectionEvent;
 
-use super::Open;
 use super::client_conn::ClientConn;
-use super::hello::Hello;
 use crate::dispatch::Dispatch;
 use crate::dispatch::event::{AccessLog, AccessSink};
 use crate::dispatch::gateway::Gateway as _;
+use crate::net::hello::Hello;
 use crate::net::listen::Admitted;
 use crate::net::socket::{Socket, Traffic};
-use crate::shard::Shard;
 use crate::state::edge::Edge;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 
 /// A connection on its way.
 pub struct Conn {
@@ -59,7 +59,7 @@ impl AccessSink for ConnSink {
 
 impl ConnLog {
     /// A connection that was let in.
-    pub(super) fn begin(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
+    pub fn begin(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
         let event = ConnectionEvent {
             client: socket.peer().to_string(),
             server: socket.local().to_string(),
@@ -78,7 +78,7 @@ impl ConnLog {
     }
 
     /// Nobody is served: ends it with a code and a sentence.
-    pub(super) fn refuse(self, code: Option<ErrorCode>, outcome: impl Into<String>) {
+    pub fn refuse(self, code: Option<ErrorCode>, outcome: impl Into<String>) {
         self.sink().refused.set(true);
         self.done(code, outcome);
     }

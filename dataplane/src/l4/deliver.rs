@@ -11,19 +11,22 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
+use super::TLS_PORT;
 use super::client_conn::ClientConn;
 use super::conn::{Conn, ConnLog};
-use super::hello::{Hello, finish_handshake, refuse_name};
-use super::{Open, TLS_PORT};
 use crate::dispatch::gateway::HttpConn;
 use crate::dispatch::{Dispatch, Failure, Step};
+use crate::http::UpstreamPools;
 use crate::net::detect::POSTGRES_SSL_REQUEST;
+use crate::net::hello::{Hello, finish_handshake, refuse_name};
 use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::net::tls::{self, Protocols};
 use crate::relay::{self, End, Ended, First, Side};
-use crate::shard::{Message, Shard};
 use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::mailbox::Message;
+use crate::state::metrics::Open;
 use crate::state::pool::Pool;
+use crate::state::shard::Shard;
 use crate::tunnel::carrier::{CarrierStream, Origin, RawFailed};
 use crate::tunnel::session::{AgentRef, OpenError};
 
@@ -108,7 +111,7 @@ pub async fn go_on(shard: Shard, mut conn: Box<Conn>) {
 }
 
 /// Serves an HTTPS connection: its policy, the handshake, then requests.
-pub(super) async fn https(shard: Shard, mut conn: Box<Conn>) {
+pub(super) async fn https(shard: Shard, upstreams: UpstreamPools, mut conn: Box<Conn>) {
     let endpoint = match conn.next(&shard, Some(Protocols::Http)).await {
         Next::Open(endpoint) => endpoint,
         Next::Over(over) => return finish(*conn, over),
@@ -118,11 +121,18 @@ pub(super) async fn https(shard: Shard, mut conn: Box<Conn>) {
     {
         return finish(*conn, over);
     }
-    requests(shard, *conn, Some(endpoint)).await;
+    requests(shard, upstreams, *conn, Some(endpoint)).await;
 }
 
 /// Serves a name that no endpoint is online for: an explanation for whoever speaks HTTP, if the name is ours.
-pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, name: Host, log: ConnLog) {
+pub(super) async fn no_endpoint(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    mut socket: Socket,
+    hello: Hello,
+    name: Host,
+    log: ConnLog,
+) {
     let outcome = format!("no endpoint is online for {name}");
     let ours = shard.edge().tables.load().certificates.find(&name).is_some();
     let may_be_http = hello.tls.alpn.is_empty() || hello.tls.offers_http();
@@ -134,12 +144,12 @@ pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, 
     let nobody = Dispatch::connection(facts, Pool::new(Vec::new()));
     let mut conn = Box::new(Conn::new(socket, Some(hello), log, nobody));
     match end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http)).await {
-        Ok(()) => requests(shard, *conn, None).await,
+        Ok(()) => requests(shard, upstreams, *conn, None).await,
         Err(over) => finish(*conn, over),
     }
 }
 
-async fn requests(shard: Shard, conn: Conn, first_endpoint: Option<Arc<Endpoint>>) {
+async fn requests(shard: Shard, upstreams: UpstreamPools, conn: Conn, first_endpoint: Option<Arc<Endpoint>>) {
     let Conn { mut client, hello, log, dispatch } = conn;
     let facts = Arc::clone(dispatch.facts());
     let conn = HttpConn {
@@ -152,7 +162,7 @@ async fn requests(shard: Shard, conn: Conn, first_endpoint: Option<Arc<Endpoint>
         first_endpoint,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut client, conn).await;
+    let outcome = crate::http::serve(shard.clone(), upstreams, &mut client, conn).await;
     if outcome.broken {
         client.abort_on_close();
     }
@@ -369,7 +379,9 @@ fn move_to(shard: &Shard, mut conn: Box<Conn>, index: usize) {
     if let Err(error) = conn.client.detach() {
         return finish(*conn, over(None, format!("the client went away: {error}")));
     }
-    if let Err(Message::Walk(conn)) = shard.edge().send(index, Message::Walk(conn)) {
+    if let Err(Message::Moved(conn)) = shard.edge().mailboxes.send(index, Message::Moved(conn))
+        && let Ok(conn) = conn.downcast::<Conn>()
+    {
         finish(*conn, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
     }
 }

@@ -19,7 +19,7 @@ use crate::http::answer::Form;
 use crate::http::body::{Body, NotBuffered};
 use crate::http::framing::Authority;
 use crate::http::reply::{self, from_reply};
-use crate::http::upstream::{self, Again, Lender, SendError};
+use crate::http::upstream::{self, Again, ReplayBody, SendError};
 use crate::http::{fields, route};
 use crate::state::endpoint::Endpoint;
 
@@ -29,7 +29,7 @@ const ENTERED_MAX: usize = 16;
 /// What a dispatch reads of the request and its connection.
 struct RequestEnv<'a, G: Gateway> {
     visitor: &'a Visitor<G>,
-    body: &'a Lender,
+    body: &'a ReplayBody,
 }
 
 impl<G: Gateway> Environment for RequestEnv<'_, G> {
@@ -75,7 +75,7 @@ impl<G: Gateway> Visitor<G> {
         head: Parts,
         authority: &Authority,
         upgrade: Option<HeaderValue>,
-        body: &Lender,
+        body: &ReplayBody,
         form: Form,
         log: &Rc<RequestLog<G>>,
     ) -> Result<Answer<G>, Stop> {
@@ -146,7 +146,7 @@ impl<G: Gateway> Visitor<G> {
         dispatch: &Dispatch,
         endpoint: &Arc<Endpoint>,
         upgrade: Option<&HeaderValue>,
-        body: &Lender,
+        body: &ReplayBody,
         log: &Rc<RequestLog<G>>,
     ) -> Result<upstream::Reply<G::Stream>, SendError> {
         let Some((entry, head)) = dispatch.heads() else {
@@ -210,7 +210,7 @@ impl<G: Gateway> Visitor<G> {
 }
 
 /// Reads the body of a request for a policy, and keeps it for the upstream.
-async fn read(body: &Lender, bytes_max: usize) -> Result<bytes::Bytes, BodyError> {
+async fn read(body: &ReplayBody, bytes_max: usize) -> Result<bytes::Bytes, BodyError> {
     body.exchange().ask_for_body();
     let mut taken = body.take();
     let read = taken.buffer(bytes_max).await;
