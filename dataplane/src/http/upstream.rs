@@ -94,10 +94,7 @@ impl Again {
 impl SendError {
     /// No stream could be opened.
     pub(super) fn not_opened(detail: String) -> Self {
-        let message = "The agent of this endpoint could not take the request.";
-        let failure =
-            Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
-        Self { failure, again: Again::Unseen }
+        Self { failure: Failure::agent_stream(detail), again: Again::Unseen }
     }
 }
 
@@ -361,9 +358,7 @@ fn lost(detail: &str, again: Again) -> SendError {
 
 /// Nothing came from behind the agent.
 fn unreachable(again: Again) -> SendError {
-    let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message);
-    SendError { failure, again }
+    SendError { failure: Failure::upstream_unreachable(), again }
 }
 
 /// The answer is not HTTP.
