@@ -99,11 +99,6 @@ enum NotReplaced {
 }
 
 impl AgentSession {
-    /// Whether its account lets the visitor's own TLS go without a second encryption.
-    pub(crate) fn takes_raw(&self) -> bool {
-        self.links.takes_raw()
-    }
-
     /// What the API shows, without endpoints.
     fn identity(&self) -> SessionReport {
         self.inner().report.clone()
@@ -272,7 +267,8 @@ impl AgentSession {
         let credential = tables.program.credentials.get(&identity.credential);
         let credential = credential.filter(|credential| credential.account == identity.account);
         let admits = |ip| tables.restrictions.admit(identity.account, IpRestrictionKind::Agent, ip);
-        self.links.allow_raw(credential.is_some_and(links::may_pass_through));
+        // The Program may withdraw what it allowed, and allow it again; a session without key never has any.
+        self.state.allow_raw(self.links.has_raw_key() && credential.is_some_and(links::may_pass_through));
         let why = match (credential, identity.ip.parse()) {
             (Some(_), Ok(source)) if admits(source) => return true,
             (Some(_), Ok(source)) => auth::not_admitted(source).text(),

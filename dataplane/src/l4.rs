@@ -14,7 +14,6 @@ use std::sync::Arc;
 use ebbgate_model::event::ConnectionEvent;
 use ebbgate_model::{ErrorCode, Host, Scheme};
 use ebbgate_policy::ConnFacts;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -23,6 +22,8 @@ pub use deliver::go_on;
 pub use hello::{Hello, NoHello, read_hello, refuse_name as hello_refused};
 pub use visitor::Visitor;
 pub use walk::Walk;
+
+pub use crate::net::gauge::Open;
 
 use crate::agents;
 use crate::dispatch::gateway::{Gateway as _, HttpConn};
@@ -49,23 +50,6 @@ pub struct Record {
     refused: bool,
     _admitted: Admitted,
     _open: Open,
-}
-
-/// Counts a connection as open.
-pub struct Open(Gauge);
-
-impl Open {
-    /// Counts one in, until dropped.
-    pub fn count(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 impl Record {

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ebbgate_model::{AccountId, CredentialSpec, IpRestrictionKind, TunnelSessionId};
 use ebbgate_tunnel::link::{Hello, answer_hello, read_hello};
@@ -26,7 +26,9 @@ use crate::net::listen::Admitted;
 use crate::net::socket::Socket;
 use crate::shard::Shard;
 use crate::state::edge::Edge;
-use crate::tunnel::carrier::{Link, LinkIo, Place, RawLink};
+use crate::tunnel::dialer::IdleLink;
+use crate::tunnel::link::{Link, LinkIo, LinkOwner};
+use crate::tunnel::raw_link::RawLink;
 
 /// Links of one session, idle or in use.
 pub const LINKS_PER_SESSION_MAX: u16 = 512;
@@ -48,7 +50,6 @@ pub(super) struct SessionLinks {
     /// Links let in so far: they take turns on the shards. Raw ones have turns of their own.
     turns: [AtomicUsize; 2],
     raw_key: Option<RawKey>,
-    raw_allowed: AtomicBool,
 }
 
 impl SessionLinks {
@@ -57,18 +58,13 @@ impl SessionLinks {
         Self {
             open: Counter::new(LINKS_PER_SESSION_MAX.into()),
             turns: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            raw_allowed: AtomicBool::new(raw_key.is_some()),
             raw_key,
         }
     }
 
-    /// The Program may withdraw what it allowed, and allow it again; a session without key never has any.
-    pub(super) fn allow_raw(&self, allowed: bool) {
-        self.raw_allowed.store(allowed && self.raw_key.is_some(), Ordering::Relaxed);
-    }
-
-    pub(super) fn takes_raw(&self) -> bool {
-        self.raw_allowed.load(Ordering::Relaxed)
+    /// Whether the session can have raw links at all.
+    pub(super) fn has_raw_key(&self) -> bool {
+        self.raw_key.is_some()
     }
 
     fn turn(&self, raw: bool, shards: usize) -> usize {
@@ -163,7 +159,9 @@ pub(super) async fn serve(
     }
     let index = session.links.turn(false, edge.shards());
     let link = Open::count(&edge.metrics.links);
-    shard.park_at(index, Link::new(io, version, Place { session, taken, link, open, admitted }));
+    let owner =
+        LinkOwner { session: Arc::clone(&session.state), held: Box::new((taken, link, open, admitted)) };
+    shard.park_at(index, IdleLink::Link(Link::new(io, version, owner)));
 }
 
 /// Why a raw link is closed.
@@ -205,16 +203,15 @@ pub(super) async fn serve_raw(shard: Shard, mut socket: Socket, admitted: Admitt
         let socket = socket.for_link()?;
         let account = session.identity().account;
         let welcome = edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, peer);
-        if !welcome || !session.state.is_alive() || !session.takes_raw() {
+        if !welcome || !session.state.is_alive() || !session.state.takes_raw() {
             return Err(NoRaw::NotAllowed);
         }
         let taken = LinkCount { _taken: session.links.open.take(1).ok_or(NoRaw::NotAllowed)? };
         let index = session.links.turn(true, edge.shards());
         let link = Open::count(&edge.metrics.links);
-        shard.park_raw_at(
-            index,
-            RawLink::new(socket, sealing, Place { session, taken, link, open, admitted }),
-        );
+        let owner =
+            LinkOwner { session: Arc::clone(&session.state), held: Box::new((taken, link, open, admitted)) };
+        shard.park_at(index, IdleLink::Raw(RawLink::new(socket, sealing, owner)));
         Ok(())
     });
     if let Err(error) = parked {

@@ -29,7 +29,7 @@ use crate::shard::Shard;
 use crate::state::edge::{Edge, Stage};
 use crate::state::metrics::ListenerLabel;
 use crate::state::tables::ConnectName;
-use crate::tunnel::carrier::QuicWay;
+use crate::tunnel::quic::QuicTransport;
 
 /// Seconds from an agent's first packet to the end of its handshake.
 pub const HANDSHAKE_SECS_MAX: u64 = 10;
@@ -193,7 +193,7 @@ async fn serve_connection(shard: &Shard, newcomer: Newcomer) -> &'static str {
     };
     match opening {
         StreamHeader::Session => {
-            let way = QuicWay::new(connection.clone(), true);
+            let way = QuicTransport::new(connection.clone(), true);
             let arrival = Arrival { peer: *peer, ingress: *ingress, quic: Some(way) };
             agents::run(shard.clone(), stream, arrival).await;
             "the session has ended"

@@ -40,8 +40,8 @@ use crate::net::socket::Socket;
 use crate::net::tls::{self, HELLO_SECS_MAX, Protocols, TlsError};
 use crate::shard::Shard;
 use crate::state::edge::Stage;
-use crate::tunnel::carrier::{Carrier, QuicWay};
-use crate::tunnel::liveness::Liveness;
+use crate::tunnel::agent_liveness::AgentLiveness;
+use crate::tunnel::quic::QuicTransport;
 use crate::tunnel::session::SessionState;
 
 /// The account has as many sessions as it may (wire.md section 2).
@@ -66,8 +66,8 @@ struct Connection {
     gate: RefCell<Gate>,
     peer: IpAddr,
     ingress: Option<AccountId>,
-    quic: Option<Arc<QuicWay>>,
-    liveness: Arc<Liveness>,
+    quic: Option<Arc<QuicTransport>>,
+    liveness: Arc<AgentLiveness>,
     session: OnceCell<Arc<AgentSession>>,
 }
 
@@ -125,7 +125,7 @@ pub struct Arrival {
     /// Only sessions of this account may come by the name it came for; None: of any.
     pub ingress: Option<AccountId>,
     /// The connection below, if it is a QUIC one: it takes the session's streams too.
-    pub quic: Option<Arc<QuicWay>>,
+    pub quic: Option<Arc<QuicTransport>>,
 }
 
 /// Runs an agent's session over any transport, to its end.
@@ -133,7 +133,7 @@ pub async fn run<IO>(shard: Shard, io: IO, arrival: Arrival)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let liveness = Arc::<Liveness>::default();
+    let liveness = Arc::<AgentLiveness>::default();
     let io = Heard { io, liveness: Arc::clone(&liveness) };
     let (mux, mut incoming, driver) = driver::connect(io, Role::Server, Limits::STRANGER);
     let connection = Rc::new(Connection {
@@ -189,16 +189,15 @@ impl Connection {
                 true
             }
             Err(DriverError::WriteTimeout) => true,
-            _ => self.quic.as_ref().is_some_and(|way| way.is_unheard()),
+            _ => self.quic.as_ref().is_some_and(|way| way.timed_out()),
         };
         if let Some(session) = self.session.get().filter(|_| unheard) {
-            session.state.end_unheard();
+            session.state.end_timed_out();
         }
     }
 
     fn end(&self, code: Code, message: &str) {
         if let Some(session) = self.session.get() {
-            self.shard.remove_carrier(session.state.id);
             session.end(self.shard.edge(), code, message);
         }
         self.mux.goaway(code, message);
@@ -352,10 +351,10 @@ impl Connection {
             links::raw_key(auth, tables.program.credentials.get(&accepted.credential), edge.entropy())
         };
         let session = Arc::new(AgentSession {
-            state: Arc::new(SessionState::heard_by(
-                Arc::clone(&self.liveness),
+            state: Arc::new(SessionState::new(
                 id,
-                self.shard.index(),
+                self.mux.handle(),
+                Arc::clone(&self.liveness),
                 streams_max,
             )),
             client_id: client_id.clone(),
@@ -371,7 +370,6 @@ impl Connection {
         if self.session.set(Arc::clone(&session)).is_err() {
             return Err(Refusal { code: None, message: "the session is authenticated already".into() });
         }
-        self.shard.add_carrier(id, Carrier::Mux(self.mux.clone()));
         if let Some(way) = &self.quic {
             ebbgate_tunnel::quic::admit(way.connection());
             session.state.attach(way);

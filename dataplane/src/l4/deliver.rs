@@ -1,5 +1,5 @@
-//! Acts on what a walk decides: ends TLS, opens the agent's stream on the shard where its session lives, relays, and
-//! tries another member when one dies before it answered.
+//! Acts on what a walk decides: ends TLS, opens the agent's stream, relays, and tries another member when one dies before
+//! it answered.
 
 use std::io;
 use std::sync::Arc;
@@ -19,10 +19,12 @@ use crate::net::detect::POSTGRES_SSL_REQUEST;
 use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::net::tls::{self, Protocols};
 use crate::relay::{self, End, Ended, First, Side};
-use crate::shard::{Message, Shard};
+use crate::shard::Shard;
 use crate::state::endpoint::{Endpoint, Kind};
-use crate::tunnel::carrier::{CarrierStream, Origin, RawFailed};
+use crate::tunnel::origin::Origin;
+use crate::tunnel::raw_link::RawFailed;
 use crate::tunnel::session::AgentRef;
+use crate::tunnel::stream::AgentStream;
 
 /// Seconds an upstream may take to answer libpq's request for TLS.
 const POSTGRES_SECS_MAX: u64 = 10;
@@ -39,15 +41,10 @@ enum Served {
     Over(Over),
     /// The member took nothing; another may.
     Again,
-    /// The link that was here is gone; the session's own shard can still reach the agent.
-    Elsewhere,
 }
 
-/// Serves a TCP or TLS connection to its end, on whatever shard it has to be.
+/// Serves a TCP or TLS connection to its end.
 pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
-    if let Err(error) = walk.visitor.attach() {
-        return finish(*walk, over(None, format!("lost between shards: {error}")));
-    }
     loop {
         let ended = match walk.next(&shard).await {
             Next::EndTls(settings) => end_tls(&shard, &mut walk, &settings, None, true).await.err(),
@@ -55,15 +52,11 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
                 let Kind::Agent(agent) = &endpoint.kind else {
                     return finish(*walk, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
                 };
-                let raw = walk.hello.is_some() && !walk.visitor.is_tls();
                 // What has gone to an agent that hangs, nobody can take back.
-                if walk.has_other() && !shard.hears(agent).await {
+                if walk.has_other() && !shard.dialer().hears(&agent.session).await {
                     shard.edge().metrics.retries.inc();
                     walk.failed();
                     continue;
-                }
-                if !shard.reaches(agent, raw) {
-                    return move_to(&shard, walk, agent.session.shard);
                 }
                 match serve(&shard, &mut walk, &endpoint, agent).await {
                     Served::Over(over) => Some(over),
@@ -72,7 +65,6 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
                         walk.failed();
                         None
                     }
-                    Served::Elsewhere => return move_to(&shard, walk, agent.session.shard),
                 }
             }
             Next::End(over) => Some(over),
@@ -215,10 +207,7 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
         return served;
     }
     for _ in 0..LINK_TRIES_MAX {
-        let Ok(mut stream) = open(shard, agent, origin, postgres).await else {
-            let far = agent.session.shard != shard.index();
-            return if far { Served::Elsewhere } else { Served::Again };
-        };
+        let Ok(mut stream) = open(shard, agent, origin, postgres).await else { return Served::Again };
         let untouched = if walk.has_other() { walk.visitor.untouched() } else { None };
         walk.visitor.keep();
         let left = async {
@@ -234,7 +223,7 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
         };
         if ended.end == End::Failed(Side::Agent) {
             let is_new = walk.record.started.elapsed()
-                < new_connection(agent.session.is_unheard() || stream.is_unheard());
+                < new_connection(agent.session.timed_out() || stream.timed_out());
             let error = ended.error.as_ref();
             let only_it_ended = session_ended(error) && agent.session.is_alive() && stream.is_apart();
             if (is_refused(error) || is_new && session_ended(error)) && walk.visitor.rewind() {
@@ -253,12 +242,10 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
 /// another carrier may be tried.
 async fn through_raw(shard: &Shard, walk: &mut Walk, agent: &AgentRef, origin: Origin) -> Option<Served> {
     let hello = walk.visitor.unread().filter(|hello| !hello.is_empty())?;
-    let mut stream = match shard.open_raw(agent, origin, &hello).await? {
+    let mut stream = match shard.dialer().open_raw(agent, origin, &hello).await? {
         Ok(stream) => stream,
         Err(RawFailed::Refused(Code::REFUSED)) => return Some(Served::Again),
-        Err(RawFailed::Lost)
-            if walk.record.started.elapsed() < new_connection(agent.session.is_unheard()) =>
-        {
+        Err(RawFailed::Lost) if walk.record.started.elapsed() < new_connection(agent.session.timed_out()) => {
             return None;
         }
         Err(failed) => {
@@ -341,8 +328,8 @@ fn session_ended(error: Option<&io::Error>) -> bool {
 
 /// A stream to the agent. When the client's TLS passes through and libpq announced it, the upstream is asked in the same
 /// words; an upstream that only knows TLS gets a new stream without them.
-async fn open(shard: &Shard, agent: &AgentRef, origin: Origin, postgres: bool) -> Result<CarrierStream, ()> {
-    let mut stream = shard.open_here(agent, origin).await.map_err(drop)?;
+async fn open(shard: &Shard, agent: &AgentRef, origin: Origin, postgres: bool) -> Result<AgentStream, ()> {
+    let mut stream = shard.dialer().open(agent, origin).await.map_err(drop)?;
     if !postgres {
         return Ok(stream);
     }
@@ -353,16 +340,7 @@ async fn open(shard: &Shard, agent: &AgentRef, origin: Origin, postgres: bool) -
     });
     match asked.await {
         Ok(Ok(b'S')) => Ok(stream),
-        _ => shard.open_here(agent, origin).await.map_err(drop),
-    }
-}
-
-fn move_to(shard: &Shard, mut walk: Box<Walk>, index: usize) {
-    if let Err(error) = walk.visitor.detach() {
-        return finish(*walk, over(None, format!("the client went away: {error}")));
-    }
-    if let Err(Message::Walk(walk)) = shard.edge().send(index, Message::Walk(walk)) {
-        finish(*walk, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
+        _ => shard.dialer().open(agent, origin).await.map_err(drop),
     }
 }
 

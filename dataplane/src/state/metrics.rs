@@ -10,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+pub use crate::tunnel::metrics::CarrierLabel;
+
 /// Which listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ListenerLabel {
@@ -22,13 +24,6 @@ pub struct ListenerLabel {
 pub struct CodeLabel {
     /// Published error code, or "none".
     pub code: String,
-}
-
-/// How a proxied stream travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CarrierLabel {
-    /// `mux`, `link`, `raw` or `quic`.
-    pub carrier: &'static str,
 }
 
 /// Class of an answer.

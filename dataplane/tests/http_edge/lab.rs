@@ -20,6 +20,7 @@ use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
 };
 use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, References};
+use ebbgate_tunnel::driver::SessionHandle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
@@ -146,7 +147,12 @@ impl Lab {
         made: Made,
         serve: impl Fn(DuplexStream) + 'static,
     ) -> Arc<Endpoint> {
-        let session = Arc::new(SessionState::new(session_id(self.0.made.get()), 0, 1_000));
+        let session = Arc::new(SessionState::new(
+            session_id(self.0.made.get()),
+            SessionHandle::ended(),
+            Arc::default(),
+            1_000,
+        ));
         let agent = AgentRef {
             session,
             bind: "bind".into(),

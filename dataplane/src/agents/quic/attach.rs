@@ -16,7 +16,7 @@ use crate::dispatch::gateway::Gateway as _;
 use crate::l4::Open;
 use crate::shard::Shard;
 use crate::state::edge::Stage;
-use crate::tunnel::carrier::QuicWay;
+use crate::tunnel::quic::QuicTransport;
 
 /// Serves an attachment to its end, and gives the reason of it.
 pub(super) async fn attach(
@@ -28,7 +28,7 @@ pub(super) async fn attach(
     let Newcomer { connection, peer, ingress } = newcomer;
     let edge = shard.edge();
     let now_s = shard.now_unix_ms() / 1000;
-    let way = QuicWay::new(connection.clone(), false);
+    let way = QuicTransport::new(connection.clone(), false);
     let session = session_of_ticket(edge, ticket, ingress, peer, now_s);
     let Some(session) = session.filter(|session| session.state.attach(&way)) else {
         tracing::debug!(%peer, "a QUIC connection is not attached: its ticket is void, or the session over");
@@ -60,7 +60,7 @@ pub(super) async fn attach(
 }
 
 /// Waits for the agent's wish for no new streams, and then for the connection to end with its last one.
-async fn detached(stream: &mut Stream, way: &Arc<QuicWay>) {
+async fn detached(stream: &mut Stream, way: &Arc<QuicTransport>) {
     // A byte here means nothing yet; the end means that no new streams shall come.
     while stream.read_u8().await.is_ok() {}
     way.detach();

@@ -13,10 +13,10 @@ use crate::agents::AgentSession;
 use crate::l4::Open;
 use crate::shard::Shard;
 use crate::state::edge::Edge;
-use crate::tunnel::carrier::QuicWay;
+use crate::tunnel::quic::QuicTransport;
 
 /// Watches the connection a session runs over, until either ends. A session that may not be where its agent has gone ends.
-pub async fn watch_session(shard: Shard, session: Arc<AgentSession>, way: Arc<QuicWay>) {
+pub async fn watch_session(shard: Shard, session: Arc<AgentSession>, way: Arc<QuicTransport>) {
     watch(shard.edge(), &session, &way, |source| session.moved(shard.edge(), source)).await;
 }
 
@@ -24,7 +24,7 @@ pub async fn watch_session(shard: Shard, session: Arc<AgentSession>, way: Arc<Qu
 pub(super) async fn watch(
     edge: &Edge,
     session: &AgentSession,
-    way: &QuicWay,
+    way: &QuicTransport,
     mut came: impl FnMut(IpAddr) -> bool,
 ) {
     let connection = way.connection();
