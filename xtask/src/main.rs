@@ -41,8 +41,8 @@ enum Verb {
     Openapi,
     /// Pack release programs, units and papers into one archive
     Dist,
-    /// Assert the import rules and habits of the workspace
-    Tidy,
+    /// Assert the import rules and habits of the workspace, and print who imports whom
+    Tidy(xtask::tidy::Args),
     /// Send SYNs from invented sources (started by `bench flood`)
     #[command(hide = true)]
     FloodSend(xtask::bench::flood::SendArgs),
@@ -85,7 +85,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Ci => xtask::ci::run_in_clone(),
         Verb::Openapi => xtask::openapi::write(),
         Verb::Dist => xtask::dist::pack(),
-        Verb::Tidy => xtask::tidy::run(),
+        Verb::Tidy(args) => xtask::tidy::run(&args),
         Verb::FloodSend(args) => xtask::bench::flood::send(&args),
         Verb::FloodVisit(args) => xtask::bench::flood::visit(&args),
         Verb::ClinicRest { listen, jwks } => xtask::rest::serve(listen, &jwks),

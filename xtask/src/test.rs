@@ -129,7 +129,7 @@ fn clippy(places: &Places, _: &[String]) -> Result<()> {
 }
 
 fn tidy(_: &Places, _: &[String]) -> Result<()> {
-    crate::tidy::run()
+    crate::tidy::run(&crate::tidy::Args::default())
 }
 
 /// Whether the committed XDP object is what its sources give.

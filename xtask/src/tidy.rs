@@ -1,21 +1,52 @@
-//! `cargo xtask tidy`: asserts the picture that ARCHITECTURE.md draws (who may import whom) and the habits of the files.
+//! `cargo xtask tidy`: asserts who may import whom and the habits of the files, and prints the picture of imports.
 //!
-//! Reads `cargo metadata` and the files that git tracks; changes nothing. A unit test runs it too.
+//! Reads `cargo metadata` and the files that git tracks; with `--write` it renews the picture in ARCHITECTURE.md, else it
+//! changes nothing. A unit test runs it too.
 
 mod files;
 mod graph;
+mod imports;
 mod named;
+mod order;
+mod picture;
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::workspace;
+use imports::Imports;
 
-/// Prints every finding and fails if there is one.
-pub fn run() -> Result<()> {
-    let findings = findings()?;
+/// Files that are being taken apart; their circles and upward arrows are printed, and do not fail.
+const BEING_MENDED: [&str; 7] =
+    ["agent/", "control/", "crates/policy/", "crates/quic/", "crates/wire/", "dataplane/", "xtask/"];
+
+/// What `cargo xtask tidy` takes.
+#[derive(Debug, Default, clap::Args)]
+pub struct Args {
+    /// Write the picture of imports into ARCHITECTURE.md
+    #[arg(long)]
+    write: bool,
+}
+
+/// Prints the picture, the figures and every finding; fails if there is a finding.
+pub fn run(args: &Args) -> Result<()> {
+    let (metadata, texts) = (workspace::metadata(false)?, sources()?);
+    let imports = Imports::read(&metadata, &texts)?;
+    let picture = picture::draw(&imports);
+    if args.write {
+        let page = texts.get(picture::PAGE).context("no ARCHITECTURE.md")?;
+        let path = workspace::roots()?.0.join(picture::PAGE);
+        std::fs::write(path, picture::placed(page, &picture)?)?;
+        return Ok(());
+    }
+    println!("{picture}\n{}", picture::figures(&imports, &texts));
+    let (findings, later) = findings(&metadata, &texts, &imports)?;
+    for finding in &later {
+        println!("tidy, still to mend: {finding}");
+    }
     for finding in &findings {
         eprintln!("tidy: {finding}");
     }
@@ -25,17 +56,33 @@ pub fn run() -> Result<()> {
     bail!("tidy: {} findings", findings.len())
 }
 
-fn findings() -> Result<Vec<String>> {
-    let mut findings = graph::check(&workspace::metadata(false)?)?;
-    let texts = sources()?;
+/// What is wrong, and what of it is in files that are being mended.
+fn findings(
+    metadata: &Value,
+    texts: &BTreeMap<String, String>,
+    imports: &Imports,
+) -> Result<(Vec<String>, Vec<String>)> {
+    let mut findings = graph::check(metadata)?;
+    findings.extend(picture::check(texts, &picture::draw(imports))?);
+    let arrows = arrows_that_are_wrong(imports);
+    let (later, now) =
+        arrows.into_iter().partition(|arrow| BEING_MENDED.iter().any(|place| arrow.starts_with(place)));
+    findings.extend::<Vec<String>>(now);
     let for_tests: Vec<String> =
         texts.iter().flat_map(|(path, text)| files::test_modules(path, text)).collect();
-    findings.extend(named::check(&texts));
-    for (path, text) in &texts {
+    findings.extend(named::check(texts));
+    for (path, text) in texts {
         let is_test = for_tests.iter().any(|test| test == path);
         findings.extend(files::check(path, text, is_test).into_iter().map(|what| format!("{path}:{what}")));
     }
-    Ok(findings)
+    Ok((findings, later))
+}
+
+/// Arrows that point up in dataplane, and circles of files in any crate.
+fn arrows_that_are_wrong(imports: &Imports) -> Vec<String> {
+    let mut findings = order::check(imports);
+    findings.extend(imports.knots(None).iter().flatten().map(|circle| imports.explain(circle)));
+    findings
 }
 
 /// The text files that git tracks or would track: path from the root, and content. Binary files (corpora, pictures) and
@@ -56,8 +103,83 @@ pub(crate) fn sources() -> Result<BTreeMap<String, String>> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    /// What the sources below `folder` say when lines are added to some of them, on a copy in memory.
+    fn with(folder: &str, added: &[(&str, &str)]) -> Imports {
+        let mut texts = sources().unwrap();
+        texts.retain(|path, _| path.starts_with(folder));
+        for (path, lines) in added {
+            let text = texts.entry((*path).to_owned()).or_default();
+            let header =
+                text.lines().take_while(|line| line.starts_with("//!")).map(|line| line.len() + 1).sum();
+            text.insert_str(header, lines);
+        }
+        Imports::read(&workspace::metadata(false).unwrap(), &texts).unwrap()
+    }
+
+    /// The findings that added lines cause.
+    fn caused(folder: &str, added: &[(&str, &str)]) -> Vec<String> {
+        let before = arrows_that_are_wrong(&with(folder, &[]));
+        let after = arrows_that_are_wrong(&with(folder, added));
+        after.into_iter().filter(|finding| !before.contains(finding)).collect()
+    }
+
     #[test]
     fn the_workspace_is_tidy() {
-        assert_eq!(super::findings().unwrap(), Vec::<String>::new());
+        let (metadata, texts) = (workspace::metadata(false).unwrap(), sources().unwrap());
+        let imports = Imports::read(&metadata, &texts).unwrap();
+        assert_eq!(findings(&metadata, &texts, &imports).unwrap().0, Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_arrow_that_points_up_is_found() {
+        let found = caused("dataplane/", &[("dataplane/src/http.rs", "use crate::shard::Shard;\n")]);
+        let named = found.iter().any(|finding| {
+            finding.starts_with("dataplane/src/http.rs:")
+                && finding.contains(
+                    "imports `crate::shard::Shard` of dataplane/src/shard.rs, but shard is above http",
+                )
+                && finding.contains("pass what http needs down as an argument")
+        });
+        assert!(named, "{found:?}");
+    }
+
+    #[test]
+    fn a_room_without_a_place_is_found() {
+        let added =
+            [("dataplane/src/lib.rs", "pub mod cellar;\n"), ("dataplane/src/cellar.rs", "//! What.\n")];
+        let found = caused("dataplane/", &added);
+        let named = found.iter().any(|finding| finding.starts_with("dataplane/src/cellar: has no place"));
+        assert!(named, "{found:?}");
+    }
+
+    #[test]
+    fn a_circle_of_files_is_found() {
+        // `url.rs` imports `prefix.rs` nowhere, nor the other way round.
+        let found = caused(
+            "crates/model/",
+            &[
+                ("crates/model/src/prefix.rs", "use crate::url::EndpointUrl;\n"),
+                ("crates/model/src/url.rs", "fn f() { crate::prefix::Prefix::default(); }\n"),
+            ],
+        );
+        let [finding] = &found[..] else { panic!("{found:?}") };
+        for part in [
+            "crates/model/src/prefix.rs:",
+            "imports `crate::url::EndpointUrl` of crates/model/src/url.rs",
+            "crates/model/src/url.rs:",
+            "imports `crate::prefix::Prefix::default` of crates/model/src/prefix.rs",
+            "move what they share to a file that imports none of them",
+        ] {
+            assert!(finding.contains(part), "{finding:?} lacks {part:?}");
+        }
+    }
+
+    #[test]
+    fn a_picture_that_is_not_the_sources_is_found() {
+        let imports = with("crates/", &[("crates/relay/src/lib.rs", "pub use ebbgate_model::Prefix;\n")]);
+        let stale = picture::check(&sources().unwrap(), &picture::draw(&imports)).unwrap();
+        assert_eq!(stale.len(), 1);
     }
 }
