@@ -4,8 +4,6 @@
 //! `walk` decides, this file and `deliver` act.
 
 mod deliver;
-mod hello;
-mod shared;
 mod visitor;
 mod walk;
 
@@ -14,26 +12,21 @@ use std::sync::Arc;
 use ebbgate_model::event::ConnectionEvent;
 use ebbgate_model::{ErrorCode, Host, Scheme};
 use ebbgate_policy::ConnFacts;
-use tokio::net::TcpStream;
-use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 pub use deliver::go_on;
-pub use hello::{Hello, NoHello, read_hello, refuse_name as hello_refused};
 pub use visitor::Visitor;
 pub use walk::Walk;
 
-pub use crate::net::gauge::Open;
-
-use crate::agents;
 use crate::dispatch::gateway::{Gateway as _, HttpConn};
-use crate::net::listen::{Admitted, Comer};
+use crate::net::hello::{Hello, read_hello, refuse_name};
+use crate::net::listen::Admitted;
 use crate::net::socket::{Socket, Traffic};
-use crate::shard::{Entrance, Shard};
 use crate::state::edge::Edge;
 use crate::state::endpoint::Endpoint;
-use crate::state::metrics::ListenerLabel;
+use crate::state::metrics::Open;
 use crate::state::pool::Pool;
+use crate::state::shard::Shard;
 
 /// Port of `http://` endpoints, whatever the socket is bound to.
 const HTTP_PORT: u16 = 80;
@@ -53,7 +46,8 @@ pub struct Record {
 }
 
 impl Record {
-    fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
+    /// A connection that was let in.
+    pub fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
         Self {
             edge: Arc::clone(shard.edge()),
             event: ConnectionEvent {
@@ -79,7 +73,7 @@ impl Record {
     }
 
     /// Ends it with these words: nobody is served.
-    fn refuse(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
+    pub fn refuse(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
         self.refused = true;
         self.done(error, outcome);
     }
@@ -101,53 +95,6 @@ impl Drop for Record {
     }
 }
 
-/// Takes an accepted connection: counts it in and serves it in a task of its own.
-pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
-    let Ok(socket) = Socket::new(stream) else { return };
-    let edge = shard.edge();
-    edge.metrics.connections.get_or_create(&ListenerLabel { listener: entrance.name() }).inc();
-    if edge.guard.is_blocked(socket.peer().ip()) {
-        edge.metrics.connections_blocked.inc();
-        return;
-    }
-    let comer = if *entrance == Entrance::Connect { Comer::Agent } else { Comer::Visitor };
-    let admit = |comer| edge.caps.admit(socket.peer().ip(), comer).map(|admitted| (comer, admitted));
-    let admitted = match admit(comer) {
-        // A connection here may be an agent's, and there is room for those.
-        Err(_) if *entrance == Entrance::Shared => admit(Comer::Agent),
-        admitted => admitted,
-    };
-    let (comer, admitted) = match admitted {
-        Ok(admitted) => admitted,
-        Err(refused) => {
-            edge.metrics.connections_refused.inc();
-            tracing::debug!(client = %socket.peer(), %refused, "connection refused");
-            return;
-        }
-    };
-    let shard = shard.clone();
-    match entrance.clone() {
-        Entrance::Connect => {
-            spawn_local(agents::serve(shard, socket, admitted));
-        }
-        Entrance::Http => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_http(shard, socket, record));
-        }
-        Entrance::Tls => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_tls(shard, socket, record));
-        }
-        Entrance::Shared => {
-            spawn_local(shared::serve(shard, socket, comer, admitted));
-        }
-        Entrance::Tcp { host, port } => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_tcp(shard, socket, record, host, port));
-        }
-    }
-}
-
 fn facts(shard: &Shard, socket: &Socket, record: &Record) -> Arc<ConnFacts> {
     Arc::new(ConnFacts {
         client: socket.peer(),
@@ -158,7 +105,8 @@ fn facts(shard: &Shard, socket: &Socket, record: &Record) -> Arc<ConnFacts> {
     })
 }
 
-async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, port: u16) {
+/// Serves a connection to a TCP address.
+pub async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, port: u16) {
     shard.edge().routes.returned(None, &[Scheme::Tcp], &host, port).await;
     let Some((_, pool)) = shard.edge().routes.public(Scheme::Tcp, &host, port) else {
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
@@ -168,7 +116,8 @@ async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, por
     go_on(shard, Box::new(Walk::new(Visitor::clear(socket), facts, None, pool, record))).await;
 }
 
-async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
+/// Serves a connection that speaks HTTP in clear.
+pub async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
     let facts = facts(&shard, &socket, &record);
     let conn = HttpConn {
         facts,
@@ -192,16 +141,17 @@ async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
 }
 
 /// HTTPS and TLS endpoints share a listener; libpq asks for TLS in its own words first.
-async fn serve_tls(shard: Shard, mut socket: Socket, record: Record) {
+pub async fn serve_tls(shard: Shard, mut socket: Socket, record: Record) {
     match read_hello(&mut socket).await {
         Ok(hello) => serve_hello(shard, socket, hello, record).await,
         Err(refusal) => record.refuse(None, refusal.to_string()),
     }
 }
 
-async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, mut record: Record) {
+/// Serves a connection whose TLS hello is there.
+pub async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, mut record: Record) {
     let Some(name) = hello.tls.sni.clone() else {
-        hello::refuse_name(&mut socket).await;
+        refuse_name(&mut socket).await;
         return record.refuse(None, "the TLS hello names no server this edge could serve");
     };
     record.event.server_name = name.to_string();

@@ -4,6 +4,7 @@
 
 pub mod detect;
 pub mod gauge;
+pub mod hello;
 pub mod listen;
 pub mod ring;
 pub mod socket;

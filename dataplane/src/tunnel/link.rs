@@ -35,7 +35,7 @@ pub struct LinkOwner {
     /// Its session.
     pub session: Arc<SessionState>,
     /// Released when the link closes: its places among links and connections.
-    pub held: Box<dyn Any + Send>,
+    pub permits: Box<dyn Any + Send>,
 }
 
 /// A link that waits for a claim.

@@ -3,23 +3,31 @@
 //!
 //! HTTP and PostgreSQL are visitors' protocols, whatever the name. Knows no sessions and no endpoints.
 
+use std::sync::Arc;
+
 use ebbgate_wire::link::ALPN_LINK;
 use tokio::time::{Duration, timeout};
 
-use super::hello::{Hello, read_hello};
-use super::{Record, serve_hello};
-use crate::agents;
+use crate::agents::{self, Agents};
+use crate::l4::{self, Record};
+use crate::net::hello::{Hello, read_hello};
 use crate::net::listen::{Admitted, Comer};
 use crate::net::socket::Socket;
 use crate::net::tls::HELLO_SECS_MAX;
-use crate::shard::Shard;
+use crate::state::shard::Shard;
 use crate::state::tables::ConnectNames;
 
 /// Serves a connection to its end. It was let in as a visitor, or as an agent where visitors have all they may.
-pub(super) async fn serve(shard: Shard, mut socket: Socket, comer: Comer, admitted: Admitted) {
+pub(super) async fn serve(
+    shard: Shard,
+    agents: Arc<Agents>,
+    mut socket: Socket,
+    comer: Comer,
+    admitted: Admitted,
+) {
     let limit = Duration::from_secs(HELLO_SECS_MAX);
     match timeout(limit, agents::begins_raw(&mut socket)).await {
-        Ok(true) => return as_agent(shard, socket, comer, admitted).await,
+        Ok(true) => return as_agent(shard, agents, socket, comer, admitted).await,
         Ok(false) => {}
         Err(_) => return Record::new(&shard, &socket, admitted).refuse(None, "no first bytes in time"),
     }
@@ -28,7 +36,7 @@ pub(super) async fn serve(shard: Shard, mut socket: Socket, comer: Comer, admitt
         Err(refusal) => return Record::new(&shard, &socket, admitted).refuse(None, refusal.to_string()),
     };
     if is_agents(&hello, &shard.edge().tables.load().connect) {
-        return as_agent(shard, socket, comer, admitted).await;
+        return as_agent(shard, agents, socket, comer, admitted).await;
     }
     let admitted = match comer {
         Comer::Visitor => admitted,
@@ -41,11 +49,11 @@ pub(super) async fn serve(shard: Shard, mut socket: Socket, comer: Comer, admitt
         },
     };
     let record = Record::new(&shard, &socket, admitted);
-    serve_hello(shard, socket, hello, record).await;
+    l4::serve_hello(shard, socket, hello, record).await;
 }
 
 /// Counts the connection as an agent's, and hands it on.
-async fn as_agent(shard: Shard, socket: Socket, comer: Comer, admitted: Admitted) {
+async fn as_agent(shard: Shard, agents: Arc<Agents>, socket: Socket, comer: Comer, admitted: Admitted) {
     let admitted = match comer {
         Comer::Agent => admitted,
         Comer::Visitor => match shard.edge().caps.admit(socket.peer().ip(), Comer::Agent) {
@@ -56,7 +64,7 @@ async fn as_agent(shard: Shard, socket: Socket, comer: Comer, admitted: Admitted
             }
         },
     };
-    agents::serve(shard, socket, admitted).await;
+    agents::serve(shard, agents, socket, admitted).await;
 }
 
 /// Whether a hello is an agent's.

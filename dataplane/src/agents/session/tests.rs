@@ -2,32 +2,20 @@
 
 use super::*;
 use crate::net::listen::Caps;
-use crate::state::edge::{Parts, Waits};
+use crate::state::edge::Waits;
 use crate::state::endpoint::fixture;
-use crate::state::jwks::{Fetcher, Keys};
-use crate::state::metrics::Metrics;
+use crate::state::jwks::Fetcher;
 use crate::state::ports::Ports;
-use crate::state::report::Reports;
-use crate::xdp::{Guard, Settings};
 use ebbgate_model::{Binding, Ksuid, TunnelSessionId};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::ticket::TicketKey;
 
-/// An edge without listeners, for tests of what asks it.
-pub(crate) fn edge() -> Arc<Edge> {
-    let metrics = Metrics::new();
-    let (reports, _) = Reports::new(metrics.events_dropped.clone());
-    Edge::new(Parts {
-        caps: Caps::new(9, 9),
-        metrics,
-        reports,
-        keys: Keys::new(Fetcher::new(None, true).unwrap()),
-        tickets: TicketKey::new(&[7; 32]),
-        waits: Waits { relay_idle_secs: 60, half_closed_secs: 60 },
-        guard: Guard::start(Settings::default()).unwrap(),
-        background: tokio::runtime::Handle::current(),
-        ports: Ports::new("127.0.0.1".parse().unwrap(), 1),
-    })
+/// An edge without listeners.
+fn edge() -> Edge {
+    let fetcher = Fetcher::new(None, true).unwrap();
+    let ports = Ports::new("127.0.0.1".parse().unwrap(), 1);
+    let waits = Waits { relay_idle_secs: 60, half_closed_secs: 60 };
+    Edge::new(Caps::new(9, 9), fetcher, TicketKey::new(&[7; 32]), waits, ports).0
 }
 
 /// A session of the one credential of `tables`.
@@ -47,7 +35,7 @@ fn session(tables: &Tables) -> AgentSession {
         )),
         client_id: String::new(),
         mux,
-        links: links::SessionLinks::new(None),
+        links: SessionLinks::new(None),
         _taken: (taken(), (taken(), taken())),
         allowance,
         text_bytes: Arc::clone(&text_bytes),

@@ -111,7 +111,7 @@ async fn answer(socket: &mut Socket, request_bytes: usize, reply: &[u8]) -> Resu
 
 /// Finishes a client's handshake. Its last packet is acknowledged at once, since nothing need follow from us: tickets
 /// wait for the first answer.
-pub(super) async fn finish_handshake(
+pub async fn finish_handshake(
     mut socket: Socket,
     config: Arc<ServerConfig>,
 ) -> Result<TlsStream<Socket>, TlsError> {
