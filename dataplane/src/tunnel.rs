@@ -6,6 +6,7 @@ pub mod agent_liveness;
 pub mod claim;
 pub mod dialer;
 pub mod health;
+pub mod idle;
 mod idle_links;
 pub mod link;
 pub mod metrics;

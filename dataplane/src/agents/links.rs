@@ -1,6 +1,6 @@
 //! Links of agents: who may add one to which session, how many, and on which shard each waits.
 //!
-//! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `carrier::link`'s.
+//! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `tunnel::link`'s.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -254,7 +254,7 @@ impl<G: Gateway> Stream<G> {
         if !over {
             let pace = Pace::patient(self.limits.write_pace, self.limits.pace_bytes_min, patience);
             // A write that fails has reset the stream; the event of the request says how far it got.
-            let _ = h2_stream::write(body, &mut stream, pace).await;
+            let _ = h2_stream::write(body, &mut stream, pace, &Cell::new(0)).await;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bodies of HTTP/2 streams, both roles: reading with flow control given back as it is used, and writing no faster than
 //! the peer's window allows.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -159,13 +159,14 @@ pub(super) enum WriteError {
     Stalled,
 }
 
-/// Writes a body and ends the stream.
+/// Writes a body and ends the stream. `waiting` counts the writers of the connection that wait for a window.
 pub(super) async fn write(
     mut body: Body,
     stream: &mut SendStream<Bytes>,
     mut pace: Pace,
+    waiting: &Cell<usize>,
 ) -> Result<(), WriteError> {
-    let result = write_frames(&mut body, stream, &mut pace).await;
+    let result = write_frames(&mut body, stream, &mut pace, waiting).await;
     match &result {
         Err(WriteError::Body(BodyFault::Upstream(_))) => stream.send_reset(Reason::INTERNAL_ERROR),
         Err(WriteError::Body(_) | WriteError::Stalled) => stream.send_reset(Reason::CANCEL),
@@ -178,6 +179,7 @@ async fn write_frames(
     body: &mut Body,
     stream: &mut SendStream<Bytes>,
     pace: &mut Pace,
+    waiting: &Cell<usize>,
 ) -> Result<(), WriteError> {
     loop {
         let frame = tokio::select! {
@@ -190,7 +192,7 @@ async fn write_frames(
         match frame.map_err(WriteError::Body)?.into_data() {
             Ok(data) => {
                 let last = http_body::Body::is_end_stream(body);
-                write_data(data, last, stream, pace).await?;
+                write_data(data, last, stream, pace, waiting).await?;
                 if last {
                     return Ok(());
                 }
@@ -208,11 +210,15 @@ async fn write_data(
     last: bool,
     stream: &mut SendStream<Bytes>,
     pace: &mut Pace,
+    waiting: &Cell<usize>,
 ) -> Result<(), WriteError> {
     while !data.is_empty() {
         stream.reserve_capacity(data.len().min(RESERVE_BYTES));
         let room = match stream.capacity() {
-            0 => wait_for_room(stream, pace).await?,
+            0 => {
+                let _waits = Waits::count(waiting);
+                wait_for_room(stream, pace).await?
+            }
             room => room,
         };
         let part = data.split_to(room.min(data.len()));
@@ -223,6 +229,22 @@ async fn write_data(
         }
     }
     if last { stream.send_data(Bytes::new(), true).map_err(|_| WriteError::Ended) } else { Ok(()) }
+}
+
+/// Counts one writer that waits.
+struct Waits<'a>(&'a Cell<usize>);
+
+impl<'a> Waits<'a> {
+    fn count(waiting: &'a Cell<usize>) -> Self {
+        waiting.update(|writers| writers + 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.update(|writers| writers.saturating_sub(1));
+    }
 }
 
 async fn wait_for_room(stream: &mut SendStream<Bytes>, pace: &mut Pace) -> Result<usize, WriteError> {

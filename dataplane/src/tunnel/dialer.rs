@@ -108,6 +108,7 @@ impl AgentDialer {
     /// Opens a stream, its header sent. No byte of the client was sent when this fails.
     pub async fn open(&self, agent: &AgentRef, origin: Origin) -> Result<AgentStream, OpenError> {
         self.watch(&agent.session);
+        agent.session.make_room().await;
         let opened = self.open_best(agent, origin).await;
         let metrics = &self.0.metrics;
         match &opened {
@@ -170,6 +171,7 @@ impl AgentDialer {
         if !self.0.raw_links.has(agent.session.id) || !Sealing::fits(first.len()) {
             return None;
         }
+        agent.session.make_room().await;
         let slot = agent.session.slot().ok()?;
         self.watch(&agent.session);
         let claimed = self.0.raw_links.take(agent.session.id)?.claim(slot, origin.header(agent), first).await;
@@ -203,7 +205,7 @@ impl AgentDialer {
     }
 
     /// Something goes to the agent: while it stays unanswered, looks from time to time whether the agent is heard at all.
-    fn watch(&self, session: &Arc<SessionState>) {
+    pub fn watch(&self, session: &Arc<SessionState>) {
         if !session.liveness.sent(Instant::now()) {
             return;
         }

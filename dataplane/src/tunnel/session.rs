@@ -6,13 +6,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebbgate_model::{EndpointId, TunnelSessionId};
 use ebbgate_policy::TlsSettings;
 use ebbgate_tunnel::driver::SessionHandle;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::agent_liveness::AgentLiveness;
 use super::health::Health;
+use super::idle::IdleStreams;
 use super::quic::QuicTransport;
 use super::session_liveness::{Ended, SessionLiveness};
+
+/// Milliseconds that a stream's opener waits for pools to close an idle one.
+pub const ROOM_MS_MAX: u64 = 1_000;
 
 /// How an endpoint's agent is reached.
 #[derive(Debug, Clone)]
@@ -27,6 +31,8 @@ pub struct AgentRef {
     pub tls_termination: Option<Arc<TlsSettings>>,
     /// Whether the agent reaches its upstream.
     pub health: Arc<Health>,
+    /// Whether a program behind the agent sees the client address of the stream, as programs with an SDK do.
+    pub shows_client: bool,
 }
 
 /// Version of the PROXY protocol.
@@ -55,6 +61,8 @@ pub struct SessionState {
     ended: CancellationToken,
     /// The transport, if there is one, is the QUIC connection that takes its streams.
     life: SessionLiveness<QuicTransport>,
+    /// Its streams that upstream pools hold idle.
+    pub idle: IdleStreams,
 }
 
 impl SessionState {
@@ -74,6 +82,7 @@ impl SessionState {
             claims: AtomicU64::new(0),
             ended: CancellationToken::new(),
             life: SessionLiveness::new(in_flight_max),
+            idle: IdleStreams::default(),
         }
     }
 
@@ -87,9 +96,18 @@ impl SessionState {
         self.liveness.is_silent() || self.life.transport().is_some_and(|quic| quic.session_is_silent())
     }
 
-    /// Whether the session can take one more stream.
+    /// Whether the session can take one more stream, at once or in place of an idle one.
     pub fn has_room(&self) -> bool {
-        self.life.has_room()
+        self.life.has_room() || self.is_alive() && self.idle.any()
+    }
+
+    /// Waits for room for one more stream while pools can close an idle one, [`ROOM_MS_MAX`] at most.
+    pub async fn make_room(&self) {
+        if self.life.has_room() {
+            return;
+        }
+        let room = self.idle.make_room(|| self.life.has_room() || !self.is_alive());
+        let _ = timeout(Duration::from_millis(ROOM_MS_MAX), room).await;
     }
 
     /// Whether the session is alive.
@@ -167,7 +185,7 @@ impl SessionState {
     }
 
     /// Reserves room for one stream until the slot is dropped.
-    pub(crate) fn slot(self: &Arc<Self>) -> Result<Slot, OpenError> {
+    pub fn slot(self: &Arc<Self>) -> Result<Slot, OpenError> {
         if self.life.take_room() {
             Ok(Slot(Arc::clone(self)))
         } else if self.is_alive() {
@@ -192,6 +210,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.life.give_room();
+        self.0.idle.room_was_freed();
     }
 }
 

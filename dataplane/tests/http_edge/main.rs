@@ -16,4 +16,5 @@ mod grpc;
 mod lab;
 mod rfc9113;
 mod stalls;
+mod upstreams;
 mod walk;

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
 
 use super::gate::{Gate, Shared};
-use super::{Again, Driver, Lender, SendError, garbage, lost, unreachable, visitor_fault};
+use super::{Again, Driver, ReplayBody, SendError, garbage, lost, unreachable, visitor_fault};
 use crate::http::body::{Body, BodyFault, Progress};
 use crate::http::framing::{FIELDS_MAX, HEAD_BYTES_MAX};
 
@@ -95,18 +95,23 @@ impl Connection {
         self.sender.is_closed()
     }
 
+    /// Closes at once, without waiting for the upstream: the agent's stream is reset.
+    pub(super) fn close_now(mut self) {
+        self.is_free = false;
+    }
+
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,
         request: Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Response<Incoming>, SendError> {
         let again = Again::by(request.method());
         self.is_free = false;
         self.shared.expect(request.method() == Method::HEAD, false, progress);
         self.shared.of(body.exchange(), &request);
-        let result = self.sender.send_request(with_body(request, body.lend())).await;
+        let result = self.sender.send_request(with_body(request, body.attempt())).await;
         result.map_err(|error| self.failed(&error, again))
     }
 
@@ -114,7 +119,7 @@ impl Connection {
     pub(super) async fn upgrade(
         &mut self,
         request: Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Response<Incoming>, SendError> {
         let again = Again::by(request.method());
