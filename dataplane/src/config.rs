@@ -239,7 +239,7 @@ impl Config {
     }
 
     /// The kernel's filter and the blocklist.
-    pub fn guard(&self) -> Result<Settings, String> {
+    pub fn xdp(&self) -> Result<Settings, String> {
         Ok(Settings {
             object: xdp::OBJECT,
             interfaces: Interfaces::read(&self.xdp)?,

@@ -20,7 +20,7 @@ pub use walk::Walk;
 
 use crate::dispatch::gateway::{Gateway as _, HttpConn};
 use crate::net::hello::{Hello, read_hello, refuse_name};
-use crate::net::listen::Admitted;
+use crate::net::listen::ConnPermit;
 use crate::net::socket::{Socket, Traffic};
 use crate::state::edge::Edge;
 use crate::state::endpoint::Endpoint;
@@ -41,13 +41,13 @@ pub struct Record {
     traffic: Arc<Traffic>,
     /// The edge turned it away before it reached an endpoint.
     refused: bool,
-    _admitted: Admitted,
+    _admitted: ConnPermit,
     _open: Open,
 }
 
 impl Record {
     /// A connection that was let in.
-    pub fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
+    pub fn new(shard: &Shard, socket: &Socket, admitted: ConnPermit) -> Self {
         Self {
             edge: Arc::clone(shard.edge()),
             event: ConnectionEvent {

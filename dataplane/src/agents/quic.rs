@@ -22,7 +22,7 @@ use tokio::time::{Duration, timeout};
 
 use super::registry::Agents;
 use super::serve::{Arrival, run};
-use crate::net::listen::{Admitted, Comer};
+use crate::net::listen::{ConnPermit, PeerKind};
 use crate::state::edge::{Edge, Stage};
 use crate::state::metrics::ListenerLabel;
 use crate::state::metrics::Open;
@@ -112,7 +112,7 @@ impl Listener {
             metrics.connections_refused.inc();
             return incoming.refuse();
         };
-        match edge.caps.admit(peer, Comer::Agent) {
+        match edge.limits.admit(peer, PeerKind::Agent) {
             Ok(admitted) => {
                 spawn_local(begin(
                     self.shard.clone(),
@@ -137,7 +137,7 @@ async fn begin(
     agents: Arc<Agents>,
     incoming: Incoming,
     handshake: Counted,
-    admitted: Admitted,
+    admitted: ConnPermit,
 ) {
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
     let from = incoming.remote_address();

@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
-use super::allowance::{self, Allowance, Counter, Taken};
+use super::allowance::{self, Allowance, Counter, Permit};
 use super::auth::{self, Accepted};
 use super::links;
 use super::quic::watch::watch_session;
@@ -37,7 +37,7 @@ use super::session_links::{SessionLinks, raw_key};
 use heard::Heard;
 
 use crate::net::hello::{read_hello, refuse_name};
-use crate::net::listen::Admitted;
+use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::net::tls::{self, HELLO_SECS_MAX, Protocols, TlsError};
 use crate::state::edge::Stage;
@@ -77,7 +77,7 @@ struct Connection {
 }
 
 /// Serves a connection of the agent listener to its end.
-pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: Admitted) {
+pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: ConnPermit) {
     let peer = socket.peer().ip();
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
     match timeout(Duration::from_secs(HELLO_SECS_MAX), links::begins_raw(&mut socket)).await {
@@ -429,7 +429,7 @@ fn place(
     allowance: &Allowance,
     text_bytes: &Arc<Counter>,
     report: &SessionReport,
-) -> Result<(Taken, Text), Refusal> {
+) -> Result<(Permit, Text), Refusal> {
     let SessionReport { agent_version, user_agent, os, metadata, refusals, .. } = report;
     let reasons = [&refusals.stop, &refusals.restart, &refusals.update].into_iter().flatten();
     let bytes = [agent_version, user_agent, os, metadata].into_iter().chain(reasons).map(String::len).sum();

@@ -14,7 +14,7 @@ use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{StopTunnel, StreamKind, error_text};
 use tokio::time::{Duration, timeout};
 
-use super::allowance::{self, Allowance, Counter, Taken};
+use super::allowance::{self, Allowance, Counter, Permit};
 use super::refusal::Refusal;
 use super::session_links::{SessionLinks, may_pass_through};
 use super::{auth, bind};
@@ -41,12 +41,12 @@ pub struct AgentSession {
     pub(super) text_bytes: Arc<Counter>,
     pub(super) links: SessionLinks,
     /// Its own place among its account's sessions, and the text it came with.
-    pub(super) _taken: (Taken, Text),
+    pub(super) _taken: (Permit, Text),
     pub(super) inner: Mutex<Inner>,
 }
 
 /// Bytes of text kept, counted for the session and for its account.
-pub(super) type Text = (Taken, Taken);
+pub(super) type Text = (Permit, Permit);
 
 pub(super) struct Inner {
     pub(super) report: SessionReport,
@@ -175,7 +175,12 @@ impl AgentSession {
 
     /// Judges an endpoint that was bound or changed under `judged` by Tables that came into force meanwhile: their
     /// recheck may have been too early to see it. Err: it may not be served.
-    pub(super) fn settle(&self, edge: &Edge, bind: &str, mut judged: Arc<Tables>) -> Result<(), Refusal> {
+    pub(super) fn recheck_endpoint(
+        &self,
+        edge: &Edge,
+        bind: &str,
+        mut judged: Arc<Tables>,
+    ) -> Result<(), Refusal> {
         loop {
             let now = edge.tables.load_full();
             if Arc::ptr_eq(&now, &judged) {

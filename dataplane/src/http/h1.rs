@@ -190,7 +190,7 @@ async fn refuse<IO: AsyncWrite + Unpin>(io: &mut IO, fault: Fault) {
 }
 
 /// Ends our side and, if the visitor may have sent more than was read, reads on for a while: the reset that unread bytes
-/// cause would swallow the last answer (RFC 9112 section 9.6).
+/// cause would consume the last answer (RFC 9112 section 9.6).
 async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, limits: &Limits, unread: bool) {
     let until = Instant::now() + limits.drain;
     if !matches!(timeout(limits.linger, io.shutdown()).await, Ok(Ok(()))) || !unread {

@@ -3,9 +3,9 @@
 //!
 //! Knows nothing of what is spoken on a connection.
 
-mod cap;
 mod claim;
 mod holder;
+mod limits;
 
 use std::fs::File;
 use std::io;
@@ -17,10 +17,10 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep};
 
-pub(crate) use cap::source;
-pub use cap::{Admitted, Caps, Comer, Refused};
 pub use claim::Claim;
 pub use holder::{Transport, holder};
+pub(crate) use limits::source;
+pub use limits::{ConnLimits, ConnPermit, PeerKind, Refused};
 
 use crate::net::ring;
 use claim::NotClaimed;

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::log::{self, Refusals, Sum};
-use crate::net::listen::Caps;
+use crate::net::listen::ConnLimits;
 use crate::relay::IdleLimits;
 use crate::state::blocklist::Blocklist;
 use crate::state::changes::Changes;
@@ -54,7 +54,7 @@ pub struct Edge {
     /// Who is online.
     pub routes: RouteTable,
     /// How many connections may be open.
-    pub caps: Arc<Caps>,
+    pub limits: Arc<ConnLimits>,
     /// Counters.
     pub metrics: Metrics,
     /// The outbox to control.
@@ -96,7 +96,7 @@ impl Edge {
     /// An edge without Program, listeners and shards, and its events for control. `ports` are reserved ones, none open. Call
     /// inside the runtime of everything that is no visitor's traffic.
     pub fn new(
-        caps: Arc<Caps>,
+        limits: Arc<ConnLimits>,
         fetcher: Fetcher,
         tickets: TicketKey,
         waits: Waits,
@@ -108,7 +108,7 @@ impl Edge {
         let edge = Self {
             tables: ArcSwap::default(),
             routes: RouteTable::default(),
-            caps,
+            limits,
             keys: Keys::new(fetcher, background.clone(), &metrics),
             metrics,
             reports,

@@ -21,6 +21,7 @@ use rustls::sign::CertifiedKey;
 
 use super::restrictions::Restrictions;
 use crate::net::tls::{CertificateError, CertificateTable, parse_certificate};
+use crate::net::wildcard::WildcardMap;
 use crate::state::endpoint::{Endpoint, Kind};
 
 /// Why a generation cannot be put in force. The message names the object.
@@ -69,7 +70,7 @@ pub struct Tables {
     pub unserved: BTreeMap<String, String>,
     references: HashMap<AccountId, Arc<References>>,
     parsed: HashMap<CertificateId, Parsed>,
-    domains: HashMap<Host, DomainSpec>,
+    domains: WildcardMap<DomainSpec>,
 }
 
 /// A certificate of the Program, or what is wrong with it.
@@ -160,13 +161,7 @@ impl Tables {
 
     /// The reserved domain that covers a name, exact before the longest wildcard.
     pub fn domain(&self, host: &Host) -> Option<&DomainSpec> {
-        let name = host.wildcard_suffix().unwrap_or(host.as_str());
-        let wildcards = std::iter::once(format!("*.{name}"))
-            .filter(|_| host.is_wildcard())
-            .chain(name.match_indices('.').filter_map(|(dot, _)| Some(format!("*{}", name.get(dot..)?))));
-        self.domains
-            .get(host)
-            .or_else(|| wildcards.filter_map(|w| w.parse().ok()).find_map(|w: Host| self.domains.get(&w)))
+        self.domains.find(host)
     }
 
     /// The reserved address of this host and port.

@@ -12,10 +12,11 @@ use ebbgate_ebpf as shared;
 use ebbgate_model::Prefix;
 
 use super::compile::{CompileError, Destination, Guarded, compile};
+use super::interfaces;
 use super::links::{self, Held, LinkError};
 use super::maps::{self, Counters, Drops, Maps, MapsError, Rates};
 use super::pins::{Pins, PinsError};
-use super::{Mode, interfaces};
+use super::settings::Mode;
 
 /// Why the kernel does not enforce.
 #[derive(Debug, thiserror::Error)]

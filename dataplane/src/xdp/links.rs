@@ -7,8 +7,8 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpError, XdpLink};
 use aya::programs::{ProgramError, Xdp, XdpMode};
 
-use super::Mode;
 use super::pins::{LinkPin, Pins, PinsError};
+use super::settings::Mode;
 
 /// Why an interface is not guarded.
 #[derive(Debug, thiserror::Error)]

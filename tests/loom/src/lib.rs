@@ -6,14 +6,14 @@
 
 // The included files' own tests are for std's forms, and run where the files live.
 #[cfg(not(test))]
-#[path = "../../../dataplane/src/net/listen/cap.rs"]
-pub mod cap;
-#[cfg(not(test))]
 #[path = "../../../dataplane/src/tunnel/crossing.rs"]
 pub mod crossing;
 #[cfg(not(test))]
 #[path = "../../../dataplane/src/tunnel/life.rs"]
 pub mod life;
+#[cfg(not(test))]
+#[path = "../../../dataplane/src/net/listen/limits.rs"]
+pub mod limits;
 #[cfg(not(test))]
 mod pipe;
 
