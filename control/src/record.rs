@@ -17,11 +17,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::Pair;
+pub use crate::clock::UnixSecs;
 use crate::secret::{Sealed, Vault};
 use crate::store::{Item, Range, Revision, Store, StoreError, Txn};
-
-/// Unix time in seconds.
-pub type UnixSecs = i64;
 
 /// Prefix of everything that belongs to accounts.
 pub const ACCOUNTS_PREFIX: &str = "/a/";

@@ -19,6 +19,7 @@ pub use visitor::Visitor;
 pub use walk::Walk;
 
 use crate::dispatch::gateway::{Gateway as _, HttpConn};
+use crate::http::UpstreamPools;
 use crate::net::hello::{Hello, read_hello, refuse_name};
 use crate::net::listen::ConnPermit;
 use crate::net::socket::{Socket, Traffic};
@@ -117,7 +118,7 @@ pub async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host,
 }
 
 /// Serves a connection that speaks HTTP in clear.
-pub async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
+pub async fn serve_http(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, record: Record) {
     let facts = facts(&shard, &socket, &record);
     let conn = HttpConn {
         facts,
@@ -129,7 +130,7 @@ pub async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
         first_endpoint: None,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut socket, conn).await;
+    let outcome = crate::http::serve(shard.clone(), upstreams, &mut socket, conn).await;
     if outcome.broken {
         socket.abort_on_close();
     }
@@ -141,15 +142,21 @@ pub async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
 }
 
 /// HTTPS and TLS endpoints share a listener; libpq asks for TLS in its own words first.
-pub async fn serve_tls(shard: Shard, mut socket: Socket, record: Record) {
+pub async fn serve_tls(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, record: Record) {
     match read_hello(&mut socket).await {
-        Ok(hello) => serve_hello(shard, socket, hello, record).await,
+        Ok(hello) => serve_hello(shard, upstreams, socket, hello, record).await,
         Err(refusal) => record.refuse(None, refusal.to_string()),
     }
 }
 
 /// Serves a connection whose TLS hello is there.
-pub async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, mut record: Record) {
+pub async fn serve_hello(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    mut socket: Socket,
+    hello: Hello,
+    mut record: Record,
+) {
     let Some(name) = hello.tls.sni.clone() else {
         refuse_name(&mut socket).await;
         return record.refuse(None, "the TLS hello names no server this edge could serve");
@@ -157,12 +164,12 @@ pub async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, mut rec
     record.event.server_name = name.to_string();
     shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
-        return deliver::no_endpoint(shard, socket, hello, name, record).await;
+        return deliver::no_endpoint(shard, upstreams, socket, hello, name, record).await;
     };
     let facts = facts(&shard, &socket, &record);
     let walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
     match scheme {
-        Scheme::Https => deliver::https(shard, walk).await,
+        Scheme::Https => deliver::https(shard, upstreams, walk).await,
         _ => go_on(shard, walk).await,
     }
 }

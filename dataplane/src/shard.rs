@@ -10,8 +10,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::Duration;
 
 use crate::agents::{Agents, quic};
+use crate::http::UpstreamPools;
+use crate::http::limits::KEPT_UPSTREAM_SECS_MAX;
 use crate::l4::{self, Walk};
 use crate::net::listen::{self, Listener};
 use crate::net::ring::{self, Form};
@@ -29,7 +32,9 @@ pub fn run(
     let stop = agents.edge().reached(Stage::Stopped);
     ring::run(index, form, async move {
         let shard = Shard::new(index, Arc::clone(agents.edge()));
-        let mut listening = Listening { shard: shard.clone(), agents, ports: HashMap::new() };
+        let kept = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
+        let upstreams = UpstreamPools::new(&shard.edge().metrics, kept);
+        let mut listening = Listening { shard: shard.clone(), agents, upstreams, ports: HashMap::new() };
         tokio::select! {
             () = listening.read_mail(mailbox) => {}
             () = shard.links().sweep() => {}
@@ -42,6 +47,8 @@ pub fn run(
 struct Listening {
     shard: Shard,
     agents: Arc<Agents>,
+    /// Connections to upstreams, shared by the clients of this shard.
+    upstreams: UpstreamPools,
     /// Listeners of TCP ports, to be ended.
     ports: HashMap<u16, AbortHandle>,
 }
@@ -82,11 +89,14 @@ impl Listening {
     }
 
     fn listen(&mut self, entrance: Entrance, listener: Listener) {
-        let (shard, agents) = (self.shard.clone(), Arc::clone(&self.agents));
+        let (shard, agents, upstreams) =
+            (self.shard.clone(), Arc::clone(&self.agents), self.upstreams.clone());
         let drain = shard.edge().reached(Stage::Draining);
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
         let task = spawn_local(async move {
-            let accept = listen::accept(listener, |stream| accept::begin(&shard, &agents, &entrance, stream));
+            let accept = listen::accept(listener, |stream| {
+                accept::begin(&shard, &agents, &upstreams, &entrance, stream)
+            });
             tokio::select! {
                 Err(error) = accept => tracing::error!(%error, ?entrance, "a listener failed"),
                 () = drain => {}

@@ -25,14 +25,14 @@ const BEING_MENDED: [&str; 7] =
 
 /// What `cargo xtask tidy` takes.
 #[derive(Debug, Default, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Write the picture of imports into ARCHITECTURE.md
     #[arg(long)]
     write: bool,
 }
 
 /// Prints the picture, the figures and every finding; fails if there is a finding.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let (metadata, texts) = (workspace::metadata(false)?, sources()?);
     let imports = Imports::read(&metadata, &texts)?;
     let picture = picture::draw(&imports);

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::outbox::{Held, Outbox};
-use super::plans::Planned;
+use super::planned::Planned;
 use crate::metrics::Metrics;
 use crate::presence::{Command, Hold, Presence};
 use crate::room::PROGRAM_BYTES_MAX;

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_model::{Program, ProgramDigest};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::outbox::Held;
+use super::planned::Planned;
 use crate::metrics::Metrics;
 use crate::plan::fit::{TooLarge, fit};
 use crate::plan::{left_out, plan, unsent_bytes};
@@ -25,26 +24,6 @@ const DEBOUNCE_MS: u64 = 5;
 const DEBOUNCE_MS_MAX: u64 = 50;
 /// Seconds until the store is asked again after it failed.
 const RETRY_SECS: u64 = 1;
-
-/// The newest plan, and what keeps a newer one from being made.
-#[derive(Debug, Clone, Default)]
-pub struct Planned {
-    /// None until the first plan.
-    pub program: Option<Arc<Program>>,
-    /// Digest of the Program.
-    pub digest: Option<ProgramDigest>,
-    /// Records that edges do not get, by key, each with the reason.
-    pub left_out: Arc<BTreeMap<String, String>>,
-    /// Why the plan is not the newest, for the operator.
-    pub trouble: Option<String>,
-}
-
-impl Planned {
-    /// The Program with its digest.
-    pub fn held(&self) -> Option<Held> {
-        Some(Held { program: self.program.clone()?, digest: self.digest? })
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 enum PlanError {

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::{StoreError, file_error};
+use super::error::{StoreError, file_error};
 use crate::disk::unwritable;
 
 /// Longest process id in bytes that is read from a lock file.

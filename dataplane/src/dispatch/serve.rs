@@ -62,7 +62,11 @@ impl Gateway for Shard {
     async fn silenced(&self, endpoint: &Endpoint) {
         match &endpoint.kind {
             Kind::Cloud => std::future::pending().await,
-            Kind::Agent(agent) => agent.session.liveness.silenced().await,
+            Kind::Agent(agent) => {
+                // A request on a pooled connection opened no stream that would be watched.
+                self.watch(&agent.session);
+                agent.session.liveness.silenced().await;
+            }
         }
     }
 

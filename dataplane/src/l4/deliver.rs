@@ -14,6 +14,7 @@ use tokio::time::{Duration, timeout};
 use super::walk::{Next, Over, unmet};
 use super::{Record, TLS_PORT, Visitor, Walk};
 use crate::dispatch::gateway::HttpConn;
+use crate::http::UpstreamPools;
 use crate::net::detect::POSTGRES_SSL_REQUEST;
 use crate::net::hello::{Hello, finish_handshake, refuse_name};
 use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
@@ -86,7 +87,7 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
 }
 
 /// Serves an HTTPS connection: its policy, the handshake, then requests.
-pub(super) async fn https(shard: Shard, mut walk: Box<Walk>) {
+pub(super) async fn https(shard: Shard, upstreams: UpstreamPools, mut walk: Box<Walk>) {
     let endpoint = loop {
         match walk.next(&shard).await {
             Next::EndTls(settings) => {
@@ -108,11 +109,18 @@ pub(super) async fn https(shard: Shard, mut walk: Box<Walk>) {
             return finish(*walk, over);
         }
     }
-    requests(shard, walk, Some(endpoint)).await;
+    requests(shard, upstreams, walk, Some(endpoint)).await;
 }
 
 /// Serves a name that no endpoint is online for: an explanation for whoever speaks HTTP, if the name is ours.
-pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, name: Host, record: Record) {
+pub(super) async fn no_endpoint(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    mut socket: Socket,
+    hello: Hello,
+    name: Host,
+    record: Record,
+) {
     let outcome = format!("no endpoint is online for {name}");
     let ours = shard.edge().tables.load().certificates.find(&name).is_some();
     let may_be_http = hello.tls.alpn.is_empty() || hello.tls.offers_http();
@@ -124,12 +132,17 @@ pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, 
     let pool = crate::state::pool::Pool::new(Vec::new());
     let mut walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
     match end_tls(&shard, &mut walk, &tls::default_settings(), Some(Protocols::Http), false).await {
-        Ok(()) => requests(shard, walk, None).await,
+        Ok(()) => requests(shard, upstreams, walk, None).await,
         Err(over) => finish(*walk, over),
     }
 }
 
-async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endpoint>>) {
+async fn requests(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    walk: Box<Walk>,
+    first_endpoint: Option<Arc<Endpoint>>,
+) {
     let mut walk = *walk;
     walk.record.event.policy_logs = walk.take_logs();
     let tls_settings = walk.ended();
@@ -144,7 +157,7 @@ async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endp
         first_endpoint,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut visitor, conn).await;
+    let outcome = crate::http::serve(shard.clone(), upstreams, &mut visitor, conn).await;
     if outcome.broken {
         visitor.abort_on_close();
     }

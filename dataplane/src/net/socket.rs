@@ -245,7 +245,7 @@ impl Socket {
 
     /// Takes the bytes looked at and not yet read: for [`crate::relay::First`], since a spliced relay reads the kernel's
     /// socket alone.
-    pub fn take_looked_at(&mut self) -> Bytes {
+    pub fn take_peeked(&mut self) -> Bytes {
         std::mem::take(&mut self.peeked).freeze()
     }
 
@@ -306,7 +306,7 @@ impl Socket {
     }
 }
 
-/// Counts what the kernel moves; bytes looked at are not its business ([`Socket::take_looked_at`]).
+/// Counts what the kernel moves; bytes looked at are not its business ([`Socket::take_peeked`]).
 impl Kernel for Socket {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.attached()?.poll_readable(cx)
@@ -557,7 +557,7 @@ pub(crate) mod tests {
         let ((mut client, mut near), (mut server, far)) = (pair().await, pair().await);
         client.write_all(b"hello").await.unwrap();
         near.peek_more().await.unwrap();
-        let first = First { to_agent: near.take_looked_at(), to_client: Bytes::new() };
+        let first = First { to_agent: near.take_peeked(), to_client: Bytes::new() };
         let (near_traffic, far_traffic) = (near.traffic(), far.traffic());
         // The last end goes with the close.
         let relay = async move {

@@ -7,6 +7,7 @@ use tokio::task::spawn_local;
 
 use super::shared;
 use crate::agents::{self, Agents};
+use crate::http::UpstreamPools;
 use crate::l4::{self, Record};
 use crate::net::listen::PeerKind;
 use crate::net::socket::Socket;
@@ -15,7 +16,13 @@ use crate::state::metrics::ListenerLabel;
 use crate::state::shard::Shard;
 
 /// Takes an accepted connection: counts it in and serves it in a task of its own.
-pub(super) fn begin(shard: &Shard, agents: &Arc<Agents>, entrance: &Entrance, stream: TcpStream) {
+pub(super) fn begin(
+    shard: &Shard,
+    agents: &Arc<Agents>,
+    upstreams: &UpstreamPools,
+    entrance: &Entrance,
+    stream: TcpStream,
+) {
     let Ok(socket) = Socket::new(stream) else { return };
     let edge = shard.edge();
     edge.metrics.connections.get_or_create(&ListenerLabel { listener: entrance.name() }).inc();
@@ -38,21 +45,21 @@ pub(super) fn begin(shard: &Shard, agents: &Arc<Agents>, entrance: &Entrance, st
             return;
         }
     };
-    let shard = shard.clone();
+    let (shard, upstreams) = (shard.clone(), upstreams.clone());
     match entrance.clone() {
         Entrance::Connect => {
             spawn_local(agents::serve(shard, Arc::clone(agents), socket, admitted));
         }
         Entrance::Http => {
             let record = Record::new(&shard, &socket, admitted);
-            spawn_local(l4::serve_http(shard, socket, record));
+            spawn_local(l4::serve_http(shard, upstreams, socket, record));
         }
         Entrance::Tls => {
             let record = Record::new(&shard, &socket, admitted);
-            spawn_local(l4::serve_tls(shard, socket, record));
+            spawn_local(l4::serve_tls(shard, upstreams, socket, record));
         }
         Entrance::Shared => {
-            spawn_local(shared::serve(shard, Arc::clone(agents), socket, kind, admitted));
+            spawn_local(shared::serve(shard, Arc::clone(agents), upstreams, socket, kind, admitted));
         }
         Entrance::Tcp { host, port } => {
             let record = Record::new(&shard, &socket, admitted);

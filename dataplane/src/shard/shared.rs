@@ -9,6 +9,7 @@ use ebbgate_wire::link::ALPN_LINK;
 use tokio::time::{Duration, timeout};
 
 use crate::agents::{self, Agents};
+use crate::http::UpstreamPools;
 use crate::l4::{self, Record};
 use crate::net::hello::{Hello, read_hello};
 use crate::net::listen::{ConnPermit, PeerKind};
@@ -21,6 +22,7 @@ use crate::state::tables::ConnectNames;
 pub(super) async fn serve(
     shard: Shard,
     agents: Arc<Agents>,
+    upstreams: UpstreamPools,
     mut socket: Socket,
     kind: PeerKind,
     admitted: ConnPermit,
@@ -49,7 +51,7 @@ pub(super) async fn serve(
         },
     };
     let record = Record::new(&shard, &socket, admitted);
-    l4::serve_hello(shard, socket, hello, record).await;
+    l4::serve_hello(shard, upstreams, socket, hello, record).await;
 }
 
 /// Counts the connection as an agent's, and hands it on.

@@ -43,6 +43,7 @@ impl Shard {
         if !self.links().has_raw(agent.session.id) || !Sealing::fits(first.len()) {
             return None;
         }
+        agent.session.make_room().await;
         let slot = carrier::slot(&agent.session).ok()?;
         self.watch(&agent.session);
         let claimed = self
@@ -66,6 +67,7 @@ impl Shard {
     /// Opens a stream on this shard: over attached QUIC, on an idle link, else in the session if it lives here.
     pub async fn open_here(&self, agent: &AgentRef, origin: Origin) -> Result<CarrierStream, OpenError> {
         self.watch(&agent.session);
+        agent.session.make_room().await;
         let mut opened = match self.open_apart(agent, origin).await {
             Some(stream) => Ok(stream),
             None => self.open_carrier(agent, origin).await,
@@ -82,7 +84,7 @@ impl Shard {
     }
 
     /// Something goes to the agent: while it stays unanswered, looks from time to time whether the agent is heard at all.
-    fn watch(&self, session: &Arc<SessionState>) {
+    pub fn watch(&self, session: &Arc<SessionState>) {
         if !session.liveness.sent(Instant::now()) {
             return;
         }

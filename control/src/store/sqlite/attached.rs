@@ -6,8 +6,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{StoreError, file_error};
-use super::engine_error;
+use super::super::error::{StoreError, file_error};
+use super::read::engine_error;
 
 /// No log beside it: the copy is one file, also where nothing can be written.
 const TABLES: &str = "

@@ -8,9 +8,10 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::super::{Page, Range, StoreError, file_error};
+use super::super::error::{StoreError, file_error};
+use super::super::{Page, Range};
+use super::read::{engine_error, read_range};
 use super::sum::sum;
-use super::{engine_error, read_range};
 use crate::disk::{Unwritable, unwritable};
 
 /// Marks the file as ours: `EbGt` in ASCII.

@@ -10,8 +10,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use tokio::sync::{oneshot, watch};
 
 use super::super::{Compare, LOG_BYTES_MAX, LeaseId, Op, Outcome, REVISIONS_KEPT, Revision, StoreError, Txn};
+use super::read::{end_of, engine_error};
+use super::schema;
 use super::sum::sum;
-use super::{end_of, engine_error, schema};
 use crate::trouble::Trouble;
 
 /// Transactions that share one disk flush.

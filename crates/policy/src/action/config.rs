@@ -9,7 +9,7 @@ use super::{Notes, Refs};
 use crate::code;
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::expr::Template;
-use crate::verdict::Phase;
+use crate::facts::Phase;
 
 /// One map of an action's configuration, its place, and the notes of the whole document.
 pub(crate) struct Config<'c> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
 use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
 use ebbgate_policy::{EndpointFacts, Engine};
-use ebbgate_wire::rpc::{Bind, BindReply, PatchTunnelState};
+use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState};
 use ebbgate_wire::ticket::BindToken;
 
 use super::super::bind::{self, Place, Wanted};
@@ -159,6 +159,8 @@ impl Connection {
                 proxy_protocol: wanted.proxy_protocol,
                 tls_termination: wanted.tls_termination.clone(),
                 health: self.health(session, &url),
+                shows_client: bind.extra.shows_client
+                    || Family::from_user_agent(&identity.user_agent) != Family::Ebbgate,
             }),
             upstream_http2: bind.upstream_is_http2(),
             pooling_enabled: bind.extra.pooling_enabled,
