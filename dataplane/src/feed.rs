@@ -77,7 +77,7 @@ pub enum FeedError {
 pub struct Feed {
     /// Where control listens.
     pub socket: PathBuf,
-    /// Who we are.
+    /// The id of this edge.
     pub id: EdgeId,
     /// The shards' common state.
     pub edge: Arc<Edge>,
@@ -164,7 +164,7 @@ impl Feed {
                     let endpoints = enforcement.borrow_and_update().as_ref().clone();
                     send(lines, &FromEdge::Enforcement { endpoints }).await?;
                 }
-                // Nobody who leaves a further event has to wake this task while it waits for more of them.
+                // While this task waits for more events, a further one does not wake it.
                 Some(event) = self.events.recv(), if events.due.is_none() => {
                     events.put(&event)?;
                     events.due = Some(Instant::now() + Duration::from_millis(GATHER_MS));

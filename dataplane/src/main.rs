@@ -84,7 +84,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let addresses = Addresses { http, https, connect, admin: admin_at };
     drop(passed);
     let quic = open_quic(&edge, config.quic, addresses.connect)?;
-    // The filter stands before the first connection is accepted.
+    // The filter is in the kernel before the first connection is accepted.
     xdp.begin(served::wanted(&edge, vec![addresses.http, addresses.https, addresses.connect]));
     xdp.applied().await;
     let form = config.runtime.form();
@@ -132,7 +132,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    // Without a service manager there is nobody to tell.
+    // Without a service manager there is nothing to notify.
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     drain::drain(&edge, Duration::from_millis(config.drain_ms)).await;
     edge.log_refusals(true);
@@ -261,7 +261,7 @@ async fn announce(edge: &Edge, disk: &Disk, run_dir: &Path, addresses: &Addresse
     if let Err(error) = disk.write(&path, about.to_string().as_bytes()) {
         tracing::error!(%error, path = %path.display(), "scripts will not find this edge");
     }
-    // Without a service manager there is nobody to tell.
+    // Without a service manager there is nothing to notify.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     tracing::info!(%about, "ready");
 }

@@ -95,7 +95,7 @@ impl XdpHandle {
         self.shared.changes.note();
     }
 
-    /// Reads the blocklist again, and attaches again where somebody took the program off by hand.
+    /// Reads the blocklist again, and attaches again where the program was detached by hand.
     pub fn reload(&self) {
         self.shared.reload.store(true, Ordering::Release);
         self.shared.changes.note();
@@ -105,7 +105,7 @@ impl XdpHandle {
     pub async fn applied(&self) {
         let asked = self.shared.changes.count();
         let mut done = self.done.clone();
-        // An error means that the thread is gone, and with it everybody who could be waited for.
+        // An error means that the thread is gone: nothing more will be applied.
         let _ = done.wait_for(|done| *done >= asked).await;
     }
 

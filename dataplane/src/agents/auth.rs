@@ -1,4 +1,4 @@
-//! Who may have a session: the token, the name it came in by, and how often its source may be wrong.
+//! Whether a login is accepted: its token, the name it used, and how often its source may fail.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ const FAILURE_WINDOW_SECS: u64 = 60;
 /// Sources whose failures are counted at once.
 const SOURCES_MAX: usize = 65_536;
 
-/// Somebody with a valid token.
+/// A login with a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Accepted {
     pub(super) account: AccountId,
@@ -42,7 +42,7 @@ pub(super) struct Accepted {
     pub(super) client_id: Option<String>,
 }
 
-/// Judges an Auth that came from `source` by a name of `ingress` (None: a common one).
+/// Judges an Auth from `source` by a name of `ingress` (None: a common one).
 pub(super) fn judge(
     auth: &Auth,
     tables: &Tables,

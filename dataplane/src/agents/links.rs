@@ -1,4 +1,4 @@
-//! Links of agents: who may add one to which session, how many, and on which shard each waits.
+//! Links of agents: to which session one is added, how many it may have, and on which shard each waits.
 //!
 //! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `carrier::link`'s.
 
@@ -59,7 +59,7 @@ pub(super) fn offer(
     })
 }
 
-/// The living session a ticket is for, if whoever shows it may come in by this name from this address.
+/// The living session a ticket is for, if its agent may connect by this name from this address.
 pub(super) fn session_of_ticket(
     agents: &Agents,
     ticket: &Secret,
@@ -139,7 +139,7 @@ pub async fn begins_raw(socket: &mut Socket) -> bool {
         if common == MAGIC.len() {
             return true;
         }
-        // Whoever reads the hello next finds the end or the error again.
+        // The next read of the hello finds the end or the error again.
         if common < seen.len() || !matches!(socket.peek_more().await, Ok(1..)) {
             return false;
         }

@@ -1,4 +1,4 @@
-//! One agent's connection: TLS by the name it came for, then the streams it opens, answered one task each.
+//! One agent's connection: TLS by the name it asked for, then the streams it opens, answered one task each.
 
 mod endpoints;
 mod heard;
@@ -56,7 +56,7 @@ const REQUEST_SECS_MAX: u64 = 30;
 const REFUSED_PAUSE_MS: u64 = 200;
 /// Milliseconds between looks at whether a token has become known.
 const CATCH_UP_LOOK_MS: u64 = 20;
-/// Seconds a session may take to end once it was told to.
+/// Seconds a session may take to end once it was asked to.
 const END_SECS_MAX: u64 = 2;
 /// Seconds a cookie and a bind token are good for.
 const TICKET_SECS: i64 = 90 * 24 * 3600;
@@ -123,11 +123,11 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitt
     drop((admitted, open));
 }
 
-/// How an agent came.
+/// How an agent connected.
 pub(super) struct Arrival {
     /// From where.
     pub(super) peer: IpAddr,
-    /// Only sessions of this account may come by the name it came for; None: of any.
+    /// Only sessions of this account may use the name it asked for; None: any.
     pub(super) ingress: Option<AccountId>,
     /// The connection below, if it is a QUIC one: it takes the session's streams too.
     pub(super) quic: Option<Arc<QuicWay>>,
@@ -182,7 +182,7 @@ impl Connection {
             tracing::info!(peer = %self.peer, %error, "an agent's connection failed");
         }
         let unheard = match &result {
-            // The kernel gives up in silence under the name of what it last heard of the way there.
+            // On a TCP user timeout the kernel may report the last ICMP error instead of ETIMEDOUT.
             Err(DriverError::Io(error))
                 if matches!(
                     error.kind(),
@@ -411,7 +411,7 @@ impl Connection {
         })
     }
 
-    /// Heartbeats towards the agent, also when somebody asks for a sign of life; a missed one ends the session.
+    /// Heartbeats towards the agent, also when a stream waits for a sign of life; a missed one ends the session.
     async fn beat(self: Rc<Self>) {
         let Ok(stream) = self.mux.open(StreamKind::Heartbeat).await else { return };
         let interval = Duration::from_secs(heartbeat::HEARTBEAT_SECS);
@@ -424,7 +424,7 @@ impl Connection {
     }
 }
 
-/// A session's place in its account, and room for the text it comes with.
+/// A session's permits: one of its account's sessions, and the bytes of its text.
 fn place(
     allowance: &Allowance,
     text_bytes: &Arc<Counter>,

@@ -1,7 +1,7 @@
 //! What a client speaks, from its first bytes: a TLS hello, HTTP in clear, PostgreSQL asking for encryption, or anything
 //! else. A pure function over the bytes received so far.
 //!
-//! Knows no routes and no sockets, and consumes nothing: whoever asked replays the bytes.
+//! Knows no routes and no sockets, and consumes nothing: the caller reads the bytes again.
 
 mod detected;
 mod hello;
@@ -9,7 +9,7 @@ mod ja4;
 
 pub use detected::{ClientHello, Detected, HELLO_BYTES_MAX};
 
-/// Longest HTTP method told apart from opaque bytes.
+/// Longest HTTP method, in bytes, that is distinguished from opaque bytes.
 const METHOD_BYTES_MAX: usize = 16;
 /// libpq's request for TLS: length 8, code 80877103 (PostgreSQL protocol, section 54.7 `SSLRequest`).
 pub const POSTGRES_SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -41,7 +41,7 @@ fn detect_postgres(bytes: &[u8]) -> Detected {
     Detected::Opaque
 }
 
-/// An upper-case method and a space. Enough to answer somebody who speaks HTTP to a TLS port.
+/// An upper-case method and a space. Enough to answer HTTP on a TLS port.
 fn detect_http(bytes: &[u8]) -> Detected {
     let method = bytes.iter().take(METHOD_BYTES_MAX).take_while(|b| b.is_ascii_uppercase()).count();
     match bytes.get(method) {

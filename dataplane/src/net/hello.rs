@@ -1,4 +1,4 @@
-//! The first bytes on a TLS listener: libpq's requests answered, the hello looked at and left for whoever ends TLS.
+//! The first bytes on a TLS listener: libpq's requests answered, the hello peeked and left for TLS to read.
 
 use std::io;
 use std::sync::Arc;
@@ -125,7 +125,7 @@ pub async fn finish_handshake(
     Ok(stream)
 }
 
-/// Nobody answers to the name: a fatal alert, and no certificate (RFC 6066 section 3).
+/// No endpoint has the name: a fatal alert, and no certificate (RFC 6066 section 3).
 pub async fn refuse_name(socket: &mut Socket) {
     refuse(socket, &tls::alert(AlertDescription::UnrecognisedName)).await;
 }

@@ -45,7 +45,7 @@ pub enum ListenError {
         /// What the kernel says.
         source: io::Error,
     },
-    /// Somebody else listens there.
+    /// Another listener has the address.
     #[error(
         "cannot listen on {address} for {listener}: {by} already listens there; stop that, or give {listener} another \
          address"
@@ -75,7 +75,7 @@ pub enum Taker {
     /// Any other process.
     #[error("{0}")]
     Process(String),
-    /// Nobody looked; see [`ListenError::named`].
+    /// Not looked up; see [`ListenError::named`].
     #[error("another process")]
     Unknown,
 }

@@ -209,7 +209,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Who connected; IPv4-mapped addresses as IPv4.
+    /// Address of the peer; IPv4-mapped addresses as IPv4.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -275,7 +275,7 @@ impl Socket {
         }
     }
 
-    /// On a thread whose runtime is a ring: the connection as one whose readiness the ring tells, for a spliced relay.
+    /// On a thread whose runtime is a ring: the connection as one whose readiness the ring reports, for a spliced relay.
     /// None: by epoll, as it is. Afterwards nothing else can use this socket.
     pub fn by_ring(&mut self) -> io::Result<Option<Ringed>> {
         if !ring::in_ring() {

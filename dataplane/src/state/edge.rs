@@ -51,7 +51,7 @@ impl Waits {
 pub struct Edge {
     /// The Program in force.
     pub tables: ArcSwap<Tables>,
-    /// Who is online.
+    /// Endpoints that are online.
     pub routes: RouteTable,
     /// How many connections may be open.
     pub limits: Arc<ConnLimits>,
@@ -86,7 +86,7 @@ pub enum Stage {
     Serving,
     /// Nothing new is accepted; requests and connections in flight go on.
     Draining,
-    /// Agents are told to go.
+    /// Agents are asked to disconnect.
     Ending,
     /// Shards stop.
     Stopped,
@@ -192,7 +192,7 @@ impl Edge {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An agent's endpoint came or went: who stands alone at a port may be another now.
+    /// An agent's endpoint was added or removed: a port may have another owner now.
     pub fn occupant_changed(&self, endpoint: &Endpoint) {
         if endpoint.url.scheme() == Scheme::Tcp && endpoint.binding == Binding::Public {
             self.changes.note();

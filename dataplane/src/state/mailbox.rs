@@ -1,4 +1,4 @@
-//! What shards are told by others, and where they accept connections.
+//! Messages to shards, and the entrances where they accept connections.
 
 use std::any::Any;
 use std::net::UdpSocket;
@@ -15,7 +15,7 @@ use crate::tunnel::session::{AgentRef, OpenError};
 /// Messages waiting for one shard.
 const MAILBOX_MAX: usize = 4096;
 
-/// What a shard is told by others.
+/// A message to a shard.
 pub enum Message {
     /// Accept connections here.
     Listen(Entrance, Listener),
@@ -23,7 +23,7 @@ pub enum Message {
     Quic(UdpSocket),
     /// Stop accepting on a port.
     Close(u16),
-    /// Go on with a connection of l4 whose session lives here.
+    /// Go on with a connection of l4 whose session is on this shard.
     Moved(Box<dyn Any + Send>),
     /// Open a stream for a request that is handled elsewhere.
     Open(Box<OpenRequest>),
@@ -35,7 +35,7 @@ pub enum Message {
     EndLinks(TunnelSessionId),
 }
 
-/// Where a connection came in.
+/// The listener that accepted a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Entrance {
     /// HTTP in clear.
@@ -74,7 +74,7 @@ pub struct OpenRequest {
     pub agent: AgentRef,
     /// For this visitor.
     pub origin: Origin,
-    /// Who asked.
+    /// Takes the answer.
     pub reply: oneshot::Sender<Result<Crossing, OpenError>>,
 }
 

@@ -41,7 +41,7 @@ pub struct RouteTable {
     returning: OnceLock<Returning>,
 }
 
-/// Somebody else answers for the URL, and not both of them share.
+/// Another endpoint has the URL, and not both of them enable pooling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("endpoint {0} is already online on this URL, and not both have pooling enabled")]
 pub struct AlreadyOnline(pub EndpointId);
@@ -60,7 +60,7 @@ impl Default for RouteTable {
 }
 
 impl RouteTable {
-    /// Adds an agent's endpoint if the pool rule allows: whoever shares a URL has pooling enabled (wire.md section 6).
+    /// Adds an agent's endpoint if the pool rule allows: endpoints that share a URL have pooling enabled (wire.md section 6).
     pub fn bind(&self, endpoint: Arc<Endpoint>) -> Result<(), AlreadyOnline> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let place = RouteKey::of(&endpoint);

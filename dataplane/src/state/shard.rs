@@ -1,5 +1,5 @@
 //! `Shard`: the handle to the shard a task runs on, and what that shard alone has: TLS configurations, agents' links, and the
-//! sessions that live there.
+//! sessions of that shard.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -56,7 +56,7 @@ impl Shard {
         &self.0.links
     }
 
-    /// A session that lives here can take streams.
+    /// A session of this shard can take streams.
     pub fn add_carrier(&self, id: TunnelSessionId, carrier: Carrier) {
         self.0.carriers.borrow_mut().insert(id, carrier);
     }
@@ -66,7 +66,7 @@ impl Shard {
         self.0.carriers.borrow_mut().remove(&id);
     }
 
-    /// The carrier of a session that lives here.
+    /// The carrier of a session of this shard.
     pub(super) fn carrier(&self, id: TunnelSessionId) -> Option<Carrier> {
         self.0.carriers.borrow().get(&id).cloned()
     }

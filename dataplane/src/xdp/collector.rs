@@ -1,4 +1,4 @@
-//! Metrics of the filter: counters are read from the kernel when somebody asks, and cost nothing otherwise.
+//! Metrics of the filter: counters are read from the kernel when `/metrics` is read, and cost nothing otherwise.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};

@@ -21,7 +21,7 @@ use crate::state::tables::Tables;
 pub struct Wanted {
     /// The Program in force.
     pub tables: Arc<Tables>,
-    /// Where the edge listens, and who stands there.
+    /// Where the edge listens, and which endpoint owns each port.
     pub listening: Listening,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Exchange {
     pub(super) seen: Mutex<Seen>,
 }
 
-/// What the thread leaves for whoever asks.
+/// What the thread leaves for metrics.
 #[derive(Default)]
 pub(super) struct Seen {
     /// The kernel's counters, while there is a filter.

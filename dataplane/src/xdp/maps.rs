@@ -104,7 +104,7 @@ impl Maps {
         &self.tables
     }
 
-    /// The counters, to be read beside whoever owns the maps.
+    /// The counters, for a reader beside the owner of the maps.
     pub fn counters(&self) -> Result<Counters, MapsError> {
         self.counters.try_clone()
     }

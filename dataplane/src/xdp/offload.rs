@@ -1,7 +1,7 @@
 //! Which listeners the kernel can guard, and with which lists; and for every endpoint with an allowlist, in a sentence,
-//! why not. Pure: the Program and who stands at which port go in.
+//! why not. Pure: the Program and the owners of ports go in.
 //!
-//! A port is guarded when one cloud endpoint alone can stand there, so that its list is the list of every connection.
+//! A port is guarded when one cloud endpoint alone owns it, so that its list applies to every connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,10 +14,10 @@ use ebbgate_model::{
 use super::compile::{Destination, Guarded};
 use super::lists::{SourceList, Unlisted, is_enforced, source_lists};
 
-/// Who serves the connections of a TCP port.
+/// The owner of a TCP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortOwner {
-    /// Nobody: connections are closed.
+    /// None: connections are closed.
     Unserved,
     /// One cloud endpoint, and no other may join it.
     One(EndpointId),
@@ -32,7 +32,7 @@ pub struct Listening {
     pub shared: Vec<SocketAddr>,
     /// Address that TCP ports are bound on.
     pub tcp_bind: IpAddr,
-    /// TCP ports, and who stands there.
+    /// TCP ports, and the owner of each.
     pub tcp: BTreeMap<u16, PortOwner>,
 }
 
@@ -48,7 +48,7 @@ pub enum NotOffloadable {
     /// Pooling.
     #[error("pooling is enabled: an agent may serve the same address under another policy")]
     Pooled,
-    /// Somebody else is there.
+    /// Another endpoint is there too.
     #[error("port {0} is served by another endpoint too")]
     Others(u16),
     /// No listener.
@@ -62,7 +62,7 @@ pub enum NotOffloadable {
     Restriction,
 }
 
-/// How one endpoint stands.
+/// Whether the allowlist of one endpoint is in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffloadStatus {
     /// The guarded port, if there is one.
@@ -71,7 +71,7 @@ pub struct OffloadStatus {
     pub why: Option<NotOffloadable>,
 }
 
-/// What the kernel is to hold, and how endpoints stand.
+/// What the kernel is to hold, and the status of each endpoint.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// All listeners, those without lists too.
@@ -133,7 +133,7 @@ fn destinations(address: IpAddr) -> BTreeSet<Destination> {
     }
 }
 
-/// The port that the endpoint alone can stand at.
+/// The port that the endpoint alone owns.
 fn owned_port(
     id: EndpointId,
     endpoint: &CloudEndpointSpec,
@@ -199,7 +199,7 @@ fn merged(
     Ok(list)
 }
 
-/// Whether an enforced `restrict-ips` stands anywhere in a policy.
+/// Whether a policy has an enforced `restrict-ips` anywhere.
 fn mentions(policy: &TrafficPolicy) -> bool {
     let rules = policy.on_tcp_connect.iter().chain(&policy.on_http_request).chain(&policy.on_http_response);
     rules.flat_map(|rule| &rule.actions).any(|action| action.kind == "restrict-ips" && is_enforced(action))

@@ -46,7 +46,7 @@ pub(super) struct XdpReconciler {
     said_at: Instant,
     /// By interface, what the log said of it last.
     failures: BTreeMap<String, String>,
-    /// Interfaces that somebody took the program off by hand.
+    /// Interfaces whose program was detached by hand.
     hands_off: BTreeSet<String>,
     blocklist_stamp: Option<(SystemTime, u64)>,
 }
@@ -183,7 +183,7 @@ impl XdpReconciler {
                 true
             }
             Err(error) => {
-                // Whoever holds the pins may end at any moment; the kernel does not change its mind so soon.
+                // The process that holds the pins may end at any moment; the kernel does not change its mind so soon.
                 if !matches!(error, FilterError::Pins(PinsError::Taken(_))) {
                     self.retry_at = Instant::now() + Duration::from_secs(RETRY_SECS);
                 }

@@ -1,4 +1,4 @@
-//! The program's packet counters. Any number of readers may hold them, beside the one who writes the maps.
+//! The program's packet counters. Any number of readers may hold them, beside the one writer of the maps.
 
 use std::os::fd::AsFd;
 use std::path::Path;
