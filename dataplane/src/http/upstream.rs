@@ -9,7 +9,7 @@
 //! where it can be sent again: its method is idempotent (RFC 9110 section 9.2.2) and its body is known to fit
 //! [`replay::REPLAY_BYTES_MAX`]. It is sent again once, on a fresh connection, if nothing came back.
 //! Other requests, POST among them, always open a connection, and their bytes go out once. HTTP/2 is different: GOAWAY and
-//! REFUSED_STREAM say which requests were not looked at (RFC 9113 section 8.7), so every method shares its connections.
+//! `REFUSED_STREAM` say which requests were not looked at (RFC 9113 section 8.7), so every method shares its connections.
 //!
 //! A connection that the upstream may have authenticated is the exception: its visitor's requests have to use it.
 
