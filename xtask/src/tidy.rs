@@ -20,8 +20,7 @@ use crate::workspace;
 use imports::Imports;
 
 /// Files that are being taken apart; their circles and upward arrows are printed, and do not fail.
-const BEING_MENDED: [&str; 7] =
-    ["agent/", "control/", "crates/policy/", "crates/quic/", "crates/wire/", "dataplane/", "xtask/"];
+const BEING_MENDED: [&str; 4] = ["agent/src/dial.rs", "agent/src/session", "dataplane/", "xtask/src/bench/"];
 
 /// What `cargo xtask tidy` takes.
 #[derive(Debug, Default, clap::Args)]
@@ -134,13 +133,13 @@ mod tests {
 
     #[test]
     fn an_arrow_that_points_up_is_found() {
-        let found = caused("dataplane/", &[("dataplane/src/http.rs", "use crate::shard::Shard;\n")]);
+        let found = caused("dataplane/", &[("dataplane/src/net.rs", "use crate::shard::Shard;\n")]);
         let named = found.iter().any(|finding| {
-            finding.starts_with("dataplane/src/http.rs:")
+            finding.starts_with("dataplane/src/net.rs:")
                 && finding.contains(
-                    "imports `crate::shard::Shard` of dataplane/src/shard.rs, but shard is above http",
+                    "imports `crate::shard::Shard` of dataplane/src/shard.rs, but shard is above net",
                 )
-                && finding.contains("pass what http needs down as an argument")
+                && finding.contains("pass what net needs down as an argument")
         });
         assert!(named, "{found:?}");
     }
