@@ -171,6 +171,7 @@ impl Session {
         let delivery = Delivery::Accept(queue, inbound);
         let mut bind = bind_request(&endpoint);
         bind.forwards_to = "app".into();
+        bind.extra.shows_client = true;
         let (key, url) = self.inner.add(&endpoint.name, bind, Patience::UntilRefused, delivery).await?;
         Ok(Listener { accepted, served: Served { session: self.inner.clone(), key, url } })
     }

@@ -49,6 +49,7 @@ pub fn agent(n: u32, url: &str) -> Arc<Endpoint> {
         proxy_protocol: None,
         tls_termination: None,
         health: Arc::default(),
+        shows_client: false,
     };
     endpoint(n, url, Kind::Agent(agent), None)
 }

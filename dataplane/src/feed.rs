@@ -16,9 +16,13 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
+use crate::agents::Agents;
 use crate::state::edge::Edge;
+use crate::state::endpoint::Endpoint;
+use crate::state::random;
 use crate::state::saved::{Saved, Written};
 use crate::state::tables::{ProgramError, Tables};
+use crate::xdp::Guard;
 
 /// Milliseconds before the first new attempt.
 const RETRY_MS_MIN: u64 = 50;
@@ -77,6 +81,10 @@ pub struct Feed {
     pub id: EdgeId,
     /// The shards' common state.
     pub edge: Arc<Edge>,
+    /// Agents' sessions.
+    pub agents: Arc<Agents>,
+    /// The kernel's filter.
+    pub xdp: Arc<Guard>,
     /// Where Programs are kept.
     pub saved: Saved,
     /// Events to send.
@@ -98,7 +106,7 @@ impl Feed {
                 retry_ms = RETRY_MS_MIN;
             }
             tracing::warn!(%error, retry_ms, "no feed from control; serving the last program");
-            sleep(Duration::from_millis(retry_ms / 2 + self.edge.random() % (retry_ms / 2 + 1))).await;
+            sleep(Duration::from_millis(retry_ms / 2 + random::number() % (retry_ms / 2 + 1))).await;
             retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
         }
     }
@@ -137,7 +145,7 @@ impl Feed {
     ) -> Result<std::convert::Infallible, FeedError> {
         let mut beat = interval(Duration::from_secs(BEAT_SECS));
         // Whatever was published before counts as a change for a new feed.
-        let mut enforcement = self.edge.guard.enforcement();
+        let mut enforcement = self.xdp.enforcement();
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
         let mut events = Gathered::default();
@@ -198,7 +206,7 @@ impl Feed {
                 program
             }
             ToEdge::Session { session, command, number } => {
-                self.edge.command(session, command, number);
+                self.agents.command(session, command, number);
                 return Ok(());
             }
             ToEdge::Beat | ToEdge::Unknown => return Ok(()),
@@ -221,7 +229,7 @@ impl Feed {
     /// A generation is in force when the kernel has it too. A long list takes seconds; control must not think meanwhile
     /// that we are gone.
     async fn wait_for_guard(&self, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
-        let settled = self.edge.guard.settled();
+        let settled = self.xdp.settled();
         tokio::pin!(settled);
         loop {
             match timeout(Duration::from_secs(BEAT_SECS), &mut settled).await {
@@ -240,13 +248,42 @@ impl Feed {
     fn apply(&self, program: Program) -> Result<ProgramDigest, ProgramError> {
         let generation = program.generation;
         let tables = Tables::compile(program, &self.edge.tables.load())?;
-        self.edge.install(tables);
+        install(&self.agents, tables);
         let written = Written::new(&self.edge.tables.load().program);
         if let Err(error) = self.saved.put_program(&written) {
             tracing::error!(%error, "the program is in force but not on disk; a restart would need control");
         }
         tracing::info!(generation, "program in force");
         Ok(written.digest())
+    }
+}
+
+/// Puts Tables in force: state, then sessions and endpoints of agents that may no longer be, and then what is new: nobody shares
+/// a URL with the account that had it before. At last xdp hears of it.
+pub fn install(agents: &Agents, tables: Tables) {
+    let edge = agents.edge();
+    let old = edge.tables.load_full();
+    let new = Arc::new(tables);
+    edge.tables.store(Arc::clone(&new));
+    edge.sync_ports(&new);
+    agents.recheck(&old, &new);
+    let stays = |id, before: &Endpoint| {
+        new.cloud.get(id).is_some_and(|now| now.url == before.url && now.binding == before.binding)
+    };
+    for (_, gone) in old.cloud.iter().filter(|(id, before)| !stays(*id, before)) {
+        edge.routes.remove(gone);
+    }
+    for (id, endpoint) in &new.cloud {
+        if !old.cloud.get(id).is_some_and(|before| Arc::ptr_eq(before, endpoint)) {
+            edge.routes.put(Arc::clone(endpoint));
+        }
+    }
+    edge.changes.note();
+    edge.metrics.generation.set(i64::try_from(new.program.generation).unwrap_or(i64::MAX));
+    edge.metrics.objects_unserved.set(i64::try_from(new.unserved.len()).unwrap_or(i64::MAX));
+    let fresh = new.unserved.iter().filter(|(object, reason)| old.unserved.get(*object) != Some(*reason));
+    for (object, reason) in fresh {
+        tracing::error!(object, reason, "this object cannot be served and is closed");
     }
 }
 

@@ -4,8 +4,6 @@
 //! `walk` decides, this file and `deliver` act.
 
 mod deliver;
-mod hello;
-mod shared;
 mod visitor;
 mod walk;
 
@@ -14,25 +12,22 @@ use std::sync::Arc;
 use ebbgate_model::event::ConnectionEvent;
 use ebbgate_model::{ErrorCode, Host, Scheme};
 use ebbgate_policy::ConnFacts;
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::net::TcpStream;
-use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 pub use deliver::go_on;
-pub use hello::{Hello, NoHello, read_hello, refuse_name as hello_refused};
 pub use visitor::Visitor;
 pub use walk::Walk;
 
-use crate::agents;
 use crate::dispatch::gateway::{Gateway as _, HttpConn};
-use crate::net::listen::{Admitted, Comer};
+use crate::http::UpstreamPools;
+use crate::net::hello::{Hello, read_hello, refuse_name};
+use crate::net::listen::Admitted;
 use crate::net::socket::{Socket, Traffic};
-use crate::shard::{Entrance, Shard};
 use crate::state::edge::Edge;
 use crate::state::endpoint::Endpoint;
-use crate::state::metrics::ListenerLabel;
+use crate::state::metrics::Open;
 use crate::state::pool::Pool;
+use crate::state::shard::Shard;
 
 /// Port of `http://` endpoints, whatever the socket is bound to.
 const HTTP_PORT: u16 = 80;
@@ -51,25 +46,9 @@ pub struct Record {
     _open: Open,
 }
 
-/// Counts a connection as open.
-pub struct Open(Gauge);
-
-impl Open {
-    /// Counts one in, until dropped.
-    pub fn count(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 impl Record {
-    fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
+    /// A connection that was let in.
+    pub fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
         Self {
             edge: Arc::clone(shard.edge()),
             event: ConnectionEvent {
@@ -95,7 +74,7 @@ impl Record {
     }
 
     /// Ends it with these words: nobody is served.
-    fn refuse(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
+    pub fn refuse(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
         self.refused = true;
         self.done(error, outcome);
     }
@@ -117,53 +96,6 @@ impl Drop for Record {
     }
 }
 
-/// Takes an accepted connection: counts it in and serves it in a task of its own.
-pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
-    let Ok(socket) = Socket::new(stream) else { return };
-    let edge = shard.edge();
-    edge.metrics.connections.get_or_create(&ListenerLabel { listener: entrance.name() }).inc();
-    if edge.guard.is_blocked(socket.peer().ip()) {
-        edge.metrics.connections_blocked.inc();
-        return;
-    }
-    let comer = if *entrance == Entrance::Connect { Comer::Agent } else { Comer::Visitor };
-    let admit = |comer| edge.caps.admit(socket.peer().ip(), comer).map(|admitted| (comer, admitted));
-    let admitted = match admit(comer) {
-        // A connection here may be an agent's, and there is room for those.
-        Err(_) if *entrance == Entrance::Shared => admit(Comer::Agent),
-        admitted => admitted,
-    };
-    let (comer, admitted) = match admitted {
-        Ok(admitted) => admitted,
-        Err(refused) => {
-            edge.metrics.connections_refused.inc();
-            tracing::debug!(client = %socket.peer(), %refused, "connection refused");
-            return;
-        }
-    };
-    let shard = shard.clone();
-    match entrance.clone() {
-        Entrance::Connect => {
-            spawn_local(agents::serve(shard, socket, admitted));
-        }
-        Entrance::Http => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_http(shard, socket, record));
-        }
-        Entrance::Tls => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_tls(shard, socket, record));
-        }
-        Entrance::Shared => {
-            spawn_local(shared::serve(shard, socket, comer, admitted));
-        }
-        Entrance::Tcp { host, port } => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_tcp(shard, socket, record, host, port));
-        }
-    }
-}
-
 fn facts(shard: &Shard, socket: &Socket, record: &Record) -> Arc<ConnFacts> {
     Arc::new(ConnFacts {
         client: socket.peer(),
@@ -174,7 +106,8 @@ fn facts(shard: &Shard, socket: &Socket, record: &Record) -> Arc<ConnFacts> {
     })
 }
 
-async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, port: u16) {
+/// Serves a connection to a TCP address.
+pub async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, port: u16) {
     shard.edge().routes.returned(None, &[Scheme::Tcp], &host, port).await;
     let Some((_, pool)) = shard.edge().routes.public(Scheme::Tcp, &host, port) else {
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
@@ -184,7 +117,8 @@ async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, por
     go_on(shard, Box::new(Walk::new(Visitor::clear(socket), facts, None, pool, record))).await;
 }
 
-async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
+/// Serves a connection that speaks HTTP in clear.
+pub async fn serve_http(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, record: Record) {
     let facts = facts(&shard, &socket, &record);
     let conn = HttpConn {
         facts,
@@ -196,7 +130,7 @@ async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
         first_endpoint: None,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut socket, conn).await;
+    let outcome = crate::http::serve(shard.clone(), upstreams, &mut socket, conn).await;
     if outcome.broken {
         socket.abort_on_close();
     }
@@ -208,27 +142,34 @@ async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
 }
 
 /// HTTPS and TLS endpoints share a listener; libpq asks for TLS in its own words first.
-async fn serve_tls(shard: Shard, mut socket: Socket, record: Record) {
+pub async fn serve_tls(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, record: Record) {
     match read_hello(&mut socket).await {
-        Ok(hello) => serve_hello(shard, socket, hello, record).await,
+        Ok(hello) => serve_hello(shard, upstreams, socket, hello, record).await,
         Err(refusal) => record.refuse(None, refusal.to_string()),
     }
 }
 
-async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, mut record: Record) {
+/// Serves a connection whose TLS hello is there.
+pub async fn serve_hello(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    mut socket: Socket,
+    hello: Hello,
+    mut record: Record,
+) {
     let Some(name) = hello.tls.sni.clone() else {
-        hello::refuse_name(&mut socket).await;
+        refuse_name(&mut socket).await;
         return record.refuse(None, "the TLS hello names no server this edge could serve");
     };
     record.event.server_name = name.to_string();
     shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
-        return deliver::no_endpoint(shard, socket, hello, name, record).await;
+        return deliver::no_endpoint(shard, upstreams, socket, hello, name, record).await;
     };
     let facts = facts(&shard, &socket, &record);
     let walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
     match scheme {
-        Scheme::Https => deliver::https(shard, walk).await,
+        Scheme::Https => deliver::https(shard, upstreams, walk).await,
         _ => go_on(shard, walk).await,
     }
 }

@@ -2,16 +2,23 @@
 //!
 //! Read by every room above; changed by `feed` and `agents`.
 
+pub mod blocklist;
 pub mod bound;
+pub mod changes;
+pub mod clock;
 pub mod disk;
 pub mod edge;
 pub mod endpoint;
 pub mod jwks;
+pub mod mailbox;
 pub mod metrics;
+mod open;
 pub mod pool;
 pub mod ports;
+pub mod random;
 pub mod report;
 pub mod restrictions;
 pub mod route;
 pub mod saved;
+pub mod shard;
 pub mod tables;

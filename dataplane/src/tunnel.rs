@@ -3,6 +3,7 @@
 pub mod carrier;
 pub mod crossing;
 pub mod health;
+pub mod idle;
 pub mod life;
 pub mod links;
 pub mod liveness;

@@ -8,7 +8,6 @@
 //! `owned` decides what is guarded, `compile` what the maps hold, `filter` does it, `keeper` is the thread; this file is the
 //! handle that the rest of the edge has.
 
-pub mod blocklist;
 mod collector;
 pub mod compile;
 pub mod filter;
@@ -21,14 +20,13 @@ pub mod maps;
 pub mod owned;
 pub mod pins;
 pub mod probe;
+pub mod served;
 mod settle;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -37,8 +35,9 @@ use ebbgate_model::feed::EnforcementReport;
 use prometheus_client::collector::Collector;
 use tokio::sync::watch;
 
+use crate::state::blocklist::{Blocklist, BlocklistError};
+use crate::state::changes::Changes;
 use crate::state::tables::Tables;
-use blocklist::{Blocklist, BlocklistError};
 use collector::Seen;
 use interfaces::Interfaces;
 use keeper::Keeper;
@@ -134,38 +133,48 @@ pub type Enforcement = BTreeMap<EndpointId, EnforcementReport>;
 type Source = Box<dyn Fn() -> Option<Wanted> + Send>;
 
 /// What the handle and the thread share.
-#[derive(Default)]
 struct Shared {
     source: Mutex<Option<Source>>,
-    asked: AtomicU64,
+    changes: Arc<Changes>,
+    /// The handle is gone.
+    over: AtomicBool,
     reload: AtomicBool,
-    blocklist: ArcSwap<Blocklist>,
+    blocklist: Arc<ArcSwap<Blocklist>>,
     seen: Mutex<Seen>,
 }
 
 /// The handle to the thread that keeps the kernel's filter.
 pub struct Guard {
     shared: Arc<Shared>,
-    wake: SyncSender<()>,
     done: watch::Receiver<u64>,
     enforcement: watch::Receiver<Arc<Enforcement>>,
 }
 
 impl Guard {
-    /// Reads the blocklist and starts the thread. Nothing is enforced in the kernel before [`Guard::begin`].
-    pub fn start(settings: Settings) -> Result<Self, GuardError> {
-        let shared = Arc::new(Shared::default());
+    /// Reads the blocklist into `blocklist` and starts the thread, which looks whenever `changes` counts one more. Nothing is
+    /// enforced in the kernel before [`Guard::begin`].
+    pub fn start(
+        settings: Settings,
+        changes: Arc<Changes>,
+        blocklist: Arc<ArcSwap<Blocklist>>,
+    ) -> Result<Self, GuardError> {
         if let Some(path) = &settings.blocklist {
-            shared.blocklist.store(Arc::new(Blocklist::read(path)?));
+            blocklist.store(Arc::new(Blocklist::read(path)?));
         }
-        // One call that waits stands for any number of them.
-        let (wake, woken) = sync_channel(1);
+        let shared = Arc::new(Shared {
+            source: Mutex::default(),
+            changes,
+            over: AtomicBool::new(false),
+            reload: AtomicBool::new(false),
+            blocklist,
+            seen: Mutex::default(),
+        });
         let (done_sender, done) = watch::channel(0);
         let (enforcement_sender, enforcement) = watch::channel(Arc::default());
         let for_thread = Arc::clone(&shared);
-        let run = move || Keeper::new(settings, for_thread, done_sender, enforcement_sender).run(&woken);
+        let run = move || Keeper::new(settings, for_thread, done_sender, enforcement_sender).run();
         std::thread::Builder::new().name("guard".into()).spawn(run).map_err(GuardError::Thread)?;
-        Ok(Self { shared, wake, done, enforcement })
+        Ok(Self { shared, done, enforcement })
     }
 
     /// From now on the kernel enforces what `source` gives.
@@ -173,33 +182,21 @@ impl Guard {
         let mut slot = self.shared.source.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(Box::new(source));
         drop(slot);
-        self.look();
-    }
-
-    /// Something changed: look at the source again, soon. Never waits.
-    pub fn look(&self) {
-        self.shared.asked.fetch_add(1, Ordering::AcqRel);
-        // Full: a look is still to come, and will see this change too.
-        let _ = self.wake.try_send(());
+        self.shared.changes.note();
     }
 
     /// Reads the blocklist again, and attaches again where somebody took the program off by hand.
     pub fn reload(&self) {
         self.shared.reload.store(true, Ordering::Release);
-        self.look();
+        self.shared.changes.note();
     }
 
     /// Completes when every change up to now is in the kernel, or known not to be.
     pub async fn settled(&self) {
-        let asked = self.shared.asked.load(Ordering::Acquire);
+        let asked = self.shared.changes.count();
         let mut done = self.done.clone();
         // An error means that the thread is gone, and with it everybody who could be waited for.
         let _ = done.wait_for(|done| *done >= asked).await;
-    }
-
-    /// Whether the blocklist refuses a source.
-    pub fn is_blocked(&self, source: IpAddr) -> bool {
-        self.shared.blocklist.load().contains(source)
     }
 
     /// How every endpoint's allowlist is enforced, as it changes.
@@ -210,5 +207,12 @@ impl Guard {
     /// Metrics that are read from the kernel when asked for.
     pub fn collector(&self) -> Box<dyn Collector> {
         Box::new(collector::Packets(Arc::clone(&self.shared)))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Release);
+        self.shared.changes.note();
     }
 }

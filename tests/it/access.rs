@@ -4,12 +4,15 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use ebbgate_lab::guide::{
+    self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL,
+};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
-use xtask::lab::local;
 
-use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL};
-use crate::lab::{TestLab, soon};
 use crate::service;
 use crate::visitor::{Identity, Visitor};
 
@@ -118,7 +121,7 @@ fn an_accounts_restriction_holds_on_every_endpoint_and_for_the_api() -> Result<(
         let key = format!("Bearer {}", lab.api_key()?);
         let headers = [("authorization", key.as_str()), ("ngrok-version", "2")];
         let stream = visitor.tcp(local(lab.ports().api()))?;
-        Ok(xtask::http::request(stream, "GET", "api", "/ip_restrictions", &headers, b"")?.status)
+        Ok(ebbgate_lab::http::request(stream, "GET", "api", "/ip_restrictions", &headers, b"")?.status)
     };
     assert_eq!((call(&inside)?, call(&outside)?), (200, 403));
     Ok(())
@@ -311,9 +314,10 @@ fn a_custom_connect_url_serves_its_own_account() -> Result<()> {
 
     // Another account's agent is not served there.
     let operator = std::fs::read_to_string(lab.dir().join("operator.token"))?;
-    let operator = xtask::api::Api::new(local(lab.ports().control_admin()), operator.trim());
+    let operator = ebbgate_lab::api::Api::new(local(lab.ports().control_admin()), operator.trim());
     let other = operator.create("/accounts", &json!({ "name": "other" }))?;
-    let other = xtask::api::Api::new(local(lab.ports().api()), xtask::api::text(&other, "api_key")?);
+    let other =
+        ebbgate_lab::api::Api::new(local(lab.ports().api()), ebbgate_lab::api::text(&other, "api_key")?);
     let (_, stranger) = guide::authtoken(&other, 1)?;
     let stranger = lab.agent_at("stranger", &stranger, &guide::endpoints(echo, echo, echo), &through)?;
     soon("the refusal", || {

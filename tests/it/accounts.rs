@@ -3,12 +3,14 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use ebbgate_lab::api::list;
+use ebbgate_lab::api::{Api, text};
+use ebbgate_lab::guide::{self, API_HOST, REST_INTERNAL};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use serde_json::{Value, json};
-use xtask::api::{Api, text};
-use xtask::lab::local;
 
-use crate::guide::{self, API_HOST, REST_INTERNAL};
-use crate::lab::{TestLab, list, soon};
 use crate::service;
 use crate::visitor::Visitor;
 

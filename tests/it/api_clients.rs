@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use ebbgate_lab::lab::local;
+use ebbgate_lab::program::{run, skip, tools};
+use ebbgate_lab::test_lab::TestLab;
 use serde_json::json;
-use xtask::lab::local;
-
-use crate::lab::TestLab;
-use crate::program::{run, skip, tools};
 
 fn walk(command: &mut Command, script: &str) -> Result<()> {
     let mut lab = TestLab::stopped()?;

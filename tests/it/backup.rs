@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use ebbgate_lab::guide::{self, API_HOST, REST_INTERNAL};
+use ebbgate_lab::test_lab::{TestLab, programs};
+use ebbgate_lab::wait::soon;
 use serde_json::Value;
 
-use crate::guide::{self, API_HOST, REST_INTERNAL};
-use crate::lab::{TestLab, programs, soon};
 use crate::service;
 use crate::visitor::Visitor;
 

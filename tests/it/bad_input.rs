@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::Result;
+use ebbgate_lab::guide::{self, API_HOST, PATIENTS_HOST, REST_INTERNAL};
+use ebbgate_lab::http;
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::turn::Turn;
+use ebbgate_lab::wait::soon;
 use serde_json::{Value, json};
-use xtask::http;
-use xtask::lab::local;
 
-use crate::guide::{self, API_HOST, PATIENTS_HOST, REST_INTERNAL};
-use crate::lab::{TestLab, soon};
 use crate::service;
-use crate::turn::Turn;
 use crate::visitor::Visitor;
 
 /// Connections with garbage that one run sends.
@@ -238,7 +239,12 @@ mod alone {
     }
 
     /// Sends bytes that are nobody's protocol, a different kind to a different listener each time.
-    fn garbage(visitor: &Visitor, ports: xtask::ports::Ports, sender: usize, count: usize) -> Result<()> {
+    fn garbage(
+        visitor: &Visitor,
+        ports: ebbgate_lab::ports::Ports,
+        sender: usize,
+        count: usize,
+    ) -> Result<()> {
         let listeners = [ports.https(), ports.http(), ports.connect()];
         let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(sender as u64 + 1);
         let mut next = move || {

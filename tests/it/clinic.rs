@@ -3,14 +3,17 @@
 use std::process::Command;
 
 use anyhow::Result;
+use ebbgate_lab::guide::{
+    self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL,
+};
+use ebbgate_lab::postgres::{self, Cluster};
+use ebbgate_lab::program::{run, skip};
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use jsonwebtoken::Algorithm;
 use rustls::version::TLS12;
-use xtask::postgres::{self, Cluster};
 
-use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL};
 use crate::issuer::{AUDIENCE, ISSUER, Issuer, claims};
-use crate::lab::{TestLab, soon};
-use crate::program::{run, skip};
 use crate::visitor::Visitor;
 use crate::{psql, service};
 
@@ -19,7 +22,7 @@ const PATIENTS: &str =
 
 #[test]
 fn patient_database_through_psql_with_verify_full_and_tls_1_3_only() -> Result<()> {
-    if let Err(error) = postgres::programs_installed() {
+    if let Err(error) = postgres::installed() {
         skip("patient_database_through_psql", &format!("{error:#}"));
         return Ok(());
     }

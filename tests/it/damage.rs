@@ -4,12 +4,14 @@ use std::fs;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::api::list;
+use ebbgate_lab::api::{Api, text};
+use ebbgate_lab::guide::{self, API_HOST, REST_INTERNAL};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use serde_json::{Value, json};
-use xtask::api::{Api, text};
-use xtask::lab::local;
 
-use crate::guide::{self, API_HOST, REST_INTERNAL};
-use crate::lab::{TestLab, list, soon};
 use crate::service;
 use crate::visitor::Visitor;
 
@@ -53,7 +55,7 @@ fn admin(lab: &TestLab, path: &str) -> Result<(u16, String)> {
 pub(crate) fn plain(at: SocketAddr, path: &str) -> Result<(u16, String)> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(at)?;
-    stream.set_read_timeout(Some(crate::lab::SOON))?;
+    stream.set_read_timeout(Some(ebbgate_lab::wait::SOON))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -3,13 +3,14 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::guide::{self, API_HOST};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::process::{Daemon, Spec};
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use serde_json::json;
-use xtask::lab::local;
-use xtask::process::{Daemon, Spec};
 
 use crate::damage::plain;
-use crate::guide::{self, API_HOST};
-use crate::lab::{TestLab, soon};
 use crate::visitor::Visitor;
 
 /// Mounts a small disk at the first argument, spoils it as the second says, and becomes the rest.

@@ -21,16 +21,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::api::{Api, text};
+use ebbgate_lab::census::Held;
+use ebbgate_lab::guide::{self, OPERATIONS_INTERNAL};
+use ebbgate_lab::http;
+use ebbgate_lab::lab::local;
+use ebbgate_lab::process::Daemon;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use serde_json::{Value, json};
 use socket2::SockRef;
-use xtask::api::{Api, text};
-use xtask::http;
-use xtask::lab::local;
-use xtask::process::Daemon;
-use xtask::soak::census::Held;
 
-use crate::guide::{self, OPERATIONS_INTERNAL};
-use crate::lab::{TestLab, soon};
 use crate::service;
 use crate::visitor::Visitor;
 

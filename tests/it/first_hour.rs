@@ -11,17 +11,16 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::guide::{API_HOST, PATIENTS_HOST};
+use ebbgate_lab::postgres::{self, Cluster, PASSWORD};
+use ebbgate_lab::program::is_root;
+use ebbgate_lab::program::{run, skip, variable};
+use ebbgate_lab::rest::echo;
+use ebbgate_lab::test_lab::programs;
+use ebbgate_lab::turn::Turn;
+use ebbgate_lab::wait;
+use ebbgate_lab::web::{self, Reply};
 use serde_json::json;
-use xtask::postgres::{self, Cluster, PASSWORD};
-use xtask::rest::echo;
-use xtask::tools::is_root;
-use xtask::wait;
-use xtask::web::{self, Reply};
-
-use crate::guide::{API_HOST, PATIENTS_HOST};
-use crate::lab::programs;
-use crate::program::{run, skip, variable};
-use crate::turn::Turn;
 
 const GUIDE: &str = include_str!("../../docs/guide.md");
 /// The test's own name, by which it is run again on the empty machine.
@@ -47,7 +46,7 @@ fn around_it() -> Result<()> {
         skip(TEST, "an empty machine needs root");
         return Ok(());
     }
-    if let Err(error) = postgres::programs_installed() {
+    if let Err(error) = postgres::installed() {
         skip(TEST, &format!("{error:#}"));
         return Ok(());
     }

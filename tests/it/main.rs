@@ -4,13 +4,9 @@
 #![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod first_hour;
-mod guide;
 mod issuer;
-mod lab;
-mod program;
 mod psql;
 mod service;
-mod turn;
 mod visitor;
 
 mod access;

@@ -4,11 +4,12 @@ use std::fs;
 use std::io::Read;
 
 use anyhow::Result;
+use ebbgate_lab::guide;
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use serde_json::{Value, json};
-use xtask::lab::local;
 
-use crate::guide;
-use crate::lab::{TestLab, soon};
 use crate::visitor::Visitor;
 
 /// The lines of the lab's logs.

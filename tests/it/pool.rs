@@ -10,13 +10,14 @@ mod alone {
     use std::thread;
 
     use anyhow::{Context, Result};
-    use xtask::lab::local;
+    use ebbgate_lab::lab::local;
 
-    use crate::guide::{self, API_HOST};
-    use crate::lab::{TestLab, soon};
     use crate::service;
-    use crate::turn::Turn;
     use crate::visitor::Visitor;
+    use ebbgate_lab::guide::{self, API_HOST};
+    use ebbgate_lab::test_lab::TestLab;
+    use ebbgate_lab::turn::Turn;
+    use ebbgate_lab::wait::soon;
 
     /// Visitors that work at the same time.
     const VISITORS: usize = 6;

@@ -4,9 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
-use xtask::postgres::{PASSWORD, ROLE};
-
-use crate::program::{Ran, run};
+use ebbgate_lab::postgres::{PASSWORD, ROLE};
+use ebbgate_lab::program::{Ran, run};
 
 /// Runs one query; `more` are further connection settings, as `sslmode=verify-full`.
 pub(crate) fn query(host: &str, port: u16, database: &str, more: &str, sql: &str) -> Result<Ran> {

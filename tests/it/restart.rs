@@ -8,14 +8,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::api::list;
+use ebbgate_lab::api::text;
+use ebbgate_lab::guide::{
+    self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL,
+};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::turn::Turn;
+use ebbgate_lab::wait::soon;
 use serde_json::json;
-use xtask::api::text;
-use xtask::lab::local;
 
-use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL};
-use crate::lab::{TestLab, list, soon};
 use crate::service;
-use crate::turn::Turn;
 use crate::visitor::Visitor;
 
 /// Times control is killed while it is written to.

@@ -7,15 +7,18 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::guide::{
+    self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL,
+};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::process::{Daemon, Spec};
+use ebbgate_lab::program::{skip, tools};
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::turn::Turn;
+use ebbgate_lab::wait::soon;
 use serde_json::{Value, json};
-use xtask::lab::local;
-use xtask::process::{Daemon, Spec};
 
-use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL};
-use crate::lab::{TestLab, soon};
-use crate::program::{skip, tools};
 use crate::service;
-use crate::turn::Turn;
 use crate::visitor::Visitor;
 
 /// Which SDK.
@@ -50,7 +53,7 @@ fn program(family: Family) -> Result<(PathBuf, Vec<PathBuf>)> {
             let mut build = Command::new("cargo");
             build.args(["build", "--quiet", "--locked", "--target-dir"]).arg(&target);
             build.current_dir(conformance().join("sdk/rust"));
-            xtask::workspace::run(&mut build).context("the SDK's crate does not build here")?;
+            ebbgate_lab::program::run_visibly(&mut build).context("the SDK's crate does not build here")?;
             Ok((found(target.join("debug/sdk-agent"))?, Vec::new()))
         }
     }

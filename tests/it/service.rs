@@ -5,9 +5,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use anyhow::Result;
+use ebbgate_lab::rest::echo;
+use ebbgate_lab::web::{self, Reply};
 use serde_json::json;
-use xtask::rest::echo;
-use xtask::web::{self, Reply};
 
 /// An HTTP server that answers every request with what it received and its own name.
 pub(crate) fn http_echo(name: &str) -> Result<SocketAddr> {

@@ -1,16 +1,17 @@
 //! The picture of the guide with three hosts: a clinic that nobody can reach, an edge, and a doctor elsewhere.
 
 use anyhow::Result;
+use ebbgate_lab::guide::{self, API_HOST, OPERATIONS_INTERNAL, REST_INTERNAL};
+use ebbgate_lab::hosts::{EDGE_FOR_SITE, EDGE_FOR_VISITOR, EDGE_FOR_VISITOR_6, Hosts, VISITORS, VISITORS_6};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::process::{Daemon, Spec};
+use ebbgate_lab::program::skip;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::token;
+use ebbgate_lab::wait::soon;
 use serde_json::json;
-use xtask::hosts::{EDGE_FOR_SITE, EDGE_FOR_VISITOR, EDGE_FOR_VISITOR_6, Hosts, VISITORS, VISITORS_6};
-use xtask::lab::local;
-use xtask::process::{Daemon, Spec};
-use xtask::token;
 
-use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, REST_INTERNAL};
-use crate::lab::{TestLab, soon};
-use crate::program::skip;
-use crate::up::xtask_program;
+use crate::up::lab_program;
 
 /// Name of the edge for agents.
 const CONNECT: &str = "connect.example.com";
@@ -39,7 +40,7 @@ impl Picture {
         guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
         api.create("/agent_ingresses", &json!({ "domain": CONNECT }))?;
         let jwks = lab.write("jwks.json", &token::jwks(&lab.file("key.pem"))?.to_string())?;
-        let rest = Spec::new("rest", xtask_program()?)
+        let rest = Spec::new("rest", lab_program()?)
             .args(["clinic-rest", "--listen", &local(REST_PORT).to_string(), "--jwks"])
             .arg(jwks)
             .netns(Some(&hosts.site))

@@ -1,13 +1,14 @@
 //! The slips in the guide's own snippets: each gets the answer that the specification proposes (surface.md appendix B).
 
 use anyhow::Result;
+use ebbgate_lab::api::Api;
+use ebbgate_lab::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, REST_INTERNAL};
+use ebbgate_lab::http;
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use serde_json::{Value, json};
-use xtask::api::Api;
-use xtask::http;
-use xtask::lab::local;
 
-use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, REST_INTERNAL};
-use crate::lab::{TestLab, soon};
 use crate::service;
 use crate::visitor::Visitor;
 
@@ -190,9 +191,9 @@ fn b13_endpoints_under_agent_are_lifted_with_a_warning() -> Result<()> {
     );
     let path = lab.write("slip.yml", &file)?;
     let mut check = std::process::Command::new(lab.programs().agent());
-    let ran = crate::program::run(check.args(["config", "check", "--config"]).arg(&path))?;
+    let ran = ebbgate_lab::program::run(check.args(["config", "check", "--config"]).arg(&path))?;
     assert!(ran.ok && ran.text.contains("endpoints"), "valid, with a warning: {ran:?}");
-    let _agent = xtask::process::Spec::new("slip", lab.programs().agent())
+    let _agent = ebbgate_lab::process::Spec::new("slip", lab.programs().agent())
         .args(["start", "--all", "--config"])
         .arg(path)
         .start(&lab.log_dir())?;

@@ -4,16 +4,17 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 
 use anyhow::Result;
+use ebbgate_lab::guide::{self, API_HOST, OPERATIONS_INTERNAL, REST_INTERNAL};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use serde_json::Value;
-use xtask::lab::local;
 
-use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, REST_INTERNAL};
-use crate::lab::{TestLab, soon};
 use crate::service;
 use crate::visitor::Visitor;
 
 /// A lab with one TCP address in front of `service`.
-fn tcp_lab(service: u16) -> Result<(TestLab, xtask::process::Daemon, std::net::SocketAddr)> {
+fn tcp_lab(service: u16) -> Result<(TestLab, ebbgate_lab::process::Daemon, std::net::SocketAddr)> {
     let lab = TestLab::running()?;
     let api = lab.api()?;
     let (_, token) = guide::authtoken(&api, 1)?;
@@ -89,7 +90,7 @@ fn many_connections_echo_at_once() -> Result<()> {
 }
 
 /// A lab with an https endpoint in front of an HTTP service at `rest`.
-fn https_lab(rest: u16, upstream: &str) -> Result<(TestLab, xtask::process::Daemon, Visitor)> {
+fn https_lab(rest: u16, upstream: &str) -> Result<(TestLab, ebbgate_lab::process::Daemon, Visitor)> {
     let lab = TestLab::running()?;
     let api = lab.api()?;
     let (_, token) = guide::authtoken(&api, 1)?;
@@ -186,7 +187,7 @@ fn curl_speaks_http_2_to_the_edge() -> Result<()> {
         "--write-out",
         " version %{http_version} status %{http_code}",
     ]);
-    let ran = crate::program::run(curl.args((0..3).map(|n| format!("https://{API_HOST}:{port}/{n}"))))?;
+    let ran = ebbgate_lab::program::run(curl.args((0..3).map(|n| format!("https://{API_HOST}:{port}/{n}"))))?;
     assert!(ran.ok && ran.text.matches("version 2 status 200").count() == 3, "{}", ran.text);
     assert!(ran.text.contains("\"body\":\"x=1\"") && ran.text.contains("x-forwarded-proto"), "{}", ran.text);
     Ok(())

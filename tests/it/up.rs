@@ -1,15 +1,16 @@
-//! `cargo xtask up --bare --json`: one line, then service until a signal; nothing is left behind, and state is kept.
+//! `up --bare --json`: one line, then service until a signal; nothing is left behind, and state is kept.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
+use ebbgate_lab::api::Api;
+use ebbgate_lab::http;
+use ebbgate_lab::test_lab::programs;
+use ebbgate_lab::wait::soon;
+use ebbgate_lab::workspace;
 use serde_json::Value;
-use xtask::api::Api;
-use xtask::http;
-
-use crate::lab::{programs, soon};
 
 /// The verb's process; killed when a test fails before it has ended.
 struct Up {
@@ -19,7 +20,7 @@ struct Up {
 
 impl Up {
     fn start(dir: &Path) -> Result<Self> {
-        let mut child = Command::new(xtask_program()?)
+        let mut child = Command::new(lab_program()?)
             .args(["up", "--bare", "--json", "--programs"])
             .arg(programs())
             .arg("--dir")
@@ -61,17 +62,9 @@ impl Drop for Up {
     }
 }
 
-/// Built beside this test by `cargo test --workspace`, or now.
-pub(crate) fn xtask_program() -> Result<PathBuf> {
-    let me = std::env::current_exe()?;
-    let folder = me.parent().and_then(Path::parent).context("a test binary is in PROFILE/deps")?;
-    let program = folder.join("xtask");
-    if !program.exists() {
-        let mut build = Command::new("cargo");
-        build.args(["build", "--quiet", "--package", "xtask"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        xtask::workspace::run(&mut build)?;
-    }
-    Ok(program)
+/// `ebbgate-lab`, built beside this test by `cargo test --workspace`, or now.
+pub(crate) fn lab_program() -> Result<PathBuf> {
+    workspace::program("ebbgate-lab", "ebbgate-lab")
 }
 
 fn gone(pid: u64) -> bool {

@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ebbgate_lab::http::{self, Answer, IO_SECS_MAX};
+use ebbgate_lab::lab::{Lab, local};
+use ebbgate_lab::wait::soon;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use socket2::{Domain, Socket, Type};
-use xtask::http::{self, Answer, IO_SECS_MAX};
-use xtask::lab::{Lab, local};
-
-use crate::lab::soon;
 
 /// A TLS connection with its handshake done.
 pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;

@@ -5,16 +5,17 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::guarded::{Guarded, INTERFACE};
+use ebbgate_lab::hosts::{EDGE_FOR_VISITOR, EDGE_FOR_VISITOR_6, Hosts, VISITORS, VISITORS_6};
+use ebbgate_lab::lab::{Programs, local};
+use ebbgate_lab::process::Spec;
+use ebbgate_lab::program::skip;
+use ebbgate_lab::test_lab::programs;
+use ebbgate_lab::turn::Turn;
+use ebbgate_lab::wait::soon;
 use tempfile::TempDir;
-use xtask::guarded::{Guarded, INTERFACE};
-use xtask::hosts::{EDGE_FOR_VISITOR, EDGE_FOR_VISITOR_6, Hosts, VISITORS, VISITORS_6};
-use xtask::lab::{Programs, local};
-use xtask::process::Spec;
 
-use crate::lab::{programs, soon};
-use crate::program::skip;
-use crate::turn::Turn;
-use crate::up::xtask_program;
+use crate::up::lab_program;
 
 /// Exit code of `curl` when nothing answered in time.
 const TIMED_OUT: i32 = 28;
@@ -40,7 +41,7 @@ fn picture(test: &str, flags: &[&str]) -> Result<Option<Picture>> {
     let guarded = Guarded::start(
         &dir.path().join("lab"),
         Programs::in_dir(&programs()),
-        &xtask_program()?,
+        &lab_program()?,
         flags.iter().copied(),
     )?;
     Ok(Some(Picture { guarded, dir, _turn: turn }))
@@ -289,7 +290,7 @@ fn a_kill_of_the_edge_lets_no_refused_packet_through() -> Result<()> {
             .netns(Some(&picture.guarded.hosts.edge))
             .start(&logs)?;
         soon("the counter to count", || Ok(file("passed.ready").exists().then_some(())))?;
-        let mut flood = Spec::new("flood", xtask_program()?)
+        let mut flood = Spec::new("flood", lab_program()?)
             .args(["flood-send", "--secs", "60", "--rate", "2000", "--to"])
             .arg(format!("{EDGE_FOR_VISITOR}:{}", picture.guarded.port))
             .netns(Some(&picture.guarded.hosts.visitor))

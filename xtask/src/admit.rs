@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::tools::is_root;
-use crate::workspace::{self, Profile};
+use crate::workspace::{self, PRODUCTS, Profile};
 
 /// Flags of all three verbs.
 #[derive(clap::Args)]
-pub struct Pins {
+pub(crate) struct Pins {
     /// Folder of the filter's pins
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ebbgate")]
     pins: PathBuf,
@@ -21,7 +21,7 @@ pub struct Pins {
 
 /// Flags of `load`.
 #[derive(clap::Args)]
-pub struct LoadArgs {
+pub(crate) struct LoadArgs {
     /// Interface; may be repeated
     #[arg(long, required = true)]
     iface: Vec<String>,
@@ -33,19 +33,19 @@ pub struct LoadArgs {
 }
 
 /// Puts the program on interfaces.
-pub fn load(args: &LoadArgs) -> Result<()> {
+pub(crate) fn load(args: &LoadArgs) -> Result<()> {
     let mut more = vec!["load", "--mode", &args.mode];
     args.iface.iter().for_each(|name| more.extend(["--iface", name]));
     run(&args.pins, &more)
 }
 
 /// Takes it off and removes what it left.
-pub fn unload(pins: &Pins) -> Result<()> {
+pub(crate) fn unload(pins: &Pins) -> Result<()> {
     run(pins, &["unload"])
 }
 
 /// Prints what it holds and does.
-pub fn status(pins: &Pins) -> Result<()> {
+pub(crate) fn status(pins: &Pins) -> Result<()> {
     run(pins, &["status"])
 }
 
@@ -53,7 +53,7 @@ fn run(pins: &Pins, args: &[&str]) -> Result<()> {
     if !is_root() {
         bail!("XDP needs root: run it with sudo");
     }
-    let program = workspace::build(pins.profile)?.join("ebbgate-admit");
+    let program = workspace::build(pins.profile, &PRODUCTS)?.join("ebbgate-admit");
     let mut command = Command::new(&program);
     let status = command.arg("--pins").arg(&pins.pins).args(args).status();
     let status = status.with_context(|| format!("run {}", program.display()))?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::workspace::{self, run};
 
 /// Clones into `target/ci` (replacing an earlier clone, keeping its build) and runs the script there.
-pub fn run_in_clone() -> Result<()> {
+pub(crate) fn run_in_clone() -> Result<()> {
     let (root, target) = workspace::roots()?;
     let clone = target.join("ci");
     if clone.exists() {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::tools;
-use crate::workspace::{self, Profile, run, shown};
+use crate::workspace::{self, PRODUCTS, Profile, run, shown};
 
 /// The programs, and where they go below the archive's root.
 const PROGRAMS: [&str; 4] = ["ebbgate-control", "ebbgate-edge", "ebbgate-admit", "ebbgate"];
@@ -36,8 +36,8 @@ const FILES: [(&str, &str); 17] = [
 ];
 
 /// Builds, gathers, checks the units and packs.
-pub fn pack() -> Result<()> {
-    let programs = workspace::build(Profile::Release)?;
+pub(crate) fn pack() -> Result<()> {
+    let programs = workspace::build(Profile::Release, &PRODUCTS)?;
     let (root, target) = workspace::roots()?;
     let name = format!("ebbgate-{}-{}", version()?, std::env::consts::ARCH);
     let tree = target.join("dist").join(&name);

@@ -21,7 +21,7 @@ use toolchain::Toolchain;
 
 /// Flags of the verb.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Change nothing: fail if the committed object is not what the sources give
     #[arg(long)]
     check: bool,
@@ -31,13 +31,13 @@ const OBJECT: &str = "ebpf/object/admit.o";
 const STAMP: &str = "ebpf/object/admit.json";
 
 /// Builds or checks.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let (root, target) = workspace::roots()?;
     if args.check { check_in(&root, &target) } else { make(&root, &target) }
 }
 
 /// Checks; the step of `cargo xtask test`.
-pub fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     let (root, target) = workspace::roots()?;
     check_in(&root, &target)
 }

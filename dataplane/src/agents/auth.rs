@@ -9,7 +9,7 @@ use ebbgate_wire::rpc::Auth;
 use ebbgate_wire::ticket::{Cookie, TicketKey};
 use tokio::time::{Duration, Instant};
 
-use super::bind::Refusal;
+use super::refusal::Refusal;
 use crate::net::listen::{Admitted, Caps, Comer};
 use crate::state::tables::Tables;
 
@@ -123,7 +123,7 @@ pub(super) fn not_admitted(source: IpAddr) -> Refusal {
 /// Failed authentications by source: some clients retry without pause for ever (wire.md section 4.1). Only failures wait,
 /// so a site's good agents come in beside a bad one behind the same address.
 #[derive(Default)]
-pub struct AuthFailures(Mutex<HashMap<IpAddr, (u32, Instant)>>);
+pub(super) struct AuthFailures(Mutex<HashMap<IpAddr, (u32, Instant)>>);
 
 impl AuthFailures {
     /// Counts a failure, and says how long its answer waits.

@@ -5,31 +5,31 @@
 
 mod attach;
 mod certificates;
-mod watch;
+pub(super) mod watch;
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ebbgate_model::{AccountId, Host};
+use ebbgate_model::Host;
 use ebbgate_tunnel::quic::{Connection, HEADER_SECS_MAX, Incoming, ResetKey, Stream, StreamHeader};
 use ebbgate_wire::mux::Code;
 use quinn::crypto::rustls::HandshakeData;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Duration, timeout};
 
-pub use watch::watch_session;
-
-use crate::agents::{self, Arrival};
-use crate::l4::Open;
+use super::registry::Agents;
+use super::serve::{Arrival, run};
 use crate::net::listen::{Admitted, Comer};
-use crate::shard::Shard;
 use crate::state::edge::{Edge, Stage};
 use crate::state::metrics::ListenerLabel;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 use crate::state::tables::ConnectName;
 use crate::tunnel::carrier::QuicWay;
+use attach::{Newcomer, attach};
 
 /// Seconds from an agent's first packet to the end of its handshake.
 pub const HANDSHAKE_SECS_MAX: u64 = 10;
@@ -38,6 +38,7 @@ pub const HANDSHAKES_MAX: usize = 512;
 /// The listener of one shard.
 struct Listener {
     shard: Shard,
+    agents: Arc<Agents>,
     handshakes: Count,
 }
 
@@ -65,12 +66,12 @@ impl Drop for Counted {
 }
 
 /// Serves agents that come over QUIC until the edge drains; their connections go on.
-pub async fn serve(shard: Shard, socket: UdpSocket) -> io::Result<()> {
+pub async fn serve(shard: Shard, agents: Arc<Agents>, socket: UdpSocket) -> io::Result<()> {
     let edge = Arc::clone(shard.edge());
     let config = ebbgate_tunnel::quic::server(certificates::tls(&edge)).map_err(io::Error::other)?;
     let key = ResetKey::new(&edge.tickets.derive("quic stateless reset"));
     let endpoint = ebbgate_tunnel::quic::endpoint(socket, Some((config, key)))?;
-    let listener = Listener { shard, handshakes: Count::default() };
+    let listener = Listener { shard, agents, handshakes: Count::default() };
     let draining = edge.reached(Stage::Draining);
     tokio::pin!(draining);
     loop {
@@ -95,7 +96,7 @@ impl Listener {
         let metrics = &edge.metrics;
         let peer = incoming.remote_address().ip().to_canonical();
         metrics.connections.get_or_create(&ListenerLabel { listener: "quic" }).inc();
-        if edge.guard.is_blocked(peer) {
+        if edge.is_blocked(peer) {
             metrics.connections_blocked.inc();
             return incoming.ignore();
         }
@@ -113,7 +114,13 @@ impl Listener {
         };
         match edge.caps.admit(peer, Comer::Agent) {
             Ok(admitted) => {
-                spawn_local(begin(self.shard.clone(), incoming, handshake, admitted));
+                spawn_local(begin(
+                    self.shard.clone(),
+                    Arc::clone(&self.agents),
+                    incoming,
+                    handshake,
+                    admitted,
+                ));
             }
             Err(refused) => {
                 metrics.connections_refused.inc();
@@ -124,16 +131,14 @@ impl Listener {
     }
 }
 
-/// A connection whose handshake is done.
-struct Newcomer {
-    connection: Connection,
-    peer: IpAddr,
-    /// Only sessions of this account may come by the name it came for; None: of any.
-    ingress: Option<AccountId>,
-}
-
 /// Serves one connection attempt to the end of what came of it.
-async fn begin(shard: Shard, incoming: Incoming, handshake: Counted, admitted: Admitted) {
+async fn begin(
+    shard: Shard,
+    agents: Arc<Agents>,
+    incoming: Incoming,
+    handshake: Counted,
+    admitted: Admitted,
+) {
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
     let from = incoming.remote_address();
     let limit = Duration::from_secs(HANDSHAKE_SECS_MAX);
@@ -153,7 +158,7 @@ async fn begin(shard: Shard, incoming: Incoming, handshake: Counted, admitted: A
     let reason = match came_for(shard.edge(), &connection) {
         Some(name) => {
             let newcomer = Newcomer { connection: connection.clone(), peer, ingress: name.account };
-            serve_connection(&shard, newcomer).await
+            serve_connection(&shard, &agents, newcomer).await
         }
         None => "nobody answers to that name any more",
     };
@@ -174,7 +179,7 @@ fn came_for(edge: &Edge, connection: &Connection) -> Option<ConnectName> {
 }
 
 /// Hears what the connection is for, and serves it to its end. Gives the reason of the end.
-async fn serve_connection(shard: &Shard, newcomer: Newcomer) -> &'static str {
+async fn serve_connection(shard: &Shard, agents: &Arc<Agents>, newcomer: Newcomer) -> &'static str {
     let Newcomer { connection, peer, ingress } = &newcomer;
     let first = async {
         let mut stream = Stream::new(connection.accept_bi().await.ok()?);
@@ -195,9 +200,9 @@ async fn serve_connection(shard: &Shard, newcomer: Newcomer) -> &'static str {
         StreamHeader::Session => {
             let way = QuicWay::new(connection.clone(), true);
             let arrival = Arrival { peer: *peer, ingress: *ingress, quic: Some(way) };
-            agents::run(shard.clone(), stream, arrival).await;
+            run(shard.clone(), Arc::clone(agents), stream, arrival).await;
             "the session has ended"
         }
-        StreamHeader::Attach(ticket) => attach::attach(shard, newcomer, stream, &ticket).await,
+        StreamHeader::Attach(ticket) => attach(agents, newcomer, stream, &ticket).await,
     }
 }

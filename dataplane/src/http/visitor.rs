@@ -27,7 +27,7 @@ use super::limits::Limits;
 use super::pace::Patience;
 use super::record::Record;
 use super::reply::{framed, may_switch_to};
-use super::upstream::{Lender, Upstreams};
+use super::upstream::{ReplayBody, UpstreamPools, Upstreams};
 use crate::dispatch::gateway::{Gateway, HttpConn};
 
 /// How long before an exchange is idle a stalled visitor is told so.
@@ -71,7 +71,7 @@ enum Stop {
 
 impl<G: Gateway> Visitor<G> {
     /// A connection whose TLS (if any) is done.
-    pub(super) fn new(gateway: G, conn: HttpConn, limits: Rc<Limits>) -> Self {
+    pub(super) fn new(gateway: G, pools: UpstreamPools, conn: HttpConn, limits: Rc<Limits>) -> Self {
         let guarded = conn.first_endpoint.as_ref().and_then(|first| {
             let engine = first.engine.clone().filter(|engine| engine.has(Phase::TcpConnect))?;
             Some((first.id, engine))
@@ -79,7 +79,7 @@ impl<G: Gateway> Visitor<G> {
         Self {
             gateway,
             conn,
-            upstreams: Upstreams::new(limits.clone()),
+            upstreams: Upstreams::new(pools, limits.clone()),
             limits,
             admitted: RefCell::new(guarded.into_iter().collect()),
         }
@@ -118,7 +118,7 @@ impl<G: Gateway> Visitor<G> {
         fields::strip_origin(&mut head.headers);
         head.extensions = http::Extensions::new();
         let method = head.method.clone();
-        let body = Lender::new(body.counted(record.progress.clone(), Direction::In)).of(exchange);
+        let body = ReplayBody::new(body.counted(record.progress.clone(), Direction::In)).of(exchange);
         let answer = match self.walk(head, authority, upgrade, &body, &record).await {
             Ok(answer) => answer,
             Err(Stop::Close) => return Answer::Close,

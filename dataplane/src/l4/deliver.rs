@@ -11,16 +11,19 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
-use super::hello::{Hello, finish_handshake, refuse_name};
 use super::walk::{Next, Over, unmet};
-use super::{Open, Record, TLS_PORT, Visitor, Walk};
+use super::{Record, TLS_PORT, Visitor, Walk};
 use crate::dispatch::gateway::HttpConn;
+use crate::http::UpstreamPools;
 use crate::net::detect::POSTGRES_SSL_REQUEST;
+use crate::net::hello::{Hello, finish_handshake, refuse_name};
 use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::net::tls::{self, Protocols};
 use crate::relay::{self, End, Ended, First, Side};
-use crate::shard::{Message, Shard};
 use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::mailbox::Message;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 use crate::tunnel::carrier::{CarrierStream, Origin, RawFailed};
 use crate::tunnel::session::AgentRef;
 
@@ -84,7 +87,7 @@ pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
 }
 
 /// Serves an HTTPS connection: its policy, the handshake, then requests.
-pub(super) async fn https(shard: Shard, mut walk: Box<Walk>) {
+pub(super) async fn https(shard: Shard, upstreams: UpstreamPools, mut walk: Box<Walk>) {
     let endpoint = loop {
         match walk.next(&shard).await {
             Next::EndTls(settings) => {
@@ -106,11 +109,18 @@ pub(super) async fn https(shard: Shard, mut walk: Box<Walk>) {
             return finish(*walk, over);
         }
     }
-    requests(shard, walk, Some(endpoint)).await;
+    requests(shard, upstreams, walk, Some(endpoint)).await;
 }
 
 /// Serves a name that no endpoint is online for: an explanation for whoever speaks HTTP, if the name is ours.
-pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, name: Host, record: Record) {
+pub(super) async fn no_endpoint(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    mut socket: Socket,
+    hello: Hello,
+    name: Host,
+    record: Record,
+) {
     let outcome = format!("no endpoint is online for {name}");
     let ours = shard.edge().tables.load().certificates.find(&name).is_some();
     let may_be_http = hello.tls.alpn.is_empty() || hello.tls.offers_http();
@@ -122,12 +132,17 @@ pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, 
     let pool = crate::state::pool::Pool::new(Vec::new());
     let mut walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
     match end_tls(&shard, &mut walk, &tls::default_settings(), Some(Protocols::Http), false).await {
-        Ok(()) => requests(shard, walk, None).await,
+        Ok(()) => requests(shard, upstreams, walk, None).await,
         Err(over) => finish(*walk, over),
     }
 }
 
-async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endpoint>>) {
+async fn requests(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    walk: Box<Walk>,
+    first_endpoint: Option<Arc<Endpoint>>,
+) {
     let mut walk = *walk;
     walk.record.event.policy_logs = walk.take_logs();
     let tls_settings = walk.ended();
@@ -142,7 +157,7 @@ async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endp
         first_endpoint,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut visitor, conn).await;
+    let outcome = crate::http::serve(shard.clone(), upstreams, &mut visitor, conn).await;
     if outcome.broken {
         visitor.abort_on_close();
     }
@@ -361,7 +376,9 @@ fn move_to(shard: &Shard, mut walk: Box<Walk>, index: usize) {
     if let Err(error) = walk.visitor.detach() {
         return finish(*walk, over(None, format!("the client went away: {error}")));
     }
-    if let Err(Message::Walk(walk)) = shard.edge().send(index, Message::Walk(walk)) {
+    if let Err(Message::Moved(walk)) = shard.edge().mailboxes.send(index, Message::Moved(walk))
+        && let Ok(walk) = walk.downcast::<Walk>()
+    {
         finish(*walk, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
     }
 }

@@ -11,10 +11,10 @@ use ebbgate_policy::{
     Verdict, Work,
 };
 
-use super::hello::Hello;
 use super::{Record, Visitor};
 use crate::dispatch::gateway::Gateway;
 use crate::dispatch::hops::{self, Steps, TooFar};
+use crate::net::hello::Hello;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::pool::{Ask, Pool};
 

@@ -90,6 +90,7 @@ pub(crate) mod fixture {
                 proxy_protocol: None,
                 tls_termination: None,
                 health: Arc::default(),
+                shows_client: false,
             }),
             None,
         )

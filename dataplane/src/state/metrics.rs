@@ -38,6 +38,23 @@ pub struct StatusLabel {
     pub status: &'static str,
 }
 
+/// One of what a gauge counts, until dropped.
+pub struct Open(Gauge);
+
+impl Open {
+    /// Counts one in.
+    pub fn count(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])* $field:ident: $kind:ty = $name:literal, $help:literal;)*) => {
         /// All metrics. Clones of a metric share its value.
@@ -114,6 +131,12 @@ metrics! {
     claims_unconfirmed: Counter = "agent_claims_unconfirmed", "Claims of links that were not confirmed in time and went another way";
     /// Streams to agents that could not be opened.
     streams_failed: Counter = "agent_streams_failed", "Streams to agents that could not be opened";
+    /// Upstream connections opened for HTTP requests.
+    upstream_connections_opened: Counter = "upstream_connections_opened", "Connections to upstreams opened for HTTP requests";
+    /// HTTP requests sent on an upstream connection that had carried another one.
+    upstream_connections_reused: Counter = "upstream_connections_reused", "HTTP requests sent on a connection to an upstream that had carried another one";
+    /// Upstream connections that wait for an HTTP request.
+    upstream_connections_idle: Gauge = "upstream_connections_idle", "Connections to upstreams that wait for an HTTP request";
     /// Connections tried again on another member of a pool.
     retries: Counter = "pool_retries", "Connections tried again on another member of a pool";
     /// Agents' endpoints that are set aside because their upstream refused.

@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ebbgate_model::{EndpointId, TunnelSessionId};
 use ebbgate_policy::TlsSettings;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, timeout};
 
 use super::carrier::QuicWay;
 use super::health::Health;
+use super::idle::IdleStreams;
 use super::life::{Ended, Life};
 use super::liveness::Liveness;
+
+/// Milliseconds that a stream's opener waits for pools to close an idle one.
+pub const ROOM_MS_MAX: u64 = 1_000;
 
 /// How an endpoint's agent is reached.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ pub struct AgentRef {
     pub tls_termination: Option<Arc<TlsSettings>>,
     /// Whether the agent reaches its upstream.
     pub health: Arc<Health>,
+    /// Whether a program behind the agent sees the client address of the stream, as programs with an SDK do.
+    pub shows_client: bool,
 }
 
 /// Version of the PROXY protocol.
@@ -46,10 +52,14 @@ pub struct SessionState {
     /// Whether its agent is heard.
     pub liveness: Arc<Liveness>,
     unheard: AtomicBool,
+    /// Whether its account lets the visitor's own TLS go without a second encryption.
+    raw_allowed: AtomicBool,
     /// Claims of its links so far.
     claims: AtomicU64,
     /// The way, if it has one, is the QUIC connection that takes its streams.
     life: Life<QuicWay>,
+    /// Its streams that upstream pools hold idle.
+    pub idle: IdleStreams,
 }
 
 impl SessionState {
@@ -70,8 +80,10 @@ impl SessionState {
             shard,
             liveness,
             unheard: AtomicBool::new(false),
+            raw_allowed: AtomicBool::new(false),
             claims: AtomicU64::new(0),
             life: Life::new(in_flight_max),
+            idle: IdleStreams::default(),
         }
     }
 
@@ -80,9 +92,28 @@ impl SessionState {
         self.liveness.is_silent() || self.life.way().is_some_and(|way| way.session_is_silent())
     }
 
-    /// Whether the session can take one more stream.
+    /// The account may allow raw links and withdraw them again.
+    pub fn allow_raw(&self, allowed: bool) {
+        self.raw_allowed.store(allowed, Ordering::Relaxed);
+    }
+
+    /// Whether its account lets the visitor's own TLS go without a second encryption.
+    pub fn takes_raw(&self) -> bool {
+        self.raw_allowed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the session can take one more stream, at once or in place of an idle one.
     pub fn has_room(&self) -> bool {
-        self.life.has_room()
+        self.life.has_room() || self.is_alive() && self.idle.any()
+    }
+
+    /// Waits for room for one more stream while pools can close an idle one, [`ROOM_MS_MAX`] at most.
+    pub async fn make_room(&self) {
+        if self.life.has_room() {
+            return;
+        }
+        let room = self.idle.make_room(|| self.life.has_room() || !self.is_alive());
+        let _ = timeout(Duration::from_millis(ROOM_MS_MAX), room).await;
     }
 
     /// Whether the session lives.
@@ -163,6 +194,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.life.give_room();
+        self.0.idle.room_was_freed();
     }
 }
 

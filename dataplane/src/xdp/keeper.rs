@@ -7,20 +7,19 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use ebbgate_model::feed::{BEAT_SECS, EnforcementReport, Enforcer};
 use tokio::sync::watch;
 
-use super::blocklist::Blocklist;
 use super::filter::{Change, Filter, FilterError, Unfit};
 use super::interfaces::Interfaces;
 use super::maps::{Count, Drops};
 use super::owned::{Plan, Standing, plan};
 use super::pins::{Pins, PinsError};
 use super::{Enforcement, Settings, Shared, Wanted};
+use crate::state::blocklist::Blocklist;
 
 /// Milliseconds between looks at interfaces, files and counters.
 const TICK_MS: u64 = 1000;
@@ -85,15 +84,15 @@ impl Keeper {
     }
 
     /// Serves until the handle is gone. The filter stays in the kernel.
-    pub(super) fn run(mut self, woken: &Receiver<()>) {
+    pub(super) fn run(mut self) {
         self.leave_other_pins();
         let mut next_tick = Instant::now() + Duration::from_millis(TICK_MS);
         loop {
             let wait = next_tick.saturating_duration_since(Instant::now());
-            if woken.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
+            let asked = self.shared.changes.wait_past(*self.done.borrow(), wait);
+            if self.shared.over.load(Ordering::Acquire) {
                 return;
             }
-            let asked = self.shared.asked.load(Ordering::Acquire);
             if self.shared.reload.swap(false, Ordering::AcqRel) {
                 self.hands_off.clear();
                 self.read_blocklist();

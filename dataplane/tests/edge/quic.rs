@@ -213,7 +213,7 @@ async fn codes_arrive_as_on_the_mux() {
     }
     let dialled = refusing.await.unwrap();
     other.kill();
-    while lab.edge.sessions.all().len() > 1 {
+    while lab.agents.sessions.all().len() > 1 {
         tokio::task::yield_now().await;
     }
     while lab.event().await.error.is_none() {

@@ -303,7 +303,8 @@ async fn a_visitor_that_does_not_read_its_refusal_is_not_waited_for() {
     local(async {
         // Less room than the refusal takes.
         let (mut visitor, io) = tokio::io::duplex(64);
-        let serving = ebbgate_edge::http::serve_with(Lab::default(), io, http_conn(), Limits::default());
+        let lab = Lab::default();
+        let serving = lab.serve(io, http_conn(), Limits::default());
         let serving = tokio::task::spawn_local(serving);
         visitor.write_all(b"GET / HTTP/9\r\n\r\n").await.unwrap();
         let started = Instant::now();

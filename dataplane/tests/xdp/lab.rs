@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{Write as _, stderr};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use aya::programs::links::{FdLink, PinnedLink};
+use ebbgate_edge::state::blocklist::Blocklist;
+use ebbgate_edge::state::changes::Changes;
 use ebbgate_edge::state::tables::Tables;
 use ebbgate_edge::xdp::interfaces::Interfaces;
 use ebbgate_edge::xdp::owned::{Listening, Occupant};
@@ -144,6 +148,21 @@ pub(crate) struct Lab {
     listeners: Vec<TcpListener>,
 }
 
+/// A guard, and the state it shares with its edge.
+pub(crate) struct Running {
+    handle: Guard,
+    changes: Arc<Changes>,
+    pub(crate) blocklist: Arc<ArcSwap<Blocklist>>,
+}
+
+impl Deref for Running {
+    type Target = Guard;
+
+    fn deref(&self) -> &Guard {
+        &self.handle
+    }
+}
+
 impl Lab {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -243,8 +262,11 @@ impl Lab {
     }
 
     /// A guard at work. It sees later changes of the lab when it is told to look.
-    pub(crate) fn guard(&self) -> Guard {
-        let guard = Guard::start(self.settings.clone()).unwrap();
+    pub(crate) fn guard(&self) -> Running {
+        let (changes, blocklist) = (Arc::<Changes>::default(), Arc::<ArcSwap<Blocklist>>::default());
+        let handle =
+            Guard::start(self.settings.clone(), Arc::clone(&changes), Arc::clone(&blocklist)).unwrap();
+        let guard = Running { handle, changes, blocklist };
         // A copy: what the lab wants later is for a guard that starts later, or is told.
         let wanted = Arc::new(Mutex::new(self.wanted.lock().unwrap().clone()));
         guard.begin({
@@ -262,14 +284,14 @@ impl Lab {
         guard
     }
 
-    pub(crate) fn guard_until_xdp(&self) -> Guard {
+    pub(crate) fn guard_until_xdp(&self) -> Running {
         let guard = self.guard();
         self.until(&guard, Enforcer::Xdp, "");
         guard
     }
 
-    pub(crate) fn look(&self, guard: &Guard) {
-        guard.look();
+    pub(crate) fn look(&self, guard: &Running) {
+        guard.changes.note();
         self.settle(guard);
     }
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::wait::SOON;
 
 use crate::faults::{CARRIERS, Chain, ECHO};
-use crate::lab::SOON;
 
 /// Visitors of the service that does not read.
 const ABUSIVE: usize = 10;

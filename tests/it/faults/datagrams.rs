@@ -6,13 +6,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 use ebbgate_shaper::{Shaper, Weather};
 use tokio::runtime::{Builder, Runtime};
-use xtask::lab::local;
 
 use super::path::{self, Path};
 use super::{Chain, ECHO, Way, ping};
-use crate::lab::{TestLab, soon};
 
 /// Bytes there and back on a bad path.
 const WORD_BYTES: usize = 48 << 10;

@@ -11,7 +11,7 @@ mod alone {
     use socket2::SockRef;
 
     use crate::faults::{CARRIERS, Chain, ECHO, ping};
-    use crate::turn::Turn;
+    use ebbgate_lab::turn::Turn;
 
     /// Flows that take all they can get.
     const FLOWS: usize = 8;

@@ -7,15 +7,15 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-
+use ebbgate_lab::guide::{self, API_HOST};
+use ebbgate_lab::http;
+use ebbgate_lab::lab::local;
+use ebbgate_lab::process::{Daemon, Signal};
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
+use ebbgate_lab::web::{self, Reply};
 use serde_json::json;
-use xtask::http;
-use xtask::lab::local;
-use xtask::process::{Daemon, Signal};
-use xtask::web::{self, Reply};
 
-use crate::guide::{self, API_HOST};
-use crate::lab::{TestLab, soon};
 use crate::service;
 use crate::visitor::Visitor;
 

@@ -4,14 +4,15 @@ use std::io::Read;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use xtask::hosts::{EDGE_FOR_VISITOR, VISITORS};
-use xtask::lab::local;
-use xtask::process::Spec;
+use ebbgate_lab::guide;
+use ebbgate_lab::hosts::{EDGE_FOR_VISITOR, VISITORS};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::process::Spec;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 
 use super::path::{Path, Weather};
 use super::{CARRIERS, Chain, ECHO};
-use crate::guide;
-use crate::lab::{TestLab, soon};
 use crate::site::{Picture, picture};
 
 /// 200 ms to and fro, in pieces as small as a modem's.

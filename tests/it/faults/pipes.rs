@@ -6,10 +6,10 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use xtask::soak::census::Held;
+use ebbgate_lab::census::Held;
+use ebbgate_lab::wait::soon;
 
 use super::{Chain, ECHO, ping};
-use crate::lab::soon;
 
 /// Connections open when no pipe can be had any more.
 const OPEN: usize = 4;

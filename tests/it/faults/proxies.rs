@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use anyhow::{Result, ensure};
-use xtask::lab::local;
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
 
 use super::{Chain, ECHO, Way, ping};
-use crate::lab::TestLab;
 
 /// Where the agent is told its edge is: nobody listens there, and only the proxy knows better.
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);

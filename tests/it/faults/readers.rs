@@ -12,7 +12,7 @@ mod alone {
     use anyhow::{Context, Result, ensure};
 
     use crate::faults::{CARRIERS, Chain, ECHO, ping};
-    use crate::turn::Turn;
+    use ebbgate_lab::turn::Turn;
 
     /// Connections that are not read from.
     const CONNECTIONS: usize = 32;

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use anyhow::{Context, Result, ensure};
-use xtask::lab::local;
+use ebbgate_lab::lab::local;
 
 use super::{CARRIERS, Chain, abort};
 

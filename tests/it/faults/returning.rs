@@ -5,10 +5,13 @@ use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use xtask::lab::local;
+use ebbgate_lab::guide::{
+    self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL,
+};
+use ebbgate_lab::lab::local;
+use ebbgate_lab::test_lab::TestLab;
+use ebbgate_lab::wait::soon;
 
-use crate::guide::{self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL};
-use crate::lab::{TestLab, soon};
 use crate::service;
 use crate::visitor::Visitor;
 

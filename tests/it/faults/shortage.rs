@@ -6,9 +6,9 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::wait::{SOON, soon};
 
 use super::{CARRIERS, Chain, ECHO, ping};
-use crate::lab::{SOON, soon};
 
 /// Connections open when the shortage begins.
 const OPEN: usize = 8;

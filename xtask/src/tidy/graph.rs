@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may depend on, in any kind of dependency. `*` is any.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("ebbgate-model", &[]),
     ("ebbgate-policy", &["ebbgate-model"]),
     ("ebbgate-relay", &[]),
@@ -41,7 +41,9 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ),
     ("ebbgate-bench", &["*"]),
     ("ebbgate-fuzz", &["*"]),
+    ("ebbgate-lab", &[]),
     ("ebbgate-loom", &["*"]),
+    ("ebbgate-soak", &["ebbgate-lab"]),
     ("ebbgate-tests", &["*"]),
     ("xtask", &[]),
 ];

@@ -85,6 +85,13 @@ pub struct BindExtra {
         deserialize_with = "nullable"
     )]
     pub pooling_enabled: bool,
+    /// Whether a program takes the connections itself and sees their client address (our own SDK only).
+    #[serde(
+        rename(serialize = "ShowsClient", deserialize = "showsclient"),
+        deserialize_with = "nullable",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub shows_client: bool,
 }
 
 /// The name a Bind asks for.

@@ -11,7 +11,7 @@ use crate::dispatch::gateway::Gateway;
 use crate::http::answer::Failure;
 use crate::http::body::{Body, NotBuffered};
 use crate::http::record::Record;
-use crate::http::upstream::Lender;
+use crate::http::upstream::ReplayBody;
 use crate::state::endpoint::Endpoint;
 
 /// Endpoints one connection remembers having been admitted to.
@@ -45,7 +45,7 @@ impl<G: Gateway> Visitor<G> {
         }
         let mut cx = self.context(endpoint, work);
         let mut run = engine.start(Phase::TcpConnect);
-        let verdict = self.drive(endpoint, &mut run, &mut cx, &Lender::new(Body::Empty)).await;
+        let verdict = self.drive(endpoint, &mut run, &mut cx, &ReplayBody::new(Body::Empty)).await;
         record.logged(std::mem::take(&mut cx.logs));
         match verdict {
             Verdict::Continue => {
@@ -80,7 +80,7 @@ impl<G: Gateway> Visitor<G> {
         endpoint: &Endpoint,
         run: &mut Run,
         cx: &mut Context,
-        body: &Lender,
+        body: &ReplayBody,
     ) -> Verdict {
         loop {
             let outcome = match run.step(cx) {

@@ -19,7 +19,7 @@ use crate::http::body::Body;
 use crate::http::framing::Authority;
 use crate::http::record::Record;
 use crate::http::reply::{self, from_reply};
-use crate::http::upstream::{self, Again, Lender, SendError};
+use crate::http::upstream::{self, Again, ReplayBody, SendError};
 use crate::http::{fields, route};
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::pool::{Ask, Pool};
@@ -44,7 +44,7 @@ impl<G: Gateway> Visitor<G> {
         head: Parts,
         authority: &Authority,
         upgrade: Option<HeaderValue>,
-        body: &Lender,
+        body: &ReplayBody,
         record: &Rc<Record<G>>,
     ) -> Result<Answer<G>, Stop> {
         self.gateway.returned(None, self.conn.scheme, &authority.host, self.conn.port).await;
@@ -121,7 +121,7 @@ impl<G: Gateway> Visitor<G> {
         head: Rc<Parts>,
         on_error: OnError,
         work: &Work,
-        body: &Lender,
+        body: &ReplayBody,
     ) -> Result<Hop, Failure> {
         let endpoint = pool.pick(&[], ask(body)).ok_or_else(|| {
             let message = "No agent of this endpoint can take another request just now.";
@@ -149,7 +149,7 @@ impl<G: Gateway> Visitor<G> {
         url: &EndpointUrl,
         on_error: OnError,
         depth: usize,
-        body: &Lender,
+        body: &ReplayBody,
     ) -> Result<Hop, SendError> {
         let fail = |failure| SendError { failure, again: Again::Unseen };
         hops::check_depth(depth).map_err(|deep| fail(too_far(deep)))?;
@@ -166,7 +166,7 @@ impl<G: Gateway> Visitor<G> {
         &self,
         hop: &mut Hop,
         upgrade: Option<HeaderValue>,
-        body: &Lender,
+        body: &ReplayBody,
         record: &Rc<Record<G>>,
     ) -> Result<upstream::Reply<G::Stream>, SendError> {
         let endpoint = hop.endpoint.clone();
@@ -245,7 +245,7 @@ impl<G: Gateway> Visitor<G> {
         hops: &mut Vec<Hop>,
         steps: &mut Steps,
         error: SendError,
-        body: &Lender,
+        body: &ReplayBody,
         record: &Record<G>,
     ) -> Result<(), Stop> {
         let again = error.again.allows(body);
@@ -308,7 +308,8 @@ impl<G: Gateway> Visitor<G> {
             let Some(engine) = engine else { continue };
             let mut run = engine.start(Phase::HttpResponse);
             hop.cx.response = Some(head.clone());
-            let verdict = self.drive(&hop.endpoint, &mut run, &mut hop.cx, &Lender::new(Body::Empty)).await;
+            let verdict =
+                self.drive(&hop.endpoint, &mut run, &mut hop.cx, &ReplayBody::new(Body::Empty)).await;
             record.logged(std::mem::take(&mut hop.cx.logs));
             match verdict {
                 Verdict::Respond(reply) => (head, body) = from_reply(reply, record.form()).into_parts(),
@@ -324,7 +325,7 @@ impl<G: Gateway> Visitor<G> {
 }
 
 /// Work that another member can take over, as long as its body is kept.
-fn ask(body: &Lender) -> Ask {
+fn ask(body: &ReplayBody) -> Ask {
     Ask { repeats: body.is_short(), ..Ask::repeatable() }
 }
 

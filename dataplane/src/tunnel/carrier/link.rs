@@ -2,6 +2,7 @@
 //!
 //! The wire's `LinkStream` moves the bytes; this file knows whose link it is and ends streams with their session.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -17,14 +18,11 @@ use ebbgate_wire::link::Version;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::spawn_local;
-use tokio::time::{Duration, sleep};
+use tokio::time::sleep;
 
 use super::claim::{Asking, Claim, Duplex, Retry, Verdict};
-use crate::agents::{AgentSession, LinkCount};
-use crate::l4::Open;
-use crate::net::listen::Admitted;
 use crate::net::socket::Socket;
-use crate::shard::Shard;
+use crate::tunnel::links::IdleLinks;
 use crate::tunnel::session::SessionState;
 
 /// What a link's frames travel on.
@@ -37,15 +35,9 @@ const FEW_BYTES_MAX: usize = 32 << 10;
 /// What a link counts for as long as it is open.
 pub struct Place {
     /// Whose it is.
-    pub session: Arc<AgentSession>,
-    /// Among the links of its session.
-    pub taken: LinkCount,
-    /// Among all links.
-    pub link: Open,
-    /// Among agents' connections.
-    pub open: Open,
-    /// Among all connections.
-    pub admitted: Admitted,
+    pub session: Arc<SessionState>,
+    /// Its permits, given back with it: of its session, and of the whole edge.
+    pub permits: Box<dyn Any + Send>,
 }
 
 /// A link that nobody uses.
@@ -62,7 +54,7 @@ impl Link {
 
     /// Whose it is.
     pub fn session(&self) -> &Arc<SessionState> {
-        &self.place.session.state
+        &self.place.session
     }
 
     /// Whether it can be claimed: its session lives, and it has neither ended nor spoken.
@@ -81,16 +73,16 @@ impl Link {
     }
 
     /// Makes it one visitor's stream. None: the header does not fit; the link is lost with it.
-    pub fn claim(self, shard: &Shard, mut header: ProxyHeader) -> Option<LinkStream> {
+    pub fn claim(self, links: &IdleLinks, mut header: ProxyHeader) -> Option<LinkStream> {
         if self.parked.version() == Version::Two {
-            header.claim = self.place.session.state.next_claim();
+            header.claim = self.place.session.next_claim();
         }
         let stream = self.parked.claim(&header).ok()?;
-        let (key, cut) = shard.links().borrow_mut().in_use(&self.place.session.state);
+        let (key, cut) = links.in_use(&self.place.session);
         Some(LinkStream {
             stream: Some(stream),
             place: Some(self.place),
-            shard: shard.clone(),
+            links: links.clone(),
             key,
             cut,
             few_bytes: FEW_BYTES_MAX,
@@ -148,7 +140,7 @@ pub struct LinkStream {
     /// Some until it is dropped, or its visitor goes another way.
     stream: Option<link::LinkStream<LinkIo>>,
     place: Option<Place>,
-    shard: Shard,
+    links: IdleLinks,
     key: u64,
     cut: Rc<Cut>,
     /// How many bytes may still go to the agent before they are many; 0: they are.
@@ -254,7 +246,7 @@ impl LinkStream {
 impl Drop for LinkStream {
     fn drop(&mut self) {
         let Some(place) = self.place.take() else { return };
-        let used = Used { shard: self.shard.clone(), key: self.key, is_bulk: self.few_bytes == 0 };
+        let used = Used { links: self.links.clone(), key: self.key, is_bulk: self.few_bytes == 0 };
         let Some(stream) = self.stream.take() else { return used.done(&place) };
         match stream.version() {
             _ if !stream.is_over() => used.done(&place),
@@ -270,7 +262,7 @@ impl Drop for LinkStream {
 
 /// A link whose stream is over for the edge.
 struct Used {
-    shard: Shard,
+    links: IdleLinks,
     key: u64,
     /// Whether silence is allowed on it, as more than [`FEW_BYTES_MAX`] went to the agent.
     is_bulk: bool,
@@ -278,14 +270,14 @@ struct Used {
 
 impl Used {
     fn done(&self, place: &Place) {
-        self.shard.links().borrow_mut().done(place.session.state.id, self.key);
+        self.links.done(place.session.id, self.key);
     }
 
     /// Parks the link once its agent holds nothing of the stream any more. One whose service does not read is given up as a
     /// half-closed connection would be, and with its session; what was sent goes on its way all the same.
     async fn settle(self, stream: link::LinkStream<LinkIo>, place: Place, cut: Rc<Cut>) {
         let version = stream.version();
-        let wait = Duration::from_millis(self.shard.edge().waits.idle().half_closed_ms);
+        let wait = self.links.freed_max();
         let freed = tokio::select! {
             freed = stream.freed() => freed,
             () = cut.ended() => None,
@@ -295,7 +287,7 @@ impl Used {
         let Some(io) = freed else { return };
         // As before it was claimed.
         if !self.is_bulk || io.get_ref().give_up_on_silence(true).is_ok() {
-            self.shard.park(Link::new(io, version, place));
+            self.links.park(Link::new(io, version, place));
         }
     }
 }

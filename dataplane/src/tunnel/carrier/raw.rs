@@ -18,7 +18,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::{Cut, Place};
 use crate::net::socket::{Ringed, Socket};
-use crate::shard::Shard;
+use crate::tunnel::links::IdleLinks;
 use crate::tunnel::session::{SessionState, Slot};
 
 /// Seconds an agent may take to reach its upstream and say so.
@@ -51,7 +51,7 @@ impl RawLink {
 
     /// Whose it is.
     pub fn session(&self) -> &Arc<SessionState> {
-        &self.place.session.state
+        &self.place.session
     }
 
     /// Whether it can be claimed: young enough, silent, its session alive and its account still willing.
@@ -81,20 +81,20 @@ impl RawLink {
     /// Sends the visitor's first bytes, sealed, and waits until the agent has passed them on to its upstream.
     pub async fn claim(
         self,
-        shard: &Shard,
+        links: &IdleLinks,
         slot: Slot,
         header: ProxyHeader,
         first: Bytes,
     ) -> Result<RawStream, RawFailed> {
         let sealed = self.sealing.seal(&Claim { header, first }).map_err(|_| RawFailed::Lost)?;
-        let (key, cut) = shard.links().borrow_mut().in_use(&self.place.session.state);
-        let session = Arc::clone(&self.place.session.state);
+        let (key, cut) = links.in_use(&self.place.session);
+        let session = Arc::clone(&self.place.session);
         let mut stream = RawStream {
             socket: self.socket,
             session,
             _place: self.place,
             _slot: slot,
-            shard: shard.clone(),
+            links: links.clone(),
             key,
             cut,
         };
@@ -125,7 +125,7 @@ pub struct RawStream {
     session: Arc<SessionState>,
     _place: Place,
     _slot: Slot,
-    shard: Shard,
+    links: IdleLinks,
     key: u64,
     cut: Rc<Cut>,
 }
@@ -149,6 +149,6 @@ impl RawStream {
 
 impl Drop for RawStream {
     fn drop(&mut self) {
-        self.shard.links().borrow_mut().done(self.session.id, self.key);
+        self.links.done(self.session.id, self.key);
     }
 }

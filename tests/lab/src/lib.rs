@@ -1,0 +1,27 @@
+//! One lab for system tests, benches, the soak and `cargo xtask up`: control, edge and agents with all that stands around them.
+//!
+//! Knows the products as programs, flags and files, as an operator does. Imports none of their crates.
+
+pub mod api;
+pub mod bpffs;
+pub mod census;
+pub mod figures;
+pub mod flood;
+pub mod guarded;
+pub mod guide;
+pub mod hosts;
+pub mod http;
+pub mod lab;
+pub mod netns;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod program;
+pub mod rest;
+pub mod test_lab;
+pub mod token;
+pub mod turn;
+pub mod up;
+pub mod wait;
+pub mod web;
+pub mod workspace;
