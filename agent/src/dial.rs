@@ -1,9 +1,12 @@
 //! Reaches the edge: TCP (through a proxy or a chosen interface where asked), then TLS with the trust of `connect_cas`.
 //! `Dial` is the seam where tests put a simulated network.
 
+mod carrier;
+mod contract;
+
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +14,19 @@ use ebbgate_wire::link::ALPN_LINK;
 use rustls::pki_types::ServerName;
 use rustls::{CipherSuite, ClientConfig};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{AgentConfig, CarrierChoice, ConnectAddress, Secret};
-use crate::network::{Ends, HostNetwork, Network, Unwatched};
-use crate::proxy::{ProxyError, ProxyUrl};
+use crate::network::{Ends, HostNetwork, Network};
+use crate::proxy::ProxyUrl;
 use crate::quic::QuicDialer;
 use crate::stream::Streams;
 use crate::trust::{self, Trust, TrustError};
 use crate::upstream::{race, ready};
+pub use carrier::Carrier;
+pub use contract::{Dial, DialError, Dialled, Dialling};
 
 /// Milliseconds that TCP has before QUIC is tried beside it.
 const TCP_HEAD_START_MS: u64 = 1_000;
@@ -35,103 +39,6 @@ const KEEP_ALIVE_SECS: u64 = 30;
 const KEEP_ALIVE_INTERVAL_SECS: u64 = 10;
 /// Questions without an answer after which the link is over.
 const KEEP_ALIVE_PROBES: u32 = 3;
-
-/// A byte stream to the edge.
-pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Carrier for T {}
-
-/// What a session starts with.
-pub struct Dialled {
-    /// The session's own bytes.
-    pub io: Box<dyn Carrier>,
-    /// Proxied streams beside them, where the carrier has its own kind.
-    pub streams: Option<Box<dyn Streams>>,
-    /// Both ends of the TCP connection below, where there is one.
-    pub ends: Option<Ends>,
-}
-
-impl Dialled {
-    /// A connection that carries the session and nothing beside it.
-    pub fn alone(io: impl Carrier + 'static) -> Self {
-        Self { io: Box::new(io), streams: None, ends: None }
-    }
-}
-
-/// A dial under way.
-pub type Dialling<'a, T = Dialled> = Pin<Box<dyn Future<Output = Result<T, DialError>> + Send + 'a>>;
-
-/// Makes connections to the edge: one per session, and those that carry streams beside it. A dialler may know only
-/// sessions; the edge then offers the rest in vain.
-pub trait Dial: Send + Sync + 'static {
-    /// A fresh connection for a session, TLS included.
-    fn dial(&self) -> Dialling<'_>;
-
-    /// A fresh connection for a link, TLS included; nothing has been said on it.
-    fn link(&self) -> Dialling<'_, Box<dyn Carrier>> {
-        Box::pin(async { Err(DialError::Unsupported("links")) })
-    }
-
-    /// A fresh connection without TLS for a raw link; nothing has been said on it.
-    fn raw(&self) -> Dialling<'_, TcpStream> {
-        Box::pin(async { Err(DialError::Unsupported("raw links")) })
-    }
-
-    /// Streams over QUIC for the session of this link ticket.
-    fn attach(&self, _ticket: Secret) -> Dialling<'_, Box<dyn Streams>> {
-        Box::pin(async { Err(DialError::Unsupported("QUIC")) })
-    }
-
-    /// The network below, watched from now on.
-    fn network(&self) -> Box<dyn Network> {
-        Box::new(Unwatched)
-    }
-
-    /// Where to, for people.
-    fn target(&self) -> String;
-}
-
-/// Why the edge was not reached.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// TCP failed.
-    #[error("cannot connect to {target}: {source}")]
-    Tcp {
-        /// Edge or proxy.
-        target: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The proxy is no help.
-    #[error(transparent)]
-    Proxy(#[from] ProxyError),
-    /// The edge's certificate or protocol is not acceptable.
-    #[error("TLS with {target} failed: {source}; check connect_url and connect_cas")]
-    Tls {
-        /// The edge.
-        target: String,
-        /// What rustls said.
-        source: io::Error,
-    },
-    /// QUIC failed.
-    #[error("QUIC with {target} failed: {source}")]
-    Quic {
-        /// The edge.
-        target: String,
-        /// What happened.
-        source: io::Error,
-    },
-    /// Nothing came about in time.
-    #[error("{target} did not answer within {limit:?}")]
-    Timeout {
-        /// The edge.
-        target: String,
-        /// `connect_timeout`.
-        limit: Duration,
-    },
-    /// This dialler knows no such connections.
-    #[error("this dialler makes no {0}")]
-    Unsupported(&'static str),
-}
 
 /// Why no dialler can be made from a configuration.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::dial::{Carrier, DialError, Dialled, Dialling};
+use crate::dial::{Carrier, Dial, DialError, Dialled, Dialling};
 use edge::Edge;
 
 const A: &str = "https://a.internal";

@@ -1,0 +1,106 @@
+//! What a dialler is to a session, and why it did not reach the edge.
+
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::carrier::Carrier;
+use crate::config::Secret;
+use crate::network::{Ends, Network, Unwatched};
+use crate::proxy::ProxyError;
+use crate::stream::Streams;
+
+/// What a session starts with.
+pub struct Dialled {
+    /// The session's own bytes.
+    pub io: Box<dyn Carrier>,
+    /// Proxied streams beside them, where the carrier has its own kind.
+    pub streams: Option<Box<dyn Streams>>,
+    /// Both ends of the TCP connection below, where there is one.
+    pub ends: Option<Ends>,
+}
+
+impl Dialled {
+    /// A connection that carries the session and nothing beside it.
+    pub fn alone(io: impl Carrier + 'static) -> Self {
+        Self { io: Box::new(io), streams: None, ends: None }
+    }
+}
+
+/// A dial under way.
+pub type Dialling<'a, T = Dialled> = Pin<Box<dyn Future<Output = Result<T, DialError>> + Send + 'a>>;
+
+/// Makes connections to the edge: one per session, and those that carry streams beside it. A dialler may know only
+/// sessions; the edge then offers the rest in vain.
+pub trait Dial: Send + Sync + 'static {
+    /// A fresh connection for a session, TLS included.
+    fn dial(&self) -> Dialling<'_>;
+
+    /// A fresh connection for a link, TLS included; nothing has been said on it.
+    fn link(&self) -> Dialling<'_, Box<dyn Carrier>> {
+        Box::pin(async { Err(DialError::Unsupported("links")) })
+    }
+
+    /// A fresh connection without TLS for a raw link; nothing has been said on it.
+    fn raw(&self) -> Dialling<'_, TcpStream> {
+        Box::pin(async { Err(DialError::Unsupported("raw links")) })
+    }
+
+    /// Streams over QUIC for the session of this link ticket.
+    fn attach(&self, _ticket: Secret) -> Dialling<'_, Box<dyn Streams>> {
+        Box::pin(async { Err(DialError::Unsupported("QUIC")) })
+    }
+
+    /// The network below, watched from now on.
+    fn network(&self) -> Box<dyn Network> {
+        Box::new(Unwatched)
+    }
+
+    /// Where to, for people.
+    fn target(&self) -> String;
+}
+
+/// Why the edge was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// TCP failed.
+    #[error("cannot connect to {target}: {source}")]
+    Tcp {
+        /// Edge or proxy.
+        target: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The proxy is no help.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// The edge's certificate or protocol is not acceptable.
+    #[error("TLS with {target} failed: {source}; check connect_url and connect_cas")]
+    Tls {
+        /// The edge.
+        target: String,
+        /// What rustls said.
+        source: io::Error,
+    },
+    /// QUIC failed.
+    #[error("QUIC with {target} failed: {source}")]
+    Quic {
+        /// The edge.
+        target: String,
+        /// What happened.
+        source: io::Error,
+    },
+    /// Nothing came about in time.
+    #[error("{target} did not answer within {limit:?}")]
+    Timeout {
+        /// The edge.
+        target: String,
+        /// `connect_timeout`.
+        limit: Duration,
+    },
+    /// This dialler knows no such connections.
+    #[error("this dialler makes no {0}")]
+    Unsupported(&'static str),
+}
