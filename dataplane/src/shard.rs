@@ -15,7 +15,7 @@ use tokio::time::Duration;
 use crate::agents::{Agents, quic};
 use crate::http::UpstreamPools;
 use crate::http::limits::KEPT_UPSTREAM_SECS_MAX;
-use crate::l4::{self, Walk};
+use crate::l4::{self, Conn};
 use crate::net::listen::{self, Listener};
 use crate::net::ring::{self, Form};
 use crate::state::edge::Stage;
@@ -65,9 +65,9 @@ impl Listening {
                         listener.abort();
                     }
                 }
-                Message::Moved(walk) => {
-                    let walk = walk.downcast::<Walk>().expect("only l4 moves connections");
-                    spawn_local(l4::go_on(self.shard.clone(), walk));
+                Message::Moved(conn) => {
+                    let conn = conn.downcast::<Conn>().expect("only l4 moves connections");
+                    spawn_local(l4::go_on(self.shard.clone(), conn));
                 }
                 Message::Open(request) => {
                     spawn_local(self.shard.clone().open_for_another(request));

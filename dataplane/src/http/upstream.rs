@@ -9,7 +9,7 @@
 //! where it can be sent again: its method is idempotent (RFC 9110 section 9.2.2) and its body is known to fit
 //! [`replay::REPLAY_BYTES_MAX`]. It is sent again once, on a fresh connection, if nothing came back.
 //! Other requests, POST among them, always open a connection, and their bytes go out once. HTTP/2 is different: GOAWAY and
-//! REFUSED_STREAM say which requests were not looked at (RFC 9113 section 8.7), so every method shares its connections.
+//! `REFUSED_STREAM` say which requests were not looked at (RFC 9113 section 8.7), so every method shares its connections.
 //!
 //! A connection that the upstream may have authenticated is the exception: its visitor's requests have to use it.
 
@@ -94,10 +94,7 @@ impl Again {
 impl SendError {
     /// No stream could be opened.
     pub(super) fn not_opened(detail: String) -> Self {
-        let message = "The agent of this endpoint could not take the request.";
-        let failure =
-            Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
-        Self { failure, again: Again::Unseen }
+        Self { failure: Failure::agent_stream(detail), again: Again::Unseen }
     }
 }
 
@@ -361,9 +358,7 @@ fn lost(detail: &str, again: Again) -> SendError {
 
 /// Nothing came from behind the agent.
 fn unreachable(again: Again) -> SendError {
-    let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message);
-    SendError { failure, again }
+    SendError { failure: Failure::upstream_unreachable(), again }
 }
 
 /// The answer is not HTTP.

@@ -107,19 +107,19 @@ where
     let handshake = builder.handshake(stream).await;
     let (sender, mut connection) = handshake.map_err(|error| failed(&error, Again::Unseen))?;
     let state = Rc::<State>::default();
-    let (driven, heard, mut dial) = (state.clone(), notes.clone(), Some(dial));
+    let (reached, seen, mut dial) = (state.clone(), notes.clone(), Some(dial));
     let driver = tokio::task::spawn_local(async move {
         let driving = poll_fn(|cx| {
             let ended = Pin::new(&mut connection).poll(cx);
             // Settings are the first frame (RFC 9113 section 3.4).
-            if heard.heard.get() {
-                driven.settled.set(true);
+            if seen.heard.get() {
+                reached.settled.set(true);
                 dial = None;
             }
             ended
         });
         let _ = driving.await;
-        driven.closed.set(true);
+        reached.closed.set(true);
     });
     Ok(Connection { sender, state, notes, limits, driver: Rc::new(Driver(Some(driver))) })
 }
