@@ -26,8 +26,6 @@ use crate::state::shard::Shard;
 
 /// Port of `http://` endpoints, whatever the socket is bound to.
 const HTTP_PORT: u16 = 80;
-/// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
-const TLS_PORT: u16 = 443;
 
 fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
     Arc::new(ConnFacts {
@@ -95,7 +93,7 @@ pub async fn serve_hello(
         return log.refuse(None, "the TLS hello names no server this edge could serve");
     };
     log.event_mut().server_name = name.to_string();
-    shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, TLS_PORT).await;
+    shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, deliver::TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
         return deliver::no_endpoint(shard, upstreams, socket, hello, name, log).await;
     };
@@ -111,8 +109,8 @@ pub async fn serve_hello(
 /// speak HTTP decides.
 fn choose(shard: &Shard, name: &Host, hello: &Hello) -> Option<(Scheme, Pool)> {
     let routes = &shard.edge().routes;
-    let https = routes.public(Scheme::Https, name, TLS_PORT).filter(|_| !hello.postgres);
-    let tls = routes.public(Scheme::Tls, name, TLS_PORT);
+    let https = routes.public(Scheme::Https, name, deliver::TLS_PORT).filter(|_| !hello.postgres);
+    let tls = routes.public(Scheme::Tls, name, deliver::TLS_PORT);
     match (https, tls) {
         (Some((near, pool)), Some((other, _))) if is_closer(&near, &other) => Some((Scheme::Https, pool)),
         (Some((near, _)), Some((other, pool))) if is_closer(&other, &near) => Some((Scheme::Tls, pool)),

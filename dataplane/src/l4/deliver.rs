@@ -11,7 +11,6 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
-use super::TLS_PORT;
 use super::client_conn::ClientConn;
 use super::conn::{Conn, ConnLog};
 use crate::dispatch::gateway::HttpConn;
@@ -30,6 +29,8 @@ use crate::state::shard::Shard;
 use crate::tunnel::carrier::{CarrierStream, Origin, RawFailed};
 use crate::tunnel::session::{AgentRef, OpenError};
 
+/// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
+pub(super) const TLS_PORT: u16 = 443;
 /// Seconds an upstream may take to answer libpq's request for TLS.
 const POSTGRES_SECS_MAX: u64 = 10;
 /// Seconds a connection counts as new: one whose agent dies unanswered in this time is tried elsewhere. Its first bytes
