@@ -6,10 +6,7 @@ mod client_conn;
 mod conn;
 mod deliver;
 
-use std::sync::Arc;
-
 use ebbgate_model::{ErrorCode, Host, Scheme};
-use ebbgate_policy::ConnFacts;
 
 pub use client_conn::ClientConn;
 pub use conn::{Conn, ConnLog};
@@ -27,16 +24,6 @@ use crate::state::shard::Shard;
 /// Port of `http://` endpoints, whatever the socket is bound to.
 const HTTP_PORT: u16 = 80;
 
-fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
-    Arc::new(ConnFacts {
-        client: socket.peer(),
-        server: socket.local(),
-        region: shard.edge().tables.load().program.settings.region.clone(),
-        start_unix_ms: log.event().started_at_ms,
-        tls: None,
-    })
-}
-
 /// Serves a connection to a TCP address.
 pub async fn serve_tcp(shard: Shard, socket: Socket, log: ConnLog, host: Host, port: u16) {
     shard.edge().routes.returned(None, &[Scheme::Tcp], &host, port).await;
@@ -44,13 +31,13 @@ pub async fn serve_tcp(shard: Shard, socket: Socket, log: ConnLog, host: Host, p
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
         return log.refuse(Some(ErrorCode::OFFLINE), outcome);
     };
-    let facts = facts(&shard, &socket, &log);
+    let facts = deliver::facts(&shard, &socket, &log);
     go_on(shard, Box::new(Conn::new(socket, None, log, Dispatch::connection(facts, pool)))).await;
 }
 
 /// Serves a connection that speaks HTTP in clear.
 pub async fn serve_http(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, log: ConnLog) {
-    let facts = facts(&shard, &socket, &log);
+    let facts = deliver::facts(&shard, &socket, &log);
     let conn = HttpConn {
         facts,
         scheme: Scheme::Http,
@@ -97,7 +84,7 @@ pub async fn serve_hello(
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
         return deliver::no_endpoint(shard, upstreams, socket, hello, name, log).await;
     };
-    let facts = facts(&shard, &socket, &log);
+    let facts = deliver::facts(&shard, &socket, &log);
     let conn = Box::new(Conn::new(socket, Some(hello), log, Dispatch::connection(facts, pool)));
     match scheme {
         Scheme::Https => deliver::https(shard, upstreams, conn).await,

@@ -141,7 +141,7 @@ pub(super) async fn no_endpoint(
         refuse_name(&mut socket).await;
         return log.refuse(Some(ErrorCode::OFFLINE), outcome);
     }
-    let facts = super::facts(&shard, &socket, &log);
+    let facts = facts(&shard, &socket, &log);
     let nobody = Dispatch::connection(facts, Pool::new(Vec::new()));
     let mut conn = Box::new(Conn::new(socket, Some(hello), log, nobody));
     match end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http)).await {
@@ -406,4 +406,15 @@ fn over(code: impl Into<Option<ErrorCode>>, outcome: impl Into<String>) -> Over 
 
 fn finish(conn: Conn, over: Over) {
     conn.log.done(over.code, over.outcome);
+}
+
+/// What is known of a connection before any of its bytes.
+pub(super) fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
+    Arc::new(ConnFacts {
+        client: socket.peer(),
+        server: socket.local(),
+        region: shard.edge().tables.load().program.settings.region.clone(),
+        start_unix_ms: log.event().started_at_ms,
+        tls: None,
+    })
 }
