@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::dial::{DialError, Dialled};
 use crate::network::Footing;
 use crate::plan::{Key, Patience, Plan, Refusal};
-use actor::{Actor, Command, Flow, Slot};
+use actor::{Actor, Command, Flow, Slot, Waiter};
 use delivery::{Route, Routes};
 
 pub use connection::{AUTH_SECS_MAX, BIND_SECS_MAX, DRAIN_SECS_MAX, UNBIND_SECS_MAX};

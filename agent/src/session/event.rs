@@ -8,6 +8,7 @@ use ebbgate_model::EndpointUrl;
 use tokio::sync::mpsc;
 
 use super::inbound::Inbound;
+use crate::plan::Refusal;
 use crate::stream::Stream;
 use crate::upstream::Upstream;
 
