@@ -3,6 +3,7 @@
 //! Knows no endpoint, no account and no agent.
 
 pub mod detect;
+pub mod gauge;
 pub mod hello;
 pub mod listen;
 pub mod ring;

@@ -12,7 +12,6 @@ pub mod endpoint;
 pub mod jwks;
 pub mod mailbox;
 pub mod metrics;
-mod open;
 pub mod pool;
 pub mod ports;
 pub mod random;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use ebbgate::config::{Secret, clean_token};
-use ebbgate::dial::client_config;
+use ebbgate::edge_dialer::client_config;
 use ebbgate::trust::Trust;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode, Uri};

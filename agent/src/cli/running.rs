@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ebbgate::config::Config;
-use ebbgate::dial::EdgeDialer;
-use ebbgate::plan::Patience;
+use ebbgate::edge_dialer::EdgeDialer;
+use ebbgate::plan::RetryPolicy;
 use ebbgate::session::{Delivery, Session, Settings, bind_request, hello, system_random};
 use ebbgate::upstream::Upstream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -77,7 +77,7 @@ async fn serve(
         let (session, name, bind) = (session.clone(), endpoint.name.clone(), bind_request(endpoint));
         // The outcome is reported by event, however long it takes.
         tokio::spawn(async move {
-            let _ = session.add(&name, bind, Patience::Forever, Delivery::Forward(upstream)).await;
+            let _ = session.add(&name, bind, RetryPolicy::Forever, Delivery::Forward(upstream)).await;
         });
     }
     // Ready means running and trying: a service must not fail to start because its edge is away.

@@ -1,6 +1,6 @@
 //! Links of agents: who may add one to which session, how many, and on which shard each waits.
 //!
-//! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `carrier::link`'s.
+//! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `tunnel::link`'s.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +26,9 @@ use crate::state::edge::Edge;
 use crate::state::metrics::Open;
 use crate::state::shard::Shard;
 use crate::state::{clock, random};
-use crate::tunnel::carrier::{Link, LinkIo, Place, RawLink};
+use crate::tunnel::dialer::IdleLink;
+use crate::tunnel::link::{Link, LinkIo, LinkOwner};
+use crate::tunnel::raw_link::RawLink;
 
 /// Seconds from the end of a link's handshake to its whole ticket.
 pub const LINK_HELLO_SECS_MAX: u64 = 5;
@@ -108,12 +110,13 @@ pub(super) async fn serve(
     }
     let index = session.links.turn(false, edge.mailboxes.shards());
     let link = Open::count(&edge.metrics.links);
-    shard.park(index, Link::new(io, version, place(&session, (taken, link, open, admitted))));
+    let link = Link::new(io, version, owner(&session, (taken, link, open, admitted)));
+    shard.park(index, IdleLink::Link(link));
 }
 
 /// A link of this session, which counts among its session's, among all links, among agents' connections and among all.
-fn place(session: &AgentSession, permits: (LinkCount, Open, Open, Admitted)) -> Place {
-    Place { session: Arc::clone(&session.state), permits: Box::new(permits) }
+fn owner(session: &AgentSession, permits: (LinkCount, Open, Open, Admitted)) -> LinkOwner {
+    LinkOwner { session: Arc::clone(&session.state), permits: Box::new(permits) }
 }
 
 /// Why a raw link is closed.
@@ -167,7 +170,8 @@ pub(super) async fn serve_raw(
         let taken = session.links.take().ok_or(NoRaw::NotAllowed)?;
         let index = session.links.turn(true, edge.mailboxes.shards());
         let link = Open::count(&edge.metrics.links);
-        shard.park_raw(index, RawLink::new(socket, sealing, place(&session, (taken, link, open, admitted))));
+        let link = RawLink::new(socket, sealing, owner(&session, (taken, link, open, admitted)));
+        shard.park(index, IdleLink::Raw(link));
         Ok(())
     });
     if let Err(error) = parked {

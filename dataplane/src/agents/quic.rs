@@ -28,7 +28,7 @@ use crate::state::metrics::ListenerLabel;
 use crate::state::metrics::Open;
 use crate::state::shard::Shard;
 use crate::state::tables::ConnectName;
-use crate::tunnel::carrier::QuicWay;
+use crate::tunnel::quic::QuicTransport;
 use attach::{Newcomer, attach};
 
 /// Seconds from an agent's first packet to the end of its handshake.
@@ -198,7 +198,7 @@ async fn serve_connection(shard: &Shard, agents: &Arc<Agents>, newcomer: Newcome
     };
     match opening {
         StreamHeader::Session => {
-            let way = QuicWay::new(connection.clone(), true);
+            let way = QuicTransport::new(connection.clone(), true);
             let arrival = Arrival { peer: *peer, ingress: *ingress, quic: Some(way) };
             run(shard.clone(), Arc::clone(agents), stream, arrival).await;
             "the session has ended"

@@ -44,8 +44,8 @@ use crate::state::edge::Stage;
 use crate::state::metrics::Open;
 use crate::state::shard::Shard;
 use crate::state::{clock, random};
-use crate::tunnel::carrier::{Carrier, QuicWay};
-use crate::tunnel::liveness::Liveness;
+use crate::tunnel::agent_liveness::AgentLiveness;
+use crate::tunnel::quic::QuicTransport;
 use crate::tunnel::session::SessionState;
 
 /// The account has as many sessions as it may (wire.md section 2).
@@ -71,8 +71,8 @@ struct Connection {
     gate: RefCell<Gate>,
     peer: IpAddr,
     ingress: Option<AccountId>,
-    quic: Option<Arc<QuicWay>>,
-    liveness: Arc<Liveness>,
+    quic: Option<Arc<QuicTransport>>,
+    liveness: Arc<AgentLiveness>,
     session: OnceCell<Arc<AgentSession>>,
 }
 
@@ -130,7 +130,7 @@ pub(super) struct Arrival {
     /// Only sessions of this account may come by the name it came for; None: of any.
     pub(super) ingress: Option<AccountId>,
     /// The connection below, if it is a QUIC one: it takes the session's streams too.
-    pub(super) quic: Option<Arc<QuicWay>>,
+    pub(super) quic: Option<Arc<QuicTransport>>,
 }
 
 /// Runs an agent's session over any transport, to its end.
@@ -138,7 +138,7 @@ pub(super) async fn run<IO>(shard: Shard, agents: Arc<Agents>, io: IO, arrival: 
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let liveness = Arc::<Liveness>::default();
+    let liveness = Arc::<AgentLiveness>::default();
     let io = Heard { io, liveness: Arc::clone(&liveness) };
     let (mux, mut incoming, driver) = driver::connect(io, Role::Server, Limits::STRANGER);
     let connection = Rc::new(Connection {
@@ -195,16 +195,15 @@ impl Connection {
                 true
             }
             Err(DriverError::WriteTimeout) => true,
-            _ => self.quic.as_ref().is_some_and(|way| way.is_unheard()),
+            _ => self.quic.as_ref().is_some_and(|way| way.timed_out()),
         };
         if let Some(session) = self.session.get().filter(|_| unheard) {
-            session.state.end_unheard();
+            session.state.end_timed_out();
         }
     }
 
     fn end(&self, code: Code, message: &str) {
         if let Some(session) = self.session.get() {
-            self.shard.remove_carrier(session.state.id);
             self.agents.end(session, code, message);
         }
         self.mux.goaway(code, message);
@@ -357,7 +356,7 @@ impl Connection {
             let tables = edge.tables.load();
             raw_key(auth, tables.program.credentials.get(&accepted.credential), random::bytes())
         };
-        let state = SessionState::heard_by(Arc::clone(&self.liveness), id, self.shard.index(), streams_max);
+        let state = SessionState::new(id, self.mux.handle(), Arc::clone(&self.liveness), streams_max);
         state.allow_raw(raw_key.is_some());
         let session = Arc::new(AgentSession {
             state: Arc::new(state),
@@ -374,7 +373,6 @@ impl Connection {
         if self.session.set(Arc::clone(&session)).is_err() {
             return Err(Refusal { code: None, message: "the session is authenticated already".into() });
         }
-        self.shard.add_carrier(id, Carrier::Mux(self.mux.clone()));
         if let Some(way) = &self.quic {
             ebbgate_tunnel::quic::admit(way.connection());
             session.state.attach(way);

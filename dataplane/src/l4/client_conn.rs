@@ -82,16 +82,6 @@ impl ClientConn {
         nothing_read.then_some(move || traffic.received() == before)
     }
 
-    /// Leaves this thread's runtime.
-    pub fn detach(&mut self) -> io::Result<()> {
-        self.socket().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), Socket::detach)
-    }
-
-    /// Joins this thread's runtime.
-    pub fn attach(&mut self) -> io::Result<()> {
-        self.socket().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), Socket::attach)
-    }
-
     /// Makes the close an abort, so that a cut-off answer is not taken for a whole one.
     pub fn abort_on_close(&mut self) {
         if let Some(socket) = self.socket() {

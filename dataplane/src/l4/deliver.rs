@@ -1,5 +1,5 @@
-//! Carries out the steps of a connection's dispatch: ends TLS, opens the agent's stream on the shard where its session lives,
-//! and relays. Tells the dispatch if an agent fails before it answered, so that another member may serve.
+//! Carries out the steps of a connection's dispatch: ends TLS, opens the agent's stream, and relays. Tells the dispatch if
+//! an agent fails before it answered, so that another member may serve.
 
 use std::io;
 use std::sync::Arc;
@@ -22,12 +22,13 @@ use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::net::tls::{self, Protocols};
 use crate::relay::{self, End, Ended, First, Side};
 use crate::state::endpoint::{Endpoint, Kind};
-use crate::state::mailbox::Message;
 use crate::state::metrics::Open;
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
-use crate::tunnel::carrier::{CarrierStream, Origin, RawFailed};
+use crate::tunnel::origin::Origin;
+use crate::tunnel::raw_link::RawFailed;
 use crate::tunnel::session::{AgentRef, OpenError};
+use crate::tunnel::stream::AgentStream;
 
 /// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
 pub(super) const TLS_PORT: u16 = 443;
@@ -54,8 +55,6 @@ enum Served {
     Over(Over),
     /// The member took nothing; another may.
     Again(Failure),
-    /// The link that was here is gone; the session's own shard can still reach the agent.
-    Elsewhere,
 }
 
 /// What a connection comes to when policies have run.
@@ -86,11 +85,8 @@ impl Conn {
     }
 }
 
-/// Serves a TCP or TLS connection to its end, on whatever shard it has to be.
+/// Serves a TCP or TLS connection to its end.
 pub async fn go_on(shard: Shard, mut conn: Box<Conn>) {
-    if let Err(error) = conn.client.attach() {
-        return finish(*conn, over(None, format!("lost between shards: {error}")));
-    }
     loop {
         let endpoint = match conn.next(&shard, None).await {
             Next::Open(endpoint) => endpoint,
@@ -99,14 +95,9 @@ pub async fn go_on(shard: Shard, mut conn: Box<Conn>) {
         let Kind::Agent(agent) = &endpoint.kind else {
             return finish(*conn, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
         };
-        let raw = conn.hello.is_some() && !conn.client.is_tls();
-        if !shard.reaches(agent, raw) {
-            return move_to(&shard, conn, agent.session.shard);
-        }
         match serve(&shard, &mut conn, &endpoint, agent).await {
             Served::Over(over) => return finish(*conn, over),
             Served::Again(failure) => conn.dispatch.failed(failure, true),
-            Served::Elsewhere => return move_to(&shard, conn, agent.session.shard),
         }
     }
 }
@@ -229,7 +220,6 @@ async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &Agen
     for _ in 0..LINK_TRIES_MAX {
         let mut stream = match open(shard, agent, origin, postgres).await {
             Ok(stream) => stream,
-            Err(_) if agent.session.shard != shard.index() => return Served::Elsewhere,
             Err(error) => return Served::Again(Failure::agent_stream(error.to_string())),
         };
         let untouched = if conn.dispatch.has_other() { conn.client.untouched() } else { None };
@@ -250,7 +240,7 @@ async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &Agen
         };
         if ended.end == End::Failed(Side::Agent) {
             let is_new =
-                conn.log.elapsed() < new_connection(agent.session.is_unheard() || stream.is_unheard());
+                conn.log.elapsed() < new_connection(agent.session.timed_out() || stream.timed_out());
             let error = ended.error.as_ref();
             let only_it_ended = session_ended(error) && agent.session.is_alive() && stream.is_apart();
             if (is_refused(error) || is_new && session_ended(error)) && conn.client.rewind() {
@@ -269,10 +259,10 @@ async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &Agen
 /// another carrier may be tried.
 async fn through_raw(shard: &Shard, conn: &mut Conn, agent: &AgentRef, origin: Origin) -> Option<Served> {
     let hello = conn.client.unread().filter(|hello| !hello.is_empty())?;
-    let mut stream = match shard.open_raw(agent, origin, &hello).await? {
+    let mut stream = match shard.dialer().open_raw(agent, origin, &hello).await? {
         Ok(stream) => stream,
         Err(RawFailed::Refused(Code::REFUSED)) => return Some(Served::Again(why(true))),
-        Err(RawFailed::Lost) if conn.log.elapsed() < new_connection(agent.session.is_unheard()) => {
+        Err(RawFailed::Lost) if conn.log.elapsed() < new_connection(agent.session.timed_out()) => {
             return None;
         }
         Err(failed) => {
@@ -360,8 +350,8 @@ async fn open(
     agent: &AgentRef,
     origin: Origin,
     postgres: bool,
-) -> Result<CarrierStream, OpenError> {
-    let mut stream = shard.open_here(agent, origin).await?;
+) -> Result<AgentStream, OpenError> {
+    let mut stream = shard.dialer().open(agent, origin).await?;
     if !postgres {
         return Ok(stream);
     }
@@ -372,18 +362,7 @@ async fn open(
     });
     match asked.await {
         Ok(Ok(b'S')) => Ok(stream),
-        _ => shard.open_here(agent, origin).await,
-    }
-}
-
-fn move_to(shard: &Shard, mut conn: Box<Conn>, index: usize) {
-    if let Err(error) = conn.client.detach() {
-        return finish(*conn, over(None, format!("the client went away: {error}")));
-    }
-    if let Err(Message::Moved(conn)) = shard.edge().mailboxes.send(index, Message::Moved(conn))
-        && let Ok(conn) = conn.downcast::<Conn>()
-    {
-        finish(*conn, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
+        _ => shard.dialer().open(agent, origin).await,
     }
 }
 

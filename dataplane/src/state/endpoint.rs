@@ -47,6 +47,7 @@ pub enum Kind {
 pub(crate) mod fixture {
     use super::*;
     use ebbgate_model::{Ksuid, TunnelSessionId};
+    use ebbgate_tunnel::driver::SessionHandle;
 
     use crate::tunnel::session::SessionState;
 
@@ -79,7 +80,7 @@ pub(crate) mod fixture {
 
     pub(crate) fn agent(n: u8, url: &str) -> Arc<Endpoint> {
         let id = TunnelSessionId::new(Ksuid::new(1_700_000_000, [n; 16]));
-        let session = Arc::new(SessionState::new(id, 0, IN_FLIGHT_MAX));
+        let session = Arc::new(SessionState::new(id, SessionHandle::ended(), Arc::default(), IN_FLIGHT_MAX));
         let bind = format!("bind-{n}").into();
         endpoint(
             n,

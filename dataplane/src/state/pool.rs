@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_silent_member_is_asked_only_when_nobody_else_is_left() {
-        use crate::tunnel::liveness::SILENT_MS;
+        use crate::tunnel::agent_liveness::SILENT_MS;
         let (silent, aside, good) = (agent(1, URL), agent(2, URL), agent(3, URL));
         let Kind::Agent(agent) = &silent.kind else { unreachable!("built as an agent") };
         let (liveness, now) = (&agent.session.liveness, Instant::now());
@@ -268,7 +268,7 @@ mod tests {
         };
         session(&dead).end();
         let full = session(&full);
-        let slots: Vec<_> = std::iter::from_fn(|| full.clone().take_slot()).collect();
+        let slots: Vec<_> = std::iter::from_fn(|| full.slot().ok()).collect();
         for _ in 0..5 {
             assert_eq!(pool.pick(&[], ask()).unwrap().id, good.id);
         }

@@ -27,7 +27,12 @@ fn session(tables: &Tables) -> AgentSession {
     let text_bytes = Counter::new(0);
     let taken = || text_bytes.take(0).unwrap();
     AgentSession {
-        state: Arc::new(SessionState::new(TunnelSessionId::new(Ksuid::new(1, [1; 16])), 0, 1)),
+        state: Arc::new(SessionState::new(
+            TunnelSessionId::new(Ksuid::new(1, [1; 16])),
+            driver::SessionHandle::ended(),
+            Arc::default(),
+            1,
+        )),
         client_id: String::new(),
         mux,
         links: SessionLinks::new(None),
