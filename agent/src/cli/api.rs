@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Env, Failure, files, load};
+use super::env::{Env, Failure, files, load};
 
 /// Where control listens when nobody says otherwise.
 const API_URL_DEFAULT: &str = "http://127.0.0.1:4480";

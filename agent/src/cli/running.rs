@@ -13,8 +13,9 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::env::Failure;
+use super::logging;
 use super::report::{Mode, Reporter, Verdict};
-use super::{Failure, logging};
 
 /// Everything a start needs beside the network; an error says why the configuration cannot start.
 pub(super) fn prepare(config: &Config) -> Result<(EdgeDialer, Vec<Arc<Upstream>>), Failure> {

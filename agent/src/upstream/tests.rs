@@ -18,6 +18,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use tokio_rustls::TlsConnector;
+
 use super::*;
 use crate::config::{EndpointDraft, Secret, TerminationPem};
 

@@ -11,7 +11,6 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
-use super::TLS_PORT;
 use super::client_conn::ClientConn;
 use super::conn::{Conn, ConnLog};
 use crate::dispatch::gateway::HttpConn;
@@ -31,6 +30,8 @@ use crate::tunnel::raw_link::RawFailed;
 use crate::tunnel::session::{AgentRef, OpenError};
 use crate::tunnel::stream::AgentStream;
 
+/// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
+pub(super) const TLS_PORT: u16 = 443;
 /// Seconds an upstream may take to answer libpq's request for TLS.
 const POSTGRES_SECS_MAX: u64 = 10;
 /// Seconds a connection counts as new: one whose agent dies unanswered in this time is tried elsewhere. Its first bytes
@@ -131,7 +132,7 @@ pub(super) async fn no_endpoint(
         refuse_name(&mut socket).await;
         return log.refuse(Some(ErrorCode::OFFLINE), outcome);
     }
-    let facts = super::facts(&shard, &socket, &log);
+    let facts = facts(&shard, &socket, &log);
     let nobody = Dispatch::connection(facts, Pool::new(Vec::new()));
     let mut conn = Box::new(Conn::new(socket, Some(hello), log, nobody));
     match end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http)).await {
@@ -383,4 +384,15 @@ fn over(code: impl Into<Option<ErrorCode>>, outcome: impl Into<String>) -> Over 
 
 fn finish(conn: Conn, over: Over) {
     conn.log.done(over.code, over.outcome);
+}
+
+/// What is known of a connection before any of its bytes.
+pub(super) fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
+    Arc::new(ConnFacts {
+        client: socket.peer(),
+        server: socket.local(),
+        region: shard.edge().tables.load().program.settings.region.clone(),
+        start_unix_ms: log.event().started_at_ms,
+        tls: None,
+    })
 }
