@@ -239,8 +239,7 @@ async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &Agen
             }
         };
         if ended.end == End::Failed(Side::Agent) {
-            let is_new =
-                conn.log.elapsed() < new_connection(agent.session.timed_out() || stream.timed_out());
+            let is_new = conn.log.elapsed() < new_connection(agent.session.timed_out() || stream.timed_out());
             let error = ended.error.as_ref();
             let only_it_ended = session_ended(error) && agent.session.is_alive() && stream.is_apart();
             if (is_refused(error) || is_new && session_ended(error)) && conn.client.rewind() {
