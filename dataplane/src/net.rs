@@ -9,3 +9,4 @@ pub mod listen;
 pub mod ring;
 pub mod socket;
 pub mod tls;
+pub mod wildcard;

@@ -1,4 +1,4 @@
-//! What the edge knows: the Program in force, who is online, counters, and the outbox to control.
+//! What the edge knows: the Program in force, endpoints that are online, counters, and the outbox to control.
 //!
 //! Read by every room above; changed by `feed` and `agents`.
 

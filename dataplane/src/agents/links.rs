@@ -1,4 +1,4 @@
-//! Links of agents: who may add one to which session, how many, and on which shard each waits.
+//! Links of agents: to which session one is added, how many it may have, and on which shard each waits.
 //!
 //! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `tunnel::link`'s.
 
@@ -20,7 +20,7 @@ use tokio::time::{Duration, timeout};
 use super::registry::Agents;
 use super::session::AgentSession;
 use super::session_links::{LINKS_PER_SESSION_MAX, LinkCount};
-use crate::net::listen::Admitted;
+use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::state::edge::Edge;
 use crate::state::metrics::Open;
@@ -61,7 +61,7 @@ pub(super) fn offer(
     })
 }
 
-/// The living session a ticket is for, if whoever shows it may come in by this name from this address.
+/// The living session a ticket is for, if its agent may connect by this name from this address.
 pub(super) fn session_of_ticket(
     agents: &Agents,
     ticket: &Secret,
@@ -84,7 +84,7 @@ pub(super) async fn serve(
     agents: &Agents,
     mut io: LinkIo,
     ingress: Option<AccountId>,
-    admitted: Admitted,
+    admitted: ConnPermit,
     open: Open,
 ) {
     let edge = shard.edge();
@@ -115,7 +115,7 @@ pub(super) async fn serve(
 }
 
 /// A link of this session, which counts among its session's, among all links, among agents' connections and among all.
-fn owner(session: &AgentSession, permits: (LinkCount, Open, Open, Admitted)) -> LinkOwner {
+fn owner(session: &AgentSession, permits: (LinkCount, Open, Open, ConnPermit)) -> LinkOwner {
     LinkOwner { session: Arc::clone(&session.state), permits: Box::new(permits) }
 }
 
@@ -137,13 +137,13 @@ enum NoRaw {
 /// Whether a raw link begins here, as soon as the first bytes tell.
 pub async fn begins_raw(socket: &mut Socket) -> bool {
     loop {
-        let seen = socket.looked_at();
+        let seen = socket.peeked();
         let common = seen.iter().zip(MAGIC).take_while(|(a, b)| **a == *b).count();
         if common == MAGIC.len() {
             return true;
         }
-        // Whoever reads the hello next finds the end or the error again.
-        if common < seen.len() || !matches!(socket.look_further().await, Ok(1..)) {
+        // The next read of the hello finds the end or the error again.
+        if common < seen.len() || !matches!(socket.peek_more().await, Ok(1..)) {
             return false;
         }
     }
@@ -154,7 +154,7 @@ pub(super) async fn serve_raw(
     shard: Shard,
     agents: &Agents,
     mut socket: Socket,
-    admitted: Admitted,
+    admitted: ConnPermit,
     open: Open,
 ) {
     let edge = shard.edge();
@@ -183,14 +183,14 @@ pub(super) async fn serve_raw(
 /// Which session the link belongs to, as its agent proves. A session that is not here fails like one whose key the peer does
 /// not hold.
 async fn prove(agents: &Agents, socket: &mut Socket) -> Result<(Arc<AgentSession>, Sealing), NoRaw> {
-    while socket.looked_at().len() < GREETING_BYTES {
-        if socket.look_further().await? == 0 {
+    while socket.peeked().len() < GREETING_BYTES {
+        if socket.peek_more().await? == 0 {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
     }
-    let greeting: &[u8; GREETING_BYTES] = socket.looked_at().try_into().map_err(|_| NoRaw::Hasty)?;
+    let greeting: &[u8; GREETING_BYTES] = socket.peeked().try_into().map_err(|_| NoRaw::Hasty)?;
     let greeting = Greeting::decode(greeting)?;
-    socket.swallow(GREETING_BYTES);
+    socket.consume(GREETING_BYTES);
     let session = agents.sessions.get(TunnelSessionId::new(greeting.session));
     let key = session.as_ref().and_then(|session| session.links.raw_key().cloned());
     let nonce: Nonce = random::bytes();

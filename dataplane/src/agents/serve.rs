@@ -1,4 +1,4 @@
-//! One agent's connection: TLS by the name it came for, then the streams it opens, answered one task each.
+//! One agent's connection: TLS by the name it asked for, then the streams it opens, answered one task each.
 
 mod endpoints;
 mod heard;
@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
-use super::allowance::{self, Allowance, Counter, Taken};
+use super::allowance::{self, Allowance, Counter, Permit};
 use super::auth::{self, Accepted};
 use super::links;
 use super::quic::watch::watch_session;
@@ -37,7 +37,7 @@ use super::session_links::{SessionLinks, raw_key};
 use heard::Heard;
 
 use crate::net::hello::{read_hello, refuse_name};
-use crate::net::listen::Admitted;
+use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::net::tls::{self, HELLO_SECS_MAX, Protocols, TlsError};
 use crate::state::edge::Stage;
@@ -56,7 +56,7 @@ const REQUEST_SECS_MAX: u64 = 30;
 const REFUSED_PAUSE_MS: u64 = 200;
 /// Milliseconds between looks at whether a token has become known.
 const CATCH_UP_LOOK_MS: u64 = 20;
-/// Seconds a session may take to end once it was told to.
+/// Seconds a session may take to end once it was asked to.
 const END_SECS_MAX: u64 = 2;
 /// Seconds a cookie and a bind token are good for.
 const TICKET_SECS: i64 = 90 * 24 * 3600;
@@ -77,7 +77,7 @@ struct Connection {
 }
 
 /// Serves a connection of the agent listener to its end.
-pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: Admitted) {
+pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: ConnPermit) {
     let peer = socket.peer().ip();
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
     match timeout(Duration::from_secs(HELLO_SECS_MAX), links::begins_raw(&mut socket)).await {
@@ -123,11 +123,11 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitt
     drop((admitted, open));
 }
 
-/// How an agent came.
+/// How an agent connected.
 pub(super) struct Arrival {
     /// From where.
     pub(super) peer: IpAddr,
-    /// Only sessions of this account may come by the name it came for; None: of any.
+    /// Only sessions of this account may use the name it asked for; None: any.
     pub(super) ingress: Option<AccountId>,
     /// The connection below, if it is a QUIC one: it takes the session's streams too.
     pub(super) quic: Option<Arc<QuicTransport>>,
@@ -182,7 +182,7 @@ impl Connection {
             tracing::info!(peer = %self.peer, %error, "an agent's connection failed");
         }
         let unheard = match &result {
-            // The kernel gives up in silence under the name of what it last heard of the way there.
+            // On a TCP user timeout the kernel may report the last ICMP error instead of ETIMEDOUT.
             Err(DriverError::Io(error))
                 if matches!(
                     error.kind(),
@@ -409,7 +409,7 @@ impl Connection {
         })
     }
 
-    /// Heartbeats towards the agent, also when somebody asks for a sign of life; a missed one ends the session.
+    /// Heartbeats towards the agent, also when a stream waits for a sign of life; a missed one ends the session.
     async fn beat(self: Rc<Self>) {
         let Ok(stream) = self.mux.open(StreamKind::Heartbeat).await else { return };
         let interval = Duration::from_secs(heartbeat::HEARTBEAT_SECS);
@@ -422,12 +422,12 @@ impl Connection {
     }
 }
 
-/// A session's place in its account, and room for the text it comes with.
+/// A session's permits: one of its account's sessions, and the bytes of its text.
 fn place(
     allowance: &Allowance,
     text_bytes: &Arc<Counter>,
     report: &SessionReport,
-) -> Result<(Taken, Text), Refusal> {
+) -> Result<(Permit, Text), Refusal> {
     let SessionReport { agent_version, user_agent, os, metadata, refusals, .. } = report;
     let reasons = [&refusals.stop, &refusals.restart, &refusals.update].into_iter().flatten();
     let bytes = [agent_version, user_agent, os, metadata].into_iter().chain(reasons).map(String::len).sum();

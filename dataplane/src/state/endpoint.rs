@@ -1,4 +1,4 @@
-//! An endpoint that is online, and what stands behind it.
+//! An endpoint that is online, and what serves it.
 //!
 //! Plain data: it does not know how it is found (`route`), picked (`pool`) or served.
 
@@ -18,7 +18,7 @@ pub struct Endpoint {
     pub account: AccountId,
     /// Canonical URL.
     pub url: EndpointUrl,
-    /// Who can reach it.
+    /// Whether it is public or internal.
     pub binding: Binding,
     /// What expressions see of it.
     pub facts: Arc<EndpointFacts>,
@@ -33,7 +33,7 @@ pub struct Endpoint {
     pub pooling_enabled: bool,
 }
 
-/// What stands behind an endpoint.
+/// What serves an endpoint.
 #[derive(Debug)]
 pub enum Kind {
     /// Its policy alone.

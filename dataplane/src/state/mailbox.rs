@@ -1,4 +1,4 @@
-//! What shards are told by others, and where they accept connections.
+//! Messages to shards, and the entrances where they accept connections.
 
 use std::net::UdpSocket;
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ use crate::tunnel::dialer::IdleLink;
 /// Messages waiting for one shard.
 const MAILBOX_MAX: usize = 4096;
 
-/// What a shard is told by others.
+/// A message to a shard.
 pub enum Message {
     /// Accept connections here.
     Listen(Entrance, Listener),
@@ -26,7 +26,7 @@ pub enum Message {
     EndLinks(TunnelSessionId),
 }
 
-/// Where a connection came in.
+/// The listener that accepted a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Entrance {
     /// HTTP in clear.

@@ -6,10 +6,10 @@
 
 // The included files' own tests are for std's forms, and run where the files live.
 #[cfg(not(test))]
-#[path = "../../../dataplane/src/net/listen/cap.rs"]
-pub mod cap;
-#[cfg(not(test))]
 pub mod driver;
+#[cfg(not(test))]
+#[path = "../../../dataplane/src/net/listen/limits.rs"]
+pub mod limits;
 #[cfg(not(test))]
 #[path = "../../../dataplane/src/tunnel/session_liveness.rs"]
 pub mod session_liveness;

@@ -22,7 +22,7 @@ use crate::tunnel::quic::QuicTransport;
 pub(super) struct Newcomer {
     pub(super) connection: Connection,
     pub(super) peer: IpAddr,
-    /// Only sessions of this account may come by the name it came for; None: of any.
+    /// Only sessions of this account may use the name it asked for; None: any.
     pub(super) ingress: Option<AccountId>,
 }
 
