@@ -5,7 +5,7 @@
 //! parent. Code under `#[cfg(test)]` is left out, and so are test and bench targets: they may import whatever they try.
 //! Not seen: methods called on a value whose type is not named, and names that a macro of another file writes out.
 
-mod circles;
+pub(super) mod circles;
 mod modules;
 mod resolve;
 
