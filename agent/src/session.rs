@@ -1,5 +1,5 @@
 //! Carries out a [`Plan`]: keeps one session with the edge alive over any number of connections, binds its endpoints and
-//! hands proxied connections to whoever delivers them.
+//! hands proxied connections to their deliveries.
 //!
 //! One task owns the plan; `Session` is a handle that sends it commands. What happens is told to an observer as `Event`s.
 
@@ -223,7 +223,7 @@ impl Actor {
         }
     }
 
-    /// A command while nothing is connected: there is nobody to tell.
+    /// A command while nothing is connected: no edge has to be told.
     fn offline_command(&mut self, command: Option<Command>) -> Flow {
         match command {
             None => Flow::Close(None),

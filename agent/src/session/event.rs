@@ -1,4 +1,4 @@
-//! What happens in a session, and who takes an endpoint's connections.
+//! What happens in a session, and where an endpoint's connections are delivered.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct Accepted {
     pub client: Option<SocketAddr>,
 }
 
-/// Who takes an endpoint's connections.
+/// Where an endpoint's connections are delivered.
 #[derive(Debug, Clone)]
 pub enum Delivery {
     /// An upstream of the private network.
