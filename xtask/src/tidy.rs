@@ -3,6 +3,7 @@
 //! Reads `cargo metadata` and the files that git tracks; with `--write` it renews the picture in ARCHITECTURE.md, else it
 //! changes nothing. A unit test runs it too.
 
+mod circles;
 mod files;
 mod graph;
 mod imports;

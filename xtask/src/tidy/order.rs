@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::imports::circles::{self, Graph};
+use super::circles::{self, Graph};
 use super::imports::{Arrow, Imports};
 
 /// The package whose rooms have an order.
