@@ -1,5 +1,5 @@
 //! Hands proxied streams to the upstream or program of their endpoint, beside the session's loop. A stream may come before
-//! the answer to the Bind of its endpoint; it waits here. The loop only publishes who serves what.
+//! the answer to the Bind of its endpoint; it waits here. The loop only publishes which endpoint is delivered where.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -75,7 +75,7 @@ impl Table {
 }
 
 impl Routes {
-    /// Changes the table; who waits looks again.
+    /// Changes the table; waiting tasks look again.
     fn change(&self, change: impl FnOnce(&mut Table)) {
         change(&mut self.lock());
         self.0.changed.notify_waiters();
