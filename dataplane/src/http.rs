@@ -1,24 +1,23 @@
 //! HTTP at the edge: a visitor's connection in, policies, agents' streams, answers out.
 //!
 //! hyper and h2 do the protocols; everything they leave to trust is done here: framing ([`framing`]), waits ([`limits`]),
-//! floods, header rules, and the walk through policies. Does not know listeners, TLS or sessions: those are behind
+//! floods and header rules. Policies are run by [`crate::dispatch`]. Does not know listeners, TLS or sessions: those are behind
 //! [`Gateway`].
 
+mod access_log;
 mod answer;
 mod body;
 mod exchange;
+mod fault;
 mod fields;
 pub mod framing;
-mod gate;
 mod h1;
 mod h2;
 mod h2_stream;
 pub mod limits;
 mod pace;
-mod record;
 mod reply;
 mod route;
-mod sieve;
 mod slices;
 mod timer;
 mod upstream;

@@ -94,6 +94,10 @@ impl Gateway for Shard {
         self.edge().reports.event(FromEdge::Request(Box::new(event)));
     }
 
+    fn retried(&self, members: u64) {
+        self.edge().metrics.retries.inc_by(members);
+    }
+
     fn left_http(&self) -> Box<dyn Any> {
         Box::new(Open::count(&self.edge().metrics.http_tunnels_open))
     }

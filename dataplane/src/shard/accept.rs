@@ -8,7 +8,7 @@ use tokio::task::spawn_local;
 use super::shared;
 use crate::agents::{self, Agents};
 use crate::http::UpstreamPools;
-use crate::l4::{self, Record};
+use crate::l4::{self, ConnLog};
 use crate::net::listen::Comer;
 use crate::net::socket::Socket;
 use crate::state::mailbox::Entrance;
@@ -51,19 +51,19 @@ pub(super) fn begin(
             spawn_local(agents::serve(shard, Arc::clone(agents), socket, admitted));
         }
         Entrance::Http => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(l4::serve_http(shard, upstreams, socket, record));
+            let log = ConnLog::begin(&shard, &socket, admitted);
+            spawn_local(l4::serve_http(shard, upstreams, socket, log));
         }
         Entrance::Tls => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(l4::serve_tls(shard, upstreams, socket, record));
+            let log = ConnLog::begin(&shard, &socket, admitted);
+            spawn_local(l4::serve_tls(shard, upstreams, socket, log));
         }
         Entrance::Shared => {
             spawn_local(shared::serve(shard, Arc::clone(agents), upstreams, socket, comer, admitted));
         }
         Entrance::Tcp { host, port } => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(l4::serve_tcp(shard, socket, record, host, port));
+            let log = ConnLog::begin(&shard, &socket, admitted);
+            spawn_local(l4::serve_tcp(shard, socket, log, host, port));
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Duration, timeout};
 
 use crate::agents::{self, Agents};
 use crate::http::UpstreamPools;
-use crate::l4::{self, Record};
+use crate::l4::{self, ConnLog};
 use crate::net::hello::{Hello, read_hello};
 use crate::net::listen::{Admitted, Comer};
 use crate::net::socket::Socket;
@@ -31,11 +31,11 @@ pub(super) async fn serve(
     match timeout(limit, agents::begins_raw(&mut socket)).await {
         Ok(true) => return as_agent(shard, agents, socket, comer, admitted).await,
         Ok(false) => {}
-        Err(_) => return Record::new(&shard, &socket, admitted).refuse(None, "no first bytes in time"),
+        Err(_) => return ConnLog::begin(&shard, &socket, admitted).refuse(None, "no first bytes in time"),
     }
     let hello = match read_hello(&mut socket).await {
         Ok(hello) => hello,
-        Err(refusal) => return Record::new(&shard, &socket, admitted).refuse(None, refusal.to_string()),
+        Err(refusal) => return ConnLog::begin(&shard, &socket, admitted).refuse(None, refusal.to_string()),
     };
     if is_agents(&hello, &shard.edge().tables.load().connect) {
         return as_agent(shard, agents, socket, comer, admitted).await;
@@ -50,8 +50,8 @@ pub(super) async fn serve(
             }
         },
     };
-    let record = Record::new(&shard, &socket, admitted);
-    l4::serve_hello(shard, upstreams, socket, hello, record).await;
+    let log = ConnLog::begin(&shard, &socket, admitted);
+    l4::serve_hello(shard, upstreams, socket, hello, log).await;
 }
 
 /// Counts the connection as an agent's, and hands it on.

@@ -116,8 +116,8 @@ metrics! {
     upstream_connections_reused: Counter = "upstream_connections_reused", "HTTP requests sent on a connection to an upstream that had carried another one";
     /// Upstream connections that wait for an HTTP request.
     upstream_connections_idle: Gauge = "upstream_connections_idle", "Connections to upstreams that wait for an HTTP request";
-    /// Connections tried again on another member of a pool.
-    retries: Counter = "pool_retries", "Connections tried again on another member of a pool";
+    /// Connections and requests tried again on another member of a pool.
+    retries: Counter = "pool_retries", "Connections and requests tried again on another member of a pool";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.

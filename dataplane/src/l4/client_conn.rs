@@ -1,4 +1,4 @@
-//! `Visitor`: an accepted client, in clear or inside TLS, that can be rewound while nothing was answered.
+//! `ClientConn`: an accepted client, in clear or inside TLS, that can be rewound while nothing was answered.
 
 use std::io;
 use std::pin::Pin;
@@ -11,11 +11,11 @@ use tokio_rustls::server::TlsStream;
 use crate::net::socket::Socket;
 use crate::relay::IgnoreUnexpectedEof;
 
-/// Bytes of a visitor kept for another member of the pool, until the first answer.
+/// Bytes of a client kept for another member of the pool, until the first answer.
 const REWIND_BYTES_MAX: usize = 64 << 10;
 
 /// A client.
-pub struct Visitor {
+pub struct ClientConn {
     io: Io,
     again: Bytes,
     kept: Option<BytesMut>,
@@ -27,7 +27,7 @@ enum Io {
     Gone,
 }
 
-impl Visitor {
+impl ClientConn {
     /// A client in clear.
     pub fn clear(socket: Socket) -> Self {
         Self { io: Io::Clear(socket), again: Bytes::new(), kept: None }
@@ -122,7 +122,7 @@ impl Visitor {
     }
 }
 
-impl AsyncRead for Visitor {
+impl AsyncRead for ClientConn {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -148,7 +148,7 @@ impl AsyncRead for Visitor {
     }
 }
 
-impl AsyncWrite for Visitor {
+impl AsyncWrite for ClientConn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.kept = None;
         match &mut self.io {
