@@ -240,6 +240,10 @@ mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use axum::http::header::AUTHORIZATION;
+
     use super::call::NAME_BYTES_MAX;
     use super::testing::{call, text};
     use super::*;

@@ -1,4 +1,4 @@
-//! Sockets and the bytes on them: listeners, connection limits, io_uring, TLS, and what a connection's first bytes say.
+//! Sockets and the bytes on them: listeners, connection limits, `io_uring`, TLS, and what a connection's first bytes say.
 //!
 //! Knows no endpoint, no account and no agent.
 

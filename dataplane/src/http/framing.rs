@@ -1,22 +1,28 @@
-//! Where one HTTP/1 message ends and the next begins (RFC 9112), decided before any other parser sees a byte.
+//! The HTTP/1 codec (RFC 9112): bytes to messages and messages to bytes, for both sides of the edge.
 //!
-//! hyper accepts bare line feeds, listed lengths and more, and forwards what it accepted; two parsers that disagree are
-//! a smuggled request. So [`RequestFramer`] reads every byte of a visitor and [`ResponseFramer`] every byte of an
-//! upstream, and hands on only messages that have exactly one reading. Chunked bodies are re-framed: sizes are written
-//! anew and chunk extensions dropped. Sans-IO: no sockets, no clock. Does not know routing, policies or HTTP/2.
+//! A head is parsed once, into the types of the `http` crate, which share the bytes that were read. Two parsers that
+//! disagree about a message allow request smuggling, so a message with more than one reading is refused, and every message
+//! is framed anew: chunk sizes are written again and chunk extensions are dropped. Sans-IO: no sockets, no clock. Does not
+//! know routing, policies or HTTP/2.
 
+mod authority;
 mod body;
+mod encode;
+mod fields;
 mod grammar;
 mod request;
 mod response;
 
-pub use grammar::{Authority, AuthorityError};
+pub use authority::{Authority, AuthorityError};
+pub use body::{BodyDecoder, BodyPart};
+pub(super) use encode::{
+    Connection, chunk_size, interim_head, last_chunk, request_head, response_head, trailer_section,
+};
 pub(super) use grammar::{is_field_value, is_target, length};
-pub use request::{RequestFramer, RequestHead, Spelling};
-pub use response::{ResponseFramer, ResponseHead};
+pub use request::{RequestDecoder, RequestHead, Spelling};
+pub use response::{Asked, ResponseDecoder, ResponseHead, ResponseStep};
 
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 /// Longest head (start line and header block) in bytes, either direction (surface.md section 3.8).
 pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
@@ -40,25 +46,6 @@ pub const TRAILERS_MAX: usize = 64;
 pub const EMPTY_LINES_MAX: usize = 1;
 /// Interim (1xx) responses of an upstream passed on before the final one.
 pub const INTERIM_MAX: usize = 16;
-
-/// What a framer found next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step<H> {
-    /// Nothing can be said without more bytes.
-    More,
-    /// A whole head, and the bytes to hand on for it.
-    Head(H, Bytes),
-    /// The head of an interim answer; the final one follows (responses only).
-    Interim(StatusCode, HeaderMap),
-    /// Framing text (a chunk's size line, its end, a trailer section) to hand on.
-    Text(Bytes),
-    /// The next bytes, this many, are body. Report them with `passed`.
-    Data(u64),
-    /// Everything until the connection closes is body (responses only).
-    UntilClose,
-    /// The message is over.
-    End,
-}
 
 /// Why a message is refused. Nothing after it on the same connection can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]

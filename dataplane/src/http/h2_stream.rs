@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -15,9 +14,9 @@ use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{Body, BodyFault};
+use super::body::{Body, Polled, Source};
 use super::exchange::Exchange;
-use super::gate::Fault;
+use super::fault::{BodyFault, Fault};
 use super::limits::{LINGER_BYTES_MIN, Limits};
 use super::pace::Pace;
 use super::timer::Timer;
@@ -121,14 +120,8 @@ impl Reading {
     }
 }
 
-impl http_body::Body for Reading {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+impl Source for Reading {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         if !self.data_over {
             match ready!(self.poll_data(cx)) {
                 Some(data) => return Poll::Ready(Some(data.map(Frame::data))),
@@ -140,7 +133,7 @@ impl http_body::Body for Reading {
         Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.stream.stream.borrow().is_end_stream()
     }
 }
@@ -192,7 +185,7 @@ async fn write_frames(
         match frame.map_err(WriteError::Body)?.into_data() {
             Ok(data) => {
                 let last = http_body::Body::is_end_stream(body);
-                write_data(data, last, stream, pace, waiting).await?;
+                write_data(body, data, last, stream, pace, waiting).await?;
                 if last {
                     return Ok(());
                 }
@@ -206,6 +199,7 @@ async fn write_frames(
 }
 
 async fn write_data(
+    body: &mut Body,
     mut data: Bytes,
     last: bool,
     stream: &mut SendStream<Bytes>,
@@ -217,7 +211,7 @@ async fn write_data(
         let room = match stream.capacity() {
             0 => {
                 let _waits = Waits::count(waiting);
-                wait_for_room(stream, pace).await?
+                wait_for_room(body, stream, pace).await?
             }
             room => room,
         };
@@ -247,9 +241,14 @@ impl Drop for Waits<'_> {
     }
 }
 
-async fn wait_for_room(stream: &mut SendStream<Bytes>, pace: &mut Pace) -> Result<usize, WriteError> {
+async fn wait_for_room(
+    body: &mut Body,
+    stream: &mut SendStream<Bytes>,
+    pace: &mut Pace,
+) -> Result<usize, WriteError> {
     let mut timer = Timer::default();
     let room = poll_fn(|cx| {
+        body.poll_upload(cx);
         if stream.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(WriteError::Ended));
         }

@@ -9,11 +9,10 @@
 //! where it can be sent again: its method is idempotent (RFC 9110 section 9.2.2) and its body is known to fit
 //! [`replay::REPLAY_BYTES_MAX`]. It is sent again once, on a fresh connection, if nothing came back.
 //! Other requests, POST among them, always open a connection, and their bytes go out once. HTTP/2 is different: GOAWAY and
-//! REFUSED_STREAM say which requests were not looked at (RFC 9113 section 8.7), so every method shares its connections.
+//! `REFUSED_STREAM` say which requests were not looked at (RFC 9113 section 8.7), so every method shares its connections.
 //!
 //! A connection that the upstream may have authenticated is the exception: its visitor's requests have to use it.
 
-mod gate;
 mod http1;
 mod http2;
 mod identity;
@@ -22,7 +21,6 @@ mod refusal;
 mod replay;
 
 use std::cell::RefCell;
-use std::error::Error;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -33,8 +31,8 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use super::answer::Failure;
-use super::body::{Body, BodyFault, Progress};
-use super::gate::Fault;
+use super::body::{Body, Progress};
+use super::fault::Fault;
 use super::limits::Limits;
 use crate::dispatch::gateway::{Gateway, HttpConn};
 use crate::state::endpoint::{Endpoint, Kind};
@@ -210,7 +208,7 @@ impl Upstreams {
     ) -> Result<Reply<G::Stream>, SendError> {
         let replaces = to.pool.has_idle(to.sharing);
         let stream = self.open(&to).await?;
-        let (mut connection, switched) = http1::connect(stream).await?;
+        let mut connection = http1::connect(stream);
         let lease = Lease { pool: to.pool, sharing: to.sharing, replaces };
         if !request.headers().contains_key(http::header::UPGRADE) {
             return self
@@ -223,9 +221,9 @@ impl Upstreams {
             // It may have left HTTP for one of its ends: it carries no other request.
             return Ok(Reply::Response(http1::body_then(connection, response, drop)));
         }
-        let (head, _) = response.into_parts();
-        let (stream, rest) =
-            switched.await.map_err(|_| lost("the agent's stream ended during the upgrade", Again::No))?;
+        let (head, ()) = response.into_parts();
+        let switched = connection.into_stream();
+        let (stream, rest) = switched.ok_or_else(|| lost("the stream is of another kind", Again::No))?;
         Ok(Reply::Switched(Response::from_parts(head, ()), stream, rest))
     }
 
@@ -370,20 +368,6 @@ fn garbage(message: impl std::fmt::Display) -> SendError {
     let failure =
         Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message).because(detail);
     SendError { failure, again: Again::No }
-}
-
-/// The visitor broke off its own request.
-fn visitor_fault(error: &(dyn Error + 'static)) -> Option<SendError> {
-    let mut error = Some(error);
-    while let Some(cause) = error {
-        match cause.downcast_ref::<BodyFault>() {
-            Some(BodyFault::Visitor(fault)) => {
-                return Some(SendError { failure: fault_failure(*fault), again: Again::No });
-            }
-            _ => error = cause.source(),
-        }
-    }
-    None
 }
 
 /// What a visitor is told of its own fault.

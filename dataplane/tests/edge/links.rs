@@ -218,7 +218,9 @@ async fn requests_go_over_links() {
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
     }
-    assert_eq!((carried(&lab, "link"), carried(&lab, "mux")), (2, 0));
+    // Visitors of one shard share a connection.
+    let reused = lab.edge.metrics.upstream_connections_reused.get();
+    assert_eq!((carried(&lab, "link") + reused, carried(&lab, "mux")), (2, 0));
 }
 
 #[tokio::test]
@@ -673,9 +675,10 @@ async fn an_http_visitors_link_serves_the_next_visitor() {
             }
         });
     }
-    for n in 0..12 {
+    for n in 0..3 {
         let mut visitor = lab.visit_tls("api.example.com", lab.authority.client(None, false)).await.unwrap();
-        // One leaves while its connection is kept alive, another says that it will.
+        // One leaves while its connection is kept alive, another says that it will. The link is free once its connection
+        // has been idle too long.
         let close = if n % 2 == 0 { "connection: close\r\n" } else { "" };
         let request = format!("GET / HTTP/1.1\r\nhost: api.example.com\r\n{close}\r\n");
         visitor.write_all(request.as_bytes()).await.unwrap();

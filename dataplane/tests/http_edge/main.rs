@@ -7,10 +7,10 @@
 )]
 
 mod answers;
+mod codec;
 mod desync;
 mod downgrade;
 mod floods;
-mod framer;
 mod frames;
 mod grpc;
 mod lab;

@@ -19,10 +19,10 @@ use tokio::time::{Duration, Instant, timeout_at};
 use super::refusal::{Notes, Watched};
 use super::{Again, Driver, ReplayBody, SendError, fault_failure, garbage, lost, unreachable};
 use crate::http::answer::Failure;
-use crate::http::body::{Body, BodyFault};
+use crate::http::body::Body;
 use crate::http::exchange::Exchange;
+use crate::http::fault::{BodyFault, Fault};
 use crate::http::framing::{self, INTERIM_MAX, Refusal};
-use crate::http::gate::Fault;
 use crate::http::h2_stream::{self, Reading, Sender, WriteError};
 use crate::http::limits::{
     H2_HEADER_LIST_BYTES_MAX, H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES, H2_UPSTREAM_STREAMS_MAX,
@@ -107,19 +107,19 @@ where
     let handshake = builder.handshake(stream).await;
     let (sender, mut connection) = handshake.map_err(|error| failed(&error, Again::Unseen))?;
     let state = Rc::<State>::default();
-    let (driven, heard, mut dial) = (state.clone(), notes.clone(), Some(dial));
+    let (reached, seen, mut dial) = (state.clone(), notes.clone(), Some(dial));
     let driver = tokio::task::spawn_local(async move {
         let driving = poll_fn(|cx| {
             let ended = Pin::new(&mut connection).poll(cx);
             // Settings are the first frame (RFC 9113 section 3.4).
-            if heard.heard.get() {
-                driven.settled.set(true);
+            if seen.heard.get() {
+                reached.settled.set(true);
                 dial = None;
             }
             ended
         });
         let _ = driving.await;
-        driven.closed.set(true);
+        reached.closed.set(true);
     });
     Ok(Connection { sender, state, notes, limits, driver: Rc::new(Driver(Some(driver))) })
 }
@@ -199,7 +199,7 @@ impl Connection {
         let length = lengths.next().filter(|_| lengths.next().is_none());
         let length = length.and_then(|length| framing::length(length.as_bytes()).ok());
         // The writer and the connection live as long as the response is read.
-        Ok(response.map(|stream| read(stream, length).guarded((writer, self.clone()))))
+        Ok(response.map(|stream| read(stream, length).guarded(Rc::new((writer, self.clone())))))
     }
 }
 

@@ -200,12 +200,13 @@ impl UpstreamPools {
 }
 
 impl Inner {
-    /// Closes idle connections beyond the shard's limit. The account with the most gives up its oldest: an account cannot
-    /// take the place of one that has fewer.
-    fn shrink(&self) {
+    /// Closes idle connections beyond the shard's limit. The account with the most gives up its oldest, `own` among equals:
+    /// an account cannot take the place of one that has no more than itself.
+    fn shrink(&self, own: AccountId) {
         while self.total.get() > self.bounds.of_shard_max {
             let accounts = self.accounts.borrow();
-            let Some((account, _)) = accounts.iter().max_by_key(|(_, idle)| idle.get()) else { return };
+            let most = accounts.iter().max_by_key(|(account, idle)| (idle.get(), **account == own));
+            let Some((account, _)) = most else { return };
             let pools = self.pools.borrow();
             let of_account = pools.values().filter(|pool| pool.account == *account);
             let oldest =
@@ -266,7 +267,7 @@ impl UpstreamPool {
         if self.idle.borrow().len() > pools.bounds.of_endpoint_max {
             self.close_oldest();
         }
-        pools.shrink();
+        pools.shrink(self.account);
     }
 
     /// Keeps an HTTP/2 connection for other requests.
@@ -414,23 +415,16 @@ mod tests {
         Arc::new(Endpoint { account: account(of), ..Arc::into_inner(endpoint).unwrap() })
     }
 
-    /// A connection that can take a request, and the upstream's end.
-    async fn connection() -> (http1::Connection, DuplexStream) {
-        let (near, far) = duplex(64);
-        let (connection, _) = http1::connect(near).await.unwrap();
-        while !connection.is_ready() {
-            tokio::task::yield_now().await;
-        }
-        (connection, far)
-    }
-
-    async fn keep(pool: &UpstreamPool, n: usize) {
+    /// Adds `n` connections, and returns the upstream's ends of them.
+    async fn keep(pool: &UpstreamPool, n: usize) -> Vec<DuplexStream> {
+        let mut ends = Vec::new();
         for _ in 0..n {
             sleep(Duration::from_millis(1)).await;
-            // The upstream's end goes; that is noticed when the driver runs, and not here.
-            let (connection, _far) = connection().await;
-            pool.keep(connection, Sharing::Everyone, false);
+            let (near, far) = duplex(64);
+            pool.keep(http1::connect(near), Sharing::Everyone, false);
+            ends.push(far);
         }
+        ends
     }
 
     fn idle(pool: &UpstreamPool) -> usize {
@@ -443,14 +437,14 @@ mod tests {
             let pools = UpstreamPools::bounded(&Metrics::new(), BOUNDS);
             let [small, large, other] = [endpoint(1, 1), endpoint(2, 2), endpoint(3, 2)];
             let of = |endpoint| pools.of(endpoint).unwrap();
-            keep(&of(&small), 2).await;
-            keep(&of(&large), 4).await;
+            let _ends_1 = keep(&of(&small), 2).await;
+            let _ends_2 = keep(&of(&large), 4).await;
             assert_eq!((idle(&of(&small)), idle(&of(&large))), (2, 3), "the endpoint's own limit");
-            keep(&of(&other), 10).await;
+            let _ends_3 = keep(&of(&other), 10).await;
             assert_eq!(idle(&of(&small)), 2, "the account with the most gives up its own");
             assert_eq!(idle(&of(&large)) + idle(&of(&other)), 3);
-            keep(&of(&small), 1).await;
-            assert_eq!((idle(&of(&small)), pools.0.total.get()), (3, 5), "it has as much as the others now");
+            let _ends_4 = keep(&of(&small), 1).await;
+            assert_eq!((idle(&of(&small)), pools.0.total.get()), (2, 5), "among equals it gives up its own");
         };
         LocalSet::new().run_until(test).await;
     }
@@ -460,7 +454,7 @@ mod tests {
         let test = async {
             let pools = UpstreamPools::bounded(&Metrics::new(), BOUNDS);
             let endpoint = endpoint(1, 1);
-            keep(&pools.of(&endpoint).unwrap(), 2).await;
+            let _ends_5 = keep(&pools.of(&endpoint).unwrap(), 2).await;
             sleep(BOUNDS.kept * 3).await;
             assert!(pools.0.pools.borrow().is_empty() && pools.0.accounts.borrow().is_empty());
             assert_eq!((pools.0.total.get(), pools.0.idle.get()), (0, 0));

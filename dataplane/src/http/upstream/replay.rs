@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body as _, Frame};
 
-use crate::http::body::{Body, BodyFault};
+use crate::http::body::{Body, Polled, Source};
 use crate::http::exchange::Exchange;
+use crate::http::fault::BodyFault;
 
 /// Bytes of a request's body kept for another member of the pool, until the upstream answers.
 pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
@@ -87,9 +88,12 @@ impl ReplayBody {
         let replay = self.body.borrow().replay();
         replay.unwrap_or_else(|| {
             let length = self.body.borrow().length();
-            let mut read = self.read.borrow_mut();
-            read.turn += 1;
-            Body::Stream(Box::pin(Attempt { body: self.clone(), turn: read.turn }), length)
+            let turn = {
+                let mut read = self.read.borrow_mut();
+                read.turn += 1;
+                read.turn
+            };
+            Body::stream(Attempt { body: self.clone(), turn }, length)
         })
     }
 
@@ -122,7 +126,7 @@ impl ReplayBody {
         *body = rest.preceded(kept.freeze(), length);
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+    fn poll(&self, cx: &mut Context<'_>) -> Polled {
         let polled = Pin::new(&mut *self.body.borrow_mut()).poll_frame(cx);
         let mut read = self.read.borrow_mut();
         read.begun = true;
@@ -153,14 +157,8 @@ struct Attempt {
     turn: u64,
 }
 
-impl http_body::Body for Attempt {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+impl Source for Attempt {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         // An attempt that was given up must not take bytes of the next one.
         if self.body.read.borrow().turn != self.turn {
             return Poll::Ready(Some(Err(BodyFault::Idle)));
@@ -168,12 +166,8 @@ impl http_body::Body for Attempt {
         self.body.poll(cx)
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.body.body.borrow().is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.body.borrow().size_hint()
     }
 }
 
@@ -181,17 +175,26 @@ impl http_body::Body for Attempt {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
-    use http_body_util::{BodyExt as _, StreamBody};
+    use http_body_util::BodyExt as _;
+    use std::collections::VecDeque;
+
+    struct Frames(VecDeque<Frame<Bytes>>);
+
+    impl Source for Frames {
+        fn poll_frame(&mut self, _: &mut Context<'_>) -> Polled {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
 
     fn streamed(chunks: &[usize], trailers: bool) -> ReplayBody {
-        let mut frames: Vec<Result<_, BodyFault>> =
-            chunks.iter().map(|n| Ok(Frame::data(Bytes::from(vec![b'x'; *n])))).collect();
+        let mut frames: VecDeque<_> =
+            chunks.iter().map(|n| Frame::data(Bytes::from(vec![b'x'; *n]))).collect();
         if trailers {
             let trailers = [("t".parse().unwrap(), "v".parse().unwrap())].into_iter().collect();
-            frames.push(Ok(Frame::trailers(trailers)));
+            frames.push_back(Frame::trailers(trailers));
         }
         let length = (!trailers).then(|| chunks.iter().sum::<usize>() as u64);
-        ReplayBody::new(Body::stream(StreamBody::new(futures_util::stream::iter(frames)), length))
+        ReplayBody::new(Body::stream(Frames(frames), length))
     }
 
     fn read(body: Body) -> (usize, bool) {
