@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::dial::{Dial, DialError, Dialled};
 use crate::network::{Footing, Network};
-use crate::plan::{Key, Patience, Plan, Refusal};
+use crate::plan::{Key, Plan, Refusal, RetryPolicy};
 use crate::stream::Stream;
 use crate::upstream::Upstream;
 use delivery::{Route, Routes};
@@ -203,7 +203,7 @@ pub struct Session {
 }
 
 enum Command {
-    Add { name: String, bind: Box<Bind>, patience: Patience, delivery: Delivery, reply: Waiter },
+    Add { name: String, bind: Box<Bind>, retry: RetryPolicy, delivery: Delivery, reply: Waiter },
     Remove { key: Key, reply: oneshot::Sender<()> },
     Close { reply: oneshot::Sender<()> },
 }
@@ -218,17 +218,17 @@ impl Session {
         Self { commands }
     }
 
-    /// Serves one endpoint. Resolves when it is online, or refused under [`Patience::UntilRefused`]; under
-    /// [`Patience::Forever`] it may take as long as the edge takes to change its mind.
+    /// Serves one endpoint. Resolves when it is online, or refused under [`RetryPolicy::UntilRefused`]; under
+    /// [`RetryPolicy::Forever`] it may take as long as the edge takes to change its mind.
     pub async fn add(
         &self,
         name: &str,
         bind: Bind,
-        patience: Patience,
+        retry: RetryPolicy,
         delivery: Delivery,
     ) -> Result<(Key, EndpointUrl), BindError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Add { name: name.to_owned(), bind: Box::new(bind), patience, delivery, reply };
+        let command = Command::Add { name: name.to_owned(), bind: Box::new(bind), retry, delivery, reply };
         self.commands.send(command).await.map_err(|_| BindError::Closed)?;
         answer.await.map_err(|_| BindError::Closed)?.map_err(BindError::Refused)
     }
@@ -407,8 +407,8 @@ impl Actor {
         match command {
             None => Flow::Close(None),
             Some(Command::Close { reply }) => Flow::Close(Some(reply)),
-            Some(Command::Add { name, bind, patience, delivery, reply }) => {
-                self.add(name, *bind, patience, delivery, reply);
+            Some(Command::Add { name, bind, retry, delivery, reply }) => {
+                self.add(name, *bind, retry, delivery, reply);
                 Flow::Continue
             }
             Some(Command::Remove { key, reply }) => {
@@ -421,8 +421,8 @@ impl Actor {
         }
     }
 
-    fn add(&mut self, name: String, bind: Bind, patience: Patience, delivery: Delivery, waiter: Waiter) {
-        let key = self.plan.add(bind, patience, self.now());
+    fn add(&mut self, name: String, bind: Bind, retry: RetryPolicy, delivery: Delivery, waiter: Waiter) {
+        let key = self.plan.add(bind, retry, self.now());
         self.slots.insert(key, Slot { route: Arc::new(Route { name, delivery }), waiter: Some(waiter) });
     }
 }

@@ -213,6 +213,7 @@ mod testing {
     use super::*;
     use crate::app::testing::Lab;
     use axum::body::Body;
+    use axum::http::header::AUTHORIZATION;
     use http_body_util::BodyExt;
     use serde_json::Value;
     use tower::ServiceExt;
@@ -241,8 +242,6 @@ mod testing {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use axum::http::header::AUTHORIZATION;
 
     use super::call::NAME_BYTES_MAX;
     use super::testing::{call, text};

@@ -22,7 +22,7 @@ use crate::state::endpoint::Endpoint;
 use crate::state::random;
 use crate::state::saved::{Saved, Written};
 use crate::state::tables::{ProgramError, Tables};
-use crate::xdp::Guard;
+use crate::xdp::XdpHandle;
 
 /// Milliseconds before the first new attempt.
 const RETRY_MS_MIN: u64 = 50;
@@ -77,14 +77,14 @@ pub enum FeedError {
 pub struct Feed {
     /// Where control listens.
     pub socket: PathBuf,
-    /// Who we are.
+    /// The id of this edge.
     pub id: EdgeId,
     /// The shards' common state.
     pub edge: Arc<Edge>,
     /// Agents' sessions.
     pub agents: Arc<Agents>,
     /// The kernel's filter.
-    pub xdp: Arc<Guard>,
+    pub xdp: Arc<XdpHandle>,
     /// Where Programs are kept.
     pub saved: Saved,
     /// Events to send.
@@ -164,7 +164,7 @@ impl Feed {
                     let endpoints = enforcement.borrow_and_update().as_ref().clone();
                     send(lines, &FromEdge::Enforcement { endpoints }).await?;
                 }
-                // Nobody who leaves a further event has to wake this task while it waits for more of them.
+                // While this task waits for more events, a further one does not wake it.
                 Some(event) = self.events.recv(), if events.due.is_none() => {
                     events.put(&event)?;
                     events.due = Some(Instant::now() + Duration::from_millis(GATHER_MS));
@@ -214,7 +214,7 @@ impl Feed {
         let generation = program.generation;
         let reply = match self.apply(program) {
             Ok(digest) => {
-                self.wait_for_guard(lines).await?;
+                self.wait_for_xdp(lines).await?;
                 FromEdge::Applied { generation, digest: Some(digest) }
             }
             Err(error) => {
@@ -228,11 +228,11 @@ impl Feed {
 
     /// A generation is in force when the kernel has it too. A long list takes seconds; control must not think meanwhile
     /// that we are gone.
-    async fn wait_for_guard(&self, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
-        let settled = self.xdp.settled();
-        tokio::pin!(settled);
+    async fn wait_for_xdp(&self, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
+        let applied = self.xdp.applied();
+        tokio::pin!(applied);
         loop {
-            match timeout(Duration::from_secs(BEAT_SECS), &mut settled).await {
+            match timeout(Duration::from_secs(BEAT_SECS), &mut applied).await {
                 Ok(()) => return Ok(()),
                 Err(_) => send(lines, &FromEdge::Beat).await?,
             }

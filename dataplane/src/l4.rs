@@ -6,10 +6,7 @@ mod client_conn;
 mod conn;
 mod deliver;
 
-use std::sync::Arc;
-
 use ebbgate_model::{ErrorCode, Host, Scheme};
-use ebbgate_policy::ConnFacts;
 
 pub use client_conn::ClientConn;
 pub use conn::{Conn, ConnLog};
@@ -26,18 +23,6 @@ use crate::state::shard::Shard;
 
 /// Port of `http://` endpoints, whatever the socket is bound to.
 const HTTP_PORT: u16 = 80;
-/// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
-const TLS_PORT: u16 = 443;
-
-fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
-    Arc::new(ConnFacts {
-        client: socket.peer(),
-        server: socket.local(),
-        region: shard.edge().tables.load().program.settings.region.clone(),
-        start_unix_ms: log.event().started_at_ms,
-        tls: None,
-    })
-}
 
 /// Serves a connection to a TCP address.
 pub async fn serve_tcp(shard: Shard, socket: Socket, log: ConnLog, host: Host, port: u16) {
@@ -46,13 +31,13 @@ pub async fn serve_tcp(shard: Shard, socket: Socket, log: ConnLog, host: Host, p
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
         return log.refuse(Some(ErrorCode::OFFLINE), outcome);
     };
-    let facts = facts(&shard, &socket, &log);
+    let facts = deliver::facts(&shard, &socket, &log);
     go_on(shard, Box::new(Conn::new(socket, None, log, Dispatch::connection(facts, pool)))).await;
 }
 
 /// Serves a connection that speaks HTTP in clear.
 pub async fn serve_http(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, log: ConnLog) {
-    let facts = facts(&shard, &socket, &log);
+    let facts = deliver::facts(&shard, &socket, &log);
     let conn = HttpConn {
         facts,
         scheme: Scheme::Http,
@@ -95,11 +80,11 @@ pub async fn serve_hello(
         return log.refuse(None, "the TLS hello names no server this edge could serve");
     };
     log.event_mut().server_name = name.to_string();
-    shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, TLS_PORT).await;
+    shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, deliver::TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
         return deliver::no_endpoint(shard, upstreams, socket, hello, name, log).await;
     };
-    let facts = facts(&shard, &socket, &log);
+    let facts = deliver::facts(&shard, &socket, &log);
     let conn = Box::new(Conn::new(socket, Some(hello), log, Dispatch::connection(facts, pool)));
     match scheme {
         Scheme::Https => deliver::https(shard, upstreams, conn).await,
@@ -111,8 +96,8 @@ pub async fn serve_hello(
 /// speak HTTP decides.
 fn choose(shard: &Shard, name: &Host, hello: &Hello) -> Option<(Scheme, Pool)> {
     let routes = &shard.edge().routes;
-    let https = routes.public(Scheme::Https, name, TLS_PORT).filter(|_| !hello.postgres);
-    let tls = routes.public(Scheme::Tls, name, TLS_PORT);
+    let https = routes.public(Scheme::Https, name, deliver::TLS_PORT).filter(|_| !hello.postgres);
+    let tls = routes.public(Scheme::Tls, name, deliver::TLS_PORT);
     match (https, tls) {
         (Some((near, pool)), Some((other, _))) if is_closer(&near, &other) => Some((Scheme::Https, pool)),
         (Some((near, _)), Some((other, pool))) if is_closer(&other, &near) => Some((Scheme::Tls, pool)),

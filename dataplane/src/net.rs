@@ -3,8 +3,10 @@
 //! Knows no endpoint, no account and no agent.
 
 pub mod detect;
+pub mod gauge;
 pub mod hello;
 pub mod listen;
 pub mod ring;
 pub mod socket;
 pub mod tls;
+pub mod wildcard;

@@ -8,8 +8,8 @@ use ebbgate_telemetry::LogFormat;
 use ebbgate_wire::CONNECT_PORT;
 use ebbgate_wire::rpc::Secret;
 
-use super::environment::clean_token;
 use super::read::{Field, Findings, Table, beside};
+use super::token::clean_token;
 use super::tree::Value;
 use crate::proxy::ProxyUrl;
 use crate::trust::Trust;

@@ -78,18 +78,8 @@ impl ClientConn {
     pub fn untouched(&self) -> Option<impl Fn() -> bool + use<>> {
         let Io::Clear(socket) = &self.io else { return None };
         let (traffic, before) = (socket.traffic(), socket.traffic().received());
-        let nothing_read = self.again.is_empty() && socket.looked_at().is_empty();
+        let nothing_read = self.again.is_empty() && socket.peeked().is_empty();
         nothing_read.then_some(move || traffic.received() == before)
-    }
-
-    /// Leaves this thread's runtime.
-    pub fn detach(&mut self) -> io::Result<()> {
-        self.socket().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), Socket::detach)
-    }
-
-    /// Joins this thread's runtime.
-    pub fn attach(&mut self) -> io::Result<()> {
-        self.socket().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), Socket::attach)
     }
 
     /// Makes the close an abort, so that a cut-off answer is not taken for a whole one.
@@ -102,7 +92,7 @@ impl ClientConn {
     /// What was read from a client in clear and not used yet. None: TLS has begun.
     pub fn unread(&self) -> Option<Vec<u8>> {
         match &self.io {
-            Io::Clear(socket) => Some([&self.again, socket.looked_at()].concat()),
+            Io::Clear(socket) => Some([&self.again, socket.peeked()].concat()),
             _ => None,
         }
     }
@@ -111,7 +101,7 @@ impl ClientConn {
     pub fn passed_on(&mut self) -> Option<&mut Socket> {
         let Io::Clear(socket) = &mut self.io else { return None };
         self.again = Bytes::new();
-        socket.swallow(socket.looked_at().len());
+        socket.consume(socket.peeked().len());
         Some(socket)
     }
 

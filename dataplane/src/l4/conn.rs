@@ -13,7 +13,7 @@ use crate::dispatch::Dispatch;
 use crate::dispatch::event::{AccessLog, AccessSink};
 use crate::dispatch::gateway::Gateway as _;
 use crate::net::hello::Hello;
-use crate::net::listen::Admitted;
+use crate::net::listen::ConnPermit;
 use crate::net::socket::{Socket, Traffic};
 use crate::state::edge::Edge;
 use crate::state::metrics::Open;
@@ -37,7 +37,7 @@ pub struct ConnSink {
     traffic: Arc<Traffic>,
     /// The edge turned it away before it reached an endpoint.
     pub(super) refused: Cell<bool>,
-    _admitted: Admitted,
+    _admitted: ConnPermit,
     _open: Open,
 }
 
@@ -59,7 +59,7 @@ impl AccessSink for ConnSink {
 
 impl ConnLog {
     /// A connection that was let in.
-    pub fn begin(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
+    pub fn begin(shard: &Shard, socket: &Socket, admitted: ConnPermit) -> Self {
         let event = ConnectionEvent {
             client: socket.peer().to_string(),
             server: socket.local().to_string(),

@@ -1,5 +1,5 @@
-//! Carries out the steps of a connection's dispatch: ends TLS, opens the agent's stream on the shard where its session lives,
-//! and relays. Tells the dispatch if an agent fails before it answered, so that another member may serve.
+//! Carries out the steps of a connection's dispatch: ends TLS, opens the agent's stream, and relays. Tells the dispatch if
+//! an agent fails before it answered, so that another member may serve.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
-use super::TLS_PORT;
 use super::client_conn::ClientConn;
 use super::conn::{Conn, ConnLog};
 use crate::dispatch::gateway::HttpConn;
@@ -23,13 +22,16 @@ use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::net::tls::{self, Protocols};
 use crate::relay::{self, End, Ended, First, Side};
 use crate::state::endpoint::{Endpoint, Kind};
-use crate::state::mailbox::Message;
 use crate::state::metrics::Open;
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
-use crate::tunnel::carrier::{CarrierStream, Origin, RawFailed};
+use crate::tunnel::origin::Origin;
+use crate::tunnel::raw_link::RawFailed;
 use crate::tunnel::session::{AgentRef, OpenError};
+use crate::tunnel::stream::AgentStream;
 
+/// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
+pub(super) const TLS_PORT: u16 = 443;
 /// Seconds an upstream may take to answer libpq's request for TLS.
 const POSTGRES_SECS_MAX: u64 = 10;
 /// Seconds a connection counts as new: one whose agent dies unanswered in this time is tried elsewhere. Its first bytes
@@ -53,8 +55,6 @@ enum Served {
     Over(Over),
     /// The member took nothing; another may.
     Again(Failure),
-    /// The link that was here is gone; the session's own shard can still reach the agent.
-    Elsewhere,
 }
 
 /// What a connection comes to when policies have run.
@@ -85,11 +85,8 @@ impl Conn {
     }
 }
 
-/// Serves a TCP or TLS connection to its end, on whatever shard it has to be.
+/// Serves a TCP or TLS connection to its end.
 pub async fn go_on(shard: Shard, mut conn: Box<Conn>) {
-    if let Err(error) = conn.client.attach() {
-        return finish(*conn, over(None, format!("lost between shards: {error}")));
-    }
     loop {
         let endpoint = match conn.next(&shard, None).await {
             Next::Open(endpoint) => endpoint,
@@ -98,14 +95,9 @@ pub async fn go_on(shard: Shard, mut conn: Box<Conn>) {
         let Kind::Agent(agent) = &endpoint.kind else {
             return finish(*conn, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
         };
-        let raw = conn.hello.is_some() && !conn.client.is_tls();
-        if !shard.reaches(agent, raw) {
-            return move_to(&shard, conn, agent.session.shard);
-        }
         match serve(&shard, &mut conn, &endpoint, agent).await {
             Served::Over(over) => return finish(*conn, over),
             Served::Again(failure) => conn.dispatch.failed(failure, true),
-            Served::Elsewhere => return move_to(&shard, conn, agent.session.shard),
         }
     }
 }
@@ -140,7 +132,7 @@ pub(super) async fn no_endpoint(
         refuse_name(&mut socket).await;
         return log.refuse(Some(ErrorCode::OFFLINE), outcome);
     }
-    let facts = super::facts(&shard, &socket, &log);
+    let facts = facts(&shard, &socket, &log);
     let nobody = Dispatch::connection(facts, Pool::new(Vec::new()));
     let mut conn = Box::new(Conn::new(socket, Some(hello), log, nobody));
     match end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http)).await {
@@ -228,7 +220,6 @@ async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &Agen
     for _ in 0..LINK_TRIES_MAX {
         let mut stream = match open(shard, agent, origin, postgres).await {
             Ok(stream) => stream,
-            Err(_) if agent.session.shard != shard.index() => return Served::Elsewhere,
             Err(error) => return Served::Again(Failure::agent_stream(error.to_string())),
         };
         let untouched = if conn.dispatch.has_other() { conn.client.untouched() } else { None };
@@ -248,8 +239,7 @@ async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &Agen
             }
         };
         if ended.end == End::Failed(Side::Agent) {
-            let is_new =
-                conn.log.elapsed() < new_connection(agent.session.is_unheard() || stream.is_unheard());
+            let is_new = conn.log.elapsed() < new_connection(agent.session.timed_out() || stream.timed_out());
             let error = ended.error.as_ref();
             let only_it_ended = session_ended(error) && agent.session.is_alive() && stream.is_apart();
             if (is_refused(error) || is_new && session_ended(error)) && conn.client.rewind() {
@@ -268,10 +258,10 @@ async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &Agen
 /// another carrier may be tried.
 async fn through_raw(shard: &Shard, conn: &mut Conn, agent: &AgentRef, origin: Origin) -> Option<Served> {
     let hello = conn.client.unread().filter(|hello| !hello.is_empty())?;
-    let mut stream = match shard.open_raw(agent, origin, &hello).await? {
+    let mut stream = match shard.dialer().open_raw(agent, origin, &hello).await? {
         Ok(stream) => stream,
         Err(RawFailed::Refused(Code::REFUSED)) => return Some(Served::Again(why(true))),
-        Err(RawFailed::Lost) if conn.log.elapsed() < new_connection(agent.session.is_unheard()) => {
+        Err(RawFailed::Lost) if conn.log.elapsed() < new_connection(agent.session.timed_out()) => {
             return None;
         }
         Err(failed) => {
@@ -359,8 +349,8 @@ async fn open(
     agent: &AgentRef,
     origin: Origin,
     postgres: bool,
-) -> Result<CarrierStream, OpenError> {
-    let mut stream = shard.open_here(agent, origin).await?;
+) -> Result<AgentStream, OpenError> {
+    let mut stream = shard.dialer().open(agent, origin).await?;
     if !postgres {
         return Ok(stream);
     }
@@ -371,18 +361,7 @@ async fn open(
     });
     match asked.await {
         Ok(Ok(b'S')) => Ok(stream),
-        _ => shard.open_here(agent, origin).await,
-    }
-}
-
-fn move_to(shard: &Shard, mut conn: Box<Conn>, index: usize) {
-    if let Err(error) = conn.client.detach() {
-        return finish(*conn, over(None, format!("the client went away: {error}")));
-    }
-    if let Err(Message::Moved(conn)) = shard.edge().mailboxes.send(index, Message::Moved(conn))
-        && let Ok(conn) = conn.downcast::<Conn>()
-    {
-        finish(*conn, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
+        _ => shard.dialer().open(agent, origin).await,
     }
 }
 
@@ -405,4 +384,15 @@ fn over(code: impl Into<Option<ErrorCode>>, outcome: impl Into<String>) -> Over 
 
 fn finish(conn: Conn, over: Over) {
     conn.log.done(over.code, over.outcome);
+}
+
+/// What is known of a connection before any of its bytes.
+pub(super) fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
+    Arc::new(ConnFacts {
+        client: socket.peer(),
+        server: socket.local(),
+        region: shard.edge().tables.load().program.settings.region.clone(),
+        start_unix_ms: log.event().started_at_ms,
+        tls: None,
+    })
 }

@@ -12,7 +12,7 @@ use crate::agents::{self, Agents};
 use crate::http::UpstreamPools;
 use crate::l4::{self, ConnLog};
 use crate::net::hello::{Hello, read_hello};
-use crate::net::listen::{Admitted, Comer};
+use crate::net::listen::{ConnPermit, PeerKind};
 use crate::net::socket::Socket;
 use crate::net::tls::HELLO_SECS_MAX;
 use crate::state::shard::Shard;
@@ -24,12 +24,12 @@ pub(super) async fn serve(
     agents: Arc<Agents>,
     upstreams: UpstreamPools,
     mut socket: Socket,
-    comer: Comer,
-    admitted: Admitted,
+    kind: PeerKind,
+    admitted: ConnPermit,
 ) {
     let limit = Duration::from_secs(HELLO_SECS_MAX);
     match timeout(limit, agents::begins_raw(&mut socket)).await {
-        Ok(true) => return as_agent(shard, agents, socket, comer, admitted).await,
+        Ok(true) => return as_agent(shard, agents, socket, kind, admitted).await,
         Ok(false) => {}
         Err(_) => return ConnLog::begin(&shard, &socket, admitted).refuse(None, "no first bytes in time"),
     }
@@ -38,11 +38,11 @@ pub(super) async fn serve(
         Err(refusal) => return ConnLog::begin(&shard, &socket, admitted).refuse(None, refusal.to_string()),
     };
     if is_agents(&hello, &shard.edge().tables.load().connect) {
-        return as_agent(shard, agents, socket, comer, admitted).await;
+        return as_agent(shard, agents, socket, kind, admitted).await;
     }
-    let admitted = match comer {
-        Comer::Visitor => admitted,
-        Comer::Agent => match shard.edge().caps.admit(socket.peer().ip(), Comer::Visitor) {
+    let admitted = match kind {
+        PeerKind::Client => admitted,
+        PeerKind::Agent => match shard.edge().limits.admit(socket.peer().ip(), PeerKind::Client) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 shard.edge().metrics.connections_refused.inc();
@@ -55,10 +55,10 @@ pub(super) async fn serve(
 }
 
 /// Counts the connection as an agent's, and hands it on.
-async fn as_agent(shard: Shard, agents: Arc<Agents>, socket: Socket, comer: Comer, admitted: Admitted) {
-    let admitted = match comer {
-        Comer::Agent => admitted,
-        Comer::Visitor => match shard.edge().caps.admit(socket.peer().ip(), Comer::Agent) {
+async fn as_agent(shard: Shard, agents: Arc<Agents>, socket: Socket, kind: PeerKind, admitted: ConnPermit) {
+    let admitted = match kind {
+        PeerKind::Agent => admitted,
+        PeerKind::Client => match shard.edge().limits.admit(socket.peer().ip(), PeerKind::Agent) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 shard.edge().metrics.connections_refused.inc();

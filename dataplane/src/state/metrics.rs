@@ -10,6 +10,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+pub use crate::net::gauge::Open;
+pub use crate::tunnel::metrics::CarrierLabel;
+
 /// Which listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ListenerLabel {
@@ -24,35 +27,11 @@ pub struct CodeLabel {
     pub code: String,
 }
 
-/// How a proxied stream travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CarrierLabel {
-    /// `mux`, `link`, `raw` or `quic`.
-    pub carrier: &'static str,
-}
-
 /// Class of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StatusLabel {
     /// `2xx` and so on; `dropped` without an answer.
     pub status: &'static str,
-}
-
-/// One of what a gauge counts, until dropped.
-pub struct Open(Gauge);
-
-impl Open {
-    /// Counts one in.
-    pub fn count(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 macro_rules! metrics {

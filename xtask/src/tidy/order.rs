@@ -14,14 +14,15 @@ const SOURCES: &str = "dataplane/src/";
 const ROOT: &str = "lib";
 
 /// The rooms from the bottom up. Rooms of one step may import each other as long as they make no circle.
-const STEPS: [&[&str]; 9] = [
-    &["config", "log"],
+const STEPS: [&[&str]; 10] = [
+    &["shared"],
     &["net"],
+    &["log"],
     &["tunnel"],
     &["state"],
     &["dispatch"],
     &["agents", "http", "l4", "xdp"],
-    &["feed", "drain", "admin"],
+    &["admin", "config", "drain", "feed"],
     &["shard"],
     &["main", "bin"],
 ];

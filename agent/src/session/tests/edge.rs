@@ -15,7 +15,7 @@ use ebbgate_wire::rpc::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::dial::Carrier;
+use crate::stream::Carrier;
 
 #[derive(Default)]
 pub(super) struct Book {

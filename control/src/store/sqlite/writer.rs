@@ -13,7 +13,7 @@ use super::super::{Compare, LOG_BYTES_MAX, LeaseId, Op, Outcome, REVISIONS_KEPT,
 use super::read::{end_of, engine_error};
 use super::schema;
 use super::sum::sum;
-use crate::trouble::Trouble;
+use crate::error_chain::ErrorChain;
 
 /// Transactions that share one disk flush.
 const GROUP_MAX: usize = 128;
@@ -163,7 +163,7 @@ impl Writer {
         }
         let written = group.finish();
         if let Some(error) = &written.failure {
-            tracing::error!(error = %Trouble(error), "a write to the store failed; nothing of it was kept");
+            tracing::error!(error = %ErrorChain(error), "a write to the store failed; nothing of it was kept");
             for lease in self.leases.values_mut().filter(|lease| lease.ends <= now) {
                 lease.ends = now + Duration::from_secs(RETRY_SECS);
             }

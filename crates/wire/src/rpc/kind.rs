@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::OBJECT_BYTES_MAX;
+use super::object::OBJECT_BYTES_MAX;
 
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;

@@ -61,7 +61,7 @@ fn a_pool_that_is_full_is_not_offline() {
             fake.cloud(1, &format!("{scheme}://a.example.com{port}"), on(json!([forward(&target, false)])));
         let full = fake.agent(2, &target, Agent::Answers);
         let Kind::Agent(agent) = &full.kind else { unreachable!("made as one") };
-        let slots: Vec<_> = std::iter::from_fn(|| agent.session.clone().take_slot()).collect();
+        let slots: Vec<_> = std::iter::from_fn(|| agent.session.slot().ok()).collect();
         assert!(run(fake, &[public.clone()]).end.starts_with("fail 3210 no member"));
         drop(slots);
         assert!(!run(fake, &[public]).end.starts_with("fail"));

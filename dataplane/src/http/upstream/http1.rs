@@ -19,7 +19,8 @@ use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Duration, timeout};
 
-use super::{Again, ReplayBody, SendError, fault_failure, garbage, lost, unreachable};
+use super::outcome::{Again, SendError, fault_failure, garbage, lost, unreachable};
+use super::replay::ReplayBody;
 use crate::http::body::{Body, Polled, Progress, Source};
 use crate::http::exchange::Exchange;
 use crate::http::fault::BodyFault;

@@ -16,8 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, timeout_at};
 
+use super::driver::Driver;
+use super::outcome::{Again, SendError, fault_failure, garbage, lost, unreachable};
 use super::refusal::{Notes, Watched};
-use super::{Again, Driver, ReplayBody, SendError, fault_failure, garbage, lost, unreachable};
+use super::replay::ReplayBody;
 use crate::http::answer::Failure;
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;

@@ -1,7 +1,7 @@
 //! Which listeners the kernel can guard, and with which lists; and for every endpoint with an allowlist, in a sentence,
-//! why not. Pure: the Program and who stands at which port go in.
+//! why not. Pure: the Program and the owners of ports go in.
 //!
-//! A port is guarded when one cloud endpoint alone can stand there, so that its list is the list of every connection.
+//! A port is guarded when one cloud endpoint alone owns it, so that its list applies to every connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,15 +14,15 @@ use ebbgate_model::{
 use super::compile::{Destination, Guarded};
 use super::lists::{SourceList, Unlisted, is_enforced, source_lists};
 
-/// Who serves the connections of a TCP port.
+/// The owner of a TCP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Occupant {
-    /// Nobody: connections are closed.
-    Nobody,
+pub enum PortOwner {
+    /// None: connections are closed.
+    Unserved,
     /// One cloud endpoint, and no other may join it.
-    Alone(EndpointId),
+    One(EndpointId),
     /// Others too, or an agent's endpoint.
-    Others,
+    Several,
 }
 
 /// What this edge listens on.
@@ -32,13 +32,13 @@ pub struct Listening {
     pub shared: Vec<SocketAddr>,
     /// Address that TCP ports are bound on.
     pub tcp_bind: IpAddr,
-    /// TCP ports, and who stands there.
-    pub tcp: BTreeMap<u16, Occupant>,
+    /// TCP ports, and the owner of each.
+    pub tcp: BTreeMap<u16, PortOwner>,
 }
 
 /// Why an endpoint's allowlist is not in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unowned {
+pub enum NotOffloadable {
     /// HTTP, HTTPS, TLS.
     #[error("{0} endpoints share their port: who is meant shows only in an accepted connection")]
     SharedPort(Scheme),
@@ -48,7 +48,7 @@ pub enum Unowned {
     /// Pooling.
     #[error("pooling is enabled: an agent may serve the same address under another policy")]
     Pooled,
-    /// Somebody else is there.
+    /// Another endpoint is there too.
     #[error("port {0} is served by another endpoint too")]
     Others(u16),
     /// No listener.
@@ -62,22 +62,22 @@ pub enum Unowned {
     Restriction,
 }
 
-/// How one endpoint stands.
+/// Whether the allowlist of one endpoint is in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct OffloadStatus {
     /// The guarded port, if there is one.
     pub port: Option<u16>,
     /// Why its allowlist, or a part of it, is not in the kernel.
-    pub why: Option<Unowned>,
+    pub why: Option<NotOffloadable>,
 }
 
-/// What the kernel is to hold, and how endpoints stand.
+/// What the kernel is to hold, and the status of each endpoint.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// All listeners, those without lists too.
     pub guarded: Vec<Guarded>,
     /// Every cloud endpoint that has an allowlist.
-    pub endpoints: BTreeMap<EndpointId, Standing>,
+    pub endpoints: BTreeMap<EndpointId, OffloadStatus>,
 }
 
 /// Decides for a whole Program.
@@ -101,7 +101,7 @@ pub fn plan(program: &Program, listening: &Listening) -> Plan {
         if let Some(port) = port {
             lists.insert(port, found);
         }
-        plan.endpoints.insert(*id, Standing { port, why });
+        plan.endpoints.insert(*id, OffloadStatus { port, why });
     }
     let mut at: BTreeMap<u16, BTreeSet<Destination>> = BTreeMap::new();
     for address in &listening.shared {
@@ -133,22 +133,26 @@ fn destinations(address: IpAddr) -> BTreeSet<Destination> {
     }
 }
 
-/// The port that the endpoint alone can stand at.
-fn owned_port(id: EndpointId, endpoint: &CloudEndpointSpec, listening: &Listening) -> Result<u16, Unowned> {
+/// The port that the endpoint alone owns.
+fn owned_port(
+    id: EndpointId,
+    endpoint: &CloudEndpointSpec,
+    listening: &Listening,
+) -> Result<u16, NotOffloadable> {
     if endpoint.binding != Binding::Public {
-        return Err(Unowned::Internal);
+        return Err(NotOffloadable::Internal);
     }
     if endpoint.url.scheme() != Scheme::Tcp {
-        return Err(Unowned::SharedPort(endpoint.url.scheme()));
+        return Err(NotOffloadable::SharedPort(endpoint.url.scheme()));
     }
     if endpoint.pooling_enabled {
-        return Err(Unowned::Pooled);
+        return Err(NotOffloadable::Pooled);
     }
     let port = endpoint.url.port();
     match listening.tcp.get(&port) {
-        Some(Occupant::Alone(alone)) if *alone == id => Ok(port),
-        Some(Occupant::Alone(_) | Occupant::Others) => Err(Unowned::Others(port)),
-        Some(Occupant::Nobody) | None => Err(Unowned::NotBound(port)),
+        Some(PortOwner::One(alone)) if *alone == id => Ok(port),
+        Some(PortOwner::One(_) | PortOwner::Several) => Err(NotOffloadable::Others(port)),
+        Some(PortOwner::Unserved) | None => Err(NotOffloadable::NotBound(port)),
     }
 }
 
@@ -157,17 +161,17 @@ fn all_lists(
     program: &Program,
     account: AccountId,
     policy: Option<&TrafficPolicy>,
-    restricted: Result<Vec<SourceList>, Unowned>,
-) -> (Vec<SourceList>, Option<Unowned>) {
+    restricted: Result<Vec<SourceList>, NotOffloadable>,
+) -> (Vec<SourceList>, Option<NotOffloadable>) {
     let of_account = program.ip_policies.iter().filter(|(_, policy)| policy.account == account);
     let ip_policies = of_account.map(|(id, policy)| (*id, policy)).collect();
     let own = policy.map_or(Ok(Vec::new()), |policy| source_lists(policy, &ip_policies));
-    let why = own.as_ref().err().copied().map(Unowned::from).or(restricted.as_ref().err().copied());
+    let why = own.as_ref().err().copied().map(NotOffloadable::from).or(restricted.as_ref().err().copied());
     (own.into_iter().flatten().chain(restricted.into_iter().flatten()).collect(), why)
 }
 
 /// What the account demands of visitors of its public endpoints, one list per restriction.
-fn restrictions(program: &Program, endpoint: &CloudEndpointSpec) -> Result<Vec<SourceList>, Unowned> {
+fn restrictions(program: &Program, endpoint: &CloudEndpointSpec) -> Result<Vec<SourceList>, NotOffloadable> {
     let applies = program.ip_restrictions.values().filter(|restriction| {
         restriction.account == endpoint.account
             && restriction.kind == IpRestrictionKind::Endpoints
@@ -177,11 +181,15 @@ fn restrictions(program: &Program, endpoint: &CloudEndpointSpec) -> Result<Vec<S
     applies.map(|restriction| merged(program, endpoint.account, &restriction.ip_policies)).collect()
 }
 
-fn merged(program: &Program, account: AccountId, ids: &BTreeSet<IpPolicyId>) -> Result<SourceList, Unowned> {
+fn merged(
+    program: &Program,
+    account: AccountId,
+    ids: &BTreeSet<IpPolicyId>,
+) -> Result<SourceList, NotOffloadable> {
     let mut list = SourceList::default();
     for id in ids {
         let policy: Option<&IpPolicySpec> = program.ip_policies.get(id).filter(|p| p.account == account);
-        for rule in &policy.ok_or(Unowned::Restriction)?.rules {
+        for rule in &policy.ok_or(NotOffloadable::Restriction)?.rules {
             match rule.action {
                 IpRuleAction::Allow => list.allow.push(rule.cidr),
                 IpRuleAction::Deny => list.deny.push(rule.cidr),
@@ -191,7 +199,7 @@ fn merged(program: &Program, account: AccountId, ids: &BTreeSet<IpPolicyId>) -> 
     Ok(list)
 }
 
-/// Whether an enforced `restrict-ips` stands anywhere in a policy.
+/// Whether a policy has an enforced `restrict-ips` anywhere.
 fn mentions(policy: &TrafficPolicy) -> bool {
     let rules = policy.on_tcp_connect.iter().chain(&policy.on_http_request).chain(&policy.on_http_response);
     rules.flat_map(|rule| &rule.actions).any(|action| action.kind == "restrict-ips" && is_enforced(action))
@@ -226,7 +234,7 @@ mod tests {
         json!({ "on_tcp_connect": [{ "actions": [{ "type": "restrict-ips", "config": { "allow": [cidr] } }] }] })
     }
 
-    fn listening(bind: &str, tcp: &[(u16, Occupant)]) -> Listening {
+    fn listening(bind: &str, tcp: &[(u16, PortOwner)]) -> Listening {
         let shared = ["0.0.0.0:80", "0.0.0.0:443", "[::]:4443"].map(|text| text.parse().unwrap());
         Listening {
             shared: shared.into(),
@@ -250,14 +258,14 @@ mod tests {
     #[test]
     fn a_lone_endpoint_on_a_bound_port_is_guarded_at_its_addresses() {
         let program = program(&[(1, spec("tcp://t.example.com:20017", allow("10.0.0.1")))]);
-        let tcp = [(20017, Occupant::Alone(id(1))), (20018, Occupant::Nobody)];
+        let tcp = [(20017, PortOwner::One(id(1))), (20018, PortOwner::Unserved)];
         for (bind, at) in [
             ("0.0.0.0", BTreeSet::from([Destination::AnyV4])),
             ("::", BTreeSet::from([Destination::AnyV4, Destination::AnyV6])),
             ("::ffff:192.0.2.1", BTreeSet::from([Destination::Address("192.0.2.1".parse().unwrap())])),
         ] {
             let plan = plan(&program, &listening(bind, &tcp));
-            assert_eq!(plan.endpoints[&id(1)], Standing { port: Some(20017), why: None });
+            assert_eq!(plan.endpoints[&id(1)], OffloadStatus { port: Some(20017), why: None });
             assert_eq!(admitted(&plan, 20017), Some([true, false]));
             assert_eq!(admitted(&plan, 20018), Some([true, true]), "ours, without a list");
             assert_eq!(plan.guarded.iter().find(|g| g.port == 20017).unwrap().at, at);
@@ -268,8 +276,8 @@ mod tests {
 
     #[test]
     fn everybody_else_hears_why_not() {
-        let lone = |n| [(20017, Occupant::Alone(id(n)))];
-        let check = |spec: CloudEndpointSpec, tcp: &[(u16, Occupant)], expect: &str| {
+        let lone = |n| [(20017, PortOwner::One(id(n)))];
+        let check = |spec: CloudEndpointSpec, tcp: &[(u16, PortOwner)], expect: &str| {
             let plan = plan(&program(&[(1, spec)]), &listening("0.0.0.0", tcp));
             let standing = &plan.endpoints[&id(1)];
             assert_eq!(standing.port, None);
@@ -281,7 +289,7 @@ mod tests {
         check(spec("tcp://a.internal:1", allow("10.0.0.1")), &lone(1), "internal");
         check(CloudEndpointSpec { pooling_enabled: true, ..tcp(allow("10.0.0.1")) }, &lone(1), "pooling");
         check(tcp(allow("10.0.0.1")), &lone(2), "another endpoint");
-        check(tcp(allow("10.0.0.1")), &[(20017, Occupant::Others)], "another endpoint");
+        check(tcp(allow("10.0.0.1")), &[(20017, PortOwner::Several)], "another endpoint");
         check(tcp(allow("10.0.0.1")), &[], "does not listen on port 20017");
         check(tcp(allow("${conn.client_ip}/32")), &lone(1), "expression");
         let conditional = json!({ "on_tcp_connect": [{ "expressions": ["true"], "actions": [
@@ -297,7 +305,7 @@ mod tests {
         ] }] });
         for policy in [json!({}), off] {
             let program = program(&[(1, spec("tcp://t.example.com:20017", policy))]);
-            let plan = plan(&program, &listening("0.0.0.0", &[(20017, Occupant::Alone(id(1)))]));
+            let plan = plan(&program, &listening("0.0.0.0", &[(20017, PortOwner::One(id(1)))]));
             assert!(plan.endpoints.is_empty());
             assert_eq!(admitted(&plan, 20017), Some([true, true]));
         }
@@ -322,11 +330,11 @@ mod tests {
         };
         let key = IpRestrictionId::new(ksuid(1));
         program.ip_restrictions.insert(key, restriction.clone());
-        let tcp = [(20017, Occupant::Alone(id(1))), (20018, Occupant::Alone(id(2)))];
+        let tcp = [(20017, PortOwner::One(id(1))), (20018, PortOwner::One(id(2)))];
         let now = plan(&program, &listening("0.0.0.0", &tcp));
         assert_eq!(admitted(&now, 20017), Some([false, true]));
         assert_eq!(admitted(&now, 20018), Some([false, true]));
-        assert_eq!(now.endpoints[&id(3)].why, Some(Unowned::SharedPort(Scheme::Https)));
+        assert_eq!(now.endpoints[&id(3)].why, Some(NotOffloadable::SharedPort(Scheme::Https)));
 
         for other in [
             IpRestrictionSpec { enforced: false, ..restriction.clone() },
@@ -343,7 +351,13 @@ mod tests {
         program.ip_policies.clear();
         let now = plan(&program, &listening("0.0.0.0", &tcp));
         assert_eq!(admitted(&now, 20017), Some([true, true]));
-        assert_eq!(now.endpoints[&id(1)], Standing { port: Some(20017), why: Some(Unowned::Restriction) });
-        assert_eq!(now.endpoints[&id(2)], Standing { port: None, why: Some(Unowned::Restriction) });
+        assert_eq!(
+            now.endpoints[&id(1)],
+            OffloadStatus { port: Some(20017), why: Some(NotOffloadable::Restriction) }
+        );
+        assert_eq!(
+            now.endpoints[&id(2)],
+            OffloadStatus { port: None, why: Some(NotOffloadable::Restriction) }
+        );
     }
 }

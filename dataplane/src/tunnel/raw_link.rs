@@ -1,11 +1,10 @@
-//! A raw link as a carrier: a TCP connection of the agent's, proven to be its own, for bytes that are the visitor's own TLS.
-//! Claimed once, with the visitor's hello sealed in, and then bare: both ends splice.
+//! A raw link at the edge: a TCP connection of the agent's, proven to be its own, for bytes that are the client's own TLS.
+//! Claimed once, with the client's hello sealed in, and then bare: both ends splice.
 //!
 //! Keys, proof and claim are `ebbgate_wire::link::raw`'s, which says why nobody on the path can use them.
 
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
@@ -16,19 +15,19 @@ use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Duration, Instant, timeout};
 
-use super::{Cut, Place};
+use super::idle_links::Waiting;
+use super::link::LinkOwner;
+use super::session::{SessionState, Slot};
 use crate::net::socket::{Ringed, Socket};
-use crate::tunnel::links::IdleLinks;
-use crate::tunnel::session::{SessionState, Slot};
 
 /// Seconds an agent may take to reach its upstream and say so.
 const STATUS_SECS_MAX: u64 = 15;
 
-/// A raw link that nobody uses yet.
+/// A raw link that waits for its claim.
 pub struct RawLink {
     socket: Socket,
     sealing: Sealing,
-    place: Place,
+    owner: LinkOwner,
     since: Instant,
 }
 
@@ -45,21 +44,8 @@ pub enum RawFailed {
 
 impl RawLink {
     /// A link whose agent has proven itself.
-    pub fn new(socket: Socket, sealing: Sealing, place: Place) -> Self {
-        Self { socket, sealing, place, since: Instant::now() }
-    }
-
-    /// Whose it is.
-    pub fn session(&self) -> &Arc<SessionState> {
-        &self.place.session
-    }
-
-    /// Whether it can be claimed: young enough, silent, its session alive and its account still willing.
-    pub fn is_usable(&mut self) -> bool {
-        is_young(self.since.elapsed())
-            && self.session().is_alive()
-            && self.place.session.takes_raw()
-            && self.is_quiet()
+    pub fn new(socket: Socket, sealing: Sealing, owner: LinkOwner) -> Self {
+        Self { socket, sealing, owner, since: Instant::now() }
     }
 
     fn is_quiet(&mut self) -> bool {
@@ -78,34 +64,23 @@ impl RawLink {
         self.socket.attach()
     }
 
-    /// Sends the visitor's first bytes, sealed, and waits until the agent has passed them on to its upstream.
-    pub async fn claim(
+    /// Sends the client's first bytes, sealed, and waits until the agent has passed them on to its upstream.
+    pub(super) async fn claim(
         self,
-        links: &IdleLinks,
         slot: Slot,
         header: ProxyHeader,
         first: Bytes,
     ) -> Result<RawStream, RawFailed> {
         let sealed = self.sealing.seal(&Claim { header, first }).map_err(|_| RawFailed::Lost)?;
-        let (key, cut) = links.in_use(&self.place.session);
-        let session = Arc::clone(&self.place.session);
-        let mut stream = RawStream {
-            socket: self.socket,
-            session,
-            _place: self.place,
-            _slot: slot,
-            links: links.clone(),
-            key,
-            cut,
-        };
-        let cut = Rc::clone(&stream.cut);
+        let mut stream = RawStream { socket: self.socket, owner: self.owner, _slot: slot };
+        let ended = stream.owner.session.ended().clone();
         let answer = async {
             stream.socket.write_all(&sealed).await?;
             stream.socket.read_u8().await
         };
         let status = tokio::select! {
             answer = timeout(Duration::from_secs(STATUS_SECS_MAX), answer) => answer.map_err(|_| RawFailed::TimedOut)?,
-            () = cut.ended() => return Err(RawFailed::Lost),
+            () = ended.cancelled() => return Err(RawFailed::Lost),
         };
         match status.map(read_status) {
             // The agent has answered: whatever it leaves unacknowledged from now on, its service may be pausing.
@@ -119,15 +94,23 @@ impl RawLink {
     }
 }
 
+impl Waiting for RawLink {
+    fn session(&self) -> &Arc<SessionState> {
+        &self.owner.session
+    }
+
+    /// Young enough, silent, its session alive and its account still willing.
+    fn is_usable(&mut self) -> bool {
+        let session = &self.owner.session;
+        is_young(self.since.elapsed()) && session.is_alive() && session.takes_raw() && self.is_quiet()
+    }
+}
+
 /// A claimed raw link: from here on bare bytes.
 pub struct RawStream {
     socket: Socket,
-    session: Arc<SessionState>,
-    _place: Place,
+    owner: LinkOwner,
     _slot: Slot,
-    links: IdleLinks,
-    key: u64,
-    cut: Rc<Cut>,
 }
 
 impl RawStream {
@@ -143,12 +126,6 @@ impl RawStream {
 
     /// Completes when the session ends, and the stream with it.
     pub async fn ended(&self) {
-        self.cut.ended().await;
-    }
-}
-
-impl Drop for RawStream {
-    fn drop(&mut self) {
-        self.links.done(self.session.id, self.key);
+        self.owner.session.ended().cancelled().await;
     }
 }

@@ -1,7 +1,7 @@
-//! QUIC as a carrier: a connection that an agent's session runs over, or that its agent attached to a session which runs
-//! elsewhere. Every visitor gets a stream of its own, so that a lost packet holds up one of them.
+//! `QuicTransport`: a QUIC connection that carries an agent's session, or that the agent attached to a session. Every client
+//! connection gets a stream of its own, so that a lost packet delays only that one.
 //!
-//! Knows when new streams had better go elsewhere; does not know who may attach.
+//! Says when new streams should use another transport. Does not know who may attach a connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ const OPEN_SECS_MAX: u64 = 5;
 
 /// One QUIC connection of an agent. Any shard may open streams on it.
 #[derive(Debug)]
-pub struct QuicWay {
+pub struct QuicTransport {
     connection: Connection,
     carries_session: bool,
     /// The agent wants no new streams here.
@@ -26,7 +26,7 @@ pub struct QuicWay {
     silent: AtomicBool,
 }
 
-impl QuicWay {
+impl QuicTransport {
     /// A connection that takes streams; `carries_session`: the session itself runs over it.
     pub fn new(connection: Connection, carries_session: bool) -> Arc<Self> {
         let (detached, silent) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -38,8 +38,8 @@ impl QuicWay {
         &self.connection
     }
 
-    /// Whether new streams should come this way. Silence sends them elsewhere only where there is an elsewhere: the mux of a
-    /// session that runs over this connection is on the same path, with one more queue in front.
+    /// Whether new streams should use this connection. If the session uses this same connection there is no better path,
+    /// so silence is ignored.
     pub fn takes_streams(&self) -> bool {
         !self.detached.load(Ordering::Relaxed)
             && (self.carries_session || !self.silent.load(Ordering::Relaxed))
@@ -52,10 +52,9 @@ impl QuicWay {
     }
 
     /// Opens one proxied stream, header and preamble sent. None: it carries as many as it may, or has ended.
-    pub async fn open(self: Arc<Self>, header: &ProxyHeader, preamble: &[u8]) -> Option<QuicStream> {
+    pub(super) async fn open(&self, header: &ProxyHeader, preamble: &[u8]) -> Option<Stream> {
         let opening = open_proxied(&self.connection, header, preamble);
-        let stream = timeout(Duration::from_secs(OPEN_SECS_MAX), opening).await.ok()??;
-        Some(QuicStream { stream, way: self })
+        timeout(Duration::from_secs(OPEN_SECS_MAX), opening).await.ok()?
     }
 
     /// No new streams, as the agent wishes.
@@ -72,7 +71,7 @@ impl QuicWay {
     }
 
     /// Whether the connection died because nothing was heard any more.
-    pub fn is_unheard(&self) -> bool {
+    pub fn timed_out(&self) -> bool {
         self.connection.close_reason() == Some(ConnectionError::TimedOut)
     }
 
@@ -81,18 +80,5 @@ impl QuicWay {
         if !self.carries_session {
             ebbgate_tunnel::quic::close(&self.connection, Code::SESSION_CLOSED, "the session has ended");
         }
-    }
-}
-
-/// One proxied stream over QUIC.
-pub struct QuicStream {
-    pub(super) stream: Stream,
-    way: Arc<QuicWay>,
-}
-
-impl QuicStream {
-    /// Whether it died because nothing was heard any more: what was sent last was not heard either.
-    pub fn is_unheard(&self) -> bool {
-        self.way.is_unheard()
     }
 }

@@ -10,26 +10,26 @@ use ebbgate_ebpf::POLICY_BLOCKLIST;
 use ebbgate_model::Prefix;
 use ipnet::IpNet;
 
-use super::compile::Write;
+use super::write::Write;
 
-/// The writes, with a [`Write::Settle`] wherever one is needed.
-pub(super) fn settle(writes: impl Iterator<Item = Write>) -> Vec<Write> {
-    let mut settled = Vec::new();
-    let mut unsettled = Unsettled::default();
+/// The writes, with a [`Write::GracePeriod`] wherever one is needed.
+pub(super) fn with_grace_periods(writes: impl Iterator<Item = Write>) -> Vec<Write> {
+    let mut ordered = Vec::new();
+    let mut unordered = Unordered::default();
     for write in writes {
-        if unsettled.mixes_with(&write) {
-            settled.push(Write::Settle);
-            unsettled = Unsettled::default();
+        if unordered.mixes_with(&write) {
+            ordered.push(Write::GracePeriod);
+            unordered = Unordered::default();
         }
-        unsettled.note(&write);
-        settled.push(write);
+        unordered.note(&write);
+        ordered.push(write);
     }
-    settled
+    ordered
 }
 
 /// What was written since the last wait.
 #[derive(Default)]
-struct Unsettled {
+struct Unordered {
     has_port: bool,
     has_guard: bool,
     has_blocked: bool,
@@ -37,11 +37,11 @@ struct Unsettled {
     lengths: BTreeSet<u8>,
 }
 
-impl Unsettled {
+impl Unordered {
     fn mixes_with(&self, write: &Write) -> bool {
         match write {
             // Seen without the network that is blocked now, and with the list that lets more in.
-            Write::Put { policy: POLICY_BLOCKLIST, .. } | Write::Settle => false,
+            Write::Put { policy: POLICY_BLOCKLIST, .. } | Write::GracePeriod => false,
             Write::Put { .. } | Write::Port { .. } | Write::Guard { .. } => self.has_blocked,
             // The port still points at addresses, and the address is gone.
             Write::Unguard { .. } => self.has_blocked || self.has_port,
@@ -69,7 +69,7 @@ impl Unsettled {
                 self.lengths.insert(prefix.net().prefix_len());
                 self.prefixes.insert((*policy, *prefix));
             }
-            Write::Settle => {}
+            Write::GracePeriod => {}
         }
     }
 }

@@ -1,13 +1,10 @@
-//! A link as a carrier: idle in its shard's list, claimed for one stream, back in the list once its agent is done with that.
+//! A link at the edge: idle in its shard's table, claimed for one stream, back in the table once its agent is done with it.
 //!
-//! The wire's `LinkStream` moves the bytes; this file knows whose link it is and ends streams with their session.
+//! `ebbgate_tunnel::link` moves the bytes; this file counts links and ends their streams with their session.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -18,12 +15,13 @@ use ebbgate_wire::link::Version;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{Duration, sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::claim::{Asking, Claim, Duplex, Retry, Verdict};
+use super::idle_links::{IdleLinks, Waiting};
+use super::session::SessionState;
 use crate::net::socket::Socket;
-use crate::tunnel::links::IdleLinks;
-use crate::tunnel::session::SessionState;
 
 /// What a link's frames travel on.
 pub type LinkIo = Box<TlsStream<Socket>>;
@@ -32,34 +30,24 @@ pub type LinkIo = Box<TlsStream<Socket>>;
 /// that stay unacknowledged mean that the agent's machine is gone, and the visitor had better be tried elsewhere.
 const FEW_BYTES_MAX: usize = 32 << 10;
 
-/// What a link counts for as long as it is open.
-pub struct Place {
-    /// Whose it is.
+/// Whose link it is, and what it counts for as long as it is open.
+pub struct LinkOwner {
+    /// Its session.
     pub session: Arc<SessionState>,
-    /// Its permits, given back with it: of its session, and of the whole edge.
+    /// Released when the link closes: its places among links and connections.
     pub permits: Box<dyn Any + Send>,
 }
 
-/// A link that nobody uses.
+/// A link that waits for a claim.
 pub struct Link {
     parked: Parked<LinkIo>,
-    place: Place,
+    owner: LinkOwner,
 }
 
 impl Link {
     /// A link that was let in, or of whose last stream its agent holds nothing any more.
-    pub fn new(io: LinkIo, version: Version, place: Place) -> Self {
-        Self { parked: Parked::new(io, version), place }
-    }
-
-    /// Whose it is.
-    pub fn session(&self) -> &Arc<SessionState> {
-        &self.place.session
-    }
-
-    /// Whether it can be claimed: its session lives, and it has neither ended nor spoken.
-    pub fn is_usable(&mut self) -> bool {
-        self.session().is_alive() && self.parked.is_quiet()
+    pub fn new(io: LinkIo, version: Version, owner: LinkOwner) -> Self {
+        Self { parked: Parked::new(io, version), owner }
     }
 
     /// Leaves this thread's runtime.
@@ -72,19 +60,24 @@ impl Link {
         self.parked.get_mut().get_mut().attach()
     }
 
-    /// Makes it one visitor's stream. None: the header does not fit; the link is lost with it.
-    pub fn claim(self, links: &IdleLinks, mut header: ProxyHeader) -> Option<LinkStream> {
+    /// Makes it a stream. Afterwards the link waits in `home` again, if its agent holds no byte of the stream within `drain`.
+    /// None: the header does not fit, and the link is lost.
+    pub(super) fn claim(
+        self,
+        home: IdleLinks<Self>,
+        drain: Duration,
+        mut header: ProxyHeader,
+    ) -> Option<LinkStream> {
         if self.parked.version() == Version::Two {
-            header.claim = self.place.session.next_claim();
+            header.claim = self.owner.session.next_claim();
         }
         let stream = self.parked.claim(&header).ok()?;
-        let (key, cut) = links.in_use(&self.place.session);
         Some(LinkStream {
             stream: Some(stream),
-            place: Some(self.place),
-            links: links.clone(),
-            key,
-            cut,
+            end: SessionEnd::new(&self.owner.session),
+            owner: Some(self.owner),
+            home,
+            drain,
             few_bytes: FEW_BYTES_MAX,
             number: header.claim,
             claim: None,
@@ -93,63 +86,89 @@ impl Link {
     }
 }
 
-/// Ends a stream from outside, when its session ends. Belongs to one thread.
-#[derive(Default)]
-pub struct Cut {
-    over: Cell<bool>,
-    reader: RefCell<Option<Waker>>,
-    writer: RefCell<Option<Waker>>,
+impl Waiting for Link {
+    fn session(&self) -> &Arc<SessionState> {
+        &self.owner.session
+    }
+
+    fn is_usable(&mut self) -> bool {
+        self.owner.session.is_alive() && self.parked.is_quiet()
+    }
 }
 
-impl Cut {
-    /// From now on the stream is over.
-    pub fn cut(&self) {
-        self.over.set(true);
-        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
-            waker.wake();
-        }
+/// Fails the I/O of a stream once its session has ended.
+struct SessionEnd {
+    session: Arc<SessionState>,
+    reader: EndWaiter,
+    writer: EndWaiter,
+}
+
+/// A task that waits for I/O, and for the end of the session meanwhile.
+#[derive(Default)]
+struct EndWaiter {
+    waker: Option<Waker>,
+    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+/// A direction of a stream.
+#[derive(Clone, Copy)]
+enum Direction {
+    Read,
+    Write,
+}
+
+impl SessionEnd {
+    fn new(session: &Arc<SessionState>) -> Self {
+        Self { session: Arc::clone(session), reader: EndWaiter::default(), writer: EndWaiter::default() }
     }
 
-    /// Completes when the stream was cut.
-    pub async fn ended(&self) {
-        poll_fn(|cx| self.guard::<()>(&self.reader, cx, Poll::Pending).map(drop)).await;
-    }
-
-    /// An error once the stream was cut; until then whoever waits for `outcome` is remembered in `place`.
+    /// `outcome`, or an error once the session has ended. A task that waits is woken by the end.
     fn guard<T>(
-        &self,
-        place: &RefCell<Option<Waker>>,
+        &mut self,
+        direction: Direction,
         cx: &mut Context<'_>,
         outcome: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.over.get() {
-            return Poll::Ready(Err(StreamError::SessionEnded.into()));
+        let ended = || Poll::Ready(Err(StreamError::SessionEnded.into()));
+        if !self.session.is_alive() {
+            return ended();
         }
-        if outcome.is_pending() {
-            let mut waiting = place.borrow_mut();
-            if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                *waiting = Some(cx.waker().clone());
-            }
+        if outcome.is_ready() {
+            return outcome;
         }
+        let waiter = match direction {
+            Direction::Read => &mut self.reader,
+            Direction::Write => &mut self.writer,
+        };
+        // It is registered already: asking again would take a lock that the whole session shares.
+        if waiter.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return outcome;
+        }
+        let wait =
+            waiter.ended.get_or_insert_with(|| Box::pin(self.session.ended().clone().cancelled_owned()));
+        if wait.as_mut().poll(cx).is_ready() {
+            return ended();
+        }
+        waiter.waker = Some(cx.waker().clone());
         outcome
     }
 }
 
-/// One visitor's stream on a link of this shard.
+/// One stream on a link of this shard.
 pub struct LinkStream {
-    /// Some until it is dropped, or its visitor goes another way.
+    /// Some until it is dropped, or its bytes go another way.
     stream: Option<link::LinkStream<LinkIo>>,
-    place: Option<Place>,
-    links: IdleLinks,
-    key: u64,
-    cut: Rc<Cut>,
+    owner: Option<LinkOwner>,
+    end: SessionEnd,
+    home: IdleLinks<Link>,
+    drain: Duration,
     /// How many bytes may still go to the agent before they are many; 0: they are.
     few_bytes: usize,
     /// Of the claim; 0 where the agent confirms none.
     number: u64,
     /// Until the agent confirms it.
     claim: Option<Claim>,
-    /// The way its visitor goes, as the agent read nothing of the link in time.
+    /// The stream that its bytes take instead, as the agent read nothing of the link in time.
     instead: Option<Box<dyn Duplex>>,
 }
 
@@ -245,49 +264,39 @@ impl LinkStream {
 
 impl Drop for LinkStream {
     fn drop(&mut self) {
-        let Some(place) = self.place.take() else { return };
-        let used = Used { links: self.links.clone(), key: self.key, is_bulk: self.few_bytes == 0 };
-        let Some(stream) = self.stream.take() else { return used.done(&place) };
-        match stream.version() {
-            _ if !stream.is_over() => used.done(&place),
-            // Such an agent does not say when it has passed everything on. Few bytes fit the buffers of any service; behind
-            // more the next visitor might wait. What was sent arrives although the link closes.
-            Version::One if used.is_bulk => used.done(&place),
-            Version::One | Version::Two => {
-                drop(spawn_local(used.settle(stream, place, Rc::clone(&self.cut))));
-            }
+        let (Some(owner), Some(stream)) = (self.owner.take(), self.stream.take()) else { return };
+        let is_bulk = self.few_bytes == 0;
+        // An agent of version one does not say when it has passed everything on. Few bytes fit the buffers of any service;
+        // behind more the next client might wait. What was sent arrives although the link closes.
+        if stream.is_over() && (stream.version() == Version::Two || !is_bulk) {
+            let used = UsedLink { stream, owner, is_bulk };
+            drop(spawn_local(used.park_when_free(self.home.clone(), self.drain)));
         }
     }
 }
 
 /// A link whose stream is over for the edge.
-struct Used {
-    links: IdleLinks,
-    key: u64,
+struct UsedLink {
+    stream: link::LinkStream<LinkIo>,
+    owner: LinkOwner,
     /// Whether silence is allowed on it, as more than [`FEW_BYTES_MAX`] went to the agent.
     is_bulk: bool,
 }
 
-impl Used {
-    fn done(&self, place: &Place) {
-        self.links.done(place.session.id, self.key);
-    }
-
-    /// Parks the link once its agent holds nothing of the stream any more. One whose service does not read is given up as a
-    /// half-closed connection would be, and with its session; what was sent goes on its way all the same.
-    async fn settle(self, stream: link::LinkStream<LinkIo>, place: Place, cut: Rc<Cut>) {
-        let version = stream.version();
-        let wait = self.links.freed_max();
+impl UsedLink {
+    /// Parks the link once its agent holds nothing of the stream any more. A link whose service does not read closes after
+    /// `drain`, and with its session; what was sent still arrives.
+    async fn park_when_free(self, home: IdleLinks<Link>, drain: Duration) {
+        let version = self.stream.version();
         let freed = tokio::select! {
-            freed = stream.freed() => freed,
-            () = cut.ended() => None,
-            () = sleep(wait) => None,
+            freed = self.stream.freed() => freed,
+            () = self.owner.session.ended().cancelled() => None,
+            () = sleep(drain) => None,
         };
-        self.done(&place);
         let Some(io) = freed else { return };
         // As before it was claimed.
         if !self.is_bulk || io.get_ref().give_up_on_silence(true).is_ok() {
-            self.links.park(Link::new(io, version, place));
+            home.park(Link::new(io, version, self.owner));
         }
     }
 }
@@ -318,7 +327,7 @@ impl AsyncRead for LinkStream {
                 outcome
             }
         };
-        self.cut.guard(&self.cut.reader, cx, outcome)
+        self.end.guard(Direction::Read, cx, outcome)
     }
 }
 
@@ -351,12 +360,12 @@ impl AsyncWrite for LinkStream {
         {
             self.wrote(count)?;
         }
-        self.cut.guard(&self.cut.writer, cx, outcome)
+        self.end.guard(Direction::Write, cx, outcome)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = self.poll_end(cx, <dyn Duplex as AsyncWrite>::poll_flush);
-        self.cut.guard(&self.cut.writer, cx, outcome)
+        self.end.guard(Direction::Write, cx, outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -364,6 +373,6 @@ impl AsyncWrite for LinkStream {
         if let (Poll::Ready(Ok(())), Some(claim)) = (&outcome, &mut self.claim) {
             claim.ended();
         }
-        self.cut.guard(&self.cut.writer, cx, outcome)
+        self.end.guard(Direction::Write, cx, outcome)
     }
 }

@@ -1,4 +1,4 @@
-//! The thread behind [`Guard`](super::Guard): takes the newest of what is wanted, writes it to the kernel, looks after
+//! The thread behind [`XdpHandle`](super::XdpHandle): takes the newest of what is wanted, writes it to the kernel, looks after
 //! interfaces and the blocklist's file, and says how everything is enforced. It may wait for the kernel for seconds; no
 //! shard and no runtime waits with it.
 
@@ -13,12 +13,13 @@ use std::time::{Duration, Instant, SystemTime};
 use ebbgate_model::feed::{BEAT_SECS, EnforcementReport, Enforcer};
 use tokio::sync::watch;
 
+use super::exchange::{Enforcement, Exchange, Wanted};
 use super::filter::{Change, Filter, FilterError, Unfit};
 use super::interfaces::Interfaces;
 use super::maps::{Count, Drops};
-use super::owned::{Plan, Standing, plan};
+use super::offload::{OffloadStatus, Plan, plan};
 use super::pins::{Pins, PinsError};
-use super::{Enforcement, Settings, Shared, Wanted};
+use super::settings::Settings;
 use crate::state::blocklist::Blocklist;
 
 /// Milliseconds between looks at interfaces, files and counters.
@@ -29,9 +30,9 @@ const RETRY_SECS: u64 = 30;
 const DROP_LINES_MAX: usize = 100;
 
 /// What one thread keeps.
-pub(super) struct Keeper {
+pub(super) struct XdpReconciler {
     settings: Settings,
-    shared: Arc<Shared>,
+    shared: Arc<Exchange>,
     done: watch::Sender<u64>,
     enforcement: watch::Sender<Arc<Enforcement>>,
     wanted: Option<Wanted>,
@@ -45,15 +46,15 @@ pub(super) struct Keeper {
     said_at: Instant,
     /// By interface, what the log said of it last.
     failures: BTreeMap<String, String>,
-    /// Interfaces that somebody took the program off by hand.
+    /// Interfaces whose program was detached by hand.
     hands_off: BTreeSet<String>,
     blocklist_stamp: Option<(SystemTime, u64)>,
 }
 
-impl Keeper {
+impl XdpReconciler {
     pub(super) fn new(
         settings: Settings,
-        shared: Arc<Shared>,
+        shared: Arc<Exchange>,
         done: watch::Sender<u64>,
         enforcement: watch::Sender<Arc<Enforcement>>,
     ) -> Self {
@@ -62,7 +63,7 @@ impl Keeper {
             _ => String::new(),
         };
         let now = Instant::now();
-        let mut keeper = Self {
+        let mut reconciler = Self {
             settings,
             shared,
             done,
@@ -79,8 +80,8 @@ impl Keeper {
             hands_off: BTreeSet::new(),
             blocklist_stamp: None,
         };
-        keeper.blocklist_stamp = keeper.blocklist_stamp();
-        keeper
+        reconciler.blocklist_stamp = reconciler.blocklist_stamp();
+        reconciler
     }
 
     /// Serves until the handle is gone. The filter stays in the kernel.
@@ -182,7 +183,7 @@ impl Keeper {
                 true
             }
             Err(error) => {
-                // Whoever holds the pins may end at any moment; the kernel does not change its mind so soon.
+                // The process that holds the pins may end at any moment; the kernel does not change its mind so soon.
                 if !matches!(error, FilterError::Pins(PinsError::Taken(_))) {
                     self.retry_at = Instant::now() + Duration::from_secs(RETRY_SECS);
                 }
@@ -357,7 +358,7 @@ impl Keeper {
     /// Publishes how everything is enforced, if that changed; counters alone at most once per beat.
     fn say(&mut self) {
         let counts = self.see();
-        let report = |(id, standing): (&_, &Standing)| (*id, self.report(standing, &counts));
+        let report = |(id, standing): (&_, &OffloadStatus)| (*id, self.report(standing, &counts));
         let now: Enforcement = self.plan.endpoints.iter().map(report).collect();
         let last = self.enforcement.borrow().clone();
         let due = self.said_at.elapsed() >= Duration::from_secs(BEAT_SECS);
@@ -389,7 +390,7 @@ impl Keeper {
         seen.counts()
     }
 
-    fn report(&self, standing: &Standing, counts: &[Count]) -> EnforcementReport {
+    fn report(&self, standing: &OffloadStatus, counts: &[Count]) -> EnforcementReport {
         let unfit = standing.port.and_then(|port| self.unfit.ports.get(&port));
         let reason = standing.why.as_ref().map(ToString::to_string);
         let reason =

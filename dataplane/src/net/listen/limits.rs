@@ -12,25 +12,25 @@ const STRIPES: usize = 64;
 /// One connection in so many is kept for agents.
 const AGENTS_PART: usize = 8;
 
-/// Who comes: their connections are counted apart for each source, so that agents come in beside visitors of one site.
+/// The kind of a peer. Connections of each kind are counted apart for each source: clients of a site do not keep out its agents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Comer {
-    /// To an endpoint.
-    Visitor,
-    /// To the agent listener, authenticated or not.
+pub enum PeerKind {
+    /// A client of an endpoint.
+    Client,
+    /// A peer on the agent listener, authenticated or not.
     Agent,
 }
 
-/// The table of open connections.
+/// The limits, and the connections that are open.
 #[derive(Debug)]
-pub struct Caps {
+pub struct ConnLimits {
     total_max: usize,
     source_max: usize,
     total: AtomicUsize,
     sources: Box<[Mutex<Sources>]>,
 }
 
-type Sources = HashMap<(IpAddr, Comer), usize>;
+type Sources = HashMap<(IpAddr, PeerKind), usize>;
 
 /// Why a connection is closed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum Refused {
     Source,
 }
 
-impl Caps {
+impl ConnLimits {
     /// `total_max` connections in all, an eighth of them for agents alone; `source_max` visitors and as many agents from
     /// one IPv4 address or one IPv6 /64.
     pub fn new(total_max: usize, source_max: usize) -> Arc<Self> {
@@ -52,12 +52,12 @@ impl Caps {
     }
 
     /// Counts a connection from `peer` in, until the result is dropped.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr, comer: Comer) -> Result<Admitted, Refused> {
-        let source = (source(peer), comer);
-        let kept = if comer == Comer::Agent { 0 } else { self.total_max / AGENTS_PART };
+    pub fn admit(self: &Arc<Self>, peer: IpAddr, kind: PeerKind) -> Result<ConnPermit, Refused> {
+        let source = (source(peer), kind);
+        let kept = if kind == PeerKind::Agent { 0 } else { self.total_max / AGENTS_PART };
         let room = |n: usize| (n < self.total_max - kept).then_some(n + 1);
         self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| Refused::Total)?;
-        let mut admitted = Admitted { caps: Arc::clone(self), source: None };
+        let mut admitted = ConnPermit { limits: Arc::clone(self), source: None };
         let mut stripe = self.stripe(source.0);
         let count = stripe.entry(source).or_insert(0);
         if *count >= self.source_max {
@@ -84,18 +84,18 @@ impl Caps {
     }
 }
 
-/// One connection that counts.
+/// Permission for one connection, given back on drop.
 #[derive(Debug)]
-pub struct Admitted {
-    caps: Arc<Caps>,
-    source: Option<(IpAddr, Comer)>,
+pub struct ConnPermit {
+    limits: Arc<ConnLimits>,
+    source: Option<(IpAddr, PeerKind)>,
 }
 
-impl Drop for Admitted {
+impl Drop for ConnPermit {
     fn drop(&mut self) {
-        self.caps.total.fetch_sub(1, Ordering::Relaxed);
+        self.limits.total.fetch_sub(1, Ordering::Relaxed);
         let Some(source) = self.source else { return };
-        let mut stripe = self.caps.stripe(source.0);
+        let mut stripe = self.limits.stripe(source.0);
         if let Some(count) = stripe.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
@@ -123,45 +123,45 @@ mod tests {
 
     #[test]
     fn caps_hold_and_give_back() {
-        let caps = Caps::new(3, 2);
-        let visit = |from| caps.admit(ip(from), Comer::Visitor);
+        let limits = ConnLimits::new(3, 2);
+        let visit = |from| limits.admit(ip(from), PeerKind::Client);
         let a = visit("192.0.2.1").unwrap();
         let _b = visit("::ffff:192.0.2.1").unwrap();
         assert_eq!(visit("192.0.2.1").unwrap_err(), Refused::Source);
         let _c = visit("2001:db8::1").unwrap();
         assert_eq!(visit("192.0.2.9").unwrap_err(), Refused::Total);
         drop(a);
-        assert_eq!(caps.total(), 2);
+        assert_eq!(limits.total(), 2);
         let _d = visit("192.0.2.1").unwrap();
     }
 
     #[test]
     fn visitors_leave_room_for_agents() {
-        let caps = Caps::new(16, 10);
-        let take = |from, comer| std::iter::from_fn(|| caps.admit(ip(from), comer).ok()).collect::<Vec<_>>();
-        let visitors = [take("192.0.2.1", Comer::Visitor), take("192.0.2.2", Comer::Visitor)];
+        let limits = ConnLimits::new(16, 10);
+        let take = |from, kind| std::iter::from_fn(|| limits.admit(ip(from), kind).ok()).collect::<Vec<_>>();
+        let visitors = [take("192.0.2.1", PeerKind::Client), take("192.0.2.2", PeerKind::Client)];
         assert_eq!(visitors.each_ref().map(Vec::len), [10, 4]);
-        assert_eq!(take("192.0.2.3", Comer::Agent).len(), 2);
+        assert_eq!(take("192.0.2.3", PeerKind::Agent).len(), 2);
     }
 
     #[test]
     fn a_site_full_of_visitors_has_agents() {
-        let caps = Caps::new(16, 1);
-        let _visitor = caps.admit(ip("192.0.2.1"), Comer::Visitor).unwrap();
-        assert_eq!(caps.admit(ip("192.0.2.1"), Comer::Visitor).unwrap_err(), Refused::Source);
-        let _agent = caps.admit(ip("192.0.2.1"), Comer::Agent).unwrap();
-        assert_eq!(caps.admit(ip("192.0.2.1"), Comer::Agent).unwrap_err(), Refused::Source);
+        let limits = ConnLimits::new(16, 1);
+        let _visitor = limits.admit(ip("192.0.2.1"), PeerKind::Client).unwrap();
+        assert_eq!(limits.admit(ip("192.0.2.1"), PeerKind::Client).unwrap_err(), Refused::Source);
+        let _agent = limits.admit(ip("192.0.2.1"), PeerKind::Agent).unwrap();
+        assert_eq!(limits.admit(ip("192.0.2.1"), PeerKind::Agent).unwrap_err(), Refused::Source);
     }
 
     #[test]
     fn a_slash_64_is_one_source_and_nothing_is_kept() {
-        let caps = Caps::new(9, 1);
-        let visit = |from| caps.admit(ip(from), Comer::Visitor);
+        let limits = ConnLimits::new(9, 1);
+        let visit = |from| limits.admit(ip(from), PeerKind::Client);
         let one = visit("2001:db8::1").unwrap();
         assert_eq!(visit("2001:db8::2").unwrap_err(), Refused::Source);
         assert!(visit("2001:db8:0:1::1").is_ok());
         drop(one);
-        assert_eq!(caps.total(), 0);
-        assert!(caps.sources.iter().all(|s| s.lock().unwrap().is_empty()));
+        assert_eq!(limits.total(), 0);
+        assert!(limits.sources.iter().all(|s| s.lock().unwrap().is_empty()));
     }
 }

@@ -1,17 +1,18 @@
-//! Whether a session lives, how many streams it has, and which way new ones take: what every shard reads of it and may change.
+//! `SessionLiveness`: whether a session is alive, how many streams it has, and which transport new streams take. Every shard
+//! reads and changes it.
 
 use std::sync::{Arc, PoisonError};
 
 use crate::shared::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering};
 
-/// The life of one session, whose new streams may take a way `W` of their own.
+/// See the module. New streams may take a transport `T` of their own.
 #[derive(Debug)]
-pub struct Life<W> {
-    /// Changed under the lock of `way` only, so that none is taken into use by a session that has ended.
+pub struct SessionLiveness<T> {
+    /// Changed under the lock of `transport` only: a session that has ended takes none into use.
     alive: AtomicBool,
     in_flight: AtomicUsize,
     in_flight_max: usize,
-    way: Mutex<Option<Arc<W>>>,
+    transport: Mutex<Option<Arc<T>>>,
 }
 
 /// The session is over.
@@ -19,14 +20,14 @@ pub struct Life<W> {
 #[error("the session has ended")]
 pub struct Ended;
 
-impl<W> Life<W> {
+impl<T> SessionLiveness<T> {
     /// A living session without streams, for `in_flight_max` at a time.
     pub fn new(in_flight_max: usize) -> Self {
         Self {
             alive: AtomicBool::new(true),
             in_flight: AtomicUsize::new(0),
             in_flight_max,
-            way: Mutex::new(None),
+            transport: Mutex::new(None),
         }
     }
 
@@ -35,29 +36,29 @@ impl<W> Life<W> {
         self.alive.load(Ordering::Acquire)
     }
 
-    /// Ends it, and hands out the way in use, which its caller has to end too.
-    pub fn end(&self) -> Option<Arc<W>> {
-        let mut way = self.held();
+    /// Ends it, and gives back the transport in use, which the caller has to end too.
+    pub fn end(&self) -> Option<Arc<T>> {
+        let mut held = self.held();
         self.alive.store(false, Ordering::Release);
-        way.take()
+        held.take()
     }
 
-    /// Takes a way into use, and hands out the one that was.
-    pub fn attach(&self, way: Arc<W>) -> Result<Option<Arc<W>>, Ended> {
+    /// Takes a transport into use, and gives back the one before.
+    pub fn attach(&self, transport: Arc<T>) -> Result<Option<Arc<T>>, Ended> {
         let mut held = self.held();
-        if self.is_alive() { Ok(held.replace(way)) } else { Err(Ended) }
+        if self.is_alive() { Ok(held.replace(transport)) } else { Err(Ended) }
     }
 
-    /// Takes a way out of use, if it is the one in use.
-    pub fn detach(&self, way: &Arc<W>) {
+    /// Takes a transport out of use, if it is the one in use.
+    pub fn detach(&self, transport: &Arc<T>) {
         let mut held = self.held();
-        if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, way)) {
+        if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, transport)) {
             *held = None;
         }
     }
 
-    /// The way in use.
-    pub fn way(&self) -> Option<Arc<W>> {
+    /// The transport in use.
+    pub fn transport(&self) -> Option<Arc<T>> {
         self.held().clone()
     }
 
@@ -67,7 +68,7 @@ impl<W> Life<W> {
         self.is_alive() && self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
     }
 
-    /// Counts one stream less, after [`Life::take_room`].
+    /// Counts one stream less, after [`SessionLiveness::take_room`].
     pub fn give_room(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -82,7 +83,7 @@ impl<W> Life<W> {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<Arc<W>>> {
-        self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Option<Arc<T>>> {
+        self.transport.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! `Liveness`: whether an agent is heard, on any path of its session. Decides from when something was sent and heard, and
+//! `AgentLiveness`: whether an agent is heard, on any path of its session. Decides from when something was sent and heard, and
 //! from the time: when to ask the agent for a sign of life, and when new work had better go elsewhere.
 //!
 //! Knows no carrier and ends nothing: what was delivered to a silent agent stays there, and may still be answered.
@@ -32,7 +32,7 @@ pub enum Look {
 
 /// See the module. Every shard may read and change it.
 #[derive(Debug)]
-pub struct Liveness {
+pub struct AgentLiveness {
     start: Instant,
     /// Milliseconds from `start` to the last byte from the agent.
     heard_ms: AtomicU64,
@@ -49,7 +49,7 @@ pub struct Liveness {
     changed: Notify,
 }
 
-impl Default for Liveness {
+impl Default for AgentLiveness {
     fn default() -> Self {
         Self {
             start: Instant::now(),
@@ -64,7 +64,7 @@ impl Default for Liveness {
     }
 }
 
-impl Liveness {
+impl AgentLiveness {
     /// Something came from the agent.
     pub fn heard(&self, now: Instant) {
         let now_ms = self.ms(now);
@@ -185,20 +185,20 @@ pub const LOOK: Duration = Duration::from_millis(LOOK_MS);
 mod tests {
     use super::*;
 
-    fn at(liveness: &Liveness, ms: u64) -> Instant {
+    fn at(liveness: &AgentLiveness, ms: u64) -> Instant {
         liveness.start + Duration::from_millis(ms)
     }
 
     #[test]
     fn rest_is_not_silence() {
-        let liveness = Liveness::default();
+        let liveness = AgentLiveness::default();
         assert_eq!(liveness.look(at(&liveness, 60_000)), Look::Heard);
         assert!(!liveness.is_silent() && !liveness.is_fresh(at(&liveness, 60_000)));
     }
 
     #[test]
     fn what_is_unanswered_is_asked_about_and_then_silence_until_something_is_heard() {
-        let liveness = Liveness::default();
+        let liveness = AgentLiveness::default();
         let look = |ms| liveness.look(at(&liveness, ms));
         assert!(liveness.sent(at(&liveness, 1_000)), "the first one watches");
         assert!(!liveness.sent(at(&liveness, 2_000)), "one watch is enough, and the first counts");
@@ -218,7 +218,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_hears_of_an_answer_and_of_silence() {
-        let liveness = Liveness::default();
+        let liveness = AgentLiveness::default();
         assert!(liveness.answered().await, "nothing is unanswered");
         let _ = liveness.sent(at(&liveness, 0));
         let (answered, ()) = tokio::join!(liveness.answered(), async { liveness.heard(at(&liveness, 1)) });

@@ -5,9 +5,9 @@ use std::fmt;
 
 /// Shows an error and what caused it: `outer: middle: inner`.
 #[derive(Clone, Copy)]
-pub struct Trouble<'a>(pub &'a dyn Error);
+pub struct ErrorChain<'a>(pub &'a dyn Error);
 
-impl fmt::Display for Trouble<'_> {
+impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let mut cause = self.0.source();
@@ -30,6 +30,6 @@ mod tests {
     #[test]
     fn causes_follow() {
         let error = Outer(std::io::Error::other("the disk is gone"));
-        assert_eq!(Trouble(&error).to_string(), "the file cannot be read: the disk is gone");
+        assert_eq!(ErrorChain(&error).to_string(), "the file cannot be read: the disk is gone");
     }
 }

@@ -1,17 +1,17 @@
-//! A session that ends on one shard while others open streams on it and attach ways to it.
+//! A session that ends on one shard while others open streams on it and attach transports to it.
 
 use std::sync::Arc;
 
-use ebbgate_loom::life::{Ended, Life};
+use ebbgate_loom::session_liveness::{Ended, SessionLiveness};
 use loom::thread;
 
-/// A way, by its number.
-type Ways = Life<u8>;
+/// Transports, by number.
+type Transports = SessionLiveness<u8>;
 
 #[test]
-fn a_way_attached_while_the_session_ends_is_refused_or_ended_with_it() {
+fn a_transport_attached_while_the_session_ends_is_refused_or_ended_with_it() {
     loom::model(|| {
-        let life = Arc::new(Ways::new(1));
+        let life = Arc::new(Transports::new(1));
         let (attaching, ending) = (Arc::clone(&life), Arc::clone(&life));
         let attaching = thread::spawn(move || attaching.attach(Arc::new(1)));
         let ending = thread::spawn(move || ending.end());
@@ -20,31 +20,34 @@ fn a_way_attached_while_the_session_ends_is_refused_or_ended_with_it() {
             Ok(before) => assert_eq!((before, ended.as_deref()), (None, Some(&1)), "ended with the session"),
             Err(Ended) => assert_eq!(ended, None),
         }
-        assert_eq!(life.way(), None, "nothing is left in use");
+        assert_eq!(life.transport(), None, "nothing is left in use");
         assert!(!life.is_alive());
     });
 }
 
 #[test]
-fn of_two_ways_attached_at_once_one_is_in_use_and_the_other_hears_of_it() {
+fn of_two_transports_attached_at_once_one_is_in_use_and_the_other_hears_of_it() {
     loom::model(|| {
-        let life = Arc::new(Ways::new(1));
-        let attach = |way| {
+        let life = Arc::new(Transports::new(1));
+        let attach = |transport| {
             let life = Arc::clone(&life);
-            thread::spawn(move || life.attach(Arc::new(way)))
+            thread::spawn(move || life.attach(Arc::new(transport)))
         };
         let attached = [attach(1), attach(2)].map(|thread| thread.join().expect("no panic"));
-        let before: Vec<u8> =
-            attached.into_iter().filter_map(|way| way.expect("alive")).map(|way| *way).collect();
-        let now = life.way().map(|way| *way);
+        let before: Vec<u8> = attached
+            .into_iter()
+            .filter_map(|transport| transport.expect("alive"))
+            .map(|transport| *transport)
+            .collect();
+        let now = life.transport().map(|transport| *transport);
         assert!(matches!((now, before.as_slice()), (Some(1), [2]) | (Some(2), [1])), "{now:?} {before:?}");
     });
 }
 
 #[test]
-fn a_way_that_leaves_takes_no_other_with_it() {
+fn a_transport_that_leaves_takes_no_other_with_it() {
     loom::model(|| {
-        let life = Arc::new(Ways::new(1));
+        let life = Arc::new(Transports::new(1));
         let (first, second) = (Arc::new(1), Arc::new(2));
         assert_eq!(life.attach(Arc::clone(&first)), Ok(None));
         let (leaving, coming) = (Arc::clone(&life), Arc::clone(&life));
@@ -52,14 +55,14 @@ fn a_way_that_leaves_takes_no_other_with_it() {
         let coming = thread::spawn(move || coming.attach(second));
         leaving.join().expect("no panic");
         coming.join().expect("no panic").expect("alive");
-        assert_eq!(life.way().as_deref(), Some(&2));
+        assert_eq!(life.transport().as_deref(), Some(&2));
     });
 }
 
 #[test]
 fn two_shards_share_the_last_room_and_an_end_leaves_none() {
     loom::model(|| {
-        let life = Arc::new(Ways::new(1));
+        let life = Arc::new(Transports::new(1));
         let take = || {
             let life = Arc::clone(&life);
             thread::spawn(move || life.take_room())
