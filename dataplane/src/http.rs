@@ -14,7 +14,7 @@ mod h1;
 mod h2;
 mod h2_stream;
 pub mod limits;
-mod pace;
+mod min_rate;
 mod record;
 mod reply;
 mod route;

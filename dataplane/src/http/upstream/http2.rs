@@ -28,7 +28,7 @@ use crate::http::limits::{
     H2_HEADER_LIST_BYTES_MAX, H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES, H2_UPSTREAM_STREAMS_MAX,
     H2_UPSTREAM_WINDOW_BYTES, Limits,
 };
-use crate::http::pace::Pace;
+use crate::http::min_rate::MinRate;
 
 /// How long a request waits for a connection that another request opens, in milliseconds. Then it opens its own.
 const OPENED_MS_MAX: u64 = 1_000;
@@ -107,19 +107,19 @@ where
     let handshake = builder.handshake(stream).await;
     let (sender, mut connection) = handshake.map_err(|error| failed(&error, Again::Unseen))?;
     let state = Rc::<State>::default();
-    let (driven, heard, mut dial) = (state.clone(), notes.clone(), Some(dial));
+    let (shared, heard, mut dial) = (state.clone(), notes.clone(), Some(dial));
     let driver = tokio::task::spawn_local(async move {
         let driving = poll_fn(|cx| {
             let ended = Pin::new(&mut connection).poll(cx);
             // Settings are the first frame (RFC 9113 section 3.4).
             if heard.heard.get() {
-                driven.settled.set(true);
+                shared.settled.set(true);
                 dial = None;
             }
             ended
         });
         let _ = driving.await;
-        driven.closed.set(true);
+        shared.closed.set(true);
     });
     Ok(Connection { sender, state, notes, limits, driver: Rc::new(Driver(Some(driver))) })
 }
@@ -175,7 +175,7 @@ impl Connection {
         let request = with_authority(request)?;
         let sent = sender.send_request(request, over).map_err(|error| self.failed(&error, Again::Unseen));
         let (response, mut stream) = sent?;
-        let pace = Pace::new(self.limits.idle, 1);
+        let pace = MinRate::new(self.limits.idle, 1);
         let fault: Rc<Cell<Option<Fault>>> = Rc::default();
         let (found, state) = (fault.clone(), self.state.clone());
         let writer = (!over).then(|| {
