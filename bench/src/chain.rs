@@ -5,6 +5,7 @@
 //! gateways in front of a tunnel. Loopback only; everything it starts it ends.
 
 mod ahead;
+mod cell;
 mod gate;
 mod https;
 mod idle;
@@ -31,9 +32,9 @@ use ebbgate_lab::figures::load_average;
 use ebbgate_lab::workspace;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use self::cell::{Cell, Report};
 use self::lineup::Lineup;
 use self::load::{CONNECTIONS, IDLE, Kind, Load, Table};
-use self::report::{Cell, Report};
 use self::sink::Served;
 
 /// Descriptors of ours beside two for each silent connection.

@@ -171,7 +171,7 @@ async fn set_passthrough_links(
     Ok(Json(json!({ "id": changed.id, "passthrough_links": allowed })).into_response())
 }
 
-/// The way back for whoever has locked himself out: the account's IP restriction of type `api` is kept, but not in force.
+/// The way back for an account that has locked itself out: its IP restriction of type `api` is kept, but not in force.
 async fn open_api(
     State(admin): State<Admin>,
     Path(id): Path<String>,
@@ -213,6 +213,7 @@ mod testing {
     use super::*;
     use crate::app::testing::Lab;
     use axum::body::Body;
+    use axum::http::header::AUTHORIZATION;
     use http_body_util::BodyExt;
     use serde_json::Value;
     use tower::ServiceExt;
@@ -241,8 +242,6 @@ mod testing {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use axum::http::header::AUTHORIZATION;
 
     use super::call::NAME_BYTES_MAX;
     use super::testing::{call, text};

@@ -1,5 +1,5 @@
-//! Agents' sessions on this edge: the handshake on the agent listener, who may come in, what each may serve, and the end
-//! of it all when a credential or a reservation goes.
+//! Agents' sessions on this edge: the handshake on the agent listener, the login, what each session may serve, and its
+//! end when a credential or a reservation goes.
 //!
 //! The protocol is `ebbgate_wire`'s. Decisions about names are `bind`'s; sessions are `session`'s, and `registry` has them all.
 

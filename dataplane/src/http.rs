@@ -1,9 +1,10 @@
 //! HTTP at the edge: a visitor's connection in, policies, agents' streams, answers out.
 //!
 //! hyper and h2 do the protocols; everything they leave to trust is done here: framing ([`framing`]), waits ([`limits`]),
-//! floods, header rules, and the walk through policies. Does not know listeners, TLS or sessions: those are behind
+//! floods and header rules. Policies are run by [`crate::dispatch`]. Does not know listeners, TLS or sessions: those are behind
 //! [`Gateway`].
 
+mod access_log;
 mod answer;
 mod body;
 mod exchange;
@@ -15,7 +16,6 @@ mod h2;
 mod h2_stream;
 pub mod limits;
 mod min_rate;
-mod record;
 mod reply;
 mod route;
 mod slices;

@@ -13,7 +13,7 @@ use clap::Parser as _;
 use ebbgate_edge::agents::Agents;
 use ebbgate_edge::config::{Config, QuicListen};
 use ebbgate_edge::feed::{self, Feed};
-use ebbgate_edge::net::listen::{self, Caps, Transport};
+use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
@@ -23,7 +23,7 @@ use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
 use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::state::tables::Tables;
-use ebbgate_edge::xdp::{Guard, served};
+use ebbgate_edge::xdp::{XdpHandle, served};
 use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{EdgeId, Ksuid};
@@ -84,9 +84,9 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let addresses = Addresses { http, https, connect, admin: admin_at };
     drop(passed);
     let quic = open_quic(&edge, config.quic, addresses.connect)?;
-    // The filter stands before the first connection is accepted.
+    // The filter is in the kernel before the first connection is accepted.
     xdp.begin(served::wanted(&edge, vec![addresses.http, addresses.https, addresses.connect]));
-    xdp.settled().await;
+    xdp.applied().await;
     let form = config.runtime.form();
     let threads = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
         let agents = Arc::clone(&agents);
@@ -132,7 +132,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    // Without a service manager there is nobody to tell.
+    // Without a service manager there is nothing to notify.
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     drain::drain(&edge, Duration::from_millis(config.drain_ms)).await;
     edge.log_refusals(true);
@@ -150,7 +150,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
 struct Parts {
     edge: Arc<Edge>,
     agents: Arc<Agents>,
-    xdp: Arc<Guard>,
+    xdp: Arc<XdpHandle>,
     events: mpsc::Receiver<FromEdge>,
 }
 
@@ -159,9 +159,10 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     let fetcher = Fetcher::new(config.jwks_ca.as_deref(), config.jwks_allow_private).context("--jwks-ca")?;
     let tickets = TicketKey::new(&saved.ticket_key(fresh()?)?);
     let ports = Ports::new(config.tcp_bind, config.shards());
-    let (mut edge, events) = Edge::new(Caps::new(total, source), fetcher, tickets, config.waits(), ports);
-    let settings = config.guard().map_err(anyhow::Error::msg)?;
-    let xdp = Guard::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
+    let (mut edge, events) =
+        Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
+    let settings = config.xdp().map_err(anyhow::Error::msg)?;
+    let xdp = XdpHandle::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
     edge.metrics.collect(xdp.collector());
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
@@ -260,7 +261,7 @@ async fn announce(edge: &Edge, disk: &Disk, run_dir: &Path, addresses: &Addresse
     if let Err(error) = disk.write(&path, about.to_string().as_bytes()) {
         tracing::error!(%error, path = %path.display(), "scripts will not find this edge");
     }
-    // Without a service manager there is nobody to tell.
+    // Without a service manager there is nothing to notify.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     tracing::info!(%about, "ready");
 }

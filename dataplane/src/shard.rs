@@ -15,7 +15,6 @@ use tokio::time::Duration;
 use crate::agents::{Agents, quic};
 use crate::http::UpstreamPools;
 use crate::http::limits::KEPT_UPSTREAM_SECS_MAX;
-use crate::l4::{self, Walk};
 use crate::net::listen::{self, Listener};
 use crate::net::ring::{self, Form};
 use crate::state::edge::Stage;
@@ -37,7 +36,7 @@ pub fn run(
         let mut listening = Listening { shard: shard.clone(), agents, upstreams, ports: HashMap::new() };
         tokio::select! {
             () = listening.read_mail(mailbox) => {}
-            () = shard.links().sweep() => {}
+            () = shard.dialer().sweep() => {}
             () = stop => {}
         }
     })
@@ -65,16 +64,12 @@ impl Listening {
                         listener.abort();
                     }
                 }
-                Message::Moved(walk) => {
-                    let walk = walk.downcast::<Walk>().expect("only l4 moves connections");
-                    spawn_local(l4::go_on(self.shard.clone(), walk));
+                Message::Park(mut link) => {
+                    if link.attach().is_ok() {
+                        self.shard.dialer().park(*link);
+                    }
                 }
-                Message::Open(request) => {
-                    spawn_local(self.shard.clone().open_for_another(request));
-                }
-                Message::Park(link) => self.shard.links().park_arrived(*link),
-                Message::ParkRaw(link) => self.shard.links().park_raw_arrived(*link),
-                Message::EndLinks(session) => self.shard.links().end(session),
+                Message::EndLinks(session) => self.shard.dialer().end_links(session),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the edge knows: the Program in force, who is online, counters, and the outbox to control.
+//! What the edge knows: the Program in force, endpoints that are online, counters, and the outbox to control.
 //!
 //! Read by every room above; changed by `feed` and `agents`.
 
@@ -12,7 +12,6 @@ pub mod endpoint;
 pub mod jwks;
 pub mod mailbox;
 pub mod metrics;
-mod open;
 pub mod pool;
 pub mod ports;
 pub mod random;

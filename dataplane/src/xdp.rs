@@ -5,119 +5,46 @@
 //! and in every case it gives them again. So the one rule here is that the kernel refuses nobody whom the policies in
 //! force let in.
 //!
-//! `owned` decides what is guarded, `compile` what the maps hold, `filter` does it, `keeper` is the thread; this file is the
+//! `offload` decides what is guarded, `compile` what the maps hold, `filter` does it, `reconciler` is the thread; this file is the
 //! handle that the rest of the edge has.
 
 mod collector;
 pub mod compile;
+mod exchange;
 pub mod filter;
 pub mod frame;
+mod grace;
 pub mod interfaces;
-mod keeper;
 pub mod links;
 pub mod lists;
 pub mod maps;
-pub mod owned;
+pub mod offload;
 pub mod pins;
 pub mod probe;
+mod reconciler;
 pub mod served;
-mod settle;
+pub mod settings;
+mod write;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use ebbgate_model::EndpointId;
-use ebbgate_model::feed::EnforcementReport;
 use prometheus_client::collector::Collector;
 use tokio::sync::watch;
 
+pub use exchange::{Enforcement, Wanted};
+pub use settings::{Mode, OBJECT, PINS, Settings};
+
 use crate::state::blocklist::{Blocklist, BlocklistError};
 use crate::state::changes::Changes;
-use crate::state::tables::Tables;
-use collector::Seen;
-use interfaces::Interfaces;
-use keeper::Keeper;
-use maps::Rates;
-use owned::Listening;
-
-/// The XDP object that this edge was built with: made by `cargo xtask ebpf`, committed, and read by nothing else.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/admit.o");
-
-/// Where maps and links are pinned unless the operator says otherwise.
-pub const PINS: &str = "/sys/fs/bpf/ebbgate";
-
-/// How the program is attached to an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
-    /// In the driver, before the kernel allocates anything.
-    Native,
-    /// In the generic receive path, for drivers without support.
-    Generic,
-}
-
-impl Mode {
-    /// Both, the better first.
-    pub const ALL: [Self; 2] = [Self::Native, Self::Generic];
-
-    /// The word used in logs, metrics and the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        }
-    }
-}
-
-/// What the operator asked for.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The XDP object.
-    pub object: &'static [u8],
-    /// Which interfaces.
-    pub interfaces: Interfaces,
-    /// Modes that may be tried, in this order.
-    pub modes: Vec<Mode>,
-    /// Folder of pins, of this edge alone.
-    pub pins: PathBuf,
-    /// Limits and sampling.
-    pub rates: Rates,
-    /// File of networks that no listener serves.
-    pub blocklist: Option<PathBuf>,
-    /// Where the edge notes which pins it uses, so that a later start without XDP can take the filter away.
-    pub note: Option<PathBuf>,
-}
-
-impl Default for Settings {
-    /// Nothing in the kernel, no blocklist.
-    fn default() -> Self {
-        Self {
-            object: &[],
-            interfaces: Interfaces::Off,
-            modes: Mode::ALL.to_vec(),
-            pins: PINS.into(),
-            rates: Rates::default(),
-            blocklist: None,
-            note: None,
-        }
-    }
-}
-
-/// What is to be enforced.
-#[derive(Clone)]
-pub struct Wanted {
-    /// The Program in force.
-    pub tables: Arc<Tables>,
-    /// Where the edge listens, and who stands there.
-    pub listening: Listening,
-}
+use exchange::Exchange;
+use reconciler::XdpReconciler;
 
 /// Why there is no guard.
 #[derive(Debug, thiserror::Error)]
-pub enum GuardError {
+pub enum XdpError {
     /// The blocklist.
     #[error(transparent)]
     Blocklist(#[from] BlocklistError),
@@ -126,42 +53,25 @@ pub enum GuardError {
     Thread(#[source] io::Error),
 }
 
-/// By endpoint, how its allowlist is enforced here.
-pub type Enforcement = BTreeMap<EndpointId, EnforcementReport>;
-
-/// Gives what is to be enforced now; None: no Program is in force yet.
-type Source = Box<dyn Fn() -> Option<Wanted> + Send>;
-
-/// What the handle and the thread share.
-struct Shared {
-    source: Mutex<Option<Source>>,
-    changes: Arc<Changes>,
-    /// The handle is gone.
-    over: AtomicBool,
-    reload: AtomicBool,
-    blocklist: Arc<ArcSwap<Blocklist>>,
-    seen: Mutex<Seen>,
-}
-
 /// The handle to the thread that keeps the kernel's filter.
-pub struct Guard {
-    shared: Arc<Shared>,
+pub struct XdpHandle {
+    shared: Arc<Exchange>,
     done: watch::Receiver<u64>,
     enforcement: watch::Receiver<Arc<Enforcement>>,
 }
 
-impl Guard {
+impl XdpHandle {
     /// Reads the blocklist into `blocklist` and starts the thread, which looks whenever `changes` counts one more. Nothing is
-    /// enforced in the kernel before [`Guard::begin`].
+    /// enforced in the kernel before [`XdpHandle::begin`].
     pub fn start(
         settings: Settings,
         changes: Arc<Changes>,
         blocklist: Arc<ArcSwap<Blocklist>>,
-    ) -> Result<Self, GuardError> {
+    ) -> Result<Self, XdpError> {
         if let Some(path) = &settings.blocklist {
             blocklist.store(Arc::new(Blocklist::read(path)?));
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Exchange {
             source: Mutex::default(),
             changes,
             over: AtomicBool::new(false),
@@ -172,8 +82,8 @@ impl Guard {
         let (done_sender, done) = watch::channel(0);
         let (enforcement_sender, enforcement) = watch::channel(Arc::default());
         let for_thread = Arc::clone(&shared);
-        let run = move || Keeper::new(settings, for_thread, done_sender, enforcement_sender).run();
-        std::thread::Builder::new().name("guard".into()).spawn(run).map_err(GuardError::Thread)?;
+        let run = move || XdpReconciler::new(settings, for_thread, done_sender, enforcement_sender).run();
+        std::thread::Builder::new().name("guard".into()).spawn(run).map_err(XdpError::Thread)?;
         Ok(Self { shared, done, enforcement })
     }
 
@@ -185,17 +95,17 @@ impl Guard {
         self.shared.changes.note();
     }
 
-    /// Reads the blocklist again, and attaches again where somebody took the program off by hand.
+    /// Reads the blocklist again, and attaches again where the program was detached by hand.
     pub fn reload(&self) {
         self.shared.reload.store(true, Ordering::Release);
         self.shared.changes.note();
     }
 
     /// Completes when every change up to now is in the kernel, or known not to be.
-    pub async fn settled(&self) {
+    pub async fn applied(&self) {
         let asked = self.shared.changes.count();
         let mut done = self.done.clone();
-        // An error means that the thread is gone, and with it everybody who could be waited for.
+        // An error means that the thread is gone: nothing more will be applied.
         let _ = done.wait_for(|done| *done >= asked).await;
     }
 
@@ -210,7 +120,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for XdpHandle {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::Release);
         self.shared.changes.note();

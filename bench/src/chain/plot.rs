@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
+use super::cell::{DIRECT, Report, Row};
 use super::load::{Kind, Table};
-use super::report::{DIRECT, Report, Row};
 
 /// Sizes in pixels.
 const PANEL_WIDTH: f64 = 520.0;
@@ -113,8 +113,8 @@ fn escaped(text: &str) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::cell::Cell;
     use super::super::load::load;
-    use super::super::report::Cell;
     use super::*;
 
     #[test]

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::cell::{DIRECT, Report, Row};
 use super::load::{Kind, Table};
-use super::report::{DIRECT, Report, Row};
 use super::verdict;
 
 const BEGIN: &str = "<!-- bench:begin -->";

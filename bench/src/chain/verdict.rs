@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::cell::{DIRECT, Report, Row};
 use super::load::{Kind, Table};
-use super::report::{DIRECT, Report, Row};
 
 /// Names of our chains begin so.
 const OURS: &str = "ebbgate";

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::planned::Planned;
+use crate::error_chain::ErrorChain;
 use crate::metrics::Metrics;
 use crate::plan::fit::{TooLarge, fit};
 use crate::plan::{left_out, plan, unsent_bytes};
@@ -16,7 +17,6 @@ use crate::room::Room;
 use crate::secret::Vault;
 use crate::snapshot::Snapshot;
 use crate::store::{Batch, Range, Store, StoreError, Watch};
-use crate::trouble::Trouble;
 
 /// Changes that follow each other within this many milliseconds share one plan.
 const DEBOUNCE_MS: u64 = 5;
@@ -51,7 +51,7 @@ pub async fn follow(store: Arc<dyn Store>, planner: Planner) {
     loop {
         let Err(error) = planner.follow_from_now(&*store).await;
         if !matches!(error, PlanError::Store(StoreError::Compacted { .. })) {
-            let trouble = Trouble(&error).to_string();
+            let trouble = ErrorChain(&error).to_string();
             tracing::error!(error = trouble, "planning stopped; edges keep what they have");
             planner.publish.send_modify(|planned| planned.trouble = Some(trouble));
             sleep(Duration::from_secs(RETRY_SECS)).await;

@@ -29,7 +29,7 @@ pub use schema::{copy_database, read_database, verify_database};
 use sum::item;
 use writer::{Command, Writer};
 
-use crate::trouble::Trouble;
+use crate::error_chain::ErrorChain;
 
 /// Writes waiting for the writer thread.
 const QUEUE_MAX: usize = 1024;
@@ -66,7 +66,7 @@ impl Sqlite {
         match schema::open(path) {
             Ok(connection) => Self::start(Some(connection), path),
             Err(error) if crate::disk::unwritable(path).is_some() => {
-                tracing::error!(error = %Trouble(&error), "the database is read, and takes no writes for now");
+                tracing::error!(error = %ErrorChain(&error), "the database is read, and takes no writes for now");
                 Self::start(None, path)
             }
             Err(error) => Err(error),
@@ -249,7 +249,7 @@ impl Cursor {
             if compacted > after {
                 return Err(StoreError::Compacted { asked: after, oldest: compacted });
             }
-            // What a damaged row said nobody knows, but what is stored now is read elsewhere.
+            // What a damaged row said is lost, but what is stored now is read elsewhere.
             let changes = changes.ok_or(StoreError::Compacted { asked: after, oldest: upto })?;
             self.after = upto;
             if !changes.is_empty() {

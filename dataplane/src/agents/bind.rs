@@ -185,7 +185,7 @@ fn require_acl(credential: &CredentialSpec, url: &EndpointUrl) -> Result<(), Ref
 }
 
 /// Whether a credential may go on serving an endpoint: as [`permit`], and names and ports given away at random may be
-/// kept until somebody reserves them.
+/// kept until an account reserves them.
 pub(super) fn still_permit(
     tables: &Tables,
     credential: &CredentialSpec,

@@ -1,6 +1,6 @@
-//! Links of agents: who may add one to which session, how many, and on which shard each waits.
+//! Links of agents: to which session one is added, how many it may have, and on which shard each waits.
 //!
-//! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `carrier::link`'s.
+//! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `tunnel::link`'s.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,13 +20,15 @@ use tokio::time::{Duration, timeout};
 use super::registry::Agents;
 use super::session::AgentSession;
 use super::session_links::{LINKS_PER_SESSION_MAX, LinkCount};
-use crate::net::listen::Admitted;
+use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::state::edge::Edge;
 use crate::state::metrics::Open;
 use crate::state::shard::Shard;
 use crate::state::{clock, random};
-use crate::tunnel::carrier::{Link, LinkIo, Place, RawLink};
+use crate::tunnel::dialer::IdleLink;
+use crate::tunnel::link::{Link, LinkIo, LinkOwner};
+use crate::tunnel::raw_link::RawLink;
 
 /// Seconds from the end of a link's handshake to its whole ticket.
 pub const LINK_HELLO_SECS_MAX: u64 = 5;
@@ -59,7 +61,7 @@ pub(super) fn offer(
     })
 }
 
-/// The living session a ticket is for, if whoever shows it may come in by this name from this address.
+/// The living session a ticket is for, if its agent may connect by this name from this address.
 pub(super) fn session_of_ticket(
     agents: &Agents,
     ticket: &Secret,
@@ -82,7 +84,7 @@ pub(super) async fn serve(
     agents: &Agents,
     mut io: LinkIo,
     ingress: Option<AccountId>,
-    admitted: Admitted,
+    admitted: ConnPermit,
     open: Open,
 ) {
     let edge = shard.edge();
@@ -108,12 +110,13 @@ pub(super) async fn serve(
     }
     let index = session.links.turn(false, edge.mailboxes.shards());
     let link = Open::count(&edge.metrics.links);
-    shard.park(index, Link::new(io, version, place(&session, (taken, link, open, admitted))));
+    let link = Link::new(io, version, owner(&session, (taken, link, open, admitted)));
+    shard.park(index, IdleLink::Link(link));
 }
 
 /// A link of this session, which counts among its session's, among all links, among agents' connections and among all.
-fn place(session: &AgentSession, permits: (LinkCount, Open, Open, Admitted)) -> Place {
-    Place { session: Arc::clone(&session.state), permits: Box::new(permits) }
+fn owner(session: &AgentSession, permits: (LinkCount, Open, Open, ConnPermit)) -> LinkOwner {
+    LinkOwner { session: Arc::clone(&session.state), permits: Box::new(permits) }
 }
 
 /// Why a raw link is closed.
@@ -134,13 +137,13 @@ enum NoRaw {
 /// Whether a raw link begins here, as soon as the first bytes tell.
 pub async fn begins_raw(socket: &mut Socket) -> bool {
     loop {
-        let seen = socket.looked_at();
+        let seen = socket.peeked();
         let common = seen.iter().zip(MAGIC).take_while(|(a, b)| **a == *b).count();
         if common == MAGIC.len() {
             return true;
         }
-        // Whoever reads the hello next finds the end or the error again.
-        if common < seen.len() || !matches!(socket.look_further().await, Ok(1..)) {
+        // The next read of the hello finds the end or the error again.
+        if common < seen.len() || !matches!(socket.peek_more().await, Ok(1..)) {
             return false;
         }
     }
@@ -151,7 +154,7 @@ pub(super) async fn serve_raw(
     shard: Shard,
     agents: &Agents,
     mut socket: Socket,
-    admitted: Admitted,
+    admitted: ConnPermit,
     open: Open,
 ) {
     let edge = shard.edge();
@@ -167,7 +170,8 @@ pub(super) async fn serve_raw(
         let taken = session.links.take().ok_or(NoRaw::NotAllowed)?;
         let index = session.links.turn(true, edge.mailboxes.shards());
         let link = Open::count(&edge.metrics.links);
-        shard.park_raw(index, RawLink::new(socket, sealing, place(&session, (taken, link, open, admitted))));
+        let link = RawLink::new(socket, sealing, owner(&session, (taken, link, open, admitted)));
+        shard.park(index, IdleLink::Raw(link));
         Ok(())
     });
     if let Err(error) = parked {
@@ -179,14 +183,14 @@ pub(super) async fn serve_raw(
 /// Which session the link belongs to, as its agent proves. A session that is not here fails like one whose key the peer does
 /// not hold.
 async fn prove(agents: &Agents, socket: &mut Socket) -> Result<(Arc<AgentSession>, Sealing), NoRaw> {
-    while socket.looked_at().len() < GREETING_BYTES {
-        if socket.look_further().await? == 0 {
+    while socket.peeked().len() < GREETING_BYTES {
+        if socket.peek_more().await? == 0 {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
     }
-    let greeting: &[u8; GREETING_BYTES] = socket.looked_at().try_into().map_err(|_| NoRaw::Hasty)?;
+    let greeting: &[u8; GREETING_BYTES] = socket.peeked().try_into().map_err(|_| NoRaw::Hasty)?;
     let greeting = Greeting::decode(greeting)?;
-    socket.swallow(GREETING_BYTES);
+    socket.consume(GREETING_BYTES);
     let session = agents.sessions.get(TunnelSessionId::new(greeting.session));
     let key = session.as_ref().and_then(|session| session.links.raw_key().cloned());
     let nonce: Nonce = random::bytes();

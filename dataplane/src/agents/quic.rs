@@ -1,7 +1,7 @@
-//! The agent listener over UDP: handshakes within limits, by the certificate of the name an agent came for, then its first
+//! The agent listener over UDP: handshakes within limits, by the certificate of the name an agent asked for, then its first
 //! words: a session, or an attachment to one that runs elsewhere.
 //!
-//! Lives on one shard; the streams it carries may be used on any. The limits of a connection are `ebbgate_tunnel::quic`'s.
+//! Runs on one shard; the streams it carries may be used on any. The limits of a connection are `ebbgate_tunnel::quic`'s.
 
 mod attach;
 mod certificates;
@@ -22,13 +22,13 @@ use tokio::time::{Duration, timeout};
 
 use super::registry::Agents;
 use super::serve::{Arrival, run};
-use crate::net::listen::{Admitted, Comer};
+use crate::net::listen::{ConnPermit, PeerKind};
 use crate::state::edge::{Edge, Stage};
 use crate::state::metrics::ListenerLabel;
 use crate::state::metrics::Open;
 use crate::state::shard::Shard;
 use crate::state::tables::ConnectName;
-use crate::tunnel::carrier::QuicWay;
+use crate::tunnel::quic::QuicTransport;
 use attach::{Newcomer, attach};
 
 /// Seconds from an agent's first packet to the end of its handshake.
@@ -84,7 +84,7 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, socket: UdpSocket) -> io::
         }
     }
     endpoint.set_server_config(None);
-    // Connections that still live need the endpoint.
+    // Connections that are still open need the endpoint.
     edge.reached(Stage::Stopped).await;
     Ok(())
 }
@@ -112,7 +112,7 @@ impl Listener {
             metrics.connections_refused.inc();
             return incoming.refuse();
         };
-        match edge.caps.admit(peer, Comer::Agent) {
+        match edge.limits.admit(peer, PeerKind::Agent) {
             Ok(admitted) => {
                 spawn_local(begin(
                     self.shard.clone(),
@@ -131,13 +131,13 @@ impl Listener {
     }
 }
 
-/// Serves one connection attempt to the end of what came of it.
+/// Serves one connection attempt, and the connection it leads to, to the end.
 async fn begin(
     shard: Shard,
     agents: Arc<Agents>,
     incoming: Incoming,
     handshake: Counted,
-    admitted: Admitted,
+    admitted: ConnPermit,
 ) {
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
     let from = incoming.remote_address();
@@ -168,7 +168,7 @@ async fn begin(
     drop((admitted, open));
 }
 
-/// What the name of a finished handshake stands for. None: nobody answers to it.
+/// The entry for the name of a finished handshake. None: the name is not known.
 fn came_for(edge: &Edge, connection: &Connection) -> Option<ConnectName> {
     let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
     let name = match data.server_name {
@@ -198,7 +198,7 @@ async fn serve_connection(shard: &Shard, agents: &Arc<Agents>, newcomer: Newcome
     };
     match opening {
         StreamHeader::Session => {
-            let way = QuicWay::new(connection.clone(), true);
+            let way = QuicTransport::new(connection.clone(), true);
             let arrival = Arrival { peer: *peer, ingress: *ingress, quic: Some(way) };
             run(shard.clone(), Arc::clone(agents), stream, arrival).await;
             "the session has ended"

@@ -111,7 +111,7 @@ impl Sessions {
         table.by_id.get(&before?).cloned()
     }
 
-    /// Removes a session; whoever took its place stays.
+    /// Removes a session; the one that replaced it stays.
     pub(super) fn remove(&self, session: &AgentSession) {
         let mut table = self.table();
         table.by_id.remove(&session.state.id);

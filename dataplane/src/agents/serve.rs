@@ -1,4 +1,4 @@
-//! One agent's connection: TLS by the name it came for, then the streams it opens, answered one task each.
+//! One agent's connection: TLS by the name it asked for, then the streams it opens, answered one task each.
 
 mod endpoints;
 mod heard;
@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
-use super::allowance::{self, Allowance, Counter, Taken};
+use super::allowance::{self, Allowance, Counter, Permit};
 use super::auth::{self, Accepted};
 use super::links;
 use super::quic::watch::watch_session;
@@ -37,15 +37,15 @@ use super::session_links::{SessionLinks, raw_key};
 use heard::Heard;
 
 use crate::net::hello::{read_hello, refuse_name};
-use crate::net::listen::Admitted;
+use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::net::tls::{self, HELLO_SECS_MAX, Protocols, TlsError};
 use crate::state::edge::Stage;
 use crate::state::metrics::Open;
 use crate::state::shard::Shard;
 use crate::state::{clock, random};
-use crate::tunnel::carrier::{Carrier, QuicWay};
-use crate::tunnel::liveness::Liveness;
+use crate::tunnel::agent_liveness::AgentLiveness;
+use crate::tunnel::quic::QuicTransport;
 use crate::tunnel::session::SessionState;
 
 /// The account has as many sessions as it may (wire.md section 2).
@@ -56,7 +56,7 @@ const REQUEST_SECS_MAX: u64 = 30;
 const REFUSED_PAUSE_MS: u64 = 200;
 /// Milliseconds between looks at whether a token has become known.
 const CATCH_UP_LOOK_MS: u64 = 20;
-/// Seconds a session may take to end once it was told to.
+/// Seconds a session may take to end once it was asked to.
 const END_SECS_MAX: u64 = 2;
 /// Seconds a cookie and a bind token are good for.
 const TICKET_SECS: i64 = 90 * 24 * 3600;
@@ -71,13 +71,13 @@ struct Connection {
     gate: RefCell<Gate>,
     peer: IpAddr,
     ingress: Option<AccountId>,
-    quic: Option<Arc<QuicWay>>,
-    liveness: Arc<Liveness>,
+    quic: Option<Arc<QuicTransport>>,
+    liveness: Arc<AgentLiveness>,
     session: OnceCell<Arc<AgentSession>>,
 }
 
 /// Serves a connection of the agent listener to its end.
-pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: Admitted) {
+pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: ConnPermit) {
     let peer = socket.peer().ip();
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
     match timeout(Duration::from_secs(HELLO_SECS_MAX), links::begins_raw(&mut socket)).await {
@@ -123,14 +123,14 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitt
     drop((admitted, open));
 }
 
-/// How an agent came.
+/// How an agent connected.
 pub(super) struct Arrival {
     /// From where.
     pub(super) peer: IpAddr,
-    /// Only sessions of this account may come by the name it came for; None: of any.
+    /// Only sessions of this account may use the name it asked for; None: any.
     pub(super) ingress: Option<AccountId>,
     /// The connection below, if it is a QUIC one: it takes the session's streams too.
-    pub(super) quic: Option<Arc<QuicWay>>,
+    pub(super) quic: Option<Arc<QuicTransport>>,
 }
 
 /// Runs an agent's session over any transport, to its end.
@@ -138,7 +138,7 @@ pub(super) async fn run<IO>(shard: Shard, agents: Arc<Agents>, io: IO, arrival: 
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let liveness = Arc::<Liveness>::default();
+    let liveness = Arc::<AgentLiveness>::default();
     let io = Heard { io, liveness: Arc::clone(&liveness) };
     let (mux, mut incoming, driver) = driver::connect(io, Role::Server, Limits::STRANGER);
     let connection = Rc::new(Connection {
@@ -182,7 +182,7 @@ impl Connection {
             tracing::info!(peer = %self.peer, %error, "an agent's connection failed");
         }
         let unheard = match &result {
-            // The kernel gives up in silence under the name of what it last heard of the way there.
+            // On a TCP user timeout the kernel may report the last ICMP error instead of ETIMEDOUT.
             Err(DriverError::Io(error))
                 if matches!(
                     error.kind(),
@@ -195,16 +195,15 @@ impl Connection {
                 true
             }
             Err(DriverError::WriteTimeout) => true,
-            _ => self.quic.as_ref().is_some_and(|way| way.is_unheard()),
+            _ => self.quic.as_ref().is_some_and(|way| way.timed_out()),
         };
         if let Some(session) = self.session.get().filter(|_| unheard) {
-            session.state.end_unheard();
+            session.state.end_timed_out();
         }
     }
 
     fn end(&self, code: Code, message: &str) {
         if let Some(session) = self.session.get() {
-            self.shard.remove_carrier(session.state.id);
             self.agents.end(session, code, message);
         }
         self.mux.goaway(code, message);
@@ -357,7 +356,7 @@ impl Connection {
             let tables = edge.tables.load();
             raw_key(auth, tables.program.credentials.get(&accepted.credential), random::bytes())
         };
-        let state = SessionState::heard_by(Arc::clone(&self.liveness), id, self.shard.index(), streams_max);
+        let state = SessionState::new(id, self.mux.handle(), Arc::clone(&self.liveness), streams_max);
         state.allow_raw(raw_key.is_some());
         let session = Arc::new(AgentSession {
             state: Arc::new(state),
@@ -374,7 +373,6 @@ impl Connection {
         if self.session.set(Arc::clone(&session)).is_err() {
             return Err(Refusal { code: None, message: "the session is authenticated already".into() });
         }
-        self.shard.add_carrier(id, Carrier::Mux(self.mux.clone()));
         if let Some(way) = &self.quic {
             ebbgate_tunnel::quic::admit(way.connection());
             session.state.attach(way);
@@ -411,7 +409,7 @@ impl Connection {
         })
     }
 
-    /// Heartbeats towards the agent, also when somebody asks for a sign of life; a missed one ends the session.
+    /// Heartbeats towards the agent, also when a stream waits for a sign of life; a missed one ends the session.
     async fn beat(self: Rc<Self>) {
         let Ok(stream) = self.mux.open(StreamKind::Heartbeat).await else { return };
         let interval = Duration::from_secs(heartbeat::HEARTBEAT_SECS);
@@ -424,12 +422,12 @@ impl Connection {
     }
 }
 
-/// A session's place in its account, and room for the text it comes with.
+/// A session's permits: one of its account's sessions, and the bytes of its text.
 fn place(
     allowance: &Allowance,
     text_bytes: &Arc<Counter>,
     report: &SessionReport,
-) -> Result<(Taken, Text), Refusal> {
+) -> Result<(Permit, Text), Refusal> {
     let SessionReport { agent_version, user_agent, os, metadata, refusals, .. } = report;
     let reasons = [&refusals.stop, &refusals.restart, &refusals.update].into_iter().flatten();
     let bytes = [agent_version, user_agent, os, metadata].into_iter().chain(reasons).map(String::len).sum();

@@ -14,7 +14,7 @@ use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{StopTunnel, StreamKind, error_text};
 use tokio::time::{Duration, timeout};
 
-use super::allowance::{self, Allowance, Counter, Taken};
+use super::allowance::{self, Allowance, Counter, Permit};
 use super::refusal::Refusal;
 use super::session_links::{SessionLinks, may_pass_through};
 use super::{auth, bind};
@@ -40,13 +40,13 @@ pub struct AgentSession {
     pub(super) allowance: Allowance,
     pub(super) text_bytes: Arc<Counter>,
     pub(super) links: SessionLinks,
-    /// Its own place among its account's sessions, and the text it came with.
-    pub(super) _taken: (Taken, Text),
+    /// Its permits: one of its account's sessions, and the bytes of its text.
+    pub(super) _taken: (Permit, Text),
     pub(super) inner: Mutex<Inner>,
 }
 
 /// Bytes of text kept, counted for the session and for its account.
-pub(super) type Text = (Taken, Taken);
+pub(super) type Text = (Permit, Permit);
 
 pub(super) struct Inner {
     pub(super) report: SessionReport,
@@ -81,7 +81,7 @@ impl Bound {
 pub(super) enum NotReplaced {
     /// It is not what is served now.
     Gone,
-    /// Somebody else answers for its URL.
+    /// Another endpoint has its URL.
     Taken(AlreadyOnline),
 }
 
@@ -91,7 +91,7 @@ impl AgentSession {
         self.inner().report.clone()
     }
 
-    /// Whose it is.
+    /// Its account.
     pub fn account(&self) -> AccountId {
         self.inner().report.account
     }
@@ -162,7 +162,7 @@ impl AgentSession {
         enter: impl FnOnce(&RouteTable, Arc<Endpoint>) -> Result<(), AlreadyOnline>,
     ) -> Result<(), NotReplaced> {
         {
-            // Under the lock: whoever takes the endpoint out does so before or after, and never misses the new one.
+            // Under the lock: a removal happens before or after, and never misses the new endpoint.
             let mut inner = self.inner();
             let place = inner.bound.iter_mut().find(|b| Arc::ptr_eq(&b.endpoint, before));
             let place = place.ok_or(NotReplaced::Gone)?;
@@ -175,7 +175,12 @@ impl AgentSession {
 
     /// Judges an endpoint that was bound or changed under `judged` by Tables that came into force meanwhile: their
     /// recheck may have been too early to see it. Err: it may not be served.
-    pub(super) fn settle(&self, edge: &Edge, bind: &str, mut judged: Arc<Tables>) -> Result<(), Refusal> {
+    pub(super) fn recheck_endpoint(
+        &self,
+        edge: &Edge,
+        bind: &str,
+        mut judged: Arc<Tables>,
+    ) -> Result<(), Refusal> {
         loop {
             let now = edge.tables.load_full();
             if Arc::ptr_eq(&now, &judged) {
@@ -209,7 +214,7 @@ impl AgentSession {
             routes.put(endpoint);
             Ok(())
         };
-        // Gone: whoever changed it judges it too.
+        // Gone: the task that changed it judges it too.
         let _ = self.replace(edge, &before, Bound { endpoint, ..bound }, put);
         Ok(())
     }
@@ -226,7 +231,7 @@ impl AgentSession {
         Some(removed)
     }
 
-    /// Ends the session: no new streams, endpoints gone, agent told. Once; later calls do nothing.
+    /// Ends the session: no new streams, endpoints removed, agent notified. Once; later calls do nothing.
     pub(super) fn end(&self, edge: &Edge, code: Code, message: &str) {
         self.state.end();
         let bound = {
@@ -277,7 +282,7 @@ impl AgentSession {
                     tracing::debug!(%error, "an agent did not hear that its endpoint stopped");
                 }
             };
-            // An agent that does not listen keeps an endpoint nobody reaches.
+            // An agent that does not listen keeps an endpoint that no client reaches.
             let _ = timeout(Duration::from_secs(COMMAND_SECS_MAX), tell).await;
         });
     }

@@ -7,14 +7,14 @@ use ebbgate_model::CredentialSpec;
 use ebbgate_wire::link::raw::{KEY_BYTES, RawKey};
 use ebbgate_wire::rpc::Auth;
 
-use super::allowance::{Counter, Taken};
+use super::allowance::{Counter, Permit};
 
 /// Links of one session, idle or in use.
 pub const LINKS_PER_SESSION_MAX: u16 = 512;
 
 /// One link's place among its session's.
 pub(super) struct LinkCount {
-    _taken: Taken,
+    _taken: Permit,
 }
 
 /// The links of one session.

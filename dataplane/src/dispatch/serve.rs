@@ -18,7 +18,7 @@ use crate::state::metrics::{Open, StatusLabel};
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
 use crate::state::{clock, random};
-use crate::tunnel::carrier::Origin;
+use crate::tunnel::origin::Origin;
 use crate::tunnel::session::OpenError;
 use crate::tunnel::stream::AgentStream;
 
@@ -49,13 +49,13 @@ impl Gateway for Shard {
         proto: Scheme,
     ) -> Result<AgentStream, OpenError> {
         let Kind::Agent(agent) = &endpoint.kind else { return Err(OpenError::NoAgent(endpoint.id)) };
-        self.open_any(agent, Origin { client, server, proto, passthrough: false, instead: 0 }).await
+        self.dialer().open(agent, Origin { client, server, proto, passthrough: false, instead: 0 }).await
     }
 
     async fn is_heard(&self, endpoint: &Endpoint) -> bool {
         match &endpoint.kind {
             Kind::Cloud => true,
-            Kind::Agent(agent) => self.hears(agent).await,
+            Kind::Agent(agent) => self.dialer().hears(&agent.session).await,
         }
     }
 
@@ -64,7 +64,7 @@ impl Gateway for Shard {
             Kind::Cloud => std::future::pending().await,
             Kind::Agent(agent) => {
                 // A request on a pooled connection opened no stream that would be watched.
-                self.watch(&agent.session);
+                self.dialer().watch(&agent.session);
                 agent.session.liveness.silenced().await;
             }
         }
@@ -92,6 +92,10 @@ impl Gateway for Shard {
             self.edge().metrics.log_lines_lost.inc();
         }
         self.edge().reports.event(FromEdge::Request(Box::new(event)));
+    }
+
+    fn retried(&self, members: u64) {
+        self.edge().metrics.retries.inc_by(members);
     }
 
     fn left_http(&self) -> Box<dyn Any> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::net::listen::Caps;
+use crate::net::listen::ConnLimits;
 
 /// A whole head must have arrived this long after its first byte (or after the connection began), in seconds.
 pub const HEAD_SECS_MAX: u64 = 30;
@@ -78,7 +78,7 @@ pub struct Limits {
     /// See [`HALF_CLOSED_SECS_MAX`].
     pub half_closed: Duration,
     /// See [`SLOW_OF_A_SOURCE_MAX`]. Shared by all connections of the process, or by those of a test.
-    pub slow: Arc<Caps>,
+    pub slow: Arc<ConnLimits>,
     /// See [`LINGER_SECS_MAX`].
     pub linger: Duration,
     /// See [`DRAIN_SECS_MAX`].
@@ -97,7 +97,7 @@ impl Default for Limits {
             pace_bytes_min: PACE_BYTES_MIN,
             idle: Duration::from_secs(IDLE_SECS_MAX),
             half_closed: Duration::from_secs(HALF_CLOSED_SECS_MAX),
-            slow: Caps::new(SLOW_MAX, SLOW_OF_A_SOURCE_MAX),
+            slow: ConnLimits::new(SLOW_MAX, SLOW_OF_A_SOURCE_MAX),
             linger: Duration::from_secs(LINGER_SECS_MAX),
             drain: Duration::from_secs(DRAIN_SECS_MAX),
             h2_streams_max: H2_STREAMS_MAX,
@@ -108,7 +108,7 @@ impl Default for Limits {
 impl Limits {
     /// The documented settings, with the slow visitors of this process counted together.
     pub(super) fn of_this_process() -> Self {
-        static SLOW: OnceLock<Arc<Caps>> = OnceLock::new();
+        static SLOW: OnceLock<Arc<ConnLimits>> = OnceLock::new();
         let own = Self::default();
         let slow = SLOW.get_or_init(|| own.slow.clone()).clone();
         Self { slow, ..own }

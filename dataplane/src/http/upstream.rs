@@ -9,13 +9,16 @@
 //! where it can be sent again: its method is idempotent (RFC 9110 section 9.2.2) and its body is known to fit
 //! [`replay::REPLAY_BYTES_MAX`]. It is sent again once, on a fresh connection, if nothing came back.
 //! Other requests, POST among them, always open a connection, and their bytes go out once. HTTP/2 is different: GOAWAY and
-//! REFUSED_STREAM say which requests were not looked at (RFC 9113 section 8.7), so every method shares its connections.
+//! `REFUSED_STREAM` say which requests were not looked at (RFC 9113 section 8.7), so every method shares its connections.
 //!
 //! A connection that the upstream may have authenticated is the exception: its visitor's requests have to use it.
 
+mod driver;
 mod http1;
 mod http2;
 mod identity;
+mod incoming;
+mod outcome;
 mod pool;
 mod refusal;
 mod replay;
@@ -24,94 +27,21 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use ebbgate_model::ErrorCode;
 use http::{Method, Request, Response, StatusCode};
-use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use super::answer::Failure;
 use super::body::{Body, Progress};
-use super::fault::Fault;
 use super::limits::Limits;
 use crate::dispatch::gateway::{Gateway, HttpConn};
 use crate::state::endpoint::{Endpoint, Kind};
 use identity::{Sharing, VisitorId};
+pub(super) use outcome::{Again, Reply, SendError, fault_failure};
+use outcome::{is_idempotent, lost};
 use pool::UpstreamPool;
 pub use pool::UpstreamPools;
 pub(super) use replay::ReplayBody;
-
-/// What an upstream answered.
-pub(super) enum Reply<S> {
-    /// A response.
-    Response(Response<Body>),
-    /// It leaves HTTP: the 101, the stream, and bytes already read from it.
-    Switched(Response<()>, S, BytesMut),
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) struct SendError {
-    /// What to tell the visitor if nobody else answers.
-    pub(super) failure: Failure,
-    /// Whether it may be tried again, here or elsewhere.
-    pub(super) again: Again,
-}
-
-/// Whether a request that failed may be sent again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Again {
-    /// The upstream may have acted on it.
-    No,
-    /// Nothing came back, and the method may be repeated; a body only if no byte of it went out.
-    Repeatable,
-    /// Nobody behind the agent has seen a byte of it.
-    Unseen,
-}
-
-impl Again {
-    /// What a method allows when nothing came back.
-    fn by(method: &Method) -> Self {
-        if is_idempotent(method) { Self::Repeatable } else { Self::No }
-    }
-
-    /// Whether the request with this body may be sent again.
-    pub(super) fn allows(self, body: &ReplayBody) -> bool {
-        match self {
-            Self::No => false,
-            Self::Repeatable => body.is_whole(),
-            Self::Unseen => body.is_kept(),
-        }
-    }
-
-    /// Whether the request with this body may be sent again after a reused connection failed it. Most likely the upstream
-    /// had closed the connection, so the body may be repeated too.
-    fn allows_after_reuse(self, body: &ReplayBody) -> bool {
-        self != Self::No && body.is_kept()
-    }
-}
-
-impl SendError {
-    /// No stream could be opened.
-    pub(super) fn not_opened(detail: String) -> Self {
-        let message = "The agent of this endpoint could not take the request.";
-        let failure =
-            Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
-        Self { failure, again: Again::Unseen }
-    }
-}
-
-/// A task that ends with its handle.
-#[derive(Debug)]
-struct Driver(Option<JoinHandle<()>>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
-}
 
 /// The way of one visitor connection's requests to upstreams.
 pub(super) struct Upstreams {
@@ -222,7 +152,7 @@ impl Upstreams {
         let response = with_idle(progress, connection.upgrade(request, body, progress)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // It may have left HTTP for one of its ends: it carries no other request.
-            return Ok(Reply::Response(http1::body_then(connection, response, drop)));
+            return Ok(Reply::Response(incoming::body_then(connection, response, drop)));
         }
         let (head, ()) = response.into_parts();
         let switched = connection.into_stream();
@@ -247,7 +177,7 @@ impl Upstreams {
         }
         self.note_own(&lease.pool, lease.sharing);
         let keep = move |connection| lease.pool.keep(connection, lease.sharing, lease.replaces);
-        Ok(http1::body_then(connection, response, keep))
+        Ok(incoming::body_then(connection, response, keep))
     }
 
     async fn send_http2<G: Gateway>(
@@ -345,42 +275,4 @@ async fn with_idle<T>(
             return Err(SendError { failure, again: Again::No });
         }
     }
-}
-
-/// Methods that may be sent twice (RFC 9110 section 9.2.2).
-pub(super) fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
-}
-
-/// The stream broke before an answer.
-fn lost(detail: &str, again: Again) -> SendError {
-    let message = "The connection to the agent of this endpoint broke.";
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
-    SendError { failure, again }
-}
-
-/// Nothing came from behind the agent.
-fn unreachable(again: Again) -> SendError {
-    let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message);
-    SendError { failure, again }
-}
-
-/// The answer is not HTTP.
-fn garbage(message: impl std::fmt::Display) -> SendError {
-    let detail = format!("the upstream's answer is not valid HTTP: {message}");
-    let message = "The upstream's answer is not valid HTTP.";
-    let failure =
-        Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message).because(detail);
-    SendError { failure, again: Again::No }
-}
-
-/// What a visitor is told of its own fault.
-pub(super) fn fault_failure(fault: Fault) -> Failure {
-    let status = match fault {
-        Fault::Refused(refusal) => refusal.status(),
-        Fault::HeadLate | Fault::BodyStalled => StatusCode::REQUEST_TIMEOUT,
-        Fault::WriteStalled | Fault::Idle | Fault::Gone => StatusCode::BAD_REQUEST,
-    };
-    Failure::plain(status, format!("The request was not accepted: {fault}."))
 }

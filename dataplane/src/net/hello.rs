@@ -1,4 +1,4 @@
-//! The first bytes on a TLS listener: libpq's requests answered, the hello looked at and left for whoever ends TLS.
+//! The first bytes on a TLS listener: libpq's requests answered, the hello peeked and left for TLS to read.
 
 use std::io;
 use std::sync::Arc;
@@ -91,9 +91,9 @@ async fn look(socket: &mut Socket) -> Result<Hello, NoHello> {
 
 async fn more(socket: &mut Socket) -> Result<Detected, NoHello> {
     loop {
-        match detect(socket.looked_at()) {
-            Detected::NeedMore if socket.looked_at().len() > LOOK_BYTES_MAX => return Err(NoHello::NotTls),
-            Detected::NeedMore if socket.look_further().await? == 0 => return Err(NoHello::Closed),
+        match detect(socket.peeked()) {
+            Detected::NeedMore if socket.peeked().len() > LOOK_BYTES_MAX => return Err(NoHello::NotTls),
+            Detected::NeedMore if socket.peek_more().await? == 0 => return Err(NoHello::Closed),
             Detected::NeedMore => {}
             found => return Ok(found),
         }
@@ -101,10 +101,10 @@ async fn more(socket: &mut Socket) -> Result<Detected, NoHello> {
 }
 
 async fn answer(socket: &mut Socket, request_bytes: usize, reply: &[u8]) -> Result<(), NoHello> {
-    if socket.looked_at().len() != request_bytes {
+    if socket.peeked().len() != request_bytes {
         return Err(NoHello::Smuggled);
     }
-    socket.swallow(request_bytes);
+    socket.consume(request_bytes);
     socket.write_all(reply).await?;
     Ok(())
 }
@@ -125,13 +125,13 @@ pub async fn finish_handshake(
     Ok(stream)
 }
 
-/// Nobody answers to the name: a fatal alert, and no certificate (RFC 6066 section 3).
+/// No endpoint has the name: a fatal alert, and no certificate (RFC 6066 section 3).
 pub async fn refuse_name(socket: &mut Socket) {
     refuse(socket, &tls::alert(AlertDescription::UnrecognisedName)).await;
 }
 
 async fn refuse(socket: &mut Socket, answer: &[u8]) {
-    socket.swallow(usize::MAX);
+    socket.consume(usize::MAX);
     let send = async {
         socket.write_all(answer).await?;
         socket.shutdown().await

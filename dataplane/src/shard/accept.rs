@@ -8,8 +8,8 @@ use tokio::task::spawn_local;
 use super::shared;
 use crate::agents::{self, Agents};
 use crate::http::UpstreamPools;
-use crate::l4::{self, Record};
-use crate::net::listen::Comer;
+use crate::l4::{self, ConnLog};
+use crate::net::listen::PeerKind;
 use crate::net::socket::Socket;
 use crate::state::mailbox::Entrance;
 use crate::state::metrics::ListenerLabel;
@@ -30,14 +30,14 @@ pub(super) fn begin(
         edge.metrics.connections_blocked.inc();
         return;
     }
-    let comer = if *entrance == Entrance::Connect { Comer::Agent } else { Comer::Visitor };
-    let admit = |comer| edge.caps.admit(socket.peer().ip(), comer).map(|admitted| (comer, admitted));
-    let admitted = match admit(comer) {
+    let kind = if *entrance == Entrance::Connect { PeerKind::Agent } else { PeerKind::Client };
+    let admit = |kind| edge.limits.admit(socket.peer().ip(), kind).map(|admitted| (kind, admitted));
+    let admitted = match admit(kind) {
         // A connection here may be an agent's, and there is room for those.
-        Err(_) if *entrance == Entrance::Shared => admit(Comer::Agent),
+        Err(_) if *entrance == Entrance::Shared => admit(PeerKind::Agent),
         admitted => admitted,
     };
-    let (comer, admitted) = match admitted {
+    let (kind, admitted) = match admitted {
         Ok(admitted) => admitted,
         Err(refused) => {
             edge.metrics.connections_refused.inc();
@@ -51,19 +51,19 @@ pub(super) fn begin(
             spawn_local(agents::serve(shard, Arc::clone(agents), socket, admitted));
         }
         Entrance::Http => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(l4::serve_http(shard, upstreams, socket, record));
+            let log = ConnLog::begin(&shard, &socket, admitted);
+            spawn_local(l4::serve_http(shard, upstreams, socket, log));
         }
         Entrance::Tls => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(l4::serve_tls(shard, upstreams, socket, record));
+            let log = ConnLog::begin(&shard, &socket, admitted);
+            spawn_local(l4::serve_tls(shard, upstreams, socket, log));
         }
         Entrance::Shared => {
-            spawn_local(shared::serve(shard, Arc::clone(agents), upstreams, socket, comer, admitted));
+            spawn_local(shared::serve(shard, Arc::clone(agents), upstreams, socket, kind, admitted));
         }
         Entrance::Tcp { host, port } => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(l4::serve_tcp(shard, socket, record, host, port));
+            let log = ConnLog::begin(&shard, &socket, admitted);
+            spawn_local(l4::serve_tcp(shard, socket, log, host, port));
         }
     }
 }

@@ -10,9 +10,9 @@ use tokio::time::{Duration, timeout};
 
 use crate::agents::{self, Agents};
 use crate::http::UpstreamPools;
-use crate::l4::{self, Record};
+use crate::l4::{self, ConnLog};
 use crate::net::hello::{Hello, read_hello};
-use crate::net::listen::{Admitted, Comer};
+use crate::net::listen::{ConnPermit, PeerKind};
 use crate::net::socket::Socket;
 use crate::net::tls::HELLO_SECS_MAX;
 use crate::state::shard::Shard;
@@ -24,25 +24,25 @@ pub(super) async fn serve(
     agents: Arc<Agents>,
     upstreams: UpstreamPools,
     mut socket: Socket,
-    comer: Comer,
-    admitted: Admitted,
+    kind: PeerKind,
+    admitted: ConnPermit,
 ) {
     let limit = Duration::from_secs(HELLO_SECS_MAX);
     match timeout(limit, agents::begins_raw(&mut socket)).await {
-        Ok(true) => return as_agent(shard, agents, socket, comer, admitted).await,
+        Ok(true) => return as_agent(shard, agents, socket, kind, admitted).await,
         Ok(false) => {}
-        Err(_) => return Record::new(&shard, &socket, admitted).refuse(None, "no first bytes in time"),
+        Err(_) => return ConnLog::begin(&shard, &socket, admitted).refuse(None, "no first bytes in time"),
     }
     let hello = match read_hello(&mut socket).await {
         Ok(hello) => hello,
-        Err(refusal) => return Record::new(&shard, &socket, admitted).refuse(None, refusal.to_string()),
+        Err(refusal) => return ConnLog::begin(&shard, &socket, admitted).refuse(None, refusal.to_string()),
     };
     if is_agents(&hello, &shard.edge().tables.load().connect) {
-        return as_agent(shard, agents, socket, comer, admitted).await;
+        return as_agent(shard, agents, socket, kind, admitted).await;
     }
-    let admitted = match comer {
-        Comer::Visitor => admitted,
-        Comer::Agent => match shard.edge().caps.admit(socket.peer().ip(), Comer::Visitor) {
+    let admitted = match kind {
+        PeerKind::Client => admitted,
+        PeerKind::Agent => match shard.edge().limits.admit(socket.peer().ip(), PeerKind::Client) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 shard.edge().metrics.connections_refused.inc();
@@ -50,15 +50,15 @@ pub(super) async fn serve(
             }
         },
     };
-    let record = Record::new(&shard, &socket, admitted);
-    l4::serve_hello(shard, upstreams, socket, hello, record).await;
+    let log = ConnLog::begin(&shard, &socket, admitted);
+    l4::serve_hello(shard, upstreams, socket, hello, log).await;
 }
 
 /// Counts the connection as an agent's, and hands it on.
-async fn as_agent(shard: Shard, agents: Arc<Agents>, socket: Socket, comer: Comer, admitted: Admitted) {
-    let admitted = match comer {
-        Comer::Agent => admitted,
-        Comer::Visitor => match shard.edge().caps.admit(socket.peer().ip(), Comer::Agent) {
+async fn as_agent(shard: Shard, agents: Arc<Agents>, socket: Socket, kind: PeerKind, admitted: ConnPermit) {
+    let admitted = match kind {
+        PeerKind::Agent => admitted,
+        PeerKind::Client => match shard.edge().limits.admit(socket.peer().ip(), PeerKind::Agent) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 shard.edge().metrics.connections_refused.inc();

@@ -1,6 +1,6 @@
 //! Counts changes of what the edge serves and where, for the thread that waits for them.
 //!
-//! Knows neither what changed nor who waits.
+//! Knows neither what changed nor which thread waits.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Something changed. Never waits for those who look.
+    /// Something changed. Never waits for the waiting thread.
     pub fn note(&self) {
         *self.lock() += 1;
         self.changed.notify_all();

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::log::{self, Refusals, Sum};
-use crate::net::listen::Caps;
+use crate::net::listen::ConnLimits;
 use crate::relay::IdleLimits;
 use crate::state::blocklist::Blocklist;
 use crate::state::changes::Changes;
@@ -51,10 +51,10 @@ impl Waits {
 pub struct Edge {
     /// The Program in force.
     pub tables: ArcSwap<Tables>,
-    /// Who is online.
+    /// Endpoints that are online.
     pub routes: RouteTable,
     /// How many connections may be open.
-    pub caps: Arc<Caps>,
+    pub limits: Arc<ConnLimits>,
     /// Counters.
     pub metrics: Metrics,
     /// The outbox to control.
@@ -86,7 +86,7 @@ pub enum Stage {
     Serving,
     /// Nothing new is accepted; requests and connections in flight go on.
     Draining,
-    /// Agents are told to go.
+    /// Agents are asked to disconnect.
     Ending,
     /// Shards stop.
     Stopped,
@@ -96,7 +96,7 @@ impl Edge {
     /// An edge without Program, listeners and shards, and its events for control. `ports` are reserved ones, none open. Call
     /// inside the runtime of everything that is no visitor's traffic.
     pub fn new(
-        caps: Arc<Caps>,
+        limits: Arc<ConnLimits>,
         fetcher: Fetcher,
         tickets: TicketKey,
         waits: Waits,
@@ -108,7 +108,7 @@ impl Edge {
         let edge = Self {
             tables: ArcSwap::default(),
             routes: RouteTable::default(),
-            caps,
+            limits,
             keys: Keys::new(fetcher, background.clone(), &metrics),
             metrics,
             reports,
@@ -192,7 +192,7 @@ impl Edge {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An agent's endpoint came or went: who stands alone at a port may be another now.
+    /// An agent's endpoint was added or removed: a port may have another owner now.
     pub fn occupant_changed(&self, endpoint: &Endpoint) {
         if endpoint.url.scheme() == Scheme::Tcp && endpoint.binding == Binding::Public {
             self.changes.note();

@@ -1,21 +1,18 @@
-//! What shards are told by others, and where they accept connections.
+//! Messages to shards, and the entrances where they accept connections.
 
-use std::any::Any;
 use std::net::UdpSocket;
 use std::sync::OnceLock;
 
 use ebbgate_model::{Host, TunnelSessionId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::net::listen::Listener;
-use crate::tunnel::carrier::{Link, Origin, RawLink};
-use crate::tunnel::crossing::Crossing;
-use crate::tunnel::session::{AgentRef, OpenError};
+use crate::tunnel::dialer::IdleLink;
 
 /// Messages waiting for one shard.
 const MAILBOX_MAX: usize = 4096;
 
-/// What a shard is told by others.
+/// A message to a shard.
 pub enum Message {
     /// Accept connections here.
     Listen(Entrance, Listener),
@@ -23,19 +20,13 @@ pub enum Message {
     Quic(UdpSocket),
     /// Stop accepting on a port.
     Close(u16),
-    /// Go on with a connection of l4 whose session lives here.
-    Moved(Box<dyn Any + Send>),
-    /// Open a stream for a request that is handled elsewhere.
-    Open(Box<OpenRequest>),
     /// Keep a link ready here.
-    Park(Box<Link>),
-    /// Keep a raw link ready here.
-    ParkRaw(Box<RawLink>),
+    Park(Box<IdleLink>),
     /// A session has ended: end its links.
     EndLinks(TunnelSessionId),
 }
 
-/// Where a connection came in.
+/// The listener that accepted a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Entrance {
     /// HTTP in clear.
@@ -66,16 +57,6 @@ impl Entrance {
             Self::Tcp { .. } => "tcp",
         }
     }
-}
-
-/// A stream wanted by another shard.
-pub struct OpenRequest {
-    /// Of this agent.
-    pub agent: AgentRef,
-    /// For this visitor.
-    pub origin: Origin,
-    /// Who asked.
-    pub reply: oneshot::Sender<Result<Crossing, OpenError>>,
 }
 
 /// The mailboxes of all shards.

@@ -10,6 +10,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+pub use crate::net::gauge::Open;
+pub use crate::tunnel::metrics::CarrierLabel;
+
 /// Which listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ListenerLabel {
@@ -24,35 +27,11 @@ pub struct CodeLabel {
     pub code: String,
 }
 
-/// How a proxied stream travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CarrierLabel {
-    /// `mux`, `link`, `raw` or `quic`.
-    pub carrier: &'static str,
-}
-
 /// Class of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StatusLabel {
     /// `2xx` and so on; `dropped` without an answer.
     pub status: &'static str,
-}
-
-/// One of what a gauge counts, until dropped.
-pub struct Open(Gauge);
-
-impl Open {
-    /// Counts one in.
-    pub fn count(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 macro_rules! metrics {
@@ -137,8 +116,8 @@ metrics! {
     upstream_connections_reused: Counter = "upstream_connections_reused", "HTTP requests sent on a connection to an upstream that had carried another one";
     /// Upstream connections that wait for an HTTP request.
     upstream_connections_idle: Gauge = "upstream_connections_idle", "Connections to upstreams that wait for an HTTP request";
-    /// Connections tried again on another member of a pool.
-    retries: Counter = "pool_retries", "Connections tried again on another member of a pool";
+    /// Connections and requests tried again on another member of a pool.
+    retries: Counter = "pool_retries", "Connections and requests tried again on another member of a pool";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.

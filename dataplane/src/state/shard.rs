@@ -1,19 +1,17 @@
-//! `Shard`: the handle to the shard a task runs on, and what that shard alone has: TLS configurations, agents' links, and the
-//! sessions that live there.
+//! `Shard`: the handle to the shard a task runs on, and what that shard alone has: TLS configurations, and the dialer with
+//! agents' links.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ebbgate_model::TunnelSessionId;
 use tokio::time::Duration;
 
 use super::edge::Edge;
 use super::mailbox::Message;
 use crate::net::tls::Configs;
-use crate::tunnel::carrier::{Carrier, Link, RawLink};
-use crate::tunnel::links::IdleLinks;
+use crate::tunnel::dialer::{AgentDialer, IdleLink};
+use crate::tunnel::metrics::TunnelMetrics;
 
 /// The handle to the shard a task runs on. Cheap to clone; stays on its thread.
 #[derive(Clone)]
@@ -22,18 +20,24 @@ pub struct Shard(Rc<Local>);
 struct Local {
     index: usize,
     edge: Arc<Edge>,
-    carriers: RefCell<HashMap<TunnelSessionId, Carrier>>,
     configs: RefCell<Configs>,
-    links: IdleLinks,
+    dialer: AgentDialer,
 }
 
 impl Shard {
     /// A shard on this thread's runtime, without listeners.
     pub fn new(index: usize, edge: Arc<Edge>) -> Self {
-        let freed_max = Duration::from_millis(edge.waits.idle().half_closed_ms);
-        let links = IdleLinks::new(edge.metrics.links_idle.clone(), freed_max);
-        let (carriers, configs) = (RefCell::default(), RefCell::default());
-        Self(Rc::new(Local { index, edge, carriers, configs, links }))
+        let metrics = &edge.metrics;
+        let counters = TunnelMetrics {
+            streams: metrics.streams.clone(),
+            streams_failed: metrics.streams_failed.clone(),
+            links_idle: metrics.links_idle.clone(),
+            claims_unconfirmed: metrics.claims_unconfirmed.clone(),
+            sessions_silent: metrics.sessions_silent.clone(),
+        };
+        let drain = Duration::from_millis(edge.waits.idle().half_closed_ms);
+        let dialer = AgentDialer::new(counters, drain);
+        Self(Rc::new(Local { index, edge, configs: RefCell::default(), dialer }))
     }
 
     /// What all shards share.
@@ -51,45 +55,19 @@ impl Shard {
         &self.0.configs
     }
 
-    /// Agents' links on this shard.
-    pub fn links(&self) -> &IdleLinks {
-        &self.0.links
-    }
-
-    /// A session that lives here can take streams.
-    pub fn add_carrier(&self, id: TunnelSessionId, carrier: Carrier) {
-        self.0.carriers.borrow_mut().insert(id, carrier);
-    }
-
-    /// A session that lived here has ended.
-    pub fn remove_carrier(&self, id: TunnelSessionId) {
-        self.0.carriers.borrow_mut().remove(&id);
-    }
-
-    /// The carrier of a session that lives here.
-    pub(super) fn carrier(&self, id: TunnelSessionId) -> Option<Carrier> {
-        self.0.carriers.borrow().get(&id).cloned()
+    /// Opens streams to agents.
+    pub fn dialer(&self) -> &AgentDialer {
+        &self.0.dialer
     }
 
     /// Parks a link on the shard of its choice.
-    pub fn park(&self, index: usize, mut link: Link) {
+    pub fn park(&self, index: usize, mut link: IdleLink) {
         if index == self.index() {
-            return self.links().park(link);
+            return self.dialer().park(link);
         }
         // The peer is gone, or the shard takes nothing: the link closes and the agent opens another.
         if link.detach().is_ok() {
             let _ = self.edge().mailboxes.send(index, Message::Park(Box::new(link)));
-        }
-    }
-
-    /// Parks a raw link on the shard of its choice.
-    pub fn park_raw(&self, index: usize, mut link: RawLink) {
-        if index == self.index() {
-            return self.links().park_raw(link);
-        }
-        // As for links.
-        if link.detach().is_ok() {
-            let _ = self.edge().mailboxes.send(index, Message::ParkRaw(Box::new(link)));
         }
     }
 }

@@ -1,12 +1,12 @@
-//! What this edge serves and where, read from its state: the input of [`plan`](super::owned::plan).
+//! What this edge serves and where, read from its state: the input of [`plan`](super::offload::plan).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ebbgate_model::{Host, Scheme};
 
-use super::Wanted;
-use super::owned::{Listening, Occupant};
+use super::exchange::Wanted;
+use super::offload::{Listening, PortOwner};
 use crate::state::edge::Edge;
 use crate::state::endpoint::Kind;
 
@@ -28,10 +28,10 @@ fn read(edge: &Edge, shared: Vec<SocketAddr>) -> Option<Wanted> {
     Some(Wanted { tables, listening })
 }
 
-fn owner(edge: &Edge, host: &Host, port: u16) -> Occupant {
-    let Some((_, pool)) = edge.routes.public(Scheme::Tcp, host, port) else { return Occupant::Nobody };
+fn owner(edge: &Edge, host: &Host, port: u16) -> PortOwner {
+    let Some((_, pool)) = edge.routes.public(Scheme::Tcp, host, port) else { return PortOwner::Unserved };
     match pool.members() {
-        [one] if matches!(one.kind, Kind::Cloud) && !one.pooling_enabled => Occupant::Alone(one.id),
-        _ => Occupant::Others,
+        [one] if matches!(one.kind, Kind::Cloud) && !one.pooling_enabled => PortOwner::One(one.id),
+        _ => PortOwner::Several,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ebbgate_edge::feed::Feed;
 use ebbgate_edge::state::saved::{Saved, Written};
-use ebbgate_edge::xdp::{Guard, Settings};
+use ebbgate_edge::xdp::{Settings, XdpHandle};
 use ebbgate_model::feed::{FEED_PATH, FromEdge, ToEdge};
 use ebbgate_model::{
     AccountId, Action, Binding, CertificateId, CertificateSpec, CloudEndpointSpec, EdgeId, EndpointId,
@@ -100,7 +100,8 @@ fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
         edge: lab.edge.clone(),
         agents: lab.agents.clone(),
         xdp: Arc::new(
-            Guard::start(Settings::default(), lab.edge.changes.clone(), lab.edge.blocklist.clone()).unwrap(),
+            XdpHandle::start(Settings::default(), lab.edge.changes.clone(), lab.edge.blocklist.clone())
+                .unwrap(),
         ),
         saved: Saved::open(&dir.join("edge")).unwrap(),
         events: std::mem::replace(&mut lab.events, none),

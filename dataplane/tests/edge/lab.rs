@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_edge::agents::Agents;
 use ebbgate_edge::feed::install;
-use ebbgate_edge::net::listen::{self, Caps};
+use ebbgate_edge::net::listen::{self, ConnLimits};
 use ebbgate_edge::net::ring::Form;
 use ebbgate_edge::net::tls::provider;
 use ebbgate_edge::shard;
@@ -161,7 +161,7 @@ impl Lab {
         let ports = Ports::new("127.0.0.1".parse().unwrap(), SHARDS);
         let waits = Waits { relay_idle_secs, half_closed_secs: 60 };
         let (edge, events) =
-            Edge::new(Caps::new(5000, 5000), fetcher, TicketKey::new(&[7; 32]), waits, ports);
+            Edge::new(ConnLimits::new(5000, 5000), fetcher, TicketKey::new(&[7; 32]), waits, ports);
         let edge = Arc::new(edge);
         let agents = Agents::new(Arc::clone(&edge));
         let mailboxes = edge.mailboxes.open(SHARDS);

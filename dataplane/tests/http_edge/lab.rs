@@ -26,6 +26,7 @@ use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
 };
 use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, References};
+use ebbgate_tunnel::driver::SessionHandle;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
@@ -105,7 +106,7 @@ impl Gateway for Lab {
         let Kind::Agent(to) = &agent.kind else { return Err(OpenError::NoAgent(agent.id)) };
         let session = &to.session;
         session.make_room().await;
-        let slot = session.clone().take_slot().ok_or(OpenError::SessionFull(session.id))?;
+        let slot = session.slot()?;
         let serve = self.0.upstreams.borrow().get(&agent.id).cloned();
         let serve = serve.ok_or(OpenError::SessionEnded(session_id(0)))?;
         self.0.opened.set(self.0.opened.get() + 1);
@@ -228,7 +229,12 @@ impl Lab {
         made: Made,
         serve: impl Fn(DuplexStream) + 'static,
     ) -> Arc<Endpoint> {
-        let session = Arc::new(SessionState::new(session_id(self.0.made.get()), 0, made.streams_max));
+        let session = Arc::new(SessionState::new(
+            session_id(self.0.made.get()),
+            SessionHandle::ended(),
+            Arc::default(),
+            made.streams_max,
+        ));
         self.agent_of(session, url, made, serve)
     }
 

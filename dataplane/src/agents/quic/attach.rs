@@ -16,13 +16,13 @@ use super::watch::watch;
 use crate::state::clock;
 use crate::state::edge::Stage;
 use crate::state::metrics::Open;
-use crate::tunnel::carrier::QuicWay;
+use crate::tunnel::quic::QuicTransport;
 
 /// A connection whose handshake is done.
 pub(super) struct Newcomer {
     pub(super) connection: Connection,
     pub(super) peer: IpAddr,
-    /// Only sessions of this account may come by the name it came for; None: of any.
+    /// Only sessions of this account may use the name it asked for; None: any.
     pub(super) ingress: Option<AccountId>,
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn attach(
     let Newcomer { connection, peer, ingress } = newcomer;
     let edge = agents.edge();
     let now_s = clock::unix_ms() / 1000;
-    let way = QuicWay::new(connection.clone(), false);
+    let way = QuicTransport::new(connection.clone(), false);
     let session = session_of_ticket(agents, ticket, ingress, peer, now_s);
     let Some(session) = session.filter(|session| session.state.attach(&way)) else {
         tracing::debug!(%peer, "a QUIC connection is not attached: its ticket is void, or the session over");
@@ -68,7 +68,7 @@ pub(super) async fn attach(
 }
 
 /// Waits for the agent's wish for no new streams, and then for the connection to end with its last one.
-async fn detached(stream: &mut Stream, way: &Arc<QuicWay>) {
+async fn detached(stream: &mut Stream, way: &Arc<QuicTransport>) {
     // A byte here means nothing yet; the end means that no new streams shall come.
     while stream.read_u8().await.is_ok() {}
     way.detach();

@@ -13,13 +13,13 @@ use super::super::registry::Agents;
 use super::super::session::AgentSession;
 use crate::state::edge::Edge;
 use crate::state::metrics::Open;
-use crate::tunnel::carrier::QuicWay;
+use crate::tunnel::quic::QuicTransport;
 
 /// Watches the connection a session runs over, until either ends. A session that may not be where its agent has gone ends.
 pub(in super::super) async fn watch_session(
     agents: Arc<Agents>,
     session: Arc<AgentSession>,
-    way: Arc<QuicWay>,
+    way: Arc<QuicTransport>,
 ) {
     watch(agents.edge(), &session, &way, |source| agents.moved(&session, source)).await;
 }
@@ -28,7 +28,7 @@ pub(in super::super) async fn watch_session(
 pub(super) async fn watch(
     edge: &Edge,
     session: &AgentSession,
-    way: &QuicWay,
+    way: &QuicTransport,
     mut came: impl FnMut(IpAddr) -> bool,
 ) {
     let connection = way.connection();

@@ -82,7 +82,9 @@ impl Connection {
             take_out(edge, &bound);
             return Err(Refusal { code: None, message: "the session has ended".into() });
         }
-        session.settle(edge, &bind_id, tables).inspect_err(|_| drop(session.remove(edge, &bind_id)))?;
+        session
+            .recheck_endpoint(edge, &bind_id, tables)
+            .inspect_err(|_| drop(session.remove(edge, &bind_id)))?;
         tracing::info!(session = %session.state.id, endpoint = %endpoint.id, url = %endpoint.url, "endpoint online");
         let token = BindToken {
             client_id: session.client_id.clone(),
@@ -197,7 +199,7 @@ impl Connection {
             match session.replace(edge, &before, bound, RouteTable::bind) {
                 Ok(()) => {
                     edge.occupant_changed(&before);
-                    return session.settle(edge, &id, tables).inspect_err(|refusal| {
+                    return session.recheck_endpoint(edge, &id, tables).inspect_err(|refusal| {
                         let code = refusal.code.unwrap_or(ErrorCode::ACL_NAME);
                         session.stop_endpoint(edge, &id, code, &refusal.message);
                     });

@@ -1,7 +1,7 @@
 //! Changes of the Program that come while an agent binds and patches, one order of events each.
 
 use super::*;
-use crate::net::listen::Caps;
+use crate::net::listen::ConnLimits;
 use crate::state::edge::Waits;
 use crate::state::endpoint::fixture;
 use crate::state::jwks::Fetcher;
@@ -15,7 +15,7 @@ fn edge() -> Edge {
     let fetcher = Fetcher::new(None, true).unwrap();
     let ports = Ports::new("127.0.0.1".parse().unwrap(), 1);
     let waits = Waits { relay_idle_secs: 60, half_closed_secs: 60 };
-    Edge::new(Caps::new(9, 9), fetcher, TicketKey::new(&[7; 32]), waits, ports).0
+    Edge::new(ConnLimits::new(9, 9), fetcher, TicketKey::new(&[7; 32]), waits, ports).0
 }
 
 /// A session of the one credential of `tables`.
@@ -27,7 +27,12 @@ fn session(tables: &Tables) -> AgentSession {
     let text_bytes = Counter::new(0);
     let taken = || text_bytes.take(0).unwrap();
     AgentSession {
-        state: Arc::new(SessionState::new(TunnelSessionId::new(Ksuid::new(1, [1; 16])), 0, 1)),
+        state: Arc::new(SessionState::new(
+            TunnelSessionId::new(Ksuid::new(1, [1; 16])),
+            driver::SessionHandle::ended(),
+            Arc::default(),
+            1,
+        )),
         client_id: String::new(),
         mux,
         links: SessionLinks::new(None),
@@ -105,10 +110,10 @@ async fn a_program_that_came_during_a_bind_is_obeyed() {
     let session = session(&judged);
     edge.tables.store(Arc::clone(&judged));
     assert!(session.add(&edge, bound(&session, fixture::agent(1, "tcp://a.internal:1"))));
-    assert_eq!(session.settle(&edge, "a", Arc::clone(&judged)), Ok(()));
+    assert_eq!(session.recheck_endpoint(&edge, "a", Arc::clone(&judged)), Ok(()));
     // Its recheck ran before the endpoint was added.
     edge.tables.store(Arc::new(bind::tests::tables(&["bind:b.internal"])));
-    let refusal = session.settle(&edge, "a", Arc::clone(&judged)).unwrap_err();
+    let refusal = session.recheck_endpoint(&edge, "a", Arc::clone(&judged)).unwrap_err();
     assert_eq!(refusal.code, Some(ErrorCode::ACL_NAME));
-    assert!(session.settle(&edge, "b", judged).is_err(), "stopped meanwhile");
+    assert!(session.recheck_endpoint(&edge, "b", judged).is_err(), "stopped meanwhile");
 }

@@ -5,9 +5,20 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::grammar::{LineScanner, field, is_token, is_token_byte, lines};
-use super::{
-    BodyFraming, CHUNK_EXTENSION_BYTES_MAX, CHUNK_LINE_BYTES_MAX, Refusal, TRAILER_BYTES_MAX, TRAILERS_MAX,
-};
+use super::{CHUNK_EXTENSION_BYTES_MAX, CHUNK_LINE_BYTES_MAX, Refusal, TRAILER_BYTES_MAX, TRAILERS_MAX};
+
+/// How a body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// There is none.
+    None,
+    /// This many bytes, at least one.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// Until the connection closes (responses only).
+    UntilClose,
+}
 
 /// Digits of a chunk size: 60 bits, so that no sum of sizes in memory can overflow.
 const CHUNK_SIZE_DIGITS_MAX: usize = 15;

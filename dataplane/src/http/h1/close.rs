@@ -66,8 +66,8 @@ where
     let idle = IdleLimits { open_ms: idle_ms, half_closed_ms: idle_ms };
     let ended = relay::copy(&mut visitor, &mut upstream, idle).await;
     let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    tunnel.record.progress.moved(Direction::In, bytes(ended.bytes_up));
-    tunnel.record.progress.moved(Direction::Out, bytes(ended.bytes_down));
+    tunnel.log.sink().progress.moved(Direction::In, bytes(ended.bytes_up));
+    tunnel.log.sink().progress.moved(Direction::Out, bytes(ended.bytes_down));
     match ended.end {
         End::Finished => "tunnel finished",
         End::Failed(_) => "tunnel broke",

@@ -4,48 +4,27 @@
 //! request is answered the connection is watched, so that a client that goes away is noticed. Does not know routing or
 //! policies.
 
-mod receive;
-mod respond;
-
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use futures_util::future::Fuse;
-use http::{Method, Request, Version};
+use http::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::close::{linger, refuse, tunnel};
+use super::conn::{Asked, Conn, End, gone};
 use super::input::poll_read;
-use super::outbox::Outbox;
 use crate::dispatch::gateway::{Gateway, HttpOutcome};
 use crate::http::exchange::Exchange;
 use crate::http::fault::{BodyFault, Fault};
 use crate::http::fields;
-use crate::http::framing::{Refusal, RequestDecoder, RequestHead};
-use crate::http::limits::Limits;
-use crate::http::min_rate::{MinRate, SlowAllowance};
-use crate::http::timer::Timer;
+use crate::http::framing::{Refusal, RequestHead};
+use crate::http::min_rate::MinRate;
 use crate::http::visitor::{Answer, Tunnel, Visitor};
-use receive::Arriving;
-use respond::Asked;
-
-/// Why a connection is over.
-#[derive(Debug)]
-enum End {
-    /// In order, between two messages.
-    Closed,
-    /// Between two messages, for the client's fault: it is told, and nothing after it is answered.
-    Refused(Fault),
-    /// Inside a message.
-    Broken(BodyFault),
-    /// A policy asked for it.
-    Policy,
-}
 
 /// Serves the connection to its end.
 pub(in crate::http) async fn serve<G, IO>(visitor: Rc<Visitor<G>>, io: IO) -> HttpOutcome
@@ -90,62 +69,7 @@ where
     HttpOutcome { requests: conn.requests, outcome, broken: broken && conn.is_version_1_0() }
 }
 
-/// See the module.
-struct Conn<IO> {
-    io: IO,
-    /// What was read and not taken apart yet.
-    input: BytesMut,
-    /// The client has ended its side.
-    ended: bool,
-    decoder: RequestDecoder,
-    arriving: Option<Arriving>,
-    /// Why nothing that the client sends counts any more.
-    fault: Option<Fault>,
-    out: Outbox,
-    flushed: bool,
-    drains: bool,
-    /// Of the request in hand.
-    version: Version,
-    requests: u64,
-    /// When the current wait for a head, for the next request or for more of a half-closed client's answer began.
-    since: Instant,
-    limits: Rc<Limits>,
-    patience: Rc<SlowAllowance>,
-    read_rate: MinRate,
-    write_rate: MinRate,
-    read_timer: Timer,
-    write_timer: Timer,
-}
-
 impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
-    /// `patience` is what the client's source has.
-    fn new(io: IO, limits: Rc<Limits>, patience: Rc<SlowAllowance>) -> Self {
-        Self {
-            io,
-            input: BytesMut::new(),
-            ended: false,
-            decoder: RequestDecoder::default(),
-            arriving: None,
-            fault: None,
-            out: Outbox::default(),
-            flushed: true,
-            drains: false,
-            version: Version::HTTP_11,
-            requests: 0,
-            since: Instant::now(),
-            read_rate: MinRate::lenient(limits.pace, limits.pace_bytes_min, &patience),
-            write_rate: MinRate::lenient(limits.write_pace, limits.pace_bytes_min, &patience),
-            limits,
-            patience,
-            read_timer: Timer::default(),
-            write_timer: Timer::default(),
-        }
-    }
-
-    fn is_version_1_0(&self) -> bool {
-        self.version == Version::HTTP_10
-    }
-
     /// Waits for the next head.
     async fn next_head<D: Future<Output = ()>>(
         &mut self,
@@ -270,9 +194,4 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
         }
         self.poll_watch(cx).map(Err)
     }
-}
-
-/// The connection broke.
-fn gone() -> Poll<End> {
-    Poll::Ready(End::Broken(BodyFault::Visitor(Fault::Gone)))
 }

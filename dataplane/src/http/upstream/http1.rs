@@ -3,8 +3,6 @@
 //! No task of its own: what waits for the head of the response, and then its body, drives both directions, so that an
 //! answer is heard while the request is still on its way. An idle connection is looked at when it is wanted.
 
-mod incoming;
-
 use std::any::Any;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -21,7 +19,8 @@ use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Duration, timeout};
 
-use super::{Again, ReplayBody, SendError, fault_failure, garbage, lost, unreachable};
+use super::outcome::{Again, SendError, fault_failure, garbage, lost, unreachable};
+use super::replay::ReplayBody;
 use crate::http::body::{Body, Progress};
 use crate::http::exchange::Exchange;
 use crate::http::fault::BodyFault;
@@ -31,7 +30,6 @@ use crate::http::framing::{
 };
 use crate::http::h1::input::{poll_read, poll_read_body};
 use crate::http::h1::outbox::{Outbox, Sending};
-pub(super) use incoming::body_then;
 
 /// Seconds an upstream may take to close a connection after us.
 const CLOSE_SECS_MAX: u64 = 5;
@@ -50,24 +48,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {
 /// One connection, free or in use. Dropped free, it is closed in order, so that an agent's link serves again; dropped in
 /// use, its stream is reset.
 pub(super) struct Connection {
-    inner: Option<Box<RefCell<Inner>>>,
+    pub(super) inner: Option<Box<RefCell<Inner>>>,
     /// Whether no exchange is under way.
-    is_free: bool,
+    pub(super) is_free: bool,
 }
 
-struct Inner {
+/// What a connection holds.
+pub(super) struct Inner {
     io: Box<dyn Stream>,
     /// What was read and not taken apart yet.
-    input: BytesMut,
+    pub(super) input: BytesMut,
     out: Outbox,
     flushed: bool,
     sending: Option<Sending>,
     decoder: ResponseDecoder,
-    body: BodyDecoder,
+    pub(super) body: BodyDecoder,
     /// The first part of the body, looked at with the head.
     first: Option<BodyPart>,
-    length: Option<u64>,
-    keep_alive: bool,
+    pub(super) length: Option<u64>,
+    pub(super) keep_alive: bool,
     exchange: Exchange,
     progress: Option<Rc<Progress>>,
     /// The upstream takes no more: what it still says may be the answer.
@@ -276,7 +275,7 @@ impl Inner {
     }
 
     /// Sends as much of the request as the upstream takes.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyFault> {
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyFault> {
         loop {
             if let Some(sending) = self.sending.as_mut().filter(|_| self.out.has_room()) {
                 match sending.poll_next(cx, &mut self.out) {
@@ -330,7 +329,7 @@ impl Inner {
     }
 
     /// The next part of the body.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyPart, BodyFault>> {
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyPart, BodyFault>> {
         let upstream = |error: &dyn std::fmt::Display| BodyFault::Upstream(error.to_string());
         self.poll_upload(cx)?;
         loop {
@@ -355,7 +354,7 @@ impl Inner {
     }
 
     /// Whether both messages were whole: the stream is between two exchanges, or has ended with this one.
-    fn is_between(&self) -> bool {
+    pub(super) fn is_between(&self) -> bool {
         self.sending.is_none() && self.out.is_empty() && !self.write_failed && self.input.is_empty()
     }
 

@@ -16,8 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, timeout_at};
 
+use super::driver::Driver;
+use super::outcome::{Again, SendError, fault_failure, garbage, lost, unreachable};
 use super::refusal::{Notes, Watched};
-use super::{Again, Driver, ReplayBody, SendError, fault_failure, garbage, lost, unreachable};
+use super::replay::ReplayBody;
 use crate::http::answer::Failure;
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
@@ -107,19 +109,19 @@ where
     let handshake = builder.handshake(stream).await;
     let (sender, mut connection) = handshake.map_err(|error| failed(&error, Again::Unseen))?;
     let state = Rc::<State>::default();
-    let (shared, heard, mut dial) = (state.clone(), notes.clone(), Some(dial));
+    let (reached, seen, mut dial) = (state.clone(), notes.clone(), Some(dial));
     let driver = tokio::task::spawn_local(async move {
         let driving = poll_fn(|cx| {
             let ended = Pin::new(&mut connection).poll(cx);
             // Settings are the first frame (RFC 9113 section 3.4).
-            if heard.heard.get() {
-                shared.settled.set(true);
+            if seen.heard.get() {
+                reached.settled.set(true);
                 dial = None;
             }
             ended
         });
         let _ = driving.await;
-        shared.closed.set(true);
+        reached.closed.set(true);
     });
     Ok(Connection { sender, state, notes, limits, driver: Rc::new(Driver(Some(driver))) })
 }

@@ -66,7 +66,7 @@ fn begins_with_scheme(text: &[u8]) -> bool {
         let front = text.get(..scheme.len());
         front.is_some_and(|front| front.eq_ignore_ascii_case(scheme.as_bytes()))
     };
-    CONNECTION_SCHEMES.iter().any(|scheme| begins(scheme))
+    CONNECTION_SCHEMES.iter().any(begins)
 }
 
 #[cfg(test)]
