@@ -30,7 +30,7 @@ pub const LINK_STABLE_SECS: u64 = 5;
 pub enum PriorState {
     /// It was being dialled.
     Dialling,
-    /// It had been taken less than [`LINK_STABLE_SECS`] ago and nobody had come.
+    /// It had been taken less than [`LINK_STABLE_SECS`] ago and no visitor had come.
     Fresh,
     /// It waited for a visitor.
     Idle,
@@ -53,7 +53,7 @@ pub struct Links {
     busy: usize,
     /// Fewest idle links in this window.
     lowest: usize,
-    /// Links that the last window never wanted and that nobody has hung up yet.
+    /// Links that the last window never wanted and that are not closed yet.
     spare: usize,
     /// Whether [`Links::dial`] was told of more idle links than there are at the quietest.
     is_watched: bool,

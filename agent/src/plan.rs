@@ -1,4 +1,4 @@
-//! `Plan`: what a session wants next, sans-IO. It remembers who the edge thinks we are (client id, cookie), every
+//! `Plan`: what a session wants next, sans-IO. It remembers the client id and the cookie that the edge gave, every
 //! endpoint with its bind id and token, and when to try again. Time is a `Duration` since some start, randomness an
 //! argument, so that every path is a unit test.
 //!

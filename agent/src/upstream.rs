@@ -1,7 +1,7 @@
 //! Delivers one proxied connection: from the edge's stream to the service inside the private network and back.
 //!
 //! Order on the way in: PROXY header off the stream, TLS ended here if so configured, upstream dialled, PROXY header on,
-//! TLS to the upstream if its address says so, bytes both ways. Knows nothing of sessions or of who may connect.
+//! TLS to the upstream if its address says so, bytes both ways. Knows nothing of sessions or of access control.
 
 mod dial;
 mod error;

@@ -171,7 +171,7 @@ async fn set_passthrough_links(
     Ok(Json(json!({ "id": changed.id, "passthrough_links": allowed })).into_response())
 }
 
-/// The way back for whoever has locked himself out: the account's IP restriction of type `api` is kept, but not in force.
+/// The way back for an account that has locked itself out: its IP restriction of type `api` is kept, but not in force.
 async fn open_api(
     State(admin): State<Admin>,
     Path(id): Path<String>,

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LINE_BYTES_MAX, ToEdge};
+use bytes::Bytes;
+use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LineError, Lines, ToEdge, write_line};
 use ebbgate_model::{EdgeId, Program, ProgramDigest};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -56,12 +56,12 @@ pub enum FeedError {
     /// A status other than 200.
     #[error("control answered {0} to the feed")]
     Status(http::StatusCode),
-    /// A line longer than [`LINE_BYTES_MAX`].
-    #[error("control sent a line longer than {LINE_BYTES_MAX} bytes")]
-    LineTooLong,
-    /// A line that is no message.
-    #[error("control sent a line that is no message: {0}")]
-    Line(#[source] serde_json::Error),
+    /// What control sent is no message.
+    #[error("what control sent cannot be read: {0}")]
+    Line(#[from] LineError),
+    /// A message of ours that has no JSON.
+    #[error("a message cannot be written: {0}")]
+    Unwritten(#[source] serde_json::Error),
     /// No beat from it, or it does not read.
     #[error("control is silent")]
     Silent,
@@ -155,7 +155,7 @@ impl Feed {
                     let frame = frame.map_err(|_| FeedError::Silent)?.ok_or(FeedError::Closed)??;
                     deadline = Instant::now() + silence();
                     received.push(&frame.into_data().unwrap_or_default())?;
-                    while let Some(message) = received.next()? {
+                    while let Some(message) = received.message()? {
                         self.take(message, lines).await?;
                     }
                 }
@@ -329,9 +329,7 @@ struct Gathered {
 
 impl Gathered {
     fn put(&mut self, event: &FromEdge) -> Result<(), FeedError> {
-        serde_json::to_writer(&mut self.text, event).map_err(FeedError::Line)?;
-        self.text.push(b'\n');
-        Ok(())
+        write_line(&mut self.text, event).map_err(FeedError::Unwritten)
     }
 
     fn take(&mut self) -> Bytes {
@@ -340,8 +338,8 @@ impl Gathered {
 }
 
 async fn send(lines: &mpsc::Sender<Bytes>, message: &FromEdge) -> Result<(), FeedError> {
-    let mut line = serde_json::to_vec(message).map_err(FeedError::Line)?;
-    line.push(b'\n');
+    let mut line = Vec::new();
+    write_line(&mut line, message).map_err(FeedError::Unwritten)?;
     send_piece(lines, line.into()).await
 }
 
@@ -355,54 +353,9 @@ fn silence() -> Duration {
     Duration::from_secs(BEAT_SECS) * BEATS_MISSED_MAX
 }
 
-/// Bytes into messages, one per line.
-#[derive(Default)]
-struct Lines {
-    bytes: BytesMut,
-    searched: usize,
-}
-
-impl Lines {
-    fn push(&mut self, piece: &[u8]) -> Result<(), FeedError> {
-        if self.bytes.len().saturating_add(piece.len()) > LINE_BYTES_MAX {
-            return Err(FeedError::LineTooLong);
-        }
-        self.bytes.extend_from_slice(piece);
-        Ok(())
-    }
-
-    fn next(&mut self) -> Result<Option<ToEdge>, FeedError> {
-        let unsearched = self.bytes.get(self.searched..).unwrap_or_default();
-        let Some(end) = unsearched.iter().position(|b| *b == b'\n') else {
-            self.searched = self.bytes.len();
-            return Ok(None);
-        };
-        let line = self.bytes.split_to(self.searched + end);
-        self.bytes.advance(1);
-        self.searched = 0;
-        serde_json::from_slice(&line).map(Some).map_err(FeedError::Line)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_come_out_whole_however_they_come_in() {
-        let text = b"{\"type\":\"beat\"}\n{\"type\":\"news\"}\n{\"type\":\"beat\"}\n";
-        for size in 1..text.len() {
-            let mut lines = Lines::default();
-            let mut got = Vec::new();
-            for piece in text.chunks(size) {
-                lines.push(piece).unwrap();
-                while let Some(message) = lines.next().unwrap() {
-                    got.push(message);
-                }
-            }
-            assert_eq!(got, [ToEdge::Beat, ToEdge::Unknown, ToEdge::Beat]);
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn control_that_does_not_read_is_left() {
@@ -412,12 +365,5 @@ mod tests {
         let stuck = timeout(Duration::from_hours(1), send(&lines, &FromEdge::Beat)).await;
         assert!(matches!(stuck, Ok(Err(FeedError::Silent))));
         assert_eq!(began.elapsed(), silence());
-    }
-
-    #[test]
-    fn garbage_ends_the_feed() {
-        let mut lines = Lines::default();
-        lines.push(b"{\"type\":\n").unwrap();
-        assert!(matches!(lines.next(), Err(FeedError::Line(_))));
     }
 }

@@ -3,6 +3,7 @@
 //! Reads `cargo metadata` and the files that git tracks; with `--write` it renews the picture in ARCHITECTURE.md, else it
 //! changes nothing. A unit test runs it too.
 
+mod circles;
 mod files;
 mod graph;
 mod imports;
@@ -18,9 +19,6 @@ use serde_json::Value;
 
 use crate::workspace;
 use imports::Imports;
-
-/// Files that are being taken apart: their circles are printed, and do not fail.
-const BEING_MENDED: [&str; 4] = ["agent/src/dial.rs", "agent/src/session", "bench/src/chain/", "dataplane/"];
 
 /// What `cargo xtask tidy` takes.
 #[derive(Debug, Default, clap::Args)]
@@ -42,10 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     println!("{picture}\n{}", picture::figures(&imports, &texts));
-    let (findings, later) = findings(&metadata, &texts, &imports)?;
-    for finding in &later {
-        println!("tidy, still to mend: {finding}");
-    }
+    let findings = findings(&metadata, &texts, &imports)?;
     for finding in &findings {
         eprintln!("tidy: {finding}");
     }
@@ -55,18 +50,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bail!("tidy: {} findings", findings.len())
 }
 
-/// What is wrong, and what of it is in files that are being mended.
-fn findings(
-    metadata: &Value,
-    texts: &BTreeMap<String, String>,
-    imports: &Imports,
-) -> Result<(Vec<String>, Vec<String>)> {
+/// What is wrong.
+fn findings(metadata: &Value, texts: &BTreeMap<String, String>, imports: &Imports) -> Result<Vec<String>> {
     let mut findings = graph::check(metadata)?;
     findings.extend(picture::check(texts, &picture::draw(imports))?);
-    findings.extend(order::check(imports));
-    let (later, now): (Vec<_>, Vec<_>) =
-        circles(imports).partition(|circle| BEING_MENDED.iter().any(|place| circle.starts_with(place)));
-    findings.extend(now);
+    findings.extend(arrows_that_are_wrong(imports));
     let for_tests: Vec<String> =
         texts.iter().flat_map(|(path, text)| files::test_modules(path, text)).collect();
     findings.extend(named::check(texts));
@@ -74,12 +62,13 @@ fn findings(
         let is_test = for_tests.iter().any(|test| test == path);
         findings.extend(files::check(path, text, is_test).into_iter().map(|what| format!("{path}:{what}")));
     }
-    Ok((findings, later))
+    Ok(findings)
 }
 
-/// Circles of files in any crate, each as a finding.
-fn circles(imports: &Imports) -> impl Iterator<Item = String> {
-    imports.knots(None).into_iter().flatten().map(|circle| imports.explain(&circle))
+/// Arrows that point up in dataplane, and circles of files in any crate.
+fn arrows_that_are_wrong(imports: &Imports) -> Vec<String> {
+    let circles = imports.knots(None).into_iter().flatten().map(|circle| imports.explain(&circle));
+    order::check(imports).into_iter().chain(circles).collect()
 }
 
 /// The text files that git tracks or would track: path from the root, and content. Binary files (corpora, pictures) and
@@ -117,11 +106,8 @@ mod tests {
 
     /// The findings that added lines cause.
     fn caused(folder: &str, added: &[(&str, &str)]) -> Vec<String> {
-        let wrong = |imports: &Imports| -> Vec<String> {
-            order::check(imports).into_iter().chain(circles(imports)).collect()
-        };
-        let before = wrong(&with(folder, &[]));
-        let after = wrong(&with(folder, added));
+        let before = arrows_that_are_wrong(&with(folder, &[]));
+        let after = arrows_that_are_wrong(&with(folder, added));
         after.into_iter().filter(|finding| !before.contains(finding)).collect()
     }
 
@@ -129,7 +115,7 @@ mod tests {
     fn the_workspace_is_tidy() {
         let (metadata, texts) = (workspace::metadata(false).unwrap(), sources().unwrap());
         let imports = Imports::read(&metadata, &texts).unwrap();
-        assert_eq!(findings(&metadata, &texts, &imports).unwrap().0, Vec::<String>::new());
+        assert_eq!(findings(&metadata, &texts, &imports).unwrap(), Vec::<String>::new());
     }
 
     #[test]
@@ -151,6 +137,15 @@ mod tests {
             [("dataplane/src/lib.rs", "pub mod cellar;\n"), ("dataplane/src/cellar.rs", "//! What.\n")];
         let found = caused("dataplane/", &added);
         let named = found.iter().any(|finding| finding.starts_with("dataplane/src/cellar: has no place"));
+        assert!(named, "{found:?}");
+    }
+
+    #[test]
+    fn a_circle_of_rooms_is_found() {
+        // Rooms of one step; `l4` imports `http`.
+        let found = caused("dataplane/", &[("dataplane/src/http.rs", "use crate::l4::ConnLog;\n")]);
+        let named =
+            found.iter().any(|finding| finding.contains("rooms import each other in a circle: http, l4;"));
         assert!(named, "{found:?}");
     }
 

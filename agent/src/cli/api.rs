@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 
 use super::env::{Env, Failure, files, load};
 
-/// Where control listens when nobody says otherwise.
+/// Control's default address.
 const API_URL_DEFAULT: &str = "http://127.0.0.1:4480";
 /// Seconds a call may take.
 const CALL_SECS_MAX: u64 = 60;

@@ -1,4 +1,4 @@
-//! The `agent:` section (surface.md section 2.2): whom to dial, whom to trust, how to log.
+//! The `agent:` section (surface.md section 2.2): which edge to dial, which certificates to trust, how to log.
 
 use std::fmt;
 use std::path::PathBuf;

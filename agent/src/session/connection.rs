@@ -17,14 +17,25 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::actor::{Actor, Command, Flow};
 use super::delivery::{SessionEvent, StreamDispatcher};
+use super::event::Event;
 use super::links::{self, Book, Kind};
 use super::purpose::{Purpose, read_purpose};
-use super::{AUTH_SECS_MAX, Actor, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow, UNBIND_SECS_MAX};
 use crate::dial::{DialError, Dialled};
 use crate::path::{Advice, PROBE_SECS, Path};
 use crate::plan::{BindOutcome, Key, Refusal};
 use crate::stream::{Proxied, Streams};
+
+/// Longest wait for the answer to Auth, in seconds.
+pub const AUTH_SECS_MAX: u64 = 10;
+/// Longest wait for the answer to Bind, in seconds. Without one it is unknown what the edge serves, so the connection is
+/// given up and the next one takes the session over.
+pub const BIND_SECS_MAX: u64 = 30;
+/// Longest wait for the answer to Unbind, in seconds.
+pub const UNBIND_SECS_MAX: u64 = 10;
+/// Time that connections get to finish when the agent stops, in seconds.
+pub const DRAIN_SECS_MAX: u64 = 3;
 
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
@@ -64,7 +75,7 @@ impl Drop for Tasks {
     }
 }
 
-/// A task that keeps links, and their books; dropping it lets go of every link that nobody uses.
+/// A task that keeps links, and their books; dropping it closes every idle link.
 struct Keeping {
     book: Book,
     task: JoinHandle<()>,
@@ -339,7 +350,7 @@ impl Actor {
         }
     }
 
-    /// Reads a new stream's purpose beside the loop, so that a stalled one holds up nobody, and delivers it there.
+    /// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
     fn open(&self, tasks: &mut Tasks, stream: driver::Stream) {
         let stop_allowed = self.settings.remote_management;
         let dispatcher = tasks.dispatcher.clone();
@@ -404,7 +415,7 @@ impl Actor {
                 tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id));
             }
         }
-        // After it was published: who waited for the answer finds it.
+        // After it was published: a stream that waited for the answer finds it.
         self.routes.answered(key);
     }
 

@@ -1,5 +1,5 @@
 //! Hands proxied streams to the upstream or program of their endpoint, beside the session's loop. A stream may come before
-//! the answer to the Bind of its endpoint; it waits here. The loop only publishes who serves what.
+//! the answer to the Bind of its endpoint; it waits here. The loop only publishes which endpoint is delivered where.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -75,7 +75,7 @@ impl Table {
 }
 
 impl Routes {
-    /// Changes the table; who waits looks again.
+    /// Changes the table; waiting tasks look again.
     fn change(&self, change: impl FnOnce(&mut Table)) {
         change(&mut self.lock());
         self.0.changed.notify_waiters();
@@ -126,23 +126,24 @@ impl Routes {
 
     /// Who serves a bind id. Waits while an answer under way may make it ours, unless [`EARLY_MAX`] streams do so already.
     async fn find(&self, bind_id: &str) -> Option<Arc<Route>> {
-        let mut waiting = None;
+        let _waiting = {
+            let mut table = self.lock();
+            match table.find(bind_id) {
+                Found::Route(route) => return Some(route),
+                Found::No => return None,
+                Found::NotYet if table.waiting >= EARLY_MAX => return None,
+                Found::NotYet => table.waiting += 1,
+            }
+            Waiting(self)
+        };
         loop {
             let mut changed = pin!(self.0.changed.notified());
             // From now on no change is missed.
             changed.as_mut().enable();
-            {
-                let mut table = self.lock();
-                match table.find(bind_id) {
-                    Found::Route(route) => return Some(route),
-                    Found::No => return None,
-                    Found::NotYet if waiting.is_some() => {}
-                    Found::NotYet if table.waiting >= EARLY_MAX => return None,
-                    Found::NotYet => {
-                        table.waiting += 1;
-                        waiting = Some(Waiting(self));
-                    }
-                }
+            match self.lock().find(bind_id) {
+                Found::Route(route) => return Some(route),
+                Found::No => return None,
+                Found::NotYet => {}
             }
             changed.await;
         }
@@ -277,4 +278,60 @@ async fn say_delivered(stream: &mut Stream) -> bool {
         stream.flush().await
     };
     matches!(timeout(Duration::from_secs(DELIVERED_SECS_MAX), say).await, Ok(Ok(())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Plan, RetryPolicy};
+    use ebbgate_wire::rpc::{AuthExtra, Bind};
+
+    fn keys<const N: usize>() -> [Key; N] {
+        let mut plan = Plan::new(AuthExtra::default());
+        [(); N].map(|()| plan.add(Bind::default(), RetryPolicy::Forever, Duration::ZERO))
+    }
+
+    fn route() -> Arc<Route> {
+        let (queue, _) = mpsc::channel(1);
+        Arc::new(Route {
+            name: "a".into(),
+            delivery: Delivery::Accept(queue, super::super::Inbound::default()),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_stream_waits_for_the_answer_that_may_name_its_bind() {
+        let (routes, [key, other]) = (Routes::default(), keys());
+        assert!(routes.find("b1").await.is_none(), "nothing is under way");
+        routes.binding(key, "");
+        routes.binding(other, "b2");
+        let (found, stray, ()) = tokio::join!(routes.find("b1"), routes.find("b3"), async {
+            routes.publish("b1", key, &route());
+            routes.answered(key);
+        });
+        assert!(found.is_some());
+        assert!(stray.is_none(), "what is still under way asked for another id");
+        let (lost, ()) = tokio::join!(routes.find("b2"), async { routes.clear() });
+        assert!(lost.is_none());
+        assert_eq!(routes.lock().waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn so_many_streams_wait_for_an_answer_and_no_more() {
+        let (routes, [key]) = (Routes::default(), keys());
+        routes.binding(key, "");
+        let mut waiting: Vec<_> = (0..EARLY_MAX).map(|_| Box::pin(routes.find("b1"))).collect();
+        for stream in &mut waiting {
+            tokio::select! {
+                biased;
+                _ = stream => panic!("nobody serves it yet"),
+                () = std::future::ready(()) => {}
+            }
+        }
+        assert!(routes.find("b1").await.is_none(), "one too many");
+        routes.publish("b1", key, &route());
+        for stream in waiting {
+            assert!(stream.await.is_some());
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! Keeps the links of one session as [`Links`] says: dials them, waits on each for visitors, hands those to the dispatcher. One
-//! task per link; all of them end with the session, except that a visitor under way keeps his.
+//! task per link; all of them end with the session, except that a link in use stays until its visitor is done.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Kind {
     }
 }
 
-/// Counts visitors who came another way for want of a link; a handle to one [`run`].
+/// Counts visitors that came another way for want of a link; a handle to one [`run`].
 #[derive(Clone)]
 pub(super) struct Book {
     // One lock for all of a session's links of a kind, held for a few additions.
@@ -62,7 +62,7 @@ impl Book {
         Self { links: Arc::new(Mutex::new(links)), wake: Arc::default(), start: Instant::now() }
     }
 
-    /// A visitor who could have had a link had none.
+    /// A visitor for which a link would do found none.
     pub(super) fn missed(&self) {
         self.note(Links::missed);
     }
@@ -180,7 +180,7 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// One link. Its task ends with the session while nobody uses it; a visitor under way is served to his end.
+/// One link. Its task ends with the session while the link is idle; a visitor under way is served to its end.
 struct Link {
     dialer: Arc<dyn Dial>,
     dispatcher: StreamDispatcher,

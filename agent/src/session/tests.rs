@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::dial::{DialError, Dialled, Dialling};
+use crate::dial::{Dial, DialError, Dialled, Dialling};
 use crate::stream::Carrier;
 use edge::Edge;
 

@@ -15,7 +15,7 @@ pub const REVISIONS_KEPT: u64 = 10_000;
 /// Bytes of values in the revisions kept; beyond, the older half is compacted away before [`REVISIONS_KEPT`].
 pub const LOG_BYTES_MAX: u64 = 64 << 20;
 
-/// Longest life of a lease that nobody keeps alive, in seconds.
+/// Longest life of a lease that is not kept alive, in seconds.
 pub const LEASE_SECS_MAX: u64 = 3600;
 
 /// Changes from a revision on, without gaps; ends after an error.

@@ -18,7 +18,7 @@ pub struct DirLock {
 }
 
 impl DirLock {
-    /// Id of the process that holds the lock of a directory now, as it wrote it; None: nobody does.
+    /// Id of the process that holds the lock of a directory now, as it wrote it; None: no process does.
     pub fn holder(dir: &Path) -> Option<u32> {
         let file = File::open(dir.join("control.lock")).ok()?;
         match file.try_lock_shared() {

@@ -249,7 +249,7 @@ impl Cursor {
             if compacted > after {
                 return Err(StoreError::Compacted { asked: after, oldest: compacted });
             }
-            // What a damaged row said nobody knows, but what is stored now is read elsewhere.
+            // What a damaged row said is lost, but what is stored now is read elsewhere.
             let changes = changes.ok_or(StoreError::Compacted { asked: after, oldest: upto })?;
             self.after = upto;
             if !changes.is_empty() {

@@ -1,6 +1,6 @@
 //! `Host`: a lower-cased DNS name, optionally with a leading `*.`, or an IP address.
 //!
-//! Knows syntax and which name covers which. Whether a name is reserved, and by whom, is not known here.
+//! Knows syntax and which name covers which. Does not know whether a name is reserved, or for which account.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -33,7 +33,7 @@ struct Account {
 }
 
 impl Work {
-    /// Charges work. An error is final: whoever comes after gets it too.
+    /// Charges work. An error is final: every later charge gets it too.
     pub(crate) fn spend(&self, units: u64) -> Result<(), EvalError> {
         add(&self.0.spent, units);
         let spent = self.0.spent.load(Relaxed);

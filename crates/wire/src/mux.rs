@@ -352,7 +352,7 @@ impl Mux {
         self.local_streams
     }
 
-    /// Received bytes nobody has read, over all streams.
+    /// Received bytes not read yet, over all streams.
     pub fn unread_bytes(&self) -> usize {
         self.unread_bytes
     }

@@ -1,5 +1,5 @@
 //! The messages of the agent protocol (wire.md §3-4): what they are called, and how JSON becomes them. Knows no I/O
-//! and decides nothing about who may do what.
+//! and decides nothing about permissions.
 //!
 //! Keys are decoded whatever their case (Go says `Authtoken`, Rust `AuthToken`) and encoded in the one spelling every
 //! client accepts.

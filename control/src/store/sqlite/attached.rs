@@ -35,7 +35,7 @@ pub struct Attached {
     pub files: BTreeMap<String, (Vec<u8>, Vec<u8>)>,
 }
 
-/// Puts files into a copy of a database that nobody uses, durably.
+/// Puts files into a copy of a database that no process uses, durably.
 pub fn attach(path: &Path, attached: &Attached) -> Result<(), StoreError> {
     change(path, |db| {
         db.execute_batch(TABLES)?;

@@ -57,7 +57,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Every lease begins anew: nobody could keep it alive while the store was down.
+    /// Every lease begins anew: its holder could not keep it alive while the store was down.
     pub(super) fn new(
         db: Option<Connection>,
         path: PathBuf,
@@ -176,7 +176,7 @@ impl Writer {
                     None => self.leases.remove(&id),
                 };
             }
-            // Announced before answered: who was answered finds the watchers already woken.
+            // Announced before answered: once a caller has its answer, the watchers are already woken.
             if written.revision != before {
                 self.announce.send_replace(written.revision);
             }
@@ -286,7 +286,7 @@ impl<'a> Group<'a> {
         self.written
     }
 
-    /// Writes down where the store now is, and drops revisions nobody needs any more.
+    /// Writes down where the store now is, and drops revisions that no watcher needs any more.
     fn save(&mut self) -> rusqlite::Result<()> {
         let oldest = self.written.revision.saturating_sub(REVISIONS_KEPT);
         if oldest >= self.written.compacted + COMPACT_STEP {

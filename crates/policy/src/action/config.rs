@@ -305,7 +305,7 @@ impl<'c> Config<'c> {
         }
     }
 
-    /// Notes keys nobody read.
+    /// Notes keys that were not read.
     pub(crate) fn finish(&mut self) {
         let unread: Vec<String> =
             self.map.keys().filter(|key| !self.read.contains(key.as_str())).cloned().collect();

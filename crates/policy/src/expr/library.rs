@@ -252,7 +252,7 @@ pub(super) fn is_type(name: &str) -> bool {
     )
 }
 
-/// Refuses a function nobody has.
+/// Refuses a function that does not exist.
 pub(super) fn check_function(name: &str, is_member: bool) -> Result<(), ExprError> {
     let first = name.chars().next().unwrap_or('@');
     if !first.is_ascii_alphabetic() {

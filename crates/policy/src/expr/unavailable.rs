@@ -1,5 +1,5 @@
 //! Published variables that have no value here, each with the reason and the way out. A condition on one of them would
-//! never hold, and nobody would notice; so naming one is an error.
+//! never hold without any sign of it; so naming one is an error.
 
 use super::error::ExprError;
 use crate::diagnostic::nearest;

@@ -8,7 +8,7 @@ pub enum KeyDefect {
     /// Not an object, or a member of the wrong type.
     #[error("the member `{0}` is missing or of the wrong type")]
     Member(&'static str),
-    /// `oct`, or a type nobody registered.
+    /// `oct`, or a type that is not registered.
     #[error("the key type is not RSA, EC or OKP")]
     Type,
     /// A `use` other than `sig`.

@@ -225,7 +225,7 @@ impl Bind {
         self.forwards_proto.eq_ignore_ascii_case("http2")
     }
 
-    /// Options that are set and that nobody here knows, keys in lower case. Refuse the Bind: what they ask for would be dropped.
+    /// Options that are set and that are unknown here, keys in lower case. Refuse the Bind: what they ask for would be dropped.
     pub fn unknown_options(&self) -> Vec<String> {
         unknown_in(&self.folded_opts())
     }

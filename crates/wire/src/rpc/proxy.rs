@@ -1,4 +1,4 @@
-//! The header of a proxied connection (wire.md §5): the server speaks first and says for whom. Knows no I/O.
+//! The header of a proxied connection (wire.md §5): the server speaks first and names the endpoint and the visitor. Knows no I/O.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
