@@ -1,7 +1,6 @@
-//! Raw cells, their medians and ranges, and what ran: one JSON file and the tables.
+//! Raw cells, their medians and ranges, and what ran: one JSON file. Knows nothing of how they are shown.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::idle::IdleCell;
 use super::load::{Kind, Load, Table};
-use super::{plot, verdict};
 use crate::meter::{Latency, Sample};
 
 /// The load generator and the sink without anything between them.
@@ -126,101 +124,21 @@ impl Report {
         self.summary = summary(&self.cells);
     }
 
-    /// Sums up and writes `DIR/DATE-chain.json`, numbered when there is one already, with tables and picture beside it.
+    /// Sums up and writes `DIR/DATE-chain.json`, numbered when there is one already.
     pub(super) fn end(&mut self, dir: &Path) -> Result<PathBuf> {
         self.machine.insert("load average after".to_owned(), load_average()?.to_string());
         self.sum_up();
-        let file = write_result(dir, "chain", self)?;
-        self.write_beside(&file)?;
-        Ok(file)
+        write_result(dir, "chain", self)
     }
 
-    /// Tables and picture with the name of a result file.
-    pub(super) fn write_beside(&self, file: &Path) -> Result<()> {
-        fs::write(file.with_extension("md"), self.tables())?;
-        Ok(fs::write(file.with_extension("svg"), plot::svg(self))?)
+    /// The most rounds that a row has.
+    pub(super) fn rounds(&self) -> usize {
+        self.summary.iter().map(|row| row.rounds).max().unwrap_or(0)
     }
 
-    /// Everything for people, in Markdown. Writing to a String cannot fail.
-    pub(super) fn tables(&self) -> String {
-        let machine: Vec<String> =
-            self.machine.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        let mut out = format!("# Chains\n\n{}; {} s in all.\n", machine.join(", "), self.seconds);
-        out += "\n## Goals\n\nRatios of medians, connections in brackets.\n\n";
-        out += &verdict::goals(self);
-        for table in Table::ALL {
-            out += &self.table(table);
-            out += &self.idle_table(table);
-        }
-        out +=
-            "\n## Where the best of the others is better\n\nBy more than 15 %, next to the best of ours.\n\n";
-        for line in verdict::losses(self) {
-            let _ = writeln!(out, "- {line}");
-        }
-        out += "\n## What ran\n\n";
-        for (table, name, note) in &self.chains {
-            let _ = writeln!(out, "- {} `{name}`: {note}", format!("{table:?}").to_lowercase());
-        }
-        for line in self.loads.iter().chain(&self.versions) {
-            let _ = writeln!(out, "- {line}");
-        }
-        for line in &self.skipped {
-            let _ = writeln!(out, "- **not measured**: {}", line.lines().next().unwrap_or_default());
-        }
-        out
-    }
-
-    /// One table of loads. Writing to a String cannot fail.
-    fn table(&self, table: Table) -> String {
-        let rows: Vec<&Row> = self.summary.iter().filter(|row| row.load.table == table).collect();
-        let mut out = String::new();
-        if rows.is_empty() {
-            return out;
-        }
-        let _ = writeln!(out, "\n## {}\n", table.title());
-        out += "| load | conns | chain | CPU, median (range) | throughput | p50 us | p99 us |\n|---|---|---|---|---|---|---|\n";
-        for row in rows {
-            let bulk = row.load.kind == Kind::Bulk;
-            let (cpu_digits, digits, unit) = if bulk { (3, 2, "GB/s") } else { (1, 0, "/s") };
-            let unit_cpu = row.load.kind.unit();
-            let cpu = row.cpu.map_or("-".to_owned(), |cpu| format!("{cpu:.cpu_digits$} {unit_cpu}"));
-            let late = |late: Option<Spread>| late.map_or("-".to_owned(), |late| format!("{late:.0}"));
-            let _ = writeln!(
-                out,
-                "| {} | {} | {} | {cpu} | {:.digits$} {unit} | {} | {} |",
-                row.load.kind.title(),
-                row.load.connections,
-                row.chain,
-                row.per_second,
-                late(row.p50_us),
-                late(row.p99_us)
-            );
-        }
-        out
-    }
-
-    fn idle_table(&self, table: Table) -> String {
-        let cells: Vec<&IdleCell> = self.idle.iter().filter(|cell| cell.table == table).collect();
-        let mut out = String::new();
-        if cells.is_empty() {
-            return out;
-        }
-        out += "\n| silent | chain | RSS, KB each | CPU in silence, ms/s | CPU of a request beside them | p50 us | p99 us |\n|---|---|---|---|---|---|---|\n";
-        for cell in cells {
-            let each = cell.kb_each.map_or("-".to_owned(), |kb| format!("{kb:.2}"));
-            let late = |late: Option<f64>| late.map_or("-".to_owned(), |late| format!("{late:.0}"));
-            let _ = writeln!(
-                out,
-                "| {} | {} | {each} | {:.1} | {:.1} us | {} | {} |",
-                cell.idle,
-                cell.chain,
-                cell.silence_cpu_ms_per_s,
-                cell.request_cpu_us,
-                late(cell.latency.map(|latency| latency.p50_us)),
-                late(cell.latency.map(|latency| latency.p99_us))
-            );
-        }
-        out
+    /// A fact about the machine; empty where it is not known.
+    pub(super) fn fact(&self, name: &str) -> &str {
+        self.machine.get(name).map_or("", String::as_str)
     }
 }
 
