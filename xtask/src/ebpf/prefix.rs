@@ -7,9 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::toolchain::said;
 use crate::tools;
-use crate::workspace::run;
+use crate::workspace::{run, said};
 
 /// The package with the compiler; the others are named after its version and dependencies.
 const COMPILER: &str = "rustc-web";

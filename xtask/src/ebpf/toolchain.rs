@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::prefix;
 use crate::tools;
-use crate::workspace::run;
+use crate::workspace::{run, said};
 
 /// Operator's choice; both or none.
 const CHOICE: [&str; 2] = ["EBBGATE_BPF_RUSTC", "EBBGATE_BPF_LINKER"];
@@ -131,13 +131,4 @@ fn script(path: &Path, program: &Path, libraries: &Path) -> Result<PathBuf> {
 #[expect(clippy::disallowed_methods, reason = "the operator names a toolchain by variables")]
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok()
-}
-
-/// What a program prints.
-pub(super) fn said(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("run {command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }
