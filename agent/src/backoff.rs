@@ -110,7 +110,7 @@ mod tests {
             if let Some(heard) = asks.iter().map(|after| now + after).find(|at| *at >= away_ms) {
                 return heard - away_ms;
             }
-            let took = if silent { 1_000 * crate::dial::CONNECT_SECS_MAX } else { 0 };
+            let took = if silent { 1_000 * crate::edge_dialer::CONNECT_SECS_MAX } else { 0 };
             now += took + wait(&mut reconnect, took, random);
         }
     }

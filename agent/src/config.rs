@@ -9,6 +9,8 @@ mod edit;
 mod endpoint;
 mod environment;
 mod read;
+mod source;
+mod token;
 mod tree;
 
 use std::io;
@@ -22,27 +24,16 @@ pub use draft::{
 };
 pub use ebbgate_telemetry::LogFormat;
 pub use edit::{EditError, set_agent_key};
-pub use environment::clean_token;
+pub use endpoint::ENDPOINTS_MAX;
 pub use read::Problem;
+pub use source::{CONFIG_BYTES_MAX, Source};
+pub use token::clean_token;
 pub use tree::Place;
 
 pub use ebbgate_wire::rpc::Secret;
 
 use read::{Field, Findings};
 use tree::{Node, Value};
-
-/// Largest agent file in bytes.
-pub const CONFIG_BYTES_MAX: usize = 1 << 20;
-/// Most endpoints one agent serves.
-pub const ENDPOINTS_MAX: usize = 1_000;
-
-/// The world outside, as arguments: files and environment variables.
-pub struct Source<'a> {
-    /// Reads a whole text file.
-    pub read: &'a dyn Fn(&Path) -> io::Result<String>,
-    /// Reads an environment variable.
-    pub env: &'a dyn Fn(&str) -> Option<String>,
-}
 
 /// A checked agent file, or several merged.
 #[derive(Debug, Clone)]

@@ -34,6 +34,7 @@ pub mod backoff;
 pub mod claims;
 pub mod config;
 pub mod dial;
+pub mod edge_dialer;
 pub mod links;
 pub mod network;
 pub mod path;

@@ -27,10 +27,10 @@ pub const LINK_STABLE_SECS: u64 = 5;
 
 /// Where a link was in its life when it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Was {
+pub enum PriorState {
     /// It was being dialled.
     Dialling,
-    /// It had been taken less than [`LINK_STABLE_SECS`] ago and nobody had come.
+    /// It had been taken less than [`LINK_STABLE_SECS`] ago and no visitor had come.
     Fresh,
     /// It waited for a visitor.
     Idle,
@@ -53,7 +53,7 @@ pub struct Links {
     busy: usize,
     /// Fewest idle links in this window.
     lowest: usize,
-    /// Links that the last window never wanted and that nobody has hung up yet.
+    /// Links that the last window never wanted and that are not closed yet.
     spare: usize,
     /// Whether [`Links::dial`] was told of more idle links than there are at the quietest.
     is_watched: bool,
@@ -162,21 +162,21 @@ impl Links {
     }
 
     /// A link is gone. One that never came about, or ended at once, makes the next wait.
-    pub fn gone(&mut self, was: Was, now: Duration, random: u32) {
+    pub fn gone(&mut self, was: PriorState, now: Duration, random: u32) {
         let count = match was {
-            Was::Dialling => &mut self.dialling,
-            Was::Fresh | Was::Idle => &mut self.idle,
-            Was::Busy => &mut self.busy,
+            PriorState::Dialling => &mut self.dialling,
+            PriorState::Fresh | PriorState::Idle => &mut self.idle,
+            PriorState::Busy => &mut self.busy,
         };
         *count = count.saturating_sub(1);
         self.lowest = self.lowest.min(self.idle);
         match was {
             // Dials that fail together wait once.
-            Was::Dialling | Was::Fresh if now >= self.not_before => {
+            PriorState::Dialling | PriorState::Fresh if now >= self.not_before => {
                 self.not_before = now + self.backoff.wait(random);
             }
-            Was::Dialling | Was::Fresh => {}
-            Was::Idle | Was::Busy => self.backoff.reset(),
+            PriorState::Dialling | PriorState::Fresh => {}
+            PriorState::Idle | PriorState::Busy => self.backoff.reset(),
         }
     }
 

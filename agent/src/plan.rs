@@ -1,4 +1,4 @@
-//! `Plan`: what a session wants next, sans-IO. It remembers who the edge thinks we are (client id, cookie), every
+//! `Plan`: what a session wants next, sans-IO. It remembers the client id and the cookie that the edge gave, every
 //! endpoint with its bind id and token, and when to try again. Time is a `Duration` since some start, randomness an
 //! argument, so that every path is a unit test.
 //!
@@ -24,7 +24,7 @@ pub type Key = u64;
 
 /// What to do when the edge refuses an endpoint that was never online.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum RetryPolicy {
     /// Drop it: somebody is waiting for the answer.
     UntilRefused,
     /// Try again later.
@@ -95,7 +95,7 @@ enum State {
 #[derive(Debug)]
 struct Endpoint {
     bind: Bind,
-    patience: Patience,
+    retry: RetryPolicy,
     state: State,
     backoff: Backoff,
     was_online: bool,
@@ -201,11 +201,11 @@ impl Plan {
     }
 
     /// Adds an endpoint, due at once.
-    pub fn add(&mut self, bind: Bind, patience: Patience, now: Duration) -> Key {
+    pub fn add(&mut self, bind: Bind, retry: RetryPolicy, now: Duration) -> Key {
         let key = self.next_key;
         self.next_key += 1;
         let state = State::Due(now);
-        let endpoint = Endpoint { bind, patience, state, backoff: Backoff::default(), was_online: false };
+        let endpoint = Endpoint { bind, retry, state, backoff: Backoff::default(), was_online: false };
         self.endpoints.insert(key, endpoint);
         key
     }
@@ -226,12 +226,6 @@ impl Plan {
     pub fn bind_id(&self, key: Key) -> Option<&str> {
         let endpoint = self.endpoints.get(&key).filter(|e| e.state == State::Online)?;
         Some(&endpoint.bind.id)
-    }
-
-    /// Whether an answer under way may make this bind id ours: the edge serves an endpoint before it says so.
-    pub fn may_become(&self, bind_id: &str) -> bool {
-        let asked = |e: &Endpoint| e.bind.id.is_empty() || e.bind.id == bind_id;
-        self.endpoints.values().any(|e| e.state == State::Binding && asked(e))
     }
 
     /// Gives up every endpoint whose answer is under way.
@@ -311,7 +305,7 @@ impl Plan {
             }
             // Only a spoken refusal counts as one; a lost answer is worth another try to anybody.
             Err(refusal)
-                if endpoint.patience == Patience::UntilRefused
+                if endpoint.retry == RetryPolicy::UntilRefused
                     && !endpoint.was_online
                     && refusal.was_spoken() =>
             {

@@ -9,8 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{
     AgentConfig, CarrierChoice, ConnectAddress, Defect, EndpointConfig, EndpointDraft, PolicyText, Secret,
 };
-use crate::dial::{Dial, DialerError, EdgeDialer};
-use crate::plan::{Key, Patience, Refusal};
+use crate::dial::Dial;
+use crate::edge_dialer::{DialerError, EdgeDialer};
+use crate::plan::{Key, Refusal, RetryPolicy};
 use crate::session::{
     self, Accepted, BACKLOG_MAX, BindError, Delivery, Event, Inbound, Observer, Settings, bind_request, hello,
 };
@@ -171,7 +172,8 @@ impl Session {
         let delivery = Delivery::Accept(queue, inbound);
         let mut bind = bind_request(&endpoint);
         bind.forwards_to = "app".into();
-        let (key, url) = self.inner.add(&endpoint.name, bind, Patience::UntilRefused, delivery).await?;
+        bind.extra.shows_client = true;
+        let (key, url) = self.inner.add(&endpoint.name, bind, RetryPolicy::UntilRefused, delivery).await?;
         Ok(Listener { accepted, served: Served { session: self.inner.clone(), key, url } })
     }
 
@@ -188,7 +190,7 @@ impl Session {
         let upstream = Arc::new(Upstream::new(&endpoint)?);
         let bind = bind_request(&endpoint);
         let delivery = Delivery::Forward(upstream);
-        let (key, url) = self.inner.add(&endpoint.name, bind, Patience::UntilRefused, delivery).await?;
+        let (key, url) = self.inner.add(&endpoint.name, bind, RetryPolicy::UntilRefused, delivery).await?;
         Ok(Forwarding { served: Served { session: self.inner.clone(), key, url } })
     }
 

@@ -1,16 +1,19 @@
 //! Carries out a [`Plan`]: keeps one session with the edge alive over any number of connections, binds its endpoints and
-//! hands proxied connections to whoever delivers them.
+//! hands proxied connections to their deliveries.
 //!
 //! One task owns the plan; `Session` is a handle that sends it commands. What happens is told to an observer as `Event`s.
 
+mod actor;
 mod connection;
 mod delivery;
+mod event;
 mod hello;
+mod inbound;
 mod links;
 mod purpose;
+mod settings;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,171 +22,22 @@ use ebbgate_wire::rpc::Bind;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::dial::{Dial, DialError, Dialled};
-use crate::network::{Footing, Network};
-use crate::plan::{Key, Patience, Plan, Refusal};
-use crate::stream::Stream;
-use crate::upstream::Upstream;
+use crate::dial::{DialError, Dialled};
+use crate::network::Footing;
+use crate::plan::{Key, Plan, Refusal, RetryPolicy};
+use actor::{Actor, Command, Flow, Slot, Waiter};
 use delivery::{Route, Routes};
 
+pub use connection::{AUTH_SECS_MAX, BIND_SECS_MAX, DRAIN_SECS_MAX, UNBIND_SECS_MAX};
+pub use event::{Accepted, Delivery, Event, Observer};
 pub use hello::{bind_request, hello};
+pub use inbound::Inbound;
+pub use settings::{Random, Settings, system_random};
 
 /// Commands waiting for the session's task.
 const COMMANDS_MAX: usize = 64;
 /// Connections a program has not accepted yet, per endpoint.
 pub const BACKLOG_MAX: usize = 64;
-/// Longest wait for the answer to Auth, in seconds.
-pub const AUTH_SECS_MAX: u64 = 10;
-/// Longest wait for the answer to Bind, in seconds. Without one nobody knows what the edge serves, so the connection is
-/// given up and the next one takes the session over.
-pub const BIND_SECS_MAX: u64 = 30;
-/// Longest wait for the answer to Unbind, in seconds.
-pub const UNBIND_SECS_MAX: u64 = 10;
-/// Time that connections get to finish when the agent stops, in seconds.
-pub const DRAIN_SECS_MAX: u64 = 3;
-
-/// One connection from a visitor, as a program that embeds the agent gets it.
-pub struct Accepted {
-    /// The bytes; the visitor's from the first on.
-    pub stream: Stream,
-    /// The visitor's address, when the edge named one.
-    pub client: Option<SocketAddr>,
-}
-
-/// Who takes an endpoint's connections.
-#[derive(Debug, Clone)]
-pub enum Delivery {
-    /// An upstream of the private network.
-    Forward(Arc<Upstream>),
-    /// The program itself, after what comes before its bytes; a full queue refuses the visitor.
-    Accept(mpsc::Sender<Accepted>, Inbound),
-}
-
-/// What comes before the bytes that a program gets.
-#[derive(Debug, Clone, Default)]
-pub struct Inbound {
-    /// The edge puts a PROXY header in front, which is taken off.
-    pub proxy_header: bool,
-    /// The visitor's TLS ends in the agent.
-    pub termination: Option<crate::terminate::Terminator>,
-}
-
-/// Something worth telling.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// The edge knows us.
-    SessionOnline {
-        /// The edge.
-        target: String,
-        /// Its region.
-        region: String,
-        /// The account's name.
-        account: String,
-        /// Text the edge wants shown.
-        banner: String,
-    },
-    /// The edge does not want us.
-    AuthRefused {
-        /// Why.
-        refusal: Refusal,
-        /// Whether this session was ever let in.
-        was_online: bool,
-        /// Time until the next try.
-        retry_in: Duration,
-    },
-    /// No session for now.
-    SessionOffline {
-        /// Why.
-        reason: String,
-        /// Time until the next try.
-        retry_in: Duration,
-    },
-    /// Round trip of a heartbeat.
-    Latency(Duration),
-    /// New streams come another way from now on; those under way stay where they are.
-    Carrier {
-        /// The way: `quic` or `tcp`.
-        way: &'static str,
-        /// Why.
-        reason: String,
-    },
-    /// An endpoint is served.
-    EndpointOnline {
-        /// Its name.
-        name: String,
-        /// Its URL.
-        url: EndpointUrl,
-    },
-    /// An endpoint is not served.
-    EndpointRefused {
-        /// Its name.
-        name: String,
-        /// Why.
-        refusal: Refusal,
-        /// Time until the next try; none: not tried again.
-        retry_in: Option<Duration>,
-    },
-    /// The edge ended an endpoint.
-    EndpointStopped {
-        /// Its name.
-        name: String,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// A connection was not delivered, or its upstream broke off.
-    DeliveryFailed {
-        /// The endpoint's name.
-        name: String,
-        /// Why.
-        reason: String,
-    },
-    /// A visitor broke off, as visitors do.
-    VisitorGone {
-        /// The endpoint's name.
-        name: String,
-        /// How.
-        reason: String,
-    },
-    /// The edge asks this agent to stop.
-    StopRequested,
-}
-
-/// Told of every event; must not block.
-pub type Observer = Arc<dyn Fn(Event) + Send + Sync>;
-
-/// Random numbers, for jitter.
-pub type Random = Arc<dyn Fn() -> u32 + Send + Sync>;
-
-/// What a session is made of.
-pub struct Settings {
-    /// How to reach the edge.
-    pub dialer: Arc<dyn Dial>,
-    /// Auth's contents; see [`hello`].
-    pub hello: ebbgate_wire::rpc::AuthExtra,
-    /// Time between heartbeats.
-    pub heartbeat_interval: Duration,
-    /// How late an answer may be.
-    pub heartbeat_tolerance: Duration,
-    /// Whether the edge may stop this agent.
-    pub remote_management: bool,
-    /// Random numbers, for jitter.
-    pub random: Random,
-    /// Who is told what happens.
-    pub observer: Observer,
-}
-
-/// Jitter from the cryptographic provider's generator.
-pub fn system_random() -> Random {
-    let provider = crate::trust::provider();
-    Arc::new(move || {
-        let mut bytes = [0; 4];
-        // Without randomness the longest wait is the safe one.
-        match provider.secure_random.fill(&mut bytes) {
-            Ok(()) => u32::from_ne_bytes(bytes),
-            Err(_) => u32::MAX,
-        }
-    })
-}
 
 /// Why an endpoint did not come online.
 #[derive(Debug, thiserror::Error)]
@@ -202,14 +56,6 @@ pub struct Session {
     commands: mpsc::Sender<Command>,
 }
 
-enum Command {
-    Add { name: String, bind: Box<Bind>, patience: Patience, delivery: Delivery, reply: Waiter },
-    Remove { key: Key, reply: oneshot::Sender<()> },
-    Close { reply: oneshot::Sender<()> },
-}
-
-type Waiter = oneshot::Sender<Result<(Key, EndpointUrl), Refusal>>;
-
 impl Session {
     /// Starts a session; it dials at once and keeps trying until closed.
     pub fn start(settings: Settings) -> Self {
@@ -218,17 +64,17 @@ impl Session {
         Self { commands }
     }
 
-    /// Serves one endpoint. Resolves when it is online, or refused under [`Patience::UntilRefused`]; under
-    /// [`Patience::Forever`] it may take as long as the edge takes to change its mind.
+    /// Serves one endpoint. Resolves when it is online, or refused under [`RetryPolicy::UntilRefused`]; under
+    /// [`RetryPolicy::Forever`] it may take as long as the edge takes to change its mind.
     pub async fn add(
         &self,
         name: &str,
         bind: Bind,
-        patience: Patience,
+        retry: RetryPolicy,
         delivery: Delivery,
     ) -> Result<(Key, EndpointUrl), BindError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Add { name: name.to_owned(), bind: Box::new(bind), patience, delivery, reply };
+        let command = Command::Add { name: name.to_owned(), bind: Box::new(bind), retry, delivery, reply };
         self.commands.send(command).await.map_err(|_| BindError::Closed)?;
         answer.await.map_err(|_| BindError::Closed)?.map_err(BindError::Refused)
     }
@@ -248,31 +94,6 @@ impl Session {
             let _ = answer.await;
         }
     }
-}
-
-/// An endpoint's side of things that the plan does not need to know.
-struct Slot {
-    route: Arc<Route>,
-    waiter: Option<Waiter>,
-}
-
-/// The task that owns the plan.
-struct Actor {
-    settings: Settings,
-    plan: Plan,
-    slots: HashMap<Key, Slot>,
-    routes: Routes,
-    inbox: mpsc::Receiver<Command>,
-    start: Instant,
-    network: Box<dyn Network>,
-    footing: Footing,
-}
-
-/// Why the task goes on or not.
-enum Flow {
-    Continue,
-    /// Closed; the sender wants to know when it is done.
-    Close(Option<oneshot::Sender<()>>),
 }
 
 impl Actor {
@@ -402,13 +223,13 @@ impl Actor {
         }
     }
 
-    /// A command while nothing is connected: there is nobody to tell.
+    /// A command while nothing is connected: no edge has to be told.
     fn offline_command(&mut self, command: Option<Command>) -> Flow {
         match command {
             None => Flow::Close(None),
             Some(Command::Close { reply }) => Flow::Close(Some(reply)),
-            Some(Command::Add { name, bind, patience, delivery, reply }) => {
-                self.add(name, *bind, patience, delivery, reply);
+            Some(Command::Add { name, bind, retry, delivery, reply }) => {
+                self.add(name, *bind, retry, delivery, reply);
                 Flow::Continue
             }
             Some(Command::Remove { key, reply }) => {
@@ -421,8 +242,8 @@ impl Actor {
         }
     }
 
-    fn add(&mut self, name: String, bind: Bind, patience: Patience, delivery: Delivery, waiter: Waiter) {
-        let key = self.plan.add(bind, patience, self.now());
+    fn add(&mut self, name: String, bind: Bind, retry: RetryPolicy, delivery: Delivery, waiter: Waiter) {
+        let key = self.plan.add(bind, retry, self.now());
         self.slots.insert(key, Slot { route: Arc::new(Route { name, delivery }), waiter: Some(waiter) });
     }
 }

@@ -1,5 +1,5 @@
-//! One visitor's byte stream, whatever carried it from the edge: delivery and programs need not know. And the source of
-//! streams that come beside the session, where a carrier has one.
+//! One client's byte stream, whatever carried it from the edge: delivery and programs need not know. And the source of
+//! streams that come beside the session, where a transport has one.
 
 mod link;
 mod raw;
@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use ebbgate_tunnel::driver;
+use ebbgate_tunnel::{Abort, TunnelStream};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,32 +16,26 @@ use tokio_rustls::server::TlsStream;
 
 use crate::prefixed::Prefixed;
 
-pub use link::ClaimedLink;
+pub use link::{Carrier, ClaimedLink};
 pub use raw::RawStream;
 
 /// A proxied stream. `shutdown` ends our direction and keeps the other; dropping it before both have ended aborts it.
 pub enum Stream {
-    /// One of the session's own streams.
-    Mux(driver::Stream),
-    /// A link of the session's, claimed for this visitor.
-    Link(ClaimedLink),
-    /// A connection of its own that carries the visitor's TLS as it is.
+    /// A stream of the session's mux, of a QUIC connection, or a claimed link.
+    Tunnel(TunnelStream<ClaimedLink>),
+    /// A connection of its own that carries the client's TLS as it is.
     Raw(RawStream),
-    /// A stream of a QUIC connection.
-    Quic(ebbgate_tunnel::quic::Stream),
     /// One of the others after TLS ended here: reads and writes are in clear.
     Tls(Box<TlsStream<Prefixed<Self>>>),
 }
 
 impl Stream {
-    /// Aborts both directions, and tells the edge why where the carrier has words for it. [`Code::REFUSED`] says that
+    /// Aborts both directions, and tells the edge why where the transport has words for it. [`Code::REFUSED`] says that
     /// nothing was delivered.
     pub fn reset(&mut self, code: Code) {
         match self {
-            Self::Mux(stream) => stream.reset(code),
-            Self::Link(link) => link.get_mut().reset(code),
+            Self::Tunnel(stream) => stream.reset(code),
             Self::Raw(stream) => stream.reset(code),
-            Self::Quic(stream) => stream.reset(code),
             Self::Tls(stream) => stream.get_mut().0.get_mut().reset(code),
         }
     }
@@ -71,13 +65,8 @@ pub trait Streams: Send {
 macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
-            Stream::Mux($stream) => $call,
-            Stream::Link(link) => {
-                let $stream = link.get_mut();
-                $call
-            }
+            Stream::Tunnel($stream) => $call,
             Stream::Raw($stream) => $call,
-            Stream::Quic($stream) => $call,
             Stream::Tls($stream) => $call,
         }
     };

@@ -1,9 +1,10 @@
 //! Delivers one proxied connection: from the edge's stream to the service inside the private network and back.
 //!
 //! Order on the way in: PROXY header off the stream, TLS ended here if so configured, upstream dialled, PROXY header on,
-//! TLS to the upstream if its address says so, bytes both ways. Knows nothing of sessions or of who may connect.
+//! TLS to the upstream if its address says so, bytes both ways. Knows nothing of sessions or of access control.
 
 mod dial;
+mod error;
 mod proxy_head;
 mod tls;
 
@@ -14,7 +15,6 @@ use ebbgate_relay::IgnoreUnexpectedEof;
 use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use crate::address::Transport;
 use crate::config::{AppProtocol, EndpointConfig, UpstreamConfig};
@@ -22,14 +22,12 @@ use crate::relay::{Broken, relay, splice};
 use crate::session::Inbound;
 use crate::stream::{RawStream, Stream};
 use crate::terminate::{HANDSHAKE_SECS_MAX, Terminator};
-use crate::trust::TrustError;
 
 pub use dial::{ADDRESSES_MAX, DIAL_SECS_MAX, NEXT_ADDRESS_MS};
 pub(crate) use dial::{race, ready};
+pub use error::UpstreamError;
 pub use proxy_head::{PROXY_V1_BYTES_MAX, PROXY_V2_BYTES_MAX};
-
-/// Longest TLS handshake with an upstream, in seconds.
-pub const UPSTREAM_HANDSHAKE_SECS_MAX: u64 = 10;
+pub use tls::UPSTREAM_HANDSHAKE_SECS_MAX;
 
 /// Everything one endpoint needs to deliver connections; built once.
 #[derive(Debug)]
@@ -37,25 +35,6 @@ pub struct Upstream {
     config: UpstreamConfig,
     termination: Option<Terminator>,
     tls: Option<tls::UpstreamTls>,
-}
-
-/// The endpoint cannot deliver anything.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// The roots for the upstream's certificate cannot be loaded.
-    #[error(transparent)]
-    Trust(#[from] TrustError),
-    /// TLS cannot be set up.
-    #[error("cannot set up TLS to {address}: {source}")]
-    Tls {
-        /// The upstream.
-        address: String,
-        /// What rustls said.
-        source: rustls::Error,
-    },
-    /// The upstream's host can be no TLS server name.
-    #[error("`{0}` cannot be the server name of a TLS upstream; use a DNS name or an address")]
-    ServerName(String),
 }
 
 /// Why one connection was not delivered, or broke.

@@ -6,6 +6,7 @@ use ebbgate_edge::state::endpoint::{Endpoint, Kind};
 use ebbgate_edge::tunnel::session::{AgentRef, SessionState};
 use ebbgate_model::{AccountId, EndpointId, EndpointUrl, Ksuid, TunnelSessionId};
 use ebbgate_policy::{EndpointFacts, Engine, References};
+use ebbgate_tunnel::driver::SessionHandle;
 use serde_json::Value;
 
 /// Seconds since the Unix epoch in every id.
@@ -42,13 +43,15 @@ pub fn cloud(n: u32, url: &str, engine: Option<Arc<Engine>>) -> Arc<Endpoint> {
 
 /// An agent's endpoint without a policy of its own.
 pub fn agent(n: u32, url: &str) -> Arc<Endpoint> {
-    let session = Arc::new(SessionState::new(session_id(), 0, IN_FLIGHT_MAX));
+    let session =
+        Arc::new(SessionState::new(session_id(), SessionHandle::ended(), Arc::default(), IN_FLIGHT_MAX));
     let agent = AgentRef {
         session,
         bind: "bind".into(),
         proxy_protocol: None,
         tls_termination: None,
         health: Arc::default(),
+        shows_client: false,
     };
     endpoint(n, url, Kind::Agent(agent), None)
 }

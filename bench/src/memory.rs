@@ -8,8 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn};
-use ebbgate_edge::http;
+use ebbgate_edge::http::limits::KEPT_UPSTREAM_SECS_MAX;
+use ebbgate_edge::http::{self, UpstreamPools};
 use ebbgate_edge::state::endpoint::Endpoint;
+use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
 use ebbgate_edge::tunnel::session::OpenError;
 use ebbgate_model::event::RequestEvent;
@@ -17,6 +19,7 @@ use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
 use ebbgate_policy::{ConnFacts, KeySet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::spawn_local;
+use tokio::time::Duration;
 
 use crate::endpoints;
 
@@ -35,13 +38,16 @@ const BODY: &[u8] = b"hello";
 pub struct Memory {
     public: Pool,
     internal: Pool,
+    upstreams: UpstreamPools,
 }
 
 impl Memory {
     /// Serves `public` as `http://api.example.com`.
     pub fn new(public: Arc<Endpoint>) -> Self {
         let internal = Pool::new(vec![endpoints::agent(2, "https://rest.clinic1.internal")]);
-        Self { public: Pool::new(vec![public]), internal }
+        let kept = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
+        let upstreams = UpstreamPools::new(&Metrics::new(), kept);
+        Self { public: Pool::new(vec![public]), internal, upstreams }
     }
 
     /// A visitor's connection. Call it inside a `LocalSet`.
@@ -63,7 +69,7 @@ impl Memory {
             tls_settings: None,
             first_endpoint: None,
         };
-        spawn_local(http::serve(self.clone(), far, conn));
+        spawn_local(http::serve(self.clone(), self.upstreams.clone(), far, conn));
         Visitor { io: near, answer: Vec::new() }
     }
 }

@@ -2,14 +2,14 @@
 
 mod accounts;
 mod api_keys;
+mod call;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
-use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn};
@@ -21,24 +21,16 @@ use ebbgate_telemetry::Exposition;
 use serde::Deserialize;
 use serde_json::json;
 
+use self::call::{Admin, AdminError};
 use crate::App;
 use crate::disk::{Unwritable, unwritable};
 use crate::record::{self, Account, IpRestriction, Stored};
-use crate::secret;
 use crate::store::{Outcome, Store, Txn};
 
 /// Longest request body in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 /// Records left out of what edges get that `/readyz` names.
 const LEFT_OUT_SHOWN_MAX: usize = 100;
-/// Longest name of an account in bytes.
-const NAME_BYTES_MAX: usize = 255;
-
-#[derive(Clone)]
-struct Admin {
-    app: App,
-    token: Arc<str>,
-}
 
 /// The port's routes. `operator_token` is what changes must present as bearer.
 pub fn router(app: App, operator_token: &str) -> Router {
@@ -158,52 +150,6 @@ async fn installation(State(admin): State<Admin>, headers: HeaderMap) -> Result<
     Ok(Json(&*admin.app.installation).into_response())
 }
 
-/// Why the port refused.
-#[derive(Debug, thiserror::Error)]
-enum AdminError {
-    #[error("send `Authorization: Bearer <contents of DIR/operator.token>`")]
-    Token,
-    #[error(
-        "the body must be a JSON object with what the command gives, like {{\"name\": \"clinic fleet\"}}: {0}"
-    )]
-    Body(#[from] serde_json::Error),
-    #[error("`name` must have 1 to 255 bytes and no control characters")]
-    Name,
-    #[error("there is no account {0}: `ebbgate-control account list` shows them")]
-    NoAccount(String),
-    #[error("there is no API key {0}: `ebbgate-control api-key list --account ID` shows an account's keys")]
-    NoApiKey(String),
-    #[error(
-        "the account {0} is active: suspend it first (`ebbgate-control account suspend {0}`), or add --force"
-    )]
-    Active(AccountId),
-    #[error(transparent)]
-    Record(#[from] record::RecordError),
-    #[error("the account {0} has no IP restriction of type `api` in force")]
-    NotRestricted(AccountId),
-    #[error("somebody else changed this at the same time; repeat")]
-    Conflict,
-}
-
-impl From<crate::store::StoreError> for AdminError {
-    fn from(error: crate::store::StoreError) -> Self {
-        Self::Record(error.into())
-    }
-}
-
-impl IntoResponse for AdminError {
-    fn into_response(self) -> Response {
-        let status = match self {
-            Self::Token => StatusCode::UNAUTHORIZED,
-            Self::Body(_) | Self::Name => StatusCode::BAD_REQUEST,
-            Self::NoAccount(_) | Self::NoApiKey(_) | Self::NotRestricted(_) => StatusCode::NOT_FOUND,
-            Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Conflict | Self::Active(_) => StatusCode::CONFLICT,
-        };
-        (status, Json(json!({ "error": self.to_string() }))).into_response()
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PassthroughLinks {
@@ -225,7 +171,7 @@ async fn set_passthrough_links(
     Ok(Json(json!({ "id": changed.id, "passthrough_links": allowed })).into_response())
 }
 
-/// The way back for whoever has locked himself out: the account's IP restriction of type `api` is kept, but not in force.
+/// The way back for an account that has locked itself out: its IP restriction of type `api` is kept, but not in force.
 async fn open_api(
     State(admin): State<Admin>,
     Path(id): Path<String>,
@@ -261,43 +207,13 @@ async fn remove_damaged(
     }
 }
 
-impl Admin {
-    /// The account an operator names, with the revision to compare against.
-    async fn account(&self, id: &str) -> Result<Stored<Account>, AdminError> {
-        let no_account = || AdminError::NoAccount(id.to_owned());
-        let account: AccountId = id.parse().map_err(|_| no_account())?;
-        record::read::<Account>(&*self.app.store, &Account::key(account)).await?.ok_or_else(no_account)
-    }
-
-    /// Writes an account back as changed.
-    async fn put_account(&self, stored: &Stored<Account>, changed: &Account) -> Result<(), AdminError> {
-        let key = Account::key(changed.id);
-        let txn = Txn::new().if_unchanged(&key, stored.modified).put(&key, record::encode(changed));
-        match self.app.store.commit(txn).await? {
-            Outcome::Committed(_) => Ok(()),
-            Outcome::Conflict(_) => Err(AdminError::Conflict),
-        }
-    }
-
-    fn check(&self, headers: &HeaderMap) -> Result<(), AdminError> {
-        let header = headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
-        let presented = header.and_then(|header| header.strip_prefix("Bearer ")).unwrap_or_default();
-        let right = secret::same(presented.as_bytes(), self.token.as_bytes());
-        if right { Ok(()) } else { Err(AdminError::Token) }
-    }
-}
-
-fn check_text(text: &str) -> Result<(), AdminError> {
-    let fits = text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
-    if fits { Ok(()) } else { Err(AdminError::Name) }
-}
-
 /// A call of the port, for tests of what stands behind it.
 #[cfg(test)]
 mod testing {
     use super::*;
     use crate::app::testing::Lab;
     use axum::body::Body;
+    use axum::http::header::AUTHORIZATION;
     use http_body_util::BodyExt;
     use serde_json::Value;
     use tower::ServiceExt;
@@ -325,6 +241,9 @@ mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::call::NAME_BYTES_MAX;
     use super::testing::{call, text};
     use super::*;
     use crate::app::testing::Lab;

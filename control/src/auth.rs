@@ -35,7 +35,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Id of whoever acts: the key's service user, or the key itself.
+    /// Id of the caller: the key's service user, or the key itself.
     pub fn principal(&self) -> String {
         self.key.owner.map_or_else(|| self.key.id.to_string(), |owner| owner.to_string())
     }
@@ -91,7 +91,7 @@ impl AuthError {
     }
 }
 
-/// Finds out who calls.
+/// Authenticates the caller.
 pub async fn authenticate(store: &dyn Store, headers: &HeaderMap) -> Result<Caller, AuthError> {
     let presented = presented(headers)?;
     if presented.parse::<ApiKeyId>().is_ok() {
@@ -121,7 +121,7 @@ pub async fn authenticate(store: &dyn Store, headers: &HeaderMap) -> Result<Call
     Ok(Caller { account, account_modified: stored.modified, key })
 }
 
-/// Tells an authtoken from a key that does not exist; only who holds the whole authtoken learns that it is one.
+/// Tells an authtoken from a key that does not exist; only a caller with the whole authtoken learns that it is one.
 async fn unknown(store: &dyn Store, token: &Token) -> Result<AuthError, RecordError> {
     let id = CredentialId::new(token.ksuid());
     let Some(holder) = record::read::<Holder>(store, &index::credential(id)).await? else {

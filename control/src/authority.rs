@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
-use crate::record::UnixSecs;
+use crate::clock::UnixSecs;
 
 /// Life of a leaf in days.
 pub const LEAF_DAYS: i64 = 90;

@@ -2,7 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::record::UnixSecs;
+/// Unix time in seconds.
+pub type UnixSecs = i64;
 
 /// A source of wall-clock time, so that tests can fix it.
 pub trait Clock: Send + Sync + 'static {

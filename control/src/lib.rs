@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod dir;
 pub mod disk;
+pub mod error_chain;
 pub mod file;
 pub mod init;
 pub mod join;
@@ -35,6 +36,5 @@ pub mod serve;
 pub mod settings;
 pub mod snapshot;
 pub mod store;
-pub mod trouble;
 
 pub use app::{App, Settings};

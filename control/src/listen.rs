@@ -30,10 +30,6 @@ use tower::ServiceExt;
 
 /// Connections served at once on one listener.
 const CONNECTIONS_MAX: usize = 512;
-/// Of these, from one source: one IPv4 address or one IPv6 /64.
-const SOURCE_CONNECTIONS_MAX: usize = 128;
-/// Seconds for a client to take some bytes of an answer.
-const WRITE_SECS_MAX: u64 = 30;
 /// Seconds for a TLS handshake.
 const HANDSHAKE_SECS_MAX: u64 = 10;
 /// Seconds for a request's header to arrive, and for a connection to be idle.
@@ -151,6 +147,8 @@ async fn answer(
 
 #[cfg(test)]
 mod tests {
+    use super::source::SOURCE_CONNECTIONS_MAX;
+    use super::writes::WRITE_SECS_MAX;
     use super::*;
     use axum::Extension;
     use axum::routing::{get, post};

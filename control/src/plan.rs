@@ -191,7 +191,7 @@ fn accounts_of_damaged_rules(snapshot: &Snapshot) -> BTreeSet<AccountId> {
     snapshot.damaged_ids::<RuleRecord>().map(|(account, _)| account).collect()
 }
 
-/// All of them. A policy that is gone stays named: whoever enforces then admits nobody, rather than whom the rest allows.
+/// All of them. A policy that is gone stays named: the edge then refuses every source, also those that the rest allows.
 ///
 /// An account has one of a kind. So one that cannot be read is of a kind that no other is of, and of each such kind one
 /// stands that admits nobody.

@@ -5,10 +5,12 @@
 
 mod feed;
 mod outbox;
+mod planned;
 mod plans;
 mod server;
 
 pub use feed::Feeds;
 pub use outbox::Outbox;
-pub use plans::{Planned, Planner, follow};
+pub use planned::Planned;
+pub use plans::{Planner, follow};
 pub use server::{bind_socket, serve_unix};

@@ -17,11 +17,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::Pair;
+pub use crate::clock::UnixSecs;
 use crate::secret::{Sealed, Vault};
 use crate::store::{Item, Range, Revision, Store, StoreError, Txn};
-
-/// Unix time in seconds.
-pub type UnixSecs = i64;
 
 /// Prefix of everything that belongs to accounts.
 pub const ACCOUNTS_PREFIX: &str = "/a/";
@@ -333,9 +331,9 @@ pub struct Installation {
     pub tcp_port_first: u16,
     /// Last port of reserved addresses.
     pub tcp_port_last: u16,
-    /// First port that edges may give to agents who ask for any address.
+    /// First port that edges may give to agents that ask for any address.
     pub random_port_first: u16,
-    /// Last port that edges may give to agents who ask for any address.
+    /// Last port that edges may give to agents that ask for any address.
     pub random_port_last: u16,
     /// Domain under which agents get random names. Nobody can reserve it or names below it.
     pub default_domain: Option<Host>,

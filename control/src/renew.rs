@@ -5,12 +5,12 @@ use ebbgate_model::{AccountId, DomainId, Host, IngressId};
 
 use crate::App;
 use crate::authority::{AuthorityError, Purpose, is_due};
+use crate::error_chain::ErrorChain;
 use crate::record::{
     self, ACCOUNTS_PREFIX, AgentIngress, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY,
     IssuedCertificate, RecordError, ReservedDomain, SYSTEM_PREFIX,
 };
 use crate::store::{Item, Outcome, Range, StoreError, Txn};
-use crate::trouble::Trouble;
 
 /// Seconds between two looks at all leaves.
 pub const INTERVAL_SECS: u64 = 3600;
@@ -44,7 +44,7 @@ pub async fn renew(app: &App) -> Result<usize, RenewError> {
                 match renew_one(app, &item, purpose).await {
                     Ok(done) => renewed += usize::from(done),
                     Err(error) => {
-                        tracing::error!(key = item.key, error = %Trouble(&error), "a certificate could not be renewed");
+                        tracing::error!(key = item.key, error = %ErrorChain(&error), "a certificate could not be renewed");
                         failed.get_or_insert(error);
                     }
                 }

@@ -27,6 +27,7 @@ use crate::clock::SystemClock;
 use crate::config::Serve;
 use crate::dir::{DataDir, DirError};
 use crate::disk::unwritable;
+use crate::error_chain::ErrorChain;
 use crate::file::{self, FileError};
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
@@ -36,7 +37,6 @@ use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::store::{DirLock, Sqlite, StoreError};
-use crate::trouble::Trouble;
 use crate::{admin, api, listen};
 
 /// Seconds between two attempts to make the socket for edges.
@@ -149,7 +149,7 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     while servers.join_next().await.is_some() {}
     background.shutdown().await;
     if let Err(error) = file::remove(&dir.note()) {
-        tracing::warn!(error = %Trouble(&error), "a note of this control is left behind");
+        tracing::warn!(error = %ErrorChain(&error), "a note of this control is left behind");
     }
     ended
 }
@@ -185,7 +185,7 @@ impl Listeners {
         let edges = match bind_edges(dir) {
             Ok(edges) => Some(edges),
             Err(error) if unwritable(dir.path()).is_some() => {
-                tracing::error!(error = %Trouble(&error), "edges cannot connect until the disk takes a socket");
+                tracing::error!(error = %ErrorChain(&error), "edges cannot connect until the disk takes a socket");
                 None
             }
             Err(error) => return Err(error),
@@ -261,7 +261,7 @@ fn announce(dir: &DataDir, api: SocketAddr, admin: SocketAddr) {
     let note = json!({ "pid": std::process::id(), "api": api, "admin": admin, "edge_socket": edge_socket });
     // On a full disk control still serves what it has.
     if let Err(error) = file::replace(&dir.note(), &format!("{note}\n"), 0o640) {
-        tracing::warn!(error = %Trouble(&error), "scripts will not find this control");
+        tracing::warn!(error = %ErrorChain(&error), "scripts will not find this control");
     }
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "the service manager could not be told that control is ready");
@@ -313,7 +313,7 @@ async fn renew_hourly(app: App) {
 /// A leaf that cannot be renewed now has a third of its life left: no reason not to serve.
 async fn try_renew(app: &App) {
     if let Err(error) = renew::renew(app).await {
-        tracing::error!(error = %Trouble(&error), "certificates could not be renewed; trying again in an hour");
+        tracing::error!(error = %ErrorChain(&error), "certificates could not be renewed; trying again in an hour");
     }
 }
 

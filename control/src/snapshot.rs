@@ -11,6 +11,7 @@ use ebbgate_model::{
     EndpointUrl, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
 };
 
+use crate::error_chain::ErrorChain;
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
     Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
@@ -19,7 +20,6 @@ use crate::record::{
 };
 use crate::secret::{OpenError, Vault};
 use crate::store::{Change, Item, Revision};
-use crate::trouble::Trouble;
 
 /// Records at one revision. Keys and policies of the API that edges do not need are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl Snapshot {
     fn set(&mut self, key: &str, item: Option<&Item>, vault: &Vault) {
         self.damaged.remove(key);
         let Err(unreadable) = self.try_set(key, item, vault) else { return };
-        self.damaged.insert(key.to_owned(), Trouble(&unreadable).to_string());
+        self.damaged.insert(key.to_owned(), ErrorChain(&unreadable).to_string());
         // What was known of the installation holds on: without it nobody is served. Everything else closes.
         if !key.starts_with(SYSTEM_PREFIX) {
             self.try_set(key, None, vault).expect("removing reads no value");

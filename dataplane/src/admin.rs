@@ -36,7 +36,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 /// Why the port may not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// Everybody could read.
+    /// Any host could read.
     #[error("--admin {0} is not a loopback address: add --admin-token FILE, or keep the port on loopback")]
     Exposed(SocketAddr),
     /// The token's file cannot be read.
@@ -98,7 +98,7 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, disk: Arc<Disk>, toke
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_secs(HEADER_SECS_MAX))
                 .serve_connection(TokioIo::new(stream), service);
-            // Whoever asks for metrics may leave at any time.
+            // A client of the port may leave at any time.
             let _ = timeout(Duration::from_secs(CONNECTION_SECS_MAX), serving).await;
             drop(permit);
         });

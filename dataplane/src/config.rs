@@ -17,7 +17,7 @@ use crate::xdp::{self, Mode, Settings};
 const DESCRIPTORS_KEPT: usize = 512;
 /// Descriptors assumed when the system does not say.
 const DESCRIPTORS_ASSUMED: usize = 1024;
-/// A source may have one in so many of all connections, unless told otherwise.
+/// A source may have one in so many of all connections, unless a flag says otherwise.
 const SOURCE_PART: usize = 8;
 /// But so many connections it may have on a small machine: a site of forty workstations behind one address.
 const SOURCE_CONNECTIONS_MIN: usize = 256;
@@ -239,7 +239,7 @@ impl Config {
     }
 
     /// The kernel's filter and the blocklist.
-    pub fn guard(&self) -> Result<Settings, String> {
+    pub fn xdp(&self) -> Result<Settings, String> {
         Ok(Settings {
             object: xdp::OBJECT,
             interfaces: Interfaces::read(&self.xdp)?,

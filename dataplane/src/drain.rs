@@ -1,4 +1,4 @@
-//! The orderly end: nothing new, a bounded wait for requests in flight, then agents are told to go, then the shards
+//! The orderly end: nothing new, a bounded wait for requests in flight, then agents are asked to disconnect, then the shards
 //! stop. Connections without a request in flight end at once. TCP and TLS connections, and those that have left HTTP, may
 //! last for days and are not waited for.
 //!
@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::state::edge::{Edge, Stage};
 
-/// Milliseconds agents get to close once they are told to go.
+/// Milliseconds agents get to close once they are asked to.
 const ENDING_MS_MAX: u64 = 500;
 /// Milliseconds between looks.
 const LOOK_MS: u64 = 10;

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LINE_BYTES_MAX, ToEdge};
+use bytes::Bytes;
+use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LineError, Lines, ToEdge, write_line};
 use ebbgate_model::{EdgeId, Program, ProgramDigest};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -16,9 +16,13 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
+use crate::agents::Agents;
 use crate::state::edge::Edge;
+use crate::state::endpoint::Endpoint;
+use crate::state::random;
 use crate::state::saved::{Saved, Written};
 use crate::state::tables::{ProgramError, Tables};
+use crate::xdp::XdpHandle;
 
 /// Milliseconds before the first new attempt.
 const RETRY_MS_MIN: u64 = 50;
@@ -52,12 +56,12 @@ pub enum FeedError {
     /// A status other than 200.
     #[error("control answered {0} to the feed")]
     Status(http::StatusCode),
-    /// A line longer than [`LINE_BYTES_MAX`].
-    #[error("control sent a line longer than {LINE_BYTES_MAX} bytes")]
-    LineTooLong,
-    /// A line that is no message.
-    #[error("control sent a line that is no message: {0}")]
-    Line(#[source] serde_json::Error),
+    /// What control sent is no message.
+    #[error("what control sent cannot be read: {0}")]
+    Line(#[from] LineError),
+    /// A message of ours that has no JSON.
+    #[error("a message cannot be written: {0}")]
+    Unwritten(#[source] serde_json::Error),
     /// No beat from it, or it does not read.
     #[error("control is silent")]
     Silent,
@@ -73,10 +77,14 @@ pub enum FeedError {
 pub struct Feed {
     /// Where control listens.
     pub socket: PathBuf,
-    /// Who we are.
+    /// The id of this edge.
     pub id: EdgeId,
     /// The shards' common state.
     pub edge: Arc<Edge>,
+    /// Agents' sessions.
+    pub agents: Arc<Agents>,
+    /// The kernel's filter.
+    pub xdp: Arc<XdpHandle>,
     /// Where Programs are kept.
     pub saved: Saved,
     /// Events to send.
@@ -98,7 +106,7 @@ impl Feed {
                 retry_ms = RETRY_MS_MIN;
             }
             tracing::warn!(%error, retry_ms, "no feed from control; serving the last program");
-            sleep(Duration::from_millis(retry_ms / 2 + self.edge.random() % (retry_ms / 2 + 1))).await;
+            sleep(Duration::from_millis(retry_ms / 2 + random::number() % (retry_ms / 2 + 1))).await;
             retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
         }
     }
@@ -137,7 +145,7 @@ impl Feed {
     ) -> Result<std::convert::Infallible, FeedError> {
         let mut beat = interval(Duration::from_secs(BEAT_SECS));
         // Whatever was published before counts as a change for a new feed.
-        let mut enforcement = self.edge.guard.enforcement();
+        let mut enforcement = self.xdp.enforcement();
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
         let mut events = Gathered::default();
@@ -147,7 +155,7 @@ impl Feed {
                     let frame = frame.map_err(|_| FeedError::Silent)?.ok_or(FeedError::Closed)??;
                     deadline = Instant::now() + silence();
                     received.push(&frame.into_data().unwrap_or_default())?;
-                    while let Some(message) = received.next()? {
+                    while let Some(message) = received.message()? {
                         self.take(message, lines).await?;
                     }
                 }
@@ -156,7 +164,7 @@ impl Feed {
                     let endpoints = enforcement.borrow_and_update().as_ref().clone();
                     send(lines, &FromEdge::Enforcement { endpoints }).await?;
                 }
-                // Nobody who leaves a further event has to wake this task while it waits for more of them.
+                // While this task waits for more events, a further one does not wake it.
                 Some(event) = self.events.recv(), if events.due.is_none() => {
                     events.put(&event)?;
                     events.due = Some(Instant::now() + Duration::from_millis(GATHER_MS));
@@ -198,7 +206,7 @@ impl Feed {
                 program
             }
             ToEdge::Session { session, command, number } => {
-                self.edge.command(session, command, number);
+                self.agents.command(session, command, number);
                 return Ok(());
             }
             ToEdge::Beat | ToEdge::Unknown => return Ok(()),
@@ -206,7 +214,7 @@ impl Feed {
         let generation = program.generation;
         let reply = match self.apply(program) {
             Ok(digest) => {
-                self.wait_for_guard(lines).await?;
+                self.wait_for_xdp(lines).await?;
                 FromEdge::Applied { generation, digest: Some(digest) }
             }
             Err(error) => {
@@ -220,11 +228,11 @@ impl Feed {
 
     /// A generation is in force when the kernel has it too. A long list takes seconds; control must not think meanwhile
     /// that we are gone.
-    async fn wait_for_guard(&self, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
-        let settled = self.edge.guard.settled();
-        tokio::pin!(settled);
+    async fn wait_for_xdp(&self, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
+        let applied = self.xdp.applied();
+        tokio::pin!(applied);
         loop {
-            match timeout(Duration::from_secs(BEAT_SECS), &mut settled).await {
+            match timeout(Duration::from_secs(BEAT_SECS), &mut applied).await {
                 Ok(()) => return Ok(()),
                 Err(_) => send(lines, &FromEdge::Beat).await?,
             }
@@ -240,13 +248,42 @@ impl Feed {
     fn apply(&self, program: Program) -> Result<ProgramDigest, ProgramError> {
         let generation = program.generation;
         let tables = Tables::compile(program, &self.edge.tables.load())?;
-        self.edge.install(tables);
+        install(&self.agents, tables);
         let written = Written::new(&self.edge.tables.load().program);
         if let Err(error) = self.saved.put_program(&written) {
             tracing::error!(%error, "the program is in force but not on disk; a restart would need control");
         }
         tracing::info!(generation, "program in force");
         Ok(written.digest())
+    }
+}
+
+/// Puts Tables in force: state, then sessions and endpoints of agents that may no longer be, and then what is new: nobody shares
+/// a URL with the account that had it before. At last xdp hears of it.
+pub fn install(agents: &Agents, tables: Tables) {
+    let edge = agents.edge();
+    let old = edge.tables.load_full();
+    let new = Arc::new(tables);
+    edge.tables.store(Arc::clone(&new));
+    edge.sync_ports(&new);
+    agents.recheck(&old, &new);
+    let stays = |id, before: &Endpoint| {
+        new.cloud.get(id).is_some_and(|now| now.url == before.url && now.binding == before.binding)
+    };
+    for (_, gone) in old.cloud.iter().filter(|(id, before)| !stays(*id, before)) {
+        edge.routes.remove(gone);
+    }
+    for (id, endpoint) in &new.cloud {
+        if !old.cloud.get(id).is_some_and(|before| Arc::ptr_eq(before, endpoint)) {
+            edge.routes.put(Arc::clone(endpoint));
+        }
+    }
+    edge.changes.note();
+    edge.metrics.generation.set(i64::try_from(new.program.generation).unwrap_or(i64::MAX));
+    edge.metrics.objects_unserved.set(i64::try_from(new.unserved.len()).unwrap_or(i64::MAX));
+    let fresh = new.unserved.iter().filter(|(object, reason)| old.unserved.get(*object) != Some(*reason));
+    for (object, reason) in fresh {
+        tracing::error!(object, reason, "this object cannot be served and is closed");
     }
 }
 
@@ -292,9 +329,7 @@ struct Gathered {
 
 impl Gathered {
     fn put(&mut self, event: &FromEdge) -> Result<(), FeedError> {
-        serde_json::to_writer(&mut self.text, event).map_err(FeedError::Line)?;
-        self.text.push(b'\n');
-        Ok(())
+        write_line(&mut self.text, event).map_err(FeedError::Unwritten)
     }
 
     fn take(&mut self) -> Bytes {
@@ -303,8 +338,8 @@ impl Gathered {
 }
 
 async fn send(lines: &mpsc::Sender<Bytes>, message: &FromEdge) -> Result<(), FeedError> {
-    let mut line = serde_json::to_vec(message).map_err(FeedError::Line)?;
-    line.push(b'\n');
+    let mut line = Vec::new();
+    write_line(&mut line, message).map_err(FeedError::Unwritten)?;
     send_piece(lines, line.into()).await
 }
 
@@ -318,54 +353,9 @@ fn silence() -> Duration {
     Duration::from_secs(BEAT_SECS) * BEATS_MISSED_MAX
 }
 
-/// Bytes into messages, one per line.
-#[derive(Default)]
-struct Lines {
-    bytes: BytesMut,
-    searched: usize,
-}
-
-impl Lines {
-    fn push(&mut self, piece: &[u8]) -> Result<(), FeedError> {
-        if self.bytes.len().saturating_add(piece.len()) > LINE_BYTES_MAX {
-            return Err(FeedError::LineTooLong);
-        }
-        self.bytes.extend_from_slice(piece);
-        Ok(())
-    }
-
-    fn next(&mut self) -> Result<Option<ToEdge>, FeedError> {
-        let unsearched = self.bytes.get(self.searched..).unwrap_or_default();
-        let Some(end) = unsearched.iter().position(|b| *b == b'\n') else {
-            self.searched = self.bytes.len();
-            return Ok(None);
-        };
-        let line = self.bytes.split_to(self.searched + end);
-        self.bytes.advance(1);
-        self.searched = 0;
-        serde_json::from_slice(&line).map(Some).map_err(FeedError::Line)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_come_out_whole_however_they_come_in() {
-        let text = b"{\"type\":\"beat\"}\n{\"type\":\"news\"}\n{\"type\":\"beat\"}\n";
-        for size in 1..text.len() {
-            let mut lines = Lines::default();
-            let mut got = Vec::new();
-            for piece in text.chunks(size) {
-                lines.push(piece).unwrap();
-                while let Some(message) = lines.next().unwrap() {
-                    got.push(message);
-                }
-            }
-            assert_eq!(got, [ToEdge::Beat, ToEdge::Unknown, ToEdge::Beat]);
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn control_that_does_not_read_is_left() {
@@ -375,12 +365,5 @@ mod tests {
         let stuck = timeout(Duration::from_hours(1), send(&lines, &FromEdge::Beat)).await;
         assert!(matches!(stuck, Ok(Err(FeedError::Silent))));
         assert_eq!(began.elapsed(), silence());
-    }
-
-    #[test]
-    fn garbage_ends_the_feed() {
-        let mut lines = Lines::default();
-        lines.push(b"{\"type\":\n").unwrap();
-        assert!(matches!(lines.next(), Err(FeedError::Line(_))));
     }
 }

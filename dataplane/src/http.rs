@@ -1,24 +1,23 @@
 //! HTTP at the edge: a visitor's connection in, policies, agents' streams, answers out.
 //!
 //! hyper and h2 do the protocols; everything they leave to trust is done here: framing ([`framing`]), waits ([`limits`]),
-//! floods, header rules, and the walk through policies. Does not know listeners, TLS or sessions: those are behind
+//! floods and header rules. Policies are run by [`crate::dispatch`]. Does not know listeners, TLS or sessions: those are behind
 //! [`Gateway`].
 
+mod access_log;
 mod answer;
 mod body;
 mod exchange;
+mod fault;
 mod fields;
 pub mod framing;
-mod gate;
 mod h1;
 mod h2;
 mod h2_stream;
 pub mod limits;
 mod pace;
-mod record;
 mod reply;
 mod route;
-mod sieve;
 mod slices;
 mod timer;
 mod upstream;
@@ -30,24 +29,32 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
 use limits::Limits;
+pub use upstream::UpstreamPools;
 use visitor::Visitor;
 
-/// Serves one connection to its end. Runs on the shard's thread and spawns local tasks there.
-pub async fn serve<G, IO>(gateway: G, io: IO, conn: HttpConn) -> HttpOutcome
+/// Serves one connection to its end, over upstream connections that it shares with others. Runs on the shard's thread and
+/// spawns local tasks there.
+pub async fn serve<G, IO>(gateway: G, pools: UpstreamPools, io: IO, conn: HttpConn) -> HttpOutcome
 where
     G: Gateway,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    serve_with(gateway, io, conn, Limits::of_this_process()).await
+    serve_with(gateway, pools, io, conn, Limits::of_this_process()).await
 }
 
-/// [`serve`] with limits of one's own.
-pub async fn serve_with<G, IO>(gateway: G, io: IO, conn: HttpConn, limits: Limits) -> HttpOutcome
+/// Like [`serve`], with explicit limits.
+pub async fn serve_with<G, IO>(
+    gateway: G,
+    pools: UpstreamPools,
+    io: IO,
+    conn: HttpConn,
+    limits: Limits,
+) -> HttpOutcome
 where
     G: Gateway,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let http2 = conn.alpn_h2;
-    let visitor = Rc::new(Visitor::new(gateway, conn, Rc::new(limits)));
+    let visitor = Rc::new(Visitor::new(gateway, pools, conn, Rc::new(limits)));
     if http2 { h2::serve(visitor, io).await } else { h1::serve(visitor, io).await }
 }

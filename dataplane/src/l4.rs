@@ -1,191 +1,43 @@
-//! One accepted client, from its first byte to its event: what it speaks, which endpoint it wants, what the endpoint's
-//! policy decides, and where its bytes go.
+//! One accepted client, from its first byte to its event: what it speaks, which endpoint it wants, and where its bytes go.
 //!
-//! `walk` decides, this file and `deliver` act.
+//! `dispatch` decides, this file and `deliver` act.
 
+mod client_conn;
+mod conn;
 mod deliver;
-mod hello;
-mod shared;
-mod visitor;
-mod walk;
 
-use std::sync::Arc;
-
-use ebbgate_model::event::ConnectionEvent;
 use ebbgate_model::{ErrorCode, Host, Scheme};
-use ebbgate_policy::ConnFacts;
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::net::TcpStream;
-use tokio::task::spawn_local;
-use tokio::time::Instant;
 
+pub use client_conn::ClientConn;
+pub use conn::{Conn, ConnLog};
 pub use deliver::go_on;
-pub use hello::{Hello, NoHello, read_hello, refuse_name as hello_refused};
-pub use visitor::Visitor;
-pub use walk::Walk;
 
-use crate::agents;
-use crate::dispatch::gateway::{Gateway as _, HttpConn};
-use crate::net::listen::{Admitted, Comer};
-use crate::net::socket::{Socket, Traffic};
-use crate::shard::{Entrance, Shard};
-use crate::state::edge::Edge;
-use crate::state::endpoint::Endpoint;
-use crate::state::metrics::ListenerLabel;
+use crate::dispatch::Dispatch;
+use crate::dispatch::gateway::HttpConn;
+use crate::http::UpstreamPools;
+use crate::net::hello::{Hello, read_hello, refuse_name};
+use crate::net::socket::Socket;
+use crate::state::metrics::Open;
 use crate::state::pool::Pool;
+use crate::state::shard::Shard;
 
 /// Port of `http://` endpoints, whatever the socket is bound to.
 const HTTP_PORT: u16 = 80;
-/// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
-const TLS_PORT: u16 = 443;
 
-/// The account of one connection. Its event is written on drop: a connection that is cut off has one too.
-pub struct Record {
-    edge: Arc<Edge>,
-    event: ConnectionEvent,
-    started: Instant,
-    traffic: Arc<Traffic>,
-    /// The edge turned it away before it reached an endpoint.
-    refused: bool,
-    _admitted: Admitted,
-    _open: Open,
-}
-
-/// Counts a connection as open.
-pub struct Open(Gauge);
-
-impl Open {
-    /// Counts one in, until dropped.
-    pub fn count(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-impl Record {
-    fn new(shard: &Shard, socket: &Socket, admitted: Admitted) -> Self {
-        Self {
-            edge: Arc::clone(shard.edge()),
-            event: ConnectionEvent {
-                client: socket.peer().to_string(),
-                server: socket.local().to_string(),
-                started_at_ms: shard.now_unix_ms(),
-                outcome: "cut off: the edge stopped".into(),
-                ..ConnectionEvent::default()
-            },
-            started: Instant::now(),
-            traffic: socket.traffic(),
-            refused: false,
-            _admitted: admitted,
-            _open: Open::count(&shard.edge().metrics.connections_open),
-        }
-    }
-
-    /// The endpoint reached first.
-    fn reached(&mut self, endpoint: &Endpoint) {
-        self.event.account = Some(endpoint.account);
-        self.event.endpoint = Some(endpoint.id);
-        self.event.url = endpoint.url.to_string();
-    }
-
-    /// Ends it with these words: nobody is served.
-    fn refuse(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
-        self.refused = true;
-        self.done(error, outcome);
-    }
-
-    /// Ends it with these words.
-    fn done(mut self, error: Option<ErrorCode>, outcome: impl Into<String>) {
-        self.event.error = error;
-        self.event.outcome = outcome.into();
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let mut event = std::mem::take(&mut self.event);
-        event.bytes_in = self.traffic.received();
-        event.bytes_out = self.traffic.sent();
-        event.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.edge.connection_done(event, self.refused);
-    }
-}
-
-/// Takes an accepted connection: counts it in and serves it in a task of its own.
-pub fn begin(shard: &Shard, entrance: &Entrance, stream: TcpStream) {
-    let Ok(socket) = Socket::new(stream) else { return };
-    let edge = shard.edge();
-    edge.metrics.connections.get_or_create(&ListenerLabel { listener: entrance.name() }).inc();
-    if edge.guard.is_blocked(socket.peer().ip()) {
-        edge.metrics.connections_blocked.inc();
-        return;
-    }
-    let comer = if *entrance == Entrance::Connect { Comer::Agent } else { Comer::Visitor };
-    let admit = |comer| edge.caps.admit(socket.peer().ip(), comer).map(|admitted| (comer, admitted));
-    let admitted = match admit(comer) {
-        // A connection here may be an agent's, and there is room for those.
-        Err(_) if *entrance == Entrance::Shared => admit(Comer::Agent),
-        admitted => admitted,
-    };
-    let (comer, admitted) = match admitted {
-        Ok(admitted) => admitted,
-        Err(refused) => {
-            edge.metrics.connections_refused.inc();
-            tracing::debug!(client = %socket.peer(), %refused, "connection refused");
-            return;
-        }
-    };
-    let shard = shard.clone();
-    match entrance.clone() {
-        Entrance::Connect => {
-            spawn_local(agents::serve(shard, socket, admitted));
-        }
-        Entrance::Http => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_http(shard, socket, record));
-        }
-        Entrance::Tls => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_tls(shard, socket, record));
-        }
-        Entrance::Shared => {
-            spawn_local(shared::serve(shard, socket, comer, admitted));
-        }
-        Entrance::Tcp { host, port } => {
-            let record = Record::new(&shard, &socket, admitted);
-            spawn_local(serve_tcp(shard, socket, record, host, port));
-        }
-    }
-}
-
-fn facts(shard: &Shard, socket: &Socket, record: &Record) -> Arc<ConnFacts> {
-    Arc::new(ConnFacts {
-        client: socket.peer(),
-        server: socket.local(),
-        region: shard.edge().tables.load().program.settings.region.clone(),
-        start_unix_ms: record.event.started_at_ms,
-        tls: None,
-    })
-}
-
-async fn serve_tcp(shard: Shard, socket: Socket, record: Record, host: Host, port: u16) {
+/// Serves a connection to a TCP address.
+pub async fn serve_tcp(shard: Shard, socket: Socket, log: ConnLog, host: Host, port: u16) {
     shard.edge().routes.returned(None, &[Scheme::Tcp], &host, port).await;
     let Some((_, pool)) = shard.edge().routes.public(Scheme::Tcp, &host, port) else {
         let outcome = format!("no endpoint is online on tcp://{host}:{port}");
-        return record.refuse(Some(ErrorCode::OFFLINE), outcome);
+        return log.refuse(Some(ErrorCode::OFFLINE), outcome);
     };
-    let facts = facts(&shard, &socket, &record);
-    go_on(shard, Box::new(Walk::new(Visitor::clear(socket), facts, None, pool, record))).await;
+    let facts = deliver::facts(&shard, &socket, &log);
+    go_on(shard, Box::new(Conn::new(socket, None, log, Dispatch::connection(facts, pool)))).await;
 }
 
-async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
-    let facts = facts(&shard, &socket, &record);
+/// Serves a connection that speaks HTTP in clear.
+pub async fn serve_http(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, log: ConnLog) {
+    let facts = deliver::facts(&shard, &socket, &log);
     let conn = HttpConn {
         facts,
         scheme: Scheme::Http,
@@ -196,40 +48,47 @@ async fn serve_http(shard: Shard, mut socket: Socket, record: Record) {
         first_endpoint: None,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut socket, conn).await;
+    let outcome = crate::http::serve(shard.clone(), upstreams, &mut socket, conn).await;
     if outcome.broken {
         socket.abort_on_close();
     }
     drop((open, socket));
     match outcome.requests {
-        0 => record.refuse(None, outcome.outcome),
-        _ => record.done(None, outcome.outcome),
+        0 => log.refuse(None, outcome.outcome),
+        _ => log.done(None, outcome.outcome),
     }
 }
 
 /// HTTPS and TLS endpoints share a listener; libpq asks for TLS in its own words first.
-async fn serve_tls(shard: Shard, mut socket: Socket, record: Record) {
+pub async fn serve_tls(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, log: ConnLog) {
     match read_hello(&mut socket).await {
-        Ok(hello) => serve_hello(shard, socket, hello, record).await,
-        Err(refusal) => record.refuse(None, refusal.to_string()),
+        Ok(hello) => serve_hello(shard, upstreams, socket, hello, log).await,
+        Err(refusal) => log.refuse(None, refusal.to_string()),
     }
 }
 
-async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, mut record: Record) {
+/// Serves a connection whose TLS hello is there.
+pub async fn serve_hello(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    mut socket: Socket,
+    hello: Hello,
+    log: ConnLog,
+) {
     let Some(name) = hello.tls.sni.clone() else {
-        hello::refuse_name(&mut socket).await;
-        return record.refuse(None, "the TLS hello names no server this edge could serve");
+        refuse_name(&mut socket).await;
+        return log.refuse(None, "the TLS hello names no server this edge could serve");
     };
-    record.event.server_name = name.to_string();
-    shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, TLS_PORT).await;
+    log.event_mut().server_name = name.to_string();
+    shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, deliver::TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
-        return deliver::no_endpoint(shard, socket, hello, name, record).await;
+        return deliver::no_endpoint(shard, upstreams, socket, hello, name, log).await;
     };
-    let facts = facts(&shard, &socket, &record);
-    let walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
+    let facts = deliver::facts(&shard, &socket, &log);
+    let conn = Box::new(Conn::new(socket, Some(hello), log, Dispatch::connection(facts, pool)));
     match scheme {
-        Scheme::Https => deliver::https(shard, walk).await,
-        _ => go_on(shard, walk).await,
+        Scheme::Https => deliver::https(shard, upstreams, conn).await,
+        _ => go_on(shard, conn).await,
     }
 }
 
@@ -237,8 +96,8 @@ async fn serve_hello(shard: Shard, mut socket: Socket, hello: Hello, mut record:
 /// speak HTTP decides.
 fn choose(shard: &Shard, name: &Host, hello: &Hello) -> Option<(Scheme, Pool)> {
     let routes = &shard.edge().routes;
-    let https = routes.public(Scheme::Https, name, TLS_PORT).filter(|_| !hello.postgres);
-    let tls = routes.public(Scheme::Tls, name, TLS_PORT);
+    let https = routes.public(Scheme::Https, name, deliver::TLS_PORT).filter(|_| !hello.postgres);
+    let tls = routes.public(Scheme::Tls, name, deliver::TLS_PORT);
     match (https, tls) {
         (Some((near, pool)), Some((other, _))) if is_closer(&near, &other) => Some((Scheme::Https, pool)),
         (Some((near, _)), Some((other, pool))) if is_closer(&other, &near) => Some((Scheme::Tls, pool)),

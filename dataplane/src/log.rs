@@ -88,7 +88,7 @@ fn policy_logs_text(logs: &[Value]) -> Option<String> {
     (!logs.is_empty()).then(|| json!(logs).to_string())
 }
 
-/// A connection has ended. False: its line is lost, because whoever reads the log does not keep up.
+/// A connection has ended. False: its line is lost, because the reader of the log does not keep up.
 pub fn connection(event: &ConnectionEvent) -> bool {
     if !tracing::enabled!(target: CONNECTION, Level::INFO) {
         return true;
@@ -101,7 +101,7 @@ pub fn connection(event: &ConnectionEvent) -> bool {
     }
 }
 
-/// A request was answered. False: its line is lost, because whoever reads the log does not keep up.
+/// A request was answered. False: its line is lost, because the reader of the log does not keep up.
 pub fn request(event: &RequestEvent) -> bool {
     if !tracing::enabled!(target: REQUEST, Level::INFO) {
         return true;

@@ -10,26 +10,27 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result};
 use aws_lc_rs::rand;
 use clap::Parser as _;
+use ebbgate_edge::agents::Agents;
 use ebbgate_edge::config::{Config, QuicListen};
-use ebbgate_edge::feed::Feed;
-use ebbgate_edge::net::listen::{self, Caps, Transport};
-use ebbgate_edge::shard::{self, Entrance};
+use ebbgate_edge::feed::{self, Feed};
+use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
+use ebbgate_edge::shard;
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
-use ebbgate_edge::state::edge::{Edge, Parts};
-use ebbgate_edge::state::jwks::{Fetcher, Keys};
-use ebbgate_edge::state::metrics::Metrics;
+use ebbgate_edge::state::edge::Edge;
+use ebbgate_edge::state::jwks::Fetcher;
+use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
-use ebbgate_edge::state::report::Reports;
 use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::state::tables::Tables;
-use ebbgate_edge::xdp::Guard;
+use ebbgate_edge::xdp::{XdpHandle, served};
 use ebbgate_edge::{admin, drain, log};
+use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{EdgeId, Ksuid};
 use ebbgate_wire::ticket::TicketKey;
 use sd_notify::NotifyState;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep};
 
 /// Seconds between attempts to write what the disk did not take.
@@ -66,10 +67,10 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let saved = Saved::open(&config.edge_dir())?;
-    let (edge, events) = edge(config, &saved)?;
+    let Parts { edge, agents, xdp, events } = parts(config, &saved)?;
     let shards = config.shards();
-    let mailboxes = edge.mailboxes(shards);
-    restore(&edge, &saved);
+    let mailboxes = edge.mailboxes.open(shards);
+    restore(&agents, &saved);
     let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
     let (admin_at, admin) = listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?;
     let http = open(&edge, config.http, &Entrance::Http, shards, &passed)?;
@@ -83,14 +84,14 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let addresses = Addresses { http, https, connect, admin: admin_at };
     drop(passed);
     let quic = open_quic(&edge, config.quic, addresses.connect)?;
-    // The filter stands before the first connection is accepted.
-    edge.begin_guard(vec![addresses.http, addresses.https, addresses.connect]);
-    edge.guard.settled().await;
+    // The filter is in the kernel before the first connection is accepted.
+    xdp.begin(served::wanted(&edge, vec![addresses.http, addresses.https, addresses.connect]));
+    xdp.applied().await;
     let form = config.runtime.form();
     let threads = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
-        let edge = Arc::clone(&edge);
+        let agents = Arc::clone(&agents);
         let name = format!("shard-{index}");
-        std::thread::Builder::new().name(name).spawn(move || shard::run(index, form, edge, mailbox))
+        std::thread::Builder::new().name(name).spawn(move || shard::run(index, form, agents, mailbox))
     });
     let threads: Vec<JoinHandle<_>> = threads.collect::<std::io::Result<_>>()?;
     let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
@@ -105,7 +106,8 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     }
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk)));
-    let feed = Feed { socket: config.control_socket(), id, edge: Arc::clone(&edge), saved, events };
+    let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
+    let feed = Feed { socket: config.control_socket(), id, edge: edge_of_feed, agents, xdp, saved, events };
     tokio::spawn(feed.run());
     let summed = Arc::clone(&edge);
     tokio::spawn(async move {
@@ -114,10 +116,9 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
             summed.log_refusals(false);
         }
     });
-    let reloaded = Arc::clone(&edge);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            reloaded.guard.reload();
+            reloaded.reload();
         }
     });
     let run_dir = config.run_dir();
@@ -131,7 +132,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    // Without a service manager there is nobody to tell.
+    // Without a service manager there is nothing to notify.
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     drain::drain(&edge, Duration::from_millis(config.drain_ms)).await;
     edge.log_refusals(true);
@@ -145,32 +146,30 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     Ok(())
 }
 
-fn edge(
-    config: &Config,
-    saved: &Saved,
-) -> Result<(Arc<Edge>, tokio::sync::mpsc::Receiver<ebbgate_model::feed::FromEdge>)> {
-    let guard = Guard::start(config.guard().map_err(anyhow::Error::msg)?)?;
-    let mut metrics = Metrics::new();
-    metrics.collect(guard.collector());
-    let (reports, events) = Reports::new(metrics.events_dropped.clone());
+/// What the process shares between its parts.
+struct Parts {
+    edge: Arc<Edge>,
+    agents: Arc<Agents>,
+    xdp: Arc<XdpHandle>,
+    events: mpsc::Receiver<FromEdge>,
+}
+
+fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     let (total, source) = config.caps();
-    let fetcher = Fetcher::new(config.jwks_ca.as_deref(), config.jwks_allow_private);
-    let edge = Edge::new(Parts {
-        caps: Caps::new(total, source),
-        metrics,
-        reports,
-        keys: Keys::new(fetcher.context("--jwks-ca")?),
-        tickets: TicketKey::new(&saved.ticket_key(fresh()?)?),
-        waits: config.waits(),
-        guard,
-        background: Handle::current(),
-        ports: Ports::new(config.tcp_bind, config.shards()),
-    });
-    Ok((edge, events))
+    let fetcher = Fetcher::new(config.jwks_ca.as_deref(), config.jwks_allow_private).context("--jwks-ca")?;
+    let tickets = TicketKey::new(&saved.ticket_key(fresh()?)?);
+    let ports = Ports::new(config.tcp_bind, config.shards());
+    let (mut edge, events) =
+        Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
+    let settings = config.xdp().map_err(anyhow::Error::msg)?;
+    let xdp = XdpHandle::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
+    edge.metrics.collect(xdp.collector());
+    let edge = Arc::new(edge);
+    Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
 }
 
 /// Starts from the last Program: control may be down.
-fn restore(edge: &Arc<Edge>, saved: &Saved) {
+fn restore(agents: &Agents, saved: &Saved) {
     let program = match saved.program() {
         Ok(Some(program)) => program,
         Ok(None) => return,
@@ -181,8 +180,8 @@ fn restore(edge: &Arc<Edge>, saved: &Saved) {
     let generation = program.generation;
     match Tables::compile(program, &Tables::default()) {
         Ok(tables) => {
-            bound::expect(edge, &saved.bound_file());
-            edge.install(tables);
+            bound::expect(agents.edge(), &saved.bound_file());
+            feed::install(agents, tables);
             tracing::info!(generation, "serving the last program until control is heard");
         }
         Err(error) => {
@@ -216,7 +215,7 @@ fn open(
         Some((_, socket)) => listen::share(listener, socket.try_clone()?, shards)?,
         None => listen::bind(listener, address, shards).map_err(listen::ListenError::named)?,
     };
-    edge.listen(entrance, listeners);
+    edge.mailboxes.listen(entrance, listeners);
     tracing::info!(address = %bound, listener = entrance.name(), "listening");
     Ok(bound)
 }
@@ -262,7 +261,7 @@ async fn announce(edge: &Edge, disk: &Disk, run_dir: &Path, addresses: &Addresse
     if let Err(error) = disk.write(&path, about.to_string().as_bytes()) {
         tracing::error!(%error, path = %path.display(), "scripts will not find this edge");
     }
-    // Without a service manager there is nobody to tell.
+    // Without a service manager there is nothing to notify.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     tracing::info!(%about, "ready");
 }

@@ -3,5 +3,3 @@
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub(crate) use std::sync::{Mutex, MutexGuard};
-
-pub(crate) use tokio::io::{DuplexStream, duplex};

@@ -1,17 +1,23 @@
-//! What the edge knows: the Program in force, who is online, counters, and the outbox to control.
+//! What the edge knows: the Program in force, endpoints that are online, counters, and the outbox to control.
 //!
 //! Read by every room above; changed by `feed` and `agents`.
 
+pub mod blocklist;
 pub mod bound;
+pub mod changes;
+pub mod clock;
 pub mod disk;
 pub mod edge;
 pub mod endpoint;
 pub mod jwks;
+pub mod mailbox;
 pub mod metrics;
 pub mod pool;
 pub mod ports;
+pub mod random;
 pub mod report;
 pub mod restrictions;
 pub mod route;
 pub mod saved;
+pub mod shard;
 pub mod tables;

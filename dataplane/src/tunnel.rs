@@ -1,10 +1,19 @@
 //! How a stream reaches an agent: the session's mux, links, raw links and QUIC, and whether the agent is heard.
+//!
+//! What both ends share is `ebbgate_tunnel`'s. Knows no endpoint, no policy and no shard.
 
-pub mod carrier;
-pub mod crossing;
+pub mod agent_liveness;
+pub mod claim;
+pub mod dialer;
 pub mod health;
-pub mod life;
-pub mod links;
-pub mod liveness;
+pub mod idle;
+mod idle_links;
+pub mod link;
+pub mod metrics;
+pub mod origin;
+mod proxy_protocol;
+pub mod quic;
+pub mod raw_link;
 pub mod session;
+pub mod session_liveness;
 pub mod stream;

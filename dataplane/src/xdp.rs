@@ -5,120 +5,46 @@
 //! and in every case it gives them again. So the one rule here is that the kernel refuses nobody whom the policies in
 //! force let in.
 //!
-//! `owned` decides what is guarded, `compile` what the maps hold, `filter` does it, `keeper` is the thread; this file is the
+//! `offload` decides what is guarded, `compile` what the maps hold, `filter` does it, `reconciler` is the thread; this file is the
 //! handle that the rest of the edge has.
 
-pub mod blocklist;
 mod collector;
 pub mod compile;
+mod exchange;
 pub mod filter;
 pub mod frame;
+mod grace;
 pub mod interfaces;
-mod keeper;
 pub mod links;
 pub mod lists;
 pub mod maps;
-pub mod owned;
+pub mod offload;
 pub mod pins;
 pub mod probe;
-mod settle;
+mod reconciler;
+pub mod served;
+pub mod settings;
+mod write;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use ebbgate_model::EndpointId;
-use ebbgate_model::feed::EnforcementReport;
 use prometheus_client::collector::Collector;
 use tokio::sync::watch;
 
-use crate::state::tables::Tables;
-use blocklist::{Blocklist, BlocklistError};
-use collector::Seen;
-use interfaces::Interfaces;
-use keeper::Keeper;
-use maps::Rates;
-use owned::Listening;
+pub use exchange::{Enforcement, Wanted};
+pub use settings::{Mode, OBJECT, PINS, Settings};
 
-/// The XDP object that this edge was built with: made by `cargo xtask ebpf`, committed, and read by nothing else.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/object/admit.o");
-
-/// Where maps and links are pinned unless the operator says otherwise.
-pub const PINS: &str = "/sys/fs/bpf/ebbgate";
-
-/// How the program is attached to an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
-    /// In the driver, before the kernel allocates anything.
-    Native,
-    /// In the generic receive path, for drivers without support.
-    Generic,
-}
-
-impl Mode {
-    /// Both, the better first.
-    pub const ALL: [Self; 2] = [Self::Native, Self::Generic];
-
-    /// The word used in logs, metrics and the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        }
-    }
-}
-
-/// What the operator asked for.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The XDP object.
-    pub object: &'static [u8],
-    /// Which interfaces.
-    pub interfaces: Interfaces,
-    /// Modes that may be tried, in this order.
-    pub modes: Vec<Mode>,
-    /// Folder of pins, of this edge alone.
-    pub pins: PathBuf,
-    /// Limits and sampling.
-    pub rates: Rates,
-    /// File of networks that no listener serves.
-    pub blocklist: Option<PathBuf>,
-    /// Where the edge notes which pins it uses, so that a later start without XDP can take the filter away.
-    pub note: Option<PathBuf>,
-}
-
-impl Default for Settings {
-    /// Nothing in the kernel, no blocklist.
-    fn default() -> Self {
-        Self {
-            object: &[],
-            interfaces: Interfaces::Off,
-            modes: Mode::ALL.to_vec(),
-            pins: PINS.into(),
-            rates: Rates::default(),
-            blocklist: None,
-            note: None,
-        }
-    }
-}
-
-/// What is to be enforced.
-#[derive(Clone)]
-pub struct Wanted {
-    /// The Program in force.
-    pub tables: Arc<Tables>,
-    /// Where the edge listens, and who stands there.
-    pub listening: Listening,
-}
+use crate::state::blocklist::{Blocklist, BlocklistError};
+use crate::state::changes::Changes;
+use exchange::Exchange;
+use reconciler::XdpReconciler;
 
 /// Why there is no guard.
 #[derive(Debug, thiserror::Error)]
-pub enum GuardError {
+pub enum XdpError {
     /// The blocklist.
     #[error(transparent)]
     Blocklist(#[from] BlocklistError),
@@ -127,45 +53,38 @@ pub enum GuardError {
     Thread(#[source] io::Error),
 }
 
-/// By endpoint, how its allowlist is enforced here.
-pub type Enforcement = BTreeMap<EndpointId, EnforcementReport>;
-
-/// Gives what is to be enforced now; None: no Program is in force yet.
-type Source = Box<dyn Fn() -> Option<Wanted> + Send>;
-
-/// What the handle and the thread share.
-#[derive(Default)]
-struct Shared {
-    source: Mutex<Option<Source>>,
-    asked: AtomicU64,
-    reload: AtomicBool,
-    blocklist: ArcSwap<Blocklist>,
-    seen: Mutex<Seen>,
-}
-
 /// The handle to the thread that keeps the kernel's filter.
-pub struct Guard {
-    shared: Arc<Shared>,
-    wake: SyncSender<()>,
+pub struct XdpHandle {
+    shared: Arc<Exchange>,
     done: watch::Receiver<u64>,
     enforcement: watch::Receiver<Arc<Enforcement>>,
 }
 
-impl Guard {
-    /// Reads the blocklist and starts the thread. Nothing is enforced in the kernel before [`Guard::begin`].
-    pub fn start(settings: Settings) -> Result<Self, GuardError> {
-        let shared = Arc::new(Shared::default());
+impl XdpHandle {
+    /// Reads the blocklist into `blocklist` and starts the thread, which looks whenever `changes` counts one more. Nothing is
+    /// enforced in the kernel before [`XdpHandle::begin`].
+    pub fn start(
+        settings: Settings,
+        changes: Arc<Changes>,
+        blocklist: Arc<ArcSwap<Blocklist>>,
+    ) -> Result<Self, XdpError> {
         if let Some(path) = &settings.blocklist {
-            shared.blocklist.store(Arc::new(Blocklist::read(path)?));
+            blocklist.store(Arc::new(Blocklist::read(path)?));
         }
-        // One call that waits stands for any number of them.
-        let (wake, woken) = sync_channel(1);
+        let shared = Arc::new(Exchange {
+            source: Mutex::default(),
+            changes,
+            over: AtomicBool::new(false),
+            reload: AtomicBool::new(false),
+            blocklist,
+            seen: Mutex::default(),
+        });
         let (done_sender, done) = watch::channel(0);
         let (enforcement_sender, enforcement) = watch::channel(Arc::default());
         let for_thread = Arc::clone(&shared);
-        let run = move || Keeper::new(settings, for_thread, done_sender, enforcement_sender).run(&woken);
-        std::thread::Builder::new().name("guard".into()).spawn(run).map_err(GuardError::Thread)?;
-        Ok(Self { shared, wake, done, enforcement })
+        let run = move || XdpReconciler::new(settings, for_thread, done_sender, enforcement_sender).run();
+        std::thread::Builder::new().name("guard".into()).spawn(run).map_err(XdpError::Thread)?;
+        Ok(Self { shared, done, enforcement })
     }
 
     /// From now on the kernel enforces what `source` gives.
@@ -173,33 +92,21 @@ impl Guard {
         let mut slot = self.shared.source.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(Box::new(source));
         drop(slot);
-        self.look();
+        self.shared.changes.note();
     }
 
-    /// Something changed: look at the source again, soon. Never waits.
-    pub fn look(&self) {
-        self.shared.asked.fetch_add(1, Ordering::AcqRel);
-        // Full: a look is still to come, and will see this change too.
-        let _ = self.wake.try_send(());
-    }
-
-    /// Reads the blocklist again, and attaches again where somebody took the program off by hand.
+    /// Reads the blocklist again, and attaches again where the program was detached by hand.
     pub fn reload(&self) {
         self.shared.reload.store(true, Ordering::Release);
-        self.look();
+        self.shared.changes.note();
     }
 
     /// Completes when every change up to now is in the kernel, or known not to be.
-    pub async fn settled(&self) {
-        let asked = self.shared.asked.load(Ordering::Acquire);
+    pub async fn applied(&self) {
+        let asked = self.shared.changes.count();
         let mut done = self.done.clone();
-        // An error means that the thread is gone, and with it everybody who could be waited for.
+        // An error means that the thread is gone: nothing more will be applied.
         let _ = done.wait_for(|done| *done >= asked).await;
-    }
-
-    /// Whether the blocklist refuses a source.
-    pub fn is_blocked(&self, source: IpAddr) -> bool {
-        self.shared.blocklist.load().contains(source)
     }
 
     /// How every endpoint's allowlist is enforced, as it changes.
@@ -210,5 +117,12 @@ impl Guard {
     /// Metrics that are read from the kernel when asked for.
     pub fn collector(&self) -> Box<dyn Collector> {
         Box::new(collector::Packets(Arc::clone(&self.shared)))
+    }
+}
+
+impl Drop for XdpHandle {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Release);
+        self.shared.changes.note();
     }
 }

@@ -3,6 +3,7 @@
 //! Reads `cargo metadata` and the files that git tracks; with `--write` it renews the picture in ARCHITECTURE.md, else it
 //! changes nothing. A unit test runs it too.
 
+mod circles;
 mod files;
 mod graph;
 mod imports;
@@ -18,10 +19,6 @@ use serde_json::Value;
 
 use crate::workspace;
 use imports::Imports;
-
-/// Files that are being taken apart; their circles and upward arrows are printed, and do not fail.
-const BEING_MENDED: [&str; 6] =
-    ["agent/", "control/", "crates/policy/", "crates/quic/", "crates/wire/", "dataplane/"];
 
 /// What `cargo xtask tidy` takes.
 #[derive(Debug, Default, clap::Args)]
@@ -43,10 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     println!("{picture}\n{}", picture::figures(&imports, &texts));
-    let (findings, later) = findings(&metadata, &texts, &imports)?;
-    for finding in &later {
-        println!("tidy, still to mend: {finding}");
-    }
+    let findings = findings(&metadata, &texts, &imports)?;
     for finding in &findings {
         eprintln!("tidy: {finding}");
     }
@@ -56,18 +50,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bail!("tidy: {} findings", findings.len())
 }
 
-/// What is wrong, and what of it is in files that are being mended.
-fn findings(
-    metadata: &Value,
-    texts: &BTreeMap<String, String>,
-    imports: &Imports,
-) -> Result<(Vec<String>, Vec<String>)> {
+/// What is wrong.
+fn findings(metadata: &Value, texts: &BTreeMap<String, String>, imports: &Imports) -> Result<Vec<String>> {
     let mut findings = graph::check(metadata)?;
     findings.extend(picture::check(texts, &picture::draw(imports))?);
-    let arrows = arrows_that_are_wrong(imports);
-    let (later, now) =
-        arrows.into_iter().partition(|arrow| BEING_MENDED.iter().any(|place| arrow.starts_with(place)));
-    findings.extend::<Vec<String>>(now);
+    findings.extend(arrows_that_are_wrong(imports));
     let for_tests: Vec<String> =
         texts.iter().flat_map(|(path, text)| files::test_modules(path, text)).collect();
     findings.extend(named::check(texts));
@@ -75,14 +62,13 @@ fn findings(
         let is_test = for_tests.iter().any(|test| test == path);
         findings.extend(files::check(path, text, is_test).into_iter().map(|what| format!("{path}:{what}")));
     }
-    Ok((findings, later))
+    Ok(findings)
 }
 
 /// Arrows that point up in dataplane, and circles of files in any crate.
 fn arrows_that_are_wrong(imports: &Imports) -> Vec<String> {
-    let mut findings = order::check(imports);
-    findings.extend(imports.knots(None).iter().flatten().map(|circle| imports.explain(circle)));
-    findings
+    let circles = imports.knots(None).into_iter().flatten().map(|circle| imports.explain(&circle));
+    order::check(imports).into_iter().chain(circles).collect()
 }
 
 /// The text files that git tracks or would track: path from the root, and content. Binary files (corpora, pictures) and
@@ -129,18 +115,18 @@ mod tests {
     fn the_workspace_is_tidy() {
         let (metadata, texts) = (workspace::metadata(false).unwrap(), sources().unwrap());
         let imports = Imports::read(&metadata, &texts).unwrap();
-        assert_eq!(findings(&metadata, &texts, &imports).unwrap().0, Vec::<String>::new());
+        assert_eq!(findings(&metadata, &texts, &imports).unwrap(), Vec::<String>::new());
     }
 
     #[test]
     fn an_arrow_that_points_up_is_found() {
-        let found = caused("dataplane/", &[("dataplane/src/http.rs", "use crate::shard::Shard;\n")]);
+        let found = caused("dataplane/", &[("dataplane/src/net.rs", "use crate::shard::Shard;\n")]);
         let named = found.iter().any(|finding| {
-            finding.starts_with("dataplane/src/http.rs:")
+            finding.starts_with("dataplane/src/net.rs:")
                 && finding.contains(
-                    "imports `crate::shard::Shard` of dataplane/src/shard.rs, but shard is above http",
+                    "imports `crate::shard::Shard` of dataplane/src/shard.rs, but shard is above net",
                 )
-                && finding.contains("pass what http needs down as an argument")
+                && finding.contains("pass what net needs down as an argument")
         });
         assert!(named, "{found:?}");
     }
@@ -151,6 +137,15 @@ mod tests {
             [("dataplane/src/lib.rs", "pub mod cellar;\n"), ("dataplane/src/cellar.rs", "//! What.\n")];
         let found = caused("dataplane/", &added);
         let named = found.iter().any(|finding| finding.starts_with("dataplane/src/cellar: has no place"));
+        assert!(named, "{found:?}");
+    }
+
+    #[test]
+    fn a_circle_of_rooms_is_found() {
+        // Rooms of one step; `l4` imports `http`.
+        let found = caused("dataplane/", &[("dataplane/src/http.rs", "use crate::l4::ConnLog;\n")]);
+        let named =
+            found.iter().any(|finding| finding.contains("rooms import each other in a circle: http, l4;"));
         assert!(named, "{found:?}");
     }
 

@@ -6,8 +6,9 @@ use clap::Args;
 use ebbgate::config::{Defect, EndpointDraft, PolicyText, Secret, TerminationPem};
 use ebbgate_model::Scheme;
 
+use super::env::{Env, Failure, SessionArguments};
 use super::report::Mode;
-use super::{Env, Failure, SessionArguments, running};
+use super::running;
 
 /// Name of the endpoint unless one is given.
 const NAME: &str = "command_line";

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use ebbgate::config::{Secret, clean_token};
-use ebbgate::dial::client_config;
+use ebbgate::edge_dialer::client_config;
 use ebbgate::trust::Trust;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode, Uri};
@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Env, Failure, files, load};
+use super::env::{Env, Failure, files, load};
 
-/// Where control listens when nobody says otherwise.
+/// Control's default address.
 const API_URL_DEFAULT: &str = "http://127.0.0.1:4480";
 /// Seconds a call may take.
 const CALL_SECS_MAX: u64 = 60;

@@ -8,7 +8,8 @@ use clap::Subcommand;
 use ebbgate::config::{Config, ConnectAddress, LogTarget, clean_token, set_agent_key};
 use ebbgate::trust::Trust;
 
-use super::{Env, Failure, default_file, files, load, running};
+use super::env::{Env, Failure, default_file, files, load};
+use super::running;
 
 /// Folders that a service has for itself (`PrivateTmp`).
 const HIDDEN: [&str; 2] = ["/tmp", "/var/tmp"];
@@ -103,7 +104,7 @@ pub(super) fn validate_service(files: &[PathBuf], live: bool, env: Env<'_>) -> R
     let config = validate(files, &|_| None).map_err(|failure| {
         let helped = validate(files, env).is_ok();
         let note = "the service does not have the variables of this shell: write their values into the file";
-        if helped { Failure(format!("{failure}{}", Failure::new(note))) } else { failure }
+        if helped { Failure::plain(format!("{failure}{}", Failure::new(note))) } else { failure }
     })?;
     if config.endpoints.is_empty() {
         return Err(Failure::new(

@@ -9,7 +9,7 @@ use ebbgate::trust::Trust;
 use ebbgate_model::{JOIN_BYTES_MAX, JoinString};
 
 use super::config::{read_or_empty, write};
-use super::{Env, Failure, default_file};
+use super::env::{Env, Failure, default_file};
 
 /// Name of the file with the authorities, in the configuration's folder.
 const AUTHORITIES_FILE: &str = "connect-ca.pem";

@@ -8,7 +8,7 @@ use ebbgate_telemetry::Logfmt;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use super::Failure;
+use super::env::Failure;
 
 /// Whether people get plain lines on standard output.
 pub(super) fn console(agent: &AgentConfig) -> bool {

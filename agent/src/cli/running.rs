@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ebbgate::config::Config;
-use ebbgate::dial::EdgeDialer;
-use ebbgate::plan::Patience;
+use ebbgate::edge_dialer::EdgeDialer;
+use ebbgate::plan::RetryPolicy;
 use ebbgate::session::{Delivery, Session, Settings, bind_request, hello, system_random};
 use ebbgate::upstream::Upstream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -13,8 +13,9 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::env::Failure;
+use super::logging;
 use super::report::{Mode, Reporter, Verdict};
-use super::{Failure, logging};
 
 /// Everything a start needs beside the network; an error says why the configuration cannot start.
 pub(super) fn prepare(config: &Config) -> Result<(EdgeDialer, Vec<Arc<Upstream>>), Failure> {
@@ -76,7 +77,7 @@ async fn serve(
         let (session, name, bind) = (session.clone(), endpoint.name.clone(), bind_request(endpoint));
         // The outcome is reported by event, however long it takes.
         tokio::spawn(async move {
-            let _ = session.add(&name, bind, Patience::Forever, Delivery::Forward(upstream)).await;
+            let _ = session.add(&name, bind, RetryPolicy::Forever, Delivery::Forward(upstream)).await;
         });
     }
     // Ready means running and trying: a service must not fail to start because its edge is away.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use ebbgate::service::Host;
 
-use super::{Env, Failure, config};
+use super::config;
+use super::env::{Env, Failure};
 
 #[derive(Subcommand)]
 pub(super) enum ServiceVerb {

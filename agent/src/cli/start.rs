@@ -2,8 +2,9 @@
 
 use clap::Args;
 
+use super::env::{Env, Failure, SessionArguments, default_file};
 use super::report::Mode;
-use super::{Env, Failure, SessionArguments, default_file, running};
+use super::running;
 
 #[derive(Args)]
 pub(super) struct StartArguments {

@@ -1,4 +1,4 @@
-//! The `agent:` section (surface.md section 2.2): whom to dial, whom to trust, how to log.
+//! The `agent:` section (surface.md section 2.2): which edge to dial, which certificates to trust, how to log.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ use ebbgate_telemetry::LogFormat;
 use ebbgate_wire::CONNECT_PORT;
 use ebbgate_wire::rpc::Secret;
 
-use super::environment::clean_token;
 use super::read::{Field, Findings, Table, beside};
+use super::token::clean_token;
 use super::tree::Value;
 use crate::proxy::ProxyUrl;
 use crate::trust::Trust;

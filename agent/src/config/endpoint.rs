@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
+use super::Secret;
 use super::draft::{Defect, EndpointConfig, EndpointDraft, PolicyText, TerminationPem};
 use super::read::{Field, Findings, Problem, Table, beside};
+use super::source::{CONFIG_BYTES_MAX, Source};
 use super::tree::{Node, Place, Value};
-use super::{CONFIG_BYTES_MAX, ENDPOINTS_MAX, Secret, Source};
+
+/// Most endpoints one agent serves.
+pub const ENDPOINTS_MAX: usize = 1_000;
 
 const HINTS: &[(&str, &str)] = &[
     ("addr", "write `upstream: {url: …}`"),

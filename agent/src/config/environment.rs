@@ -4,30 +4,16 @@
 use std::net::IpAddr;
 
 use ebbgate_model::Prefix;
-use ebbgate_wire::rpc::Secret;
 
+use super::agent::{AgentConfig, ConnectAddress};
 use super::read::Problem;
-use super::{AgentConfig, ConnectAddress, Source};
+use super::source::Source;
+use super::token::clean_token;
 use crate::proxy::ProxyUrl;
 use crate::trust::Trust;
 
 /// Names of proxy variables, the first that is set wins. Most programs read both cases (Go, Python, curl).
 const PROXY_VARIABLES: [&str; 4] = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"];
-
-/// Reads a token: white space around it is removed, white space or control characters inside are an error.
-pub fn clean_token(text: &str) -> Result<Secret, String> {
-    let token = text.trim();
-    if token.is_empty() {
-        return Err("the token is empty".into());
-    }
-    if token.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(
-            "the token has white space or a control character inside; copy it again, whole and on one line"
-                .into(),
-        );
-    }
-    Ok(Secret::new(token))
-}
 
 impl Source<'_> {
     /// The value of the first of `names` that is set and not blank, without white space around it.

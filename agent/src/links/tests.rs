@@ -75,7 +75,7 @@ fn a_crowd_grows_the_stock_and_quiet_shrinks_what_is_wanted() {
     // Nobody comes for windows on end, and the edge lets go of them one by one.
     for second in 2..100 {
         links.review(at(second));
-        links.gone(Was::Idle, at(second), 0);
+        links.gone(PriorState::Idle, at(second), 0);
         fill(&mut links, at(second));
     }
     assert_eq!(links.count(), LINKS_IDLE_MIN);
@@ -93,7 +93,7 @@ fn idle_links_that_nobody_wants_are_hung_up() {
         assert!(due > now && due < at(200), "{links:?}");
         now = due;
         assert_eq!(links.dial(now), 0);
-        (0..links.surplus()).for_each(|_| links.gone(Was::Idle, now, 0));
+        (0..links.surplus()).for_each(|_| links.gone(PriorState::Idle, now, 0));
     }
     assert_eq!(links.count(), LINKS_IDLE_MIN);
 }
@@ -133,7 +133,7 @@ fn failed_dials_wait_longer_and_longer_and_one_success_forgets_it() {
     let mut waits = Vec::new();
     for _ in 0..8 {
         assert_eq!(links.dial(now), 1);
-        links.gone(Was::Dialling, now, u32::MAX);
+        links.gone(PriorState::Dialling, now, u32::MAX);
         assert_eq!(links.dial(now), 0);
         let due = links.next_due().unwrap();
         waits.push(due.saturating_sub(now).as_millis());
@@ -142,7 +142,7 @@ fn failed_dials_wait_longer_and_longer_and_one_success_forgets_it() {
     assert_eq!(waits, [250, 250, 250, 250, 500, 1_000, 2_000, 4_000]);
     assert_eq!(links.dial(now), 1);
     links.parked();
-    links.gone(Was::Fresh, now, u32::MAX);
+    links.gone(PriorState::Fresh, now, u32::MAX);
     assert_eq!(
         links.next_due(),
         Some(now + at(8)),
@@ -151,9 +151,9 @@ fn failed_dials_wait_longer_and_longer_and_one_success_forgets_it() {
     now += at(8);
     assert_eq!(links.dial(now), 1);
     links.parked();
-    links.gone(Was::Idle, now, u32::MAX);
+    links.gone(PriorState::Idle, now, u32::MAX);
     assert_eq!(links.dial(now), 1, "a link that lasted and ended is replaced at once");
-    links.gone(Was::Dialling, now, u32::MAX);
+    links.gone(PriorState::Dialling, now, u32::MAX);
     assert_eq!(links.next_due(), Some(now + Duration::from_millis(250)));
 }
 
@@ -161,7 +161,7 @@ fn failed_dials_wait_longer_and_longer_and_one_success_forgets_it() {
 fn dials_that_fail_together_wait_once() {
     let mut links = Links::new(64, 4, at(0));
     assert_eq!(links.dial(at(0)), 4);
-    (0..4).for_each(|_| links.gone(Was::Dialling, at(0), u32::MAX));
+    (0..4).for_each(|_| links.gone(PriorState::Dialling, at(0), u32::MAX));
     assert_eq!(links.next_due(), Some(Duration::from_millis(250)));
 }
 
@@ -191,13 +191,18 @@ enum Step {
     Claimed,
     Returned,
     Missed,
-    Gone(Was),
+    Gone(PriorState),
     Later(u64),
     Bound(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let was = prop_oneof![Just(Was::Dialling), Just(Was::Fresh), Just(Was::Idle), Just(Was::Busy)];
+    let was = prop_oneof![
+        Just(PriorState::Dialling),
+        Just(PriorState::Fresh),
+        Just(PriorState::Idle),
+        Just(PriorState::Busy)
+    ];
     let step = prop_oneof![
         4 => Just(Step::Dial),
         4 => Just(Step::Parked),
@@ -237,7 +242,7 @@ proptest! {
         }
         links.bound(u64::MAX);
         while links.dialling > 0 { links.parked(); }
-        while links.busy > 0 { links.gone(Was::Busy, at(now), random); }
+        while links.busy > 0 { links.gone(PriorState::Busy, at(now), random); }
         now += 2 * LINK_REFUSED_SECS;
         links.dial(at(now));
         while links.dialling > 0 { links.parked(); }

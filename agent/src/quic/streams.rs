@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ebbgate_tunnel::TunnelStream;
 use ebbgate_tunnel::quic::{Connection, Stream as QuicStream, read_proxied};
 use ebbgate_wire::mux::Code;
 use tokio::io::AsyncWriteExt as _;
@@ -53,7 +54,7 @@ async fn read_header(mut stream: QuicStream) -> Option<Proxied> {
         stream.reset(Code::PROTOCOL);
         return None;
     };
-    Some(Proxied { header, stream: Stream::Quic(stream) })
+    Some(Proxied { header, stream: Stream::Tunnel(TunnelStream::Quic(stream)) })
 }
 
 impl Streams for QuicStreams {

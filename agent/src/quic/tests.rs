@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::config::{AgentConfig, CarrierChoice};
-use crate::dial::{Dial, EdgeDialer};
+use crate::dial::Dial;
+use crate::edge_dialer::EdgeDialer;
 use crate::stream::Proxied;
 use crate::trust::{Trust, provider};
 
@@ -75,7 +76,10 @@ fn header(id: &str) -> ProxyHeader {
 
 async fn take(streams: &mut Box<dyn Streams>) -> (String, Stream) {
     match streams.accept().await.unwrap() {
-        Proxied { header, stream: crate::stream::Stream::Quic(stream) } => (header.id, stream),
+        Proxied {
+            header,
+            stream: crate::stream::Stream::Tunnel(ebbgate_tunnel::TunnelStream::Quic(stream)),
+        } => (header.id, stream),
         _ => panic!("another carrier"),
     }
 }

@@ -10,25 +10,35 @@ use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, CarrierOffer, Secret, StopTunnel, StreamKind, Unbind, error_code,
+    Auth, AuthReply, Bind, BindReply, CarrierOffer, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind,
+    error_code,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::delivery::{Desk, Heard};
+use super::actor::{Actor, Command, Flow};
+use super::delivery::{SessionEvent, StreamDispatcher};
+use super::event::Event;
 use super::links::{self, Book, Kind};
-use super::purpose::read_purpose;
-use super::{AUTH_SECS_MAX, Actor, BIND_SECS_MAX, Command, DRAIN_SECS_MAX, Event, Flow, UNBIND_SECS_MAX};
+use super::purpose::{Purpose, read_purpose};
 use crate::dial::{DialError, Dialled};
 use crate::path::{Advice, PROBE_SECS, Path};
 use crate::plan::{BindOutcome, Key, Refusal};
 use crate::stream::{Proxied, Streams};
 
+/// Longest wait for the answer to Auth, in seconds.
+pub const AUTH_SECS_MAX: u64 = 10;
+/// Longest wait for the answer to Bind, in seconds. Without one it is unknown what the edge serves, so the connection is
+/// given up and the next one takes the session over.
+pub const BIND_SECS_MAX: u64 = 30;
+/// Longest wait for the answer to Unbind, in seconds.
+pub const UNBIND_SECS_MAX: u64 = 10;
+/// Time that connections get to finish when the agent stops, in seconds.
+pub const DRAIN_SECS_MAX: u64 = 3;
+
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
-/// Visitors that may wait for the answer to a Bind; more are refused.
-const EARLY_MAX: usize = 64;
 /// Round trips waiting to be reported; more are left out.
 const LATENCIES_MAX: usize = 4;
 
@@ -44,12 +54,10 @@ pub(super) enum Ended {
 struct Tasks {
     session: driver::Session,
     driver: Driving,
-    desk: Desk,
-    heard: mpsc::Receiver<Heard>,
+    dispatcher: StreamDispatcher,
+    events: mpsc::Receiver<SessionEvent>,
     binds: JoinSet<(Key, Answer)>,
     unbinds: JoinSet<()>,
-    /// Visitors of what we may be bound to: the edge serves an endpoint before its answer is here.
-    early: Vec<Proxied>,
     /// Streams that come beside the session, while there are any.
     beside: Option<Box<dyn Streams>>,
     /// Whether the path stalls, where QUIC could take over.
@@ -67,7 +75,7 @@ impl Drop for Tasks {
     }
 }
 
-/// A task that keeps links, and their books; dropping it lets go of every link that nobody uses.
+/// A task that keeps links, and their books; dropping it closes every idle link.
 struct Keeping {
     book: Book,
     task: JoinHandle<()>,
@@ -176,19 +184,18 @@ impl Actor {
                 Err(error) => heartbeat::HeartbeatError::Io(std::io::Error::other(error)),
             }
         });
-        let (desk, heard) = Desk::new(self.routes.clone(), self.settings.observer.clone());
+        let (dispatcher, events) = StreamDispatcher::new(self.routes.clone(), self.settings.observer.clone());
         Tasks {
             session,
             driver,
-            desk,
-            heard,
+            dispatcher,
+            events,
             probing: None,
             attaching: JoinSet::new(),
             links: None,
             raw_links: None,
             binds: JoinSet::new(),
             unbinds: JoinSet::new(),
-            early: Vec::new(),
             beside,
             heartbeat,
             latency,
@@ -202,6 +209,7 @@ impl Actor {
     ) -> Result<Option<oneshot::Sender<()>>, Ended> {
         loop {
             while let Some((key, bind)) = self.plan.next_bind(self.now()) {
+                self.routes.binding(key, &bind.id);
                 tasks.binds.spawn(ask_bind(tasks.session.clone(), key, bind));
             }
             let due = self.plan.next_due().map(|due| self.start + due);
@@ -217,7 +225,7 @@ impl Actor {
                     Some(stream) => self.open(tasks, stream),
                     None => return Err(Ended::Lost(end_of(&mut tasks.driver.0).await)),
                 },
-                Some(heard) = tasks.heard.recv() => self.heard(tasks, heard),
+                Some(event) = tasks.events.recv() => self.heard(event),
                 proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(bound) = tasks.binds.join_next() => {
                     match bound {
@@ -273,7 +281,7 @@ impl Actor {
         let keep = |kind: Kind| {
             let book = Book::new(&kind, offer.links_max);
             let (dialer, random) = (self.settings.dialer.clone(), self.settings.random.clone());
-            let task = tokio::spawn(links::run(kind, book.clone(), dialer, tasks.desk.clone(), random));
+            let task = tokio::spawn(links::run(kind, book.clone(), dialer, tasks.dispatcher.clone(), random));
             Keeping { book, task }
         };
         if offer.quic && tasks.beside.is_none() {
@@ -342,41 +350,35 @@ impl Actor {
         }
     }
 
-    /// Reads a new stream's purpose beside the loop, so that a stalled one holds up nobody, and delivers it there.
+    /// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
     fn open(&self, tasks: &mut Tasks, stream: driver::Stream) {
         let stop_allowed = self.settings.remote_management;
-        let desk = tasks.desk.clone();
+        let dispatcher = tasks.dispatcher.clone();
         let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
         let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
-        let under_way = desk.begin();
+        let under_way = dispatcher.begin();
         tokio::spawn(async move {
             let limit = Duration::from_secs(HEADER_SECS_MAX);
             match timeout(limit, read_purpose(stream, stop_allowed)).await {
-                Ok(Some(Heard::Unrouted(proxied))) => {
-                    // It came this way because no link waited.
+                Ok(Some(Purpose::Proxied(proxied))) => {
+                    // It came this way because no link waited. HTTP comes this way anyway.
                     let fitting = if proxied.header.passthrough_tls { raw_links.or(links) } else { links };
-                    if let Some(book) = fitting {
+                    if let Some(book) = fitting.filter(|_| !is_http(&proxied.header)) {
                         book.missed();
                     }
-                    desk.take(proxied).await;
+                    dispatcher.take(proxied).await;
                 }
-                Ok(Some(heard)) => desk.tell(heard).await,
+                Ok(Some(Purpose::Event(event))) => dispatcher.tell(event).await,
                 Ok(None) | Err(_) => {}
             }
             drop(under_way);
         });
     }
 
-    fn heard(&mut self, tasks: &mut Tasks, heard: Heard) {
-        match heard {
-            Heard::Unrouted(proxied)
-                if self.plan.may_become(&proxied.header.id) && tasks.early.len() < EARLY_MAX =>
-            {
-                tasks.early.push(proxied);
-            }
-            Heard::Unrouted(proxied) => drop(tokio::spawn(tasks.desk.clone().take_late(proxied))),
-            Heard::StopTunnel(notice) => self.stopped(&notice),
-            Heard::Stop => self.tell(Event::StopRequested),
+    fn heard(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::StopTunnel(notice) => self.stopped(&notice),
+            SessionEvent::Stop => self.tell(Event::StopRequested),
         }
     }
 
@@ -413,9 +415,8 @@ impl Actor {
                 tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id));
             }
         }
-        for proxied in std::mem::take(&mut tasks.early) {
-            self.heard(tasks, Heard::Unrouted(proxied));
-        }
+        // After it was published: a stream that waited for the answer finds it.
+        self.routes.answered(key);
     }
 
     /// The edge ended one endpoint; it wants no Unbind and the session stays.
@@ -438,15 +439,13 @@ impl Actor {
         }
         // Answers to Bind are not waited for any more.
         self.plan.forget_binding();
-        for proxied in std::mem::take(&mut tasks.early) {
-            self.heard(tasks, Heard::Unrouted(proxied));
-        }
+        self.routes.forget_binding();
         for id in self.plan.served() {
             tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id));
         }
-        let desk = tasks.desk.clone();
+        let dispatcher = tasks.dispatcher.clone();
         loop {
-            let mut quiet = pin!(desk.quiet());
+            let mut quiet = pin!(dispatcher.quiet());
             tokio::select! {
                 () = sleep_until(deadline) => break,
                 // A stream that crossed our Unbind on the wire is still a visitor's.
@@ -454,15 +453,20 @@ impl Actor {
                     Some(stream) => self.open(tasks, stream),
                     None => return,
                 },
-                Some(heard) = tasks.heard.recv() => self.heard(tasks, heard),
+                Some(event) = tasks.events.recv() => self.heard(event),
                 proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(_) = tasks.unbinds.join_next() => {}
-                () = quiet.as_mut(), if tasks.unbinds.is_empty() && tasks.heard.is_empty() => break,
+                () = quiet.as_mut(), if tasks.unbinds.is_empty() && tasks.events.is_empty() => break,
             }
         }
         tasks.session.goaway(Code::NONE, "the agent stops");
         let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), &mut tasks.driver.0).await;
     }
+}
+
+/// Whether a stream carries HTTP, for which the edge prefers the session's mux to links.
+fn is_http(header: &ProxyHeader) -> bool {
+    matches!(header.proto.as_str(), "http" | "https")
 }
 
 /// The next stream beside the session, or none when there will be no more; never, where there are none.
@@ -476,7 +480,7 @@ async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
 /// Delivers a stream that came beside the session, or books that this way has ended.
 fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
     if let Some(proxied) = proxied {
-        tokio::spawn(tasks.desk.clone().take(proxied));
+        tokio::spawn(tasks.dispatcher.clone().take(proxied));
         return;
     }
     tasks.beside = None;

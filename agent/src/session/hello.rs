@@ -76,6 +76,7 @@ pub fn bind_request(endpoint: &EndpointConfig) -> Bind {
             description: endpoint.description.clone(),
             bindings: vec![endpoint.binding.as_str().into()],
             pooling_enabled: endpoint.pooling_enabled,
+            shows_client: false,
         },
     }
 }

@@ -1,10 +1,11 @@
-//! Keeps the links of one session as [`Links`] says: dials them, waits on each for visitors, hands those to the desk. One
-//! task per link; all of them end with the session, except that a visitor under way keeps his.
+//! Keeps the links of one session as [`Links`] says: dials them, waits on each for visitors, hands those to the dispatcher. One
+//! task per link; all of them end with the session, except that a link in use stays until its visitor is done.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ebbgate_model::Ksuid;
+use ebbgate_tunnel::TunnelStream;
 use ebbgate_tunnel::link::{HelloError, Waiting, say_hello};
 use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::{self, AgentSide, Greeting, NONCE_BYTES, RawKey};
@@ -16,10 +17,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Random;
-use super::delivery::Desk;
-use crate::dial::{Carrier, Dial, DialError};
-use crate::links::{LINK_STABLE_SECS, LINKS_IDLE_MIN, Links, RAW_LINKS_IDLE_MIN, Was};
-use crate::stream::{ClaimedLink, Proxied, RawStream, Stream};
+use super::delivery::StreamDispatcher;
+use crate::dial::{Dial, DialError};
+use crate::links::{LINK_STABLE_SECS, LINKS_IDLE_MIN, Links, PriorState, RAW_LINKS_IDLE_MIN};
+use crate::stream::{Carrier, ClaimedLink, Proxied, RawStream, Stream};
 
 /// Longest wait for the edge to take a link, in seconds.
 pub(super) const LINK_HELLO_SECS_MAX: u64 = 10;
@@ -46,7 +47,7 @@ impl Kind {
     }
 }
 
-/// Counts visitors who came another way for want of a link; a handle to one [`run`].
+/// Counts visitors that came another way for want of a link; a handle to one [`run`].
 #[derive(Clone)]
 pub(super) struct Book {
     // One lock for all of a session's links of a kind, held for a few additions.
@@ -61,7 +62,7 @@ impl Book {
         Self { links: Arc::new(Mutex::new(links)), wake: Arc::default(), start: Instant::now() }
     }
 
-    /// A visitor who could have had a link had none.
+    /// A visitor for which a link would do found none.
     pub(super) fn missed(&self) {
         self.note(Links::missed);
     }
@@ -84,30 +85,30 @@ impl Book {
 /// Where one link is in its life; its end is written down wherever it comes.
 struct Place {
     book: Book,
-    was: Option<Was>,
+    was: Option<PriorState>,
     parked_at: Instant,
     random: u32,
 }
 
 impl Place {
     fn new(book: &Book, random: u32) -> Self {
-        Self { book: book.clone(), was: Some(Was::Dialling), parked_at: Instant::now(), random }
+        Self { book: book.clone(), was: Some(PriorState::Dialling), parked_at: Instant::now(), random }
     }
 
     fn parked(&mut self) {
         self.book.note(|links, _| links.parked());
-        self.was = Some(Was::Fresh);
+        self.was = Some(PriorState::Fresh);
         self.parked_at = Instant::now();
     }
 
     fn claimed(&mut self) {
         self.book.note(Links::claimed);
-        self.was = Some(Was::Busy);
+        self.was = Some(PriorState::Busy);
     }
 
     fn returned(&mut self) {
         self.book.note(|links, _| links.returned());
-        self.was = Some(Was::Idle);
+        self.was = Some(PriorState::Idle);
     }
 
     /// The link did not come about. What is neither a refusal nor a matter of the dialler is told by the drop.
@@ -125,7 +126,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let stable = Duration::from_secs(LINK_STABLE_SECS);
         let was = match self.was {
-            Some(Was::Fresh) if self.parked_at.elapsed() >= stable => Was::Idle,
+            Some(PriorState::Fresh) if self.parked_at.elapsed() >= stable => PriorState::Idle,
             Some(was) => was,
             None => return,
         };
@@ -135,7 +136,13 @@ impl Drop for Place {
 }
 
 /// Keeps links until it is dropped.
-pub(super) async fn run(kind: Kind, book: Book, dialer: Arc<dyn Dial>, desk: Desk, random: Random) {
+pub(super) async fn run(
+    kind: Kind,
+    book: Book,
+    dialer: Arc<dyn Dial>,
+    dispatcher: StreamDispatcher,
+    random: Random,
+) {
     let (_session, over) = watch::channel(());
     let spare = Arc::new(Semaphore::new(0));
     loop {
@@ -152,8 +159,8 @@ pub(super) async fn run(kind: Kind, book: Book, dialer: Arc<dyn Dial>, desk: Des
         }
         for _ in 0..dials {
             let place = Place::new(&book, random());
-            let (dialer, desk, over) = (dialer.clone(), desk.clone(), over.clone());
-            let link = Link { dialer, desk, over, spare: spare.clone(), place };
+            let (dialer, dispatcher, over) = (dialer.clone(), dispatcher.clone(), over.clone());
+            let link = Link { dialer, dispatcher, over, spare: spare.clone(), place };
             match &kind {
                 Kind::Link(ticket, version) => drop(tokio::spawn(link.live(ticket.clone(), *version))),
                 Kind::Raw(session, key) => drop(tokio::spawn(link.live_raw(*session, key.clone()))),
@@ -173,10 +180,10 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// One link. Its task ends with the session while nobody uses it; a visitor under way is served to his end.
+/// One link. Its task ends with the session while the link is idle; a visitor under way is served to its end.
 struct Link {
     dialer: Arc<dyn Dial>,
-    desk: Desk,
+    dispatcher: StreamDispatcher,
     over: watch::Receiver<()>,
     /// One idle link may hang up for each permit.
     spare: Arc<Semaphore>,
@@ -200,12 +207,15 @@ impl Link {
             let claimed = tokio::select! {
                 _ = over.changed() => return,
                 claimed = waiting.accept() => claimed,
-                () = hang_up(&self.spare) => return self.place.was = Some(Was::Idle),
+                () = hang_up(&self.spare) => return self.place.was = Some(PriorState::Idle),
             };
             let Ok((header, stream)) = claimed else { return };
             self.place.claimed();
             let (claimed, back) = ClaimedLink::new(stream);
-            self.desk.clone().take(Proxied { header, stream: Stream::Link(claimed) }).await;
+            self.dispatcher
+                .clone()
+                .take(Proxied { header, stream: Stream::Tunnel(TunnelStream::Link(claimed)) })
+                .await;
             // At once where an upstream had the visitor; a program may keep him longer.
             let Ok(idle) = back.await else { return };
             self.place.returned();
@@ -232,14 +242,14 @@ impl Link {
             _ = over.changed() => return,
             // An edge that claims it this moment finds it gone, with nothing delivered, and takes another way.
             () = sleep(lifetime) => return,
-            () = hang_up(&self.spare) => return self.place.was = Some(Was::Idle),
+            () = hang_up(&self.spare) => return self.place.was = Some(PriorState::Idle),
             sealed = read_claim(&mut tcp) => sealed,
         };
         // What does not open is no claim of our edge: the link ends, and nothing was dialled for it.
         let Some(claim) = sealed.ok().and_then(|sealed| opening.open(sealed).ok()) else { return };
         self.place.claimed();
         let stream = Stream::Raw(RawStream::new(tcp, claim.first));
-        self.desk.clone().take(Proxied { header: claim.header, stream }).await;
+        self.dispatcher.clone().take(Proxied { header: claim.header, stream }).await;
     }
 }
 

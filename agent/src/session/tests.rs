@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::dial::{Carrier, DialError, Dialled, Dialling};
+use crate::dial::{Dial, DialError, Dialled, Dialling};
+use crate::stream::Carrier;
 use edge::Edge;
 
 const A: &str = "https://a.internal";
@@ -150,7 +151,7 @@ fn serve(session: &Session, name: &str, url: &str) -> mpsc::Receiver<Accepted> {
     let (session, name, bind) = (session.clone(), name.to_owned(), bind(url));
     tokio::spawn(async move {
         let _ =
-            session.add(&name, bind, Patience::Forever, Delivery::Accept(queue, Inbound::default())).await;
+            session.add(&name, bind, RetryPolicy::Forever, Delivery::Accept(queue, Inbound::default())).await;
     });
     accepted
 }
@@ -303,11 +304,11 @@ async fn a_program_hears_its_refusal_and_may_try_another_name() {
     let (session, _events) = start(MemoryDialer::new(&edge));
     let (queue, _accepted) = mpsc::channel(1);
     let refused = session
-        .add("a", bind(A), Patience::UntilRefused, Delivery::Accept(queue.clone(), Inbound::default()))
+        .add("a", bind(A), RetryPolicy::UntilRefused, Delivery::Accept(queue.clone(), Inbound::default()))
         .await;
     assert!(matches!(refused, Err(BindError::Refused(r)) if r.is_permanent()));
     let (key, url) = session
-        .add("b", bind(B), Patience::UntilRefused, Delivery::Accept(queue, Inbound::default()))
+        .add("b", bind(B), RetryPolicy::UntilRefused, Delivery::Accept(queue, Inbound::default()))
         .await
         .unwrap();
     assert_eq!(url.to_string(), B);
@@ -371,7 +372,7 @@ async fn closing_unbinds_everything_and_ends_in_order() {
     assert_eq!(dialer.dials.load(Ordering::SeqCst), 1, "a closed session never dials again");
     let (queue, _accepted) = mpsc::channel(1);
     let late =
-        session.add("b", bind(B), Patience::Forever, Delivery::Accept(queue, Inbound::default())).await;
+        session.add("b", bind(B), RetryPolicy::Forever, Delivery::Accept(queue, Inbound::default())).await;
     assert!(matches!(late, Err(BindError::Closed)));
 }
 

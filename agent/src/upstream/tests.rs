@@ -6,7 +6,7 @@ use std::time::Duration;
 use ebbgate_model::Scheme;
 use ebbgate_tunnel::driver::Stream as Visitor;
 use ebbgate_tunnel::driver::{self, Session};
-use ebbgate_tunnel::reset_code;
+use ebbgate_tunnel::{TunnelStream, reset_code};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::StreamKind;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -17,6 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
+
+use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::config::{EndpointDraft, Secret, TerminationPem};
@@ -32,7 +34,7 @@ async fn visit(upstream: Upstream) -> (Visitor, JoinHandle<Result<(), DeliveryEr
     let delivery = tokio::spawn(async move {
         let mut stream = incoming.accept().await.unwrap();
         assert_eq!(stream.kind().await.unwrap(), StreamKind::Proxy);
-        let outcome = upstream.deliver(Stream::Mux(stream)).await;
+        let outcome = upstream.deliver(Stream::Tunnel(TunnelStream::Mux(stream))).await;
         // The session outlives its streams, as in an agent.
         tokio::spawn(async move {
             let _keep = (agent, incoming.accept().await);

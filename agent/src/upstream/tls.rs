@@ -10,11 +10,15 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{TlsConnector, UPSTREAM_HANDSHAKE_SECS_MAX, UpstreamError};
+use super::error::UpstreamError;
 use crate::config::{AppProtocol, UpstreamConfig};
 use crate::trust;
+
+/// Longest TLS handshake with an upstream, in seconds.
+pub const UPSTREAM_HANDSHAKE_SECS_MAX: u64 = 10;
 
 /// A TLS client for one upstream.
 pub(super) struct UpstreamTls {

@@ -13,7 +13,7 @@ use ebbgate_model::AccountId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Admin, AdminError, check_text};
+use super::call::{Admin, AdminError, check_text};
 use crate::account;
 use crate::api::timestamp;
 use crate::record::{self, ACCOUNTS_PREFIX, Account, Holder, Stored, index};

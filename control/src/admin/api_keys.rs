@@ -9,7 +9,7 @@ use ebbgate_model::ApiKeyId;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Admin, AdminError, check_text};
+use super::call::{Admin, AdminError, check_text};
 use crate::account;
 use crate::api::timestamp;
 use crate::record::{self, Account, ApiKey, Holder, index};

@@ -27,9 +27,9 @@ pub(super) struct Call {
     pub(super) account_modified: Revision,
     /// The key it calls with.
     pub(super) key: ApiKey,
-    /// Id of whoever acts: a service user or the key.
+    /// Id of the caller: a service user or the key.
     pub(super) principal: String,
-    /// Address the call came from; None where nobody told.
+    /// Address the call came from; None where the listener gave none.
     pub(super) source: Option<IpAddr>,
     /// What `uri` fields begin with: the API's own address as the client named it.
     pub(super) base: String,

@@ -141,7 +141,7 @@ impl Resource for Endpoints {
             let txn = draft.txn.delete(format!("{}{id}", index::url(call.account, &before.url)));
             draft.txn = record::take(txn, key, call.account, id);
         } else if draft.record.pooling_enabled != before.pooling_enabled {
-            // Written anew, for who just looked at the neighbours on this URL and is about to join them.
+            // Written anew, so that a concurrent request that read the endpoints on this URL conflicts.
             let key = format!("{}{}", index::url(call.account, &before.url), before.id);
             let holder = record::Holder { account: call.account, id: before.id.to_string() };
             draft.txn = draft.txn.put(key, record::encode(&holder));

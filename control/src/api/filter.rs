@@ -4,6 +4,7 @@
 //! A language of its own and small on purpose: no loops, no functions that build values, so an evaluation costs no more
 //! than its text is long. Traffic policies have the whole of CEL (`ebbgate_policy::expr`).
 
+mod expr;
 mod parse;
 
 use std::cell::Cell;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use self::expr::{Comparison, Expr, TextTest, Val, refused};
 use super::failure::ApiError;
 use crate::record::UnixSecs;
 
@@ -43,67 +45,6 @@ impl Budget {
 #[derive(Debug, PartialEq)]
 pub(super) struct Filter(Expr);
 
-#[derive(Debug, Clone, PartialEq)]
-enum Expr {
-    Literal(Val),
-    /// `time.now`.
-    Now,
-    /// Steps below `obj`.
-    Field(Vec<String>),
-    List(Vec<Expr>),
-    Not(Box<Expr>),
-    And(Box<Expr>, Box<Expr>),
-    Or(Box<Expr>, Box<Expr>),
-    Compare(Comparison, Box<Expr>, Box<Expr>),
-    In(Box<Expr>, Box<Expr>),
-    Size(Box<Expr>),
-    Timestamp(Box<Expr>),
-    /// A time moved by seconds.
-    Shift(Box<Expr>, i64),
-    Text(TextTest, Box<Expr>, Box<Expr>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
-    Equal,
-    NotEqual,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TextTest {
-    StartsWith,
-    EndsWith,
-    Contains,
-}
-
-/// A value of an evaluation.
-#[derive(Debug, Clone, PartialEq)]
-enum Val {
-    Null,
-    Bool(bool),
-    Number(f64),
-    Text(String),
-    Time(OffsetDateTime),
-    List(Vec<Val>),
-    /// An object, of which only fields can be asked.
-    Object,
-}
-
-impl Val {
-    /// What a copy of it takes, about.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::List(items) => items.iter().map(|item| 1 + item.bytes()).sum(),
-            _ => 0,
-        }
-    }
-}
-
 impl Filter {
     /// Reads a filter (code 250 when it is none).
     pub(super) fn parse(source: &str) -> Result<Self, ApiError> {
@@ -117,11 +58,6 @@ impl Filter {
             other => Err(refused(format_args!("it gives {}, not true or false", noun(&other)))),
         }
     }
-}
-
-/// The one refusal of filters.
-fn refused(why: impl std::fmt::Display) -> ApiError {
-    ApiError::bad(250, format!("the filter cannot be used: {why}")).detail("field", "filter")
 }
 
 struct Evaluation<'o> {

@@ -203,7 +203,7 @@ async fn check_source(app: &App, account: AccountId, source: Option<IpAddr>) -> 
     Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::API_RESTRICTED.number(), message).into_response())
 }
 
-/// The connection ends with it: nobody knows where the next request would begin.
+/// The connection ends with it: where the next request begins is unknown.
 fn too_slow() -> Response {
     let message =
         format!("the request was not read and answered within {CALL_SECS_MAX} seconds; send it again");

@@ -11,7 +11,6 @@ use super::call::Call;
 use super::described::{Head, TextCodes};
 use super::failure::ApiError;
 use super::given::{Given, body};
-use super::ip_policies::IpPolicies;
 use super::reply::Ref;
 use super::resource::{Draft, Resource};
 use crate::record::{self, IpPolicy, IpPolicyRule, IpRestriction, Record, Stored};
@@ -74,7 +73,11 @@ impl Resource for IpRestrictions {
             head: Head::of::<Self>(call, record),
             r#type: record.kind.as_str().to_owned(),
             enforced: record.enforced,
-            ip_policies: record.ip_policies.iter().map(|id| call.reference(IpPolicies::PATH, id)).collect(),
+            ip_policies: record
+                .ip_policies
+                .iter()
+                .map(|id| call.reference(IpPolicy::COLLECTION, id))
+                .collect(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `GET /` and `GET /self`: is anybody there, and who am I.
+//! `GET /` and `GET /self`: whether the API answers, and as which caller.
 
 use axum::Router;
 use axum::response::Response;

@@ -1,7 +1,7 @@
 //! `/tunnel_sessions`: agents that are online now, and what an operator can ask of them. `/tunnels` is the old, read-only
 //! name of agent endpoints.
 //!
-//! Nothing here is stored: edges report who is there.
+//! Nothing here is stored: edges report their sessions.
 
 use axum::Router;
 use axum::extract::{Path, RawQuery};

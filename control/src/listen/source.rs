@@ -6,8 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ebbgate_model::canonical_ip;
 
-use super::SOURCE_CONNECTIONS_MAX;
-
 /// How many connections each source has open.
 #[derive(Debug, Default)]
 pub(super) struct Sources(Mutex<HashMap<IpAddr, usize>>);
@@ -52,6 +50,9 @@ pub(crate) fn source_of(peer: IpAddr) -> IpAddr {
         ip @ IpAddr::V4(_) => ip,
     }
 }
+
+/// Of these, from one source: one IPv4 address or one IPv6 /64.
+pub(super) const SOURCE_CONNECTIONS_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {

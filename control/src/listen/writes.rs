@@ -8,8 +8,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::WRITE_SECS_MAX;
-
 /// A stream on which a write that makes no progress for [`WRITE_SECS_MAX`] fails.
 pub(super) struct Writes<T> {
     io: T,
@@ -77,3 +75,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Writes<T> {
         self.bound(cx, shut)
     }
 }
+
+/// Seconds for a client to take some bytes of an answer.
+pub(super) const WRITE_SECS_MAX: u64 = 30;

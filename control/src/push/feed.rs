@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use ebbgate_model::feed::{BEAT_SECS, CommandOutcome, FromEdge, LINE_BYTES_MAX, ToEdge};
+use bytes::Bytes;
+use ebbgate_model::feed::{BEAT_SECS, CommandOutcome, FromEdge, LineError, Lines, ToEdge, write_line};
 use ebbgate_model::{EdgeId, ProgramDigest};
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -13,12 +13,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::outbox::{Held, Outbox};
-use super::plans::Planned;
+use super::planned::Planned;
 use crate::metrics::Metrics;
 use crate::presence::{Command, Hold, Presence};
 use crate::room::PROGRAM_BYTES_MAX;
 
-/// Seconds an edge may take to say who it is.
+/// Seconds an edge may take to send its `Hello`.
 const HELLO_SECS_MAX: u64 = 10;
 /// Seconds without a line after which an edge counts as gone: three beats.
 const SILENCE_SECS_MAX: u64 = 3 * BEAT_SECS;
@@ -46,12 +46,9 @@ pub enum FeedError {
     /// The first line was not a greeting, or there was none in time.
     #[error("the edge did not say who it is")]
     Hello,
-    /// A line that is no message.
-    #[error("the edge sent a line that is no message")]
-    Line(#[from] serde_json::Error),
-    /// A line longer than [`LINE_BYTES_MAX`].
-    #[error("the edge sent a line of more than 256 MiB")]
-    TooLong,
+    /// What the edge sent is no message.
+    #[error("what the edge sent cannot be read: {0}")]
+    Line(#[from] LineError),
     /// The connection broke.
     #[error("the connection to the edge broke: {0}")]
     Broken(String),
@@ -84,8 +81,8 @@ impl Feeds {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
-        let mut lines = Lines { body, buffer: BytesMut::new(), searched: 0 };
-        let hello = timeout(Duration::from_secs(HELLO_SECS_MAX), lines.next()).await;
+        let mut messages = Messages { body, lines: Lines::default() };
+        let hello = timeout(Duration::from_secs(HELLO_SECS_MAX), messages.next()).await;
         let Ok(Ok(Some(FromEdge::Hello { edge, version, generation, digest }))) = hello else {
             return Err(FeedError::Hello);
         };
@@ -105,7 +102,7 @@ impl Feeds {
             asked_of_agents: 0,
             answers: BTreeMap::new(),
         };
-        let ended = feed.run(lines, &out, commands).await;
+        let ended = feed.run(messages, &out, commands).await;
         match &ended {
             Ok(()) => tracing::info!(%edge, "an edge disconnected"),
             Err(error) => tracing::warn!(%edge, %error, "the feed of an edge ended"),
@@ -150,7 +147,7 @@ struct Feed<'a> {
 impl Feed<'_> {
     async fn run<B>(
         &mut self,
-        mut lines: Lines<B>,
+        mut messages: Messages<B>,
         out: &mpsc::Sender<Bytes>,
         mut commands: mpsc::Receiver<Command>,
     ) -> Result<(), FeedError>
@@ -171,8 +168,8 @@ impl Feed<'_> {
             }
             // Reading goes on while a line waits for the edge to read: two sides that only write would wait for ever.
             tokio::select! {
-                line = lines.next() => {
-                    let Some(message) = line? else { return Ok(()) };
+                message = messages.next() => {
+                    let Some(message) = message? else { return Ok(()) };
                     self.heard = Instant::now();
                     self.take(message);
                 }
@@ -266,8 +263,8 @@ impl Feed<'_> {
     async fn say(&mut self, message: ToEdge) -> Result<(), FeedError> {
         // A whole Program can be large; it is written down where it may take its time.
         let line = tokio::task::spawn_blocking(move || {
-            let mut line = serde_json::to_vec(&message).expect("messages have string keys only");
-            line.push(b'\n');
+            let mut line = Vec::new();
+            write_line(&mut line, &message).expect("messages have string keys only");
             Bytes::from(line)
         });
         let line = line.await.map_err(|_| FeedError::Stopping)?;
@@ -282,35 +279,25 @@ impl Feed<'_> {
     }
 }
 
-/// Splits a body into messages, one a line.
-struct Lines<B> {
+/// The messages of a body.
+struct Messages<B> {
     body: B,
-    buffer: BytesMut,
-    /// Bytes at the front of the buffer known to hold no line end.
-    searched: usize,
+    lines: Lines,
 }
 
-impl<B> Lines<B>
+impl<B> Messages<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    /// The next message; None at the end. Safe to drop half way: what was read stays in the buffer.
+    /// The next message; None at the end. Safe to drop half way: what was read stays in the lines.
     async fn next(&mut self) -> Result<Option<FromEdge>, FeedError> {
         loop {
-            let unsearched = self.buffer.get(self.searched..).unwrap_or_default();
-            if let Some(end) = unsearched.iter().position(|b| *b == b'\n') {
-                let line = self.buffer.split_to(self.searched + end);
-                self.buffer.advance(1);
-                self.searched = 0;
-                return Ok(Some(serde_json::from_slice(&line)?));
-            }
-            self.searched = self.buffer.len();
-            if self.buffer.len() > LINE_BYTES_MAX {
-                return Err(FeedError::TooLong);
+            if let Some(message) = self.lines.message()? {
+                return Ok(Some(message));
             }
             match self.body.frame().await {
-                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+                Some(Ok(frame)) => self.lines.push(frame.data_ref().unwrap_or(&Bytes::new()))?,
                 Some(Err(error)) => return Err(FeedError::Broken(error.to_string())),
                 None => return Ok(None),
             }

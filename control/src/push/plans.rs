@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_model::{Program, ProgramDigest};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::outbox::Held;
+use super::planned::Planned;
+use crate::error_chain::ErrorChain;
 use crate::metrics::Metrics;
 use crate::plan::fit::{TooLarge, fit};
 use crate::plan::{left_out, plan, unsent_bytes};
@@ -17,7 +17,6 @@ use crate::room::Room;
 use crate::secret::Vault;
 use crate::snapshot::Snapshot;
 use crate::store::{Batch, Range, Store, StoreError, Watch};
-use crate::trouble::Trouble;
 
 /// Changes that follow each other within this many milliseconds share one plan.
 const DEBOUNCE_MS: u64 = 5;
@@ -25,26 +24,6 @@ const DEBOUNCE_MS: u64 = 5;
 const DEBOUNCE_MS_MAX: u64 = 50;
 /// Seconds until the store is asked again after it failed.
 const RETRY_SECS: u64 = 1;
-
-/// The newest plan, and what keeps a newer one from being made.
-#[derive(Debug, Clone, Default)]
-pub struct Planned {
-    /// None until the first plan.
-    pub program: Option<Arc<Program>>,
-    /// Digest of the Program.
-    pub digest: Option<ProgramDigest>,
-    /// Records that edges do not get, by key, each with the reason.
-    pub left_out: Arc<BTreeMap<String, String>>,
-    /// Why the plan is not the newest, for the operator.
-    pub trouble: Option<String>,
-}
-
-impl Planned {
-    /// The Program with its digest.
-    pub fn held(&self) -> Option<Held> {
-        Some(Held { program: self.program.clone()?, digest: self.digest? })
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 enum PlanError {
@@ -72,7 +51,7 @@ pub async fn follow(store: Arc<dyn Store>, planner: Planner) {
     loop {
         let Err(error) = planner.follow_from_now(&*store).await;
         if !matches!(error, PlanError::Store(StoreError::Compacted { .. })) {
-            let trouble = Trouble(&error).to_string();
+            let trouble = ErrorChain(&error).to_string();
             tracing::error!(error = trouble, "planning stopped; edges keep what they have");
             planner.publish.send_modify(|planned| planned.trouble = Some(trouble));
             sleep(Duration::from_secs(RETRY_SECS)).await;

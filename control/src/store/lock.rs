@@ -5,7 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::{StoreError, file_error};
+use super::error::{StoreError, file_error};
 use crate::disk::unwritable;
 
 /// Longest process id in bytes that is read from a lock file.
@@ -18,7 +18,7 @@ pub struct DirLock {
 }
 
 impl DirLock {
-    /// Id of the process that holds the lock of a directory now, as it wrote it; None: nobody does.
+    /// Id of the process that holds the lock of a directory now, as it wrote it; None: no process does.
     pub fn holder(dir: &Path) -> Option<u32> {
         let file = File::open(dir.join("control.lock")).ok()?;
         match file.try_lock_shared() {

@@ -4,6 +4,7 @@
 //! and see every commit that was answered. Keeping other processes out of the directory is `DirLock`'s business.
 
 mod attached;
+mod read;
 mod schema;
 mod sum;
 mod writer;
@@ -16,18 +17,19 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Batch, Change, Item, LeaseId, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Usage, Watch,
+    Batch, Item, LeaseId, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Usage, Watch,
 };
 pub use attached::{Attached, attach, attached, detach};
+use read::{end_of, engine_error, read_changes, read_range};
 pub use schema::{copy_database, read_database, verify_database};
-use sum::{change, item};
+use sum::item;
 use writer::{Command, Writer};
 
-use crate::trouble::Trouble;
+use crate::error_chain::ErrorChain;
 
 /// Writes waiting for the writer thread.
 const QUEUE_MAX: usize = 1024;
@@ -64,7 +66,7 @@ impl Sqlite {
         match schema::open(path) {
             Ok(connection) => Self::start(Some(connection), path),
             Err(error) if crate::disk::unwritable(path).is_some() => {
-                tracing::error!(error = %Trouble(&error), "the database is read, and takes no writes for now");
+                tracing::error!(error = %ErrorChain(&error), "the database is read, and takes no writes for now");
                 Self::start(None, path)
             }
             Err(error) => Err(error),
@@ -247,62 +249,13 @@ impl Cursor {
             if compacted > after {
                 return Err(StoreError::Compacted { asked: after, oldest: compacted });
             }
-            // What a damaged row said nobody knows, but what is stored now is read elsewhere.
+            // What a damaged row said is lost, but what is stored now is read elsewhere.
             let changes = changes.ok_or(StoreError::Compacted { asked: after, oldest: upto })?;
             self.after = upto;
             if !changes.is_empty() {
                 return Ok(Batch { changes, revision: upto });
             }
         }
-    }
-}
-
-/// First key that no longer has the prefix: no key contains the greatest character.
-fn end_of(prefix: &str) -> String {
-    format!("{prefix}\u{10FFFF}")
-}
-
-fn read_range(db: &Connection, range: &Range) -> rusqlite::Result<Page> {
-    let order = if range.reverse { "DESC" } else { "ASC" };
-    let mut select = db.prepare_cached(&format!(
-        "SELECT key, value, created, modified, lease, sum FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key {order} LIMIT ?3"
-    ))?;
-    let end = range.before.clone().unwrap_or_else(|| end_of(&range.prefix)).min(end_of(&range.prefix));
-    // One more than wanted tells whether something was cut off; -1 means no limit in SQL.
-    let limit = range.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1);
-    let rows = select.query_map(params![range.prefix, end, limit], item)?;
-    let mut items = rows.collect::<Result<Vec<_>, _>>()?;
-    let more = range.limit.is_some_and(|limit| items.len() > limit);
-    items.truncate(range.limit.unwrap_or(usize::MAX));
-    let revision = db.query_row("SELECT revision FROM state", [], |row| row.get(0))?;
-    Ok(Page { items, more, revision })
-}
-
-/// None: one of them is damaged.
-fn read_changes(
-    db: &Connection,
-    prefix: &str,
-    after: u64,
-    upto: u64,
-) -> rusqlite::Result<Option<Vec<Change>>> {
-    let mut select = db.prepare_cached(
-        "SELECT key, value, created, revision, lease, sum FROM log
-         WHERE revision > ?1 AND revision <= ?2 AND key >= ?3 AND key < ?4 ORDER BY revision, sequence",
-    )?;
-    let rows = select.query_map(params![after, upto, prefix, end_of(prefix)], change)?;
-    rows.collect()
-}
-
-/// What an error of the engine means to an operator.
-fn engine_error(path: &Path, error: rusqlite::Error) -> StoreError {
-    let path = path.to_owned();
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => StoreError::Full { path },
-        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { path },
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            StoreError::Damaged { path, detail: error.to_string() }
-        }
-        _ => StoreError::Engine { path, source: Arc::new(error) },
     }
 }
 

@@ -3,9 +3,13 @@
 //! Unknown fields are ignored and unknown messages are skipped by [`FromEdge::Unknown`] and [`ToEdge::Unknown`], so that
 //! the two can be upgraded apart.
 
+mod lines;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use lines::{LINE_BYTES_MAX, LineError, Lines, write_line};
 
 use crate::digest::ProgramDigest;
 use crate::event::{ConnectionEvent, RequestEvent};
@@ -15,8 +19,6 @@ use crate::url::{Binding, EndpointUrl};
 
 /// Path of the request an edge opens.
 pub const FEED_PATH: &str = "/edge/v1/feed";
-/// Longest line in bytes; a whole Program must fit.
-pub const LINE_BYTES_MAX: usize = 256 << 20;
 /// Seconds between keep-alive messages of either side; three missed ones end the feed.
 pub const BEAT_SECS: u64 = 5;
 
@@ -79,7 +81,7 @@ pub enum CommandOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromEdge {
-    /// First message: who I am and what I hold.
+    /// First message: the edge's id and the Program it holds.
     Hello {
         /// Stable name of this edge.
         edge: EdgeId,

@@ -1,6 +1,6 @@
 //! `Host`: a lower-cased DNS name, optionally with a leading `*.`, or an IP address.
 //!
-//! Knows syntax and which name covers which. Whether a name is reserved, and by whom, is not known here.
+//! Knows syntax and which name covers which. Does not know whether a name is reserved, or for which account.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -175,18 +175,7 @@ impl fmt::Debug for Host {
     }
 }
 
-impl serde::Serialize for Host {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&self.0)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Host {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+as_text!(Host);
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,9 @@
 //! Nothing here opens a socket, reads a clock, draws a random number or looks at the environment: all of these are
 //! arguments. What a policy *means* is `ebbgate-policy`'s business; here it is a document.
 
+#[macro_use]
+mod as_text;
+
 mod acl;
 mod code;
 mod digest;

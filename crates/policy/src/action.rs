@@ -1,16 +1,11 @@
 //! The table of actions and what each may ask of the engine. One file per action; a new one is a file and a line here.
 
-use std::fmt;
-use std::sync::Arc;
-
-use ebbgate_model::{self as model, AuthorityId, EndpointUrl, ErrorCode, IpPolicyId, Scheme};
+use ebbgate_model::{self as model, Scheme};
 
 use crate::code;
 use crate::diagnostic::{Diagnostic, nearest};
-use crate::engine::{Gathered, References};
-use crate::expr::{Expression, MadeName};
-use crate::facts::Context;
-use crate::verdict::{Effect, Phase, Verdict};
+use crate::expr::Expression;
+use crate::facts::Phase;
 
 mod basic_auth;
 mod close_connection;
@@ -20,49 +15,17 @@ mod deny;
 mod forward_internal;
 mod headers;
 mod jwt_validation;
-
 mod log;
+mod notes;
 mod restrict_ips;
+mod run;
 mod set_vars;
 mod terminate_tls;
 mod urls;
 
 pub(crate) use config::Config;
-
-/// A compiled action.
-pub(crate) trait Action: Send + Sync + fmt::Debug {
-    /// Runs it, or asks for what it lacks. After the caller resumed, it is run again from the start with what was
-    /// gathered so far, so it must not change the context before it has all it needs.
-    fn run(&self, cx: &mut Context, gathered: &mut Gathered) -> Flow;
-}
-
-/// What an action wants next.
-pub(crate) enum Flow {
-    /// The next action.
-    Next,
-    /// Something from the caller.
-    Need(Effect),
-    /// The end of the phase.
-    End(Verdict),
-}
-
-impl Flow {
-    /// A run-time failure of the policy itself.
-    pub(crate) fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self::End(Verdict::Failed { code, message: message.into() })
-    }
-}
-
-/// Whether an action ends its phase.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    Never,
-    Sometimes,
-    Always,
-}
-
-/// A compiled action, or nothing when problems were noted.
-pub(crate) type Compiled = Option<Arc<dyn Action>>;
+pub(crate) use notes::{Notes, Refs};
+pub(crate) use run::{Action, Compiled, Ending, Flow, Gathered};
 
 /// One line of the table.
 pub(crate) struct Spec {
@@ -203,33 +166,4 @@ pub(crate) fn check_expression(
             None
         }
     }
-}
-
-/// What compiling actions brought to light.
-#[derive(Debug, Default)]
-pub(crate) struct Notes {
-    pub(crate) errors: Vec<Diagnostic>,
-    pub(crate) warnings: Vec<Diagnostic>,
-    pub(crate) targets: Vec<EndpointUrl>,
-    pub(crate) authorities: Vec<AuthorityId>,
-    pub(crate) ip_policies: Vec<IpPolicyId>,
-    /// Where variables and results of actions are read.
-    pub(crate) made_reads: Vec<(String, MadeName)>,
-    /// Variables set so far.
-    pub(crate) vars: Vec<String>,
-}
-
-impl Notes {
-    pub(crate) fn reads(&mut self, path: &str, names: impl IntoIterator<Item = MadeName>) {
-        self.made_reads.extend(names.into_iter().map(|name| (path.to_owned(), name)));
-    }
-}
-
-/// The account's objects, when they are at hand.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Refs<'r> {
-    /// While checking a text: ids are noted, not looked up.
-    Unknown,
-    /// While compiling for an edge.
-    Of(&'r References),
 }

@@ -12,7 +12,7 @@ use crate::code;
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::document::{Document, PlacedRule};
 use crate::expr::MadeName;
-use crate::verdict::Phase;
+use crate::facts::Phase;
 
 /// The endpoint a policy is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use ebbgate_model::{Action, ErrorCode, Rule, Scheme, TrafficPolicy};
 
 use crate::code;
 use crate::diagnostic::{Diagnostic, Place, nearest};
+use crate::facts::Phase;
 use crate::node::{Key, Kind, Node, SyntaxError};
-use crate::verdict::Phase;
 use crate::{json, yaml};
 
 /// Longest policy text.

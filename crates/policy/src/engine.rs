@@ -2,32 +2,23 @@
 //!
 //! Deterministic: the same engine, context and outcomes give the same steps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use ebbgate_model::{AuthorityId, ErrorCode, IpPolicyId, IpPolicyRule, TrafficPolicy};
+use ebbgate_model::TrafficPolicy;
 use http::StatusCode;
 
-use crate::action::{self, Action, Config, Flow, Notes, Refs};
+use crate::action::{self, Action, Config, Flow, Gathered, Notes, Refs};
 use crate::code;
 use crate::diagnostic::Diagnostic;
 use crate::expr::Expression;
 use crate::facts::Context;
-use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Outcome, Phase, Reply, Step, Verdict};
+use crate::facts::Phase;
+use crate::references::References;
+use crate::verdict::{Effect, Outcome, Reply, Step, Verdict};
 
 /// Most effects one run may ask for; a run that asks for more fails.
 pub const EFFECTS_PER_RUN_MAX: usize = 64;
-
-/// The objects of one account that a policy may name.
-#[derive(Debug, Clone, Default)]
-pub struct References {
-    /// Authorities of client certificates, PEM.
-    pub authorities: BTreeMap<AuthorityId, String>,
-    /// IP policies.
-    pub ip_policies: BTreeMap<IpPolicyId, Vec<IpPolicyRule>>,
-}
 
 /// A policy ready to run. Share it by `Arc`; it holds no state of any run.
 #[derive(Debug, Default)]
@@ -112,37 +103,6 @@ fn compile_rule(
         actions.extend((spec.compile)(&mut config));
     }
     Rule { path, expressions, actions }
-}
-
-/// What the caller brought for the action that asked. Forgotten when the action is over.
-#[derive(Debug, Default)]
-pub(crate) struct Gathered {
-    /// A handshake finished.
-    pub(crate) tls: bool,
-    /// Key sets by URL.
-    pub(crate) keys: BTreeMap<String, Result<Arc<KeySet>, String>>,
-    /// The URLs whose key set was asked for anew.
-    pub(crate) refreshed: BTreeSet<String>,
-    /// The request body; kept for the whole run.
-    pub(crate) body: Option<Result<Bytes, BodyError>>,
-    /// Why forwarding failed.
-    pub(crate) forward_failed: Option<(ErrorCode, String)>,
-}
-
-impl Gathered {
-    /// A failed refresh leaves the set that was there.
-    fn take_keys(&mut self, url: String, fresh: bool, keys: Result<Arc<KeySet>, String>) {
-        if fresh {
-            self.refreshed.insert(url.clone());
-        }
-        if keys.is_ok() || !fresh {
-            self.keys.insert(url, keys);
-        }
-    }
-
-    fn next_action(&mut self) {
-        *self = Self { body: self.body.take(), ..Self::default() };
-    }
 }
 
 /// One run of one phase.

@@ -4,22 +4,15 @@
 //! run: variables become numbered slots filled on demand, unknown names are refused, and every place where work or
 //! memory can multiply is charged to a `Budget`. Nothing outside this folder names the `cel` crate.
 
-use std::sync::{Arc, LazyLock};
-
-use cel::{Env, ExecutionError, IdedExpr};
-use serde_json::Value;
-
-use crate::facts::Context;
-use crate::verdict::Phase;
-use budget::{Budget, Rate};
-use names::Names;
-use slots::{Resolver, Slot};
-
+mod address;
 mod budget;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod cost;
+mod datum;
+mod error;
+mod expression;
 mod kind;
 mod library;
 mod macros;
@@ -37,182 +30,12 @@ mod unavailable;
 mod user_agent;
 mod value;
 
-pub use budget::{COST_UNITS_MAX, EVALUATION_UNITS_MAX, HELD_BYTES_MAX, Work};
+pub use budget::HELD_BYTES_MAX;
+pub use error::{EvalError, ExprError};
+pub use expression::Expression;
 pub(crate) use library::{PATTERN_BYTES_MAX, Pattern};
 pub(crate) use query::url as request_url;
 pub use reading::SEEN_HEADER_BYTES_MAX;
 pub(crate) use slots::MadeName;
 pub use syntax::{AST_DEPTH_MAX, AST_NODES_MAX, COMPREHENSION_NESTING_MAX, SOURCE_BYTES_MAX};
 pub use template::{Template, ValueTemplate};
-
-/// The standard environment, built once: all functions a policy may call.
-static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::environment()));
-
-/// Why an expression does not compile.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ExprError {
-    message: String,
-    hint: Option<String>,
-    not_bool: bool,
-}
-
-impl ExprError {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, not_bool: false }
-    }
-
-    #[must_use]
-    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    pub(crate) fn not_bool(&self) -> bool {
-        self.not_bool
-    }
-
-    pub(crate) fn hint(&self) -> Option<String> {
-        self.hint.clone()
-    }
-}
-
-/// Why an expression has no value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EvalError {
-    /// More work than [`COST_UNITS_MAX`].
-    #[error("the policies on the way need more than {COST_UNITS_MAX} units of work")]
-    Cost,
-    /// More work than [`EVALUATION_UNITS_MAX`].
-    #[error("one evaluation needs more than {EVALUATION_UNITS_MAX} units of work")]
-    Evaluation,
-    /// More header bytes than [`SEEN_HEADER_BYTES_MAX`] in what one variable is read from.
-    #[error("a variable is read from more than {SEEN_HEADER_BYTES_MAX} bytes of headers")]
-    Headers,
-    /// More memory than [`HELD_BYTES_MAX`].
-    #[error("the expression holds more than {HELD_BYTES_MAX} bytes")]
-    Memory,
-    /// A condition that is neither true nor false.
-    #[error("the expression gives {0}, not true or false")]
-    NotBool(String),
-    /// The evaluation failed, as with a missing key.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// A compiled expression. Evaluating it changes nothing and is a function of the context.
-#[derive(Debug)]
-pub struct Expression {
-    ast: IdedExpr,
-    slots: Vec<Slot>,
-    /// Units of work that one evaluation takes without any loop.
-    weight: u64,
-}
-
-/// Units of work that an evaluation takes besides its nodes.
-const EVALUATION_UNITS: u64 = 10;
-
-impl Expression {
-    /// Compiles any expression of a phase.
-    pub(crate) fn compile(source: &str, phase: Phase) -> Result<Self, ExprError> {
-        let rewritten = rewrite::rewrite(syntax::parse(source)?, Names::Policy(phase))?;
-        let weight = EVALUATION_UNITS.saturating_add(syntax::work(&rewritten.ast));
-        Ok(Self { ast: rewritten.ast, slots: rewritten.slots, weight })
-    }
-
-    /// Compiles an expression that must be true or false, and refuses those that never are.
-    pub(crate) fn compile_condition(source: &str, phase: Phase) -> Result<Self, ExprError> {
-        let expression = Self::compile(source, phase)?;
-        if let Some(kind) =
-            kind::of(&expression.ast, &expression.slots).filter(|kind| *kind != kind::Kind::Bool)
-        {
-            let mut error =
-                ExprError::new(format!("this expression gives {}, not true or false", kind.noun()));
-            error.not_bool = true;
-            return Err(error);
-        }
-        Ok(expression)
-    }
-
-    /// Whether a condition holds.
-    pub(crate) fn test(&self, cx: &Context) -> Result<bool, EvalError> {
-        self.with_value(cx, |value| {
-            value::as_bool(value).ok_or_else(|| EvalError::NotBool(value::type_name(value)))
-        })
-    }
-
-    /// The value, as JSON; bytes become base64 and times RFC 3339.
-    pub(crate) fn eval(&self, cx: &Context) -> Result<Value, EvalError> {
-        self.with_value(cx, |value| {
-            // The copy that leaves the evaluator.
-            cx.work.spend(Rate::new(2, 2).of(value::extent(value, HELD_BYTES_MAX)))?;
-            Ok(value::to_json(value))
-        })
-    }
-
-    /// What the expression reads of what actions made.
-    pub(crate) fn made_names(&self) -> impl Iterator<Item = MadeName> {
-        self.slots.iter().filter_map(|slot| slot.source.made())
-    }
-
-    /// Whether the expression reads `vars.<name>` or all of `vars`.
-    pub(crate) fn mentions_var(&self, name: &str) -> bool {
-        self.slots.iter().any(|slot| slot.source.mentions_var(name))
-    }
-
-    fn with_value<T>(
-        &self,
-        cx: &Context,
-        f: impl FnOnce(value::Ref) -> Result<T, EvalError>,
-    ) -> Result<T, EvalError> {
-        cx.work.spend(self.weight)?;
-        let budget = Budget::new(cx.work.clone(), cx.rng_seed);
-        let resolver = Resolver::new(&self.slots, cx, &budget);
-        let mut scope = cel::Context::with_env(Arc::clone(&ENVIRONMENT));
-        scope.set_variable_resolver(&resolver);
-        let result = cel::Value::resolve_val(&self.ast, &scope);
-        budget.verdict()?;
-        match result {
-            Ok(value) => f(value.as_ref()),
-            Err(error) => Err(EvalError::Failed(explain(&error, &self.slots))),
-        }
-    }
-}
-
-/// An evaluator's error in one short sentence. Values are named by their type: they may be a whole request, with its
-/// credentials, and end in a log.
-fn explain(error: &ExecutionError, slots: &[Slot]) -> String {
-    use ExecutionError as E;
-    const CHARS_MAX: usize = 200;
-    let kind = |value: &cel::Value| value.type_of().to_string();
-    let text = match error {
-        E::FunctionError { function, message } => format!("{}: {message}", function.trim_start_matches('@')),
-        E::NoSuchKey(key) => format!("there is no key `{key}`"),
-        E::UndeclaredReference(name) => match slots::index(name).and_then(|at| slots.get(at)) {
-            Some(slot) => slot.source.absence(),
-            None => format!("there is no `{name}`"),
-        },
-        E::IndexOutOfBounds(_) => "an index is out of bounds".to_owned(),
-        E::NoSuchOverload(overload) => overload.to_string(),
-        E::UnsupportedBinaryOperator(operator, a, b) => {
-            format!("`{operator}` does not take {} and {}", kind(a), kind(b))
-        }
-        E::ValuesNotComparable(a, b) => format!("{} and {} cannot be compared", kind(a), kind(b)),
-        E::UnsupportedIndex(index, value) => {
-            format!("{} cannot be indexed with {}", kind(value), kind(index))
-        }
-        E::UnsupportedKeyType(key) => format!("{} cannot be a key", kind(key)),
-        E::DuplicateKey(_) => "a map has a key twice".to_owned(),
-        E::DivisionByZero(_) | E::RemainderByZero(_) => "a division by zero".to_owned(),
-        E::Overflow(operator, ..) => format!("`{operator}` overflows"),
-        E::UnexpectedType { want, .. } => format!("a value is not of the type {want}"),
-        E::InvalidArgumentCount { expected, actual } => {
-            format!("{actual} arguments where {expected} are wanted")
-        }
-        _ => "the evaluation failed".to_owned(),
-    };
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((at, _)) => format!("{}...", text.get(..at).unwrap_or_default()),
-        None => text,
-    }
-}

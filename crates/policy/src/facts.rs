@@ -8,10 +8,36 @@ use std::sync::Arc;
 use ebbgate_model::EndpointUrl;
 use serde_json::{Map, Value};
 
-use crate::expr::Work;
+use crate::work::Work;
 
 /// Log entries one context keeps; further ones are dropped.
 pub const LOG_ENTRIES_MAX: usize = 64;
+
+/// Which rules run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// `on_tcp_connect`.
+    TcpConnect,
+    /// `on_http_request`.
+    HttpRequest,
+    /// `on_http_response`.
+    HttpResponse,
+}
+
+impl Phase {
+    /// All phases, in the order they run.
+    pub const ALL: [Self; 3] = [Self::TcpConnect, Self::HttpRequest, Self::HttpResponse];
+
+    /// The document's key for this phase.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::TcpConnect => "on_tcp_connect",
+            Self::HttpRequest => "on_http_request",
+            Self::HttpResponse => "on_http_response",
+        }
+    }
+}
 
 /// Everything one run of a phase may read or change. One per connection (tcp phase) or request (http phases).
 #[derive(Debug, Clone)]

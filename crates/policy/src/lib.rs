@@ -17,11 +17,13 @@ mod json;
 pub mod jwks;
 mod node;
 mod prefix_set;
+mod references;
 mod restriction;
 #[cfg(test)]
 mod testing;
 mod token;
 mod verdict;
+mod work;
 mod yaml;
 
 /// Texts whose values know their place, for other readers of strict JSON (the control API's request bodies).
@@ -35,12 +37,13 @@ pub use certificate::may_be_a_client;
 pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;
-pub use engine::{Engine, References, Run};
-pub use expr::Work;
-pub use facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
+pub use engine::{Engine, Run};
+pub use facts::{ConnFacts, Context, EndpointFacts, Phase, TlsFacts};
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
+pub use references::References;
 pub use restriction::IpRestriction;
 pub use verdict::{
-    BodyError, Effect, OnError, Outcome, Phase, Reply, ServerCertificate, Step, TlsSettings, TlsVersion,
-    Verdict, Verification,
+    BodyError, Effect, OnError, Outcome, Reply, ServerCertificate, Step, TlsSettings, TlsVersion, Verdict,
+    Verification,
 };
+pub use work::Work;

@@ -11,9 +11,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Outcome, Phase, Step, Verdict};
+use crate::verdict::{BodyError, Effect, Outcome, Step, Verdict};
 use crate::{Engine, References};
 
 /// What the world outside the engine would answer.

@@ -11,32 +11,6 @@ use http::{HeaderMap, StatusCode};
 use crate::facts::TlsFacts;
 use crate::jwks::KeySet;
 
-/// Which rules run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// `on_tcp_connect`.
-    TcpConnect,
-    /// `on_http_request`.
-    HttpRequest,
-    /// `on_http_response`.
-    HttpResponse,
-}
-
-impl Phase {
-    /// All phases, in the order they run.
-    pub const ALL: [Self; 3] = [Self::TcpConnect, Self::HttpRequest, Self::HttpResponse];
-
-    /// The document's key for this phase.
-    #[must_use]
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::TcpConnect => "on_tcp_connect",
-            Self::HttpRequest => "on_http_request",
-            Self::HttpResponse => "on_http_response",
-        }
-    }
-}
-
 /// The result of one step of a run.
 #[derive(Debug, Clone)]
 pub enum Step {

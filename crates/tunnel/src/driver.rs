@@ -10,5 +10,5 @@ mod state;
 mod stream;
 
 pub use io::{CLOSE_SECS_MAX, DriverError, WRITE_SECS_MAX};
-pub use session::{Incoming, Session, connect};
+pub use session::{Incoming, Session, SessionHandle, connect};
 pub use stream::{KIND_SECS_MAX, Stream};

@@ -8,7 +8,10 @@ pub mod heartbeat;
 pub mod link;
 pub mod quic;
 pub mod rpc_io;
+mod shared;
+mod stream;
 mod stream_error;
 pub mod tls;
 
+pub use stream::{Abort, TunnelStream};
 pub use stream_error::{StreamError, reset_code};

@@ -10,6 +10,7 @@ pub mod frame;
 mod limits;
 mod queue;
 mod receive;
+mod rings;
 mod stream;
 mod transmit;
 
@@ -26,8 +27,8 @@ use closed::ClosedStreams;
 use frame::{Decoder, FrameError};
 use limits::NoiseBudget;
 use queue::ByteQueue;
+use rings::Rings;
 use stream::{Sending, Stream};
-use transmit::Rings;
 
 /// Highest stream id: 31 bits.
 const STREAM_ID_MAX: u32 = 0x7fff_ffff;
@@ -351,7 +352,7 @@ impl Mux {
         self.local_streams
     }
 
-    /// Received bytes nobody has read, over all streams.
+    /// Received bytes not read yet, over all streams.
     pub fn unread_bytes(&self) -> usize {
         self.unread_bytes
     }

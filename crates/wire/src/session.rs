@@ -1,5 +1,5 @@
 //! The edge's view of one agent session, sans-IO: which streams may be served at which point (wire.md §4 rule 5), and for
-//! how many at once. Knows no credentials; the edge decides who is let in and says so here.
+//! how many at once. Knows no credentials; the edge decides about them and says so here.
 
 use crate::rpc::{Family, StreamKind};
 

@@ -1,5 +1,5 @@
-//! What the edge hands out so that an agent can prove who it is: session cookies, bind tokens and link tickets. A ticket is
-//! readable by anybody and forgeable by nobody without the key. Knows no clock and no key: both are arguments.
+//! What the edge hands out so that an agent can prove its identity: session cookies, bind tokens and link tickets. A ticket is
+//! readable without the key and cannot be forged without it. Knows no clock and no key: both are arguments.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;

@@ -29,7 +29,7 @@ pub(super) struct Counter {
 
 /// Part of a [`Counter`], given back on drop.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct Permit {
     from: Arc<Counter>,
     amount: usize,
 }
@@ -45,14 +45,14 @@ impl Counter {
     }
 
     /// None: it would be more than the most.
-    pub(super) fn take(self: &Arc<Self>, amount: usize) -> Option<Taken> {
+    pub(super) fn take(self: &Arc<Self>, amount: usize) -> Option<Permit> {
         let more = |used: usize| used.checked_add(amount).filter(|used| *used <= self.max);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Taken { from: Arc::clone(self), amount })
+        Some(Permit { from: Arc::clone(self), amount })
     }
 }
 
-impl Drop for Taken {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.from.used.fetch_sub(self.amount, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Who may have a session: the token, the name it came in by, and how often its source may be wrong.
+//! Whether a login is accepted: its token, the name it used, and how often its source may fail.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,8 +9,8 @@ use ebbgate_wire::rpc::Auth;
 use ebbgate_wire::ticket::{Cookie, TicketKey};
 use tokio::time::{Duration, Instant};
 
-use super::bind::Refusal;
-use crate::net::listen::{Admitted, Caps, Comer};
+use super::refusal::Refusal;
+use crate::net::listen::{ConnLimits, ConnPermit, PeerKind};
 use crate::state::tables::Tables;
 
 /// The ingress belongs to another account.
@@ -32,7 +32,7 @@ const FAILURE_WINDOW_SECS: u64 = 60;
 /// Sources whose failures are counted at once.
 const SOURCES_MAX: usize = 65_536;
 
-/// Somebody with a valid token.
+/// A login with a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Accepted {
     pub(super) account: AccountId,
@@ -42,7 +42,7 @@ pub(super) struct Accepted {
     pub(super) client_id: Option<String>,
 }
 
-/// Judges an Auth that came from `source` by a name of `ingress` (None: a common one).
+/// Judges an Auth from `source` by a name of `ingress` (None: a common one).
 pub(super) fn judge(
     auth: &Auth,
     tables: &Tables,
@@ -91,11 +91,11 @@ pub(super) fn may_be_known_soon(token: &str, now_unix_s: i64) -> bool {
 }
 
 /// Logins whose tokens are not known yet, counted in all and by source: made-up tokens wait in their own source's room.
-pub struct WaitingLogins(Arc<Caps>);
+pub struct WaitingLogins(Arc<ConnLimits>);
 
 impl Default for WaitingLogins {
     fn default() -> Self {
-        Self(Caps::new(WAITING_MAX, WAITING_OF_SOURCE_MAX))
+        Self(ConnLimits::new(WAITING_MAX, WAITING_OF_SOURCE_MAX))
     }
 }
 
@@ -106,8 +106,8 @@ impl WaitingLogins {
     }
 
     /// Room for one login, until it is dropped. None: enough of them wait.
-    pub(super) fn room(&self, source: IpAddr) -> Option<Admitted> {
-        self.0.admit(source, Comer::Agent).ok()
+    pub(super) fn room(&self, source: IpAddr) -> Option<ConnPermit> {
+        self.0.admit(source, PeerKind::Agent).ok()
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn not_admitted(source: IpAddr) -> Refusal {
 /// Failed authentications by source: some clients retry without pause for ever (wire.md section 4.1). Only failures wait,
 /// so a site's good agents come in beside a bad one behind the same address.
 #[derive(Default)]
-pub struct AuthFailures(Mutex<HashMap<IpAddr, (u32, Instant)>>);
+pub(super) struct AuthFailures(Mutex<HashMap<IpAddr, (u32, Instant)>>);
 
 impl AuthFailures {
     /// Counts a failure, and says how long its answer waits.

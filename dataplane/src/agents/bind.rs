@@ -6,10 +6,11 @@ mod options;
 use std::sync::Arc;
 
 use ebbgate_model::{Binding, CredentialSpec, EndpointUrl, ErrorCode, Host, Scheme, TrafficPolicy};
-use ebbgate_policy::{CheckContext, Diagnostic, Owner, TlsSettings, check};
-use ebbgate_wire::rpc::{Bind, BindError, Requested, error_text};
+use ebbgate_policy::{CheckContext, Owner, TlsSettings, check};
+use ebbgate_wire::rpc::{Bind, BindError, Requested};
 use ebbgate_wire::ticket::BindToken;
 
+use super::refusal::{CODE_BINDING, Refusal};
 use crate::state::endpoint::Endpoint;
 use crate::state::tables::Tables;
 use crate::tunnel::session::ProxyProtocol;
@@ -22,58 +23,8 @@ const CODE_NAME_OF_ANOTHER: ErrorCode = ErrorCode::new(320);
 const CODE_ADDRESS_NOT_RESERVED: ErrorCode = ErrorCode::new(307);
 /// No random name or address can be given.
 pub(super) const CODE_NO_RANDOM: ErrorCode = ErrorCode::new(322);
-/// The bindings are not valid for the URL.
-const CODE_BINDING: ErrorCode = ErrorCode::new(18007);
-/// An option asks for what this edge does not enforce.
-const CODE_OPTION: ErrorCode = ErrorCode::new(330);
 /// Letters and digits of a random name.
 const RANDOM_NAME_CHARS: usize = 16;
-
-/// Why a request of an agent is refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) code: Option<ErrorCode>,
-    pub(super) message: String,
-}
-
-impl Refusal {
-    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code: Some(code), message: message.into() }
-    }
-
-    /// The text agents look for the code in.
-    pub(super) fn text(&self) -> String {
-        match self.code {
-            Some(code) => error_text(&self.message, code.number()),
-            None => self.message.clone(),
-        }
-    }
-}
-
-impl From<BindError> for Refusal {
-    fn from(error: BindError) -> Self {
-        let code = match &error {
-            BindError::Url { source, .. } => Some(source.code()),
-            BindError::Bindings(_) => Some(CODE_BINDING),
-            BindError::Option(_) => Some(CODE_OPTION),
-            _ => None,
-        };
-        Self { code, message: error.to_string() }
-    }
-}
-
-impl From<Vec<Diagnostic>> for Refusal {
-    fn from(problems: Vec<Diagnostic>) -> Self {
-        let code = problems.first().map(|p| p.code);
-        let words = problems.iter().map(|p| match (p.line, p.column) {
-            (Some(line), Some(column)) => {
-                format!("{} at {} (line {line}, column {column})", p.message, p.path)
-            }
-            _ => format!("{} at {}", p.message, p.path),
-        });
-        Self { code, message: format!("traffic policy: {}", words.collect::<Vec<_>>().join("; ")) }
-    }
-}
 
 /// What is to be served, once permitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,7 +185,7 @@ fn require_acl(credential: &CredentialSpec, url: &EndpointUrl) -> Result<(), Ref
 }
 
 /// Whether a credential may go on serving an endpoint: as [`permit`], and names and ports given away at random may be
-/// kept until somebody reserves them.
+/// kept until an account reserves them.
 pub(super) fn still_permit(
     tables: &Tables,
     credential: &CredentialSpec,

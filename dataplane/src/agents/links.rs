@@ -1,16 +1,15 @@
-//! Links of agents: who may add one to which session, how many, and on which shard each waits.
+//! Links of agents: to which session one is added, how many it may have, and on which shard each waits.
 //!
-//! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `carrier::link`'s.
+//! The wire's words are `ebbgate_wire::link`'s; what a link does afterwards is `tunnel::link`'s.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use ebbgate_model::{AccountId, CredentialSpec, IpRestrictionKind, TunnelSessionId};
+use ebbgate_model::{AccountId, IpRestrictionKind, TunnelSessionId};
 use ebbgate_tunnel::link::{Hello, answer_hello, read_hello};
 use ebbgate_wire::link::raw::{
-    EdgeSide, GREETING_BYTES, Greeting, HANDSHAKE_SECS_MAX, KEY_BYTES, MAGIC, Nonce, PROOF_BYTES, RawError,
-    RawKey, Sealing,
+    EdgeSide, GREETING_BYTES, Greeting, HANDSHAKE_SECS_MAX, MAGIC, Nonce, PROOF_BYTES, RawError, RawKey,
+    Sealing,
 };
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::{Auth, CarrierOffer, Secret};
@@ -18,79 +17,25 @@ use ebbgate_wire::ticket::LinkTicket;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
-use super::AgentSession;
-use super::allowance::{Counter, Taken};
-use crate::dispatch::gateway::Gateway as _;
-use crate::l4::Open;
-use crate::net::listen::Admitted;
+use super::registry::Agents;
+use super::session::AgentSession;
+use super::session_links::{LINKS_PER_SESSION_MAX, LinkCount};
+use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
-use crate::shard::Shard;
 use crate::state::edge::Edge;
-use crate::tunnel::carrier::{Link, LinkIo, Place, RawLink};
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
+use crate::state::{clock, random};
+use crate::tunnel::dialer::IdleLink;
+use crate::tunnel::link::{Link, LinkIo, LinkOwner};
+use crate::tunnel::raw_link::RawLink;
 
-/// Links of one session, idle or in use.
-pub const LINKS_PER_SESSION_MAX: u16 = 512;
 /// Seconds from the end of a link's handshake to its whole ticket.
 pub const LINK_HELLO_SECS_MAX: u64 = 5;
 /// The newest version of links that this edge takes, as it says to agents.
 const LINK_VERSION: u16 = 2;
 /// Seconds a link ticket is good for, within its session's life.
 const LINK_TICKET_SECS: i64 = 90 * 24 * 3600;
-
-/// One link's place among its session's.
-pub struct LinkCount {
-    _taken: Taken,
-}
-
-/// The links of one session.
-pub(super) struct SessionLinks {
-    open: Arc<Counter>,
-    /// Links let in so far: they take turns on the shards. Raw ones have turns of their own.
-    turns: [AtomicUsize; 2],
-    raw_key: Option<RawKey>,
-    raw_allowed: AtomicBool,
-}
-
-impl SessionLinks {
-    /// None open yet; raw ones if there is a key for them.
-    pub(super) fn new(raw_key: Option<RawKey>) -> Self {
-        Self {
-            open: Counter::new(LINKS_PER_SESSION_MAX.into()),
-            turns: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            raw_allowed: AtomicBool::new(raw_key.is_some()),
-            raw_key,
-        }
-    }
-
-    /// The Program may withdraw what it allowed, and allow it again; a session without key never has any.
-    pub(super) fn allow_raw(&self, allowed: bool) {
-        self.raw_allowed.store(allowed && self.raw_key.is_some(), Ordering::Relaxed);
-    }
-
-    pub(super) fn takes_raw(&self) -> bool {
-        self.raw_allowed.load(Ordering::Relaxed)
-    }
-
-    fn turn(&self, raw: bool, shards: usize) -> usize {
-        let [links, raws] = &self.turns;
-        (if raw { raws } else { links }).fetch_add(1, Ordering::Relaxed) % shards.max(1)
-    }
-}
-
-/// Whether the credential's account lets a visitor's own TLS travel without a second encryption.
-pub(super) fn may_pass_through(credential: &CredentialSpec) -> bool {
-    credential.passthrough_links
-}
-
-/// The key of a session's raw links, if its agent asked for them and its account allows them.
-pub(super) fn raw_key(
-    auth: &Auth,
-    credential: Option<&CredentialSpec>,
-    entropy: [u8; KEY_BYTES],
-) -> Option<RawKey> {
-    let asked = auth.extra.carriers.iter().any(|carrier| carrier == "raw");
-    (asked && credential.is_some_and(may_pass_through)).then(|| RawKey::new(entropy))
-}
 
 /// What a session is offered beside its own connection, if its agent asked.
 pub(super) fn offer(
@@ -111,21 +56,22 @@ pub(super) fn offer(
         ticket: ticket.seal(&edge.tickets),
         links_max: if asked("link") { LINKS_PER_SESSION_MAX } else { 0 },
         link_version: LINK_VERSION,
-        raw_key: session.links.raw_key.as_ref().map(RawKey::to_secret),
+        raw_key: session.links.raw_key().map(RawKey::to_secret),
         quic: asked("quic") && edge.serves_quic(),
     })
 }
 
-/// The living session a ticket is for, if whoever shows it may come in by this name from this address.
-pub fn session_of_ticket(
-    edge: &Edge,
+/// The living session a ticket is for, if its agent may connect by this name from this address.
+pub(super) fn session_of_ticket(
+    agents: &Agents,
     ticket: &Secret,
     ingress: Option<AccountId>,
     source: IpAddr,
     now_unix_s: i64,
 ) -> Option<Arc<AgentSession>> {
+    let edge = agents.edge();
     let ticket = LinkTicket::open(ticket.expose(), &edge.tickets, now_unix_s).ok()?;
-    let session = edge.sessions.get(ticket.session_id.parse().ok()?)?;
+    let session = agents.sessions.get(ticket.session_id.parse().ok()?)?;
     let account = session.identity().account;
     let admitted = edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, source);
     let here = ingress.is_none_or(|owner| owner == account);
@@ -135,9 +81,10 @@ pub fn session_of_ticket(
 /// Serves a connection that chose the links' protocol: until it is parked, or refused.
 pub(super) async fn serve(
     shard: Shard,
+    agents: &Agents,
     mut io: LinkIo,
     ingress: Option<AccountId>,
-    admitted: Admitted,
+    admitted: ConnPermit,
     open: Open,
 ) {
     let edge = shard.edge();
@@ -147,9 +94,9 @@ pub(super) async fn serve(
         edge.metrics.links_refused.inc();
         return tracing::debug!(%peer, "a link showed no ticket in time");
     };
-    let now_s = shard.now_unix_ms() / 1000;
-    let found = session_of_ticket(edge, &ticket, ingress, peer, now_s)
-        .and_then(|session| Some((LinkCount { _taken: session.links.open.take(1)? }, session)));
+    let now_s = clock::unix_ms() / 1000;
+    let found = session_of_ticket(agents, &ticket, ingress, peer, now_s)
+        .and_then(|session| Some((session.links.take()?, session)));
     let Some((taken, session)) = found else {
         edge.metrics.links_refused.inc();
         tracing::debug!(%peer, "a link is refused: its ticket is void, or its session has enough");
@@ -161,9 +108,15 @@ pub(super) async fn serve(
     if answer_hello(&mut io, Code::NONE).await.is_err() {
         return;
     }
-    let index = session.links.turn(false, edge.shards());
+    let index = session.links.turn(false, edge.mailboxes.shards());
     let link = Open::count(&edge.metrics.links);
-    shard.park_at(index, Link::new(io, version, Place { session, taken, link, open, admitted }));
+    let link = Link::new(io, version, owner(&session, (taken, link, open, admitted)));
+    shard.park(index, IdleLink::Link(link));
+}
+
+/// A link of this session, which counts among its session's, among all links, among agents' connections and among all.
+fn owner(session: &AgentSession, permits: (LinkCount, Open, Open, ConnPermit)) -> LinkOwner {
+    LinkOwner { session: Arc::clone(&session.state), permits: Box::new(permits) }
 }
 
 /// Why a raw link is closed.
@@ -182,39 +135,43 @@ enum NoRaw {
 }
 
 /// Whether a raw link begins here, as soon as the first bytes tell.
-pub(crate) async fn begins_raw(socket: &mut Socket) -> bool {
+pub async fn begins_raw(socket: &mut Socket) -> bool {
     loop {
-        let seen = socket.looked_at();
+        let seen = socket.peeked();
         let common = seen.iter().zip(MAGIC).take_while(|(a, b)| **a == *b).count();
         if common == MAGIC.len() {
             return true;
         }
-        // Whoever reads the hello next finds the end or the error again.
-        if common < seen.len() || !matches!(socket.look_further().await, Ok(1..)) {
+        // The next read of the hello finds the end or the error again.
+        if common < seen.len() || !matches!(socket.peek_more().await, Ok(1..)) {
             return false;
         }
     }
 }
 
 /// Serves a connection that began as a raw link: until it is parked, or closed without a word.
-pub(super) async fn serve_raw(shard: Shard, mut socket: Socket, admitted: Admitted, open: Open) {
+pub(super) async fn serve_raw(
+    shard: Shard,
+    agents: &Agents,
+    mut socket: Socket,
+    admitted: ConnPermit,
+    open: Open,
+) {
     let edge = shard.edge();
     let peer = socket.peer().ip();
-    let proven = timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), prove(edge, &mut socket)).await;
+    let proven = timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), prove(agents, &mut socket)).await;
     let parked = proven.map_err(|_| NoRaw::TimedOut).flatten().and_then(|(session, sealing)| {
         let socket = socket.for_link()?;
         let account = session.identity().account;
         let welcome = edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, peer);
-        if !welcome || !session.state.is_alive() || !session.takes_raw() {
+        if !welcome || !session.state.is_alive() || !session.state.takes_raw() {
             return Err(NoRaw::NotAllowed);
         }
-        let taken = LinkCount { _taken: session.links.open.take(1).ok_or(NoRaw::NotAllowed)? };
-        let index = session.links.turn(true, edge.shards());
+        let taken = session.links.take().ok_or(NoRaw::NotAllowed)?;
+        let index = session.links.turn(true, edge.mailboxes.shards());
         let link = Open::count(&edge.metrics.links);
-        shard.park_raw_at(
-            index,
-            RawLink::new(socket, sealing, Place { session, taken, link, open, admitted }),
-        );
+        let link = RawLink::new(socket, sealing, owner(&session, (taken, link, open, admitted)));
+        shard.park(index, IdleLink::Raw(link));
         Ok(())
     });
     if let Err(error) = parked {
@@ -225,19 +182,19 @@ pub(super) async fn serve_raw(shard: Shard, mut socket: Socket, admitted: Admitt
 
 /// Which session the link belongs to, as its agent proves. A session that is not here fails like one whose key the peer does
 /// not hold.
-async fn prove(edge: &Edge, socket: &mut Socket) -> Result<(Arc<AgentSession>, Sealing), NoRaw> {
-    while socket.looked_at().len() < GREETING_BYTES {
-        if socket.look_further().await? == 0 {
+async fn prove(agents: &Agents, socket: &mut Socket) -> Result<(Arc<AgentSession>, Sealing), NoRaw> {
+    while socket.peeked().len() < GREETING_BYTES {
+        if socket.peek_more().await? == 0 {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
     }
-    let greeting: &[u8; GREETING_BYTES] = socket.looked_at().try_into().map_err(|_| NoRaw::Hasty)?;
+    let greeting: &[u8; GREETING_BYTES] = socket.peeked().try_into().map_err(|_| NoRaw::Hasty)?;
     let greeting = Greeting::decode(greeting)?;
-    socket.swallow(GREETING_BYTES);
-    let session = edge.sessions.get(TunnelSessionId::new(greeting.session));
-    let key = session.as_ref().and_then(|session| session.links.raw_key.clone());
-    let nonce: Nonce = edge.entropy();
-    let side = EdgeSide::new(&key.unwrap_or_else(|| RawKey::new(edge.entropy())), &greeting, &nonce);
+    socket.consume(GREETING_BYTES);
+    let session = agents.sessions.get(TunnelSessionId::new(greeting.session));
+    let key = session.as_ref().and_then(|session| session.links.raw_key().cloned());
+    let nonce: Nonce = random::bytes();
+    let side = EdgeSide::new(&key.unwrap_or_else(|| RawKey::new(random::bytes())), &greeting, &nonce);
     socket.write_all(&nonce).await?;
     let mut proof = [0; PROOF_BYTES];
     socket.read_exact(&mut proof).await?;

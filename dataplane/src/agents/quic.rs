@@ -1,35 +1,35 @@
-//! The agent listener over UDP: handshakes within limits, by the certificate of the name an agent came for, then its first
+//! The agent listener over UDP: handshakes within limits, by the certificate of the name an agent asked for, then its first
 //! words: a session, or an attachment to one that runs elsewhere.
 //!
-//! Lives on one shard; the streams it carries may be used on any. The limits of a connection are `ebbgate_tunnel::quic`'s.
+//! Runs on one shard; the streams it carries may be used on any. The limits of a connection are `ebbgate_tunnel::quic`'s.
 
 mod attach;
 mod certificates;
-mod watch;
+pub(super) mod watch;
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ebbgate_model::{AccountId, Host};
+use ebbgate_model::Host;
 use ebbgate_tunnel::quic::{Connection, HEADER_SECS_MAX, Incoming, ResetKey, Stream, StreamHeader};
 use ebbgate_wire::mux::Code;
 use quinn::crypto::rustls::HandshakeData;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Duration, timeout};
 
-pub use watch::watch_session;
-
-use crate::agents::{self, Arrival};
-use crate::l4::Open;
-use crate::net::listen::{Admitted, Comer};
-use crate::shard::Shard;
+use super::registry::Agents;
+use super::serve::{Arrival, run};
+use crate::net::listen::{ConnPermit, PeerKind};
 use crate::state::edge::{Edge, Stage};
 use crate::state::metrics::ListenerLabel;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
 use crate::state::tables::ConnectName;
-use crate::tunnel::carrier::QuicWay;
+use crate::tunnel::quic::QuicTransport;
+use attach::{Newcomer, attach};
 
 /// Seconds from an agent's first packet to the end of its handshake.
 pub const HANDSHAKE_SECS_MAX: u64 = 10;
@@ -38,6 +38,7 @@ pub const HANDSHAKES_MAX: usize = 512;
 /// The listener of one shard.
 struct Listener {
     shard: Shard,
+    agents: Arc<Agents>,
     handshakes: Count,
 }
 
@@ -65,12 +66,12 @@ impl Drop for Counted {
 }
 
 /// Serves agents that come over QUIC until the edge drains; their connections go on.
-pub async fn serve(shard: Shard, socket: UdpSocket) -> io::Result<()> {
+pub async fn serve(shard: Shard, agents: Arc<Agents>, socket: UdpSocket) -> io::Result<()> {
     let edge = Arc::clone(shard.edge());
     let config = ebbgate_tunnel::quic::server(certificates::tls(&edge)).map_err(io::Error::other)?;
     let key = ResetKey::new(&edge.tickets.derive("quic stateless reset"));
     let endpoint = ebbgate_tunnel::quic::endpoint(socket, Some((config, key)))?;
-    let listener = Listener { shard, handshakes: Count::default() };
+    let listener = Listener { shard, agents, handshakes: Count::default() };
     let draining = edge.reached(Stage::Draining);
     tokio::pin!(draining);
     loop {
@@ -83,7 +84,7 @@ pub async fn serve(shard: Shard, socket: UdpSocket) -> io::Result<()> {
         }
     }
     endpoint.set_server_config(None);
-    // Connections that still live need the endpoint.
+    // Connections that are still open need the endpoint.
     edge.reached(Stage::Stopped).await;
     Ok(())
 }
@@ -95,7 +96,7 @@ impl Listener {
         let metrics = &edge.metrics;
         let peer = incoming.remote_address().ip().to_canonical();
         metrics.connections.get_or_create(&ListenerLabel { listener: "quic" }).inc();
-        if edge.guard.is_blocked(peer) {
+        if edge.is_blocked(peer) {
             metrics.connections_blocked.inc();
             return incoming.ignore();
         }
@@ -111,9 +112,15 @@ impl Listener {
             metrics.connections_refused.inc();
             return incoming.refuse();
         };
-        match edge.caps.admit(peer, Comer::Agent) {
+        match edge.limits.admit(peer, PeerKind::Agent) {
             Ok(admitted) => {
-                spawn_local(begin(self.shard.clone(), incoming, handshake, admitted));
+                spawn_local(begin(
+                    self.shard.clone(),
+                    Arc::clone(&self.agents),
+                    incoming,
+                    handshake,
+                    admitted,
+                ));
             }
             Err(refused) => {
                 metrics.connections_refused.inc();
@@ -124,16 +131,14 @@ impl Listener {
     }
 }
 
-/// A connection whose handshake is done.
-struct Newcomer {
-    connection: Connection,
-    peer: IpAddr,
-    /// Only sessions of this account may come by the name it came for; None: of any.
-    ingress: Option<AccountId>,
-}
-
-/// Serves one connection attempt to the end of what came of it.
-async fn begin(shard: Shard, incoming: Incoming, handshake: Counted, admitted: Admitted) {
+/// Serves one connection attempt, and the connection it leads to, to the end.
+async fn begin(
+    shard: Shard,
+    agents: Arc<Agents>,
+    incoming: Incoming,
+    handshake: Counted,
+    admitted: ConnPermit,
+) {
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
     let from = incoming.remote_address();
     let limit = Duration::from_secs(HANDSHAKE_SECS_MAX);
@@ -153,7 +158,7 @@ async fn begin(shard: Shard, incoming: Incoming, handshake: Counted, admitted: A
     let reason = match came_for(shard.edge(), &connection) {
         Some(name) => {
             let newcomer = Newcomer { connection: connection.clone(), peer, ingress: name.account };
-            serve_connection(&shard, newcomer).await
+            serve_connection(&shard, &agents, newcomer).await
         }
         None => "nobody answers to that name any more",
     };
@@ -163,7 +168,7 @@ async fn begin(shard: Shard, incoming: Incoming, handshake: Counted, admitted: A
     drop((admitted, open));
 }
 
-/// What the name of a finished handshake stands for. None: nobody answers to it.
+/// The entry for the name of a finished handshake. None: the name is not known.
 fn came_for(edge: &Edge, connection: &Connection) -> Option<ConnectName> {
     let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
     let name = match data.server_name {
@@ -174,7 +179,7 @@ fn came_for(edge: &Edge, connection: &Connection) -> Option<ConnectName> {
 }
 
 /// Hears what the connection is for, and serves it to its end. Gives the reason of the end.
-async fn serve_connection(shard: &Shard, newcomer: Newcomer) -> &'static str {
+async fn serve_connection(shard: &Shard, agents: &Arc<Agents>, newcomer: Newcomer) -> &'static str {
     let Newcomer { connection, peer, ingress } = &newcomer;
     let first = async {
         let mut stream = Stream::new(connection.accept_bi().await.ok()?);
@@ -193,11 +198,11 @@ async fn serve_connection(shard: &Shard, newcomer: Newcomer) -> &'static str {
     };
     match opening {
         StreamHeader::Session => {
-            let way = QuicWay::new(connection.clone(), true);
+            let way = QuicTransport::new(connection.clone(), true);
             let arrival = Arrival { peer: *peer, ingress: *ingress, quic: Some(way) };
-            agents::run(shard.clone(), stream, arrival).await;
+            run(shard.clone(), Arc::clone(agents), stream, arrival).await;
             "the session has ended"
         }
-        StreamHeader::Attach(ticket) => attach::attach(shard, newcomer, stream, &ticket).await,
+        StreamHeader::Attach(ticket) => attach(agents, newcomer, stream, &ticket).await,
     }
 }

@@ -1,12 +1,93 @@
-//! Who is online on this edge, by session and by stable client id.
+//! All sessions of this edge, by session and by stable client id; and what limits logins.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ebbgate_model::TunnelSessionId;
+use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand};
+use ebbgate_model::{ErrorCode, TunnelSessionId};
+use ebbgate_wire::mux::Code;
 
-use super::AgentSession;
 use super::allowance::Allowances;
+use super::auth::{AuthFailures, WaitingLogins};
+use super::command::command;
+use super::session::AgentSession;
+use crate::state::edge::Edge;
+use crate::state::tables::Tables;
+
+/// Agents of this edge. Shared by all shards.
+pub struct Agents {
+    edge: Arc<Edge>,
+    /// Their sessions.
+    pub sessions: Sessions,
+    /// Sources that fail to authenticate.
+    pub(super) auth_failures: AuthFailures,
+    /// Logins whose tokens are not known yet.
+    pub waiting_logins: WaitingLogins,
+}
+
+impl Agents {
+    /// No sessions yet.
+    pub fn new(edge: Arc<Edge>) -> Arc<Self> {
+        let sessions = Sessions::default();
+        let (auth_failures, waiting_logins) = (AuthFailures::default(), WaitingLogins::default());
+        Arc::new(Self { edge, sessions, auth_failures, waiting_logins })
+    }
+
+    /// What all shards share.
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.edge
+    }
+
+    /// Ends a session, once; see [`AgentSession::end`].
+    pub(super) fn end(&self, session: &AgentSession, code: Code, message: &str) {
+        self.sessions.remove(session);
+        session.end(&self.edge, code, message);
+    }
+
+    /// The agent goes on under another address. False: it may not be there, and the session has ended.
+    pub(super) fn moved(&self, session: &AgentSession, source: IpAddr) -> bool {
+        session.moved(&self.edge, source);
+        self.recheck_session(session, &self.edge.tables.load())
+    }
+
+    /// Whether a session may still be; else it is ended.
+    pub(super) fn recheck_session(&self, session: &AgentSession, tables: &Tables) -> bool {
+        session.check(tables).inspect_err(|why| self.end(session, Code::NONE, why)).is_ok()
+    }
+
+    /// After a change of the Program: ends sessions that may no longer be, stops endpoints they may no longer serve, and
+    /// compiles policies anew whose account's objects changed.
+    pub fn recheck(&self, old: &Tables, new: &Tables) {
+        for session in self.sessions.all() {
+            if !self.recheck_session(&session, new) {
+                continue;
+            }
+            for bound in session.bound() {
+                let id = bound.id.clone();
+                if let Err(refusal) = session.judge(&self.edge, bound, old, new) {
+                    let code = refusal.code.unwrap_or(ErrorCode::ACL_NAME);
+                    session.stop_endpoint(&self.edge, &id, code, &refusal.message);
+                }
+            }
+        }
+    }
+
+    /// Asks an agent to do something, in the background, and tells control what it said.
+    pub fn command(&self, session: TunnelSessionId, asked: SessionCommand, number: u64) {
+        let edge = Arc::clone(&self.edge);
+        let found = self.sessions.get(session);
+        self.edge.background.spawn(async move {
+            let outcome = if let Some(session) = found {
+                command(&session, asked).await
+            } else {
+                tracing::info!(%session, "a command for a session that is not here");
+                CommandOutcome::Failed { reason: "the session has ended".into() }
+            };
+            edge.reports.event(FromEdge::CommandAnswer { number, outcome });
+        });
+    }
+}
 
 /// All sessions of this edge.
 #[derive(Default)]
@@ -30,7 +111,7 @@ impl Sessions {
         table.by_id.get(&before?).cloned()
     }
 
-    /// Removes a session; whoever took its place stays.
+    /// Removes a session; the one that replaced it stays.
     pub(super) fn remove(&self, session: &AgentSession) {
         let mut table = self.table();
         table.by_id.remove(&session.state.id);

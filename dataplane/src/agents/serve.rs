@@ -1,4 +1,4 @@
-//! One agent's connection: TLS by the name it came for, then the streams it opens, answered one task each.
+//! One agent's connection: TLS by the name it asked for, then the streams it opens, answered one task each.
 
 mod endpoints;
 mod heard;
@@ -26,22 +26,26 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
-use super::allowance::{Allowance, Counter, Taken};
+use super::allowance::{self, Allowance, Counter, Permit};
 use super::auth::{self, Accepted};
-use super::bind::Refusal;
+use super::links;
+use super::quic::watch::watch_session;
+use super::refusal::Refusal;
+use super::registry::Agents;
+use super::session::{AgentSession, Inner, Text};
+use super::session_links::{SessionLinks, raw_key};
 use heard::Heard;
 
-use super::{AgentSession, Inner, Text, allowance, links};
-use crate::agents::quic::watch_session;
-use crate::dispatch::gateway::Gateway as _;
-use crate::l4::{Open, hello_refused, read_hello};
-use crate::net::listen::Admitted;
+use crate::net::hello::{read_hello, refuse_name};
+use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::net::tls::{self, HELLO_SECS_MAX, Protocols, TlsError};
-use crate::shard::Shard;
 use crate::state::edge::Stage;
-use crate::tunnel::carrier::{Carrier, QuicWay};
-use crate::tunnel::liveness::Liveness;
+use crate::state::metrics::Open;
+use crate::state::shard::Shard;
+use crate::state::{clock, random};
+use crate::tunnel::agent_liveness::AgentLiveness;
+use crate::tunnel::quic::QuicTransport;
 use crate::tunnel::session::SessionState;
 
 /// The account has as many sessions as it may (wire.md section 2).
@@ -52,7 +56,7 @@ const REQUEST_SECS_MAX: u64 = 30;
 const REFUSED_PAUSE_MS: u64 = 200;
 /// Milliseconds between looks at whether a token has become known.
 const CATCH_UP_LOOK_MS: u64 = 20;
-/// Seconds a session may take to end once it was told to.
+/// Seconds a session may take to end once it was asked to.
 const END_SECS_MAX: u64 = 2;
 /// Seconds a cookie and a bind token are good for.
 const TICKET_SECS: i64 = 90 * 24 * 3600;
@@ -62,21 +66,22 @@ const TEXT_BYTES_MAX: usize = 4096;
 /// One agent's connection, authenticated or not.
 struct Connection {
     shard: Shard,
+    agents: Arc<Agents>,
     mux: driver::Session,
     gate: RefCell<Gate>,
     peer: IpAddr,
     ingress: Option<AccountId>,
-    quic: Option<Arc<QuicWay>>,
-    liveness: Arc<Liveness>,
+    quic: Option<Arc<QuicTransport>>,
+    liveness: Arc<AgentLiveness>,
     session: OnceCell<Arc<AgentSession>>,
 }
 
 /// Serves a connection of the agent listener to its end.
-pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
+pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: ConnPermit) {
     let peer = socket.peer().ip();
     let open = Open::count(&shard.edge().metrics.agent_connections_open);
     match timeout(Duration::from_secs(HELLO_SECS_MAX), links::begins_raw(&mut socket)).await {
-        Ok(true) => return links::serve_raw(shard, socket, admitted, open).await,
+        Ok(true) => return links::serve_raw(shard, &agents, socket, admitted, open).await,
         Ok(false) => {}
         Err(_) => return tracing::debug!(%peer, "an agent said nothing in time"),
     }
@@ -90,13 +95,13 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
         if shard.edge().refusal_has_line(peer) {
             tracing::info!(%peer, name = ?hello.tls.sni, "an agent came for a name nobody answers to");
         }
-        return hello_refused(&mut socket).await;
+        return refuse_name(&mut socket).await;
     };
     let is_link = hello.tls.offers(ALPN_LINK);
     let protocols = if is_link { Protocols::Link } else { Protocols::Raw };
     let config =
         shard.configs().borrow_mut().get(&tls::default_settings(), Some(&name.certificate), protocols);
-    let Ok(config) = config else { return hello_refused(&mut socket).await };
+    let Ok(config) = config else { return refuse_name(&mut socket).await };
     let Ok(socket) = (if is_link { socket.for_link() } else { socket.for_agent() }) else { return };
     let failed = |error: TlsError| {
         shard.edge().metrics.handshakes_failed.inc();
@@ -106,7 +111,7 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
     };
     if is_link {
         return match tls::link_handshake(socket, config).await {
-            Ok(stream) => links::serve(shard, Box::new(stream), name.account, admitted, open).await,
+            Ok(stream) => links::serve(shard, &agents, Box::new(stream), name.account, admitted, open).await,
             Err(error) => failed(error),
         };
     }
@@ -114,26 +119,26 @@ pub async fn serve(shard: Shard, mut socket: Socket, admitted: Admitted) {
         Ok(stream) => stream,
         Err(error) => return failed(error),
     };
-    run(shard, stream, Arrival { peer, ingress: name.account, quic: None }).await;
+    run(shard, agents, stream, Arrival { peer, ingress: name.account, quic: None }).await;
     drop((admitted, open));
 }
 
-/// How an agent came.
-pub struct Arrival {
+/// How an agent connected.
+pub(super) struct Arrival {
     /// From where.
-    pub peer: IpAddr,
-    /// Only sessions of this account may come by the name it came for; None: of any.
-    pub ingress: Option<AccountId>,
+    pub(super) peer: IpAddr,
+    /// Only sessions of this account may use the name it asked for; None: any.
+    pub(super) ingress: Option<AccountId>,
     /// The connection below, if it is a QUIC one: it takes the session's streams too.
-    pub quic: Option<Arc<QuicWay>>,
+    pub(super) quic: Option<Arc<QuicTransport>>,
 }
 
 /// Runs an agent's session over any transport, to its end.
-pub async fn run<IO>(shard: Shard, io: IO, arrival: Arrival)
+pub(super) async fn run<IO>(shard: Shard, agents: Arc<Agents>, io: IO, arrival: Arrival)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let liveness = Arc::<Liveness>::default();
+    let liveness = Arc::<AgentLiveness>::default();
     let io = Heard { io, liveness: Arc::clone(&liveness) };
     let (mux, mut incoming, driver) = driver::connect(io, Role::Server, Limits::STRANGER);
     let connection = Rc::new(Connection {
@@ -145,6 +150,7 @@ where
         session: OnceCell::new(),
         liveness,
         shard,
+        agents,
     });
     let mut driver = spawn_local(Rc::clone(&connection).drive(driver));
     let ending = connection.shard.edge().reached(Stage::Ending);
@@ -176,7 +182,7 @@ impl Connection {
             tracing::info!(peer = %self.peer, %error, "an agent's connection failed");
         }
         let unheard = match &result {
-            // The kernel gives up in silence under the name of what it last heard of the way there.
+            // On a TCP user timeout the kernel may report the last ICMP error instead of ETIMEDOUT.
             Err(DriverError::Io(error))
                 if matches!(
                     error.kind(),
@@ -189,17 +195,16 @@ impl Connection {
                 true
             }
             Err(DriverError::WriteTimeout) => true,
-            _ => self.quic.as_ref().is_some_and(|way| way.is_unheard()),
+            _ => self.quic.as_ref().is_some_and(|way| way.timed_out()),
         };
         if let Some(session) = self.session.get().filter(|_| unheard) {
-            session.state.end_unheard();
+            session.state.end_timed_out();
         }
     }
 
     fn end(&self, code: Code, message: &str) {
         if let Some(session) = self.session.get() {
-            self.shard.remove_carrier(session.state.id);
-            session.end(self.shard.edge(), code, message);
+            self.agents.end(session, code, message);
         }
         self.mux.goaway(code, message);
     }
@@ -280,13 +285,13 @@ impl Connection {
 
     async fn auth(self: &Rc<Self>, auth: Auth, mut stream: Stream) -> Result<(), String> {
         let edge = self.shard.edge();
-        let now_s = self.shard.now_unix_ms() / 1000;
+        let now_s = clock::unix_ms() / 1000;
         let judge = || auth::judge(&auth, &edge.tables.load(), self.ingress, self.peer, &edge.tickets, now_s);
         let mut judged = judge();
         let is_unknown = |judged: &Result<Accepted, Refusal>| matches!(judged, Err(refusal) if refusal.code == Some(ErrorCode::AUTHTOKEN_INVALID));
         if is_unknown(&judged)
             && auth::may_be_known_soon(auth.extra.authtoken.expose(), now_s)
-            && let Some(_room) = edge.waiting_logins.room(self.peer)
+            && let Some(_room) = self.agents.waiting_logins.room(self.peer)
         {
             let deadline = Instant::now() + Duration::from_secs(auth::CATCH_UP_SECS_MAX);
             while is_unknown(&judged) && Instant::now() < deadline {
@@ -298,12 +303,12 @@ impl Connection {
             Ok(reply) => {
                 if let Some(session) = self.session.get() {
                     // The Program may have changed since it was judged, too early for this session to be seen.
-                    session.recheck(edge, &edge.tables.load());
+                    self.agents.recheck_session(session, &edge.tables.load());
                 }
                 write_object(&mut stream, &reply).await.map_err(|e| e.to_string())
             }
             Err(refusal) => {
-                let wait = edge.auth_failures.note(self.peer, Instant::now());
+                let wait = self.agents.auth_failures.note(self.peer, Instant::now());
                 edge.metrics.auth_failed.inc();
                 if self.shard.edge().refusal_has_line(self.peer) {
                     tracing::info!(peer = %self.peer, code = ?refusal.code, reason = refusal.message, "an agent is refused");
@@ -321,11 +326,11 @@ impl Connection {
     /// Puts the session in service; a session of the same client that lingers makes room.
     fn accept(self: &Rc<Self>, auth: &Auth, accepted: Accepted) -> Result<AuthReply, Refusal> {
         let edge = self.shard.edge();
-        let id = TunnelSessionId::new(edge.ksuid());
-        let client_id = accepted.client_id.unwrap_or_else(|| edge.ksuid().to_string());
+        let id = TunnelSessionId::new(random::ksuid());
+        let client_id = accepted.client_id.unwrap_or_else(|| random::ksuid().to_string());
         let family = auth.family();
         let streams_max = family.in_flight_streams_max();
-        let now_s = self.shard.now_unix_ms() / 1000;
+        let now_s = clock::unix_ms() / 1000;
         let extra = &auth.extra;
         let report = SessionReport {
             account: accepted.account,
@@ -344,26 +349,23 @@ impl Connection {
             },
             endpoints: std::collections::BTreeMap::new(),
         };
-        let allowance = edge.sessions.allowances.of(accepted.account);
+        let allowance = self.agents.sessions.allowances.of(accepted.account);
         let text_bytes = Counter::new(allowance::SESSION_TEXT_BYTES_MAX);
         let taken = place(&allowance, &text_bytes, &report)?;
         let raw_key = {
             let tables = edge.tables.load();
-            links::raw_key(auth, tables.program.credentials.get(&accepted.credential), edge.entropy())
+            raw_key(auth, tables.program.credentials.get(&accepted.credential), random::bytes())
         };
+        let state = SessionState::new(id, self.mux.handle(), Arc::clone(&self.liveness), streams_max);
+        state.allow_raw(raw_key.is_some());
         let session = Arc::new(AgentSession {
-            state: Arc::new(SessionState::heard_by(
-                Arc::clone(&self.liveness),
-                id,
-                self.shard.index(),
-                streams_max,
-            )),
+            state: Arc::new(state),
             client_id: client_id.clone(),
             mux: self.mux.clone(),
             inner: Mutex::new(Inner { report, bound: Vec::new(), over: false }),
             allowance,
             text_bytes,
-            links: links::SessionLinks::new(raw_key),
+            links: SessionLinks::new(raw_key),
             _taken: taken,
         });
         // Our own streams beside the proxied ones: the heartbeat and requests to the agent.
@@ -371,15 +373,14 @@ impl Connection {
         if self.session.set(Arc::clone(&session)).is_err() {
             return Err(Refusal { code: None, message: "the session is authenticated already".into() });
         }
-        self.shard.add_carrier(id, Carrier::Mux(self.mux.clone()));
         if let Some(way) = &self.quic {
             ebbgate_tunnel::quic::admit(way.connection());
             session.state.attach(way);
-            spawn_local(watch_session(self.shard.clone(), Arc::clone(&session), Arc::clone(way)));
+            spawn_local(watch_session(Arc::clone(&self.agents), Arc::clone(&session), Arc::clone(way)));
         }
         edge.metrics.sessions.inc();
-        if let Some(stale) = edge.sessions.insert(Arc::clone(&session)) {
-            stale.end(edge, Code::NONE, "the agent came back on another connection");
+        if let Some(stale) = self.agents.sessions.insert(Arc::clone(&session)) {
+            self.agents.end(&stale, Code::NONE, "the agent came back on another connection");
         }
         session.publish(edge);
         self.gate.borrow_mut().decided(Some(family));
@@ -408,7 +409,7 @@ impl Connection {
         })
     }
 
-    /// Heartbeats towards the agent, also when somebody asks for a sign of life; a missed one ends the session.
+    /// Heartbeats towards the agent, also when a stream waits for a sign of life; a missed one ends the session.
     async fn beat(self: Rc<Self>) {
         let Ok(stream) = self.mux.open(StreamKind::Heartbeat).await else { return };
         let interval = Duration::from_secs(heartbeat::HEARTBEAT_SECS);
@@ -421,12 +422,12 @@ impl Connection {
     }
 }
 
-/// A session's place in its account, and room for the text it comes with.
+/// A session's permits: one of its account's sessions, and the bytes of its text.
 fn place(
     allowance: &Allowance,
     text_bytes: &Arc<Counter>,
     report: &SessionReport,
-) -> Result<(Taken, Text), Refusal> {
+) -> Result<(Permit, Text), Refusal> {
     let SessionReport { agent_version, user_agent, os, metadata, refusals, .. } = report;
     let reasons = [&refusals.stop, &refusals.restart, &refusals.update].into_iter().flatten();
     let bytes = [agent_version, user_agent, os, metadata].into_iter().chain(reasons).map(String::len).sum();

@@ -11,7 +11,9 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
 use ebbgate_policy::{ConnFacts, KeySet, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
+use super::Environment;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
 use crate::tunnel::session::OpenError;
@@ -82,6 +84,11 @@ pub trait Gateway: Clone + 'static {
     /// Takes the record of an answered request.
     fn request_done(&self, event: RequestEvent);
 
+    /// Members of a pool were tried after another one failed.
+    fn retried(&self, members: u64) {
+        let _ = members;
+    }
+
     /// A connection has left HTTP, until this is dropped.
     fn left_http(&self) -> Box<dyn Any> {
         Box::new(())
@@ -89,6 +96,24 @@ pub trait Gateway: Clone + 'static {
 
     /// Completes when the edge begins to stop: finish what is in flight, take nothing new.
     fn draining(&self) -> impl Future<Output = ()> + 'static;
+}
+
+impl<G: Gateway> Environment for G {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn now_unix_ms(&self) -> i64 {
+        Gateway::now_unix_ms(self)
+    }
+
+    fn rng_seed(&self) -> u64 {
+        Gateway::rng_seed(self)
+    }
+
+    fn admits(&self, account: AccountId, source: IpAddr) -> bool {
+        Gateway::admits(self, account, source)
+    }
 }
 
 /// A connection handed to the HTTP half, TLS (if any) already done.

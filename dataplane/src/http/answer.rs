@@ -2,8 +2,6 @@
 //!
 //! Whatever came from traffic or configuration is escaped. Does not decide when to answer.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use ebbgate_model::ErrorCode;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -11,19 +9,7 @@ use http::{Response, StatusCode};
 
 use super::body::Body;
 use super::fields::{ERROR_CODE, OPERATION};
-
-/// Why the edge answers in place of an upstream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    /// Status.
-    pub(super) status: StatusCode,
-    /// Published number.
-    pub(super) code: Option<ErrorCode>,
-    /// One sentence for the visitor. Never a secret, never a name that is not public.
-    pub(super) message: Cow<'static, str>,
-    /// What the operator finds in the log by the operation's id, or "".
-    pub(super) detail: String,
-}
+pub(super) use crate::dispatch::Failure;
 
 /// The request that failed, as its visitor may know it.
 #[derive(Debug, Clone, Copy)]
@@ -35,27 +21,6 @@ pub(super) struct Failed<'a> {
 }
 
 impl Failure {
-    /// A failure with a published number.
-    pub(super) fn coded(status: StatusCode, code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code: Some(code), message: message.into(), detail: String::new() }
-    }
-
-    /// A failure without one.
-    pub(super) fn plain(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code: None, message: message.into(), detail: String::new() }
-    }
-
-    /// The same with what only the operator may know.
-    pub(super) fn because(mut self, detail: impl Into<String>) -> Self {
-        self.detail = detail.into();
-        self
-    }
-
-    /// What the operator may know.
-    pub(super) fn detail(&self) -> &str {
-        if self.detail.is_empty() { &self.message } else { &self.detail }
-    }
-
     /// The answer in the form the visitor reads.
     pub(super) fn answer(&self, form: Form, failed: Option<Failed<'_>>) -> Response<Body> {
         let text = form.text(self.status, self.code, &self.message, failed);

@@ -1,7 +1,8 @@
 //! `Body`: what flows in one direction of an exchange, whatever carries it.
 //!
-//! Streams are pulled, never pushed: nothing is read from one side before the other has room. Also the counters of an
-//! exchange ([`Progress`]) and the rule that ends one when nothing moves either way.
+//! Streams are pulled, never pushed: nothing is read from one side before the other has room. A body that streams is one
+//! allocation: its source, with the counters and the guard beside it. Also the counters of an exchange ([`Progress`]) and
+//! the rule that ends one when nothing moves either way.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -13,28 +14,32 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use super::gate::{Fault, Shared};
+use super::fault::BodyFault;
 use super::timer::Timer;
 
-/// Why a body broke off.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BodyFault {
-    /// The visitor's side.
-    #[error("request body: {0}")]
-    Visitor(Fault),
-    /// The upstream's side.
-    #[error("response body: {0}")]
-    Upstream(String),
-    /// Nothing moved either way for too long.
-    #[error("nothing moved either way")]
-    Idle,
-}
+/// The next part of a body; none: it is over.
+pub(super) type Polled = Poll<Option<Result<Frame<Bytes>, BodyFault>>>;
 
-type Stream = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyFault>>>;
+/// Where the parts of a body come from.
+pub(super) trait Source {
+    /// The next part.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled;
+
+    /// Whether it is known that no part follows.
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    /// Goes on with what must not wait until this body is read: the response of an upstream may be held up while the
+    /// request's body is still on its way there.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        let _ = cx;
+    }
+}
 
 /// See the module.
 #[derive(Default)]
@@ -44,8 +49,24 @@ pub(super) enum Body {
     Empty,
     /// These bytes.
     Full(Bytes),
-    /// Bytes as they come, and their number when it is known.
-    Stream(Stream, Option<u64>),
+    /// Bytes as they come.
+    Stream(Box<Stream<dyn Source>>),
+}
+
+/// A body that streams.
+pub(super) struct Stream<S: ?Sized> {
+    /// What was read already and goes first. It was counted when it was read.
+    front: Bytes,
+    length: Option<u64>,
+    counter: Option<Counter>,
+    guard: Option<Rc<dyn Any>>,
+    source: S,
+}
+
+struct Counter {
+    progress: Rc<Progress>,
+    direction: Direction,
+    timer: Timer,
 }
 
 impl Body {
@@ -55,18 +76,12 @@ impl Body {
     }
 
     /// A stream with a length known from a header.
-    pub(super) fn stream<B>(body: B, length: Option<u64>) -> Self
-    where
-        B: http_body::Body<Data = Bytes, Error = BodyFault> + 'static,
-    {
-        if body.is_end_stream() { Self::Empty } else { Self::Stream(Box::pin(body), length) }
+    pub(super) fn stream(source: impl Source + 'static, length: Option<u64>) -> Self {
+        if source.is_over() { Self::Empty } else { Self::boxed(source, length) }
     }
 
-    /// The body of a visitor's HTTP/1 request, as hyper decoded it.
-    pub(super) fn from_visitor(incoming: hyper::body::Incoming, shared: Rc<Shared>) -> Self {
-        let length = incoming.size_hint().exact();
-        let fault = move |_| BodyFault::Visitor(shared.fault().unwrap_or(Fault::Gone));
-        Self::stream(incoming.map_err(fault), length)
+    fn boxed(source: impl Source + 'static, length: Option<u64>) -> Self {
+        Self::Stream(Box::new(Stream { front: Bytes::new(), length, counter: None, guard: None, source }))
     }
 
     /// The number of bytes, when it is known.
@@ -74,7 +89,7 @@ impl Body {
         match self {
             Self::Empty => Some(0),
             Self::Full(bytes) => u64::try_from(bytes.len()).ok(),
-            Self::Stream(_, length) => *length,
+            Self::Stream(stream) => stream.length,
         }
     }
 
@@ -94,69 +109,83 @@ impl Body {
 
     /// The same body with `front` before it: what was read of it already.
     pub(super) fn preceded(self, front: Bytes, length: Option<u64>) -> Self {
-        let rest = match self {
-            Self::Stream(rest, _) => rest,
-            rest => Box::pin(rest),
-        };
-        Self::Stream(Box::pin(Prefixed { prefix: front, rest }), length)
+        let mut stream = self.into_stream();
+        stream.front = if stream.front.is_empty() { front } else { [front, stream.front].concat().into() };
+        stream.length = length;
+        Self::Stream(stream)
     }
 
     /// A body that is over but for these trailers.
     pub(super) fn trailing(trailers: HeaderMap) -> Self {
-        let frames = std::iter::once(Ok(Frame::trailers(trailers)));
-        Self::Stream(Box::pin(http_body_util::StreamBody::new(futures_util::stream::iter(frames))), None)
+        Self::boxed(Once(Some(Frame::trailers(trailers))), None)
     }
 
     /// Reads the whole body if it fits, and keeps what was read either way.
     pub(super) async fn buffer(&mut self, bytes_max: usize) -> Result<Bytes, NotBuffered> {
-        let (mut stream, length) = match std::mem::take(self) {
+        match self {
             Self::Empty => return Ok(Bytes::new()),
-            Self::Full(bytes) => {
-                *self = Self::Full(bytes.clone());
-                return if bytes.len() > bytes_max { Err(NotBuffered::TooLong) } else { Ok(bytes) };
-            }
-            Self::Stream(stream, length) => (stream, length),
-        };
+            Self::Full(bytes) if bytes.len() > bytes_max => return Err(NotBuffered::TooLong),
+            Self::Full(bytes) => return Ok(bytes.clone()),
+            Self::Stream(_) => {}
+        }
         let mut read = BytesMut::new();
-        while let Some(frame) = stream.frame().await {
+        while let Some(frame) = self.frame().await {
             let frame = match frame {
                 Ok(frame) => frame,
                 Err(fault) => {
-                    // Whoever sends the body on must not take a truncated one for a whole one.
-                    *self = Self::Stream(Box::pin(Broken(fault.clone())), None);
+                    // Nothing that sends the body on must take a truncated one for a whole one.
+                    *self = Self::boxed(Broken(fault.clone()), None);
                     return Err(NotBuffered::Broken(fault));
                 }
             };
             let Ok(data) = frame.into_data() else { continue };
             read.extend_from_slice(&data);
             if read.len() > bytes_max {
-                *self = Self::Stream(Box::pin(Prefixed { prefix: read.freeze(), rest: stream }), length);
+                let length = self.length();
+                *self = std::mem::take(self).preceded(read.freeze(), length);
                 return Err(NotBuffered::TooLong);
             }
         }
-        *self = Self::full(read.freeze());
-        Ok(match self {
-            Self::Full(bytes) => bytes.clone(),
-            _ => Bytes::new(),
-        })
+        let whole = read.freeze();
+        *self = Self::full(whole.clone());
+        Ok(whole)
     }
 
     /// The same body, holding `guard` until it is over or dropped.
-    pub(super) fn guarded(self, guard: impl Any) -> Self {
-        let length = self.length();
-        Self::Stream(Box::pin(Guarded { body: self, _guard: Box::new(guard) }), length)
+    pub(super) fn guarded(self, guard: Rc<dyn Any>) -> Self {
+        let mut stream = self.into_stream();
+        stream.guard = Some(match stream.guard.take() {
+            None => guard,
+            Some(other) => Rc::new((other, guard)),
+        });
+        Self::Stream(stream)
     }
 
     /// The same body, counted by `progress`.
     pub(super) fn counted(self, progress: Rc<Progress>, direction: Direction) -> Self {
-        match self {
-            Self::Empty => Self::Empty,
-            body => {
-                let length = body.length();
-                let counted = Counted { body, progress, direction, timer: Timer::default() };
-                Self::Stream(Box::pin(counted), length)
-            }
+        if matches!(self, Self::Empty) {
+            return Self::Empty;
         }
+        let mut stream = self.into_stream();
+        stream.counter = Some(Counter { progress, direction, timer: Timer::default() });
+        Self::Stream(stream)
+    }
+
+    /// See [`Source::poll_upload`].
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Self::Stream(stream) = self {
+            stream.source.poll_upload(cx);
+        }
+    }
+
+    fn into_stream(self) -> Box<Stream<dyn Source>> {
+        let length = self.length();
+        let whole = match self {
+            Self::Stream(stream) => return stream,
+            Self::Full(bytes) => Once(Some(Frame::data(bytes))),
+            Self::Empty => Once(None),
+        };
+        Box::new(Stream { front: Bytes::new(), length, counter: None, guard: None, source: whole })
     }
 }
 
@@ -179,12 +208,9 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyFault;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         match &mut *self {
-            Self::Stream(stream, _) => stream.as_mut().poll_frame(cx),
+            Self::Stream(stream) => stream.poll_frame(cx),
             body => Poll::Ready(match std::mem::take(body) {
                 Self::Full(bytes) => Some(Ok(Frame::data(bytes))),
                 _ => None,
@@ -196,7 +222,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Full(_) => false,
-            Self::Stream(stream, _) => stream.is_end_stream(),
+            Self::Stream(stream) => stream.front.is_empty() && stream.source.is_over(),
         }
     }
 
@@ -205,62 +231,57 @@ impl http_body::Body for Body {
     }
 }
 
-struct Prefixed {
-    prefix: Bytes,
-    rest: Stream,
-}
-
-impl http_body::Body for Prefixed {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        if self.prefix.is_empty() {
-            return self.rest.as_mut().poll_frame(cx);
+impl Stream<dyn Source> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        if !self.front.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.front)))));
         }
-        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.prefix)))))
+        let polled = self.source.poll_frame(cx);
+        match &mut self.counter {
+            None => polled,
+            Some(counter) => counter.counted(cx, polled),
+        }
     }
 }
 
+impl Counter {
+    fn counted(&mut self, cx: &mut Context<'_>, polled: Polled) -> Polled {
+        if let Poll::Ready(frame) = polled {
+            if let Some(Ok(frame)) = &frame {
+                self.progress.moved(self.direction, frame.data_ref().map_or(0, Bytes::len));
+            }
+            return Poll::Ready(frame);
+        }
+        // The other direction may have moved since the timer was set: ask again until it has not.
+        loop {
+            let deadline = self.progress.idle_deadline();
+            ready!(self.timer.poll(cx, deadline));
+            if self.progress.idle_deadline() <= deadline {
+                return Poll::Ready(Some(Err(BodyFault::Idle)));
+            }
+        }
+    }
+}
+
+/// One part, or none.
+struct Once(Option<Frame<Bytes>>);
+
+impl Source for Once {
+    fn poll_frame(&mut self, _: &mut Context<'_>) -> Polled {
+        Poll::Ready(self.0.take().map(Ok))
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+/// A body that broke off before it was sent.
 struct Broken(BodyFault);
 
-impl http_body::Body for Broken {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+impl Source for Broken {
+    fn poll_frame(&mut self, _: &mut Context<'_>) -> Polled {
         Poll::Ready(Some(Err(self.0.clone())))
-    }
-}
-
-struct Guarded {
-    body: Body,
-    _guard: Box<dyn Any>,
-}
-
-impl http_body::Body for Guarded {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -313,64 +334,18 @@ impl Progress {
     }
 }
 
-struct Counted {
-    body: Body,
-    progress: Rc<Progress>,
-    direction: Direction,
-    timer: Timer,
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let this = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            if let Some(Ok(frame)) = &frame {
-                this.progress.moved(this.direction, frame.data_ref().map_or(0, Bytes::len));
-            }
-            return Poll::Ready(frame);
-        }
-        // The other direction may have moved since the timer was set: ask again until it has not.
-        loop {
-            let deadline = this.progress.idle_deadline();
-            ready!(this.timer.poll(cx, deadline));
-            if this.progress.idle_deadline() <= deadline {
-                return Poll::Ready(Some(Err(BodyFault::Idle)));
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::fault::Fault;
     use futures_util::FutureExt;
     use std::collections::VecDeque;
 
     /// A body of these frames.
     struct Frames(VecDeque<Result<&'static str, BodyFault>>);
 
-    impl http_body::Body for Frames {
-        type Data = Bytes;
-        type Error = BodyFault;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+    impl Source for Frames {
+        fn poll_frame(&mut self, _: &mut Context<'_>) -> Polled {
             let frame = self.0.pop_front();
             Poll::Ready(frame.map(|frame| frame.map(|data| Frame::data(Bytes::from_static(data.as_bytes())))))
         }

@@ -9,12 +9,12 @@ use std::fmt;
 use std::rc::Rc;
 use std::task::Waker;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::{Response, StatusCode, Uri};
 
 use super::fields;
-use super::framing::Spelling;
+use super::framing::{Spelling, interim_head};
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -123,15 +123,7 @@ impl Exchange {
 impl Interim {
     /// As HTTP/1.1 text.
     pub(super) fn write(&self, text: &mut BytesMut) {
-        let reason = self.status.canonical_reason().unwrap_or_default();
-        text.put_slice(format!("HTTP/1.1 {} {reason}\r\n", self.status.as_u16()).as_bytes());
-        for (name, value) in &self.headers {
-            text.put_slice(name.as_str().as_bytes());
-            text.put_slice(b": ");
-            text.put_slice(value.as_bytes());
-            text.put_slice(b"\r\n");
-        }
-        text.put_slice(b"\r\n");
+        interim_head(text, self.status, &self.headers);
     }
 
     /// As a response of HTTP/2.

@@ -49,7 +49,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    let trailers = headers.get_all(TE).iter().any(accepts_trailers);
+    let trailers = takes_trailers(headers);
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
@@ -65,6 +65,11 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
         .filter(|name| *name != TE)
         .collect()
+}
+
+/// Whether the sender takes a trailer section (RFC 9110 section 6.5.1).
+pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(TE).iter().any(accepts_trailers)
 }
 
 fn accepts_trailers(value: &HeaderValue) -> bool {

@@ -1,183 +1,30 @@
-//! Where one HTTP/1 message ends and the next begins (RFC 9112), decided before any other parser sees a byte.
+//! The HTTP/1 codec (RFC 9112): bytes to messages and messages to bytes, for both sides of the edge.
 //!
-//! hyper accepts bare line feeds, listed lengths and more, and forwards what it accepted; two parsers that disagree are
-//! a smuggled request. So [`RequestFramer`] reads every byte of a visitor and [`ResponseFramer`] every byte of an
-//! upstream, and hands on only messages that have exactly one reading. Chunked bodies are re-framed: sizes are written
-//! anew and chunk extensions dropped. Sans-IO: no sockets, no clock. Does not know routing, policies or HTTP/2.
+//! A head is parsed once, into the types of the `http` crate, which share the bytes that were read. Two parsers that
+//! disagree about a message allow request smuggling, so a message with more than one reading is refused, and every message
+//! is framed anew: chunk sizes are written again and chunk extensions are dropped. Sans-IO: no sockets, no clock. Does not
+//! know routing, policies or HTTP/2.
 
+mod authority;
 mod body;
+mod encode;
+mod fields;
 mod grammar;
+mod limits;
+mod refusal;
 mod request;
 mod response;
 
-pub use grammar::{Authority, AuthorityError};
+pub use authority::{Authority, AuthorityError};
+pub use body::{BodyDecoder, BodyFraming, BodyPart};
+pub(super) use encode::{
+    Connection, chunk_size, interim_head, last_chunk, request_head, response_head, trailer_section,
+};
 pub(super) use grammar::{is_field_value, is_target, length};
-pub use request::{RequestFramer, RequestHead, Spelling};
-pub use response::{ResponseFramer, ResponseHead};
-
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
-
-/// Longest head (start line and header block) in bytes, either direction (surface.md section 3.8).
-pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
-/// Most header fields in one message.
-pub const FIELDS_MAX: usize = 1_000;
-/// Longest header name in bytes.
-pub const FIELD_NAME_BYTES_MAX: usize = 256;
-/// Longest request target in bytes: `http::Uri` holds no more than 65,534 with scheme and authority.
-pub const TARGET_BYTES_MAX: usize = 63 * 1024;
-/// Longest method in bytes.
-pub const METHOD_BYTES_MAX: usize = 32;
-/// Longest chunk-size line in bytes, extensions included.
-pub const CHUNK_LINE_BYTES_MAX: usize = 256;
-/// Most bytes of chunk extensions in one body. Above it the sender is paying for nothing but our time.
-pub const CHUNK_EXTENSION_BYTES_MAX: usize = 16 * 1024;
-/// Longest trailer section in bytes.
-pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
-/// Most trailer fields.
-pub const TRAILERS_MAX: usize = 64;
-/// Empty lines tolerated before a request line (RFC 9112 section 2.2).
-pub const EMPTY_LINES_MAX: usize = 1;
-/// Interim (1xx) responses of an upstream passed on before the final one.
-pub const INTERIM_MAX: usize = 16;
-
-/// What a framer found next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step<H> {
-    /// Nothing can be said without more bytes.
-    More,
-    /// A whole head, and the bytes to hand on for it.
-    Head(H, Bytes),
-    /// The head of an interim answer; the final one follows (responses only).
-    Interim(StatusCode, HeaderMap),
-    /// Framing text (a chunk's size line, its end, a trailer section) to hand on.
-    Text(Bytes),
-    /// The next bytes, this many, are body. Report them with `passed`.
-    Data(u64),
-    /// Everything until the connection closes is body (responses only).
-    UntilClose,
-    /// The message is over.
-    End,
-}
-
-/// Why a message is refused. Nothing after it on the same connection can be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Refusal {
-    /// A line feed without carriage return.
-    #[error("a line ends in a bare line feed")]
-    BareLineFeed,
-    /// A carriage return without line feed.
-    #[error("a carriage return is not followed by a line feed")]
-    BareCarriageReturn,
-    /// A control byte in a head, chunk line or trailer.
-    #[error("a control byte where only text may stand")]
-    ControlByte,
-    /// A head, field count or trailer section beyond its limit.
-    #[error("the header block is too large")]
-    HeadTooLarge,
-    /// A target longer than [`TARGET_BYTES_MAX`].
-    #[error("the request target is too long")]
-    TargetTooLong,
-    /// More empty lines before a request than [`EMPTY_LINES_MAX`].
-    #[error("empty lines before the request line")]
-    EmptyLines,
-    /// A request line that is not `method SP target SP version`.
-    #[error("the request line is malformed")]
-    RequestLine,
-    /// A method that is not a token.
-    #[error("the method is not a token")]
-    Method,
-    /// CONNECT is not served.
-    #[error("CONNECT is not served here")]
-    Connect,
-    /// A target of no known form, or with characters a URI cannot have.
-    #[error("the request target is malformed")]
-    Target,
-    /// A well-formed version other than HTTP/1.1 and HTTP/1.0.
-    #[error("only HTTP/1.1 and HTTP/1.0 are served on this connection")]
-    Version,
-    /// A status line that is not `HTTP/1.x SP 3DIGIT`.
-    #[error("the status line is malformed")]
-    StatusLine,
-    /// A line that begins with white space (RFC 9112 section 5.2).
-    #[error("a folded header line")]
-    Folded,
-    /// A name that is not a token, or white space around it.
-    #[error("a header name is not a token")]
-    FieldName,
-    /// A name that reads like a framing header once `_` is taken for `-`.
-    #[error("a header name imitates a framing header")]
-    FieldNameImitation,
-    /// Not exactly one Host.
-    #[error("not exactly one Host header")]
-    HostCount,
-    /// A Host that is no host.
-    #[error("the Host header is malformed")]
-    Host,
-    /// An absolute target that names another host than Host.
-    #[error("the request target and the Host header disagree")]
-    HostDisagrees,
-    /// More than one Content-Length.
-    #[error("more than one Content-Length")]
-    LengthCount,
-    /// A Content-Length that is not a plain number.
-    #[error("Content-Length is not a plain number")]
-    Length,
-    /// More than one Transfer-Encoding, or one that is not exactly `chunked`.
-    #[error("Transfer-Encoding is not exactly `chunked`")]
-    Coding,
-    /// Both framings.
-    #[error("both Content-Length and Transfer-Encoding")]
-    BothFramings,
-    /// A framing this message cannot have (Transfer-Encoding on 1xx, 204 or HTTP/1.0).
-    #[error("this message cannot have that framing")]
-    FramingNotAllowed,
-    /// An Expect other than 100-continue.
-    #[error("the expectation is not `100-continue`")]
-    Expectation,
-    /// A chunk-size line that is malformed or too long.
-    #[error("a chunk-size line is malformed")]
-    ChunkSize,
-    /// Chunk extensions beyond their limits.
-    #[error("too many bytes of chunk extensions")]
-    ChunkExtensions,
-    /// Chunk data not followed by CRLF.
-    #[error("chunk data is longer than its size line says")]
-    ChunkEnd,
-    /// A trailer that may only stand in a head.
-    #[error("a trailer field that may not be one")]
-    Trailer,
-    /// The message ended early.
-    #[error("the message ended early")]
-    Truncated,
-    /// 101 without having asked, or another interim response than can be.
-    #[error("an interim response out of place")]
-    Interim,
-}
-
-impl Refusal {
-    /// The status a visitor is answered with before the connection is closed.
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::Connect => StatusCode::NOT_IMPLEMENTED,
-            Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            _ => StatusCode::BAD_REQUEST,
-        }
-    }
-}
-
-/// How a body is delimited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyFraming {
-    /// There is none.
-    None,
-    /// This many bytes, at least one.
-    Length(u64),
-    /// `Transfer-Encoding: chunked`.
-    Chunked,
-    /// Until the connection closes (responses only).
-    UntilClose,
-}
+pub use limits::{
+    CHUNK_EXTENSION_BYTES_MAX, CHUNK_LINE_BYTES_MAX, EMPTY_LINES_MAX, FIELD_NAME_BYTES_MAX, FIELDS_MAX,
+    HEAD_BYTES_MAX, INTERIM_MAX, METHOD_BYTES_MAX, TARGET_BYTES_MAX, TRAILER_BYTES_MAX, TRAILERS_MAX,
+};
+pub use refusal::Refusal;
+pub use request::{RequestDecoder, RequestHead, Spelling};
+pub use response::{Asked, ResponseDecoder, ResponseHead, ResponseStep};

@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::answer::Form;
-use super::body::Body;
+use super::body::{Body, Source as _};
 use super::exchange::Exchange;
 use super::h2_stream::{self, Reading, Sender};
 use super::limits::{
@@ -216,7 +216,7 @@ impl<G: Gateway> Stream<G> {
         exchange: &Exchange,
         respond: &mut SendResponse<Bytes>,
     ) -> Option<Answer<G>> {
-        let authority = match shape::check(&mut head, http_body::Body::is_end_stream(&reading)) {
+        let authority = match shape::check(&mut head, reading.is_over()) {
             Ok(authority) => authority,
             Err(shape) => {
                 let answer = shape.failure().answer(Form::asked(&head.headers), None);
@@ -254,7 +254,7 @@ impl<G: Gateway> Stream<G> {
         if !over {
             let pace = Pace::patient(self.limits.write_pace, self.limits.pace_bytes_min, patience);
             // A write that fails has reset the stream; the event of the request says how far it got.
-            let _ = h2_stream::write(body, &mut stream, pace).await;
+            let _ = h2_stream::write(body, &mut stream, pace, &Cell::new(0)).await;
         }
     }
 }

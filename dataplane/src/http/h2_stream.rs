@@ -1,9 +1,8 @@
 //! Bodies of HTTP/2 streams, both roles: reading with flow control given back as it is used, and writing no faster than
 //! the peer's window allows.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -15,9 +14,9 @@ use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{Body, BodyFault};
+use super::body::{Body, Polled, Source};
 use super::exchange::Exchange;
-use super::gate::Fault;
+use super::fault::{BodyFault, Fault};
 use super::limits::{LINGER_BYTES_MIN, Limits};
 use super::pace::Pace;
 use super::timer::Timer;
@@ -121,14 +120,8 @@ impl Reading {
     }
 }
 
-impl http_body::Body for Reading {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+impl Source for Reading {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         if !self.data_over {
             match ready!(self.poll_data(cx)) {
                 Some(data) => return Poll::Ready(Some(data.map(Frame::data))),
@@ -140,7 +133,7 @@ impl http_body::Body for Reading {
         Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.stream.stream.borrow().is_end_stream()
     }
 }
@@ -159,13 +152,14 @@ pub(super) enum WriteError {
     Stalled,
 }
 
-/// Writes a body and ends the stream.
+/// Writes a body and ends the stream. `waiting` counts the writers of the connection that wait for a window.
 pub(super) async fn write(
     mut body: Body,
     stream: &mut SendStream<Bytes>,
     mut pace: Pace,
+    waiting: &Cell<usize>,
 ) -> Result<(), WriteError> {
-    let result = write_frames(&mut body, stream, &mut pace).await;
+    let result = write_frames(&mut body, stream, &mut pace, waiting).await;
     match &result {
         Err(WriteError::Body(BodyFault::Upstream(_))) => stream.send_reset(Reason::INTERNAL_ERROR),
         Err(WriteError::Body(_) | WriteError::Stalled) => stream.send_reset(Reason::CANCEL),
@@ -178,6 +172,7 @@ async fn write_frames(
     body: &mut Body,
     stream: &mut SendStream<Bytes>,
     pace: &mut Pace,
+    waiting: &Cell<usize>,
 ) -> Result<(), WriteError> {
     loop {
         let frame = tokio::select! {
@@ -190,7 +185,7 @@ async fn write_frames(
         match frame.map_err(WriteError::Body)?.into_data() {
             Ok(data) => {
                 let last = http_body::Body::is_end_stream(body);
-                write_data(data, last, stream, pace).await?;
+                write_data(body, data, last, stream, pace, waiting).await?;
                 if last {
                     return Ok(());
                 }
@@ -204,15 +199,20 @@ async fn write_frames(
 }
 
 async fn write_data(
+    body: &mut Body,
     mut data: Bytes,
     last: bool,
     stream: &mut SendStream<Bytes>,
     pace: &mut Pace,
+    waiting: &Cell<usize>,
 ) -> Result<(), WriteError> {
     while !data.is_empty() {
         stream.reserve_capacity(data.len().min(RESERVE_BYTES));
         let room = match stream.capacity() {
-            0 => wait_for_room(stream, pace).await?,
+            0 => {
+                let _waits = Waits::count(waiting);
+                wait_for_room(body, stream, pace).await?
+            }
             room => room,
         };
         let part = data.split_to(room.min(data.len()));
@@ -225,9 +225,30 @@ async fn write_data(
     if last { stream.send_data(Bytes::new(), true).map_err(|_| WriteError::Ended) } else { Ok(()) }
 }
 
-async fn wait_for_room(stream: &mut SendStream<Bytes>, pace: &mut Pace) -> Result<usize, WriteError> {
+/// Counts one writer that waits.
+struct Waits<'a>(&'a Cell<usize>);
+
+impl<'a> Waits<'a> {
+    fn count(waiting: &'a Cell<usize>) -> Self {
+        waiting.update(|writers| writers + 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.update(|writers| writers.saturating_sub(1));
+    }
+}
+
+async fn wait_for_room(
+    body: &mut Body,
+    stream: &mut SendStream<Bytes>,
+    pace: &mut Pace,
+) -> Result<usize, WriteError> {
     let mut timer = Timer::default();
     let room = poll_fn(|cx| {
+        body.poll_upload(cx);
         if stream.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(WriteError::Ended));
         }

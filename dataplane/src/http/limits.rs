@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::net::listen::Caps;
+use crate::net::listen::ConnLimits;
 
 /// A whole head must have arrived this long after its first byte (or after the connection began), in seconds.
 pub const HEAD_SECS_MAX: u64 = 30;
@@ -33,10 +33,10 @@ pub const LINGER_BYTES_MIN: u64 = 64 * 1024;
 pub const DRAIN_SECS_MAX: u64 = 30;
 /// Bytes read ahead of a visitor whose last request is still being answered.
 pub const READ_AHEAD_BYTES_MAX: usize = 8 * 1024;
-/// Upstream connections one visitor connection keeps for its next request.
-pub const KEPT_UPSTREAMS_MAX: usize = 8;
-/// Streams in flight on an agent's session up to which an unused one is kept: room is for requests first.
-pub const KEPT_WHILE_IN_FLIGHT_MAX: usize = 128;
+/// Idle upstream connections that one shard keeps for one endpoint.
+pub const IDLE_OF_ENDPOINT_MAX: usize = 1_024;
+/// Idle upstream connections that one shard keeps for all endpoints.
+pub const IDLE_OF_SHARD_MAX: usize = 4_096;
 /// How long an upstream connection is kept unused, in seconds, and up to a quarter longer until it is noticed. Many
 /// upstreams close theirs after five.
 pub const KEPT_UPSTREAM_SECS_MAX: u64 = 4;
@@ -46,6 +46,11 @@ pub const H2_STREAMS_MAX: u32 = 100;
 pub const H2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Window of one HTTP/2 connection in bytes: what one visitor can make us hold.
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Concurrent requests on one HTTP/2 connection to an upstream, if the upstream allows as many.
+pub const H2_UPSTREAM_STREAMS_MAX: u32 = 100;
+/// Window of one HTTP/2 connection to an upstream in bytes: the windows of all its streams, so that visitors that do not
+/// read their responses leave room for the others.
+pub const H2_UPSTREAM_WINDOW_BYTES: u32 = H2_UPSTREAM_STREAMS_MAX * H2_STREAM_WINDOW_BYTES;
 /// Header list of one HTTP/2 message in bytes, as RFC 9113 section 6.5.2 counts (surface.md section 3.8).
 pub const H2_HEADER_LIST_BYTES_MAX: u32 = 1024 * 1024;
 /// Bytes waiting to be sent on one HTTP/2 stream.
@@ -73,13 +78,11 @@ pub struct Limits {
     /// See [`HALF_CLOSED_SECS_MAX`].
     pub half_closed: Duration,
     /// See [`SLOW_OF_A_SOURCE_MAX`]. Shared by all connections of the process, or by those of a test.
-    pub slow: Arc<Caps>,
+    pub slow: Arc<ConnLimits>,
     /// See [`LINGER_SECS_MAX`].
     pub linger: Duration,
     /// See [`DRAIN_SECS_MAX`].
     pub drain: Duration,
-    /// See [`KEPT_UPSTREAM_SECS_MAX`].
-    pub kept_upstream: Duration,
     /// See [`H2_STREAMS_MAX`].
     pub h2_streams_max: u32,
 }
@@ -94,10 +97,9 @@ impl Default for Limits {
             pace_bytes_min: PACE_BYTES_MIN,
             idle: Duration::from_secs(IDLE_SECS_MAX),
             half_closed: Duration::from_secs(HALF_CLOSED_SECS_MAX),
-            slow: Caps::new(SLOW_MAX, SLOW_OF_A_SOURCE_MAX),
+            slow: ConnLimits::new(SLOW_MAX, SLOW_OF_A_SOURCE_MAX),
             linger: Duration::from_secs(LINGER_SECS_MAX),
             drain: Duration::from_secs(DRAIN_SECS_MAX),
-            kept_upstream: Duration::from_secs(KEPT_UPSTREAM_SECS_MAX),
             h2_streams_max: H2_STREAMS_MAX,
         }
     }
@@ -106,7 +108,7 @@ impl Default for Limits {
 impl Limits {
     /// The documented settings, with the slow visitors of this process counted together.
     pub(super) fn of_this_process() -> Self {
-        static SLOW: OnceLock<Arc<Caps>> = OnceLock::new();
+        static SLOW: OnceLock<Arc<ConnLimits>> = OnceLock::new();
         let own = Self::default();
         let slow = SLOW.get_or_init(|| own.slow.clone()).clone();
         Self { slow, ..own }

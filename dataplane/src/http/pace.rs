@@ -13,19 +13,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::timer::Timer;
-use crate::net::listen::{Admitted, Caps, Comer};
+use crate::net::listen::{ConnLimits, ConnPermit, PeerKind};
 
 /// How long a slow peer is borne with, and where it is counted.
 #[derive(Debug, Clone)]
 pub(super) struct Patience {
     window: Duration,
-    slow: Arc<Caps>,
+    slow: Arc<ConnLimits>,
     source: IpAddr,
 }
 
 impl Patience {
     /// Up to `window` with a peer at `source`, if `slow` has room for it.
-    pub(super) fn new(window: Duration, slow: &Arc<Caps>, source: IpAddr) -> Rc<Self> {
+    pub(super) fn new(window: Duration, slow: &Arc<ConnLimits>, source: IpAddr) -> Rc<Self> {
         Rc::new(Self { window, slow: slow.clone(), source })
     }
 }
@@ -40,7 +40,7 @@ pub(super) struct Pace {
     bytes: u64,
     patience: Option<Rc<Patience>>,
     /// Counts the peer as slow.
-    slow: Option<Admitted>,
+    slow: Option<ConnPermit>,
 }
 
 impl Pace {
@@ -68,7 +68,7 @@ impl Pace {
     /// The peer is late. Whether that is a stall; if not, it is waited for again.
     pub(super) fn has_stalled(&mut self) -> bool {
         let Some(patience) = self.patience.as_ref().filter(|_| self.slow.is_none()) else { return true };
-        self.slow = patience.slow.admit(patience.source, Comer::Visitor).ok();
+        self.slow = patience.slow.admit(patience.source, PeerKind::Client).ok();
         self.slow.is_none()
     }
 
@@ -106,7 +106,7 @@ mod tests {
     fn a_few_slow_peers_of_a_source_are_borne_with_and_no_more() {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
-        let slow = Caps::new(100, 2);
+        let slow = ConnLimits::new(100, 2);
         let patience = Patience::new(Duration::from_secs(50), &slow, "192.0.2.1".parse().unwrap());
         let mut paces = [(); 3].map(|()| Pace::patient(Duration::from_secs(10), 100, &patience));
         for pace in &mut paces {

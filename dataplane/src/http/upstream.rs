@@ -1,109 +1,78 @@
-//! One request to one agent: over a kept or a fresh stream, as HTTP/1.1 or as HTTP/2 with prior knowledge.
+//! One request to one agent: over a pooled or a fresh connection, as HTTP/1.1 or as HTTP/2 with prior knowledge.
 //!
-//! Says precisely what a failure means for a second try. Kept connections belong to one visitor connection, never to
-//! another: the agent was told whose bytes a stream carries. Does not know pools or policies.
+//! Says precisely what a failure means for a second attempt. Does not know pools of members or policies.
+//!
+//! # Which requests reuse a connection
+//!
+//! An upstream may close an idle connection while a request is on its way to it. No timeout and no look at the connection
+//! rules that out, because the close may still be travelling (RFC 9112 section 9.3.1). So a request reuses a connection only
+//! where it can be sent again: its method is idempotent (RFC 9110 section 9.2.2) and its body is known to fit
+//! [`replay::REPLAY_BYTES_MAX`]. It is sent again once, on a fresh connection, if nothing came back.
+//! Other requests, POST among them, always open a connection, and their bytes go out once. HTTP/2 is different: GOAWAY and
+//! `REFUSED_STREAM` say which requests were not looked at (RFC 9113 section 8.7), so every method shares its connections.
+//!
+//! A connection that the upstream may have authenticated is the exception: its visitor's requests have to use it.
 
-mod gate;
+mod driver;
 mod http1;
 mod http2;
-mod lender;
+mod identity;
+mod outcome;
+mod pool;
 mod refusal;
-mod shelf;
+mod replay;
 
-use std::error::Error;
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
-use bytes::BytesMut;
 use ebbgate_model::ErrorCode;
 use http::{Method, Request, Response, StatusCode};
-use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use super::answer::Failure;
-use super::body::{Body, BodyFault, Progress};
-use super::gate::Fault;
+use super::body::{Body, Progress};
 use super::limits::Limits;
 use crate::dispatch::gateway::{Gateway, HttpConn};
-use crate::state::endpoint::Endpoint;
-pub(super) use lender::Lender;
-use shelf::{Behind, Shelf};
+use crate::state::endpoint::{Endpoint, Kind};
+use identity::{Sharing, VisitorId};
+pub(super) use outcome::{Again, Reply, SendError, fault_failure};
+use outcome::{is_idempotent, lost};
+use pool::UpstreamPool;
+pub use pool::UpstreamPools;
+pub(super) use replay::ReplayBody;
 
-/// What an upstream answered.
-pub(super) enum Reply<S> {
-    /// A response.
-    Response(Response<Body>),
-    /// It leaves HTTP: the 101, the stream, and bytes already read from it.
-    Switched(Response<()>, S, BytesMut),
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) struct SendError {
-    /// What to tell the visitor if nobody else answers.
-    pub(super) failure: Failure,
-    /// Whether it may be tried again, here or elsewhere.
-    pub(super) again: Again,
-}
-
-/// Whether a request that failed may be sent again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Again {
-    /// The upstream may have acted on it.
-    No,
-    /// Nothing came back, and the method may be repeated; a body only if no byte of it went out.
-    Repeatable,
-    /// Nobody behind the agent has seen a byte of it.
-    Unseen,
-}
-
-impl Again {
-    /// What a method allows when nothing came back.
-    fn by(method: &Method) -> Self {
-        if is_idempotent(method) { Self::Repeatable } else { Self::No }
-    }
-
-    /// Whether the request with this body may be sent again.
-    pub(super) fn allows(self, body: &Lender) -> bool {
-        match self {
-            Self::No => false,
-            Self::Repeatable => body.is_whole(),
-            Self::Unseen => body.is_kept(),
-        }
-    }
-}
-
-impl SendError {
-    /// No stream could be opened.
-    pub(super) fn not_opened(detail: String) -> Self {
-        let message = "The agent of this endpoint could not take the request.";
-        let failure =
-            Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
-        Self { failure, again: Again::Unseen }
-    }
-}
-
-/// A task that ends with its handle.
-#[derive(Debug)]
-struct Driver(Option<JoinHandle<()>>);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
-}
-
-/// The upstream connections of one visitor connection.
+/// The way of one visitor connection's requests to upstreams.
 pub(super) struct Upstreams {
-    shelf: Rc<Shelf>,
+    pools: UpstreamPools,
+    visitor: VisitorId,
+    /// Pools with connections of this visitor alone.
+    own: RefCell<Vec<Weak<UpstreamPool>>>,
     limits: Rc<Limits>,
 }
 
+impl Drop for Upstreams {
+    fn drop(&mut self) {
+        for pool in self.own.take() {
+            if let Some(pool) = pool.upgrade() {
+                pool.close_visitor(self.visitor);
+            }
+        }
+    }
+}
+
+/// Where a connection goes when its response is over.
+struct Lease {
+    pool: Rc<UpstreamPool>,
+    sharing: Sharing,
+    /// Whether an idle connection was left alone when this one was opened.
+    replaces: bool,
+}
+
 impl Upstreams {
-    /// None yet.
-    pub(super) fn new(limits: Rc<Limits>) -> Self {
-        Self { shelf: Shelf::new(limits.clone()), limits }
+    /// Of a new visitor connection.
+    pub(super) fn new(pools: UpstreamPools, limits: Rc<Limits>) -> Self {
+        Self { visitor: pools.next_visitor(), pools, own: RefCell::default(), limits }
     }
 
     /// Sends a request, made ready for the upstream as often as it is tried, and waits for the head of the answer as long
@@ -112,116 +81,179 @@ impl Upstreams {
         &self,
         gateway: &G,
         conn: &HttpConn,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         make: &impl Fn() -> Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
+        let (Kind::Agent(agent), Some(pool)) = (&endpoint.kind, self.pools.of(endpoint)) else {
+            return Err(SendError::not_opened(format!("endpoint {} has no agent behind it", endpoint.id)));
+        };
+        let sharing = Sharing::of(agent, conn.facts.client.ip(), self.visitor);
         if endpoint.upstream_http2 {
-            return self.send_http2(gateway, conn, endpoint, make, body, progress).await;
+            let to = To { gateway, conn, endpoint, pool, sharing };
+            return self.send_http2(to, make, body, progress).await;
         }
         let request = make();
-        let upgrade = request.headers().contains_key(http::header::UPGRADE);
-        if !upgrade
-            && is_idempotent(request.method())
-            && body.is_replayable()
-            && let Some(kept) = self.shelf.take_http1(endpoint.id)
+        if !request.headers().contains_key(http::header::UPGRADE)
+            && let Some((connection, sharing)) = self.reuse(&pool, sharing, request.method(), body)
         {
-            match self.exchange_http1(kept, endpoint, request, body, progress).await {
-                Err(error) if error.again.allows(body) => {
-                    return self.send_fresh(gateway, conn, endpoint, make(), body, progress).await;
+            self.pools.count_reused();
+            let lease = Lease { pool: pool.clone(), sharing, replaces: false };
+            match self.exchange_http1(connection, lease, request, body, progress).await {
+                Err(error) if error.again.allows_after_reuse(body) => {
+                    let to = To { gateway, conn, endpoint, pool, sharing };
+                    return self.send_fresh(to, make(), body, progress).await;
                 }
                 result => return result.map(Reply::Response),
             }
         }
-        self.send_fresh(gateway, conn, endpoint, request, body, progress).await
+        let to = To { gateway, conn, endpoint, pool, sharing };
+        self.send_fresh(to, request, body, progress).await
+    }
+
+    /// A pooled connection for this request.
+    fn reuse(
+        &self,
+        pool: &Rc<UpstreamPool>,
+        sharing: Sharing,
+        method: &Method,
+        body: &ReplayBody,
+    ) -> Option<(http1::Connection, Sharing)> {
+        let authenticated = Sharing::Authenticated(self.visitor);
+        if self.is_own(pool)
+            && let Some(connection) = pool.take(authenticated)
+        {
+            return Some((connection, authenticated));
+        }
+        let repeats = is_idempotent(method) && body.is_short();
+        let connection = repeats.then(|| pool.take(sharing)).flatten()?;
+        Some((connection, sharing))
     }
 
     async fn send_fresh<G: Gateway>(
         &self,
-        gateway: &G,
-        conn: &HttpConn,
-        endpoint: &Endpoint,
+        to: To<'_, G>,
         request: Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
-        let stream = open(gateway, conn, endpoint).await?;
-        let (mut connection, switched) = http1::connect(stream).await?;
+        let replaces = to.pool.has_idle(to.sharing);
+        let stream = self.open(&to).await?;
+        let mut connection = http1::connect(stream);
+        let lease = Lease { pool: to.pool, sharing: to.sharing, replaces };
         if !request.headers().contains_key(http::header::UPGRADE) {
             return self
-                .exchange_http1(connection, endpoint, request, body, progress)
+                .exchange_http1(connection, lease, request, body, progress)
                 .await
                 .map(Reply::Response);
         }
         let response = with_idle(progress, connection.upgrade(request, body, progress)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Reply::Response(self.release_after(connection, endpoint, response)));
+            // It may have left HTTP for one of its ends: it carries no other request.
+            return Ok(Reply::Response(http1::body_then(connection, response, drop)));
         }
-        let (head, _) = response.into_parts();
-        let (stream, rest) =
-            switched.await.map_err(|_| lost("the agent's stream ended during the upgrade", Again::No))?;
+        let (head, ()) = response.into_parts();
+        let switched = connection.into_stream();
+        let (stream, rest) = switched.ok_or_else(|| lost("the stream is of another kind", Again::No))?;
         Ok(Reply::Switched(Response::from_parts(head, ()), stream, rest))
     }
 
+    /// Sends a request. After its response the connection goes to the pool, for this visitor alone if it carries the
+    /// visitor's identity by then.
     async fn exchange_http1(
         &self,
         mut connection: http1::Connection,
-        endpoint: &Endpoint,
+        mut lease: Lease,
         request: Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Response<Body>, SendError> {
+        let authenticates = identity::request_authenticates(request.headers());
         let response = with_idle(progress, connection.send(request, body, progress)).await?;
-        Ok(self.release_after(connection, endpoint, response))
-    }
-
-    /// The response, after whose body the connection is kept for the next request.
-    fn release_after(
-        &self,
-        connection: http1::Connection,
-        endpoint: &Endpoint,
-        response: Response<hyper::body::Incoming>,
-    ) -> Response<Body> {
-        let (weak, behind) = (Rc::downgrade(&self.shelf), Behind::new(endpoint));
-        let keep = move |connection: http1::Connection| {
-            if let Some(kept) = weak.upgrade() {
-                kept.keep_http1(behind, connection);
-            }
-        };
-        http1::body_then(connection, response, keep)
+        if authenticates || identity::response_challenges(response.headers()) {
+            lease.sharing = Sharing::Authenticated(self.visitor);
+        }
+        self.note_own(&lease.pool, lease.sharing);
+        let keep = move |connection| lease.pool.keep(connection, lease.sharing, lease.replaces);
+        Ok(http1::body_then(connection, response, keep))
     }
 
     async fn send_http2<G: Gateway>(
         &self,
-        gateway: &G,
-        conn: &HttpConn,
-        endpoint: &Endpoint,
+        mut to: To<'_, G>,
         make: &impl Fn() -> Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
     ) -> Result<Reply<G::Stream>, SendError> {
-        if let Some(connection) = self.shelf.http2(endpoint.id) {
-            let first = connection.send(make(), body);
-            match with_idle(progress, first).await {
+        let request = make();
+        if identity::request_authenticates(request.headers()) {
+            to.sharing = Sharing::Authenticated(self.visitor);
+        }
+        let pool = to.pool.clone();
+        if let Some(connection) = pool.dials.find(|| pool.shared(to.sharing)).await {
+            self.pools.count_reused();
+            match self.exchange_http2(&to, &connection, request, body, progress).await {
                 // The connection may have ended unnoticed; that says nothing about the upstream.
-                Err(error) if error.again.allows(body) => {
-                    self.shelf.drop_http2(endpoint.id);
-                }
+                Err(error) if error.again.allows(body) => pool.retire(&connection),
                 result => return result.map(Reply::Response),
             }
         }
-        let stream = open(gateway, conn, endpoint).await?;
-        let connection = http2::connect(stream, self.limits.clone()).await?;
-        self.shelf.keep_http2(Behind::new(endpoint), connection.clone());
-        with_idle(progress, connection.send(make(), body)).await.map(Reply::Response)
+        let dial = pool.dials.begin();
+        let stream = self.open(&to).await?;
+        let connection = http2::connect(stream, self.limits.clone(), dial).await?;
+        pool.share(connection.clone(), to.sharing);
+        self.note_own(&pool, to.sharing);
+        self.exchange_http2(&to, &connection, make(), body, progress).await.map(Reply::Response)
+    }
+
+    async fn exchange_http2<G: Gateway>(
+        &self,
+        to: &To<'_, G>,
+        connection: &http2::Connection,
+        request: Request<()>,
+        body: &ReplayBody,
+        progress: &Rc<Progress>,
+    ) -> Result<Response<Body>, SendError> {
+        let response = with_idle(progress, connection.send(request, body)).await?;
+        if to.sharing != Sharing::Authenticated(self.visitor)
+            && identity::response_challenges(response.headers())
+        {
+            // The visitor's next request authenticates, on a connection of its own.
+            to.pool.retire(connection);
+        }
+        Ok(response)
+    }
+
+    async fn open<G: Gateway>(&self, to: &To<'_, G>) -> Result<G::Stream, SendError> {
+        let facts = &to.conn.facts;
+        let opened = to.gateway.open(to.endpoint, facts.client, facts.server, to.endpoint.url.scheme()).await;
+        let stream = opened.map_err(|error| SendError::not_opened(error.to_string()))?;
+        self.pools.count_opened();
+        Ok(stream)
+    }
+
+    fn is_own(&self, pool: &Rc<UpstreamPool>) -> bool {
+        self.own.borrow().iter().any(|own| own.as_ptr() == Rc::as_ptr(pool))
+    }
+
+    /// Notes that the pool holds a connection of this visitor alone, if that is so.
+    fn note_own(&self, pool: &Rc<UpstreamPool>, sharing: Sharing) {
+        if matches!(sharing, Sharing::Visitor(_) | Sharing::Authenticated(_)) && !self.is_own(pool) {
+            let mut own = self.own.borrow_mut();
+            own.retain(|pool| pool.strong_count() > 0);
+            own.push(Rc::downgrade(pool));
+        }
     }
 }
 
-async fn open<G: Gateway>(gateway: &G, conn: &HttpConn, endpoint: &Endpoint) -> Result<G::Stream, SendError> {
-    let facts = &conn.facts;
-    let opened = gateway.open(endpoint, facts.client, facts.server, endpoint.url.scheme()).await;
-    opened.map_err(|error| SendError::not_opened(error.to_string()))
+/// What a fresh connection leads to.
+struct To<'a, G> {
+    gateway: &'a G,
+    conn: &'a HttpConn,
+    endpoint: &'a Arc<Endpoint>,
+    pool: Rc<UpstreamPool>,
+    sharing: Sharing,
 }
 
 /// Waits as long as anything moves either way.
@@ -242,56 +274,4 @@ async fn with_idle<T>(
             return Err(SendError { failure, again: Again::No });
         }
     }
-}
-
-/// Methods that may be sent twice (RFC 9110 section 9.2.2).
-pub(super) fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
-}
-
-/// The stream broke before an answer.
-fn lost(detail: &str, again: Again) -> SendError {
-    let message = "The connection to the agent of this endpoint broke.";
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::AGENT_STREAM, message).because(detail);
-    SendError { failure, again }
-}
-
-/// Nothing came from behind the agent.
-fn unreachable(again: Again) -> SendError {
-    let message = "The agent could not reach its upstream, or the upstream closed without an answer.";
-    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message);
-    SendError { failure, again }
-}
-
-/// The answer is not HTTP.
-fn garbage(message: impl std::fmt::Display) -> SendError {
-    let detail = format!("the upstream's answer is not valid HTTP: {message}");
-    let message = "The upstream's answer is not valid HTTP.";
-    let failure =
-        Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_PROTOCOL, message).because(detail);
-    SendError { failure, again: Again::No }
-}
-
-/// The visitor broke off its own request.
-fn visitor_fault(error: &(dyn Error + 'static)) -> Option<SendError> {
-    let mut error = Some(error);
-    while let Some(cause) = error {
-        match cause.downcast_ref::<BodyFault>() {
-            Some(BodyFault::Visitor(fault)) => {
-                return Some(SendError { failure: fault_failure(*fault), again: Again::No });
-            }
-            _ => error = cause.source(),
-        }
-    }
-    None
-}
-
-/// What a visitor is told of its own fault.
-pub(super) fn fault_failure(fault: Fault) -> Failure {
-    let status = match fault {
-        Fault::Refused(refusal) => refusal.status(),
-        Fault::HeadLate | Fault::BodyStalled => StatusCode::REQUEST_TIMEOUT,
-        Fault::WriteStalled | Fault::Idle | Fault::Gone => StatusCode::BAD_REQUEST,
-    };
-    Failure::plain(status, format!("The request was not accepted: {fault}."))
 }

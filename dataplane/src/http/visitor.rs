@@ -1,10 +1,8 @@
-//! `Visitor`: one connection's requests, each walked from the public endpoint through the policies to an upstream and
-//! back.
+//! `Visitor`: one connection's requests, each taken from the public endpoint through the policies to an upstream and back.
 //!
 //! Does not know HTTP/1 or HTTP/2: it is given heads and bodies, and gives back the same.
 
-mod policy;
-mod walk;
+mod requests;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,21 +11,21 @@ use std::time::Duration;
 use bytes::BytesMut;
 use std::sync::Arc;
 
-use ebbgate_model::{EndpointId, Ksuid};
+use ebbgate_model::{EndpointId, ErrorCode, Ksuid};
 use ebbgate_policy::{Engine, Phase};
 use http::header::UPGRADE;
 use http::{Request, Response};
 
-use super::answer::{Failed, Failure};
+use super::access_log::RequestLog;
+use super::answer::{Failed, Failure, Form};
 use super::body::{Body, Direction};
 use super::exchange::Exchange;
 use super::fields;
 use super::framing::Authority;
 use super::limits::Limits;
 use super::pace::Patience;
-use super::record::Record;
 use super::reply::{framed, may_switch_to};
-use super::upstream::{Lender, Upstreams};
+use super::upstream::{ReplayBody, UpstreamPools, Upstreams};
 use crate::dispatch::gateway::{Gateway, HttpConn};
 
 /// How long before an exchange is idle a stalled visitor is told so.
@@ -49,8 +47,8 @@ pub(super) struct Tunnel<G: Gateway> {
     pub(super) stream: G::Stream,
     /// What was read from it already.
     pub(super) read: BytesMut,
-    /// The event of the request that led here.
-    pub(super) record: Rc<Record<G>>,
+    /// The log of the request that led here.
+    pub(super) log: Rc<RequestLog<G>>,
 }
 
 /// See the module.
@@ -59,19 +57,21 @@ pub(super) struct Visitor<G: Gateway> {
     conn: HttpConn,
     limits: Rc<Limits>,
     upstreams: Upstreams,
-    /// Endpoints whose connection rules let this connection in, and the policy that said so, latest first.
-    admitted: RefCell<Vec<(EndpointId, Arc<Engine>)>>,
+    /// Endpoints whose connection policy has let this connection in, and that policy, latest first.
+    entered: RefCell<Vec<(EndpointId, Arc<Engine>)>>,
 }
 
-/// Why a walk is over without an upstream.
+/// Why a request has no response.
 enum Stop {
+    /// This is told instead.
     Failure(Failure),
-    Close,
+    /// The connection is closed without a word; the log says why.
+    Close { code: Option<ErrorCode>, detail: String },
 }
 
 impl<G: Gateway> Visitor<G> {
     /// A connection whose TLS (if any) is done.
-    pub(super) fn new(gateway: G, conn: HttpConn, limits: Rc<Limits>) -> Self {
+    pub(super) fn new(gateway: G, pools: UpstreamPools, conn: HttpConn, limits: Rc<Limits>) -> Self {
         let guarded = conn.first_endpoint.as_ref().and_then(|first| {
             let engine = first.engine.clone().filter(|engine| engine.has(Phase::TcpConnect))?;
             Some((first.id, engine))
@@ -79,9 +79,9 @@ impl<G: Gateway> Visitor<G> {
         Self {
             gateway,
             conn,
-            upstreams: Upstreams::new(limits.clone()),
+            upstreams: Upstreams::new(pools, limits.clone()),
             limits,
-            admitted: RefCell::new(guarded.into_iter().collect()),
+            entered: RefCell::new(guarded.into_iter().collect()),
         }
     }
 
@@ -111,37 +111,49 @@ impl<G: Gateway> Visitor<G> {
         exchange: &Exchange,
     ) -> Answer<G> {
         let (mut head, body) = request.into_parts();
-        let record = Record::new(&self.gateway, &self.conn, &self.limits, &head, authority.host.as_str());
+        let host = authority.host.as_str();
+        let log = RequestLog::begin(&self.gateway, &self.conn, &self.limits, &head, host);
+        let form = Form::asked(&head.headers);
         let upgrade =
             head.headers.get(UPGRADE).cloned().filter(|protocol| upgrade && may_switch_to(protocol));
         fields::strip_hop_by_hop(&mut head.headers);
         fields::strip_origin(&mut head.headers);
         head.extensions = http::Extensions::new();
         let method = head.method.clone();
-        let body = Lender::new(body.counted(record.progress.clone(), Direction::In)).of(exchange);
-        let answer = match self.walk(head, authority, upgrade, &body, &record).await {
+        let progress = &log.sink().progress;
+        let body = ReplayBody::new(body.counted(progress.clone(), Direction::In)).of(exchange);
+        let answer = match self.dispatch(head, authority, upgrade, &body, form, &log).await {
             Ok(answer) => answer,
-            Err(Stop::Close) => return Answer::Close,
-            Err(Stop::Failure(failure)) => Answer::Response(self.failed(&failure, authority, &record)),
+            Err(Stop::Close { code, detail }) => {
+                log.coded(code);
+                log.failed("", &detail);
+                return Answer::Close;
+            }
+            Err(Stop::Failure(failure)) => Answer::Response(self.failed(&failure, authority, form, &log)),
         };
         match answer {
             Answer::Response(response) => {
-                record.answered(response.status());
-                record.coded(response.headers());
+                log.answered(response.status(), response.headers());
                 let response = framed(response, &method);
-                let progress = record.progress.clone();
-                Answer::Response(response.map(|body| body.counted(progress, Direction::Out).guarded(record)))
+                let progress = progress.clone();
+                Answer::Response(response.map(|body| body.counted(progress, Direction::Out).guarded(log)))
             }
             answer => answer,
         }
     }
 
     /// What the visitor learns of a failure: the public URL and an id, by which the operator finds the rest in the log.
-    fn failed(&self, failure: &Failure, authority: &Authority, record: &Record<G>) -> Response<Body> {
+    fn failed(
+        &self,
+        failure: &Failure,
+        authority: &Authority,
+        form: Form,
+        log: &RequestLog<G>,
+    ) -> Response<Body> {
         let operation = self.operation_id();
-        record.failed(&operation, failure.detail());
+        log.failed(&operation, failure.detail());
         let url = format!("{}://{}", self.conn.scheme.as_str(), authority.host);
-        failure.answer(record.form(), Some(Failed { url: &url, operation: &operation }))
+        failure.answer(form, Some(Failed { url: &url, operation: &operation }))
     }
 
     fn operation_id(&self) -> String {

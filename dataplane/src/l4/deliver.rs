@@ -1,5 +1,5 @@
-//! Acts on what a walk decides: ends TLS, opens the agent's stream on the shard where its session lives, relays, and
-//! tries another member when one dies before it answered.
+//! Carries out the steps of a connection's dispatch: ends TLS, opens the agent's stream, and relays. Tells the dispatch if
+//! an agent fails before it answered, so that another member may serve.
 
 use std::io;
 use std::sync::Arc;
@@ -11,19 +11,27 @@ use ebbgate_wire::mux::Code;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
-use super::hello::{Hello, finish_handshake, refuse_name};
-use super::walk::{Next, Over, unmet};
-use super::{Open, Record, TLS_PORT, Visitor, Walk};
+use super::client_conn::ClientConn;
+use super::conn::{Conn, ConnLog};
 use crate::dispatch::gateway::HttpConn;
+use crate::dispatch::{Dispatch, Failure, Step};
+use crate::http::UpstreamPools;
 use crate::net::detect::POSTGRES_SSL_REQUEST;
+use crate::net::hello::{Hello, finish_handshake, refuse_name};
 use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::net::tls::{self, Protocols};
 use crate::relay::{self, End, Ended, First, Side};
-use crate::shard::{Message, Shard};
 use crate::state::endpoint::{Endpoint, Kind};
-use crate::tunnel::carrier::{CarrierStream, Origin, RawFailed};
-use crate::tunnel::session::AgentRef;
+use crate::state::metrics::Open;
+use crate::state::pool::Pool;
+use crate::state::shard::Shard;
+use crate::tunnel::origin::Origin;
+use crate::tunnel::raw_link::RawFailed;
+use crate::tunnel::session::{AgentRef, OpenError};
+use crate::tunnel::stream::AgentStream;
 
+/// Port of `https://` and `tls://` endpoints, whatever the socket is bound to.
+pub(super) const TLS_PORT: u16 = 443;
 /// Seconds an upstream may take to answer libpq's request for TLS.
 const POSTGRES_SECS_MAX: u64 = 10;
 /// Seconds a connection counts as new: one whose agent dies unanswered in this time is tried elsewhere. Its first bytes
@@ -33,107 +41,111 @@ const NEW_CONNECTION_SECS: u64 = 2;
 /// Links tried for one visitor, where each ended as it was claimed.
 const LINK_TRIES_MAX: usize = 3;
 
+/// Why a connection is over.
+struct Over {
+    /// Published code.
+    code: Option<ErrorCode>,
+    /// One sentence.
+    outcome: String,
+}
+
 /// What came of serving a connection through one member.
 enum Served {
     /// It is over.
     Over(Over),
     /// The member took nothing; another may.
-    Again,
-    /// The link that was here is gone; the session's own shard can still reach the agent.
-    Elsewhere,
+    Again(Failure),
 }
 
-/// Serves a TCP or TLS connection to its end, on whatever shard it has to be.
-pub async fn go_on(shard: Shard, mut walk: Box<Walk>) {
-    if let Err(error) = walk.visitor.attach() {
-        return finish(*walk, over(None, format!("lost between shards: {error}")));
-    }
-    loop {
-        let ended = match walk.next(&shard).await {
-            Next::EndTls(settings) => end_tls(&shard, &mut walk, &settings, None, true).await.err(),
-            Next::Open(endpoint) => {
-                let Kind::Agent(agent) = &endpoint.kind else {
-                    return finish(*walk, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
-                };
-                let raw = walk.hello.is_some() && !walk.visitor.is_tls();
-                // What has gone to an agent that hangs, nobody can take back.
-                if walk.has_other() && !shard.hears(agent).await {
-                    shard.edge().metrics.retries.inc();
-                    walk.failed();
-                    continue;
-                }
-                if !shard.reaches(agent, raw) {
-                    return move_to(&shard, walk, agent.session.shard);
-                }
-                match serve(&shard, &mut walk, &endpoint, agent).await {
-                    Served::Over(over) => Some(over),
-                    Served::Again => {
-                        shard.edge().metrics.retries.inc();
-                        walk.failed();
-                        None
+/// What a connection comes to when policies have run.
+enum Next {
+    /// It is let through to the endpoint.
+    Open(Arc<Endpoint>),
+    /// It is over.
+    Over(Over),
+}
+
+impl Conn {
+    /// Runs policies and ends TLS until there is something to open.
+    async fn next(&mut self, shard: &Shard, protocols: Option<Protocols>) -> Next {
+        loop {
+            match self.dispatch.drive(shard, shard, &self.log).await {
+                Step::EndTls(settings) => {
+                    if let Err(over) = end_tls(shard, self, settings, protocols).await {
+                        return Next::Over(over);
                     }
-                    Served::Elsewhere => return move_to(&shard, walk, agent.session.shard),
                 }
+                Step::Open(endpoint) => return Next::Open(endpoint),
+                Step::Fail(failure) => return Next::Over(failed(&failure)),
+                Step::Close { code, detail } => return Next::Over(over(code, detail)),
+                // Steps of requests, and those that `drive` carries out.
+                _ => return Next::Over(over(None, "closed by the policy: a connection cannot be answered")),
             }
-            Next::End(over) => Some(over),
+        }
+    }
+}
+
+/// Serves a TCP or TLS connection to its end.
+pub async fn go_on(shard: Shard, mut conn: Box<Conn>) {
+    loop {
+        let endpoint = match conn.next(&shard, None).await {
+            Next::Open(endpoint) => endpoint,
+            Next::Over(over) => return finish(*conn, over),
         };
-        if let Some(over) = ended {
-            return finish(*walk, over);
+        let Kind::Agent(agent) = &endpoint.kind else {
+            return finish(*conn, over(ErrorCode::OFFLINE, "there is no agent behind the endpoint"));
+        };
+        match serve(&shard, &mut conn, &endpoint, agent).await {
+            Served::Over(over) => return finish(*conn, over),
+            Served::Again(failure) => conn.dispatch.failed(failure, true),
         }
     }
 }
 
 /// Serves an HTTPS connection: its policy, the handshake, then requests.
-pub(super) async fn https(shard: Shard, mut walk: Box<Walk>) {
-    let endpoint = loop {
-        match walk.next(&shard).await {
-            Next::EndTls(settings) => {
-                if let Err(over) = end_tls(&shard, &mut walk, &settings, Some(Protocols::Http), true).await {
-                    return finish(*walk, over);
-                }
-            }
-            Next::Open(_) if walk.is_forwarded() => {
-                let outcome = "on_tcp_connect of an https endpoint cannot forward; use on_http_request";
-                return finish(*walk, over(ErrorCode::OFFLINE, outcome));
-            }
-            Next::Open(endpoint) => break endpoint,
-            Next::End(over) => return finish(*walk, over),
-        }
+pub(super) async fn https(shard: Shard, upstreams: UpstreamPools, mut conn: Box<Conn>) {
+    let endpoint = match conn.next(&shard, Some(Protocols::Http)).await {
+        Next::Open(endpoint) => endpoint,
+        Next::Over(over) => return finish(*conn, over),
     };
-    if !walk.visitor.is_tls() {
-        let settings = tls::default_settings();
-        if let Err(over) = end_tls(&shard, &mut walk, &settings, Some(Protocols::Http), false).await {
-            return finish(*walk, over);
-        }
+    if !conn.client.is_tls()
+        && let Err(over) = end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http)).await
+    {
+        return finish(*conn, over);
     }
-    requests(shard, walk, Some(endpoint)).await;
+    requests(shard, upstreams, *conn, Some(endpoint)).await;
 }
 
 /// Serves a name that no endpoint is online for: an explanation for whoever speaks HTTP, if the name is ours.
-pub(super) async fn no_endpoint(shard: Shard, mut socket: Socket, hello: Hello, name: Host, record: Record) {
+pub(super) async fn no_endpoint(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    mut socket: Socket,
+    hello: Hello,
+    name: Host,
+    log: ConnLog,
+) {
     let outcome = format!("no endpoint is online for {name}");
     let ours = shard.edge().tables.load().certificates.find(&name).is_some();
     let may_be_http = hello.tls.alpn.is_empty() || hello.tls.offers_http();
     if !ours || hello.postgres || !may_be_http {
         refuse_name(&mut socket).await;
-        return record.refuse(Some(ErrorCode::OFFLINE), outcome);
+        return log.refuse(Some(ErrorCode::OFFLINE), outcome);
     }
-    let facts = super::facts(&shard, &socket, &record);
-    let pool = crate::state::pool::Pool::new(Vec::new());
-    let mut walk = Box::new(Walk::new(Visitor::clear(socket), facts, Some(hello), pool, record));
-    match end_tls(&shard, &mut walk, &tls::default_settings(), Some(Protocols::Http), false).await {
-        Ok(()) => requests(shard, walk, None).await,
-        Err(over) => finish(*walk, over),
+    let facts = facts(&shard, &socket, &log);
+    let nobody = Dispatch::connection(facts, Pool::new(Vec::new()));
+    let mut conn = Box::new(Conn::new(socket, Some(hello), log, nobody));
+    match end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http)).await {
+        Ok(()) => requests(shard, upstreams, *conn, None).await,
+        Err(over) => finish(*conn, over),
     }
 }
 
-async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endpoint>>) {
-    let mut walk = *walk;
-    walk.record.event.policy_logs = walk.take_logs();
-    let tls_settings = walk.ended();
-    let Walk { mut visitor, facts, hello, record, .. } = walk;
+async fn requests(shard: Shard, upstreams: UpstreamPools, conn: Conn, first_endpoint: Option<Arc<Endpoint>>) {
+    let Conn { mut client, hello, log, dispatch } = conn;
+    let facts = Arc::clone(dispatch.facts());
     let conn = HttpConn {
-        tls_settings,
+        tls_settings: dispatch.tls().cloned(),
         alpn_h2: facts.tls.as_ref().is_some_and(|tls| tls.alpn == "h2"),
         facts,
         scheme: Scheme::Https,
@@ -142,23 +154,22 @@ async fn requests(shard: Shard, walk: Box<Walk>, first_endpoint: Option<Arc<Endp
         first_endpoint,
     };
     let open = Open::count(&shard.edge().metrics.http_connections_open);
-    let outcome = crate::http::serve(shard.clone(), &mut visitor, conn).await;
+    let outcome = crate::http::serve(shard.clone(), upstreams, &mut client, conn).await;
     if outcome.broken {
-        visitor.abort_on_close();
+        client.abort_on_close();
     }
-    drop((open, visitor));
-    record.done(None, outcome.outcome);
+    drop((open, client));
+    log.done(None, outcome.outcome);
 }
 
 /// Finishes the handshake with these settings. On failure the client has had its alert.
 async fn end_tls(
     shard: &Shard,
-    walk: &mut Walk,
-    settings: &Arc<TlsSettings>,
+    conn: &mut Conn,
+    settings: Arc<TlsSettings>,
     protocols: Option<Protocols>,
-    asked: bool,
 ) -> Result<(), Over> {
-    let (Some(hello), Some(socket)) = (&walk.hello, walk.visitor.take_clear()) else {
+    let (Some(hello), Some(socket)) = (&conn.hello, conn.client.take_clear()) else {
         return Err(over(None, "TLS cannot end here: the client sent no TLS hello"));
     };
     let protocols = protocols.unwrap_or_else(|| Protocols::for_raw(&hello.tls));
@@ -166,7 +177,7 @@ async fn end_tls(
         let tables = shard.edge().tables.load();
         hello.tls.sni.as_ref().and_then(|name| tables.certificates.find(name).cloned())
     };
-    let config = shard.configs().borrow_mut().get(settings, domain.as_ref(), protocols);
+    let config = shard.configs().borrow_mut().get(&settings, domain.as_ref(), protocols);
     let config = match config {
         Ok(config) => config,
         Err(error) => {
@@ -178,49 +189,41 @@ async fn end_tls(
     match finish_handshake(socket, config).await {
         Ok(stream) => {
             let mut facts = tls::facts(&stream, &hello.tls);
-            facts.server_leaf = tls::leaf(settings, domain.as_ref());
-            walk.visitor = Visitor::tls(stream);
-            walk.tls_ended(Arc::new(facts), settings, asked);
+            facts.server_leaf = tls::leaf(&settings, domain.as_ref());
+            conn.client = ClientConn::tls(stream);
+            conn.log.event_mut().tls_version.clone_from(&facts.version);
+            conn.dispatch.tls_ended(Arc::new(facts), settings);
             Ok(())
         }
         Err(error) => {
             shard.edge().metrics.handshakes_failed.inc();
-            walk.record.refused = true;
+            conn.log.sink().refused.set(true);
             Err(over(None, error.to_string()))
         }
     }
 }
 
-async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &AgentRef) -> Served {
-    match &agent.tls_termination {
-        Some(settings) if !walk.meets(settings) => return Served::Over(unmet(endpoint)),
-        Some(settings) if !walk.visitor.is_tls() => {
-            if let Err(over) = end_tls(shard, walk, settings, None, false).await {
-                return Served::Over(over);
-            }
-        }
-        _ => {}
-    }
-    let passthrough = walk.hello.is_some() && !walk.visitor.is_tls();
-    let postgres = passthrough && walk.hello.as_ref().is_some_and(|hello| hello.postgres);
-    let origin = origin(&walk.facts, endpoint.url.scheme(), passthrough);
+async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &AgentRef) -> Served {
+    let passthrough = conn.hello.is_some() && !conn.client.is_tls();
+    let postgres = passthrough && conn.hello.as_ref().is_some_and(|hello| hello.postgres);
+    let origin = origin(conn.dispatch.facts(), endpoint.url.scheme(), passthrough);
     if passthrough {
-        walk.visitor.for_handshake_behind();
+        conn.client.for_handshake_behind();
     }
     if passthrough
         && !postgres
         && agent.session.quic().is_none()
-        && let Some(served) = through_raw(shard, walk, agent, origin).await
+        && let Some(served) = through_raw(shard, conn, agent, origin).await
     {
         return served;
     }
     for _ in 0..LINK_TRIES_MAX {
-        let Ok(mut stream) = open(shard, agent, origin, postgres).await else {
-            let far = agent.session.shard != shard.index();
-            return if far { Served::Elsewhere } else { Served::Again };
+        let mut stream = match open(shard, agent, origin, postgres).await {
+            Ok(stream) => stream,
+            Err(error) => return Served::Again(Failure::agent_stream(error.to_string())),
         };
-        let untouched = if walk.has_other() { walk.visitor.untouched() } else { None };
-        walk.visitor.keep();
+        let untouched = if conn.dispatch.has_other() { conn.client.untouched() } else { None };
+        conn.client.keep();
         let left = async {
             agent.session.liveness.silenced().await;
             if !untouched.is_some_and(|untouched| untouched()) {
@@ -228,77 +231,77 @@ async fn serve(shard: &Shard, walk: &mut Walk, endpoint: &Endpoint, agent: &Agen
             }
         };
         let ended = tokio::select! {
-            ended = relay::copy(&mut walk.visitor, &mut stream, shard.edge().waits.idle()) => ended,
+            ended = relay::copy(&mut conn.client, &mut stream, shard.edge().waits.idle()) => ended,
             // Neither side has said a word.
-            () = left => return if walk.visitor.rewind() { Served::Again } else { Served::Over(silent()) },
+            () = left => {
+                let silent = Failure::agent_silent();
+                return if conn.client.rewind() { Served::Again(silent) } else { Served::Over(failed(&silent)) };
+            }
         };
         if ended.end == End::Failed(Side::Agent) {
-            let is_new = walk.record.started.elapsed()
-                < new_connection(agent.session.is_unheard() || stream.is_unheard());
+            let is_new = conn.log.elapsed() < new_connection(agent.session.timed_out() || stream.timed_out());
             let error = ended.error.as_ref();
             let only_it_ended = session_ended(error) && agent.session.is_alive() && stream.is_apart();
-            if (is_refused(error) || is_new && session_ended(error)) && walk.visitor.rewind() {
+            if (is_refused(error) || is_new && session_ended(error)) && conn.client.rewind() {
                 if only_it_ended {
                     continue;
                 }
-                return Served::Again;
+                return Served::Again(why(is_refused(error)));
             }
         }
-        return Served::Over(closed(walk, &ended));
+        return Served::Over(closed(conn, &ended));
     }
-    Served::Again
+    Served::Again(why(false))
 }
 
 /// Serves the visitor's own TLS over a raw link, if there is one: both sockets are spliced. None: no byte came of it, so
 /// another carrier may be tried.
-async fn through_raw(shard: &Shard, walk: &mut Walk, agent: &AgentRef, origin: Origin) -> Option<Served> {
-    let hello = walk.visitor.unread().filter(|hello| !hello.is_empty())?;
-    let mut stream = match shard.open_raw(agent, origin, &hello).await? {
+async fn through_raw(shard: &Shard, conn: &mut Conn, agent: &AgentRef, origin: Origin) -> Option<Served> {
+    let hello = conn.client.unread().filter(|hello| !hello.is_empty())?;
+    let mut stream = match shard.dialer().open_raw(agent, origin, &hello).await? {
         Ok(stream) => stream,
-        Err(RawFailed::Refused(Code::REFUSED)) => return Some(Served::Again),
-        Err(RawFailed::Lost)
-            if walk.record.started.elapsed() < new_connection(agent.session.is_unheard()) =>
-        {
+        Err(RawFailed::Refused(Code::REFUSED)) => return Some(Served::Again(why(true))),
+        Err(RawFailed::Lost) if conn.log.elapsed() < new_connection(agent.session.timed_out()) => {
             return None;
         }
         Err(failed) => {
-            walk.visitor.abort_on_close();
+            conn.client.abort_on_close();
             let outcome = format!("the agent's raw link failed: {failed:?}");
             return Some(Served::Over(over(ErrorCode::AGENT_STREAM, outcome)));
         }
     };
-    let visitor = walk.visitor.passed_on()?;
+    let client = conn.client.passed_on()?;
     let limits = shard.edge().waits.idle();
-    let by_ring = visitor.by_ring().and_then(|visitor| Ok(visitor.zip(stream.by_ring()?)));
+    let by_ring = client.by_ring().and_then(|client| Ok(client.zip(stream.by_ring()?)));
     let join = async {
         match &by_ring {
-            Ok(Some((visitor, agent))) => {
-                let ended = relay::splice(visitor, agent, First::default(), limits).await;
+            Ok(Some((client, agent))) => {
+                let ended = relay::splice(client, agent, First::default(), limits).await;
                 if ended.end == End::Finished {
-                    visitor.finished();
+                    client.finished();
                     agent.finished();
                 }
                 ended
             }
             // A socket that belongs to no runtime fails at its first call.
-            Ok(None) | Err(_) => relay::splice(visitor, stream.socket(), First::default(), limits).await,
+            Ok(None) | Err(_) => relay::splice(client, stream.socket(), First::default(), limits).await,
         }
     };
     let ended = tokio::select! {
         ended = join => ended,
         () = stream.ended() => {
-            walk.visitor.abort_on_close();
+            conn.client.abort_on_close();
             return Some(Served::Over(over(ErrorCode::AGENT_STREAM, "the agent's session ended")));
         }
     };
     if ended.end != End::Finished {
         stream.socket().abort_on_close();
     }
-    Some(Served::Over(closed(walk, &ended)))
+    Some(Served::Over(closed(conn, &ended)))
 }
 
 /// What a relay's end is called, and whether the client hears an abort.
-fn closed(walk: &mut Walk, ended: &Ended) -> Over {
+fn closed(conn: &mut Conn, ended: &Ended) -> Over {
     let words = |what: &str| match &ended.error {
         Some(error) => format!("{what}: {error}"),
         None => what.to_owned(),
@@ -306,7 +309,7 @@ fn closed(walk: &mut Walk, ended: &Ended) -> Over {
     match ended.end {
         End::Finished => return over(None, "closed"),
         End::Failed(Side::Client) => return over(None, words("the client went away")),
-        _ => walk.visitor.abort_on_close(),
+        _ => conn.client.abort_on_close(),
     }
     match ended.end {
         End::Idle => over(None, "closed: nothing moved for too long"),
@@ -341,8 +344,13 @@ fn session_ended(error: Option<&io::Error>) -> bool {
 
 /// A stream to the agent. When the client's TLS passes through and libpq announced it, the upstream is asked in the same
 /// words; an upstream that only knows TLS gets a new stream without them.
-async fn open(shard: &Shard, agent: &AgentRef, origin: Origin, postgres: bool) -> Result<CarrierStream, ()> {
-    let mut stream = shard.open_here(agent, origin).await.map_err(drop)?;
+async fn open(
+    shard: &Shard,
+    agent: &AgentRef,
+    origin: Origin,
+    postgres: bool,
+) -> Result<AgentStream, OpenError> {
+    let mut stream = shard.dialer().open(agent, origin).await?;
     if !postgres {
         return Ok(stream);
     }
@@ -353,28 +361,38 @@ async fn open(shard: &Shard, agent: &AgentRef, origin: Origin, postgres: bool) -
     });
     match asked.await {
         Ok(Ok(b'S')) => Ok(stream),
-        _ => shard.open_here(agent, origin).await.map_err(drop),
+        _ => shard.dialer().open(agent, origin).await,
     }
 }
 
-fn move_to(shard: &Shard, mut walk: Box<Walk>, index: usize) {
-    if let Err(error) = walk.visitor.detach() {
-        return finish(*walk, over(None, format!("the client went away: {error}")));
-    }
-    if let Err(Message::Walk(walk)) = shard.edge().send(index, Message::Walk(walk)) {
-        finish(*walk, over(ErrorCode::AGENT_STREAM, "the agent's shard takes no more connections"));
+/// Why a member took nothing; `is_refused`: its upstream is down, else its session ended.
+fn why(is_refused: bool) -> Failure {
+    if is_refused {
+        Failure::upstream_unreachable()
+    } else {
+        Failure::agent_stream("the agent's session ended")
     }
 }
 
-fn silent() -> Over {
-    over(ErrorCode::AGENT_STREAM, "nothing is heard from the agent")
+fn failed(failure: &Failure) -> Over {
+    over(failure.code, failure.detail())
 }
 
 fn over(code: impl Into<Option<ErrorCode>>, outcome: impl Into<String>) -> Over {
     Over { code: code.into(), outcome: outcome.into() }
 }
 
-fn finish(mut walk: Walk, over: Over) {
-    walk.record.event.policy_logs = walk.take_logs();
-    walk.record.done(over.code, over.outcome);
+fn finish(conn: Conn, over: Over) {
+    conn.log.done(over.code, over.outcome);
+}
+
+/// What is known of a connection before any of its bytes.
+pub(super) fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFacts> {
+    Arc::new(ConnFacts {
+        client: socket.peer(),
+        server: socket.local(),
+        region: shard.edge().tables.load().program.settings.region.clone(),
+        start_unix_ms: log.event().started_at_ms,
+        tls: None,
+    })
 }

@@ -1,5 +1,5 @@
-//! Lines that are gathered and written by a thread of their own, so that whoever has one to say waits neither for the
-//! descriptor nor for the kernel. Bounded: what a reader that stalls leaves no room for is lost, and whoever said it is told.
+//! Lines that are gathered and written by a thread of their own, so that its writer waits neither for the
+//! descriptor nor for the kernel. Bounded: what a reader that stalls leaves no room for is lost, and the writer learns of it.
 //!
 //! Knows no events.
 

@@ -1,40 +1,20 @@
 //! What a client speaks, from its first bytes: a TLS hello, HTTP in clear, PostgreSQL asking for encryption, or anything
 //! else. A pure function over the bytes received so far.
 //!
-//! Knows no routes and no sockets, and consumes nothing: whoever asked replays the bytes.
+//! Knows no routes and no sockets, and consumes nothing: the caller reads the bytes again.
 
+mod detected;
 mod hello;
 mod ja4;
 
-pub use hello::ClientHello;
+pub use detected::{ClientHello, Detected, HELLO_BYTES_MAX};
 
-/// Longest TLS hello in bytes, all its records together (surface.md section 3.7).
-pub const HELLO_BYTES_MAX: usize = 64 << 10;
-/// Longest HTTP method told apart from opaque bytes.
+/// Longest HTTP method, in bytes, that is distinguished from opaque bytes.
 const METHOD_BYTES_MAX: usize = 16;
 /// libpq's request for TLS: length 8, code 80877103 (PostgreSQL protocol, section 54.7 `SSLRequest`).
 pub const POSTGRES_SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// libpq's request for GSSAPI encryption: length 8, code 80877104 (`GSSENCRequest`).
 pub const POSTGRES_GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
-
-/// What the first bytes are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Detected {
-    /// Too few bytes to tell.
-    NeedMore,
-    /// A complete TLS hello.
-    Tls(Box<ClientHello>),
-    /// Begins like TLS and is not: damaged, oversize, or no hello.
-    BadTls,
-    /// libpq asks for TLS.
-    PostgresSsl,
-    /// libpq asks for GSSAPI encryption.
-    PostgresGss,
-    /// A request in clear.
-    Http,
-    /// None of these.
-    Opaque,
-}
 
 /// Looks at everything a client has sent so far. Never asks for more than [`HELLO_BYTES_MAX`] and record headers.
 pub fn detect(bytes: &[u8]) -> Detected {
@@ -61,7 +41,7 @@ fn detect_postgres(bytes: &[u8]) -> Detected {
     Detected::Opaque
 }
 
-/// An upper-case method and a space. Enough to answer somebody who speaks HTTP to a TLS port.
+/// An upper-case method and a space. Enough to answer HTTP on a TLS port.
 fn detect_http(bytes: &[u8]) -> Detected {
     let method = bytes.iter().take(METHOD_BYTES_MAX).take_while(|b| b.is_ascii_uppercase()).count();
     match bytes.get(method) {

@@ -3,9 +3,9 @@
 //!
 //! Knows nothing of what is spoken on a connection.
 
-mod cap;
 mod claim;
 mod holder;
+mod limits;
 
 use std::fs::File;
 use std::io;
@@ -17,10 +17,10 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep};
 
-pub(crate) use cap::source;
-pub use cap::{Admitted, Caps, Comer, Refused};
 pub use claim::Claim;
 pub use holder::{Transport, holder};
+pub(crate) use limits::source;
+pub use limits::{ConnLimits, ConnPermit, PeerKind, Refused};
 
 use crate::net::ring;
 use claim::NotClaimed;
@@ -45,7 +45,7 @@ pub enum ListenError {
         /// What the kernel says.
         source: io::Error,
     },
-    /// Somebody else listens there.
+    /// Another listener has the address.
     #[error(
         "cannot listen on {address} for {listener}: {by} already listens there; stop that, or give {listener} another \
          address"
@@ -75,7 +75,7 @@ pub enum Taker {
     /// Any other process.
     #[error("{0}")]
     Process(String),
-    /// Nobody looked; see [`ListenError::named`].
+    /// Not looked up; see [`ListenError::named`].
     #[error("another process")]
     Unknown,
 }

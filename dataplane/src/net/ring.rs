@@ -124,7 +124,7 @@ mod tests {
         (peer, Polled::new(listener.accept().await.unwrap().0.into_std().unwrap()))
     }
 
-    /// Visitor, upstream, and the relay between them on sockets whose readiness the ring tells.
+    /// Visitor, upstream, and the relay between them on sockets whose readiness the ring reports.
     async fn chain() -> (tokio::net::TcpStream, tokio::net::TcpStream, tokio::task::JoinHandle<relay::Ended>)
     {
         let ((visitor, client), (upstream, agent)) = (pair().await, pair().await);

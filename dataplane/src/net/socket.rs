@@ -68,7 +68,7 @@ pub struct Socket {
     stream: Stream,
     peer: SocketAddr,
     local: SocketAddr,
-    looked_at: BytesMut,
+    peeked: BytesMut,
     traffic: Arc<Traffic>,
     /// So many bytes received are acknowledged at once; later ones when the kernel likes.
     quick_ack_bytes: u64,
@@ -100,7 +100,7 @@ impl Socket {
             stream: Stream::Attached(stream),
             peer: canonical(peer),
             local: canonical(local),
-            looked_at: BytesMut::new(),
+            peeked: BytesMut::new(),
             traffic: Arc::default(),
             quick_ack_bytes: 0,
             tickets: None,
@@ -209,7 +209,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Who connected; IPv4-mapped addresses as IPv4.
+    /// Address of the peer; IPv4-mapped addresses as IPv4.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -225,28 +225,28 @@ impl Socket {
     }
 
     /// Bytes looked at and not yet read.
-    pub fn looked_at(&self) -> &[u8] {
-        &self.looked_at
+    pub fn peeked(&self) -> &[u8] {
+        &self.peeked
     }
 
     /// Waits for more bytes to look at; 0 is the end of the stream. Reads return them later. Cancel-safe.
-    pub async fn look_further(&mut self) -> io::Result<usize> {
+    pub async fn peek_more(&mut self) -> io::Result<usize> {
         let Stream::Attached(stream) = &mut self.stream else { return Err(lost()) };
-        self.looked_at.reserve(LOOK_BYTES);
-        let n = stream.read_buf(&mut self.looked_at).await?;
+        self.peeked.reserve(LOOK_BYTES);
+        let n = stream.read_buf(&mut self.peeked).await?;
         self.traffic.add_received(n);
         Ok(n)
     }
 
     /// Drops the first `n` bytes looked at: they were answered here.
-    pub fn swallow(&mut self, n: usize) {
-        self.looked_at.advance(n.min(self.looked_at.len()));
+    pub fn consume(&mut self, n: usize) {
+        self.peeked.advance(n.min(self.peeked.len()));
     }
 
     /// Takes the bytes looked at and not yet read: for [`crate::relay::First`], since a spliced relay reads the kernel's
     /// socket alone.
-    pub fn take_looked_at(&mut self) -> Bytes {
-        std::mem::take(&mut self.looked_at).freeze()
+    pub fn take_peeked(&mut self) -> Bytes {
+        std::mem::take(&mut self.peeked).freeze()
     }
 
     /// Leaves this thread's runtime. Until [`Socket::attach`], reads and writes fail.
@@ -275,7 +275,7 @@ impl Socket {
         }
     }
 
-    /// On a thread whose runtime is a ring: the connection as one whose readiness the ring tells, for a spliced relay.
+    /// On a thread whose runtime is a ring: the connection as one whose readiness the ring reports, for a spliced relay.
     /// None: by epoll, as it is. Afterwards nothing else can use this socket.
     pub fn by_ring(&mut self) -> io::Result<Option<Ringed>> {
         if !ring::in_ring() {
@@ -306,7 +306,7 @@ impl Socket {
     }
 }
 
-/// Counts what the kernel moves; bytes looked at are not its business ([`Socket::take_looked_at`]).
+/// Counts what the kernel moves; bytes looked at are not its business ([`Socket::take_peeked`]).
 impl Kernel for Socket {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.attached()?.poll_readable(cx)
@@ -427,13 +427,13 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.looked_at.is_empty() {
-            let n = self.looked_at.len().min(buf.remaining());
-            let peeked = self.looked_at.split_to(n);
+        if !self.peeked.is_empty() {
+            let n = self.peeked.len().min(buf.remaining());
+            let peeked = self.peeked.split_to(n);
             self.saw(&peeked);
             buf.put_slice(&peeked);
-            if self.looked_at.is_empty() {
-                self.looked_at = BytesMut::new();
+            if self.peeked.is_empty() {
+                self.peeked = BytesMut::new();
             }
             return Poll::Ready(Ok(()));
         }
@@ -540,10 +540,10 @@ pub(crate) mod tests {
     async fn what_was_looked_at_is_read_again() {
         let (mut client, mut socket) = pair().await;
         client.write_all(b"preamble and more").await.unwrap();
-        while socket.looked_at().len() < 17 {
-            assert_ne!(socket.look_further().await.unwrap(), 0);
+        while socket.peeked().len() < 17 {
+            assert_ne!(socket.peek_more().await.unwrap(), 0);
         }
-        socket.swallow(9);
+        socket.consume(9);
         client.shutdown().await.unwrap();
         let mut text = String::new();
         socket.read_to_string(&mut text).await.unwrap();
@@ -556,8 +556,8 @@ pub(crate) mod tests {
         const MORE_BYTES: usize = 300_000;
         let ((mut client, mut near), (mut server, far)) = (pair().await, pair().await);
         client.write_all(b"hello").await.unwrap();
-        near.look_further().await.unwrap();
-        let first = First { to_agent: near.take_looked_at(), to_client: Bytes::new() };
+        near.peek_more().await.unwrap();
+        let first = First { to_agent: near.take_peeked(), to_client: Bytes::new() };
         let (near_traffic, far_traffic) = (near.traffic(), far.traffic());
         // The last end goes with the close.
         let relay = async move {
@@ -587,7 +587,7 @@ pub(crate) mod tests {
     async fn moves_to_another_runtime_with_what_it_holds() {
         let (mut client, mut socket) = pair().await;
         client.write_all(b"he").await.unwrap();
-        socket.look_further().await.unwrap();
+        socket.peek_more().await.unwrap();
         socket.detach().unwrap();
         assert!(socket.read_u8().await.is_ok(), "what was looked at is still there");
         assert_eq!(socket.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::NotConnected);

@@ -6,6 +6,7 @@
 
 mod certificate;
 mod client_auth;
+mod provider;
 mod tickets;
 
 use std::collections::HashMap;
@@ -17,17 +18,19 @@ use ebbgate_wire::link::ALPN_LINK;
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
+use rustls::{ProtocolVersion, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub use certificate::{CertificateError, CertificateTable, parse as parse_certificate};
+pub use provider::provider;
 pub use tickets::TICKET_KEY_SECS_MAX;
 
 use crate::net::detect::ClientHello;
 use client_auth::{AnchorOrPath, AnyCertificate, Authorities, Demand};
+use provider::link_provider;
 
 /// Seconds from accept to a whole hello.
 pub const HELLO_SECS_MAX: u64 = 10;
@@ -89,25 +92,6 @@ pub enum TlsError {
 /// The fatal alert a peer gets before any handshake (RFC 8446 section 6), as one record in clear.
 pub fn alert(description: rustls::AlertDescription) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description.into()]
-}
-
-/// The one cryptographic provider of the process.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
-}
-
-/// The same with AES-GCM alone, 128 bits first: what links are encrypted with (docs/performance.md, "Links").
-fn link_provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    let make = || {
-        let mut provider = CryptoProvider::clone(&provider());
-        let (first, second) = (CipherSuite::TLS13_AES_128_GCM_SHA256, CipherSuite::TLS13_AES_256_GCM_SHA384);
-        provider.cipher_suites.retain(|suite| [first, second].contains(&suite.suite()));
-        provider.cipher_suites.sort_by_key(|suite| suite.suite() != first);
-        Arc::new(provider)
-    };
-    Arc::clone(PROVIDER.get_or_init(make))
 }
 
 /// Settings of a handshake that no policy shaped.

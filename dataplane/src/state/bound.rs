@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
 use super::disk::Disk;
 use crate::state::edge::Edge;
-use crate::state::route::Place;
+use crate::state::route::RouteKey;
 
 /// Seconds between looks at what changed.
 const LOOK_SECS: u64 = 1;
@@ -20,9 +20,9 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 pub fn expect(edge: &Edge, file: &PathBuf) {
     let places = match std::fs::metadata(file) {
         Ok(about) if about.len() > FILE_BYTES_MAX => Err("it is longer than it can be".to_owned()),
-        Ok(_) => std::fs::read(file)
-            .map_err(|e| e.to_string())
-            .and_then(|bytes| serde_json::from_slice::<BTreeSet<Place>>(&bytes).map_err(|e| e.to_string())),
+        Ok(_) => std::fs::read(file).map_err(|e| e.to_string()).and_then(|bytes| {
+            serde_json::from_slice::<BTreeSet<RouteKey>>(&bytes).map_err(|e| e.to_string())
+        }),
         Err(_) => return,
     };
     match places {

@@ -1,40 +1,33 @@
-//! `Edge`: what all shards share. Tables, routes, sessions, counters, and the shards' mailboxes.
+//! `Edge`: what all shards share. Tables, routes, counters, ports, and the shards' mailboxes.
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::rand;
 use ebbgate_model::event::ConnectionEvent;
-use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand};
-use ebbgate_model::{Binding, Host, Ksuid, Scheme, TunnelSessionId};
+use ebbgate_model::feed::FromEdge;
+use ebbgate_model::{Binding, Scheme};
 use ebbgate_wire::ticket::TicketKey;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
-use crate::agents::{self, AuthFailures, Sessions, WaitingLogins};
 use crate::log::{self, Refusals, Sum};
-use crate::net::listen::{Caps, Listener};
+use crate::net::listen::ConnLimits;
 use crate::relay::IdleLimits;
-use crate::shard::{Entrance, Message};
-use crate::state::endpoint::{Endpoint, Kind};
-use crate::state::jwks::Keys;
+use crate::state::blocklist::Blocklist;
+use crate::state::changes::Changes;
+use crate::state::endpoint::Endpoint;
+use crate::state::jwks::{Fetcher, Keys};
+use crate::state::mailbox::{Entrance, Mailboxes, Message};
 use crate::state::metrics::{CodeLabel, Metrics};
 use crate::state::ports::{PortChange, Ports};
 use crate::state::report::Reports;
 use crate::state::route::RouteTable;
 use crate::state::tables::Tables;
-use crate::xdp::owned::{Listening, Occupant};
-use crate::xdp::{Guard, Wanted};
+use crate::state::{clock, random};
 
-/// Random bytes a thread draws at once.
-const DRAWN_BYTES: usize = 512;
-/// Messages waiting for one shard.
-const MAILBOX_MAX: usize = 4096;
 /// The shard that has the UDP socket: one, because a connection's packets would miss another when its address changes.
 const QUIC_SHARD: usize = 0;
 
@@ -58,16 +51,10 @@ impl Waits {
 pub struct Edge {
     /// The Program in force.
     pub tables: ArcSwap<Tables>,
-    /// Who is online.
+    /// Endpoints that are online.
     pub routes: RouteTable,
-    /// Agents' sessions.
-    pub sessions: Sessions,
-    /// Sources that fail to authenticate.
-    pub auth_failures: AuthFailures,
-    /// Logins whose tokens are not known yet.
-    pub waiting_logins: WaitingLogins,
     /// How many connections may be open.
-    pub caps: Arc<Caps>,
+    pub limits: Arc<ConnLimits>,
     /// Counters.
     pub metrics: Metrics,
     /// The outbox to control.
@@ -78,37 +65,18 @@ pub struct Edge {
     pub tickets: TicketKey,
     /// Waits that an operator may set.
     pub waits: Waits,
-    /// The kernel's filter, and the blocklist.
-    pub guard: Guard,
+    /// The shards' mailboxes.
+    pub mailboxes: Mailboxes,
+    /// Networks that no listener serves.
+    pub blocklist: Arc<ArcSwap<Blocklist>>,
+    /// Changes of what is served and where.
+    pub changes: Arc<Changes>,
     /// The runtime of everything that is no visitor's traffic.
     pub background: Handle,
     ports: Mutex<Ports>,
     refusals: Mutex<Refusals>,
-    mailboxes: OnceLock<Vec<mpsc::Sender<Message>>>,
     quic: OnceLock<SocketAddr>,
     stage: watch::Sender<Stage>,
-}
-
-/// What [`Edge::new`] cannot make itself.
-pub struct Parts {
-    /// See [`Edge::caps`].
-    pub caps: Arc<Caps>,
-    /// See [`Edge::metrics`].
-    pub metrics: Metrics,
-    /// See [`Edge::reports`].
-    pub reports: Reports,
-    /// See [`Edge::keys`].
-    pub keys: Keys,
-    /// See [`Edge::tickets`].
-    pub tickets: TicketKey,
-    /// See [`Edge::waits`].
-    pub waits: Waits,
-    /// See [`Edge::guard`].
-    pub guard: Guard,
-    /// See [`Edge::background`].
-    pub background: Handle,
-    /// Reserved ports, none open.
-    pub ports: Ports,
 }
 
 /// How far the edge has come towards its end.
@@ -118,58 +86,50 @@ pub enum Stage {
     Serving,
     /// Nothing new is accepted; requests and connections in flight go on.
     Draining,
-    /// Agents are told to go.
+    /// Agents are asked to disconnect.
     Ending,
     /// Shards stop.
     Stopped,
 }
 
 impl Edge {
-    /// An edge without Program, listeners and shards.
-    pub fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self {
+    /// An edge without Program, listeners and shards, and its events for control. `ports` are reserved ones, none open. Call
+    /// inside the runtime of everything that is no visitor's traffic.
+    pub fn new(
+        limits: Arc<ConnLimits>,
+        fetcher: Fetcher,
+        tickets: TicketKey,
+        waits: Waits,
+        ports: Ports,
+    ) -> (Self, mpsc::Receiver<FromEdge>) {
+        let metrics = Metrics::new();
+        let (reports, events) = Reports::new(metrics.events_dropped.clone());
+        let background = Handle::current();
+        let edge = Self {
             tables: ArcSwap::default(),
             routes: RouteTable::default(),
-            sessions: Sessions::default(),
-            auth_failures: AuthFailures::default(),
-            waiting_logins: WaitingLogins::default(),
-            caps: parts.caps,
-            metrics: parts.metrics,
-            reports: parts.reports,
-            keys: parts.keys,
-            tickets: parts.tickets,
-            waits: parts.waits,
-            guard: parts.guard,
-            background: parts.background,
-            ports: Mutex::new(parts.ports),
+            limits,
+            keys: Keys::new(fetcher, background.clone(), &metrics),
+            metrics,
+            reports,
+            tickets,
+            waits,
+            mailboxes: Mailboxes::default(),
+            blocklist: Arc::default(),
+            changes: Arc::default(),
+            background,
+            ports: Mutex::new(ports),
             refusals: Mutex::default(),
-            mailboxes: OnceLock::new(),
             quic: OnceLock::new(),
             stage: watch::Sender::new(Stage::Serving),
-        })
-    }
-
-    /// Makes the mailboxes of the shards; once, before they start.
-    pub fn mailboxes(&self, shards: usize) -> Vec<mpsc::Receiver<Message>> {
-        let (senders, receivers) = (0..shards).map(|_| mpsc::channel(MAILBOX_MAX)).unzip();
-        self.mailboxes.get_or_init(|| senders);
-        receivers
-    }
-
-    /// Gives every shard its socket of an entrance.
-    pub fn listen(&self, entrance: &Entrance, listeners: Vec<Listener>) {
-        for (shard, listener) in listeners.into_iter().enumerate() {
-            // Full only if the shard is stuck; then its share of the socket is closed and the others serve.
-            if self.send(shard, Message::Listen(entrance.clone(), listener)).is_err() {
-                tracing::error!(shard, ?entrance, "a shard does not take a listener");
-            }
-        }
+        };
+        (edge, events)
     }
 
     /// Has the first shard serve agents that come over QUIC; once.
     pub fn listen_quic(&self, socket: UdpSocket) -> io::Result<SocketAddr> {
         let address = socket.local_addr()?;
-        if self.send(QUIC_SHARD, Message::Quic(socket)).is_err() {
+        if self.mailboxes.send(QUIC_SHARD, Message::Quic(socket)).is_err() {
             return Err(io::Error::other("the first shard does not take the UDP socket"));
         }
         Ok(*self.quic.get_or_init(|| address))
@@ -180,54 +140,9 @@ impl Edge {
         self.quic.get().is_some()
     }
 
-    /// Leaves a message for a shard; gives it back when the shard is gone or its mailbox is full.
-    pub fn send(&self, shard: usize, message: Message) -> Result<(), Message> {
-        match self.mailboxes.get().and_then(|all| all.get(shard)) {
-            None => Err(message),
-            Some(mailbox) => mailbox.try_send(message).map_err(|e| match e {
-                mpsc::error::TrySendError::Full(m) | mpsc::error::TrySendError::Closed(m) => m,
-            }),
-        }
-    }
-
-    /// How many shards there are.
-    pub fn shards(&self) -> usize {
-        self.mailboxes.get().map_or(0, Vec::len)
-    }
-
-    /// A session has ended: its links go on every shard. A shard that takes no message finds out by itself.
-    pub fn end_links(&self, session: TunnelSessionId) {
-        for shard in 0..self.shards() {
-            let _ = self.send(shard, Message::EndLinks(session));
-        }
-    }
-
-    /// Puts Tables in force: tables, ports, sessions and endpoints that may no longer be, and then what is new: nobody shares
-    /// a URL with the account that had it before.
-    pub fn install(self: &Arc<Self>, tables: Tables) {
-        let old = self.tables.load_full();
-        let new = Arc::new(tables);
-        self.tables.store(Arc::clone(&new));
-        self.sync_ports(&new);
-        agents::recheck(self, &old, &new);
-        let stays = |id, before: &Endpoint| {
-            new.cloud.get(id).is_some_and(|now| now.url == before.url && now.binding == before.binding)
-        };
-        for (_, gone) in old.cloud.iter().filter(|(id, before)| !stays(*id, before)) {
-            self.routes.remove(gone);
-        }
-        for (id, endpoint) in &new.cloud {
-            if !old.cloud.get(id).is_some_and(|before| Arc::ptr_eq(before, endpoint)) {
-                self.routes.put(Arc::clone(endpoint));
-            }
-        }
-        self.guard.look();
-        self.metrics.generation.set(i64::try_from(new.program.generation).unwrap_or(i64::MAX));
-        self.metrics.objects_unserved.set(i64::try_from(new.unserved.len()).unwrap_or(i64::MAX));
-        let fresh = new.unserved.iter().filter(|(object, reason)| old.unserved.get(*object) != Some(*reason));
-        for (object, reason) in fresh {
-            tracing::error!(object, reason, "this object cannot be served and is closed");
-        }
+    /// Whether the blocklist refuses a source.
+    pub fn is_blocked(&self, source: IpAddr) -> bool {
+        self.blocklist.load().contains(source)
     }
 
     /// Generation in force; 0 without a Program.
@@ -238,10 +153,11 @@ impl Edge {
     /// Tries again to bind ports that were taken.
     pub fn retry_ports(&self) {
         self.sync_ports(&self.tables.load());
-        self.guard.look();
+        self.changes.note();
     }
 
-    fn sync_ports(&self, tables: &Tables) {
+    /// Opens and closes ports until they are those of the Program.
+    pub fn sync_ports(&self, tables: &Tables) {
         let (changes, errors) = self.ports().sync(&tables.program);
         for change in changes {
             self.change_port(change);
@@ -256,9 +172,9 @@ impl Edge {
         let tables = self.tables.load();
         let settings = &tables.program.settings;
         let (range, host) = (settings.random_tcp_ports.clone()?, settings.tcp_host.clone()?);
-        let (port, change) = self.ports().lend(range, &host, wanted, self.random()).ok()?;
+        let (port, change) = self.ports().lend(range, &host, wanted, random::number()).ok()?;
         self.change_port(change);
-        self.guard.look();
+        self.changes.note();
         Some(port)
     }
 
@@ -267,74 +183,29 @@ impl Edge {
         let change = self.ports().give_back(port);
         if let Some(change) = change {
             self.change_port(change);
-            self.guard.look();
+            self.changes.note();
         }
     }
 
-    fn ports(&self) -> MutexGuard<'_, Ports> {
+    /// The ports that are open.
+    pub fn ports(&self) -> MutexGuard<'_, Ports> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on the kernel guards what this edge listens on; `shared` are its fixed listeners.
-    pub fn begin_guard(self: &Arc<Self>, shared: Vec<SocketAddr>) {
-        let edge = Arc::downgrade(self);
-        self.guard.begin(move || edge.upgrade()?.wanted(shared.clone()));
-    }
-
-    /// An agent's endpoint came or went: who stands alone at a port may be another now.
+    /// An agent's endpoint was added or removed: a port may have another owner now.
     pub fn occupant_changed(&self, endpoint: &Endpoint) {
         if endpoint.url.scheme() == Scheme::Tcp && endpoint.binding == Binding::Public {
-            self.guard.look();
-        }
-    }
-
-    fn wanted(&self, shared: Vec<SocketAddr>) -> Option<Wanted> {
-        let tables = self.tables.load_full();
-        if tables.program.generation == 0 {
-            return None;
-        }
-        let ports = self.ports();
-        let tcp = ports.open().map(|(port, host)| (port, self.occupant(host, port))).collect();
-        let listening = Listening { shared, tcp_bind: ports.address(), tcp };
-        Some(Wanted { tables, listening })
-    }
-
-    fn occupant(&self, host: &Host, port: u16) -> Occupant {
-        let Some((_, pool)) = self.routes.public(Scheme::Tcp, host, port) else { return Occupant::Nobody };
-        match pool.members() {
-            [one] if matches!(one.kind, Kind::Cloud) && !one.pooling_enabled => Occupant::Alone(one.id),
-            _ => Occupant::Others,
+            self.changes.note();
         }
     }
 
     fn change_port(&self, change: PortChange) {
         match change {
             PortChange::Open { host, port, listeners } => {
-                self.listen(&Entrance::Tcp { host, port }, listeners);
+                self.mailboxes.listen(&Entrance::Tcp { host, port }, listeners);
             }
-            PortChange::Close { port } => {
-                for shard in 0..self.shards() {
-                    if self.send(shard, Message::Close(port)).is_err() {
-                        tracing::error!(shard, port, "a shard does not close a port");
-                    }
-                }
-            }
+            PortChange::Close { port } => self.mailboxes.close(port),
         }
-    }
-
-    /// Asks an agent to do something, in the background, and tells control what it said.
-    pub fn command(self: &Arc<Self>, session: TunnelSessionId, command: SessionCommand, number: u64) {
-        let edge = Arc::clone(self);
-        let found = self.sessions.get(session);
-        self.background.spawn(async move {
-            let outcome = if let Some(session) = found {
-                agents::command(session, command).await
-            } else {
-                tracing::info!(%session, "a command for a session that is not here");
-                CommandOutcome::Failed { reason: "the session has ended".into() }
-            };
-            edge.reports.event(FromEdge::CommandAnswer { number, outcome });
-        });
     }
 
     /// Enters a stage of the end; never goes back.
@@ -364,7 +235,7 @@ impl Edge {
     pub fn refusal_has_line(&self, source: IpAddr) -> bool {
         let (has_line, sums) = {
             let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            let now_ms = self.now_unix_ms();
+            let now_ms = clock::unix_ms();
             let sums = refusals.take(now_ms);
             (refusals.count(source, now_ms), sums)
         };
@@ -378,7 +249,7 @@ impl Edge {
     /// Writes the sums of refusals without lines: those of a minute that is over, or `all`.
     pub fn log_refusals(&self, all: bool) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let sums = if all { refusals.take_all() } else { refusals.take(self.now_unix_ms()) };
+        let sums = if all { refusals.take_all() } else { refusals.take(clock::unix_ms()) };
         drop(refusals);
         log_sums(sums);
     }
@@ -396,39 +267,6 @@ impl Edge {
             self.metrics.log_lines_lost.inc();
         }
         self.reports.event(FromEdge::Connection(Box::new(event)));
-    }
-
-    /// Milliseconds since the Unix epoch.
-    pub fn now_unix_ms(&self) -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
-    }
-
-    /// A fresh random number. Each thread draws many at once: every request's policies want one, and asking costs more
-    /// than the number.
-    pub fn random(&self) -> u64 {
-        thread_local! {
-            static DRAWN: RefCell<Vec<[u8; size_of::<u64>()]>> = const { RefCell::new(Vec::new()) };
-        }
-        DRAWN.with_borrow_mut(|drawn| {
-            let number = drawn.pop().unwrap_or_else(|| {
-                drawn.extend_from_slice(self.entropy::<DRAWN_BYTES>().as_chunks().0);
-                self.entropy()
-            });
-            u64::from_ne_bytes(number)
-        })
-    }
-
-    /// Fresh random bytes.
-    pub fn entropy<const N: usize>(&self) -> [u8; N] {
-        let mut bytes = [0; N];
-        rand::fill(&mut bytes).expect("the system's random source works once the process runs");
-        bytes
-    }
-
-    /// A fresh identifier.
-    pub fn ksuid(&self) -> Ksuid {
-        Ksuid::new(u64::try_from(self.now_unix_ms() / 1000).unwrap_or(0), self.entropy())
     }
 }
 

@@ -1,4 +1,4 @@
-//! An endpoint that is online, and what stands behind it.
+//! An endpoint that is online, and what serves it.
 //!
 //! Plain data: it does not know how it is found (`route`), picked (`pool`) or served.
 
@@ -18,7 +18,7 @@ pub struct Endpoint {
     pub account: AccountId,
     /// Canonical URL.
     pub url: EndpointUrl,
-    /// Who can reach it.
+    /// Whether it is public or internal.
     pub binding: Binding,
     /// What expressions see of it.
     pub facts: Arc<EndpointFacts>,
@@ -33,7 +33,7 @@ pub struct Endpoint {
     pub pooling_enabled: bool,
 }
 
-/// What stands behind an endpoint.
+/// What serves an endpoint.
 #[derive(Debug)]
 pub enum Kind {
     /// Its policy alone.
@@ -47,6 +47,7 @@ pub enum Kind {
 pub(crate) mod fixture {
     use super::*;
     use ebbgate_model::{Ksuid, TunnelSessionId};
+    use ebbgate_tunnel::driver::SessionHandle;
 
     use crate::tunnel::session::SessionState;
 
@@ -79,7 +80,7 @@ pub(crate) mod fixture {
 
     pub(crate) fn agent(n: u8, url: &str) -> Arc<Endpoint> {
         let id = TunnelSessionId::new(Ksuid::new(1_700_000_000, [n; 16]));
-        let session = Arc::new(SessionState::new(id, 0, IN_FLIGHT_MAX));
+        let session = Arc::new(SessionState::new(id, SessionHandle::ended(), Arc::default(), IN_FLIGHT_MAX));
         let bind = format!("bind-{n}").into();
         endpoint(
             n,
@@ -90,6 +91,7 @@ pub(crate) mod fixture {
                 proxy_protocol: None,
                 tls_termination: None,
                 health: Arc::default(),
+                shows_client: false,
             }),
             None,
         )

@@ -5,17 +5,19 @@ mod fetch;
 mod guard;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::AccountId;
 use ebbgate_policy::KeySet;
+use prometheus_client::metrics::counter::Counter;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 pub use fetch::{FetchError, Fetcher};
 pub use guard::is_public;
 
-use crate::state::edge::Edge;
+use super::metrics::Metrics;
 
 /// Seconds a key set is served without asking again.
 const FRESH_SECS: u64 = 15 * 60;
@@ -33,9 +35,16 @@ const KEY_SETS_MAX: usize = 1024;
 type Place = (AccountId, String);
 type Fetched = Option<Result<Arc<KeySet>, String>>;
 
-/// The key sets of all accounts, apart from each other even when their URL is the same.
-pub struct Keys {
-    fetcher: Arc<Fetcher>,
+/// The key sets of all accounts, apart from each other even when their URL is the same. Clones share them.
+#[derive(Clone)]
+pub struct Keys(Arc<Inner>);
+
+struct Inner {
+    fetcher: Fetcher,
+    /// Where fetches run.
+    background: Handle,
+    fetches: Counter,
+    fetches_failed: Counter,
     cache: Mutex<HashMap<Place, Entry>>,
 }
 
@@ -53,21 +62,21 @@ enum Plan {
 }
 
 impl Keys {
-    /// An empty cache.
-    pub fn new(fetcher: Fetcher) -> Self {
-        Self { fetcher: Arc::new(fetcher), cache: Mutex::default() }
+    /// An empty cache. Fetches run on `background`, counted in `metrics`.
+    pub fn new(fetcher: Fetcher, background: Handle, metrics: &Metrics) -> Self {
+        Self(Arc::new(Inner {
+            fetcher,
+            background,
+            fetches: metrics.key_fetches.clone(),
+            fetches_failed: metrics.key_fetches_failed.clone(),
+            cache: Mutex::default(),
+        }))
     }
 
     /// The key set at `url` for an account's policy, or a sentence on why not. One fetch at a time per URL and account.
     /// `fresh`: the cached set lacks a token's key, so one that is not brand new is fetched anew.
-    pub async fn get(
-        &self,
-        edge: &Arc<Edge>,
-        account: AccountId,
-        url: &str,
-        fresh: bool,
-    ) -> Result<Arc<KeySet>, String> {
-        match self.plan(edge, account, url, fresh) {
+    pub async fn get(&self, account: AccountId, url: &str, fresh: bool) -> Result<Arc<KeySet>, String> {
+        match self.plan(account, url, fresh) {
             Plan::Serve(result) => result,
             Plan::Wait(mut fetched) => match fetched.wait_for(Option::is_some).await {
                 Ok(result) => result.clone().unwrap_or_else(|| Err("the fetch was given up".into())),
@@ -76,10 +85,10 @@ impl Keys {
         }
     }
 
-    fn plan(&self, edge: &Arc<Edge>, account: AccountId, url: &str, fresh: bool) -> Plan {
+    fn plan(&self, account: AccountId, url: &str, fresh: bool) -> Plan {
         let now = Instant::now();
         let place = (account, url.to_owned());
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache();
         make_room(&mut cache, &place);
         let entry = cache.entry(place.clone()).or_default();
         entry.used = Some(now);
@@ -88,7 +97,7 @@ impl Keys {
         if fetch && entry.fetching.is_none() {
             let (done, fetching) = watch::channel(None);
             entry.fetching = Some(fetching);
-            edge.background.spawn(fetch_into(Arc::clone(edge), place, done));
+            self.0.background.spawn(self.clone().fetch_into(place, done));
         }
         match (served, &entry.fetching) {
             (Some(result), _) => Plan::Serve(result),
@@ -97,9 +106,28 @@ impl Keys {
         }
     }
 
-    fn settle(&self, place: &Place, result: Result<Arc<KeySet>, String>) -> Result<Arc<KeySet>, String> {
+    async fn fetch_into(self, place: Place, done: watch::Sender<Fetched>) {
+        self.0.fetches.inc();
+        let fetching = self.0.fetcher.key_set(&place.1);
+        let limit = Duration::from_secs(fetch::FETCH_SECS_MAX);
+        let result = tokio::time::timeout(limit, fetching).await.unwrap_or(Err(FetchError::TimedOut));
+        let result = result.map(Arc::new).map_err(|e| e.to_string());
+        if let Err(error) = &result {
+            self.0.fetches_failed.inc();
+            tracing::warn!(account = %place.0, url = place.1, error, "a key set could not be fetched");
+        }
+        let result = self.store_result(&place, result);
+        done.send_replace(Some(result));
+    }
+
+    /// Notes what a fetch brought, and gives what is served now: an old set while its source fails.
+    fn store_result(
+        &self,
+        place: &Place,
+        result: Result<Arc<KeySet>, String>,
+    ) -> Result<Arc<KeySet>, String> {
         let now = Instant::now();
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache();
         let Some(entry) = cache.get_mut(place) else { return result };
         entry.fetching = None;
         match result {
@@ -116,6 +144,10 @@ impl Keys {
                 }
             }
         }
+    }
+
+    fn cache(&self) -> MutexGuard<'_, HashMap<Place, Entry>> {
+        self.0.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,20 +188,6 @@ fn make_room(cache: &mut HashMap<Place, Entry>, place: &Place) {
     if let Some(oldest) = idle.min_by_key(|(_, entry)| entry.used).map(|(place, _)| place.clone()) {
         cache.remove(&oldest);
     }
-}
-
-async fn fetch_into(edge: Arc<Edge>, place: Place, done: watch::Sender<Fetched>) {
-    edge.metrics.key_fetches.inc();
-    let fetching = edge.keys.fetcher.key_set(&place.1);
-    let limit = Duration::from_secs(fetch::FETCH_SECS_MAX);
-    let result = tokio::time::timeout(limit, fetching).await.unwrap_or(Err(FetchError::TimedOut));
-    let result = result.map(Arc::new).map_err(|e| e.to_string());
-    if let Err(error) = &result {
-        edge.metrics.key_fetches_failed.inc();
-        tracing::warn!(account = %place.0, url = place.1, error, "a key set could not be fetched");
-    }
-    let result = edge.keys.settle(&place, result);
-    done.send_replace(Some(result));
 }
 
 #[cfg(test)]

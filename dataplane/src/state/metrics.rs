@@ -10,6 +10,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+pub use crate::net::gauge::Open;
+pub use crate::tunnel::metrics::CarrierLabel;
+
 /// Which listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ListenerLabel {
@@ -22,13 +25,6 @@ pub struct ListenerLabel {
 pub struct CodeLabel {
     /// Published error code, or "none".
     pub code: String,
-}
-
-/// How a proxied stream travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct CarrierLabel {
-    /// `mux`, `link`, `raw` or `quic`.
-    pub carrier: &'static str,
 }
 
 /// Class of an answer.
@@ -114,8 +110,14 @@ metrics! {
     claims_unconfirmed: Counter = "agent_claims_unconfirmed", "Claims of links that were not confirmed in time and went another way";
     /// Streams to agents that could not be opened.
     streams_failed: Counter = "agent_streams_failed", "Streams to agents that could not be opened";
-    /// Connections tried again on another member of a pool.
-    retries: Counter = "pool_retries", "Connections tried again on another member of a pool";
+    /// Upstream connections opened for HTTP requests.
+    upstream_connections_opened: Counter = "upstream_connections_opened", "Connections to upstreams opened for HTTP requests";
+    /// HTTP requests sent on an upstream connection that had carried another one.
+    upstream_connections_reused: Counter = "upstream_connections_reused", "HTTP requests sent on a connection to an upstream that had carried another one";
+    /// Upstream connections that wait for an HTTP request.
+    upstream_connections_idle: Gauge = "upstream_connections_idle", "Connections to upstreams that wait for an HTTP request";
+    /// Connections and requests tried again on another member of a pool.
+    retries: Counter = "pool_retries", "Connections and requests tried again on another member of a pool";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.

@@ -1,7 +1,7 @@
-//! `Pool`: the members that share one URL, and who of them is asked next.
+//! `Pool`: the members that share one URL, and which of them is asked next.
 //!
 //! Takes turns among the best members that can take a stream just now: one that was set aside is asked when a trial is due,
-//! or when nobody else is left; one whose agent is not heard is the last. Does not know how a stream is opened: a caller whose member fails before a byte was sent
+//! or when no other is left; one whose agent is not heard is the last. Does not know how a stream is opened: a caller whose member fails before a byte was sent
 //! picks again and names the ones it has tried.
 
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl Pool {
         &self.0.endpoints
     }
 
-    /// The next member whose turn it is, of the best that are not in `tried` and can take a stream. None: nobody is left.
+    /// The next member whose turn it is, of the best that are not in `tried` and can take a stream. None: none is left.
     ///
     /// Only the first pick of a visitor takes a turn: were a retry to take one too, the turns of two members of whom one
     /// fails would always begin with that one.
@@ -72,7 +72,7 @@ impl Pool {
         })
     }
 
-    /// Whether somebody else than these could do the work and is heard.
+    /// Whether another member than these could do the work and is heard.
     pub fn has_other(&self, than: &[EndpointId]) -> bool {
         let others = self.0.endpoints.iter().filter(|member| !than.contains(&member.id));
         let ranks = others.filter_map(|member| member.rank(Ask::repeatable()));
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_silent_member_is_asked_only_when_nobody_else_is_left() {
-        use crate::tunnel::liveness::SILENT_MS;
+        use crate::tunnel::agent_liveness::SILENT_MS;
         let (silent, aside, good) = (agent(1, URL), agent(2, URL), agent(3, URL));
         let Kind::Agent(agent) = &silent.kind else { unreachable!("built as an agent") };
         let (liveness, now) = (&agent.session.liveness, Instant::now());
@@ -268,7 +268,7 @@ mod tests {
         };
         session(&dead).end();
         let full = session(&full);
-        let slots: Vec<_> = std::iter::from_fn(|| full.clone().take_slot()).collect();
+        let slots: Vec<_> = std::iter::from_fn(|| full.slot().ok()).collect();
         for _ in 0..5 {
             assert_eq!(pool.pick(&[], ask()).unwrap().id, good.id);
         }

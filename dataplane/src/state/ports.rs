@@ -10,7 +10,7 @@ use ebbgate_model::{Host, Program};
 
 use crate::net::listen::{self, Claim, ListenError, Listener};
 
-/// Ports open now. Sockets themselves live on the shards.
+/// Ports open now. The shards have the sockets.
 #[derive(Debug)]
 pub struct Ports {
     address: IpAddr,

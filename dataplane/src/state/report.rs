@@ -1,4 +1,4 @@
-//! What the edge tells control beside acknowledgements: who is online, and what happened.
+//! What the edge reports to control beside acknowledgements: sessions that are online, and events.
 //!
 //! Presence is state: only the latest matters, so only the names of sessions that changed are kept and each is asked for
 //! its state when its line is written. Events are a queue, bounded in number and each in size: when control is away they
@@ -83,7 +83,7 @@ impl Reports {
         }
     }
 
-    /// Who is online, as far as one line has room; the others count as changed. Forgets what changed before.
+    /// Sessions that are online, as far as one line has room; the others count as changed. Forgets what changed before.
     pub fn snapshot(&self) -> FromEdge {
         let mut room = SNAPSHOT_TEXT_BYTES_MAX;
         let mut fits = |session: &dyn Present| {

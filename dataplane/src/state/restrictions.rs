@@ -31,7 +31,7 @@ impl Restrictions {
         all
     }
 
-    /// Whether the account lets a source in. Every restriction must; without one everybody is let in.
+    /// Whether the account lets a source in. Every restriction must; without one every source is let in.
     pub fn admit(&self, account: AccountId, kind: IpRestrictionKind, source: IpAddr) -> bool {
         // Most accounts restrict nothing.
         self.0.is_empty()
@@ -43,7 +43,7 @@ fn is_ours(spec: &IpRestrictionSpec) -> bool {
     spec.enforced && matches!(spec.kind, IpRestrictionKind::Agent | IpRestrictionKind::Endpoints)
 }
 
-/// A policy that is missing, or another account's, could have denied anybody: then nobody is admitted.
+/// A policy that is missing, or another account's, could have denied any source: then none is admitted.
 fn compile(program: &Program, spec: &IpRestrictionSpec) -> IpRestriction {
     let policies = spec.ip_policies.iter().map(|id| program.ip_policies.get(id));
     let own: Option<Vec<_>> =

@@ -5,7 +5,10 @@
 //!
 //! Lookups take no lock. Changes copy one small bucket, so that a thousand agents coming back at once stay cheap.
 
+mod key;
 pub mod returning;
+
+pub use key::RouteKey;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -13,10 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
-use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl, Host, Scheme};
-use serde::{Deserialize, Serialize};
+use ebbgate_model::{AccountId, EndpointId, EndpointUrl, Host, Scheme};
 use tokio::time::{Duration, Instant, sleep};
 
+use crate::net::wildcard::candidates;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::pool::Pool;
 use returning::{Returning, WAIT_MS_MAX};
@@ -26,25 +29,7 @@ const BUCKETS: usize = 256;
 /// Milliseconds between a waiting visitor's looks.
 const LOOK_MS: u64 = 20;
 
-/// A namespace and a URL in it. Public names are one namespace; `.internal` names one per account.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Place {
-    account: Option<AccountId>,
-    url: EndpointUrl,
-}
-
-impl Place {
-    fn new(account: Option<AccountId>, scheme: Scheme, host: Host, port: u16) -> Option<Self> {
-        Some(Self { account, url: EndpointUrl::new(scheme, host, port).ok()? })
-    }
-
-    fn of(endpoint: &Endpoint) -> Self {
-        let account = (endpoint.binding != Binding::Public).then_some(endpoint.account);
-        Self { account, url: endpoint.url.clone() }
-    }
-}
-
-type Bucket = HashMap<Place, Pool>;
+type Bucket = HashMap<RouteKey, Pool>;
 
 /// The online endpoints of all accounts.
 pub struct RouteTable {
@@ -56,7 +41,7 @@ pub struct RouteTable {
     returning: OnceLock<Returning>,
 }
 
-/// Somebody else answers for the URL, and not both of them share.
+/// Another endpoint has the URL, and not both of them enable pooling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("endpoint {0} is already online on this URL, and not both have pooling enabled")]
 pub struct AlreadyOnline(pub EndpointId);
@@ -75,10 +60,10 @@ impl Default for RouteTable {
 }
 
 impl RouteTable {
-    /// Adds an agent's endpoint if the pool rule allows: whoever shares a URL has pooling enabled (wire.md section 6).
+    /// Adds an agent's endpoint if the pool rule allows: endpoints that share a URL have pooling enabled (wire.md section 6).
     pub fn bind(&self, endpoint: Arc<Endpoint>) -> Result<(), AlreadyOnline> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = Place::of(&endpoint);
+        let place = RouteKey::of(&endpoint);
         let pool = self.exact(&place);
         let others = pool.iter().flat_map(Pool::members).filter(|other| other.id != endpoint.id);
         if let Some(other) =
@@ -93,13 +78,13 @@ impl RouteTable {
     /// Adds or replaces an endpoint whatever else is there: the Program says so.
     pub fn put(&self, endpoint: Arc<Endpoint>) {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(Place::of(&endpoint), |pool| pool.with(endpoint));
+        self.write(RouteKey::of(&endpoint), |pool| pool.with(endpoint));
     }
 
     /// Removes an endpoint.
     pub fn remove(&self, endpoint: &Endpoint) {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(Place::of(endpoint), |pool| pool.without(endpoint.id));
+        self.write(RouteKey::of(endpoint), |pool| pool.without(endpoint.id));
     }
 
     /// The public pool for a host, and the name that matched.
@@ -113,7 +98,7 @@ impl RouteTable {
     }
 
     /// Expects what agents had bound before the edge started; once.
-    pub fn expect(&self, places: impl IntoIterator<Item = Place>, now: Instant) {
+    pub fn expect(&self, places: impl IntoIterator<Item = RouteKey>, now: Instant) {
         let _ = self.returning.set(Returning::new(places, now));
     }
 
@@ -146,7 +131,7 @@ impl RouteTable {
     }
 
     /// What agents serve now, or may serve again: as much as is remembered.
-    pub fn places_of_agents(&self, now: Instant) -> BTreeSet<Place> {
+    pub fn places_of_agents(&self, now: Instant) -> BTreeSet<RouteKey> {
         let is_agents =
             |pool: &Pool| pool.members().iter().any(|member| matches!(member.kind, Kind::Agent(_)));
         let mut places = BTreeSet::new();
@@ -170,16 +155,16 @@ impl RouteTable {
         port: u16,
     ) -> Option<(Host, Pool)> {
         candidates(host).find_map(|name| {
-            let place = Place::new(account, scheme, name.clone(), port)?;
+            let place = RouteKey::new(account, scheme, name.clone(), port)?;
             Some((name, self.exact(&place)?))
         })
     }
 
-    fn exact(&self, place: &Place) -> Option<Pool> {
+    fn exact(&self, place: &RouteKey) -> Option<Pool> {
         self.bucket(place).load().get(place).cloned()
     }
 
-    fn write(&self, place: Place, change: impl FnOnce(Pool) -> Pool) {
+    fn write(&self, place: RouteKey, change: impl FnOnce(Pool) -> Pool) {
         let bucket = self.bucket(&place);
         let mut copy = Bucket::clone(&bucket.load());
         let pool = change(copy.remove(&place).unwrap_or_else(|| Pool::new(Vec::new())));
@@ -190,20 +175,10 @@ impl RouteTable {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    fn bucket(&self, place: &Place) -> &ArcSwap<Bucket> {
+    fn bucket(&self, place: &RouteKey) -> &ArcSwap<Bucket> {
         let index = usize::try_from(self.hasher.hash_one(place) % BUCKETS as u64).unwrap_or(0);
         self.buckets.get(index).expect("a remainder of BUCKETS indexes BUCKETS buckets")
     }
-}
-
-/// The name itself, then the wildcards that cover it, longest first.
-fn candidates(host: &Host) -> impl Iterator<Item = Host> {
-    let exact = host.clone();
-    let name = host.wildcard_suffix().unwrap_or(host.as_str()).to_owned();
-    let is_address = host.ip().is_some();
-    let dots: Vec<usize> = name.match_indices('.').map(|(dot, _)| dot + 1).filter(|_| !is_address).collect();
-    let wildcards = dots.into_iter().filter_map(move |from| format!("*.{}", name.get(from..)?).parse().ok());
-    std::iter::once(exact).chain(wildcards)
 }
 
 #[cfg(test)]
@@ -262,7 +237,7 @@ mod tests {
         before.put(cloud(3, "https://c.example.com"));
         let places = before.places_of_agents(Instant::now());
         let text = serde_json::to_string(&places).unwrap();
-        let places: BTreeSet<Place> = serde_json::from_str(&text).unwrap();
+        let places: BTreeSet<RouteKey> = serde_json::from_str(&text).unwrap();
         assert_eq!(places.len(), 2, "cloud endpoints come from the Program: {text}");
         let table = RouteTable::default();
         table.expect(places.clone(), Instant::now());

@@ -76,7 +76,7 @@ impl Written {
     }
 }
 
-/// What stands before the digest in the file of a Program.
+/// Prefix of the digest in the file of a Program.
 const SEAL: &str = r#","sha256":""#;
 /// Characters of a digest and of the end of the file.
 const SEALED_END_CHARS: usize = 64 + 2;

@@ -1,7 +1,7 @@
 //! `Tables`: a Program made ready to serve: certificates parsed, policies compiled, names indexed.
 //!
 //! An object of an account that cannot be served is closed, and said in [`Tables::unserved`]: an endpoint has no policy
-//! and answers as offline, a name has no certificate and is refused. Everybody else is served. A generation is refused
+//! and answers as offline, a name has no certificate and is refused. All others are served. A generation is refused
 //! only for what is broken as a whole, the installation's own certificates; the last good one then stays in force.
 //!
 //! Pure; `feed` gets Programs and puts Tables in force.
@@ -21,6 +21,7 @@ use rustls::sign::CertifiedKey;
 
 use super::restrictions::Restrictions;
 use crate::net::tls::{CertificateError, CertificateTable, parse_certificate};
+use crate::net::wildcard::WildcardMap;
 use crate::state::endpoint::{Endpoint, Kind};
 
 /// Why a generation cannot be put in force. The message names the object.
@@ -69,7 +70,7 @@ pub struct Tables {
     pub unserved: BTreeMap<String, String>,
     references: HashMap<AccountId, Arc<References>>,
     parsed: HashMap<CertificateId, Parsed>,
-    domains: HashMap<Host, DomainSpec>,
+    domains: WildcardMap<DomainSpec>,
 }
 
 /// A certificate of the Program, or what is wrong with it.
@@ -83,7 +84,7 @@ pub struct ConnectNames {
     ingresses: HashMap<Host, (AccountId, Option<Arc<CertifiedKey>>)>,
 }
 
-/// Who may come in by a name of the agent listener, and with which certificate it answers.
+/// A name of the agent listener: its certificate, and whose agents may use it.
 #[derive(Debug, Clone)]
 pub struct ConnectName {
     /// Shown in the handshake.
@@ -104,7 +105,7 @@ impl ConnectNames {
         Self { hosts, ..Self::default() }
     }
 
-    /// The entry for a server name; none asked for is the default. None: nobody answers to it.
+    /// The entry for a server name; none asked for is the default. None: the name is not known.
     pub fn find(&self, name: Option<&Host>) -> Option<ConnectName> {
         if let Some((account, certificate)) = name.and_then(|name| self.ingresses.get(name)) {
             return Some(ConnectName { certificate: certificate.clone()?, account: Some(*account) });
@@ -160,13 +161,7 @@ impl Tables {
 
     /// The reserved domain that covers a name, exact before the longest wildcard.
     pub fn domain(&self, host: &Host) -> Option<&DomainSpec> {
-        let name = host.wildcard_suffix().unwrap_or(host.as_str());
-        let wildcards = std::iter::once(format!("*.{name}"))
-            .filter(|_| host.is_wildcard())
-            .chain(name.match_indices('.').filter_map(|(dot, _)| Some(format!("*{}", name.get(dot..)?))));
-        self.domains
-            .get(host)
-            .or_else(|| wildcards.filter_map(|w| w.parse().ok()).find_map(|w: Host| self.domains.get(&w)))
+        self.domains.find(host)
     }
 
     /// The reserved address of this host and port.
@@ -179,7 +174,7 @@ impl Tables {
         self.references.get(&account).cloned().unwrap_or_default()
     }
 
-    /// What belongs to the installation: without it nobody is served.
+    /// What belongs to the installation: without it nothing is served.
     fn set_installation(&mut self, settings: &Settings) -> Result<(), ProgramError> {
         let broken = |object| move |source| ProgramError::Certificate { object, source };
         let connect = self.certificate(settings.connect_certificate);
@@ -214,12 +209,12 @@ impl Tables {
         let same_spec = self.program.endpoints.get(&id) == Some(spec);
         let same_references =
             Arc::ptr_eq(self.references.get(&spec.account)?, next.references.get(&spec.account)?);
-        // One that did not compile is compiled again, so that its reason is told again.
+        // One that did not compile is compiled again, so that its reason is reported again.
         let compiled = |endpoint: &&Arc<Endpoint>| endpoint.engine.is_some() || spec.policy.is_none();
         self.cloud.get(&id).filter(|_| same_spec && same_references).filter(compiled).cloned()
     }
 
-    /// One whose policy does not compile has none: it answers as offline, and lets nobody through.
+    /// One whose policy does not compile has none: it answers as offline, and forwards nothing.
     fn compile_endpoint(&mut self, id: EndpointId, spec: &CloudEndpointSpec) -> Endpoint {
         let refs = self.references(spec.account);
         let compile = |policy| Engine::compile(policy, &refs).map_err(|problems| told(&problems));

@@ -5,12 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ebbgate_model::{EndpointId, TunnelSessionId};
 use ebbgate_policy::TlsSettings;
-use tokio::time::Instant;
+use ebbgate_tunnel::driver::SessionHandle;
+use tokio::time::{Duration, Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::carrier::QuicWay;
+use super::agent_liveness::AgentLiveness;
 use super::health::Health;
-use super::life::{Ended, Life};
-use super::liveness::Liveness;
+use super::idle::IdleStreams;
+use super::quic::QuicTransport;
+use super::session_liveness::{Ended, SessionLiveness};
+
+/// Milliseconds that a stream's opener waits for pools to close an idle one.
+pub const ROOM_MS_MAX: u64 = 1_000;
 
 /// How an endpoint's agent is reached.
 #[derive(Debug, Clone)]
@@ -25,6 +31,8 @@ pub struct AgentRef {
     pub tls_termination: Option<Arc<TlsSettings>>,
     /// Whether the agent reaches its upstream.
     pub health: Arc<Health>,
+    /// Whether a program behind the agent sees the client address of the stream, as programs with an SDK do.
+    pub shows_client: bool,
 }
 
 /// Version of the PROXY protocol.
@@ -36,72 +44,95 @@ pub enum ProxyProtocol {
     V2,
 }
 
-/// What every shard may know of an agent's session: where it lives, whether it lives, how full it is.
+/// What every shard may know of an agent's session: whether it is alive, how full it is, and how to open streams on it.
 #[derive(Debug)]
 pub struct SessionState {
     /// Its id.
     pub id: TunnelSessionId,
-    /// Index of the shard that owns it.
-    pub shard: usize,
     /// Whether its agent is heard.
-    pub liveness: Arc<Liveness>,
-    unheard: AtomicBool,
+    pub liveness: Arc<AgentLiveness>,
+    mux: SessionHandle,
+    timed_out: AtomicBool,
+    /// Whether raw links may be claimed.
+    raw_allowed: AtomicBool,
     /// Claims of its links so far.
     claims: AtomicU64,
-    /// The way, if it has one, is the QUIC connection that takes its streams.
-    life: Life<QuicWay>,
+    /// Cancelled when the session ends.
+    ended: CancellationToken,
+    /// The transport, if there is one, is the QUIC connection that takes its streams.
+    life: SessionLiveness<QuicTransport>,
+    /// Its streams that upstream pools hold idle.
+    pub idle: IdleStreams,
 }
 
 impl SessionState {
-    /// A living session without streams.
-    pub fn new(id: TunnelSessionId, shard: usize, in_flight_max: usize) -> Self {
-        Self::heard_by(Arc::default(), id, shard, in_flight_max)
-    }
-
-    /// The same, whose agent was heard before it had a session.
-    pub fn heard_by(
-        liveness: Arc<Liveness>,
+    /// A session that is alive and has no streams yet.
+    pub fn new(
         id: TunnelSessionId,
-        shard: usize,
+        mux: SessionHandle,
+        liveness: Arc<AgentLiveness>,
         in_flight_max: usize,
     ) -> Self {
         Self {
             id,
-            shard,
             liveness,
-            unheard: AtomicBool::new(false),
+            mux,
+            timed_out: AtomicBool::new(false),
+            raw_allowed: AtomicBool::new(false),
             claims: AtomicU64::new(0),
-            life: Life::new(in_flight_max),
+            ended: CancellationToken::new(),
+            life: SessionLiveness::new(in_flight_max),
+            idle: IdleStreams::default(),
         }
     }
 
-    /// Whether nothing is heard from the agent: new work should go elsewhere, where there is an elsewhere.
+    /// Opens streams of its mux.
+    pub(super) fn mux(&self) -> &SessionHandle {
+        &self.mux
+    }
+
+    /// Whether nothing is heard from the agent: new work should go to another session, if there is one.
     pub fn is_silent(&self) -> bool {
-        self.liveness.is_silent() || self.life.way().is_some_and(|way| way.session_is_silent())
+        self.liveness.is_silent() || self.life.transport().is_some_and(|quic| quic.session_is_silent())
     }
 
-    /// Whether the session can take one more stream.
+    /// Whether the session can take one more stream, at once or in place of an idle one.
     pub fn has_room(&self) -> bool {
-        self.life.has_room()
+        self.life.has_room() || self.is_alive() && self.idle.any()
     }
 
-    /// Whether the session lives.
+    /// Waits for room for one more stream while pools can close an idle one, [`ROOM_MS_MAX`] at most.
+    pub async fn make_room(&self) {
+        if self.life.has_room() {
+            return;
+        }
+        let room = self.idle.make_room(|| self.life.has_room() || !self.is_alive());
+        let _ = timeout(Duration::from_millis(ROOM_MS_MAX), room).await;
+    }
+
+    /// Whether the session is alive.
     pub fn is_alive(&self) -> bool {
         self.life.is_alive()
     }
 
-    /// Marks the session dead: no stream is opened on it any more.
+    /// Ends the session: no stream is opened on it any more, and streams on links end.
     pub fn end(&self) {
         self.liveness.end();
-        if let Some(way) = self.life.end() {
-            way.session_ended();
+        if let Some(quic) = self.life.end() {
+            quic.session_ended();
         }
+        self.ended.cancel();
     }
 
-    /// Lets new streams go over a QUIC connection from now on; one that was attached before takes no more. False: the
-    /// session is dead.
-    pub fn attach(&self, way: &Arc<QuicWay>) -> bool {
-        match self.life.attach(Arc::clone(way)) {
+    /// Cancelled when the session ends.
+    pub(super) fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Lets new streams use a QUIC connection from now on; one that was attached before takes no more. False: the session
+    /// has ended.
+    pub fn attach(&self, quic: &Arc<QuicTransport>) -> bool {
+        match self.life.attach(Arc::clone(quic)) {
             Ok(before) => {
                 if let Some(before) = before {
                     before.detach();
@@ -113,24 +144,34 @@ impl SessionState {
     }
 
     /// Takes a QUIC connection out of use, if it is the one in use.
-    pub fn detach(&self, way: &Arc<QuicWay>) {
-        self.life.detach(way);
+    pub fn detach(&self, quic: &Arc<QuicTransport>) {
+        self.life.detach(quic);
     }
 
-    /// The QUIC connection new streams should take.
-    pub fn quic(&self) -> Option<Arc<QuicWay>> {
-        self.life.way().filter(|way| way.takes_streams())
+    /// The QUIC connection that new streams should use.
+    pub fn quic(&self) -> Option<Arc<QuicTransport>> {
+        self.life.transport().filter(|quic| quic.takes_streams())
     }
 
-    /// Notes that the session died because the agent's machine acknowledged nothing any more.
-    pub fn end_unheard(&self) {
-        self.unheard.store(true, Ordering::Release);
+    /// Ends the session because the agent's machine acknowledged nothing any more.
+    pub fn end_timed_out(&self) {
+        self.timed_out.store(true, Ordering::Release);
         self.end();
     }
 
-    /// Whether the session died so: what was sent last was not heard.
-    pub fn is_unheard(&self) -> bool {
-        self.unheard.load(Ordering::Acquire)
+    /// True if the session timed out; the last bytes may be undelivered.
+    pub fn timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::Acquire)
+    }
+
+    /// Allows or forbids claims of raw links.
+    pub fn allow_raw(&self, allowed: bool) {
+        self.raw_allowed.store(allowed, Ordering::Relaxed);
+    }
+
+    /// Whether raw links may be claimed.
+    pub fn takes_raw(&self) -> bool {
+        self.raw_allowed.load(Ordering::Relaxed)
     }
 
     /// The number of the next claim of a link, from 1.
@@ -143,9 +184,15 @@ impl SessionState {
         self.life.in_flight()
     }
 
-    /// Reserves room for one stream until the slot is dropped. None: dead or full.
-    pub fn take_slot(self: Arc<Self>) -> Option<Slot> {
-        self.life.take_room().then(|| Slot(self))
+    /// Reserves room for one stream until the slot is dropped.
+    pub fn slot(self: &Arc<Self>) -> Result<Slot, OpenError> {
+        if self.life.take_room() {
+            Ok(Slot(Arc::clone(self)))
+        } else if self.is_alive() {
+            Err(OpenError::SessionFull(self.id))
+        } else {
+            Err(OpenError::SessionEnded(self.id))
+        }
     }
 }
 
@@ -163,6 +210,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.life.give_room();
+        self.0.idle.room_was_freed();
     }
 }
 

@@ -1,51 +1,18 @@
-//! Metrics of the filter: counters are read from the kernel when somebody asks, and cost nothing otherwise.
+//! Metrics of the filter: counters are read from the kernel when `/metrics` is read, and cost nothing otherwise.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
-use ebbgate_ebpf as shared;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::maps::{Count, Counters};
-use super::{Mode, Shared};
+use super::exchange::Exchange;
+use super::settings::Mode;
 
-/// What the thread leaves for whoever asks.
-#[derive(Default)]
-pub(super) struct Seen {
-    /// The kernel's counters, while there is a filter.
-    pub(super) counters: Option<Counters>,
-    /// Guarded TCP port of each policy number.
-    pub(super) ports: BTreeMap<u32, u16>,
-    /// Interfaces that are to be guarded, and how they are.
-    pub(super) interfaces: BTreeMap<String, Option<Mode>>,
-    /// Prefixes in the kernel.
-    pub(super) prefixes: u64,
-    /// Networks of the blocklist in force.
-    pub(super) blocklist: u64,
-}
-
-impl Seen {
-    /// Counters of all policies in force; none when they cannot be read.
-    pub(super) fn counts(&self) -> Vec<Count> {
-        let policies = std::iter::once(shared::POLICY_BLOCKLIST).chain(self.ports.keys().copied());
-        self.counters.as_ref().and_then(|counters| counters.read(policies).ok()).unwrap_or_default()
-    }
-
-    fn policy(&self, count: &Count) -> String {
-        match self.ports.get(&count.policy) {
-            Some(port) => format!("tcp:{port}"),
-            None if count.reason == shared::Reason::Blocked => "blocklist".into(),
-            None => "none".into(),
-        }
-    }
-}
-
-pub(super) struct Packets(pub(super) Arc<Shared>);
+pub(super) struct Packets(pub(super) Arc<Exchange>);
 
 impl fmt::Debug for Packets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,8 +15,9 @@ use shared::{
     PREFIXES_MAX, PortEntry, Reason, VERDICT_ALLOW, VERDICT_DENY, entry_policy, port_entry, port_index,
 };
 
+use super::grace::with_grace_periods;
 use super::lists::SourceList;
-use super::settle::settle;
+use super::write::Write;
 
 /// What the kernel maps should hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -259,48 +260,6 @@ fn contains(outer: Prefix, inner: Prefix) -> bool {
     }
 }
 
-/// One write to a kernel map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Write {
-    /// Set a port's entry; [`PORT_FOREIGN`] takes it away.
-    Port {
-        /// Index in the map.
-        index: u32,
-        /// Its entry.
-        entry: PortEntry,
-    },
-    /// Set the entry of a listener on one address.
-    Guard {
-        /// Which listener.
-        key: GuardKey,
-        /// Its entry.
-        entry: PortEntry,
-    },
-    /// Remove the entry of a listener on one address.
-    Unguard {
-        /// Which listener.
-        key: GuardKey,
-    },
-    /// Set a prefix's verdict.
-    Put {
-        /// Policy number.
-        policy: u32,
-        /// Network.
-        prefix: Prefix,
-        /// Its verdict.
-        verdict: u32,
-    },
-    /// Remove a prefix.
-    Remove {
-        /// Policy number.
-        policy: u32,
-        /// Network.
-        prefix: Prefix,
-    },
-    /// Wait until every packet that is being judged has its verdict.
-    Settle,
-}
-
 /// The writes that lead from one content to the other, in an order that opens no window: between any two of them a
 /// source has, at a listener that is in both, the verdict it had before or the one it will have, never a third.
 ///
@@ -308,7 +267,7 @@ pub enum Write {
 /// out shortest first: an old entry then never shows where a longer old one has already gone. A listener is guarded
 /// after its list is in, and released before its list goes out; an address is in before its port points at addresses,
 /// and out after. The blocklist grows before all else and shrinks after all else, so that nobody slips through while
-/// the lists behind it change. A packet that is judged across several writes does not mix them: see [`settle`].
+/// the lists behind it change. A packet that is judged across several writes does not mix them: see [`with_grace_periods`].
 pub fn writes(from: &Tables, to: &Tables) -> Vec<Write> {
     // By family within a length, so that each map gets few and long batches.
     let order = |(policy, prefix): &(u32, Prefix)| {
@@ -336,7 +295,7 @@ pub fn writes(from: &Tables, to: &Tables) -> Vec<Write> {
     let unguard = unguard.map(|key| Write::Unguard { key: *key });
     let remove =
         removes.into_iter().map(|(policy, prefix)| Write::Remove { policy: *policy, prefix: *prefix });
-    settle(put.chain(guard).chain(port).chain(release).chain(unguard).chain(remove))
+    with_grace_periods(put.chain(guard).chain(port).chain(release).chain(unguard).chain(remove))
 }
 
 impl Tables {
@@ -349,7 +308,7 @@ impl Tables {
             Write::Unguard { key } => drop(self.guards.remove(&key)),
             Write::Put { policy, prefix, verdict } => drop(self.prefixes.insert((policy, prefix), verdict)),
             Write::Remove { policy, prefix } => drop(self.prefixes.remove(&(policy, prefix))),
-            Write::Settle => {}
+            Write::GracePeriod => {}
         }
     }
 
@@ -543,7 +502,7 @@ mod tests {
             for write in writes(&from, &to) {
                 now.note(write);
                 match write {
-                    Write::Settle => seen.push(vec![now.clone()]),
+                    Write::GracePeriod => seen.push(vec![now.clone()]),
                     _ => seen.last_mut().unwrap().push(now.clone()),
                 }
             }

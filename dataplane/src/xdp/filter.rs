@@ -1,6 +1,6 @@
 //! The filter: program, maps and pins of one edge. Opens them over what an edge before left, applies lists, attaches.
 //!
-//! Maps that cannot be taken over (another layout, somebody else's, damaged) are left alone while new ones beside them
+//! Maps that cannot be taken over (another layout, another program's, damaged) are left alone while new ones beside them
 //! are filled; the links' program is then replaced, and only after that the old maps go.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +12,11 @@ use ebbgate_ebpf as shared;
 use ebbgate_model::Prefix;
 
 use super::compile::{CompileError, Destination, Guarded, compile};
+use super::interfaces;
 use super::links::{self, Held, LinkError};
 use super::maps::{self, Counters, Drops, Maps, MapsError, Rates};
 use super::pins::{Pins, PinsError};
-use super::{Mode, interfaces};
+use super::settings::Mode;
 
 /// Why the kernel does not enforce.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +63,7 @@ pub enum Change {
     Lost(String),
     /// The program does not go on it.
     Failed(String, LinkError),
-    /// Somebody removed the pin.
+    /// The pin was removed.
     Unpinned(String),
 }
 
@@ -222,7 +223,7 @@ impl Filter {
     }
 }
 
-/// Without the verifier's pages, which stand in the log at level debug.
+/// Without the verifier's pages, which are in the log at level debug.
 fn refusal(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, .. } => io_error.to_string(),

@@ -51,12 +51,12 @@ pub enum Parsed {
     Unclear {
         /// Which of both.
         reason: Reason,
-        /// As far as is known, for whom.
+        /// Its destination, as far as it is known.
         towards: Towards,
     },
 }
 
-/// Whom an unclear frame is for.
+/// The destination of an unclear frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Towards {
     /// Not even the family is known.

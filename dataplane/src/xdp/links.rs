@@ -7,13 +7,13 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpError, XdpLink};
 use aya::programs::{ProgramError, Xdp, XdpMode};
 
-use super::Mode;
 use super::pins::{LinkPin, Pins, PinsError};
+use super::settings::Mode;
 
 /// Why an interface is not guarded.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// Somebody else's program is there.
+    /// Another program is there.
     #[error("another XDP program is on {0}; take it off with `ip link set dev {0} xdp off` or its own tool")]
     Foreign(String),
     /// No mode that was asked for works there.
@@ -34,11 +34,11 @@ pub enum LinkError {
 /// What became of a link that was made or taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// It stands.
+    /// It is in place.
     Yes,
-    /// Its interface is gone, or somebody ended it.
+    /// Its interface is gone, or the link was ended.
     Ended,
-    /// Its pin was removed: somebody took the program off on purpose.
+    /// Its pin was removed: the program was detached on purpose.
     Unpinned,
 }
 
@@ -91,7 +91,7 @@ pub fn attach(
     Err(LinkError::Unsupported { interface: interface.to_owned(), modes, reason })
 }
 
-/// Whether a link still stands, with this program in it.
+/// Whether a link is still in place, with this program in it.
 pub fn look(program: &mut Xdp, pin: &LinkPin) -> Held {
     if !pin.path.exists() {
         return Held::Unpinned;

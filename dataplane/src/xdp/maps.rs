@@ -6,74 +6,25 @@ mod batch;
 mod counters;
 mod drops;
 mod key;
+mod shapes;
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError, MapInfo, MapType};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::maps::{Array, HashMap, IterableMap as _, MapData, MapError};
+use aya::{Ebpf, EbpfLoader};
 use ebbgate_ebpf as shared;
 
-use super::compile::{Tables, Write, writes};
-use batch::{Batch, delete_batch, read_all, settle, update_batch};
+use super::compile::{Tables, writes};
+use super::write::Write;
+use batch::{BATCH_ENTRIES_MAX, Batch, delete_batch, read_all, update_batch, wait_grace_period};
 use key::{KEY_V4, KEY_V6};
+use shapes::{PINNED, check_pins, failed, full, is_full, take, trie, typed};
 
 pub use counters::{Count, Counters};
 pub use drops::{Drops, Sample};
-
-/// Entries that one system call writes or reads.
-const BATCH_ENTRIES_MAX: usize = 65_536;
-
-/// Why the kernel maps cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum MapsError {
-    /// The object cannot be loaded: usually no `CAP_BPF` and `CAP_NET_ADMIN`, or a kernel without BPF.
-    #[error(
-        "the XDP program's maps cannot be made (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and Linux 5.18)"
-    )]
-    Load(#[source] Box<EbpfError>),
-    /// What is pinned under a map's name is another map.
-    #[error("{} is not a map of this program; remove {} and start again", path.display(), folder(path))]
-    Foreign {
-        /// Which pin.
-        path: PathBuf,
-    },
-    /// The object does not hold what this edge was built for.
-    #[error("the XDP object has no map {0}; build it again with `cargo xtask ebpf`")]
-    Missing(&'static str),
-    /// A map could not be read or written.
-    #[error("kernel map {map} could not be used")]
-    Map {
-        /// Which map.
-        map: &'static str,
-        /// What the kernel said.
-        source: MapError,
-    },
-    /// A map takes no more entries.
-    #[error("kernel map {map} is full: it takes {entries} entries")]
-    Full {
-        /// Which map.
-        map: &'static str,
-        /// How many it takes.
-        entries: u32,
-    },
-    /// The kernel does not say when every packet that was being judged has its verdict.
-    #[error("membarrier(2) failed, which every Linux has unless a seccomp filter forbids it")]
-    Settle(#[source] io::Error),
-    /// A batch of a map's entries could not be read or written.
-    #[error("kernel map {map} could not be used")]
-    Batch {
-        /// Which map.
-        map: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-fn folder(pin: &Path) -> std::path::Display<'_> {
-    pin.parent().unwrap_or(pin).display()
-}
+pub use shapes::MapsError;
 
 /// What may be set while the program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,17 +37,6 @@ pub struct Rates {
     pub sample_one_in: u32,
 }
 
-/// The maps that outlive a process by their pins: name, kind, bytes of key and value, entries.
-const PINNED: [(&str, MapType, u32, u32, u32); 7] = [
-    (shared::PORTS, MapType::Array, 4, 4, shared::PORTS_ENTRIES),
-    (shared::GUARDS, MapType::Hash, 20, 4, shared::GUARDS_MAX),
-    (shared::PREFIXES_V4, MapType::LpmTrie, 12, 4, shared::PREFIXES_ENTRIES),
-    (shared::PREFIXES_V6, MapType::LpmTrie, 24, 4, shared::PREFIXES_ENTRIES),
-    (shared::COUNTERS, MapType::PerCpuArray, 4, 8, shared::COUNTERS_ENTRIES),
-    (shared::CONFIG, MapType::Array, 4, 24, 1),
-    (shared::BUCKETS, MapType::LruHash, 16, 16, shared::BUCKETS_MAX),
-];
-
 /// Makes the maps of `object`, or takes those pinned in the folder `pins`, which must be there on a BPF file system;
 /// without `pins` they live as long as what is returned. The program itself is not yet loaded.
 pub fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, MapsError> {
@@ -108,24 +48,6 @@ pub fn load(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, MapsError> {
         }
     }
     loader.load(object).map_err(|source| MapsError::Load(Box::new(source)))
-}
-
-/// The library takes any pinned map as it is; one of another shape would have the kernel write past our buffers.
-fn check_pins(dir: &Path) -> Result<(), MapsError> {
-    for (name, kind, key, value, entries) in PINNED {
-        let path = dir.join(name);
-        if !path.exists() {
-            continue;
-        }
-        let is_ours = MapInfo::from_pin(&path).is_ok_and(|info| {
-            info.map_type().ok() == Some(kind)
-                && (info.key_size(), info.value_size(), info.max_entries()) == (key, value, entries)
-        });
-        if !is_ours {
-            return Err(MapsError::Foreign { path });
-        }
-    }
-    Ok(())
 }
 
 /// The maps, and what they hold.
@@ -182,7 +104,7 @@ impl Maps {
         &self.tables
     }
 
-    /// The counters, to be read beside whoever owns the maps.
+    /// The counters, for a reader beside the owner of the maps.
     pub fn counters(&self) -> Result<Counters, MapsError> {
         self.counters.try_clone()
     }
@@ -244,9 +166,9 @@ impl Maps {
             Lane::PutV6 => update_batch(v6, &key::v6(writes), &verdicts(writes)).of(shared::PREFIXES_V6),
             Lane::RemoveV4 => delete_batch(v4, &key::v4(writes)).of(shared::PREFIXES_V4),
             Lane::RemoveV6 => delete_batch(v6, &key::v6(writes)).of(shared::PREFIXES_V6),
-            Lane::Settle => match settle() {
+            Lane::Settle => match wait_grace_period() {
                 Ok(()) => Batch { done: writes.len(), result: Ok(()) },
-                Err(source) => Batch { done: 0, result: Err(MapsError::Settle(source)) },
+                Err(source) => Batch { done: 0, result: Err(MapsError::GracePeriod(source)) },
             },
             Lane::Listener => {
                 let mut done = 0;
@@ -272,7 +194,7 @@ impl Maps {
                 Err(MapError::KeyNotFound) => Ok(()),
                 removed => removed.map_err(failed(shared::GUARDS)),
             },
-            Write::Put { .. } | Write::Remove { .. } | Write::Settle => Ok(()),
+            Write::Put { .. } | Write::Remove { .. } | Write::GracePeriod => Ok(()),
         }
     }
 }
@@ -310,7 +232,7 @@ impl Lane {
             Write::Put { .. } => Self::PutV6,
             Write::Remove { prefix, .. } if prefix.net().addr().is_ipv4() => Self::RemoveV4,
             Write::Remove { .. } => Self::RemoveV6,
-            Write::Settle => Self::Settle,
+            Write::GracePeriod => Self::Settle,
         }
     }
 }
@@ -320,41 +242,9 @@ fn verdicts(writes: &[Write]) -> Vec<u32> {
     writes.iter().filter_map(verdict).collect()
 }
 
-fn failed(map: &'static str) -> impl Fn(MapError) -> MapsError {
-    move |source| match source {
-        MapError::SyscallError(error) if is_full(&error.io_error) => full(map),
-        source => MapsError::Map { map, source },
-    }
-}
-
-/// Hash maps say E2BIG, tries ENOSPC.
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC))
-}
-
-fn full(map: &'static str) -> MapsError {
-    let entries = PINNED.iter().find(|(name, ..)| *name == map).map_or(0, |(.., entries)| *entries);
-    MapsError::Full { map, entries }
-}
-
 impl Batch<io::Error> {
     fn of(self, map: &'static str) -> Batch<MapsError> {
         let error = |source| if is_full(&source) { full(map) } else { MapsError::Batch { map, source } };
         Batch { done: self.done, result: self.result.map_err(error) }
-    }
-}
-
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, MapsError> {
-    ebpf.take_map(name).ok_or(MapsError::Missing(name))
-}
-
-fn typed<M: TryFrom<Map, Error = MapError>>(map: Map, name: &'static str) -> Result<M, MapsError> {
-    map.try_into().map_err(failed(name))
-}
-
-fn trie(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, MapsError> {
-    match take(ebpf, name)? {
-        Map::LpmTrie(data) => Ok(data),
-        _ => Err(MapsError::Missing(name)),
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use ebbgate_ebpf as shared;
 
-use super::Mode;
+use super::settings::Mode;
 
 /// What statfs says of a BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;

@@ -7,8 +7,8 @@ use aya::programs::{ProgramError, TestRun as _, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use ebbgate_ebpf as shared;
 
-use super::OBJECT;
 use super::maps::{Drops, Maps, MapsError};
+use super::settings::OBJECT;
 
 /// Bytes of the shortest frame that the kernel takes.
 pub const FRAME_BYTES_MIN: usize = 14;

@@ -46,7 +46,7 @@ async fn a_fresh_credential_used_at_once_waits_for_its_generation() {
         })
     };
     // The edge has heard of the login, and does not know the token yet.
-    while lab.edge.waiting_logins.count() == 0 {
+    while lab.agents.waiting_logins.count() == 0 {
         tokio::task::yield_now().await;
         assert!(!login.is_finished(), "refused at once");
     }
@@ -58,7 +58,7 @@ async fn a_fresh_credential_used_at_once_waits_for_its_generation() {
     });
     let agent = login.await.unwrap().unwrap_or_else(|error| panic!("{error}"));
     agent.bind(TARGET).await;
-    assert_eq!(lab.edge.waiting_logins.count(), 0);
+    assert_eq!(lab.agents.waiting_logins.count(), 0);
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 
 use std::convert::Infallible;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ebbgate_edge::feed::Feed;
 use ebbgate_edge::state::saved::{Saved, Written};
+use ebbgate_edge::xdp::{Settings, XdpHandle};
 use ebbgate_model::feed::{FEED_PATH, FromEdge, ToEdge};
 use ebbgate_model::{
     AccountId, Action, Binding, CertificateId, CertificateSpec, CloudEndpointSpec, EdgeId, EndpointId,
@@ -96,6 +98,11 @@ fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
         socket: dir.join("edge.sock"),
         id: EdgeId::new(ksuid(1)),
         edge: lab.edge.clone(),
+        agents: lab.agents.clone(),
+        xdp: Arc::new(
+            XdpHandle::start(Settings::default(), lab.edge.changes.clone(), lab.edge.blocklist.clone())
+                .unwrap(),
+        ),
         saved: Saved::open(&dir.join("edge")).unwrap(),
         events: std::mem::replace(&mut lab.events, none),
     };

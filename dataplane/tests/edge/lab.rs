@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use ebbgate_edge::net::listen::{self, Caps};
+use ebbgate_edge::agents::Agents;
+use ebbgate_edge::feed::install;
+use ebbgate_edge::net::listen::{self, ConnLimits};
 use ebbgate_edge::net::ring::Form;
 use ebbgate_edge::net::tls::provider;
-use ebbgate_edge::shard::{self, Entrance};
-use ebbgate_edge::state::edge::{Edge, Parts, Stage, Waits};
-use ebbgate_edge::state::jwks::{Fetcher, Keys};
-use ebbgate_edge::state::metrics::Metrics;
+use ebbgate_edge::shard;
+use ebbgate_edge::state::edge::{Edge, Stage, Waits};
+use ebbgate_edge::state::jwks::Fetcher;
+use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
-use ebbgate_edge::state::report::Reports;
 use ebbgate_edge::state::tables::Tables;
-use ebbgate_edge::xdp::{Guard, Settings};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{
     AccountId, Acl, AddressId, AddressSpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
@@ -38,7 +38,6 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -128,6 +127,7 @@ fn key_of(pem: &str) -> PrivateKeyDer<'static> {
 /// A running edge. Stops when dropped.
 pub(crate) struct Lab {
     pub(crate) edge: Arc<Edge>,
+    pub(crate) agents: Arc<Agents>,
     pub(crate) authority: Authority,
     pub(crate) tls: SocketAddr,
     pub(crate) connect: SocketAddr,
@@ -157,45 +157,39 @@ impl Lab {
 
     /// The same, where relays may rest this many seconds.
     pub(crate) fn with_idle(relay_idle_secs: u64) -> Self {
-        let metrics = Metrics::new();
-        let (reports, events) = Reports::new(metrics.events_dropped.clone());
-        let edge = Edge::new(Parts {
-            caps: Caps::new(5000, 5000),
-            metrics,
-            reports,
-            keys: Keys::new(Fetcher::new(None, true).unwrap()),
-            tickets: TicketKey::new(&[7; 32]),
-            waits: Waits { relay_idle_secs, half_closed_secs: 60 },
-            guard: Guard::start(Settings::default()).unwrap(),
-            background: Handle::current(),
-            ports: Ports::new("127.0.0.1".parse().unwrap(), SHARDS),
-        });
-        let mailboxes = edge.mailboxes(SHARDS);
+        let fetcher = Fetcher::new(None, true).unwrap();
+        let ports = Ports::new("127.0.0.1".parse().unwrap(), SHARDS);
+        let waits = Waits { relay_idle_secs, half_closed_secs: 60 };
+        let (edge, events) =
+            Edge::new(ConnLimits::new(5000, 5000), fetcher, TicketKey::new(&[7; 32]), waits, ports);
+        let edge = Arc::new(edge);
+        let agents = Agents::new(Arc::clone(&edge));
+        let mailboxes = edge.mailboxes.open(SHARDS);
         let authority = Authority::new("lab");
         let port = free_port();
         let program = program(&authority, port);
-        edge.install(Tables::compile(program.clone(), &Tables::default()).unwrap());
+        install(&agents, Tables::compile(program.clone(), &Tables::default()).unwrap());
         let listen = |entrance: Entrance| {
             let (address, listeners) =
                 listen::bind(entrance.name(), "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
-            edge.listen(&entrance, listeners);
+            edge.mailboxes.listen(&entrance, listeners);
             address
         };
         let (tls, connect) = (listen(Entrance::Tls), listen(Entrance::Connect));
         let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let quic = edge.listen_quic(socket).unwrap();
         let start = |(index, mailbox)| {
-            let edge = Arc::clone(&edge);
-            std::thread::spawn(move || shard::run(index, Form::Ring, edge, mailbox).unwrap())
+            let agents = Arc::clone(&agents);
+            std::thread::spawn(move || shard::run(index, Form::Ring, agents, mailbox).unwrap())
         };
         let threads = mailboxes.into_iter().enumerate().map(start).collect();
-        Self { edge, authority, tls, connect, quic, port, events, program, threads }
+        Self { edge, agents, authority, tls, connect, quic, port, events, program, threads }
     }
 
     /// From now on visitors and agents come to one address.
     pub(crate) fn share(&mut self) {
         let (address, listeners) = listen::bind("shared", "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
-        self.edge.listen(&Entrance::Shared, listeners);
+        self.edge.mailboxes.listen(&Entrance::Shared, listeners);
         (self.tls, self.connect) = (address, address);
     }
 
@@ -204,7 +198,7 @@ impl Lab {
         change(&mut self.program);
         self.program.generation += 1;
         let tables = Tables::compile(self.program.clone(), &self.edge.tables.load()).unwrap();
-        self.edge.install(tables);
+        install(&self.agents, tables);
     }
 
     /// Adds a cloud endpoint of account 1.

@@ -1,4 +1,4 @@
-//! Agents over QUIC, both ends real: sessions, attachments, paths that lose, delay, swallow and move.
+//! Agents over QUIC, both ends real: sessions, attachments, paths that lose, delay, consume and move.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,7 +213,7 @@ async fn codes_arrive_as_on_the_mux() {
     }
     let dialled = refusing.await.unwrap();
     other.kill();
-    while lab.edge.sessions.all().len() > 1 {
+    while lab.agents.sessions.all().len() > 1 {
         tokio::task::yield_now().await;
     }
     while lab.event().await.error.is_none() {
@@ -361,7 +361,7 @@ async fn a_flood_of_first_packets_is_asked_to_prove_itself() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(metrics.agent_connections_open.get(), 0);
-    assert_eq!(lab.edge.caps.total(), 0, "nobody's share is used up by packets that anybody may have sent");
+    assert_eq!(lab.edge.limits.total(), 0, "nobody's share is used up by packets that anybody may have sent");
     let honest = Dialled::new(&lab, lab.quic, "localhost").await.unwrap();
     assert!(honest.session(TOKEN).await.reply.error.is_empty());
     drop(flood);

@@ -96,6 +96,18 @@ async fn requests_reach_the_agent_from_either_shard() {
         let answer = get(&lab, API).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("patients"), "{answer}");
     }
+    let page = lab.edge.metrics.text();
+    let count = |name: &str| {
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("ebbgate_edge_upstream_connections_{name} ")));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    let (opened, reused) = (count("opened_total"), count("reused_total"));
+    assert!(
+        opened <= 2 && opened + reused == 16,
+        "visitors of a shard share: {opened} opened, {reused} reused"
+    );
     let (mut requests, mut connections) = (0, 0);
     while requests < 16 || connections < 16 {
         match lab.events.recv().await.unwrap() {

@@ -13,7 +13,7 @@ use http::{HeaderMap, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::spawn_local;
 
-use crate::lab::{Lab, Made, https_conn, local, read_strictly, scripted, strict_upstream};
+use crate::lab::{KEPT_UPSTREAM, Lab, Made, https_conn, local, read_strictly, scripted, strict_upstream};
 
 /// An upstream over h2c that echoes bodies message by message and ends with trailers.
 fn echo() -> impl Fn(DuplexStream) + 'static {
@@ -89,7 +89,7 @@ async fn grpc_keeps_its_trailers_both_ways() {
             assert_eq!(trailers["grpc-status"], "0");
             assert_eq!(trailers["x-checksum"], "1");
         }
-        assert_eq!(lab.opened(), 1, "requests of one visitor share an HTTP/2 connection to the upstream");
+        assert_eq!(lab.opened(), 1, "requests share an HTTP/2 connection to the upstream");
     })
     .await;
 }
@@ -118,7 +118,7 @@ async fn a_shared_connection_that_nobody_uses_is_given_back() {
         let (answer, _send) = sender.send_request(grpc(), true).unwrap();
         assert_eq!(answer.await.unwrap().status(), 200, "a request under way is use");
         assert!(!ended.get());
-        tokio::time::sleep(Limits::default().kept_upstream * 2).await;
+        tokio::time::sleep(KEPT_UPSTREAM * 2).await;
         assert!(ended.get(), "the visitor stays, the agent's stream does not");
         assert_eq!(lab.opened(), 1);
     })

@@ -6,34 +6,64 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
-use ebbgate_edge::http::limits::Limits;
+use ebbgate_edge::http::UpstreamPools;
+use ebbgate_edge::http::limits::{KEPT_UPSTREAM_SECS_MAX, Limits};
 use ebbgate_edge::state::endpoint::{Endpoint, Kind};
+use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
-use ebbgate_edge::tunnel::session::{AgentRef, OpenError, SessionState};
+use ebbgate_edge::tunnel::session::{AgentRef, OpenError, ProxyProtocol, SessionState, Slot};
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
 };
 use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, References};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use ebbgate_tunnel::driver::SessionHandle;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 /// Bytes a lab's stream holds.
 pub(crate) const PIPE_BYTES: usize = 64 * 1024;
 
+/// How long the lab's pools keep an idle connection.
+pub(crate) const KEPT_UPSTREAM: Duration = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
+
 type Serve = Rc<dyn Fn(DuplexStream)>;
 
 /// See the module.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Lab(Rc<Inner>);
 
-#[derive(Default)]
+impl Default for Lab {
+    fn default() -> Self {
+        let metrics = Metrics::new();
+        Self(Rc::new(Inner {
+            upstream_pools: UpstreamPools::new(&metrics, KEPT_UPSTREAM),
+            metrics,
+            public: RefCell::default(),
+            internal: RefCell::default(),
+            pools: RefCell::default(),
+            upstreams: RefCell::default(),
+            events: RefCell::default(),
+            opened: Cell::default(),
+            made: Cell::default(),
+            drain: tokio::sync::watch::Sender::default(),
+            closed: RefCell::default(),
+        }))
+    }
+}
+
 struct Inner {
+    upstream_pools: UpstreamPools,
+    metrics: Metrics,
     public: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     internal: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     pools: RefCell<HashMap<String, Pool>>,
@@ -47,7 +77,7 @@ struct Inner {
 }
 
 impl Gateway for Lab {
-    type Stream = DuplexStream;
+    type Stream = Held;
 
     fn public(&self, scheme: Scheme, host: &Host, port: u16) -> Option<Pool> {
         let find = |host: &str| {
@@ -72,13 +102,17 @@ impl Gateway for Lab {
         _: SocketAddr,
         _: SocketAddr,
         _: Scheme,
-    ) -> Result<DuplexStream, OpenError> {
+    ) -> Result<Held, OpenError> {
+        let Kind::Agent(to) = &agent.kind else { return Err(OpenError::NoAgent(agent.id)) };
+        let session = &to.session;
+        session.make_room().await;
+        let slot = session.slot()?;
         let serve = self.0.upstreams.borrow().get(&agent.id).cloned();
         let serve = serve.ok_or(OpenError::SessionEnded(session_id(0)))?;
         self.0.opened.set(self.0.opened.get() + 1);
         let (near, far) = duplex(PIPE_BYTES);
         serve(far);
-        Ok(near)
+        Ok(Held { io: near, _slot: slot })
     }
 
     async fn keys(&self, _: AccountId, _: &str, _: bool) -> Result<Arc<KeySet>, String> {
@@ -105,6 +139,36 @@ impl Gateway for Lab {
     }
 }
 
+/// A stream, and its place in the agent's session.
+pub(crate) struct Held {
+    io: DuplexStream,
+    _slot: Slot,
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
 pub(crate) fn account(n: u8) -> AccountId {
     AccountId::new(Ksuid::new(1_700_000_000, [n; 16]))
 }
@@ -119,11 +183,30 @@ pub(crate) struct Made {
     pub(crate) account: u8,
     pub(crate) policy: Option<&'static str>,
     pub(crate) http2: bool,
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
+    pub(crate) shows_client: bool,
+    /// Streams that its agent's session takes.
+    pub(crate) streams_max: usize,
+}
+
+/// Upstream connections as the edge counts them.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) opened: u64,
+    pub(crate) reused: u64,
+    pub(crate) idle: i64,
 }
 
 impl Default for Made {
     fn default() -> Self {
-        Self { account: 1, policy: None, http2: false }
+        Self {
+            account: 1,
+            policy: None,
+            http2: false,
+            proxy_protocol: None,
+            shows_client: false,
+            streams_max: 1_000,
+        }
     }
 }
 
@@ -146,13 +229,30 @@ impl Lab {
         made: Made,
         serve: impl Fn(DuplexStream) + 'static,
     ) -> Arc<Endpoint> {
-        let session = Arc::new(SessionState::new(session_id(self.0.made.get()), 0, 1_000));
+        let session = Arc::new(SessionState::new(
+            session_id(self.0.made.get()),
+            SessionHandle::ended(),
+            Arc::default(),
+            made.streams_max,
+        ));
+        self.agent_of(session, url, made, serve)
+    }
+
+    /// Another endpoint of an agent's session.
+    pub(crate) fn agent_of(
+        &self,
+        session: Arc<SessionState>,
+        url: &str,
+        made: Made,
+        serve: impl Fn(DuplexStream) + 'static,
+    ) -> Arc<Endpoint> {
         let agent = AgentRef {
             session,
             bind: "bind".into(),
-            proxy_protocol: None,
+            proxy_protocol: made.proxy_protocol,
             tls_termination: None,
             health: Arc::default(),
+            shows_client: made.shows_client,
         };
         let endpoint = self.endpoint(url, Kind::Agent(agent), made);
         self.0.upstreams.borrow_mut().insert(endpoint.id, Rc::new(serve));
@@ -201,6 +301,24 @@ impl Lab {
         self.0.pools.borrow_mut().clear();
     }
 
+    /// The endpoint object is another one from now on, as after a change of its account's objects.
+    pub(crate) fn replace(&self, endpoint: &Endpoint) {
+        let Kind::Agent(agent) = &endpoint.kind else { panic!("an agent's endpoint") };
+        let replaced = Arc::new(Endpoint {
+            id: endpoint.id,
+            account: endpoint.account,
+            url: endpoint.url.clone(),
+            binding: endpoint.binding,
+            facts: endpoint.facts.clone(),
+            engine: endpoint.engine.clone(),
+            kind: Kind::Agent(agent.clone()),
+            upstream_http2: endpoint.upstream_http2,
+            pooling_enabled: endpoint.pooling_enabled,
+        });
+        self.0.public.borrow_mut().insert(endpoint.url.to_string(), vec![replaced]);
+        self.0.pools.borrow_mut().clear();
+    }
+
     /// The account lets nobody in from now on.
     pub(crate) fn close(&self, account: AccountId) {
         self.0.closed.borrow_mut().insert(account);
@@ -221,6 +339,16 @@ impl Lab {
         self.0.opened.get()
     }
 
+    /// Upstream connections as the edge counts them.
+    pub(crate) fn counted(&self) -> Counted {
+        let metrics = &self.0.metrics;
+        Counted {
+            opened: metrics.upstream_connections_opened.get(),
+            reused: metrics.upstream_connections_reused.get(),
+            idle: metrics.upstream_connections_idle.get(),
+        }
+    }
+
     /// The events so far.
     pub(crate) fn events(&self) -> Vec<RequestEvent> {
         self.0.events.borrow().clone()
@@ -229,8 +357,17 @@ impl Lab {
     /// A visitor's connection; the task ends with it.
     pub(crate) fn visit(&self, conn: HttpConn, limits: Limits) -> (DuplexStream, JoinHandle<HttpOutcome>) {
         let (near, far) = duplex(PIPE_BYTES);
-        let serving = ebbgate_edge::http::serve_with(self.clone(), far, conn, limits);
-        (near, spawn_local(serving))
+        (near, spawn_local(self.serve(far, conn, limits)))
+    }
+
+    /// Serves a visitor's connection.
+    pub(crate) fn serve(
+        &self,
+        io: DuplexStream,
+        conn: HttpConn,
+        limits: Limits,
+    ) -> impl Future<Output = HttpOutcome> + use<> {
+        ebbgate_edge::http::serve_with(self.clone(), self.0.upstream_pools.clone(), io, conn, limits)
     }
 
     /// A clear-text visitor's connection with the documented limits.
@@ -261,8 +398,13 @@ fn engine(policy: &'static str) -> Arc<Engine> {
 
 /// A clear-text connection.
 pub(crate) fn http_conn() -> HttpConn {
+    http_conn_from("192.0.2.7:40000")
+}
+
+/// A clear-text connection from this address.
+pub(crate) fn http_conn_from(client: &str) -> HttpConn {
     let facts = ConnFacts {
-        client: "192.0.2.7:40000".parse().unwrap(),
+        client: client.parse().unwrap(),
         server: "192.0.2.1:80".parse().unwrap(),
         region: "lab".into(),
         start_unix_ms: 1_700_000_000_000,

@@ -7,13 +7,14 @@
 )]
 
 mod answers;
+mod codec;
 mod desync;
 mod downgrade;
 mod floods;
-mod framer;
 mod frames;
 mod grpc;
 mod lab;
 mod rfc9113;
 mod stalls;
+mod upstreams;
 mod walk;

@@ -6,7 +6,7 @@ use ebbgate_edge::dispatch::gateway::HttpConn;
 use ebbgate_edge::http::limits::{
     HEAD_SECS_MAX, IDLE_SECS_MAX, KEEP_ALIVE_SECS_MAX, LINGER_SECS_MAX, Limits, PACE_SECS, WRITE_PACE_SECS,
 };
-use ebbgate_edge::net::listen::Caps;
+use ebbgate_edge::net::listen::ConnLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep};
 
@@ -106,7 +106,7 @@ fn http2(frames: &[Vec<u8>]) -> Vec<u8> {
 
 /// A source that has as many slow visitors as it may.
 fn crowded() -> Limits {
-    Limits { slow: Caps::new(16, 0), ..Limits::default() }
+    Limits { slow: ConnLimits::new(16, 0), ..Limits::default() }
 }
 
 /// Every kind of stall: whether it speaks HTTP/2, the setting that ends it alone, and the one that ends it in a crowd.
@@ -215,7 +215,7 @@ async fn a_source_may_have_a_few_slow_bodies_and_the_next_is_closed() {
     local(async {
         let lab = Lab::default();
         big_answers(&lab, "http://a.example.com");
-        let limits = Limits { slow: Caps::new(16, 2), ..Limits::default() };
+        let limits = Limits { slow: ConnLimits::new(16, 2), ..Limits::default() };
         let mut ends = Vec::new();
         for _ in 0..5 {
             let (mut io, serving) = lab.visit(http_conn(), limits.clone());
@@ -303,7 +303,8 @@ async fn a_visitor_that_does_not_read_its_refusal_is_not_waited_for() {
     local(async {
         // Less room than the refusal takes.
         let (mut visitor, io) = tokio::io::duplex(64);
-        let serving = ebbgate_edge::http::serve_with(Lab::default(), io, http_conn(), Limits::default());
+        let lab = Lab::default();
+        let serving = lab.serve(io, http_conn(), Limits::default());
         let serving = tokio::task::spawn_local(serving);
         visitor.write_all(b"GET / HTTP/9\r\n\r\n").await.unwrap();
         let started = Instant::now();

@@ -9,7 +9,8 @@ use ebbgate_model::ErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::lab::{
-    Lab, Made, http_conn, https_conn, local, read_strictly, read_until, scripted, strict_upstream,
+    KEPT_UPSTREAM, Lab, Made, http_conn, https_conn, local, read_strictly, read_until, scripted,
+    strict_upstream,
 };
 
 const FORWARD: &str = r#"{"on_http_request":[{"actions":[{"type":"forward-internal","config":{"url":"https://rest.clinic1.internal"}}]}]}"#;
@@ -476,7 +477,7 @@ async fn a_kept_stream_that_rests_is_given_back() {
         let (mut io, serving) = lab.visit_http();
         io.write_all(b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n").await.unwrap();
         read_until(&mut io, "hello").await;
-        let kept = Limits::default().kept_upstream;
+        let kept = KEPT_UPSTREAM;
         tokio::time::sleep(kept.mul_f32(0.9)).await;
         assert!(!ended.get(), "kept for the next request");
         tokio::time::sleep(kept / 2).await;

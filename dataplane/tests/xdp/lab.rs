@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use aya::programs::links::{FdLink, PinnedLink};
+use ebbgate_edge::state::blocklist::Blocklist;
+use ebbgate_edge::state::changes::Changes;
 use ebbgate_edge::state::tables::Tables;
 use ebbgate_edge::xdp::interfaces::Interfaces;
-use ebbgate_edge::xdp::owned::{Listening, Occupant};
-use ebbgate_edge::xdp::{Guard, OBJECT, Settings, Wanted, pins};
+use ebbgate_edge::xdp::offload::{Listening, PortOwner};
+use ebbgate_edge::xdp::{OBJECT, Settings, Wanted, XdpHandle, pins};
 use ebbgate_lab::program::{skip, variable};
 use ebbgate_model::feed::{EnforcementReport, Enforcer};
 use ebbgate_model::{
@@ -125,6 +129,21 @@ pub(crate) struct Lab {
     listeners: Vec<TcpListener>,
 }
 
+/// A guard, and the state it shares with its edge.
+pub(crate) struct Running {
+    handle: XdpHandle,
+    changes: Arc<Changes>,
+    pub(crate) blocklist: Arc<ArcSwap<Blocklist>>,
+}
+
+impl Deref for Running {
+    type Target = XdpHandle;
+
+    fn deref(&self) -> &XdpHandle {
+        &self.handle
+    }
+}
+
 impl Lab {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -146,7 +165,7 @@ impl Lab {
         let listening = Listening {
             shared: vec![SocketAddr::new("0.0.0.0".parse().unwrap(), port(1))],
             tcp_bind: "0.0.0.0".parse().unwrap(),
-            tcp: BTreeMap::from([(port(0), Occupant::Alone(endpoint()))]),
+            tcp: BTreeMap::from([(port(0), PortOwner::One(endpoint()))]),
         };
         let settings = Settings {
             object: OBJECT,
@@ -216,16 +235,19 @@ impl Lab {
     }
 
     pub(crate) fn occupied_by_others(&self) {
-        self.wanted.lock().unwrap().listening.tcp.insert(self.port, Occupant::Others);
+        self.wanted.lock().unwrap().listening.tcp.insert(self.port, PortOwner::Several);
     }
 
     pub(crate) fn occupied_alone(&self) {
-        self.wanted.lock().unwrap().listening.tcp.insert(self.port, Occupant::Alone(endpoint()));
+        self.wanted.lock().unwrap().listening.tcp.insert(self.port, PortOwner::One(endpoint()));
     }
 
     /// A guard at work. It sees later changes of the lab when it is told to look.
-    pub(crate) fn guard(&self) -> Guard {
-        let guard = Guard::start(self.settings.clone()).unwrap();
+    pub(crate) fn guard(&self) -> Running {
+        let (changes, blocklist) = (Arc::<Changes>::default(), Arc::<ArcSwap<Blocklist>>::default());
+        let handle =
+            XdpHandle::start(self.settings.clone(), Arc::clone(&changes), Arc::clone(&blocklist)).unwrap();
+        let guard = Running { handle, changes, blocklist };
         // A copy: what the lab wants later is for a guard that starts later, or is told.
         let wanted = Arc::new(Mutex::new(self.wanted.lock().unwrap().clone()));
         guard.begin({
@@ -243,26 +265,26 @@ impl Lab {
         guard
     }
 
-    pub(crate) fn guard_until_xdp(&self) -> Guard {
+    pub(crate) fn guard_until_xdp(&self) -> Running {
         let guard = self.guard();
         self.until(&guard, Enforcer::Xdp, "");
         guard
     }
 
-    pub(crate) fn look(&self, guard: &Guard) {
-        guard.look();
+    pub(crate) fn look(&self, guard: &Running) {
+        guard.changes.note();
         self.settle(guard);
     }
 
     #[expect(clippy::unused_self, reason = "reads like the rest")]
-    pub(crate) fn settle(&self, guard: &Guard) {
+    pub(crate) fn settle(&self, guard: &XdpHandle) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(guard.settled());
+        runtime.block_on(guard.applied());
     }
 
     /// Waits until the endpoint is enforced so, for a reason with these words.
     #[expect(clippy::unused_self, reason = "reads like the rest")]
-    pub(crate) fn until(&self, guard: &Guard, by: Enforcer, words: &str) -> EnforcementReport {
+    pub(crate) fn until(&self, guard: &XdpHandle, by: Enforcer, words: &str) -> EnforcementReport {
         let mut last = None;
         let deadline = Instant::now() + Duration::from_secs(SOON_SECS_MAX);
         while Instant::now() < deadline {

@@ -3,11 +3,11 @@
 //!
 //! A function returns when the property holds and panics when it does not; it never asserts that an input is *good*.
 
+mod codec;
 mod frame;
 mod records;
 
-use bytes::{Bytes, BytesMut};
-use ebbgate_edge::http::framing::{Refusal, RequestFramer, Step};
+use bytes::BytesMut;
 use ebbgate_edge::net::detect::{Detected, HELLO_BYTES_MAX, detect as look};
 use ebbgate_model::{Acl, Binding, EndpointUrl, Prefix, Program, Scheme};
 use ebbgate_policy::{CheckContext, Engine, Owner, References, check};
@@ -15,6 +15,7 @@ use ebbgate_wire::link::{CLAIM_BYTES_MAX, DATA_BYTES_MAX, Frame, Phase};
 use ebbgate_wire::mux::{Limits, Mux, MuxEvent, Readable, Role};
 use ebbgate_wire::rpc::{Auth, Bind, ObjectReader};
 
+pub use codec::framing;
 pub use frame::frame;
 pub use records::records;
 
@@ -166,37 +167,6 @@ pub fn endpoint_url(data: &[u8]) {
         assert_eq!(prefix.to_string().parse::<Prefix>().as_ref(), Ok(&prefix));
         assert!(prefix.contains(prefix.net().network()));
     }
-}
-
-/// The request framer says the same, and passes the same body bytes, however the input is split.
-pub fn framing(data: &[u8]) {
-    assert_eq!(frame_in_pieces(data, data.len().max(1)), frame_in_pieces(data, 1));
-}
-
-/// What the framer made of the input: heads and framing text in order, body bytes, the refusal if there was one.
-fn frame_in_pieces(data: &[u8], piece: usize) -> (Vec<Bytes>, Vec<u8>, Option<Refusal>) {
-    let mut framer = RequestFramer::default();
-    let mut input = BytesMut::new();
-    let (mut texts, mut body) = (Vec::new(), Vec::new());
-    for bytes in data.chunks(piece) {
-        input.extend_from_slice(bytes);
-        loop {
-            match framer.step(&mut input) {
-                Ok(Step::Head(_, text) | Step::Text(text)) => texts.push(text),
-                Ok(Step::Data(length)) if !input.is_empty() => {
-                    let taken = input.len().min(usize::try_from(length).unwrap_or(usize::MAX));
-                    body.extend_from_slice(&input.split_to(taken));
-                    framer.passed(taken as u64);
-                }
-                Ok(Step::End) => texts.push(Bytes::from_static(b"end")),
-                Ok(Step::More | Step::Data(_)) => break,
-                Ok(Step::Interim(..)) => panic!("a request has no interim answer"),
-                Ok(Step::UntilClose) => panic!("a request body has an end of its own"),
-                Err(refusal) => return (texts, body, Some(refusal)),
-            }
-        }
-    }
-    (texts, body, None)
 }
 
 /// A diff that decodes applies or refuses, and a Program that decodes survives its own text.

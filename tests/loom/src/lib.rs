@@ -1,4 +1,4 @@
-//! The files of the edge whose contents shards share, compiled against loom's atomics and locks: what holds in the tests
+//! The files of the edge and of its tunnel whose contents shards share, compiled against loom's atomics and locks: what holds in the tests
 //! here holds in every order in which threads can take their steps, and for every value that weak memory may show.
 //!
 //! The files are included by path. They take what they share with from `crate::shared`, which is std and tokio in the
@@ -6,16 +6,16 @@
 
 // The included files' own tests are for std's forms, and run where the files live.
 #[cfg(not(test))]
-#[path = "../../../dataplane/src/net/listen/cap.rs"]
-pub mod cap;
+pub mod driver;
 #[cfg(not(test))]
-#[path = "../../../dataplane/src/tunnel/crossing.rs"]
-pub mod crossing;
+#[path = "../../../dataplane/src/net/listen/limits.rs"]
+pub mod limits;
 #[cfg(not(test))]
-#[path = "../../../dataplane/src/tunnel/life.rs"]
-pub mod life;
+#[path = "../../../dataplane/src/tunnel/session_liveness.rs"]
+pub mod session_liveness;
 #[cfg(not(test))]
-mod pipe;
+#[path = "../../../crates/tunnel/src/stream_error.rs"]
+pub mod stream_error;
 
 #[cfg(not(test))]
 pub(crate) mod shared {
@@ -23,6 +23,4 @@ pub(crate) mod shared {
 
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     pub(crate) use loom::sync::{Mutex, MutexGuard};
-
-    pub(crate) use crate::pipe::{DuplexStream, duplex};
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ebbgate_loom::cap::{Caps, Comer, Refused};
+use ebbgate_loom::limits::{ConnLimits, PeerKind, Refused};
 use loom::thread;
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -12,10 +12,10 @@ const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
 /// Two shards, each admitting from its source and letting go again; the caps afterwards are as new.
 fn check(total_max: usize, source_max: usize, sources: [IpAddr; 2], law: fn([bool; 2])) {
     loom::model(move || {
-        let caps = Caps::new(total_max, source_max);
+        let caps = ConnLimits::new(total_max, source_max);
         let admit = |source| {
             let caps = Arc::clone(&caps);
-            thread::spawn(move || caps.admit(source, Comer::Agent))
+            thread::spawn(move || caps.admit(source, PeerKind::Agent))
         };
         let taken = sources.map(admit).map(|thread| thread.join().expect("no panic"));
         law([taken[0].is_ok(), taken[1].is_ok()]);
@@ -24,7 +24,7 @@ fn check(total_max: usize, source_max: usize, sources: [IpAddr; 2], law: fn([boo
         drop(taken);
         assert_eq!(caps.total(), 0);
         for source in sources {
-            assert!(caps.admit(source, Comer::Agent).is_ok(), "nothing is kept of those who left");
+            assert!(caps.admit(source, PeerKind::Agent).is_ok(), "nothing is kept of those who left");
         }
     });
 }
@@ -47,14 +47,14 @@ fn sources_do_not_take_from_each_other() {
 #[test]
 fn whoever_leaves_makes_room() {
     loom::model(|| {
-        let caps = Caps::new(1, 1);
-        let first = caps.admit(HERE, Comer::Agent).expect("the first");
+        let caps = ConnLimits::new(1, 1);
+        let first = caps.admit(HERE, PeerKind::Agent).expect("the first");
         let (leaves, comes) = (Arc::clone(&caps), Arc::clone(&caps));
         let leaving = thread::spawn(move || {
             drop(first);
             leaves.total()
         });
-        let coming = thread::spawn(move || comes.admit(HERE, Comer::Agent));
+        let coming = thread::spawn(move || comes.admit(HERE, PeerKind::Agent));
         leaving.join().expect("no panic");
         match coming.join().expect("no panic") {
             Ok(second) => {
@@ -64,6 +64,6 @@ fn whoever_leaves_makes_room() {
             Err(Refused::Total | Refused::Source) => {}
         }
         assert_eq!(caps.total(), 0);
-        assert!(caps.admit(HERE, Comer::Agent).is_ok());
+        assert!(caps.admit(HERE, PeerKind::Agent).is_ok());
     });
 }

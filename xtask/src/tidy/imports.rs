@@ -5,7 +5,6 @@
 //! parent. Code under `#[cfg(test)]` is left out, and so are test and bench targets: they may import whatever they try.
 //! Not seen: methods called on a value whose type is not named, and names that a macro of another file writes out.
 
-mod circles;
 mod modules;
 mod resolve;
 
@@ -14,7 +13,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use circles::Graph;
+use super::circles::{self, Graph};
 use modules::{Kind, Modules};
 
 /// A library or program of the workspace.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::circles::{self, Graph};
 use super::imports::{Arrow, Imports};
 
 /// The package whose rooms have an order.
@@ -14,14 +15,15 @@ const SOURCES: &str = "dataplane/src/";
 const ROOT: &str = "lib";
 
 /// The rooms from the bottom up. Rooms of one step may import each other as long as they make no circle.
-const STEPS: [&[&str]; 9] = [
-    &["config", "log"],
+const STEPS: [&[&str]; 10] = [
+    &["shared"],
     &["net"],
+    &["log"],
     &["tunnel"],
     &["state"],
     &["dispatch"],
     &["agents", "http", "l4", "xdp"],
-    &["feed", "drain", "admin"],
+    &["admin", "config", "drain", "feed"],
     &["shard"],
     &["main", "bin"],
 ];
@@ -66,7 +68,7 @@ pub(super) fn upward<'a>(arrows: &'a [RoomArrow<'a>]) -> impl Iterator<Item = &'
         .filter(|arrow| matches!((step(arrow.from), step(arrow.to)), (Some(from), Some(to)) if from < to))
 }
 
-/// Each room without a place, and each arrow that points up.
+/// Each room without a place, each arrow that points up, and each circle of rooms.
 pub(super) fn check(imports: &Imports) -> Vec<String> {
     let mut findings: Vec<String> = rooms(imports)
         .iter()
@@ -75,6 +77,16 @@ pub(super) fn check(imports: &Imports) -> Vec<String> {
         .collect();
     let arrows = arrows(imports);
     findings.extend(upward(&arrows).map(RoomArrow::explain));
+    let mut graph = Graph::new();
+    for arrow in &arrows {
+        graph.entry(arrow.from).or_default().insert(arrow.to);
+    }
+    for circle in circles::knots(&graph).iter().flat_map(|knot| circles::of_knot(&graph, knot)) {
+        findings.push(format!(
+            "{SOURCES}: rooms import each other in a circle: {}; turn one of the arrows",
+            circle.join(", ")
+        ));
+    }
     findings
 }
 

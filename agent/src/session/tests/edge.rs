@@ -15,7 +15,7 @@ use ebbgate_wire::rpc::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::dial::Carrier;
+use crate::stream::Carrier;
 
 #[derive(Default)]
 pub(super) struct Book {
@@ -265,7 +265,7 @@ fn header(id: &str) -> ProxyHeader {
     ProxyHeader {
         id: id.into(),
         client_addr: "203.0.113.7:4711".into(),
-        proto: "https".into(),
+        proto: "tls".into(),
         ..ProxyHeader::default()
     }
 }

@@ -1,4 +1,4 @@
-//! Where an endpoint may stand: its URL, its binding, the reservation under it, and who else is there.
+//! Where an endpoint may stand: its URL, its binding, the reservation under it, and the endpoints already there.
 
 use ebbgate_model::{
     AddressId, Binding, DomainId, EndpointId, EndpointUrl, ErrorCode, Host, HostError, Scheme, UrlError,

@@ -14,9 +14,9 @@ use super::super::reserved_domains::ReservedDomains;
 use super::super::resource::Resource;
 use super::super::service_users::ServiceUsers;
 use super::enforcement::{self, Enforcement};
-use super::{Endpoints, place};
+use super::place;
 use crate::presence::LiveEndpoint;
-use crate::record::Endpoint;
+use crate::record::{Endpoint, Record as _};
 
 /// A cloud or agent endpoint.
 #[derive(Debug, Serialize, ToSchema)]
@@ -89,7 +89,7 @@ fn at(call: &Call, id: EndpointId, url: &EndpointUrl, binding: Binding) -> View 
         url: url.to_string(),
         traffic_policy: String::new(),
         bindings: vec![binding.as_str().to_owned()],
-        uri: call.reference(Endpoints::PATH, id).uri,
+        uri: call.reference(Endpoint::COLLECTION, id).uri,
         name: String::new(),
         pooling_enabled: false,
         warnings: Vec::new(),

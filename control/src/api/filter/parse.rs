@@ -1,6 +1,7 @@
 //! Text to expression, by recursive descent; every step down is counted.
 
-use super::{ApiError, Comparison, Expr, TextTest, Val, refused};
+use super::expr::{Comparison, Expr, TextTest, Val, refused};
+use crate::api::failure::ApiError;
 
 /// Longest filter in bytes.
 const SOURCE_BYTES_MAX: usize = 4096;

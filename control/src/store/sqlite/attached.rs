@@ -6,8 +6,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{StoreError, file_error};
-use super::engine_error;
+use super::super::error::{StoreError, file_error};
+use super::read::engine_error;
 
 /// No log beside it: the copy is one file, also where nothing can be written.
 const TABLES: &str = "
@@ -35,7 +35,7 @@ pub struct Attached {
     pub files: BTreeMap<String, (Vec<u8>, Vec<u8>)>,
 }
 
-/// Puts files into a copy of a database that nobody uses, durably.
+/// Puts files into a copy of a database that no process uses, durably.
 pub fn attach(path: &Path, attached: &Attached) -> Result<(), StoreError> {
     change(path, |db| {
         db.execute_batch(TABLES)?;

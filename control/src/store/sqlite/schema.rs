@@ -8,9 +8,10 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::super::{Page, Range, StoreError, file_error};
+use super::super::error::{StoreError, file_error};
+use super::super::{Page, Range};
+use super::read::{engine_error, read_range};
 use super::sum::sum;
-use super::{engine_error, read_range};
 use crate::disk::{Unwritable, unwritable};
 
 /// Marks the file as ours: `EbGt` in ASCII.
@@ -44,7 +45,7 @@ const MIGRATIONS: &[Migration] = &[
 ",
         then: |_| Ok(()),
     },
-    // No watcher outlives the process, so nobody misses the log of before.
+    // No watcher outlives the process, so the old log is not needed.
     Migration {
         sql: "
     ALTER TABLE entries ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
@@ -164,7 +165,7 @@ pub(super) fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
         if has_log || unwritable(path).is_none() {
             return Err(engine_error(path, error));
         }
-        // No log, and none can be made: then the file is all there is, and nobody changes it.
+        // No log, and none can be made: then the file is all there is, and no process changes it.
         let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
         let flags = flags | OpenFlags::SQLITE_OPEN_URI;
         Connection::open_with_flags(format!("file:{name}?immutable=1"), flags)

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::super::{DirLock, LOG_BYTES_MAX, Outcome, Range, Store, StoreError, Txn, Usage, VALUE_BYTES_MAX};
+use super::super::{
+    Change, DirLock, LOG_BYTES_MAX, Outcome, Range, Store, StoreError, Txn, Usage, VALUE_BYTES_MAX,
+};
 use super::{Sqlite, copy_database, read_database, verify_database};
 
 fn fresh() -> (Sqlite, TempDir) {
@@ -37,7 +39,7 @@ async fn what_was_committed_is_there_after_reopening() {
     // The lease began anew with the store and ends although the process that asked for it is gone.
     let mut watch = store.watch("/leased".into(), 1);
     let batch = futures_util::StreamExt::next(&mut watch).await.unwrap().unwrap();
-    assert!(matches!(batch.changes.as_slice(), [super::Change::Delete { .. }]));
+    assert!(matches!(batch.changes.as_slice(), [Change::Delete { .. }]));
     let Outcome::Committed(revision) = put(&store, "/a", "2").await.unwrap() else { panic!("no compare") };
     assert_eq!(revision, 4, "the lease's put, the key, the lease's end, the key again");
 }
@@ -198,7 +200,7 @@ async fn a_database_of_the_first_release_gets_its_checksums() {
     let mut watch = store.watch("/".into(), 3);
     let _ = put(&store, "/a", "3").await.unwrap();
     let batch = futures_util::StreamExt::next(&mut watch).await.unwrap().unwrap();
-    assert!(matches!(batch.changes.as_slice(), [super::Change::Put(item)] if item.created == 1), "{batch:?}");
+    assert!(matches!(batch.changes.as_slice(), [Change::Put(item)] if item.created == 1), "{batch:?}");
 }
 
 #[tokio::test]

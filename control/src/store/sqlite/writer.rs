@@ -10,9 +10,10 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use tokio::sync::{oneshot, watch};
 
 use super::super::{Compare, LOG_BYTES_MAX, LeaseId, Op, Outcome, REVISIONS_KEPT, Revision, StoreError, Txn};
+use super::read::{end_of, engine_error};
+use super::schema;
 use super::sum::sum;
-use super::{end_of, engine_error, schema};
-use crate::trouble::Trouble;
+use crate::error_chain::ErrorChain;
 
 /// Transactions that share one disk flush.
 const GROUP_MAX: usize = 128;
@@ -56,7 +57,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Every lease begins anew: nobody could keep it alive while the store was down.
+    /// Every lease begins anew: its holder could not keep it alive while the store was down.
     pub(super) fn new(
         db: Option<Connection>,
         path: PathBuf,
@@ -162,7 +163,7 @@ impl Writer {
         }
         let written = group.finish();
         if let Some(error) = &written.failure {
-            tracing::error!(error = %Trouble(error), "a write to the store failed; nothing of it was kept");
+            tracing::error!(error = %ErrorChain(error), "a write to the store failed; nothing of it was kept");
             for lease in self.leases.values_mut().filter(|lease| lease.ends <= now) {
                 lease.ends = now + Duration::from_secs(RETRY_SECS);
             }
@@ -175,7 +176,7 @@ impl Writer {
                     None => self.leases.remove(&id),
                 };
             }
-            // Announced before answered: who was answered finds the watchers already woken.
+            // Announced before answered: once a caller has its answer, the watchers are already woken.
             if written.revision != before {
                 self.announce.send_replace(written.revision);
             }
@@ -285,7 +286,7 @@ impl<'a> Group<'a> {
         self.written
     }
 
-    /// Writes down where the store now is, and drops revisions nobody needs any more.
+    /// Writes down where the store now is, and drops revisions that no watcher needs any more.
     fn save(&mut self) -> rusqlite::Result<()> {
         let oldest = self.written.revision.saturating_sub(REVISIONS_KEPT);
         if oldest >= self.written.compacted + COMPACT_STEP {

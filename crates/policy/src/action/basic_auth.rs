@@ -10,9 +10,8 @@ use base64::Engine as _;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use super::{Action, Compiled, Config, Flow};
+use super::{Action, Compiled, Config, Flow, Gathered};
 use crate::code;
-use crate::engine::Gathered;
 use crate::expr::Template;
 use crate::facts::Context;
 use crate::verdict::{Reply, Verdict};

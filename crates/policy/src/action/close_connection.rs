@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Compiled, Config, Flow};
-use crate::engine::Gathered;
+use super::{Action, Compiled, Config, Flow, Gathered};
 use crate::facts::Context;
 use crate::verdict::Verdict;
 

@@ -9,7 +9,7 @@ use super::{Notes, Refs};
 use crate::code;
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::expr::Template;
-use crate::verdict::Phase;
+use crate::facts::Phase;
 
 /// One map of an action's configuration, its place, and the notes of the whole document.
 pub(crate) struct Config<'c> {
@@ -305,7 +305,7 @@ impl<'c> Config<'c> {
         }
     }
 
-    /// Notes keys nobody read.
+    /// Notes keys that were not read.
     pub(crate) fn finish(&mut self) {
         let unread: Vec<String> =
             self.map.keys().filter(|key| !self.read.contains(key.as_str())).cloned().collect();

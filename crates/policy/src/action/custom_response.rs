@@ -7,12 +7,12 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use super::headers::{self, HEADERS_MAX};
-use super::{Action, Compiled, Config, Flow};
+use super::{Action, Compiled, Config, Flow, Gathered};
 use crate::code;
-use crate::engine::Gathered;
 use crate::expr::Template;
 use crate::facts::Context;
-use crate::verdict::{Phase, Reply, Verdict};
+use crate::facts::Phase;
+use crate::verdict::{Reply, Verdict};
 
 /// Longest body after interpolation.
 const BODY_BYTES_MAX: usize = 1024 * 1024;

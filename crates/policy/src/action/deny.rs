@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{Action, Compiled, Config, Flow};
+use super::{Action, Compiled, Config, Flow, Gathered};
 use crate::code;
-use crate::engine::Gathered;
 use crate::facts::Context;
-use crate::verdict::{Phase, Reply, Verdict};
+use crate::facts::Phase;
+use crate::verdict::{Reply, Verdict};
 
 #[derive(Debug)]
 struct Deny {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use ebbgate_model::{EndpointUrl, Scheme};
 use serde_json::{Value, json};
 
-use super::{Action, Compiled, Config, Ending, Flow};
+use super::{Action, Compiled, Config, Ending, Flow, Gathered};
 use crate::code;
-use crate::engine::Gathered;
 use crate::expr::Template;
 use crate::facts::Context;
-use crate::verdict::{OnError, Phase, Verdict};
+use crate::facts::Phase;
+use crate::verdict::{OnError, Verdict};
 
 #[derive(Debug)]
 struct ForwardInternal {

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::{Action, Compiled, Config, Flow};
+use super::{Action, Compiled, Config, Flow, Gathered};
 use crate::code;
-use crate::engine::Gathered;
 use crate::expr::Template;
 use crate::facts::Context;
-use crate::verdict::Phase;
+use crate::facts::Phase;
 
 /// Most headers one action adds, removes or answers with.
 pub(super) const HEADERS_MAX: usize = 10;

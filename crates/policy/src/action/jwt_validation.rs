@@ -9,9 +9,8 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Action, Compiled, Config, Flow};
+use super::{Action, Compiled, Config, Flow, Gathered};
 use crate::code;
-use crate::engine::Gathered;
 use crate::facts::Context;
 use crate::jwks::Algorithm;
 use crate::token::{Token, TokenError, TokenType, Verification};

@@ -9,13 +9,13 @@ use ebbgate_model::{IpPolicyId, IpRuleAction, Prefix, PrefixError, canonical_ip}
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{Action, Compiled, Config, Flow, Refs};
+use super::{Action, Compiled, Config, Flow, Gathered, Refs};
 use crate::code;
-use crate::engine::Gathered;
 use crate::expr::Template;
 use crate::facts::Context;
+use crate::facts::Phase;
 use crate::prefix_set::PrefixSet;
-use crate::verdict::{Phase, Reply, Verdict};
+use crate::verdict::{Reply, Verdict};
 
 /// Most entries of `allow`, and of `deny`.
 const PREFIXES_MAX: usize = 10_000;

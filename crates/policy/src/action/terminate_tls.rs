@@ -5,9 +5,8 @@ use std::sync::Arc;
 use ebbgate_model::AuthorityId;
 use x509_parser::pem::Pem;
 
-use super::{Action, Compiled, Config, Flow, Refs};
+use super::{Action, Compiled, Config, Flow, Gathered, Refs};
 use crate::code;
-use crate::engine::Gathered;
 use crate::facts::Context;
 use crate::verdict::{Effect, ServerCertificate, TlsSettings, TlsVersion, Verification};
 

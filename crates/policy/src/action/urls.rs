@@ -8,12 +8,13 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
 use super::headers::{self, HEADERS_MAX};
-use super::{Action, Compiled, Config, Flow};
+use super::{Action, Compiled, Config, Flow, Gathered};
 use crate::code;
-use crate::engine::Gathered;
-use crate::expr::{PATTERN_BYTES_MAX, Pattern, Template, Work, request_url};
+use crate::expr::{PATTERN_BYTES_MAX, Pattern, Template, request_url};
 use crate::facts::Context;
-use crate::verdict::{Phase, Reply, Verdict};
+use crate::facts::Phase;
+use crate::verdict::{Reply, Verdict};
+use crate::work::Work;
 
 /// Longest pattern that is written in the policy.
 const LITERAL_PATTERN_BYTES_MAX: usize = 4096;

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use ebbgate_model::IpRuleAction::{Allow, Deny};
+use ebbgate_model::{ErrorCode, IpPolicyRule};
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,96 +1,23 @@
-//! What policies may spend: the work of one connection or request, shared by all evaluations on its way, the work of one
-//! evaluation, and the memory that one builds. Charged by the functions that `rewrite` puts around expensive places.
+//! What one evaluation may spend: work, on the account of its connection or request, and the memory that it builds. Charged by the functions that `rewrite` puts around expensive places.
 //!
 //! It travels through the evaluator as a value (`@budget`), because functions there have no other way to state.
 
 use std::any::Any;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use cel::ExecutionError;
 use cel::common::types::Type;
 use cel::common::value::{StaticVal, Val};
 
-use super::EvalError;
+use super::error::EvalError;
+use super::reading::SEEN_HEADER_BYTES_MAX;
 use super::value::Extent;
+use crate::work::{self, BYTES_PER_UNIT, Work};
 
-/// Most work of one connection or request, all expressions of all policies on its way together. A unit is at most about a
-/// tenth of a microsecond on a core of today: one node of an expression, or 256 bytes read.
-pub const COST_UNITS_MAX: u64 = 500_000;
-/// Most work of one evaluation: of one expression, or of everything that one action computes. At most 10 ms on a core of
-/// today, so that it is at most 50 ms on one that is five times as slow.
-pub const EVALUATION_UNITS_MAX: u64 = 100_000;
-/// Work after which a run pauses before its next evaluation, so that its shard serves others.
-pub(crate) const PAUSE_UNITS: u64 = 10_000;
 /// Most bytes one evaluation builds, all intermediate values together.
 pub const HELD_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Bytes whose reading costs one unit.
-pub(super) const BYTES_PER_UNIT: u64 = 256;
 
 static BUDGET: Type = Type::new_unspecified_type("@budget");
-
-/// The work done for one connection or request. Clones share one account: give every context on its way the same.
-#[derive(Debug, Clone, Default)]
-pub struct Work(Arc<Account>);
-
-#[derive(Debug, Default)]
-struct Account {
-    spent: AtomicU64,
-    /// What was spent when the evaluation began that runs now.
-    began_at: AtomicU64,
-    /// What was spent at the last pause.
-    paused_at: AtomicU64,
-    /// An expression asked for more header bytes than a policy may see.
-    headers_refused: AtomicBool,
-}
-
-impl Work {
-    /// Charges work. An error is final: whoever comes after gets it too.
-    pub(crate) fn spend(&self, units: u64) -> Result<(), EvalError> {
-        add(&self.0.spent, units);
-        let spent = self.0.spent.load(Relaxed);
-        if spent.saturating_sub(self.0.began_at.load(Relaxed)) > EVALUATION_UNITS_MAX {
-            Err(EvalError::Evaluation)
-        } else if spent > COST_UNITS_MAX {
-            Err(EvalError::Cost)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Units that may still be spent now.
-    pub(super) fn left(&self) -> u64 {
-        let spent = self.0.spent.load(Relaxed);
-        let evaluation = EVALUATION_UNITS_MAX.saturating_add(self.0.began_at.load(Relaxed));
-        evaluation.min(COST_UNITS_MAX).saturating_sub(spent)
-    }
-
-    /// An evaluation begins: an expression, or an action.
-    pub(crate) fn begin_evaluation(&self) {
-        self.0.began_at.store(self.0.spent.load(Relaxed), Relaxed);
-    }
-
-    /// Whether it is time to let others run. True once for every [`PAUSE_UNITS`].
-    pub(crate) fn take_pause(&self) -> bool {
-        let spent = self.0.spent.load(Relaxed);
-        let due = spent.saturating_sub(self.0.paused_at.load(Relaxed)) >= PAUSE_UNITS;
-        if due {
-            self.0.paused_at.store(spent, Relaxed);
-        }
-        due
-    }
-
-    /// Whether an expression asked for more header bytes than a policy may see.
-    pub(crate) fn headers_were_refused(&self) -> bool {
-        self.0.headers_refused.load(Relaxed)
-    }
-
-    /// Units spent so far.
-    #[cfg(test)]
-    pub(crate) fn spent(&self) -> u64 {
-        self.0.spent.load(Relaxed)
-    }
-}
 
 /// What reading a value costs, by its extent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -157,7 +84,7 @@ impl Budget {
 
     /// Charges memory, before it is taken where that is possible.
     pub(super) fn hold(&self, bytes: u64) -> Result<(), ExecutionError> {
-        add(&self.held, bytes);
+        work::add(&self.held, bytes);
         self.spend(bytes / BYTES_PER_UNIT)
     }
 
@@ -169,7 +96,7 @@ impl Budget {
 
     /// Notes that a variable has more header bytes than a policy may see.
     pub(super) fn refuse_headers(&self) {
-        self.work.0.headers_refused.store(true, Relaxed);
+        self.work.refuse_headers();
     }
 
     /// The next number of the context's own sequence (splitmix64).
@@ -191,19 +118,14 @@ impl Budget {
     /// Whether the evaluation stayed within its means. Asked at the end too, because `||` swallows errors.
     pub(super) fn verdict(&self) -> Result<(), EvalError> {
         if self.work.headers_were_refused() {
-            return Err(EvalError::Headers);
+            return Err(EvalError::Headers(SEEN_HEADER_BYTES_MAX));
         }
         self.work.spend(0)?;
         if self.held.load(Relaxed) > HELD_BYTES_MAX {
-            return Err(EvalError::Memory);
+            return Err(EvalError::Memory(HELD_BYTES_MAX));
         }
         Ok(())
     }
-}
-
-fn add(counter: &AtomicU64, amount: u64) {
-    let sum = counter.load(Relaxed).saturating_add(amount);
-    counter.store(sum, Relaxed);
 }
 
 /// The evaluator only ever borrows it; a copy would be an account of its own and is never made.
@@ -217,8 +139,7 @@ impl Val for Budget {
     }
 
     fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v> {
-        let spent = Account { spent: AtomicU64::new(u64::MAX), ..Account::default() };
-        Box::new(Self::new(Work(Arc::new(spent)), 0))
+        Box::new(Self::new(Work::exhausted(), 0))
     }
 
     fn as_any(&self) -> Option<&dyn Any> {

@@ -124,7 +124,7 @@ fn run(case: &Value) -> Result<(), String> {
         Err(_) if want_error => return Ok(()),
         Err(error) => return Err(format!("does not compile: {error}")),
     };
-    let budget = Budget::new(crate::expr::Work::default(), 0);
+    let budget = Budget::new(crate::work::Work::default(), 0);
     let cx = crate::facts::tests::context();
     let values = bindings.iter().map(|(name, json)| (name.clone(), expected(json))).collect();
     let resolver = Bindings { values, own: Resolver::new(&rewritten.slots, &cx, &budget) };

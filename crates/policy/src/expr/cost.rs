@@ -10,8 +10,11 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
+use super::reading::SEEN_HEADER_BYTES_MAX;
 use super::*;
 use crate::facts::tests::request;
+use crate::facts::{Context, Phase};
+use crate::work::{EVALUATION_UNITS_MAX, Work};
 
 /// How a subject grows with its size.
 enum Input {
@@ -280,7 +283,7 @@ fn measure(source: &str, input: &Input, size: usize) -> (Duration, u64) {
         let begin = cpu_time();
         let result = expression.eval(&own);
         let took = cpu_time().saturating_sub(begin);
-        let exhausted = EvalError::Evaluation.to_string();
+        let exhausted = EvalError::Evaluation(EVALUATION_UNITS_MAX).to_string();
         assert!(
             !result.is_err_and(|e| e.to_string() == exhausted),
             "{source} at {size} is not measured whole"
@@ -337,7 +340,10 @@ fn what_a_visitor_sends_cannot_make_an_evaluation_long() {
         let own = Context { work: Work::default(), ..cx.clone() };
         let expression = Expression::compile(source, Phase::HttpRequest).unwrap();
         let stopped = expression.eval(&own);
-        assert!(matches!(stopped, Err(EvalError::Evaluation | EvalError::Memory)), "{source}: {stopped:?}");
+        assert!(
+            matches!(stopped, Err(EvalError::Evaluation(_) | EvalError::Memory(_))),
+            "{source}: {stopped:?}"
+        );
     };
     let fifty = (0..50).map(|_| "req.headers['x'][0].replace('x', '').size() == 0").collect::<Vec<_>>();
     check(&fifty.join(" && "));
@@ -356,8 +362,12 @@ fn a_policy_sees_a_bounded_number_of_header_bytes() {
         let own = Context { work: Work::default(), ..cx.clone() };
         Expression::compile(source, Phase::HttpRequest).unwrap().eval(&own)
     };
-    assert_eq!(eval("req.headers"), Err(EvalError::Headers));
-    assert_eq!(eval("size(req.headers) > 0 || true"), Err(EvalError::Headers), "`||` does not swallow it");
+    assert_eq!(eval("req.headers"), Err(EvalError::Headers(SEEN_HEADER_BYTES_MAX)));
+    assert_eq!(
+        eval("size(req.headers) > 0 || true"),
+        Err(EvalError::Headers(SEEN_HEADER_BYTES_MAX)),
+        "`||` does not swallow it"
+    );
     assert_eq!(eval("req.headers['a'][0].size() == req.headers['b'][0].size()"), Ok(json!(true)));
     assert_eq!(eval("getReqHeader('c')[0]"), Ok(json!("small")), "one header is read by itself");
     assert_eq!(eval("req.host"), Ok(json!("api.example.com")));

@@ -3,36 +3,8 @@
 use cel::IdedExpr;
 use cel::common::ast::{Expr, LiteralValue};
 
+use super::datum::Kind;
 use super::slots::{self, Slot};
-
-/// Kinds told apart before anything runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Bool,
-    Number,
-    Text,
-    Bytes,
-    List,
-    Map,
-    Null,
-    Time,
-}
-
-impl Kind {
-    /// "text", "a list": for messages.
-    pub(super) fn noun(self) -> &'static str {
-        match self {
-            Self::Bool => "true or false",
-            Self::Number => "a number",
-            Self::Text => "text",
-            Self::Bytes => "bytes",
-            Self::List => "a list",
-            Self::Map => "a map",
-            Self::Null => "null",
-            Self::Time => "a time",
-        }
-    }
-}
 
 /// The kind of a rewritten expression.
 pub(super) fn of(expr: &IdedExpr, slots: &[Slot]) -> Option<Kind> {

@@ -3,33 +3,22 @@
 //! Names that begin with `@` cannot be written in a source: `rewrite` puts them in place of functions whose result can
 //! be much larger than their arguments, with the budget as first argument.
 
-use cel::common::types::{
-    BYTES_TYPE, CelBool, CelBytes, CelInt, CelString, DYN_TYPE, INT_TYPE, LIST_TYPE, MAP_TYPE, STRING_TYPE,
-    Type,
-};
-use cel::common::value::CowVal;
-use cel::{DeclarationError, Env, ExecutionError, extensions};
+use cel::{DeclarationError, Env, extensions};
 
-use super::ExprError;
-use super::budget::Budget;
-use super::value::Ref;
+use super::error::ExprError;
 use crate::diagnostic::nearest;
 
 mod charged;
 mod digest;
 mod encoding;
+mod function;
 mod network;
 mod pattern;
 mod rates;
 mod text;
 
-pub(super) use network::text_of as network_text;
 pub(crate) use pattern::{PATTERN_BYTES_MAX, Pattern};
 pub(super) use rates::rate;
-
-type Args<'b, 'v> = Vec<CowVal<'b, 'v>>;
-type Answer<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
-type Function = for<'b, 'v> fn(Args<'b, 'v>) -> Answer<'b, 'v>;
 
 /// All functions, ready to be called.
 pub(super) fn environment() -> Env {
@@ -263,7 +252,7 @@ pub(super) fn is_type(name: &str) -> bool {
     )
 }
 
-/// Refuses a function nobody has.
+/// Refuses a function that does not exist.
 pub(super) fn check_function(name: &str, is_member: bool) -> Result<(), ExprError> {
     let first = name.chars().next().unwrap_or('@');
     if !first.is_ascii_alphabetic() {
@@ -287,72 +276,6 @@ pub(super) fn check_function(name: &str, is_member: bool) -> Result<(), ExprErro
         Some(near) => Err(error.with_hint(format!("did you mean `{near}`?"))),
         None => Err(error),
     }
-}
-
-/// Declares a global function.
-fn global(env: &mut Env, name: &str, args: &[&Type], f: Function) -> Result<(), DeclarationError> {
-    let id = format!("{name}({})", args.iter().map(|t| t.name()).collect::<Vec<_>>().join(","));
-    env.add_overload(name, &id, args.iter().map(|t| (*t).to_owned()).collect(), f)
-}
-
-/// Declares a function called on its first argument.
-fn method(
-    env: &mut Env,
-    name: &str,
-    target: &Type,
-    args: &[&Type],
-    f: Function,
-) -> Result<(), DeclarationError> {
-    let id =
-        format!("{}.{name}({})", target.name(), args.iter().map(|t| t.name()).collect::<Vec<_>>().join(","));
-    env.add_member_overload(name, &id, target.to_owned(), args.iter().map(|t| (*t).to_owned()).collect(), f)
-}
-
-fn no_overload(function: &str, args: &[CowVal]) -> ExecutionError {
-    let types = args.iter().map(|arg| arg.get_type().name().to_owned()).collect();
-    ExecutionError::no_such_overload(function.trim_start_matches('@'), types)
-}
-
-fn failed<T>(function: &str, message: impl Into<String>) -> Result<T, ExecutionError> {
-    Err(ExecutionError::function_error(function, message.into()))
-}
-
-/// The arguments as a fixed number.
-fn take<'b, 'v, const N: usize>(args: Args<'b, 'v>) -> Result<[CowVal<'b, 'v>; N], ExecutionError> {
-    args.try_into().map_err(|args: Args| ExecutionError::invalid_argument_count(N, args.len()))
-}
-
-fn as_text<'a>(value: Ref<'a, '_>) -> Option<&'a str> {
-    value.downcast_ref::<CelString>().map(CelString::inner)
-}
-
-fn as_bytes<'a>(value: Ref<'a, '_>) -> Option<&'a [u8]> {
-    value.downcast_ref::<CelBytes>().map(CelBytes::inner)
-}
-
-fn as_int(value: Ref) -> Option<i64> {
-    value.downcast_ref::<CelInt>().map(|number| *number.inner())
-}
-
-fn budget<'a>(value: &'a CowVal) -> Result<&'a Budget, ExecutionError> {
-    value
-        .downcast_ref::<Budget>()
-        .ok_or_else(|| ExecutionError::InternalError("the budget is missing".into()))
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "a function's last word is an answer")]
-fn text_answer<'b, 'v>(text: impl Into<String>) -> Answer<'b, 'v> {
-    Ok(CowVal::owned(CelString::from(text.into())))
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "a function's last word is an answer")]
-fn bool_answer<'b, 'v>(b: bool) -> Answer<'b, 'v> {
-    Ok(CowVal::owned(CelBool::from(b)))
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "a function's last word is an answer")]
-fn int_answer<'b, 'v>(number: i64) -> Answer<'b, 'v> {
-    Ok(CowVal::owned(CelInt::from(number)))
 }
 
 /// Every function a policy can call.

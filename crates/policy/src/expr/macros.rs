@@ -5,7 +5,7 @@
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, LiteralValue, operators};
 
-use super::ExprError;
+use super::error::ExprError;
 use super::tree::{ACCUMULATOR, Loop, bind, boolean, call, ident, int, list, member, node, substitute};
 
 /// Name of the `[key, value]` element of a two-variable loop. Nested loops do not clash: the inner pair hides the outer

@@ -8,13 +8,14 @@ use std::borrow::Cow;
 use http::header;
 use serde_json::{Map, Value, json};
 
-use super::ExprError;
-use super::kind::Kind;
-use super::{query, unavailable, user_agent};
+use super::datum::{Datum, Kind};
+use super::error::ExprError;
+use super::unavailable::{self, below};
+use super::{query, user_agent};
 use crate::certificate::{certificate_json, rfc3339, tls_json};
 use crate::diagnostic::nearest;
+use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
-use crate::verdict::Phase;
 
 /// Which names an expression may use.
 #[derive(Debug, Clone, Copy)]
@@ -34,26 +35,6 @@ impl Names {
             Self::Policy(phase) => Some(phase),
             #[cfg(test)]
             Self::Open => None,
-        }
-    }
-}
-
-/// A value read from a context, not yet the evaluator's.
-#[derive(Debug)]
-pub(super) enum Datum<'c> {
-    Text(Cow<'c, str>),
-    Int(i64),
-    Bool(bool),
-    Json(Value),
-}
-
-impl From<Datum<'_>> for Value {
-    fn from(datum: Datum) -> Self {
-        match datum {
-            Datum::Text(text) => Self::String(text.into_owned()),
-            Datum::Int(number) => number.into(),
-            Datum::Bool(b) => b.into(),
-            Datum::Json(json) => json,
         }
     }
 }
@@ -329,10 +310,6 @@ fn members(group: &str) -> impl Iterator<Item = &'static str> {
     VARIABLES
         .iter()
         .filter_map(move |variable| variable.path.strip_prefix(group)?.strip_prefix('.')?.split('.').next())
-}
-
-pub(super) fn below(path: &str, prefix: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 const ROOTS: &[&str] = &["actions", "conn", "endpoint", "req", "res", "time", "vars"];

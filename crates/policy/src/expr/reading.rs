@@ -7,10 +7,11 @@ use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE, USER_AGENT,
 };
 
-use super::budget::BYTES_PER_UNIT;
-use super::names::{VARIABLES, below};
+use super::names::VARIABLES;
 use super::query;
+use super::unavailable::below;
 use crate::facts::Context;
+use crate::work::BYTES_PER_UNIT;
 
 /// Most bytes of header names and values that one variable is read from. A request that has more is answered 431.
 pub const SEEN_HEADER_BYTES_MAX: usize = 64 * 1024;

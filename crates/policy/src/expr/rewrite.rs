@@ -8,22 +8,21 @@
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, SelectExpr, operators};
 
-use super::ExprError;
-use super::budget::Rate;
+use super::datum::Kind;
+use super::error::ExprError;
 use super::library;
 use super::names::{self, Found, Names};
-use super::slots::{self, Slot, Source};
+use super::slots::{Slot, Source};
 use super::syntax::{self, RUN_DEPTH_MAX};
 use super::tree::{self, ident, member, node};
 use super::{kind, macros};
 use charges::keep;
 use paths::{header_entry, segments};
+use rewriter::Rewriter;
 
 mod charges;
 mod paths;
-
-/// Most slots of one expression.
-const SLOTS_MAX: usize = 256;
+mod rewriter;
 
 /// A tree that may be run, and what it reads.
 #[derive(Debug)]
@@ -38,17 +37,6 @@ pub(super) fn rewrite(ast: IdedExpr, names: Names) -> Result<Rewritten, ExprErro
     let ast = rewriter.expr(ast)?;
     syntax::check_depth(&ast, RUN_DEPTH_MAX)?;
     Ok(Rewritten { ast, slots: rewriter.slots })
-}
-
-struct Rewriter {
-    names: Names,
-    slots: Vec<Slot>,
-    /// Names bound by the macros around the place being rewritten.
-    bound: Vec<String>,
-    /// Loop bodies around it.
-    nesting: usize,
-    /// Two-variable loops seen so far.
-    pairs: usize,
 }
 
 impl Rewriter {
@@ -106,20 +94,9 @@ impl Rewriter {
     fn kept(&mut self, expr: IdedExpr) -> Result<IdedExpr, ExprError> {
         let expr = self.expr(expr)?;
         let scalar = matches!(expr.expr, Expr::Literal(_) | Expr::List(_) | Expr::Map(_))
-            || matches!(
-                kind::of(&expr, &self.slots),
-                Some(kind::Kind::Bool | kind::Kind::Number | kind::Kind::Null)
-            );
+            || matches!(kind::of(&expr, &self.slots), Some(Kind::Bool | Kind::Number | Kind::Null));
         let charged = matches!(&expr.expr, Expr::Call(call) if call.func_name == "@keep");
         Ok(if scalar || charged { expr } else { keep(expr) })
-    }
-
-    fn slot(&mut self, source: Source) -> Result<IdedExpr, ExprError> {
-        if self.slots.len() >= SLOTS_MAX {
-            return Err(ExprError::new(format!("the expression reads more than {SLOTS_MAX} things")));
-        }
-        self.slots.push(Slot { source, rate: Rate::PLAIN });
-        Ok(ident(slots::identifier(self.slots.len() - 1)))
     }
 
     fn call(&mut self, call: CallExpr) -> Result<IdedExpr, ExprError> {

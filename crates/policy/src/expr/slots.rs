@@ -11,9 +11,9 @@ use cel::context::VariableResolver;
 use serde_json::Value;
 
 use super::budget::{Budget, Rate};
-use super::kind::Kind;
+use super::datum::{Datum, Kind};
 use super::library::Pattern;
-use super::names::{self, Datum, VARIABLES};
+use super::names::{self, VARIABLES};
 use super::query;
 use super::reading::{self, Cost, SEEN_HEADER_BYTES_MAX};
 use super::value::{self, Extent, Owned};

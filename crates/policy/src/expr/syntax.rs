@@ -4,7 +4,7 @@ use cel::IdedExpr;
 use cel::common::ast::{EntryExpr, Expr};
 use cel::parser::PrattParser;
 
-use super::ExprError;
+use super::error::ExprError;
 
 /// Longest source of one expression.
 pub const SOURCE_BYTES_MAX: usize = 4096;

@@ -2,9 +2,12 @@
 
 use serde_json::{Map, Value};
 
-use super::{EvalError, ExprError, Expression, MadeName};
+use super::budget::HELD_BYTES_MAX;
+use super::error::{EvalError, ExprError};
+use super::expression::Expression;
+use super::slots::MadeName;
 use crate::facts::Context;
-use crate::verdict::Phase;
+use crate::facts::Phase;
 
 /// Longest text after interpolation.
 const RENDERED_BYTES_MAX: usize = 1024 * 1024;
@@ -69,7 +72,7 @@ impl Template {
                 },
             }
             if text.len() > RENDERED_BYTES_MAX {
-                return Err(EvalError::Memory);
+                return Err(EvalError::Memory(HELD_BYTES_MAX));
             }
         }
         Ok(text)

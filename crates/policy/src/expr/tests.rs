@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::facts::TlsFacts;
 use crate::facts::tests::{context, request};
+use crate::facts::{Context, Phase, TlsFacts};
+use crate::work::Work;
 
 fn eval(source: &str, cx: &Context) -> Result<Value, String> {
     let phase = match (&cx.request, &cx.response) {

@@ -1,8 +1,7 @@
 //! Published variables that have no value here, each with the reason and the way out. A condition on one of them would
-//! never hold, and nobody would notice; so naming one is an error.
+//! never hold without any sign of it; so naming one is an error.
 
-use super::ExprError;
-use super::names::below;
+use super::error::ExprError;
 use crate::diagnostic::nearest;
 
 /// Variables without a value, for one reason.
@@ -108,4 +107,8 @@ pub(super) fn check(path: &str) -> Result<(), ExprError> {
 
 fn refused(name: &str, gap: &Gap) -> ExprError {
     ExprError::new(format!("`{name}` {}", gap.reason)).with_hint(gap.way_out)
+}
+
+pub(super) fn below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

@@ -107,7 +107,7 @@ fn other_json(value: Ref) -> Value {
         };
         return Value::String(format!("{sign}{}{fraction}s", duration.num_seconds()));
     }
-    super::library::network_text(value).map_or(Value::Null, Value::String)
+    super::address::text_of(value).map_or(Value::Null, Value::String)
 }
 
 /// A map key as text.

@@ -1,5 +1,6 @@
-//! The handles of a session: [`Session`] opens streams, [`Incoming`] takes those that the peer opens.
+//! The handles of a session: [`Session`] and [`SessionHandle`] open streams, [`Incoming`] takes those that the peer opens.
 
+use std::fmt;
 use std::future::{Future, Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -36,18 +37,12 @@ pub struct Session {
 impl Session {
     /// Opens a stream and queues its type bytes. Ready at once; a future because other carriers have to wait.
     pub fn open(&self, kind: StreamKind) -> Ready<Result<Stream, OpenError>> {
-        ready(self.try_open(kind))
+        ready(open(&self.shared, kind))
     }
 
-    fn try_open(&self, kind: StreamKind) -> Result<Stream, OpenError> {
-        let mut state = self.shared.lock();
-        let id = state.mux.open()?;
-        // A fresh stream of an open session takes four bytes.
-        let _ = state.mux.write(id, &kind.number().to_be_bytes());
-        state.slots.insert(id, Slot::default());
-        state.wake_driver();
-        drop(state);
-        Ok(Stream::new(id, Arc::clone(&self.shared)))
+    /// A handle that opens streams and does not keep the session open.
+    pub fn handle(&self) -> SessionHandle {
+        SessionHandle { shared: Arc::clone(&self.shared) }
     }
 
     /// Ends the session: with [`Code::NONE`] after queued bytes have left, otherwise at once.
@@ -92,6 +87,43 @@ impl Drop for Session {
         state.handles = state.handles.saturating_sub(1);
         state.wake_driver();
     }
+}
+
+/// Opens streams of a session from any thread, for as long as others keep the session open.
+#[derive(Clone)]
+pub struct SessionHandle {
+    shared: Arc<Shared>,
+}
+
+impl SessionHandle {
+    /// The handle of a session that has ended: it opens nothing.
+    pub fn ended() -> Self {
+        let shared = Shared::new(Mux::new(Role::Server, Limits::STRANGER));
+        shared.lock().mux.transport_lost();
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Opens a stream and queues its type bytes. The stream may be used on any thread.
+    pub fn open(&self, kind: StreamKind) -> Result<Stream, OpenError> {
+        open(&self.shared, kind)
+    }
+}
+
+impl fmt::Debug for SessionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionHandle(..)")
+    }
+}
+
+fn open(shared: &Arc<Shared>, kind: StreamKind) -> Result<Stream, OpenError> {
+    let mut state = shared.lock();
+    let id = state.mux.open()?;
+    // A fresh stream of an open session takes four bytes.
+    let _ = state.mux.write(id, &kind.number().to_be_bytes());
+    state.slots.insert(id, Slot::default());
+    state.wake_driver();
+    drop(state);
+    Ok(Stream::new(id, Arc::clone(shared)))
 }
 
 /// The streams the peer opens. Dropping it refuses them.

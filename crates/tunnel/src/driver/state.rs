@@ -1,11 +1,13 @@
 //! What a session's handles, streams and driver share: the `Mux`, the wakers, and how each stream ended. Does no I/O.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::Waker;
 
 use ebbgate_wire::mux::{Code, Mux, MuxEvent, Readable, StreamId};
 use tokio::io::ReadBuf;
+
+use crate::shared::{Mutex, MutexGuard};
 
 pub(super) struct Shared {
     state: Mutex<State>,

@@ -12,7 +12,7 @@
 //! Both keys come by HKDF-SHA256 from the session's [`RawKey`] and both nonces, so they belong to one link and one
 //! direction; each seals once, which the types enforce by being consumed. A claim is therefore a single-use ticket: it
 //! opens on no other link, in no other session and never twice. It carries the visitor's first bytes (its TLS
-//! `ClientHello`) inside the seal, so somebody on the path cannot make the agent speak to an upstream on his own behalf:
+//! `ClientHello`) inside the seal, so an attacker on the path cannot make the agent speak to an upstream for him:
 //! he may only cut, delay or garble what the visitor's TLS protects anyway.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, UnboundKey};
@@ -142,7 +142,7 @@ impl Greeting {
     }
 }
 
-/// For whom a link is claimed.
+/// The visitor for which a link is claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// As on every proxied stream.
@@ -195,7 +195,7 @@ impl OpeningKey {
         }
         let json = rest.split_to(length);
         let header = ProxyHeader::decode(&json).map_err(|_| RawError::Malformed)?;
-        // Without the visitor's hello inside the seal, whoever is on the path could send one of his own.
+        // Without the visitor's hello inside the seal, an attacker on the path could send another.
         if rest.is_empty() || !header.passthrough_tls {
             return Err(RawError::Malformed);
         }

@@ -21,7 +21,7 @@ pub struct Limits {
     pub local_streams_max: usize,
     /// Streams opened by the peer that wait for `accept`; more are refused (RST 9).
     pub accept_max: usize,
-    /// Received bytes nobody has read yet, all streams together; above it the fullest stream is reset (RST 10).
+    /// Received bytes not read yet, all streams together; above it the fullest stream is reset (RST 10).
     pub unread_bytes_max: usize,
     /// Bytes one stream may have queued for sending.
     pub send_bytes_max: usize,
@@ -46,7 +46,7 @@ impl Limits {
         noise_burst: 256,
         noise_per_sec: 64,
     };
-    /// For the edge, after Auth: the peer is somebody's agent.
+    /// For the edge, after Auth: the peer is an account's agent.
     pub const EDGE: Limits = Limits {
         peer_streams_max: 128,
         local_streams_max: 2_048,

@@ -18,7 +18,7 @@ pub(super) enum Sending {
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, each read alone")]
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// Received bytes nobody has read.
+    /// Received bytes not read yet.
     pub(super) unread: ByteQueue,
     /// Bytes the peer may still send.
     pub(super) receive_window: u32,

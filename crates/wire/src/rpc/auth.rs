@@ -1,4 +1,4 @@
-//! Auth and `SrvInfo` (wire.md §4.1). Knows the fields, not who is allowed in.
+//! Auth and `SrvInfo` (wire.md §4.1). Knows the fields, not which credentials are valid.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

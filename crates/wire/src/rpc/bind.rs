@@ -85,6 +85,13 @@ pub struct BindExtra {
         deserialize_with = "nullable"
     )]
     pub pooling_enabled: bool,
+    /// Whether a program takes the connections itself and sees their client address (our own SDK only).
+    #[serde(
+        rename(serialize = "ShowsClient", deserialize = "showsclient"),
+        deserialize_with = "nullable",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub shows_client: bool,
 }
 
 /// The name a Bind asks for.
@@ -218,7 +225,7 @@ impl Bind {
         self.forwards_proto.eq_ignore_ascii_case("http2")
     }
 
-    /// Options that are set and that nobody here knows, keys in lower case. Refuse the Bind: what they ask for would be dropped.
+    /// Options that are set and that are unknown here, keys in lower case. Refuse the Bind: what they ask for would be dropped.
     pub fn unknown_options(&self) -> Vec<String> {
         unknown_in(&self.folded_opts())
     }

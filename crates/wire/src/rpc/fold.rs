@@ -4,7 +4,7 @@
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use serde_json::{Map, Value};
 
-use super::RpcError;
+use super::error::RpcError;
 
 /// Lower-cases the keys of an object, `depth` levels down. Of two keys that become one the later wins, as in the
 /// decoders the original server was written with.

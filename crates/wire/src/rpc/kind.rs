@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::OBJECT_BYTES_MAX;
+use super::object::OBJECT_BYTES_MAX;
 
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
@@ -10,7 +10,7 @@ const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
-    /// Client: who am I.
+    /// Client: authenticate.
     Auth,
     /// Client: serve this endpoint through me.
     Bind,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::RpcError;
+use super::error::RpcError;
 use super::fold::{decode, nullable};
 
 macro_rules! decodable {

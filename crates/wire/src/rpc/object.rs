@@ -3,7 +3,13 @@
 
 use serde_json::Value;
 
-use super::{OBJECT_BYTES_MAX, OBJECT_DEPTH_MAX, RpcError};
+use super::error::RpcError;
+
+/// Bytes of one JSON object; traffic policies travel in them.
+pub const OBJECT_BYTES_MAX: usize = 1 << 20;
+
+/// Nesting of one JSON object.
+pub const OBJECT_DEPTH_MAX: usize = 32;
 
 /// Collects one object, at most [`OBJECT_BYTES_MAX`] bytes (or fewer) and [`OBJECT_DEPTH_MAX`] levels deep.
 #[derive(Debug)]
@@ -66,7 +72,7 @@ impl ObjectReader {
             return Ok(false);
         }
         match byte {
-            b'{' | b'[' if self.depth >= OBJECT_DEPTH_MAX => Err(RpcError::TooDeep),
+            b'{' | b'[' if self.depth >= OBJECT_DEPTH_MAX => Err(RpcError::TooDeep(OBJECT_DEPTH_MAX)),
             b'{' => {
                 self.depth += 1;
                 Ok(false)

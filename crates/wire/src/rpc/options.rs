@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::fold::nullable;
 use super::secret::Secret;
 
-/// An option that asks the edge to do something: to keep somebody out, or to change what passes.
+/// An option that asks the edge to do something: to refuse visitors, or to change what passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SecurityOption {
     /// Users and passwords; also the old `Auth` text.
@@ -81,7 +81,7 @@ const OTHER_KEYS: [&str; 9] = [
     "localurlscheme",
 ];
 
-/// Keys of folded `Opts` that are set and that nobody here knows. Their number is bounded by the message's size.
+/// Keys of folded `Opts` that are set and unknown here. Their number is bounded by the message's size.
 pub(super) fn unknown_in(folded: &Value) -> Vec<String> {
     let known = |key: &str| OTHER_KEYS.contains(&key) || KEYS.iter().any(|(name, _)| *name == key);
     let entries = folded.as_object().into_iter().flatten();
@@ -166,7 +166,7 @@ pub struct TlsTermination {
     /// Base64 of the private key.
     #[serde(default, deserialize_with = "nullable")]
     pub key: Secret,
-    /// A key sealed for somebody else; nothing of ours can open it.
+    /// A key sealed for another party; nothing of ours can open it.
     #[serde(default, deserialize_with = "nullable")]
     pub sealed_key: Secret,
 }

@@ -1,9 +1,9 @@
-//! The header of a proxied connection (wire.md §5): the server speaks first and says for whom. Knows no I/O.
+//! The header of a proxied connection (wire.md §5): the server speaks first and names the endpoint and the visitor. Knows no I/O.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::RpcError;
+use super::error::RpcError;
 use super::fold::{decode, nullable};
 
 /// Bytes of the JSON of one header.
@@ -100,7 +100,7 @@ impl ProxyHeader {
         usize::try_from(announced)
             .ok()
             .filter(|length| (2..=PROXY_HEADER_BYTES_MAX).contains(length))
-            .ok_or(RpcError::ProxyHeaderLength(announced))
+            .ok_or(RpcError::ProxyHeaderLength { announced, bytes_max: PROXY_HEADER_BYTES_MAX })
     }
 
     /// Reads the JSON.

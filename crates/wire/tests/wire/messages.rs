@@ -323,7 +323,7 @@ fn what_is_no_object_is_refused_at_once() {
     assert!(matches!(refused(b"{]"), RpcError::Json(_)));
     assert!(matches!(refused(b"{\"a\":\xff}"), RpcError::Json(_)));
     let deep = format!("{}{}", "{\"a\":".repeat(OBJECT_DEPTH_MAX), "{}");
-    assert!(matches!(refused(deep.as_bytes()), RpcError::TooDeep));
+    assert!(matches!(refused(deep.as_bytes()), RpcError::TooDeep(_)));
     let mut reader = ObjectReader::default();
     reader.push(b"{\"a\":\"").unwrap();
     let chunk = vec![b'x'; 65_536];

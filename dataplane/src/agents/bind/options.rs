@@ -11,7 +11,7 @@ use ebbgate_policy::{CheckContext, Owner, ServerCertificate, TlsSettings, check}
 use ebbgate_wire::rpc::{Bind, BindError, HeaderChanges, SecurityOption};
 use serde_json::{Map, Value, json};
 
-use super::{CODE_OPTION, Refusal};
+use super::super::refusal::{CODE_OPTION, Refusal};
 use crate::net::tls::{default_settings, parse_certificate};
 
 /// Most headers that one option adds or removes.

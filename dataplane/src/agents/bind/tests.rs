@@ -3,6 +3,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "json! values read best given away")]
 
 use super::*;
+use crate::agents::refusal::CODE_OPTION;
 use crate::state::tables::Tables;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;

@@ -1,35 +1,43 @@
 //! An attachment: a QUIC connection that takes streams of a session which runs elsewhere, for as long as the agent likes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ebbgate_model::IpRestrictionKind;
-use ebbgate_tunnel::quic::{ATTACHED, HEADER_SECS_MAX, Stream};
+use ebbgate_model::{AccountId, IpRestrictionKind};
+use ebbgate_tunnel::quic::{ATTACHED, Connection, HEADER_SECS_MAX, Stream};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Duration, timeout};
 
-use super::Newcomer;
+use super::super::links::session_of_ticket;
+use super::super::registry::Agents;
 use super::watch::watch;
-use crate::agents::session_of_ticket;
-use crate::dispatch::gateway::Gateway as _;
-use crate::l4::Open;
-use crate::shard::Shard;
+use crate::state::clock;
 use crate::state::edge::Stage;
-use crate::tunnel::carrier::QuicWay;
+use crate::state::metrics::Open;
+use crate::tunnel::quic::QuicTransport;
+
+/// A connection whose handshake is done.
+pub(super) struct Newcomer {
+    pub(super) connection: Connection,
+    pub(super) peer: IpAddr,
+    /// Only sessions of this account may use the name it asked for; None: any.
+    pub(super) ingress: Option<AccountId>,
+}
 
 /// Serves an attachment to its end, and gives the reason of it.
 pub(super) async fn attach(
-    shard: &Shard,
+    agents: &Agents,
     newcomer: Newcomer,
     mut stream: Stream,
     ticket: &Secret,
 ) -> &'static str {
     let Newcomer { connection, peer, ingress } = newcomer;
-    let edge = shard.edge();
-    let now_s = shard.now_unix_ms() / 1000;
-    let way = QuicWay::new(connection.clone(), false);
-    let session = session_of_ticket(edge, ticket, ingress, peer, now_s);
+    let edge = agents.edge();
+    let now_s = clock::unix_ms() / 1000;
+    let way = QuicTransport::new(connection.clone(), false);
+    let session = session_of_ticket(agents, ticket, ingress, peer, now_s);
     let Some(session) = session.filter(|session| session.state.attach(&way)) else {
         tracing::debug!(%peer, "a QUIC connection is not attached: its ticket is void, or the session over");
         let refuse = async {
@@ -60,7 +68,7 @@ pub(super) async fn attach(
 }
 
 /// Waits for the agent's wish for no new streams, and then for the connection to end with its last one.
-async fn detached(stream: &mut Stream, way: &Arc<QuicWay>) {
+async fn detached(stream: &mut Stream, way: &Arc<QuicTransport>) {
     // A byte here means nothing yet; the end means that no new streams shall come.
     while stream.read_u8().await.is_ok() {}
     way.detach();

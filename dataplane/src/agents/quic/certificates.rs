@@ -22,7 +22,7 @@ pub(super) fn tls(edge: &Arc<Edge>) -> ServerConfig {
     config
 }
 
-/// Certificates by name. A name nobody answers to gets none, and so no handshake.
+/// Certificates by name. An unknown name gets none, and so no handshake.
 struct Certificates(Weak<Edge>);
 
 impl ResolvesServerCert for Certificates {

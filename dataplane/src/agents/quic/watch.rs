@@ -9,22 +9,26 @@ use std::sync::Arc;
 use ebbgate_tunnel::quic::{LOOK_MS, PathLiveness};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
-use crate::agents::AgentSession;
-use crate::l4::Open;
-use crate::shard::Shard;
+use super::super::registry::Agents;
+use super::super::session::AgentSession;
 use crate::state::edge::Edge;
-use crate::tunnel::carrier::QuicWay;
+use crate::state::metrics::Open;
+use crate::tunnel::quic::QuicTransport;
 
 /// Watches the connection a session runs over, until either ends. A session that may not be where its agent has gone ends.
-pub async fn watch_session(shard: Shard, session: Arc<AgentSession>, way: Arc<QuicWay>) {
-    watch(shard.edge(), &session, &way, |source| session.moved(shard.edge(), source)).await;
+pub(in super::super) async fn watch_session(
+    agents: Arc<Agents>,
+    session: Arc<AgentSession>,
+    way: Arc<QuicTransport>,
+) {
+    watch(agents.edge(), &session, &way, |source| agents.moved(&session, source)).await;
 }
 
 /// Looks at the connection until it or its session has ended, or `came` does not want an address it came to.
 pub(super) async fn watch(
     edge: &Edge,
     session: &AgentSession,
-    way: &QuicWay,
+    way: &QuicTransport,
     mut came: impl FnMut(IpAddr) -> bool,
 ) {
     let connection = way.connection();
@@ -55,7 +59,7 @@ pub(super) async fn watch(
         let other_host = now.ip() != source.ip();
         source = now;
         let ip = now.ip().to_canonical();
-        if edge.guard.is_blocked(ip) || other_host && !came(ip) {
+        if edge.is_blocked(ip) || other_host && !came(ip) {
             return tracing::info!(session = %session.state.id, %ip, "an agent may not be where it went");
         }
     }

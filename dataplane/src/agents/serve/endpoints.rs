@@ -7,16 +7,19 @@ use std::sync::Arc;
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
 use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
 use ebbgate_policy::{EndpointFacts, Engine};
-use ebbgate_wire::rpc::{Bind, BindReply, PatchTunnelState};
+use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState};
 use ebbgate_wire::ticket::BindToken;
 
-use super::super::bind::{self, Place, Refusal, Wanted};
-use super::super::{AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, take_out, text_bytes, with_engine};
+use super::super::bind::{self, Place, Wanted};
+use super::super::refusal::Refusal;
+use super::super::session::{
+    AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, take_out, text_bytes, with_engine,
+};
 use super::{Connection, TEXT_BYTES_MAX, TICKET_SECS, short};
-use crate::dispatch::gateway::Gateway as _;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::route::{AlreadyOnline, RouteTable};
 use crate::state::tables::Tables;
+use crate::state::{clock, random};
 use crate::tunnel::health::Health;
 use crate::tunnel::session::AgentRef;
 
@@ -39,7 +42,7 @@ impl Connection {
 
     fn try_bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> Result<BindReply, Refusal> {
         let edge = self.shard.edge();
-        let now_s = self.shard.now_unix_ms() / 1000;
+        let now_s = clock::unix_ms() / 1000;
         let tables = edge.tables.load_full();
         let identity = session.identity();
         let credential = tables.program.credentials.get(&identity.credential);
@@ -58,7 +61,7 @@ impl Connection {
         let references = tables.references(identity.account);
         let engine = wanted.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
         let engine = engine.map(Arc::new);
-        let bind_id = if bind.id.is_empty() { edge.ksuid().to_string() } else { short(&bind.id) };
+        let bind_id = if bind.id.is_empty() { random::ksuid().to_string() } else { short(&bind.id) };
         session.remove(edge, &bind_id);
         let text = session.keep(text_bytes_max(bind, &wanted))?;
         let make = |url: EndpointUrl| {
@@ -79,7 +82,9 @@ impl Connection {
             take_out(edge, &bound);
             return Err(Refusal { code: None, message: "the session has ended".into() });
         }
-        session.settle(edge, &bind_id, tables).inspect_err(|_| drop(session.remove(edge, &bind_id)))?;
+        session
+            .recheck_endpoint(edge, &bind_id, tables)
+            .inspect_err(|_| drop(session.remove(edge, &bind_id)))?;
         tracing::info!(session = %session.state.id, endpoint = %endpoint.id, url = %endpoint.url, "endpoint online");
         let token = BindToken {
             client_id: session.client_id.clone(),
@@ -116,7 +121,7 @@ impl Connection {
             }
             Place::At(url) | Place::LentAgain(url) => Ok((try_url(url.clone())?, None)),
             Place::RandomName(scheme, domain) => (0..RANDOM_TRIES_MAX)
-                .filter_map(|_| bind::random_name(*scheme, domain, edge.random()))
+                .filter_map(|_| bind::random_name(*scheme, domain, random::number()))
                 .find_map(|url| try_url(url).ok())
                 .map(|endpoint| (endpoint, None))
                 .ok_or_else(|| none("random name")),
@@ -141,7 +146,7 @@ impl Connection {
         engine: Option<Arc<Engine>>,
         url: EndpointUrl,
     ) -> Arc<Endpoint> {
-        let id = EndpointId::new(self.shard.edge().ksuid());
+        let id = EndpointId::new(random::ksuid());
         Arc::new(Endpoint {
             id,
             account: identity.account,
@@ -154,6 +159,8 @@ impl Connection {
                 proxy_protocol: wanted.proxy_protocol,
                 tls_termination: wanted.tls_termination.clone(),
                 health: self.health(session, &url),
+                shows_client: bind.extra.shows_client
+                    || Family::from_user_agent(&identity.user_agent) != Family::Ebbgate,
             }),
             upstream_http2: bind.upstream_is_http2(),
             pooling_enabled: bind.extra.pooling_enabled,
@@ -192,7 +199,7 @@ impl Connection {
             match session.replace(edge, &before, bound, RouteTable::bind) {
                 Ok(()) => {
                     edge.occupant_changed(&before);
-                    return session.settle(edge, &id, tables).inspect_err(|refusal| {
+                    return session.recheck_endpoint(edge, &id, tables).inspect_err(|refusal| {
                         let code = refusal.code.unwrap_or(ErrorCode::ACL_NAME);
                         session.stop_endpoint(edge, &id, code, &refusal.message);
                     });

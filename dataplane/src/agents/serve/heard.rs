@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::tunnel::liveness::Liveness;
+use crate::tunnel::agent_liveness::AgentLiveness;
 
 /// See the module.
 pub(super) struct Heard<IO> {
     pub(super) io: IO,
-    pub(super) liveness: Arc<Liveness>,
+    pub(super) liveness: Arc<AgentLiveness>,
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Heard<IO> {

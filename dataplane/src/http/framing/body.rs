@@ -1,15 +1,30 @@
-//! Bodies: counts bytes of a declared length, takes chunked coding apart and writes its framing anew (RFC 9112
-//! sections 6 and 7). Data itself is never copied: the caller passes it and reports how much.
+//! Bodies: content by its declared length, out of its chunks or until the connection closes (RFC 9112 sections 6 and 7).
+//! Content is not copied: it shares the bytes that were read.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::grammar::{LineScanner, field, is_token, is_token_byte, lines};
-use super::{
-    BodyFraming, CHUNK_EXTENSION_BYTES_MAX, CHUNK_LINE_BYTES_MAX, Refusal, TRAILER_BYTES_MAX, TRAILERS_MAX,
-};
+use super::{CHUNK_EXTENSION_BYTES_MAX, CHUNK_LINE_BYTES_MAX, Refusal, TRAILER_BYTES_MAX, TRAILERS_MAX};
+
+/// How a body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// There is none.
+    None,
+    /// This many bytes, at least one.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// Until the connection closes (responses only).
+    UntilClose,
+}
 
 /// Digits of a chunk size: 60 bits, so that no sum of sizes in memory can overflow.
 const CHUNK_SIZE_DIGITS_MAX: usize = 15;
+
+/// What follows the content of the last chunk when there are no trailers.
+const END_OF_CHUNKS: &[u8] = b"\r\n0\r\n\r\n";
 
 /// Trailer fields that would change framing, routing or trust if a recipient merged them into the head
 /// (RFC 9110 section 6.5.1).
@@ -32,11 +47,14 @@ const TRAILERS_FORBIDDEN: [&str; 14] = [
 
 /// What comes next in a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum BodyStep {
+pub enum BodyPart {
+    /// Nothing can be said without more bytes.
     More,
-    Text(Bytes),
-    Data(u64),
-    UntilClose,
+    /// Content, at least one byte of it.
+    Data(Bytes),
+    /// The trailer section of a chunked body, which is over with it.
+    Trailers(HeaderMap),
+    /// The body is over.
     End,
 }
 
@@ -47,19 +65,20 @@ enum State {
     UntilClose,
     ChunkLine(LineScanner),
     ChunkData(u64),
-    ChunkEnd,
     Trailers(LineScanner),
+    Failed(Refusal),
 }
 
-/// Follows one body.
+/// Takes one body apart.
 #[derive(Debug, Clone)]
-pub(super) struct BodyFramer {
+pub struct BodyDecoder {
     state: State,
     extension_bytes: usize,
 }
 
-impl BodyFramer {
-    pub(super) fn new(framing: BodyFraming) -> Self {
+impl BodyDecoder {
+    /// A body that is delimited so.
+    pub fn new(framing: BodyFraming) -> Self {
         let state = match framing {
             BodyFraming::None => State::Done,
             BodyFraming::Length(left) => State::Length(left),
@@ -69,44 +88,73 @@ impl BodyFramer {
         Self { state, extension_bytes: 0 }
     }
 
-    /// Takes framing text from the front of `input`, never data.
-    pub(super) fn step(&mut self, input: &mut BytesMut) -> Result<BodyStep, Refusal> {
-        match &mut self.state {
-            State::Done | State::Length(0) => Ok(BodyStep::End),
-            State::Length(left) | State::ChunkData(left) if *left > 0 => Ok(BodyStep::Data(*left)),
-            State::UntilClose => Ok(BodyStep::UntilClose),
-            State::ChunkLine(scanner) => {
-                let end = scanner.line(input, CHUNK_LINE_BYTES_MAX).map_err(in_chunk_line)?;
-                end.map_or(Ok(BodyStep::More), |end| self.chunk_line(&input.split_to(end)))
-            }
-            State::Length(_) | State::ChunkData(_) | State::ChunkEnd => self.chunk_end(input),
-            State::Trailers(scanner) => match scanner.block(input, TRAILER_BYTES_MAX)? {
-                None => Ok(BodyStep::More),
-                Some(end) => {
+    /// Takes the next part from the front of `input`. After a refusal it refuses for ever.
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<BodyPart, Refusal> {
+        let part = self.advance(input);
+        if let Err(refusal) = part {
+            self.state = State::Failed(refusal);
+        }
+        part
+    }
+
+    /// Whether nothing is missing. Takes the end of a chunked body from `input` if it stands at the front, so that the
+    /// last bytes of content are known to be the last.
+    pub fn is_over(&mut self, input: &mut BytesMut) -> bool {
+        if matches!(self.state, State::ChunkData(0)) && input.starts_with(END_OF_CHUNKS) {
+            input.advance(END_OF_CHUNKS.len());
+            self.state = State::Done;
+        }
+        matches!(self.state, State::Done | State::Length(0))
+    }
+
+    /// The connection ended: an error if the body was not whole (RFC 9112 section 8).
+    pub fn close(&self) -> Result<(), Refusal> {
+        match self.state {
+            State::Done | State::Length(0) | State::UntilClose => Ok(()),
+            State::Failed(refusal) => Err(refusal),
+            _ => Err(Refusal::Truncated),
+        }
+    }
+
+    fn advance(&mut self, input: &mut BytesMut) -> Result<BodyPart, Refusal> {
+        loop {
+            match &mut self.state {
+                State::Failed(refusal) => return Err(*refusal),
+                State::Done | State::Length(0) => return Ok(BodyPart::End),
+                State::ChunkData(0) => match (input.first(), input.get(1)) {
+                    (None, _) | (Some(b'\r'), None) => return Ok(BodyPart::More),
+                    (Some(b'\r'), Some(b'\n')) => {
+                        input.advance(2);
+                        self.state = State::ChunkLine(LineScanner::default());
+                    }
+                    _ => return Err(Refusal::ChunkEnd),
+                },
+                _ if input.is_empty() => return Ok(BodyPart::More),
+                State::Length(left) | State::ChunkData(left) => {
+                    let n = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                    *left = left.saturating_sub(u64::try_from(n).unwrap_or(u64::MAX));
+                    return Ok(BodyPart::Data(input.split_to(n).freeze()));
+                }
+                State::UntilClose => return Ok(BodyPart::Data(input.split().freeze())),
+                State::ChunkLine(scanner) => {
+                    let end = scanner.line(input, CHUNK_LINE_BYTES_MAX).map_err(in_chunk_line)?;
+                    let Some(end) = end else { return Ok(BodyPart::More) };
+                    let line = input.split_to(end);
+                    self.chunk_line(&line)?;
+                }
+                State::Trailers(scanner) => {
+                    let Some(end) = scanner.block(input, TRAILER_BYTES_MAX)? else {
+                        return Ok(BodyPart::More);
+                    };
                     let block = input.split_to(end).freeze();
-                    check_trailers(&block)?;
                     self.state = State::Done;
-                    Ok(BodyStep::Text(block))
-                }
-            },
-        }
-    }
-
-    /// Notes that `n` bytes of data went by.
-    pub(super) fn passed(&mut self, n: u64) {
-        match &mut self.state {
-            State::Length(left) => *left = left.saturating_sub(n),
-            State::ChunkData(left) => {
-                *left = left.saturating_sub(n);
-                if *left == 0 {
-                    self.state = State::ChunkEnd;
+                    return trailers(&block);
                 }
             }
-            _ => {}
         }
     }
 
-    fn chunk_line(&mut self, line: &[u8]) -> Result<BodyStep, Refusal> {
+    fn chunk_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
         let line = line.strip_suffix(b"\r\n").unwrap_or(line);
         let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
         let (size, extensions) = line.split_at_checked(digits).ok_or(Refusal::ChunkSize)?;
@@ -121,18 +169,7 @@ impl BodyFramer {
         let size = std::str::from_utf8(size).map_err(|_| Refusal::ChunkSize)?;
         let size = u64::from_str_radix(size, 16).map_err(|_| Refusal::ChunkSize)?;
         self.state = if size == 0 { State::Trailers(LineScanner::default()) } else { State::ChunkData(size) };
-        Ok(BodyStep::Text(format!("{size:x}\r\n").into()))
-    }
-
-    fn chunk_end(&mut self, input: &mut BytesMut) -> Result<BodyStep, Refusal> {
-        match (input.first(), input.get(1)) {
-            (None, _) | (Some(b'\r'), None) => Ok(BodyStep::More),
-            (Some(b'\r'), Some(b'\n')) => {
-                self.state = State::ChunkLine(LineScanner::default());
-                Ok(BodyStep::Text(input.split_to(2).freeze()))
-            }
-            _ => Err(Refusal::ChunkEnd),
-        }
+        Ok(())
     }
 }
 
@@ -174,12 +211,13 @@ fn after_value(value: &[u8]) -> Result<&[u8], Refusal> {
     Err(Refusal::ChunkSize)
 }
 
-fn check_trailers(block: &[u8]) -> Result<(), Refusal> {
-    if block == b"\r\n" {
-        return Ok(());
+fn trailers(block: &Bytes) -> Result<BodyPart, Refusal> {
+    if block.as_ref() == b"\r\n" {
+        return Ok(BodyPart::End);
     }
+    let mut trailers = HeaderMap::new();
     for (n, line) in lines(block).enumerate() {
-        let (name, _) = field(line)?;
+        let (name, value) = field(line)?;
         if n >= TRAILERS_MAX {
             return Err(Refusal::HeadTooLarge);
         }
@@ -188,8 +226,11 @@ fn check_trailers(block: &[u8]) -> Result<(), Refusal> {
         {
             return Err(Refusal::Trailer);
         }
+        let name = HeaderName::from_bytes(name).map_err(|_| Refusal::FieldName)?;
+        let value = HeaderValue::from_maybe_shared(block.slice_ref(value));
+        trailers.append(name, value.map_err(|_| Refusal::ControlByte)?);
     }
-    Ok(())
+    Ok(BodyPart::Trailers(trailers))
 }
 
 /// `X-Forwarded-*` and its like speak for the edge.
@@ -203,38 +244,52 @@ fn starts_with_forwarded(name: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Runs a chunked body through and returns the framing it was given and what was left over.
-    fn run(text: &str) -> Result<(String, String), Refusal> {
-        let mut framer = BodyFramer::new(BodyFraming::Chunked);
-        let mut input = BytesMut::from(text);
-        let mut output = Vec::new();
+    /// Decodes a chunked body: its content, its trailers and what was left over.
+    fn run(text: &str) -> Result<(String, HeaderMap, String), Refusal> {
+        let mut decoder = BodyDecoder::new(BodyFraming::Chunked);
+        let (mut input, mut content, mut trailers) = (BytesMut::from(text), Vec::new(), HeaderMap::new());
         loop {
-            match framer.step(&mut input)? {
-                BodyStep::Text(text) => output.extend_from_slice(&text),
-                BodyStep::Data(n) => {
-                    let n = usize::try_from(n).unwrap().min(input.len());
-                    if n == 0 {
-                        return Err(Refusal::Truncated);
-                    }
-                    output.extend_from_slice(&input.split_to(n));
-                    framer.passed(n as u64);
-                }
-                BodyStep::More | BodyStep::UntilClose => return Err(Refusal::Truncated),
-                BodyStep::End => break,
+            match decoder.decode(&mut input)? {
+                BodyPart::More => return Err(decoder.close().unwrap_err()),
+                BodyPart::Data(data) => content.extend_from_slice(&data),
+                BodyPart::Trailers(fields) => trailers = fields,
+                BodyPart::End => break,
             }
         }
-        Ok((String::from_utf8(output).unwrap(), String::from_utf8(input.to_vec()).unwrap()))
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        Ok((text(&content), trailers, text(&input)))
     }
 
     #[test]
-    fn chunked_bodies_are_framed_anew() {
-        let check =
-            |text: &str, expect: &str| assert_eq!(run(text), Ok((expect.into(), "GET".into())), "{text:?}");
-        check("3\r\nabc\r\n0\r\n\r\nGET", "3\r\nabc\r\n0\r\n\r\n");
-        check("003\r\nabc\r\n000\r\n\r\nGET", "3\r\nabc\r\n0\r\n\r\n");
-        check("A\r\n0123456789\r\n0;last\r\n\r\nGET", "a\r\n0123456789\r\n0\r\n\r\n");
-        check("1;a=b;c=\"d;\\\"\"\r\nx\r\n0\r\n\r\nGET", "1\r\nx\r\n0\r\n\r\n");
-        check("0\r\nX-Sum: 1\r\n\r\nGET", "0\r\nX-Sum: 1\r\n\r\n");
+    fn chunked_bodies_are_taken_apart() {
+        let check = |text: &str, content: &str| {
+            assert_eq!(run(text), Ok((content.into(), HeaderMap::new(), "GET".into())), "{text:?}");
+        };
+        check("3\r\nabc\r\n0\r\n\r\nGET", "abc");
+        check("003\r\nabc\r\n000\r\n\r\nGET", "abc");
+        check("A\r\n0123456789\r\n0;last\r\n\r\nGET", "0123456789");
+        check("1;a=b;c=\"d;\\\"\"\r\nx\r\n2\r\nyz\r\n0\r\n\r\nGET", "xyz");
+        let (content, trailers, left) = run("0\r\nX-Sum: 1\r\nX-Sum:\r\n\r\nGET").unwrap();
+        let sums: Vec<_> = trailers.get_all("x-sum").iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!((content.as_str(), sums, left.as_str()), ("", vec![&b"1"[..], b""], "GET"));
+    }
+
+    #[test]
+    fn the_end_is_seen_behind_the_last_content() {
+        for (text, over) in [
+            ("3\r\nabc\r\n0\r\n\r\nGET", true),
+            ("3\r\nabc\r\n0\r\n\r", false),
+            ("3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n", false),
+        ] {
+            let (mut decoder, mut input) = (BodyDecoder::new(BodyFraming::Chunked), BytesMut::from(text));
+            assert!(!decoder.is_over(&mut input));
+            assert_eq!(decoder.decode(&mut input), Ok(BodyPart::Data(Bytes::from("abc"))));
+            assert_eq!(decoder.is_over(&mut input), over, "{text:?}");
+        }
+        let (mut decoder, mut input) = (BodyDecoder::new(BodyFraming::Length(3)), BytesMut::from("abcd"));
+        assert!(decoder.close().is_err());
+        assert_eq!(decoder.decode(&mut input), Ok(BodyPart::Data(Bytes::from("abc"))));
+        assert!(decoder.is_over(&mut input) && decoder.close().is_ok());
     }
 
     #[test]

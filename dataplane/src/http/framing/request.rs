@@ -1,32 +1,41 @@
-//! Requests of a visitor, one after the other on a connection.
+//! Heads of requests, one after the other on a connection.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::HOST;
+use http::request::Parts;
+use http::{Method, Request, Uri, Version};
 
-use super::body::{BodyFramer, BodyStep};
-use super::grammar::{Authority, Fields, LineScanner, encoded, is_path_and_query, is_token, lines};
+use super::fields::Fields;
+use super::grammar::{LineScanner, encoded, is_path_and_query, is_token, lines};
 use super::{
-    BodyFraming, EMPTY_LINES_MAX, HEAD_BYTES_MAX, METHOD_BYTES_MAX, Refusal, Step, TARGET_BYTES_MAX,
+    Authority, BodyFraming, EMPTY_LINES_MAX, HEAD_BYTES_MAX, METHOD_BYTES_MAX, Refusal, TARGET_BYTES_MAX,
 };
 
-/// What the framer learnt from a request's head.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A request up to its body.
+#[derive(Debug)]
 pub struct RequestHead {
-    /// How its body is delimited.
+    /// Method, target in origin form (or `*`), version and fields, but for Expect: that one is an upstream's to answer.
+    pub parts: Parts,
+    /// The Host field, with which an absolute target agrees.
+    pub authority: Authority,
+    /// How the body is delimited.
     pub framing: BodyFraming,
     /// Whether it asks to leave HTTP: Upgrade, nominated by Connection, and no body (with one the request is served as
     /// if it had not asked, RFC 9110 section 7.8). Bytes after it have no meaning until it is answered.
     pub upgrade: bool,
-    /// The Host header.
-    pub authority: Authority,
-    /// Header fields it has.
-    pub fields: usize,
-    /// Whether it is of HTTP/1.0: no chunks and no interim answers for its visitor.
-    pub version_1_0: bool,
-    /// Whether the visitor may wait for a 100 before it sends the body (RFC 9110 section 10.1.1). The field itself is not
-    /// handed on: nobody but the upstream answers it.
+    /// Whether its sender may wait for a 100 before it sends the body (RFC 9110 section 10.1.1).
     pub expects: bool,
-    /// How the visitor wrote the target, where it is handed on in another spelling.
+    /// Whether its sender keeps the connection for another request (RFC 9112 section 9.3).
+    pub keep_alive: bool,
+    /// How its sender wrote the target, where `parts` has another spelling.
     pub spelling: Option<Spelling>,
+}
+
+impl RequestHead {
+    /// Whether it is of HTTP/1.0: no chunks and no interim answers for its sender.
+    pub fn is_version_1_0(&self) -> bool {
+        self.parts.version == Version::HTTP_10
+    }
 }
 
 /// Two spellings of one path and query.
@@ -38,91 +47,48 @@ pub struct Spelling {
     pub encoded: String,
 }
 
-#[derive(Debug, Clone)]
-enum State {
-    Head { scanner: LineScanner, empty_lines: usize },
-    Body(BodyFramer),
-    Failed(Refusal),
+/// Reads the heads of one connection's requests. Between two heads the caller takes the body from the same input.
+#[derive(Debug, Clone, Default)]
+pub struct RequestDecoder {
+    scanner: LineScanner,
+    empty_lines: usize,
+    failed: Option<Refusal>,
 }
 
-/// Follows the requests of one connection. Feed it until it says [`Step::End`]; then it waits for the next head.
-#[derive(Debug, Clone)]
-pub struct RequestFramer {
-    state: State,
-}
-
-impl Default for RequestFramer {
-    fn default() -> Self {
-        Self { state: State::Head { scanner: LineScanner::default(), empty_lines: 0 } }
-    }
-}
-
-impl RequestFramer {
-    /// Looks at the front of `input` and takes whole heads and framing text from it, never data. After a refusal it
-    /// refuses for ever.
-    pub fn step(&mut self, input: &mut BytesMut) -> Result<Step<RequestHead>, Refusal> {
-        let step = self.advance(input);
-        if let Err(refusal) = step {
-            self.state = State::Failed(refusal);
+impl RequestDecoder {
+    /// Takes the next head from the front of `input`; none: it has not all arrived. After a refusal it refuses for ever.
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<RequestHead>, Refusal> {
+        if let Some(refusal) = self.failed {
+            return Err(refusal);
         }
-        step
+        let head = self.advance(input);
+        self.failed = head.as_ref().err().copied();
+        head
     }
 
-    /// Notes that `n` bytes of data went by.
-    pub fn passed(&mut self, n: u64) {
-        if let State::Body(body) = &mut self.state {
-            body.passed(n);
-        }
-    }
-
-    /// Whether it stands between two requests with nothing of the next one seen (`input` being what was not taken).
-    pub fn is_between(&self, input: &[u8]) -> bool {
-        matches!(self.state, State::Head { .. }) && input.is_empty()
-    }
-
-    /// Whether it is inside a body.
-    pub fn is_in_body(&self) -> bool {
-        matches!(self.state, State::Body(_))
-    }
-
-    fn advance(&mut self, input: &mut BytesMut) -> Result<Step<RequestHead>, Refusal> {
-        match &mut self.state {
-            State::Failed(refusal) => Err(*refusal),
-            State::Head { scanner, empty_lines } => {
-                let Some(end) = scanner.block(input, HEAD_BYTES_MAX)? else { return Ok(Step::More) };
-                let block = input.split_to(end).freeze();
-                if block.len() == 2 {
-                    *empty_lines += 1;
-                    *scanner = LineScanner::default();
-                    return if *empty_lines > EMPTY_LINES_MAX {
-                        Err(Refusal::EmptyLines)
-                    } else {
-                        self.advance(input)
-                    };
-                }
-                let (head, text) = read_head(&block)?;
-                self.state = State::Body(BodyFramer::new(head.framing));
-                Ok(Step::Head(head, text))
+    fn advance(&mut self, input: &mut BytesMut) -> Result<Option<RequestHead>, Refusal> {
+        loop {
+            let Some(end) = self.scanner.block(input, HEAD_BYTES_MAX)? else { return Ok(None) };
+            let (block, scanner) = (input.split_to(end).freeze(), std::mem::take(&mut self.scanner));
+            if scanner.lines() > 0 {
+                self.empty_lines = 0;
+                return read_head(&block, scanner.lines()).map(Some);
             }
-            State::Body(body) => Ok(match body.step(input)? {
-                BodyStep::More => Step::More,
-                BodyStep::Text(text) => Step::Text(text),
-                BodyStep::Data(n) => Step::Data(n),
-                BodyStep::UntilClose | BodyStep::End => {
-                    self.state = Self::default().state;
-                    Step::End
-                }
-            }),
+            // RFC 9112 section 2.2: at least one empty line before a request line is ignored.
+            self.empty_lines += 1;
+            if self.empty_lines > EMPTY_LINES_MAX {
+                return Err(Refusal::EmptyLines);
+            }
         }
     }
 }
 
-fn read_head(block: &Bytes) -> Result<(RequestHead, Bytes), Refusal> {
+fn read_head(block: &Bytes, count: usize) -> Result<RequestHead, Refusal> {
     let mut lines = lines(block);
     let line = request_line(lines.next().unwrap_or_default())?;
-    let fields = Fields::read(lines)?;
-    let host = fields.host.ok_or(Refusal::HostCount)?;
-    let authority = Authority::parse(host).map_err(|_| Refusal::Host)?;
+    let fields = Fields::read(block, lines, count)?;
+    let host = fields.headers.get(HOST).ok_or(Refusal::HostCount)?;
+    let authority = Authority::parse(host.as_bytes()).map_err(|_| Refusal::Host)?;
     if let Some((default_port, named)) = &line.named
         && !authority.agrees(named, *default_port)
     {
@@ -132,55 +98,23 @@ fn read_head(block: &Bytes) -> Result<(RequestHead, Bytes), Refusal> {
     if line.version_1_0 && framing == BodyFraming::Chunked {
         return Err(Refusal::FramingNotAllowed);
     }
+    let (uri, spelling) = line.target(block)?;
+    let mut parts = Request::new(()).into_parts().0;
+    parts.method = Method::from_bytes(line.method).map_err(|_| Refusal::Method)?;
+    parts.uri = uri;
+    parts.version = if line.version_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let has_body = framing != BodyFraming::None;
     // HTTP/1.0 has neither upgrades nor expectations (RFC 9110 sections 7.8 and 10.1.1).
-    let head = RequestHead {
-        framing,
-        upgrade: fields.upgrade
-            && fields.connection_upgrade
-            && framing == BodyFraming::None
-            && !line.version_1_0,
-        authority,
-        fields: fields.count,
-        version_1_0: line.version_1_0,
-        expects: fields.expectation.is_some() && framing != BodyFraming::None && !line.version_1_0,
-        spelling: line.spelling(block)?,
-    };
-    let text = if fields.expectation.is_some() || head.spelling.is_some() {
-        rewritten(block, &head)
-    } else {
-        block.clone()
-    };
-    Ok((head, text))
+    let upgrade = fields.upgrade && fields.connection.upgrade && !has_body && !line.version_1_0;
+    let expects = fields.expects && has_body && !line.version_1_0;
+    let keep_alive = fields.keeps_alive(line.version_1_0);
+    parts.headers = fields.headers;
+    Ok(RequestHead { parts, authority, framing, upgrade, expects, keep_alive, spelling })
 }
-
-/// The head with the other spelling of its target and without its Expect.
-fn rewritten(block: &[u8], head: &RequestHead) -> Bytes {
-    let mut text = BytesMut::with_capacity(block.len() + 64);
-    for (n, line) in lines(block).enumerate() {
-        let is_expect = line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"expect:"));
-        match &head.spelling {
-            _ if n > 0 && is_expect => continue,
-            Some(Spelling { written, encoded }) if n == 0 => {
-                let at = line.len().saturating_sub(VERSION_BYTES + written.len());
-                text.extend_from_slice(line.get(..at).unwrap_or_default());
-                text.extend_from_slice(encoded.as_bytes());
-                text.extend_from_slice(
-                    line.get(line.len().saturating_sub(VERSION_BYTES)..).unwrap_or_default(),
-                );
-            }
-            _ => text.extend_from_slice(line),
-        }
-        text.extend_from_slice(b"\r\n");
-    }
-    text.extend_from_slice(b"\r\n");
-    text.freeze()
-}
-
-/// Bytes of ` HTTP/1.1`.
-const VERSION_BYTES: usize = 9;
 
 /// What a request line says.
 struct Line<'a> {
+    method: &'a [u8],
     /// An absolute target's authority, with its scheme's port.
     named: Option<(u16, Authority)>,
     /// Path and query.
@@ -189,13 +123,23 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// `block` is what the line was read from.
-    fn spelling(&self, block: &Bytes) -> Result<Option<Spelling>, Refusal> {
-        let Some(encoded) = encoded(self.path) else { return Ok(None) };
-        if encoded.len() > TARGET_BYTES_MAX {
-            return Err(Refusal::TargetTooLong);
+    /// The target in origin form, and as it was written where a URI cannot hold it. `block` is what the line was read from.
+    fn target(&self, block: &Bytes) -> Result<(Uri, Option<Spelling>), Refusal> {
+        // RFC 9112 section 3.2.1: an absolute target without a path asks for `/`.
+        let written = if matches!(self.path.first(), Some(b'/' | b'*')) {
+            block.slice_ref(self.path)
+        } else {
+            let mut path = BytesMut::with_capacity(self.path.len() + 1);
+            path.put_u8(b'/');
+            path.put_slice(self.path);
+            path.freeze()
+        };
+        let uri = |text: Bytes| Uri::from_maybe_shared(text).map_err(|_| Refusal::Target);
+        match encoded(&written) {
+            None => Ok((uri(written)?, None)),
+            Some(encoded) if encoded.len() > TARGET_BYTES_MAX => Err(Refusal::TargetTooLong),
+            Some(encoded) => Ok((uri(encoded.clone().into())?, Some(Spelling { written, encoded }))),
         }
-        Ok(Some(Spelling { written: block.slice_ref(self.path), encoded }))
     }
 }
 
@@ -222,7 +166,7 @@ fn request_line(line: &[u8]) -> Result<Line<'_>, Refusal> {
         Some(b'h' | b'H') => absolute(target).map(|(named, path)| (Some(named), path))?,
         _ => return Err(Refusal::Target),
     };
-    Ok(Line { named, path, version_1_0 })
+    Ok(Line { method, named, path, version_1_0 })
 }
 
 fn is_version_1_0(version: &[u8]) -> Result<bool, Refusal> {
@@ -262,10 +206,7 @@ mod tests {
     use crate::http::framing::FIELDS_MAX;
 
     fn head(text: &[u8]) -> Result<RequestHead, Refusal> {
-        match RequestFramer::default().step(&mut BytesMut::from(text))? {
-            Step::Head(head, _) => Ok(head),
-            step => panic!("{step:?}"),
-        }
+        Ok(RequestDecoder::default().decode(&mut BytesMut::from(text))?.expect("a whole head"))
     }
 
     fn line(line: &str) -> Result<(), Refusal> {
@@ -354,64 +295,94 @@ mod tests {
 
     #[test]
     fn a_head_has_a_limit_and_is_refused_before_it_ends() {
-        let mut framer = RequestFramer::default();
+        let mut decoder = RequestDecoder::default();
         let mut input = BytesMut::from(&b"GET / HTTP/1.1\r\nX: "[..]);
         input.resize(HEAD_BYTES_MAX, b'a');
-        assert_eq!(framer.step(&mut input), Ok(Step::More));
+        assert!(decoder.decode(&mut input).unwrap().is_none());
         input.extend_from_slice(b"a");
-        assert_eq!(framer.step(&mut input), Err(Refusal::HeadTooLarge));
-        assert_eq!(framer.step(&mut BytesMut::new()), Err(Refusal::HeadTooLarge));
+        assert_eq!(decoder.decode(&mut input).unwrap_err(), Refusal::HeadTooLarge);
+        assert_eq!(decoder.decode(&mut BytesMut::new()).unwrap_err(), Refusal::HeadTooLarge);
     }
 
     #[test]
     fn one_empty_line_before_a_request_is_swallowed() {
         let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         assert!(head(format!("\r\n{request}").as_bytes()).is_ok());
-        assert_eq!(head(format!("\r\n\r\n{request}").as_bytes()), Err(Refusal::EmptyLines));
-        assert_eq!(head(format!("\n{request}").as_bytes()), Err(Refusal::BareLineFeed));
-    }
-
-    /// The head and what is handed on for it.
-    fn handed_on(text: &str) -> (RequestHead, String) {
-        match RequestFramer::default().step(&mut BytesMut::from(text)).unwrap() {
-            Step::Head(head, bytes) => (head, String::from_utf8(bytes.to_vec()).unwrap()),
-            step => panic!("{step:?}"),
-        }
+        assert_eq!(head(format!("\r\n\r\n{request}").as_bytes()).unwrap_err(), Refusal::EmptyLines);
+        assert_eq!(head(format!("\n{request}").as_bytes()).unwrap_err(), Refusal::BareLineFeed);
     }
 
     #[test]
-    fn an_expectation_is_told_and_not_handed_on() {
-        let (head, text) =
-            handed_on("PUT / HTTP/1.1\r\nExpect: 100-Continue\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
-        assert!(head.expects);
-        assert_eq!(text, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
-        assert!(!handed_on("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n").0.expects, "no body");
-        let old =
-            handed_on("PUT / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n").0;
-        assert!(old.version_1_0 && !old.expects);
+    fn a_head_becomes_its_parts_in_order_and_the_next_one_waits() {
+        let mut input = BytesMut::from(
+            "POST /a?b HTTP/1.1\r\nHost: A.example:80\r\nX: 1\r\nx:  2 \r\nEmpty:\r\nContent-Length: 3\r\n\r\nabcGET ",
+        );
+        let mut decoder = RequestDecoder::default();
+        let head = decoder.decode(&mut input).unwrap().unwrap();
+        assert_eq!((head.parts.method, head.parts.uri.to_string()), (Method::POST, "/a?b".to_owned()));
+        assert_eq!((head.authority.host.as_str(), head.authority.port), ("a.example", Some(80)));
+        let fields: Vec<_> =
+            head.parts.headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
+        assert_eq!(fields.join("|"), "host=A.example:80|x=1|x=2|empty=|content-length=3");
+        assert_eq!((head.framing, input.as_ref()), (BodyFraming::Length(3), &b"abcGET "[..]));
+        let _ = input.split_to(3);
+        assert!(decoder.decode(&mut input).unwrap().is_none());
     }
 
     #[test]
-    fn a_target_that_no_uri_can_hold_is_handed_on_in_another_spelling() {
-        for (before, path) in [("GET ", "/q?a=\"<>\""), ("GET http://a", "/q?<"), ("GET http://a", "?\"")] {
-            let (head, text) = handed_on(&format!("{before}{path} HTTP/1.1\r\nHost: a\r\nX: \"\r\n\r\n"));
-            let Spelling { written, encoded } = head.spelling.unwrap();
-            assert_eq!(written, path);
-            assert_eq!(encoded, path.replace('"', "%22").replace('<', "%3C").replace('>', "%3E"));
-            assert_eq!(text, format!("{before}{encoded} HTTP/1.1\r\nHost: a\r\nX: \"\r\n\r\n"));
+    fn an_expectation_is_told_and_is_no_field() {
+        let told = |text: &str| {
+            let head = head(text.as_bytes()).unwrap();
+            assert!(!head.parts.headers.contains_key("expect"));
+            head.expects
+        };
+        assert!(told("PUT / HTTP/1.1\r\nExpect: 100-Continue\r\nHost: a\r\nContent-Length: 1\r\n\r\n"));
+        assert!(!told("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n"), "no body");
+        assert!(!told("PUT / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_target_that_no_uri_can_hold_has_another_spelling() {
+        let parsed = |target: &str| {
+            let head = head(format!("GET {target} HTTP/1.1\r\nHost: a\r\nX: \"\r\n\r\n").as_bytes()).unwrap();
+            (head.parts.uri.to_string(), head.spelling)
+        };
+        for (target, written) in
+            [("/q?a=\"<>\"", "/q?a=\"<>\""), ("http://a/q?<", "/q?<"), ("http://a?\"", "/?\"")]
+        {
+            let (uri, spelling) = parsed(target);
+            let Spelling { written: found, encoded } = spelling.unwrap();
+            assert_eq!(found, written);
+            assert_eq!(encoded, written.replace('"', "%22").replace('<', "%3C").replace('>', "%3E"));
+            assert_eq!(uri, encoded);
         }
-        assert_eq!(handed_on("GET /q?`\\ HTTP/1.1\r\nHost: a\r\n\r\n").0.spelling, None);
+        for (target, uri) in
+            [("/q?`\\", "/q?`\\"), ("http://a", "/"), ("http://a/b?c", "/b?c"), ("http://a?b", "/?b")]
+        {
+            assert_eq!(parsed(target), (uri.to_owned(), None));
+        }
         let long = format!("GET /?{} HTTP/1.1\r\nHost: a\r\n\r\n", "<".repeat(TARGET_BYTES_MAX / 2));
-        assert_eq!(head(long.as_bytes()), Err(Refusal::TargetTooLong));
+        assert_eq!(head(long.as_bytes()).unwrap_err(), Refusal::TargetTooLong);
+    }
+
+    #[test]
+    fn connections_are_kept_as_the_version_and_connection_say() {
+        let keeps = |version: &str, fields: &str| {
+            head(format!("GET / {version}\r\nHost: a\r\n{fields}\r\n\r\n").as_bytes()).unwrap().keep_alive
+        };
+        assert!(keeps("HTTP/1.1", "X: y") && keeps("HTTP/1.1", "Connection: x-close"));
+        assert!(!keeps("HTTP/1.1", "Connection: x, Close") && !keeps("HTTP/1.0", "X: y"));
+        assert!(keeps("HTTP/1.0", "Connection: Keep-Alive"));
+        assert!(!keeps("HTTP/1.0", "Connection: keep-alive, close"));
     }
 
     #[test]
     fn http_1_0_has_no_chunks_and_no_upgrade() {
         let old = |fields: &str| head(format!("POST / HTTP/1.0\r\nHost: a\r\n{fields}\r\n\r\n").as_bytes());
-        assert_eq!(old("Transfer-Encoding: chunked"), Err(Refusal::FramingNotAllowed));
+        assert_eq!(old("Transfer-Encoding: chunked").unwrap_err(), Refusal::FramingNotAllowed);
         assert_eq!(old("Content-Length: 5").unwrap().framing, BodyFraming::Length(5));
         assert!(!old("Connection: upgrade\r\nUpgrade: websocket").unwrap().upgrade);
-        assert_eq!(head(b"GET / HTTP/1.0\r\n\r\n"), Err(Refusal::HostCount));
+        assert_eq!(head(b"GET / HTTP/1.0\r\n\r\n").unwrap_err(), Refusal::HostCount);
     }
 
     #[test]

@@ -1,153 +1,95 @@
-//! The response of an upstream to one request: held to the same grammar as a visitor's bytes, because a response that
-//! can be read in two ways splits the stream towards the visitor.
+//! The response of an upstream to one request: held to the same grammar as a request, because a response with two readings
+//! splits the stream towards the client.
 //!
-//! Interim responses are passed on, a bounded number of them; 101 only where it was asked for.
+//! Interim responses are told, a bounded number of them; 101 is taken only where it was asked for.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::response::Parts;
+use http::{HeaderMap, Response, StatusCode, Version};
 
-use super::body::{BodyFramer, BodyStep};
-use super::grammar::{Fields, LineScanner, field, lines};
-use super::{BodyFraming, CHUNK_LINE_BYTES_MAX, HEAD_BYTES_MAX, INTERIM_MAX, Refusal, Step};
+use super::fields::Fields;
+use super::grammar::{LineScanner, lines};
+use super::{BodyFraming, HEAD_BYTES_MAX, INTERIM_MAX, Refusal};
 
-/// Bytes looked at before a head is handed on: one whole chunk-size line and what follows an empty body.
-const FIRST_CHUNK_BYTES_MAX: usize = CHUNK_LINE_BYTES_MAX + 2;
-
-/// What the framer learnt from a response's head.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The final response up to its body.
+#[derive(Debug)]
 pub struct ResponseHead {
-    /// Status code, 101 or 200-599.
-    pub status: u16,
-    /// How its body is delimited.
+    /// Status (101 or 200 to 599), version and fields.
+    pub parts: Parts,
+    /// How the body is delimited.
     pub framing: BodyFraming,
+    /// Whether the connection may carry another exchange (RFC 9112 section 9.3).
+    pub keep_alive: bool,
+}
+
+/// What an upstream said next.
+#[derive(Debug)]
+pub enum ResponseStep {
+    /// An answer before the answer (RFC 9110 section 15.2).
+    Interim(StatusCode, HeaderMap),
+    /// The answer.
+    Final(ResponseHead),
 }
 
 /// What the request was, as far as it decides how its response is framed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Asked {
-    head: bool,
-    upgrade: bool,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The method is HEAD.
+    pub head: bool,
+    /// It asked to leave HTTP.
+    pub upgrade: bool,
 }
 
+/// Reads the heads of the response to one request.
 #[derive(Debug, Clone)]
-enum State {
-    Idle,
-    Head { scanner: LineScanner, interim: usize },
-    Body(BodyFramer),
-    Switched,
-    Failed(Refusal),
-}
-
-/// Follows the responses of one upstream connection, one request at a time.
-#[derive(Debug, Clone)]
-pub struct ResponseFramer {
-    state: State,
+pub struct ResponseDecoder {
     asked: Asked,
+    scanner: LineScanner,
+    interim: usize,
+    failed: Option<Refusal>,
 }
 
-impl Default for ResponseFramer {
-    fn default() -> Self {
-        Self { state: State::Idle, asked: Asked { head: false, upgrade: false } }
-    }
-}
-
-impl ResponseFramer {
-    /// A request goes out: its response is expected now.
-    pub fn expect(&mut self, head: bool, upgrade: bool) {
-        self.asked = Asked { head, upgrade };
-        self.state = State::Head { scanner: LineScanner::default(), interim: 0 };
+impl ResponseDecoder {
+    /// The response to this request is expected.
+    pub fn new(asked: Asked) -> Self {
+        Self { asked, scanner: LineScanner::default(), interim: 0, failed: None }
     }
 
-    /// Looks at the front of `input` and takes whole heads and framing text from it, never data. After a refusal it
-    /// refuses for ever; after an upgrade everything is [`Step::UntilClose`].
-    pub fn step(&mut self, input: &mut BytesMut) -> Result<Step<ResponseHead>, Refusal> {
-        let step = self.advance(input);
-        if let Err(refusal) = step {
-            self.state = State::Failed(refusal);
+    /// Takes the next head from the front of `input`; none: it has not all arrived. After a refusal it refuses for ever.
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<ResponseStep>, Refusal> {
+        if let Some(refusal) = self.failed {
+            return Err(refusal);
         }
+        let step = self.advance(input);
+        self.failed = step.as_ref().err().copied();
         step
     }
 
-    /// Notes that `n` bytes of data went by.
-    pub fn passed(&mut self, n: u64) {
-        if let State::Body(body) = &mut self.state {
-            body.passed(n);
+    fn advance(&mut self, input: &mut BytesMut) -> Result<Option<ResponseStep>, Refusal> {
+        let Some(end) = self.scanner.block(input, HEAD_BYTES_MAX)? else { return Ok(None) };
+        let (block, scanner) = (input.split_to(end).freeze(), std::mem::take(&mut self.scanner));
+        let head = read_head(&block, scanner.lines(), self.asked)?;
+        if !head.parts.status.is_informational() || head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Some(ResponseStep::Final(head)));
         }
-    }
-
-    /// Whether no response is under way.
-    pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Idle)
-    }
-
-    /// Judges the first chunk of the body, as far as `input` holds it, before its head is handed on: what is refused here
-    /// can still be answered by somebody else.
-    pub fn check_first_chunk(&self, input: &[u8]) -> Result<(), Refusal> {
-        let State::Body(body) = &self.state else { return Ok(()) };
-        let mut body = body.clone();
-        let mut ahead = BytesMut::from(input.get(..FIRST_CHUNK_BYTES_MAX).unwrap_or(input));
-        while let BodyStep::Text(_) = body.step(&mut ahead)? {}
-        Ok(())
-    }
-
-    fn advance(&mut self, input: &mut BytesMut) -> Result<Step<ResponseHead>, Refusal> {
-        match &mut self.state {
-            State::Failed(refusal) => Err(*refusal),
-            State::Idle => Ok(Step::End),
-            State::Switched => Ok(Step::UntilClose),
-            State::Body(body) => Ok(match body.step(input)? {
-                BodyStep::More => Step::More,
-                BodyStep::Text(text) => Step::Text(text),
-                BodyStep::Data(n) => Step::Data(n),
-                BodyStep::UntilClose => Step::UntilClose,
-                BodyStep::End => {
-                    self.state = State::Idle;
-                    Step::End
-                }
-            }),
-            State::Head { scanner, interim } => {
-                let Some(end) = scanner.block(input, HEAD_BYTES_MAX)? else { return Ok(Step::More) };
-                *scanner = LineScanner::default();
-                let block = input.split_to(end).freeze();
-                let head = read_head(&block, self.asked)?;
-                if head.status < 200 && head.status != 101 {
-                    *interim += 1;
-                    if *interim > INTERIM_MAX {
-                        return Err(Refusal::Interim);
-                    }
-                    let status = StatusCode::from_u16(head.status).map_err(|_| Refusal::StatusLine)?;
-                    return Ok(Step::Interim(status, headers(&block)?));
-                }
-                self.state = match head.status {
-                    101 => State::Switched,
-                    _ => State::Body(BodyFramer::new(head.framing)),
-                };
-                Ok(Step::Head(head, block))
-            }
+        self.interim += 1;
+        if self.interim > INTERIM_MAX {
+            return Err(Refusal::Interim);
         }
+        Ok(Some(ResponseStep::Interim(head.parts.status, head.parts.headers)))
     }
 }
 
-/// The fields of an interim response.
-fn headers(block: &[u8]) -> Result<HeaderMap, Refusal> {
-    let mut headers = HeaderMap::new();
-    for line in lines(block).skip(1) {
-        let (name, value) = field(line)?;
-        let name = HeaderName::from_bytes(name).map_err(|_| Refusal::FieldName)?;
-        headers.append(name, HeaderValue::from_bytes(value).map_err(|_| Refusal::ControlByte)?);
-    }
-    Ok(headers)
-}
-
-fn read_head(block: &Bytes, asked: Asked) -> Result<ResponseHead, Refusal> {
+fn read_head(block: &Bytes, count: usize, asked: Asked) -> Result<ResponseHead, Refusal> {
     let mut lines = lines(block);
     let (status, version_1_0) = status_line(lines.next().unwrap_or_default())?;
-    let fields = Fields::read(lines)?;
+    let fields = Fields::read(block, lines, count)?;
     let declared = fields.framing();
     let chunked = declared == Some(BodyFraming::Chunked);
     if status == 101 && !asked.upgrade {
         return Err(Refusal::Interim);
     }
+    // RFC 9112 section 6.1.
     if chunked && (version_1_0 || status < 200 || status == 204) {
         return Err(Refusal::FramingNotAllowed);
     }
@@ -157,7 +99,12 @@ fn read_head(block: &Bytes, asked: Asked) -> Result<ResponseHead, Refusal> {
         return Err(Refusal::FramingNotAllowed);
     }
     let framing = if bodiless { BodyFraming::None } else { declared.unwrap_or(BodyFraming::UntilClose) };
-    Ok(ResponseHead { status, framing })
+    let keep_alive = fields.keeps_alive(version_1_0) && framing != BodyFraming::UntilClose && status != 101;
+    let mut parts = Response::new(()).into_parts().0;
+    parts.status = StatusCode::from_u16(status).map_err(|_| Refusal::StatusLine)?;
+    parts.version = if version_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    parts.headers = fields.headers;
+    Ok(ResponseHead { parts, framing, keep_alive })
 }
 
 /// `HTTP/1.x SP 3DIGIT [ SP reason ]`. HTTP/1.0 is taken: many small servers still say it.
@@ -180,30 +127,43 @@ fn status_line(line: &[u8]) -> Result<(u16, bool), Refusal> {
 mod tests {
     use super::*;
 
-    fn head(text: &str, is_head: bool, upgrade: bool) -> Result<(u16, BodyFraming), Refusal> {
-        let mut framer = ResponseFramer::default();
-        framer.expect(is_head, upgrade);
+    fn head(text: &str, head: bool, upgrade: bool) -> Result<(u16, BodyFraming), Refusal> {
+        let mut decoder = ResponseDecoder::new(Asked { head, upgrade });
         let mut input = BytesMut::from(text);
         loop {
-            match framer.step(&mut input)? {
-                Step::Interim(..) => {}
-                Step::Head(head, _) => return Ok((head.status, head.framing)),
-                step => panic!("{step:?}"),
+            match decoder.decode(&mut input)? {
+                Some(ResponseStep::Interim(..)) => {}
+                Some(ResponseStep::Final(head)) => return Ok((head.parts.status.as_u16(), head.framing)),
+                None => panic!("no final answer in {text:?}"),
             }
         }
     }
 
     #[test]
-    fn interim_answers_are_passed_on_before_the_final_one() {
-        let mut framer = ResponseFramer::default();
-        framer.expect(false, false);
+    fn interim_answers_are_told_before_the_final_one() {
+        let mut decoder = ResponseDecoder::new(Asked::default());
         let mut input = BytesMut::from(
             "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nLink: </b>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n",
         );
-        let Step::Interim(status, headers) = framer.step(&mut input).unwrap() else { panic!("no interim") };
+        let mut next = || decoder.decode(&mut input).unwrap().unwrap();
+        let ResponseStep::Interim(status, headers) = next() else { panic!("no interim") };
         assert_eq!((status.as_u16(), headers.get_all("link").iter().count()), (103, 2));
-        assert_eq!(framer.step(&mut input), Ok(Step::Interim(StatusCode::CONTINUE, HeaderMap::new())));
-        assert!(matches!(framer.step(&mut input), Ok(Step::Head(ResponseHead { status: 204, .. }, _))));
+        assert!(matches!(next(), ResponseStep::Interim(StatusCode::CONTINUE, headers) if headers.is_empty()));
+        assert!(matches!(next(), ResponseStep::Final(head) if head.parts.status == 204));
+    }
+
+    #[test]
+    fn connections_are_kept_as_the_version_and_connection_say() {
+        let keeps = |text: &str| {
+            let mut input = BytesMut::from(text.replace('|', "\r\n").as_str());
+            let step = ResponseDecoder::new(Asked::default()).decode(&mut input).unwrap();
+            matches!(step, Some(ResponseStep::Final(head)) if head.keep_alive)
+        };
+        assert!(keeps("HTTP/1.1 200 OK|Content-Length: 1||"));
+        assert!(keeps("HTTP/1.0 200 OK|Content-Length: 1|Connection: keep-alive||"));
+        assert!(!keeps("HTTP/1.0 200 OK|Content-Length: 1||"));
+        assert!(!keeps("HTTP/1.1 200 OK|Content-Length: 1|Connection: close||"));
+        assert!(!keeps("HTTP/1.1 200 OK||"), "until it closes");
     }
 
     #[test]
@@ -244,28 +204,6 @@ mod tests {
         check("HTTP/1.1 099 No||", Err(Refusal::StatusLine));
         check("HTTP/1.1 600 No||", Err(Refusal::StatusLine));
         check(&"HTTP/1.1 100 Continue||".repeat(INTERIM_MAX + 1), Err(Refusal::Interim));
-    }
-
-    #[test]
-    fn a_bad_first_chunk_is_seen_with_the_head() {
-        let first = |after: &str| {
-            let mut framer = ResponseFramer::default();
-            framer.expect(false, false);
-            let mut input = BytesMut::from(
-                format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{after}").as_str(),
-            );
-            assert!(matches!(framer.step(&mut input), Ok(Step::Head(..))));
-            framer.check_first_chunk(&input)
-        };
-        for good in
-            ["", "5", "5\r\n", "5\r\nhello", "5\r\nhellooops", "0\r\n\r\n", "0\r\n\r\nmore", "0\r\nX-Sum: 1"]
-        {
-            assert_eq!(first(good), Ok(()), "{good:?}");
-        }
-        assert_eq!(first("zz\r\nhello"), Err(Refusal::ChunkSize));
-        assert_eq!(first("5\nhello"), Err(Refusal::BareLineFeed));
-        assert_eq!(first(&"1".repeat(300)), Err(Refusal::ChunkSize));
-        assert_eq!(first("0\r\nContent-Length: 1\r\n\r\n"), Err(Refusal::Trailer));
     }
 
     #[test]

@@ -1,207 +1,467 @@
-//! HTTP/1.1 to an upstream: hyper's client behind a gate of our own.
+//! HTTP/1.1 to an upstream: one connection, one exchange at a time.
+//!
+//! No task of its own: what waits for the head of the response, and then its body, drives both directions, so that an
+//! answer is heard while the request is still on its way. An idle connection is looked at when it is wanted.
 
+use std::any::Any;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderValue};
-use http::{Method, Request, Response};
+use bytes::BytesMut;
+use ebbgate_tunnel::reset_code;
+use ebbgate_wire::mux::Code;
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::oneshot;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Duration, timeout};
 
-use super::gate::{Gate, Shared};
-use super::{Again, Driver, Lender, SendError, garbage, lost, unreachable, visitor_fault};
-use crate::http::body::{Body, BodyFault, Progress};
-use crate::http::framing::{FIELDS_MAX, HEAD_BYTES_MAX};
-
-/// Bytes hyper may hold of a response head: what the framer lets through, and room for what follows it.
-const BUFFER_BYTES_MAX: usize = HEAD_BYTES_MAX + 64 * 1024;
+use super::outcome::{Again, SendError, fault_failure, garbage, lost, unreachable};
+use super::replay::ReplayBody;
+use crate::http::body::{Body, Polled, Progress, Source};
+use crate::http::exchange::Exchange;
+use crate::http::fault::BodyFault;
+use crate::http::framing::{
+    Asked, BodyDecoder, BodyFraming, BodyPart, Refusal, ResponseDecoder, ResponseHead, ResponseStep,
+    request_head,
+};
+use crate::http::h1::input::{poll_read, poll_read_body};
+use crate::http::h1::outbox::{Outbox, Sending};
 
 /// Seconds an upstream may take to close a connection after us.
 const CLOSE_SECS_MAX: u64 = 5;
 
-/// One connection, free or in use.
-#[derive(Debug)]
+/// A stream of any kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin {
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// One connection, free or in use. Dropped free, it is closed in order, so that an agent's link serves again; dropped in
+/// use, its stream is reset.
 pub(super) struct Connection {
-    sender: SendRequest<Body>,
-    shared: Rc<Shared>,
-    /// Whether no request is under way, so that it can end in order.
+    inner: Option<Box<RefCell<Inner>>>,
+    /// Whether no exchange is under way.
     is_free: bool,
-    driver: Driver,
+}
+
+struct Inner {
+    io: Box<dyn Stream>,
+    /// What was read and not taken apart yet.
+    input: BytesMut,
+    out: Outbox,
+    flushed: bool,
+    sending: Option<Sending>,
+    decoder: ResponseDecoder,
+    body: BodyDecoder,
+    /// The first part of the body, looked at with the head.
+    first: Option<BodyPart>,
+    length: Option<u64>,
+    keep_alive: bool,
+    exchange: Exchange,
+    progress: Option<Rc<Progress>>,
+    /// The upstream takes no more: what it still says may be the answer.
+    write_failed: bool,
+    seen: Seen,
+}
+
+/// What decides whether a request that failed may be sent again.
+#[derive(Default)]
+struct Seen {
+    /// A byte came back since the request went out.
+    received: bool,
+    /// The agent says that nothing behind it has seen a byte (wire.md section 2, code 5).
+    refused: bool,
+}
+
+/// Why no head came.
+enum Failed {
+    Body(BodyFault),
+    Refused(Refusal),
+    /// The stream ended.
+    Ended,
+    /// The stream broke.
+    Broken,
+}
+
+/// Starts HTTP/1.1 on a stream.
+pub(super) fn connect<S>(stream: S) -> Connection
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let inner = Inner {
+        io: Box::new(stream),
+        input: BytesMut::new(),
+        out: Outbox::default(),
+        flushed: true,
+        sending: None,
+        decoder: ResponseDecoder::new(Asked::default()),
+        body: BodyDecoder::new(BodyFraming::None),
+        first: None,
+        length: None,
+        keep_alive: true,
+        exchange: Exchange::default(),
+        progress: None,
+        write_failed: false,
+        seen: Seen::default(),
+    };
+    Connection { inner: Some(Box::new(RefCell::new(inner))), is_free: false }
 }
 
 impl Drop for Connection {
-    /// A free connection is closed, not cut off: the upstream closes too, and an agent's link is free for the next visitor.
     fn drop(&mut self) {
-        if !self.is_free {
-            return;
-        }
-        if let Some(mut task) = self.driver.0.take() {
-            tokio::task::spawn_local(async move {
-                if timeout(Duration::from_secs(CLOSE_SECS_MAX), &mut task).await.is_err() {
-                    task.abort();
+        if let Some(inner) = self.inner.take().filter(|_| self.is_free) {
+            let mut stream = inner.into_inner().io;
+            tokio::task::spawn_local(timeout(Duration::from_secs(CLOSE_SECS_MAX), async move {
+                if stream.shutdown().await.is_ok() {
+                    // Its own end, or what nobody asked for: either way it is over.
+                    let _ = stream.read(&mut [0]).await;
                 }
-            });
+            }));
         }
     }
 }
 
-/// The stream of a connection that left HTTP, and bytes already read from it.
-pub(super) type Switched<S> = oneshot::Receiver<(S, BytesMut)>;
-
-/// Starts HTTP/1.1 on a stream.
-pub(super) async fn connect<S>(stream: S) -> Result<(Connection, Switched<S>), SendError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let shared = Rc::new(Shared::default());
-    let gate = TokioIo::new(Gate::new(stream, shared.clone()));
-    let mut builder = Builder::new();
-    builder.max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX).writev(true);
-    let handshake = builder.handshake(gate).await;
-    let (sender, mut connection) = handshake.map_err(|error| lost(&error.to_string(), Again::Unseen))?;
-    let (switch, switched) = oneshot::channel();
-    let driver = tokio::task::spawn_local(async move {
-        let ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
-        let parts = connection.into_parts();
-        let (mut stream, rest) = parts.io.into_inner().into_parts();
-        let mut read = BytesMut::from(parts.read_buf);
-        read.extend_from_slice(&rest);
-        if let Err((stream_back, _)) = switch.send((stream, read)) {
-            stream = stream_back;
-            if ended.is_ok() && stream.shutdown().await.is_ok() {
-                // Its own end, or what nobody asked for: either way it is over.
-                let _ = stream.read(&mut [0]).await;
-            }
-        }
-    });
-    Ok((Connection { sender, shared, is_free: false, driver: Driver(Some(driver)) }, switched))
-}
-
 impl Connection {
-    /// Whether a request can be sent at once.
+    /// Whether a request can be sent at once: the upstream has neither closed nor said anything unasked.
     pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+        self.inner.as_ref().is_some_and(|inner| inner.borrow_mut().is_silent())
     }
 
     /// Whether the connection is gone.
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        !self.is_ready()
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Closes at once, without waiting for the upstream: the agent's stream is reset.
+    pub(super) fn close_now(mut self) {
+        self.is_free = false;
+    }
+
+    /// Sends a request and waits for the head of its response.
     pub(super) async fn send(
         &mut self,
         request: Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
-    ) -> Result<Response<Incoming>, SendError> {
-        let again = Again::by(request.method());
-        self.is_free = false;
-        self.shared.expect(request.method() == Method::HEAD, false, progress);
-        self.shared.of(body.exchange(), &request);
-        let result = self.sender.send_request(with_body(request, body.lend())).await;
-        result.map_err(|error| self.failed(&error, again))
+    ) -> Result<Response<()>, SendError> {
+        let asked = Asked { head: request.method() == Method::HEAD, upgrade: false };
+        self.exchange(request, asked, body.attempt(), body.exchange(), progress).await
     }
 
-    /// Sends a request to leave HTTP. A successful one ends the connection: the stream comes by [`Switched`].
+    /// Sends a request to leave HTTP. If the response says so, the stream is [`Connection::into_stream`].
     pub(super) async fn upgrade(
         &mut self,
         request: Request<()>,
-        body: &Lender,
+        body: &ReplayBody,
         progress: &Rc<Progress>,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<()>, SendError> {
+        let asked = Asked { head: false, upgrade: true };
+        self.exchange(request, asked, Body::Empty, body.exchange(), progress).await
+    }
+
+    async fn exchange(
+        &mut self,
+        request: Request<()>,
+        asked: Asked,
+        body: Body,
+        exchange: &Exchange,
+        progress: &Rc<Progress>,
+    ) -> Result<Response<()>, SendError> {
         let again = Again::by(request.method());
-        self.shared.expect(false, true, progress);
-        self.shared.of(body.exchange(), &request);
-        let result = self.sender.send_request(with_body(request, Body::Empty)).await;
-        result.map_err(|error| self.failed(&error, again))
+        self.is_free = false;
+        let Some(inner) = self.inner.as_mut().map(|inner| inner.get_mut()) else {
+            return Err(lost("the connection is gone", Again::Unseen));
+        };
+        inner.begin(request, asked, body, exchange, progress);
+        let head = poll_fn(|cx| inner.poll_head(cx)).await;
+        head.map_err(|why| inner.failure(why, again))
     }
 
-    fn failed(&self, error: &hyper::Error, again: Again) -> SendError {
-        if let Some(fault) = visitor_fault(error) {
-            return fault;
+    /// The stream of a connection that left HTTP, and bytes already read from it.
+    pub(super) fn into_stream<S: 'static>(mut self) -> Option<(S, BytesMut)> {
+        let inner = self.inner.take()?.into_inner();
+        let stream = inner.io.into_any().downcast().ok()?;
+        Some((*stream, inner.input))
+    }
+}
+
+impl Inner {
+    /// A request goes out.
+    fn begin(
+        &mut self,
+        request: Request<()>,
+        asked: Asked,
+        body: Body,
+        exchange: &Exchange,
+        progress: &Rc<Progress>,
+    ) {
+        let (head, ()) = request.into_parts();
+        let framing = match body.length() {
+            _ if body.is_end_stream() => BodyFraming::None,
+            Some(length) => BodyFraming::Length(length),
+            None => BodyFraming::Chunked,
+        };
+        let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        // As the client wrote it, where a URI cannot hold that.
+        match exchange.spelling_of(&head.uri) {
+            Some(spelling) => request_head(self.out.text(), &head, &spelling.written, framing),
+            None => request_head(self.out.text(), &head, path.as_bytes(), framing),
         }
-        if let Some(refusal) = self.shared.refusal.get() {
-            return garbage(refusal);
+        // No upstream has said that it takes trailers (RFC 9110 section 6.5.1).
+        self.sending = Sending::new(body, framing, false);
+        self.decoder = ResponseDecoder::new(asked);
+        self.exchange = exchange.clone();
+        self.progress = Some(progress.clone());
+        self.seen.received = false;
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Failed>> {
+        loop {
+            match self.poll_upload(cx) {
+                // The exchange rests: whoever waits for the answer ends it.
+                Ok(()) | Err(BodyFault::Idle) => {}
+                Err(fault) => return Poll::Ready(Err(Failed::Body(fault))),
+            }
+            match self.decoder.decode(&mut self.input).map_err(Failed::Refused)? {
+                Some(ResponseStep::Interim(status, headers)) => {
+                    self.touch();
+                    self.exchange.answer_before(status, headers);
+                    continue;
+                }
+                Some(ResponseStep::Final(head)) => return Poll::Ready(self.take_head(cx, head)),
+                None => {}
+            }
+            let read = poll_read(&mut self.io, cx, &mut self.input);
+            match ready!(read) {
+                Ok(0) => return Poll::Ready(Err(Failed::Ended)),
+                Ok(_) => self.seen.received = true,
+                Err(error) => {
+                    self.note(&error);
+                    return Poll::Ready(Err(Failed::Broken));
+                }
+            }
         }
-        if self.shared.refused.get() && !self.shared.received.get() {
-            // Nobody behind the agent has seen a byte, so any method may be repeated.
-            return unreachable(Again::Unseen);
+    }
+
+    fn take_head(&mut self, cx: &mut Context<'_>, head: ResponseHead) -> Result<Response<()>, Failed> {
+        self.body = BodyDecoder::new(head.framing);
+        self.keep_alive = head.keep_alive;
+        self.length = match head.framing {
+            BodyFraming::None => Some(0),
+            BodyFraming::Length(length) => Some(length),
+            BodyFraming::Chunked | BodyFraming::UntilClose => None,
+        };
+        if head.framing == BodyFraming::Chunked {
+            // A chunk that is here already is looked at while the answer can still be another.
+            if self.input.is_empty()
+                && let Poll::Ready(Ok(0) | Err(_)) = poll_read(&mut self.io, cx, &mut self.input)
+            {
+                return Err(Failed::Refused(Refusal::Truncated));
+            }
+            let first = self.body.decode(&mut self.input).map_err(Failed::Refused)?;
+            self.first = Some(first).filter(|first| *first != BodyPart::More);
         }
-        match (self.shared.received.get(), self.shared.broken.get()) {
-            (true, false) => garbage("it ended inside the header"),
-            (true, true) => lost("The agent's stream broke during the answer.", Again::No),
-            (false, true) => lost("The agent's stream broke before an answer.", again),
-            (false, false) => unreachable(again),
+        Ok(Response::from_parts(head.parts, ()))
+    }
+
+    /// Sends as much of the request as the upstream takes.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyFault> {
+        loop {
+            if let Some(sending) = self.sending.as_mut().filter(|_| self.out.has_room()) {
+                match sending.poll_next(cx, &mut self.out) {
+                    Poll::Ready(Ok(true)) => self.sending = None,
+                    Poll::Pending if sending.holds_head() => return Ok(()),
+                    Poll::Ready(Ok(false)) | Poll::Pending => {}
+                    Poll::Ready(Err(fault)) => {
+                        self.write_failed = true;
+                        self.sending = None;
+                        return Err(fault);
+                    }
+                }
+            }
+            if self.out.is_empty() || self.write_failed {
+                break;
+            }
+            match self.out.poll_write(&mut self.io, cx) {
+                Poll::Ready(Ok(_)) => {
+                    // What the upstream takes is progress too.
+                    self.touch();
+                    self.flushed = false;
+                }
+                Poll::Ready(Err(error)) => self.upload_failed(&error),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        if !self.flushed && !self.write_failed {
+            match Pin::new(&mut self.io).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.flushed = true,
+                Poll::Ready(Err(error)) => self.upload_failed(&error),
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn upload_failed(&mut self, error: &io::Error) {
+        self.note(error);
+        self.write_failed = true;
+        self.sending = None;
+    }
+
+    fn note(&mut self, error: &io::Error) {
+        self.seen.refused |= reset_code(error) == Some(Code::REFUSED);
+    }
+
+    fn touch(&self) {
+        if let Some(progress) = &self.progress {
+            progress.touch();
+        }
+    }
+
+    /// The next part of the body.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyPart, BodyFault>> {
+        let upstream = |error: &dyn std::fmt::Display| BodyFault::Upstream(error.to_string());
+        self.poll_upload(cx)?;
+        loop {
+            let part = match self.first.take() {
+                Some(part) => part,
+                None => self.body.decode(&mut self.input).map_err(|refusal| upstream(&refusal))?,
+            };
+            if part != BodyPart::More {
+                return Poll::Ready(Ok(part));
+            }
+            match ready!(poll_read_body(&mut self.io, cx, &mut self.input)) {
+                Ok(0) => {
+                    self.keep_alive = false;
+                    // A stream that takes no more may have broken: its end says nothing then.
+                    let whole = if self.write_failed { Err(Refusal::Truncated) } else { self.body.close() };
+                    return Poll::Ready(whole.map(|()| BodyPart::End).map_err(|refusal| upstream(&refusal)));
+                }
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(upstream(&error))),
+            }
+        }
+    }
+
+    /// Whether both messages were whole: the stream is between two exchanges, or has ended with this one.
+    fn is_between(&self) -> bool {
+        self.sending.is_none() && self.out.is_empty() && !self.write_failed && self.input.is_empty()
+    }
+
+    fn is_silent(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let mut byte = ReadBuf::new(&mut byte);
+        let polled = Pin::new(&mut self.io).poll_read(&mut Context::from_waker(Waker::noop()), &mut byte);
+        // A byte that was read is lost: nothing follows it.
+        self.keep_alive &= polled.is_pending();
+        self.keep_alive && self.is_between()
+    }
+
+    fn failure(&self, why: Failed, again: Again) -> SendError {
+        match why {
+            Failed::Body(BodyFault::Visitor(fault)) => {
+                SendError { failure: fault_failure(fault), again: Again::No }
+            }
+            Failed::Body(fault) => lost(&fault.to_string(), Again::No),
+            Failed::Refused(refusal) => garbage(refusal),
+            // Nothing behind the agent has seen a byte, so any method may be repeated.
+            _ if self.seen.refused && !self.seen.received => unreachable(Again::Unseen),
+            Failed::Ended if self.seen.received => garbage("it ended inside the header"),
+            Failed::Ended => unreachable(again),
+            Failed::Broken if self.seen.received => {
+                lost("The agent's stream broke during the answer.", Again::No)
+            }
+            Failed::Broken => lost("The agent's stream broke before an answer.", again),
         }
     }
 }
 
-/// The request with its framing: hyper writes `Content-Length` or `Transfer-Encoding` from the body's length, except
-/// for the zero that tells a POST without body from one whose body got lost.
-fn with_body(request: Request<()>, body: Body) -> Request<Body> {
-    let mut request = request.map(|()| body);
-    let expects_body = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
-    if expects_body && request.body().is_end_stream() {
-        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-    request
-}
-
-/// The response with a body that hands `connection` to `keep` when it is over, and ends it when dropped before.
+/// The response with its body. Once that is over `keep` is given the connection, if it can carry another exchange.
 pub(super) fn body_then(
     connection: Connection,
-    response: Response<Incoming>,
-    keep: impl FnOnce(Connection) + Unpin + 'static,
+    response: Response<()>,
+    keep: impl FnOnce(Connection) + 'static,
 ) -> Response<Body> {
-    response.map(|incoming| {
-        let length = incoming.size_hint().exact();
-        let mut body = Leased { incoming, lease: Some((connection, keep)) };
-        if body.incoming.is_end_stream() {
-            body.release();
-            return Body::Empty;
-        }
-        Body::stream(body, length)
-    })
+    let mut incoming = Incoming { connection: Some(connection), keep: Some(keep), failed: None };
+    let length = incoming.inner().and_then(|inner| inner.length);
+    if length == Some(0) || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        incoming.release();
+    }
+    response.map(|()| Body::stream(incoming, length))
 }
 
-struct Leased<K: FnOnce(Connection)> {
-    incoming: Incoming,
-    lease: Option<(Connection, K)>,
+/// The body of a response, and the connection that it comes over until it is over.
+struct Incoming<K: FnOnce(Connection)> {
+    connection: Option<Connection>,
+    keep: Option<K>,
+    failed: Option<BodyFault>,
 }
 
-impl<K: FnOnce(Connection)> Leased<K> {
+impl<K: FnOnce(Connection)> Incoming<K> {
+    fn inner(&mut self) -> Option<&mut Inner> {
+        self.connection.as_mut()?.inner.as_mut().map(|inner| inner.get_mut())
+    }
+
+    /// The body is over. What nginx calls `request_body_sent` decides too: an upload that was answered early leaves its
+    /// connection in the middle of a request.
     fn release(&mut self) {
-        if let Some((mut connection, keep)) = self.lease.take() {
-            connection.is_free = true;
+        let between = self.inner().is_some_and(|inner| inner.is_between());
+        let keeps = self.inner().is_some_and(|inner| inner.keep_alive);
+        let (Some(mut connection), Some(keep)) = (self.connection.take(), self.keep.take()) else { return };
+        connection.is_free = between;
+        if between && keeps {
             keep(connection);
         }
     }
+
+    fn fail(&mut self, fault: BodyFault) -> Polled {
+        self.connection = None;
+        Poll::Ready(Some(Err(fault)))
+    }
 }
 
-impl<K: FnOnce(Connection) + Unpin> http_body::Body for Leased<K> {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        if frame.is_none() || self.incoming.is_end_stream() {
-            self.release();
+impl<K: FnOnce(Connection)> Source for Incoming<K> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        if let Some(fault) = self.failed.take() {
+            return self.fail(fault);
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyFault::Upstream(error.to_string()))))
+        let Some(inner) = self.inner() else { return Poll::Ready(None) };
+        let part = match ready!(inner.poll_body(cx)) {
+            Ok(part) => part,
+            Err(fault) => return self.fail(fault),
+        };
+        let frame = match part {
+            BodyPart::Data(data) => {
+                if inner.body.is_over(&mut inner.input) {
+                    self.release();
+                }
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            BodyPart::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+            BodyPart::More | BodyPart::End => None,
+        };
+        self.release();
+        Poll::Ready(frame)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+    fn is_over(&self) -> bool {
+        self.connection.is_none() && self.failed.is_none()
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Some(inner) = self.inner()
+            && let Err(fault) = inner.poll_upload(cx)
+        {
+            self.failed = Some(fault);
+        }
     }
 }

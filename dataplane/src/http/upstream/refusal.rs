@@ -1,5 +1,5 @@
-//! `Watched`: an agent's stream that notes whether the agent refused it (wire.md section 2, code 5): libraries keep the kind
-//! of an error and lose its cause.
+//! `Watched`: an agent's stream that notes whether the agent refused it (wire.md section 2, code 5), and whether a byte came
+//! back. Libraries keep the kind of an error and lose its cause.
 
 use std::cell::Cell;
 use std::io;
@@ -14,19 +14,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// See the module.
 pub(super) struct Watched<S> {
     io: S,
-    refused: Rc<Cell<bool>>,
+    notes: Rc<Notes>,
+}
+
+/// What a [`Watched`] stream has seen.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// The agent refused the stream: nothing behind it has seen a byte.
+    pub(super) refused: Cell<bool>,
+    /// A byte came back.
+    pub(super) heard: Cell<bool>,
 }
 
 impl<S> Watched<S> {
-    /// The stream, and whether it was refused.
-    pub(super) fn new(io: S) -> (Self, Rc<Cell<bool>>) {
-        let refused = Rc::<Cell<bool>>::default();
-        (Self { io, refused: refused.clone() }, refused)
+    /// The stream, and what it will have seen.
+    pub(super) fn new(io: S) -> (Self, Rc<Notes>) {
+        let notes = Rc::<Notes>::default();
+        (Self { io, notes: notes.clone() }, notes)
     }
 
     fn note<T>(&self, outcome: &Poll<io::Result<T>>) {
         if matches!(outcome, Poll::Ready(Err(error)) if reset_code(error) == Some(Code::REFUSED)) {
-            self.refused.set(true);
+            self.notes.refused.set(true);
         }
     }
 }
@@ -37,7 +46,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let outcome = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.notes.heard.set(true);
+        }
         self.note(&outcome);
         outcome
     }

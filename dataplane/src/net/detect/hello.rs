@@ -4,7 +4,8 @@
 
 use ebbgate_model::Host;
 
-use super::{Detected, HELLO_BYTES_MAX, ja4};
+use super::detected::{ClientHello, Detected, HELLO_BYTES_MAX};
+use super::ja4;
 
 /// Record type of handshake messages (RFC 8446 section 5.1).
 pub(super) const RECORD_HANDSHAKE: u8 = 22;
@@ -17,44 +18,6 @@ const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_ALPN: u16 = 16;
 const EXTENSION_SIGNATURE_ALGORITHMS: u16 = 13;
 const EXTENSION_SUPPORTED_VERSIONS: u16 = 43;
-
-/// What a hello says.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ClientHello {
-    /// Server name asked for; None when absent or not a DNS name.
-    pub sni: Option<Host>,
-    /// Protocols offered, in the client's order.
-    pub alpn: Vec<Vec<u8>>,
-    pub(super) sni_present: bool,
-    pub(super) version: u16,
-    pub(super) ciphers: Vec<u16>,
-    pub(super) extensions: Vec<u16>,
-    pub(super) signature_algorithms: Vec<u16>,
-}
-
-impl ClientHello {
-    /// Whether this protocol is offered.
-    pub fn offers(&self, protocol: &[u8]) -> bool {
-        self.alpn.iter().any(|offered| offered == protocol)
-    }
-
-    /// Whether the client means to speak HTTP.
-    pub fn offers_http(&self) -> bool {
-        self.offers(b"h2") || self.offers(b"http/1.1")
-    }
-
-    /// A hello for tests, with nothing but a name and protocols.
-    #[cfg(test)]
-    pub(crate) fn naming(sni: Option<&str>, alpn: &[&[u8]]) -> Self {
-        let sni = sni.map(|name| name.parse().expect("a test's own name"));
-        Self { sni, alpn: alpn.iter().map(|name| name.to_vec()).collect(), ..Self::default() }
-    }
-
-    /// JA4 fingerprint over TCP.
-    pub fn ja4(&self) -> String {
-        ja4::fingerprint(self)
-    }
-}
 
 /// Joins the records' bodies until the first message is whole.
 pub(super) fn detect(bytes: &[u8]) -> Detected {

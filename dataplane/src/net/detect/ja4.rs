@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::ClientHello;
+use super::detected::ClientHello;
 
 /// Values clients send to keep servers tolerant (RFC 8701): both bytes equal, low nibble 10.
 pub(super) fn is_grease(value: u16) -> bool {
@@ -10,7 +10,14 @@ pub(super) fn is_grease(value: u16) -> bool {
     high == low && low & 0x0f == 0x0a
 }
 
-pub(super) fn fingerprint(hello: &ClientHello) -> String {
+impl ClientHello {
+    /// JA4 fingerprint over TCP.
+    pub fn ja4(&self) -> String {
+        fingerprint(self)
+    }
+}
+
+fn fingerprint(hello: &ClientHello) -> String {
     let mut ciphers: Vec<u16> = hello.ciphers.iter().copied().filter(|c| !is_grease(*c)).collect();
     let mut extensions: Vec<u16> = hello.extensions.iter().copied().filter(|e| !is_grease(*e)).collect();
     let head = format!(

@@ -35,7 +35,7 @@ pub(super) enum NotClaimed {
     Listener(String),
     /// Another edge has it, in the process of this number.
     Edge(i32),
-    /// Somebody listens there.
+    /// The address has a listener.
     InUse,
     /// The kernel refuses for another reason.
     Refused(io::Error),
@@ -138,7 +138,7 @@ fn probe(address: SocketAddr) -> Result<(), NotClaimed> {
     })
 }
 
-/// Whether sockets on both addresses would compete for connections. `[::]` stands for IPv4 too.
+/// Whether sockets on both addresses would compete for connections. `[::]` takes IPv4 connections too.
 pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let covers = |all: IpAddr, part: IpAddr| all.is_unspecified() && (all.is_ipv6() || part.is_ipv4());
     let (a, b) = (one.ip(), other.ip());

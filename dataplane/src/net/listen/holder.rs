@@ -29,7 +29,7 @@ impl Transport {
     }
 }
 
-/// The process that has the address, for people. A process of another user is not visible to everybody.
+/// The process that has the address, in words. Processes of other users may be invisible to this one.
 pub fn holder(transport: Transport, address: SocketAddr) -> String {
     let sockets = sockets(transport, address);
     let found = processes().find(|pid| has_one_of(*pid, &sockets));

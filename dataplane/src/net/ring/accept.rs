@@ -1,4 +1,4 @@
-//! Accepting by the ring: a batch of accept operations stands ready, each answered with one connection.
+//! Accepting by the ring: a batch of accept operations is pending, each answered with one connection.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};

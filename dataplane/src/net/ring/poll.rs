@@ -1,4 +1,4 @@
-//! The ring form of a kernel socket's readiness: one poll operation when, and only when, somebody waits.
+//! The ring form of a kernel socket's readiness: one poll operation while, and only while, a task waits.
 //!
 //! A poll tells the state, not the edge, so a call that moved less than it might have withdraws the readiness without a
 //! second call that finds nothing. While a sink is blocked its source has no poll in flight: it is muted.
@@ -18,12 +18,12 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use crate::relay::{Kernel, Pipe, calls};
 
-/// What a poll for reading waits for; errors and hang-ups are always told.
+/// What a poll for reading waits for; errors and hang-ups are always reported.
 const READ_EVENTS: libc::c_short = libc::POLLIN | libc::POLLRDHUP;
 /// What a poll for writing waits for.
 const WRITE_EVENTS: libc::c_short = libc::POLLOUT;
 
-/// A socket whose readiness this thread's ring tells. Only on a shard whose runtime is a ring.
+/// A socket whose readiness this thread's ring reports. Only on a shard whose runtime is a ring.
 pub struct Polled {
     socket: Rc<TcpStream>,
     read: RefCell<Readiness>,
@@ -36,7 +36,7 @@ type Operation = InFlightOneshot<Rc<TcpStream>, Answer>;
 enum Readiness {
     /// A call may succeed.
     Ready,
-    /// A call would find nothing; nobody waits.
+    /// A call would find nothing; no task waits.
     Blocked,
     /// The kernel will tell.
     Waiting(Operation),
@@ -62,7 +62,7 @@ impl Polled {
         Self::with(socket, Readiness::Ready)
     }
 
-    /// Waits until a socket that does not block, and has been told to connect, has done so or failed; the next call says
+    /// Waits until a socket that does not block has connected or failed; the next call says
     /// which.
     pub async fn connected(socket: TcpStream) -> io::Result<Self> {
         let polled = Self::with(socket, Readiness::Blocked);
@@ -113,7 +113,7 @@ impl Polled {
 }
 
 impl Drop for Polled {
-    /// A poll in flight would keep the connection open; the ring is told to forget it, and answers at once.
+    /// A poll in flight would keep the connection open; the ring cancels it and answers at once.
     fn drop(&mut self) {
         let waiting = [&self.read, &self.write].map(|r| matches!(*r.borrow(), Readiness::Waiting(_)));
         if waiting.contains(&true) {

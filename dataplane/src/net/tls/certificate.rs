@@ -1,6 +1,5 @@
 //! Certificates with keys, parsed once, found by server name: exact before the longest wildcard.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use ebbgate_model::Host;
@@ -9,7 +8,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::provider;
+use super::provider::provider;
+use crate::net::wildcard::WildcardMap;
 
 /// Why a certificate cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub(super) fn leaf(chain_pem: &str) -> Option<Vec<u8>> {
 
 /// Certificates by the names they are for.
 #[derive(Debug, Clone, Default)]
-pub struct CertificateTable(HashMap<Host, Option<Arc<CertifiedKey>>>);
+pub struct CertificateTable(WildcardMap<Option<Arc<CertifiedKey>>>);
 
 impl CertificateTable {
     /// Adds one for a name, exact or wildcard. None: handshakes for the name are refused, as for one that is not known,
@@ -62,14 +62,7 @@ impl CertificateTable {
 
     /// The certificate for a server name.
     pub fn find(&self, name: &Host) -> Option<&Arc<CertifiedKey>> {
-        if let Some(exact) = self.0.get(name) {
-            return exact.as_ref();
-        }
-        let wildcard = name.as_str().match_indices('.').find_map(|(dot, _)| {
-            let wildcard = Host::requested(&format!("*{}", name.as_str().get(dot..)?)).ok()?;
-            self.0.get(&wildcard)
-        });
-        wildcard?.as_ref()
+        self.0.find(name)?.as_ref()
     }
 }
 

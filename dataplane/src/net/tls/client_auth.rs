@@ -12,7 +12,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 
-use super::provider;
+use super::provider::provider;
 
 /// Most authorities of one endpoint.
 const AUTHORITIES_MAX: usize = 100;

@@ -23,7 +23,7 @@ pub(super) fn ticketer() -> Option<Arc<dyn ProducesTickets>> {
     TICKETER.get_or_init(make).clone()
 }
 
-/// A key that nobody had before.
+/// A fresh key.
 fn fresh() -> Result<Box<dyn ProducesTickets>, GetRandomFailed> {
     Ok(Box::new(Key(Ticketer::new().map_err(|_| GetRandomFailed)?)))
 }

@@ -10,7 +10,8 @@ use ebbgate_model::{AccountId, Host, Scheme};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, Instant};
 
-use super::{Place, candidates};
+use super::key::RouteKey;
+use crate::net::wildcard::candidates;
 
 /// Places remembered at most.
 pub const PLACES_MAX: usize = 10_000;
@@ -23,14 +24,14 @@ pub const WAITING_MAX: usize = 1_024;
 
 /// See the module.
 pub(super) struct Returning {
-    places: HashSet<Place>,
+    places: HashSet<RouteKey>,
     until: Instant,
     room: Arc<Semaphore>,
 }
 
 impl Returning {
     /// These places, as many as are remembered, may come back from now on.
-    pub(super) fn new(places: impl IntoIterator<Item = Place>, now: Instant) -> Self {
+    pub(super) fn new(places: impl IntoIterator<Item = RouteKey>, now: Instant) -> Self {
         Self {
             places: places.into_iter().take(PLACES_MAX).collect(),
             until: now + Duration::from_secs(RETURN_SECS_MAX),
@@ -44,7 +45,7 @@ impl Returning {
     }
 
     /// Places that may still come back.
-    pub(super) fn places(&self, now: Instant) -> impl Iterator<Item = &Place> {
+    pub(super) fn places(&self, now: Instant) -> impl Iterator<Item = &RouteKey> {
         self.places.iter().filter(move |_| now < self.until)
     }
 
@@ -59,7 +60,7 @@ impl Returning {
     ) -> bool {
         let closer = candidates(host).take_while(|name| Some(name) != found);
         closer
-            .filter_map(|name| Place::new(account, scheme, name, port))
+            .filter_map(|name| RouteKey::new(account, scheme, name, port))
             .any(|place| self.places.contains(&place))
     }
 
@@ -73,8 +74,8 @@ impl Returning {
 mod tests {
     use super::*;
 
-    fn place(account: Option<u8>, url: &str) -> Place {
-        Place { account: account.map(crate::state::endpoint::fixture::account), url: url.parse().unwrap() }
+    fn place(account: Option<u8>, url: &str) -> RouteKey {
+        RouteKey { account: account.map(crate::state::endpoint::fixture::account), url: url.parse().unwrap() }
     }
 
     #[test]

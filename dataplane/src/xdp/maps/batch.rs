@@ -6,7 +6,8 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::BATCH_ENTRIES_MAX;
+/// Entries that one system call writes or reads.
+pub(super) const BATCH_ENTRIES_MAX: usize = 65_536;
 
 /// `enum bpf_cmd` of the kernel.
 const LOOKUP_BATCH: libc::c_int = 24;
@@ -105,7 +106,7 @@ pub(super) fn read_all<const KEY: usize>(map: BorrowedFd<'_>) -> io::Result<Vec<
 
 /// Waits until every run of a program that had begun has ended: this command of the kernel is its RCU grace period, some
 /// milliseconds, and programs run within one.
-pub(super) fn settle() -> io::Result<()> {
+pub(super) fn wait_grace_period() -> io::Result<()> {
     const GLOBAL: libc::c_int = 1;
     // SAFETY: the call takes three numbers and touches no memory.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };

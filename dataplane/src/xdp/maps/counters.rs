@@ -1,4 +1,4 @@
-//! The program's packet counters. Any number of readers may hold them, beside the one who writes the maps.
+//! The program's packet counters. Any number of readers may hold them, beside the one writer of the maps.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -8,7 +8,7 @@ use aya::util::nr_cpus;
 use ebbgate_ebpf as shared;
 use shared::{COUNTERS, Reason, counter_index};
 
-use super::{MapsError, check_pins, failed, typed};
+use super::shapes::{MapsError, check_pins, failed, typed};
 
 /// Packets of one policy and one reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

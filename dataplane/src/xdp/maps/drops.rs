@@ -8,7 +8,7 @@ use aya::maps::{MapData, RingBuf};
 use ebbgate_ebpf as shared;
 use shared::{DROPS, Reason};
 
-use super::{MapsError, take, typed};
+use super::shapes::{MapsError, take, typed};
 
 /// One dropped packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

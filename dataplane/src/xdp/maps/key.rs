@@ -7,7 +7,7 @@ use ebbgate_model::Prefix;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use shared::{GuardKey, PREFIX_BITS_POLICY};
 
-use crate::xdp::compile::Write;
+use crate::xdp::write::Write;
 
 /// Bytes of a key: prefix length, policy, IPv4 network.
 pub(super) const KEY_V4: usize = 12;

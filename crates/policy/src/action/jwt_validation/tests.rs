@@ -6,9 +6,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::facts::Context;
+use crate::facts::Phase;
 use crate::facts::tests::request;
 use crate::testing::{MINT, Mint, World, encode, engine};
-use crate::verdict::{BodyError, Phase, Verdict};
+use crate::verdict::{BodyError, Verdict};
 
 const ISSUER: &str = "https://example.com/issuer";
 const AUDIENCE: &str = "urn:example:api";

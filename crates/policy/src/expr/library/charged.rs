@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use cel::common::types::{CelBool, CelDouble, CelList, CelMap, CelMapKey, CelNull, CelUInt, Kind};
 
-use super::{
+use super::function::{
     Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, ExecutionError, INT_TYPE, Ref, as_int, as_text,
     budget, failed, global, int_answer, no_overload, take,
 };

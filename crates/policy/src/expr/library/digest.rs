@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 
-use super::{
+use super::function::{
     Answer, Args, BYTES_TYPE, DeclarationError, Env, Function, STRING_TYPE, as_bytes, as_text, failed,
     global, method, no_overload, take, text_answer,
 };

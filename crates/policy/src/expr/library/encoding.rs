@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::{
+use super::function::{
     Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, ExecutionError, LIST_TYPE, MAP_TYPE, STRING_TYPE,
     as_text, bool_answer, budget, failed, global, method, no_overload, take, text_answer,
 };

@@ -1,60 +1,17 @@
 //! Addresses and networks: `inCidrRange`, and CEL's `ip()` and `cidr()` types.
 
-use std::any::Any;
 use std::net::IpAddr;
 
-use cel::common::types::{CelList, Type};
-use cel::common::value::{StaticVal, Val};
+use cel::common::types::CelList;
+use cel::common::value::StaticVal;
 use ebbgate_model::{Prefix, canonical_ip};
 use ipnet::IpNet;
 
-use super::{
+use super::function::{
     Answer, Args, CowVal, DeclarationError, Env, ExecutionError, Function, LIST_TYPE, Ref, STRING_TYPE,
     as_text, bool_answer, failed, global, int_answer, method, no_overload, take, text_answer,
 };
-
-/// The type of `ip('...')`.
-static IP: Type = Type::new_unspecified_type("net.IP");
-/// The type of `cidr('...')`.
-static CIDR: Type = Type::new_unspecified_type("net.CIDR");
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ip(IpAddr);
-
-/// A network as written: its address may have host bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cidr(IpNet);
-
-macro_rules! value_type {
-    ($name:ident, $t:ident) => {
-        impl Val for $name {
-            fn get_type(&self) -> &Type {
-                &$t
-            }
-
-            fn cel_type() -> &'static Type {
-                &$t
-            }
-
-            fn equals(&self, other: &dyn Val) -> bool {
-                other.downcast_ref::<Self>() == Some(self)
-            }
-
-            fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v> {
-                Box::new(*self)
-            }
-
-            fn as_any(&self) -> Option<&dyn Any> {
-                Some(self)
-            }
-        }
-
-        impl StaticVal for $name {}
-    };
-}
-
-value_type!(Ip, IP);
-value_type!(Cidr, CIDR);
+use crate::expr::address::{CIDR, Cidr, IP, Ip, text_of};
 
 pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
     let string = &STRING_TYPE;
@@ -102,12 +59,6 @@ const QUESTIONS: &[(&str, Function)] = &[
     ("isLinkLocalMulticast", |args| ask_ip(args, is_link_local_multicast)),
     ("isLinkLocalUnicast", |args| ask_ip(args, is_link_local_unicast)),
 ];
-
-/// The text of an address or network value.
-pub(in crate::expr) fn text_of(value: Ref) -> Option<String> {
-    let ip = value.downcast_ref::<Ip>().map(|ip| ip.0.to_string());
-    ip.or_else(|| value.downcast_ref::<Cidr>().map(|cidr| cidr.0.to_string()))
-}
 
 /// An address, canonical, for the policy's own functions; zones and other spellings are no address.
 fn address(value: Ref) -> Option<IpAddr> {

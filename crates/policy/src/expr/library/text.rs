@@ -3,11 +3,11 @@
 use cel::common::types::{CelDuration, CelList, CelTimestamp, DURATION_TYPE, TIMESTAMP_TYPE};
 
 use super::charged::format_size;
-use super::pattern::{PATTERN_BYTES_MAX, Pattern};
-use super::{
+use super::function::{
     Answer, Args, CowVal, DYN_TYPE, DeclarationError, Env, ExecutionError, INT_TYPE, STRING_TYPE, as_int,
     as_text, bool_answer, budget, failed, global, int_answer, method, no_overload, take, text_answer,
 };
+use super::pattern::{PATTERN_BYTES_MAX, Pattern};
 use crate::expr::value;
 
 /// Units for each 256 bytes in which one text is searched for another.

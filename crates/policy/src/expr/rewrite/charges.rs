@@ -3,9 +3,10 @@
 use cel::IdedExpr;
 use cel::common::ast::{ComprehensionExpr, Expr, LiteralValue, operators};
 
-use super::Rewriter;
-use crate::expr::ExprError;
+use super::rewriter::Rewriter;
 use crate::expr::budget::Rate;
+use crate::expr::datum::Kind;
+use crate::expr::error::ExprError;
 use crate::expr::kind;
 use crate::expr::library::{self, PATTERN_BYTES_MAX, Pattern};
 use crate::expr::slots::{self, BUDGET, Source};
@@ -51,10 +52,7 @@ impl Rewriter {
             Some(target) => member(self.paid(target, rate), function.clone(), args),
             None => call(function.clone(), args),
         };
-        let scalar = matches!(
-            kind::of(&built, &self.slots),
-            Some(kind::Kind::Bool | kind::Kind::Number | kind::Kind::Time)
-        );
+        let scalar = matches!(kind::of(&built, &self.slots), Some(Kind::Bool | Kind::Number | Kind::Time));
         Ok(if scalar || !library::builds(&function) { built } else { keep(built) })
     }
 
@@ -72,9 +70,7 @@ impl Rewriter {
             | operators::LESS_EQUALS
             | operators::GREATER
             | operators::LESS => match (left, right) {
-                (Some(left), Some(right))
-                    if left != right && left != kind::Kind::Null && right != kind::Kind::Null =>
-                {
+                (Some(left), Some(right)) if left != right && left != Kind::Null && right != Kind::Null => {
                     let message = format!("{} and {} cannot be compared", left.noun(), right.noun());
                     Err(ExprError::new(message).with_hint(
                         "compare values of one kind: numbers and true, false are written without quotes, timestamp('...') makes a time of text",
@@ -82,7 +78,7 @@ impl Rewriter {
                 }
                 _ => Ok(()),
             },
-            operators::IN => match right.filter(|kind| !matches!(kind, kind::Kind::List | kind::Kind::Map)) {
+            operators::IN => match right.filter(|kind| !matches!(kind, Kind::List | Kind::Map)) {
                 Some(kind) => {
                     Err(ExprError::new(format!("`in` looks into a list or a map, not into {}", kind.noun()))
                         .with_hint("to look for a part of a text, write `text.contains(part)`"))
@@ -90,9 +86,9 @@ impl Rewriter {
                 None => Ok(()),
             },
             operators::INDEX => match left {
-                Some(
-                    kind @ (kind::Kind::Text | kind::Kind::Number | kind::Kind::Bool | kind::Kind::Time),
-                ) => Err(ExprError::new(format!("{} has no elements to choose from by [ ]", kind.noun()))),
+                Some(kind @ (Kind::Text | Kind::Number | Kind::Bool | Kind::Time)) => {
+                    Err(ExprError::new(format!("{} has no elements to choose from by [ ]", kind.noun())))
+                }
                 _ => Ok(()),
             },
             _ => Ok(()),
@@ -141,7 +137,7 @@ impl Rewriter {
             },
             _ => matches!(
                 kind::of(&expr, &self.slots),
-                Some(kind::Kind::Bool | kind::Kind::Number | kind::Kind::Null | kind::Kind::Time)
+                Some(Kind::Bool | Kind::Number | Kind::Null | Kind::Time)
             ),
         };
         if free {

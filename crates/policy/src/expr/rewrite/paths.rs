@@ -3,8 +3,8 @@
 use cel::IdedExpr;
 use cel::common::ast::{Expr, SelectExpr};
 
-use super::Rewriter;
-use crate::expr::ExprError;
+use super::rewriter::Rewriter;
+use crate::expr::error::ExprError;
 use crate::expr::library;
 use crate::expr::names::{self, Found, VARIABLES};
 use crate::expr::slots::{Made, Source};
@@ -46,7 +46,7 @@ impl Rewriter {
         &mut self,
         operand: &IdedExpr,
         field: &str,
-        phase: crate::verdict::Phase,
+        phase: crate::facts::Phase,
     ) -> Result<IdedExpr, ExprError> {
         let rewritten = |place: &mut Self, operand: &IdedExpr| -> Result<IdedExpr, ExprError> {
             let operand = Box::new(place.expr(operand.clone())?);

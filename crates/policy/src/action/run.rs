@@ -1,0 +1,78 @@
+//! A compiled action and its run: what it is given, and what it may ask of the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ebbgate_model::ErrorCode;
+
+use crate::facts::Context;
+use crate::jwks::KeySet;
+use crate::verdict::{BodyError, Effect, Verdict};
+
+/// A compiled action.
+pub(crate) trait Action: Send + Sync + fmt::Debug {
+    /// Runs it, or asks for what it lacks. After the caller resumed, it is run again from the start with what was
+    /// gathered so far, so it must not change the context before it has all it needs.
+    fn run(&self, cx: &mut Context, gathered: &mut Gathered) -> Flow;
+}
+
+/// What an action wants next.
+pub(crate) enum Flow {
+    /// The next action.
+    Next,
+    /// Something from the caller.
+    Need(Effect),
+    /// The end of the phase.
+    End(Verdict),
+}
+
+impl Flow {
+    /// A run-time failure of the policy itself.
+    pub(crate) fn failed(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::End(Verdict::Failed { code, message: message.into() })
+    }
+}
+
+/// Whether an action ends its phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Never,
+    Sometimes,
+    Always,
+}
+
+/// A compiled action, or nothing when problems were noted.
+pub(crate) type Compiled = Option<Arc<dyn Action>>;
+
+/// What the caller brought for the action that asked. Forgotten when the action is over.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    /// A handshake finished.
+    pub(crate) tls: bool,
+    /// Key sets by URL.
+    pub(crate) keys: BTreeMap<String, Result<Arc<KeySet>, String>>,
+    /// The URLs whose key set was asked for anew.
+    pub(crate) refreshed: BTreeSet<String>,
+    /// The request body; kept for the whole run.
+    pub(crate) body: Option<Result<Bytes, BodyError>>,
+    /// Why forwarding failed.
+    pub(crate) forward_failed: Option<(ErrorCode, String)>,
+}
+
+impl Gathered {
+    /// A failed refresh leaves the set that was there.
+    pub(crate) fn take_keys(&mut self, url: String, fresh: bool, keys: Result<Arc<KeySet>, String>) {
+        if fresh {
+            self.refreshed.insert(url.clone());
+        }
+        if keys.is_ok() || !fresh {
+            self.keys.insert(url, keys);
+        }
+    }
+
+    pub(crate) fn next_action(&mut self) {
+        *self = Self { body: self.body.take(), ..Self::default() };
+    }
+}

@@ -1,0 +1,128 @@
+//! A compiled expression: how it is compiled, run against a context, and what its failure says.
+
+use std::sync::{Arc, LazyLock};
+
+use cel::{Env, ExecutionError, IdedExpr};
+use serde_json::Value;
+
+use super::budget::{Budget, HELD_BYTES_MAX, Rate};
+use super::error::{EvalError, ExprError};
+use super::names::Names;
+use super::slots::{self, MadeName, Resolver, Slot};
+use super::{datum::Kind, kind, library, rewrite, syntax, value};
+use crate::facts::{Context, Phase};
+
+/// The standard environment, built once: all functions a policy may call.
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::environment()));
+
+/// A compiled expression. Evaluating it changes nothing and is a function of the context.
+#[derive(Debug)]
+pub struct Expression {
+    ast: IdedExpr,
+    slots: Vec<Slot>,
+    /// Units of work that one evaluation takes without any loop.
+    weight: u64,
+}
+
+/// Units of work that an evaluation takes besides its nodes.
+const EVALUATION_UNITS: u64 = 10;
+
+impl Expression {
+    /// Compiles any expression of a phase.
+    pub(crate) fn compile(source: &str, phase: Phase) -> Result<Self, ExprError> {
+        let rewritten = rewrite::rewrite(syntax::parse(source)?, Names::Policy(phase))?;
+        let weight = EVALUATION_UNITS.saturating_add(syntax::work(&rewritten.ast));
+        Ok(Self { ast: rewritten.ast, slots: rewritten.slots, weight })
+    }
+
+    /// Compiles an expression that must be true or false, and refuses those that never are.
+    pub(crate) fn compile_condition(source: &str, phase: Phase) -> Result<Self, ExprError> {
+        let expression = Self::compile(source, phase)?;
+        if let Some(kind) = kind::of(&expression.ast, &expression.slots).filter(|kind| *kind != Kind::Bool) {
+            return Err(ExprError::never_bool(kind.noun()));
+        }
+        Ok(expression)
+    }
+
+    /// Whether a condition holds.
+    pub(crate) fn test(&self, cx: &Context) -> Result<bool, EvalError> {
+        self.with_value(cx, |value| {
+            value::as_bool(value).ok_or_else(|| EvalError::NotBool(value::type_name(value)))
+        })
+    }
+
+    /// The value, as JSON; bytes become base64 and times RFC 3339.
+    pub(crate) fn eval(&self, cx: &Context) -> Result<Value, EvalError> {
+        self.with_value(cx, |value| {
+            // The copy that leaves the evaluator.
+            cx.work.spend(Rate::new(2, 2).of(value::extent(value, HELD_BYTES_MAX)))?;
+            Ok(value::to_json(value))
+        })
+    }
+
+    /// What the expression reads of what actions made.
+    pub(crate) fn made_names(&self) -> impl Iterator<Item = MadeName> {
+        self.slots.iter().filter_map(|slot| slot.source.made())
+    }
+
+    /// Whether the expression reads `vars.<name>` or all of `vars`.
+    pub(crate) fn mentions_var(&self, name: &str) -> bool {
+        self.slots.iter().any(|slot| slot.source.mentions_var(name))
+    }
+
+    fn with_value<T>(
+        &self,
+        cx: &Context,
+        f: impl FnOnce(value::Ref) -> Result<T, EvalError>,
+    ) -> Result<T, EvalError> {
+        cx.work.spend(self.weight)?;
+        let budget = Budget::new(cx.work.clone(), cx.rng_seed);
+        let resolver = Resolver::new(&self.slots, cx, &budget);
+        let mut scope = cel::Context::with_env(Arc::clone(&ENVIRONMENT));
+        scope.set_variable_resolver(&resolver);
+        let result = cel::Value::resolve_val(&self.ast, &scope);
+        budget.verdict()?;
+        match result {
+            Ok(value) => f(value.as_ref()),
+            Err(error) => Err(EvalError::Failed(explain(&error, &self.slots))),
+        }
+    }
+}
+
+/// An evaluator's error in one short sentence. Values are named by their type: they may be a whole request, with its
+/// credentials, and end in a log.
+fn explain(error: &ExecutionError, slots: &[Slot]) -> String {
+    use ExecutionError as E;
+    const CHARS_MAX: usize = 200;
+    let kind = |value: &cel::Value| value.type_of().to_string();
+    let text = match error {
+        E::FunctionError { function, message } => format!("{}: {message}", function.trim_start_matches('@')),
+        E::NoSuchKey(key) => format!("there is no key `{key}`"),
+        E::UndeclaredReference(name) => match slots::index(name).and_then(|at| slots.get(at)) {
+            Some(slot) => slot.source.absence(),
+            None => format!("there is no `{name}`"),
+        },
+        E::IndexOutOfBounds(_) => "an index is out of bounds".to_owned(),
+        E::NoSuchOverload(overload) => overload.to_string(),
+        E::UnsupportedBinaryOperator(operator, a, b) => {
+            format!("`{operator}` does not take {} and {}", kind(a), kind(b))
+        }
+        E::ValuesNotComparable(a, b) => format!("{} and {} cannot be compared", kind(a), kind(b)),
+        E::UnsupportedIndex(index, value) => {
+            format!("{} cannot be indexed with {}", kind(value), kind(index))
+        }
+        E::UnsupportedKeyType(key) => format!("{} cannot be a key", kind(key)),
+        E::DuplicateKey(_) => "a map has a key twice".to_owned(),
+        E::DivisionByZero(_) | E::RemainderByZero(_) => "a division by zero".to_owned(),
+        E::Overflow(operator, ..) => format!("`{operator}` overflows"),
+        E::UnexpectedType { want, .. } => format!("a value is not of the type {want}"),
+        E::InvalidArgumentCount { expected, actual } => {
+            format!("{actual} arguments where {expected} are wanted")
+        }
+        _ => "the evaluation failed".to_owned(),
+    };
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((at, _)) => format!("{}...", text.get(..at).unwrap_or_default()),
+        None => text,
+    }
+}

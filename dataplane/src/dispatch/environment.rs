@@ -1,0 +1,43 @@
+//! `Environment`: the inputs of a dispatch that are no results of its steps: time, randomness, and what is known of a client.
+//!
+//! A trait only: the shard and the HTTP half implement it, tests too.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ebbgate_model::AccountId;
+use ebbgate_policy::Engine;
+use tokio::time::Instant;
+
+use crate::state::endpoint::Endpoint;
+
+/// What a dispatch reads of the edge and of the client's connection. Every method answers at once.
+pub trait Environment {
+    /// The time by which set-aside members of a pool are tried again.
+    fn now(&self) -> Instant;
+
+    /// Milliseconds since the Unix epoch, for policies.
+    fn now_unix_ms(&self) -> i64;
+
+    /// A fresh random number, for policies.
+    fn rng_seed(&self) -> u64;
+
+    /// Whether the account's IP restriction lets a source address reach its endpoints.
+    fn admits(&self, account: AccountId, source: IpAddr) -> bool;
+
+    /// Whether the work can be repeated on another member of a pool.
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
+    /// Whether `on_tcp_connect` of an endpoint, in this policy, already let the connection of a request in.
+    fn has_entered(&self, endpoint: &Endpoint, policy: &Arc<Engine>) -> bool {
+        let _ = (endpoint, policy);
+        false
+    }
+
+    /// `on_tcp_connect` of an endpoint has let the connection of a request in.
+    fn entered(&self, endpoint: &Endpoint, policy: &Arc<Engine>) {
+        let _ = (endpoint, policy);
+    }
+}

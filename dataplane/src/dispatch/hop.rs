@@ -1,0 +1,113 @@
+//! `Hop`: one endpoint on the path, the other members of its pool, and the policy that runs over it.
+
+use std::sync::Arc;
+
+use ebbgate_model::EndpointId;
+use ebbgate_policy::{ConnFacts, Context, Engine, OnError, Outcome, Phase, Run, Step, Verdict, Work};
+use http::request::Parts;
+use http::response;
+
+use super::environment::Environment;
+use super::failure::Failure;
+use crate::state::endpoint::Endpoint;
+use crate::state::pool::Pool;
+
+/// See the module.
+pub(super) struct Hop {
+    pub(super) pool: Pool,
+    /// The members picked so far, the current one included.
+    pub(super) tried: Vec<EndpointId>,
+    /// The head of the request as it reached this endpoint, for the next member. None: a connection.
+    pub(super) entry: Option<Arc<Parts>>,
+    /// What a failure of this hop means to the policy that forwarded here.
+    pub(super) on_error: OnError,
+    /// None: one has to be picked.
+    pub(super) member: Option<Member>,
+    /// Why the member before failed.
+    pub(super) failure: Option<Failure>,
+}
+
+/// The member of a pool that a hop is at.
+pub(super) struct Member {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) phase: Phase,
+    /// None: the endpoint has no rules for this phase, nor for a later one.
+    policy: Option<Box<(Run, Context)>>,
+}
+
+impl Hop {
+    /// A hop whose member is not picked yet.
+    pub(super) fn new(pool: Pool, entry: Option<Arc<Parts>>, on_error: OnError) -> Self {
+        Self { pool, tried: Vec::new(), entry, on_error, member: None, failure: None }
+    }
+
+    /// The request's head as it leaves this hop: as the policy changed it, or as it came.
+    pub(super) fn head(&self) -> Option<&Parts> {
+        let changed = self.member.as_ref().and_then(|member| member.policy.as_ref()?.1.request.as_ref());
+        changed.or(self.entry.as_deref())
+    }
+
+    /// The head for the hop that this one forwards to.
+    pub(super) fn forwarded_head(&mut self) -> Option<Arc<Parts>> {
+        let changed = self.member.as_mut().and_then(|member| member.policy.as_mut()?.1.request.clone());
+        changed.map(Arc::new).or_else(|| self.entry.clone())
+    }
+}
+
+impl Member {
+    /// Begins `phase` at an endpoint.
+    pub(super) fn begin(
+        endpoint: Arc<Endpoint>,
+        phase: Phase,
+        facts: &Arc<ConnFacts>,
+        work: &Work,
+        entry: Option<&Parts>,
+        env: &impl Environment,
+    ) -> Self {
+        let needs = |engine: &&Arc<Engine>| {
+            engine.has(phase) || phase == Phase::HttpRequest && engine.has(Phase::HttpResponse)
+        };
+        let policy = endpoint.engine.as_ref().filter(needs).map(|engine| {
+            let mut cx = Context::new(Arc::clone(facts), Arc::clone(&endpoint.facts), env.now_unix_ms());
+            cx.rng_seed = env.rng_seed();
+            cx.work = work.clone();
+            if phase == Phase::HttpRequest {
+                cx.request = entry.cloned();
+            }
+            Box::new((engine.start(phase), cx))
+        });
+        Self { endpoint, phase, policy }
+    }
+
+    /// Begins `on_http_response`, over the context that `on_http_request` left. Gives the head back if there are no rules.
+    pub(super) fn begin_response(&mut self, head: response::Parts) -> Result<(), response::Parts> {
+        let engine = self.endpoint.engine.as_ref().filter(|engine| engine.has(Phase::HttpResponse));
+        let (Some(engine), Some(policy)) = (engine, &mut self.policy) else { return Err(head) };
+        self.phase = Phase::HttpResponse;
+        policy.0 = engine.start(Phase::HttpResponse);
+        policy.1.response = Some(head);
+        Ok(())
+    }
+
+    /// The head of the response that the phase is over.
+    pub(super) fn take_response(&mut self) -> Option<response::Parts> {
+        self.policy.as_mut()?.1.response.take()
+    }
+
+    /// Goes on with the phase.
+    pub(super) fn step(&mut self) -> Step {
+        self.policy.as_mut().map_or(Step::Done(Verdict::Continue), |policy| policy.0.step(&mut policy.1))
+    }
+
+    /// Takes what `log` actions wrote.
+    pub(super) fn take_logs(&mut self) -> Vec<serde_json::Value> {
+        self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.logs)).unwrap_or_default()
+    }
+
+    /// Tells the phase what came of its effect or its forward.
+    pub(super) fn resume(&mut self, outcome: Outcome) {
+        if let Some(policy) = &mut self.policy {
+            policy.0.resume(&mut policy.1, outcome);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The gateway over real sessions: routes, agents, key sets and events of this edge, from one shard.
+
+use std::any::Any;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ebbgate_model::event::RequestEvent;
+use ebbgate_model::feed::FromEdge;
+use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme};
+use ebbgate_policy::KeySet;
+
+use super::gateway::Gateway;
+use crate::log;
+use crate::state::edge::Stage;
+use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::metrics::{Open, StatusLabel};
+use crate::state::pool::Pool;
+use crate::state::shard::Shard;
+use crate::state::{clock, random};
+use crate::tunnel::origin::Origin;
+use crate::tunnel::session::OpenError;
+use crate::tunnel::stream::AgentStream;
+
+impl Gateway for Shard {
+    type Stream = AgentStream;
+
+    fn public(&self, scheme: Scheme, host: &Host, port: u16) -> Option<Pool> {
+        self.edge().routes.public(scheme, host, port).map(|(_, pool)| pool)
+    }
+
+    fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool> {
+        self.edge().routes.internal(account, url)
+    }
+
+    async fn returned(&self, account: Option<AccountId>, scheme: Scheme, host: &Host, port: u16) {
+        self.edge().routes.returned(account, &[scheme], host, port).await;
+    }
+
+    fn admits(&self, account: AccountId, source: IpAddr) -> bool {
+        self.edge().tables.load().restrictions.admit(account, IpRestrictionKind::Endpoints, source)
+    }
+
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        client: SocketAddr,
+        server: SocketAddr,
+        proto: Scheme,
+    ) -> Result<AgentStream, OpenError> {
+        let Kind::Agent(agent) = &endpoint.kind else { return Err(OpenError::NoAgent(endpoint.id)) };
+        self.dialer().open(agent, Origin { client, server, proto, passthrough: false, instead: 0 }).await
+    }
+
+    async fn is_heard(&self, endpoint: &Endpoint) -> bool {
+        match &endpoint.kind {
+            Kind::Cloud => true,
+            Kind::Agent(agent) => self.dialer().hears(&agent.session).await,
+        }
+    }
+
+    async fn silenced(&self, endpoint: &Endpoint) {
+        match &endpoint.kind {
+            Kind::Cloud => std::future::pending().await,
+            Kind::Agent(agent) => {
+                // A request on a pooled connection opened no stream that would be watched.
+                self.dialer().watch(&agent.session);
+                agent.session.liveness.silenced().await;
+            }
+        }
+    }
+
+    async fn keys(&self, account: AccountId, url: &str, fresh: bool) -> Result<Arc<KeySet>, String> {
+        self.edge().keys.get(account, url, fresh).await
+    }
+
+    fn now_unix_ms(&self) -> i64 {
+        clock::unix_ms()
+    }
+
+    fn rng_seed(&self) -> u64 {
+        random::number()
+    }
+
+    fn request_done(&self, mut event: RequestEvent) {
+        self.edge().metrics.requests.get_or_create(&StatusLabel::of(event.status)).inc();
+        log::shorten_policy_logs(&mut event.policy_logs);
+        // A request that reached no endpoint is a stranger's, and there may be many.
+        let source = event.client.parse::<SocketAddr>().ok().filter(|_| event.endpoint.is_none());
+        let has_line = source.is_none_or(|client| self.edge().refusal_has_line(client.ip()));
+        if has_line && !log::request(&event) {
+            self.edge().metrics.log_lines_lost.inc();
+        }
+        self.edge().reports.event(FromEdge::Request(Box::new(event)));
+    }
+
+    fn retried(&self, members: u64) {
+        self.edge().metrics.retries.inc_by(members);
+    }
+
+    fn left_http(&self) -> Box<dyn Any> {
+        Box::new(Open::count(&self.edge().metrics.http_tunnels_open))
+    }
+
+    fn draining(&self) -> impl Future<Output = ()> + 'static {
+        self.edge().reached(Stage::Draining)
+    }
+}

@@ -1,0 +1,74 @@
+//! The access log of one request: what its event says at the beginning, and where it goes.
+
+use std::rc::Rc;
+
+use ebbgate_model::event::RequestEvent;
+use http::request::Parts;
+use http::{HeaderMap, Version};
+
+use super::body::Progress;
+use super::fields::ERROR_CODE;
+use super::limits::Limits;
+use crate::dispatch::event::{AccessLog, AccessSink};
+use crate::dispatch::gateway::{Gateway, HttpConn};
+
+/// See the module.
+pub(super) type RequestLog<G> = AccessLog<RequestSink<G>>;
+
+/// Takes the event of a request: see [`AccessSink`].
+pub(super) struct RequestSink<G: Gateway> {
+    gateway: G,
+    /// What has moved.
+    pub(super) progress: Rc<Progress>,
+}
+
+impl<G: Gateway> AccessSink for RequestSink<G> {
+    type Event = RequestEvent;
+
+    fn bytes(&self) -> (u64, u64) {
+        (self.progress.bytes_in.get(), self.progress.bytes_out.get())
+    }
+
+    fn retried(&self, members: u64) {
+        self.gateway.retried(members);
+    }
+
+    fn write(&self, event: RequestEvent) {
+        self.gateway.request_done(event);
+    }
+}
+
+impl<G: Gateway> RequestLog<G> {
+    /// A request whose head has arrived.
+    pub(super) fn begin(gateway: &G, conn: &HttpConn, limits: &Limits, head: &Parts, host: &str) -> Rc<Self> {
+        let event = RequestEvent {
+            client: conn.facts.client.to_string(),
+            method: head.method.to_string(),
+            host: host.to_owned(),
+            path: head.uri.path().to_owned(),
+            version: match head.version {
+                Version::HTTP_2 => "HTTP/2.0",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            }
+            .to_owned(),
+            started_at_ms: gateway.now_unix_ms(),
+            ..RequestEvent::default()
+        };
+        let progress = Progress::new(limits.idle);
+        Rc::new(Self::new(event, RequestSink { gateway: gateway.clone(), progress }))
+    }
+
+    /// It failed: the id that the client is told, and what only the operator may know.
+    pub(super) fn failed(&self, operation: &str, detail: &str) {
+        let mut event = self.event_mut();
+        operation.clone_into(&mut event.operation);
+        detail.clone_into(&mut event.detail);
+    }
+
+    /// The head of its response: the status, and the edge's own error if it carries one.
+    pub(super) fn answered(&self, status: http::StatusCode, headers: &HeaderMap) {
+        self.event_mut().status = status.as_u16();
+        self.coded(headers.get(ERROR_CODE).and_then(|code| code.to_str().ok()?.parse().ok()));
+    }
+}

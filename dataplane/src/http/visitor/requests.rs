@@ -1,0 +1,222 @@
+//! Carries out the steps of one request's dispatch: reads its body, sends it to agents, takes the response back.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ebbgate_model::{AccountId, EndpointId};
+use ebbgate_policy::{BodyError, Engine, Outcome};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
+use std::net::IpAddr;
+use tokio::time::Instant;
+
+use super::{Answer, Stop, Tunnel, Visitor};
+use crate::dispatch::gateway::Gateway;
+use crate::dispatch::{Dispatch, Environment, Failure, Step};
+use crate::http::access_log::RequestLog;
+use crate::http::answer::Form;
+use crate::http::body::{Body, NotBuffered};
+use crate::http::framing::Authority;
+use crate::http::reply::{self, from_reply};
+use crate::http::upstream::{self, Again, ReplayBody, SendError};
+use crate::http::{fields, route};
+use crate::state::endpoint::Endpoint;
+
+/// Endpoints whose connection policy has let a connection in, that the connection remembers.
+const ENTERED_MAX: usize = 16;
+
+/// What a dispatch reads of the request and its connection.
+struct RequestEnv<'a, G: Gateway> {
+    visitor: &'a Visitor<G>,
+    body: &'a ReplayBody,
+}
+
+impl<G: Gateway> Environment for RequestEnv<'_, G> {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn now_unix_ms(&self) -> i64 {
+        self.visitor.gateway.now_unix_ms()
+    }
+
+    fn rng_seed(&self) -> u64 {
+        self.visitor.gateway.rng_seed()
+    }
+
+    fn admits(&self, account: AccountId, source: IpAddr) -> bool {
+        self.visitor.gateway.admits(account, source)
+    }
+
+    /// Another member can take it over as long as its body is kept.
+    fn is_repeatable(&self) -> bool {
+        self.body.is_short()
+    }
+
+    /// A kept connection is let in again if the policy is another than the one that let it in.
+    fn has_entered(&self, endpoint: &Endpoint, policy: &Arc<Engine>) -> bool {
+        let same = |(id, by): &(EndpointId, Arc<Engine>)| *id == endpoint.id && Arc::ptr_eq(by, policy);
+        self.visitor.entered.borrow().iter().any(same)
+    }
+
+    fn entered(&self, endpoint: &Endpoint, policy: &Arc<Engine>) {
+        let mut entered = self.visitor.entered.borrow_mut();
+        entered.retain(|(id, _)| *id != endpoint.id);
+        entered.truncate(ENTERED_MAX - 1);
+        entered.insert(0, (endpoint.id, Arc::clone(policy)));
+    }
+}
+
+impl<G: Gateway> Visitor<G> {
+    /// Takes the request to an upstream, or to the policy that answers it, and the response back.
+    pub(super) async fn dispatch(
+        &self,
+        head: Parts,
+        authority: &Authority,
+        upgrade: Option<HeaderValue>,
+        body: &ReplayBody,
+        form: Form,
+        log: &Rc<RequestLog<G>>,
+    ) -> Result<Answer<G>, Stop> {
+        self.gateway.returned(None, self.conn.scheme, &authority.host, self.conn.port).await;
+        let pool = match route::public(&self.gateway, &self.conn, authority) {
+            Ok(pool) => pool,
+            Err(_) if route::is_secure_elsewhere(&self.gateway, &self.conn, authority) => {
+                return Ok(Answer::Response(reply::secure(authority, &head.uri, form)));
+            }
+            Err(failure) => return Err(Stop::Failure(failure)),
+        };
+        let env = RequestEnv { visitor: self, body };
+        let (facts, tls) = (self.conn.facts.clone(), self.conn.tls_settings.clone());
+        let mut dispatch = Dispatch::request(facts, tls, Arc::new(head), pool);
+        let (mut response_body, mut switched) = (Body::Empty, None);
+        loop {
+            match dispatch.drive(&self.gateway, &env, log).await {
+                Step::Body { bytes_max } => {
+                    dispatch.resume(Outcome::Body(read(body, bytes_max).await));
+                }
+                Step::Open(endpoint) => {
+                    let sent = self.to_upstream(&dispatch, &endpoint, upgrade.as_ref(), body, log).await;
+                    let (mut head, ()) = match sent {
+                        Ok(upstream::Reply::Response(response)) => {
+                            let (head, body) = response.into_parts();
+                            response_body = body;
+                            (head, ())
+                        }
+                        Ok(upstream::Reply::Switched(response, stream, read)) => {
+                            switched = Some((stream, read));
+                            response.into_parts()
+                        }
+                        Err(error) => {
+                            dispatch.failed(error.failure, error.again.allows(body));
+                            continue;
+                        }
+                    };
+                    reply::clean(&mut head);
+                    dispatch.answered(head);
+                }
+                Step::Respond(reply) => {
+                    let (head, body) = from_reply(reply, form).into_parts();
+                    // An upstream's stream that is dropped is reset.
+                    (response_body, switched) = (body, None);
+                    dispatch.answered(head);
+                }
+                Step::Answer(head) => {
+                    let response = Response::from_parts(head, response_body);
+                    return Ok(match switched {
+                        Some((stream, read)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                            log.answered(response.status(), response.headers());
+                            let tunnel = Tunnel { stream, read, log: Rc::clone(log) };
+                            Answer::Switched(reply::switched(response, upgrade), tunnel)
+                        }
+                        _ => Answer::Response(response),
+                    });
+                }
+                Step::Fail(failure) => return Err(Stop::Failure(failure)),
+                Step::Close { code, detail } => return Err(Stop::Close { code, detail }),
+                // Steps of connections, and those that `drive` carries out.
+                _ => return Err(Stop::Close { code: None, detail: "no step of a request".into() }),
+            }
+        }
+    }
+
+    async fn to_upstream(
+        &self,
+        dispatch: &Dispatch,
+        endpoint: &Arc<Endpoint>,
+        upgrade: Option<&HeaderValue>,
+        body: &ReplayBody,
+        log: &Rc<RequestLog<G>>,
+    ) -> Result<upstream::Reply<G::Stream>, SendError> {
+        let Some((entry, head)) = dispatch.heads() else {
+            return Err(SendError::not_opened("the dispatch is not a request's".into()));
+        };
+        // gRPC streams may rest as long as the exchange does, where there are any; other bodies have a pace.
+        body.exchange().set_may_rest(endpoint.upstream_http2 && fields::is_grpc(&entry.headers));
+        // Another try of a body that has come is made without the expectation.
+        let request = || {
+            let mut request = self.upstream_request(endpoint, head, entry, upgrade);
+            if body.exchange().expects() && !body.is_replayable() {
+                request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+            }
+            request
+        };
+        let progress = &log.sink().progress;
+        let sent = self.upstreams.send(&self.gateway, &self.conn, endpoint, &request, body, progress);
+        // Other methods were preceded by the question whether the agent answers.
+        if !head.method.is_safe() || !dispatch.has_other() {
+            return sent.await;
+        }
+        tokio::select! {
+            sent = sent => sent,
+            () = async {
+                self.gateway.silenced(endpoint).await;
+                if !body.is_whole() {
+                    std::future::pending::<()>().await;
+                }
+            } => Err(SendError { failure: Failure::agent_silent(), again: Again::Repeatable }),
+        }
+    }
+
+    /// The head that goes to an upstream; made anew for every try.
+    fn upstream_request(
+        &self,
+        endpoint: &Endpoint,
+        head: &Parts,
+        entry: &Parts,
+        upgrade: Option<&HeaderValue>,
+    ) -> Request<()> {
+        let mut request = Request::new(());
+        request.method_mut().clone_from(&head.method);
+        request.uri_mut().clone_from(&head.uri);
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        headers.clone_from(&head.headers);
+        fields::strip_hop_by_hop(headers);
+        if let (None, Some(host)) = (headers.get(HOST), entry.headers.get(HOST)) {
+            headers.insert(HOST, host.clone());
+        }
+        fields::add_forwarded(headers, self.conn.facts.client.ip(), self.conn.scheme.as_str());
+        if !endpoint.upstream_http2 {
+            fields::for_http1(headers);
+            if let Some(protocol) = upgrade {
+                headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(UPGRADE, protocol.clone());
+            }
+        }
+        request
+    }
+}
+
+/// Reads the body of a request for a policy, and keeps it for the upstream.
+async fn read(body: &ReplayBody, bytes_max: usize) -> Result<bytes::Bytes, BodyError> {
+    body.exchange().ask_for_body();
+    let mut taken = body.take();
+    let read = taken.buffer(bytes_max).await;
+    body.give_back(taken);
+    read.map_err(|error| match error {
+        NotBuffered::TooLong => BodyError::TooLong { bytes_max },
+        NotBuffered::Broken(_) => BodyError::Incomplete,
+    })
+}

@@ -1,0 +1,114 @@
+//! Messages to shards, and the entrances where they accept connections.
+
+use std::net::UdpSocket;
+use std::sync::OnceLock;
+
+use ebbgate_model::{Host, TunnelSessionId};
+use tokio::sync::mpsc;
+
+use crate::net::listen::Listener;
+use crate::tunnel::dialer::IdleLink;
+
+/// Messages waiting for one shard.
+const MAILBOX_MAX: usize = 4096;
+
+/// A message to a shard.
+pub enum Message {
+    /// Accept connections here.
+    Listen(Entrance, Listener),
+    /// Serve agents that come over QUIC.
+    Quic(UdpSocket),
+    /// Stop accepting on a port.
+    Close(u16),
+    /// Keep a link ready here.
+    Park(Box<IdleLink>),
+    /// A session has ended: end its links.
+    EndLinks(TunnelSessionId),
+}
+
+/// The listener that accepted a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Entrance {
+    /// HTTP in clear.
+    Http,
+    /// HTTPS and TLS endpoints.
+    Tls,
+    /// Agents.
+    Connect,
+    /// HTTPS and TLS endpoints, and agents: one address for both, because the operator asked for it.
+    Shared,
+    /// A TCP address.
+    Tcp {
+        /// Host part of its endpoints.
+        host: Host,
+        /// Its port.
+        port: u16,
+    },
+}
+
+impl Entrance {
+    /// The name metrics use.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tls => "tls",
+            Self::Connect => "connect",
+            Self::Shared => "shared",
+            Self::Tcp { .. } => "tcp",
+        }
+    }
+}
+
+/// The mailboxes of all shards.
+#[derive(Default)]
+pub struct Mailboxes(OnceLock<Vec<mpsc::Sender<Message>>>);
+
+impl Mailboxes {
+    /// Makes the mailboxes of the shards; once, before they start.
+    pub fn open(&self, shards: usize) -> Vec<mpsc::Receiver<Message>> {
+        let (senders, receivers) = (0..shards).map(|_| mpsc::channel(MAILBOX_MAX)).unzip();
+        self.0.get_or_init(|| senders);
+        receivers
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.0.get().map_or(0, Vec::len)
+    }
+
+    /// Leaves a message for a shard; gives it back when the shard is gone or its mailbox is full.
+    pub fn send(&self, shard: usize, message: Message) -> Result<(), Message> {
+        match self.0.get().and_then(|all| all.get(shard)) {
+            None => Err(message),
+            Some(mailbox) => mailbox.try_send(message).map_err(|e| match e {
+                mpsc::error::TrySendError::Full(m) | mpsc::error::TrySendError::Closed(m) => m,
+            }),
+        }
+    }
+
+    /// Gives every shard its socket of an entrance.
+    pub fn listen(&self, entrance: &Entrance, listeners: Vec<Listener>) {
+        for (shard, listener) in listeners.into_iter().enumerate() {
+            // Full only if the shard is stuck; then its share of the socket is closed and the others serve.
+            if self.send(shard, Message::Listen(entrance.clone(), listener)).is_err() {
+                tracing::error!(shard, ?entrance, "a shard does not take a listener");
+            }
+        }
+    }
+
+    /// Has every shard stop accepting on a port.
+    pub fn close(&self, port: u16) {
+        for shard in 0..self.shards() {
+            if self.send(shard, Message::Close(port)).is_err() {
+                tracing::error!(shard, port, "a shard does not close a port");
+            }
+        }
+    }
+
+    /// A session has ended: its links go on every shard. A shard that takes no message finds out by itself.
+    pub fn end_links(&self, session: TunnelSessionId) {
+        for shard in 0..self.shards() {
+            let _ = self.send(shard, Message::EndLinks(session));
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! What this edge serves and where, read from its state: the input of [`plan`](super::offload::plan).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ebbgate_model::{Host, Scheme};
+
+use super::exchange::Wanted;
+use super::offload::{Listening, PortOwner};
+use crate::state::edge::Edge;
+use crate::state::endpoint::Kind;
+
+/// What the kernel is to enforce for an edge, as often as it is asked; `shared` are the edge's fixed listeners. None: the edge
+/// has no Program, or is gone.
+pub fn wanted(edge: &Arc<Edge>, shared: Vec<SocketAddr>) -> impl Fn() -> Option<Wanted> + Send + 'static {
+    let edge = Arc::downgrade(edge);
+    move || read(&*edge.upgrade()?, shared.clone())
+}
+
+fn read(edge: &Edge, shared: Vec<SocketAddr>) -> Option<Wanted> {
+    let tables = edge.tables.load_full();
+    if tables.program.generation == 0 {
+        return None;
+    }
+    let ports = edge.ports();
+    let tcp = ports.open().map(|(port, host)| (port, owner(edge, host, port))).collect();
+    let listening = Listening { shared, tcp_bind: ports.address(), tcp };
+    Some(Wanted { tables, listening })
+}
+
+fn owner(edge: &Edge, host: &Host, port: u16) -> PortOwner {
+    let Some((_, pool)) = edge.routes.public(Scheme::Tcp, host, port) else { return PortOwner::Unserved };
+    match pool.members() {
+        [one] if matches!(one.kind, Kind::Cloud) && !one.pooling_enabled => PortOwner::One(one.id),
+        _ => PortOwner::Several,
+    }
+}
