@@ -24,18 +24,15 @@ impl Timestamp {
     pub(super) fn now(&mut self) -> &str {
         let now = since_epoch();
         let kept = self.text.len().checked_sub(TAIL_BYTES).filter(|_| self.second == Some(now.as_secs()));
-        match kept {
-            Some(end) => {
-                self.text.truncate(end);
-                self.push_fraction(now.subsec_micros());
-            }
-            None => {
-                self.text.clear();
-                // Writing to memory cannot fail.
-                let _ = SystemTime.format_time(&mut Writer::new(&mut self.text));
-                // Between the two looks at the clock the next second may have begun: then the text is not kept.
-                self.second = Some(now.as_secs()).filter(|second| *second == since_epoch().as_secs());
-            }
+        if let Some(end) = kept {
+            self.text.truncate(end);
+            self.push_fraction(now.subsec_micros());
+        } else {
+            self.text.clear();
+            // Writing to memory cannot fail.
+            let _ = SystemTime.format_time(&mut Writer::new(&mut self.text));
+            // Between the two looks at the clock the next second may have begun: then the text is not kept.
+            self.second = Some(now.as_secs()).filter(|second| *second == since_epoch().as_secs());
         }
         &self.text
     }
