@@ -11,6 +11,7 @@ pub mod gateway;
 mod hop;
 pub mod hops;
 mod serve;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +19,14 @@ use std::sync::Arc;
 
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
 use ebbgate_policy::{
-    BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Reply, Step as PolicyStep, TlsFacts, TlsSettings,
+    BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Step as PolicyStep, TlsFacts, TlsSettings,
     Verdict, Work,
 };
 use http::{request, response};
 
 pub use environment::Environment;
 pub use failure::Failure;
+pub use step::{Step, Trail};
 
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::pool::{Ask, Pool};
@@ -33,75 +35,6 @@ use hops::Steps;
 
 /// What a policy is told that asks of a client's TLS what the finished handshake does not give.
 const TLS_UNMET: ErrorCode = ErrorCode::new(2300);
-
-/// What has to be done next.
-#[derive(Debug)]
-pub enum Step {
-    /// Let other tasks run.
-    Pause,
-    /// Get the key set of an account's policy; tell [`Dispatch::resume`].
-    Keys {
-        /// Whose policy asks.
-        account: AccountId,
-        /// Where the key set is.
-        url: String,
-        /// Whether a cached set lacks a token's key.
-        fresh: bool,
-    },
-    /// Read the body of the request; tell [`Dispatch::resume`].
-    Body {
-        /// Longest body to accept.
-        bytes_max: usize,
-    },
-    /// Finish the client's handshake with these settings; tell [`Dispatch::tls_ended`].
-    EndTls(Arc<TlsSettings>),
-    /// Look up an internal endpoint of the account; tell [`Dispatch::found`].
-    Find {
-        /// Whose endpoint.
-        account: AccountId,
-        /// Its URL.
-        url: EndpointUrl,
-    },
-    /// Ask the agent whether it still answers; tell [`Dispatch::heard`].
-    AskAgent(Arc<Endpoint>),
-    /// Open a stream to the agent and use it; tell [`Dispatch::failed`] or [`Dispatch::answered`]. A connection to an http
-    /// endpoint is let in instead: its requests come next.
-    Open(Arc<Endpoint>),
-    /// The policy's reply is the response; tell [`Dispatch::answered`].
-    Respond(Reply),
-    /// The response has passed every policy. The end.
-    Answer(response::Parts),
-    /// There is no response but this failure. The end.
-    Fail(Failure),
-    /// Close the connection without a response. The end.
-    Close {
-        /// Published number.
-        code: Option<ErrorCode>,
-        /// One sentence for the log.
-        detail: String,
-    },
-}
-
-/// What the log says of a dispatch, since it was last asked.
-#[derive(Debug, Default)]
-pub struct Trail {
-    /// The public endpoint that was reached.
-    pub reached: Option<Arc<Endpoint>>,
-    /// The internal endpoint that the traffic was forwarded to.
-    pub forwarded_to: Option<Arc<Endpoint>>,
-    /// What `log` actions of policies wrote.
-    pub logs: Vec<serde_json::Value>,
-    /// Members of a pool that were picked after another one failed.
-    pub retries: u64,
-}
-
-impl Trail {
-    /// Whether it says nothing.
-    fn is_empty(&self) -> bool {
-        let Self { reached, forwarded_to, logs, retries } = self;
-        reached.is_none() && forwarded_to.is_none() && logs.is_empty() && *retries == 0
-    }
-}
 
 /// See the module.
 pub struct Dispatch {
@@ -242,14 +175,12 @@ impl Dispatch {
         conn.tls = Some(Arc::clone(&facts));
         self.facts = Arc::new(conn);
         self.tls = Some(settings);
-        if let State::Tls { then, .. } = &mut self.state {
-            match then.take() {
-                Some(endpoint) => self.state = State::Open(endpoint),
-                None => {
-                    self.state = State::Policy;
-                    self.resume(Outcome::Tls(facts));
-                }
-            }
+        let State::Tls { then, .. } = &mut self.state else { return };
+        if let Some(endpoint) = then.take() {
+            self.state = State::Open(endpoint);
+        } else {
+            self.state = State::Policy;
+            self.resume(Outcome::Tls(facts));
         }
     }
 
@@ -259,7 +190,7 @@ impl Dispatch {
         let on_error = *on_error;
         match pool.filter(|pool| !pool.members().is_empty()) {
             Some(pool) => {
-                let hop = Hop::new(pool, self.hop.forwarded_head(), on_error);
+                let hop = Hop::new(pool, self.hop.forwarded_head(on_error), on_error);
                 self.outer.push(std::mem::replace(&mut self.hop, hop));
                 self.state = State::Policy;
             }

@@ -3,6 +3,7 @@
 //! In JSON these lines go by a way of their own: they are as many as there are requests, so they are made in one go and
 //! written many at a time. Filters and fields are the same as those of every other line.
 
+mod fields;
 mod lines;
 mod refusals;
 
@@ -11,8 +12,8 @@ use std::io::IsTerminal as _;
 use std::sync::{Arc, OnceLock};
 
 use ebbgate_model::event::{ConnectionEvent, RequestEvent};
-use ebbgate_model::{AccountId, EndpointId, ErrorCode};
 use ebbgate_telemetry::{LogFormat, Logfmt};
+use fields::{CONNECTION, ConnectionLine, REQUEST, RequestLine};
 use lines::Lines;
 pub use refusals::{REFUSAL_SOURCES_MAX, REFUSALS_MS, REFUSALS_PER_SOURCE_MAX, Refusals, Sum};
 use serde::Serialize;
@@ -25,11 +26,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Where JSON lines of events go once the log was started.
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
-/// Target of requests' lines.
-const REQUEST: &str = "ebbgate_edge::request";
-/// Target of connections' lines.
-const CONNECTION: &str = "ebbgate_edge::connection";
-
 /// Bytes that the `log` actions of policies may put into one line and one event, as JSON.
 const POLICY_LOG_BYTES_MAX: usize = 32 << 10;
 /// Of these, bytes for the note on what was left out.
@@ -83,20 +79,15 @@ pub fn shorten_policy_logs(logs: &mut Vec<Value>) {
     logs.shrink_to_fit();
 }
 
-/// What `log` actions wrote as one text, where a line cannot hold lists.
-fn policy_logs_text(logs: &[Value]) -> Option<String> {
-    (!logs.is_empty()).then(|| json!(logs).to_string())
-}
-
 /// A connection has ended. False: its line is lost, because the reader of the log does not keep up.
 pub fn connection(event: &ConnectionEvent) -> bool {
     if !tracing::enabled!(target: CONNECTION, Level::INFO) {
         return true;
     }
     if let Some(lines) = LINES.get() {
-        push(lines, "connection", CONNECTION, &ConnectionFields::of(event))
+        push(lines, "connection", CONNECTION, &ConnectionLine(event))
     } else {
-        trace_connection(event);
+        ConnectionLine(event).trace();
         true
     }
 }
@@ -107,108 +98,10 @@ pub fn request(event: &RequestEvent) -> bool {
         return true;
     }
     if let Some(lines) = LINES.get() {
-        push(lines, "request", REQUEST, &RequestFields::of(event))
+        push(lines, "request", REQUEST, &RequestLine(event))
     } else {
-        trace_request(event);
+        RequestLine(event).trace();
         true
-    }
-}
-
-/// What a connection's line says.
-#[derive(Serialize)]
-struct ConnectionFields<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    account: Option<AccountId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<EndpointId>,
-    url: &'a str,
-    forwarded_to: &'a str,
-    client: &'a str,
-    server: &'a str,
-    server_name: &'a str,
-    tls: &'a str,
-    duration_ms: u64,
-    bytes_in: u64,
-    bytes_out: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<ErrorCode>,
-    outcome: &'a str,
-    /// Each entry has the names that the policy gave.
-    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
-    policy_logs: &'a [Value],
-}
-
-impl<'a> ConnectionFields<'a> {
-    fn of(event: &'a ConnectionEvent) -> Self {
-        Self {
-            account: event.account,
-            endpoint: event.endpoint,
-            url: &event.url,
-            forwarded_to: &event.forwarded_to,
-            client: &event.client,
-            server: &event.server,
-            server_name: &event.server_name,
-            tls: &event.tls_version,
-            duration_ms: event.duration_ms,
-            bytes_in: event.bytes_in,
-            bytes_out: event.bytes_out,
-            code: event.error,
-            outcome: &event.outcome,
-            policy_logs: &event.policy_logs,
-        }
-    }
-}
-
-/// What a request's line says.
-#[derive(Serialize)]
-struct RequestFields<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    account: Option<AccountId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<EndpointId>,
-    url: &'a str,
-    forwarded_to: &'a str,
-    client: &'a str,
-    method: &'a str,
-    host: &'a str,
-    path: &'a str,
-    version: &'a str,
-    status: u16,
-    duration_ms: u64,
-    bytes_in: u64,
-    bytes_out: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<ErrorCode>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    operation: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    detail: &'a str,
-    /// Each entry has the names that the policy gave.
-    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
-    policy_logs: &'a [Value],
-}
-
-impl<'a> RequestFields<'a> {
-    fn of(event: &'a RequestEvent) -> Self {
-        Self {
-            account: event.account,
-            endpoint: event.endpoint,
-            url: &event.url,
-            forwarded_to: &event.forwarded_to,
-            client: &event.client,
-            method: &event.method,
-            host: &event.host,
-            path: &event.path,
-            version: &event.version,
-            status: event.status,
-            duration_ms: event.duration_ms,
-            bytes_in: event.bytes_in,
-            bytes_out: event.bytes_out,
-            code: event.error,
-            operation: &event.operation,
-            detail: &event.detail,
-            policy_logs: &event.policy_logs,
-        }
     }
 }
 
@@ -237,56 +130,6 @@ fn push<F: Serialize>(lines: &Lines, message: &'static str, target: &'static str
         text.push(b'\n');
         lines.push(text)
     })
-}
-
-fn trace_connection(event: &ConnectionEvent) {
-    tracing::info!(
-        target: CONNECTION,
-        account = event.account.map(|a| a.to_string()),
-        endpoint = event.endpoint.map(|e| e.to_string()),
-        url = event.url,
-        forwarded_to = event.forwarded_to,
-        client = event.client,
-        server = event.server,
-        server_name = event.server_name,
-        tls = event.tls_version,
-        duration_ms = event.duration_ms,
-        bytes_in = event.bytes_in,
-        bytes_out = event.bytes_out,
-        code = event.error.map(|c| c.to_string()),
-        outcome = event.outcome,
-        policy_logs = policy_logs_text(&event.policy_logs),
-        "connection"
-    );
-}
-
-/// A field that is left out when there is nothing to say.
-fn said(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty())
-}
-
-fn trace_request(event: &RequestEvent) {
-    tracing::info!(
-        target: REQUEST,
-        account = event.account.map(|a| a.to_string()),
-        endpoint = event.endpoint.map(|e| e.to_string()),
-        url = event.url,
-        forwarded_to = event.forwarded_to,
-        client = event.client,
-        method = event.method,
-        host = event.host,
-        path = event.path,
-        version = event.version,
-        status = event.status,
-        duration_ms = event.duration_ms,
-        bytes_in = event.bytes_in,
-        bytes_out = event.bytes_out,
-        code = event.error.map(|c| c.to_string()),
-        operation = said(&event.operation),
-        detail = said(&event.detail),
-        policy_logs = policy_logs_text(&event.policy_logs),
-        "request"
-    );
 }
 
 #[cfg(test)]

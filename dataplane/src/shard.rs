@@ -1,7 +1,7 @@
 //! A shard's thread: its runtime, its listeners and its mailbox. Composes the rooms; only the process and tests import it.
 
 mod accept;
-mod shared;
+mod shared_port;
 
 use std::collections::HashMap;
 use std::io;
@@ -90,7 +90,7 @@ impl Listening {
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
         let task = spawn_local(async move {
             let accept = listen::accept(listener, |stream| {
-                accept::begin(&shard, &agents, &upstreams, &entrance, stream)
+                accept::begin(&shard, &agents, &upstreams, &entrance, stream);
             });
             tokio::select! {
                 Err(error) = accept => tracing::error!(%error, ?entrance, "a listener failed"),

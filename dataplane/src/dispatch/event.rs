@@ -9,7 +9,7 @@ use ebbgate_model::{AccountId, EndpointId, ErrorCode};
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
-use super::Trail;
+use super::step::Trail;
 
 /// Entries of `log` actions that one event keeps.
 const LOGS_MAX: usize = 64;

@@ -47,10 +47,16 @@ impl Hop {
         changed.or(self.entry.as_deref())
     }
 
-    /// The head for the hop that this one forwards to.
-    pub(super) fn forwarded_head(&mut self) -> Option<Arc<Parts>> {
-        let changed = self.member.as_mut().and_then(|member| member.policy.as_mut()?.1.request.clone());
-        changed.map(Arc::new).or_else(|| self.entry.clone())
+    /// The head for the hop that this one forwards to. It moves there if neither this policy's response phase nor the action
+    /// after a failed forward can read it.
+    pub(super) fn forwarded_head(&mut self, on_error: OnError) -> Option<Arc<Parts>> {
+        let entry = self.entry.clone();
+        let changed = self.member.as_mut().and_then(|member| {
+            let reads = member.endpoint.engine.as_ref().is_some_and(|e| e.has(Phase::HttpResponse));
+            let request = &mut member.policy.as_mut()?.1.request;
+            if reads || on_error == OnError::Continue { request.clone() } else { request.take() }
+        });
+        changed.map(Arc::new).or(entry)
     }
 }
 

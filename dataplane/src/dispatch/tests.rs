@@ -461,3 +461,34 @@ fn asked_again_it_says_the_same() {
     assert!(matches!(dispatch.next(&fake), Step::Fail(_)));
     assert!(matches!(dispatch.next(&fake), Step::Close { .. }), "the end is told once");
 }
+
+#[test]
+fn without_a_policy_the_head_is_not_copied() {
+    let fake = Fake::default();
+    let pool = Pool::new(vec![fake.agent(1, "http://a.example.com", Agent::Answers)]);
+    let head = Arc::new(Request::get("/").body(()).unwrap().into_parts().0);
+    let mut dispatch = Dispatch::request(facts(), None, Arc::clone(&head), pool);
+    assert!(matches!(dispatch.next(&fake), Step::Open(_)));
+    let (entry, sent) = dispatch.heads().unwrap();
+    assert!(std::ptr::eq(entry, &raw const *head) && std::ptr::eq(sent, entry));
+}
+
+#[test]
+fn a_head_that_a_policy_changed_is_the_one_that_is_forwarded_and_sent() {
+    for more in [false, true] {
+        let fake = Fake::default();
+        let add = json!({ "type": "add-headers", "config": { "headers": { "x-added": "1" } } });
+        let forward = forward("https://b.internal", more);
+        let public = fake.cloud(1, "http://a.example.com", on_request(json!([add, forward])));
+        fake.agent(2, "https://b.internal", Agent::Answers);
+        let mut dispatch = request(Pool::new(vec![public]));
+        assert!(matches!(dispatch.next(&fake), Step::Find { .. }));
+        dispatch.found(fake.pools.borrow().get("https://b.internal").cloned());
+        assert!(matches!(dispatch.next(&fake), Step::Open(_)));
+        let (_, sent) = dispatch.heads().unwrap();
+        assert_eq!(
+            (sent.headers["x-added"].as_bytes(), sent.headers["host"].as_bytes()),
+            (&b"1"[..], &b"a.example.com"[..])
+        );
+    }
+}

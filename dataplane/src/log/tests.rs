@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Mutex;
 
-use ebbgate_model::Ksuid;
+use ebbgate_model::{AccountId, EndpointId, ErrorCode, Ksuid};
 use serde_json::Value;
 
 use super::*;
@@ -73,8 +73,8 @@ fn a_request_reads_the_same_both_ways() {
         ..RequestEvent::default()
     };
     for event in [known, RequestEvent::default()] {
-        let ours = pushed(|lines| push(lines, "request", REQUEST, &RequestFields::of(&event)));
-        assert_eq!(ours, traced(|| trace_request(&event)));
+        let ours = pushed(|lines| push(lines, "request", REQUEST, &RequestLine(&event)));
+        assert_eq!(ours, traced(|| RequestLine(&event).trace()));
     }
 }
 
@@ -88,8 +88,8 @@ fn a_connection_reads_the_same_both_ways() {
         ..ConnectionEvent::default()
     };
     for event in [known, ConnectionEvent::default()] {
-        let ours = pushed(|lines| push(lines, "connection", CONNECTION, &ConnectionFields::of(&event)));
-        assert_eq!(ours, traced(|| trace_connection(&event)));
+        let ours = pushed(|lines| push(lines, "connection", CONNECTION, &ConnectionLine(&event)));
+        assert_eq!(ours, traced(|| ConnectionLine(&event).trace()));
     }
 }
 
@@ -100,10 +100,10 @@ fn what_log_actions_wrote_is_in_the_lines_with_its_names() {
     let request = RequestEvent { policy_logs: policy_logs.clone(), ..RequestEvent::default() };
     let connection = ConnectionEvent { policy_logs: policy_logs.clone(), ..ConnectionEvent::default() };
     let written = [
-        pushed(|lines| push(lines, "request", REQUEST, &RequestFields::of(&request))),
-        pushed(|lines| push(lines, "connection", CONNECTION, &ConnectionFields::of(&connection))),
+        pushed(|lines| push(lines, "request", REQUEST, &RequestLine(&request))),
+        pushed(|lines| push(lines, "connection", CONNECTION, &ConnectionLine(&connection))),
     ];
-    let traced = [traced(|| trace_request(&request)), traced(|| trace_connection(&connection))];
+    let traced = [traced(|| RequestLine(&request).trace()), traced(|| ConnectionLine(&connection).trace())];
     for ((ours, names), (theirs, _)) in written.into_iter().zip(traced) {
         assert_eq!(ours["policy_logs"], json!(policy_logs));
         assert!(names.contains(&"policy_logs".to_owned()));

@@ -77,7 +77,7 @@ mod tests {
         let text = b"{\"type\":\"beat\"}\n{\"type\":\"news\"}\n{\"type\":\"beat\"}\n";
         for size in 1..text.len() {
             let mut lines = Lines::default();
-            let mut got = Vec::new();
+            let mut got: Vec<ToEdge> = Vec::new();
             for piece in text.chunks(size) {
                 lines.push(piece).unwrap();
                 while let Some(message) = lines.message().unwrap() {

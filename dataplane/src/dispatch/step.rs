@@ -1,0 +1,79 @@
+//! `Step`: what a dispatch asks its caller to do. `Trail`: what it has done, for the log. Plain data.
+
+use std::sync::Arc;
+
+use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
+use ebbgate_policy::{Reply, TlsSettings};
+use http::response;
+
+use super::failure::Failure;
+use crate::state::endpoint::Endpoint;
+
+/// What has to be done next.
+#[derive(Debug)]
+pub enum Step {
+    /// Let other tasks run.
+    Pause,
+    /// Get the key set of an account's policy; tell [`super::Dispatch::resume`].
+    Keys {
+        /// Whose policy asks.
+        account: AccountId,
+        /// Where the key set is.
+        url: String,
+        /// Whether a cached set lacks a token's key.
+        fresh: bool,
+    },
+    /// Read the body of the request; tell [`super::Dispatch::resume`].
+    Body {
+        /// Longest body to accept.
+        bytes_max: usize,
+    },
+    /// Finish the client's handshake with these settings; tell [`super::Dispatch::tls_ended`].
+    EndTls(Arc<TlsSettings>),
+    /// Look up an internal endpoint of the account; tell [`super::Dispatch::found`].
+    Find {
+        /// Whose endpoint.
+        account: AccountId,
+        /// Its URL.
+        url: EndpointUrl,
+    },
+    /// Ask the agent whether it still answers; tell [`super::Dispatch::heard`].
+    AskAgent(Arc<Endpoint>),
+    /// Open a stream to the agent and use it; tell [`super::Dispatch::failed`] or [`super::Dispatch::answered`]. A connection to an http
+    /// endpoint is let in instead: its requests come next.
+    Open(Arc<Endpoint>),
+    /// The policy's reply is the response; tell [`super::Dispatch::answered`].
+    Respond(Reply),
+    /// The response has passed every policy. The end.
+    Answer(response::Parts),
+    /// There is no response but this failure. The end.
+    Fail(Failure),
+    /// Close the connection without a response. The end.
+    Close {
+        /// Published number.
+        code: Option<ErrorCode>,
+        /// One sentence for the log.
+        detail: String,
+    },
+}
+
+/// What the log says of a dispatch, since it was last asked.
+#[derive(Debug, Default)]
+pub struct Trail {
+    /// The public endpoint that was reached.
+    pub reached: Option<Arc<Endpoint>>,
+    /// The internal endpoint that the traffic was forwarded to.
+    pub forwarded_to: Option<Arc<Endpoint>>,
+    /// What `log` actions of policies wrote.
+    pub logs: Vec<serde_json::Value>,
+    /// Members of a pool that were picked after another one failed.
+    pub retries: u64,
+}
+
+impl Trail {
+    /// Whether it says nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { reached, forwarded_to, logs, retries } = self;
+        reached.is_none() && forwarded_to.is_none() && logs.is_empty() && *retries == 0
+    }
+}
