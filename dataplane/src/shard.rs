@@ -90,7 +90,7 @@ impl Listening {
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
         let task = spawn_local(async move {
             let accept = listen::accept(listener, |stream| {
-                accept::begin(&shard, &agents, &upstreams, &entrance, stream)
+                accept::begin(&shard, &agents, &upstreams, &entrance, stream);
             });
             tokio::select! {
                 Err(error) = accept => tracing::error!(%error, ?entrance, "a listener failed"),
