@@ -5,21 +5,21 @@
 //! gateways in front of a tunnel. Loopback only; everything it starts it ends.
 
 mod ahead;
-mod cell;
 mod gate;
 mod https;
 mod idle;
 mod lineup;
 mod load;
-mod plot;
+mod losses;
+mod medians;
 mod readme;
 mod report;
 mod rig;
 mod rivals;
 mod route;
 mod sink;
+mod tables;
 mod tcp;
-mod verdict;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,9 +32,9 @@ use ebbgate_lab::figures::load_average;
 use ebbgate_lab::workspace;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use self::cell::{Cell, Report};
 use self::lineup::Lineup;
 use self::load::{CONNECTIONS, IDLE, Kind, Load, Table};
+use self::report::{Cell, Report};
 use self::sink::Served;
 
 /// Descriptors of ours beside two for each silent connection.
@@ -58,7 +58,7 @@ pub(super) struct Args {
     /// built by the profile `quick`, which the release's link-time optimisation can only better
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
-    /// Where the result file goes; the default is bench/results of the workspace
+    /// Where the result file and its tables go; the default is target/bench
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Tables to measure; the default is all
@@ -78,7 +78,7 @@ pub(super) struct Args {
     /// Only chains whose name has one of these in it, as in `ebbgate,rathole tls`
     #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
     chains: Vec<String>,
-    /// Put the short form of the tables between the markers of the workspace's README.md
+    /// Keep the medians in bench/results, and put the short form between the markers of the workspace's README.md
     #[arg(long)]
     readme: bool,
 }
@@ -88,25 +88,28 @@ pub(super) struct Args {
 pub(super) struct TablesArgs {
     /// A result file of `bench chain`
     file: PathBuf,
-    /// Put the short form between the markers of the workspace's README.md
+    /// Keep the medians in bench/results, and put the short form between the markers of the workspace's README.md
     #[arg(long)]
     readme: bool,
 }
 
-/// Prints the tables of a run that was measured before, and writes them and the picture beside it anew.
+/// Prints the tables of a run that was measured before, and writes them beside it anew.
 pub(super) fn tables(args: &TablesArgs) -> Result<()> {
-    let report = Report::read(&args.file)?;
-    report.write_beside(&args.file)?;
-    println!("{}", report.tables());
-    if args.readme { write_readme(&report, &args.file) } else { Ok(()) }
+    show(&Report::read(&args.file)?, &args.file, args.readme)
 }
 
-fn write_readme(report: &Report, file: &Path) -> Result<()> {
-    let root = workspace::root();
-    let file = file.canonicalize()?;
-    let shown =
-        file.strip_prefix(root).with_context(|| format!("{} is not in the workspace", file.display()))?;
-    readme::write(&root.join("README.md"), report, &shown.display().to_string())
+/// Prints the tables and writes them beside the result file; with `keep` also into what is committed.
+fn show(report: &Report, file: &Path, keep: bool) -> Result<()> {
+    let text = tables::tables(report);
+    fs::write(file.with_extension("md"), &text)?;
+    println!("{text}\n{}", workspace::shown(file));
+    if keep {
+        let root = workspace::root();
+        let kept = medians::write(report, &root.join("bench/results"))?;
+        let names = kept.iter().map(|file| file.strip_prefix(root).unwrap_or(file).display().to_string());
+        readme::write(&root.join("README.md"), report, &names.collect::<Vec<_>>())?;
+    }
+    Ok(())
 }
 
 impl Args {
@@ -127,7 +130,7 @@ impl Args {
 /// Starts everything, measures, stops everything, writes the result and prints it.
 pub(super) fn run(args: &Args) -> Result<()> {
     let begun = Instant::now();
-    let (root, target) = (workspace::root(), workspace::target_dir()?);
+    let target = workspace::target_dir()?;
     // Two builds leave no processor idle while one of them links.
     let programs = thread::scope(|scope| {
         let rivals = scope.spawn(|| ahead::install(&args.tables(), |chain| args.wants(chain)));
@@ -144,7 +147,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         fs::remove_dir_all(&dir)?;
     }
     raise_descriptors(&args.idle)?;
-    let mut report = Report::begin(root)?;
+    let mut report = Report::begin(workspace::root())?;
     let (sink, served) = sink::spawn()?;
     let mut lineup = Lineup::start(&dir, &programs, sink, &args.tables(), |chain| args.wants(chain))?;
     eprintln!("everything is up after {} s", begun.elapsed().as_secs());
@@ -153,12 +156,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     measured?;
     stopped?;
     report.seconds = begun.elapsed().as_secs();
-    let out = args.out.clone().unwrap_or_else(|| root.join("bench/results"));
-    let file = report.end(&out)?;
-    println!("{}\n{}", report.tables(), workspace::shown(&file));
-    if args.readme {
-        write_readme(&report, &file)?;
-    }
+    let file = report.end(&args.out.clone().unwrap_or_else(|| target.join("bench")))?;
+    show(&report, &file, args.readme)?;
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
 }
 

@@ -123,7 +123,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let machine = machine(root)?;
     let cells = measure(&dir, &programs, args.rounds)?;
     let report = Report { machine, list: LIST, cells };
-    let file = write_result(&root.join("bench/results"), "flood", &report)?;
+    let file = write_result(&target.join("bench"), "flood", &report)?;
     println!("{}\n{}", table(&report), workspace::shown(&file));
     std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
 }

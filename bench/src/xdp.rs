@@ -50,7 +50,7 @@ pub(super) fn run() -> Result<()> {
     let row =
         |Measured { what, entries, source, ns }| Some(Row { what, entries, source, ns: Spread::of(ns)? });
     let report = Report { machine, rows: measured.into_iter().filter_map(row).collect() };
-    let file = write_result(&root.join("bench/results"), "xdp", &report)?;
+    let file = write_result(&workspace::target_dir()?.join("bench"), "xdp", &report)?;
     println!("{}\n{}", table(&report), workspace::shown(&file));
     Ok(())
 }

@@ -15,7 +15,7 @@ mod h1;
 mod h2;
 mod h2_stream;
 pub mod limits;
-mod pace;
+mod min_rate;
 mod reply;
 mod route;
 mod slices;

@@ -17,7 +17,7 @@ use crate::dispatch::gateway::HttpConn;
 use crate::http::UpstreamPools;
 use crate::net::hello::{Hello, read_hello, refuse_name};
 use crate::net::socket::Socket;
-use crate::state::metrics::Open;
+use crate::state::metrics::GaugeGuard;
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
 
@@ -47,7 +47,7 @@ pub async fn serve_http(shard: Shard, upstreams: UpstreamPools, mut socket: Sock
         tls_settings: None,
         first_endpoint: None,
     };
-    let open = Open::count(&shard.edge().metrics.http_connections_open);
+    let open = GaugeGuard::new(&shard.edge().metrics.http_connections_open);
     let outcome = crate::http::serve(shard.clone(), upstreams, &mut socket, conn).await;
     if outcome.broken {
         socket.abort_on_close();

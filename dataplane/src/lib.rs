@@ -11,8 +11,8 @@ pub mod l4;
 pub mod log;
 pub mod net;
 pub mod shard;
-mod shared;
 pub mod state;
+mod sync;
 pub mod tunnel;
 pub mod xdp;
 

@@ -1,7 +1,7 @@
 //! A shard's thread: its runtime, its listeners and its mailbox. Composes the rooms; only the process and tests import it.
 
 mod accept;
-mod shared;
+mod shared_port;
 
 use std::collections::HashMap;
 use std::io;

@@ -1,35 +1,21 @@
 //! What the operator does to accounts while everything runs, with the real programs.
 
-use std::process::Command;
-
 use anyhow::{Result, ensure};
 use ebbgate_lab::api::list;
-use ebbgate_lab::api::{Api, text};
+use ebbgate_lab::api::text;
 use ebbgate_lab::guide::{self, API_HOST, REST_INTERNAL};
-use ebbgate_lab::lab::local;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::service;
 use crate::visitor::Visitor;
-
-/// One command of `ebbgate-control` against the lab's running control.
-fn control(lab: &TestLab, words: &[&str]) -> Result<Value> {
-    let mut command = Command::new(lab.programs().control());
-    let ran = command.args(words).arg("--dir").arg(lab.dir()).output()?;
-    let said = String::from_utf8_lossy(&ran.stderr);
-    ensure!(ran.status.success(), "ebbgate-control {words:?}: {}", said.trim());
-    Ok(serde_json::from_slice(&ran.stdout)?)
-}
 
 #[test]
 fn a_suspended_account_stops_and_a_deleted_one_leaves_its_names_free() -> Result<()> {
     let lab = TestLab::running()?;
     let echo = service::http_echo("rest")?.port();
-    let made = control(&lab, &["account", "create", "clinics"])?;
-    let account = text(&made, "id")?.to_owned();
-    let api = Api::new(local(lab.ports().api()), text(&made, "api_key")?);
+    let (account, api) = lab.account("clinics")?;
     let (_, token) = guide::authtoken(&api, 1)?;
     guide::domain(&api)?;
     guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
@@ -38,31 +24,31 @@ fn a_suspended_account_stops_and_a_deleted_one_leaves_its_names_free() -> Result
     let status = || -> Result<Option<u16>> { Ok(visitor.get(API_HOST, "/", &[]).ok().map(|a| a.status)) };
     soon("the account to serve", || Ok((status()? == Some(200)).then_some(())))
         .inspect_err(|_| lab.show_logs())?;
-    let shown = control(&lab, &["account", "show", &account])?;
+    let shown = lab.control_command(&["account", "show", &account])?;
     ensure!(shown["sessions_online"] == 1, "{shown}");
 
-    control(&lab, &["account", "suspend", &account])?;
+    lab.control_command(&["account", "suspend", &account])?;
     ensure!(api.call("GET", "/endpoints", None)?.0 == 403, "its API keys are refused");
     soon("its agent to be sent away", || {
-        Ok((control(&lab, &["account", "show", &account])?["sessions_online"] == 0).then_some(()))
+        Ok((lab.control_command(&["account", "show", &account])?["sessions_online"] == 0).then_some(()))
     })?;
     soon("its endpoint to stop", || Ok((status()? != Some(200)).then_some(())))?;
     let others = lab.api()?;
     ensure!(others.call("GET", "/endpoints", None)?.0 == 200, "nobody else is touched");
 
-    control(&lab, &["account", "resume", &account])?;
+    lab.control_command(&["account", "resume", &account])?;
     soon("the account to serve again", || Ok((status()? == Some(200)).then_some(())))
         .inspect_err(|_| lab.show_logs())?;
 
     let refused =
         others.call("POST", "/reserved_domains", Some(&json!({ "domain": "*.clinic-network.com" })))?;
     ensure!(refused.0 == 409, "{refused:?}");
-    ensure!(control(&lab, &["account", "delete", &account]).is_err(), "it is active");
-    control(&lab, &["account", "suspend", &account])?;
-    control(&lab, &["account", "delete", &account])?;
+    ensure!(lab.control_command(&["account", "delete", &account]).is_err(), "it is active");
+    lab.control_command(&["account", "suspend", &account])?;
+    lab.control_command(&["account", "delete", &account])?;
     ensure!(api.call("GET", "/endpoints", None)?.0 == 401);
     guide::domain(&others)?;
-    let listed = control(&lab, &["account", "list"])?;
+    let listed = lab.control_command(&["account", "list"])?;
     ensure!(!listed.to_string().contains(&account), "{listed}");
     Ok(())
 }

@@ -10,22 +10,10 @@ use ebbgate_lab::guide::{self, API_HOST, REST_INTERNAL};
 use ebbgate_lab::lab::local;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::service;
 use crate::visitor::Visitor;
-
-/// A second account of the lab, with its own API.
-fn second_account(lab: &TestLab, name: &str) -> Result<(String, Api)> {
-    let output = std::process::Command::new(lab.programs().control())
-        .args(["account", "create", name, "--dir"])
-        .arg(lab.dir())
-        .output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let made: Value = serde_json::from_slice(&output.stdout)?;
-    let api = Api::new(local(lab.ports().api()), text(&made, "api_key")?);
-    Ok((text(&made, "id")?.to_owned(), api))
-}
 
 /// Changes one byte of what follows `needle` on disk; control must not run.
 fn damage(lab: &TestLab, needle: &str, after: &str) -> Result<()> {
@@ -72,7 +60,7 @@ fn a_revocation_is_enforced_though_a_record_of_another_account_is_damaged() -> R
     let (credential, token) = guide::authtoken(&api, 1)?;
     guide::domain(&api)?;
     guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
-    let (account, other) = second_account(&lab, "b")?;
+    let (account, other) = lab.account("b")?;
     let sound = other.create("/credentials", &json!({}))?;
     let broken = other.create("/credentials", &json!({ "description": "to be damaged" }))?;
     let broken = text(&broken, "id")?.to_owned();
@@ -131,7 +119,7 @@ fn accounts_whose_objects_are_too_much_for_an_edge_are_refused_at_the_write_and_
     let mut lab = TestLab::stopped()?;
     lab.start()?;
     let api = lab.api()?;
-    let (_, other) = second_account(&lab, "b")?;
+    let (_, other) = lab.account("b")?;
     let (credential, token) = guide::authtoken(&api, 1)?;
     guide::domain(&api)?;
     guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;

@@ -21,7 +21,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ebbgate_lab::api::{Api, text};
+use ebbgate_lab::api::text;
 use ebbgate_lab::census::Held;
 use ebbgate_lab::guide::{self, OPERATIONS_INTERNAL};
 use ebbgate_lab::http;
@@ -29,7 +29,7 @@ use ebbgate_lab::lab::local;
 use ebbgate_lab::process::Daemon;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
-use serde_json::{Value, json};
+use serde_json::json;
 use socket2::SockRef;
 
 use crate::service;
@@ -119,7 +119,7 @@ impl Chain {
         let endpoints =
             format!("  - name: service\n    url: {url}\n    upstream:\n      url: tcp://{service}\n");
         let words = format!("{}{}", way.choice, way.more);
-        let agent = lab.agent_carrying(&words, &token, &endpoints, &way.connect.to_string())?;
+        let agent = lab.agent_carrying("agent", &words, &token, &endpoints, &way.connect.to_string())?;
         Ok(Self { agent, lab, visitor, addr, hello, carrier: way.carrier.to_owned() })
     }
 
@@ -229,22 +229,22 @@ fn operations(lab: &TestLab) -> Result<(Front, Vec<u8>)> {
 
 /// A TLS name that nobody ends on the way, of an account that may have raw links; and a hello for it.
 fn passthrough(lab: &TestLab, visitor: &Visitor) -> Result<(Front, Vec<u8>)> {
-    let control = |words: &[&str]| -> Result<Value> {
-        let mut command = Command::new(lab.programs().control());
-        let ran = command.args(["account", words[0], "--dir"]).arg(lab.dir()).args(&words[1..]).output()?;
-        let said = String::from_utf8_lossy(&ran.stderr);
-        ensure!(ran.status.success(), "ebbgate-control account {words:?}: {}", said.trim());
-        Ok(serde_json::from_slice(&ran.stdout)?)
-    };
-    let account = control(&["create", "faults"])?;
-    control(&["passthrough-links", text(&account, "id")?, "on"])?;
-    let api = Api::new(local(lab.ports().api()), text(&account, "api_key")?);
+    let api = lab.passthrough_account("faults")?;
     let user = api.create("/bot_users", &json!({ "name": "faults" }))?;
     let credential = json!({ "description": "faults", "owner_id": text(&user, "id")? });
     let token = text(&api.create("/credentials", &credential)?, "token")?.to_owned();
     api.create("/reserved_domains", &json!({ "domain": RAW_HOST, "region": "us" }))?;
     let front = Front { addr: local(lab.ports().https()), token, url: format!("tls://{RAW_HOST}") };
     Ok((front, visitor.hello(RAW_HOST)?))
+}
+
+/// Lets a process open no descriptor from this number on.
+fn limit(pid: u32, descriptors: u64) -> Result<()> {
+    let set = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--nofile={descriptors}:")])
+        .status();
+    ensure!(set.context("run prlimit, of util-linux")?.success(), "prlimit failed");
+    Ok(())
 }
 
 /// Reads over a TLS record: its type, its version, its length and so many bytes.

@@ -5,6 +5,7 @@
 
 mod first_hour;
 mod issuer;
+mod online;
 mod psql;
 mod service;
 mod visitor;

@@ -13,12 +13,12 @@ use ebbgate_lab::api::text;
 use ebbgate_lab::guide::{
     self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL,
 };
-use ebbgate_lab::lab::local;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::turn::Turn;
 use ebbgate_lab::wait::soon;
 use serde_json::json;
 
+use crate::online::Online;
 use crate::service;
 use crate::visitor::Visitor;
 
@@ -38,19 +38,9 @@ fn say(stream: &mut (impl Read + Write), word: &[u8]) -> Result<()> {
 fn control_killed_while_traffic_flows_is_not_noticed() -> Result<()> {
     let mut lab = TestLab::running()?;
     let api = lab.api()?;
-    let (_, token) = guide::authtoken(&api, 1)?;
-    guide::domain(&api)?;
-    guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
-    guide::cloud(&api, &format!("tls://{PATIENTS_HOST}"), &guide::patients_policy())?;
-    let addr = guide::address(&api)?;
-    guide::cloud(&api, &format!("tcp://{addr}"), &guide::forward(OPERATIONS_INTERNAL))?;
-    let tcp_addr = local(guide::port_of(&addr)?);
+    let (online, tcp_addr) = Online::all(&lab)?;
+    let (visitor, token) = (&online.visitor, &online.token);
     let echo = service::tcp_echo()?.port();
-    let endpoints = guide::endpoints(service::http_echo("rest")?.port(), echo, echo);
-    let _agent = lab.agent("agent", &token, &endpoints)?;
-    lab.wait_online(&[REST_INTERNAL, PATIENTS_INTERNAL, OPERATIONS_INTERNAL], 1)?;
-    let visitor = Visitor::of(&lab)?;
-    visitor.wait_https(API_HOST)?;
     let mut tls = soon("the patient database", || Ok(visitor.tls(PATIENTS_HOST).ok()))?;
     say(&mut tls, b"before")?;
     let mut tcp = visitor.tcp(tcp_addr)?;
@@ -65,7 +55,7 @@ fn control_killed_while_traffic_flows_is_not_noticed() -> Result<()> {
     // An agent that comes while control is gone binds all the same.
     let pool = "  - name: late\n    url: tls://late.clinic1.internal\n    upstream:\n      url: ".to_owned()
         + &echo.to_string();
-    let _late = lab.agent("late", &token, &(pool + "\n"))?;
+    let _late = lab.agent("late", token, &(pool + "\n"))?;
 
     lab.start_control()?;
     lab.wait_online(
@@ -81,15 +71,8 @@ fn control_killed_while_traffic_flows_is_not_noticed() -> Result<()> {
 #[test]
 fn the_edge_serves_its_last_program_without_control() -> Result<()> {
     let mut lab = TestLab::running()?;
-    let api = lab.api()?;
-    let (_, token) = guide::authtoken(&api, 1)?;
-    guide::domain(&api)?;
-    guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
-    let rest = service::http_echo("rest")?.port();
-    let _agent = lab.agent("agent", &token, &guide::endpoints(rest, rest, rest))?;
-    lab.wait_online(&[REST_INTERNAL], 1)?;
-    let visitor = Visitor::of(&lab)?;
-    visitor.wait_https(API_HOST)?;
+    let online = Online::rest(&lab)?;
+    let visitor = &online.visitor;
     lab.kill_control();
     lab.kill_edge();
     lab.start_edge()?;
@@ -196,11 +179,8 @@ fn killed_at_any_moment_the_edge_starts_again_with_a_whole_program() -> Result<(
 #[test]
 fn processes_stop_on_sigterm_by_themselves() -> Result<()> {
     let mut lab = TestLab::running()?;
-    let (_, token) = guide::authtoken(&lab.api()?, 1)?;
-    let echo = service::tcp_echo()?.port();
-    let mut agent = lab.agent("agent", &token, &guide::endpoints(echo, echo, echo))?;
-    lab.wait_online(&[REST_INTERNAL], 1)?;
-    assert!(agent.stop()?, "the agent had to be killed");
+    let mut online = Online::rest(&lab)?;
+    assert!(online.agent.stop()?, "the agent had to be killed");
     assert!(lab.stop_edge()?, "the edge had to be killed");
     assert!(lab.stop_control()?, "control had to be killed");
     Ok(())
@@ -218,15 +198,8 @@ mod alone {
     fn our_agents_are_back_soon_after_the_edge() -> Result<()> {
         let _turn = Turn::alone();
         let mut lab = TestLab::running()?;
-        let api = lab.api()?;
-        let (_, token) = guide::authtoken(&api, 1)?;
-        guide::domain(&api)?;
-        guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
-        let rest = service::http_echo("rest")?.port();
-        let _agent = lab.agent("agent", &token, &guide::endpoints(rest, rest, rest))?;
-        let visitor = Visitor::of(&lab)?;
-        lab.wait_online(&[REST_INTERNAL, PATIENTS_INTERNAL, OPERATIONS_INTERNAL], 1)?;
-        visitor.wait_https(API_HOST)?;
+        let online = Online::rest(&lab)?;
+        let visitor = &online.visitor;
         for kill in [false, true] {
             let start = Instant::now();
             if kill {

@@ -10,6 +10,7 @@ use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
 use serde_json::Value;
 
+use crate::online::Online;
 use crate::service;
 use crate::visitor::Visitor;
 
@@ -227,17 +228,8 @@ fn proxy_protocol_tells_the_upstream_who_the_visitor_is() -> Result<()> {
 #[test]
 fn bodies_and_headers_come_through_both_ways() -> Result<()> {
     let lab = TestLab::running()?;
-    let api = lab.api()?;
-    let (_, token) = guide::authtoken(&api, 1)?;
-    guide::domain(&api)?;
-    guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
-    let rest = service::http_echo("rest")?.port();
-    let _agent = lab.agent("agent", &token, &guide::endpoints(rest, rest, rest))?;
-    lab.wait_online(&[REST_INTERNAL], 1)?;
-    let visitor = Visitor::of(&lab)?;
-    soon("the first answer", || {
-        Ok(visitor.get(API_HOST, "/", &[]).ok().filter(|answer| answer.status == 200).map(drop))
-    })?;
+    let online = Online::rest(&lab)?;
+    let visitor = &online.visitor;
     let body = "tide ".repeat(400_000);
     let headers = [("x-mine", "one, two"), ("x-forwarded-for", "203.0.113.9"), ("cookie", "a=b")];
     let answer = visitor.request("POST", API_HOST, "/upload?q=%20", &headers, body.as_bytes())?;
@@ -252,8 +244,12 @@ fn bodies_and_headers_come_through_both_ways() -> Result<()> {
 
     // An upstream that is not there: a 502 with the code that says so.
     let nobody = "  - name: gone\n    url: https://gone.clinic1.internal\n    upstream:\n      url: http://127.0.0.1:9\n";
-    let _gone = lab.agent("gone", &token, nobody)?;
-    guide::cloud(&api, "https://gone.clinic-network.com", &guide::forward("https://gone.clinic1.internal"))?;
+    let _gone = lab.agent("gone", &online.token, nobody)?;
+    guide::cloud(
+        &lab.api()?,
+        "https://gone.clinic-network.com",
+        &guide::forward("https://gone.clinic1.internal"),
+    )?;
     let answer = soon("the upstream's absence", || {
         Ok(visitor.get("gone.clinic-network.com", "/", &[]).ok().filter(|answer| answer.status == 502))
     })?;

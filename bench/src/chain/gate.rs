@@ -11,13 +11,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use ebbgate_lab::api::{Api, text};
+use ebbgate_lab::api::text;
 use ebbgate_lab::http;
 use ebbgate_lab::lab::{Lab, Programs, local};
 use ebbgate_lab::process::{Daemon, Spec};
 use ebbgate_lab::token;
 use ebbgate_lab::wait;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::load::Table;
 use super::rig::{ALLOWED, HOST, Rig};
@@ -119,7 +119,7 @@ impl Gate {
         )?;
         lab.edge_args(["--shards".to_owned(), rig.threads.to_string()]);
         lab.start()?;
-        let api = if carrier == Carrier::Raw { account_with_raw_links(&lab)? } else { lab.api()? };
+        let api = if carrier == Carrier::Raw { lab.passthrough_account("bench")? } else { lab.api()? };
         let addr = api.create("/reserved_addrs", &json!({ "description": "bench", "region": "us" }))?;
         let addr = text(&addr, "addr")?.to_owned();
         for domain in [HOST, TLS_HOST] {
@@ -128,14 +128,13 @@ impl Gate {
         let user = api.create("/bot_users", &json!({ "name": "bench" }))?;
         let credential = json!({ "description": "bench", "owner_id": text(&user, "id")? });
         let credential = api.create("/credentials", &credential)?;
-        let file = lab.dir().join("agent.yml");
-        let carrier_line = if carriers { format!("  carrier: {}\n", carrier.key()) } else { String::new() };
-        let agent = agent_file(&lab, text(&credential, "token")?, &addr, rig.sink, &carrier_line);
-        token::write_secret(&file, &agent)?;
-        let agent = Spec::new("agent", lab.programs().agent())
-            .args(["start", "--all", "--config"])
-            .arg(file)
-            .start(&lab.log_dir())?;
+        let connect = local(lab.ports().connect()).to_string();
+        let (token, endpoints) = (text(&credential, "token")?, endpoints(&addr, rig.sink));
+        let agent = if carriers {
+            lab.agent_carrying("agent", carrier.key(), token, &endpoints, &connect)?
+        } else {
+            lab.agent("agent", token, &endpoints)?
+        };
         let mut gate = Self { name: carrier.name(), lab, agent };
         let tcp = addr.parse().with_context(|| format!("the reserved address {addr}"))?;
         gate.routes(rig, carrier, tcp, tables)?;
@@ -192,25 +191,6 @@ impl Gate {
     }
 }
 
-/// A new account that may let visitors' TLS go without a second encryption.
-fn account_with_raw_links(lab: &Lab) -> Result<Api> {
-    let control = |args: &[&str]| -> Result<Value> {
-        let output = Command::new(lab.programs().control())
-            .arg("account")
-            .args(args.first())
-            .arg("--dir")
-            .arg(lab.dir())
-            .args(args.get(1..).unwrap_or_default())
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "ebbgate-control account {}: {}", args.join(" "), said.trim());
-        Ok(serde_json::from_slice(&output.stdout)?)
-    };
-    let account = control(&["create", "bench"])?;
-    control(&["passthrough-links", text(&account, "id")?, "on"])?;
-    Ok(Api::new(local(lab.ports().api()), text(&account, "api_key")?))
-}
-
 /// The first record that `openssl s_client` sends when it asks for a name.
 fn recorded_hello(name: &str) -> Result<Vec<u8>> {
     let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
@@ -241,19 +221,13 @@ fn recorded_hello(name: &str) -> Result<Vec<u8>> {
     hello
 }
 
-fn agent_file(lab: &Lab, authtoken: &str, addr: &str, sink: SocketAddr, carrier: &str) -> String {
+fn endpoints(addr: &str, sink: SocketAddr) -> String {
     let policy = json!({ "on_http_request": [
         { "actions": [{ "type": "restrict-ips", "config": { "allow": ALLOWED } }] },
         { "expressions": ["req.method != 'GET'"], "actions": [{ "type": "deny" }] },
     ] });
     format!(
-        "version: 3
-agent:
-  authtoken: {authtoken}
-  connect_url: {connect}
-  connect_cas: {cas}
-{carrier}endpoints:
-  - name: tcp
+        "  - name: tcp
     url: tcp://{addr}
     upstream:
       url: tcp://{sink}
@@ -266,9 +240,7 @@ agent:
     upstream:
       url: http://{sink}
     traffic_policy: {policy}
-",
-        connect = local(lab.ports().connect()),
-        cas = lab.connect_ca().display(),
+"
     )
 }
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::ahead;
-use super::cell::{DIRECT, Report};
 use super::gate::{self, Carrier, Gate};
 use super::load::Table;
+use super::report::{DIRECT, Report};
 use super::rig::Rig;
 use super::rivals::ssh::RunDir;
 use super::rivals::{Hop, caddy, envoy, haproxy, nginx, rathole, ssh};

@@ -1,18 +1,85 @@
-//! Raw cells, their medians and ranges, and what ran: one JSON file and the tables.
+//! Raw cells, their medians and ranges, and what ran: one JSON file. Knows nothing of how they are shown.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use ebbgate_lab::figures::{Spread, load_average, machine, write_result};
+use serde::{Deserialize, Serialize};
 
-use super::cell::{Cell, Report, Row};
 use super::idle::IdleCell;
 use super::load::{Kind, Load, Table};
-use super::{plot, verdict};
-use crate::meter::Latency;
+use crate::meter::{Latency, Sample};
+
+/// The load generator and the sink without anything between them.
+pub(super) const DIRECT: &str = "direct";
+const GIGABYTE: f64 = 1e9;
+
+/// One load through one chain in one round.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Cell {
+    pub(super) round: u32,
+    pub(super) load: Load,
+    pub(super) chain: String,
+    pub(super) seconds: f64,
+    pub(super) count: u64,
+    pub(super) bytes: u64,
+    pub(super) cpu_seconds: BTreeMap<String, f64>,
+    pub(super) latency: Option<Latency>,
+    pub(super) load_average: f64,
+}
+
+impl Cell {
+    pub(super) fn new(round: u32, load: &Load, chain: &str, sample: &Sample) -> Result<Self> {
+        Ok(Self {
+            round,
+            load: *load,
+            chain: chain.to_owned(),
+            seconds: sample.seconds,
+            count: sample.moved.count,
+            bytes: sample.moved.bytes,
+            cpu_seconds: sample.cpu.iter().map(|(name, secs)| ((*name).to_owned(), *secs)).collect(),
+            latency: sample.latency,
+            load_average: load_average()?,
+        })
+    }
+
+    /// Gigabytes, requests or connections.
+    #[expect(clippy::cast_precision_loss, reason = "a bench's counts are far below 2^52")]
+    fn units(&self) -> f64 {
+        if self.load.kind == Kind::Bulk { self.bytes as f64 / GIGABYTE } else { self.count as f64 }
+    }
+}
+
+/// One load through one chain over all rounds.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Row {
+    pub(super) load: Load,
+    pub(super) chain: String,
+    /// Seconds for each gigabyte; microseconds for each request or connection. Absent without a process to charge.
+    pub(super) cpu: Option<Spread>,
+    /// Gigabytes, requests or connections in a second of wall clock.
+    pub(super) per_second: Spread,
+    pub(super) p50_us: Option<Spread>,
+    pub(super) p99_us: Option<Spread>,
+    pub(super) rounds: usize,
+}
+
+/// One run.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Report {
+    pub(super) machine: BTreeMap<String, String>,
+    pub(super) versions: Vec<String>,
+    pub(super) seconds: u64,
+    pub(super) loads: Vec<String>,
+    /// Table, name, how it is set up.
+    pub(super) chains: Vec<(Table, String, String)>,
+    pub(super) skipped: Vec<String>,
+    pub(super) summary: Vec<Row>,
+    pub(super) idle: Vec<IdleCell>,
+    pub(super) cells: Vec<Cell>,
+}
 
 impl Report {
     /// Notes the machine before anything runs.
@@ -57,101 +124,21 @@ impl Report {
         self.summary = summary(&self.cells);
     }
 
-    /// Sums up and writes `DIR/DATE-chain.json`, numbered when there is one already, with tables and picture beside it.
+    /// Sums up and writes `DIR/DATE-chain.json`, numbered when there is one already.
     pub(super) fn end(&mut self, dir: &Path) -> Result<PathBuf> {
         self.machine.insert("load average after".to_owned(), load_average()?.to_string());
         self.sum_up();
-        let file = write_result(dir, "chain", self)?;
-        self.write_beside(&file)?;
-        Ok(file)
+        write_result(dir, "chain", self)
     }
 
-    /// Tables and picture with the name of a result file.
-    pub(super) fn write_beside(&self, file: &Path) -> Result<()> {
-        fs::write(file.with_extension("md"), self.tables())?;
-        Ok(fs::write(file.with_extension("svg"), plot::svg(self))?)
+    /// The most rounds that a row has.
+    pub(super) fn rounds(&self) -> usize {
+        self.summary.iter().map(|row| row.rounds).max().unwrap_or(0)
     }
 
-    /// Everything for people, in Markdown. Writing to a String cannot fail.
-    pub(super) fn tables(&self) -> String {
-        let machine: Vec<String> =
-            self.machine.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        let mut out = format!("# Chains\n\n{}; {} s in all.\n", machine.join(", "), self.seconds);
-        out += "\n## Goals\n\nRatios of medians, connections in brackets.\n\n";
-        out += &verdict::goals(self);
-        for table in Table::ALL {
-            out += &self.table(table);
-            out += &self.idle_table(table);
-        }
-        out +=
-            "\n## Where the best of the others is better\n\nBy more than 15 %, next to the best of ours.\n\n";
-        for line in verdict::losses(self) {
-            let _ = writeln!(out, "- {line}");
-        }
-        out += "\n## What ran\n\n";
-        for (table, name, note) in &self.chains {
-            let _ = writeln!(out, "- {} `{name}`: {note}", format!("{table:?}").to_lowercase());
-        }
-        for line in self.loads.iter().chain(&self.versions) {
-            let _ = writeln!(out, "- {line}");
-        }
-        for line in &self.skipped {
-            let _ = writeln!(out, "- **not measured**: {}", line.lines().next().unwrap_or_default());
-        }
-        out
-    }
-
-    /// One table of loads. Writing to a String cannot fail.
-    fn table(&self, table: Table) -> String {
-        let rows: Vec<&Row> = self.summary.iter().filter(|row| row.load.table == table).collect();
-        let mut out = String::new();
-        if rows.is_empty() {
-            return out;
-        }
-        let _ = writeln!(out, "\n## {}\n", table.title());
-        out += "| load | conns | chain | CPU, median (range) | throughput | p50 us | p99 us |\n|---|---|---|---|---|---|---|\n";
-        for row in rows {
-            let bulk = row.load.kind == Kind::Bulk;
-            let (cpu_digits, digits, unit) = if bulk { (3, 2, "GB/s") } else { (1, 0, "/s") };
-            let unit_cpu = row.load.kind.unit();
-            let cpu = row.cpu.map_or("-".to_owned(), |cpu| format!("{cpu:.cpu_digits$} {unit_cpu}"));
-            let late = |late: Option<Spread>| late.map_or("-".to_owned(), |late| format!("{late:.0}"));
-            let _ = writeln!(
-                out,
-                "| {} | {} | {} | {cpu} | {:.digits$} {unit} | {} | {} |",
-                row.load.kind.title(),
-                row.load.connections,
-                row.chain,
-                row.per_second,
-                late(row.p50_us),
-                late(row.p99_us)
-            );
-        }
-        out
-    }
-
-    fn idle_table(&self, table: Table) -> String {
-        let cells: Vec<&IdleCell> = self.idle.iter().filter(|cell| cell.table == table).collect();
-        let mut out = String::new();
-        if cells.is_empty() {
-            return out;
-        }
-        out += "\n| silent | chain | RSS, KB each | CPU in silence, ms/s | CPU of a request beside them | p50 us | p99 us |\n|---|---|---|---|---|---|---|\n";
-        for cell in cells {
-            let each = cell.kb_each.map_or("-".to_owned(), |kb| format!("{kb:.2}"));
-            let late = |late: Option<f64>| late.map_or("-".to_owned(), |late| format!("{late:.0}"));
-            let _ = writeln!(
-                out,
-                "| {} | {} | {each} | {:.1} | {:.1} us | {} | {} |",
-                cell.idle,
-                cell.chain,
-                cell.silence_cpu_ms_per_s,
-                cell.request_cpu_us,
-                late(cell.latency.map(|latency| latency.p50_us)),
-                late(cell.latency.map(|latency| latency.p99_us))
-            );
-        }
-        out
+    /// A fact about the machine; empty where it is not known.
+    pub(super) fn fact(&self, name: &str) -> &str {
+        self.machine.get(name).map_or("", String::as_str)
     }
 }
 

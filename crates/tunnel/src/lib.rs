@@ -8,9 +8,9 @@ pub mod heartbeat;
 pub mod link;
 pub mod quic;
 pub mod rpc_io;
-mod shared;
 mod stream;
 mod stream_error;
+mod sync;
 pub mod tls;
 
 pub use stream::{Abort, TunnelStream};

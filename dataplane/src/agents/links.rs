@@ -23,7 +23,7 @@ use super::session_links::{LINKS_PER_SESSION_MAX, LinkCount};
 use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::state::edge::Edge;
-use crate::state::metrics::Open;
+use crate::state::metrics::GaugeGuard;
 use crate::state::shard::Shard;
 use crate::state::{clock, random};
 use crate::tunnel::dialer::IdleLink;
@@ -85,7 +85,7 @@ pub(super) async fn serve(
     mut io: LinkIo,
     ingress: Option<AccountId>,
     admitted: ConnPermit,
-    open: Open,
+    open: GaugeGuard,
 ) {
     let edge = shard.edge();
     let peer = io.get_ref().peer().ip();
@@ -109,13 +109,13 @@ pub(super) async fn serve(
         return;
     }
     let index = session.links.turn(false, edge.mailboxes.shards());
-    let link = Open::count(&edge.metrics.links);
+    let link = GaugeGuard::new(&edge.metrics.links);
     let link = Link::new(io, version, owner(&session, (taken, link, open, admitted)));
     shard.park(index, IdleLink::Link(link));
 }
 
 /// A link of this session, which counts among its session's, among all links, among agents' connections and among all.
-fn owner(session: &AgentSession, permits: (LinkCount, Open, Open, ConnPermit)) -> LinkOwner {
+fn owner(session: &AgentSession, permits: (LinkCount, GaugeGuard, GaugeGuard, ConnPermit)) -> LinkOwner {
     LinkOwner { session: Arc::clone(&session.state), permits: Box::new(permits) }
 }
 
@@ -155,7 +155,7 @@ pub(super) async fn serve_raw(
     agents: &Agents,
     mut socket: Socket,
     admitted: ConnPermit,
-    open: Open,
+    open: GaugeGuard,
 ) {
     let edge = shard.edge();
     let peer = socket.peer().ip();
@@ -169,7 +169,7 @@ pub(super) async fn serve_raw(
         }
         let taken = session.links.take().ok_or(NoRaw::NotAllowed)?;
         let index = session.links.turn(true, edge.mailboxes.shards());
-        let link = Open::count(&edge.metrics.links);
+        let link = GaugeGuard::new(&edge.metrics.links);
         let link = RawLink::new(socket, sealing, owner(&session, (taken, link, open, admitted)));
         shard.park(index, IdleLink::Raw(link));
         Ok(())

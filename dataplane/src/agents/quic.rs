@@ -24,8 +24,8 @@ use super::registry::Agents;
 use super::serve::{Arrival, run};
 use crate::net::listen::{ConnPermit, PeerKind};
 use crate::state::edge::{Edge, Stage};
+use crate::state::metrics::GaugeGuard;
 use crate::state::metrics::ListenerLabel;
-use crate::state::metrics::Open;
 use crate::state::shard::Shard;
 use crate::state::tables::ConnectName;
 use crate::tunnel::quic::QuicTransport;
@@ -139,7 +139,7 @@ async fn begin(
     handshake: Counted,
     admitted: ConnPermit,
 ) {
-    let open = Open::count(&shard.edge().metrics.agent_connections_open);
+    let open = GaugeGuard::new(&shard.edge().metrics.agent_connections_open);
     let from = incoming.remote_address();
     let limit = Duration::from_secs(HANDSHAKE_SECS_MAX);
     let connection = match timeout(limit, async { incoming.await }).await {

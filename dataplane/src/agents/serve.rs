@@ -41,7 +41,7 @@ use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::net::tls::{self, HELLO_SECS_MAX, Protocols, TlsError};
 use crate::state::edge::Stage;
-use crate::state::metrics::Open;
+use crate::state::metrics::GaugeGuard;
 use crate::state::shard::Shard;
 use crate::state::{clock, random};
 use crate::tunnel::agent_liveness::AgentLiveness;
@@ -79,7 +79,7 @@ struct Connection {
 /// Serves a connection of the agent listener to its end.
 pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitted: ConnPermit) {
     let peer = socket.peer().ip();
-    let open = Open::count(&shard.edge().metrics.agent_connections_open);
+    let open = GaugeGuard::new(&shard.edge().metrics.agent_connections_open);
     match timeout(Duration::from_secs(HELLO_SECS_MAX), links::begins_raw(&mut socket)).await {
         Ok(true) => return links::serve_raw(shard, &agents, socket, admitted, open).await,
         Ok(false) => {}

@@ -1,6 +1,6 @@
 //! What l4 and http need from the rest of the edge, and how a connection is handed to http.
 //!
-//! Types and a trait only. `shard::Shard` implements it over real sessions, tests in memory.
+//! Types and a trait only. `serve` implements it over real sessions, tests in memory.
 
 use std::any::Any;
 use std::future::Future;

@@ -14,7 +14,7 @@ use super::gateway::Gateway;
 use crate::log;
 use crate::state::edge::Stage;
 use crate::state::endpoint::{Endpoint, Kind};
-use crate::state::metrics::{Open, StatusLabel};
+use crate::state::metrics::{GaugeGuard, StatusLabel};
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
 use crate::state::{clock, random};
@@ -99,7 +99,7 @@ impl Gateway for Shard {
     }
 
     fn left_http(&self) -> Box<dyn Any> {
-        Box::new(Open::count(&self.edge().metrics.http_tunnels_open))
+        Box::new(GaugeGuard::new(&self.edge().metrics.http_tunnels_open))
     }
 
     fn draining(&self) -> impl Future<Output = ()> + 'static {

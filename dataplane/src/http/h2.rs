@@ -34,7 +34,7 @@ use super::limits::{
     H2_CONNECTION_WINDOW_BYTES, H2_HEADER_LIST_BYTES_MAX, H2_LOCAL_RESETS_MAX, H2_PENDING_RESETS_MAX,
     H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES, Limits,
 };
-use super::pace::{Pace, Patience};
+use super::min_rate::{MinRate, SlowAllowance};
 use super::visitor::{Answer, Visitor};
 use crate::dispatch::gateway::{Gateway, HttpOutcome};
 use guard::Guard;
@@ -183,7 +183,7 @@ impl<G: Gateway> Stream<G> {
         let (head, stream) = request.into_parts();
         let exchange = Exchange::new(head.headers.contains_key(EXPECT) && !stream.is_end_stream());
         let patience = self.visitor.patience();
-        let pace = Pace::patient(self.limits.pace, self.limits.pace_bytes_min, &patience);
+        let pace = MinRate::lenient(self.limits.pace, self.limits.pace_bytes_min, &patience);
         let reading = Reading::new(stream, Sender::Visitor, Some((pace, exchange.clone())));
         let rest = reading.rest();
         match self.answer(head, reading, &exchange, &mut respond).await {
@@ -245,14 +245,14 @@ impl<G: Gateway> Stream<G> {
         &self,
         response: Response<Body>,
         mut respond: SendResponse<Bytes>,
-        patience: &Rc<Patience>,
+        patience: &Rc<SlowAllowance>,
     ) {
         let (mut head, body) = response.into_parts();
         head.version = http::Version::HTTP_2;
         let over = http_body::Body::is_end_stream(&body);
         let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), over) else { return };
         if !over {
-            let pace = Pace::patient(self.limits.write_pace, self.limits.pace_bytes_min, patience);
+            let pace = MinRate::lenient(self.limits.write_pace, self.limits.pace_bytes_min, patience);
             // A write that fails has reset the stream; the event of the request says how far it got.
             let _ = h2_stream::write(body, &mut stream, pace, &Cell::new(0)).await;
         }

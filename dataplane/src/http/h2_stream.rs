@@ -18,7 +18,7 @@ use super::body::{Body, Polled, Source};
 use super::exchange::Exchange;
 use super::fault::{BodyFault, Fault};
 use super::limits::{LINGER_BYTES_MIN, Limits};
-use super::pace::Pace;
+use super::min_rate::MinRate;
 use super::timer::Timer;
 
 /// Bytes of window asked for at once.
@@ -39,7 +39,7 @@ pub(super) struct Reading {
     sender: Sender,
     data_over: bool,
     /// What the sender is held to, and whether it is; none when it may rest as long as the exchange does.
-    pace: Option<(Pace, Exchange)>,
+    pace: Option<(MinRate, Exchange)>,
     timer: Timer,
 }
 
@@ -58,7 +58,7 @@ impl Rest {
     pub(super) async fn drain(&self, limits: &Limits) {
         self.0.dropped.notified().await;
         let until = Instant::now() + limits.drain;
-        let mut pace = Pace::new(limits.linger, LINGER_BYTES_MIN);
+        let mut pace = MinRate::new(limits.linger, LINGER_BYTES_MIN);
         loop {
             let deadline = pace.wait(Instant::now()).min(until);
             let data = timeout_at(deadline, poll_fn(|cx| self.0.stream.borrow_mut().poll_data(cx))).await;
@@ -80,7 +80,7 @@ impl Drop for Reading {
 
 impl Reading {
     /// Reads the stream.
-    pub(super) fn new(stream: RecvStream, sender: Sender, pace: Option<(Pace, Exchange)>) -> Self {
+    pub(super) fn new(stream: RecvStream, sender: Sender, pace: Option<(MinRate, Exchange)>) -> Self {
         let stream = Rc::new(Shared { stream: RefCell::new(stream), dropped: Notify::new() });
         Self { stream, sender, data_over: false, pace, timer: Timer::default() }
     }
@@ -156,7 +156,7 @@ pub(super) enum WriteError {
 pub(super) async fn write(
     mut body: Body,
     stream: &mut SendStream<Bytes>,
-    mut pace: Pace,
+    mut pace: MinRate,
     waiting: &Cell<usize>,
 ) -> Result<(), WriteError> {
     let result = write_frames(&mut body, stream, &mut pace, waiting).await;
@@ -171,7 +171,7 @@ pub(super) async fn write(
 async fn write_frames(
     body: &mut Body,
     stream: &mut SendStream<Bytes>,
-    pace: &mut Pace,
+    pace: &mut MinRate,
     waiting: &Cell<usize>,
 ) -> Result<(), WriteError> {
     loop {
@@ -203,7 +203,7 @@ async fn write_data(
     mut data: Bytes,
     last: bool,
     stream: &mut SendStream<Bytes>,
-    pace: &mut Pace,
+    pace: &mut MinRate,
     waiting: &Cell<usize>,
 ) -> Result<(), WriteError> {
     while !data.is_empty() {
@@ -244,7 +244,7 @@ impl Drop for Waits<'_> {
 async fn wait_for_room(
     body: &mut Body,
     stream: &mut SendStream<Bytes>,
-    pace: &mut Pace,
+    pace: &mut MinRate,
 ) -> Result<usize, WriteError> {
     let mut timer = Timer::default();
     let room = poll_fn(|cx| {

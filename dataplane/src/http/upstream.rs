@@ -17,6 +17,7 @@ mod driver;
 mod http1;
 mod http2;
 mod identity;
+mod incoming;
 mod outcome;
 mod pool;
 mod refusal;
@@ -151,7 +152,7 @@ impl Upstreams {
         let response = with_idle(progress, connection.upgrade(request, body, progress)).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // It may have left HTTP for one of its ends: it carries no other request.
-            return Ok(Reply::Response(http1::body_then(connection, response, drop)));
+            return Ok(Reply::Response(incoming::body_then(connection, response, drop)));
         }
         let (head, ()) = response.into_parts();
         let switched = connection.into_stream();
@@ -176,7 +177,7 @@ impl Upstreams {
         }
         self.note_own(&lease.pool, lease.sharing);
         let keep = move |connection| lease.pool.keep(connection, lease.sharing, lease.replaces);
-        Ok(http1::body_then(connection, response, keep))
+        Ok(incoming::body_then(connection, response, keep))
     }
 
     async fn send_http2<G: Gateway>(

@@ -23,7 +23,7 @@ use super::exchange::Exchange;
 use super::fields;
 use super::framing::Authority;
 use super::limits::Limits;
-use super::pace::Patience;
+use super::min_rate::SlowAllowance;
 use super::reply::{framed, may_switch_to};
 use super::upstream::{ReplayBody, UpstreamPools, Upstreams};
 use crate::dispatch::gateway::{Gateway, HttpConn};
@@ -91,9 +91,9 @@ impl<G: Gateway> Visitor<G> {
     }
 
     /// How long its slowness is borne with: nearly as long as an exchange may rest, so that the cause is told by its name.
-    pub(super) fn patience(&self) -> Rc<Patience> {
+    pub(super) fn patience(&self) -> Rc<SlowAllowance> {
         let window = self.limits.idle.saturating_sub(BEFORE_IDLE);
-        Patience::new(window, &self.limits.slow, self.conn.facts.client.ip())
+        SlowAllowance::new(window, &self.limits.slow, self.conn.facts.client.ip())
     }
 
     /// The gateway.
@@ -101,7 +101,7 @@ impl<G: Gateway> Visitor<G> {
         &self.gateway
     }
 
-    /// Answers one request. Its head has passed the framer or its HTTP/2 twin and has a Host header; `upgrade` says that
+    /// Answers one request. Its head has passed the codec or its HTTP/2 twin and has a Host header; `upgrade` says that
     /// it may leave HTTP.
     pub(super) async fn answer(
         &self,

@@ -158,6 +158,27 @@ impl AsyncWrite for ClientConn {
         }
     }
 
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.kept = None;
+        match &mut self.io {
+            Io::Clear(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Clear(socket) => socket.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+            Io::Gone => false,
+        }
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
             Io::Clear(socket) => Pin::new(socket).poll_flush(cx),

@@ -16,7 +16,7 @@ use crate::net::hello::Hello;
 use crate::net::listen::ConnPermit;
 use crate::net::socket::{Socket, Traffic};
 use crate::state::edge::Edge;
-use crate::state::metrics::Open;
+use crate::state::metrics::GaugeGuard;
 use crate::state::shard::Shard;
 
 /// A connection on its way.
@@ -38,7 +38,7 @@ pub struct ConnSink {
     /// The edge turned it away before it reached an endpoint.
     pub(super) refused: Cell<bool>,
     _admitted: ConnPermit,
-    _open: Open,
+    _open: GaugeGuard,
 }
 
 impl AccessSink for ConnSink {
@@ -72,7 +72,7 @@ impl ConnLog {
             traffic: socket.traffic(),
             refused: Cell::new(false),
             _admitted: admitted,
-            _open: Open::count(&shard.edge().metrics.connections_open),
+            _open: GaugeGuard::new(&shard.edge().metrics.connections_open),
         };
         Self::new(event, sink)
     }

@@ -22,7 +22,7 @@ use crate::net::socket::{Socket, UNACKNOWLEDGED_SECS_MAX};
 use crate::net::tls::{self, Protocols};
 use crate::relay::{self, End, Ended, First, Side};
 use crate::state::endpoint::{Endpoint, Kind};
-use crate::state::metrics::Open;
+use crate::state::metrics::GaugeGuard;
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
 use crate::tunnel::origin::Origin;
@@ -153,7 +153,7 @@ async fn requests(shard: Shard, upstreams: UpstreamPools, conn: Conn, first_endp
         sni: hello.and_then(|hello| hello.tls.sni),
         first_endpoint,
     };
-    let open = Open::count(&shard.edge().metrics.http_connections_open);
+    let open = GaugeGuard::new(&shard.edge().metrics.http_connections_open);
     let outcome = crate::http::serve(shard.clone(), upstreams, &mut client, conn).await;
     if outcome.broken {
         client.abort_on_close();

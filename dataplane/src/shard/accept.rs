@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
-use super::shared;
+use super::shared_port;
 use crate::agents::{self, Agents};
 use crate::http::UpstreamPools;
 use crate::l4::{self, ConnLog};
@@ -59,7 +59,7 @@ pub(super) fn begin(
             spawn_local(l4::serve_tls(shard, upstreams, socket, log));
         }
         Entrance::Shared => {
-            spawn_local(shared::serve(shard, Arc::clone(agents), upstreams, socket, kind, admitted));
+            spawn_local(shared_port::serve(shard, Arc::clone(agents), upstreams, socket, kind, admitted));
         }
         Entrance::Tcp { host, port } => {
             let log = ConnLog::begin(&shard, &socket, admitted);

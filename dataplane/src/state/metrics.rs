@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-pub use crate::net::gauge::Open;
+pub use crate::net::gauge::GaugeGuard;
 pub use crate::tunnel::metrics::CarrierLabel;
 
 /// Which listener.

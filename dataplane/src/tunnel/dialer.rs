@@ -28,7 +28,7 @@ use super::quic::QuicTransport;
 use super::raw_link::{RawFailed, RawLink, RawStream};
 use super::session::{AgentRef, OpenError, SessionState, Slot};
 use super::stream::{AgentStream, Carried};
-use crate::net::gauge::Open;
+use crate::net::gauge::GaugeGuard;
 
 /// Seconds a transport may take to accept what goes in front of a client's bytes.
 const OPEN_SECS_MAX: u64 = 5;
@@ -223,7 +223,7 @@ impl AgentDialer {
                     }
                     Look::Silent if counted.is_none() => {
                         tracing::info!(session = %session.id, "nothing is heard from an agent");
-                        counted = Some(Open::count(&silent));
+                        counted = Some(GaugeGuard::new(&silent));
                     }
                     Look::Silent => {}
                 }

@@ -14,7 +14,10 @@ use crate::state::endpoint::Kind;
 /// has no Program, or is gone.
 pub fn wanted(edge: &Arc<Edge>, shared: Vec<SocketAddr>) -> impl Fn() -> Option<Wanted> + Send + 'static {
     let edge = Arc::downgrade(edge);
-    move || read(&*edge.upgrade()?, shared.clone())
+    move || {
+        let edge = edge.upgrade()?;
+        read(&edge, shared.clone())
+    }
 }
 
 fn read(edge: &Edge, shared: Vec<SocketAddr>) -> Option<Wanted> {

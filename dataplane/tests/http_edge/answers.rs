@@ -393,3 +393,126 @@ async fn an_answer_with_many_fields_is_served() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_goes_on_while_its_answer_is_not_read() {
+    local(async {
+        let lab = Lab::default();
+        let received = Rc::<Cell<usize>>::default();
+        let count = received.clone();
+        let at_once = scripted(move |io| {
+            let count = count.clone();
+            async move {
+                let (mut read, mut write) = tokio::io::split(io);
+                let first = read.read(&mut [0; 1024]).await.unwrap_or_default();
+                count.set(first);
+                // More than every buffer on the way holds.
+                let answer = spawn_local(async move {
+                    let _ = write.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n").await;
+                    let _ = write.write_all(&vec![b'a'; 4_000_000]).await;
+                });
+                let mut bytes = vec![0; 64 * 1024];
+                while let Ok(n @ 1..) = read.read(&mut bytes).await {
+                    count.set(count.get() + n);
+                }
+                let _ = answer.await;
+            }
+        });
+        lab.agent("http://a.example.com", Made::default(), at_once);
+        let (mut io, _serving) = lab.visit_http();
+        let head =
+            format!("POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n");
+        io.write_all(head.as_bytes()).await.unwrap();
+        io.write_all(&vec![b'x'; UPLOAD_BYTES]).await.unwrap();
+        let mut answer = vec![0; 4_000_000];
+        io.read_exact(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 "));
+        assert!(received.get() > UPLOAD_BYTES, "{} with the head", received.get());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_of_an_upstream_that_takes_no_more_is_heard() {
+    local(async {
+        let lab = Lab::default();
+        let hasty = scripted(|mut io| async move {
+            let _ = io.read(&mut [0; 1024]).await;
+            let _ =
+                io.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large").await;
+        });
+        lab.agent("http://a.example.com", Made::default(), hasty);
+        let (mut io, serving) = lab.visit_http();
+        let head =
+            format!("POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n");
+        io.write_all(head.as_bytes()).await.unwrap();
+        io.write_all(&vec![b'x'; UPLOAD_BYTES]).await.unwrap();
+        let answer = read_until(&mut io, "no end").await;
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("too large"), "{answer}");
+        serving.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_body_that_nothing_reads_does_not_end_the_connection() {
+    local(async {
+        let lab = Lab::default();
+        let deny = r#"{"on_http_request":[{"actions":[{"type":"deny","config":{"status_code":401}}]}]}"#;
+        lab.cloud("http://a.example.com", Made { policy: Some(deny), ..Made::default() });
+        let (mut io, _serving) = lab.visit_http();
+        for body in
+            ["Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
+        {
+            io.write_all(format!("POST / HTTP/1.1\r\nHost: a.example.com\r\n{body}").as_bytes())
+                .await
+                .unwrap();
+            let answer = read_until(&mut io, "request.\n").await;
+            assert!(answer.starts_with("HTTP/1.1 401 ") && !answer.contains("connection"), "{answer}");
+        }
+        // One that has not all arrived does, and what follows it is not taken for a request.
+        io.write_all(b"POST / HTTP/1.1\r\nHost: a.example.com\r\nContent-Length: 60\r\n\r\n").await.unwrap();
+        let answer = read_until(&mut io, "request.\n").await;
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        io.write_all(b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n").await.unwrap();
+        io.shutdown().await.unwrap();
+        assert_eq!(read_until(&mut io, "no end").await, "");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn trailers_reach_a_visitor_that_takes_them() {
+    local(async {
+        let lab = Lab::default();
+        let summed = scripted(|mut io| async move {
+            let _ = read_strictly(&mut io, &mut Vec::new()).await;
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let _ = io.write_all(format!("{head}5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n").as_bytes()).await;
+            let _ = io.read(&mut [0; 1]).await;
+        });
+        lab.agent("http://a.example.com", Made::default(), summed);
+        let asks = |te: &str| format!("GET / HTTP/1.1\r\nHost: a.example.com\r\n{te}\r\n");
+        let read = lab.talk(asks("TE: trailers\r\nConnection: te\r\n").as_bytes()).await;
+        assert!(read.ends_with("5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n"), "{read}");
+        let read = lab.talk(asks("").as_bytes()).await;
+        assert!(read.ends_with("5\r\nhello\r\n0\r\n\r\n"), "{read}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunked_body_reaches_the_upstream_whatever_the_method() {
+    local(async {
+        let lab = Lab::default();
+        let (seen, upstream) = strict_upstream();
+        lab.agent("http://a.example.com", Made::default(), upstream);
+        for method in ["GET", "DELETE", "POST"] {
+            let body = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+            lab.talk(format!("{method} / HTTP/1.1\r\nHost: a.example.com\r\n{body}").as_bytes()).await;
+            assert_eq!(seen.borrow().requests.last().unwrap().body, b"hello", "{method}");
+        }
+        assert_eq!(seen.borrow().dirty, Vec::<String>::new());
+    })
+    .await;
+}

@@ -1,8 +1,6 @@
 //! A guard over a hand-made Program, on the loopback of a network namespace of its own.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{Write as _, stderr};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -18,6 +16,7 @@ use ebbgate_edge::state::tables::Tables;
 use ebbgate_edge::xdp::interfaces::Interfaces;
 use ebbgate_edge::xdp::offload::{Listening, PortOwner};
 use ebbgate_edge::xdp::{OBJECT, Settings, Wanted, XdpHandle, pins};
+use ebbgate_lab::program::{skip, variable};
 use ebbgate_model::feed::{EnforcementReport, Enforcer};
 use ebbgate_model::{
     AccountId, Binding, CloudEndpointSpec, EndpointId, IpPolicyId, IpPolicyRule, IpPolicySpec, IpRuleAction,
@@ -43,14 +42,6 @@ const STAGE: &str = "EBBGATE_ADMIT_STAGE";
 /// Where that child finds a BPF file system.
 const BPFFS: &str = "EBBGATE_ADMIT_BPFFS";
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how a test talks to its own child and to the summary of all tests"
-)]
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 /// Runs a test's body in a child with a network and mounts of its own; skips visibly where that cannot be.
 pub(crate) fn isolated(test: &str, body: impl FnOnce()) {
     if variable(STAGE).is_some() {
@@ -59,7 +50,7 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce()) {
     }
     let able = Command::new("unshare").args(["--net", "--mount", "true"]).output();
     if !able.is_ok_and(|output| output.status.success()) {
-        return skip(test, "network namespaces and XDP need root");
+        return skip(&format!("xdp: {test}"), "network namespaces and XDP need root");
     }
     let private = ["--net", "--mount", "--propagation", "private", "--"];
     run_again(Command::new("unshare").args(private), test, "isolated");
@@ -88,16 +79,6 @@ fn run_again(command: &mut Command, test: &str, stage: &str) {
         .unwrap();
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", said(&output.stdout), said(&output.stderr));
-}
-
-fn skip(test: &str, reason: &str) {
-    let line = format!("SKIPPED admit: {test}: {reason}\n");
-    // The test harness captures print macros only.
-    let _ = stderr().write_all(line.as_bytes());
-    if let Some(path) = variable("EBBGATE_SKIPS") {
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
-    }
 }
 
 pub(crate) fn ip(args: &[&str]) {

@@ -2,14 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use ebbgate_lab::census::Held;
 use ebbgate_lab::wait::soon;
 
-use super::{Chain, ECHO, ping};
+use super::{Chain, ECHO, limit, ping};
 
 /// Connections open when no pipe can be had any more.
 const OPEN: usize = 4;
@@ -19,15 +18,6 @@ const BYTES: usize = 24 << 20;
 const NONE: u64 = 3;
 /// Descriptors that a process may have in ordinary times.
 const ENOUGH: u64 = 4096;
-
-/// Lets a process open no descriptor from this number on.
-fn limit(pid: u32, descriptors: u64) -> Result<()> {
-    let set = Command::new("prlimit")
-        .args(["--pid", &pid.to_string(), &format!("--nofile={descriptors}:")])
-        .status();
-    ensure!(set.context("run prlimit, of util-linux")?.success(), "prlimit failed");
-    Ok(())
-}
 
 /// Sends bytes of a sequence while an echo comes back, and compares.
 fn bulk(stream: &TcpStream) -> Result<()> {

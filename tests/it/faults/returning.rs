@@ -5,15 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use ebbgate_lab::guide::{
-    self, API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL,
-};
-use ebbgate_lab::lab::local;
+use ebbgate_lab::guide::{API_HOST, OPERATIONS_INTERNAL, PATIENTS_HOST, PATIENTS_INTERNAL, REST_INTERNAL};
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
 
-use crate::service;
-use crate::visitor::Visitor;
+use crate::online::Online;
 
 /// Milliseconds that a visitor waits for an agent, in round figures: shorter is not waited.
 const WAIT_MS: u64 = 1_900;
@@ -34,20 +30,8 @@ fn served(kind: &str, visit: impl FnOnce() -> Result<bool>) -> Result<bool> {
 #[test]
 fn visitors_wait_for_agents_that_come_back_after_the_edge_restarts() -> Result<()> {
     let mut lab = TestLab::running()?;
-    let api = lab.api()?;
-    let (_, token) = guide::authtoken(&api, 1)?;
-    guide::domain(&api)?;
-    guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
-    guide::cloud(&api, &format!("tls://{PATIENTS_HOST}"), &guide::patients_policy())?;
-    let addr = guide::address(&api)?;
-    guide::cloud(&api, &format!("tcp://{addr}"), &guide::forward(OPERATIONS_INTERNAL))?;
-    let tcp = local(guide::port_of(&addr)?);
-    let echo = service::tcp_echo()?.port();
-    let endpoints = guide::endpoints(service::http_echo("rest")?.port(), echo, echo);
-    let _agent = lab.agent("agent", &token, &endpoints)?;
-    lab.wait_online(&[REST_INTERNAL, PATIENTS_INTERNAL, OPERATIONS_INTERNAL], 1)?;
-    let visitor = Visitor::of(&lab)?;
-    visitor.wait_https(API_HOST)?;
+    let (online, tcp) = Online::all(&lab)?;
+    let visitor = &online.visitor;
     let kept = lab.dir().join("edge/bound.json");
     soon("what the agent has bound to be on disk", || {
         let text = fs::read_to_string(&kept).unwrap_or_default();

@@ -3,12 +3,11 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use ebbgate_lab::wait::{SOON, soon};
 
-use super::{CARRIERS, Chain, ECHO, ping};
+use super::{CARRIERS, Chain, ECHO, limit, ping};
 
 /// Connections open when the shortage begins.
 const OPEN: usize = 8;
@@ -16,15 +15,6 @@ const OPEN: usize = 8;
 const TRIED: u64 = 16;
 /// Descriptors that a process may have in ordinary times.
 const ENOUGH: u64 = 4096;
-
-/// Lets a process open no descriptor from this number on.
-fn limit(pid: u32, descriptors: u64) -> Result<()> {
-    let set = Command::new("prlimit")
-        .args(["--pid", &pid.to_string(), &format!("--nofile={descriptors}:")])
-        .status();
-    ensure!(set.context("run prlimit, of util-linux")?.success(), "prlimit failed");
-    Ok(())
-}
 
 /// A new connection, if it is served; an error when nobody decides.
 fn visit(chain: &Chain) -> Result<Option<TcpStream>> {

@@ -112,21 +112,11 @@ fn start_agent(lab: &Lab, hosts: &mut Hosts, api: &Api) -> Result<Daemon> {
     let credential =
         api.create("/credentials", &json!({ "owner_id": owner, "acl": ["bind:*.clinic1.internal"] }))?;
     api.create("/agent_ingresses", &json!({ "domain": "connect.example.com" }))?;
-    let file = lab.dir().join("agent.yml");
-    let text = format!(
-        "version: 3\nagent:\n  authtoken: {}\n  connect_url: connect.example.com:{}\n  connect_cas: {}\n\
-         endpoints:\n  - name: rooms\n    url: {INTERNAL}\n    upstream:\n      url: {SERVICE_PORT}\n",
-        text(&credential, "token")?,
-        lab.ports().connect(),
-        lab.connect_ca().display(),
-    );
-    token::write_secret(&file, &text)?;
     hosts.site_knows("connect.example.com", EDGE_FOR_SITE)?;
-    Spec::new("agent", lab.programs().agent())
-        .args(["start", "--all", "--config"])
-        .arg(file)
-        .netns(Some(&hosts.site))
-        .start(&lab.log_dir())
+    let endpoints =
+        format!("  - name: rooms\n    url: {INTERNAL}\n    upstream:\n      url: {SERVICE_PORT}\n");
+    let connect = format!("connect.example.com:{}", lab.ports().connect());
+    lab.agent_in(Some(&hosts.site), "agent", text(&credential, "token")?, &endpoints, &connect)
 }
 
 fn endpoint(api: &Api) -> Result<(String, u16)> {

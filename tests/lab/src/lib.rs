@@ -2,6 +2,8 @@
 //!
 //! Knows the products as programs, flags and files, as an operator does. Imports none of their crates.
 
+pub mod account;
+pub mod agent;
 pub mod api;
 pub mod bpffs;
 pub mod census;

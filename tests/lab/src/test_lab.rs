@@ -10,8 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::api::list;
-use crate::lab::{Lab, Programs, local};
-use crate::process::{Daemon, Spec};
+use crate::lab::{Lab, Programs};
 use crate::program;
 use crate::turn::Turn;
 use crate::wait::soon;
@@ -62,52 +61,6 @@ impl TestLab {
         let path = self.file(name);
         fs::write(&path, text)?;
         Ok(path)
-    }
-
-    /// Starts an agent with all endpoints of a file whose `agent:` section names this lab's edge.
-    pub fn agent(&self, name: &str, authtoken: &str, endpoints: &str) -> Result<Daemon> {
-        let connect = local(self.ports().connect());
-        self.agent_at(name, authtoken, endpoints, &connect.to_string())
-    }
-
-    /// Starts an agent that is told what to carry its streams with, and where to dial.
-    pub fn agent_carrying(
-        &self,
-        carrier: &str,
-        authtoken: &str,
-        endpoints: &str,
-        connect: &str,
-    ) -> Result<Daemon> {
-        // The section before the endpoints goes on where the address ends.
-        let connect = format!("{connect}\n  carrier: {carrier}");
-        self.agent_in(None, "agent", authtoken, endpoints, &connect)
-    }
-
-    /// The same with another `connect_url`.
-    pub fn agent_at(&self, name: &str, authtoken: &str, endpoints: &str, connect: &str) -> Result<Daemon> {
-        self.agent_in(None, name, authtoken, endpoints, connect)
-    }
-
-    /// The same in a network namespace.
-    pub fn agent_in(
-        &self,
-        netns: Option<&str>,
-        name: &str,
-        authtoken: &str,
-        endpoints: &str,
-        connect: &str,
-    ) -> Result<Daemon> {
-        let cas = self.connect_ca();
-        let text = format!(
-            "version: 3\nagent:\n  authtoken: {authtoken}\n  connect_url: {connect}\n  connect_cas: {}\nendpoints:\n{endpoints}",
-            cas.display()
-        );
-        let file = self.write(&format!("{name}.yml"), &text)?;
-        Spec::new(name, self.programs().agent())
-            .args(["start", "--all", "--config"])
-            .arg(file)
-            .netns(netns)
-            .start(&self.log_dir())
     }
 
     /// Endpoints the API lists with this URL.

@@ -1,7 +1,7 @@
 //! The files of the edge and of its tunnel whose contents shards share, compiled against loom's atomics and locks: what holds in the tests
 //! here holds in every order in which threads can take their steps, and for every value that weak memory may show.
 //!
-//! The files are included by path. They take what they share with from `crate::shared`, which is std and tokio in the
+//! The files are included by path. They take what they share with from `crate::sync`, which is std and tokio in the
 //! edge, and loom here. The rest of the edge is not compiled again.
 
 // The included files' own tests are for std's forms, and run where the files live.
@@ -18,8 +18,8 @@ pub mod session_liveness;
 pub mod stream_error;
 
 #[cfg(not(test))]
-pub(crate) mod shared {
-    //! Loom's forms of what the edge's `shared` names.
+pub(crate) mod sync {
+    //! Loom's forms of what the edge's `sync` names.
 
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     pub(crate) use loom::sync::{Mutex, MutexGuard};

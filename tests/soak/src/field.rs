@@ -3,14 +3,12 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use ebbgate_lab::api::{Api, text};
 use ebbgate_lab::lab::{Lab, Programs, local};
-use ebbgate_lab::process::{Daemon, Spec};
-use ebbgate_lab::token;
-use serde_json::{Value, json};
+use ebbgate_lab::process::Daemon;
+use serde_json::json;
 
 use super::engine::{Engine, Target};
 
@@ -73,7 +71,7 @@ impl Field {
         let mut lab = Lab::open(dir, Programs::in_dir(programs))?;
         lab.edge_args(["--connections-max", "100000"]);
         lab.start()?;
-        let api = account(&lab)?;
+        let api = lab.passthrough_account("soak")?;
         let user = api.create("/bot_users", &json!({ "name": "soak" }))?;
         let credential = json!({ "description": "soak", "owner_id": text(&user, "id")? });
         let credential = api.create("/credentials", &credential)?;
@@ -125,21 +123,6 @@ impl Field {
     }
 }
 
-/// A new account whose visitors' own TLS needs no second one around it.
-fn account(lab: &Lab) -> Result<Api> {
-    let control = |words: [&str; 2], more: Option<&str>| -> Result<Value> {
-        let mut command = Command::new(lab.programs().control());
-        let [verb, first] = words;
-        let ran = command.args(["account", verb, "--dir"]).arg(lab.dir()).arg(first).args(more).output()?;
-        let said = String::from_utf8_lossy(&ran.stderr);
-        ensure!(ran.status.success(), "ebbgate-control account {verb}: {}", said.trim());
-        Ok(serde_json::from_slice(&ran.stdout)?)
-    };
-    let account = control(["create", "soak"], None)?;
-    control(["passthrough-links", text(&account, "id")?], Some("on"))?;
-    Ok(Api::new(local(lab.ports().api()), text(&account, "api_key")?))
-}
-
 fn tcp_endpoints(api: &Api, row: u8, engine: &mut Engine) -> Result<(Target, String)> {
     let mut fronts = Vec::new();
     let mut endpoints = String::new();
@@ -166,18 +149,6 @@ fn raw_endpoint(lab: &Lab, api: &Api, row: u8, engine: &mut Engine) -> Result<(T
 }
 
 fn agent(lab: &Lab, way: Way, authtoken: &str, endpoints: &str) -> Result<Daemon> {
-    let name = format!("agent-{}", way.name());
-    let file = lab.dir().join(format!("{name}.yml"));
-    let connect = local(lab.ports().connect());
-    let cas = lab.connect_ca();
-    let text = format!(
-        "version: 3\nagent:\n  authtoken: {authtoken}\n  connect_url: {connect}\n  connect_cas: {}\n  carrier: {}\nendpoints:\n{endpoints}",
-        cas.display(),
-        way.carrier(),
-    );
-    token::write_secret(&file, &text)?;
-    Spec::new(&name, lab.programs().agent())
-        .args(["start", "--all", "--config"])
-        .arg(file)
-        .start(&lab.log_dir())
+    let connect = local(lab.ports().connect()).to_string();
+    lab.agent_carrying(&format!("agent-{}", way.name()), way.carrier(), authtoken, endpoints, &connect)
 }

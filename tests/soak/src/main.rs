@@ -66,7 +66,7 @@ struct Args {
     /// Use the programs in this folder and build nothing
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
-    /// Where the result file goes; the default is bench/results of the workspace
+    /// Where the result file goes; the default is target/bench
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -96,7 +96,7 @@ fn run(args: &Args) -> Result<()> {
     }
     let mut report = Report::begin(root, seed)?;
     soak(args, seed, &programs, &dir, &mut report)?;
-    let out = args.out.clone().unwrap_or_else(|| root.join("bench/results"));
+    let out = args.out.clone().unwrap_or_else(|| target.join("bench"));
     let file = report.end(&out)?;
     println!("{}\n{}", report.table(), workspace::shown(&file));
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;

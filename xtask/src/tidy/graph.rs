@@ -18,6 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
         "ebbgate-edge",
         &[
             "ebbgate-ebpf",
+            "ebbgate-lab",
             "ebbgate-model",
             "ebbgate-policy",
             "ebbgate-relay",

@@ -6,6 +6,7 @@ use ebbgate_tunnel::link::LinkStream;
 use ebbgate_wire::link::DELIVERED;
 
 use super::*;
+use crate::Stream;
 use crate::links::{LINK_DIALS_MAX, LINKS_IDLE_MIN};
 
 /// A session with one endpoint and every link it wants.

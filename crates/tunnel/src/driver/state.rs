@@ -7,7 +7,7 @@ use std::task::Waker;
 use ebbgate_wire::mux::{Code, Mux, MuxEvent, Readable, StreamId};
 use tokio::io::ReadBuf;
 
-use crate::shared::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 
 pub(super) struct Shared {
     state: Mutex<State>,

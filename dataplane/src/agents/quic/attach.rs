@@ -15,7 +15,7 @@ use super::super::registry::Agents;
 use super::watch::watch;
 use crate::state::clock;
 use crate::state::edge::Stage;
-use crate::state::metrics::Open;
+use crate::state::metrics::GaugeGuard;
 use crate::tunnel::quic::QuicTransport;
 
 /// A connection whose handshake is done.
@@ -49,7 +49,7 @@ pub(super) async fn attach(
         return "not attached";
     };
     ebbgate_tunnel::quic::admit(&connection);
-    let _count = Open::count(&edge.metrics.quic_attached);
+    let _count = GaugeGuard::new(&edge.metrics.quic_attached);
     let account = session.account();
     let admits = |source| edge.tables.load().restrictions.admit(account, IpRestrictionKind::Agent, source);
     let reason = if stream.write_u8(ATTACHED).await.is_err() {

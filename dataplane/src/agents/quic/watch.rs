@@ -12,7 +12,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 use super::super::registry::Agents;
 use super::super::session::AgentSession;
 use crate::state::edge::Edge;
-use crate::state::metrics::Open;
+use crate::state::metrics::GaugeGuard;
 use crate::tunnel::quic::QuicTransport;
 
 /// Watches the connection a session runs over, until either ends. A session that may not be where its agent has gone ends.
@@ -47,7 +47,7 @@ pub(super) async fn watch(
         let silent = liveness.look(begun.elapsed(), sent, received, connection.rtt());
         way.set_silent(silent);
         silence = match silence {
-            None if silent => Some(Open::count(&edge.metrics.quic_silent)),
+            None if silent => Some(GaugeGuard::new(&edge.metrics.quic_silent)),
             held => held.filter(|_| silent),
         };
         let now = connection.remote_address();

@@ -12,7 +12,7 @@ use crate::dispatch::gateway::Gateway;
 use crate::http::body::Direction;
 use crate::http::fault::Fault;
 use crate::http::limits::{LINGER_BYTES_MIN, Limits};
-use crate::http::pace::Pace;
+use crate::http::min_rate::MinRate;
 use crate::http::upstream::fault_failure;
 use crate::http::visitor::Tunnel;
 use crate::relay::{self, End, IdleLimits};
@@ -43,7 +43,7 @@ pub(super) async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO, limi
     if !matches!(timeout(limits.linger, io.shutdown()).await, Ok(Ok(()))) || !unread {
         return;
     }
-    let mut pace = Pace::new(limits.linger, LINGER_BYTES_MIN);
+    let mut pace = MinRate::new(limits.linger, LINGER_BYTES_MIN);
     let mut bytes = vec![0; LINGER_READ_BYTES];
     loop {
         let deadline = pace.wait(Instant::now()).min(until);

@@ -152,3 +152,75 @@ impl Sending {
         if short { Err(BodyFault::Length) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    /// A stream that takes so many bytes of each write.
+    struct Taken {
+        writes: Vec<Vec<u8>>,
+        bytes_max: usize,
+    }
+
+    impl AsyncWrite for Taken {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let n = buf.len().min(self.bytes_max);
+            self.writes.push(buf[..n].to_vec());
+            Poll::Ready(Ok(n))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn sent(body: Body, framing: BodyFraming, bytes_max: usize) -> (Result<(), BodyFault>, Vec<String>) {
+        let mut out = Outbox::default();
+        let mut io = Taken { writes: Vec::new(), bytes_max };
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut sending = Sending::new(body, framing, true);
+        out.text().extend_from_slice(b"head ");
+        let mut result = Ok(());
+        while result.is_ok() && (sending.is_some() || !out.is_empty()) {
+            if let Some(part) = sending.as_mut().filter(|_| out.has_room()) {
+                match part.poll_next(cx, &mut out) {
+                    Poll::Ready(Ok(false)) => {}
+                    Poll::Ready(Ok(true)) => sending = None,
+                    Poll::Ready(Err(fault)) => result = Err(fault),
+                    Poll::Pending => panic!("nothing waits here"),
+                }
+            }
+            assert!(out.poll_write(&mut io, cx).is_ready());
+        }
+        (result, io.writes.iter().map(|write| String::from_utf8(write.clone()).unwrap()).collect())
+    }
+
+    #[test]
+    fn a_head_and_its_body_leave_in_one_write() {
+        let check = |body: Body, framing, expect: &str| {
+            assert_eq!(sent(body, framing, usize::MAX), (Ok(()), vec![expect.to_owned()]));
+        };
+        check(Body::full("hello".into()), BodyFraming::Length(5), "head hello");
+        check(Body::full("hello".into()), BodyFraming::UntilClose, "head hello");
+        check(Body::Empty, BodyFraming::None, "head ");
+        check(Body::Empty, BodyFraming::Chunked, "head 0\r\n\r\n");
+        let trailers = [("a".parse().unwrap(), "b".parse().unwrap())].into_iter().collect();
+        check(Body::trailing(trailers), BodyFraming::Chunked, "head 0\r\na: b\r\n\r\n");
+        let (whole, writes) = sent(Body::full("hello".into()), BodyFraming::Chunked, 3);
+        assert_eq!((whole, writes.concat()), (Ok(()), "head 5\r\nhello\r\n0\r\n\r\n".to_owned()));
+    }
+
+    #[test]
+    fn a_body_of_another_length_is_not_taken_for_a_whole_one() {
+        for length in [4, 6] {
+            let (result, _) = sent(Body::full("hello".into()), BodyFraming::Length(length), usize::MAX);
+            assert_eq!(result, Err(BodyFault::Length), "{length}");
+        }
+    }
+}

@@ -15,7 +15,7 @@ use super::blocks::{BlockError, Blocks};
 use super::flood::{Flood, Floods};
 use super::scan::{CONTINUATION, Part, Scanner};
 use crate::http::limits::Limits;
-use crate::http::pace::{Pace, Patience};
+use crate::http::min_rate::{MinRate, SlowAllowance};
 use crate::http::timer::Timer;
 
 /// Why a connection is cut.
@@ -83,13 +83,18 @@ pub(super) struct Guard<IO> {
     /// A header block went by: let the streams it opened be taken before more is decoded.
     pause: bool,
     read_timer: Timer,
-    write_pace: Pace,
+    write_pace: MinRate,
     write_timer: Timer,
 }
 
 impl<IO> Guard<IO> {
     /// `patience` is what the visitor's source has.
-    pub(super) fn new(io: IO, trouble: Rc<Trouble>, limits: Rc<Limits>, patience: &Rc<Patience>) -> Self {
+    pub(super) fn new(
+        io: IO,
+        trouble: Rc<Trouble>,
+        limits: Rc<Limits>,
+        patience: &Rc<SlowAllowance>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             io,
@@ -100,7 +105,7 @@ impl<IO> Guard<IO> {
             inside_since: Some(now),
             pause: false,
             read_timer: Timer::default(),
-            write_pace: Pace::patient(limits.write_pace, limits.pace_bytes_min, patience),
+            write_pace: MinRate::lenient(limits.write_pace, limits.pace_bytes_min, patience),
             write_timer: Timer::default(),
             limits,
         }

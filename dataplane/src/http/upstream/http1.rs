@@ -14,14 +14,14 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::BytesMut;
 use ebbgate_tunnel::reset_code;
 use ebbgate_wire::mux::Code;
-use http::{Method, Request, Response, StatusCode};
-use http_body::{Body as _, Frame};
+use http::{Method, Request, Response};
+use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Duration, timeout};
 
 use super::outcome::{Again, SendError, fault_failure, garbage, lost, unreachable};
 use super::replay::ReplayBody;
-use crate::http::body::{Body, Polled, Progress, Source};
+use crate::http::body::{Body, Progress};
 use crate::http::exchange::Exchange;
 use crate::http::fault::BodyFault;
 use crate::http::framing::{
@@ -48,24 +48,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {
 /// One connection, free or in use. Dropped free, it is closed in order, so that an agent's link serves again; dropped in
 /// use, its stream is reset.
 pub(super) struct Connection {
-    inner: Option<Box<RefCell<Inner>>>,
+    pub(super) inner: Option<Box<RefCell<Inner>>>,
     /// Whether no exchange is under way.
-    is_free: bool,
+    pub(super) is_free: bool,
 }
 
-struct Inner {
+/// What a connection holds.
+pub(super) struct Inner {
     io: Box<dyn Stream>,
     /// What was read and not taken apart yet.
-    input: BytesMut,
+    pub(super) input: BytesMut,
     out: Outbox,
     flushed: bool,
     sending: Option<Sending>,
     decoder: ResponseDecoder,
-    body: BodyDecoder,
+    pub(super) body: BodyDecoder,
     /// The first part of the body, looked at with the head.
     first: Option<BodyPart>,
-    length: Option<u64>,
-    keep_alive: bool,
+    pub(super) length: Option<u64>,
+    pub(super) keep_alive: bool,
     exchange: Exchange,
     progress: Option<Rc<Progress>>,
     /// The upstream takes no more: what it still says may be the answer.
@@ -274,7 +275,7 @@ impl Inner {
     }
 
     /// Sends as much of the request as the upstream takes.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyFault> {
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyFault> {
         loop {
             if let Some(sending) = self.sending.as_mut().filter(|_| self.out.has_room()) {
                 match sending.poll_next(cx, &mut self.out) {
@@ -328,7 +329,7 @@ impl Inner {
     }
 
     /// The next part of the body.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyPart, BodyFault>> {
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<BodyPart, BodyFault>> {
         let upstream = |error: &dyn std::fmt::Display| BodyFault::Upstream(error.to_string());
         self.poll_upload(cx)?;
         loop {
@@ -353,7 +354,7 @@ impl Inner {
     }
 
     /// Whether both messages were whole: the stream is between two exchanges, or has ended with this one.
-    fn is_between(&self) -> bool {
+    pub(super) fn is_between(&self) -> bool {
         self.sending.is_none() && self.out.is_empty() && !self.write_failed && self.input.is_empty()
     }
 
@@ -381,87 +382,6 @@ impl Inner {
                 lost("The agent's stream broke during the answer.", Again::No)
             }
             Failed::Broken => lost("The agent's stream broke before an answer.", again),
-        }
-    }
-}
-
-/// The response with its body. Once that is over `keep` is given the connection, if it can carry another exchange.
-pub(super) fn body_then(
-    connection: Connection,
-    response: Response<()>,
-    keep: impl FnOnce(Connection) + 'static,
-) -> Response<Body> {
-    let mut incoming = Incoming { connection: Some(connection), keep: Some(keep), failed: None };
-    let length = incoming.inner().and_then(|inner| inner.length);
-    if length == Some(0) || response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        incoming.release();
-    }
-    response.map(|()| Body::stream(incoming, length))
-}
-
-/// The body of a response, and the connection that it comes over until it is over.
-struct Incoming<K: FnOnce(Connection)> {
-    connection: Option<Connection>,
-    keep: Option<K>,
-    failed: Option<BodyFault>,
-}
-
-impl<K: FnOnce(Connection)> Incoming<K> {
-    fn inner(&mut self) -> Option<&mut Inner> {
-        self.connection.as_mut()?.inner.as_mut().map(|inner| inner.get_mut())
-    }
-
-    /// The body is over. What nginx calls `request_body_sent` decides too: an upload that was answered early leaves its
-    /// connection in the middle of a request.
-    fn release(&mut self) {
-        let between = self.inner().is_some_and(|inner| inner.is_between());
-        let keeps = self.inner().is_some_and(|inner| inner.keep_alive);
-        let (Some(mut connection), Some(keep)) = (self.connection.take(), self.keep.take()) else { return };
-        connection.is_free = between;
-        if between && keeps {
-            keep(connection);
-        }
-    }
-
-    fn fail(&mut self, fault: BodyFault) -> Polled {
-        self.connection = None;
-        Poll::Ready(Some(Err(fault)))
-    }
-}
-
-impl<K: FnOnce(Connection)> Source for Incoming<K> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        if let Some(fault) = self.failed.take() {
-            return self.fail(fault);
-        }
-        let Some(inner) = self.inner() else { return Poll::Ready(None) };
-        let part = match ready!(inner.poll_body(cx)) {
-            Ok(part) => part,
-            Err(fault) => return self.fail(fault),
-        };
-        let frame = match part {
-            BodyPart::Data(data) => {
-                if inner.body.is_over(&mut inner.input) {
-                    self.release();
-                }
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-            BodyPart::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
-            BodyPart::More | BodyPart::End => None,
-        };
-        self.release();
-        Poll::Ready(frame)
-    }
-
-    fn is_over(&self) -> bool {
-        self.connection.is_none() && self.failed.is_none()
-    }
-
-    fn poll_upload(&mut self, cx: &mut Context<'_>) {
-        if let Some(inner) = self.inner()
-            && let Err(fault) = inner.poll_upload(cx)
-        {
-            self.failed = Some(fault);
         }
     }
 }

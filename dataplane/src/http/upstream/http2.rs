@@ -30,7 +30,7 @@ use crate::http::limits::{
     H2_HEADER_LIST_BYTES_MAX, H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES, H2_UPSTREAM_STREAMS_MAX,
     H2_UPSTREAM_WINDOW_BYTES, Limits,
 };
-use crate::http::pace::Pace;
+use crate::http::min_rate::MinRate;
 
 /// How long a request waits for a connection that another request opens, in milliseconds. Then it opens its own.
 const OPENED_MS_MAX: u64 = 1_000;
@@ -177,7 +177,7 @@ impl Connection {
         let request = with_authority(request)?;
         let sent = sender.send_request(request, over).map_err(|error| self.failed(&error, Again::Unseen));
         let (response, mut stream) = sent?;
-        let pace = Pace::new(self.limits.idle, 1);
+        let pace = MinRate::new(self.limits.idle, 1);
         let fault: Rc<Cell<Option<Fault>>> = Rc::default();
         let (found, state) = (fault.clone(), self.state.clone());
         let writer = (!over).then(|| {

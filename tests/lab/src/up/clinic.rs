@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::table;
 use crate::api::{Api, text};
+use crate::guide::{self, API_HOST, PATIENTS_HOST};
 use crate::http;
 use crate::lab::{Lab, local};
 use crate::postgres::{self, Cluster};
@@ -24,8 +25,6 @@ use crate::workspace::shown;
 const ONLINE_SECS_MAX: u64 = 30;
 /// Seconds a sample token is good for.
 const TOKEN_SECS: u64 = 7 * 24 * 3600;
-const API_HOST: &str = "api-clinic1.clinic-network.com";
-const PATIENTS_HOST: &str = "patientdb-clinic1.clinic-network.com";
 const PATIENTS: &str = "CREATE TABLE patients (id int PRIMARY KEY, name text NOT NULL);
     INSERT INTO patients VALUES (1, 'Ada Tidewater'), (2, 'Ben Shoals');";
 const OPERATIONS: &str = "CREATE TABLE rooms (number int PRIMARY KEY, free_at timestamptz NOT NULL);
@@ -55,11 +54,10 @@ impl Clinic {
         let mut made = Made::open(lab.api()?, dir.join("made.json"))?;
         let authtoken = authtoken(&mut made, &dir)?;
         let operations = cloud_endpoints(&mut made, &jku(lab))?;
-        let file = agent_file(lab, &dir, &authtoken)?;
-        let mut agent = Spec::new("agent", lab.programs().agent())
-            .args(["start", "--all", "--config"])
-            .arg(file)
-            .start(&lab.log_dir())?;
+        let ports = lab.ports();
+        let endpoints =
+            guide::endpoints(ports.clinic_rest(), ports.clinic_patients(), ports.clinic_operations());
+        let mut agent = lab.agent("agent", &authtoken, &endpoints)?;
         wait_online(&made.api, &mut agent)?;
         let guarded = wait_guarded(&made.api, &operations)?;
         Ok(Self { services: vec![rest], clusters, agent, operations, guarded, databases_missing, token })
@@ -210,70 +208,10 @@ fn cloud_endpoints(made: &mut Made, jku: &str) -> Result<Value> {
         let body = json!({ "type": "cloud", "url": url, "bindings": ["public"], "traffic_policy": policy.to_string() });
         made.once(name, "/endpoints", &body)
     };
-    endpoint("rest-api", &format!("https://{API_HOST}"), &rest_policy(jku))?;
-    let patients = json!({ "on_tcp_connect": [{ "actions": [
-        { "type": "terminate-tls", "config": { "min_version": "1.3" } },
-        { "type": "forward-internal", "config": { "url": "tls://patient-db.clinic1.internal:443" } },
-    ] }] });
-    endpoint("patient-db", &format!("tls://{PATIENTS_HOST}"), &patients)?;
-    let operations = json!({ "on_tcp_connect": [{ "actions": [
-        { "type": "restrict-ips", "config": { "enforce": true, "allow": ["127.0.0.1/32", "::1/128"] } },
-        { "type": "forward-internal", "config": { "url": "tcp://operations-database.clinic1.internal:433" } },
-    ] }] });
-    endpoint("operations-db", &format!("tcp://{addr}"), &operations)
-}
-
-/// The guide's policy for the REST API, in the form that works: one rule with both keys, and an end for everybody else.
-fn rest_policy(jku: &str) -> Value {
-    json!({ "on_http_request": [
-        { "expressions": ["hasReqHeader('example-token')"], "actions": [
-            { "type": "jwt-validation", "config": {
-                "issuer": { "allow_list": [{ "value": "https://example.com/issuer" }] },
-                "audience": { "allow_list": [{ "value": "urn:example:api" }] },
-                "http": { "tokens": [
-                    { "type": "access_token", "method": "header", "name": "Authorization", "prefix": "Bearer " },
-                ] },
-                "jws": { "allowed_algorithms": ["RS256", "ES256"],
-                    "keys": { "sources": { "additional_jkus": [jku] } } },
-            } },
-            { "type": "forward-internal", "config": { "url": "https://rest-api.clinic1.internal:443" } },
-        ] },
-        { "actions": [{ "type": "deny" }] },
-    ] })
-}
-
-/// Step 2: the agent's file.
-fn agent_file(lab: &Lab, dir: &Path, authtoken: &str) -> Result<PathBuf> {
-    let ports = lab.ports();
-    let file = dir.join("agent.yml");
-    let text = format!(
-        "version: 3
-agent:
-  authtoken: {authtoken}
-  connect_url: {connect}
-  connect_cas: {cas}
-endpoints:
-  - name: rest-api
-    url: https://rest-api.clinic1.internal
-    upstream:
-      url: {rest} # REST API
-  - name: patient-db
-    url: tls://patient-db.clinic1.internal
-    upstream:
-      url: {patients} # PostgreSQL Patient database
-  - name: operations-db
-    url: tcp://operations-database.clinic1.internal:433
-    upstream:
-      url: {operations} # SQL Operations database
-",
-        connect = local(ports.connect()),
-        cas = lab.connect_ca().display(),
-        rest = ports.clinic_rest(),
-        patients = ports.clinic_patients(),
-        operations = ports.clinic_operations(),
-    );
-    token::write_secret(&file, &text)?;
-    Ok(file)
+    endpoint("rest-api", &format!("https://{API_HOST}"), &guide::rest_policy(jku))?;
+    endpoint("patient-db", &format!("tls://{PATIENTS_HOST}"), &guide::patients_policy())?;
+    let allow = ["127.0.0.1/32", "::1/128"];
+    endpoint("operations-db", &format!("tcp://{addr}"), &guide::operations_policy(&allow))
 }
 
 /// Waits until the API lists the agent's three endpoints.

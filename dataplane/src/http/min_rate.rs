@@ -1,4 +1,4 @@
-//! `Pace`: whether a peer that is waited for moves bytes at a tolerable rate.
+//! `MinRate`: whether a peer that is waited for moves bytes at a tolerable rate.
 //!
 //! Only time spent waiting for the peer counts, so a slow upstream never makes a visitor look slow. Catches both the
 //! peer that stops and the one that drips. A peer that does so may be honest, so a few of a source are borne with for
@@ -17,13 +17,13 @@ use crate::net::listen::{ConnLimits, ConnPermit, PeerKind};
 
 /// How long a slow peer is borne with, and where it is counted.
 #[derive(Debug, Clone)]
-pub(super) struct Patience {
+pub(super) struct SlowAllowance {
     window: Duration,
     slow: Arc<ConnLimits>,
     source: IpAddr,
 }
 
-impl Patience {
+impl SlowAllowance {
     /// Up to `window` with a peer at `source`, if `slow` has room for it.
     pub(super) fn new(window: Duration, slow: &Arc<ConnLimits>, source: IpAddr) -> Rc<Self> {
         Rc::new(Self { window, slow: slow.clone(), source })
@@ -32,18 +32,18 @@ impl Patience {
 
 /// Watches one direction of one peer.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct MinRate {
     window: Duration,
     bytes_min: u64,
     waited: Duration,
     waiting_since: Option<Instant>,
     bytes: u64,
-    patience: Option<Rc<Patience>>,
+    patience: Option<Rc<SlowAllowance>>,
     /// Counts the peer as slow.
     slow: Option<ConnPermit>,
 }
 
-impl Pace {
+impl MinRate {
     /// At least `bytes_min` in every `window` spent waiting.
     pub(super) fn new(window: Duration, bytes_min: u64) -> Self {
         let (waited, waiting_since) = (Duration::ZERO, None);
@@ -51,7 +51,7 @@ impl Pace {
     }
 
     /// The same for a peer that may be slow, if not too many are.
-    pub(super) fn patient(window: Duration, bytes_min: u64, patience: &Rc<Patience>) -> Self {
+    pub(super) fn lenient(window: Duration, bytes_min: u64, patience: &Rc<SlowAllowance>) -> Self {
         Self { patience: Some(patience.clone()), ..Self::new(window, bytes_min) }
     }
 
@@ -98,8 +98,8 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn pace() -> Pace {
-        Pace::new(Duration::from_secs(10), 100)
+    fn rate() -> MinRate {
+        MinRate::new(Duration::from_secs(10), 100)
     }
 
     #[test]
@@ -107,8 +107,8 @@ mod tests {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let slow = ConnLimits::new(100, 2);
-        let patience = Patience::new(Duration::from_secs(50), &slow, "192.0.2.1".parse().unwrap());
-        let mut paces = [(); 3].map(|()| Pace::patient(Duration::from_secs(10), 100, &patience));
+        let patience = SlowAllowance::new(Duration::from_secs(50), &slow, "192.0.2.1".parse().unwrap());
+        let mut paces = [(); 3].map(|()| MinRate::lenient(Duration::from_secs(10), 100, &patience));
         for pace in &mut paces {
             assert_eq!(pace.wait(at(0)), at(10), "nobody is slow yet");
         }
@@ -119,8 +119,8 @@ mod tests {
         assert!(one.has_stalled(), "patience ends");
         two.moved(at(20), 100);
         assert!(!three.has_stalled(), "one of them moves again");
-        let other = Patience::new(Duration::from_secs(50), &slow, "192.0.2.2".parse().unwrap());
-        assert!(!Pace::patient(Duration::from_secs(10), 100, &other).has_stalled(), "another source");
+        let other = SlowAllowance::new(Duration::from_secs(50), &slow, "192.0.2.2".parse().unwrap());
+        assert!(!MinRate::lenient(Duration::from_secs(10), 100, &other).has_stalled(), "another source");
     }
 
     #[test]
@@ -128,24 +128,24 @@ mod tests {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
 
-        let mut silent = pace();
+        let mut silent = rate();
         assert_eq!(silent.wait(at(0)), at(10));
         assert_eq!(silent.wait(at(9)), at(10));
 
-        let mut dripping = pace();
+        let mut dripping = rate();
         for second in 0..9 {
             dripping.wait(at(second));
             dripping.moved(at(second + 1), 1);
         }
         assert_eq!(dripping.wait(at(9)), at(10));
 
-        let mut steady = pace();
+        let mut steady = rate();
         for second in 0..100 {
             assert!(steady.wait(at(second)) > at(second + 1), "{second}");
             steady.moved(at(second + 1), 20);
         }
 
-        let mut paused = pace();
+        let mut paused = rate();
         paused.wait(at(0));
         paused.moved(at(1), 1);
         assert_eq!(paused.wait(at(1_000)), at(1_009), "nobody waited in between");
