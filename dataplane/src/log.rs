@@ -6,6 +6,7 @@
 mod fields;
 mod lines;
 mod refusals;
+mod timestamp;
 
 use std::cell::RefCell;
 use std::io::IsTerminal as _;
@@ -18,10 +19,9 @@ use lines::Lines;
 pub use refusals::{REFUSAL_SOURCES_MAX, REFUSALS_MS, REFUSALS_PER_SOURCE_MAX, Refusals, Sum};
 use serde::Serialize;
 use serde_json::{Value, json};
+use timestamp::Timestamp;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Where JSON lines of events go once the log was started.
@@ -118,13 +118,12 @@ struct Line<'a, F> {
 
 fn push<F: Serialize>(lines: &Lines, message: &'static str, target: &'static str, fields: &F) -> bool {
     thread_local! {
-        static ROOM: RefCell<(String, Vec<u8>)> = RefCell::default();
+        static ROOM: RefCell<(Timestamp, Vec<u8>)> = RefCell::default();
     }
     ROOM.with_borrow_mut(|(timestamp, text)| {
-        timestamp.clear();
+        let timestamp = timestamp.now();
         text.clear();
-        // Neither the clock's text nor plain fields can fail to be written to memory.
-        let _ = SystemTime.format_time(&mut Writer::new(timestamp));
+        // Plain fields cannot fail to be written to memory.
         let _ =
             serde_json::to_writer(&mut *text, &Line { timestamp, level: "INFO", message, fields, target });
         text.push(b'\n');

@@ -42,29 +42,38 @@ impl Ksuid {
     }
 }
 
-impl fmt::Display for Ksuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Ksuid {
+    /// Its text form, in ASCII. A request's log line and event are made of these, so it has to be quick.
+    fn digits(&self) -> [u8; KSUID_CHARS] {
         let mut words = [0; 5];
         for (word, bytes) in words.iter_mut().zip(self.0.as_chunks().0) {
             *word = u32::from_be_bytes(*bytes);
         }
         let mut text = [b'0'; KSUID_CHARS];
-        // Five digits at a time: a connection's log line and event are made of these, so it has to be quick.
         for digits in text.rchunks_mut(GROUP_DIGITS) {
             let mut group = 0u64;
-            for word in &mut words {
+            // The quotient becomes shorter by about a word for each group.
+            let used_up = words.iter().take_while(|word| **word == 0).count();
+            for word in words.iter_mut().skip(used_up) {
                 let value = (group << 32) | u64::from(*word);
                 *word = u32::try_from(value / GROUP)
                     .expect("a remainder below GROUP keeps the quotient in a word");
                 group = value % GROUP;
             }
+            let mut group = u32::try_from(group).expect("a remainder below GROUP is a word");
             for digit in digits.iter_mut().rev() {
                 let at = usize::try_from(group % 62).expect("a remainder below 62 is an index");
                 *digit = *BASE62.get(at).expect("a remainder is below 62");
                 group /= 62;
             }
         }
-        f.write_str(std::str::from_utf8(&text).expect("base62 is ASCII"))
+        text
+    }
+}
+
+impl fmt::Display for Ksuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.digits()).expect("base62 is ASCII"))
     }
 }
 
@@ -135,7 +144,8 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "_{}"), self.0)
+                f.write_str(concat!($prefix, "_"))?;
+                fmt::Display::fmt(&self.0, f)
             }
         }
 

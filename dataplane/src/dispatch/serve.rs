@@ -86,7 +86,7 @@ impl Gateway for Shard {
         self.edge().metrics.requests.get_or_create(&StatusLabel::of(event.status)).inc();
         log::shorten_policy_logs(&mut event.policy_logs);
         // A request that reached no endpoint is a stranger's, and there may be many.
-        let source = event.client.parse::<SocketAddr>().ok().filter(|_| event.endpoint.is_none());
+        let source = event.endpoint.is_none().then(|| event.client.parse::<SocketAddr>().ok()).flatten();
         let has_line = source.is_none_or(|client| self.edge().refusal_has_line(client.ip()));
         if has_line && !log::request(&event) {
             self.edge().metrics.log_lines_lost.inc();

@@ -127,7 +127,7 @@ impl Fake {
             tried.sort();
             tried.dedup();
             assert_eq!(tried.len(), dispatch.hop.tried.len(), "a member was tried twice");
-            ran.follow(dispatch.take_trail());
+            ran.follow(&dispatch.take_trail());
             match step {
                 Step::Pause => {}
                 Step::Keys { url, .. } => {
@@ -210,7 +210,7 @@ struct Ran {
 }
 
 impl Ran {
-    fn follow(&mut self, trail: Trail) {
+    fn follow(&mut self, trail: &Trail) {
         let name = |endpoint: &Arc<Endpoint>| endpoint.id.to_string();
         if let Some(reached) = &trail.reached {
             self.reached = name(reached);
@@ -273,10 +273,12 @@ fn reply(status: u16) -> Value {
     json!({ "type": "custom-response", "config": { "status_code": status } })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tests give it what json! makes")]
 fn on_connect(actions: Value) -> Value {
     json!({ "on_tcp_connect": [{ "actions": actions }] })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tests give it what json! makes")]
 fn on_request(actions: Value) -> Value {
     json!({ "on_http_request": [{ "actions": actions }] })
 }
@@ -292,7 +294,7 @@ fn a_connection_goes_through_policies_to_an_agent() {
         on_connect(json!([log("in 2"), forward("tcp://c.internal:1", false)])),
     );
     let agent = fake.agent(3, "tcp://c.internal:1", Agent::Answers);
-    let ran = fake.connect(&[public.clone()]);
+    let ran = fake.connect(std::slice::from_ref(&public));
     ran.check(&["find tcp://b.internal:1", "find tcp://c.internal:1", "open 3"], "served by 3");
     assert_eq!(
         (ran.logs, ran.reached, ran.forwarded_to),

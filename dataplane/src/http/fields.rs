@@ -3,11 +3,12 @@
 //!
 //! Framing headers are not rewritten here but dropped: whoever sends a message writes its framing anew.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Entry, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 /// The edge's own error code towards visitors. An upstream's is removed.
@@ -33,6 +34,9 @@ const OF_NOBODY: [HeaderName; 2] = [FORWARDED, REAL_IP];
 /// What never leaves its hop, whether nominated or not.
 static HOP_BY_HOP: [HeaderName; 8] =
     [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, EXPECT, HTTP2_SETTINGS];
+
+/// Bytes of the longest address as text.
+const ADDRESS_BYTES_MAX: usize = "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255".len();
 
 /// Headers a Connection header cannot take away: the message would mean something else without them.
 const NOT_NOMINABLE: [HeaderName; 2] = [HOST, CONTENT_LENGTH];
@@ -99,8 +103,7 @@ fn remove_all(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 /// What the edge tells the upstream about the visitor.
 pub(super) fn add_forwarded(headers: &mut HeaderMap, client: IpAddr, proto: &'static str) {
     remove_all(headers, |name| OURS.iter().any(|own| name != own && reads_as(name, own)));
-    let client = HeaderValue::from_str(&client.to_canonical().to_string());
-    append_to_list(headers, FORWARDED_FOR, client.unwrap_or(HeaderValue::from_static("unknown")));
+    append_to_list(headers, FORWARDED_FOR, address_value(client));
     append_to_list(headers, FORWARDED_PROTO, HeaderValue::from_static(proto));
     if !headers.contains_key(FORWARDED_HOST)
         && let Some(host) = headers.get(HOST).cloned()
@@ -109,15 +112,30 @@ pub(super) fn add_forwarded(headers: &mut HeaderMap, client: IpAddr, proto: &'st
     }
 }
 
+/// An address as a header says it.
+fn address_value(address: IpAddr) -> HeaderValue {
+    let mut text = [0; ADDRESS_BYTES_MAX];
+    let mut room = text.as_mut_slice();
+    let written = write!(room, "{}", address.to_canonical());
+    let length = ADDRESS_BYTES_MAX - room.len();
+    let value = written.ok().and_then(|()| HeaderValue::from_bytes(text.get(..length)?).ok());
+    value.unwrap_or(HeaderValue::from_static("unknown"))
+}
+
 /// One header with one more item at its end.
 fn append_to_list(headers: &mut HeaderMap, name: HeaderName, item: HeaderValue) {
-    let mut list = Vec::new();
-    for value in headers.get_all(&name) {
-        list.extend_from_slice(value.as_bytes());
-        list.extend_from_slice(b", ");
+    match headers.entry(name) {
+        Entry::Vacant(entry) => drop(entry.insert(item)),
+        Entry::Occupied(mut entry) => {
+            let mut list = Vec::new();
+            for value in entry.iter() {
+                list.extend_from_slice(value.as_bytes());
+                list.extend_from_slice(b", ");
+            }
+            list.extend_from_slice(item.as_bytes());
+            entry.insert(HeaderValue::from_bytes(&list).unwrap_or(item));
+        }
     }
-    list.extend_from_slice(item.as_bytes());
-    headers.insert(name, HeaderValue::from_bytes(&list).unwrap_or(item));
 }
 
 /// Whether the message is a gRPC call.

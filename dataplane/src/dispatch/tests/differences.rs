@@ -1,5 +1,7 @@
 //! Where connections and requests once differed: one test for each, for both.
 
+use std::slice::from_ref;
+
 use super::*;
 
 /// Both kinds of traffic through the same endpoints, `http` and `tcp`.
@@ -62,7 +64,7 @@ fn a_pool_that_is_full_is_not_offline() {
         let full = fake.agent(2, &target, Agent::Answers);
         let Kind::Agent(agent) = &full.kind else { unreachable!("made as one") };
         let slots: Vec<_> = std::iter::from_fn(|| agent.session.slot().ok()).collect();
-        assert!(run(fake, &[public.clone()]).end.starts_with("fail 3210 no member"));
+        assert!(run(fake, from_ref(&public)).end.starts_with("fail 3210 no member"));
         drop(slots);
         assert!(!run(fake, &[public]).end.starts_with("fail"));
         assert!(run(fake, &[]).end.starts_with("fail 3200"), "nobody is online");
@@ -117,7 +119,7 @@ fn on_tcp_connect_of_an_http_endpoint_cannot_forward_and_nothing_behind_it_runs(
     let rules = on_connect(json!([forward("https://b.internal", true)]));
     let public = fake.cloud(1, "https://a.example.com", rules);
     fake.cloud(2, "https://b.internal", on_connect(json!([log("ran")])));
-    for ran in [fake.connect(&[public.clone()]), fake.request(&[public.clone()])] {
+    for ran in [fake.connect(from_ref(&public)), fake.request(from_ref(&public))] {
         assert!(ran.steps.is_empty() && ran.logs.is_empty() && ran.end.starts_with("fail 2300"), "{ran:?}");
     }
 }
@@ -130,8 +132,8 @@ fn on_tcp_connect_of_every_endpoint_on_the_way_is_run_and_once_for_a_connection(
     let guarded = json!({ "on_tcp_connect": [{ "actions": [log("guard 2")] }],
         "on_http_request": [{ "actions": [log("in 2"), reply(204)] }] });
     fake.cloud(2, "https://b.internal", guarded);
-    assert_eq!(fake.request(&[public.clone()]).logs, ["guard 2", "in 2"]);
-    assert_eq!(fake.request(&[public.clone()]).logs, ["in 2"]);
+    assert_eq!(fake.request(from_ref(&public)).logs, ["guard 2", "in 2"]);
+    assert_eq!(fake.request(from_ref(&public)).logs, ["in 2"]);
     fake.internal.borrow_mut().clear();
     fake.cloud(3, "https://b.internal", on_connect(json!([{ "type": "deny" }])));
     assert_eq!(fake.request(&[public]).end, "close 0 closed by the policy");
@@ -206,7 +208,7 @@ fn the_accounts_restriction_is_asked_at_every_public_member_before_any_policy() 
         let url = format!("{scheme}://a.example.com{port}");
         let public = fake.cloud(1, &url, on(json!([log("ran"), { "type": "deny" }])));
         fake.admits.set(false);
-        let ran = run(fake, &[public.clone()]);
+        let ran = run(fake, from_ref(&public));
         assert!(ran.end.starts_with("fail 3205") && ran.logs.is_empty(), "{ran:?}");
         assert_eq!(ran.reached, public.id.to_string());
     });

@@ -75,9 +75,8 @@ impl Recursion<'_> {
                 return Served::Over;
             }
             tried.push(endpoint.id);
-            match self.member(endpoint.id, depth, &tried) {
-                Some(served) => return served,
-                None => {}
+            if let Some(served) = self.member(endpoint.id, depth, &tried) {
+                return served;
             }
         }
     }
