@@ -1,4 +1,4 @@
-//! HTTP at the edge: a visitor's connection in, policies, agents' streams, answers out.
+//! HTTP at the edge: a client's connection, policies, agents' streams and responses.
 //!
 //! hyper and h2 do the protocols; everything they leave to trust is done here: framing ([`framing`]), waits ([`limits`]),
 //! floods and header rules. Policies are run by [`crate::dispatch`]. Does not know listeners, TLS or sessions: those are behind
@@ -18,10 +18,10 @@ pub mod limits;
 mod min_rate;
 mod reply;
 mod route;
+mod service;
 mod slices;
 mod timer;
 mod upstream;
-mod visitor;
 
 use std::rc::Rc;
 
@@ -29,8 +29,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
 use limits::Limits;
+use service::HttpService;
 pub use upstream::UpstreamPools;
-use visitor::Visitor;
 
 /// Serves one connection to its end, over upstream connections that it shares with others. Runs on the shard's thread and
 /// spawns local tasks there.
@@ -55,6 +55,6 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let http2 = conn.alpn_h2;
-    let visitor = Rc::new(Visitor::new(gateway, pools, conn, Rc::new(limits)));
-    if http2 { h2::serve(visitor, io).await } else { h1::serve(visitor, io).await }
+    let service = Rc::new(HttpService::new(gateway, pools, conn, Rc::new(limits)));
+    if http2 { h2::serve(service, io).await } else { h1::serve(service, io).await }
 }

@@ -1,4 +1,4 @@
-//! One visitor's HTTP/2 connection: the h2 server behind a flood guard, one local task per stream.
+//! One client's HTTP/2 connection: the h2 server behind a flood guard, one local task per stream.
 //!
 //! h2 keeps the protocol; shapes it lets through are refused by [`shape`] and [`blocks`], floods it pays for by [`flood`],
 //! and every wait ends here or in the bodies.
@@ -35,7 +35,7 @@ use super::limits::{
     H2_SEND_BUFFER_BYTES_MAX, H2_STREAM_WINDOW_BYTES, Limits,
 };
 use super::min_rate::{MinRate, SlowAllowance};
-use super::visitor::{Answer, Visitor};
+use super::service::{Answer, HttpService};
 use crate::dispatch::gateway::{Gateway, HttpOutcome};
 use guard::Guard;
 
@@ -72,12 +72,12 @@ impl Drop for Open {
 }
 
 /// Serves the connection to its end.
-pub(super) async fn serve<G, IO>(visitor: Rc<Visitor<G>>, io: IO) -> HttpOutcome
+pub(super) async fn serve<G, IO>(service: Rc<HttpService<G>>, io: IO) -> HttpOutcome
 where
     G: Gateway,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits = visitor.limits().clone();
+    let limits = service.limits().clone();
     let streams = Rc::new(Streams {
         open: Cell::new(0),
         requests: Cell::new(0),
@@ -86,12 +86,12 @@ where
         changed: Notify::new(),
     });
     let trouble = Rc::new(guard::Trouble::default());
-    let guard = Guard::new(io, trouble.clone(), limits.clone(), &visitor.patience());
+    let guard = Guard::new(io, trouble.clone(), limits.clone(), &service.patience());
     let handshake = builder(&limits).handshake::<_, Bytes>(guard);
     let outcome = match timeout(limits.head, handshake).await {
         Err(_) => "no HTTP/2 preface in time".to_owned(),
         Ok(Err(error)) => error.to_string(),
-        Ok(Ok(mut connection)) => accept(visitor, &mut connection, &streams, &trouble, &limits).await,
+        Ok(Ok(mut connection)) => accept(service, &mut connection, &streams, &trouble, &limits).await,
     };
     HttpOutcome { requests: streams.requests.get(), outcome, broken: false }
 }
@@ -111,7 +111,7 @@ fn builder(limits: &Limits) -> Builder {
 
 /// Takes streams until the connection is over; gives back why it is.
 async fn accept<G, IO>(
-    visitor: Rc<Visitor<G>>,
+    service: Rc<HttpService<G>>,
     connection: &mut Connection<Guard<IO>, Bytes>,
     streams: &Rc<Streams>,
     trouble: &Rc<guard::Trouble>,
@@ -121,7 +121,7 @@ where
     G: Gateway,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut draining = std::pin::pin!(visitor.gateway().draining());
+    let mut draining = std::pin::pin!(service.gateway().draining());
     // Told to go, but not to drop what it is sending at this moment.
     let mut leaving = false;
     loop {
@@ -136,7 +136,7 @@ where
                     return outcome;
                 }
                 Some(Ok((request, respond))) => {
-                    let stream = Stream { visitor: visitor.clone(), open: Open::new(streams), limits: limits.clone() };
+                    let stream = Stream { service: service.clone(), open: Open::new(streams), limits: limits.clone() };
                     tokio::task::spawn_local(stream.serve(request, respond));
                 }
             },
@@ -171,9 +171,9 @@ async fn goodbye<IO: AsyncRead + AsyncWrite + Unpin>(connection: &mut Connection
     let _ = timeout(GOODBYE, poll_fn(|cx| connection.poll_closed(cx))).await;
 }
 
-/// One stream of one visitor.
+/// One stream of one client.
 struct Stream<G: Gateway> {
-    visitor: Rc<Visitor<G>>,
+    service: Rc<HttpService<G>>,
     open: Open,
     limits: Rc<Limits>,
 }
@@ -182,13 +182,13 @@ impl<G: Gateway> Stream<G> {
     async fn serve(self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let (head, stream) = request.into_parts();
         let exchange = Exchange::new(head.headers.contains_key(EXPECT) && !stream.is_end_stream());
-        let patience = self.visitor.patience();
+        let patience = self.service.patience();
         let pace = MinRate::lenient(self.limits.pace, self.limits.pace_bytes_min, &patience);
         let reading = Reading::new(stream, Sender::Visitor, Some((pace, exchange.clone())));
         let rest = reading.rest();
         match self.answer(head, reading, &exchange, &mut respond).await {
             Some(Answer::Response(response)) => {
-                // A visitor may read no answer before it has sent its body, so both go on at a time.
+                // A client may read no response before it has sent its body, so both go on at once.
                 let mut draining = std::pin::pin!(rest.drain(&self.limits));
                 let mut responding = std::pin::pin!(self.respond(response, respond, &patience));
                 tokio::select! {
@@ -208,7 +208,7 @@ impl<G: Gateway> Stream<G> {
         }
     }
 
-    /// The answer; none when the visitor took its request back.
+    /// The answer; none when the client took its request back.
     async fn answer(
         &self,
         mut head: Parts,
@@ -226,7 +226,7 @@ impl<G: Gateway> Stream<G> {
         let length = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         let body = Body::stream(reading, length);
         let request = Request::from_parts(head, body);
-        let mut answer = std::pin::pin!(self.visitor.answer(request, &authority, false, exchange));
+        let mut answer = std::pin::pin!(self.service.answer(request, &authority, false, exchange));
         poll_fn(|cx| {
             let answered = answer.as_mut().poll(cx);
             while let Some(interim) = exchange.take_interim(cx.waker()) {

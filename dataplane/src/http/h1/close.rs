@@ -13,8 +13,8 @@ use crate::http::body::Direction;
 use crate::http::fault::Fault;
 use crate::http::limits::{LINGER_BYTES_MIN, Limits};
 use crate::http::min_rate::MinRate;
+use crate::http::service::Tunnel;
 use crate::http::upstream::fault_failure;
-use crate::http::visitor::Tunnel;
 use crate::relay::{self, End, IdleLimits};
 
 /// Bytes read at once of a body that nothing wants.

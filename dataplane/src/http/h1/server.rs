@@ -24,26 +24,26 @@ use crate::http::fault::{BodyFault, Fault};
 use crate::http::fields;
 use crate::http::framing::{Refusal, RequestHead};
 use crate::http::min_rate::MinRate;
-use crate::http::visitor::{Answer, Tunnel, Visitor};
+use crate::http::service::{Answer, HttpService, Tunnel};
 
 /// Serves the connection to its end.
-pub(in crate::http) async fn serve<G, IO>(visitor: Rc<Visitor<G>>, io: IO) -> HttpOutcome
+pub(in crate::http) async fn serve<G, IO>(service: Rc<HttpService<G>>, io: IO) -> HttpOutcome
 where
     G: Gateway,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let limits = visitor.limits().clone();
-    let mut conn = Conn::new(io, limits.clone(), visitor.patience());
-    let mut draining = std::pin::pin!(visitor.gateway().draining().fuse());
+    let limits = service.limits().clone();
+    let mut conn = Conn::new(io, limits.clone(), service.patience());
+    let mut draining = std::pin::pin!(service.gateway().draining().fuse());
     let end = loop {
         let head = match conn.next_head(draining.as_mut()).await {
             Ok(head) => head,
             Err(end) => break end,
         };
-        match conn.exchange(&visitor, head, draining.as_mut()).await {
+        match conn.exchange(&service, head, draining.as_mut()).await {
             Ok(None) => {}
             Ok(Some(switched)) => {
-                let left = visitor.gateway().left_http();
+                let left = service.gateway().left_http();
                 let outcome = tunnel(conn.io, conn.input, switched, &limits).await;
                 drop(left);
                 return HttpOutcome { requests: conn.requests, outcome, broken: false };
@@ -125,7 +125,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
     /// Has one request answered. The upstream, if the answer leaves HTTP.
     async fn exchange<G: Gateway, D: Future<Output = ()>>(
         &mut self,
-        visitor: &Visitor<G>,
+        service: &HttpService<G>,
         head: RequestHead,
         mut draining: Pin<&mut Fuse<D>>,
     ) -> Result<Option<Tunnel<G>>, End> {
@@ -143,7 +143,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
         let request = Request::from_parts(head.parts, body);
         let answer = {
             // On the heap and for this long only, so that a connection that rests is small.
-            let mut answer = Box::pin(visitor.answer(request, &head.authority, head.upgrade, &exchange));
+            let mut answer = Box::pin(service.answer(request, &head.authority, head.upgrade, &exchange));
             poll_fn(|cx| {
                 loop {
                     if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
@@ -161,7 +161,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
             Answer::Close => return Err(End::Policy),
         };
         let (mut sending, keep) =
-            self.begin_response(response, &asked, &exchange, visitor.gateway().now_unix_ms());
+            self.begin_response(response, &asked, &exchange, service.gateway().now_unix_ms());
         poll_fn(|cx| self.poll_send(cx, &mut sending)).await?;
         if switched.is_some() || keep { Ok(switched) } else { Err(End::Closed) }
     }

@@ -11,7 +11,7 @@ use http::{Request, Response, StatusCode, Version};
 use std::net::IpAddr;
 use tokio::time::Instant;
 
-use super::{Answer, Stop, Tunnel, Visitor};
+use super::{Answer, HttpService, Stop, Tunnel};
 use crate::dispatch::gateway::Gateway;
 use crate::dispatch::{Dispatch, Environment, Failure, Step};
 use crate::http::access_log::RequestLog;
@@ -28,7 +28,7 @@ const ENTERED_MAX: usize = 16;
 
 /// What a dispatch reads of the request and its connection.
 struct RequestEnv<'a, G: Gateway> {
-    visitor: &'a Visitor<G>,
+    service: &'a HttpService<G>,
     body: &'a ReplayBody,
 }
 
@@ -38,15 +38,15 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
     }
 
     fn now_unix_ms(&self) -> i64 {
-        self.visitor.gateway.now_unix_ms()
+        self.service.gateway.now_unix_ms()
     }
 
     fn rng_seed(&self) -> u64 {
-        self.visitor.gateway.rng_seed()
+        self.service.gateway.rng_seed()
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {
-        self.visitor.gateway.admits(account, source)
+        self.service.gateway.admits(account, source)
     }
 
     /// Another member can take it over as long as its body is kept.
@@ -57,18 +57,18 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
     /// A kept connection is let in again if the policy is another than the one that let it in.
     fn has_entered(&self, endpoint: &Endpoint, policy: &Arc<Engine>) -> bool {
         let same = |(id, by): &(EndpointId, Arc<Engine>)| *id == endpoint.id && Arc::ptr_eq(by, policy);
-        self.visitor.entered.borrow().iter().any(same)
+        self.service.entered.borrow().iter().any(same)
     }
 
     fn entered(&self, endpoint: &Endpoint, policy: &Arc<Engine>) {
-        let mut entered = self.visitor.entered.borrow_mut();
+        let mut entered = self.service.entered.borrow_mut();
         entered.retain(|(id, _)| *id != endpoint.id);
         entered.truncate(ENTERED_MAX - 1);
         entered.insert(0, (endpoint.id, Arc::clone(policy)));
     }
 }
 
-impl<G: Gateway> Visitor<G> {
+impl<G: Gateway> HttpService<G> {
     /// Takes the request to an upstream, or to the policy that answers it, and the response back.
     pub(super) async fn dispatch(
         &self,
@@ -87,7 +87,7 @@ impl<G: Gateway> Visitor<G> {
             }
             Err(failure) => return Err(Stop::Failure(failure)),
         };
-        let env = RequestEnv { visitor: self, body };
+        let env = RequestEnv { service: self, body };
         let (facts, tls) = (self.conn.facts.clone(), self.conn.tls_settings.clone());
         let mut dispatch = Dispatch::request(facts, tls, Arc::new(head), pool);
         let (mut response_body, mut switched) = (Body::Empty, None);

@@ -1,4 +1,4 @@
-//! `Visitor`: one connection's requests, each taken from the public endpoint through the policies to an upstream and back.
+//! `HttpService`: one connection's requests, each taken from the public endpoint through the policies to an upstream and back.
 //!
 //! Does not know HTTP/1 or HTTP/2: it is given heads and bodies, and gives back the same.
 
@@ -52,7 +52,7 @@ pub(super) struct Tunnel<G: Gateway> {
 }
 
 /// See the module.
-pub(super) struct Visitor<G: Gateway> {
+pub(super) struct HttpService<G: Gateway> {
     gateway: G,
     conn: HttpConn,
     limits: Rc<Limits>,
@@ -69,7 +69,7 @@ enum Stop {
     Close { code: Option<ErrorCode>, detail: String },
 }
 
-impl<G: Gateway> Visitor<G> {
+impl<G: Gateway> HttpService<G> {
     /// A connection whose TLS (if any) is done.
     pub(super) fn new(gateway: G, pools: UpstreamPools, conn: HttpConn, limits: Rc<Limits>) -> Self {
         let guarded = conn.first_endpoint.as_ref().and_then(|first| {
