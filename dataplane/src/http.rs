@@ -56,5 +56,6 @@ where
 {
     let http2 = conn.alpn_h2;
     let service = Rc::new(HttpService::new(gateway, pools, conn, Rc::new(limits)));
-    if http2 { h2::serve(service, io).await } else { h1::serve(service, io).await }
+    // HTTP/2 needs more room: HTTP/1 connections do not pay for it.
+    if http2 { Box::pin(h2::serve(service, io)).await } else { h1::serve(service, io).await }
 }

@@ -82,13 +82,14 @@ pub async fn serve_hello(
     log.event_mut().server_name = name.to_string();
     shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, deliver::TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
-        return deliver::no_endpoint(shard, upstreams, socket, hello, name, log).await;
+        return Box::pin(deliver::no_endpoint(shard, upstreams, socket, hello, name, log)).await;
     };
     let facts = deliver::facts(&shard, &socket, &log);
     let conn = Box::new(Conn::new(socket, Some(hello), log, Dispatch::connection(facts, pool)));
+    // On the heap, each as large as it is itself and no larger: most connections rest most of the time.
     match scheme {
-        Scheme::Https => deliver::https(shard, upstreams, conn).await,
-        _ => go_on(shard, conn).await,
+        Scheme::Https => Box::pin(deliver::https(shard, upstreams, conn)).await,
+        _ => Box::pin(go_on(shard, conn)).await,
     }
 }
 

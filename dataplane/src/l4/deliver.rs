@@ -104,16 +104,18 @@ pub async fn go_on(shard: Shard, mut conn: Box<Conn>) {
 
 /// Serves an HTTPS connection: its policy, the handshake, then requests.
 pub(super) async fn https(shard: Shard, upstreams: UpstreamPools, mut conn: Box<Conn>) {
-    let endpoint = match conn.next(&shard, Some(Protocols::Http)).await {
+    // The policy and the handshake give their memory back before requests begin.
+    let endpoint = match Box::pin(conn.next(&shard, Some(Protocols::Http))).await {
         Next::Open(endpoint) => endpoint,
         Next::Over(over) => return finish(*conn, over),
     };
-    if !conn.client.is_tls()
-        && let Err(over) = end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http)).await
-    {
-        return finish(*conn, over);
+    if !conn.client.is_tls() {
+        let handshake = end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http));
+        if let Err(over) = Box::pin(handshake).await {
+            return finish(*conn, over);
+        }
     }
-    requests(shard, upstreams, *conn, Some(endpoint)).await;
+    requests(shard, upstreams, conn, Some(endpoint)).await;
 }
 
 /// Serves a name that no endpoint is online for: an explanation for whoever speaks HTTP, if the name is ours.
@@ -135,14 +137,19 @@ pub(super) async fn no_endpoint(
     let facts = facts(&shard, &socket, &log);
     let nobody = Dispatch::connection(facts, Pool::new(Vec::new()));
     let mut conn = Box::new(Conn::new(socket, Some(hello), log, nobody));
-    match end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http)).await {
-        Ok(()) => requests(shard, upstreams, *conn, None).await,
+    match Box::pin(end_tls(&shard, &mut conn, tls::default_settings(), Some(Protocols::Http))).await {
+        Ok(()) => requests(shard, upstreams, conn, None).await,
         Err(over) => finish(*conn, over),
     }
 }
 
-async fn requests(shard: Shard, upstreams: UpstreamPools, conn: Conn, first_endpoint: Option<Arc<Endpoint>>) {
-    let Conn { mut client, hello, log, dispatch } = conn;
+async fn requests(
+    shard: Shard,
+    upstreams: UpstreamPools,
+    conn: Box<Conn>,
+    first_endpoint: Option<Arc<Endpoint>>,
+) {
+    let Conn { mut client, hello, log, dispatch } = *conn;
     let facts = Arc::clone(dispatch.facts());
     let conn = HttpConn {
         tls_settings: dispatch.tls().cloned(),
