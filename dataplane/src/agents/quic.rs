@@ -160,7 +160,7 @@ async fn begin(
             let newcomer = Newcomer { connection: connection.clone(), peer, ingress: name.account };
             serve_connection(&shard, &agents, newcomer).await
         }
-        None => "nobody answers to that name any more",
+        None => "the name is not served any more",
     };
     ebbgate_tunnel::quic::close(&connection, Code::NONE, reason);
     // The last packet leaves before anybody stops for want of connections.

@@ -93,7 +93,7 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitt
     let name = shard.edge().tables.load().connect.find(hello.tls.sni.as_ref());
     let Some(name) = name else {
         if shard.edge().refusal_has_line(peer) {
-            tracing::info!(%peer, name = ?hello.tls.sni, "an agent came for a name nobody answers to");
+            tracing::info!(%peer, name = ?hello.tls.sni, "an agent dialled a name that this edge does not serve");
         }
         return refuse_name(&mut socket).await;
     };

@@ -1,7 +1,7 @@
 //! Header rules of a gateway: what never leaves the hop it was meant for, what the edge adds, what only the edge may say
 //! (RFC 9110 section 7.6, surface.md section 3.8).
 //!
-//! Framing headers are not rewritten here but dropped: whoever sends a message writes its framing anew.
+//! Framing headers are not rewritten here but dropped: the sender of a message writes its framing anew.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// What only the edge may say.
 const OURS: [HeaderName; 3] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
 
-/// What nobody says on this hop unless a policy does: the edge writes X-Forwarded-* instead.
+/// Fields that only a policy may set on this hop: the edge writes X-Forwarded-* instead.
 const OF_NOBODY: [HeaderName; 2] = [FORWARDED, REAL_IP];
 
 /// What never leaves its hop, whether nominated or not.

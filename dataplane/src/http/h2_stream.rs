@@ -45,7 +45,7 @@ pub(super) struct Reading {
 
 struct Shared {
     stream: RefCell<RecvStream>,
-    /// Nobody reads the body any more.
+    /// The body is not read any more.
     dropped: Notify,
 }
 

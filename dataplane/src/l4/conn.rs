@@ -77,7 +77,7 @@ impl ConnLog {
         Self::new(event, sink)
     }
 
-    /// Nobody is served: ends it with a code and a sentence.
+    /// Ends a connection that is not served, with a code and a sentence.
     pub fn refuse(self, code: Option<ErrorCode>, outcome: impl Into<String>) {
         self.sink().refused.set(true);
         self.done(code, outcome);

@@ -118,7 +118,7 @@ pub(super) async fn https(shard: Shard, upstreams: UpstreamPools, mut conn: Box<
     requests(shard, upstreams, conn, Some(endpoint)).await;
 }
 
-/// Serves a name that no endpoint is online for: an explanation for whoever speaks HTTP, if the name is ours.
+/// Serves a name that no endpoint is online for: a client that speaks HTTP gets an explanation, if the name is ours.
 pub(super) async fn no_endpoint(
     shard: Shard,
     upstreams: UpstreamPools,

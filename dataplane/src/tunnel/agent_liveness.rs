@@ -41,9 +41,9 @@ pub struct AgentLiveness {
     silent: AtomicBool,
     /// The session is over: nothing will be heard.
     ended: AtomicBool,
-    /// Whether somebody looks from time to time.
+    /// Whether a task looks from time to time.
     watched: AtomicBool,
-    /// Somebody wants a sign of life.
+    /// A sign of life is wanted.
     asked: Notify,
     /// What is unanswered was answered, or the agent fell silent.
     changed: Notify,
@@ -78,7 +78,7 @@ impl AgentLiveness {
         }
     }
 
-    /// Something goes to the agent that it answers. True: nobody looks from time to time yet, and the caller has to.
+    /// Something goes to the agent that it answers. True: no task looks from time to time yet, and the caller has to.
     #[must_use]
     pub fn sent(&self, now: Instant) -> bool {
         let since = self.ms(now).saturating_add(1);
@@ -137,7 +137,7 @@ impl AgentLiveness {
         self.asked.notify_one();
     }
 
-    /// Waits until somebody asks for a sign of life.
+    /// Waits until a sign of life is asked for.
     pub async fn asked(&self) {
         self.asked.notified().await;
     }

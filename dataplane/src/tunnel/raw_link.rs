@@ -1,7 +1,7 @@
 //! A raw link at the edge: a TCP connection of the agent's, proven to be its own, for bytes that are the client's own TLS.
 //! Claimed once, with the client's hello sealed in, and then bare: both ends splice.
 //!
-//! Keys, proof and claim are `ebbgate_wire::link::raw`'s, which says why nobody on the path can use them.
+//! Keys, proof and claim are `ebbgate_wire::link::raw`'s, which says why an attacker on the path cannot use them.
 
 use std::io;
 use std::pin::Pin;

@@ -266,7 +266,7 @@ fn contains(outer: Prefix, inner: Prefix) -> bool {
 /// New prefixes go in longest first: a new entry then never hides a longer new one that is still to come. Old ones go
 /// out shortest first: an old entry then never shows where a longer old one has already gone. A listener is guarded
 /// after its list is in, and released before its list goes out; an address is in before its port points at addresses,
-/// and out after. The blocklist grows before all else and shrinks after all else, so that nobody slips through while
+/// and out after. The blocklist grows before all else and shrinks after all else, so that no packet slips through while
 /// the lists behind it change. A packet that is judged across several writes does not mix them: see [`with_grace_periods`].
 pub fn writes(from: &Tables, to: &Tables) -> Vec<Write> {
     // By family within a length, so that each map gets few and long batches.

@@ -79,7 +79,7 @@ impl Pins {
             Err(TryLockError::WouldBlock) => return Err(PinsError::Taken(dir.to_owned())),
             Err(TryLockError::Error(source)) => return Err(error(source)),
         }
-        // Whoever had it may have removed it meanwhile; then what we hold is no longer what others will find.
+        // Its former holder may have removed the folder meanwhile. Then our handle is not what others find by the path.
         let found = fs::metadata(dir).map_err(&error)?;
         if lock.metadata().map_err(&error)?.ino() != found.ino() {
             return Err(PinsError::Taken(dir.to_owned()));

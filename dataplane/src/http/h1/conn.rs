@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::outbox::Outbox;
-use super::request_body::Desk;
+use super::request_body::BodySlot;
 use crate::http::exchange::Exchange;
 use crate::http::fault::{BodyFault, Fault};
 use crate::http::framing::{BodyDecoder, BodyPart, RequestDecoder};
@@ -48,7 +48,7 @@ pub(super) struct Asked {
 /// The request's body, as far as it has not all arrived.
 pub(super) struct Arriving {
     pub(super) decoder: BodyDecoder,
-    pub(super) desk: Rc<Desk>,
+    pub(super) slot: Rc<BodySlot>,
     pub(super) exchange: Exchange,
 }
 
@@ -56,7 +56,7 @@ impl Arriving {
     /// Takes what is left of a body that nothing reads any more from `input`. False: it is read still, it has not all
     /// arrived, or it is malformed.
     pub(super) fn skip(&mut self, input: &mut BytesMut) -> bool {
-        while Rc::strong_count(&self.desk) == 1 {
+        while Rc::strong_count(&self.slot) == 1 {
             match self.decoder.decode(input) {
                 Ok(BodyPart::Data(_) | BodyPart::Trailers(_)) => {}
                 Ok(BodyPart::End) => return true,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::conn::{Arriving, Conn, End, gone};
 use super::input::{poll_read, poll_read_body};
-use super::request_body::{Desk, RequestBody};
+use super::request_body::{BodySlot, RequestBody};
 use crate::http::body::Body;
 use crate::http::exchange::Exchange;
 use crate::http::fault::{BodyFault, Fault};
@@ -30,16 +30,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
             exchange.body_begun();
             return Body::Full(self.input.split_to(length).freeze());
         }
-        let desk = Rc::<Desk>::default();
+        let slot = Rc::<BodySlot>::default();
         let decoder = BodyDecoder::new(framing);
-        self.arriving = Some(Arriving { decoder, desk: desk.clone(), exchange: exchange.clone() });
-        Body::stream(RequestBody::new(desk), length)
+        self.arriving = Some(Arriving { decoder, slot: slot.clone(), exchange: exchange.clone() });
+        Body::stream(RequestBody::new(slot), length)
     }
 
     /// Hands on the next part of the request's body if it is asked for. Ready when one was.
     pub(super) fn poll_arriving(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let Some(arriving) = self.arriving.as_mut().filter(|arriving| arriving.desk.is_asked(cx)) else {
+            let Some(arriving) = self.arriving.as_mut().filter(|arriving| arriving.slot.is_asked(cx)) else {
                 return Poll::Pending;
             };
             match arriving.decoder.decode(&mut self.input) {
@@ -47,19 +47,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
                     arriving.exchange.body_begun();
                     self.read_rate.moved(Instant::now(), data.len());
                     let over = arriving.decoder.is_over(&mut self.input);
-                    arriving.desk.put(cx, Some(Ok(Frame::data(data))), over);
+                    arriving.slot.put(cx, Some(Ok(Frame::data(data))), over);
                     if over {
                         self.arrived();
                     }
                     return Poll::Ready(());
                 }
                 Ok(BodyPart::Trailers(trailers)) => {
-                    arriving.desk.put(cx, Some(Ok(Frame::trailers(trailers))), true);
+                    arriving.slot.put(cx, Some(Ok(Frame::trailers(trailers))), true);
                     self.arrived();
                     return Poll::Ready(());
                 }
                 Ok(BodyPart::End) => {
-                    arriving.desk.put(cx, None, true);
+                    arriving.slot.put(cx, None, true);
                     self.arrived();
                     return Poll::Ready(());
                 }
@@ -88,7 +88,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
     /// The body broke off: it says so where it is read, and the connection ends with the answer.
     fn body_failed(&mut self, cx: &mut Context<'_>, fault: Fault) -> Poll<()> {
         if let Some(arriving) = self.arriving.take() {
-            arriving.desk.put(cx, Some(Err(BodyFault::Visitor(fault))), true);
+            arriving.slot.put(cx, Some(Err(BodyFault::Visitor(fault))), true);
         }
         self.fault = Some(fault);
         Poll::Ready(())

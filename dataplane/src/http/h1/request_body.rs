@@ -1,6 +1,6 @@
-//! The body of a request between the connection that reads it and whatever asks for it.
+//! The body of a request between the connection that reads it and its reader.
 //!
-//! [`RequestBody`] asks; the connection's task looks whether it did ([`Desk::is_asked`]) and puts the next part down. So
+//! [`RequestBody`] asks; the connection's task looks whether it did ([`BodySlot::is_asked`]) and puts the next part in. So
 //! the connection keeps its socket to itself, nothing is copied, and nothing is read before it is wanted.
 
 use std::cell::{Cell, RefCell};
@@ -13,9 +13,9 @@ use http_body::Frame;
 use crate::http::body::{Polled, Source};
 use crate::http::fault::BodyFault;
 
-/// Where parts of one body change hands.
+/// Holds the next part of one body: the connection fills it, the reader of the body empties it.
 #[derive(Default)]
-pub(super) struct Desk {
+pub(super) struct BodySlot {
     part: RefCell<Option<Result<Frame<Bytes>, BodyFault>>>,
     over: Cell<bool>,
     asked: Cell<bool>,
@@ -24,16 +24,16 @@ pub(super) struct Desk {
 }
 
 /// See the module.
-pub(super) struct RequestBody(Rc<Desk>);
+pub(super) struct RequestBody(Rc<BodySlot>);
 
 impl RequestBody {
-    /// A body whose parts come over `desk`.
-    pub(super) fn new(desk: Rc<Desk>) -> Self {
-        Self(desk)
+    /// A body whose parts come over `slot`.
+    pub(super) fn new(slot: Rc<BodySlot>) -> Self {
+        Self(slot)
     }
 }
 
-impl Desk {
+impl BodySlot {
     /// Whether the next part is asked for. If not, the task of `cx` is woken when it is.
     pub(super) fn is_asked(&self, cx: &mut Context<'_>) -> bool {
         let asked = self.asked.get();
@@ -43,7 +43,7 @@ impl Desk {
         asked
     }
 
-    /// Puts down the part that was asked for; `over`: nothing follows it.
+    /// Puts the part in that was asked for; `over`: nothing follows it.
     pub(super) fn put(
         &self,
         cx: &mut Context<'_>,
@@ -109,13 +109,13 @@ mod tests {
         let (reader, connection) = (Arc::<Woken>::default(), Arc::<Woken>::default());
         let (reading, serving) = (Waker::from(reader.clone()), Waker::from(connection.clone()));
         let (reading, serving) = (&mut Context::from_waker(&reading), &mut Context::from_waker(&serving));
-        let desk = Rc::<Desk>::default();
-        let mut body = RequestBody::new(desk.clone());
-        assert!(!desk.is_asked(serving), "nothing is read ahead");
+        let slot = Rc::<BodySlot>::default();
+        let mut body = RequestBody::new(slot.clone());
+        assert!(!slot.is_asked(serving), "nothing is read ahead");
         assert!(body.poll_frame(reading).is_pending());
         assert_eq!(connection.0.load(Ordering::Relaxed), 1);
-        assert!(desk.is_asked(serving));
-        desk.put(serving, Some(Ok(Frame::data(Bytes::from("abc")))), true);
+        assert!(slot.is_asked(serving));
+        slot.put(serving, Some(Ok(Frame::data(Bytes::from("abc")))), true);
         assert_eq!(reader.0.load(Ordering::Relaxed), 1);
         assert!(!body.is_over());
         let Poll::Ready(Some(Ok(part))) = body.poll_frame(reading) else { panic!("no part") };

@@ -123,7 +123,7 @@ impl Drop for Connection {
             let mut stream = inner.into_inner().io;
             tokio::task::spawn_local(timeout(Duration::from_secs(CLOSE_SECS_MAX), async move {
                 if stream.shutdown().await.is_ok() {
-                    // Its own end, or what nobody asked for: either way it is over.
+                    // An end of stream, or bytes without a request: in both cases the connection is over.
                     let _ = stream.read(&mut [0]).await;
                 }
             }));
@@ -228,7 +228,7 @@ impl Inner {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Failed>> {
         loop {
             match self.poll_upload(cx) {
-                // The exchange rests: whoever waits for the answer ends it.
+                // The exchange is idle: the caller that waits for the response ends it.
                 Ok(()) | Err(BodyFault::Idle) => {}
                 Err(fault) => return Poll::Ready(Err(Failed::Body(fault))),
             }

@@ -20,7 +20,7 @@ pub(in crate::http) enum Reply<S> {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(in crate::http) struct SendError {
-    /// What to tell the visitor if nobody else answers.
+    /// The failure for the client if no other member answers.
     pub(in crate::http) failure: Failure,
     /// Whether it may be tried again, here or elsewhere.
     pub(in crate::http) again: Again,
@@ -33,7 +33,7 @@ pub(in crate::http) enum Again {
     No,
     /// Nothing came back, and the method may be repeated; a body only if no byte of it went out.
     Repeatable,
-    /// Nobody behind the agent has seen a byte of it.
+    /// No upstream has seen a byte of it.
     Unseen,
 }
 

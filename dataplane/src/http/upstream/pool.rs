@@ -217,7 +217,7 @@ impl Inner {
         }
     }
 
-    /// Forgets a pool that nobody uses.
+    /// Forgets a pool that is not used.
     fn forget(&self, pool: &UpstreamPool) {
         self.pools.borrow_mut().remove(&pool.key);
         let mut accounts = self.accounts.borrow_mut();
@@ -285,7 +285,7 @@ impl UpstreamPool {
         Some(conn.connection.clone())
     }
 
-    /// Gives an HTTP/2 connection to nobody any more. Requests under way go on.
+    /// Takes an HTTP/2 connection out of the pool. Requests under way go on.
     pub(super) fn retire(&self, connection: &http2::Connection) {
         self.http2.borrow_mut().retain(|conn| !conn.connection.is_same(connection));
     }

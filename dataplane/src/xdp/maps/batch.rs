@@ -75,7 +75,7 @@ pub(super) fn delete_batch<const KEY: usize>(map: BorrowedFd<'_>, keys: &[[u8; K
     Batch { done: keys.len(), result: Ok(()) }
 }
 
-/// Every entry of a map that nobody else writes.
+/// Every entry of a map. Only this process may write the map meanwhile.
 pub(super) fn read_all<const KEY: usize>(map: BorrowedFd<'_>) -> io::Result<Vec<([u8; KEY], u32)>> {
     let mut entries = Vec::new();
     let mut keys = vec![[0; KEY]; BATCH_ENTRIES_MAX];
