@@ -10,7 +10,7 @@ use crate::hosts::{EDGE_FOR_VISITOR, EDGE_FOR_VISITOR_6, VISITORS, VISITORS_6};
 use crate::lab::Programs;
 use crate::process::Daemon;
 use crate::program::is_root;
-use crate::up::supervise;
+use crate::up::{signals, supervise};
 use crate::workspace::shown;
 
 /// Flags of the verb.
@@ -29,6 +29,7 @@ pub fn run(args: &Args) -> Result<()> {
     if !is_root() {
         bail!("network namespaces and XDP need root: run `sudo cargo xtask netns`");
     }
+    let mut signals = signals()?;
     let dir = std::env::temp_dir().join(format!("ebbgate-netns-{}", std::process::id()));
     let me = std::env::current_exe()?;
     let flags = ["--xdp", INTERFACE, "--xdp-mode", &args.mode, "--xdp-drop-log", "1"];
@@ -37,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     writeln!(out, "{}", lines(&lab)?)?;
     out.flush()?;
     drop(out);
-    let ended = supervise(|| {
+    let ended = supervise(&mut signals, || {
         lab.agent.check_alive()?;
         lab.lab.daemons().try_for_each(Daemon::check_alive)
     });

@@ -37,6 +37,7 @@ pub struct Args {
 
 /// Starts, reports, and serves until a signal or until a child dies.
 pub fn run(args: &Args) -> Result<()> {
+    let mut signals = signals()?;
     let mut lab = Lab::open(&args.dir, Programs::in_dir(&args.programs))?;
     // The lab's own services are on loopback, where a production edge fetches no keys from.
     lab.edge_args(["--jwks-allow-private"]);
@@ -52,7 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
     writeln!(out, "{report}")?;
     out.flush()?;
     drop(out);
-    let ended = supervise(|| {
+    let ended = supervise(&mut signals, || {
         let clinic = clinic.iter_mut().flat_map(Clinic::daemons);
         lab.daemons().chain(clinic).try_for_each(Daemon::check_alive)
     });
@@ -79,11 +80,14 @@ fn guard_loopback(lab: &mut Lab) -> Option<Bpffs> {
     Some(pins)
 }
 
+/// The signals that [`supervise`] waits for. Call before anything starts and before a caller is told that it did: a signal
+/// from then on ends the lab in order.
+pub(crate) fn signals() -> Result<Signals> {
+    Ok(Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?)
+}
+
 /// Returns on SIGINT, SIGTERM or SIGHUP; fails when a look after a child's end finds one of ours missing.
-pub(crate) fn supervise(mut check: impl FnMut() -> Result<()>) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
-    // A child may have ended before the handler stood.
-    check()?;
+pub(crate) fn supervise(signals: &mut Signals, mut check: impl FnMut() -> Result<()>) -> Result<()> {
     for signal in signals.forever() {
         if signal != SIGCHLD {
             return Ok(());
