@@ -40,7 +40,6 @@ pub mod network;
 pub mod path;
 pub mod plan;
 mod policy;
-pub mod prefixed;
 pub mod proxy;
 pub mod quic;
 pub mod relay;
@@ -52,6 +51,7 @@ pub mod terminate;
 pub mod trust;
 pub mod upstream;
 
+pub use ebbgate_relay::Prefixed;
 pub use plan::Refusal;
 pub use sdk::{Forwarding, Listener, SdkError, Session, SessionBuilder};
 pub use session::Accepted;

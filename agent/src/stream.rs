@@ -8,13 +8,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use ebbgate_relay::Prefixed;
 use ebbgate_tunnel::{Abort, TunnelStream};
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
-
-use crate::prefixed::Prefixed;
 
 pub use link::{Carrier, ClaimedLink};
 pub use raw::RawStream;

@@ -1,11 +1,7 @@
 //! How a client's connection ends when HTTP is over: a refusal, a close that lets the client read the last answer, a tunnel.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::dispatch::gateway::Gateway;
@@ -15,7 +11,7 @@ use crate::http::limits::{LINGER_BYTES_MIN, Limits};
 use crate::http::min_rate::MinRate;
 use crate::http::service::Tunnel;
 use crate::http::upstream::fault_failure;
-use crate::relay::{self, End, IdleLimits};
+use crate::relay::{self, End, IdleLimits, Prefixed};
 
 /// Bytes read at once of a body that nothing wants.
 const LINGER_READ_BYTES: usize = 16 * 1024;
@@ -60,8 +56,8 @@ where
     G: Gateway,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut visitor = Rewound { first: read, io };
-    let mut upstream = Rewound { first: tunnel.read, io: tunnel.stream };
+    let mut visitor = Prefixed::new(read, io);
+    let mut upstream = Prefixed::new(tunnel.read, tunnel.stream);
     let idle_ms = u64::try_from(limits.idle.as_millis()).unwrap_or(u64::MAX);
     let idle = IdleLimits { open_ms: idle_ms, half_closed_ms: idle_ms };
     let ended = relay::copy(&mut visitor, &mut upstream, idle).await;
@@ -75,40 +71,4 @@ where
         End::Expired => "tunnel expired",
     }
     .to_owned()
-}
-
-/// A stream some of whose bytes were read already.
-struct Rewound<IO> {
-    first: BytesMut,
-    io: IO,
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Rewound<IO> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
-        }
-        let n = self.first.len().min(buf.remaining());
-        buf.put_slice(self.first.get(..n).unwrap_or_default());
-        self.first.advance(n);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewound<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }
