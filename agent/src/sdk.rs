@@ -63,7 +63,7 @@ impl SessionBuilder {
         self
     }
 
-    /// Whose certificate the edge may present; [`Trust::Installed`] unless set.
+    /// Authorities that may sign the edge's certificate; [`Trust::Installed`] unless set.
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.agent.trust = trust;

@@ -288,7 +288,7 @@ impl Dispatch {
         self.hop.member = Some(Member::begin(endpoint, phase, &self.facts, &self.work, entry, env));
     }
 
-    /// A policy asks for the end of TLS. There is one handshake: who comes later has to make do with what it gave.
+    /// A policy asks for the end of TLS. There is one handshake: later policies get what it gave.
     fn need_tls(&mut self, settings: Arc<TlsSettings>) {
         match &self.facts.tls {
             Some(facts) if self.meets(&settings) => {

@@ -24,7 +24,7 @@ pub(super) struct SessionArguments {
     /// Edge to connect to.
     #[arg(long, value_name = "HOST:PORT")]
     connect_url: Option<String>,
-    /// Whose certificate the edge may present: `trusted`, `host` or a PEM file.
+    /// Authorities that may sign the edge's certificate: `trusted`, `host` or a PEM file.
     #[arg(long, value_name = "WHO")]
     connect_cas: Option<String>,
     /// How visitors' bytes come from the edge: auto, mux, link or quic.

@@ -35,8 +35,8 @@ pub(super) struct Route {
     pub(super) delivery: Delivery,
 }
 
-/// Who serves which bind id now, and which ids may be served once an answer to Bind is here: the edge serves an endpoint
-/// before its answer arrives. Locked for the length of a look-up only.
+/// Maps bind ids to the receivers of their streams. Holds ids back while an answer to Bind is under way, because the edge
+/// serves an endpoint before that answer arrives. Locked for the length of a look-up only.
 #[derive(Clone, Default)]
 pub(super) struct Routes(Arc<Shared>);
 
@@ -124,7 +124,8 @@ impl Routes {
         });
     }
 
-    /// Who serves a bind id. Waits while an answer under way may make it ours, unless [`EARLY_MAX`] streams do so already.
+    /// The receiver of a bind id's streams. Waits while an answer under way may name the id, unless [`EARLY_MAX`] streams wait
+    /// already.
     async fn find(&self, bind_id: &str) -> Option<Arc<Route>> {
         let _waiting = {
             let mut table = self.lock();

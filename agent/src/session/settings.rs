@@ -23,7 +23,7 @@ pub struct Settings {
     pub remote_management: bool,
     /// Random numbers, for jitter.
     pub random: Random,
-    /// Who is told what happens.
+    /// Receives the session's events.
     pub observer: Observer,
 }
 

@@ -1,4 +1,4 @@
-//! The short form of a run for the README: what we cost next to whom, losses first, and where the tables are.
+//! The short form of a run for the README: our cost next to each rival's, losses first, and links to the tables.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -16,7 +16,7 @@ pub enum Step {
     Pause,
     /// Get the key set of an account's policy; tell [`super::Dispatch::resume`].
     Keys {
-        /// Whose policy asks.
+        /// Owner of the policy that asks.
         account: AccountId,
         /// Where the key set is.
         url: String,
@@ -32,7 +32,7 @@ pub enum Step {
     EndTls(Arc<TlsSettings>),
     /// Look up an internal endpoint of the account; tell [`super::Dispatch::found`].
     Find {
-        /// Whose endpoint.
+        /// Owner of the endpoint.
         account: AccountId,
         /// Its URL.
         url: EndpointUrl,

@@ -30,7 +30,7 @@ pub type LinkIo = Box<TlsStream<Socket>>;
 /// that stay unacknowledged mean that the agent's machine is gone, and the visitor had better be tried elsewhere.
 const FEW_BYTES_MAX: usize = 32 << 10;
 
-/// Whose link it is, and what it counts for as long as it is open.
+/// The session of a link, and the counts it holds while it is open.
 pub struct LinkOwner {
     /// Its session.
     pub session: Arc<SessionState>,

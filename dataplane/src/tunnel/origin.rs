@@ -1,4 +1,4 @@
-//! For whom a stream is opened, and what the agent is told of it.
+//! The client of a stream, and what the agent learns of it.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use ebbgate_wire::rpc::{EdgeType, ProxyHeader};
 use super::proxy_protocol;
 use super::session::AgentRef;
 
-/// For whom a stream is opened.
+/// The client of a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin {
     /// The client.

@@ -1,4 +1,4 @@
-//! Upstream connections that visitors share: which visitor gets which connection, what is sent twice, and whom a bad peer
+//! Upstream connections that visitors share: which visitor gets which connection, what is sent twice, and what else a bad peer
 //! can hurt.
 
 use std::cell::{Cell, RefCell};

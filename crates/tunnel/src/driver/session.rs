@@ -53,7 +53,7 @@ impl Session {
         state.wake_driver();
     }
 
-    /// Open streams, whoever opened them.
+    /// Open streams, of both sides.
     pub fn streams(&self) -> usize {
         self.shared.lock().mux.streams()
     }

@@ -35,7 +35,7 @@ impl Shared {
     }
 }
 
-/// What the application's half of a stream needs beyond the `Mux`: who waits, and how it ended.
+/// What the application's half of a stream needs beyond the `Mux`: the tasks that wait, and how the stream ended.
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) reader: Option<Waker>,
@@ -87,7 +87,7 @@ impl State {
         buf.remaining() < before
     }
 
-    /// Wakes whoever the events concern. Called after every step that may cause some.
+    /// Wakes the tasks that the events concern. Called after every step that may cause some.
     pub(super) fn deliver(&mut self) {
         while let Some(event) = self.mux.poll_event() {
             match event {
@@ -150,7 +150,7 @@ impl State {
         }
     }
 
-    /// Nobody is left who could use the session; what lingers is flushed by the GOAWAY.
+    /// Nothing can use the session any more; the GOAWAY flushes what is left.
     pub(super) fn is_abandoned(&self) -> bool {
         self.handles == 0 && !self.accepting && self.slots.is_empty()
     }

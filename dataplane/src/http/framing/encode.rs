@@ -32,7 +32,7 @@ pub(in crate::http) fn request_head(
             put_field(out, name, value);
         }
     }
-    // The zero tells a POST without body from one whose body got lost (RFC 9110 section 8.6).
+    // The zero tells a POST without body from one that lost its body (RFC 9110 section 8.6).
     let says_zero = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     put_framing(out, framing, says_zero);
     out.put_slice(b"\r\n");
