@@ -509,3 +509,17 @@ where
     stream.read_to_end(&mut answer).await?;
     Ok(answer)
 }
+
+/// [`exchange`] of a TLS server. It waits for the end of the transport too: a stream dropped between close_notify and
+/// that end is reset, and a reset can overtake the answer.
+pub(crate) async fn exchange_tls<S>(
+    mut tls: tokio_rustls::server::TlsStream<S>,
+    answer: &[u8],
+) -> std::io::Result<Vec<u8>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let question = exchange(&mut tls, answer).await?;
+    tls.get_mut().0.read_to_end(&mut Vec::new()).await?;
+    Ok(question)
+}

@@ -13,7 +13,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, join};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
-use crate::lab::{Agent, Authority, Lab, OTHER_TOKEN, Previous, SHARDS, TOKEN, account, exchange, forward};
+use crate::lab::{
+    Agent, Authority, Lab, OTHER_TOKEN, Previous, SHARDS, TOKEN, account, exchange, exchange_tls, forward,
+};
 
 const DB: &str = "db.example.com";
 const TARGET: &str = "tls://db.clinic1.internal";
@@ -139,7 +141,7 @@ fn serve(site: &Authority, raws: Vec<Raw>) -> tokio::task::JoinHandle<(Claim, Ve
         let (read, write) = socket.into_split();
         let first = io::Cursor::new(claim.first.clone());
         let tls = acceptor.accept(join(first.chain(read), write)).await.unwrap();
-        let got = exchange(tls, b"from the agent").await.unwrap();
+        let got = exchange_tls(tls, b"from the agent").await.unwrap();
         (claim, got)
     })
 }
@@ -331,7 +333,7 @@ async fn an_agent_that_does_not_serve_says_so_and_others_are_tried() {
         let mut other = members.remove(0);
         let serving = tokio::spawn(async move {
             let (_, stream) = other.accept().await;
-            exchange(acceptor.accept(stream).await.unwrap(), b"from another").await
+            exchange_tls(acceptor.accept(stream).await.unwrap(), b"from another").await
         });
         // The pool takes turns: visit until the other one had its visitor.
         let mut answered = false;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::lab::{Authority, Lab, TOKEN, exchange, forward, handshake};
+use crate::lab::{Authority, Lab, TOKEN, exchange, exchange_tls, forward, handshake};
 
 const DB: &str = "db.example.com";
 const TARGET: &str = "tls://db.clinic1.internal";
@@ -35,7 +35,7 @@ async fn pass_through_shows_the_agents_certificate() {
     let serve = tokio::spawn(async move {
         let (header, stream) = agent.accept().await;
         let tls = acceptor.accept(stream).await.unwrap();
-        (header.passthrough_tls, exchange(tls, b"from the agent").await.unwrap())
+        (header.passthrough_tls, exchange_tls(tls, b"from the agent").await.unwrap())
     });
     let visitor = lab.visit_tls(DB, site.client(None, false)).await.unwrap();
     assert_eq!(exchange(visitor, b"from the visitor").await.unwrap(), b"from the agent");
@@ -172,7 +172,7 @@ async fn postgres_passes_through_in_its_own_words_or_without() {
             stream = agent.accept().await.1;
         }
         let tls = site.server(&[DB]).accept(stream).await.unwrap();
-        assert_eq!(exchange(tls, b"answer").await.unwrap(), b"question");
+        assert_eq!(exchange_tls(tls, b"answer").await.unwrap(), b"question");
         assert_eq!(visit.await.unwrap(), b"answer");
     }
 }
