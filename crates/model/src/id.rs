@@ -200,6 +200,12 @@ ids! {
     IpPolicyRuleId = "ipr";
     /// An account-wide rule about the addresses its visitors, agents or API calls may come from.
     IpRestrictionId = "ipx";
+    /// A vault: a named place for secrets.
+    VaultId = "vault";
+    /// A secret of a vault.
+    SecretId = "secret";
+    /// The registration of a Kubernetes operator.
+    KubernetesOperatorId = "k8sop";
     /// One API call, for finding it in the logs.
     OperationId = "op";
     /// An edge process.

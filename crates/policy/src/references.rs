@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use ebbgate_model::{AuthorityId, IpPolicyId, IpPolicyRule};
 
+use crate::secret::{SecretName, SecretValue};
+
 /// The objects of one account that a policy may name.
 #[derive(Debug, Clone, Default)]
 pub struct References {
@@ -11,4 +13,6 @@ pub struct References {
     pub authorities: BTreeMap<AuthorityId, String>,
     /// IP policies.
     pub ip_policies: BTreeMap<IpPolicyId, Vec<IpPolicyRule>>,
+    /// Secrets of vaults.
+    pub secrets: BTreeMap<SecretName, SecretValue>,
 }

@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::budget::{Budget, HELD_BYTES_MAX, Rate};
 use super::error::{EvalError, ExprError};
 use super::names::Names;
-use super::slots::{self, MadeName, Resolver, Slot};
+use super::slots::{self, MadeName, Resolver, Slot, Source, Tainted};
 use super::{datum::Kind, kind, library, rewrite, syntax, value};
 use crate::facts::{Context, Phase};
+use crate::secret::{SecretName, SecretValue};
 
 /// The standard environment, built once: all functions a policy may call.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::environment()));
@@ -65,6 +66,19 @@ impl Expression {
         self.slots.iter().filter_map(|slot| slot.source.made())
     }
 
+    /// Secrets it reads, each with the place of its value.
+    pub(crate) fn secrets(&mut self) -> impl Iterator<Item = (&SecretName, &mut Option<SecretValue>)> {
+        self.slots.iter_mut().filter_map(|slot| match &mut slot.source {
+            Source::Secret(name, value) => Some((&*name, value)),
+            _ => None,
+        })
+    }
+
+    /// Whether its value may be a secret or made of one.
+    pub(crate) fn may_show_a_secret(&self, tainted: &Tainted) -> bool {
+        self.slots.iter().any(|slot| slot.source.may_show_a_secret(tainted))
+    }
+
     /// Whether the expression reads `vars.<name>` or all of `vars`.
     pub(crate) fn mentions_var(&self, name: &str) -> bool {
         self.slots.iter().any(|slot| slot.source.mentions_var(name))
@@ -84,6 +98,10 @@ impl Expression {
         budget.verdict()?;
         match result {
             Ok(value) => f(value.as_ref()),
+            // The sentence may quote a key or a text.
+            Err(_) if self.slots.iter().any(|slot| matches!(slot.source, Source::Secret(_, Some(_)))) => Err(
+                EvalError::Failed("the evaluation failed; it reads a secret, so no more is said".to_owned()),
+            ),
             Err(error) => Err(EvalError::Failed(explain(&error, &self.slots))),
         }
     }
