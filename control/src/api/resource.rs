@@ -11,7 +11,7 @@ use axum::extract::{Path, RawQuery};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use ebbgate_model::{IdError, Token};
-use http::StatusCode;
+use http::{StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -19,6 +19,8 @@ use utoipa::ToSchema;
 
 use super::body::{JsonText, NoBody};
 use super::call::{Call, NoQuery};
+use super::condition::{Conditions, EntityTag};
+use super::dry_run::{self, DryRun};
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
 use super::owner;
@@ -70,6 +72,14 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
 
     /// An object as clients read it.
     fn view(call: &Call, record: &Self::Record) -> Self::View;
+
+    /// An object just stored, as clients read it, where a view needs more than its record.
+    fn saved_view(
+        call: &Call,
+        record: &Self::Record,
+    ) -> impl Future<Output = Result<Self::View, ApiError>> + Send {
+        async { Ok(Self::view(call, record)) }
+    }
 
     /// Judges a creation against what is stored now and says what to store.
     fn create(
@@ -265,22 +275,29 @@ fn busy() -> ApiError {
 
 async fn create<R: Resource>(
     call: Call,
-    NoQuery: NoQuery,
+    dry_run: DryRun,
+    conditions: Conditions,
     JsonText(text): JsonText,
 ) -> Result<Saved, ApiError> {
+    conditions.check_creation()?;
     let body: R::Create = Object::parse(&text)?.read()?;
     for _ in 0..ATTEMPTS_MAX {
         let Draft { record, txn, warnings, token } = R::create(&call, &body).await?;
         check_owned::<R>(&call).await?;
         let own = check_bytes(&call, record::encode(&record).len()).await?;
         let room = reserve(&call, own, R::sent_bytes(&record))?;
-        if let Some(revision) = commit(&call, record::create(txn, &record)).await? {
+        let txn = record::create(txn, &record);
+        let mut object = object(R::saved_view(&call, &record).await?)?;
+        if dry_run.is_wanted() {
+            return dry_run::answer(&call, &txn, Some(object), warnings).await;
+        }
+        if let Some(revision) = commit(&call, txn).await? {
             room.done(revision);
-            let mut object = object(R::view(&call, &record))?;
+            let tag = EntityTag::new(revision, &object);
             if let (Some(token), Value::Object(object)) = (token, &mut object) {
                 object.insert("token".into(), token.expose().into());
             }
-            return Ok(Saved { status: StatusCode::CREATED, object, warnings });
+            return Ok(Saved { status: StatusCode::CREATED, object, warnings, tag: Some(tag) });
         }
     }
     Err(busy())
@@ -289,7 +306,8 @@ async fn create<R: Resource>(
 async fn update<R: Resource>(
     call: Call,
     Path(id): Path<String>,
-    NoQuery: NoQuery,
+    dry_run: DryRun,
+    conditions: Conditions,
     JsonText(text): JsonText,
 ) -> Result<Saved, ApiError> {
     let id = parse_id::<R>(&id)?;
@@ -307,21 +325,34 @@ async fn update<R: Resource>(
         let message = format!("the change of the {} names no field; name at least one", R::NOUN);
         return Err(ApiError::bad(R::EMPTY_UPDATE, message));
     }
-    save::<R>(&call, id, &body.read()?).await
+    save::<R>(&call, id, &body.read()?, &conditions, dry_run).await
 }
 
 /// Carries a change out.
-pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) -> Result<Saved, ApiError> {
+pub(super) async fn save<R: Resource>(
+    call: &Call,
+    id: R::Id,
+    body: &R::Update,
+    conditions: &Conditions,
+    dry_run: DryRun,
+) -> Result<Saved, ApiError> {
     for _ in 0..ATTEMPTS_MAX {
         let stored = load::<R>(call, id).await?;
+        conditions.check_change(&format_args!("the {} {id}", R::NOUN), stored.modified)?;
         let Draft { record, txn, warnings, .. } = R::update(call, &stored, body).await?;
         let (before, after) = (record::encode(&stored.record).len(), record::encode(&record).len());
         let own = check_bytes(call, after.saturating_sub(before)).await?;
         let more = R::sent_bytes(&record).saturating_sub(R::sent_bytes(&stored.record));
         let room = reserve(call, own, more)?;
-        if let Some(revision) = commit(call, record::replace(txn, &record, stored.modified)).await? {
+        let txn = record::replace(txn, &record, stored.modified);
+        let object = object(R::saved_view(call, &record).await?)?;
+        if dry_run.is_wanted() {
+            return dry_run::answer(call, &txn, Some(object), warnings).await;
+        }
+        if let Some(revision) = commit(call, txn).await? {
             room.done(revision);
-            return Ok(Saved { status: StatusCode::OK, object: object(R::view(call, &record))?, warnings });
+            let tag = EntityTag::new(revision, &object);
+            return Ok(Saved { status: StatusCode::OK, object, warnings, tag: Some(tag) });
         }
     }
     Err(busy())
@@ -330,19 +361,27 @@ pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) 
 async fn delete<R: Resource>(
     call: Call,
     Path(id): Path<String>,
-    NoQuery: NoQuery,
+    dry_run: DryRun,
+    conditions: Conditions,
     NoBody: NoBody,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     let id = parse_id::<R>(&id)?;
+    let what = format_args!("the {} {id}", R::NOUN).to_string();
     for _ in 0..ATTEMPTS_MAX {
         let txn = match record::load::<R::Record>(&*call.app.store, call.account, id).await {
-            Ok(Some(stored)) => record::remove(R::delete(&call, &stored).await?, &stored),
+            Ok(Some(stored)) => {
+                conditions.check_change(&what, stored.modified)?;
+                record::remove(R::delete(&call, &stored).await?, &stored)
+            }
             Ok(None) => return Err(R::missing(&call, id)),
-            Err(RecordError::Damaged { .. }) => remove_damaged::<R>(&call, id).await?,
+            Err(RecordError::Damaged { .. }) => remove_damaged::<R>(&call, id, &conditions).await?,
             Err(error) => return Err(error.into()),
         };
+        if dry_run.is_wanted() {
+            return Ok(dry_run::answer(&call, &txn, None, Vec::new()).await?.into_response());
+        }
         if commit(&call, txn).await?.is_some() {
-            return Ok(StatusCode::NO_CONTENT);
+            return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
     Err(busy())
@@ -351,10 +390,15 @@ async fn delete<R: Resource>(
 /// Removes an object that cannot be read, with every name it holds and the certificate made for it.
 ///
 /// Its service user can no longer be told: only the account's own keys may delete it.
-async fn remove_damaged<R: Resource>(call: &Call, id: R::Id) -> Result<Txn, ApiError> {
+async fn remove_damaged<R: Resource>(
+    call: &Call,
+    id: R::Id,
+    conditions: &Conditions,
+) -> Result<Txn, ApiError> {
     owner::may_administer(call)?;
     let key = record::key::<R::Record>(call.account, id);
     let Some(item) = call.app.store.get(&key).await? else { return Err(R::missing(call, id)) };
+    conditions.check_change(&format_args!("the {} {id}", R::NOUN), item.modified)?;
     let txn = R::delete_damaged(call, id).await?;
     let names = record::names_of(&*call.app.store, call.account, id).await?;
     let txn = names.into_iter().fold(txn, Txn::delete);
@@ -365,10 +409,22 @@ async fn find<R: Resource>(
     call: Call,
     Path(id): Path<String>,
     NoQuery: NoQuery,
+    conditions: Conditions,
     NoBody: NoBody,
 ) -> Result<Response, ApiError> {
     let id = parse_id::<R>(&id)?;
-    let mut response = json(StatusCode::OK, &R::find(&call, id).await?);
+    // Read first: a tag is rather too old than too new.
+    let key = record::key::<R::Record>(call.account, id);
+    let stored = call.app.store.get(&key).await?;
+    let view = object(R::find(&call, id).await?)?;
+    let tag = stored.map(|item| EntityTag::new(item.modified, &view));
+    let mut response = match &tag {
+        Some(tag) if conditions.is_known(tag) => StatusCode::NOT_MODIFIED.into_response(),
+        _ => json(StatusCode::OK, &view),
+    };
+    if let Some(tag) = tag {
+        response.headers_mut().insert(header::ETAG, tag.header());
+    }
     let left_out = call.app.planned.borrow().left_out.clone();
     if let Some(reason) = left_out.get(&record::key::<R::Record>(call.account, id)) {
         let warning = format!("this object is left out of what edges get: {reason}");

@@ -16,9 +16,9 @@ use utoipa::{PartialSchema, ToSchema};
 use super::failure::ErrorBody;
 use super::resource::Resource;
 use super::{
-    agent_ingresses, api_keys, certificate_authorities, credentials, endpoints, ip_policies, ip_policy_rules,
-    ip_restrictions, reserved_addrs, reserved_domains, root, service_users, tls_certificates,
-    tunnel_sessions,
+    agent_ingresses, api_keys, certificate_authorities, credentials, dry_run, endpoints, ip_policies,
+    ip_policy_rules, ip_restrictions, reserved_addrs, reserved_domains, root, service_users,
+    tls_certificates, tunnel_sessions,
 };
 
 /// The API as an `OpenAPI` document; `control/openapi.json` is its checked-in text.
@@ -73,15 +73,15 @@ impl Document {
             |verb: &str| OperationBuilder::new().tag(R::PATH).summary(Some(format!("{verb} {}", R::NOUN)));
         let listing = operation("List every").response_of("200", list).page_parameters(R::LIST_FILTERS);
         self.push(&collection, HttpMethod::Get, listing);
-        let creation = operation("Create one").response_of("201", view.clone()).body(create);
+        let creation = operation("Create one").response_of("201", view.clone()).body(create).judged();
         self.push(&collection, HttpMethod::Post, creation);
         self.push(&one, HttpMethod::Get, operation("Read one").response_of("200", view.clone()).id());
         self.push(
             &one,
             HttpMethod::Patch,
-            operation("Change one").response_of("200", view).body(update).id(),
+            operation("Change one").response_of("200", view).body(update).id().judged(),
         );
-        self.push(&one, HttpMethod::Delete, operation("Delete one").empty().id());
+        self.push(&one, HttpMethod::Delete, operation("Delete one").empty().id().judged());
     }
 
     /// List and read of what is online.
@@ -178,6 +178,7 @@ trait Common: Sized {
     fn empty(self) -> Self;
     fn body(self, schema: RefOr<Schema>) -> Self;
     fn id(self) -> Self;
+    fn judged(self) -> Self;
     fn page_parameters(self, filters: &[&str]) -> Self;
 }
 
@@ -201,6 +202,11 @@ impl Common for OperationBuilder {
 
     fn id(self) -> Self {
         self.parameter(parameter("id", ParameterIn::Path, Required::True))
+    }
+
+    /// A call that may be judged only.
+    fn judged(self) -> Self {
+        self.parameter(parameter(dry_run::NAME, ParameterIn::Query, Required::False))
     }
 
     fn page_parameters(self, filters: &[&str]) -> Self {

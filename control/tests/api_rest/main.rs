@@ -5,6 +5,7 @@
 mod arbitrary;
 mod certificates;
 mod concurrency;
+mod conditional;
 mod damage;
 mod endpoints;
 mod front_door;
@@ -14,3 +15,4 @@ mod live;
 mod openapi;
 mod resources;
 mod restrictions;
+mod vaults;
