@@ -28,6 +28,8 @@ mod issue;
 mod owner;
 mod page;
 mod pem;
+mod policy_secrets;
+mod principal;
 mod query;
 mod region;
 mod reply;
@@ -36,11 +38,14 @@ mod reserved_domains;
 mod resource;
 mod root;
 mod schema;
+mod secret_name;
 mod service_users;
 mod strict;
 mod tls_certificates;
 mod tunnel_sessions;
 mod uses;
+mod vault_secrets;
+mod vaults;
 mod x509;
 
 use axum::Router;
@@ -67,6 +72,9 @@ pub fn router(app: App) -> Router {
         .merge(resource::routes::<service_users::ServiceUsers<true>>())
         .merge(resource::routes::<service_users::ServiceUsers<false>>())
         .merge(resource::routes::<tls_certificates::TlsCertificates>())
+        .merge(resource::routes::<vault_secrets::VaultSecrets>())
+        .merge(resource::routes::<vaults::Vaults>())
+        .merge(vaults::routes())
         .merge(reserved_domains::routes())
         .merge(tunnel_sessions::routes())
         .merge(root::routes())

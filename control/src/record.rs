@@ -4,6 +4,8 @@
 //! know: the schema version keeps older programs away from newer data, so an unknown field is damage.
 
 pub mod index;
+pub mod operator;
+pub mod vault;
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -11,7 +13,7 @@ use std::str::FromStr;
 use ebbgate_model::{
     AccountId, Acl, AddressId, ApiKeyId, AuthorityId, Binding, CertificateId, CredentialId, DomainId,
     EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, IpRestrictionKind,
-    IpRuleAction, Ksuid, Prefix, ServiceUserId, TokenHash, TrafficPolicy,
+    IpRuleAction, Ksuid, Prefix, SecretId, ServiceUserId, TokenHash, TrafficPolicy,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -88,6 +90,8 @@ macro_rules! records {
         }
     )*};
 }
+
+pub(crate) use records;
 
 records! {
     /// A key of the REST API.
@@ -176,6 +180,9 @@ records! {
         /// What was doubtful about its policy's text when it was saved.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         warnings: Vec<String>,
+        /// Secrets that its policy names, each once.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        secrets: Vec<SecretId>,
     }
     /// A custom connect name of agents. It has an [`IssuedCertificate`] under its own id.
     AgentIngress(IngressId) = "agent_ingresses" {

@@ -8,6 +8,8 @@ use super::failure::ApiError;
 use super::given::{Given, body};
 use super::reply::timestamp;
 use super::resource::{Draft, Resource};
+use crate::record::operator::KubernetesOperator;
+use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::{
     AgentIngress, ApiKey, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule, IpRestriction,
     Record, ReservedAddress, ReservedDomain, Stored, TlsCertificate, UnixSecs,
@@ -55,9 +57,12 @@ described!(
     IpPolicy,
     IpPolicyRule,
     IpRestriction,
+    KubernetesOperator,
     ReservedAddress,
     ReservedDomain,
-    TlsCertificate
+    SecretVault,
+    TlsCertificate,
+    VaultSecret
 );
 
 /// The fields every object begins with.

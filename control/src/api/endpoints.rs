@@ -100,6 +100,7 @@ impl Resource for Endpoints {
             created_at: now,
             updated_at: now,
             warnings: Vec::new(),
+            secrets: Vec::new(),
         });
         settle(call, &mut draft).await?;
         set_policy(call, &mut draft, &body.traffic_policy.or_default()).await?;
@@ -303,6 +304,7 @@ async fn set_policy(call: &Call, draft: &mut Draft<Endpoint>, text: &str) -> Res
     draft.record.policy = judged.policy;
     text.clone_into(&mut draft.record.traffic_policy);
     draft.record.warnings = judged.warnings;
+    draft.record.secrets = judged.secrets;
     Ok(())
 }
 

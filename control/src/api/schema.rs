@@ -18,7 +18,7 @@ use super::resource::Resource;
 use super::{
     agent_ingresses, api_keys, certificate_authorities, credentials, dry_run, endpoints, ip_policies,
     ip_policy_rules, ip_restrictions, reserved_addrs, reserved_domains, root, service_users,
-    tls_certificates, tunnel_sessions,
+    tls_certificates, tunnel_sessions, vault_secrets, vaults,
 };
 
 /// The API as an `OpenAPI` document; `control/openapi.json` is its checked-in text.
@@ -37,6 +37,9 @@ pub fn openapi() -> OpenApi {
     document.resource::<reserved_domains::ReservedDomains>();
     document.resource::<service_users::ServiceUsers<false>>();
     document.resource::<tls_certificates::TlsCertificates>();
+    document.resource::<vault_secrets::VaultSecrets>();
+    document.resource::<vaults::Vaults>();
+    document.members::<vaults::Vaults, vault_secrets::VaultSecrets>(vaults::SECRETS_PATH);
     document.actions("/reserved_domains/{id}/certificate", HttpMethod::Delete, "Detach the certificate");
     document.actions(
         "/reserved_domains/{id}/certificate_management_policy",
@@ -82,6 +85,18 @@ impl Document {
             operation("Change one").response_of("200", view).body(update).id().judged(),
         );
         self.push(&one, HttpMethod::Delete, operation("Delete one").empty().id().judged());
+    }
+
+    /// The objects of kind `M` that belong to one of kind `R`.
+    fn members<R: Resource, M: Resource>(&mut self, path: &str) {
+        let list = self.list_schema::<M::View>(M::LIST_KEY);
+        let summary = format!("List every {} of one {}", M::NOUN, R::NOUN);
+        let operation = OperationBuilder::new().tag(R::PATH).summary(Some(summary)).response_of("200", list);
+        let names = ["limit", "before_id"];
+        let operation = names.into_iter().fold(operation.id(), |operation, name| {
+            operation.parameter(parameter(name, ParameterIn::Query, Required::False))
+        });
+        self.push(path, HttpMethod::Get, operation);
     }
 
     /// List and read of what is online.

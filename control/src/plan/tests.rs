@@ -74,6 +74,7 @@ fn endpoint(n: u8, account: u8, policy: bool) -> Endpoint {
         created_at: 0,
         updated_at: 0,
         warnings: Vec::new(),
+        secrets: Vec::new(),
     }
 }
 

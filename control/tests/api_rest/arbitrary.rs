@@ -11,8 +11,8 @@ use crate::lab::Lab;
 
 const FIELDS: &str = "id|name|active|url|type|domain|region|acl|owner_id|cidr|action|ip_policy_id|ip_policy_ids|enforced|bindings|metadata|\
                       description|traffic_policy|pooling_enabled|certificate_id|certificate_management_policy|\
-                      resolves_to|certificate_pem|private_key_pem|ca_pem|version";
-const PATHS: [&str; 14] = [
+                      resolves_to|certificate_pem|private_key_pem|ca_pem|version|value|vault_id|vault_name";
+const PATHS: [&str; 16] = [
     "/agent_ingresses",
     "/api_keys",
     "/bot_users",
@@ -27,6 +27,8 @@ const PATHS: [&str; 14] = [
     "/service_users",
     "/tls_certificates",
     "/tunnel_sessions",
+    "/vault_secrets",
+    "/vaults",
 ];
 
 /// JSON whose names and texts are often ones the API knows.

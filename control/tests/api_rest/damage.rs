@@ -43,6 +43,7 @@ fn kinds() -> Vec<(&'static str, &'static str, Value)> {
         ("/reserved_addrs", "reserved_addrs", json!({})),
         ("/reserved_domains", "reserved_domains", json!({"domain": "mine.example.org"})),
         ("/tls_certificates", "tls_certificates", json!({"certificate_pem": chain, "private_key_pem": key})),
+        ("/vaults", "vaults", json!({"name": "clinic"})),
     ]
 }
 

@@ -30,6 +30,8 @@ async fn furnish(lab: &Lab) -> Vec<(&'static str, &'static str, String)> {
         ("/reserved_domains", "reserved_domains", json!({"domain": "mine.example.org"})),
         ("/service_users", "service_users", json!({"name": "clinic 2"})),
         ("/tls_certificates", "tls_certificates", pair),
+        ("/vaults", "vaults", json!({"name": "clinic"})),
+        ("/vault_secrets", "secrets", json!({"name": "db", "value": "hunter2", "vault_name": "clinic"})),
     ];
     let mut made = Vec::new();
     for (path, key, body) in bodies {

@@ -4,15 +4,14 @@ use ebbgate_model::{Binding, EndpointId, EndpointUrl, Scheme};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::api_keys::ApiKeys;
 use super::super::call::Call;
 use super::super::credentials::Credentials;
 use super::super::failure::ApiError;
+use super::super::principal;
 use super::super::reply::{Ref, timestamp};
 use super::super::reserved_addrs::ReservedAddrs;
 use super::super::reserved_domains::ReservedDomains;
 use super::super::resource::Resource;
-use super::super::service_users::ServiceUsers;
 use super::enforcement::{self, Enforcement};
 use super::place;
 use crate::presence::LiveEndpoint;
@@ -107,7 +106,7 @@ pub(super) fn of_cloud(call: &Call, record: &Endpoint) -> View {
         description: record.description.clone(),
         domain: record.domain.map(|id| call.reference(ReservedDomains::PATH, id)),
         tcp_addr: record.address.map(|id| call.reference(ReservedAddrs::PATH, id)),
-        principal: Some(principal(call, &record.principal)),
+        principal: Some(principal::reference(call, &record.principal)),
         traffic_policy: record.traffic_policy.clone(),
         pooling_enabled: record.pooling_enabled,
         warnings: record.warnings.clone(),
@@ -153,9 +152,4 @@ pub(in super::super) async fn of_agent(call: &Call, endpoint: &LiveEndpoint) -> 
         pooling_enabled: report.pooling_enabled,
         ..at(call, endpoint.id, &report.url, report.binding)
     })
-}
-
-fn principal(call: &Call, id: &str) -> Ref {
-    let path = if id.starts_with("ak_") { ApiKeys::PATH } else { <ServiceUsers<true>>::PATH };
-    call.reference(path, id)
 }
