@@ -177,10 +177,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn parse(name: HeaderName, lines: &[&str]) -> Result<Conditions, ApiError> {
+    fn parse(name: &HeaderName, lines: &[&str]) -> Result<Conditions, ApiError> {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(&name, line.parse().unwrap());
+            headers.append(name, line.parse().unwrap());
         }
         Conditions::parse(&headers)
     }
@@ -189,7 +189,7 @@ mod tests {
     fn if_match_names_a_revision() {
         let tag = EntityTag::new(7, &json!({"a": 1})).to_string();
         let check = |lines: &[&str], revision: Revision, expect: bool| {
-            let conditions = parse(header::IF_MATCH, lines).unwrap();
+            let conditions = parse(&header::IF_MATCH, lines).unwrap();
             assert_eq!(conditions.check_change(&"it", revision).is_ok(), expect, "{lines:?} {revision}");
         };
         check(&[], 7, true);
@@ -207,16 +207,16 @@ mod tests {
     #[test]
     fn if_none_match_names_an_answer() {
         let tag = EntityTag::new(7, &json!({"a": 1}));
-        let known = |line: &str| parse(header::IF_NONE_MATCH, &[line]).unwrap().is_known(&tag);
+        let known = |line: &str| parse(&header::IF_NONE_MATCH, &[line]).unwrap().is_known(&tag);
         assert!(known("*") && known(&tag.to_string()));
         assert!(
             !known(&EntityTag::new(7, &json!({"a": 2})).to_string()),
             "another answer of the same revision"
         );
         assert!(!known(&EntityTag::new(8, &json!({"a": 1})).to_string()));
-        let conditions = parse(header::IF_NONE_MATCH, &["*"]).unwrap();
+        let conditions = parse(&header::IF_NONE_MATCH, &["*"]).unwrap();
         assert!(conditions.check_change(&"it", 7).is_err() && conditions.check_creation().is_ok());
-        assert!(parse(header::IF_MATCH, &["*"]).unwrap().check_creation().is_err());
+        assert!(parse(&header::IF_MATCH, &["*"]).unwrap().check_creation().is_err());
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
             &["w/\"7\""],
             &[&"\"a\",".repeat(TAGS_MAX + 1)],
         ] {
-            let error = parse(header::IF_MATCH, lines).unwrap_err();
+            let error = parse(&header::IF_MATCH, lines).unwrap_err();
             assert_eq!(error.status(), StatusCode::BAD_REQUEST, "{lines:?}");
         }
     }

@@ -8,7 +8,7 @@ use ebbgate_policy::{CheckContext, Owner, SecretName, check};
 use super::call::Call;
 use super::failure::ApiError;
 use crate::presence::LiveEndpoint;
-use crate::record::vault::{SecretVault, VaultSecret};
+use crate::record::vault::{self, SecretVault, VaultSecret};
 use crate::record::{self, Endpoint, Holder, index};
 use crate::store::{Revision, Txn};
 
@@ -33,8 +33,7 @@ pub(super) async fn find(call: &Call, name: &SecretName) -> Result<Option<Found>
 
 /// Refuses if a traffic policy of the account names the secret; else the compares that keep it so.
 pub(super) async fn unnamed(call: &Call, secret: &VaultSecret) -> Result<Txn, ApiError> {
-    let vault = record::load::<SecretVault>(&*call.app.store, call.account, secret.vault).await?;
-    let vault = vault.map(|stored| stored.record.name).unwrap_or_default();
+    let vault = vault::name(&*call.app.store, call.account, secret.vault).await?;
     none_named(call, &BTreeSet::from([secret.id]), &|name| name.vault == vault && name.name == secret.name)
         .await
 }

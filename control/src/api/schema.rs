@@ -76,15 +76,15 @@ impl Document {
             |verb: &str| OperationBuilder::new().tag(R::PATH).summary(Some(format!("{verb} {}", R::NOUN)));
         let listing = operation("List every").response_of("200", list).page_parameters(R::LIST_FILTERS);
         self.push(&collection, HttpMethod::Get, listing);
-        let creation = operation("Create one").response_of("201", view.clone()).body(create).judged();
+        let creation = operation("Create one").response_of("201", view.clone()).body(create);
+        let creation = creation.judged(view.clone());
         self.push(&collection, HttpMethod::Post, creation);
-        self.push(&one, HttpMethod::Get, operation("Read one").response_of("200", view.clone()).id());
-        self.push(
-            &one,
-            HttpMethod::Patch,
-            operation("Change one").response_of("200", view).body(update).id().judged(),
-        );
-        self.push(&one, HttpMethod::Delete, operation("Delete one").empty().id().judged());
+        let reading = operation("Read one").response_of("200", view.clone()).id().unless_known();
+        self.push(&one, HttpMethod::Get, reading);
+        let change = operation("Change one").response_of("200", view.clone()).body(update).id();
+        self.push(&one, HttpMethod::Patch, change.judged(view).if_match());
+        let removal = operation("Delete one").empty().id().judged(ObjectBuilder::new().into());
+        self.push(&one, HttpMethod::Delete, removal.if_match());
     }
 
     /// The objects of kind `M` that belong to one of kind `R`.
@@ -193,7 +193,9 @@ trait Common: Sized {
     fn empty(self) -> Self;
     fn body(self, schema: RefOr<Schema>) -> Self;
     fn id(self) -> Self;
-    fn judged(self) -> Self;
+    fn judged(self, object: RefOr<Schema>) -> Self;
+    fn if_match(self) -> Self;
+    fn unless_known(self) -> Self;
     fn page_parameters(self, filters: &[&str]) -> Self;
 }
 
@@ -219,9 +221,23 @@ impl Common for OperationBuilder {
         self.parameter(parameter("id", ParameterIn::Path, Required::True))
     }
 
-    /// A call that may be judged only.
-    fn judged(self) -> Self {
-        self.parameter(parameter(dry_run::NAME, ParameterIn::Query, Required::False))
+    /// A call that may be judged only: the answer is then the object as it would be.
+    fn judged(self, object: RefOr<Schema>) -> Self {
+        let wanted = parameter(dry_run::NAME, ParameterIn::Query, Required::False);
+        let done = ResponseBuilder::new().description("Done, or with `dry_run=true` judged only");
+        self.parameter(wanted).response("200", done.content("application/json", content(object)).build())
+    }
+
+    /// A call that wants the object to be as its tag says.
+    fn if_match(self) -> Self {
+        self.parameter(parameter("If-Match", ParameterIn::Header, Required::False))
+    }
+
+    /// A call that needs no answer when the caller has it.
+    fn unless_known(self) -> Self {
+        let unchanged = ResponseBuilder::new().description("The caller's tag is still that of the object");
+        let tag = parameter("If-None-Match", ParameterIn::Header, Required::False);
+        self.parameter(tag).response("304", unchanged.build())
     }
 
     fn page_parameters(self, filters: &[&str]) -> Self {

@@ -2,6 +2,7 @@
 //! `secrets.get('vault', 'name')`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use ebbgate_model::{SecretId, VaultId};
 use serde::Serialize;
@@ -18,8 +19,7 @@ use super::query::Query;
 use super::reply::{Ref, timestamp};
 use super::resource::{Draft, Listing, Resource, load};
 use super::secret_name::{Name, check_name};
-use super::vaults::Vaults;
-use crate::record::vault::{SecretVault, VaultSecret};
+use crate::record::vault::{self, SecretVault, VaultSecret};
 use crate::record::{self, Holder, Record, Stored, index};
 use crate::store::Txn;
 use http::StatusCode;
@@ -82,7 +82,7 @@ impl VaultSecrets {
             updated_at: timestamp(record.updated_at),
             created_by: principal::reference(call, &record.created_by),
             last_updated_by: principal::reference(call, &record.last_updated_by),
-            vault: call.reference(Vaults::PATH, record.vault),
+            vault: call.reference(SecretVault::COLLECTION, record.vault),
             vault_name: vault_name.to_owned(),
         }
     }
@@ -105,8 +105,7 @@ impl Resource for VaultSecrets {
     }
 
     async fn saved_view(call: &Call, record: &VaultSecret) -> Result<View, ApiError> {
-        let vault = record::load::<SecretVault>(&*call.app.store, call.account, record.vault).await?;
-        Ok(Self::view_in(call, record, &vault.map(|stored| stored.record.name).unwrap_or_default()))
+        Ok(Self::view_in(call, record, &vault::name(&*call.app.store, call.account, record.vault).await?))
     }
 
     async fn create(call: &Call, body: &Create) -> Result<Draft<VaultSecret>, ApiError> {
@@ -115,7 +114,7 @@ impl Resource for VaultSecrets {
         let value = body.value.or_default();
         check_value(&value)?;
         TEXTS.check(&body.description, &body.metadata)?;
-        let vault = vault(call, &body.vault_id, &body.vault_name).await?;
+        let vault = find_vault(call, &body.vault_id, &body.vault_name).await?;
         check_unique(call, vault.record.id, &name).await?;
         let id = SecretId::new(call.app.ksuid());
         let txn = record::take(Txn::new(), index::secret_name(vault.record.id, &name), call.account, id);
@@ -177,9 +176,8 @@ impl Resource for VaultSecrets {
         let mut names = BTreeMap::new();
         let mut items = Vec::with_capacity(listed.items.len());
         for Stored { record, .. } in &listed.items {
-            if !names.contains_key(&record.vault) {
-                let vault = record::load::<SecretVault>(store, call.account, record.vault).await?;
-                names.insert(record.vault, vault.map(|stored| stored.record.name).unwrap_or_default());
+            if let Entry::Vacant(unknown) = names.entry(record.vault) {
+                unknown.insert(vault::name(&*call.app.store, call.account, record.vault).await?);
             }
             items.push(Self::view_in(call, record, names.get(&record.vault).map_or("", String::as_str)));
         }
@@ -189,7 +187,7 @@ impl Resource for VaultSecrets {
 }
 
 /// The vault a secret is to be put in, by id or by name. Both may be given if they agree.
-async fn vault(
+async fn find_vault(
     call: &Call,
     id: &Given<String>,
     name: &Given<String>,

@@ -3,8 +3,9 @@
 use ebbgate_model::{AccountId, SecretId, VaultId};
 use serde::{Deserialize, Serialize};
 
-use super::{Record, UnixSecs, records};
+use super::{Record, RecordError, UnixSecs, load, records};
 use crate::secret::Sealed;
+use crate::store::Store;
 
 records! {
     /// A named place for secrets.
@@ -41,4 +42,10 @@ records! {
         /// When it was last changed.
         updated_at: UnixSecs,
     }
+}
+
+/// The name of a vault; empty: it is gone.
+pub async fn name(store: &dyn Store, account: AccountId, vault: VaultId) -> Result<String, RecordError> {
+    let vault = load::<SecretVault>(store, account, vault).await?;
+    Ok(vault.map(|stored| stored.record.name).unwrap_or_default())
 }
