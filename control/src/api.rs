@@ -25,6 +25,7 @@ mod ip_policies;
 mod ip_policy_rules;
 mod ip_restrictions;
 mod issue;
+mod kubernetes_operators;
 mod owner;
 mod page;
 mod pem;
@@ -67,6 +68,7 @@ pub fn router(app: App) -> Router {
         .merge(resource::routes::<ip_policies::IpPolicies>())
         .merge(resource::routes::<ip_policy_rules::IpPolicyRules>())
         .merge(resource::routes::<ip_restrictions::IpRestrictions>())
+        .merge(resource::routes::<kubernetes_operators::KubernetesOperators>())
         .merge(resource::routes::<reserved_addrs::ReservedAddrs>())
         .merge(resource::routes::<reserved_domains::ReservedDomains>())
         .merge(resource::routes::<service_users::ServiceUsers<true>>())
@@ -74,6 +76,7 @@ pub fn router(app: App) -> Router {
         .merge(resource::routes::<tls_certificates::TlsCertificates>())
         .merge(resource::routes::<vault_secrets::VaultSecrets>())
         .merge(resource::routes::<vaults::Vaults>())
+        .merge(kubernetes_operators::routes())
         .merge(vaults::routes())
         .merge(reserved_domains::routes())
         .merge(tunnel_sessions::routes())

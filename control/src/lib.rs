@@ -13,6 +13,7 @@ pub mod bundle;
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod csr;
 pub mod dir;
 pub mod disk;
 pub mod error_chain;

@@ -48,7 +48,12 @@ pub(super) struct Filter(Expr);
 impl Filter {
     /// Reads a filter (code 250 when it is none).
     pub(super) fn parse(source: &str) -> Result<Self, ApiError> {
-        parse::parse(source).map(Self)
+        parse::parse(source, &["obj"]).map(Self)
+    }
+
+    /// Reads a condition on an object that goes by other names too.
+    pub(super) fn parse_named(source: &str, names: &'static [&'static str]) -> Result<Self, ApiError> {
+        parse::parse(source, names).map(Self)
     }
 
     /// Whether an object passes.

@@ -17,8 +17,8 @@ use super::failure::ErrorBody;
 use super::resource::Resource;
 use super::{
     agent_ingresses, api_keys, certificate_authorities, credentials, dry_run, endpoints, ip_policies,
-    ip_policy_rules, ip_restrictions, reserved_addrs, reserved_domains, root, service_users,
-    tls_certificates, tunnel_sessions, vault_secrets, vaults,
+    ip_policy_rules, ip_restrictions, kubernetes_operators, reserved_addrs, reserved_domains, root,
+    service_users, tls_certificates, tunnel_sessions, vault_secrets, vaults,
 };
 
 /// The API as an `OpenAPI` document; `control/openapi.json` is its checked-in text.
@@ -33,12 +33,16 @@ pub fn openapi() -> OpenApi {
     document.resource::<ip_policies::IpPolicies>();
     document.resource::<ip_policy_rules::IpPolicyRules>();
     document.resource::<ip_restrictions::IpRestrictions>();
+    document.resource::<kubernetes_operators::KubernetesOperators>();
     document.resource::<reserved_addrs::ReservedAddrs>();
     document.resource::<reserved_domains::ReservedDomains>();
     document.resource::<service_users::ServiceUsers<false>>();
     document.resource::<tls_certificates::TlsCertificates>();
     document.resource::<vault_secrets::VaultSecrets>();
     document.resource::<vaults::Vaults>();
+    document.members::<kubernetes_operators::KubernetesOperators, endpoints::Endpoints>(
+        kubernetes_operators::BOUND_PATH,
+    );
     document.members::<vaults::Vaults, vault_secrets::VaultSecrets>(vaults::SECRETS_PATH);
     document.actions("/reserved_domains/{id}/certificate", HttpMethod::Delete, "Detach the certificate");
     document.actions(

@@ -26,6 +26,7 @@ async fn furnish(lab: &Lab) -> Vec<(&'static str, &'static str, String)> {
         ("/ip_policies", "ip_policies", json!({})),
         ("/ip_policy_rules", "ip_policy_rules", rule),
         ("/ip_restrictions", "ip_restrictions", json!({"type": "agent", "ip_policy_ids": [policy]})),
+        ("/kubernetes_operators", "operators", json!({})),
         ("/reserved_addrs", "reserved_addrs", json!({})),
         ("/reserved_domains", "reserved_domains", json!({"domain": "mine.example.org"})),
         ("/service_users", "service_users", json!({"name": "clinic 2"})),

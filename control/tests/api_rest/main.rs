@@ -10,6 +10,7 @@ mod damage;
 mod endpoints;
 mod front_door;
 mod isolation;
+mod kubernetes;
 mod lab;
 mod live;
 mod openapi;
