@@ -10,6 +10,7 @@ mod code;
 mod diagnostic;
 mod document;
 pub mod engine;
+pub mod explain;
 pub mod expr;
 pub mod facts;
 mod hex;
@@ -22,6 +23,7 @@ mod restriction;
 #[cfg(test)]
 mod testing;
 mod token;
+pub mod trace;
 mod verdict;
 mod work;
 mod yaml;
