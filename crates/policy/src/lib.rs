@@ -16,6 +16,7 @@ pub mod facts;
 mod hex;
 mod json;
 pub mod jwks;
+pub mod lint;
 mod node;
 mod prefix_set;
 mod references;
