@@ -15,14 +15,14 @@ use ebbgate_model::{
     AccountId, AddressId, AddressSpec, AuthorityId, AuthoritySpec, CertificateId, CertificateSpec,
     CloudEndpointSpec, CredentialId, CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId,
     IngressSpec, IpPolicyId, IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionKind,
-    IpRestrictionSpec, Program, Settings,
+    IpRestrictionSpec, PolicyHash, Program, SecretId, SecretSpec, Settings, TrafficPolicy,
 };
 
 use crate::record::{
     CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, Record,
     ReservedAddress, key,
 };
-use crate::snapshot::{Issued, Snapshot};
+use crate::snapshot::{Issued, OpenSecret, Snapshot};
 
 /// The Program of a snapshot; its generation is the snapshot's revision.
 pub fn plan(snapshot: &Snapshot) -> Program {
@@ -30,6 +30,7 @@ pub fn plan(snapshot: &Snapshot) -> Program {
     Program {
         generation: snapshot.revision,
         settings: settings(snapshot, &mut certificates),
+        policies: policies(snapshot),
         endpoints: endpoints(snapshot),
         domains: domains(snapshot, &mut certificates),
         addresses: addresses(snapshot),
@@ -39,6 +40,8 @@ pub fn plan(snapshot: &Snapshot) -> Program {
         authorities: authorities(snapshot),
         ip_policies: ip_policies(snapshot),
         ip_restrictions: ip_restrictions(snapshot),
+        secrets: secrets(snapshot),
+        ..Program::default()
     }
 }
 
@@ -101,11 +104,35 @@ fn endpoints(snapshot: &Snapshot) -> BTreeMap<EndpointId, CloudEndpointSpec> {
         url: endpoint.url.clone(),
         binding: endpoint.binding,
         pooling_enabled: endpoint.pooling_enabled,
-        policy: endpoint.policy.clone(),
+        policy: endpoint.policy.as_ref().map(TrafficPolicy::hash),
     };
     let readable = snapshot.endpoints.iter().map(|(id, endpoint)| (*id, spec(endpoint)));
     let served = readable.chain(closed(snapshot));
     served.filter(|(_, endpoint)| is_active(snapshot, endpoint.account)).collect()
+}
+
+/// The policies of endpoints that are served, each once.
+fn policies(snapshot: &Snapshot) -> BTreeMap<PolicyHash, TrafficPolicy> {
+    let served = snapshot.endpoints.values().filter(|endpoint| is_active(snapshot, endpoint.account));
+    served
+        .filter_map(|endpoint| endpoint.policy.as_ref().map(|policy| (policy.hash(), policy.clone())))
+        .collect()
+}
+
+/// Secrets that a policy of their own account names; others stay at home.
+fn secrets(snapshot: &Snapshot) -> BTreeMap<SecretId, SecretSpec> {
+    let named = |endpoint: &Endpoint| {
+        let ids = endpoint.secrets.iter().filter_map(|id| Some((*id, snapshot.secrets.get(id)?)));
+        let own = ids.filter(|(_, secret)| secret.account == endpoint.account);
+        own.filter_map(|(id, secret)| {
+            let OpenSecret { account, vault, name, value } = secret.clone();
+            let vault = snapshot.vaults.get(&vault)?.name.clone();
+            Some((id, SecretSpec { account, vault, name, value }))
+        })
+        .collect::<Vec<_>>()
+    };
+    let served = snapshot.endpoints.values().filter(|endpoint| is_active(snapshot, endpoint.account));
+    served.flat_map(named).collect()
 }
 
 /// Endpoints that cannot be read, closed where they stand: else a wildcard beside them, or an agent, would take their

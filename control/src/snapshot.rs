@@ -8,10 +8,11 @@ use std::str::FromStr;
 
 use ebbgate_model::{
     AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, CredentialId, DomainId, EndpointId,
-    EndpointUrl, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
+    EndpointUrl, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, SecretId, ServiceUserId, VaultId,
 };
 
 use crate::error_chain::ErrorChain;
+use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
     Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
@@ -60,6 +61,10 @@ pub struct Snapshot {
     pub ip_policy_rules: BTreeMap<IpPolicyRuleId, IpPolicyRule>,
     /// What accounts demand of source addresses.
     pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestriction>,
+    /// Vaults.
+    pub vaults: BTreeMap<VaultId, SecretVault>,
+    /// Their secrets, opened.
+    pub secrets: BTreeMap<SecretId, OpenSecret>,
     /// Where cloud endpoints stand, as the index has it: known also of those that cannot be read.
     pub places: BTreeMap<EndpointId, (AccountId, EndpointUrl)>,
     /// Keys of records that cannot be read, each with the reason.
@@ -73,6 +78,25 @@ pub struct Issued {
     pub id: CertificateId,
     /// Chain and key.
     pub spec: CertificateSpec,
+}
+
+/// A secret of a vault, its value opened. Its `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OpenSecret {
+    /// Owner.
+    pub account: AccountId,
+    /// The vault it is in.
+    pub vault: VaultId,
+    /// Its name there.
+    pub name: String,
+    /// What policies get.
+    pub value: String,
+}
+
+impl std::fmt::Debug for OpenSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenSecret").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Why a record cannot be read.
@@ -178,6 +202,7 @@ impl Snapshot {
             }
             (_, Some("issued"), Some(owner)) => self.set_issued(owner, item, vault),
             (_, Some(TlsCertificate::COLLECTION), Some(id)) => self.set_certificate(id, item, vault),
+            (_, Some(VaultSecret::COLLECTION), Some(id)) => self.set_secret(id, item, vault),
             // Edges need none of them; one that cannot be read is told all the same.
             (_, Some(ApiKey::COLLECTION), Some(_)) => {
                 Ok(item.map(parse_record::<ApiKey>).transpose().map(drop)?)
@@ -187,12 +212,25 @@ impl Snapshot {
                     service_users: ServiceUser, credentials: Credential, domains: ReservedDomain,
                     addresses: ReservedAddress, endpoints: Endpoint, ingresses: AgentIngress,
                     authorities: CertificateAuthority, ip_policies: IpPolicy, ip_policy_rules: IpPolicyRule,
-                    ip_restrictions: IpRestriction,
+                    ip_restrictions: IpRestriction, vaults: SecretVault,
                 );
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    fn set_secret(&mut self, id: &str, item: Option<&Item>, vault: &Vault) -> Result<(), Unreadable> {
+        let open = |item: &Item| {
+            let VaultSecret { account, vault: place, name, value, .. } = parse_record(item)?;
+            let value = vault.open(&item.key, &value)?;
+            Ok::<_, Unreadable>(OpenSecret { account, vault: place, name, value })
+        };
+        let secret = item.map(open).transpose()?;
+        if let Ok(id) = id.parse() {
+            replace(&mut self.secrets, id, secret);
+        }
+        Ok(())
     }
 
     fn set_issued(&mut self, owner: &str, item: Option<&Item>, vault: &Vault) -> Result<(), Unreadable> {

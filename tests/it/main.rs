@@ -24,6 +24,7 @@ mod policy;
 mod pool;
 mod restart;
 mod sdk;
+mod secrets;
 mod site;
 mod slips;
 mod traffic;

@@ -113,7 +113,9 @@ async fn a_dry_run_judges_everything_and_stores_nothing() {
     lab.get(&format!("/endpoints/{}", first.id())).await.expect(404);
     let put = &first.body["dry_run"]["put"];
     assert_eq!(put["endpoints"][first.id()]["url"], "https://app.clinic.example.com", "{put}");
-    assert_eq!(put.as_object().unwrap().len(), 1, "{put}");
+    let hash = put["endpoints"][first.id()]["policy"].as_str().unwrap();
+    assert_eq!(put["policies"][hash]["on_http_request"][0]["actions"][0]["type"], "deny", "{put}");
+    assert_eq!(put.as_object().unwrap().len(), 2, "{put}");
 
     let bad =
         lab.post("/endpoints?dry_run=true", json!({"url": "https://a.b.example.org"})).await.expect(400);

@@ -200,9 +200,9 @@ ids! {
     IpPolicyRuleId = "ipr";
     /// An account-wide rule about the addresses its visitors, agents or API calls may come from.
     IpRestrictionId = "ipx";
-    /// A vault: a named place for secrets.
+    /// A vault: a named group of secrets.
     VaultId = "vault";
-    /// A secret of a vault.
+    /// A secret in a vault.
     SecretId = "secret";
     /// The registration of a Kubernetes operator.
     KubernetesOperatorId = "k8sop";

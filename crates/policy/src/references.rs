@@ -7,7 +7,7 @@ use ebbgate_model::{AuthorityId, IpPolicyId, IpPolicyRule};
 use crate::secret::{SecretName, SecretValue};
 
 /// The objects of one account that a policy may name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
     /// Authorities of client certificates, PEM.
     pub authorities: BTreeMap<AuthorityId, String>,

@@ -85,6 +85,9 @@ impl Redaction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::tests::request;
+    use crate::testing::World;
+    use crate::{CheckContext, Diagnostic, Engine, Owner, Phase, References, Verdict, check};
     use serde_json::json;
 
     #[test]
@@ -95,5 +98,98 @@ mod tests {
         let found = redaction.json(json!({"hunter2": ["x hunter2", 1, {"k": "hunter22"}]}));
         assert_eq!(found, json!({"(secret)": ["x (secret)", 1, {"k": "(secret)"}]}));
         assert!(!format!("{redaction:?} {values:?}").contains("hunter"));
+    }
+
+    fn engine(policy: Value, values: &[(&str, &str)]) -> Result<Arc<Engine>, Vec<Diagnostic>> {
+        let secret = |(name, value): &(&str, &str)| {
+            (SecretName { vault: "v".into(), name: (*name).into() }, SecretValue::new(value))
+        };
+        let refs = References { secrets: values.iter().map(secret).collect(), ..References::default() };
+        Engine::compile(&serde_json::from_value(policy).unwrap(), &refs).map(Arc::new)
+    }
+
+    fn run(policy: Value, value: &str) -> (Verdict, crate::Context) {
+        let mut cx = request("/", &[]);
+        let engine = engine(policy, &[("n", value)]).unwrap();
+        (World::default().run(&engine, Phase::HttpRequest, &mut cx), cx)
+    }
+
+    /// One rule of the request phase.
+    fn rule(actions: Value) -> Value {
+        json!({"on_http_request": [{"actions": actions}]})
+    }
+
+    fn codes(policy: &Value) -> Vec<u32> {
+        let cx = CheckContext {
+            scheme: ebbgate_model::Scheme::Https,
+            binding: ebbgate_model::Binding::Public,
+            owner: Owner::Agent,
+        };
+        let problems = check(&policy.to_string(), &cx).err().unwrap_or_default();
+        problems.iter().map(|problem| problem.code.number()).collect()
+    }
+
+    #[test]
+    fn a_value_is_there_at_run_time() {
+        let body = json!({"body": "${secrets.get('v', 'n').upperAscii()}"});
+        let (verdict, _) = run(rule(json!([{"type": "custom-response", "config": body}])), "hunter2");
+        assert!(matches!(&verdict, Verdict::Respond(reply) if reply.body == "HUNTER2"), "{verdict:?}");
+        let condition = json!({"on_http_request": [
+            {"expressions": ["secrets.get('v', 'n') == 'hunter2'"], "actions": [{"type": "deny"}]},
+        ]});
+        assert!(matches!(run(condition.clone(), "hunter2").0, Verdict::Respond(_)));
+        assert!(matches!(run(condition, "hunter3").0, Verdict::Continue));
+    }
+
+    #[test]
+    fn a_secret_that_is_not_there_closes_what_names_it() {
+        for policy in [
+            rule(json!([{"type": "custom-response", "config": {"body": "${secrets.get('v', 'm')}"}}])),
+            rule(json!([{"type": "set-vars", "config": {"vars": [{"a": "${secrets.get('w', 'n')}"}]}}])),
+            json!({"on_http_request": [
+                {"expressions": ["secrets.get('v', 'm') == ''"], "actions": [{"type": "deny"}]},
+            ]}),
+        ] {
+            let problems = engine(policy, &[("n", "hunter2")]).unwrap_err();
+            assert!(problems[0].message.contains("there is no secret"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_entry_holds_no_secret() {
+        let log = |value: &str| json!({"type": "log", "config": {"metadata": {"k": value}}});
+        let vars = |value: &str| json!({"type": "set-vars", "config": {"vars": [{"a": value}]}});
+        let secret = "${secrets.get('v', 'n')}";
+        assert_eq!(codes(&rule(json!([log(secret)]))), [2204]);
+        assert_eq!(codes(&rule(json!([log("${base64.encode(bytes(secrets.get('v', 'n')))}")]))), [2204]);
+        assert_eq!(codes(&rule(json!([vars(secret), log("${vars.a}")]))), [2204]);
+        assert_eq!(codes(&rule(json!([vars(secret), log("${vars}")]))), [2204]);
+        let through = json!({"type": "set-vars", "config": {"vars": [{"b": "${vars.a + 'x'}"}]}});
+        assert_eq!(codes(&rule(json!([vars(secret), through, log("${vars.b}")]))), [2204]);
+        let added = json!({"type": "add-headers", "config": {"headers": {"x-key": secret}}});
+        assert_eq!(codes(&rule(json!([added, log("${actions.ngrok.add_headers}")]))), [2204]);
+        assert_eq!(codes(&rule(json!([vars("x"), log("${vars.a}"), added, log("${req.method}")]))), [0; 0]);
+        let (_, cx) = run(rule(json!([added, log("${req.headers}")])), "hunter2");
+        let logged = json!(cx.logs).to_string();
+        assert!(
+            logged.contains("x-key") && logged.contains(REDACTED) && !logged.contains("hunter2"),
+            "{logged}"
+        );
+    }
+
+    #[test]
+    fn a_failure_tells_no_secret() {
+        for config in [
+            json!({"body": "${{'a': 1}[secrets.get('v', 'n')]}"}),
+            json!({"body": "${int(secrets.get('v', 'n'))}"}),
+        ] {
+            let (verdict, _) = run(rule(json!([{"type": "custom-response", "config": config}])), "hunter2");
+            let told = format!("{verdict:?}");
+            assert!(matches!(verdict, Verdict::Failed { .. }) && !told.contains("hunter2"), "{told}");
+        }
+        let vars = json!({"type": "set-vars", "config": {"vars": [{"a": "${secrets.get('v', 'n')}"}]}});
+        let body = json!({"type": "custom-response", "config": {"body": "${{'a': 1}[vars.a]}"}});
+        let told = format!("{:?}", run(rule(json!([vars, body])), "hunter2").0);
+        assert!(told.contains("no key") && told.contains(REDACTED) && !told.contains("hunter2"), "{told}");
     }
 }

@@ -12,6 +12,7 @@ use super::slots::{self, MadeName, Resolver, Slot, Source, Tainted};
 use super::{datum::Kind, kind, library, rewrite, syntax, value};
 use crate::facts::{Context, Phase};
 use crate::secret::{SecretName, SecretValue};
+use crate::work::Work;
 
 /// The standard environment, built once: all functions a policy may call.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::environment()));
@@ -77,6 +78,20 @@ impl Expression {
     /// Whether its value may be a secret or made of one.
     pub(crate) fn may_show_a_secret(&self, tainted: &Tainted) -> bool {
         self.slots.iter().any(|slot| slot.source.may_show_a_secret(tainted))
+    }
+
+    /// What the expression reads and the values of it in this context, each once. Charged to nobody's work.
+    pub(crate) fn reads(&self, cx: &Context) -> Vec<(String, Option<Value>)> {
+        let budget = Budget::new(Work::default(), cx.rng_seed);
+        let resolver = Resolver::new(&self.slots, cx, &budget);
+        let mut reads: Vec<(String, Option<Value>)> = Vec::new();
+        for source in self.slots.iter().map(|slot| &slot.source) {
+            let Some(name) = source.name().filter(|name| reads.iter().all(|(seen, _)| seen != name)) else {
+                continue;
+            };
+            reads.push((name, resolver.json(source)));
+        }
+        reads
     }
 
     /// Whether the expression reads `vars.<name>` or all of `vars`.

@@ -253,7 +253,7 @@ fn slips_are_explained() {
     {
         check(
             source,
-            "secrets.get takes the name of a vault and the name of a secret, both as text in quotes",
+            "secrets.get takes the name of a vault and the name of a secret, both as text in quotes -> write secrets.get('vault', 'name')",
         );
     }
     check("req.headers['nope'][0] == 'x'", "the request has no header `nope`");
