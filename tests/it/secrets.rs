@@ -1,11 +1,14 @@
 //! Secrets of vaults, from the API to the edge and back to nowhere, with the real programs.
 
 use std::fs;
+use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use ebbgate_lab::api::text;
 use ebbgate_lab::guide;
+use ebbgate_lab::lab::local;
+use ebbgate_lab::program::run;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
 use serde_json::json;
@@ -100,5 +103,60 @@ fn an_agents_policy_names_secrets_that_the_edge_has_for_its_account() -> Result<
         Ok((answer.status == 200 && answer.body == OLD.as_bytes()).then_some(()))
     })
     .inspect_err(|_| lab.show_logs())?;
+    Ok(())
+}
+
+const PAGE: &str = include_str!("../../docs/resources.md");
+/// Printed before each command of the page.
+const MARK: &str = "=== next command ===";
+
+/// A text with ids and numbers taken out: they differ from run to run.
+fn steady(text: &str) -> String {
+    let mut steady = String::new();
+    let mut word = String::new();
+    for c in text.chars().chain(['\n']) {
+        if c.is_ascii_alphanumeric() {
+            word.push(c);
+            continue;
+        }
+        let is_number = word.bytes().all(|b| b.is_ascii_digit());
+        let shown = if word.len() == 27 || (is_number && !word.is_empty()) { "#" } else { &word };
+        steady.push_str(shown);
+        steady.push(c);
+        word.clear();
+    }
+    steady
+}
+
+#[test]
+fn the_page_prints_what_it_says() -> Result<()> {
+    let mut lab = TestLab::stopped()?;
+    lab.start_control()?;
+    let base = format!("http://{}", local(lab.ports().api()));
+    let blocks: Vec<&str> = PAGE.split("\n```").skip(1).step_by(2).collect();
+    let (mut script, mut expected) = (String::new(), Vec::new());
+    for block in blocks {
+        let (info, text) = block.split_once('\n').context("a block has a kind")?;
+        if info == "sh" {
+            script.push_str(text);
+            continue;
+        }
+        ensure!(info == "console", "a block is a function or commands, not `{info}`");
+        for command in format!("\n{text}\n").split("\n$ ").skip(1) {
+            let (line, output) = command.split_once('\n').unwrap_or((command, ""));
+            script.push_str(&format!("\necho '{MARK}'\n{line}\n"));
+            expected.push((line, output));
+        }
+    }
+    ensure!(expected.len() == 9, "the page has {} commands", expected.len());
+    let mut shell = Command::new("bash");
+    shell.args(["-u", "-o", "pipefail", "-c", &script]).env("API", &base).env("KEY", lab.api_key()?);
+    let ran = run(&mut shell)?;
+    let printed = ran.text.replace(&base, "https://api.example.com");
+    let printed: Vec<&str> = printed.split(MARK).skip(1).collect();
+    ensure!(printed.len() == expected.len(), "{}", ran.text);
+    for ((line, output), printed) in expected.iter().zip(printed) {
+        assert_eq!(steady(printed.trim()), steady(output.trim()), "{line}");
+    }
     Ok(())
 }
