@@ -92,7 +92,7 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoRes
 /// Ready: the store takes a write and the newest revision could be planned.
 async fn ready(State(admin): State<Admin>) -> Response {
     let planned = admin.app.planned.borrow().clone();
-    let trouble = match (&planned.trouble, &planned.program) {
+    let trouble = match (&planned.trouble, planned.generation) {
         (Some(trouble), _) => Some(trouble.clone()),
         (None, None) => Some("the first Program is not planned yet".to_owned()),
         (None, Some(_)) => {
@@ -132,7 +132,7 @@ fn told(head: &str, left_out: &BTreeMap<String, String>) -> String {
 
 /// Who is connected, and which generation is in force there.
 async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
-    let newest = admin.app.planned.borrow().program.as_ref().map(|program| program.generation);
+    let newest = admin.app.planned.borrow().generation;
     let edges = admin.app.presence.edges();
     let edges = edges.into_iter().map(|edge| {
         json!({
@@ -325,7 +325,7 @@ mod tests {
         let names =
             (0..LEFT_OUT_SHOWN_MAX + 2).map(|n| (format!("/a/x/credentials/{n:03}"), "damaged".to_owned()));
         let planned = crate::push::Planned {
-            program: Some(Arc::default()),
+            generation: Some(0),
             left_out: Arc::new(names.collect()),
             ..crate::push::Planned::default()
         };

@@ -17,6 +17,7 @@ pub mod dir;
 pub mod disk;
 pub mod error_chain;
 pub mod file;
+pub mod holdings;
 pub mod init;
 pub mod join;
 pub mod listen;

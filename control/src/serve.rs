@@ -31,7 +31,7 @@ use crate::error_chain::ErrorChain;
 use crate::file::{self, FileError};
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
-use crate::push::{self, Feeds, Planned, Planner};
+use crate::push::{self, Feeds, Follower, Planned, Published};
 use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
@@ -121,10 +121,13 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
 
     let mut background = JoinSet::new();
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
-    background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
+    let published = Arc::<Published>::default();
+    let follower = Follower { vault, published: published.clone(), publish, metrics, room };
+    background.spawn(push::follow(app.store.clone(), follower));
     background.spawn(renew_hourly(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
-    let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
+    let feeds =
+        Arc::new(Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();

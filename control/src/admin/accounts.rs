@@ -205,9 +205,9 @@ mod tests {
     use super::*;
     use crate::app::testing::Lab;
     use crate::auth::{AuthError, authenticate};
-    use crate::plan::plan;
+    use crate::plan::live::Live;
+    use crate::plan::planner::Planner;
     use crate::record::{Credential, Record, ReservedDomain};
-    use crate::snapshot::Snapshot;
     use axum::http::header::AUTHORIZATION;
     use ebbgate_model::{Acl, CredentialId, DomainId};
 
@@ -244,8 +244,10 @@ mod tests {
 
     async fn working(lab: &Lab) -> bool {
         let page = lab.app.store.range(Range::all("/")).await.unwrap();
-        let program = plan(&Snapshot::read(&page.items, page.revision, &lab.app.vault));
-        program.credentials.values().any(|credential| credential.account == lab.account)
+        let (mut planner, mut live) = (Planner::new(usize::MAX), Live::default());
+        planner.read(&page.items, &lab.app.vault);
+        planner.plan(&mut live);
+        live.program(page.revision).credentials.values().any(|credential| credential.account == lab.account)
     }
 
     async fn key_works(lab: &Lab) -> Result<(), AuthError> {
