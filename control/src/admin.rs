@@ -3,6 +3,7 @@
 mod accounts;
 mod api_keys;
 mod call;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -43,6 +44,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/accounts", get(accounts::list).post(accounts::create))
         .route("/accounts/{id}", get(accounts::show).delete(accounts::delete))
         .route("/accounts/{id}/suspend", post(accounts::suspend))
+        .route("/accounts/{id}/limits", post(limits::set))
         .route("/accounts/{id}/resume", post(accounts::resume))
         .route("/accounts/{id}/api_keys", get(api_keys::list).post(api_keys::create))
         .route("/api_keys/{id}", delete(api_keys::revoke))

@@ -92,6 +92,7 @@ pub(super) async fn show(
         let presence = &admin.app.presence;
         fields.insert("objects".into(), json!(objects));
         fields.insert("bytes".into(), json!(usage.bytes));
+        fields.insert("limits".into(), super::limits::shown(&account.limits));
         fields.insert("sessions_online".into(), json!(presence.sessions(account.id).len()));
         fields.insert("agent_endpoints_online".into(), json!(presence.endpoints(account.id).len()));
     }

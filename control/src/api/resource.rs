@@ -37,9 +37,6 @@ const WARNINGS_MAX: usize = 10;
 /// How often a transaction that lost a race is tried again before the caller is told to.
 const ATTEMPTS_MAX: u32 = 64;
 
-/// Bytes of all records of one account.
-const ACCOUNT_BYTES_MAX: usize = 64 << 20;
-
 /// What one resource adds to the common mechanics.
 pub(super) trait Resource: Send + Sync + Sized + 'static {
     /// Path below the root, which is also the name of the list.
@@ -52,7 +49,7 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
     const ID_PREFIXES: &'static [&'static str];
     /// Code of a change without any field.
     const EMPTY_UPDATE: u32;
-    /// Most an account has of them.
+    /// Most an account has of them, unless the operator says otherwise.
     const OWNED_MAX: usize = 1_000;
     /// Query parameters of its list besides those of pages; each may be repeated.
     const LIST_FILTERS: &'static [&'static str] = &[];
@@ -161,6 +158,11 @@ pub(super) struct Listing<V, I> {
     pub(super) damaged: Vec<String>,
 }
 
+/// The collection of a resource, and most of its objects in an account by default.
+pub(super) fn limit<R: Resource>() -> (&'static str, usize) {
+    (R::Record::COLLECTION, R::OWNED_MAX)
+}
+
 /// The five operations of a resource.
 pub(super) fn routes<R: Resource>() -> Router<App> {
     Router::new()
@@ -231,7 +233,7 @@ async fn check_owned<R: Resource>(call: &Call) -> Result<(), ApiError> {
         Some(owned) => owned,
         None => call.app.store.usage(record::prefix::<R::Record>(call.account)).await?,
     };
-    if owned.keys < R::OWNED_MAX {
+    if owned.keys < call.limits.objects(R::Record::COLLECTION, R::OWNED_MAX) {
         return Ok(());
     }
     let message = format!(
@@ -242,18 +244,18 @@ async fn check_owned<R: Resource>(call: &Call) -> Result<(), ApiError> {
     Err(ApiError::plain(StatusCode::FORBIDDEN, message))
 }
 
-/// Refuses what would make an account larger than [`ACCOUNT_BYTES_MAX`]. Gives how many bytes it has now.
+/// Refuses what would make an account larger than its limit. Gives how many bytes it has now.
 async fn check_bytes(call: &Call, more: usize) -> Result<usize, ApiError> {
     let owned = match call.app.room.owned(call.account, "") {
         Some(owned) => owned,
         None => call.app.store.usage(record::account_prefix(call.account)).await?,
     };
-    if more == 0 || owned.bytes + more <= ACCOUNT_BYTES_MAX {
+    if more == 0 || owned.bytes + more <= call.limits.bytes() {
         return Ok(owned.bytes);
     }
     let message = format!(
         "this account's objects would take more than {} MiB together, the most one account may have; delete or shorten some first",
-        ACCOUNT_BYTES_MAX >> 20
+        call.limits.bytes() >> 20
     );
     Err(ApiError::plain(StatusCode::FORBIDDEN, message))
 }

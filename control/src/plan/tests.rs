@@ -29,6 +29,7 @@ fn account(n: u8) -> Account {
         created_at: 0,
         passthrough_links: false,
         suspended_at: None,
+        limits: crate::record::Limits::default(),
     }
 }
 
