@@ -147,6 +147,16 @@ impl Room {
         Some(usage)
     }
 
+    /// What an account has, by collection. None: not counted yet.
+    pub fn holds(&self, account: AccountId) -> Option<Owned> {
+        let state = self.state();
+        let mut has = state.owned.as_ref()?.get(&account).cloned().unwrap_or_default();
+        // The account's own record is no object of its.
+        has.keys.remove("account");
+        has.keys.retain(|_, keys| *keys > 0);
+        Some(has)
+    }
+
     /// Room for a write, by an account that has `own` bytes already. Keep it until the write is done.
     pub fn reserve(self: &Arc<Self>, own: usize, write: Write) -> Result<Reservation, NoRoom> {
         let mut state = self.state();

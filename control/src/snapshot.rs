@@ -6,6 +6,7 @@
 //! Reads bytes and opens sealed keys; asks no store and no clock. A record that cannot be read is left out and named in
 //! [`Snapshot::damaged`]; what must close because of that is `plan`'s to know.
 
+mod endpoint;
 mod index;
 mod touch;
 
@@ -19,6 +20,7 @@ use ebbgate_model::{
     PolicyHash, ServiceUserId, TrafficPolicy,
 };
 
+use self::endpoint::Policy;
 use self::index::Index;
 use crate::error_chain::ErrorChain;
 use crate::record::{
@@ -287,17 +289,18 @@ impl Snapshot {
     }
 
     fn set_endpoint(&mut self, id: &str, item: Option<&Item>) -> Result<(), Unreadable> {
-        let record: Option<Endpoint> = item.map(parse_record).transpose()?;
+        let told =
+            item.map(|item| endpoint::read(item, |hash| self.policies.contains_key(hash))).transpose()?;
         let Ok(id) = id.parse::<EndpointId>() else { return Ok(()) };
         let place = self.place_of(id).map(|(account, url)| (account, url.clone()));
-        let new = record.map(|record| Standing {
+        let new = told.map(|told| Standing {
             placed: false,
             spec: Arc::new(CloudEndpointSpec {
-                account: record.account,
-                url: record.url,
-                binding: record.binding,
-                pooling_enabled: record.pooling_enabled,
-                policy: record.policy.map(|policy| self.share(policy)),
+                account: told.account,
+                url: told.url,
+                binding: told.binding,
+                pooling_enabled: told.pooling_enabled,
+                policy: told.policy.map(|policy| self.share(policy)),
             }),
         });
         self.bytes += new.as_ref().map_or(0, |new| standing_bytes(&new.spec));
@@ -334,7 +337,14 @@ impl Snapshot {
         replace(&mut self.places, id, place.filter(|_| !placed));
     }
 
-    fn share(&mut self, policy: TrafficPolicy) -> PolicyHash {
+    fn share(&mut self, policy: Policy) -> PolicyHash {
+        let policy = match policy {
+            Policy::New(policy) => policy,
+            Policy::Known(hash) => {
+                self.policies.entry(hash).and_modify(|(_, count)| *count += 1);
+                return hash;
+            }
+        };
         let hash = policy.hash();
         let bytes = &mut self.bytes;
         let shared = self.policies.entry(hash).or_insert_with(|| {

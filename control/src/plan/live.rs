@@ -111,6 +111,11 @@ impl Live {
             .collect()
     }
 
+    /// Takes note of all changes.
+    pub fn forget(&mut self) {
+        self.before = BTreeMap::new();
+    }
+
     /// All of it as one value.
     pub fn program(&self, generation: u64) -> Program {
         let mut all = ebbgate_model::Changes::default();

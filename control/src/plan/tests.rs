@@ -199,6 +199,19 @@ fn item(key: &str, value: &[u8]) -> Item {
     }
 }
 
+fn installation() -> Installation {
+    Installation {
+        region: "local".into(),
+        connect_host: "connect.example.com".parse().unwrap(),
+        tcp_host: "tcp.example.com".parse().unwrap(),
+        tcp_port_first: 20_000,
+        tcp_port_last: 20_009,
+        random_port_first: 20_010,
+        random_port_last: 20_019,
+        default_domain: Some("ebbgate.test".parse().unwrap()),
+    }
+}
+
 /// Two clinics with one of everything.
 fn clinics() -> Records {
     let policy = |n, account| IpPolicy {
@@ -217,18 +230,8 @@ fn clinics() -> Records {
         management: None,
         created_at: 0,
     };
-    let installation = Installation {
-        region: "local".into(),
-        connect_host: "connect.example.com".parse().unwrap(),
-        tcp_host: "tcp.example.com".parse().unwrap(),
-        tcp_port_first: 20_000,
-        tcp_port_last: 20_009,
-        random_port_first: 20_010,
-        random_port_last: 20_019,
-        default_domain: Some("ebbgate.test".parse().unwrap()),
-    };
     let mut all = Records::default();
-    all.0.insert(INSTALLATION_KEY.to_owned(), encode(&installation));
+    all.0.insert(INSTALLATION_KEY.to_owned(), encode(&installation()));
     all.leaf(CONNECT_CERTIFICATE_KEY, 90);
     all.leaf(DEFAULT_DOMAIN_CERTIFICATE_KEY, 91);
     [account(1), account(2)].iter().for_each(|account| all.account(account));
@@ -439,7 +442,10 @@ fn act(records: &mut Records, step: &Step) {
         Step::Restriction(n, kind) => {
             records.put(&restriction(90 + n, 1, IpRestrictionKind::ALL[kind], &[60]));
         }
-        Step::SystemLeaf(n) => records.leaf(CONNECT_CERTIFICATE_KEY, 200 + n),
+        Step::SystemLeaf(n) => {
+            records.0.insert(INSTALLATION_KEY.to_owned(), encode(&installation()));
+            records.leaf(CONNECT_CERTIFICATE_KEY, 200 + n);
+        }
         // The installation's own records are held on to when they are damaged: that depends on the history.
         Step::Damage(n) | Step::Remove(n) => {
             let keys: Vec<_> =

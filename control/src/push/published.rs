@@ -42,7 +42,7 @@ struct Step {
 impl State {
     /// Everything was read anew: the log begins here. What edges hold is compared with by its digest.
     pub(super) fn replace(&mut self, mut live: Live, generation: u64) {
-        live.take_changed();
+        live.forget();
         self.log.clear();
         (self.keys, self.base) = (0, (generation, live.digest()));
         (self.live, self.generation) = (live, generation);
