@@ -8,6 +8,7 @@ use ebbgate_model::{AccountId, Host};
 use serde::Serialize;
 
 use crate::account;
+use crate::acme::{ACME_KEY, AcmeChanges, AcmeError};
 use crate::authority::{AuthorityError, Issuer, Purpose, new_authority};
 use crate::clock::Clock;
 use crate::dir::{DataDir, DirError};
@@ -122,6 +123,9 @@ pub enum InitError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The public authority.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
 }
 
 impl From<FileError> for InitError {
@@ -140,6 +144,7 @@ impl From<AuthorityError> for InitError {
 pub async fn init(
     dir: &DataDir,
     installation: &Installation,
+    acme: &AcmeChanges,
     account_name: &str,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
@@ -151,6 +156,7 @@ pub async fn init(
     }
     // Secrets that are there stay: a backup of a lost database would not open without them.
     let vault = if dir.has_secret_key() { dir.vault()? } else { new_vault(dir, entropy)? };
+    let acme = acme.apply(None, &vault)?;
     let installation_name = secret::base62(entropy, 8);
     for purpose in Purpose::ALL {
         if !dir.has_authority(purpose) {
@@ -167,7 +173,10 @@ pub async fn init(
         0o600,
     )?;
     file::replace(&dir.api_key(), &format!("{token}\n"), 0o600)?;
-    let txn = account::add(first.installation(installation)?, &account, &api_key);
+    let mut txn = account::add(first.installation(installation)?, &account, &api_key);
+    if let Some(acme) = acme {
+        txn = txn.put(ACME_KEY, encode(&acme));
+    }
     make_database(dir, txn).await?;
     Ok(Made {
         account: account.id,

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 use tokio_rustls::TlsAcceptor;
 
+use crate::acme::{self, ACME_KEY, AcmeSettings, Registry};
 use crate::app::{App, Settings};
 use crate::auth::Limiter;
 use crate::clock::SystemClock;
@@ -123,6 +124,8 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
     background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
     background.spawn(renew_hourly(app.clone()));
+    background.spawn(acme::watch_names(app.clone()));
+    background.spawn(acme::run(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
     let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
@@ -236,6 +239,7 @@ async fn open_app(
     let issuer = dir.issuer(&vault)?;
     let store = Sqlite::open(&dir.database())?;
     let installation = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
+    let acme = record::read::<AcmeSettings>(&store, ACME_KEY).await?.map(|stored| stored.record);
     let not_initialised = || ServeError::NotInitialised { path: dir.database() };
     Ok(App {
         store: Arc::new(store),
@@ -249,6 +253,7 @@ async fn open_app(
         planned,
         restrictions: Arc::default(),
         limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
+        acme: Arc::new(Registry::new(acme)),
         database: Arc::from(dir.database()),
         installation: Arc::new(installation.ok_or_else(not_initialised)?.record),
         settings: Arc::new(settings),

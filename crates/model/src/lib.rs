@@ -34,7 +34,7 @@ pub use join::{JOIN_AUTHORITIES_MAX, JOIN_BYTES_MAX, JoinError, JoinString};
 pub use policy::{Action, Rule, TrafficPolicy};
 pub use prefix::{Prefix, PrefixError, canonical_ip};
 pub use program::{
-    AddressSpec, AuthoritySpec, CertificateSpec, CloudEndpointSpec, CredentialSpec, DiffError, DomainSpec,
+    AddressSpec, AuthoritySpec, CertificateSpec, ChallengeSpec, CloudEndpointSpec, CredentialSpec, DiffError, DomainSpec,
     IngressSpec, IpPolicyRule, IpPolicySpec, IpRestrictionKind, IpRestrictionSpec, IpRuleAction, Program,
     ProgramDiff, Settings, TableDiff,
 };

@@ -44,6 +44,8 @@ pub struct Program {
     pub ip_policies: BTreeMap<IpPolicyId, IpPolicySpec>,
     /// What accounts demand of source addresses, whatever their endpoints' policies say.
     pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestrictionSpec>,
+    /// Answers to a certificate authority, by the name it checks.
+    pub challenges: BTreeMap<Host, ChallengeSpec>,
 }
 
 /// What holds for the whole edge.
@@ -238,6 +240,23 @@ impl IpRestrictionKind {
     }
 }
 
+/// Answers to a certificate authority that checks who holds a name (RFC 8555 section 8, RFC 8737).
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ChallengeSpec {
+    /// HTTP-01: the key authorization by token.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub http: BTreeMap<String, String>,
+    /// TLS-ALPN-01: what a hello that offers `acme-tls/1` alone is answered with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_alpn: Option<CertificateSpec>,
+}
+
+impl std::fmt::Debug for ChallengeSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChallengeSpec").field("http", &self.http.len()).finish_non_exhaustive()
+    }
+}
+
 /// Changes to one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(bound(
@@ -302,6 +321,8 @@ pub struct ProgramDiff {
     pub ip_policies: TableDiff<IpPolicyId, IpPolicySpec>,
     /// See [`Program::ip_restrictions`].
     pub ip_restrictions: TableDiff<IpRestrictionId, IpRestrictionSpec>,
+    /// See [`Program::challenges`].
+    pub challenges: TableDiff<Host, ChallengeSpec>,
 }
 
 /// A diff that does not fit the Program it is applied to.
@@ -330,6 +351,7 @@ impl Program {
             authorities: TableDiff::between(&self.authorities, &to.authorities),
             ip_policies: TableDiff::between(&self.ip_policies, &to.ip_policies),
             ip_restrictions: TableDiff::between(&self.ip_restrictions, &to.ip_restrictions),
+            challenges: TableDiff::between(&self.challenges, &to.challenges),
         }
     }
 
@@ -351,6 +373,7 @@ impl Program {
         diff.authorities.apply(&mut self.authorities);
         diff.ip_policies.apply(&mut self.ip_policies);
         diff.ip_restrictions.apply(&mut self.ip_restrictions);
+        diff.challenges.apply(&mut self.challenges);
         Ok(())
     }
 }
