@@ -52,8 +52,9 @@ pub fn object(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
         ObjectKey::Ingress(id) => Object::Ingress(Arc::new(ingress(snapshot, *id)?)),
         ObjectKey::Credential(id) => Object::Credential(Arc::new(credential(snapshot, *id)?)),
         ObjectKey::Endpoint(id) => Object::Endpoint(endpoint(snapshot, *id)?),
+        ObjectKey::Challenge(host) => Object::Challenge(Arc::clone(snapshot.challenges.get(host)?)),
         // No record makes them.
-        ObjectKey::Secret(_) | ObjectKey::Challenge(_) => return None,
+        ObjectKey::Secret(_) => return None,
     })
 }
 

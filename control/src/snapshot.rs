@@ -15,13 +15,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ebbgate_model::{
-    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
-    DomainId, EndpointId, EndpointUrl, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ObjectKey,
-    PolicyHash, ServiceUserId, TrafficPolicy,
+    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
+    CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId,
+    IpRestrictionId, ObjectKey, PolicyHash, ServiceUserId, TrafficPolicy,
 };
 
 use self::endpoint::Policy;
 use self::index::Index;
+use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
@@ -75,6 +76,8 @@ pub struct Snapshot {
     pub ip_policy_rules: BTreeMap<IpPolicyRuleId, IpPolicyRule>,
     /// What accounts demand of source addresses.
     pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestriction>,
+    /// What edges answer to the ACME authority, by name.
+    pub challenges: BTreeMap<Host, Arc<ChallengeSpec>>,
     /// Where cloud endpoints stand by the index, as far as their records do not say the same: known also of those that
     /// cannot be read.
     pub places: BTreeMap<EndpointId, (AccountId, EndpointUrl)>,
@@ -236,6 +239,13 @@ impl Snapshot {
                 Ok(())
             }
             (_, Some("issued"), Some(owner)) => self.set_issued(owner, item, vault),
+            (_, Some(CHALLENGES), Some(host)) => {
+                let challenge = item.map(|item| open_challenge(item, vault)).transpose()?;
+                if let Ok(host) = host.parse() {
+                    replace(&mut self.challenges, host, challenge.map(Arc::new));
+                }
+                Ok(())
+            }
             (_, Some(TlsCertificate::COLLECTION), Some(id)) => self.set_certificate(id, item, vault),
             // Edges need none of them; one that cannot be read is told all the same.
             (_, Some(ApiKey::COLLECTION), Some(_)) => {
@@ -410,6 +420,10 @@ fn standing_bytes(spec: &CloudEndpointSpec) -> usize {
 
 fn policy_bytes(policy: &TrafficPolicy) -> usize {
     ebbgate_model::Object::Policy(Arc::new(policy.clone())).bytes()
+}
+
+fn open_challenge(item: &Item, vault: &Vault) -> Result<ChallengeSpec, Unreadable> {
+    Ok(parse::<Challenge>(item)?.spec(&item.key, vault)?)
 }
 
 fn open_issued(item: &Item, vault: &Vault) -> Result<Issued, Unreadable> {

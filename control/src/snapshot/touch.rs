@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ebbgate_model::{AccountId, CertificateId, EndpointId, IpRestrictionId, ObjectKey};
 
 use super::{Issued, Snapshot};
+use crate::acme::CHALLENGES;
 use crate::record::{
     ACCOUNTS_PREFIX, AgentIngress, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule,
     IpRestriction, Record, ReservedAddress, ReservedDomain, SYSTEM_PREFIX, ServiceUser, TlsCertificate,
@@ -76,6 +77,7 @@ impl Snapshot {
                 }
             }
             // Those that concern one object each.
+            CHALLENGES => named(id.parse().ok().map(ObjectKey::Challenge)),
             Credential::COLLECTION => named(id.parse().ok().map(ObjectKey::Credential)),
             ReservedDomain::COLLECTION => named(id.parse().ok().map(ObjectKey::Domain)),
             ReservedAddress::COLLECTION => named(id.parse().ok().map(ObjectKey::Address)),
