@@ -3,6 +3,7 @@
 mod accounts;
 mod api_keys;
 mod call;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -44,6 +45,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/accounts", get(accounts::list).post(accounts::create))
         .route("/accounts/{id}", get(accounts::show).delete(accounts::delete))
         .route("/accounts/{id}/suspend", post(accounts::suspend))
+        .route("/accounts/{id}/limits", post(limits::set))
         .route("/accounts/{id}/resume", post(accounts::resume))
         .route("/accounts/{id}/api_keys", get(api_keys::list).post(api_keys::create))
         .route("/api_keys/{id}", delete(api_keys::revoke))
@@ -93,7 +95,7 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoRes
 /// Ready: the store takes a write and the newest revision could be planned.
 async fn ready(State(admin): State<Admin>) -> Response {
     let planned = admin.app.planned.borrow().clone();
-    let trouble = match (&planned.trouble, &planned.program) {
+    let trouble = match (&planned.trouble, planned.generation) {
         (Some(trouble), _) => Some(trouble.clone()),
         (None, None) => Some("the first Program is not planned yet".to_owned()),
         (None, Some(_)) => {
@@ -146,7 +148,7 @@ fn certificates(app: &App) -> String {
 
 /// Who is connected, and which generation is in force there.
 async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
-    let newest = admin.app.planned.borrow().program.as_ref().map(|program| program.generation);
+    let newest = admin.app.planned.borrow().generation;
     let edges = admin.app.presence.edges();
     let edges = edges.into_iter().map(|edge| {
         json!({
@@ -339,7 +341,7 @@ mod tests {
         let names =
             (0..LEFT_OUT_SHOWN_MAX + 2).map(|n| (format!("/a/x/credentials/{n:03}"), "damaged".to_owned()));
         let planned = crate::push::Planned {
-            program: Some(Arc::default()),
+            generation: Some(0),
             left_out: Arc::new(names.collect()),
             ..crate::push::Planned::default()
         };

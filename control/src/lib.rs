@@ -20,6 +20,7 @@ pub mod engine;
 pub mod error_chain;
 pub mod export;
 pub mod file;
+pub mod holdings;
 pub mod import;
 pub mod init;
 pub mod join;

@@ -26,7 +26,7 @@ use ebbgate_control::settings::{self, Changes};
 use ebbgate_control::{operator, rotate, secret};
 use ebbgate_model::AccountId;
 use ebbgate_telemetry::{LogFormat, Logfmt};
-use serde_json::json;
+use serde_json::{Map, json};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -107,6 +107,11 @@ async fn account(command: &Account) -> Result<()> {
         Account::Show { dir, account } => operator::get(&at(dir), &path(account)).await?,
         Account::Suspend { dir, account } => {
             operator::post(&at(dir), &format!("{}/suspend", path(account)), &json!({})).await?
+        }
+        Account::Limits { dir, account, limits } => {
+            let body: Map<_, _> =
+                limits.given().into_iter().map(|(name, limit)| (name.to_owned(), limit.into())).collect();
+            operator::post(&at(dir), &format!("{}/limits", path(account)), &body.into()).await?
         }
         Account::Resume { dir, account } => {
             operator::post(&at(dir), &format!("{}/resume", path(account)), &json!({})).await?

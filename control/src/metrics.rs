@@ -104,7 +104,7 @@ impl Metrics {
             self.connections.clone(),
         );
         registry.register("edge_requests", "Answered requests reported by edges", self.requests.clone());
-        let generation = gauge(planned.program.as_ref().map_or(0, |program| program.generation));
+        let generation = gauge(planned.generation.unwrap_or_default());
         registry.register("generation", "Generation of the newest Program", generation);
         let stuck = gauge(u64::from(planned.trouble.is_some()));
         registry.register("planning_stopped", "1 when newer revisions cannot be planned", stuck);

@@ -34,7 +34,7 @@ use crate::file::{self, FileError};
 use crate::leader::Claim;
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
-use crate::push::{self, Feeds, Planned, Planner};
+use crate::push::{self, Feeds, Follower, Planned, Published};
 use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
@@ -133,7 +133,9 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
 
     let mut background = JoinSet::new();
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
-    background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
+    let published = Arc::<Published>::default();
+    let follower = Follower { vault, published: published.clone(), publish, metrics, room };
+    background.spawn(push::follow(app.store.clone(), follower));
     background.spawn(lead_renewal(app.clone()));
     if let Engine::Etcd(_) = engine {
         background.spawn(lead_compaction(app.clone()));
@@ -141,7 +143,8 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(acme::watch_names(app.clone()));
     background.spawn(acme::run(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
-    let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
+    let feeds =
+        Arc::new(Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
