@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
+use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
 use crate::record::Installation;
@@ -247,6 +248,9 @@ pub enum ConfigCommand {
         /// Domain under which agents get random names
         #[arg(long)]
         default_domain: Option<Host>,
+        /// The public authority
+        #[command(flatten)]
+        acme: AcmeChanges,
     },
 }
 
@@ -355,6 +359,9 @@ pub struct Init {
     /// Domain under which agents get random names
     #[arg(long, default_value = "ebbgate.test")]
     pub default_domain: Host,
+    /// The public authority
+    #[command(flatten)]
+    pub acme: AcmeChanges,
 }
 
 /// `serve`

@@ -4,6 +4,7 @@
 //! it to edges. Control never sees traffic and needs no privilege.
 
 pub mod account;
+pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod app;
