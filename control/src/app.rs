@@ -7,9 +7,11 @@ use std::sync::Arc;
 use ebbgate_model::{AccountId, Host, Ksuid, Token};
 use tokio::sync::watch;
 
+use crate::acme::Registry;
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
+use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::push::Planned;
@@ -24,6 +26,8 @@ use crate::store::Store;
 pub struct App {
     /// What is remembered.
     pub store: Arc<dyn Store>,
+    /// This process as it asks for jobs that one process does at a time.
+    pub candidate: Candidate,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -44,6 +48,8 @@ pub struct App {
     pub restrictions: Arc<ApiRestrictions>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
+    /// Names whose certificates the ACME authority issues.
+    pub acme: Arc<Registry>,
     /// Where the database is, for what its disk says.
     pub database: Arc<Path>,
     /// What `init` decided.
@@ -151,6 +157,7 @@ pub(crate) mod testing {
         pub(crate) async fn with(settings: Settings) -> Self {
             let dir = tempfile::tempdir().expect("temporary directories can be made");
             let store = Sqlite::create(&dir.path().join("control.db")).expect("a new database");
+            let store: Arc<dyn Store> = Arc::new(store);
             let authority = |purpose| {
                 let pair = new_authority(purpose, "test", NOW).expect("a new authority");
                 Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).expect("a fresh pair")
@@ -161,7 +168,8 @@ pub(crate) mod testing {
                 edge: authority(Purpose::Edge),
             };
             let app = App {
-                store: Arc::new(store),
+                candidate: Candidate::alone(Arc::clone(&store)),
+                store,
                 clock: Arc::new(Fixed),
                 entropy: Arc::new(SystemEntropy),
                 vault: Arc::new(Vault::new(&[7; SEAL_KEY_BYTES])),
@@ -172,6 +180,7 @@ pub(crate) mod testing {
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
+                acme: Arc::default(),
                 database: Arc::from(dir.path()),
                 installation: Arc::new(Installation {
                     region: "local".into(),

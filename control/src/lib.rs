@@ -4,6 +4,7 @@
 //! it to edges. Control never sees traffic and needs no privilege.
 
 pub mod account;
+pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod app;
@@ -16,10 +17,15 @@ pub mod config;
 pub mod csr;
 pub mod dir;
 pub mod disk;
+pub mod engine;
 pub mod error_chain;
+pub mod export;
 pub mod file;
+pub mod holdings;
+pub mod import;
 pub mod init;
 pub mod join;
+pub mod leader;
 pub mod listen;
 pub mod metrics;
 pub mod operator;

@@ -4,7 +4,10 @@
 //! know: the schema version keeps older programs away from newer data, so an unknown field is damage.
 
 pub mod index;
+mod installation;
+mod limits;
 pub mod operator;
+mod tenants;
 pub mod vault;
 
 use std::fmt::Display;
@@ -18,6 +21,9 @@ use ebbgate_model::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::installation::Installation;
+pub use self::limits::{ACCOUNT_BYTES_DEFAULT, Limits};
+pub use self::tenants::tenants;
 use crate::authority::Pair;
 pub use crate::clock::UnixSecs;
 use crate::secret::{Sealed, Vault};
@@ -266,6 +272,9 @@ pub struct Account {
     /// Since when the operator has it suspended: its API keys, agents and endpoints do not work. None: it is active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_at: Option<UnixSecs>,
+    /// Most it may have. Only the operator sets them.
+    #[serde(default, skip_serializing_if = "Limits::is_default")]
+    pub limits: Limits,
 }
 
 impl Account {
@@ -303,6 +312,9 @@ pub struct IssuedCertificate {
     pub not_before: UnixSecs,
     /// Unix seconds.
     pub not_after: UnixSecs,
+    /// Whether the ACME authority issued it, none of our own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub acme: bool,
 }
 
 impl IssuedCertificate {
@@ -315,6 +327,7 @@ impl IssuedCertificate {
             chain_pem: leaf.certificate_pem,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
+            acme: false,
         }
     }
 
@@ -322,28 +335,6 @@ impl IssuedCertificate {
     pub fn key(account: AccountId, owner: impl Display) -> String {
         format!("{ACCOUNTS_PREFIX}{account}/issued/{owner}")
     }
-}
-
-/// What `init` decided for the whole installation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Installation {
-    /// The one region name.
-    pub region: String,
-    /// Name agents connect to by default.
-    pub connect_host: Host,
-    /// Host part of reserved addresses.
-    pub tcp_host: Host,
-    /// First port of reserved addresses.
-    pub tcp_port_first: u16,
-    /// Last port of reserved addresses.
-    pub tcp_port_last: u16,
-    /// First port that edges may give to agents that ask for any address.
-    pub random_port_first: u16,
-    /// Last port that edges may give to agents that ask for any address.
-    pub random_port_last: u16,
-    /// Domain under which agents get random names. Nobody can reserve it or names below it.
-    pub default_domain: Option<Host>,
 }
 
 /// Who holds a unique name. Value of index keys.

@@ -99,6 +99,7 @@ impl Lab {
         let store: Arc<dyn Store> = Arc::new(Sqlite::create(&dir.path().join("control.db")).unwrap());
         let settings = Settings { strict, api_base: "http://api.example".into(), api_base_given: false };
         let app = App {
+            candidate: ebbgate_control::leader::Candidate::alone(Arc::clone(&store)),
             store,
             clock: Arc::new(Ticking(EPOCH.into())),
             entropy: Arc::new(SystemEntropy),
@@ -110,6 +111,7 @@ impl Lab {
             planned: watch::channel(Planned::default()).1,
             restrictions: Arc::default(),
             limiter: Arc::new(Limiter::new(None)),
+            acme: Arc::default(),
             database: Arc::from(dir.path()),
             installation: Arc::new(Installation {
                 region: "local".into(),
