@@ -2,6 +2,7 @@
 
 mod adhoc;
 mod api;
+mod client;
 mod config;
 mod env;
 mod habits;
@@ -41,7 +42,7 @@ enum Verb {
     /// Write edge, token and authority into the configuration file, all from one string.
     Join(join::JoinArguments),
     /// Call the REST API.
-    Api(api::ApiArguments),
+    Api(Box<api::ApiArguments>),
     /// Install and control the background service.
     #[command(subcommand)]
     Service(service::ServiceVerb),
