@@ -11,6 +11,7 @@ use ebbgate_telemetry::LogFormat;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
 use crate::record::Installation;
+use crate::store::{Place, Url};
 
 /// The control process of Ebbgate: REST API, durable state, Programs for edges.
 #[derive(Debug, Parser)]
@@ -74,7 +75,30 @@ pub enum Command {
         /// The data directory
         #[command(flatten)]
         dir: Dir,
+        /// Where the records go; a file in the directory if left out
+        #[command(flatten)]
+        etcd: OnEtcd,
         /// The backup
+        file: PathBuf,
+    },
+    /// Write every record as a line of JSON to stdout, running or not; what is sealed stays sealed
+    Export {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Leave damaged records out
+        #[arg(long)]
+        damaged: bool,
+    },
+    /// Read an export into a data directory that has its secrets and no records; control must not run
+    Import {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Where the records go; a file in the directory if left out
+        #[command(flatten)]
+        etcd: OnEtcd,
+        /// The export
         file: PathBuf,
     },
     /// Check the database and every record in it, running or not
@@ -83,6 +107,35 @@ pub enum Command {
         #[command(flatten)]
         dir: Dir,
     },
+}
+
+/// Which etcd.
+#[derive(Debug, Default, Args)]
+pub struct OnEtcd {
+    /// The etcd that holds the records, etcd://HOST:PORT[,HOST:PORT...][?prefix=/PREFIX/]
+    #[arg(long, value_name = "URL", env = "EBBGATE_STORE")]
+    pub store: Option<Url>,
+    /// Certificates that the etcd's chain must end at (PEM); needed unless it is on loopback
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub store_ca: Option<PathBuf>,
+    /// Certificate chain that is shown to the etcd (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["store_ca", "store_key"])]
+    pub store_cert: Option<PathBuf>,
+    /// Key of --store-cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "store_cert")]
+    pub store_key: Option<PathBuf>,
+}
+
+impl OnEtcd {
+    /// The etcd; None: records are in the data directory, or where it says.
+    pub fn place(&self) -> Option<Place> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Some(Place {
+            url: self.store.clone()?,
+            ca: self.store_ca.as_ref().map(absolute),
+            identity: self.store_cert.as_ref().map(absolute).zip(self.store_key.as_ref().map(absolute)),
+        })
+    }
 }
 
 /// Which data directory.
@@ -281,6 +334,9 @@ pub struct Init {
     /// The data directory
     #[command(flatten)]
     pub dir: Dir,
+    /// Where the records go; a file in the directory if left out
+    #[command(flatten)]
+    pub etcd: OnEtcd,
     /// Name of the first account
     #[arg(long, default_value = "default")]
     pub account: String,
@@ -307,6 +363,9 @@ pub struct Serve {
     /// The data directory
     #[command(flatten)]
     pub dir: Dir,
+    /// Where the records are; where the directory says if left out
+    #[command(flatten)]
+    pub etcd: OnEtcd,
     /// Address of the REST API
     #[arg(long, default_value = "127.0.0.1:4480")]
     pub api: SocketAddr,
@@ -325,8 +384,8 @@ pub struct Serve {
     /// API calls an account may make in 60 seconds; 0: no limit
     #[arg(long, default_value_t = REQUESTS_MAX)]
     pub rate_limit: u32,
-    /// MiB that the objects of all accounts may take together at an edge; what would be more is refused
-    #[arg(long, value_name = "MIB", default_value_t = 255, value_parser = clap::value_parser!(u16).range(1..=255))]
+    /// MiB that the objects of all accounts may take together, as edges are sent them; what would be more is refused
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u16).range(1..))]
     pub program_mib: u16,
 }
 
