@@ -57,6 +57,23 @@ pub(crate) use self::reply::timestamp;
 use self::routes::Routes;
 use crate::App;
 
+/// Most objects an account has of each collection unless the operator says otherwise, by collection.
+pub(crate) fn object_limits() -> [(&'static str, usize); 11] {
+    [
+        resource::limit::<agent_ingresses::AgentIngresses>(),
+        resource::limit::<api_keys::ApiKeys>(),
+        resource::limit::<certificate_authorities::CertificateAuthorities>(),
+        resource::limit::<credentials::Credentials>(),
+        resource::limit::<endpoints::Endpoints>(),
+        resource::limit::<ip_policies::IpPolicies>(),
+        resource::limit::<ip_policy_rules::IpPolicyRules>(),
+        resource::limit::<reserved_addrs::ReservedAddrs>(),
+        resource::limit::<reserved_domains::ReservedDomains>(),
+        resource::limit::<service_users::ServiceUsers<true>>(),
+        resource::limit::<tls_certificates::TlsCertificates>(),
+    ]
+}
+
 /// Routes behind the guard.
 fn guarded() -> Routes {
     resource::routes::<agent_ingresses::AgentIngresses>()

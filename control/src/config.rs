@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
+use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
 use crate::record::Installation;
@@ -179,6 +180,17 @@ pub enum Account {
         /// The account
         account: AccountId,
     },
+    /// Set how much an account may have, and show all limits; `default` takes one back
+    Limits {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        account: AccountId,
+        /// The limits
+        #[command(flatten)]
+        limits: AccountLimits,
+    },
     /// Let a suspended account work again
     Resume {
         /// The data directory
@@ -218,6 +230,85 @@ pub enum Account {
     },
 }
 
+/// How much an account may have: a number, or `default`.
+#[derive(Debug, clap::Args)]
+pub struct AccountLimits {
+    /// Most cloud endpoints
+    #[arg(long, value_name = "N")]
+    pub endpoints: Option<Limit>,
+    /// Most reserved domains
+    #[arg(long, value_name = "N")]
+    pub reserved_domains: Option<Limit>,
+    /// Most reserved TCP addresses
+    #[arg(long, value_name = "N")]
+    pub reserved_addrs: Option<Limit>,
+    /// Most authtokens
+    #[arg(long, value_name = "N")]
+    pub credentials: Option<Limit>,
+    /// Most API keys
+    #[arg(long, value_name = "N")]
+    pub api_keys: Option<Limit>,
+    /// Most service users
+    #[arg(long, value_name = "N")]
+    pub service_users: Option<Limit>,
+    /// Most custom connect names
+    #[arg(long, value_name = "N")]
+    pub agent_ingresses: Option<Limit>,
+    /// Most uploaded certificates
+    #[arg(long, value_name = "N")]
+    pub tls_certificates: Option<Limit>,
+    /// Most certificate authorities
+    #[arg(long, value_name = "N")]
+    pub certificate_authorities: Option<Limit>,
+    /// Most IP policies
+    #[arg(long, value_name = "N")]
+    pub ip_policies: Option<Limit>,
+    /// Most rules of all IP policies
+    #[arg(long, value_name = "N")]
+    pub ip_policy_rules: Option<Limit>,
+    /// Most MiB that all its objects take in the store
+    #[arg(long, value_name = "MIB")]
+    pub mib: Option<Limit>,
+}
+
+/// A limit, or none of the account's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(pub Option<u64>);
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "default" => Ok(Self(None)),
+            text => {
+                text.parse().map(Some).map(Self).map_err(|_| "a limit is a whole number, or `default`".into())
+            }
+        }
+    }
+}
+
+impl AccountLimits {
+    /// Those that are given, by the names of the admin port.
+    pub fn given(&self) -> Vec<(&'static str, Option<u64>)> {
+        let all = [
+            ("endpoints", self.endpoints),
+            ("reserved_domains", self.reserved_domains),
+            ("reserved_addrs", self.reserved_addrs),
+            ("credentials", self.credentials),
+            ("api_keys", self.api_keys),
+            ("service_users", self.service_users),
+            ("agent_ingresses", self.agent_ingresses),
+            ("tls_certificates", self.tls_certificates),
+            ("certificate_authorities", self.certificate_authorities),
+            ("ip_policies", self.ip_policies),
+            ("ip_policy_rules", self.ip_policy_rules),
+            ("mib", self.mib),
+        ];
+        all.into_iter().filter_map(|(name, limit)| Some((name, limit?.0))).collect()
+    }
+}
+
 /// `config ...`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -247,6 +338,9 @@ pub enum ConfigCommand {
         /// Domain under which agents get random names
         #[arg(long)]
         default_domain: Option<Host>,
+        /// The public authority
+        #[command(flatten)]
+        acme: AcmeChanges,
     },
 }
 
@@ -355,6 +449,9 @@ pub struct Init {
     /// Domain under which agents get random names
     #[arg(long, default_value = "ebbgate.test")]
     pub default_domain: Host,
+    /// The public authority
+    #[command(flatten)]
+    pub acme: AcmeChanges,
 }
 
 /// `serve`

@@ -4,6 +4,7 @@
 //! it to edges. Control never sees traffic and needs no privilege.
 
 pub mod account;
+pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod app;
@@ -19,6 +20,7 @@ pub mod engine;
 pub mod error_chain;
 pub mod export;
 pub mod file;
+pub mod holdings;
 pub mod import;
 pub mod init;
 pub mod join;

@@ -26,7 +26,7 @@ use ebbgate_control::settings::{self, Changes};
 use ebbgate_control::{operator, rotate, secret};
 use ebbgate_model::AccountId;
 use ebbgate_telemetry::{LogFormat, Logfmt};
-use serde_json::json;
+use serde_json::{Map, json};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -108,6 +108,11 @@ async fn account(command: &Account) -> Result<()> {
         Account::Suspend { dir, account } => {
             operator::post(&at(dir), &format!("{}/suspend", path(account)), &json!({})).await?
         }
+        Account::Limits { dir, account, limits } => {
+            let body: Map<_, _> =
+                limits.given().into_iter().map(|(name, limit)| (name.to_owned(), limit.into())).collect();
+            operator::post(&at(dir), &format!("{}/limits", path(account)), &body.into()).await?
+        }
         Account::Resume { dir, account } => {
             operator::post(&at(dir), &format!("{}/resume", path(account)), &json!({})).await?
         }
@@ -149,13 +154,14 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
                 answer => print(&answer?),
             }
         }
-        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain } => {
+        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain, acme } => {
             let changes = Changes {
                 region: region.clone(),
                 tcp_host: tcp_host.clone(),
                 tcp_ports: *tcp_ports,
                 connect_host: connect_host.clone(),
                 default_domain: default_domain.clone(),
+                acme: acme.clone(),
             };
             let dir = DataDir::new(&dir.dir);
             let done = settings::change(&dir, &changes, &SystemClock, &SystemEntropy).await?;
@@ -196,8 +202,9 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
 async fn make(options: &Init) -> Result<()> {
     let dir = DataDir::new(&options.dir.dir);
     let (place, installation) = (options.etcd.place(), options.installation());
+    let (acme, account) = (&options.acme, &options.account);
     let made =
-        init_on(place.as_ref(), &dir, &installation, &options.account, &SystemClock, &SystemEntropy).await?;
+        init_on(place.as_ref(), &dir, &installation, acme, account, &SystemClock, &SystemEntropy).await?;
     print(&serde_json::to_value(&made)?)?;
     write!(stderr(), "{}", made.advice()).context("writing what to do next")
 }

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 use tokio_rustls::TlsAcceptor;
 
+use crate::acme::{self, ACME_KEY, AcmeSettings, Registry};
 use crate::app::{App, Settings};
 use crate::auth::Limiter;
 use crate::clock::SystemClock;
@@ -33,7 +34,7 @@ use crate::file::{self, FileError};
 use crate::leader::Claim;
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
-use crate::push::{self, Feeds, Planned, Planner};
+use crate::push::{self, Feeds, Follower, Planned, Published};
 use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
@@ -132,13 +133,18 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
 
     let mut background = JoinSet::new();
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
-    background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
+    let published = Arc::<Published>::default();
+    let follower = Follower { vault, published: published.clone(), publish, metrics, room };
+    background.spawn(push::follow(app.store.clone(), follower));
     background.spawn(lead_renewal(app.clone()));
     if let Engine::Etcd(_) = engine {
         background.spawn(lead_compaction(app.clone()));
     }
+    background.spawn(acme::watch_names(app.clone()));
+    background.spawn(acme::run(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
-    let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
+    let feeds =
+        Arc::new(Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
@@ -252,6 +258,7 @@ async fn open_app(
     let issuer = dir.issuer(&vault)?;
     let (store, candidate) = engine.open(&SystemEntropy).await?;
     let installation = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
+    let acme = record::read::<AcmeSettings>(&*store, ACME_KEY).await?.map(|stored| stored.record);
     let not_initialised = || ServeError::NotInitialised { store: engine.name() };
     Ok(App {
         candidate,
@@ -266,6 +273,7 @@ async fn open_app(
         planned,
         restrictions: Arc::default(),
         limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
+        acme: Arc::new(Registry::new(acme)),
         database: match engine {
             Engine::Sqlite(path) => Arc::from(path.as_path()),
             Engine::Etcd(_) => Arc::from(dir.path()),
