@@ -1,5 +1,8 @@
 //! Flags, as typed values. The only place that knows how they are spelled.
 
+mod dir;
+mod events;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
+pub use self::dir::Dir;
+pub use self::events::{AuditCommand, EventFlags};
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
 use crate::record::Installation;
@@ -77,20 +82,15 @@ pub enum Command {
         /// The backup
         file: PathBuf,
     },
+    /// Check, export or sign the audit log of a data directory, control running or not
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Check the database and every record in it, running or not
     Check {
         /// The data directory
         #[command(flatten)]
         dir: Dir,
     },
-}
-
-/// Which data directory.
-#[derive(Debug, Args)]
-pub struct Dir {
-    /// The data directory
-    #[arg(long, default_value = "/var/lib/ebbgate")]
-    pub dir: PathBuf,
 }
 
 /// `account ...`
@@ -328,6 +328,9 @@ pub struct Serve {
     /// MiB that the objects of all accounts may take together at an edge; what would be more is refused
     #[arg(long, value_name = "MIB", default_value_t = 255, value_parser = clap::value_parser!(u16).range(1..=255))]
     pub program_mib: u16,
+    /// Events, audit log and alerts
+    #[command(flatten)]
+    pub events: EventFlags,
 }
 
 /// Ports from first to last.

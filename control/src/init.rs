@@ -3,13 +3,15 @@
 //! The database gets its name last. Without it a directory is not initialised, and `init` may be run again.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ebbgate_model::{AccountId, Host};
 use serde::Serialize;
 
 use crate::account;
+use crate::audit::{self, Actor, Link, Recorded};
 use crate::authority::{AuthorityError, Issuer, Purpose, new_authority};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::dir::{DataDir, DirError};
 use crate::file::{self, FileError};
 use crate::record::{
@@ -17,7 +19,7 @@ use crate::record::{
     IssuedCertificate, encode,
 };
 use crate::restore::{SIDE_FILES, beside};
-use crate::secret::{self, Entropy, SEAL_KEY_BYTES, Vault};
+use crate::secret::{self, Entropy, SEAL_KEY_BYTES, SystemEntropy, Vault};
 use crate::store::{DirLock, Outcome, Sqlite, Store, StoreError, Txn};
 
 /// Length of the operator's token in base62 characters.
@@ -191,8 +193,9 @@ async fn make_database(dir: &DataDir, txn: Txn) -> Result<(), InitError> {
     for suffix in SIDE_FILES {
         file::remove(&beside(&unfinished, suffix))?;
     }
-    let store = Sqlite::create(&unfinished)?;
-    match store.commit(txn).await? {
+    let store = Arc::new(Sqlite::create(&unfinished)?);
+    let store = Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), Link::default());
+    match audit::acting(Actor::operator(), store.commit(txn)).await? {
         Outcome::Committed(_) => {}
         Outcome::Conflict(key) => unreachable!("a new database has no {key}"),
     }

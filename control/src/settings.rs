@@ -2,11 +2,14 @@
 //!
 //! What is reserved already stays valid or the change is refused: names and ports are never taken from their accounts.
 
+use std::sync::Arc;
+
 use ebbgate_model::Host;
 use serde::Serialize;
 
+use crate::audit::{self, Actor, Link, Recorded};
 use crate::authority::{AuthorityError, Purpose};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::PortRange;
 use crate::dir::{DataDir, DirError};
 use crate::init::below;
@@ -14,7 +17,7 @@ use crate::record::{
     self, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, Holder, INSTALLATION_KEY, Installation,
     IssuedCertificate, RecordError, index,
 };
-use crate::secret::{self, Entropy};
+use crate::secret::{self, Entropy, SystemEntropy};
 use crate::store::{DirLock, Outcome, Range, Sqlite, Store, StoreError, Txn};
 
 /// What is to be different; None stays as it is.
@@ -111,12 +114,13 @@ pub async fn show(dir: &DataDir) -> Result<Installation, SettingsError> {
     Ok(stored.ok_or(SettingsError::NotInitialised)?.record)
 }
 
-fn open(dir: &DataDir) -> Result<(DirLock, Sqlite), SettingsError> {
+fn open(dir: &DataDir) -> Result<(DirLock, Recorded), SettingsError> {
     if !dir.database().exists() {
         return Err(StoreError::Missing { path: dir.database() }.into());
     }
     let lock = DirLock::take(dir.path())?;
-    Ok((lock, Sqlite::open(&dir.database())?))
+    let store = Arc::new(Sqlite::open(&dir.database())?);
+    Ok((lock, Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), Link::default())))
 }
 
 /// Changes what is given. Certificates of changed names are made anew in the same transaction.
@@ -163,7 +167,7 @@ pub async fn change(
         let leaf = leaf(Purpose::Ingress, DEFAULT_DOMAIN_CERTIFICATE_KEY, &names)?;
         txn = txn.put(DEFAULT_DOMAIN_CERTIFICATE_KEY, leaf);
     }
-    match store.commit(txn).await? {
+    match audit::acting(Actor::operator(), store.commit(txn)).await? {
         Outcome::Committed(_) => Ok(Changed { next: next(old, &new), installation: new }),
         Outcome::Conflict(_) => Err(SettingsError::Conflict),
     }

@@ -15,8 +15,10 @@ pub use contract::{LEASE_SECS_MAX, LOG_BYTES_MAX, REVISIONS_KEPT, Reply, Store, 
 pub use error::StoreError;
 pub use lock::DirLock;
 pub use revision::{LeaseId, Revision};
-pub use sqlite::{Attached, Sqlite, attach, attached, copy_database, detach, read_database, verify_database};
+pub use sqlite::{
+    Attached, Sqlite, attach, attached, copy_database, detach, read_database, read_prefix, verify_database,
+};
 pub use txn::{
-    Batch, Change, Compare, Item, KEY_BYTES_MAX, Op, Outcome, Page, Range, TXN_OPS_MAX, Txn, Usage,
+    Batch, Change, Compare, Item, KEY_BYTES_MAX, Note, Op, Outcome, Page, Range, TXN_OPS_MAX, Txn, Usage,
     VALUE_BYTES_MAX,
 };

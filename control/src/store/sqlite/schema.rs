@@ -9,7 +9,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::super::error::{StoreError, file_error};
-use super::super::{Page, Range};
+use super::super::{Item, Page, Range};
 use super::read::{engine_error, read_range};
 use super::sum::sum;
 use crate::disk::{Unwritable, unwritable};
@@ -104,6 +104,17 @@ pub fn read_database(path: &Path) -> Result<Option<Page>, StoreError> {
         read_range(&snapshot, &Range::all(""))
     };
     read().map(Some).map_err(|e| engine_error(path, e))
+}
+
+/// What a database holds below a prefix, without changing it, in use or not.
+pub fn read_prefix(path: &Path, prefix: &str) -> Result<Vec<Item>, StoreError> {
+    let db = connect_to_read(path)?;
+    check_version(&db, path)?;
+    let read = || {
+        let snapshot = db.unchecked_transaction()?;
+        read_range(&snapshot, &Range::all(prefix))
+    };
+    read().map(|page| page.items).map_err(|e| engine_error(path, e))
 }
 
 /// A second connection that cannot write.
