@@ -18,12 +18,16 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use ebbgate_model::{AccountId, IpRestrictionKind};
 use ebbgate_telemetry::Exposition;
+use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde_json::json;
 
 use self::call::{Admin, AdminError};
 use crate::App;
+use crate::audit;
 use crate::disk::{Unwritable, unwritable};
+use crate::events::gauges;
+use crate::listen::Peer;
 use crate::record::{self, Account, IpRestriction, Stored};
 use crate::store::{Outcome, Store, Txn};
 
@@ -72,7 +76,8 @@ async fn refuse_other_hosts(request: Request, next: Next) -> Response {
 async fn log_changes(request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
-    let response = next.run(request).await;
+    let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let response = audit::acting(audit::Actor::operator().at(source), next.run(request)).await;
     if !matches!(method, Method::GET | Method::HEAD) {
         let status = response.status().as_u16();
         tracing::info!(actor = "operator", %method, route, status, "operator's call");
@@ -85,7 +90,9 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoRes
     let unwritable = unwritable(&admin.app.database);
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let form = Exposition::accepted(accept);
-    let text = form.write(admin.app.metrics.text(&planned, &admin.app.presence, unwritable));
+    let (events, now) = (&admin.app.events, admin.app.now());
+    let more = |registry: &mut Registry| gauges::register(events, now, registry);
+    let text = form.write(admin.app.metrics.text(&planned, &admin.app.presence, unwritable, more));
     ([(CONTENT_TYPE, form.content_type())], text)
 }
 
@@ -107,7 +114,8 @@ async fn ready(State(admin): State<Admin>) -> Response {
         None => (StatusCode::OK, "ready".to_owned()),
         Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble),
     };
-    (status, told(&head, &planned.left_out)).into_response()
+    let events = gauges::told(&admin.app.events, admin.app.now());
+    (status, told(&head, &planned.left_out) + &events).into_response()
 }
 
 fn disk_trouble(app: &App, reason: Unwritable) -> String {

@@ -15,8 +15,12 @@ mod credentials;
 mod described;
 mod domain_name;
 mod endpoints;
+mod event_destinations;
+mod event_sources;
+mod event_subscriptions;
+mod event_target;
 mod failure;
-mod filter;
+pub(crate) mod filter;
 mod front;
 mod given;
 mod ip_policies;
@@ -57,6 +61,10 @@ pub fn router(app: App) -> Router {
         .merge(resource::routes::<certificate_authorities::CertificateAuthorities>())
         .merge(resource::routes::<credentials::Credentials>())
         .merge(resource::routes::<endpoints::Endpoints>())
+        .merge(resource::routes::<event_destinations::EventDestinations>())
+        .merge(resource::routes::<event_subscriptions::EventSubscriptions>())
+        .merge(event_destinations::routes())
+        .merge(event_sources::routes())
         .merge(resource::routes::<ip_policies::IpPolicies>())
         .merge(resource::routes::<ip_policy_rules::IpPolicyRules>())
         .merge(resource::routes::<ip_restrictions::IpRestrictions>())

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::push::Planned;
@@ -46,6 +47,8 @@ pub struct App {
     pub limiter: Arc<Limiter>,
     /// Where the database is, for what its disk says.
     pub database: Arc<Path>,
+    /// What happened, and where it is told.
+    pub events: Arc<Events>,
     /// What `init` decided.
     pub installation: Arc<Installation>,
     /// What the flags of `serve` decided.
@@ -113,6 +116,7 @@ pub(crate) mod testing {
     use tempfile::TempDir;
 
     use crate::account;
+    use crate::audit::Recorded;
     use crate::authority::{Authority, new_authority};
     use crate::secret::{SEAL_KEY_BYTES, SystemEntropy};
     use crate::store::{Sqlite, Txn};
@@ -151,6 +155,8 @@ pub(crate) mod testing {
         pub(crate) async fn with(settings: Settings) -> Self {
             let dir = tempfile::tempdir().expect("temporary directories can be made");
             let store = Sqlite::create(&dir.path().join("control.db")).expect("a new database");
+            let events = Arc::new(Events::default());
+            let link = events.audit.clone();
             let authority = |purpose| {
                 let pair = new_authority(purpose, "test", NOW).expect("a new authority");
                 Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).expect("a fresh pair")
@@ -161,7 +167,12 @@ pub(crate) mod testing {
                 edge: authority(Purpose::Edge),
             };
             let app = App {
-                store: Arc::new(store),
+                store: Arc::new(Recorded::new(
+                    Arc::new(store),
+                    Arc::new(Fixed),
+                    Arc::new(SystemEntropy),
+                    link,
+                )),
                 clock: Arc::new(Fixed),
                 entropy: Arc::new(SystemEntropy),
                 vault: Arc::new(Vault::new(&[7; SEAL_KEY_BYTES])),
@@ -173,6 +184,7 @@ pub(crate) mod testing {
                 restrictions: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
                 database: Arc::from(dir.path()),
+                events,
                 installation: Arc::new(Installation {
                     region: "local".into(),
                     connect_host: "connect.test".parse().expect("a host"),

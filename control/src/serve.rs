@@ -22,12 +22,14 @@ use tokio::time::interval;
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::{App, Settings};
+use crate::audit::{AuditError, Recorded};
 use crate::auth::Limiter;
 use crate::clock::SystemClock;
 use crate::config::Serve;
 use crate::dir::{DataDir, DirError};
 use crate::disk::unwritable;
 use crate::error_chain::ErrorChain;
+use crate::events::{self, Events};
 use crate::file::{self, FileError};
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
@@ -56,6 +58,9 @@ pub enum ServeError {
     /// A record.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The database has no installation record.
     #[error("{} has no installation record: restore a backup", path.display())]
     NotInitialised {
@@ -124,8 +129,10 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
     background.spawn(renew_hourly(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
-    let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
+    let feeds = Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone());
+    let feeds = Arc::new(feeds.with_events(app.events.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
+    events::start(&app, &options.events, dir.spool(), &mut background).await?;
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
     let api = api::router(app.clone()).layer(from_fn_with_state(app.metrics.clone(), count));
@@ -234,7 +241,10 @@ async fn open_app(
 ) -> Result<App, ServeError> {
     let vault = dir.vault()?;
     let issuer = dir.issuer(&vault)?;
+    let events = Arc::new(Events::default());
     let store = Sqlite::open(&dir.database())?;
+    let store =
+        Recorded::new(Arc::new(store), Arc::new(SystemClock), Arc::new(SystemEntropy), events.audit.clone());
     let installation = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
     let not_initialised = || ServeError::NotInitialised { path: dir.database() };
     Ok(App {
@@ -252,6 +262,7 @@ async fn open_app(
         database: Arc::from(dir.database()),
         installation: Arc::new(installation.ok_or_else(not_initialised)?.record),
         settings: Arc::new(settings),
+        events,
     })
 }
 

@@ -11,6 +11,7 @@ use super::resource::{Draft, Resource};
 use crate::record::{
     AgentIngress, ApiKey, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule, IpRestriction,
     Record, ReservedAddress, ReservedDomain, Stored, TlsCertificate, UnixSecs,
+    events::{EventDestination, EventSubscription},
 };
 
 /// Longest `description` in bytes.
@@ -52,6 +53,8 @@ described!(
     CertificateAuthority,
     Credential,
     Endpoint,
+    EventDestination,
+    EventSubscription,
     IpPolicy,
     IpPolicyRule,
     IpRestriction,

@@ -16,9 +16,9 @@ use utoipa::{PartialSchema, ToSchema};
 use super::failure::ErrorBody;
 use super::resource::Resource;
 use super::{
-    agent_ingresses, api_keys, certificate_authorities, credentials, endpoints, ip_policies, ip_policy_rules,
-    ip_restrictions, reserved_addrs, reserved_domains, root, service_users, tls_certificates,
-    tunnel_sessions,
+    agent_ingresses, api_keys, certificate_authorities, credentials, endpoints, event_destinations,
+    event_sources, event_subscriptions, ip_policies, ip_policy_rules, ip_restrictions, reserved_addrs,
+    reserved_domains, root, service_users, tls_certificates, tunnel_sessions,
 };
 
 /// The API as an `OpenAPI` document; `control/openapi.json` is its checked-in text.
@@ -30,6 +30,8 @@ pub fn openapi() -> OpenApi {
     document.resource::<certificate_authorities::CertificateAuthorities>();
     document.resource::<credentials::Credentials>();
     document.resource::<endpoints::Endpoints>();
+    document.resource::<event_destinations::EventDestinations>();
+    document.resource::<event_subscriptions::EventSubscriptions>();
     document.resource::<ip_policies::IpPolicies>();
     document.resource::<ip_policy_rules::IpPolicyRules>();
     document.resource::<ip_restrictions::IpRestrictions>();
@@ -43,6 +45,8 @@ pub fn openapi() -> OpenApi {
         HttpMethod::Delete,
         "Detach the management policy",
     );
+    document.actions("/event_destinations/{id}/send_test_event", HttpMethod::Post, "Send a test event");
+    document.sources();
     document.live::<tunnel_sessions::View>(tunnel_sessions::PATH);
     document.live::<tunnel_sessions::TunnelView>(tunnel_sessions::TUNNELS_PATH);
     for action in ["stop", "restart", "update"] {
@@ -101,6 +105,33 @@ impl Document {
             HttpMethod::Get,
             operation("Read one").response_of("200", view).id(),
         );
+    }
+
+    /// The event sources below a subscription.
+    fn sources(&mut self) {
+        const TAG: &str = "event_subscriptions";
+        let (all, one) = ("/event_subscriptions/{id}/sources", "/event_subscriptions/{id}/sources/{type}");
+        let list = self.schema::<event_sources::ListView>();
+        let view = self.schema::<event_sources::View>();
+        let create = self.schema::<event_sources::Create>();
+        let update = self.schema::<event_sources::Update>();
+        let on = |summary: &str| OperationBuilder::new().tag(TAG).summary(Some(summary.to_owned())).id();
+        let typed = |operation: OperationBuilder| {
+            operation.parameter(parameter("type", ParameterIn::Path, Required::True))
+        };
+        self.push(all, HttpMethod::Get, on("List every event source").response_of("200", list));
+        self.push(
+            all,
+            HttpMethod::Post,
+            on("Add an event source").response_of("201", view.clone()).body(create),
+        );
+        self.push(one, HttpMethod::Get, typed(on("Read an event source").response_of("200", view.clone())));
+        self.push(
+            one,
+            HttpMethod::Patch,
+            typed(on("Change an event source").response_of("200", view).body(update)),
+        );
+        self.push(one, HttpMethod::Delete, typed(on("Remove an event source").empty()));
     }
 
     fn actions(&mut self, path: &str, method: HttpMethod, summary: &str) {

@@ -14,6 +14,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::outbox::{Held, Outbox};
 use super::planned::Planned;
+use crate::events::Events;
+use crate::events::traffic::Traffic;
 use crate::metrics::Metrics;
 use crate::presence::{Command, Hold, Presence};
 use crate::room::PROGRAM_BYTES_MAX;
@@ -37,6 +39,7 @@ pub struct Feeds {
     planned: watch::Receiver<Planned>,
     presence: Presence,
     metrics: Arc<Metrics>,
+    events: Arc<Events>,
     acknowledged: Mutex<BTreeMap<EdgeId, Held>>,
 }
 
@@ -72,7 +75,13 @@ pub enum FeedError {
 impl Feeds {
     /// Feeds that serve what is planned and report to `presence`.
     pub fn new(planned: watch::Receiver<Planned>, presence: Presence, metrics: Arc<Metrics>) -> Self {
-        Self { planned, presence, metrics, acknowledged: Mutex::default() }
+        Self { planned, presence, metrics, events: Arc::default(), acknowledged: Mutex::default() }
+    }
+
+    /// Gives what edges report of traffic to these.
+    #[must_use]
+    pub fn with_events(self, events: Arc<Events>) -> Self {
+        Self { events, ..self }
     }
 
     /// Serves one edge until it is gone. `out` takes whole lines and should hold few: its fullness is what slows us down.
@@ -226,8 +235,14 @@ impl Feed<'_> {
                     let _ = answer.send(outcome);
                 }
             }
-            FromEdge::Connection(_) => drop(self.shared.metrics.connections.inc()),
-            FromEdge::Request(_) => drop(self.shared.metrics.requests.inc()),
+            FromEdge::Connection(event) => {
+                self.shared.metrics.connections.inc();
+                self.shared.events.traffic(|| Traffic::Connection(event));
+            }
+            FromEdge::Request(event) => {
+                self.shared.metrics.requests.inc();
+                self.shared.events.traffic(|| Traffic::Request(event));
+            }
             FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),
             FromEdge::Hello { .. } | FromEdge::Beat | FromEdge::Unknown => {}
         }

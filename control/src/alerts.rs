@@ -1,0 +1,13 @@
+//! Alerts: conditions that want somebody's attention, as events and as e-mail. Each is raised once and cleared once.
+//!
+//! `conditions` looks at what control knows, `state` decides what is raised or cleared, `mail` brings it to people.
+
+mod conditions;
+mod mail;
+mod run;
+mod state;
+
+pub use conditions::Waits;
+pub use mail::{Mail, MailError, SmtpTls};
+pub use run::{Alerts, run};
+pub use state::{Alert, Change, Condition, State};
