@@ -5,9 +5,8 @@
 mod conditions;
 mod mail;
 mod run;
+mod start;
 mod state;
 
-pub use conditions::Waits;
-pub use mail::{Mail, MailError, SmtpTls};
-pub use run::{Alerts, run};
-pub use state::{Alert, Change, Condition, State};
+pub use mail::{MailError, SmtpTls};
+pub use start::start;

@@ -11,6 +11,7 @@ use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
 use crate::events::Events;
+use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::push::Planned;
@@ -25,6 +26,8 @@ use crate::store::Store;
 pub struct App {
     /// What is remembered.
     pub store: Arc<dyn Store>,
+    /// This process as it asks for jobs that one process does at a time.
+    pub candidate: Candidate,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -157,6 +160,8 @@ pub(crate) mod testing {
             let store = Sqlite::create(&dir.path().join("control.db")).expect("a new database");
             let events = Arc::new(Events::default());
             let link = events.audit.clone();
+            let store: Arc<dyn Store> =
+                Arc::new(Recorded::new(Arc::new(store), Arc::new(Fixed), Arc::new(SystemEntropy), link));
             let authority = |purpose| {
                 let pair = new_authority(purpose, "test", NOW).expect("a new authority");
                 Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).expect("a fresh pair")
@@ -167,12 +172,8 @@ pub(crate) mod testing {
                 edge: authority(Purpose::Edge),
             };
             let app = App {
-                store: Arc::new(Recorded::new(
-                    Arc::new(store),
-                    Arc::new(Fixed),
-                    Arc::new(SystemEntropy),
-                    link,
-                )),
+                candidate: Candidate::alone(Arc::clone(&store)),
+                store,
                 clock: Arc::new(Fixed),
                 entropy: Arc::new(SystemEntropy),
                 vault: Arc::new(Vault::new(&[7; SEAL_KEY_BYTES])),

@@ -12,6 +12,7 @@ mod net;
 mod router;
 mod routes;
 pub mod secrets;
+mod sessions;
 pub mod sink;
 mod spool;
 mod start;

@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod admin;
+pub mod alerts;
 pub mod api;
 pub mod app;
 pub mod audit;
@@ -21,6 +22,7 @@ pub mod events;
 pub mod file;
 pub mod init;
 pub mod join;
+pub mod leader;
 pub mod listen;
 pub mod metrics;
 pub mod operator;

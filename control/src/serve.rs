@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 use tokio_rustls::TlsAcceptor;
 
+use crate::alerts::{self, MailError};
 use crate::app::{App, Settings};
 use crate::audit::{AuditError, Recorded};
 use crate::auth::Limiter;
@@ -31,6 +32,7 @@ use crate::disk::unwritable;
 use crate::error_chain::ErrorChain;
 use crate::events::{self, Events};
 use crate::file::{self, FileError};
+use crate::leader::{Candidate, Claim};
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
 use crate::push::{self, Feeds, Planned, Planner};
@@ -38,7 +40,7 @@ use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
-use crate::store::{DirLock, Sqlite, StoreError};
+use crate::store::{DirLock, Sqlite, Store, StoreError};
 use crate::{admin, api, listen};
 
 /// Seconds between two attempts to make the socket for edges.
@@ -58,6 +60,9 @@ pub enum ServeError {
     /// A record.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Mail for alerts.
+    #[error(transparent)]
+    Mail(#[from] MailError),
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -122,17 +127,19 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
         api_base_given: options.api_url.is_some(),
     };
     let app = open_app(&dir, settings, options, planned).await?;
-    try_renew(&app).await;
+    // At the start without a claim: what is written is tied to what was read, and serving waits for no other control.
+    try_renew(&app, None).await;
 
     let mut background = JoinSet::new();
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
     background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
-    background.spawn(renew_hourly(app.clone()));
+    background.spawn(lead_renewal(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
     let feeds = Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone());
     let feeds = Arc::new(feeds.with_events(app.events.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     events::start(&app, &options.events, dir.spool(), &mut background).await?;
+    alerts::start(&app, &options.events, &mut background)?;
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
     let api = api::router(app.clone()).layer(from_fn_with_state(app.metrics.clone(), count));
@@ -155,6 +162,7 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     stop.send_replace(true);
     while servers.join_next().await.is_some() {}
     background.shutdown().await;
+    app.candidate.resign().await;
     if let Err(error) = file::remove(&dir.note()) {
         tracing::warn!(error = %ErrorChain(&error), "a note of this control is left behind");
     }
@@ -242,13 +250,15 @@ async fn open_app(
     let vault = dir.vault()?;
     let issuer = dir.issuer(&vault)?;
     let events = Arc::new(Events::default());
-    let store = Sqlite::open(&dir.database())?;
-    let store =
-        Recorded::new(Arc::new(store), Arc::new(SystemClock), Arc::new(SystemEntropy), events.audit.clone());
-    let installation = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
+    let store = Arc::new(Sqlite::open(&dir.database())?);
+    let link = events.audit.clone();
+    let store: Arc<dyn Store> =
+        Arc::new(Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), link));
+    let installation = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
     let not_initialised = || ServeError::NotInitialised { path: dir.database() };
     Ok(App {
-        store: Arc::new(store),
+        candidate: Candidate::alone(Arc::clone(&store)),
+        store,
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
         vault: Arc::new(vault),
@@ -312,18 +322,24 @@ fn api_tls(options: &Serve) -> Result<Option<TlsAcceptor>, ServeError> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-async fn renew_hourly(app: App) {
-    let mut hourly = interval(Duration::from_secs(renew::INTERVAL_SECS));
-    hourly.tick().await;
-    loop {
-        hourly.tick().await;
-        try_renew(&app).await;
-    }
+/// One control at a time looks at all leaves every hour, and once when it takes the job over.
+async fn lead_renewal(app: App) {
+    let work = |claim: Claim| {
+        let app = app.clone();
+        async move {
+            let mut hourly = interval(Duration::from_secs(renew::INTERVAL_SECS));
+            loop {
+                hourly.tick().await;
+                try_renew(&app, Some(&claim)).await;
+            }
+        }
+    };
+    match app.candidate.lead("renewal", work).await {}
 }
 
 /// A leaf that cannot be renewed now has a third of its life left: no reason not to serve.
-async fn try_renew(app: &App) {
-    if let Err(error) = renew::renew(app).await {
+async fn try_renew(app: &App, claim: Option<&Claim>) {
+    if let Err(error) = renew::renew(app, claim).await {
         tracing::error!(error = %ErrorChain(&error), "certificates could not be renewed; trying again in an hour");
     }
 }

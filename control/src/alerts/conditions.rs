@@ -23,7 +23,7 @@ const LEFT_OUT_MAX: usize = 100;
 
 /// How long conditions last before they are alerts, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waits {
+pub(super) struct Waits {
     /// Agents, their endpoints, and edges that are gone.
     pub offline: i64,
     /// Everything else.
@@ -76,8 +76,11 @@ impl Seen {
                 found.push(("edge_refused", condition(subject.clone(), None, message, waits.other)));
             }
             if edge.connected && newest.is_some_and(|newest| edge.applied < newest) {
-                let message =
-                    format!("the edge {subject} is behind: it has generation {}, the newest is {}", edge.applied, newest.unwrap_or(0));
+                let message = format!(
+                    "the edge {subject} is behind: it has generation {}, the newest is {}",
+                    edge.applied,
+                    newest.unwrap_or(0)
+                );
                 // A message of the moment; the subject alone tells conditions apart.
                 found.push(("edge_behind", condition(subject, None, message, waits.other)));
             }
@@ -94,8 +97,11 @@ impl Seen {
             remember(&mut self.agents, (account, name), now);
         }
         let told = |((account, name), last): ((AccountId, String), UnixSecs)| {
-            let (kind, what) =
-                if name.contains("://") { ("endpoint_offline", "the endpoint") } else { ("agent_offline", "every agent of") };
+            let (kind, what) = if name.contains("://") {
+                ("endpoint_offline", "the endpoint")
+            } else {
+                ("agent_offline", "every agent of")
+            };
             let message = format!("{what} {name} is offline since {}", timestamp(last));
             (kind, condition(name, Some(account), message, waits.offline))
         };
@@ -126,7 +132,8 @@ fn plan(app: &App, waits: Waits) -> Vec<(&'static str, Condition)> {
         ("plan_stopped", condition("plan".into(), None, message, waits.other))
     });
     let left_out = planned.left_out.iter().take(LEFT_OUT_MAX).map(|(key, reason)| {
-        let account = key.strip_prefix(crate::record::ACCOUNTS_PREFIX).and_then(|rest| rest.split('/').next());
+        let account =
+            key.strip_prefix(crate::record::ACCOUNTS_PREFIX).and_then(|rest| rest.split('/').next());
         let account = account.and_then(|account| account.parse().ok());
         let message = format!("edges do not get {key}: {reason}");
         ("object_left_out", condition(key.clone(), account, message, waits.other))
@@ -137,7 +144,8 @@ fn plan(app: &App, waits: Waits) -> Vec<(&'static str, Condition)> {
 fn expiring(certificates: &[Expiry], now: UnixSecs) -> Vec<(&'static str, Condition)> {
     let soon = certificates.iter().filter(|certificate| certificate.not_after - now < EXPIRY_SECS);
     soon.map(|certificate| {
-        let message = format!("the certificate {} ends at {}", certificate.subject, timestamp(certificate.not_after));
+        let message =
+            format!("the certificate {} ends at {}", certificate.subject, timestamp(certificate.not_after));
         ("certificate_expiring", condition(certificate.subject.clone(), certificate.account, message, 0))
     })
     .collect()
@@ -148,7 +156,10 @@ fn destinations(app: &App, now: UnixSecs, waits: Waits) -> Vec<(&'static str, Co
     for (id, (account, stats)) in app.events.stats.all() {
         if stats.failing_since.is_some() {
             let message = format!("the event destination {id} takes no events: {}", stats.reason);
-            found.push(("destination_failing", condition(id.to_string(), Some(account), message, waits.other)));
+            found.push((
+                "destination_failing",
+                condition(id.to_string(), Some(account), message, waits.other),
+            ));
         }
         if stats.dropped_at.is_some_and(|at| now - at < DROPPED_SECS) {
             let message = format!("{} events for {id} were dropped since control started", stats.dropped);
@@ -174,7 +185,8 @@ mod tests {
     async fn what_is_wrong_is_found_and_what_is_right_is_not() {
         let lab = Lab::new().await;
         let mut seen = Seen::default();
-        let mut find = |certificates: &[Expiry], now| names(&seen.conditions(&lab.app, certificates, now, WAITS));
+        let mut find =
+            |certificates: &[Expiry], now| names(&seen.conditions(&lab.app, certificates, now, WAITS));
         assert_eq!(find(&[], 0), []);
         let edge = EdgeId::new(Ksuid::new(1_700_000_000, [1; 16]));
         let (hold, _commands) = lab.app.presence.join(edge, "1".into(), 0);

@@ -56,7 +56,7 @@ pub enum MailError {
 
 /// Sends mail.
 #[derive(Clone)]
-pub struct Mail {
+pub(super) struct Mail {
     queue: mpsc::Sender<(String, String)>,
 }
 
@@ -73,7 +73,9 @@ pub(crate) struct Settings<'a> {
 
 impl Mail {
     /// Prepares mail; the second part sends it, for ever.
-    pub(crate) fn open(settings: &Settings<'_>) -> Result<(Self, impl Future<Output = ()> + use<>), MailError> {
+    pub(crate) fn open(
+        settings: &Settings<'_>,
+    ) -> Result<(Self, impl Future<Output = ()> + use<>), MailError> {
         let mailbox = |text: &str| text.parse::<Mailbox>().map_err(|_| MailError::Address(text.to_owned()));
         let from = mailbox(settings.from)?;
         let to = settings.to.iter().map(|to| mailbox(to)).collect::<Result<Vec<_>, _>>()?;
@@ -102,7 +104,10 @@ impl Mail {
             return;
         }
         if self.queue.try_send((subject(changes), text(changes))).is_err() {
-            tracing::error!(changes = changes.len(), "alerts are not mailed: too many mails wait for the server");
+            tracing::error!(
+                changes = changes.len(),
+                "alerts are not mailed: too many mails wait for the server"
+            );
         }
     }
 }
@@ -110,7 +115,9 @@ impl Mail {
 fn subject(changes: &[Change]) -> String {
     let word = |change: &Change| if matches!(change, Change::Raised(_)) { "raised" } else { "cleared" };
     match changes {
-        [one] => format!("Ebbgate: {} {}: {}", one.alert().name, word(one), plain(&one.alert().condition.subject)),
+        [one] => {
+            format!("Ebbgate: {} {}: {}", one.alert().name, word(one), plain(&one.alert().condition.subject))
+        }
         many => format!("Ebbgate: {} alerts", many.len()),
     }
 }
@@ -247,7 +254,11 @@ mod tests {
         mail.tell(&[raised("edge_1\r\nBcc: x")]);
         let text = mails.recv().await.unwrap();
         assert!(text.contains("AUTH PLAIN"), "{text}");
-        for line in ["Subject: Ebbgate: edge_gone raised: edge_1", "To: ops@example.com", "RAISED edge_gone since 2026-01-01T00:00:00Z"] {
+        for line in [
+            "Subject: Ebbgate: edge_gone raised: edge_1",
+            "To: ops@example.com",
+            "RAISED edge_gone since 2026-01-01T00:00:00Z",
+        ] {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert!(!text.contains("\nBcc:"), "{text}");

@@ -23,7 +23,7 @@ const CERTIFICATES_SECS: u64 = 6 * 3600;
 const PAGE_MAX: usize = 500;
 
 /// What alerting needs.
-pub struct Alerts {
+pub(super) struct Alerts {
     /// The process.
     pub app: App,
     /// By mail too.
@@ -33,7 +33,7 @@ pub struct Alerts {
 }
 
 /// Looks for ever.
-pub async fn run(alerts: Alerts) {
+pub(super) async fn run(alerts: Alerts) {
     let (mut seen, mut state) = (Seen::default(), State::default());
     let (mut certificates, mut read_at): (Vec<Expiry>, Option<Instant>) = (Vec::new(), None);
     let mut often = interval(Duration::from_secs(LOOK_SECS));
@@ -61,7 +61,13 @@ async fn tell(alerts: &Alerts, changes: &[Change]) {
     for change in changes {
         let alert = change.alert();
         let raised = matches!(change, Change::Raised(_));
-        tracing::warn!(alert = alert.name, subject = alert.condition.subject, raised, message = alert.condition.message, "alert");
+        tracing::warn!(
+            alert = alert.name,
+            subject = alert.condition.subject,
+            raised,
+            message = alert.condition.message,
+            "alert"
+        );
     }
     if let Some(mail) = &alerts.mail {
         mail.tell(changes);
@@ -70,7 +76,13 @@ async fn tell(alerts: &Alerts, changes: &[Change]) {
     let event = |change: &Change| {
         let [raised, cleared] = types::ALERTS;
         let kind = if matches!(change, Change::Raised(_)) { raised } else { cleared };
-        Event::new(EventId::new(app.ksuid()), kind, app.now(), change.alert().condition.account, &change.object())
+        Event::new(
+            EventId::new(app.ksuid()),
+            kind,
+            app.now(),
+            change.alert().condition.account,
+            &change.object(),
+        )
     };
     app.events.deliver(changes.iter().map(event).collect()).await;
 }
@@ -79,8 +91,12 @@ async fn tell(alerts: &Alerts, changes: &[Change]) {
 async fn expiries(app: &App) -> Result<Vec<Expiry>, StoreError> {
     let (mut found, mut before) = (Vec::new(), None);
     loop {
-        let range =
-            Range { prefix: ACCOUNTS_PREFIX.into(), before: before.take(), limit: Some(PAGE_MAX), reverse: true };
+        let range = Range {
+            prefix: ACCOUNTS_PREFIX.into(),
+            before: before.take(),
+            limit: Some(PAGE_MAX),
+            reverse: true,
+        };
         let page = app.store.range(range).await?;
         found.extend(page.items.iter().filter_map(expiry));
         match page.items.last() {
@@ -127,7 +143,11 @@ mod tests {
         assert_eq!(leaf_end(&leaf.chain_pem), Some(leaf.not_after));
         let _ = lab.app.store.commit(Txn::new().put(&key, record::encode(&leaf))).await.unwrap();
         let found = expiries(&lab.app).await.unwrap();
-        let expect = Expiry { account: Some(lab.account), subject: id.to_string(), not_after: NOW + LEAF_DAYS * 86_400 };
+        let expect = Expiry {
+            account: Some(lab.account),
+            subject: id.to_string(),
+            not_after: NOW + LEAF_DAYS * 86_400,
+        };
         assert_eq!(found.len(), 1);
         assert_eq!((&found[0].account, &found[0].subject), (&expect.account, &expect.subject));
         assert!((found[0].not_after - expect.not_after).abs() <= 1);

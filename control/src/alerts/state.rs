@@ -9,11 +9,11 @@ use crate::api::timestamp;
 use crate::clock::UnixSecs;
 
 /// Conditions that are followed at once; what is beyond is not told.
-pub const CONDITIONS_MAX: usize = 10_000;
+pub(super) const CONDITIONS_MAX: usize = 10_000;
 
 /// Something that is not as it should be, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Condition {
+pub(super) struct Condition {
     /// What it is about, such as an id.
     pub subject: String,
     /// Whose it is; None: the installation's.
@@ -28,7 +28,7 @@ pub struct Condition {
 
 /// An alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alert {
+pub(super) struct Alert {
     /// Its kind, such as `edge_gone`.
     pub name: String,
     /// The condition as it was last seen.
@@ -39,7 +39,7 @@ pub struct Alert {
 
 /// What became of an alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub(super) enum Change {
     /// It has begun.
     Raised(Alert),
     /// It is over.
@@ -48,14 +48,14 @@ pub enum Change {
 
 impl Change {
     /// The alert.
-    pub fn alert(&self) -> &Alert {
+    pub(super) fn alert(&self) -> &Alert {
         match self {
             Self::Raised(alert) | Self::Cleared(alert) => alert,
         }
     }
 
     /// The `object` of its event.
-    pub fn object(&self) -> Value {
+    pub(super) fn object(&self) -> Value {
         let alert = self.alert();
         json!({
             "name": alert.name, "subject": alert.condition.subject, "message": alert.condition.message,
@@ -74,11 +74,11 @@ struct Followed {
 
 /// Conditions that are followed, by name and subject.
 #[derive(Debug, Default)]
-pub struct State(BTreeMap<(String, String), Followed>);
+pub(super) struct State(BTreeMap<(String, String), Followed>);
 
 impl State {
     /// Takes in what holds now, by name.
-    pub fn update(&mut self, now: UnixSecs, holding: Vec<(&'static str, Condition)>) -> Vec<Change> {
+    pub(super) fn update(&mut self, now: UnixSecs, holding: Vec<(&'static str, Condition)>) -> Vec<Change> {
         let mut changes = Vec::new();
         for (name, condition) in holding {
             let key = (name.to_owned(), condition.subject.clone());
@@ -113,7 +113,8 @@ impl State {
     }
 
     /// Alerts raised and not cleared.
-    pub fn raised(&self) -> usize {
+    #[cfg(test)]
+    fn raised(&self) -> usize {
         self.0.values().filter(|followed| followed.is_raised).count()
     }
 }

@@ -36,7 +36,8 @@ pub(super) struct Subject {
 impl Subject {
     /// None: the key is of no object that people change, such as an index key.
     pub(super) fn of(key: &str) -> Option<Self> {
-        if let Some(name) = key.strip_prefix(SYSTEM_PREFIX) {
+        // What processes tell each other there, such as who does a job, is no change of the installation.
+        if let Some(name) = key.strip_prefix(SYSTEM_PREFIX).filter(|name| !name.contains('/')) {
             let noun = if name.ends_with("certificate") { "issued_certificate" } else { name };
             return Some(Self { account: None, noun: noun.to_owned(), id: name.to_owned() });
         }

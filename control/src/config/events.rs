@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use ebbgate_model::{AccountId, Prefix};
 
 use super::dir::Dir;
+use crate::alerts::SmtpTls;
 
 /// Flags of `serve` about events.
 #[derive(Debug, Clone, Args)]
@@ -31,6 +32,27 @@ pub struct EventFlags {
     /// Account whose subscriptions also get the events of the installation itself
     #[arg(long, value_name = "ACCOUNT")]
     pub events_account: Option<AccountId>,
+    /// Seconds that an edge, an agent or its endpoint is gone before an alert is raised
+    #[arg(long, value_name = "SECS", default_value_t = 300)]
+    pub alert_offline_secs: u32,
+    /// E-mail address that alerts go to; may be repeated. Needs --alert-smtp and --alert-from
+    #[arg(long, value_name = "ADDRESS", requires = "alert_smtp", requires = "alert_from")]
+    pub alert_mail: Vec<String>,
+    /// E-mail address that alerts come from
+    #[arg(long, value_name = "ADDRESS")]
+    pub alert_from: Option<String>,
+    /// SMTP server for alerts
+    #[arg(long, value_name = "HOST:PORT")]
+    pub alert_smtp: Option<String>,
+    /// How the connection to the SMTP server is protected
+    #[arg(long, value_enum, default_value_t = SmtpTls::Starttls)]
+    pub alert_smtp_tls: SmtpTls,
+    /// User name at the SMTP server
+    #[arg(long, value_name = "NAME", requires = "alert_smtp_password_file")]
+    pub alert_smtp_user: Option<String>,
+    /// File that holds the password at the SMTP server
+    #[arg(long, value_name = "FILE", requires = "alert_smtp_user")]
+    pub alert_smtp_password_file: Option<PathBuf>,
 }
 
 /// `audit ...`

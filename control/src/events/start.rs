@@ -11,6 +11,7 @@ use super::envelope::Event;
 use super::net::Guard;
 use super::router::Router;
 use super::routes::Routes;
+use super::sessions;
 use super::sink::Surroundings;
 use crate::App;
 use crate::audit::{Appender, AuditError, Retention, SigningKey};
@@ -40,6 +41,7 @@ pub async fn start(
             running: BTreeMap::new(),
         };
         tasks.spawn(router.run(traffic, other));
+        tasks.spawn(sessions::run(app.clone()));
     }
     let events = app.events.clone();
     let appender = Appender {

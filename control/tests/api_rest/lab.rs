@@ -105,6 +105,7 @@ impl Lab {
             Arc::new(Recorded::new(store, clock.clone(), Arc::new(SystemEntropy), events.audit.clone()));
         let settings = Settings { strict, api_base: "http://api.example".into(), api_base_given: false };
         let app = App {
+            candidate: ebbgate_control::leader::Candidate::alone(Arc::clone(&store)),
             store,
             clock,
             events,
