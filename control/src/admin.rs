@@ -3,6 +3,7 @@
 mod accounts;
 mod api_keys;
 mod call;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ use crate::disk::{Unwritable, unwritable};
 use crate::events::gauges;
 use crate::listen::Peer;
 use crate::record::{self, Account, IpRestriction, Stored};
+use crate::settings;
 use crate::store::{Outcome, Store, Txn};
 
 /// Longest request body in bytes.
@@ -47,6 +49,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/accounts", get(accounts::list).post(accounts::create))
         .route("/accounts/{id}", get(accounts::show).delete(accounts::delete))
         .route("/accounts/{id}/suspend", post(accounts::suspend))
+        .route("/accounts/{id}/limits", post(limits::set))
         .route("/accounts/{id}/resume", post(accounts::resume))
         .route("/accounts/{id}/api_keys", get(api_keys::list).post(api_keys::create))
         .route("/api_keys/{id}", delete(api_keys::revoke))
@@ -92,14 +95,15 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoRes
     let form = Exposition::accepted(accept);
     let (events, now) = (&admin.app.events, admin.app.now());
     let more = |registry: &mut Registry| gauges::register(events, now, registry);
-    let text = form.write(admin.app.metrics.text(&planned, &admin.app.presence, unwritable, more));
+    let text = admin.app.metrics.text(&planned, &admin.app.presence, &admin.app.acme, unwritable, more);
+    let text = form.write(text);
     ([(CONTENT_TYPE, form.content_type())], text)
 }
 
 /// Ready: the store takes a write and the newest revision could be planned.
 async fn ready(State(admin): State<Admin>) -> Response {
     let planned = admin.app.planned.borrow().clone();
-    let trouble = match (&planned.trouble, &planned.program) {
+    let trouble = match (&planned.trouble, planned.generation) {
         (Some(trouble), _) => Some(trouble.clone()),
         (None, None) => Some("the first Program is not planned yet".to_owned()),
         (None, Some(_)) => {
@@ -115,7 +119,8 @@ async fn ready(State(admin): State<Admin>) -> Response {
         Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble),
     };
     let events = gauges::told(&admin.app.events, admin.app.now());
-    (status, told(&head, &planned.left_out) + &events).into_response()
+    let more = certificates(&admin.app) + &events;
+    (status, told(&head, &planned.left_out) + &more).into_response()
 }
 
 fn disk_trouble(app: &App, reason: Unwritable) -> String {
@@ -138,9 +143,22 @@ fn told(head: &str, left_out: &BTreeMap<String, String>) -> String {
     text
 }
 
+/// Names without a certificate of the ACME authority, or with one that could not be renewed; no reason not to be ready.
+fn certificates(app: &App) -> String {
+    let names = app.acme.all();
+    let failing = names.iter().filter_map(|(host, name)| Some((host, name, name.failure()?)));
+    let lines = failing.take(LEFT_OUT_SHOWN_MAX).map(|(host, name, failure)| {
+        let until = name.not_after.map_or("has no certificate".to_owned(), |at| {
+            format!("its certificate expires in {} h", at.saturating_sub(app.now()) / 3600)
+        });
+        format!("certificate: {host}: {until}: {}\n", failure.message)
+    });
+    lines.collect()
+}
+
 /// Who is connected, and which generation is in force there.
 async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
-    let newest = admin.app.planned.borrow().program.as_ref().map(|program| program.generation);
+    let newest = admin.app.planned.borrow().generation;
     let edges = admin.app.presence.edges();
     let edges = edges.into_iter().map(|edge| {
         json!({
@@ -155,7 +173,7 @@ async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
 /// What `init` decided and `config set` changed.
 async fn installation(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, AdminError> {
     admin.check(&headers)?;
-    Ok(Json(&*admin.app.installation).into_response())
+    Ok(Json(settings::Shown::of(&admin.app.installation, admin.app.acme.settings())).into_response())
 }
 
 #[derive(Deserialize)]
@@ -333,7 +351,7 @@ mod tests {
         let names =
             (0..LEFT_OUT_SHOWN_MAX + 2).map(|n| (format!("/a/x/credentials/{n:03}"), "damaged".to_owned()));
         let planned = crate::push::Planned {
-            program: Some(Arc::default()),
+            generation: Some(0),
             left_out: Arc::new(names.collect()),
             ..crate::push::Planned::default()
         };

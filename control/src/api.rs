@@ -54,6 +54,23 @@ pub(crate) use self::reply::timestamp;
 pub use self::schema::openapi;
 use crate::App;
 
+/// Most objects an account has of each collection unless the operator says otherwise, by collection.
+pub(crate) fn object_limits() -> [(&'static str, usize); 11] {
+    [
+        resource::limit::<agent_ingresses::AgentIngresses>(),
+        resource::limit::<api_keys::ApiKeys>(),
+        resource::limit::<certificate_authorities::CertificateAuthorities>(),
+        resource::limit::<credentials::Credentials>(),
+        resource::limit::<endpoints::Endpoints>(),
+        resource::limit::<ip_policies::IpPolicies>(),
+        resource::limit::<ip_policy_rules::IpPolicyRules>(),
+        resource::limit::<reserved_addrs::ReservedAddrs>(),
+        resource::limit::<reserved_domains::ReservedDomains>(),
+        resource::limit::<service_users::ServiceUsers<true>>(),
+        resource::limit::<tls_certificates::TlsCertificates>(),
+    ]
+}
+
 /// The whole API. Unknown paths and methods are answered like every other error.
 pub fn router(app: App) -> Router {
     let guarded = resource::routes::<agent_ingresses::AgentIngresses>()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ebbgate_model::{AccountId, Host, Ksuid, Token};
 use tokio::sync::watch;
 
+use crate::acme::Registry;
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
@@ -48,6 +49,8 @@ pub struct App {
     pub restrictions: Arc<ApiRestrictions>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
+    /// Names whose certificates the ACME authority issues.
+    pub acme: Arc<Registry>,
     /// Where the database is, for what its disk says.
     pub database: Arc<Path>,
     /// What happened, and where it is told.
@@ -184,6 +187,7 @@ pub(crate) mod testing {
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
+                acme: Arc::default(),
                 database: Arc::from(dir.path()),
                 events,
                 installation: Arc::new(Installation {

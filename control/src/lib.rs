@@ -4,6 +4,7 @@
 //! it to edges. Control never sees traffic and needs no privilege.
 
 pub mod account;
+pub mod acme;
 pub mod admin;
 pub mod alerts;
 pub mod api;
@@ -17,9 +18,13 @@ pub mod clock;
 pub mod config;
 pub mod dir;
 pub mod disk;
+pub mod engine;
 pub mod error_chain;
 pub mod events;
+pub mod export;
 pub mod file;
+pub mod holdings;
+pub mod import;
 pub mod init;
 pub mod join;
 pub mod leader;

@@ -64,7 +64,7 @@ impl Seen {
     }
 
     fn edges(&mut self, app: &App, now: UnixSecs, waits: Waits) -> Vec<(&'static str, Condition)> {
-        let newest = app.planned.borrow().program.as_ref().map(|program| program.generation);
+        let newest = app.planned.borrow().generation;
         let mut found = Vec::new();
         for edge in app.presence.edges() {
             if edge.connected {

@@ -191,6 +191,7 @@ async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Optio
         app: app.clone(),
         account: caller.account,
         account_modified: caller.account_modified,
+        limits: caller.limits,
         key: caller.key,
         principal,
         source,

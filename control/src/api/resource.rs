@@ -28,7 +28,7 @@ use super::reply::{Saved, WARNING, json, warning_value};
 use super::strict::Object;
 use crate::app::App;
 use crate::record::{self, Account, IssuedCertificate, Record, RecordError, Stored};
-use crate::room::{NoRoom, Reservation};
+use crate::room::{NoRoom, Reservation, Write};
 use crate::store::{Outcome, Revision, Txn};
 
 /// Most warnings beside a list.
@@ -36,9 +36,6 @@ const WARNINGS_MAX: usize = 10;
 
 /// How often a transaction that lost a race is tried again before the caller is told to.
 const ATTEMPTS_MAX: u32 = 64;
-
-/// Bytes of all records of one account.
-const ACCOUNT_BYTES_MAX: usize = 64 << 20;
 
 /// What one resource adds to the common mechanics.
 pub(super) trait Resource: Send + Sync + Sized + 'static {
@@ -52,7 +49,7 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
     const ID_PREFIXES: &'static [&'static str];
     /// Code of a change without any field.
     const EMPTY_UPDATE: u32;
-    /// Most an account has of them.
+    /// Most an account has of them, unless the operator says otherwise.
     const OWNED_MAX: usize = 1_000;
     /// Query parameters of its list besides those of pages; each may be repeated.
     const LIST_FILTERS: &'static [&'static str] = &[];
@@ -161,6 +158,11 @@ pub(super) struct Listing<V, I> {
     pub(super) damaged: Vec<String>,
 }
 
+/// The collection of a resource, and most of its objects in an account by default.
+pub(super) fn limit<R: Resource>() -> (&'static str, usize) {
+    (R::Record::COLLECTION, R::OWNED_MAX)
+}
+
 /// The five operations of a resource.
 pub(super) fn routes<R: Resource>() -> Router<App> {
     Router::new()
@@ -227,8 +229,11 @@ async fn commit(call: &Call, txn: Txn) -> Result<Option<Revision>, ApiError> {
 
 /// Refuses one more of a resource than an account may have. Some made at the very same moment may still pass.
 async fn check_owned<R: Resource>(call: &Call) -> Result<(), ApiError> {
-    let owned = call.app.store.usage(record::prefix::<R::Record>(call.account)).await?;
-    if owned.keys < R::OWNED_MAX {
+    let owned = match call.app.room.owned(call.account, R::Record::COLLECTION) {
+        Some(owned) => owned,
+        None => call.app.store.usage(record::prefix::<R::Record>(call.account)).await?,
+    };
+    if owned.keys < call.limits.objects(R::Record::COLLECTION, R::OWNED_MAX) {
         return Ok(());
     }
     let message = format!(
@@ -239,23 +244,31 @@ async fn check_owned<R: Resource>(call: &Call) -> Result<(), ApiError> {
     Err(ApiError::plain(StatusCode::FORBIDDEN, message))
 }
 
-/// Refuses what would make an account larger than [`ACCOUNT_BYTES_MAX`]. Gives how many bytes it has now.
+/// Refuses what would make an account larger than its limit. Gives how many bytes it has now.
 async fn check_bytes(call: &Call, more: usize) -> Result<usize, ApiError> {
-    let owned = call.app.store.usage(record::account_prefix(call.account)).await?;
-    if more == 0 || owned.bytes + more <= ACCOUNT_BYTES_MAX {
+    let owned = match call.app.room.owned(call.account, "") {
+        Some(owned) => owned,
+        None => call.app.store.usage(record::account_prefix(call.account)).await?,
+    };
+    if more == 0 || owned.bytes + more <= call.limits.bytes() {
         return Ok(owned.bytes);
     }
     let message = format!(
         "this account's objects would take more than {} MiB together, the most one account may have; delete or shorten some first",
-        ACCOUNT_BYTES_MAX >> 20
+        call.limits.bytes() >> 20
     );
     Err(ApiError::plain(StatusCode::FORBIDDEN, message))
 }
 
 /// Refuses what edges could not be sent.
-fn reserve(call: &Call, own: usize, more: usize) -> Result<Reservation, ApiError> {
+fn reserve<R: Resource>(
+    call: &Call,
+    own: usize,
+    (keys, bytes, sent): (usize, usize, usize),
+) -> Result<Reservation, ApiError> {
     let refused = |error: NoRoom| ApiError::plain(StatusCode::FORBIDDEN, error.to_string());
-    call.app.room.reserve(own, more).map_err(refused)
+    let write = Write { account: call.account, collection: R::Record::COLLECTION, keys, bytes, sent };
+    call.app.room.reserve(own, write).map_err(refused)
 }
 
 fn busy() -> ApiError {
@@ -272,8 +285,9 @@ async fn create<R: Resource>(
     for _ in 0..ATTEMPTS_MAX {
         let Draft { record, txn, warnings, token } = R::create(&call, &body).await?;
         check_owned::<R>(&call).await?;
-        let own = check_bytes(&call, record::encode(&record).len()).await?;
-        let room = reserve(&call, own, R::sent_bytes(&record))?;
+        let bytes = record::encode(&record).len();
+        let own = check_bytes(&call, bytes).await?;
+        let room = reserve::<R>(&call, own, (1, bytes, R::sent_bytes(&record)))?;
         let mut object = object(R::view(&call, &record))?;
         let txn = txn.note(record.key(), None, Some(object.clone()));
         if let Some(revision) = commit(&call, record::create(txn, &record)).await? {
@@ -317,9 +331,10 @@ pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) 
         let stored = load::<R>(call, id).await?;
         let Draft { record, txn, warnings, .. } = R::update(call, &stored, body).await?;
         let (before, after) = (record::encode(&stored.record).len(), record::encode(&record).len());
-        let own = check_bytes(call, after.saturating_sub(before)).await?;
+        let bytes = after.saturating_sub(before);
+        let own = check_bytes(call, bytes).await?;
         let more = R::sent_bytes(&record).saturating_sub(R::sent_bytes(&stored.record));
-        let room = reserve(call, own, more)?;
+        let room = reserve::<R>(call, own, (0, bytes, more))?;
         let (was, object) = (object(R::view(call, &stored.record))?, object(R::view(call, &record))?);
         let txn = txn.note(record.key(), Some(was), Some(object.clone()));
         if let Some(revision) = commit(call, record::replace(txn, &record, stored.modified)).await? {

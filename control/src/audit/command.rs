@@ -16,8 +16,9 @@ use super::record::{AUDIT_PREFIX, HEAD_KEY, Head, KEY_KEY, LOG_PREFIX};
 use super::verify::{self, Verified};
 use crate::clock::UnixSecs;
 use crate::dir::DataDir;
+use crate::engine::Engine;
 use crate::record;
-use crate::store::{Item, read_prefix};
+use crate::store::Item;
 
 struct Log {
     items: Vec<Item>,
@@ -25,17 +26,19 @@ struct Log {
 }
 
 impl Log {
-    fn open(dir: &DataDir) -> Result<Self, AuditError> {
+    async fn open(dir: &DataDir) -> Result<Self, AuditError> {
         let vault = dir.vault()?;
-        let items = read_prefix(&dir.database(), AUDIT_PREFIX)?;
+        let page = Engine::of(dir, None)?.read_all().await?.ok_or(AuditError::NoLog)?;
+        let is_own = |item: &Item| item.key.starts_with(AUDIT_PREFIX);
+        let items: Vec<_> = page.items.into_iter().filter(is_own).collect();
         let key = items.iter().find(|item| item.key == KEY_KEY).ok_or(AuditError::NoLog)?;
         Ok(Self { key: SigningKey::read(key, &vault)?, items })
     }
 }
 
 /// Judges the whole log, against heads remembered in these files too.
-pub fn verify(dir: &DataDir, heads: &[PathBuf]) -> Result<Verified, AuditError> {
-    let log = Log::open(dir)?;
+pub async fn verify(dir: &DataDir, heads: &[PathBuf]) -> Result<Verified, AuditError> {
+    let log = Log::open(dir).await?;
     let remembered = heads.iter().map(|path| remembered(path, &log.key)).collect::<Result<Vec<_>, _>>()?;
     let judged = verify::verify(&log.items, log.key.verifier(), &remembered.concat());
     judged.map_err(|(verified, defects)| AuditError::Defects { verified, defects })
@@ -49,8 +52,8 @@ fn remembered(path: &Path, key: &SigningKey) -> Result<Vec<Checkpoint>, AuditErr
 }
 
 /// The key to verify heads with, as C2SP signed-note writes it.
-pub fn public_key(dir: &DataDir) -> Result<String, AuditError> {
-    Ok(Log::open(dir)?.key.verifier().text())
+pub async fn public_key(dir: &DataDir) -> Result<String, AuditError> {
+    Ok(Log::open(dir).await?.key.verifier().text())
 }
 
 /// Which entries to export.
@@ -72,13 +75,13 @@ pub struct Exported {
 }
 
 /// Writes entries as JSON lines, the oldest first, and at the end the head, signed now. The log must verify.
-pub fn export(
+pub async fn export(
     dir: &DataDir,
     wanted: &Wanted,
     now: UnixSecs,
     out: &mut dyn Write,
 ) -> Result<Exported, AuditError> {
-    let log = Log::open(dir)?;
+    let log = Log::open(dir).await?;
     let judged = verify::verify(&log.items, log.key.verifier(), &[]);
     judged.map_err(|(verified, defects)| AuditError::Defects { verified, defects })?;
     let since = wanted.since.as_deref().map(parse_time).transpose()?;

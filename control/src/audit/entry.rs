@@ -22,6 +22,10 @@ const NOUNS: &[(&str, &str)] = &[
     ("vault_secrets", "secret"),
 ];
 
+/// What people change of the installation itself.
+const SYSTEM_NAMES: &[&str] =
+    &["installation", "acme", "acme_account", "connect_certificate", "default_domain_certificate"];
+
 /// The object that a key of the store belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Subject {
@@ -37,7 +41,10 @@ impl Subject {
     /// None: the key is of no object that people change, such as an index key.
     pub(super) fn of(key: &str) -> Option<Self> {
         // What processes tell each other there, such as who does a job, is no change of the installation.
-        if let Some(name) = key.strip_prefix(SYSTEM_PREFIX).filter(|name| !name.contains('/')) {
+        if let Some(name) = key.strip_prefix(SYSTEM_PREFIX) {
+            if !SYSTEM_NAMES.contains(&name) {
+                return None;
+            }
             let noun = if name.ends_with("certificate") { "issued_certificate" } else { name };
             return Some(Self { account: None, noun: noun.to_owned(), id: name.to_owned() });
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::checkpoint::CheckpointError;
 use super::verify::{Defect, Verified};
 use crate::dir::DirError;
+use crate::engine::EngineError;
 use crate::record::RecordError;
 use crate::secret::OpenError;
 use crate::store::StoreError;
@@ -22,6 +23,9 @@ pub enum AuditError {
     /// The data directory.
     #[error(transparent)]
     Dir(#[from] DirError),
+    /// Where the records are.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The sealed key.
     #[error(transparent)]
     Open(#[from] OpenError),

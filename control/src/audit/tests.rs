@@ -10,6 +10,7 @@ use super::appender::append_head;
 use super::chain::{Page, Tip};
 use super::record::{HEAD_KEY, LOG_PREFIX, NEW_PREFIX, PRUNED_KEY};
 use super::*;
+use crate::acme::AcmeChanges;
 use crate::clock::{Clock, UnixSecs};
 use crate::dir::DataDir;
 use crate::init::init;
@@ -43,7 +44,7 @@ impl Place {
         let temporary = tempfile::tempdir().unwrap();
         let dir = DataDir::new(temporary.path().join("data"));
         let installation = crate::app::testing::Lab::new().await.app.installation;
-        init(&dir, &installation, "first", &At(NOW), &SystemEntropy).await.unwrap();
+        init(&dir, &installation, &AcmeChanges::default(), "first", &At(NOW), &SystemEntropy).await.unwrap();
         let raw = Arc::new(Sqlite::open(&dir.database()).unwrap());
         let store = Recorded::new(raw.clone(), Arc::new(At(NOW)), Arc::new(SystemEntropy), Link::default());
         let accounts = raw.range(Range::all("/a/")).await.unwrap().items;
@@ -96,8 +97,8 @@ impl Place {
         path
     }
 
-    fn verify(&self, heads: &[PathBuf]) -> Result<Verified, Vec<Defect>> {
-        verify(&self.dir, heads).map_err(|error| match error {
+    async fn verify(&self, heads: &[PathBuf]) -> Result<Verified, Vec<Defect>> {
+        verify(&self.dir, heads).await.map_err(|error| match error {
             AuditError::Defects { defects, .. } => defects,
             other => panic!("{other}"),
         })
@@ -118,13 +119,13 @@ async fn a_sound_log_verifies_and_counts_every_change_since_init() {
     place.append().await;
     place.change(2).await;
     let head = place.remember().await;
-    let verified = place.verify(&[head]).unwrap();
+    let verified = place.verify(&[head]).await.unwrap();
     // Three changes, and what `init` made: installation, account, API key and no certificate of its own.
     assert_eq!((verified.entries, verified.first, verified.remembered), (6, 1, 1));
     assert_eq!(verified.waiting, 2);
     let mut out = Vec::new();
     let wanted = Wanted { account: Some(place.account.clone()), ..Wanted::default() };
-    let exported = export(&place.dir, &wanted, NOW, &mut out).unwrap();
+    let exported = export(&place.dir, &wanted, NOW, &mut out).await.unwrap();
     let text = String::from_utf8(out).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((exported.entries, lines.len()), (5, 6));
@@ -134,9 +135,9 @@ async fn a_sound_log_verifies_and_counts_every_change_since_init() {
     assert!(lines.iter().any(|line| line["event"]["principal"]["type"] == "operator"), "init is told");
     assert!(!text.contains("hunter2"), "{text}");
     let later = Wanted { since: Some("2100-01-01T00:00:00Z".into()), ..Wanted::default() };
-    assert_eq!(export(&place.dir, &later, NOW, &mut Vec::new()).unwrap().entries, 0);
+    assert_eq!(export(&place.dir, &later, NOW, &mut Vec::new()).await.unwrap().entries, 0);
     assert!(lines.last().unwrap()["checkpoint"].as_str().unwrap().starts_with("ebbgate.audit/"));
-    assert!(public_key(&place.dir).unwrap().contains('+'));
+    assert!(public_key(&place.dir).await.unwrap().contains('+'));
 }
 
 #[tokio::test]
@@ -149,12 +150,12 @@ async fn a_changed_entry_is_found() {
     changed.entries[1].1 = forged(&page, 1)[1].clone();
     assert_ne!(changed, page);
     place.tamper(Txn::new().put(changed.key(), changed.encode())).await;
-    assert_eq!(place.verify(&[]), Err(vec![Defect::Changed(2)]));
+    assert_eq!(place.verify(&[]).await, Err(vec![Defect::Changed(2)]));
     // With a hash that fits the changed text the next entry does not follow any more.
     let before = Tip { count: 1, hash: page.entries[0].0 };
     changed.entries[1].0 = before.with(&changed.entries[1].1).hash;
     place.tamper(Txn::new().put(changed.key(), changed.encode())).await;
-    assert_eq!(place.verify(&[]), Err(vec![Defect::Changed(3)]));
+    assert_eq!(place.verify(&[]).await, Err(vec![Defect::Changed(3)]));
 }
 
 #[tokio::test]
@@ -168,14 +169,14 @@ async fn a_removed_entry_and_a_removed_page_are_found() {
     assert_eq!(pages.len(), 3);
     place.tamper(Txn::new().delete(pages[1].key())).await;
     let first = pages[1].first;
-    assert_eq!(place.verify(&[]), Err(vec![Defect::Removed(first, first + 1)]));
+    assert_eq!(place.verify(&[]).await, Err(vec![Defect::Removed(first, first + 1)]));
     place.tamper(Txn::new().put(pages[1].key(), pages[1].encode())).await;
-    place.verify(&[]).unwrap();
+    place.verify(&[]).await.unwrap();
     let mut without = pages[0].clone();
     without.entries.remove(1);
     place.tamper(Txn::new().put(without.key(), without.encode())).await;
     // The entries behind it carry numbers they were not hashed with.
-    assert!(place.verify(&[]).unwrap_err().contains(&Defect::Changed(2)));
+    assert!(place.verify(&[]).await.unwrap_err().contains(&Defect::Changed(2)));
 }
 
 #[tokio::test]
@@ -187,19 +188,19 @@ async fn a_chain_that_was_written_anew_is_found() {
     let page = place.pages().await.remove(0);
     let (anew, tip) = Page::after(Tip::default(), forged(&page, 1));
     place.tamper(Txn::new().put(anew.key(), anew.encode())).await;
-    assert_eq!(place.verify(&[]), Err(vec![Defect::Restamped(tip.count)]));
+    assert_eq!(place.verify(&[]).await, Err(vec![Defect::Restamped(tip.count)]));
     // A head without the key's signature is no better.
     let stored = record::read::<Head>(&*place.raw, HEAD_KEY).await.unwrap().unwrap().record;
     let head = Head { note: stored.note, ..Head::of(tip, NOW) };
     place.tamper(Txn::new().put(HEAD_KEY, record::encode(&head))).await;
-    assert!(place.verify(&[]).unwrap_err().contains(&Defect::Signature(HEAD_KEY)));
+    assert!(place.verify(&[]).await.unwrap_err().contains(&Defect::Signature(HEAD_KEY)));
     // Whoever has the key too is found out by a head that was kept elsewhere, and only by that.
     let vault = place.dir.vault().unwrap();
     let key = SigningKey::load(&*place.raw, &vault, &SystemEntropy).await.unwrap();
     let head = Head { note: key.sign(tip, NOW), ..Head::of(tip, NOW) };
     place.tamper(Txn::new().put(HEAD_KEY, record::encode(&head))).await;
-    place.verify(&[]).unwrap();
-    assert_eq!(place.verify(&[remembered]), Err(vec![Defect::Restamped(tip.count)]));
+    place.verify(&[]).await.unwrap();
+    assert_eq!(place.verify(&[remembered]).await, Err(vec![Defect::Restamped(tip.count)]));
 }
 
 #[tokio::test]
@@ -214,19 +215,19 @@ async fn a_log_that_was_cut_off_is_found_also_when_it_went_on_since() {
     let pages = place.pages().await;
     place.tamper(Txn::new().delete(pages[1].key())).await;
     let (signed, found) = (old.count + 3, old.count);
-    assert_eq!(place.verify(&[]), Err(vec![Defect::CutOff { signed, found }]));
+    assert_eq!(place.verify(&[]).await, Err(vec![Defect::CutOff { signed, found }]));
     // An old head that was really signed makes the rest look whole: a head that was remembered tells.
     place.tamper(Txn::new().put(HEAD_KEY, record::encode(&old))).await;
-    place.verify(&[]).unwrap();
+    place.verify(&[]).await.unwrap();
     let forgotten = Defect::Forgotten { remembered: signed, found };
-    assert_eq!(place.verify(std::slice::from_ref(&remembered)), Err(vec![forgotten]));
+    assert_eq!(place.verify(std::slice::from_ref(&remembered)).await, Err(vec![forgotten]));
     // Cut off and gone on: as many entries again, but not the same.
     place.change(4).await;
     place.append().await;
-    place.verify(&[]).unwrap();
-    assert_eq!(place.verify(&[remembered]), Err(vec![Defect::Restamped(signed)]));
+    place.verify(&[]).await.unwrap();
+    assert_eq!(place.verify(&[remembered]).await, Err(vec![Defect::Restamped(signed)]));
     place.tamper(Txn::new().delete(HEAD_KEY)).await;
-    assert_eq!(place.verify(&[]), Err(vec![Defect::NoHead]));
+    assert_eq!(place.verify(&[]).await, Err(vec![Defect::NoHead]));
 }
 
 #[tokio::test]
@@ -237,7 +238,7 @@ async fn entries_that_control_did_not_write_are_found() {
     let tip = place.pages().await.remove(0).tip().unwrap();
     let (page, _) = Page::after(tip, ["{}".to_owned()]);
     place.tamper(Txn::new().put(page.key(), page.encode())).await;
-    assert_eq!(place.verify(&[]), Err(vec![Defect::Added(tip.count + 1, tip.count + 1)]));
+    assert_eq!(place.verify(&[]).await, Err(vec![Defect::Added(tip.count + 1, tip.count + 1)]));
 }
 
 #[tokio::test]
@@ -252,15 +253,15 @@ async fn what_is_removed_for_age_or_size_leaves_a_log_that_verifies() {
     place.appender(NOW, Retention { days: 10, bytes: keep }).await.prune().await.unwrap();
     assert_eq!(place.pages().await, pages[2..]);
     let remembered = place.remember().await;
-    let verified = place.verify(std::slice::from_ref(&remembered)).unwrap();
+    let verified = place.verify(std::slice::from_ref(&remembered)).await.unwrap();
     assert_eq!(verified.first, pages[2].first);
     // Eleven days later everything is too old; the newest page stays.
     let later = place.appender(NOW + 11 * 86_400, Retention { days: 10, bytes: usize::MAX }).await;
     later.prune().await.unwrap();
     assert_eq!(place.pages().await, pages[3..]);
-    place.verify(&[remembered]).unwrap();
+    place.verify(&[remembered]).await.unwrap();
     place.tamper(Txn::new().delete(PRUNED_KEY)).await;
-    assert_eq!(place.verify(&[]), Err(vec![Defect::Removed(1, pages[3].first - 1)]));
+    assert_eq!(place.verify(&[]).await, Err(vec![Defect::Removed(1, pages[3].first - 1)]));
 }
 
 #[tokio::test]
@@ -301,7 +302,7 @@ async fn two_appenders_make_one_chain_in_the_order_of_changes() {
     first.unwrap();
     second.unwrap();
     place.append().await;
-    assert_eq!(place.verify(&[]).unwrap().entries, 153);
+    assert_eq!(place.verify(&[]).await.unwrap().entries, 153);
     let pages = place.pages().await;
     let events = pages.iter().flat_map(|page| &page.entries);
     let ids: Vec<u64> = events

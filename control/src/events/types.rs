@@ -19,6 +19,8 @@ const PUBLISHED: &[&str] = &[
 /// Objects whose changes are events here alone.
 const OURS: &[&str] = &[
     "account",
+    "acme",
+    "acme_account",
     "agent_ingress",
     "endpoint",
     "installation",

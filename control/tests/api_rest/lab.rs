@@ -118,6 +118,7 @@ impl Lab {
             planned: watch::channel(Planned::default()).1,
             restrictions: Arc::default(),
             limiter: Arc::new(Limiter::new(None)),
+            acme: Arc::default(),
             database: Arc::from(dir.path()),
             installation: Arc::new(Installation {
                 region: "local".into(),
