@@ -7,6 +7,7 @@
 mod agent_ingresses;
 mod api_keys;
 mod body;
+mod body_schema;
 mod call;
 mod certificate_authorities;
 mod certificate_policy;
@@ -27,19 +28,24 @@ mod ip_policies;
 mod ip_policy_rules;
 mod ip_restrictions;
 mod issue;
+mod operation;
 mod owner;
 mod page;
 mod pem;
 mod query;
+mod reference;
+mod refusal;
 mod region;
 mod reply;
 mod reserved_addrs;
 mod reserved_domains;
 mod resource;
 mod root;
+mod routes;
 mod schema;
 mod service_users;
 mod strict;
+mod text_limits;
 mod tls_certificates;
 mod tunnel_sessions;
 mod uses;
@@ -48,20 +54,23 @@ mod x509;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use http::StatusCode;
+use utoipa::openapi::OpenApi;
 
 pub use self::failure::ApiError;
 pub(crate) use self::reply::timestamp;
-pub use self::schema::openapi;
+use self::routes::Routes;
 use crate::App;
 
 /// Most objects an account has of each collection unless the operator says otherwise, by collection.
-pub(crate) fn object_limits() -> [(&'static str, usize); 11] {
+pub(crate) fn object_limits() -> [(&'static str, usize); 13] {
     [
         resource::limit::<agent_ingresses::AgentIngresses>(),
         resource::limit::<api_keys::ApiKeys>(),
         resource::limit::<certificate_authorities::CertificateAuthorities>(),
         resource::limit::<credentials::Credentials>(),
         resource::limit::<endpoints::Endpoints>(),
+        resource::limit::<event_destinations::EventDestinations>(),
+        resource::limit::<event_subscriptions::EventSubscriptions>(),
         resource::limit::<ip_policies::IpPolicies>(),
         resource::limit::<ip_policy_rules::IpPolicyRules>(),
         resource::limit::<reserved_addrs::ReservedAddrs>(),
@@ -71,9 +80,9 @@ pub(crate) fn object_limits() -> [(&'static str, usize); 11] {
     ]
 }
 
-/// The whole API. Unknown paths and methods are answered like every other error.
-pub fn router(app: App) -> Router {
-    let guarded = resource::routes::<agent_ingresses::AgentIngresses>()
+/// Routes behind the guard.
+fn guarded() -> Routes {
+    resource::routes::<agent_ingresses::AgentIngresses>()
         .merge(resource::routes::<api_keys::ApiKeys>())
         .merge(resource::routes::<certificate_authorities::CertificateAuthorities>())
         .merge(resource::routes::<credentials::Credentials>())
@@ -93,9 +102,23 @@ pub fn router(app: App) -> Router {
         .merge(reserved_domains::routes())
         .merge(tunnel_sessions::routes())
         .merge(root::routes())
-        .route_layer(from_fn_with_state(app.clone(), front::guard));
+}
+
+/// Routes anybody may call.
+fn open() -> Routes {
+    root::open_routes().merge(reference::routes(openapi))
+}
+
+/// The API as an `OpenAPI` document; `docs/openapi.json` is its checked-in text.
+pub fn openapi() -> OpenApi {
+    open().merge(guarded()).into_document()
+}
+
+/// The whole API. Unknown paths and methods are answered like every other error.
+pub fn router(app: App) -> Router {
+    let guarded = guarded().into_router().route_layer(from_fn_with_state(app.clone(), front::guard));
     guarded
-        .merge(root::open_routes())
+        .merge(open().into_router())
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(from_fn_with_state(app.clone(), front::frame))
         .with_state(app)

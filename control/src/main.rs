@@ -180,7 +180,7 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
                 let trusted = rotate::trusted(&at(dir), purpose)?;
                 Ok((purpose.name().to_owned(), serde_json::to_value(trusted)?))
             };
-            Purpose::ALL.into_iter().map(list).collect::<Result<serde_json::Map<_, _>>>()?.into()
+            Purpose::ALL.into_iter().map(list).collect::<Result<Map<_, _>>>()?.into()
         }
         AuthorityCommand::Begin { dir, purpose } => {
             let trusted = rotate::begin(&at(dir), *purpose, SystemClock.unix_secs(), &SystemEntropy)?;

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use axum::Router;
 use axum::extract::Path;
-use axum::routing::post;
 use ebbgate_model::{EventDestinationId, EventId};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::HttpMethod;
+use utoipa::openapi::schema::Object;
 
 use super::body::OptionalJsonText;
 use super::call::{Call, NoQuery};
@@ -18,8 +19,9 @@ use super::event_subscriptions;
 use super::event_target::TargetBody;
 use super::failure::ApiError;
 use super::given::{Given, body};
+use super::operation::Operation;
 use super::resource::{Draft, Resource, load, parse_id};
-use crate::app::App;
+use super::routes::Routes;
 use crate::events::{Event, secrets, sink, types};
 use crate::record::events::EventDestination;
 use crate::record::{self, Record, Stored, index};
@@ -59,6 +61,9 @@ impl Resource for EventDestinations {
     const ID_PREFIXES: &'static [&'static str] = &[EventDestinationId::PREFIX];
     const EMPTY_UPDATE: u32 = 215;
     const OWNED_MAX: usize = 32;
+    const REQUIRED: &'static [&'static str] = &["target"];
+    const EXAMPLE: &'static str =
+        r#"{"target": {"syslog": {"address": "logs.example.com:6514", "tls": true}}}"#;
     type Id = EventDestinationId;
     type Record = EventDestination;
     type View = View;
@@ -149,8 +154,13 @@ fn check_format(format: &Given<String>) -> Result<(), ApiError> {
 }
 
 /// The action besides the five operations.
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/event_destinations/{id}/send_test_event", post(send_test_event))
+pub(super) fn routes() -> Routes {
+    const PATH: &str = EventDestinations::PATH;
+    let operation = Operation::new(PATH, "send_test_event", "Deliver one event now")
+        .id(EventDestinations::ID_PREFIXES)
+        .takes("NoFields".into(), Object::new().into(), Required::False, "{}");
+    let path = format!("/{PATH}/{{id}}/send_test_event");
+    Routes::new().add(HttpMethod::Post, &path, send_test_event, operation)
 }
 
 /// Delivers one event now, past the spool, and says what the destination said.

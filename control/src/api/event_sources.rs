@@ -1,13 +1,13 @@
 //! `/event_subscriptions/{id}/sources`: the types of events of a subscription, and for traffic which fields of which events.
 
-use axum::Router;
 use axum::extract::Path;
 use axum::response::Response;
-use axum::routing::get;
 use ebbgate_model::EventSubscriptionId;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{HttpMethod, ParameterIn};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::body::{JsonText, NoBody};
 use super::call::{Call, NoQuery};
@@ -16,10 +16,12 @@ use super::event_target::hint;
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
 use super::given::body;
+use super::operation::{Operation, parameter};
+use super::refusal::Refusal;
 use super::reply::{Saved, json};
 use super::resource::{Resource, load, parse_id};
+use super::routes::Routes;
 use super::strict::Object;
-use crate::app::App;
 use crate::events::{traffic, types};
 use crate::record::events::{EventSubscription, Source};
 use crate::record::{self, Account, Record};
@@ -167,10 +169,33 @@ fn check_filter(text: &str) -> Result<(), ApiError> {
     filter.keeps(&traffic::example(), 0, &mut Budget::new()).map(drop)
 }
 
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/event_subscriptions/{id}/sources", get(list).post(create))
-        .route("/event_subscriptions/{id}/sources/{type}", get(find).patch(update).delete(delete))
+pub(super) fn routes() -> Routes {
+    const TAG: &str = EventSubscriptions::PATH;
+    let (all, one) = (format!("/{TAG}/{{id}}/sources"), format!("/{TAG}/{{id}}/sources/{{type}}"));
+    let on = |verb: &str, summary: &str| {
+        Operation::new(TAG, &format!("sources_{verb}"), summary).id(EventSubscriptions::ID_PREFIXES)
+    };
+    let typed = |verb: &str, summary: &str| {
+        let kind = parameter("type", ParameterIn::Path, String::schema(), "Type of the event.");
+        on(verb, summary).parameter(kind.required(Required::True).build())
+    };
+    let new = r#"{"type": "endpoint_created.v0"}"#;
+    let change = r#"{"fields": ["conn.client_ip"]}"#;
+    let create_document = on("create", "Add an event source")
+        .answers::<View>("201", "The event source.")
+        .takes(Create::name().into_owned(), Create::schema(), Required::True, new)
+        .refuses(&[Refusal::Conflict]);
+    let update_document = typed("update", "Change an event source")
+        .answers::<View>("200", "The event source.")
+        .takes(Update::name().into_owned(), Update::schema(), Required::True, change);
+    let list_document = on("list", "List the event sources").answers::<ListView>("200", "All of them.");
+    let find_document = typed("get", "Read an event source").answers::<View>("200", "The event source.");
+    Routes::new()
+        .add(HttpMethod::Get, &all, list, list_document)
+        .add(HttpMethod::Post, &all, create, create_document)
+        .add(HttpMethod::Get, &one, find, find_document)
+        .add(HttpMethod::Patch, &one, update, update_document)
+        .add(HttpMethod::Delete, &one, delete, typed("delete", "Remove an event source"))
 }
 
 fn parse(id: &str) -> Result<EventSubscriptionId, ApiError> {

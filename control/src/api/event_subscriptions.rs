@@ -47,6 +47,7 @@ impl Resource for EventSubscriptions {
     const ID_PREFIXES: &'static [&'static str] = &[EventSubscriptionId::PREFIX];
     const EMPTY_UPDATE: u32 = 215;
     const OWNED_MAX: usize = 100;
+    const EXAMPLE: &'static str = r#"{"sources": [{"type": "endpoint_created.v0"}], "destination_ids": []}"#;
     type Id = EventSubscriptionId;
     type Record = EventSubscription;
     type View = View;

@@ -117,7 +117,7 @@ fn render(mut response: Response, operation: &str, method: &Method, path: &str) 
     let status = response.status();
     let error = match response.extensions_mut().remove::<ApiError>() {
         Some(error) => error,
-        None if status.is_success() => return response,
+        None if status.is_success() || status == StatusCode::NOT_MODIFIED => return response,
         None => by_status(status, method, path),
     };
     let mut rendered = json(error.status(), &error.body(operation));

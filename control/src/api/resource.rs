@@ -6,27 +6,30 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use ebbgate_model::{IdError, Token};
 use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::HttpMethod;
+use utoipa::{PartialSchema, ToSchema};
 
 use super::body::{JsonText, NoBody};
+use super::body_schema;
 use super::call::{Call, NoQuery};
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
+use super::operation::{self, Operation};
 use super::owner;
 use super::page::{LIMIT_MAX, PAGE_PARAMETERS, Page};
 use super::query::Query;
+use super::refusal::Refusal;
 use super::reply::{Saved, WARNING, json, warning_value};
+use super::routes::Routes;
 use super::strict::Object;
-use crate::app::App;
 use crate::record::{self, Account, IssuedCertificate, Record, RecordError, Stored};
 use crate::room::{NoRoom, Reservation, Write};
 use crate::store::{Outcome, Revision, Txn};
@@ -53,6 +56,12 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
     const OWNED_MAX: usize = 1_000;
     /// Query parameters of its list besides those of pages; each may be repeated.
     const LIST_FILTERS: &'static [&'static str] = &[];
+    /// Fields without which a creation is refused.
+    const REQUIRED: &'static [&'static str] = &[];
+    /// Body of a creation as the document shows it; ids in it are made up.
+    const EXAMPLE: &'static str = "{}";
+    /// Body of a change as the document shows it.
+    const CHANGE_EXAMPLE: &'static str = r#"{"metadata": "site=1"}"#;
 
     /// Its identifier.
     type Id: FromStr<Err = IdError> + Display + Copy + Send + Sync;
@@ -164,10 +173,40 @@ pub(super) fn limit<R: Resource>() -> (&'static str, usize) {
 }
 
 /// The five operations of a resource.
-pub(super) fn routes<R: Resource>() -> Router<App> {
-    Router::new()
-        .route(&format!("/{}", R::PATH), get(list::<R>).post(create::<R>))
-        .route(&format!("/{}/{{id}}", R::PATH), get(find::<R>).patch(update::<R>).delete(delete::<R>))
+pub(super) fn routes<R: Resource>() -> Routes {
+    let (collection, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
+    let operation = |verb: &str, what: &str| Operation::new(R::PATH, verb, &format!("{what} {}", R::NOUN));
+    let list = operation("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
+    let create = operation("create", "Create one")
+        .takes(
+            R::Create::name().into_owned(),
+            body_schema::requiring(R::Create::schema(), R::REQUIRED),
+            Required::True,
+            R::EXAMPLE,
+        )
+        .answers::<R::View>("201", "The object as it was made.")
+        .leads_to(&["get", "update", "delete"])
+        .refuses(&[Refusal::Conflict]);
+    let id = operation::id_schema(R::ID_PREFIXES);
+    let update = operation("update", "Change one")
+        .description("Fields that are absent stay as they are.")
+        .id(R::ID_PREFIXES)
+        .takes(
+            format!("{}Update", R::View::name()),
+            body_schema::repeating_id(R::Update::schema(), id),
+            Required::True,
+            R::CHANGE_EXAMPLE,
+        )
+        .answers::<R::View>("200", "The object as it is now.")
+        .refuses(&[Refusal::Conflict]);
+    let get = operation("get", "Read one").id(R::ID_PREFIXES).answers::<R::View>("200", "The object.");
+    let remove = operation("delete", "Delete one").id(R::ID_PREFIXES).refuses(&[Refusal::Conflict]);
+    Routes::new()
+        .add(HttpMethod::Get, &collection, self::list::<R>, list)
+        .add(HttpMethod::Post, &collection, self::create::<R>, create)
+        .add(HttpMethod::Get, &one, find::<R>, get)
+        .add(HttpMethod::Patch, &one, self::update::<R>, update)
+        .add(HttpMethod::Delete, &one, delete::<R>, remove)
 }
 
 /// Reads an id of the path, a query or a body.
