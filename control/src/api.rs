@@ -16,8 +16,12 @@ mod credentials;
 mod described;
 mod domain_name;
 mod endpoints;
+mod event_destinations;
+mod event_sources;
+mod event_subscriptions;
+mod event_target;
 mod failure;
-mod filter;
+pub(crate) mod filter;
 mod front;
 mod given;
 mod ip_policies;
@@ -58,13 +62,15 @@ use self::routes::Routes;
 use crate::App;
 
 /// Most objects an account has of each collection unless the operator says otherwise, by collection.
-pub(crate) fn object_limits() -> [(&'static str, usize); 11] {
+pub(crate) fn object_limits() -> [(&'static str, usize); 13] {
     [
         resource::limit::<agent_ingresses::AgentIngresses>(),
         resource::limit::<api_keys::ApiKeys>(),
         resource::limit::<certificate_authorities::CertificateAuthorities>(),
         resource::limit::<credentials::Credentials>(),
         resource::limit::<endpoints::Endpoints>(),
+        resource::limit::<event_destinations::EventDestinations>(),
+        resource::limit::<event_subscriptions::EventSubscriptions>(),
         resource::limit::<ip_policies::IpPolicies>(),
         resource::limit::<ip_policy_rules::IpPolicyRules>(),
         resource::limit::<reserved_addrs::ReservedAddrs>(),
@@ -81,6 +87,10 @@ fn guarded() -> Routes {
         .merge(resource::routes::<certificate_authorities::CertificateAuthorities>())
         .merge(resource::routes::<credentials::Credentials>())
         .merge(resource::routes::<endpoints::Endpoints>())
+        .merge(resource::routes::<event_destinations::EventDestinations>())
+        .merge(resource::routes::<event_subscriptions::EventSubscriptions>())
+        .merge(event_destinations::routes())
+        .merge(event_sources::routes())
         .merge(resource::routes::<ip_policies::IpPolicies>())
         .merge(resource::routes::<ip_policy_rules::IpPolicyRules>())
         .merge(resource::routes::<ip_restrictions::IpRestrictions>())

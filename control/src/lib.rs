@@ -6,8 +6,10 @@
 pub mod account;
 pub mod acme;
 pub mod admin;
+pub mod alerts;
 pub mod api;
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod authority;
 pub mod bundle;
@@ -18,6 +20,7 @@ pub mod dir;
 pub mod disk;
 pub mod engine;
 pub mod error_chain;
+pub mod events;
 pub mod export;
 pub mod file;
 pub mod holdings;

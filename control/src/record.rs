@@ -91,6 +91,8 @@ macro_rules! records {
     )*};
 }
 
+pub mod events;
+
 records! {
     /// A key of the REST API.
     ApiKey(ApiKeyId) = "api_keys" {

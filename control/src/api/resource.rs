@@ -327,9 +327,10 @@ async fn create<R: Resource>(
         let bytes = record::encode(&record).len();
         let own = check_bytes(&call, bytes).await?;
         let room = reserve::<R>(&call, own, (1, bytes, R::sent_bytes(&record)))?;
+        let mut object = object(R::view(&call, &record))?;
+        let txn = txn.note(record.key(), None, Some(object.clone()));
         if let Some(revision) = commit(&call, record::create(txn, &record)).await? {
             room.done(revision);
-            let mut object = object(R::view(&call, &record))?;
             if let (Some(token), Value::Object(object)) = (token, &mut object) {
                 object.insert("token".into(), token.expose().into());
             }
@@ -373,9 +374,11 @@ pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) 
         let own = check_bytes(call, bytes).await?;
         let more = R::sent_bytes(&record).saturating_sub(R::sent_bytes(&stored.record));
         let room = reserve::<R>(call, own, (0, bytes, more))?;
+        let (was, object) = (object(R::view(call, &stored.record))?, object(R::view(call, &record))?);
+        let txn = txn.note(record.key(), Some(was), Some(object.clone()));
         if let Some(revision) = commit(call, record::replace(txn, &record, stored.modified)).await? {
             room.done(revision);
-            return Ok(Saved { status: StatusCode::OK, object: object(R::view(call, &record))?, warnings });
+            return Ok(Saved { status: StatusCode::OK, object, warnings });
         }
     }
     Err(busy())
@@ -390,7 +393,11 @@ async fn delete<R: Resource>(
     let id = parse_id::<R>(&id)?;
     for _ in 0..ATTEMPTS_MAX {
         let txn = match record::load::<R::Record>(&*call.app.store, call.account, id).await {
-            Ok(Some(stored)) => record::remove(R::delete(&call, &stored).await?, &stored),
+            Ok(Some(stored)) => {
+                let was = object(R::view(&call, &stored.record))?;
+                let txn = R::delete(&call, &stored).await?.note(stored.record.key(), Some(was), None);
+                record::remove(txn, &stored)
+            }
             Ok(None) => return Err(R::missing(&call, id)),
             Err(RecordError::Damaged { .. }) => remove_damaged::<R>(&call, id).await?,
             Err(error) => return Err(error.into()),
