@@ -1,5 +1,8 @@
 //! Flags, as typed values. The only place that knows how they are spelled.
 
+mod dir;
+mod events;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
+pub use self::dir::Dir;
+pub use self::events::{AuditCommand, EventFlags};
 use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
@@ -82,6 +87,9 @@ pub enum Command {
         /// The backup
         file: PathBuf,
     },
+    /// Check, export or sign the audit log of a data directory, control running or not
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Write every record as a line of JSON to stdout, running or not; what is sealed stays sealed
     Export {
         /// The data directory
@@ -137,14 +145,6 @@ impl OnEtcd {
             identity: self.store_cert.as_ref().map(absolute).zip(self.store_key.as_ref().map(absolute)),
         })
     }
-}
-
-/// Which data directory.
-#[derive(Debug, Args)]
-pub struct Dir {
-    /// The data directory
-    #[arg(long, default_value = "/var/lib/ebbgate")]
-    pub dir: PathBuf,
 }
 
 /// `account ...`
@@ -484,6 +484,9 @@ pub struct Serve {
     /// MiB that the objects of all accounts may take together, as edges are sent them; what would be more is refused
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u16).range(1..))]
     pub program_mib: u16,
+    /// Events, audit log and alerts
+    #[command(flatten)]
+    pub events: EventFlags,
 }
 
 /// Ports from first to last.

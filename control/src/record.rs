@@ -7,7 +7,6 @@ pub mod index;
 mod installation;
 mod limits;
 pub mod operator;
-mod tenants;
 pub mod vault;
 
 use std::fmt::Display;
@@ -23,7 +22,6 @@ use serde::{Deserialize, Serialize};
 
 pub use self::installation::Installation;
 pub use self::limits::{ACCOUNT_BYTES_DEFAULT, Limits};
-pub use self::tenants::tenants;
 use crate::authority::Pair;
 pub use crate::clock::UnixSecs;
 use crate::secret::{Sealed, Vault};
@@ -98,6 +96,7 @@ macro_rules! records {
 }
 
 pub(crate) use records;
+pub mod events;
 
 records! {
     /// A key of the REST API.

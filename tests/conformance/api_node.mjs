@@ -13,10 +13,10 @@ const { Ngrok } = createRequire(process.cwd() + '/')('@ngrok/ngrok-api');
 const [baseUrl, apiToken] = process.argv.slice(2);
 const client = new Ngrok({ apiToken, baseUrl });
 
-const SERVED = `agentIngresses apiKeys botUsers certificateAuthorities credentials endpoints ipPolicies ipPolicyRules
-  ipRestrictions reservedAddrs reservedDomains tlsCertificates tunnelSessions tunnels`.split(/\s+/);
+const SERVED = `agentIngresses apiKeys botUsers certificateAuthorities credentials endpoints
+  eventDestinations eventSources eventSubscriptions ipPolicies ipPolicyRules ipRestrictions reservedAddrs reservedDomains tlsCertificates tunnelSessions tunnels`.split(/\s+/);
 // Every method is answered 404 without a code.
-const REFUSED = `abuseReports applicationSessions applicationUsers eventDestinations eventSources eventSubscriptions
+const REFUSED = `abuseReports applicationSessions applicationUsers
   sshCertificateAuthorities sshCredentials sshHostCertificates sshUserCertificates backends.failoverBackends
   backends.httpResponseBackends backends.staticBackends backends.tunnelGroupBackends backends.weightedBackends
   edges.edgesHttpsRoutes edges.edgesHttps edges.edgesTcp edges.edgesTls edgeModules.httpsEdgeMutualTlsModule
@@ -126,6 +126,21 @@ const certificateManagementPolicy = { authority: 'letsencrypt', privateKeyType: 
 await client.reservedDomains.update({ id: domain.id, certificateManagementPolicy });
 await client.reservedDomains.deleteCertificateManagementPolicy(domain.id);
 assert.equal((await client.reservedDomains.get(domain.id)).certificateManagementPolicy, null);
+
+const target = { file: { directory: 'clinic' } };
+await life('eventDestinations', { format: 'json', target }, texts);
+const destination = await client.eventDestinations.create({ format: 'json', target });
+const sources = [{ type: 'agent_session_start.v0' }];
+await life('eventSubscriptions', { sources, destinationIds: [destination.id] }, texts);
+const subscription = await client.eventSubscriptions.create({ sources, destinationIds: [destination.id] });
+const at = { subscriptionId: subscription.id, type: 'agent_session_stop.v0' };
+await client.eventSources.create(at);
+assert.equal((await client.eventSources.get(at)).type, at.type);
+assert.equal((await client.eventSources.list(at)).sources.length, 2);
+await refused(215, client.eventSources.update(at)); // It knows none of the fields.
+await client.eventSources.delete(at);
+await client.eventSubscriptions.delete(subscription.id);
+await client.eventDestinations.delete(destination.id);
 
 await refused(413, client.reservedDomains.create({ domain: 'app.node.example.com' }));
 await refused(600, client.credentials.create({ acl: ['clinic1.internal'] }));

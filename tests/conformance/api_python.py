@@ -18,14 +18,14 @@ base_url, key = sys.argv[1:3]
 client = ngrok.Client(key, base_url)
 
 # Client classes whose resources are there.
-SERVED = """AgentIngresses APIKeys BotUsers CertificateAuthorities Credentials Endpoints IPPolicies IPPolicyRules
-    IPRestrictions ReservedAddrs ReservedDomains Secrets ServiceUsers TLSCertificates TunnelSessions Tunnels Vaults"""
+SERVED = """AgentIngresses APIKeys BotUsers CertificateAuthorities Credentials Endpoints
+    EventDestinations EventSources EventSubscriptions IPPolicies IPPolicyRules IPRestrictions ReservedAddrs ReservedDomains Secrets ServiceUsers TLSCertificates TunnelSessions Tunnels Vaults"""
 # Those whose resources are not: every method is answered 404 without a code, which the client raises as NotFoundError.
 REFUSED = """AbuseReports ApplicationSessions ApplicationUsers EdgeRouteBackendModule EdgeRouteCircuitBreakerModule
     EdgeRouteCompressionModule EdgeRouteIPRestrictionModule EdgeRouteOAuthModule EdgeRouteOIDCModule
     EdgeRouteRequestHeadersModule EdgeRouteResponseHeadersModule EdgeRouteSAMLModule EdgeRouteTrafficPolicyModule
     EdgeRouteUserAgentFilterModule EdgeRouteWebhookVerificationModule EdgeRouteWebsocketTCPConverterModule EdgesHTTPS
-    EdgesHTTPSRoutes EdgesTCP EdgesTLS EventDestinations EventSources EventSubscriptions FailoverBackends
+    EdgesHTTPSRoutes EdgesTCP EdgesTLS FailoverBackends
     HTTPResponseBackends HTTPSEdgeMutualTLSModule HTTPSEdgeTLSTerminationModule SSHCertificateAuthorities
     SSHCredentials SSHHostCertificates SSHUserCertificates StaticBackends TCPEdgeBackendModule
     TCPEdgeIPRestrictionModule TCPEdgeTrafficPolicyModule TLSEdgeBackendModule TLSEdgeIPRestrictionModule
@@ -187,6 +187,22 @@ for action in [client.tunnel_sessions.restart, client.tunnel_sessions.stop, clie
         raise AssertionError(action)
     except ngrok.NotFoundError:
         pass
+
+target = ngrok.datatypes.EventTarget(client, {"file": {"directory": "clinic"}})
+life(client.event_destinations, {"format": "json", "target": target}, texts)
+destination = client.event_destinations.create(target=target)
+source = ngrok.datatypes.EventSourceReplace(client, {"type": "agent_session_start.v0"})
+life(client.event_subscriptions, {"sources": [source], "destination_ids": [destination.id]}, texts)
+subscription = check(client.event_subscriptions.create(sources=[source], destination_ids=[destination.id]))
+assert [one.type for one in subscription.sources] == ["agent_session_start.v0"], subscription
+at = {"subscription_id": subscription.id, "type": "agent_session_stop.v0"}
+check(client.event_sources.create(**at))
+assert check(client.event_sources.get(**at)).type == at["type"]
+assert len(client.event_sources.list(subscription.id).sources) == 2
+refused(216, client.event_sources.update, **at)  # The client sends no body: it knows none of the fields.
+client.event_sources.delete(**at)
+client.event_subscriptions.delete(subscription.id)
+client.event_destinations.delete(destination.id)
 
 life(client.vaults, {"name": "clinic", "description": "d", "metadata": "m"}, {"name": "clinics", **texts})
 vault = check(client.vaults.create(name="clinic"))

@@ -142,12 +142,13 @@ fn the_page_prints_what_it_says() -> Result<()> {
             continue;
         }
         ensure!(info == "console", "a block is a function or commands, not `{info}`");
-        for command in format!("\n{text}\n").split("\n$ ").skip(1) {
+        let text = format!("\n{text}\n");
+        for command in text.split("\n$ ").skip(1) {
             let (line, output) = command.split_once('\n').unwrap_or((command, ""));
             for part in ["\necho '", MARK, "'\n", line, "\n"] {
                 script.push_str(part);
             }
-            expected.push((line, output));
+            expected.push((line.to_owned(), output.to_owned()));
         }
     }
     ensure!(expected.len() == 9, "the page has {} commands", expected.len());

@@ -11,8 +11,12 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::failure::ApiError;
+use super::operation;
 use crate::secret;
 use crate::store::Revision;
 
@@ -116,6 +120,22 @@ impl Conditions {
             Some(Condition::Tags(tags)) => tags.contains(tag),
         }
     }
+}
+
+/// The header as the document tells it.
+pub(super) fn if_match() -> Parameter {
+    header_parameter("If-Match", "Only if the object still has one of these tags; `*` for any.")
+}
+
+/// The header as the document tells it.
+pub(super) fn if_none_match() -> Parameter {
+    header_parameter("If-None-Match", "Only if the answer has none of these tags; `*` for any.")
+}
+
+fn header_parameter(name: &str, text: &str) -> Parameter {
+    let tags = r#"^(\*|"[0-9]{1,19}-[0-9a-f]{16}")$"#;
+    let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(tags)).into();
+    operation::parameter(name, ParameterIn::Header, schema, text).required(Required::False).build()
 }
 
 impl<S: Sync> FromRequestParts<S> for Conditions {

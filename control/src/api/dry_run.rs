@@ -7,9 +7,13 @@ use axum::extract::{FromRequestParts, RawQuery};
 use http::StatusCode;
 use http::request::Parts;
 use serde_json::{Map, Value, json};
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::call::Call;
 use super::failure::ApiError;
+use super::operation;
 use super::query::Query;
 use super::reply::Saved;
 use crate::plan::live::Live;
@@ -19,7 +23,7 @@ use crate::secret::Vault;
 use crate::store::{Batch, Change, Item, Op, Range, Txn};
 
 /// The query parameter, and the key of what the answer adds to an object.
-pub(super) const NAME: &str = "dry_run";
+const NAME: &str = "dry_run";
 /// Fields of what edges get that no answer shows.
 const MASKED: [&str; 3] = ["key_pem", "token", "value"];
 
@@ -48,6 +52,13 @@ impl<S: Send + Sync> FromRequestParts<S> for DryRun {
             }
         }
     }
+}
+
+/// The parameter as the document tells it.
+pub(super) fn parameter() -> Parameter {
+    let text = "Judge the call, with every check and limit, and store nothing.";
+    let schema = ObjectBuilder::new().schema_type(Type::Boolean).into();
+    operation::parameter(NAME, ParameterIn::Query, schema, text).required(Required::False).build()
 }
 
 /// The answer to a call that passed every check: the object as it would be, if one would be there, and under `dry_run`

@@ -3,13 +3,12 @@
 //!
 //! An operator gets a client certificate for the key of its signing request. Nothing else of the request is taken.
 
-use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::response::Response;
-use axum::routing::get;
 use ebbgate_model::{Binding, EndpointId, KubernetesOperatorId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::path::HttpMethod;
 
 use super::body::NoBody;
 use super::call::Call;
@@ -18,12 +17,12 @@ use super::endpoints::{self, Endpoints};
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
 use super::given::{Given, body};
-use super::page::Page;
-use super::query::Query;
+use super::members::{self, Place};
+use super::operation::Operation;
 use super::reply::{Ref, timestamp};
-use super::resource::{Draft, Listing, Resource, list_reply, load, parse_id};
+use super::resource::{Draft, Resource, load, parse_id};
+use super::routes::Routes;
 use super::{pem, principal, region};
-use crate::app::App;
 use crate::csr;
 use crate::record::operator::{Deployment, KubernetesOperator, OperatorBinding};
 use crate::record::{self, Endpoint, Stored};
@@ -31,11 +30,9 @@ use crate::store::Txn;
 
 const TEXTS: TextCodes = TextCodes { description: 215, metadata: 215 };
 /// Path of the endpoints that one operator projects.
-pub(super) const BOUND_PATH: &str = "/kubernetes_operators/{id}/bound_endpoints";
+const BOUND_PATH: &str = "/kubernetes_operators/{id}/bound_endpoints";
 /// Features an operator may have.
 const FEATURES: [&str; 3] = ["bindings", "gateway", "ingress"];
-/// What a selector may call an endpoint.
-const SELECTED: &[&str] = &["endpoint", "obj"];
 /// Most selectors of one operator.
 const SELECTORS_MAX: usize = 16;
 /// Longest text about a deployment, and longest ingress endpoint, in bytes.
@@ -50,10 +47,13 @@ pub(super) struct View {
     updated_at: String,
     /// `bindings`, `gateway`, `ingress`.
     enabled_features: Vec<String>,
+    /// `global` unless it was given.
     region: String,
+    /// Where it runs.
     deployment: DeploymentBody,
     /// Null: no endpoint is bound to its cluster.
     binding: Option<BindingView>,
+    /// Whoever registered it.
     principal: Ref,
 }
 
@@ -62,9 +62,13 @@ pub(super) struct View {
 #[serde(default, deny_unknown_fields)]
 #[schema(as = KubernetesOperatorDeployment)]
 pub(super) struct DeploymentBody {
+    /// Name of the deployment.
     name: String,
+    /// Namespace it is installed in.
     namespace: String,
+    /// Version of the operator.
     version: String,
+    /// Name of the cluster.
     cluster_name: String,
 }
 
@@ -74,7 +78,9 @@ pub(super) struct DeploymentBody {
 pub(super) struct BindingView {
     /// An endpoint is bound when one of them holds.
     endpoint_selectors: Vec<String>,
+    /// Address at which the operator reaches the installation.
     ingress_endpoint: String,
+    /// The operator's client certificate.
     cert: CertificateView,
 }
 
@@ -84,7 +90,9 @@ pub(super) struct BindingView {
 pub(super) struct CertificateView {
     /// PEM.
     cert: String,
+    /// Begin of its validity.
     not_before: String,
+    /// End of its validity.
     not_after: String,
 }
 
@@ -97,6 +105,7 @@ pub(super) struct BindingBody {
     endpoint_selectors: Option<Vec<String>>,
     /// Certificate signing request in PEM.
     csr: Option<String>,
+    /// Address at which the operator reaches the installation.
     ingress_endpoint: Option<String>,
 }
 
@@ -109,7 +118,9 @@ body! {
         enabled_features: Vec<String>,
         /// `global` when absent.
         region: String,
+        /// Where it runs.
         deployment: DeploymentBody,
+        /// How endpoints reach its cluster; null: not at all.
         binding: Option<BindingBody>,
     }
 }
@@ -121,7 +132,9 @@ body! {
         metadata: String,
         /// Of `bindings`, `gateway`, `ingress`, in any case.
         enabled_features: Vec<String>,
+        /// `global` when empty.
         region: String,
+        /// Where it runs.
         deployment: DeploymentBody,
         /// Fields that are absent stay; null ends the binding.
         binding: Option<BindingBody>,
@@ -217,8 +230,11 @@ impl Resource for KubernetesOperators {
 }
 
 /// The endpoints of one operator.
-pub(super) fn routes() -> Router<App> {
-    Router::new().route(BOUND_PATH, get(bound_endpoints))
+pub(super) fn routes() -> Routes {
+    let document = Operation::new(Endpoints::PATH, "list_bound", "List every endpoint bound to one operator")
+        .id(KubernetesOperators::ID_PREFIXES)
+        .lists::<endpoints::View>(Endpoints::LIST_KEY, Endpoints::ID_PREFIXES, &[]);
+    Routes::new().add(HttpMethod::Get, BOUND_PATH, bound_endpoints, document)
 }
 
 async fn bound_endpoints(
@@ -227,18 +243,14 @@ async fn bound_endpoints(
     RawQuery(query): RawQuery,
     _: NoBody,
 ) -> Result<Response, ApiError> {
-    let query = Query::parse(query.as_deref().unwrap_or(""), &["limit", "before_id", "beforeId"], &[])?;
-    let page = Page::parse(&query, parse_id::<Endpoints>)?;
     let operator = load::<KubernetesOperators>(&call, parse_id::<KubernetesOperators>(&id)?).await?.record;
     let selectors = operator.binding.as_ref().map(|binding| binding.endpoint_selectors.as_slice());
     let selectors = selectors.unwrap_or_default().iter().map(|source| selector(source));
     let selectors = selectors.collect::<Result<Vec<_>, _>>()?;
     let bound = bound(&call, &selectors).await?;
-    let (shown, next) = page.cut(bound, |(id, _)| *id);
-    let items = shown.into_iter().map(|(_, view)| view).collect();
-    let listing = Listing { items, next, damaged: Vec::new() };
     let path = format!("{}/{}/bound_endpoints", KubernetesOperators::PATH, operator.id);
-    Ok(list_reply(&call, &path, Endpoints::LIST_KEY, listing, page.limit, ""))
+    let place = Place { path, list_key: Endpoints::LIST_KEY };
+    members::page(&call, query.as_deref(), &place, parse_id::<Endpoints>, bound)
 }
 
 /// Endpoints of the account with the kubernetes binding that one of the selectors chooses, cloud and agent.
@@ -269,8 +281,9 @@ async fn bound(call: &Call, selectors: &[Filter]) -> Result<Vec<(EndpointId, ser
     Ok(bound)
 }
 
+/// A selector calls the endpoint `endpoint`, or `obj` as filters do.
 fn selector(source: &str) -> Result<Filter, ApiError> {
-    Filter::parse_named(source, SELECTED)
+    Filter::parse_over(source, "endpoint").or_else(|error| Filter::parse(source).map_err(|_| error))
 }
 
 fn features(given: &[String]) -> Result<Vec<String>, ApiError> {

@@ -6,29 +6,32 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use ebbgate_model::{IdError, Token};
 use http::{StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::HttpMethod;
+use utoipa::{PartialSchema, ToSchema};
 
 use super::body::{JsonText, NoBody};
+use super::body_schema;
 use super::call::{Call, NoQuery};
-use super::condition::{Conditions, EntityTag};
+use super::condition::{self, Conditions, EntityTag};
 use super::dry_run::{self, DryRun};
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
+use super::operation::{self, Operation};
 use super::owner;
 use super::page::{LIMIT_MAX, PAGE_PARAMETERS, Page};
 use super::query::Query;
+use super::refusal::Refusal;
 use super::reply::{Saved, WARNING, json, warning_value};
+use super::routes::Routes;
 use super::strict::Object;
-use crate::app::App;
 use crate::record::{self, Account, IssuedCertificate, Record, RecordError, Stored};
 use crate::room::{NoRoom, Reservation, Write};
 use crate::store::{Outcome, Revision, Txn};
@@ -55,6 +58,12 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
     const OWNED_MAX: usize = 1_000;
     /// Query parameters of its list besides those of pages; each may be repeated.
     const LIST_FILTERS: &'static [&'static str] = &[];
+    /// Fields without which a creation is refused.
+    const REQUIRED: &'static [&'static str] = &[];
+    /// Body of a creation as the document shows it; ids in it are made up.
+    const EXAMPLE: &'static str = "{}";
+    /// Body of a change as the document shows it.
+    const CHANGE_EXAMPLE: &'static str = r#"{"metadata": "site=1"}"#;
 
     /// Its identifier.
     type Id: FromStr<Err = IdError> + Display + Copy + Send + Sync;
@@ -173,11 +182,56 @@ pub(super) fn limit<R: Resource>() -> (&'static str, usize) {
     (R::Record::COLLECTION, R::OWNED_MAX)
 }
 
+const DRY_RUN_ANSWER: &str = "With `dry_run=true`: what would be, and nothing was stored.";
+
 /// The five operations of a resource.
-pub(super) fn routes<R: Resource>() -> Router<App> {
-    Router::new()
-        .route(&format!("/{}", R::PATH), get(list::<R>).post(create::<R>))
-        .route(&format!("/{}/{{id}}", R::PATH), get(find::<R>).patch(update::<R>).delete(delete::<R>))
+pub(super) fn routes<R: Resource>() -> Routes {
+    let (collection, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
+    let operation = |verb: &str, what: &str| Operation::new(R::PATH, verb, &format!("{what} {}", R::NOUN));
+    let list = operation("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
+    let create = operation("create", "Create one")
+        .takes(
+            R::Create::name().into_owned(),
+            body_schema::requiring(R::Create::schema(), R::REQUIRED),
+            Required::True,
+            R::EXAMPLE,
+        )
+        .answers::<R::View>("201", "The object as it was made.")
+        .parameter(dry_run::parameter())
+        .may_answer("200", DRY_RUN_ANSWER)
+        .leads_to(&["get", "update", "delete"])
+        .refuses(&[Refusal::Conflict]);
+    let id = operation::id_schema(R::ID_PREFIXES);
+    let update = operation("update", "Change one")
+        .description("Fields that are absent stay as they are.")
+        .id(R::ID_PREFIXES)
+        .takes(
+            format!("{}Update", R::View::name()),
+            body_schema::repeating_id(R::Update::schema(), id),
+            Required::True,
+            R::CHANGE_EXAMPLE,
+        )
+        .answers::<R::View>("200", "The object as it is now.")
+        .parameter(dry_run::parameter())
+        .parameter(condition::if_match())
+        .refuses(&[Refusal::Conflict, Refusal::Moved]);
+    let get = operation("get", "Read one")
+        .id(R::ID_PREFIXES)
+        .answers::<R::View>("200", "The object.")
+        .parameter(condition::if_none_match())
+        .may_answer("304", "The caller has this very answer.");
+    let remove = operation("delete", "Delete one")
+        .id(R::ID_PREFIXES)
+        .parameter(dry_run::parameter())
+        .parameter(condition::if_match())
+        .may_answer("200", DRY_RUN_ANSWER)
+        .refuses(&[Refusal::Conflict, Refusal::Moved]);
+    Routes::new()
+        .add(HttpMethod::Get, &collection, self::list::<R>, list)
+        .add(HttpMethod::Post, &collection, self::create::<R>, create)
+        .add(HttpMethod::Get, &one, find::<R>, get)
+        .add(HttpMethod::Patch, &one, self::update::<R>, update)
+        .add(HttpMethod::Delete, &one, delete::<R>, remove)
 }
 
 /// Reads an id of the path, a query or a body.
@@ -300,8 +354,9 @@ async fn create<R: Resource>(
         let bytes = record::encode(&record).len();
         let own = check_bytes(&call, bytes).await?;
         let room = reserve::<R>(&call, own, (1, bytes, R::sent_bytes(&record)))?;
-        let txn = record::create(txn, &record);
         let mut object = object(R::saved_view(&call, &record).await?)?;
+        let txn = txn.note(record.key(), None, Some(object.clone()));
+        let txn = record::create(txn, &record);
         if dry_run.is_wanted() {
             return dry_run::answer(&call, &txn, Some(object), warnings).await;
         }
@@ -359,8 +414,10 @@ pub(super) async fn save<R: Resource>(
         let own = check_bytes(call, bytes).await?;
         let more = R::sent_bytes(&record).saturating_sub(R::sent_bytes(&stored.record));
         let room = reserve::<R>(call, own, (0, bytes, more))?;
-        let txn = record::replace(txn, &record, stored.modified);
+        let was = object(R::saved_view(call, &stored.record).await?)?;
         let object = object(R::saved_view(call, &record).await?)?;
+        let txn = txn.note(record.key(), Some(was), Some(object.clone()));
+        let txn = record::replace(txn, &record, stored.modified);
         if dry_run.is_wanted() {
             return dry_run::answer(call, &txn, Some(object), warnings).await;
         }
@@ -386,7 +443,9 @@ async fn delete<R: Resource>(
         let txn = match record::load::<R::Record>(&*call.app.store, call.account, id).await {
             Ok(Some(stored)) => {
                 conditions.check_change(&what, stored.modified)?;
-                record::remove(R::delete(&call, &stored).await?, &stored)
+                let was = object(R::saved_view(&call, &stored.record).await?)?;
+                let txn = R::delete(&call, &stored).await?.note(stored.record.key(), Some(was), None);
+                record::remove(txn, &stored)
             }
             Ok(None) => return Err(R::missing(&call, id)),
             Err(RecordError::Damaged { .. }) => remove_damaged::<R>(&call, id, &conditions).await?,

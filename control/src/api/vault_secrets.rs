@@ -35,11 +35,16 @@ pub(super) const VALUE_BYTES_MAX: usize = 16 * 1024;
 pub(super) struct View {
     #[serde(flatten)]
     head: Head,
+    /// Unique in the vault.
     name: String,
     updated_at: String,
+    /// Whoever made it.
     created_by: Ref,
+    /// Whoever last changed it.
     last_updated_by: Ref,
+    /// The vault it is in.
     vault: Ref,
+    /// Name of that vault.
     vault_name: String,
 }
 
@@ -94,6 +99,8 @@ impl Resource for VaultSecrets {
     const NOUN: &'static str = "secret";
     const ID_PREFIXES: &'static [&'static str] = &[SecretId::PREFIX];
     const EMPTY_UPDATE: u32 = 215;
+    const REQUIRED: &'static [&'static str] = &["name", "value"];
+    const EXAMPLE: &'static str = r#"{"vault_name": "clinic", "name": "database", "value": "correct-horse"}"#;
     type Id = SecretId;
     type Record = VaultSecret;
     type View = View;

@@ -1,27 +1,26 @@
 //! `/vaults`: named places for secrets, and the secrets of one (`/vaults/{id}/secrets`). The secrets themselves are in
 //! `vault_secrets`.
 
-use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::response::Response;
-use axum::routing::get;
 use ebbgate_model::VaultId;
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa::openapi::path::HttpMethod;
 
 use super::body::NoBody;
 use super::call::Call;
 use super::described::{Head, TextCodes};
 use super::failure::ApiError;
 use super::given::body;
-use super::page::Page;
+use super::members::{self, Place};
+use super::operation::Operation;
 use super::policy_secrets;
-use super::query::Query;
 use super::reply::timestamp;
-use super::resource::{Draft, Listing, Resource, list_reply, load, parse_id};
+use super::resource::{Draft, Resource, load, parse_id};
+use super::routes::Routes;
 use super::secret_name::{Name, check_name};
-use super::vault_secrets::VaultSecrets;
-use crate::app::App;
+use super::vault_secrets::{self, VaultSecrets};
 use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::{self, Holder, Stored, index};
 use crate::store::Txn;
@@ -30,7 +29,7 @@ const TEXTS: TextCodes = TextCodes { description: 215, metadata: 215 };
 const NAME: Name = Name { noun: "vault", charset: 23000, empty: 23001, too_long: 23002 };
 
 /// Path of the secrets of one vault.
-pub(super) const SECRETS_PATH: &str = "/vaults/{id}/secrets";
+const SECRETS_PATH: &str = "/vaults/{id}/secrets";
 
 /// A named place for secrets.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,6 +37,7 @@ pub(super) const SECRETS_PATH: &str = "/vaults/{id}/secrets";
 pub(super) struct View {
     #[serde(flatten)]
     head: Head,
+    /// Unique in the account.
     name: String,
     updated_at: String,
     /// Id of the one that made it.
@@ -73,6 +73,8 @@ impl Resource for Vaults {
     const NOUN: &'static str = "vault";
     const ID_PREFIXES: &'static [&'static str] = &[VaultId::PREFIX];
     const EMPTY_UPDATE: u32 = 215;
+    const REQUIRED: &'static [&'static str] = &["name"];
+    const EXAMPLE: &'static str = r#"{"name": "clinic"}"#;
     type Id = VaultId;
     type Record = SecretVault;
     type View = View;
@@ -154,8 +156,11 @@ impl Resource for Vaults {
 }
 
 /// The secrets of one vault.
-pub(super) fn routes() -> Router<App> {
-    Router::new().route(SECRETS_PATH, get(secrets))
+pub(super) fn routes() -> Routes {
+    let document = Operation::new(VaultSecrets::PATH, "list_in_vault", "List every secret of one vault")
+        .id(Vaults::ID_PREFIXES)
+        .lists::<vault_secrets::View>(VaultSecrets::LIST_KEY, VaultSecrets::ID_PREFIXES, &[]);
+    Routes::new().add(HttpMethod::Get, SECRETS_PATH, secrets, document)
 }
 
 async fn secrets(
@@ -164,16 +169,17 @@ async fn secrets(
     RawQuery(query): RawQuery,
     _: NoBody,
 ) -> Result<Response, ApiError> {
-    let query = Query::parse(query.as_deref().unwrap_or(""), &["limit", "before_id", "beforeId"], &[])?;
-    let page = Page::parse(&query, parse_id::<VaultSecrets>)?;
     let vault = load::<Vaults>(&call, parse_id::<Vaults>(&id)?).await?.record;
     let listed = record::list::<VaultSecret>(&*call.app.store, call.account, None, None).await?;
-    let inside = listed.items.into_iter().map(|stored| stored.record).filter(|s| s.vault == vault.id);
-    let (shown, next) = page.cut(inside.collect(), |secret| secret.id);
-    let items = shown.iter().map(|secret| VaultSecrets::view_in(&call, secret, &vault.name)).collect();
-    let listing = Listing { items, next, damaged: listed.damaged };
+    let inside = listed.items.iter().map(|stored| &stored.record).filter(|s| s.vault == vault.id);
+    let mut members = Vec::new();
+    for secret in inside {
+        let view = serde_json::to_value(VaultSecrets::view_in(&call, secret, &vault.name));
+        members.push((secret.id, view.map_err(|e| ApiError::internal(&e))?));
+    }
     let path = format!("{}/{}/secrets", Vaults::PATH, vault.id);
-    Ok(list_reply(&call, &path, VaultSecrets::LIST_KEY, listing, page.limit, ""))
+    let place = Place { path, list_key: VaultSecrets::LIST_KEY };
+    members::page(&call, query.as_deref(), &place, parse_id::<VaultSecrets>, members)
 }
 
 async fn check_unique(call: &Call, name: &str) -> Result<(), ApiError> {

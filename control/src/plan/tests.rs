@@ -155,6 +155,7 @@ impl Records {
             key: vault().seal(key, &format!("key {n}")),
             not_before: 0,
             not_after: 0,
+            acme: false,
         };
         self.0.insert(key.to_owned(), encode(&leaf));
     }

@@ -92,8 +92,8 @@ impl Secrets {
         let new = item.map(open).transpose()?;
         let Ok(id) = id.parse() else { return Ok((0, 0)) };
         let old = super::replace(&mut self.opened, id, new.clone());
-        self.of_vault.moved(&old, &new, |secret| Some((secret.vault, id)));
-        self.of_account.moved(&old, &new, |secret| Some((secret.account, id)));
+        self.of_vault.moved(old.as_ref(), new.as_ref(), |secret| Some((secret.vault, id)));
+        self.of_account.moved(old.as_ref(), new.as_ref(), |secret| Some((secret.account, id)));
         let bytes = |secret: &Option<Opened>| {
             secret.as_ref().map_or(0, |secret| FIXED_BYTES + secret.name.len() + secret.value.len())
         };
@@ -104,10 +104,10 @@ impl Secrets {
     pub(super) fn set_named(&mut self, endpoint: EndpointId, secrets: Vec<SecretId>) {
         let old = self.named.remove(&endpoint).unwrap_or_default();
         for id in old.iter().filter(|id| !secrets.contains(id)) {
-            self.named_by.moved(&Some(*id), &None, |id| Some((*id, endpoint)));
+            self.named_by.moved(Some(id), None, |id| Some((*id, endpoint)));
         }
         for id in secrets.iter().filter(|id| !old.contains(id)) {
-            self.named_by.moved(&None, &Some(*id), |id| Some((*id, endpoint)));
+            self.named_by.moved(None, Some(id), |id| Some((*id, endpoint)));
         }
         if !secrets.is_empty() {
             self.named.insert(endpoint, secrets);

@@ -8,6 +8,7 @@ mod concurrency;
 mod conditional;
 mod damage;
 mod endpoints;
+mod events;
 mod front_door;
 mod isolation;
 mod kubernetes;

@@ -9,12 +9,12 @@ const SOURCE_BYTES_MAX: usize = 4096;
 const DEPTH_MAX: usize = 32;
 const DAY_SECS: i64 = 86_400;
 
-/// Reads a whole filter. `names` are what the object may be called.
-pub(super) fn parse(source: &str, names: &'static [&'static str]) -> Result<Expr, ApiError> {
+/// Reads a whole filter.
+pub(super) fn parse(source: &str, root: &str) -> Result<Expr, ApiError> {
     if source.len() > SOURCE_BYTES_MAX {
         return Err(refused(format_args!("it is longer than {SOURCE_BYTES_MAX} bytes")));
     }
-    let mut reader = Reader { source, names, at: 0, depth: 0 };
+    let mut reader = Reader { source, root, at: 0, depth: 0 };
     let expr = reader.or()?;
     reader.blank();
     if reader.rest().is_empty() { Ok(expr) } else { Err(reader.unexpected()) }
@@ -22,7 +22,8 @@ pub(super) fn parse(source: &str, names: &'static [&'static str]) -> Result<Expr
 
 struct Reader<'s> {
     source: &'s str,
-    names: &'static [&'static str],
+    /// What the object is called.
+    root: &'s str,
     /// Byte offset; always a character boundary.
     at: usize,
     depth: usize,
@@ -187,7 +188,7 @@ impl<'s> Reader<'s> {
             "true" => Ok(Expr::Literal(Val::Bool(true))),
             "false" => Ok(Expr::Literal(Val::Bool(false))),
             "null" => Ok(Expr::Literal(Val::Null)),
-            name if self.names.contains(&name) => Ok(Expr::Field(Vec::new())),
+            root if root == self.root => Ok(Expr::Field(Vec::new())),
             "time" => {
                 self.expect(".")?;
                 self.expect("now")?;
@@ -199,12 +200,10 @@ impl<'s> Reader<'s> {
                 self.expect(")")?;
                 Ok(if name == "size" { Expr::Size(inner) } else { Expr::Timestamp(inner) })
             }
-            _ => {
-                let known = self.names.first().copied().unwrap_or_default();
-                Err(refused(format_args!(
-                    "`{name}` is unknown; objects are called `{known}`, as in `{known}.id`"
-                )))
-            }
+            _ => Err(refused(format_args!(
+                "`{name}` is unknown; objects are called `{0}`, as in `{0}.id`",
+                self.root
+            ))),
         }
     }
 
