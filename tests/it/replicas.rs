@@ -69,7 +69,7 @@ fn what_one_control_acknowledges_the_other_answers() -> Result<()> {
     // A name is given once, whoever is asked.
     guide::domain(&first)?;
     let taken = json!({ "domain": "*.clinic-network.com" });
-    assert_eq!(second.call("POST", "/reserved_domains", Some(&taken))?.0, 400);
+    assert_eq!(second.call("POST", "/reserved_domains", Some(&taken))?.0, 409);
     // Commands of the operator work on a directory that names an etcd.
     let checked: Value = serde_json::from_str(&control(&["check", "--dir", path(lab.dir())])?)?;
     assert_eq!((&checked["state"], &checked["objects"]["reserved_domains"]), (&json!("ok"), &json!(1)));

@@ -51,8 +51,8 @@ use crate::error_chain::ErrorChain;
 
 /// Times a write is sent again because its session was lost before it could happen.
 const SESSIONS_MAX: usize = 5;
-/// Seconds a reader waits for the index to have this process's own writes.
-const INDEX_SECS_MAX: u64 = 10;
+/// Seconds that are waited for the index to have this process's own writes; it takes milliseconds once it is filled.
+const INDEX_SECS_MAX: u64 = 1;
 /// Seconds until the index is filled again after an error.
 const INDEX_RETRY_SECS: u64 = 1;
 /// Revisions over [`REVISIONS_KEPT`] that are let pile up before the oldest are compacted away.
@@ -303,15 +303,20 @@ impl Inner {
         }
     }
 
-    /// Waits until the index has what this process wrote.
-    async fn index(&self) -> Result<&Index, StoreError> {
-        let written = self.written.load(Ordering::SeqCst);
-        let caught_up = self.index.caught_up(written);
-        if timeout(Duration::from_secs(INDEX_SECS_MAX), caught_up).await.is_err() {
-            let reason = "what was written does not come back".to_owned();
-            return Err(StoreError::Unreachable { store: self.cluster.name().to_string(), reason });
+    /// How much there is below a prefix: by the index if it has what this process wrote, else by reading all of it.
+    async fn usage(&self, prefix: &str) -> Result<Usage, StoreError> {
+        let caught_up = self.index.caught_up(self.written.load(Ordering::SeqCst));
+        if timeout(Duration::from_secs(INDEX_SECS_MAX), caught_up).await.is_ok() {
+            return Ok(self.index.usage(prefix));
         }
-        Ok(&self.index)
+        let mut usage = Usage::default();
+        let mut count = |item: Item| {
+            usage.keys += 1;
+            usage.bytes += item.value.len();
+        };
+        let span = Span::of(&self.keys, &Range::all(prefix));
+        read::pages(&self.cluster, &self.keys, span, &mut count).await?;
+        Ok(usage)
     }
 
     /// Fills the index and follows all changes, for ever. After a gap it reads everything anew.
@@ -371,7 +376,7 @@ impl Store for Etcd {
     }
 
     fn usage(&self, prefix: String) -> Reply<'_, Usage> {
-        async move { Ok(self.inner.index().await?.usage(&prefix)) }.boxed()
+        async move { self.inner.usage(&prefix).await }.boxed()
     }
 
     fn range(&self, range: Range) -> Reply<'_, Page> {
