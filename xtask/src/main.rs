@@ -57,7 +57,7 @@ enum Verb {
     Install(install::Args),
     /// Run .ci/run in a fresh clone of HEAD
     Ci,
-    /// Write control/openapi.json anew from the code
+    /// Write docs/openapi.json anew from the code
     Openapi,
     /// Pack release programs, units and papers into one archive
     Dist,
