@@ -93,14 +93,6 @@ fn remove(key: Bytes) -> RequestOp {
     RequestOp { request: Some(Request::Delete(DeleteRangeRequest { key, range_end: Bytes::new() })) }
 }
 
-/// Deletions alone, without a marker.
-pub(super) fn delete(keys: &Keys, txn: &Txn) -> TxnRequest {
-    TxnRequest {
-        success: txn.ops.iter().map(|op| remove(keys.of(op.key()))).collect(),
-        ..read(keys, &txn.compares, &[])
-    }
-}
-
 /// A write, with its number in a slot. `exists`: one key more that must be there.
 pub(super) fn write(keys: &Keys, txn: &Txn, slot: &Slot, number: &str, exists: Option<&str>) -> TxnRequest {
     let place = keys.own(&slot.key());
