@@ -365,7 +365,13 @@ impl Store for Etcd {
     }
 
     fn commit(&self, txn: Txn) -> Reply<'_, Outcome> {
-        async move { self.inner.commit(txn).await }.boxed()
+        let inner = Arc::clone(&self.inner);
+        // Goes on when nobody waits any more: a slot is given back once it is known what became of its write.
+        async move {
+            let write = tokio::spawn(async move { inner.commit(txn).await });
+            write.await.unwrap_or(Err(StoreError::Closed))
+        }
+        .boxed()
     }
 
     fn watch(&self, prefix: String, after: Revision) -> Watch {
