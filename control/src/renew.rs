@@ -183,6 +183,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_clock_that_goes_back_a_day_makes_its_leaves_anew_once_and_writes_go_on() {
+        let mut lab = Lab::new().await;
+        let host = "a.example.com".parse().unwrap();
+        let issue = |lab: &Lab| {
+            let id = DomainId::new(lab.app.ksuid());
+            lab.app.issue(Purpose::Ingress, lab.account, id, &host).unwrap()
+        };
+        let (key, leaf) = issue(&lab);
+        let _ = lab.app.store.commit(Txn::new().put(&key, record::encode(&leaf))).await.unwrap();
+        lab.app.clock = Arc::new(At(NOW - 86_400));
+        for expect in [1, 0] {
+            assert_eq!(renew(&lab.app, None).await.unwrap(), expect, "a leaf of the future is replaced");
+        }
+        let before = lab.app.store.revision();
+        let (other, earlier) = issue(&lab);
+        assert_ne!(other, key, "identifiers stay apart");
+        assert!(earlier.not_before < leaf.not_before);
+        let outcome = lab.app.store.commit(Txn::new().put(&other, record::encode(&earlier))).await.unwrap();
+        assert_eq!(outcome, Outcome::Committed(before + 1), "revisions ask no clock");
+    }
+
+    #[tokio::test]
     async fn a_damaged_leaf_is_made_anew_for_the_name_its_owner_says() {
         let lab = Lab::new().await;
         let damage = Txn::new().put(CONNECT_CERTIFICATE_KEY, "damage");
