@@ -56,7 +56,7 @@ fn http_server() -> (SocketAddr, Got) {
                 "HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
             } else {
                 taken.lock().unwrap().push(request);
-                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+                "HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: 0\r\n\r\n"
             };
             let _ = (&stream).write_all(answer.as_bytes());
         }

@@ -310,6 +310,8 @@ impl Spool {
             }
             remove(&self.path(oldest.number))?;
             self.segments.pop_front();
+            let next = self.segments.front().map_or(0, |segment| segment.number);
+            self.delivered = self.delivered.max(Place { segment: next, events: 0, offset: 0 });
         }
         Ok(())
     }

@@ -138,7 +138,7 @@ async fn every_change_has_its_entry_with_who_and_what_and_no_secret() {
     }
     assert_eq!(
         (&all[2]["before"]["description"], &all[2]["object"]["description"]),
-        (&Value::Null, &json!("new"))
+        (&json!(""), &json!("new"))
     );
     assert_eq!(all[4]["object"]["id"], endpoint.as_str());
     let text = serde_json::to_string(&all).unwrap();
