@@ -45,5 +45,6 @@ pub mod serve;
 pub mod settings;
 pub mod snapshot;
 pub mod store;
+pub mod tenants;
 
 pub use app::{App, Settings};

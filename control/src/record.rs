@@ -5,7 +5,6 @@
 
 pub mod index;
 mod limits;
-mod tenants;
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -19,7 +18,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use self::limits::{ACCOUNT_BYTES_DEFAULT, Limits};
-pub use self::tenants::tenants;
 use crate::authority::Pair;
 pub use crate::clock::UnixSecs;
 use crate::secret::{Sealed, Vault};

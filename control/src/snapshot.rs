@@ -265,12 +265,12 @@ impl Snapshot {
             }
             Credential::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.credentials, &mut self.bytes, id, item)?;
-                self.credentials_of.moved(&old, &new, |c| Some((c.account, c.id)));
-                self.credentials_of_user.moved(&old, &new, |c| Some((c.owner?, c.id)));
+                self.credentials_of.moved(old.as_ref(), new.as_ref(), |c| Some((c.account, c.id)));
+                self.credentials_of_user.moved(old.as_ref(), new.as_ref(), |c| Some((c.owner?, c.id)));
             }
             ReservedDomain::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.domains, &mut self.bytes, id, item)?;
-                self.domains_with.moved(&old, &new, |d| Some((d.certificate?, d.id)));
+                self.domains_with.moved(old.as_ref(), new.as_ref(), |d| Some((d.certificate?, d.id)));
             }
             ReservedAddress::COLLECTION => {
                 put_or_remove(&mut self.addresses, &mut self.bytes, id, item)?;
@@ -283,15 +283,15 @@ impl Snapshot {
             }
             IpPolicy::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.ip_policies, &mut self.bytes, id, item)?;
-                self.ip_policies_of.moved(&old, &new, |p| Some((p.account, p.id)));
+                self.ip_policies_of.moved(old.as_ref(), new.as_ref(), |p| Some((p.account, p.id)));
             }
             IpPolicyRule::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.ip_policy_rules, &mut self.bytes, id, item)?;
-                self.rules_of.moved(&old, &new, |r| Some((r.policy, r.id)));
+                self.rules_of.moved(old.as_ref(), new.as_ref(), |r| Some((r.policy, r.id)));
             }
             IpRestriction::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.ip_restrictions, &mut self.bytes, id, item)?;
-                self.ip_restrictions_of.moved(&old, &new, |r| Some((r.account, r.id)));
+                self.ip_restrictions_of.moved(old.as_ref(), new.as_ref(), |r| Some((r.account, r.id)));
             }
             _ => {}
         }
@@ -322,7 +322,7 @@ impl Snapshot {
             self.bytes = self.bytes.saturating_sub(standing_bytes(&old.spec));
             old.spec.policy.into_iter().for_each(|hash| self.unshare(hash));
         }
-        self.endpoints_of.moved(&old, &new, |standing| Some((standing.spec.account, id)));
+        self.endpoints_of.moved(old.as_ref(), new.as_ref(), |standing| Some((standing.spec.account, id)));
         self.place(id, place);
         Ok(())
     }

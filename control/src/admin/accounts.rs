@@ -18,6 +18,7 @@ use crate::api::timestamp;
 use crate::holdings::Owned;
 use crate::record::{self, ACCOUNTS_PREFIX, Account, Holder, Stored, index};
 use crate::store::{Outcome, Range, Store, Txn};
+use crate::tenants::tenants;
 
 /// Keys removed in one transaction of a deletion.
 const KEYS_PER_STEP: usize = 100;
@@ -62,7 +63,7 @@ pub(super) async fn list(State(admin): State<Admin>, headers: HeaderMap) -> Resu
     admin.check(&headers)?;
     let store = &*admin.app.store;
     let mut own = Vec::new();
-    for id in record::tenants(store).await?.into_iter().rev() {
+    for id in tenants(store).await?.into_iter().rev() {
         let Some(item) = store.get(&format!("{ACCOUNTS_PREFIX}{id}/account")).await? else { continue };
         own.push(match record::decode::<Account>(&item) {
             Ok(stored) => view(&stored.record),
