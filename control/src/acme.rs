@@ -23,6 +23,10 @@ pub use issuer::run;
 pub use name::{ACME_PREFIX, Failure, Issued, Managed, Order, Owner, Placed};
 pub use registry::{NameStatus, Registry, watch_names};
 pub use settings::{
-    ACME_KEY, AcmeChanges, AcmeError, AcmeSettings, AcmeView, ChallengeKind, DnsSettings, ExternalAccount, TsigAlgorithm,
+    ACME_KEY, AcmeChanges, AcmeError, AcmeSettings, AcmeView, ChallengeKind, DnsSettings, ExternalAccount,
+    TsigAlgorithm,
 };
 pub use trouble::FailureCode;
+
+#[cfg(test)]
+mod tests;

@@ -179,7 +179,9 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
 
 async fn make(options: &Init) -> Result<()> {
     let dir = DataDir::new(&options.dir.dir);
-    let made = init(&dir, &options.installation(), &options.acme, &options.account, &SystemClock, &SystemEntropy).await?;
+    let made =
+        init(&dir, &options.installation(), &options.acme, &options.account, &SystemClock, &SystemEntropy)
+            .await?;
     print(&serde_json::to_value(&made)?)?;
     write!(stderr(), "{}", made.advice()).context("writing what to do next")
 }

@@ -129,8 +129,16 @@ impl Metrics {
         registry.register("acme_failures", "Steps of ACME orders that failed", self.acme_failures.clone());
         let names = names.all();
         let failing = names.iter().filter(|(_, name)| name.failure().is_some()).count();
-        registry.register("acme_names", "Names with certificates of the ACME authority", gauge(names.len() as u64));
-        registry.register("acme_names_failing", "Those whose last order failed, named in /readyz", gauge(failing as u64));
+        registry.register(
+            "acme_names",
+            "Names with certificates of the ACME authority",
+            gauge(names.len() as u64),
+        );
+        registry.register(
+            "acme_names_failing",
+            "Those whose last order failed, named in /readyz",
+            gauge(failing as u64),
+        );
         self.first_expiry("acme", names.iter().filter_map(|(_, name)| name.not_after).min());
         registry.register(
             "certificate_expiry_seconds",

@@ -293,7 +293,9 @@ mod tests {
             default_domain: Some("apps.example.net".parse().unwrap()),
         };
         "20000-20399".parse::<PortRange>().unwrap().apply(&mut installation);
-        let made = init(&dir, &installation, &AcmeChanges::default(), "first", &SystemClock, &SystemEntropy).await.unwrap();
+        let made = init(&dir, &installation, &AcmeChanges::default(), "first", &SystemClock, &SystemEntropy)
+            .await
+            .unwrap();
         (dir, made.account, temporary)
     }
 

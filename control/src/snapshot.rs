@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use ebbgate_model::{
-    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CredentialId, DomainId, EndpointId,
-    EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
+    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CredentialId, DomainId,
+    EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
 };
 
 use crate::acme::{CHALLENGES, Challenge};

@@ -98,8 +98,10 @@ impl Visitor {
     /// Takes any certificate: for tests of which one is shown.
     pub(crate) fn any(lab: &Lab) -> Result<Self> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12])?;
-        let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Any)).with_no_client_auth();
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12])?;
+        let config =
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Any)).with_no_client_auth();
         Ok(Self { https: local(lab.ports().https()), source: None, config: Arc::new(config) })
     }
 

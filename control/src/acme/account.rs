@@ -36,7 +36,12 @@ struct Registered {
 }
 
 /// The account of this installation, made when it is needed first.
-pub(super) async fn account(app: &App, settings: &AcmeSettings, claim: Claim, http: &Http) -> Result<Account, Trouble> {
+pub(super) async fn account(
+    app: &App,
+    settings: &AcmeSettings,
+    claim: Claim,
+    http: &Http,
+) -> Result<Account, Trouble> {
     let stored = record::read::<Registered>(&*app.store, ACCOUNT_KEY).await.map_err(|error| ours(&error))?;
     let stored = stored.map(|stored| stored.record).filter(|stored| stored.directory == settings.directory);
     let theirs = |error| Trouble::of_error(&error, &http.heard(), SystemTime::now());
@@ -49,7 +54,8 @@ pub(super) async fn account(app: &App, settings: &AcmeSettings, claim: Claim, ht
             let external = external.map(|(id, key)| ExternalAccountKey::new(id, &key));
             let contact = contact(&settings.email);
             let contact: Vec<_> = contact.iter().map(String::as_str).collect();
-            let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+            let new =
+                NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
             let made = builder().create(&new, settings.directory.clone(), external.as_ref());
             let (account, credentials) = made.await.map_err(theirs)?;
             let registered = Registered {
@@ -76,11 +82,13 @@ pub(super) async fn account(app: &App, settings: &AcmeSettings, claim: Claim, ht
     let key = open(app, &registered.key)?;
     let account = match &registered.url {
         Some(url) => {
-            let parts = builder().from_parts(url.clone(), PrivatePkcs8KeyDer::from(key), settings.directory.clone());
+            let parts =
+                builder().from_parts(url.clone(), PrivatePkcs8KeyDer::from(key), settings.directory.clone());
             parts.await.map_err(theirs)?
         }
         None => {
-            let signer = Key::from_pkcs8_der(PrivatePkcs8KeyDer::from(key.clone())).map_err(|error| ours(&error))?;
+            let signer =
+                Key::from_pkcs8_der(PrivatePkcs8KeyDer::from(key.clone())).map_err(|error| ours(&error))?;
             let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
             // With a key that the authority knows already, its account is answered: a repetition makes no second one.
             let made = builder().create_from_key((signer, key), settings.directory.clone());

@@ -91,7 +91,8 @@ impl Proof {
         key_authorization: &str,
         vault: &Vault,
     ) -> Result<Self, Trouble> {
-        let failed = |error: rcgen::Error| Trouble::soon(format!("no challenge certificate could be made: {error}"));
+        let failed =
+            |error: rcgen::Error| Trouble::soon(format!("no challenge certificate could be made: {error}"));
         let pair = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(vec![host.to_string()]).map_err(failed)?;
         let proof = digest(&SHA256, key_authorization.as_bytes());
@@ -110,9 +111,12 @@ pub(super) async fn acknowledged(app: &App, revision: Revision) -> Result<(), Tr
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let behind = app.presence.edges().into_iter().find(|edge| edge.connected && edge.applied < revision);
+            let behind =
+                app.presence.edges().into_iter().find(|edge| edge.connected && edge.applied < revision);
             return Err(Trouble::soon(match behind {
-                Some(edge) => format!("edge {} did not take the challenge within {ACKNOWLEDGE_SECS_MAX} s", edge.id),
+                Some(edge) => {
+                    format!("edge {} did not take the challenge within {ACKNOWLEDGE_SECS_MAX} s", edge.id)
+                }
                 None => "no edge is connected that could answer the challenge".to_owned(),
             }));
         }
@@ -139,13 +143,15 @@ mod tests {
     fn a_tls_challenge_names_the_host_and_holds_the_digest_in_a_critical_extension() {
         let vault = Vault::new(&[7; crate::secret::SEAL_KEY_BYTES]);
         let host: Host = "a.example.com".parse().unwrap();
-        let Proof::TlsAlpn { certificate_pem, key } = Proof::tls_alpn("/k", &host, "t.k", &vault).unwrap() else {
+        let Proof::TlsAlpn { certificate_pem, key } = Proof::tls_alpn("/k", &host, "t.k", &vault).unwrap()
+        else {
             panic!("another proof")
         };
         assert!(vault.open("/k", &key).unwrap().contains("PRIVATE KEY"));
         let der = crate::authority::certificates(&certificate_pem);
         let (_, parsed) = X509Certificate::from_der(&der[0]).unwrap();
-        let extension = parsed.extensions().iter().find(|e| e.oid.to_id_string() == "1.3.6.1.5.5.7.1.31").unwrap();
+        let extension =
+            parsed.extensions().iter().find(|e| e.oid.to_id_string() == "1.3.6.1.5.5.7.1.31").unwrap();
         assert!(extension.critical);
         assert_eq!(extension.value, [&[4, 32], digest(&SHA256, b"t.k").as_ref()].concat());
     }

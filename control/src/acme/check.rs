@@ -80,7 +80,8 @@ pub(super) fn check(chain_pem: &str, key: &KeyPair, host: &Host, now: UnixSecs) 
         return Err(BadChain::Authority);
     }
     let validity = leaf.validity();
-    let life = Life { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() };
+    let life =
+        Life { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() };
     if life.not_after <= now {
         return Err(BadChain::Expired);
     }
@@ -114,7 +115,8 @@ mod tests {
     }
 
     fn params(names: &[&str], from: i64, to: i64) -> CertificateParams {
-        let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
+        let mut params =
+            CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
         params.not_before = OffsetDateTime::from_unix_timestamp(NOW + from).unwrap();
         params.not_after = OffsetDateTime::from_unix_timestamp(NOW + to).unwrap();
         params
@@ -169,7 +171,10 @@ mod tests {
                 ca.leaf(params(&["*.example.com"], -DAY, DAY), &key),
                 BadChain::OtherNames("*.example.com".into(), host.clone()),
             ),
-            (ca.leaf(params(&["a.example.com"], -DAY, DAY), &KeyPair::generate().unwrap()), BadChain::OtherKey),
+            (
+                ca.leaf(params(&["a.example.com"], -DAY, DAY), &KeyPair::generate().unwrap()),
+                BadChain::OtherKey,
+            ),
             (ca.leaf(authority, &key), BadChain::Authority),
             (ca.leaf(params(&["a.example.com"], -2 * DAY, -DAY), &key), BadChain::Expired),
             (ca.leaf(params(&["a.example.com"], DAY, 2 * DAY), &key), BadChain::Future),

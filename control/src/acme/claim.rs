@@ -34,7 +34,9 @@ impl Claim {
         let holder = secret::base62(&*app.entropy, 16);
         let txn = Txn::new().if_absent(CLAIM_KEY).put_leased(CLAIM_KEY, holder.clone(), lease);
         let taken = match app.store.commit(txn).await {
-            Ok(Outcome::Committed(_)) => app.store.get(CLAIM_KEY).await?.filter(|item| item.value == holder.as_bytes()),
+            Ok(Outcome::Committed(_)) => {
+                app.store.get(CLAIM_KEY).await?.filter(|item| item.value == holder.as_bytes())
+            }
             Ok(Outcome::Conflict(_)) => None,
             Err(error) => {
                 // Whether it was written is not known: without its lease it goes.

@@ -55,13 +55,15 @@ impl Http {
             Some(pem) => {
                 let mut roots = RootCertStore::empty();
                 roots.add_parsable_certificates(certificates(pem));
-                let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+                let versions =
+                    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
                 versions.map_err(io::Error::other).map(|config| {
                     builder.with_tls_config(config.with_root_certificates(roots).with_no_client_auth())
                 })
             }
         };
-        let with_tls = with_tls.map_err(|error| AcmeError(format!("no TLS towards the ACME server: {error}")))?;
+        let with_tls =
+            with_tls.map_err(|error| AcmeError(format!("no TLS towards the ACME server: {error}")))?;
         let connector = with_tls.https_only().enable_http1().enable_http2().build();
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), heard: Arc::default() })
     }
@@ -119,12 +121,16 @@ mod tests {
     fn seconds_and_dates_are_heard() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let of = |status: u16, value: &str| {
-            let response = http::Response::builder().status(status).header(RETRY_AFTER, value).body(()).unwrap();
+            let response =
+                http::Response::builder().status(status).header(RETRY_AFTER, value).body(()).unwrap();
             heard(&response.into_parts().0, now)
         };
         let after = |secs| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(secs));
         assert_eq!(of(429, "90"), Heard { retry_after: after(1_090), is_refusal: true });
-        assert_eq!(of(200, "Thu, 01 Jan 1970 01:00:00 GMT"), Heard { retry_after: after(3_600), is_refusal: false });
+        assert_eq!(
+            of(200, "Thu, 01 Jan 1970 01:00:00 GMT"),
+            Heard { retry_after: after(3_600), is_refusal: false }
+        );
         for bad in ["", "soon", "-1", "99999999999999999999"] {
             assert_eq!(of(503, bad).retry_after, None, "{bad}");
         }

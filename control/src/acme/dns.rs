@@ -30,7 +30,8 @@ pub(super) fn record(dns: &DnsSettings, host: &Host, value: String) -> Placed {
 pub(super) fn target(dns: &DnsSettings, host: &Host) -> Option<String> {
     let DnsSettings::Update { zone, .. } = dns else { return None };
     let bare = host.wildcard_suffix().unwrap_or(host.as_str());
-    let is_inside = bare == zone.as_str() || bare.strip_suffix(zone.as_str()).is_some_and(|rest| rest.ends_with('.'));
+    let is_inside =
+        bare == zone.as_str() || bare.strip_suffix(zone.as_str()).is_some_and(|rest| rest.ends_with('.'));
     (!is_inside).then(|| format!("{bare}.{zone}"))
 }
 
@@ -50,16 +51,25 @@ pub(super) async fn remove(settings: &AcmeSettings, vault: &Vault, placed: &Plac
     change(settings, vault, Change::Remove, placed).await
 }
 
-async fn change(settings: &AcmeSettings, vault: &Vault, change: Change, placed: &Placed) -> Result<(), Trouble> {
+async fn change(
+    settings: &AcmeSettings,
+    vault: &Vault,
+    change: Change,
+    placed: &Placed,
+) -> Result<(), Trouble> {
     let done = match &settings.dns {
         None => Err("nobody here writes TXT records any more".to_owned()),
         Some(DnsSettings::Hook { program }) => hook::run(program, change, placed).await,
-        Some(DnsSettings::Update { server, zone, key_name, algorithm, key }) => match AcmeSettings::tsig_key(vault, key) {
-            Ok(key) => update::update(*server, zone, key_name, *algorithm, key, change, placed).await,
-            Err(error) => Err(error.0),
-        },
+        Some(DnsSettings::Update { server, zone, key_name, algorithm, key }) => {
+            match AcmeSettings::tsig_key(vault, key) {
+                Ok(key) => update::update(*server, zone, key_name, *algorithm, key, change, placed).await,
+                Err(error) => Err(error.0),
+            }
+        }
     };
-    done.map_err(|message| Trouble::soon(format!("the TXT record {} was not changed: {message}", placed.name)))
+    done.map_err(|message| {
+        Trouble::soon(format!("the TXT record {} was not changed: {message}", placed.name))
+    })
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use super::name::{Managed, Owner};
 use super::settings::AcmeSettings;
 use crate::App;
 use crate::error_chain::ErrorChain;
-use crate::init::below;
 use crate::record::{
     self, ACCOUNTS_PREFIX, AgentIngress, RecordError, ReservedDomain, id_in_key, parse_record,
 };
@@ -38,7 +37,10 @@ pub async fn run(app: App) {
     loop {
         match Claim::take(&app).await {
             Ok(Some(claim)) => {
-                tracing::info!(directory = settings.directory, "this replica issues certificates from the ACME server");
+                tracing::info!(
+                    directory = settings.directory,
+                    "this replica issues certificates from the ACME server"
+                );
                 tokio::select! {
                     () = claim.keep(&app) => {}
                     () = work(&app, &settings, claim) => {}
@@ -96,9 +98,7 @@ fn may_begin(busy: &BTreeSet<Owner>, owner: Owner) -> bool {
 
 /// Takes in names that asked for a certificate before there was an authority to ask, and the default domain's.
 async fn adopt(app: &App, settings: &AcmeSettings, claim: Claim) -> Result<(), RecordError> {
-    if let Some(host) = app.installation.default_domain.as_ref().and_then(below)
-        && settings.dns.is_some()
-    {
+    if let Some(host) = job::default_domain(app, settings) {
         add(app, claim, Owner::DefaultDomain, Managed::new(host, app.now())).await?;
     }
     let mut before = None;

@@ -5,7 +5,9 @@
 use std::time::{Duration, SystemTime};
 
 use ebbgate_model::{CertificateId, Host};
-use instant_acme::{Account, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier, NewOrder, OrderStatus};
+use instant_acme::{
+    Account, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier, NewOrder, OrderStatus,
+};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use tokio::time::{Instant, sleep};
 
@@ -14,15 +16,17 @@ use super::challenge::{Challenge, Proof, acknowledged};
 use super::check::{Life, check};
 use super::claim::Claim;
 use super::client::Http;
-use super::machine::{Act, NO_DNS, Next, Offer, Seen, SeenProof, Status, Wish, act, next, renews_at, unanswered, wished};
+use super::dns;
+use super::machine::{
+    Act, NO_DNS, Next, Offer, Seen, SeenProof, Status, Wish, act, next, renews_at, unanswered, wished,
+};
 use super::name::{Failure, Issued, Managed, Order, Owner};
 use super::settings::{AcmeSettings, ChallengeKind};
 use super::trouble::{Again, Trouble, wait};
-use super::dns;
 use crate::App;
 use crate::authority::certificates;
 use crate::clock::UnixSecs;
-use crate::init::below;
+use crate::init::{below, is_local};
 use crate::record::{self, AgentIngress, IssuedCertificate, ReservedDomain};
 use crate::secret;
 use crate::store::{Outcome, Revision, Txn};
@@ -63,6 +67,12 @@ struct Job<'a> {
     owner: Owner,
     name: Managed,
     modified: Revision,
+}
+
+/// The wildcard of the default domain, where it can be proved. None: our own authority's certificate stays.
+pub(super) fn default_domain(app: &App, settings: &AcmeSettings) -> Option<Host> {
+    let domain = app.installation.default_domain.as_ref().filter(|domain| !is_local(domain))?;
+    below(domain).filter(|_| settings.dns.is_some())
 }
 
 /// Does what is to be done for a name. Leaves when it is to be looked at next in what is stored.
@@ -120,8 +130,7 @@ impl Job<'_> {
                 (ingress.host, ingress.management)
             }
             Owner::DefaultDomain => {
-                let names = self.app.installation.default_domain.as_ref().and_then(below);
-                let names = names.filter(|_| self.settings.dns.is_some());
+                let names = default_domain(self.app, self.settings);
                 return Ok(names.map(|host| Wanted { host, key_type: "ecdsa".into() }));
             }
         };
@@ -131,7 +140,8 @@ impl Job<'_> {
     /// Stores the name, and what else `txn` has, if nobody else changed it.
     async fn save(&mut self, txn: Txn) -> Result<Revision, Stop> {
         let key = self.owner.key();
-        let txn = self.claim.guard(txn).if_unchanged(&key, self.modified).put(&key, record::encode(&self.name));
+        let txn =
+            self.claim.guard(txn).if_unchanged(&key, self.modified).put(&key, record::encode(&self.name));
         match self.app.store.commit(txn).await {
             Ok(Outcome::Committed(revision)) => {
                 self.modified = revision;
@@ -218,7 +228,8 @@ impl Job<'_> {
 
     fn pair(&self) -> Result<KeyPair, Stop> {
         let order = self.name.order.as_ref().ok_or(Stop::Lost)?;
-        let pem = self.app.vault.open(&self.owner.key(), &order.key).map_err(|e| Trouble::late(e.to_string()))?;
+        let pem =
+            self.app.vault.open(&self.owner.key(), &order.key).map_err(|e| Trouble::late(e.to_string()))?;
         KeyPair::from_pem(&pem).map_err(|error| Trouble::late(format!("the order's key: {error}")).into())
     }
 
@@ -274,7 +285,8 @@ impl Job<'_> {
                 Err(Error::Api(problem)) if matches!(problem.status, Some(403 | 404)) => {
                     self.clear().await;
                     self.name.order = None;
-                    Err(Trouble::soon("the ACME server does not know the order any more; another is begun").into())
+                    Err(Trouble::soon("the ACME server does not know the order any more; another is begun")
+                        .into())
                 }
                 Err(error) => Err(theirs(error).into()),
             };
@@ -354,7 +366,8 @@ impl Job<'_> {
         let now = self.app.now();
         let pair = self.pair()?;
         let life = check(&chain_pem, &pair, &self.name.host, now);
-        let life = life.map_err(|bad| Trouble::late(format!("the ACME server sent a bad certificate: {bad}")))?;
+        let life =
+            life.map_err(|bad| Trouble::late(format!("the ACME server sent a bad certificate: {bad}")))?;
         self.clear().await;
         let (id, key) = (self.app.ksuid(), self.owner.certificate_key());
         let certificate = IssuedCertificate {
@@ -397,7 +410,9 @@ impl Job<'_> {
             return Ok(Answer::None);
         };
         let http = self.http()?;
-        let Ok(account) = account(self.app, self.settings, self.claim, &http).await else { return Ok(Answer::Later) };
+        let Ok(account) = account(self.app, self.settings, self.claim, &http).await else {
+            return Ok(Answer::Later);
+        };
         Ok(match account.renewal_info(&id).await {
             Ok((info, again)) => Answer::Wish(Wish {
                 start: info.suggested_window.start.unix_timestamp(),

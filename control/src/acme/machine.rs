@@ -174,7 +174,12 @@ fn failed(seen: &Seen, proof: &SeenProof) -> Trouble {
     trouble
 }
 
-fn choose(name: &str, wanted: ChallengeKind, has_dns: bool, offers: &[Offer]) -> Result<ChallengeKind, Trouble> {
+fn choose(
+    name: &str,
+    wanted: ChallengeKind,
+    has_dns: bool,
+    offers: &[Offer],
+) -> Result<ChallengeKind, Trouble> {
     let is_wildcard = name.starts_with("*.");
     if is_wildcard && !has_dns {
         return Err(Trouble::unproved(NO_DNS));
@@ -187,7 +192,9 @@ fn choose(name: &str, wanted: ChallengeKind, has_dns: bool, offers: &[Offer]) ->
     let offered = |kind: &ChallengeKind| usable(*kind) && offers.iter().any(|offer| offer.kind == *kind);
     order.into_iter().find(offered).ok_or_else(|| {
         let offered: Vec<_> = offers.iter().map(|offer| offer.kind.as_str()).collect();
-        Trouble::late(format!("the ACME server offers no challenge that can be answered here, only {offered:?}"))
+        Trouble::late(format!(
+            "the ACME server offers no challenge that can be answered here, only {offered:?}"
+        ))
     })
 }
 

@@ -80,8 +80,11 @@ impl Registry {
     /// Owners for which something is to be done now, longest due first, and when the next one comes.
     pub(super) fn due(&self, now: UnixSecs) -> (Vec<Owner>, Option<UnixSecs>) {
         let names = self.locked();
-        let mut due: Vec<_> =
-            names.iter().filter(|(_, name)| name.next_at <= now).map(|(owner, name)| (name.next_at, *owner)).collect();
+        let mut due: Vec<_> = names
+            .iter()
+            .filter(|(_, name)| name.next_at <= now)
+            .map(|(owner, name)| (name.next_at, *owner))
+            .collect();
         due.sort_unstable();
         let later = names.values().map(|name| name.next_at).filter(|at| *at > now).min();
         (due.into_iter().map(|(_, owner)| owner).collect(), later)

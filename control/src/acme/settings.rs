@@ -227,7 +227,11 @@ impl AcmeChanges {
     /// # Errors
     ///
     /// The flag, what is wrong with its value, and the way out.
-    pub fn apply(&self, old: Option<&AcmeSettings>, vault: &Vault) -> Result<Option<AcmeSettings>, AcmeError> {
+    pub fn apply(
+        &self,
+        old: Option<&AcmeSettings>,
+        vault: &Vault,
+    ) -> Result<Option<AcmeSettings>, AcmeError> {
         if self.acme.as_deref() == Some("off") {
             return Ok(None);
         }
@@ -249,7 +253,9 @@ impl AcmeChanges {
                 dns_wait_secs: 0,
             },
             (None, None) if self.is_empty() => return Ok(None),
-            (None, None) => return Err(AcmeError("give --acme DIRECTORY-URL too: there is no directory yet".into())),
+            (None, None) => {
+                return Err(AcmeError("give --acme DIRECTORY-URL too: there is no directory yet".into()));
+            }
         };
         if let Some(email) = &self.acme_email {
             new.email = check_email(email)?;
@@ -286,15 +292,25 @@ impl AcmeChanges {
 fn check_directory(url: &str) -> Result<String, AcmeError> {
     let parsed: Option<http::Uri> = url.parse().ok();
     let is_https = parsed.is_some_and(|url| url.scheme_str() == Some("https") && url.host().is_some());
-    if is_https { Ok(url.to_owned()) } else { Err(AcmeError(format!("--acme `{url}` is no https URL of an ACME directory"))) }
+    if is_https {
+        Ok(url.to_owned())
+    } else {
+        Err(AcmeError(format!("--acme `{url}` is no https URL of an ACME directory")))
+    }
 }
 
 fn check_email(email: &str) -> Result<String, AcmeError> {
     let is_good = email.is_empty()
         || email.split_once('@').is_some_and(|(who, at)| {
-            !who.is_empty() && at.parse::<Host>().is_ok() && email.bytes().all(|b| b.is_ascii_graphic() && b != b',')
+            !who.is_empty()
+                && at.parse::<Host>().is_ok()
+                && email.bytes().all(|b| b.is_ascii_graphic() && b != b',')
         });
-    if is_good { Ok(email.to_owned()) } else { Err(AcmeError(format!("--acme-email `{email}` is no address"))) }
+    if is_good {
+        Ok(email.to_owned())
+    } else {
+        Err(AcmeError(format!("--acme-email `{email}` is no address")))
+    }
 }
 
 fn read(flag: &str, path: &Path) -> Result<String, AcmeError> {
@@ -311,7 +327,8 @@ fn read_roots(path: &Path) -> Result<String, AcmeError> {
     let mut roots = RootCertStore::empty();
     let (good, bad) = roots.add_parsable_certificates(certificates(&text));
     if good == 0 || bad > 0 {
-        let message = format!("--acme-root {}: it must hold certificates in PEM and nothing else", path.display());
+        let message =
+            format!("--acme-root {}: it must hold certificates in PEM and nothing else", path.display());
         return Err(AcmeError(message));
     }
     Ok(text)
@@ -319,28 +336,34 @@ fn read_roots(path: &Path) -> Result<String, AcmeError> {
 
 fn decode_eab(text: &str) -> Result<Vec<u8>, AcmeError> {
     let decoded = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok().filter(|key| !key.is_empty());
-    decoded.ok_or_else(|| AcmeError("--acme-eab: the file must hold the key in base64url and nothing else".into()))
+    decoded.ok_or_else(|| {
+        AcmeError("--acme-eab: the file must hold the key in base64url and nothing else".into())
+    })
 }
 
 fn check_hook(program: &Path) -> Result<PathBuf, AcmeError> {
     if program.is_absolute() && program.is_file() {
         return Ok(program.to_owned());
     }
-    Err(AcmeError(format!("--acme-dns-hook `{}`: give the absolute path of a program that exists", program.display())))
+    Err(AcmeError(format!(
+        "--acme-dns-hook `{}`: give the absolute path of a program that exists",
+        program.display()
+    )))
 }
 
 fn read_update(server: &str, zone: &str, path: &Path, vault: &Vault) -> Result<DnsSettings, AcmeError> {
-    let bad_server = || AcmeError(format!("--acme-dns `{server}` is no address with a port, such as 192.0.2.53:53"));
+    let bad_server =
+        || AcmeError(format!("--acme-dns `{server}` is no address with a port, such as 192.0.2.53:53"));
     let server = server.parse().map_err(|_| bad_server())?;
-    let zone: Host = zone.parse().map_err(|error| AcmeError(format!("--acme-dns: the zone `{zone}`: {error}")))?;
+    let zone: Host =
+        zone.parse().map_err(|error| AcmeError(format!("--acme-dns: the zone `{zone}`: {error}")))?;
     let tsig = Tsig::parse(&read("--acme-dns", path)?)
         .ok_or_else(|| AcmeError(format!("--acme-dns {}: {TSIG_FORM}", path.display())))?;
     let key = vault.seal(TSIG_CONTEXT, &tsig.secret);
     Ok(DnsSettings::Update { server, zone, key_name: tsig.name, algorithm: tsig.algorithm, key })
 }
 
-const TSIG_FORM: &str =
-    "it must hold one key as `tsig-keygen` writes it: key \"NAME\" { algorithm hmac-sha256; secret \"BASE64\"; };";
+const TSIG_FORM: &str = "it must hold one key as `tsig-keygen` writes it: key \"NAME\" { algorithm hmac-sha256; secret \"BASE64\"; };";
 
 /// A key as `tsig-keygen` writes it.
 struct Tsig {
@@ -372,7 +395,8 @@ impl Tsig {
             }
         }
         let name = name.trim().trim_matches('"').to_owned();
-        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        let is_name =
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         is_name.then_some(())?;
         Some(Self { name, algorithm: algorithm?, secret: secret? })
     }
@@ -404,7 +428,10 @@ mod tests {
         let first = url("https://ca.test/dir").apply(None, &vault).unwrap().unwrap();
         let email = AcmeChanges { acme_email: Some("ops@clinic.org".into()), ..AcmeChanges::default() };
         let second = email.apply(Some(&first), &vault).unwrap().unwrap();
-        assert_eq!((second.directory.as_str(), second.email.as_str()), ("https://ca.test/dir", "ops@clinic.org"));
+        assert_eq!(
+            (second.directory.as_str(), second.email.as_str()),
+            ("https://ca.test/dir", "ops@clinic.org")
+        );
         assert_eq!(url("off").apply(Some(&second), &vault).unwrap(), None);
         assert_eq!(AcmeChanges::default().apply(None, &vault).unwrap(), None);
         assert!(email.apply(None, &vault).unwrap_err().0.contains("--acme DIRECTORY-URL"));
@@ -424,8 +451,12 @@ mod tests {
         assert!(with(|c| c.acme_email = Some("nobody".into())).contains("--acme-email"));
         assert!(with(|c| c.acme_root = Some("/nowhere".into())).contains("--acme-root /nowhere"));
         assert!(with(|c| c.acme_dns_hook = Some("relative".into())).contains("--acme-dns-hook"));
-        assert!(with(|c| c.acme_dns = vec!["x".into(), "z".into(), "/f".into()]).contains("`x` is no address"));
-        assert!(with(|c| c.acme_challenge = Some(ChallengeKind::Dns01)).contains("--acme-dns or --acme-dns-hook"));
+        assert!(
+            with(|c| c.acme_dns = vec!["x".into(), "z".into(), "/f".into()]).contains("`x` is no address")
+        );
+        assert!(
+            with(|c| c.acme_challenge = Some(ChallengeKind::Dns01)).contains("--acme-dns or --acme-dns-hook")
+        );
         let roots = file("no certificate");
         let mut changes = url("https://ca.test/dir");
         changes.acme_root = Some(roots.path().to_owned());
@@ -439,7 +470,8 @@ mod tests {
         let tsig = file("key \"acme.\" {\n\talgorithm hmac-sha256;\n\tsecret \"c2VjcmV0\";\n};\n");
         let mut changes = url("https://ca.test/dir");
         changes.acme_eab = vec!["kid-1".into(), eab.path().display().to_string()];
-        changes.acme_dns = vec!["127.0.0.1:53".into(), "clinic.org".into(), tsig.path().display().to_string()];
+        changes.acme_dns =
+            vec!["127.0.0.1:53".into(), "clinic.org".into(), tsig.path().display().to_string()];
         let settings = changes.apply(None, &vault).unwrap().unwrap();
         assert_eq!(settings.external_key(&vault).unwrap(), Some(("kid-1".into(), b"secret".to_vec())));
         let Some(DnsSettings::Update { key, key_name, .. }) = &settings.dns else { panic!("{settings:?}") };

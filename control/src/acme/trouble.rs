@@ -63,12 +63,15 @@ impl Trouble {
 
     /// What an authority said of a name it could not prove.
     pub(super) fn of_problem(problem: &Problem) -> Self {
-        let kind = problem.r#type.as_deref().and_then(|kind| kind.strip_prefix("urn:ietf:params:acme:error:"));
+        let kind =
+            problem.r#type.as_deref().and_then(|kind| kind.strip_prefix("urn:ietf:params:acme:error:"));
         let words = words(problem);
         match kind {
             Some("badNonce" | "serverInternal") => Self::soon(words),
             Some("rateLimited") => Self { again: Again::After(3600), ..Self::late(words) },
-            Some("caa" | "connection" | "dns" | "incorrectResponse" | "tls" | "unauthorized") => Self::unproved(words),
+            Some("caa" | "connection" | "dns" | "incorrectResponse" | "tls" | "unauthorized") => {
+                Self::unproved(words)
+            }
             _ if problem.status.is_some_and(|status| status >= 500) => Self::soon(words),
             _ => Self::late(words),
         }
@@ -102,7 +105,8 @@ fn words(problem: &Problem) -> String {
 /// Words of others: no control characters, not too many.
 pub(super) fn short(words: &str) -> String {
     let mut text: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= WORDS_BYTES_MAX).last();
+    let end =
+        text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= WORDS_BYTES_MAX).last();
     text.truncate(end.unwrap_or(0));
     text
 }
@@ -153,7 +157,10 @@ mod tests {
         let heard = |secs| Heard { retry_after: Some(now + Duration::from_secs(secs)), is_refusal: true };
         let error = Error::Api(problem("rateLimited", 429));
         assert_eq!(Trouble::of_error(&error, &heard(90), now).again, Again::After(90));
-        assert_eq!(Trouble::of_error(&error, &heard(10_000_000), now).again, Again::After(RETRY_AFTER_SECS_MAX));
+        assert_eq!(
+            Trouble::of_error(&error, &heard(10_000_000), now).again,
+            Again::After(RETRY_AFTER_SECS_MAX)
+        );
         assert_eq!(Trouble::of_error(&error, &heard(0), now).again, Again::After(3600));
         let fine = Heard { is_refusal: false, ..heard(90) };
         assert_eq!(Trouble::of_error(&error, &fine, now).again, Again::After(3600), "of another answer");

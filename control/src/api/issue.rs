@@ -88,7 +88,12 @@ struct JobView {
 }
 
 /// What the API says of a managed certificate. None: the name has none.
-pub(super) fn status(call: &Call, owner: Owner, policy: Option<&ManagementPolicy>, since: UnixSecs) -> Option<StatusView> {
+pub(super) fn status(
+    call: &Call,
+    owner: Owner,
+    policy: Option<&ManagementPolicy>,
+    since: UnixSecs,
+) -> Option<StatusView> {
     policy?;
     call.app.acme.settings()?;
     let queued = || StatusView {
@@ -103,7 +108,9 @@ pub(super) fn status(call: &Call, owner: Owner, policy: Option<&ManagementPolicy
     let Some(status) = call.app.acme.status(owner) else { return Some(queued()) };
     let job = status.job.map(|job| JobView {
         error_code: job.failure.as_ref().map(|failure| failure.code),
-        msg: job.failure.map_or_else(|| "The certificate is being ordered.".into(), |failure| failure.message),
+        msg: job
+            .failure
+            .map_or_else(|| "The certificate is being ordered.".into(), |failure| failure.message),
         started_at: reply::timestamp(job.started_at),
         retries_at: Some(reply::timestamp(job.retries_at)),
     });

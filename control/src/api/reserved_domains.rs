@@ -151,7 +151,12 @@ impl Resource for ReservedDomains {
             cname_target: target.ip().is_none().then(|| target.to_string()),
             certificate: record.certificate.map(|id| call.reference(TlsCertificates::PATH, id)),
             certificate_management_policy: record.management.as_ref().map(CertificatePolicy::from_record),
-            certificate_management_status: issue::status(call, owner, record.management.as_ref(), record.created_at),
+            certificate_management_status: issue::status(
+                call,
+                owner,
+                record.management.as_ref(),
+                record.created_at,
+            ),
             acme_challenge_cname_target: issue::cname_target(call, record.management.as_ref(), &record.host),
             resolves_to: record.resolves_to.iter().map(|value| ResolvesTo { value: value.clone() }).collect(),
             error_redirect_url: None,

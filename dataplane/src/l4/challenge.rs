@@ -25,7 +25,8 @@ pub(super) fn certificate(shard: &Shard, name: &Host, hello: &Hello) -> Option<A
 
 /// Shows the certificate and closes.
 pub(super) async fn serve(shard: Shard, socket: Socket, certificate: Arc<CertifiedKey>, log: ConnLog) {
-    let config = shard.configs().borrow_mut().get(&default_settings(), Some(&certificate), Protocols::AcmeTls);
+    let config =
+        shard.configs().borrow_mut().get(&default_settings(), Some(&certificate), Protocols::AcmeTls);
     let ended = match config {
         Ok(config) => finish_handshake(socket, config).await,
         Err(error) => return log.refuse(None, error.to_string()),

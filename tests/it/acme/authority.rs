@@ -10,11 +10,12 @@ use ebbgate_lab::lab::{Lab, local};
 use ebbgate_lab::process::{Daemon, Spec};
 use ebbgate_lab::program::{run, skip};
 use ebbgate_lab::wait::soon;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SanType};
 use serde_json::json;
 
 /// The key that the zone takes updates with.
-const TSIG: &str = "key \"acme\" { algorithm hmac-sha256; secret \"c2VjcmV0IG9mIHRoZSB0ZXN0cyBvbmx5ISE=\"; };\n";
+const TSIG: &str =
+    "key \"acme\" { algorithm hmac-sha256; secret \"c2VjcmV0IG9mIHRoZSB0ZXN0cyBvbmx5ISE=\"; };\n";
 /// Every name below has this machine's address.
 pub(super) const ZONE: &str = "example.com";
 /// What stands in the zone at a wildcard's challenge and is nobody's business.
@@ -75,8 +76,7 @@ impl Authority {
         let spec = spec.env("PEBBLE_WFE_NONCEREJECT", "20").env("PEBBLE_VA_NOSLEEP", "1");
         let pebble = spec.env("PEBBLE_AUTHZREUSE", "0").start(&lab.log_dir())?;
         let directory = format!("https://127.0.0.1:{acme}/dir");
-        let started =
-            Self { pebble, _named: named, root, tsig, directory, management, name_service: dns };
+        let started = Self { pebble, _named: named, root, tsig, directory, management, name_service: dns };
         soon("pebble's root", || Ok(started.root_pem().ok().map(drop)))?;
         Ok(started)
     }
@@ -173,6 +173,7 @@ fn write_certificate(root: &Path, certificate: &Path, key: &Path) -> Result<()> 
     let issuer_key = KeyPair::generate()?;
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "the ACME directory's authority");
     fs::write(root, params.self_signed(&issuer_key)?.pem())?;
     let issuer = rcgen::Issuer::new(params, issuer_key);
     let pair = KeyPair::generate()?;

@@ -41,7 +41,11 @@ pub(super) async fn run(program: &Path, change: Change, placed: &Placed) -> Resu
     let status = status.map_err(|error| format!("{shown} cannot be waited for: {error}"))?;
     let said = short(&String::from_utf8_lossy(&[err, out].concat()));
     tracing::info!(program = %shown, word, name = placed.name, %status, said, "ran the hook for TXT records");
-    if status.success() { Ok(()) } else { Err(format!("{shown} {word} ended with {status}: {}", said.trim())) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{shown} {word} ended with {status}: {}", said.trim()))
+    }
 }
 
 /// The first bytes; the rest is read, so that the program is not held up.

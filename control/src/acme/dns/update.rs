@@ -37,7 +37,8 @@ pub(super) async fn update(
     let message = message(zone, change, placed)?;
     let asked = ask(server, message, &signer);
     let answered = timeout(Duration::from_secs(UPDATE_SECS_MAX), asked).await;
-    let code = answered.map_err(|_| format!("the name server {server} did not answer within {UPDATE_SECS_MAX} s"))??;
+    let code = answered
+        .map_err(|_| format!("the name server {server} did not answer within {UPDATE_SECS_MAX} s"))??;
     match code {
         ResponseCode::NoError => Ok(()),
         code => Err(format!("the name server {server} refused the update of the zone {zone}: {code}")),
@@ -72,7 +73,8 @@ fn message(zone: &Host, change: Change, placed: &Placed) -> Result<Message, Stri
 }
 
 async fn ask(server: SocketAddr, mut message: Message, signer: &TSigner) -> Result<ResponseCode, String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|_| "the clock is before 1970".to_owned())?;
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_err(|_| "the clock is before 1970".to_owned())?;
     let signed = message.finalize(signer, now.as_secs()).map_err(|error| format!("signing: {error}"))?;
     let mut verifier = signed.ok_or("the update was not signed")?;
     let bytes = message.to_vec().map_err(|error| error.to_string())?;
@@ -91,6 +93,8 @@ async fn ask(server: SocketAddr, mut message: Message, signer: &TSigner) -> Resu
     if unsigned.signature().is_none() && unsigned.response_code != ResponseCode::NoError {
         return Ok(unsigned.response_code);
     }
-    let answer = verifier.verify(&answer).map_err(|error| format!("the answer of {server} is not signed well: {error}"))?;
+    let answer = verifier
+        .verify(&answer)
+        .map_err(|error| format!("the answer of {server} is not signed well: {error}"))?;
     Ok(answer.response_code)
 }

@@ -1,7 +1,7 @@
 use super::*;
+use crate::acme::Failure;
 use crate::acme::name::Order;
 use crate::acme::trouble::{Again, FailureCode};
-use crate::acme::Failure;
 use crate::secret::Sealed;
 use ebbgate_model::{CertificateId, Ksuid};
 
@@ -78,7 +78,11 @@ fn a_wish_is_followed_within_reason() {
     let sensible = at(wish(50 * DAY, 52 * DAY, 3_600), 500);
     assert_eq!((sensible.renews_at, sensible.ask_at), (NOW + 51 * DAY, Some(NOW + 3_600)));
     assert!(at(wish(-2 * DAY, -DAY, 3_600), 500).renews_at < NOW, "at once: it was revoked");
-    assert_eq!(at(wish(52 * DAY, 50 * DAY, 3_600), 500).renews_at, issued().renews_at, "ends before it begins");
+    assert_eq!(
+        at(wish(52 * DAY, 50 * DAY, 3_600), 500).renews_at,
+        issued().renews_at,
+        "ends before it begins"
+    );
     assert_eq!(at(wish(100 * DAY, 200 * DAY, 3_600), 500).renews_at, issued().renews_at, "after its end");
     assert_eq!(at(wish(50 * DAY, 200 * DAY, 3_600), 900).renews_at, NOW + 60 * DAY, "would let it expire");
     assert_eq!(at(wish(50 * DAY, 52 * DAY, 0), 0).ask_at, Some(NOW + 60));
@@ -91,7 +95,12 @@ fn offer(kind: ChallengeKind) -> Offer {
 }
 
 fn seen(status: Status, offers: &[Offer]) -> Seen {
-    let proof = SeenProof { name: "a.example.com".into(), is_pending: true, is_valid: false, offers: offers.to_vec() };
+    let proof = SeenProof {
+        name: "a.example.com".into(),
+        is_pending: true,
+        is_valid: false,
+        offers: offers.to_vec(),
+    };
     Seen { status, trouble: None, proofs: vec![proof] }
 }
 
@@ -115,7 +124,8 @@ fn an_order_goes_from_proof_to_certificate() {
 #[test]
 fn an_order_that_failed_says_why_and_is_not_tried_soon() {
     let refused = Offer { trouble: Some(Trouble::soon("no route")), ..offer(ChallengeKind::Http01) };
-    let failed = act("a.example.com", ChallengeKind::Http01, false, &seen(Status::Invalid, &[refused])).unwrap_err();
+    let failed =
+        act("a.example.com", ChallengeKind::Http01, false, &seen(Status::Invalid, &[refused])).unwrap_err();
     assert_eq!((failed.message.as_str(), failed.again), ("no route", Again::Late));
     let mut silent = seen(Status::Pending, &[offer(ChallengeKind::Http01)]);
     silent.proofs[0].is_pending = false;
@@ -141,7 +151,9 @@ fn an_authority_that_wants_another_name_proved_is_not_served() {
     assert!(other.message.contains("another name"), "{other}");
     let mut many = order.clone();
     many.proofs.extend(order.proofs.clone());
-    assert!(act("a.example.com", ChallengeKind::Http01, false, &many).unwrap_err().message.contains("2 names"));
+    assert!(
+        act("a.example.com", ChallengeKind::Http01, false, &many).unwrap_err().message.contains("2 names")
+    );
     many.proofs.clear();
     assert!(act("a.example.com", ChallengeKind::Http01, false, &many).is_err());
 }
