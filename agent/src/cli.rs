@@ -2,6 +2,7 @@
 
 mod adhoc;
 mod api;
+mod client;
 mod config;
 mod env;
 mod habits;
@@ -45,7 +46,7 @@ enum Verb {
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
     /// Call the REST API.
-    Api(api::ApiArguments),
+    Api(Box<api::ApiArguments>),
     /// Install and control the background service.
     #[command(subcommand)]
     Service(service::ServiceVerb),

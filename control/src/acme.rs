@@ -7,7 +7,6 @@
 mod account;
 mod challenge;
 mod check;
-mod claim;
 mod client;
 mod dns;
 mod issuer;

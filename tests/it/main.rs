@@ -23,6 +23,8 @@ mod disk;
 mod faults;
 mod policy;
 mod pool;
+mod proofs;
+mod replicas;
 mod restart;
 mod sdk;
 mod site;

@@ -5,7 +5,6 @@ mod ca;
 use ebbgate_model::{AccountId, CertificateId, DomainId, EdgeId};
 
 use self::ca::{Ca, Manner};
-use super::claim::Claim;
 use super::job;
 use super::*;
 use crate::app::testing::{Lab, NOW};
@@ -21,7 +20,6 @@ struct Place {
     lab: Lab,
     ca: Ca,
     settings: AcmeSettings,
-    claim: Claim,
     owner: Owner,
     _edge: Hold,
 }
@@ -33,14 +31,18 @@ impl Place {
         let settings = ca.settings();
         lab.app.acme = std::sync::Arc::new(Registry::new(Some(settings.clone())));
         let (edge, _) = lab.app.presence.join(EdgeId::new(lab.app.ksuid()), "1".into(), u64::MAX);
-        let claim = Claim::take(&lab.app).await.unwrap().unwrap();
         let owner = reserve(&lab, lab.account).await;
-        Self { lab, ca, settings, claim, owner, _edge: edge }
+        Self { lab, ca, settings, owner, _edge: edge }
     }
 
     async fn run(&self) -> Managed {
-        job::run(&self.lab.app, &self.settings, self.claim, self.owner).await;
+        self.job().await;
         self.name().await
+    }
+
+    async fn job(&self) {
+        let claim = self.lab.app.candidate.claimed("acme").await;
+        job::run(&self.lab.app, &self.settings, claim, self.owner).await;
     }
 
     async fn name(&self) -> Managed {
@@ -195,7 +197,7 @@ async fn a_name_that_nobody_asks_for_any_more_is_forgotten() {
     let Owner::Domain(account, id) = place.owner else { panic!("a domain's") };
     let gone = Txn::new().delete(record::key::<ReservedDomain>(account, id));
     let _ = place.lab.app.store.commit(gone).await.unwrap();
-    job::run(&place.lab.app, &place.settings, place.claim, place.owner).await;
+    place.job().await;
     assert!(place.lab.app.store.get(&place.owner.key()).await.unwrap().is_none());
     assert_eq!(place.ca.orders(), 0);
 }
