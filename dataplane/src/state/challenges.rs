@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ebbgate_model::{ChallengeSpec, Host};
 use rustls::sign::CertifiedKey;
 
-use crate::net::tls::parse_certificate;
+use crate::net::tls::parse_challenge;
 
 /// Challenges by name, exact: a wildcard answers for none.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl Challenges {
     pub fn compile(specs: &BTreeMap<Host, ChallengeSpec>) -> (Self, BTreeMap<String, String>) {
         let mut unserved = BTreeMap::new();
         let mut parse = |(host, spec): (&Host, &ChallengeSpec)| {
-            let parsed = spec.tls_alpn.as_ref().map(|own| parse_certificate(&own.chain_pem, &own.key_pem));
+            let parsed = spec.tls_alpn.as_ref().map(|own| parse_challenge(&own.chain_pem, &own.key_pem));
             let tls_alpn = parsed.and_then(|parsed| {
                 parsed.map_err(|error| unserved.insert(format!("challenge {host}"), error.to_string())).ok()
             });
