@@ -1,17 +1,19 @@
 //! The feed: Programs taken, refused and kept; reconnection; presence.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use ebbgate_edge::feed::Feed;
-use ebbgate_edge::state::saved::{Saved, Written};
+use ebbgate_edge::feed::installer::Installer;
+use ebbgate_edge::feed::{Feed, Staging};
+use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::xdp::{Settings, XdpHandle};
-use ebbgate_model::feed::{FEED_PATH, FromEdge, ToEdge};
+use ebbgate_model::feed::{FEED_PATH, FEED_VERSION, FromEdge, ToEdge};
 use ebbgate_model::{
-    AccountId, Action, Binding, CertificateId, CertificateSpec, CloudEndpointSpec, EdgeId, EndpointId,
-    IpPolicyId, Program, Rule, TrafficPolicy,
+    AccountId, Action, Binding, CertificateId, CertificateSpec, Changes, CloudEndpointSpec, EdgeId,
+    EndpointId, IpPolicyId, IpPolicySpec, ObjectKey, Program, Rule, TrafficPolicy,
 };
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -94,6 +96,10 @@ fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
     let mut lab = Lab::start();
     let feeds = listen(&dir.join("edge.sock"));
     let (_, none) = mpsc::channel(1);
+    let program = lab.edge.tables.load().objects.program(lab.edge.generation());
+    let mut installer = Installer::restore(lab.agents.clone(), &Saved::open(&dir.join("edge")).unwrap());
+    installer.put(&program);
+    lab.installer = Arc::new(Mutex::new(installer));
     let feed = Feed {
         socket: dir.join("edge.sock"),
         id: EdgeId::new(ksuid(1)),
@@ -103,61 +109,87 @@ fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
             XdpHandle::start(Settings::default(), lab.edge.changes.clone(), lab.edge.blocklist.clone())
                 .unwrap(),
         ),
-        saved: Saved::open(&dir.join("edge")).unwrap(),
+        installer: lab.installer.clone(),
+        staging: Staging::default(),
         events: std::mem::replace(&mut lab.events, none),
     };
     tokio::spawn(feed.run());
-    let program = lab.edge.tables.load().program.clone();
     (lab, feeds, program)
 }
 
-fn on_disk(dir: &Path) -> Program {
-    serde_json::from_slice(&std::fs::read(dir.join("edge/program.json")).unwrap()).unwrap()
+/// What an edge that starts now on the directory would serve.
+fn kept(dir: &Path, lab: &Lab) -> Program {
+    let copy = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp").arg("-r").arg(dir.join("edge")).arg(copy.path()).status();
+    assert!(copied.unwrap().success());
+    let (edge, _events) = lab.another_edge();
+    let agents = ebbgate_edge::agents::Agents::new(Arc::new(edge));
+    let _installer =
+        Installer::restore(agents.clone(), &Saved::open(&copy.path().join("edge")).unwrap());
+    let tables = agents.edge().tables.load_full();
+    tables.objects.program(tables.generation)
+}
+
+/// A message that makes of one Program another.
+fn delta(nonce: u64, before: &Program, after: &Program) -> ToEdge {
+    let (from, to, digest) = (before.generation, after.generation, after.digests().root());
+    ToEdge::Delta { nonce, from, to, digest, changes: Box::new(before.diff(after)) }
 }
 
 async fn greeted(feeds: &mut mpsc::Receiver<Control>) -> (Control, u64) {
     let mut control = feeds.recv().await.unwrap();
-    let FromEdge::Hello { generation, .. } = control.next().await else { panic!("no hello") };
+    let FromEdge::Hello { generation, feed, .. } = control.next().await else { panic!("no hello") };
+    assert_eq!(feed, FEED_VERSION);
+    control.send(&ToEdge::Hello { feed, version: "0".into() }).await;
     assert!(matches!(control.next().await, FromEdge::Sessions { .. }), "all sessions after hello");
     (control, generation)
 }
 
-/// The next message says that a generation is in force, and with which digest.
-async fn applied(control: &mut Control, lab: &Lab, generation: u64) {
-    let said = control.next().await;
-    let digest = Written::new(&lab.edge.tables.load().program).digest();
-    assert_eq!(said, FromEdge::Applied { generation, digest: Some(digest) });
+/// The next message says that a Program is in force, whole.
+async fn applied(control: &mut Control, nonce: u64, program: &Program) {
+    let expect = FromEdge::Applied {
+        nonce,
+        generation: program.generation,
+        digest: program.digests().root(),
+        refused: BTreeMap::new(),
+    };
+    assert_eq!(control.next().await, expect);
 }
 
 #[tokio::test]
-async fn programs_are_applied_refused_and_kept() {
+async fn changes_are_applied_and_kept_and_an_object_that_cannot_be_used_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let (lab, mut feeds, first) = start(dir.path());
     let (mut control, generation) = greeted(&mut feeds).await;
     assert_eq!(generation, first.generation);
-    let good = Program { generation: 10, ..first.clone() };
-    control.send(&ToEdge::Program(Box::new(good.clone()))).await;
-    applied(&mut control, &lab, 10).await;
-    assert_eq!((on_disk(dir.path()), lab.edge.generation()), (good.clone(), 10));
+    let mut good = Program { generation: 10, ..first.clone() };
+    good.settings.region = "here".into();
+    control.send(&delta(1, &first, &good)).await;
+    applied(&mut control, 1, &good).await;
+    assert_eq!((kept(dir.path(), &lab), lab.edge.generation()), (good.clone(), 10));
 
     let mut bad = Program { generation: 11, ..good.clone() };
     let id = CertificateId::new(ksuid(9));
     bad.certificates.insert(id, CertificateSpec { chain_pem: "x".into(), key_pem: "y".into() });
     bad.settings.connect_certificate = Some(id);
-    control.send(&ToEdge::Diff(Box::new(good.diff(&bad)))).await;
-    let FromEdge::Refused { generation: 11, reason } = control.next().await else { panic!("not refused") };
-    assert!(reason.contains(&id.to_string()), "{reason}");
-    assert_eq!((on_disk(dir.path()).generation, lab.edge.generation()), (10, 10));
+    bad.settings.region = "elsewhere".into();
+    control.send(&delta(2, &good, &bad)).await;
+    let FromEdge::Applied { nonce: 2, generation: 11, digest, refused } = control.next().await else {
+        panic!("not applied")
+    };
+    assert_eq!(digest, bad.digests().root(), "it holds what it was told");
+    assert_eq!(refused.keys().cloned().collect::<Vec<_>>(), [ObjectKey::Settings, ObjectKey::Certificate(id)]);
+    assert!(refused[&ObjectKey::Settings].contains(&id.to_string()), "{refused:?}");
+    assert_eq!(lab.edge.tables.load().settings.region, "here", "the version before stays in use");
+    assert_eq!(kept(dir.path(), &lab), bad);
 
-    let better = Program { generation: 12, ..good.clone() };
-    control.send(&ToEdge::Diff(Box::new(good.diff(&better)))).await;
-    applied(&mut control, &lab, 12).await;
-
-    // A diff from a generation the edge does not have: it asks anew.
-    control.send(&ToEdge::Diff(Box::new(bad.diff(&good)))).await;
+    // Changes from a generation the edge does not have: it says anew what it has.
+    control.send(&delta(3, &good, &first)).await;
     let (control, generation) = greeted(&mut feeds).await;
-    assert_eq!(generation, 12);
+    assert_eq!(generation, 11);
     control.to_edge.send(Bytes::from_static(b"no message\n")).await.unwrap();
+    let (control, _) = greeted(&mut feeds).await;
+    control.send(&ToEdge::End { nonce: 9, generation: 12, digest: bad.digests().root() }).await;
     greeted(&mut feeds).await;
 }
 
@@ -171,35 +203,115 @@ async fn an_endpoint_that_does_not_compile_is_offline_and_all_others_are_served(
     let gone = IpPolicyId::new(ksuid(9));
     let config = json!({"enforce": true, "ip_policies": [gone.to_string()]});
     let action = |kind: &str, config| Action { kind: kind.into(), config };
-    let endpoint = |host: &str, actions| CloudEndpointSpec {
-        account: AccountId::new(ksuid(1)),
-        url: format!("tls://{host}").parse().unwrap(),
-        binding: Binding::Public,
-        pooling_enabled: false,
-        policy: Some(TrafficPolicy {
-            on_tcp_connect: vec![Rule { name: None, expressions: Vec::new(), actions }],
-            ..TrafficPolicy::default()
-        }),
-    };
-    let deny = || action("close-connection", serde_json::Value::Null);
-    let (broken, whole) = (EndpointId::new(ksuid(8)), EndpointId::new(ksuid(9)));
     let mut program = Program { generation: 20, ..first.clone() };
-    let actions = vec![action("restrict-ips", config), deny()];
-    program.endpoints.insert(broken, endpoint("broken.example.com", actions));
-    program.endpoints.insert(whole, endpoint("whole.example.com", vec![deny()]));
-    control.send(&ToEdge::Diff(Box::new(first.diff(&program)))).await;
-    applied(&mut control, &lab, 20).await;
+    let mut endpoint = |n: u8, host: &str, actions| {
+        let rule = Rule { name: None, expressions: Vec::new(), actions };
+        let spec = CloudEndpointSpec {
+            account: AccountId::new(ksuid(1)),
+            url: format!("tls://{host}").parse().unwrap(),
+            binding: Binding::Public,
+            pooling_enabled: false,
+            policy: Some(
+                program.share(TrafficPolicy { on_tcp_connect: vec![rule], ..TrafficPolicy::default() }),
+            ),
+        };
+        program.endpoints.insert(EndpointId::new(ksuid(n)), spec);
+        EndpointId::new(ksuid(n))
+    };
+    let broken = endpoint(7, "broken.example.com", vec![action("restrict-ips", config)]);
+    let whole = endpoint(8, "whole.example.com", vec![action("deny", serde_json::Value::Null)]);
+    control.send(&delta(1, &first, &program)).await;
+    let FromEdge::Applied { refused, digest, .. } = control.next().await else { panic!("not applied") };
+    assert_eq!((refused.len(), digest), (1, program.digests().root()));
+    assert!(refused[&ObjectKey::Endpoint(broken)].contains("broken.example.com"), "{refused:?}");
     let tables = lab.edge.tables.load_full();
-    assert!(tables.cloud[&broken].engine.is_none() && tables.cloud[&whole].engine.is_some());
-    assert!(tables.unserved.keys().any(|object| object.contains(&broken.to_string())));
+    let engine = |id| tables.cloud.get(&id).unwrap().engine.is_some();
+    assert!(!engine(broken) && engine(whole));
     let count = |n| format!("ebbgate_edge_program_objects_unserved {n}");
     assert!(lab.edge.metrics.text().contains(&count(1)), "{}", lab.edge.metrics.text());
 
+    // The IP policy comes: what names it is served.
     let mut mended = Program { generation: 21, ..program.clone() };
-    mended.endpoints.remove(&broken);
-    control.send(&ToEdge::Diff(Box::new(program.diff(&mended)))).await;
-    applied(&mut control, &lab, 21).await;
+    let rules = IpPolicySpec { account: AccountId::new(ksuid(1)), rules: Vec::new() };
+    mended.ip_policies.insert(gone, rules);
+    control.send(&delta(2, &program, &mended)).await;
+    applied(&mut control, 2, &mended).await;
+    assert!(lab.edge.tables.load().cloud.get(&broken).unwrap().engine.is_some());
     assert!(lab.edge.metrics.text().contains(&count(0)), "{}", lab.edge.metrics.text());
+}
+
+#[tokio::test]
+async fn a_first_sync_comes_in_parts_and_is_in_force_at_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lab, mut feeds, first) = start(dir.path());
+    let (mut control, _) = greeted(&mut feeds).await;
+    let mut whole = Program { generation: 30, ..first.clone() };
+    whole.credentials.clear();
+    whole.settings.region = "new".into();
+    control.send(&ToEdge::Begin { nonce: 5, buckets: None }).await;
+    for key in Program::default().diff(&whole).puts() {
+        let mut objects = Changes::default();
+        objects.put(&key, &whole.object(&key).unwrap());
+        control.send(&ToEdge::Part { nonce: 5, objects: Box::new(objects) }).await;
+    }
+    // An answer to something else shows that the parts have been read and are not in force.
+    control.send(&ToEdge::Compare { nonce: 6, buckets: false }).await;
+    let compared = FromEdge::Compared {
+        nonce: 6,
+        generation: first.generation,
+        digest: first.digests().root(),
+        buckets: Vec::new(),
+    };
+    assert_eq!(control.next().await, compared);
+    assert_eq!(lab.edge.tables.load().settings.region, first.settings.region);
+    control.send(&ToEdge::End { nonce: 5, generation: 30, digest: whole.digests().root() }).await;
+    applied(&mut control, 5, &whole).await;
+    assert_eq!(kept(dir.path(), &lab), whole, "what was not named is gone");
+    let certificate = |tables: &ebbgate_edge::state::tables::Tables| {
+        tables.certificates.find(&"x.example.com".parse().unwrap()).cloned().unwrap()
+    };
+    assert_eq!(certificate(&lab.edge.tables.load()).cert.len(), 1);
+}
+
+#[tokio::test]
+async fn buckets_that_differ_are_mended_and_nothing_else_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lab, mut feeds, first) = start(dir.path());
+    let (mut control, _) = greeted(&mut feeds).await;
+    let mut right = Program { generation: 40, ..first.clone() };
+    let gone = *right.credentials.first_key_value().unwrap().0;
+    right.credentials.remove(&gone);
+    let added = IpPolicyId::new(ksuid(3));
+    right.ip_policies.insert(added, IpPolicySpec { account: AccountId::new(ksuid(1)), rules: Vec::new() });
+    control.send(&ToEdge::Compare { nonce: 1, buckets: true }).await;
+    let FromEdge::Compared { buckets, .. } = control.next().await else { panic!("nothing compared") };
+    let differing: BTreeSet<u16> = right.digests().differing(&buckets).into_iter().collect();
+    assert!(differing.len() <= 2, "{differing:?}");
+    let mut objects = Changes::default();
+    for key in Program::default().diff(&right).puts() {
+        if differing.contains(&u16::try_from(key.bucket()).unwrap()) {
+            objects.put(&key, &right.object(&key).unwrap());
+        }
+    }
+    control.send(&ToEdge::Begin { nonce: 2, buckets: Some(differing) }).await;
+    control.send(&ToEdge::Part { nonce: 2, objects: Box::new(objects) }).await;
+    control.send(&ToEdge::End { nonce: 2, generation: 40, digest: right.digests().root() }).await;
+    applied(&mut control, 2, &right).await;
+    assert_eq!(lab.edge.tables.load().objects.program(40), right);
+    assert_eq!(kept(dir.path(), &lab), right);
+}
+
+#[tokio::test]
+async fn control_of_another_release_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lab, mut feeds, first) = start(dir.path());
+    for message in [ToEdge::Hello { feed: FEED_VERSION + 1, version: "9".into() }, ToEdge::Beat] {
+        let mut control = feeds.recv().await.unwrap();
+        assert!(matches!(control.next().await, FromEdge::Hello { .. }));
+        control.send(&message).await;
+        while control.from_edge.recv().await.is_some() {}
+    }
+    assert_eq!(lab.edge.generation(), first.generation);
 }
 
 #[tokio::test]
@@ -220,6 +332,7 @@ async fn sessions_are_reported_as_they_come_and_go() {
     drop(control);
     let mut control = feeds.recv().await.unwrap();
     assert!(matches!(control.next().await, FromEdge::Hello { .. }));
+    control.send(&ToEdge::Hello { feed: FEED_VERSION, version: "0".into() }).await;
     let FromEdge::Sessions { sessions } = control.next().await else { panic!("no sessions") };
     assert!(sessions.contains_key(&id));
     agent.echo(b"").kill();
