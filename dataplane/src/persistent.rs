@@ -195,11 +195,24 @@ impl<K: Eq + Hash + Clone, V: Clone> Node<K, V> {
             let slot = slot(hasher.hash_one(&entry.key), depth);
             leaves.get_mut(slot).expect("a slot is below WIDTH").push(entry);
         }
-        let node = |mut leaf: Vec<_>| {
-            leaf.shrink_to_fit();
-            if leaf.is_empty() { Self::Empty } else { Self::Leaf(Arc::new(leaf)) }
-        };
-        Self::Branch(Arc::new(leaves.map(node)))
+        Self::Branch(Arc::new(leaves.map(Self::leaf)))
+    }
+
+    fn leaf(mut entries: Vec<Entry<K, V>>) -> Self {
+        entries.shrink_to_fit();
+        if entries.is_empty() { Self::Empty } else { Self::Leaf(Arc::new(entries)) }
+    }
+
+    /// Makes a node of the `count` entries that come next, which share the slots above `depth`.
+    fn build(entries: &mut Sorted<K, V>, count: usize, depth: u32) -> Self {
+        if count <= LEAF_MAX || depth >= DEPTH_MAX {
+            return Self::leaf(entries.by_ref().take(count).map(|(_, entry)| entry).collect());
+        }
+        let mut counts = [0; WIDTH];
+        for (hash, _) in entries.as_slice().iter().take(count) {
+            *counts.get_mut(slot(*hash, depth)).expect("a slot is below WIDTH") += 1;
+        }
+        Self::Branch(Arc::new(counts.map(|count| Self::build(entries, count, depth + 1))))
     }
 
     fn take(&mut self, depth: u32, hash: u64, key: &K) -> Option<V> {
@@ -248,14 +261,18 @@ impl<K: Eq + Hash + Clone, V: Clone> Node<K, V> {
     }
 }
 
+/// Entries in the order of their hashes.
+type Sorted<K, V> = std::vec::IntoIter<(u64, Entry<K, V>)>;
+
+/// The first bits choose first, so that hashes in order are entries in the order of nodes.
 fn slot(hash: u64, depth: u32) -> usize {
     // At DEPTH_MAX there are leaves only.
-    let bits = hash.checked_shr(depth * BITS).unwrap_or(0) & (WIDTH as u64 - 1);
+    let bits = hash.checked_shl(depth * BITS).unwrap_or(0) >> (u64::BITS - BITS);
     usize::try_from(bits).expect("a few bits fit")
 }
 
 fn tag(hash: u64) -> u32 {
-    u32::try_from(hash >> u32::BITS).expect("half of a hash fits")
+    u32::try_from(hash & u64::from(u32::MAX)).expect("half of a hash fits")
 }
 
 impl<K: Eq + Hash + Clone, V: Clone> FromIterator<(K, V)> for Map<K, V> {
@@ -268,9 +285,27 @@ impl<K: Eq + Hash + Clone, V: Clone> FromIterator<(K, V)> for Map<K, V> {
 
 impl<K: Eq + Hash + Clone, V: Clone> Extend<(K, V)> for Map<K, V> {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, all: I) {
-        for (key, value) in all {
-            self.insert(key, value);
+        if !self.is_empty() {
+            all.into_iter().for_each(|(key, value)| drop(self.insert(key, value)));
+            return;
         }
+        // Several times as fast as one by one, each of which goes all over the memory.
+        let hashed = |(key, value)| {
+            let hash = self.hasher.hash_one(&key);
+            (hash, Entry { tag: tag(hash), key, value })
+        };
+        let mut entries: Vec<(u64, Entry<K, V>)> = all.into_iter().map(hashed).collect();
+        entries.sort_by_key(|(hash, _)| *hash);
+        let mut single: Vec<(u64, Entry<K, V>)> = Vec::with_capacity(entries.len());
+        for (hash, entry) in entries {
+            let alike = single.iter_mut().rev().take_while(|(other, _)| *other == hash);
+            match alike.map(|(_, other)| other).find(|other| other.key == entry.key) {
+                Some(other) => other.value = entry.value,
+                None => single.push((hash, entry)),
+            }
+        }
+        self.len = single.len();
+        self.root = Node::build(&mut single.into_iter(), self.len, 0);
     }
 }
 
@@ -320,6 +355,16 @@ pub struct Index<K, V>(Map<K, Map<V, ()>>);
 impl<K, V> Default for Index<K, V> {
     fn default() -> Self {
         Self(Map::default())
+    }
+}
+
+impl<K: Eq + Hash + Clone + Ord, V: Eq + Hash + Clone> FromIterator<(K, V)> for Index<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(all: I) -> Self {
+        let mut groups: std::collections::BTreeMap<K, Vec<(V, ())>> = std::collections::BTreeMap::new();
+        for (key, value) in all {
+            groups.entry(key).or_default().push((value, ()));
+        }
+        Self(groups.into_iter().map(|(key, values)| (key, values.into_iter().collect())).collect())
     }
 }
 
@@ -389,6 +434,19 @@ mod tests {
                 map.remove(key);
             }
             prop_assert!(map.is_empty() && matches!(map.root, Node::Empty), "nothing is left behind");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn made_at_once_is_what_it_is_one_by_one(all in vec((0u16..2000, any::<u8>()), 0..3000)) {
+            let expect: HashMap<u16, u8> = all.iter().copied().collect();
+            let mut map: Map<u16, u8> = all.into_iter().collect();
+            prop_assert!(is(&map, &expect));
+            for key in expect.keys() {
+                prop_assert_eq!(map.remove(key), expect.get(key).copied());
+            }
+            prop_assert!(map.is_empty() && matches!(map.root, Node::Empty));
         }
     }
 

@@ -11,7 +11,7 @@ use crate::agents::Agents;
 use crate::state::objects::Objects;
 use crate::state::saved::log::{ProgramLog, Snapshot};
 use crate::state::saved::replay::Held;
-use crate::state::saved::{Saved, SavedError};
+use crate::state::saved::Saved;
 use crate::state::tables::{Effects, Tables};
 
 /// Objects that one record of the log may have; a snapshot is made of more.
@@ -47,13 +47,19 @@ impl Installer {
         let mut installer = Self::new(agents);
         let mut tables = Tables::default();
         let mut digests = installer.digests.clone();
+        let mut endpoints = Vec::new();
         let (log, found) = saved.log(&mut |held| match held {
-            Held::Objects(objects) => drop(tables.apply(&objects, None)),
+            Held::Objects(mut objects) => {
+                let put = std::mem::take(&mut objects.endpoints.put);
+                endpoints.extend(put.into_iter().map(|(id, spec)| (id, spec.0)));
+                tables.apply(&objects, None);
+            }
             Held::Snapshot { generation, digests: of_snapshot } => {
+                tables.load(std::mem::take(&mut endpoints));
                 (tables.generation, digests) = (generation, *of_snapshot);
             }
             Held::Change { generation, changes } => {
-                drop(tables.apply(&changes, Some(&mut digests)));
+                tables.apply(&changes, Some(&mut digests));
                 tables.generation = generation;
             }
         });
@@ -63,21 +69,22 @@ impl Installer {
             installer.digests = digests;
             let effects = Effects::of_all(&tables);
             install(&installer.agents, Arc::new(tables), &effects);
+            saved.remove_old_program();
             tracing::info!(generation, "serving what control told last until it is heard");
         } else if !found.is_damaged {
-            installer.migrate(saved.old_program());
+            installer.migrate(saved);
         }
-        saved.remove_old_program();
         installer
     }
 
     /// Takes over what an older release kept.
-    fn migrate(&mut self, old: Result<Option<Program>, SavedError>) {
-        match old {
+    fn migrate(&mut self, saved: &Saved) {
+        match saved.old_program() {
             Ok(None) => {}
             Ok(Some(program)) => {
                 let generation = program.generation;
                 self.put(&program);
+                saved.remove_old_program();
                 tracing::info!(generation, "serving the last program of an older release until control is heard");
             }
             Err(error) => tracing::error!(%error, "starting without the last program; waiting for control"),

@@ -11,6 +11,7 @@
 
 mod apply;
 mod effects;
+mod load;
 mod names;
 mod policies;
 

@@ -217,7 +217,7 @@ impl Tables {
 
     /// Lists an endpoint that has a list of source addresses, and no other. One that is not as it was told has none: the
     /// kernel must not refuse whom a policy in use lets in.
-    fn list(&mut self, id: EndpointId, effects: &mut Effects) {
+    pub(super) fn list(&mut self, id: EndpointId, effects: &mut Effects) {
         let is_restricted = |endpoint: &Arc<Endpoint>| {
             let kind = IpRestrictionKind::Endpoints;
             endpoint.binding == Binding::Public && self.restrictions.of(endpoint.account, kind).next().is_some()
@@ -243,7 +243,7 @@ impl Tables {
     }
 }
 
-fn endpoint(id: EndpointId, spec: &CloudEndpointSpec, engine: Option<Arc<ebbgate_policy::Engine>>) -> Endpoint {
+pub(super) fn endpoint(id: EndpointId, spec: &CloudEndpointSpec, engine: Option<Arc<ebbgate_policy::Engine>>) -> Endpoint {
     Endpoint {
         id,
         account: spec.account,

@@ -139,6 +139,10 @@ impl Tables {
         let mut told = BTreeSet::new();
         for (id, spec) in &changes.domains.put {
             effects.names.push(Name { host: spec.0.host.clone(), port: None });
+            if self.domains.get(&spec.0.host).is_none_or(|domain| domain.id != *id) {
+                // What was shown for the name was not this domain's.
+                self.certificates.remove(&spec.0.host);
+            }
             self.domains.insert(spec.0.host.clone(), Domain { id: *id, spec: Arc::clone(&spec.0) });
             told.insert(self.hold(spec.0.certificate, ObjectKey::Domain(*id)));
         }

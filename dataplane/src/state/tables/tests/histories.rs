@@ -192,6 +192,14 @@ proptest! {
         if tables.unserved.keys().filter(broken).next().is_none() {
             prop_assert_eq!(answers(&tables), answers(&fresh));
         }
+        // As a start loads it from disk.
+        let mut told = Program::default().diff(&program);
+        told.settings = Some(Arc::new(program.settings.clone()));
+        let endpoints = std::mem::take(&mut told.endpoints.put);
+        let mut loaded = Tables::default();
+        loaded.apply(&told, None);
+        loaded.load(endpoints.into_iter().map(|(id, spec)| (id, spec.0)).collect());
+        prop_assert_eq!(answers(&loaded), answers(&fresh));
         prop_assert_eq!(&digests, &program.digests());
         prop_assert_eq!(digests, tables.objects.digests());
     }
