@@ -7,9 +7,12 @@ use std::sync::Arc;
 use ebbgate_model::{AccountId, Host, Ksuid, Token};
 use tokio::sync::watch;
 
+use crate::acme::Registry;
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
+use crate::events::Events;
+use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::push::Planned;
@@ -24,6 +27,8 @@ use crate::store::Store;
 pub struct App {
     /// What is remembered.
     pub store: Arc<dyn Store>,
+    /// This process as it asks for jobs that one process does at a time.
+    pub candidate: Candidate,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -44,8 +49,12 @@ pub struct App {
     pub restrictions: Arc<ApiRestrictions>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
+    /// Names whose certificates the ACME authority issues.
+    pub acme: Arc<Registry>,
     /// Where the database is, for what its disk says.
     pub database: Arc<Path>,
+    /// What happened, and where it is told.
+    pub events: Arc<Events>,
     /// What `init` decided.
     pub installation: Arc<Installation>,
     /// What the flags of `serve` decided.
@@ -113,6 +122,7 @@ pub(crate) mod testing {
     use tempfile::TempDir;
 
     use crate::account;
+    use crate::audit::Recorded;
     use crate::authority::{Authority, new_authority};
     use crate::secret::{SEAL_KEY_BYTES, SystemEntropy};
     use crate::store::{Sqlite, Txn};
@@ -151,6 +161,10 @@ pub(crate) mod testing {
         pub(crate) async fn with(settings: Settings) -> Self {
             let dir = tempfile::tempdir().expect("temporary directories can be made");
             let store = Sqlite::create(&dir.path().join("control.db")).expect("a new database");
+            let events = Arc::new(Events::default());
+            let link = events.audit.clone();
+            let store: Arc<dyn Store> =
+                Arc::new(Recorded::new(Arc::new(store), Arc::new(Fixed), Arc::new(SystemEntropy), link));
             let authority = |purpose| {
                 let pair = new_authority(purpose, "test", NOW).expect("a new authority");
                 Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).expect("a fresh pair")
@@ -161,7 +175,8 @@ pub(crate) mod testing {
                 edge: authority(Purpose::Edge),
             };
             let app = App {
-                store: Arc::new(store),
+                candidate: Candidate::alone(Arc::clone(&store)),
+                store,
                 clock: Arc::new(Fixed),
                 entropy: Arc::new(SystemEntropy),
                 vault: Arc::new(Vault::new(&[7; SEAL_KEY_BYTES])),
@@ -172,7 +187,9 @@ pub(crate) mod testing {
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
+                acme: Arc::default(),
                 database: Arc::from(dir.path()),
+                events,
                 installation: Arc::new(Installation {
                     region: "local".into(),
                     connect_host: "connect.test".parse().expect("a host"),

@@ -12,7 +12,7 @@ use ebbgate_model::{AccountId, ApiKeyId, CredentialId, ErrorCode, Token};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-use crate::record::{self, Account, ApiKey, Credential, Holder, RecordError, ServiceUser, index};
+use crate::record::{self, Account, ApiKey, Credential, Holder, Limits, RecordError, ServiceUser, index};
 use crate::secret;
 use crate::store::{Revision, Store};
 
@@ -30,6 +30,8 @@ pub struct Caller {
     pub account: AccountId,
     /// Revision that last wrote the account's own record: a write of the caller holds only while that stands.
     pub account_modified: Revision,
+    /// Most the account may have.
+    pub limits: Limits,
     /// The key presented.
     pub key: ApiKey,
 }
@@ -118,7 +120,7 @@ pub async fn authenticate(store: &dyn Store, headers: &HeaderMap) -> Result<Call
     if stored.record.suspended_at.is_some() {
         return Err(AuthError::Suspended(account));
     }
-    Ok(Caller { account, account_modified: stored.modified, key })
+    Ok(Caller { account, account_modified: stored.modified, limits: stored.record.limits, key })
 }
 
 /// Tells an authtoken from a key that does not exist; only a caller with the whole authtoken learns that it is one.

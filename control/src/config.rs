@@ -1,5 +1,8 @@
 //! Flags, as typed values. The only place that knows how they are spelled.
 
+mod dir;
+mod events;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,9 +11,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
+pub use self::dir::Dir;
+pub use self::events::{AuditCommand, EventFlags};
+use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
 use crate::record::Installation;
+use crate::store::{Place, Url};
 
 /// The control process of Ebbgate: REST API, durable state, Programs for edges.
 #[derive(Debug, Parser)]
@@ -74,7 +81,33 @@ pub enum Command {
         /// The data directory
         #[command(flatten)]
         dir: Dir,
+        /// Where the records go; a file in the directory if left out
+        #[command(flatten)]
+        etcd: OnEtcd,
         /// The backup
+        file: PathBuf,
+    },
+    /// Check, export or sign the audit log of a data directory, control running or not
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Write every record as a line of JSON to stdout, running or not; what is sealed stays sealed
+    Export {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Leave damaged records out
+        #[arg(long)]
+        damaged: bool,
+    },
+    /// Read an export into a data directory that has its secrets and no records; control must not run
+    Import {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Where the records go; a file in the directory if left out
+        #[command(flatten)]
+        etcd: OnEtcd,
+        /// The export
         file: PathBuf,
     },
     /// Check the database and every record in it, running or not
@@ -85,12 +118,33 @@ pub enum Command {
     },
 }
 
-/// Which data directory.
-#[derive(Debug, Args)]
-pub struct Dir {
-    /// The data directory
-    #[arg(long, default_value = "/var/lib/ebbgate")]
-    pub dir: PathBuf,
+/// Which etcd.
+#[derive(Debug, Default, Args)]
+pub struct OnEtcd {
+    /// The etcd that holds the records, etcd://HOST:PORT[,HOST:PORT...][?prefix=/PREFIX/]
+    #[arg(long, value_name = "URL", env = "EBBGATE_STORE")]
+    pub store: Option<Url>,
+    /// Certificates that the etcd's chain must end at (PEM); needed unless it is on loopback
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub store_ca: Option<PathBuf>,
+    /// Certificate chain that is shown to the etcd (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["store_ca", "store_key"])]
+    pub store_cert: Option<PathBuf>,
+    /// Key of --store-cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "store_cert")]
+    pub store_key: Option<PathBuf>,
+}
+
+impl OnEtcd {
+    /// The etcd; None: records are in the data directory, or where it says.
+    pub fn place(&self) -> Option<Place> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Some(Place {
+            url: self.store.clone()?,
+            ca: self.store_ca.as_ref().map(absolute),
+            identity: self.store_cert.as_ref().map(absolute).zip(self.store_key.as_ref().map(absolute)),
+        })
+    }
 }
 
 /// `account ...`
@@ -125,6 +179,17 @@ pub enum Account {
         dir: Dir,
         /// The account
         account: AccountId,
+    },
+    /// Set how much an account may have, and show all limits; `default` takes one back
+    Limits {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        account: AccountId,
+        /// The limits
+        #[command(flatten)]
+        limits: AccountLimits,
     },
     /// Let a suspended account work again
     Resume {
@@ -165,6 +230,85 @@ pub enum Account {
     },
 }
 
+/// How much an account may have: a number, or `default`.
+#[derive(Debug, clap::Args)]
+pub struct AccountLimits {
+    /// Most cloud endpoints
+    #[arg(long, value_name = "N")]
+    pub endpoints: Option<Limit>,
+    /// Most reserved domains
+    #[arg(long, value_name = "N")]
+    pub reserved_domains: Option<Limit>,
+    /// Most reserved TCP addresses
+    #[arg(long, value_name = "N")]
+    pub reserved_addrs: Option<Limit>,
+    /// Most authtokens
+    #[arg(long, value_name = "N")]
+    pub credentials: Option<Limit>,
+    /// Most API keys
+    #[arg(long, value_name = "N")]
+    pub api_keys: Option<Limit>,
+    /// Most service users
+    #[arg(long, value_name = "N")]
+    pub service_users: Option<Limit>,
+    /// Most custom connect names
+    #[arg(long, value_name = "N")]
+    pub agent_ingresses: Option<Limit>,
+    /// Most uploaded certificates
+    #[arg(long, value_name = "N")]
+    pub tls_certificates: Option<Limit>,
+    /// Most certificate authorities
+    #[arg(long, value_name = "N")]
+    pub certificate_authorities: Option<Limit>,
+    /// Most IP policies
+    #[arg(long, value_name = "N")]
+    pub ip_policies: Option<Limit>,
+    /// Most rules of all IP policies
+    #[arg(long, value_name = "N")]
+    pub ip_policy_rules: Option<Limit>,
+    /// Most MiB that all its objects take in the store
+    #[arg(long, value_name = "MIB")]
+    pub mib: Option<Limit>,
+}
+
+/// A limit, or none of the account's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(pub Option<u64>);
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "default" => Ok(Self(None)),
+            text => {
+                text.parse().map(Some).map(Self).map_err(|_| "a limit is a whole number, or `default`".into())
+            }
+        }
+    }
+}
+
+impl AccountLimits {
+    /// Those that are given, by the names of the admin port.
+    pub fn given(&self) -> Vec<(&'static str, Option<u64>)> {
+        let all = [
+            ("endpoints", self.endpoints),
+            ("reserved_domains", self.reserved_domains),
+            ("reserved_addrs", self.reserved_addrs),
+            ("credentials", self.credentials),
+            ("api_keys", self.api_keys),
+            ("service_users", self.service_users),
+            ("agent_ingresses", self.agent_ingresses),
+            ("tls_certificates", self.tls_certificates),
+            ("certificate_authorities", self.certificate_authorities),
+            ("ip_policies", self.ip_policies),
+            ("ip_policy_rules", self.ip_policy_rules),
+            ("mib", self.mib),
+        ];
+        all.into_iter().filter_map(|(name, limit)| Some((name, limit?.0))).collect()
+    }
+}
+
 /// `config ...`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -194,6 +338,9 @@ pub enum ConfigCommand {
         /// Domain under which agents get random names
         #[arg(long)]
         default_domain: Option<Host>,
+        /// The public authority
+        #[command(flatten)]
+        acme: AcmeChanges,
     },
 }
 
@@ -281,6 +428,9 @@ pub struct Init {
     /// The data directory
     #[command(flatten)]
     pub dir: Dir,
+    /// Where the records go; a file in the directory if left out
+    #[command(flatten)]
+    pub etcd: OnEtcd,
     /// Name of the first account
     #[arg(long, default_value = "default")]
     pub account: String,
@@ -299,6 +449,9 @@ pub struct Init {
     /// Domain under which agents get random names
     #[arg(long, default_value = "ebbgate.test")]
     pub default_domain: Host,
+    /// The public authority
+    #[command(flatten)]
+    pub acme: AcmeChanges,
 }
 
 /// `serve`
@@ -307,6 +460,9 @@ pub struct Serve {
     /// The data directory
     #[command(flatten)]
     pub dir: Dir,
+    /// Where the records are; where the directory says if left out
+    #[command(flatten)]
+    pub etcd: OnEtcd,
     /// Address of the REST API
     #[arg(long, default_value = "127.0.0.1:4480")]
     pub api: SocketAddr,
@@ -328,6 +484,9 @@ pub struct Serve {
     /// MiB that the objects of all accounts may take together, as edges are sent them; what would be more is refused
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u16).range(1..))]
     pub program_mib: u16,
+    /// Events, audit log and alerts
+    #[command(flatten)]
+    pub events: EventFlags,
 }
 
 /// Ports from first to last.

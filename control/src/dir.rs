@@ -75,6 +75,11 @@ impl DataDir {
         self.0.join("control.db")
     }
 
+    /// Which etcd holds the records. Without it they are in the database.
+    pub fn store(&self) -> PathBuf {
+        self.0.join("store.json")
+    }
+
     /// The database while `init` makes it.
     pub fn unfinished_database(&self) -> PathBuf {
         self.0.join("control.db.new")
@@ -93,6 +98,11 @@ impl DataDir {
     /// Sockets and notes of running programs.
     pub fn run(&self) -> PathBuf {
         self.0.join("run")
+    }
+
+    /// Events that wait for their destinations.
+    pub fn spool(&self) -> PathBuf {
+        self.0.join("spool")
     }
 
     /// Where edges of this machine connect.

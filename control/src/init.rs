@@ -3,22 +3,26 @@
 //! The database gets its name last. Without it a directory is not initialised, and `init` may be run again.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ebbgate_model::{AccountId, Host};
 use serde::Serialize;
 
 use crate::account;
+use crate::acme::{ACME_KEY, AcmeChanges, AcmeError};
+use crate::audit::{self, Actor, Link, Recorded};
 use crate::authority::{AuthorityError, Issuer, Purpose, new_authority};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::dir::{DataDir, DirError};
+use crate::engine;
 use crate::file::{self, FileError};
 use crate::record::{
     CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, INSTALLATION_KEY, Installation,
     IssuedCertificate, encode,
 };
 use crate::restore::{SIDE_FILES, beside};
-use crate::secret::{self, Entropy, SEAL_KEY_BYTES, Vault};
-use crate::store::{DirLock, Outcome, Sqlite, Store, StoreError, Txn};
+use crate::secret::{self, Entropy, SEAL_KEY_BYTES, SystemEntropy, Vault};
+use crate::store::{DirLock, Etcd, Outcome, Place, Sqlite, Store, StoreError, Txn};
 
 /// Length of the operator's token in base62 characters.
 const OPERATOR_TOKEN_CHARS: usize = 43;
@@ -122,6 +126,9 @@ pub enum InitError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The public authority.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
 }
 
 impl From<FileError> for InitError {
@@ -136,21 +143,36 @@ impl From<AuthorityError> for InitError {
     }
 }
 
-/// Makes the directory.
+/// Makes the directory, its records in a database of its own.
 pub async fn init(
     dir: &DataDir,
     installation: &Installation,
+    acme: &AcmeChanges,
+    account_name: &str,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<Made, InitError> {
+    init_on(None, dir, installation, acme, account_name, clock, entropy).await
+}
+
+/// Makes the directory, its records in an etcd if one is given.
+pub async fn init_on(
+    place: Option<&Place>,
+    dir: &DataDir,
+    installation: &Installation,
+    acme: &AcmeChanges,
     account_name: &str,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<Made, InitError> {
     file::make_dir(dir.path())?;
     let _lock = DirLock::take(dir.path())?;
-    if dir.database().exists() {
+    if dir.database().exists() || dir.store().exists() {
         return Err(InitError::Already { dir: dir.path().to_owned() });
     }
     // Secrets that are there stay: a backup of a lost database would not open without them.
     let vault = if dir.has_secret_key() { dir.vault()? } else { new_vault(dir, entropy)? };
+    let acme = acme.apply(None, &vault)?;
     let installation_name = secret::base62(entropy, 8);
     for purpose in Purpose::ALL {
         if !dir.has_authority(purpose) {
@@ -167,8 +189,14 @@ pub async fn init(
         0o600,
     )?;
     file::replace(&dir.api_key(), &format!("{token}\n"), 0o600)?;
-    let txn = account::add(first.installation(installation)?, &account, &api_key);
-    make_database(dir, txn).await?;
+    let mut txn = account::add(first.installation(installation)?, &account, &api_key);
+    if let Some(acme) = acme {
+        txn = txn.put(ACME_KEY, encode(&acme));
+    }
+    match place {
+        None => make_database(dir, txn).await?,
+        Some(place) => make_on_etcd(dir, place, txn).await?,
+    }
     Ok(Made {
         account: account.id,
         api_key: token,
@@ -191,13 +219,27 @@ async fn make_database(dir: &DataDir, txn: Txn) -> Result<(), InitError> {
     for suffix in SIDE_FILES {
         file::remove(&beside(&unfinished, suffix))?;
     }
-    let store = Sqlite::create(&unfinished)?;
-    match store.commit(txn).await? {
+    let store = recorded(Arc::new(Sqlite::create(&unfinished)?));
+    match audit::acting(Actor::operator(), store.commit(txn)).await? {
         Outcome::Committed(_) => {}
         Outcome::Conflict(key) => unreachable!("a new database has no {key}"),
     }
     drop(store);
     Ok(file::rename(&unfinished, &dir.database())?)
+}
+
+/// The directory names the etcd last: until then it is not initialised.
+async fn make_on_etcd(dir: &DataDir, place: &Place, txn: Txn) -> Result<(), InitError> {
+    let store = recorded(Arc::new(Etcd::create(place).await?));
+    match audit::acting(Actor::operator(), store.commit(txn.if_absent(INSTALLATION_KEY))).await? {
+        Outcome::Committed(_) => Ok(engine::keep(dir, place)?),
+        Outcome::Conflict(_) => Err(StoreError::InUseAt { store: place.url.to_string() }.into()),
+    }
+}
+
+/// The log begins with the installation.
+fn recorded(store: Arc<dyn Store>) -> Recorded {
+    Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), Link::default())
 }
 
 /// What the first objects are made with.

@@ -4,9 +4,12 @@
 //! it to edges. Control never sees traffic and needs no privilege.
 
 pub mod account;
+pub mod acme;
 pub mod admin;
+pub mod alerts;
 pub mod api;
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod authority;
 pub mod bundle;
@@ -15,10 +18,16 @@ pub mod clock;
 pub mod config;
 pub mod dir;
 pub mod disk;
+pub mod engine;
 pub mod error_chain;
+pub mod events;
+pub mod export;
 pub mod file;
+pub mod holdings;
+pub mod import;
 pub mod init;
 pub mod join;
+pub mod leader;
 pub mod listen;
 pub mod metrics;
 pub mod operator;
@@ -36,5 +45,6 @@ pub mod serve;
 pub mod settings;
 pub mod snapshot;
 pub mod store;
+pub mod tenants;
 
 pub use app::{App, Settings};

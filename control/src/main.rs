@@ -5,25 +5,29 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use ebbgate_control::audit;
 use ebbgate_control::authority::Purpose;
 use ebbgate_control::bundle::backup;
 use ebbgate_control::check::check;
 use ebbgate_control::clock::{Clock, SystemClock};
 use ebbgate_control::config::{
-    Account, ApiKey, AuthorityCommand, Cli, Command, ConfigCommand, Dir, Init, OnOff,
+    Account, ApiKey, AuditCommand, AuthorityCommand, Cli, Command, ConfigCommand, Dir, Init, OnOff,
 };
 use ebbgate_control::dir::DataDir;
-use ebbgate_control::init::init;
+use ebbgate_control::engine::Engine;
+use ebbgate_control::export::export;
+use ebbgate_control::import::import;
+use ebbgate_control::init::init_on;
 use ebbgate_control::join::join_string;
 use ebbgate_control::operator::OperatorError;
-use ebbgate_control::restore::restore;
+use ebbgate_control::restore::{restore, restore_on};
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
 use ebbgate_control::settings::{self, Changes};
 use ebbgate_control::{operator, rotate, secret};
 use ebbgate_model::AccountId;
 use ebbgate_telemetry::{LogFormat, Logfmt};
-use serde_json::json;
+use serde_json::{Map, json};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -60,20 +64,35 @@ async fn command(command: &Command) -> Result<()> {
         }
         Command::Backup { dir, file, damaged } => {
             let now = SystemClock.unix_secs();
-            let (about, checked) = backup(&DataDir::new(&dir.dir), file, now, *damaged)?;
+            let (about, checked) = backup(&DataDir::new(&dir.dir), file, now, *damaged).await?;
             print(&json!({
                 "backup": file, "revision": checked.revision, "objects": checked.objects, "files": about.files,
             }))
         }
-        Command::Restore { dir, file } => {
-            let restored = restore(&DataDir::new(&dir.dir), file, SystemClock.unix_secs())?;
+        Command::Restore { dir, etcd, file } => {
+            let (dir, now) = (DataDir::new(&dir.dir), SystemClock.unix_secs());
+            let restored = match etcd.place() {
+                None => restore(&dir, file, now)?,
+                Some(place) => restore_on(&place, &dir, file, now).await?,
+            };
             print(&serde_json::to_value(restored)?)
+        }
+        Command::Audit(command) => audit(command).await,
+        Command::Export { dir, damaged } => {
+            let page = Engine::of(&DataDir::new(&dir.dir), None)?.read_all().await?;
+            let page = page.context("the database is of an older release: start control once")?;
+            export(&page, &mut stdout().lock(), *damaged)?;
+            Ok(())
+        }
+        Command::Import { dir, etcd, file } => {
+            let imported = import(&DataDir::new(&dir.dir), file, etcd.place()).await?;
+            print(&serde_json::to_value(imported)?)
         }
         Command::Check { dir } => {
             let dir = DataDir::new(&dir.dir);
-            let checked = check(&dir)?;
+            let (database, checked) = check(&dir).await?;
             print(&json!({
-                "database": dir.database(), "state": "ok", "revision": checked.revision, "objects": checked.objects,
+                "database": database, "state": "ok", "revision": checked.revision, "objects": checked.objects,
             }))
         }
     }
@@ -90,6 +109,11 @@ async fn account(command: &Account) -> Result<()> {
         Account::Show { dir, account } => operator::get(&at(dir), &path(account)).await?,
         Account::Suspend { dir, account } => {
             operator::post(&at(dir), &format!("{}/suspend", path(account)), &json!({})).await?
+        }
+        Account::Limits { dir, account, limits } => {
+            let body: Map<_, _> =
+                limits.given().into_iter().map(|(name, limit)| (name.to_owned(), limit.into())).collect();
+            operator::post(&at(dir), &format!("{}/limits", path(account)), &body.into()).await?
         }
         Account::Resume { dir, account } => {
             operator::post(&at(dir), &format!("{}/resume", path(account)), &json!({})).await?
@@ -132,13 +156,14 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
                 answer => print(&answer?),
             }
         }
-        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain } => {
+        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain, acme } => {
             let changes = Changes {
                 region: region.clone(),
                 tcp_host: tcp_host.clone(),
                 tcp_ports: *tcp_ports,
                 connect_host: connect_host.clone(),
                 default_domain: default_domain.clone(),
+                acme: acme.clone(),
             };
             let dir = DataDir::new(&dir.dir);
             let done = settings::change(&dir, &changes, &SystemClock, &SystemEntropy).await?;
@@ -155,7 +180,7 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
                 let trusted = rotate::trusted(&at(dir), purpose)?;
                 Ok((purpose.name().to_owned(), serde_json::to_value(trusted)?))
             };
-            Purpose::ALL.into_iter().map(list).collect::<Result<serde_json::Map<_, _>>>()?.into()
+            Purpose::ALL.into_iter().map(list).collect::<Result<Map<_, _>>>()?.into()
         }
         AuthorityCommand::Begin { dir, purpose } => {
             let trusted = rotate::begin(&at(dir), *purpose, SystemClock.unix_secs(), &SystemEntropy)?;
@@ -176,9 +201,34 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
     })
 }
 
+async fn audit(command: &AuditCommand) -> Result<()> {
+    let at = |dir: &Dir| DataDir::new(&dir.dir);
+    match command {
+        AuditCommand::Verify { dir, head } => {
+            let verified = audit::verify(&at(dir), head).await?;
+            print(&json!({ "state": "ok", "log": verified }))
+        }
+        AuditCommand::Export { dir, since, account, audit_heads } => {
+            let wanted = audit::Wanted {
+                account: account.map(|account| account.to_string()),
+                since: since.clone(),
+                heads: audit_heads.clone(),
+            };
+            audit::export(&at(dir), &wanted, SystemClock.unix_secs(), &mut stdout()).await?;
+            Ok(())
+        }
+        AuditCommand::PublicKey { dir } => {
+            print(&json!({ "public_key": audit::public_key(&at(dir)).await? }))
+        }
+    }
+}
+
 async fn make(options: &Init) -> Result<()> {
     let dir = DataDir::new(&options.dir.dir);
-    let made = init(&dir, &options.installation(), &options.account, &SystemClock, &SystemEntropy).await?;
+    let (place, installation) = (options.etcd.place(), options.installation());
+    let (acme, account) = (&options.acme, &options.account);
+    let made =
+        init_on(place.as_ref(), &dir, &installation, acme, account, &SystemClock, &SystemEntropy).await?;
     print(&serde_json::to_value(&made)?)?;
     write!(stderr(), "{}", made.advice()).context("writing what to do next")
 }

@@ -4,6 +4,7 @@
 //! know: the schema version keeps older programs away from newer data, so an unknown field is damage.
 
 pub mod index;
+mod limits;
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -16,6 +17,7 @@ use ebbgate_model::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::limits::{ACCOUNT_BYTES_DEFAULT, Limits};
 use crate::authority::Pair;
 pub use crate::clock::UnixSecs;
 use crate::secret::{Sealed, Vault};
@@ -88,6 +90,8 @@ macro_rules! records {
         }
     )*};
 }
+
+pub mod events;
 
 records! {
     /// A key of the REST API.
@@ -259,6 +263,9 @@ pub struct Account {
     /// Since when the operator has it suspended: its API keys, agents and endpoints do not work. None: it is active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_at: Option<UnixSecs>,
+    /// Most it may have. Only the operator sets them.
+    #[serde(default, skip_serializing_if = "Limits::is_default")]
+    pub limits: Limits,
 }
 
 impl Account {
@@ -296,6 +303,9 @@ pub struct IssuedCertificate {
     pub not_before: UnixSecs,
     /// Unix seconds.
     pub not_after: UnixSecs,
+    /// Whether the ACME authority issued it, none of our own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub acme: bool,
 }
 
 impl IssuedCertificate {
@@ -308,6 +318,7 @@ impl IssuedCertificate {
             chain_pem: leaf.certificate_pem,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
+            acme: false,
         }
     }
 

@@ -21,26 +21,34 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 use tokio_rustls::TlsAcceptor;
 
+use crate::acme::{self, ACME_KEY, AcmeSettings, Registry};
+use crate::alerts::{self, MailError};
 use crate::app::{App, Settings};
+use crate::audit::{AuditError, Recorded};
 use crate::auth::Limiter;
 use crate::clock::SystemClock;
 use crate::config::Serve;
 use crate::dir::{DataDir, DirError};
 use crate::disk::unwritable;
+use crate::engine::{Engine, EngineError};
 use crate::error_chain::ErrorChain;
+use crate::events::{self, Events};
 use crate::file::{self, FileError};
+use crate::leader::Claim;
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
-use crate::push::{self, Feeds, Planned, Planner};
+use crate::push::{self, Feeds, Follower, Planned, Published};
 use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
-use crate::store::{DirLock, Sqlite, StoreError};
+use crate::store::{DirLock, Etcd, Store, StoreError};
 use crate::{admin, api, listen};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
+/// Seconds between two compactions of an etcd.
+const COMPACT_SECS: u64 = 60;
 /// Seconds between two looks for edges whose lease has ended.
 const EXPIRE_SECS: u64 = 1;
 
@@ -56,12 +64,21 @@ pub enum ServeError {
     /// A record.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Mail for alerts.
+    #[error(transparent)]
+    Mail(#[from] MailError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The database has no installation record.
-    #[error("{} has no installation record: restore a backup", path.display())]
+    #[error("{store} has no installation record: restore a backup")]
     NotInitialised {
-        /// The database.
-        path: PathBuf,
+        /// Where the records are.
+        store: String,
     },
+    /// Where the records are.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// A listener.
     #[error("cannot listen on {at}: choose another address with {flag}")]
     Listen {
@@ -104,8 +121,11 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     check_exposure(options)?;
     let tls = api_tls(options)?;
     let dir = DataDir::new(&options.dir.dir);
-    if !dir.database().exists() {
-        return Err(StoreError::Missing { path: dir.database() }.into());
+    let engine = Engine::of(&dir, options.etcd.place())?;
+    if let Engine::Sqlite(path) = &engine
+        && !path.exists()
+    {
+        return Err(StoreError::Missing { path: path.clone() }.into());
     }
     let _lock = DirLock::take(dir.path())?;
     let listeners = Listeners::bind(options, &dir).await?;
@@ -116,16 +136,27 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
         api_base: api_base(options, listeners.api_at),
         api_base_given: options.api_url.is_some(),
     };
-    let app = open_app(&dir, settings, options, planned).await?;
-    try_renew(&app).await;
+    let app = open_app(&dir, &engine, settings, options, planned).await?;
+    // At the start without a claim: what is written is tied to what was read, and serving waits for no other control.
+    try_renew(&app, None).await;
 
     let mut background = JoinSet::new();
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
-    background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
-    background.spawn(renew_hourly(app.clone()));
+    let published = Arc::<Published>::default();
+    let follower = Follower { vault, published: published.clone(), publish, metrics, room };
+    background.spawn(push::follow(app.store.clone(), follower));
+    background.spawn(lead_renewal(app.clone()));
+    if let Engine::Etcd(_) = engine {
+        background.spawn(lead_compaction(app.clone()));
+    }
+    background.spawn(acme::watch_names(app.clone()));
+    background.spawn(acme::run(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
-    let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
+    let feeds = Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone());
+    let feeds = Arc::new(feeds.with_events(app.events.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
+    events::start(&app, &options.events, dir.spool(), &mut background).await?;
+    alerts::start(&app, &options.events, &mut background)?;
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
     let api = api::router(app.clone()).layer(from_fn_with_state(app.metrics.clone(), count));
@@ -148,6 +179,7 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     stop.send_replace(true);
     while servers.join_next().await.is_some() {}
     background.shutdown().await;
+    app.candidate.resign().await;
     if let Err(error) = file::remove(&dir.note()) {
         tracing::warn!(error = %ErrorChain(&error), "a note of this control is left behind");
     }
@@ -228,17 +260,24 @@ async fn listen_on(at: SocketAddr, flag: &'static str) -> Result<(TcpListener, S
 /// Opens what the directory holds.
 async fn open_app(
     dir: &DataDir,
+    engine: &Engine,
     settings: Settings,
     options: &Serve,
     planned: watch::Receiver<Planned>,
 ) -> Result<App, ServeError> {
     let vault = dir.vault()?;
     let issuer = dir.issuer(&vault)?;
-    let store = Sqlite::open(&dir.database())?;
-    let installation = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
-    let not_initialised = || ServeError::NotInitialised { path: dir.database() };
+    let events = Arc::new(Events::default());
+    let (store, candidate) = engine.open(&SystemEntropy).await?;
+    let link = events.audit.clone();
+    let store: Arc<dyn Store> =
+        Arc::new(Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), link));
+    let installation = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
+    let acme = record::read::<AcmeSettings>(&*store, ACME_KEY).await?.map(|stored| stored.record);
+    let not_initialised = || ServeError::NotInitialised { store: engine.name() };
     Ok(App {
-        store: Arc::new(store),
+        candidate,
+        store,
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
         vault: Arc::new(vault),
@@ -249,9 +288,14 @@ async fn open_app(
         planned,
         restrictions: Arc::default(),
         limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
-        database: Arc::from(dir.database()),
+        acme: Arc::new(Registry::new(acme)),
+        database: match engine {
+            Engine::Sqlite(path) => Arc::from(path.as_path()),
+            Engine::Etcd(_) => Arc::from(dir.path()),
+        },
         installation: Arc::new(installation.ok_or_else(not_initialised)?.record),
         settings: Arc::new(settings),
+        events,
     })
 }
 
@@ -301,18 +345,41 @@ fn api_tls(options: &Serve) -> Result<Option<TlsAcceptor>, ServeError> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-async fn renew_hourly(app: App) {
-    let mut hourly = interval(Duration::from_secs(renew::INTERVAL_SECS));
-    hourly.tick().await;
-    loop {
-        hourly.tick().await;
-        try_renew(&app).await;
-    }
+/// One control at a time lets etcd forget revisions that no watcher needs.
+async fn lead_compaction(app: App) {
+    let work = |_claim: Claim| {
+        let store = Arc::clone(&app.store);
+        async move {
+            let mut often = interval(Duration::from_secs(COMPACT_SECS));
+            loop {
+                often.tick().await;
+                if let Err(error) = Etcd::compact_old(&*store).await {
+                    tracing::warn!(error = %ErrorChain(&error), "old revisions could not be compacted away");
+                }
+            }
+        }
+    };
+    match app.candidate.lead("compaction", work).await {}
+}
+
+/// One control at a time looks at all leaves every hour, and once when it takes the job over.
+async fn lead_renewal(app: App) {
+    let work = |claim: Claim| {
+        let app = app.clone();
+        async move {
+            let mut hourly = interval(Duration::from_secs(renew::INTERVAL_SECS));
+            loop {
+                hourly.tick().await;
+                try_renew(&app, Some(&claim)).await;
+            }
+        }
+    };
+    match app.candidate.lead("renewal", work).await {}
 }
 
 /// A leaf that cannot be renewed now has a third of its life left: no reason not to serve.
-async fn try_renew(app: &App) {
-    if let Err(error) = renew::renew(app).await {
+async fn try_renew(app: &App, claim: Option<&Claim>) {
+    if let Err(error) = renew::renew(app, claim).await {
         tracing::error!(error = %ErrorChain(&error), "certificates could not be renewed; trying again in an hour");
     }
 }

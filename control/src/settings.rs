@@ -2,20 +2,25 @@
 //!
 //! What is reserved already stays valid or the change is refused: names and ports are never taken from their accounts.
 
+use std::sync::Arc;
+
 use ebbgate_model::Host;
 use serde::Serialize;
 
+use crate::acme::{ACME_KEY, AcmeChanges, AcmeError, AcmeSettings, AcmeView};
+use crate::audit::{self, Actor, Link, Recorded};
 use crate::authority::{AuthorityError, Purpose};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::PortRange;
 use crate::dir::{DataDir, DirError};
+use crate::engine::{Engine, EngineError};
 use crate::init::below;
 use crate::record::{
     self, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, Holder, INSTALLATION_KEY, Installation,
     IssuedCertificate, RecordError, index,
 };
-use crate::secret::{self, Entropy};
-use crate::store::{DirLock, Outcome, Range, Sqlite, Store, StoreError, Txn};
+use crate::secret::{self, Entropy, SystemEntropy};
+use crate::store::{DirLock, Outcome, Range, Store, StoreError, Txn};
 
 /// What is to be different; None stays as it is.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +35,24 @@ pub struct Changes {
     pub connect_host: Option<Host>,
     /// Domain under which agents get random names.
     pub default_domain: Option<Host>,
+    /// The public authority.
+    pub acme: AcmeChanges,
+}
+
+/// What holds for the whole installation, as it is shown.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    #[serde(flatten)]
+    installation: Installation,
+    /// The public authority, without secrets; null: there is none.
+    acme: Option<AcmeView>,
+}
+
+impl Shown {
+    /// Both parts in one.
+    pub fn of(installation: &Installation, acme: Option<&AcmeSettings>) -> Self {
+        Self { installation: installation.clone(), acme: acme.map(AcmeSettings::view) }
+    }
 }
 
 /// What holds after a change, and what is left to do for people.
@@ -37,6 +60,8 @@ pub struct Changes {
 pub struct Changed {
     /// What holds now.
     pub installation: Installation,
+    /// The public authority, without secrets; null: there is none.
+    pub acme: Option<AcmeView>,
     /// What to do besides, one sentence each.
     pub next: Vec<String>,
 }
@@ -46,7 +71,7 @@ pub struct Changed {
 pub enum SettingsError {
     /// No flag was given.
     #[error(
-        "nothing is to be changed: give at least one of --region, --tcp-host, --tcp-ports, --connect-host, --default-domain"
+        "nothing is to be changed: give at least one of --region, --tcp-host, --tcp-ports, --connect-host, --default-domain, --acme and what begins with --acme-"
     )]
     Nothing,
     /// There is no installation.
@@ -81,15 +106,30 @@ pub enum SettingsError {
         /// Whose it is.
         holder: String,
     },
+    /// The public authority.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
     /// Somebody else wrote at the same time.
     #[error("the database changed at the same time; repeat")]
     Conflict,
+    /// Where the records are.
+    #[error(transparent)]
+    Engine(EngineError),
     /// A file or secret.
     #[error(transparent)]
     Dir(#[from] DirError),
     /// A record.
     #[error(transparent)]
     Record(#[from] RecordError),
+}
+
+impl From<EngineError> for SettingsError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Store(error) => error.into(),
+            error => Self::Engine(error),
+        }
+    }
 }
 
 impl From<StoreError> for SettingsError {
@@ -105,18 +145,25 @@ impl From<AuthorityError> for SettingsError {
 }
 
 /// What holds now, from the database of a control that does not run.
-pub async fn show(dir: &DataDir) -> Result<Installation, SettingsError> {
-    let (_lock, store) = open(dir)?;
-    let stored = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
-    Ok(stored.ok_or(SettingsError::NotInitialised)?.record)
+pub async fn show(dir: &DataDir) -> Result<Shown, SettingsError> {
+    let (_lock, store) = open(dir).await?;
+    let stored = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
+    let acme = record::read::<AcmeSettings>(&*store, ACME_KEY).await?;
+    let installation = stored.ok_or(SettingsError::NotInitialised)?.record;
+    Ok(Shown::of(&installation, acme.map(|stored| stored.record).as_ref()))
 }
 
-fn open(dir: &DataDir) -> Result<(DirLock, Sqlite), SettingsError> {
-    if !dir.database().exists() {
-        return Err(StoreError::Missing { path: dir.database() }.into());
+async fn open(dir: &DataDir) -> Result<(DirLock, Arc<dyn Store>), SettingsError> {
+    let engine = Engine::of(dir, None)?;
+    if let Engine::Sqlite(path) = &engine
+        && !path.exists()
+    {
+        return Err(StoreError::Missing { path: path.clone() }.into());
     }
     let lock = DirLock::take(dir.path())?;
-    Ok((lock, Sqlite::open(&dir.database())?))
+    let (store, _) = engine.open(&SystemEntropy).await?;
+    let store = Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), Link::default());
+    Ok((lock, Arc::new(store)))
 }
 
 /// Changes what is given. Certificates of changed names are made anew in the same transaction.
@@ -126,23 +173,29 @@ pub async fn change(
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<Changed, SettingsError> {
-    let (_lock, store) = open(dir)?;
+    let (_lock, store) = open(dir).await?;
+    let store = &*store;
     let vault = dir.vault()?;
     let issuer = dir.issuer(&vault)?;
-    let stored = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
+    let stored = record::read::<Installation>(store, INSTALLATION_KEY).await?;
     let stored = stored.ok_or(SettingsError::NotInitialised)?;
     let (old, new) = (&stored.record, with(&stored.record, changes));
-    if new == *old {
+    let old_acme = record::read::<AcmeSettings>(store, ACME_KEY).await?.map(|stored| stored.record);
+    let acme = match changes.acme.is_empty() {
+        true => old_acme.clone(),
+        false => changes.acme.apply(old_acme.as_ref(), &vault)?,
+    };
+    if new == *old && acme == old_acme {
         return Err(SettingsError::Nothing);
     }
-    check_ports(&store, old, &new).await?;
+    check_ports(store, old, &new).await?;
     for (was, wanted) in [
         (Some(&old.tcp_host), Some(&new.tcp_host)),
         (Some(&old.connect_host), Some(&new.connect_host)),
         (old.default_domain.as_ref(), new.default_domain.as_ref()),
     ] {
         if let Some(name) = wanted.filter(|_| was != wanted) {
-            check_free(&store, name).await?;
+            check_free(store, name).await?;
         }
     }
     let mut txn = Txn::new().if_unchanged(INSTALLATION_KEY, stored.modified);
@@ -163,8 +216,15 @@ pub async fn change(
         let leaf = leaf(Purpose::Ingress, DEFAULT_DOMAIN_CERTIFICATE_KEY, &names)?;
         txn = txn.put(DEFAULT_DOMAIN_CERTIFICATE_KEY, leaf);
     }
-    match store.commit(txn).await? {
-        Outcome::Committed(_) => Ok(Changed { next: next(old, &new), installation: new }),
+    if acme != old_acme {
+        txn = match &acme {
+            Some(acme) => txn.put(ACME_KEY, record::encode(acme)),
+            None => txn.delete(ACME_KEY),
+        };
+    }
+    let acme = acme.as_ref().map(AcmeSettings::view);
+    match audit::acting(Actor::operator(), store.commit(txn)).await? {
+        Outcome::Committed(_) => Ok(Changed { next: next(old, &new), installation: new, acme }),
         Outcome::Conflict(_) => Err(SettingsError::Conflict),
     }
 }
@@ -238,7 +298,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::init::{dns, init};
-    use crate::secret::SystemEntropy;
+    use crate::store::Sqlite;
     use ebbgate_model::{AccountId, AddressId, DomainId};
 
     async fn place() -> (DataDir, AccountId, tempfile::TempDir) {
@@ -255,7 +315,9 @@ mod tests {
             default_domain: Some("apps.example.net".parse().unwrap()),
         };
         "20000-20399".parse::<PortRange>().unwrap().apply(&mut installation);
-        let made = init(&dir, &installation, "first", &SystemClock, &SystemEntropy).await.unwrap();
+        let made = init(&dir, &installation, &AcmeChanges::default(), "first", &SystemClock, &SystemEntropy)
+            .await
+            .unwrap();
         (dir, made.account, temporary)
     }
 
@@ -284,7 +346,7 @@ mod tests {
             );
         }
         assert!(matches!(set("20000-20999").await, Err(SettingsError::Nothing)));
-        assert_eq!(show(&dir).await.unwrap(), changed, "a refused change changes nothing");
+        assert_eq!(show(&dir).await.unwrap(), Shown::of(&changed, None), "a refused change changes nothing");
         let host = Changes { tcp_host: Some("tcp.example.org".parse().unwrap()), ..Changes::default() };
         let refused = change(&dir, &host, &SystemClock, &SystemEntropy).await;
         assert!(matches!(refused, Err(SettingsError::AddressesInUse(1))));

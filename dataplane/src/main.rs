@@ -110,8 +110,8 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
-    let (socket, staging) = (config.control_socket(), Staging::default());
-    tokio::spawn(Feed { socket, id, edge: edge_of_feed, agents, xdp, installer, staging, events }.run());
+    let (sockets, staging) = (config.control_sockets(), Staging::default());
+    tokio::spawn(Feed { sockets, id, edge: edge_of_feed, agents, xdp, installer, staging, events }.run());
     let summed = Arc::clone(&edge);
     tokio::spawn(async move {
         loop {

@@ -12,6 +12,7 @@ mod visitor;
 
 mod access;
 mod accounts;
+mod acme;
 mod api_clients;
 mod backup;
 mod bad_input;
@@ -22,6 +23,8 @@ mod disk;
 mod faults;
 mod policy;
 mod pool;
+mod proofs;
+mod replicas;
 mod restart;
 mod sdk;
 mod site;

@@ -112,7 +112,7 @@ impl Visits {
         }
         let pause = Duration::from_secs(1) / a_second;
         let mut due = Instant::now();
-        let mut last = None;
+        let mut last: Option<String> = None;
         for n in 0.. {
             if over.load(Ordering::Relaxed) {
                 break;

@@ -73,6 +73,8 @@ pub(super) enum AdminError {
     Record(#[from] record::RecordError),
     #[error("the account {0} has no IP restriction of type `api` in force")]
     NotRestricted(AccountId),
+    #[error("{0}")]
+    Limit(String),
     #[error("somebody else changed this at the same time; repeat")]
     Conflict,
 }
@@ -87,7 +89,7 @@ impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Token => StatusCode::UNAUTHORIZED,
-            Self::Body(_) | Self::Name => StatusCode::BAD_REQUEST,
+            Self::Body(_) | Self::Name | Self::Limit(_) => StatusCode::BAD_REQUEST,
             Self::NoAccount(_) | Self::NoApiKey(_) | Self::NotRestricted(_) => StatusCode::NOT_FOUND,
             Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Conflict | Self::Active(_) => StatusCode::CONFLICT,

@@ -13,7 +13,7 @@ use super::failure::ApiError;
 use super::query::Query;
 use super::reply::Ref;
 use crate::app::App;
-use crate::record::ApiKey;
+use crate::record::{ApiKey, Limits};
 use crate::store::Revision;
 
 /// An authenticated request.
@@ -25,6 +25,8 @@ pub(super) struct Call {
     pub(super) account: AccountId,
     /// Revision of the account's own record; a write of this call needs it unchanged.
     pub(super) account_modified: Revision,
+    /// Most the account may have.
+    pub(super) limits: Limits,
     /// The key it calls with.
     pub(super) key: ApiKey,
     /// Id of the caller: a service user or the key.

@@ -11,8 +11,8 @@ pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest value in bytes.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
-/// Most compares, and most operations, of one transaction.
-pub const TXN_OPS_MAX: usize = 128;
+/// Most compares, and most operations, of one transaction. etcd takes 128 of each; two are for the engine's own.
+pub const TXN_OPS_MAX: usize = 126;
 
 /// A key with its value as of some revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +114,19 @@ pub struct Txn {
     pub compares: Vec<Compare>,
     /// What is then done.
     pub ops: Vec<Op>,
+    /// How changed objects are to be told, for a store that keeps a record of changes (`audit`). Engines do not look.
+    pub notes: Vec<Note>,
+}
+
+/// What a change of a key looks like to people: JSON, without secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The key that the transaction changes.
+    pub key: String,
+    /// The object before; None: it is new.
+    pub before: Option<serde_json::Value>,
+    /// The object after; None: it is removed.
+    pub after: Option<serde_json::Value>,
 }
 
 impl Txn {
@@ -164,10 +177,22 @@ impl Txn {
         self
     }
 
+    /// Says how the change of a key is to be told.
+    #[must_use]
+    pub fn note(
+        mut self,
+        key: impl Into<String>,
+        before: Option<serde_json::Value>,
+        after: Option<serde_json::Value>,
+    ) -> Self {
+        self.notes.push(Note { key: key.into(), before, after });
+        self
+    }
+
     /// Refuses what no store would take.
     pub fn check(&self) -> Result<(), StoreError> {
         if self.ops.len() > TXN_OPS_MAX || self.compares.len() > TXN_OPS_MAX {
-            return Err(StoreError::TooLarge("a transaction has at most 128 compares and 128 changes"));
+            return Err(StoreError::TooLarge("a transaction has at most 126 compares and 126 changes"));
         }
         let mut keys = std::collections::BTreeSet::new();
         for op in &self.ops {

@@ -10,11 +10,13 @@ mod code;
 mod diagnostic;
 mod document;
 pub mod engine;
+pub mod explain;
 pub mod expr;
 pub mod facts;
 mod hex;
 mod json;
 pub mod jwks;
+pub mod lint;
 mod node;
 mod prefix_set;
 mod references;
@@ -22,13 +24,16 @@ mod restriction;
 #[cfg(test)]
 mod testing;
 mod token;
+pub mod trace;
 mod verdict;
 mod work;
 mod yaml;
 
-/// Texts whose values know their place, for other readers of strict JSON (the control API's request bodies).
+/// Texts whose values know their place, for other readers of strict JSON (the control API's request bodies), and policy
+/// texts as plain values.
 pub mod text {
     pub use crate::diagnostic::{Place, nearest};
+    pub use crate::document::plain;
     pub use crate::json::parse as parse_json;
     pub use crate::node::{Key, Kind, Node, SyntaxError};
 }

@@ -25,6 +25,7 @@ use ebbgate_model::{
 };
 use ebbgate_policy::References;
 
+use super::challenges::Challenges;
 use super::objects::Objects;
 use super::restrictions::Restrictions;
 use crate::net::tls::CertificateTable;
@@ -53,6 +54,8 @@ pub struct Tables {
     pub certificates: CertificateTable,
     /// The agent listener's names.
     pub connect: ConnectNames,
+    /// Answers to certificate authorities.
+    pub challenges: Challenges,
     /// What accounts demand of source addresses.
     pub restrictions: Restrictions,
     /// Objects of which the newest version cannot be served, each with the reason.

@@ -101,7 +101,7 @@ fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
     installer.put(&program);
     lab.installer = Arc::new(Mutex::new(installer));
     let feed = Feed {
-        socket: dir.join("edge.sock"),
+        sockets: vec![dir.join("edge.sock")],
         id: EdgeId::new(ksuid(1)),
         edge: lab.edge.clone(),
         agents: lab.agents.clone(),

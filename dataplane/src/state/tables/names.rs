@@ -136,6 +136,17 @@ impl Tables {
             self.parse(*id, &spec.0, effects);
             concerned.extend(self.certificate_users.get(id).cloned());
         }
+        for host in &changes.challenges.remove {
+            self.challenges.remove(host);
+            self.unserved.remove(&ObjectKey::Challenge(host.clone()));
+        }
+        for (host, spec) in &changes.challenges.put {
+            let key = ObjectKey::Challenge(host.clone());
+            match self.challenges.insert(host, &spec.0) {
+                Ok(()) => drop(self.unserved.remove(&key)),
+                Err(error) => self.refuse(key, &error.to_string(), effects),
+            }
+        }
         let mut told = BTreeSet::new();
         for (id, spec) in &changes.domains.put {
             effects.names.push(Name { host: spec.0.host.clone(), port: None });
