@@ -264,9 +264,8 @@ impl Feed {
             ToEdge::End { nonce, generation, digest } => {
                 let staged = self.staging.staged.take().filter(|staged| staged.nonce == nonce);
                 let Staged { buckets, told, .. } = staged.ok_or(FeedError::OutOfPlace { what: "an end" })?;
-                let replace = move |installer: &mut Installer| {
-                    installer.replace(buckets.as_ref(), told, generation)
-                };
+                let replace =
+                    move |installer: &mut Installer| installer.replace(buckets.as_ref(), told, generation);
                 self.put_in_force(nonce, digest, lines, replace).await?;
             }
             ToEdge::Delta { nonce, from, to, digest, changes } => {
@@ -314,7 +313,8 @@ impl Feed {
         work: impl FnOnce(&mut Installer) -> T + Send + 'static,
     ) -> Result<T, FeedError> {
         let installer = Arc::clone(&self.installer);
-        let work = spawn_blocking(move || work(&mut installer.lock().unwrap_or_else(PoisonError::into_inner)));
+        let work =
+            spawn_blocking(move || work(&mut installer.lock().unwrap_or_else(PoisonError::into_inner)));
         alive(work, lines).await?.map_err(FeedError::Installer)
     }
 

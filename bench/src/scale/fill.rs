@@ -128,7 +128,8 @@ mod tests {
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.last().unwrap()["records"], 3 + 2 * 1_000 + 2);
         assert_eq!(lines.len(), 1 + 3 + 2 * 1_000 + 2 + 1);
-        let keys: std::collections::BTreeSet<_> = lines.iter().filter_map(|line| line["key"].as_str()).collect();
+        let keys: std::collections::BTreeSet<_> =
+            lines.iter().filter_map(|line| line["key"].as_str()).collect();
         assert_eq!(keys.len(), 3 + 2 * 1_000 + 2, "each its own");
         assert!(text.contains("https://e999.internal:443/") && text.contains("filled 9"));
     }

@@ -12,7 +12,8 @@ const BAR: f64 = 50.0;
 pub(super) fn text(rows: &[Row], beside: u32, machine: &BTreeMap<&'static str, String>) -> String {
     let mut text = String::from("# Scale: what so many endpoints cost, and how soon a change is live\n\n");
     let fact = |name| machine.get(name).map_or("unknown", String::as_str);
-    let facts = ["date", "commit", "kernel", "processors", "load"].map(|name| format!("{name} {}", fact(name)));
+    let facts =
+        ["date", "commit", "kernel", "processors", "load"].map(|name| format!("{name} {}", fact(name)));
     let _ = writeln!(text, "{}\n", facts.join(", "));
     let _ = writeln!(
         text,
@@ -92,7 +93,10 @@ mod tests {
             lookup: (200, 700),
         };
         let text = text(&[row(0, 20_000, 10_000.0), row(1_000, 21_000, 20_000.0)], 20, &BTreeMap::new());
-        assert!(text.contains("| 0 | 1.2 s | 50 MB | 0.9 s | 0.3 s | 20 MB | - | 5.0 ms | 10.0 ms |"), "{text}");
+        assert!(
+            text.contains("| 0 | 1.2 s | 50 MB | 0.9 s | 0.3 s | 20 MB | - | 5.0 ms | 10.0 ms |"),
+            "{text}"
+        );
         assert!(text.contains("| 21 MB | 1024 B |") && text.contains("| 200 ns | 700 ns |"), "{text}");
         assert!(text.contains(&format!("     1000 {} 20.0 ms", "#".repeat(50))), "{text}");
     }

@@ -81,7 +81,8 @@ impl Agents {
         if effects.settings || effects.names.iter().any(|name| name.host.is_wildcard()) {
             return self.sessions.all();
         }
-        let at_names = effects.names.iter().flat_map(|name| self.edge.routes.agents_at(&name.host, name.port));
+        let at_names =
+            effects.names.iter().flat_map(|name| self.edge.routes.agents_at(&name.host, name.port));
         self.sessions.of(&effects.accounts, &effects.credentials, at_names)
     }
 
@@ -170,7 +171,9 @@ impl Sessions {
     ) -> Vec<Arc<AgentSession>> {
         let mut ids: BTreeSet<TunnelSessionId> = these.into_iter().collect();
         let table = self.table();
-        ids.extend(accounts.iter().filter_map(|account| table.by_account.get(account)).flat_map(BTreeMap::keys));
+        ids.extend(
+            accounts.iter().filter_map(|account| table.by_account.get(account)).flat_map(BTreeMap::keys),
+        );
         ids.extend(credentials.iter().filter_map(|credential| table.by_credential.get(credential)).flatten());
         ids.iter().filter_map(|id| table.by_id.get(id).cloned()).collect()
     }

@@ -9,9 +9,9 @@ use ebbgate_model::{Changes, Digests, ObjectKey, Program, ProgramDigest};
 
 use crate::agents::Agents;
 use crate::state::objects::Objects;
+use crate::state::saved::Saved;
 use crate::state::saved::log::{ProgramLog, Snapshot};
 use crate::state::saved::replay::Held;
-use crate::state::saved::Saved;
 use crate::state::tables::{Effects, Tables};
 
 /// Objects that one record of the log may have; a snapshot is made of more.
@@ -85,7 +85,10 @@ impl Installer {
                 let generation = program.generation;
                 self.put(&program);
                 saved.remove_old_program();
-                tracing::info!(generation, "serving the last program of an older release until control is heard");
+                tracing::info!(
+                    generation,
+                    "serving the last program of an older release until control is heard"
+                );
             }
             Err(error) => tracing::error!(%error, "starting without the last program; waiting for control"),
         }
@@ -126,7 +129,9 @@ impl Installer {
     pub fn count_again(&mut self) -> Digests {
         let digests = self.agents.edge().tables.load().objects.digests();
         if digests != self.digests {
-            tracing::error!("the digests kept were not those of the objects held; control will mend what differs");
+            tracing::error!(
+                "the digests kept were not those of the objects held; control will mend what differs"
+            );
             self.digests = digests.clone();
         }
         digests

@@ -132,7 +132,8 @@ impl RouteTable {
                 .filter_map(|scheme| Some((scheme, scheme.default_port()?)))
                 .collect(),
         };
-        let places = places.into_iter().filter_map(|(scheme, port)| RouteKey::new(None, scheme, host.clone(), port));
+        let places =
+            places.into_iter().filter_map(|(scheme, port)| RouteKey::new(None, scheme, host.clone(), port));
         let pools: Vec<Pool> = places.filter_map(|place| self.exact(&place)).collect();
         let sessions = pools.iter().flat_map(Pool::members).filter_map(|member| match &member.kind {
             Kind::Agent(agent) => Some(agent.session.id),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ebbgate_edge::feed::installer::Installer;
@@ -93,13 +93,10 @@ async fn read_lines(mut body: Incoming, received: mpsc::Sender<FromEdge>) {
 
 /// An edge with a feed, and the Program it has.
 fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
-    let mut lab = Lab::start();
+    let mut lab = Lab::kept_in(&dir.join("edge"));
     let feeds = listen(&dir.join("edge.sock"));
     let (_, none) = mpsc::channel(1);
     let program = lab.edge.tables.load().objects.program(lab.edge.generation());
-    let mut installer = Installer::restore(lab.agents.clone(), &Saved::open(&dir.join("edge")).unwrap());
-    installer.put(&program);
-    lab.installer = Arc::new(Mutex::new(installer));
     let feed = Feed {
         sockets: vec![dir.join("edge.sock")],
         id: EdgeId::new(ksuid(1)),
@@ -124,8 +121,7 @@ fn kept(dir: &Path, lab: &Lab) -> Program {
     assert!(copied.unwrap().success());
     let (edge, _events) = lab.another_edge();
     let agents = ebbgate_edge::agents::Agents::new(Arc::new(edge));
-    let _installer =
-        Installer::restore(agents.clone(), &Saved::open(&copy.path().join("edge")).unwrap());
+    let _installer = Installer::restore(agents.clone(), &Saved::open(&copy.path().join("edge")).unwrap());
     let tables = agents.edge().tables.load_full();
     tables.objects.program(tables.generation)
 }
@@ -178,7 +174,10 @@ async fn changes_are_applied_and_kept_and_an_object_that_cannot_be_used_is_named
         panic!("not applied")
     };
     assert_eq!(digest, bad.digests().root(), "it holds what it was told");
-    assert_eq!(refused.keys().cloned().collect::<Vec<_>>(), [ObjectKey::Settings, ObjectKey::Certificate(id)]);
+    assert_eq!(
+        refused.keys().cloned().collect::<Vec<_>>(),
+        [ObjectKey::Settings, ObjectKey::Certificate(id)]
+    );
     assert!(refused[&ObjectKey::Settings].contains(&id.to_string()), "{refused:?}");
     assert_eq!(lab.edge.tables.load().settings.region, "here", "the version before stays in use");
     assert_eq!(kept(dir.path(), &lab), bad);

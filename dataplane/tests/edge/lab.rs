@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -18,6 +19,7 @@ use ebbgate_edge::state::edge::{Edge, Stage, Waits};
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
+use ebbgate_edge::state::saved::Saved;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{
     AccountId, Acl, AddressId, AddressSpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
@@ -157,6 +159,15 @@ impl Lab {
 
     /// The same, where relays may rest this many seconds.
     pub(crate) fn with_idle(relay_idle_secs: u64) -> Self {
+        Self::with(relay_idle_secs, Installer::new)
+    }
+
+    /// The same, where everything is kept in a directory.
+    pub(crate) fn kept_in(dir: &Path) -> Self {
+        Self::with(60, |agents| Installer::restore(agents, &Saved::open(dir).unwrap()))
+    }
+
+    fn with(relay_idle_secs: u64, installer: impl FnOnce(Arc<Agents>) -> Installer) -> Self {
         let (edge, events) = new_edge(relay_idle_secs);
         let edge = Arc::new(edge);
         let agents = Agents::new(Arc::clone(&edge));
@@ -164,7 +175,7 @@ impl Lab {
         let authority = Authority::new("lab");
         let port = free_port();
         let program = program(&authority, port);
-        let mut installer = Installer::new(Arc::clone(&agents));
+        let mut installer = installer(Arc::clone(&agents));
         installer.put(&program);
         let installer = Arc::new(Mutex::new(installer));
         let listen = |entrance: Entrance| {

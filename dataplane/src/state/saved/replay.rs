@@ -169,10 +169,7 @@ fn numbers<'a>(names: &'a [String], prefix: &'a str) -> impl Iterator<Item = u64
 
 /// Gives the records of a file to `take` in their order, until it says false. Then how the file ends, and where its whole
 /// records do. Several threads make records of text, which takes the most time by far.
-fn read_records(
-    path: &Path,
-    take: &mut dyn FnMut(Record) -> bool,
-) -> Result<(Ending, u64), Unusable> {
+fn read_records(path: &Path, take: &mut dyn FnMut(Record) -> bool) -> Result<(Ending, u64), Unusable> {
     let failed = |source| Unusable::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
@@ -233,8 +230,7 @@ fn in_order(
         early.insert(number, (at, record));
         while let Some((at, record)) = early.remove(&next) {
             next += 1;
-            let record =
-                record.map_err(|source| Unusable::Unknown { path: path.to_owned(), at, source })?;
+            let record = record.map_err(|source| Unusable::Unknown { path: path.to_owned(), at, source })?;
             if !take(record) {
                 return Ok(false);
             }

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ebbgate_model::{
-    AccountId, Binding, Changes, CloudEndpointSpec, Digests, EndpointId,
-    IpRestrictionKind, ObjectKey, Scheme,
+    AccountId, Binding, Changes, CloudEndpointSpec, Digests, EndpointId, IpRestrictionKind, ObjectKey, Scheme,
 };
 use ebbgate_policy::{EndpointFacts, References};
 
@@ -220,7 +219,8 @@ impl Tables {
     pub(super) fn list(&mut self, id: EndpointId, effects: &mut Effects) {
         let is_restricted = |endpoint: &Arc<Endpoint>| {
             let kind = IpRestrictionKind::Endpoints;
-            endpoint.binding == Binding::Public && self.restrictions.of(endpoint.account, kind).next().is_some()
+            endpoint.binding == Binding::Public
+                && self.restrictions.of(endpoint.account, kind).next().is_some()
         };
         let restricts = || self.policy(id).is_some_and(|policy| policy.restricts_ips);
         let in_use = self.cloud.get(&id).filter(|_| !self.unserved.contains_key(&ObjectKey::Endpoint(id)));
@@ -243,7 +243,11 @@ impl Tables {
     }
 }
 
-pub(super) fn endpoint(id: EndpointId, spec: &CloudEndpointSpec, engine: Option<Arc<ebbgate_policy::Engine>>) -> Endpoint {
+pub(super) fn endpoint(
+    id: EndpointId,
+    spec: &CloudEndpointSpec,
+    engine: Option<Arc<ebbgate_policy::Engine>>,
+) -> Endpoint {
     Endpoint {
         id,
         account: spec.account,

@@ -8,8 +8,8 @@ use ebbgate_model::{
 };
 use rustls::sign::CertifiedKey;
 
-use super::effects::{Effects, Name};
 use super::Tables;
+use super::effects::{Effects, Name};
 use crate::net::tls::{CertificateError, parse_certificate};
 use crate::persistent::Map;
 
@@ -214,7 +214,8 @@ impl Tables {
             }
             ObjectKey::Ingress(id) => {
                 let Some(spec) = self.objects.ingresses.get(id).cloned() else { return };
-                let before = self.connect.ingresses.get(&spec.host).filter(|before| is_new && before.id == *id);
+                let before =
+                    self.connect.ingresses.get(&spec.host).filter(|before| is_new && before.id == *id);
                 let before = before.and_then(|before| before.certificate.clone());
                 let certificate = self.usable(key, &spec.host, spec.certificate, before, effects);
                 let ingress = Ingress { id: *id, account: spec.account, certificate };
@@ -247,7 +248,8 @@ impl Tables {
     /// Settings without their certificates leave those before in use.
     fn certify_installation(&mut self, effects: &mut Effects) {
         let told = Arc::clone(&self.objects.settings);
-        let connect = self.certificate(told.connect_certificate).map_err(|e| format!("the agent listener: {e}"));
+        let connect =
+            self.certificate(told.connect_certificate).map_err(|e| format!("the agent listener: {e}"));
         let random = self.certificate(told.default_domain_certificate);
         let random = random.map_err(|e| format!("the default domain: {e}"));
         let (connect, random) = match (connect, random) {

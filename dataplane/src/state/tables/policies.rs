@@ -5,9 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, Weak};
 
-use ebbgate_model::{
-    AccountId, Action, AuthorityId, IpPolicyId, ObjectKey, PolicyHash, Rule, TrafficPolicy,
-};
+use ebbgate_model::{AccountId, Action, AuthorityId, IpPolicyId, ObjectKey, PolicyHash, Rule, TrafficPolicy};
 use ebbgate_policy::{Diagnostic, Engine, References};
 use serde_json::Value;
 

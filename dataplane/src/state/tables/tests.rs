@@ -138,7 +138,8 @@ fn an_object_that_cannot_be_served_is_closed_and_named_and_nobody_else() {
         }
         let tables = compiled(&program, &Tables::default());
         let named: std::collections::BTreeMap<_, _> = tables.unserved.iter().collect();
-        let mut expect = vec![ObjectKey::Domain(domain), ObjectKey::Ingress(ingress), ObjectKey::Endpoint(bad)];
+        let mut expect =
+            vec![ObjectKey::Domain(domain), ObjectKey::Ingress(ingress), ObjectKey::Endpoint(bad)];
         if present {
             expect.insert(0, ObjectKey::Certificate(certificate));
         }
@@ -184,7 +185,8 @@ fn settings_without_their_certificate_leave_those_before_in_use() {
     assert!(message.contains("default domain"), "{message}");
     let mut broken = program();
     broken.certificates.get_mut(&certificate).unwrap().key_pem = "x".into();
-    let reason = compiled(&broken, &Tables::default()).unserved.get(&ObjectKey::Settings).unwrap().to_string();
+    let reason =
+        compiled(&broken, &Tables::default()).unserved.get(&ObjectKey::Settings).unwrap().to_string();
     assert!(reason.contains("agent listener") && reason.contains(&certificate.to_string()), "{reason}");
 }
 

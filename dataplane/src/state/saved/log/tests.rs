@@ -28,7 +28,9 @@ impl Holding {
     fn take(&mut self, held: Held) {
         match held {
             Held::Objects(objects) => self.objects.apply(&objects, None),
-            Held::Snapshot { generation, digests } => (self.generation, self.digests) = (generation, *digests),
+            Held::Snapshot { generation, digests } => {
+                (self.generation, self.digests) = (generation, *digests)
+            }
             Held::Change { generation, changes } => {
                 self.objects.apply(&changes, Some(&mut self.digests));
                 self.generation = generation;

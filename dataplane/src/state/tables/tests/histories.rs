@@ -45,7 +45,8 @@ fn change(program: &mut Program, leaves: &Leaves, step: Step) {
     let Step { which, how, .. } = step;
     let key = ksuid(which);
     let certificate = |n: u8| (n > 0).then(|| CertificateId::new(ksuid(n)));
-    let host = |n: u8| ["a.example.com", "*.example.com", "b.a.example.com"][usize::from(n % 3)].parse().unwrap();
+    let host =
+        |n: u8| ["a.example.com", "*.example.com", "b.a.example.com"][usize::from(n % 3)].parse().unwrap();
     match step.what {
         0 => {
             let spec = leaves.0[usize::from(how % 3)].clone();
@@ -93,10 +94,10 @@ fn change(program: &mut Program, leaves: &Leaves, step: Step) {
                 2 => Some(json!({ "enforce": false, "allow": [] })),
                 n => Some(json!({ "ip_policies": [IpPolicyId::new(ksuid(n)).to_string()] })),
             };
-            let actions =
-                |config| vec![Action { kind: "restrict-ips".into(), config }];
+            let actions = |config| vec![Action { kind: "restrict-ips".into(), config }];
             let rule = |config| Rule { name: None, expressions: Vec::new(), actions: actions(config) };
-            let policy = |config| TrafficPolicy { on_tcp_connect: vec![rule(config)], ..TrafficPolicy::default() };
+            let policy =
+                |config| TrafficPolicy { on_tcp_connect: vec![rule(config)], ..TrafficPolicy::default() };
             let spec = CloudEndpointSpec {
                 account: of(which + how),
                 url: format!("tcp://a.example.com:{}", 1 + how / 2).parse().unwrap(),
@@ -118,9 +119,14 @@ fn answers(tables: &Tables) -> Vec<String> {
         let host: Host = name.parse().unwrap();
         let domain = tables.domains.find(&host);
         let is_used = |key: ObjectKey| unserved.get(&key).is_none();
-        if domain.is_none_or(|domain| tables.objects.domains.iter().all(|(id, spec)| {
-            spec.host != domain.spec.host || is_used(ObjectKey::Domain(*id))
-        })) && is_used(ObjectKey::Settings) {
+        if domain.is_none_or(|domain| {
+            tables
+                .objects
+                .domains
+                .iter()
+                .all(|(id, spec)| spec.host != domain.spec.host || is_used(ObjectKey::Domain(*id)))
+        }) && is_used(ObjectKey::Settings)
+        {
             let certificate = tables.certificates.find(&host).map(|one| one.cert.clone());
             all.push(format!("{name} {:?} {certificate:?}", domain.map(|domain| &domain.spec)));
         }
