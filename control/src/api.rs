@@ -19,10 +19,12 @@ mod failure;
 mod filter;
 mod front;
 mod given;
+mod invitations;
 mod ip_policies;
 mod ip_policy_rules;
 mod ip_restrictions;
 mod issue;
+mod local;
 mod owner;
 mod page;
 mod pem;
@@ -38,21 +40,41 @@ mod service_users;
 mod strict;
 mod tls_certificates;
 mod tunnel_sessions;
+mod user_sessions;
+mod users;
 mod uses;
 mod x509;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use http::StatusCode;
 
 pub use self::failure::ApiError;
+pub use self::local::Local;
 pub(crate) use self::reply::timestamp;
 pub use self::schema::openapi;
 use crate::App;
 
 /// The whole API. Unknown paths and methods are answered like every other error.
 pub fn router(app: App) -> Router {
-    let guarded = resource::routes::<agent_ingresses::AgentIngresses>()
+    let guarded = routes()
+        .route_layer(from_fn(front::authorize))
+        .route_layer(from_fn_with_state(app.clone(), front::guard));
+    guarded
+        .merge(root::open_routes())
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(from_fn_with_state(app.clone(), front::frame))
+        .with_state(app)
+}
+
+/// The API for callers in this process whose identity is proven.
+pub fn local(app: App) -> Local {
+    Local::new(app, routes())
+}
+
+/// Every route that wants a caller, before anything asks who it is.
+fn routes() -> Router<App> {
+    resource::routes::<agent_ingresses::AgentIngresses>()
         .merge(resource::routes::<api_keys::ApiKeys>())
         .merge(resource::routes::<certificate_authorities::CertificateAuthorities>())
         .merge(resource::routes::<credentials::Credentials>())
@@ -68,10 +90,7 @@ pub fn router(app: App) -> Router {
         .merge(reserved_domains::routes())
         .merge(tunnel_sessions::routes())
         .merge(root::routes())
-        .route_layer(from_fn_with_state(app.clone(), front::guard));
-    guarded
-        .merge(root::open_routes())
-        .fallback(|| async { StatusCode::NOT_FOUND })
-        .layer(from_fn_with_state(app.clone(), front::frame))
-        .with_state(app)
+        .merge(invitations::routes())
+        .merge(user_sessions::routes())
+        .merge(users::routes())
 }

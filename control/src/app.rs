@@ -11,6 +11,7 @@ use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::people::People;
 use crate::presence::Presence;
 use crate::push::Planned;
 use crate::record::{Installation, IssuedCertificate, UnixSecs};
@@ -42,6 +43,8 @@ pub struct App {
     pub planned: watch::Receiver<Planned>,
     /// Who may call from where.
     pub restrictions: Arc<ApiRestrictions>,
+    /// What people's sign-ins need in memory.
+    pub people: Arc<People>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
     /// Where the database is, for what its disk says.
@@ -171,6 +174,7 @@ pub(crate) mod testing {
                 room: Arc::default(),
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
+                people: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
                 database: Arc::from(dir.path()),
                 installation: Arc::new(Installation {

@@ -1,7 +1,7 @@
 //! `plan`: what edges must do, from what is recorded. A pure function: no store, no clock, no await, no order but the
 //! ids'.
 //!
-//! What is not safe to serve is left out here and nowhere else: credentials of inactive service users, references to
+//! What is not safe to serve is left out here and nowhere else: credentials of inactive owners, references to
 //! certificates that are gone. Where a record cannot be read, what it may have closed is closed: an endpoint stays at its
 //! place without a policy, a rule takes the IP policies of its account along, a restriction admits nobody.
 //!
@@ -15,7 +15,7 @@ use ebbgate_model::{
     AccountId, AddressId, AddressSpec, AuthorityId, AuthoritySpec, CertificateId, CertificateSpec,
     CloudEndpointSpec, CredentialId, CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId,
     IngressSpec, IpPolicyId, IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionKind,
-    IpRestrictionSpec, Program, Settings,
+    IpRestrictionSpec, OwnerId, Program, Settings,
 };
 
 use crate::record::{
@@ -141,11 +141,16 @@ fn is_active(snapshot: &Snapshot, account: AccountId) -> bool {
     snapshot.accounts.get(&account).is_some_and(|account| account.suspended_at.is_none())
 }
 
-/// Credentials that work: those of active accounts themselves, and those whose service user exists and is active.
+/// Credentials that work: those of active accounts themselves, those whose service user exists and is active, and those
+/// whose person belongs to the account.
 fn credentials(snapshot: &Snapshot) -> BTreeMap<CredentialId, CredentialSpec> {
     let works = |credential: &Credential| match credential.owner {
         _ if !is_active(snapshot, credential.account) => false,
-        Some(owner) => snapshot.service_users.get(&owner).is_some_and(|user| user.active),
+        Some(OwnerId::ServiceUser(id)) => snapshot.service_users.get(&id).is_some_and(|user| user.active),
+        Some(OwnerId::User(id)) => {
+            let membership = snapshot.memberships.get(&(credential.account, id));
+            membership.is_some_and(|membership| membership.covers(credential.created_at))
+        }
         None => true,
     };
     let spec = |credential: &Credential| {

@@ -37,7 +37,7 @@ use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::store::{DirLock, Sqlite, StoreError};
-use crate::{admin, api, listen};
+use crate::{admin, api, listen, people};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
@@ -124,11 +124,13 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
     background.spawn(renew_hourly(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
+    background.spawn(people::sweep::hourly(app.clone()));
     let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
-    let api = api::router(app.clone()).layer(from_fn_with_state(app.metrics.clone(), count));
+    let dashboard = people::dashboard::router(app.clone(), api::local(app.clone()));
+    let api = api::router(app.clone()).merge(dashboard).layer(from_fn_with_state(app.metrics.clone(), count));
     servers.spawn(listen::serve(listeners.api, tls, api, stopping.clone()));
     let admin = admin::router(app.clone(), operator_token.trim());
     servers.spawn(listen::serve(listeners.admin, None, admin, stopping));
@@ -248,6 +250,7 @@ async fn open_app(
         room: Arc::new(Room::new(usize::from(options.program_mib) << 20)),
         planned,
         restrictions: Arc::default(),
+        people: Arc::default(),
         limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
         database: Arc::from(dir.database()),
         installation: Arc::new(installation.ok_or_else(not_initialised)?.record),

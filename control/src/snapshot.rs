@@ -8,10 +8,11 @@ use std::str::FromStr;
 
 use ebbgate_model::{
     AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, CredentialId, DomainId, EndpointId,
-    EndpointUrl, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
+    EndpointUrl, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId, UserId,
 };
 
 use crate::error_chain::ErrorChain;
+use crate::record::people::{Invitation, Membership, UserSession};
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
     Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub accounts: BTreeMap<AccountId, Account>,
     /// Owners of credentials.
     pub service_users: BTreeMap<ServiceUserId, ServiceUser>,
+    /// Which people belong to which accounts.
+    pub memberships: BTreeMap<(AccountId, UserId), Membership>,
     /// Authtokens.
     pub credentials: BTreeMap<CredentialId, Credential>,
     /// Reserved domains.
@@ -181,6 +184,20 @@ impl Snapshot {
             // Edges need none of them; one that cannot be read is told all the same.
             (_, Some(ApiKey::COLLECTION), Some(_)) => {
                 Ok(item.map(parse_record::<ApiKey>).transpose().map(drop)?)
+            }
+            // A person may belong to several accounts: the account is part of the table's key.
+            (Some(account), Some(Membership::COLLECTION), Some(id)) => {
+                let membership = item.map(parse_record::<Membership>).transpose()?;
+                if let (Ok(account), Ok(id)) = (account.parse(), id.parse()) {
+                    replace(&mut self.memberships, (account, id), membership);
+                }
+                Ok(())
+            }
+            (_, Some(Invitation::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<Invitation>).transpose().map(drop)?)
+            }
+            (_, Some(UserSession::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<UserSession>).transpose().map(drop)?)
             }
             (_, Some(collection), Some(id)) => {
                 tables!(self, collection, id, item,

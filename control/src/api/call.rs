@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use axum::extract::{FromRequestParts, RawQuery};
-use ebbgate_model::AccountId;
+use ebbgate_model::{AccountId, OwnerId};
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
@@ -13,7 +13,8 @@ use super::failure::ApiError;
 use super::query::Query;
 use super::reply::Ref;
 use crate::app::App;
-use crate::record::ApiKey;
+use crate::auth::Caller;
+use crate::people::Role;
 use crate::store::Revision;
 
 /// An authenticated request.
@@ -25,9 +26,9 @@ pub(super) struct Call {
     pub(super) account: AccountId,
     /// Revision of the account's own record; a write of this call needs it unchanged.
     pub(super) account_modified: Revision,
-    /// The key it calls with.
-    pub(super) key: ApiKey,
-    /// Id of the caller: a service user or the key.
+    /// Who calls, and by which key or session.
+    pub(super) caller: Caller,
+    /// Id of the caller: a person, a service user or the key.
     pub(super) principal: String,
     /// Address the call came from; None where the listener gave none.
     pub(super) source: Option<IpAddr>,
@@ -45,6 +46,16 @@ impl Call {
     pub(super) fn reference(&self, collection: &str, id: impl std::fmt::Display) -> Ref {
         let id = id.to_string();
         Ref { uri: self.uri(&format!("{collection}/{id}")), id }
+    }
+
+    /// The person or service user that calls; None: the account itself.
+    pub(super) fn owner(&self) -> Option<OwnerId> {
+        self.caller.owner()
+    }
+
+    /// What the caller may do.
+    pub(super) fn role(&self) -> Role {
+        self.caller.role
     }
 
     /// Whether what the original refuses is refused here too.

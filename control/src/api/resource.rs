@@ -263,7 +263,7 @@ fn busy() -> ApiError {
     ApiError::unavailable(message)
 }
 
-async fn create<R: Resource>(
+pub(super) async fn create<R: Resource>(
     call: Call,
     NoQuery: NoQuery,
     JsonText(text): JsonText,
@@ -286,7 +286,7 @@ async fn create<R: Resource>(
     Err(busy())
 }
 
-async fn update<R: Resource>(
+pub(super) async fn update<R: Resource>(
     call: Call,
     Path(id): Path<String>,
     NoQuery: NoQuery,
@@ -327,7 +327,7 @@ pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) 
     Err(busy())
 }
 
-async fn delete<R: Resource>(
+pub(super) async fn delete<R: Resource>(
     call: Call,
     Path(id): Path<String>,
     NoQuery: NoQuery,
@@ -361,7 +361,7 @@ async fn remove_damaged<R: Resource>(call: &Call, id: R::Id) -> Result<Txn, ApiE
     Ok(txn.delete(IssuedCertificate::key(call.account, id)).if_unchanged(&key, item.modified).delete(key))
 }
 
-async fn find<R: Resource>(
+pub(super) async fn find<R: Resource>(
     call: Call,
     Path(id): Path<String>,
     NoQuery: NoQuery,
@@ -377,7 +377,7 @@ async fn find<R: Resource>(
     Ok(response)
 }
 
-async fn list<R: Resource>(
+pub(super) async fn list<R: Resource>(
     call: Call,
     RawQuery(query): RawQuery,
     NoBody: NoBody,

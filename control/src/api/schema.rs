@@ -16,9 +16,9 @@ use utoipa::{PartialSchema, ToSchema};
 use super::failure::ErrorBody;
 use super::resource::Resource;
 use super::{
-    agent_ingresses, api_keys, certificate_authorities, credentials, endpoints, ip_policies, ip_policy_rules,
-    ip_restrictions, reserved_addrs, reserved_domains, root, service_users, tls_certificates,
-    tunnel_sessions,
+    agent_ingresses, api_keys, certificate_authorities, credentials, endpoints, invitations, ip_policies,
+    ip_policy_rules, ip_restrictions, reserved_addrs, reserved_domains, root, service_users,
+    tls_certificates, tunnel_sessions, user_sessions, users,
 };
 
 /// The API as an `OpenAPI` document; `control/openapi.json` is its checked-in text.
@@ -45,6 +45,14 @@ pub fn openapi() -> OpenApi {
     );
     document.live::<tunnel_sessions::View>(tunnel_sessions::PATH);
     document.live::<tunnel_sessions::TunnelView>(tunnel_sessions::TUNNELS_PATH);
+    document.listed::<invitations::Invitations>();
+    document.creation::<invitations::Invitations>();
+    document.removal::<invitations::Invitations>();
+    document.listed::<user_sessions::UserSessions>();
+    document.removal::<user_sessions::UserSessions>();
+    document.listed::<users::Users>();
+    document.change::<users::Users>();
+    document.removal::<users::Users>();
     for action in ["stop", "restart", "update"] {
         let path = format!("/tunnel_sessions/{{id}}/{action}");
         document.actions(&path, HttpMethod::Post, &format!("Ask the agent to {action}"));
@@ -63,25 +71,37 @@ struct Document {
 impl Document {
     /// The five operations of [`super::resource::routes`].
     fn resource<R: Resource>(&mut self) {
-        let collection = format!("/{}", R::PATH);
-        let one = format!("/{}/{{id}}", R::PATH);
+        self.listed::<R>();
+        self.creation::<R>();
+        self.change::<R>();
+        self.removal::<R>();
+    }
+
+    /// The list and one of it.
+    fn listed<R: Resource>(&mut self) {
         let list = self.list_schema::<R::View>(R::LIST_KEY);
         let view = self.schema::<R::View>();
-        let create = self.schema::<R::Create>();
-        let update = self.schema::<R::Update>();
-        let operation =
-            |verb: &str| OperationBuilder::new().tag(R::PATH).summary(Some(format!("{verb} {}", R::NOUN)));
-        let listing = operation("List every").response_of("200", list).page_parameters(R::LIST_FILTERS);
-        self.push(&collection, HttpMethod::Get, listing);
-        let creation = operation("Create one").response_of("201", view.clone()).body(create);
-        self.push(&collection, HttpMethod::Post, creation);
-        self.push(&one, HttpMethod::Get, operation("Read one").response_of("200", view.clone()).id());
-        self.push(
-            &one,
-            HttpMethod::Patch,
-            operation("Change one").response_of("200", view).body(update).id(),
-        );
-        self.push(&one, HttpMethod::Delete, operation("Delete one").empty().id());
+        let listing = operation::<R>("List every").response_of("200", list).page_parameters(R::LIST_FILTERS);
+        self.push(&format!("/{}", R::PATH), HttpMethod::Get, listing);
+        let read = operation::<R>("Read one").response_of("200", view).id();
+        self.push(&format!("/{}/{{id}}", R::PATH), HttpMethod::Get, read);
+    }
+
+    fn creation<R: Resource>(&mut self) {
+        let (view, create) = (self.schema::<R::View>(), self.schema::<R::Create>());
+        let creation = operation::<R>("Create one").response_of("201", view).body(create);
+        self.push(&format!("/{}", R::PATH), HttpMethod::Post, creation);
+    }
+
+    fn change<R: Resource>(&mut self) {
+        let (view, update) = (self.schema::<R::View>(), self.schema::<R::Update>());
+        let change = operation::<R>("Change one").response_of("200", view).body(update).id();
+        self.push(&format!("/{}/{{id}}", R::PATH), HttpMethod::Patch, change);
+    }
+
+    fn removal<R: Resource>(&mut self) {
+        let removal = operation::<R>("Delete one").empty().id();
+        self.push(&format!("/{}/{{id}}", R::PATH), HttpMethod::Delete, removal);
     }
 
     /// List and read of what is online.
@@ -170,6 +190,11 @@ impl Document {
             .security(Some([SecurityRequirement::new("key", Vec::<String>::new())]))
             .build()
     }
+}
+
+/// An operation on the objects of a resource.
+fn operation<R: Resource>(verb: &str) -> OperationBuilder {
+    OperationBuilder::new().tag(R::PATH).summary(Some(format!("{verb} {}", R::NOUN)))
 }
 
 /// What operations have in common.

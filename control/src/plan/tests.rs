@@ -2,7 +2,8 @@
 
 use super::*;
 use ebbgate_model::{
-    AccountId, Acl, Binding, IpPolicyRuleId, IpRestrictionKind, IpRuleAction, Ksuid, ServiceUserId, TokenHash,
+    AccountId, Acl, Binding, IpPolicyRuleId, IpRestrictionKind, IpRuleAction, Ksuid, OwnerId, ServiceUserId,
+    TokenHash,
 };
 use proptest::collection::btree_set;
 use proptest::prelude::*;
@@ -37,7 +38,7 @@ fn credential(n: u8, account: u8, owner: Option<u8>) -> Credential {
         description: String::new(),
         metadata: String::new(),
         acl: Acl::parse(&["bind:*.clinic1.internal"]).unwrap(),
-        owner: owner.map(|n| ServiceUserId::new(ksuid(n))),
+        owner: owner.map(|n| ServiceUserId::new(ksuid(n)).into()),
         hash: TokenHash([n; 32]),
         created_at: 0,
     }
@@ -335,7 +336,11 @@ proptest! {
     fn a_credential_works_exactly_when_its_owner_does(snapshot in snapshots()) {
         let program = plan(&snapshot);
         for (id, credential) in &snapshot.credentials {
-            let works = credential.owner.is_none_or(|o| snapshot.service_users.get(&o).is_some_and(|u| u.active));
+            let works = match credential.owner {
+                None => true,
+                Some(OwnerId::ServiceUser(id)) => snapshot.service_users.get(&id).is_some_and(|u| u.active),
+                Some(OwnerId::User(_)) => false,
+            };
             prop_assert_eq!(program.credentials.contains_key(id), works);
         }
     }

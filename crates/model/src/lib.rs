@@ -27,8 +27,8 @@ pub use digest::ProgramDigest;
 pub use host::{HOST_BYTES_MAX, Host, HostError, LABEL_BYTES_MAX};
 pub use id::{
     AccountId, AddressId, ApiKeyId, AuthorityId, CertificateId, CredentialId, DomainId, EdgeId, EndpointId,
-    IdError, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, Ksuid, OperationId, ServiceUserId,
-    TunnelSessionId,
+    IdError, IngressId, InvitationId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, Ksuid, OperationId,
+    OwnerId, ServiceUserId, TunnelSessionId, UserId, UserSessionId,
 };
 pub use join::{JOIN_AUTHORITIES_MAX, JOIN_BYTES_MAX, JoinError, JoinString};
 pub use policy::{Action, Rule, TrafficPolicy};
