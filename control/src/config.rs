@@ -1,5 +1,8 @@
 //! Flags, as typed values. The only place that knows how they are spelled.
 
+mod dir;
+mod people;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
+pub use self::dir::Dir;
+pub use self::people::{Session, User};
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
 use crate::record::Installation;
@@ -40,6 +45,12 @@ pub enum Command {
     /// Manage API keys of a running control
     #[command(subcommand)]
     ApiKey(ApiKey),
+    /// Manage people of a running control
+    #[command(subcommand)]
+    User(User),
+    /// Manage people's sessions of a running control
+    #[command(subcommand)]
+    Session(Session),
     /// Show or change what `init` decided
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -83,14 +94,6 @@ pub enum Command {
         #[command(flatten)]
         dir: Dir,
     },
-}
-
-/// Which data directory.
-#[derive(Debug, Args)]
-pub struct Dir {
-    /// The data directory
-    #[arg(long, default_value = "/var/lib/ebbgate")]
-    pub dir: PathBuf,
 }
 
 /// `account ...`

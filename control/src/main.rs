@@ -20,7 +20,7 @@ use ebbgate_control::restore::restore;
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
 use ebbgate_control::settings::{self, Changes};
-use ebbgate_control::{operator, rotate, secret};
+use ebbgate_control::{operator, people, rotate, secret};
 use ebbgate_model::AccountId;
 use ebbgate_telemetry::{LogFormat, Logfmt};
 use serde_json::json;
@@ -52,6 +52,8 @@ async fn command(command: &Command) -> Result<()> {
         Command::Serve(options) => Ok(serve(options).await?),
         Command::Account(command) => account(command).await,
         Command::ApiKey(command) => api_key(command).await,
+        Command::User(command) => print(&people::command::user(command).await?),
+        Command::Session(command) => print(&people::command::session(command).await?),
         Command::Config(command) => configure(command).await,
         Command::Authority(command) => authority(command),
         Command::Join { dir, connect, token } => {

@@ -3,6 +3,7 @@
 //! The REST API knows API keys only; this room turns a browser's session into a caller of that API. What an object of an
 //! account is, and whether a change is sound, `api` decides for people as for keys.
 
+pub mod command;
 pub mod cookie;
 pub mod dashboard;
 mod email;

@@ -53,8 +53,7 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     fn sent_bytes(&self) -> usize {
         match Self::COLLECTION {
             // These stay here.
-            ApiKey::COLLECTION | ServiceUser::COLLECTION => 0,
-            "users" | "invitations" | "user_sessions" => 0,
+            ApiKey::COLLECTION | ServiceUser::COLLECTION | "users" | "invitations" | "user_sessions" => 0,
             // The account's name travels with each.
             Credential::COLLECTION => encode(self).len() + ACCOUNT_NAME_BYTES,
             // So does a certificate made here.

@@ -24,9 +24,12 @@ const ACCOUNTS_KEPT_MAX: usize = 1_000;
 /// What keeps callers from the API and people from the dashboard by where they come from.
 #[derive(Debug)]
 pub struct ApiRestrictions {
-    kept: Mutex<BTreeMap<(AccountId, IpRestrictionKind), Arc<tokio::sync::Mutex<Option<Kept>>>>>,
+    kept: Mutex<BTreeMap<(AccountId, IpRestrictionKind), Slot>>,
     refused: Limiter<IpAddr>,
 }
+
+/// Whoever compiles one holds its lock; others of the account wait.
+type Slot = Arc<tokio::sync::Mutex<Option<Kept>>>;
 
 /// The restriction of a type of an account, if one is enforced.
 #[derive(Debug)]

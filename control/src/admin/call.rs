@@ -100,8 +100,11 @@ impl IntoResponse for AdminError {
         let status = match self {
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Body(_) | Self::Name | Self::Value(_) | Self::WhichAccount => StatusCode::BAD_REQUEST,
-            Self::NoUser(_) | Self::NoSession(_) => StatusCode::NOT_FOUND,
-            Self::NoAccount(_) | Self::NoApiKey(_) | Self::NotRestricted(_) => StatusCode::NOT_FOUND,
+            Self::NoAccount(_)
+            | Self::NoApiKey(_)
+            | Self::NotRestricted(_)
+            | Self::NoUser(_)
+            | Self::NoSession(_) => StatusCode::NOT_FOUND,
             Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Conflict | Self::Active(_) | Self::NotFirst | Self::LastOwner(_) => StatusCode::CONFLICT,
         };

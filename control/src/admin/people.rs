@@ -335,3 +335,6 @@ async fn commit(admin: &Admin, txn: Txn) -> Result<(), AdminError> {
         Outcome::Conflict(_) => Err(AdminError::Conflict),
     }
 }
+
+#[cfg(test)]
+mod tests;

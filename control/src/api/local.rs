@@ -30,8 +30,8 @@ pub struct Local {
 
 impl Local {
     /// The API of this process, from routes that nothing guards yet.
-    pub(super) fn new(app: App, routes: Router<App>) -> Self {
-        let router = routes.route_layer(from_fn(front::authorize)).with_state(app.clone());
+    pub(super) fn new(app: App, unguarded: Router<App>) -> Self {
+        let router = unguarded.route_layer(from_fn(front::authorize)).with_state(app.clone());
         Self { app, router }
     }
 

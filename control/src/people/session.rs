@@ -156,7 +156,7 @@ pub async fn find(app: &App, presented: &str) -> Result<Option<SignedIn>, Record
 /// Whether a session is over by time.
 pub fn has_ended(session: &UserSession, now: UnixSecs) -> bool {
     let idle = now.saturating_sub(session.seen_at);
-    now >= session.expires_at || idle >= SESSION_IDLE_SECS_MAX || idle < -CLOCK_SKEW_SECS
+    now >= session.expires_at || !(-CLOCK_SKEW_SECS..SESSION_IDLE_SECS_MAX).contains(&idle)
 }
 
 /// A store that takes no write now still lets people look.

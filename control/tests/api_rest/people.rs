@@ -337,21 +337,21 @@ async fn keys_belong_to_people_by_address_and_nobody_gives_away_more_than_the_ow
     let bob = lab.person(lab.one.account, "bob@example.com", Role::Admin).await;
     let eve = lab.person(lab.one.account, "eve@example.com", Role::Viewer).await;
     let stranger = lab.person(lab.two.account, "stranger@example.com", Role::Owner).await;
-    let make = async |by: &Tenant, path: &str, body| lab.call(by, "POST", path, Some(body)).await;
+    let post = async |by: &Tenant, path: &str, body| lab.call(by, "POST", path, Some(body)).await;
     for (field, value) in [
         ("owner_id", "Eve@example.com".to_owned()),
         ("owner_email", "eve@example.com".to_owned()),
         ("owner_id", eve.user.to_string()),
     ] {
         for path in ["/api_keys", "/credentials"] {
-            let made = make(&ann.tenant, path, json!({field: value})).await.expect(201);
+            let made = post(&ann.tenant, path, json!({field: value})).await.expect(201);
             assert_eq!(made.text("owner_id"), eve.user.to_string());
         }
     }
-    let own = make(&bob.tenant, "/api_keys", json!({})).await.expect(201);
+    let own = post(&bob.tenant, "/api_keys", json!({})).await.expect(201);
     assert_eq!(own.text("owner_id"), bob.user.to_string(), "without an owner it is the caller's");
-    make(&bob.tenant, "/api_keys", json!({"owner_email": eve.email})).await.expect(201);
-    let refused = make(&bob.tenant, "/api_keys", json!({"owner_email": ann.email})).await.expect(403);
+    post(&bob.tenant, "/api_keys", json!({"owner_email": eve.email})).await.expect(201);
+    let refused = post(&bob.tenant, "/api_keys", json!({"owner_email": ann.email})).await.expect(403);
     assert_eq!(refused.code(), 630);
     for (body, code) in [
         (json!({"owner_id": "nobody@example.com"}), 634),
@@ -360,15 +360,15 @@ async fn keys_belong_to_people_by_address_and_nobody_gives_away_more_than_the_ow
         (json!({"owner_id": eve.user.to_string(), "owner_email": eve.email}), 631),
         (json!({"owner_email": "no address"}), 215),
     ] {
-        assert_eq!(make(&ann.tenant, "/api_keys", body.clone()).await.expect(400).code(), code, "{body}");
+        assert_eq!(post(&ann.tenant, "/api_keys", body.clone()).await.expect(400).code(), code, "{body}");
     }
     // An account's own key stays an owner's to give.
-    let made = make(&lab.one, "/api_keys", json!({})).await.expect(201);
+    let made = post(&lab.one, "/api_keys", json!({})).await.expect(201);
     assert_eq!(made.body["owner_id"], json!(null));
     let path = format!("/users/{}", eve.user);
     lab.call(&ann.tenant, "PATCH", &path, Some(json!({"suspended": true}))).await.expect(200);
     assert_eq!(
-        make(&ann.tenant, "/api_keys", json!({"owner_email": eve.email})).await.expect(400).code(),
+        post(&ann.tenant, "/api_keys", json!({"owner_email": eve.email})).await.expect(400).code(),
         636
     );
 }

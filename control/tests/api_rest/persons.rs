@@ -60,8 +60,8 @@ impl Page {
     /// The value a `Set-Cookie` gives to the session's cookie; "" where it is removed, None where it is not set.
     pub(crate) fn cookie(&self) -> Option<String> {
         let lines = self.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
-        let own = lines.filter_map(|line| line.strip_prefix("ebbgate_session="));
-        own.last().map(|rest| rest.split(';').next().unwrap().to_owned())
+        let mut own = lines.filter_map(|line| line.strip_prefix("ebbgate_session="));
+        own.next_back().map(|rest| rest.split(';').next().unwrap().to_owned())
     }
 }
 

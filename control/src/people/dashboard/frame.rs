@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::FutureExt;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::layout;
@@ -86,14 +86,4 @@ pub(super) async fn survive(request: Request, next: Next) -> Response {
         let message = "The server could not complete this. Its log says why.";
         guarded(layout::refusal(StatusCode::INTERNAL_SERVER_ERROR, message))
     })
-}
-
-/// Policy of a page that may send its form's answer on to a program of this machine.
-pub(super) fn policy_with_target(headers: &mut HeaderMap, target: &str) {
-    let policy = format!(
-        "default-src 'none'; style-src 'self'; form-action 'self' {target}; frame-ancestors 'none'; base-uri 'none'"
-    );
-    if let Ok(value) = HeaderValue::try_from(policy) {
-        headers.insert(header::CONTENT_SECURITY_POLICY, value);
-    }
 }

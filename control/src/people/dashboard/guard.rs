@@ -93,8 +93,10 @@ async fn admit(dashboard: &Dashboard, route: &str, request: Request) -> Result<R
     let (Some(cookie), Some(who)) = (cookie, found) else { return Err(sign_in_first(&request, &visit)) };
     let signed = Signed { who, visit, csrf: csrf_token(&cookie) };
     check_source(dashboard, &signed, route).await?;
-    count(dashboard, &signed)?;
-    check_role(&signed, request.method(), route)?;
+    let refused = count(dashboard, &signed).or_else(|| check_role(&signed, request.method(), route));
+    if let Some(refusal) = refused {
+        return Err(refusal);
+    }
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut request = request;
         request.extensions_mut().insert(signed);
@@ -140,18 +142,18 @@ async fn check_source(dashboard: &Dashboard, signed: &Signed, route: &str) -> Re
     Err(layout::restricted(signed, &message))
 }
 
-fn count(dashboard: &Dashboard, signed: &Signed) -> Result<(), Response> {
-    let admitted = dashboard.app.people.requests.admit(signed.who.user, Instant::now());
-    admitted.map_err(|wait| {
-        let message = format!("Too many requests. Wait {} seconds.", wait.as_secs() + 1);
-        layout::refusal(StatusCode::TOO_MANY_REQUESTS, &message)
-    })
+/// The refusal of one request too many, if it is.
+fn count(dashboard: &Dashboard, signed: &Signed) -> Option<Response> {
+    let wait = dashboard.app.people.requests.admit(signed.who.user, Instant::now()).err()?;
+    let message = format!("Too many requests. Wait {} seconds.", wait.as_secs() + 1);
+    Some(layout::refusal(StatusCode::TOO_MANY_REQUESTS, &message))
 }
 
-fn check_role(signed: &Signed, method: &Method, route: &str) -> Result<(), Response> {
+/// The refusal of a route that takes a higher role, if it does.
+fn check_role(signed: &Signed, method: &Method, route: &str) -> Option<Response> {
     if access::least(method, route).admits(signed.who.role) {
-        return Ok(());
+        return None;
     }
     let message = format!("You are {} in this account, and this takes more.", signed.who.role);
-    Err(layout::refusal(StatusCode::FORBIDDEN, &message))
+    Some(layout::refusal(StatusCode::FORBIDDEN, &message))
 }

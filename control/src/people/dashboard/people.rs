@@ -24,9 +24,10 @@ pub(super) async fn page(
     let owns = signed.who.role == Role::Owner;
     let read = async {
         let users = List::read(&dashboard, &signed, "/users", "users").await?;
-        let invited = match owns {
-            true => Some(List::read(&dashboard, &signed, "/invitations", "invitations").await?),
-            false => None,
+        let invited = if owns {
+            Some(List::read(&dashboard, &signed, "/invitations", "invitations").await?)
+        } else {
+            None
         };
         Ok::<_, ApiError>((users, invited))
     };

@@ -107,16 +107,12 @@ async fn proven(
     let user = members::user_by_email(&*dashboard.app.store, &email).await?;
     let stored = user.as_ref().and_then(|user| user.record.password.as_ref());
     let right = people.hashing.matches(password, stored).await;
-    match user.filter(|_| right) {
-        Some(user) => {
-            people.guesses.right(&email, visit.source);
-            Ok(Ok(user))
-        }
-        None => {
-            tracing::info!(source = visit.source.map(tracing::field::display), "a wrong password");
-            Ok(Err(Denied::Wrong))
-        }
-    }
+    let Some(user) = user.filter(|_| right) else {
+        tracing::info!(source = visit.source.map(tracing::field::display), "a wrong password");
+        return Ok(Err(Denied::Wrong));
+    };
+    people.guesses.right(&email, visit.source);
+    Ok(Ok(user))
 }
 
 fn new_password_fields() -> Vec<Markup> {
