@@ -7,6 +7,7 @@ mod env;
 mod habits;
 mod join;
 mod logging;
+mod policy;
 mod report;
 mod running;
 mod service;
@@ -40,6 +41,9 @@ enum Verb {
     Config(config::ConfigVerb),
     /// Write edge, token and authority into the configuration file, all from one string.
     Join(join::JoinArguments),
+    /// Check, explain and test a traffic policy, without an edge.
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
     /// Call the REST API.
     Api(api::ApiArguments),
     /// Install and control the background service.
@@ -58,6 +62,7 @@ pub(crate) fn run(arguments: Arguments, env: Env<'_>) -> Result<(), Failure> {
         Verb::Tls(arguments) => arguments.draft().and_then(|adhoc| adhoc::run(adhoc, env)),
         Verb::Config(verb) => config::run(&verb, env),
         Verb::Join(arguments) => join::run(&arguments, env),
+        Verb::Policy(verb) => policy::run(&verb),
         Verb::Api(arguments) => api::run(&arguments, env),
         Verb::Service(verb) => service::run(&verb, env),
         Verb::Version => {

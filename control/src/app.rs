@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
+use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::people::People;
 use crate::presence::Presence;
@@ -25,6 +26,8 @@ use crate::store::Store;
 pub struct App {
     /// What is remembered.
     pub store: Arc<dyn Store>,
+    /// This process as it asks for jobs that one process does at a time.
+    pub candidate: Candidate,
     /// Wall clock.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -154,6 +157,7 @@ pub(crate) mod testing {
         pub(crate) async fn with(settings: Settings) -> Self {
             let dir = tempfile::tempdir().expect("temporary directories can be made");
             let store = Sqlite::create(&dir.path().join("control.db")).expect("a new database");
+            let store: Arc<dyn Store> = Arc::new(store);
             let authority = |purpose| {
                 let pair = new_authority(purpose, "test", NOW).expect("a new authority");
                 Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).expect("a fresh pair")
@@ -164,7 +168,8 @@ pub(crate) mod testing {
                 edge: authority(Purpose::Edge),
             };
             let app = App {
-                store: Arc::new(store),
+                candidate: Candidate::alone(Arc::clone(&store)),
+                store,
                 clock: Arc::new(Fixed),
                 entropy: Arc::new(SystemEntropy),
                 vault: Arc::new(Vault::new(&[7; SEAL_KEY_BYTES])),

@@ -328,8 +328,8 @@ pub struct Serve {
     /// API calls an account may make in 60 seconds; 0: no limit
     #[arg(long, default_value_t = REQUESTS_MAX)]
     pub rate_limit: u32,
-    /// MiB that the objects of all accounts may take together at an edge; what would be more is refused
-    #[arg(long, value_name = "MIB", default_value_t = 255, value_parser = clap::value_parser!(u16).range(1..=255))]
+    /// MiB that the objects of all accounts may take together, as edges are sent them; what would be more is refused
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u16).range(1..))]
     pub program_mib: u16,
 }
 

@@ -20,6 +20,7 @@ pub mod error_chain;
 pub mod file;
 pub mod init;
 pub mod join;
+pub mod leader;
 pub mod listen;
 pub mod metrics;
 pub mod operator;

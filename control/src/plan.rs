@@ -15,7 +15,7 @@ use ebbgate_model::{
     AccountId, AddressId, AddressSpec, AuthorityId, AuthoritySpec, CertificateId, CertificateSpec,
     CloudEndpointSpec, CredentialId, CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId,
     IngressSpec, IpPolicyId, IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionKind,
-    IpRestrictionSpec, OwnerId, Program, Settings,
+    IpRestrictionSpec, OwnerId, PolicyHash, Program, Settings, TrafficPolicy,
 };
 
 use crate::record::{
@@ -30,6 +30,7 @@ pub fn plan(snapshot: &Snapshot) -> Program {
     Program {
         generation: snapshot.revision,
         settings: settings(snapshot, &mut certificates),
+        policies: policies(snapshot),
         endpoints: endpoints(snapshot),
         domains: domains(snapshot, &mut certificates),
         addresses: addresses(snapshot),
@@ -39,6 +40,7 @@ pub fn plan(snapshot: &Snapshot) -> Program {
         authorities: authorities(snapshot),
         ip_policies: ip_policies(snapshot),
         ip_restrictions: ip_restrictions(snapshot),
+        ..Program::default()
     }
 }
 
@@ -101,11 +103,19 @@ fn endpoints(snapshot: &Snapshot) -> BTreeMap<EndpointId, CloudEndpointSpec> {
         url: endpoint.url.clone(),
         binding: endpoint.binding,
         pooling_enabled: endpoint.pooling_enabled,
-        policy: endpoint.policy.clone(),
+        policy: endpoint.policy.as_ref().map(TrafficPolicy::hash),
     };
     let readable = snapshot.endpoints.iter().map(|(id, endpoint)| (*id, spec(endpoint)));
     let served = readable.chain(closed(snapshot));
     served.filter(|(_, endpoint)| is_active(snapshot, endpoint.account)).collect()
+}
+
+/// The policies of endpoints that are served, each once.
+fn policies(snapshot: &Snapshot) -> BTreeMap<PolicyHash, TrafficPolicy> {
+    let served = snapshot.endpoints.values().filter(|endpoint| is_active(snapshot, endpoint.account));
+    served
+        .filter_map(|endpoint| endpoint.policy.as_ref().map(|policy| (policy.hash(), policy.clone())))
+        .collect()
 }
 
 /// Endpoints that cannot be read, closed where they stand: else a wildcard beside them, or an agent, would take their

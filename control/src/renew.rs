@@ -6,6 +6,7 @@ use ebbgate_model::{AccountId, DomainId, Host, IngressId};
 use crate::App;
 use crate::authority::{AuthorityError, Purpose, is_due};
 use crate::error_chain::ErrorChain;
+use crate::leader::Claim;
 use crate::record::{
     self, ACCOUNTS_PREFIX, AgentIngress, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY,
     IssuedCertificate, RecordError, ReservedDomain, SYSTEM_PREFIX,
@@ -35,13 +36,14 @@ impl From<StoreError> for RenewError {
 /// Renews what is due. Gives how many leaves were replaced. One that cannot be renewed keeps none of the others from it;
 /// the first reason is given when all were tried.
 ///
-/// A leaf whose owner is deleted at the same moment stays deleted: the write is tied to what was read.
-pub async fn renew(app: &App) -> Result<usize, RenewError> {
+/// A leaf whose owner is deleted at the same moment stays deleted: the write is tied to what was read, and to the claim
+/// of the job if there is one.
+pub async fn renew(app: &App, claim: Option<&Claim>) -> Result<usize, RenewError> {
     let (mut renewed, mut failed) = (0, None);
     for prefix in [SYSTEM_PREFIX, ACCOUNTS_PREFIX] {
         for item in app.store.range(Range::all(prefix)).await?.items {
             if let Some(purpose) = purpose(&item.key) {
-                match renew_one(app, &item, purpose).await {
+                match renew_one(app, &item, purpose, claim).await {
                     Ok(done) => renewed += usize::from(done),
                     Err(error) => {
                         tracing::error!(key = item.key, error = %ErrorChain(&error), "a certificate could not be renewed");
@@ -54,7 +56,12 @@ pub async fn renew(app: &App) -> Result<usize, RenewError> {
     failed.map_or(Ok(renewed), Err)
 }
 
-async fn renew_one(app: &App, item: &Item, purpose: Purpose) -> Result<bool, RenewError> {
+async fn renew_one(
+    app: &App,
+    item: &Item,
+    purpose: Purpose,
+    claim: Option<&Claim>,
+) -> Result<bool, RenewError> {
     let leaf = record::decode::<IssuedCertificate>(item).map(|stored| stored.record);
     let host = match leaf {
         Ok(leaf) if is_readable(app, item, &leaf) => {
@@ -73,6 +80,10 @@ async fn renew_one(app: &App, item: &Item, purpose: Purpose) -> Result<bool, Ren
     };
     let fresh = app.issue_at(purpose, &item.key, &host)?;
     let txn = Txn::new().if_unchanged(&item.key, item.modified).put(&item.key, record::encode(&fresh));
+    let txn = match claim {
+        Some(claim) => claim.fence(txn),
+        None => txn,
+    };
     let outcome = app.store.commit(txn).await?;
     tracing::info!(%host, authority = purpose.name(), ?outcome, "renewed a certificate");
     Ok(matches!(outcome, Outcome::Committed(_)))
@@ -144,7 +155,7 @@ mod tests {
             [(0, 0), (LEAF_DAYS * 2 / 3 - 1, 0), (LEAF_DAYS * 2 / 3 + 1, 1), (LEAF_DAYS * 2 / 3 + 1, 0)]
         {
             lab.app.clock = Arc::new(At(NOW + days * 86_400));
-            assert_eq!(renew(&lab.app).await.unwrap(), expect, "after {days} days");
+            assert_eq!(renew(&lab.app, None).await.unwrap(), expect, "after {days} days");
         }
         let now = record::read::<IssuedCertificate>(&*lab.app.store, &key).await.unwrap().unwrap().record;
         assert_ne!(now.id, leaf.id);
@@ -157,12 +168,12 @@ mod tests {
         let lab = Lab::new().await;
         let damage = Txn::new().put(CONNECT_CERTIFICATE_KEY, "damage");
         let _ = lab.app.store.commit(damage).await.unwrap();
-        assert_eq!(renew(&lab.app).await.unwrap(), 1);
+        assert_eq!(renew(&lab.app, None).await.unwrap(), 1);
         let read = record::read::<IssuedCertificate>(&*lab.app.store, CONNECT_CERTIFICATE_KEY).await;
         let leaf = read.unwrap().unwrap().record;
         assert_eq!(leaf.host, lab.app.installation.connect_host);
         assert!(lab.app.vault.open(CONNECT_CERTIFICATE_KEY, &leaf.key).is_ok());
-        assert_eq!(renew(&lab.app).await.unwrap(), 0);
+        assert_eq!(renew(&lab.app, None).await.unwrap(), 0);
     }
 
     #[tokio::test]
@@ -175,7 +186,7 @@ mod tests {
         let txn = Txn::new().put(&key, record::encode(&leaf)).put(damaged.as_str(), "damage");
         let _ = lab.app.store.commit(txn).await.unwrap();
         lab.app.clock = Arc::new(At(NOW + LEAF_DAYS * 86_400));
-        let error = renew(&lab.app).await.unwrap_err().to_string();
+        let error = renew(&lab.app, None).await.unwrap_err().to_string();
         assert!(error.contains(&damaged), "{error}");
         let now = record::read::<IssuedCertificate>(&*lab.app.store, &key).await.unwrap().unwrap().record;
         assert_ne!(now.id, leaf.id, "the damaged one stands before it, and it was renewed all the same");

@@ -5,14 +5,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ebbgate_model::feed::LINE_BYTES_MAX;
-
 use crate::store::Revision;
 
-/// Bytes of a line left free: an edge may still hold the end of the line before.
-const LINE_BYTES_KEPT: usize = 1 << 20;
-/// Most bytes of a line that carries a whole Program.
-pub const PROGRAM_BYTES_MAX: usize = LINE_BYTES_MAX - LINE_BYTES_KEPT;
+/// Most bytes of a Program: more objects no edge is expected to hold in memory.
+pub const PROGRAM_BYTES_MAX: usize = 64 << 30;
+/// Bytes of a Program unless the operator says otherwise.
+pub const PROGRAM_BYTES_DEFAULT: usize = 4 << 30;
 /// One in so many bytes is kept for what grows without a write: renewed certificates.
 const GROWTH_PART: usize = 64;
 /// One in so many bytes is kept for accounts that have less than their share.
@@ -52,17 +50,17 @@ pub struct NoRoom {
 
 impl Default for Room {
     fn default() -> Self {
-        Self::new(PROGRAM_BYTES_MAX)
+        Self::new(PROGRAM_BYTES_DEFAULT)
     }
 }
 
 impl Room {
-    /// An empty one. Beyond [`PROGRAM_BYTES_MAX`] no edge would take it.
+    /// An empty one. At most [`PROGRAM_BYTES_MAX`].
     pub fn new(bytes_max: usize) -> Self {
         Self { bytes_max: bytes_max.min(PROGRAM_BYTES_MAX), state: Mutex::default() }
     }
 
-    /// Most bytes of a line that carries a whole Program.
+    /// Most bytes that all objects may take.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }

@@ -29,6 +29,7 @@ use crate::dir::{DataDir, DirError};
 use crate::disk::unwritable;
 use crate::error_chain::ErrorChain;
 use crate::file::{self, FileError};
+use crate::leader::{Candidate, Claim};
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
 use crate::push::{self, Feeds, Planned, Planner};
@@ -36,7 +37,7 @@ use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
-use crate::store::{DirLock, Sqlite, StoreError};
+use crate::store::{DirLock, Sqlite, Store, StoreError};
 use crate::{admin, api, listen, people};
 
 /// Seconds between two attempts to make the socket for edges.
@@ -117,12 +118,13 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
         api_base_given: options.api_url.is_some(),
     };
     let app = open_app(&dir, settings, options, planned).await?;
-    try_renew(&app).await;
+    // At the start without a claim: what is written is tied to what was read, and serving waits for no other control.
+    try_renew(&app, None).await;
 
     let mut background = JoinSet::new();
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
     background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
-    background.spawn(renew_hourly(app.clone()));
+    background.spawn(lead_renewal(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
     background.spawn(people::sweep::hourly(app.clone()));
     let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
@@ -150,6 +152,7 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     stop.send_replace(true);
     while servers.join_next().await.is_some() {}
     background.shutdown().await;
+    app.candidate.resign().await;
     if let Err(error) = file::remove(&dir.note()) {
         tracing::warn!(error = %ErrorChain(&error), "a note of this control is left behind");
     }
@@ -236,11 +239,12 @@ async fn open_app(
 ) -> Result<App, ServeError> {
     let vault = dir.vault()?;
     let issuer = dir.issuer(&vault)?;
-    let store = Sqlite::open(&dir.database())?;
-    let installation = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&dir.database())?);
+    let installation = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
     let not_initialised = || ServeError::NotInitialised { path: dir.database() };
     Ok(App {
-        store: Arc::new(store),
+        candidate: Candidate::alone(Arc::clone(&store)),
+        store,
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
         vault: Arc::new(vault),
@@ -304,18 +308,24 @@ fn api_tls(options: &Serve) -> Result<Option<TlsAcceptor>, ServeError> {
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
 
-async fn renew_hourly(app: App) {
-    let mut hourly = interval(Duration::from_secs(renew::INTERVAL_SECS));
-    hourly.tick().await;
-    loop {
-        hourly.tick().await;
-        try_renew(&app).await;
-    }
+/// One control at a time looks at all leaves every hour, and once when it takes the job over.
+async fn lead_renewal(app: App) {
+    let work = |claim: Claim| {
+        let app = app.clone();
+        async move {
+            let mut hourly = interval(Duration::from_secs(renew::INTERVAL_SECS));
+            loop {
+                hourly.tick().await;
+                try_renew(&app, Some(&claim)).await;
+            }
+        }
+    };
+    match app.candidate.lead("renewal", work).await {}
 }
 
 /// A leaf that cannot be renewed now has a third of its life left: no reason not to serve.
-async fn try_renew(app: &App) {
-    if let Err(error) = renew::renew(app).await {
+async fn try_renew(app: &App, claim: Option<&Claim>) {
+    if let Err(error) = renew::renew(app, claim).await {
         tracing::error!(error = %ErrorChain(&error), "certificates could not be renewed; trying again in an hour");
     }
 }

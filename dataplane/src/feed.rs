@@ -3,12 +3,15 @@
 //!
 //! Without control the edge serves what it has; this keeps trying.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FromEdge, LineError, Lines, ToEdge, write_line};
-use ebbgate_model::{EdgeId, Program, ProgramDigest};
+use ebbgate_model::feed::{
+    BEAT_SECS, FEED_PATH, FEED_VERSION, FromEdge, LineError, Lines, ToEdge, write_line,
+};
+use ebbgate_model::{Digests, EdgeId, Program, ProgramDigest};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -65,12 +68,25 @@ pub enum FeedError {
     /// No beat from it, or it does not read.
     #[error("control is silent")]
     Silent,
+    /// Control is of another release.
+    #[error(
+        "control {version} speaks version {feed} of the feed, this edge {FEED_VERSION}: install the same release of both"
+    )]
+    Version {
+        /// Of control.
+        version: String,
+        /// Its version of the feed.
+        feed: u32,
+    },
     /// The other end closed in order.
     #[error("control closed the feed")]
     Closed,
-    /// A diff for another generation; a new feed brings a whole Program.
-    #[error(transparent)]
-    Diff(#[from] ebbgate_model::DiffError),
+    /// Changes for another generation, or parts of nothing: a new feed tells control what is here.
+    #[error("control sent {what} that does not follow what it sent before")]
+    OutOfPlace {
+        /// What it sent.
+        what: &'static str,
+    },
 }
 
 /// What the feed needs from its process.
@@ -115,6 +131,7 @@ impl Feed {
         let (lines, mut queue) = mpsc::channel::<Bytes>(LINES_MAX);
         let hello = FromEdge::Hello {
             edge: self.id,
+            feed: FEED_VERSION,
             version: env!("CARGO_PKG_VERSION").into(),
             generation: self.edge.generation(),
             digest: self.digest(),
@@ -149,6 +166,7 @@ impl Feed {
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
         let mut events = Gathered::default();
+        let mut staging = Staging::default();
         loop {
             tokio::select! {
                 frame = timeout_at(deadline, response.frame()) => {
@@ -156,7 +174,7 @@ impl Feed {
                     deadline = Instant::now() + silence();
                     received.push(&frame.into_data().unwrap_or_default())?;
                     while let Some(message) = received.message()? {
-                        self.take(message, lines).await?;
+                        self.take(message, &mut staging, lines).await?;
                     }
                 }
                 change = self.edge.reports.change() => send(lines, &change).await?,
@@ -197,30 +215,84 @@ impl Feed {
         if gathered.text.is_empty() { Ok(()) } else { send_piece(lines, gathered.take()).await }
     }
 
-    async fn take(&mut self, message: ToEdge, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
-        let program = match message {
-            ToEdge::Program(program) => *program,
-            ToEdge::Diff(diff) => {
+    async fn take(
+        &mut self,
+        message: ToEdge,
+        staging: &mut Staging,
+        lines: &mpsc::Sender<Bytes>,
+    ) -> Result<(), FeedError> {
+        match message {
+            ToEdge::Hello { feed, version } if feed != FEED_VERSION => {
+                return Err(FeedError::Version { version, feed });
+            }
+            ToEdge::Hello { .. } => staging.greeted = true,
+            _ if !staging.greeted => {
+                return Err(FeedError::Version { version: "of an older release".into(), feed: 1 });
+            }
+            ToEdge::Begin { nonce, buckets } => {
+                let (mut program, mut digests) = (Program::default(), Program::default().digests());
+                if let Some(buckets) = buckets {
+                    program = self.edge.tables.load().program.clone();
+                    digests = program.digests();
+                    program.clear(&buckets, &mut digests);
+                }
+                staging.staged = Some(Staged { nonce, program, digests });
+            }
+            ToEdge::Part { nonce, objects } => {
+                let staged = staging.staged.as_mut().filter(|staged| staged.nonce == nonce);
+                let staged = staged.ok_or(FeedError::OutOfPlace { what: "a part" })?;
+                staged.program.apply(&objects, &mut staged.digests);
+            }
+            ToEdge::End { nonce, generation, digest } => {
+                let staged = staging.staged.take().filter(|staged| staged.nonce == nonce);
+                let mut staged = staged.ok_or(FeedError::OutOfPlace { what: "an end" })?;
+                staged.program.generation = generation;
+                self.put_in_force(staged, digest, lines).await?;
+            }
+            ToEdge::Delta { nonce, from, to, digest, changes } => {
                 let mut program = self.edge.tables.load().program.clone();
-                program.apply(&diff)?;
-                program
+                if program.generation != from {
+                    return Err(FeedError::OutOfPlace { what: "a delta" });
+                }
+                let mut digests = program.digests();
+                program.apply(&changes, &mut digests);
+                program.generation = to;
+                self.put_in_force(Staged { nonce, program, digests }, digest, lines).await?;
             }
-            ToEdge::Session { session, command, number } => {
-                self.agents.command(session, command, number);
-                return Ok(());
+            ToEdge::Compare { nonce, buckets } => {
+                let tables = self.edge.tables.load_full();
+                let digests = tables.program.digests();
+                let of_buckets = if buckets { digests.buckets().to_vec() } else { Vec::new() };
+                let generation = tables.program.generation;
+                let digest = digests.root();
+                send(lines, &FromEdge::Compared { nonce, generation, digest, buckets: of_buckets }).await?;
             }
-            ToEdge::Beat | ToEdge::Unknown => return Ok(()),
-        };
-        let generation = program.generation;
+            ToEdge::Session { session, command, number } => self.agents.command(session, command, number),
+            ToEdge::Beat | ToEdge::Unknown => {}
+        }
+        Ok(())
+    }
+
+    async fn put_in_force(
+        &self,
+        staged: Staged,
+        expected: ProgramDigest,
+        lines: &mpsc::Sender<Bytes>,
+    ) -> Result<(), FeedError> {
+        let Staged { nonce, program, digests } = staged;
+        let (generation, digest) = (program.generation, digests.root());
+        if digest != expected {
+            tracing::error!(generation, "the program is not what control says it is; control will mend it");
+        }
         let reply = match self.apply(program) {
-            Ok(digest) => {
+            Ok(()) => {
                 self.wait_for_xdp(lines).await?;
-                FromEdge::Applied { generation, digest: Some(digest) }
+                FromEdge::Applied { nonce, generation, digest, refused: BTreeMap::new() }
             }
             Err(error) => {
                 tracing::error!(generation, %error, "program refused; the last good one stays in force");
                 self.edge.metrics.programs_refused.inc();
-                FromEdge::Refused { generation, reason: error.to_string() }
+                FromEdge::Refused { nonce, reason: error.to_string() }
             }
         };
         send(lines, &reply).await
@@ -242,10 +314,10 @@ impl Feed {
     /// What control may compare with its own; None while there is no Program.
     fn digest(&self) -> Option<ProgramDigest> {
         let tables = self.edge.tables.load();
-        (tables.program.generation > 0).then(|| Written::new(&tables.program).digest())
+        (tables.program.generation > 0).then(|| tables.program.digests().root())
     }
 
-    fn apply(&self, program: Program) -> Result<ProgramDigest, ProgramError> {
+    fn apply(&self, program: Program) -> Result<(), ProgramError> {
         let generation = program.generation;
         let tables = Tables::compile(program, &self.edge.tables.load())?;
         install(&self.agents, tables);
@@ -254,7 +326,7 @@ impl Feed {
             tracing::error!(%error, "the program is in force but not on disk; a restart would need control");
         }
         tracing::info!(generation, "program in force");
-        Ok(written.digest())
+        Ok(())
     }
 }
 
@@ -317,6 +389,21 @@ where
         return Err(FeedError::Status(response.status()));
     }
     Ok((response.into_body(), task))
+}
+
+/// What has come on one feed and is not in force.
+#[derive(Default)]
+struct Staging {
+    /// Whether control has said its version.
+    greeted: bool,
+    staged: Option<Staged>,
+}
+
+/// A Program that is being put together.
+struct Staged {
+    nonce: u64,
+    program: Program,
+    digests: Digests,
 }
 
 /// Events on their way to one piece.

@@ -4,10 +4,9 @@
 //! Writes that would make a Program too large are refused (`room`), so this is for what was stored before, and for what
 //! grows by itself. An account gets what it needs or the same as others, whichever is less; within it the newest go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use ebbgate_model::{
     AccountId, AuthorityId, CertificateId, DomainId, EndpointId, IpPolicyId, Ksuid, Program, ProgramDigest,
 };
@@ -60,6 +59,8 @@ pub fn fit(mut program: Program, line_bytes_max: usize) -> Result<Fitted, TooLar
             );
             left_out.extend(part.close(&mut program).into_iter().map(|key| (key, reason.clone())));
         }
+        let named: BTreeSet<_> = program.endpoints.values().filter_map(|endpoint| endpoint.policy).collect();
+        program.policies.retain(|hash, _| named.contains(hash));
         (bytes, digest) = measure(&program);
         if bytes > line_bytes_max {
             return Err(TooLarge { bytes, max: line_bytes_max });
@@ -70,24 +71,23 @@ pub fn fit(mut program: Program, line_bytes_max: usize) -> Result<Fitted, TooLar
 
 /// Bytes of the line that carries a Program, and its digest.
 fn measure(program: &Program) -> (usize, ProgramDigest) {
-    let mut sink = Sink { bytes: FRAME_BYTES, hash: Context::new(&SHA256) };
-    serde_json::to_writer(&mut sink, program)
-        .expect("a Program has string keys only, and the sink takes all");
-    let mut digest = [0; 32];
-    digest.copy_from_slice(sink.hash.finish().as_ref());
-    (sink.bytes, ProgramDigest(digest))
+    (FRAME_BYTES + json_bytes(program), program.digests().root())
 }
 
-/// Counts and hashes bytes, and keeps none.
+fn json_bytes(value: &impl Serialize) -> usize {
+    let mut sink = Sink { bytes: 0 };
+    serde_json::to_writer(&mut sink, value).expect("objects have string keys only, and the sink takes all");
+    sink.bytes
+}
+
+/// Counts bytes, and keeps none.
 struct Sink {
     bytes: usize,
-    hash: Context,
 }
 
 impl io::Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes += bytes.len();
-        self.hash.update(bytes);
         Ok(bytes.len())
     }
 
@@ -115,9 +115,7 @@ enum What {
 
 impl Part {
     fn new(account: AccountId, age: Ksuid, value: &impl Serialize, what: What) -> Self {
-        let mut sink = Sink { bytes: 0, hash: Context::new(&SHA256) };
-        serde_json::to_writer(&mut sink, value).expect("the sink takes all");
-        Self { account, age, bytes: sink.bytes.saturating_sub(CLOSED_BYTES), what }
+        Self { account, age, bytes: json_bytes(value).saturating_sub(CLOSED_BYTES), what }
     }
 
     /// Leaves it out; what needs it is closed by that. Gives the keys of the records concerned.
@@ -153,7 +151,7 @@ impl Part {
 fn parts(program: &Program) -> Vec<Part> {
     let mut parts = Vec::new();
     for (id, endpoint) in &program.endpoints {
-        if let Some(policy) = &endpoint.policy {
+        if let Some(policy) = endpoint.policy.and_then(|hash| program.policies.get(&hash)) {
             parts.push(Part::new(endpoint.account, id.ksuid(), policy, What::Policy(*id)));
         }
     }
@@ -213,10 +211,7 @@ fn share(mut sizes: Vec<usize>, mut room: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use ebbgate_model::feed::ToEdge;
     use ebbgate_model::{
         Action, Binding, CertificateSpec, CloudEndpointSpec, CredentialId, CredentialSpec, DomainSpec, Rule,
         TokenHash, TrafficPolicy,
@@ -230,8 +225,9 @@ mod tests {
         AccountId::new(ksuid(n, 0))
     }
 
-    fn endpoint(n: u8, policy_bytes: usize) -> CloudEndpointSpec {
-        let config = serde_json::json!({ "content": "x".repeat(policy_bytes) });
+    /// An endpoint whose policy no other has.
+    fn endpoint(program: &mut Program, n: u8, of: u8, policy_bytes: usize) -> CloudEndpointSpec {
+        let config = serde_json::json!({ "content": format!("{of}{}", "x".repeat(policy_bytes)) });
         let action = Action { kind: "custom-response".into(), config };
         let rule = Rule { name: None, expressions: Vec::new(), actions: vec![action] };
         CloudEndpointSpec {
@@ -239,16 +235,20 @@ mod tests {
             url: "https://a.example.com".parse().unwrap(),
             binding: Binding::Public,
             pooling_enabled: false,
-            policy: Some(TrafficPolicy { on_http_request: vec![rule], ..TrafficPolicy::default() }),
+            policy: Some(
+                program.share(TrafficPolicy { on_http_request: vec![rule], ..TrafficPolicy::default() }),
+            ),
         }
     }
 
     /// Account 1 has one endpoint of 1 kB and a credential, account 2 five endpoints of 4 kB.
     fn program() -> Program {
         let mut program = Program { generation: 7, ..Program::default() };
-        program.endpoints.insert(EndpointId::new(ksuid(1, 1)), endpoint(1, 1_000));
+        let spec = endpoint(&mut program, 1, 0, 1_000);
+        program.endpoints.insert(EndpointId::new(ksuid(1, 1)), spec);
         for n in 1..=5 {
-            program.endpoints.insert(EndpointId::new(ksuid(2, n)), endpoint(2, 4_000));
+            let spec = endpoint(&mut program, 2, n, 4_000);
+            program.endpoints.insert(EndpointId::new(ksuid(2, n)), spec);
         }
         let credential = CredentialSpec {
             account: account(1),
@@ -262,7 +262,7 @@ mod tests {
     }
 
     fn line(program: &Program) -> usize {
-        serde_json::to_vec(&ToEdge::Program(Box::new(program.clone()))).unwrap().len() + 1
+        serde_json::to_vec(program).unwrap().len() + FRAME_BYTES
     }
 
     #[test]
@@ -271,11 +271,9 @@ mod tests {
         let fitted = fit(one.clone(), bytes).unwrap();
         assert_eq!((fitted.bytes, fitted.left_out.len()), (bytes, 0));
         assert_eq!(fitted.program, one);
-        let written = serde_json::to_vec(&one).unwrap();
-        let hash = aws_lc_rs::digest::digest(&SHA256, &written);
-        assert_eq!(fitted.digest.0, hash.as_ref());
+        assert_eq!(fitted.digest, one.digests().root());
         assert_eq!(fit(one.clone(), bytes - 1).unwrap().left_out.len(), 1, "one byte too many is too many");
-        let other = Program { generation: 8, ..one };
+        let other = Program { endpoints: BTreeMap::new(), ..one };
         assert_ne!(fit(other, bytes).unwrap().digest, fitted.digest);
     }
 
@@ -283,7 +281,7 @@ mod tests {
     fn what_is_too_large_costs_the_largest_account_its_newest_objects_and_nobody_else_anything() {
         let whole = program();
         for keep in 1..5_u8 {
-            let max = 3_000 + usize::from(keep) * 4_300;
+            let max = 3_400 + usize::from(keep) * 4_450;
             let fitted = fit(whole.clone(), max).unwrap();
             assert!(fitted.bytes <= max && line(&fitted.program) == fitted.bytes);
             let newest = keep + 1..=5;

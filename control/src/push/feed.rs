@@ -1,12 +1,14 @@
 //! One edge's feed: reads its lines, answers with Programs, diffs, commands and beats.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_model::feed::{BEAT_SECS, CommandOutcome, FromEdge, LineError, Lines, ToEdge, write_line};
-use ebbgate_model::{EdgeId, ProgramDigest};
+use ebbgate_model::feed::{
+    BEAT_SECS, CommandOutcome, FEED_VERSION, FromEdge, LineError, Lines, ToEdge, write_line,
+};
+use ebbgate_model::{EdgeId, ObjectKey, ProgramDigest};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,7 +18,6 @@ use super::outbox::{Held, Outbox};
 use super::planned::Planned;
 use crate::metrics::Metrics;
 use crate::presence::{Command, Hold, Presence};
-use crate::room::PROGRAM_BYTES_MAX;
 
 /// Seconds an edge may take to send its `Hello`.
 const HELLO_SECS_MAX: u64 = 10;
@@ -28,6 +29,8 @@ const ANSWER_SECS_MAX: u64 = 60;
 const SEND_SECS_MAX: u64 = 60;
 /// Edges whose last acknowledged Program is remembered.
 const EDGES_REMEMBERED_MAX: usize = 256;
+/// Refused objects of one message that have a line in the log.
+const REFUSALS_LOGGED_MAX: usize = 10;
 /// Most characters kept of a refusal's reason.
 const REASON_CHARS_MAX: usize = 1024;
 
@@ -46,6 +49,18 @@ pub enum FeedError {
     /// The first line was not a greeting, or there was none in time.
     #[error("the edge did not say who it is")]
     Hello,
+    /// The edge is of another release.
+    #[error(
+        "edge {edge} of release {version} speaks version {feed} of the feed, this control {FEED_VERSION}: install the same release of both"
+    )]
+    Version {
+        /// Which edge.
+        edge: EdgeId,
+        /// Its release.
+        version: String,
+        /// Its version of the feed.
+        feed: u32,
+    },
     /// What the edge sent is no message.
     #[error("what the edge sent cannot be read: {0}")]
     Line(#[from] LineError),
@@ -83,9 +98,12 @@ impl Feeds {
     {
         let mut messages = Messages { body, lines: Lines::default() };
         let hello = timeout(Duration::from_secs(HELLO_SECS_MAX), messages.next()).await;
-        let Ok(Ok(Some(FromEdge::Hello { edge, version, generation, digest }))) = hello else {
+        let Ok(Ok(Some(FromEdge::Hello { edge, feed, version, generation, digest }))) = hello else {
             return Err(FeedError::Hello);
         };
+        if feed != FEED_VERSION {
+            return refuse(&out, FeedError::Version { edge, version, feed }).await;
+        }
         tracing::info!(%edge, version, generation, "an edge connected");
         let (hold, commands) = self.presence.join(edge, version, generation);
         let outbox = Outbox::new(generation, digest, self.memory().get(&edge).cloned());
@@ -95,6 +113,7 @@ impl Feeds {
             edge,
             hold,
             outbox,
+            messages: VecDeque::from([greeting()]),
             waiting: None,
             said: now,
             asked: now,
@@ -130,6 +149,8 @@ struct Feed<'a> {
     edge: EdgeId,
     hold: Hold,
     outbox: Outbox,
+    /// Messages that go out after that.
+    messages: VecDeque<ToEdge>,
     /// The line that goes out next.
     waiting: Option<Bytes>,
     /// Since when it has been waiting.
@@ -160,8 +181,11 @@ impl Feed<'_> {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let newest = planned.borrow_and_update().held();
+            if let Some(messages) = newest.and_then(|newest| self.outbox.next(&newest)) {
+                self.messages.extend(messages);
+            }
             if self.waiting.is_none()
-                && let Some(message) = newest.and_then(|newest| self.outbox.next(&newest))
+                && let Some(message) = self.messages.pop_front()
             {
                 self.say(message).await?;
                 self.asked = Instant::now();
@@ -215,8 +239,11 @@ impl Feed<'_> {
 
     fn take(&mut self, message: FromEdge) {
         match message {
-            FromEdge::Applied { generation, digest } => self.applied(generation, digest),
-            FromEdge::Refused { generation, reason } => self.refused(generation, &reason),
+            FromEdge::Applied { nonce, generation, digest, refused } => {
+                self.applied(nonce, generation, digest);
+                self.objects_refused(generation, &refused);
+            }
+            FromEdge::Refused { nonce, reason } => self.refused(nonce, &reason),
             FromEdge::Sessions { sessions } => self.hold.replace_sessions(sessions),
             FromEdge::Session { session, report } => self.hold.session(session, *report),
             FromEdge::SessionEnded { session } => self.hold.session_ended(session),
@@ -229,12 +256,12 @@ impl Feed<'_> {
             FromEdge::Connection(_) => drop(self.shared.metrics.connections.inc()),
             FromEdge::Request(_) => drop(self.shared.metrics.requests.inc()),
             FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),
-            FromEdge::Hello { .. } | FromEdge::Beat | FromEdge::Unknown => {}
+            FromEdge::Hello { .. } | FromEdge::Compared { .. } | FromEdge::Beat | FromEdge::Unknown => {}
         }
     }
 
-    fn applied(&mut self, generation: u64, digest: Option<ProgramDigest>) {
-        match self.outbox.applied(generation, digest) {
+    fn applied(&mut self, nonce: u64, generation: u64, digest: ProgramDigest) {
+        match self.outbox.applied(nonce, digest) {
             Ok(Some(held)) => {
                 self.shared.remember(self.edge, held);
                 self.hold.applied(generation);
@@ -247,10 +274,22 @@ impl Feed<'_> {
         }
     }
 
-    fn refused(&mut self, generation: u64, reason: &str) {
-        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-        match self.outbox.refused(generation) {
-            Ok(()) => {
+    /// Says which objects the edge cannot use.
+    fn objects_refused(&self, generation: u64, refused: &BTreeMap<ObjectKey, String>) {
+        let Some((first, reason)) = refused.first_key_value() else { return };
+        for (object, reason) in refused.iter().take(REFUSALS_LOGGED_MAX) {
+            let reason = shortened(reason);
+            tracing::error!(edge = %self.edge, generation, %object, reason, "an edge refused an object");
+        }
+        self.shared.metrics.refusals.inc();
+        let told = format!("{} objects, the first is {first}: {}", refused.len(), shortened(reason));
+        self.hold.refused(generation, told);
+    }
+
+    fn refused(&mut self, nonce: u64, reason: &str) {
+        let reason = shortened(reason);
+        match self.outbox.refused(nonce) {
+            Ok(generation) => {
                 tracing::error!(edge = %self.edge, generation, reason, "an edge refused a Program");
                 self.shared.metrics.refusals.inc();
                 self.hold.refused(generation, reason);
@@ -268,15 +307,28 @@ impl Feed<'_> {
             Bytes::from(line)
         });
         let line = line.await.map_err(|_| FeedError::Stopping)?;
-        // A Program fits, and only a Program or the difference between two can be so long.
-        if line.len() > PROGRAM_BYTES_MAX {
-            self.outbox.not_sent();
-            return Ok(());
-        }
         self.waiting = Some(line);
         self.said = Instant::now();
         Ok(())
     }
+}
+
+fn greeting() -> ToEdge {
+    ToEdge::Hello { feed: FEED_VERSION, version: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
+/// Tells an edge of another version which one this is, and ends.
+async fn refuse(out: &mpsc::Sender<Bytes>, error: FeedError) -> Result<(), FeedError> {
+    tracing::error!(%error, "an edge is not served");
+    let mut line = Vec::new();
+    write_line(&mut line, &greeting()).expect("messages have string keys only");
+    // An edge that is gone by now needs no answer.
+    let _ = out.send(line.into()).await;
+    Err(error)
+}
+
+fn shortened(reason: &str) -> String {
+    reason.chars().take(REASON_CHARS_MAX).collect()
 }
 
 /// The messages of a body.

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::feed::ToEdge;
-use ebbgate_model::{Program, ProgramDigest};
+use ebbgate_model::feed::{PART_BYTES, ToEdge};
+use ebbgate_model::{Changes, Program, ProgramDigest};
 
 /// A Program with its digest.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,10 +27,13 @@ pub struct Outbox {
     refused: Option<Refused>,
     /// Whether the edge's digests can be compared with ours: another release may write a Program down otherwise.
     comparable: bool,
+    /// Of the newest message that asks for an answer.
+    nonce: u64,
 }
 
 #[derive(Debug)]
 struct UnderWay {
+    nonce: u64,
     held: Held,
     whole: bool,
 }
@@ -41,11 +44,11 @@ struct Refused {
     whole: bool,
 }
 
-/// An edge answered for a generation that was not under way.
+/// An edge answered for what was not under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the edge answered for generation {answered}, which was not under way to it")]
+#[error("the edge answered message {answered}, which was not under way to it")]
 pub struct Unasked {
-    /// The generation it named.
+    /// The nonce it named.
     pub answered: u64,
 }
 
@@ -60,11 +63,11 @@ impl Outbox {
             held.program.generation == generation && digest.is_none_or(|digest| digest == held.digest)
         };
         let acknowledged = remembered.filter(same);
-        Self { acknowledged, claimed: digest, under_way: None, refused: None, comparable: true }
+        Self { acknowledged, claimed: digest, under_way: None, refused: None, comparable: true, nonce: 0 }
     }
 
     /// What to send now that this is the newest plan.
-    pub fn next(&mut self, newest: &Held) -> Option<ToEdge> {
+    pub fn next(&mut self, newest: &Held) -> Option<Vec<ToEdge>> {
         if self.under_way.is_some() {
             return None;
         }
@@ -77,27 +80,29 @@ impl Outbox {
             return None;
         }
         let base = self.acknowledged.as_ref().filter(|_| refused.is_none());
-        let message = match base {
-            Some(base) if base.digest == newest.digest => return None,
-            Some(base) => ToEdge::Diff(Box::new(base.program.diff(&newest.program))),
-            None => ToEdge::Program(Box::new(Program::clone(&newest.program))),
+        let nonce = self.nonce + 1;
+        let messages = match base {
+            Some(base)
+                if base.digest == newest.digest && base.program.generation == newest.program.generation =>
+            {
+                return None;
+            }
+            Some(base) => vec![delta(nonce, base, newest)],
+            None => whole(nonce, newest),
         };
-        let whole = matches!(message, ToEdge::Program(_));
+        let whole = base.is_none();
+        self.nonce = nonce;
         self.claimed = None;
-        self.under_way = Some(UnderWay { held: newest.clone(), whole });
-        Some(message)
+        self.under_way = Some(UnderWay { nonce, held: newest.clone(), whole });
+        Some(messages)
     }
 
     /// The edge has it in force. Gives the Program to remember for its next connection; None: after a diff the edge holds
     /// something else, and is sent the whole.
-    pub fn applied(
-        &mut self,
-        generation: u64,
-        digest: Option<ProgramDigest>,
-    ) -> Result<Option<Held>, Unasked> {
-        let UnderWay { held, whole } = self.take(generation)?;
+    pub fn applied(&mut self, nonce: u64, digest: ProgramDigest) -> Result<Option<Held>, Unasked> {
+        let UnderWay { held, whole, .. } = self.take(nonce)?;
         self.refused = None;
-        if self.comparable && digest.is_some_and(|digest| digest != held.digest) {
+        if self.comparable && digest != held.digest {
             if !whole {
                 self.acknowledged = None;
                 return Ok(None);
@@ -109,17 +114,11 @@ impl Outbox {
         Ok(Some(held))
     }
 
-    /// What is under way cannot be sent: a diff that is longer than a line. The whole follows.
-    pub fn not_sent(&mut self) {
-        self.under_way = None;
-        self.acknowledged = None;
-    }
-
-    /// The edge did not take it and keeps what it had.
-    pub fn refused(&mut self, generation: u64) -> Result<(), Unasked> {
-        let under_way = self.take(generation)?;
-        self.refused = Some(Refused { generation, whole: under_way.whole });
-        Ok(())
+    /// The edge did not take it and keeps what it had. Gives the generation.
+    pub fn refused(&mut self, nonce: u64) -> Result<u64, Unasked> {
+        let UnderWay { held, whole, .. } = self.take(nonce)?;
+        self.refused = Some(Refused { generation: held.program.generation, whole });
+        Ok(held.program.generation)
     }
 
     /// Whether an answer is awaited.
@@ -127,10 +126,39 @@ impl Outbox {
         self.under_way.is_some()
     }
 
-    fn take(&mut self, generation: u64) -> Result<UnderWay, Unasked> {
-        let fits = |under_way: &mut UnderWay| under_way.held.program.generation == generation;
-        self.under_way.take_if(fits).ok_or(Unasked { answered: generation })
+    fn take(&mut self, nonce: u64) -> Result<UnderWay, Unasked> {
+        let fits = |under_way: &mut UnderWay| under_way.nonce == nonce;
+        self.under_way.take_if(fits).ok_or(Unasked { answered: nonce })
     }
+}
+
+fn delta(nonce: u64, base: &Held, newest: &Held) -> ToEdge {
+    ToEdge::Delta {
+        nonce,
+        from: base.program.generation,
+        to: newest.program.generation,
+        digest: newest.digest,
+        changes: Box::new(base.program.diff(&newest.program)),
+    }
+}
+
+/// The whole in parts of bounded size.
+fn whole(nonce: u64, newest: &Held) -> Vec<ToEdge> {
+    let mut messages = vec![ToEdge::Begin { nonce, buckets: None }];
+    let all = Program::default().diff(&newest.program);
+    let (mut part, mut bytes) = (Changes::default(), 0);
+    for key in all.puts() {
+        let Some(object) = newest.program.object(&key) else { continue };
+        part.put(&key, &object);
+        bytes += object.bytes();
+        if bytes >= PART_BYTES {
+            messages.push(ToEdge::Part { nonce, objects: Box::new(std::mem::take(&mut part)) });
+            bytes = 0;
+        }
+    }
+    messages.push(ToEdge::Part { nonce, objects: Box::new(part) });
+    messages.push(ToEdge::End { nonce, generation: newest.program.generation, digest: newest.digest });
+    messages
 }
 
 #[cfg(test)]
@@ -151,11 +179,19 @@ mod tests {
     }
 
     fn digest(program: &Program) -> ProgramDigest {
-        crate::plan::fit::fit(program.clone(), usize::MAX).unwrap().digest
+        program.digests().root()
     }
 
-    fn is_whole(message: Option<&ToEdge>) -> Option<bool> {
-        message.map(|message| matches!(message, ToEdge::Program(_)))
+    fn is_whole(messages: Option<&Vec<ToEdge>>) -> Option<bool> {
+        messages.map(|messages| matches!(messages.first(), Some(ToEdge::Begin { .. })))
+    }
+
+    /// Where the changes that are sent begin and end.
+    fn span(messages: Option<&Vec<ToEdge>>) -> Option<(u64, u64)> {
+        match messages?.as_slice() {
+            [ToEdge::Delta { from, to, .. }] => Some((*from, *to)),
+            _ => None,
+        }
     }
 
     #[test]
@@ -194,20 +230,12 @@ mod tests {
     fn an_edge_that_holds_something_else_after_a_diff_is_sent_the_whole_once() {
         let mut outbox = Outbox::new(1, None, Some(program(1)));
         assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(false));
-        assert_eq!(outbox.applied(2, Some(changed(2, "!").digest)), Ok(None));
+        assert_eq!(outbox.applied(1, changed(2, "!").digest), Ok(None));
         assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(true));
         // Another release that writes the same Program down otherwise is not sent it for ever.
-        assert_eq!(outbox.applied(2, Some(changed(2, "!").digest)), Ok(Some(program(2))));
+        assert_eq!(outbox.applied(2, changed(2, "!").digest), Ok(Some(program(2))));
         assert_eq!(is_whole(outbox.next(&program(3)).as_ref()), Some(false));
-        assert_eq!(outbox.applied(3, Some(changed(3, "!").digest)), Ok(Some(program(3))));
-    }
-
-    #[test]
-    fn a_diff_longer_than_a_line_is_followed_by_the_whole() {
-        let mut outbox = Outbox::new(1, None, Some(program(1)));
-        assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(false));
-        outbox.not_sent();
-        assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(true));
+        assert_eq!(outbox.applied(3, changed(3, "!").digest), Ok(Some(program(3))));
     }
 
     #[test]
@@ -216,32 +244,51 @@ mod tests {
         assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(false));
         assert!(outbox.next(&program(3)).is_none());
         assert!(outbox.next(&program(4)).is_none());
-        outbox.applied(2, None).unwrap();
-        let Some(ToEdge::Diff(diff)) = outbox.next(&program(4)) else { panic!("a diff") };
-        assert_eq!((diff.from, diff.to), (2, 4));
+        outbox.applied(1, program(2).digest).unwrap();
+        assert_eq!(span(outbox.next(&program(4)).as_ref()), Some((2, 4)));
     }
 
     #[test]
     fn a_refused_diff_is_followed_by_the_whole_and_a_refused_whole_by_the_next_generation() {
         let mut outbox = Outbox::new(1, None, Some(program(1)));
         outbox.next(&program(2)).unwrap();
-        outbox.refused(2).unwrap();
+        assert_eq!(outbox.refused(1), Ok(2));
         assert_eq!(is_whole(outbox.next(&program(2)).as_ref()), Some(true));
         outbox.refused(2).unwrap();
         assert!(outbox.next(&program(2)).is_none());
-        let Some(ToEdge::Diff(diff)) = outbox.next(&program(3)) else { panic!("a diff") };
-        assert_eq!(diff.from, 1, "the edge still has what it acknowledged");
+        let span = span(outbox.next(&program(3)).as_ref());
+        assert_eq!(span, Some((1, 3)), "the edge still has what it acknowledged");
     }
 
     #[test]
     fn answers_nobody_asked_for_change_nothing() {
         let mut outbox = Outbox::new(1, None, Some(program(1)));
-        assert_eq!(outbox.applied(9, None).unwrap_err(), Unasked { answered: 9 });
+        let digest = program(2).digest;
+        assert_eq!(outbox.applied(9, digest).unwrap_err(), Unasked { answered: 9 });
         outbox.next(&program(2)).unwrap();
-        assert!(outbox.applied(9, None).is_err());
-        assert!(outbox.refused(1).is_err());
-        outbox.applied(2, None).unwrap();
-        assert!(outbox.applied(2, None).is_err());
+        assert!(outbox.applied(9, digest).is_err());
+        assert!(outbox.refused(2).is_err());
+        outbox.applied(1, digest).unwrap();
+        assert!(outbox.applied(1, digest).is_err());
+    }
+
+    /// What an edge does with what it is sent. Gives the nonce.
+    fn take(edge: &mut Program, messages: Vec<ToEdge>) -> u64 {
+        let mut digests = edge.digests();
+        let mut last = 0;
+        for message in messages {
+            match message {
+                ToEdge::Begin { .. } => *edge = Program::default(),
+                ToEdge::Part { objects, .. } => edge.apply(&objects, &mut digests),
+                ToEdge::End { nonce, generation, .. } => (last, edge.generation) = (nonce, generation),
+                ToEdge::Delta { nonce, to, changes, .. } => {
+                    edge.apply(&changes, &mut digests);
+                    (last, edge.generation) = (nonce, to);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        last
     }
 
     #[derive(Debug, Clone)]
@@ -264,25 +311,22 @@ mod tests {
             let mut edge = Program::default();
             let mut remembered: Option<Held> = None;
             let mut outbox = Outbox::new(0, None, None);
-            let mut wire = None;
+            let mut wire: Option<Vec<ToEdge>> = None;
             let calm = [Step::Plan, Step::Deliver, Step::Deliver, Step::Deliver];
             for step in steps.into_iter().chain(calm) {
                 wire = wire.or_else(|| outbox.next(&newest));
                 match step {
                     Step::Plan => newest = program(newest.program.generation + 1),
                     Step::Deliver => {
-                        match wire.take() {
-                            Some(ToEdge::Program(whole)) => edge = *whole,
-                            Some(ToEdge::Diff(diff)) => edge.apply(&diff).unwrap(),
-                            _ => continue,
-                        }
-                        remembered = outbox.applied(edge.generation, Some(digest(&edge))).unwrap();
+                        let Some(messages) = wire.take() else { continue };
+                        let nonce = take(&mut edge, messages);
+                        remembered = outbox.applied(nonce, digest(&edge)).unwrap();
                     }
-                    Step::Refuse => match wire.take() {
-                        Some(ToEdge::Program(whole)) => outbox.refused(whole.generation).unwrap(),
-                        Some(ToEdge::Diff(diff)) => outbox.refused(diff.to).unwrap(),
-                        _ => {}
-                    },
+                    Step::Refuse => {
+                        if let Some(messages) = wire.take() {
+                            outbox.refused(take(&mut Program::default(), messages)).map(drop).unwrap();
+                        }
+                    }
                     Step::Reconnect | Step::Forget => {
                         if matches!(step, Step::Forget) {
                             remembered = None;

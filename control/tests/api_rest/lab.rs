@@ -100,6 +100,7 @@ impl Lab {
         let store: Arc<dyn Store> = Arc::new(Sqlite::create(&dir.path().join("control.db")).unwrap());
         let settings = Settings { strict, api_base: "http://api.example".into(), api_base_given: false };
         let app = App {
+            candidate: ebbgate_control::leader::Candidate::alone(Arc::clone(&store)),
             store,
             clock: Arc::new(Ticking(EPOCH.into())),
             entropy: Arc::new(SystemEntropy),

@@ -1,11 +1,20 @@
 //! What control and an edge say to each other: JSON values, one a line, on the two bodies of one HTTP/2 request.
 //!
-//! Unknown fields are ignored and unknown messages are skipped by [`FromEdge::Unknown`] and [`ToEdge::Unknown`], so that
-//! the two can be upgraded apart.
+//! Both greet with [`FEED_VERSION`]; ends of different versions do not go on. Within a version unknown fields are ignored
+//! and unknown messages are skipped by [`FromEdge::Unknown`] and [`ToEdge::Unknown`].
+//!
+//! A Program comes in one of two ways. [`ToEdge::Begin`], any number of [`ToEdge::Part`] and [`ToEdge::End`] replace
+//! everything, or the buckets of the digest that differ: the edge keeps the parts aside, and at the end removes what was
+//! not named. [`ToEdge::Delta`] changes single objects of the generation it starts from. Each of them that asks for an
+//! answer has a nonce, and [`FromEdge::Applied`] or [`FromEdge::Refused`] repeats it. One is under way at a time.
+//!
+//! An edge that cannot use an object keeps using the version before, and names the object in `Applied`. It holds the new
+//! version all the same: the digest is of what it was told. Nothing is assumed of an edge that connects again: its
+//! `Hello` says what it holds.
 
 mod lines;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,22 +23,78 @@ pub use lines::{LINE_BYTES_MAX, LineError, Lines, write_line};
 use crate::digest::ProgramDigest;
 use crate::event::{ConnectionEvent, RequestEvent};
 use crate::id::{AccountId, CredentialId, EdgeId, EndpointId, TunnelSessionId};
-use crate::program::{Program, ProgramDiff};
+use crate::program::{Changes, ObjectKey};
 use crate::url::{Binding, EndpointUrl};
 
 /// Path of the request an edge opens.
 pub const FEED_PATH: &str = "/edge/v1/feed";
 /// Seconds between keep-alive messages of either side; three missed ones end the feed.
 pub const BEAT_SECS: u64 = 5;
+/// Version of what is said here. 1 had no version, and sent a whole Program on one line.
+pub const FEED_VERSION: u32 = 2;
+/// Bytes of objects in one [`ToEdge::Part`], in round figures: the last object may end above it.
+pub const PART_BYTES: usize = 256 << 10;
+
+/// The version of a peer that states none.
+const fn unversioned() -> u32 {
+    1
+}
 
 /// Control to edge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToEdge {
-    /// Replace everything.
-    Program(Box<Program>),
-    /// Change what you have.
-    Diff(Box<ProgramDiff>),
+    /// First message.
+    Hello {
+        /// [`FEED_VERSION`] of control.
+        feed: u32,
+        /// Version of the program.
+        version: String,
+    },
+    /// Parts follow that replace these buckets whole.
+    Begin {
+        /// Of all messages up to the end.
+        nonce: u64,
+        /// None: everything is replaced.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        buckets: Option<BTreeSet<u16>>,
+    },
+    /// Objects of what is replaced. None is removed here.
+    Part {
+        /// Of the beginning.
+        nonce: u64,
+        /// The objects. Of one that comes twice the last holds.
+        objects: Box<Changes>,
+    },
+    /// All parts have been sent: put them in force.
+    End {
+        /// Of the beginning.
+        nonce: u64,
+        /// Generation this leads to.
+        generation: u64,
+        /// Digest of all the edge holds then.
+        digest: ProgramDigest,
+    },
+    /// Change single objects.
+    Delta {
+        /// Repeated in the answer.
+        nonce: u64,
+        /// Generation this applies to.
+        from: u64,
+        /// Generation it leads to.
+        to: u64,
+        /// Digest of all the edge holds then.
+        digest: ProgramDigest,
+        /// The objects.
+        changes: Box<Changes>,
+    },
+    /// Say what you hold, counted anew: [`FromEdge::Compared`] is the answer.
+    Compare {
+        /// Repeated in the answer.
+        nonce: u64,
+        /// Whether the digest of each bucket is wanted too.
+        buckets: bool,
+    },
     /// Ask an agent to do something.
     Session {
         /// Which session.
@@ -85,28 +150,48 @@ pub enum FromEdge {
     Hello {
         /// Stable name of this edge.
         edge: EdgeId,
+        /// [`FEED_VERSION`] of the edge.
+        #[serde(default = "unversioned")]
+        feed: u32,
         /// Version of the program.
         version: String,
         /// Generation of the Program in force; 0 when there is none.
         generation: u64,
-        /// Digest of that Program; None from an older edge.
+        /// Digest of that Program; None when there is none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<ProgramDigest>,
     },
-    /// The generation is in force.
+    /// The generation is in force, and kept for a restart.
     Applied {
+        /// Of the message this answers.
+        nonce: u64,
         /// Which.
         generation: u64,
-        /// Digest of the Program as the edge holds it; None from an older edge.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        digest: Option<ProgramDigest>,
+        /// Digest of what the edge holds now, refused objects included.
+        digest: ProgramDigest,
+        /// Objects of this message that the edge cannot use, each with the reason: the version before stays in use, or the
+        /// object is closed.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        refused: BTreeMap<ObjectKey, String>,
     },
-    /// The generation was not taken; the one before is still in force.
+    /// Nothing of the message was taken; what was in force before still is.
     Refused {
-        /// Which.
-        generation: u64,
+        /// Of the message this answers.
+        nonce: u64,
         /// Why, for the operator.
         reason: String,
+    },
+    /// Answers [`ToEdge::Compare`].
+    Compared {
+        /// Of the message this answers.
+        nonce: u64,
+        /// Generation in force.
+        generation: u64,
+        /// Digest of what the edge holds.
+        digest: ProgramDigest,
+        /// Digests of the buckets in order, when they were asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        buckets: Vec<ProgramDigest>,
     },
     /// All sessions of this edge; replaces what was reported before.
     Sessions {
@@ -292,10 +377,30 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
-        let message = ToEdge::Program(Box::default());
-        assert_eq!(
-            serde_json::from_str::<ToEdge>(&serde_json::to_string(&message).unwrap()).unwrap(),
-            message
-        );
+        let key = ObjectKey::Endpoint(EndpointId::new(crate::Ksuid::new(1_700_000_000, [1; 16])));
+        let digest = ProgramDigest::default();
+        let applied =
+            FromEdge::Applied { nonce: 1, generation: 2, digest, refused: [(key, "no".into())].into() };
+        let text = serde_json::to_string(&applied).unwrap();
+        assert_eq!(serde_json::from_str::<FromEdge>(&text).unwrap(), applied);
+        for message in [
+            ToEdge::Begin { nonce: 1, buckets: Some([7].into()) },
+            ToEdge::Part { nonce: 1, objects: Box::default() },
+            ToEdge::End { nonce: 1, generation: 2, digest },
+            ToEdge::Delta { nonce: 2, from: 2, to: 3, digest, changes: Box::default() },
+        ] {
+            let text = serde_json::to_string(&message).unwrap();
+            assert_eq!(serde_json::from_str::<ToEdge>(&text).unwrap(), message);
+        }
+    }
+
+    /// Neither end takes the other for one of its own version.
+    #[test]
+    fn an_older_peer_is_known_by_its_greeting() {
+        let edge = EdgeId::new(crate::Ksuid::new(1_700_000_000, [1; 16]));
+        let text = format!(r#"{{"type":"hello","edge":"{edge}","version":"0.1.0","generation":7}}"#);
+        assert!(matches!(serde_json::from_str(&text).unwrap(), FromEdge::Hello { feed: 1, .. }));
+        let text = r#"{"type":"program","generation":7}"#;
+        assert_eq!(serde_json::from_str::<ToEdge>(text).unwrap(), ToEdge::Unknown);
     }
 }

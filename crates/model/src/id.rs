@@ -206,6 +206,10 @@ ids! {
     IpPolicyRuleId = "ipr";
     /// An account-wide rule about the addresses its visitors, agents or API calls may come from.
     IpRestrictionId = "ipx";
+    /// A vault: a named group of secrets.
+    VaultId = "vault";
+    /// A secret in a vault.
+    SecretId = "secret";
     /// One API call, for finding it in the logs.
     OperationId = "op";
     /// An edge process.

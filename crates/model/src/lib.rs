@@ -18,25 +18,27 @@ mod join;
 mod policy;
 mod prefix;
 mod program;
+mod spec;
 mod token;
 mod url;
 
 pub use acl::{ACL_RULES_MAX, Acl, AclError, AclRule};
 pub use code::ErrorCode;
-pub use digest::ProgramDigest;
+pub use digest::{BUCKETS, Digests, ProgramDigest};
 pub use host::{HOST_BYTES_MAX, Host, HostError, LABEL_BYTES_MAX};
 pub use id::{
     AccountId, AddressId, ApiKeyId, AuthorityId, CertificateId, CredentialId, DomainId, EdgeId, EndpointId,
     IdError, IngressId, InvitationId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, Ksuid, OperationId,
-    OwnerId, ServiceUserId, TunnelSessionId, UserId, UserSessionId,
+    OwnerId, SecretId, ServiceUserId, TunnelSessionId, UserId, UserSessionId, VaultId,
 };
 pub use join::{JOIN_AUTHORITIES_MAX, JOIN_BYTES_MAX, JoinError, JoinString};
-pub use policy::{Action, Rule, TrafficPolicy};
+pub use policy::{Action, PolicyHash, PolicyHashError, Rule, TrafficPolicy};
 pub use prefix::{Prefix, PrefixError, canonical_ip};
-pub use program::{
-    AddressSpec, AuthoritySpec, CertificateSpec, CloudEndpointSpec, CredentialSpec, DiffError, DomainSpec,
-    IngressSpec, IpPolicyRule, IpPolicySpec, IpRestrictionKind, IpRestrictionSpec, IpRuleAction, Program,
-    ProgramDiff, Settings, TableDiff,
+pub use program::{Changes, Object, ObjectKey, ObjectKeyError, Program, Shared, TableChanges};
+pub use spec::{
+    AddressSpec, AuthoritySpec, CertificateSpec, ChallengeSpec, CloudEndpointSpec, CredentialSpec,
+    DomainSpec, IngressSpec, IpPolicyRule, IpPolicySpec, IpRestrictionKind, IpRestrictionSpec, IpRuleAction,
+    SecretSpec, Settings,
 };
 pub use token::{TOKEN_SECRET_CHARS, Token, TokenError, TokenHash};
 pub use url::{Binding, EndpointUrl, INTERNAL_LABELS_MAX, Scheme, UrlError};

@@ -1,6 +1,12 @@
 //! A traffic policy as data: phases, rules, actions. Legacy aliases are already resolved; nothing is interpreted.
 
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
+
+use crate::digest::{DIGEST_BYTES, Hex, hex_bytes};
 
 /// A policy document in canonical form (surface.md section 4.1).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -17,7 +23,46 @@ pub struct TrafficPolicy {
     pub on_http_response: Vec<Rule>,
 }
 
+/// SHA-256 of a policy as compact JSON, the bytes of `serde_json::to_vec`: policies of one content have one hash.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyHash(pub [u8; DIGEST_BYTES]);
+
+impl fmt::Display for PolicyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Hex(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for PolicyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PolicyHash({self})")
+    }
+}
+
+/// A text is no hash of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a hash of a policy is 64 hexadecimal digits")]
+pub struct PolicyHashError;
+
+impl FromStr for PolicyHash {
+    type Err = PolicyHashError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyHashError> {
+        hex_bytes(text).map(Self).ok_or(PolicyHashError)
+    }
+}
+
+as_text!(PolicyHash);
+
 impl TrafficPolicy {
+    /// Its hash.
+    pub fn hash(&self) -> PolicyHash {
+        let text = serde_json::to_vec(self).expect("a policy has string keys only");
+        let mut hash = [0; DIGEST_BYTES];
+        hash.copy_from_slice(digest(&SHA256, &text).as_ref());
+        PolicyHash(hash)
+    }
+
     /// Whether there is no rule in any phase.
     pub fn is_empty(&self) -> bool {
         self.on_tcp_connect.is_empty() && self.on_http_request.is_empty() && self.on_http_response.is_empty()

@@ -1,240 +1,267 @@
-//! `Program`: everything an edge needs to know, as one value with a generation; and the diff between two of them.
+//! `Program`: everything an edge needs to know, as tables of objects; and the changes between two of them.
 //!
-//! Control computes Programs (`plan`), an edge applies them. Law: `apply(diff(a, b), a) == b`, checked by a property test.
+//! The unit is one object: control plans, sends and counts single objects, an edge applies, keeps and refuses them. One
+//! list of tables below makes the Program, its changes and the names of its objects: a new table is one line there.
+//!
+//! Laws, checked by property tests: `a.apply(a.diff(b)) == b`, and `Digests` that follow changes equal those made anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::acl::Acl;
+use crate::digest::{Digests, ProgramDigest, bucket};
 use crate::host::Host;
 use crate::id::{
-    AccountId, AddressId, AuthorityId, CertificateId, CredentialId, DomainId, EndpointId, IngressId,
-    IpPolicyId, IpRestrictionId,
+    AddressId, AuthorityId, CertificateId, CredentialId, DomainId, EndpointId, IngressId, IpPolicyId,
+    IpRestrictionId, SecretId,
 };
-use crate::policy::TrafficPolicy;
-use crate::prefix::Prefix;
-use crate::token::TokenHash;
-use crate::url::{Binding, EndpointUrl};
+use crate::policy::{PolicyHash, TrafficPolicy};
+use crate::spec::{
+    AddressSpec, AuthoritySpec, CertificateSpec, ChallengeSpec, CloudEndpointSpec, CredentialSpec,
+    DomainSpec, IngressSpec, IpPolicySpec, IpRestrictionSpec, SecretSpec, Settings,
+};
 
-/// The whole configuration of an edge at one generation.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Program {
-    /// Store revision this was planned from; grows.
-    pub generation: u64,
-    /// What holds for the whole edge.
-    pub settings: Settings,
-    /// Cloud endpoints.
-    pub endpoints: BTreeMap<EndpointId, CloudEndpointSpec>,
-    /// Reserved domains.
-    pub domains: BTreeMap<DomainId, DomainSpec>,
-    /// Reserved TCP addresses.
-    pub addresses: BTreeMap<AddressId, AddressSpec>,
-    /// Authtokens, as hashes.
-    pub credentials: BTreeMap<CredentialId, CredentialSpec>,
-    /// Custom connect names.
-    pub ingresses: BTreeMap<IngressId, IngressSpec>,
+/// Name of the one object that stands in no table.
+const SETTINGS: &str = "settings";
+
+/// Makes a Program of its tables: `name, variant: key => value`.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $table:ident, $kind:ident: $key:ty => $value:ty,)*) => {
+        /// The whole configuration of an edge at one generation.
+        #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Program {
+            /// Store revision this was planned from; grows.
+            pub generation: u64,
+            /// What holds for the whole edge.
+            pub settings: Settings,
+            $($(#[$doc])* pub $table: BTreeMap<$key, $value>,)*
+        }
+
+        /// Objects to put in place and to remove.
+        #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct Changes {
+            /// New settings, when they changed.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub settings: Option<Arc<Settings>>,
+            $(
+                /// See the table of this name in [`Program`].
+                #[serde(skip_serializing_if = "TableChanges::is_empty")]
+                pub $table: TableChanges<$key, $value>,
+            )*
+        }
+
+        /// Names one object of a Program; its text is `table/key`, or `settings`. Ordered by table, then key.
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum ObjectKey {
+            /// What holds for the whole edge.
+            Settings,
+            $(
+                /// An object of the table of this name.
+                $kind($key),
+            )*
+        }
+
+        /// One object of a Program, shared.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Object {
+            /// What holds for the whole edge.
+            Settings(Arc<Settings>),
+            $(
+                /// An object of the table of this name.
+                $kind(Arc<$value>),
+            )*
+        }
+
+        impl fmt::Display for ObjectKey {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    Self::Settings => f.write_str(SETTINGS),
+                    $(Self::$kind(key) => write!(f, "{}/{key}", stringify!($table)),)*
+                }
+            }
+        }
+
+        impl FromStr for ObjectKey {
+            type Err = ObjectKeyError;
+
+            fn from_str(text: &str) -> Result<Self, ObjectKeyError> {
+                if text == SETTINGS {
+                    return Ok(Self::Settings);
+                }
+                let (table, key) = text.split_once('/').ok_or(ObjectKeyError)?;
+                match table {
+                    $(stringify!($table) => key.parse().map(Self::$kind).map_err(|_| ObjectKeyError),)*
+                    _ => Err(ObjectKeyError),
+                }
+            }
+        }
+
+        impl Object {
+            /// Digest of this object under its key.
+            pub fn digest(&self, key: &ObjectKey) -> ProgramDigest {
+                match self {
+                    Self::Settings(value) => ProgramDigest::of_object(key, value.as_ref()),
+                    $(Self::$kind(value) => ProgramDigest::of_object(key, value.as_ref()),)*
+                }
+            }
+
+            /// Bytes of its value as compact JSON.
+            pub fn bytes(&self) -> usize {
+                match self {
+                    Self::Settings(value) => json_bytes(value.as_ref()),
+                    $(Self::$kind(value) => json_bytes(value.as_ref()),)*
+                }
+            }
+        }
+
+        impl Changes {
+            /// Puts an object in place. One of another table than its key is left alone.
+            pub fn put(&mut self, key: &ObjectKey, object: &Object) {
+                match (key, object) {
+                    (ObjectKey::Settings, Object::Settings(value)) => self.settings = Some(Arc::clone(value)),
+                    $((ObjectKey::$kind(key), Object::$kind(value)) => {
+                        self.$table.remove.remove(key);
+                        self.$table.put.insert(key.clone(), Shared(Arc::clone(value)));
+                    })*
+                    _ => {}
+                }
+            }
+
+            /// Removes an object. Settings are never removed.
+            pub fn remove(&mut self, key: &ObjectKey) {
+                match key {
+                    ObjectKey::Settings => {}
+                    $(ObjectKey::$kind(key) => {
+                        self.$table.put.remove(key);
+                        self.$table.remove.insert(key.clone());
+                    })*
+                }
+            }
+
+            /// Whether nothing changes.
+            pub fn is_empty(&self) -> bool {
+                self.settings.is_none() $(&& self.$table.is_empty())*
+            }
+
+            /// Objects that are put in place or removed.
+            pub fn len(&self) -> usize {
+                usize::from(self.settings.is_some()) $(+ self.$table.put.len() + self.$table.remove.len())*
+            }
+
+            /// Names of the objects that are put in place.
+            pub fn puts(&self) -> impl Iterator<Item = ObjectKey> {
+                let settings = self.settings.iter().map(|_| ObjectKey::Settings);
+                settings$(.chain(self.$table.put.keys().cloned().map(ObjectKey::$kind)))*
+            }
+        }
+
+        impl Program {
+            /// What changes from `self` to `to`.
+            pub fn diff(&self, to: &Self) -> Changes {
+                Changes {
+                    settings: (self.settings != to.settings).then(|| Arc::new(to.settings.clone())),
+                    $($table: TableChanges::between(&self.$table, &to.$table),)*
+                }
+            }
+
+            /// Makes the changes in place, in time proportional to them. The generation is the caller's to set.
+            pub fn apply(&mut self, changes: &Changes, digests: &mut Digests) {
+                if let Some(settings) = &changes.settings {
+                    let key = ObjectKey::Settings;
+                    digests.take(key.bucket(), ProgramDigest::of_object(&key, &self.settings));
+                    digests.add(key.bucket(), ProgramDigest::of_object(&key, settings.as_ref()));
+                    self.settings.clone_from(settings);
+                }
+                $(changes.$table.apply(&mut self.$table, digests, &ObjectKey::$kind);)*
+            }
+
+            /// Removes all objects of these buckets. Settings stay.
+            pub fn clear(&mut self, buckets: &BTreeSet<u16>, digests: &mut Digests) {
+                $(clear(&mut self.$table, buckets, digests, &ObjectKey::$kind);)*
+            }
+
+            /// The digests of what it holds, made anew.
+            pub fn digests(&self) -> Digests {
+                let mut digests = Digests::default();
+                let settings = ObjectKey::Settings;
+                digests.add(settings.bucket(), ProgramDigest::of_object(&settings, &self.settings));
+                $(for (key, value) in &self.$table {
+                    let key = ObjectKey::$kind(key.clone());
+                    digests.add(key.bucket(), ProgramDigest::of_object(&key, value));
+                })*
+                digests
+            }
+
+            /// One object.
+            pub fn object(&self, key: &ObjectKey) -> Option<Object> {
+                Some(match key {
+                    ObjectKey::Settings => Object::Settings(Arc::new(self.settings.clone())),
+                    $(ObjectKey::$kind(key) => Object::$kind(Arc::new(self.$table.get(key)?.clone())),)*
+                })
+            }
+        }
+    };
+}
+
+tables! {
+    /// Traffic policies, each once, however many endpoints name it.
+    policies, Policy: PolicyHash => TrafficPolicy,
     /// Certificates with keys.
-    pub certificates: BTreeMap<CertificateId, CertificateSpec>,
+    certificates, Certificate: CertificateId => CertificateSpec,
     /// Authorities that policies name.
-    pub authorities: BTreeMap<AuthorityId, AuthoritySpec>,
+    authorities, Authority: AuthorityId => AuthoritySpec,
     /// IP policies that policies name.
-    pub ip_policies: BTreeMap<IpPolicyId, IpPolicySpec>,
+    ip_policies, IpPolicy: IpPolicyId => IpPolicySpec,
     /// What accounts demand of source addresses, whatever their endpoints' policies say.
-    pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestrictionSpec>,
+    ip_restrictions, IpRestriction: IpRestrictionId => IpRestrictionSpec,
+    /// Secrets that policies read.
+    secrets, Secret: SecretId => SecretSpec,
+    /// Reserved domains.
+    domains, Domain: DomainId => DomainSpec,
+    /// Reserved TCP addresses.
+    addresses, Address: AddressId => AddressSpec,
+    /// Custom connect names.
+    ingresses, Ingress: IngressId => IngressSpec,
+    /// Answers to certificate authorities, by the name they check.
+    challenges, Challenge: Host => ChallengeSpec,
+    /// Authtokens, as hashes.
+    credentials, Credential: CredentialId => CredentialSpec,
+    /// Cloud endpoints.
+    endpoints, Endpoint: EndpointId => CloudEndpointSpec,
 }
 
-/// What holds for the whole edge.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// The one region name of this installation.
-    pub region: String,
-    /// Names the agent listener answers to besides custom connect names; empty server name included.
-    pub connect_hosts: Vec<Host>,
-    /// Certificate of the agent listener for those names.
-    pub connect_certificate: Option<CertificateId>,
-    /// Domain under which agents get random names, if any.
-    pub default_domain: Option<Host>,
-    /// Certificate for the names directly below the default domain.
-    #[serde(default)]
-    pub default_domain_certificate: Option<CertificateId>,
-    /// Host name shown in reserved addresses.
-    pub tcp_host: Option<Host>,
-    /// Ports from which an edge may serve random addresses of agents, if any.
-    pub random_tcp_ports: Option<RangeInclusive<u16>>,
-}
+/// A text names no object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an object is named `settings` or `table/key`")]
+pub struct ObjectKeyError;
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            region: "local".into(),
-            connect_hosts: Vec::new(),
-            connect_certificate: None,
-            default_domain: None,
-            default_domain_certificate: None,
-            tcp_host: None,
-            random_tcp_ports: None,
-        }
+as_text!(ObjectKey);
+
+impl ObjectKey {
+    /// The bucket of its digest.
+    pub fn bucket(&self) -> usize {
+        bucket(self)
     }
 }
 
-/// A cloud endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CloudEndpointSpec {
-    /// Owner.
-    pub account: AccountId,
-    /// Canonical URL.
-    pub url: EndpointUrl,
-    /// Who can reach it.
-    pub binding: Binding,
-    /// Whether it may share its URL with others that also may.
-    pub pooling_enabled: bool,
-    /// What happens to its traffic. None: no policy saved yet, traffic is answered as offline with an explanation.
-    pub policy: Option<TrafficPolicy>,
-}
+/// A value that may be shared; as JSON it is the value itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared<V>(pub Arc<V>);
 
-/// A reserved domain, exact or wildcard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DomainSpec {
-    /// Owner.
-    pub account: AccountId,
-    /// The name.
-    pub host: Host,
-    /// Certificate to answer with; None: handshakes for the name are refused.
-    pub certificate: Option<CertificateId>,
-}
-
-/// A reserved TCP address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AddressSpec {
-    /// Owner.
-    pub account: AccountId,
-    /// Host part, shared by all addresses of an installation.
-    pub host: Host,
-    /// Port the edge listens on.
-    pub port: u16,
-}
-
-/// An authtoken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CredentialSpec {
-    /// Owner account.
-    pub account: AccountId,
-    /// Name of the account, shown by agents.
-    pub account_name: String,
-    /// SHA-256 of the token.
-    pub token: TokenHash,
-    /// What sessions may bind.
-    pub acl: Acl,
-    /// Whether the account lets TLS that its visitors began travel between edge and agent without a second encryption.
-    #[serde(default)]
-    pub passthrough_links: bool,
-}
-
-/// A custom connect name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IngressSpec {
-    /// Only sessions of this account may come in by the name.
-    pub account: AccountId,
-    /// The name.
-    pub host: Host,
-    /// Certificate the agent listener answers with.
-    pub certificate: Option<CertificateId>,
-}
-
-/// A certificate with its key.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CertificateSpec {
-    /// Leaf first.
-    pub chain_pem: String,
-    /// The private key, unencrypted PEM.
-    pub key_pem: String,
-}
-
-impl std::fmt::Debug for CertificateSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CertificateSpec").field("chain_pem", &self.chain_pem.len()).finish_non_exhaustive()
+impl<V: Serialize> Serialize for Shared<V> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(s)
     }
 }
 
-/// An authority for client certificates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuthoritySpec {
-    /// Owner.
-    pub account: AccountId,
-    /// Exactly one CA certificate.
-    pub ca_pem: String,
-}
-
-/// A named list of IP rules.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IpPolicySpec {
-    /// Owner.
-    pub account: AccountId,
-    /// Its rules, unordered: deny wins.
-    pub rules: Vec<IpPolicyRule>,
-}
-
-/// One rule of an IP policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IpPolicyRule {
-    /// Network.
-    pub cidr: Prefix,
-    /// What a match means.
-    pub action: IpRuleAction,
-}
-
-/// What a match of an IP rule means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IpRuleAction {
-    /// Let through, unless denied elsewhere.
-    Allow,
-    /// Refuse, whatever else allows.
-    Deny,
-}
-
-/// An account-wide demand on source addresses: only those pass that the named IP policies together allow and do not deny.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IpRestrictionSpec {
-    /// Owner.
-    pub account: AccountId,
-    /// Whose source addresses.
-    pub kind: IpRestrictionKind,
-    /// Whether it is in force; else it is only kept.
-    pub enforced: bool,
-    /// At least one, of the same account.
-    pub ip_policies: BTreeSet<IpPolicyId>,
-}
-
-/// Whose source addresses an IP restriction is about. The field `type` of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IpRestrictionKind {
-    /// People at the dashboard.
-    Dashboard,
-    /// Callers of the API.
-    Api,
-    /// Agents that start sessions.
-    Agent,
-    /// Visitors of public endpoints.
-    Endpoints,
-}
-
-impl IpRestrictionKind {
-    /// All of them, in the API's order.
-    pub const ALL: [Self; 4] = [Self::Dashboard, Self::Api, Self::Agent, Self::Endpoints];
-
-    /// The word of the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Dashboard => "dashboard",
-            Self::Api => "api",
-            Self::Agent => "agent",
-            Self::Endpoints => "endpoints",
-        }
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Shared<V> {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        V::deserialize(d).map(Arc::new).map(Self)
     }
 }
 
@@ -244,121 +271,107 @@ impl IpRestrictionKind {
     serialize = "K: Ord + Serialize, V: Serialize",
     deserialize = "K: Ord + Deserialize<'de>, V: Deserialize<'de>"
 ))]
-pub struct TableDiff<K: Ord, V> {
+pub struct TableChanges<K: Ord, V> {
     /// Rows to insert or replace.
     #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
-    pub put: BTreeMap<K, V>,
+    pub put: BTreeMap<K, Shared<V>>,
     /// Rows to remove.
     #[serde(default = "BTreeSet::new", skip_serializing_if = "BTreeSet::is_empty")]
     pub remove: BTreeSet<K>,
 }
 
-impl<K: Ord, V> Default for TableDiff<K, V> {
+impl<K: Ord, V> Default for TableChanges<K, V> {
     fn default() -> Self {
         Self { put: BTreeMap::new(), remove: BTreeSet::new() }
     }
 }
 
-impl<K: Ord + Clone, V: Clone + PartialEq> TableDiff<K, V> {
+impl<K: Ord, V> TableChanges<K, V> {
+    fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.remove.is_empty()
+    }
+}
+
+impl<K: Ord + Clone, V: Clone + PartialEq + Serialize> TableChanges<K, V> {
     fn between(from: &BTreeMap<K, V>, to: &BTreeMap<K, V>) -> Self {
         let changed = to.iter().filter(|(k, v)| from.get(*k) != Some(*v));
         Self {
-            put: changed.map(|(k, v)| (k.clone(), v.clone())).collect(),
+            put: changed.map(|(k, v)| (k.clone(), Shared(Arc::new(v.clone())))).collect(),
             remove: from.keys().filter(|k| !to.contains_key(*k)).cloned().collect(),
         }
     }
 
-    fn apply(&self, table: &mut BTreeMap<K, V>) {
-        table.retain(|k, _| !self.remove.contains(k));
-        table.extend(self.put.iter().map(|(k, v)| (k.clone(), v.clone())));
+    fn apply(&self, table: &mut BTreeMap<K, V>, digests: &mut Digests, named: &dyn Fn(K) -> ObjectKey) {
+        for key in &self.remove {
+            if let Some(gone) = table.remove(key) {
+                let key = named(key.clone());
+                digests.take(key.bucket(), ProgramDigest::of_object(&key, &gone));
+            }
+        }
+        for (key, Shared(value)) in &self.put {
+            let gone = table.insert(key.clone(), V::clone(value));
+            let key = named(key.clone());
+            if let Some(gone) = gone {
+                digests.take(key.bucket(), ProgramDigest::of_object(&key, &gone));
+            }
+            digests.add(key.bucket(), ProgramDigest::of_object(&key, value.as_ref()));
+        }
     }
 }
 
-/// The difference between two Programs.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ProgramDiff {
-    /// Generation this applies to.
-    pub from: u64,
-    /// Generation it leads to.
-    pub to: u64,
-    /// New settings, when they changed.
-    pub settings: Option<Settings>,
-    /// See [`Program::endpoints`].
-    pub endpoints: TableDiff<EndpointId, CloudEndpointSpec>,
-    /// See [`Program::domains`].
-    pub domains: TableDiff<DomainId, DomainSpec>,
-    /// See [`Program::addresses`].
-    pub addresses: TableDiff<AddressId, AddressSpec>,
-    /// See [`Program::credentials`].
-    pub credentials: TableDiff<CredentialId, CredentialSpec>,
-    /// See [`Program::ingresses`].
-    pub ingresses: TableDiff<IngressId, IngressSpec>,
-    /// See [`Program::certificates`].
-    pub certificates: TableDiff<CertificateId, CertificateSpec>,
-    /// See [`Program::authorities`].
-    pub authorities: TableDiff<AuthorityId, AuthoritySpec>,
-    /// See [`Program::ip_policies`].
-    pub ip_policies: TableDiff<IpPolicyId, IpPolicySpec>,
-    /// See [`Program::ip_restrictions`].
-    pub ip_restrictions: TableDiff<IpRestrictionId, IpRestrictionSpec>,
+fn clear<K: Ord + Clone, V: Serialize>(
+    table: &mut BTreeMap<K, V>,
+    buckets: &BTreeSet<u16>,
+    digests: &mut Digests,
+    named: &dyn Fn(K) -> ObjectKey,
+) {
+    table.retain(|key, value| {
+        let key = named(key.clone());
+        let bucket = key.bucket();
+        let goes = u16::try_from(bucket).is_ok_and(|bucket| buckets.contains(&bucket));
+        if goes {
+            digests.take(bucket, ProgramDigest::of_object(&key, value));
+        }
+        !goes
+    });
 }
 
-/// A diff that does not fit the Program it is applied to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the diff starts at generation {from}, this Program is at {at}; ask for a whole Program")]
-pub struct DiffError {
-    /// Where the diff starts.
-    pub from: u64,
-    /// Where the Program is.
-    pub at: u64,
+/// Counts bytes and keeps none.
+struct Counting(usize);
+
+impl std::io::Write for Counting {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn json_bytes(value: &impl Serialize) -> usize {
+    let mut count = Counting(0);
+    serde_json::to_writer(&mut count, value).expect("objects have string keys only, and counting takes all");
+    count.0
 }
 
 impl Program {
-    /// What changes from `self` to `to`.
-    pub fn diff(&self, to: &Self) -> ProgramDiff {
-        ProgramDiff {
-            from: self.generation,
-            to: to.generation,
-            settings: (self.settings != to.settings).then(|| to.settings.clone()),
-            endpoints: TableDiff::between(&self.endpoints, &to.endpoints),
-            domains: TableDiff::between(&self.domains, &to.domains),
-            addresses: TableDiff::between(&self.addresses, &to.addresses),
-            credentials: TableDiff::between(&self.credentials, &to.credentials),
-            ingresses: TableDiff::between(&self.ingresses, &to.ingresses),
-            certificates: TableDiff::between(&self.certificates, &to.certificates),
-            authorities: TableDiff::between(&self.authorities, &to.authorities),
-            ip_policies: TableDiff::between(&self.ip_policies, &to.ip_policies),
-            ip_restrictions: TableDiff::between(&self.ip_restrictions, &to.ip_restrictions),
-        }
-    }
-
-    /// The Program after the diff. Nothing is changed when the diff does not fit.
-    pub fn apply(&mut self, diff: &ProgramDiff) -> Result<(), DiffError> {
-        if diff.from != self.generation {
-            return Err(DiffError { from: diff.from, at: self.generation });
-        }
-        self.generation = diff.to;
-        if let Some(settings) = &diff.settings {
-            self.settings.clone_from(settings);
-        }
-        diff.endpoints.apply(&mut self.endpoints);
-        diff.domains.apply(&mut self.domains);
-        diff.addresses.apply(&mut self.addresses);
-        diff.credentials.apply(&mut self.credentials);
-        diff.ingresses.apply(&mut self.ingresses);
-        diff.certificates.apply(&mut self.certificates);
-        diff.authorities.apply(&mut self.authorities);
-        diff.ip_policies.apply(&mut self.ip_policies);
-        diff.ip_restrictions.apply(&mut self.ip_restrictions);
-        Ok(())
+    /// Puts a policy in its table, for endpoints to name.
+    pub fn share(&mut self, policy: TrafficPolicy) -> PolicyHash {
+        let hash = policy.hash();
+        self.policies.insert(hash, policy);
+        hash
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::AccountId;
     use crate::id::Ksuid;
+    use crate::spec::IpRestrictionKind;
+    use crate::url::Binding;
     use proptest::collection::{btree_map, btree_set};
     use proptest::prelude::*;
 
@@ -373,7 +386,7 @@ mod tests {
                 url: format!("tcp://host:{port}").parse().unwrap(),
                 binding: Binding::Public,
                 pooling_enabled,
-                policy: policy.then(TrafficPolicy::default),
+                policy: policy.then(|| TrafficPolicy::default().hash()),
             },
         )
     }
@@ -411,31 +424,56 @@ mod tests {
         )
     }
 
-    #[test]
-    fn the_word_of_a_restriction_is_the_same_everywhere() {
-        for kind in IpRestrictionKind::ALL {
-            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+    proptest! {
+        #[test]
+        fn applying_changes_gives_the_target_and_its_digests(a in program(), b in program()) {
+            let changes = a.diff(&b);
+            let sent: Changes = serde_json::from_str(&serde_json::to_string(&changes).unwrap()).unwrap();
+            prop_assert_eq!(&sent, &changes);
+            let (mut applied, mut digests) = (a.clone(), a.digests());
+            applied.generation = b.generation;
+            applied.apply(&sent, &mut digests);
+            prop_assert_eq!(&applied, &b);
+            prop_assert_eq!(digests, b.digests());
+        }
+
+        /// What a control does that found buckets to differ.
+        #[test]
+        fn replacing_the_buckets_that_differ_gives_the_target(a in program(), b in program()) {
+            let (mut mended, mut digests) = (a.clone(), a.digests());
+            let differing: BTreeSet<u16> = b.digests().differing(digests.buckets()).into_iter().collect();
+            mended.clear(&differing, &mut digests);
+            let mut part = Changes::default();
+            for key in Program::default().diff(&b).puts().chain([ObjectKey::Settings]) {
+                if differing.contains(&u16::try_from(key.bucket()).unwrap()) {
+                    part.put(&key, &b.object(&key).unwrap());
+                }
+            }
+            mended.apply(&part, &mut digests);
+            mended.generation = b.generation;
+            prop_assert_eq!(digests.root(), b.digests().root());
+            prop_assert_eq!(mended, b);
+        }
+
+        #[test]
+        fn a_name_of_an_object_is_one_text(a in program()) {
+            for key in Program::default().diff(&a).puts() {
+                let read: ObjectKey = key.to_string().parse().unwrap();
+                prop_assert_eq!(&read, &key);
+                let object = a.object(&key).unwrap();
+                let mut changes = Changes::default();
+                changes.put(&key, &object);
+                prop_assert_eq!(changes.puts().collect::<Vec<_>>(), vec![key.clone()]);
+                changes.remove(&key);
+                prop_assert_eq!(changes.puts().count(), usize::from(key == ObjectKey::Settings));
+            }
         }
     }
 
-    proptest! {
-        #[test]
-        fn applying_a_diff_gives_the_target(a in program(), b in program()) {
-            let diff = a.diff(&b);
-            let sent: ProgramDiff = serde_json::from_str(&serde_json::to_string(&diff).unwrap()).unwrap();
-            prop_assert_eq!(&sent, &diff);
-            let mut applied = a.clone();
-            applied.apply(&sent).unwrap();
-            prop_assert_eq!(applied, b);
-        }
-
-        #[test]
-        fn a_diff_for_another_generation_changes_nothing(a in program(), b in program()) {
-            let mut diff = a.diff(&b);
-            diff.from += 1;
-            let mut applied = a.clone();
-            prop_assert!(applied.apply(&diff).is_err());
-            prop_assert_eq!(applied, a);
+    #[test]
+    fn what_names_no_object_is_refused() {
+        for bad in ["", "endpoints", "endpoints/", "endpoints/rd_1", "tables/x", "settings/x"] {
+            assert_eq!(bad.parse::<ObjectKey>(), Err(ObjectKeyError), "{bad}");
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::expr::Expression;
 use crate::facts::Context;
 use crate::facts::Phase;
 use crate::references::References;
+use crate::trace::Trace;
 use crate::verdict::{Effect, Outcome, Reply, Step, Verdict};
 
 /// Most effects one run may ask for; a run that asks for more fails.
@@ -76,6 +77,7 @@ impl Engine {
             effects: 0,
             begun: false,
             over: None,
+            trace: None,
         }
     }
 }
@@ -121,9 +123,21 @@ pub struct Run {
     effects: usize,
     begun: bool,
     over: Option<Verdict>,
+    trace: Option<Box<Trace>>,
 }
 
 impl Run {
+    /// Records from now on what the run does; the values it reads too.
+    #[must_use]
+    pub fn traced(self) -> Self {
+        Self { trace: Some(Box::default()), ..self }
+    }
+
+    /// What was recorded since the last call.
+    pub fn take_trace(&mut self) -> Trace {
+        self.trace.as_deref_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Goes on until something is needed or the phase is over. Stepping again without `resume` asks again.
     pub fn step(&mut self, cx: &mut Context) -> Step {
         if !self.begun {
@@ -143,11 +157,25 @@ impl Run {
             }
             cx.work.begin_evaluation();
             let Some(at) = self.action else {
-                match holds(rule, self.expression, cx) {
-                    Ok(Judged::True) => self.expression += 1,
-                    Ok(Judged::All) => self.action = Some(0),
-                    Ok(Judged::False) => self.next_rule(),
-                    Err(message) => {
+                let Some(expression) = rule.expressions.get(self.expression) else {
+                    self.action = Some(0);
+                    continue;
+                };
+                let result = expression.test(cx);
+                if let Some(trace) = &mut self.trace {
+                    trace.condition(
+                        self.rule,
+                        self.expression,
+                        result.as_ref().map(|holds| *holds),
+                        expression,
+                        cx,
+                    );
+                }
+                match result {
+                    Ok(true) => self.expression += 1,
+                    Ok(false) => self.next_rule(),
+                    Err(error) => {
+                        let message = format!("{}.expressions[{}]: {error}", rule.path, self.expression);
                         let verdict = Verdict::Failed { code: code::EXPRESSION_FAILED, message };
                         return self.fail(cx, verdict);
                     }
@@ -158,7 +186,11 @@ impl Run {
                 self.next_rule();
                 continue;
             };
-            match action.run(cx, &mut self.gathered) {
+            let flow = action.run(cx, &mut self.gathered);
+            if let Some(trace) = &mut self.trace {
+                trace.action(self.rule, at, &flow);
+            }
+            match flow {
                 Flow::Next => {
                     self.action = Some(at + 1);
                     self.gathered.next_action();
@@ -220,24 +252,6 @@ impl Run {
                 self.over = None;
             }
         }
-    }
-}
-
-/// What came of one of a rule's expressions.
-enum Judged {
-    True,
-    False,
-    /// There is no such expression: all hold.
-    All,
-}
-
-/// Judges one of a rule's expressions; one that cannot be judged fails the phase.
-fn holds(rule: &Rule, index: usize, cx: &Context) -> Result<Judged, String> {
-    let Some(expression) = rule.expressions.get(index) else { return Ok(Judged::All) };
-    match expression.test(cx) {
-        Ok(true) => Ok(Judged::True),
-        Ok(false) => Ok(Judged::False),
-        Err(error) => Err(format!("{}.expressions[{index}]: {error}", rule.path)),
     }
 }
 

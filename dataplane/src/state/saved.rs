@@ -1,6 +1,7 @@
 //! What the edge keeps on disk between runs: the last Program in force, its own name, the key of its tickets. All files
 //! are 0600 and replaced whole, so that a crash leaves the old or the new, never half of either.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use ebbgate_model::{EdgeId, Program, ProgramDigest};
+use ebbgate_model::{EdgeId, Program};
 use ebbgate_wire::ticket::KEY_BYTES;
 use tokio::time::Duration;
 
@@ -54,25 +55,19 @@ pub enum SavedError {
 #[derive(Debug)]
 pub struct Written {
     bytes: Vec<u8>,
-    digest: ProgramDigest,
 }
 
 impl Written {
     /// Writes a Program down, in memory.
     pub fn new(program: &Program) -> Self {
         let bytes = serde_json::to_vec(program).expect("a Program has string keys only");
-        Self { digest: digest_of(&bytes), bytes }
-    }
-
-    /// What control knows the Program by.
-    pub fn digest(&self) -> ProgramDigest {
-        self.digest
+        Self { bytes }
     }
 
     /// The file: the Program with its digest as a last member.
     fn file(&self) -> Vec<u8> {
         let open = self.bytes.strip_suffix(b"}").unwrap_or(&self.bytes);
-        [open, format!("{SEAL}{}\"}}", self.digest).as_bytes()].concat()
+        [open, format!("{SEAL}{}\"}}", sha256(&self.bytes)).as_bytes()].concat()
     }
 }
 
@@ -88,13 +83,14 @@ fn is_intact(file: &[u8]) -> bool {
     let Some(digest) = seal.strip_prefix(SEAL.as_bytes()).and_then(|seal| seal.strip_suffix(b"\"}")) else {
         return true;
     };
-    digest_of(&[open, b"}"].concat()).to_string().as_bytes() == digest
+    sha256(&[open, b"}"].concat()).as_bytes() == digest
 }
 
-fn digest_of(bytes: &[u8]) -> ProgramDigest {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    ProgramDigest(hash)
+fn sha256(bytes: &[u8]) -> String {
+    digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string succeeds");
+        text
+    })
 }
 
 /// The directory, locked for this process.

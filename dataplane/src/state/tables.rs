@@ -14,7 +14,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_model::{
     AccountId, AddressSpec, CertificateId, CloudEndpointSpec, CredentialId, CredentialSpec, DomainSpec,
-    EndpointId, Host, Program, Settings, Token,
+    EndpointId, Host, PolicyHash, Program, Settings, Token,
 };
 use ebbgate_policy::{Diagnostic, EndpointFacts, Engine, References};
 use rustls::sign::CertifiedKey;
@@ -141,7 +141,7 @@ impl Tables {
         for (id, spec) in &program.endpoints {
             let endpoint = match last.unchanged(*id, spec, &tables) {
                 Some(endpoint) => endpoint,
-                None => Arc::new(tables.compile_endpoint(*id, spec)),
+                None => Arc::new(tables.compile_endpoint(*id, spec, &program)),
             };
             tables.cloud.insert(*id, endpoint);
         }
@@ -215,10 +215,9 @@ impl Tables {
     }
 
     /// One whose policy does not compile has none: it answers as offline, and forwards nothing.
-    fn compile_endpoint(&mut self, id: EndpointId, spec: &CloudEndpointSpec) -> Endpoint {
+    fn compile_endpoint(&mut self, id: EndpointId, spec: &CloudEndpointSpec, program: &Program) -> Endpoint {
         let refs = self.references(spec.account);
-        let compile = |policy| Engine::compile(policy, &refs).map_err(|problems| told(&problems));
-        let compiled = spec.policy.as_ref().map(compile).transpose();
+        let compiled = spec.policy.map(|hash| compile_policy(program, hash, &refs)).transpose();
         let engine = self.served(format!("endpoint {id} ({})", spec.url), compiled).flatten();
         Endpoint {
             id,
@@ -232,6 +231,11 @@ impl Tables {
             pooling_enabled: spec.pooling_enabled,
         }
     }
+}
+
+fn compile_policy(program: &Program, hash: PolicyHash, refs: &References) -> Result<Engine, String> {
+    let policy = program.policies.get(&hash).ok_or("its policy is not in the Program")?;
+    Engine::compile(policy, refs).map_err(|problems| told(&problems))
 }
 
 /// All that is wrong with a policy.

@@ -86,11 +86,12 @@ pub fn plan(program: &Program, listening: &Listening) -> Plan {
     let mut lists: BTreeMap<u16, Vec<SourceList>> = BTreeMap::new();
     for (id, endpoint) in &program.endpoints {
         let restricted = restrictions(program, endpoint);
-        let mentions = endpoint.policy.as_ref().is_some_and(mentions);
+        let policy = endpoint.policy.and_then(|hash| program.policies.get(&hash));
+        let mentions = policy.is_some_and(mentions);
         if !mentions && restricted.as_ref().is_ok_and(Vec::is_empty) {
             continue;
         }
-        let own = endpoint.policy.as_ref().filter(|_| mentions);
+        let own = policy.filter(|_| mentions);
         let (port, found, why) = match owned_port(*id, endpoint, listening) {
             Err(why) => (None, Vec::new(), Some(why)),
             Ok(port) => {
@@ -219,15 +220,17 @@ mod tests {
         EndpointId::new(ksuid(n))
     }
 
-    fn spec(url: &str, policy: Value) -> CloudEndpointSpec {
+    fn spec(url: &str, policy: Value) -> (CloudEndpointSpec, TrafficPolicy) {
         let url: ebbgate_model::EndpointUrl = url.parse().unwrap();
-        CloudEndpointSpec {
+        let policy: TrafficPolicy = serde_json::from_value(policy).unwrap();
+        let spec = CloudEndpointSpec {
             account: AccountId::new(ksuid(1)),
             binding: url.implied_binding(),
             url,
             pooling_enabled: false,
-            policy: Some(serde_json::from_value(policy).unwrap()),
-        }
+            policy: Some(policy.hash()),
+        };
+        (spec, policy)
     }
 
     fn allow(cidr: &str) -> Value {
@@ -243,9 +246,13 @@ mod tests {
         }
     }
 
-    fn program(endpoints: &[(u8, CloudEndpointSpec)]) -> Program {
-        let endpoints = endpoints.iter().map(|(n, spec)| (id(*n), spec.clone())).collect();
-        Program { endpoints, ..Program::default() }
+    fn program(endpoints: &[(u8, (CloudEndpointSpec, TrafficPolicy))]) -> Program {
+        let mut program = Program::default();
+        for (n, (spec, policy)) in endpoints {
+            program.share(policy.clone());
+            program.endpoints.insert(id(*n), spec.clone());
+        }
+        program
     }
 
     /// Sorts the sources 10.0.0.1 and 10.0.0.2 by what the plan says of them at a port.
@@ -277,7 +284,7 @@ mod tests {
     #[test]
     fn everybody_else_hears_why_not() {
         let lone = |n| [(20017, PortOwner::One(id(n)))];
-        let check = |spec: CloudEndpointSpec, tcp: &[(u16, PortOwner)], expect: &str| {
+        let check = |spec: (CloudEndpointSpec, TrafficPolicy), tcp: &[(u16, PortOwner)], expect: &str| {
             let plan = plan(&program(&[(1, spec)]), &listening("0.0.0.0", tcp));
             let standing = &plan.endpoints[&id(1)];
             assert_eq!(standing.port, None);
@@ -287,7 +294,9 @@ mod tests {
         let tcp = |policy| spec("tcp://t.example.com:20017", policy);
         check(spec("https://a.example.com", allow("10.0.0.1")), &lone(1), "https endpoints share their port");
         check(spec("tcp://a.internal:1", allow("10.0.0.1")), &lone(1), "internal");
-        check(CloudEndpointSpec { pooling_enabled: true, ..tcp(allow("10.0.0.1")) }, &lone(1), "pooling");
+        let mut pooled = tcp(allow("10.0.0.1"));
+        pooled.0.pooling_enabled = true;
+        check(pooled, &lone(1), "pooling");
         check(tcp(allow("10.0.0.1")), &lone(2), "another endpoint");
         check(tcp(allow("10.0.0.1")), &[(20017, PortOwner::Several)], "another endpoint");
         check(tcp(allow("10.0.0.1")), &[], "does not listen on port 20017");

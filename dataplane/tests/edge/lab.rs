@@ -215,10 +215,11 @@ impl Lab {
             binding: url.implied_binding(),
             url,
             pooling_enabled: false,
-            policy: Some(policy),
+            policy: Some(policy.hash()),
         };
         self.change(|program| {
             change(program);
+            program.share(policy);
             program.endpoints.insert(EndpointId::new(ksuid(n)), spec);
         });
     }

@@ -20,7 +20,7 @@ use ebbgate_lab::program::{skip, variable};
 use ebbgate_model::feed::{EnforcementReport, Enforcer};
 use ebbgate_model::{
     AccountId, Binding, CloudEndpointSpec, EndpointId, IpPolicyId, IpPolicyRule, IpPolicySpec, IpRuleAction,
-    Ksuid, Prefix, Program,
+    Ksuid, Prefix, Program, TrafficPolicy,
 };
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -217,15 +217,17 @@ impl Lab {
     fn set(&mut self, config: &Value, ip_policies: BTreeMap<IpPolicyId, IpPolicySpec>) {
         let policy =
             json!({ "on_tcp_connect": [{ "actions": [{ "type": "restrict-ips", "config": config }] }] });
+        let policy: TrafficPolicy = serde_json::from_value(policy).unwrap();
         let spec = CloudEndpointSpec {
             account: AccountId::new(ksuid(1)),
             url: format!("tcp://tcp.example.com:{}", self.port).parse().unwrap(),
             binding: Binding::Public,
             pooling_enabled: false,
-            policy: Some(serde_json::from_value(policy).unwrap()),
+            policy: Some(policy.hash()),
         };
         let mut wanted = self.wanted.lock().unwrap();
         let program = Program {
+            policies: BTreeMap::from([(policy.hash(), policy)]),
             generation: wanted.tables.program.generation + 1,
             endpoints: BTreeMap::from([(endpoint(), spec)]),
             ip_policies,

@@ -21,7 +21,7 @@ fn edge_id(n: u8) -> EdgeId {
 fn program(generation: u64) -> Planned {
     let settings = Settings { region: format!("g{generation}"), ..Settings::default() };
     let program = Program { generation, settings, ..Program::default() };
-    let fitted = crate::plan::fit::fit(program, PROGRAM_BYTES_MAX).unwrap();
+    let fitted = crate::plan::fit::fit(program, usize::MAX).unwrap();
     Planned { program: Some(Arc::new(fitted.program)), digest: Some(fitted.digest), ..Planned::default() }
 }
 
@@ -55,7 +55,15 @@ impl Control {
     /// Connects and says hello.
     async fn join(&self, edge: EdgeId, generation: u64) -> Edge {
         let connected = self.connect();
-        connected.say(&FromEdge::Hello { edge, version: "test".into(), generation, digest: None }).await;
+        connected
+            .say(&FromEdge::Hello {
+                edge,
+                feed: FEED_VERSION,
+                version: "test".into(),
+                generation,
+                digest: None,
+            })
+            .await;
         connected
     }
 
@@ -65,6 +73,14 @@ impl Control {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
+}
+
+/// What an edge was sent and must answer for.
+struct Received {
+    nonce: u64,
+    from: Option<u64>,
+    to: u64,
+    digest: ProgramDigest,
 }
 
 /// An edge's side of a feed.
@@ -86,10 +102,39 @@ impl Edge {
         loop {
             let line = self.from_control.recv().await.expect("the feed is open");
             match serde_json::from_slice(&line).unwrap() {
-                ToEdge::Beat => {}
+                ToEdge::Beat | ToEdge::Hello { feed: FEED_VERSION, .. } => {}
                 message => return message,
             }
         }
+    }
+
+    /// The next Program or changes, to their end: where they start (None: everything), and where they lead.
+    async fn receive(&mut self) -> Received {
+        loop {
+            match self.hear().await {
+                ToEdge::End { nonce, generation, digest } => {
+                    return Received { nonce, from: None, to: generation, digest };
+                }
+                ToEdge::Delta { nonce, from, to, digest, .. } => {
+                    return Received { nonce, from: Some(from), to, digest };
+                }
+                ToEdge::Begin { buckets: None, .. } | ToEdge::Part { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Says that what came is in force.
+    async fn applied(&self, received: &Received) {
+        let Received { nonce, to: generation, digest, .. } = *received;
+        self.say(&FromEdge::Applied { nonce, generation, digest, refused: BTreeMap::new() }).await;
+    }
+
+    /// Takes what comes, and says that it is in force.
+    async fn take(&mut self) -> (Option<u64>, u64) {
+        let received = self.receive().await;
+        self.applied(&received).await;
+        (received.from, received.to)
     }
 
     /// Says for ever that it is there.
@@ -114,15 +159,25 @@ async fn a_new_edge_gets_everything_and_then_only_changes() {
     let control = Control::new();
     let mut edge = control.join(edge_id(1), 0).await;
     control.publish.send_replace(program(5));
-    let ToEdge::Program(whole) = edge.hear().await else { panic!("a whole Program") };
-    assert_eq!(whole.generation, 5);
-    edge.say(&FromEdge::Applied { generation: 5, digest: None }).await;
+    assert_eq!(edge.take().await, (None, 5));
     control.shows(|presence| presence.live_generation() == Some(5)).await;
     control.publish.send_replace(program(6));
-    let ToEdge::Diff(diff) = edge.hear().await else { panic!("a diff") };
-    assert_eq!((diff.from, diff.to), (5, 6));
-    edge.say(&FromEdge::Applied { generation: 6, digest: None }).await;
+    assert_eq!(edge.take().await, (Some(5), 6));
     control.shows(|presence| presence.live_generation() == Some(6)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edge_of_another_release_is_told_so_and_gets_nothing() {
+    let control = Control::new();
+    control.publish.send_replace(program(5));
+    let mut edge = control.connect();
+    let hello = r#"{"type":"hello","edge":"EDGE","version":"0.1.0","generation":0}"#;
+    let line = format!("{}\n", hello.replace("EDGE", &edge_id(1).to_string()));
+    edge.to_control.send(line.into()).await.unwrap();
+    let line = edge.from_control.recv().await.unwrap();
+    assert!(matches!(serde_json::from_slice(&line).unwrap(), ToEdge::Hello { feed: FEED_VERSION, .. }));
+    let error = edge.end().await.to_string();
+    assert!(error.contains("0.1.0") && error.contains("same release"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,18 +185,16 @@ async fn an_edge_that_comes_back_gets_what_it_missed() {
     let control = Control::new();
     control.publish.send_replace(program(5));
     let mut edge = control.join(edge_id(1), 0).await;
-    edge.hear().await;
-    edge.say(&FromEdge::Applied { generation: 5, digest: None }).await;
+    edge.take().await;
     control.shows(|presence| presence.live_generation() == Some(5)).await;
     drop(edge);
     control.shows(|presence| presence.live_generation().is_none()).await;
     control.publish.send_replace(program(7));
     let mut edge = control.join(edge_id(1), 5).await;
-    let ToEdge::Diff(diff) = edge.hear().await else { panic!("a diff") };
-    assert_eq!((diff.from, diff.to), (5, 7));
+    assert_eq!(edge.take().await, (Some(5), 7));
     // Another edge with the same number proves nothing to us.
     let mut stranger = control.join(edge_id(2), 5).await;
-    assert!(matches!(stranger.hear().await, ToEdge::Program(_)));
+    assert_eq!(stranger.take().await, (None, 7));
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,14 +202,13 @@ async fn a_slow_edge_gets_the_newest_plan_and_no_queue() {
     let control = Control::new();
     control.publish.send_replace(program(1));
     let mut edge = control.join(edge_id(1), 0).await;
-    edge.hear().await;
+    let first = edge.receive().await;
     for generation in 2..100 {
         control.publish.send_replace(program(generation));
         tokio::task::yield_now().await;
     }
-    edge.say(&FromEdge::Applied { generation: 1, digest: None }).await;
-    let ToEdge::Diff(diff) = edge.hear().await else { panic!("a diff") };
-    assert_eq!((diff.from, diff.to), (1, 99));
+    edge.applied(&first).await;
+    assert_eq!(edge.take().await, (Some(1), 99));
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,15 +216,33 @@ async fn a_refusal_is_shown_until_a_later_generation_is_in_force() {
     let control = Control::new();
     control.publish.send_replace(program(1));
     let mut edge = control.join(edge_id(1), 0).await;
-    edge.hear().await;
-    edge.say(&FromEdge::Refused { generation: 1, reason: "port 20000 is taken".into() }).await;
+    let first = edge.receive().await;
+    edge.say(&FromEdge::Refused { nonce: first.nonce, reason: "port 20000 is taken".into() }).await;
     let refused = |presence: &Presence| presence.edges().first().and_then(|edge| edge.refused.clone());
     control.shows(|presence| refused(presence) == Some((1, "port 20000 is taken".into()))).await;
-    edge.say(&FromEdge::Applied { generation: 77, digest: None }).await;
+    edge.applied(&Received { nonce: 77, ..first }).await;
     control.publish.send_replace(program(2));
-    assert!(matches!(edge.hear().await, ToEdge::Program(_)));
-    edge.say(&FromEdge::Applied { generation: 2, digest: None }).await;
+    assert_eq!(edge.take().await, (None, 2));
     control.shows(|presence| refused(presence).is_none() && presence.live_generation() == Some(2)).await;
+}
+
+/// The generation is in force; one object of it is not, and is named.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_an_edge_refuses_is_shown_by_name() {
+    let control = Control::new();
+    control.publish.send_replace(program(1));
+    let mut edge = control.join(edge_id(1), 0).await;
+    let Received { nonce, to: generation, digest, .. } = edge.receive().await;
+    let key = ObjectKey::Endpoint(ebbgate_model::EndpointId::new(ksuid(3)));
+    let refused = BTreeMap::from([(key.clone(), "no such action".into())]);
+    edge.say(&FromEdge::Applied { nonce, generation, digest, refused }).await;
+    let shown = |presence: &Presence| presence.edges().first().and_then(|edge| edge.refused.clone());
+    let told = |text: &str| text.contains(&key.to_string()) && text.contains("no such action");
+    control.shows(|presence| shown(presence).is_some_and(|(at, text)| at == 1 && told(&text))).await;
+    assert_eq!(control.presence.live_generation(), Some(1));
+    control.publish.send_replace(program(2));
+    edge.take().await;
+    control.shows(|presence| shown(presence).is_none()).await;
 }
 
 fn report(account: u8) -> SessionReport {
@@ -297,19 +367,26 @@ async fn over_a_real_socket() {
     let request = http::Request::post(format!("http://control{}", ebbgate_model::feed::FEED_PATH));
     let body = BodyExt::boxed(StreamBody::new(Box::pin(frames)));
     let response = send.send_request(request.body(body).unwrap()).await.unwrap();
-    let hello = FromEdge::Hello { edge: edge_id(1), version: "test".into(), generation: 0, digest: None };
+    let hello = FromEdge::Hello {
+        edge: edge_id(1),
+        feed: FEED_VERSION,
+        version: "test".into(),
+        generation: 0,
+        digest: None,
+    };
     let line = format!("{}\n", serde_json::to_string(&hello).unwrap());
     // Cut in two: lines do not keep to frames.
     let (front, back) = line.split_at(7);
     to_control.send(front.to_owned().into()).await.unwrap();
     to_control.send(back.to_owned().into()).await.unwrap();
     let mut body = response.into_body();
-    let mut heard = Vec::new();
-    while !heard.ends_with(b"\n") {
-        heard.extend_from_slice(body.frame().await.unwrap().unwrap().data_ref().unwrap());
+    let mut lines = Lines::default();
+    loop {
+        match lines.message::<ToEdge>().unwrap() {
+            Some(ToEdge::End { generation, .. }) => break assert_eq!(generation, 3),
+            Some(_) => {}
+            None => lines.push(body.frame().await.unwrap().unwrap().data_ref().unwrap()).unwrap(),
+        }
     }
-    let first = heard.split(|b| *b == b'\n').find(|line| !line.starts_with(br#"{"type":"beat"#)).unwrap();
-    let ToEdge::Program(program) = serde_json::from_slice(first).unwrap() else { panic!("a whole Program") };
-    assert_eq!(program.generation, 3);
     serving.abort();
 }

@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-/// Longest line in bytes; a whole Program must fit.
-pub const LINE_BYTES_MAX: usize = 256 << 20;
+/// Longest line in bytes. A whole session with its policies must fit, and any one object.
+pub const LINE_BYTES_MAX: usize = 128 << 20;
 
 /// Why bytes are no messages.
 #[derive(Debug, Error)]

@@ -11,6 +11,7 @@ use super::names::Names;
 use super::slots::{self, MadeName, Resolver, Slot};
 use super::{datum::Kind, kind, library, rewrite, syntax, value};
 use crate::facts::{Context, Phase};
+use crate::work::Work;
 
 /// The standard environment, built once: all functions a policy may call.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(library::environment()));
@@ -63,6 +64,20 @@ impl Expression {
     /// What the expression reads of what actions made.
     pub(crate) fn made_names(&self) -> impl Iterator<Item = MadeName> {
         self.slots.iter().filter_map(|slot| slot.source.made())
+    }
+
+    /// What the expression reads and the values of it in this context, each once. Charged to nobody's work.
+    pub(crate) fn reads(&self, cx: &Context) -> Vec<(String, Option<Value>)> {
+        let budget = Budget::new(Work::default(), cx.rng_seed);
+        let resolver = Resolver::new(&self.slots, cx, &budget);
+        let mut reads: Vec<(String, Option<Value>)> = Vec::new();
+        for source in self.slots.iter().map(|slot| &slot.source) {
+            let Some(name) = source.name().filter(|name| reads.iter().all(|(seen, _)| seen != name)) else {
+                continue;
+            };
+            reads.push((name, resolver.json(source)));
+        }
+        reads
     }
 
     /// Whether the expression reads `vars.<name>` or all of `vars`.

@@ -77,6 +77,17 @@ impl Made {
             Self::Results => &cx.results,
         }
     }
+
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Vars => "vars",
+            Self::Results => "actions.ngrok",
+        }
+    }
+}
+
+const fn headers_path(response: bool) -> &'static str {
+    if response { "res.headers" } else { "req.headers" }
 }
 
 impl Source {
@@ -88,6 +99,23 @@ impl Source {
             Self::Header { .. } | Self::HeaderEntry { .. } => Some(Kind::List),
             Self::MadeOne(..) | Self::Pattern(_) => None,
         }
+    }
+
+    /// How a policy writes it. None: it is no variable.
+    pub(super) fn name(&self) -> Option<String> {
+        Some(match self {
+            Self::Row(row) => VARIABLES.get(*row)?.path.to_owned(),
+            Self::Group(path) => path.clone(),
+            Self::Present(path) => format!("has({path})"),
+            Self::MadeAll(made) => made.prefix().to_owned(),
+            Self::MadeOne(made, name) => format!("{}.{name}", made.prefix()),
+            Self::MadeHas(made, name) => format!("has({}.{name})", made.prefix()),
+            Self::Header { response, name } | Self::HeaderEntry { response, name } => {
+                format!("{}['{name}']", headers_path(*response))
+            }
+            Self::HasHeader { response, name } => format!("'{name}' in {}", headers_path(*response)),
+            Self::Pattern(_) => return None,
+        })
     }
 
     /// Why it could not be filled.
@@ -159,6 +187,11 @@ impl<'c> Resolver<'c> {
         let extent = value::extent(value.as_ref(), u64::MAX);
         self.budget.spend(Rate::new(1, 2).of(extent)).ok()?;
         Some((value, extent))
+    }
+
+    /// The value as JSON; None where there is none.
+    pub(super) fn json(&self, source: &Source) -> Option<Value> {
+        self.fill(source).map(|(value, _)| value::to_json(value.as_ref()))
     }
 
     fn cost(&self, source: &Source) -> Cost {

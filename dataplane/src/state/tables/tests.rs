@@ -30,23 +30,28 @@ fn program() -> Program {
         certificate: Some(certificate),
     };
     program.ingresses.insert(IngressId::new(ksuid(1)), ingress);
-    program.endpoints.insert(EndpointId::new(ksuid(1)), endpoint("tls://db.example.com", None));
+    program.endpoints.insert(EndpointId::new(ksuid(1)), endpoint("tls://db.example.com"));
     program
 }
 
-fn endpoint(url: &str, action: Option<&str>) -> CloudEndpointSpec {
-    let rule = |kind: &str| Rule {
+fn add(program: &mut Program, id: EndpointId, url: &str, action: &str) {
+    let rule = Rule {
         name: None,
         expressions: Vec::new(),
-        actions: vec![ebbgate_model::Action { kind: kind.into(), config: serde_json::Value::Null }],
+        actions: vec![ebbgate_model::Action { kind: action.into(), config: serde_json::Value::Null }],
     };
+    let policy = TrafficPolicy { on_tcp_connect: vec![rule], ..TrafficPolicy::default() };
+    let policy = Some(program.share(policy));
+    program.endpoints.insert(id, CloudEndpointSpec { policy, ..endpoint(url) });
+}
+
+fn endpoint(url: &str) -> CloudEndpointSpec {
     CloudEndpointSpec {
         account: account(),
         url: url.parse().unwrap(),
         binding: Binding::Public,
         pooling_enabled: false,
-        policy: action
-            .map(|kind| TrafficPolicy { on_tcp_connect: vec![rule(kind)], ..TrafficPolicy::default() }),
+        policy: None,
     }
 }
 
@@ -55,14 +60,14 @@ fn what_did_not_change_keeps_its_identity() {
     let first = Tables::compile(program(), &Tables::default()).unwrap();
     let mut changed = first.program.clone();
     let (one, two) = (EndpointId::new(ksuid(1)), EndpointId::new(ksuid(2)));
-    changed.endpoints.insert(two, endpoint("tcp://t.example.com:1", Some("deny")));
+    add(&mut changed, two, "tcp://t.example.com:1", "deny");
     let second = Tables::compile(changed, &first).unwrap();
     assert!(Arc::ptr_eq(&first.cloud[&one], &second.cloud[&one]));
     assert!(second.cloud[&two].engine.is_some() && second.cloud[&one].engine.is_none());
     let name: Host = "a.example.com".parse().unwrap();
     assert!(Arc::ptr_eq(first.certificates.find(&name).unwrap(), second.certificates.find(&name).unwrap()));
     let mut changed = second.program.clone();
-    changed.endpoints.insert(two, endpoint("tcp://t.example.com:1", Some("close-connection")));
+    add(&mut changed, two, "tcp://t.example.com:1", "close-connection");
     let third = Tables::compile(changed, &second).unwrap();
     assert!(!Arc::ptr_eq(&third.cloud[&two], &second.cloud[&two]));
 }
@@ -74,7 +79,7 @@ fn an_object_that_cannot_be_served_is_closed_and_named_and_nobody_else() {
     let certificate = CertificateId::new(ksuid(9));
     let unusable = CertificateSpec { chain_pem: "x".into(), key_pem: "y".into() };
     let mut program = program();
-    program.endpoints.insert(bad, endpoint("tcp://t.example.com:1", Some("explode")));
+    add(&mut program, bad, "tcp://t.example.com:1", "explode");
     let (domain, ingress) = (DomainId::new(ksuid(7)), IngressId::new(ksuid(7)));
     let host: Host = "broken.example.com".parse().unwrap();
     let spec = DomainSpec { account: account(), host: host.clone(), certificate: Some(certificate) };

@@ -1,0 +1,211 @@
+//! `ebbgate policy`: what a traffic policy means, without an edge: check a document, explain a case, run a file of cases.
+//!
+//! Judges by the crate that control and edges use. Objects of an account, such as `ipp_` ids, come from the case file.
+
+mod cases;
+mod junit;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand, ValueEnum};
+use ebbgate_model::{Binding, EndpointUrl, TrafficPolicy};
+use ebbgate_policy::{CheckContext, Diagnostic, Engine, Owner, References};
+
+use self::cases::CaseFile;
+use super::env::Failure;
+
+#[derive(Subcommand)]
+pub(super) enum PolicyVerb {
+    /// Judge a document as saving it would; all errors at once.
+    Check {
+        /// The document, YAML or JSON; `-` reads standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        endpoint: EndpointArguments,
+        /// Exit with code 1 on warnings too.
+        #[arg(long)]
+        deny_warnings: bool,
+    },
+    /// Say what a document does with one connection or request, and why.
+    Explain {
+        /// The document, YAML or JSON; `-` reads standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        endpoint: EndpointArguments,
+        /// The case as a YAML file; the flags below change it.
+        #[arg(long, value_name = "FILE")]
+        request: Option<PathBuf>,
+        /// Method.
+        #[arg(long)]
+        method: Option<String>,
+        /// Path with query.
+        #[arg(long)]
+        path: Option<String>,
+        /// Header, such as `x-site: north`; repeat it for several.
+        #[arg(long = "header", value_name = "NAME: VALUE")]
+        headers: Vec<String>,
+        /// Body of the request.
+        #[arg(long)]
+        body: Option<String>,
+        /// Address of the client.
+        #[arg(long, value_name = "IP")]
+        client_ip: Option<std::net::IpAddr>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run files of cases; exit code 1 if one does not come out as expected.
+    Test {
+        /// Case files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Write the results as JUnit XML.
+        #[arg(long, value_name = "FILE")]
+        junit: Option<PathBuf>,
+        /// Run only cases whose name contains this.
+        #[arg(long, value_name = "TEXT")]
+        filter: Option<String>,
+    },
+}
+
+/// The endpoint that a document is for.
+#[derive(Args)]
+pub(super) struct EndpointArguments {
+    /// URL of the endpoint; its scheme and `.internal` decide what the document may say.
+    #[arg(long, default_value = "https://example.com")]
+    url: EndpointUrl,
+    /// Who serves what no action ends: nobody (cloud), or an agent's upstream.
+    #[arg(long, default_value = "cloud")]
+    owner: OwnerChoice,
+}
+
+/// Who serves what no action ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OwnerChoice {
+    /// Nobody: each path must end in an action.
+    #[default]
+    Cloud,
+    /// An agent's upstream.
+    Agent,
+}
+
+pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
+    match verb {
+        PolicyVerb::Check { file, endpoint, deny_warnings } => check(file, endpoint, *deny_warnings),
+        PolicyVerb::Explain { file, endpoint, request, method, path, headers, body, client_ip, json } => {
+            let mut text = match request {
+                Some(request) => cases::read_case(request)?,
+                None => cases::default_case(),
+            };
+            if let Some(method) = method {
+                text.method = Some(method.clone());
+            }
+            if let Some(path) = path {
+                text.path = Some(path.clone());
+            }
+            if let Some(body) = body {
+                text.body.clone_from(body);
+            }
+            if client_ip.is_some() {
+                text.client_ip = *client_ip;
+            }
+            cases::add_headers(&mut text, headers)?;
+            let (policy, engine) = compile(file, endpoint, &References::default())?;
+            let case = text.read(&endpoint.url).map_err(Failure::new)?;
+            let explanation = ebbgate_policy::explain::explain(&engine, &case);
+            if *json {
+                println!("{:#}", explanation.json(&policy));
+            } else {
+                print!("{}", explanation.text(&policy));
+            }
+            Ok(())
+        }
+        PolicyVerb::Test { files, junit, filter } => test(files, junit.as_deref(), filter.as_deref()),
+    }
+}
+
+fn check(file: &Path, endpoint: &EndpointArguments, deny_warnings: bool) -> Result<(), Failure> {
+    let text = read(file)?;
+    let mut warnings = judge(file, &text, endpoint)?.warnings;
+    warnings.extend(ebbgate_policy::lint::lint(&text, &endpoint.check_context()));
+    for warning in &warnings {
+        eprintln!("WARNING:  {}: {warning}", file.display());
+    }
+    if deny_warnings && !warnings.is_empty() {
+        return Err(Failure::new(format!("{} warnings", warnings.len())));
+    }
+    println!("{} is a valid traffic policy for {}", file.display(), endpoint.url);
+    Ok(())
+}
+
+impl EndpointArguments {
+    fn check_context(&self) -> CheckContext {
+        let binding = if self.url.host().is_internal() { Binding::Internal } else { Binding::Public };
+        let owner = match self.owner {
+            OwnerChoice::Cloud => Owner::Cloud,
+            OwnerChoice::Agent => Owner::Agent,
+        };
+        CheckContext { scheme: self.url.scheme(), binding, owner }
+    }
+}
+
+fn judge(file: &Path, text: &str, endpoint: &EndpointArguments) -> Result<ebbgate_policy::Checked, Failure> {
+    ebbgate_policy::check(text, &endpoint.check_context()).map_err(|errors| located(file, &errors))
+}
+
+fn compile(
+    file: &Path,
+    endpoint: &EndpointArguments,
+    references: &References,
+) -> Result<(TrafficPolicy, Arc<Engine>), Failure> {
+    let policy = judge(file, &read(file)?, endpoint)?.policy;
+    let engine = Engine::compile(&policy, references).map_err(|errors| located(file, &errors))?;
+    Ok((policy, Arc::new(engine)))
+}
+
+/// Each error on a line of its own, with the file.
+fn located(file: &Path, errors: &[Diagnostic]) -> Failure {
+    let lines: Vec<_> = errors.iter().map(|error| format!("{}: {error}", file.display())).collect();
+    Failure::new(lines.join("\n"))
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    let text = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    text.map_err(|error| Failure::new(format!("cannot read {}: {error}", file.display())))
+}
+
+fn test(files: &[PathBuf], junit: Option<&Path>, filter: Option<&str>) -> Result<(), Failure> {
+    let mut suites = Vec::new();
+    for file in files {
+        let results = CaseFile::read(file)?.run(filter)?;
+        for result in &results {
+            match &result.failure {
+                None => println!("ok    {}", result.name),
+                Some(failure) => print!("FAIL  {}\n{}", result.name, indented(failure)),
+            }
+        }
+        suites.push((file.display().to_string(), results));
+    }
+    let cases = || suites.iter().flat_map(|(_, results)| results);
+    let (all, failed) = (cases().count(), cases().filter(|result| result.failure.is_some()).count());
+    if let Some(junit) = junit {
+        std::fs::write(junit, junit::document(&suites))
+            .map_err(|error| Failure::new(format!("cannot write {}: {error}", junit.display())))?;
+    }
+    println!("{all} cases, {failed} failed");
+    match (all, failed) {
+        (0, _) => Err(Failure::new("no case was run: the files or --filter name none")),
+        (_, 0) => Ok(()),
+        _ => Err(Failure::new(format!("{failed} of {all} cases failed"))),
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("      {line}\n")).collect()
+}

@@ -1,0 +1,244 @@
+//! What a policy does with one connection or request that is written down ([`Case`]), and why: all phases, traced.
+//!
+//! Pure. Follows one endpoint's policy; what the endpoint behind `forward-internal` does is not known here. A real edge
+//! performs effects; here the case says what comes of them, and what it does not say fails as if it were unreachable.
+
+mod case;
+mod render;
+
+use std::sync::Arc;
+
+use ebbgate_model::{EndpointUrl, ErrorCode, Scheme};
+use http::response;
+
+pub use case::{CASE_BODY_BYTES_MAX, Case, CaseError, CaseText, HandshakeText, ResponseText, Texts};
+
+use crate::engine::Engine;
+use crate::facts::{Context, Phase, TlsFacts};
+use crate::trace::{Trace, Traced};
+use crate::verdict::{BodyError, Effect, OnError, Outcome, Reply, Step, Verdict};
+
+/// What a policy did with a case.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The phases that ran, each with what it did.
+    pub phases: Vec<(Phase, Trace)>,
+    /// What became of the connection or request.
+    pub decision: Decision,
+    /// The place that decided: `on_http_request[1].actions[0]`, or an expression that could not be judged. Empty: no
+    /// action ended a phase.
+    pub decided_by: String,
+    /// The request as an upstream gets it, when one does.
+    pub request: Option<http::request::Parts>,
+    /// The response as the client gets it, when there is one.
+    pub response: Option<response::Parts>,
+    /// What `log` actions recorded.
+    pub logs: Vec<serde_json::Value>,
+}
+
+/// What became of a connection or request.
+#[derive(Debug, Clone)]
+pub enum Decision {
+    /// It goes to the endpoint's own upstream.
+    Upstream,
+    /// It goes to an internal endpoint.
+    Forward(EndpointUrl),
+    /// The policy answers.
+    Respond(Reply),
+    /// The connection is closed.
+    Close(Option<ErrorCode>),
+    /// The policy fails: 500, or the connection is closed.
+    Fail {
+        /// By number.
+        code: ErrorCode,
+        /// In words.
+        message: String,
+    },
+}
+
+impl Decision {
+    /// The word of a case's `outcome`.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Forward(_) => "forward",
+            Self::Respond(_) => "respond",
+            Self::Close(_) => "close",
+            Self::Fail { .. } => "fail",
+        }
+    }
+
+    /// The published code that goes with it, if any.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Upstream | Self::Forward(_) => None,
+            Self::Respond(reply) => reply.code,
+            Self::Close(code) => *code,
+            Self::Fail { code, .. } => Some(*code),
+        }
+    }
+}
+
+/// Runs all phases of a policy over a case.
+#[must_use]
+pub fn explain(engine: &Arc<Engine>, case: &Case) -> Explanation {
+    let mut walk = Walk { engine, case, phases: Vec::new(), decided_by: String::new() };
+    let mut cx = case.context();
+    let mut verdict = walk.phase(Phase::TcpConnect, &mut cx);
+    let requests = case.endpoint.url.scheme().is_http();
+    if requests && matches!(verdict, Verdict::Continue) {
+        if case.endpoint.url.scheme() == Scheme::Https && cx.conn.tls.is_none() {
+            Arc::make_mut(&mut cx.conn).tls = Some(case.handshake());
+        }
+        cx.request.clone_from(&case.request);
+        verdict = walk.phase(Phase::HttpRequest, &mut cx);
+    }
+    let decision = decision(verdict);
+    let request = match &decision {
+        Decision::Upstream | Decision::Forward(_) => cx.request.clone(),
+        _ => None,
+    };
+    let answered = match &decision {
+        Decision::Upstream | Decision::Forward(_) if requests => Some(case.response.clone()),
+        Decision::Respond(reply) => Some(parts_of(reply)),
+        _ => None,
+    };
+    let responds = !matches!(&decision, Decision::Respond(reply) if !reply.response_phase);
+    let (decision, response) = match answered {
+        Some(response) if responds => walk.back(&mut cx, decision, response),
+        other => (decision, other),
+    };
+    Explanation {
+        phases: walk.phases,
+        decision,
+        decided_by: walk.decided_by,
+        request,
+        response,
+        logs: std::mem::take(&mut cx.logs),
+    }
+}
+
+struct Walk<'c> {
+    engine: &'c Arc<Engine>,
+    case: &'c Case,
+    phases: Vec<(Phase, Trace)>,
+    decided_by: String,
+}
+
+impl Walk<'_> {
+    /// Runs a phase to its end.
+    fn phase(&mut self, phase: Phase, cx: &mut Context) -> Verdict {
+        if !self.engine.has(phase) {
+            return Verdict::Continue;
+        }
+        let mut run = self.engine.start(phase).traced();
+        let verdict = loop {
+            match run.step(cx) {
+                Step::Need(effect) => run.resume(cx, self.case.perform(&effect)),
+                Step::Pause => {}
+                Step::Done(Verdict::Forward { on_error: OnError::Continue, .. })
+                    if self.case.forward_fails.is_some() =>
+                {
+                    run.resume(cx, self.case.forward_failed());
+                }
+                Step::Done(Verdict::Forward { on_error: OnError::Halt, .. })
+                    if self.case.forward_fails.is_some() =>
+                {
+                    let (code, message) = self.case.failure();
+                    break Verdict::Failed { code, message };
+                }
+                Step::Done(verdict) => break verdict,
+            }
+        };
+        let trace = run.take_trace();
+        if !matches!(verdict, Verdict::Continue) {
+            self.decided_by = last_place(phase, &trace);
+        }
+        self.phases.push((phase, trace));
+        verdict
+    }
+
+    /// Runs the response phase; a verdict of it replaces the response.
+    fn back(
+        &mut self,
+        cx: &mut Context,
+        decision: Decision,
+        response: response::Parts,
+    ) -> (Decision, Option<response::Parts>) {
+        cx.response = Some(response);
+        match self.phase(Phase::HttpResponse, cx) {
+            Verdict::Respond(reply) => {
+                let parts = parts_of(&reply);
+                (Decision::Respond(reply), Some(parts))
+            }
+            Verdict::Close { code } => (Decision::Close(code), None),
+            Verdict::Failed { code, message } => (Decision::Fail { code, message }, None),
+            Verdict::Continue | Verdict::Forward { .. } => (decision, cx.response.take()),
+        }
+    }
+}
+
+impl Case {
+    /// What comes of an effect, as the case has it.
+    fn perform(&self, effect: &Effect) -> Outcome {
+        match effect {
+            Effect::TerminateTls(_) => Outcome::Tls(self.handshake()),
+            Effect::Keys { url, .. } => {
+                let keys = self.keys.get(url).cloned();
+                Outcome::Keys(keys.ok_or_else(|| format!("the case has no `keys` for {url}")))
+            }
+            Effect::Body { bytes_max } => Outcome::Body(if self.body.len() > *bytes_max {
+                Err(BodyError::TooLong { bytes_max: *bytes_max })
+            } else {
+                Ok(self.body.clone())
+            }),
+        }
+    }
+
+    fn forward_failed(&self) -> Outcome {
+        let (code, message) = self.failure();
+        Outcome::ForwardFailed { code, message }
+    }
+
+    fn failure(&self) -> (ErrorCode, String) {
+        let code = self.forward_fails.unwrap_or(ErrorCode::OFFLINE);
+        (code, "the case lets the forward fail".to_owned())
+    }
+
+    fn handshake(&self) -> Arc<TlsFacts> {
+        Arc::clone(&self.tls)
+    }
+}
+
+fn decision(verdict: Verdict) -> Decision {
+    match verdict {
+        Verdict::Continue => Decision::Upstream,
+        Verdict::Forward { url, .. } => Decision::Forward(url),
+        Verdict::Respond(reply) => Decision::Respond(reply),
+        Verdict::Close { code } => Decision::Close(code),
+        Verdict::Failed { code, message } => Decision::Fail { code, message },
+    }
+}
+
+fn parts_of(reply: &Reply) -> response::Parts {
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = reply.status;
+    parts.headers.clone_from(&reply.headers);
+    parts
+}
+
+/// Where the last step of a phase stands in the document.
+fn last_place(phase: Phase, trace: &Trace) -> String {
+    trace.steps.last().map_or_else(String::new, |step| {
+        let rule = format!("{}[{}]", phase.key(), step.rule);
+        match &step.what {
+            Traced::Condition { index, .. } => format!("{rule}.expressions[{index}]"),
+            Traced::Action { index, .. } => format!("{rule}.actions[{index}]"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! An explanation as text for people and as JSON for programs, both with the policy's own words.
+
+use std::fmt::Write as _;
+
+use ebbgate_model::{Rule, TrafficPolicy};
+use serde_json::{Map, Value, json};
+
+use super::{Decision, Explanation};
+use crate::facts::Phase;
+use crate::trace::Traced;
+use crate::verdict::Verdict;
+
+/// Most characters of a value in the text; the JSON has it whole.
+const VALUE_CHARS_MAX: usize = 120;
+
+fn rules(policy: &TrafficPolicy, phase: Phase) -> &[Rule] {
+    match phase {
+        Phase::TcpConnect => &policy.on_tcp_connect,
+        Phase::HttpRequest => &policy.on_http_request,
+        Phase::HttpResponse => &policy.on_http_response,
+    }
+}
+
+impl Explanation {
+    /// The explanation in lines, with the words of the policy that was compiled.
+    #[must_use]
+    pub fn text(&self, policy: &TrafficPolicy) -> String {
+        let mut out = String::new();
+        for (phase, trace) in &self.phases {
+            let _ = writeln!(out, "{}", phase.key());
+            let mut last = None;
+            for step in &trace.steps {
+                let rule = rules(policy, *phase).get(step.rule);
+                if last != Some(step.rule) {
+                    last = Some(step.rule);
+                    let name = rule.and_then(|rule| rule.name.as_deref());
+                    let name = name.map(|name| format!(" \"{name}\"")).unwrap_or_default();
+                    let _ = writeln!(out, "  rule {}{name}", step.rule);
+                }
+                write_step(&mut out, rule, &step.what);
+            }
+            if trace.is_cut {
+                let _ = writeln!(out, "  ... later steps are left out");
+            }
+        }
+        for entry in &self.logs {
+            let _ = writeln!(out, "log {entry}");
+        }
+        let _ = writeln!(out, "{}", self.sentence());
+        out
+    }
+
+    /// What became of it and which place decided, in one line.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let what = match &self.decision {
+            Decision::Upstream => "goes to the endpoint's upstream".to_owned(),
+            Decision::Forward(url) => format!("goes to {url}"),
+            Decision::Respond(reply) => format!("is answered {}", reply.status.as_u16()),
+            Decision::Close(_) => "is closed".to_owned(),
+            Decision::Fail { message, .. } => format!("fails: {message}"),
+        };
+        let code = self.decision.code().map(|code| format!(" ({code})")).unwrap_or_default();
+        let place = if self.decided_by.is_empty() {
+            "no action ended a phase".to_owned()
+        } else {
+            format!("by {}", self.decided_by)
+        };
+        format!("result: it {what}{code}, {place}")
+    }
+
+    /// The explanation for programs. Holds values of the request.
+    #[must_use]
+    pub fn json(&self, policy: &TrafficPolicy) -> Value {
+        let phases = self.phases.iter().map(|(phase, trace)| {
+            let steps = trace
+                .steps
+                .iter()
+                .map(|step| step_json(rules(policy, *phase).get(step.rule), step.rule, &step.what));
+            json!({ "phase": phase.key(), "steps": steps.collect::<Vec<_>>(), "cut": trace.is_cut })
+        });
+        let to = match &self.decision {
+            Decision::Forward(url) => Some(url.to_string()),
+            _ => None,
+        };
+        let message = match &self.decision {
+            Decision::Fail { message, .. } => Some(message.as_str()),
+            _ => None,
+        };
+        json!({
+            "outcome": self.decision.word(),
+            "to": to,
+            "status": self.response.as_ref().map(|response| response.status.as_u16()),
+            "code": self.decision.code().map(|code| code.to_string()),
+            "message": message,
+            "decided_by": self.decided_by,
+            "request_headers": self.request.as_ref().map(|request| headers_json(&request.headers)),
+            "response_headers": self.response.as_ref().map(|response| headers_json(&response.headers)),
+            "logs": self.logs,
+            "phases": phases.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn write_step(out: &mut String, rule: Option<&Rule>, what: &Traced) {
+    match what {
+        Traced::Condition { index, result, reads } => {
+            let result = match result {
+                Ok(true) => "true".to_owned(),
+                Ok(false) => "false".to_owned(),
+                Err(error) => format!("cannot be judged: {error}"),
+            };
+            let _ = writeln!(out, "    {result:<5}  {}", source(rule, *index));
+            for (name, value) in reads {
+                let value = value.as_ref().map_or_else(|| "(absent)".to_owned(), short);
+                let _ = writeln!(out, "             {name} = {value}");
+            }
+        }
+        Traced::Action { index, verdict } => {
+            let kind = kind(rule, *index);
+            let came = match verdict {
+                None | Some(Verdict::Continue) => "done".to_owned(),
+                Some(Verdict::Forward { url, .. }) => format!("forwards to {url}"),
+                Some(Verdict::Respond(reply)) => format!("answers {}", reply.status.as_u16()),
+                Some(Verdict::Close { .. }) => "closes the connection".to_owned(),
+                Some(Verdict::Failed { code, message }) => format!("fails: {message} ({code})"),
+            };
+            let _ = writeln!(out, "    {kind}: {came}");
+        }
+    }
+}
+
+fn step_json(rule: Option<&Rule>, index_of_rule: usize, what: &Traced) -> Value {
+    let name = rule.and_then(|rule| rule.name.as_deref());
+    match what {
+        Traced::Condition { index, result, reads } => {
+            let reads: Map<String, Value> =
+                reads.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect();
+            json!({
+                "rule": index_of_rule,
+                "name": name,
+                "expression": source(rule, *index),
+                "holds": result.as_ref().ok(),
+                "error": result.as_ref().err(),
+                "reads": reads,
+            })
+        }
+        Traced::Action { index, verdict } => json!({
+            "rule": index_of_rule,
+            "name": name,
+            "action": kind(rule, *index),
+            "ends_phase": verdict.is_some(),
+        }),
+    }
+}
+
+fn source(rule: Option<&Rule>, index: usize) -> &str {
+    rule.and_then(|rule| rule.expressions.get(index)).map_or("", String::as_str)
+}
+
+fn kind(rule: Option<&Rule>, index: usize) -> &str {
+    rule.and_then(|rule| rule.actions.get(index)).map_or("", |action| action.kind.as_str())
+}
+
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(VALUE_CHARS_MAX) {
+        Some((at, _)) => format!("{}...", text.get(..at).unwrap_or_default()),
+        None => text,
+    }
+}
+
+fn headers_json(headers: &http::HeaderMap) -> Map<String, Value> {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let values = |name| headers.get_all(name).iter().map(text).collect::<Vec<_>>();
+    headers.keys().map(|name| (name.to_string(), values(name).into())).collect()
+}
