@@ -140,6 +140,10 @@ pub const DASHBOARD: &[Row] = rows![
     "GET" "/dashboard/style.css" anyone,
     "GET" "/dashboard/sign-in" anyone,
     "POST" "/dashboard/sign-in" anyone,
+    "POST" "/dashboard/cli/token" anyone,
+    "GET" "/dashboard/oidc/start" anyone,
+    "GET" "/dashboard/oidc/callback" anyone,
+    "GET" "/dashboard/invitations/{token}/oidc" anyone,
     "GET" "/dashboard/setup/{token}" anyone,
     "POST" "/dashboard/setup/{token}" anyone,
     "GET" "/dashboard/invitations/{token}" anyone,
@@ -157,6 +161,8 @@ pub const DASHBOARD: &[Row] = rows![
     "GET" "/dashboard/sessions" viewer,
     "POST" "/dashboard/sessions/{id}/end" viewer,
     "POST" "/dashboard/account" viewer,
+    "GET" "/dashboard/cli" viewer,
+    "POST" "/dashboard/cli" viewer,
     "POST" "/dashboard/sign-out" viewer,
 ];
 

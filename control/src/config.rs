@@ -12,7 +12,7 @@ use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
 pub use self::dir::Dir;
-pub use self::people::{Session, User};
+pub use self::people::{Oidc, Session, User};
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
 use crate::record::Installation;
@@ -197,6 +197,9 @@ pub enum ConfigCommand {
         /// Domain under which agents get random names
         #[arg(long)]
         default_domain: Option<Host>,
+        /// Which provider people sign in by
+        #[command(flatten)]
+        oidc: Oidc,
     },
 }
 

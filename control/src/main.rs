@@ -134,7 +134,7 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
                 answer => print(&answer?),
             }
         }
-        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain } => {
+        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain, oidc } => {
             let changes = Changes {
                 region: region.clone(),
                 tcp_host: tcp_host.clone(),
@@ -143,6 +143,12 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
                 default_domain: default_domain.clone(),
             };
             let dir = DataDir::new(&dir.dir);
+            if let Some(set) = settings::set_oidc(&dir, oidc).await? {
+                print(&set)?;
+                if changes == Changes::default() {
+                    return Ok(());
+                }
+            }
             let done = settings::change(&dir, &changes, &SystemClock, &SystemEntropy).await?;
             print(&serde_json::to_value(done)?)
         }

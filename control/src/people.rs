@@ -10,6 +10,7 @@ mod email;
 mod guesses;
 pub mod html;
 pub mod members;
+pub mod oidc;
 pub mod origin;
 pub mod password;
 mod role;

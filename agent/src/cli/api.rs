@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 use super::env::{Env, Failure, files, load};
 
 /// Control's default address.
-const API_URL_DEFAULT: &str = "http://127.0.0.1:4480";
+pub(super) const API_URL_DEFAULT: &str = "http://127.0.0.1:4480";
 /// Seconds a call may take.
 const CALL_SECS_MAX: u64 = 60;
 /// Longest answer in bytes.
@@ -122,7 +122,7 @@ pub(super) fn run(arguments: &ApiArguments, env: Env<'_>) -> Result<(), Failure>
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
     let (limit, trust) = (Duration::from_secs(CALL_SECS_MAX), Trust::parse(&arguments.api_cas));
     let answer = runtime.block_on(async {
-        let asked = tokio::time::timeout(limit, place.ask(call, &key, &trust));
+        let asked = tokio::time::timeout(limit, place.ask(call, Some(&key), &trust));
         asked
             .await
             .map_err(|_| Failure::new(format!("{} did not answer within {CALL_SECS_MAX} s", place.url())))?
@@ -204,7 +204,7 @@ fn pretty(answer: &[u8]) -> String {
 
 /// Where the API is.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     tls: bool,
     host: String,
     port: u16,
@@ -212,7 +212,7 @@ struct Place {
 
 impl Place {
     /// `http://HOST[:PORT]` or `https://HOST[:PORT]`. In clear only to this machine: the key goes along.
-    fn parse(text: &str) -> Result<Self, Failure> {
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
         let refused = |why: &str| Failure::new(format!("--api-url: `{text}` {why}"));
         let uri: Uri = text.parse().map_err(|_| refused("is not a URL like https://api.example.com"))?;
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -239,11 +239,19 @@ impl Place {
         }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
     }
 
-    async fn ask(&self, call: Call, key: &Secret, trust: &Trust) -> Result<Bytes, Failure> {
+    /// Posts JSON without a key.
+    pub(super) async fn tell(&self, target: &str, body: String, trust: &Trust) -> Result<Bytes, Failure> {
+        let call = Call { method: Method::POST, target: target.to_owned(), body: Some(body) };
+        let limit = Duration::from_secs(CALL_SECS_MAX);
+        let answer = tokio::time::timeout(limit, self.ask(call, None, trust)).await;
+        answer.map_err(|_| Failure::new(format!("{} did not answer within {CALL_SECS_MAX} s", self.url())))?
+    }
+
+    async fn ask(&self, call: Call, key: Option<&Secret>, trust: &Trust) -> Result<Bytes, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", self.url()));
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| failed(&e))?;
         if !self.tls {
@@ -259,15 +267,17 @@ impl Place {
         &self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         call: Call,
-        key: &Secret,
+        key: Option<&Secret>,
     ) -> Result<Bytes, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", self.url()));
         let mut request = Request::builder()
             .method(call.method)
             .uri(&call.target)
             .header(HOST, self.authority())
-            .header("ngrok-version", "2")
-            .header(AUTHORIZATION, format!("Bearer {}", key.expose()));
+            .header("ngrok-version", "2");
+        if let Some(key) = key {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", key.expose()));
+        }
         if call.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }

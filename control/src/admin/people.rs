@@ -212,11 +212,13 @@ async fn set_suspended(admin: &Admin, named: &Named, suspended: bool) -> Result<
     Ok(Json(view(&changed, &memberships)).into_response())
 }
 
-/// A new one-time way to a password; the old password works until it is used. Sessions end.
+/// A new one-time way to a password; the old password works until it is used. Sessions end, and the person of the OIDC provider
+/// is forgotten: the next sign-in there binds anew.
 async fn reset(State(admin): State<Admin>, headers: HeaderMap, body: Bytes) -> Result<Response, AdminError> {
     let user = find(&admin, &named(&admin, &headers, &body)?.user).await?;
     let mut changed = user.record.clone();
     let url = give_setup(&admin.app, &mut changed);
+    changed.identity = None;
     commit(&admin, members::replace_user(Txn::new(), &changed, &user)).await?;
     for stored in members::memberships(&*admin.app.store, changed.id).await? {
         let account = stored.record.account;

@@ -1,10 +1,29 @@
 //! Flags of `user` and `session`.
 
-use clap::Subcommand;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
 use ebbgate_model::{AccountId, UserSessionId};
 
 use super::dir::Dir;
 use crate::people::{Email, Role};
+
+/// `config set --oidc-...`
+#[derive(Debug, Args)]
+pub struct Oidc {
+    /// Provider that people sign in by: its `issuer`, exactly as it says it
+    #[arg(long, value_name = "URL", requires = "oidc_client_id")]
+    pub oidc_issuer: Option<String>,
+    /// What this installation is called there
+    #[arg(long, value_name = "ID", requires = "oidc_issuer")]
+    pub oidc_client_id: Option<String>,
+    /// File with the client secret; without it the provider must take PKCE alone
+    #[arg(long, value_name = "FILE", requires = "oidc_issuer")]
+    pub oidc_client_secret_file: Option<PathBuf>,
+    /// Let people sign in by password only
+    #[arg(long, conflicts_with = "oidc_issuer")]
+    pub oidc_off: bool,
+}
 
 /// `user ...`
 #[derive(Debug, Subcommand)]

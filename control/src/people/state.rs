@@ -3,6 +3,7 @@
 use ebbgate_model::UserId;
 
 use super::guesses::Guesses;
+use super::oidc::provider::Provider;
 use super::password::Hashing;
 use crate::auth::Limiter;
 
@@ -16,6 +17,8 @@ pub struct People {
     pub guesses: Guesses,
     /// How many passwords are hashed at once.
     pub hashing: Hashing,
+    /// What the OIDC provider published.
+    pub provider: Provider,
     /// Requests to the dashboard.
     pub requests: Limiter<UserId>,
 }
@@ -25,6 +28,7 @@ impl Default for People {
         Self {
             guesses: Guesses::default(),
             hashing: Hashing::default(),
+            provider: Provider::default(),
             requests: Limiter::new(Some(REQUESTS_MAX)),
         }
     }

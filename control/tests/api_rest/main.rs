@@ -12,6 +12,7 @@ mod isolation;
 mod lab;
 mod live;
 mod matrix;
+mod oidc;
 mod openapi;
 mod people;
 mod persons;

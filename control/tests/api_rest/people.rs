@@ -483,3 +483,63 @@ async fn an_authtoken_works_as_long_as_its_person_does() {
     assert!(!works().await);
     assert_eq!(Membership::COLLECTION, "users");
 }
+
+/// What `ebbgate login` sends and gets, without the program.
+#[tokio::test]
+async fn a_program_is_let_in_once_by_the_person_and_with_its_own_verifier() {
+    let lab = Lab::new().await;
+    owner(&lab).await;
+    let eve = lab.person(lab.one.account, "eve@example.com", Role::Viewer).await;
+    let verifier = "v".repeat(43);
+    let challenge = ebbgate_control::people::oidc::flow::challenge(&verifier);
+    let asked = [("port", "45678"), ("challenge", challenge.as_str()), ("state", "some-state")];
+    let page = lab.visit(&format!("/dashboard/cli?{}", form(&asked)), Some(&eve.cookie)).await.expect(200);
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("form-action 'self' http://127.0.0.1:45678;"), "{policy}");
+    let allow = async || {
+        let page = lab.act(&eve, "/dashboard/cli", &asked).await.expect(303);
+        let query = page.location().strip_prefix("http://127.0.0.1:45678/?").unwrap().to_owned();
+        assert!(query.ends_with("&state=some-state"), "{query}");
+        query.split(['=', '&']).nth(1).unwrap().to_owned()
+    };
+    let redeem = async |code: &str, verifier: &str| {
+        let body = json!({"code": code, "verifier": verifier, "machine": "desk"});
+        let request = Request::builder().method("POST").uri("/dashboard/cli/token").header("host", HOST);
+        lab.browse(request, body.to_string()).await
+    };
+    let code = allow().await;
+    redeem(&code, &"w".repeat(43)).await.expect(403);
+    redeem(&code, &verifier).await.expect(403);
+    let code = allow().await;
+    let made: serde_json::Value =
+        serde_json::from_str(&redeem(&code, &verifier).await.expect(201).text).unwrap();
+    redeem(&code, &verifier).await.expect(403);
+    let tenant = Tenant { account: lab.one.account, key: made["api_key"].as_str().unwrap().to_owned() };
+    let seen = lab.call(&tenant, "GET", "/self", None).await.expect(200);
+    assert_eq!((seen.text("role"), made["email"].as_str().unwrap()), ("viewer".into(), "eve@example.com"));
+    assert_eq!(seen.body["api_key"]["description"], "ebbgate login on desk");
+    // Who was suspended meanwhile gets nothing.
+    let code = allow().await;
+    lab.patch(&format!("/users/{}", eve.user), json!({"suspended": true})).await.expect(200);
+    redeem(&code, &verifier).await.expect(403);
+    redeem("", "").await.expect(403);
+    lab.patch(&format!("/users/{}", eve.user), json!({"suspended": false})).await.expect(200);
+    let (session, cookie) = lab.session(eve.user, lab.one.account).await;
+    let eve = Person { session, cookie, ..eve };
+    // Without a port the person carries the code.
+    let asked = [("challenge", challenge.as_str()), ("state", "s")];
+    let page = lab.act(&eve, "/dashboard/cli", &asked).await.expect(200);
+    assert!(page.text.contains("Paste it into the terminal"), "{}", page.text);
+    for (port, challenge, state) in [
+        ("80", challenge.as_str(), "s"),
+        ("65536", &challenge, "s"),
+        ("45678.evil.example", &challenge, "s"),
+        ("45678", "short", "s"),
+        ("45678", &challenge, ""),
+        ("45678", &challenge, "a&b"),
+    ] {
+        let asked = [("port", port), ("challenge", challenge), ("state", state)];
+        lab.act(&eve, "/dashboard/cli", &asked).await.expect(400);
+        lab.visit(&format!("/dashboard/cli?{}", form(&asked)), Some(&eve.cookie)).await.expect(400);
+    }
+}

@@ -14,8 +14,9 @@ use super::layout;
 use super::layout::{button, field, hidden, notice, plain, refusal};
 use super::visit::{Dashboard, Signed, Visit};
 use crate::people::cookie::Cookie;
-use crate::people::html::{Markup, el, text};
+use crate::people::html::{Markup, el, link, text};
 use crate::people::members::{self, MEMBERSHIPS_MAX, Proof};
+use crate::people::oidc::settings;
 use crate::people::{Email, origin, password, session};
 use crate::record::people::{Invitation, User};
 use crate::record::{self, Account, RecordError, Stored};
@@ -25,12 +26,18 @@ use crate::store::{Outcome, Txn};
 const SIGN_IN: &str = "/dashboard/sign-in";
 
 /// The form of a sign-in.
-pub(super) async fn page(uri: Uri) -> Response {
+pub(super) async fn page(State(dashboard): State<Dashboard>, uri: Uri) -> Response {
     let query = Fields::parse(uri.query().unwrap_or_default().as_bytes());
-    sign_in_page(StatusCode::OK, &origin::return_to(Some(query.get("return_to"))), None)
+    let return_to = origin::return_to(Some(query.get("return_to")));
+    sign_in_page(&dashboard, StatusCode::OK, &return_to, None).await
 }
 
-fn sign_in_page(status: StatusCode, return_to: &str, message: Option<&str>) -> Response {
+async fn sign_in_page(
+    dashboard: &Dashboard,
+    status: StatusCode,
+    return_to: &str,
+    message: Option<&str>,
+) -> Response {
     let mut inside: Vec<_> = message.map(|message| notice(vec![text(message)])).into_iter().collect();
     let fields = vec![
         hidden("return_to", return_to),
@@ -39,7 +46,16 @@ fn sign_in_page(status: StatusCode, return_to: &str, message: Option<&str>) -> R
         button("Sign in"),
     ];
     inside.push(open_form(SIGN_IN, fields));
+    let query: String =
+        form_urlencoded::Serializer::new(String::new()).append_pair("return_to", return_to).finish();
+    inside.extend(provider_link(dashboard, &format!("/dashboard/oidc/start?{query}")).await);
     plain(status, "Sign in", inside)
+}
+
+/// The way to the provider, where there is one. A provider that cannot be read keeps nobody from a password.
+async fn provider_link(dashboard: &Dashboard, to: &str) -> Option<Markup> {
+    let oidc = settings::read(&*dashboard.app.store).await.ok().flatten()?;
+    Some(el("p", &[], vec![link(to, &format!("Sign in with {}", oidc.issuer))]))
 }
 
 /// A form of somebody who has no session: that its page is ours, the frame has seen.
@@ -71,7 +87,7 @@ pub(super) async fn sign_in(
         }
         Ok(Err(Denied::Wrong)) => {
             let message = "No user has this address and this password.";
-            sign_in_page(StatusCode::FORBIDDEN, &return_to, Some(message))
+            sign_in_page(&dashboard, StatusCode::FORBIDDEN, &return_to, Some(message)).await
         }
         Ok(Err(Denied::Wait(secs))) => too_often(secs),
         Err(error) => layout::failed(&error),
@@ -216,9 +232,13 @@ pub(super) async fn invitation_page(
     }
 }
 
-type Invited = (Stored<Invitation>, Option<Stored<User>>);
+/// An open invitation, and whom it invites if that one is known.
+pub(super) type Invited = (Stored<Invitation>, Option<Stored<User>>);
 
-async fn read_invitation(dashboard: &Dashboard, token: &str) -> Result<Option<Invited>, RecordError> {
+pub(super) async fn read_invitation(
+    dashboard: &Dashboard,
+    token: &str,
+) -> Result<Option<Invited>, RecordError> {
     let Some(invitation) = members::invitation_by_token(&dashboard.app, token).await? else {
         return Ok(None);
     };
@@ -247,6 +267,7 @@ async fn show_invitation(
         None => new_password_fields(),
     };
     inside.push(open_form(&format!("/dashboard/invitations/{token}"), fields));
+    inside.extend(provider_link(dashboard, &format!("/dashboard/invitations/{token}/oidc")).await);
     plain(status, "Invitation", inside)
 }
 
