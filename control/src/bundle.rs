@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use crate::check::{CheckError, Checked, check_database};
 use crate::dir::{DataDir, DirError};
+use crate::engine::{Engine, EngineError};
 use crate::file::{self, FileError};
 use crate::record::UnixSecs;
-use crate::store::{Attached, StoreError, attach, attached, copy_database, detach};
+use crate::store::{Attached, Etcd, StoreError, attach, attached, copy_database, detach, write_database};
 
 /// Why there is no bundle, or none that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,9 @@ pub enum BundleError {
     /// Secrets and authorities.
     #[error(transparent)]
     Dir(#[from] DirError),
+    /// Where the records are.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// A file of it.
     #[error("{} is damaged: {name} is not what was backed up. Use another backup", path.display())]
     Damaged {
@@ -70,7 +74,7 @@ pub struct Contents {
 }
 
 /// Writes a bundle of a directory, in use or not, and reads it back. The path then holds a verified bundle, or nothing.
-pub fn backup(
+pub async fn backup(
     dir: &DataDir,
     to: &Path,
     now: UnixSecs,
@@ -83,13 +87,13 @@ pub fn backup(
     name.push(".new");
     let new = to.with_file_name(name);
     file::remove(&new)?;
-    let made = make(dir, &new, now, damaged_too);
+    let made = make(dir, &new, now, damaged_too).await;
     let named = made.and_then(|made| Ok(file::link(&new, to).map(|()| made)?));
     file::remove(&new)?;
     named
 }
 
-fn make(
+async fn make(
     dir: &DataDir,
     new: &Path,
     now: UnixSecs,
@@ -105,7 +109,13 @@ fn make(
             Err(_) => {}
         }
     }
-    copy_database(&dir.database(), new)?;
+    match Engine::of(dir, None)? {
+        Engine::Sqlite(path) => copy_database(&path, new)?,
+        Engine::Etcd(place) => {
+            let page = Etcd::read_all(&place).await?;
+            write_database(new, &page.items, page.revision)?;
+        }
+    }
     let with_sum = |(name, content): (&String, &String)| {
         (name.clone(), (content.clone().into_bytes(), sum(name, content.as_bytes())))
     };
@@ -123,6 +133,7 @@ fn make(
         Err(error @ CheckError::Records { .. }) => return Err(BundleError::Records(error)),
         Err(CheckError::Store(error)) => return Err(error.into()),
         Err(CheckError::Dir(error)) => return Err(error.into()),
+        Err(CheckError::Engine(error)) => return Err(error.into()),
     };
     Ok((contents.about, checked))
 }
@@ -161,11 +172,11 @@ mod tests {
     async fn a_bundle_is_whole_or_there_is_none() {
         let (temporary, dir) = installation().await;
         let to = temporary.path().join("one.bundle");
-        let (about, checked) = backup(&dir, &to, 7, false).unwrap();
+        let (about, checked) = backup(&dir, &to, 7, false).await.unwrap();
         assert!(
             about.files.iter().any(|name| name == "secret.key") && checked.objects.contains_key("accounts")
         );
-        assert!(matches!(backup(&dir, &to, 7, false), Err(BundleError::Exists { .. })));
+        assert!(matches!(backup(&dir, &to, 7, false).await, Err(BundleError::Exists { .. })));
         let whole = std::fs::read(&to).unwrap();
         let token = std::fs::read_to_string(dir.operator_token()).unwrap();
         let at = whole.windows(token.len()).position(|window| window == token.as_bytes()).unwrap();
@@ -176,7 +187,7 @@ mod tests {
         assert!(error.contains("operator.token"), "{error}");
         std::fs::remove_file(dir.path().join("ca/ingress.pem")).unwrap();
         let two = temporary.path().join("two.bundle");
-        assert!(backup(&dir, &two, 7, false).is_err() && !two.exists());
+        assert!(backup(&dir, &two, 7, false).await.is_err() && !two.exists());
         let left = std::fs::read_dir(temporary.path()).unwrap().count();
         assert_eq!(left, 2, "the directory and the first bundle");
     }

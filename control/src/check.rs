@@ -2,12 +2,13 @@
 //! every record's form, every sealed key. Changes nothing; control may run beside it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::dir::{DataDir, DirError};
+use crate::engine::{Engine, EngineError};
 use crate::secret::Vault;
 use crate::snapshot::Snapshot;
-use crate::store::{Revision, StoreError, read_database, verify_database};
+use crate::store::{Etcd, Page, Revision, StoreError, read_database, verify_database};
 
 /// Damaged records that an error names.
 const NAMED_MAX: usize = 20;
@@ -30,14 +31,17 @@ pub enum CheckError {
     /// Secrets and authorities.
     #[error(transparent)]
     Dir(#[from] DirError),
+    /// Where the records are.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// Records.
     #[error(
-        "{} holds {} damaged records, which are left out of what edges get: {}. Delete these objects and make them anew, or put a backup in place with `ebbgate-control restore`",
-        path.display(), damaged.len(), named(damaged)
+        "{store} holds {} damaged records, which are left out of what edges get: {}. Delete these objects and make them anew, or put a backup in place with `ebbgate-control restore`",
+        damaged.len(), named(damaged)
     )]
     Records {
-        /// The database.
-        path: PathBuf,
+        /// Where the records are.
+        store: String,
         /// Their keys, each with the reason.
         damaged: BTreeMap<String, String>,
         /// What is there besides.
@@ -50,11 +54,16 @@ fn named(damaged: &BTreeMap<String, String>) -> String {
     named.collect::<Vec<_>>().join(", ")
 }
 
-/// Checks everything in a data directory.
-pub fn check(dir: &DataDir) -> Result<Checked, CheckError> {
+/// Checks everything in a data directory, and in the etcd it names. Gives where the records are.
+pub async fn check(dir: &DataDir) -> Result<(String, Checked), CheckError> {
     let vault = dir.vault()?;
     dir.issuer(&vault)?;
-    check_database(&dir.database(), &vault)
+    let engine = Engine::of(dir, None)?;
+    let checked = match &engine {
+        Engine::Sqlite(path) => check_database(path, &vault)?,
+        Engine::Etcd(place) => check_page(&Etcd::read_all(place).await?, &engine.name(), &vault)?,
+    };
+    Ok((engine.name(), checked))
 }
 
 /// Checks a database whose sealed keys open with this vault.
@@ -63,6 +72,11 @@ pub fn check_database(path: &Path, vault: &Vault) -> Result<Checked, CheckError>
     let Some(page) = read_database(path)? else {
         return Ok(Checked { revision: None, objects: BTreeMap::new() });
     };
+    check_page(&page, &path.display().to_string(), vault)
+}
+
+/// Checks the records of a store, whatever it is made of.
+pub fn check_page(page: &Page, store: &str, vault: &Vault) -> Result<Checked, CheckError> {
     let damaged = Snapshot::read(&page.items, page.revision, vault).damaged;
     let mut objects: BTreeMap<String, usize> = BTreeMap::new();
     for item in &page.items {
@@ -77,5 +91,5 @@ pub fn check_database(path: &Path, vault: &Vault) -> Result<Checked, CheckError>
     if damaged.is_empty() {
         return Ok(checked);
     }
-    Err(CheckError::Records { path: path.to_owned(), damaged, checked })
+    Err(CheckError::Records { store: store.to_owned(), damaged, checked })
 }

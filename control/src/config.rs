@@ -16,6 +16,7 @@ pub use self::people::{Oidc, Session, User};
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
 use crate::record::Installation;
+use crate::store::{Place, Url};
 
 /// The control process of Ebbgate: REST API, durable state, Programs for edges.
 #[derive(Debug, Parser)]
@@ -85,7 +86,30 @@ pub enum Command {
         /// The data directory
         #[command(flatten)]
         dir: Dir,
+        /// Where the records go; a file in the directory if left out
+        #[command(flatten)]
+        etcd: OnEtcd,
         /// The backup
+        file: PathBuf,
+    },
+    /// Write every record as a line of JSON to stdout, running or not; what is sealed stays sealed
+    Export {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Leave damaged records out
+        #[arg(long)]
+        damaged: bool,
+    },
+    /// Read an export into a data directory that has its secrets and no records; control must not run
+    Import {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Where the records go; a file in the directory if left out
+        #[command(flatten)]
+        etcd: OnEtcd,
+        /// The export
         file: PathBuf,
     },
     /// Check the database and every record in it, running or not
@@ -94,6 +118,35 @@ pub enum Command {
         #[command(flatten)]
         dir: Dir,
     },
+}
+
+/// Which etcd.
+#[derive(Debug, Default, Args)]
+pub struct OnEtcd {
+    /// The etcd that holds the records, etcd://HOST:PORT[,HOST:PORT...][?prefix=/PREFIX/]
+    #[arg(long, value_name = "URL", env = "EBBGATE_STORE")]
+    pub store: Option<Url>,
+    /// Certificates that the etcd's chain must end at (PEM); needed unless it is on loopback
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub store_ca: Option<PathBuf>,
+    /// Certificate chain that is shown to the etcd (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["store_ca", "store_key"])]
+    pub store_cert: Option<PathBuf>,
+    /// Key of --store-cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "store_cert")]
+    pub store_key: Option<PathBuf>,
+}
+
+impl OnEtcd {
+    /// The etcd; None: records are in the data directory, or where it says.
+    pub fn place(&self) -> Option<Place> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Some(Place {
+            url: self.store.clone()?,
+            ca: self.store_ca.as_ref().map(absolute),
+            identity: self.store_cert.as_ref().map(absolute).zip(self.store_key.as_ref().map(absolute)),
+        })
+    }
 }
 
 /// `account ...`
@@ -287,6 +340,9 @@ pub struct Init {
     /// The data directory
     #[command(flatten)]
     pub dir: Dir,
+    /// Where the records go; a file in the directory if left out
+    #[command(flatten)]
+    pub etcd: OnEtcd,
     /// Name of the first account
     #[arg(long, default_value = "default")]
     pub account: String,
@@ -313,6 +369,9 @@ pub struct Serve {
     /// The data directory
     #[command(flatten)]
     pub dir: Dir,
+    /// Where the records are; where the directory says if left out
+    #[command(flatten)]
+    pub etcd: OnEtcd,
     /// Address of the REST API
     #[arg(long, default_value = "127.0.0.1:4480")]
     pub api: SocketAddr,

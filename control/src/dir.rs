@@ -75,6 +75,11 @@ impl DataDir {
         self.0.join("control.db")
     }
 
+    /// Which etcd holds the records. Without it they are in the database.
+    pub fn store(&self) -> PathBuf {
+        self.0.join("store.json")
+    }
+
     /// The database while `init` makes it.
     pub fn unfinished_database(&self) -> PathBuf {
         self.0.join("control.db.new")

@@ -11,6 +11,7 @@ use crate::account;
 use crate::authority::{AuthorityError, Issuer, Purpose, new_authority};
 use crate::clock::Clock;
 use crate::dir::{DataDir, DirError};
+use crate::engine;
 use crate::file::{self, FileError};
 use crate::record::{
     CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, INSTALLATION_KEY, Installation,
@@ -18,7 +19,7 @@ use crate::record::{
 };
 use crate::restore::{SIDE_FILES, beside};
 use crate::secret::{self, Entropy, SEAL_KEY_BYTES, Vault};
-use crate::store::{DirLock, Outcome, Sqlite, Store, StoreError, Txn};
+use crate::store::{DirLock, Etcd, Outcome, Place, Sqlite, Store, StoreError, Txn};
 
 /// Length of the operator's token in base62 characters.
 const OPERATOR_TOKEN_CHARS: usize = 43;
@@ -136,8 +137,20 @@ impl From<AuthorityError> for InitError {
     }
 }
 
-/// Makes the directory.
+/// Makes the directory, its records in a database of its own.
 pub async fn init(
+    dir: &DataDir,
+    installation: &Installation,
+    account_name: &str,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<Made, InitError> {
+    init_on(None, dir, installation, account_name, clock, entropy).await
+}
+
+/// Makes the directory, its records in an etcd if one is given.
+pub async fn init_on(
+    place: Option<&Place>,
     dir: &DataDir,
     installation: &Installation,
     account_name: &str,
@@ -146,7 +159,7 @@ pub async fn init(
 ) -> Result<Made, InitError> {
     file::make_dir(dir.path())?;
     let _lock = DirLock::take(dir.path())?;
-    if dir.database().exists() {
+    if dir.database().exists() || dir.store().exists() {
         return Err(InitError::Already { dir: dir.path().to_owned() });
     }
     // Secrets that are there stay: a backup of a lost database would not open without them.
@@ -168,7 +181,10 @@ pub async fn init(
     )?;
     file::replace(&dir.api_key(), &format!("{token}\n"), 0o600)?;
     let txn = account::add(first.installation(installation)?, &account, &api_key);
-    make_database(dir, txn).await?;
+    match place {
+        None => make_database(dir, txn).await?,
+        Some(place) => make_on_etcd(dir, place, txn).await?,
+    }
     Ok(Made {
         account: account.id,
         api_key: token,
@@ -198,6 +214,15 @@ async fn make_database(dir: &DataDir, txn: Txn) -> Result<(), InitError> {
     }
     drop(store);
     Ok(file::rename(&unfinished, &dir.database())?)
+}
+
+/// The directory names the etcd last: until then it is not initialised.
+async fn make_on_etcd(dir: &DataDir, place: &Place, txn: Txn) -> Result<(), InitError> {
+    let store = Etcd::create(place).await?;
+    match store.commit(txn.if_absent(INSTALLATION_KEY)).await? {
+        Outcome::Committed(_) => Ok(engine::keep(dir, place)?),
+        Outcome::Conflict(_) => Err(StoreError::InUseAt { store: place.url.to_string() }.into()),
+    }
 }
 
 /// What the first objects are made with.

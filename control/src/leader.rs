@@ -202,7 +202,7 @@ mod tests {
             let tell = tell.clone();
             async move {
                 tell.send(claim).await.unwrap();
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         (tokio::spawn(async move { candidate.lead("job", work).await }), claims)

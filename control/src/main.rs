@@ -13,10 +13,13 @@ use ebbgate_control::config::{
     Account, ApiKey, AuthorityCommand, Cli, Command, ConfigCommand, Dir, Init, OnOff,
 };
 use ebbgate_control::dir::DataDir;
-use ebbgate_control::init::init;
+use ebbgate_control::engine::Engine;
+use ebbgate_control::export::export;
+use ebbgate_control::import::import;
+use ebbgate_control::init::init_on;
 use ebbgate_control::join::join_string;
 use ebbgate_control::operator::OperatorError;
-use ebbgate_control::restore::restore;
+use ebbgate_control::restore::{restore, restore_on};
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
 use ebbgate_control::settings::{self, Changes};
@@ -62,20 +65,34 @@ async fn command(command: &Command) -> Result<()> {
         }
         Command::Backup { dir, file, damaged } => {
             let now = SystemClock.unix_secs();
-            let (about, checked) = backup(&DataDir::new(&dir.dir), file, now, *damaged)?;
+            let (about, checked) = backup(&DataDir::new(&dir.dir), file, now, *damaged).await?;
             print(&json!({
                 "backup": file, "revision": checked.revision, "objects": checked.objects, "files": about.files,
             }))
         }
-        Command::Restore { dir, file } => {
-            let restored = restore(&DataDir::new(&dir.dir), file, SystemClock.unix_secs())?;
+        Command::Restore { dir, etcd, file } => {
+            let (dir, now) = (DataDir::new(&dir.dir), SystemClock.unix_secs());
+            let restored = match etcd.place() {
+                None => restore(&dir, file, now)?,
+                Some(place) => restore_on(&place, &dir, file, now).await?,
+            };
             print(&serde_json::to_value(restored)?)
+        }
+        Command::Export { dir, damaged } => {
+            let page = Engine::of(&DataDir::new(&dir.dir), None)?.read_all().await?;
+            let page = page.context("the database is of an older release: start control once")?;
+            export(&page, &mut stdout().lock(), *damaged)?;
+            Ok(())
+        }
+        Command::Import { dir, etcd, file } => {
+            let imported = import(&DataDir::new(&dir.dir), file, etcd.place()).await?;
+            print(&serde_json::to_value(imported)?)
         }
         Command::Check { dir } => {
             let dir = DataDir::new(&dir.dir);
-            let checked = check(&dir)?;
+            let (database, checked) = check(&dir).await?;
             print(&json!({
-                "database": dir.database(), "state": "ok", "revision": checked.revision, "objects": checked.objects,
+                "database": database, "state": "ok", "revision": checked.revision, "objects": checked.objects,
             }))
         }
     }
@@ -186,7 +203,9 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
 
 async fn make(options: &Init) -> Result<()> {
     let dir = DataDir::new(&options.dir.dir);
-    let made = init(&dir, &options.installation(), &options.account, &SystemClock, &SystemEntropy).await?;
+    let (place, installation) = (options.etcd.place(), options.installation());
+    let made =
+        init_on(place.as_ref(), &dir, &installation, &options.account, &SystemClock, &SystemEntropy).await?;
     print(&serde_json::to_value(&made)?)?;
     write!(stderr(), "{}", made.advice()).context("writing what to do next")
 }

@@ -12,9 +12,10 @@ use serde::Serialize;
 use crate::bundle::{self, About, BundleError};
 use crate::check::{CheckError, check_database};
 use crate::dir::{DataDir, DirError};
+use crate::engine;
 use crate::file::{self, FileError};
 use crate::record::UnixSecs;
-use crate::store::{DirLock, Revision, StoreError, copy_database};
+use crate::store::{DirLock, Etcd, Place, Revision, Sqlite, StoreError, copy_database, read_database};
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
@@ -68,12 +69,43 @@ const FOLDERS_MAX: u32 = 1000;
 
 /// Makes the directory what a bundle says, after all of it was checked. Killed half way, it can be run again.
 pub fn restore(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<Restored, RestoreError> {
+    let (_lock, restored) = prepare(dir, backup, now)?;
+    file::rename(&dir.unfinished_database(), &dir.database())?;
+    Ok(restored)
+}
+
+/// The same, its records in an etcd where none are. Revisions go on after those of the backup.
+pub async fn restore_on(
+    place: &Place,
+    dir: &DataDir,
+    backup: &Path,
+    now: UnixSecs,
+) -> Result<Restored, RestoreError> {
+    if !Etcd::is_free(place).await? {
+        return Err(StoreError::InUseAt { store: place.url.to_string() }.into());
+    }
+    let (_lock, restored) = prepare(dir, backup, now)?;
+    let new = dir.unfinished_database();
+    // Brings it up to date.
+    drop(Sqlite::open(&new)?);
+    let page = read_database(&new)?.ok_or_else(|| StoreError::Missing { path: new.clone() })?;
+    engine::keep(dir, place)?;
+    let kept = page.items.into_iter().filter(|item| item.lease.is_none() && !item.damaged);
+    Etcd::fill(place, kept.map(|item| (item.key, item.value)), page.revision).await?;
+    for suffix in SIDE_FILES {
+        file::remove(&beside(&new, suffix))?;
+    }
+    Ok(restored)
+}
+
+/// Everything but the last step: the records are in the unfinished database, and all else is in its place.
+fn prepare(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<(DirLock, Restored), RestoreError> {
     if !backup.exists() {
         return Err(StoreError::Missing { path: backup.to_owned() }.into());
     }
     file::make_dir(dir.path())?;
-    let _lock = DirLock::take(dir.path())?;
-    let (database, new) = (dir.database(), dir.unfinished_database());
+    let lock = DirLock::take(dir.path())?;
+    let new = dir.unfinished_database();
     for suffix in SIDE_FILES {
         file::remove(&beside(&new, suffix))?;
     }
@@ -85,9 +117,7 @@ pub fn restore(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<Restored, 
             file::remove(&beside(&new, suffix))?;
         }
     }
-    let restored = restored?;
-    file::rename(&new, &database)?;
-    Ok(restored)
+    Ok((lock, restored?))
 }
 
 /// Everything but the last step, which gives the new database its name.
@@ -118,6 +148,7 @@ fn replace(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<Restored, Rest
         Err(CheckError::Records { checked, damaged, .. }) => (checked, damaged),
         Err(CheckError::Store(error)) => return Err(error.into()),
         Err(CheckError::Dir(error)) => return Err(error.into()),
+        Err(CheckError::Engine(error)) => return Err(BundleError::Engine(error).into()),
     };
     let replaced = put_aside(dir, contents.is_some(), now)?;
     for kept in DataDir::kept() {
@@ -167,6 +198,7 @@ fn put_aside(dir: &DataDir, secrets_too: bool, now: UnixSecs) -> Result<Option<P
     let side_files = SIDE_FILES.map(|suffix| beside(&database, suffix));
     let named = side_files.iter().zip(SIDE_FILES.map(|suffix| format!("control.db{suffix}")));
     let mut old: Vec<_> = named.map(|(path, name)| (path.clone(), name)).collect();
+    old.push((dir.store(), "store.json".to_owned()));
     if secrets_too {
         old.extend(DataDir::kept().into_iter().map(|kept| (dir.path().join(&kept.name), kept.name)));
     }
@@ -180,7 +212,7 @@ fn put_aside(dir: &DataDir, secrets_too: bool, now: UnixSecs) -> Result<Option<P
         file::make_dir(kept.parent().unwrap_or(&folder))?;
         file::link(path, &kept)?;
     }
-    for path in &side_files {
+    for path in side_files.iter().chain([&dir.store()]) {
         file::remove(path)?;
     }
     Ok(Some(folder))
@@ -241,7 +273,7 @@ pub(crate) mod tests {
         let (temporary, dir) = installation().await;
         put(&dir.database(), "backed up").await;
         let bundle = temporary.path().join("one.bundle");
-        bundle::backup(&dir, &bundle, 7, false).unwrap();
+        bundle::backup(&dir, &bundle, 7, false).await.unwrap();
         let empty = DataDir::new(temporary.path().join("empty"));
         let restored = restore(&empty, &bundle, 8).unwrap();
         assert_eq!(restored.bundle.as_ref().map(|about| about.made), Some(7));
@@ -251,7 +283,7 @@ pub(crate) mod tests {
             let read = |dir: &DataDir| std::fs::read(dir.path().join(&kept.name)).unwrap();
             assert_eq!(read(&empty), read(&dir), "{}", kept.name);
         }
-        crate::check::check(&empty).unwrap();
+        crate::check::check(&empty).await.unwrap();
         // The secrets went to their files and are nowhere in the database, not even in pages that are free.
         let key = std::fs::read_to_string(dir.path().join("secret.key")).unwrap();
         let database = std::fs::read(empty.database()).unwrap();
@@ -264,7 +296,7 @@ pub(crate) mod tests {
         let (temporary, dir) = installation().await;
         put(&dir.database(), "backed up").await;
         let bundle = temporary.path().join("one.bundle");
-        bundle::backup(&dir, &bundle, 7, false).unwrap();
+        bundle::backup(&dir, &bundle, 7, false).await.unwrap();
         let (_other, there) = installation().await;
         put(&there.database(), "later").await;
         let key = |dir: &Path| std::fs::read_to_string(dir.join("secret.key")).unwrap();

@@ -27,9 +27,10 @@ use crate::clock::SystemClock;
 use crate::config::Serve;
 use crate::dir::{DataDir, DirError};
 use crate::disk::unwritable;
+use crate::engine::{Engine, EngineError};
 use crate::error_chain::ErrorChain;
 use crate::file::{self, FileError};
-use crate::leader::{Candidate, Claim};
+use crate::leader::Claim;
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
 use crate::push::{self, Feeds, Planned, Planner};
@@ -37,11 +38,13 @@ use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
-use crate::store::{DirLock, Sqlite, Store, StoreError};
+use crate::store::{DirLock, Etcd, StoreError};
 use crate::{admin, api, listen, people};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
+/// Seconds between two compactions of an etcd.
+const COMPACT_SECS: u64 = 60;
 /// Seconds between two looks for edges whose lease has ended.
 const EXPIRE_SECS: u64 = 1;
 
@@ -58,11 +61,14 @@ pub enum ServeError {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// The database has no installation record.
-    #[error("{} has no installation record: restore a backup", path.display())]
+    #[error("{store} has no installation record: restore a backup")]
     NotInitialised {
-        /// The database.
-        path: PathBuf,
+        /// Where the records are.
+        store: String,
     },
+    /// Where the records are.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// A listener.
     #[error("cannot listen on {at}: choose another address with {flag}")]
     Listen {
@@ -105,8 +111,11 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     check_exposure(options)?;
     let tls = api_tls(options)?;
     let dir = DataDir::new(&options.dir.dir);
-    if !dir.database().exists() {
-        return Err(StoreError::Missing { path: dir.database() }.into());
+    let engine = Engine::of(&dir, options.etcd.place())?;
+    if let Engine::Sqlite(path) = &engine
+        && !path.exists()
+    {
+        return Err(StoreError::Missing { path: path.clone() }.into());
     }
     let _lock = DirLock::take(dir.path())?;
     let listeners = Listeners::bind(options, &dir).await?;
@@ -117,7 +126,7 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
         api_base: api_base(options, listeners.api_at),
         api_base_given: options.api_url.is_some(),
     };
-    let app = open_app(&dir, settings, options, planned).await?;
+    let app = open_app(&dir, &engine, settings, options, planned).await?;
     // At the start without a claim: what is written is tied to what was read, and serving waits for no other control.
     try_renew(&app, None).await;
 
@@ -125,6 +134,9 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     let (vault, metrics, room) = (app.vault.clone(), app.metrics.clone(), app.room.clone());
     background.spawn(push::follow(app.store.clone(), Planner { vault, publish, metrics, room }));
     background.spawn(lead_renewal(app.clone()));
+    if let Engine::Etcd(_) = engine {
+        background.spawn(lead_compaction(app.clone()));
+    }
     background.spawn(expire_edges(app.presence.clone()));
     background.spawn(people::sweep::hourly(app.clone()));
     let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
@@ -233,17 +245,18 @@ async fn listen_on(at: SocketAddr, flag: &'static str) -> Result<(TcpListener, S
 /// Opens what the directory holds.
 async fn open_app(
     dir: &DataDir,
+    engine: &Engine,
     settings: Settings,
     options: &Serve,
     planned: watch::Receiver<Planned>,
 ) -> Result<App, ServeError> {
     let vault = dir.vault()?;
     let issuer = dir.issuer(&vault)?;
-    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&dir.database())?);
+    let (store, candidate) = engine.open(&SystemEntropy).await?;
     let installation = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
-    let not_initialised = || ServeError::NotInitialised { path: dir.database() };
+    let not_initialised = || ServeError::NotInitialised { store: engine.name() };
     Ok(App {
-        candidate: Candidate::alone(Arc::clone(&store)),
+        candidate,
         store,
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
@@ -256,7 +269,10 @@ async fn open_app(
         restrictions: Arc::default(),
         people: Arc::default(),
         limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
-        database: Arc::from(dir.database()),
+        database: match engine {
+            Engine::Sqlite(path) => Arc::from(path.as_path()),
+            Engine::Etcd(_) => Arc::from(dir.path()),
+        },
         installation: Arc::new(installation.ok_or_else(not_initialised)?.record),
         settings: Arc::new(settings),
     })
@@ -306,6 +322,23 @@ fn api_tls(options: &Serve) -> Result<Option<TlsAcceptor>, ServeError> {
     let mut config = load().map_err(|error| ServeError::Tls(error.to_string()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+/// One control at a time lets etcd forget revisions that no watcher needs.
+async fn lead_compaction(app: App) {
+    let work = |_claim: Claim| {
+        let store = Arc::clone(&app.store);
+        async move {
+            let mut often = interval(Duration::from_secs(COMPACT_SECS));
+            loop {
+                often.tick().await;
+                if let Err(error) = Etcd::compact_old(&*store).await {
+                    tracing::warn!(error = %ErrorChain(&error), "old revisions could not be compacted away");
+                }
+            }
+        }
+    };
+    match app.candidate.lead("compaction", work).await {}
 }
 
 /// One control at a time looks at all leaves every hour, and once when it takes the job over.

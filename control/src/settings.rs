@@ -2,6 +2,8 @@
 //!
 //! What is reserved already stays valid or the change is refused: names and ports are never taken from their accounts.
 
+use std::sync::Arc;
+
 use ebbgate_model::Host;
 use serde::Serialize;
 
@@ -9,6 +11,7 @@ use crate::authority::{AuthorityError, Purpose};
 use crate::clock::Clock;
 use crate::config::{Oidc as OidcFlags, PortRange};
 use crate::dir::{DataDir, DirError};
+use crate::engine::{Engine, EngineError};
 use crate::file;
 use crate::init::below;
 use crate::people::oidc::settings::{OIDC_KEY, Oidc, OidcError};
@@ -16,8 +19,8 @@ use crate::record::{
     self, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, Holder, INSTALLATION_KEY, Installation,
     IssuedCertificate, RecordError, index,
 };
-use crate::secret::{self, Entropy};
-use crate::store::{DirLock, Outcome, Range, Sqlite, Store, StoreError, Txn};
+use crate::secret::{self, Entropy, SystemEntropy};
+use crate::store::{DirLock, Outcome, Range, Store, StoreError, Txn};
 
 /// What is to be different; None stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,12 +92,24 @@ pub enum SettingsError {
     /// Somebody else wrote at the same time.
     #[error("the database changed at the same time; repeat")]
     Conflict,
+    /// Where the records are.
+    #[error(transparent)]
+    Engine(EngineError),
     /// A file or secret.
     #[error(transparent)]
     Dir(#[from] DirError),
     /// A record.
     #[error(transparent)]
     Record(#[from] RecordError),
+}
+
+impl From<EngineError> for SettingsError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Store(error) => error.into(),
+            error => Self::Engine(error),
+        }
+    }
 }
 
 impl From<StoreError> for SettingsError {
@@ -111,17 +126,21 @@ impl From<AuthorityError> for SettingsError {
 
 /// What holds now, from the database of a control that does not run.
 pub async fn show(dir: &DataDir) -> Result<Installation, SettingsError> {
-    let (_lock, store) = open(dir)?;
-    let stored = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
+    let (_lock, store) = open(dir).await?;
+    let stored = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
     Ok(stored.ok_or(SettingsError::NotInitialised)?.record)
 }
 
-fn open(dir: &DataDir) -> Result<(DirLock, Sqlite), SettingsError> {
-    if !dir.database().exists() {
-        return Err(StoreError::Missing { path: dir.database() }.into());
+async fn open(dir: &DataDir) -> Result<(DirLock, Arc<dyn Store>), SettingsError> {
+    let engine = Engine::of(dir, None)?;
+    if let Engine::Sqlite(path) = &engine
+        && !path.exists()
+    {
+        return Err(StoreError::Missing { path: path.clone() }.into());
     }
     let lock = DirLock::take(dir.path())?;
-    Ok((lock, Sqlite::open(&dir.database())?))
+    let (store, _) = engine.open(&SystemEntropy).await?;
+    Ok((lock, store))
 }
 
 /// Changes what is given. Certificates of changed names are made anew in the same transaction.
@@ -131,23 +150,24 @@ pub async fn change(
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<Changed, SettingsError> {
-    let (_lock, store) = open(dir)?;
+    let (_lock, store) = open(dir).await?;
+    let store = &*store;
     let vault = dir.vault()?;
     let issuer = dir.issuer(&vault)?;
-    let stored = record::read::<Installation>(&store, INSTALLATION_KEY).await?;
+    let stored = record::read::<Installation>(store, INSTALLATION_KEY).await?;
     let stored = stored.ok_or(SettingsError::NotInitialised)?;
     let (old, new) = (&stored.record, with(&stored.record, changes));
     if new == *old {
         return Err(SettingsError::Nothing);
     }
-    check_ports(&store, old, &new).await?;
+    check_ports(store, old, &new).await?;
     for (was, wanted) in [
         (Some(&old.tcp_host), Some(&new.tcp_host)),
         (Some(&old.connect_host), Some(&new.connect_host)),
         (old.default_domain.as_ref(), new.default_domain.as_ref()),
     ] {
         if let Some(name) = wanted.filter(|_| was != wanted) {
-            check_free(&store, name).await?;
+            check_free(store, name).await?;
         }
     }
     let mut txn = Txn::new().if_unchanged(INSTALLATION_KEY, stored.modified);
@@ -182,7 +202,7 @@ pub async fn set_oidc(dir: &DataDir, flags: &OidcFlags) -> Result<Option<serde_j
         (None, None) => None,
         _ => return Err(OidcError::Both.into()),
     };
-    let (_lock, store) = open(dir)?;
+    let (_lock, store) = open(dir).await?;
     let (txn, said) = match given {
         None => (Txn::new().delete(OIDC_KEY), serde_json::json!({ "oidc": null })),
         Some((issuer, client_id)) => {
@@ -274,7 +294,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::init::{dns, init};
-    use crate::secret::SystemEntropy;
+    use crate::store::Sqlite;
     use ebbgate_model::{AccountId, AddressId, DomainId};
 
     async fn place() -> (DataDir, AccountId, tempfile::TempDir) {

@@ -57,6 +57,8 @@ pub(crate) const PROGRAMS: &[Program] = &[
     debian("nft", "nftables", true),
     debian("openssl", "openssl", true),
     debian("psql", "postgresql-client", true),
+    debian("etcd", "etcd-server", true),
+    debian("etcdctl", "etcd-client", true),
     debian("python3", "python3", true),
     debian("node", "nodejs", true),
     debian("bash", "bash", true),

@@ -142,10 +142,19 @@ impl From<StoreError> for ApiError {
     /// Says what the caller can wait for or change; the rest is for the log.
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Full { .. } | StoreError::ReadOnly { .. } => {
+            StoreError::Full { .. }
+            | StoreError::ReadOnly { .. }
+            | StoreError::Quota { .. }
+            | StoreError::Unreachable { .. } => {
                 tracing::error!(%error, "a change could not be stored");
                 Self::unavailable(
                     "changes cannot be stored at the moment; the operator finds the reason in the log",
+                )
+            }
+            StoreError::Unknown { .. } => {
+                tracing::error!(%error, "whether a change was stored is not known");
+                Self::unavailable(
+                    "whether the change was made is not known; read the object before you repeat it",
                 )
             }
             StoreError::Closed => Self::unavailable("the server is shutting down; try again"),

@@ -70,8 +70,74 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
     },
+    /// No member of an etcd answers.
+    #[error(
+        "{store} does not answer ({reason}); nothing was changed. See whether a majority of its members runs and can be reached"
+    )]
+    Unreachable {
+        /// The etcd.
+        store: String,
+        /// What was seen last.
+        reason: String,
+    },
+    /// A write has no answer. It may have happened, or may yet.
+    #[error(
+        "{store} gave no answer ({reason}): the change may have been made or not. Read it before you repeat it"
+    )]
+    Unknown {
+        /// The etcd.
+        store: String,
+        /// What was seen last.
+        reason: String,
+    },
+    /// An etcd refuses.
+    #[error("{store} refuses: {reason}")]
+    Refused {
+        /// The etcd.
+        store: String,
+        /// In its words.
+        reason: String,
+    },
+    /// The address, or a file it needs.
+    #[error("{store} cannot be used: {reason}")]
+    Address {
+        /// The etcd.
+        store: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An etcd's database is as large as its quota allows.
+    #[error(
+        "the database of {store} has reached its quota; nothing was changed. Compact and defragment it, or raise --quota-backend-bytes, then `etcdctl alarm disarm` (docs/reliability.md)"
+    )]
+    Quota {
+        /// The etcd.
+        store: String,
+    },
+    /// Nothing is below the prefix of an etcd.
+    #[error(
+        "{store} holds no installation: run `ebbgate-control init --store` first, or `ebbgate-control restore --store`, or look at the prefix"
+    )]
+    MissingAt {
+        /// The etcd.
+        store: String,
+    },
+    /// Something is there already.
+    #[error(
+        "{store} holds an installation already: choose another prefix (?prefix=/NAME/), or remove that one with etcdctl"
+    )]
+    InUseAt {
+        /// The etcd.
+        store: String,
+    },
+    /// A restore has not come to its end.
+    #[error("{store} is half restored: run `ebbgate-control restore` or `import` again, it begins anew")]
+    Unfinished {
+        /// The etcd.
+        store: String,
+    },
     /// Too many writes are waiting for the disk.
-    #[error("too many writes wait for the disk; repeat in a moment")]
+    #[error("too many writes wait to be stored; repeat in a moment")]
     Busy,
     /// The store is shutting down.
     #[error("the store is shutting down")]

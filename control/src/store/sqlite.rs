@@ -7,6 +7,7 @@ mod attached;
 mod read;
 mod schema;
 mod sum;
+mod whole;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub use attached::{Attached, attach, attached, detach};
 use read::{end_of, engine_error, read_changes, read_range};
 pub use schema::{copy_database, read_database, verify_database};
 use sum::item;
+pub use whole::write_database;
 use writer::{Command, Writer};
 
 use crate::error_chain::ErrorChain;

@@ -11,8 +11,8 @@ pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest value in bytes.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
-/// Most compares, and most operations, of one transaction.
-pub const TXN_OPS_MAX: usize = 128;
+/// Most compares, and most operations, of one transaction. etcd takes 128 of each; two are for the engine's own.
+pub const TXN_OPS_MAX: usize = 126;
 
 /// A key with its value as of some revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,7 +167,7 @@ impl Txn {
     /// Refuses what no store would take.
     pub fn check(&self) -> Result<(), StoreError> {
         if self.ops.len() > TXN_OPS_MAX || self.compares.len() > TXN_OPS_MAX {
-            return Err(StoreError::TooLarge("a transaction has at most 128 compares and 128 changes"));
+            return Err(StoreError::TooLarge("a transaction has at most 126 compares and 126 changes"));
         }
         let mut keys = std::collections::BTreeSet::new();
         for op in &self.ops {

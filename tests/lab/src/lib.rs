@@ -7,6 +7,7 @@ pub mod agent;
 pub mod api;
 pub mod bpffs;
 pub mod census;
+pub mod etcd;
 pub mod figures;
 pub mod flood;
 pub mod guarded;

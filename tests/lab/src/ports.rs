@@ -104,6 +104,12 @@ impl Ports {
         self.base + 9 + n
     }
 
+    /// One of 31 ports, in a block that is claimed for something else than a lab.
+    pub fn nth(self, n: u16) -> u16 {
+        assert!(n < BLOCK_PORTS - 1, "a block has 31 ports and its claim");
+        self.base + n
+    }
+
     /// First and last port that control may give to reserved TCP addresses.
     pub fn tcp_range(self) -> (u16, u16) {
         (self.base + TCP_OFFSET, self.last() - 1)

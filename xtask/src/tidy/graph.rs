@@ -12,7 +12,7 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("ebbgate-telemetry", &[]),
     ("ebbgate-tunnel", &["ebbgate-wire"]),
     ("ebbgate-wire", &["ebbgate-model"]),
-    ("ebbgate-control", &["ebbgate-model", "ebbgate-policy", "ebbgate-telemetry"]),
+    ("ebbgate-control", &["ebbgate-lab", "ebbgate-model", "ebbgate-policy", "ebbgate-telemetry"]),
     ("ebbgate-ebpf", &[]),
     (
         "ebbgate-edge",

@@ -97,7 +97,7 @@ fn files_that_cannot_be_trusted_are_refused_with_the_way_out() {
             db.pragma_update(None, "user_version", 99).unwrap();
             db.pragma_update(None, "journal_mode", "delete").unwrap();
         },
-        "has schema 99, this release knows 2",
+        "has schema 99, this release knows 3",
     );
 }
 
