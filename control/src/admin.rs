@@ -26,6 +26,7 @@ use self::call::{Admin, AdminError};
 use crate::App;
 use crate::disk::{Unwritable, unwritable};
 use crate::record::{self, Account, IpRestriction, Stored};
+use crate::settings;
 use crate::store::{Outcome, Store, Txn};
 
 /// Longest request body in bytes.
@@ -87,7 +88,7 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoRes
     let unwritable = unwritable(&admin.app.database);
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let form = Exposition::accepted(accept);
-    let text = form.write(admin.app.metrics.text(&planned, &admin.app.presence, unwritable));
+    let text = form.write(admin.app.metrics.text(&planned, &admin.app.presence, &admin.app.acme, unwritable));
     ([(CONTENT_TYPE, form.content_type())], text)
 }
 
@@ -109,7 +110,7 @@ async fn ready(State(admin): State<Admin>) -> Response {
         None => (StatusCode::OK, "ready".to_owned()),
         Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble),
     };
-    (status, told(&head, &planned.left_out)).into_response()
+    (status, told(&head, &planned.left_out) + &certificates(&admin.app)).into_response()
 }
 
 fn disk_trouble(app: &App, reason: Unwritable) -> String {
@@ -132,6 +133,19 @@ fn told(head: &str, left_out: &BTreeMap<String, String>) -> String {
     text
 }
 
+/// Names without a certificate of the ACME authority, or with one that could not be renewed; no reason not to be ready.
+fn certificates(app: &App) -> String {
+    let names = app.acme.all();
+    let failing = names.iter().filter_map(|(host, name)| Some((host, name, name.failure()?)));
+    let lines = failing.take(LEFT_OUT_SHOWN_MAX).map(|(host, name, failure)| {
+        let until = name.not_after.map_or("has no certificate".to_owned(), |at| {
+            format!("its certificate expires in {} h", at.saturating_sub(app.now()) / 3600)
+        });
+        format!("certificate: {host}: {until}: {}\n", failure.message)
+    });
+    lines.collect()
+}
+
 /// Who is connected, and which generation is in force there.
 async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
     let newest = admin.app.planned.borrow().program.as_ref().map(|program| program.generation);
@@ -149,7 +163,7 @@ async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
 /// What `init` decided and `config set` changed.
 async fn installation(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, AdminError> {
     admin.check(&headers)?;
-    Ok(Json(&*admin.app.installation).into_response())
+    Ok(Json(settings::Shown::of(&admin.app.installation, admin.app.acme.settings())).into_response())
 }
 
 #[derive(Deserialize)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ebbgate_model::{AccountId, Host, Ksuid, Token};
 use tokio::sync::watch;
 
+use crate::acme::Registry;
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
@@ -50,6 +51,8 @@ pub struct App {
     pub people: Arc<People>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
+    /// Names whose certificates the ACME authority issues.
+    pub acme: Arc<Registry>,
     /// Where the database is, for what its disk says.
     pub database: Arc<Path>,
     /// What `init` decided.
@@ -181,6 +184,7 @@ pub(crate) mod testing {
                 restrictions: Arc::default(),
                 people: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
+                acme: Arc::default(),
                 database: Arc::from(dir.path()),
                 installation: Arc::new(Installation {
                     region: "local".into(),

@@ -13,6 +13,7 @@ use ebbgate_telemetry::LogFormat;
 
 pub use self::dir::Dir;
 pub use self::people::{Oidc, Session, User};
+use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
 use crate::record::Installation;
@@ -253,6 +254,9 @@ pub enum ConfigCommand {
         /// Which provider people sign in by
         #[command(flatten)]
         oidc: Oidc,
+        /// The public authority
+        #[command(flatten)]
+        acme: AcmeChanges,
     },
 }
 
@@ -361,6 +365,9 @@ pub struct Init {
     /// Domain under which agents get random names
     #[arg(long, default_value = "ebbgate.test")]
     pub default_domain: Host,
+    /// The public authority
+    #[command(flatten)]
+    pub acme: AcmeChanges,
 }
 
 /// `serve`

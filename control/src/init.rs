@@ -8,6 +8,7 @@ use ebbgate_model::{AccountId, Host};
 use serde::Serialize;
 
 use crate::account;
+use crate::acme::{ACME_KEY, AcmeChanges, AcmeError};
 use crate::authority::{AuthorityError, Issuer, Purpose, new_authority};
 use crate::clock::Clock;
 use crate::dir::{DataDir, DirError};
@@ -123,6 +124,9 @@ pub enum InitError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The public authority.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
 }
 
 impl From<FileError> for InitError {
@@ -141,11 +145,12 @@ impl From<AuthorityError> for InitError {
 pub async fn init(
     dir: &DataDir,
     installation: &Installation,
+    acme: &AcmeChanges,
     account_name: &str,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<Made, InitError> {
-    init_on(None, dir, installation, account_name, clock, entropy).await
+    init_on(None, dir, installation, acme, account_name, clock, entropy).await
 }
 
 /// Makes the directory, its records in an etcd if one is given.
@@ -153,6 +158,7 @@ pub async fn init_on(
     place: Option<&Place>,
     dir: &DataDir,
     installation: &Installation,
+    acme: &AcmeChanges,
     account_name: &str,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
@@ -164,6 +170,7 @@ pub async fn init_on(
     }
     // Secrets that are there stay: a backup of a lost database would not open without them.
     let vault = if dir.has_secret_key() { dir.vault()? } else { new_vault(dir, entropy)? };
+    let acme = acme.apply(None, &vault)?;
     let installation_name = secret::base62(entropy, 8);
     for purpose in Purpose::ALL {
         if !dir.has_authority(purpose) {
@@ -180,7 +187,10 @@ pub async fn init_on(
         0o600,
     )?;
     file::replace(&dir.api_key(), &format!("{token}\n"), 0o600)?;
-    let txn = account::add(first.installation(installation)?, &account, &api_key);
+    let mut txn = account::add(first.installation(installation)?, &account, &api_key);
+    if let Some(acme) = acme {
+        txn = txn.put(ACME_KEY, encode(&acme));
+    }
     match place {
         None => make_database(dir, txn).await?,
         Some(place) => make_on_etcd(dir, place, txn).await?,

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod account;
+pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod app;

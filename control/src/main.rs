@@ -151,13 +151,14 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
                 answer => print(&answer?),
             }
         }
-        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain, oidc } => {
+        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain, oidc, acme } => {
             let changes = Changes {
                 region: region.clone(),
                 tcp_host: tcp_host.clone(),
                 tcp_ports: *tcp_ports,
                 connect_host: connect_host.clone(),
                 default_domain: default_domain.clone(),
+                acme: acme.clone(),
             };
             let dir = DataDir::new(&dir.dir);
             if let Some(set) = settings::set_oidc(&dir, oidc).await? {
@@ -204,8 +205,9 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
 async fn make(options: &Init) -> Result<()> {
     let dir = DataDir::new(&options.dir.dir);
     let (place, installation) = (options.etcd.place(), options.installation());
+    let (acme, account) = (&options.acme, &options.account);
     let made =
-        init_on(place.as_ref(), &dir, &installation, &options.account, &SystemClock, &SystemEntropy).await?;
+        init_on(place.as_ref(), &dir, &installation, acme, account, &SystemClock, &SystemEntropy).await?;
     print(&serde_json::to_value(&made)?)?;
     write!(stderr(), "{}", made.advice()).context("writing what to do next")
 }

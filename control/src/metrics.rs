@@ -7,6 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::acme::{self, FailureCode};
 use crate::disk::Unwritable;
 use crate::presence::Presence;
 use crate::push::Planned;
@@ -18,6 +19,18 @@ pub struct CallLabels {
     pub method: &'static str,
     /// Status answered.
     pub status: u16,
+}
+
+/// Why an ACME order failed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AcmeLabels {
+    reason: &'static str,
+}
+
+/// Who issued certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,11 +57,43 @@ pub struct Metrics {
     pub connections: Counter,
     /// Requests that edges reported as answered.
     pub requests: Counter,
+    /// Orders made at the ACME authority.
+    pub acme_orders: Counter,
+    /// Certificates of the ACME authority put in use.
+    pub acme_certificates: Counter,
+    /// Steps of orders that failed.
+    acme_failures: Family<AcmeLabels, Counter>,
+    /// When the first certificate expires, of our own authorities and of uploaded ones.
+    expiries: Family<IssuerLabels, Gauge>,
 }
 
 impl Metrics {
+    /// Counts a step of an order that failed.
+    pub fn acme_failed(&self, code: FailureCode) {
+        let reason = match code {
+            FailureCode::DnsError => "dns",
+            FailureCode::InternalError => "internal",
+        };
+        self.acme_failures.get_or_create(&AcmeLabels { reason }).inc();
+    }
+
+    /// When the first certificate of an issuer expires; None: there is none.
+    pub fn first_expiry(&self, issuer: &'static str, not_after: Option<i64>) {
+        let labels = IssuerLabels { issuer };
+        match not_after {
+            Some(at) => drop(self.expiries.get_or_create(&labels).set(at)),
+            None => drop(self.expiries.remove(&labels)),
+        }
+    }
+
     /// The text of `/metrics`.
-    pub fn text(&self, planned: &Planned, presence: &Presence, unwritable: Option<Unwritable>) -> String {
+    pub fn text(
+        &self,
+        planned: &Planned,
+        presence: &Presence,
+        names: &acme::Registry,
+        unwritable: Option<Unwritable>,
+    ) -> String {
         let mut registry = Registry::with_prefix("ebbgate_control");
         registry.register("api_calls", "Calls of the REST API", self.calls.clone());
         registry.register("plans", "Programs planned", self.plans.clone());
@@ -75,6 +120,31 @@ impl Metrics {
             disk.get_or_create(&labels).set(i64::from(unwritable == Some(reason)));
         }
         registry.register("disk_unwritable", "1 while the database's disk takes no writes", disk);
+        registry.register("acme_orders", "Orders made at the ACME authority", self.acme_orders.clone());
+        registry.register(
+            "acme_certificates",
+            "Certificates of the ACME authority put in use",
+            self.acme_certificates.clone(),
+        );
+        registry.register("acme_failures", "Steps of ACME orders that failed", self.acme_failures.clone());
+        let names = names.all();
+        let failing = names.iter().filter(|(_, name)| name.failure().is_some()).count();
+        registry.register(
+            "acme_names",
+            "Names with certificates of the ACME authority",
+            gauge(names.len() as u64),
+        );
+        registry.register(
+            "acme_names_failing",
+            "Those whose last order failed, named in /readyz",
+            gauge(failing as u64),
+        );
+        self.first_expiry("acme", names.iter().filter_map(|(_, name)| name.not_after).min());
+        registry.register(
+            "certificate_expiry_seconds",
+            "Unix time at which the first certificate expires",
+            self.expiries.clone(),
+        );
         let (live, sessions, connected) = edges(presence);
         registry.register("edge_generation", "Generation in force at an edge", live);
         registry.register("edge_sessions", "Agent sessions online at an edge", sessions);

@@ -40,6 +40,7 @@ pub fn plan(snapshot: &Snapshot) -> Program {
         authorities: authorities(snapshot),
         ip_policies: ip_policies(snapshot),
         ip_restrictions: ip_restrictions(snapshot),
+        challenges: snapshot.challenges.clone(),
         ..Program::default()
     }
 }

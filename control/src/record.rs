@@ -275,6 +275,9 @@ pub struct IssuedCertificate {
     pub not_before: UnixSecs,
     /// Unix seconds.
     pub not_after: UnixSecs,
+    /// Whether the ACME authority issued it, none of our own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub acme: bool,
 }
 
 impl IssuedCertificate {
@@ -287,6 +290,7 @@ impl IssuedCertificate {
             chain_pem: leaf.certificate_pem,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
+            acme: false,
         }
     }
 

@@ -4,6 +4,7 @@
 use ebbgate_model::{AccountId, DomainId, Host, IngressId};
 
 use crate::App;
+use crate::acme::{Managed, Owner};
 use crate::authority::{AuthorityError, Purpose, is_due};
 use crate::error_chain::ErrorChain;
 use crate::leader::Claim;
@@ -65,6 +66,13 @@ async fn renew_one(
     let leaf = record::decode::<IssuedCertificate>(item).map(|stored| stored.record);
     let host = match leaf {
         Ok(leaf) if is_readable(app, item, &leaf) => {
+            if leaf.acme {
+                // The ACME authority renews its own. Where nobody asks it any more, ours takes over in time.
+                let is_due = is_due(leaf.not_before, leaf.not_after, app.now());
+                if !is_due || is_managed(app, &item.key).await? {
+                    return Ok(false);
+                }
+            }
             let is_ours = app.issuer.of(purpose).has_issued(&leaf.chain_pem);
             if is_ours && !is_due(leaf.not_before, leaf.not_after, app.now()) {
                 return Ok(false);
@@ -87,6 +95,13 @@ async fn renew_one(
     let outcome = app.store.commit(txn).await?;
     tracing::info!(%host, authority = purpose.name(), ?outcome, "renewed a certificate");
     Ok(matches!(outcome, Outcome::Committed(_)))
+}
+
+/// Whether the ACME authority is asked for the certificate under this key.
+async fn is_managed(app: &App, key: &str) -> Result<bool, RenewError> {
+    let owner = Owner::of_certificate(key).filter(|_| app.acme.settings().is_some());
+    let Some(owner) = owner else { return Ok(false) };
+    Ok(record::read::<Managed>(&*app.store, &owner.key()).await?.is_some())
 }
 
 fn is_readable(app: &App, item: &Item, leaf: &IssuedCertificate) -> bool {

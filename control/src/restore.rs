@@ -256,7 +256,9 @@ pub(crate) mod tests {
         let cli = Cli::parse_from(["ebbgate-control", "init"]);
         let Command::Init(options) = cli.command else { panic!("init") };
         let clock = crate::clock::SystemClock;
-        crate::init::init(&dir, &options.installation(), "first", &clock, &SystemEntropy).await.unwrap();
+        crate::init::init(&dir, &options.installation(), &options.acme, "first", &clock, &SystemEntropy)
+            .await
+            .unwrap();
         (temporary, dir)
     }
 

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 use tokio_rustls::TlsAcceptor;
 
+use crate::acme::{self, ACME_KEY, AcmeSettings, Registry};
 use crate::app::{App, Settings};
 use crate::auth::Limiter;
 use crate::clock::SystemClock;
@@ -137,6 +138,8 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     if let Engine::Etcd(_) = engine {
         background.spawn(lead_compaction(app.clone()));
     }
+    background.spawn(acme::watch_names(app.clone()));
+    background.spawn(acme::run(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
     background.spawn(people::sweep::hourly(app.clone()));
     let feeds = Arc::new(Feeds::new(app.planned.clone(), app.presence.clone(), app.metrics.clone()));
@@ -254,6 +257,7 @@ async fn open_app(
     let issuer = dir.issuer(&vault)?;
     let (store, candidate) = engine.open(&SystemEntropy).await?;
     let installation = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
+    let acme = record::read::<AcmeSettings>(&*store, ACME_KEY).await?.map(|stored| stored.record);
     let not_initialised = || ServeError::NotInitialised { store: engine.name() };
     Ok(App {
         candidate,
@@ -269,6 +273,7 @@ async fn open_app(
         restrictions: Arc::default(),
         people: Arc::default(),
         limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
+        acme: Arc::new(Registry::new(acme)),
         database: match engine {
             Engine::Sqlite(path) => Arc::from(path.as_path()),
             Engine::Etcd(_) => Arc::from(dir.path()),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ebbgate_model::Host;
 use serde::Serialize;
 
+use crate::acme::{ACME_KEY, AcmeChanges, AcmeError, AcmeSettings, AcmeView};
 use crate::authority::{AuthorityError, Purpose};
 use crate::clock::Clock;
 use crate::config::{Oidc as OidcFlags, PortRange};
@@ -35,6 +36,24 @@ pub struct Changes {
     pub connect_host: Option<Host>,
     /// Domain under which agents get random names.
     pub default_domain: Option<Host>,
+    /// The public authority.
+    pub acme: AcmeChanges,
+}
+
+/// What holds for the whole installation, as it is shown.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    #[serde(flatten)]
+    installation: Installation,
+    /// The public authority, without secrets; null: there is none.
+    acme: Option<AcmeView>,
+}
+
+impl Shown {
+    /// Both parts in one.
+    pub fn of(installation: &Installation, acme: Option<&AcmeSettings>) -> Self {
+        Self { installation: installation.clone(), acme: acme.map(AcmeSettings::view) }
+    }
 }
 
 /// What holds after a change, and what is left to do for people.
@@ -42,6 +61,8 @@ pub struct Changes {
 pub struct Changed {
     /// What holds now.
     pub installation: Installation,
+    /// The public authority, without secrets; null: there is none.
+    pub acme: Option<AcmeView>,
     /// What to do besides, one sentence each.
     pub next: Vec<String>,
 }
@@ -51,7 +72,7 @@ pub struct Changed {
 pub enum SettingsError {
     /// No flag was given.
     #[error(
-        "nothing is to be changed: give at least one of --region, --tcp-host, --tcp-ports, --connect-host, --default-domain, --oidc-issuer, --oidc-off"
+        "nothing is to be changed: give at least one of --region, --tcp-host, --tcp-ports, --connect-host, --default-domain, --acme and what begins with --acme-, --oidc-issuer, --oidc-off"
     )]
     Nothing,
     /// There is no installation.
@@ -89,6 +110,9 @@ pub enum SettingsError {
     /// The provider.
     #[error(transparent)]
     Oidc(#[from] OidcError),
+    /// The public authority.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
     /// Somebody else wrote at the same time.
     #[error("the database changed at the same time; repeat")]
     Conflict,
@@ -125,10 +149,12 @@ impl From<AuthorityError> for SettingsError {
 }
 
 /// What holds now, from the database of a control that does not run.
-pub async fn show(dir: &DataDir) -> Result<Installation, SettingsError> {
+pub async fn show(dir: &DataDir) -> Result<Shown, SettingsError> {
     let (_lock, store) = open(dir).await?;
     let stored = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
-    Ok(stored.ok_or(SettingsError::NotInitialised)?.record)
+    let acme = record::read::<AcmeSettings>(&*store, ACME_KEY).await?;
+    let installation = stored.ok_or(SettingsError::NotInitialised)?.record;
+    Ok(Shown::of(&installation, acme.map(|stored| stored.record).as_ref()))
 }
 
 async fn open(dir: &DataDir) -> Result<(DirLock, Arc<dyn Store>), SettingsError> {
@@ -157,7 +183,12 @@ pub async fn change(
     let stored = record::read::<Installation>(store, INSTALLATION_KEY).await?;
     let stored = stored.ok_or(SettingsError::NotInitialised)?;
     let (old, new) = (&stored.record, with(&stored.record, changes));
-    if new == *old {
+    let old_acme = record::read::<AcmeSettings>(store, ACME_KEY).await?.map(|stored| stored.record);
+    let acme = match changes.acme.is_empty() {
+        true => old_acme.clone(),
+        false => changes.acme.apply(old_acme.as_ref(), &vault)?,
+    };
+    if new == *old && acme == old_acme {
         return Err(SettingsError::Nothing);
     }
     check_ports(store, old, &new).await?;
@@ -188,8 +219,15 @@ pub async fn change(
         let leaf = leaf(Purpose::Ingress, DEFAULT_DOMAIN_CERTIFICATE_KEY, &names)?;
         txn = txn.put(DEFAULT_DOMAIN_CERTIFICATE_KEY, leaf);
     }
+    if acme != old_acme {
+        txn = match &acme {
+            Some(acme) => txn.put(ACME_KEY, record::encode(acme)),
+            None => txn.delete(ACME_KEY),
+        };
+    }
+    let acme = acme.as_ref().map(AcmeSettings::view);
     match store.commit(txn).await? {
-        Outcome::Committed(_) => Ok(Changed { next: next(old, &new), installation: new }),
+        Outcome::Committed(_) => Ok(Changed { next: next(old, &new), installation: new, acme }),
         Outcome::Conflict(_) => Err(SettingsError::Conflict),
     }
 }
@@ -311,7 +349,9 @@ mod tests {
             default_domain: Some("apps.example.net".parse().unwrap()),
         };
         "20000-20399".parse::<PortRange>().unwrap().apply(&mut installation);
-        let made = init(&dir, &installation, "first", &SystemClock, &SystemEntropy).await.unwrap();
+        let made = init(&dir, &installation, &AcmeChanges::default(), "first", &SystemClock, &SystemEntropy)
+            .await
+            .unwrap();
         (dir, made.account, temporary)
     }
 
@@ -340,7 +380,7 @@ mod tests {
             );
         }
         assert!(matches!(set("20000-20999").await, Err(SettingsError::Nothing)));
-        assert_eq!(show(&dir).await.unwrap(), changed, "a refused change changes nothing");
+        assert_eq!(show(&dir).await.unwrap(), Shown::of(&changed, None), "a refused change changes nothing");
         let host = Changes { tcp_host: Some("tcp.example.org".parse().unwrap()), ..Changes::default() };
         let refused = change(&dir, &host, &SystemClock, &SystemEntropy).await;
         assert!(matches!(refused, Err(SettingsError::AddressesInUse(1))));

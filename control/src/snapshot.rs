@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use ebbgate_model::{
-    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, CredentialId, DomainId, EndpointId,
-    EndpointUrl, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId, UserId,
+    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CredentialId, DomainId,
+    EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
+    UserId,
 };
 
+use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
 use crate::record::people::{Invitation, Membership, UserSession};
 use crate::record::{
@@ -63,6 +65,8 @@ pub struct Snapshot {
     pub ip_policy_rules: BTreeMap<IpPolicyRuleId, IpPolicyRule>,
     /// What accounts demand of source addresses.
     pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestriction>,
+    /// What edges answer to the ACME authority, by name.
+    pub challenges: BTreeMap<Host, ChallengeSpec>,
     /// Where cloud endpoints stand, as the index has it: known also of those that cannot be read.
     pub places: BTreeMap<EndpointId, (AccountId, EndpointUrl)>,
     /// Keys of records that cannot be read, each with the reason.
@@ -180,6 +184,13 @@ impl Snapshot {
                 Ok(())
             }
             (_, Some("issued"), Some(owner)) => self.set_issued(owner, item, vault),
+            (_, Some(CHALLENGES), Some(host)) => {
+                let challenge = item.map(|item| open_challenge(item, vault)).transpose()?;
+                if let Ok(host) = host.parse() {
+                    replace(&mut self.challenges, host, challenge);
+                }
+                Ok(())
+            }
             (_, Some(TlsCertificate::COLLECTION), Some(id)) => self.set_certificate(id, item, vault),
             // Edges need none of them; one that cannot be read is told all the same.
             (_, Some(ApiKey::COLLECTION), Some(_)) => {
@@ -234,6 +245,10 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+fn open_challenge(item: &Item, vault: &Vault) -> Result<ChallengeSpec, Unreadable> {
+    Ok(parse::<Challenge>(item)?.spec(&item.key, vault)?)
 }
 
 fn open_issued(item: &Item, vault: &Vault) -> Result<Issued, Unreadable> {

@@ -7,6 +7,7 @@
 mod access_log;
 mod answer;
 mod body;
+mod challenge;
 mod exchange;
 mod fault;
 mod fields;

@@ -2,6 +2,7 @@
 //!
 //! `dispatch` decides, this file and `deliver` act.
 
+mod challenge;
 mod client_conn;
 mod conn;
 mod deliver;
@@ -80,6 +81,9 @@ pub async fn serve_hello(
         return log.refuse(None, "the TLS hello names no server this edge could serve");
     };
     log.event_mut().server_name = name.to_string();
+    if let Some(certificate) = challenge::certificate(&shard, &name, &hello) {
+        return Box::pin(challenge::serve(shard, socket, certificate, log)).await;
+    }
     shard.edge().routes.returned(None, &[Scheme::Https, Scheme::Tls], &name, deliver::TLS_PORT).await;
     let Some((scheme, pool)) = choose(&shard, &name, &hello) else {
         return Box::pin(deliver::no_endpoint(shard, upstreams, socket, hello, name, log)).await;

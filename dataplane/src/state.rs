@@ -4,6 +4,7 @@
 
 pub mod blocklist;
 pub mod bound;
+pub mod challenges;
 pub mod changes;
 pub mod clock;
 pub mod disk;

@@ -12,6 +12,7 @@ mod visitor;
 
 mod access;
 mod accounts;
+mod acme;
 mod api_clients;
 mod backup;
 mod bad_input;

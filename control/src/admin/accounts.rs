@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::call::{Admin, AdminError, check_text};
 use super::people::membership_keys;
 use crate::account;
+use crate::acme::ACME_PREFIX;
 use crate::api::timestamp;
 use crate::record::{self, ACCOUNTS_PREFIX, Account, Holder, Stored, index};
 use crate::store::{Outcome, Range, Store, Txn};
@@ -176,11 +177,13 @@ async fn sweep(store: &dyn Store, account: AccountId, people: Vec<String>) -> Re
     let own = Account::key(account);
     let objects = store.range(Range::all(record::account_prefix(account))).await?.items;
     let objects: Vec<_> = objects.into_iter().map(|item| item.key).filter(|key| *key != own).collect();
+    let orders = store.range(Range::all(format!("{ACME_PREFIX}{account}/"))).await?.items;
     let names = store.range(Range::all(index::PREFIX)).await?.items;
     let held = |item: &crate::store::Item| {
         record::decode::<Holder>(item).is_ok_and(|holder| holder.record.account == account)
     };
-    let names: Vec<_> = names.into_iter().filter(held).map(|item| item.key).chain(people).collect();
+    let names = names.into_iter().filter(held).chain(orders);
+    let names: Vec<_> = names.map(|item| item.key).chain(people).collect();
     for keys in objects.chunks(KEYS_PER_STEP).chain(names.chunks(KEYS_PER_STEP)) {
         let txn = keys.iter().fold(Txn::new(), Txn::delete);
         if let Outcome::Conflict(_) = store.commit(txn).await? {

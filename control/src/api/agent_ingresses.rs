@@ -10,12 +10,12 @@ use super::described::{Head, TextCodes};
 use super::domain_name;
 use super::failure::ApiError;
 use super::given::{Given, body};
-use super::issue;
-use super::reply::Ref;
+use super::issue::{self, StatusView};
 use super::reserved_domains;
 use super::resource::{Draft, Resource};
+use crate::acme::Owner;
 use crate::authority::Purpose;
-use crate::record::{self, AgentIngress, Holder, Installation, IssuedCertificate, Stored, index};
+use crate::record::{self, AgentIngress, Holder, Installation, ManagementPolicy, Stored, index};
 use crate::store::Txn;
 
 const TEXTS: TextCodes = TextCodes { description: 6700, metadata: 6701 };
@@ -32,7 +32,7 @@ pub(super) struct View {
     /// Names agents may connect to.
     region_domains: Vec<String>,
     certificate_management_policy: Option<CertificatePolicy>,
-    certificate_management_status: Option<Ref>,
+    certificate_management_status: Option<StatusView>,
 }
 
 body! {
@@ -75,7 +75,12 @@ impl Resource for AgentIngresses {
             ns_targets: Vec::new(),
             region_domains: vec![record.host.to_string()],
             certificate_management_policy: record.management.as_ref().map(CertificatePolicy::from_record),
-            certificate_management_status: None,
+            certificate_management_status: issue::status(
+                call,
+                Owner::Ingress(record.account, record.id),
+                record.management.as_ref(),
+                record.created_at,
+            ),
         }
     }
 
@@ -106,36 +111,43 @@ impl Resource for AgentIngresses {
             created_at: call.app.now(),
         });
         draft.txn = txn;
-        set_policy(&mut draft, &body.certificate_management_policy)?;
+        set_policy(call, &mut draft, None, &body.certificate_management_policy).await?;
         Ok(draft)
     }
 
     async fn update(
-        _: &Call,
+        call: &Call,
         stored: &Stored<AgentIngress>,
         body: &Update,
     ) -> Result<Draft<AgentIngress>, ApiError> {
         let mut draft = TEXTS.change(stored, &body.description, &body.metadata)?;
-        set_policy(&mut draft, &body.certificate_management_policy)?;
+        let before = stored.record.management.as_ref();
+        set_policy(call, &mut draft, before, &body.certificate_management_policy).await?;
         Ok(draft)
     }
 
     async fn delete(call: &Call, stored: &Stored<AgentIngress>) -> Result<Txn, ApiError> {
         let ingress = &stored.record;
-        let issued = IssuedCertificate::key(call.account, ingress.id);
-        Ok(Txn::new().delete(index::ingress(&ingress.host)).delete(issued))
+        let txn = Txn::new().delete(index::ingress(&ingress.host));
+        Ok(issue::forget(txn, Owner::Ingress(call.account, ingress.id), &ingress.host))
     }
 }
 
-fn set_policy(
+async fn set_policy(
+    call: &Call,
     draft: &mut Draft<AgentIngress>,
+    before: Option<&ManagementPolicy>,
     given: &Given<Option<CertificatePolicy>>,
 ) -> Result<(), ApiError> {
     let Some(policy) = given.get() else { return Ok(()) };
     draft.record.management = policy.as_ref().map(|policy| policy.to_record(Kind::Ingress)).transpose()?;
-    if policy.is_some() {
-        draft.warnings.push(issue::NO_ACME.to_owned());
-    }
+    let ingress = &draft.record;
+    let owner = Owner::Ingress(ingress.account, ingress.id);
+    let txn = std::mem::take(&mut draft.txn);
+    let (txn, warnings) =
+        issue::managed(call, txn, owner, &ingress.host, before, ingress.management.as_ref()).await?;
+    draft.txn = txn;
+    draft.warnings.extend(warnings);
     Ok(())
 }
 

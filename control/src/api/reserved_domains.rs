@@ -17,16 +17,17 @@ use super::described::{Head, TextCodes};
 use super::domain_name;
 use super::failure::ApiError;
 use super::given::{Given, body};
-use super::issue;
+use super::issue::{self, StatusView};
 use super::region;
 use super::reply::Ref;
 use super::resource::{Draft, Resource, check_id, parse_id, save};
 use super::tls_certificates::TlsCertificates;
 use super::x509;
+use crate::acme::Owner;
 use crate::app::App;
 use crate::authority::Purpose;
 use crate::record::{
-    self, Endpoint, Holder, IssuedCertificate, Record, ReservedDomain, Stored, TlsCertificate, index,
+    self, Endpoint, Holder, ManagementPolicy, Record, ReservedDomain, Stored, TlsCertificate, index,
 };
 use crate::store::{Item, Range, Revision, Txn};
 
@@ -47,7 +48,8 @@ pub(super) struct View {
     cname_target: Option<String>,
     certificate: Option<Ref>,
     certificate_management_policy: Option<CertificatePolicy>,
-    certificate_management_status: Option<Ref>,
+    certificate_management_status: Option<StatusView>,
+    /// Where the CNAME record `_acme-challenge` of a wildcard must point to; null: no such record is needed.
     acme_challenge_cname_target: Option<String>,
     resolves_to: Vec<ResolvesTo>,
     /// Legacy; always null.
@@ -141,6 +143,7 @@ impl Resource for ReservedDomains {
 
     fn view(call: &Call, record: &ReservedDomain) -> View {
         let target = &call.app.installation.tcp_host;
+        let owner = Owner::Domain(record.account, record.id);
         View {
             head: Head::of::<Self>(call, record),
             domain: record.host.to_string(),
@@ -148,8 +151,13 @@ impl Resource for ReservedDomains {
             cname_target: target.ip().is_none().then(|| target.to_string()),
             certificate: record.certificate.map(|id| call.reference(TlsCertificates::PATH, id)),
             certificate_management_policy: record.management.as_ref().map(CertificatePolicy::from_record),
-            certificate_management_status: None,
-            acme_challenge_cname_target: None,
+            certificate_management_status: issue::status(
+                call,
+                owner,
+                record.management.as_ref(),
+                record.created_at,
+            ),
+            acme_challenge_cname_target: issue::cname_target(call, record.management.as_ref(), &record.host),
             resolves_to: record.resolves_to.iter().map(|value| ResolvesTo { value: value.clone() }).collect(),
             error_redirect_url: None,
             http_endpoint_configuration: None,
@@ -181,9 +189,12 @@ impl Resource for ReservedDomains {
             refuse_if_strict(call, &draft.record.host)?;
             draft.warnings.push(format!("`{}` can never be resolved on the internet", draft.record.host));
         }
-        let txn = issue::leaf(call, txn, Purpose::Ingress, id, &draft.record.host)?;
         draft.txn = txn.if_none_newer(index::DOMAINS_PREFIX, revision);
         attach(call, &mut draft, &body.certificate_id, &body.certificate_management_policy).await?;
+        if draft.record.management.is_none() || call.app.acme.settings().is_none() {
+            draft.txn = issue::leaf(call, draft.txn, Purpose::Ingress, id, &draft.record.host)?;
+        }
+        manage(call, &mut draft, None).await?;
         draft.warnings.extend(without_effect(call, &body.region, &body.resolves_to));
         Ok(draft)
     }
@@ -199,6 +210,7 @@ impl Resource for ReservedDomains {
             draft.record.resolves_to = read_resolves_to(values)?;
         }
         attach(call, &mut draft, &body.certificate_id, &body.certificate_management_policy).await?;
+        manage(call, &mut draft, stored.record.management.as_ref()).await?;
         draft.warnings.extend(without_effect(call, &body.region, &body.resolves_to));
         Ok(draft)
     }
@@ -206,7 +218,8 @@ impl Resource for ReservedDomains {
     async fn delete(call: &Call, stored: &Stored<ReservedDomain>) -> Result<Txn, ApiError> {
         let domain = &stored.record;
         let unused = unused(call, domain.id, domain.host.as_str()).await?;
-        Ok(unused.delete(index::domain(&domain.host)).delete(IssuedCertificate::key(call.account, domain.id)))
+        let txn = unused.delete(index::domain(&domain.host));
+        Ok(issue::forget(txn, Owner::Domain(call.account, domain.id), &domain.host))
     }
 
     async fn delete_damaged(call: &Call, id: DomainId) -> Result<Txn, ApiError> {
@@ -328,9 +341,22 @@ async fn attach(
         let message = "a domain has either an uploaded certificate or a certificate_management_policy; set the other to null";
         return Err(ApiError::bad(434, message));
     }
-    if policy.get().is_some_and(Option::is_some) {
-        draft.warnings.push(issue::NO_ACME.to_owned());
-    }
+    Ok(())
+}
+
+/// Has the domain's certificate managed as its policy says. `before`: what it said until now.
+async fn manage(
+    call: &Call,
+    draft: &mut Draft<ReservedDomain>,
+    before: Option<&ManagementPolicy>,
+) -> Result<(), ApiError> {
+    let domain = &draft.record;
+    let owner = Owner::Domain(domain.account, domain.id);
+    let txn = std::mem::take(&mut draft.txn);
+    let (txn, warnings) =
+        issue::managed(call, txn, owner, &domain.host, before, domain.management.as_ref()).await?;
+    draft.txn = txn;
+    draft.warnings.extend(warnings);
     Ok(())
 }
 

@@ -113,6 +113,7 @@ impl Lab {
             restrictions: Arc::default(),
             people: Arc::default(),
             limiter: Arc::new(Limiter::new(None)),
+            acme: Arc::default(),
             database: Arc::from(dir.path()),
             installation: Arc::new(Installation {
                 region: "local".into(),

@@ -42,6 +42,12 @@ pub trait Gateway: Clone + 'static {
         std::future::ready(())
     }
 
+    /// What a certificate authority is answered that asks for this token at a host in clear (RFC 8555 section 8.3).
+    fn http_challenge(&self, host: &Host, token: &str) -> Option<String> {
+        let _ = (host, token);
+        None
+    }
+
     /// Whether the account of a public endpoint lets visitors in from this address (its IP restriction of type `endpoints`).
     fn admits(&self, account: AccountId, source: IpAddr) -> bool;
 

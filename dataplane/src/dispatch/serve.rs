@@ -37,6 +37,10 @@ impl Gateway for Shard {
         self.edge().routes.returned(account, &[scheme], host, port).await;
     }
 
+    fn http_challenge(&self, host: &Host, token: &str) -> Option<String> {
+        self.edge().tables.load().challenges.http(host, token).map(str::to_owned)
+    }
+
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {
         self.edge().tables.load().restrictions.admit(account, IpRestrictionKind::Endpoints, source)
     }

@@ -39,6 +39,9 @@ pub const HANDSHAKE_SECS_MAX: u64 = 20;
 /// Configurations one shard keeps ready.
 const CONFIGS_MAX: usize = 4096;
 
+/// What a certificate authority offers that checks a name (RFC 8737 section 6.2).
+pub const ALPN_ACME_TLS: &[u8] = b"acme-tls/1";
+
 /// What the handshake offers by ALPN (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocols {
@@ -48,6 +51,8 @@ pub enum Protocols {
     Postgres,
     /// None: raw bytes.
     Raw,
+    /// A challenge of a certificate authority, and nothing else on that connection (RFC 8737 section 3).
+    AcmeTls,
     /// An agent's link. TLS 1.3 alone, and the fastest suite first: one secret more or less per connection is all that sets
     /// AES-128 apart from what browsers take.
     Link,
@@ -64,6 +69,7 @@ impl Protocols {
             Self::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             Self::Postgres => vec![b"postgresql".to_vec()],
             Self::Raw => Vec::new(),
+            Self::AcmeTls => vec![ALPN_ACME_TLS.to_vec()],
             Self::Link => vec![ALPN_LINK.to_vec()],
         }
     }

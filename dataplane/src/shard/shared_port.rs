@@ -14,7 +14,7 @@ use crate::l4::{self, ConnLog};
 use crate::net::hello::{Hello, read_hello};
 use crate::net::listen::{ConnPermit, PeerKind};
 use crate::net::socket::Socket;
-use crate::net::tls::HELLO_SECS_MAX;
+use crate::net::tls::{ALPN_ACME_TLS, HELLO_SECS_MAX};
 use crate::state::shard::Shard;
 use crate::state::tables::ConnectNames;
 
@@ -71,6 +71,10 @@ async fn as_agent(shard: Shard, agents: Arc<Agents>, socket: Socket, kind: PeerK
 
 /// Whether a hello is an agent's.
 fn is_agents(hello: &Hello, names: &ConnectNames) -> bool {
+    // A certificate authority asks for the names that agents connect to as well.
+    if hello.tls.offers(ALPN_ACME_TLS) {
+        return false;
+    }
     if hello.postgres || hello.tls.offers_http() || hello.tls.offers(b"postgresql") {
         return false;
     }
@@ -99,5 +103,6 @@ mod tests {
         check(None, &[b"http/1.1"], false, false);
         check(connect, &[b"postgresql"], false, false);
         check(connect, &[], true, false);
+        check(connect, &[ALPN_ACME_TLS], false, false);
     }
 }

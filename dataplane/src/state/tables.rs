@@ -19,6 +19,7 @@ use ebbgate_model::{
 use ebbgate_policy::{Diagnostic, EndpointFacts, Engine, References};
 use rustls::sign::CertifiedKey;
 
+use super::challenges::Challenges;
 use super::restrictions::Restrictions;
 use crate::net::tls::{CertificateError, CertificateTable, parse_certificate};
 use crate::net::wildcard::WildcardMap;
@@ -64,6 +65,8 @@ pub struct Tables {
     pub certificates: CertificateTable,
     /// The agent listener's names.
     pub connect: ConnectNames,
+    /// Answers to certificate authorities.
+    pub challenges: Challenges,
     /// What accounts demand of source addresses.
     pub restrictions: Restrictions,
     /// Objects that are closed because they cannot be served, each with the reason.
@@ -127,6 +130,7 @@ impl Tables {
             ..Tables::default()
         };
         tables.set_installation(&program.settings)?;
+        (tables.challenges, tables.unserved) = Challenges::compile(&program.challenges);
         for (id, domain) in &program.domains {
             let certificate = tables.certificate(domain.certificate);
             let certificate = tables.served(format!("domain {id} ({})", domain.host), certificate).flatten();

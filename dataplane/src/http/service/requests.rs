@@ -20,7 +20,7 @@ use crate::http::body::{Body, NotBuffered};
 use crate::http::framing::Authority;
 use crate::http::reply::{self, from_reply};
 use crate::http::upstream::{self, Again, ReplayBody, SendError};
-use crate::http::{fields, route};
+use crate::http::{challenge, fields, route};
 use crate::state::endpoint::Endpoint;
 
 /// Endpoints whose connection policy has let a connection in, that the connection remembers.
@@ -79,6 +79,9 @@ impl<G: Gateway> HttpService<G> {
         form: Form,
         log: &Rc<RequestLog<G>>,
     ) -> Result<Answer<G>, Stop> {
+        if let Some(answer) = challenge::answer(&self.gateway, self.conn.scheme, authority, &head) {
+            return Ok(Answer::Response(answer));
+        }
         self.gateway.returned(None, self.conn.scheme, &authority.host, self.conn.port).await;
         let pool = match route::public(&self.gateway, &self.conn, authority) {
             Ok(pool) => pool,

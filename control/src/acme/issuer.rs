@@ -1,0 +1,155 @@
+//! Runs the jobs of all names: a bounded number at once, few of each account, on the replica that has the claim.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ebbgate_model::AccountId;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::claim::Claim;
+use super::job;
+use super::name::{Managed, Owner};
+use super::settings::AcmeSettings;
+use crate::App;
+use crate::error_chain::ErrorChain;
+use crate::init::below;
+use crate::record::{
+    self, ACCOUNTS_PREFIX, AgentIngress, RecordError, ReservedDomain, id_in_key, parse_record,
+};
+use crate::store::{Range, StoreError, Txn};
+
+/// Jobs at once.
+const JOBS_MAX: usize = 16;
+/// Jobs of one account at once.
+const ACCOUNT_JOBS_MAX: usize = 4;
+/// Seconds between two tries to get the claim.
+const CLAIM_SECS: u64 = 3;
+/// Most seconds between two looks at what is due.
+const LOOK_SECS_MAX: i64 = 60;
+/// Milliseconds between two jobs of the same name.
+const REPEAT_MS: u64 = 200;
+/// Records read at once while looking for names that ask for a certificate.
+const PAGE: usize = 1_000;
+
+/// Issues and renews for ever, while this replica has the claim. Ends at once where no authority is set.
+pub async fn run(app: App) {
+    let Some(settings) = app.acme.settings().cloned() else { return std::future::pending().await };
+    loop {
+        match Claim::take(&app).await {
+            Ok(Some(claim)) => {
+                tracing::info!(
+                    directory = settings.directory,
+                    "this replica issues certificates from the ACME server"
+                );
+                tokio::select! {
+                    () = claim.keep(&app) => {}
+                    () = work(&app, &settings, claim) => {}
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the claim on the ACME orders cannot be taken"),
+        }
+        sleep(Duration::from_secs(CLAIM_SECS)).await;
+    }
+}
+
+async fn work(app: &App, settings: &AcmeSettings, claim: Claim) {
+    if let Err(error) = adopt(app, settings, claim).await {
+        tracing::error!(error = %ErrorChain(&error), "names that ask for a certificate could not be looked for");
+    }
+    let mut jobs = JoinSet::new();
+    let mut busy = BTreeSet::new();
+    loop {
+        let now = app.now();
+        let (due, later) = app.acme.due(now);
+        for owner in due {
+            if may_begin(&busy, owner) && busy.insert(owner) {
+                let (app, settings) = (app.clone(), settings.clone());
+                jobs.spawn(async move {
+                    job::run(&app, &settings, claim, owner).await;
+                    // What the job stored is seen by then.
+                    sleep(Duration::from_millis(REPEAT_MS)).await;
+                    owner
+                });
+            }
+        }
+        let wait = later.map_or(LOOK_SECS_MAX, |at| at.saturating_sub(now)).clamp(1, LOOK_SECS_MAX);
+        tokio::select! {
+            () = app.acme.changed() => {}
+            () = sleep(Duration::from_secs(wait.unsigned_abs())) => {}
+            Some(ended) = jobs.join_next() => match ended {
+                Ok(owner) => {
+                    busy.remove(&owner);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a job for a certificate broke off");
+                    return;
+                }
+            },
+        }
+    }
+}
+
+fn may_begin(busy: &BTreeSet<Owner>, owner: Owner) -> bool {
+    let mut of_account: BTreeMap<Option<AccountId>, usize> = BTreeMap::new();
+    busy.iter().for_each(|owner| *of_account.entry(owner.account()).or_default() += 1);
+    busy.len() < JOBS_MAX && of_account.get(&owner.account()).is_none_or(|jobs| *jobs < ACCOUNT_JOBS_MAX)
+}
+
+/// Takes in names that asked for a certificate before there was an authority to ask, and the default domain's.
+async fn adopt(app: &App, settings: &AcmeSettings, claim: Claim) -> Result<(), RecordError> {
+    if let Some(host) = app.installation.default_domain.as_ref().and_then(below)
+        && settings.dns.is_some()
+    {
+        add(app, claim, Owner::DefaultDomain, Managed::new(host, app.now())).await?;
+    }
+    let mut before = None;
+    loop {
+        let prefix = ACCOUNTS_PREFIX.to_owned();
+        let page = app.store.range(Range { prefix, before, limit: Some(PAGE), reverse: true }).await?;
+        for item in &page.items {
+            // What cannot be read asks for nothing.
+            if let Some((account, id)) = id_in_key::<ReservedDomain>(&item.key)
+                && let Ok(domain) = parse_record::<ReservedDomain>(item)
+                && domain.management.is_some()
+                && domain.certificate.is_none()
+            {
+                add(app, claim, Owner::Domain(account, id), Managed::new(domain.host, app.now())).await?;
+            } else if let Some((account, id)) = id_in_key::<AgentIngress>(&item.key)
+                && let Ok(ingress) = parse_record::<AgentIngress>(item)
+                && ingress.management.is_some()
+            {
+                add(app, claim, Owner::Ingress(account, id), Managed::new(ingress.host, app.now())).await?;
+            }
+        }
+        before = page.items.last().map(|item| item.key.clone());
+        if !page.more {
+            return Ok(());
+        }
+    }
+}
+
+async fn add(app: &App, claim: Claim, owner: Owner, name: Managed) -> Result<(), StoreError> {
+    let key = owner.key();
+    let txn = claim.guard(Txn::new()).if_absent(&key).put(&key, record::encode(&name));
+    // A conflict says that it is managed already, or that another replica issues.
+    app.store.commit(txn).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebbgate_model::{DomainId, Ksuid};
+
+    #[test]
+    fn an_account_cannot_take_all_jobs() {
+        let ksuid = |n: u8| Ksuid::new(1_700_000_000, [n; 16]);
+        let owner = |account, n| Owner::Domain(AccountId::new(ksuid(account)), DomainId::new(ksuid(n)));
+        let mut busy: BTreeSet<_> = (0..4).map(|n| owner(1, n)).collect();
+        assert!(!may_begin(&busy, owner(1, 9)));
+        assert!(may_begin(&busy, owner(2, 9)) && may_begin(&busy, Owner::DefaultDomain));
+        busy.extend((2..5).flat_map(|account| (0..4).map(move |n| owner(account, n))));
+        assert!(!may_begin(&busy, owner(9, 9)), "all are taken");
+    }
+}
