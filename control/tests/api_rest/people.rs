@@ -260,6 +260,8 @@ async fn somebody_who_is_known_proves_it_before_joining_another_account() {
     let ann = Person { cookie, ..ann };
     // In the one account an owner, in the other a viewer; each session is for one of them.
     let account = lab.two.account.to_string();
+    let page = lab.visit("/dashboard", Some(&ann.cookie)).await.expect(200);
+    assert!(page.text.contains("Your other accounts") && page.text.contains(&account), "{}", page.text);
     let cookie = lab.act(&ann, "/dashboard/account", &[("account", &account)]).await.expect(303).cookie();
     let page = lab.visit("/dashboard/people", cookie.as_deref()).await.expect(200);
     assert!(page.text.contains("ann@example.com (viewer)"), "{}", page.text);

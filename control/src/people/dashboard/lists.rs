@@ -6,12 +6,12 @@ use axum::response::Response;
 use ebbgate_model::DomainId;
 use serde_json::Value;
 
-use super::layout::{api_refusal, button, field, form, notice, page};
+use super::layout::{api_refusal, button, field, form, hidden, notice, page};
 use super::visit::{Dashboard, Signed};
 use crate::api::{ApiError, timestamp};
-use crate::people::Role;
 use crate::people::html::{Markup, el, table, tag, text};
-use crate::record::{self, IssuedCertificate};
+use crate::people::{Role, members};
+use crate::record::{self, Account, IssuedCertificate};
 
 /// What a list shows at most; the API has the rest.
 const SHOWN_MAX: usize = 100;
@@ -87,7 +87,29 @@ pub(super) async fn overview(
             cell(endpoint, "id"),
         ]
     }));
+    inside.extend(other_accounts(&dashboard, &signed).await);
     page(&signed, "Overview", inside)
+}
+
+/// The way to the person's other accounts.
+async fn other_accounts(dashboard: &Dashboard, signed: &Signed) -> Vec<Markup> {
+    let store = &*dashboard.app.store;
+    let Ok(own) = members::memberships(store, signed.who.user).await else { return Vec::new() };
+    let mut rows = Vec::new();
+    for membership in own.iter().map(|stored| &stored.record) {
+        if membership.account == signed.who.account || !membership.works() {
+            continue;
+        }
+        let account = record::read::<Account>(store, &Account::key(membership.account)).await;
+        let name = account.ok().flatten().map(|stored| stored.record.name).unwrap_or_default();
+        let id = membership.account.to_string();
+        let go = form(signed, "/dashboard/account", vec![hidden("account", &id), button("Go there")]);
+        rows.push(vec![text(&name), text(&id), text(membership.role.name()), go]);
+    }
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    vec![tag("h2", "Your other accounts"), table(&["Account", "Id", "Role", ""], rows)]
 }
 
 /// What there is to say of an endpoint.
