@@ -2,6 +2,7 @@
 
 mod adhoc;
 mod api;
+mod client;
 mod config;
 mod env;
 mod habits;
@@ -48,7 +49,7 @@ enum Verb {
     /// Get an API key by signing in with the browser.
     Login(login::LoginArguments),
     /// Call the REST API.
-    Api(api::ApiArguments),
+    Api(Box<api::ApiArguments>),
     /// Install and control the background service.
     #[command(subcommand)]
     Service(service::ServiceVerb),

@@ -2,7 +2,7 @@
 
 use ebbgate_model::{AccountId, ApiKeyId};
 
-use crate::record::{self, Account, ApiKey, UnixSecs, encode, index};
+use crate::record::{self, Account, ApiKey, Limits, UnixSecs, encode, index};
 use crate::secret::{self, Entropy};
 use crate::store::Txn;
 
@@ -11,7 +11,14 @@ pub fn create(name: &str, now: UnixSecs, entropy: &dyn Entropy) -> (Account, Api
     let id = AccountId::new(secret::ksuid(entropy, now));
     let (key, token) = api_key(id, "first key", now, entropy);
     (
-        Account { id, name: name.to_owned(), created_at: now, passthrough_links: false, suspended_at: None },
+        Account {
+            id,
+            name: name.to_owned(),
+            created_at: now,
+            passthrough_links: false,
+            suspended_at: None,
+            limits: Limits::default(),
+        },
         key,
         token,
     )

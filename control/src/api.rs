@@ -7,6 +7,7 @@
 mod agent_ingresses;
 mod api_keys;
 mod body;
+mod body_schema;
 mod call;
 mod certificate_authorities;
 mod certificate_policy;
@@ -15,8 +16,12 @@ mod credentials;
 mod described;
 mod domain_name;
 mod endpoints;
+mod event_destinations;
+mod event_sources;
+mod event_subscriptions;
+mod event_target;
 mod failure;
-mod filter;
+pub(crate) mod filter;
 mod front;
 mod given;
 mod invitations;
@@ -25,19 +30,24 @@ mod ip_policy_rules;
 mod ip_restrictions;
 mod issue;
 mod local;
+mod operation;
 mod owner;
 mod page;
 mod pem;
 mod query;
+mod reference;
+mod refusal;
 mod region;
 mod reply;
 mod reserved_addrs;
 mod reserved_domains;
 mod resource;
 mod root;
+mod routes;
 mod schema;
 mod service_users;
 mod strict;
+mod text_limits;
 mod tls_certificates;
 mod tunnel_sessions;
 mod user_sessions;
@@ -48,37 +58,44 @@ mod x509;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use http::StatusCode;
+use utoipa::openapi::OpenApi;
 
 pub use self::failure::ApiError;
 pub use self::local::Local;
 pub(crate) use self::reply::timestamp;
-pub use self::schema::openapi;
+use self::routes::Routes;
 use crate::App;
 
-/// The whole API. Unknown paths and methods are answered like every other error.
-pub fn router(app: App) -> Router {
-    let guarded = routes()
-        .route_layer(from_fn(front::authorize))
-        .route_layer(from_fn_with_state(app.clone(), front::guard));
-    guarded
-        .merge(root::open_routes())
-        .fallback(|| async { StatusCode::NOT_FOUND })
-        .layer(from_fn_with_state(app.clone(), front::frame))
-        .with_state(app)
+/// Most objects an account has of each collection unless the operator says otherwise, by collection.
+pub(crate) fn object_limits() -> [(&'static str, usize); 13] {
+    [
+        resource::limit::<agent_ingresses::AgentIngresses>(),
+        resource::limit::<api_keys::ApiKeys>(),
+        resource::limit::<certificate_authorities::CertificateAuthorities>(),
+        resource::limit::<credentials::Credentials>(),
+        resource::limit::<endpoints::Endpoints>(),
+        resource::limit::<event_destinations::EventDestinations>(),
+        resource::limit::<event_subscriptions::EventSubscriptions>(),
+        resource::limit::<ip_policies::IpPolicies>(),
+        resource::limit::<ip_policy_rules::IpPolicyRules>(),
+        resource::limit::<reserved_addrs::ReservedAddrs>(),
+        resource::limit::<reserved_domains::ReservedDomains>(),
+        resource::limit::<service_users::ServiceUsers<true>>(),
+        resource::limit::<tls_certificates::TlsCertificates>(),
+    ]
 }
 
-/// The API for callers in this process whose identity is proven.
-pub fn local(app: App) -> Local {
-    Local::new(app, routes())
-}
-
-/// Every route that wants a caller, before anything asks who it is.
-fn routes() -> Router<App> {
+/// Routes behind the guard.
+fn guarded() -> Routes {
     resource::routes::<agent_ingresses::AgentIngresses>()
         .merge(resource::routes::<api_keys::ApiKeys>())
         .merge(resource::routes::<certificate_authorities::CertificateAuthorities>())
         .merge(resource::routes::<credentials::Credentials>())
         .merge(resource::routes::<endpoints::Endpoints>())
+        .merge(resource::routes::<event_destinations::EventDestinations>())
+        .merge(resource::routes::<event_subscriptions::EventSubscriptions>())
+        .merge(event_destinations::routes())
+        .merge(event_sources::routes())
         .merge(resource::routes::<ip_policies::IpPolicies>())
         .merge(resource::routes::<ip_policy_rules::IpPolicyRules>())
         .merge(resource::routes::<ip_restrictions::IpRestrictions>())
@@ -93,4 +110,32 @@ fn routes() -> Router<App> {
         .merge(invitations::routes())
         .merge(user_sessions::routes())
         .merge(users::routes())
+}
+
+/// Routes anybody may call.
+fn open() -> Routes {
+    root::open_routes().merge(reference::routes(openapi))
+}
+
+/// The API as an `OpenAPI` document; `docs/openapi.json` is its checked-in text.
+pub fn openapi() -> OpenApi {
+    open().merge(guarded()).into_document()
+}
+
+/// The API for callers in this process whose identity is proven.
+pub fn local(app: App) -> Local {
+    Local::new(app, guarded().into_router())
+}
+
+/// The whole API. Unknown paths and methods are answered like every other error.
+pub fn router(app: App) -> Router {
+    let guarded = guarded()
+        .into_router()
+        .route_layer(from_fn(front::authorize))
+        .route_layer(from_fn_with_state(app.clone(), front::guard));
+    guarded
+        .merge(open().into_router())
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(from_fn_with_state(app.clone(), front::frame))
+        .with_state(app)
 }

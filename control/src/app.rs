@@ -11,6 +11,7 @@ use crate::acme::Registry;
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::people::People;
@@ -55,6 +56,8 @@ pub struct App {
     pub acme: Arc<Registry>,
     /// Where the database is, for what its disk says.
     pub database: Arc<Path>,
+    /// What happened, and where it is told.
+    pub events: Arc<Events>,
     /// What `init` decided.
     pub installation: Arc<Installation>,
     /// What the flags of `serve` decided.
@@ -122,6 +125,7 @@ pub(crate) mod testing {
     use tempfile::TempDir;
 
     use crate::account;
+    use crate::audit::Recorded;
     use crate::authority::{Authority, new_authority};
     use crate::secret::{SEAL_KEY_BYTES, SystemEntropy};
     use crate::store::{Sqlite, Txn};
@@ -160,7 +164,10 @@ pub(crate) mod testing {
         pub(crate) async fn with(settings: Settings) -> Self {
             let dir = tempfile::tempdir().expect("temporary directories can be made");
             let store = Sqlite::create(&dir.path().join("control.db")).expect("a new database");
-            let store: Arc<dyn Store> = Arc::new(store);
+            let events = Arc::new(Events::default());
+            let link = events.audit.clone();
+            let store: Arc<dyn Store> =
+                Arc::new(Recorded::new(Arc::new(store), Arc::new(Fixed), Arc::new(SystemEntropy), link));
             let authority = |purpose| {
                 let pair = new_authority(purpose, "test", NOW).expect("a new authority");
                 Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).expect("a fresh pair")
@@ -186,6 +193,7 @@ pub(crate) mod testing {
                 limiter: Arc::new(Limiter::new(None)),
                 acme: Arc::default(),
                 database: Arc::from(dir.path()),
+                events,
                 installation: Arc::new(Installation {
                     region: "local".into(),
                     connect_host: "connect.test".parse().expect("a host"),

@@ -14,7 +14,7 @@ use http::header::AUTHORIZATION;
 
 use crate::people::Role;
 use crate::record::people::Membership;
-use crate::record::{self, Account, ApiKey, Credential, Holder, RecordError, ServiceUser, index};
+use crate::record::{self, Account, ApiKey, Credential, Holder, Limits, RecordError, ServiceUser, index};
 use crate::secret;
 use crate::store::{Revision, Store};
 
@@ -32,6 +32,8 @@ pub struct Caller {
     pub account: AccountId,
     /// Revision that last wrote the account's own record: a write of the caller holds only while that stands.
     pub account_modified: Revision,
+    /// Most the account may have.
+    pub limits: Limits,
     /// What was presented.
     pub means: Means,
     /// What the caller may do. A key of the account itself acts as an owner, one of a service user as an admin.
@@ -53,6 +55,14 @@ impl Caller {
         match &self.means {
             Means::Key(key) => key.owner,
             Means::Session(user, _) => Some(OwnerId::User(*user)),
+        }
+    }
+
+    /// The key presented, if it is one.
+    pub fn key_id(&self) -> Option<ApiKeyId> {
+        match &self.means {
+            Means::Key(key) => Some(key.id),
+            Means::Session(..) => None,
         }
     }
 
@@ -142,7 +152,13 @@ pub async fn authenticate(store: &dyn Store, headers: &HeaderMap) -> Result<Call
     if stored.record.suspended_at.is_some() {
         return Err(AuthError::Suspended(account));
     }
-    Ok(Caller { account, account_modified: stored.modified, means: Means::Key(key), role })
+    Ok(Caller {
+        account,
+        account_modified: stored.modified,
+        limits: stored.record.limits,
+        means: Means::Key(key),
+        role,
+    })
 }
 
 /// What a key's owner may do now.

@@ -1,6 +1,7 @@
 //! Flags, as typed values. The only place that knows how they are spelled.
 
 mod dir;
+mod events;
 mod people;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
 pub use self::dir::Dir;
+pub use self::events::{AuditCommand, EventFlags};
 pub use self::people::{Oidc, Session, User};
 use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
@@ -93,6 +95,9 @@ pub enum Command {
         /// The backup
         file: PathBuf,
     },
+    /// Check, export or sign the audit log of a data directory, control running or not
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Write every record as a line of JSON to stdout, running or not; what is sealed stays sealed
     Export {
         /// The data directory
@@ -183,6 +188,17 @@ pub enum Account {
         /// The account
         account: AccountId,
     },
+    /// Set how much an account may have, and show all limits; `default` takes one back
+    Limits {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// The account
+        account: AccountId,
+        /// The limits
+        #[command(flatten)]
+        limits: AccountLimits,
+    },
     /// Let a suspended account work again
     Resume {
         /// The data directory
@@ -220,6 +236,85 @@ pub enum Account {
         /// Allowed or not
         allowed: OnOff,
     },
+}
+
+/// How much an account may have: a number, or `default`.
+#[derive(Debug, clap::Args)]
+pub struct AccountLimits {
+    /// Most cloud endpoints
+    #[arg(long, value_name = "N")]
+    pub endpoints: Option<Limit>,
+    /// Most reserved domains
+    #[arg(long, value_name = "N")]
+    pub reserved_domains: Option<Limit>,
+    /// Most reserved TCP addresses
+    #[arg(long, value_name = "N")]
+    pub reserved_addrs: Option<Limit>,
+    /// Most authtokens
+    #[arg(long, value_name = "N")]
+    pub credentials: Option<Limit>,
+    /// Most API keys
+    #[arg(long, value_name = "N")]
+    pub api_keys: Option<Limit>,
+    /// Most service users
+    #[arg(long, value_name = "N")]
+    pub service_users: Option<Limit>,
+    /// Most custom connect names
+    #[arg(long, value_name = "N")]
+    pub agent_ingresses: Option<Limit>,
+    /// Most uploaded certificates
+    #[arg(long, value_name = "N")]
+    pub tls_certificates: Option<Limit>,
+    /// Most certificate authorities
+    #[arg(long, value_name = "N")]
+    pub certificate_authorities: Option<Limit>,
+    /// Most IP policies
+    #[arg(long, value_name = "N")]
+    pub ip_policies: Option<Limit>,
+    /// Most rules of all IP policies
+    #[arg(long, value_name = "N")]
+    pub ip_policy_rules: Option<Limit>,
+    /// Most MiB that all its objects take in the store
+    #[arg(long, value_name = "MIB")]
+    pub mib: Option<Limit>,
+}
+
+/// A limit, or none of the account's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(pub Option<u64>);
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "default" => Ok(Self(None)),
+            text => {
+                text.parse().map(Some).map(Self).map_err(|_| "a limit is a whole number, or `default`".into())
+            }
+        }
+    }
+}
+
+impl AccountLimits {
+    /// Those that are given, by the names of the admin port.
+    pub fn given(&self) -> Vec<(&'static str, Option<u64>)> {
+        let all = [
+            ("endpoints", self.endpoints),
+            ("reserved_domains", self.reserved_domains),
+            ("reserved_addrs", self.reserved_addrs),
+            ("credentials", self.credentials),
+            ("api_keys", self.api_keys),
+            ("service_users", self.service_users),
+            ("agent_ingresses", self.agent_ingresses),
+            ("tls_certificates", self.tls_certificates),
+            ("certificate_authorities", self.certificate_authorities),
+            ("ip_policies", self.ip_policies),
+            ("ip_policy_rules", self.ip_policy_rules),
+            ("mib", self.mib),
+        ];
+        all.into_iter().filter_map(|(name, limit)| Some((name, limit?.0))).collect()
+    }
 }
 
 /// `config ...`
@@ -400,6 +495,9 @@ pub struct Serve {
     /// MiB that the objects of all accounts may take together, as edges are sent them; what would be more is refused
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u16).range(1..))]
     pub program_mib: u16,
+    /// Events, audit log and alerts
+    #[command(flatten)]
+    pub events: EventFlags,
 }
 
 /// Ports from first to last.

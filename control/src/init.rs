@@ -3,14 +3,16 @@
 //! The database gets its name last. Without it a directory is not initialised, and `init` may be run again.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ebbgate_model::{AccountId, Host};
 use serde::Serialize;
 
 use crate::account;
 use crate::acme::{ACME_KEY, AcmeChanges, AcmeError};
+use crate::audit::{self, Actor, Link, Recorded};
 use crate::authority::{AuthorityError, Issuer, Purpose, new_authority};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::dir::{DataDir, DirError};
 use crate::engine;
 use crate::file::{self, FileError};
@@ -19,7 +21,7 @@ use crate::record::{
     IssuedCertificate, encode,
 };
 use crate::restore::{SIDE_FILES, beside};
-use crate::secret::{self, Entropy, SEAL_KEY_BYTES, Vault};
+use crate::secret::{self, Entropy, SEAL_KEY_BYTES, SystemEntropy, Vault};
 use crate::store::{DirLock, Etcd, Outcome, Place, Sqlite, Store, StoreError, Txn};
 
 /// Length of the operator's token in base62 characters.
@@ -217,8 +219,8 @@ async fn make_database(dir: &DataDir, txn: Txn) -> Result<(), InitError> {
     for suffix in SIDE_FILES {
         file::remove(&beside(&unfinished, suffix))?;
     }
-    let store = Sqlite::create(&unfinished)?;
-    match store.commit(txn).await? {
+    let store = recorded(Arc::new(Sqlite::create(&unfinished)?));
+    match audit::acting(Actor::operator(), store.commit(txn)).await? {
         Outcome::Committed(_) => {}
         Outcome::Conflict(key) => unreachable!("a new database has no {key}"),
     }
@@ -228,11 +230,16 @@ async fn make_database(dir: &DataDir, txn: Txn) -> Result<(), InitError> {
 
 /// The directory names the etcd last: until then it is not initialised.
 async fn make_on_etcd(dir: &DataDir, place: &Place, txn: Txn) -> Result<(), InitError> {
-    let store = Etcd::create(place).await?;
-    match store.commit(txn.if_absent(INSTALLATION_KEY)).await? {
+    let store = recorded(Arc::new(Etcd::create(place).await?));
+    match audit::acting(Actor::operator(), store.commit(txn.if_absent(INSTALLATION_KEY))).await? {
         Outcome::Committed(_) => Ok(engine::keep(dir, place)?),
         Outcome::Conflict(_) => Err(StoreError::InUseAt { store: place.url.to_string() }.into()),
     }
+}
+
+/// The log begins with the installation.
+fn recorded(store: Arc<dyn Store>) -> Recorded {
+    Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), Link::default())
 }
 
 /// What the first objects are made with.

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use ebbgate_control::audit;
 use ebbgate_control::authority::Purpose;
 use ebbgate_control::bundle::backup;
 use ebbgate_control::check::check;
 use ebbgate_control::clock::{Clock, SystemClock};
 use ebbgate_control::config::{
-    Account, ApiKey, AuthorityCommand, Cli, Command, ConfigCommand, Dir, Init, OnOff,
+    Account, ApiKey, AuditCommand, AuthorityCommand, Cli, Command, ConfigCommand, Dir, Init, OnOff,
 };
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::engine::Engine;
@@ -26,7 +27,7 @@ use ebbgate_control::settings::{self, Changes};
 use ebbgate_control::{operator, people, rotate, secret};
 use ebbgate_model::AccountId;
 use ebbgate_telemetry::{LogFormat, Logfmt};
-use serde_json::json;
+use serde_json::{Map, json};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -78,6 +79,7 @@ async fn command(command: &Command) -> Result<()> {
             };
             print(&serde_json::to_value(restored)?)
         }
+        Command::Audit(command) => audit(command).await,
         Command::Export { dir, damaged } => {
             let page = Engine::of(&DataDir::new(&dir.dir), None)?.read_all().await?;
             let page = page.context("the database is of an older release: start control once")?;
@@ -109,6 +111,11 @@ async fn account(command: &Account) -> Result<()> {
         Account::Show { dir, account } => operator::get(&at(dir), &path(account)).await?,
         Account::Suspend { dir, account } => {
             operator::post(&at(dir), &format!("{}/suspend", path(account)), &json!({})).await?
+        }
+        Account::Limits { dir, account, limits } => {
+            let body: Map<_, _> =
+                limits.given().into_iter().map(|(name, limit)| (name.to_owned(), limit.into())).collect();
+            operator::post(&at(dir), &format!("{}/limits", path(account)), &body.into()).await?
         }
         Account::Resume { dir, account } => {
             operator::post(&at(dir), &format!("{}/resume", path(account)), &json!({})).await?
@@ -181,7 +188,7 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
                 let trusted = rotate::trusted(&at(dir), purpose)?;
                 Ok((purpose.name().to_owned(), serde_json::to_value(trusted)?))
             };
-            Purpose::ALL.into_iter().map(list).collect::<Result<serde_json::Map<_, _>>>()?.into()
+            Purpose::ALL.into_iter().map(list).collect::<Result<Map<_, _>>>()?.into()
         }
         AuthorityCommand::Begin { dir, purpose } => {
             let trusted = rotate::begin(&at(dir), *purpose, SystemClock.unix_secs(), &SystemEntropy)?;
@@ -200,6 +207,28 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
             json!({ "trusted": trusted, "next": "clients may take the shorter file when they like" })
         }
     })
+}
+
+async fn audit(command: &AuditCommand) -> Result<()> {
+    let at = |dir: &Dir| DataDir::new(&dir.dir);
+    match command {
+        AuditCommand::Verify { dir, head } => {
+            let verified = audit::verify(&at(dir), head).await?;
+            print(&json!({ "state": "ok", "log": verified }))
+        }
+        AuditCommand::Export { dir, since, account, audit_heads } => {
+            let wanted = audit::Wanted {
+                account: account.map(|account| account.to_string()),
+                since: since.clone(),
+                heads: audit_heads.clone(),
+            };
+            audit::export(&at(dir), &wanted, SystemClock.unix_secs(), &mut stdout()).await?;
+            Ok(())
+        }
+        AuditCommand::PublicKey { dir } => {
+            print(&json!({ "public_key": audit::public_key(&at(dir)).await? }))
+        }
+    }
 }
 
 async fn make(options: &Init) -> Result<()> {

@@ -1,150 +1,119 @@
-//! `plan`: what edges must do, from what is recorded. A pure function: no store, no clock, no await, no order but the
-//! ids'.
+//! `plan`: what edges must do, from what is recorded. Pure functions: no store, no clock, no await, no order but the
+//! ids'. The unit is one object: [`object`] makes it from its record and what the record refers to, and
+//! [`Planner`](planner::Planner) asks for those that a change touches.
 //!
 //! What is not safe to serve is left out here and nowhere else: credentials of inactive owners, references to
 //! certificates that are gone. Where a record cannot be read, what it may have closed is closed: an endpoint stays at its
 //! place without a policy, a rule takes the IP policies of its account along, a restriction admits nobody.
 //!
 //! Credentials and cloud endpoints of suspended accounts are left out too. Their names and addresses stay reserved.
+//!
+//! Law, checked by a property test: a planner that follows any history holds what one makes that reads its end.
 
 pub mod fit;
+pub mod live;
+pub mod planner;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ebbgate_model::{
-    AccountId, AddressId, AddressSpec, AuthorityId, AuthoritySpec, CertificateId, CertificateSpec,
-    CloudEndpointSpec, CredentialId, CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId,
-    IngressSpec, IpPolicyId, IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionKind,
-    IpRestrictionSpec, OwnerId, PolicyHash, Program, Settings, TrafficPolicy,
+    AccountId, AddressSpec, AuthoritySpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
+    CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId, IngressSpec, IpPolicyId, IpPolicyRule,
+    IpPolicySpec, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Object, ObjectKey, OwnerId,
+    Settings,
 };
 
-use crate::record::{
-    CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, Record,
-    ReservedAddress, key,
-};
+use crate::record::{Endpoint, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, key};
 use crate::snapshot::{Issued, Snapshot};
 
-/// The Program of a snapshot; its generation is the snapshot's revision.
-pub fn plan(snapshot: &Snapshot) -> Program {
-    let mut certificates = Certificates::default();
-    Program {
-        generation: snapshot.revision,
-        settings: settings(snapshot, &mut certificates),
-        policies: policies(snapshot),
-        endpoints: endpoints(snapshot),
-        domains: domains(snapshot, &mut certificates),
-        addresses: addresses(snapshot),
-        credentials: credentials(snapshot),
-        ingresses: ingresses(snapshot, &mut certificates),
-        certificates: certificates.0,
-        authorities: authorities(snapshot),
-        ip_policies: ip_policies(snapshot),
-        ip_restrictions: ip_restrictions(snapshot),
-        challenges: snapshot.challenges.clone(),
-        ..Program::default()
-    }
+/// One object as edges must have it; None: they must not.
+///
+/// A policy or certificate is given whenever it is known. Only those that another object names travel, so that a key
+/// goes where it is needed: that is the planner's to see to.
+pub fn object(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
+    Some(match key {
+        ObjectKey::Settings => Object::Settings(Arc::new(settings(snapshot))),
+        ObjectKey::Policy(hash) => Object::Policy(Arc::clone(&snapshot.policies.get(hash)?.0)),
+        ObjectKey::Certificate(id) => Object::Certificate(certificate(snapshot, *id)?),
+        // All of them, named or not: policies that agents bring name them too.
+        ObjectKey::Authority(id) => {
+            let record = snapshot.authorities.get(id)?;
+            let spec = AuthoritySpec { account: record.account, ca_pem: record.ca_pem.clone() };
+            Object::Authority(Arc::new(spec))
+        }
+        ObjectKey::IpPolicy(id) => Object::IpPolicy(Arc::new(ip_policy(snapshot, *id)?)),
+        ObjectKey::IpRestriction(id) => Object::IpRestriction(Arc::new(ip_restriction(snapshot, *id)?)),
+        ObjectKey::Domain(id) => Object::Domain(Arc::new(domain(snapshot, *id)?)),
+        ObjectKey::Address(id) => {
+            let record = snapshot.addresses.get(id)?;
+            let spec = AddressSpec { account: record.account, host: record.host.clone(), port: record.port };
+            Object::Address(Arc::new(spec))
+        }
+        ObjectKey::Ingress(id) => Object::Ingress(Arc::new(ingress(snapshot, *id)?)),
+        ObjectKey::Credential(id) => Object::Credential(Arc::new(credential(snapshot, *id)?)),
+        ObjectKey::Endpoint(id) => Object::Endpoint(endpoint(snapshot, *id)?),
+        ObjectKey::Challenge(host) => Object::Challenge(Arc::clone(snapshot.challenges.get(host)?)),
+        // No record makes them.
+        ObjectKey::Secret(_) => return None,
+    })
 }
 
-/// Certificates that something refers to; others stay at home, so that a key travels only where it is needed.
-#[derive(Default)]
-struct Certificates(BTreeMap<CertificateId, CertificateSpec>);
-
-impl Certificates {
-    /// None: it is gone. Handshakes are then refused rather than answered with another certificate.
-    fn uploaded(&mut self, id: CertificateId, snapshot: &Snapshot) -> Option<CertificateId> {
-        self.0.insert(id, snapshot.certificates.get(&id)?.clone());
-        Some(id)
-    }
-
-    fn issued(&mut self, leaf: Option<&Issued>) -> Option<CertificateId> {
-        let leaf = leaf?;
-        self.0.insert(leaf.id, leaf.spec.clone());
-        Some(leaf.id)
-    }
+fn certificate(snapshot: &Snapshot, id: CertificateId) -> Option<Arc<CertificateSpec>> {
+    snapshot.certificates.get(&id).or_else(|| snapshot.issued.get(&id)).cloned()
 }
 
-fn settings(snapshot: &Snapshot, certificates: &mut Certificates) -> Settings {
+/// None where it is gone: handshakes are then refused rather than answered with another certificate.
+fn known(snapshot: &Snapshot, id: CertificateId) -> Option<CertificateId> {
+    certificate(snapshot, id).map(|_| id)
+}
+
+fn settings(snapshot: &Snapshot) -> Settings {
     let Some(installation) = &snapshot.installation else { return Settings::default() };
+    let id = |leaf: &Option<Issued>| leaf.as_ref().map(|leaf| leaf.id);
     Settings {
         region: installation.region.clone(),
         connect_hosts: vec![installation.connect_host.clone()],
-        connect_certificate: certificates.issued(snapshot.connect_certificate.as_ref()),
+        connect_certificate: id(&snapshot.connect_certificate),
         default_domain: installation.default_domain.clone(),
-        default_domain_certificate: certificates.issued(snapshot.default_domain_certificate.as_ref()),
+        default_domain_certificate: id(&snapshot.default_domain_certificate),
         tcp_host: Some(installation.tcp_host.clone()),
         random_tcp_ports: Some(installation.random_port_first..=installation.random_port_last),
     }
 }
 
-fn domains(snapshot: &Snapshot, certificates: &mut Certificates) -> BTreeMap<DomainId, DomainSpec> {
-    let mut domains = BTreeMap::new();
-    for (id, domain) in &snapshot.domains {
-        let certificate = match domain.certificate {
-            Some(uploaded) => certificates.uploaded(uploaded, snapshot),
-            None => certificates.issued(snapshot.domain_leaves.get(id)),
-        };
-        domains.insert(*id, DomainSpec { account: domain.account, host: domain.host.clone(), certificate });
-    }
-    domains
-}
-
-fn ingresses(snapshot: &Snapshot, certificates: &mut Certificates) -> BTreeMap<IngressId, IngressSpec> {
-    let mut ingresses = BTreeMap::new();
-    for (id, ingress) in &snapshot.ingresses {
-        let certificate = certificates.issued(snapshot.ingress_leaves.get(id));
-        ingresses
-            .insert(*id, IngressSpec { account: ingress.account, host: ingress.host.clone(), certificate });
-    }
-    ingresses
-}
-
-fn endpoints(snapshot: &Snapshot) -> BTreeMap<EndpointId, CloudEndpointSpec> {
-    let spec = |endpoint: &Endpoint| CloudEndpointSpec {
-        account: endpoint.account,
-        url: endpoint.url.clone(),
-        binding: endpoint.binding,
-        pooling_enabled: endpoint.pooling_enabled,
-        policy: endpoint.policy.as_ref().map(TrafficPolicy::hash),
+fn domain(snapshot: &Snapshot, id: DomainId) -> Option<DomainSpec> {
+    let domain = snapshot.domains.get(&id)?;
+    let certificate = match domain.certificate {
+        Some(uploaded) => known(snapshot, uploaded),
+        None => snapshot.domain_leaves.get(&id).map(|leaf| leaf.id),
     };
-    let readable = snapshot.endpoints.iter().map(|(id, endpoint)| (*id, spec(endpoint)));
-    let served = readable.chain(closed(snapshot));
-    served.filter(|(_, endpoint)| is_active(snapshot, endpoint.account)).collect()
+    Some(DomainSpec { account: domain.account, host: domain.host.clone(), certificate })
 }
 
-/// The policies of endpoints that are served, each once.
-fn policies(snapshot: &Snapshot) -> BTreeMap<PolicyHash, TrafficPolicy> {
-    let served = snapshot.endpoints.values().filter(|endpoint| is_active(snapshot, endpoint.account));
-    served
-        .filter_map(|endpoint| endpoint.policy.as_ref().map(|policy| (policy.hash(), policy.clone())))
-        .collect()
+fn ingress(snapshot: &Snapshot, id: IngressId) -> Option<IngressSpec> {
+    let ingress = snapshot.ingresses.get(&id)?;
+    let certificate = snapshot.ingress_leaves.get(&id).map(|leaf| leaf.id);
+    Some(IngressSpec { account: ingress.account, host: ingress.host.clone(), certificate })
 }
 
-/// Endpoints that cannot be read, closed where they stand: else a wildcard beside them, or an agent, would take their
+fn endpoint(snapshot: &Snapshot, id: EndpointId) -> Option<Arc<CloudEndpointSpec>> {
+    let standing = snapshot.endpoints.get(&id).map(|standing| Arc::clone(&standing.spec));
+    let spec = standing.or_else(|| closed(snapshot, id).map(Arc::new))?;
+    is_active(snapshot, spec.account).then_some(spec)
+}
+
+/// An endpoint that cannot be read, closed where it stands: else a wildcard beside it, or an agent, would take its
 /// visitors under rules of its own. Others on the same URL go on: each of them was reachable there by itself.
-fn closed(snapshot: &Snapshot) -> BTreeMap<EndpointId, CloudEndpointSpec> {
-    let damaged: Vec<_> = snapshot.damaged_ids::<Endpoint>().collect();
-    if damaged.is_empty() {
-        return BTreeMap::new();
+fn closed(snapshot: &Snapshot, id: EndpointId) -> Option<CloudEndpointSpec> {
+    let (account, url) = snapshot.place_of(id)?;
+    if !snapshot.damaged.contains_key(&key::<Endpoint>(account, id)) {
+        return None;
     }
-    let taken: BTreeSet<_> = snapshot.endpoints.values().map(|e| (e.account, e.url.to_string())).collect();
-    let place = |(account, id): (AccountId, EndpointId)| {
-        let (owner, url) = snapshot.places.get(&id).filter(|(owner, _)| *owner == account)?;
-        let free = !taken.contains(&(*owner, url.to_string()));
-        free.then(|| {
-            let (url, binding) = (url.clone(), url.implied_binding());
-            (id, CloudEndpointSpec { account, url, binding, pooling_enabled: false, policy: None })
-        })
-    };
-    damaged.into_iter().filter_map(place).collect()
-}
-
-fn addresses(snapshot: &Snapshot) -> BTreeMap<AddressId, AddressSpec> {
-    let spec = |address: &ReservedAddress| AddressSpec {
-        account: address.account,
-        host: address.host.clone(),
-        port: address.port,
-    };
-    snapshot.addresses.iter().map(|(id, address)| (*id, spec(address))).collect()
+    let others = snapshot.endpoints_of.of(account).filter_map(|other| snapshot.endpoints.get(&other));
+    let is_taken = others.map(|other| &other.spec.url).any(|other| other == url);
+    let (url, binding) = (url.clone(), url.implied_binding());
+    (!is_taken).then_some(CloudEndpointSpec { account, url, binding, pooling_enabled: false, policy: None })
 }
 
 /// Whether the account is there and not suspended.
@@ -152,111 +121,88 @@ fn is_active(snapshot: &Snapshot, account: AccountId) -> bool {
     snapshot.accounts.get(&account).is_some_and(|account| account.suspended_at.is_none())
 }
 
-/// Credentials that work: those of active accounts themselves, those whose service user exists and is active, and those
-/// whose person belongs to the account.
-fn credentials(snapshot: &Snapshot) -> BTreeMap<CredentialId, CredentialSpec> {
-    let works = |credential: &Credential| match credential.owner {
-        _ if !is_active(snapshot, credential.account) => false,
-        Some(OwnerId::ServiceUser(id)) => snapshot.service_users.get(&id).is_some_and(|user| user.active),
-        Some(OwnerId::User(id)) => {
+/// A credential that works: of an active account itself, of a service user that exists and is active, or of a person who
+/// belongs to the account.
+fn credential(snapshot: &Snapshot, id: CredentialId) -> Option<CredentialSpec> {
+    let credential = snapshot.credentials.get(&id)?;
+    let account = snapshot.accounts.get(&credential.account)?;
+    let owner_works = |owner| match owner {
+        OwnerId::ServiceUser(id) => snapshot.service_users.get(&id).is_some_and(|user| user.active),
+        OwnerId::User(id) => {
             let membership = snapshot.memberships.get(&(credential.account, id));
             membership.is_some_and(|membership| membership.covers(credential.created_at))
         }
-        None => true,
     };
-    let spec = |credential: &Credential| {
-        let account = snapshot.accounts.get(&credential.account)?;
-        Some(CredentialSpec {
-            account: account.id,
-            account_name: account.name.clone(),
-            token: credential.hash,
-            acl: credential.acl.clone(),
-            passthrough_links: account.passthrough_links,
-        })
-    };
-    let working = snapshot.credentials.iter().filter(|(_, credential)| works(credential));
-    working.filter_map(|(id, credential)| Some((*id, spec(credential)?))).collect()
+    let works = account.suspended_at.is_none() && credential.owner.is_none_or(owner_works);
+    works.then(|| CredentialSpec {
+        account: account.id,
+        account_name: account.name.clone(),
+        token: credential.hash,
+        acl: credential.acl.clone(),
+        passthrough_links: account.passthrough_links,
+    })
 }
 
-/// All of them, referred to or not: policies that agents bring name them too.
-fn authorities(snapshot: &Snapshot) -> BTreeMap<AuthorityId, AuthoritySpec> {
-    let spec = |authority: &CertificateAuthority| AuthoritySpec {
-        account: authority.account,
-        ca_pem: authority.ca_pem.clone(),
-    };
-    snapshot.authorities.iter().map(|(id, authority)| (*id, spec(authority))).collect()
-}
-
-/// All of them, for the same reason. A rule counts only in a policy of its own account.
+/// Named or not, for the reason of authorities. A rule counts only in a policy of its own account.
 ///
 /// A rule that cannot be read may deny, in whichever policy: all of its account are left out, and what names one closes.
-fn ip_policies(snapshot: &Snapshot) -> BTreeMap<IpPolicyId, IpPolicySpec> {
-    let doubtful = accounts_of_damaged_rules(snapshot);
-    let known = snapshot.ip_policies.iter().filter(|(_, policy)| !doubtful.contains(&policy.account));
-    let empty = |policy: &IpPolicy| IpPolicySpec { account: policy.account, rules: Vec::new() };
-    let mut policies: BTreeMap<_, _> = known.map(|(id, policy)| (*id, empty(policy))).collect();
-    for rule in snapshot.ip_policy_rules.values() {
-        if let Some(policy) = policies.get_mut(&rule.policy).filter(|policy| policy.account == rule.account) {
-            policy.rules.push(IpPolicyRule { cidr: rule.cidr, action: rule.action });
-        }
+fn ip_policy(snapshot: &Snapshot, id: IpPolicyId) -> Option<IpPolicySpec> {
+    let policy = snapshot.ip_policies.get(&id)?;
+    if is_doubtful(snapshot, policy) {
+        return None;
     }
-    policies
+    let rules = snapshot.rules_of.of(id).filter_map(|rule| snapshot.ip_policy_rules.get(&rule));
+    let own = rules.filter(|rule| rule.account == policy.account);
+    let rules = own.map(|rule| IpPolicyRule { cidr: rule.cidr, action: rule.action }).collect();
+    Some(IpPolicySpec { account: policy.account, rules })
 }
 
-fn accounts_of_damaged_rules(snapshot: &Snapshot) -> BTreeSet<AccountId> {
-    snapshot.damaged_ids::<RuleRecord>().map(|(account, _)| account).collect()
+fn is_doubtful(snapshot: &Snapshot, policy: &IpPolicy) -> bool {
+    snapshot.damaged_of::<RuleRecord>(policy.account).next().is_some()
 }
 
-/// All of them. A policy that is gone stays named: the edge then refuses every source, also those that the rest allows.
-///
-/// An account has one of a kind. So one that cannot be read is of a kind that no other is of, and of each such kind one
-/// stands that admits nobody.
-fn ip_restrictions(snapshot: &Snapshot) -> BTreeMap<IpRestrictionId, IpRestrictionSpec> {
-    let spec = |restriction: &IpRestriction| IpRestrictionSpec {
+/// A policy that is gone stays named: the edge then refuses every source, also those that the rest allows.
+fn ip_restriction(snapshot: &Snapshot, id: IpRestrictionId) -> Option<IpRestrictionSpec> {
+    let Some(restriction) = snapshot.ip_restrictions.get(&id) else { return stand_in(snapshot, id) };
+    Some(IpRestrictionSpec {
         account: restriction.account,
         kind: restriction.kind,
         enforced: restriction.enforced,
         ip_policies: restriction.ip_policies.iter().copied().collect(),
-    };
-    let readable = snapshot.ip_restrictions.iter().map(|(id, restriction)| (*id, spec(restriction)));
-    let mut all: BTreeMap<_, _> = readable.collect();
-    let damaged: Vec<_> = snapshot.damaged_ids::<IpRestriction>().collect();
-    for (account, id) in damaged {
-        // Two ids that nobody else has, for the two kinds that edges enforce.
-        let stand_ins = [
-            (IpRestrictionKind::Endpoints, id),
-            (IpRestrictionKind::Agent, IpRestrictionId::new(account.ksuid())),
-        ];
-        for (kind, stand_in) in stand_ins {
-            if !snapshot.ip_restrictions.values().any(|r| r.account == account && r.kind == kind) {
-                let nobody = BTreeSet::from([IpPolicyId::new(stand_in.ksuid())]);
-                all.insert(
-                    stand_in,
-                    IpRestrictionSpec { account, kind, enforced: true, ip_policies: nobody },
-                );
-            }
-        }
-    }
-    all
+    })
 }
 
-/// Bytes that records would add to the Program which are not in it for the moment: certificates that nothing refers to,
-/// credentials of inactive service users. In round figures, rather too many.
-pub fn unsent_bytes(snapshot: &Snapshot, program: &Program) -> usize {
-    let unsent = snapshot.certificates.iter().filter(|(id, _)| !program.certificates.contains_key(id));
-    let certificates: usize = unsent.map(|(_, spec)| spec.chain_pem.len() + spec.key_pem.len()).sum();
-    let silent = snapshot.credentials.iter().filter(|(id, _)| !program.credentials.contains_key(id));
-    certificates + silent.map(|(_, credential)| credential.sent_bytes()).sum::<usize>()
+/// An account has one restriction of a kind. So one that cannot be read is of a kind that no other is of, and of each
+/// such kind that edges enforce one stands that admits nobody: under its own id, and under the account's.
+fn stand_in(snapshot: &Snapshot, id: IpRestrictionId) -> Option<IpRestrictionSpec> {
+    if snapshot.damaged.is_empty() {
+        return None;
+    }
+    let of_account = AccountId::new(id.ksuid());
+    let (account, kind) = match snapshot.damaged_ids::<IpRestriction>().find(|(_, damaged)| *damaged == id) {
+        Some((account, _)) => (account, IpRestrictionKind::Endpoints),
+        None if snapshot.damaged_of::<IpRestriction>(of_account).next().is_some() => {
+            (of_account, IpRestrictionKind::Agent)
+        }
+        None => return None,
+    };
+    let mut others = snapshot.ip_restrictions_of.of(account);
+    let stands =
+        others.any(|other| snapshot.ip_restrictions.get(&other).is_some_and(|other| other.kind == kind));
+    let nobody = BTreeSet::from([IpPolicyId::new(id.ksuid())]);
+    (!stands).then_some(IpRestrictionSpec { account, kind, enforced: true, ip_policies: nobody })
 }
 
 /// What edges do not get, by the key of its record, each with the reason: what cannot be read, and what closes with it.
 pub fn left_out(snapshot: &Snapshot) -> BTreeMap<String, String> {
     let mut all = snapshot.damaged.clone();
-    let doubtful = accounts_of_damaged_rules(snapshot);
-    for (id, policy) in snapshot.ip_policies.iter().filter(|(_, policy)| doubtful.contains(&policy.account)) {
-        let reason =
-            "a rule of an IP policy of this account cannot be read, and it may be one of this policy";
-        all.insert(key::<IpPolicy>(policy.account, *id), reason.to_owned());
+    let doubtful: BTreeSet<_> = snapshot.damaged_ids::<RuleRecord>().map(|(account, _)| account).collect();
+    for account in doubtful {
+        for id in snapshot.ip_policies_of.of(account) {
+            let reason =
+                "a rule of an IP policy of this account cannot be read, and it may be one of this policy";
+            all.insert(key::<IpPolicy>(account, id), reason.to_owned());
+        }
     }
     all
 }

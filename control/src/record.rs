@@ -6,6 +6,8 @@
 pub mod index;
 #[macro_use]
 mod macros;
+pub mod events;
+mod limits;
 pub mod people;
 
 use std::fmt::Display;
@@ -19,6 +21,7 @@ use ebbgate_model::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::limits::{ACCOUNT_BYTES_DEFAULT, Limits};
 use crate::authority::Pair;
 pub use crate::clock::UnixSecs;
 use crate::secret::{Sealed, Vault};
@@ -238,6 +241,9 @@ pub struct Account {
     /// Since when the operator has it suspended: its API keys, agents and endpoints do not work. None: it is active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_at: Option<UnixSecs>,
+    /// Most it may have. Only the operator sets them.
+    #[serde(default, skip_serializing_if = "Limits::is_default")]
+    pub limits: Limits,
 }
 
 impl Account {

@@ -13,6 +13,7 @@ use crate::record::{
     IssuedCertificate, RecordError, ReservedDomain, SYSTEM_PREFIX,
 };
 use crate::store::{Item, Outcome, Range, StoreError, Txn};
+use crate::tenants::tenants;
 
 /// Seconds between two looks at all leaves.
 pub const INTERVAL_SECS: u64 = 3600;
@@ -41,7 +42,10 @@ impl From<StoreError> for RenewError {
 /// of the job if there is one.
 pub async fn renew(app: &App, claim: Option<&Claim>) -> Result<usize, RenewError> {
     let (mut renewed, mut failed) = (0, None);
-    for prefix in [SYSTEM_PREFIX, ACCOUNTS_PREFIX] {
+    // Leaves alone are read: all that accounts have may be much.
+    let of_accounts = tenants(&*app.store).await?.into_iter();
+    let of_accounts = of_accounts.map(|account| format!("{ACCOUNTS_PREFIX}{account}/issued/"));
+    for prefix in [SYSTEM_PREFIX.to_owned()].into_iter().chain(of_accounts) {
         for item in app.store.range(Range::all(prefix)).await?.items {
             if let Some(purpose) = purpose(&item.key) {
                 match renew_one(app, &item, purpose, claim).await {

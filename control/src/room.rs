@@ -1,11 +1,14 @@
 //! `Room`: how much of what an edge takes is in use, so that a write that could not be sent is refused before it is stored.
 //!
-//! Told by the planner after every plan; asked by every write. Knows sizes, no objects.
+//! Told by the planner after every plan; asked by every write. Knows sizes and counts, no objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::store::Revision;
+use ebbgate_model::AccountId;
+
+use crate::holdings::Owned;
+use crate::store::{Revision, Usage};
 
 /// Most bytes of a Program: more objects no edge is expected to hold in memory.
 pub const PROGRAM_BYTES_MAX: usize = 64 << 30;
@@ -28,9 +31,61 @@ struct State {
     revision: Revision,
     in_use: usize,
     accounts: usize,
-    /// Writes that no plan has counted yet: bytes, and the revision once it is known.
-    pending: BTreeMap<u64, (usize, Option<Revision>)>,
+    /// What accounts have; None until all has been counted.
+    owned: Option<HashMap<AccountId, Owned>>,
+    /// Writes that no plan has counted yet.
+    pending: BTreeMap<u64, Pending>,
     next: u64,
+}
+
+/// A write that no plan has counted yet.
+#[derive(Debug)]
+struct Pending {
+    write: Write,
+    /// Known once it is done.
+    revision: Option<Revision>,
+}
+
+/// What a write adds.
+#[derive(Debug, Clone, Copy)]
+pub struct Write {
+    /// Whose.
+    pub account: AccountId,
+    /// Collection of the object.
+    pub collection: &'static str,
+    /// Objects more.
+    pub keys: usize,
+    /// Bytes more in the store.
+    pub bytes: usize,
+    /// Bytes more that edges are sent.
+    pub sent: usize,
+}
+
+impl State {
+    fn count(&mut self, count: Count) {
+        match (count, &mut self.owned) {
+            (Count::Anew(all), _) => self.owned = Some(all),
+            (Count::Changed(_), None) => {}
+            (Count::Changed(changed), Some(owned)) => {
+                for (account, has) in changed {
+                    if has == Owned::default() {
+                        owned.remove(&account);
+                    } else {
+                        owned.insert(account, has);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What accounts have.
+#[derive(Debug)]
+pub enum Count {
+    /// All of them.
+    Anew(HashMap<AccountId, Owned>),
+    /// Those that have something else than before.
+    Changed(Vec<(AccountId, Owned)>),
 }
 
 /// A write has no room.
@@ -67,15 +122,46 @@ impl Room {
 
     /// A plan counted everything up to a revision.
     pub fn planned(&self, revision: Revision, in_use: usize, accounts: usize) {
-        let mut state = self.state();
-        (state.revision, state.in_use, state.accounts) = (revision, in_use, accounts);
-        state.pending.retain(|_, (_, at)| at.is_none_or(|at| at > revision));
+        self.counted(Count::Changed(Vec::new()), revision, in_use, accounts);
     }
 
-    /// Room for a write that adds bytes, by an account that has `own` already. Keep it until the write is done.
-    pub fn reserve(self: &Arc<Self>, own: usize, more: usize) -> Result<Reservation, NoRoom> {
+    /// As [`Room::planned`], with what accounts have now.
+    pub fn counted(&self, count: Count, revision: Revision, in_use: usize, accounts: usize) {
         let mut state = self.state();
-        let pending: usize = state.pending.values().map(|(bytes, _)| bytes).sum();
+        state.count(count);
+        (state.revision, state.in_use, state.accounts) = (revision, in_use, accounts);
+        state.pending.retain(|_, pending| pending.revision.is_none_or(|at| at > revision));
+    }
+
+    /// Objects an account has in a collection, and bytes in all, writes under way included. None: not counted yet.
+    pub fn owned(&self, account: AccountId, collection: &str) -> Option<Usage> {
+        let state = self.state();
+        let has = state.owned.as_ref()?.get(&account);
+        let keys = has.and_then(|has| has.keys.get(collection)).copied().unwrap_or_default();
+        let mut usage = Usage { keys, bytes: has.map_or(0, |has| has.bytes) };
+        for Pending { write, .. } in state.pending.values().filter(|pending| pending.write.account == account)
+        {
+            usage.bytes += write.bytes;
+            usage.keys += if write.collection == collection { write.keys } else { 0 };
+        }
+        Some(usage)
+    }
+
+    /// What an account has, by collection. None: not counted yet.
+    pub fn holds(&self, account: AccountId) -> Option<Owned> {
+        let state = self.state();
+        let mut has = state.owned.as_ref()?.get(&account).cloned().unwrap_or_default();
+        // The account's own record is no object of its.
+        has.keys.remove("account");
+        has.keys.retain(|_, keys| *keys > 0);
+        Some(has)
+    }
+
+    /// Room for a write, by an account that has `own` bytes already. Keep it until the write is done.
+    pub fn reserve(self: &Arc<Self>, own: usize, write: Write) -> Result<Reservation, NoRoom> {
+        let mut state = self.state();
+        let more = write.sent;
+        let pending: usize = state.pending.values().map(|pending| pending.write.sent).sum();
         let bytes = state.in_use.saturating_add(pending).saturating_add(more);
         let all = self.bytes_max - self.bytes_max / GROWTH_PART;
         let share = all / state.accounts.max(1);
@@ -87,7 +173,7 @@ impl Room {
         }
         let number = state.next;
         state.next += 1;
-        state.pending.insert(number, (more, None));
+        state.pending.insert(number, Pending { write, revision: None });
         Ok(Reservation { room: Arc::clone(self), number })
     }
 
@@ -109,9 +195,9 @@ impl Reservation {
     pub fn done(self, revision: Revision) {
         let mut state = self.room.state();
         if revision > state.revision
-            && let Some((_, at)) = state.pending.get_mut(&self.number)
+            && let Some(pending) = state.pending.get_mut(&self.number)
         {
-            *at = Some(revision);
+            pending.revision = Some(revision);
         }
     }
 }
@@ -119,7 +205,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.room.state();
-        if state.pending.get(&self.number).is_some_and(|(_, at)| at.is_none()) {
+        if state.pending.get(&self.number).is_some_and(|pending| pending.revision.is_none()) {
             state.pending.remove(&self.number);
         }
     }
@@ -128,46 +214,75 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ebbgate_model::Ksuid;
+
+    fn write(keys: usize, sent: usize) -> Write {
+        let account = AccountId::new(Ksuid::new(1_700_000_000, [1; 16]));
+        Write { account, collection: "endpoints", keys, bytes: sent, sent }
+    }
+
+    fn reserve(room: &Arc<Room>, own: usize, sent: usize) -> Result<Reservation, NoRoom> {
+        room.reserve(own, write(1, sent))
+    }
+
+    #[test]
+    fn what_an_account_has_is_known_at_once_and_counted_once() {
+        let room = Arc::new(Room::new(64_000));
+        let account = write(0, 0).account;
+        assert_eq!(room.owned(account, "endpoints"), None, "nobody has counted");
+        room.counted(Count::Anew(HashMap::new()), 1, 0, 0);
+        let first = reserve(&room, 0, 100).unwrap();
+        let refused = reserve(&room, 0, 100).unwrap();
+        first.done(5);
+        drop(refused);
+        assert_eq!(room.owned(account, "endpoints"), Some(Usage { keys: 1, bytes: 100 }));
+        assert_eq!(room.owned(account, "domains"), Some(Usage { keys: 0, bytes: 100 }));
+        let has = Owned { bytes: 90, keys: [("endpoints".to_owned(), 1)].into() };
+        room.counted(Count::Changed(vec![(account, has)]), 5, 100, 1);
+        assert_eq!(room.owned(account, "endpoints"), Some(Usage { keys: 1, bytes: 90 }));
+        room.counted(Count::Changed(vec![(account, Owned::default())]), 6, 0, 0);
+        assert_eq!(room.owned(account, "endpoints"), Some(Usage::default()));
+    }
 
     #[test]
     fn a_write_is_refused_when_it_and_those_under_way_would_not_fit() {
         let room = Arc::new(Room::new(6_400));
         // 6,300 may be used: a 64th is kept.
-        let one = room.reserve(0, 3_000).unwrap();
-        let two = room.reserve(0, 3_000).unwrap();
-        let refused = room.reserve(0, 301).unwrap_err();
+        let one = reserve(&room, 0, 3_000).unwrap();
+        let two = reserve(&room, 0, 3_000).unwrap();
+        let refused = reserve(&room, 0, 301).unwrap_err();
         assert_eq!((refused.bytes, refused.bytes_max), (6_301, 6_300));
-        drop(room.reserve(0, 300).unwrap());
+        drop(reserve(&room, 0, 300).unwrap());
         drop(two);
-        drop(room.reserve(0, 3_300).expect("what did not happen takes no room"));
+        drop(reserve(&room, 0, 3_300).expect("what did not happen takes no room"));
         one.done(5);
-        assert!(room.reserve(0, 3_301).is_err(), "done, and not counted yet");
+        assert!(reserve(&room, 0, 3_301).is_err(), "done, and not counted yet");
         room.planned(4, 0, 1);
-        assert!(room.reserve(0, 3_301).is_err(), "the plan is of before");
+        assert!(reserve(&room, 0, 3_301).is_err(), "the plan is of before");
         room.planned(5, 2_000, 1);
-        drop(room.reserve(0, 4_300).unwrap());
-        assert!(room.reserve(0, 4_301).is_err());
+        drop(reserve(&room, 0, 4_300).unwrap());
+        assert!(reserve(&room, 0, 4_301).is_err());
         room.planned(6, 9_999, 1);
-        drop(room.reserve(0, 0).expect("what makes nothing larger"));
+        drop(reserve(&room, 0, 0).expect("what makes nothing larger"));
     }
 
     #[test]
     fn accounts_above_their_share_leave_a_quarter_to_those_below() {
         let room = Arc::new(Room::new(6_400));
         room.planned(1, 4_725, 10);
-        assert!(room.reserve(4_000, 1).is_err());
-        let refused = room.reserve(630, 1).unwrap_err();
+        assert!(reserve(&room, 4_000, 1).is_err());
+        let refused = reserve(&room, 630, 1).unwrap_err();
         assert_eq!((refused.bytes_max, refused.share), (4_725, 630));
-        drop(room.reserve(100, 530).expect("below its share"));
+        drop(reserve(&room, 100, 530).expect("below its share"));
         assert!(refused.to_string().contains("share"));
     }
 
     #[test]
     fn a_plan_that_comes_before_the_answer_of_its_write_counts_it_once() {
         let room = Arc::new(Room::new(6_400));
-        let write = room.reserve(0, 3_000).unwrap();
+        let write = reserve(&room, 0, 3_000).unwrap();
         room.planned(7, 3_000, 1);
         write.done(7);
-        drop(room.reserve(0, 3_300).unwrap());
+        drop(reserve(&room, 0, 3_300).unwrap());
     }
 }

@@ -8,8 +8,9 @@ use ebbgate_model::Host;
 use serde::Serialize;
 
 use crate::acme::{ACME_KEY, AcmeChanges, AcmeError, AcmeSettings, AcmeView};
+use crate::audit::{self, Actor, Link, Recorded};
 use crate::authority::{AuthorityError, Purpose};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Oidc as OidcFlags, PortRange};
 use crate::dir::{DataDir, DirError};
 use crate::engine::{Engine, EngineError};
@@ -166,7 +167,8 @@ async fn open(dir: &DataDir) -> Result<(DirLock, Arc<dyn Store>), SettingsError>
     }
     let lock = DirLock::take(dir.path())?;
     let (store, _) = engine.open(&SystemEntropy).await?;
-    Ok((lock, store))
+    let store = Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), Link::default());
+    Ok((lock, Arc::new(store)))
 }
 
 /// Changes what is given. Certificates of changed names are made anew in the same transaction.
@@ -226,7 +228,7 @@ pub async fn change(
         };
     }
     let acme = acme.as_ref().map(AcmeSettings::view);
-    match store.commit(txn).await? {
+    match audit::acting(Actor::operator(), store.commit(txn)).await? {
         Outcome::Committed(_) => Ok(Changed { next: next(old, &new), installation: new, acme }),
         Outcome::Conflict(_) => Err(SettingsError::Conflict),
     }
@@ -257,7 +259,7 @@ pub async fn set_oidc(dir: &DataDir, flags: &OidcFlags) -> Result<Option<serde_j
             (Txn::new().put(OIDC_KEY, record::encode(&oidc)), said)
         }
     };
-    match store.commit(txn).await? {
+    match audit::acting(Actor::operator(), store.commit(txn)).await? {
         Outcome::Committed(_) => Ok(Some(said)),
         Outcome::Conflict(_) => Err(SettingsError::Conflict),
     }

@@ -1,17 +1,27 @@
 //! `Snapshot`: the store's records as typed tables at one revision, kept up to date change by change. Input of `plan`.
 //!
+//! Each change names the objects of the Program that may be another from then on: those made from the record, and by the
+//! indexes here those made from records that refer to it. So a change costs what it touches, however much is stored.
+//!
 //! Reads bytes and opens sealed keys; asks no store and no clock. A record that cannot be read is left out and named in
 //! [`Snapshot::damaged`]; what must close because of that is `plan`'s to know.
 
-use std::collections::BTreeMap;
+mod endpoint;
+mod index;
+mod touch;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ebbgate_model::{
-    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CredentialId, DomainId,
-    EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, ServiceUserId,
-    UserId,
+    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
+    CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId,
+    IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, TrafficPolicy, UserId,
 };
 
+use self::endpoint::Policy;
+use self::index::Index;
 use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
 use crate::record::people::{Invitation, Membership, UserSession};
@@ -19,12 +29,12 @@ use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
     Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
     IpPolicyRule, IpRestriction, IssuedCertificate, Record, ReservedAddress, ReservedDomain, SYSTEM_PREFIX,
-    ServiceUser, TlsCertificate, index, parse, parse_record,
+    ServiceUser, TlsCertificate, index as keys, parse, parse_record,
 };
 use crate::secret::{OpenError, Vault};
 use crate::store::{Change, Item, Revision};
 
-/// Records at one revision. Keys and policies of the API that edges do not need are left out.
+/// Records at one revision. Keys and texts of the API that edges do not need are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Revision of the store.
@@ -47,16 +57,20 @@ pub struct Snapshot {
     pub domains: BTreeMap<DomainId, ReservedDomain>,
     /// Reserved addresses.
     pub addresses: BTreeMap<AddressId, ReservedAddress>,
-    /// Cloud endpoints.
-    pub endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// Cloud endpoints, as edges are told them.
+    pub endpoints: BTreeMap<EndpointId, Standing>,
+    /// Policies of endpoints, each once, with how many endpoints have it.
+    pub policies: BTreeMap<PolicyHash, (Arc<TrafficPolicy>, usize)>,
     /// Custom connect names.
     pub ingresses: BTreeMap<IngressId, AgentIngress>,
     /// Uploaded certificates, keys opened.
-    pub certificates: BTreeMap<CertificateId, CertificateSpec>,
+    pub certificates: BTreeMap<CertificateId, Arc<CertificateSpec>>,
     /// Leaves of reserved domains.
     pub domain_leaves: BTreeMap<DomainId, Issued>,
     /// Leaves of custom connect names.
     pub ingress_leaves: BTreeMap<IngressId, Issued>,
+    /// Certificates of all leaves.
+    pub issued: BTreeMap<CertificateId, Arc<CertificateSpec>>,
     /// Authorities for client certificates.
     pub authorities: BTreeMap<AuthorityId, CertificateAuthority>,
     /// IP policies.
@@ -66,11 +80,30 @@ pub struct Snapshot {
     /// What accounts demand of source addresses.
     pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestriction>,
     /// What edges answer to the ACME authority, by name.
-    pub challenges: BTreeMap<Host, ChallengeSpec>,
-    /// Where cloud endpoints stand, as the index has it: known also of those that cannot be read.
+    pub challenges: BTreeMap<Host, Arc<ChallengeSpec>>,
+    /// Where cloud endpoints stand by the index, as far as their records do not say the same: known also of those that
+    /// cannot be read.
     pub places: BTreeMap<EndpointId, (AccountId, EndpointUrl)>,
     /// Keys of records that cannot be read, each with the reason.
     pub damaged: BTreeMap<String, String>,
+    /// Bytes of all that records may add to the Program, sent at the moment or not. In round figures.
+    pub bytes: usize,
+    pub(crate) endpoints_of: Index<AccountId, EndpointId>,
+    pub(crate) credentials_of: Index<AccountId, CredentialId>,
+    pub(crate) ip_policies_of: Index<AccountId, IpPolicyId>,
+    pub(crate) ip_restrictions_of: Index<AccountId, IpRestrictionId>,
+    pub(crate) credentials_of_user: Index<OwnerId, CredentialId>,
+    pub(crate) domains_with: Index<CertificateId, DomainId>,
+    pub(crate) rules_of: Index<IpPolicyId, IpPolicyRuleId>,
+}
+
+/// A cloud endpoint that can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// What edges are told, while its account is active.
+    pub spec: Arc<CloudEndpointSpec>,
+    /// Whether the index has it where its record says; else [`Snapshot::places`] has it, if anywhere.
+    placed: bool,
 }
 
 /// A leaf of our own authorities, its key opened.
@@ -79,7 +112,7 @@ pub struct Issued {
     /// New with every renewal.
     pub id: CertificateId,
     /// Chain and key.
-    pub spec: CertificateSpec,
+    pub spec: Arc<CertificateSpec>,
 }
 
 /// Why a record cannot be read.
@@ -93,16 +126,6 @@ enum Unreadable {
     Sealed(#[from] OpenError),
 }
 
-/// The tables an id under `/a/<account>/<collection>/` can belong to, with what to do for each.
-macro_rules! tables {
-    ($self:ident, $collection:expr, $id:expr, $item:expr, $($table:ident: $record:ty,)*) => {
-        match $collection {
-            $(<$record>::COLLECTION => return put_or_remove(&mut $self.$table, $id, $item),)*
-            _ => {}
-        }
-    };
-}
-
 impl Snapshot {
     /// Reads everything there is.
     pub fn read(items: &[Item], revision: Revision, vault: &Vault) -> Self {
@@ -114,15 +137,31 @@ impl Snapshot {
         snapshot
     }
 
-    /// Follows changes, in order.
-    pub fn follow(&mut self, changes: &[Change], revision: Revision, vault: &Vault) {
+    /// Follows changes, in order. Gives the objects that may be another now.
+    pub fn follow(&mut self, changes: &[Change], revision: Revision, vault: &Vault) -> BTreeSet<ObjectKey> {
+        let mut touched = BTreeSet::new();
         for change in changes {
-            match change {
-                Change::Put(item) => self.set(&item.key, Some(item), vault),
-                Change::Delete { key, .. } => self.set(key, None, vault),
-            }
+            let (key, item) = match change {
+                Change::Put(item) => (&item.key, Some(item)),
+                Change::Delete { key, .. } => (key, None),
+            };
+            self.take(key, item, vault, &mut touched);
         }
         self.revision = revision;
+        touched
+    }
+
+    /// Takes one record in, or removes it, and names the objects that may be another now.
+    pub(crate) fn take(
+        &mut self,
+        key: &str,
+        item: Option<&Item>,
+        vault: &Vault,
+        touched: &mut BTreeSet<ObjectKey>,
+    ) {
+        self.touch(key, touched);
+        self.set(key, item, vault);
+        self.touch(key, touched);
     }
 
     /// Ids of the records of a kind that cannot be read, with their accounts.
@@ -131,6 +170,16 @@ impl Snapshot {
         R::Id: FromStr,
     {
         self.damaged.keys().filter_map(|key| crate::record::id_in_key::<R>(key))
+    }
+
+    /// Ids of the records of a kind in one account that cannot be read.
+    pub fn damaged_of<R: Record>(&self, account: AccountId) -> impl Iterator<Item = R::Id>
+    where
+        R::Id: FromStr,
+    {
+        let prefix = crate::record::prefix::<R>(account);
+        let here = self.damaged.range(prefix.clone()..).take_while(move |(key, _)| key.starts_with(&prefix));
+        here.filter_map(|(key, _)| crate::record::id_in_key::<R>(key)).map(|(_, id)| id)
     }
 
     fn set(&mut self, key: &str, item: Option<&Item>, vault: &Vault) {
@@ -147,16 +196,20 @@ impl Snapshot {
         match key {
             INSTALLATION_KEY => self.installation = item.map(parse).transpose()?,
             CONNECT_CERTIFICATE_KEY => {
-                self.connect_certificate = item.map(|item| open_issued(item, vault)).transpose()?;
+                let new = item.map(|item| open_issued(item, vault)).transpose()?;
+                let old = std::mem::replace(&mut self.connect_certificate, new.clone());
+                self.set_leaf(old, new);
             }
             DEFAULT_DOMAIN_CERTIFICATE_KEY => {
-                self.default_domain_certificate = item.map(|item| open_issued(item, vault)).transpose()?;
+                let new = item.map(|item| open_issued(item, vault)).transpose()?;
+                let old = std::mem::replace(&mut self.default_domain_certificate, new.clone());
+                self.set_leaf(old, new);
             }
             _ => {
                 if let Some(path) = key.strip_prefix(ACCOUNTS_PREFIX) {
                     return self.set_of_account(path, item, vault);
                 }
-                if key.starts_with(index::PREFIX) {
+                if key.starts_with(keys::PREFIX) {
                     return self.set_index(key, item);
                 }
             }
@@ -165,9 +218,14 @@ impl Snapshot {
     }
 
     fn set_index(&mut self, key: &str, item: Option<&Item>) -> Result<(), Unreadable> {
-        if let Some((account, url, id)) = index::endpoint_at(key) {
+        if let Some((account, url, id)) = keys::endpoint_at(key) {
             // The key says it all; the value is only looked at.
-            replace(&mut self.places, id, item.map(|_| (account, url)));
+            match item {
+                Some(_) => self.place(id, Some((account, url))),
+                // An endpoint that moves leaves its old place after it has taken the new one, or before.
+                None if self.place_of(id) == Some((account, &url)) => self.place(id, None),
+                None => {}
+            }
         }
         Ok(item.map(parse::<Holder>).transpose().map(drop)?)
     }
@@ -187,7 +245,7 @@ impl Snapshot {
             (_, Some(CHALLENGES), Some(host)) => {
                 let challenge = item.map(|item| open_challenge(item, vault)).transpose()?;
                 if let Ok(host) = host.parse() {
-                    replace(&mut self.challenges, host, challenge);
+                    replace(&mut self.challenges, host, challenge.map(Arc::new));
                 }
                 Ok(())
             }
@@ -210,41 +268,175 @@ impl Snapshot {
             (_, Some(UserSession::COLLECTION), Some(_)) => {
                 Ok(item.map(parse_record::<UserSession>).transpose().map(drop)?)
             }
-            (_, Some(collection), Some(id)) => {
-                tables!(self, collection, id, item,
-                    service_users: ServiceUser, credentials: Credential, domains: ReservedDomain,
-                    addresses: ReservedAddress, endpoints: Endpoint, ingresses: AgentIngress,
-                    authorities: CertificateAuthority, ip_policies: IpPolicy, ip_policy_rules: IpPolicyRule,
-                    ip_restrictions: IpRestriction,
-                );
-                Ok(())
-            }
+            (_, Some(collection), Some(id)) => self.set_record(collection, id, item),
             _ => Ok(()),
         }
     }
 
-    fn set_issued(&mut self, owner: &str, item: Option<&Item>, vault: &Vault) -> Result<(), Unreadable> {
-        let leaf = item.map(|item| open_issued(item, vault)).transpose()?;
-        if let Ok(id) = owner.parse::<DomainId>() {
-            replace(&mut self.domain_leaves, id, leaf);
-        } else if let Ok(id) = owner.parse::<IngressId>() {
-            replace(&mut self.ingress_leaves, id, leaf);
+    /// The records that edges are told without more ado: one line each.
+    fn set_record(&mut self, collection: &str, id: &str, item: Option<&Item>) -> Result<(), Unreadable> {
+        match collection {
+            Endpoint::COLLECTION => return self.set_endpoint(id, item),
+            ServiceUser::COLLECTION => {
+                put_or_remove(&mut self.service_users, &mut self.bytes, id, item)?;
+            }
+            Credential::COLLECTION => {
+                let (old, new) = put_or_remove(&mut self.credentials, &mut self.bytes, id, item)?;
+                self.credentials_of.moved(old.as_ref(), new.as_ref(), |c| Some((c.account, c.id)));
+                self.credentials_of_user.moved(old.as_ref(), new.as_ref(), |c| Some((c.owner?, c.id)));
+            }
+            ReservedDomain::COLLECTION => {
+                let (old, new) = put_or_remove(&mut self.domains, &mut self.bytes, id, item)?;
+                self.domains_with.moved(old.as_ref(), new.as_ref(), |d| Some((d.certificate?, d.id)));
+            }
+            ReservedAddress::COLLECTION => {
+                put_or_remove(&mut self.addresses, &mut self.bytes, id, item)?;
+            }
+            AgentIngress::COLLECTION => {
+                put_or_remove(&mut self.ingresses, &mut self.bytes, id, item)?;
+            }
+            CertificateAuthority::COLLECTION => {
+                put_or_remove(&mut self.authorities, &mut self.bytes, id, item)?;
+            }
+            IpPolicy::COLLECTION => {
+                let (old, new) = put_or_remove(&mut self.ip_policies, &mut self.bytes, id, item)?;
+                self.ip_policies_of.moved(old.as_ref(), new.as_ref(), |p| Some((p.account, p.id)));
+            }
+            IpPolicyRule::COLLECTION => {
+                let (old, new) = put_or_remove(&mut self.ip_policy_rules, &mut self.bytes, id, item)?;
+                self.rules_of.moved(old.as_ref(), new.as_ref(), |r| Some((r.policy, r.id)));
+            }
+            IpRestriction::COLLECTION => {
+                let (old, new) = put_or_remove(&mut self.ip_restrictions, &mut self.bytes, id, item)?;
+                self.ip_restrictions_of.moved(old.as_ref(), new.as_ref(), |r| Some((r.account, r.id)));
+            }
+            _ => {}
         }
         Ok(())
+    }
+
+    fn set_endpoint(&mut self, id: &str, item: Option<&Item>) -> Result<(), Unreadable> {
+        let told =
+            item.map(|item| endpoint::read(item, |hash| self.policies.contains_key(hash))).transpose()?;
+        let Ok(id) = id.parse::<EndpointId>() else { return Ok(()) };
+        let place = self.place_of(id).map(|(account, url)| (account, url.clone()));
+        let new = told.map(|told| Standing {
+            placed: false,
+            spec: Arc::new(CloudEndpointSpec {
+                account: told.account,
+                url: told.url,
+                binding: told.binding,
+                pooling_enabled: told.pooling_enabled,
+                policy: told.policy.map(|policy| self.share(policy)),
+            }),
+        });
+        self.bytes += new.as_ref().map_or(0, |new| standing_bytes(&new.spec));
+        let old = match new.clone() {
+            Some(new) => self.endpoints.insert(id, new),
+            None => self.endpoints.remove(&id),
+        };
+        if let Some(old) = &old {
+            self.bytes = self.bytes.saturating_sub(standing_bytes(&old.spec));
+            old.spec.policy.into_iter().for_each(|hash| self.unshare(hash));
+        }
+        self.endpoints_of.moved(old.as_ref(), new.as_ref(), |standing| Some((standing.spec.account, id)));
+        self.place(id, place);
+        Ok(())
+    }
+
+    /// Where an endpoint stands by the index.
+    pub fn place_of(&self, id: EndpointId) -> Option<(AccountId, &EndpointUrl)> {
+        match self.endpoints.get(&id) {
+            Some(Standing { spec, placed: true }) => Some((spec.account, &spec.url)),
+            _ => self.places.get(&id).map(|(account, url)| (*account, url)),
+        }
+    }
+
+    fn place(&mut self, id: EndpointId, place: Option<(AccountId, EndpointUrl)>) {
+        let standing = self.endpoints.get_mut(&id);
+        let is_own = |spec: &CloudEndpointSpec| {
+            place.as_ref().is_some_and(|(account, url)| *account == spec.account && *url == spec.url)
+        };
+        let placed = standing.is_some_and(|standing| {
+            standing.placed = is_own(&standing.spec);
+            standing.placed
+        });
+        replace(&mut self.places, id, place.filter(|_| !placed));
+    }
+
+    fn share(&mut self, policy: Policy) -> PolicyHash {
+        let policy = match policy {
+            Policy::New(policy) => policy,
+            Policy::Known(hash) => {
+                self.policies.entry(hash).and_modify(|(_, count)| *count += 1);
+                return hash;
+            }
+        };
+        let hash = policy.hash();
+        let bytes = &mut self.bytes;
+        let shared = self.policies.entry(hash).or_insert_with(|| {
+            *bytes += policy_bytes(&policy);
+            (Arc::new(policy), 0)
+        });
+        shared.1 += 1;
+        hash
+    }
+
+    fn unshare(&mut self, hash: PolicyHash) {
+        let Some((policy, count)) = self.policies.get_mut(&hash) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.bytes = self.bytes.saturating_sub(policy_bytes(policy));
+            self.policies.remove(&hash);
+        }
+    }
+
+    fn set_issued(&mut self, owner: &str, item: Option<&Item>, vault: &Vault) -> Result<(), Unreadable> {
+        let new = item.map(|item| open_issued(item, vault)).transpose()?;
+        let old = if let Ok(id) = owner.parse::<DomainId>() {
+            replace(&mut self.domain_leaves, id, new.clone())
+        } else if let Ok(id) = owner.parse::<IngressId>() {
+            replace(&mut self.ingress_leaves, id, new.clone())
+        } else {
+            return Ok(());
+        };
+        self.set_leaf(old, new);
+        Ok(())
+    }
+
+    fn set_leaf(&mut self, old: Option<Issued>, new: Option<Issued>) {
+        if let Some(old) = old {
+            self.issued.remove(&old.id);
+        }
+        if let Some(new) = new {
+            self.issued.insert(new.id, new.spec);
+        }
     }
 
     fn set_certificate(&mut self, id: &str, item: Option<&Item>, vault: &Vault) -> Result<(), Unreadable> {
         let open = |item: &Item| {
             let record: TlsCertificate = parse_record(item)?;
             let key_pem = vault.open(&item.key, &record.key)?;
-            Ok::<_, Unreadable>(CertificateSpec { chain_pem: record.chain_pem, key_pem })
+            Ok::<_, Unreadable>(Arc::new(CertificateSpec { chain_pem: record.chain_pem, key_pem }))
         };
         let certificate = item.map(open).transpose()?;
-        if let Ok(id) = id.parse() {
-            replace(&mut self.certificates, id, certificate);
-        }
+        let Ok(id) = id.parse() else { return Ok(()) };
+        let bytes = |spec: &Arc<CertificateSpec>| spec.chain_pem.len() + spec.key_pem.len();
+        self.bytes += certificate.as_ref().map_or(0, bytes);
+        let old = replace(&mut self.certificates, id, certificate);
+        self.bytes = self.bytes.saturating_sub(old.as_ref().map_or(0, bytes));
         Ok(())
     }
+}
+
+/// Bytes of an endpoint besides its policy: ids, words and the URL.
+fn standing_bytes(spec: &CloudEndpointSpec) -> usize {
+    const FIXED_BYTES: usize = 220;
+    FIXED_BYTES + spec.url.host().as_str().len()
+}
+
+fn policy_bytes(policy: &TrafficPolicy) -> usize {
+    ebbgate_model::Object::Policy(Arc::new(policy.clone())).bytes()
 }
 
 fn open_challenge(item: &Item, vault: &Vault) -> Result<ChallengeSpec, Unreadable> {
@@ -254,29 +446,32 @@ fn open_challenge(item: &Item, vault: &Vault) -> Result<ChallengeSpec, Unreadabl
 fn open_issued(item: &Item, vault: &Vault) -> Result<Issued, Unreadable> {
     let record: IssuedCertificate = parse(item)?;
     let key_pem = vault.open(&item.key, &record.key)?;
-    Ok(Issued { id: record.id, spec: CertificateSpec { chain_pem: record.chain_pem, key_pem } })
+    Ok(Issued { id: record.id, spec: Arc::new(CertificateSpec { chain_pem: record.chain_pem, key_pem }) })
 }
 
+/// Gives what was there and what is there now.
 fn put_or_remove<R: Record>(
     table: &mut BTreeMap<R::Id, R>,
+    bytes: &mut usize,
     id: &str,
     item: Option<&Item>,
-) -> Result<(), Unreadable>
+) -> Result<(Option<R>, Option<R>), Unreadable>
 where
     R::Id: Ord + FromStr,
 {
-    let value = item.map(parse_record).transpose()?;
-    if let Ok(id) = id.parse() {
-        replace(table, id, value);
-    }
-    Ok(())
+    let new: Option<R> = item.map(parse_record).transpose()?;
+    let Ok(id) = id.parse() else { return Ok((None, None)) };
+    *bytes += new.as_ref().map_or(0, Record::sent_bytes);
+    let old = replace(table, id, new.clone());
+    *bytes = bytes.saturating_sub(old.as_ref().map_or(0, Record::sent_bytes));
+    Ok((old, new))
 }
 
-fn replace<K: Ord, V>(table: &mut BTreeMap<K, V>, id: K, value: Option<V>) {
+fn replace<K: Ord, V>(table: &mut BTreeMap<K, V>, id: K, value: Option<V>) -> Option<V> {
     match value {
         Some(value) => table.insert(id, value),
         None => table.remove(&id),
-    };
+    }
 }
 
 #[cfg(test)]
@@ -313,7 +508,7 @@ mod tests {
         let now = read(&lab).await;
         while followed.revision < now.revision {
             let batch = watch.next().await.unwrap().unwrap();
-            followed.follow(&batch.changes, batch.revision, &lab.app.vault);
+            let _ = followed.follow(&batch.changes, batch.revision, &lab.app.vault);
         }
         assert_eq!(followed, now);
         assert_eq!(now.service_users.keys().collect::<Vec<_>>(), [&two.id]);
@@ -335,7 +530,7 @@ mod tests {
         for damage in [&b"{}"[..], b"", br#"{"newer":true}"#, &encode(&two)] {
             put(damage.to_vec()).await;
             let batch = watch.next().await.unwrap().unwrap();
-            followed.follow(&batch.changes, batch.revision, &lab.app.vault);
+            let _ = followed.follow(&batch.changes, batch.revision, &lab.app.vault);
             assert_eq!(followed, read(&lab).await);
             assert_eq!(followed.damaged.keys().collect::<Vec<_>>(), [&one.key()]);
             assert_eq!(followed.damaged_ids::<ServiceUser>().collect::<Vec<_>>(), [(lab.account, one.id)]);
@@ -357,7 +552,7 @@ mod tests {
         put(b"damage".to_vec()).await;
         let page = lab.app.store.range(Range::all("/")).await.unwrap();
         let changes: Vec<_> = page.items.into_iter().map(Change::Put).collect();
-        followed.follow(&changes, page.revision, &lab.app.vault);
+        let _ = followed.follow(&changes, page.revision, &lab.app.vault);
         assert_eq!(followed.installation.as_ref(), Some(&*lab.app.installation));
         assert!(followed.damaged.contains_key(INSTALLATION_KEY));
     }

@@ -31,9 +31,10 @@ pub struct Config {
     /// Data directory; the edge keeps its own files in DIR/edge.
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
-    /// Where control listens: unix:PATH. Default: DIR/run/edge.sock.
+    /// Where control listens: unix:PATH. Default: DIR/run/edge.sock. Several controls: repeat the flag; when one is gone
+    /// the next is asked at once.
     #[arg(long, value_name = "unix:PATH")]
-    pub control: Option<ControlAddress>,
+    pub control: Vec<ControlAddress>,
     /// Address for http:// endpoints.
     #[arg(long, value_name = "ADDR")]
     pub http: SocketAddr,
@@ -209,9 +210,12 @@ impl Config {
         self.https == self.connect && self.https.port() != 0
     }
 
-    /// The socket control listens on.
-    pub fn control_socket(&self) -> PathBuf {
-        self.control.as_ref().map_or_else(|| self.run_dir().join("edge.sock"), |address| address.0.clone())
+    /// The sockets controls listen on; at least one.
+    pub fn control_sockets(&self) -> Vec<PathBuf> {
+        if self.control.is_empty() {
+            return vec![self.run_dir().join("edge.sock")];
+        }
+        self.control.iter().map(|address| address.0.clone()).collect()
     }
 
     /// Where running programs leave their addresses.
@@ -290,9 +294,10 @@ mod tests {
     #[test]
     fn defaults_and_refusals() {
         let config = parse(&[]).unwrap();
-        assert_eq!(config.control_socket(), Path::new("/d/run/edge.sock"));
+        assert_eq!(config.control_sockets(), [Path::new("/d/run/edge.sock")]);
         assert_eq!(config.waits().relay_idle_secs, 3600);
-        assert_eq!(parse(&["--control", "unix:/x"]).unwrap().control_socket(), Path::new("/x"));
+        let two = parse(&["--control", "unix:/x", "--control", "unix:/y"]).unwrap();
+        assert_eq!(two.control_sockets(), [Path::new("/x"), Path::new("/y")]);
         let plain = ["ebbgate-edge", "--dir", "/d", "--http", "[::]:0", "--https", "[::]:0"];
         let listens = Config::try_parse_from(plain).unwrap().connect;
         assert_eq!(listens.port(), ebbgate_wire::CONNECT_PORT, "where agents dial by default");

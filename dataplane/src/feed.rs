@@ -45,6 +45,9 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
+    /// There is no socket to ask.
+    #[error("no control is configured")]
+    Nowhere,
     /// The socket.
     #[error("cannot reach control at {path}: {source}")]
     Connect {
@@ -91,8 +94,8 @@ pub enum FeedError {
 
 /// What the feed needs from its process.
 pub struct Feed {
-    /// Where control listens.
-    pub socket: PathBuf,
+    /// Where controls listen, any of which will do; the first that answers is asked.
+    pub sockets: Vec<PathBuf>,
     /// The id of this edge.
     pub id: EdgeId,
     /// The shards' common state.
@@ -108,9 +111,10 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Keeps a feed open for ever, with growing pauses between attempts.
+    /// Keeps a feed open for ever: with each control in turn, and with growing pauses when none of them answers.
     pub async fn run(mut self) {
         let mut retry_ms = RETRY_MS_MIN;
+        let mut tried = 0;
         loop {
             let began = Instant::now();
             let error = match self.once().await {
@@ -119,8 +123,15 @@ impl Feed {
             };
             self.edge.metrics.feed_connected.set(0);
             if began.elapsed() > Duration::from_millis(RETRY_MS_MAX) {
-                retry_ms = RETRY_MS_MIN;
+                (retry_ms, tried) = (RETRY_MS_MIN, 0);
             }
+            tried += 1;
+            self.sockets.rotate_left(1);
+            if tried < self.sockets.len() {
+                tracing::warn!(%error, "no feed from this control; asking the next");
+                continue;
+            }
+            tried = 0;
             tracing::warn!(%error, retry_ms, "no feed from control; serving the last program");
             sleep(Duration::from_millis(retry_ms / 2 + random::number() % (retry_ms / 2 + 1))).await;
             retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
@@ -143,11 +154,12 @@ impl Feed {
         let request = http::Request::post(format!("http://control{FEED_PATH}"))
             .body(body)
             .expect("a constant path makes a request");
-        let opening = open(&self.socket, request);
+        let socket = self.sockets.first().ok_or(FeedError::Nowhere)?.clone();
+        let opening = open(&socket, request);
         let deadline = Duration::from_secs(CONNECT_SECS_MAX);
         let (response, connection) = timeout(deadline, opening).await.map_err(|_| FeedError::Silent)??;
         let ended = AbortOnDrop(connection);
-        tracing::info!(socket = %self.socket.display(), "feed from control open");
+        tracing::info!(socket = %socket.display(), "feed from control open");
         self.edge.metrics.feed_connected.set(1);
         send(&lines, &self.edge.reports.snapshot()).await?;
         let result = self.exchange(response, &lines).await;

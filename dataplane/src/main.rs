@@ -107,7 +107,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk)));
     let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
-    let feed = Feed { socket: config.control_socket(), id, edge: edge_of_feed, agents, xdp, saved, events };
+    let feed = Feed { sockets: config.control_sockets(), id, edge: edge_of_feed, agents, xdp, saved, events };
     tokio::spawn(feed.run());
     let summed = Arc::clone(&edge);
     tokio::spawn(async move {

@@ -24,6 +24,8 @@ mod faults;
 mod people;
 mod policy;
 mod pool;
+mod proofs;
+mod replicas;
 mod restart;
 mod sdk;
 mod site;

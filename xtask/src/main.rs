@@ -48,13 +48,16 @@ enum Verb {
     /// Move bytes over every carrier and compare them all, and see that nothing is left behind
     #[command(disable_help_flag = true)]
     Soak(Rest),
+    /// Prove what docs/reliability.md claims: `prove kills`, `prove linear`
+    #[command(disable_help_flag = true)]
+    Prove(Rest),
     /// Make the XDP object that the edge carries, or check that it is what its sources give
     Ebpf(ebpf::Args),
     /// Make sure of programs that are not ours, and print where they are
     Install(install::Args),
     /// Run .ci/run in a fresh clone of HEAD
     Ci,
-    /// Write control/openapi.json anew from the code
+    /// Write docs/openapi.json anew from the code
     Openapi,
     /// Pack release programs, units and papers into one archive
     Dist,
@@ -90,6 +93,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Status(pins) => admit::status(&pins),
         Verb::Bench(args) => up::become_program("ebbgate-bench", &args.rest),
         Verb::Soak(args) => up::become_program("ebbgate-soak", &args.rest),
+        Verb::Prove(args) => up::prove(&args.rest),
         Verb::Ebpf(args) => ebpf::run(&args),
         Verb::Install(args) => install::install(&args),
         Verb::Ci => ci::run_in_clone(),

@@ -1,4 +1,4 @@
-//! `cargo xtask openapi`: writes `control/openapi.json` anew from the code that serves the API.
+//! `cargo xtask openapi`: writes `docs/openapi.json` anew from the code that serves the API.
 
 use std::process::Command;
 

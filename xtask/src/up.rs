@@ -67,6 +67,17 @@ pub(crate) fn netns(args: &NetnsArgs) -> Result<()> {
     replace(lab)
 }
 
+/// Builds the programs and becomes `ebbgate-lab VERB`, for the verbs that need etcd.
+pub(crate) fn prove(words: &[String]) -> Result<()> {
+    let (verb, flags) = words.split_first().context("say what: `prove kills` or `prove linear`")?;
+    for program in ["etcd", "etcdctl"] {
+        programs::installed(program)?;
+    }
+    let mut lab = lab(verb, Profile::Release, None)?;
+    lab.args(flags);
+    replace(lab)
+}
+
 /// `ebbgate-lab VERB --programs DIR`, built.
 fn lab(verb: &str, profile: Profile, programs: Option<&PathBuf>) -> Result<Command> {
     let programs = match programs {

@@ -1,361 +1,257 @@
-//! `ebbgate api`: one call of control's REST API, its answer printed as JSON.
+//! `ebbgate api RESOURCE VERB`: one call of control's REST API, or all pages of a list, its answer printed.
 //!
-//! Knows the shape all resources share (`/resource`, `/resource/ID`) and no resource: what a body may say, control judges.
+//! Resources, verbs and flags come from the API's own document. What a body may say, control judges.
 
-use std::io::Read as _;
-use std::net::IpAddr;
-use std::time::Duration;
+mod command;
+mod document;
+mod print;
 
-use bytes::Bytes;
-use clap::{Args, Subcommand};
-use ebbgate::config::{Secret, clean_token};
-use ebbgate::edge_dialer::client_config;
-use ebbgate::trust::Trust;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use http::{Method, Uri};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
-use super::env::{Env, Failure, files, load};
+use self::command::Chosen;
+use self::print::{Form, shown};
+use super::client::{Call, Client, ClientArguments};
+use super::env::{Env, Failure};
 
-/// Control's default address.
-pub(super) const API_URL_DEFAULT: &str = "http://127.0.0.1:4480";
-/// Seconds a call may take.
-const CALL_SECS_MAX: u64 = 60;
-/// Longest answer in bytes.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Most pages that `--all` reads.
+const PAGES_MAX: usize = 10_000;
 
+/// Flags of all resources.
 #[derive(Args)]
+struct Common {
+    #[command(flatten)]
+    client: ClientArguments,
+    /// How the answer is printed.
+    #[arg(long, global = true, value_enum, value_name = "FORM", default_value = "json")]
+    output: Form,
+}
+
 pub(super) struct ApiArguments {
-    /// A resource, as `endpoints` or `ip-restrictions`; `root` for the API itself and the caller.
-    resource: String,
-    #[command(subcommand)]
-    verb: ApiVerb,
-    /// The API's address [default: `EBBGATE_API_URL`, else `http://127.0.0.1:4480`].
-    #[arg(long, global = true, value_name = "URL")]
-    api_url: Option<String>,
-    /// API key [default: `EBBGATE_API_KEY`, `NGROK_API_KEY`, else `agent.api_key` of the configuration file].
-    #[arg(long, global = true, value_name = "KEY")]
-    api_key: Option<String>,
-    /// Whose certificate an https API may present: `trusted`, `host` or a PEM file.
-    #[arg(long, global = true, value_name = "WHO", default_value = "trusted")]
-    api_cas: String,
-    /// Configuration file; several are merged from left to right.
-    #[arg(long, global = true, value_name = "FILE", value_delimiter = ',')]
-    config: Vec<std::path::PathBuf>,
+    common: Common,
+    chosen: Chosen,
 }
 
-#[derive(Subcommand)]
-enum ApiVerb {
-    /// One page of all.
-    List {
-        /// CEL over `obj`, as `obj.type == "cloud"`.
-        #[arg(long)]
-        filter: Option<String>,
-        /// Most objects of the page.
-        #[arg(long)]
-        limit: Option<u32>,
-        /// Begin with what is older than this id.
-        #[arg(long, value_name = "ID")]
-        before_id: Option<String>,
-    },
-    /// One object. Of `root`: the API's greeting.
-    Get {
-        /// Which.
-        id: Option<String>,
-    },
-    /// Who calls, of `root`.
-    #[command(name = "self")]
-    Identity,
-    /// A new object.
-    Create {
-        /// JSON, `@FILE`, or `-` for standard input.
-        #[arg(long, value_name = "JSON", default_value = "{}")]
-        data: String,
-    },
-    /// Change an object.
-    Update {
-        /// Which.
-        id: String,
-        /// JSON, `@FILE`, or `-` for standard input.
-        #[arg(long, value_name = "JSON")]
-        data: String,
-    },
-    /// Delete an object.
-    Delete {
-        /// Which.
-        id: String,
-    },
+impl Args for ApiArguments {
+    /// The document is read only when this command is the one that was written.
+    fn augment_args(command: Command) -> Command {
+        Common::augment_args(command).defer(command::with_resources)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
 }
 
-/// What is sent.
-#[derive(Debug, PartialEq, Eq)]
-struct Call {
-    method: Method,
-    /// Path and query.
-    target: String,
-    body: Option<String>,
+impl FromArgMatches for ApiArguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
+        Ok(Self {
+            common: Common::from_arg_matches(matches)?,
+            chosen: Chosen::of(matches).ok_or_else(missing)?,
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 pub(super) fn run(arguments: &ApiArguments, env: Env<'_>) -> Result<(), Failure> {
-    let call = call(&arguments.resource, &arguments.verb)?;
-    let given = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-    let url = arguments.api_url.clone().or_else(|| given("EBBGATE_API_URL"));
-    let place = Place::parse(&url.unwrap_or_else(|| API_URL_DEFAULT.to_owned()))?;
-    let read = |name: &str, key: &str| {
-        clean_token(key).map_err(|message| Failure::new(format!("{name}: {message}")))
+    let ApiArguments { common, chosen } = arguments;
+    let call = chosen.call()?;
+    let mut client = Client::new(&common.client, env)?;
+    let key = chosen.operation.list_key.as_deref();
+    let answer = match key {
+        Some(key) if chosen.wants_all() => every_page(&mut client, &call, key)?,
+        _ => client.call(&call)?.json()?,
     };
-    let variable =
-        ["EBBGATE_API_KEY", "NGROK_API_KEY"].into_iter().find_map(|name| Some((name, given(name)?)));
-    let key = match (&arguments.api_key, variable) {
-        (Some(key), _) => read("--api-key", key)?,
-        (None, Some((name, key))) => read(name, &key)?,
-        (None, None) => configured_key(arguments, env)?,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    let (limit, trust) = (Duration::from_secs(CALL_SECS_MAX), Trust::parse(&arguments.api_cas));
-    let answer = runtime.block_on(async {
-        let asked = tokio::time::timeout(limit, place.ask(call, Some(&key), &trust));
-        asked
-            .await
-            .map_err(|_| Failure::new(format!("{} did not answer within {CALL_SECS_MAX} s", place.url())))?
-    })?;
-    if !answer.is_empty() {
-        println!("{}", pretty(&answer));
+    let text = shown(&answer, key, common.output);
+    if !text.is_empty() {
+        println!("{text}");
     }
     Ok(())
 }
 
-fn configured_key(arguments: &ApiArguments, env: Env<'_>) -> Result<Secret, Failure> {
-    let config = load(&files(&arguments.config, env), env)?;
-    config.agent.api_key.ok_or_else(|| {
-        Failure::new(
-            "there is no API key; give --api-key, set EBBGATE_API_KEY, or write `api_key` under `agent:`",
-        )
-    })
-}
-
-/// The call of a verb: `/endpoints`, `/endpoints/ID`; words may be written with dashes.
-fn call(resource: &str, verb: &ApiVerb) -> Result<Call, Failure> {
-    let collection = match resource {
-        "root" => String::new(),
-        name => format!("/{}", encoded(&name.replace('-', "_"))),
-    };
-    let one = |id: &str| format!("{collection}/{}", encoded(id));
-    let plain = |method, target| Call { method, target, body: None };
-    Ok(match verb {
-        ApiVerb::Get { id: None } if resource == "root" => plain(Method::GET, "/".to_owned()),
-        ApiVerb::Identity if resource == "root" => plain(Method::GET, "/self".to_owned()),
-        ApiVerb::Get { id: None } => return Err(Failure::new("`get` needs the id of the object")),
-        ApiVerb::Identity => return Err(Failure::new("`self` is of `root`: ebbgate api root self")),
-        _ if resource == "root" => return Err(Failure::new("`root` has the verbs `get` and `self`")),
-        ApiVerb::Get { id: Some(id) } => plain(Method::GET, one(id)),
-        ApiVerb::Delete { id } => plain(Method::DELETE, one(id)),
-        ApiVerb::Create { data } => {
-            Call { method: Method::POST, target: collection, body: Some(body(data)?) }
-        }
-        ApiVerb::Update { id, data } => {
-            Call { method: Method::PATCH, target: one(id), body: Some(body(data)?) }
-        }
-        ApiVerb::List { filter, limit, before_id } => {
-            let limit = limit.map(|limit| limit.to_string());
-            let given = [("filter", filter), ("limit", &limit), ("before_id", before_id)];
-            let parameters = given.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
-            let query: Vec<_> =
-                parameters.map(|(name, value)| format!("{name}={}", encoded(value))).collect();
-            let mark = if query.is_empty() { "" } else { "?" };
-            plain(Method::GET, format!("{collection}{mark}{}", query.join("&")))
-        }
-    })
-}
-
-fn body(data: &str) -> Result<String, Failure> {
-    let read = match (data, data.strip_prefix('@')) {
-        ("-", _) => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map(|_| text)
-        }
-        (_, Some(file)) => std::fs::read_to_string(file),
-        _ => return Ok(data.to_owned()),
-    };
-    read.map_err(|error| Failure::new(format!("cannot read the data {data}: {error}")))
-}
-
-/// Percent-encodes what is not unreserved (RFC 3986 section 2.3).
-fn encoded(text: &str) -> String {
-    let byte = |b: u8| match b {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(byte).collect()
-}
-
-fn pretty(answer: &[u8]) -> String {
-    let json = serde_json::from_slice::<Value>(answer).and_then(|json| serde_json::to_string_pretty(&json));
-    json.unwrap_or_else(|_| String::from_utf8_lossy(answer).into_owned())
-}
-
-/// Where the API is.
-#[derive(Debug)]
-pub(super) struct Place {
-    tls: bool,
-    host: String,
-    port: u16,
-}
-
-impl Place {
-    /// `http://HOST[:PORT]` or `https://HOST[:PORT]`. In clear only to this machine: the key goes along.
-    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
-        let refused = |why: &str| Failure::new(format!("--api-url: `{text}` {why}"));
-        let uri: Uri = text.parse().map_err(|_| refused("is not a URL like https://api.example.com"))?;
-        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let tls = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(refused("must begin with http:// or https://")),
-        };
-        if host.is_empty() || uri.path().len() > 1 || uri.query().is_some() {
-            return Err(refused("must name a host and nothing after it"));
-        }
-        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        if !tls && !is_here {
-            return Err(refused("would send the API key in clear; use https://"));
-        }
-        Ok(Self { tls, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }), host })
-    }
-
-    fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
+/// One list of all pages.
+fn every_page(client: &mut Client, first: &Call, key: &str) -> Result<Value, Failure> {
+    let path = first.target.split('?').next().unwrap_or_default().to_owned();
+    let mut target = first.target.clone();
+    let mut whole: Option<Value> = None;
+    for _ in 0..PAGES_MAX {
+        let mut page = client.call(&Call::plain(Method::GET, target.clone()))?.json()?;
+        let next = page
+            .get("next_page_uri")
+            .and_then(Value::as_str)
+            .map(|uri| next_target(uri, &path))
+            .transpose()?;
+        if let (Some(Value::Array(sofar)), Some(Value::Array(more))) =
+            (whole.as_mut().and_then(|whole| whole.get_mut(key)), page.get_mut(key))
+        {
+            sofar.append(more);
         } else {
-            format!("{}:{}", self.host, self.port)
+            if let Some(object) = page.as_object_mut() {
+                object.insert("next_page_uri".into(), Value::Null);
+            }
+            whole = Some(page);
+        }
+        match next {
+            None => return Ok(whole.unwrap_or_default()),
+            Some(next) if next == target => break,
+            Some(next) => target = next,
         }
     }
-
-    pub(super) fn url(&self) -> String {
-        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
-    }
-
-    /// Posts JSON without a key.
-    pub(super) async fn tell(&self, target: &str, body: String, trust: &Trust) -> Result<Bytes, Failure> {
-        let call = Call { method: Method::POST, target: target.to_owned(), body: Some(body) };
-        let limit = Duration::from_secs(CALL_SECS_MAX);
-        let answer = tokio::time::timeout(limit, self.ask(call, None, trust)).await;
-        answer.map_err(|_| Failure::new(format!("{} did not answer within {CALL_SECS_MAX} s", self.url())))?
-    }
-
-    async fn ask(&self, call: Call, key: Option<&Secret>, trust: &Trust) -> Result<Bytes, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", self.url()));
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| failed(&e))?;
-        if !self.tls {
-            return self.send(tcp, call, key).await;
-        }
-        let name = ServerName::try_from(self.host.clone()).map_err(|e| failed(&e))?;
-        let config = client_config(trust).map_err(|e| failed(&e))?;
-        let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| failed(&e))?;
-        self.send(tls, call, key).await
-    }
-
-    async fn send(
-        &self,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        call: Call,
-        key: Option<&Secret>,
-    ) -> Result<Bytes, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", self.url()));
-        let mut request = Request::builder()
-            .method(call.method)
-            .uri(&call.target)
-            .header(HOST, self.authority())
-            .header("ngrok-version", "2");
-        if let Some(key) = key {
-            request = request.header(AUTHORIZATION, format!("Bearer {}", key.expose()));
-        }
-        if call.body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        let body = Full::new(Bytes::from(call.body.unwrap_or_default()));
-        let request = request.body(body).map_err(|e| failed(&e))?;
-        let (mut send, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|e| failed(&e))?;
-        let connection = tokio::spawn(connection);
-        let response = send.send_request(request).await.map_err(|e| failed(&e))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        connection.abort();
-        let body = body.map_err(|e| failed(&e))?.to_bytes();
-        if status.is_success() { Ok(body) } else { Err(refused(status, &body)) }
-    }
+    Err(Failure::new(format!(
+        "the list did not end after {PAGES_MAX} pages; read it by --limit and --before-id"
+    )))
 }
 
-/// Control's refusal: its sentence, its code, and its details.
-fn refused(status: StatusCode, body: &[u8]) -> Failure {
-    let Ok(answer) = serde_json::from_slice::<Value>(body) else { return Failure::new(status) };
-    let text = |field: &str| answer.get(field).and_then(Value::as_str);
-    let mut lines = vec![text("msg").map_or_else(|| status.to_string(), str::to_owned)];
-    lines.extend(text("error_code").map(str::to_owned));
-    for (name, value) in answer.get("details").and_then(Value::as_object).into_iter().flatten() {
-        lines.extend(value.as_str().map(|value| format!("{name}: {value}")));
+/// Path and query of the next page. The key goes to no other host and to no other path than the first page's.
+fn next_target(uri: &str, path: &str) -> Result<String, Failure> {
+    let strange = || Failure::new(format!("the next page's address is strange: {uri}"));
+    let parsed: Uri = uri.parse().map_err(|_| strange())?;
+    if !parsed.path().ends_with(path) {
+        return Err(strange());
     }
-    Failure::new(lines.join("\n"))
+    let query = parsed.query().ok_or_else(strange)?;
+    Ok(format!("{path}?{query}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
+    use super::super::{Arguments, Verb};
     use super::*;
 
-    #[test]
-    fn verbs_become_calls() {
-        let check = |resource: &str, verb: ApiVerb, expect: Option<(&str, &str, Option<&str>)>| {
-            let found = call(resource, &verb).ok();
-            let found = found.as_ref().map(|c| (c.method.as_str(), c.target.as_str(), c.body.as_deref()));
-            assert_eq!(found, expect, "{resource}");
-        };
-        let get = |id: &str| ApiVerb::Get { id: Some(id.to_owned()) };
-        check("endpoints", get("ep_1"), Some(("GET", "/endpoints/ep_1", None)));
-        check("ip-restrictions", get("a/b?c"), Some(("GET", "/ip_restrictions/a%2Fb%3Fc", None)));
-        check("root", ApiVerb::Get { id: None }, Some(("GET", "/", None)));
-        check("root", ApiVerb::Identity, Some(("GET", "/self", None)));
-        check("endpoints", ApiVerb::Identity, None);
-        check("endpoints", ApiVerb::Get { id: None }, None);
-        check("root", ApiVerb::Delete { id: "x".into() }, None);
-        check("api-keys", ApiVerb::Delete { id: "ak_1".into() }, Some(("DELETE", "/api_keys/ak_1", None)));
-        check("api-keys", ApiVerb::Create { data: "{}".into() }, Some(("POST", "/api_keys", Some("{}"))));
-        let update = ApiVerb::Update { id: "rd_1".into(), data: "{\"metadata\":\"\"}".into() };
-        check(
-            "reserved-domains",
-            update,
-            Some(("PATCH", "/reserved_domains/rd_1", Some("{\"metadata\":\"\"}"))),
-        );
-        let list = |filter: Option<&str>, limit| ApiVerb::List {
-            filter: filter.map(str::to_owned),
-            limit,
-            before_id: None,
-        };
-        check("endpoints", list(None, None), Some(("GET", "/endpoints", None)));
-        let target = "/endpoints?filter=obj.port%20%3D%3D%201&limit=5";
-        check("endpoints", list(Some("obj.port == 1"), Some(5)), Some(("GET", target, None)));
+    fn call(line: &[&str]) -> Result<Call, String> {
+        let words = ["ebbgate", "api"].iter().chain(line).copied();
+        let parsed = Arguments::try_parse_from(words).map_err(|error| error.to_string())?;
+        let Verb::Api(arguments) = parsed.verb else { panic!("not `api`") };
+        arguments.chosen.call().map_err(|failure| failure.to_string())
     }
 
     #[test]
-    fn a_key_goes_in_clear_to_this_machine_only() {
-        let check = |text: &str, expect: Option<&str>| {
-            assert_eq!(Place::parse(text).ok().map(|place| place.url()).as_deref(), expect, "{text}");
+    fn verbs_become_calls() {
+        let check = |line: &[&str], expect: (&str, &str, Option<&str>)| {
+            let found = call(line).unwrap();
+            let found = (found.method.as_str(), found.target.as_str(), found.body.as_deref());
+            assert_eq!(found, expect, "{line:?}");
         };
-        check("http://127.0.0.1:4480", Some("http://127.0.0.1:4480"));
-        check("http://localhost:4480/", Some("http://localhost:4480"));
-        check("http://[::1]:4480", Some("http://[::1]:4480"));
-        check("https://api.example.com", Some("https://api.example.com:443"));
-        check("http://api.example.com", None);
-        check("http://127.0.0.1.example.com", None);
-        check("https://api.example.com/v1", None);
-        check("api.example.com", None);
-        check("", None);
+        check(&["endpoints", "get", "ep_1"], ("GET", "/endpoints/ep_1", None));
+        check(&["ip-restrictions", "get", "a/b?c"], ("GET", "/ip_restrictions/a%2Fb%3Fc", None));
+        check(&["ip_restrictions", "list"], ("GET", "/ip_restrictions", None));
+        check(&["root", "get"], ("GET", "/", None));
+        check(&["root", "self"], ("GET", "/self", None));
+        check(&["api-keys", "delete", "ak_1"], ("DELETE", "/api_keys/ak_1", None));
+        check(&["api-keys", "create"], ("POST", "/api_keys", Some("{}")));
+        check(&["api-keys", "create", "--data", "{}"], ("POST", "/api_keys", Some("{}")));
+        let data = "{\"metadata\":\"\"}";
+        check(
+            &["reserved-domains", "update", "rd_1", "--data", data],
+            ("PATCH", "/reserved_domains/rd_1", Some(data)),
+        );
+        check(
+            &["endpoints", "list", "--filter", "obj.port == 1", "--limit", "5", "--url", "a", "--url", "b"],
+            ("GET", "/endpoints?limit=5&filter=obj.port%20%3D%3D%201&url=a&url=b", None),
+        );
+        check(&["tunnel-sessions", "stop", "ts_1"], ("POST", "/tunnel_sessions/ts_1/stop", None));
+        check(
+            &["reserved-domains", "delete-certificate", "rd_1"],
+            ("DELETE", "/reserved_domains/rd_1/certificate", None),
+        );
+    }
+
+    #[test]
+    fn flags_become_fields() {
+        let body = |line: &[&str]| {
+            call(line).map(|call| serde_json::from_str::<Value>(&call.body.unwrap()).unwrap())
+        };
+        let made = body(&[
+            "credentials",
+            "create",
+            "--acl",
+            "bind:a",
+            "--acl",
+            "bind:b",
+            "--description",
+            "-x",
+            "--data",
+            "{\"metadata\":\"m\"}",
+        ]);
+        let expect = serde_json::json!({ "acl": ["bind:a", "bind:b"], "description": "-x", "metadata": "m" });
+        assert_eq!(made, Ok(expect));
+        let made = body(&[
+            "endpoints",
+            "update",
+            "ep_1",
+            "--pooling-enabled",
+            "--clear",
+            "bindings",
+            "--traffic-policy-file",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+        ])
+        .unwrap();
+        assert_eq!((&made["pooling_enabled"], &made["bindings"]), (&Value::Bool(true), &Value::Null));
+        assert!(made["traffic_policy"].as_str().unwrap().contains("ebbgate-agent"));
+        let made = body(&[
+            "reserved-domains",
+            "create",
+            "--domain",
+            "a.example",
+            "--certificate-management-policy.authority",
+            "letsencrypt",
+            "--resolves-to",
+            "{\"value\":\"eu\"}",
+        ]);
+        let expect = serde_json::json!({
+            "domain": "a.example", "certificate_management_policy": { "authority": "letsencrypt" },
+            "resolves_to": [{ "value": "eu" }],
+        });
+        assert_eq!(made, Ok(expect));
+        assert_eq!(
+            body(&["service-users", "update", "x", "--active=false"]),
+            Ok(serde_json::json!({ "active": false }))
+        );
+    }
+
+    #[test]
+    fn wrong_words_are_refused() {
+        for (line, expect) in [
+            (&["endpoints", "list", "--limit", "many"][..], "invalid value 'many'"),
+            (&["ip-policy-rules", "create", "--action", "maybe"], "[possible values: allow, deny]"),
+            (&["endpoints", "get"], "<ID>"),
+            (&["endpoints", "update", "ep_1"], "names no field"),
+            (&["endpoints", "update", "ep_1", "--clear", "colour"], "no field `colour`"),
+            (&["endpoints", "update", "ep_1", "--url", "a", "--clear", "url"], "`url` is given twice"),
+            (
+                &["endpoints", "update", "ep_1", "--url", "a", "--data", "{\"url\":1}"],
+                "in --data and given by a flag",
+            ),
+            (&["endpoints", "update", "ep_1", "--url", "a", "--data", "[]"], "--data is not a JSON object"),
+            (&["reserved-domains", "create", "--resolves-to", "eu"], "--resolves-to is not JSON"),
+            (&["endpoints", "create", "--traffic-policy-file", "/nowhere"], "cannot read /nowhere"),
+            (&["endpoints", "fly"], "unrecognized subcommand 'fly'"),
+            (&["wings", "list"], "unrecognized subcommand 'wings'"),
+            (&["endpoints", "update", "ep_1", "--id", "ep_2"], "unexpected argument '--id'"),
+        ] {
+            let error = call(line).unwrap_err();
+            assert!(error.contains(expect), "{line:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_key_follows_no_page_elsewhere() {
+        let next = |uri: &str| next_target(uri, "/endpoints").ok();
+        assert_eq!(
+            next("https://x/endpoints?before_id=1&limit=2").as_deref(),
+            Some("/endpoints?before_id=1&limit=2")
+        );
+        assert_eq!(next("https://x/gate/endpoints?a=1").as_deref(), Some("/endpoints?a=1"));
+        assert_eq!(next("https://x/other?a=1"), None);
+        assert_eq!(next("https://x/endpoints"), None);
+        assert_eq!(next("not a uri"), None);
     }
 }

@@ -15,11 +15,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use ebbgate::config::set_agent_key;
-use ebbgate::trust::Trust;
+use http::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
-use super::api::{API_URL_DEFAULT, Place};
+use super::client::{Call, Client};
 use super::config::{read_or_empty, write};
 use super::env::{Env, Failure, default_file};
 use super::running::hostname;
@@ -48,18 +49,13 @@ pub(super) struct LoginArguments {
 }
 
 pub(super) fn run(arguments: &LoginArguments, env: Env<'_>) -> Result<(), Failure> {
-    let given = || env("EBBGATE_API_URL").map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
-    let url = arguments.api.clone().or_else(given).unwrap_or_else(|| API_URL_DEFAULT.to_owned());
-    let place = Place::parse(&url)?;
+    let mut client = Client::without_key(arguments.api.as_deref(), &arguments.api_cas, env)?;
     let file = arguments.config.clone().or_else(|| default_file(env));
     let file = file.ok_or_else(|| Failure::new("HOME is not set; name the file with --config FILE"))?;
     // Before anybody is asked: a file that cannot be changed would lose the key.
     let text = read_or_empty(&file)?;
     set_agent_key(&file, &text, "api_key", "x").map_err(Failure::new)?;
-    let trust = Trust::parse(&arguments.api_cas);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    let made = runtime.block_on(log_in(&place, &trust, !arguments.no_browser))?;
+    let made = log_in(&mut client, !arguments.no_browser)?;
     let said = |name: &str| made.get(name).and_then(Value::as_str).unwrap_or_default();
     let text = read_or_empty(&file)?;
     let text = set_agent_key(&file, &text, "api_key", said("api_key")).map_err(Failure::new)?;
@@ -69,26 +65,30 @@ pub(super) fn run(arguments: &LoginArguments, env: Env<'_>) -> Result<(), Failur
     Ok(())
 }
 
-async fn log_in(place: &Place, trust: &Trust, browser: bool) -> Result<Value, Failure> {
+fn log_in(client: &mut Client, browser: bool) -> Result<Value, Failure> {
     let (verifier, state) = (random()?, random()?);
     let hash = digest::digest(&digest::SHA256, verifier.as_bytes());
     let asked = format!("challenge={}&state={state}", URL_SAFE_NO_PAD.encode(hash));
     let code = if browser {
-        let listener = TcpListener::bind("127.0.0.1:0").await;
-        let listener = listener.map_err(|error| Failure::new(format!("no port for the browser: {error}")))?;
-        let port = listener.local_addr().map_err(Failure::new)?.port();
-        show(&format!("{}/dashboard/cli?port={port}&{asked}", place.url()), true);
-        let limit = Duration::from_secs(PERSON_SECS_MAX);
-        let code = tokio::time::timeout(limit, answer::wait(&listener, port, &state)).await;
-        code.map_err(|_| Failure::new("nobody allowed it in the browser within ten minutes"))??
+        client.run(from_browser(&client.url(), &asked, &state))?
     } else {
-        show(&format!("{}/dashboard/cli?{asked}", place.url()), false);
+        show(&format!("{}/dashboard/cli?{asked}", client.url()), false);
         eprint!("Code: ");
         pasted()?
     };
     let body = json!({ "code": code, "verifier": verifier, "machine": hostname() });
-    let answer = place.tell("/dashboard/cli/token", body.to_string(), trust).await?;
-    serde_json::from_slice(&answer).map_err(|_| Failure::new("the API's answer is not JSON"))
+    let mut call = Call::plain(Method::POST, "/dashboard/cli/token".to_owned());
+    call.body = Some(body.to_string());
+    client.call(&call)?.json()
+}
+
+async fn from_browser(url: &str, asked: &str, state: &str) -> Result<String, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.map_err(|error| Failure::new(format!("no port for the browser: {error}")))?;
+    let port = listener.local_addr().map_err(Failure::new)?.port();
+    show(&format!("{url}/dashboard/cli?port={port}&{asked}"), true);
+    let code = timeout(Duration::from_secs(PERSON_SECS_MAX), answer::wait(&listener, port, state)).await;
+    code.map_err(|_| Failure::new("nobody allowed it in the browser within ten minutes"))?
 }
 
 fn random() -> Result<String, Failure> {

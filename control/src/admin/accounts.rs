@@ -2,8 +2,6 @@
 //!
 //! Suspending is one write: `plan` leaves out what a suspended account has, `auth` refuses its keys. Knows no edge.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
@@ -18,8 +16,10 @@ use super::people::membership_keys;
 use crate::account;
 use crate::acme::ACME_PREFIX;
 use crate::api::timestamp;
+use crate::holdings::Owned;
 use crate::record::{self, ACCOUNTS_PREFIX, Account, Holder, Stored, index};
 use crate::store::{Outcome, Range, Store, Txn};
+use crate::tenants::tenants;
 
 /// Keys removed in one transaction of a deletion.
 const KEYS_PER_STEP: usize = 100;
@@ -62,15 +62,16 @@ pub(super) async fn create(
 /// All accounts. An account with an unreadable record is listed with its fault, since it can still be deleted.
 pub(super) async fn list(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, AdminError> {
     admin.check(&headers)?;
-    let items = admin.app.store.range(Range::all(ACCOUNTS_PREFIX)).await?.items;
-    let own = items.iter().filter_map(|item| {
-        let id = item.key.strip_prefix(ACCOUNTS_PREFIX)?.strip_suffix("/account")?;
-        Some(match record::decode::<Account>(item) {
+    let store = &*admin.app.store;
+    let mut own = Vec::new();
+    for id in tenants(store).await?.into_iter().rev() {
+        let Some(item) = store.get(&format!("{ACCOUNTS_PREFIX}{id}/account")).await? else { continue };
+        own.push(match record::decode::<Account>(&item) {
             Ok(stored) => view(&stored.record),
             Err(error) => json!({ "id": id, "error": error.to_string() }),
-        })
-    });
-    Ok(Json(json!({ "accounts": own.collect::<Vec<_>>() })).into_response())
+        });
+    }
+    Ok(Json(json!({ "accounts": own })).into_response())
 }
 
 /// One account, with how much it has stored and what it has online.
@@ -82,22 +83,32 @@ pub(super) async fn show(
     admin.check(&headers)?;
     let account = admin.account(&id).await?.record;
     let prefix = record::account_prefix(account.id);
-    let usage = admin.app.store.usage(prefix.clone()).await?;
-    let mut objects = BTreeMap::<String, usize>::new();
-    for item in admin.app.store.range(Range::all(prefix.clone())).await?.items {
-        if let Some((collection, _)) = item.key.strip_prefix(&prefix).and_then(|path| path.split_once('/')) {
-            *objects.entry(collection.to_owned()).or_default() += 1;
-        }
-    }
+    let owned = match admin.app.room.holds(account.id) {
+        Some(owned) => owned,
+        None => counted(&*admin.app.store, &prefix).await?,
+    };
     let mut shown = view(&account);
     if let Value::Object(fields) = &mut shown {
         let presence = &admin.app.presence;
-        fields.insert("objects".into(), json!(objects));
-        fields.insert("bytes".into(), json!(usage.bytes));
+        fields.insert("objects".into(), json!(owned.keys));
+        fields.insert("bytes".into(), json!(owned.bytes));
+        fields.insert("limits".into(), super::limits::shown(&account.limits));
         fields.insert("sessions_online".into(), json!(presence.sessions(account.id).len()));
         fields.insert("agent_endpoints_online".into(), json!(presence.endpoints(account.id).len()));
     }
     Ok(Json(shown).into_response())
+}
+
+/// What an account has, while the planner has not counted yet.
+async fn counted(store: &dyn Store, prefix: &str) -> Result<Owned, AdminError> {
+    let usage = store.usage(prefix.to_owned()).await?;
+    let mut owned = Owned { bytes: usage.bytes, ..Owned::default() };
+    for item in store.range(Range::all(prefix)).await?.items {
+        if let Some((collection, _)) = item.key.strip_prefix(prefix).and_then(|path| path.split_once('/')) {
+            *owned.keys.entry(collection.to_owned()).or_default() += 1;
+        }
+    }
+    Ok(owned)
 }
 
 /// Stops an account: its keys are refused at once, its agents and endpoints as soon as edges have the next Program.
@@ -210,9 +221,9 @@ mod tests {
     use super::*;
     use crate::app::testing::Lab;
     use crate::auth::{AuthError, authenticate};
-    use crate::plan::plan;
+    use crate::plan::live::Live;
+    use crate::plan::planner::Planner;
     use crate::record::{Credential, Record, ReservedDomain};
-    use crate::snapshot::Snapshot;
     use axum::http::header::AUTHORIZATION;
     use ebbgate_model::{Acl, CredentialId, DomainId};
 
@@ -249,8 +260,10 @@ mod tests {
 
     async fn working(lab: &Lab) -> bool {
         let page = lab.app.store.range(Range::all("/")).await.unwrap();
-        let program = plan(&Snapshot::read(&page.items, page.revision, &lab.app.vault));
-        program.credentials.values().any(|credential| credential.account == lab.account)
+        let (mut planner, mut live) = (Planner::new(usize::MAX), Live::default());
+        planner.read(&page.items, &lab.app.vault);
+        planner.plan(&mut live);
+        live.program(page.revision).credentials.values().any(|credential| credential.account == lab.account)
     }
 
     async fn key_works(lab: &Lab) -> Result<(), AuthError> {

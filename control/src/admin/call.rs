@@ -74,6 +74,8 @@ pub(super) enum AdminError {
     #[error("the account {0} has no IP restriction of type `api` in force")]
     NotRestricted(AccountId),
     #[error("{0}")]
+    Limit(String),
+    #[error("{0}")]
     Value(String),
     #[error("there are people already: `ebbgate-control user invite` lets more in")]
     NotFirst,
@@ -99,7 +101,9 @@ impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Token => StatusCode::UNAUTHORIZED,
-            Self::Body(_) | Self::Name | Self::Value(_) | Self::WhichAccount => StatusCode::BAD_REQUEST,
+            Self::Body(_) | Self::Name | Self::Value(_) | Self::WhichAccount | Self::Limit(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::NoAccount(_)
             | Self::NoApiKey(_)
             | Self::NotRestricted(_)

@@ -62,6 +62,9 @@ impl Resource for AgentIngresses {
     const NOUN: &'static str = "agent ingress";
     const ID_PREFIXES: &'static [&'static str] = &[IngressId::PREFIX];
     const EMPTY_UPDATE: u32 = 215;
+    const REQUIRED: &'static [&'static str] = &["domain"];
+    const EXAMPLE: &'static str =
+        r#"{"domain": "connect.example.com", "description": "agents connect here"}"#;
     type Id = IngressId;
     type Record = AgentIngress;
     type View = View;

@@ -48,6 +48,7 @@ impl Resource for ApiKeys {
     const NOUN: &'static str = "API key";
     const ID_PREFIXES: &'static [&'static str] = &[ApiKeyId::PREFIX];
     const EMPTY_UPDATE: u32 = 606;
+    const EXAMPLE: &'static str = r#"{"description": "for the deployment"}"#;
     type Id = ApiKeyId;
     type Record = ApiKey;
     type View = View;

@@ -15,6 +15,7 @@ use super::reply::Ref;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::people::Role;
+use crate::record::Limits;
 use crate::store::Revision;
 
 /// An authenticated request.
@@ -26,6 +27,8 @@ pub(super) struct Call {
     pub(super) account: AccountId,
     /// Revision of the account's own record; a write of this call needs it unchanged.
     pub(super) account_modified: Revision,
+    /// Most the account may have.
+    pub(super) limits: Limits,
     /// Who calls, and by which key or session.
     pub(super) caller: Caller,
     /// Id of the caller: a person, a service user or the key.

@@ -47,6 +47,8 @@ impl Resource for CertificateAuthorities {
     const ID_PREFIXES: &'static [&'static str] = &[AuthorityId::PREFIX];
     const OWNED_MAX: usize = 500;
     const EMPTY_UPDATE: u32 = 215;
+    const REQUIRED: &'static [&'static str] = &["ca_pem"];
+    const EXAMPLE: &'static str = r#"{"description": "clinic 1", "ca_pem": "-----BEGIN CERTIFICATE-----\n...\n-----END CERTIFICATE-----\n"}"#;
     type Id = AuthorityId;
     type Record = CertificateAuthority;
     type View = View;

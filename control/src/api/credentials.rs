@@ -59,6 +59,8 @@ impl Resource for Credentials {
     const NOUN: &'static str = "credential";
     const ID_PREFIXES: &'static [&'static str] = &[CredentialId::PREFIX];
     const EMPTY_UPDATE: u32 = 606;
+    const EXAMPLE: &'static str =
+        r#"{"description": "agent of clinic 1", "acl": ["bind:*.clinic1.internal"]}"#;
     type Id = CredentialId;
     type Record = Credential;
     type View = View;

@@ -8,15 +8,12 @@ use super::failure::ApiError;
 use super::given::{Given, body};
 use super::reply::timestamp;
 use super::resource::{Draft, Resource};
+use super::text_limits::{DESCRIPTION_BYTES_MAX, METADATA_BYTES_MAX};
 use crate::record::{
     AgentIngress, ApiKey, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule, IpRestriction,
     Record, ReservedAddress, ReservedDomain, Stored, TlsCertificate, UnixSecs,
+    events::{EventDestination, EventSubscription},
 };
-
-/// Longest `description` in bytes.
-pub(super) const DESCRIPTION_BYTES_MAX: usize = 255;
-/// Longest `metadata` in bytes.
-pub(super) const METADATA_BYTES_MAX: usize = 4096;
 
 /// A record with the two texts.
 pub(super) trait Described: Record {
@@ -52,6 +49,8 @@ described!(
     CertificateAuthority,
     Credential,
     Endpoint,
+    EventDestination,
+    EventSubscription,
     IpPolicy,
     IpPolicyRule,
     IpRestriction,

@@ -66,6 +66,8 @@ impl Resource for Endpoints {
     const NOUN: &'static str = "endpoint";
     const ID_PREFIXES: &'static [&'static str] = &[EndpointId::PREFIX];
     const EMPTY_UPDATE: u32 = 18004;
+    const REQUIRED: &'static [&'static str] = &["url", "traffic_policy"];
+    const EXAMPLE: &'static str = r#"{"url": "https://app.example.com", "traffic_policy": "on_http_request:\n  - actions:\n      - type: custom-response\n        config: {status_code: 204}\n"}"#;
     const LIST_FILTERS: &'static [&'static str] = &["id", "url", "ids", "urls"];
     type Id = EndpointId;
     type Record = Endpoint;

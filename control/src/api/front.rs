@@ -23,6 +23,7 @@ use super::failure::ApiError;
 use super::reply::{WARNING, json, warning_value};
 use crate::access::{self, Least};
 use crate::app::App;
+use crate::audit;
 use crate::auth::{self, AuthError, Caller};
 use crate::listen::Peer;
 
@@ -37,9 +38,14 @@ const VERSION_SPOKEN: &str = "2";
 /// The Node client reads every answer as JSON, also the empty ones of deletions and actions.
 const JSON_ONLY_AGENT: &str = "ngrok-api-typescript/";
 
+/// The id of the call that a request is.
+#[derive(Clone)]
+struct Operation(String);
+
 /// Wraps every request, also those no route takes.
-pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn frame(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let operation = OperationId::new(app.ksuid()).to_string();
+    request.extensions_mut().insert(Operation(operation.clone()));
     let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let cors = Cors::of(&request);
@@ -112,7 +118,7 @@ fn render(mut response: Response, operation: &str, method: &Method, path: &str) 
     let status = response.status();
     let error = match response.extensions_mut().remove::<ApiError>() {
         Some(error) => error,
-        None if status.is_success() => return response,
+        None if status.is_success() || status == StatusCode::NOT_MODIFIED => return response,
         None => by_status(status, method, path),
     };
     let mut rendered = json(error.status(), &error.body(operation));
@@ -148,9 +154,10 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         Err(error) => return unauthorized(&error),
     };
     let actor = Actor { account: caller.account, principal: caller.principal(), key: caller.means_id() };
+    let acting = acting_in(&request, &caller);
     let mut response = match admit(&app, caller, &mut request).await {
         Ok(warning) => {
-            let mut response = next.run(request).await;
+            let mut response = audit::acting(acting, next.run(request)).await;
             if let Some(warning) = warning {
                 response.headers_mut().append(WARNING, warning_value(warning));
             }
@@ -160,6 +167,13 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     };
     response.extensions_mut().insert(actor);
     response
+}
+
+/// On whose behalf the call changes what it changes.
+fn acting_in(request: &Request, caller: &Caller) -> audit::Actor {
+    let operation = request.extensions().get::<Operation>().map(|operation| operation.0.clone());
+    let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    audit::Actor::caller(&caller.principal(), caller.key_id()).at(source).operation(operation)
 }
 
 async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Option<&'static str>, Response> {
@@ -178,6 +192,7 @@ async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Optio
         app: app.clone(),
         account: caller.account,
         account_modified: caller.account_modified,
+        limits: caller.limits.clone(),
         caller,
         principal,
         source,

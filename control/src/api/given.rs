@@ -47,23 +47,24 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Given<T> {
 /// Defines a request body: every field [`Given`], none other taken, and its `OpenAPI` schema under a name of its own.
 macro_rules! body {
     ($(#[$doc:meta])* $name:ident as $schema:literal {
-        $($(#[$field_doc:meta])* $field:ident: $ty:ty,)*
+        $($(#[doc = $field_doc:literal])* $field:ident: $ty:ty,)*
     }) => {
         $(#[$doc])*
         #[derive(Default, serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub(super) struct $name {
-            $($(#[$field_doc])* pub(super) $field: $crate::api::given::Given<$ty>,)*
+            $($(#[doc = $field_doc])* pub(super) $field: $crate::api::given::Given<$ty>,)*
         }
 
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-                utoipa::openapi::ObjectBuilder::new()
-                    $(.property(
+                $crate::api::body_schema::of(&[
+                    $((
                         stringify!($field).trim_start_matches("r#"),
-                        <$ty as utoipa::PartialSchema>::schema(),
-                    ))*
-                    .into()
+                        concat!($($field_doc),*),
+                        <$ty as utoipa::PartialSchema>::schema,
+                    ),)*
+                ])
             }
         }
 

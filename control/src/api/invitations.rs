@@ -1,8 +1,6 @@
 //! `/invitations`: people who may become part of the account. The token is shown once, to whoever invites, and kept as a
 //! hash; who has it and is the one invited comes in by the dashboard.
 
-use axum::Router;
-use axum::routing::get;
 use ebbgate_model::InvitationId;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -12,8 +10,8 @@ use super::failure::ApiError;
 use super::given::body;
 use super::reply::timestamp;
 use super::resource::{self, Draft, Resource};
+use super::routes::Routes;
 use super::users::parse_role;
-use crate::app::App;
 use crate::people::{Email, members};
 use crate::record::people::{Invitation, Membership};
 use crate::record::{self, Stored, index};
@@ -58,6 +56,8 @@ impl Resource for Invitations {
     const NOUN: &'static str = "invitation";
     const ID_PREFIXES: &'static [&'static str] = &[InvitationId::PREFIX];
     const EMPTY_UPDATE: u32 = 215;
+    const REQUIRED: &'static [&'static str] = &["email", "role"];
+    const EXAMPLE: &'static str = r#"{"email": "bob@example.com", "role": "viewer"}"#;
     type Id = InvitationId;
     type Record = Invitation;
     type View = View;
@@ -104,11 +104,8 @@ impl Resource for Invitations {
 }
 
 /// List, read, invite and withdraw.
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/invitations", get(resource::list::<Invitations>).post(resource::create::<Invitations>))
-        .route(
-            "/invitations/{id}",
-            get(resource::find::<Invitations>).delete(resource::delete::<Invitations>),
-        )
+pub(super) fn routes() -> Routes {
+    resource::listed::<Invitations>()
+        .merge(resource::creation_that_leads_to::<Invitations>(&["get", "delete"]))
+        .merge(resource::removal::<Invitations>())
 }

@@ -43,6 +43,7 @@ impl Resource for IpPolicies {
     const NOUN: &'static str = "IP policy";
     const ID_PREFIXES: &'static [&'static str] = &[IpPolicyId::PREFIX];
     const EMPTY_UPDATE: u32 = 1400;
+    const EXAMPLE: &'static str = r#"{"description": "the office"}"#;
     type Id = IpPolicyId;
     type Record = IpPolicy;
     type View = View;

@@ -61,6 +61,9 @@ impl Resource for IpPolicyRules {
     const ID_PREFIXES: &'static [&'static str] = &[IpPolicyRuleId::PREFIX];
     const OWNED_MAX: usize = 20_000;
     const EMPTY_UPDATE: u32 = 1401;
+    const REQUIRED: &'static [&'static str] = &["cidr", "ip_policy_id", "action"];
+    const EXAMPLE: &'static str =
+        r#"{"ip_policy_id": "ipp_2h5XjNr3XzLQFbL9aVfFGXq0wLv", "cidr": "203.0.113.0/24", "action": "allow"}"#;
     type Id = IpPolicyRuleId;
     type Record = IpPolicyRule;
     type View = View;

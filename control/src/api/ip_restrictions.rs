@@ -63,6 +63,9 @@ impl Resource for IpRestrictions {
     const NOUN: &'static str = "IP restriction";
     const ID_PREFIXES: &'static [&'static str] = &[IpRestrictionId::PREFIX];
     const EMPTY_UPDATE: u32 = 215;
+    const REQUIRED: &'static [&'static str] = &["type", "ip_policy_ids"];
+    const EXAMPLE: &'static str =
+        r#"{"type": "endpoints", "enforced": true, "ip_policy_ids": ["ipp_2h5XjNr3XzLQFbL9aVfFGXq0wLv"]}"#;
     type Id = IpRestrictionId;
     type Record = IpRestriction;
     type View = View;

@@ -16,6 +16,7 @@ use super::call::Call;
 use super::failure::ApiError;
 use super::front;
 use crate::app::App;
+use crate::audit;
 use crate::auth::Caller;
 
 /// Bytes of an answer; a page of a list is far below.
@@ -48,6 +49,7 @@ impl Local {
             app: self.app.clone(),
             account: caller.account,
             account_modified: caller.account_modified,
+            limits: caller.limits.clone(),
             principal: caller.principal(),
             caller: caller.clone(),
             source,
@@ -59,7 +61,8 @@ impl Local {
         }
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let request = request.body(body).map_err(|error| ApiError::internal(&error))?;
-        let response = match self.router.clone().oneshot(request).await {
+        let acting = audit::Actor::caller(&caller.principal(), caller.key_id()).at(source);
+        let response = match audit::acting(acting, self.router.clone().oneshot(request)).await {
             Ok(response) => response,
             Err(never) => match never {},
         };

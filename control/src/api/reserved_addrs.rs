@@ -50,6 +50,7 @@ impl Resource for ReservedAddrs {
     const ID_PREFIXES: &'static [&'static str] = &[AddressId::PREFIX];
     const OWNED_MAX: usize = 200;
     const EMPTY_UPDATE: u32 = 506;
+    const EXAMPLE: &'static str = r#"{"description": "database of clinic 1"}"#;
     type Id = AddressId;
     type Record = ReservedAddress;
     type View = View;

@@ -2,13 +2,12 @@
 //!
 //! The rules of names are in `domain_name`. Certificates that are not uploaded come from the installation's own authority.
 
-use axum::Router;
 use axum::extract::Path;
-use axum::routing::delete;
 use ebbgate_model::{AccountId, CertificateId, DomainId, Host};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::path::HttpMethod;
 
 use super::body::NoBody;
 use super::call::{Call, NoQuery};
@@ -18,13 +17,15 @@ use super::domain_name;
 use super::failure::ApiError;
 use super::given::{Given, body};
 use super::issue::{self, StatusView};
+use super::operation::Operation;
+use super::refusal::Refusal;
 use super::region;
 use super::reply::Ref;
 use super::resource::{Draft, Resource, check_id, parse_id, save};
+use super::routes::Routes;
 use super::tls_certificates::TlsCertificates;
 use super::x509;
 use crate::acme::Owner;
-use crate::app::App;
 use crate::authority::Purpose;
 use crate::record::{
     self, Endpoint, Holder, ManagementPolicy, Record, ReservedDomain, Stored, TlsCertificate, index,
@@ -100,11 +101,26 @@ body! {
 pub(super) struct ReservedDomains;
 
 /// The two calls beyond the common five: each takes one attachment off.
-pub(super) fn routes() -> Router<App> {
+pub(super) fn routes() -> Routes {
     let base = format!("/{}/{{id}}", ReservedDomains::PATH);
-    Router::new()
-        .route(&format!("{base}/certificate"), delete(detach_certificate))
-        .route(&format!("{base}/certificate_management_policy"), delete(detach_policy))
+    let detaching = |what: &str, summary: &str| {
+        Operation::new(ReservedDomains::PATH, &format!("delete_{what}"), summary)
+            .id(ReservedDomains::ID_PREFIXES)
+            .refuses(&[Refusal::Conflict])
+    };
+    Routes::new()
+        .add(
+            HttpMethod::Delete,
+            &format!("{base}/certificate"),
+            detach_certificate,
+            detaching("certificate", "Detach the certificate of one reserved domain"),
+        )
+        .add(
+            HttpMethod::Delete,
+            &format!("{base}/certificate_management_policy"),
+            detach_policy,
+            detaching("certificate_management_policy", "Detach the management policy of one reserved domain"),
+        )
 }
 
 async fn detach_certificate(
@@ -135,6 +151,7 @@ impl Resource for ReservedDomains {
     const NOUN: &'static str = "reserved domain";
     const ID_PREFIXES: &'static [&'static str] = &[DomainId::PREFIX];
     const EMPTY_UPDATE: u32 = 422;
+    const EXAMPLE: &'static str = r#"{"domain": "app.example.com"}"#;
     type Id = DomainId;
     type Record = ReservedDomain;
     type View = View;

@@ -6,29 +6,32 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use ebbgate_model::{IdError, Token};
 use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::HttpMethod;
+use utoipa::{PartialSchema, ToSchema};
 
 use super::body::{JsonText, NoBody};
+use super::body_schema;
 use super::call::{Call, NoQuery};
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
+use super::operation::{self, Operation};
 use super::owner;
 use super::page::{LIMIT_MAX, PAGE_PARAMETERS, Page};
 use super::query::Query;
+use super::refusal::Refusal;
 use super::reply::{Saved, WARNING, json, warning_value};
+use super::routes::Routes;
 use super::strict::Object;
-use crate::app::App;
 use crate::record::{self, Account, IssuedCertificate, Record, RecordError, Stored};
-use crate::room::{NoRoom, Reservation};
+use crate::room::{NoRoom, Reservation, Write};
 use crate::store::{Outcome, Revision, Txn};
 
 /// Most warnings beside a list.
@@ -36,9 +39,6 @@ const WARNINGS_MAX: usize = 10;
 
 /// How often a transaction that lost a race is tried again before the caller is told to.
 const ATTEMPTS_MAX: u32 = 64;
-
-/// Bytes of all records of one account.
-const ACCOUNT_BYTES_MAX: usize = 64 << 20;
 
 /// What one resource adds to the common mechanics.
 pub(super) trait Resource: Send + Sync + Sized + 'static {
@@ -52,10 +52,16 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
     const ID_PREFIXES: &'static [&'static str];
     /// Code of a change without any field.
     const EMPTY_UPDATE: u32;
-    /// Most an account has of them.
+    /// Most an account has of them, unless the operator says otherwise.
     const OWNED_MAX: usize = 1_000;
     /// Query parameters of its list besides those of pages; each may be repeated.
     const LIST_FILTERS: &'static [&'static str] = &[];
+    /// Fields without which a creation is refused.
+    const REQUIRED: &'static [&'static str] = &[];
+    /// Body of a creation as the document shows it; ids in it are made up.
+    const EXAMPLE: &'static str = "{}";
+    /// Body of a change as the document shows it.
+    const CHANGE_EXAMPLE: &'static str = r#"{"metadata": "site=1"}"#;
 
     /// Its identifier.
     type Id: FromStr<Err = IdError> + Display + Copy + Send + Sync;
@@ -161,11 +167,78 @@ pub(super) struct Listing<V, I> {
     pub(super) damaged: Vec<String>,
 }
 
+/// The collection of a resource, and most of its objects in an account by default.
+pub(super) fn limit<R: Resource>() -> (&'static str, usize) {
+    (R::Record::COLLECTION, R::OWNED_MAX)
+}
+
 /// The five operations of a resource.
-pub(super) fn routes<R: Resource>() -> Router<App> {
-    Router::new()
-        .route(&format!("/{}", R::PATH), get(list::<R>).post(create::<R>))
-        .route(&format!("/{}/{{id}}", R::PATH), get(find::<R>).patch(update::<R>).delete(delete::<R>))
+pub(super) fn routes<R: Resource>() -> Routes {
+    listed::<R>().merge(creation::<R>()).merge(change::<R>()).merge(removal::<R>())
+}
+
+fn operation<R: Resource>(verb: &str, what: &str) -> Operation {
+    Operation::new(R::PATH, verb, &format!("{what} {}", R::NOUN))
+}
+
+fn one<R: Resource>() -> String {
+    format!("/{}/{{id}}", R::PATH)
+}
+
+/// The list and one of it.
+pub(super) fn listed<R: Resource>() -> Routes {
+    let list =
+        operation::<R>("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
+    let get = operation::<R>("get", "Read one").id(R::ID_PREFIXES).answers::<R::View>("200", "The object.");
+    Routes::new().add(HttpMethod::Get, &format!("/{}", R::PATH), self::list::<R>, list).add(
+        HttpMethod::Get,
+        &one::<R>(),
+        find::<R>,
+        get,
+    )
+}
+
+/// The creation; `leads_to` is what one can do with the object then.
+fn creation<R: Resource>() -> Routes {
+    creation_that_leads_to::<R>(&["get", "update", "delete"])
+}
+
+/// As [`routes`] has it, for a resource with fewer operations.
+pub(super) fn creation_that_leads_to<R: Resource>(verbs: &[&str]) -> Routes {
+    let create = operation::<R>("create", "Create one")
+        .takes(
+            R::Create::name().into_owned(),
+            body_schema::requiring(R::Create::schema(), R::REQUIRED),
+            Required::True,
+            R::EXAMPLE,
+        )
+        .answers::<R::View>("201", "The object as it was made.")
+        .leads_to(verbs)
+        .refuses(&[Refusal::Conflict]);
+    Routes::new().add(HttpMethod::Post, &format!("/{}", R::PATH), self::create::<R>, create)
+}
+
+/// The change.
+pub(super) fn change<R: Resource>() -> Routes {
+    let id = operation::id_schema(R::ID_PREFIXES);
+    let update = operation::<R>("update", "Change one")
+        .description("Fields that are absent stay as they are.")
+        .id(R::ID_PREFIXES)
+        .takes(
+            format!("{}Update", R::View::name()),
+            body_schema::repeating_id(R::Update::schema(), id),
+            Required::True,
+            R::CHANGE_EXAMPLE,
+        )
+        .answers::<R::View>("200", "The object as it is now.")
+        .refuses(&[Refusal::Conflict]);
+    Routes::new().add(HttpMethod::Patch, &one::<R>(), self::update::<R>, update)
+}
+
+/// The removal.
+pub(super) fn removal<R: Resource>() -> Routes {
+    let remove = operation::<R>("delete", "Delete one").id(R::ID_PREFIXES).refuses(&[Refusal::Conflict]);
+    Routes::new().add(HttpMethod::Delete, &one::<R>(), delete::<R>, remove)
 }
 
 /// Reads an id of the path, a query or a body.
@@ -227,8 +300,11 @@ async fn commit(call: &Call, txn: Txn) -> Result<Option<Revision>, ApiError> {
 
 /// Refuses one more of a resource than an account may have. Some made at the very same moment may still pass.
 async fn check_owned<R: Resource>(call: &Call) -> Result<(), ApiError> {
-    let owned = call.app.store.usage(record::prefix::<R::Record>(call.account)).await?;
-    if owned.keys < R::OWNED_MAX {
+    let owned = match call.app.room.owned(call.account, R::Record::COLLECTION) {
+        Some(owned) => owned,
+        None => call.app.store.usage(record::prefix::<R::Record>(call.account)).await?,
+    };
+    if owned.keys < call.limits.objects(R::Record::COLLECTION, R::OWNED_MAX) {
         return Ok(());
     }
     let message = format!(
@@ -239,23 +315,31 @@ async fn check_owned<R: Resource>(call: &Call) -> Result<(), ApiError> {
     Err(ApiError::plain(StatusCode::FORBIDDEN, message))
 }
 
-/// Refuses what would make an account larger than [`ACCOUNT_BYTES_MAX`]. Gives how many bytes it has now.
+/// Refuses what would make an account larger than its limit. Gives how many bytes it has now.
 async fn check_bytes(call: &Call, more: usize) -> Result<usize, ApiError> {
-    let owned = call.app.store.usage(record::account_prefix(call.account)).await?;
-    if more == 0 || owned.bytes + more <= ACCOUNT_BYTES_MAX {
+    let owned = match call.app.room.owned(call.account, "") {
+        Some(owned) => owned,
+        None => call.app.store.usage(record::account_prefix(call.account)).await?,
+    };
+    if more == 0 || owned.bytes + more <= call.limits.bytes() {
         return Ok(owned.bytes);
     }
     let message = format!(
         "this account's objects would take more than {} MiB together, the most one account may have; delete or shorten some first",
-        ACCOUNT_BYTES_MAX >> 20
+        call.limits.bytes() >> 20
     );
     Err(ApiError::plain(StatusCode::FORBIDDEN, message))
 }
 
 /// Refuses what edges could not be sent.
-fn reserve(call: &Call, own: usize, more: usize) -> Result<Reservation, ApiError> {
+fn reserve<R: Resource>(
+    call: &Call,
+    own: usize,
+    (keys, bytes, sent): (usize, usize, usize),
+) -> Result<Reservation, ApiError> {
     let refused = |error: NoRoom| ApiError::plain(StatusCode::FORBIDDEN, error.to_string());
-    call.app.room.reserve(own, more).map_err(refused)
+    let write = Write { account: call.account, collection: R::Record::COLLECTION, keys, bytes, sent };
+    call.app.room.reserve(own, write).map_err(refused)
 }
 
 fn busy() -> ApiError {
@@ -263,7 +347,7 @@ fn busy() -> ApiError {
     ApiError::unavailable(message)
 }
 
-pub(super) async fn create<R: Resource>(
+async fn create<R: Resource>(
     call: Call,
     NoQuery: NoQuery,
     JsonText(text): JsonText,
@@ -272,11 +356,13 @@ pub(super) async fn create<R: Resource>(
     for _ in 0..ATTEMPTS_MAX {
         let Draft { record, txn, warnings, token } = R::create(&call, &body).await?;
         check_owned::<R>(&call).await?;
-        let own = check_bytes(&call, record::encode(&record).len()).await?;
-        let room = reserve(&call, own, R::sent_bytes(&record))?;
+        let bytes = record::encode(&record).len();
+        let own = check_bytes(&call, bytes).await?;
+        let room = reserve::<R>(&call, own, (1, bytes, R::sent_bytes(&record)))?;
+        let mut object = object(R::view(&call, &record))?;
+        let txn = txn.note(record.key(), None, Some(object.clone()));
         if let Some(revision) = commit(&call, record::create(txn, &record)).await? {
             room.done(revision);
-            let mut object = object(R::view(&call, &record))?;
             if let (Some(token), Value::Object(object)) = (token, &mut object) {
                 object.insert("token".into(), token.expose().into());
             }
@@ -286,7 +372,7 @@ pub(super) async fn create<R: Resource>(
     Err(busy())
 }
 
-pub(super) async fn update<R: Resource>(
+async fn update<R: Resource>(
     call: Call,
     Path(id): Path<String>,
     NoQuery: NoQuery,
@@ -316,18 +402,21 @@ pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) 
         let stored = load::<R>(call, id).await?;
         let Draft { record, txn, warnings, .. } = R::update(call, &stored, body).await?;
         let (before, after) = (record::encode(&stored.record).len(), record::encode(&record).len());
-        let own = check_bytes(call, after.saturating_sub(before)).await?;
+        let bytes = after.saturating_sub(before);
+        let own = check_bytes(call, bytes).await?;
         let more = R::sent_bytes(&record).saturating_sub(R::sent_bytes(&stored.record));
-        let room = reserve(call, own, more)?;
+        let room = reserve::<R>(call, own, (0, bytes, more))?;
+        let (was, object) = (object(R::view(call, &stored.record))?, object(R::view(call, &record))?);
+        let txn = txn.note(record.key(), Some(was), Some(object.clone()));
         if let Some(revision) = commit(call, record::replace(txn, &record, stored.modified)).await? {
             room.done(revision);
-            return Ok(Saved { status: StatusCode::OK, object: object(R::view(call, &record))?, warnings });
+            return Ok(Saved { status: StatusCode::OK, object, warnings });
         }
     }
     Err(busy())
 }
 
-pub(super) async fn delete<R: Resource>(
+async fn delete<R: Resource>(
     call: Call,
     Path(id): Path<String>,
     NoQuery: NoQuery,
@@ -336,7 +425,11 @@ pub(super) async fn delete<R: Resource>(
     let id = parse_id::<R>(&id)?;
     for _ in 0..ATTEMPTS_MAX {
         let txn = match record::load::<R::Record>(&*call.app.store, call.account, id).await {
-            Ok(Some(stored)) => record::remove(R::delete(&call, &stored).await?, &stored),
+            Ok(Some(stored)) => {
+                let was = object(R::view(&call, &stored.record))?;
+                let txn = R::delete(&call, &stored).await?.note(stored.record.key(), Some(was), None);
+                record::remove(txn, &stored)
+            }
             Ok(None) => return Err(R::missing(&call, id)),
             Err(RecordError::Damaged { .. }) => remove_damaged::<R>(&call, id).await?,
             Err(error) => return Err(error.into()),
@@ -361,7 +454,7 @@ async fn remove_damaged<R: Resource>(call: &Call, id: R::Id) -> Result<Txn, ApiE
     Ok(txn.delete(IssuedCertificate::key(call.account, id)).if_unchanged(&key, item.modified).delete(key))
 }
 
-pub(super) async fn find<R: Resource>(
+async fn find<R: Resource>(
     call: Call,
     Path(id): Path<String>,
     NoQuery: NoQuery,
@@ -377,7 +470,7 @@ pub(super) async fn find<R: Resource>(
     Ok(response)
 }
 
-pub(super) async fn list<R: Resource>(
+async fn list<R: Resource>(
     call: Call,
     RawQuery(query): RawQuery,
     NoBody: NoBody,

@@ -1,21 +1,21 @@
 //! `GET /` and `GET /self`: whether the API answers, and as which caller.
 
-use axum::Router;
 use axum::response::Response;
-use axum::routing::get;
 use ebbgate_model::OwnerId;
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa::openapi::path::HttpMethod;
 
 use super::api_keys::{self, ApiKeys};
 use super::body::NoBody;
 use super::call::{Call, NoQuery};
 use super::failure::ApiError;
+use super::operation::Operation;
 use super::reply::{Ref, json};
 use super::resource::Resource;
+use super::routes::Routes;
 use super::users::Users;
-use crate::app::App;
 use crate::auth::Means;
 use crate::record::{self, Account};
 
@@ -49,13 +49,18 @@ pub(super) struct AccountView {
 }
 
 /// Routes anybody may call.
-pub(super) fn open_routes() -> Router<App> {
-    Router::new().route("/", get(greet))
+pub(super) fn open_routes() -> Routes {
+    let greeting = Operation::new("root", "get", "Greet")
+        .description("For health probes.")
+        .open()
+        .answers::<Greeting>("200", "A greeting.");
+    Routes::new().add(HttpMethod::Get, "/", greet, greeting)
 }
 
 /// Routes behind the guard.
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/self", get(identify))
+pub(super) fn routes() -> Routes {
+    let identity = Operation::new("root", "self", "Tell who calls").answers::<Identity>("200", "The caller.");
+    Routes::new().add(HttpMethod::Get, "/self", identify, identity)
 }
 
 async fn greet(_: NoQuery, _: NoBody) -> Response {

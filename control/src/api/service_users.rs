@@ -54,6 +54,9 @@ impl<const BOT: bool> Resource for ServiceUsers<BOT> {
     const NOUN: &'static str = "service user";
     const ID_PREFIXES: &'static [&'static str] = if BOT { &["bot", "service"] } else { &["service", "bot"] };
     const EMPTY_UPDATE: u32 = 215;
+    const REQUIRED: &'static [&'static str] = &["name"];
+    const EXAMPLE: &'static str = r#"{"name": "clinic 1"}"#;
+    const CHANGE_EXAMPLE: &'static str = r#"{"active": false}"#;
     type Id = ServiceUserId;
     type Record = ServiceUser;
     type View = View;

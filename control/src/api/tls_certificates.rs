@@ -67,6 +67,8 @@ impl Resource for TlsCertificates {
     const ID_PREFIXES: &'static [&'static str] = &[CertificateId::PREFIX];
     const OWNED_MAX: usize = 500;
     const EMPTY_UPDATE: u32 = 215;
+    const REQUIRED: &'static [&'static str] = &["certificate_pem", "private_key_pem"];
+    const EXAMPLE: &'static str = r#"{"certificate_pem": "-----BEGIN CERTIFICATE-----\n...\n-----END CERTIFICATE-----\n", "private_key_pem": "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----\n"}"#;
     type Id = CertificateId;
     type Record = TlsCertificate;
     type View = View;

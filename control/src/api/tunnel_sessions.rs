@@ -3,10 +3,8 @@
 //!
 //! Nothing here is stored: edges report their sessions.
 
-use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
 use ebbgate_model::feed::{CommandOutcome, SessionCommand};
 use ebbgate_model::{IdError, Ksuid, TunnelSessionId};
 use http::StatusCode;
@@ -14,24 +12,29 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Duration, timeout};
 use utoipa::ToSchema;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::HttpMethod;
 
 use super::body::{NoBody, OptionalJsonText};
+use super::body_schema;
 use super::call::{Call, NoQuery};
 use super::credentials::Credentials;
 use super::endpoints::Endpoints;
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
 use super::given::body;
+use super::operation::{self, Operation};
 use super::page::{PAGE_PARAMETERS, Page};
 use super::query::Query;
+use super::refusal::Refusal;
 use super::reply::{Ref, json, timestamp};
 use super::resource::{Listing, Resource, check_id, list_reply};
+use super::routes::Routes;
 use super::strict::Object;
-use crate::app::App;
 use crate::presence::{CommandError, LiveEndpoint, LiveSession};
 
-pub(super) const PATH: &str = "tunnel_sessions";
-pub(super) const TUNNELS_PATH: &str = "tunnels";
+const PATH: &str = "tunnel_sessions";
+const TUNNELS_PATH: &str = "tunnels";
 /// Longest version an update may ask for, in bytes.
 const VERSION_BYTES_MAX: usize = 64;
 /// Seconds an agent's answer may take: what an edge gives its agent, and the way there and back.
@@ -83,15 +86,60 @@ body! {
     }
 }
 
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/tunnel_sessions", get(list))
-        .route("/tunnel_sessions/{id}", get(find))
-        .route("/tunnel_sessions/{id}/stop", action(SessionCommand::Stop))
-        .route("/tunnel_sessions/{id}/restart", action(SessionCommand::Restart))
-        .route("/tunnel_sessions/{id}/update", post(update))
-        .route("/tunnels", get(list_tunnels))
-        .route("/tunnels/{id}", get(find_tunnel))
+pub(super) fn routes() -> Routes {
+    let sessions: &[&str] = &[TunnelSessionId::PREFIX];
+    let of = |path: &str, verb: &str, summary: &str| Operation::new(path, verb, summary);
+    let acting = |verb: &str| {
+        of(PATH, verb, &format!("Ask one agent to {verb}")).id(sessions).refuses(&[Refusal::AgentFailed])
+    };
+    let nothing = |verb: &str| takes::<Nothing>(acting(verb), "{}");
+    let one = |path: &str, rest: &str| format!("/{path}/{{id}}{rest}");
+    Routes::new()
+        .add(
+            HttpMethod::Get,
+            "/tunnel_sessions",
+            list,
+            of(PATH, "list", "List the agents' sessions that are online").lists::<View>(PATH, sessions, &[]),
+        )
+        .add(
+            HttpMethod::Get,
+            &one(PATH, ""),
+            find,
+            of(PATH, "get", "Read one session").id(sessions).answers::<View>("200", "The session."),
+        )
+        .add(HttpMethod::Post, &one(PATH, "/stop"), stop, nothing("stop"))
+        .add(HttpMethod::Post, &one(PATH, "/restart"), restart, nothing("restart"))
+        .add(
+            HttpMethod::Post,
+            &one(PATH, "/update"),
+            update,
+            takes::<Update>(acting("update"), r#"{"version": "1.2.3"}"#),
+        )
+        .add(
+            HttpMethod::Get,
+            "/tunnels",
+            list_tunnels,
+            of(TUNNELS_PATH, "list", "List the agent endpoints that are online").lists::<TunnelView>(
+                TUNNELS_PATH,
+                &[TunnelId::PREFIX],
+                &[],
+            ),
+        )
+        .add(
+            HttpMethod::Get,
+            &one(TUNNELS_PATH, ""),
+            find_tunnel,
+            of(TUNNELS_PATH, "get", "Read one agent endpoint")
+                .id(&[TunnelId::PREFIX])
+                .answers::<TunnelView>("200", "The agent endpoint."),
+        )
+}
+
+/// With the body of an action, which may be left out and may repeat the id.
+fn takes<B: ToSchema>(operation: Operation, example: &str) -> Operation {
+    let id = operation::id_schema(&[TunnelSessionId::PREFIX]);
+    let schema = body_schema::repeating_id(B::schema(), id);
+    operation.takes(B::name().into_owned(), schema, Required::False, example)
 }
 
 fn parse(id: &str) -> Result<TunnelSessionId, ApiError> {
@@ -109,15 +157,24 @@ async fn find(call: Call, Path(id): Path<String>, _: NoQuery, _: NoBody) -> Resu
     Ok(json(StatusCode::OK, &view(&call, &session)))
 }
 
-/// An action that takes no field.
-fn action(command: SessionCommand) -> MethodRouter<App> {
-    post(move |call: Call, Path(id): Path<String>, _: NoQuery, body: OptionalJsonText| {
-        let command = command.clone();
-        async move {
-            let Nothing {} = read(&id, &body)?;
-            send(&call, &id, command).await
-        }
-    })
+async fn stop(
+    call: Call,
+    Path(id): Path<String>,
+    _: NoQuery,
+    body: OptionalJsonText,
+) -> Result<StatusCode, ApiError> {
+    let Nothing {} = read(&id, &body)?;
+    send(&call, &id, SessionCommand::Stop).await
+}
+
+async fn restart(
+    call: Call,
+    Path(id): Path<String>,
+    _: NoQuery,
+    body: OptionalJsonText,
+) -> Result<StatusCode, ApiError> {
+    let Nothing {} = read(&id, &body)?;
+    send(&call, &id, SessionCommand::Restart).await
 }
 
 async fn update(

@@ -1,8 +1,6 @@
 //! `/user_sessions`: sessions of people who are signed in to the dashboard for this account. Owners see and end all of them,
 //! everybody else the own ones. Ending one takes effect on its next request.
 
-use axum::Router;
-use axum::routing::get;
 use ebbgate_model::{OwnerId, UserSessionId};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -14,8 +12,8 @@ use super::page::Page;
 use super::query::Query;
 use super::reply::{Ref, timestamp};
 use super::resource::{self, Draft, Listing, Resource};
+use super::routes::Routes;
 use super::users::Users;
-use crate::app::App;
 use crate::auth::Means;
 use crate::people::{Role, session};
 use crate::record::people::UserSession;
@@ -128,9 +126,6 @@ fn is_listed(call: &Call, session: &UserSession) -> bool {
 }
 
 /// List, read and end.
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/user_sessions", get(resource::list::<UserSessions>)).route(
-        "/user_sessions/{id}",
-        get(resource::find::<UserSessions>).delete(resource::delete::<UserSessions>),
-    )
+pub(super) fn routes() -> Routes {
+    resource::listed::<UserSessions>().merge(resource::removal::<UserSessions>())
 }

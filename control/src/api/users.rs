@@ -1,8 +1,6 @@
 //! `/users`: the people of an account. They come in by invitation (`invitations`); here their role changes, they are
 //! suspended, and they go. What they own stops with them.
 
-use axum::Router;
-use axum::routing::get;
 use ebbgate_model::UserId;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -12,7 +10,7 @@ use super::failure::ApiError;
 use super::given::body;
 use super::reply::timestamp;
 use super::resource::{self, Draft, Resource};
-use crate::app::App;
+use super::routes::Routes;
 use crate::people::{Role, members};
 use crate::record::Stored;
 use crate::record::people::Membership;
@@ -54,6 +52,7 @@ impl Resource for Users {
     const NOUN: &'static str = "user";
     const ID_PREFIXES: &'static [&'static str] = &[UserId::PREFIX];
     const EMPTY_UPDATE: u32 = 215;
+    const CHANGE_EXAMPLE: &'static str = r#"{"role": "admin"}"#;
     type Id = UserId;
     type Record = Membership;
     type View = View;
@@ -130,9 +129,6 @@ pub(super) fn parse_role(text: &str) -> Result<Role, ApiError> {
 }
 
 /// List, read, change and remove.
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/users", get(resource::list::<Users>)).route(
-        "/users/{id}",
-        get(resource::find::<Users>).patch(resource::update::<Users>).delete(resource::delete::<Users>),
-    )
+pub(super) fn routes() -> Routes {
+    resource::listed::<Users>().merge(resource::change::<Users>()).merge(resource::removal::<Users>())
 }

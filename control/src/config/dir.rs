@@ -1,4 +1,4 @@
-//! The flag of every command that works on a data directory.
+//! `--dir`, which almost every command takes.
 
 use std::path::PathBuf;
 

@@ -35,8 +35,9 @@ impl Site {
         }
         let host = named.host().trim_start_matches('[').trim_end_matches(']');
         let is_here = host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok();
-        let is_own = named.as_str().eq_ignore_ascii_case(own.as_str());
-        if is_own || (is_given && is_here && own.host().eq_ignore_ascii_case(named.host())) {
+        // A port that the scheme implies may be written or not.
+        let port = |authority: &Authority| authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        if own.host().eq_ignore_ascii_case(named.host()) && port(&own) == port(&named) {
             return Some(Self { base: format!("{scheme}://{own}"), secure });
         }
         (!is_given && is_here).then(|| Self { base: format!("{scheme}://{named}"), secure })
@@ -102,6 +103,8 @@ mod tests {
         let given = "https://gate.example.com";
         check("gate.example.com", given, true, Some(given));
         check("GATE.example.com", given, true, Some(given));
+        check("gate.example.com:443", given, true, Some(given));
+        check("gate.example.com:8443", given, true, None);
         check("127.0.0.1:4480", given, true, None);
         check("evil.example", given, true, None);
         assert_eq!(Site::of(&HeaderMap::new(), listener, false), None);

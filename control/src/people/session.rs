@@ -9,7 +9,7 @@ use super::Role;
 use crate::app::App;
 use crate::auth::{Caller, Means};
 use crate::record::people::{Membership, User, UserSession};
-use crate::record::{self, Account, Holder, Record, RecordError, Stored, UnixSecs, index};
+use crate::record::{self, Account, Holder, Limits, Record, RecordError, Stored, UnixSecs, index};
 use crate::secret;
 use crate::store::{Outcome, Range, Revision, Store, Txn};
 
@@ -33,6 +33,8 @@ pub struct SignedIn {
     pub account: AccountId,
     /// Revision that last wrote the account's own record.
     pub account_modified: Revision,
+    /// Most the account may have.
+    pub limits: Limits,
     /// Name of the account.
     pub account_name: String,
     /// The person.
@@ -51,6 +53,7 @@ impl SignedIn {
         Caller {
             account: self.account,
             account_modified: self.account_modified,
+            limits: self.limits.clone(),
             means: Means::Session(self.user, self.session),
             role: self.role,
         }
@@ -145,6 +148,7 @@ pub async fn find(app: &App, presented: &str) -> Result<Option<SignedIn>, Record
     Ok(Some(SignedIn {
         account,
         account_modified: stored.modified,
+        limits: stored.record.limits,
         account_name: stored.record.name,
         user,
         email: membership.record.email,

@@ -1,7 +1,7 @@
 //! One edge's feed: reads its lines, answers with Programs, diffs, commands and beats.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +12,13 @@ use ebbgate_model::{EdgeId, ObjectKey, ProgramDigest};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 
-use super::outbox::{Held, Outbox};
+use super::outbox::{Answered, Outbox, Unasked};
 use super::planned::Planned;
+use super::published::Published;
+use crate::events::Events;
+use crate::events::traffic::Traffic;
 use crate::metrics::Metrics;
 use crate::presence::{Command, Hold, Presence};
 
@@ -27,8 +30,10 @@ const SILENCE_SECS_MAX: u64 = 3 * BEAT_SECS;
 const ANSWER_SECS_MAX: u64 = 60;
 /// Seconds an edge may take to read what it is sent.
 const SEND_SECS_MAX: u64 = 60;
-/// Edges whose last acknowledged Program is remembered.
-const EDGES_REMEMBERED_MAX: usize = 256;
+/// Time between comparisons of what an edge holds with what it should.
+const COMPARE: Duration = Duration::from_secs(60);
+/// Objects that are written down on the feed's own thread; more may take long.
+const WRITTEN_HERE_MAX: usize = 16;
 /// Refused objects of one message that have a line in the log.
 const REFUSALS_LOGGED_MAX: usize = 10;
 /// Most characters kept of a refusal's reason.
@@ -37,10 +42,11 @@ const REASON_CHARS_MAX: usize = 1024;
 /// What all feeds share.
 #[derive(Debug)]
 pub struct Feeds {
+    published: Arc<Published>,
     planned: watch::Receiver<Planned>,
     presence: Presence,
     metrics: Arc<Metrics>,
-    acknowledged: Mutex<BTreeMap<EdgeId, Held>>,
+    events: Arc<Events>,
 }
 
 /// Why a feed ended.
@@ -85,9 +91,20 @@ pub enum FeedError {
 }
 
 impl Feeds {
-    /// Feeds that serve what is planned and report to `presence`.
-    pub fn new(planned: watch::Receiver<Planned>, presence: Presence, metrics: Arc<Metrics>) -> Self {
-        Self { planned, presence, metrics, acknowledged: Mutex::default() }
+    /// Feeds that serve what is published, whenever `planned` tells of news, and report to `presence`.
+    pub fn new(
+        published: Arc<Published>,
+        planned: watch::Receiver<Planned>,
+        presence: Presence,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { published, planned, presence, metrics, events: Arc::default() }
+    }
+
+    /// Gives what edges report of traffic to these.
+    #[must_use]
+    pub fn with_events(self, events: Arc<Events>) -> Self {
+        Self { events, ..self }
     }
 
     /// Serves one edge until it is gone. `out` takes whole lines and should hold few: its fullness is what slows us down.
@@ -106,14 +123,13 @@ impl Feeds {
         }
         tracing::info!(%edge, version, generation, "an edge connected");
         let (hold, commands) = self.presence.join(edge, version, generation);
-        let outbox = Outbox::new(generation, digest, self.memory().get(&edge).cloned());
+        let outbox = Outbox::new(generation, digest);
         let now = Instant::now();
         let mut feed = Feed {
             shared: self,
             edge,
             hold,
             outbox,
-            messages: VecDeque::from([greeting()]),
             waiting: None,
             said: now,
             asked: now,
@@ -128,20 +144,6 @@ impl Feeds {
         }
         ended
     }
-
-    fn remember(&self, edge: EdgeId, held: Held) {
-        let mut memory = self.memory();
-        memory.insert(edge, held);
-        if memory.len() > EDGES_REMEMBERED_MAX
-            && let Some(other) = memory.keys().find(|other| **other != edge).copied()
-        {
-            memory.remove(&other);
-        }
-    }
-
-    fn memory(&self) -> std::sync::MutexGuard<'_, BTreeMap<EdgeId, Held>> {
-        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct Feed<'a> {
@@ -149,8 +151,6 @@ struct Feed<'a> {
     edge: EdgeId,
     hold: Hold,
     outbox: Outbox,
-    /// Messages that go out after that.
-    messages: VecDeque<ToEdge>,
     /// The line that goes out next.
     waiting: Option<Bytes>,
     /// Since when it has been waiting.
@@ -179,13 +179,13 @@ impl Feed<'_> {
         let mut planned = self.shared.planned.clone();
         let mut beat = interval(Duration::from_secs(BEAT_SECS));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut compare = interval_at(Instant::now() + COMPARE, COMPARE);
+        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.say(greeting()).await?;
         loop {
-            let newest = planned.borrow_and_update().held();
-            if let Some(messages) = newest.and_then(|newest| self.outbox.next(&newest)) {
-                self.messages.extend(messages);
-            }
+            planned.mark_unchanged();
             if self.waiting.is_none()
-                && let Some(message) = self.messages.pop_front()
+                && let Some(message) = self.next().await
             {
                 self.say(message).await?;
                 self.asked = Instant::now();
@@ -195,7 +195,7 @@ impl Feed<'_> {
                 message = messages.next() => {
                     let Some(message) = message? else { return Ok(()) };
                     self.heard = Instant::now();
-                    self.take(message);
+                    self.take(message).await;
                 }
                 room = out.reserve(), if self.waiting.is_some() => {
                     let room = room.map_err(|_| FeedError::Broken("it no longer reads".into()))?;
@@ -213,6 +213,7 @@ impl Feed<'_> {
                     self.answers.insert(number, answer);
                     self.say(ToEdge::Session { session, command, number }).await?;
                 }
+                _ = compare.tick() => self.outbox.look(),
                 now = beat.tick() => {
                     self.check(now)?;
                     if self.waiting.is_none() {
@@ -237,7 +238,13 @@ impl Feed<'_> {
         if self.hold.is_current() { Ok(()) } else { Err(FeedError::Replaced) }
     }
 
-    fn take(&mut self, message: FromEdge) {
+    /// What the edge is sent next.
+    async fn next(&mut self) -> Option<ToEdge> {
+        let state = self.shared.published.0.read().await;
+        self.outbox.next(&state)
+    }
+
+    async fn take(&mut self, message: FromEdge) {
         match message {
             FromEdge::Applied { nonce, generation, digest, refused } => {
                 self.applied(nonce, generation, digest);
@@ -253,24 +260,40 @@ impl Feed<'_> {
                     let _ = answer.send(outcome);
                 }
             }
-            FromEdge::Connection(_) => drop(self.shared.metrics.connections.inc()),
-            FromEdge::Request(_) => drop(self.shared.metrics.requests.inc()),
+            FromEdge::Connection(event) => {
+                self.shared.metrics.connections.inc();
+                self.shared.events.traffic(|| Traffic::Connection(event));
+            }
+            FromEdge::Request(event) => {
+                self.shared.metrics.requests.inc();
+                self.shared.events.traffic(|| Traffic::Request(event));
+            }
             FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),
-            FromEdge::Hello { .. } | FromEdge::Compared { .. } | FromEdge::Beat | FromEdge::Unknown => {}
+            FromEdge::Compared { nonce, generation, digest, buckets } => {
+                let state = self.shared.published.0.read().await;
+                let answered = self.outbox.compared(nonce, (generation, digest), &buckets, &state);
+                drop(state);
+                self.answered(generation, answered);
+            }
+            FromEdge::Hello { .. } | FromEdge::Beat | FromEdge::Unknown => {}
         }
     }
 
     fn applied(&mut self, nonce: u64, generation: u64, digest: ProgramDigest) {
-        match self.outbox.applied(nonce, digest) {
-            Ok(Some(held)) => {
-                self.shared.remember(self.edge, held);
+        let answered = self.outbox.applied(nonce, digest);
+        self.answered(generation, answered);
+    }
+
+    fn answered(&self, generation: u64, answered: Result<Answered, Unasked>) {
+        match answered {
+            Ok(Answered::Holds(generation)) => {
                 self.hold.applied(generation);
                 tracing::debug!(edge = %self.edge, generation, "in force");
             }
-            Ok(None) => {
-                tracing::warn!(edge = %self.edge, generation, "an edge holds another Program than this; it gets the whole");
+            Ok(Answered::Differs) => {
+                tracing::warn!(edge = %self.edge, generation, "an edge holds something else than it should; it is mended");
             }
-            Err(error) => tracing::warn!(edge = %self.edge, %error, "an acknowledgement was ignored"),
+            Err(error) => tracing::warn!(edge = %self.edge, %error, "an answer was ignored"),
         }
     }
 
@@ -300,13 +323,23 @@ impl Feed<'_> {
 
     /// Puts a message in line; there is room for one.
     async fn say(&mut self, message: ToEdge) -> Result<(), FeedError> {
-        // A whole Program can be large; it is written down where it may take its time.
-        let line = tokio::task::spawn_blocking(move || {
+        let is_long = match &message {
+            ToEdge::Part { objects: changes, .. } | ToEdge::Delta { changes, .. } => {
+                changes.len() > WRITTEN_HERE_MAX
+            }
+            _ => false,
+        };
+        let write = move || {
             let mut line = Vec::new();
             write_line(&mut line, &message).expect("messages have string keys only");
             Bytes::from(line)
-        });
-        let line = line.await.map_err(|_| FeedError::Stopping)?;
+        };
+        // Much takes long to write down, and others want this thread.
+        let line = if is_long {
+            tokio::task::spawn_blocking(write).await.map_err(|_| FeedError::Stopping)?
+        } else {
+            write()
+        };
         self.waiting = Some(line);
         self.said = Instant::now();
         Ok(())

@@ -1,29 +1,29 @@
-//! From revisions to Programs: one task that watches the store and publishes the newest plan.
+//! From revisions to what edges must have: one task that watches the store and publishes the newest plan.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use super::planned::Planned;
+use super::published::Published;
 use crate::error_chain::ErrorChain;
 use crate::metrics::Metrics;
-use crate::plan::fit::{TooLarge, fit};
-use crate::plan::{left_out, plan, unsent_bytes};
-use crate::room::Room;
+use crate::plan::live::Live;
+use crate::plan::planner::Planner;
+use crate::room::{Count, Room};
 use crate::secret::Vault;
-use crate::snapshot::Snapshot;
-use crate::store::{Batch, Range, Store, StoreError, Watch};
+use crate::store::{Batch, Item, Range, Revision, Store, StoreError, Watch};
 
-/// Changes that follow each other within this many milliseconds share one plan.
-const DEBOUNCE_MS: u64 = 5;
-/// Changes that keep coming are planned at the latest after this many milliseconds.
-const DEBOUNCE_MS_MAX: u64 = 50;
 /// Seconds until the store is asked again after it failed.
 const RETRY_SECS: u64 = 1;
+/// Items read at once at the start.
+const PAGE_ITEMS: usize = 5_000;
+/// Batches of the watch planned at once: under load changes come in faster than plans, and share one.
+const BATCHES_MAX: usize = 100;
 
 #[derive(Debug, thiserror::Error)]
 enum PlanError {
@@ -31,95 +31,151 @@ enum PlanError {
     Store(#[from] StoreError),
     #[error("the watch of the store ended")]
     Ended,
+    #[error("planning ended half way")]
+    Broken,
 }
 
 /// What planning needs besides the store.
 #[derive(Clone)]
-pub struct Planner {
+pub struct Follower {
     /// Opens sealed keys.
     pub vault: Arc<Vault>,
-    /// Where the plans go.
+    /// What feeds send.
+    pub published: Arc<Published>,
+    /// Where the news goes.
     pub publish: watch::Sender<Planned>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// How much an edge takes, and how much of it is in use.
+    /// How much edges take, and how much of it is in use.
     pub room: Arc<Room>,
 }
 
 /// Follows the store for ever. After any error it says so and reads everything anew; the last good plan stays.
-pub async fn follow(store: Arc<dyn Store>, planner: Planner) {
+pub async fn follow(store: Arc<dyn Store>, follower: Follower) {
     loop {
-        let Err(error) = planner.follow_from_now(&*store).await;
+        let Err(error) = follower.follow_from_now(&*store).await;
         if !matches!(error, PlanError::Store(StoreError::Compacted { .. })) {
             let trouble = ErrorChain(&error).to_string();
             tracing::error!(error = trouble, "planning stopped; edges keep what they have");
-            planner.publish.send_modify(|planned| planned.trouble = Some(trouble));
+            follower.publish.send_modify(|planned| planned.trouble = Some(trouble));
             sleep(Duration::from_secs(RETRY_SECS)).await;
         }
     }
 }
 
-impl Planner {
+impl Follower {
     async fn follow_from_now(&self, store: &dyn Store) -> Result<std::convert::Infallible, PlanError> {
-        let everything = store.range(Range::all("/")).await?;
-        let mut snapshot = Snapshot::read(&everything.items, everything.revision, &self.vault);
-        let mut changes = store.watch("/".into(), snapshot.revision);
-        drop(everything);
+        let (mut planner, upto) = self.read_all(store).await?;
+        let mut changes = store.watch("/".into(), planner.revision());
+        // Pages are of different revisions. What was written meanwhile comes again, and only its end is right.
+        while planner.revision() < upto {
+            let batches = next_batches(&mut changes).await?;
+            planner = self.on_own_thread(planner, move |this, planner| this.take(planner, &batches)).await?;
+        }
+        planner = self.on_own_thread(planner, Self::plan_anew).await?;
         loop {
-            self.plan(&snapshot);
-            for batch in next_batches(&mut changes).await? {
-                snapshot.follow(&batch.changes, batch.revision, &self.vault);
-            }
+            let batches = next_batches(&mut changes).await?;
+            let work = move |this: &Self, planner: &mut Planner| {
+                this.take(planner, &batches);
+                this.plan(planner);
+            };
+            planner = self.on_own_thread(planner, work).await?;
         }
     }
 
-    /// Plans a snapshot. What cannot be read or sent is left out and told; everything else goes on.
-    fn plan(&self, snapshot: &Snapshot) {
-        let program = plan(snapshot);
-        let generation = program.generation;
-        match fit(program, self.room.bytes_max()) {
-            Ok(fitted) => {
-                self.metrics.plans.inc();
-                tracing::debug!(generation, "planned");
-                let in_use = fitted.bytes_whole + unsent_bytes(snapshot, &fitted.program);
-                self.room.planned(generation, in_use, snapshot.accounts.len());
-                let mut left_out = left_out(snapshot);
-                left_out.extend(fitted.left_out);
-                self.tell(generation, &left_out);
-                self.publish.send_replace(Planned {
-                    program: Some(Arc::new(fitted.program)),
-                    digest: Some(fitted.digest),
-                    left_out: Arc::new(left_out),
-                    trouble: None,
-                });
+    /// Reads everything, page by page, the greatest keys first. Gives the revision of the last page; the planner's own
+    /// is that of the first.
+    async fn read_all(&self, store: &dyn Store) -> Result<(Planner, Revision), PlanError> {
+        // The next page is read while the one before is taken in.
+        let (pages, mut queue) = mpsc::channel::<Vec<Item>>(1);
+        let (vault, bytes_max) = (Arc::clone(&self.vault), self.room.bytes_max());
+        let taking_in = spawn_blocking(move || {
+            let mut planner = Planner::new(bytes_max);
+            while let Some(items) = queue.blocking_recv() {
+                planner.read(&items, &vault);
             }
-            Err(error @ TooLarge { .. }) => {
-                let trouble = error.to_string();
-                tracing::error!(generation, trouble, "edges keep what they have");
-                self.publish.send_modify(|planned| planned.trouble = Some(trouble));
+            planner
+        });
+        let (mut before, mut first) = (None, None);
+        let upto = loop {
+            let range = Range { prefix: "/".into(), before, limit: Some(PAGE_ITEMS), reverse: true };
+            let page = store.range(range).await?;
+            first.get_or_insert(page.revision);
+            before = page.items.last().map(|item| item.key.clone());
+            pages.send(page.items).await.map_err(|_| PlanError::Broken)?;
+            if !page.more || before.is_none() {
+                break page.revision;
             }
-        }
+        };
+        drop(pages);
+        let mut planner = taking_in.await.map_err(|_| PlanError::Broken)?;
+        planner.snapshot.revision = first.unwrap_or(upto);
+        Ok((planner, upto))
     }
 
-    /// Logs what is left out from now on.
-    fn tell(&self, generation: u64, left_out: &BTreeMap<String, String>) {
+    /// Large changes take their time, and others want the runtime's threads.
+    async fn on_own_thread(
+        &self,
+        mut planner: Planner,
+        work: impl FnOnce(&Self, &mut Planner) + Send + 'static,
+    ) -> Result<Planner, PlanError> {
+        let this = self.clone();
+        let run = move || {
+            work(&this, &mut planner);
+            planner
+        };
+        spawn_blocking(run).await.map_err(|_| PlanError::Broken)
+    }
+
+    fn take(&self, planner: &mut Planner, batches: &[Batch]) {
+        batches.iter().for_each(|batch| planner.follow(batch, &self.vault));
+    }
+
+    /// Plans everything aside: feeds go on meanwhile with what they have.
+    fn plan_anew(&self, planner: &mut Planner) {
+        let mut live = Live::default();
+        planner.plan(&mut live);
+        self.published.0.blocking_write().replace(live, planner.revision());
+        let count = Count::Anew(planner.holdings.all());
+        self.tell(planner, count);
+    }
+
+    fn plan(&self, planner: &mut Planner) {
+        let mut state = self.published.0.blocking_write();
+        planner.plan(&mut state.live);
+        state.publish(planner.revision());
+        drop(state);
+        let count = Count::Changed(planner.holdings.take_changed());
+        self.tell(planner, count);
+    }
+
+    /// Says how far planning has come. What cannot be read or sent is left out and told; everything else goes on.
+    fn tell(&self, planner: &Planner, count: Count) {
+        let generation = planner.revision();
+        self.metrics.plans.inc();
+        tracing::debug!(generation, "planned");
+        self.room.counted(count, generation, planner.snapshot.bytes, planner.snapshot.accounts.len());
         let before = Arc::clone(&self.publish.borrow().left_out);
+        let left_out = if planner.leaves_out() { Arc::new(planner.left_out()) } else { Arc::default() };
         for (key, reason) in left_out.iter().filter(|(key, _)| !before.contains_key(*key)) {
             tracing::error!(generation, key, reason, "a record is left out of what edges get");
         }
+        let trouble = planner.trouble(&self.published.0.blocking_read().live);
+        if let Some(trouble) = &trouble {
+            tracing::error!(generation, trouble, "edges get more than they are said to take");
+        }
+        self.publish.send_replace(Planned { generation: Some(generation), left_out, trouble });
     }
 }
 
-/// Waits for a change, then a little longer for those that belong to it.
+/// Waits for a change, and takes those along that have come meanwhile. Nothing waits for more: one change goes out at once.
 async fn next_batches(changes: &mut Watch) -> Result<Vec<Batch>, PlanError> {
     let mut batches = vec![changes.next().await.ok_or(PlanError::Ended)??];
-    let more = async {
-        while let Ok(batch) = timeout(Duration::from_millis(DEBOUNCE_MS), changes.next()).await {
-            batches.push(batch.ok_or(PlanError::Ended)??);
-        }
-        Ok(())
-    };
-    timeout(Duration::from_millis(DEBOUNCE_MS_MAX), more).await.unwrap_or(Ok::<_, PlanError>(()))?;
+    while batches.len() < BATCHES_MAX
+        && let Some(batch) = changes.next().now_or_never()
+    {
+        batches.push(batch.ok_or(PlanError::Ended)??);
+    }
     Ok(batches)
 }
 
@@ -132,11 +188,17 @@ mod tests {
     use ebbgate_model::{Acl, CredentialId, TokenHash};
 
     /// A planner that follows a lab's store, and where its plans arrive.
-    fn following(lab: &Lab) -> (tokio::task::JoinHandle<()>, watch::Receiver<Planned>) {
+    fn following(lab: &Lab) -> (tokio::task::JoinHandle<()>, Arc<Published>, watch::Receiver<Planned>) {
         let (publish, planned) = watch::channel(Planned::default());
-        let app = lab.app.clone();
-        let task = Planner { vault: app.vault, publish, metrics: app.metrics, room: app.room };
-        (tokio::spawn(follow(app.store, task)), planned)
+        let (app, published) = (lab.app.clone(), Arc::<Published>::default());
+        let task = Follower {
+            vault: app.vault,
+            published: Arc::clone(&published),
+            publish,
+            metrics: app.metrics,
+            room: app.room,
+        };
+        (tokio::spawn(follow(app.store, task)), published, planned)
     }
 
     async fn commit(lab: &Lab, txn: Txn) -> u64 {
@@ -147,13 +209,13 @@ mod tests {
     }
 
     fn generation(planned: &Planned) -> u64 {
-        planned.program.as_ref().map_or(0, |program| program.generation)
+        planned.generation.unwrap_or_default()
     }
 
     #[tokio::test]
     async fn a_damaged_record_of_one_account_keeps_no_change_of_another_from_being_planned() {
         let lab = Lab::new().await;
-        let (following, mut planned) = following(&lab);
+        let (following, published, mut planned) = following(&lab);
         let credential = |account| Credential {
             id: CredentialId::new(lab.app.ksuid()),
             account,
@@ -171,16 +233,18 @@ mod tests {
         let mut wait = async |revision| {
             planned.wait_for(|planned| generation(planned) == revision).await.unwrap().clone()
         };
-        assert_eq!(wait(made).await.program.unwrap().credentials.len(), 2);
+        wait(made).await;
+        assert_eq!(published.program().await.credentials.len(), 2);
 
         let damaged = commit(&lab, Txn::new().put(others.key(), "damage")).await;
         let now = wait(damaged).await;
         assert_eq!(now.trouble, None);
         assert!(now.left_out.keys().eq([&others.key()]), "{:?}", now.left_out);
-        assert!(now.program.unwrap().credentials.keys().eq([&own.id]), "closed, and nobody else");
+        assert!(published.program().await.credentials.keys().eq([&own.id]), "closed, and nobody else");
 
         let revoked = commit(&lab, Txn::new().delete(own.key())).await;
-        assert!(wait(revoked).await.program.unwrap().credentials.is_empty(), "a revocation is planned");
+        wait(revoked).await;
+        assert!(published.program().await.credentials.is_empty(), "a revocation is planned");
         let gone = commit(&lab, Txn::new().delete(others.key())).await;
         assert!(wait(gone).await.left_out.is_empty());
         following.abort();
@@ -189,12 +253,12 @@ mod tests {
     #[tokio::test]
     async fn the_installation_that_was_planned_stays_when_its_record_is_damaged() {
         let lab = Lab::new().await;
-        let (following, mut planned) = following(&lab);
+        let (following, published, mut planned) = following(&lab);
         let good = commit(&lab, Txn::new().put(INSTALLATION_KEY, encode(&*lab.app.installation))).await;
         planned.wait_for(|planned| generation(planned) == good).await.unwrap();
         let damaged = commit(&lab, Txn::new().put(INSTALLATION_KEY, "damage")).await;
         let now = planned.wait_for(|planned| generation(planned) == damaged).await.unwrap().clone();
-        assert_eq!(now.program.unwrap().settings.region, lab.app.installation.region);
+        assert_eq!(published.program().await.settings.region, lab.app.installation.region);
         assert!(now.left_out.keys().eq([INSTALLATION_KEY]));
         following.abort();
     }

@@ -74,6 +74,19 @@ pub fn endpoint_at(key: &str) -> Option<(AccountId, EndpointUrl, EndpointId)> {
     Some((account.parse().ok()?, url.parse().ok()?, id.parse().ok()?))
 }
 
+/// All event subscriptions and destinations of the installation: each change of one writes its key anew, to be watched.
+pub const EVENTS_PREFIX: &str = "/u/event_";
+
+/// Of one subscription or destination.
+pub fn event_object(collection: &str, account: AccountId, id: impl std::fmt::Display) -> String {
+    format!("/u/{collection}/{account}/{id}")
+}
+
+/// The account that a key made by [`event_object`] names.
+pub fn event_account(key: &str) -> Option<AccountId> {
+    key.strip_prefix(EVENTS_PREFIX)?.split('/').nth(1)?.parse().ok()
+}
+
 fn reversed(host: &Host) -> String {
     host.as_str().rsplit('.').fold(String::new(), |mut key, label| {
         write!(key, "{label}.").expect("writing to a string succeeds");

@@ -175,11 +175,34 @@ impl Inner {
             let Some((key, _)) = wanted.iter().zip(&there).find(|(_, there)| **there) else {
                 return Ok(Outcome::Committed(self.keys.revision(revision)));
             };
-            match self.write(&txn, Some(key)).await? {
-                Outcome::Conflict(conflict) if conflict.is_empty() => {}
-                outcome => return Ok(outcome),
+            match self.write(&txn, Some(key)).await {
+                Ok(Outcome::Conflict(conflict)) if conflict.is_empty() => {}
+                // At its quota etcd takes no marker, and a revocation must not wait for room.
+                Err(StoreError::Quota { .. }) => {
+                    if let Some(outcome) = self.delete_unmarked(&txn).await? {
+                        return Ok(outcome);
+                    }
+                }
+                outcome => return outcome,
             }
         }
+    }
+
+    /// Deletes without a marker. None: a try without an answer may have happened; what is there tells.
+    async fn delete_unmarked(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
+        let request = txn::delete(&self.keys, txn);
+        let (answer, tried) = self.cluster.call::<TxnRequest, TxnResponse>(path::TXN, &request).await;
+        let answer = answer.map_err(|failure| self.cluster.error(failure, true))?;
+        if answer.succeeded {
+            let revision = answer.header.as_ref().map_or(0, |header| header.revision);
+            self.written.fetch_max(revision, Ordering::SeqCst);
+            return Ok(Some(Outcome::Committed(self.keys.revision(revision))));
+        }
+        if tried {
+            return Ok(None);
+        }
+        let conflict = txn::conflict(&self.keys, &txn.compares, txn::found(&answer.responses));
+        Ok(Some(Outcome::Conflict(conflict.unwrap_or_default())))
     }
 
     /// Writes exactly once. A conflict without a name: the key that must exist does not.

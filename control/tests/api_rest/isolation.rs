@@ -3,6 +3,7 @@
 use axum::body::Body;
 use http::Request;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use crate::lab::Lab;
 use crate::live;
@@ -131,9 +132,13 @@ async fn every_operation_of_the_document_exists_and_wants_a_key() {
                 .uri(&uri)
                 .body(Body::empty())
                 .unwrap();
-            let answer = lab.send(request).await;
-            let expect = if path == "/" { 200 } else { 401 };
-            assert_eq!(answer.status, expect, "{method} {path}: {:#}", answer.body);
+            let status = lab.router.clone().oneshot(request).await.unwrap().status().as_u16();
+            let is_open = item[*method]["security"] == json!([]);
+            assert_eq!(status, if is_open { 200 } else { 401 }, "{method} {path}");
+            assert_eq!(is_open, ["/", "/docs", "/openapi.json"].contains(&path.as_str()), "{method} {path}");
+            if is_open {
+                continue;
+            }
             let answer = lab.call(&lab.one, &method.to_uppercase(), &uri, None).await;
             assert!(![404, 405].contains(&answer.status), "{method} {path} is documented but not routed");
             operations += 1;

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use axum::Router;
 use axum::body::Body;
+use ebbgate_control::audit::Recorded;
 use ebbgate_control::auth::Limiter;
 use ebbgate_control::authority::{self, Authority, Issuer, Purpose};
 use ebbgate_control::clock::Clock;
+use ebbgate_control::events::Events;
 use ebbgate_control::listen::Peer;
 use ebbgate_control::people::dashboard;
 use ebbgate_control::presence::Presence;
@@ -97,12 +99,17 @@ impl Lab {
 
     pub(crate) async fn with(strict: bool, ports: std::ops::RangeInclusive<u16>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = Arc::new(Sqlite::create(&dir.path().join("control.db")).unwrap());
+        let events = Arc::new(Events::default());
+        let store = Arc::new(Sqlite::create(&dir.path().join("control.db")).unwrap());
+        let clock = Arc::new(Ticking(EPOCH.into()));
+        let store: Arc<dyn Store> =
+            Arc::new(Recorded::new(store, clock.clone(), Arc::new(SystemEntropy), events.audit.clone()));
         let settings = Settings { strict, api_base: "http://api.example".into(), api_base_given: false };
         let app = App {
             candidate: ebbgate_control::leader::Candidate::alone(Arc::clone(&store)),
             store,
-            clock: Arc::new(Ticking(EPOCH.into())),
+            clock,
+            events,
             entropy: Arc::new(SystemEntropy),
             vault: Arc::new(Vault::new(&[7; 32])),
             issuer: Arc::new(issuer()),

@@ -7,6 +7,7 @@ mod certificates;
 mod concurrency;
 mod damage;
 mod endpoints;
+mod events;
 mod front_door;
 mod isolation;
 mod lab;

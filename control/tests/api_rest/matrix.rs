@@ -27,6 +27,8 @@ fn unknown_id(path: &str) -> String {
         "certificate_authorities" => "ca",
         "credentials" => "cr",
         "endpoints" => "ep",
+        "event_destinations" => "ed",
+        "event_subscriptions" => "esb",
         "invitations" => "inv",
         "ip_policies" => "ipp",
         "ip_policy_rules" => "ipr",
@@ -45,7 +47,7 @@ fn unknown_id(path: &str) -> String {
 }
 
 fn filled(row: &Row, id: &str) -> String {
-    row.path.replace("{id}", id)
+    row.path.replace("{id}", id).replace("{type}", "endpoint_created.v0")
 }
 
 fn with_key(row: &Row, path: &str, key: Option<&str>) -> Request<Body> {
@@ -188,6 +190,11 @@ async fn the_matrix_of_the_api() {
     let cast = cast(&lab).await;
     for row in access::API {
         let path = filled(row, &unknown_id(row.path));
+        if row.least == Least::Anyone {
+            let request = Request::builder().method(row.method).uri(&path);
+            lab.browse(request, String::new()).await.expect(200);
+            continue;
+        }
         for (caller, key) in &cast.keys {
             let answer = lab.send(with_key(row, &path, key.as_deref())).await;
             assert_eq!(outcome(&answer), promised(row, caller), "{} {} as {caller}", row.method, row.path);

@@ -4,8 +4,10 @@ use ebbgate_control::people::session::{SESSION_IDLE_SECS_MAX, SESSION_SECS_MAX};
 use ebbgate_control::people::{Role, members};
 use ebbgate_control::record::people::{Membership, Setup, User, UserSession};
 use ebbgate_control::record::{self, Record};
-use ebbgate_control::secret;
-use ebbgate_control::store::Txn;
+use ebbgate_control::snapshot::Snapshot;
+use ebbgate_control::store::{Change, Range, Txn};
+use ebbgate_control::{plan, secret};
+use ebbgate_model::ObjectKey;
 use http::Request;
 use serde_json::json;
 
@@ -470,15 +472,22 @@ async fn an_authtoken_works_as_long_as_its_person_does() {
     let eve = lab.person(lab.one.account, "eve@example.com", Role::Viewer).await;
     let made = lab.call(&ann.tenant, "POST", "/credentials", Some(json!({"owner_email": eve.email}))).await;
     let id = made.expect(201).id().parse().unwrap();
-    let works = async || {
-        let page = lab.app.store.range(ebbgate_control::store::Range::all("/")).await.unwrap();
-        let snapshot = ebbgate_control::snapshot::Snapshot::read(&page.items, page.revision, &lab.app.vault);
-        ebbgate_control::plan::plan(&snapshot).credentials.contains_key(&id)
+    let key = ObjectKey::Credential(id);
+    let read = async || {
+        let page = lab.app.store.range(Range::all("/")).await.unwrap();
+        Snapshot::read(&page.items, page.revision, &lab.app.vault)
     };
+    let works = async || plan::object(&read().await, &key).is_some();
+    let mut followed = read().await;
     assert!(works().await);
     let path = format!("/users/{}", eve.user);
     lab.call(&ann.tenant, "PATCH", &path, Some(json!({"suspended": true}))).await.expect(200);
     assert!(!works().await);
+    // Who follows changes is told that the credential has to do with it.
+    let membership = record::key::<Membership>(lab.one.account, eve.user);
+    let item = lab.app.store.get(&membership).await.unwrap().unwrap();
+    let touched = followed.follow(&[Change::Put(item)], lab.app.store.revision(), &lab.app.vault);
+    assert!(touched.contains(&key) && plan::object(&followed, &key).is_none(), "{touched:?}");
     lab.call(&ann.tenant, "PATCH", &path, Some(json!({"suspended": false}))).await.expect(200);
     assert!(works().await);
     lab.call(&ann.tenant, "DELETE", &path, None).await.expect(204);

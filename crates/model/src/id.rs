@@ -212,6 +212,12 @@ ids! {
     SecretId = "secret";
     /// One API call, for finding it in the logs.
     OperationId = "op";
+    /// Where events of an account go.
+    EventDestinationId = "ed";
+    /// Which events of an account go where.
+    EventSubscriptionId = "esb";
+    /// Something that happened, as an event tells it.
+    EventId = "ev";
     /// An edge process.
     EdgeId = "edge";
 }

@@ -39,6 +39,15 @@ impl fmt::Debug for PolicyHash {
     }
 }
 
+impl PolicyHash {
+    /// Hash of the policy that is this text, compact and of the order of fields that we write.
+    pub fn of_text(text: &str) -> Self {
+        let mut hash = [0; DIGEST_BYTES];
+        hash.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+        Self(hash)
+    }
+}
+
 /// A text is no hash of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a hash of a policy is 64 hexadecimal digits")]
@@ -57,10 +66,7 @@ as_text!(PolicyHash);
 impl TrafficPolicy {
     /// Its hash.
     pub fn hash(&self) -> PolicyHash {
-        let text = serde_json::to_vec(self).expect("a policy has string keys only");
-        let mut hash = [0; DIGEST_BYTES];
-        hash.copy_from_slice(digest(&SHA256, &text).as_ref());
-        PolicyHash(hash)
+        PolicyHash::of_text(&serde_json::to_string(self).expect("a policy has string keys only"))
     }
 
     /// Whether there is no rule in any phase.

@@ -30,9 +30,11 @@ mod verdict;
 mod work;
 mod yaml;
 
-/// Texts whose values know their place, for other readers of strict JSON (the control API's request bodies).
+/// Texts whose values know their place, for other readers of strict JSON (the control API's request bodies), and policy
+/// texts as plain values.
 pub mod text {
     pub use crate::diagnostic::{Place, nearest};
+    pub use crate::document::plain;
     pub use crate::json::parse as parse_json;
     pub use crate::node::{Key, Kind, Node, SyntaxError};
 }

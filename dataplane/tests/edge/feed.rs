@@ -120,7 +120,7 @@ fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
     let feeds = listen(&dir.join("edge.sock"));
     let (_, none) = mpsc::channel(1);
     let feed = Feed {
-        socket: dir.join("edge.sock"),
+        sockets: vec![dir.join("edge.sock")],
         id: EdgeId::new(ksuid(1)),
         edge: lab.edge.clone(),
         agents: lab.agents.clone(),

@@ -511,7 +511,7 @@ where
     Ok(answer)
 }
 
-/// [`exchange`] of a TLS server. It waits for the end of the transport too: a stream dropped between close_notify and
+/// [`exchange`] of a TLS server. It waits for the end of the transport too: a stream dropped between `close_notify` and
 /// that end is reset, and a reset can overtake the answer.
 pub(crate) async fn exchange_tls<S>(
     mut tls: tokio_rustls::server::TlsStream<S>,

@@ -81,6 +81,11 @@ pub struct Lab {
 impl Lab {
     /// Takes a directory, making it and running `ebbgate-control init` when it is new. Starts nothing.
     pub fn open(dir: &Path, programs: Programs) -> Result<Self> {
+        Self::open_with(dir, programs, &[])
+    }
+
+    /// The same, with further flags for `init`.
+    pub fn open_with(dir: &Path, programs: Programs, init: &[&str]) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
         let lock = File::create(dir.join("lab.lock"))?;
@@ -102,8 +107,8 @@ impl Lab {
             _lock: lock,
             _claim: claim,
         };
-        if !lab.dir.join("control.db").exists() {
-            lab.init()?;
+        if !["control.db", "store.json"].iter().any(|name| lab.dir.join(name).exists()) {
+            lab.init(init)?;
         }
         Ok(lab)
     }
@@ -170,12 +175,13 @@ impl Lab {
         Ok(Api::new(local(self.ports.api()), &self.api_key()?))
     }
 
-    fn init(&self) -> Result<()> {
+    fn init(&self, flags: &[&str]) -> Result<()> {
         let (first, last) = self.ports.tcp_range();
         let output = Command::new(self.programs.control())
             .args(["init", "--tcp-host", TCP_HOST, "--tcp-ports", &format!("{first}-{last}")])
             .arg("--dir")
             .arg(&self.dir)
+            .args(flags)
             .output()
             .with_context(|| format!("run {}", self.programs.control().display()))?;
         if !output.status.success() {

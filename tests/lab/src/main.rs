@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use ebbgate_lab::{flood, netns, rest, up};
+use ebbgate_lab::{flood, kills, linear, netns, rest, up};
 
 /// Starts Ebbgate's programs with all that stands around them
 #[derive(Parser)]
@@ -24,6 +24,10 @@ enum Verb {
     Netns(netns::Args),
     /// Send SYNs from invented sources, for a bounded time (root only)
     FloodSend(flood::SendArgs),
+    /// Kill control, or etcd, again and again while they are written to, and compare what is left with what was acknowledged
+    Kills(kills::Args),
+    /// Read and write through two controls while etcd's leader fails, and check that the history is linearizable
+    Linear(linear::Args),
     /// Serve the clinic's REST API
     ClinicRest {
         /// Address to serve on
@@ -50,6 +54,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Up(args) => up::run(&args),
         Verb::Netns(args) => netns::run(&args),
         Verb::FloodSend(args) => flood::send(&args),
+        Verb::Kills(args) => kills::run_verb(&args),
+        Verb::Linear(args) => linear::run_verb(&args),
         Verb::ClinicRest { listen, jwks } => rest::serve(listen, &jwks),
     }
 }

@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::super::call::Call;
 use super::super::failure::ApiError;
-use crate::record::{self, Endpoint, IpPolicyRule};
+use crate::record::{self, Endpoint, IpPolicyRule, index};
+use crate::store::Range;
 
-/// Names that one target is compared with letter by letter.
+/// Newest endpoints whose names a target that nobody serves is compared with.
 const NAMES_COMPARED_MAX: usize = 1_000;
 
 /// What an account has now, read when it is first needed and kept for the rest of a list.
@@ -44,13 +45,18 @@ impl Surroundings {
                 format!("{place}: none of these IP policies has a rule that allows anything, so nobody is allowed until one has")
             }));
         }
-        let targets = targets(policy);
-        if !targets.is_empty() {
+        let mut unserved = Vec::new();
+        for target in targets(policy) {
+            if !is_served(call, &target).await? {
+                unserved.push(target);
+            }
+        }
+        if !unserved.is_empty() {
             if self.internal_urls.is_none() {
                 self.internal_urls = Some(internal_urls(call).await?);
             }
             let known = self.internal_urls.as_deref().unwrap_or_default();
-            warnings.extend(targets.iter().filter_map(|target| near_miss(target, known)));
+            warnings.extend(unserved.iter().filter_map(|target| near_miss(target, known)));
         }
         Ok(warnings)
     }
@@ -102,9 +108,31 @@ async fn allowing_policies(call: &Call) -> Result<BTreeSet<String>, ApiError> {
     Ok(rules.filter(|rule| rule.action == IpRuleAction::Allow).map(|rule| rule.policy.to_string()).collect())
 }
 
-/// URLs of the account's internal endpoints, cloud and agent.
+/// Whether an endpoint of the account stands at the target, or at a wildcard above it.
+async fn is_served(call: &Call, target: &EndpointUrl) -> Result<bool, ApiError> {
+    let covers = |url: &EndpointUrl| {
+        url.scheme() == target.scheme() && url.port() == target.port() && url.host().covers(target.host())
+    };
+    if call.app.presence.endpoints(call.account).iter().any(|agent| covers(&agent.report.url)) {
+        return Ok(true);
+    }
+    let name = target.host().as_str();
+    let above = name.match_indices('.').filter_map(|(at, _)| Some(format!("*.{}", name.get(at + 1..)?)));
+    for host in std::iter::once(name.to_owned()).chain(above) {
+        let Ok(host) = host.parse() else { continue };
+        let Ok(url) = EndpointUrl::new(target.scheme(), host, target.port()) else { continue };
+        let standing = Range { limit: Some(1), ..Range::all(index::url(call.account, &url)) };
+        if !call.app.store.range(standing).await?.items.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// URLs of the account's newest internal endpoints, cloud and agent.
 async fn internal_urls(call: &Call) -> Result<Vec<EndpointUrl>, ApiError> {
-    let stored = record::list::<Endpoint>(&*call.app.store, call.account, None, None).await?;
+    let newest = Some(NAMES_COMPARED_MAX);
+    let stored = record::list::<Endpoint>(&*call.app.store, call.account, None, newest).await?;
     let cloud = stored.items.into_iter().map(|stored| (stored.record.binding, stored.record.url));
     let live =
         call.app.presence.endpoints(call.account).into_iter().map(|e| (e.report.binding, e.report.url));

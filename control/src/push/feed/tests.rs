@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use super::*;
 use ebbgate_model::feed::{EnforcementReport, Enforcer, SessionCommand, SessionReport};
-use ebbgate_model::{AccountId, CredentialId, Ksuid, Program, Settings, TunnelSessionId};
+use ebbgate_model::{AccountId, CredentialId, Ksuid, Object, Settings, TunnelSessionId};
 use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -18,15 +18,13 @@ fn edge_id(n: u8) -> EdgeId {
     EdgeId::new(ksuid(n))
 }
 
-fn program(generation: u64) -> Planned {
-    let settings = Settings { region: format!("g{generation}"), ..Settings::default() };
-    let program = Program { generation, settings, ..Program::default() };
-    let fitted = crate::plan::fit::fit(program, usize::MAX).unwrap();
-    Planned { program: Some(Arc::new(fitted.program)), digest: Some(fitted.digest), ..Planned::default() }
+fn settings(generation: u64) -> Object {
+    Object::Settings(Arc::new(Settings { region: format!("g{generation}"), ..Settings::default() }))
 }
 
 /// Control's side: the plans, and what it knows of edges.
 struct Control {
+    published: Arc<Published>,
     publish: watch::Sender<Planned>,
     presence: Presence,
     feeds: Arc<Feeds>,
@@ -36,8 +34,28 @@ impl Control {
     fn new() -> Self {
         let (publish, planned) = watch::channel(Planned::default());
         let presence = Presence::default();
-        let feeds = Arc::new(Feeds::new(planned, presence.clone(), Arc::default()));
-        Self { publish, presence, feeds }
+        let published = Arc::<Published>::default();
+        let feeds = Arc::new(Feeds::new(published.clone(), planned, presence.clone(), Arc::default()));
+        Self { published, publish, presence, feeds }
+    }
+
+    /// Publishes a generation that is another than the one before.
+    fn plan(&self, generation: u64) {
+        let mut state = self.published.0.try_write().expect("feeds hold it only while they gather");
+        state.live.set(&ObjectKey::Settings, Some(settings(generation)));
+        if state.generation == 0 {
+            let live = std::mem::take(&mut state.live);
+            state.replace(live, generation);
+        } else {
+            state.publish(generation);
+        }
+        drop(state);
+        self.publish.send_replace(Planned { generation: Some(generation), ..Planned::default() });
+    }
+
+    /// Digest of what is published.
+    fn digest(&self) -> ProgramDigest {
+        self.published.0.try_read().expect("nobody writes").live.digest()
     }
 
     fn connect(&self) -> Edge {
@@ -54,15 +72,13 @@ impl Control {
 
     /// Connects and says hello.
     async fn join(&self, edge: EdgeId, generation: u64) -> Edge {
+        self.join_with(edge, generation, None).await
+    }
+
+    async fn join_with(&self, edge: EdgeId, generation: u64, digest: Option<ProgramDigest>) -> Edge {
         let connected = self.connect();
         connected
-            .say(&FromEdge::Hello {
-                edge,
-                feed: FEED_VERSION,
-                version: "test".into(),
-                generation,
-                digest: None,
-            })
+            .say(&FromEdge::Hello { edge, feed: FEED_VERSION, version: "test".into(), generation, digest })
             .await;
         connected
     }
@@ -158,10 +174,10 @@ impl Edge {
 async fn a_new_edge_gets_everything_and_then_only_changes() {
     let control = Control::new();
     let mut edge = control.join(edge_id(1), 0).await;
-    control.publish.send_replace(program(5));
+    control.plan(5);
     assert_eq!(edge.take().await, (None, 5));
     control.shows(|presence| presence.live_generation() == Some(5)).await;
-    control.publish.send_replace(program(6));
+    control.plan(6);
     assert_eq!(edge.take().await, (Some(5), 6));
     control.shows(|presence| presence.live_generation() == Some(6)).await;
 }
@@ -169,7 +185,7 @@ async fn a_new_edge_gets_everything_and_then_only_changes() {
 #[tokio::test(start_paused = true)]
 async fn an_edge_of_another_release_is_told_so_and_gets_nothing() {
     let control = Control::new();
-    control.publish.send_replace(program(5));
+    control.plan(5);
     let mut edge = control.connect();
     let hello = r#"{"type":"hello","edge":"EDGE","version":"0.1.0","generation":0}"#;
     let line = format!("{}\n", hello.replace("EDGE", &edge_id(1).to_string()));
@@ -183,16 +199,17 @@ async fn an_edge_of_another_release_is_told_so_and_gets_nothing() {
 #[tokio::test(start_paused = true)]
 async fn an_edge_that_comes_back_gets_what_it_missed() {
     let control = Control::new();
-    control.publish.send_replace(program(5));
+    control.plan(5);
     let mut edge = control.join(edge_id(1), 0).await;
     edge.take().await;
     control.shows(|presence| presence.live_generation() == Some(5)).await;
     drop(edge);
     control.shows(|presence| presence.live_generation().is_none()).await;
-    control.publish.send_replace(program(7));
-    let mut edge = control.join(edge_id(1), 5).await;
+    let digest = control.digest();
+    control.plan(7);
+    let mut edge = control.join_with(edge_id(1), 5, Some(digest)).await;
     assert_eq!(edge.take().await, (Some(5), 7));
-    // Another edge with the same number proves nothing to us.
+    // A number without what it stands for proves nothing to us.
     let mut stranger = control.join(edge_id(2), 5).await;
     assert_eq!(stranger.take().await, (None, 7));
 }
@@ -200,11 +217,11 @@ async fn an_edge_that_comes_back_gets_what_it_missed() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_edge_gets_the_newest_plan_and_no_queue() {
     let control = Control::new();
-    control.publish.send_replace(program(1));
+    control.plan(1);
     let mut edge = control.join(edge_id(1), 0).await;
     let first = edge.receive().await;
     for generation in 2..100 {
-        control.publish.send_replace(program(generation));
+        control.plan(generation);
         tokio::task::yield_now().await;
     }
     edge.applied(&first).await;
@@ -214,14 +231,14 @@ async fn a_slow_edge_gets_the_newest_plan_and_no_queue() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_shown_until_a_later_generation_is_in_force() {
     let control = Control::new();
-    control.publish.send_replace(program(1));
+    control.plan(1);
     let mut edge = control.join(edge_id(1), 0).await;
     let first = edge.receive().await;
     edge.say(&FromEdge::Refused { nonce: first.nonce, reason: "port 20000 is taken".into() }).await;
     let refused = |presence: &Presence| presence.edges().first().and_then(|edge| edge.refused.clone());
     control.shows(|presence| refused(presence) == Some((1, "port 20000 is taken".into()))).await;
     edge.applied(&Received { nonce: 77, ..first }).await;
-    control.publish.send_replace(program(2));
+    control.plan(2);
     assert_eq!(edge.take().await, (None, 2));
     control.shows(|presence| refused(presence).is_none() && presence.live_generation() == Some(2)).await;
 }
@@ -230,7 +247,7 @@ async fn a_refusal_is_shown_until_a_later_generation_is_in_force() {
 #[tokio::test(start_paused = true)]
 async fn an_object_that_an_edge_refuses_is_shown_by_name() {
     let control = Control::new();
-    control.publish.send_replace(program(1));
+    control.plan(1);
     let mut edge = control.join(edge_id(1), 0).await;
     let Received { nonce, to: generation, digest, .. } = edge.receive().await;
     let key = ObjectKey::Endpoint(ebbgate_model::EndpointId::new(ksuid(3)));
@@ -240,7 +257,7 @@ async fn an_object_that_an_edge_refuses_is_shown_by_name() {
     let told = |text: &str| text.contains(&key.to_string()) && text.contains("no such action");
     control.shows(|presence| shown(presence).is_some_and(|(at, text)| at == 1 && told(&text))).await;
     assert_eq!(control.presence.live_generation(), Some(1));
-    control.publish.send_replace(program(2));
+    control.plan(2);
     edge.take().await;
     control.shows(|presence| shown(presence).is_none()).await;
 }
@@ -310,7 +327,7 @@ async fn silent_mute_and_stalled_edges_are_let_go() {
     // Says nothing after its greeting.
     assert!(matches!(control.join(edge_id(1), 0).await.end().await, FeedError::Silent));
     // Beats, but never answers for its Program.
-    control.publish.send_replace(program(1));
+    control.plan(1);
     let mute = control.join(edge_id(2), 0).await;
     mute.beat();
     assert!(matches!(mute.end().await, FeedError::NoAnswer));
@@ -324,7 +341,7 @@ async fn silent_mute_and_stalled_edges_are_let_go() {
 #[tokio::test(start_paused = true)]
 async fn an_edge_that_does_not_read_is_still_heard() {
     let control = Control::new();
-    control.publish.send_replace(program(1));
+    control.plan(1);
     let edge = control.join(edge_id(1), 0).await;
     tokio::time::sleep(Duration::from_secs(2 * BEAT_SECS)).await;
     let session = TunnelSessionId::new(ksuid(1));
@@ -348,7 +365,7 @@ async fn a_newer_connection_of_an_edge_takes_over() {
 async fn over_a_real_socket() {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     let control = Control::new();
-    control.publish.send_replace(program(3));
+    control.plan(3);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("edge.sock");
     drop(crate::push::bind_socket(&path).unwrap());

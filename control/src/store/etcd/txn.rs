@@ -89,6 +89,18 @@ fn put(key: Bytes, value: Bytes, lease: i64) -> RequestOp {
     RequestOp { request: Some(Request::Put(PutRequest { key, value, lease })) }
 }
 
+fn remove(key: Bytes) -> RequestOp {
+    RequestOp { request: Some(Request::Delete(DeleteRangeRequest { key, range_end: Bytes::new() })) }
+}
+
+/// Deletions alone, without a marker.
+pub(super) fn delete(keys: &Keys, txn: &Txn) -> TxnRequest {
+    TxnRequest {
+        success: txn.ops.iter().map(|op| remove(keys.of(op.key()))).collect(),
+        ..read(keys, &txn.compares, &[])
+    }
+}
+
 /// A write, with its number in a slot. `exists`: one key more that must be there.
 pub(super) fn write(keys: &Keys, txn: &Txn, slot: &Slot, number: &str, exists: Option<&str>) -> TxnRequest {
     let place = keys.own(&slot.key());
@@ -103,10 +115,7 @@ pub(super) fn write(keys: &Keys, txn: &Txn, slot: &Slot, number: &str, exists: O
                 let lease = lease.map_or(0, |lease| i64::try_from(lease.0).unwrap_or(i64::MAX));
                 put(keys.of(key), envelope::wrap(key, value), lease)
             }
-            Op::Delete(key) => {
-                let delete = DeleteRangeRequest { key: keys.of(key), range_end: Bytes::new() };
-                RequestOp { request: Some(Request::Delete(delete)) }
-            }
+            Op::Delete(key) => remove(keys.of(key)),
         })
         .collect();
     success.push(put(place.clone(), number.to_owned().into(), slot.held.lease));

@@ -344,9 +344,14 @@ impl<'a> Group<'a> {
     }
 
     fn any_newer(&self, prefix: &str, revision: Revision) -> rusqlite::Result<bool> {
-        let mut select = self.db().prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM entries WHERE key >= ?1 AND key < ?2 AND modified > ?3)",
-        )?;
+        // The log has few revisions after one that was just read, however many keys there are.
+        let sql = if revision >= self.written.compacted {
+            "SELECT EXISTS (SELECT 1 FROM log CROSS JOIN entries USING (key)
+             WHERE log.revision > ?3 AND log.key >= ?1 AND log.key < ?2 AND entries.modified > ?3)"
+        } else {
+            "SELECT EXISTS (SELECT 1 FROM entries WHERE key >= ?1 AND key < ?2 AND modified > ?3)"
+        };
+        let mut select = self.db().prepare_cached(sql)?;
         select.query_row(params![prefix, end_of(prefix), revision], |row| row.get(0))
     }
 
@@ -417,9 +422,11 @@ impl<'a> Group<'a> {
     fn compact(&mut self, revision: Revision) -> rusqlite::Result<()> {
         let revision = revision.min(self.written.revision);
         if revision > self.written.compacted {
+            let goes = "SELECT coalesce(sum(length(value)), 0) FROM log WHERE revision <= ?1";
+            let goes: u64 = self.db().query_row(goes, [revision], |row| row.get(0))?;
             self.db().execute("DELETE FROM log WHERE revision <= ?1", [revision])?;
             self.written.compacted = revision;
-            self.written.log_bytes = log_bytes(self.db())?;
+            self.written.log_bytes = self.written.log_bytes.saturating_sub(goes);
         }
         Ok(())
     }

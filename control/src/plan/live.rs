@@ -1,0 +1,191 @@
+//! `Live`: the objects that edges must have, with what follows them as single objects change: digests, bytes, and which
+//! policies and certificates something names.
+//!
+//! Knows no record. What an object says is `plan`'s, who gets it `push`'s.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+
+use ebbgate_model::{Digests, Object, ObjectKey, Program, ProgramDigest};
+
+/// Bytes of an object's name on the wire, in round figures.
+const NAME_BYTES: usize = 40;
+
+/// What edges must have.
+#[derive(Debug, Default)]
+pub struct Live {
+    objects: BTreeMap<ObjectKey, Object>,
+    /// How many objects name a policy or a certificate.
+    named: BTreeMap<ObjectKey, usize>,
+    digests: Digests,
+    bytes: usize,
+    /// What objects were before changes that nobody has taken note of yet.
+    before: BTreeMap<ObjectKey, Option<Object>>,
+    /// Policies and certificates that are named, or no longer, since they were looked at.
+    unsettled: Vec<ObjectKey>,
+}
+
+impl Live {
+    /// One object.
+    pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
+        self.objects.get(key)
+    }
+
+    /// The objects after one in the order of keys; from the first on if None.
+    pub fn after<'a>(
+        &'a self,
+        key: Option<&ObjectKey>,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Object)> + use<'a> {
+        let from = key.map_or(Unbounded, |key| Excluded(key.clone()));
+        self.objects.range((from, Unbounded))
+    }
+
+    /// Digests of all objects.
+    pub fn digests(&self) -> &Digests {
+        &self.digests
+    }
+
+    /// Digest of all objects.
+    pub fn digest(&self) -> ProgramDigest {
+        self.digests.root()
+    }
+
+    /// Bytes of all objects as edges are sent them, in round figures.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether an object names this policy or certificate.
+    pub fn is_named(&self, key: &ObjectKey) -> bool {
+        self.named.contains_key(key)
+    }
+
+    /// Puts an object in place, or removes it.
+    pub fn set(&mut self, key: &ObjectKey, object: Option<Object>) {
+        if self.objects.get(key) == object.as_ref() {
+            return;
+        }
+        let bucket = key.bucket();
+        if let Some(new) = &object {
+            self.bytes += new.bytes() + NAME_BYTES;
+            self.digests.add(bucket, new.digest(key));
+            named_by(new, |named| {
+                let count = self.named.entry(named.clone()).or_default();
+                *count += 1;
+                if *count == 1 {
+                    self.unsettled.push(named);
+                }
+            });
+        }
+        let old = match object {
+            Some(new) => self.objects.insert(key.clone(), new),
+            None => self.objects.remove(key),
+        };
+        if let Some(old) = &old {
+            self.bytes = self.bytes.saturating_sub(old.bytes() + NAME_BYTES);
+            self.digests.take(bucket, old.digest(key));
+            named_by(old, |named| {
+                let Some(count) = self.named.get_mut(&named) else { return };
+                *count -= 1;
+                if *count == 0 {
+                    self.named.remove(&named);
+                    self.unsettled.push(named);
+                }
+            });
+        }
+        self.before.entry(key.clone()).or_insert(old);
+    }
+
+    /// Policies and certificates to look at again: named for the first time, or no longer.
+    pub fn take_unsettled(&mut self) -> Vec<ObjectKey> {
+        std::mem::take(&mut self.unsettled)
+    }
+
+    /// Names of the objects that have changed since this was last asked.
+    pub fn take_changed(&mut self) -> Vec<ObjectKey> {
+        let before = std::mem::take(&mut self.before);
+        before
+            .into_iter()
+            .filter(|(key, old)| self.objects.get(key) != old.as_ref())
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// Takes note of all changes.
+    pub fn forget(&mut self) {
+        self.before = BTreeMap::new();
+    }
+
+    /// All of it as one value.
+    pub fn program(&self, generation: u64) -> Program {
+        let mut all = ebbgate_model::Changes::default();
+        self.objects.iter().for_each(|(key, object)| all.put(key, object));
+        let mut program = Program { generation, ..Program::default() };
+        program.apply(&all, &mut Digests::default());
+        program
+    }
+}
+
+/// Calls back with every policy and certificate an object names.
+fn named_by(object: &Object, mut named: impl FnMut(ObjectKey)) {
+    match object {
+        Object::Endpoint(endpoint) => {
+            endpoint.policy.into_iter().for_each(|hash| named(ObjectKey::Policy(hash)))
+        }
+        Object::Domain(domain) => {
+            domain.certificate.into_iter().for_each(|id| named(ObjectKey::Certificate(id)))
+        }
+        Object::Ingress(ingress) => {
+            ingress.certificate.into_iter().for_each(|id| named(ObjectKey::Certificate(id)));
+        }
+        Object::Settings(settings) => {
+            let both = [settings.connect_certificate, settings.default_domain_certificate];
+            both.into_iter().flatten().for_each(|id| named(ObjectKey::Certificate(id)));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebbgate_model::{AccountId, CertificateId, DomainId, DomainSpec, Ksuid, Settings};
+    use std::sync::Arc;
+
+    fn domain(certificate: Option<u8>) -> (ObjectKey, Object) {
+        let ksuid = |n| Ksuid::new(1_700_000_000, [n; 16]);
+        let spec = DomainSpec {
+            account: AccountId::new(ksuid(1)),
+            host: "a.example.com".parse().unwrap(),
+            certificate: certificate.map(|n| CertificateId::new(ksuid(n))),
+        };
+        (ObjectKey::Domain(DomainId::new(ksuid(2))), Object::Domain(Arc::new(spec)))
+    }
+
+    #[test]
+    fn what_is_named_and_what_has_changed_is_told_once() {
+        let mut live = Live::default();
+        let certificate = |n| ObjectKey::Certificate(CertificateId::new(Ksuid::new(1_700_000_000, [n; 16])));
+        let (key, first) = domain(Some(7));
+        live.set(&key, Some(first.clone()));
+        assert_eq!(live.take_unsettled(), [certificate(7)]);
+        assert_eq!(live.take_changed(), [key.clone()]);
+        live.set(&key, Some(domain(Some(8)).1));
+        live.set(&key, Some(first.clone()));
+        assert!(live.take_changed().is_empty(), "it is what it was");
+        assert!(live.is_named(&certificate(7)) && !live.is_named(&certificate(8)));
+        live.set(&key, None);
+        assert_eq!(live.take_changed(), [key]);
+        assert_eq!((live.bytes(), live.digest()), (0, ProgramDigest::default()));
+    }
+
+    #[test]
+    fn digests_are_those_of_the_program() {
+        let mut live = Live::default();
+        live.set(&ObjectKey::Settings, Some(Object::Settings(Arc::new(Settings::default()))));
+        let (key, object) = domain(None);
+        live.set(&key, Some(object));
+        let program = live.program(3);
+        assert_eq!((program.domains.len(), program.digests().root()), (1, live.digest()));
+    }
+}

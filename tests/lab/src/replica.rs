@@ -1,0 +1,96 @@
+//! Another control on the etcd of a lab: a directory with the same secrets, and ports of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::api::Api;
+use crate::lab::{Lab, Programs, READY_SECS_MAX, local};
+use crate::ports::{Claim, Ports};
+use crate::process::{Daemon, Spec};
+use crate::wait;
+
+/// What a second control needs of the first one's directory. docs/reliability.md names the same.
+const COPIED: [&str; 4] = ["secret.key", "operator.token", "store.json", "api-key"];
+
+/// A control beside a lab's own.
+pub struct Replica {
+    dir: PathBuf,
+    programs: Programs,
+    ports: Ports,
+    key: String,
+    daemon: Option<Daemon>,
+    _claim: Claim,
+}
+
+impl Replica {
+    /// Makes its directory after the lab's. Starts nothing.
+    pub fn new(lab: &Lab, dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir.join("ca"))?;
+        for name in COPIED {
+            fs::copy(lab.dir().join(name), dir.join(name)).with_context(|| format!("copy {name}"))?;
+        }
+        for entry in fs::read_dir(lab.dir().join("ca"))? {
+            let path = entry?.path();
+            fs::copy(&path, dir.join("ca").join(path.file_name().context("a name")?))?;
+        }
+        let (ports, claim) = Ports::free()?;
+        let key = lab.api_key()?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            programs: lab.programs().clone(),
+            ports,
+            key,
+            daemon: None,
+            _claim: claim,
+        })
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(&mut self) -> Result<()> {
+        let mut daemon = Spec::new("replica", self.programs.control())
+            .args(["serve", "--dir"])
+            .arg(&self.dir)
+            .args(["--api".into(), local(self.ports.api()).to_string()])
+            .args(["--admin".into(), local(self.ports.control_admin()).to_string()])
+            .args(["--rate-limit", "0"])
+            .start(&self.dir.join("log"))?;
+        let (note, pid) = (self.dir.join("run/control.json"), u64::from(daemon.pid()));
+        wait::until(Duration::from_secs(READY_SECS_MAX), "the replica to be ready", || {
+            daemon.check_alive()?;
+            let Ok(text) = fs::read_to_string(&note) else { return Ok(None) };
+            let value: Value = serde_json::from_str(&text).unwrap_or_default();
+            Ok((value.get("pid").and_then(Value::as_u64) == Some(pid)).then_some(()))
+        })?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Its API, with the lab's first key.
+    pub fn api(&self) -> Api {
+        Api::new(local(self.ports.api()), &self.key)
+    }
+
+    /// Its admin port.
+    pub fn admin(&self) -> std::net::SocketAddr {
+        local(self.ports.control_admin())
+    }
+
+    /// Where edges connect to it.
+    pub fn edge_socket(&self) -> PathBuf {
+        self.dir.join("run/edge.sock")
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
