@@ -10,6 +10,7 @@ mod endpoint;
 mod index;
 mod secrets;
 mod touch;
+mod unreadable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -18,14 +19,16 @@ use std::sync::Arc;
 use ebbgate_model::{
     AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
     CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId,
-    IpRestrictionId, ObjectKey, PolicyHash, ServiceUserId, TrafficPolicy,
+    IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, TrafficPolicy, UserId,
 };
 
 use self::endpoint::{Policy, policy_bytes, standing_bytes};
 use self::index::Index;
 use self::secrets::Secrets;
+use self::unreadable::Unreadable;
 use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
+use crate::record::people::{Invitation, Membership, UserSession};
 use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
@@ -33,7 +36,7 @@ use crate::record::{
     IpPolicyRule, IpRestriction, IssuedCertificate, Record, ReservedAddress, ReservedDomain, SYSTEM_PREFIX,
     ServiceUser, TlsCertificate, index as keys, parse, parse_record,
 };
-use crate::secret::{OpenError, Vault};
+use crate::secret::Vault;
 use crate::store::{Change, Item, Revision};
 
 /// Records at one revision. Keys and texts of the API that edges do not need are left out.
@@ -51,6 +54,8 @@ pub struct Snapshot {
     pub accounts: BTreeMap<AccountId, Account>,
     /// Owners of credentials.
     pub service_users: BTreeMap<ServiceUserId, ServiceUser>,
+    /// Which people belong to which accounts.
+    pub memberships: BTreeMap<(AccountId, UserId), Membership>,
     /// Authtokens.
     pub credentials: BTreeMap<CredentialId, Credential>,
     /// Reserved domains.
@@ -94,7 +99,7 @@ pub struct Snapshot {
     pub(crate) credentials_of: Index<AccountId, CredentialId>,
     pub(crate) ip_policies_of: Index<AccountId, IpPolicyId>,
     pub(crate) ip_restrictions_of: Index<AccountId, IpRestrictionId>,
-    pub(crate) credentials_of_user: Index<ServiceUserId, CredentialId>,
+    pub(crate) credentials_of_user: Index<OwnerId, CredentialId>,
     pub(crate) domains_with: Index<CertificateId, DomainId>,
     pub(crate) rules_of: Index<IpPolicyId, IpPolicyRuleId>,
 }
@@ -115,17 +120,6 @@ pub struct Issued {
     pub id: CertificateId,
     /// Chain and key.
     pub spec: Arc<CertificateSpec>,
-}
-
-/// Why a record cannot be read.
-#[derive(Debug, thiserror::Error)]
-enum Unreadable {
-    /// The value is not what its key says.
-    #[error(transparent)]
-    Value(#[from] serde_json::Error),
-    /// A private key does not open.
-    #[error(transparent)]
-    Sealed(#[from] OpenError),
 }
 
 impl Snapshot {
@@ -261,6 +255,20 @@ impl Snapshot {
             // Edges need none of them; one that cannot be read is told all the same.
             (_, Some(ApiKey::COLLECTION), Some(_)) => {
                 Ok(item.map(parse_record::<ApiKey>).transpose().map(drop)?)
+            }
+            // A person may belong to several accounts: the account is part of the table's key.
+            (Some(account), Some(Membership::COLLECTION), Some(id)) => {
+                let membership = item.map(parse_record::<Membership>).transpose()?;
+                if let (Ok(account), Ok(id)) = (account.parse(), id.parse()) {
+                    replace(&mut self.memberships, (account, id), membership);
+                }
+                Ok(())
+            }
+            (_, Some(Invitation::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<Invitation>).transpose().map(drop)?)
+            }
+            (_, Some(UserSession::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<UserSession>).transpose().map(drop)?)
             }
             (_, Some(collection), Some(id)) => self.set_record(collection, id, item),
             _ => Ok(()),

@@ -21,9 +21,10 @@ use super::call::Call;
 use super::described::TextCodes;
 use super::failure::ApiError;
 use super::given::{Given, body};
+use super::listing::Listing;
 use super::page::Page;
 use super::query::Query;
-use super::resource::{Draft, Listing, Resource};
+use super::resource::{Draft, Resource};
 use crate::record::{self, Endpoint, RecordError, Stored, index};
 use crate::store::Txn;
 

@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::call::Call;
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
+use super::listing::{Listing, list_reply};
 use super::page::{PAGE_PARAMETERS, Page};
 use super::query::Query;
-use super::resource::{Listing, list_reply};
 
 /// Where a list stands, and the key of its array.
 pub(super) struct Place {

@@ -8,11 +8,11 @@ use std::str::FromStr;
 
 use axum::extract::{Path, RawQuery};
 use axum::response::{IntoResponse, Response};
-use ebbgate_model::{IdError, Token};
+use ebbgate_model::IdError;
 use http::{StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::HttpMethod;
 use utoipa::{PartialSchema, ToSchema};
@@ -21,9 +21,11 @@ use super::body::{JsonText, NoBody};
 use super::body_schema;
 use super::call::{Call, NoQuery};
 use super::condition::{self, Conditions, EntityTag};
+pub(super) use super::draft::Draft;
 use super::dry_run::{self, DryRun};
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
+use super::listing::{Listing, list_reply};
 use super::operation::{self, Operation};
 use super::owner;
 use super::page::{LIMIT_MAX, PAGE_PARAMETERS, Page};
@@ -35,9 +37,6 @@ use super::strict::Object;
 use crate::record::{self, Account, IssuedCertificate, Record, RecordError, Stored};
 use crate::room::{NoRoom, Reservation, Write};
 use crate::store::{Outcome, Revision, Txn};
-
-/// Most warnings beside a list.
-const WARNINGS_MAX: usize = 10;
 
 /// How often a transaction that lost a race is tried again before the caller is told to.
 const ATTEMPTS_MAX: u32 = 64;
@@ -146,37 +145,6 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
     }
 }
 
-/// What a creation or change will store if nothing it depends on has moved.
-#[derive(Debug)]
-pub(super) struct Draft<R> {
-    /// The object as it will be.
-    pub(super) record: R,
-    /// Compares and changes besides the object's own.
-    pub(super) txn: Txn,
-    /// Doubtful spots to tell the caller.
-    pub(super) warnings: Vec<String>,
-    /// A secret to show this once.
-    pub(super) token: Option<Token>,
-}
-
-impl<R> Draft<R> {
-    /// Only the object itself.
-    pub(super) fn new(record: R) -> Self {
-        Self { record, txn: Txn::new(), warnings: Vec::new(), token: None }
-    }
-}
-
-/// Part of a list.
-#[derive(Debug)]
-pub(super) struct Listing<V, I> {
-    /// The objects, newest first.
-    pub(super) items: Vec<V>,
-    /// The last one's id, when older ones exist.
-    pub(super) next: Option<I>,
-    /// Keys of objects among them that cannot be read.
-    pub(super) damaged: Vec<String>,
-}
-
 /// The collection of a resource, and most of its objects in an account by default.
 pub(super) fn limit<R: Resource>() -> (&'static str, usize) {
     (R::Record::COLLECTION, R::OWNED_MAX)
@@ -186,10 +154,42 @@ const DRY_RUN_ANSWER: &str = "With `dry_run=true`: what would be, and nothing wa
 
 /// The five operations of a resource.
 pub(super) fn routes<R: Resource>() -> Routes {
-    let (collection, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
-    let operation = |verb: &str, what: &str| Operation::new(R::PATH, verb, &format!("{what} {}", R::NOUN));
-    let list = operation("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
-    let create = operation("create", "Create one")
+    listed::<R>().merge(creation::<R>()).merge(change::<R>()).merge(removal::<R>())
+}
+
+fn operation<R: Resource>(verb: &str, what: &str) -> Operation {
+    Operation::new(R::PATH, verb, &format!("{what} {}", R::NOUN))
+}
+
+fn one<R: Resource>() -> String {
+    format!("/{}/{{id}}", R::PATH)
+}
+
+/// The list and one of it.
+pub(super) fn listed<R: Resource>() -> Routes {
+    let list =
+        operation::<R>("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
+    let get = operation::<R>("get", "Read one")
+        .id(R::ID_PREFIXES)
+        .answers::<R::View>("200", "The object.")
+        .parameter(condition::if_none_match())
+        .may_answer("304", "The caller has this very answer.");
+    Routes::new().add(HttpMethod::Get, &format!("/{}", R::PATH), self::list::<R>, list).add(
+        HttpMethod::Get,
+        &one::<R>(),
+        find::<R>,
+        get,
+    )
+}
+
+/// The creation; `leads_to` is what one can do with the object then.
+fn creation<R: Resource>() -> Routes {
+    creation_that_leads_to::<R>(&["get", "update", "delete"])
+}
+
+/// As [`routes`] has it, for a resource with fewer operations.
+pub(super) fn creation_that_leads_to<R: Resource>(verbs: &[&str]) -> Routes {
+    let create = operation::<R>("create", "Create one")
         .takes(
             R::Create::name().into_owned(),
             body_schema::requiring(R::Create::schema(), R::REQUIRED),
@@ -199,10 +199,15 @@ pub(super) fn routes<R: Resource>() -> Routes {
         .answers::<R::View>("201", "The object as it was made.")
         .parameter(dry_run::parameter())
         .may_answer("200", DRY_RUN_ANSWER)
-        .leads_to(&["get", "update", "delete"])
+        .leads_to(verbs)
         .refuses(&[Refusal::Conflict]);
+    Routes::new().add(HttpMethod::Post, &format!("/{}", R::PATH), self::create::<R>, create)
+}
+
+/// The change.
+pub(super) fn change<R: Resource>() -> Routes {
     let id = operation::id_schema(R::ID_PREFIXES);
-    let update = operation("update", "Change one")
+    let update = operation::<R>("update", "Change one")
         .description("Fields that are absent stay as they are.")
         .id(R::ID_PREFIXES)
         .takes(
@@ -215,23 +220,18 @@ pub(super) fn routes<R: Resource>() -> Routes {
         .parameter(dry_run::parameter())
         .parameter(condition::if_match())
         .refuses(&[Refusal::Conflict, Refusal::Moved]);
-    let get = operation("get", "Read one")
-        .id(R::ID_PREFIXES)
-        .answers::<R::View>("200", "The object.")
-        .parameter(condition::if_none_match())
-        .may_answer("304", "The caller has this very answer.");
-    let remove = operation("delete", "Delete one")
+    Routes::new().add(HttpMethod::Patch, &one::<R>(), self::update::<R>, update)
+}
+
+/// The removal.
+pub(super) fn removal<R: Resource>() -> Routes {
+    let remove = operation::<R>("delete", "Delete one")
         .id(R::ID_PREFIXES)
         .parameter(dry_run::parameter())
         .parameter(condition::if_match())
         .may_answer("200", DRY_RUN_ANSWER)
         .refuses(&[Refusal::Conflict, Refusal::Moved]);
-    Routes::new()
-        .add(HttpMethod::Get, &collection, self::list::<R>, list)
-        .add(HttpMethod::Post, &collection, self::create::<R>, create)
-        .add(HttpMethod::Get, &one, find::<R>, get)
-        .add(HttpMethod::Patch, &one, self::update::<R>, update)
-        .add(HttpMethod::Delete, &one, delete::<R>, remove)
+    Routes::new().add(HttpMethod::Delete, &one::<R>(), delete::<R>, remove)
 }
 
 /// Reads an id of the path, a query or a body.
@@ -556,37 +556,6 @@ async fn filtered<R: Resource>(
             None => return Ok(Listing { items: kept, next: None, damaged }),
         }
     }
-}
-
-/// A page as clients read it. `filters` is repeated in the next page's URL.
-pub(super) fn list_reply<V: Serialize, I: Display>(
-    call: &Call,
-    path: &str,
-    list_key: &str,
-    listing: Listing<V, I>,
-    limit: usize,
-    filters: &str,
-) -> Response {
-    let next = listing.next.map(|id| format!("{}?before_id={id}&limit={limit}{filters}", call.uri(path)));
-    let Ok(items) = serde_json::to_value(listing.items) else {
-        return ApiError::internal(&"a list cannot be written as JSON").into_response();
-    };
-    let body: Map<String, Value> = [
-        (list_key.to_owned(), items),
-        ("uri".to_owned(), call.uri(path).into()),
-        ("next_page_uri".to_owned(), next.into()),
-    ]
-    .into_iter()
-    .collect();
-    let mut response = json(StatusCode::OK, &body);
-    for key in listing.damaged.iter().take(WARNINGS_MAX) {
-        let id = key.rsplit('/').next().unwrap_or_default();
-        let warning = format!(
-            "{id} cannot be read and is not in this list: GET it for the reason, DELETE it to be rid of it"
-        );
-        response.headers_mut().append(WARNING, warning_value(&warning));
-    }
-    response
 }
 
 fn object(view: impl Serialize) -> Result<Value, ApiError> {

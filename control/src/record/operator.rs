@@ -3,7 +3,7 @@
 use ebbgate_model::{AccountId, KubernetesOperatorId};
 use serde::{Deserialize, Serialize};
 
-use super::{Record, UnixSecs, records};
+use super::{Record, UnixSecs};
 
 records! {
     /// The registration of a Kubernetes operator.

@@ -3,7 +3,7 @@
 use ebbgate_model::{AccountId, SecretId, VaultId};
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, UnixSecs, load, records};
+use super::{Record, RecordError, UnixSecs, load};
 use crate::secret::Sealed;
 use crate::store::Store;
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use ebbgate_model::{AccountId, EndpointId, SecretId, SecretSpec, VaultId};
 
-use super::{Index, Unreadable};
+use super::index::Index;
+use super::unreadable::Unreadable;
 use crate::record::parse_record;
 use crate::record::vault::{SecretVault, VaultSecret};
 use crate::secret::Vault;
@@ -72,7 +73,10 @@ impl Secrets {
     pub(super) fn set_vault(&mut self, id: &str, item: Option<&Item>) -> Result<(), Unreadable> {
         let vault: Option<SecretVault> = item.map(parse_record).transpose()?;
         if let Ok(id) = id.parse() {
-            super::replace(&mut self.vaults, id, vault.map(|vault| (vault.account, vault.name)));
+            match vault {
+                Some(vault) => self.vaults.insert(id, (vault.account, vault.name)),
+                None => self.vaults.remove(&id),
+            };
         }
         Ok(())
     }
@@ -91,7 +95,10 @@ impl Secrets {
         };
         let new = item.map(open).transpose()?;
         let Ok(id) = id.parse() else { return Ok((0, 0)) };
-        let old = super::replace(&mut self.opened, id, new.clone());
+        let old = match new.clone() {
+            Some(new) => self.opened.insert(id, new),
+            None => self.opened.remove(&id),
+        };
         self.of_vault.moved(old.as_ref(), new.as_ref(), |secret| Some((secret.vault, id)));
         self.of_account.moved(old.as_ref(), new.as_ref(), |secret| Some((secret.account, id)));
         let bytes = |secret: &Option<Opened>| {

@@ -25,9 +25,9 @@ async fn an_operator_registers_and_gets_a_certificate_for_its_key_and_nothing_el
     let lab = Lab::new().await;
     let key = KeyPair::generate().unwrap();
     let deployment =
-        json!({"name": "ngrok-operator", "namespace": "gate", "version": "0.22.0", "cluster_name": "c1"});
+        json!({"name": "gate-operator", "namespace": "gate", "version": "0.22.0", "cluster_name": "c1"});
     let body = json!({
-        "description": "Created by the ngrok-operator",
+        "description": "Created by the operator",
         "metadata": "{\"namespace.uid\":\"1\"}",
         "enabled_features": ["Ingress", "BINDINGS"],
         "deployment": deployment,
