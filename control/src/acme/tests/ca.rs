@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, head, post};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, Ia5String, IsCa, KeyPair,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, KeyPair, SanType,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
