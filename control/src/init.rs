@@ -65,13 +65,17 @@ pub fn dns(installation: &Installation) -> Vec<DnsRecord> {
     let mut records: Vec<DnsRecord> = Vec::new();
     for host in names.into_iter().flatten() {
         let name = host.to_string();
-        let last = name.rsplit('.').next().unwrap_or_default();
-        let local = host.ip().is_some() || matches!(last, "localhost" | "test");
-        if !local && records.iter().all(|record| record.name != name) {
+        if !is_local(host) && records.iter().all(|record| record.name != name) {
             records.push(DnsRecord { name, r#type: "A", value: EDGE_ADDRESS });
         }
     }
     records
+}
+
+/// Whether no name service knows the name: an address, or below a label that is kept for tests (RFC 6761).
+pub fn is_local(host: &Host) -> bool {
+    let last = host.as_str().rsplit('.').next().unwrap_or_default();
+    host.ip().is_some() || matches!(last, "localhost" | "test")
 }
 
 /// The three commands after `init`: control, an edge on the same machine, a first authtoken.
