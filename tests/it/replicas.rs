@@ -172,7 +172,7 @@ fn an_etcd_at_its_quota_refuses_changes_until_it_has_room_and_answers_reads() ->
     let api = lab.api()?;
     let made = api.create("/ip_policies", &json!({ "description": "made in time" }))?;
     let much = json!({ "description": "x", "metadata": "m".repeat(4_000) });
-    let status = || anyhow::Ok(api.call("POST", "/ip_policies", Some(&much))?.0);
+    let status = || -> Result<u16> { Ok(api.call("POST", "/ip_policies", Some(&much))?.0) };
     soon("the quota to be reached", || Ok((status()? == 503).then_some(())))?;
     let id = text(&made, "id")?;
     assert_eq!(api.read(&format!("/ip_policies/{id}"))?["description"], "made in time", "reads go on");
