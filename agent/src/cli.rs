@@ -10,6 +10,7 @@ mod env;
 mod habits;
 mod join;
 mod logging;
+mod login;
 mod policy;
 mod report;
 mod running;
@@ -47,6 +48,8 @@ enum Verb {
     /// Check, explain and test a traffic policy, without an edge.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    /// Get an API key by signing in with the browser.
+    Login(login::LoginArguments),
     /// Call the REST API.
     Api(Box<api::ApiArguments>),
     /// Make the account's objects what the documents of a folder say.
@@ -72,6 +75,7 @@ pub(crate) fn run(arguments: Arguments, env: Env<'_>) -> Result<(), Failure> {
         Verb::Config(verb) => config::run(&verb, env),
         Verb::Join(arguments) => join::run(&arguments, env),
         Verb::Policy(verb) => policy::run(&verb),
+        Verb::Login(arguments) => login::run(&arguments, env),
         Verb::Api(arguments) => api::run(&arguments, env),
         Verb::Apply(arguments) => apply::run(&arguments, env),
         Verb::Diff(arguments) => apply::diff(&arguments, env),

@@ -7,7 +7,6 @@
 mod account;
 mod challenge;
 mod check;
-mod claim;
 mod client;
 mod dns;
 mod issuer;
@@ -27,3 +26,6 @@ pub use settings::{
     TsigAlgorithm,
 };
 pub use trouble::FailureCode;
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ mod accounts;
 mod api_keys;
 mod call;
 mod limits;
+mod people;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,12 +20,16 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use ebbgate_model::{AccountId, IpRestrictionKind};
 use ebbgate_telemetry::Exposition;
+use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde_json::json;
 
 use self::call::{Admin, AdminError};
 use crate::App;
+use crate::audit;
 use crate::disk::{Unwritable, unwritable};
+use crate::events::gauges;
+use crate::listen::Peer;
 use crate::record::{self, Account, IpRestriction, Stored};
 use crate::settings;
 use crate::store::{Outcome, Store, Txn};
@@ -49,6 +54,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/accounts/{id}/resume", post(accounts::resume))
         .route("/accounts/{id}/api_keys", get(api_keys::list).post(api_keys::create))
         .route("/api_keys/{id}", delete(api_keys::revoke))
+        .merge(people::routes())
         .route("/accounts/{id}/open_api", post(open_api))
         .route("/accounts/{id}/passthrough_links", post(set_passthrough_links))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -75,7 +81,8 @@ async fn refuse_other_hosts(request: Request, next: Next) -> Response {
 async fn log_changes(request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
-    let response = next.run(request).await;
+    let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let response = audit::acting(audit::Actor::operator().at(source), next.run(request)).await;
     if !matches!(method, Method::GET | Method::HEAD) {
         let status = response.status().as_u16();
         tracing::info!(actor = "operator", %method, route, status, "operator's call");
@@ -88,7 +95,10 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoRes
     let unwritable = unwritable(&admin.app.database);
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let form = Exposition::accepted(accept);
-    let text = form.write(admin.app.metrics.text(&planned, &admin.app.presence, &admin.app.acme, unwritable));
+    let (events, now) = (&admin.app.events, admin.app.now());
+    let more = |registry: &mut Registry| gauges::register(events, now, registry);
+    let text = admin.app.metrics.text(&planned, &admin.app.presence, &admin.app.acme, unwritable, more);
+    let text = form.write(text);
     ([(CONTENT_TYPE, form.content_type())], text)
 }
 
@@ -110,7 +120,9 @@ async fn ready(State(admin): State<Admin>) -> Response {
         None => (StatusCode::OK, "ready".to_owned()),
         Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble),
     };
-    (status, told(&head, &planned.left_out) + &certificates(&admin.app)).into_response()
+    let events = gauges::told(&admin.app.events, admin.app.now());
+    let more = certificates(&admin.app) + &events;
+    (status, told(&head, &planned.left_out) + &more).into_response()
 }
 
 fn disk_trouble(app: &App, reason: Unwritable) -> String {

@@ -16,14 +16,20 @@ mod credentials;
 mod described;
 mod domain_name;
 mod endpoints;
+mod event_destinations;
+mod event_sources;
+mod event_subscriptions;
+mod event_target;
 mod failure;
-mod filter;
+pub(crate) mod filter;
 mod front;
 mod given;
+mod invitations;
 mod ip_policies;
 mod ip_policy_rules;
 mod ip_restrictions;
 mod issue;
+mod local;
 mod operation;
 mod owner;
 mod page;
@@ -44,27 +50,32 @@ mod strict;
 mod text_limits;
 mod tls_certificates;
 mod tunnel_sessions;
+mod user_sessions;
+mod users;
 mod uses;
 mod x509;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use http::StatusCode;
 use utoipa::openapi::OpenApi;
 
 pub use self::failure::ApiError;
+pub use self::local::Local;
 pub(crate) use self::reply::timestamp;
 use self::routes::Routes;
 use crate::App;
 
 /// Most objects an account has of each collection unless the operator says otherwise, by collection.
-pub(crate) fn object_limits() -> [(&'static str, usize); 11] {
+pub(crate) fn object_limits() -> [(&'static str, usize); 13] {
     [
         resource::limit::<agent_ingresses::AgentIngresses>(),
         resource::limit::<api_keys::ApiKeys>(),
         resource::limit::<certificate_authorities::CertificateAuthorities>(),
         resource::limit::<credentials::Credentials>(),
         resource::limit::<endpoints::Endpoints>(),
+        resource::limit::<event_destinations::EventDestinations>(),
+        resource::limit::<event_subscriptions::EventSubscriptions>(),
         resource::limit::<ip_policies::IpPolicies>(),
         resource::limit::<ip_policy_rules::IpPolicyRules>(),
         resource::limit::<reserved_addrs::ReservedAddrs>(),
@@ -81,6 +92,10 @@ fn guarded() -> Routes {
         .merge(resource::routes::<certificate_authorities::CertificateAuthorities>())
         .merge(resource::routes::<credentials::Credentials>())
         .merge(resource::routes::<endpoints::Endpoints>())
+        .merge(resource::routes::<event_destinations::EventDestinations>())
+        .merge(resource::routes::<event_subscriptions::EventSubscriptions>())
+        .merge(event_destinations::routes())
+        .merge(event_sources::routes())
         .merge(resource::routes::<ip_policies::IpPolicies>())
         .merge(resource::routes::<ip_policy_rules::IpPolicyRules>())
         .merge(resource::routes::<ip_restrictions::IpRestrictions>())
@@ -92,6 +107,9 @@ fn guarded() -> Routes {
         .merge(reserved_domains::routes())
         .merge(tunnel_sessions::routes())
         .merge(root::routes())
+        .merge(invitations::routes())
+        .merge(user_sessions::routes())
+        .merge(users::routes())
 }
 
 /// Routes anybody may call.
@@ -104,9 +122,17 @@ pub fn openapi() -> OpenApi {
     open().merge(guarded()).into_document()
 }
 
+/// The API for callers in this process whose identity is proven.
+pub fn local(app: App) -> Local {
+    Local::new(app, guarded().into_router())
+}
+
 /// The whole API. Unknown paths and methods are answered like every other error.
 pub fn router(app: App) -> Router {
-    let guarded = guarded().into_router().route_layer(from_fn_with_state(app.clone(), front::guard));
+    let guarded = guarded()
+        .into_router()
+        .route_layer(from_fn(front::authorize))
+        .route_layer(from_fn_with_state(app.clone(), front::guard));
     guarded
         .merge(open().into_router())
         .fallback(|| async { StatusCode::NOT_FOUND })

@@ -11,8 +11,10 @@ use crate::acme::Registry;
 use crate::auth::Limiter;
 use crate::authority::{AuthorityError, Issuer, Purpose};
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
+use crate::people::People;
 use crate::presence::Presence;
 use crate::push::Planned;
 use crate::record::{Installation, IssuedCertificate, UnixSecs};
@@ -46,12 +48,16 @@ pub struct App {
     pub planned: watch::Receiver<Planned>,
     /// Who may call from where.
     pub restrictions: Arc<ApiRestrictions>,
+    /// What people's sign-ins need in memory.
+    pub people: Arc<People>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
     /// Names whose certificates the ACME authority issues.
     pub acme: Arc<Registry>,
     /// Where the database is, for what its disk says.
     pub database: Arc<Path>,
+    /// What happened, and where it is told.
+    pub events: Arc<Events>,
     /// What `init` decided.
     pub installation: Arc<Installation>,
     /// What the flags of `serve` decided.
@@ -119,6 +125,7 @@ pub(crate) mod testing {
     use tempfile::TempDir;
 
     use crate::account;
+    use crate::audit::Recorded;
     use crate::authority::{Authority, new_authority};
     use crate::secret::{SEAL_KEY_BYTES, SystemEntropy};
     use crate::store::{Sqlite, Txn};
@@ -157,7 +164,10 @@ pub(crate) mod testing {
         pub(crate) async fn with(settings: Settings) -> Self {
             let dir = tempfile::tempdir().expect("temporary directories can be made");
             let store = Sqlite::create(&dir.path().join("control.db")).expect("a new database");
-            let store: Arc<dyn Store> = Arc::new(store);
+            let events = Arc::new(Events::default());
+            let link = events.audit.clone();
+            let store: Arc<dyn Store> =
+                Arc::new(Recorded::new(Arc::new(store), Arc::new(Fixed), Arc::new(SystemEntropy), link));
             let authority = |purpose| {
                 let pair = new_authority(purpose, "test", NOW).expect("a new authority");
                 Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).expect("a fresh pair")
@@ -179,9 +189,11 @@ pub(crate) mod testing {
                 room: Arc::default(),
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
+                people: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
                 acme: Arc::default(),
                 database: Arc::from(dir.path()),
+                events,
                 installation: Arc::new(Installation {
                     region: "local".into(),
                     connect_host: "connect.test".parse().expect("a host"),

@@ -209,6 +209,13 @@ pub fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect()
 }
 
+/// When the leaf of a chain expires; None: there is none that can be read.
+pub fn expiry(chain_pem: &str) -> Option<UnixSecs> {
+    let chain = certificates(chain_pem);
+    let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+    Some(leaf.validity().not_after.timestamp())
+}
+
 /// Whether a certificate is of this key.
 pub fn is_of(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
     let parsed = X509Certificate::from_der(certificate);

@@ -1,5 +1,9 @@
 //! Flags, as typed values. The only place that knows how they are spelled.
 
+mod dir;
+mod events;
+mod people;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,6 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
+pub use self::dir::Dir;
+pub use self::events::{AuditCommand, EventFlags};
+pub use self::people::{Oidc, Session, User};
 use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
@@ -42,6 +49,12 @@ pub enum Command {
     /// Manage API keys of a running control
     #[command(subcommand)]
     ApiKey(ApiKey),
+    /// Manage people of a running control
+    #[command(subcommand)]
+    User(User),
+    /// Manage people's sessions of a running control
+    #[command(subcommand)]
+    Session(Session),
     /// Show or change what `init` decided
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -82,6 +95,9 @@ pub enum Command {
         /// The backup
         file: PathBuf,
     },
+    /// Check, export or sign the audit log of a data directory, control running or not
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Write every record as a line of JSON to stdout, running or not; what is sealed stays sealed
     Export {
         /// The data directory
@@ -137,14 +153,6 @@ impl OnEtcd {
             identity: self.store_cert.as_ref().map(absolute).zip(self.store_key.as_ref().map(absolute)),
         })
     }
-}
-
-/// Which data directory.
-#[derive(Debug, Args)]
-pub struct Dir {
-    /// The data directory
-    #[arg(long, default_value = "/var/lib/ebbgate")]
-    pub dir: PathBuf,
 }
 
 /// `account ...`
@@ -338,6 +346,9 @@ pub enum ConfigCommand {
         /// Domain under which agents get random names
         #[arg(long)]
         default_domain: Option<Host>,
+        /// Which provider people sign in by
+        #[command(flatten)]
+        oidc: Oidc,
         /// The public authority
         #[command(flatten)]
         acme: AcmeChanges,
@@ -484,6 +495,9 @@ pub struct Serve {
     /// MiB that the objects of all accounts may take together, as edges are sent them; what would be more is refused
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u16).range(1..))]
     pub program_mib: u16,
+    /// Events, audit log and alerts
+    #[command(flatten)]
+    pub events: EventFlags,
 }
 
 /// Ports from first to last.

@@ -100,6 +100,11 @@ impl DataDir {
         self.0.join("run")
     }
 
+    /// Events that wait for their destinations.
+    pub fn spool(&self) -> PathBuf {
+        self.0.join("spool")
+    }
+
     /// Where edges of this machine connect.
     pub fn edge_socket(&self) -> PathBuf {
         self.run().join("edge.sock")

@@ -3,14 +3,16 @@
 //! The database gets its name last. Without it a directory is not initialised, and `init` may be run again.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ebbgate_model::{AccountId, Host};
 use serde::Serialize;
 
 use crate::account;
 use crate::acme::{ACME_KEY, AcmeChanges, AcmeError};
+use crate::audit::{self, Actor, Link, Recorded};
 use crate::authority::{AuthorityError, Issuer, Purpose, new_authority};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::dir::{DataDir, DirError};
 use crate::engine;
 use crate::file::{self, FileError};
@@ -19,7 +21,7 @@ use crate::record::{
     IssuedCertificate, encode,
 };
 use crate::restore::{SIDE_FILES, beside};
-use crate::secret::{self, Entropy, SEAL_KEY_BYTES, Vault};
+use crate::secret::{self, Entropy, SEAL_KEY_BYTES, SystemEntropy, Vault};
 use crate::store::{DirLock, Etcd, Outcome, Place, Sqlite, Store, StoreError, Txn};
 
 /// Length of the operator's token in base62 characters.
@@ -63,13 +65,17 @@ pub fn dns(installation: &Installation) -> Vec<DnsRecord> {
     let mut records: Vec<DnsRecord> = Vec::new();
     for host in names.into_iter().flatten() {
         let name = host.to_string();
-        let last = name.rsplit('.').next().unwrap_or_default();
-        let local = host.ip().is_some() || matches!(last, "localhost" | "test");
-        if !local && records.iter().all(|record| record.name != name) {
+        if !is_local(host) && records.iter().all(|record| record.name != name) {
             records.push(DnsRecord { name, r#type: "A", value: EDGE_ADDRESS });
         }
     }
     records
+}
+
+/// Whether no name service knows the name: an address, or below a label that is kept for tests (RFC 6761).
+pub fn is_local(host: &Host) -> bool {
+    let last = host.as_str().rsplit('.').next().unwrap_or_default();
+    host.ip().is_some() || matches!(last, "localhost" | "test")
 }
 
 /// The three commands after `init`: control, an edge on the same machine, a first authtoken.
@@ -217,8 +223,8 @@ async fn make_database(dir: &DataDir, txn: Txn) -> Result<(), InitError> {
     for suffix in SIDE_FILES {
         file::remove(&beside(&unfinished, suffix))?;
     }
-    let store = Sqlite::create(&unfinished)?;
-    match store.commit(txn).await? {
+    let store = recorded(Arc::new(Sqlite::create(&unfinished)?));
+    match audit::acting(Actor::operator(), store.commit(txn)).await? {
         Outcome::Committed(_) => {}
         Outcome::Conflict(key) => unreachable!("a new database has no {key}"),
     }
@@ -228,11 +234,16 @@ async fn make_database(dir: &DataDir, txn: Txn) -> Result<(), InitError> {
 
 /// The directory names the etcd last: until then it is not initialised.
 async fn make_on_etcd(dir: &DataDir, place: &Place, txn: Txn) -> Result<(), InitError> {
-    let store = Etcd::create(place).await?;
-    match store.commit(txn.if_absent(INSTALLATION_KEY)).await? {
+    let store = recorded(Arc::new(Etcd::create(place).await?));
+    match audit::acting(Actor::operator(), store.commit(txn.if_absent(INSTALLATION_KEY))).await? {
         Outcome::Committed(_) => Ok(engine::keep(dir, place)?),
         Outcome::Conflict(_) => Err(StoreError::InUseAt { store: place.url.to_string() }.into()),
     }
+}
+
+/// The log begins with the installation.
+fn recorded(store: Arc<dyn Store>) -> Recorded {
+    Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), Link::default())
 }
 
 /// What the first objects are made with.

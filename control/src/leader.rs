@@ -143,6 +143,12 @@ impl Candidate {
         }
     }
 
+    /// Claims a job that no other process has, for a test of the job. It is kept as long as its lease.
+    #[cfg(test)]
+    pub(crate) async fn claimed(&self, job: &str) -> Claim {
+        self.claim(job).await.expect("a working store").expect("a job that is free").0
+    }
+
     /// Keeps a claim alive. Returns when it is lost, or cannot be relied on any more.
     async fn keep(&self, lease: LeaseId) {
         let mut kept = Instant::now();

@@ -3,11 +3,14 @@
 //! Data goes one way: `api` writes records to the `store`, `plan` turns a snapshot of them into a Program, `push` brings
 //! it to edges. Control never sees traffic and needs no privilege.
 
+pub mod access;
 pub mod account;
 pub mod acme;
 pub mod admin;
+pub mod alerts;
 pub mod api;
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod authority;
 pub mod bundle;
@@ -18,6 +21,7 @@ pub mod dir;
 pub mod disk;
 pub mod engine;
 pub mod error_chain;
+pub mod events;
 pub mod export;
 pub mod file;
 pub mod holdings;
@@ -28,6 +32,7 @@ pub mod leader;
 pub mod listen;
 pub mod metrics;
 pub mod operator;
+pub mod people;
 pub mod plan;
 pub mod presence;
 pub mod push;
@@ -42,5 +47,6 @@ pub mod serve;
 pub mod settings;
 pub mod snapshot;
 pub mod store;
+pub mod tenants;
 
 pub use app::{App, Settings};

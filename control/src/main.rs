@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use ebbgate_control::audit;
 use ebbgate_control::authority::Purpose;
 use ebbgate_control::bundle::backup;
 use ebbgate_control::check::check;
 use ebbgate_control::clock::{Clock, SystemClock};
 use ebbgate_control::config::{
-    Account, ApiKey, AuthorityCommand, Cli, Command, ConfigCommand, Dir, Init, OnOff,
+    Account, ApiKey, AuditCommand, AuthorityCommand, Cli, Command, ConfigCommand, Dir, Init, OnOff,
 };
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::engine::Engine;
@@ -23,7 +24,7 @@ use ebbgate_control::restore::{restore, restore_on};
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
 use ebbgate_control::settings::{self, Changes};
-use ebbgate_control::{operator, rotate, secret};
+use ebbgate_control::{operator, people, rotate, secret};
 use ebbgate_model::AccountId;
 use ebbgate_telemetry::{LogFormat, Logfmt};
 use serde_json::{Map, json};
@@ -55,6 +56,8 @@ async fn command(command: &Command) -> Result<()> {
         Command::Serve(options) => Ok(serve(options).await?),
         Command::Account(command) => account(command).await,
         Command::ApiKey(command) => api_key(command).await,
+        Command::User(command) => print(&people::command::user(command).await?),
+        Command::Session(command) => print(&people::command::session(command).await?),
         Command::Config(command) => configure(command).await,
         Command::Authority(command) => authority(command),
         Command::Join { dir, connect, token } => {
@@ -76,6 +79,7 @@ async fn command(command: &Command) -> Result<()> {
             };
             print(&serde_json::to_value(restored)?)
         }
+        Command::Audit(command) => audit(command).await,
         Command::Export { dir, damaged } => {
             let page = Engine::of(&DataDir::new(&dir.dir), None)?.read_all().await?;
             let page = page.context("the database is of an older release: start control once")?;
@@ -154,7 +158,7 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
                 answer => print(&answer?),
             }
         }
-        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain, acme } => {
+        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain, oidc, acme } => {
             let changes = Changes {
                 region: region.clone(),
                 tcp_host: tcp_host.clone(),
@@ -164,6 +168,12 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
                 acme: acme.clone(),
             };
             let dir = DataDir::new(&dir.dir);
+            if let Some(set) = settings::set_oidc(&dir, oidc).await? {
+                print(&set)?;
+                if changes == Changes::default() {
+                    return Ok(());
+                }
+            }
             let done = settings::change(&dir, &changes, &SystemClock, &SystemEntropy).await?;
             print(&serde_json::to_value(done)?)
         }
@@ -178,7 +188,7 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
                 let trusted = rotate::trusted(&at(dir), purpose)?;
                 Ok((purpose.name().to_owned(), serde_json::to_value(trusted)?))
             };
-            Purpose::ALL.into_iter().map(list).collect::<Result<serde_json::Map<_, _>>>()?.into()
+            Purpose::ALL.into_iter().map(list).collect::<Result<Map<_, _>>>()?.into()
         }
         AuthorityCommand::Begin { dir, purpose } => {
             let trusted = rotate::begin(&at(dir), *purpose, SystemClock.unix_secs(), &SystemEntropy)?;
@@ -197,6 +207,28 @@ fn authority(command: &AuthorityCommand) -> Result<()> {
             json!({ "trusted": trusted, "next": "clients may take the shorter file when they like" })
         }
     })
+}
+
+async fn audit(command: &AuditCommand) -> Result<()> {
+    let at = |dir: &Dir| DataDir::new(&dir.dir);
+    match command {
+        AuditCommand::Verify { dir, head } => {
+            let verified = audit::verify(&at(dir), head).await?;
+            print(&json!({ "state": "ok", "log": verified }))
+        }
+        AuditCommand::Export { dir, since, account, audit_heads } => {
+            let wanted = audit::Wanted {
+                account: account.map(|account| account.to_string()),
+                since: since.clone(),
+                heads: audit_heads.clone(),
+            };
+            audit::export(&at(dir), &wanted, SystemClock.unix_secs(), &mut stdout()).await?;
+            Ok(())
+        }
+        AuditCommand::PublicKey { dir } => {
+            print(&json!({ "public_key": audit::public_key(&at(dir)).await? }))
+        }
+    }
 }
 
 async fn make(options: &Init) -> Result<()> {

@@ -87,12 +87,14 @@ impl Metrics {
     }
 
     /// The text of `/metrics`.
+    /// What `more` adds stands at the end.
     pub fn text(
         &self,
         planned: &Planned,
         presence: &Presence,
         names: &acme::Registry,
         unwritable: Option<Unwritable>,
+        more: impl FnOnce(&mut Registry),
     ) -> String {
         let mut registry = Registry::with_prefix("ebbgate_control");
         registry.register("api_calls", "Calls of the REST API", self.calls.clone());
@@ -149,6 +151,7 @@ impl Metrics {
         registry.register("edge_generation", "Generation in force at an edge", live);
         registry.register("edge_sessions", "Agent sessions online at an edge", sessions);
         registry.register("edge_connected", "1 while the feed of an edge is open", connected);
+        more(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry).expect("writing to a string succeeds");
         text

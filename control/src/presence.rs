@@ -2,7 +2,7 @@
 //!
 //! Filled by `push` from what edges report, read by `api`. One entry per edge: nothing is written to the store for an agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,17 @@ pub struct LiveEdge {
     pub connected: bool,
 }
 
+/// A session that began or ended, as edges report it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionChange {
+    /// Identifier.
+    pub id: TunnelSessionId,
+    /// What its edge said last about it.
+    pub report: Arc<SessionReport>,
+    /// Whether it began; else it ended.
+    pub began: bool,
+}
+
 /// Why a command did not reach a session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
@@ -90,6 +101,8 @@ struct Edges {
     entries: BTreeMap<EdgeId, Entry>,
     /// Counts feeds, so that each hold is told from every other.
     feeds: u64,
+    /// Where sessions that begin and end are told; what finds no room there is not told.
+    told: Option<mpsc::Sender<SessionChange>>,
 }
 
 #[derive(Debug)]
@@ -133,12 +146,25 @@ impl Presence {
         (Hold { presence: self.clone(), edge, number }, receiver)
     }
 
+    /// Tells sessions that begin and end from now on.
+    pub fn tell(&self, told: mpsc::Sender<SessionChange>) {
+        self.edges_locked().told = Some(told);
+    }
+
     /// Drops edges whose feed broke more than [`LEASE_SECS`] ago.
     pub fn expire(&self, now: Instant) {
         let lease = Duration::from_secs(LEASE_SECS);
-        self.edges_locked().entries.retain(|_, entry| match entry.feed {
-            Feed::Open { .. } => true,
-            Feed::Broken { since } => now.saturating_duration_since(since) < lease,
+        let mut edges = self.edges_locked();
+        let told = edges.told.clone();
+        edges.entries.retain(|_, entry| {
+            let stays = match entry.feed {
+                Feed::Open { .. } => true,
+                Feed::Broken { since } => now.saturating_duration_since(since) < lease,
+            };
+            if !stays {
+                tell(told.as_ref(), std::mem::take(&mut entry.sessions), false);
+            }
+            stays
         });
     }
 
@@ -173,6 +199,18 @@ impl Presence {
         let mut sessions: Vec<_> = all.filter(|session| session.report.account == account).collect();
         sessions.sort_by_key(|session| session.id);
         sessions
+    }
+
+    /// What agents have online: credentials by id, and endpoints by URL, each with its account.
+    pub fn online(&self) -> BTreeSet<(AccountId, String)> {
+        let edges = self.edges_locked();
+        let reports = edges.entries.values().flat_map(|entry| entry.sessions.values());
+        let names = |report: &Arc<SessionReport>| {
+            let urls = report.endpoints.values().map(|endpoint| endpoint.url.to_string());
+            let account = report.account;
+            urls.chain([report.credential.to_string()]).map(move |name| (account, name)).collect::<Vec<_>>()
+        };
+        reports.flat_map(names).collect()
     }
 
     /// One session of an account.
@@ -244,21 +282,33 @@ impl Hold {
 
     /// All sessions of the edge; replaces what was known.
     pub fn replace_sessions(&self, sessions: BTreeMap<TunnelSessionId, SessionReport>) {
-        let sessions = sessions.into_iter().map(|(id, report)| (id, Arc::new(report))).collect();
-        self.change(|entry| entry.sessions = sessions);
+        let sessions: BTreeMap<_, _> =
+            sessions.into_iter().map(|(id, report)| (id, Arc::new(report))).collect();
+        self.change_told(|entry, told| {
+            let new = sessions.iter().filter(|(id, _)| !entry.sessions.contains_key(id));
+            tell(told, new.map(|(id, report)| (*id, report.clone())).collect(), true);
+            let mut before = std::mem::replace(&mut entry.sessions, sessions.clone());
+            before.retain(|id, _| !sessions.contains_key(id));
+            tell(told, before, false);
+        });
     }
 
     /// A session began or changed.
     pub fn session(&self, id: TunnelSessionId, report: SessionReport) {
-        self.change(|entry| {
-            entry.sessions.insert(id, Arc::new(report));
+        let report = Arc::new(report);
+        self.change_told(|entry, told| {
+            if entry.sessions.insert(id, report.clone()).is_none() {
+                tell(told, [(id, report)].into(), true);
+            }
         });
     }
 
     /// A session ended.
     pub fn session_ended(&self, id: TunnelSessionId) {
-        self.change(|entry| {
-            entry.sessions.remove(&id);
+        self.change_told(|entry, told| {
+            if let Some(report) = entry.sessions.remove(&id) {
+                tell(told, [(id, report)].into(), false);
+            }
         });
     }
 
@@ -275,11 +325,30 @@ impl Hold {
     }
 
     fn change(&self, change: impl FnOnce(&mut Entry)) {
+        self.change_told(|entry, _| change(entry));
+    }
+
+    fn change_told(&self, change: impl FnOnce(&mut Entry, Option<&mpsc::Sender<SessionChange>>)) {
         let mut edges = self.presence.edges_locked();
-        if let Some(entry) = edges.entries.get_mut(&self.edge)
+        let Edges { entries, told, .. } = &mut *edges;
+        if let Some(entry) = entries.get_mut(&self.edge)
             && matches!(entry.feed, Feed::Open { number, .. } if number == self.number)
         {
-            change(entry);
+            change(entry, told.as_ref());
+        }
+    }
+}
+
+fn tell(
+    told: Option<&mpsc::Sender<SessionChange>>,
+    sessions: BTreeMap<TunnelSessionId, Arc<SessionReport>>,
+    began: bool,
+) {
+    let Some(told) = told else { return };
+    for (id, report) in sessions {
+        // Whoever listens is behind by as many as there is room for; agents are not kept waiting for that.
+        if told.try_send(SessionChange { id, report, began }).is_err() {
+            tracing::warn!(%id, began, "a session is not told in events: too many wait");
         }
     }
 }
@@ -433,5 +502,34 @@ mod tests {
         assert_eq!(taken, COMMANDS_MAX);
         drop(commands);
         assert_eq!(stop(), Err(CommandError::Unreachable));
+    }
+
+    #[test]
+    fn sessions_that_begin_and_end_are_told_once() {
+        let presence = Presence::default();
+        let (sender, mut told) = mpsc::channel(10);
+        presence.tell(sender);
+        let mut seen = || {
+            let mut all = Vec::new();
+            while let Ok(change) = told.try_recv() {
+                all.push((change.id, change.began));
+            }
+            all
+        };
+        let (hold, commands) = presence.join(edge(1), "1".into(), 0);
+        hold.session(session(1), report(1, 11));
+        hold.session(session(1), report(1, 11));
+        hold.session(session(2), report(1, 12));
+        assert_eq!(seen(), [(session(1), true), (session(2), true)]);
+        // The feed breaks and comes back within its lease: nothing happened.
+        drop((hold, commands));
+        let (hold, _commands) = presence.join(edge(1), "1".into(), 0);
+        hold.replace_sessions([(session(2), report(1, 12)), (session(3), report(1, 13))].into());
+        assert_eq!(seen(), [(session(3), true), (session(1), false)]);
+        hold.session_ended(session(3));
+        hold.session_ended(session(3));
+        drop(hold);
+        presence.expire(Instant::now() + Duration::from_secs(LEASE_SECS));
+        assert_eq!(seen(), [(session(3), false), (session(2), false)]);
     }
 }

@@ -5,14 +5,17 @@ use ebbgate_model::{AccountId, DomainId, Host, IngressId};
 
 use crate::App;
 use crate::acme::{Managed, Owner};
-use crate::authority::{AuthorityError, Purpose, is_due};
+use crate::authority::{AuthorityError, Purpose, expiry, is_due};
+use crate::clock::UnixSecs;
 use crate::error_chain::ErrorChain;
 use crate::leader::Claim;
 use crate::record::{
     self, ACCOUNTS_PREFIX, AgentIngress, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY,
-    IssuedCertificate, RecordError, ReservedDomain, SYSTEM_PREFIX,
+    IssuedCertificate, Record, RecordError, ReservedDomain, SYSTEM_PREFIX, TlsCertificate, id_in_key, parse,
+    parse_record,
 };
 use crate::store::{Item, Outcome, Range, StoreError, Txn};
+use crate::tenants::tenants;
 
 /// Seconds between two looks at all leaves.
 pub const INTERVAL_SECS: u64 = 3600;
@@ -41,11 +44,15 @@ impl From<StoreError> for RenewError {
 /// of the job if there is one.
 pub async fn renew(app: &App, claim: Option<&Claim>) -> Result<usize, RenewError> {
     let (mut renewed, mut failed) = (0, None);
-    // Leaves alone are read: all that accounts have may be much.
-    let of_accounts = record::tenants(&*app.store).await?.into_iter();
-    let of_accounts = of_accounts.map(|account| format!("{ACCOUNTS_PREFIX}{account}/issued/"));
+    let mut expiries = Expiries::default();
+    // Certificates alone are read: all that accounts have may be much.
+    let of_accounts = tenants(&*app.store).await?.into_iter();
+    let of_accounts = of_accounts.flat_map(|account| {
+        ["issued", TlsCertificate::COLLECTION].map(|kind| format!("{ACCOUNTS_PREFIX}{account}/{kind}/"))
+    });
     for prefix in [SYSTEM_PREFIX.to_owned()].into_iter().chain(of_accounts) {
         for item in app.store.range(Range::all(prefix)).await?.items {
+            expiries.see(&item);
             if let Some(purpose) = purpose(&item.key) {
                 match renew_one(app, &item, purpose, claim).await {
                     Ok(done) => renewed += usize::from(done),
@@ -57,7 +64,33 @@ pub async fn renew(app: &App, claim: Option<&Claim>) -> Result<usize, RenewError
             }
         }
     }
+    app.metrics.first_expiry("own", expiries.own);
+    app.metrics.first_expiry("uploaded", expiries.uploaded);
     failed.map_or(Ok(renewed), Err)
+}
+
+/// When the first certificate expires, before any is renewed: of our own authorities, and uploaded ones.
+#[derive(Default)]
+struct Expiries {
+    own: Option<UnixSecs>,
+    uploaded: Option<UnixSecs>,
+}
+
+impl Expiries {
+    /// Looks at a record. What cannot be read is told elsewhere.
+    fn see(&mut self, item: &Item) {
+        if id_in_key::<TlsCertificate>(&item.key).is_some() {
+            let chain = parse_record::<TlsCertificate>(item).ok().map(|record| record.chain_pem);
+            earliest(&mut self.uploaded, chain.and_then(|chain| expiry(&chain)));
+        } else if purpose(&item.key).is_some() {
+            let own = parse::<IssuedCertificate>(item).ok().filter(|leaf| !leaf.acme);
+            earliest(&mut self.own, own.map(|leaf| leaf.not_after));
+        }
+    }
+}
+
+fn earliest(first: &mut Option<UnixSecs>, other: Option<UnixSecs>) {
+    *first = first.iter().copied().chain(other).min();
 }
 
 async fn renew_one(
@@ -179,6 +212,59 @@ mod tests {
         assert_ne!(now.id, leaf.id);
         assert!(now.not_after > leaf.not_after);
         assert!(lab.app.vault.open(&key, &now.key).unwrap().contains("PRIVATE KEY"));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_goes_back_a_day_makes_its_leaves_anew_once_and_writes_go_on() {
+        let mut lab = Lab::new().await;
+        let host = "a.example.com".parse().unwrap();
+        let issue = |lab: &Lab| {
+            let id = DomainId::new(lab.app.ksuid());
+            lab.app.issue(Purpose::Ingress, lab.account, id, &host).unwrap()
+        };
+        let (key, leaf) = issue(&lab);
+        let _ = lab.app.store.commit(Txn::new().put(&key, record::encode(&leaf))).await.unwrap();
+        lab.app.clock = Arc::new(At(NOW - 86_400));
+        for expect in [1, 0] {
+            assert_eq!(renew(&lab.app, None).await.unwrap(), expect, "a leaf of the future is replaced");
+        }
+        let before = lab.app.store.revision();
+        let (other, earlier) = issue(&lab);
+        assert_ne!(other, key, "identifiers stay apart");
+        assert!(earlier.not_before < leaf.not_before);
+        let outcome = lab.app.store.commit(Txn::new().put(&other, record::encode(&earlier))).await.unwrap();
+        assert_eq!(outcome, Outcome::Committed(before + 1), "revisions ask no clock");
+    }
+
+    #[tokio::test]
+    async fn what_the_acme_authority_issued_is_left_to_it_while_somebody_asks_for_it() {
+        use crate::acme::{AcmeSettings, ChallengeKind, Registry};
+        let mut lab = Lab::new().await;
+        let (id, host) = (DomainId::new(lab.app.ksuid()), "a.example.com".parse::<Host>().unwrap());
+        let (key, leaf) = lab.app.issue(Purpose::Ingress, lab.account, id, &host).unwrap();
+        let leaf = IssuedCertificate { acme: true, ..leaf };
+        let owner = Owner::Domain(lab.account, id);
+        let managed = record::encode(&Managed::new(host, NOW));
+        let txn = Txn::new().put(&key, record::encode(&leaf)).put(owner.key(), managed);
+        let _ = lab.app.store.commit(txn).await.unwrap();
+        lab.app.acme = Arc::new(Registry::new(Some(AcmeSettings {
+            directory: "https://ca.test/dir".into(),
+            email: String::new(),
+            root_pem: None,
+            external_account: None,
+            challenge: ChallengeKind::Http01,
+            dns: None,
+            dns_wait_secs: 0,
+        })));
+        lab.app.clock = Arc::new(At(NOW + LEAF_DAYS * 86_400));
+        assert_eq!(renew(&lab.app, None).await.unwrap(), 0, "the authority renews its own");
+        let _ = lab.app.store.commit(Txn::new().delete(owner.key())).await.unwrap();
+        lab.app.clock = Arc::new(At(NOW));
+        assert_eq!(renew(&lab.app, None).await.unwrap(), 0, "it is good for a while");
+        lab.app.clock = Arc::new(At(NOW + LEAF_DAYS * 86_400));
+        assert_eq!(renew(&lab.app, None).await.unwrap(), 1, "nobody asks the authority any more");
+        let now = record::read::<IssuedCertificate>(&*lab.app.store, &key).await.unwrap().unwrap().record;
+        assert!(!now.acme);
     }
 
     #[tokio::test]

@@ -22,7 +22,9 @@ use tokio::time::interval;
 use tokio_rustls::TlsAcceptor;
 
 use crate::acme::{self, ACME_KEY, AcmeSettings, Registry};
+use crate::alerts::{self, MailError};
 use crate::app::{App, Settings};
+use crate::audit::{AuditError, Recorded};
 use crate::auth::Limiter;
 use crate::clock::SystemClock;
 use crate::config::Serve;
@@ -30,6 +32,7 @@ use crate::dir::{DataDir, DirError};
 use crate::disk::unwritable;
 use crate::engine::{Engine, EngineError};
 use crate::error_chain::ErrorChain;
+use crate::events::{self, Events};
 use crate::file::{self, FileError};
 use crate::leader::Claim;
 use crate::metrics::{CallLabels, Metrics};
@@ -39,8 +42,8 @@ use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
-use crate::store::{DirLock, Etcd, StoreError};
-use crate::{admin, api, listen};
+use crate::store::{DirLock, Etcd, Store, StoreError};
+use crate::{admin, api, listen, people};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
@@ -61,6 +64,12 @@ pub enum ServeError {
     /// A record.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Mail for alerts.
+    #[error(transparent)]
+    Mail(#[from] MailError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The database has no installation record.
     #[error("{store} has no installation record: restore a backup")]
     NotInitialised {
@@ -143,12 +152,16 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(acme::watch_names(app.clone()));
     background.spawn(acme::run(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
-    let feeds =
-        Arc::new(Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone()));
+    background.spawn(people::sweep::hourly(app.clone()));
+    let feeds = Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone());
+    let feeds = Arc::new(feeds.with_events(app.events.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
+    events::start(&app, &options.events, dir.spool(), &mut background).await?;
+    alerts::start(&app, &options.events, &mut background)?;
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
-    let api = api::router(app.clone()).layer(from_fn_with_state(app.metrics.clone(), count));
+    let dashboard = people::dashboard::router(app.clone(), api::local(app.clone()));
+    let api = api::router(app.clone()).merge(dashboard).layer(from_fn_with_state(app.metrics.clone(), count));
     servers.spawn(listen::serve(listeners.api, tls, api, stopping.clone()));
     let admin = admin::router(app.clone(), operator_token.trim());
     servers.spawn(listen::serve(listeners.admin, None, admin, stopping));
@@ -256,7 +269,11 @@ async fn open_app(
 ) -> Result<App, ServeError> {
     let vault = dir.vault()?;
     let issuer = dir.issuer(&vault)?;
+    let events = Arc::new(Events::default());
     let (store, candidate) = engine.open(&SystemEntropy).await?;
+    let link = events.audit.clone();
+    let store: Arc<dyn Store> =
+        Arc::new(Recorded::new(store, Arc::new(SystemClock), Arc::new(SystemEntropy), link));
     let installation = record::read::<Installation>(&*store, INSTALLATION_KEY).await?;
     let acme = record::read::<AcmeSettings>(&*store, ACME_KEY).await?.map(|stored| stored.record);
     let not_initialised = || ServeError::NotInitialised { store: engine.name() };
@@ -272,6 +289,7 @@ async fn open_app(
         room: Arc::new(Room::new(usize::from(options.program_mib) << 20)),
         planned,
         restrictions: Arc::default(),
+        people: Arc::default(),
         limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
         acme: Arc::new(Registry::new(acme)),
         database: match engine {
@@ -280,6 +298,7 @@ async fn open_app(
         },
         installation: Arc::new(installation.ok_or_else(not_initialised)?.record),
         settings: Arc::new(settings),
+        events,
     })
 }
 

@@ -17,13 +17,14 @@ use std::sync::Arc;
 use ebbgate_model::{
     AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
     CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId,
-    IpRestrictionId, ObjectKey, PolicyHash, ServiceUserId, TrafficPolicy,
+    IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, TrafficPolicy, UserId,
 };
 
 use self::endpoint::Policy;
 use self::index::Index;
 use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
+use crate::record::people::{Invitation, Membership, UserSession};
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
     Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
@@ -48,6 +49,8 @@ pub struct Snapshot {
     pub accounts: BTreeMap<AccountId, Account>,
     /// Owners of credentials.
     pub service_users: BTreeMap<ServiceUserId, ServiceUser>,
+    /// Which people belong to which accounts.
+    pub memberships: BTreeMap<(AccountId, UserId), Membership>,
     /// Authtokens.
     pub credentials: BTreeMap<CredentialId, Credential>,
     /// Reserved domains.
@@ -89,7 +92,7 @@ pub struct Snapshot {
     pub(crate) credentials_of: Index<AccountId, CredentialId>,
     pub(crate) ip_policies_of: Index<AccountId, IpPolicyId>,
     pub(crate) ip_restrictions_of: Index<AccountId, IpRestrictionId>,
-    pub(crate) credentials_of_user: Index<ServiceUserId, CredentialId>,
+    pub(crate) credentials_of_user: Index<OwnerId, CredentialId>,
     pub(crate) domains_with: Index<CertificateId, DomainId>,
     pub(crate) rules_of: Index<IpPolicyId, IpPolicyRuleId>,
 }
@@ -251,6 +254,20 @@ impl Snapshot {
             (_, Some(ApiKey::COLLECTION), Some(_)) => {
                 Ok(item.map(parse_record::<ApiKey>).transpose().map(drop)?)
             }
+            // A person may belong to several accounts: the account is part of the table's key.
+            (Some(account), Some(Membership::COLLECTION), Some(id)) => {
+                let membership = item.map(parse_record::<Membership>).transpose()?;
+                if let (Ok(account), Ok(id)) = (account.parse(), id.parse()) {
+                    replace(&mut self.memberships, (account, id), membership);
+                }
+                Ok(())
+            }
+            (_, Some(Invitation::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<Invitation>).transpose().map(drop)?)
+            }
+            (_, Some(UserSession::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<UserSession>).transpose().map(drop)?)
+            }
             (_, Some(collection), Some(id)) => self.set_record(collection, id, item),
             _ => Ok(()),
         }
@@ -265,12 +282,12 @@ impl Snapshot {
             }
             Credential::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.credentials, &mut self.bytes, id, item)?;
-                self.credentials_of.moved(&old, &new, |c| Some((c.account, c.id)));
-                self.credentials_of_user.moved(&old, &new, |c| Some((c.owner?, c.id)));
+                self.credentials_of.moved(old.as_ref(), new.as_ref(), |c| Some((c.account, c.id)));
+                self.credentials_of_user.moved(old.as_ref(), new.as_ref(), |c| Some((c.owner?, c.id)));
             }
             ReservedDomain::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.domains, &mut self.bytes, id, item)?;
-                self.domains_with.moved(&old, &new, |d| Some((d.certificate?, d.id)));
+                self.domains_with.moved(old.as_ref(), new.as_ref(), |d| Some((d.certificate?, d.id)));
             }
             ReservedAddress::COLLECTION => {
                 put_or_remove(&mut self.addresses, &mut self.bytes, id, item)?;
@@ -283,15 +300,15 @@ impl Snapshot {
             }
             IpPolicy::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.ip_policies, &mut self.bytes, id, item)?;
-                self.ip_policies_of.moved(&old, &new, |p| Some((p.account, p.id)));
+                self.ip_policies_of.moved(old.as_ref(), new.as_ref(), |p| Some((p.account, p.id)));
             }
             IpPolicyRule::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.ip_policy_rules, &mut self.bytes, id, item)?;
-                self.rules_of.moved(&old, &new, |r| Some((r.policy, r.id)));
+                self.rules_of.moved(old.as_ref(), new.as_ref(), |r| Some((r.policy, r.id)));
             }
             IpRestriction::COLLECTION => {
                 let (old, new) = put_or_remove(&mut self.ip_restrictions, &mut self.bytes, id, item)?;
-                self.ip_restrictions_of.moved(&old, &new, |r| Some((r.account, r.id)));
+                self.ip_restrictions_of.moved(old.as_ref(), new.as_ref(), |r| Some((r.account, r.id)));
             }
             _ => {}
         }
@@ -322,7 +339,7 @@ impl Snapshot {
             self.bytes = self.bytes.saturating_sub(standing_bytes(&old.spec));
             old.spec.policy.into_iter().for_each(|hash| self.unshare(hash));
         }
-        self.endpoints_of.moved(&old, &new, |standing| Some((standing.spec.account, id)));
+        self.endpoints_of.moved(old.as_ref(), new.as_ref(), |standing| Some((standing.spec.account, id)));
         self.place(id, place);
         Ok(())
     }

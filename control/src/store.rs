@@ -22,6 +22,6 @@ pub use sqlite::{
     Attached, Sqlite, attach, attached, copy_database, detach, read_database, verify_database, write_database,
 };
 pub use txn::{
-    Batch, Change, Compare, Item, KEY_BYTES_MAX, Op, Outcome, Page, Range, TXN_OPS_MAX, Txn, Usage,
+    Batch, Change, Compare, Item, KEY_BYTES_MAX, Note, Op, Outcome, Page, Range, TXN_OPS_MAX, Txn, Usage,
     VALUE_BYTES_MAX,
 };

@@ -9,11 +9,11 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
 
-use super::claim::Claim;
 use super::client::Http;
 use super::settings::AcmeSettings;
 use super::trouble::Trouble;
 use crate::App;
+use crate::leader::Claim;
 use crate::record;
 use crate::secret::Sealed;
 use crate::store::{Outcome, Txn};
@@ -39,7 +39,7 @@ struct Registered {
 pub(super) async fn account(
     app: &App,
     settings: &AcmeSettings,
-    claim: Claim,
+    claim: &Claim,
     http: &Http,
 ) -> Result<Account, Trouble> {
     let stored = record::read::<Registered>(&*app.store, ACCOUNT_KEY).await.map_err(|error| ours(&error))?;
@@ -125,8 +125,8 @@ fn open(app: &App, key: &Sealed) -> Result<Vec<u8>, Trouble> {
     STANDARD.decode(text).map_err(|_| Trouble::soon("the stored ACME account key is no base64"))
 }
 
-async fn store(app: &App, claim: Claim, registered: &Registered) -> Result<(), Trouble> {
-    let txn = claim.guard(Txn::new().put(ACCOUNT_KEY, record::encode(registered)));
+async fn store(app: &App, claim: &Claim, registered: &Registered) -> Result<(), Trouble> {
+    let txn = claim.fence(Txn::new().put(ACCOUNT_KEY, record::encode(registered)));
     match app.store.commit(txn).await.map_err(|error| ours(&error))? {
         Outcome::Committed(_) => Ok(()),
         Outcome::Conflict(_) => Err(Trouble::soon("another replica of control has taken the orders over")),

@@ -7,24 +7,23 @@ use ebbgate_model::AccountId;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::claim::Claim;
 use super::job;
 use super::name::{Managed, Owner};
 use super::settings::AcmeSettings;
 use crate::App;
 use crate::error_chain::ErrorChain;
-use crate::init::below;
+use crate::leader::Claim;
 use crate::record::{
     self, ACCOUNTS_PREFIX, AgentIngress, RecordError, ReservedDomain, id_in_key, parse_record,
 };
 use crate::store::{Range, StoreError, Txn};
 
+/// The job that one replica does at a time.
+const JOB: &str = "acme";
 /// Jobs at once.
 const JOBS_MAX: usize = 16;
 /// Jobs of one account at once.
 const ACCOUNT_JOBS_MAX: usize = 4;
-/// Seconds between two tries to get the claim.
-const CLAIM_SECS: u64 = 3;
 /// Most seconds between two looks at what is due.
 const LOOK_SECS_MAX: i64 = 60;
 /// Milliseconds between two jobs of the same name.
@@ -32,30 +31,15 @@ const REPEAT_MS: u64 = 200;
 /// Records read at once while looking for names that ask for a certificate.
 const PAGE: usize = 1_000;
 
-/// Issues and renews for ever, while this replica has the claim. Ends at once where no authority is set.
+/// Issues and renews for ever, while this replica has the job's claim. Rests where no authority is set.
 pub async fn run(app: App) {
     let Some(settings) = app.acme.settings().cloned() else { return std::future::pending().await };
-    loop {
-        match Claim::take(&app).await {
-            Ok(Some(claim)) => {
-                tracing::info!(
-                    directory = settings.directory,
-                    "this replica issues certificates from the ACME server"
-                );
-                tokio::select! {
-                    () = claim.keep(&app) => {}
-                    () = work(&app, &settings, claim) => {}
-                }
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the claim on the ACME orders cannot be taken"),
-        }
-        sleep(Duration::from_secs(CLAIM_SECS)).await;
-    }
+    let work = |claim| work(&app, &settings, claim);
+    match app.candidate.lead(JOB, work).await {}
 }
 
 async fn work(app: &App, settings: &AcmeSettings, claim: Claim) {
-    if let Err(error) = adopt(app, settings, claim).await {
+    if let Err(error) = adopt(app, settings, &claim).await {
         tracing::error!(error = %ErrorChain(&error), "names that ask for a certificate could not be looked for");
     }
     let mut jobs = JoinSet::new();
@@ -65,7 +49,7 @@ async fn work(app: &App, settings: &AcmeSettings, claim: Claim) {
         let (due, later) = app.acme.due(now);
         for owner in due {
             if may_begin(&busy, owner) && busy.insert(owner) {
-                let (app, settings) = (app.clone(), settings.clone());
+                let (app, settings, claim) = (app.clone(), settings.clone(), claim.clone());
                 jobs.spawn(async move {
                     job::run(&app, &settings, claim, owner).await;
                     // What the job stored is seen by then.
@@ -98,10 +82,8 @@ fn may_begin(busy: &BTreeSet<Owner>, owner: Owner) -> bool {
 }
 
 /// Takes in names that asked for a certificate before there was an authority to ask, and the default domain's.
-async fn adopt(app: &App, settings: &AcmeSettings, claim: Claim) -> Result<(), RecordError> {
-    if let Some(host) = app.installation.default_domain.as_ref().and_then(below)
-        && settings.dns.is_some()
-    {
+async fn adopt(app: &App, settings: &AcmeSettings, claim: &Claim) -> Result<(), RecordError> {
+    if let Some(host) = job::default_domain(app, settings) {
         add(app, claim, Owner::DefaultDomain, Managed::new(host, app.now())).await?;
     }
     let mut before = None;
@@ -130,9 +112,9 @@ async fn adopt(app: &App, settings: &AcmeSettings, claim: Claim) -> Result<(), R
     }
 }
 
-async fn add(app: &App, claim: Claim, owner: Owner, name: Managed) -> Result<(), StoreError> {
+async fn add(app: &App, claim: &Claim, owner: Owner, name: Managed) -> Result<(), StoreError> {
     let key = owner.key();
-    let txn = claim.guard(Txn::new()).if_absent(&key).put(&key, record::encode(&name));
+    let txn = claim.fence(Txn::new()).if_absent(&key).put(&key, record::encode(&name));
     // A conflict says that it is managed already, or that another replica issues.
     app.store.commit(txn).await.map(drop)
 }

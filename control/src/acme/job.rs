@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep};
 use super::account::account;
 use super::challenge::{Challenge, Proof, acknowledged};
 use super::check::{Life, check};
-use super::claim::Claim;
 use super::client::Http;
 use super::dns;
 use super::machine::{
@@ -26,7 +25,8 @@ use super::trouble::{Again, Trouble, wait};
 use crate::App;
 use crate::authority::certificates;
 use crate::clock::UnixSecs;
-use crate::init::below;
+use crate::init::{below, is_local};
+use crate::leader::Claim;
 use crate::record::{self, AgentIngress, IssuedCertificate, ReservedDomain};
 use crate::secret;
 use crate::store::{Outcome, Revision, Txn};
@@ -67,6 +67,12 @@ struct Job<'a> {
     owner: Owner,
     name: Managed,
     modified: Revision,
+}
+
+/// The wildcard of the default domain, where it can be proved. None: our own authority's certificate stays.
+pub(super) fn default_domain(app: &App, settings: &AcmeSettings) -> Option<Host> {
+    let domain = app.installation.default_domain.as_ref().filter(|domain| !is_local(domain))?;
+    below(domain).filter(|_| settings.dns.is_some())
 }
 
 /// Does what is to be done for a name. Leaves when it is to be looked at next in what is stored.
@@ -124,8 +130,7 @@ impl Job<'_> {
                 (ingress.host, ingress.management)
             }
             Owner::DefaultDomain => {
-                let names = self.app.installation.default_domain.as_ref().and_then(below);
-                let names = names.filter(|_| self.settings.dns.is_some());
+                let names = default_domain(self.app, self.settings);
                 return Ok(names.map(|host| Wanted { host, key_type: "ecdsa".into() }));
             }
         };
@@ -136,7 +141,7 @@ impl Job<'_> {
     async fn save(&mut self, txn: Txn) -> Result<Revision, Stop> {
         let key = self.owner.key();
         let txn =
-            self.claim.guard(txn).if_unchanged(&key, self.modified).put(&key, record::encode(&self.name));
+            self.claim.fence(txn).if_unchanged(&key, self.modified).put(&key, record::encode(&self.name));
         match self.app.store.commit(txn).await {
             Ok(Outcome::Committed(revision)) => {
                 self.modified = revision;
@@ -151,7 +156,7 @@ impl Job<'_> {
     async fn forget(&mut self) -> Result<(), Stop> {
         self.clear().await;
         let key = self.owner.key();
-        let txn = self.claim.guard(Txn::new()).if_unchanged(&key, self.modified).delete(&key);
+        let txn = self.claim.fence(Txn::new()).if_unchanged(&key, self.modified).delete(&key);
         match self.app.store.commit(self.without_challenge(txn)).await {
             Ok(_) => Ok(()),
             Err(error) => Err(Trouble::soon(error.to_string()).into()),
@@ -230,7 +235,7 @@ impl Job<'_> {
 
     async fn go_on(&mut self) -> Result<(), Stop> {
         let http = self.http()?;
-        let account = account(self.app, self.settings, self.claim, &http).await?;
+        let account = account(self.app, self.settings, &self.claim, &http).await?;
         let mut order = self.order(&account, &http).await?;
         let theirs = |error| Trouble::of_error(&error, &http.heard(), SystemTime::now());
         let deadline = Instant::now() + Duration::from_secs(JOB_SECS_MAX);
@@ -405,7 +410,7 @@ impl Job<'_> {
             return Ok(Answer::None);
         };
         let http = self.http()?;
-        let Ok(account) = account(self.app, self.settings, self.claim, &http).await else {
+        let Ok(account) = account(self.app, self.settings, &self.claim, &http).await else {
             return Ok(Answer::Later);
         };
         Ok(match account.renewal_info(&id).await {

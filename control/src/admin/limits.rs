@@ -51,10 +51,8 @@ fn change(limits: &mut Limits, name: &str, value: &Value) -> Result<(), String> 
         Value::Null => None,
         value => {
             let number = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= max);
-            Some(
-                number
-                    .ok_or(format!("`{name}` is {value}; it must be a whole number up to {max}, or null"))?,
-            )
+            let wrong = || format!("`{name}` is {value}; it must be a whole number up to {max}, or null");
+            Some(number.ok_or_else(wrong)?)
         }
     };
     if name == MIB {

@@ -12,6 +12,7 @@ use super::text_limits::{DESCRIPTION_BYTES_MAX, METADATA_BYTES_MAX};
 use crate::record::{
     AgentIngress, ApiKey, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule, IpRestriction,
     Record, ReservedAddress, ReservedDomain, Stored, TlsCertificate, UnixSecs,
+    events::{EventDestination, EventSubscription},
 };
 
 /// A record with the two texts.
@@ -48,6 +49,8 @@ described!(
     CertificateAuthority,
     Credential,
     Endpoint,
+    EventDestination,
+    EventSubscription,
     IpPolicy,
     IpPolicyRule,
     IpRestriction,

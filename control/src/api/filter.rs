@@ -24,11 +24,11 @@ const BYTES_MAX: usize = 16 << 20;
 
 /// What is left of [`BYTES_MAX`] for one request.
 #[derive(Debug)]
-pub(super) struct Budget(Cell<usize>);
+pub(crate) struct Budget(Cell<usize>);
 
 impl Budget {
     /// All of it.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Cell::new(BYTES_MAX))
     }
 
@@ -42,18 +42,27 @@ impl Budget {
 }
 
 /// A filter that can be asked about objects.
-#[derive(Debug, PartialEq)]
-pub(super) struct Filter(Expr);
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Filter {
+    expr: Expr,
+    /// What the object is called in it.
+    root: &'static str,
+}
 
 impl Filter {
     /// Reads a filter (code 250 when it is none).
-    pub(super) fn parse(source: &str) -> Result<Self, ApiError> {
-        parse::parse(source).map(Self)
+    pub(crate) fn parse(source: &str) -> Result<Self, ApiError> {
+        Self::parse_over(source, "obj")
+    }
+
+    /// The same for objects of another name.
+    pub(crate) fn parse_over(source: &str, root: &'static str) -> Result<Self, ApiError> {
+        Ok(Self { expr: parse::parse(source, root)?, root })
     }
 
     /// Whether an object passes.
-    pub(super) fn keeps(&self, object: &Value, now: UnixSecs, budget: &mut Budget) -> Result<bool, ApiError> {
-        match (Evaluation { object, now, budget }).eval(&self.0)? {
+    pub(crate) fn keeps(&self, object: &Value, now: UnixSecs, budget: &mut Budget) -> Result<bool, ApiError> {
+        match (Evaluation { object, root: self.root, now, budget }).eval(&self.expr)? {
             Val::Bool(kept) => Ok(kept),
             other => Err(refused(format_args!("it gives {}, not true or false", noun(&other)))),
         }
@@ -62,6 +71,7 @@ impl Filter {
 
 struct Evaluation<'o> {
     object: &'o Value,
+    root: &'static str,
     now: UnixSecs,
     budget: &'o Budget,
 }
@@ -80,7 +90,7 @@ impl Evaluation<'_> {
             Expr::Now => {
                 Val::Time(OffsetDateTime::from_unix_timestamp(self.now).unwrap_or(OffsetDateTime::UNIX_EPOCH))
             }
-            Expr::Field(steps) => field(self.object, steps)?,
+            Expr::Field(steps) => field(self.object, self.root, steps)?,
             Expr::List(items) => {
                 Val::List(items.iter().map(|item| self.eval(item)).collect::<Result<_, _>>()?)
             }
@@ -118,7 +128,7 @@ impl Evaluation<'_> {
 }
 
 /// A field of the object. Below a field that is null everything is null.
-fn field(object: &Value, steps: &[String]) -> Result<Val, ApiError> {
+fn field(object: &Value, root: &str, steps: &[String]) -> Result<Val, ApiError> {
     let mut here = object;
     for step in steps {
         here = match here {
@@ -131,9 +141,9 @@ fn field(object: &Value, steps: &[String]) -> Result<Val, ApiError> {
                         fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
                     ),
                 };
-                refused(format_args!("`obj` has no field `{}`; {advice}", steps.join(".")))
+                refused(format_args!("`{root}` has no field `{}`; {advice}", steps.join(".")))
             })?,
-            _ => return Err(refused(format_args!("`obj.{}` goes below a plain value", steps.join(".")))),
+            _ => return Err(refused(format_args!("`{root}.{}` goes below a plain value", steps.join(".")))),
         };
     }
     Ok(value(here))

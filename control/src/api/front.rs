@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ebbgate_model::{AccountId, ApiKeyId, ErrorCode, OperationId, Token, canonical_ip};
+use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, OperationId, Token, canonical_ip};
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -21,7 +21,9 @@ use super::call::{self, Call};
 use super::cors::Cors;
 use super::failure::ApiError;
 use super::reply::{WARNING, json, warning_value};
+use crate::access::{self, Least};
 use crate::app::App;
+use crate::audit;
 use crate::auth::{self, AuthError, Caller};
 use crate::listen::Peer;
 
@@ -36,9 +38,14 @@ const VERSION_SPOKEN: &str = "2";
 /// The Node client reads every answer as JSON, also the empty ones of deletions and actions.
 const JSON_ONLY_AGENT: &str = "ngrok-api-typescript/";
 
+/// The id of the call that a request is.
+#[derive(Clone)]
+struct Operation(String);
+
 /// Wraps every request, also those no route takes.
-pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn frame(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let operation = OperationId::new(app.ksuid()).to_string();
+    request.extensions_mut().insert(Operation(operation.clone()));
     let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let cors = Cors::of(&request);
@@ -72,7 +79,7 @@ pub(super) async fn frame(State(app): State<App>, request: Request, next: Next) 
 struct Actor {
     account: AccountId,
     principal: String,
-    key: ApiKeyId,
+    key: String,
 }
 
 /// One line a call: the operation, the caller, the source address, the outcome. Never what was presented.
@@ -83,7 +90,7 @@ fn log_call(span: &Span, method: &Method, path: &str, source: Option<IpAddr>, re
         parent: span,
         account = actor.map(|actor| display(actor.account)),
         actor = actor.map(|actor| actor.principal.as_str()),
-        key = actor.map(|actor| display(actor.key)),
+        key = actor.map(|actor| actor.key.as_str()),
         source = source.map(|ip| display(canonical_ip(ip))),
         %method,
         path = without_tokens(path),
@@ -146,10 +153,11 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         Ok(caller) => caller,
         Err(error) => return unauthorized(&error),
     };
-    let actor = Actor { account: caller.account, principal: caller.principal(), key: caller.key.id };
+    let actor = Actor { account: caller.account, principal: caller.principal(), key: caller.means_id() };
+    let acting = acting_in(&request, &caller);
     let mut response = match admit(&app, caller, &mut request).await {
         Ok(warning) => {
-            let mut response = next.run(request).await;
+            let mut response = audit::acting(acting, next.run(request)).await;
             if let Some(warning) = warning {
                 response.headers_mut().append(WARNING, warning_value(warning));
             }
@@ -159,6 +167,13 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     };
     response.extensions_mut().insert(actor);
     response
+}
+
+/// On whose behalf the call changes what it changes.
+fn acting_in(request: &Request, caller: &Caller) -> audit::Actor {
+    let operation = request.extensions().get::<Operation>().map(|operation| operation.0.clone());
+    let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    audit::Actor::caller(&caller.principal(), caller.key_id()).at(source).operation(operation)
 }
 
 async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Option<&'static str>, Response> {
@@ -177,8 +192,8 @@ async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Optio
         app: app.clone(),
         account: caller.account,
         account_modified: caller.account_modified,
-        limits: caller.limits,
-        key: caller.key,
+        limits: caller.limits.clone(),
+        caller,
         principal,
         source,
         base,
@@ -187,11 +202,33 @@ async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Optio
     Ok(warning)
 }
 
+/// Whether the caller's role is enough for the route. Inside the guard, around every route there is.
+pub(super) async fn authorize(route: MatchedPath, call: Call, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method(), route.as_str());
+    let Least::Role(least) = access::least(method, path) else { return next.run(request).await };
+    if call.role() >= least {
+        return next.run(request).await;
+    }
+    let message = format!(
+        "{method} {path} takes the role `{least}`, and {} is `{}` in this account: have an owner of the account do it or change the role",
+        call.principal,
+        call.role()
+    );
+    // The published code of the one case that has one.
+    let service_users = path.starts_with("/service_users") || path.starts_with("/bot_users");
+    let refused = if service_users {
+        ApiError::new(StatusCode::FORBIDDEN, 4111, message)
+    } else {
+        ApiError::plain(StatusCode::FORBIDDEN, message)
+    };
+    refused.detail("role", least.name()).into_response()
+}
+
 /// The account's IP restriction of type `api`. Before calls are counted: a stolen key must not use up the account's calls.
 ///
 /// Those it refuses are counted by where they come from.
 async fn check_source(app: &App, account: AccountId, source: Option<IpAddr>) -> Result<(), Response> {
-    let admitted = app.restrictions.admits(&*app.store, account, source).await;
+    let admitted = app.restrictions.admits(&*app.store, account, IpRestrictionKind::Api, source).await;
     if admitted.map_err(|error| ApiError::from(error).into_response())? {
         return Ok(());
     }

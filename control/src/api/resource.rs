@@ -174,10 +174,38 @@ pub(super) fn limit<R: Resource>() -> (&'static str, usize) {
 
 /// The five operations of a resource.
 pub(super) fn routes<R: Resource>() -> Routes {
-    let (collection, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
-    let operation = |verb: &str, what: &str| Operation::new(R::PATH, verb, &format!("{what} {}", R::NOUN));
-    let list = operation("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
-    let create = operation("create", "Create one")
+    listed::<R>().merge(creation::<R>()).merge(change::<R>()).merge(removal::<R>())
+}
+
+fn operation<R: Resource>(verb: &str, what: &str) -> Operation {
+    Operation::new(R::PATH, verb, &format!("{what} {}", R::NOUN))
+}
+
+fn one<R: Resource>() -> String {
+    format!("/{}/{{id}}", R::PATH)
+}
+
+/// The list and one of it.
+pub(super) fn listed<R: Resource>() -> Routes {
+    let list =
+        operation::<R>("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
+    let get = operation::<R>("get", "Read one").id(R::ID_PREFIXES).answers::<R::View>("200", "The object.");
+    Routes::new().add(HttpMethod::Get, &format!("/{}", R::PATH), self::list::<R>, list).add(
+        HttpMethod::Get,
+        &one::<R>(),
+        find::<R>,
+        get,
+    )
+}
+
+/// The creation; `leads_to` is what one can do with the object then.
+fn creation<R: Resource>() -> Routes {
+    creation_that_leads_to::<R>(&["get", "update", "delete"])
+}
+
+/// As [`routes`] has it, for a resource with fewer operations.
+pub(super) fn creation_that_leads_to<R: Resource>(verbs: &[&str]) -> Routes {
+    let create = operation::<R>("create", "Create one")
         .takes(
             R::Create::name().into_owned(),
             body_schema::requiring(R::Create::schema(), R::REQUIRED),
@@ -185,10 +213,15 @@ pub(super) fn routes<R: Resource>() -> Routes {
             R::EXAMPLE,
         )
         .answers::<R::View>("201", "The object as it was made.")
-        .leads_to(&["get", "update", "delete"])
+        .leads_to(verbs)
         .refuses(&[Refusal::Conflict]);
+    Routes::new().add(HttpMethod::Post, &format!("/{}", R::PATH), self::create::<R>, create)
+}
+
+/// The change.
+pub(super) fn change<R: Resource>() -> Routes {
     let id = operation::id_schema(R::ID_PREFIXES);
-    let update = operation("update", "Change one")
+    let update = operation::<R>("update", "Change one")
         .description("Fields that are absent stay as they are.")
         .id(R::ID_PREFIXES)
         .takes(
@@ -199,14 +232,13 @@ pub(super) fn routes<R: Resource>() -> Routes {
         )
         .answers::<R::View>("200", "The object as it is now.")
         .refuses(&[Refusal::Conflict]);
-    let get = operation("get", "Read one").id(R::ID_PREFIXES).answers::<R::View>("200", "The object.");
-    let remove = operation("delete", "Delete one").id(R::ID_PREFIXES).refuses(&[Refusal::Conflict]);
-    Routes::new()
-        .add(HttpMethod::Get, &collection, self::list::<R>, list)
-        .add(HttpMethod::Post, &collection, self::create::<R>, create)
-        .add(HttpMethod::Get, &one, find::<R>, get)
-        .add(HttpMethod::Patch, &one, self::update::<R>, update)
-        .add(HttpMethod::Delete, &one, delete::<R>, remove)
+    Routes::new().add(HttpMethod::Patch, &one::<R>(), self::update::<R>, update)
+}
+
+/// The removal.
+pub(super) fn removal<R: Resource>() -> Routes {
+    let remove = operation::<R>("delete", "Delete one").id(R::ID_PREFIXES).refuses(&[Refusal::Conflict]);
+    Routes::new().add(HttpMethod::Delete, &one::<R>(), delete::<R>, remove)
 }
 
 /// Reads an id of the path, a query or a body.
@@ -327,9 +359,10 @@ async fn create<R: Resource>(
         let bytes = record::encode(&record).len();
         let own = check_bytes(&call, bytes).await?;
         let room = reserve::<R>(&call, own, (1, bytes, R::sent_bytes(&record)))?;
+        let mut object = object(R::view(&call, &record))?;
+        let txn = txn.note(record.key(), None, Some(object.clone()));
         if let Some(revision) = commit(&call, record::create(txn, &record)).await? {
             room.done(revision);
-            let mut object = object(R::view(&call, &record))?;
             if let (Some(token), Value::Object(object)) = (token, &mut object) {
                 object.insert("token".into(), token.expose().into());
             }
@@ -373,9 +406,11 @@ pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) 
         let own = check_bytes(call, bytes).await?;
         let more = R::sent_bytes(&record).saturating_sub(R::sent_bytes(&stored.record));
         let room = reserve::<R>(call, own, (0, bytes, more))?;
+        let (was, object) = (object(R::view(call, &stored.record))?, object(R::view(call, &record))?);
+        let txn = txn.note(record.key(), Some(was), Some(object.clone()));
         if let Some(revision) = commit(call, record::replace(txn, &record, stored.modified)).await? {
             room.done(revision);
-            return Ok(Saved { status: StatusCode::OK, object: object(R::view(call, &record))?, warnings });
+            return Ok(Saved { status: StatusCode::OK, object, warnings });
         }
     }
     Err(busy())
@@ -390,7 +425,11 @@ async fn delete<R: Resource>(
     let id = parse_id::<R>(&id)?;
     for _ in 0..ATTEMPTS_MAX {
         let txn = match record::load::<R::Record>(&*call.app.store, call.account, id).await {
-            Ok(Some(stored)) => record::remove(R::delete(&call, &stored).await?, &stored),
+            Ok(Some(stored)) => {
+                let was = object(R::view(&call, &stored.record))?;
+                let txn = R::delete(&call, &stored).await?.note(stored.record.key(), Some(was), None);
+                record::remove(txn, &stored)
+            }
             Ok(None) => return Err(R::missing(&call, id)),
             Err(RecordError::Damaged { .. }) => remove_damaged::<R>(&call, id).await?,
             Err(error) => return Err(error.into()),

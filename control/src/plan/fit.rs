@@ -49,15 +49,20 @@ pub(super) fn closed(object: Object) -> Option<Object> {
 fn parts(live: &Live) -> Vec<Part> {
     let mut parts = Vec::new();
     // A policy goes when no endpoint names it: it is the part of the account that has the newest of them.
-    let mut policies: BTreeMap<PolicyHash, (AccountId, Ksuid, Vec<(ObjectKey, String)>)> = BTreeMap::new();
+    let mut policies: BTreeMap<PolicyHash, Part> = BTreeMap::new();
     let mut certificates: BTreeMap<CertificateId, (AccountId, Vec<DomainId>)> = BTreeMap::new();
     for (name, object) in live.after(None) {
         match (name, object) {
             (ObjectKey::Endpoint(id), Object::Endpoint(spec)) => {
                 let Some(hash) = spec.policy else { continue };
-                let users = policies.entry(hash).or_insert_with(|| (spec.account, id.ksuid(), Vec::new()));
-                (users.0, users.1) = (spec.account, users.1.max(id.ksuid()));
-                users.2.push((name.clone(), key::<Endpoint>(spec.account, *id)));
+                let part = policies.entry(hash).or_insert_with(|| Part {
+                    account: spec.account,
+                    age: id.ksuid(),
+                    bytes: live.get(&ObjectKey::Policy(hash)).map_or(0, Object::bytes),
+                    closes: Vec::new(),
+                });
+                (part.account, part.age) = (spec.account, part.age.max(id.ksuid()));
+                part.closes.push((name.clone(), key::<Endpoint>(spec.account, *id)));
             }
             (ObjectKey::Domain(id), Object::Domain(spec)) => {
                 let Some(certificate) = spec.certificate else { continue };
@@ -78,14 +83,12 @@ fn parts(live: &Live) -> Vec<Part> {
             _ => {}
         }
     }
-    let bytes = |key: &ObjectKey| live.get(key).map_or(0, Object::bytes);
-    for (hash, (account, age, closes)) in policies {
-        parts.push(Part { account, age, bytes: bytes(&ObjectKey::Policy(hash)), closes });
-    }
+    parts.extend(policies.into_values());
     for (id, (account, domains)) in certificates {
+        let bytes = live.get(&ObjectKey::Certificate(id)).map_or(0, Object::bytes);
         let close = |domain| (ObjectKey::Domain(domain), key::<ReservedDomain>(account, domain));
         let closes = domains.into_iter().map(close).collect();
-        parts.push(Part { account, age: id.ksuid(), bytes: bytes(&ObjectKey::Certificate(id)), closes });
+        parts.push(Part { account, age: id.ksuid(), bytes, closes });
     }
     parts
 }

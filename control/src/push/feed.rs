@@ -17,6 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use super::outbox::{Answered, Outbox, Unasked};
 use super::planned::Planned;
 use super::published::Published;
+use crate::events::Events;
+use crate::events::traffic::Traffic;
 use crate::metrics::Metrics;
 use crate::presence::{Command, Hold, Presence};
 
@@ -44,6 +46,7 @@ pub struct Feeds {
     planned: watch::Receiver<Planned>,
     presence: Presence,
     metrics: Arc<Metrics>,
+    events: Arc<Events>,
 }
 
 /// Why a feed ended.
@@ -95,7 +98,13 @@ impl Feeds {
         presence: Presence,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { published, planned, presence, metrics }
+        Self { published, planned, presence, metrics, events: Arc::default() }
+    }
+
+    /// Gives what edges report of traffic to these.
+    #[must_use]
+    pub fn with_events(self, events: Arc<Events>) -> Self {
+        Self { events, ..self }
     }
 
     /// Serves one edge until it is gone. `out` takes whole lines and should hold few: its fullness is what slows us down.
@@ -251,8 +260,14 @@ impl Feed<'_> {
                     let _ = answer.send(outcome);
                 }
             }
-            FromEdge::Connection(_) => drop(self.shared.metrics.connections.inc()),
-            FromEdge::Request(_) => drop(self.shared.metrics.requests.inc()),
+            FromEdge::Connection(event) => {
+                self.shared.metrics.connections.inc();
+                self.shared.events.traffic(|| Traffic::Connection(event));
+            }
+            FromEdge::Request(event) => {
+                self.shared.metrics.requests.inc();
+                self.shared.events.traffic(|| Traffic::Request(event));
+            }
             FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),
             FromEdge::Compared { nonce, generation, digest, buckets } => {
                 let state = self.shared.published.0.read().await;

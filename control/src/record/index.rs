@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use ebbgate_model::{AccountId, ApiKeyId, CredentialId, EndpointId, EndpointUrl, Host};
+use ebbgate_model::{
+    AccountId, ApiKeyId, CredentialId, EndpointId, EndpointUrl, Host, InvitationId, UserSessionId,
+};
 
 /// All reserved domains of the installation. `if_none_newer` on it makes a check across names safe.
 pub const DOMAINS_PREFIX: &str = "/u/domains/";
@@ -40,6 +42,21 @@ pub fn credential(id: CredentialId) -> String {
     format!("/u/credentials/{id}")
 }
 
+/// All sessions of people.
+pub const USER_SESSIONS_PREFIX: &str = "/u/user_sessions/";
+/// All open invitations.
+pub const INVITATIONS_PREFIX: &str = "/u/invitations/";
+
+/// From the public half of a cookie to its account.
+pub fn user_session(id: UserSessionId) -> String {
+    format!("{USER_SESSIONS_PREFIX}{id}")
+}
+
+/// From the public half of an invitation's token to its account.
+pub fn invitation(id: InvitationId) -> String {
+    format!("{INVITATIONS_PREFIX}{id}")
+}
+
 /// Names of service users are unique in an account, whatever their case.
 pub fn service_user_name(account: AccountId, name: &str) -> String {
     format!("/u/service_user_names/{account}/{}", name.to_lowercase())
@@ -55,6 +72,19 @@ pub fn endpoint_at(key: &str) -> Option<(AccountId, EndpointUrl, EndpointId)> {
     let (account, place) = key.strip_prefix(URLS_PREFIX)?.split_once('/')?;
     let (url, id) = place.rsplit_once('/')?;
     Some((account.parse().ok()?, url.parse().ok()?, id.parse().ok()?))
+}
+
+/// All event subscriptions and destinations of the installation: each change of one writes its key anew, to be watched.
+pub const EVENTS_PREFIX: &str = "/u/event_";
+
+/// Of one subscription or destination.
+pub fn event_object(collection: &str, account: AccountId, id: impl std::fmt::Display) -> String {
+    format!("/u/{collection}/{account}/{id}")
+}
+
+/// The account that a key made by [`event_object`] names.
+pub fn event_account(key: &str) -> Option<AccountId> {
+    key.strip_prefix(EVENTS_PREFIX)?.split('/').nth(1)?.parse().ok()
 }
 
 fn reversed(host: &Host) -> String {

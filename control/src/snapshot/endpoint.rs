@@ -7,6 +7,7 @@ use ebbgate_model::{
     AccountId, AddressId, Binding, DomainId, EndpointId, EndpointUrl, PolicyHash, TrafficPolicy,
 };
 use serde::Deserialize;
+use serde::de::Error as _;
 use serde_json::value::RawValue;
 
 use crate::clock::UnixSecs;
@@ -60,14 +61,13 @@ pub(super) enum Policy {
 
 /// Reads what edges are told; `is_known` says of which policies the content is at hand.
 pub(super) fn read(item: &Item, is_known: impl Fn(&PolicyHash) -> bool) -> Result<Told, serde_json::Error> {
-    let damaged = serde::de::Error::custom::<std::fmt::Arguments<'_>>;
     if item.damaged {
-        return Err(damaged(format_args!("its checksum does not fit what is stored")));
+        return Err(serde_json::Error::custom("its checksum does not fit what is stored"));
     }
     let unread: Unread<'_> = serde_json::from_slice(&item.value)?;
     let own = key::<Endpoint>(unread.account, unread.id);
     if own != item.key {
-        return Err(damaged(format_args!("it holds the record of {own}")));
+        return Err(serde_json::Error::custom(format_args!("it holds the record of {own}")));
     }
     let policy = |text: &RawValue| {
         // What was written by us has the hash of its text.

@@ -21,11 +21,11 @@ impl<K: Ord + Copy, V: Ord + Copy> Index<K, V> {
     /// A record has changed; `entry` says what it refers to, and its id.
     pub(super) fn moved<R>(
         &mut self,
-        old: &Option<R>,
-        new: &Option<R>,
+        old: Option<&R>,
+        new: Option<&R>,
         entry: impl Fn(&R) -> Option<(K, V)>,
     ) {
-        let (old, new) = (old.as_ref().and_then(&entry), new.as_ref().and_then(&entry));
+        let (old, new) = (old.and_then(&entry), new.and_then(&entry));
         if old == new {
             return;
         }

@@ -371,7 +371,7 @@ fn txns() -> impl Strategy<Value = Vec<Txn>> {
     let txn = txn.prop_map(|(compares, mut ops)| {
         let mut seen = std::collections::BTreeSet::new();
         ops.retain(|op| seen.insert(op.key().to_owned()));
-        Txn { compares, ops }
+        Txn { compares, ops, notes: Vec::new() }
     });
     prop::collection::vec(txn, 0..12)
 }

@@ -114,6 +114,19 @@ pub struct Txn {
     pub compares: Vec<Compare>,
     /// What is then done.
     pub ops: Vec<Op>,
+    /// How changed objects are to be told, for a store that keeps a record of changes (`audit`). Engines do not look.
+    pub notes: Vec<Note>,
+}
+
+/// What a change of a key looks like to people: JSON, without secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The key that the transaction changes.
+    pub key: String,
+    /// The object before; None: it is new.
+    pub before: Option<serde_json::Value>,
+    /// The object after; None: it is removed.
+    pub after: Option<serde_json::Value>,
 }
 
 impl Txn {
@@ -161,6 +174,18 @@ impl Txn {
     #[must_use]
     pub fn delete(mut self, key: impl Into<String>) -> Self {
         self.ops.push(Op::Delete(key.into()));
+        self
+    }
+
+    /// Says how the change of a key is to be told.
+    #[must_use]
+    pub fn note(
+        mut self,
+        key: impl Into<String>,
+        before: Option<serde_json::Value>,
+        after: Option<serde_json::Value>,
+    ) -> Self {
+        self.notes.push(Note { key: key.into(), before, after });
         self
     }
 

@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use axum::Router;
 use axum::body::Body;
+use ebbgate_control::audit::Recorded;
 use ebbgate_control::auth::Limiter;
 use ebbgate_control::authority::{self, Authority, Issuer, Purpose};
 use ebbgate_control::clock::Clock;
+use ebbgate_control::events::Events;
 use ebbgate_control::listen::Peer;
+use ebbgate_control::people::dashboard;
 use ebbgate_control::presence::Presence;
 use ebbgate_control::push::Planned;
 use ebbgate_control::record::Installation;
@@ -96,12 +99,17 @@ impl Lab {
 
     pub(crate) async fn with(strict: bool, ports: std::ops::RangeInclusive<u16>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = Arc::new(Sqlite::create(&dir.path().join("control.db")).unwrap());
+        let events = Arc::new(Events::default());
+        let store = Arc::new(Sqlite::create(&dir.path().join("control.db")).unwrap());
+        let clock = Arc::new(Ticking(EPOCH.into()));
+        let store: Arc<dyn Store> =
+            Arc::new(Recorded::new(store, clock.clone(), Arc::new(SystemEntropy), events.audit.clone()));
         let settings = Settings { strict, api_base: "http://api.example".into(), api_base_given: false };
         let app = App {
             candidate: ebbgate_control::leader::Candidate::alone(Arc::clone(&store)),
             store,
-            clock: Arc::new(Ticking(EPOCH.into())),
+            clock,
+            events,
             entropy: Arc::new(SystemEntropy),
             vault: Arc::new(Vault::new(&[7; 32])),
             issuer: Arc::new(issuer()),
@@ -110,6 +118,7 @@ impl Lab {
             room: Arc::default(),
             planned: watch::channel(Planned::default()).1,
             restrictions: Arc::default(),
+            people: Arc::default(),
             limiter: Arc::new(Limiter::new(None)),
             acme: Arc::default(),
             database: Arc::from(dir.path()),
@@ -127,13 +136,13 @@ impl Lab {
         };
         let one = tenant(&app, "clinic").await;
         let two = tenant(&app, "stranger").await;
-        Self { router: api::router(app.clone()), app, one, two, _dir: dir }
+        Self { router: router(&app), app, one, two, _dir: dir }
     }
 
     /// The same installation with other room at edges.
     pub(crate) fn room(&mut self, room: Room) {
         self.app.room = Arc::new(room);
-        self.router = api::router(self.app.clone());
+        self.router = router(&self.app);
     }
 
     /// Any request, from this machine.
@@ -202,6 +211,11 @@ impl Lab {
     pub(crate) async fn reserve_domain(&self) -> Answer {
         self.make("/reserved_domains", json!({"domain": "*.clinic.example.com"})).await
     }
+}
+
+/// Everything that listens where the API does.
+pub(crate) fn router(app: &App) -> Router {
+    api::router(app.clone()).merge(dashboard::router(app.clone(), api::local(app.clone())))
 }
 
 fn issuer() -> Issuer {

@@ -1,5 +1,6 @@
 //! Each resource from creation to deletion, its fields and its refusals.
 
+use ebbgate_control::record::{self, Account, Limits};
 use ebbgate_control::store::Txn;
 use serde_json::{Value, json};
 
@@ -524,6 +525,15 @@ async fn an_account_owns_so_much_and_no_more() {
     for answer in [lab.post("/ip_policies", json!({})).await, lab.patch(&policy, text(30)).await] {
         assert!(answer.expect(403).text("msg").contains("64 MiB"));
     }
+    // The operator lets this account have more.
+    let key = Account::key(lab.one.account);
+    let stored = record::read::<Account>(&*lab.app.store, &key).await.unwrap().unwrap();
+    let limits = Limits { objects: [("api_keys".to_owned(), 1_002)].into(), bytes: Some(80 << 20) };
+    let raised = Account { limits, ..stored.record };
+    let _ = lab.app.store.commit(Txn::new().put(&key, record::encode(&raised))).await.unwrap();
+    lab.post("/api_keys", json!({})).await.expect(201);
+    assert!(lab.post("/api_keys", json!({})).await.expect(403).text("msg").contains("1002 objects"));
+    lab.patch(&policy, text(30)).await.expect(200);
     // What makes it smaller is always taken, and others are not concerned.
     lab.patch(&policy, text(5)).await.expect(200);
     lab.delete(&policy).await.expect(204);

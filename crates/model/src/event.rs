@@ -56,6 +56,15 @@ pub struct RequestEvent {
     pub forwarded_to: String,
     /// Peer address, `ip:port`.
     pub client: String,
+    /// Local address, `ip:port`; "" from an older edge.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub server: String,
+    /// Server name of the TLS hello, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub server_name: String,
+    /// `1.2`, `1.3` or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub tls_version: String,
     /// Request method.
     pub method: String,
     /// Authority the client asked for.

@@ -376,6 +376,11 @@ fn phase_of(key: &str, scheme: Scheme) -> Known {
     }
 }
 
+/// A policy text as plain JSON, whatever it says; None: it is neither JSON nor YAML. For readers that only look for fields.
+pub fn plain(text: &str) -> Option<serde_json::Value> {
+    parse_text(text).ok().map(|root| root.to_json())
+}
+
 fn parse_text(text: &str) -> Result<Node, SyntaxError> {
     if text.len() > DOCUMENT_BYTES_MAX {
         let message =

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod expr;
 pub mod facts;
 mod hex;
+pub mod identity;
 mod json;
 pub mod jwks;
 pub mod lint;
@@ -29,9 +30,11 @@ mod verdict;
 mod work;
 mod yaml;
 
-/// Texts whose values know their place, for other readers of strict JSON (the control API's request bodies).
+/// Texts whose values know their place, for other readers of strict JSON (the control API's request bodies), and policy
+/// texts as plain values.
 pub mod text {
     pub use crate::diagnostic::{Place, nearest};
+    pub use crate::document::plain;
     pub use crate::json::parse as parse_json;
     pub use crate::node::{Key, Kind, Node, SyntaxError};
     pub use crate::yaml::parse_documents as parse_yaml_documents;

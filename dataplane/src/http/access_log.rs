@@ -43,6 +43,9 @@ impl<G: Gateway> RequestLog<G> {
     pub(super) fn begin(gateway: &G, conn: &HttpConn, limits: &Limits, head: &Parts, host: &str) -> Rc<Self> {
         let event = RequestEvent {
             client: conn.facts.client.to_string(),
+            server: conn.facts.server.to_string(),
+            server_name: conn.facts.tls.as_ref().map(|tls| tls.sni.clone()).unwrap_or_default(),
+            tls_version: conn.facts.tls.as_ref().map(|tls| tls.version.clone()).unwrap_or_default(),
             method: head.method.to_string(),
             host: host.to_owned(),
             path: head.uri.path().to_owned(),

@@ -24,7 +24,7 @@ use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub use certificate::{CertificateError, CertificateTable, parse as parse_certificate};
+pub use certificate::{CertificateError, CertificateTable, parse as parse_certificate, parse_challenge};
 pub use provider::provider;
 pub use tickets::TICKET_KEY_SECS_MAX;
 

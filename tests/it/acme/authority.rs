@@ -10,7 +10,7 @@ use ebbgate_lab::lab::{Lab, local};
 use ebbgate_lab::process::{Daemon, Spec};
 use ebbgate_lab::program::{run, skip};
 use ebbgate_lab::wait::soon;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, SanType};
 use serde_json::json;
 
 /// The key that the zone takes updates with.
@@ -173,6 +173,7 @@ fn write_certificate(root: &Path, certificate: &Path, key: &Path) -> Result<()> 
     let issuer_key = KeyPair::generate()?;
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "the ACME directory's authority");
     fs::write(root, params.self_signed(&issuer_key)?.pem())?;
     let issuer = rcgen::Issuer::new(params, issuer_key);
     let pair = KeyPair::generate()?;

@@ -10,11 +10,11 @@ const DEPTH_MAX: usize = 32;
 const DAY_SECS: i64 = 86_400;
 
 /// Reads a whole filter.
-pub(super) fn parse(source: &str) -> Result<Expr, ApiError> {
+pub(super) fn parse(source: &str, root: &str) -> Result<Expr, ApiError> {
     if source.len() > SOURCE_BYTES_MAX {
         return Err(refused(format_args!("it is longer than {SOURCE_BYTES_MAX} bytes")));
     }
-    let mut reader = Reader { source, at: 0, depth: 0 };
+    let mut reader = Reader { source, root, at: 0, depth: 0 };
     let expr = reader.or()?;
     reader.blank();
     if reader.rest().is_empty() { Ok(expr) } else { Err(reader.unexpected()) }
@@ -22,6 +22,8 @@ pub(super) fn parse(source: &str) -> Result<Expr, ApiError> {
 
 struct Reader<'s> {
     source: &'s str,
+    /// What the object is called.
+    root: &'s str,
     /// Byte offset; always a character boundary.
     at: usize,
     depth: usize,
@@ -186,7 +188,7 @@ impl<'s> Reader<'s> {
             "true" => Ok(Expr::Literal(Val::Bool(true))),
             "false" => Ok(Expr::Literal(Val::Bool(false))),
             "null" => Ok(Expr::Literal(Val::Null)),
-            "obj" => Ok(Expr::Field(Vec::new())),
+            root if root == self.root => Ok(Expr::Field(Vec::new())),
             "time" => {
                 self.expect(".")?;
                 self.expect("now")?;
@@ -198,7 +200,10 @@ impl<'s> Reader<'s> {
                 self.expect(")")?;
                 Ok(if name == "size" { Expr::Size(inner) } else { Expr::Timestamp(inner) })
             }
-            _ => Err(refused(format_args!("`{name}` is unknown; objects are called `obj`, as in `obj.id`"))),
+            _ => Err(refused(format_args!(
+                "`{name}` is unknown; objects are called `{0}`, as in `{0}.id`",
+                self.root
+            ))),
         }
     }
 

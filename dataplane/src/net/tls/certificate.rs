@@ -30,11 +30,7 @@ pub enum CertificateError {
 
 /// Parses a chain and its key, and checks that they belong together.
 pub fn parse(chain_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, CertificateError> {
-    let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or(CertificateError::Chain)?;
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| CertificateError::Key)?;
-    let key = provider().key_provider.load_private_key(key).map_err(CertificateError::Mismatch)?;
-    let certified = CertifiedKey::new(chain, key);
+    let certified = read(chain_pem, key_pem)?;
     match certified.keys_match() {
         // Unknown: the key type does not reveal its public half; the handshake will tell.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
@@ -42,6 +38,20 @@ pub fn parse(chain_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, Certif
         }
         Err(error) => Err(CertificateError::Mismatch(error)),
     }
+}
+
+/// Parses the certificate of an ACME challenge and its key, unchecked: its critical extension (RFC 8737 section 3) is
+/// unknown to what would check it.
+pub fn parse_challenge(chain_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>, CertificateError> {
+    read(chain_pem, key_pem).map(Arc::new)
+}
+
+fn read(chain_pem: &str, key_pem: &str) -> Result<CertifiedKey, CertificateError> {
+    let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or(CertificateError::Chain)?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| CertificateError::Key)?;
+    let key = provider().key_provider.load_private_key(key).map_err(CertificateError::Mismatch)?;
+    Ok(CertifiedKey::new(chain, key))
 }
 
 /// The leaf of a chain, DER.
@@ -58,6 +68,16 @@ impl CertificateTable {
     /// and no wildcard answers for it.
     pub fn insert(&mut self, host: Host, certificate: Option<Arc<CertifiedKey>>) {
         self.0.insert(host, certificate);
+    }
+
+    /// Removes a name.
+    pub fn remove(&mut self, host: &Host) {
+        self.0.remove(host);
+    }
+
+    /// The certificate of this very name.
+    pub fn get(&self, host: &Host) -> Option<Arc<CertifiedKey>> {
+        self.0.get(host)?.clone()
     }
 
     /// The certificate for a server name.

@@ -1,8 +1,7 @@
 //! Which accounts there are, found without reading what they have.
 
+use crate::record::ACCOUNTS_PREFIX;
 use crate::store::{Range, Store, StoreError};
-
-use super::ACCOUNTS_PREFIX;
 
 /// The account part of all keys below [`ACCOUNTS_PREFIX`], greatest first, also where the account's own record is gone.
 /// One key is read for each.
