@@ -84,7 +84,8 @@ fn a_person_gets_a_key_by_the_browser_until_the_operator_says_otherwise() -> Res
     let mode = std::fs::metadata(&file)?.permissions().mode();
     ensure!(mode & 0o777 == 0o600, "{mode:o}");
     let written = std::fs::read_to_string(&file)?;
-    let key = written.split("api_key: ").nth(1).context("a key in the file")?.trim().trim_matches(['\'', '"']);
+    let key =
+        written.split("api_key: ").nth(1).context("a key in the file")?.trim().trim_matches(['\'', '"']);
     let api = Api::new(origin.trim_start_matches("http://").parse()?, key);
     let (status, identity) = api.call("GET", "/self", None)?;
     ensure!(status == 200 && identity["user"]["id"] == made["user"], "{identity}");
