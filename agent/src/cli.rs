@@ -8,6 +8,7 @@ mod env;
 mod habits;
 mod join;
 mod logging;
+mod login;
 mod policy;
 mod report;
 mod running;
@@ -45,6 +46,8 @@ enum Verb {
     /// Check, explain and test a traffic policy, without an edge.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    /// Get an API key by signing in with the browser.
+    Login(login::LoginArguments),
     /// Call the REST API.
     Api(Box<api::ApiArguments>),
     /// Install and control the background service.
@@ -64,6 +67,7 @@ pub(crate) fn run(arguments: Arguments, env: Env<'_>) -> Result<(), Failure> {
         Verb::Config(verb) => config::run(&verb, env),
         Verb::Join(arguments) => join::run(&arguments, env),
         Verb::Policy(verb) => policy::run(&verb),
+        Verb::Login(arguments) => login::run(&arguments, env),
         Verb::Api(arguments) => api::run(&arguments, env),
         Verb::Service(verb) => service::run(&verb, env),
         Verb::Version => {

@@ -1,4 +1,4 @@
-//! Finding the endpoint for a host, among ten and among ten thousand.
+//! Finding the endpoint for a host, among ten, ten thousand and a million.
 
 use std::hint::black_box;
 
@@ -9,7 +9,7 @@ use ebbgate_model::{Host, Scheme};
 
 fn lookups(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("route");
-    for endpoints in [10, 10_000] {
+    for endpoints in [10, 10_000, 1_000_000] {
         let table = table(endpoints);
         let cases = [
             ("exact", "host5.clinics.example.com"),

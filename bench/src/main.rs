@@ -1,13 +1,14 @@
 //! `ebbgate-bench VERB`: measures what criterion cannot, because it takes whole programs and another gateway to compare with.
 //!
 //! `chain`: the whole way from a visitor to a service, next to other gateways and tunnels. `flood`: a flood of refused packets, next to nftables.
-//! `xdp`: the XDP program alone. Everything runs on loopback or in namespaces, bounded in count and time. Benches of
+//! `scale`: control and edge with up to a million endpoints. `xdp`: the XDP program alone. Everything runs on loopback or in namespaces, bounded in count and time. Benches of
 //! single parts are criterion's: `cargo bench`.
 
 mod chain;
 mod flood;
 mod meter;
 mod program;
+mod scale;
 mod xdp;
 
 use std::net::SocketAddr;
@@ -33,6 +34,8 @@ enum Verb {
     Chain(chain::Args),
     /// Print the tables of an earlier `bench chain`
     Tables(chain::TablesArgs),
+    /// What so many endpoints cost control and edge, and how soon a change is live
+    Scale(scale::Args),
     /// What a flood of refused packets costs visitors: XDP, user space, nftables (root only)
     Flood(flood::Args),
     /// Nanoseconds of the XDP program for a packet, by size of the list (root only)
@@ -69,6 +72,7 @@ fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Chain(args) => chain::run(&args),
         Verb::Tables(args) => chain::tables(&args),
+        Verb::Scale(args) => scale::run(&args),
         Verb::Flood(args) => flood::run(&args),
         Verb::Xdp => xdp::run(),
         Verb::FloodSend(args) => ebbgate_lab::flood::send(&args),

@@ -4,6 +4,7 @@ mod accounts;
 mod api_keys;
 mod call;
 mod limits;
+mod people;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -53,6 +54,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/accounts/{id}/resume", post(accounts::resume))
         .route("/accounts/{id}/api_keys", get(api_keys::list).post(api_keys::create))
         .route("/api_keys/{id}", delete(api_keys::revoke))
+        .merge(people::routes())
         .route("/accounts/{id}/open_api", post(open_api))
         .route("/accounts/{id}/passthrough_links", post(set_passthrough_links))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -24,10 +24,12 @@ mod failure;
 pub(crate) mod filter;
 mod front;
 mod given;
+mod invitations;
 mod ip_policies;
 mod ip_policy_rules;
 mod ip_restrictions;
 mod issue;
+mod local;
 mod operation;
 mod owner;
 mod page;
@@ -48,15 +50,18 @@ mod strict;
 mod text_limits;
 mod tls_certificates;
 mod tunnel_sessions;
+mod user_sessions;
+mod users;
 mod uses;
 mod x509;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use http::StatusCode;
 use utoipa::openapi::OpenApi;
 
 pub use self::failure::ApiError;
+pub use self::local::Local;
 pub(crate) use self::reply::timestamp;
 use self::routes::Routes;
 use crate::App;
@@ -102,6 +107,9 @@ fn guarded() -> Routes {
         .merge(reserved_domains::routes())
         .merge(tunnel_sessions::routes())
         .merge(root::routes())
+        .merge(invitations::routes())
+        .merge(user_sessions::routes())
+        .merge(users::routes())
 }
 
 /// Routes anybody may call.
@@ -114,9 +122,17 @@ pub fn openapi() -> OpenApi {
     open().merge(guarded()).into_document()
 }
 
+/// The API for callers in this process whose identity is proven.
+pub fn local(app: App) -> Local {
+    Local::new(app, guarded().into_router())
+}
+
 /// The whole API. Unknown paths and methods are answered like every other error.
 pub fn router(app: App) -> Router {
-    let guarded = guarded().into_router().route_layer(from_fn_with_state(app.clone(), front::guard));
+    let guarded = guarded()
+        .into_router()
+        .route_layer(from_fn(front::authorize))
+        .route_layer(from_fn_with_state(app.clone(), front::guard));
     guarded
         .merge(open().into_router())
         .fallback(|| async { StatusCode::NOT_FOUND })

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::events::Events;
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
+use crate::people::People;
 use crate::presence::Presence;
 use crate::push::Planned;
 use crate::record::{Installation, IssuedCertificate, UnixSecs};
@@ -47,6 +48,8 @@ pub struct App {
     pub planned: watch::Receiver<Planned>,
     /// Who may call from where.
     pub restrictions: Arc<ApiRestrictions>,
+    /// What people's sign-ins need in memory.
+    pub people: Arc<People>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
     /// Names whose certificates the ACME authority issues.
@@ -186,6 +189,7 @@ pub(crate) mod testing {
                 room: Arc::default(),
                 planned: watch::channel(Planned::default()).1,
                 restrictions: Arc::default(),
+                people: Arc::default(),
                 limiter: Arc::new(Limiter::new(None)),
                 acme: Arc::default(),
                 database: Arc::from(dir.path()),

@@ -1,4 +1,4 @@
-//! Who calls the API: from an `Authorization` header to an account, and how often an account may call.
+//! Who calls the API: from an `Authorization` header to an account and a role, and how often an account may call.
 //!
 //! Answers published codes (surface.md section 1.1). Never logs or returns what was presented.
 
@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ebbgate_model::{AccountId, ApiKeyId, CredentialId, ErrorCode, Token};
+use ebbgate_model::{AccountId, ApiKeyId, CredentialId, ErrorCode, OwnerId, Token, UserId, UserSessionId};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use crate::people::Role;
+use crate::record::people::Membership;
 use crate::record::{self, Account, ApiKey, Credential, Holder, Limits, RecordError, ServiceUser, index};
 use crate::secret;
 use crate::store::{Revision, Store};
@@ -23,7 +25,7 @@ pub const REQUESTS_MAX: u32 = 120;
 /// Accounts (or sources) counted before those whose last request has left the window are forgotten.
 pub const ACCOUNTS_COUNTED_MAX: usize = 10_000;
 
-/// A caller whose key is valid.
+/// A caller whose key or session is valid.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// Account acted for.
@@ -32,14 +34,49 @@ pub struct Caller {
     pub account_modified: Revision,
     /// Most the account may have.
     pub limits: Limits,
-    /// The key presented.
-    pub key: ApiKey,
+    /// What was presented.
+    pub means: Means,
+    /// What the caller may do. A key of the account itself acts as an owner, one of a service user as an admin.
+    pub role: Role,
+}
+
+/// By what a caller is known.
+#[derive(Debug, Clone)]
+pub enum Means {
+    /// An API key.
+    Key(ApiKey),
+    /// A person's session of the dashboard.
+    Session(UserId, UserSessionId),
 }
 
 impl Caller {
-    /// Id of the caller: the key's service user, or the key itself.
+    /// The person or service user that calls; None: the account itself.
+    pub fn owner(&self) -> Option<OwnerId> {
+        match &self.means {
+            Means::Key(key) => key.owner,
+            Means::Session(user, _) => Some(OwnerId::User(*user)),
+        }
+    }
+
+    /// The key presented, if it is one.
+    pub fn key_id(&self) -> Option<ApiKeyId> {
+        match &self.means {
+            Means::Key(key) => Some(key.id),
+            Means::Session(..) => None,
+        }
+    }
+
+    /// Id of the key or session.
+    pub fn means_id(&self) -> String {
+        match &self.means {
+            Means::Key(key) => key.id.to_string(),
+            Means::Session(_, session) => session.to_string(),
+        }
+    }
+
+    /// Id of the caller: the person or service user, or the account's key.
     pub fn principal(&self) -> String {
-        self.key.owner.map_or_else(|| self.key.id.to_string(), |owner| owner.to_string())
+        self.owner().map_or_else(|| self.means_id(), |owner| owner.to_string())
     }
 }
 
@@ -66,8 +103,8 @@ pub enum AuthError {
     /// The id of a key.
     #[error("the id of an API key was presented; the key itself was shown once, when it was created")]
     KeyId,
-    /// Its service user was switched off.
-    #[error("the service user of this API key is not active")]
+    /// Its service user was switched off, or its person is suspended or gone.
+    #[error("the service user or person of this API key is not active in the account")]
     Inactive,
     /// The operator has suspended its account.
     #[error("the account {0} is suspended: ask the operator of this installation")]
@@ -109,18 +146,35 @@ pub async fn authenticate(store: &dyn Store, headers: &HeaderMap) -> Result<Call
     if !secret::matches(token.expose(), &key.hash) {
         return Err(AuthError::Unknown);
     }
-    if let Some(owner) = key.owner {
-        let user = record::load::<ServiceUser>(store, account, owner).await?;
-        if !user.is_some_and(|user| user.record.active) {
-            return Err(AuthError::Inactive);
-        }
-    }
+    let role = role_of(store, &key).await?;
     // Last: only the holder of a working key learns that the account is suspended.
     let stored = record::read::<Account>(store, &Account::key(account)).await?.ok_or(AuthError::Unknown)?;
     if stored.record.suspended_at.is_some() {
         return Err(AuthError::Suspended(account));
     }
-    Ok(Caller { account, account_modified: stored.modified, limits: stored.record.limits, key })
+    Ok(Caller {
+        account,
+        account_modified: stored.modified,
+        limits: stored.record.limits,
+        means: Means::Key(key),
+        role,
+    })
+}
+
+/// What a key's owner may do now.
+async fn role_of(store: &dyn Store, key: &ApiKey) -> Result<Role, AuthError> {
+    match key.owner {
+        None => Ok(Role::Owner),
+        Some(OwnerId::ServiceUser(id)) => {
+            let user = record::load::<ServiceUser>(store, key.account, id).await?;
+            user.filter(|user| user.record.active).map(|_| Role::Admin).ok_or(AuthError::Inactive)
+        }
+        Some(OwnerId::User(id)) => {
+            let membership = record::load::<Membership>(store, key.account, id).await?;
+            let works = membership.filter(|stored| stored.record.covers(key.created_at));
+            works.map(|stored| stored.record.role).ok_or(AuthError::Inactive)
+        }
+    }
 }
 
 /// Tells an authtoken from a key that does not exist; only a caller with the whole authtoken learns that it is one.
@@ -266,7 +320,7 @@ mod tests {
         let lab = Lab::new().await;
         let owner = ServiceUserId::new(lab.app.ksuid());
         let (mut key, token) = crate::account::api_key(lab.account, "", 0, &*lab.app.entropy);
-        key.owner = Some(owner);
+        key.owner = Some(owner.into());
         let _ = lab.app.store.commit(crate::account::add_key(Txn::new(), &key)).await.unwrap();
         let presented = headers(&format!("Bearer {token}"));
         let user =

@@ -2,6 +2,7 @@
 
 mod dir;
 mod events;
+mod people;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use ebbgate_telemetry::LogFormat;
 
 pub use self::dir::Dir;
 pub use self::events::{AuditCommand, EventFlags};
+pub use self::people::{Oidc, Session, User};
 use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
@@ -47,6 +49,12 @@ pub enum Command {
     /// Manage API keys of a running control
     #[command(subcommand)]
     ApiKey(ApiKey),
+    /// Manage people of a running control
+    #[command(subcommand)]
+    User(User),
+    /// Manage people's sessions of a running control
+    #[command(subcommand)]
+    Session(Session),
     /// Show or change what `init` decided
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -338,6 +346,9 @@ pub enum ConfigCommand {
         /// Domain under which agents get random names
         #[arg(long)]
         default_domain: Option<Host>,
+        /// Which provider people sign in by
+        #[command(flatten)]
+        oidc: Oidc,
         /// The public authority
         #[command(flatten)]
         acme: AcmeChanges,

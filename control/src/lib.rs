@@ -3,6 +3,7 @@
 //! Data goes one way: `api` writes records to the `store`, `plan` turns a snapshot of them into a Program, `push` brings
 //! it to edges. Control never sees traffic and needs no privilege.
 
+pub mod access;
 pub mod account;
 pub mod acme;
 pub mod admin;
@@ -31,6 +32,7 @@ pub mod leader;
 pub mod listen;
 pub mod metrics;
 pub mod operator;
+pub mod people;
 pub mod plan;
 pub mod presence;
 pub mod push;

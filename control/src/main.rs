@@ -24,7 +24,7 @@ use ebbgate_control::restore::{restore, restore_on};
 use ebbgate_control::secret::SystemEntropy;
 use ebbgate_control::serve::serve;
 use ebbgate_control::settings::{self, Changes};
-use ebbgate_control::{operator, rotate, secret};
+use ebbgate_control::{operator, people, rotate, secret};
 use ebbgate_model::AccountId;
 use ebbgate_telemetry::{LogFormat, Logfmt};
 use serde_json::{Map, json};
@@ -56,6 +56,8 @@ async fn command(command: &Command) -> Result<()> {
         Command::Serve(options) => Ok(serve(options).await?),
         Command::Account(command) => account(command).await,
         Command::ApiKey(command) => api_key(command).await,
+        Command::User(command) => print(&people::command::user(command).await?),
+        Command::Session(command) => print(&people::command::session(command).await?),
         Command::Config(command) => configure(command).await,
         Command::Authority(command) => authority(command),
         Command::Join { dir, connect, token } => {
@@ -156,7 +158,7 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
                 answer => print(&answer?),
             }
         }
-        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain, acme } => {
+        ConfigCommand::Set { dir, region, tcp_host, tcp_ports, connect_host, default_domain, oidc, acme } => {
             let changes = Changes {
                 region: region.clone(),
                 tcp_host: tcp_host.clone(),
@@ -166,6 +168,12 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
                 acme: acme.clone(),
             };
             let dir = DataDir::new(&dir.dir);
+            if let Some(set) = settings::set_oidc(&dir, oidc).await? {
+                print(&set)?;
+                if changes == Changes::default() {
+                    return Ok(());
+                }
+            }
             let done = settings::change(&dir, &changes, &SystemClock, &SystemEntropy).await?;
             print(&serde_json::to_value(done)?)
         }

@@ -2,7 +2,7 @@
 //! ids'. The unit is one object: [`object`] makes it from its record and what the record refers to, and
 //! [`Planner`](planner::Planner) asks for those that a change touches.
 //!
-//! What is not safe to serve is left out here and nowhere else: credentials of inactive service users, references to
+//! What is not safe to serve is left out here and nowhere else: credentials of inactive owners, references to
 //! certificates that are gone. Where a record cannot be read, what it may have closed is closed: an endpoint stays at its
 //! place without a policy, a rule takes the IP policies of its account along, a restriction admits nobody.
 //!
@@ -20,7 +20,8 @@ use std::sync::Arc;
 use ebbgate_model::{
     AccountId, AddressSpec, AuthoritySpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
     CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId, IngressSpec, IpPolicyId, IpPolicyRule,
-    IpPolicySpec, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Object, ObjectKey, Settings,
+    IpPolicySpec, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Object, ObjectKey, OwnerId,
+    Settings,
 };
 
 use crate::record::{Endpoint, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, key};
@@ -120,12 +121,19 @@ fn is_active(snapshot: &Snapshot, account: AccountId) -> bool {
     snapshot.accounts.get(&account).is_some_and(|account| account.suspended_at.is_none())
 }
 
-/// A credential that works: of an active account itself, or of a service user that exists and is active.
+/// A credential that works: of an active account itself, of a service user that exists and is active, or of a person who
+/// belongs to the account.
 fn credential(snapshot: &Snapshot, id: CredentialId) -> Option<CredentialSpec> {
     let credential = snapshot.credentials.get(&id)?;
     let account = snapshot.accounts.get(&credential.account)?;
-    let user_works = |owner| snapshot.service_users.get(&owner).is_some_and(|user| user.active);
-    let works = account.suspended_at.is_none() && credential.owner.is_none_or(user_works);
+    let owner_works = |owner| match owner {
+        OwnerId::ServiceUser(id) => snapshot.service_users.get(&id).is_some_and(|user| user.active),
+        OwnerId::User(id) => {
+            let membership = snapshot.memberships.get(&(credential.account, id));
+            membership.is_some_and(|membership| membership.covers(credential.created_at))
+        }
+    };
+    let works = account.suspended_at.is_none() && credential.owner.is_none_or(owner_works);
     works.then(|| CredentialSpec {
         account: account.id,
         account_name: account.name.clone(),

@@ -4,7 +4,11 @@
 //! know: the schema version keeps older programs away from newer data, so an unknown field is damage.
 
 pub mod index;
+#[macro_use]
+mod macros;
+pub mod events;
 mod limits;
+pub mod people;
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -12,7 +16,7 @@ use std::str::FromStr;
 use ebbgate_model::{
     AccountId, Acl, AddressId, ApiKeyId, AuthorityId, Binding, CertificateId, CredentialId, DomainId,
     EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, IpRestrictionKind,
-    IpRuleAction, Ksuid, Prefix, ServiceUserId, TokenHash, TrafficPolicy,
+    IpRuleAction, Ksuid, OwnerId, Prefix, ServiceUserId, TokenHash, TrafficPolicy,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -52,7 +56,7 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     fn sent_bytes(&self) -> usize {
         match Self::COLLECTION {
             // These stay here.
-            ApiKey::COLLECTION | ServiceUser::COLLECTION => 0,
+            ApiKey::COLLECTION | ServiceUser::COLLECTION | "users" | "invitations" | "user_sessions" => 0,
             // The account's name travels with each.
             Credential::COLLECTION => encode(self).len() + ACCOUNT_NAME_BYTES,
             // So does a certificate made here.
@@ -67,32 +71,6 @@ const ACCOUNT_NAME_BYTES: usize = 510;
 /// Bytes of a leaf made here and its key, in round figures.
 const LEAF_BYTES: usize = 4_096;
 
-macro_rules! records {
-    ($($(#[$doc:meta])* $name:ident($id:ty) = $collection:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty,)* })*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct $name {
-            /// Identifier.
-            pub id: $id,
-            /// Owner.
-            pub account: AccountId,
-            $($(#[$field_doc])* pub $field: $ty,)*
-            /// When it was created.
-            pub created_at: UnixSecs,
-        }
-
-        impl Record for $name {
-            const COLLECTION: &'static str = $collection;
-            type Id = $id;
-            fn account(&self) -> AccountId { self.account }
-            fn id(&self) -> $id { self.id }
-        }
-    )*};
-}
-
-pub mod events;
-
 records! {
     /// A key of the REST API.
     ApiKey(ApiKeyId) = "api_keys" {
@@ -100,8 +78,8 @@ records! {
         description: String,
         /// Free text.
         metadata: String,
-        /// Service user it belongs to; None: the account itself.
-        owner: Option<ServiceUserId>,
+        /// Whose it is; None: the account's own.
+        owner: Option<OwnerId>,
         /// SHA-256 of the token.
         hash: TokenHash,
     }
@@ -120,8 +98,8 @@ records! {
         metadata: String,
         /// What sessions may bind.
         acl: Acl,
-        /// Service user it belongs to; None: the account itself.
-        owner: Option<ServiceUserId>,
+        /// Whose it is; None: the account's own.
+        owner: Option<OwnerId>,
         /// SHA-256 of the token.
         hash: TokenHash,
     }

@@ -215,6 +215,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_clock_that_goes_back_a_day_makes_its_leaves_anew_once_and_writes_go_on() {
+        let mut lab = Lab::new().await;
+        let host = "a.example.com".parse().unwrap();
+        let issue = |lab: &Lab| {
+            let id = DomainId::new(lab.app.ksuid());
+            lab.app.issue(Purpose::Ingress, lab.account, id, &host).unwrap()
+        };
+        let (key, leaf) = issue(&lab);
+        let _ = lab.app.store.commit(Txn::new().put(&key, record::encode(&leaf))).await.unwrap();
+        lab.app.clock = Arc::new(At(NOW - 86_400));
+        for expect in [1, 0] {
+            assert_eq!(renew(&lab.app, None).await.unwrap(), expect, "a leaf of the future is replaced");
+        }
+        let before = lab.app.store.revision();
+        let (other, earlier) = issue(&lab);
+        assert_ne!(other, key, "identifiers stay apart");
+        assert!(earlier.not_before < leaf.not_before);
+        let outcome = lab.app.store.commit(Txn::new().put(&other, record::encode(&earlier))).await.unwrap();
+        assert_eq!(outcome, Outcome::Committed(before + 1), "revisions ask no clock");
+    }
+
+    #[tokio::test]
     async fn what_the_acme_authority_issued_is_left_to_it_while_somebody_asks_for_it() {
         use crate::acme::{AcmeSettings, ChallengeKind, Registry};
         let mut lab = Lab::new().await;

@@ -1,6 +1,6 @@
 //! Whether an account's IP restrictions admit a source address, from what is stored now.
 //!
-//! Control itself enforces those of type `api`; the others travel to edges. Reads the store and nothing else; what it
+//! Control itself enforces those of types `api` and `dashboard`; the others travel to edges. Reads the store and nothing else; what it
 //! compiled for an account is kept as long as nothing is written.
 
 use std::collections::BTreeMap;
@@ -21,14 +21,17 @@ pub const IP_POLICIES_MAX: usize = 50;
 /// Accounts whose compiled restrictions are kept; beyond, all are compiled again when they are next asked.
 const ACCOUNTS_KEPT_MAX: usize = 1_000;
 
-/// What keeps callers from the API by where they come from.
+/// What keeps callers from the API and people from the dashboard by where they come from.
 #[derive(Debug)]
 pub struct ApiRestrictions {
-    kept: Mutex<BTreeMap<AccountId, Arc<tokio::sync::Mutex<Option<Kept>>>>>,
+    kept: Mutex<BTreeMap<(AccountId, IpRestrictionKind), Slot>>,
     refused: Limiter<IpAddr>,
 }
 
-/// The restriction of type `api` of an account, if one is enforced.
+/// Whoever compiles one holds its lock; others of the account wait.
+type Slot = Arc<tokio::sync::Mutex<Option<Kept>>>;
+
+/// The restriction of a type of an account, if one is enforced.
 #[derive(Debug)]
 struct Kept {
     revision: Revision,
@@ -42,24 +45,25 @@ impl Default for ApiRestrictions {
 }
 
 impl ApiRestrictions {
-    /// As [`admits`] for the type `api`. Compiles at most once for each revision of the store.
+    /// As [`admits`]. Compiles at most once for each revision of the store.
     pub async fn admits(
         &self,
         store: &dyn Store,
         account: AccountId,
+        kind: IpRestrictionKind,
         source: Option<IpAddr>,
     ) -> Result<bool, RecordError> {
         let kept = {
             let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if all.len() >= ACCOUNTS_KEPT_MAX && !all.contains_key(&account) {
+            if all.len() >= ACCOUNTS_KEPT_MAX && !all.contains_key(&(account, kind)) {
                 all.clear();
             }
-            Arc::clone(all.entry(account).or_default())
+            Arc::clone(all.entry((account, kind)).or_default())
         };
         let mut kept = kept.lock().await;
         let revision = store.revision();
         if kept.as_ref().is_none_or(|kept| kept.revision != revision) {
-            let restriction = enforced(store, account, IpRestrictionKind::Api).await?;
+            let restriction = enforced(store, account, kind).await?;
             *kept = Some(Kept { revision, restriction });
         }
         let restriction = kept.as_ref().and_then(|kept| kept.restriction.as_ref());
@@ -200,9 +204,10 @@ mod tests {
         let store = &*lab.app.store;
         let restrictions = ApiRestrictions::default();
         let source = Some(IpAddr::from([203, 0, 113, 9]));
-        assert!(restrictions.admits(store, lab.account, source).await.unwrap());
+        let kind = IpRestrictionKind::Api;
+        assert!(restrictions.admits(store, lab.account, kind, source).await.unwrap());
         let compiled = || async {
-            let kept = restrictions.kept.lock().unwrap().get(&lab.account).cloned().unwrap();
+            let kept = restrictions.kept.lock().unwrap().get(&(lab.account, kind)).cloned().unwrap();
             let kept = kept.lock().await;
             kept.as_ref().map(|kept| (kept.revision, kept.restriction.is_some()))
         };
@@ -220,7 +225,7 @@ mod tests {
         };
         let _ = store.commit(record::create(Txn::new(), &restriction)).await.unwrap();
         for _ in 0..3 {
-            assert!(!restrictions.admits(store, lab.account, source).await.unwrap());
+            assert!(!restrictions.admits(store, lab.account, kind, source).await.unwrap());
             assert_eq!(compiled().await, Some((before + 1, true)), "at once, and once");
         }
     }

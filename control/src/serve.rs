@@ -43,7 +43,7 @@ use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::store::{DirLock, Etcd, Store, StoreError};
-use crate::{admin, api, listen};
+use crate::{admin, api, listen, people};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
@@ -152,6 +152,7 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(acme::watch_names(app.clone()));
     background.spawn(acme::run(app.clone()));
     background.spawn(expire_edges(app.presence.clone()));
+    background.spawn(people::sweep::hourly(app.clone()));
     let feeds = Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone());
     let feeds = Arc::new(feeds.with_events(app.events.clone()));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
@@ -159,7 +160,8 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     alerts::start(&app, &options.events, &mut background)?;
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
-    let api = api::router(app.clone()).layer(from_fn_with_state(app.metrics.clone(), count));
+    let dashboard = people::dashboard::router(app.clone(), api::local(app.clone()));
+    let api = api::router(app.clone()).merge(dashboard).layer(from_fn_with_state(app.metrics.clone(), count));
     servers.spawn(listen::serve(listeners.api, tls, api, stopping.clone()));
     let admin = admin::router(app.clone(), operator_token.trim());
     servers.spawn(listen::serve(listeners.admin, None, admin, stopping));
@@ -287,6 +289,7 @@ async fn open_app(
         room: Arc::new(Room::new(usize::from(options.program_mib) << 20)),
         planned,
         restrictions: Arc::default(),
+        people: Arc::default(),
         limiter: Arc::new(Limiter::new((options.rate_limit > 0).then_some(options.rate_limit))),
         acme: Arc::new(Registry::new(acme)),
         database: match engine {

@@ -11,10 +11,12 @@ use crate::acme::{ACME_KEY, AcmeChanges, AcmeError, AcmeSettings, AcmeView};
 use crate::audit::{self, Actor, Link, Recorded};
 use crate::authority::{AuthorityError, Purpose};
 use crate::clock::{Clock, SystemClock};
-use crate::config::PortRange;
+use crate::config::{Oidc as OidcFlags, PortRange};
 use crate::dir::{DataDir, DirError};
 use crate::engine::{Engine, EngineError};
+use crate::file;
 use crate::init::below;
+use crate::people::oidc::settings::{OIDC_KEY, Oidc, OidcError};
 use crate::record::{
     self, CONNECT_CERTIFICATE_KEY, DEFAULT_DOMAIN_CERTIFICATE_KEY, Holder, INSTALLATION_KEY, Installation,
     IssuedCertificate, RecordError, index,
@@ -23,7 +25,7 @@ use crate::secret::{self, Entropy, SystemEntropy};
 use crate::store::{DirLock, Outcome, Range, Store, StoreError, Txn};
 
 /// What is to be different; None stays as it is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Region name shown in the API.
     pub region: Option<String>,
@@ -71,7 +73,7 @@ pub struct Changed {
 pub enum SettingsError {
     /// No flag was given.
     #[error(
-        "nothing is to be changed: give at least one of --region, --tcp-host, --tcp-ports, --connect-host, --default-domain, --acme and what begins with --acme-"
+        "nothing is to be changed: give at least one of --region, --tcp-host, --tcp-ports, --connect-host, --default-domain, --acme and what begins with --acme-, --oidc-issuer, --oidc-off"
     )]
     Nothing,
     /// There is no installation.
@@ -106,6 +108,9 @@ pub enum SettingsError {
         /// Whose it is.
         holder: String,
     },
+    /// The provider.
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
     /// The public authority.
     #[error(transparent)]
     Acme(#[from] AcmeError),
@@ -225,6 +230,37 @@ pub async fn change(
     let acme = acme.as_ref().map(AcmeSettings::view);
     match audit::acting(Actor::operator(), store.commit(txn)).await? {
         Outcome::Committed(_) => Ok(Changed { next: next(old, &new), installation: new, acme }),
+        Outcome::Conflict(_) => Err(SettingsError::Conflict),
+    }
+}
+
+/// Sets or removes the provider that people sign in by. None: none of its flags was given.
+pub async fn set_oidc(dir: &DataDir, flags: &OidcFlags) -> Result<Option<serde_json::Value>, SettingsError> {
+    let given = match (&flags.oidc_issuer, &flags.oidc_client_id) {
+        (Some(issuer), Some(client_id)) => Some((issuer, client_id)),
+        (None, None) if !flags.oidc_off => return Ok(None),
+        (None, None) => None,
+        _ => return Err(OidcError::Both.into()),
+    };
+    let (_lock, store) = open(dir).await?;
+    let (txn, said) = match given {
+        None => (Txn::new().delete(OIDC_KEY), serde_json::json!({ "oidc": null })),
+        Some((issuer, client_id)) => {
+            let secret = flags.oidc_client_secret_file.as_deref().map(file::read).transpose();
+            let secret = secret.map_err(DirError::from)?;
+            let oidc = Oidc::new(issuer, client_id, secret.as_deref().map(str::trim), &dir.vault()?)?;
+            let said = serde_json::json!({
+                "oidc": {
+                    "issuer": oidc.issuer, "client_id": oidc.client_id,
+                    "client_secret": if oidc.client_secret.is_some() { "sealed" } else { "none" },
+                },
+                "next": "give the provider the redirect URI https://NAME/dashboard/oidc/callback, NAME as in --api-url",
+            });
+            (Txn::new().put(OIDC_KEY, record::encode(&oidc)), said)
+        }
+    };
+    match audit::acting(Actor::operator(), store.commit(txn)).await? {
+        Outcome::Committed(_) => Ok(Some(said)),
         Outcome::Conflict(_) => Err(SettingsError::Conflict),
     }
 }

@@ -17,13 +17,14 @@ use std::sync::Arc;
 use ebbgate_model::{
     AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
     CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId,
-    IpRestrictionId, ObjectKey, PolicyHash, ServiceUserId, TrafficPolicy,
+    IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, TrafficPolicy, UserId,
 };
 
 use self::endpoint::Policy;
 use self::index::Index;
 use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
+use crate::record::people::{Invitation, Membership, UserSession};
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
     Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
@@ -48,6 +49,8 @@ pub struct Snapshot {
     pub accounts: BTreeMap<AccountId, Account>,
     /// Owners of credentials.
     pub service_users: BTreeMap<ServiceUserId, ServiceUser>,
+    /// Which people belong to which accounts.
+    pub memberships: BTreeMap<(AccountId, UserId), Membership>,
     /// Authtokens.
     pub credentials: BTreeMap<CredentialId, Credential>,
     /// Reserved domains.
@@ -89,7 +92,7 @@ pub struct Snapshot {
     pub(crate) credentials_of: Index<AccountId, CredentialId>,
     pub(crate) ip_policies_of: Index<AccountId, IpPolicyId>,
     pub(crate) ip_restrictions_of: Index<AccountId, IpRestrictionId>,
-    pub(crate) credentials_of_user: Index<ServiceUserId, CredentialId>,
+    pub(crate) credentials_of_user: Index<OwnerId, CredentialId>,
     pub(crate) domains_with: Index<CertificateId, DomainId>,
     pub(crate) rules_of: Index<IpPolicyId, IpPolicyRuleId>,
 }
@@ -250,6 +253,20 @@ impl Snapshot {
             // Edges need none of them; one that cannot be read is told all the same.
             (_, Some(ApiKey::COLLECTION), Some(_)) => {
                 Ok(item.map(parse_record::<ApiKey>).transpose().map(drop)?)
+            }
+            // A person may belong to several accounts: the account is part of the table's key.
+            (Some(account), Some(Membership::COLLECTION), Some(id)) => {
+                let membership = item.map(parse_record::<Membership>).transpose()?;
+                if let (Ok(account), Ok(id)) = (account.parse(), id.parse()) {
+                    replace(&mut self.memberships, (account, id), membership);
+                }
+                Ok(())
+            }
+            (_, Some(Invitation::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<Invitation>).transpose().map(drop)?)
+            }
+            (_, Some(UserSession::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<UserSession>).transpose().map(drop)?)
             }
             (_, Some(collection), Some(id)) => self.set_record(collection, id, item),
             _ => Ok(()),

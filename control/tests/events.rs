@@ -56,7 +56,7 @@ fn http_server() -> (SocketAddr, Got) {
                 "HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
             } else {
                 taken.lock().unwrap().push(request);
-                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+                "HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: 0\r\n\r\n"
             };
             let _ = (&stream).write_all(answer.as_bytes());
         }
@@ -165,10 +165,10 @@ fn blocks(page: &str) -> Vec<String> {
 }
 
 fn bash(script: &str, dir: &Path, api: &str) -> String {
-    let path =
-        format!("{}:{}", Path::new(PROGRAM).parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let script = format!("export PATH=\"$BIN:$PATH\"\n{script}");
     let mut command = Command::new("bash");
-    command.args(["-euo", "pipefail", "-c", script]).env("DIR", dir).env("API", api).env("PATH", path);
+    command.args(["-euo", "pipefail", "-c", &script]).env("DIR", dir).env("API", api);
+    command.env("BIN", Path::new(PROGRAM).parent().unwrap());
     command.env("KEY", std::fs::read_to_string(dir.join("api-key")).unwrap().trim());
     let output = command.stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -3,29 +3,32 @@
 //!
 //! Without control the edge serves what it has; this keeps trying.
 
-use std::collections::BTreeMap;
+pub mod installer;
+
+use std::collections::BTreeSet;
+use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use ebbgate_model::feed::{
     BEAT_SECS, FEED_PATH, FEED_VERSION, FromEdge, LineError, Lines, ToEdge, write_line,
 };
-use ebbgate_model::{Digests, EdgeId, Program, ProgramDigest};
+use ebbgate_model::{Changes, EdgeId, ProgramDigest};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
 use crate::agents::Agents;
 use crate::state::edge::Edge;
-use crate::state::endpoint::Endpoint;
+use crate::state::objects::Objects;
 use crate::state::random;
-use crate::state::saved::{Saved, Written};
-use crate::state::tables::{ProgramError, Tables};
 use crate::xdp::XdpHandle;
+use installer::{Installed, Installer};
 
 /// Milliseconds before the first new attempt.
 const RETRY_MS_MIN: u64 = 50;
@@ -41,6 +44,8 @@ const LINES_MAX: usize = 8;
 const GATHER_MS: u64 = 10;
 /// Bytes of events sent as one piece, in round figures: the last event may end above it.
 const PIECE_BYTES: usize = 64 << 10;
+/// Objects that may come before they are put in force.
+const OBJECTS_MAX: usize = 8_000_000;
 
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +76,9 @@ pub enum FeedError {
     /// No beat from it, or it does not read.
     #[error("control is silent")]
     Silent,
+    /// The other end closed in order.
+    #[error("control closed the feed")]
+    Closed,
     /// Control is of another release.
     #[error(
         "control {version} speaks version {feed} of the feed, this edge {FEED_VERSION}: install the same release of both"
@@ -81,15 +89,18 @@ pub enum FeedError {
         /// Its version of the feed.
         feed: u32,
     },
-    /// The other end closed in order.
-    #[error("control closed the feed")]
-    Closed,
     /// Changes for another generation, or parts of nothing: a new feed tells control what is here.
     #[error("control sent {what} that does not follow what it sent before")]
     OutOfPlace {
         /// What it sent.
         what: &'static str,
     },
+    /// More than [`OBJECTS_MAX`].
+    #[error("control sent more than {OBJECTS_MAX} objects at once")]
+    TooMany,
+    /// The installer's thread.
+    #[error("putting it in force failed: {0}")]
+    Installer(#[source] JoinError),
 }
 
 /// What the feed needs from its process.
@@ -104,8 +115,10 @@ pub struct Feed {
     pub agents: Arc<Agents>,
     /// The kernel's filter.
     pub xdp: Arc<XdpHandle>,
-    /// Where Programs are kept.
-    pub saved: Saved,
+    /// Puts in force what control tells.
+    pub installer: Arc<Mutex<Installer>>,
+    /// What has come and is not in force; of one feed, and empty for each.
+    pub staging: Staging,
     /// Events to send.
     pub events: mpsc::Receiver<FromEdge>,
 }
@@ -139,6 +152,7 @@ impl Feed {
     }
 
     async fn once(&mut self) -> Result<std::convert::Infallible, FeedError> {
+        self.staging = Staging::default();
         let (lines, mut queue) = mpsc::channel::<Bytes>(LINES_MAX);
         let hello = FromEdge::Hello {
             edge: self.id,
@@ -178,7 +192,6 @@ impl Feed {
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
         let mut events = Gathered::default();
-        let mut staging = Staging::default();
         loop {
             tokio::select! {
                 frame = timeout_at(deadline, response.frame()) => {
@@ -186,7 +199,7 @@ impl Feed {
                     deadline = Instant::now() + silence();
                     received.push(&frame.into_data().unwrap_or_default())?;
                     while let Some(message) = received.message()? {
-                        self.take(message, &mut staging, lines).await?;
+                        self.take(message, lines).await?;
                     }
                 }
                 change = self.edge.reports.change() => send(lines, &change).await?,
@@ -227,57 +240,46 @@ impl Feed {
         if gathered.text.is_empty() { Ok(()) } else { send_piece(lines, gathered.take()).await }
     }
 
-    async fn take(
-        &mut self,
-        message: ToEdge,
-        staging: &mut Staging,
-        lines: &mpsc::Sender<Bytes>,
-    ) -> Result<(), FeedError> {
+    async fn take(&mut self, message: ToEdge, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
+        let greeted = std::mem::replace(&mut self.staging.greeted, true);
         match message {
             ToEdge::Hello { feed, version } if feed != FEED_VERSION => {
                 return Err(FeedError::Version { version, feed });
             }
-            ToEdge::Hello { .. } => staging.greeted = true,
-            _ if !staging.greeted => {
+            ToEdge::Hello { .. } => {}
+            _ if !greeted => {
                 return Err(FeedError::Version { version: "of an older release".into(), feed: 1 });
             }
             ToEdge::Begin { nonce, buckets } => {
-                let (mut program, mut digests) = (Program::default(), Program::default().digests());
-                if let Some(buckets) = buckets {
-                    program = self.edge.tables.load().program.clone();
-                    digests = program.digests();
-                    program.clear(&buckets, &mut digests);
-                }
-                staging.staged = Some(Staged { nonce, program, digests });
+                self.staging.staged = Some(Staged { nonce, buckets, told: Changes::default() });
             }
             ToEdge::Part { nonce, objects } => {
-                let staged = staging.staged.as_mut().filter(|staged| staged.nonce == nonce);
+                let staged = self.staging.staged.as_mut().filter(|staged| staged.nonce == nonce);
                 let staged = staged.ok_or(FeedError::OutOfPlace { what: "a part" })?;
-                staged.program.apply(&objects, &mut staged.digests);
+                Objects::gather(&mut staged.told, *objects);
+                if staged.told.len() > OBJECTS_MAX {
+                    return Err(FeedError::TooMany);
+                }
             }
             ToEdge::End { nonce, generation, digest } => {
-                let staged = staging.staged.take().filter(|staged| staged.nonce == nonce);
-                let mut staged = staged.ok_or(FeedError::OutOfPlace { what: "an end" })?;
-                staged.program.generation = generation;
-                self.put_in_force(staged, digest, lines).await?;
+                let staged = self.staging.staged.take().filter(|staged| staged.nonce == nonce);
+                let Staged { buckets, told, .. } = staged.ok_or(FeedError::OutOfPlace { what: "an end" })?;
+                let replace =
+                    move |installer: &mut Installer| installer.replace(buckets.as_ref(), told, generation);
+                self.put_in_force(nonce, digest, lines, replace).await?;
             }
             ToEdge::Delta { nonce, from, to, digest, changes } => {
-                let mut program = self.edge.tables.load().program.clone();
-                if program.generation != from {
-                    return Err(FeedError::OutOfPlace { what: "a delta" });
+                if self.edge.generation() != from {
+                    return Err(FeedError::OutOfPlace { what: "changes" });
                 }
-                let mut digests = program.digests();
-                program.apply(&changes, &mut digests);
-                program.generation = to;
-                self.put_in_force(Staged { nonce, program, digests }, digest, lines).await?;
+                let change = move |installer: &mut Installer| installer.change(&changes, to);
+                self.put_in_force(nonce, digest, lines, change).await?;
             }
             ToEdge::Compare { nonce, buckets } => {
-                let tables = self.edge.tables.load_full();
-                let digests = tables.program.digests();
-                let of_buckets = if buckets { digests.buckets().to_vec() } else { Vec::new() };
-                let generation = tables.program.generation;
-                let digest = digests.root();
-                send(lines, &FromEdge::Compared { nonce, generation, digest, buckets: of_buckets }).await?;
+                let counted = self.work(lines, Installer::count_again).await?;
+                let (generation, digest) = (self.edge.generation(), counted.root());
+                let buckets = if buckets { counted.buckets().to_vec() } else { Vec::new() };
+                send(lines, &FromEdge::Compared { nonce, generation, digest, buckets }).await?;
             }
             ToEdge::Session { session, command, number } => self.agents.command(session, command, number),
             ToEdge::Beat | ToEdge::Unknown => {}
@@ -287,88 +289,65 @@ impl Feed {
 
     async fn put_in_force(
         &self,
-        staged: Staged,
+        nonce: u64,
         expected: ProgramDigest,
         lines: &mpsc::Sender<Bytes>,
+        install: impl FnOnce(&mut Installer) -> Installed + Send + 'static,
     ) -> Result<(), FeedError> {
-        let Staged { nonce, program, digests } = staged;
-        let (generation, digest) = (program.generation, digests.root());
+        let Installed { generation, digest, refused } = self.work(lines, install).await?;
+        // A generation is in force when the kernel has it too, and a long list takes seconds.
+        alive(self.xdp.applied(), lines).await?;
         if digest != expected {
-            tracing::error!(generation, "the program is not what control says it is; control will mend it");
+            tracing::error!(generation, "what is held is not what control says it is; control will mend it");
         }
-        let reply = match self.apply(program) {
-            Ok(()) => {
-                self.wait_for_xdp(lines).await?;
-                FromEdge::Applied { nonce, generation, digest, refused: BTreeMap::new() }
-            }
-            Err(error) => {
-                tracing::error!(generation, %error, "program refused; the last good one stays in force");
-                self.edge.metrics.programs_refused.inc();
-                FromEdge::Refused { nonce, reason: error.to_string() }
-            }
-        };
-        send(lines, &reply).await
+        if !refused.is_empty() {
+            self.edge.metrics.programs_refused.inc();
+        }
+        send(lines, &FromEdge::Applied { nonce, generation, digest, refused }).await
     }
 
-    /// A generation is in force when the kernel has it too. A long list takes seconds; control must not think meanwhile
-    /// that we are gone.
-    async fn wait_for_xdp(&self, lines: &mpsc::Sender<Bytes>) -> Result<(), FeedError> {
-        let applied = self.xdp.applied();
-        tokio::pin!(applied);
-        loop {
-            match timeout(Duration::from_secs(BEAT_SECS), &mut applied).await {
-                Ok(()) => return Ok(()),
-                Err(_) => send(lines, &FromEdge::Beat).await?,
-            }
-        }
+    /// Has the installer work on another thread: this one has key sets to fetch and the admin port to serve.
+    async fn work<T: Send + 'static>(
+        &self,
+        lines: &mpsc::Sender<Bytes>,
+        work: impl FnOnce(&mut Installer) -> T + Send + 'static,
+    ) -> Result<T, FeedError> {
+        let installer = Arc::clone(&self.installer);
+        let work =
+            spawn_blocking(move || work(&mut installer.lock().unwrap_or_else(PoisonError::into_inner)));
+        alive(work, lines).await?.map_err(FeedError::Installer)
     }
 
-    /// What control may compare with its own; None while there is no Program.
+    /// What control may compare with its own; None while there is nothing.
     fn digest(&self) -> Option<ProgramDigest> {
-        let tables = self.edge.tables.load();
-        (tables.program.generation > 0).then(|| tables.program.digests().root())
-    }
-
-    fn apply(&self, program: Program) -> Result<(), ProgramError> {
-        let generation = program.generation;
-        let tables = Tables::compile(program, &self.edge.tables.load())?;
-        install(&self.agents, tables);
-        let written = Written::new(&self.edge.tables.load().program);
-        if let Err(error) = self.saved.put_program(&written) {
-            tracing::error!(%error, "the program is in force but not on disk; a restart would need control");
-        }
-        tracing::info!(generation, "program in force");
-        Ok(())
+        self.installer.lock().unwrap_or_else(PoisonError::into_inner).digest()
     }
 }
 
-/// Puts Tables in force: state, then sessions and endpoints of agents that may no longer be, and then what is new: nobody shares
-/// a URL with the account that had it before. At last xdp hears of it.
-pub fn install(agents: &Agents, tables: Tables) {
-    let edge = agents.edge();
-    let old = edge.tables.load_full();
-    let new = Arc::new(tables);
-    edge.tables.store(Arc::clone(&new));
-    edge.sync_ports(&new);
-    agents.recheck(&old, &new);
-    let stays = |id, before: &Endpoint| {
-        new.cloud.get(id).is_some_and(|now| now.url == before.url && now.binding == before.binding)
-    };
-    for (_, gone) in old.cloud.iter().filter(|(id, before)| !stays(*id, before)) {
-        edge.routes.remove(gone);
-    }
-    for (id, endpoint) in &new.cloud {
-        if !old.cloud.get(id).is_some_and(|before| Arc::ptr_eq(before, endpoint)) {
-            edge.routes.put(Arc::clone(endpoint));
+/// Waits for what may take seconds; control must not think meanwhile that we are gone.
+async fn alive<T>(work: impl Future<Output = T>, lines: &mpsc::Sender<Bytes>) -> Result<T, FeedError> {
+    tokio::pin!(work);
+    loop {
+        match timeout(Duration::from_secs(BEAT_SECS), &mut work).await {
+            Ok(done) => return Ok(done),
+            Err(_) => send(lines, &FromEdge::Beat).await?,
         }
     }
-    edge.changes.note();
-    edge.metrics.generation.set(i64::try_from(new.program.generation).unwrap_or(i64::MAX));
-    edge.metrics.objects_unserved.set(i64::try_from(new.unserved.len()).unwrap_or(i64::MAX));
-    let fresh = new.unserved.iter().filter(|(object, reason)| old.unserved.get(*object) != Some(*reason));
-    for (object, reason) in fresh {
-        tracing::error!(object, reason, "this object cannot be served and is closed");
-    }
+}
+
+/// What has come on one feed and is not in force.
+#[derive(Default)]
+pub struct Staging {
+    /// Whether control has said its version.
+    greeted: bool,
+    staged: Option<Staged>,
+}
+
+/// Objects that replace those of some buckets, or all, at the end.
+struct Staged {
+    nonce: u64,
+    buckets: Option<BTreeSet<u16>>,
+    told: Changes,
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
@@ -401,21 +380,6 @@ where
         return Err(FeedError::Status(response.status()));
     }
     Ok((response.into_body(), task))
-}
-
-/// What has come on one feed and is not in force.
-#[derive(Default)]
-struct Staging {
-    /// Whether control has said its version.
-    greeted: bool,
-    staged: Option<Staged>,
-}
-
-/// A Program that is being put together.
-struct Staged {
-    nonce: u64,
-    program: Program,
-    digests: Digests,
 }
 
 /// Events on their way to one piece.

@@ -10,6 +10,7 @@ pub mod http;
 pub mod l4;
 pub mod log;
 pub mod net;
+pub mod persistent;
 pub mod shard;
 pub mod state;
 mod sync;

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result};
@@ -12,7 +12,8 @@ use aws_lc_rs::rand;
 use clap::Parser as _;
 use ebbgate_edge::agents::Agents;
 use ebbgate_edge::config::{Config, QuicListen};
-use ebbgate_edge::feed::{self, Feed};
+use ebbgate_edge::feed::installer::Installer;
+use ebbgate_edge::feed::{Feed, Staging};
 use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::bound;
@@ -22,7 +23,6 @@ use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
 use ebbgate_edge::state::saved::Saved;
-use ebbgate_edge::state::tables::Tables;
 use ebbgate_edge::xdp::{XdpHandle, served};
 use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::feed::FromEdge;
@@ -70,7 +70,10 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let Parts { edge, agents, xdp, events } = parts(config, &saved)?;
     let shards = config.shards();
     let mailboxes = edge.mailboxes.open(shards);
-    restore(&agents, &saved);
+    let installer = Arc::new(Mutex::new(Installer::restore(Arc::clone(&agents), &saved)));
+    if edge.generation() > 0 {
+        bound::expect(&edge, &saved.bound_file());
+    }
     let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
     let (admin_at, admin) = listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?;
     let http = open(&edge, config.http, &Entrance::Http, shards, &passed)?;
@@ -105,10 +108,10 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         });
     }
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
-    tokio::spawn(write_again(Arc::clone(&disk)));
+    tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
-    let feed = Feed { sockets: config.control_sockets(), id, edge: edge_of_feed, agents, xdp, saved, events };
-    tokio::spawn(feed.run());
+    let (sockets, staging) = (config.control_sockets(), Staging::default());
+    tokio::spawn(Feed { sockets, id, edge: edge_of_feed, agents, xdp, installer, staging, events }.run());
     let summed = Arc::clone(&edge);
     tokio::spawn(async move {
         loop {
@@ -166,28 +169,6 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     edge.metrics.collect(xdp.collector());
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
-}
-
-/// Starts from the last Program: control may be down.
-fn restore(agents: &Agents, saved: &Saved) {
-    let program = match saved.program() {
-        Ok(Some(program)) => program,
-        Ok(None) => return,
-        Err(error) => {
-            return tracing::error!(%error, "starting without the last program; waiting for control");
-        }
-    };
-    let generation = program.generation;
-    match Tables::compile(program, &Tables::default()) {
-        Ok(tables) => {
-            bound::expect(agents.edge(), &saved.bound_file());
-            feed::install(agents, tables);
-            tracing::info!(generation, "serving the last program until control is heard");
-        }
-        Err(error) => {
-            tracing::error!(generation, %error, "the last program cannot be served; waiting for control");
-        }
-    }
 }
 
 /// Where the edge listens.
@@ -267,10 +248,15 @@ async fn announce(edge: &Edge, disk: &Disk, run_dir: &Path, addresses: &Addresse
 }
 
 /// The disk may take later what it does not take now.
-async fn write_again(disk: Arc<Disk>) {
+async fn write_again(disk: Arc<Disk>, installer: Arc<Mutex<Installer>>) {
     loop {
         sleep(Duration::from_secs(WRITE_AGAIN_SECS)).await;
         disk.write_again();
+        let installer = Arc::clone(&installer);
+        let again = move || installer.lock().unwrap_or_else(PoisonError::into_inner).write_again();
+        if tokio::task::spawn_blocking(again).await.is_err() {
+            return;
+        }
     }
 }
 

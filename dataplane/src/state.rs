@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod jwks;
 pub mod mailbox;
 pub mod metrics;
+pub mod objects;
 pub mod pool;
 pub mod ports;
 pub mod random;

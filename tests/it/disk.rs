@@ -75,7 +75,7 @@ fn an_edge_with_a_full_or_read_only_disk_starts_serves_and_says_so() -> Result<(
         visitor.wait_https(API_HOST)?;
         ensure!(visitor.get(API_HOST, "/", &[])?.text() == "served", "{name}");
         if name == "full" {
-            // Room again: the Program gets to the disk by itself.
+            // Room again: what control told gets to the disk by itself.
             let target = edge.pid().to_string();
             let filler = lab.file(name).join("filler");
             let empty = format!(": > '{}'", filler.display());
@@ -86,8 +86,8 @@ fn an_edge_with_a_full_or_read_only_disk_starts_serves_and_says_so() -> Result<(
             soon("the program to be saved", || {
                 let (_, metrics) = plain(admin, "/metrics")?;
                 let saved = Command::new("nsenter")
-                    .args(["--mount", "--target", &target, "cat"])
-                    .arg(lab.file(name).join("edge/program.json"))
+                    .args(["--mount", "--target", &target, "sh", "-c", "cat \"$0\"/*"])
+                    .arg(lab.file(name).join("edge/program"))
                     .output()?;
                 let served = String::from_utf8_lossy(&saved.stdout).contains("served");
                 Ok((served && metrics.contains("ebbgate_edge_disk_unwritable 0\n")).then_some(()))

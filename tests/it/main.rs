@@ -21,6 +21,7 @@ mod corpus;
 mod damage;
 mod disk;
 mod faults;
+mod people;
 mod policy;
 mod pool;
 mod proofs;

@@ -42,7 +42,7 @@ enum Verb {
     Unload(admit::Pins),
     /// Print the XDP filter's interfaces, lists, counters and rates (root only)
     Status(admit::Pins),
-    /// Measure whole chains next to HAProxy and others: `bench chain`, `tables`, `flood`, `xdp`
+    /// Measure whole chains next to HAProxy and others: `bench chain`, `tables`, `scale`, `flood`, `xdp`
     #[command(disable_help_flag = true)]
     Bench(Rest),
     /// Move bytes over every carrier and compare them all, and see that nothing is left behind

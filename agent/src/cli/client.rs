@@ -104,7 +104,7 @@ impl From<Refused> for Failure {
 /// A client with its connection.
 pub(super) struct Client {
     place: Place,
-    key: Secret,
+    key: Option<Secret>,
     trust: Trust,
     runtime: Runtime,
     sender: Option<SendRequest<Full<Bytes>>>,
@@ -127,9 +127,30 @@ impl Client {
             (None, Some((name, key))) => read(name, &key)?,
             (None, None) => configured_key(arguments, env)?,
         };
+        Self::at(place, Some(key), &arguments.api_cas)
+    }
+
+    /// Without a key, for whoever gets one.
+    pub(super) fn without_key(url: Option<&str>, cas: &str, env: Env<'_>) -> Result<Self, Failure> {
+        let given = env("EBBGATE_API_URL").map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
+        let url = url.map(str::to_owned).or(given).unwrap_or_else(|| API_URL_DEFAULT.to_owned());
+        Self::at(Place::parse(&url)?, None, cas)
+    }
+
+    fn at(place: Place, key: Option<Secret>, cas: &str) -> Result<Self, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-        Ok(Self { place, key, trust: Trust::parse(&arguments.api_cas), runtime, sender: None })
+        Ok(Self { place, key, trust: Trust::parse(cas), runtime, sender: None })
+    }
+
+    /// Where the API is, as `https://HOST:PORT`.
+    pub(super) fn url(&self) -> String {
+        self.place.url()
+    }
+
+    /// Carries something out beside the calls.
+    pub(super) fn run<T>(&self, what: impl Future<Output = T>) -> T {
+        self.runtime.block_on(what)
     }
 
     /// One call; a refusal ends the command.
@@ -161,7 +182,7 @@ impl Client {
         let Self { place, key, trust, runtime, sender } = self;
         let limit = Duration::from_secs(CALL_SECS_MAX);
         runtime.block_on(async {
-            let asked = tokio::time::timeout(limit, place.ask(call, key, trust, sender));
+            let asked = tokio::time::timeout(limit, place.ask(call, key.as_ref(), trust, sender));
             asked.await.map_err(|_| {
                 Failure::new(format!("{} did not answer within {CALL_SECS_MAX} s", place.url()))
             })?
@@ -231,7 +252,7 @@ impl Place {
     async fn ask(
         &self,
         call: &Call,
-        key: &Secret,
+        key: Option<&Secret>,
         trust: &Trust,
         sender: &mut Option<SendRequest<Full<Bytes>>>,
     ) -> Result<(StatusCode, Answer), Failure> {
@@ -251,8 +272,10 @@ impl Place {
             .method(&call.method)
             .uri(&call.target)
             .header(HOST, self.authority())
-            .header("ngrok-version", "2")
-            .header(AUTHORIZATION, format!("Bearer {}", key.expose()));
+            .header("ngrok-version", "2");
+        if let Some(key) = key {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", key.expose()));
+        }
         if call.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }

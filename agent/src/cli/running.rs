@@ -111,7 +111,7 @@ fn raise_descriptor_limit() {
 }
 
 /// This host's name: the kernel's, or the configured one where a sandbox hides `/proc/sys`.
-fn hostname() -> String {
+pub(super) fn hostname() -> String {
     let places = ["/proc/sys/kernel/hostname", "/etc/hostname"];
     let name = places.iter().find_map(|path| std::fs::read_to_string(path).ok());
     name.map(|name| name.trim().to_owned()).unwrap_or_default()

@@ -176,7 +176,7 @@ impl AcmeSettings {
 }
 
 /// Flags of `init` and `config set`. What is not given stays as it is.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct AcmeChanges {
     /// Get certificates from this ACME directory for names that ask for one; `off`: from nobody
     #[arg(long, value_name = "URL")]

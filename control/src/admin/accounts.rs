@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::{Admin, AdminError, check_text};
+use super::people::membership_keys;
 use crate::account;
 use crate::acme::ACME_PREFIX;
 use crate::api::timestamp;
@@ -169,7 +170,8 @@ pub(super) async fn delete(
         Err(AdminError::Record(record::RecordError::Damaged { .. })) => {}
         Err(error) => return Err(error),
     }
-    let removed = sweep(store, account).await?;
+    let people = membership_keys(&admin, account).await?;
+    let removed = sweep(store, account, people).await?;
     let last = store.get(&Account::key(account)).await?.ok_or_else(no_account)?;
     let empty = store.range(Range::all(record::account_prefix(account))).await?;
     let txn = Txn::new().if_unchanged(&last.key, last.modified).delete(&last.key);
@@ -182,7 +184,7 @@ pub(super) async fn delete(
 }
 
 /// Removes everything of an account but its own record: objects, then the names they held. Gives how many objects.
-async fn sweep(store: &dyn Store, account: AccountId) -> Result<usize, AdminError> {
+async fn sweep(store: &dyn Store, account: AccountId, people: Vec<String>) -> Result<usize, AdminError> {
     let own = Account::key(account);
     let objects = store.range(Range::all(record::account_prefix(account))).await?.items;
     let objects: Vec<_> = objects.into_iter().map(|item| item.key).filter(|key| *key != own).collect();
@@ -192,7 +194,7 @@ async fn sweep(store: &dyn Store, account: AccountId) -> Result<usize, AdminErro
         record::decode::<Holder>(item).is_ok_and(|holder| holder.record.account == account)
     };
     let names = names.into_iter().filter(held).chain(orders);
-    let names: Vec<_> = names.map(|item| item.key).collect();
+    let names: Vec<_> = names.map(|item| item.key).chain(people).collect();
     for keys in objects.chunks(KEYS_PER_STEP).chain(names.chunks(KEYS_PER_STEP)) {
         let txn = keys.iter().fold(Txn::new(), Txn::delete);
         if let Outcome::Conflict(_) = store.commit(txn).await? {

@@ -75,6 +75,18 @@ pub(super) enum AdminError {
     NotRestricted(AccountId),
     #[error("{0}")]
     Limit(String),
+    #[error("{0}")]
+    Value(String),
+    #[error("there are people already: `ebbgate-control user invite` lets more in")]
+    NotFirst,
+    #[error("there is not exactly one account: name it with --account (`ebbgate-control account list`)")]
+    WhichAccount,
+    #[error("there is no user {0}: `ebbgate-control user list` shows them")]
+    NoUser(String),
+    #[error("there is no session {0}: `ebbgate-control session list` shows those that are open")]
+    NoSession(String),
+    #[error("the last owner of {0} cannot be removed: make somebody else an owner first, or add --force")]
+    LastOwner(AccountId),
     #[error("somebody else changed this at the same time; repeat")]
     Conflict,
 }
@@ -89,10 +101,16 @@ impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Token => StatusCode::UNAUTHORIZED,
-            Self::Body(_) | Self::Name | Self::Limit(_) => StatusCode::BAD_REQUEST,
-            Self::NoAccount(_) | Self::NoApiKey(_) | Self::NotRestricted(_) => StatusCode::NOT_FOUND,
+            Self::Body(_) | Self::Name | Self::Value(_) | Self::WhichAccount | Self::Limit(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::NoAccount(_)
+            | Self::NoApiKey(_)
+            | Self::NotRestricted(_)
+            | Self::NoUser(_)
+            | Self::NoSession(_) => StatusCode::NOT_FOUND,
             Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Conflict | Self::Active(_) => StatusCode::CONFLICT,
+            Self::Conflict | Self::Active(_) | Self::NotFirst | Self::LastOwner(_) => StatusCode::CONFLICT,
         };
         (status, Json(json!({ "error": self.to_string() }))).into_response()
     }

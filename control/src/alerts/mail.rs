@@ -263,8 +263,8 @@ mod tests {
         }
         assert!(!text.contains("\nBcc:"), "{text}");
         mail.tell(&[raised("edge_1"), raised("edge_2")]);
-        let text = mails.recv().await.unwrap();
-        assert!(text.contains("Subject: Ebbgate: 2 alerts"), "{text}");
+        // A mail whose answer was late comes twice.
+        while !mails.recv().await.unwrap().contains("Subject: Ebbgate: 2 alerts") {}
         sender.abort();
         server.abort();
     }

@@ -24,7 +24,7 @@ pub(super) struct View {
     head: Head,
     /// The key itself, only in the answer to its creation.
     token: Option<String>,
-    /// Service user it belongs to; null: the account itself.
+    /// Person or service user it belongs to; null: the account itself.
     owner_id: Option<String>,
 }
 
@@ -33,7 +33,10 @@ body! {
     Create as "ApiKeyCreate" {
         description: String,
         metadata: String,
+        /// Id or e-mail address of a person or id of a service user; the caller itself unless given.
         owner_id: String,
+        /// E-mail address of a person, instead of `owner_id`.
+        owner_email: String,
     }
 }
 
@@ -62,7 +65,8 @@ impl Resource for ApiKeys {
 
     async fn create(call: &Call, body: &Create) -> Result<Draft<ApiKey>, ApiError> {
         TEXTS.check(&body.description, &body.metadata)?;
-        let (owner, txn) = owner::resolve(call, &body.owner_id).await?;
+        let owner = owner::resolve(call, &body.owner_id, &body.owner_email).await?;
+        owner.may_be_given_a_key(call)?;
         let id = ApiKeyId::new(call.app.ksuid());
         let token = call.app.token(id.ksuid());
         let record = ApiKey {
@@ -70,11 +74,11 @@ impl Resource for ApiKeys {
             account: call.account,
             description: body.description.or_default(),
             metadata: body.metadata.or_default(),
-            owner,
+            owner: owner.id,
             hash: secret::hash(token.expose()),
             created_at: call.app.now(),
         };
-        let txn = record::take(txn, index::api_key(id), call.account, id);
+        let txn = record::take(owner.txn, index::api_key(id), call.account, id);
         Ok(Draft { txn, token: Some(token), ..Draft::new(record) })
     }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use axum::extract::{FromRequestParts, RawQuery};
-use ebbgate_model::AccountId;
+use ebbgate_model::{AccountId, OwnerId};
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
@@ -13,7 +13,9 @@ use super::failure::ApiError;
 use super::query::Query;
 use super::reply::Ref;
 use crate::app::App;
-use crate::record::{ApiKey, Limits};
+use crate::auth::Caller;
+use crate::people::Role;
+use crate::record::Limits;
 use crate::store::Revision;
 
 /// An authenticated request.
@@ -27,9 +29,9 @@ pub(super) struct Call {
     pub(super) account_modified: Revision,
     /// Most the account may have.
     pub(super) limits: Limits,
-    /// The key it calls with.
-    pub(super) key: ApiKey,
-    /// Id of the caller: a service user or the key.
+    /// Who calls, and by which key or session.
+    pub(super) caller: Caller,
+    /// Id of the caller: a person, a service user or the key.
     pub(super) principal: String,
     /// Address the call came from; None where the listener gave none.
     pub(super) source: Option<IpAddr>,
@@ -47,6 +49,16 @@ impl Call {
     pub(super) fn reference(&self, collection: &str, id: impl std::fmt::Display) -> Ref {
         let id = id.to_string();
         Ref { uri: self.uri(&format!("{collection}/{id}")), id }
+    }
+
+    /// The person or service user that calls; None: the account itself.
+    pub(super) fn owner(&self) -> Option<OwnerId> {
+        self.caller.owner()
+    }
+
+    /// What the caller may do.
+    pub(super) fn role(&self) -> Role {
+        self.caller.role
     }
 
     /// Whether what the original refuses is refused here too.

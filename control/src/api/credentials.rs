@@ -26,7 +26,7 @@ pub(super) struct View {
     token: Option<String>,
     /// What it may bind; empty: anything.
     acl: Vec<String>,
-    /// Service user it belongs to; null: the account itself.
+    /// Person or service user it belongs to; null: the account itself.
     owner_id: Option<String>,
 }
 
@@ -36,7 +36,10 @@ body! {
         description: String,
         metadata: String,
         acl: Vec<String>,
+        /// Id or e-mail address of a person or id of a service user; the caller itself unless given.
         owner_id: String,
+        /// E-mail address of a person, instead of `owner_id`.
+        owner_email: String,
     }
 }
 
@@ -76,7 +79,7 @@ impl Resource for Credentials {
     async fn create(call: &Call, body: &Create) -> Result<Draft<Credential>, ApiError> {
         TEXTS.check(&body.description, &body.metadata)?;
         let acl = parse_acl(&body.acl.or_default())?;
-        let (owner, txn) = owner::resolve(call, &body.owner_id).await?;
+        let owner = owner::resolve(call, &body.owner_id, &body.owner_email).await?;
         let id = CredentialId::new(call.app.ksuid());
         let token = call.app.token(id.ksuid());
         let record = Credential {
@@ -85,11 +88,11 @@ impl Resource for Credentials {
             description: body.description.or_default(),
             metadata: body.metadata.or_default(),
             acl,
-            owner,
+            owner: owner.id,
             hash: secret::hash(token.expose()),
             created_at: call.app.now(),
         };
-        let txn = record::take(txn, index::credential(id), call.account, id);
+        let txn = record::take(owner.txn, index::credential(id), call.account, id);
         Ok(Draft { txn, token: Some(token), ..Draft::new(record) })
     }
 

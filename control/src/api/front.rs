@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ebbgate_model::{AccountId, ApiKeyId, ErrorCode, OperationId, Token, canonical_ip};
+use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, OperationId, Token, canonical_ip};
 use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -21,6 +21,7 @@ use super::call::{self, Call};
 use super::cors::Cors;
 use super::failure::ApiError;
 use super::reply::{WARNING, json, warning_value};
+use crate::access::{self, Least};
 use crate::app::App;
 use crate::audit;
 use crate::auth::{self, AuthError, Caller};
@@ -78,7 +79,7 @@ pub(super) async fn frame(State(app): State<App>, mut request: Request, next: Ne
 struct Actor {
     account: AccountId,
     principal: String,
-    key: ApiKeyId,
+    key: String,
 }
 
 /// One line a call: the operation, the caller, the source address, the outcome. Never what was presented.
@@ -89,7 +90,7 @@ fn log_call(span: &Span, method: &Method, path: &str, source: Option<IpAddr>, re
         parent: span,
         account = actor.map(|actor| display(actor.account)),
         actor = actor.map(|actor| actor.principal.as_str()),
-        key = actor.map(|actor| display(actor.key)),
+        key = actor.map(|actor| actor.key.as_str()),
         source = source.map(|ip| display(canonical_ip(ip))),
         %method,
         path = without_tokens(path),
@@ -152,7 +153,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         Ok(caller) => caller,
         Err(error) => return unauthorized(&error),
     };
-    let actor = Actor { account: caller.account, principal: caller.principal(), key: caller.key.id };
+    let actor = Actor { account: caller.account, principal: caller.principal(), key: caller.means_id() };
     let acting = acting_in(&request, &caller);
     let mut response = match admit(&app, caller, &mut request).await {
         Ok(warning) => {
@@ -172,7 +173,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
 fn acting_in(request: &Request, caller: &Caller) -> audit::Actor {
     let operation = request.extensions().get::<Operation>().map(|operation| operation.0.clone());
     let source = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    audit::Actor::caller(&caller.principal(), Some(caller.key.id)).at(source).operation(operation)
+    audit::Actor::caller(&caller.principal(), caller.key_id()).at(source).operation(operation)
 }
 
 async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Option<&'static str>, Response> {
@@ -191,8 +192,8 @@ async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Optio
         app: app.clone(),
         account: caller.account,
         account_modified: caller.account_modified,
-        limits: caller.limits,
-        key: caller.key,
+        limits: caller.limits.clone(),
+        caller,
         principal,
         source,
         base,
@@ -201,11 +202,33 @@ async fn admit(app: &App, caller: Caller, request: &mut Request) -> Result<Optio
     Ok(warning)
 }
 
+/// Whether the caller's role is enough for the route. Inside the guard, around every route there is.
+pub(super) async fn authorize(route: MatchedPath, call: Call, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method(), route.as_str());
+    let Least::Role(least) = access::least(method, path) else { return next.run(request).await };
+    if call.role() >= least {
+        return next.run(request).await;
+    }
+    let message = format!(
+        "{method} {path} takes the role `{least}`, and {} is `{}` in this account: have an owner of the account do it or change the role",
+        call.principal,
+        call.role()
+    );
+    // The published code of the one case that has one.
+    let service_users = path.starts_with("/service_users") || path.starts_with("/bot_users");
+    let refused = if service_users {
+        ApiError::new(StatusCode::FORBIDDEN, 4111, message)
+    } else {
+        ApiError::plain(StatusCode::FORBIDDEN, message)
+    };
+    refused.detail("role", least.name()).into_response()
+}
+
 /// The account's IP restriction of type `api`. Before calls are counted: a stolen key must not use up the account's calls.
 ///
 /// Those it refuses are counted by where they come from.
 async fn check_source(app: &App, account: AccountId, source: Option<IpAddr>) -> Result<(), Response> {
-    let admitted = app.restrictions.admits(&*app.store, account, source).await;
+    let admitted = app.restrictions.admits(&*app.store, account, IpRestrictionKind::Api, source).await;
     if admitted.map_err(|error| ApiError::from(error).into_response())? {
         return Ok(());
     }

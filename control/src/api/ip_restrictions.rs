@@ -13,6 +13,7 @@ use super::failure::ApiError;
 use super::given::{Given, body};
 use super::reply::Ref;
 use super::resource::{Draft, Resource};
+use crate::auth::Means;
 use crate::record::{self, IpPolicy, IpPolicyRule, IpRestriction, Record, Stored};
 use crate::restriction::{self, IP_POLICIES_MAX};
 use crate::store::{Revision, Txn};
@@ -201,7 +202,12 @@ async fn judge(call: &Call, draft: &mut Draft<IpRestriction>) -> Result<(), ApiE
     }
     draft.txn = hold_rules(call, restriction, std::mem::take(&mut draft.txn)).await?;
     let compiled = restriction::compile(&*call.app.store, restriction).await?;
-    if restriction.kind == IpRestrictionKind::Api && !call.source.is_some_and(|ip| compiled.admits(ip)) {
+    let guards_this_call = match restriction.kind {
+        IpRestrictionKind::Api => matches!(call.caller.means, Means::Key(_)),
+        IpRestrictionKind::Dashboard => matches!(call.caller.means, Means::Session(..)),
+        IpRestrictionKind::Agent | IpRestrictionKind::Endpoints => false,
+    };
+    if guards_this_call && !call.source.is_some_and(|ip| compiled.admits(ip)) {
         return Err(locks_out(call, "ip_policy_ids", "this restriction"));
     }
     if compiled.admits_nobody() {
@@ -209,11 +215,6 @@ async fn judge(call: &Call, draft: &mut Draft<IpRestriction>) -> Result<(), ApiE
             "no rule of these IP policies allows anything, so the restriction of type `{}` refuses everybody until one does",
             restriction.kind.as_str()
         ));
-    }
-    if restriction.kind == IpRestrictionKind::Dashboard {
-        draft
-            .warnings
-            .push("there is no dashboard yet: the restriction is stored, and nothing else".to_owned());
     }
     Ok(())
 }

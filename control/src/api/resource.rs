@@ -174,10 +174,38 @@ pub(super) fn limit<R: Resource>() -> (&'static str, usize) {
 
 /// The five operations of a resource.
 pub(super) fn routes<R: Resource>() -> Routes {
-    let (collection, one) = (format!("/{}", R::PATH), format!("/{}/{{id}}", R::PATH));
-    let operation = |verb: &str, what: &str| Operation::new(R::PATH, verb, &format!("{what} {}", R::NOUN));
-    let list = operation("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
-    let create = operation("create", "Create one")
+    listed::<R>().merge(creation::<R>()).merge(change::<R>()).merge(removal::<R>())
+}
+
+fn operation<R: Resource>(verb: &str, what: &str) -> Operation {
+    Operation::new(R::PATH, verb, &format!("{what} {}", R::NOUN))
+}
+
+fn one<R: Resource>() -> String {
+    format!("/{}/{{id}}", R::PATH)
+}
+
+/// The list and one of it.
+pub(super) fn listed<R: Resource>() -> Routes {
+    let list =
+        operation::<R>("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
+    let get = operation::<R>("get", "Read one").id(R::ID_PREFIXES).answers::<R::View>("200", "The object.");
+    Routes::new().add(HttpMethod::Get, &format!("/{}", R::PATH), self::list::<R>, list).add(
+        HttpMethod::Get,
+        &one::<R>(),
+        find::<R>,
+        get,
+    )
+}
+
+/// The creation; `leads_to` is what one can do with the object then.
+fn creation<R: Resource>() -> Routes {
+    creation_that_leads_to::<R>(&["get", "update", "delete"])
+}
+
+/// As [`routes`] has it, for a resource with fewer operations.
+pub(super) fn creation_that_leads_to<R: Resource>(verbs: &[&str]) -> Routes {
+    let create = operation::<R>("create", "Create one")
         .takes(
             R::Create::name().into_owned(),
             body_schema::requiring(R::Create::schema(), R::REQUIRED),
@@ -185,10 +213,15 @@ pub(super) fn routes<R: Resource>() -> Routes {
             R::EXAMPLE,
         )
         .answers::<R::View>("201", "The object as it was made.")
-        .leads_to(&["get", "update", "delete"])
+        .leads_to(verbs)
         .refuses(&[Refusal::Conflict]);
+    Routes::new().add(HttpMethod::Post, &format!("/{}", R::PATH), self::create::<R>, create)
+}
+
+/// The change.
+pub(super) fn change<R: Resource>() -> Routes {
     let id = operation::id_schema(R::ID_PREFIXES);
-    let update = operation("update", "Change one")
+    let update = operation::<R>("update", "Change one")
         .description("Fields that are absent stay as they are.")
         .id(R::ID_PREFIXES)
         .takes(
@@ -199,14 +232,13 @@ pub(super) fn routes<R: Resource>() -> Routes {
         )
         .answers::<R::View>("200", "The object as it is now.")
         .refuses(&[Refusal::Conflict]);
-    let get = operation("get", "Read one").id(R::ID_PREFIXES).answers::<R::View>("200", "The object.");
-    let remove = operation("delete", "Delete one").id(R::ID_PREFIXES).refuses(&[Refusal::Conflict]);
-    Routes::new()
-        .add(HttpMethod::Get, &collection, self::list::<R>, list)
-        .add(HttpMethod::Post, &collection, self::create::<R>, create)
-        .add(HttpMethod::Get, &one, find::<R>, get)
-        .add(HttpMethod::Patch, &one, self::update::<R>, update)
-        .add(HttpMethod::Delete, &one, delete::<R>, remove)
+    Routes::new().add(HttpMethod::Patch, &one::<R>(), self::update::<R>, update)
+}
+
+/// The removal.
+pub(super) fn removal<R: Resource>() -> Routes {
+    let remove = operation::<R>("delete", "Delete one").id(R::ID_PREFIXES).refuses(&[Refusal::Conflict]);
+    Routes::new().add(HttpMethod::Delete, &one::<R>(), delete::<R>, remove)
 }
 
 /// Reads an id of the path, a query or a body.

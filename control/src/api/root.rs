@@ -1,6 +1,7 @@
 //! `GET /` and `GET /self`: whether the API answers, and as which caller.
 
 use axum::response::Response;
+use ebbgate_model::OwnerId;
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -11,9 +12,11 @@ use super::body::NoBody;
 use super::call::{Call, NoQuery};
 use super::failure::ApiError;
 use super::operation::Operation;
-use super::reply::json;
+use super::reply::{Ref, json};
 use super::resource::Resource;
 use super::routes::Routes;
+use super::users::Users;
+use crate::auth::Means;
 use crate::record::{self, Account};
 
 /// A greeting, for health probes; needs no key.
@@ -27,9 +30,12 @@ pub(super) struct Greeting {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Identity {
     account: AccountView,
-    api_key: api_keys::View,
-    /// Always null: keys belong to accounts and service users.
-    user: Option<String>,
+    /// Null in a session of the dashboard.
+    api_key: Option<api_keys::View>,
+    /// The person that calls; null: the account or a service user.
+    user: Option<Ref>,
+    /// What the caller may do: `owner`, `admin` or `viewer`.
+    role: String,
 }
 
 /// An account.
@@ -71,6 +77,13 @@ async fn identify(call: Call, _: NoQuery, _: NoBody) -> Result<Response, ApiErro
         min_agent_version: String::new(),
         min_api_version: "2".to_owned(),
     };
-    let api_key = ApiKeys::view(&call, &call.key);
-    Ok(json(StatusCode::OK, &Identity { account, api_key, user: None }))
+    let api_key = match &call.caller.means {
+        Means::Key(key) => Some(ApiKeys::view(&call, key)),
+        Means::Session(..) => None,
+    };
+    let user = match call.owner() {
+        Some(OwnerId::User(user)) => Some(call.reference(Users::PATH, user)),
+        Some(OwnerId::ServiceUser(_)) | None => None,
+    };
+    Ok(json(StatusCode::OK, &Identity { account, api_key, user, role: call.role().to_string() }))
 }

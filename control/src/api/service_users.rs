@@ -124,11 +124,11 @@ impl<const BOT: bool> Resource for ServiceUsers<BOT> {
     async fn delete_damaged(call: &Call, user: ServiceUserId) -> Result<Txn, ApiError> {
         let store = &*call.app.store;
         let credentials = record::list::<Credential>(store, call.account, None, None).await?;
-        if let Some(owned) = credentials.items.iter().find(|c| c.record.owner == Some(user)) {
+        if let Some(owned) = credentials.items.iter().find(|c| c.record.owner == Some(user.into())) {
             return Err(still_owns(user, &owned.record.id));
         }
         let keys = record::list::<ApiKey>(store, call.account, None, None).await?;
-        if let Some(owned) = keys.items.iter().find(|k| k.record.owner == Some(user)) {
+        if let Some(owned) = keys.items.iter().find(|k| k.record.owner == Some(user.into())) {
             return Err(still_owns(user, &owned.record.id));
         }
         Ok(Txn::new()

@@ -285,13 +285,10 @@ fn fitting(items: &[Item]) -> usize {
 
 /// The entries of one transaction. What cannot be read is told by an entry in its place.
 fn contents(item: &Item) -> Vec<String> {
-    let text = std::str::from_utf8(&item.value).ok().filter(|text| !item.damaged && !text.is_empty());
-    match text {
-        Some(text) => text.lines().map(str::to_owned).collect(),
-        None => vec![
-            json!({ "event_type": "audit_entry_unreadable.v0", "object": { "id": item.key } }).to_string(),
-        ],
-    }
+    record::parse::<Vec<String>>(item).unwrap_or_else(|_| {
+        let told = json!({ "event_type": "audit_entry_unreadable.v0", "object": { "id": item.key } });
+        vec![told.to_string()]
+    })
 }
 
 /// When the last entry of a page was written.

@@ -62,21 +62,17 @@ impl Page {
         page_key(self.first)
     }
 
-    /// Its value: a line an entry, the hash in hexadecimal before the text. Texts are JSON and have no line ends.
-    pub(super) fn encode(&self) -> String {
-        self.entries
-            .iter()
-            .fold(String::new(), |text, (hash, content)| text + &hex(hash) + " " + content + "\n")
+    /// Its value: JSON, a list of pairs, each the hash in hexadecimal and the entry's text as it was hashed.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let pairs: Vec<_> = self.entries.iter().map(|(hash, content)| (hex(hash), content)).collect();
+        serde_json::to_vec(&pairs).expect("pairs of texts are JSON")
     }
 
     /// Reads a page. None: the key or the value is none.
     pub(super) fn parse(key: &str, value: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(value).ok()?;
-        let entry = |line: &str| {
-            let (hash, content) = line.split_once(' ')?;
-            Some((unhex(hash)?, content.to_owned()))
-        };
-        Some(Self { first: sequence_of(key)?, entries: text.lines().map(entry).collect::<Option<_>>()? })
+        let pairs: Vec<(String, String)> = serde_json::from_slice(value).ok()?;
+        let entry = |(hash, content): (String, String)| Some((unhex(&hash)?, content));
+        Some(Self { first: sequence_of(key)?, entries: pairs.into_iter().map(entry).collect::<Option<_>>()? })
     }
 
     /// Each entry with its number.
@@ -115,12 +111,14 @@ mod tests {
     #[test]
     fn pages_round_trip_and_a_hash_covers_place_and_text() {
         let (page, tip) = Page::after(Tip::default(), ["{\"a\":1}".to_owned(), "{}".to_owned()]);
-        assert_eq!(Page::parse(&page.key(), page.encode().as_bytes()), Some(page.clone()));
+        assert_eq!(Page::parse(&page.key(), &page.encode()), Some(page.clone()));
         assert_eq!((tip.count, page.tip()), (2, Some(tip)));
         let (next, _) = Page::after(tip, ["{}".to_owned()]);
         assert_eq!(next.first, 3);
         assert_ne!(next.entries[0].0, page.entries[1].0, "the same text elsewhere has another hash");
-        for (key, value) in [("audit/log/x", "00 {}"), (&*page.key(), "zz {}"), (&*page.key(), "{}")] {
+        for (key, value) in
+            [("audit/log/x", r#"[["00","{}"]]"#), (&*page.key(), r#"[["zz","{}"]]"#), (&*page.key(), "{}")]
+        {
             assert_eq!(Page::parse(key, value.as_bytes()), None, "{key} {value}");
         }
     }

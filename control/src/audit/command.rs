@@ -38,16 +38,21 @@ impl Log {
 
 /// Judges the whole log, against heads remembered in these files too.
 pub async fn verify(dir: &DataDir, heads: &[PathBuf]) -> Result<Verified, AuditError> {
+    // Before the log: a running control signs on.
+    let texts = heads.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
     let log = Log::open(dir).await?;
-    let remembered = heads.iter().map(|path| remembered(path, &log.key)).collect::<Result<Vec<_>, _>>()?;
+    let remembered = heads.iter().zip(&texts).map(|(path, text)| remembered(path, text, &log.key));
+    let remembered = remembered.collect::<Result<Vec<_>, _>>()?;
     let judged = verify::verify(&log.items, log.key.verifier(), &remembered.concat());
     judged.map_err(|(verified, defects)| AuditError::Defects { verified, defects })
 }
 
-fn remembered(path: &Path, key: &SigningKey) -> Result<Vec<Checkpoint>, AuditError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| AuditError::Remembered { path: path.to_owned(), source })?;
-    let read = key.verifier().read(&text);
+fn read(path: &Path) -> Result<String, AuditError> {
+    std::fs::read_to_string(path).map_err(|source| AuditError::Remembered { path: path.to_owned(), source })
+}
+
+fn remembered(path: &Path, text: &str, key: &SigningKey) -> Result<Vec<Checkpoint>, AuditError> {
+    let read = key.verifier().read(text);
     read.map_err(|source| AuditError::Checkpoint { path: path.to_owned(), source })
 }
 

@@ -17,7 +17,7 @@ use super::link::Link;
 use super::record::NEW_PREFIX;
 use crate::api::timestamp;
 use crate::clock::Clock;
-use crate::record::parse;
+use crate::record::{self, parse};
 use crate::secret::{Entropy, ksuid};
 use crate::store::{
     Compare, Item, LeaseId, Note, Op, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Usage,
@@ -25,7 +25,7 @@ use crate::store::{
 };
 
 /// Bytes of all entries of one transaction; beyond, they name their objects only.
-const ENTRIES_BYTES_MAX: usize = 512 << 10;
+const ENTRIES_BYTES_MAX: usize = 384 << 10;
 /// How often a transaction is tried while its objects change between reading and writing.
 const ATTEMPTS_MAX: usize = 16;
 
@@ -106,8 +106,8 @@ impl Recorded {
         Ok((notes, compared))
     }
 
-    /// One line for each change.
-    fn entries(&self, changed: &[(usize, Subject)], notes: &[Note]) -> String {
+    /// A JSON list with the text of one entry for each change.
+    fn entries(&self, changed: &[(usize, Subject)], notes: &[Note]) -> Vec<u8> {
         let (at, actor) = (timestamp(self.clock.unix_secs()), Actor::current());
         let write = |with_content: bool| {
             let line = |((_, subject), note): (&(usize, Subject), &Note)| {
@@ -119,15 +119,16 @@ impl Recorded {
                 let (before, after) = (shown(&note.before), shown(&note.after));
                 let change =
                     Change { subject: subject.clone(), before: before.as_ref(), after: after.as_ref() };
-                change.event(&id, &at, &actor) + "\n"
+                change.event(&id, &at, &actor)
             };
             // Removing what was not there changes nothing.
             let happened =
                 |(_, note): &(&(usize, Subject), &Note)| note.before.is_some() || note.after.is_some();
-            changed.iter().zip(notes).filter(happened).map(line).collect::<String>()
+            changed.iter().zip(notes).filter(happened).map(line).collect::<Vec<String>>()
         };
         let whole = write(true);
-        if whole.len() <= ENTRIES_BYTES_MAX { whole } else { write(false) }
+        let fits = whole.iter().map(String::len).sum::<usize>() <= ENTRIES_BYTES_MAX;
+        record::encode(&if fits { whole } else { write(false) })
     }
 
     /// Sorts by time, then by this process's order.

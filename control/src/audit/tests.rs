@@ -284,8 +284,9 @@ async fn no_change_is_without_its_entry_and_no_entry_without_its_change() {
     let _ = acting(actor, place.store.commit(txn)).await.unwrap();
     let items = place.raw.range(Range::all(NEW_PREFIX)).await.unwrap().items;
     assert_eq!(items.len(), before + 1);
-    let event: Value =
-        serde_json::from_slice(&items.iter().max_by_key(|item| item.created).unwrap().value).unwrap();
+    let newest = items.iter().max_by_key(|item| item.created).unwrap();
+    let texts: Vec<String> = serde_json::from_slice(&newest.value).unwrap();
+    let event: Value = serde_json::from_str(&texts[0]).unwrap();
     assert_eq!(event["event_type"], "account_updated.v0");
     assert_eq!((&event["before"]["name"], &event["object"]["name"]), (&json!("first"), &json!("second")));
     assert_eq!(event["principal"], json!({"type": "api_key", "id": "ak_1", "source_address": "192.0.2.1"}));

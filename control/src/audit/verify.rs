@@ -99,7 +99,7 @@ pub(super) fn verify(
         entries: found.count,
         first: start.count + 1,
         hash: hex(&found.hash),
-        waiting: items.iter().filter(|item| item.key.starts_with(NEW_PREFIX)).map(lines).sum(),
+        waiting: items.iter().filter(|item| item.key.starts_with(NEW_PREFIX)).map(written).sum(),
         remembered: known - early,
         remembered_before_first: early,
     };
@@ -107,8 +107,8 @@ pub(super) fn verify(
     if walk.defects.is_empty() { Ok(verified) } else { Err((verified, walk.defects)) }
 }
 
-fn lines(item: &Item) -> usize {
-    item.value.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count().max(1)
+fn written(item: &Item) -> usize {
+    parse::<Vec<String>>(item).map_or(1, |entries| entries.len())
 }
 
 fn by_count(remembered: &[Checkpoint]) -> BTreeMap<u64, Vec<Hash>> {

@@ -144,14 +144,12 @@ fn judge(answer: &Answer, now: UnixSecs) -> Result<(), SinkError> {
 /// `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap, now: UnixSecs) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let seconds = match value.parse::<u64>() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let at = httpdate::parse_http_date(value).ok()?;
-            let at = at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
-            at.saturating_sub(u64::try_from(now).unwrap_or(0))
-        }
+    let at_date = || {
+        let at = httpdate::parse_http_date(value).ok()?;
+        let at = at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+        Some(at.saturating_sub(u64::try_from(now).unwrap_or(0)))
     };
+    let seconds = value.parse::<u64>().ok().or_else(at_date)?;
     Some(Duration::from_secs(seconds.min(RETRY_AFTER_SECS_MAX)))
 }
 

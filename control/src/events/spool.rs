@@ -185,15 +185,13 @@ impl Spool {
         self.make_room(data.len() as u64)?;
         let path = self.segments.back().map(|segment| self.path(segment.number)).unwrap_or_default();
         let Some(segment) = self.segments.back_mut() else { return Ok(()) };
-        let file = match &mut self.writer {
-            Some(file) => file,
-            None => {
-                let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
-                // The name is durable before anything in it counts as such.
-                File::open(&self.dir)?.sync_all()?;
-                self.writer.insert(file)
-            }
-        };
+        if self.writer.is_none() {
+            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+            // The name is durable before anything in it counts as such.
+            File::open(&self.dir)?.sync_all()?;
+            self.writer = Some(file);
+        }
+        let Some(file) = &mut self.writer else { return Ok(()) };
         if let Err(error) = file.write_all(&data).and_then(|()| file.sync_data()) {
             // A half-written end would stand between this and what comes later.
             let cut = file.set_len(segment.bytes);
@@ -310,6 +308,8 @@ impl Spool {
             }
             remove(&self.path(oldest.number))?;
             self.segments.pop_front();
+            let next = self.segments.front().map_or(0, |segment| segment.number);
+            self.delivered = self.delivered.max(Place { segment: next, events: 0, offset: 0 });
         }
         Ok(())
     }

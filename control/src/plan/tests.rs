@@ -6,7 +6,8 @@ use super::live::Live;
 use super::planner::Planner;
 use super::*;
 use ebbgate_model::{
-    Acl, Binding, IpPolicyRuleId, IpRuleAction, Ksuid, Program, ServiceUserId, TokenHash, TrafficPolicy,
+    Acl, Binding, IpPolicyRuleId, IpRuleAction, Ksuid, OwnerId, Program, ServiceUserId, TokenHash,
+    TrafficPolicy,
 };
 use proptest::prelude::*;
 
@@ -45,7 +46,7 @@ fn credential(n: u8, account: u8, owner: Option<u8>) -> Credential {
         description: String::new(),
         metadata: String::new(),
         acl: Acl::parse(&["bind:*.clinic1.internal"]).unwrap(),
-        owner: owner.map(|n| ServiceUserId::new(ksuid(n))),
+        owner: owner.map(|n| ServiceUserId::new(ksuid(n)).into()),
         hash: TokenHash([n; 32]),
         created_at: 0,
     }
@@ -506,7 +507,10 @@ fn check_laws(program: &Program, snapshot: &Snapshot) -> Result<(), TestCaseErro
     prop_assert_eq!(&named, &program.policies.keys().copied().collect(), "each once, and only what is named");
     for (id, credential) in &snapshot.credentials {
         let active = is_active(snapshot, credential.account);
-        let user_works = |owner| snapshot.service_users.get(&owner).is_some_and(|user| user.active);
+        let user_works = |owner| match owner {
+            OwnerId::ServiceUser(id) => snapshot.service_users.get(&id).is_some_and(|user| user.active),
+            OwnerId::User(_) => false,
+        };
         let works = active && credential.owner.is_none_or(user_works);
         prop_assert_eq!(program.credentials.contains_key(id), works);
     }

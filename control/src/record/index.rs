@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use ebbgate_model::{AccountId, ApiKeyId, CredentialId, EndpointId, EndpointUrl, Host};
+use ebbgate_model::{
+    AccountId, ApiKeyId, CredentialId, EndpointId, EndpointUrl, Host, InvitationId, UserSessionId,
+};
 
 /// All reserved domains of the installation. `if_none_newer` on it makes a check across names safe.
 pub const DOMAINS_PREFIX: &str = "/u/domains/";
@@ -38,6 +40,21 @@ pub fn api_key(id: ApiKeyId) -> String {
 /// From the public half of an authtoken to its account.
 pub fn credential(id: CredentialId) -> String {
     format!("/u/credentials/{id}")
+}
+
+/// All sessions of people.
+pub const USER_SESSIONS_PREFIX: &str = "/u/user_sessions/";
+/// All open invitations.
+pub const INVITATIONS_PREFIX: &str = "/u/invitations/";
+
+/// From the public half of a cookie to its account.
+pub fn user_session(id: UserSessionId) -> String {
+    format!("{USER_SESSIONS_PREFIX}{id}")
+}
+
+/// From the public half of an invitation's token to its account.
+pub fn invitation(id: InvitationId) -> String {
+    format!("{INVITATIONS_PREFIX}{id}")
 }
 
 /// Names of service users are unique in an account, whatever their case.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use ebbgate_model::{AccountId, CertificateId, EndpointId, IpRestrictionId, ObjectKey};
+use ebbgate_model::{AccountId, CertificateId, EndpointId, IpRestrictionId, ObjectKey, OwnerId};
 
 use super::{Issued, Snapshot};
 use crate::acme::CHALLENGES;
+use crate::record::people::Membership;
 use crate::record::{
     ACCOUNTS_PREFIX, AgentIngress, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule,
     IpRestriction, Record, ReservedAddress, ReservedDomain, SYSTEM_PREFIX, ServiceUser, TlsCertificate,
@@ -55,7 +56,12 @@ impl Snapshot {
             }
             ServiceUser::COLLECTION => {
                 let Ok(id) = id.parse() else { return };
-                touched.extend(self.credentials_of_user.of(id).map(ObjectKey::Credential));
+                touched
+                    .extend(self.credentials_of_user.of(OwnerId::ServiceUser(id)).map(ObjectKey::Credential));
+            }
+            Membership::COLLECTION => {
+                let Ok(id) = id.parse() else { return };
+                touched.extend(self.credentials_of_user.of(OwnerId::User(id)).map(ObjectKey::Credential));
             }
             Endpoint::COLLECTION => {
                 let Ok(id) = id.parse() else { return };

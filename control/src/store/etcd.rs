@@ -51,8 +51,8 @@ use crate::error_chain::ErrorChain;
 
 /// Times a write is sent again because its session was lost before it could happen.
 const SESSIONS_MAX: usize = 5;
-/// Seconds a reader waits for the index to have this process's own writes.
-const INDEX_SECS_MAX: u64 = 10;
+/// Seconds that are waited for the index to have this process's own writes; it takes milliseconds once it is filled.
+const INDEX_SECS_MAX: u64 = 1;
 /// Seconds until the index is filled again after an error.
 const INDEX_RETRY_SECS: u64 = 1;
 /// Revisions over [`REVISIONS_KEPT`] that are let pile up before the oldest are compacted away.
@@ -175,34 +175,11 @@ impl Inner {
             let Some((key, _)) = wanted.iter().zip(&there).find(|(_, there)| **there) else {
                 return Ok(Outcome::Committed(self.keys.revision(revision)));
             };
-            match self.write(&txn, Some(key)).await {
-                Ok(Outcome::Conflict(conflict)) if conflict.is_empty() => {}
-                // At its quota etcd takes no marker, and a revocation must not wait for room.
-                Err(StoreError::Quota { .. }) => {
-                    if let Some(outcome) = self.delete_unmarked(&txn).await? {
-                        return Ok(outcome);
-                    }
-                }
-                outcome => return outcome,
+            match self.write(&txn, Some(key)).await? {
+                Outcome::Conflict(conflict) if conflict.is_empty() => {}
+                outcome => return Ok(outcome),
             }
         }
-    }
-
-    /// Deletes without a marker. None: a try without an answer may have happened; what is there tells.
-    async fn delete_unmarked(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
-        let request = txn::delete(&self.keys, txn);
-        let (answer, tried) = self.cluster.call::<TxnRequest, TxnResponse>(path::TXN, &request).await;
-        let answer = answer.map_err(|failure| self.cluster.error(failure, true))?;
-        if answer.succeeded {
-            let revision = answer.header.as_ref().map_or(0, |header| header.revision);
-            self.written.fetch_max(revision, Ordering::SeqCst);
-            return Ok(Some(Outcome::Committed(self.keys.revision(revision))));
-        }
-        if tried {
-            return Ok(None);
-        }
-        let conflict = txn::conflict(&self.keys, &txn.compares, txn::found(&answer.responses));
-        Ok(Some(Outcome::Conflict(conflict.unwrap_or_default())))
     }
 
     /// Writes exactly once. A conflict without a name: the key that must exist does not.
@@ -303,15 +280,20 @@ impl Inner {
         }
     }
 
-    /// Waits until the index has what this process wrote.
-    async fn index(&self) -> Result<&Index, StoreError> {
-        let written = self.written.load(Ordering::SeqCst);
-        let caught_up = self.index.caught_up(written);
-        if timeout(Duration::from_secs(INDEX_SECS_MAX), caught_up).await.is_err() {
-            let reason = "what was written does not come back".to_owned();
-            return Err(StoreError::Unreachable { store: self.cluster.name().to_string(), reason });
+    /// How much there is below a prefix: by the index if it has what this process wrote, else by reading all of it.
+    async fn usage(&self, prefix: &str) -> Result<Usage, StoreError> {
+        let caught_up = self.index.caught_up(self.written.load(Ordering::SeqCst));
+        if timeout(Duration::from_secs(INDEX_SECS_MAX), caught_up).await.is_ok() {
+            return Ok(self.index.usage(prefix));
         }
-        Ok(&self.index)
+        let mut usage = Usage::default();
+        let mut count = |item: Item| {
+            usage.keys += 1;
+            usage.bytes += item.value.len();
+        };
+        let span = Span::of(&self.keys, &Range::all(prefix));
+        read::pages(&self.cluster, &self.keys, span, &mut count).await?;
+        Ok(usage)
     }
 
     /// Fills the index and follows all changes, for ever. After a gap it reads everything anew.
@@ -371,7 +353,7 @@ impl Store for Etcd {
     }
 
     fn usage(&self, prefix: String) -> Reply<'_, Usage> {
-        async move { Ok(self.inner.index().await?.usage(&prefix)) }.boxed()
+        async move { self.inner.usage(&prefix).await }.boxed()
     }
 
     fn range(&self, range: Range) -> Reply<'_, Page> {
@@ -383,7 +365,13 @@ impl Store for Etcd {
     }
 
     fn commit(&self, txn: Txn) -> Reply<'_, Outcome> {
-        async move { self.inner.commit(txn).await }.boxed()
+        let inner = Arc::clone(&self.inner);
+        // Goes on when nobody waits any more: a slot is given back once it is known what became of its write.
+        async move {
+            let write = tokio::spawn(async move { inner.commit(txn).await });
+            write.await.unwrap_or(Err(StoreError::Closed))
+        }
+        .boxed()
     }
 
     fn watch(&self, prefix: String, after: Revision) -> Watch {

@@ -10,8 +10,8 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
 
 async fn entries(lab: &Lab) -> Vec<Value> {
     let items = lab.app.store.range(Range::all(format!("{AUDIT_PREFIX}new/"))).await.unwrap().items;
-    let texts: Vec<_> = items.iter().map(|item| String::from_utf8(item.value.to_vec()).unwrap()).collect();
-    texts.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).unwrap()).collect()
+    let texts = items.iter().flat_map(|item| serde_json::from_slice::<Vec<String>>(&item.value).unwrap());
+    texts.map(|text| serde_json::from_str(&text).unwrap()).collect()
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn subscriptions_and_their_sources() {
     }
     let refused = lab.patch(&one, json!({"filter": "ev.conn.bytes_in > 1"})).await.expect(400);
     assert_eq!(refused.code(), 250, "{}", refused.text("msg"));
-    let refused = lab.patch(&one, json!({"fields": ["conn.client"]})).await.expect(400);
+    let refused = lab.patch(&one, json!({"fields": ["conn.client_i"]})).await.expect(400);
     assert!(refused.text("msg").contains("conn.client_ip"), "{}", refused.text("msg"));
     lab.delete(&format!("/event_destinations/{destination}")).await.expect(409);
     lab.delete(&one).await.expect(204);
@@ -112,7 +112,7 @@ async fn every_change_has_its_entry_with_who_and_what_and_no_secret() {
     let policy = "on_http_request:\n  - actions:\n      - type: basic-auth\n        config: {credentials: ['ann:hunter2hunter2']}\n      - type: custom-response\n        config: {status_code: 200}\n";
     let before = entries(&lab).await.len();
     let key = lab.post("/api_keys", json!({"description": "k"})).await.expect(201);
-    let endpoint = json!({"url": "https://a.internal", "type": "cloud", "bindings": ["internal"], "traffic_policy": policy});
+    let endpoint = json!({"url": "https://a.internal", "bindings": ["internal"], "traffic_policy": policy});
     let endpoint = lab.post("/endpoints", endpoint).await.expect(201).id();
     lab.patch(&format!("/endpoints/{endpoint}"), json!({"description": "new"})).await.expect(200);
     let hook = json!({"target": {"webhook": {"url": "https://hooks.example.com/x", "secret": SECRET}}});
@@ -138,7 +138,7 @@ async fn every_change_has_its_entry_with_who_and_what_and_no_secret() {
     }
     assert_eq!(
         (&all[2]["before"]["description"], &all[2]["object"]["description"]),
-        (&Value::Null, &json!("new"))
+        (&json!(""), &json!("new"))
     );
     assert_eq!(all[4]["object"]["id"], endpoint.as_str());
     let text = serde_json::to_string(&all).unwrap();

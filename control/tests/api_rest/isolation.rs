@@ -9,7 +9,7 @@ use crate::lab::Lab;
 use crate::live;
 
 /// One object of every kind, as path of the collection, key of the list, and id.
-async fn furnish(lab: &Lab) -> Vec<(&'static str, &'static str, String)> {
+pub(crate) async fn furnish(lab: &Lab) -> Vec<(&'static str, &'static str, String)> {
     lab.reserve_domain().await;
     let policy = lab.make("/ip_policies", json!({})).await.id();
     let rule = json!({"cidr": "10.0.0.0/8", "ip_policy_id": policy, "action": "deny"});

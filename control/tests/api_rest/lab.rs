@@ -11,6 +11,7 @@ use ebbgate_control::authority::{self, Authority, Issuer, Purpose};
 use ebbgate_control::clock::Clock;
 use ebbgate_control::events::Events;
 use ebbgate_control::listen::Peer;
+use ebbgate_control::people::dashboard;
 use ebbgate_control::presence::Presence;
 use ebbgate_control::push::Planned;
 use ebbgate_control::record::Installation;
@@ -117,6 +118,7 @@ impl Lab {
             room: Arc::default(),
             planned: watch::channel(Planned::default()).1,
             restrictions: Arc::default(),
+            people: Arc::default(),
             limiter: Arc::new(Limiter::new(None)),
             acme: Arc::default(),
             database: Arc::from(dir.path()),
@@ -134,13 +136,13 @@ impl Lab {
         };
         let one = tenant(&app, "clinic").await;
         let two = tenant(&app, "stranger").await;
-        Self { router: api::router(app.clone()), app, one, two, _dir: dir }
+        Self { router: router(&app), app, one, two, _dir: dir }
     }
 
     /// The same installation with other room at edges.
     pub(crate) fn room(&mut self, room: Room) {
         self.app.room = Arc::new(room);
-        self.router = api::router(self.app.clone());
+        self.router = router(&self.app);
     }
 
     /// Any request, from this machine.
@@ -209,6 +211,11 @@ impl Lab {
     pub(crate) async fn reserve_domain(&self) -> Answer {
         self.make("/reserved_domains", json!({"domain": "*.clinic.example.com"})).await
     }
+}
+
+/// Everything that listens where the API does.
+pub(crate) fn router(app: &App) -> Router {
+    api::router(app.clone()).merge(dashboard::router(app.clone(), api::local(app.clone())))
 }
 
 fn issuer() -> Issuer {

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest name in bytes (RFC 1035 section 2.3.4, without the root dot).
 pub const HOST_BYTES_MAX: usize = 253;
@@ -13,7 +14,7 @@ pub const LABEL_BYTES_MAX: usize = 63;
 
 /// A host as endpoints, domains and access rules name it: lower case, no trailing dot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Host(Box<str>);
+pub struct Host(Arc<str>);
 
 impl Host {
     /// The text, lower-cased; a wildcard begins with `*.`.

@@ -176,6 +176,12 @@ ids! {
     AccountId = "ac";
     /// A service user (`bot_users`, `service_users`): an owner of credentials that is not a person.
     ServiceUserId = "bot" | "service";
+    /// A user: a person who signs in.
+    UserId = "usr";
+    /// An invitation of a person into an account.
+    InvitationId = "inv";
+    /// A session of a person who is signed in.
+    UserSessionId = "us";
     /// A credential: an authtoken that agents present.
     CredentialId = "cr";
     /// A key of the REST API.
@@ -216,6 +222,49 @@ ids! {
     EdgeId = "edge";
 }
 
+/// Who owns a credential or an API key, where it is not the account itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OwnerId {
+    /// A service user.
+    ServiceUser(ServiceUserId),
+    /// A person.
+    User(UserId),
+}
+
+impl From<ServiceUserId> for OwnerId {
+    fn from(id: ServiceUserId) -> Self {
+        Self::ServiceUser(id)
+    }
+}
+
+impl From<UserId> for OwnerId {
+    fn from(id: UserId) -> Self {
+        Self::User(id)
+    }
+}
+
+impl fmt::Display for OwnerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServiceUser(id) => id.fmt(f),
+            Self::User(id) => id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for OwnerId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        match text.parse::<UserId>() {
+            Err(IdError::Prefix { .. }) => text.parse().map(Self::ServiceUser),
+            parsed => parsed.map(Self::User),
+        }
+    }
+}
+
+as_text!(OwnerId);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +300,20 @@ mod tests {
         let id = ServiceUserId::new(Ksuid::new(1_700_000_000, [9; 16]));
         assert_eq!(format!("service_{}", id.ksuid()).parse(), Ok(id));
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn an_owner_is_a_person_or_a_service_user() {
+        let ksuid = Ksuid::new(1_700_000_000, [9; 16]);
+        let (person, service) = (UserId::new(ksuid), ServiceUserId::new(ksuid));
+        assert_eq!(format!("usr_{ksuid}").parse(), Ok(OwnerId::User(person)));
+        assert_eq!(format!("bot_{ksuid}").parse(), Ok(OwnerId::ServiceUser(service)));
+        for owner in [OwnerId::from(person), OwnerId::from(service)] {
+            assert_eq!(owner.to_string().parse(), Ok(owner));
+        }
+        for bad in ["usr_x", "ak_x", ""] {
+            assert!(bad.parse::<OwnerId>().is_err(), "{bad}");
+        }
     }
 
     proptest! {

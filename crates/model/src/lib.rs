@@ -28,8 +28,9 @@ pub use digest::{BUCKETS, Digests, ProgramDigest};
 pub use host::{HOST_BYTES_MAX, Host, HostError, LABEL_BYTES_MAX};
 pub use id::{
     AccountId, AddressId, ApiKeyId, AuthorityId, CertificateId, CredentialId, DomainId, EdgeId, EndpointId,
-    EventDestinationId, EventId, EventSubscriptionId, IdError, IngressId, IpPolicyId, IpPolicyRuleId,
-    IpRestrictionId, Ksuid, OperationId, SecretId, ServiceUserId, TunnelSessionId, VaultId,
+    EventDestinationId, EventId, EventSubscriptionId, IdError, IngressId, InvitationId, IpPolicyId,
+    IpPolicyRuleId, IpRestrictionId, Ksuid, OperationId, OwnerId, SecretId, ServiceUserId, TunnelSessionId,
+    UserId, UserSessionId, VaultId,
 };
 pub use join::{JOIN_AUTHORITIES_MAX, JOIN_BYTES_MAX, JoinError, JoinString};
 pub use policy::{Action, PolicyHash, PolicyHashError, Rule, TrafficPolicy};

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod expr;
 pub mod facts;
 mod hex;
+pub mod identity;
 mod json;
 pub mod jwks;
 pub mod lint;

@@ -117,7 +117,7 @@ fn place(
     token: Option<&BindToken>,
 ) -> Result<Place, Refusal> {
     let scheme = bind.scheme()?;
-    let settings = &tables.program.settings;
+    let settings = &tables.settings;
     let default = settings.default_domain.as_ref();
     let no_domain =
         || Refusal::new(CODE_NO_RANDOM, "this server gives no random names; ask for a URL you have reserved");
@@ -191,7 +191,7 @@ pub(super) fn still_permit(
     credential: &CredentialSpec,
     endpoint: &Endpoint,
 ) -> Result<(), Refusal> {
-    let (url, settings) = (&endpoint.url, &tables.program.settings);
+    let (url, settings) = (&endpoint.url, &tables.settings);
     let given_away = match url.scheme() {
         Scheme::Tcp => {
             settings.tcp_host.as_ref() == Some(url.host()) && tables.address(url.host(), url.port()).is_none()

@@ -1,11 +1,11 @@
 //! All sessions of this edge, by session and by stable client id; and what limits logins.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand};
-use ebbgate_model::{ErrorCode, TunnelSessionId};
+use ebbgate_model::{AccountId, CredentialId, ErrorCode, TunnelSessionId};
 use ebbgate_wire::mux::Code;
 
 use super::allowance::Allowances;
@@ -13,7 +13,7 @@ use super::auth::{AuthFailures, WaitingLogins};
 use super::command::command;
 use super::session::AgentSession;
 use crate::state::edge::Edge;
-use crate::state::tables::Tables;
+use crate::state::tables::{Effects, Tables};
 
 /// Agents of this edge. Shared by all shards.
 pub struct Agents {
@@ -56,10 +56,13 @@ impl Agents {
         session.check(tables).inspect_err(|why| self.end(session, Code::NONE, why)).is_ok()
     }
 
-    /// After a change of the Program: ends sessions that may no longer be, stops endpoints they may no longer serve, and
-    /// compiles policies anew whose account's objects changed.
-    pub fn recheck(&self, old: &Tables, new: &Tables) {
-        for session in self.sessions.all() {
+    /// After a change of the Tables: of the sessions it concerns, ends those that may no longer be, stops endpoints they may no
+    /// longer serve, and compiles policies anew whose account's objects changed.
+    pub fn recheck(&self, effects: &Effects, old: &Tables, new: &Tables) {
+        if effects.spares_sessions() {
+            return;
+        }
+        for session in self.concerned(effects) {
             if !self.recheck_session(&session, new) {
                 continue;
             }
@@ -71,6 +74,16 @@ impl Agents {
                 }
             }
         }
+    }
+
+    fn concerned(&self, effects: &Effects) -> Vec<Arc<AgentSession>> {
+        // Below a wildcard, and at the names of the installation, may be anybody's endpoints.
+        if effects.settings || effects.names.iter().any(|name| name.host.is_wildcard()) {
+            return self.sessions.all();
+        }
+        let at_names =
+            effects.names.iter().flat_map(|name| self.edge.routes.agents_at(&name.host, name.port));
+        self.sessions.of(&effects.accounts, &effects.credentials, at_names)
     }
 
     /// Asks an agent to do something, in the background, and tells control what it said.
@@ -100,21 +113,40 @@ pub struct Sessions {
 struct Table {
     by_id: BTreeMap<TunnelSessionId, Arc<AgentSession>>,
     by_client: HashMap<String, TunnelSessionId>,
+    by_account: BTreeMap<AccountId, BTreeMap<TunnelSessionId, CredentialId>>,
+    by_credential: BTreeMap<CredentialId, BTreeSet<TunnelSessionId>>,
 }
 
 impl Sessions {
     /// Adds a session, and gives the one it takes the place of.
     pub(super) fn insert(&self, session: Arc<AgentSession>) -> Option<Arc<AgentSession>> {
+        let (id, who) = (session.state.id, session.identity());
         let mut table = self.table();
-        let before = table.by_client.insert(session.client_id.clone(), session.state.id);
-        table.by_id.insert(session.state.id, session);
+        let before = table.by_client.insert(session.client_id.clone(), id);
+        table.by_account.entry(who.account).or_default().insert(id, who.credential);
+        table.by_credential.entry(who.credential).or_default().insert(id);
+        table.by_id.insert(id, session);
         table.by_id.get(&before?).cloned()
     }
 
     /// Removes a session; the one that replaced it stays.
     pub(super) fn remove(&self, session: &AgentSession) {
+        let (id, account) = (session.state.id, session.account());
         let mut table = self.table();
-        table.by_id.remove(&session.state.id);
+        table.by_id.remove(&id);
+        let of_account = table.by_account.get_mut(&account);
+        let credential = of_account.and_then(|sessions| sessions.remove(&id));
+        if table.by_account.get(&account).is_some_and(BTreeMap::is_empty) {
+            table.by_account.remove(&account);
+        }
+        if let Some(credential) = credential
+            && let Some(sessions) = table.by_credential.get_mut(&credential)
+        {
+            sessions.remove(&id);
+            if sessions.is_empty() {
+                table.by_credential.remove(&credential);
+            }
+        }
         if table.by_client.get(&session.client_id) == Some(&session.state.id) {
             table.by_client.remove(&session.client_id);
         }
@@ -128,6 +160,22 @@ impl Sessions {
     /// All sessions now.
     pub fn all(&self) -> Vec<Arc<AgentSession>> {
         self.table().by_id.values().cloned().collect()
+    }
+
+    /// Sessions of these accounts, of these credentials, and these.
+    fn of(
+        &self,
+        accounts: &BTreeSet<AccountId>,
+        credentials: &BTreeSet<CredentialId>,
+        these: impl IntoIterator<Item = TunnelSessionId>,
+    ) -> Vec<Arc<AgentSession>> {
+        let mut ids: BTreeSet<TunnelSessionId> = these.into_iter().collect();
+        let table = self.table();
+        ids.extend(
+            accounts.iter().filter_map(|account| table.by_account.get(account)).flat_map(BTreeMap::keys),
+        );
+        ids.extend(credentials.iter().filter_map(|credential| table.by_credential.get(credential)).flatten());
+        ids.iter().filter_map(|id| table.by_id.get(id).cloned()).collect()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

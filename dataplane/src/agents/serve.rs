@@ -253,7 +253,7 @@ impl Connection {
                 }
             },
             (StreamKind::SrvInfo, _) => {
-                let region = self.shard.edge().tables.load().program.settings.region.clone();
+                let region = self.shard.edge().tables.load().settings.region.clone();
                 write_object(&mut stream, &SrvInfo { region }).await
             }
             (StreamKind::Bind, Some(session)) => {
@@ -354,7 +354,7 @@ impl Connection {
         let taken = place(&allowance, &text_bytes, &report)?;
         let raw_key = {
             let tables = edge.tables.load();
-            raw_key(auth, tables.program.credentials.get(&accepted.credential), random::bytes())
+            raw_key(auth, tables.credential_spec(accepted.credential), random::bytes())
         };
         let state = SessionState::new(id, self.mux.handle(), Arc::clone(&self.liveness), streams_max);
         state.allow_raw(raw_key.is_some());
@@ -398,7 +398,7 @@ impl Connection {
             error: String::new(),
             extra: AuthReplyExtra {
                 version: env!("CARGO_PKG_VERSION").into(),
-                region: edge.tables.load().program.settings.region.clone(),
+                region: edge.tables.load().settings.region.clone(),
                 cookie: cookie.seal(&edge.tickets),
                 account_name: accepted.account_name,
                 plan_name: String::new(),

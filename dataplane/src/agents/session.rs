@@ -199,7 +199,7 @@ impl AgentSession {
         let identity = self.identity();
         let revoked =
             || Refusal::new(ErrorCode::CREDENTIAL_REVOKED, "the authtoken of this session was revoked");
-        let credential = new.program.credentials.get(&identity.credential).ok_or_else(revoked)?;
+        let credential = new.credential_spec(identity.credential).ok_or_else(revoked)?;
         bind::still_permit(new, credential, &bound.endpoint)?;
         let references = new.references(identity.account);
         let Some(policy) =
@@ -254,7 +254,7 @@ impl AgentSession {
     /// Whether the session may be under these Tables; else the reason, as agents read it.
     pub(super) fn check(&self, tables: &Tables) -> Result<(), String> {
         let identity = self.identity();
-        let credential = tables.program.credentials.get(&identity.credential);
+        let credential = tables.credential_spec(identity.credential);
         let credential = credential.filter(|credential| credential.account == identity.account);
         let admits = |ip| tables.restrictions.admit(identity.account, IpRestrictionKind::Agent, ip);
         self.state.allow_raw(self.links.has_raw_key() && credential.is_some_and(may_pass_through));

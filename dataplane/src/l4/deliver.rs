@@ -398,7 +398,7 @@ pub(super) fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFa
     Arc::new(ConnFacts {
         client: socket.peer(),
         server: socket.local(),
-        region: shard.edge().tables.load().program.settings.region.clone(),
+        region: shard.edge().tables.load().settings.region.clone(),
         start_unix_ms: log.event().started_at_ms,
         tls: None,
     })

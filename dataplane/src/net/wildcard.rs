@@ -1,8 +1,8 @@
 //! Names with a wildcard in front, and the one that a name falls under: exact before the longest wildcard.
 
-use std::collections::HashMap;
-
 use ebbgate_model::Host;
+
+use crate::persistent::Map;
 
 /// The name itself, then the wildcards that cover it, longest first.
 pub fn candidates(host: &Host) -> impl Iterator<Item = Host> {
@@ -14,20 +14,30 @@ pub fn candidates(host: &Host) -> impl Iterator<Item = Host> {
     std::iter::once(exact).chain(wildcards)
 }
 
-/// Values by name, exact or wildcard.
+/// Values by name, exact or wildcard. A clone shares them.
 #[derive(Debug, Clone)]
-pub struct WildcardMap<V>(HashMap<Host, V>);
+pub struct WildcardMap<V>(Map<Host, V>);
 
 impl<V> Default for WildcardMap<V> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self(Map::default())
     }
 }
 
-impl<V> WildcardMap<V> {
+impl<V: Clone> WildcardMap<V> {
     /// Sets the value of a name.
     pub fn insert(&mut self, name: Host, value: V) {
         self.0.insert(name, value);
+    }
+
+    /// Removes a name.
+    pub fn remove(&mut self, name: &Host) {
+        self.0.remove(name);
+    }
+
+    /// The value of this very name.
+    pub fn get(&self, name: &Host) -> Option<&V> {
+        self.0.get(name)
     }
 
     /// The value of the name itself, else of the longest wildcard that covers it.
@@ -36,7 +46,7 @@ impl<V> WildcardMap<V> {
     }
 }
 
-impl<V> FromIterator<(Host, V)> for WildcardMap<V> {
+impl<V: Clone> FromIterator<(Host, V)> for WildcardMap<V> {
     fn from_iter<I: IntoIterator<Item = (Host, V)>>(all: I) -> Self {
         Self(all.into_iter().collect())
     }

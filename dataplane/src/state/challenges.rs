@@ -2,17 +2,18 @@
 //!
 //! A name has an entry only while it is being proved, so nothing here ever stands in an endpoint's way for long.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ebbgate_model::{ChallengeSpec, Host};
 use rustls::sign::CertifiedKey;
 
-use crate::net::tls::parse_challenge;
+use crate::net::tls::{CertificateError, parse_challenge};
+use crate::persistent::Map;
 
 /// Challenges by name, exact: a wildcard answers for none.
-#[derive(Debug, Default)]
-pub struct Challenges(HashMap<Host, Challenge>);
+#[derive(Debug, Clone, Default)]
+pub struct Challenges(Map<Host, Arc<Challenge>>);
 
 #[derive(Debug)]
 struct Challenge {
@@ -21,18 +22,23 @@ struct Challenge {
 }
 
 impl Challenges {
-    /// Makes the challenges of a Program ready. Gives those whose certificate is not usable, with the reason.
-    pub fn compile(specs: &BTreeMap<Host, ChallengeSpec>) -> (Self, BTreeMap<String, String>) {
-        let mut unserved = BTreeMap::new();
-        let mut parse = |(host, spec): (&Host, &ChallengeSpec)| {
-            let parsed = spec.tls_alpn.as_ref().map(|own| parse_challenge(&own.chain_pem, &own.key_pem));
-            let tls_alpn = parsed.and_then(|parsed| {
-                parsed.map_err(|error| unserved.insert(format!("challenge {host}"), error.to_string())).ok()
-            });
-            (host.clone(), Challenge { http: spec.http.clone(), tls_alpn })
+    /// Makes the challenge of a name ready.
+    ///
+    /// # Errors
+    /// Its certificate is not usable. By HTTP the name is answered for all the same.
+    pub fn insert(&mut self, host: &Host, spec: &ChallengeSpec) -> Result<(), CertificateError> {
+        let parsed = spec.tls_alpn.as_ref().map(|own| parse_challenge(&own.chain_pem, &own.key_pem));
+        let (tls_alpn, failed) = match parsed.transpose() {
+            Ok(certificate) => (certificate, Ok(())),
+            Err(error) => (None, Err(error)),
         };
-        let all = specs.iter().map(&mut parse).collect();
-        (Self(all), unserved)
+        self.0.insert(host.clone(), Arc::new(Challenge { http: spec.http.clone(), tls_alpn }));
+        failed
+    }
+
+    /// Removes the challenge of a name.
+    pub fn remove(&mut self, host: &Host) {
+        self.0.remove(host);
     }
 
     /// The key authorization of a token that is asked for at a name.
@@ -59,8 +65,9 @@ mod tests {
         let broken = CertificateSpec { key_pem: String::new(), ..good.clone() };
         let spec = |tls_alpn| ChallengeSpec { http: [("t".into(), "t.k".into())].into(), tls_alpn };
         let host = |name: &str| name.parse::<Host>().unwrap();
-        let specs = [(host("a.example.com"), spec(Some(good))), (host("b.example.com"), spec(Some(broken)))];
-        let (all, unserved) = Challenges::compile(&specs.into());
+        let mut all = Challenges::default();
+        all.insert(&host("a.example.com"), &spec(Some(good))).unwrap();
+        all.insert(&host("b.example.com"), &spec(Some(broken))).unwrap_err();
         assert_eq!(all.http(&host("a.example.com"), "t"), Some("t.k"));
         for (name, token) in [("a.example.com", "u"), ("c.example.com", "t"), ("x.a.example.com", "t")] {
             assert_eq!(all.http(&host(name), token), None, "{name} {token}");
@@ -69,6 +76,8 @@ mod tests {
         assert!(
             all.tls_alpn(&host("b.example.com")).is_none() && all.tls_alpn(&host("c.example.com")).is_none()
         );
-        assert_eq!(unserved.keys().collect::<Vec<_>>(), ["challenge b.example.com"]);
+        assert_eq!(all.http(&host("b.example.com"), "t"), Some("t.k"));
+        all.remove(&host("a.example.com"));
+        assert_eq!(all.http(&host("a.example.com"), "t"), None);
     }
 }

@@ -48,6 +48,16 @@ impl Disk {
         self.note(path, error, None);
     }
 
+    /// The disk has taken what it did not take before.
+    pub fn takes(&self, path: &Path) {
+        self.unwritten().remove(path);
+    }
+
+    /// Whether the disk has not taken a file.
+    pub fn lacks(&self, path: &Path) -> bool {
+        self.unwritten().contains_key(path)
+    }
+
     /// Writes what the disk did not take before, as far as it takes it now.
     pub fn write_again(&self) {
         self.unwritten().retain(|path, file| {

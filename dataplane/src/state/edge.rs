@@ -1,5 +1,6 @@
 //! `Edge`: what all shards share. Tables, routes, counters, ports, and the shards' mailboxes.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -147,30 +148,39 @@ impl Edge {
 
     /// Generation in force; 0 without a Program.
     pub fn generation(&self) -> u64 {
-        self.tables.load().program.generation
+        self.tables.load().generation
     }
 
     /// Tries again to bind ports that were taken.
     pub fn retry_ports(&self) {
-        self.sync_ports(&self.tables.load());
-        self.changes.note();
+        let (changes, _) = self.ports().retry();
+        self.change_ports(changes);
     }
 
-    /// Opens and closes ports until they are those of the Program.
-    pub fn sync_ports(&self, tables: &Tables) {
-        let (changes, errors) = self.ports().sync(&tables.program);
-        for change in changes {
-            self.change_port(change);
-        }
+    /// Opens and closes ports until they are those of the reserved addresses: these ports, of which some came or went.
+    pub fn sync_ports(&self, tables: &Tables, ports: &BTreeSet<u16>) {
+        let host = |port: u16| tables.addresses_at(port).next().map(|address| address.host.clone());
+        let (changes, errors) = self.ports().sync(ports.iter().map(|port| (*port, host(*port))));
         for error in errors {
             tracing::error!(%error, "a reserved address is not served");
         }
+        self.change_ports(changes);
+    }
+
+    fn change_ports(&self, changes: Vec<PortChange>) {
+        if changes.is_empty() {
+            return;
+        }
+        for change in changes {
+            self.change_port(change);
+        }
+        self.changes.note();
     }
 
     /// Lends an agent a port; see [`Ports::lend`]. None: none is configured or free.
     pub fn lend_port(&self, wanted: Option<u16>) -> Option<u16> {
         let tables = self.tables.load();
-        let settings = &tables.program.settings;
+        let settings = &tables.settings;
         let (range, host) = (settings.random_tcp_ports.clone()?, settings.tcp_host.clone()?);
         let (port, change) = self.ports().lend(range, &host, wanted, random::number()).ok()?;
         self.change_port(change);

@@ -123,9 +123,9 @@ metrics! {
     /// Generation in force.
     generation: Gauge = "program_generation", "Generation of the program in force";
     /// Generations refused.
-    programs_refused: Counter = "programs_refused", "Generations of the program refused";
+    programs_refused: Counter = "programs_refused", "Generations with objects that could not be used as they were told";
     /// Objects of the program in force that cannot be served and are closed.
-    objects_unserved: Gauge = "program_objects_unserved", "Objects of the program in force that cannot be served and are closed";
+    objects_unserved: Gauge = "program_objects_unserved", "Objects that cannot be served as they were told: the version before is in use, or they are closed";
     /// Whether the feed from control is open.
     feed_connected: Gauge = "feed_connected", "Whether the feed from control is open";
     /// Whether the disk takes no writes.

@@ -1,12 +1,12 @@
 //! The TCP ports this edge listens on beyond its fixed ones: those of reserved addresses, as programmed, and those lent
 //! to agents that asked for any.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use ebbgate_model::{Host, Program};
+use ebbgate_model::Host;
 
 use crate::net::listen::{self, Claim, ListenError, Listener};
 
@@ -17,7 +17,7 @@ pub struct Ports {
     shards: usize,
     open: BTreeMap<u16, Open>,
     /// Reserved ports that could not be bound, and were reported.
-    failed: BTreeSet<u16>,
+    failed: BTreeMap<u16, Host>,
 }
 
 #[derive(Debug)]
@@ -60,23 +60,27 @@ pub struct NonePort;
 impl Ports {
     /// Nothing open yet; ports will be bound on this address.
     pub fn new(address: IpAddr, shards: usize) -> Self {
-        Self { address, shards, open: BTreeMap::new(), failed: BTreeSet::new() }
+        Self { address, shards, open: BTreeMap::new(), failed: BTreeMap::new() }
     }
 
-    /// Opens and closes until the reserved addresses of the Program are what is open. A port that cannot be bound is
-    /// reported once, with the process that has it, and tried again next time; it does not hold up the others.
-    pub fn sync(&mut self, program: &Program) -> (Vec<PortChange>, Vec<ListenError>) {
-        let wanted: BTreeMap<u16, &Host> = program.addresses.values().map(|a| (a.port, &a.host)).collect();
-        let mut changes = Vec::new();
-        let mut errors = Vec::new();
-        let gone: BTreeSet<u16> = self
-            .open
-            .iter()
-            .filter(|(p, open)| open.used == Use::Reserved && !wanted.contains_key(p))
-            .map(|(p, _)| *p)
-            .collect();
-        changes.extend(gone.into_iter().filter_map(|port| self.close(port)));
-        self.failed.retain(|port| wanted.contains_key(port));
+    /// Opens and closes these ports of reserved addresses: each with the host part of its address, or None when it is
+    /// reserved no longer. A port that cannot be bound is reported once, with the process that has it, and tried again by
+    /// [`Ports::retry`]; it does not hold up the others.
+    pub fn sync(
+        &mut self,
+        ports: impl IntoIterator<Item = (u16, Option<Host>)>,
+    ) -> (Vec<PortChange>, Vec<ListenError>) {
+        let (mut changes, mut errors, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+        for (port, host) in ports {
+            if let Some(host) = host {
+                wanted.push((port, host));
+                continue;
+            }
+            self.failed.remove(&port);
+            if self.open.get(&port).is_some_and(|open| open.used == Use::Reserved) {
+                changes.extend(self.close(port));
+            }
+        }
         for (port, host) in wanted {
             match self.open.get_mut(&port) {
                 Some(open) => open.used = Use::Reserved,
@@ -85,12 +89,18 @@ impl Ports {
                         self.failed.remove(&port);
                         changes.push(change);
                     }
-                    Err(error) if self.failed.insert(port) => errors.push(error.named()),
+                    Err(error) if self.failed.insert(port, host).is_none() => errors.push(error.named()),
                     Err(_) => {}
                 },
             }
         }
         (changes, errors)
+    }
+
+    /// Tries again to bind reserved ports that were taken.
+    pub fn retry(&mut self) -> (Vec<PortChange>, Vec<ListenError>) {
+        let failed = self.failed.clone();
+        self.sync(failed.into_iter().map(|(port, host)| (port, Some(host))))
     }
 
     /// Lends a port of the range: `wanted` if it is free (an agent coming back), otherwise any, tried from `start` on.
@@ -157,34 +167,25 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    use ebbgate_model::{AccountId, AddressId, AddressSpec, Ksuid};
-
     fn free_port() -> u16 {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
     }
 
-    fn program(ports: &[u16]) -> Program {
-        let ksuid = |n: u16| Ksuid::new(u64::from(n) + 1_500_000_000, [0; 16]);
-        let spec = |port: &u16| AddressSpec {
-            account: AccountId::new(ksuid(0)),
-            host: "tcp.example.com".parse().unwrap(),
-            port: *port,
-        };
-        let addresses = ports.iter().map(|p| (AddressId::new(ksuid(*p)), spec(p))).collect();
-        Program { addresses, ..Program::default() }
+    fn reserved(ports: &[u16]) -> Vec<(u16, Option<Host>)> {
+        ports.iter().map(|port| (*port, Some("tcp.example.com".parse().unwrap()))).collect()
     }
 
     #[test]
-    fn follows_the_program() {
+    fn follows_what_is_reserved() {
         let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 2);
         let (a, b) = (free_port(), free_port());
-        let (opened, errors) = ports.sync(&program(&[a, b]));
+        let (opened, errors) = ports.sync(reserved(&[a, b]));
         assert!(errors.is_empty());
         assert!(
             matches!(&opened[..], [PortChange::Open { listeners, .. }, PortChange::Open { .. }] if listeners.len() == 2)
         );
-        assert!(ports.sync(&program(&[a, b])).0.is_empty());
-        let (closed, _) = ports.sync(&program(&[b]));
+        assert!(ports.sync(reserved(&[a, b])).0.is_empty());
+        let (closed, _) = ports.sync([(a, None)]);
         assert!(matches!(&closed[..], [PortChange::Close { port }] if *port == a));
     }
 
@@ -192,21 +193,22 @@ mod tests {
     fn a_taken_port_does_not_hold_up_others() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut ports = Ports::new("127.0.0.1".parse().unwrap(), 1);
-        let wanted = program(&[taken.local_addr().unwrap().port(), free_port()]);
-        let (opened, errors) = ports.sync(&wanted);
+        let wanted = reserved(&[taken.local_addr().unwrap().port(), free_port()]);
+        let (opened, errors) = ports.sync(wanted.clone());
         assert_eq!((opened.len(), errors.len()), (1, 1));
         let message = errors[0].to_string();
         assert!(message.contains("for tcp://tcp.example.com:") && message.contains("process"), "{message}");
-        assert!(ports.sync(&wanted).1.is_empty(), "said once");
+        assert!(ports.sync(wanted.clone()).1.is_empty() && ports.retry().1.is_empty(), "said once");
         drop((taken, opened));
-        assert_eq!(ports.sync(&wanted).0.len(), 1);
+        assert_eq!(ports.retry().0.len(), 1);
+        assert!(ports.retry().0.is_empty());
     }
 
     #[test]
     fn a_port_that_is_a_listeners_of_this_edge_is_refused_by_its_name() {
         let (https, _sockets) = listen::bind("--https", "127.0.0.1:0".parse().unwrap(), 2).unwrap();
         let mut ports = Ports::new("0.0.0.0".parse().unwrap(), 2);
-        let (opened, errors) = ports.sync(&program(&[https.port()]));
+        let (opened, errors) = ports.sync(reserved(&[https.port()]));
         assert_eq!((opened.len(), errors.len()), (0, 1));
         assert!(errors[0].to_string().contains("--https of this edge"), "{}", errors[0]);
         let host: Host = "tcp.example.com".parse().unwrap();

@@ -1,41 +1,73 @@
-//! `Restrictions`: what accounts demand of source addresses, compiled once for a Program and asked at every connection,
-//! request and session.
+//! `Restrictions`: what accounts demand of source addresses, compiled once and asked at every connection, request and session.
 //!
 //! Pure. The kernel's allowlist may refuse earlier; what is decided here holds in every case.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ebbgate_model::{AccountId, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Program};
-use ebbgate_policy::IpRestriction;
+use ebbgate_model::{AccountId, IpPolicyId, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec};
+use ebbgate_policy::{IpRestriction, References};
 
-/// The restrictions an edge enforces: those in force, of agents and of endpoints.
-#[derive(Debug, Default)]
-pub struct Restrictions(
-    HashMap<(AccountId, IpRestrictionKind), BTreeMap<IpRestrictionId, Arc<IpRestriction>>>,
-);
+use crate::persistent::Map;
+
+/// The restrictions an edge enforces, by account: those in force, of agents and of endpoints.
+#[derive(Debug, Clone, Default)]
+pub struct Restrictions(Map<AccountId, Arc<Vec<Enforced>>>);
+
+#[derive(Debug, Clone)]
+struct Enforced {
+    id: IpRestrictionId,
+    spec: Arc<IpRestrictionSpec>,
+    restriction: Arc<IpRestriction>,
+}
 
 impl Restrictions {
-    /// Compiles those of `program`; one that means what it meant in `last` is taken over from `compiled`.
-    pub fn compile(program: &Program, last: &Program, compiled: &Self) -> Self {
-        let mut all = Self::default();
-        for (id, spec) in program.ip_restrictions.iter().filter(|(_, spec)| is_ours(spec)) {
-            let same = last.ip_restrictions.get(id) == Some(spec)
-                && spec.ip_policies.iter().all(|id| program.ip_policies.get(id) == last.ip_policies.get(id));
-            let place = (spec.account, spec.kind);
-            let kept = compiled.0.get(&place).and_then(|those| those.get(id)).filter(|_| same);
-            let restriction = kept.cloned().unwrap_or_else(|| Arc::new(compile(program, spec)));
-            all.0.entry(place).or_default().insert(*id, restriction);
+    /// Puts a restriction in force; one that is not enforced here is none.
+    pub fn insert(&mut self, id: IpRestrictionId, spec: &Arc<IpRestrictionSpec>, references: &References) {
+        self.remove(id, spec.account);
+        if is_ours(spec) {
+            let restriction = Arc::new(compile(spec, references));
+            let mut those = self.0.remove(&spec.account).unwrap_or_default();
+            Arc::make_mut(&mut those).push(Enforced { id, spec: Arc::clone(spec), restriction });
+            self.0.insert(spec.account, those);
         }
-        all
+    }
+
+    /// Takes a restriction of an account out of force.
+    pub fn remove(&mut self, id: IpRestrictionId, account: AccountId) {
+        let Some(those) = self.0.get_mut(&account) else { return };
+        Arc::make_mut(those).retain(|one| one.id != id);
+        if those.is_empty() {
+            self.0.remove(&account);
+        }
+    }
+
+    /// Compiles those of an account anew that name an IP policy.
+    pub fn compile_again(&mut self, account: AccountId, policy: IpPolicyId, references: &References) {
+        let names = |one: &Enforced| one.spec.ip_policies.contains(&policy);
+        if !self.0.get(&account).is_some_and(|those| those.iter().any(names)) {
+            return;
+        }
+        let Some(those) = self.0.get_mut(&account) else { return };
+        for one in Arc::make_mut(those).iter_mut().filter(|one| names(one)) {
+            one.restriction = Arc::new(compile(&one.spec, references));
+        }
+    }
+
+    /// What an account demands of one kind of sources.
+    pub fn of(
+        &self,
+        account: AccountId,
+        kind: IpRestrictionKind,
+    ) -> impl Iterator<Item = &IpRestrictionSpec> {
+        let those = self.0.get(&account).into_iter().flat_map(|those| those.iter());
+        those.filter(move |one| one.spec.kind == kind).map(|one| one.spec.as_ref())
     }
 
     /// Whether the account lets a source in. Every restriction must; without one every source is let in.
     pub fn admit(&self, account: AccountId, kind: IpRestrictionKind, source: IpAddr) -> bool {
-        // Most accounts restrict nothing.
-        self.0.is_empty()
-            || self.0.get(&(account, kind)).is_none_or(|those| those.values().all(|r| r.admits(source)))
+        let Some(those) = self.0.get(&account) else { return true };
+        those.iter().filter(|one| one.spec.kind == kind).all(|one| one.restriction.admits(source))
     }
 }
 
@@ -44,19 +76,16 @@ fn is_ours(spec: &IpRestrictionSpec) -> bool {
 }
 
 /// A policy that is missing, or another account's, could have denied any source: then none is admitted.
-fn compile(program: &Program, spec: &IpRestrictionSpec) -> IpRestriction {
-    let policies = spec.ip_policies.iter().map(|id| program.ip_policies.get(id));
-    let own: Option<Vec<_>> =
-        policies.map(|policy| policy.filter(|policy| policy.account == spec.account)).collect();
-    own.map_or_else(IpRestriction::default, |policies| {
-        IpRestriction::new(policies.iter().flat_map(|policy| &policy.rules))
-    })
+fn compile(spec: &IpRestrictionSpec, references: &References) -> IpRestriction {
+    let own: Option<Vec<_>> = spec.ip_policies.iter().map(|id| references.ip_policies.get(id)).collect();
+    own.map_or_else(IpRestriction::default, |policies| IpRestriction::new(policies.into_iter().flatten()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ebbgate_model::{IpPolicyId, IpPolicyRule, IpPolicySpec, IpRuleAction, Ksuid};
+    use crate::state::tables::Tables;
+    use ebbgate_model::{IpPolicyRule, IpPolicySpec, IpRuleAction, Ksuid, Program};
 
     fn ksuid(n: u8) -> Ksuid {
         Ksuid::new(1_700_000_000, [n; 16])
@@ -87,7 +116,7 @@ mod tests {
     }
 
     fn compile_all(program: &Program) -> Restrictions {
-        Restrictions::compile(program, &Program::default(), &Restrictions::default())
+        Tables::compile(program, &Tables::default()).0.restrictions
     }
 
     #[test]
@@ -118,18 +147,19 @@ mod tests {
     fn is_compiled_anew_when_it_or_a_policy_of_its_changed() {
         let kind = IpRestrictionKind::Endpoints;
         let first = program(restriction(kind, &[1]));
-        let one = compile_all(&first);
-        let pointer = |all: &Restrictions| Arc::clone(all.0[&(account(1), kind)].values().next().unwrap());
+        let (one, _) = Tables::compile(&first, &Tables::default());
+        let pointer =
+            |tables: &Tables| Arc::clone(&tables.restrictions.0.get(&account(1)).unwrap()[0].restriction);
         let mut second = first.clone();
         second.ip_policies.insert(IpPolicyId::new(ksuid(2)), policy(1, "192.0.2.0/24"));
-        let two = Restrictions::compile(&second, &first, &one);
+        let (two, _) = Tables::compile(&second, &one);
         assert!(Arc::ptr_eq(&pointer(&one), &pointer(&two)), "what does not concern it changes nothing");
         let mut third = second.clone();
         third.ip_policies.insert(IpPolicyId::new(ksuid(1)), policy(1, "192.0.2.0/24"));
-        let three = Restrictions::compile(&third, &second, &two);
-        assert!(three.admit(account(1), kind, "192.0.2.1".parse().unwrap()));
-        assert!(!three.admit(account(1), kind, "10.0.0.1".parse().unwrap()));
-        let none = Restrictions::compile(&Program::default(), &third, &three);
-        assert!(none.admit(account(1), kind, "203.0.113.9".parse().unwrap()));
+        let (three, _) = Tables::compile(&third, &two);
+        assert!(three.restrictions.admit(account(1), kind, "192.0.2.1".parse().unwrap()));
+        assert!(!three.restrictions.admit(account(1), kind, "10.0.0.1".parse().unwrap()));
+        let (none, _) = Tables::compile(&Program::default(), &three);
+        assert!(none.restrictions.admit(account(1), kind, "203.0.113.9".parse().unwrap()));
     }
 }

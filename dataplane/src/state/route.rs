@@ -3,40 +3,43 @@
 //!
 //! After a start it also knows what agents had bound before and lets visitors wait for it ([`returning`]).
 //!
-//! Lookups take no lock. Changes copy one small bucket, so that a thousand agents coming back at once stay cheap.
+//! Lookups take no lock. A change copies a few nodes of one part, so that it costs the same among ten endpoints and among a
+//! million, and a thousand agents coming back at once stay cheap.
 
 mod key;
 pub mod returning;
 
 pub use key::RouteKey;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
-use ebbgate_model::{AccountId, EndpointId, EndpointUrl, Host, Scheme};
+use ebbgate_model::{AccountId, EndpointId, EndpointUrl, Host, Scheme, TunnelSessionId};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::net::wildcard::candidates;
+use crate::persistent::Map;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::pool::Pool;
 use returning::{Returning, WAIT_MS_MAX};
 
-/// Parts the table is copied by.
+/// Parts that are changed apart.
 const BUCKETS: usize = 256;
 /// Milliseconds between a waiting visitor's looks.
 const LOOK_MS: u64 = 20;
 
-type Bucket = HashMap<RouteKey, Pool>;
+type Bucket = Map<RouteKey, Pool>;
 
 /// The online endpoints of all accounts.
 pub struct RouteTable {
     buckets: Box<[ArcSwap<Bucket>]>,
     hasher: RandomState,
-    writer: Mutex<()>,
-    /// Counts changes.
+    /// Held by whoever changes a route: the places that agents serve.
+    agents: Mutex<BTreeSet<RouteKey>>,
+    /// Counts changes of the places that agents serve.
     changes: AtomicU64,
     returning: OnceLock<Returning>,
 }
@@ -52,7 +55,7 @@ impl Default for RouteTable {
         Self {
             buckets,
             hasher: RandomState::new(),
-            writer: Mutex::new(()),
+            agents: Mutex::default(),
             changes: AtomicU64::new(0),
             returning: OnceLock::new(),
         }
@@ -62,7 +65,7 @@ impl Default for RouteTable {
 impl RouteTable {
     /// Adds an agent's endpoint if the pool rule allows: endpoints that share a URL have pooling enabled (wire.md section 6).
     pub fn bind(&self, endpoint: Arc<Endpoint>) -> Result<(), AlreadyOnline> {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut agents = self.agents();
         let place = RouteKey::of(&endpoint);
         let pool = self.exact(&place);
         let others = pool.iter().flat_map(Pool::members).filter(|other| other.id != endpoint.id);
@@ -71,20 +74,43 @@ impl RouteTable {
         {
             return Err(AlreadyOnline(other.id));
         }
-        self.write(place, |pool| pool.with(endpoint));
+        self.write(&mut agents, place, |pool| pool.with(endpoint));
         Ok(())
     }
 
     /// Adds or replaces an endpoint whatever else is there: the Program says so.
     pub fn put(&self, endpoint: Arc<Endpoint>) {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(RouteKey::of(&endpoint), |pool| pool.with(endpoint));
+        let mut agents = self.agents();
+        self.write(&mut agents, RouteKey::of(&endpoint), |pool| pool.with(endpoint));
     }
 
     /// Removes an endpoint.
     pub fn remove(&self, endpoint: &Endpoint) {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(RouteKey::of(endpoint), |pool| pool.without(endpoint.id));
+        let mut agents = self.agents();
+        self.write(&mut agents, RouteKey::of(endpoint), |pool| pool.without(endpoint.id));
+    }
+
+    /// Adds or replaces many at once, each as [`RouteTable::put`] does.
+    pub fn put_all(&self, endpoints: &[Arc<Endpoint>]) {
+        if let [one] = endpoints {
+            return self.put(Arc::clone(one));
+        }
+        let mut agents = self.agents();
+        let mut parts: Vec<Vec<&Arc<Endpoint>>> = vec![Vec::new(); BUCKETS];
+        for endpoint in endpoints {
+            let index = self.index(&RouteKey::of(endpoint));
+            parts.get_mut(index).expect("an index is below BUCKETS").push(endpoint);
+        }
+        for (bucket, part) in self.buckets.iter().zip(parts) {
+            if !part.is_empty() {
+                let mut copy = Bucket::clone(&bucket.load());
+                for endpoint in part {
+                    let with = |pool: Pool| pool.with(Arc::clone(endpoint));
+                    self.change(&mut agents, &mut copy, RouteKey::of(endpoint), with);
+                }
+                bucket.store(Arc::new(copy));
+            }
+        }
     }
 
     /// The public pool for a host, and the name that matched.
@@ -95,6 +121,25 @@ impl RouteTable {
     /// The pool for an internal URL of an account.
     pub fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool> {
         self.find(Some(account), url.scheme(), url.host(), url.port()).map(|(_, pool)| pool)
+    }
+
+    /// Sessions of the agents that serve a public name under any scheme; `port`: of `tcp://` alone.
+    pub fn agents_at(&self, host: &Host, port: Option<u16>) -> Vec<TunnelSessionId> {
+        let places = match port {
+            Some(port) => vec![(Scheme::Tcp, port)],
+            None => [Scheme::Http, Scheme::Https, Scheme::Tls]
+                .into_iter()
+                .filter_map(|scheme| Some((scheme, scheme.default_port()?)))
+                .collect(),
+        };
+        let places =
+            places.into_iter().filter_map(|(scheme, port)| RouteKey::new(None, scheme, host.clone(), port));
+        let pools: Vec<Pool> = places.filter_map(|place| self.exact(&place)).collect();
+        let sessions = pools.iter().flat_map(Pool::members).filter_map(|member| match &member.kind {
+            Kind::Agent(agent) => Some(agent.session.id),
+            Kind::Cloud => None,
+        });
+        sessions.collect()
     }
 
     /// Expects what agents had bound before the edge started; once.
@@ -125,20 +170,14 @@ impl RouteTable {
         }
     }
 
-    /// Changes so far.
+    /// Changes of the places that agents serve, so far.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
 
     /// What agents serve now, or may serve again: as much as is remembered.
     pub fn places_of_agents(&self, now: Instant) -> BTreeSet<RouteKey> {
-        let is_agents =
-            |pool: &Pool| pool.members().iter().any(|member| matches!(member.kind, Kind::Agent(_)));
-        let mut places = BTreeSet::new();
-        for bucket in &self.buckets {
-            let bucket = bucket.load();
-            places.extend(bucket.iter().filter(|(_, pool)| is_agents(pool)).map(|(place, _)| place.clone()));
-        }
+        let mut places = self.agents().clone();
         let away = self.returning.get().into_iter().flat_map(|returning| returning.places(now));
         places.extend(away.cloned());
         while places.len() > returning::PLACES_MAX {
@@ -164,21 +203,51 @@ impl RouteTable {
         self.bucket(place).load().get(place).cloned()
     }
 
-    fn write(&self, place: RouteKey, change: impl FnOnce(Pool) -> Pool) {
+    fn agents(&self) -> MutexGuard<'_, BTreeSet<RouteKey>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, agents: &mut BTreeSet<RouteKey>, place: RouteKey, change: impl FnOnce(Pool) -> Pool) {
         let bucket = self.bucket(&place);
         let mut copy = Bucket::clone(&bucket.load());
-        let pool = change(copy.remove(&place).unwrap_or_else(|| Pool::new(Vec::new())));
-        if !pool.members().is_empty() {
-            copy.insert(place, pool);
-        }
+        self.change(agents, &mut copy, place, change);
         bucket.store(Arc::new(copy));
-        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    fn change(
+        &self,
+        agents: &mut BTreeSet<RouteKey>,
+        bucket: &mut Bucket,
+        place: RouteKey,
+        change: impl FnOnce(Pool) -> Pool,
+    ) {
+        let before = bucket.get(&place).cloned();
+        let had_agents = before.as_ref().is_some_and(has_agents);
+        let pool = change(before.unwrap_or_else(|| Pool::new(Vec::new())));
+        let changed = match (had_agents, has_agents(&pool)) {
+            (false, true) => agents.insert(place.clone()),
+            (true, false) => agents.remove(&place),
+            _ => false,
+        };
+        self.changes.fetch_add(u64::from(changed), Ordering::Release);
+        if pool.members().is_empty() {
+            bucket.remove(&place);
+        } else {
+            bucket.insert(place, pool);
+        }
     }
 
     fn bucket(&self, place: &RouteKey) -> &ArcSwap<Bucket> {
-        let index = usize::try_from(self.hasher.hash_one(place) % BUCKETS as u64).unwrap_or(0);
-        self.buckets.get(index).expect("a remainder of BUCKETS indexes BUCKETS buckets")
+        self.buckets.get(self.index(place)).expect("a remainder of BUCKETS indexes BUCKETS buckets")
     }
+
+    fn index(&self, place: &RouteKey) -> usize {
+        usize::try_from(self.hasher.hash_one(place) % BUCKETS as u64).unwrap_or(0)
+    }
+}
+
+fn has_agents(pool: &Pool) -> bool {
+    pool.members().iter().any(|member| matches!(member.kind, Kind::Agent(_)))
 }
 
 #[cfg(test)]

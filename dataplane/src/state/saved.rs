@@ -1,25 +1,32 @@
-//! What the edge keeps on disk between runs: the last Program in force, its own name, the key of its tickets. All files
-//! are 0600 and replaced whole, so that a crash leaves the old or the new, never half of either.
+//! What the edge keeps on disk between runs: what control told it (`log`), its own name, the key of its tickets. All files are
+//! 0600. Small ones are replaced whole, so that a crash leaves the old or the new, never half of either.
 
-use std::fmt::Write as _;
+mod frames;
+pub mod log;
+mod old;
+pub mod replay;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_model::{EdgeId, Program};
 use ebbgate_wire::ticket::KEY_BYTES;
 use tokio::time::Duration;
 
+use self::log::ProgramLog;
+use self::replay::{Found, Held};
 use super::disk::{Disk, is_unwritable, private};
 
 /// Seconds to wait for an edge that is just stopping to let go of the directory.
 const LOCK_SECS_MAX: u64 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const LOCK_FILE: &str = "lock";
-const PROGRAM_FILE: &str = "program.json";
+const PROGRAM_DIR: &str = "program";
+/// Until release 0.1 had a log, the whole Program was one file.
+const OLD_PROGRAM_FILE: &str = "program.json";
 const ID_FILE: &str = "id";
 const KEY_FILE: &str = "ticket.key";
 const BOUND_FILE: &str = "bound.json";
@@ -49,48 +56,6 @@ pub enum SavedError {
         /// What is wrong.
         reason: String,
     },
-}
-
-/// A Program as it is kept on disk.
-#[derive(Debug)]
-pub struct Written {
-    bytes: Vec<u8>,
-}
-
-impl Written {
-    /// Writes a Program down, in memory.
-    pub fn new(program: &Program) -> Self {
-        let bytes = serde_json::to_vec(program).expect("a Program has string keys only");
-        Self { bytes }
-    }
-
-    /// The file: the Program with its digest as a last member.
-    fn file(&self) -> Vec<u8> {
-        let open = self.bytes.strip_suffix(b"}").unwrap_or(&self.bytes);
-        [open, format!("{SEAL}{}\"}}", sha256(&self.bytes)).as_bytes()].concat()
-    }
-}
-
-/// Prefix of the digest in the file of a Program.
-const SEAL: &str = r#","sha256":""#;
-/// Characters of a digest and of the end of the file.
-const SEALED_END_CHARS: usize = 64 + 2;
-
-/// Whether a file's digest fits. One without a digest was written by an older release.
-fn is_intact(file: &[u8]) -> bool {
-    let Some(at) = file.len().checked_sub(SEAL.len() + SEALED_END_CHARS) else { return true };
-    let (open, seal) = file.split_at(at);
-    let Some(digest) = seal.strip_prefix(SEAL.as_bytes()).and_then(|seal| seal.strip_suffix(b"\"}")) else {
-        return true;
-    };
-    sha256(&[open, b"}"].concat()).as_bytes() == digest
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string succeeds");
-        text
-    })
 }
 
 /// The directory, locked for this process.
@@ -132,19 +97,25 @@ impl Saved {
         Arc::clone(&self.disk)
     }
 
-    /// The last Program in force, if there was one.
-    pub fn program(&self) -> Result<Option<Program>, SavedError> {
-        let Some(bytes) = self.read(PROGRAM_FILE)? else { return Ok(None) };
-        if !is_intact(&bytes) {
-            return Err(self.damaged(PROGRAM_FILE, "its checksum does not fit what it holds".to_owned()));
-        }
-        let damaged = |e: serde_json::Error| self.damaged(PROGRAM_FILE, e.to_string());
-        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    /// Opens the log of what control told, and gives what it holds to `take`.
+    pub fn log(&self, take: &mut dyn FnMut(Held)) -> (ProgramLog, Found) {
+        ProgramLog::open(&self.dir.join(PROGRAM_DIR), self.disk(), take)
     }
 
-    /// Keeps a Program that is in force.
-    pub fn put_program(&self, program: &Written) -> Result<(), SavedError> {
-        self.write(PROGRAM_FILE, &program.file())
+    /// The whole Program that an older release kept, if it did.
+    pub fn old_program(&self) -> Result<Option<Program>, SavedError> {
+        let Some(bytes) = self.read(OLD_PROGRAM_FILE)? else { return Ok(None) };
+        old::read(&bytes).map(Some).map_err(|reason| self.damaged(OLD_PROGRAM_FILE, reason))
+    }
+
+    /// Removes the Program that an older release kept: it is in the log now, or cannot be used.
+    pub fn remove_old_program(&self) {
+        match fs::remove_file(self.dir.join(OLD_PROGRAM_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, file = OLD_PROGRAM_FILE, "what an older release kept is still there");
+            }
+            _ => {}
+        }
     }
 
     /// The edge's stable name; `fresh` becomes it on the first run.
@@ -222,62 +193,29 @@ mod tests {
     #[test]
     fn state_survives_and_is_private() {
         let dir = tempfile::tempdir().unwrap();
-        let program = Program { generation: 7, ..Program::default() };
         let (one, two) = (EdgeId::new(Ksuid::new(1, [1; 16])), EdgeId::new(Ksuid::new(1, [2; 16])));
         {
             let saved = Saved::open(dir.path()).unwrap();
-            assert_eq!(saved.program().unwrap(), None);
-            saved.put_program(&Written::new(&program)).unwrap();
             assert_eq!(saved.edge_id(one).unwrap(), one);
             assert_eq!(saved.ticket_key([1; 32]).unwrap(), [1; 32]);
         }
         let saved = Saved::open(dir.path()).unwrap();
-        assert_eq!(saved.program().unwrap(), Some(program));
         assert_eq!(saved.edge_id(two).unwrap(), one);
         assert_eq!(saved.ticket_key([2; 32]).unwrap(), [1; 32]);
-        for name in [PROGRAM_FILE, ID_FILE, KEY_FILE] {
+        for name in [ID_FILE, KEY_FILE] {
             let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
     }
 
     #[test]
-    fn a_saved_program_with_any_character_changed_is_not_served() {
-        let dir = tempfile::tempdir().unwrap();
-        let saved = Saved::open(dir.path()).unwrap();
-        let program = Program { generation: 7, ..Program::default() };
-        saved.put_program(&Written::new(&program)).unwrap();
-        let path = dir.path().join(PROGRAM_FILE);
-        let whole = fs::read(&path).unwrap();
-        for at in 0..whole.len() {
-            let mut changed = whole.clone();
-            changed[at] ^= 1;
-            fs::write(&path, changed).unwrap();
-            // Only what marks the digest may be lost; the Program is right then.
-            assert!(saved.program().is_err() || saved.program().unwrap() == Some(program.clone()), "{at}");
-        }
-        // Valid JSON that says something else.
-        let text = String::from_utf8(whole).unwrap().replace(r#""generation":7"#, r#""generation":8"#);
-        fs::write(&path, text).unwrap();
-        let message = saved.program().unwrap_err().to_string();
-        assert!(message.contains("checksum"), "{message}");
-    }
-
-    #[test]
-    fn a_program_that_an_older_release_saved_is_served() {
-        let dir = tempfile::tempdir().unwrap();
-        let saved = Saved::open(dir.path()).unwrap();
-        let program = Program { generation: 7, ..Program::default() };
-        fs::write(dir.path().join(PROGRAM_FILE), serde_json::to_vec(&program).unwrap()).unwrap();
-        assert_eq!(saved.program().unwrap(), Some(program));
-    }
-
-    #[test]
     fn damage_is_named_with_the_way_out() {
         let dir = tempfile::tempdir().unwrap();
         let saved = Saved::open(dir.path()).unwrap();
-        fs::write(dir.path().join(PROGRAM_FILE), b"{\"generation\":").unwrap();
-        let message = saved.program().unwrap_err().to_string();
+        fs::write(dir.path().join(OLD_PROGRAM_FILE), b"{\"generation\":").unwrap();
+        let message = saved.old_program().unwrap_err().to_string();
         assert!(message.contains("program.json is damaged") && message.contains("remove it"), "{message}");
+        saved.remove_old_program();
+        assert_eq!(saved.old_program().unwrap(), None);
     }
 }

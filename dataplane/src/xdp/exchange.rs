@@ -19,7 +19,7 @@ use crate::state::tables::Tables;
 /// What is to be enforced.
 #[derive(Clone)]
 pub struct Wanted {
-    /// The Program in force.
+    /// The Tables in force.
     pub tables: Arc<Tables>,
     /// Where the edge listens, and which endpoint owns each port.
     pub listening: Listening,

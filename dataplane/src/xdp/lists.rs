@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use ebbgate_model::{Action, IpPolicyId, IpPolicySpec, IpRuleAction, Prefix, TrafficPolicy};
+use ebbgate_model::{Action, IpPolicyId, IpPolicyRule, IpRuleAction, Prefix, TrafficPolicy};
 use serde_json::Value;
+
+use crate::state::tables::is_enforced;
 
 /// One `restrict-ips` action with every address spelled out. A source passes when an `allow` covers it and no `deny` does.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,7 +47,7 @@ pub enum Unlisted {
 /// `ip_policies` are those of the endpoint's account.
 pub fn source_lists(
     policy: &TrafficPolicy,
-    ip_policies: &BTreeMap<IpPolicyId, &IpPolicySpec>,
+    ip_policies: &BTreeMap<IpPolicyId, Vec<IpPolicyRule>>,
 ) -> Result<Vec<SourceList>, Unlisted> {
     let mut lists = Vec::new();
     let mut why = Unlisted::None;
@@ -70,16 +72,11 @@ pub fn source_lists(
     if lists.is_empty() { Err(why) } else { Ok(lists) }
 }
 
-/// Whether the action refuses anybody at all.
-pub(super) fn is_enforced(action: &Action) -> bool {
-    action.config.get("enforce").and_then(Value::as_bool).unwrap_or(true)
-}
-
 /// None when an entry cannot be read as a network now: it is interpolated, or names a policy that is not there.
-fn read_list(action: &Action, ip_policies: &BTreeMap<IpPolicyId, &IpPolicySpec>) -> Option<SourceList> {
+fn read_list(action: &Action, ip_policies: &BTreeMap<IpPolicyId, Vec<IpPolicyRule>>) -> Option<SourceList> {
     let mut list = SourceList { allow: prefixes(action, "allow")?, deny: prefixes(action, "deny")? };
     for id in strings(action, "ip_policies") {
-        for rule in &ip_policies.get(&id?.parse().ok()?)?.rules {
+        for rule in ip_policies.get(&id?.parse().ok()?)? {
             match rule.action {
                 IpRuleAction::Allow => list.allow.push(rule.cidr),
                 IpRuleAction::Deny => list.deny.push(rule.cidr),

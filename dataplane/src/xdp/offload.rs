@@ -1,5 +1,5 @@
 //! Which listeners the kernel can guard, and with which lists; and for every endpoint with an allowlist, in a sentence,
-//! why not. Pure: the Program and the owners of ports go in.
+//! why not. Pure: the Tables and the owners of ports go in.
 //!
 //! A port is guarded when one cloud endpoint alone owns it, so that its list applies to every connection.
 
@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ebbgate_model::{
-    AccountId, Binding, CloudEndpointSpec, EndpointId, IpPolicyId, IpPolicySpec, IpRestrictionKind,
-    IpRuleAction, Program, Scheme, TrafficPolicy,
+    Binding, EndpointId, IpPolicyId, IpRestrictionKind, IpRuleAction, Scheme, TrafficPolicy,
 };
+use ebbgate_policy::References;
 
 use super::compile::{Destination, Guarded};
-use super::lists::{SourceList, Unlisted, is_enforced, source_lists};
+use super::lists::{SourceList, Unlisted, source_lists};
+use crate::state::endpoint::Endpoint;
+use crate::state::tables::Tables;
 
 /// The owner of a TCP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,22 +82,19 @@ pub struct Plan {
     pub endpoints: BTreeMap<EndpointId, OffloadStatus>,
 }
 
-/// Decides for a whole Program.
-pub fn plan(program: &Program, listening: &Listening) -> Plan {
+/// Decides for all endpoints with lists.
+pub fn plan(tables: &Tables, listening: &Listening) -> Plan {
     let mut plan = Plan::default();
     let mut lists: BTreeMap<u16, Vec<SourceList>> = BTreeMap::new();
-    for (id, endpoint) in &program.endpoints {
-        let restricted = restrictions(program, endpoint);
-        let policy = endpoint.policy.and_then(|hash| program.policies.get(&hash));
-        let mentions = policy.is_some_and(mentions);
-        if !mentions && restricted.as_ref().is_ok_and(Vec::is_empty) {
-            continue;
-        }
-        let own = policy.filter(|_| mentions);
-        let (port, found, why) = match owned_port(*id, endpoint, listening) {
+    let listed = tables.listed.endpoints.keys().filter_map(|id| Some((id, tables.cloud.get(id)?)));
+    for (id, endpoint) in listed {
+        let references = tables.references(endpoint.account);
+        let restricted = restrictions(tables, &references, endpoint);
+        let own = tables.policy(*id).filter(|policy| policy.restricts_ips);
+        let (port, found, why) = match owned_port(endpoint, listening) {
             Err(why) => (None, Vec::new(), Some(why)),
             Ok(port) => {
-                let (found, why) = all_lists(program, endpoint.account, own, restricted);
+                let (found, why) = all_lists(&references, own.map(|policy| &*policy.spec), restricted);
                 (Some(port).filter(|_| !found.is_empty()), found, why)
             }
         };
@@ -135,11 +134,7 @@ fn destinations(address: IpAddr) -> BTreeSet<Destination> {
 }
 
 /// The port that the endpoint alone owns.
-fn owned_port(
-    id: EndpointId,
-    endpoint: &CloudEndpointSpec,
-    listening: &Listening,
-) -> Result<u16, NotOffloadable> {
+fn owned_port(endpoint: &Endpoint, listening: &Listening) -> Result<u16, NotOffloadable> {
     if endpoint.binding != Binding::Public {
         return Err(NotOffloadable::Internal);
     }
@@ -151,7 +146,7 @@ fn owned_port(
     }
     let port = endpoint.url.port();
     match listening.tcp.get(&port) {
-        Some(PortOwner::One(alone)) if *alone == id => Ok(port),
+        Some(PortOwner::One(alone)) if *alone == endpoint.id => Ok(port),
         Some(PortOwner::One(_) | PortOwner::Several) => Err(NotOffloadable::Others(port)),
         Some(PortOwner::Unserved) | None => Err(NotOffloadable::NotBound(port)),
     }
@@ -159,38 +154,30 @@ fn owned_port(
 
 /// The lists of the endpoint's own policy and of its account; what cannot be taken is left to user space.
 fn all_lists(
-    program: &Program,
-    account: AccountId,
+    references: &References,
     policy: Option<&TrafficPolicy>,
     restricted: Result<Vec<SourceList>, NotOffloadable>,
 ) -> (Vec<SourceList>, Option<NotOffloadable>) {
-    let of_account = program.ip_policies.iter().filter(|(_, policy)| policy.account == account);
-    let ip_policies = of_account.map(|(id, policy)| (*id, policy)).collect();
-    let own = policy.map_or(Ok(Vec::new()), |policy| source_lists(policy, &ip_policies));
+    let own = policy.map_or(Ok(Vec::new()), |policy| source_lists(policy, &references.ip_policies));
     let why = own.as_ref().err().copied().map(NotOffloadable::from).or(restricted.as_ref().err().copied());
     (own.into_iter().flatten().chain(restricted.into_iter().flatten()).collect(), why)
 }
 
 /// What the account demands of visitors of its public endpoints, one list per restriction.
-fn restrictions(program: &Program, endpoint: &CloudEndpointSpec) -> Result<Vec<SourceList>, NotOffloadable> {
-    let applies = program.ip_restrictions.values().filter(|restriction| {
-        restriction.account == endpoint.account
-            && restriction.kind == IpRestrictionKind::Endpoints
-            && restriction.enforced
-            && endpoint.binding == Binding::Public
-    });
-    applies.map(|restriction| merged(program, endpoint.account, &restriction.ip_policies)).collect()
+fn restrictions(
+    tables: &Tables,
+    references: &References,
+    endpoint: &Endpoint,
+) -> Result<Vec<SourceList>, NotOffloadable> {
+    let applies = tables.restrictions.of(endpoint.account, IpRestrictionKind::Endpoints);
+    let applies = applies.filter(|_| endpoint.binding == Binding::Public);
+    applies.map(|restriction| merged(references, &restriction.ip_policies)).collect()
 }
 
-fn merged(
-    program: &Program,
-    account: AccountId,
-    ids: &BTreeSet<IpPolicyId>,
-) -> Result<SourceList, NotOffloadable> {
+fn merged(references: &References, ids: &BTreeSet<IpPolicyId>) -> Result<SourceList, NotOffloadable> {
     let mut list = SourceList::default();
     for id in ids {
-        let policy: Option<&IpPolicySpec> = program.ip_policies.get(id).filter(|p| p.account == account);
-        for rule in &policy.ok_or(NotOffloadable::Restriction)?.rules {
+        for rule in references.ip_policies.get(id).ok_or(NotOffloadable::Restriction)? {
             match rule.action {
                 IpRuleAction::Allow => list.allow.push(rule.cidr),
                 IpRuleAction::Deny => list.deny.push(rule.cidr),
@@ -200,16 +187,13 @@ fn merged(
     Ok(list)
 }
 
-/// Whether a policy has an enforced `restrict-ips` anywhere.
-fn mentions(policy: &TrafficPolicy) -> bool {
-    let rules = policy.on_tcp_connect.iter().chain(&policy.on_http_request).chain(&policy.on_http_response);
-    rules.flat_map(|rule| &rule.actions).any(|action| action.kind == "restrict-ips" && is_enforced(action))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ebbgate_model::{IpPolicyRule, IpRestrictionId, IpRestrictionSpec, Ksuid};
+    use ebbgate_model::{
+        AccountId, CloudEndpointSpec, IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionSpec, Ksuid,
+        Program,
+    };
     use serde_json::{Value, json};
 
     fn ksuid(n: u8) -> Ksuid {
@@ -220,7 +204,10 @@ mod tests {
         EndpointId::new(ksuid(n))
     }
 
-    fn spec(url: &str, policy: Value) -> (CloudEndpointSpec, TrafficPolicy) {
+    /// An endpoint with a policy of its own.
+    type Spec = (CloudEndpointSpec, TrafficPolicy);
+
+    fn spec(url: &str, policy: Value) -> Spec {
         let url: ebbgate_model::EndpointUrl = url.parse().unwrap();
         let policy: TrafficPolicy = serde_json::from_value(policy).unwrap();
         let spec = CloudEndpointSpec {
@@ -231,6 +218,10 @@ mod tests {
             policy: Some(policy.hash()),
         };
         (spec, policy)
+    }
+
+    fn plan(program: &Program, listening: &Listening) -> Plan {
+        super::plan(&Tables::compile(program, &Tables::default()).0, listening)
     }
 
     fn allow(cidr: &str) -> Value {
@@ -246,7 +237,7 @@ mod tests {
         }
     }
 
-    fn program(endpoints: &[(u8, (CloudEndpointSpec, TrafficPolicy))]) -> Program {
+    fn program(endpoints: &[(u8, Spec)]) -> Program {
         let mut program = Program::default();
         for (n, (spec, policy)) in endpoints {
             program.share(policy.clone());
@@ -284,7 +275,7 @@ mod tests {
     #[test]
     fn everybody_else_hears_why_not() {
         let lone = |n| [(20017, PortOwner::One(id(n)))];
-        let check = |spec: (CloudEndpointSpec, TrafficPolicy), tcp: &[(u16, PortOwner)], expect: &str| {
+        let check = |spec: Spec, tcp: &[(u16, PortOwner)], expect: &str| {
             let plan = plan(&program(&[(1, spec)]), &listening("0.0.0.0", tcp));
             let standing = &plan.endpoints[&id(1)];
             assert_eq!(standing.port, None);
@@ -294,9 +285,8 @@ mod tests {
         let tcp = |policy| spec("tcp://t.example.com:20017", policy);
         check(spec("https://a.example.com", allow("10.0.0.1")), &lone(1), "https endpoints share their port");
         check(spec("tcp://a.internal:1", allow("10.0.0.1")), &lone(1), "internal");
-        let mut pooled = tcp(allow("10.0.0.1"));
-        pooled.0.pooling_enabled = true;
-        check(pooled, &lone(1), "pooling");
+        let (spec_of_one, policy) = tcp(allow("10.0.0.1"));
+        check((CloudEndpointSpec { pooling_enabled: true, ..spec_of_one }, policy), &lone(1), "pooling");
         check(tcp(allow("10.0.0.1")), &lone(2), "another endpoint");
         check(tcp(allow("10.0.0.1")), &[(20017, PortOwner::Several)], "another endpoint");
         check(tcp(allow("10.0.0.1")), &[], "does not listen on port 20017");

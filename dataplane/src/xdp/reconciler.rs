@@ -115,10 +115,11 @@ impl XdpReconciler {
         let wanted = source.as_ref().and_then(|source| source());
         drop(source);
         let Some(wanted) = wanted else { return };
-        let same =
-            |old: &Wanted| Arc::ptr_eq(&old.tables, &wanted.tables) && old.listening == wanted.listening;
+        let same = |old: &Wanted| {
+            old.tables.listed.version == wanted.tables.listed.version && old.listening == wanted.listening
+        };
         if !self.wanted.as_ref().is_some_and(same) {
-            self.plan = plan(&wanted.tables.program, &wanted.listening);
+            self.plan = plan(&wanted.tables, &wanted.listening);
             self.wanted = Some(wanted);
             self.enforce();
         }

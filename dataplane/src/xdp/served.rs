@@ -22,7 +22,7 @@ pub fn wanted(edge: &Arc<Edge>, shared: Vec<SocketAddr>) -> impl Fn() -> Option<
 
 fn read(edge: &Edge, shared: Vec<SocketAddr>) -> Option<Wanted> {
     let tables = edge.tables.load_full();
-    if tables.program.generation == 0 {
+    if tables.generation == 0 {
         return None;
     }
     let ports = edge.ports();

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ebbgate_edge::feed::Feed;
+use ebbgate_edge::feed::installer::Installer;
+use ebbgate_edge::feed::{Feed, Staging};
 use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::xdp::{Settings, XdpHandle};
 use ebbgate_model::feed::{FEED_PATH, FEED_VERSION, FromEdge, ToEdge};
 use ebbgate_model::{
     AccountId, Action, Binding, CertificateId, CertificateSpec, Changes, CloudEndpointSpec, EdgeId,
-    EndpointId, IpPolicyId, Program, Rule, TrafficPolicy,
+    EndpointId, IpPolicyId, IpPolicySpec, ObjectKey, Program, Rule, TrafficPolicy,
 };
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -34,30 +35,6 @@ impl Control {
     async fn send(&self, message: &ToEdge) {
         let line = format!("{}\n", serde_json::to_string(message).unwrap());
         self.to_edge.send(line.into()).await.unwrap();
-    }
-
-    /// Greets as a control of a version of the feed does.
-    async fn greet(&self, feed: u32) {
-        self.send(&ToEdge::Hello { feed, version: "test".into() }).await;
-    }
-
-    /// Sends a whole Program.
-    async fn send_whole(&self, nonce: u64, program: &Program) {
-        self.send(&ToEdge::Begin { nonce, buckets: None }).await;
-        let mut objects = Program::default().diff(program);
-        // In two parts.
-        let certificates = std::mem::take(&mut objects.certificates);
-        self.send(&ToEdge::Part { nonce, objects: Box::new(objects) }).await;
-        let objects = Changes { certificates, ..Changes::default() };
-        self.send(&ToEdge::Part { nonce, objects: Box::new(objects) }).await;
-        let (generation, digest) = (program.generation, program.digests().root());
-        self.send(&ToEdge::End { nonce, generation, digest }).await;
-    }
-
-    /// Sends what changes.
-    async fn send_delta(&self, nonce: u64, from: &Program, to: &Program) {
-        let (digest, changes) = (to.digests().root(), Box::new(from.diff(to)));
-        self.send(&ToEdge::Delta { nonce, from: from.generation, to: to.generation, digest, changes }).await;
     }
 
     /// The next message that is no beat.
@@ -116,9 +93,10 @@ async fn read_lines(mut body: Incoming, received: mpsc::Sender<FromEdge>) {
 
 /// An edge with a feed, and the Program it has.
 fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
-    let mut lab = Lab::start();
+    let mut lab = Lab::kept_in(&dir.join("edge"));
     let feeds = listen(&dir.join("edge.sock"));
     let (_, none) = mpsc::channel(1);
+    let program = lab.edge.tables.load().objects.program(lab.edge.generation());
     let feed = Feed {
         sockets: vec![dir.join("edge.sock")],
         id: EdgeId::new(ksuid(1)),
@@ -128,62 +106,89 @@ fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
             XdpHandle::start(Settings::default(), lab.edge.changes.clone(), lab.edge.blocklist.clone())
                 .unwrap(),
         ),
-        saved: Saved::open(&dir.join("edge")).unwrap(),
+        installer: lab.installer.clone(),
+        staging: Staging::default(),
         events: std::mem::replace(&mut lab.events, none),
     };
     tokio::spawn(feed.run());
-    let program = lab.edge.tables.load().program.clone();
     (lab, feeds, program)
 }
 
-fn on_disk(dir: &Path) -> Program {
-    serde_json::from_slice(&std::fs::read(dir.join("edge/program.json")).unwrap()).unwrap()
+/// What an edge that starts now on the directory would serve.
+fn kept(dir: &Path, lab: &Lab) -> Program {
+    let copy = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp").arg("-r").arg(dir.join("edge")).arg(copy.path()).status();
+    assert!(copied.unwrap().success());
+    let (edge, _events) = lab.another_edge();
+    let agents = ebbgate_edge::agents::Agents::new(Arc::new(edge));
+    let _installer = Installer::restore(agents.clone(), &Saved::open(&copy.path().join("edge")).unwrap());
+    let tables = agents.edge().tables.load_full();
+    tables.objects.program(tables.generation)
+}
+
+/// A message that makes of one Program another.
+fn delta(nonce: u64, before: &Program, after: &Program) -> ToEdge {
+    let (from, to, digest) = (before.generation, after.generation, after.digests().root());
+    ToEdge::Delta { nonce, from, to, digest, changes: Box::new(before.diff(after)) }
 }
 
 async fn greeted(feeds: &mut mpsc::Receiver<Control>) -> (Control, u64) {
     let mut control = feeds.recv().await.unwrap();
-    let FromEdge::Hello { generation, .. } = control.next().await else { panic!("no hello") };
+    let FromEdge::Hello { generation, feed, .. } = control.next().await else { panic!("no hello") };
+    assert_eq!(feed, FEED_VERSION);
+    control.send(&ToEdge::Hello { feed, version: "0".into() }).await;
     assert!(matches!(control.next().await, FromEdge::Sessions { .. }), "all sessions after hello");
-    control.greet(FEED_VERSION).await;
     (control, generation)
 }
 
-/// The next message says that a generation is in force, and with which digest.
-async fn applied(control: &mut Control, lab: &Lab, nonce: u64, generation: u64) {
-    let said = control.next().await;
-    let digest = lab.edge.tables.load().program.digests().root();
-    assert_eq!(said, FromEdge::Applied { nonce, generation, digest, refused: BTreeMap::new() });
+/// The next message says that a Program is in force, whole.
+async fn applied(control: &mut Control, nonce: u64, program: &Program) {
+    let expect = FromEdge::Applied {
+        nonce,
+        generation: program.generation,
+        digest: program.digests().root(),
+        refused: BTreeMap::new(),
+    };
+    assert_eq!(control.next().await, expect);
 }
 
 #[tokio::test]
-async fn programs_are_applied_refused_and_kept() {
+async fn changes_are_applied_and_kept_and_an_object_that_cannot_be_used_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let (lab, mut feeds, first) = start(dir.path());
     let (mut control, generation) = greeted(&mut feeds).await;
     assert_eq!(generation, first.generation);
-    let good = Program { generation: 10, ..first.clone() };
-    control.send_whole(1, &good).await;
-    applied(&mut control, &lab, 1, 10).await;
-    assert_eq!((on_disk(dir.path()), lab.edge.generation()), (good.clone(), 10));
+    let mut good = Program { generation: 10, ..first.clone() };
+    good.settings.region = "here".into();
+    control.send(&delta(1, &first, &good)).await;
+    applied(&mut control, 1, &good).await;
+    assert_eq!((kept(dir.path(), &lab), lab.edge.generation()), (good.clone(), 10));
 
     let mut bad = Program { generation: 11, ..good.clone() };
     let id = CertificateId::new(ksuid(9));
     bad.certificates.insert(id, CertificateSpec { chain_pem: "x".into(), key_pem: "y".into() });
     bad.settings.connect_certificate = Some(id);
-    control.send_delta(2, &good, &bad).await;
-    let FromEdge::Refused { nonce: 2, reason } = control.next().await else { panic!("not refused") };
-    assert!(reason.contains(&id.to_string()), "{reason}");
-    assert_eq!((on_disk(dir.path()).generation, lab.edge.generation()), (10, 10));
+    bad.settings.region = "elsewhere".into();
+    control.send(&delta(2, &good, &bad)).await;
+    let FromEdge::Applied { nonce: 2, generation: 11, digest, refused } = control.next().await else {
+        panic!("not applied")
+    };
+    assert_eq!(digest, bad.digests().root(), "it holds what it was told");
+    assert_eq!(
+        refused.keys().cloned().collect::<Vec<_>>(),
+        [ObjectKey::Settings, ObjectKey::Certificate(id)]
+    );
+    assert!(refused[&ObjectKey::Settings].contains(&id.to_string()), "{refused:?}");
+    assert_eq!(lab.edge.tables.load().settings.region, "here", "the version before stays in use");
+    assert_eq!(kept(dir.path(), &lab), bad);
 
-    let better = Program { generation: 12, ..good.clone() };
-    control.send_delta(3, &good, &better).await;
-    applied(&mut control, &lab, 3, 12).await;
-
-    // A delta from a generation the edge does not have: it says anew what it has.
-    control.send_delta(4, &bad, &good).await;
+    // Changes from a generation the edge does not have: it says anew what it has.
+    control.send(&delta(3, &good, &first)).await;
     let (control, generation) = greeted(&mut feeds).await;
-    assert_eq!(generation, 12);
+    assert_eq!(generation, 11);
     control.to_edge.send(Bytes::from_static(b"no message\n")).await.unwrap();
+    let (control, _) = greeted(&mut feeds).await;
+    control.send(&ToEdge::End { nonce: 9, generation: 12, digest: bad.digests().root() }).await;
     greeted(&mut feeds).await;
 }
 
@@ -197,81 +202,115 @@ async fn an_endpoint_that_does_not_compile_is_offline_and_all_others_are_served(
     let gone = IpPolicyId::new(ksuid(9));
     let config = json!({"enforce": true, "ip_policies": [gone.to_string()]});
     let action = |kind: &str, config| Action { kind: kind.into(), config };
-    let endpoint = |program: &mut Program, host: &str, actions| CloudEndpointSpec {
-        account: AccountId::new(ksuid(1)),
-        url: format!("tls://{host}").parse().unwrap(),
-        binding: Binding::Public,
-        pooling_enabled: false,
-        policy: Some(program.share(TrafficPolicy {
-            on_tcp_connect: vec![Rule { name: None, expressions: Vec::new(), actions }],
-            ..TrafficPolicy::default()
-        })),
-    };
-    let deny = || action("close-connection", serde_json::Value::Null);
-    let (broken, whole) = (EndpointId::new(ksuid(8)), EndpointId::new(ksuid(9)));
     let mut program = Program { generation: 20, ..first.clone() };
-    let actions = vec![action("restrict-ips", config), deny()];
-    let spec = endpoint(&mut program, "broken.example.com", actions);
-    program.endpoints.insert(broken, spec);
-    let spec = endpoint(&mut program, "whole.example.com", vec![deny()]);
-    program.endpoints.insert(whole, spec);
-    control.send_delta(1, &first, &program).await;
-    applied(&mut control, &lab, 1, 20).await;
+    let mut endpoint = |n: u8, host: &str, actions| {
+        let rule = Rule { name: None, expressions: Vec::new(), actions };
+        let spec = CloudEndpointSpec {
+            account: AccountId::new(ksuid(1)),
+            url: format!("tls://{host}").parse().unwrap(),
+            binding: Binding::Public,
+            pooling_enabled: false,
+            policy: Some(
+                program.share(TrafficPolicy { on_tcp_connect: vec![rule], ..TrafficPolicy::default() }),
+            ),
+        };
+        program.endpoints.insert(EndpointId::new(ksuid(n)), spec);
+        EndpointId::new(ksuid(n))
+    };
+    let broken = endpoint(7, "broken.example.com", vec![action("restrict-ips", config)]);
+    let whole = endpoint(8, "whole.example.com", vec![action("deny", serde_json::Value::Null)]);
+    control.send(&delta(1, &first, &program)).await;
+    let FromEdge::Applied { refused, digest, .. } = control.next().await else { panic!("not applied") };
+    assert_eq!((refused.len(), digest), (1, program.digests().root()));
+    assert!(refused[&ObjectKey::Endpoint(broken)].contains("broken.example.com"), "{refused:?}");
     let tables = lab.edge.tables.load_full();
-    assert!(tables.cloud[&broken].engine.is_none() && tables.cloud[&whole].engine.is_some());
-    assert!(tables.unserved.keys().any(|object| object.contains(&broken.to_string())));
+    let engine = |id| tables.cloud.get(&id).unwrap().engine.is_some();
+    assert!(!engine(broken) && engine(whole));
     let count = |n| format!("ebbgate_edge_program_objects_unserved {n}");
     assert!(lab.edge.metrics.text().contains(&count(1)), "{}", lab.edge.metrics.text());
 
+    // The IP policy comes: what names it is served.
     let mut mended = Program { generation: 21, ..program.clone() };
-    mended.endpoints.remove(&broken);
-    control.send_delta(2, &program, &mended).await;
-    applied(&mut control, &lab, 2, 21).await;
+    let rules = IpPolicySpec { account: AccountId::new(ksuid(1)), rules: Vec::new() };
+    mended.ip_policies.insert(gone, rules);
+    control.send(&delta(2, &program, &mended)).await;
+    applied(&mut control, 2, &mended).await;
+    assert!(lab.edge.tables.load().cloud.get(&broken).unwrap().engine.is_some());
     assert!(lab.edge.metrics.text().contains(&count(0)), "{}", lab.edge.metrics.text());
 }
 
-/// Only what differs is sent again, and the rest stays.
 #[tokio::test]
-async fn buckets_that_differ_are_mended() {
+async fn a_first_sync_comes_in_parts_and_is_in_force_at_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let (lab, mut feeds, first) = start(dir.path());
     let (mut control, _) = greeted(&mut feeds).await;
-    let mut wanted = Program { generation: 30, ..first.clone() };
-    wanted.credentials.clear();
-    control.send(&ToEdge::Compare { nonce: 1, buckets: true }).await;
-    let FromEdge::Compared { nonce: 1, digest, buckets, .. } = control.next().await else {
-        panic!("no digests")
+    let mut whole = Program { generation: 30, ..first.clone() };
+    whole.credentials.clear();
+    whole.settings.region = "new".into();
+    control.send(&ToEdge::Begin { nonce: 5, buckets: None }).await;
+    for key in Program::default().diff(&whole).puts() {
+        let mut objects = Changes::default();
+        objects.put(&key, &whole.object(&key).unwrap());
+        control.send(&ToEdge::Part { nonce: 5, objects: Box::new(objects) }).await;
+    }
+    // An answer to something else shows that the parts have been read and are not in force.
+    control.send(&ToEdge::Compare { nonce: 6, buckets: false }).await;
+    let compared = FromEdge::Compared {
+        nonce: 6,
+        generation: first.generation,
+        digest: first.digests().root(),
+        buckets: Vec::new(),
     };
-    assert_eq!(digest, first.digests().root());
-    let differing: BTreeSet<u16> = wanted.digests().differing(&buckets).into_iter().collect();
-    assert!(!differing.is_empty() && differing.len() <= first.credentials.len());
+    assert_eq!(control.next().await, compared);
+    assert_eq!(lab.edge.tables.load().settings.region, first.settings.region);
+    control.send(&ToEdge::End { nonce: 5, generation: 30, digest: whole.digests().root() }).await;
+    applied(&mut control, 5, &whole).await;
+    assert_eq!(kept(dir.path(), &lab), whole, "what was not named is gone");
+    let certificate = |tables: &ebbgate_edge::state::tables::Tables| {
+        tables.certificates.find(&"x.example.com".parse().unwrap()).cloned().unwrap()
+    };
+    assert_eq!(certificate(&lab.edge.tables.load()).cert.len(), 1);
+}
+
+#[tokio::test]
+async fn buckets_that_differ_are_mended_and_nothing_else_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lab, mut feeds, first) = start(dir.path());
+    let (mut control, _) = greeted(&mut feeds).await;
+    let mut right = Program { generation: 40, ..first.clone() };
+    let gone = *right.credentials.first_key_value().unwrap().0;
+    right.credentials.remove(&gone);
+    let added = IpPolicyId::new(ksuid(3));
+    right.ip_policies.insert(added, IpPolicySpec { account: AccountId::new(ksuid(1)), rules: Vec::new() });
+    control.send(&ToEdge::Compare { nonce: 1, buckets: true }).await;
+    let FromEdge::Compared { buckets, .. } = control.next().await else { panic!("nothing compared") };
+    let differing: BTreeSet<u16> = right.digests().differing(&buckets).into_iter().collect();
+    assert!(differing.len() <= 2, "{differing:?}");
     let mut objects = Changes::default();
-    for key in Program::default().diff(&wanted).puts() {
+    for key in Program::default().diff(&right).puts() {
         if differing.contains(&u16::try_from(key.bucket()).unwrap()) {
-            objects.put(&key, &wanted.object(&key).unwrap());
+            objects.put(&key, &right.object(&key).unwrap());
         }
     }
     control.send(&ToEdge::Begin { nonce: 2, buckets: Some(differing) }).await;
     control.send(&ToEdge::Part { nonce: 2, objects: Box::new(objects) }).await;
-    control.send(&ToEdge::End { nonce: 2, generation: 30, digest: wanted.digests().root() }).await;
-    applied(&mut control, &lab, 2, 30).await;
-    assert_eq!(lab.edge.tables.load().program, wanted);
+    control.send(&ToEdge::End { nonce: 2, generation: 40, digest: right.digests().root() }).await;
+    applied(&mut control, 2, &right).await;
+    assert_eq!(lab.edge.tables.load().objects.program(40), right);
+    assert_eq!(kept(dir.path(), &lab), right);
 }
 
 #[tokio::test]
-async fn a_control_of_another_version_changes_nothing() {
+async fn control_of_another_release_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let (lab, mut feeds, first) = start(dir.path());
-    for feed in [None, Some(FEED_VERSION + 1)] {
+    for message in [ToEdge::Hello { feed: FEED_VERSION + 1, version: "9".into() }, ToEdge::Beat] {
         let mut control = feeds.recv().await.unwrap();
-        assert!(matches!(control.next().await, FromEdge::Hello { feed: FEED_VERSION, .. }));
-        if let Some(feed) = feed {
-            control.greet(feed).await;
-        }
-        control.send_whole(1, &Program { generation: 40, ..Program::default() }).await;
+        assert!(matches!(control.next().await, FromEdge::Hello { .. }));
+        control.send(&message).await;
         while control.from_edge.recv().await.is_some() {}
-        assert_eq!(lab.edge.generation(), first.generation);
     }
+    assert_eq!(lab.edge.generation(), first.generation);
 }
 
 #[tokio::test]
@@ -292,6 +331,7 @@ async fn sessions_are_reported_as_they_come_and_go() {
     drop(control);
     let mut control = feeds.recv().await.unwrap();
     assert!(matches!(control.next().await, FromEdge::Hello { .. }));
+    control.send(&ToEdge::Hello { feed: FEED_VERSION, version: "0".into() }).await;
     let FromEdge::Sessions { sessions } = control.next().await else { panic!("no sessions") };
     assert!(sessions.contains_key(&id));
     agent.echo(b"").kill();

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_edge::agents::Agents;
-use ebbgate_edge::feed::install;
+use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::net::listen::{self, ConnLimits};
 use ebbgate_edge::net::ring::Form;
 use ebbgate_edge::net::tls::provider;
@@ -18,7 +19,7 @@ use ebbgate_edge::state::edge::{Edge, Stage, Waits};
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
-use ebbgate_edge::state::tables::Tables;
+use ebbgate_edge::state::saved::Saved;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{
     AccountId, Acl, AddressId, AddressSpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
@@ -137,6 +138,7 @@ pub(crate) struct Lab {
     pub(crate) port: u16,
     pub(crate) events: mpsc::Receiver<FromEdge>,
     program: Program,
+    pub(crate) installer: Arc<Mutex<Installer>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -157,18 +159,25 @@ impl Lab {
 
     /// The same, where relays may rest this many seconds.
     pub(crate) fn with_idle(relay_idle_secs: u64) -> Self {
-        let fetcher = Fetcher::new(None, true).unwrap();
-        let ports = Ports::new("127.0.0.1".parse().unwrap(), SHARDS);
-        let waits = Waits { relay_idle_secs, half_closed_secs: 60 };
-        let (edge, events) =
-            Edge::new(ConnLimits::new(5000, 5000), fetcher, TicketKey::new(&[7; 32]), waits, ports);
+        Self::with(relay_idle_secs, Installer::new)
+    }
+
+    /// The same, where everything is kept in a directory.
+    pub(crate) fn kept_in(dir: &Path) -> Self {
+        Self::with(60, |agents| Installer::restore(agents, &Saved::open(dir).unwrap()))
+    }
+
+    fn with(relay_idle_secs: u64, installer: impl FnOnce(Arc<Agents>) -> Installer) -> Self {
+        let (edge, events) = new_edge(relay_idle_secs);
         let edge = Arc::new(edge);
         let agents = Agents::new(Arc::clone(&edge));
         let mailboxes = edge.mailboxes.open(SHARDS);
         let authority = Authority::new("lab");
         let port = free_port();
         let program = program(&authority, port);
-        install(&agents, Tables::compile(program.clone(), &Tables::default()).unwrap());
+        let mut installer = installer(Arc::clone(&agents));
+        installer.put(&program);
+        let installer = Arc::new(Mutex::new(installer));
         let listen = |entrance: Entrance| {
             let (address, listeners) =
                 listen::bind(entrance.name(), "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
@@ -183,7 +192,12 @@ impl Lab {
             std::thread::spawn(move || shard::run(index, Form::Ring, agents, mailbox).unwrap())
         };
         let threads = mailboxes.into_iter().enumerate().map(start).collect();
-        Self { edge, agents, authority, tls, connect, quic, port, events, program, threads }
+        Self { edge, agents, authority, tls, connect, quic, port, events, program, installer, threads }
+    }
+
+    /// An edge without anything.
+    pub(crate) fn another_edge(&self) -> (Edge, mpsc::Receiver<FromEdge>) {
+        new_edge(60)
     }
 
     /// From now on visitors and agents come to one address.
@@ -197,8 +211,7 @@ impl Lab {
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Program)) {
         change(&mut self.program);
         self.program.generation += 1;
-        let tables = Tables::compile(self.program.clone(), &self.edge.tables.load()).unwrap();
-        install(&self.agents, tables);
+        self.installer.lock().unwrap().put(&self.program);
     }
 
     /// Adds a cloud endpoint of account 1.
@@ -259,6 +272,13 @@ impl Lab {
             .await
             .unwrap_or_else(|reply| panic!("{reply:?}"))
     }
+}
+
+fn new_edge(relay_idle_secs: u64) -> (Edge, mpsc::Receiver<FromEdge>) {
+    let fetcher = Fetcher::new(None, true).unwrap();
+    let ports = Ports::new("127.0.0.1".parse().unwrap(), SHARDS);
+    let waits = Waits { relay_idle_secs, half_closed_secs: 60 };
+    Edge::new(ConnLimits::new(5000, 5000), fetcher, TicketKey::new(&[7; 32]), waits, ports)
 }
 
 pub(crate) async fn handshake(

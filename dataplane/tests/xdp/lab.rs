@@ -226,14 +226,14 @@ impl Lab {
             policy: Some(policy.hash()),
         };
         let mut wanted = self.wanted.lock().unwrap();
-        let program = Program {
-            policies: BTreeMap::from([(policy.hash(), policy)]),
-            generation: wanted.tables.program.generation + 1,
+        let mut program = Program {
+            generation: wanted.tables.generation + 1,
             endpoints: BTreeMap::from([(endpoint(), spec)]),
             ip_policies,
             ..Program::default()
         };
-        wanted.tables = Arc::new(Tables::compile(program, &wanted.tables).unwrap());
+        program.share(policy);
+        wanted.tables = Arc::new(Tables::compile(&program, &wanted.tables).0);
     }
 
     pub(crate) fn occupied_by_others(&self) {

@@ -100,6 +100,11 @@ impl Etcd {
         self.spawn(at)
     }
 
+    /// Further flags of every member from its next start on, in the place of those before.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
     /// Sends a signal to a member, such as SIGSTOP.
     pub fn signal(&self, at: usize, signal: Signal) {
         if let Some(daemon) = &self.member(at).daemon {

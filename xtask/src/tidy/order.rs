@@ -16,7 +16,7 @@ const ROOT: &str = "lib";
 
 /// The rooms from the bottom up. Rooms of one step may import each other as long as they make no circle.
 const STEPS: [&[&str]; 10] = [
-    &["sync"],
+    &["persistent", "sync"],
     &["net"],
     &["log"],
     &["tunnel"],

@@ -1,6 +1,6 @@
 //! How endpoints look to clients: one shape for cloud and agent endpoints, every field always there.
 
-use ebbgate_model::{Binding, EndpointId, EndpointUrl, Scheme};
+use ebbgate_model::{ApiKeyId, Binding, EndpointId, EndpointUrl, Scheme, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -13,6 +13,7 @@ use super::super::reserved_addrs::ReservedAddrs;
 use super::super::reserved_domains::ReservedDomains;
 use super::super::resource::Resource;
 use super::super::service_users::ServiceUsers;
+use super::super::users::Users;
 use super::enforcement::{self, Enforcement};
 use super::place;
 use crate::presence::LiveEndpoint;
@@ -156,6 +157,10 @@ pub(in super::super) async fn of_agent(call: &Call, endpoint: &LiveEndpoint) -> 
 }
 
 fn principal(call: &Call, id: &str) -> Ref {
-    let path = if id.starts_with("ak_") { ApiKeys::PATH } else { <ServiceUsers<true>>::PATH };
+    let path = match id.split_once('_') {
+        Some((ApiKeyId::PREFIX, _)) => ApiKeys::PATH,
+        Some((UserId::PREFIX, _)) => Users::PATH,
+        _ => <ServiceUsers<true>>::PATH,
+    };
     call.reference(path, id)
 }

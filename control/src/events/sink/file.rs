@@ -39,13 +39,10 @@ impl Files {
         if full {
             self.set_aside()?;
         }
-        let file = match &mut self.open {
-            Some(file) => file,
-            None => {
-                let file = self.reopen()?;
-                self.open.insert(file)
-            }
-        };
+        if self.open.is_none() {
+            self.open = Some(self.reopen()?);
+        }
+        let Some(file) = &mut self.open else { return Ok(()) };
         let before = file.metadata()?.len();
         let written = file.write_all(data).and_then(|()| file.sync_data());
         if written.is_err() {

@@ -64,18 +64,14 @@ impl Syslog {
         }
         if self.open.is_none() {
             let stream = self.guard.connect(&self.host, self.port).await?;
-            let stream: Pin<Box<dyn Stream>> = match &self.tls {
-                Some(config) => Box::pin(tls(stream, &self.host, config.clone()).await?),
-                None => {
-                    let peer = stream.peer_addr().map(|peer| peer.ip());
-                    if !peer.is_ok_and(|ip| self.guard.is_allowed(ip)) {
-                        return Err(NetError::Tls(
-                            self.host.clone(),
-                            "in clear events go only to networks that the operator allowed; set `tls`".into(),
-                        ));
-                    }
-                    Box::pin(stream)
-                }
+            let peer = stream.peer_addr().map(|peer| peer.ip());
+            let stream: Pin<Box<dyn Stream>> = if let Some(config) = &self.tls {
+                Box::pin(tls(stream, &self.host, config.clone()).await?)
+            } else if peer.is_ok_and(|ip| self.guard.is_allowed(ip)) {
+                Box::pin(stream)
+            } else {
+                let reason = "in clear events go only to networks that the operator allowed; set `tls`";
+                return Err(NetError::Tls(self.host.clone(), reason.into()));
             };
             self.open = Some(stream);
         }

@@ -19,7 +19,7 @@ use crate::secret::{SystemEntropy, base62};
 use crate::store::StoreError;
 
 /// Writes under way at once.
-const WRITES_MAX: usize = 32;
+pub(super) const WRITES_MAX: usize = 32;
 /// Seconds after which the slots of a process that died are removed.
 const LEASE_SECS: u64 = 60;
 /// Seconds between two renewals of the lease.

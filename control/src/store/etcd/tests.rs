@@ -97,6 +97,43 @@ async fn a_watch_misses_nothing_while_etcd_is_killed_and_started_again() {
     assert_eq!(store.usage("/w/".into()).await.unwrap().keys, 20, "the index follows too");
 }
 
+/// One of two members is no majority: neither reads nor what `/readyz` asks are answered from it alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_the_others_answers_nothing() {
+    let (place, mut server, _dir) = server(2);
+    let store = Etcd::create(&place).await.unwrap();
+    put(&store, "/a", "1").await;
+    server.kill(1);
+    let unreachable = |error: StoreError| assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    let (read, asked) = tokio::join!(store.get("/a"), store.commit(Txn::new()));
+    unreachable(read.unwrap_err());
+    unreachable(asked.unwrap_err());
+    server.restart(1).unwrap();
+    let back = timeout(PATIENCE, async {
+        loop {
+            if let Ok(item) = store.get("/a").await {
+                return item;
+            }
+        }
+    });
+    assert_eq!(back.await.unwrap().unwrap().value, "1");
+}
+
+/// A caller that goes away leaves no marker behind for ever: the write ends and its slot is used again.
+#[tokio::test]
+async fn a_write_that_nobody_waits_for_gives_its_slot_back() {
+    let (store, (server, _dir)) = fresh().await;
+    for n in 1..=100 {
+        let given_up = Txn::new().put("/a", n.to_string());
+        // Dropped once it has begun.
+        let _ = timeout(Duration::from_micros(200), store.commit(given_up)).await;
+        put(&store, "/b", n.to_string()).await;
+    }
+    let markers = server.ctl(0, &["get", "--prefix", "--keys-only", "/ebbgate/w/"]).unwrap();
+    let markers = markers.lines().filter(|line| !line.is_empty()).count();
+    assert!(markers <= super::session::WRITES_MAX, "{markers} markers");
+}
+
 #[tokio::test]
 async fn a_lost_lease_of_the_markers_costs_no_write() {
     let (store, (server, _dir)) = fresh().await;

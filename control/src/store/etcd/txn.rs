@@ -93,14 +93,6 @@ fn remove(key: Bytes) -> RequestOp {
     RequestOp { request: Some(Request::Delete(DeleteRangeRequest { key, range_end: Bytes::new() })) }
 }
 
-/// Deletions alone, without a marker.
-pub(super) fn delete(keys: &Keys, txn: &Txn) -> TxnRequest {
-    TxnRequest {
-        success: txn.ops.iter().map(|op| remove(keys.of(op.key()))).collect(),
-        ..read(keys, &txn.compares, &[])
-    }
-}
-
 /// A write, with its number in a slot. `exists`: one key more that must be there.
 pub(super) fn write(keys: &Keys, txn: &Txn, slot: &Slot, number: &str, exists: Option<&str>) -> TxnRequest {
     let place = keys.own(&slot.key());
@@ -124,13 +116,14 @@ pub(super) fn write(keys: &Keys, txn: &Txn, slot: &Slot, number: &str, exists: O
     TxnRequest { compare: compares, success, failure }
 }
 
-/// Compares alone; asks for some keys when they hold.
+/// Compares alone; asks for some keys when they hold. One question more comes last: without any, a member would answer for
+/// itself, whatever the others say.
 pub(super) fn read(keys: &Keys, compares: &[Compare], wanted: &[&str]) -> TxnRequest {
-    let key =
-        |key: &&str| range(RangeRequest { key: keys.of(key), keys_only: true, ..RangeRequest::default() });
+    let ask = |key: Bytes| range(RangeRequest { key, keys_only: true, ..RangeRequest::default() });
+    let wanted = wanted.iter().map(|key| keys.of(key));
     TxnRequest {
         compare: compares.iter().map(|c| compare(keys, c)).collect(),
-        success: wanted.iter().map(key).collect(),
+        success: wanted.chain([keys.own("meta")]).map(ask).collect(),
         failure: compares.iter().map(|c| look(keys, c)).collect(),
     }
 }

@@ -46,7 +46,7 @@ pub(in crate::agents) fn tables(acl: &[&str]) -> Tables {
     program.domains.insert(DomainId::new(ksuid(2)), domain(other, "taken.example.com"));
     program.addresses.insert(AddressId::new(ksuid(1)), address(account, 20_017));
     program.addresses.insert(AddressId::new(ksuid(2)), address(other, 20_018));
-    Tables::compile(program, &Tables::default()).unwrap()
+    Tables::compile(&program, &Tables::default()).0
 }
 
 fn bind(proto: &str, opts: Value, extra: Value) -> Bind {
@@ -119,11 +119,11 @@ fn random_names_are_given_and_given_again() {
     assert_eq!(place(&again, Some(&token(&given_url))), Ok(Place::LentAgain(given.clone())));
     assert!(place(&again, Some(&token("https://other.lab.example.com"))).is_err());
     // Somebody reserved the name that was given away.
-    let mut program = tables(&[]).program;
+    let mut program = tables(&[]).objects.program(1);
     let reserved =
         DomainSpec { account: AccountId::new(ksuid(2)), host: given.host().clone(), certificate: None };
     program.domains.insert(DomainId::new(ksuid(3)), reserved);
-    let now = Tables::compile(program, &Tables::default()).unwrap();
+    let now = Tables::compile(&program, &Tables::default()).0;
     let (_, credential) = now.credential(TOKEN).unwrap();
     let refused = decide(&again, &now, credential, Some(&token(&given_url))).unwrap_err();
     assert_eq!(refused.code, Some(CODE_NAME_OF_ANOTHER), "a token does not beat a reservation");

@@ -45,7 +45,7 @@ impl Connection {
         let now_s = clock::unix_ms() / 1000;
         let tables = edge.tables.load_full();
         let identity = session.identity();
-        let credential = tables.program.credentials.get(&identity.credential);
+        let credential = tables.credential_spec(identity.credential);
         let credential = credential.filter(|c| c.account == identity.account).ok_or_else(|| {
             Refusal::new(ErrorCode::CREDENTIAL_REVOKED, "the authtoken of this session was revoked")
         })?;
@@ -126,7 +126,7 @@ impl Connection {
                 .map(|endpoint| (endpoint, None))
                 .ok_or_else(|| none("random name")),
             Place::RandomPort => {
-                let host = edge.tables.load().program.settings.tcp_host.clone();
+                let host = edge.tables.load().settings.tcp_host.clone();
                 let host = host.ok_or_else(|| none("random port"))?;
                 let port = edge.lend_port(None).ok_or_else(|| none("random port"))?;
                 let url = EndpointUrl::new(Scheme::Tcp, host, port).map_err(|_| none("random port"))?;

@@ -70,6 +70,16 @@ impl CertificateTable {
         self.0.insert(host, certificate);
     }
 
+    /// Removes a name.
+    pub fn remove(&mut self, host: &Host) {
+        self.0.remove(host);
+    }
+
+    /// The certificate of this very name.
+    pub fn get(&self, host: &Host) -> Option<Arc<CertifiedKey>> {
+        self.0.get(host)?.clone()
+    }
+
     /// The certificate for a server name.
     pub fn find(&self, name: &Host) -> Option<&Arc<CertifiedKey>> {
         self.0.find(name)?.as_ref()

@@ -1,0 +1,161 @@
+//! `cargo xtask bench scale`: what control and edge cost with so many endpoints, and how soon a change is live beside others.
+//!
+//! Real programs on loopback, everything ended at the end. Endpoints come by `ebbgate-control import`, as a restored
+//! installation's do; a change is one call of the API, and live when a visitor's own connection gets its answer.
+
+mod changes;
+mod fill;
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use ebbgate_lab::api::Api;
+use ebbgate_lab::figures::machine;
+use ebbgate_lab::lab::{Lab, Programs};
+use ebbgate_lab::workspace;
+
+use crate::meter::{Latency, Meter};
+use changes::Cpu;
+
+/// What is built, with its package.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("ebbgate-control", "ebbgate-control"),
+    ("ebbgate-edge", "ebbgate-edge"),
+    ("ebbgate-bench", "route-lookup"),
+];
+
+/// Flags.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Numbers of endpoints, each measured with fresh programs
+    #[arg(long, value_delimiter = ',', default_value = "0,10000,100000,1000000")]
+    sizes: Vec<usize>,
+    /// Changes measured for each size
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=900))]
+    samples: u32,
+    /// Other changes a second while those are measured
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=200))]
+    beside: u32,
+    /// Use the programs in this folder (control, edge, route-lookup) and build nothing of ours; without it they are built by the
+    /// profile `quick`, which the release's link-time optimisation can only better
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+    /// Further flags for control, such as `--program-mib 4096`
+    #[arg(long, value_name = "FLAGS", value_delimiter = ' ', allow_hyphen_values = true)]
+    control_args: Vec<String>,
+    /// Write the table to `bench/results/DATE-scale.md`
+    #[arg(long)]
+    keep: bool,
+}
+
+/// What was measured with one number of endpoints.
+pub(super) struct Row {
+    endpoints: usize,
+    control_start_ms: u128,
+    control_kb: u64,
+    /// From the start of an edge without anything to its readiness.
+    sync_ms: u128,
+    /// From the start of an edge that has everything on disk to its readiness.
+    edge_start_ms: u128,
+    edge_kb: u64,
+    live: Option<Latency>,
+    cpu: Cpu,
+    /// Nanoseconds of a look-up: median and 99th percentile.
+    lookup: (u64, u64),
+}
+
+/// Measures every size, and prints the table.
+pub(super) fn run(args: &Args) -> Result<()> {
+    let programs = match &args.programs {
+        Some(dir) => dir.canonicalize().with_context(|| format!("--programs {}", dir.display()))?,
+        None => workspace::build_programs("quick", &PROGRAMS)?,
+    };
+    let base = workspace::target_dir()?.join("bench-scale");
+    let mut rows = Vec::new();
+    for endpoints in &args.sizes {
+        let dir = base.join(endpoints.to_string());
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        let row = measure(args, &dir, &programs, *endpoints);
+        rows.push(row.with_context(|| format!("{endpoints} endpoints; logs are in {}", dir.display()))?);
+        fs::remove_dir_all(&dir)?;
+    }
+    let text = report::text(&rows, args.beside, &machine(workspace::root())?);
+    println!("{text}");
+    if args.keep {
+        let date = machine(workspace::root())?.remove("date").unwrap_or_default();
+        let file = workspace::root().join("bench/results").join(format!("{date}-scale.md"));
+        fs::write(&file, &text)?;
+        println!("{}", workspace::shown(&file));
+    }
+    Ok(())
+}
+
+fn measure(args: &Args, dir: &Path, programs: &Path, endpoints: usize) -> Result<Row> {
+    let begun = Instant::now();
+    let say = |what: &str| eprintln!("{endpoints} endpoints: {what} after {} s", begun.elapsed().as_secs());
+    let mut lab = Lab::open(dir, Programs::in_dir(programs))?;
+    lab.control_args(args.control_args.clone());
+    lab.start_control()?;
+    let api = lab.api()?;
+    changes::prepare(&api)?;
+    if endpoints > 0 {
+        fill::fill(&mut lab, endpoints)?;
+        say("filled");
+    }
+    let _ = lab.stop_control()?;
+    let start = Instant::now();
+    lab.start_control()?;
+    let control_start_ms = start.elapsed().as_millis();
+    let control = lab.control()?.pid();
+    let start = Instant::now();
+    lab.start_edge()?;
+    let sync_ms = start.elapsed().as_millis();
+    say("synced");
+    // All is on disk now: what it takes to start from there, and to hold it.
+    ensure!(lab.stop_edge()?, "the edge had to be killed");
+    let start = Instant::now();
+    lab.start_edge()?;
+    let edge_start_ms = start.elapsed().as_millis();
+    let edge = lab.edge()?.pid();
+    let visits = changes::Visits { api: api.clone(), http: lab.ports().http() };
+    visits.live(0)?;
+    let (control_kb, edge_kb) = (resident(control)?, resident(edge)?);
+    let meter = Meter::of(&[("control", control), ("edge", edge)])?;
+    let cpu = visits.cpu(&meter, args.samples)?;
+    say("processor time measured");
+    let live = visits.beside(args.samples, args.beside)?;
+    let lookup = lookup(&programs.join("route-lookup"), endpoints.max(1))?;
+    for stopped in [lab.stop_edge()?, lab.stop_control()?] {
+        ensure!(stopped, "a program had to be killed");
+    }
+    say("done");
+    Ok(Row { endpoints, control_start_ms, control_kb, sync_ms, edge_start_ms, edge_kb, live, cpu, lookup })
+}
+
+fn resident(pid: u32) -> Result<u64> {
+    Meter::of(&[("one", pid)])?.resident_kb()
+}
+
+/// The median and the 99th percentile that `route-lookup` prints.
+fn lookup(program: &Path, endpoints: usize) -> Result<(u64, u64)> {
+    let ran = Command::new(program).arg(endpoints.to_string()).output();
+    let ran = ran.with_context(|| format!("run {}", program.display()))?;
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let mut numbers = said.split_whitespace().filter_map(|word| word.parse().ok());
+    let both = numbers.next().zip(numbers.next());
+    both.with_context(|| format!("route-lookup said {said}{}", String::from_utf8_lossy(&ran.stderr)))
+}
+
+/// One endpoint of the API.
+fn create(api: &Api, url: &str) -> Result<String> {
+    let policy = serde_json::json!({ "on_http_request": [{ "actions": [{ "type": "custom-response",
+        "config": { "status_code": 200, "body": "live" } }] }] });
+    let body = serde_json::json!({ "url": url, "traffic_policy": policy.to_string() });
+    Ok(ebbgate_lab::api::text(&api.create("/endpoints", &body)?, "id")?.to_owned())
+}

@@ -1,0 +1,191 @@
+//! Puts what control told in force, and keeps it on disk: the one place that changes the Tables.
+//!
+//! Blocks for as long as the disk does; `feed` calls it on a thread of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ebbgate_model::{Changes, Digests, ObjectKey, Program, ProgramDigest};
+
+use crate::agents::Agents;
+use crate::state::objects::Objects;
+use crate::state::saved::Saved;
+use crate::state::saved::log::{ProgramLog, Snapshot};
+use crate::state::saved::replay::Held;
+use crate::state::tables::{Effects, Tables};
+
+/// Objects that one record of the log may have; a snapshot is made of more.
+const RECORD_OBJECTS_MAX: usize = 4_096;
+
+/// Changes that are in force.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Generation in force now.
+    pub generation: u64,
+    /// Digest of all objects, those that cannot be used included.
+    pub digest: ProgramDigest,
+    /// Objects that cannot be used as they are now, each with the reason.
+    pub refused: BTreeMap<ObjectKey, String>,
+}
+
+/// The hand that changes the Tables.
+pub struct Installer {
+    agents: Arc<Agents>,
+    digests: Digests,
+    /// None: nothing is kept.
+    log: Option<ProgramLog>,
+}
+
+impl Installer {
+    /// For an edge without objects, which keeps nothing on disk.
+    pub fn new(agents: Arc<Agents>) -> Self {
+        Self { agents, digests: Objects::default().digests(), log: None }
+    }
+
+    /// Starts from what was kept: control may be down.
+    pub fn restore(agents: Arc<Agents>, saved: &Saved) -> Self {
+        let mut installer = Self::new(agents);
+        let mut tables = Tables::default();
+        let mut digests = installer.digests.clone();
+        let mut endpoints = Vec::new();
+        let (log, found) = saved.log(&mut |held| match held {
+            Held::Objects(mut objects) => {
+                let put = std::mem::take(&mut objects.endpoints.put);
+                endpoints.extend(put.into_iter().map(|(id, spec)| (id, spec.0)));
+                tables.apply(&objects, None);
+            }
+            Held::Snapshot { generation, digests: of_snapshot } => {
+                tables.load(std::mem::take(&mut endpoints));
+                (tables.generation, digests) = (generation, *of_snapshot);
+            }
+            Held::Change { generation, changes } => {
+                tables.apply(&changes, Some(&mut digests));
+                tables.generation = generation;
+            }
+        });
+        installer.log = Some(log);
+        if !found.is_damaged && tables.generation > 0 {
+            let generation = tables.generation;
+            installer.digests = digests;
+            let effects = Effects::of_all(&tables);
+            install(&installer.agents, Arc::new(tables), &effects);
+            saved.remove_old_program();
+            tracing::info!(generation, "serving what control told last until it is heard");
+        } else if !found.is_damaged {
+            installer.migrate(saved);
+        }
+        installer
+    }
+
+    /// Takes over what an older release kept.
+    fn migrate(&mut self, saved: &Saved) {
+        match saved.old_program() {
+            Ok(None) => {}
+            Ok(Some(program)) => {
+                let generation = program.generation;
+                self.put(&program);
+                saved.remove_old_program();
+                tracing::info!(
+                    generation,
+                    "serving the last program of an older release until control is heard"
+                );
+            }
+            Err(error) => tracing::error!(%error, "starting without the last program; waiting for control"),
+        }
+    }
+
+    /// Changes single objects.
+    pub fn change(&mut self, changes: &Changes, generation: u64) -> Installed {
+        let before = self.agents.edge().tables.load_full();
+        let (tables, effects) = before.with(changes, generation, Some(&mut self.digests));
+        let tables = Arc::new(tables);
+        install(&self.agents, Arc::clone(&tables), &effects);
+        self.keep(changes, &tables);
+        tracing::debug!(generation, objects = changes.len(), "changes in force");
+        Installed { generation, digest: self.digests.root(), refused: effects.refused }
+    }
+
+    /// Replaces the objects of some buckets, or all, by those told.
+    pub fn replace(&mut self, buckets: Option<&BTreeSet<u16>>, told: Changes, generation: u64) -> Installed {
+        let changes = self.agents.edge().tables.load().objects.replaced(buckets, told);
+        let installed = self.change(&changes, generation);
+        tracing::info!(generation, objects = changes.len(), "objects replaced by what control has");
+        installed
+    }
+
+    /// Replaces everything by a whole Program.
+    pub fn put(&mut self, program: &Program) -> Installed {
+        let mut told = Program::default().diff(program);
+        told.settings = Some(Arc::new(program.settings.clone()));
+        self.replace(None, told, program.generation)
+    }
+
+    /// Digest of what is held; None while there is nothing.
+    pub fn digest(&self) -> Option<ProgramDigest> {
+        (self.agents.edge().generation() > 0).then(|| self.digests.root())
+    }
+
+    /// The digests of what is held, counted anew.
+    pub fn count_again(&mut self) -> Digests {
+        let digests = self.agents.edge().tables.load().objects.digests();
+        if digests != self.digests {
+            tracing::error!(
+                "the digests kept were not those of the objects held; control will mend what differs"
+            );
+            self.digests = digests.clone();
+        }
+        digests
+    }
+
+    /// Tries to keep what the disk did not take before.
+    pub fn write_again(&mut self) {
+        let tables = self.agents.edge().tables.load();
+        if let Some(log) = &mut self.log
+            && tables.generation > 0
+            && log.is_behind()
+        {
+            log.begin_snapshot(snapshot(&tables, &self.digests));
+        }
+    }
+
+    fn keep(&mut self, changes: &Changes, tables: &Tables) {
+        let Some(log) = &mut self.log else { return };
+        // An error is told by the log itself, in metrics and at the admin port: the edge goes on serving.
+        let _ = if changes.len() > RECORD_OBJECTS_MAX {
+            log.snapshot(snapshot(tables, &self.digests))
+        } else {
+            let kept = log.append(tables.generation, changes);
+            if log.is_long() {
+                log.begin_snapshot(snapshot(tables, &self.digests));
+            }
+            kept
+        };
+    }
+}
+
+fn snapshot(tables: &Tables, digests: &Digests) -> Snapshot {
+    Snapshot { generation: tables.generation, objects: tables.objects.clone(), digests: digests.clone() }
+}
+
+/// Puts Tables in force: state, then sessions and endpoints of agents that may no longer be, and then what is new: nobody shares
+/// a URL with the account that had it before. At last xdp hears of it.
+fn install(agents: &Agents, new: Arc<Tables>, effects: &Effects) {
+    let edge = agents.edge();
+    let old = edge.tables.swap(Arc::clone(&new));
+    edge.sync_ports(&new, &effects.ports);
+    agents.recheck(effects, &old, &new);
+    for gone in &effects.removed {
+        edge.routes.remove(gone);
+    }
+    edge.routes.put_all(&effects.put);
+    if effects.kernel || old.generation == 0 {
+        edge.changes.note();
+    }
+    edge.metrics.generation.set(i64::try_from(new.generation).unwrap_or(i64::MAX));
+    edge.metrics.objects_unserved.set(i64::try_from(new.unserved.len()).unwrap_or(i64::MAX));
+    for (object, reason) in &effects.refused {
+        if old.unserved.get(object).is_none_or(|before| **before != **reason) {
+            tracing::error!(%object, reason, "this object cannot be served as it is; what was before stays in use, or it is closed");
+        }
+    }
+}
