@@ -310,8 +310,7 @@ async fn finalize(State(ca): State<Ca>, Path(n): Path<usize>, body: Bytes) -> Re
     csr.params.not_after = OffsetDateTime::from_unix_timestamp(now + to).unwrap();
     csr.params.use_authority_key_identifier_extension = true;
     if manner == Manner::OtherName {
-        let other = Ia5String::try_from("b.example.com").unwrap();
-        csr.params.subject_alt_names = vec![SanType::DnsName(other)];
+        csr.params.subject_alt_names = vec![SanType::DnsName("b.example.com".try_into().unwrap())];
     }
     let (issuer_pem, issuer) = &*ca.issuer;
     let leaf = match manner {
