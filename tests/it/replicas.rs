@@ -73,6 +73,7 @@ fn what_one_control_acknowledges_the_other_answers() -> Result<()> {
     // Commands of the operator work on a directory that names an etcd.
     let checked: Value = serde_json::from_str(&control(&["check", "--dir", path(lab.dir())])?)?;
     assert_eq!((&checked["state"], &checked["objects"]["reserved_domains"]), (&json!("ok"), &json!(1)));
+    ensure!(lab.stop_control()?, "control had to be killed");
     let again = control(&["init", "--dir", path(lab.dir())]).unwrap_err().to_string();
     assert!(again.contains("is initialised already"), "{again}");
     Ok(())
@@ -172,7 +173,7 @@ fn an_etcd_at_its_quota_refuses_changes_until_it_has_room_and_answers_reads() ->
     let api = lab.api()?;
     let made = api.create("/ip_policies", &json!({ "description": "made in time" }))?;
     let much = json!({ "description": "x", "metadata": "m".repeat(4_000) });
-    let status = || Ok(api.call("POST", "/ip_policies", Some(&much))?.0);
+    let status = || -> Result<u16> { Ok(api.call("POST", "/ip_policies", Some(&much))?.0) };
     soon("the quota to be reached", || Ok((status()? == 503).then_some(())))?;
     let id = text(&made, "id")?;
     assert_eq!(api.read(&format!("/ip_policies/{id}"))?["description"], "made in time", "reads go on");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ebbgate_model::AccountId;
+use ebbgate_model::{AccountId, Host};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -14,9 +14,10 @@ use crate::App;
 use crate::error_chain::ErrorChain;
 use crate::leader::Claim;
 use crate::record::{
-    self, ACCOUNTS_PREFIX, AgentIngress, RecordError, ReservedDomain, id_in_key, parse_record,
+    self, ACCOUNTS_PREFIX, AgentIngress, Record, RecordError, ReservedDomain, id_in_key, parse_record,
 };
-use crate::store::{Range, StoreError, Txn};
+use crate::store::{Item, Range, StoreError, Txn};
+use crate::tenants::tenants;
 
 /// The job that one replica does at a time.
 const JOB: &str = "acme";
@@ -28,8 +29,6 @@ const ACCOUNT_JOBS_MAX: usize = 4;
 const LOOK_SECS_MAX: i64 = 60;
 /// Milliseconds between two jobs of the same name.
 const REPEAT_MS: u64 = 200;
-/// Records read at once while looking for names that ask for a certificate.
-const PAGE: usize = 1_000;
 
 /// Issues and renews for ever, while this replica has the job's claim. Rests where no authority is set.
 pub async fn run(app: App) {
@@ -86,30 +85,27 @@ async fn adopt(app: &App, settings: &AcmeSettings, claim: &Claim) -> Result<(), 
     if let Some(host) = job::default_domain(app, settings) {
         add(app, claim, Owner::DefaultDomain, Managed::new(host, app.now())).await?;
     }
-    let mut before = None;
-    loop {
-        let prefix = ACCOUNTS_PREFIX.to_owned();
-        let page = app.store.range(Range { prefix, before, limit: Some(PAGE), reverse: true }).await?;
-        for item in &page.items {
-            // What cannot be read asks for nothing.
-            if let Some((account, id)) = id_in_key::<ReservedDomain>(&item.key)
-                && let Ok(domain) = parse_record::<ReservedDomain>(item)
-                && domain.management.is_some()
-                && domain.certificate.is_none()
-            {
-                add(app, claim, Owner::Domain(account, id), Managed::new(domain.host, app.now())).await?;
-            } else if let Some((account, id)) = id_in_key::<AgentIngress>(&item.key)
-                && let Ok(ingress) = parse_record::<AgentIngress>(item)
-                && ingress.management.is_some()
-            {
-                add(app, claim, Owner::Ingress(account, id), Managed::new(ingress.host, app.now())).await?;
+    for account in tenants(&*app.store).await? {
+        for kind in [ReservedDomain::COLLECTION, AgentIngress::COLLECTION] {
+            let asking = app.store.range(Range::all(format!("{ACCOUNTS_PREFIX}{account}/{kind}/"))).await?;
+            for (owner, host) in asking.items.iter().filter_map(asks) {
+                add(app, claim, owner, Managed::new(host, app.now())).await?;
             }
         }
-        before = page.items.last().map(|item| item.key.clone());
-        if !page.more {
-            return Ok(());
-        }
     }
+    Ok(())
+}
+
+/// Whether a record asks for a certificate; what cannot be read asks for nothing.
+fn asks(item: &Item) -> Option<(Owner, Host)> {
+    if let Some((account, id)) = id_in_key::<ReservedDomain>(&item.key) {
+        let domain: ReservedDomain = parse_record(item).ok()?;
+        let asks = domain.management.is_some() && domain.certificate.is_none();
+        return asks.then_some((Owner::Domain(account, id), domain.host));
+    }
+    let (account, id) = id_in_key::<AgentIngress>(&item.key)?;
+    let ingress: AgentIngress = parse_record(item).ok()?;
+    ingress.management.is_some().then_some((Owner::Ingress(account, id), ingress.host))
 }
 
 async fn add(app: &App, claim: &Claim, owner: Owner, name: Managed) -> Result<(), StoreError> {

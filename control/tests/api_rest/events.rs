@@ -97,7 +97,7 @@ async fn subscriptions_and_their_sources() {
     }
     let refused = lab.patch(&one, json!({"filter": "ev.conn.bytes_in > 1"})).await.expect(400);
     assert_eq!(refused.code(), 250, "{}", refused.text("msg"));
-    let refused = lab.patch(&one, json!({"fields": ["conn.client"]})).await.expect(400);
+    let refused = lab.patch(&one, json!({"fields": ["conn.client_i"]})).await.expect(400);
     assert!(refused.text("msg").contains("conn.client_ip"), "{}", refused.text("msg"));
     lab.delete(&format!("/event_destinations/{destination}")).await.expect(409);
     lab.delete(&one).await.expect(204);

@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, head, post};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, Ia5String, IsCa, KeyPair,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, KeyPair, SanType,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -310,8 +310,7 @@ async fn finalize(State(ca): State<Ca>, Path(n): Path<usize>, body: Bytes) -> Re
     csr.params.not_after = OffsetDateTime::from_unix_timestamp(now + to).unwrap();
     csr.params.use_authority_key_identifier_extension = true;
     if manner == Manner::OtherName {
-        let other = Ia5String::try_from("b.example.com").unwrap();
-        csr.params.subject_alt_names = vec![SanType::DnsName(other)];
+        csr.params.subject_alt_names = vec![SanType::DnsName("b.example.com".try_into().unwrap())];
     }
     let (issuer_pem, issuer) = &*ca.issuer;
     let leaf = match manner {

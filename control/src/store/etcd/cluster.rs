@@ -33,6 +33,8 @@ const CONNECT_MS_MAX: u64 = 1_000;
 const PING_SECS: u64 = 10;
 /// Seconds for the answer to a ping.
 const PONG_SECS_MAX: u64 = 3;
+/// Bytes of an answer that may be under way unread: a page of records at once, and several pages on one connection.
+const WINDOW_BYTES: u32 = 4 << 20;
 /// Messages on their way to a member in one stream.
 const STREAM_MESSAGES_MAX: usize = 8;
 /// Streams of a member that has lost the others are ended by it, if it is asked to.
@@ -73,6 +75,8 @@ impl Cluster {
                 .http2_keep_alive_interval(Duration::from_secs(PING_SECS))
                 .keep_alive_timeout(Duration::from_secs(PONG_SECS_MAX))
                 .keep_alive_while_idle(true)
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(4 * WINDOW_BYTES)
                 .tcp_nodelay(true);
             Ok::<_, StoreError>(endpoint.connect_lazy())
         };

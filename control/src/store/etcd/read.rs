@@ -12,7 +12,7 @@ use crate::store::{Item, Page, Range, StoreError};
 /// Keys asked for at once in the beginning. Their values must fit one answer, or fewer are asked for.
 const PAGE_KEYS: i64 = 256;
 /// Keys asked for at once at most.
-const PAGE_KEYS_MAX: i64 = 4_096;
+const PAGE_KEYS_MAX: i64 = 1_024;
 
 /// Keys of etcd to read, from the first to the one beyond the last.
 #[derive(Debug, Clone)]

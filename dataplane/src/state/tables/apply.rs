@@ -51,7 +51,6 @@ impl Tables {
 
     /// Takes out of the indexes what these changes replace or remove; before the objects change.
     fn withdraw(&mut self, changes: &Changes, named: &mut Named, effects: &mut Effects) {
-        let all = |put: Vec<ObjectKey>, remove: Vec<ObjectKey>| put.into_iter().chain(remove);
         let policies = &changes.ip_policies;
         for id in policies.put.keys().chain(&policies.remove) {
             let Some(account) = self.objects.ip_policies.get(id).map(|old| old.account) else { continue };
@@ -98,11 +97,12 @@ impl Tables {
                 effects.removed.push(old);
             }
         }
-        let gone = all(
-            changes.domains.remove.iter().map(|id| ObjectKey::Domain(*id)).collect(),
-            changes.ingresses.remove.iter().map(|id| ObjectKey::Ingress(*id)).collect(),
-        );
-        gone.for_each(|key| drop(self.unserved.remove(&key)));
+        for id in &changes.domains.remove {
+            self.unserved.remove(&ObjectKey::Domain(*id));
+        }
+        for id in &changes.ingresses.remove {
+            self.unserved.remove(&ObjectKey::Ingress(*id));
+        }
     }
 
     /// Puts into the indexes what these changes brought; after the objects changed.
