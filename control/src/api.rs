@@ -11,10 +11,13 @@ mod body_schema;
 mod call;
 mod certificate_authorities;
 mod certificate_policy;
+mod condition;
 mod cors;
 mod credentials;
 mod described;
 mod domain_name;
+mod draft;
+mod dry_run;
 mod endpoints;
 mod event_destinations;
 mod event_sources;
@@ -29,11 +32,16 @@ mod ip_policies;
 mod ip_policy_rules;
 mod ip_restrictions;
 mod issue;
+mod kubernetes_operators;
+mod listing;
 mod local;
+mod members;
 mod operation;
 mod owner;
 mod page;
 mod pem;
+mod policy_secrets;
+mod principal;
 mod query;
 mod reference;
 mod refusal;
@@ -45,6 +53,7 @@ mod resource;
 mod root;
 mod routes;
 mod schema;
+mod secret_name;
 mod service_users;
 mod strict;
 mod text_limits;
@@ -53,6 +62,8 @@ mod tunnel_sessions;
 mod user_sessions;
 mod users;
 mod uses;
+mod vault_secrets;
+mod vaults;
 mod x509;
 
 use axum::Router;
@@ -67,7 +78,7 @@ use self::routes::Routes;
 use crate::App;
 
 /// Most objects an account has of each collection unless the operator says otherwise, by collection.
-pub(crate) fn object_limits() -> [(&'static str, usize); 13] {
+pub(crate) fn object_limits() -> [(&'static str, usize); 16] {
     [
         resource::limit::<agent_ingresses::AgentIngresses>(),
         resource::limit::<api_keys::ApiKeys>(),
@@ -78,10 +89,13 @@ pub(crate) fn object_limits() -> [(&'static str, usize); 13] {
         resource::limit::<event_subscriptions::EventSubscriptions>(),
         resource::limit::<ip_policies::IpPolicies>(),
         resource::limit::<ip_policy_rules::IpPolicyRules>(),
+        resource::limit::<kubernetes_operators::KubernetesOperators>(),
         resource::limit::<reserved_addrs::ReservedAddrs>(),
         resource::limit::<reserved_domains::ReservedDomains>(),
         resource::limit::<service_users::ServiceUsers<true>>(),
         resource::limit::<tls_certificates::TlsCertificates>(),
+        resource::limit::<vault_secrets::VaultSecrets>(),
+        resource::limit::<vaults::Vaults>(),
     ]
 }
 
@@ -99,11 +113,16 @@ fn guarded() -> Routes {
         .merge(resource::routes::<ip_policies::IpPolicies>())
         .merge(resource::routes::<ip_policy_rules::IpPolicyRules>())
         .merge(resource::routes::<ip_restrictions::IpRestrictions>())
+        .merge(resource::routes::<kubernetes_operators::KubernetesOperators>())
         .merge(resource::routes::<reserved_addrs::ReservedAddrs>())
         .merge(resource::routes::<reserved_domains::ReservedDomains>())
         .merge(resource::routes::<service_users::ServiceUsers<true>>())
         .merge(resource::routes::<service_users::ServiceUsers<false>>())
         .merge(resource::routes::<tls_certificates::TlsCertificates>())
+        .merge(resource::routes::<vault_secrets::VaultSecrets>())
+        .merge(resource::routes::<vaults::Vaults>())
+        .merge(kubernetes_operators::routes())
+        .merge(vaults::routes())
         .merge(reserved_domains::routes())
         .merge(tunnel_sessions::routes())
         .merge(root::routes())

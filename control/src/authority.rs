@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ebbgate_model::Host;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType,
+    KeyUsagePurpose, PublicKeyData, SanType, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -144,6 +144,27 @@ impl Authority {
     ) -> Result<Pair, AuthorityError> {
         let failed = |source| AuthorityError::Leaf { host: host.to_owned(), source };
         let key = KeyPair::generate().map_err(failed)?;
+        let signed = self.sign(host, names, usages, &key, now)?;
+        Ok(Pair { key_pem: key.serialize_pem(), ..signed })
+    }
+
+    /// A client certificate for a key that its holder keeps, given as DER of its subject public key info. It is a server's
+    /// for no name. The pair's key is empty.
+    pub fn client(&self, name: &str, public_key: &[u8], now: UnixSecs) -> Result<Pair, AuthorityError> {
+        let failed = |source| AuthorityError::Leaf { host: name.to_owned(), source };
+        let key = SubjectPublicKeyInfo::from_der(public_key).map_err(failed)?;
+        self.sign(name, Vec::new(), vec![ExtendedKeyUsagePurpose::ClientAuth], &key, now)
+    }
+
+    fn sign(
+        &self,
+        host: &str,
+        names: Vec<SanType>,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        key: &impl PublicKeyData,
+        now: UnixSecs,
+    ) -> Result<Pair, AuthorityError> {
+        let failed = |source| AuthorityError::Leaf { host: host.to_owned(), source };
         let (not_before, not_after) = (now - BACKDATE_SECS, now + LEAF_DAYS * DAY_SECS);
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::ExplicitNoCa;
@@ -153,8 +174,8 @@ impl Authority {
         params.distinguished_name = common_name(host);
         params.subject_alt_names = names;
         (params.not_before, params.not_after) = (date(not_before)?, date(not_after)?);
-        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(Pair { certificate_pem: certificate.pem(), key_pem: key.serialize_pem(), not_before, not_after })
+        let certificate = params.signed_by(key, &self.issuer).map_err(failed)?;
+        Ok(Pair { certificate_pem: certificate.pem(), key_pem: String::new(), not_before, not_after })
     }
 }
 

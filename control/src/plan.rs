@@ -21,7 +21,7 @@ use ebbgate_model::{
     AccountId, AddressSpec, AuthoritySpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
     CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId, IngressSpec, IpPolicyId, IpPolicyRule,
     IpPolicySpec, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Object, ObjectKey, OwnerId,
-    Settings,
+    SecretId, SecretSpec, Settings,
 };
 
 use crate::record::{Endpoint, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, key};
@@ -54,8 +54,7 @@ pub fn object(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
         ObjectKey::Credential(id) => Object::Credential(Arc::new(credential(snapshot, *id)?)),
         ObjectKey::Endpoint(id) => Object::Endpoint(endpoint(snapshot, *id)?),
         ObjectKey::Challenge(host) => Object::Challenge(Arc::clone(snapshot.challenges.get(host)?)),
-        // No record makes them.
-        ObjectKey::Secret(_) => return None,
+        ObjectKey::Secret(id) => Object::Secret(Arc::new(secret(snapshot, *id)?)),
     })
 }
 
@@ -101,6 +100,14 @@ fn endpoint(snapshot: &Snapshot, id: EndpointId) -> Option<Arc<CloudEndpointSpec
     let standing = snapshot.endpoints.get(&id).map(|standing| Arc::clone(&standing.spec));
     let spec = standing.or_else(|| closed(snapshot, id).map(Arc::new))?;
     is_active(snapshot, spec.account).then_some(spec)
+}
+
+/// A secret that a policy of its own account names; others stay at home.
+fn secret(snapshot: &Snapshot, id: SecretId) -> Option<SecretSpec> {
+    let spec = snapshot.secrets.spec(id)?;
+    let endpoints = snapshot.secrets.named_by(id).filter_map(|endpoint| snapshot.endpoints.get(&endpoint));
+    let is_named = endpoints.map(|endpoint| endpoint.spec.account).any(|account| account == spec.account);
+    (is_named && is_active(snapshot, spec.account)).then_some(spec)
 }
 
 /// An endpoint that cannot be read, closed where it stands: else a wildcard beside it, or an agent, would take its

@@ -4,11 +4,14 @@
 //! know: the schema version keeps older programs away from newer data, so an unknown field is damage.
 
 pub mod index;
+mod installation;
 #[macro_use]
 mod macros;
 pub mod events;
 mod limits;
+pub mod operator;
 pub mod people;
+pub mod vault;
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -16,11 +19,12 @@ use std::str::FromStr;
 use ebbgate_model::{
     AccountId, Acl, AddressId, ApiKeyId, AuthorityId, Binding, CertificateId, CredentialId, DomainId,
     EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, IpRestrictionKind,
-    IpRuleAction, Ksuid, OwnerId, Prefix, ServiceUserId, TokenHash, TrafficPolicy,
+    IpRuleAction, Ksuid, OwnerId, Prefix, SecretId, ServiceUserId, TokenHash, TrafficPolicy,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::installation::Installation;
 pub use self::limits::{ACCOUNT_BYTES_DEFAULT, Limits};
 use crate::authority::Pair;
 pub use crate::clock::UnixSecs;
@@ -158,6 +162,9 @@ records! {
         /// What was doubtful about its policy's text when it was saved.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         warnings: Vec<String>,
+        /// Secrets that its policy names, each once.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        secrets: Vec<SecretId>,
     }
     /// A custom connect name of agents. It has an [`IssuedCertificate`] under its own id.
     AgentIngress(IngressId) = "agent_ingresses" {
@@ -304,28 +311,6 @@ impl IssuedCertificate {
     pub fn key(account: AccountId, owner: impl Display) -> String {
         format!("{ACCOUNTS_PREFIX}{account}/issued/{owner}")
     }
-}
-
-/// What `init` decided for the whole installation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Installation {
-    /// The one region name.
-    pub region: String,
-    /// Name agents connect to by default.
-    pub connect_host: Host,
-    /// Host part of reserved addresses.
-    pub tcp_host: Host,
-    /// First port of reserved addresses.
-    pub tcp_port_first: u16,
-    /// Last port of reserved addresses.
-    pub tcp_port_last: u16,
-    /// First port that edges may give to agents that ask for any address.
-    pub random_port_first: u16,
-    /// Last port that edges may give to agents that ask for any address.
-    pub random_port_last: u16,
-    /// Domain under which agents get random names. Nobody can reserve it or names below it.
-    pub default_domain: Option<Host>,
 }
 
 /// Who holds a unique name. Value of index keys.

@@ -8,7 +8,9 @@
 
 mod endpoint;
 mod index;
+mod secrets;
 mod touch;
+mod unreadable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -20,18 +22,21 @@ use ebbgate_model::{
     IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, TrafficPolicy, UserId,
 };
 
-use self::endpoint::Policy;
+use self::endpoint::{Policy, policy_bytes, standing_bytes};
 use self::index::Index;
+use self::secrets::Secrets;
+use self::unreadable::Unreadable;
 use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
 use crate::record::people::{Invitation, Membership, UserSession};
+use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
     Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
     IpPolicyRule, IpRestriction, IssuedCertificate, Record, ReservedAddress, ReservedDomain, SYSTEM_PREFIX,
     ServiceUser, TlsCertificate, index as keys, parse, parse_record,
 };
-use crate::secret::{OpenError, Vault};
+use crate::secret::Vault;
 use crate::store::{Change, Item, Revision};
 
 /// Records at one revision. Keys and texts of the API that edges do not need are left out.
@@ -81,6 +86,8 @@ pub struct Snapshot {
     pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestriction>,
     /// What edges answer to the ACME authority, by name.
     pub challenges: BTreeMap<Host, Arc<ChallengeSpec>>,
+    /// Secrets of vaults, opened.
+    pub(crate) secrets: Secrets,
     /// Where cloud endpoints stand by the index, as far as their records do not say the same: known also of those that
     /// cannot be read.
     pub places: BTreeMap<EndpointId, (AccountId, EndpointUrl)>,
@@ -113,17 +120,6 @@ pub struct Issued {
     pub id: CertificateId,
     /// Chain and key.
     pub spec: Arc<CertificateSpec>,
-}
-
-/// Why a record cannot be read.
-#[derive(Debug, thiserror::Error)]
-enum Unreadable {
-    /// The value is not what its key says.
-    #[error(transparent)]
-    Value(#[from] serde_json::Error),
-    /// A private key does not open.
-    #[error(transparent)]
-    Sealed(#[from] OpenError),
 }
 
 impl Snapshot {
@@ -250,6 +246,12 @@ impl Snapshot {
                 Ok(())
             }
             (_, Some(TlsCertificate::COLLECTION), Some(id)) => self.set_certificate(id, item, vault),
+            (_, Some(VaultSecret::COLLECTION), Some(id)) => {
+                let (old, new) = self.secrets.set_secret(id, item, vault)?;
+                self.bytes = (self.bytes + new).saturating_sub(old);
+                Ok(())
+            }
+            (_, Some(SecretVault::COLLECTION), Some(id)) => self.secrets.set_vault(id, item),
             // Edges need none of them; one that cannot be read is told all the same.
             (_, Some(ApiKey::COLLECTION), Some(_)) => {
                 Ok(item.map(parse_record::<ApiKey>).transpose().map(drop)?)
@@ -320,6 +322,7 @@ impl Snapshot {
             item.map(|item| endpoint::read(item, |hash| self.policies.contains_key(hash))).transpose()?;
         let Ok(id) = id.parse::<EndpointId>() else { return Ok(()) };
         let place = self.place_of(id).map(|(account, url)| (account, url.clone()));
+        self.secrets.set_named(id, told.as_ref().map(|told| told.secrets.clone()).unwrap_or_default());
         let new = told.map(|told| Standing {
             placed: false,
             spec: Arc::new(CloudEndpointSpec {
@@ -427,16 +430,6 @@ impl Snapshot {
         self.bytes = self.bytes.saturating_sub(old.as_ref().map_or(0, bytes));
         Ok(())
     }
-}
-
-/// Bytes of an endpoint besides its policy: ids, words and the URL.
-fn standing_bytes(spec: &CloudEndpointSpec) -> usize {
-    const FIXED_BYTES: usize = 220;
-    FIXED_BYTES + spec.url.host().as_str().len()
-}
-
-fn policy_bytes(policy: &TrafficPolicy) -> usize {
-    ebbgate_model::Object::Policy(Arc::new(policy.clone())).bytes()
 }
 
 fn open_challenge(item: &Item, vault: &Vault) -> Result<ChallengeSpec, Unreadable> {

@@ -1,6 +1,7 @@
 // Every resource of the API by the unmodified TypeScript client: each method it has.
 // Arguments: base URL, API key. Needs an account of its own (it counts what it lists). Run where `@ngrok/ngrok-api` is
-// installed; exit code 0: all as it should be. `api/walk.mjs` is the guide's walk; this is breadth.
+// installed; exit code 0: all as it should be. `api/walk.mjs` is the guide's walk; this is breadth: a service of the client
+// that is neither served nor refused here, and a method of a served one that is not called here, are failures.
 import assert from 'node:assert';
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -11,6 +12,51 @@ import { join } from 'node:path';
 const { Ngrok } = createRequire(process.cwd() + '/')('@ngrok/ngrok-api');
 const [baseUrl, apiToken] = process.argv.slice(2);
 const client = new Ngrok({ apiToken, baseUrl });
+
+const SERVED = `agentIngresses apiKeys botUsers certificateAuthorities credentials endpoints
+  eventDestinations eventSources eventSubscriptions ipPolicies ipPolicyRules ipRestrictions reservedAddrs reservedDomains tlsCertificates tunnelSessions tunnels`.split(/\s+/);
+// Every method is answered 404 without a code.
+const REFUSED = `abuseReports applicationSessions applicationUsers
+  sshCertificateAuthorities sshCredentials sshHostCertificates sshUserCertificates backends.failoverBackends
+  backends.httpResponseBackends backends.staticBackends backends.tunnelGroupBackends backends.weightedBackends
+  edges.edgesHttpsRoutes edges.edgesHttps edges.edgesTcp edges.edgesTls edgeModules.httpsEdgeMutualTlsModule
+  edgeModules.httpsEdgeTlsTerminationModule edgeModules.edgeRouteBackendModule
+  edgeModules.edgeRouteIpRestrictionModule edgeModules.edgeRouteRequestHeadersModule
+  edgeModules.edgeRouteResponseHeadersModule edgeModules.edgeRouteCompressionModule
+  edgeModules.edgeRouteCircuitBreakerModule edgeModules.edgeRouteWebhookVerificationModule
+  edgeModules.edgeRouteOAuthModule edgeModules.edgeRouteSamlModule edgeModules.edgeRouteOidcModule
+  edgeModules.edgeRouteWebsocketTcpConverterModule edgeModules.edgeRouteUserAgentFilterModule
+  edgeModules.tcpEdgeBackendModule edgeModules.tcpEdgeIpRestrictionModule edgeModules.tlsEdgeBackendModule
+  edgeModules.tlsEdgeIpRestrictionModule edgeModules.tlsEdgeMutualTlsModule
+  edgeModules.tlsEdgeTlsTerminationModule`.split(/\s+/);
+
+/** Every service of a client by its path. */
+function services(of, path = '') {
+  return Object.entries(of).flatMap(([name, value]) => {
+    if (value === null || typeof value !== 'object' || name === 'httpClient') return [];
+    const at = path + name;
+    return value.constructor === Object ? services(value, at + '.') : [[at, value]];
+  });
+}
+
+const methods = (service) =>
+  Object.getOwnPropertyNames(Object.getPrototypeOf(service)).filter(
+    (name) => name !== 'constructor' && !name.startsWith('_') && typeof service[name] === 'function',
+  );
+const known = new Map(services(client));
+assert.deepEqual([...known.keys()].sort(), [...SERVED, ...REFUSED].sort(), 'neither served nor refused');
+const uncalled = new Set();
+for (const name of SERVED) {
+  const service = known.get(name);
+  for (const method of methods(service)) {
+    const call = service[method];
+    uncalled.add(`${name}.${method}`);
+    service[method] = (...args) => {
+      uncalled.delete(`${name}.${method}`);
+      return call.apply(service, args);
+    };
+  }
+}
 
 const refused = (code, promise) =>
   assert.rejects(promise, (error) => {
@@ -81,6 +127,21 @@ await client.reservedDomains.update({ id: domain.id, certificateManagementPolicy
 await client.reservedDomains.deleteCertificateManagementPolicy(domain.id);
 assert.equal((await client.reservedDomains.get(domain.id)).certificateManagementPolicy, null);
 
+const target = { file: { directory: 'clinic' } };
+await life('eventDestinations', { format: 'json', target }, texts);
+const destination = await client.eventDestinations.create({ format: 'json', target });
+const sources = [{ type: 'agent_session_start.v0' }];
+await life('eventSubscriptions', { sources, destinationIds: [destination.id] }, texts);
+const subscription = await client.eventSubscriptions.create({ sources, destinationIds: [destination.id] });
+const at = { subscriptionId: subscription.id, type: 'agent_session_stop.v0' };
+await client.eventSources.create(at);
+assert.equal((await client.eventSources.get(at)).type, at.type);
+assert.equal((await client.eventSources.list(at)).sources.length, 2);
+await refused(215, client.eventSources.update(at)); // It knows none of the fields.
+await client.eventSources.delete(at);
+await client.eventSubscriptions.delete(subscription.id);
+await client.eventDestinations.delete(destination.id);
+
 await refused(413, client.reservedDomains.create({ domain: 'app.node.example.com' }));
 await refused(600, client.credentials.create({ acl: ['clinic1.internal'] }));
 await refused(1409, client.ipPolicyRules.create({ ...rule, cidr: '203.0.113.9/24' }));
@@ -92,4 +153,17 @@ await refused(undefined, client.tunnelSessions.update({ id: 'ts_2nQ4fJ8b9c0d1e2f
 await client.reservedDomains.delete(domain.id);
 await client.tlsCertificates.delete(uploaded.id);
 await client.ipPolicies.delete(policy.id);
+assert.deepEqual(await client.tunnels.list(), []);
+await refused(undefined, client.tunnels.get('tn_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8'));
+await refused(undefined, client.tunnelSessions.get('ts_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8'));
+await refused(undefined, client.tunnelSessions.restart('ts_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8'));
+await refused(undefined, client.endpoints.get('ep_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8'));
+for (const name of REFUSED) {
+  const service = known.get(name);
+  for (const method of methods(service)) {
+    const arg = service[method].length && /^(update|create|replace)/.test(method) ? { id: 'x' } : 'x';
+    await refused(undefined, service[method](arg));
+  }
+}
+assert.deepEqual([...uncalled], [], 'never called');
 console.log('every method answered');

@@ -20,6 +20,17 @@ fn walk(command: &mut Command, script: &str) -> Result<()> {
     Ok(())
 }
 
+/// Every class and method of a client.
+fn breadth(command: &mut Command, script: &str) -> Result<()> {
+    let mut lab = TestLab::stopped()?;
+    lab.start_control()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance").join(script);
+    let base = format!("http://{}", local(lab.ports().api()));
+    let ran = run(command.arg(script).arg(base).arg(lab.api_key()?))?;
+    assert!(ran.ok && ran.text.contains("every method answered"), "{}", ran.text);
+    Ok(())
+}
+
 /// The folder of an installed tool, or a visible skip.
 pub(crate) fn installed(client: &str, path: &str) -> Option<PathBuf> {
     let found = tools().map(|tools| tools.join(path)).filter(|path| path.exists());
@@ -41,4 +52,18 @@ fn typescript_client_walks_the_guide() -> Result<()> {
         return Ok(());
     };
     walk(Command::new("node").current_dir(package), "walk.mjs")
+}
+
+#[test]
+fn python_client_finds_every_class_served_or_refused() -> Result<()> {
+    let Some(python) = installed("Python API client", "py-api/bin/python") else { return Ok(()) };
+    breadth(&mut Command::new(python), "api_python.py")
+}
+
+#[test]
+fn typescript_client_finds_every_service_served_or_refused() -> Result<()> {
+    let Some(package) = installed("TypeScript API client", "node/node_modules/@ngrok/ngrok-api") else {
+        return Ok(());
+    };
+    breadth(Command::new("node").current_dir(package), "api_node.mjs")
 }

@@ -28,6 +28,7 @@ mod recorded_calls;
 mod restart;
 mod schemathesis;
 mod sdk;
+mod secrets;
 mod site;
 mod slips;
 mod traffic;

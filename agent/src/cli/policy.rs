@@ -9,7 +9,7 @@ mod junit;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ebbgate_policy::References;
+use ebbgate_policy::{Checked, References, SecretValue};
 
 use self::cases::CaseFile;
 use self::document::{EndpointArguments, compile, judge, read};
@@ -90,7 +90,7 @@ pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
                 text.client_ip = *client_ip;
             }
             cases::add_headers(&mut text, headers)?;
-            let (policy, engine) = compile(file, endpoint, &References::default())?;
+            let (policy, engine) = compile(file, endpoint, placeholders)?;
             let case = text.read(&endpoint.url).map_err(Failure::new)?;
             let explanation = ebbgate_policy::explain::explain(&engine, &case);
             if *json {
@@ -116,6 +116,12 @@ fn check(file: &Path, endpoint: &EndpointArguments, deny_warnings: bool) -> Resu
     }
     println!("{} is a valid traffic policy for {}", file.display(), endpoint.url);
     Ok(())
+}
+
+/// A text in place of each secret that a policy names: an explanation needs no true value.
+fn placeholders(checked: &Checked) -> References {
+    let values = checked.secrets().into_iter().map(|name| (name.clone(), SecretValue::new("(secret)")));
+    References { secrets: values.collect(), ..References::default() }
 }
 
 fn test(files: &[PathBuf], junit: Option<&Path>, filter: Option<&str>) -> Result<(), Failure> {

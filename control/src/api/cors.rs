@@ -7,7 +7,7 @@ use http::{Method, Request};
 /// Seconds a browser may keep a preflight's answer.
 const PREFLIGHT_SECS: HeaderValue = HeaderValue::from_static("600");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE, OPTIONS");
-const EXPOSED: HeaderValue = HeaderValue::from_static("ngrok-operation-id, ebbgate-warning");
+const EXPOSED: HeaderValue = HeaderValue::from_static("ngrok-operation-id, ebbgate-warning, etag");
 
 /// What of a request decides its cross-origin headers.
 #[derive(Debug, Clone)]

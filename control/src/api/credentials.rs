@@ -49,6 +49,8 @@ body! {
         description: String,
         metadata: String,
         acl: Vec<String>,
+        /// Stays as it is; another owner is refused.
+        owner_id: String,
     }
 }
 
@@ -102,6 +104,17 @@ impl Resource for Credentials {
         body: &Update,
     ) -> Result<Draft<Credential>, ApiError> {
         owner::may_act_for(call, stored.record.owner)?;
+        let is_owner = |given: &String| match stored.record.owner {
+            Some(owner) => given.parse() == Ok(owner),
+            None => given.is_empty(),
+        };
+        if let Some(given) = body.owner_id.get().filter(|given| !is_owner(given)) {
+            let message = format!(
+                "`owner_id`: the owner of {} stays who it was, and is not `{given}`; make a new credential",
+                stored.record.id
+            );
+            return Err(ApiError::bad(627, message).detail("field", "owner_id"));
+        }
         let mut draft = TEXTS.change(stored, &body.description, &body.metadata)?;
         if let Some(rules) = body.acl.get() {
             draft.record.acl = parse_acl(rules)?;

@@ -9,6 +9,8 @@ use super::given::{Given, body};
 use super::reply::timestamp;
 use super::resource::{Draft, Resource};
 use super::text_limits::{DESCRIPTION_BYTES_MAX, METADATA_BYTES_MAX};
+use crate::record::operator::KubernetesOperator;
+use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::{
     AgentIngress, ApiKey, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule, IpRestriction,
     Record, ReservedAddress, ReservedDomain, Stored, TlsCertificate, UnixSecs,
@@ -54,9 +56,12 @@ described!(
     IpPolicy,
     IpPolicyRule,
     IpRestriction,
+    KubernetesOperator,
     ReservedAddress,
     ReservedDomain,
-    TlsCertificate
+    SecretVault,
+    TlsCertificate,
+    VaultSecret
 );
 
 /// The fields every object begins with.

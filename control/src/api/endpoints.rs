@@ -21,9 +21,10 @@ use super::call::Call;
 use super::described::TextCodes;
 use super::failure::ApiError;
 use super::given::{Given, body};
+use super::listing::Listing;
 use super::page::Page;
 use super::query::Query;
-use super::resource::{Draft, Listing, Resource};
+use super::resource::{Draft, Resource};
 use crate::record::{self, Endpoint, RecordError, Stored, index};
 use crate::store::Txn;
 
@@ -102,6 +103,7 @@ impl Resource for Endpoints {
             created_at: now,
             updated_at: now,
             warnings: Vec::new(),
+            secrets: Vec::new(),
         });
         settle(call, &mut draft).await?;
         set_policy(call, &mut draft, &body.traffic_policy.or_default()).await?;
@@ -305,6 +307,7 @@ async fn set_policy(call: &Call, draft: &mut Draft<Endpoint>, text: &str) -> Res
     draft.record.policy = judged.policy;
     text.clone_into(&mut draft.record.traffic_policy);
     draft.record.warnings = judged.warnings;
+    draft.record.secrets = judged.secrets;
     Ok(())
 }
 

@@ -335,7 +335,7 @@ fn saved(
 ) -> Result<Saved, ApiError> {
     let source = sources.iter().find(|source| source.r#type == kind).ok_or_else(|| missing(id, kind))?;
     let object = serde_json::to_value(view(call, id, source)).map_err(|error| ApiError::internal(&error))?;
-    Ok(Saved { status, object, warnings })
+    Ok(Saved { status, object, warnings, tag: None })
 }
 
 impl From<Source> for SourceBody {

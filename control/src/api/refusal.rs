@@ -14,6 +14,7 @@ pub(super) enum Refusal {
     NotFound,
     Timeout,
     Conflict,
+    Moved,
     TooLarge,
     TooMany,
     Internal,
@@ -23,13 +24,14 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// All there are.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
         Self::NotFound,
         Self::Timeout,
         Self::Conflict,
+        Self::Moved,
         Self::TooLarge,
         Self::TooMany,
         Self::Internal,
@@ -87,6 +89,11 @@ impl Refusal {
                 "409",
                 "Conflict",
                 "The request is sound, but another object stands in its way, or names it.",
+            ),
+            Self::Moved => (
+                "412",
+                "Moved",
+                "The object was changed since the tag in `If-Match` was given; read it again.",
             ),
             Self::TooLarge => ("413", "TooLarge", "The body is too long (812)."),
             Self::TooMany => {

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
+use super::condition::EntityTag;
 use super::failure::ApiError;
 use crate::record::UnixSecs;
 
@@ -32,6 +33,8 @@ pub(super) struct Saved {
     pub(super) status: StatusCode,
     pub(super) object: Value,
     pub(super) warnings: Vec<String>,
+    /// None: nothing was stored.
+    pub(super) tag: Option<EntityTag>,
 }
 
 impl IntoResponse for Saved {
@@ -40,6 +43,9 @@ impl IntoResponse for Saved {
             object.insert("warnings".into(), self.warnings.clone().into());
         }
         let mut response = json(self.status, &self.object);
+        if let Some(tag) = &self.tag {
+            response.headers_mut().insert(header::ETAG, tag.header());
+        }
         for warning in &self.warnings {
             response.headers_mut().append(WARNING, warning_value(warning));
         }

@@ -12,8 +12,10 @@ use utoipa::openapi::path::HttpMethod;
 use super::body::NoBody;
 use super::call::{Call, NoQuery};
 use super::certificate_policy::{CertificatePolicy, Kind};
+use super::condition::Conditions;
 use super::described::{Head, TextCodes};
 use super::domain_name;
+use super::dry_run::DryRun;
 use super::failure::ApiError;
 use super::given::{Given, body};
 use super::issue::{self, StatusView};
@@ -127,22 +129,31 @@ async fn detach_certificate(
     call: Call,
     Path(id): Path<String>,
     _: NoQuery,
+    conditions: Conditions,
     _: NoBody,
 ) -> Result<StatusCode, ApiError> {
-    detach(&call, &id, Update { certificate_id: Given::from(None), ..Update::default() }).await
+    detach(&call, &id, &conditions, Update { certificate_id: Given::from(None), ..Update::default() }).await
 }
 
 async fn detach_policy(
     call: Call,
     Path(id): Path<String>,
     _: NoQuery,
+    conditions: Conditions,
     _: NoBody,
 ) -> Result<StatusCode, ApiError> {
-    detach(&call, &id, Update { certificate_management_policy: Given::from(None), ..Update::default() }).await
+    let update = Update { certificate_management_policy: Given::from(None), ..Update::default() };
+    detach(&call, &id, &conditions, update).await
 }
 
-async fn detach(call: &Call, id: &str, update: Update) -> Result<StatusCode, ApiError> {
-    save::<ReservedDomains>(call, parse_id::<ReservedDomains>(id)?, &update).await?;
+async fn detach(
+    call: &Call,
+    id: &str,
+    conditions: &Conditions,
+    update: Update,
+) -> Result<StatusCode, ApiError> {
+    let id = parse_id::<ReservedDomains>(id)?;
+    save::<ReservedDomains>(call, id, &update, conditions, DryRun::default()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

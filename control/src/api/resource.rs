@@ -8,11 +8,11 @@ use std::str::FromStr;
 
 use axum::extract::{Path, RawQuery};
 use axum::response::{IntoResponse, Response};
-use ebbgate_model::{IdError, Token};
-use http::StatusCode;
+use ebbgate_model::IdError;
+use http::{StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::HttpMethod;
 use utoipa::{PartialSchema, ToSchema};
@@ -20,8 +20,12 @@ use utoipa::{PartialSchema, ToSchema};
 use super::body::{JsonText, NoBody};
 use super::body_schema;
 use super::call::{Call, NoQuery};
+use super::condition::{self, Conditions, EntityTag};
+pub(super) use super::draft::Draft;
+use super::dry_run::{self, DryRun};
 use super::failure::ApiError;
 use super::filter::{Budget, Filter};
+use super::listing::{Listing, list_reply};
 use super::operation::{self, Operation};
 use super::owner;
 use super::page::{LIMIT_MAX, PAGE_PARAMETERS, Page};
@@ -33,9 +37,6 @@ use super::strict::Object;
 use crate::record::{self, Account, IssuedCertificate, Record, RecordError, Stored};
 use crate::room::{NoRoom, Reservation, Write};
 use crate::store::{Outcome, Revision, Txn};
-
-/// Most warnings beside a list.
-const WARNINGS_MAX: usize = 10;
 
 /// How often a transaction that lost a race is tried again before the caller is told to.
 const ATTEMPTS_MAX: u32 = 64;
@@ -76,6 +77,14 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
 
     /// An object as clients read it.
     fn view(call: &Call, record: &Self::Record) -> Self::View;
+
+    /// An object just stored, as clients read it, where a view needs more than its record.
+    fn saved_view(
+        call: &Call,
+        record: &Self::Record,
+    ) -> impl Future<Output = Result<Self::View, ApiError>> + Send {
+        async { Ok(Self::view(call, record)) }
+    }
 
     /// Judges a creation against what is stored now and says what to store.
     fn create(
@@ -136,41 +145,12 @@ pub(super) trait Resource: Send + Sync + Sized + 'static {
     }
 }
 
-/// What a creation or change will store if nothing it depends on has moved.
-#[derive(Debug)]
-pub(super) struct Draft<R> {
-    /// The object as it will be.
-    pub(super) record: R,
-    /// Compares and changes besides the object's own.
-    pub(super) txn: Txn,
-    /// Doubtful spots to tell the caller.
-    pub(super) warnings: Vec<String>,
-    /// A secret to show this once.
-    pub(super) token: Option<Token>,
-}
-
-impl<R> Draft<R> {
-    /// Only the object itself.
-    pub(super) fn new(record: R) -> Self {
-        Self { record, txn: Txn::new(), warnings: Vec::new(), token: None }
-    }
-}
-
-/// Part of a list.
-#[derive(Debug)]
-pub(super) struct Listing<V, I> {
-    /// The objects, newest first.
-    pub(super) items: Vec<V>,
-    /// The last one's id, when older ones exist.
-    pub(super) next: Option<I>,
-    /// Keys of objects among them that cannot be read.
-    pub(super) damaged: Vec<String>,
-}
-
 /// The collection of a resource, and most of its objects in an account by default.
 pub(super) fn limit<R: Resource>() -> (&'static str, usize) {
     (R::Record::COLLECTION, R::OWNED_MAX)
 }
+
+const DRY_RUN_ANSWER: &str = "With `dry_run=true`: what would be, and nothing was stored.";
 
 /// The five operations of a resource.
 pub(super) fn routes<R: Resource>() -> Routes {
@@ -189,7 +169,11 @@ fn one<R: Resource>() -> String {
 pub(super) fn listed<R: Resource>() -> Routes {
     let list =
         operation::<R>("list", "List every").lists::<R::View>(R::LIST_KEY, R::ID_PREFIXES, R::LIST_FILTERS);
-    let get = operation::<R>("get", "Read one").id(R::ID_PREFIXES).answers::<R::View>("200", "The object.");
+    let get = operation::<R>("get", "Read one")
+        .id(R::ID_PREFIXES)
+        .answers::<R::View>("200", "The object.")
+        .parameter(condition::if_none_match())
+        .may_answer("304", "The caller has this very answer.");
     Routes::new().add(HttpMethod::Get, &format!("/{}", R::PATH), self::list::<R>, list).add(
         HttpMethod::Get,
         &one::<R>(),
@@ -213,6 +197,8 @@ pub(super) fn creation_that_leads_to<R: Resource>(verbs: &[&str]) -> Routes {
             R::EXAMPLE,
         )
         .answers::<R::View>("201", "The object as it was made.")
+        .parameter(dry_run::parameter())
+        .may_answer("200", DRY_RUN_ANSWER)
         .leads_to(verbs)
         .refuses(&[Refusal::Conflict]);
     Routes::new().add(HttpMethod::Post, &format!("/{}", R::PATH), self::create::<R>, create)
@@ -231,13 +217,20 @@ pub(super) fn change<R: Resource>() -> Routes {
             R::CHANGE_EXAMPLE,
         )
         .answers::<R::View>("200", "The object as it is now.")
-        .refuses(&[Refusal::Conflict]);
+        .parameter(dry_run::parameter())
+        .parameter(condition::if_match())
+        .refuses(&[Refusal::Conflict, Refusal::Moved]);
     Routes::new().add(HttpMethod::Patch, &one::<R>(), self::update::<R>, update)
 }
 
 /// The removal.
 pub(super) fn removal<R: Resource>() -> Routes {
-    let remove = operation::<R>("delete", "Delete one").id(R::ID_PREFIXES).refuses(&[Refusal::Conflict]);
+    let remove = operation::<R>("delete", "Delete one")
+        .id(R::ID_PREFIXES)
+        .parameter(dry_run::parameter())
+        .parameter(condition::if_match())
+        .may_answer("200", DRY_RUN_ANSWER)
+        .refuses(&[Refusal::Conflict, Refusal::Moved]);
     Routes::new().add(HttpMethod::Delete, &one::<R>(), delete::<R>, remove)
 }
 
@@ -349,9 +342,11 @@ fn busy() -> ApiError {
 
 async fn create<R: Resource>(
     call: Call,
-    NoQuery: NoQuery,
+    dry_run: DryRun,
+    conditions: Conditions,
     JsonText(text): JsonText,
 ) -> Result<Saved, ApiError> {
+    conditions.check_creation()?;
     let body: R::Create = Object::parse(&text)?.read()?;
     for _ in 0..ATTEMPTS_MAX {
         let Draft { record, txn, warnings, token } = R::create(&call, &body).await?;
@@ -359,14 +354,19 @@ async fn create<R: Resource>(
         let bytes = record::encode(&record).len();
         let own = check_bytes(&call, bytes).await?;
         let room = reserve::<R>(&call, own, (1, bytes, R::sent_bytes(&record)))?;
-        let mut object = object(R::view(&call, &record))?;
+        let mut object = object(R::saved_view(&call, &record).await?)?;
         let txn = txn.note(record.key(), None, Some(object.clone()));
-        if let Some(revision) = commit(&call, record::create(txn, &record)).await? {
+        let txn = record::create(txn, &record);
+        if dry_run.is_wanted() {
+            return dry_run::answer(&call, &txn, Some(object), warnings).await;
+        }
+        if let Some(revision) = commit(&call, txn).await? {
             room.done(revision);
+            let tag = EntityTag::new(revision, &object);
             if let (Some(token), Value::Object(object)) = (token, &mut object) {
                 object.insert("token".into(), token.expose().into());
             }
-            return Ok(Saved { status: StatusCode::CREATED, object, warnings });
+            return Ok(Saved { status: StatusCode::CREATED, object, warnings, tag: Some(tag) });
         }
     }
     Err(busy())
@@ -375,7 +375,8 @@ async fn create<R: Resource>(
 async fn update<R: Resource>(
     call: Call,
     Path(id): Path<String>,
-    NoQuery: NoQuery,
+    dry_run: DryRun,
+    conditions: Conditions,
     JsonText(text): JsonText,
 ) -> Result<Saved, ApiError> {
     let id = parse_id::<R>(&id)?;
@@ -393,24 +394,37 @@ async fn update<R: Resource>(
         let message = format!("the change of the {} names no field; name at least one", R::NOUN);
         return Err(ApiError::bad(R::EMPTY_UPDATE, message));
     }
-    save::<R>(&call, id, &body.read()?).await
+    save::<R>(&call, id, &body.read()?, &conditions, dry_run).await
 }
 
 /// Carries a change out.
-pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) -> Result<Saved, ApiError> {
+pub(super) async fn save<R: Resource>(
+    call: &Call,
+    id: R::Id,
+    body: &R::Update,
+    conditions: &Conditions,
+    dry_run: DryRun,
+) -> Result<Saved, ApiError> {
     for _ in 0..ATTEMPTS_MAX {
         let stored = load::<R>(call, id).await?;
+        conditions.check_change(&format_args!("the {} {id}", R::NOUN), stored.modified)?;
         let Draft { record, txn, warnings, .. } = R::update(call, &stored, body).await?;
         let (before, after) = (record::encode(&stored.record).len(), record::encode(&record).len());
         let bytes = after.saturating_sub(before);
         let own = check_bytes(call, bytes).await?;
         let more = R::sent_bytes(&record).saturating_sub(R::sent_bytes(&stored.record));
         let room = reserve::<R>(call, own, (0, bytes, more))?;
-        let (was, object) = (object(R::view(call, &stored.record))?, object(R::view(call, &record))?);
+        let was = object(R::saved_view(call, &stored.record).await?)?;
+        let object = object(R::saved_view(call, &record).await?)?;
         let txn = txn.note(record.key(), Some(was), Some(object.clone()));
-        if let Some(revision) = commit(call, record::replace(txn, &record, stored.modified)).await? {
+        let txn = record::replace(txn, &record, stored.modified);
+        if dry_run.is_wanted() {
+            return dry_run::answer(call, &txn, Some(object), warnings).await;
+        }
+        if let Some(revision) = commit(call, txn).await? {
             room.done(revision);
-            return Ok(Saved { status: StatusCode::OK, object, warnings });
+            let tag = EntityTag::new(revision, &object);
+            return Ok(Saved { status: StatusCode::OK, object, warnings, tag: Some(tag) });
         }
     }
     Err(busy())
@@ -419,23 +433,29 @@ pub(super) async fn save<R: Resource>(call: &Call, id: R::Id, body: &R::Update) 
 async fn delete<R: Resource>(
     call: Call,
     Path(id): Path<String>,
-    NoQuery: NoQuery,
+    dry_run: DryRun,
+    conditions: Conditions,
     NoBody: NoBody,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     let id = parse_id::<R>(&id)?;
+    let what = format_args!("the {} {id}", R::NOUN).to_string();
     for _ in 0..ATTEMPTS_MAX {
         let txn = match record::load::<R::Record>(&*call.app.store, call.account, id).await {
             Ok(Some(stored)) => {
-                let was = object(R::view(&call, &stored.record))?;
+                conditions.check_change(&what, stored.modified)?;
+                let was = object(R::saved_view(&call, &stored.record).await?)?;
                 let txn = R::delete(&call, &stored).await?.note(stored.record.key(), Some(was), None);
                 record::remove(txn, &stored)
             }
             Ok(None) => return Err(R::missing(&call, id)),
-            Err(RecordError::Damaged { .. }) => remove_damaged::<R>(&call, id).await?,
+            Err(RecordError::Damaged { .. }) => remove_damaged::<R>(&call, id, &conditions).await?,
             Err(error) => return Err(error.into()),
         };
+        if dry_run.is_wanted() {
+            return Ok(dry_run::answer(&call, &txn, None, Vec::new()).await?.into_response());
+        }
         if commit(&call, txn).await?.is_some() {
-            return Ok(StatusCode::NO_CONTENT);
+            return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
     Err(busy())
@@ -444,10 +464,15 @@ async fn delete<R: Resource>(
 /// Removes an object that cannot be read, with every name it holds and the certificate made for it.
 ///
 /// Its service user can no longer be told: only the account's own keys may delete it.
-async fn remove_damaged<R: Resource>(call: &Call, id: R::Id) -> Result<Txn, ApiError> {
+async fn remove_damaged<R: Resource>(
+    call: &Call,
+    id: R::Id,
+    conditions: &Conditions,
+) -> Result<Txn, ApiError> {
     owner::may_administer(call)?;
     let key = record::key::<R::Record>(call.account, id);
     let Some(item) = call.app.store.get(&key).await? else { return Err(R::missing(call, id)) };
+    conditions.check_change(&format_args!("the {} {id}", R::NOUN), item.modified)?;
     let txn = R::delete_damaged(call, id).await?;
     let names = record::names_of(&*call.app.store, call.account, id).await?;
     let txn = names.into_iter().fold(txn, Txn::delete);
@@ -458,10 +483,22 @@ async fn find<R: Resource>(
     call: Call,
     Path(id): Path<String>,
     NoQuery: NoQuery,
+    conditions: Conditions,
     NoBody: NoBody,
 ) -> Result<Response, ApiError> {
     let id = parse_id::<R>(&id)?;
-    let mut response = json(StatusCode::OK, &R::find(&call, id).await?);
+    // Read first: a tag is rather too old than too new.
+    let key = record::key::<R::Record>(call.account, id);
+    let stored = call.app.store.get(&key).await?;
+    let view = object(R::find(&call, id).await?)?;
+    let tag = stored.map(|item| EntityTag::new(item.modified, &view));
+    let mut response = match &tag {
+        Some(tag) if conditions.is_known(tag) => StatusCode::NOT_MODIFIED.into_response(),
+        _ => json(StatusCode::OK, &view),
+    };
+    if let Some(tag) = tag {
+        response.headers_mut().insert(header::ETAG, tag.header());
+    }
     let left_out = call.app.planned.borrow().left_out.clone();
     if let Some(reason) = left_out.get(&record::key::<R::Record>(call.account, id)) {
         let warning = format!("this object is left out of what edges get: {reason}");
@@ -519,37 +556,6 @@ async fn filtered<R: Resource>(
             None => return Ok(Listing { items: kept, next: None, damaged }),
         }
     }
-}
-
-/// A page as clients read it. `filters` is repeated in the next page's URL.
-pub(super) fn list_reply<V: Serialize, I: Display>(
-    call: &Call,
-    path: &str,
-    list_key: &str,
-    listing: Listing<V, I>,
-    limit: usize,
-    filters: &str,
-) -> Response {
-    let next = listing.next.map(|id| format!("{}?before_id={id}&limit={limit}{filters}", call.uri(path)));
-    let Ok(items) = serde_json::to_value(listing.items) else {
-        return ApiError::internal(&"a list cannot be written as JSON").into_response();
-    };
-    let body: Map<String, Value> = [
-        (list_key.to_owned(), items),
-        ("uri".to_owned(), call.uri(path).into()),
-        ("next_page_uri".to_owned(), next.into()),
-    ]
-    .into_iter()
-    .collect();
-    let mut response = json(StatusCode::OK, &body);
-    for key in listing.damaged.iter().take(WARNINGS_MAX) {
-        let id = key.rsplit('/').next().unwrap_or_default();
-        let warning = format!(
-            "{id} cannot be read and is not in this list: GET it for the reason, DELETE it to be rid of it"
-        );
-        response.headers_mut().append(WARNING, warning_value(&warning));
-    }
-    response
 }
 
 fn object(view: impl Serialize) -> Result<Value, ApiError> {

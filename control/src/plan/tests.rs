@@ -7,10 +7,11 @@ use super::planner::Planner;
 use super::*;
 use ebbgate_model::{
     Acl, Binding, IpPolicyRuleId, IpRuleAction, Ksuid, OwnerId, Program, ServiceUserId, TokenHash,
-    TrafficPolicy,
+    TrafficPolicy, VaultId,
 };
 use proptest::prelude::*;
 
+use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::{
     Account, AgentIngress, CONNECT_CERTIFICATE_KEY, Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Holder,
     INSTALLATION_KEY, Installation, IssuedCertificate, Record, ReservedDomain, SYSTEM_PREFIX, ServiceUser,
@@ -83,6 +84,7 @@ fn endpoint(n: u8, account: u8, policy: bool) -> Endpoint {
         created_at: 0,
         updated_at: 0,
         warnings: Vec::new(),
+        secrets: Vec::new(),
     }
 }
 
@@ -381,6 +383,8 @@ enum Step {
     Rule(u8, u8),
     Restriction(u8, usize),
     SystemLeaf(u8),
+    Vault(u8, u8),
+    Secret(u8, u8),
     /// Damages, or removes, one of what is there.
     Damage(u16),
     Remove(u16),
@@ -400,6 +404,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0u8..4, 0u8..2).prop_map(|(n, policy)| Step::Rule(n, policy)),
         2 => (0u8..3, 0usize..4).prop_map(|(n, kind)| Step::Restriction(n, kind)),
         1 => (0u8..2).prop_map(Step::SystemLeaf),
+        2 => (0u8..2, 0u8..2).prop_map(|(n, name)| Step::Vault(n, name)),
+        3 => (0u8..3, 0u8..2).prop_map(|(n, vault)| Step::Secret(n, vault)),
         4 => any::<u16>().prop_map(Step::Damage),
         4 => any::<u16>().prop_map(Step::Remove),
     ]
@@ -428,6 +434,8 @@ fn act(records: &mut Records, step: &Step) {
                 record.policy =
                     Some(TrafficPolicy { on_tcp_connect: vec![rule], ..TrafficPolicy::default() });
             }
+            // Policies of different numbers name different secrets.
+            record.secrets.extend((policy > 1).then(|| SecretId::new(ksuid(110 + policy - 2))));
             let id = record.id.to_string();
             records.0.retain(|key, _| !(key.starts_with(index::URLS_PREFIX) && key.ends_with(&id)));
             records.put(&record);
@@ -444,6 +452,8 @@ fn act(records: &mut Records, step: &Step) {
         Step::Restriction(n, kind) => {
             records.put(&restriction(90 + n, 1, IpRestrictionKind::ALL[kind], &[60]));
         }
+        Step::Vault(n, name) => records.put(&secret_vault(n, name)),
+        Step::Secret(n, vault) => records.put(&vault_secret(n, vault)),
         Step::SystemLeaf(n) => {
             records.0.insert(INSTALLATION_KEY.to_owned(), encode(&installation()));
             records.leaf(CONNECT_CERTIFICATE_KEY, 200 + n);
@@ -460,6 +470,60 @@ fn act(records: &mut Records, step: &Step) {
             }
         }
     }
+}
+
+fn secret_vault(n: u8, name: u8) -> SecretVault {
+    SecretVault {
+        id: VaultId::new(ksuid(120 + n)),
+        account: AccountId::new(ksuid(1)),
+        name: format!("vault{name}"),
+        description: String::new(),
+        metadata: String::new(),
+        created_by: String::new(),
+        last_updated_by: String::new(),
+        updated_at: 0,
+        created_at: 0,
+    }
+}
+
+fn vault_secret(n: u8, place: u8) -> VaultSecret {
+    let (account, id) = (AccountId::new(ksuid(1)), SecretId::new(ksuid(110 + n)));
+    VaultSecret {
+        id,
+        account,
+        vault: VaultId::new(ksuid(120 + place)),
+        name: format!("secret{n}"),
+        value: vault().seal(&key::<VaultSecret>(account, id), &format!("value{n}")),
+        description: String::new(),
+        metadata: String::new(),
+        created_by: String::new(),
+        last_updated_by: String::new(),
+        updated_at: 0,
+        created_at: 0,
+    }
+}
+
+#[test]
+fn a_secret_travels_while_a_policy_of_its_account_names_it() {
+    let mut records = clinics();
+    let id = SecretId::new(ksuid(110));
+    records.put(&secret_vault(0, 7));
+    records.put(&vault_secret(0, 0));
+    assert!(records.plan().secrets.is_empty(), "nobody names it");
+    let naming = |account| Endpoint { secrets: vec![id], ..endpoint(50, account, true) };
+    records.put(&naming(1));
+    let spec = records.plan().secrets.get(&id).cloned().unwrap();
+    assert_eq!(
+        (spec.vault.as_str(), spec.name.as_str(), spec.value.as_str()),
+        ("vault7", "secret0", "value0")
+    );
+    assert!(!format!("{:?}", records.plan()).contains("value0"));
+    records.put(&Endpoint { secrets: Vec::new(), ..endpoint(50, 1, true) });
+    assert!(records.plan().secrets.is_empty());
+    let of_another = naming(2);
+    records.0.remove(&endpoint(50, 1, true).key());
+    records.put(&of_another);
+    assert!(records.plan().secrets.is_empty(), "a policy of another account does not count");
 }
 
 /// What a watch says of the way from one state to the next: removals first, as moves are written.
@@ -505,6 +569,11 @@ fn check_laws(program: &Program, snapshot: &Snapshot) -> Result<(), TestCaseErro
     );
     let named: BTreeSet<_> = program.endpoints.values().filter_map(|endpoint| endpoint.policy).collect();
     prop_assert_eq!(&named, &program.policies.keys().copied().collect(), "each once, and only what is named");
+    for id in program.secrets.keys() {
+        prop_assert!(
+            snapshot.secrets.named_by(*id).any(|endpoint| program.endpoints.contains_key(&endpoint))
+        );
+    }
     for (id, credential) in &snapshot.credentials {
         let active = is_active(snapshot, credential.account);
         let user_works = |owner| match owner {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use ebbgate_model::{
-    AccountId, ApiKeyId, CredentialId, EndpointId, EndpointUrl, Host, InvitationId, UserSessionId,
+    AccountId, ApiKeyId, CredentialId, EndpointId, EndpointUrl, Host, InvitationId, UserSessionId, VaultId,
 };
 
 /// All reserved domains of the installation. `if_none_newer` on it makes a check across names safe.
@@ -60,6 +60,16 @@ pub fn invitation(id: InvitationId) -> String {
 /// Names of service users are unique in an account, whatever their case.
 pub fn service_user_name(account: AccountId, name: &str) -> String {
     format!("/u/service_user_names/{account}/{}", name.to_lowercase())
+}
+
+/// Names of vaults are unique in an account.
+pub fn vault_name(account: AccountId, name: &str) -> String {
+    format!("/u/vault_names/{account}/{name}")
+}
+
+/// Names of secrets are unique in a vault.
+pub fn secret_name(vault: VaultId, name: &str) -> String {
+    format!("/u/secret_names/{vault}/{name}")
 }
 
 /// All cloud endpoints of the account on this URL: append the endpoint's id for one of them.

@@ -2,9 +2,11 @@
 //! endpoints there are few policies.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use ebbgate_model::{
-    AccountId, AddressId, Binding, DomainId, EndpointId, EndpointUrl, PolicyHash, TrafficPolicy,
+    AccountId, AddressId, Binding, CloudEndpointSpec, DomainId, EndpointId, EndpointUrl, Object, PolicyHash,
+    SecretId, TrafficPolicy,
 };
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -39,6 +41,8 @@ struct Unread<'a> {
     updated_at: UnixSecs,
     #[serde(default)]
     warnings: Vec<String>,
+    #[serde(default)]
+    secrets: Vec<SecretId>,
     created_at: UnixSecs,
 }
 
@@ -50,6 +54,8 @@ pub(super) struct Told {
     pub(super) binding: Binding,
     pub(super) pooling_enabled: bool,
     pub(super) policy: Option<Policy>,
+    /// Secrets that the policy names.
+    pub(super) secrets: Vec<SecretId>,
 }
 
 /// A policy that is known, or a new one.
@@ -84,7 +90,18 @@ pub(super) fn read(item: &Item, is_known: impl Fn(&PolicyHash) -> bool) -> Resul
         binding: unread.binding,
         pooling_enabled: unread.pooling_enabled,
         policy: unread.policy.map(policy).transpose()?,
+        secrets: unread.secrets,
     })
+}
+
+/// Bytes of an endpoint besides its policy: ids, words and the URL.
+pub(super) fn standing_bytes(spec: &CloudEndpointSpec) -> usize {
+    const FIXED_BYTES: usize = 220;
+    FIXED_BYTES + spec.url.host().as_str().len()
+}
+
+pub(super) fn policy_bytes(policy: &TrafficPolicy) -> usize {
+    Object::Policy(Arc::new(policy.clone())).bytes()
 }
 
 #[cfg(test)]
@@ -111,6 +128,7 @@ mod tests {
             principal: "ak_1".into(),
             updated_at: 1,
             warnings: vec!["w".into()],
+            secrets: vec![SecretId::new(ksuid)],
             created_at: 2,
         }
     }

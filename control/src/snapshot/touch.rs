@@ -7,6 +7,7 @@ use ebbgate_model::{AccountId, CertificateId, EndpointId, IpRestrictionId, Objec
 use super::{Issued, Snapshot};
 use crate::acme::CHALLENGES;
 use crate::record::people::Membership;
+use crate::record::vault::{SecretVault, VaultSecret};
 use crate::record::{
     ACCOUNTS_PREFIX, AgentIngress, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule,
     IpRestriction, Record, ReservedAddress, ReservedDomain, SYSTEM_PREFIX, ServiceUser, TlsCertificate,
@@ -39,6 +40,7 @@ impl Snapshot {
                 touched.extend(self.endpoints_of.of(account).map(ObjectKey::Endpoint));
                 touched.extend(self.damaged_of::<Endpoint>(account).map(ObjectKey::Endpoint));
                 touched.extend(self.credentials_of.of(account).map(ObjectKey::Credential));
+                touched.extend(self.secrets.of_account(account).map(ObjectKey::Secret));
             }
             "issued" => {
                 if let Ok(id) = id.parse() {
@@ -63,8 +65,13 @@ impl Snapshot {
                 let Ok(id) = id.parse() else { return };
                 touched.extend(self.credentials_of_user.of(OwnerId::User(id)).map(ObjectKey::Credential));
             }
+            SecretVault::COLLECTION => {
+                let Ok(id) = id.parse() else { return };
+                touched.extend(self.secrets.of_vault(id).map(ObjectKey::Secret));
+            }
             Endpoint::COLLECTION => {
                 let Ok(id) = id.parse() else { return };
+                touched.extend(self.secrets.named_in(id).map(ObjectKey::Secret));
                 self.touch_endpoint(account, id, touched);
             }
             IpPolicyRule::COLLECTION => {
@@ -89,6 +96,7 @@ impl Snapshot {
             ReservedAddress::COLLECTION => named(id.parse().ok().map(ObjectKey::Address)),
             AgentIngress::COLLECTION => named(id.parse().ok().map(ObjectKey::Ingress)),
             CertificateAuthority::COLLECTION => named(id.parse().ok().map(ObjectKey::Authority)),
+            VaultSecret::COLLECTION => named(id.parse().ok().map(ObjectKey::Secret)),
             IpPolicy::COLLECTION => named(id.parse().ok().map(ObjectKey::IpPolicy)),
             _ => {}
         }

@@ -11,8 +11,9 @@ use crate::lab::Lab;
 
 const FIELDS: &str = "id|name|active|url|type|domain|region|acl|owner_id|cidr|action|ip_policy_id|ip_policy_ids|enforced|bindings|metadata|\
                       description|traffic_policy|pooling_enabled|certificate_id|certificate_management_policy|\
-                      resolves_to|certificate_pem|private_key_pem|ca_pem|version";
-const PATHS: [&str; 14] = [
+                      resolves_to|certificate_pem|private_key_pem|ca_pem|version|value|vault_id|vault_name|\
+                      enabled_features|deployment|binding|csr|endpoint_selectors|ingress_endpoint";
+const PATHS: [&str; 17] = [
     "/agent_ingresses",
     "/api_keys",
     "/bot_users",
@@ -22,11 +23,14 @@ const PATHS: [&str; 14] = [
     "/ip_policies",
     "/ip_policy_rules",
     "/ip_restrictions",
+    "/kubernetes_operators",
     "/reserved_addrs",
     "/reserved_domains",
     "/service_users",
     "/tls_certificates",
     "/tunnel_sessions",
+    "/vault_secrets",
+    "/vaults",
 ];
 
 /// JSON whose names and texts are often ones the API knows.

@@ -40,9 +40,11 @@ fn kinds() -> Vec<(&'static str, &'static str, Value)> {
         ("/credentials", "credentials", json!({})),
         ("/endpoints", "endpoints", json!({"url": "https://app.clinic.example.com"})),
         ("/ip_policies", "ip_policies", json!({})),
+        ("/kubernetes_operators", "operators", json!({})),
         ("/reserved_addrs", "reserved_addrs", json!({})),
         ("/reserved_domains", "reserved_domains", json!({"domain": "mine.example.org"})),
         ("/tls_certificates", "tls_certificates", json!({"certificate_pem": chain, "private_key_pem": key})),
+        ("/vaults", "vaults", json!({"name": "clinic"})),
     ]
 }
 

@@ -27,10 +27,13 @@ pub(crate) async fn furnish(lab: &Lab) -> Vec<(&'static str, &'static str, Strin
         ("/ip_policies", "ip_policies", json!({})),
         ("/ip_policy_rules", "ip_policy_rules", rule),
         ("/ip_restrictions", "ip_restrictions", json!({"type": "agent", "ip_policy_ids": [policy]})),
+        ("/kubernetes_operators", "operators", json!({})),
         ("/reserved_addrs", "reserved_addrs", json!({})),
         ("/reserved_domains", "reserved_domains", json!({"domain": "mine.example.org"})),
         ("/service_users", "service_users", json!({"name": "clinic 2"})),
         ("/tls_certificates", "tls_certificates", pair),
+        ("/vaults", "vaults", json!({"name": "clinic"})),
+        ("/vault_secrets", "secrets", json!({"name": "db", "value": "hunter2", "vault_name": "clinic"})),
     ];
     let mut made = Vec::new();
     for (path, key, body) in bodies {

@@ -19,9 +19,15 @@ use ebbgate_control::presence::Command;
 
 /// A session with one endpoint, at an edge that stays connected.
 pub(crate) fn join(lab: &Lab, tenant: &Tenant, url: &str) -> (TunnelSessionId, EndpointId) {
-    let (session, endpoint, hold, commands) = join_pooled(lab, tenant, url, false);
+    let (session, endpoint, hold, commands) = join_pooled(lab, tenant, url, false, "");
     std::mem::forget((hold, commands));
     (session, endpoint)
+}
+
+/// The same, its endpoint with a policy of the agent's.
+pub(crate) fn join_with_policy(lab: &Lab, tenant: &Tenant, url: &str, policy: &str) {
+    let (_, _, hold, commands) = join_pooled(lab, tenant, url, false, policy);
+    std::mem::forget((hold, commands));
 }
 
 fn join_pooled(
@@ -29,6 +35,7 @@ fn join_pooled(
     tenant: &Tenant,
     url: &str,
     pooling_enabled: bool,
+    policy: &str,
 ) -> (TunnelSessionId, EndpointId, Hold, Receiver<Command>) {
     let url: EndpointUrl = url.parse().unwrap();
     let (session, endpoint) = (TunnelSessionId::new(lab.app.ksuid()), EndpointId::new(lab.app.ksuid()));
@@ -41,7 +48,7 @@ fn join_pooled(
         pooling_enabled,
         forwards_to: "http://localhost:8080".into(),
         upstream_protocol: "http1".into(),
-        traffic_policy: String::new(),
+        traffic_policy: policy.to_owned(),
         created_at: EPOCH,
         upstream_refused: false,
     };
@@ -68,7 +75,7 @@ async fn agent_endpoints_are_listed_among_cloud_endpoints_and_not_writable() {
     let lab = Lab::new().await;
     let older = lab.make("/endpoints", json!({"url": "https://a.internal"})).await.id();
     let (session, agent, _hold, _commands) =
-        join_pooled(&lab, &lab.one, "https://rest-api.clinic1.internal", false);
+        join_pooled(&lab, &lab.one, "https://rest-api.clinic1.internal", false, "");
     let newer = lab.make("/endpoints", json!({"url": "https://b.internal"})).await.id();
     let list = lab.get("/endpoints").await.expect(200);
     let ids: Vec<_> =
@@ -105,13 +112,13 @@ async fn agent_endpoints_are_listed_among_cloud_endpoints_and_not_writable() {
 async fn live_endpoints_conflict_pool_and_are_near_misses() {
     let lab = Lab::new().await;
     let url = "https://rest-api.clinic1.internal";
-    let (.., lone, _a) = join_pooled(&lab, &lab.one, url, false);
+    let (.., lone, _a) = join_pooled(&lab, &lab.one, url, false, "");
     assert_eq!(lab.post("/endpoints", json!({"url": url})).await.expect(400).code(), 18017);
     let pooled = json!({"url": url, "pooling_enabled": true});
     assert_eq!(lab.post("/endpoints", pooled.clone()).await.expect(400).code(), 18016);
     lab.call(&lab.two, "POST", "/endpoints", Some(json!({"url": url}))).await.expect(201);
     lone.replace_sessions(BTreeMap::new());
-    let (.., _pooled, _b) = join_pooled(&lab, &lab.one, url, true);
+    let (.., _pooled, _b) = join_pooled(&lab, &lab.one, url, true, "");
     lab.make("/endpoints", pooled).await;
     assert_eq!(lab.post("/endpoints", json!({"url": url})).await.expect(400).code(), 18017);
 
@@ -138,7 +145,7 @@ async fn a_near_miss_stays_with_its_endpoint_and_goes_when_the_right_agent_comes
     let warnings = async || lab.get(&one).await.expect(200).body["warnings"].clone();
     assert_eq!(warnings().await, json!([]));
     let near = "https://rest-api.clinic1.internal";
-    let (.., hold, _a) = join_pooled(&lab, &lab.one, near, false);
+    let (.., hold, _a) = join_pooled(&lab, &lab.one, near, false, "");
     let told = warnings().await;
     assert!(told[0].as_str().unwrap().ends_with(&format!("did you mean {near}?")), "{told}");
     assert_eq!(
@@ -147,7 +154,7 @@ async fn a_near_miss_stays_with_its_endpoint_and_goes_when_the_right_agent_comes
     );
     let described = lab.patch(&one, json!({"description": "x"})).await.expect(200);
     assert_eq!(described.body["warnings"], told, "every answer says so");
-    let (.., right, _b) = join_pooled(&lab, &lab.one, "https://rest-api.clinic1.internal:8443", false);
+    let (.., right, _b) = join_pooled(&lab, &lab.one, "https://rest-api.clinic1.internal:8443", false, "");
     assert_eq!(warnings().await, json!([]), "the target is served");
     drop(right);
     hold.replace_sessions(BTreeMap::new());
@@ -196,7 +203,7 @@ async fn an_endpoint_tells_how_its_allowlist_is_enforced() {
 #[tokio::test]
 async fn a_request_that_the_agent_refuses_is_answered_with_its_reason_and_never_204() {
     let lab = Lab::new().await;
-    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false, "");
     let taken = answering(commands, |_| CommandOutcome::Taken);
     let mut report = lab.app.presence.session(lab.one.account, session).unwrap().report.as_ref().clone();
     let post = async |action: &str| {
@@ -246,7 +253,7 @@ fn answering(
 #[tokio::test]
 async fn an_agent_that_fails_at_a_request_is_answered_with_its_words_and_never_204() {
     let lab = Lab::new().await;
-    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false, "");
     let _asked = answering(commands, |command| match command {
         SessionCommand::Stop => CommandOutcome::Unanswered,
         _ => CommandOutcome::Failed { reason: "no handler is set".into() },
@@ -265,7 +272,7 @@ async fn an_agent_that_fails_at_a_request_is_answered_with_its_words_and_never_2
 #[tokio::test]
 async fn sessions_take_commands_while_they_are_online() {
     let lab = Lab::new().await;
-    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false);
+    let (session, _, hold, commands) = join_pooled(&lab, &lab.one, "https://a.internal", false, "");
     let asked = answering(commands, |_| CommandOutcome::Taken);
     let one = format!("/tunnel_sessions/{session}");
     let shown = lab.get(&one).await.expect(200);

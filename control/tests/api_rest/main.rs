@@ -5,11 +5,13 @@
 mod arbitrary;
 mod certificates;
 mod concurrency;
+mod conditional;
 mod damage;
 mod endpoints;
 mod events;
 mod front_door;
 mod isolation;
+mod kubernetes;
 mod lab;
 mod live;
 mod matrix;
@@ -19,3 +21,4 @@ mod people;
 mod persons;
 mod resources;
 mod restrictions;
+mod vaults;

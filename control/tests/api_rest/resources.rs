@@ -539,3 +539,17 @@ async fn an_account_owns_so_much_and_no_more() {
     lab.delete(&policy).await.expect(204);
     lab.call(&lab.two, "POST", "/api_keys", Some(json!({}))).await.expect(201);
 }
+
+#[tokio::test]
+async fn the_owner_of_a_credential_never_changes() {
+    let lab = Lab::new().await;
+    let owner = lab.make("/bot_users", json!({"name": "clinic"})).await.id();
+    let own = lab.make("/credentials", json!({"owner_id": owner})).await;
+    let path = format!("/credentials/{}", own.id());
+    let kept = lab.patch(&path, json!({"owner_id": owner, "description": "d"})).await.expect(200);
+    assert_eq!((kept.text("owner_id"), kept.text("description")), (owner.clone(), "d".to_owned()));
+    let other = lab.make("/bot_users", json!({"name": "other"})).await.id();
+    for given in ["", other.as_str()] {
+        assert_eq!(lab.patch(&path, json!({"owner_id": given})).await.expect(400).code(), 627, "{given}");
+    }
+}

@@ -210,6 +210,8 @@ ids! {
     VaultId = "vault";
     /// A secret in a vault.
     SecretId = "secret";
+    /// The registration of a Kubernetes operator.
+    KubernetesOperatorId = "k8sop";
     /// One API call, for finding it in the logs.
     OperationId = "op";
     /// Where events of an account go.

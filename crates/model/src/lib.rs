@@ -29,8 +29,8 @@ pub use host::{HOST_BYTES_MAX, Host, HostError, LABEL_BYTES_MAX};
 pub use id::{
     AccountId, AddressId, ApiKeyId, AuthorityId, CertificateId, CredentialId, DomainId, EdgeId, EndpointId,
     EventDestinationId, EventId, EventSubscriptionId, IdError, IngressId, InvitationId, IpPolicyId,
-    IpPolicyRuleId, IpRestrictionId, Ksuid, OperationId, OwnerId, SecretId, ServiceUserId, TunnelSessionId,
-    UserId, UserSessionId, VaultId,
+    IpPolicyRuleId, IpRestrictionId, Ksuid, KubernetesOperatorId, OperationId, OwnerId, SecretId,
+    ServiceUserId, TunnelSessionId, UserId, UserSessionId, VaultId,
 };
 pub use join::{JOIN_AUTHORITIES_MAX, JOIN_BYTES_MAX, JoinError, JoinString};
 pub use policy::{Action, PolicyHash, PolicyHashError, Rule, TrafficPolicy};

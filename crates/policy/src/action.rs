@@ -24,7 +24,7 @@ mod terminate_tls;
 mod urls;
 
 pub(crate) use config::Config;
-pub(crate) use notes::{Notes, Refs};
+pub(crate) use notes::{Notes, Refs, unknown_secret};
 pub(crate) use run::{Action, Compiled, Ending, Flow, Gathered};
 
 /// One line of the table.
@@ -151,11 +151,13 @@ pub(crate) fn check_expression(
     source: &str,
     phase: Phase,
     path: &str,
+    refs: Refs,
     notes: &mut Notes,
 ) -> Option<Expression> {
     match Expression::compile_condition(source, phase) {
-        Ok(expression) => {
+        Ok(mut expression) => {
             notes.reads(path, expression.made_names());
+            notes.secrets_of(path, code::EXPRESSION_BAD, refs, &mut expression);
             Some(expression)
         }
         Err(error) => {

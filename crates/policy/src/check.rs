@@ -13,6 +13,7 @@ use crate::diagnostic::{Diagnostic, nearest};
 use crate::document::{Document, PlacedRule};
 use crate::expr::MadeName;
 use crate::facts::Phase;
+use crate::secret::SecretName;
 
 /// The endpoint a policy is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,7 @@ pub struct Checked {
     targets: Vec<EndpointUrl>,
     authorities: Vec<AuthorityId>,
     ip_policies: Vec<IpPolicyId>,
+    secrets: Vec<(SecretName, Diagnostic)>,
 }
 
 impl Checked {
@@ -63,6 +65,19 @@ impl Checked {
     #[must_use]
     pub fn ip_policies(&self) -> &[IpPolicyId] {
         &self.ip_policies
+    }
+
+    /// The secrets that `secrets.get` names, each once.
+    #[must_use]
+    pub fn secrets(&self) -> BTreeSet<&SecretName> {
+        self.secrets.iter().map(|(name, _)| name).collect()
+    }
+
+    /// What to say of named secrets that the account does not have, each with its place.
+    #[must_use]
+    pub fn secrets_missing(&self, is_there: impl Fn(&SecretName) -> bool) -> Vec<Diagnostic> {
+        let missing = self.secrets.iter().filter(|(name, _)| !is_there(name));
+        missing.map(|(_, problem)| problem.clone()).collect()
     }
 }
 
@@ -88,6 +103,7 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
             Diagnostic::new(code::VALUE_BAD, "enabled", message).hint("remove it, or write `enabled: true`"),
         );
         (notes.targets, notes.authorities, notes.ip_policies) = Default::default();
+        notes.secrets.clear();
     }
     let running = if document.disabled { &[][..] } else { &document.rules };
     if cx.owner == Owner::Cloud && document.problems.is_empty() && !terminates(running, cx.scheme) {
@@ -109,12 +125,19 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
         errors.sort_by_key(|problem| (problem.line, problem.column));
         return Err(errors);
     }
+    let missing = |(name, path): &(SecretName, String)| {
+        let code =
+            if path.contains(".expressions[") { code::EXPRESSION_BAD } else { code::INTERPOLATION_BAD };
+        (name.clone(), action::unknown_secret(name, path, code).at(document.place_of(path)))
+    };
+    let secrets = notes.secrets.iter().map(missing).collect();
     Ok(Checked {
         policy: document.into_policy(),
         warnings,
         targets: notes.targets,
         authorities: notes.authorities,
         ip_policies: notes.ip_policies,
+        secrets,
     })
 }
 
@@ -149,8 +172,10 @@ impl Made {
     fn begin(&mut self, phase: Phase, notes: &mut Notes) {
         self.vars.clear();
         notes.vars.clear();
+        notes.tainted.vars.clear();
         if phase != Phase::HttpResponse {
             self.actions.clear();
+            notes.tainted.results.clear();
         }
     }
 
@@ -184,7 +209,8 @@ impl Made {
 
 fn check_rule(rule: &PlacedRule, cx: CheckContext, made: &mut Made, notes: &mut Notes) {
     for (index, source) in &rule.expressions {
-        action::check_expression(source, rule.phase, &format!("{}.expressions[{index}]", rule.path), notes);
+        let path = format!("{}.expressions[{index}]", rule.path);
+        action::check_expression(source, rule.phase, &path, Refs::Unknown, notes);
     }
     made.check_reads(notes);
     let mut ended: Option<&str> = None;
@@ -200,6 +226,7 @@ fn check_rule(rule: &PlacedRule, cx: CheckContext, made: &mut Made, notes: &mut 
                 Diagnostic::new(code::ACTION_UNREACHABLE, &path, message).hint("remove it, or move it up"),
             );
         }
+        notes.shows_a_secret = false;
         let mut config = Config::new(
             &placed.config,
             format!("{path}.config"),
@@ -210,6 +237,9 @@ fn check_rule(rule: &PlacedRule, cx: CheckContext, made: &mut Made, notes: &mut 
         );
         (spec.compile)(&mut config);
         made.check_reads(notes);
+        if notes.shows_a_secret {
+            notes.tainted.results.insert(spec.kind.replace('-', "_"));
+        }
         made.actions.insert(spec.kind);
         made.vars.clone_from(&notes.vars);
         if (spec.ending)(&placed.config) == Ending::Always {

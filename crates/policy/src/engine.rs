@@ -15,6 +15,7 @@ use crate::expr::Expression;
 use crate::facts::Context;
 use crate::facts::Phase;
 use crate::references::References;
+use crate::secret::Redaction;
 use crate::trace::Trace;
 use crate::verdict::{Effect, Outcome, Reply, Step, Verdict};
 
@@ -25,6 +26,8 @@ pub const EFFECTS_PER_RUN_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub struct Engine {
     phases: BTreeMap<Phase, Vec<Rule>>,
+    /// What no message of a failure may hold.
+    redaction: Redaction,
 }
 
 #[derive(Debug)]
@@ -39,7 +42,7 @@ impl Engine {
     /// account does not have.
     pub fn compile(policy: &TrafficPolicy, refs: &References) -> Result<Self, Vec<Diagnostic>> {
         let mut notes = Notes::default();
-        let mut engine = Self::default();
+        let mut engine = Self { redaction: Redaction::new(refs.secrets.values()), ..Self::default() };
         let phases = [
             (Phase::TcpConnect, &policy.on_tcp_connect),
             (Phase::HttpRequest, &policy.on_http_request),
@@ -90,7 +93,8 @@ fn compile_rule(
     notes: &mut Notes,
 ) -> Rule {
     let expression = |(index, source): (usize, &String)| {
-        action::check_expression(source, phase, &format!("{path}.expressions[{index}]"), notes)
+        let path = format!("{path}.expressions[{index}]");
+        action::check_expression(source, phase, &path, Refs::Of(refs), notes)
     };
     let expressions = rule.expressions.iter().enumerate().filter_map(expression).collect();
     let mut actions = Vec::new();
@@ -214,6 +218,12 @@ impl Run {
             return self
                 .end(Verdict::Respond(Reply::empty(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None)));
         }
+        let verdict = match verdict {
+            Verdict::Failed { code, message } => {
+                Verdict::Failed { code, message: self.engine.redaction.text(message) }
+            }
+            verdict => verdict,
+        };
         self.end(verdict)
     }
 

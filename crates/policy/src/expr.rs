@@ -36,6 +36,6 @@ pub use expression::Expression;
 pub(crate) use library::{PATTERN_BYTES_MAX, Pattern};
 pub(crate) use query::url as request_url;
 pub use reading::SEEN_HEADER_BYTES_MAX;
-pub(crate) use slots::MadeName;
+pub(crate) use slots::{MadeName, Tainted};
 pub use syntax::{AST_DEPTH_MAX, AST_NODES_MAX, COMPREHENSION_NESTING_MAX, SOURCE_BYTES_MAX};
 pub use template::{Template, ValueTemplate};

@@ -22,6 +22,7 @@ mod node;
 mod prefix_set;
 mod references;
 mod restriction;
+mod secret;
 #[cfg(test)]
 mod testing;
 mod token;
@@ -49,6 +50,7 @@ pub use facts::{ConnFacts, Context, EndpointFacts, Phase, TlsFacts};
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use references::References;
 pub use restriction::IpRestriction;
+pub use secret::{SecretName, SecretValue};
 pub use verdict::{
     BodyError, Effect, OnError, Outcome, Reply, ServerCertificate, Step, TlsSettings, TlsVersion, Verdict,
     Verification,

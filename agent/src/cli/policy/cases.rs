@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ebbgate_model::{AuthorityId, EndpointUrl, IpPolicyId, IpPolicyRule};
-use ebbgate_policy::References;
 use ebbgate_policy::explain::{CaseText, Decision, Explanation, Texts, explain};
+use ebbgate_policy::{References, SecretName, SecretValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -38,7 +38,21 @@ struct CaseFileText {
     /// PEM, or a file.
     #[serde(default)]
     certificate_authorities: BTreeMap<AuthorityId, String>,
+    /// Values that stand for secrets: vault -> name -> value.
+    #[serde(default)]
+    secrets: BTreeMap<String, BTreeMap<String, String>>,
     cases: Vec<NamedCase>,
+}
+
+impl CaseFileText {
+    fn secrets(&self) -> BTreeMap<SecretName, SecretValue> {
+        let named = self.secrets.iter().flat_map(|(vault, secrets)| {
+            secrets.iter().map(|(name, value)| {
+                (SecretName { vault: vault.clone(), name: name.clone() }, SecretValue::new(value))
+            })
+        });
+        named.collect()
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -112,9 +126,10 @@ impl CaseFile {
         let references = References {
             authorities: self.text.certificate_authorities.clone(),
             ip_policies: self.text.ip_policies.clone(),
+            secrets: self.text.secrets(),
         };
         let endpoint = EndpointArguments { url: self.text.url.clone(), owner: self.text.owner };
-        let (policy, engine) = compile(&beside(&self.path, &self.text.policy), &endpoint, &references)?;
+        let (policy, engine) = compile(&beside(&self.path, &self.text.policy), &endpoint, |_| references)?;
         let chosen = self.text.cases.iter().filter(|case| filter.is_none_or(|text| case.name.contains(text)));
         let run = |case: &NamedCase| {
             let ready = case.given.read(&self.text.url).map_err(|error| {

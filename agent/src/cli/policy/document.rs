@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use ebbgate_model::{Binding, EndpointUrl, TrafficPolicy};
-use ebbgate_policy::{CheckContext, Diagnostic, Engine, Owner, References};
+use ebbgate_policy::{CheckContext, Checked, Diagnostic, Engine, Owner, References};
 
 use super::super::env::Failure;
 
@@ -42,22 +42,19 @@ impl EndpointArguments {
     }
 }
 
-pub(super) fn judge(
-    file: &Path,
-    text: &str,
-    endpoint: &EndpointArguments,
-) -> Result<ebbgate_policy::Checked, Failure> {
+pub(super) fn judge(file: &Path, text: &str, endpoint: &EndpointArguments) -> Result<Checked, Failure> {
     ebbgate_policy::check(text, &endpoint.check_context()).map_err(|errors| located(file, &errors))
 }
 
 pub(super) fn compile(
     file: &Path,
     endpoint: &EndpointArguments,
-    references: &References,
+    references: impl FnOnce(&Checked) -> References,
 ) -> Result<(TrafficPolicy, Arc<Engine>), Failure> {
-    let policy = judge(file, &read(file)?, endpoint)?.policy;
-    let engine = Engine::compile(&policy, references).map_err(|errors| located(file, &errors))?;
-    Ok((policy, Arc::new(engine)))
+    let checked = judge(file, &read(file)?, endpoint)?;
+    let compiled = Engine::compile(&checked.policy, &references(&checked));
+    let engine = compiled.map_err(|errors| located(file, &errors))?;
+    Ok((checked.policy, Arc::new(engine)))
 }
 
 /// Each error on a line of its own, with the file.

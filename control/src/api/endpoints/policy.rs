@@ -1,12 +1,13 @@
 //! What an endpoint's traffic policy may say: the checks of `ebbgate-policy`, and those that need the account's objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ebbgate_model::TrafficPolicy;
+use ebbgate_model::{SecretId, TrafficPolicy};
 use ebbgate_policy::{CheckContext, Checked, Diagnostic, check};
 
 use super::super::call::Call;
 use super::super::failure::ApiError;
+use super::super::policy_secrets;
 use crate::record::{self, CertificateAuthority, IpPolicy, Record};
 use crate::store::Txn;
 
@@ -16,6 +17,9 @@ const DIAGNOSTICS_MAX: usize = 20;
 /// Most certificate authorities and IP policies that one policy names, each counted once.
 const REFERENCES_MAX: usize = 64;
 
+/// Most secrets that one policy names, each counted once.
+const SECRETS_MAX: usize = 16;
+
 /// A policy that may be stored.
 #[derive(Debug)]
 pub(super) struct Judged {
@@ -23,6 +27,8 @@ pub(super) struct Judged {
     pub(super) policy: Option<TrafficPolicy>,
     /// What is doubtful about the text, whatever else is there.
     pub(super) warnings: Vec<String>,
+    /// Secrets it names, each once.
+    pub(super) secrets: Vec<SecretId>,
 }
 
 /// Judges a policy text. Objects it names are held in place by the transaction.
@@ -37,8 +43,9 @@ pub(super) async fn judge(
     }
     let checked = check(text, cx).map_err(|defects| refused(&defects))?;
     *txn = hold_references(call, &checked, std::mem::take(txn)).await?;
+    let secrets = hold_secrets(call, &checked, txn).await?;
     let warnings = checked.warnings.iter().map(ToString::to_string).collect();
-    Ok(Judged { policy: Some(checked.policy), warnings })
+    Ok(Judged { policy: Some(checked.policy), warnings, secrets })
 }
 
 /// An endpoint without a policy answers as offline until it has one. Strict installations refuse it.
@@ -50,6 +57,7 @@ fn absent(call: &Call) -> Result<Judged, ApiError> {
     Ok(Judged {
         policy: None,
         warnings: vec![format!("{message}; until one is set, visitors get an offline answer")],
+        secrets: Vec::new(),
     })
 }
 
@@ -107,6 +115,30 @@ async fn hold_references(call: &Call, checked: &Checked, mut txn: Txn) -> Result
         txn = txn.if_unchanged(stored.record.key(), stored.modified);
     }
     Ok(txn)
+}
+
+/// Refuses secrets the account does not have, at their places, and keeps those it has until the transaction.
+async fn hold_secrets(call: &Call, checked: &Checked, txn: &mut Txn) -> Result<Vec<SecretId>, ApiError> {
+    let names = checked.secrets();
+    if names.len() > SECRETS_MAX {
+        let message =
+            format!("the traffic policy names {} secrets; at most {SECRETS_MAX} are allowed", names.len());
+        return Err(ApiError::bad(18002, message).detail("field", "traffic_policy"));
+    }
+    let mut found = BTreeMap::new();
+    for name in names {
+        if let Some(stored) = policy_secrets::find(call, name).await? {
+            found.insert(name.clone(), stored);
+        }
+    }
+    let missing = checked.secrets_missing(|name| found.contains_key(name));
+    if !missing.is_empty() {
+        return Err(refused(&missing));
+    }
+    // Not the secrets' own keys: a value may change meanwhile, a name may not.
+    let keys: BTreeMap<_, _> = found.values().flat_map(|found| found.keys.clone()).collect();
+    *txn = keys.into_iter().fold(std::mem::take(txn), |txn, (key, modified)| txn.if_unchanged(key, modified));
+    Ok(found.values().map(|found| found.id).collect())
 }
 
 fn unknown(code: u32, noun: &str, id: &dyn std::fmt::Display) -> ApiError {

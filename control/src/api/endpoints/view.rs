@@ -1,19 +1,17 @@
 //! How endpoints look to clients: one shape for cloud and agent endpoints, every field always there.
 
-use ebbgate_model::{ApiKeyId, Binding, EndpointId, EndpointUrl, Scheme, UserId};
+use ebbgate_model::{Binding, EndpointId, EndpointUrl, Scheme};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::api_keys::ApiKeys;
 use super::super::call::Call;
 use super::super::credentials::Credentials;
 use super::super::failure::ApiError;
+use super::super::principal;
 use super::super::reply::{Ref, timestamp};
 use super::super::reserved_addrs::ReservedAddrs;
 use super::super::reserved_domains::ReservedDomains;
 use super::super::resource::Resource;
-use super::super::service_users::ServiceUsers;
-use super::super::users::Users;
 use super::enforcement::{self, Enforcement};
 use super::place;
 use crate::presence::LiveEndpoint;
@@ -108,7 +106,7 @@ pub(super) fn of_cloud(call: &Call, record: &Endpoint) -> View {
         description: record.description.clone(),
         domain: record.domain.map(|id| call.reference(ReservedDomains::PATH, id)),
         tcp_addr: record.address.map(|id| call.reference(ReservedAddrs::PATH, id)),
-        principal: Some(principal(call, &record.principal)),
+        principal: Some(principal::reference(call, &record.principal)),
         traffic_policy: record.traffic_policy.clone(),
         pooling_enabled: record.pooling_enabled,
         warnings: record.warnings.clone(),
@@ -154,13 +152,4 @@ pub(in super::super) async fn of_agent(call: &Call, endpoint: &LiveEndpoint) -> 
         pooling_enabled: report.pooling_enabled,
         ..at(call, endpoint.id, &report.url, report.binding)
     })
-}
-
-fn principal(call: &Call, id: &str) -> Ref {
-    let path = match id.split_once('_') {
-        Some((ApiKeyId::PREFIX, _)) => ApiKeys::PATH,
-        Some((UserId::PREFIX, _)) => Users::PATH,
-        _ => <ServiceUsers<true>>::PATH,
-    };
-    call.reference(path, id)
 }

@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 use super::{Notes, Refs};
 use crate::code;
 use crate::diagnostic::{Diagnostic, nearest};
-use crate::expr::Template;
+use crate::expr::{ExprError, Template, ValueTemplate};
 use crate::facts::Phase;
+use crate::secret::Redaction;
 
 /// One map of an action's configuration, its place, and the notes of the whole document.
 pub(crate) struct Config<'c> {
@@ -60,6 +61,14 @@ impl<'c> Config<'c> {
     /// Notes a doubt.
     pub(crate) fn warn(&mut self, code: ErrorCode, path: String, message: &str, hint: &str) {
         self.notes.warnings.push(Diagnostic::new(code, path, message).hint(hint));
+    }
+
+    /// The account's secrets, none of which may be logged.
+    pub(crate) fn redaction(&self) -> Redaction {
+        match self.refs {
+            Refs::Unknown => Redaction::default(),
+            Refs::Of(refs) => Redaction::new(refs.secrets.values()),
+        }
     }
 
     /// How many defects were noted so far, in the whole document.
@@ -293,16 +302,35 @@ impl<'c> Config<'c> {
     /// A text with `${...}` in it.
     pub(crate) fn template(&mut self, text: &str, path: &str) -> Option<Template> {
         match Template::compile(text, self.phase) {
-            Ok(template) => {
+            Ok(mut template) => {
                 self.notes.reads(path, template.made_names());
+                for expression in template.expressions_mut() {
+                    self.notes.secrets_of(path, code::INTERPOLATION_BAD, self.refs, expression);
+                }
                 Some(template)
             }
-            Err(error) => {
-                let hint = error.hint();
-                self.error(code::INTERPOLATION_BAD, path.to_owned(), error.to_string()).hint = hint;
-                None
-            }
+            Err(error) => self.interpolation_error(path, &error),
         }
+    }
+
+    /// A value with `${...}` in its texts.
+    pub(crate) fn value_template(&mut self, value: &Value, path: &str) -> Option<ValueTemplate> {
+        match ValueTemplate::compile(value, self.phase) {
+            Ok(mut template) => {
+                self.notes.reads(path, template.made_names());
+                for expression in template.expressions_mut() {
+                    self.notes.secrets_of(path, code::INTERPOLATION_BAD, self.refs, expression);
+                }
+                Some(template)
+            }
+            Err(error) => self.interpolation_error(path, &error),
+        }
+    }
+
+    fn interpolation_error<T>(&mut self, path: &str, error: &ExprError) -> Option<T> {
+        let hint = error.hint();
+        self.error(code::INTERPOLATION_BAD, path.to_owned(), error.to_string()).hint = hint;
+        None
     }
 
     /// Notes keys that were not read.

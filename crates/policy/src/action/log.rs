@@ -8,6 +8,7 @@ use super::{Action, Compiled, Config, Flow, Gathered};
 use crate::code;
 use crate::expr::ValueTemplate;
 use crate::facts::Context;
+use crate::secret::Redaction;
 
 /// Most entries of one log action.
 const ENTRIES_MAX: usize = 50;
@@ -17,6 +18,8 @@ const ENTRY_BYTES_MAX: usize = 16 * 1024;
 #[derive(Debug)]
 struct Log {
     metadata: Vec<(String, ValueTemplate)>,
+    /// The account's secrets: one may come back in a header of the request that an earlier action set.
+    redaction: Redaction,
 }
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
@@ -24,19 +27,16 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     config.required("metadata");
     let mut metadata = Vec::new();
     for (path, name, value) in config.entries("metadata", ENTRIES_MAX) {
-        match ValueTemplate::compile(&value, config.phase) {
-            Ok(template) => {
-                config.notes.reads(&path, template.made_names());
-                metadata.push((name, template));
-            }
-            Err(error) => {
-                let hint = error.hint();
-                config.error(code::INTERPOLATION_BAD, path, error.to_string()).hint = hint;
-            }
+        config.notes.shows_a_secret = false;
+        metadata.extend(config.value_template(&value, &path).map(|template| (name, template)));
+        if std::mem::take(&mut config.notes.shows_a_secret) {
+            let message = "a log entry may not hold a secret, nor what was made of one";
+            config.error(code::VALUE_BAD, path, message).hint = Some("log the secret's name instead".into());
         }
     }
     config.finish();
-    (config.errors() == before).then(|| Arc::new(Log { metadata }) as Arc<dyn Action>)
+    let redaction = config.redaction();
+    (config.errors() == before).then(|| Arc::new(Log { metadata, redaction }) as Arc<dyn Action>)
 }
 
 impl Action for Log {
@@ -53,7 +53,7 @@ impl Action for Log {
                 }
             };
         }
-        let mut metadata = Value::Object(metadata);
+        let mut metadata = self.redaction.json(Value::Object(metadata));
         if metadata.to_string().len() > ENTRY_BYTES_MAX {
             metadata = json!({ "dropped": format!("longer than {ENTRY_BYTES_MAX} bytes") });
         }

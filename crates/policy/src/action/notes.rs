@@ -1,10 +1,11 @@
 //! What compiling a policy's actions brings to light, and what they may look up.
 
-use ebbgate_model::{AuthorityId, EndpointUrl, IpPolicyId};
+use ebbgate_model::{AuthorityId, EndpointUrl, ErrorCode, IpPolicyId};
 
 use crate::diagnostic::Diagnostic;
-use crate::expr::MadeName;
+use crate::expr::{Expression, MadeName, Tainted};
 use crate::references::References;
+use crate::secret::SecretName;
 
 /// What compiling actions brought to light.
 #[derive(Debug, Default)]
@@ -18,12 +19,46 @@ pub(crate) struct Notes {
     pub(crate) made_reads: Vec<(String, MadeName)>,
     /// Variables set so far.
     pub(crate) vars: Vec<String>,
+    /// Secrets that are named, each with the path of a place that names it.
+    pub(crate) secrets: Vec<(SecretName, String)>,
+    /// What earlier actions made of secrets.
+    pub(crate) tainted: Tainted,
+    /// Whether what was compiled last may show a secret.
+    pub(crate) shows_a_secret: bool,
 }
 
 impl Notes {
     pub(crate) fn reads(&mut self, path: &str, names: impl IntoIterator<Item = MadeName>) {
         self.made_reads.extend(names.into_iter().map(|name| (path.to_owned(), name)));
     }
+
+    /// Notes the secrets an expression names, or gives it their values. One that is not there is an error: what names it
+    /// does not run.
+    pub(crate) fn secrets_of(
+        &mut self,
+        path: &str,
+        code: ErrorCode,
+        refs: Refs,
+        expression: &mut Expression,
+    ) {
+        self.shows_a_secret |= expression.may_show_a_secret(&self.tainted);
+        for (name, value) in expression.secrets() {
+            match refs {
+                Refs::Unknown => self.secrets.push((name.clone(), path.to_owned())),
+                Refs::Of(refs) => match refs.secrets.get(name) {
+                    Some(found) => *value = Some(found.clone()),
+                    None => self.errors.push(unknown_secret(name, path, code)),
+                },
+            }
+        }
+    }
+}
+
+/// What is said of a secret that the account does not have.
+pub(crate) fn unknown_secret(name: &SecretName, path: &str, code: ErrorCode) -> Diagnostic {
+    let SecretName { vault, name } = name;
+    Diagnostic::new(code, path, format!("there is no secret `{name}` in a vault `{vault}` of this account"))
+        .hint("make it with POST /vault_secrets first")
 }
 
 /// The account's objects, when they are at hand.

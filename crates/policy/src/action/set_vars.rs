@@ -29,23 +29,20 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
             config.error(code::VARS_DEPTH, path.clone(), format!("nested deeper than {DEPTH_MAX} levels"));
             continue;
         }
-        match ValueTemplate::compile(value, config.phase) {
-            Ok(template) => {
-                if let Some((_, other, _)) = entries.iter().find(|(_, other, _)| template.mentions_var(other))
-                {
-                    let message = format!("`{name}` refers to vars.{other}, which the same action sets");
-                    config.error(code::VARS_SELF, path.clone(), message).hint =
-                        Some("use two set-vars actions, one after the other".into());
-                } else {
-                    config.notes.reads(path, template.made_names());
-                }
-                vars.push((name.clone(), template));
-            }
-            Err(error) => {
-                let hint = error.hint();
-                config.error(code::INTERPOLATION_BAD, path.clone(), error.to_string()).hint = hint;
-            }
+        let reads_before = config.notes.made_reads.len();
+        config.notes.shows_a_secret = false;
+        let Some(template) = config.value_template(value, path) else { continue };
+        if let Some((_, other, _)) = entries.iter().find(|(_, other, _)| template.mentions_var(other)) {
+            // One defect, not two: that nothing before sets it follows.
+            config.notes.made_reads.truncate(reads_before);
+            let message = format!("`{name}` refers to vars.{other}, which the same action sets");
+            config.error(code::VARS_SELF, path.clone(), message).hint =
+                Some("use two set-vars actions, one after the other".into());
         }
+        if std::mem::take(&mut config.notes.shows_a_secret) {
+            config.notes.tainted.vars.insert(name.clone());
+        }
+        vars.push((name.clone(), template));
     }
     config.notes.vars.extend(entries.into_iter().map(|(_, name, _)| name));
     config.finish();

@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::budget::{Budget, HELD_BYTES_MAX, Rate};
 use super::error::{EvalError, ExprError};
 use super::names::Names;
-use super::slots::{self, MadeName, Resolver, Slot};
+use super::slots::{self, MadeName, Resolver, Slot, Source, Tainted};
 use super::{datum::Kind, kind, library, rewrite, syntax, value};
 use crate::facts::{Context, Phase};
+use crate::secret::{SecretName, SecretValue};
 use crate::work::Work;
 
 /// The standard environment, built once: all functions a policy may call.
@@ -66,6 +67,19 @@ impl Expression {
         self.slots.iter().filter_map(|slot| slot.source.made())
     }
 
+    /// Secrets it reads, each with the place of its value.
+    pub(crate) fn secrets(&mut self) -> impl Iterator<Item = (&SecretName, &mut Option<SecretValue>)> {
+        self.slots.iter_mut().filter_map(|slot| match &mut slot.source {
+            Source::Secret(name, value) => Some((&*name, value)),
+            _ => None,
+        })
+    }
+
+    /// Whether its value may be a secret or made of one.
+    pub(crate) fn may_show_a_secret(&self, tainted: &Tainted) -> bool {
+        self.slots.iter().any(|slot| slot.source.may_show_a_secret(tainted))
+    }
+
     /// What the expression reads and the values of it in this context, each once. Charged to nobody's work.
     pub(crate) fn reads(&self, cx: &Context) -> Vec<(String, Option<Value>)> {
         let budget = Budget::new(Work::default(), cx.rng_seed);
@@ -99,6 +113,10 @@ impl Expression {
         budget.verdict()?;
         match result {
             Ok(value) => f(value.as_ref()),
+            // The sentence may quote a key or a text.
+            Err(_) if self.slots.iter().any(|slot| matches!(slot.source, Source::Secret(_, Some(_)))) => Err(
+                EvalError::Failed("the evaluation failed; it reads a secret, so no more is said".to_owned()),
+            ),
             Err(error) => Err(EvalError::Failed(explain(&error, &self.slots))),
         }
     }

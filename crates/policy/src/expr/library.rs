@@ -262,9 +262,6 @@ pub(super) fn check_function(name: &str, is_member: bool) -> Result<(), ExprErro
     if known.contains(&name) || name.starts_with("math.@") {
         return Ok(());
     }
-    if name == "secrets.get" || (is_member && name == "get") {
-        return Err(ExprError::new("secrets.get: vaults are not available in this version"));
-    }
     let error = ExprError::new(format!("there is no function `{name}`"));
     let other = if is_member { GLOBALS } else { MEMBERS };
     if other.contains(&name) {

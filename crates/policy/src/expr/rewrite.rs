@@ -16,6 +16,7 @@ use super::slots::{Slot, Source};
 use super::syntax::{self, RUN_DEPTH_MAX};
 use super::tree::{self, ident, member, node};
 use super::{kind, macros};
+use crate::secret::SecretName;
 use charges::keep;
 use paths::{header_entry, segments};
 use rewriter::Rewriter;
@@ -108,6 +109,9 @@ impl Rewriter {
         if call.target.is_none() && self.names_group(&call) {
             return self.path(call_as_path(call));
         }
+        if let Some(secret) = self.secret(&call)? {
+            return Ok(secret);
+        }
         self.join_namespace(&mut call);
         if let Some(read) = self.request_macro(&mut call)? {
             return Ok(read);
@@ -146,6 +150,28 @@ impl Rewriter {
             Ok(_) => false,
             Err(_) => is_group,
         }
+    }
+
+    /// `secrets.get('vault', 'name')`. The names are literal: control sends an edge the secrets that policies name.
+    fn secret(&mut self, call: &CallExpr) -> Result<Option<IdedExpr>, ExprError> {
+        let on_secrets = call.target.as_deref().and_then(segments).is_some_and(|path| path == ["secrets"]);
+        if !on_secrets || self.names.phase().is_none() || self.bound.iter().any(|name| name == "secrets") {
+            return Ok(None);
+        }
+        let text = |expr: &IdedExpr| match &expr.expr {
+            Expr::Literal(LiteralValue::String(text)) => Some(text.inner().to_owned()),
+            _ => None,
+        };
+        let names = match call.args.as_slice() {
+            [vault, name] if call.func_name == "get" => text(vault).zip(text(name)),
+            _ => None,
+        };
+        let Some((vault, name)) = names else {
+            let message =
+                "secrets.get takes the name of a vault and the name of a secret, both as text in quotes";
+            return Err(ExprError::new(message).with_hint("write secrets.get('vault', 'name')"));
+        };
+        self.slot(Source::Secret(SecretName { vault, name }, None)).map(Some)
     }
 
     /// `base64.encode(x)` is parsed as a member call on `base64`.

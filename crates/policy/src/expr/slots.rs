@@ -3,6 +3,7 @@
 //! In the rewritten tree a slot is an identifier `@<number>`, so that reading it costs a parse of a small number and no
 //! search for a name.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use cel::common::types::{CelBool, CelInt, CelString};
@@ -18,6 +19,7 @@ use super::query;
 use super::reading::{self, Cost, SEEN_HEADER_BYTES_MAX};
 use super::value::{self, Extent, Owned};
 use crate::facts::Context;
+use crate::secret::{SecretName, SecretValue};
 
 /// Name of the budget in a rewritten tree.
 pub(super) const BUDGET: &str = "@budget";
@@ -53,6 +55,8 @@ pub(super) enum Source {
     HasHeader { response: bool, name: String },
     /// A regular expression, compiled with the expression.
     Pattern(Pattern),
+    /// A secret of a vault. Its value is there when the expression is compiled for an edge.
+    Secret(SecretName, Option<SecretValue>),
 }
 
 /// A variable, or the result of an action, that an expression reads.
@@ -61,6 +65,13 @@ pub(crate) struct MadeName {
     /// `vars.<name>`; otherwise `actions.ngrok.<name>`.
     pub(crate) is_var: bool,
     pub(crate) name: String,
+}
+
+/// What earlier actions made of secrets: names of variables, and of results.
+#[derive(Debug, Default)]
+pub(crate) struct Tainted {
+    pub(crate) vars: BTreeSet<String>,
+    pub(crate) results: BTreeSet<String>,
 }
 
 /// What is made while a phase runs.
@@ -97,6 +108,7 @@ impl Source {
             Self::Group(_) | Self::MadeAll(_) => Some(Kind::Map),
             Self::Present(_) | Self::MadeHas(..) | Self::HasHeader { .. } => Some(Kind::Bool),
             Self::Header { .. } | Self::HeaderEntry { .. } => Some(Kind::List),
+            Self::Secret(..) => Some(Kind::Text),
             Self::MadeOne(..) | Self::Pattern(_) => None,
         }
     }
@@ -114,7 +126,7 @@ impl Source {
                 format!("{}['{name}']", headers_path(*response))
             }
             Self::HasHeader { response, name } => format!("'{name}' in {}", headers_path(*response)),
-            Self::Pattern(_) => return None,
+            Self::Pattern(_) | Self::Secret(..) => return None,
         })
     }
 
@@ -128,6 +140,7 @@ impl Source {
             Self::MadeOne(Made::Results, name) => {
                 format!("`actions.ngrok.{name}` is not set: that action did not run")
             }
+            Self::Secret(name, _) => format!("there is no {name} here"),
             _ => "a variable is not set".to_owned(),
         }
     }
@@ -139,6 +152,18 @@ impl Source {
                 Some(MadeName { is_var: *made == Made::Vars, name: name.clone() })
             }
             _ => None,
+        }
+    }
+
+    /// Whether it holds a secret, or what earlier actions made of one.
+    pub(super) fn may_show_a_secret(&self, tainted: &Tainted) -> bool {
+        match self {
+            Self::Secret(..) => true,
+            Self::MadeAll(Made::Vars) => !tainted.vars.is_empty(),
+            Self::MadeAll(Made::Results) => !tainted.results.is_empty(),
+            Self::MadeOne(Made::Vars, name) => tainted.vars.contains(name),
+            Self::MadeOne(Made::Results, name) => tainted.results.contains(name),
+            _ => false,
         }
     }
 
@@ -210,9 +235,11 @@ impl<'c> Resolver<'c> {
                 let units = made.map(cx).get(name).map_or(0, value::json_nodes);
                 Cost { units, header_bytes: 0 }
             }
-            Source::Present(_) | Source::MadeHas(..) | Source::HasHeader { .. } | Source::Pattern(_) => {
-                Cost::default()
-            }
+            Source::Present(_)
+            | Source::MadeHas(..)
+            | Source::HasHeader { .. }
+            | Source::Pattern(_)
+            | Source::Secret(..) => Cost::default(),
         }
     }
 
@@ -236,6 +263,7 @@ impl<'c> Resolver<'c> {
                 boolean(headers(cx, *response).is_some_and(|headers| headers.contains_key(name.as_str())))
             }
             Source::Pattern(pattern) => Box::new(pattern.clone()),
+            Source::Secret(_, value) => value::text(value.as_ref()?.expose().to_owned()),
         })
     }
 }

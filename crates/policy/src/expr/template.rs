@@ -80,17 +80,26 @@ impl Template {
 
     /// What it reads of what actions made.
     pub(crate) fn made_names(&self) -> Vec<MadeName> {
-        let computed = self.parts.iter().filter_map(|part| match part {
-            Part::Computed(expression) => Some(expression.made_names()),
-            Part::Text(_) => None,
-        });
-        computed.flatten().collect()
+        self.expressions().flat_map(Expression::made_names).collect()
     }
 
     fn mentions_var(&self, name: &str) -> bool {
-        self.parts
-            .iter()
-            .any(|part| matches!(part, Part::Computed(expression) if expression.mentions_var(name)))
+        self.expressions().any(|expression| expression.mentions_var(name))
+    }
+
+    fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Computed(expression) => Some(expression),
+            Part::Text(_) => None,
+        })
+    }
+
+    /// Its expressions, to be given the values of secrets.
+    pub(crate) fn expressions_mut(&mut self) -> impl Iterator<Item = &mut Expression> {
+        self.parts.iter_mut().filter_map(|part| match part {
+            Part::Computed(expression) => Some(expression),
+            Part::Text(_) => None,
+        })
     }
 }
 
@@ -149,6 +158,13 @@ impl ValueTemplate {
         names
     }
 
+    /// Its expressions, to be given the values of secrets.
+    pub(crate) fn expressions_mut(&mut self) -> Vec<&mut Expression> {
+        let mut expressions = Vec::new();
+        node_expressions(&mut self.0, &mut expressions);
+        expressions
+    }
+
     /// Whether any part reads `vars.<name>`.
     pub(crate) fn mentions_var(&self, name: &str) -> bool {
         node_mentions(&self.0, name)
@@ -200,6 +216,16 @@ fn node_made(node: &Node, names: &mut Vec<MadeName>) {
         Node::Typed(expression) => names.extend(expression.made_names()),
         Node::List(items) => items.iter().for_each(|item| node_made(item, names)),
         Node::Map(entries) => entries.iter().for_each(|(_, item)| node_made(item, names)),
+    }
+}
+
+fn node_expressions<'n>(node: &'n mut Node, expressions: &mut Vec<&'n mut Expression>) {
+    match node {
+        Node::Plain(_) => {}
+        Node::Text(template) => expressions.extend(template.expressions_mut()),
+        Node::Typed(expression) => expressions.push(expression),
+        Node::List(items) => items.iter_mut().for_each(|item| node_expressions(item, expressions)),
+        Node::Map(entries) => entries.iter_mut().for_each(|(_, item)| node_expressions(item, expressions)),
     }
 }
 

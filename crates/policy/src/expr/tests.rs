@@ -248,7 +248,14 @@ fn slips_are_explained() {
         "there is no variable `GET` -> variables begin with actions, conn, endpoint, req, res, time, vars; text is written in quotes",
     );
     check("req.method = 'GET'", "column 12: mismatched input '=' expecting <EOF> -> write `==` to compare");
-    check("secrets.get('v', 'n')", "secrets.get: vaults are not available in this version");
+    for source in
+        ["secrets.get('v')", "secrets.get(req.host, 'n')", "secrets.get('v', 1)", "secrets.list('v', 'n')"]
+    {
+        check(
+            source,
+            "secrets.get takes the name of a vault and the name of a secret, both as text in quotes -> write secrets.get('vault', 'name')",
+        );
+    }
     check("req.headers['nope'][0] == 'x'", "the request has no header `nope`");
     check("[1][3]", "an index is out of bounds");
     check("vars.nope == 1", "`vars.nope` is not set");

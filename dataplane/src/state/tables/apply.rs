@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ebbgate_model::{
-    AccountId, Binding, Changes, CloudEndpointSpec, Digests, EndpointId, IpRestrictionKind, ObjectKey, Scheme,
+    AccountId, Binding, Changes, CloudEndpointSpec, Digests, EndpointId, IpRestrictionKind, ObjectKey,
+    Scheme, SecretSpec,
 };
-use ebbgate_policy::{EndpointFacts, References};
+use ebbgate_policy::{EndpointFacts, References, SecretName, SecretValue};
 
 use super::Tables;
 use super::effects::{Effects, Name};
@@ -14,6 +15,11 @@ use crate::state::endpoint::{Endpoint, Kind};
 
 /// Objects that policies name and that changed, by account.
 type Named = BTreeMap<AccountId, BTreeSet<ObjectKey>>;
+
+/// How policies name a secret.
+fn name_of(secret: &SecretSpec) -> SecretName {
+    SecretName { vault: secret.vault.clone(), name: secret.name.clone() }
+}
 
 impl Tables {
     /// Makes the changes and says what follows; for the digests see [`Objects::apply`]. The generation is the caller's to set.
@@ -59,7 +65,9 @@ impl Tables {
         }
         for id in changes.secrets.put.keys().chain(&changes.secrets.remove) {
             let Some(old) = self.objects.secrets.get(id) else { continue };
-            named.entry(old.account).or_default().insert(ObjectKey::Secret(*id));
+            let (account, name) = (old.account, name_of(old));
+            named.entry(account).or_default().insert(ObjectKey::Secret(*id));
+            self.change_references(account, |references| drop(references.secrets.remove(&name)));
         }
         let restrictions = &changes.ip_restrictions;
         for id in restrictions.put.keys().chain(&restrictions.remove) {
@@ -111,6 +119,8 @@ impl Tables {
         }
         for (id, spec) in &changes.secrets.put {
             named.entry(spec.0.account).or_default().insert(ObjectKey::Secret(*id));
+            let (name, value) = (name_of(&spec.0), SecretValue::new(&spec.0.value));
+            self.change_references(spec.0.account, |all| drop(all.secrets.insert(name, value)));
         }
         for spec in changes.addresses.put.values() {
             effects.names.push(Name { host: spec.0.host.clone(), port: Some(spec.0.port) });
@@ -126,7 +136,7 @@ impl Tables {
     fn change_references(&mut self, account: AccountId, change: impl FnOnce(&mut References)) {
         let mut references = self.references.remove(&account).unwrap_or_default();
         change(Arc::make_mut(&mut references));
-        if !references.ip_policies.is_empty() || !references.authorities.is_empty() {
+        if *references != References::default() {
             self.references.insert(account, references);
         }
     }

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::persistent::Map;
 
-/// The function by which an expression reads a secret.
-const READS_SECRETS: &str = "secrets.get";
+/// What every text has that reads a secret, `secrets.get(...)`: blanks may stand around its dot.
+const READS_SECRETS: &str = "secrets";
 /// Engines that nobody may have any more before they are looked through.
 const UNUSED_MAX: usize = 64;
 
