@@ -2,8 +2,10 @@
 
 mod adhoc;
 mod api;
+mod apply;
 mod client;
 mod config;
+mod document;
 mod env;
 mod habits;
 mod join;
@@ -50,6 +52,12 @@ enum Verb {
     Login(login::LoginArguments),
     /// Call the REST API.
     Api(Box<api::ApiArguments>),
+    /// Make the account's objects what the documents of a folder say.
+    Apply(apply::ApplyArguments),
+    /// Show what `apply` would change.
+    Diff(apply::DiffArguments),
+    /// Write the account's objects as documents into a folder.
+    Export(apply::ExportArguments),
     /// Install and control the background service.
     #[command(subcommand)]
     Service(service::ServiceVerb),
@@ -69,6 +77,9 @@ pub(crate) fn run(arguments: Arguments, env: Env<'_>) -> Result<(), Failure> {
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Login(arguments) => login::run(&arguments, env),
         Verb::Api(arguments) => api::run(&arguments, env),
+        Verb::Apply(arguments) => apply::run(&arguments, env),
+        Verb::Diff(arguments) => apply::diff(&arguments, env),
+        Verb::Export(arguments) => apply::export(&arguments, env),
         Verb::Service(verb) => service::run(&verb, env),
         Verb::Version => {
             println!("ebbgate {}", env!("CARGO_PKG_VERSION"));

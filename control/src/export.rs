@@ -30,10 +30,35 @@ struct Head {
 
 /// A line in between.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Line {
     key: String,
-    record: Value,
+    #[serde(flatten)]
+    value: Stored,
+}
+
+/// What stands under a key.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Stored {
+    /// JSON, as all records are.
+    Record(Value),
+    /// Other text, such as a page of the audit log.
+    Text(String),
+}
+
+impl Stored {
+    /// None: no text.
+    fn of(value: &[u8]) -> Option<Self> {
+        let text = || Some(Self::Text(std::str::from_utf8(value).ok()?.to_owned()));
+        serde_json::from_slice(value).ok().map(Self::Record).or_else(text)
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Record(record) => serde_json::to_vec(&record).expect("JSON is written as it was read"),
+            Self::Text(text) => text.into_bytes(),
+        }
+    }
 }
 
 /// The last line.
@@ -83,9 +108,9 @@ pub fn export(page: &Page, out: &mut dyn Write, damaged_too: bool) -> Result<usi
     line(&Head { ebbgate_export: FORM, schema: SCHEMA, release, revision: page.revision })?;
     let mut records = 0;
     for item in page.items.iter().filter(|item| item.lease.is_none()) {
-        let record = serde_json::from_slice(&item.value).ok().filter(|_| !item.damaged);
-        match record {
-            Some(record) => line(&Line { key: item.key.clone(), record })?,
+        let value = Stored::of(&item.value).filter(|_| !item.damaged);
+        match value {
+            Some(value) => line(&Line { key: item.key.clone(), value })?,
             None if damaged_too => continue,
             None => return Err(ExportError::Damaged(item.key.clone())),
         }
@@ -139,9 +164,9 @@ pub fn import(mut from: impl BufRead) -> Result<Page, ExportError> {
                 Some((line, _)) => Err(wrong(line, "nothing follows the number of records".into())),
             };
         }
-        let Line { key, record } =
+        let Line { key, value } =
             serde_json::from_str(&text).map_err(|error| wrong(line, error.to_string()))?;
-        let value = serde_json::to_vec(&record).expect("JSON is written as it was read");
+        let value = value.bytes();
         if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
             return Err(wrong(line, "a key has 1 to 1024 bytes, and a record at most 1 MiB".into()));
         }
@@ -179,13 +204,18 @@ mod tests {
     #[test]
     fn what_is_exported_is_imported() {
         let leased = Item { lease: Some(crate::store::LeaseId(1)), ..item("leader/x", "1") };
-        let items = vec![item("/a/1", r#"{"a":[1,"é\n"]}"#), item("/a/2", "null"), leased];
+        let items = vec![
+            item("/a/1", r#"{"a":[1,"é\n"]}"#),
+            item("/a/2", "null"),
+            item("audit/log/1", "{}\n{}\n"),
+            leased,
+        ];
         let text = exported(items.clone());
-        assert_eq!(text.lines().count(), 4, "a lease's key is left out: {text}");
+        assert_eq!(text.lines().count(), 5, "a lease's key is left out: {text}");
         let page = import(text.as_bytes()).unwrap();
         assert_eq!(page.revision, 9);
         let of = |items: &[Item]| items.iter().map(|item| (item.key.clone(), item.value.clone())).collect();
-        let (read, written): (Vec<_>, Vec<_>) = (of(&page.items), of(&items[..2]));
+        let (read, written): (Vec<_>, Vec<_>) = (of(&page.items), of(&items[..3]));
         assert_eq!(read, written);
     }
 
@@ -201,7 +231,8 @@ mod tests {
         assert!(refused(&["", lines[0]]).contains("line 1"));
         let newer = lines[0].replace(&format!("\"schema\":{SCHEMA}"), "\"schema\":99");
         assert!(refused(&[&newer]).contains("schema 99"));
-        let page = Page { items: vec![item("/a/1", "damage")], more: false, revision: 1 };
+        let damaged = Item { damaged: true, ..item("/a/1", "") };
+        let page = Page { items: vec![damaged], more: false, revision: 1 };
         let error = export(&page, &mut Vec::new(), false).unwrap_err().to_string();
         assert!(error.contains("/a/1"), "{error}");
         assert_eq!(export(&page, &mut Vec::new(), true).unwrap(), 0);

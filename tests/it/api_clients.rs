@@ -21,7 +21,7 @@ fn walk(command: &mut Command, script: &str) -> Result<()> {
 }
 
 /// The folder of an installed tool, or a visible skip.
-fn installed(client: &str, path: &str) -> Option<PathBuf> {
+pub(crate) fn installed(client: &str, path: &str) -> Option<PathBuf> {
     let found = tools().map(|tools| tools.join(path)).filter(|path| path.exists());
     if found.is_none() {
         skip(client, &format!("{path} is not in target/tools: `cargo xtask test` installs it"));

@@ -73,6 +73,7 @@ fn what_one_control_acknowledges_the_other_answers() -> Result<()> {
     // Commands of the operator work on a directory that names an etcd.
     let checked: Value = serde_json::from_str(&control(&["check", "--dir", path(lab.dir())])?)?;
     assert_eq!((&checked["state"], &checked["objects"]["reserved_domains"]), (&json!("ok"), &json!(1)));
+    ensure!(lab.stop_control()?, "control had to be killed");
     let again = control(&["init", "--dir", path(lab.dir())]).unwrap_err().to_string();
     assert!(again.contains("is initialised already"), "{again}");
     Ok(())

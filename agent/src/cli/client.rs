@@ -91,6 +91,7 @@ impl Answer {
 
 /// A refusal, as the API gave it.
 pub(super) struct Refused {
+    pub(super) status: StatusCode,
     /// The sentence, the code and the details, a line each.
     pub(super) text: String,
 }
@@ -319,7 +320,7 @@ impl Place {
 /// Control's refusal: its sentence, its code, and its details.
 fn refused(status: StatusCode, body: &[u8]) -> Refused {
     let Ok(answer) = serde_json::from_slice::<Value>(body) else {
-        return Refused { text: status.to_string() };
+        return Refused { status, text: status.to_string() };
     };
     let text = |field: &str| answer.get(field).and_then(Value::as_str);
     let mut lines = vec![text("msg").map_or_else(|| status.to_string(), str::to_owned)];
@@ -327,7 +328,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Refused {
     for (name, value) in answer.get("details").and_then(Value::as_object).into_iter().flatten() {
         lines.extend(value.as_str().map(|value| format!("{name}: {value}")));
     }
-    Refused { text: lines.join("\n") }
+    Refused { status, text: lines.join("\n") }
 }
 
 #[cfg(test)]

@@ -3,16 +3,16 @@
 //! Judges by the crate that control and edges use. Objects of an account, such as `ipp_` ids, come from the case file.
 
 mod cases;
+mod document;
 mod junit;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use clap::{Args, Subcommand, ValueEnum};
-use ebbgate_model::{Binding, EndpointUrl, TrafficPolicy};
-use ebbgate_policy::{CheckContext, Diagnostic, Engine, Owner, References};
+use clap::Subcommand;
+use ebbgate_policy::References;
 
 use self::cases::CaseFile;
+use self::document::{EndpointArguments, compile, judge, read};
 use super::env::Failure;
 
 #[derive(Subcommand)]
@@ -69,28 +69,6 @@ pub(super) enum PolicyVerb {
     },
 }
 
-/// The endpoint that a document is for.
-#[derive(Args)]
-pub(super) struct EndpointArguments {
-    /// URL of the endpoint; its scheme and `.internal` decide what the document may say.
-    #[arg(long, default_value = "https://example.com")]
-    url: EndpointUrl,
-    /// Who serves what no action ends: nobody (cloud), or an agent's upstream.
-    #[arg(long, default_value = "cloud")]
-    owner: OwnerChoice,
-}
-
-/// Who serves what no action ends.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum OwnerChoice {
-    /// Nobody: each path must end in an action.
-    #[default]
-    Cloud,
-    /// An agent's upstream.
-    Agent,
-}
-
 pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
     match verb {
         PolicyVerb::Check { file, endpoint, deny_warnings } => check(file, endpoint, *deny_warnings),
@@ -138,46 +116,6 @@ fn check(file: &Path, endpoint: &EndpointArguments, deny_warnings: bool) -> Resu
     }
     println!("{} is a valid traffic policy for {}", file.display(), endpoint.url);
     Ok(())
-}
-
-impl EndpointArguments {
-    fn check_context(&self) -> CheckContext {
-        let binding = if self.url.host().is_internal() { Binding::Internal } else { Binding::Public };
-        let owner = match self.owner {
-            OwnerChoice::Cloud => Owner::Cloud,
-            OwnerChoice::Agent => Owner::Agent,
-        };
-        CheckContext { scheme: self.url.scheme(), binding, owner }
-    }
-}
-
-fn judge(file: &Path, text: &str, endpoint: &EndpointArguments) -> Result<ebbgate_policy::Checked, Failure> {
-    ebbgate_policy::check(text, &endpoint.check_context()).map_err(|errors| located(file, &errors))
-}
-
-fn compile(
-    file: &Path,
-    endpoint: &EndpointArguments,
-    references: &References,
-) -> Result<(TrafficPolicy, Arc<Engine>), Failure> {
-    let policy = judge(file, &read(file)?, endpoint)?.policy;
-    let engine = Engine::compile(&policy, references).map_err(|errors| located(file, &errors))?;
-    Ok((policy, Arc::new(engine)))
-}
-
-/// Each error on a line of its own, with the file.
-fn located(file: &Path, errors: &[Diagnostic]) -> Failure {
-    let lines: Vec<_> = errors.iter().map(|error| format!("{}: {error}", file.display())).collect();
-    Failure::new(lines.join("\n"))
-}
-
-fn read(file: &Path) -> Result<String, Failure> {
-    let text = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(file)
-    };
-    text.map_err(|error| Failure::new(format!("cannot read {}: {error}", file.display())))
 }
 
 fn test(files: &[PathBuf], junit: Option<&Path>, filter: Option<&str>) -> Result<(), Failure> {

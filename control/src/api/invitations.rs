@@ -23,6 +23,7 @@ use crate::store::Txn;
 pub(super) struct View {
     id: String,
     uri: String,
+    /// Whom it invites.
     email: String,
     /// What the person will be: `owner`, `admin` or `viewer`.
     role: String,
@@ -38,6 +39,7 @@ pub(super) struct View {
 body! {
     /// Body of `POST /invitations`.
     Create as "InvitationCreate" {
+        /// Address of the person.
         email: String,
         /// `owner`, `admin` or `viewer`.
         role: String,

@@ -26,6 +26,7 @@ use crate::store::Txn;
 pub(super) struct View {
     id: String,
     uri: String,
+    /// Whose it is.
     user: Ref,
     /// How the person signed in: `password` or `oidc`.
     method: String,

@@ -22,6 +22,7 @@ use crate::store::Txn;
 pub(super) struct View {
     id: String,
     uri: String,
+    /// Address, unique in the installation.
     email: String,
     /// `owner`, `admin` or `viewer`.
     role: String,
@@ -41,6 +42,7 @@ body! {
     Update as "UserUpdate" {
         /// `owner`, `admin` or `viewer`.
         role: String,
+        /// Whether keys, authtokens and sessions of the person are to stop here.
         suspended: Option<bool>,
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::actor::Actor;
 use super::mask::masked;
+use crate::record::people::USERS_PREFIX;
 use crate::record::{ACCOUNTS_PREFIX, SYSTEM_PREFIX};
 use crate::secret::hash_hex;
 
@@ -48,9 +49,17 @@ impl Subject {
             let noun = if name.ends_with("certificate") { "issued_certificate" } else { name };
             return Some(Self { account: None, noun: noun.to_owned(), id: name.to_owned() });
         }
+        if let Some(id) = key.strip_prefix(USERS_PREFIX) {
+            return Some(Self { account: None, noun: "user".to_owned(), id: id.to_owned() });
+        }
         let (account, path) = key.strip_prefix(ACCOUNTS_PREFIX)?.split_once('/')?;
         let (collection, id) = path.split_once('/').unwrap_or((path, account));
         Some(Self { account: account.parse().ok(), noun: noun(collection), id: id.to_owned() })
+    }
+
+    /// Whether its changes after it was made only say that it is in use.
+    pub(super) fn is_touched(&self) -> bool {
+        self.noun == "user_session"
     }
 
     /// Whether it only follows another object: a leaf that is issued for a name.

@@ -55,7 +55,11 @@ impl Recorded {
         for _ in 0..ATTEMPTS_MAX {
             let (notes, compared) = self.notes(&txn, &changed).await?;
             let entries = self.entries(&changed, &notes);
-            let mut tried = txn.clone().put(self.new_key(), entries);
+            let is_told = !entries.is_empty();
+            let mut tried = txn.clone();
+            if is_told {
+                tried = tried.put(self.new_key(), record::encode(&entries));
+            }
             for (key, modified) in &compared {
                 tried = match modified {
                     Some(modified) => tried.if_unchanged(key, *modified),
@@ -68,7 +72,9 @@ impl Recorded {
                 }
                 Outcome::Conflict(key) => return Ok(Outcome::Conflict(key)),
                 committed @ Outcome::Committed(_) => {
-                    self.link.written.notify_one();
+                    if is_told {
+                        self.link.written.notify_one();
+                    }
                     return Ok(committed);
                 }
             }
@@ -106,8 +112,8 @@ impl Recorded {
         Ok((notes, compared))
     }
 
-    /// A JSON list with the text of one entry for each change.
-    fn entries(&self, changed: &[(usize, Subject)], notes: &[Note]) -> Vec<u8> {
+    /// The text of one entry for each change.
+    fn entries(&self, changed: &[(usize, Subject)], notes: &[Note]) -> Vec<String> {
         let (at, actor) = (timestamp(self.clock.unix_secs()), Actor::current());
         let write = |with_content: bool| {
             let line = |((_, subject), note): (&(usize, Subject), &Note)| {
@@ -122,13 +128,15 @@ impl Recorded {
                 change.event(&id, &at, &actor)
             };
             // Removing what was not there changes nothing.
-            let happened =
-                |(_, note): &(&(usize, Subject), &Note)| note.before.is_some() || note.after.is_some();
+            let happened = |((_, subject), note): &(&(usize, Subject), &Note)| {
+                let both = note.before.is_some() && note.after.is_some();
+                (note.before.is_some() || note.after.is_some()) && !(both && subject.is_touched())
+            };
             changed.iter().zip(notes).filter(happened).map(line).collect::<Vec<String>>()
         };
         let whole = write(true);
         let fits = whole.iter().map(String::len).sum::<usize>() <= ENTRIES_BYTES_MAX;
-        record::encode(&if fits { whole } else { write(false) })
+        if fits { whole } else { write(false) }
     }
 
     /// Sorts by time, then by this process's order.

@@ -24,10 +24,12 @@ const OURS: &[&str] = &[
     "agent_ingress",
     "endpoint",
     "installation",
+    "invitation",
     "issued_certificate",
     "kubernetes_operator",
     "service_user",
     "user",
+    "user_session",
 ];
 /// Objects of published events that do not exist here.
 const ABSENT: &[&str] =

@@ -49,7 +49,11 @@ fn paths_of_the_router(lab: &Lab) -> BTreeSet<String> {
     let shown = format!("{:?}", lab.router);
     let quoted =
         shown.split("RouteId(").skip(1).filter_map(|rest| rest.split_once("): \"")?.1.split('"').next());
-    let paths = quoted.filter(|path| path.starts_with('/') && !path.contains("axum_fallback"));
+    // The dashboard is for browsers, not for clients of the API.
+    let of_the_api = |path: &&str| {
+        path.starts_with('/') && !path.starts_with("/dashboard") && !path.contains("axum_fallback")
+    };
+    let paths = quoted.filter(of_the_api);
     paths.map(str::to_owned).collect()
 }
 

@@ -37,6 +37,7 @@ pub mod text {
     pub use crate::document::plain;
     pub use crate::json::parse as parse_json;
     pub use crate::node::{Key, Kind, Node, SyntaxError};
+    pub use crate::yaml::parse_documents as parse_yaml_documents;
 }
 
 pub use certificate::may_be_a_client;

@@ -80,7 +80,9 @@ impl Node {
         }
     }
 
-    pub(crate) fn to_json(&self) -> Value {
+    /// The same value as JSON, without places.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
         match &self.kind {
             Kind::Null => Value::Null,
             Kind::Bool(b) => Value::Bool(*b),

@@ -26,6 +26,16 @@ pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
     }
 }
 
+/// Parses a text of several documents; those that are empty are left out.
+pub fn parse_documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
+    let mut documents = Vec::new();
+    while let Some((event, span)) = reader.skip_to_content()? {
+        documents.push(reader.node(event, span, 0)?);
+    }
+    Ok(documents)
+}
+
 struct Reader<'t> {
     parser: Parser<'t, serde_saphyr::granit_parser::StrInput<'t>>,
     anchors: HashMap<usize, Node>,

@@ -10,8 +10,8 @@ use http::Method;
 use serde_json::{Map, Value};
 
 use super::super::client::{Call, encoded};
+use super::super::document::{Field, Kind, Operation, operations};
 use super::super::env::Failure;
-use super::document::{Field, Kind, Operation, operations};
 
 /// Longest document read from a file or standard input, in bytes; control takes less.
 const DOCUMENT_BYTES_MAX: u64 = 1 << 20;

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::super::env::Failure;
-use super::{EndpointArguments, OwnerChoice, compile};
+use super::document::{EndpointArguments, OwnerChoice, compile};
 
 /// Longest case file in bytes, and longest file that one names.
 const FILE_BYTES_MAX: u64 = 16 << 20;

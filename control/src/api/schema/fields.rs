@@ -62,7 +62,13 @@ const FACTS: &[Facts] = {
         of(&[], "issued_at", "When it was issued (RFC 3339, UTC).", Time, "2026-11-28T12:00:00Z"),
         of(&[], "description", "For people; at most 255 bytes.", Bytes(DESCRIPTION_BYTES_MAX), "clinic 1"),
         of(&[], "metadata", "For programs; at most 4096 bytes.", Bytes(METADATA_BYTES_MAX), "site=1"),
-        of(&[], "owner_id", "Whose it is: the id of a service user; empty: the account.", Any, ""),
+        of(
+            &[],
+            "owner_id",
+            "Whose it is: the id of a service user or person, or a person's e-mail address; absent: the caller's.",
+            Any,
+            "",
+        ),
         of(
             &[],
             "acl",

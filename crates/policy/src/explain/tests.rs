@@ -1,3 +1,5 @@
+//! Cases through a policy of all phases; cases that cannot be read.
+
 use super::*;
 use crate::check::{CheckContext, Owner, check};
 use crate::references::References;

@@ -14,7 +14,7 @@ use http::Method;
 use serde_json::{Map, Value};
 
 /// Control's own description of its API.
-const TEXT: &str = include_str!("../../../../docs/openapi.json");
+const TEXT: &str = include_str!("../../../docs/openapi.json");
 
 /// Its operations that need a key, and the greeting; read once, when a command of the API is written.
 static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(read);
@@ -38,6 +38,8 @@ pub(super) struct Operation {
     pub(super) body: Option<Body>,
     /// Key of the array where it is a list.
     pub(super) list_key: Option<String>,
+    /// Names of the fields of the answer to a creation.
+    pub(super) answer_fields: Vec<String>,
 }
 
 /// What a body may have.
@@ -68,6 +70,8 @@ pub(super) struct Field {
     /// A sentence.
     pub(super) about: String,
     pub(super) is_required: bool,
+    /// Taken for old clients only.
+    pub(super) is_deprecated: bool,
 }
 
 /// What values of a field are.
@@ -95,6 +99,7 @@ impl Field {
             kind,
             about: about.to_owned(),
             is_required,
+            is_deprecated: false,
         }
     }
 }
@@ -144,6 +149,8 @@ fn operation(document: &Value, path: &str, method: &str, facts: &Value) -> Optio
         .is_object()
         .then(|| Body { is_required: body["required"] == true, fields: fields(document, "", schema) });
     let answer = &facts["responses"]["200"]["content"]["application/json"]["schema"];
+    let made = followed(document, &facts["responses"]["201"]["content"]["application/json"]["schema"]);
+    let answer_fields = entries(&made["properties"]).map(|(name, _)| name.clone()).collect();
     let listed = followed(document, answer);
     let list_key = listed["properties"].get("next_page_uri").and_then(|_| {
         entries(&listed["properties"]).find(|(_, field)| field["type"] == "array").map(|(key, _)| key.clone())
@@ -164,6 +171,7 @@ fn operation(document: &Value, path: &str, method: &str, facts: &Value) -> Optio
         verb,
         body,
         list_key,
+        answer_fields,
     })
 }
 
@@ -184,7 +192,8 @@ fn fields(document: &Value, above: &str, schema: &Value) -> Vec<Field> {
         if above.is_empty() && inner["properties"].is_object() {
             fields.extend(self::fields(document, &format!("{name}."), inner));
         } else {
-            fields.push(Field::new(name, kind(document, facts), about, is_required));
+            let field = Field::new(name, kind(document, facts), about, is_required);
+            fields.push(Field { is_deprecated: facts["deprecated"] == true, ..field });
         }
     }
     fields
