@@ -5,6 +5,7 @@
 //! (`name`) is enough to go on after any stop.
 
 mod account;
+mod acknowledged;
 mod challenge;
 mod check;
 mod client;
@@ -16,16 +17,18 @@ mod name;
 mod registry;
 mod settings;
 mod trouble;
+mod watch;
 
 pub use challenge::{CHALLENGES, Challenge, Proof};
 pub use issuer::run;
 pub use name::{ACME_PREFIX, Failure, Issued, Managed, Order, Owner, Placed};
-pub use registry::{NameStatus, Registry, watch_names};
+pub use registry::{NameStatus, Registry};
 pub use settings::{
     ACME_KEY, AcmeChanges, AcmeError, AcmeSettings, AcmeView, ChallengeKind, DnsSettings, ExternalAccount,
     TsigAlgorithm,
 };
 pub use trouble::FailureCode;
+pub use watch::watch_names;
 
 #[cfg(test)]
 mod tests;

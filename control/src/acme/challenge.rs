@@ -1,26 +1,18 @@
-//! `Challenge`: what edges answer for a name while it is being proved, and that they all have it.
+//! `Challenge`: what edges answer for a name while it is being proved.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_model::{AccountId, CertificateSpec, ChallengeSpec, Host};
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep};
 
 use super::trouble::Trouble;
-use crate::App;
 use crate::record::ACCOUNTS_PREFIX;
 use crate::secret::{OpenError, Sealed, Vault};
-use crate::store::Revision;
 
 /// Collection of challenges in keys.
 pub const CHALLENGES: &str = "acme_challenges";
-/// Seconds that edges may take to have a challenge in force.
-const ACKNOWLEDGE_SECS_MAX: u64 = 30;
-/// Milliseconds between two looks at what edges have in force.
-const LOOK_MS: u64 = 25;
 
 /// What edges answer for a name. Stored under `/a/<account>/acme_challenges/<name>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,33 +94,9 @@ impl Proof {
     }
 }
 
-/// Waits until every connected edge has a revision in force.
-pub(super) async fn acknowledged(app: &App, revision: Revision) -> Result<(), Trouble> {
-    let deadline = Instant::now() + Duration::from_secs(ACKNOWLEDGE_SECS_MAX);
-    loop {
-        let live = app.presence.live_generation();
-        if live.is_some_and(|live| live >= revision) {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            let behind =
-                app.presence.edges().into_iter().find(|edge| edge.connected && edge.applied < revision);
-            return Err(Trouble::soon(match behind {
-                Some(edge) => {
-                    format!("edge {} did not take the challenge within {ACKNOWLEDGE_SECS_MAX} s", edge.id)
-                }
-                None => "no edge is connected that could answer the challenge".to_owned(),
-            }));
-        }
-        sleep(Duration::from_millis(LOOK_MS)).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::testing::Lab;
-    use ebbgate_model::{EdgeId, Ksuid};
     use x509_parser::prelude::{FromDer, X509Certificate};
 
     #[test]
@@ -154,20 +122,5 @@ mod tests {
             parsed.extensions().iter().find(|e| e.oid.to_id_string() == "1.3.6.1.5.5.7.1.31").unwrap();
         assert!(extension.critical);
         assert_eq!(extension.value, [&[4, 32], digest(&SHA256, b"t.k").as_ref()].concat());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn every_connected_edge_must_have_it() {
-        let lab = Lab::new().await;
-        let error = acknowledged(&lab.app, 7).await.unwrap_err();
-        assert!(error.message.contains("no edge is connected"), "{error}");
-        let edge = |n| EdgeId::new(Ksuid::new(1, [n; 16]));
-        let (first, _commands) = lab.app.presence.join(edge(1), "1".into(), 0);
-        let (second, _commands) = lab.app.presence.join(edge(2), "1".into(), 9);
-        let error = acknowledged(&lab.app, 7).await.unwrap_err();
-        assert!(error.message.contains(&edge(1).to_string()), "{error}");
-        first.applied(7);
-        acknowledged(&lab.app, 7).await.unwrap();
-        drop(second);
     }
 }

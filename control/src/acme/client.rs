@@ -20,14 +20,13 @@ use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
-use super::check::CHAIN_BYTES_MAX;
 use super::settings::AcmeError;
 use crate::authority::certificates;
 
 /// Seconds for one request and its answer.
 const REQUEST_SECS_MAX: u64 = 20;
-/// Bytes of an answer; a chain is the largest.
-const ANSWER_BYTES_MAX: usize = 2 * CHAIN_BYTES_MAX;
+/// Bytes of an answer: twice a chain's, which is the largest.
+const ANSWER_BYTES_MAX: usize = 128 * 1024;
 
 /// What the last answer said beyond its body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! TXT records for DNS-01: which name, and who writes it. A name and its wildcard share one: only our own value is removed.
 
+mod change;
 mod hook;
 mod update;
 
@@ -8,31 +9,16 @@ use std::time::Duration;
 use ebbgate_model::Host;
 use tokio::time::sleep;
 
+use self::change::Change;
 use super::name::Placed;
 use super::settings::{AcmeSettings, DnsSettings};
 use super::trouble::Trouble;
 use crate::secret::Vault;
 
-/// What is done with a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
-    Add,
-    Remove,
-}
-
 /// The record that proves a name. Outside of the zone that is updated, the name is expected to be a CNAME to one in it.
 pub(super) fn record(dns: &DnsSettings, host: &Host, value: String) -> Placed {
-    let name = target(dns, host).unwrap_or_else(|| challenge_name(host));
+    let name = dns.target(host).unwrap_or_else(|| challenge_name(host));
     Placed { name, value }
-}
-
-/// Where the challenge's name must point to by CNAME; None: the record is written at the name itself.
-pub(super) fn target(dns: &DnsSettings, host: &Host) -> Option<String> {
-    let DnsSettings::Update { zone, .. } = dns else { return None };
-    let bare = host.wildcard_suffix().unwrap_or(host.as_str());
-    let is_inside =
-        bare == zone.as_str() || bare.strip_suffix(zone.as_str()).is_some_and(|rest| rest.ends_with('.'));
-    (!is_inside).then(|| format!("{bare}.{zone}"))
 }
 
 fn challenge_name(host: &Host) -> String {
@@ -97,8 +83,8 @@ mod tests {
         ] {
             let host: Host = host.parse().unwrap();
             assert_eq!(record(&dns, &host, "v".into()).name, expect);
-            assert_eq!(target(&dns, &host).as_deref(), delegated);
-            assert_eq!(target(&hook, &host), None);
+            assert_eq!(dns.target(&host).as_deref(), delegated);
+            assert_eq!(hook.target(&host), None);
             assert!(record(&hook, &host, "v".into()).name.starts_with("_acme-challenge."));
         }
     }

@@ -12,7 +12,8 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_RSA_SHA256, RsaK
 use tokio::time::{Instant, sleep};
 
 use super::account::account;
-use super::challenge::{Challenge, Proof, acknowledged};
+use super::acknowledged::acknowledged;
+use super::challenge::{Challenge, Proof};
 use super::check::{Life, check};
 use super::client::Http;
 use super::dns;

@@ -1,23 +1,16 @@
-//! `Registry`: what every replica knows of managed names, for the API, `/readyz` and metrics. Follows the store.
+//! `Registry`: what every replica knows of managed names, for the API, `/readyz` and metrics. Does not know the store.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ebbgate_model::Host;
-use futures_util::StreamExt;
 use tokio::sync::Notify;
-use tokio::time::sleep;
 
-use super::name::{ACME_PREFIX, Failure, Managed, Owner};
+use super::name::{Failure, Managed, Owner};
 use super::settings::AcmeSettings;
-use crate::App;
 use crate::clock::UnixSecs;
 use crate::record::parse;
-use crate::store::{Change, Item, Range, StoreError};
-
-/// Seconds until the store is asked again after it failed.
-const RETRY_SECS: u64 = 1;
+use crate::store::Item;
 
 /// Managed names, and who issues their certificates.
 #[derive(Debug, Default)]
@@ -95,7 +88,13 @@ impl Registry {
         self.changed.notified().await;
     }
 
-    fn set(&self, key: &str, item: Option<&Item>) {
+    /// Forgets all names.
+    pub(super) fn clear(&self) {
+        self.locked().clear();
+    }
+
+    /// A name was stored or removed.
+    pub(super) fn set(&self, key: &str, item: Option<&Item>) {
         let Some(owner) = Owner::of_key(key) else { return };
         let name = item.and_then(|item| match parse::<Managed>(item) {
             Ok(name) => Some(name),
@@ -126,35 +125,6 @@ fn status(name: &Managed) -> NameStatus {
         not_after: issued.map(|issued| issued.not_after),
         job: (!is_at_rest).then(job),
     }
-}
-
-/// Follows the store for ever.
-pub async fn watch_names(app: App) {
-    loop {
-        match follow(&app).await {
-            Ok(()) | Err(StoreError::Compacted { .. }) => {}
-            Err(error) => tracing::warn!(%error, "what is known of certificate orders may be old"),
-        }
-        sleep(Duration::from_secs(RETRY_SECS)).await;
-    }
-}
-
-async fn follow(app: &App) -> Result<(), StoreError> {
-    let page = app.store.range(Range::all(ACME_PREFIX)).await?;
-    app.acme.locked().clear();
-    for item in &page.items {
-        app.acme.set(&item.key, Some(item));
-    }
-    let mut changes = app.store.watch(ACME_PREFIX.into(), page.revision);
-    while let Some(batch) = changes.next().await {
-        for change in batch?.changes {
-            match change {
-                Change::Put(item) => app.acme.set(&item.key, Some(&item)),
-                Change::Delete { key, .. } => app.acme.set(&key, None),
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

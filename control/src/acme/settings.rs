@@ -89,6 +89,17 @@ pub enum DnsSettings {
     },
 }
 
+impl DnsSettings {
+    /// Where the challenge's name must point to by CNAME; None: the record is written at the name itself.
+    pub(super) fn target(&self, host: &Host) -> Option<String> {
+        let Self::Update { zone, .. } = self else { return None };
+        let bare = host.wildcard_suffix().unwrap_or(host.as_str());
+        let is_inside =
+            bare == zone.as_str() || bare.strip_suffix(zone.as_str()).is_some_and(|rest| rest.ends_with('.'));
+        (!is_inside).then(|| format!("{bare}.{zone}"))
+    }
+}
+
 /// An account that the operator has with the authority (RFC 8555 section 7.3.4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,7 +169,7 @@ impl AcmeSettings {
 
     /// Where the name of a host's challenge must point to by CNAME; None: its record is written at the name itself.
     pub fn cname_target(&self, host: &Host) -> Option<String> {
-        super::dns::target(self.dns.as_ref()?, host)
+        self.dns.as_ref()?.target(host)
     }
 
     /// The external account's key, opened.

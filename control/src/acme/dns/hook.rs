@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::Change;
+use super::change::Change;
 use crate::acme::name::Placed;
 use crate::acme::trouble::short;
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Change;
+use super::change::Change;
 use crate::acme::name::Placed;
 use crate::acme::settings::TsigAlgorithm;
 

@@ -1,3 +1,5 @@
+//! What is done for a name and with an order, case by case. Knows no authority and no store.
+
 use super::*;
 use crate::acme::Failure;
 use crate::acme::name::Order;
