@@ -43,6 +43,7 @@ mod pem;
 mod policy_secrets;
 mod principal;
 mod query;
+mod quota;
 mod reference;
 mod refusal;
 mod region;

@@ -3,6 +3,7 @@
 mod dir;
 mod events;
 mod people;
+mod ports;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use ebbgate_telemetry::LogFormat;
 pub use self::dir::Dir;
 pub use self::events::{AuditCommand, EventFlags};
 pub use self::people::{Oidc, Session, User};
+pub use self::ports::{PortRange, PortRangeError};
 use crate::acme::AcmeChanges;
 use crate::auth::REQUESTS_MAX;
 use crate::authority::Purpose;
@@ -500,48 +502,6 @@ pub struct Serve {
     pub events: EventFlags,
 }
 
-/// Ports from first to last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortRange {
-    first: u16,
-    last: u16,
-}
-
-/// A text that is no range of ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("write two ports from 1 to 65535 with the lower first, at least 4 in all, such as 20000-20399")]
-pub struct PortRangeError;
-
-/// Fewest ports of a range: a quarter of them must be at least one.
-const PORTS_MIN: u16 = 4;
-
-impl FromStr for PortRange {
-    type Err = PortRangeError;
-
-    fn from_str(text: &str) -> Result<Self, PortRangeError> {
-        let (first, last) = text.split_once('-').ok_or(PortRangeError)?;
-        let port = |text: &str| text.parse().ok().filter(|port| *port != 0).ok_or(PortRangeError);
-        let (first, last): (u16, u16) = (port(first)?, port(last)?);
-        let enough = last.checked_sub(first).is_some_and(|more| more >= PORTS_MIN - 1);
-        if enough { Ok(Self { first, last }) } else { Err(PortRangeError) }
-    }
-}
-
-impl PortRange {
-    /// Makes these the ports of an installation: the first three quarters for reserved addresses, the rest for random ones.
-    pub fn apply(self, installation: &mut Installation) {
-        (installation.tcp_port_first, installation.tcp_port_last) = (self.first, self.last_reserved());
-        (installation.random_port_first, installation.random_port_last) =
-            (self.last_reserved() + 1, self.last);
-    }
-
-    /// Last port of the first three quarters.
-    fn last_reserved(self) -> u16 {
-        let random = ((self.last - self.first) / 4).max(1);
-        self.last - random
-    }
-}
-
 impl Init {
     /// What is to be recorded.
     pub fn installation(&self) -> Installation {
@@ -567,18 +527,5 @@ mod tests {
     #[test]
     fn flags_are_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_quarter_of_the_ports_is_for_random_addresses() {
-        let check = |text: &str, expect: Option<u16>| {
-            assert_eq!(text.parse().ok().map(PortRange::last_reserved), expect, "{text}");
-        };
-        check("20000-20399", Some(20_300));
-        check("1-4", Some(3));
-        check("65000-65535", Some(65_402));
-        for bad in ["1-3", "0-9", "9-1", "a-b", "20000", "1-65536", ""] {
-            check(bad, None);
-        }
     }
 }

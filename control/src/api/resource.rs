@@ -30,12 +30,12 @@ use super::operation::{self, Operation};
 use super::owner;
 use super::page::{LIMIT_MAX, PAGE_PARAMETERS, Page};
 use super::query::Query;
+use super::quota::{check_bytes, check_owned, reserve};
 use super::refusal::Refusal;
 use super::reply::{Saved, WARNING, json, warning_value};
 use super::routes::Routes;
 use super::strict::Object;
 use crate::record::{self, Account, IssuedCertificate, Record, RecordError, Stored};
-use crate::room::{NoRoom, Reservation, Write};
 use crate::store::{Outcome, Revision, Txn};
 
 /// How often a transaction that lost a race is tried again before the caller is told to.
@@ -291,50 +291,6 @@ async fn commit(call: &Call, txn: Txn) -> Result<Option<Revision>, ApiError> {
     }
 }
 
-/// Refuses one more of a resource than an account may have. Some made at the very same moment may still pass.
-async fn check_owned<R: Resource>(call: &Call) -> Result<(), ApiError> {
-    let owned = match call.app.room.owned(call.account, R::Record::COLLECTION) {
-        Some(owned) => owned,
-        None => call.app.store.usage(record::prefix::<R::Record>(call.account)).await?,
-    };
-    if owned.keys < call.limits.objects(R::Record::COLLECTION, R::OWNED_MAX) {
-        return Ok(());
-    }
-    let message = format!(
-        "this account has {} objects in `{}`, the most one account may have; delete one first",
-        owned.keys,
-        R::PATH
-    );
-    Err(ApiError::plain(StatusCode::FORBIDDEN, message))
-}
-
-/// Refuses what would make an account larger than its limit. Gives how many bytes it has now.
-async fn check_bytes(call: &Call, more: usize) -> Result<usize, ApiError> {
-    let owned = match call.app.room.owned(call.account, "") {
-        Some(owned) => owned,
-        None => call.app.store.usage(record::account_prefix(call.account)).await?,
-    };
-    if more == 0 || owned.bytes + more <= call.limits.bytes() {
-        return Ok(owned.bytes);
-    }
-    let message = format!(
-        "this account's objects would take more than {} MiB together, the most one account may have; delete or shorten some first",
-        call.limits.bytes() >> 20
-    );
-    Err(ApiError::plain(StatusCode::FORBIDDEN, message))
-}
-
-/// Refuses what edges could not be sent.
-fn reserve<R: Resource>(
-    call: &Call,
-    own: usize,
-    (keys, bytes, sent): (usize, usize, usize),
-) -> Result<Reservation, ApiError> {
-    let refused = |error: NoRoom| ApiError::plain(StatusCode::FORBIDDEN, error.to_string());
-    let write = Write { account: call.account, collection: R::Record::COLLECTION, keys, bytes, sent };
-    call.app.room.reserve(own, write).map_err(refused)
-}
-
 fn busy() -> ApiError {
     let message = "too many changes at the same time kept this one from happening; try again";
     ApiError::unavailable(message)
@@ -350,10 +306,10 @@ async fn create<R: Resource>(
     let body: R::Create = Object::parse(&text)?.read()?;
     for _ in 0..ATTEMPTS_MAX {
         let Draft { record, txn, warnings, token } = R::create(&call, &body).await?;
-        check_owned::<R>(&call).await?;
+        check_owned::<R::Record>(&call, R::PATH, R::OWNED_MAX).await?;
         let bytes = record::encode(&record).len();
         let own = check_bytes(&call, bytes).await?;
-        let room = reserve::<R>(&call, own, (1, bytes, R::sent_bytes(&record)))?;
+        let room = reserve::<R::Record>(&call, own, (1, bytes, R::sent_bytes(&record)))?;
         let mut object = object(R::saved_view(&call, &record).await?)?;
         let txn = txn.note(record.key(), None, Some(object.clone()));
         let txn = record::create(txn, &record);
@@ -413,7 +369,7 @@ pub(super) async fn save<R: Resource>(
         let bytes = after.saturating_sub(before);
         let own = check_bytes(call, bytes).await?;
         let more = R::sent_bytes(&record).saturating_sub(R::sent_bytes(&stored.record));
-        let room = reserve::<R>(call, own, (0, bytes, more))?;
+        let room = reserve::<R::Record>(call, own, (0, bytes, more))?;
         let was = object(R::saved_view(call, &stored.record).await?)?;
         let object = object(R::saved_view(call, &record).await?)?;
         let txn = txn.note(record.key(), Some(was), Some(object.clone()));
