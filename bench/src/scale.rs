@@ -4,8 +4,10 @@
 //! installation's do; a change is one call of the API, and live when a visitor's own connection gets its answer.
 
 mod changes;
+mod endpoint;
 mod fill;
 mod report;
+mod row;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,13 +15,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use ebbgate_lab::api::Api;
 use ebbgate_lab::figures::machine;
 use ebbgate_lab::lab::{Lab, Programs};
 use ebbgate_lab::workspace;
 
-use crate::meter::{Latency, Meter};
-use changes::Cpu;
+use crate::meter::Meter;
+use row::Row;
 
 /// What is built, with its package.
 const PROGRAMS: [(&str, &str); 3] = [
@@ -50,22 +51,6 @@ pub(super) struct Args {
     /// Write the table to `bench/results/DATE-scale.md`
     #[arg(long)]
     keep: bool,
-}
-
-/// What was measured with one number of endpoints.
-pub(super) struct Row {
-    endpoints: usize,
-    control_start_ms: u128,
-    control_kb: u64,
-    /// From the start of an edge without anything to its readiness.
-    sync_ms: u128,
-    /// From the start of an edge that has everything on disk to its readiness.
-    edge_start_ms: u128,
-    edge_kb: u64,
-    live: Option<Latency>,
-    cpu: Cpu,
-    /// Nanoseconds of a look-up: median and 99th percentile.
-    lookup: (u64, u64),
 }
 
 /// Measures every size, and prints the table.
@@ -150,12 +135,4 @@ fn lookup(program: &Path, endpoints: usize) -> Result<(u64, u64)> {
     let mut numbers = said.split_whitespace().filter_map(|word| word.parse().ok());
     let both = numbers.next().zip(numbers.next());
     both.with_context(|| format!("route-lookup said {said}{}", String::from_utf8_lossy(&ran.stderr)))
-}
-
-/// One endpoint of the API.
-fn create(api: &Api, url: &str) -> Result<String> {
-    let policy = serde_json::json!({ "on_http_request": [{ "actions": [{ "type": "custom-response",
-        "config": { "status_code": 200, "body": "live" } }] }] });
-    let body = serde_json::json!({ "url": url, "traffic_policy": policy.to_string() });
-    Ok(ebbgate_lab::api::text(&api.create("/endpoints", &body)?, "id")?.to_owned())
 }

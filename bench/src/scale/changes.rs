@@ -10,7 +10,8 @@ use ebbgate_lab::http;
 use ebbgate_lab::lab::local;
 use serde_json::json;
 
-use super::create;
+use super::endpoint::create;
+use super::row::Cpu;
 use crate::meter::{Latency, Meter, Moved};
 
 /// Domain of the endpoints that visitors ask for.
@@ -19,13 +20,6 @@ const DOMAIN: &str = "scale.example.com";
 const LIVE_SECS_MAX: u64 = 30;
 /// Microseconds between two looks of a visitor.
 const LOOK_MICROS: u64 = 500;
-
-/// Processor milliseconds of one change.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cpu {
-    pub(super) control_ms: f64,
-    pub(super) edge_ms: f64,
-}
 
 /// Reserves the domain, and has one endpoint below it.
 pub(super) fn prepare(api: &Api) -> Result<()> {

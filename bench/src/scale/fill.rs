@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use ebbgate_lab::lab::Lab;
 use serde_json::Value;
 
-use super::create;
+use super::endpoint::create;
 
 /// Endpoints of one account; within what an account may have.
 const OF_ACCOUNT: usize = 900;

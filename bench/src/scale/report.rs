@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::Row;
+use super::row::Row;
 
 /// Characters of the longest bar.
 const BAR: f64 = 50.0;
@@ -77,7 +77,7 @@ fn seconds(ms: u128) -> f64 {
 mod tests {
     use super::*;
     use crate::meter::Latency;
-    use crate::scale::changes::Cpu;
+    use crate::scale::row::Cpu;
 
     #[test]
     fn a_row_a_size_and_a_bar_a_row() {

@@ -4,6 +4,7 @@
 mod frames;
 pub mod log;
 mod old;
+mod record;
 pub mod replay;
 
 use std::fs::{self, File};

@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use ebbgate_model::{Changes, Digests, ProgramDigest};
-use serde::{Deserialize, Serialize};
+use ebbgate_model::{Changes, Digests};
 
-use super::frames::frame;
+use super::record::{Record, changes_name, snapshot_name};
 use super::replay::{Found, Held};
 use crate::state::disk::{Disk, is_unwritable, private};
 use crate::state::objects::Objects;
@@ -25,39 +24,6 @@ const SNAPSHOT_BYTES_MIN: u64 = 4 << 20;
 /// A snapshot is made when there are changes of this part of the last one: a start reads little more than one snapshot,
 /// and all snapshots together are a few times the changes.
 const SNAPSHOT_PART: u64 = 4;
-
-/// One record of a file.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Record {
-    /// Objects of a snapshot.
-    Objects(Box<Changes>),
-    /// The last record of a snapshot.
-    End {
-        /// Generation of the snapshot.
-        generation: u64,
-        /// Number of the last change in it.
-        last: u64,
-        /// Digests of the buckets of its objects, in order.
-        digests: Vec<ProgramDigest>,
-    },
-    /// One change.
-    Change {
-        /// One more than that of the change before.
-        number: u64,
-        /// Generation it leads to.
-        generation: u64,
-        /// The objects.
-        changes: Box<Changes>,
-    },
-}
-
-impl Record {
-    fn framed(&self) -> io::Result<Vec<u8>> {
-        let text = serde_json::to_vec(self)?;
-        frame(&text).ok_or_else(|| io::Error::other("a change is longer than a record may be"))
-    }
-}
 
 /// What a snapshot is made of. A clone of it costs nothing that grows.
 #[derive(Debug, Clone)]
@@ -259,14 +225,6 @@ impl Drop for ProgramLog {
     fn drop(&mut self) {
         self.wait();
     }
-}
-
-pub(super) fn snapshot_name(number: u64) -> String {
-    format!("snapshot-{number:016}")
-}
-
-pub(super) fn changes_name(number: u64) -> String {
-    format!("changes-{number:016}")
 }
 
 /// Writes a snapshot, and removes what it stands for. Gives its bytes.

@@ -11,7 +11,7 @@ use std::thread;
 use ebbgate_model::{Changes, Digests};
 
 use super::frames::{Ending, Frames};
-use super::log::{Record, changes_name, snapshot_name};
+use super::record::{Record, changes_name, snapshot_name};
 
 /// Records that are read and not yet taken, for each thread that reads them.
 const AHEAD_MAX: usize = 8;

@@ -9,7 +9,7 @@ use ebbgate_model::{
 };
 use ebbgate_policy::{EndpointFacts, References, SecretName, SecretValue};
 
-use super::Tables;
+use super::data::Tables;
 use super::effects::{Effects, Name};
 use crate::state::endpoint::{Endpoint, Kind};
 

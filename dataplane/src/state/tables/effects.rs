@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ebbgate_model::{AccountId, CredentialId, Host, ObjectKey};
 
-use super::Tables;
+use super::data::Tables;
 use crate::state::endpoint::Endpoint;
 
 /// What follows from a change of the Tables.

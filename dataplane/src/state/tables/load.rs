@@ -5,8 +5,8 @@ use std::thread;
 
 use ebbgate_model::{CloudEndpointSpec, EndpointId, IpRestrictionKind, ObjectKey};
 
-use super::Tables;
 use super::apply::endpoint;
+use super::data::Tables;
 use super::effects::Effects;
 
 impl Tables {

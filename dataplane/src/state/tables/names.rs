@@ -1,34 +1,15 @@
-//! Names and their certificates: reserved domains, custom connect names, and the installation's own.
+//! Changes of names and their certificates: reserved domains, custom connect names, and the installation's own.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ebbgate_model::{
-    AccountId, CertificateId, CertificateSpec, Changes, DomainId, DomainSpec, Host, IngressId, ObjectKey,
-};
+use ebbgate_model::{CertificateId, CertificateSpec, Changes, Host, ObjectKey};
 use rustls::sign::CertifiedKey;
 
-use super::Tables;
+use super::data::Tables;
 use super::effects::{Effects, Name};
+use super::hosts::{Domain, Ingress, RandomNames};
 use crate::net::tls::{CertificateError, parse_certificate};
-use crate::persistent::Map;
-
-/// A certificate, or what is wrong with it.
-pub(super) type Parsed = Result<Arc<CertifiedKey>, Arc<CertificateError>>;
-
-/// A reserved domain under its name.
-#[derive(Debug, Clone)]
-pub(super) struct Domain {
-    id: DomainId,
-    pub(super) spec: Arc<DomainSpec>,
-}
-
-/// The names below the default domain, and the certificate they are answered with.
-#[derive(Debug, Clone)]
-pub(super) struct RandomNames {
-    wildcard: Host,
-    certificate: Arc<CertifiedKey>,
-}
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,53 +25,6 @@ enum Unusable {
     /// It is not here.
     #[error("{0} is not in the Program")]
     Dangling(CertificateId),
-}
-
-/// The names of the agent listener.
-#[derive(Debug, Clone, Default)]
-pub struct ConnectNames {
-    default: Option<Arc<CertifiedKey>>,
-    hosts: Arc<BTreeSet<Host>>,
-    ingresses: Map<Host, Ingress>,
-}
-
-#[derive(Debug, Clone)]
-struct Ingress {
-    id: IngressId,
-    account: AccountId,
-    certificate: Option<Arc<CertifiedKey>>,
-}
-
-/// A name of the agent listener: its certificate, and whose agents may use it.
-#[derive(Debug, Clone)]
-pub struct ConnectName {
-    /// Shown in the handshake.
-    pub certificate: Arc<CertifiedKey>,
-    /// Only sessions of this account; None: of any.
-    pub account: Option<AccountId>,
-}
-
-impl ConnectNames {
-    /// Whether agents connect to this name, said so by the installation or by an ingress.
-    pub fn contains(&self, name: &Host) -> bool {
-        self.hosts.contains(name) || self.ingresses.contains_key(name)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn of(hosts: &[&str]) -> Self {
-        let hosts = hosts.iter().map(|host| host.parse().expect("a test's own name")).collect();
-        Self { hosts: Arc::new(hosts), ..Self::default() }
-    }
-
-    /// The entry for a server name; none asked for is the default. None: the name is not known.
-    pub fn find(&self, name: Option<&Host>) -> Option<ConnectName> {
-        if let Some(ingress) = name.and_then(|name| self.ingresses.get(name)) {
-            let (account, certificate) = (Some(ingress.account), ingress.certificate.clone()?);
-            return Some(ConnectName { certificate, account });
-        }
-        let known = name.is_none_or(|name| self.hosts.is_empty() || self.hosts.contains(name));
-        Some(ConnectName { certificate: self.default.clone().filter(|_| known)?, account: None })
-    }
 }
 
 impl Tables {

@@ -2,7 +2,8 @@
 
 use super::*;
 use ebbgate_model::{
-    Binding, CertificateSpec, CloudEndpointSpec, DomainId, IngressId, IngressSpec, Ksuid, Rule, TrafficPolicy,
+    AccountId, Binding, CertificateId, CertificateSpec, CloudEndpointSpec, DomainId, DomainSpec, EndpointId,
+    Host, IngressId, IngressSpec, Ksuid, ObjectKey, Rule, TrafficPolicy,
 };
 
 mod histories;

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use super::*;
+use crate::state::objects::Objects;
 use ebbgate_model::{
-    Action, AddressId, AuthorityId, AuthoritySpec, IpPolicyId, IpPolicyRule, IpPolicySpec, IpRestrictionId,
-    IpRestrictionKind, IpRestrictionSpec, IpRuleAction,
+    Action, AddressId, AddressSpec, AuthorityId, AuthoritySpec, IpPolicyId, IpPolicyRule, IpPolicySpec,
+    IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, IpRuleAction,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
