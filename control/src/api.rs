@@ -20,6 +20,7 @@ mod draft;
 mod dry_run;
 mod endpoints;
 mod event_destinations;
+mod event_source_body;
 mod event_sources;
 mod event_subscriptions;
 mod event_target;

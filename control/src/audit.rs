@@ -17,6 +17,7 @@ mod error;
 mod key;
 mod link;
 mod mask;
+mod page;
 mod record;
 mod recorded;
 mod verify;

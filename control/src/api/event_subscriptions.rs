@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::call::Call;
 use super::described::{Head, TextCodes};
-use super::event_sources::{self, SourceBody};
+use super::event_source_body::{self, SourceBody};
 use super::failure::ApiError;
 use super::given::{Given, body};
 use super::reply::Ref;
@@ -25,7 +25,7 @@ const DESTINATIONS_MAX: usize = 16;
 pub(super) struct View {
     #[serde(flatten)]
     head: Head,
-    sources: Vec<event_sources::View>,
+    sources: Vec<event_source_body::View>,
     destinations: Vec<Ref>,
 }
 
@@ -60,7 +60,7 @@ impl Resource for EventSubscriptions {
             sources: record
                 .sources
                 .iter()
-                .map(|source| event_sources::view(call, record.id, source))
+                .map(|source| event_source_body::view(call, record.id, source))
                 .collect(),
             destinations: record
                 .destinations
@@ -128,7 +128,7 @@ pub(super) async fn naming(
 /// Sets what is given, and writes the key by which the router learns of it.
 async fn set(call: &Call, draft: &mut Draft<EventSubscription>, body: &Write) -> Result<(), ApiError> {
     if let Some(sources) = body.sources.get() {
-        draft.record.sources = event_sources::judge_all(sources, &mut draft.warnings)?;
+        draft.record.sources = event_source_body::judge_all(sources, &mut draft.warnings)?;
     }
     if body.destination_ids.get().is_some() {
         set_destinations(call, draft, &body.destination_ids).await?;

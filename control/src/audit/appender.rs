@@ -12,10 +12,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::chain::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Page, Tip};
+use super::chain::Tip;
 use super::error::AuditError;
 use super::key::SigningKey;
 use super::link::Link;
+use super::page::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Page};
 use super::record::{HEAD_KEY, Head, LOG_PREFIX, NEW_PREFIX, PRUNED_KEY};
 use crate::clock::{Clock, UnixSecs};
 use crate::error_chain::ErrorChain;

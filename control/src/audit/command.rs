@@ -8,12 +8,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::appender::append_head;
-use super::chain::{Page, hex};
+use super::chain::hex;
 use super::checkpoint::Checkpoint;
 use super::error::AuditError;
 use super::key::SigningKey;
+use super::page::Page;
 use super::record::{AUDIT_PREFIX, HEAD_KEY, Head, KEY_KEY, LOG_PREFIX};
-use super::verify::{self, Verified};
+use super::verify::{Verified, verify as judge};
 use crate::clock::UnixSecs;
 use crate::dir::DataDir;
 use crate::engine::Engine;
@@ -43,7 +44,7 @@ pub async fn verify(dir: &DataDir, heads: &[PathBuf]) -> Result<Verified, AuditE
     let log = Log::open(dir).await?;
     let remembered = heads.iter().zip(&texts).map(|(path, text)| remembered(path, text, &log.key));
     let remembered = remembered.collect::<Result<Vec<_>, _>>()?;
-    let judged = verify::verify(&log.items, log.key.verifier(), &remembered.concat());
+    let judged = judge(&log.items, log.key.verifier(), &remembered.concat());
     judged.map_err(|(verified, defects)| AuditError::Defects { verified, defects })
 }
 
@@ -87,7 +88,7 @@ pub async fn export(
     out: &mut dyn Write,
 ) -> Result<Exported, AuditError> {
     let log = Log::open(dir).await?;
-    let judged = verify::verify(&log.items, log.key.verifier(), &[]);
+    let judged = judge(&log.items, log.key.verifier(), &[]);
     judged.map_err(|(verified, defects)| AuditError::Defects { verified, defects })?;
     let since = wanted.since.as_deref().map(parse_time).transpose()?;
     let mut entries = 0;

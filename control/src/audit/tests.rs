@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::appender::append_head;
-use super::chain::{Page, Tip};
+use super::chain::Tip;
+use super::page::Page;
 use super::record::{HEAD_KEY, LOG_PREFIX, NEW_PREFIX, PRUNED_KEY};
 use super::*;
 use crate::acme::AcmeChanges;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::chain::{Hash, Page, Tip, hex};
+use super::chain::{Hash, Tip, hex};
 use super::checkpoint::{Checkpoint, Verifier};
+use super::page::Page;
 use super::record::{HEAD_KEY, Head, LOG_PREFIX, NEW_PREFIX, PRUNED_KEY};
 use crate::record::parse;
 use crate::store::Item;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Sink, SinkError};
+use super::contract::{Sink, SinkError};
 use crate::clock::UnixSecs;
 
 /// Bytes looked through for the last line's end.

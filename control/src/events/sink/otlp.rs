@@ -17,7 +17,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Sink, SinkError, judge};
+use super::contract::{Sink, SinkError, judge};
 use crate::clock::UnixSecs;
 use crate::events::http::Client;
 use crate::events::net::{Guard, tls_config};

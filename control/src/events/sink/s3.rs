@@ -15,7 +15,7 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, RetryConfig};
 use time::OffsetDateTime;
 
-use super::{Limits, Sink, SinkError};
+use super::contract::{Limits, Sink, SinkError};
 use crate::clock::UnixSecs;
 use crate::events::http::Client;
 use crate::events::net::{Guard, tls_config};

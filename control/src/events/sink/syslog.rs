@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::{Sink, SinkError};
+use super::contract::{Sink, SinkError};
 use crate::clock::UnixSecs;
 use crate::events::net::{Guard, NetError, tls, tls_config};
 

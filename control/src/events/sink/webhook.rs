@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{Method, Request, Uri};
 
-use super::{Sink, SinkError, judge};
+use super::contract::{Sink, SinkError, judge};
 use crate::clock::UnixSecs;
 use crate::events::http::Client;
 use crate::events::net::{Guard, tls_config};
