@@ -186,9 +186,10 @@ pub async fn change(
     let stored = stored.ok_or(SettingsError::NotInitialised)?;
     let (old, new) = (&stored.record, with(&stored.record, changes));
     let old_acme = record::read::<AcmeSettings>(store, ACME_KEY).await?.map(|stored| stored.record);
-    let acme = match changes.acme.is_empty() {
-        true => old_acme.clone(),
-        false => changes.acme.apply(old_acme.as_ref(), &vault)?,
+    let acme = if changes.acme.is_empty() {
+        old_acme.clone()
+    } else {
+        changes.acme.apply(old_acme.as_ref(), &vault)?
     };
     if new == *old && acme == old_acme {
         return Err(SettingsError::Nothing);

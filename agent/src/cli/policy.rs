@@ -60,7 +60,7 @@ pub(super) enum PolicyVerb {
         /// Case files.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// Write the results as JUnit XML.
+        /// Write the results as `JUnit` XML.
         #[arg(long, value_name = "FILE")]
         junit: Option<PathBuf>,
         /// Run only cases whose name contains this.

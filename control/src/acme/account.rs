@@ -80,23 +80,20 @@ pub(super) async fn account(
         }
     };
     let key = open(app, &registered.key)?;
-    let account = match &registered.url {
-        Some(url) => {
-            let parts =
-                builder().from_parts(url.clone(), PrivatePkcs8KeyDer::from(key), settings.directory.clone());
-            parts.await.map_err(theirs)?
-        }
-        None => {
-            let signer =
-                Key::from_pkcs8_der(PrivatePkcs8KeyDer::from(key.clone())).map_err(|error| ours(&error))?;
-            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
-            // With a key that the authority knows already, its account is answered: a repetition makes no second one.
-            let made = builder().create_from_key((signer, key), settings.directory.clone());
-            let (account, _) = made.await.map_err(theirs)?;
-            registered.url = Some(account.id().to_owned());
-            store(app, claim, &registered).await?;
-            account
-        }
+    let account = if let Some(url) = &registered.url {
+        let parts =
+            builder().from_parts(url.clone(), PrivatePkcs8KeyDer::from(key), settings.directory.clone());
+        parts.await.map_err(theirs)?
+    } else {
+        let signer =
+            Key::from_pkcs8_der(PrivatePkcs8KeyDer::from(key.clone())).map_err(|error| ours(&error))?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+        // With a key that the authority knows already, its account is answered: a repetition makes no second one.
+        let made = builder().create_from_key((signer, key), settings.directory.clone());
+        let (account, _) = made.await.map_err(theirs)?;
+        registered.url = Some(account.id().to_owned());
+        store(app, claim, &registered).await?;
+        account
     };
     if registered.email != settings.email {
         let contact = contact(&settings.email);

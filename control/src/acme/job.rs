@@ -209,9 +209,12 @@ impl Job<'_> {
         }
         self.clear().await;
         let rsa = key_type == "rsa";
-        let made = tokio::task::spawn_blocking(move || match rsa {
-            true => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048),
-            false => KeyPair::generate(),
+        let made = tokio::task::spawn_blocking(move || {
+            if rsa {
+                KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)
+            } else {
+                KeyPair::generate()
+            }
         });
         let made = made.await.map_err(|error| Trouble::soon(error.to_string()))?;
         let pair = made.map_err(|error| Trouble::soon(format!("no key could be made: {error}")))?;

@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(find(&[], 2), [("edge_refused", edge.to_string())]);
         drop(hold);
         assert!(find(&[], 3).contains(&("edge_gone", edge.to_string())));
-        lab.app.presence.expire(std::time::Instant::now() + std::time::Duration::from_secs(60));
+        lab.app.presence.expire(std::time::Instant::now() + std::time::Duration::from_mins(1));
         assert_eq!(find(&[], 4), [("edge_gone", edge.to_string())]);
         assert_eq!(find(&[], 4 + REMEMBERED_SECS), [], "taken away on purpose");
         let certificate = |not_after| Expiry { account: None, subject: "cert_1".into(), not_after };

@@ -204,11 +204,11 @@ mod tests {
             while let Ok(Some(line)) = lines.next_line().await {
                 if is_data {
                     is_data = line != ".";
-                    if !is_data {
+                    if is_data {
+                        mail += &format!("{line}\n");
+                    } else {
                         write.write_all(b"250 taken\r\n").await.unwrap();
                         mails.send(std::mem::take(&mut mail)).await.unwrap();
-                    } else {
-                        mail += &format!("{line}\n");
                     }
                     continue;
                 }

@@ -112,7 +112,7 @@ fn check_fields(kind: &str, fields: &[String], at: &str, warnings: &mut Vec<Stri
         match known.iter().find(|(name, _)| name == field) {
             Some((_, true)) => {}
             Some((_, false)) => {
-                warnings.push(format!("the field `{field}` is null: edges do not tell it yet"))
+                warnings.push(format!("the field `{field}` is null: edges do not tell it yet"));
             }
             None => {
                 let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();

@@ -154,7 +154,7 @@ impl TargetBody {
                 body.webhook = Some(WebhookTarget { url, ca_pem, secret: String::new() });
             }
             Target::Syslog { address, tls, ca_pem } => {
-                body.syslog = Some(SyslogTarget { address, tls, ca_pem })
+                body.syslog = Some(SyslogTarget { address, tls, ca_pem });
             }
             Target::Otlp { url, ca_pem } => {
                 body.otlp = Some(OtlpTarget { url, ca_pem, headers: BTreeMap::new() });

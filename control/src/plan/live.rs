@@ -130,10 +130,10 @@ impl Live {
 fn named_by(object: &Object, mut named: impl FnMut(ObjectKey)) {
     match object {
         Object::Endpoint(endpoint) => {
-            endpoint.policy.into_iter().for_each(|hash| named(ObjectKey::Policy(hash)))
+            endpoint.policy.into_iter().for_each(|hash| named(ObjectKey::Policy(hash)));
         }
         Object::Domain(domain) => {
-            domain.certificate.into_iter().for_each(|id| named(ObjectKey::Certificate(id)))
+            domain.certificate.into_iter().for_each(|id| named(ObjectKey::Certificate(id)));
         }
         Object::Ingress(ingress) => {
             ingress.certificate.into_iter().for_each(|id| named(ObjectKey::Certificate(id)));

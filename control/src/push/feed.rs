@@ -31,7 +31,7 @@ const ANSWER_SECS_MAX: u64 = 60;
 /// Seconds an edge may take to read what it is sent.
 const SEND_SECS_MAX: u64 = 60;
 /// Time between comparisons of what an edge holds with what it should.
-const COMPARE: Duration = Duration::from_secs(60);
+const COMPARE: Duration = Duration::from_mins(1);
 /// Objects that are written down on the feed's own thread; more may take long.
 const WRITTEN_HERE_MAX: usize = 16;
 /// Refused objects of one message that have a line in the log.

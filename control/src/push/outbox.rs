@@ -134,16 +134,15 @@ impl Outbox {
             Held::Ours(held) if held == state.generation => {
                 std::mem::take(&mut self.compares).then(|| self.compare(false))
             }
-            Held::Ours(held) => match state.since(held) {
-                Some(keys) => {
+            Held::Ours(held) => {
+                if let Some(keys) = state.since(held) {
                     let changes = Box::new(state.changes(keys));
                     Some(self.delta(held, changes, state))
-                }
-                None => {
+                } else {
                     self.held = Held::Else;
                     Some(self.compare(true))
                 }
-            },
+            }
         }
     }
 

@@ -312,7 +312,7 @@ async fn a_provider_that_misbehaves_is_told_in_the_log_and_costs_little() {
         |b| b.document = |document, _| document["token_endpoint"] = "http://169.254.169.254/token".into(),
         |b| {
             b.document =
-                |document, at| document["jwks_uri"] = format!("https://localhost:{}/keys", at.port()).into()
+                |document, at| document["jwks_uri"] = format!("https://localhost:{}/keys", at.port()).into();
         },
         |b| b.document = |document, _| drop(document.as_object_mut().unwrap().remove("jwks_uri")),
     ];

@@ -1,4 +1,4 @@
-//! ID tokens of OpenID Connect (Core 1.0 section 3.1.3.7), judged by the same rules as any other token: `none` and the HMAC
+//! ID tokens of `OpenID` Connect (Core 1.0 section 3.1.3.7), judged by the same rules as any other token: `none` and the HMAC
 //! family do not exist, keys are filtered, nothing in a token leads to a key. Pure: keys and time are arguments.
 
 use serde_json::Value;

@@ -153,7 +153,7 @@ fn document(node: &Node, at: &dyn Fn(Place) -> String) -> Result<Document, Vec<S
             }
         }
         Some((_, value)) => {
-            problems.extend(one(value.place, format!("`spec` must be a map, not {}", value.noun())))
+            problems.extend(one(value.place, format!("`spec` must be a map, not {}", value.noun())));
         }
     }
     if problems.is_empty() {

@@ -1,4 +1,4 @@
-//! Results of case files as JUnit XML, as build servers read it.
+//! Results of case files as `JUnit` XML, as build servers read it.
 
 use std::fmt::Write as _;
 
@@ -44,7 +44,7 @@ fn escaped(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\n' | '\t' | '\r' => out.push(character),
             control if control < ' ' || control == '\u{fffe}' || control == '\u{ffff}' => {
-                out.push('\u{fffd}')
+                out.push('\u{fffd}');
             }
             other => out.push(other),
         }

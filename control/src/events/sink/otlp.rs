@@ -35,7 +35,7 @@ impl Otlp {
         let given: BTreeMap<String, String> = serde_json::from_str(headers).unwrap_or_default();
         let mut headers = HeaderMap::new();
         for (name, value) in given {
-            let damaged = |_| SinkError::new(format_args!("the header `{name}` cannot be sent"));
+            let damaged = |()| SinkError::new(format_args!("the header `{name}` cannot be sent"));
             let value = HeaderValue::try_from(value).map_err(|_| damaged(()))?;
             headers.insert(HeaderName::try_from(&name).map_err(|_| damaged(()))?, value);
         }

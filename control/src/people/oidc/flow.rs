@@ -22,7 +22,7 @@ pub const FLOW_SECS_MAX: UnixSecs = 600;
 const RANDOM_CHARS: usize = 43;
 /// What the cookie is sealed for.
 const CONTEXT: &str = "oidc sign-in";
-/// Longest `sub` (OpenID Connect Core section 2).
+/// Longest `sub` (`OpenID` Connect Core section 2).
 const SUBJECT_BYTES_MAX: usize = 255;
 
 /// A sign-in under way.

@@ -1,4 +1,4 @@
-//! What the provider publishes: its endpoints (OpenID Connect Discovery 1.0) and its keys (RFC 7517), kept for a while and
+//! What the provider publishes: its endpoints (`OpenID` Connect Discovery 1.0) and its keys (RFC 7517), kept for a while and
 //! fetched anew when a token is signed by a key that is not there.
 
 use std::time::{Duration, Instant};

@@ -98,7 +98,7 @@ impl Edge {
         while let Some(message) = outbox.next(state) {
             match &message {
                 ToEdge::Part { objects: changes, .. } | ToEdge::Delta { changes, .. } => {
-                    objects += changes.len()
+                    objects += changes.len();
                 }
                 ToEdge::Begin { buckets, .. } => whole |= buckets.is_none(),
                 _ => {}

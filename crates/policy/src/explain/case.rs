@@ -115,7 +115,7 @@ pub struct Case {
     pub(super) response: http::response::Parts,
 }
 
-fn error(field: impl Into<String>, message: impl ToString) -> CaseError {
+fn error(field: impl Into<String>, message: impl std::fmt::Display) -> CaseError {
     CaseError { field: field.into(), message: message.to_string() }
 }
 

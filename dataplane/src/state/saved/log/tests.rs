@@ -29,7 +29,7 @@ impl Holding {
         match held {
             Held::Objects(objects) => self.objects.apply(&objects, None),
             Held::Snapshot { generation, digests } => {
-                (self.generation, self.digests) = (generation, *digests)
+                (self.generation, self.digests) = (generation, *digests);
             }
             Held::Change { generation, changes } => {
                 self.objects.apply(&changes, Some(&mut self.digests));
