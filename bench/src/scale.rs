@@ -46,8 +46,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
     /// Further flags for control, such as `--program-mib 4096`
-    #[arg(long, value_name = "FLAGS", value_delimiter = ' ', allow_hyphen_values = true)]
-    control_args: Vec<String>,
+    #[arg(long = "control-args", value_name = "FLAGS", value_delimiter = ' ', allow_hyphen_values = true)]
+    control_flags: Vec<String>,
     /// Write the table to `bench/results/DATE-scale.md`
     #[arg(long)]
     keep: bool,
@@ -85,7 +85,7 @@ fn measure(args: &Args, dir: &Path, programs: &Path, endpoints: usize) -> Result
     let begun = Instant::now();
     let say = |what: &str| eprintln!("{endpoints} endpoints: {what} after {} s", begun.elapsed().as_secs());
     let mut lab = Lab::open(dir, Programs::in_dir(programs))?;
-    lab.control_args(args.control_args.clone());
+    lab.control_args(args.control_flags.clone());
     lab.start_control()?;
     let api = lab.api()?;
     changes::prepare(&api)?;

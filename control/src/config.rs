@@ -320,6 +320,7 @@ impl AccountLimits {
 }
 
 /// `config ...`
+#[expect(clippy::large_enum_variant, reason = "one is made for each process")]
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Show what holds now

@@ -81,8 +81,8 @@ fn a_person_gets_a_key_by_the_browser_until_the_operator_says_otherwise() -> Res
     std::io::Read::read_to_string(&mut login.0.stdout.take().context("standard output")?, &mut printed)?;
     ensure!(login.0.wait()?.success(), "{printed}");
     ensure!(printed.starts_with("Logged in as ann@example.com (owner) of "), "{printed}");
-    let mode = std::fs::metadata(&file)?.permissions().mode();
-    ensure!(mode & 0o777 == 0o600, "{mode:o}");
+    let bits = std::fs::metadata(&file)?.permissions().mode();
+    ensure!(bits & 0o777 == 0o600, "{bits:o}");
     let written = std::fs::read_to_string(&file)?;
     let key =
         written.split("api_key: ").nth(1).context("a key in the file")?.trim().trim_matches(['\'', '"']);

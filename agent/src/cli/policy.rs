@@ -151,5 +151,5 @@ fn test(files: &[PathBuf], junit: Option<&Path>, filter: Option<&str>) -> Result
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("      {line}\n")).collect()
+    text.lines().fold(String::new(), |text, line| text + "      " + line + "\n")
 }

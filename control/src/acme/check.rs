@@ -131,7 +131,7 @@ mod tests {
     }
 
     impl Ca {
-        fn leaf(&self, params: CertificateParams, key: &KeyPair) -> String {
+        fn leaf(&self, params: &CertificateParams, key: &KeyPair) -> String {
             format!("{}{}", params.signed_by(key, &self.issuer).unwrap().pem(), self.pem)
         }
     }
@@ -140,7 +140,7 @@ mod tests {
     fn a_good_chain_tells_its_life() {
         let (ca, key) = (ca(), KeyPair::generate().unwrap());
         for host in ["a.example.com", "*.example.com"] {
-            let chain = ca.leaf(params(&[host], -DAY, 89 * DAY), &key);
+            let chain = ca.leaf(&params(&[host], -DAY, 89 * DAY), &key);
             let life = check(&chain, &key, &host.parse().unwrap(), NOW).unwrap();
             assert_eq!(life, Life { not_before: NOW - DAY, not_after: NOW + 89 * DAY });
         }
@@ -150,7 +150,7 @@ mod tests {
     fn whatever_is_wrong_is_named() {
         let (ca, other, key) = (ca(), ca(), KeyPair::generate().unwrap());
         let host: Host = "a.example.com".parse().unwrap();
-        let good = ca.leaf(params(&["a.example.com"], -DAY, DAY), &key);
+        let good = ca.leaf(&params(&["a.example.com"], -DAY, DAY), &key);
         let leaf = good.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap().to_owned();
         let mut authority = params(&["a.example.com"], -DAY, DAY);
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -164,20 +164,20 @@ mod tests {
             (damaged.to_owned(), BadChain::Unreadable(1)),
             (format!("{leaf}{}", other.pem), BadChain::Unsigned(1)),
             (
-                ca.leaf(params(&["b.example.com"], -DAY, DAY), &key),
+                ca.leaf(&params(&["b.example.com"], -DAY, DAY), &key),
                 BadChain::OtherNames("b.example.com".into(), host.clone()),
             ),
             (
-                ca.leaf(params(&["*.example.com"], -DAY, DAY), &key),
+                ca.leaf(&params(&["*.example.com"], -DAY, DAY), &key),
                 BadChain::OtherNames("*.example.com".into(), host.clone()),
             ),
             (
-                ca.leaf(params(&["a.example.com"], -DAY, DAY), &KeyPair::generate().unwrap()),
+                ca.leaf(&params(&["a.example.com"], -DAY, DAY), &KeyPair::generate().unwrap()),
                 BadChain::OtherKey,
             ),
-            (ca.leaf(authority, &key), BadChain::Authority),
-            (ca.leaf(params(&["a.example.com"], -2 * DAY, -DAY), &key), BadChain::Expired),
-            (ca.leaf(params(&["a.example.com"], DAY, 2 * DAY), &key), BadChain::Future),
+            (ca.leaf(&authority, &key), BadChain::Authority),
+            (ca.leaf(&params(&["a.example.com"], -2 * DAY, -DAY), &key), BadChain::Expired),
+            (ca.leaf(&params(&["a.example.com"], DAY, 2 * DAY), &key), BadChain::Future),
         ] {
             assert_eq!(check(&chain, &key, &host, NOW), Err(expect));
         }

@@ -76,7 +76,9 @@ async fn work(app: &App, settings: &AcmeSettings, claim: Claim) {
 
 fn may_begin(busy: &BTreeSet<Owner>, owner: Owner) -> bool {
     let mut of_account: BTreeMap<Option<AccountId>, usize> = BTreeMap::new();
-    busy.iter().for_each(|owner| *of_account.entry(owner.account()).or_default() += 1);
+    for owner in busy {
+        *of_account.entry(owner.account()).or_default() += 1;
+    }
     busy.len() < JOBS_MAX && of_account.get(&owner.account()).is_none_or(|jobs| *jobs < ACCOUNT_JOBS_MAX)
 }
 

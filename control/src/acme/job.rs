@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use ebbgate_model::{CertificateId, Host};
 use instant_acme::{
-    Account, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier, NewOrder, OrderStatus,
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier,
+    NewOrder, OrderStatus,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use tokio::time::{Instant, sleep};
@@ -484,7 +485,6 @@ async fn see(order: &mut instant_acme::Order) -> Result<Seen, Error> {
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let authorization = authorization?;
-        use instant_acme::AuthorizationStatus as Proved;
         let offers = authorization.challenges.iter().filter_map(|challenge| {
             Some(Offer {
                 kind: kind(&challenge.r#type)?,
@@ -495,8 +495,8 @@ async fn see(order: &mut instant_acme::Order) -> Result<Seen, Error> {
         });
         proofs.push(SeenProof {
             name: authorization.identifier().to_string(),
-            is_pending: authorization.status == Proved::Pending,
-            is_valid: authorization.status == Proved::Valid,
+            is_pending: authorization.status == AuthorizationStatus::Pending,
+            is_valid: authorization.status == AuthorizationStatus::Valid,
             offers: offers.collect(),
         });
         if proofs.len() >= AUTHORIZATIONS_MAX {

@@ -1,5 +1,6 @@
 //! Alerts as e-mail, by the operator's SMTP server. A queue of its own: a server that hangs delays nothing but mail.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -128,10 +129,11 @@ fn text(changes: &[Change]) -> String {
         let word = if matches!(change, Change::Raised(_)) { "RAISED" } else { "CLEARED" };
         let alert = change.alert();
         let since = timestamp(alert.since);
-        text += &format!("{word} {} since {since}: {}\r\n", alert.name, plain(&alert.condition.message));
+        let message = plain(&alert.condition.message);
+        let _ = write!(text, "{word} {} since {since}: {message}\r\n", alert.name);
     }
     if let Some(more) = changes.len().checked_sub(ALERTS_MAX).filter(|more| *more > 0) {
-        text += &format!("and {more} more\r\n");
+        let _ = write!(text, "and {more} more\r\n");
     }
     text
 }
@@ -205,7 +207,8 @@ mod tests {
                 if is_data {
                     is_data = line != ".";
                     if is_data {
-                        mail += &format!("{line}\n");
+                        mail.push_str(&line);
+                        mail.push('\n');
                     } else {
                         write.write_all(b"250 taken\r\n").await.unwrap();
                         mails.send(std::mem::take(&mut mail)).await.unwrap();
@@ -215,7 +218,8 @@ mod tests {
                 let answer: &[u8] = match line.split([' ', ':']).next().unwrap() {
                     "EHLO" => b"250-test\r\n250 AUTH PLAIN LOGIN\r\n",
                     "AUTH" => {
-                        mail += &format!("{line}\n");
+                        mail.push_str(&line);
+                        mail.push('\n');
                         b"235 ok\r\n"
                     }
                     "RCPT" if refusals > 0 => {

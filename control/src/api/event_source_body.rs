@@ -90,7 +90,8 @@ fn judge(given: &SourceBody, at: &str, warnings: &mut Vec<String>) -> Result<Sou
     if types::is_absent(kind) {
         warnings.push(format!("events of the type `{kind}` never happen here"));
     }
-    if !types::is_traffic(kind) && !(given.fields.is_empty() && given.filter.is_empty()) {
+    let selects = !given.fields.is_empty() || !given.filter.is_empty();
+    if selects && !types::is_traffic(kind) {
         let message = format!(
             "only `{}` and `{}` take `fields` and `filter`, `{kind}` is always delivered whole",
             types::HTTP,

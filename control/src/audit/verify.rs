@@ -185,12 +185,12 @@ impl Walk {
     fn signed(&mut self, items: &[Item], key: &'static str, signer: &Verifier) -> Option<Tip> {
         let item = items.iter().find(|item| item.key == key)?;
         let head = parse::<Head>(item).ok().and_then(|head| Some((head.tip()?, head.note)));
-        let signed = head.filter(|(tip, note)| {
+        let genuine = head.filter(|(tip, note)| {
             signer.read(note).is_ok_and(|read| matches!(read.as_slice(), [one] if one.tip == *tip))
         });
-        if signed.is_none() {
+        if genuine.is_none() {
             self.defects.push(Defect::Signature(key));
         }
-        signed.map(|(tip, _)| tip)
+        genuine.map(|(tip, _)| tip)
     }
 }

@@ -80,18 +80,18 @@ impl Router {
             self.load(account).await?;
         }
         self.remove_strays();
-        let mut changes = store.watch(index::EVENTS_PREFIX.into(), all.revision);
+        let mut watch = store.watch(index::EVENTS_PREFIX.into(), all.revision);
         loop {
             let mut batch = Vec::new();
             tokio::select! {
                 biased;
-                changed = changes.next() => {
-                    let changed = changed.ok_or(RecordError::Store(StoreError::Closed))??;
+                batch = watch.next() => {
+                    let seen = batch.ok_or(RecordError::Store(StoreError::Closed))??;
                     let key = |change: &Change| match change {
                         Change::Put(item) => index::event_account(&item.key),
                         Change::Delete { key, .. } => index::event_account(key),
                     };
-                    let accounts: BTreeSet<AccountId> = changed.changes.iter().filter_map(key).collect();
+                    let accounts: BTreeSet<AccountId> = seen.changes.iter().filter_map(key).collect();
                     for account in accounts {
                         self.load(account).await?;
                     }

@@ -238,19 +238,33 @@ fn clinics() -> Records {
     all.0.insert(INSTALLATION_KEY.to_owned(), encode(&installation()));
     all.leaf(CONNECT_CERTIFICATE_KEY, 90);
     all.leaf(DEFAULT_DOMAIN_CERTIFICATE_KEY, 91);
-    [account(1), account(2)].iter().for_each(|account| all.account(account));
-    [user(10, 1, true), user(11, 1, false)].iter().for_each(|user| all.put(user));
+    for account in &[account(1), account(2)] {
+        all.account(account);
+    }
+    for user in &[user(10, 1, true), user(11, 1, false)] {
+        all.put(user);
+    }
     for (n, owner) in [(20, None), (21, Some(10)), (22, Some(11)), (23, Some(12))] {
         all.put(&credential(n, 1, owner));
     }
-    [domain(30, 1, None), domain(31, 2, Some(70)), domain(32, 2, Some(79))].iter().for_each(|d| all.put(d));
+    for d in &[domain(30, 1, None), domain(31, 2, Some(70)), domain(32, 2, Some(79))] {
+        all.put(d);
+    }
     all.leaf_of(1, DomainId::new(ksuid(30)), 71);
     all.leaf_of(2, DomainId::new(ksuid(32)), 73);
-    [certificate(70, 2), certificate(72, 2)].iter().for_each(|certificate| all.put(certificate));
+    for certificate in &[certificate(70, 2), certificate(72, 2)] {
+        all.put(certificate);
+    }
     all.put(&ingress);
-    [endpoint(50, 1, true), endpoint(51, 1, false)].iter().for_each(|endpoint| all.put(endpoint));
-    [policy(60, 1), policy(61, 2)].iter().for_each(|policy| all.put(policy));
-    [rule(62, 60, 1), rule(63, 61, 1), rule(64, 60, 1)].iter().for_each(|rule| all.put(rule));
+    for endpoint in &[endpoint(50, 1, true), endpoint(51, 1, false)] {
+        all.put(endpoint);
+    }
+    for policy in &[policy(60, 1), policy(61, 2)] {
+        all.put(policy);
+    }
+    for rule in &[rule(62, 60, 1), rule(63, 61, 1), rule(64, 60, 1)] {
+        all.put(rule);
+    }
     all.put(&restriction(65, 1, IpRestrictionKind::Endpoints, &[60]));
     all.put(&restriction(66, 2, IpRestrictionKind::Agent, &[69, 61]));
     all
@@ -547,8 +561,8 @@ fn follow(steps: &[Step], bytes_max: usize) -> Result<(), TestCaseError> {
         let (mut anew, mut live_anew) = (Planner::new(bytes_max), Live::default());
         anew.read(&records.items(), &vault());
         anew.plan(&mut live_anew);
-        let (followed, planned) = (live.program(1), live_anew.program(1));
-        prop_assert_eq!(&followed, &planned, "after {:?}", step);
+        let (followed, planned_anew) = (live.program(1), live_anew.program(1));
+        prop_assert_eq!(&followed, &planned_anew, "after {:?}", step);
         prop_assert_eq!(live.digests(), &followed.digests());
         prop_assert_eq!(planner.left_out(), anew.left_out());
         prop_assert_eq!((live.bytes(), planner.snapshot.bytes), (live_anew.bytes(), anew.snapshot.bytes));

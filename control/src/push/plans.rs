@@ -128,7 +128,9 @@ impl Follower {
     }
 
     fn take(&self, planner: &mut Planner, batches: &[Batch]) {
-        batches.iter().for_each(|batch| planner.follow(batch, &self.vault));
+        for batch in batches {
+            planner.follow(batch, &self.vault);
+        }
     }
 
     /// Plans everything aside: feeds go on meanwhile with what they have.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use ebbgate_model::{AccountId, CertificateId, EndpointId, IpRestrictionId, ObjectKey, OwnerId};
+use ebbgate_model::{
+    AccountId, CertificateId, DomainId, EndpointId, IngressId, IpRestrictionId, ObjectKey, OwnerId,
+};
 
 use super::{Issued, Snapshot};
 use crate::acme::CHALLENGES;
@@ -22,7 +24,9 @@ impl Snapshot {
         if key.starts_with(SYSTEM_PREFIX) {
             touched.insert(ObjectKey::Settings);
             let both = [&self.connect_certificate, &self.default_domain_certificate];
-            both.into_iter().for_each(|leaf| touch_leaf(leaf.as_ref(), touched));
+            for leaf in both {
+                touch_leaf(leaf.as_ref(), touched);
+            }
         } else if let Some((_, _, id)) = index::endpoint_at(key) {
             touched.insert(ObjectKey::Endpoint(id));
         } else if let Some(path) = key.strip_prefix(ACCOUNTS_PREFIX) {
@@ -43,10 +47,10 @@ impl Snapshot {
                 touched.extend(self.secrets.of_account(account).map(ObjectKey::Secret));
             }
             "issued" => {
-                if let Ok(id) = id.parse() {
+                if let Ok(id) = id.parse::<DomainId>() {
                     touched.insert(ObjectKey::Domain(id));
                     touch_leaf(self.domain_leaves.get(&id), touched);
-                } else if let Ok(id) = id.parse() {
+                } else if let Ok(id) = id.parse::<IngressId>() {
                     touched.insert(ObjectKey::Ingress(id));
                     touch_leaf(self.ingress_leaves.get(&id), touched);
                 }

@@ -33,6 +33,7 @@ fn unknown_id(path: &str) -> String {
         "ip_policies" => "ipp",
         "ip_policy_rules" => "ipr",
         "ip_restrictions" => "ipx",
+        "kubernetes_operators" => "k8sop",
         "reserved_addrs" => "ra",
         "reserved_domains" => "rd",
         "service_users" => "service",
@@ -41,6 +42,8 @@ fn unknown_id(path: &str) -> String {
         "tunnels" => "tn",
         "user_sessions" => "us",
         "users" => "usr",
+        "vault_secrets" => "secret",
+        "vaults" => "vault",
         _ => "x",
     };
     format!("{prefix}_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8")

@@ -222,11 +222,14 @@ async fn a_verified_address_opens_a_session_and_stays_one_persons() {
     assert!(page.text.contains("somebody else's"), "{}", page.text);
 }
 
+/// Changes header and claims of an ID token.
+type Lie = fn(&mut Value, &mut Value);
+
 #[tokio::test]
 async fn tokens_that_prove_nothing_open_nothing() {
     let (lab, provider) = lab().await;
     lab.person(lab.one.account, "ann@example.com", Role::Owner).await;
-    let lies: [(&str, fn(&mut Value, &mut Value)); 13] = [
+    let lies: [(&str, Lie); 13] = [
         ("nonce of another", |_, claims| claims["nonce"] = "x".into()),
         ("no nonce", |_, claims| drop(claims.as_object_mut().unwrap().remove("nonce"))),
         ("audience", |_, claims| claims["aud"] = "other".into()),
@@ -306,8 +309,7 @@ async fn a_provider_that_misbehaves_is_told_in_the_log_and_costs_little() {
     let redirect = || (StatusCode::FOUND, [("location", "http://169.254.169.254/latest")]).into_response();
     let failing = || StatusCode::INTERNAL_SERVER_ERROR.into_response();
     let many = || Json(json!({ "keys": vec![json!({"kty": "EC"}); 101] })).into_response();
-    type Change = fn(&mut Behaviour);
-    let changes: [Change; 4] = [
+    let changes: [fn(&mut Behaviour); 4] = [
         |b| b.document = |document, _| document["issuer"] = "https://evil.example".into(),
         |b| b.document = |document, _| document["token_endpoint"] = "http://169.254.169.254/token".into(),
         |b| {

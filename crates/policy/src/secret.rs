@@ -115,7 +115,7 @@ mod tests {
     }
 
     /// One rule of the request phase.
-    fn rule(actions: Value) -> Value {
+    fn rule(actions: &Value) -> Value {
         json!({"on_http_request": [{"actions": actions}]})
     }
 
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_value_is_there_at_run_time() {
         let body = json!({"body": "${secrets.get('v', 'n').upperAscii()}"});
-        let (verdict, _) = run(rule(json!([{"type": "custom-response", "config": body}])), "hunter2");
+        let (verdict, _) = run(rule(&json!([{"type": "custom-response", "config": body}])), "hunter2");
         assert!(matches!(&verdict, Verdict::Respond(reply) if reply.body == "HUNTER2"), "{verdict:?}");
         let condition = json!({"on_http_request": [
             {"expressions": ["secrets.get('v', 'n') == 'hunter2'"], "actions": [{"type": "deny"}]},
@@ -144,8 +144,8 @@ mod tests {
     #[test]
     fn a_secret_that_is_not_there_closes_what_names_it() {
         for policy in [
-            rule(json!([{"type": "custom-response", "config": {"body": "${secrets.get('v', 'm')}"}}])),
-            rule(json!([{"type": "set-vars", "config": {"vars": [{"a": "${secrets.get('w', 'n')}"}]}}])),
+            rule(&json!([{"type": "custom-response", "config": {"body": "${secrets.get('v', 'm')}"}}])),
+            rule(&json!([{"type": "set-vars", "config": {"vars": [{"a": "${secrets.get('w', 'n')}"}]}}])),
             json!({"on_http_request": [
                 {"expressions": ["secrets.get('v', 'm') == ''"], "actions": [{"type": "deny"}]},
             ]}),
@@ -160,16 +160,16 @@ mod tests {
         let log = |value: &str| json!({"type": "log", "config": {"metadata": {"k": value}}});
         let vars = |value: &str| json!({"type": "set-vars", "config": {"vars": [{"a": value}]}});
         let secret = "${secrets.get('v', 'n')}";
-        assert_eq!(codes(&rule(json!([log(secret)]))), [2204]);
-        assert_eq!(codes(&rule(json!([log("${base64.encode(bytes(secrets.get('v', 'n')))}")]))), [2204]);
-        assert_eq!(codes(&rule(json!([vars(secret), log("${vars.a}")]))), [2204]);
-        assert_eq!(codes(&rule(json!([vars(secret), log("${vars}")]))), [2204]);
+        assert_eq!(codes(&rule(&json!([log(secret)]))), [2204]);
+        assert_eq!(codes(&rule(&json!([log("${base64.encode(bytes(secrets.get('v', 'n')))}")]))), [2204]);
+        assert_eq!(codes(&rule(&json!([vars(secret), log("${vars.a}")]))), [2204]);
+        assert_eq!(codes(&rule(&json!([vars(secret), log("${vars}")]))), [2204]);
         let through = json!({"type": "set-vars", "config": {"vars": [{"b": "${vars.a + 'x'}"}]}});
-        assert_eq!(codes(&rule(json!([vars(secret), through, log("${vars.b}")]))), [2204]);
+        assert_eq!(codes(&rule(&json!([vars(secret), through, log("${vars.b}")]))), [2204]);
         let added = json!({"type": "add-headers", "config": {"headers": {"x-key": secret}}});
-        assert_eq!(codes(&rule(json!([added, log("${actions.ngrok.add_headers}")]))), [2204]);
-        assert_eq!(codes(&rule(json!([vars("x"), log("${vars.a}"), added, log("${req.method}")]))), [0; 0]);
-        let (_, cx) = run(rule(json!([added, log("${req.headers}")])), "hunter2");
+        assert_eq!(codes(&rule(&json!([added, log("${actions.ngrok.add_headers}")]))), [2204]);
+        assert_eq!(codes(&rule(&json!([vars("x"), log("${vars.a}"), added, log("${req.method}")]))), [0; 0]);
+        let (_, cx) = run(rule(&json!([added, log("${req.headers}")])), "hunter2");
         let logged = json!(cx.logs).to_string();
         assert!(
             logged.contains("x-key") && logged.contains(REDACTED) && !logged.contains("hunter2"),
@@ -183,13 +183,13 @@ mod tests {
             json!({"body": "${{'a': 1}[secrets.get('v', 'n')]}"}),
             json!({"body": "${int(secrets.get('v', 'n'))}"}),
         ] {
-            let (verdict, _) = run(rule(json!([{"type": "custom-response", "config": config}])), "hunter2");
+            let (verdict, _) = run(rule(&json!([{"type": "custom-response", "config": config}])), "hunter2");
             let told = format!("{verdict:?}");
             assert!(matches!(verdict, Verdict::Failed { .. }) && !told.contains("hunter2"), "{told}");
         }
         let vars = json!({"type": "set-vars", "config": {"vars": [{"a": "${secrets.get('v', 'n')}"}]}});
         let body = json!({"type": "custom-response", "config": {"body": "${{'a': 1}[vars.a]}"}});
-        let told = format!("{:?}", run(rule(json!([vars, body])), "hunter2").0);
+        let told = format!("{:?}", run(rule(&json!([vars, body])), "hunter2").0);
         assert!(told.contains("no key") && told.contains(REDACTED) && !told.contains("hunter2"), "{told}");
     }
 }

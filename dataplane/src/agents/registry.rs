@@ -109,6 +109,7 @@ pub struct Sessions {
     pub(super) allowances: Allowances,
 }
 
+#[expect(clippy::struct_field_names, reason = "each map is named by its key")]
 #[derive(Default)]
 struct Table {
     by_id: BTreeMap<TunnelSessionId, Arc<AgentSession>>,

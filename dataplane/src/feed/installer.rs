@@ -68,7 +68,7 @@ impl Installer {
             let generation = tables.generation;
             installer.digests = digests;
             let effects = Effects::of_all(&tables);
-            install(&installer.agents, Arc::new(tables), &effects);
+            install(&installer.agents, &Arc::new(tables), &effects);
             saved.remove_old_program();
             tracing::info!(generation, "serving what control told last until it is heard");
         } else if !found.is_damaged {
@@ -99,7 +99,7 @@ impl Installer {
         let before = self.agents.edge().tables.load_full();
         let (tables, effects) = before.with(changes, generation, Some(&mut self.digests));
         let tables = Arc::new(tables);
-        install(&self.agents, Arc::clone(&tables), &effects);
+        install(&self.agents, &tables, &effects);
         self.keep(changes, &tables);
         tracing::debug!(generation, objects = changes.len(), "changes in force");
         Installed { generation, digest: self.digests.root(), refused: effects.refused }
@@ -169,11 +169,11 @@ fn snapshot(tables: &Tables, digests: &Digests) -> Snapshot {
 
 /// Puts Tables in force: state, then sessions and endpoints of agents that may no longer be, and then what is new: nobody shares
 /// a URL with the account that had it before. At last xdp hears of it.
-fn install(agents: &Agents, new: Arc<Tables>, effects: &Effects) {
+fn install(agents: &Agents, new: &Arc<Tables>, effects: &Effects) {
     let edge = agents.edge();
-    let old = edge.tables.swap(Arc::clone(&new));
-    edge.sync_ports(&new, &effects.ports);
-    agents.recheck(effects, &old, &new);
+    let old = edge.tables.swap(Arc::clone(new));
+    edge.sync_ports(new, &effects.ports);
+    agents.recheck(effects, &old, new);
     for gone in &effects.removed {
         edge.routes.remove(gone);
     }

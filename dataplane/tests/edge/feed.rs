@@ -119,7 +119,7 @@ fn kept(dir: &Path, lab: &Lab) -> Program {
     let copy = tempfile::tempdir().unwrap();
     let copied = std::process::Command::new("cp").arg("-r").arg(dir.join("edge")).arg(copy.path()).status();
     assert!(copied.unwrap().success());
-    let (edge, _events) = lab.another_edge();
+    let (edge, _events) = Lab::another_edge();
     let agents = ebbgate_edge::agents::Agents::new(Arc::new(edge));
     let _installer = Installer::restore(agents.clone(), &Saved::open(&copy.path().join("edge")).unwrap());
     let tables = agents.edge().tables.load_full();

@@ -196,7 +196,7 @@ impl Lab {
     }
 
     /// An edge without anything.
-    pub(crate) fn another_edge(&self) -> (Edge, mpsc::Receiver<FromEdge>) {
+    pub(crate) fn another_edge() -> (Edge, mpsc::Receiver<FromEdge>) {
         new_edge(60)
     }
 

@@ -75,8 +75,8 @@ fn message(zone: &Host, change: Change, placed: &Placed) -> Result<Message, Stri
 async fn ask(server: SocketAddr, mut message: Message, signer: &TSigner) -> Result<ResponseCode, String> {
     let now =
         SystemTime::now().duration_since(UNIX_EPOCH).map_err(|_| "the clock is before 1970".to_owned())?;
-    let signed = message.finalize(signer, now.as_secs()).map_err(|error| format!("signing: {error}"))?;
-    let mut verifier = signed.ok_or("the update was not signed")?;
+    let verifier = message.finalize(signer, now.as_secs()).map_err(|error| format!("signing: {error}"))?;
+    let mut verifier = verifier.ok_or("the update was not signed")?;
     let bytes = message.to_vec().map_err(|error| error.to_string())?;
     let length = u16::try_from(bytes.len()).map_err(|_| "the update is too long")?;
     let failed = |error: std::io::Error| format!("the name server {server} cannot be reached: {error}");

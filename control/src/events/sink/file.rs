@@ -140,7 +140,8 @@ mod tests {
         assert_eq!(names, ["events.000002.jsonl", "events.000003.jsonl", "events.jsonl"]);
         let text: String =
             names.iter().map(|name| fs::read_to_string(dir.path().join("a").join(name)).unwrap()).collect();
-        let expect: String = (3..11).map(|n| format!("{{\"n\":{n:03}}}\n")).collect();
+        let line = |n| format!("{{\"n\":{n:03}}}\n");
+        let expect = (3..11).map(line).collect::<Vec<_>>().concat();
         assert_eq!(text, expect);
     }
 }

@@ -35,20 +35,20 @@ impl Otlp {
         let given: BTreeMap<String, String> = serde_json::from_str(headers).unwrap_or_default();
         let mut headers = HeaderMap::new();
         for (name, value) in given {
-            let damaged = |()| SinkError::new(format_args!("the header `{name}` cannot be sent"));
-            let value = HeaderValue::try_from(value).map_err(|_| damaged(()))?;
-            headers.insert(HeaderName::try_from(&name).map_err(|_| damaged(()))?, value);
+            let damaged = || SinkError::new(format_args!("the header `{name}` cannot be sent"));
+            let value = HeaderValue::try_from(value).map_err(|_| damaged())?;
+            headers.insert(HeaderName::try_from(&name).map_err(|_| damaged())?, value);
         }
         Ok(Self { url, headers, client: Client::new(guard, tls_config(ca_pem)?) })
     }
 }
 
-fn text(value: impl Into<String>) -> Option<AnyValue> {
-    Some(AnyValue { value: Some(Kind::StringValue(value.into())) })
+fn text(value: impl Into<String>) -> AnyValue {
+    AnyValue { value: Some(Kind::StringValue(value.into())) }
 }
 
 fn attribute(key: &str, value: &str) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: text(value), ..KeyValue::default() }
+    KeyValue { key: key.to_owned(), value: Some(text(value)), ..KeyValue::default() }
 }
 
 /// An event as a log record: its JSON as body, its type, id and account as attributes.
@@ -65,7 +65,7 @@ fn record(event: &[u8], now: UnixSecs) -> LogRecord {
         observed_time_unix_nano: nanos(observed),
         severity_number: SeverityNumber::Info.into(),
         severity_text: "INFO".into(),
-        body: text(String::from_utf8_lossy(event)),
+        body: Some(text(String::from_utf8_lossy(event))),
         attributes: attributes.collect(),
         event_name: field("event_type").unwrap_or_default().to_owned(),
         ..LogRecord::default()

@@ -39,8 +39,11 @@ fn is_intact(file: &[u8]) -> bool {
         return true;
     };
     let found = digest(&SHA256, &[open, b"}"].concat());
-    let found: String = found.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    found.as_bytes() == told
+    hex(found.as_ref()).as_bytes() == told
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]
@@ -57,8 +60,7 @@ mod tests {
     );
 
     fn sealed() -> String {
-        let sum: String =
-            digest(&SHA256, OLD.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sum = hex(digest(&SHA256, OLD.as_bytes()).as_ref());
         format!("{}{SEAL}{sum}\"}}", OLD.strip_suffix('}').unwrap())
     }
 

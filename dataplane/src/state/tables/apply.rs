@@ -163,7 +163,9 @@ impl Tables {
         if !changes.ip_restrictions.put.is_empty() || !changes.ip_restrictions.remove.is_empty() {
             for account in effects.accounts.clone() {
                 let endpoints: Vec<EndpointId> = self.owned.get(&account).copied().collect();
-                endpoints.into_iter().for_each(|id| self.list(id, effects));
+                for id in endpoints {
+                    self.list(id, effects);
+                }
             }
         }
     }
@@ -176,7 +178,9 @@ impl Tables {
             let concerned: Vec<EndpointId> = concerned.into_iter().filter(is_about).collect();
             let hashes: BTreeSet<_> =
                 concerned.iter().filter_map(|id| self.objects.endpoints.get(id)?.policy).collect();
-            hashes.into_iter().for_each(|hash| self.policies.forget(hash, *account));
+            for hash in hashes {
+                self.policies.forget(hash, *account);
+            }
             for id in concerned {
                 self.serve(id, false, effects);
             }
@@ -192,7 +196,9 @@ impl Tables {
         let compiled = spec.policy.map(|hash| self.policies.engine(hash, spec.account, &references));
         let before = self.cloud.get(&id).cloned();
         if before.as_ref().is_none_or(|before| before.account != spec.account) {
-            before.iter().for_each(|before| self.owned.remove(&before.account, &id));
+            for before in &before {
+                self.owned.remove(&before.account, &id);
+            }
             self.owned.insert(&spec.account, id);
         }
         let engine = match compiled.transpose() {
@@ -235,12 +241,12 @@ impl Tables {
         let restricts = || self.policy(id).is_some_and(|policy| policy.restricts_ips);
         let in_use = self.cloud.get(&id).filter(|_| !self.unserved.contains_key(&ObjectKey::Endpoint(id)));
         let has_list = in_use.is_some_and(|endpoint| restricts() || is_restricted(endpoint));
-        let had_list = if has_list {
+        let was_listed = if has_list {
             self.listed.endpoints.insert(id, ()).is_some()
         } else {
             self.listed.endpoints.remove(&id).is_some()
         };
-        if has_list || had_list {
+        if has_list || was_listed {
             self.listed.version += 1;
             effects.kernel = true;
         }

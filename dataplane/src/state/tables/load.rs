@@ -38,6 +38,8 @@ impl Tables {
         let with_list = endpoints.iter().filter(|(_, spec)| may_have_list(spec)).map(|(id, _)| *id);
         let with_list: Vec<EndpointId> = with_list.collect();
         self.objects.endpoints.extend(endpoints);
-        with_list.into_iter().for_each(|id| self.list(id, &mut effects));
+        for id in with_list {
+            self.list(id, &mut effects);
+        }
     }
 }
