@@ -50,8 +50,14 @@ pub(super) fn next(name: &Managed, key_type: &str, now: UnixSecs) -> Next {
 pub(super) fn renews_at(not_before: UnixSecs, not_after: UnixSecs, jitter: u32) -> UnixSecs {
     let life = not_after.saturating_sub(not_before).max(0);
     let latest = if life < SHORT_LIFE_SECS { life / 2 } else { life / 3 * 2 };
-    let sooner = life / 20 * i64::from(jitter.min(999)) / 1_000;
+    let sooner = share(life / 20, jitter);
     not_before.saturating_add(latest - sooner)
+}
+
+/// So many thousandths of a time span, at most 999.
+fn share(span: i64, thousandths: u32) -> i64 {
+    let thousandths = i64::from(thousandths.min(999));
+    span / 1_000 * thousandths + span % 1_000 * thousandths / 1_000
 }
 
 /// What an authority wishes of a renewal (RFC 9773 section 4.2).
@@ -69,7 +75,7 @@ pub(super) fn wished(issued: &Issued, wish: Wish, jitter: u32, now: UnixSecs) ->
     let mut issued = Issued { ask_at: Some(now.saturating_add(again)), ..issued.clone() };
     if wish.start < wish.end && wish.start < issued.not_after {
         let window = wish.end.saturating_sub(wish.start);
-        let chosen = wish.start.saturating_add(window / 1_000 * i64::from(jitter.min(999)));
+        let chosen = wish.start.saturating_add(share(window, jitter));
         // A window beyond the certificate's life would let it expire.
         let latest = renews_at(issued.not_before, issued.not_after, 0).max(wish.start);
         issued.renews_at = if wish.end > issued.not_after { chosen.min(latest) } else { chosen };

@@ -39,6 +39,7 @@ pub(super) struct View {
     head: Head,
     /// `json`.
     format: String,
+    /// Where events go: exactly one kind.
     target: TargetBody,
 }
 
@@ -49,6 +50,7 @@ body! {
         metadata: String,
         /// `json`.
         format: String,
+        /// Where events go: exactly one kind.
         target: Option<TargetBody>,
     }
 }

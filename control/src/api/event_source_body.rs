@@ -21,6 +21,7 @@ const FIELDS_MAX: usize = 64;
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventSource)]
 pub(super) struct View {
+    /// Type of event, such as `endpoint_created.v0`.
     r#type: String,
     /// Fields delivered; none: all there are. Only of traffic events.
     fields: Vec<String>,
@@ -34,6 +35,7 @@ pub(super) struct View {
 #[serde(default, deny_unknown_fields)]
 #[schema(as = EventSourceWrite)]
 pub(super) struct SourceBody {
+    /// Type of event, such as `endpoint_created.v0`.
     pub(super) r#type: String,
     /// Fields to deliver; none: all there are. Only of traffic events.
     pub(super) fields: Vec<String>,

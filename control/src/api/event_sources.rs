@@ -32,6 +32,7 @@ const ATTEMPTS_MAX: usize = 16;
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventSourceList)]
 pub(super) struct ListView {
+    /// Types of events that the subscription delivers.
     sources: Vec<View>,
     uri: String,
 }
@@ -39,8 +40,11 @@ pub(super) struct ListView {
 body! {
     /// Body of `POST /event_subscriptions/{id}/sources`.
     Create as "EventSourceCreate" {
+        /// Type of event, such as `endpoint_created.v0`.
         r#type: String,
+        /// Fields to deliver; none: all there are. Only of traffic events.
         fields: Vec<String>,
+        /// CEL over `ev`; empty: every event. Only of traffic events.
         filter: String,
     }
 }
@@ -48,7 +52,9 @@ body! {
 body! {
     /// Body of `PATCH /event_subscriptions/{id}/sources/{type}`.
     Update as "EventSourceUpdate" {
+        /// Fields to deliver; none: all there are. Only of traffic events.
         fields: Vec<String>,
+        /// CEL over `ev`; empty: every event. Only of traffic events.
         filter: String,
     }
 }

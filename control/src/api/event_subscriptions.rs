@@ -25,7 +25,9 @@ const DESTINATIONS_MAX: usize = 16;
 pub(super) struct View {
     #[serde(flatten)]
     head: Head,
+    /// Types of events that it delivers.
     sources: Vec<event_source_body::View>,
+    /// Event destinations that get them.
     destinations: Vec<Ref>,
 }
 
@@ -34,7 +36,9 @@ body! {
     Write as "EventSubscriptionWrite" {
         description: String,
         metadata: String,
+        /// Types of events that it delivers, each once.
         sources: Vec<SourceBody>,
+        /// Event destinations that get them.
         destination_ids: Vec<String>,
     }
 }

@@ -219,7 +219,7 @@ async fn a_verified_address_opens_a_session_and_stays_one_persons() {
     // The address passed on to somebody else.
     provider.with(|behaviour| behaviour.subject = "subject 2".into());
     let page = sign_in(&lab, &provider, START).await.expect(403);
-    assert!(page.text.contains("somebody else's"), "{}", page.text);
+    assert!(page.text.contains("somebody else&#39;s"), "{}", page.text);
 }
 
 /// Changes header and claims of an ID token.

@@ -115,7 +115,7 @@ fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
 }
 
 /// What an edge that starts now on the directory would serve.
-fn kept(dir: &Path, lab: &Lab) -> Program {
+fn kept(dir: &Path) -> Program {
     let copy = tempfile::tempdir().unwrap();
     let copied = std::process::Command::new("cp").arg("-r").arg(dir.join("edge")).arg(copy.path()).status();
     assert!(copied.unwrap().success());
@@ -162,7 +162,7 @@ async fn changes_are_applied_and_kept_and_an_object_that_cannot_be_used_is_named
     good.settings.region = "here".into();
     control.send(&delta(1, &first, &good)).await;
     applied(&mut control, 1, &good).await;
-    assert_eq!((kept(dir.path(), &lab), lab.edge.generation()), (good.clone(), 10));
+    assert_eq!((kept(dir.path()), lab.edge.generation()), (good.clone(), 10));
 
     let mut bad = Program { generation: 11, ..good.clone() };
     let id = CertificateId::new(ksuid(9));
@@ -180,7 +180,7 @@ async fn changes_are_applied_and_kept_and_an_object_that_cannot_be_used_is_named
     );
     assert!(refused[&ObjectKey::Settings].contains(&id.to_string()), "{refused:?}");
     assert_eq!(lab.edge.tables.load().settings.region, "here", "the version before stays in use");
-    assert_eq!(kept(dir.path(), &lab), bad);
+    assert_eq!(kept(dir.path()), bad);
 
     // Changes from a generation the edge does not have: it says anew what it has.
     control.send(&delta(3, &good, &first)).await;
@@ -265,7 +265,7 @@ async fn a_first_sync_comes_in_parts_and_is_in_force_at_its_end() {
     assert_eq!(lab.edge.tables.load().settings.region, first.settings.region);
     control.send(&ToEdge::End { nonce: 5, generation: 30, digest: whole.digests().root() }).await;
     applied(&mut control, 5, &whole).await;
-    assert_eq!(kept(dir.path(), &lab), whole, "what was not named is gone");
+    assert_eq!(kept(dir.path()), whole, "what was not named is gone");
     let certificate = |tables: &ebbgate_edge::state::tables::Tables| {
         tables.certificates.find(&"x.example.com".parse().unwrap()).cloned().unwrap()
     };
@@ -297,7 +297,7 @@ async fn buckets_that_differ_are_mended_and_nothing_else_is_touched() {
     control.send(&ToEdge::End { nonce: 2, generation: 40, digest: right.digests().root() }).await;
     applied(&mut control, 2, &right).await;
     assert_eq!(lab.edge.tables.load().objects.program(40), right);
-    assert_eq!(kept(dir.path(), &lab), right);
+    assert_eq!(kept(dir.path()), right);
 }
 
 #[tokio::test]

@@ -217,8 +217,8 @@ mod tests {
 
     #[test]
     fn histories_that_everybody_knows() {
-        let check = |history: &[Op], expect: Verdict| assert_eq!(check(0, history), expect, "{history:?}");
         use Verdict::{Linearizable, Wrong};
+        let check = |history: &[Op], expect: Verdict| assert_eq!(check(0, history), expect, "{history:?}");
         check(&[], Linearizable);
         check(&[read(0, 0, 1)], Linearizable);
         check(&[read(1, 0, 1)], Wrong);

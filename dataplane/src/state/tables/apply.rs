@@ -97,6 +97,13 @@ impl Tables {
                 effects.removed.push(old);
             }
         }
+        for (id, spec) in &changes.endpoints.put {
+            // By what was told before: what is in use may be an older version, of another account.
+            let told = self.objects.endpoints.get(id).map(|old| old.account);
+            if let Some(account) = told.filter(|account| *account != spec.0.account) {
+                self.owned.remove(&account, id);
+            }
+        }
         for id in &changes.domains.remove {
             self.unserved.remove(&ObjectKey::Domain(*id));
         }
@@ -195,12 +202,7 @@ impl Tables {
         let references = self.references(spec.account);
         let compiled = spec.policy.map(|hash| self.policies.engine(hash, spec.account, &references));
         let before = self.cloud.get(&id).cloned();
-        if before.as_ref().is_none_or(|before| before.account != spec.account) {
-            for before in &before {
-                self.owned.remove(&before.account, &id);
-            }
-            self.owned.insert(&spec.account, id);
-        }
+        self.owned.insert(&spec.account, id);
         let engine = match compiled.transpose() {
             Ok(engine) => {
                 self.unserved.remove(&key);
