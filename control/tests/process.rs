@@ -7,7 +7,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 use std::time::{Duration, Instant};
 
 use ebbgate_control::secret::{Entropy, SystemEntropy};
@@ -497,9 +496,9 @@ fn a_full_disk_refuses_writes_keeps_reads_and_loses_nothing() {
     assert_eq!(status, 201, "{refusal}");
     // The audit log takes up its work at its next turn.
     let ready = (200, "ready\n".to_owned());
-    let end = std::time::Instant::now() + READY_MAX;
+    let end = Instant::now() + READY_MAX;
     while plain(control.admin, "/readyz").unwrap() != ready {
-        assert!(std::time::Instant::now() < end, "{:?}", plain(control.admin, "/readyz"));
+        assert!(Instant::now() < end, "{:?}", plain(control.admin, "/readyz"));
         std::thread::sleep(Duration::from_millis(50));
     }
 }
