@@ -184,6 +184,9 @@ fn a_saved_program_that_was_changed_is_not_served() -> Result<()> {
     guide::cloud(&api, &format!("https://{API_HOST}"), &policy)?;
     let visitor = Visitor::of(&lab)?;
     visitor.wait_https(API_HOST)?;
+    // Whole records behind the damaged one tell damage from a write that was cut off.
+    guide::cloud(&api, "https://behind.clinic-network.com", &policy)?;
+    visitor.wait_https("behind.clinic-network.com")?;
     let body =
         || -> Result<Option<String>> { Ok(visitor.get(API_HOST, "/", &[]).ok().map(|answer| answer.text())) };
     let dir = lab.dir().join("edge/program");
