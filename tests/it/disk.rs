@@ -16,7 +16,7 @@ use crate::visitor::Visitor;
 /// Mounts a small disk at the first argument, spoils it as the second says, and becomes the rest.
 const ON_A_DISK: &str = r#"
     at="$1"; spoil="$2"; shift 2
-    mount -t tmpfs -o size=64k tmpfs "$at" || exit 97
+    mount -t tmpfs -o size=1m tmpfs "$at" || exit 97
     sh -c "cd '$at' && $spoil" || true
     exec "$@"
 "#;
