@@ -75,6 +75,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     debian("setpriv", "util-linux", true),
     debian("unshare", "util-linux", true),
     debian("cat", "coreutils", true),
+    debian("cp", "coreutils", true),
     debian("id", "coreutils", true),
     debian("mkdir", "coreutils", true),
     debian("sleep", "coreutils", true),
@@ -103,6 +104,8 @@ pub(crate) const PROGRAMS: &[Program] = &[
     debian("llvm-objcopy", "llvm", false),
     debian("bpf-linker", "bpf-linker", false),
     debian("rustup", "rustup", false),
+    // Opens a browser for `ebbgate login`.
+    debian("xdg-open", "xdg-utils", false),
 ];
 
 /// Debian packages of the programs that tests execute and that this machine lacks.
