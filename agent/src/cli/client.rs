@@ -131,7 +131,7 @@ impl Client {
         Self::at(place, Some(key), &arguments.api_cas)
     }
 
-    /// Without a key, for whoever gets one.
+    /// Without a key: for calls that get one.
     pub(super) fn without_key(url: Option<&str>, cas: &str, env: Env<'_>) -> Result<Self, Failure> {
         let given = env("EBBGATE_API_URL").map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
         let url = url.map(str::to_owned).or(given).unwrap_or_else(|| API_URL_DEFAULT.to_owned());

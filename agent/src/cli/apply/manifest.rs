@@ -28,7 +28,7 @@ pub(super) const REFERENCE: &str = "ref:";
 pub(super) struct Document {
     pub(super) kind: &'static Kind,
     pub(super) name: String,
-    /// The object it is bound to, whoever made it.
+    /// The object it is bound to; anybody may have made it.
     pub(super) id: Option<String>,
     /// References not yet replaced.
     pub(super) spec: Map<String, Value>,
@@ -203,7 +203,7 @@ pub(super) fn texts<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
     }
 }
 
-/// The references in a text: `ref:KIND/NAME`, as a whole or among other words.
+/// The references in a text: `ref:KIND/NAME`, alone or among other words.
 pub(super) fn references(text: &str) -> Vec<&str> {
     let ends = |c: char| !(c.is_ascii_alphanumeric() || "._-/".contains(c));
     let after = text.match_indices(REFERENCE).filter(|(at, _)| {

@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::kind::{Kind, Shown};
 
-/// Most lines of a text whose difference is shown line by line.
+/// Most lines of a text that is compared line by line.
 const LINES_MAX: usize = 2_000;
 /// Most characters of a value of one line.
 const VALUE_CHARS_MAX: usize = 120;
 /// Lines around a change.
 const AROUND: usize = 2;
-/// Names in a value whose content is not shown.
+/// Names of members that are not shown.
 const SECRETS: [&str; 6] = ["secret", "password", "token", "private_key", "api_key", "creds"];
 
 /// One field's change; None for `before`: the object is new.
