@@ -164,7 +164,7 @@ fn the_page_prints_what_it_says() -> Result<()> {
     let printed: Vec<&str> = printed.split(MARK).skip(1).collect();
     ensure!(printed.len() == expected.len(), "{}", ran.text);
     for ((line, output), printed) in expected.iter().zip(printed) {
-        assert_eq!(steady(printed.trim()), steady(output.trim()), "{line}");
+        assert_eq!(steady(printed.trim()), steady(output.trim()), "{line}, among\n{}", ran.text);
     }
     Ok(())
 }

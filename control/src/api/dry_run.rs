@@ -44,7 +44,7 @@ impl<S: Send + Sync> FromRequestParts<S> for DryRun {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let RawQuery(query) = RawQuery::from_request_parts(parts, state).await.unwrap_or(RawQuery(None));
         let query = Query::parse(query.as_deref().unwrap_or(""), &[NAME], &[])?;
-        match query.one(NAME) {
+        match query.given(NAME) {
             None | Some("false") => Ok(Self(false)),
             Some("true") => Ok(Self(true)),
             Some(other) => {

@@ -42,6 +42,11 @@ impl Query {
         Ok(Self(pairs))
     }
 
+    /// The value of a parameter, empty or not, if it is there.
+    pub(super) fn given(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
     /// The value of a parameter, if it is there and not empty.
     pub(super) fn one(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())

@@ -161,7 +161,7 @@ async fn a_dry_run_needs_its_tag_and_its_word() {
     let lab = Lab::new().await;
     let made = lab.make("/ip_policies", json!({})).await;
     let one = format!("/ip_policies/{}", made.id());
-    for word in ["yes", "TRUE", "1"] {
+    for word in ["yes", "TRUE", "1", ""] {
         let path = format!("/ip_policies?dry_run={word}");
         assert_eq!(lab.post(&path, json!({})).await.expect(400).code(), 215, "{word}");
     }
