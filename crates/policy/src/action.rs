@@ -8,7 +8,9 @@ use crate::expr::Expression;
 use crate::facts::Phase;
 
 mod basic_auth;
+mod body;
 mod close_connection;
+mod compress_response;
 mod config;
 mod custom_response;
 mod deny;
@@ -54,6 +56,7 @@ static SPECS: &[Spec] = &[
         ending: |_| Ending::Always,
         ..line("close-connection", CONNECT_REQUEST, close_connection::compile)
     },
+    line("compress-response", &[Phase::HttpResponse], compress_response::compile),
     Spec {
         ending: |_| Ending::Always,
         ..line("custom-response", REQUEST_RESPONSE, custom_response::compile)
@@ -82,7 +85,6 @@ static SPECS: &[Spec] = &[
 /// Published actions that this version does not have.
 const UNSERVED: &[&str] = &[
     "circuit-breaker",
-    "compress-response",
     "http-request",
     "oauth",
     "openid-connect",
@@ -98,6 +100,17 @@ const UNSERVED: &[&str] = &[
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)
+}
+
+/// The name under `actions.ngrok` of what an action leaves behind.
+pub(crate) fn result_name(kind: &str) -> String {
+    // The published exception (surface.md section 4.1).
+    if kind == "compress-response" { "compress".to_owned() } else { kind.replace('-', "_") }
+}
+
+/// The action that leaves a result of this name behind.
+pub(crate) fn kind_of(result: &str) -> String {
+    if result == "compress" { "compress-response".to_owned() } else { result.replace('_', "-") }
 }
 
 /// The action's line, or a note that there is none.

@@ -232,6 +232,7 @@ pub(super) fn find(segments: &[&str], phase: Phase) -> Result<Found, ExprError> 
 const RESULTS: &[(&str, &[&str])] = &[
     ("add_headers", &["headers_added"]),
     ("basic_auth", &["credentials"]),
+    ("compress", &["already_compressed", "negotiated_algorithm"]),
     ("forward_internal", &["error", "url"]),
     ("jwt_validation", &["error", "tokens"]),
     ("log", &["metadata"]),
