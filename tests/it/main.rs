@@ -16,6 +16,7 @@ mod api_clients;
 mod apply;
 mod backup;
 mod bad_input;
+mod bodies;
 mod clinic;
 mod corpus;
 mod damage;

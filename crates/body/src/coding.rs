@@ -59,7 +59,8 @@ pub fn codings_of<'v>(values: impl IntoIterator<Item = &'v [u8]>) -> Result<Vec<
         .map(<[u8]>::trim_ascii)
         .filter(|item| !item.is_empty() && !item.eq_ignore_ascii_case(b"identity"))
         .map(|item| {
-            Coding::of(item).ok_or_else(|| UnknownCoding(item.escape_ascii().take(64).map(char::from).collect()))
+            Coding::of(item)
+                .ok_or_else(|| UnknownCoding(item.escape_ascii().take(64).map(char::from).collect()))
         })
         .collect()
 }
@@ -71,7 +72,11 @@ mod tests {
     #[test]
     fn the_codings_of_a_head() {
         let check = |values: &[&str], expect: &[Coding]| {
-            assert_eq!(codings_of(values.iter().map(|value| value.as_bytes())).as_deref(), Ok(expect), "{values:?}");
+            assert_eq!(
+                codings_of(values.iter().map(|value| value.as_bytes())).as_deref(),
+                Ok(expect),
+                "{values:?}"
+            );
         };
         check(&[], &[]);
         check(&["identity", ""], &[]);

@@ -44,6 +44,12 @@ impl Edits {
         self.leaves_in.push(coding);
     }
 
+    /// The same, and the body leaves in no coding.
+    #[must_use]
+    pub fn decoded(self) -> Self {
+        Self { leaves_in: Vec::new(), ..self }
+    }
+
     /// The codings it leaves in, first applied first.
     #[must_use]
     pub fn leaves_in(&self) -> &[Coding] {

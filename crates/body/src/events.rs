@@ -4,9 +4,9 @@ mod lines;
 
 use std::sync::Arc;
 
+use crate::Defect;
 use crate::replace::Replacement;
 use crate::stage::{OUT_BYTES, Op, Stage, Stepped};
-use crate::Defect;
 use lines::{Line, Lines, value_lines};
 
 /// Longest event, before and after it is changed.
@@ -36,7 +36,12 @@ pub struct EventReplacement {
 
 /// The stage that replaces in events.
 pub(crate) fn stage(replacements: &Arc<[EventReplacement]>) -> Box<dyn Stage> {
-    Box::new(Events { replacements: Arc::clone(replacements), buffer: Vec::new(), lines: Lines::default(), begun: false })
+    Box::new(Events {
+        replacements: Arc::clone(replacements),
+        buffer: Vec::new(),
+        lines: Lines::default(),
+        begun: false,
+    })
 }
 
 struct Events {
@@ -120,16 +125,19 @@ impl Events {
     /// The event's data, if it is changed.
     fn data(&self, event: &[u8], lines: &[Line]) -> Result<Option<Vec<u8>>, Defect> {
         let fields = lines.iter().filter_map(|line| line.field(event));
-        let values: Vec<&[u8]> = fields.filter(|(name, _)| *name == b"data").map(|(_, value)| value).collect();
+        let values: Vec<&[u8]> =
+            fields.filter(|(name, _)| *name == b"data").map(|(_, value)| value).collect();
         if values.is_empty() { Ok(None) } else { self.apply(EventField::Data, &values.join(&b'\n')) }
     }
 
     /// A field's value, if it is changed.
     fn apply(&self, field: EventField, value: &[u8]) -> Result<Option<Vec<u8>>, Defect> {
         let mut changed: Option<Vec<u8>> = None;
-        for EventReplacement { replacement, .. } in self.replacements.iter().filter(|one| one.field == field) {
+        for EventReplacement { replacement, .. } in self.replacements.iter().filter(|one| one.field == field)
+        {
             let before = changed.as_deref().unwrap_or(value);
-            changed = Some(replacement.apply(before, EVENT_BYTES_MAX, EVENT_WORK_BYTES_MAX).ok_or(Defect::Event)?);
+            changed =
+                Some(replacement.apply(before, EVENT_BYTES_MAX, EVENT_WORK_BYTES_MAX).ok_or(Defect::Event)?);
         }
         let mut changed = changed.filter(|changed| changed != value);
         if let (EventField::Retry, Some(changed)) = (field, &mut changed) {

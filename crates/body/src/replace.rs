@@ -9,8 +9,8 @@ mod template;
 
 use std::sync::Arc;
 
-use crate::stage::{OUT_BYTES, Op, Stage, Stepped};
 use crate::Defect;
+use crate::stage::{OUT_BYTES, Op, Stage, Stepped};
 pub use pattern::{MATCH_BYTES_MAX, PATTERN_BYTES_MAX, Pattern};
 use search::{Found, LOOK_BYTES, Search};
 use template::Template;

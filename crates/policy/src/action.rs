@@ -14,6 +14,7 @@ mod compress_response;
 mod config;
 mod custom_response;
 mod deny;
+mod find_replace;
 mod forward_internal;
 mod headers;
 mod jwt_validation;
@@ -41,7 +42,7 @@ pub(crate) struct Spec {
     pub(crate) compile: fn(&mut Config) -> Compiled,
 }
 
-const ALL: &[Phase] = &Phase::ALL;
+const ALL: &[Phase] = &[Phase::TcpConnect, Phase::HttpRequest, Phase::HttpResponse];
 const CONNECT_REQUEST: &[Phase] = &[Phase::TcpConnect, Phase::HttpRequest];
 const REQUEST_RESPONSE: &[Phase] = &[Phase::HttpRequest, Phase::HttpResponse];
 
@@ -73,8 +74,11 @@ static SPECS: &[Spec] = &[
     line("log", ALL, log::compile),
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
+    line("request-body-find-replace", &[Phase::HttpRequest], find_replace::compile_request),
+    line("response-body-find-replace", &[Phase::HttpResponse], find_replace::compile_response),
     Spec { ending: |_| Ending::Sometimes, ..line("restrict-ips", ALL, restrict_ips::compile) },
     line("set-vars", ALL, set_vars::compile),
+    line("sse-find-replace", &[Phase::EventStream], find_replace::compile_events),
     Spec {
         schemes: &[Scheme::Https, Scheme::Tls],
         ..line("terminate-tls", &[Phase::TcpConnect], terminate_tls::compile)
@@ -91,10 +95,7 @@ const UNSERVED: &[&str] = &[
     "owasp-crs-request",
     "owasp-crs-response",
     "rate-limit",
-    "request-body-find-replace",
-    "response-body-find-replace",
     "saml",
-    "sse-find-replace",
     "verify-webhook",
 ];
 

@@ -173,7 +173,7 @@ impl Made {
         self.vars.clear();
         notes.vars.clear();
         notes.tainted.vars.clear();
-        if phase != Phase::HttpResponse {
+        if !phase.has_response() {
             self.actions.clear();
             notes.tainted.results.clear();
         }

@@ -95,12 +95,8 @@ codes! {
     INTERPOLATION_FAILED = 3900;
     /// A computed pattern is not a regular expression.
     PATTERN_BAD = 3901;
-    /// A body cannot be read.
-    BODY_READ = 3902;
     /// A body is too long for what the policy does with it.
     BODY_TOO_LONG = 3903;
     /// A body is in a content coding that is not known here.
     BODY_CODING_UNKNOWN = 3904;
-    /// A body is not in the content coding that its head names.
-    BODY_CODING_BROKEN = 3905;
 }

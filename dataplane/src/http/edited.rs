@@ -3,11 +3,12 @@
 //! A body streams unless an edit has to see all of it. Trailers follow the last byte, without digests of the bytes as they
 //! were. Does not know which actions ask.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use ebbgate_body::{Defect, Edits, HELD_BYTES_MAX, Pipeline, Pulled};
 use ebbgate_model::ErrorCode;
 use http::{HeaderMap, StatusCode};
@@ -42,7 +43,10 @@ pub(super) async fn edited(body: Body, edits: &Edits) -> Result<Body, Failure> {
     if edits.is_empty() || body.is_end_stream() {
         return Ok(body);
     }
-    if edits.holds_body() { whole(body, edits).await } else { streamed(body, edits) }
+    if edits.holds_body() {
+        return whole(body, edits).await;
+    }
+    begun(streamed(body, edits)?).await
 }
 
 /// The changed body of a request: one that is known to be short is changed as a whole, so that its length is known.
@@ -54,9 +58,26 @@ pub(super) async fn edited_request(body: Body, edits: &Edits) -> Result<Body, Fa
     edited(body, edits).await
 }
 
+/// Looks at what is here already, while the answer can still be another.
+async fn begun(mut body: Body) -> Result<Body, Failure> {
+    match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+        Poll::Pending => Ok(body),
+        Poll::Ready(None) => Ok(Body::Empty),
+        Poll::Ready(Some(Err(BodyFault::Edit(Unedited::Defect(defect))))) => Err(failure(defect)),
+        Poll::Ready(Some(Err(fault))) => Err(cannot(READ, &fault)),
+        Poll::Ready(Some(Ok(frame))) => Ok(match frame.into_data() {
+            Ok(data) => body.preceded(data, None),
+            Err(frame) => Body::trailing(frame.into_trailers().unwrap_or_default()),
+        }),
+    }
+}
+
 fn streamed(body: Body, edits: &Edits) -> Result<Body, Failure> {
     let pipeline = Pipeline::new(edits).map_err(failure)?;
-    Ok(Body::stream(Edited { body, pipeline, trailers: None, ended: false, over: false, cpu: Cpu::default() }, None))
+    Ok(Body::stream(
+        Edited { body, pipeline, trailers: None, ended: false, over: false, cpu: Cpu::default() },
+        None,
+    ))
 }
 
 /// Reads and changes the whole body.
@@ -83,7 +104,9 @@ async fn whole(mut body: Body, edits: &Edits) -> Result<Body, Failure> {
 fn failure(defect: Defect) -> Failure {
     let code = match defect {
         Defect::Held | Defect::Event | Defect::Decoded | Defect::Ratio(_) => TOO_LONG,
-        Defect::Malformed(_) | Defect::Truncated(_) | Defect::Trailing(_) | Defect::Encoder(_) => CODING_BROKEN,
+        Defect::Malformed(_) | Defect::Truncated(_) | Defect::Trailing(_) | Defect::Encoder(_) => {
+            CODING_BROKEN
+        }
     };
     cannot(code, &defect)
 }
@@ -206,6 +229,3 @@ fn thread_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(now).unwrap_or_default()
 }
-
-#[cfg(test)]
-mod tests;

@@ -48,7 +48,11 @@ impl Deflate {
             (None, []) => return Ok(Stepped::new(0, false)),
         };
         let Some(second) = rest.first() else {
-            return if op == Op::End { Err(Defect::Truncated(Coding::Deflate)) } else { Ok(Stepped::new(0, false)) };
+            return if op == Op::End {
+                Err(Defect::Truncated(Coding::Deflate))
+            } else {
+                Ok(Stepped::new(0, false))
+            };
         };
         let header = u16::from_be_bytes([first, *second]);
         let mut stream = Decompress::new(first & 0x0f == 8 && header.is_multiple_of(31));

@@ -26,7 +26,11 @@ fn each_event_is_changed_alone_wherever_chunks_end() {
             assert_eq!(String::from_utf8_lossy(&got), expect, "{stream:?} cut at {cut}");
         }
         let every: Vec<usize> = (0..stream.len()).collect();
-        assert_eq!(run(&edits, stream.as_bytes(), &every).unwrap(), expect.as_bytes(), "{stream:?}, every byte");
+        assert_eq!(
+            run(&edits, stream.as_bytes(), &every).unwrap(),
+            expect.as_bytes(),
+            "{stream:?}, every byte"
+        );
     };
     let word: &[(EventField, &str, &str)] = &[(EventField::Data, "cat", "dog")];
     check(word, "data: cat\n\ndata: a cat\n\n", "data: dog\n\ndata: a dog\n\n");
@@ -45,7 +49,11 @@ fn each_event_is_changed_alone_wherever_chunks_end() {
     check(&[(EventField::Data, "(?s)a.*b", "-")], "data: a\n\ndata: b\n\n", "data: a\n\ndata: b\n\n");
     check(&[(EventField::Data, "^", "> ")], "data: a\n\ndata: b\n\n", "data: > a\n\ndata: > b\n\n");
     // What is put in cannot add a field or end the event.
-    check(&[(EventField::Data, "x", "\n\nevent: y\r\r\nz")], "data: x\n\n", "data: \ndata: \ndata: event: y\ndata: \ndata: z\n\n");
+    check(
+        &[(EventField::Data, "x", "\n\nevent: y\r\r\nz")],
+        "data: x\n\n",
+        "data: \ndata: \ndata: event: y\ndata: \ndata: z\n\n",
+    );
     check(&[(EventField::Retry, "[0-9]+", "5\n\ndata: y")], "retry: 10\n\n", "retry: 5data: y\n\n");
     check(&[(EventField::Retry, "000$", "")], "retry: 3000\ndata: 3000\n\n", "retry: 3\ndata: 3000\n\n");
     check(&[(EventField::Data, "a", "b"), (EventField::Data, "b", "c")], "data: ab\n\n", "data: cc\n\n");

@@ -76,7 +76,10 @@ fn several_codings_come_off_last_first() {
     let coded = encoded(Coding::Zstd, &encoded(Coding::Brotli, &encoded(Coding::Gzip, &body)));
     let codings = [Coding::Gzip, Coding::Brotli, Coding::Zstd];
     assert_eq!(decoded(&codings, &coded, &[7, 70]).as_ref(), Ok(&body));
-    assert_eq!(decoded(&[Coding::Brotli, Coding::Gzip, Coding::Zstd], &coded, &[]), Err(Defect::Malformed(Coding::Gzip)));
+    assert_eq!(
+        decoded(&[Coding::Brotli, Coding::Gzip, Coding::Zstd], &coded, &[]),
+        Err(Defect::Malformed(Coding::Gzip))
+    );
 }
 
 #[test]
@@ -180,7 +183,11 @@ fn a_bomb_is_stopped_by_its_ratio() {
         assert!(gave < most, "{coding}: {gave} bytes went out");
     }
     let short = vec![0; usize::try_from(RATIO_FREE_BYTES).unwrap()];
-    assert_eq!(decoded(&[Coding::Brotli], &encoded(Coding::Brotli, &short), &[]), Ok(short), "no ratio below the bound");
+    assert_eq!(
+        decoded(&[Coding::Brotli], &encoded(Coding::Brotli, &short), &[]),
+        Ok(short),
+        "no ratio below the bound"
+    );
 }
 
 #[test]
@@ -188,7 +195,10 @@ fn a_pull_works_for_a_while_only() {
     // Decoded to a megabyte, of which nothing is left.
     let body = text(1_000_000);
     let mut edits = recode(&[Coding::Gzip], &[]);
-    let nothing = crate::Replacement::new(std::sync::Arc::new(crate::Pattern::new(r"(?-u)[\x00-\xff]{20}").unwrap()), "");
+    let nothing = crate::Replacement::new(
+        std::sync::Arc::new(crate::Pattern::new(r"(?-u)[\x00-\xff]{20}").unwrap()),
+        "",
+    );
     edits.push(Edit::Replace(nothing.into()));
     let mut pipeline = Pipeline::new(&edits).unwrap();
     pipeline.push(encoded(Coding::Gzip, &body).into());

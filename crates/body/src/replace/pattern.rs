@@ -17,6 +17,7 @@ const DEPTH_MAX: u32 = 50;
 /// See the module.
 #[derive(Debug)]
 pub struct Pattern {
+    source: String,
     finder: Finder,
     longest: Option<usize>,
 }
@@ -49,7 +50,13 @@ impl Pattern {
             HirKind::Literal(literal) => Finder::Literal(memmem::Finder::new(&*literal.0).into_owned()),
             _ => Finder::Regex(regex),
         };
-        Ok(Self { finder, longest: longest(&hir) })
+        Ok(Self { source: source.to_owned(), finder, longest: longest(&hir) })
+    }
+
+    /// The pattern as text.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The most bytes of a match, if a body need not be held for it: [`MATCH_BYTES_MAX`] at most, and never none.

@@ -20,11 +20,7 @@ pub(super) struct Search {
 /// What a search came to.
 pub(super) enum Found<'t> {
     /// A match, whatever follows.
-    Match {
-        start: usize,
-        end: usize,
-        groups: Option<Captures<'t>>,
-    },
+    Match { start: usize, end: usize, groups: Option<Captures<'t>> },
     /// None so far; before `until` there will be none.
     Nothing { until: usize },
 }

@@ -60,7 +60,9 @@ impl Template {
             match (piece, groups) {
                 (Piece::Text(text), _) => out.extend_from_slice(text.as_bytes()),
                 (Piece::Group(group), Some(groups)) => {
-                    out.extend_from_slice(groups.get(*group).map_or(b"".as_slice(), |group| group.as_bytes()));
+                    out.extend_from_slice(
+                        groups.get(*group).map_or(b"".as_slice(), |group| group.as_bytes()),
+                    );
                 }
                 (Piece::Group(0), None) => out.extend_from_slice(matched),
                 (Piece::Group(_), None) => {}

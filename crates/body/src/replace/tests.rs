@@ -52,7 +52,11 @@ fn every_match_is_replaced_wherever_chunks_end() {
             assert_eq!(String::from_utf8_lossy(&got), expect, "{from:?} in {body:?} cut at {cut}");
         }
         let every: Vec<usize> = (0..body.len()).collect();
-        assert_eq!(replaced(from, to, body.as_bytes(), &every).unwrap(), expect.as_bytes(), "{from:?}, every byte");
+        assert_eq!(
+            replaced(from, to, body.as_bytes(), &every).unwrap(),
+            expect.as_bytes(),
+            "{from:?}, every byte"
+        );
     };
     check("world", "there", "hello world, world", "hello there, there");
     check("aab", "X", "aaab aab aa", "aX X aa");

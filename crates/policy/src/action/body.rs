@@ -59,3 +59,6 @@ pub(super) fn forget_content(headers: &mut HeaderMap) {
     headers.remove(ETAG);
     headers.remove(LAST_MODIFIED);
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,8 +28,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();
     let mut algorithms = Vec::new();
     let is_given = config.raw("algorithms").is_some();
-    let names =
-        if is_given { config.required_texts("algorithms", ALGORITHMS_MAX) } else { Vec::new() };
+    let names = if is_given { config.required_texts("algorithms", ALGORITHMS_MAX) } else { Vec::new() };
     for (path, name) in names {
         let known = Coding::ALL.into_iter().find(|coding| coding.name() == name);
         match known {
@@ -49,7 +48,8 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("the algorithms are {}", names().collect::<Vec<_>>().join(", ")),
                 };
-                config.error(code::VALUE_BAD, path, format!("there is no algorithm `{name}`")).hint = Some(hint);
+                config.error(code::VALUE_BAD, path, format!("there is no algorithm `{name}`")).hint =
+                    Some(hint);
             }
         }
     }
@@ -78,7 +78,9 @@ impl Action for CompressResponse {
                 if let Some(coding) = chosen {
                     match body::edits(&response.headers, &mut response.extensions) {
                         Ok(edits) => edits.encode(coding),
-                        Err((code, message)) => return Flow::failed(code, format!("compress-response: {message}")),
+                        Err((code, message)) => {
+                            return Flow::failed(code, format!("compress-response: {message}"));
+                        }
                     }
                     body::forget_bytes(&mut response.headers);
                     weaken(&mut response.headers);
@@ -87,20 +89,25 @@ impl Action for CompressResponse {
             }
         }
         let negotiated = chosen.map_or("", Coding::name);
-        cx.set_result("compress", json!({ "already_compressed": already, "negotiated_algorithm": negotiated }));
+        cx.set_result(
+            "compress",
+            json!({ "already_compressed": already, "negotiated_algorithm": negotiated }),
+        );
         Flow::Next
     }
 }
 
 /// Whether any coding but `identity` is on the body, known or not.
 fn is_coded(headers: &HeaderMap) -> bool {
-    let mut items = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let mut items =
+        headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     items.any(|item| !item.trim_ascii().is_empty() && !item.trim_ascii().eq_ignore_ascii_case(b"identity"))
 }
 
 /// RFC 9110 section 7.7.
 fn forbids_transforming(headers: &HeaderMap) -> bool {
-    let mut items = headers.get_all(CACHE_CONTROL).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let mut items =
+        headers.get_all(CACHE_CONTROL).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     items.any(|item| item.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
 }
 

@@ -238,7 +238,10 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("log", &["metadata"]),
     ("redirect", &["matches", "url"]),
     ("remove_headers", &["headers_removed"]),
+    ("request_body_find_replace", &["replacements"]),
+    ("response_body_find_replace", &["replacements"]),
     ("restrict_ips", &["action", "error", "matched_cidr"]),
+    ("sse_find_replace", &["replacements"]),
     (
         "terminate_tls",
         &[
@@ -318,7 +321,7 @@ const ROOTS: &[&str] = &["actions", "conn", "endpoint", "req", "res", "time", "v
 fn check_phase(root: &str, phase: Phase) -> Result<(), ExprError> {
     let fits = match root {
         "req" => phase != Phase::TcpConnect,
-        "res" => phase == Phase::HttpResponse,
+        "res" => phase.has_response(),
         _ => true,
     };
     if fits {
