@@ -17,6 +17,7 @@ mod headers;
 mod jwt_validation;
 mod log;
 mod notes;
+mod rate_limit;
 mod restrict_ips;
 mod run;
 mod set_vars;
@@ -68,6 +69,7 @@ static SPECS: &[Spec] = &[
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
+    Spec { ending: |_| Ending::Sometimes, ..line("rate-limit", &[Phase::HttpRequest], rate_limit::compile) },
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
     Spec { ending: |_| Ending::Sometimes, ..line("restrict-ips", ALL, restrict_ips::compile) },
@@ -88,7 +90,6 @@ const UNSERVED: &[&str] = &[
     "openid-connect",
     "owasp-crs-request",
     "owasp-crs-response",
-    "rate-limit",
     "request-body-find-replace",
     "response-body-find-replace",
     "saml",
