@@ -33,4 +33,5 @@ mod site;
 mod slips;
 mod traffic;
 mod up;
+mod webhooks;
 mod xdp;

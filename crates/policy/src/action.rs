@@ -23,6 +23,7 @@ mod run;
 mod set_vars;
 mod terminate_tls;
 mod urls;
+mod verify_webhook;
 
 pub(crate) use config::Config;
 pub(crate) use notes::{Notes, Refs, unknown_secret};
@@ -79,6 +80,10 @@ static SPECS: &[Spec] = &[
         ..line("terminate-tls", &[Phase::TcpConnect], terminate_tls::compile)
     },
     line("url-rewrite", &[Phase::HttpRequest], urls::compile_rewrite),
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("verify-webhook", &[Phase::HttpRequest], verify_webhook::compile)
+    },
 ];
 
 /// Published actions that this version does not have.
@@ -94,7 +99,6 @@ const UNSERVED: &[&str] = &[
     "response-body-find-replace",
     "saml",
     "sse-find-replace",
-    "verify-webhook",
 ];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {

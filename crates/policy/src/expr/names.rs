@@ -253,6 +253,7 @@ const RESULTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("url_rewrite", &["matches", "url"]),
+    ("verify_webhook", &["error", "verified"]),
 ];
 
 /// Refuses results that no action leaves behind, and members that they do not have.
