@@ -30,14 +30,14 @@ fn script(name: &str) -> PathBuf {
 /// A certificate for 127.0.0.1 and the authority that signed it.
 pub(super) struct Certificate {
     pub(super) ca: PathBuf,
-    certificate: PathBuf,
+    chain: PathBuf,
     key: PathBuf,
 }
 
 impl Certificate {
     pub(super) fn new(lab: &TestLab, name: &str) -> Result<Self> {
         let file = |kind: &str| lab.file(&format!("{name}-{kind}.pem"));
-        let made = Self { ca: file("ca"), certificate: file("certificate"), key: file("key") };
+        let made = Self { ca: file("ca"), chain: file("certificate"), key: file("key") };
         let issuer_key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -47,7 +47,7 @@ impl Certificate {
         let pair = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
-        fs::write(&made.certificate, params.signed_by(&pair, &issuer)?.pem())?;
+        fs::write(&made.chain, params.signed_by(&pair, &issuer)?.pem())?;
         fs::write(&made.key, pair.serialize_pem())?;
         Ok(made)
     }
@@ -74,7 +74,7 @@ impl Moto {
         let Some(program) = installed("S3 of moto", "py-moto/bin/moto_server") else { return Ok(None) };
         let python = program.with_file_name("python");
         let spec = Spec::new("moto", &program).args(["-H", "127.0.0.1", "-p", &port.to_string(), "-c"]);
-        let spec = spec.arg(&tls.certificate).arg("-k").arg(&tls.key);
+        let spec = spec.arg(&tls.chain).arg("-k").arg(&tls.key);
         let mut daemon = spec.env("INITIAL_NO_AUTH_ACTION_COUNT", UNCHECKED_CALLS).start(&lab.log_dir())?;
         soon("moto listens", || {
             daemon.check_alive()?;
@@ -143,7 +143,7 @@ impl SyslogNg {
              log {{ source(clear); source(tls); destination(got); }};\n",
             version = version.context("syslog-ng says its version")?.trim(),
             tls_port = tls.0,
-            certificate = tls.1.certificate.display(),
+            certificate = tls.1.chain.display(),
             key = tls.1.key.display(),
             got = got.display(),
         );
@@ -191,7 +191,7 @@ impl Collector {
     /// None, visibly, where the types are not installed. It reports `rejected` records of each request as refused.
     pub(super) fn start(lab: &TestLab, name: &str, tls: &Certificate, rejected: u64) -> Result<Option<Self>> {
         let Some(python) = installed("OTLP", "py-otlp/bin/python") else { return Ok(None) };
-        let spec = Spec::new(name, python).arg(script("collector.py")).arg(&tls.certificate).arg(&tls.key);
+        let spec = Spec::new(name, python).arg(script("collector.py")).arg(&tls.chain).arg(&tls.key);
         let spec = spec.arg(rejected.to_string()).env("PYTHONDONTWRITEBYTECODE", "1");
         let mut daemon = spec.start(&lab.log_dir())?;
         let port = soon("the collector listens", || {
