@@ -32,6 +32,7 @@ mod restart;
 mod schemathesis;
 mod sdk;
 mod secrets;
+mod sinks;
 mod site;
 mod slips;
 mod traffic;
