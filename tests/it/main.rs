@@ -12,6 +12,7 @@ mod visitor;
 
 mod access;
 mod accounts;
+mod acme;
 mod api_clients;
 mod apply;
 mod backup;
@@ -24,7 +25,9 @@ mod faults;
 mod people;
 mod policy;
 mod pool;
+mod proofs;
 mod recorded_calls;
+mod replicas;
 mod restart;
 mod schemathesis;
 mod sdk;
