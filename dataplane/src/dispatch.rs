@@ -213,6 +213,7 @@ impl Dispatch {
 
     /// The agent's stream failed before a response. `again`: the work may be done elsewhere, because nothing has acted on it.
     pub fn failed(&mut self, failure: Failure, again: bool) {
+        let failure = self.hop.judge(failure);
         if again {
             self.hop.member = None;
             self.hop.failure = Some(failure);
