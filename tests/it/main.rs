@@ -37,4 +37,5 @@ mod site;
 mod slips;
 mod traffic;
 mod up;
+mod webhooks;
 mod xdp;
