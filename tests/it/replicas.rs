@@ -96,6 +96,10 @@ fn a_backup_goes_from_either_engine_to_the_other_and_so_does_an_export() -> Resu
         // The first line has the revision, which goes on.
         Ok(text.lines().skip(1).map(str::to_owned).collect())
     };
+    // The audit log of a control that runs goes on while it is copied: its newest entries are chained a moment later.
+    let objects = |dir: &Path| -> Result<Vec<String>> {
+        Ok(records(dir)?.into_iter().filter(|line| !line.starts_with(r#"{"key":"audit/"#)).collect())
+    };
     let revision = |dir: &Path| -> Result<u64> {
         let head: Value =
             serde_json::from_str(control(&["export", "--dir", path(dir)])?.lines().next().unwrap_or(""))?;
@@ -118,7 +122,7 @@ fn a_backup_goes_from_either_engine_to_the_other_and_so_does_an_export() -> Resu
     control(&["backup", "--dir", path(&at), path(&back)])?;
     ensure!(lab.stop_control()?, "control had to be killed");
     control(&["restore", "--dir", path(&elsewhere), path(&back)])?;
-    assert_eq!(records(&elsewhere)?, records(&at)?);
+    assert_eq!(objects(&elsewhere)?, objects(&at)?);
     assert!(revision(&elsewhere)? > on_etcd && elsewhere.join("control.db").exists());
     control(&["check", "--dir", path(&elsewhere)])?;
 
@@ -130,7 +134,7 @@ fn a_backup_goes_from_either_engine_to_the_other_and_so_does_an_export() -> Resu
     fs::remove_file(elsewhere.join("control.db"))?;
     let url = format!("{}?prefix=/imported/", etcd.url());
     control(&["import", "--dir", path(&elsewhere), "--store", &url, path(&file)])?;
-    assert_eq!(records(&elsewhere)?, records(&at)?);
+    assert_eq!(objects(&elsewhere)?, objects(&at)?);
     let stranger = dir.path().join("stranger");
     control(&["init", "--dir", path(&stranger)])?;
     fs::remove_file(stranger.join("control.db"))?;

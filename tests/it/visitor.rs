@@ -10,15 +10,58 @@ use anyhow::{Context, Result};
 use ebbgate_lab::http::{self, Answer, IO_SECS_MAX};
 use ebbgate_lab::lab::{Lab, local};
 use ebbgate_lab::wait::soon;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
+    SupportedProtocolVersion,
+};
 use socket2::{Domain, Socket, Type};
 
 /// A TLS connection with its handshake done.
 pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+/// Takes any certificate.
+#[derive(Debug)]
+struct Any;
+
+impl ServerCertVerifier for Any {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
 
 /// A client certificate with its key, both PEM.
 pub(crate) struct Identity {
@@ -50,6 +93,21 @@ impl Visitor {
     /// Shows a client certificate when asked.
     pub(crate) fn showing(lab: &Lab, identity: &Identity) -> Result<Self> {
         Self::with(lab, &[&TLS13, &TLS12], Some(identity))
+    }
+
+    /// Takes any certificate: for tests of which one is shown.
+    pub(crate) fn any(lab: &Lab) -> Result<Self> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12])?;
+        let config =
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Any)).with_no_client_auth();
+        Ok(Self { https: local(lab.ports().https()), source: None, config: Arc::new(config) })
+    }
+
+    /// Trusts this authority alone.
+    pub(crate) fn trusting(lab: &Lab, authority_pem: &[u8]) -> Result<Self> {
+        Self::made(lab, &[&TLS13, &TLS12], None, authority_pem)
     }
 
     fn with(

@@ -9,6 +9,7 @@ mod graph;
 mod imports;
 mod named;
 mod order;
+mod orphans;
 mod picture;
 
 use std::collections::BTreeMap;
@@ -58,6 +59,7 @@ fn findings(metadata: &Value, texts: &BTreeMap<String, String>, imports: &Import
     let for_tests: Vec<String> =
         texts.iter().flat_map(|(path, text)| files::test_modules(path, text)).collect();
     findings.extend(named::check(texts));
+    findings.extend(orphans::check(texts));
     for (path, text) in texts {
         let is_test = for_tests.iter().any(|test| test == path);
         findings.extend(files::check(path, text, is_test).into_iter().map(|what| format!("{path}:{what}")));

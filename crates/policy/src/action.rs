@@ -20,11 +20,13 @@ mod headers;
 mod jwt_validation;
 mod log;
 mod notes;
+mod rate_limit;
 mod restrict_ips;
 mod run;
 mod set_vars;
 mod terminate_tls;
 mod urls;
+mod verify_webhook;
 
 pub(crate) use config::Config;
 pub(crate) use notes::{Notes, Refs, unknown_secret};
@@ -72,6 +74,7 @@ static SPECS: &[Spec] = &[
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
+    Spec { ending: |_| Ending::Sometimes, ..line("rate-limit", &[Phase::HttpRequest], rate_limit::compile) },
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
     line("request-body-find-replace", &[Phase::HttpRequest], find_replace::compile_request),
@@ -84,6 +87,10 @@ static SPECS: &[Spec] = &[
         ..line("terminate-tls", &[Phase::TcpConnect], terminate_tls::compile)
     },
     line("url-rewrite", &[Phase::HttpRequest], urls::compile_rewrite),
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("verify-webhook", &[Phase::HttpRequest], verify_webhook::compile)
+    },
 ];
 
 /// Published actions that this version does not have.
@@ -94,9 +101,7 @@ const UNSERVED: &[&str] = &[
     "openid-connect",
     "owasp-crs-request",
     "owasp-crs-response",
-    "rate-limit",
     "saml",
-    "verify-webhook",
 ];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {

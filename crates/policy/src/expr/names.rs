@@ -236,6 +236,7 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("forward_internal", &["error", "url"]),
     ("jwt_validation", &["error", "tokens"]),
     ("log", &["metadata"]),
+    ("rate_limit", &["bucket_key", "limited"]),
     ("redirect", &["matches", "url"]),
     ("remove_headers", &["headers_removed"]),
     ("request_body_find_replace", &["replacements"]),
@@ -256,6 +257,7 @@ const RESULTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("url_rewrite", &["matches", "url"]),
+    ("verify_webhook", &["error", "verified"]),
 ];
 
 /// Refuses results that no action leaves behind, and members that they do not have.
