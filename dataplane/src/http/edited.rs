@@ -93,7 +93,9 @@ async fn whole(mut body: Body, edits: &Edits) -> Result<Body, Failure> {
             BodyFault::Edit(Unedited::Defect(defect)) => failure(defect),
             fault => cannot(READ, &fault),
         })?;
-        made.extend_from_slice(frame.data_ref().map_or(b"".as_slice(), |data| data));
+        if let Some(data) = frame.data_ref() {
+            made.extend_from_slice(data);
+        }
         if made.len() > MADE_BYTES_MAX {
             return Err(cannot(TOO_LONG, &format!("the changed body is longer than {MADE_BYTES_MAX} bytes")));
         }

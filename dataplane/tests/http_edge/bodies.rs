@@ -85,7 +85,7 @@ fn get(more: &str) -> String {
 
 /// A body with this coding off.
 fn decoded(coding: Coding, body: &[u8]) -> String {
-    run(Edits::of(vec![coding]).decoded(), body)
+    run(&Edits::of(vec![coding]).decoded(), body)
 }
 
 /// What can be told of the beginning of a coded body.
@@ -95,8 +95,8 @@ fn decoded_so_far(coding: Coding, body: &[u8]) -> String {
     pulled(&mut pipeline)
 }
 
-fn run(edits: Edits, body: &[u8]) -> String {
-    let mut pipeline = Pipeline::new(&edits).unwrap();
+fn run(edits: &Edits, body: &[u8]) -> String {
+    let mut pipeline = Pipeline::new(edits).unwrap();
     pipeline.push(Bytes::copy_from_slice(body));
     pipeline.end();
     pulled(&mut pipeline)

@@ -92,8 +92,8 @@ impl Search {
 /// How many bytes at the end of a text are the beginning of a needle.
 fn begun(needle: &[u8], text: &[u8]) -> usize {
     let most = text.len().min(needle.len().saturating_sub(1));
-    let lengths = (1..=most).rev();
-    lengths.into_iter().find(|length| text.ends_with(needle.get(..*length).unwrap_or_default())).unwrap_or(0)
+    let mut lengths = (1..=most).rev();
+    lengths.find(|length| text.ends_with(needle.get(..*length).unwrap_or_default())).unwrap_or(0)
 }
 
 /// The bytes of the character at a place; one, if there is none.

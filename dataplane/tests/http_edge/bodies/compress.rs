@@ -259,7 +259,7 @@ async fn http_2_carries_changed_bodies_and_their_trailers() {
             }
             let trailers: HeaderMap = stream.trailers().await.unwrap().unwrap_or_default();
             assert_eq!(decoded(coding, &read), body);
-            assert_eq!(trailers.get("x-sum").map(|sum| sum.as_bytes()), Some(b"7".as_slice()));
+            assert_eq!(trailers.get("x-sum").map(http::HeaderValue::as_bytes), Some(b"7".as_slice()));
         }
     })
     .await;
