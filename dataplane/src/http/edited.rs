@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::answer::Failure;
-use super::body::{Body, NotBuffered, Polled, Source};
+use super::body::{Body, Polled, Source};
 use super::fault::{BodyFault, Unedited};
 
 /// The body cannot be read.
@@ -81,26 +81,27 @@ fn streamed(body: Body, edits: &Edits) -> Result<Body, Failure> {
 }
 
 /// Reads and changes the whole body.
-async fn whole(mut body: Body, edits: &Edits) -> Result<Body, Failure> {
-    let held = body.buffer(HELD_BYTES_MAX).await.map_err(|error| match error {
-        NotBuffered::TooLong => failure(Defect::Held),
-        NotBuffered::Broken(fault) => cannot(READ, &fault),
-    })?;
-    let mut changed = streamed(Body::full(held), edits)?;
-    let mut made = BytesMut::new();
+async fn whole(body: Body, edits: &Edits) -> Result<Body, Failure> {
+    let mut changed = streamed(body, edits)?;
+    let (mut made, mut trailers) = (BytesMut::new(), None);
     while let Some(frame) = changed.frame().await {
         let frame = frame.map_err(|fault| match fault {
             BodyFault::Edit(Unedited::Defect(defect)) => failure(defect),
             fault => cannot(READ, &fault),
         })?;
-        if let Some(data) = frame.data_ref() {
-            made.extend_from_slice(data);
+        match frame.into_data() {
+            Ok(data) => made.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
         }
         if made.len() > MADE_BYTES_MAX {
             return Err(cannot(TOO_LONG, &format!("the changed body is longer than {MADE_BYTES_MAX} bytes")));
         }
     }
-    Ok(Body::full(made.freeze()))
+    let made = made.freeze();
+    Ok(match trailers {
+        None => Body::full(made),
+        Some(trailers) => Body::trailing(trailers).preceded(made, None),
+    })
 }
 
 fn failure(defect: Defect) -> Failure {

@@ -43,6 +43,9 @@ async fn a_held_body_is_changed_as_a_whole_or_refused_with_its_code() {
         let coded = encoded(Coding::Gzip, "a<!-- b -->c");
         let answer = chunked("Content-Encoding: gzip\r\n", &coded, 5);
         assert_eq!(decoded(Coding::Gzip, &visit(&lab(HELD, answer), &get("")).await.body), "ac");
+        let trailed = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n<!---->\r\n1\r\na\r\n0\r\nX-Sum: 7\r\n\r\n";
+        let read = visit(&lab(HELD, trailed), &get("TE: trailers\r\n")).await;
+        assert_eq!((read.body.as_slice(), read.trailers.as_str(), read.whole), (b"a".as_slice(), "x-sum: 7", true));
         let refused = async |answer: Vec<u8>, code: &str| {
             let read = visit(&lab(HELD, answer), &get("")).await;
             assert!(read.head.starts_with("http/1.1 500 ") && read.whole, "{read:?}");
