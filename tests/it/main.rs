@@ -36,5 +36,6 @@ mod sinks;
 mod site;
 mod slips;
 mod traffic;
+mod traffic_events;
 mod up;
 mod xdp;

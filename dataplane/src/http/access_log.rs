@@ -67,8 +67,8 @@ impl<G: Gateway> RequestLog<G> {
             request_headers: told::request_headers(&head.headers),
             cipher_suite: tls.map(|tls| tls.cipher_suite.clone()).unwrap_or_default(),
             ja4: tls.map(|tls| tls.ja4.clone()).unwrap_or_default(),
-            client_cert_cn,
-            client_cert_serial,
+            client_cert_cn: told::short(client_cert_cn),
+            client_cert_serial: told::short(client_cert_serial),
             started_at_ms: gateway.now_unix_ms(),
             ..RequestEvent::default()
         };

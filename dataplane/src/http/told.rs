@@ -87,8 +87,13 @@ fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> Vec<(String, String)> {
 /// The first value of a header as text, cut to its longest told length.
 pub(super) fn value(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let value = headers.get(name)?.as_bytes();
-    let short = value.get(..VALUE_BYTES_MAX).unwrap_or(value);
-    Some(cut(String::from_utf8_lossy(short).into_owned(), VALUE_BYTES_MAX))
+    let first = value.get(..VALUE_BYTES_MAX).unwrap_or(value);
+    Some(short(String::from_utf8_lossy(first).into_owned()))
+}
+
+/// A text cut to the longest told length of a value.
+pub(super) fn short(text: String) -> String {
+    cut(text, VALUE_BYTES_MAX)
 }
 
 fn cut(mut text: String, bytes_max: usize) -> String {
