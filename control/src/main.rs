@@ -247,7 +247,7 @@ async fn authority(command: &AuthorityCommand) -> Result<()> {
         };
         Ok(json!({ "trusted": trusted }))
     };
-    let mut done = change(&dir, operation, work).await?;
+    let done = change(&dir, operation, work).await?;
     let next = match command {
         AuthorityCommand::Begin { .. } => {
             let file = dir.authority(purpose);
@@ -258,8 +258,7 @@ async fn authority(command: &AuthorityCommand) -> Result<()> {
         }
         _ => "clients may take the shorter file when they like".to_owned(),
     };
-    done["next"] = next.into();
-    print(&done)
+    print(&json!({ "trusted": done.get("trusted"), "next": next }))
 }
 
 async fn audit(command: &AuditCommand) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use ebbgate_lab::api::Api;
 use ebbgate_lab::guide::{self, API_HOST, REST_INTERNAL};
 use ebbgate_lab::http;
 use ebbgate_lab::lab::local;
@@ -49,6 +50,34 @@ fn nulls(at: &str, value: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// One endpoint whose visitors show certificates and passwords, one for everybody, and an address that nobody may connect to,
+/// which is returned.
+fn endpoints(api: &Api, clinic: &Authority) -> Result<String> {
+    guide::domain(api)?;
+    let everybody = json!({"type": "restrict-ips", "config": {"enforce": true, "allow": ["127.0.0.0/8"]}});
+    let policy = json!({
+        "on_tcp_connect": [{"actions": [
+            everybody.clone(),
+            {"type": "terminate-tls", "config": {"mutual_tls_certificate_authorities": [clinic.pem]}},
+        ]}],
+        "on_http_request": [{"actions": [
+            everybody,
+            {"type": "basic-auth", "config": {"credentials": ["ann:hunter2hunter2"]}},
+            {"type": "log", "config": {"metadata": {"patient": "7"}}},
+            {"type": "forward-internal", "config": {"url": REST_INTERNAL}},
+        ]}],
+    });
+    guide::cloud(api, &format!("https://{API_HOST}"), &policy)?;
+    guide::cloud(api, &format!("https://{PLAIN_HOST}"), &guide::forward(REST_INTERNAL))?;
+    let addr = guide::address(api)?;
+    let nobody = json!({"on_tcp_connect": [{"actions": [
+        {"type": "restrict-ips", "config": {"enforce": true, "allow": ["192.0.2.0/24"]}},
+        {"type": "deny"},
+    ]}]});
+    guide::cloud(api, &format!("tcp://{addr}"), &nobody)?;
+    Ok(addr)
+}
+
 #[test]
 fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
     let mut lab = TestLab::stopped()?;
@@ -63,28 +92,8 @@ fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
     api.create("/event_subscriptions", &json!({"destination_ids": [made["id"]], "sources": sources}))?;
 
     let (_, token) = guide::authtoken(&api, 1)?;
-    guide::domain(&api)?;
     let clinic = Authority::new("clinic")?;
-    let everybody = json!({"type": "restrict-ips", "config": {"enforce": true, "allow": ["127.0.0.0/8"]}});
-    let policy = json!({
-        "on_tcp_connect": [{"actions": [
-            everybody.clone(),
-            {"type": "terminate-tls", "config": {"mutual_tls_certificate_authorities": [clinic.pem]}},
-        ]}],
-        "on_http_request": [{"actions": [
-            everybody,
-            {"type": "basic-auth", "config": {"credentials": ["ann:hunter2hunter2"]}},
-            {"type": "log", "config": {"metadata": {"patient": "7"}}},
-            {"type": "forward-internal", "config": {"url": REST_INTERNAL}},
-        ]}],
-    });
-    guide::cloud(&api, &format!("https://{API_HOST}"), &policy)?;
-    guide::cloud(&api, &format!("https://{PLAIN_HOST}"), &guide::forward(REST_INTERNAL))?;
-    let addr = guide::address(&api)?;
-    let nobody = json!({"on_tcp_connect": [{"actions": [
-        {"type": "restrict-ips", "config": {"enforce": true, "allow": ["192.0.2.0/24"]}},
-    ]}]});
-    guide::cloud(&api, &format!("tcp://{addr}"), &nobody)?;
+    let addr = endpoints(&api, &clinic)?;
     let rest = service::http_echo("rest")?.port();
     let _agent = lab.agent("agent", &token, &guide::endpoints(rest, rest, rest))?;
     lab.wait_online(&[REST_INTERNAL], 1)?;

@@ -58,7 +58,8 @@ pub enum OperationEnd {
 #[serde(deny_unknown_fields)]
 pub struct Operation {
     id: String,
-    operation: Doing,
+    /// What is done.
+    doing: Doing,
     /// What it is about: an object with a few fields, nothing secret.
     about: Value,
     /// None: it begins.
@@ -84,9 +85,9 @@ pub enum Unrecorded {
 
 impl Operation {
     /// A new one, which has not begun.
-    pub fn new(operation: Doing, about: Value) -> Self {
+    pub fn new(doing: Doing, about: Value) -> Self {
         let id = ksuid(&SystemEntropy, SystemClock.unix_secs());
-        Self { id: format!("op_{id}"), operation, about, end: None }
+        Self { id: format!("op_{id}"), doing, about, end: None }
     }
 
     /// Writes the entry that it begins; it must not begin without.
@@ -138,12 +139,16 @@ impl Operation {
         let now = clock.unix_secs();
         let id = EventId::new(ksuid(entropy, now)).to_string();
         let kind = if self.end.is_some() { "operation_ended.v0" } else { "operation_started.v0" };
-        let mut object = json!({ "id": self.id, "operation": self.operation, "about": self.about });
-        match &self.end {
-            None => {}
-            Some(OperationEnd::Done(done)) => object["done"] = done.clone(),
-            Some(OperationEnd::Failed(reason)) => object["failed"] = reason.as_str().into(),
-        }
+        let (id_of, doing, about) = (&self.id, self.doing, &self.about);
+        let object = match &self.end {
+            None => json!({ "id": id_of, "operation": doing, "about": about }),
+            Some(OperationEnd::Done(done)) => {
+                json!({ "id": id_of, "operation": doing, "about": about, "done": done })
+            }
+            Some(OperationEnd::Failed(reason)) => {
+                json!({ "id": id_of, "operation": doing, "about": about, "failed": reason })
+            }
+        };
         let actor = Actor::current();
         let text = line((&id, kind, &timestamp(now)), None, (&object, None), &json!({"id": self.id}), &actor);
         (format!("{NEW_PREFIX}{now:012}-{:012}-{}", 0, ksuid(entropy, now)), record::encode(&vec![text]))
