@@ -38,4 +38,5 @@ mod slips;
 mod traffic;
 mod traffic_events;
 mod up;
+mod webhooks;
 mod xdp;

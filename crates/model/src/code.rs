@@ -14,6 +14,9 @@ macro_rules! codes {
         impl ErrorCode {
             $($(#[$doc])* pub const $name: Self = Self($number);)*
         }
+
+        #[cfg(test)]
+        const NAMED: &[u32] = &[$($number),*];
     };
 }
 
@@ -24,6 +27,8 @@ codes! {
     AUTHTOKEN_INVALID = 107;
     /// The account admits no agent from this source address.
     AGENT_RESTRICTED = 115;
+    /// The agent ingress belongs to another account.
+    INGRESS_OF_ANOTHER = 122;
     /// The account that an API key belongs to is suspended.
     ACCOUNT_SUSPENDED = 205;
     /// The account admits no API call from this source address.
@@ -60,6 +65,18 @@ codes! {
     URL_TRAILING_SLASH = 9038;
     /// The upstream answered with something that is not HTTP.
     UPSTREAM_PROTOCOL = 3004;
+    /// The upstream did not answer in time.
+    UPSTREAM_LATE = 3005;
+    /// The upstream refused the connection or the request (GOAWAY or `REFUSED_STREAM` of HTTP/2).
+    UPSTREAM_REFUSED = 3006;
+    /// The upstream reset the request.
+    UPSTREAM_RESET = 3007;
+    /// No member of a pool answered in time.
+    POOL_LATE = 3008;
+    /// The upstream answered with the status 000.
+    UPSTREAM_STATUS_ZERO = 3009;
+    /// The upstream answered with a status that HTTP does not have.
+    UPSTREAM_STATUS = 3010;
     /// The endpoint is offline.
     OFFLINE = 3200;
     /// A source address is not allowed.
@@ -107,3 +124,47 @@ impl FromStr for ErrorCode {
 }
 
 as_text!(ErrorCode);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::NAMED;
+
+    const PAGE: &str = include_str!("../../../docs/error-codes.md");
+
+    /// The rows of the table below a heading of the page: code, and the last cell.
+    fn table(heading: &str) -> BTreeMap<u32, &'static str> {
+        let after = PAGE.split_once(heading).expect("the heading").1;
+        let rows = after.lines().skip(1).skip_while(|line| !line.starts_with('|'));
+        let rows = rows.take_while(|line| line.starts_with('|')).filter_map(|line| {
+            let mut cells = line.trim_matches('|').split(" | ");
+            let code = cells.next()?.trim().parse().ok()?;
+            Some((code, cells.last()?.trim()))
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn the_page_lists_every_code_with_a_test_that_names_it() {
+        let (answered, absent) = (table("## Answered"), table("## Not answered here"));
+        for code in NAMED {
+            assert!(answered.contains_key(code), "docs/error-codes.md has no row for {code}");
+        }
+        assert!(answered.len() > NAMED.len() && !absent.is_empty(), "the tables were not read");
+        assert!(absent.keys().all(|code| !answered.contains_key(code)), "a code is in both tables");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for (code, tests) in answered {
+            let named: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+            assert!(!named.is_empty(), "{code} has no test");
+            for test in named {
+                let (path, name) = test.split_once("::").expect("path::name");
+                let source = std::fs::read_to_string(root.join(path)).expect(path);
+                assert!(source.contains(&format!("fn {name}(")), "{path} has no function {name}");
+                let mut words = source.split(|c: char| !c.is_ascii_alphanumeric());
+                assert!(words.any(|word| word == code.to_string()), "{path} does not name {code}");
+            }
+        }
+    }
+}

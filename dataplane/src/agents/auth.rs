@@ -13,8 +13,6 @@ use super::refusal::Refusal;
 use crate::net::listen::{ConnLimits, ConnPermit, PeerKind};
 use crate::state::tables::Tables;
 
-/// The ingress belongs to another account.
-const CODE_INGRESS: ErrorCode = ErrorCode::new(118);
 /// Seconds after a token was made in which an edge that does not know it waits for it.
 const FRESH_SECS: u64 = 15 * 60;
 /// Seconds that a login waits for its token to become known. Agents wait ten for an answer.
@@ -67,7 +65,7 @@ pub(super) fn judge(
     };
     if ingress.is_some_and(|owner| owner != spec.account) {
         let message = "this connect address belongs to another account; use your own agent ingress or the common address";
-        return Err(Refusal::new(CODE_INGRESS, message));
+        return Err(Refusal::new(ErrorCode::INGRESS_OF_ANOTHER, message));
     }
     if !tables.restrictions.admit(spec.account, IpRestrictionKind::Agent, source) {
         return Err(not_admitted(source));
@@ -180,7 +178,7 @@ mod tests {
         let other_secret = format!("{}A", &TOKEN[..TOKEN.len() - 1]);
         assert_eq!(code(&other_secret, None), 107);
         assert!(judge(TOKEN, Some(accepted.account)).is_ok());
-        assert_eq!(code(TOKEN, Some(crate::state::endpoint::fixture::account(9))), 118);
+        assert_eq!(code(TOKEN, Some(crate::state::endpoint::fixture::account(9))), 122);
     }
 
     #[test]

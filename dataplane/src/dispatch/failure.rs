@@ -64,6 +64,23 @@ impl Failure {
         Self::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_UNREACHABLE, message)
     }
 
+    /// Nothing came from the upstream for as long as an exchange may rest.
+    pub fn upstream_late() -> Self {
+        let message = "The upstream did not answer in time.";
+        Self::coded(StatusCode::GATEWAY_TIMEOUT, ErrorCode::UPSTREAM_LATE, message)
+    }
+
+    /// Whether a member was waited for in vain.
+    pub(super) fn is_late(&self) -> bool {
+        *self == Self::upstream_late() || *self == Self::agent_silent()
+    }
+
+    /// Several members of a pool were waited for in vain.
+    pub(super) fn pool_late() -> Self {
+        let message = "No agent of this endpoint answered in time.";
+        Self::coded(StatusCode::GATEWAY_TIMEOUT, ErrorCode::POOL_LATE, message)
+    }
+
     /// No member of a pool can take more work.
     pub(super) fn pool_full() -> Self {
         let message = "No agent of this endpoint can take another request just now.";

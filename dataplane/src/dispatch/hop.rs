@@ -30,6 +30,8 @@ pub(super) struct Hop {
     pub(super) member: Option<Member>,
     /// Why the member before failed.
     pub(super) failure: Option<Failure>,
+    /// Members of `tried` that were waited for in vain.
+    late: usize,
 }
 
 /// The member of a pool that a hop is at.
@@ -43,7 +45,13 @@ pub(super) struct Member {
 impl Hop {
     /// A hop whose member is not picked yet.
     pub(super) fn new(pool: Pool, entry: Option<Arc<Parts>>, on_error: OnError) -> Self {
-        Self { pool, tried: Vec::new(), entry, on_error, member: None, failure: None }
+        Self { pool, tried: Vec::new(), entry, on_error, member: None, failure: None, late: 0 }
+    }
+
+    /// What the failure of the current member means for the hop.
+    pub(super) fn judge(&mut self, failure: Failure) -> Failure {
+        self.late += usize::from(failure.is_late());
+        if self.late > 1 && self.late == self.tried.len() { Failure::pool_late() } else { failure }
     }
 
     /// The request's head as it leaves this hop: as the policy changed it, or as it came.

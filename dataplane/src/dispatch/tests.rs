@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ebbgate_model::{EndpointId, TrafficPolicy};
 use ebbgate_policy::{Engine, References};
@@ -31,6 +32,8 @@ enum Agent {
     Breaks,
     /// It does not answer when asked whether it does.
     Hangs,
+    /// It takes the work and does not answer in time.
+    Late,
 }
 
 /// The edge of a test.
@@ -42,6 +45,8 @@ struct Fake {
     now: Instant,
     admits: Cell<bool>,
     entered: RefCell<Vec<EndpointId>>,
+    /// Requests counted by URL and bucket.
+    counted: RefCell<BTreeMap<(String, String), u32>>,
 }
 
 impl Default for Fake {
@@ -54,6 +59,7 @@ impl Default for Fake {
             now: Instant::now(),
             admits: Cell::new(true),
             entered: RefCell::default(),
+            counted: RefCell::default(),
         }
     }
 }
@@ -73,6 +79,13 @@ impl Environment for Fake {
 
     fn admits(&self, _: AccountId, _: IpAddr) -> bool {
         self.admits.get()
+    }
+
+    fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
+        let mut counted = self.counted.borrow_mut();
+        let count = counted.entry((endpoint.url.to_string(), quota.bucket.clone())).or_default();
+        *count += 1;
+        (*count > quota.capacity).then_some(quota.window)
     }
 
     fn has_entered(&self, endpoint: &Endpoint, _: &Arc<Engine>) -> bool {
@@ -167,6 +180,7 @@ impl Fake {
                             dispatch.answered(Response::new(()).into_parts().0);
                         }
                         Some(Agent::Breaks) => dispatch.failed(failed_by(n), false),
+                        Some(Agent::Late) => dispatch.failed(Failure::upstream_late(), false),
                         Some(Agent::Refuses | Agent::Hangs) => dispatch.failed(failed_by(n), true),
                     }
                 }
@@ -403,6 +417,19 @@ fn the_next_member_of_a_pool_is_tried_only_while_nothing_was_acted_on() {
         let end = end.replace("answer 200", "served by 2");
         fake.connect(&members).check(&steps, &end);
     }
+}
+
+#[test]
+fn a_pool_is_late_when_each_member_that_was_tried_is() {
+    let end = |does: &[Agent]| {
+        let fake = Fake::default();
+        let member = |(n, does): (u8, &Agent)| fake.agent(n, "http://a.example.com", *does);
+        let members: Vec<_> = (1..).zip(does).map(member).collect();
+        fake.request(&members).end
+    };
+    assert_eq!(end(&[Agent::Late]), "fail 3005 The upstream did not answer in time.");
+    assert_eq!(end(&[Agent::Hangs, Agent::Late]), "fail 3008 No agent of this endpoint answered in time.");
+    assert_eq!(end(&[Agent::Refuses, Agent::Late]), "fail 3005 The upstream did not answer in time.");
 }
 
 #[test]

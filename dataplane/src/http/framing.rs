@@ -27,4 +27,4 @@ pub use limits::{
 };
 pub use refusal::Refusal;
 pub use request::{RequestDecoder, RequestHead, Spelling};
-pub use response::{Asked, ResponseDecoder, ResponseHead, ResponseStep};
+pub use response::{Asked, ResponseDecoder, ResponseHead, ResponseStep, STATUSES};

@@ -27,7 +27,6 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use ebbgate_model::ErrorCode;
 use http::{Method, Request, Response, StatusCode};
 use tokio::time::sleep_until;
 
@@ -274,9 +273,7 @@ async fn with_idle<T>(
             () = sleep_until(deadline) => {}
         }
         if progress.idle_deadline() <= deadline {
-            let message = "The upstream did not answer in time.";
-            let failure = Failure::coded(StatusCode::GATEWAY_TIMEOUT, ErrorCode::new(3005), message);
-            return Err(SendError { failure, again: Again::No });
+            return Err(SendError { failure: Failure::upstream_late(), again: Again::No });
         }
     }
 }

@@ -28,7 +28,7 @@ async fn tokens_are_checked() {
     assert_eq!(code("nonsense", "localhost").await, Some(105));
     assert_eq!(code(&TOKEN.replace("abc", "xyz"), "localhost").await, Some(107));
     assert_eq!(code(TOKEN, "localhost").await, None);
-    assert_eq!(code(TOKEN, "connect.clinic2.example").await, Some(118));
+    assert_eq!(code(TOKEN, "connect.clinic2.example").await, Some(122));
     assert_eq!(code(OTHER_TOKEN, "connect.clinic2.example").await, None);
 }
 
@@ -113,6 +113,16 @@ async fn a_revoked_token_ends_the_session() {
     assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
     let refused = Agent::connect(&lab, CLINIC_TOKEN, "localhost", &Previous::default()).await;
     assert!(refused.err().unwrap().error.contains("ERR_NGROK_107"));
+}
+
+#[tokio::test]
+async fn labels_are_refused_with_their_code() {
+    let lab = Lab::start();
+    let agent = lab.agent(CLINIC_TOKEN).await;
+    let asked = json!({ "Labels": { "edge": "edghts_1" } });
+    let stream = agent.session.open(StreamKind::StartTunnelWithLabel).await.unwrap();
+    let error = call(stream, &asked).await.unwrap()["Error"].as_str().unwrap().to_owned();
+    assert!(error.contains("ERR_NGROK_399"), "{error}");
 }
 
 #[tokio::test]

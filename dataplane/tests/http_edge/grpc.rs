@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_edge::http::limits::{IDLE_SECS_MAX, Limits};
+use ebbgate_model::ErrorCode;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response};
@@ -247,6 +248,50 @@ async fn an_http1_upstream_where_http2_was_promised_is_502_and_a_silent_one_too(
             let answer = sender.send_request(request, true).unwrap().0.await.unwrap();
             assert_eq!(answer.status(), 502, "{what:?}");
             assert_eq!(answer.headers()["ngrok-error-code"], code, "{what:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_upstream_that_refuses_resets_or_makes_up_a_status_has_a_number_of_its_own() {
+    #[derive(Clone, Copy)]
+    enum Does {
+        GoAway,
+        Reset(Reason),
+        Status(u16),
+    }
+    let upstream = |does| {
+        scripted(move |io| async move {
+            let Ok(mut connection) = h2::server::handshake(io).await else { return };
+            if matches!(does, Does::GoAway) {
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                match does {
+                    Does::GoAway => {}
+                    Does::Reset(reason) => respond.send_reset(reason),
+                    Does::Status(status) => {
+                        let head = Response::builder().status(status).body(()).unwrap();
+                        let _ = respond.send_response(head, true);
+                    }
+                }
+            }
+        })
+    };
+    local(async {
+        for (does, code) in [
+            (Does::GoAway, 3006),
+            (Does::Reset(Reason::REFUSED_STREAM), 3006),
+            (Does::Reset(Reason::INTERNAL_ERROR), 3007),
+            (Does::Status(600), 3010),
+        ] {
+            let lab = Lab::default();
+            let mut sender = connect(&lab, h2c(), upstream(does)).await;
+            let request = Request::post("https://a.example.com/").body(()).unwrap();
+            let answer = sender.send_request(request, true).unwrap().0.await.unwrap();
+            assert_eq!((answer.status().as_u16(), lab.events()[0].error), (502, Some(ErrorCode::new(code))));
+            assert_eq!(answer.headers()["ngrok-error-code"], format!("ERR_NGROK_{code}"));
         }
     })
     .await;

@@ -68,6 +68,13 @@ async fn failures_have_their_published_numbers() {
             let _ = io.read_to_end(&mut Vec::new()).await;
         });
         lab.agent("http://silent.example.com", Made::default(), silent);
+        for (host, status) in [("http://zero.example.com", "000"), ("http://strange.example.com", "600")] {
+            let upstream = scripted(move |mut io| async move {
+                let _ = io.write_all(format!("HTTP/1.1 {status} What\r\n\r\n").as_bytes()).await;
+                let _ = io.read(&mut [0; 1]).await;
+            });
+            lab.agent(host, Made::default(), upstream);
+        }
         for (host, status, code) in [
             ("nobody.example.com", 404, 3200),
             ("empty.example.com", 404, 3200),
@@ -76,6 +83,8 @@ async fn failures_have_their_published_numbers() {
             ("down.example.com", 502, 8012),
             ("garbage.example.com", 502, 3004),
             ("silent.example.com", 504, 3005),
+            ("zero.example.com", 502, 3009),
+            ("strange.example.com", 502, 3010),
         ] {
             let (mut io, _serving) = lab.visit_http();
             io.write_all(get(host).as_bytes()).await.unwrap();

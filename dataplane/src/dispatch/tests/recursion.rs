@@ -106,7 +106,7 @@ impl Recursion<'_> {
                 Some(self.back(&node, n))
             }
             Agent::Breaks => Some(Served::Over),
-            Agent::Refuses | Agent::Hangs => None,
+            Agent::Refuses | Agent::Hangs | Agent::Late => None,
         }
     }
 

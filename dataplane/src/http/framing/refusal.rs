@@ -41,6 +41,9 @@ pub enum Refusal {
     /// A status line that is not `HTTP/1.x SP 3DIGIT`.
     #[error("the status line is malformed")]
     StatusLine,
+    /// A status outside 100 to 599 (RFC 9110 section 15).
+    #[error("the status {0:03} is not one of HTTP")]
+    Status(u16),
     /// A line that begins with white space (RFC 9112 section 5.2).
     #[error("a folded header line")]
     Folded,

@@ -3,6 +3,8 @@
 //!
 //! Interim responses are told, a bounded number of them; 101 is taken only where it was asked for.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode, Version};
@@ -10,6 +12,9 @@ use http::{HeaderMap, Response, StatusCode, Version};
 use super::fields::Fields;
 use super::grammar::{LineScanner, lines};
 use super::{BodyFraming, HEAD_BYTES_MAX, INTERIM_MAX, Refusal};
+
+/// Statuses of HTTP (RFC 9110 section 15).
+pub const STATUSES: Range<u16> = 100..600;
 
 /// The final response up to its body.
 #[derive(Debug)]
@@ -120,7 +125,7 @@ fn status_line(line: &[u8]) -> Result<(u16, bool), Refusal> {
         return Err(Refusal::StatusLine);
     }
     let status = digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
-    if (100..600).contains(&status) { Ok((status, version_1_0)) } else { Err(Refusal::StatusLine) }
+    if STATUSES.contains(&status) { Ok((status, version_1_0)) } else { Err(Refusal::Status(status)) }
 }
 
 #[cfg(test)]
@@ -201,8 +206,9 @@ mod tests {
         ] {
             check(&format!("{line}||"), Err(Refusal::StatusLine));
         }
-        check("HTTP/1.1 099 No||", Err(Refusal::StatusLine));
-        check("HTTP/1.1 600 No||", Err(Refusal::StatusLine));
+        check("HTTP/1.1 000 No||", Err(Refusal::Status(0)));
+        check("HTTP/1.1 099 No||", Err(Refusal::Status(99)));
+        check("HTTP/1.1 600 No||", Err(Refusal::Status(600)));
         check(&"HTTP/1.1 100 Continue||".repeat(INTERIM_MAX + 1), Err(Refusal::Interim));
     }
 

@@ -19,7 +19,7 @@ use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Duration, timeout};
 
-use super::outcome::{Again, SendError, fault_failure, garbage, lost, unreachable};
+use super::outcome::{Again, SendError, fault_failure, garbage, lost, unknown_status, unreachable};
 use super::replay::ReplayBody;
 use crate::http::body::{Body, Progress};
 use crate::http::exchange::Exchange;
@@ -373,6 +373,7 @@ impl Inner {
                 SendError { failure: fault_failure(fault), again: Again::No }
             }
             Failed::Body(fault) => lost(&fault.to_string(), Again::No),
+            Failed::Refused(Refusal::Status(status)) => unknown_status(status),
             Failed::Refused(refusal) => garbage(refusal),
             // Nothing behind the agent has seen a byte, so any method may be repeated.
             _ if self.seen.refused && !self.seen.received => unreachable(Again::Unseen),

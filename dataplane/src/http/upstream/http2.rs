@@ -17,7 +17,9 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::driver::Driver;
-use super::outcome::{Again, SendError, fault_failure, garbage, lost, unreachable};
+use super::outcome::{
+    Again, SendError, fault_failure, garbage, lost, refused, reset, unknown_status, unreachable,
+};
 use super::refusal::{Notes, Watched};
 use super::replay::ReplayBody;
 use crate::http::answer::Failure;
@@ -194,6 +196,9 @@ impl Connection {
             Some(fault) => SendError { failure: fault_failure(fault), again: Again::No },
             None => self.failed(&error, again),
         })?;
+        if !framing::STATUSES.contains(&response.status().as_u16()) {
+            return Err(unknown_status(response.status().as_u16()));
+        }
         if response.status().is_informational() {
             return Err(garbage("a final answer with an interim status"));
         }
@@ -250,12 +255,16 @@ fn garbage_request(error: &http::uri::InvalidUriParts) -> SendError {
 }
 
 fn failed(error: &h2::Error, again: Again) -> SendError {
-    if error.is_io() || error.is_go_away() && error.is_remote() {
+    if error.is_io() {
         return unreachable(again);
     }
     match error.reason() {
-        Some(Reason::REFUSED_STREAM) => lost("The upstream refused the stream.", Again::Unseen),
-        Some(_) if error.is_reset() => lost("The upstream reset the stream.", Again::No),
+        _ if error.is_go_away() && error.is_remote() => refused("the upstream sent GOAWAY", again),
+        Some(Reason::REFUSED_STREAM) => refused("the upstream refused the stream", Again::Unseen),
+        Some(reason) if error.is_reset() && error.is_remote() => {
+            reset(format!("the upstream reset the stream: {reason}"))
+        }
+        Some(_) if error.is_reset() => lost("the stream to the upstream was reset", Again::No),
         _ => garbage(error),
     }
 }

@@ -92,6 +92,33 @@ pub(super) fn garbage(message: impl std::fmt::Display) -> SendError {
     SendError { failure, again: Again::No }
 }
 
+/// The upstream refused the connection, or this request on it (RFC 9113 sections 6.8 and 8.7).
+pub(super) fn refused(detail: &str, again: Again) -> SendError {
+    let message = "The upstream refused the connection.";
+    let failure =
+        Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_REFUSED, message).because(detail);
+    SendError { failure, again }
+}
+
+/// The upstream reset the request, and may have acted on it.
+pub(super) fn reset(detail: String) -> SendError {
+    let message = "The upstream reset the request.";
+    let failure = Failure::coded(StatusCode::BAD_GATEWAY, ErrorCode::UPSTREAM_RESET, message).because(detail);
+    SendError { failure, again: Again::No }
+}
+
+/// The answer's status is none of HTTP's (RFC 9110 section 15).
+pub(super) fn unknown_status(status: u16) -> SendError {
+    let (code, message) = match status {
+        0 => (ErrorCode::UPSTREAM_STATUS_ZERO, "The upstream answered with the status 000.".to_owned()),
+        _ => (
+            ErrorCode::UPSTREAM_STATUS,
+            format!("The upstream answered with the unknown status {status:03}."),
+        ),
+    };
+    SendError { failure: Failure::coded(StatusCode::BAD_GATEWAY, code, message), again: Again::No }
+}
+
 /// What a visitor is told of its own fault.
 pub(in crate::http) fn fault_failure(fault: Fault) -> Failure {
     let status = match fault {
