@@ -126,6 +126,35 @@ async fn pages_go_on_past_damaged_objects() {
 }
 
 #[tokio::test]
+async fn filters_read_what_they_name_and_nothing_else() {
+    let lab = Lab::new().await;
+    let mut made = Vec::new();
+    for n in 0..4 {
+        made.push(lab.make("/endpoints", json!({"url": format!("https://e{n}.internal")})).await.id());
+    }
+    damage(&lab, "endpoints", &made[1]).await;
+    let [oldest, bad, middle, newest] = [0, 1, 2, 3].map(|n| made[n].as_str());
+    let (two, older) =
+        (format!("id={oldest}&id={middle}"), format!("id={oldest}&id={middle}&before_id={middle}"));
+    for (filter, expect, is_warned) in [
+        ("url=https://e0.internal", vec![oldest], false),
+        ("url=https://e3.internal:443&url=https://nobody.internal&url=nonsense", vec![newest], false),
+        ("url=https://e1.internal", vec![], true),
+        (&format!("id={bad}"), vec![], true),
+        (&two, vec![middle, oldest], false),
+        (&older, vec![oldest], false),
+        (&format!("{two}&url=https://e2.internal"), vec![middle], false),
+    ] {
+        let (answer, ids) = listed(&lab, &format!("/endpoints?{filter}"), "endpoints").await;
+        assert_eq!(
+            (ids.iter().map(String::as_str).collect(), answer.headers.contains_key("ebbgate-warning")),
+            (expect, is_warned),
+            "{filter}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_a_damaged_endpoint_may_stand_on_is_not_given_back_before_it() {
     let lab = Lab::new().await;
     let domain = lab.reserve_domain().await.id();
