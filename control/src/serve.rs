@@ -49,7 +49,7 @@ use crate::{admin, api, listen, people};
 const BIND_RETRY_SECS: u64 = 5;
 /// Seconds between two compactions of an etcd.
 const COMPACT_SECS: u64 = 60;
-/// Seconds between two looks for edges whose lease has ended.
+/// Seconds between two looks for edges with a lease that has ended.
 const EXPIRE_SECS: u64 = 1;
 
 /// Why control does not serve.

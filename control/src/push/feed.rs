@@ -56,7 +56,7 @@ pub struct Feeds {
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
     /// The first line was not a greeting, or there was none in time.
-    #[error("the edge did not say who it is")]
+    #[error("the edge did not say which one it is")]
     Hello,
     /// The edge is of another release.
     #[error(

@@ -51,7 +51,7 @@ impl Secrets {
         (*owner == account).then(|| SecretSpec { account, vault: vault.clone(), name, value })
     }
 
-    /// Endpoints whose policies name the secret.
+    /// Endpoints with policies that name the secret.
     pub(crate) fn named_by(&self, id: SecretId) -> impl Iterator<Item = EndpointId> {
         self.named_by.of(id)
     }
