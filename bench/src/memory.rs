@@ -13,13 +13,14 @@ use ebbgate_edge::http::{self, UpstreamPools};
 use ebbgate_edge::state::endpoint::Endpoint;
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
+use ebbgate_edge::state::rate_limits::RateLimits;
 use ebbgate_edge::tunnel::session::OpenError;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
-use ebbgate_policy::{ConnFacts, KeySet};
+use ebbgate_policy::{ConnFacts, KeySet, Quota};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::spawn_local;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use crate::endpoints;
 
@@ -39,6 +40,7 @@ pub struct Memory {
     public: Pool,
     internal: Pool,
     upstreams: UpstreamPools,
+    rate_limits: Arc<RateLimits>,
 }
 
 impl Memory {
@@ -47,7 +49,7 @@ impl Memory {
         let internal = Pool::new(vec![endpoints::agent(2, "https://rest.clinic1.internal")]);
         let kept = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
         let upstreams = UpstreamPools::new(&Metrics::new(), kept);
-        Self { public: Pool::new(vec![public]), internal, upstreams }
+        Self { public: Pool::new(vec![public]), internal, upstreams, rate_limits: Arc::default() }
     }
 
     /// A visitor's connection. Call it inside a `LocalSet`.
@@ -103,6 +105,10 @@ impl Gateway for Memory {
 
     fn admits(&self, _: AccountId, _: IpAddr) -> bool {
         true
+    }
+
+    fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
+        self.rate_limits.count(endpoint.account, &endpoint.url.to_string(), quota, Instant::now())
     }
 
     fn now_unix_ms(&self) -> i64 {

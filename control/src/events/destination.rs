@@ -281,13 +281,19 @@ impl Worker {
     }
 
     async fn done(&self, batch: Batch, refused: u64) {
-        let taken = (batch.events.len() as u64).saturating_sub(refused);
+        let sent = batch.events.len() as u64;
+        // A receiver may claim to have refused more than it was sent.
+        let refused = refused.min(sent);
+        if refused > 0 {
+            tracing::warn!(destination = %self.record.id, refused, "events are refused for good");
+            self.dropped(refused);
+        }
         if let Err(error) = self.on_spool(move |spool| spool.delivered(batch.upto)).await {
             tracing::warn!(destination = %self.record.id, %error, "events may be delivered twice");
         }
         let now = self.means.clock.unix_secs();
         self.stats(|stats| {
-            stats.delivered += taken;
+            stats.delivered += sent - refused;
             stats.failing_since = None;
             stats.reason.clear();
             stats.waiting_since = (stats.waiting > 0).then_some(now);

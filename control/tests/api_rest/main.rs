@@ -16,6 +16,7 @@ mod lab;
 mod live;
 mod matrix;
 mod oidc;
+mod oidc_provider;
 mod openapi;
 mod people;
 mod persons;

@@ -52,7 +52,7 @@ struct Provider {
     behaviour: Arc<Mutex<Behaviour>>,
 }
 
-const SECRET: &str = "client:secret/+";
+pub(crate) const SECRET: &str = "client:secret/+";
 
 impl Provider {
     async fn start() -> Self {
@@ -166,23 +166,25 @@ async fn lab() -> (Lab, Provider) {
 }
 
 /// What the browser has when it is sent away.
-struct Away {
-    cookie: String,
-    query: BTreeMap<String, String>,
+pub(crate) struct Away {
+    pub(crate) cookie: String,
+    pub(crate) url: String,
+    pub(crate) query: BTreeMap<String, String>,
 }
 
-async fn send_away(lab: &Lab, path: &str) -> Away {
+pub(crate) async fn send_away(lab: &Lab, path: &str) -> Away {
     let page = lab.visit(path, None).await.expect(303);
-    let query = page.location().split_once('?').unwrap().1;
+    let url = page.location().to_owned();
+    let query = url.split_once('?').unwrap().1;
     let query: BTreeMap<_, _> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     assert_eq!((query["response_type"].as_str(), query["code_challenge_method"].as_str()), ("code", "S256"));
     assert_eq!(query["scope"], "openid email");
     let cookie = page.headers["set-cookie"].to_str().unwrap();
     let cookie = cookie.strip_prefix("ebbgate_oidc=").unwrap().split(';').next().unwrap().to_owned();
-    Away { cookie, query }
+    Away { cookie, url, query }
 }
 
-async fn call_back(lab: &Lab, cookie: &str, query: &[(&str, &str)]) -> Page {
+pub(crate) async fn call_back(lab: &Lab, cookie: &str, query: &[(&str, &str)]) -> Page {
     let query = crate::persons::form(query);
     let request = Request::builder()
         .uri(format!("/dashboard/oidc/callback?{query}"))
@@ -200,7 +202,7 @@ async fn sign_in(lab: &Lab, provider: &Provider, path: &str) -> Page {
     call_back(lab, &away.cookie, &[("code", &code), ("state", &away.query["state"])]).await
 }
 
-const START: &str = "/dashboard/oidc/start?return_to=%2Fdashboard%2Fpeople";
+pub(crate) const START: &str = "/dashboard/oidc/start?return_to=%2Fdashboard%2Fpeople";
 
 #[tokio::test]
 async fn a_verified_address_opens_a_session_and_stays_one_persons() {

@@ -35,6 +35,11 @@ impl Ksuid {
         Self(bytes)
     }
 
+    /// Its bytes: four of the time, sixteen random ones.
+    pub fn bytes(&self) -> [u8; 20] {
+        self.0
+    }
+
     /// Unix time in seconds at which it was made.
     pub fn unix_secs(&self) -> u64 {
         let [a, b, c, d, ..] = self.0;

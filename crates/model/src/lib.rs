@@ -10,6 +10,7 @@ mod as_text;
 mod acl;
 mod code;
 mod digest;
+mod duration;
 pub mod event;
 pub mod feed;
 mod host;
@@ -25,6 +26,7 @@ mod url;
 pub use acl::{ACL_RULES_MAX, Acl, AclError, AclRule};
 pub use code::ErrorCode;
 pub use digest::{BUCKETS, Digests, ProgramDigest};
+pub use duration::parse_duration;
 pub use host::{HOST_BYTES_MAX, Host, HostError, LABEL_BYTES_MAX};
 pub use id::{
     AccountId, AddressId, ApiKeyId, AuthorityId, CertificateId, CredentialId, DomainId, EdgeId, EndpointId,

@@ -17,11 +17,13 @@ mod headers;
 mod jwt_validation;
 mod log;
 mod notes;
+mod rate_limit;
 mod restrict_ips;
 mod run;
 mod set_vars;
 mod terminate_tls;
 mod urls;
+mod verify_webhook;
 
 pub(crate) use config::Config;
 pub(crate) use notes::{Notes, Refs, unknown_secret};
@@ -68,6 +70,7 @@ static SPECS: &[Spec] = &[
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
+    Spec { ending: |_| Ending::Sometimes, ..line("rate-limit", &[Phase::HttpRequest], rate_limit::compile) },
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
     Spec { ending: |_| Ending::Sometimes, ..line("restrict-ips", ALL, restrict_ips::compile) },
@@ -77,6 +80,10 @@ static SPECS: &[Spec] = &[
         ..line("terminate-tls", &[Phase::TcpConnect], terminate_tls::compile)
     },
     line("url-rewrite", &[Phase::HttpRequest], urls::compile_rewrite),
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("verify-webhook", &[Phase::HttpRequest], verify_webhook::compile)
+    },
 ];
 
 /// Published actions that this version does not have.
@@ -88,12 +95,10 @@ const UNSERVED: &[&str] = &[
     "openid-connect",
     "owasp-crs-request",
     "owasp-crs-response",
-    "rate-limit",
     "request-body-find-replace",
     "response-body-find-replace",
     "saml",
     "sse-find-replace",
-    "verify-webhook",
 ];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {

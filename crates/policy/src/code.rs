@@ -67,6 +67,8 @@ codes! {
     EXPRESSION_FAILED = 2300;
     /// A source address is not allowed.
     IP_RESTRICTED = 3203;
+    /// A webhook does not carry its provider's signature.
+    WEBHOOK_REFUSED = 3204;
     /// Credentials are missing.
     JWT_LACKS = 3401;
     /// The token is valid but not for here.

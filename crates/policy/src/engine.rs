@@ -257,6 +257,7 @@ impl Run {
                 }
             }
             Outcome::Body(body) => self.gathered.body = Some(body),
+            Outcome::Counted(wait) => self.gathered.counted = Some(wait),
             Outcome::ForwardFailed { code, message } => {
                 self.gathered.forward_failed = Some((code, message));
                 self.over = None;

@@ -189,6 +189,10 @@ impl Case {
                 let keys = self.keys.get(url).cloned();
                 Outcome::Keys(keys.ok_or_else(|| format!("the case has no `keys` for {url}")))
             }
+            Effect::Count(quota) => {
+                let is_full = self.rate_limited.contains(&quota.name);
+                Outcome::Counted(is_full.then_some(quota.window))
+            }
             Effect::Body { bytes_max } => Outcome::Body(if self.body.len() > *bytes_max {
                 Err(BodyError::TooLong { bytes_max: *bytes_max })
             } else {

@@ -16,7 +16,7 @@ use crate::document::{Document, PlacedRule};
 use crate::facts::Phase;
 
 /// Actions that refuse strangers.
-const GUARDS: [&str; 3] = ["basic-auth", "jwt-validation", "restrict-ips"];
+const GUARDS: [&str; 4] = ["basic-auth", "jwt-validation", "restrict-ips", "verify-webhook"];
 
 /// Names of variables by which a condition tells clients apart.
 const IDENTITIES: [&str; 6] =
@@ -92,7 +92,7 @@ fn unguarded(rules: &[&PlacedRule]) -> Vec<Diagnostic> {
             if action.kind == "forward-internal" && !guarded_here {
                 let path = format!("{}.actions[{index}]", rule.path);
                 let message = "anybody on the internet reaches this internal endpoint: no restrict-ips, jwt-validation, \
-                     basic-auth or mutual TLS stands before it";
+                     basic-auth, verify-webhook or mutual TLS stands before it";
                 doubts.push(
                     Diagnostic::new(code::VALUE_MISSING, path, message)
                         .hint("put a guard before it, unless the service behind it authenticates by itself"),

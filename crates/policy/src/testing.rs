@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Outcome, Step, Verdict};
+use crate::verdict::{BodyError, Effect, Outcome, Quota, Step, Verdict};
 use crate::{Engine, References};
 
 /// What the world outside the engine would answer.
@@ -34,6 +35,10 @@ pub(crate) struct World {
     pub(crate) forwards_failing: usize,
     /// How often the run let others run.
     pub(crate) pauses: usize,
+    /// Buckets that have no room, with their waits.
+    pub(crate) waits: BTreeMap<String, Duration>,
+    /// Quotas that were asked about, in order.
+    pub(crate) counted: Vec<Quota>,
     /// URLs that were asked for, in order.
     pub(crate) asked: Vec<String>,
 }
@@ -74,6 +79,11 @@ impl World {
                 }
                 Step::Need(Effect::Body { .. }) => {
                     Outcome::Body(self.body.clone().unwrap_or_else(|| Ok(Bytes::new())))
+                }
+                Step::Need(Effect::Count(quota)) => {
+                    let wait = self.waits.get(&quota.bucket).copied();
+                    self.counted.push(quota);
+                    Outcome::Counted(wait)
                 }
                 Step::Need(Effect::TerminateTls(_)) => Outcome::Tls(Arc::new(self.tls.clone())),
             };

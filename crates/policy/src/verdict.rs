@@ -3,6 +3,7 @@
 //! Plain data. The engine performs none of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_model::{EndpointUrl, ErrorCode};
@@ -40,6 +41,22 @@ pub enum Effect {
         /// Longest body to accept.
         bytes_max: usize,
     },
+    /// Count a request, if its bucket has room; answer [`Outcome::Counted`].
+    Count(Quota),
+}
+
+/// So many requests of one bucket in any window, as near as two counters tell: requests of the window before count by the
+/// part of it that still overlaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    /// The action's name; an endpoint counts each name apart.
+    pub name: String,
+    /// What the counted requests have in common.
+    pub bucket: String,
+    /// Most requests in a window.
+    pub capacity: u32,
+    /// Length of the window.
+    pub window: Duration,
 }
 
 /// What came of an [`Effect`], or of a [`Verdict::Forward`] that failed.
@@ -51,6 +68,8 @@ pub enum Outcome {
     Keys(Result<Arc<KeySet>, String>),
     /// The body.
     Body(Result<Bytes, BodyError>),
+    /// None: the request is counted. Otherwise it is not, and this is how long until its bucket has room.
+    Counted(Option<Duration>),
     /// Forwarding failed before a byte was sent, and `on_error` was [`OnError::Continue`].
     ForwardFailed {
         /// Why, by number.

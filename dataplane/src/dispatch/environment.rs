@@ -4,9 +4,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ebbgate_model::AccountId;
-use ebbgate_policy::Engine;
+use ebbgate_policy::{Engine, Quota};
 use tokio::time::Instant;
 
 use crate::state::endpoint::Endpoint;
@@ -24,6 +25,9 @@ pub trait Environment {
 
     /// Whether the account's IP restriction lets a source address reach its endpoints.
     fn admits(&self, account: AccountId, source: IpAddr) -> bool;
+
+    /// Counts a request at an endpoint against a quota, if it has room; otherwise how long until it has.
+    fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
 
     /// Whether the work can be repeated on another member of a pool.
     fn is_repeatable(&self) -> bool {

@@ -6,10 +6,11 @@ use std::any::Any;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
-use ebbgate_policy::{ConnFacts, KeySet, TlsSettings};
+use ebbgate_policy::{ConnFacts, KeySet, Quota, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -81,6 +82,9 @@ pub trait Gateway: Clone + 'static {
         fresh: bool,
     ) -> impl Future<Output = Result<Arc<KeySet>, String>>;
 
+    /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.
+    fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
+
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;
 
@@ -115,6 +119,10 @@ impl<G: Gateway> Environment for G {
 
     fn rng_seed(&self) -> u64 {
         Gateway::rng_seed(self)
+    }
+
+    fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
+        Gateway::count(self, endpoint, quota)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

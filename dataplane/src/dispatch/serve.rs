@@ -4,11 +4,13 @@ use std::any::Any;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme};
-use ebbgate_policy::KeySet;
+use ebbgate_policy::{KeySet, Quota};
+use tokio::time::Instant;
 
 use super::gateway::Gateway;
 use crate::log;
@@ -76,6 +78,15 @@ impl Gateway for Shard {
 
     async fn keys(&self, account: AccountId, url: &str, fresh: bool) -> Result<Arc<KeySet>, String> {
         self.edge().keys.get(account, url, fresh).await
+    }
+
+    fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
+        let url = endpoint.url.to_string();
+        let wait = self.edge().rate_limits.count(endpoint.account, &url, quota, Instant::now());
+        if wait.is_some() {
+            self.edge().metrics.rate_limited.inc();
+        }
+        wait
     }
 
     fn now_unix_ms(&self) -> i64 {

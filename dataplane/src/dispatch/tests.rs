@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ebbgate_model::{EndpointId, TrafficPolicy};
 use ebbgate_policy::{Engine, References};
@@ -44,6 +45,8 @@ struct Fake {
     now: Instant,
     admits: Cell<bool>,
     entered: RefCell<Vec<EndpointId>>,
+    /// Requests counted by URL and bucket.
+    counted: RefCell<BTreeMap<(String, String), u32>>,
 }
 
 impl Default for Fake {
@@ -56,6 +59,7 @@ impl Default for Fake {
             now: Instant::now(),
             admits: Cell::new(true),
             entered: RefCell::default(),
+            counted: RefCell::default(),
         }
     }
 }
@@ -75,6 +79,13 @@ impl Environment for Fake {
 
     fn admits(&self, _: AccountId, _: IpAddr) -> bool {
         self.admits.get()
+    }
+
+    fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
+        let mut counted = self.counted.borrow_mut();
+        let count = counted.entry((endpoint.url.to_string(), quota.bucket.clone())).or_default();
+        *count += 1;
+        (*count > quota.capacity).then_some(quota.window)
     }
 
     fn has_entered(&self, endpoint: &Endpoint, _: &Arc<Engine>) -> bool {

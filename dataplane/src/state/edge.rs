@@ -24,6 +24,7 @@ use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message};
 use crate::state::metrics::{CodeLabel, Metrics};
 use crate::state::ports::{PortChange, Ports};
+use crate::state::rate_limits::RateLimits;
 use crate::state::report::Reports;
 use crate::state::route::RouteTable;
 use crate::state::tables::Tables;
@@ -62,6 +63,8 @@ pub struct Edge {
     pub reports: Reports,
     /// Key sets of policies.
     pub keys: Keys,
+    /// Requests of each bucket that policies limit.
+    pub rate_limits: RateLimits,
     /// Seals cookies and bind tokens.
     pub tickets: TicketKey,
     /// Waits that an operator may set.
@@ -113,6 +116,7 @@ impl Edge {
             keys: Keys::new(fetcher, background.clone(), &metrics),
             metrics,
             reports,
+            rate_limits: RateLimits::default(),
             tickets,
             waits,
             mailboxes: Mailboxes::default(),

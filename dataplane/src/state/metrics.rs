@@ -118,6 +118,8 @@ metrics! {
     upstream_connections_idle: Gauge = "upstream_connections_idle", "Connections to upstreams that wait for an HTTP request";
     /// Connections and requests tried again on another member of a pool.
     retries: Counter = "pool_retries", "Connections and requests tried again on another member of a pool";
+    /// Requests over the quota of a `rate-limit` action, enforced or not.
+    rate_limited: Counter = "requests_over_quota", "Requests over the quota of a rate-limit action, enforced or not";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.

@@ -20,15 +20,17 @@ use ebbgate_edge::http::limits::{KEPT_UPSTREAM_SECS_MAX, Limits};
 use ebbgate_edge::state::endpoint::{Endpoint, Kind};
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
+use ebbgate_edge::state::rate_limits::RateLimits;
 use ebbgate_edge::tunnel::session::{AgentRef, OpenError, ProxyProtocol, SessionState, Slot};
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
 };
-use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, References};
+use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, Quota, References};
 use ebbgate_tunnel::driver::SessionHandle;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::Instant;
 
 /// Bytes a lab's stream holds.
 pub(crate) const PIPE_BYTES: usize = 64 * 1024;
@@ -48,6 +50,7 @@ impl Default for Lab {
         Self(Rc::new(Inner {
             upstream_pools: UpstreamPools::new(&metrics, KEPT_UPSTREAM),
             metrics,
+            rate_limits: RateLimits::default(),
             public: RefCell::default(),
             internal: RefCell::default(),
             pools: RefCell::default(),
@@ -64,6 +67,7 @@ impl Default for Lab {
 struct Inner {
     upstream_pools: UpstreamPools,
     metrics: Metrics,
+    rate_limits: RateLimits,
     public: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     internal: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     pools: RefCell<HashMap<String, Pool>>,
@@ -117,6 +121,10 @@ impl Gateway for Lab {
 
     async fn keys(&self, _: AccountId, _: &str, _: bool) -> Result<Arc<KeySet>, String> {
         Err("the lab has no keys".into())
+    }
+
+    fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
+        self.0.rate_limits.count(endpoint.account, &endpoint.url.to_string(), quota, Instant::now())
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -38,6 +38,8 @@ enum Answer {
     Refuse(Option<u64>),
     TooLarge,
     Hang,
+    /// Takes the batch and says that it refused this many of its events for good.
+    TakeBut(u64),
 }
 
 struct To(Arc<Receiver>);
@@ -52,10 +54,10 @@ impl Sink for To {
                 }
                 Some(Answer::TooLarge) => Err(SinkError::TooLarge("413".into())),
                 Some(Answer::Hang) => std::future::pending().await,
-                Some(Answer::Take) | None => {
+                Some(Answer::Take | Answer::TakeBut(_)) | None => {
                     self.0.taken.lock().unwrap().push((Instant::now(), batch.to_vec()));
                     self.0.told.notify_one();
-                    Ok(0)
+                    Ok(if let Some(Answer::TakeBut(refused)) = answer { refused } else { 0 })
                 }
             }
         }
@@ -158,6 +160,23 @@ async fn a_receiver_that_refuses_is_asked_again_later_and_later_and_as_it_says()
     assert!((609..=613).contains(&waited), "{waited}");
     let stats = lab.stats();
     assert_eq!(stats.retried, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_receiver_refuses_for_good_is_dropped_and_no_more_than_was_sent() {
+    let lab = Lab::new([Answer::TakeBut(u64::MAX), Answer::TakeBut(1)]);
+    lab.push([0]).await;
+    while lab.stats().dropped < 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((lab.stats().dropped, lab.stats().delivered), (1, 0));
+    lab.push([1]).await;
+    // With the event that tells of the lost one.
+    lab.taken(3).await;
+    while lab.stats().delivered < 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((lab.stats().dropped, lab.stats().delivered), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]

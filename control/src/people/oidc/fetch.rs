@@ -71,7 +71,10 @@ pub enum FetchError {
 #[derive(Debug)]
 pub enum Call<'c> {
     /// Reads.
-    Get,
+    Get {
+        /// Value of `Authorization`.
+        authorization: Option<&'c str>,
+    },
     /// Posts a form, with HTTP Basic if given.
     Post {
         /// `application/x-www-form-urlencoded`.
@@ -171,19 +174,18 @@ async fn send(
         .uri(&place.target)
         .header(HOST, place.authority.as_str())
         .header(ACCEPT, "application/json");
-    let (request, body) = match call {
-        Call::Get => (request.method(Method::GET), String::new()),
+    let (mut request, body, authorization) = match call {
+        Call::Get { authorization } => (request.method(Method::GET), String::new(), authorization),
         Call::Post { form, authorization } => {
-            let mut request =
-                request.method(Method::POST).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-            if let Some(value) = authorization {
-                let mut value = HeaderValue::try_from(value).map_err(|e| http(&e))?;
-                value.set_sensitive(true);
-                request = request.header(AUTHORIZATION, value);
-            }
-            (request, form)
+            let form_type = "application/x-www-form-urlencoded";
+            (request.method(Method::POST).header(CONTENT_TYPE, form_type), form, authorization)
         }
     };
+    if let Some(value) = authorization {
+        let mut value = HeaderValue::try_from(value).map_err(|e| http(&e))?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
     let request = request.body(Full::new(Bytes::from(body))).map_err(|e| http(&e))?;
     let (mut send, connection) = http1::handshake(TokioIo::new(io)).await.map_err(|e| http(&e))?;
     let connection = tokio::spawn(connection);

@@ -104,6 +104,9 @@ pub enum FlowError {
     /// The answer to the code.
     #[error("the provider's answer has no `id_token`")]
     NoToken,
+    /// The answer with the claims.
+    #[error("the provider's user info is no JSON object of the person that the ID token names")]
+    UserInfo,
     /// The address.
     #[error("the provider has not verified the person's e-mail address (`email`, `email_verified`)")]
     Email,
@@ -137,7 +140,31 @@ pub async fn redeem(
         nonce: &pending.nonce,
         now_unix_ms: now.saturating_mul(1_000),
     };
-    person(&oidc.issuer, &provider.verify(token, &expected).await?)
+    let claims = provider.verify(token, &expected).await?;
+    let Some(endpoint) = document.userinfo_endpoint.filter(|_| lacks_address(&claims)) else {
+        return person(&oidc.issuer, &claims);
+    };
+    let Some(token) = answer.get("access_token").and_then(Value::as_str) else {
+        return person(&oidc.issuer, &claims);
+    };
+    let bearer = format!("Bearer {token}");
+    let call = Call::Get { authorization: Some(&bearer) };
+    let info = fetch(&endpoint, &oidc.issuer, call).await.map_err(ProviderError::from)?;
+    person(&oidc.issuer, &user_info(&info, &claims)?)
+}
+
+/// Whether a token leaves the address to the user info, as providers do where the response type is `code` (`OpenID`
+/// Connect Core section 5.4).
+fn lacks_address(claims: &Value) -> bool {
+    claims.get("email").is_none() || claims.get("email_verified").is_none()
+}
+
+/// The claims of the user info. They must be of the token's person (`OpenID` Connect Core section 5.3.2).
+fn user_info(text: &[u8], claims: &Value) -> Result<Value, FlowError> {
+    let info: Value = serde_json::from_slice(text).map_err(|_| FlowError::UserInfo)?;
+    let subject = |claims: &Value| claims.get("sub").and_then(Value::as_str).map(str::to_owned);
+    let same = subject(&info).is_some_and(|sub| Some(sub) == subject(claims));
+    if same { Ok(info) } else { Err(FlowError::UserInfo) }
 }
 
 /// The form by which a code is given for tokens (RFC 6749 section 4.1.3).
@@ -203,6 +230,24 @@ mod tests {
     fn the_challenge_is_that_of_the_rfc() {
         let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
         assert_eq!(challenge(verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+    }
+
+    #[test]
+    fn user_info_is_asked_where_the_token_lacks_the_address_and_taken_of_its_person_only() {
+        use serde_json::json;
+        assert!(lacks_address(&json!({"sub": "1"})) && lacks_address(&json!({"sub": "1", "email": "a@b.c"})));
+        assert!(!lacks_address(&json!({"email": "a@b.c", "email_verified": false})));
+        let token = json!({"sub": "1"});
+        let check = |text: &str, expect: bool| {
+            assert_eq!(user_info(text.as_bytes(), &token).is_ok(), expect, "{text}");
+        };
+        check(r#"{"sub": "1", "email": "ann@example.com", "email_verified": true}"#, true);
+        for bad in
+            [r#"{"sub": "2"}"#, r#"{"email": "ann@example.com"}"#, r#"{"sub": 1}"#, "[]", "eyJ.eyJ.x", ""]
+        {
+            check(bad, false);
+        }
+        assert!(user_info(b"{}", &json!({})).is_err(), "no subject is nobody's");
     }
 
     #[test]

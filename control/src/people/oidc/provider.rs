@@ -46,6 +46,9 @@ pub struct Document {
     pub authorization_endpoint: String,
     /// Where codes are given for tokens.
     pub token_endpoint: String,
+    /// Where claims are that the ID token does not carry.
+    #[serde(default)]
+    pub userinfo_endpoint: Option<String>,
     jwks_uri: String,
     /// How clients may authenticate; absent: HTTP Basic.
     #[serde(default)]
@@ -101,7 +104,8 @@ impl Provider {
 
 async fn published(issuer: &str) -> Result<Kept, ProviderError> {
     let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-    let document: Document = serde_json::from_slice(&fetch(&url, issuer, Call::Get).await?)?;
+    let document: Document =
+        serde_json::from_slice(&fetch(&url, issuer, Call::Get { authorization: None }).await?)?;
     if document.issuer != issuer {
         let said: String = document.issuer.chars().filter(|c| !c.is_control()).take(200).collect();
         return Err(ProviderError::Issuer(said));
@@ -109,7 +113,7 @@ async fn published(issuer: &str) -> Result<Kept, ProviderError> {
     for url in [&document.authorization_endpoint, &document.token_endpoint] {
         check_url(url, issuer)?;
     }
-    let keys = KeySet::parse(&fetch(&document.jwks_uri, issuer, Call::Get).await?)?;
+    let keys = KeySet::parse(&fetch(&document.jwks_uri, issuer, Call::Get { authorization: None }).await?)?;
     for refused in keys.refused() {
         tracing::warn!(issuer, index = refused.index, defect = ?refused.defect, "a key of the provider is not used");
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{Notes, Refs};
 use crate::code;
 use crate::diagnostic::{Diagnostic, nearest};
-use crate::expr::{ExprError, Template, ValueTemplate};
+use crate::expr::{ExprError, Expression, Template, ValueTemplate};
 use crate::facts::Phase;
 use crate::secret::Redaction;
 
@@ -297,6 +297,22 @@ impl<'c> Config<'c> {
         let result = f(&mut child);
         child.finish();
         Some(result)
+    }
+
+    /// An expression, of any type.
+    pub(crate) fn expression(&mut self, source: &str, path: &str) -> Option<Expression> {
+        match Expression::compile(source, self.phase) {
+            Ok(mut expression) => {
+                self.notes.reads(path, expression.made_names());
+                self.notes.secrets_of(path, code::EXPRESSION_BAD, self.refs, &mut expression);
+                Some(expression)
+            }
+            Err(error) => {
+                let hint = error.hint();
+                self.error(code::EXPRESSION_BAD, path.to_owned(), error.to_string()).hint = hint;
+                None
+            }
+        }
     }
 
     /// A text with `${...}` in it.

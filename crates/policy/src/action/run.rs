@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_model::ErrorCode;
+use serde_json::Value;
 
 use crate::facts::Context;
 use crate::jwks::KeySet;
@@ -57,6 +59,10 @@ pub(crate) struct Gathered {
     pub(crate) refreshed: BTreeSet<String>,
     /// The request body; kept for the whole run.
     pub(crate) body: Option<Result<Bytes, BodyError>>,
+    /// The bucket that was asked about.
+    pub(crate) bucket: Option<Value>,
+    /// What the edge said of a quota: how long until the bucket has room again, if it has none.
+    pub(crate) counted: Option<Option<Duration>>,
     /// Why forwarding failed.
     pub(crate) forward_failed: Option<(ErrorCode, String)>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Reads no file: PEM and key sets are in the text, or its reader put them there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -47,6 +47,8 @@ pub struct CaseText {
     pub keys: BTreeMap<String, Value>,
     /// `forward-internal` fails with this code, such as `ERR_NGROK_3200`.
     pub forward_fails: Option<String>,
+    /// Names of `rate-limit` actions whose bucket has no room left.
+    pub rate_limited: BTreeSet<String>,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
 }
@@ -112,6 +114,7 @@ pub struct Case {
     pub(super) tls: Arc<TlsFacts>,
     pub(super) keys: BTreeMap<String, Arc<KeySet>>,
     pub(super) forward_fails: Option<ErrorCode>,
+    pub(super) rate_limited: BTreeSet<String>,
     pub(super) response: http::response::Parts,
 }
 
@@ -163,6 +166,7 @@ impl CaseText {
             tls: Arc::new(tls),
             keys: keys.collect::<Result<_, CaseError>>()?,
             forward_fails,
+            rate_limited: self.rate_limited.clone(),
             response: self.response.read()?,
         })
     }

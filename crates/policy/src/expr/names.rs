@@ -235,6 +235,7 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("forward_internal", &["error", "url"]),
     ("jwt_validation", &["error", "tokens"]),
     ("log", &["metadata"]),
+    ("rate_limit", &["bucket_key", "limited"]),
     ("redirect", &["matches", "url"]),
     ("remove_headers", &["headers_removed"]),
     ("restrict_ips", &["action", "error", "matched_cidr"]),
@@ -252,6 +253,7 @@ const RESULTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("url_rewrite", &["matches", "url"]),
+    ("verify_webhook", &["error", "verified"]),
 ];
 
 /// Refuses results that no action leaves behind, and members that they do not have.

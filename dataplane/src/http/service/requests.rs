@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ebbgate_model::{AccountId, EndpointId};
-use ebbgate_policy::{BodyError, Engine, Outcome};
+use ebbgate_policy::{BodyError, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
@@ -47,6 +48,10 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {
         self.service.gateway.admits(account, source)
+    }
+
+    fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
+        self.service.gateway.count(endpoint, quota)
     }
 
     /// Another member can take it over as long as its body is kept.

@@ -1,0 +1,235 @@
+//! Whether a request carries its provider's signature: a pure function of secret, request, body and time.
+//!
+//! Signatures are compared in constant time. A header that is there twice is no signature.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::{constant_time, digest, hmac, signature};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::provider::{Encoding, Form, Hmac, Key, Part, Scheme, Stamp, Unit};
+
+/// Longest header that is looked at, in bytes.
+const HEADER_BYTES_MAX: usize = 4096;
+/// Most signatures of one header.
+const SIGNATURES_MAX: usize = 16;
+/// Most fields of a form.
+const FIELDS_MAX: usize = 1024;
+
+/// What is looked at.
+pub(super) struct Signed<'r> {
+    pub(super) method: &'r str,
+    /// As the provider called it.
+    pub(super) url: &'r str,
+    pub(super) headers: &'r HeaderMap,
+    pub(super) body: &'r [u8],
+    pub(super) now_unix_ms: i64,
+}
+
+/// Why a request is not its provider's. Says no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Defect {
+    #[error("the header `{0}` is missing, twice there, or no text")]
+    Header(&'static str),
+    #[error("the signature in `{0}` has another form")]
+    Form(&'static str),
+    #[error("the signed time has another form")]
+    Time,
+    #[error("the signed time is more than {0} seconds away")]
+    Stale(u32),
+    #[error("the body has no signature of the provider's form")]
+    Body,
+    #[error("the signature is another's")]
+    Wrong,
+    #[error("the secret is no key of the provider's form")]
+    Secret,
+}
+
+/// Whether the request is the provider's.
+pub(super) fn verify(scheme: &Scheme, secret: &str, request: &Signed) -> Result<(), Defect> {
+    if secret.is_empty() {
+        return Err(Defect::Secret);
+    }
+    match scheme {
+        Scheme::Token(header) => {
+            let given = header_text(request.headers, header)?;
+            let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
+            constant_time::verify_slices_are_equal(digest(given).as_ref(), digest(secret).as_ref())
+                .map_err(|_| Defect::Wrong)
+        }
+        Scheme::Hmac(hmac) => keyed(hmac, secret, request),
+        Scheme::Form(header) => form(header, secret, request),
+        Scheme::Mailgun => mailgun(secret, request),
+        Scheme::SendGrid => sendgrid(secret, request),
+    }
+}
+
+fn header_text<'r>(headers: &'r HeaderMap, name: &'static str) -> Result<&'r str, Defect> {
+    let mut values = headers.get_all(name).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(Defect::Header(name)) };
+    let text = value.to_str().map_err(|_| Defect::Header(name))?;
+    if text.len() > HEADER_BYTES_MAX { Err(Defect::Header(name)) } else { Ok(text) }
+}
+
+fn keyed(scheme: &Hmac, secret: &str, request: &Signed) -> Result<(), Defect> {
+    let key = match scheme.key {
+        Key::Text => secret.as_bytes().to_vec(),
+        Key::Base64 => STANDARD.decode(secret).map_err(|_| Defect::Secret)?,
+        Key::Behind(prefix) => {
+            STANDARD.decode(secret.strip_prefix(prefix).unwrap_or(secret)).map_err(|_| Defect::Secret)?
+        }
+    };
+    if key.is_empty() {
+        return Err(Defect::Secret);
+    }
+    let (signatures, paired) = signatures(scheme, header_text(request.headers, scheme.header)?)?;
+    let time = match scheme.stamp {
+        Some(Stamp { header: Some(name), .. }) => header_text(request.headers, name)?,
+        _ => paired.unwrap_or(""),
+    };
+    if let Some(stamp) = scheme.stamp {
+        check_time(stamp.unit, stamp.tolerance_secs, time, request.now_unix_ms)?;
+    }
+    let key = hmac::Key::new(scheme.hash.algorithm(), &key);
+    let mut signed = Vec::with_capacity(request.body.len() + 256);
+    for part in scheme.signed {
+        signed.extend_from_slice(match part {
+            Part::Text(text) => text.as_bytes(),
+            Part::Stamp => time.as_bytes(),
+            Part::Header(name) => header_text(request.headers, name)?.as_bytes(),
+            Part::Method => request.method.as_bytes(),
+            Part::Url => request.url.as_bytes(),
+            Part::Body => request.body,
+        });
+    }
+    let is_right = |signature: &&[u8]| hmac::verify(&key, &signed, signature).is_ok();
+    if signatures.iter().map(Vec::as_slice).any(|signature| is_right(&signature)) {
+        Ok(())
+    } else {
+        Err(Defect::Wrong)
+    }
+}
+
+/// The signatures of a header, decoded, and the time that stands beside them.
+fn signatures<'h>(scheme: &Hmac, header: &'h str) -> Result<(Vec<Vec<u8>>, Option<&'h str>), Defect> {
+    let (mut texts, mut time) = (Vec::new(), None);
+    match scheme.form {
+        Form::Prefix(prefix) => texts.extend(header.strip_prefix(prefix)),
+        Form::List { separator, prefix } => {
+            texts.extend(header.split(separator).filter_map(|one| one.trim().strip_prefix(prefix)));
+        }
+        Form::Pairs { time: time_name, signature } => {
+            for (name, value) in header.split(',').filter_map(|pair| pair.trim().split_once('=')) {
+                if name == signature {
+                    texts.push(value);
+                } else if name == time_name && time.replace(value).is_some() {
+                    return Err(Defect::Form(scheme.header));
+                }
+            }
+        }
+    }
+    let signatures: Vec<Vec<u8>> = texts
+        .into_iter()
+        .take(SIGNATURES_MAX)
+        .filter_map(|text| match scheme.encoding {
+            Encoding::Hex => from_hex(text),
+            Encoding::Base64 => STANDARD.decode(text).ok(),
+        })
+        .collect();
+    if signatures.is_empty() { Err(Defect::Form(scheme.header)) } else { Ok((signatures, time)) }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+}
+
+/// Whether a signed time is near enough.
+fn check_time(unit: Unit, tolerance_secs: u32, text: &str, now_unix_ms: i64) -> Result<(), Defect> {
+    let number = || text.parse::<i64>().ok().filter(|number| *number >= 0);
+    let at_ms = match unit {
+        Unit::Secs => number().and_then(|secs| secs.checked_mul(1000)),
+        Unit::Millis => number(),
+        Unit::Rfc3339 => OffsetDateTime::parse(text, &Rfc3339)
+            .ok()
+            .and_then(|at| i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()),
+    };
+    let away_ms = at_ms.ok_or(Defect::Time)?.abs_diff(now_unix_ms);
+    if away_ms > u64::from(tolerance_secs) * 1000 { Err(Defect::Stale(tolerance_secs)) } else { Ok(()) }
+}
+
+/// The URL and the form's fields, sorted by name, without anything between. A body that is no form is hashed into the URL.
+fn form(header: &'static str, secret: &str, request: &Signed) -> Result<(), Defect> {
+    let given = STANDARD.decode(header_text(request.headers, header)?).map_err(|_| Defect::Form(header))?;
+    let mut signed = request.url.to_owned();
+    let hashed = request.url.split_once('?').and_then(|(_, query)| {
+        form_urlencoded::parse(query.as_bytes())
+            .find(|(name, _)| name == "bodySHA256")
+            .map(|(_, value)| value)
+    });
+    match hashed {
+        Some(hash) => {
+            let expected = from_hex(&hash).ok_or(Defect::Body)?;
+            let actual = digest::digest(&digest::SHA256, request.body);
+            constant_time::verify_slices_are_equal(actual.as_ref(), &expected).map_err(|_| Defect::Wrong)?;
+        }
+        None => {
+            let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for (count, (name, value)) in form_urlencoded::parse(request.body).enumerate() {
+                if count >= FIELDS_MAX {
+                    return Err(Defect::Body);
+                }
+                fields.entry(name.into_owned()).or_default().push(value.into_owned());
+            }
+            for (name, values) in &mut fields {
+                values.sort();
+                values.dedup();
+                values.iter().for_each(|value| signed.extend([name.as_str(), value.as_str()]));
+            }
+        }
+    }
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
+    hmac::verify(&key, signed.as_bytes(), &given).map_err(|_| Defect::Wrong)
+}
+
+fn mailgun(secret: &str, request: &Signed) -> Result<(), Defect> {
+    #[derive(Deserialize)]
+    struct Body {
+        signature: Signature,
+    }
+    #[derive(Deserialize)]
+    struct Signature {
+        timestamp: String,
+        token: String,
+        signature: String,
+    }
+    let body: Body = serde_json::from_slice(request.body).map_err(|_| Defect::Body)?;
+    let Signature { timestamp, token, signature } = body.signature;
+    check_time(Unit::Secs, 300, &timestamp, request.now_unix_ms)?;
+    let given = from_hex(&signature).ok_or(Defect::Body)?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    hmac::verify(&key, format!("{timestamp}{token}").as_bytes(), &given).map_err(|_| Defect::Wrong)
+}
+
+fn sendgrid(secret: &str, request: &Signed) -> Result<(), Defect> {
+    const SIGNATURE: &str = "x-twilio-email-event-webhook-signature";
+    const TIME: &str = "x-twilio-email-event-webhook-timestamp";
+    /// Bytes of a `SubjectPublicKeyInfo` of P-256 before the point (RFC 5480).
+    const SPKI_BYTES: usize = 26;
+    let key = STANDARD.decode(secret).map_err(|_| Defect::Secret)?;
+    let point = key.get(SPKI_BYTES..).ok_or(Defect::Secret)?;
+    let given = STANDARD.decode(header_text(request.headers, SIGNATURE)?);
+    let given = given.map_err(|_| Defect::Form(SIGNATURE))?;
+    let time = header_text(request.headers, TIME)?;
+    check_time(Unit::Secs, 300, time, request.now_unix_ms)?;
+    let signed = [time.as_bytes(), request.body].concat();
+    let key = signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, point);
+    key.verify(&signed, &given).map_err(|_| Defect::Wrong)
+}
