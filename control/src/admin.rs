@@ -3,6 +3,7 @@
 mod accounts;
 mod api_keys;
 mod call;
+mod held;
 mod limits;
 mod people;
 

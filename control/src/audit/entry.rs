@@ -14,7 +14,7 @@ pub(super) const ENTRY_BYTES_MAX: usize = 128 << 10;
 /// Characters kept of a text that is shortened.
 const TEXT_CHARS_KEPT: usize = 256;
 
-/// Collections whose objects have another name in events than their collection without its last letters.
+/// Collections with another name for their objects in events than their collection without its last letters.
 const NOUNS: &[(&str, &str)] = &[
     ("credentials", "tunnel_credential"),
     ("issued", "issued_certificate"),
@@ -41,7 +41,7 @@ pub(super) struct Subject {
 impl Subject {
     /// None: the key is of no object that people change, such as an index key.
     pub(super) fn of(key: &str) -> Option<Self> {
-        // What processes tell each other there, such as who does a job, is no change of the installation.
+        // What processes tell each other there, such as which one does a job, is no change of the installation.
         if let Some(name) = key.strip_prefix(SYSTEM_PREFIX) {
             if !SYSTEM_NAMES.contains(&name) {
                 return None;

@@ -1,7 +1,7 @@
 //! `Live`: the objects that edges must have, with what follows them as single objects change: digests, bytes, and which
 //! policies and certificates something names.
 //!
-//! Knows no record. What an object says is `plan`'s, who gets it `push`'s.
+//! Knows no record. What an object says is `plan`'s, which edge gets it `push`'s.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};

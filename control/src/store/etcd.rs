@@ -102,7 +102,7 @@ impl Etcd {
         Ok(Self { inner, tasks: vec![keep.abort_handle(), index.abort_handle()] })
     }
 
-    /// Makes a new store with these values, whose revisions go on after `revision`. Where an earlier attempt did not
+    /// Makes a new store with these values. Its revisions go on after `revision`. Where an earlier attempt did not
     /// finish, it begins anew.
     pub async fn fill(
         place: &Place,

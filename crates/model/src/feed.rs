@@ -223,6 +223,14 @@ pub enum FromEdge {
         /// Every endpoint that has an allowlist and is served here.
         endpoints: BTreeMap<EndpointId, EnforcementReport>,
     },
+    /// An agent asked to serve a policy that names these secrets of its account, and they are not at this edge. Control adds
+    /// those that the account has to the Program; others have no answer.
+    SecretsWanted {
+        /// The agent's.
+        account: AccountId,
+        /// Each once; a policy names few.
+        secrets: Vec<WantedSecret>,
+    },
     /// A connection ended.
     Connection(Box<ConnectionEvent>),
     /// A request was answered.
@@ -232,6 +240,15 @@ pub enum FromEdge {
     /// A message of a newer peer.
     #[serde(other)]
     Unknown,
+}
+
+/// A secret by the names that a policy gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedSecret {
+    /// Name of the vault.
+    pub vault: String,
+    /// Name of the secret.
+    pub name: String,
 }
 
 /// An agent's session as the API shows it.

@@ -16,7 +16,7 @@ use crate::disk::{Unwritable, unwritable};
 
 /// Marks the file as ours: `EbGt` in ASCII.
 const APPLICATION_ID: i32 = 0x4562_4774;
-/// The first schema whose values have checksums.
+/// The first schema with checksums of values.
 const SUMS_SINCE: u32 = 2;
 /// Makes one schema version out of the one before.
 struct Migration {
@@ -175,7 +175,7 @@ pub(super) fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
     })
 }
 
-/// Opens a database whose disk takes no writes: checked, of this release's schema, for reading.
+/// Opens a database on a disk that takes no writes: checked, of this release's schema, for reading.
 pub(super) fn open_frozen(path: &Path) -> Result<Connection, StoreError> {
     let db = connect_to_read(path)?;
     check(&db, path)?;

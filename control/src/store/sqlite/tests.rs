@@ -359,7 +359,10 @@ async fn the_log_of_revisions_has_a_budget_of_bytes() {
     let logged: u64 = db.query_row("SELECT sum(length(value)) FROM log", [], |row| row.get(0)).unwrap();
     assert!(logged <= LOG_BYTES_MAX, "{logged}");
     let first = futures_util::StreamExt::next(&mut store.watch("/".into(), 1)).await.unwrap();
-    assert!(matches!(first, Err(StoreError::Compacted { .. })), "who is far behind reads everything anew");
+    assert!(
+        matches!(first, Err(StoreError::Compacted { .. })),
+        "a watcher that is far behind reads everything anew"
+    );
     let newest = futures_util::StreamExt::next(&mut store.watch("/".into(), rounds - 1)).await.unwrap();
     assert_eq!(newest.unwrap().revision, rounds);
     assert_eq!(store.usage("/".into()).await.unwrap(), Usage { keys: 1, bytes: VALUE_BYTES_MAX });
