@@ -56,6 +56,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/accounts/{id}/api_keys", get(api_keys::list).post(api_keys::create))
         .route("/api_keys/{id}", delete(api_keys::revoke))
         .merge(people::routes())
+        .route(audit::OPERATIONS_PATH, post(operation))
         .route("/accounts/{id}/open_api", post(open_api))
         .route("/accounts/{id}/passthrough_links", post(set_passthrough_links))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -177,6 +178,23 @@ async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
 async fn installation(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, AdminError> {
     admin.check(&headers)?;
     Ok(Json(settings::Shown::of(&admin.app.installation, admin.app.acme.settings())).into_response())
+}
+
+/// Writes the entry of what a command does while this control runs.
+async fn operation(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let operation: audit::Operation = serde_json::from_slice(&body)?;
+    if !operation.is_sound() {
+        return Err(AdminError::Value("`id` must be `op_` with letters and digits".to_owned()));
+    }
+    let app = &admin.app;
+    operation.write(&*app.store, &*app.clock, &*app.entropy).await.map_err(record::RecordError::from)?;
+    app.events.audit.written.notify_one();
+    Ok(Json(json!({})).into_response())
 }
 
 #[derive(Deserialize)]

@@ -26,7 +26,7 @@ const TRUST_SECS: u64 = 10;
 /// Seconds until the store is asked again after an error, and until a job that ended may begin anew.
 const RETRY_SECS: u64 = 1;
 /// What claims' keys begin with. Not below `/`: edges get no new generation for a claim.
-const PREFIX: &str = "leader/";
+pub const PREFIX: &str = "leader/";
 /// Base62 characters of a replica's name.
 const NAME_CHARS: usize = 16;
 

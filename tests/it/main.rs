@@ -36,6 +36,7 @@ mod sinks;
 mod site;
 mod slips;
 mod traffic;
+mod traffic_events;
 mod up;
 mod webhooks;
 mod xdp;

@@ -25,6 +25,11 @@ pub async fn acting<F: Future>(actor: Actor, future: F) -> F::Output {
     ACTING.scope(actor, future).await
 }
 
+/// Runs what does not wait, and whose changes are the actor's.
+pub fn sync_acting<T>(actor: Actor, work: impl FnOnce() -> T) -> T {
+    ACTING.sync_scope(actor, work)
+}
+
 impl Actor {
     /// A caller of the API: the id of its service user, user or key, and the key it presented.
     pub fn caller(principal: &str, key: Option<ApiKeyId>) -> Self {

@@ -12,9 +12,10 @@ use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 use super::actor::Actor;
-use super::entry::{Change, Subject};
+use super::entry::Change;
 use super::link::Link;
 use super::record::NEW_PREFIX;
+use super::subject::Subject;
 use crate::api::timestamp;
 use crate::clock::Clock;
 use crate::record::{self, parse};

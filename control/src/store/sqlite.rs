@@ -26,7 +26,7 @@ use super::{
 };
 pub use attached::{Attached, attach, attached, detach};
 use read::{end_of, engine_error, read_changes, read_range};
-pub use schema::{copy_database, read_database, verify_database};
+pub use schema::{copy_database, is_current, read_database, verify_database};
 use sum::item;
 pub use whole::write_database;
 use writer::{Command, Writer};

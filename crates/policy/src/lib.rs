@@ -41,7 +41,7 @@ pub mod text {
     pub use crate::yaml::parse_documents as parse_yaml_documents;
 }
 
-pub use certificate::may_be_a_client;
+pub use certificate::{may_be_a_client, name_and_serial};
 pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, params};
 
+use super::super::SCHEMA;
 use super::super::error::{StoreError, file_error};
 use super::super::{Page, Range};
 use super::read::{engine_error, read_range};
@@ -106,6 +107,13 @@ pub fn read_database(path: &Path) -> Result<Option<Page>, StoreError> {
         read_range(&snapshot, &Range::all(""))
     };
     read().map(Some).map_err(|e| engine_error(path, e))
+}
+
+/// Whether a database has this release's schema: opening it to write changes nothing of it.
+pub fn is_current(path: &Path) -> Result<bool, StoreError> {
+    let db = connect_to_read(path)?;
+    check(&db, path)?;
+    Ok(check_version(&db, path)? == SCHEMA)
 }
 
 /// A second connection that cannot write.
