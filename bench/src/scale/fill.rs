@@ -71,7 +71,8 @@ fn multiply(from: &Path, to: &Path, pattern: &Pattern, endpoints: usize) -> Resu
     let (many, places) = (pattern_lines.of_accounts(endpoints), pattern_lines.of_index(endpoints));
     let mut out = BufWriter::new(File::create(to)?);
     writeln!(out, "{head}")?;
-    let mut kept = kept.iter().map(|line| Ok((key_of(line)?, line))).collect::<Result<Vec<_>>>()?.into_iter().peekable();
+    let mut kept =
+        kept.iter().map(|line| Ok((key_of(line)?, line))).collect::<Result<Vec<_>>>()?.into_iter().peekable();
     let mut records = kept_records;
     // Both are sorted, and so is what becomes of them: records come before the index.
     for line in many.chain(places) {
@@ -92,7 +93,8 @@ fn multiply(from: &Path, to: &Path, pattern: &Pattern, endpoints: usize) -> Resu
 /// The key of a line, as the text begins: its lines are too many to be read as JSON.
 fn key_of(line: &str) -> Result<String> {
     let rest = line.strip_prefix(KEY_BEFORE).and_then(|rest| rest.split_once('"'));
-    rest.map(|(key, _)| key.to_owned()).with_context(|| format!("a line of the export begins otherwise: {line}"))
+    rest.map(|(key, _)| key.to_owned())
+        .with_context(|| format!("a line of the export begins otherwise: {line}"))
 }
 
 /// The lines that are multiplied.
@@ -107,7 +109,9 @@ impl<'a> Lines<'a> {
     /// Accounts, each before its endpoints, sorted by key.
     fn of_accounts(&'a self, endpoints: usize) -> impl Iterator<Item = String> + 'a {
         (0..endpoints).step_by(OF_ACCOUNT).flat_map(move |first| {
-            let account = self.account.replace(&self.pattern.account, &counted(&self.pattern.account, first / OF_ACCOUNT));
+            let account = self
+                .account
+                .replace(&self.pattern.account, &counted(&self.pattern.account, first / OF_ACCOUNT));
             let own = first..endpoints.min(first + OF_ACCOUNT);
             std::iter::once(account).chain(own.map(|n| self.one(self.record, n)))
         })
@@ -120,7 +124,8 @@ impl<'a> Lines<'a> {
 
     fn one(&self, line: &str, n: usize) -> String {
         let Pattern { account, endpoint } = self.pattern;
-        let line = line.replace(account, &counted(account, n / OF_ACCOUNT)).replace(endpoint, &counted(endpoint, n));
+        let line =
+            line.replace(account, &counted(account, n / OF_ACCOUNT)).replace(endpoint, &counted(endpoint, n));
         // As many digits for all: so the URLs are sorted, too.
         let line = line.replace("pattern.internal", &format!("e{n:07}.internal"));
         // The answer's text is what tells the policies apart.
