@@ -96,9 +96,14 @@ macro_rules! tables {
         impl Object {
             /// Digest of this object under its key.
             pub fn digest(&self, key: &ObjectKey) -> ProgramDigest {
+                self.measured(key).0
+            }
+
+            /// Its digest under its key, and the bytes of its value as compact JSON.
+            pub fn measured(&self, key: &ObjectKey) -> (ProgramDigest, usize) {
                 match self {
-                    Self::Settings(value) => ProgramDigest::of_object(key, value.as_ref()),
-                    $(Self::$kind(value) => ProgramDigest::of_object(key, value.as_ref()),)*
+                    Self::Settings(value) => ProgramDigest::measured(key, value.as_ref()),
+                    $(Self::$kind(value) => ProgramDigest::measured(key, value.as_ref()),)*
                 }
             }
 

@@ -42,7 +42,8 @@ macro_rules! objects {
             /// Adds the objects of `part` to those of `whole`.
             pub fn gather(whole: &mut Changes, mut part: Changes) {
                 whole.settings = part.settings.take().or(whole.settings.take());
-                $(whole.$table.put.append(&mut part.$table.put);)*
+                // One by one: `append` makes the whole table anew for each part.
+                $(whole.$table.put.extend(part.$table.put);)*
             }
 
             /// The digests of all objects, made anew.
