@@ -1,6 +1,6 @@
 //! The audit log: who changed what, from where, written in the transaction of the change itself.
 //!
-//! [`Recorded`] stands in front of the store: a transaction that changes an object gets an entry, whoever made it. Entries
+//! [`Recorded`] stands in front of the store: a transaction that changes an object gets an entry, whatever made it. Entries
 //! first lie under `audit/new/`, so that writers of any account share no key. The [`Appender`] moves them into one hash
 //! chain within [`APPEND_MS`] milliseconds and signs its head: a chain that writers extend themselves would let one change
 //! happen at a time in the installation. Between the two an entry is as durable as its change and not yet in the chain.

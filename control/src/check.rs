@@ -68,7 +68,7 @@ pub async fn check(dir: &DataDir) -> Result<(String, Checked), CheckError> {
     Ok((engine.name(), checked))
 }
 
-/// Checks a database whose sealed keys open with this vault.
+/// Checks a database with sealed keys that this vault opens.
 pub fn check_database(path: &Path, vault: &Vault) -> Result<Checked, CheckError> {
     verify_database(path)?;
     let Some(page) = read_database(path)? else {

@@ -20,7 +20,7 @@ tokio::task_local! {
     static ACTING: Actor;
 }
 
-/// Runs a future whose changes are the actor's.
+/// Runs a future: what it changes is the actor's change.
 pub async fn acting<F: Future>(actor: Actor, future: F) -> F::Output {
     ACTING.scope(actor, future).await
 }

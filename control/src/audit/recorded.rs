@@ -21,8 +21,8 @@ use crate::clock::Clock;
 use crate::record::{self, parse};
 use crate::secret::{Entropy, ksuid};
 use crate::store::{
-    Compare, Item, LeaseId, Note, Op, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Usage,
-    Watch,
+    Compare, Item, LeaseId, Note, Op, Outcome, Page, Range, Reply, Revision, Scan, Store, StoreError, Txn,
+    Usage, Watch,
 };
 
 /// Bytes of all entries of one transaction; beyond, they name their objects only.
@@ -183,12 +183,20 @@ impl Store for Recorded {
         self.inner.range(range)
     }
 
+    fn scan(&self, prefix: String, page: usize) -> Scan {
+        self.inner.scan(prefix, page)
+    }
+
     fn commit(&self, txn: Txn) -> Reply<'_, Outcome> {
         self.record(txn).boxed()
     }
 
     fn watch(&self, prefix: String, after: Revision) -> Watch {
         self.inner.watch(prefix, after)
+    }
+
+    fn damage(&self) -> Option<StoreError> {
+        self.inner.damage()
     }
 
     fn grant(&self, ttl: Duration) -> Reply<'_, LeaseId> {

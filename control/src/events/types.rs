@@ -1,6 +1,6 @@
 //! The types of events there are: those published, and ours.
 
-/// Objects whose changes are published events.
+/// Objects with changes that are published events.
 const PUBLISHED: &[&str] = &[
     "api_key",
     "certificate_authority",
@@ -16,7 +16,7 @@ const PUBLISHED: &[&str] = &[
     "tunnel_credential",
     "vault",
 ];
-/// Objects whose changes are events here alone.
+/// Objects with changes that are events here alone.
 const OURS: &[&str] = &[
     "account",
     "acme",

@@ -50,7 +50,7 @@ pub use facts::{ConnFacts, Context, EndpointFacts, Phase, TlsFacts};
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use references::References;
 pub use restriction::IpRestriction;
-pub use secret::{SecretName, SecretValue};
+pub use secret::{SECRETS_MAX, SecretName, SecretValue};
 pub use verdict::{
     BodyError, Effect, OnError, Outcome, Quota, Reply, ServerCertificate, Step, TlsSettings, TlsVersion,
     Verdict, Verification,
