@@ -73,7 +73,7 @@ async fn command(command: &Command) -> Result<()> {
                     "backup": file, "revision": checked.revision, "objects": checked.objects, "files": about.files,
                 }))
             };
-            print(&read(&dir, Operation::new(Doing::Backup, about), work).await?)
+            print(&read(&dir, &Operation::new(Doing::Backup, about), work).await?)
         }
         Command::Restore { dir, etcd, file } => {
             let (dir, now) = (DataDir::new(&dir.dir), SystemClock.unix_secs());
@@ -92,7 +92,7 @@ async fn command(command: &Command) -> Result<()> {
                 Ok(json!({ "records": export(&page, &mut stdout().lock(), *damaged)? }))
             };
             let about = json!({ "damaged": damaged });
-            read(&dir, Operation::new(Doing::Export, about), work).await.map(drop)
+            read(&dir, &Operation::new(Doing::Export, about), work).await.map(drop)
         }
         Command::Import { dir, etcd, file } => {
             let imported = import(&DataDir::new(&dir.dir), file, etcd.place()).await?;
@@ -192,7 +192,7 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
 /// nothing can be written.
 async fn read(
     dir: &DataDir,
-    operation: Operation,
+    operation: &Operation,
     work: impl Future<Output = Result<Value>>,
 ) -> Result<Value> {
     let told = |error: &audit::Unrecorded| eprintln!("ebbgate-control: not in the audit log: {error}");
@@ -205,7 +205,7 @@ async fn read(
 }
 
 /// Does what changes the installation, and nothing without an entry.
-async fn change(dir: &DataDir, operation: Operation, work: impl FnOnce() -> Result<Value>) -> Result<Value> {
+async fn change(dir: &DataDir, operation: &Operation, work: impl FnOnce() -> Result<Value>) -> Result<Value> {
     operation.begin(dir).await.context("nothing was done, as it cannot be written to the audit log")?;
     let done = work();
     let ended = operation.end(dir, outcome(&done)).await;
@@ -247,7 +247,7 @@ async fn authority(command: &AuthorityCommand) -> Result<()> {
         };
         Ok(json!({ "trusted": trusted }))
     };
-    let done = change(&dir, operation, work).await?;
+    let done = change(&dir, &operation, work).await?;
     let next = match command {
         AuthorityCommand::Begin { .. } => {
             let file = dir.authority(purpose);

@@ -15,11 +15,12 @@ use crate::access::Authority;
 use crate::service;
 use crate::visitor::Visitor;
 
+const HOOK_HOST: &str = "hook.clinic-network.com";
 const PLAIN_HOST: &str = "plain.clinic-network.com";
 /// `ann:hunter2hunter2` in base64.
 const BASIC: &str = "Basic YW5uOmh1bnRlcjJodW50ZXIy";
 
-/// Fields that are null in these events, as docs/events.md says.
+/// What is null in these events: as docs/events.md says, and no webhook was verified.
 const NOT_TOLD: [&str; 4] = ["circuit_breaker", "compression", "oauth", "webhook_verification"];
 
 /// Events in the file of the lab's one destination.
@@ -69,6 +70,11 @@ fn endpoints(api: &Api, clinic: &Authority) -> Result<String> {
     });
     guide::cloud(api, &format!("https://{API_HOST}"), &policy)?;
     guide::cloud(api, &format!("https://{PLAIN_HOST}"), &guide::forward(REST_INTERNAL))?;
+    let hook = json!({"on_http_request": [{"actions": [
+        {"type": "verify-webhook", "config": {"provider": "github", "secret": "webhook-secret"}},
+        {"type": "custom-response", "config": {"status_code": 200}},
+    ]}]});
+    guide::cloud(api, &format!("https://{HOOK_HOST}"), &hook)?;
     let addr = guide::address(api)?;
     let nobody = json!({"on_tcp_connect": [{"actions": [
         {"type": "restrict-ips", "config": {"enforce": true, "allow": ["192.0.2.0/24"]}},
@@ -149,6 +155,12 @@ fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
         Ok(events(&lab)?.iter().any(is_reused).then_some(()))
     })?;
 
+    visitor.wait_https(HOOK_HOST)?;
+    let forged = [("x-hub-signature-256", "sha256=00")];
+    ensure!(visitor.request("POST", HOOK_HOST, "/forged", &forged, b"{}")?.status == 403);
+    let request = event(&lab, "the webhook", |object| object["http"]["request"]["url"]["path"] == "/forged")?;
+    ensure!(request["webhook_verification"]["decision"] == "deny", "{request}");
+
     let to = local(guide::port_of(&addr)?);
     soon("a connection that is refused", || {
         drop(http::connect(to));
@@ -163,7 +175,9 @@ fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
     })?;
     ensure!(connection["ja4_fingerprint"] == ja4, "{connection}");
     let all = serde_json::to_string(&events(&lab)?).context("JSON")?;
-    for secret in ["hunter2", "cookie-secret", "header-secret", "query-secret", "YW5u", "password123"] {
+    for secret in
+        ["hunter2", "cookie-secret", "header-secret", "query-secret", "YW5u", "password123", "webhook-secret"]
+    {
         ensure!(!all.contains(secret), "{secret} is in an event");
     }
     Ok(())

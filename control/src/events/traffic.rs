@@ -58,7 +58,7 @@ const HTTP_FIELDS: &[(&str, bool)] = &[
     ("tls.client_cert.subject.cn", true),
     ("tls.version", true),
     ("traffic_policy.logs", true),
-    ("webhook_verification.decision", false),
+    ("webhook_verification.decision", true),
 ];
 /// Fields that a filter may look at.
 const FILTERABLE: &[&str] = &["conn.client_ip", "conn.server_ip", "conn.server_name", "conn.server_port"];
@@ -227,6 +227,7 @@ fn request(event: &RequestEvent) -> Value {
             "version": given(&event.tls_version),
         },
         "traffic_policy": {"logs": event.policy_logs},
+        "webhook_verification": {"decision": given(&decisions.webhook)},
     })
 }
 

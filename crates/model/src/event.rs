@@ -61,6 +61,9 @@ pub struct Decisions {
     /// The user whose password was right, or "": what else is presented may be a password in the wrong place.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub basic_auth_user: String,
+    /// `verify-webhook`: `allow` or `deny`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub webhook: String,
 }
 
 impl Decisions {
@@ -174,6 +177,7 @@ mod tests {
             ip_policy: ip.into(),
             basic_auth: auth.into(),
             basic_auth_user: user.into(),
+            ..Decisions::default()
         };
         let mut all = Decisions::default();
         assert!(all.is_empty());

@@ -130,12 +130,15 @@ impl Member {
         let found =
             |action: &str, pointer: &str| cx.result(action).and_then(|result| result.pointer(pointer));
         let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let word =
+            |right: Option<bool>| right.map_or("", |right| if right { "allow" } else { "deny" }).to_owned();
         let authorized = found("basic_auth", "/credentials/authorized").and_then(Value::as_bool);
         let user = found("basic_auth", "/credentials/username").filter(|_| authorized == Some(true));
         Decisions {
             ip_policy: text(found("restrict_ips", "/action")),
-            basic_auth: authorized.map_or("", |right| if right { "allow" } else { "deny" }).to_owned(),
+            basic_auth: word(authorized),
             basic_auth_user: text(user).chars().take(USER_CHARS_MAX).collect(),
+            webhook: word(found("verify_webhook", "/verified").and_then(Value::as_bool)),
         }
     }
 
