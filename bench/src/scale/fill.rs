@@ -177,6 +177,8 @@ mod tests {
         let keys: std::collections::BTreeSet<_> =
             lines.iter().filter_map(|line| line["key"].as_str()).collect();
         assert_eq!(keys.len(), 3 + 2 * 1_000 + 2, "each its own");
-        assert!(text.contains("https://e999.internal:443/") && text.contains("filled 9"));
+        assert!(text.contains("https://e0000999.internal:443/") && text.contains("filled 9"));
+        let in_order: Vec<_> = lines.iter().filter_map(|line| line["key"].as_str()).collect();
+        assert!(in_order.is_sorted(), "as `import` wants it");
     }
 }
