@@ -342,7 +342,9 @@ impl Dispatch {
                 self.end(Step::Fail(Failure::policy(&endpoint, code, &message)));
             }
             (_, Verdict::Close { code }) => self.close(code, "closed by the policy"),
-            (Phase::HttpResponse, Verdict::Continue | Verdict::Forward { .. }) => {
+            (Phase::HttpResponse, Verdict::Continue | Verdict::Forward { .. })
+                if self.hop.member.as_mut().is_some_and(Member::begin_events) => {}
+            (Phase::HttpResponse | Phase::EventStream, Verdict::Continue | Verdict::Forward { .. }) => {
                 let head = self.hop.member.as_mut().and_then(Member::take_response);
                 self.leave_hop();
                 match head {
@@ -350,7 +352,7 @@ impl Dispatch {
                     None => self.close(None, "the policy took the response"),
                 }
             }
-            (Phase::HttpResponse, Verdict::Respond(reply)) => {
+            (Phase::HttpResponse | Phase::EventStream, Verdict::Respond(reply)) => {
                 self.leave_hop();
                 self.state = State::Reply;
                 return Some(Step::Respond(reply));

@@ -8,6 +8,7 @@ mod access_log;
 mod answer;
 mod body;
 mod challenge;
+mod edited;
 mod exchange;
 mod fault;
 mod fields;

@@ -17,6 +17,7 @@ mod api_clients;
 mod apply;
 mod backup;
 mod bad_input;
+mod bodies;
 mod clinic;
 mod corpus;
 mod damage;

@@ -21,6 +21,9 @@ pub struct TrafficPolicy {
     /// Rules run for every response.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub on_http_response: Vec<Rule>,
+    /// Rules run for every response that is an event stream; what they change, they change in each of its events.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub on_event_stream_message: Vec<Rule>,
 }
 
 /// SHA-256 of a policy as compact JSON, the bytes of `serde_json::to_vec`: policies of one content have one hash.
@@ -71,7 +74,10 @@ impl TrafficPolicy {
 
     /// Whether there is no rule in any phase.
     pub fn is_empty(&self) -> bool {
-        self.on_tcp_connect.is_empty() && self.on_http_request.is_empty() && self.on_http_response.is_empty()
+        let Self { on_tcp_connect, on_http_request, on_http_response, on_event_stream_message } = self;
+        [on_tcp_connect, on_http_request, on_http_response, on_event_stream_message]
+            .into_iter()
+            .all(Vec::is_empty)
     }
 }
 

@@ -8,10 +8,13 @@ use crate::expr::Expression;
 use crate::facts::Phase;
 
 mod basic_auth;
+mod body;
 mod close_connection;
+mod compress_response;
 mod config;
 mod custom_response;
 mod deny;
+mod find_replace;
 mod forward_internal;
 mod headers;
 mod jwt_validation;
@@ -41,7 +44,7 @@ pub(crate) struct Spec {
     pub(crate) compile: fn(&mut Config) -> Compiled,
 }
 
-const ALL: &[Phase] = &Phase::ALL;
+const ALL: &[Phase] = &[Phase::TcpConnect, Phase::HttpRequest, Phase::HttpResponse];
 const CONNECT_REQUEST: &[Phase] = &[Phase::TcpConnect, Phase::HttpRequest];
 const REQUEST_RESPONSE: &[Phase] = &[Phase::HttpRequest, Phase::HttpResponse];
 
@@ -56,6 +59,7 @@ static SPECS: &[Spec] = &[
         ending: |_| Ending::Always,
         ..line("close-connection", CONNECT_REQUEST, close_connection::compile)
     },
+    line("compress-response", &[Phase::HttpResponse], compress_response::compile),
     Spec {
         ending: |_| Ending::Always,
         ..line("custom-response", REQUEST_RESPONSE, custom_response::compile)
@@ -73,8 +77,11 @@ static SPECS: &[Spec] = &[
     Spec { ending: |_| Ending::Sometimes, ..line("rate-limit", &[Phase::HttpRequest], rate_limit::compile) },
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
+    line("request-body-find-replace", &[Phase::HttpRequest], find_replace::compile_request),
+    line("response-body-find-replace", &[Phase::HttpResponse], find_replace::compile_response),
     Spec { ending: |_| Ending::Sometimes, ..line("restrict-ips", ALL, restrict_ips::compile) },
     line("set-vars", ALL, set_vars::compile),
+    line("sse-find-replace", &[Phase::EventStream], find_replace::compile_events),
     Spec {
         schemes: &[Scheme::Https, Scheme::Tls],
         ..line("terminate-tls", &[Phase::TcpConnect], terminate_tls::compile)
@@ -89,20 +96,27 @@ static SPECS: &[Spec] = &[
 /// Published actions that this version does not have.
 const UNSERVED: &[&str] = &[
     "circuit-breaker",
-    "compress-response",
     "http-request",
     "oauth",
     "openid-connect",
     "owasp-crs-request",
     "owasp-crs-response",
-    "request-body-find-replace",
-    "response-body-find-replace",
     "saml",
-    "sse-find-replace",
 ];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)
+}
+
+/// The name under `actions.ngrok` of what an action leaves behind.
+pub(crate) fn result_name(kind: &str) -> String {
+    // The published exception (surface.md section 4.1).
+    if kind == "compress-response" { "compress".to_owned() } else { kind.replace('-', "_") }
+}
+
+/// The action that leaves a result of this name behind.
+pub(crate) fn kind_of(result: &str) -> String {
+    if result == "compress" { "compress-response".to_owned() } else { result.replace('_', "-") }
 }
 
 /// The action's line, or a note that there is none.

@@ -173,7 +173,7 @@ impl Made {
         self.vars.clear();
         notes.vars.clear();
         notes.tainted.vars.clear();
-        if phase != Phase::HttpResponse {
+        if !phase.has_response() {
             self.actions.clear();
             notes.tainted.results.clear();
         }
@@ -192,8 +192,8 @@ impl Made {
                     )
                 })
             } else {
-                (!self.actions.iter().any(|kind| kind.replace('-', "_") == name)).then(|| {
-                    let action = name.replace('_', "-");
+                (!self.actions.iter().any(|kind| action::result_name(kind) == name)).then(|| {
+                    let action = action::kind_of(&name);
                     (format!("no `{action}` action before this can have left `actions.ngrok.{name}`"), None)
                 })
             };
@@ -238,7 +238,7 @@ fn check_rule(rule: &PlacedRule, cx: CheckContext, made: &mut Made, notes: &mut 
         (spec.compile)(&mut config);
         made.check_reads(notes);
         if notes.shows_a_secret {
-            notes.tainted.results.insert(spec.kind.replace('-', "_"));
+            notes.tainted.results.insert(action::result_name(spec.kind));
         }
         made.actions.insert(spec.kind);
         made.vars.clone_from(&notes.vars);

@@ -97,4 +97,8 @@ codes! {
     INTERPOLATION_FAILED = 3900;
     /// A computed pattern is not a regular expression.
     PATTERN_BAD = 3901;
+    /// A body is too long for what the policy does with it.
+    BODY_TOO_LONG = 3903;
+    /// A body is in a content coding that is not known here.
+    BODY_CODING_UNKNOWN = 3904;
 }

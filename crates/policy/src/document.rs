@@ -77,6 +77,7 @@ impl Document {
                 Phase::TcpConnect => &mut policy.on_tcp_connect,
                 Phase::HttpRequest => &mut policy.on_http_request,
                 Phase::HttpResponse => &mut policy.on_http_response,
+                Phase::EventStream => &mut policy.on_event_stream_message,
             };
             rules.push(Rule {
                 name: placed.name,
@@ -122,15 +123,18 @@ impl Document {
                         );
                     }
                 },
-                Known::Unserved => {
-                    self.problem(code::PHASE_PROTOCOL, &key.text, "this phase is not available here").hint =
-                        Some("remove it; on_http_response sees the head of every response".into());
-                }
                 Known::Unknown => self.unknown_key(
                     "",
                     key,
                     "a policy",
-                    &["on_tcp_connect", "on_http_request", "on_http_response", "inbound", "outbound"],
+                    &[
+                        "on_tcp_connect",
+                        "on_http_request",
+                        "on_http_response",
+                        "on_event_stream_message",
+                        "inbound",
+                        "outbound",
+                    ],
                 ),
             }
         }
@@ -360,7 +364,6 @@ fn has_key(node: &Node, name: &str) -> bool {
 enum Known {
     Phase(Phase),
     Enabled,
-    Unserved,
     Unknown,
 }
 
@@ -370,7 +373,7 @@ fn phase_of(key: &str, scheme: Scheme) -> Known {
         "on_tcp_connect" | "inbound" => Known::Phase(Phase::TcpConnect),
         "on_http_request" => Known::Phase(Phase::HttpRequest),
         "on_http_response" | "outbound" => Known::Phase(Phase::HttpResponse),
-        "on_event_stream_message" => Known::Unserved,
+        "on_event_stream_message" => Known::Phase(Phase::EventStream),
         "enabled" => Known::Enabled,
         _ => Known::Unknown,
     }

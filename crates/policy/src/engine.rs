@@ -47,6 +47,7 @@ impl Engine {
             (Phase::TcpConnect, &policy.on_tcp_connect),
             (Phase::HttpRequest, &policy.on_http_request),
             (Phase::HttpResponse, &policy.on_http_response),
+            (Phase::EventStream, &policy.on_event_stream_message),
         ];
         for (phase, rules) in phases {
             let compile = |(index, rule)| {

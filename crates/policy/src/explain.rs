@@ -14,7 +14,7 @@ use http::response;
 pub use case::{CASE_BODY_BYTES_MAX, Case, CaseError, CaseText, HandshakeText, ResponseText, Texts};
 
 use crate::engine::Engine;
-use crate::facts::{Context, Phase, TlsFacts};
+use crate::facts::{Context, Phase, TlsFacts, is_event_stream};
 use crate::trace::{Trace, Traced};
 use crate::verdict::{BodyError, Effect, OnError, Outcome, Reply, Step, Verdict};
 
@@ -160,7 +160,7 @@ impl Walk<'_> {
         verdict
     }
 
-    /// Runs the response phase; a verdict of it replaces the response.
+    /// Runs the phases of responses; a verdict of one replaces the response.
     fn back(
         &mut self,
         cx: &mut Context,
@@ -168,7 +168,12 @@ impl Walk<'_> {
         response: response::Parts,
     ) -> (Decision, Option<response::Parts>) {
         cx.response = Some(response);
-        match self.phase(Phase::HttpResponse, cx) {
+        let mut verdict = self.phase(Phase::HttpResponse, cx);
+        let is_event_stream = cx.response.as_ref().is_some_and(|response| is_event_stream(&response.headers));
+        if is_event_stream && matches!(verdict, Verdict::Continue) {
+            verdict = self.phase(Phase::EventStream, cx);
+        }
+        match verdict {
             Verdict::Respond(reply) => {
                 let parts = parts_of(&reply);
                 (Decision::Respond(reply), Some(parts))

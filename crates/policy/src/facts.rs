@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ebbgate_model::EndpointUrl;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 
 use crate::work::Work;
@@ -22,11 +23,13 @@ pub enum Phase {
     HttpRequest,
     /// `on_http_response`.
     HttpResponse,
+    /// `on_event_stream_message`: once for each response that is an event stream, when its head is there.
+    EventStream,
 }
 
 impl Phase {
     /// All phases, in the order they run.
-    pub const ALL: [Self; 3] = [Self::TcpConnect, Self::HttpRequest, Self::HttpResponse];
+    pub const ALL: [Self; 4] = [Self::TcpConnect, Self::HttpRequest, Self::HttpResponse, Self::EventStream];
 
     /// The document's key for this phase.
     #[must_use]
@@ -35,7 +38,14 @@ impl Phase {
             Self::TcpConnect => "on_tcp_connect",
             Self::HttpRequest => "on_http_request",
             Self::HttpResponse => "on_http_response",
+            Self::EventStream => "on_event_stream_message",
         }
+    }
+
+    /// Whether it runs over a response.
+    #[must_use]
+    pub fn has_response(self) -> bool {
+        matches!(self, Self::HttpResponse | Self::EventStream)
     }
 }
 
@@ -55,7 +65,7 @@ pub struct Context {
     pub work: Work,
     /// The request, in the http phases. `add-headers` and `remove-headers` change it in place.
     pub request: Option<http::request::Parts>,
-    /// The response, in the response phase.
+    /// The response, in the phases of responses.
     pub response: Option<http::response::Parts>,
     /// What `log` actions recorded, oldest first, at most [`LOG_ENTRIES_MAX`].
     pub logs: Vec<Value>,
@@ -95,6 +105,14 @@ impl Context {
             self.logs.push(entry);
         }
     }
+}
+
+/// Whether a response is an event stream, whose events have a phase of their own.
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = kind.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    kind.eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// The client connection, as the kernel and the TLS handshake report it. Headers never change it.

@@ -46,7 +46,7 @@ pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;
 pub use engine::{Engine, Run};
-pub use facts::{ConnFacts, Context, EndpointFacts, Phase, TlsFacts};
+pub use facts::{ConnFacts, Context, EndpointFacts, Phase, TlsFacts, is_event_stream};
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use references::References;
 pub use restriction::IpRestriction;

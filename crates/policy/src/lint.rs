@@ -13,7 +13,6 @@ use crate::check::CheckContext;
 use crate::code;
 use crate::diagnostic::Diagnostic;
 use crate::document::{Document, PlacedRule};
-use crate::facts::Phase;
 
 /// Actions that refuse strangers.
 const GUARDS: [&str; 4] = ["basic-auth", "jwt-validation", "restrict-ips", "verify-webhook"];
@@ -83,7 +82,7 @@ fn never_run(rules: &[&PlacedRule]) -> Vec<Diagnostic> {
 fn unguarded(rules: &[&PlacedRule]) -> Vec<Diagnostic> {
     let mut doubts = Vec::new();
     let mut is_guarded = false;
-    for rule in rules.iter().filter(|rule| rule.phase != Phase::HttpResponse) {
+    for rule in rules.iter().filter(|rule| !rule.phase.has_response()) {
         let tells_apart =
             rule.expressions.iter().any(|(_, source)| IDENTITIES.iter().any(|name| source.contains(name)));
         let mut guarded_here = is_guarded || tells_apart;

@@ -110,6 +110,7 @@ pub(super) fn policy(
             (&mut policy.on_tcp_connect, &guard.on_tcp_connect),
             (&mut policy.on_http_request, &guard.on_http_request),
             (&mut policy.on_http_response, &guard.on_http_response),
+            (&mut policy.on_event_stream_message, &guard.on_event_stream_message),
         ] {
             own.splice(0..0, demanded.iter().cloned());
         }

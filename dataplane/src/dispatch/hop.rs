@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use ebbgate_model::EndpointId;
 use ebbgate_model::event::Decisions;
-use ebbgate_policy::{ConnFacts, Context, Engine, OnError, Outcome, Phase, Run, Step, Verdict, Work};
+use ebbgate_policy::{
+    ConnFacts, Context, Engine, OnError, Outcome, Phase, Run, Step, Verdict, Work, is_event_stream,
+};
 use http::request::Parts;
 use http::response;
 use serde_json::Value;
@@ -65,7 +67,7 @@ impl Hop {
     pub(super) fn forwarded_head(&mut self, on_error: OnError) -> Option<Arc<Parts>> {
         let entry = self.entry.clone();
         let changed = self.member.as_mut().and_then(|member| {
-            let reads = member.endpoint.engine.as_ref().is_some_and(|e| e.has(Phase::HttpResponse));
+            let reads = member.endpoint.engine.as_deref().is_some_and(has_response_rules);
             let request = &mut member.policy.as_mut()?.1.request;
             if reads || on_error == OnError::Continue { request.clone() } else { request.take() }
         });
@@ -84,7 +86,7 @@ impl Member {
         env: &impl Environment,
     ) -> Self {
         let needs = |engine: &&Arc<Engine>| {
-            engine.has(phase) || phase == Phase::HttpRequest && engine.has(Phase::HttpResponse)
+            engine.has(phase) || phase == Phase::HttpRequest && has_response_rules(engine)
         };
         let policy = endpoint.engine.as_ref().filter(needs).map(|engine| {
             let mut cx = Context::new(Arc::clone(facts), Arc::clone(&endpoint.facts), env.now_unix_ms());
@@ -98,14 +100,27 @@ impl Member {
         Self { endpoint, phase, policy }
     }
 
-    /// Begins `on_http_response`, over the context that `on_http_request` left. Gives the head back if there are no rules.
+    /// Begins the phases of the response, over the context that `on_http_request` left. Gives the head back if there are no
+    /// rules.
     pub(super) fn begin_response(&mut self, head: response::Parts) -> Result<(), response::Parts> {
-        let engine = self.endpoint.engine.as_ref().filter(|engine| engine.has(Phase::HttpResponse));
+        let engine = self.endpoint.engine.as_ref().filter(|engine| has_response_rules(engine));
         let (Some(engine), Some(policy)) = (engine, &mut self.policy) else { return Err(head) };
         self.phase = Phase::HttpResponse;
         policy.0 = engine.start(Phase::HttpResponse);
         policy.1.response = Some(head);
         Ok(())
+    }
+
+    /// Begins `on_event_stream_message`, if the response is an event stream and there are rules for it.
+    pub(super) fn begin_events(&mut self) -> bool {
+        let engine = self.endpoint.engine.as_ref().filter(|engine| engine.has(Phase::EventStream));
+        let (Some(engine), Some(policy)) = (engine, &mut self.policy) else { return false };
+        if !policy.1.response.as_ref().is_some_and(|response| is_event_stream(&response.headers)) {
+            return false;
+        }
+        self.phase = Phase::EventStream;
+        policy.0 = engine.start(Phase::EventStream);
+        true
     }
 
     /// The head of the response that the phase is over.
@@ -148,4 +163,9 @@ impl Member {
             policy.0.resume(&mut policy.1, outcome);
         }
     }
+}
+
+/// Whether a policy has rules for responses.
+fn has_response_rules(engine: &Engine) -> bool {
+    engine.has(Phase::HttpResponse) || engine.has(Phase::EventStream)
 }

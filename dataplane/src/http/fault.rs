@@ -1,5 +1,7 @@
 //! Why a message broke off, on either side of an exchange.
 
+use ebbgate_body::Defect;
+
 use super::framing::Refusal;
 
 /// Why a client's connection cannot go on.
@@ -40,4 +42,18 @@ pub(super) enum BodyFault {
     /// It has another length than its head says.
     #[error("a body of another length than its head says")]
     Length,
+    /// It cannot be changed as a policy asks.
+    #[error("a body that the policy changes: {0}")]
+    Edit(Unedited),
+}
+
+/// Why a body is not changed to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unedited {
+    /// It cannot be.
+    #[error("{0}")]
+    Defect(Defect),
+    /// Changing it takes too much of the processor.
+    #[error("changing it takes too long")]
+    Slow,
 }

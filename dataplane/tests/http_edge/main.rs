@@ -7,6 +7,7 @@
 )]
 
 mod answers;
+mod bodies;
 mod codec;
 mod desync;
 mod downgrade;

@@ -3,6 +3,7 @@
 //!
 //! A function returns when the property holds and panics when it does not; it never asserts that an input is *good*.
 
+mod body;
 mod codec;
 mod frame;
 mod records;
@@ -15,6 +16,7 @@ use ebbgate_wire::link::{CLAIM_BYTES_MAX, DATA_BYTES_MAX, Frame, Phase};
 use ebbgate_wire::mux::{Limits, Mux, MuxEvent, Readable, Role};
 use ebbgate_wire::rpc::{Auth, Bind, ObjectReader};
 
+pub use body::body;
 pub use codec::framing;
 pub use frame::frame;
 pub use records::records;
@@ -23,7 +25,7 @@ pub use records::records;
 pub type Property = fn(&[u8]);
 
 /// Name and function of every target, for replaying corpora.
-pub const TARGETS: [(&str, Property); 10] = [
+pub const TARGETS: [(&str, Property); 11] = [
     ("detect", detect),
     ("frames", frames),
     ("link", link),
@@ -34,6 +36,7 @@ pub const TARGETS: [(&str, Property); 10] = [
     ("program_diff", program_diff),
     ("frame", frame),
     ("records", records),
+    ("body", body),
 ];
 
 /// Detection never changes its mind: once it has decided, more bytes decide the same, and it decides within its limit.

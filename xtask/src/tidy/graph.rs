@@ -4,9 +4,10 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may depend on, in any kind of dependency. `*` is any.
-const MAY_IMPORT: [(&str, &[&str]); 18] = [
+const MAY_IMPORT: [(&str, &[&str]); 19] = [
+    ("ebbgate-body", &[]),
     ("ebbgate-model", &[]),
-    ("ebbgate-policy", &["ebbgate-model"]),
+    ("ebbgate-policy", &["ebbgate-body", "ebbgate-model"]),
     ("ebbgate-relay", &[]),
     ("ebbgate-shaper", &[]),
     ("ebbgate-telemetry", &[]),
@@ -17,6 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     (
         "ebbgate-edge",
         &[
+            "ebbgate-body",
             "ebbgate-ebpf",
             "ebbgate-lab",
             "ebbgate-model",
@@ -53,7 +55,7 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
 const RUNTIMES: [&str; 7] = ["hyper", "hyper-util", "mio", "socket2", "tokio", "tokio-rustls", "tokio-uring"];
 
 /// Pure crates: they have no runtime outside their tests.
-const PURE: [&str; 3] = ["ebbgate-model", "ebbgate-policy", "ebbgate-wire"];
+const PURE: [&str; 4] = ["ebbgate-body", "ebbgate-model", "ebbgate-policy", "ebbgate-wire"];
 
 /// Findings in the metadata of the workspace's own packages.
 pub(super) fn check(metadata: &Value) -> Result<Vec<String>> {

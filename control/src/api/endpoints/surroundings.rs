@@ -68,6 +68,7 @@ fn actions(policy: &TrafficPolicy) -> impl Iterator<Item = (String, &Action)> {
         ("on_tcp_connect", &policy.on_tcp_connect),
         ("on_http_request", &policy.on_http_request),
         ("on_http_response", &policy.on_http_response),
+        ("on_event_stream_message", &policy.on_event_stream_message),
     ];
     phases.into_iter().flat_map(|(phase, rules)| {
         rules.iter().enumerate().flat_map(move |(at, rule)| {

@@ -205,7 +205,7 @@ impl Action for RestrictIps {
         }
         Flow::End(match self.phase {
             Phase::TcpConnect => Verdict::Close { code: Some(code::IP_RESTRICTED) },
-            Phase::HttpRequest | Phase::HttpResponse => {
+            Phase::HttpRequest | Phase::HttpResponse | Phase::EventStream => {
                 Verdict::Respond(Reply::empty(StatusCode::FORBIDDEN, Some(code::IP_RESTRICTED)))
             }
         })

@@ -18,6 +18,7 @@ fn rules(policy: &TrafficPolicy, phase: Phase) -> &[Rule] {
         Phase::TcpConnect => &policy.on_tcp_connect,
         Phase::HttpRequest => &policy.on_http_request,
         Phase::HttpResponse => &policy.on_http_response,
+        Phase::EventStream => &policy.on_event_stream_message,
     }
 }
 

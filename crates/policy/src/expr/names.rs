@@ -232,13 +232,17 @@ pub(super) fn find(segments: &[&str], phase: Phase) -> Result<Found, ExprError> 
 const RESULTS: &[(&str, &[&str])] = &[
     ("add_headers", &["headers_added"]),
     ("basic_auth", &["credentials"]),
+    ("compress", &["already_compressed", "negotiated_algorithm"]),
     ("forward_internal", &["error", "url"]),
     ("jwt_validation", &["error", "tokens"]),
     ("log", &["metadata"]),
     ("rate_limit", &["bucket_key", "limited"]),
     ("redirect", &["matches", "url"]),
     ("remove_headers", &["headers_removed"]),
+    ("request_body_find_replace", &["replacements"]),
+    ("response_body_find_replace", &["replacements"]),
     ("restrict_ips", &["action", "error", "matched_cidr"]),
+    ("sse_find_replace", &["replacements"]),
     (
         "terminate_tls",
         &[
@@ -319,7 +323,7 @@ const ROOTS: &[&str] = &["actions", "conn", "endpoint", "req", "res", "time", "v
 fn check_phase(root: &str, phase: Phase) -> Result<(), ExprError> {
     let fits = match root {
         "req" => phase != Phase::TcpConnect,
-        "res" => phase == Phase::HttpResponse,
+        "res" => phase.has_response(),
         _ => true,
     };
     if fits {

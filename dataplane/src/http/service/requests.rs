@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ebbgate_body::Edits;
 use ebbgate_model::{AccountId, EndpointId};
 use ebbgate_policy::{BodyError, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
@@ -21,7 +22,7 @@ use crate::http::body::{Body, NotBuffered};
 use crate::http::framing::Authority;
 use crate::http::reply::{self, from_reply};
 use crate::http::upstream::{self, Again, ReplayBody, SendError};
-use crate::http::{challenge, fields, route};
+use crate::http::{challenge, edited, fields, route};
 use crate::state::endpoint::Endpoint;
 
 /// Endpoints whose connection policy has let a connection in, that the connection remembers.
@@ -130,7 +131,10 @@ impl<G: Gateway> HttpService<G> {
                     (response_body, switched) = (body, None);
                     dispatch.answered(head);
                 }
-                Step::Answer(head) => {
+                Step::Answer(mut head) => {
+                    if let Some(edits) = head.extensions.remove::<Edits>() {
+                        response_body = edited::edited(response_body, &edits).await.map_err(Stop::Failure)?;
+                    }
                     let response = Response::from_parts(head, response_body);
                     return Ok(match switched {
                         Some((stream, read)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -171,7 +175,9 @@ impl<G: Gateway> HttpService<G> {
             request
         };
         let progress = &log.sink().progress;
-        let sent = self.upstreams.send(&self.gateway, &self.conn, endpoint, &request, body, progress);
+        let edited = edited_request(head, body, upgrade.is_some()).await?;
+        let sent_body = edited.as_ref().unwrap_or(body);
+        let sent = self.upstreams.send(&self.gateway, &self.conn, endpoint, &request, sent_body, progress);
         // Other methods were preceded by the question whether the agent answers.
         if !head.method.is_safe() || !dispatch.has_other() {
             return sent.await;
@@ -215,6 +221,21 @@ impl<G: Gateway> HttpService<G> {
         }
         request
     }
+}
+
+/// The body as the policies on the way change it, made anew for every try. None: they leave it alone.
+async fn edited_request(
+    head: &Parts,
+    body: &ReplayBody,
+    upgrades: bool,
+) -> Result<Option<ReplayBody>, SendError> {
+    let Some(edits) = head.extensions.get::<Edits>().filter(|edits| !edits.is_empty() && !upgrades) else {
+        return Ok(None);
+    };
+    body.exchange().ask_for_body();
+    let edited = edited::edited_request(body.attempt(), edits).await;
+    let edited = edited.map_err(|failure| SendError { failure, again: Again::No })?;
+    Ok(Some(ReplayBody::new(edited).of(body.exchange())))
 }
 
 /// Reads the body of a request for a policy, and keeps it for the upstream.

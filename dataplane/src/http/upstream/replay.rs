@@ -83,7 +83,7 @@ impl ReplayBody {
     }
 
     /// The body for one attempt, from its first byte if [`ReplayBody::is_kept`]. Earlier attempts read no more.
-    pub(super) fn attempt(&self) -> Body {
+    pub(in crate::http) fn attempt(&self) -> Body {
         self.rewind();
         let replay = self.body.borrow().replay();
         replay.unwrap_or_else(|| {

@@ -123,7 +123,13 @@ fn told(problems: &[Diagnostic]) -> Arc<str> {
 }
 
 fn rules(policy: &TrafficPolicy) -> impl Iterator<Item = &Rule> {
-    policy.on_tcp_connect.iter().chain(&policy.on_http_request).chain(&policy.on_http_response)
+    let phases = [
+        &policy.on_tcp_connect,
+        &policy.on_http_request,
+        &policy.on_http_response,
+        &policy.on_event_stream_message,
+    ];
+    phases.into_iter().flatten()
 }
 
 fn each_text(value: &Value, take: &mut impl FnMut(&str)) {

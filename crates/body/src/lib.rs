@@ -1,0 +1,25 @@
+//! Bodies of messages, changed as they pass: content codings, replacements, server-sent events.
+//!
+//! Bytes in, bytes out: a [`Pipeline`] is given chunks and asked for chunks, holds a bounded number of bytes, and does a
+//! bounded amount of work at a time. No sockets, no clock, no policies, and of a message's head only the names of content
+//! codings (RFC 9110 section 8.4).
+
+mod accept;
+mod coding;
+mod decode;
+mod defect;
+mod edit;
+mod encode;
+mod events;
+mod pipeline;
+mod replace;
+mod stage;
+
+pub use accept::negotiate;
+pub use coding::{Coding, UnknownCoding, codings_of};
+pub use decode::{DECODED_BYTES_MAX, DECODED_RATIO_MAX, RATIO_FREE_BYTES};
+pub use defect::Defect;
+pub use edit::{CODINGS_MAX, Edit, Edits};
+pub use events::{EVENT_BYTES_MAX, EventField, EventReplacement};
+pub use pipeline::{Pipeline, Pulled, WORK_BYTES_MAX};
+pub use replace::{HELD_BYTES_MAX, MATCH_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, Replacement};
