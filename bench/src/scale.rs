@@ -12,12 +12,14 @@ mod row;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ebbgate_lab::figures::machine;
-use ebbgate_lab::lab::{Lab, Programs};
-use ebbgate_lab::workspace;
+use ebbgate_lab::http;
+use ebbgate_lab::lab::{Lab, Programs, local};
+use ebbgate_lab::{wait, workspace};
 
 use crate::meter::Meter;
 use row::Row;
@@ -28,6 +30,13 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("ebbgate-edge", "ebbgate-edge"),
     ("ebbgate-bench", "route-lookup"),
 ];
+
+/// Seconds in which control must have planned everything.
+const PLANNED_SECS_MAX: u64 = 120;
+/// Seconds in which programs must have done what follows a start.
+const SETTLED_SECS_MAX: u64 = 120;
+/// Seconds of the processor in one second that programs without work take at most.
+const IDLE_SECS: f64 = 0.05;
 
 /// Flags.
 #[derive(clap::Args)]
@@ -97,12 +106,16 @@ fn measure(args: &Args, dir: &Path, programs: &Path, endpoints: usize) -> Result
     let start = Instant::now();
     lab.start_control()?;
     let control_start_ms = start.elapsed().as_millis();
+    planned(&lab)?;
+    let control_planned_ms = start.elapsed().as_millis();
     let control = lab.control()?.pid();
+    say("control has planned");
     let start = Instant::now();
     lab.start_edge()?;
     let sync_ms = start.elapsed().as_millis();
     say("synced");
     // All is on disk now: what it takes to start from there, and to hold it.
+    settle(&Meter::of(&[("edge", lab.edge()?.pid())])?)?;
     ensure!(lab.stop_edge()?, "the edge had to be killed");
     let start = Instant::now();
     lab.start_edge()?;
@@ -110,17 +123,49 @@ fn measure(args: &Args, dir: &Path, programs: &Path, endpoints: usize) -> Result
     let edge = lab.edge()?.pid();
     let visits = changes::Visits { api: api.clone(), http: lab.ports().http() };
     visits.live(0)?;
-    let (control_kb, edge_kb) = (resident(control)?, resident(edge)?);
     let meter = Meter::of(&[("control", control), ("edge", edge)])?;
+    // Work that the starts have left behind is no cost of a change.
+    settle(&meter)?;
+    let (control_kb, edge_kb) = (resident(control)?, resident(edge)?);
     let cpu = visits.cpu(&meter, args.samples)?;
     say("processor time measured");
     let live = visits.beside(args.samples, args.beside)?;
-    let lookup = lookup(&programs.join("route-lookup"), endpoints.max(1))?;
     for stopped in [lab.stop_edge()?, lab.stop_control()?] {
         ensure!(stopped, "a program had to be killed");
     }
+    let lookup = lookup(&programs.join("route-lookup"), endpoints.max(1))?;
     say("done");
-    Ok(Row { endpoints, control_start_ms, control_kb, sync_ms, edge_start_ms, edge_kb, live, cpu, lookup })
+    Ok(Row {
+        endpoints,
+        control_start_ms,
+        control_planned_ms,
+        control_kb,
+        sync_ms,
+        edge_start_ms,
+        edge_kb,
+        live,
+        cpu,
+        lookup,
+    })
+}
+
+/// Waits until control has planned everything: its `/readyz` says so.
+fn planned(lab: &Lab) -> Result<()> {
+    wait::until(Duration::from_secs(PLANNED_SECS_MAX), "control to plan everything", || {
+        let at = local(lab.ports().control_admin());
+        let answer = http::request(http::connect(at)?, "GET", &at.to_string(), "/readyz", &[], b"")?;
+        Ok((answer.status == 200).then_some(()))
+    })
+}
+
+/// Waits until programs have nothing more to do.
+fn settle(meter: &Meter) -> Result<()> {
+    wait::until(Duration::from_secs(SETTLED_SECS_MAX), "the programs to have nothing to do", || {
+        let before = meter.read()?;
+        thread::sleep(Duration::from_secs(1));
+        let spent: f64 = meter.spent_since(&before)?.into_values().sum();
+        Ok((spent < IDLE_SECS).then_some(()))
+    })
 }
 
 fn resident(pid: u32) -> Result<u64> {

@@ -194,6 +194,7 @@ pub const DASHBOARD: &[Row] = rows![
     "POST" "/dashboard/people/{id}/remove" owner,
     "POST" "/dashboard/people/invitations/{id}/withdraw" owner,
     "GET" "/dashboard/sessions" viewer,
+    "GET" "/dashboard/audit" admin,
     "POST" "/dashboard/sessions/{id}/end" viewer,
     "POST" "/dashboard/account" viewer,
     "GET" "/dashboard/cli" viewer,

@@ -19,6 +19,7 @@ mod settings;
 mod trouble;
 mod watch;
 
+pub use account::{ACCOUNT_KEY, check_account};
 pub use challenge::{CHALLENGES, Challenge, Proof};
 pub use issuer::run;
 pub use name::{ACME_PREFIX, Failure, Issued, Managed, Order, Owner, Placed};

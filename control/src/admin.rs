@@ -3,6 +3,7 @@
 mod accounts;
 mod api_keys;
 mod call;
+mod held;
 mod limits;
 mod people;
 
@@ -20,6 +21,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use ebbgate_model::{AccountId, IpRestrictionKind};
 use ebbgate_telemetry::Exposition;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde_json::json;
@@ -36,6 +38,8 @@ use crate::store::{Outcome, Store, Txn};
 
 /// Longest request body in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Whether the database as a whole is damaged.
+const DAMAGED_GAUGE: &str = "database_damaged";
 /// Records left out of what edges get that `/readyz` names.
 const LEFT_OUT_SHOWN_MAX: usize = 100;
 
@@ -55,6 +59,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/accounts/{id}/api_keys", get(api_keys::list).post(api_keys::create))
         .route("/api_keys/{id}", delete(api_keys::revoke))
         .merge(people::routes())
+        .route(audit::OPERATIONS_PATH, post(operation))
         .route("/accounts/{id}/open_api", post(open_api))
         .route("/accounts/{id}/passthrough_links", post(set_passthrough_links))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -96,7 +101,17 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> impl IntoRes
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let form = Exposition::accepted(accept);
     let (events, now) = (&admin.app.events, admin.app.now());
-    let more = |registry: &mut Registry| gauges::register(events, now, registry);
+    let damaged = i64::from(admin.app.store.damage().is_some());
+    let more = |registry: &mut Registry| {
+        let damage: Gauge = Gauge::default();
+        damage.set(damaged);
+        registry.register(
+            DAMAGED_GAUGE,
+            "1 when the database was found to be damaged: writes are refused",
+            damage,
+        );
+        gauges::register(events, now, registry);
+    };
     let text = admin.app.metrics.text(&planned, &admin.app.presence, &admin.app.acme, unwritable, more);
     let text = form.write(text);
     ([(CONTENT_TYPE, form.content_type())], text)
@@ -176,6 +191,23 @@ async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
 async fn installation(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, AdminError> {
     admin.check(&headers)?;
     Ok(Json(settings::Shown::of(&admin.app.installation, admin.app.acme.settings())).into_response())
+}
+
+/// Writes the entry of what a command does while this control runs.
+async fn operation(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let operation: audit::Operation = serde_json::from_slice(&body)?;
+    if !operation.is_sound() {
+        return Err(AdminError::Value("`id` must be `op_` with letters and digits".to_owned()));
+    }
+    let app = &admin.app;
+    operation.write(&*app.store, &*app.clock, &*app.entropy).await.map_err(record::RecordError::from)?;
+    app.events.audit.written.notify_one();
+    Ok(Json(json!({})).into_response())
 }
 
 #[derive(Deserialize)]

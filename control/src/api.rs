@@ -143,7 +143,7 @@ pub fn openapi() -> OpenApi {
     open().merge(guarded()).into_document()
 }
 
-/// The API for callers in this process whose identity is proven.
+/// The API for callers in this process that have proven their identity.
 pub fn local(app: App) -> Local {
     Local::new(app, guarded().into_router())
 }

@@ -52,7 +52,7 @@ pub struct App {
     pub people: Arc<People>,
     /// Requests an account may still make.
     pub limiter: Arc<Limiter>,
-    /// Names whose certificates the ACME authority issues.
+    /// Names with certificates of the ACME authority.
     pub acme: Arc<Registry>,
     /// Where the database is, for what its disk says.
     pub database: Arc<Path>,
@@ -86,7 +86,7 @@ impl App {
         secret::ksuid(&*self.entropy, self.now())
     }
 
-    /// A new token whose public half is this KSUID.
+    /// A new token with this KSUID as its public half.
     pub fn token(&self, ksuid: Ksuid) -> Token {
         secret::token(&*self.entropy, ksuid)
     }

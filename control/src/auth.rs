@@ -22,10 +22,10 @@ use crate::store::{Revision, Store};
 pub const WINDOW_SECS: u64 = 60;
 /// Requests an account may make in the window, by default.
 pub const REQUESTS_MAX: u32 = 120;
-/// Accounts (or sources) counted before those whose last request has left the window are forgotten.
+/// Accounts (or sources) counted before those without a request in the window are forgotten.
 pub const ACCOUNTS_COUNTED_MAX: usize = 10_000;
 
-/// A caller whose key or session is valid.
+/// A caller with a valid key or session.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// Account acted for.

@@ -21,7 +21,7 @@ use crate::clock::UnixSecs;
 pub const LEAF_DAYS: i64 = 90;
 /// Life of an authority in days.
 pub const AUTHORITY_DAYS: i64 = 3650;
-/// Leaves begin this many seconds in the past, for clients whose clock is behind.
+/// Leaves begin this many seconds in the past, for clients with a clock that is behind.
 pub const BACKDATE_SECS: i64 = 3600;
 /// Longest common name in bytes (RFC 5280, upper bound of X.520).
 const COMMON_NAME_BYTES_MAX: usize = 64;

@@ -1,6 +1,8 @@
 //! `ebbgate-control check`: whether a data directory can be trusted: the database's structure, every value's checksum,
 //! every record's form, every sealed key. Changes nothing; control may run beside it.
 
+mod outside;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -36,7 +38,7 @@ pub enum CheckError {
     Engine(#[from] EngineError),
     /// Records.
     #[error(
-        "{store} holds {} damaged records, which are left out of what edges get: {}. Delete these objects and make them anew, or put a backup in place with `ebbgate-control restore`",
+        "{store} holds {} records that are damaged or lead nowhere; none of them is used: {}. Delete these objects and make them anew, or put a backup in place with `ebbgate-control restore`",
         damaged.len(), named(damaged)
     )]
     Records {
@@ -66,7 +68,7 @@ pub async fn check(dir: &DataDir) -> Result<(String, Checked), CheckError> {
     Ok((engine.name(), checked))
 }
 
-/// Checks a database whose sealed keys open with this vault.
+/// Checks a database with sealed keys that this vault opens.
 pub fn check_database(path: &Path, vault: &Vault) -> Result<Checked, CheckError> {
     verify_database(path)?;
     let Some(page) = read_database(path)? else {
@@ -77,7 +79,10 @@ pub fn check_database(path: &Path, vault: &Vault) -> Result<Checked, CheckError>
 
 /// Checks the records of a store, whatever it is made of.
 pub fn check_page(page: &Page, store: &str, vault: &Vault) -> Result<Checked, CheckError> {
-    let damaged = Snapshot::read(&page.items, page.revision, vault).damaged;
+    let mut damaged = Snapshot::read(&page.items, page.revision, vault).damaged;
+    for (key, reason) in outside::defects(&page.items, vault) {
+        damaged.entry(key).or_insert(reason);
+    }
     let mut objects: BTreeMap<String, usize> = BTreeMap::new();
     for item in &page.items {
         let mut parts =

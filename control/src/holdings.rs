@@ -67,7 +67,7 @@ impl Holdings {
         self.accounts.clone()
     }
 
-    /// What accounts have whose holdings have changed since this was last asked.
+    /// What accounts have, of those with holdings that have changed since this was last asked.
     pub fn take_changed(&mut self) -> Vec<(AccountId, Owned)> {
         let changed = std::mem::take(&mut self.changed);
         let owned = |account| self.accounts.get(&account).cloned().unwrap_or_default();

@@ -6,14 +6,16 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::json;
 
+use crate::audit::{self, Actor, Doing, Operation};
 use crate::check::{CheckError, check_page};
 use crate::dir::{DataDir, DirError};
 use crate::engine::{self, Engine, EngineError};
 use crate::export::{self, ExportError};
 use crate::file::{self, FileError};
 use crate::restore::{SIDE_FILES, beside};
-use crate::store::{DirLock, Etcd, Place, StoreError, write_database};
+use crate::store::{DirLock, Etcd, Item, Place, Revision, StoreError, write_database};
 
 /// Why nothing was imported.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +76,10 @@ pub async fn import(dir: &DataDir, from: &Path, place: Option<Place>) -> Result<
     if !is_free {
         return Err(ImportError::InUse { dir: dir.path().to_owned() });
     }
-    let page = export::import(BufReader::new(File::open(from).map_err(ExportError::Io)?))?;
+    let mut page = export::import(BufReader::new(File::open(from).map_err(ExportError::Io)?))?;
     let checked = check_page(&page, &from.display().to_string(), &vault).map_err(ImportError::Records)?;
     let records = page.items.len();
+    page.items.push(entry(from, records, page.revision));
     match &engine {
         Engine::Sqlite(path) => {
             let new = dir.unfinished_database();
@@ -93,4 +96,12 @@ pub async fn import(dir: &DataDir, from: &Path, place: Option<Place>) -> Result<
         }
     }
     Ok(Imported { imported: from.to_owned(), store: engine.name(), records, objects: checked.objects })
+}
+
+/// The entry of the audit log that tells of it: there with the records, or not at all.
+fn entry(from: &Path, records: usize, revision: Revision) -> Item {
+    let operation = Operation::new(Doing::Import, json!({ "file": from }));
+    let ended = || operation.ended(json!({ "records": records, "revision": revision }));
+    let (key, value) = audit::sync_acting(Actor::operator(), ended);
+    Item { key, value: value.into(), created: revision, modified: revision, lease: None, damaged: false }
 }

@@ -1,4 +1,4 @@
-//! `leader`: a job that one control process does at a time, whoever of the replicas holds the job's claim.
+//! `leader`: a job that one control process does at a time: the replica that holds the job's claim.
 //!
 //! A claim is a key with a lease. Two processes may both believe for a moment that they hold it (one was stopped, or cut
 //! off): so a job writes only what [`Claim::fence`] ties to its claim, and the store refuses what comes too late. A lost
@@ -26,7 +26,7 @@ const TRUST_SECS: u64 = 10;
 /// Seconds until the store is asked again after an error, and until a job that ended may begin anew.
 const RETRY_SECS: u64 = 1;
 /// What claims' keys begin with. Not below `/`: edges get no new generation for a claim.
-const PREFIX: &str = "leader/";
+pub const PREFIX: &str = "leader/";
 /// Base62 characters of a replica's name.
 const NAME_CHARS: usize = 16;
 
@@ -47,7 +47,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Grows with each claim of the job: whoever has seen a greater one need not listen to this.
+    /// Grows with each claim of the job: a process that has seen a greater one need not listen to this.
     pub fn token(&self) -> Revision {
         self.token
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use ebbgate_control::audit;
+use ebbgate_control::audit::{self, Doing, Operation, OperationEnd};
 use ebbgate_control::authority::Purpose;
 use ebbgate_control::bundle::backup;
 use ebbgate_control::check::check;
@@ -27,7 +27,7 @@ use ebbgate_control::settings::{self, Changes};
 use ebbgate_control::{operator, people, rotate, secret};
 use ebbgate_model::AccountId;
 use ebbgate_telemetry::{LogFormat, Logfmt};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -59,32 +59,40 @@ async fn command(command: &Command) -> Result<()> {
         Command::User(command) => print(&people::command::user(command).await?),
         Command::Session(command) => print(&people::command::session(command).await?),
         Command::Config(command) => configure(command).await,
-        Command::Authority(command) => authority(command),
+        Command::Authority(command) => authority(command).await,
         Command::Join { dir, connect, token } => {
             let join = join_string(&DataDir::new(&dir.dir), connect, token)?;
             print(&json!({ "join": join.expose() }))
         }
         Command::Backup { dir, file, damaged } => {
-            let now = SystemClock.unix_secs();
-            let (about, checked) = backup(&DataDir::new(&dir.dir), file, now, *damaged).await?;
-            print(&json!({
-                "backup": file, "revision": checked.revision, "objects": checked.objects, "files": about.files,
-            }))
+            let dir = DataDir::new(&dir.dir);
+            let about = json!({ "file": file, "damaged": damaged });
+            let work = async {
+                let (about, checked) = backup(&dir, file, SystemClock.unix_secs(), *damaged).await?;
+                Ok(json!({
+                    "backup": file, "revision": checked.revision, "objects": checked.objects, "files": about.files,
+                }))
+            };
+            print(&read(&dir, &Operation::new(Doing::Backup, about), work).await?)
         }
         Command::Restore { dir, etcd, file } => {
             let (dir, now) = (DataDir::new(&dir.dir), SystemClock.unix_secs());
             let restored = match etcd.place() {
-                None => restore(&dir, file, now)?,
+                None => restore(&dir, file, now).await?,
                 Some(place) => restore_on(&place, &dir, file, now).await?,
             };
             print(&serde_json::to_value(restored)?)
         }
         Command::Audit(command) => audit(command).await,
         Command::Export { dir, damaged } => {
-            let page = Engine::of(&DataDir::new(&dir.dir), None)?.read_all().await?;
-            let page = page.context("the database is of an older release: start control once")?;
-            export(&page, &mut stdout().lock(), *damaged)?;
-            Ok(())
+            let dir = DataDir::new(&dir.dir);
+            let work = async {
+                let page = Engine::of(&dir, None)?.read_all().await?;
+                let page = page.context("the database is of an older release: start control once")?;
+                Ok(json!({ "records": export(&page, &mut stdout().lock(), *damaged)? }))
+            };
+            let about = json!({ "damaged": damaged });
+            read(&dir, &Operation::new(Doing::Export, about), work).await.map(drop)
         }
         Command::Import { dir, etcd, file } => {
             let imported = import(&DataDir::new(&dir.dir), file, etcd.place()).await?;
@@ -180,33 +188,77 @@ async fn configure(command: &ConfigCommand) -> Result<()> {
     }
 }
 
-fn authority(command: &AuthorityCommand) -> Result<()> {
-    let at = |dir: &Dir| DataDir::new(&dir.dir);
-    print(&match command {
+/// Does what copies the installation. Without an entry it is done too, and said to be: a backup is most needed where
+/// nothing can be written.
+async fn read(
+    dir: &DataDir,
+    operation: &Operation,
+    work: impl Future<Output = Result<Value>>,
+) -> Result<Value> {
+    let told = |error: &audit::Unrecorded| eprintln!("ebbgate-control: not in the audit log: {error}");
+    let begun = operation.begin(dir).await.inspect_err(told).is_ok();
+    let done = work.await;
+    if begun {
+        let _ = operation.end(dir, outcome(&done)).await.inspect_err(told);
+    }
+    done
+}
+
+/// Does what changes the installation, and nothing without an entry.
+async fn change(dir: &DataDir, operation: &Operation, work: impl FnOnce() -> Result<Value>) -> Result<Value> {
+    operation.begin(dir).await.context("nothing was done, as it cannot be written to the audit log")?;
+    let done = work();
+    let ended = operation.end(dir, outcome(&done)).await;
+    let done = done?;
+    ended.with_context(|| format!("the audit log could not be told of what was done: {done}"))?;
+    Ok(done)
+}
+
+fn outcome(done: &Result<Value>) -> OperationEnd {
+    match done {
+        Ok(done) => OperationEnd::Done(done.clone()),
+        Err(error) => OperationEnd::Failed(format!("{error:#}")),
+    }
+}
+
+async fn authority(command: &AuthorityCommand) -> Result<()> {
+    let (doing, dir, purpose) = match command {
         AuthorityCommand::List { dir } => {
+            let dir = DataDir::new(&dir.dir);
             let list = |purpose: Purpose| {
-                let trusted = rotate::trusted(&at(dir), purpose)?;
+                let trusted = rotate::trusted(&dir, purpose)?;
                 Ok((purpose.name().to_owned(), serde_json::to_value(trusted)?))
             };
-            Purpose::ALL.into_iter().map(list).collect::<Result<Map<_, _>>>()?.into()
+            return print(&Purpose::ALL.into_iter().map(list).collect::<Result<Map<_, _>>>()?.into());
         }
-        AuthorityCommand::Begin { dir, purpose } => {
-            let trusted = rotate::begin(&at(dir), *purpose, SystemClock.unix_secs(), &SystemEntropy)?;
-            let next = format!(
-                "give {} to every client, then run `authority switch`",
-                at(dir).authority(*purpose).display()
-            );
-            json!({ "trusted": trusted, "next": next })
+        AuthorityCommand::Begin { dir, purpose } => (Doing::AuthorityBegin, dir, *purpose),
+        AuthorityCommand::Switch { dir, purpose } => (Doing::AuthoritySwitch, dir, *purpose),
+        AuthorityCommand::Retire { dir, purpose } => (Doing::AuthorityRetire, dir, *purpose),
+    };
+    let dir = DataDir::new(&dir.dir);
+    let operation = Operation::new(doing, json!({ "authority": purpose.name() }));
+    let work = || {
+        let trusted = match command {
+            AuthorityCommand::Begin { .. } => {
+                rotate::begin(&dir, purpose, SystemClock.unix_secs(), &SystemEntropy)?
+            }
+            AuthorityCommand::Switch { .. } => rotate::switch(&dir, purpose)?,
+            _ => rotate::retire(&dir, purpose)?,
+        };
+        Ok(json!({ "trusted": trusted }))
+    };
+    let done = change(&dir, &operation, work).await?;
+    let next = match command {
+        AuthorityCommand::Begin { .. } => {
+            let file = dir.authority(purpose);
+            format!("give {} to every client, then run `authority switch`", file.display())
         }
-        AuthorityCommand::Switch { dir, purpose } => {
-            let trusted = rotate::switch(&at(dir), *purpose)?;
-            json!({ "trusted": trusted, "next": "start control again; when it has, run `authority retire`" })
+        AuthorityCommand::Switch { .. } => {
+            "start control again; when it has, run `authority retire`".to_owned()
         }
-        AuthorityCommand::Retire { dir, purpose } => {
-            let trusted = rotate::retire(&at(dir), *purpose)?;
-            json!({ "trusted": trusted, "next": "clients may take the shorter file when they like" })
-        }
-    })
+        _ => "clients may take the shorter file when they like".to_owned(),
+    };
+    print(&json!({ "trusted": done.get("trusted"), "next": next }))
 }
 
 async fn audit(command: &AuditCommand) -> Result<()> {
@@ -241,7 +293,7 @@ async fn make(options: &Init) -> Result<()> {
     write!(stderr(), "{}", made.advice()).context("writing what to do next")
 }
 
-fn print(value: &serde_json::Value) -> Result<()> {
+fn print(value: &Value) -> Result<()> {
     writeln!(stdout(), "{value}").context("writing the answer")
 }
 

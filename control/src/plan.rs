@@ -102,12 +102,13 @@ fn endpoint(snapshot: &Snapshot, id: EndpointId) -> Option<Arc<CloudEndpointSpec
     is_active(snapshot, spec.account).then_some(spec)
 }
 
-/// A secret that a policy of its own account names; others stay at home.
+/// A secret that a cloud endpoint's policy of its own account names, or that an agent's named; others stay at home.
 fn secret(snapshot: &Snapshot, id: SecretId) -> Option<SecretSpec> {
     let spec = snapshot.secrets.spec(id)?;
     let endpoints = snapshot.secrets.named_by(id).filter_map(|endpoint| snapshot.endpoints.get(&endpoint));
     let is_named = endpoints.map(|endpoint| endpoint.spec.account).any(|account| account == spec.account);
-    (is_named && is_active(snapshot, spec.account)).then_some(spec)
+    ((is_named || snapshot.secrets.is_named_by_agents(id)) && is_active(snapshot, spec.account))
+        .then_some(spec)
 }
 
 /// An endpoint that cannot be read, closed where it stands: else a wildcard beside it, or an agent, would take its

@@ -151,7 +151,7 @@ impl Presence {
         self.edges_locked().told = Some(told);
     }
 
-    /// Drops edges whose feed broke more than [`LEASE_SECS`] ago.
+    /// Drops edges with a feed that broke more than [`LEASE_SECS`] ago.
     pub fn expire(&self, now: Instant) {
         let lease = Duration::from_secs(LEASE_SECS);
         let mut edges = self.edges_locked();
@@ -467,7 +467,7 @@ mod tests {
         let passed = || presence.enforcement(endpoint).iter().map(|report| report.passed).collect::<Vec<_>>();
         assert_eq!(passed(), [1, 2]);
         let (_one, _commands) = presence.join(edge(1), "1".into(), 0);
-        assert_eq!(passed(), [2], "who comes back says anew what holds");
+        assert_eq!(passed(), [2], "an edge that comes back says anew what holds");
         one.replace_enforcement([(endpoint, report(9))].into());
         assert_eq!(passed(), [2]);
         two.replace_enforcement([(endpoint, report(3))].into());

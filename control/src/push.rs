@@ -9,6 +9,7 @@ mod planned;
 mod plans;
 mod published;
 mod server;
+mod wanted;
 
 pub use feed::Feeds;
 pub use outbox::Outbox;
@@ -16,3 +17,4 @@ pub use planned::Planned;
 pub use plans::{Follower, follow};
 pub use published::Published;
 pub use server::{bind_socket, serve_unix};
+pub use wanted::{WANTED_MAX, Wanted, mark_wanted};

@@ -223,7 +223,7 @@ records! {
         kind: IpRestrictionKind,
         /// Whether it is in force.
         enforced: bool,
-        /// Policies whose rules hold, in the order given, none twice; at least one.
+        /// Policies with the rules that hold, in the order given, none twice; at least one.
         ip_policies: Vec<IpPolicyId>,
         /// Free text.
         description: String,

@@ -40,7 +40,7 @@ impl From<StoreError> for RenewError {
 /// Renews what is due. Gives how many leaves were replaced. One that cannot be renewed keeps none of the others from it;
 /// the first reason is given when all were tried.
 ///
-/// A leaf whose owner is deleted at the same moment stays deleted: the write is tied to what was read, and to the claim
+/// A leaf with an owner that is deleted at the same moment stays deleted: the write is tied to what was read, and to the claim
 /// of the job if there is one.
 pub async fn renew(app: &App, claim: Option<&Claim>) -> Result<usize, RenewError> {
     let (mut renewed, mut failed) = (0, None);

@@ -8,14 +8,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::json;
 
+use crate::audit::{self, Actor, Doing, Operation};
 use crate::bundle::{self, About, BundleError};
 use crate::check::{CheckError, check_database};
 use crate::dir::{DataDir, DirError};
 use crate::engine;
 use crate::file::{self, FileError};
 use crate::record::UnixSecs;
-use crate::store::{DirLock, Etcd, Place, Revision, Sqlite, StoreError, copy_database, read_database};
+use crate::store::{
+    DirLock, Etcd, Place, Revision, Sqlite, Store, StoreError, Txn, copy_database, read_database,
+};
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +72,15 @@ pub struct Restored {
 const FOLDERS_MAX: u32 = 1000;
 
 /// Makes the directory what a bundle says, after all of it was checked. Killed half way, it can be run again.
-pub fn restore(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<Restored, RestoreError> {
+///
+/// Its entry of the audit log is in the database before that gets its name: both are in force, or neither.
+pub async fn restore(dir: &DataDir, backup: &Path, now: UnixSecs) -> Result<Restored, RestoreError> {
     let (_lock, restored) = prepare(dir, backup, now)?;
+    let (key, value) = entry(&restored);
+    let store = Sqlite::open(&dir.unfinished_database())?;
+    let _ = store.commit(Txn::new().put(key, value)).await?;
+    // Closes it, so that one file has everything.
+    drop(store);
     file::rename(&dir.unfinished_database(), &dir.database())?;
     Ok(restored)
 }
@@ -91,11 +102,21 @@ pub async fn restore_on(
     let page = read_database(&new)?.ok_or_else(|| StoreError::Missing { path: new.clone() })?;
     engine::keep(dir, place)?;
     let kept = page.items.into_iter().filter(|item| item.lease.is_none() && !item.damaged);
-    Etcd::fill(place, kept.map(|item| (item.key, item.value)), page.revision).await?;
+    let (key, value) = entry(&restored);
+    let items = kept.map(|item| (item.key, item.value)).chain([(key, value.into())]);
+    Etcd::fill(place, items, page.revision).await?;
     for suffix in SIDE_FILES {
         file::remove(&beside(&new, suffix))?;
     }
     Ok(restored)
+}
+
+/// The entry that tells of it.
+fn entry(restored: &Restored) -> (String, Vec<u8>) {
+    let about = json!({ "file": restored.restored });
+    let made = restored.bundle.as_ref().map(|bundle| bundle.made);
+    let done = json!({ "made": made, "revision": restored.revision, "damaged": restored.damaged.len(), "replaced": restored.replaced });
+    audit::sync_acting(Actor::operator(), || Operation::new(Doing::Restore, about).ended(done))
 }
 
 /// Everything but the last step: the records are in the unfinished database, and all else is in its place.
@@ -245,7 +266,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::config::{Cli, Command};
     use crate::secret::SystemEntropy;
-    use crate::store::{Sqlite, Store, Txn};
+    use crate::store::Range;
     use clap::Parser;
     use tempfile::TempDir;
 
@@ -277,9 +298,16 @@ pub(crate) mod tests {
         let bundle = temporary.path().join("one.bundle");
         bundle::backup(&dir, &bundle, 7, false).await.unwrap();
         let empty = DataDir::new(temporary.path().join("empty"));
-        let restored = restore(&empty, &bundle, 8).unwrap();
+        let restored = restore(&empty, &bundle, 8).await.unwrap();
         assert_eq!(restored.bundle.as_ref().map(|about| about.made), Some(7));
         assert_eq!((restored.objects.get("accounts"), restored.replaced.as_ref()), (Some(&1), None));
+        let log = Sqlite::open(&empty.database()).unwrap().range(Range::all("audit/new/")).await.unwrap();
+        let last = String::from_utf8_lossy(&log.items.last().unwrap().value).into_owned();
+        for part in
+            ["operation_ended.v0", r#"\"operation\":\"restore\""#, r#"\"type\":\"operator\""#, "one.bundle"]
+        {
+            assert!(last.contains(part), "{part}: {last}");
+        }
         assert_eq!(value(&empty.database()).await.as_deref(), Some(&b"backed up"[..]));
         for kept in DataDir::kept() {
             let read = |dir: &DataDir| std::fs::read(dir.path().join(&kept.name)).unwrap();
@@ -303,18 +331,18 @@ pub(crate) mod tests {
         put(&there.database(), "later").await;
         let key = |dir: &Path| std::fs::read_to_string(dir.join("secret.key")).unwrap();
         let before = key(there.path());
-        let replaced = restore(&there, &bundle, 7).unwrap().replaced.unwrap();
+        let replaced = restore(&there, &bundle, 7).await.unwrap().replaced.unwrap();
         assert_eq!(key(there.path()), key(dir.path()), "the database opens with it");
         assert_eq!(key(&replaced), before);
         assert_eq!(value(&replaced.join("control.db")).await.as_deref(), Some(&b"later"[..]));
-        let again = restore(&there, &bundle, 7).expect("it can be run again").replaced.unwrap();
+        let again = restore(&there, &bundle, 7).await.expect("it can be run again").replaced.unwrap();
         assert_ne!(again, replaced);
         // Killed after the database had lost its name: its log must not be taken for that of the restored one.
         std::fs::remove_file(there.database()).unwrap();
         std::fs::write(beside(&there.database(), "-wal"), "of another database").unwrap();
-        restore(&there, &bundle, 8).unwrap();
+        restore(&there, &bundle, 8).await.unwrap();
         assert_eq!(value(&there.database()).await.as_deref(), Some(&b"backed up"[..]));
-        assert!(restore(&there, &temporary.path().join("none"), 9).is_err());
+        assert!(restore(&there, &temporary.path().join("none"), 9).await.is_err());
         assert_eq!(value(&there.database()).await.as_deref(), Some(&b"backed up"[..]));
     }
 
@@ -326,10 +354,10 @@ pub(crate) mod tests {
         copy_database(&dir.database(), &copy).unwrap();
         put(&dir.database(), "later").await;
         let empty = DataDir::new(temporary.path().join("empty"));
-        let error = restore(&empty, &copy, 7).unwrap_err().to_string();
+        let error = restore(&empty, &copy, 7).await.unwrap_err().to_string();
         assert!(error.contains("database alone") && error.contains("secret.key"), "{error}");
         assert!(!empty.database().exists() && !empty.unfinished_database().exists());
-        let restored = restore(&dir, &copy, 7).unwrap();
+        let restored = restore(&dir, &copy, 7).await.unwrap();
         assert_eq!(restored.bundle, None);
         assert_eq!(value(&dir.database()).await.as_deref(), Some(&b"backed up"[..]));
     }

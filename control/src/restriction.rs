@@ -18,7 +18,7 @@ use crate::store::{Revision, Store};
 /// Most IP policies one restriction names (code 1800).
 pub const IP_POLICIES_MAX: usize = 50;
 
-/// Accounts whose compiled restrictions are kept; beyond, all are compiled again when they are next asked.
+/// Accounts with compiled restrictions that are kept; beyond, all are compiled again when they are next asked.
 const ACCOUNTS_KEPT_MAX: usize = 1_000;
 
 /// What keeps callers from the API and people from the dashboard by where they come from.

@@ -213,7 +213,7 @@ mod tests {
         assert!(matches!(again, Err(RotateError::Begun(_))) && file() == both);
         assert!(matches!(retire(&dir, Purpose::Ingress), Err(RotateError::NotSwitched(_))));
         assert_eq!(roles(switch(&dir, Purpose::Ingress).unwrap()), ["signed before", "signs"]);
-        assert!(accepts(&both, &dir), "who has the new file accepts the new signer");
+        assert!(accepts(&both, &dir), "a client with the new file accepts the new signer");
         assert!(!accepts(&old, &dir), "the test can tell");
         assert!(matches!(
             begin(&dir, Purpose::Ingress, NOW, &SystemEntropy),

@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::interval;
 use tokio_rustls::TlsAcceptor;
@@ -49,7 +49,7 @@ use crate::{admin, api, listen, people};
 const BIND_RETRY_SECS: u64 = 5;
 /// Seconds between two compactions of an etcd.
 const COMPACT_SECS: u64 = 60;
-/// Seconds between two looks for edges whose lease has ended.
+/// Seconds between two looks for edges with a lease that has ended.
 const EXPIRE_SECS: u64 = 1;
 
 /// Why control does not serve.
@@ -154,7 +154,9 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(expire_edges(app.presence.clone()));
     background.spawn(people::sweep::hourly(app.clone()));
     let feeds = Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone());
-    let feeds = Arc::new(feeds.with_events(app.events.clone()));
+    let (wanted, asked) = mpsc::channel(push::WANTED_MAX);
+    background.spawn(push::mark_wanted(app.store.clone(), asked));
+    let feeds = Arc::new(feeds.with_events(app.events.clone()).with_wanted(wanted));
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     events::start(&app, &options.events, dir.spool(), &mut background).await?;
     alerts::start(&app, &options.events, &mut background)?;

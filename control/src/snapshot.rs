@@ -160,6 +160,12 @@ impl Snapshot {
         self.touch(key, touched);
     }
 
+    /// Takes a record in of a key that was not there, and names its objects.
+    pub(crate) fn take_new(&mut self, item: &Item, vault: &Vault, touched: &mut BTreeSet<ObjectKey>) {
+        self.set(&item.key, Some(item), vault);
+        self.touch(&item.key, touched);
+    }
+
     /// Ids of the records of a kind that cannot be read, with their accounts.
     pub fn damaged_ids<R: Record>(&self) -> impl Iterator<Item = (AccountId, R::Id)>
     where

@@ -13,13 +13,14 @@ mod revision;
 mod sqlite;
 mod txn;
 
-pub use contract::{LEASE_SECS_MAX, LOG_BYTES_MAX, REVISIONS_KEPT, Reply, Store, Watch};
+pub use contract::{LEASE_SECS_MAX, LOG_BYTES_MAX, REVISIONS_KEPT, Reply, Scan, Store, Watch};
 pub use error::StoreError;
 pub use etcd::{Etcd, Place, Url, UrlError};
 pub use lock::DirLock;
 pub use revision::{LeaseId, Revision, SCHEMA};
 pub use sqlite::{
-    Attached, Sqlite, attach, attached, copy_database, detach, read_database, verify_database, write_database,
+    Attached, Sqlite, attach, attached, copy_database, detach, is_current, read_database, verify_database,
+    write_database,
 };
 pub use txn::{
     Batch, Change, Compare, Item, KEY_BYTES_MAX, Note, Op, Outcome, Page, Range, TXN_OPS_MAX, Txn, Usage,

@@ -265,6 +265,100 @@ fn the_page_is_true_for_every_destination_and_a_kill_loses_nothing() {
     drop(control);
 }
 
+fn run(dir: &Path, args: &[&str]) -> std::process::Output {
+    let mut command = Command::new(PROGRAM);
+    command.args(args).arg("--dir").arg(dir).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What the log tells of operations, in their order: what was done, and how it ended.
+fn operations(dir: &Path) -> Vec<(String, String)> {
+    let exported = run(dir, &["export"]);
+    let text = String::from_utf8_lossy(&exported.stdout).into_owned();
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let log = records.filter(|record| record["key"].as_str().is_some_and(|key| key.starts_with("audit/")));
+    let mut found = Vec::new();
+    for record in log {
+        // Pages of the chain are pairs of hash and entry, new ones are entries alone.
+        let entries = record["record"].as_array().cloned().unwrap_or_default();
+        for entry in entries {
+            let text = entry.as_str().or_else(|| entry[1].as_str()).unwrap_or_default();
+            let Ok(event) = serde_json::from_str::<Value>(text) else { continue };
+            if event["event_type"].as_str().is_some_and(|kind| kind.starts_with("operation_")) {
+                assert_eq!(event["principal"]["type"], "operator", "{event}");
+                let object = &event["object"];
+                let end = ["done", "failed"].into_iter().find(|end| !object[end].is_null());
+                found.push((
+                    object["operation"].as_str().unwrap().to_owned(),
+                    end.unwrap_or("begins").to_owned(),
+                ));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn what_an_operator_does_besides_records_is_in_the_log() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("data");
+    let succeeds = |dir: &Path, args: &[&str]| {
+        let ran = run(dir, args);
+        assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        assert!(!String::from_utf8_lossy(&ran.stderr).contains("not in the audit log"), "{args:?}");
+        ran.stdout
+    };
+    let file = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    succeeds(&dir, &["init"]);
+    // While control runs, and while it does not.
+    let (control, _) = serve(&dir, &temporary.path().join("files"));
+    succeeds(&dir, &["backup", &file("one.bundle")]);
+    succeeds(&dir, &["authority", "begin", "ingress"]);
+    let refused = run(&dir, &["authority", "begin", "ingress"]);
+    assert!(!refused.status.success());
+    drop(control);
+    succeeds(&dir, &["authority", "switch", "ingress"]);
+    succeeds(&dir, &["authority", "retire", "ingress"]);
+    std::fs::write(file("records"), succeeds(&dir, &["export"])).unwrap();
+    let pair =
+        |name: &str, end: &str| [(name.to_owned(), "begins".to_owned()), (name.to_owned(), end.to_owned())];
+    let mut expect = [
+        pair("backup", "done"),
+        pair("authority_begin", "done"),
+        pair("authority_begin", "failed"),
+        pair("authority_switch", "done"),
+        pair("authority_retire", "done"),
+        pair("export", "done"),
+    ]
+    .concat();
+    // The export that reads the log has begun.
+    expect.push(("export".into(), "begins".into()));
+    let mut found = operations(&dir);
+    // Entries of one second that are not in the chain yet have no order among each other.
+    found.sort();
+    expect.sort();
+    assert_eq!(found, expect);
+
+    // A backup has the entry that it was begun; what is made of it, and of an export, says so.
+    let restored = temporary.path().join("restored");
+    succeeds(&restored, &["restore", &file("one.bundle")]);
+    let found = operations(&restored);
+    for wanted in [("backup", "begins"), ("restore", "done")] {
+        assert!(found.contains(&(wanted.0.into(), wanted.1.into())), "{wanted:?}: {found:?}");
+    }
+    assert!(!found.contains(&("backup".into(), "done".into())), "{found:?}");
+    std::fs::remove_file(restored.join("control.db")).unwrap();
+    succeeds(&restored, &["import", &file("records")]);
+    assert!(operations(&restored).contains(&("import".into(), "done".into())));
+
+    // Nothing is changed that cannot be told.
+    let before = std::fs::read(restored.join("ca/ingress.pem")).unwrap();
+    std::fs::remove_file(restored.join("control.db")).unwrap();
+    let refused = run(&restored, &["authority", "begin", "ingress"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("nothing was done"), "{said}");
+    assert_eq!(std::fs::read(restored.join("ca/ingress.pem")).unwrap(), before);
+}
+
 /// By a tool of others.
 fn base64(text: &str) -> Vec<u8> {
     let mut child = Command::new("openssl")

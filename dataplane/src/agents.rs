@@ -11,9 +11,11 @@ mod links;
 pub mod quic;
 mod refusal;
 mod registry;
+mod secrets;
 mod serve;
 mod session;
 mod session_links;
+mod waiting;
 
 pub use links::{LINK_HELLO_SECS_MAX, begins_raw};
 pub use registry::Agents;

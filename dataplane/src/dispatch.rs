@@ -236,6 +236,9 @@ impl Dispatch {
         };
         let step = member.step();
         self.trail.logs.append(&mut member.take_logs());
+        if matches!(step, PolicyStep::Done(_)) {
+            self.trail.decisions.merge(member.decisions());
+        }
         match step {
             PolicyStep::Pause => return Some(Step::Pause),
             PolicyStep::Need(Effect::Keys { url, fresh }) => {

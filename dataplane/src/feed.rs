@@ -276,10 +276,12 @@ impl Feed {
                 self.put_in_force(nonce, digest, lines, change).await?;
             }
             ToEdge::Compare { nonce, buckets } => {
-                let counted = self.work(lines, Installer::count_again).await?;
-                let (generation, digest) = (self.edge.generation(), counted.root());
-                let buckets = if buckets { counted.buckets().to_vec() } else { Vec::new() };
+                // Answered at once: no change comes before the answer. What is found to be wrong is told the next time.
+                let kept = self.work(lines, |installer| installer.digests()).await?;
+                let (generation, digest) = (self.edge.generation(), kept.root());
+                let buckets = if buckets { kept.buckets().to_vec() } else { Vec::new() };
                 send(lines, &FromEdge::Compared { nonce, generation, digest, buckets }).await?;
+                Installer::count_again(&self.installer, std::time::Instant::now());
             }
             ToEdge::Session { session, command, number } => self.agents.command(session, command, number),
             ToEdge::Beat | ToEdge::Unknown => {}

@@ -23,6 +23,7 @@ mod route;
 mod service;
 mod slices;
 mod timer;
+mod told;
 mod upstream;
 
 use std::rc::Rc;

@@ -37,6 +37,7 @@ mod sinks;
 mod site;
 mod slips;
 mod traffic;
+mod traffic_events;
 mod up;
 mod webhooks;
 mod xdp;

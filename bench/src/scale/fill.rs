@@ -15,8 +15,10 @@ use super::endpoint::create;
 const OF_ACCOUNT: usize = 900;
 /// Different policies among all endpoints.
 const POLICIES: usize = 10;
-/// Digits of an id that are counted.
+/// Last digits of an id that differ: the first of them from the pattern's, the others are a number.
 const COUNTED: usize = 6;
+/// How a line with a record begins.
+const KEY_BEFORE: &str = "{\"key\":\"";
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Has control hold so many endpoints more, of accounts of their own. Control runs when this is called, and does not after.
@@ -60,44 +62,88 @@ fn multiply(from: &Path, to: &Path, pattern: &Pattern, endpoints: usize) -> Resu
     let account = find(&|key| key == format!("/a/{}/account", pattern.account))?;
     let record = find(&|key| key.starts_with("/a/") && key.ends_with(&pattern.endpoint))?;
     let index = find(&|key| key.starts_with("/u/urls/") && key.ends_with(&pattern.endpoint))?;
-    let mut out = BufWriter::new(File::create(to)?);
     let (last, kept) = lines.split_last().context("the export is empty")?;
-    for line in kept {
-        writeln!(out, "{line}")?;
-    }
+    let (head, kept) = kept.split_first().context("the export is empty")?;
     let last: Value = serde_json::from_str(last)?;
-    let mut records = last.get("records").and_then(Value::as_u64).context("the export has no end")?;
-    for n in 0..endpoints {
-        let owner = counted(&pattern.account, n / OF_ACCOUNT);
-        if n % OF_ACCOUNT == 0 {
-            writeln!(out, "{}", account.replace(&pattern.account, &owner))?;
-            records += 1;
+    let kept_records = last.get("records").and_then(Value::as_u64).context("the export has no end")?;
+    ensure!(usize::try_from(kept_records)? == kept.len(), "the export does not count its own records");
+    let pattern_lines = Lines { pattern, account, record, index };
+    let (many, places) = (pattern_lines.of_accounts(endpoints), pattern_lines.of_index(endpoints));
+    let mut out = BufWriter::new(File::create(to)?);
+    writeln!(out, "{head}")?;
+    let mut kept =
+        kept.iter().map(|line| Ok((key_of(line)?, line))).collect::<Result<Vec<_>>>()?.into_iter().peekable();
+    let mut records = kept_records;
+    // Both are sorted, and so is what becomes of them: records come before the index.
+    for line in many.chain(places) {
+        let key = key_of(&line)?;
+        while let Some((_, before)) = kept.next_if(|(other, _)| *other < key) {
+            writeln!(out, "{before}")?;
         }
-        for line in [record, index] {
-            let line = line.replace(&pattern.account, &owner);
-            let line = line.replace(&pattern.endpoint, &counted(&pattern.endpoint, n));
-            let line = line.replace("pattern.internal", &format!("e{n}.internal"));
-            // The answer's text is what tells the policies apart.
-            writeln!(out, "{}", line.replace("live", &format!("filled {}", n % POLICIES)))?;
-        }
-        records += 2;
+        writeln!(out, "{line}")?;
+        records += 1;
+    }
+    for (_, after) in kept {
+        writeln!(out, "{after}")?;
     }
     writeln!(out, "{}", serde_json::json!({ "records": records }))?;
     Ok(out.flush()?)
 }
 
-/// An id that differs from the pattern's in its last digits; 0 is not the pattern's own.
+/// The key of a line, as the text begins: its lines are too many to be read as JSON.
+fn key_of(line: &str) -> Result<String> {
+    let rest = line.strip_prefix(KEY_BEFORE).and_then(|rest| rest.split_once('"'));
+    rest.map(|(key, _)| key.to_owned())
+        .with_context(|| format!("a line of the export begins otherwise: {line}"))
+}
+
+/// The lines that are multiplied.
+struct Lines<'a> {
+    pattern: &'a Pattern,
+    account: &'a str,
+    record: &'a str,
+    index: &'a str,
+}
+
+impl<'a> Lines<'a> {
+    /// Accounts, each before its endpoints, sorted by key.
+    fn of_accounts(&'a self, endpoints: usize) -> impl Iterator<Item = String> + 'a {
+        (0..endpoints).step_by(OF_ACCOUNT).flat_map(move |first| {
+            let account = self
+                .account
+                .replace(&self.pattern.account, &counted(&self.pattern.account, first / OF_ACCOUNT));
+            let own = first..endpoints.min(first + OF_ACCOUNT);
+            std::iter::once(account).chain(own.map(|n| self.one(self.record, n)))
+        })
+    }
+
+    /// Where endpoints stand, sorted by key.
+    fn of_index(&'a self, endpoints: usize) -> impl Iterator<Item = String> + 'a {
+        (0..endpoints).map(|n| self.one(self.index, n))
+    }
+
+    fn one(&self, line: &str, n: usize) -> String {
+        let Pattern { account, endpoint } = self.pattern;
+        let line =
+            line.replace(account, &counted(account, n / OF_ACCOUNT)).replace(endpoint, &counted(endpoint, n));
+        // As many digits for all: so the URLs are sorted, too.
+        let line = line.replace("pattern.internal", &format!("e{n:07}.internal"));
+        // The answer's text is what tells the policies apart.
+        line.replace("live", &format!("filled {}", n % POLICIES))
+    }
+}
+
+/// An id that differs from the pattern's in its last digits, and is never the pattern's own. Sorted as the numbers are.
 fn counted(pattern: &str, n: usize) -> String {
-    let (front, _) = pattern.split_at(pattern.len() - COUNTED);
+    let (front, own) = pattern.split_at(pattern.len() - COUNTED);
     let mut digits = Vec::new();
     let mut rest = n;
-    for _ in 0..COUNTED {
+    for _ in 1..COUNTED {
         digits.push(char::from(*BASE62.get(rest % 62).expect("a remainder of 62 is a digit")));
         rest /= 62;
     }
-    let id: String = front.chars().chain(digits.into_iter().rev()).collect();
-    // Only one of so many can be the pattern itself.
-    if id == pattern { format!("{front}zzzzzz") } else { id }
+    digits.push(if own.starts_with('0') { '1' } else { '0' });
+    front.chars().chain(digits.into_iter().rev()).collect()
 }
 
 #[cfg(test)]
@@ -131,6 +177,8 @@ mod tests {
         let keys: std::collections::BTreeSet<_> =
             lines.iter().filter_map(|line| line["key"].as_str()).collect();
         assert_eq!(keys.len(), 3 + 2 * 1_000 + 2, "each its own");
-        assert!(text.contains("https://e999.internal:443/") && text.contains("filled 9"));
+        assert!(text.contains("https://e0000999.internal:443/") && text.contains("filled 9"));
+        let in_order: Vec<_> = lines.iter().filter_map(|line| line["key"].as_str()).collect();
+        assert!(in_order.is_sorted(), "as `import` wants it");
     }
 }

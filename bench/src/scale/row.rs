@@ -5,7 +5,10 @@ use crate::meter::Latency;
 /// What was measured with one number of endpoints.
 pub(super) struct Row {
     pub(super) endpoints: usize,
+    /// From the start of control to its answers.
     pub(super) control_start_ms: u128,
+    /// From the start of control to the plan of all endpoints.
+    pub(super) control_planned_ms: u128,
     pub(super) control_kb: u64,
     /// From the start of an edge without anything to its readiness.
     pub(super) sync_ms: u128,

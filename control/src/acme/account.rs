@@ -15,11 +15,11 @@ use super::trouble::Trouble;
 use crate::App;
 use crate::leader::Claim;
 use crate::record;
-use crate::secret::Sealed;
-use crate::store::{Outcome, Txn};
+use crate::secret::{Sealed, Vault};
+use crate::store::{Item, Outcome, Txn};
 
 /// Key of [`Registered`], and what its key is sealed for.
-const ACCOUNT_KEY: &str = "/system/acme_account";
+pub const ACCOUNT_KEY: &str = "/system/acme_account";
 
 /// An account as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,12 @@ struct Registered {
     email: String,
     /// PKCS #8 in base64, sealed.
     key: Sealed,
+}
+
+/// What is wrong with a stored account, if anything is.
+pub fn check_account(item: &Item, vault: &Vault) -> Result<(), String> {
+    let registered: Registered = record::parse(item).map_err(|error| error.to_string())?;
+    vault.open(ACCOUNT_KEY, &registered.key).map(drop).map_err(|error| format!("the account's key: {error}"))
 }
 
 /// The account of this installation, made when it is needed first.

@@ -1,4 +1,4 @@
-//! TXT records for DNS-01: which name, and who writes it. A name and its wildcard share one: only our own value is removed.
+//! TXT records for DNS-01: which name, and how it is written. A name and its wildcard share one: only our own value is removed.
 
 mod change;
 mod hook;

@@ -1,4 +1,4 @@
-//! `Managed`: what is remembered of a name whose certificate the public authority issues.
+//! `Managed`: what is remembered of a name with a certificate of the public authority.
 
 use std::fmt;
 
@@ -98,7 +98,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// A name whose certificate the public authority issues. Stored under [`Owner::key`], from the wish on.
+/// A name with a certificate of the public authority. Stored under [`Owner::key`], from the wish on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Managed {

@@ -12,7 +12,7 @@ use crate::clock::UnixSecs;
 use crate::record::parse;
 use crate::store::Item;
 
-/// Managed names, and who issues their certificates.
+/// Managed names, and which authority issues their certificates.
 #[derive(Debug, Default)]
 pub struct Registry {
     settings: Option<AcmeSettings>,
@@ -55,7 +55,7 @@ impl Registry {
         Self { settings, ..Self::default() }
     }
 
-    /// Who issues certificates; None: only our own authorities do.
+    /// Which authority issues certificates; None: only our own authorities do.
     pub fn settings(&self) -> Option<&AcmeSettings> {
         self.settings.as_ref()
     }

@@ -179,6 +179,15 @@ impl AcmeSettings {
         Ok(Some((account.key_id.clone(), decode_eab(&text)?)))
     }
 
+    /// Whether its sealed keys open.
+    pub fn check_secrets(&self, vault: &Vault) -> Result<(), AcmeError> {
+        self.external_key(vault)?;
+        match &self.dns {
+            Some(DnsSettings::Update { key, .. }) => Self::tsig_key(vault, key).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// A sealed key of DNS updates, opened.
     pub(super) fn tsig_key(vault: &Vault, key: &Sealed) -> Result<Vec<u8>, AcmeError> {
         let text = vault.open(TSIG_CONTEXT, key).map_err(|error| AcmeError(error.to_string()))?;

@@ -12,17 +12,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::{Admin, AdminError, check_text};
-use super::people::membership_keys;
+use super::held;
 use crate::account;
 use crate::acme::ACME_PREFIX;
 use crate::api::timestamp;
 use crate::holdings::Owned;
-use crate::record::{self, ACCOUNTS_PREFIX, Account, Holder, Stored, index};
+use crate::record::{self, ACCOUNTS_PREFIX, Account, Stored};
 use crate::store::{Outcome, Range, Store, Txn};
 use crate::tenants::tenants;
 
-/// Keys removed in one transaction of a deletion.
-const KEYS_PER_STEP: usize = 100;
+/// Objects removed in one transaction of a deletion, each with its name.
+const GROUPS_PER_STEP: usize = 50;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -170,8 +170,7 @@ pub(super) async fn delete(
         Err(AdminError::Record(record::RecordError::Damaged { .. })) => {}
         Err(error) => return Err(error),
     }
-    let people = membership_keys(&admin, account).await?;
-    let removed = sweep(store, account, people).await?;
+    let removed = sweep(store, account).await?;
     let last = store.get(&Account::key(account)).await?.ok_or_else(no_account)?;
     let empty = store.range(Range::all(record::account_prefix(account))).await?;
     let txn = Txn::new().if_unchanged(&last.key, last.modified).delete(&last.key);
@@ -183,20 +182,16 @@ pub(super) async fn delete(
     Ok(Json(json!({ "id": account, "deleted": true, "objects_removed": removed })).into_response())
 }
 
-/// Removes everything of an account but its own record: objects, then the names they held. Gives how many objects.
-async fn sweep(store: &dyn Store, account: AccountId, people: Vec<String>) -> Result<usize, AdminError> {
+/// Removes everything of an account but its own record, each object with the names it held. Gives how many objects.
+async fn sweep(store: &dyn Store, account: AccountId) -> Result<usize, AdminError> {
     let own = Account::key(account);
     let objects = store.range(Range::all(record::account_prefix(account))).await?.items;
-    let objects: Vec<_> = objects.into_iter().map(|item| item.key).filter(|key| *key != own).collect();
+    let objects: Vec<_> = objects.into_iter().filter(|item| item.key != own).collect();
     let orders = store.range(Range::all(format!("{ACME_PREFIX}{account}/"))).await?.items;
-    let names = store.range(Range::all(index::PREFIX)).await?.items;
-    let held = |item: &crate::store::Item| {
-        record::decode::<Holder>(item).is_ok_and(|holder| holder.record.account == account)
-    };
-    let names = names.into_iter().filter(held).chain(orders);
-    let names: Vec<_> = names.map(|item| item.key).chain(people).collect();
-    for keys in objects.chunks(KEYS_PER_STEP).chain(names.chunks(KEYS_PER_STEP)) {
-        let txn = keys.iter().fold(Txn::new(), Txn::delete);
+    let orders = orders.into_iter().map(|item| vec![item.key]);
+    let groups: Vec<_> = orders.chain(held::with_names(store, account, &objects).await?).collect();
+    for groups in groups.chunks(GROUPS_PER_STEP) {
+        let txn = groups.iter().flatten().fold(Txn::new(), Txn::delete);
         if let Outcome::Conflict(_) = store.commit(txn).await? {
             return Err(AdminError::Conflict);
         }
@@ -223,7 +218,7 @@ mod tests {
     use crate::auth::{AuthError, authenticate};
     use crate::plan::live::Live;
     use crate::plan::planner::Planner;
-    use crate::record::{Credential, Record, ReservedDomain};
+    use crate::record::{Credential, Record, ReservedDomain, index};
     use axum::http::header::AUTHORIZATION;
     use ebbgate_model::{Acl, CredentialId, DomainId};
 

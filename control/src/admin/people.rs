@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use ebbgate_model::{AccountId, UserSessionId};
+use ebbgate_model::UserSessionId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -304,14 +304,6 @@ async fn end_session(
     session::end(&*admin.app.store, account, id).await?;
     tracing::info!(session = %id, %account, "the operator ended a session");
     Ok(Json(json!({ "id": id, "account": account, "ended": true })).into_response())
-}
-
-/// Keys that say that somebody belongs to an account: a deletion of the account takes them along.
-pub(super) async fn membership_keys(admin: &Admin, account: AccountId) -> Result<Vec<String>, AdminError> {
-    let prefix = record::people::MEMBERSHIPS_PREFIX;
-    let items = admin.app.store.range(Range::all(prefix)).await?.items;
-    let end = format!("/{account}");
-    Ok(items.into_iter().map(|item| item.key).filter(|key| key.ends_with(&end)).collect())
 }
 
 async fn find(admin: &Admin, named: &str) -> Result<Stored<User>, AdminError> {

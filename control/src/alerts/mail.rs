@@ -267,7 +267,7 @@ mod tests {
         }
         assert!(!text.contains("\nBcc:"), "{text}");
         mail.tell(&[raised("edge_1"), raised("edge_2")]);
-        // A mail whose answer was late comes twice.
+        // A mail is sent again when its answer is late.
         while !mails.recv().await.unwrap().contains("Subject: Ebbgate: 2 alerts") {}
         sender.abort();
         server.abort();

@@ -23,7 +23,7 @@ use crate::store::Revision;
 pub(super) struct Call {
     /// The process.
     pub(super) app: App,
-    /// The tenant that calls. The only account whose objects the call may touch.
+    /// The tenant that calls. The call may touch the objects of this account only.
     pub(super) account: AccountId,
     /// Revision of the account's own record; a write of this call needs it unchanged.
     pub(super) account_modified: Revision,

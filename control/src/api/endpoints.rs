@@ -11,6 +11,8 @@ mod policy;
 mod surroundings;
 mod view;
 
+use std::collections::BTreeSet;
+
 use ebbgate_model::{Binding, EndpointId, EndpointUrl};
 use ebbgate_policy::{CheckContext, Owner};
 
@@ -26,7 +28,7 @@ use super::page::Page;
 use super::query::Query;
 use super::resource::{Draft, Resource};
 use crate::record::{self, Endpoint, RecordError, Stored, index};
-use crate::store::Txn;
+use crate::store::{Range, Txn};
 
 const TEXTS: TextCodes = TextCodes { description: 18012, metadata: 18013 };
 const ID_FILTERS: [&str; 2] = ["id", "ids"];
@@ -205,17 +207,14 @@ impl Resource for Endpoints {
         let wanted = |id: EndpointId, url: &EndpointUrl| {
             (ids.is_empty() || ids.contains(&id)) && (urls.is_empty() || urls.contains(&url.to_string()))
         };
-        // Filters may pass over many, so with them everything is read; without, one page and one more decide.
-        let limit = (ids.is_empty() && urls.is_empty()).then_some(page.limit + 1);
-        let list =
-            async |limit| record::list::<Endpoint>(&*call.app.store, call.account, page.before, limit).await;
-        let mut stored = list(limit).await?;
-        // Those that cannot be read leave gaps: which page ends where is told by those that can.
-        if stored.more && !stored.damaged.is_empty() {
-            stored = list(None).await?;
-        }
-        let damaged = stored.damaged;
-        let cloud = stored.items.into_iter().map(|stored| stored.record).filter(|e| wanted(e.id, &e.url));
+        let (cloud, damaged) = if !ids.is_empty() {
+            load_all(call, ids.iter().copied().collect(), page.before).await?
+        } else if !urls.is_empty() {
+            load_all(call, standing_on(call, &urls).await?, page.before).await?
+        } else {
+            newest(call, &page).await?
+        };
+        let cloud = cloud.into_iter().filter(|e| wanted(e.id, &e.url));
         let agents = live(call).into_iter().filter(|e| wanted(e.id, &e.report.url));
         let all: Vec<Either> = cloud.map(Either::Cloud).chain(agents.map(Either::Agent)).collect();
         let (shown, next) = page.cut(all, Either::id);
@@ -232,6 +231,45 @@ impl Resource for Endpoints {
         }
         Ok(Listing { items, next, damaged })
     }
+}
+
+/// Enough cloud endpoints for a page and to know whether older ones exist, and keys of those that cannot be read.
+async fn newest(call: &Call, page: &Page<EndpointId>) -> Result<(Vec<Endpoint>, Vec<String>), ApiError> {
+    let list =
+        async |limit| record::list::<Endpoint>(&*call.app.store, call.account, page.before, limit).await;
+    let mut stored = list(Some(page.limit + 1)).await?;
+    // Those that cannot be read leave gaps: which page ends where is told by those that can.
+    if stored.more && !stored.damaged.is_empty() {
+        stored = list(None).await?;
+    }
+    Ok((stored.items.into_iter().map(|stored| stored.record).collect(), stored.damaged))
+}
+
+/// Cloud endpoints of the account that stand on one of these URLs. Text that is no URL is nobody's.
+async fn standing_on(call: &Call, urls: &[String]) -> Result<BTreeSet<EndpointId>, ApiError> {
+    let mut ids = BTreeSet::new();
+    for url in urls.iter().filter_map(|url| url.parse::<EndpointUrl>().ok()) {
+        let keys = call.app.store.range(Range::all(index::url(call.account, &url))).await?.items;
+        ids.extend(keys.iter().filter_map(|item| index::endpoint_at(&item.key)).map(|(_, _, id)| id));
+    }
+    Ok(ids)
+}
+
+/// Those of these endpoints that are there and older than `before`, and keys of those that cannot be read.
+async fn load_all(
+    call: &Call,
+    ids: BTreeSet<EndpointId>,
+    before: Option<EndpointId>,
+) -> Result<(Vec<Endpoint>, Vec<String>), ApiError> {
+    let (mut endpoints, mut damaged) = (Vec::new(), Vec::new());
+    for id in ids.into_iter().filter(|id| before.is_none_or(|before| *id < before)) {
+        match record::load::<Endpoint>(&*call.app.store, call.account, id).await {
+            Ok(stored) => endpoints.extend(stored.map(|stored| stored.record)),
+            Err(RecordError::Damaged { key, .. }) => damaged.push(key),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((endpoints, damaged))
 }
 
 enum Either {

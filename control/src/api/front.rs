@@ -31,7 +31,7 @@ use crate::listen::Peer;
 const OPERATION: HeaderName = HeaderName::from_static("ngrok-operation-id");
 /// Header with the version of the API a client speaks.
 const VERSION: HeaderName = HeaderName::from_static("ngrok-version");
-/// Seconds for a request to be read and answered; a little less than the listener's own, whose answer has no body.
+/// Seconds for a request to be read and answered; a little less than the listener's own limit, which answers without a body.
 const CALL_SECS_MAX: u64 = 25;
 /// The one version there is.
 const VERSION_SPOKEN: &str = "2";

@@ -1,5 +1,5 @@
 //! `/ip_restrictions`: what an account demands of source addresses, whatever the policies of its endpoints say: at most
-//! one restriction of a type, each naming IP policies whose rules hold together.
+//! one restriction of a type, each naming IP policies, and the rules of all hold together.
 //!
 //! The type `api` is enforced at the front door here, `agent` and `endpoints` by edges.
 

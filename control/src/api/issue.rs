@@ -18,7 +18,7 @@ use crate::store::Txn;
 /// Said when a client asks for a publicly trusted certificate.
 pub(super) const NO_ACME: &str = "certificate_management_policy is stored, but certificates are issued by this installation's own authority";
 
-/// Said when a client asks for one whose names only a TXT record proves, where nobody writes any.
+/// Said when only a TXT record proves the names of one, and this installation writes none.
 const NO_DNS: &str = "a wildcard is proved to the ACME authority by a TXT record, and this installation writes none: the name has no certificate until the operator sets --acme-dns or --acme-dns-hook";
 
 /// Adds what a domain's or ingress's policy asks for to a transaction. Gives what is to be said about it.

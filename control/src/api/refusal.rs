@@ -49,7 +49,7 @@ impl Refusal {
         Self::Unavailable,
     ];
 
-    /// Whether it comes of who calls, so that operations without a key never answer it.
+    /// Whether it depends on the caller, so that operations without a key never answer it.
     pub(super) fn needs_key(self) -> bool {
         matches!(self, Self::Unauthorized | Self::Forbidden | Self::TooMany)
     }

@@ -2,7 +2,7 @@
 //! no document without its route. Nothing else in the API makes an axum router.
 //!
 //! `utoipa-axum` ties the two together by an attribute on each handler. The five operations of a resource are generic
-//! functions, whose documents come from [`super::resource::Resource`]; an attribute cannot say those. Knows no resource.
+//! functions, and their documents come from [`super::resource::Resource`]; an attribute cannot say those. Knows no resource.
 
 use axum::Router;
 use axum::handler::Handler;

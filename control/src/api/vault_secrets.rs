@@ -138,6 +138,7 @@ impl Resource for VaultSecrets {
             created_by: call.principal.clone(),
             last_updated_by: call.principal.clone(),
             updated_at: now,
+            named_by_agents: false,
             created_at: now,
         };
         let txn = txn.if_unchanged(vault.record.key(), vault.modified);
@@ -165,6 +166,8 @@ impl Resource for VaultSecrets {
             .delete(index::secret_name(before.vault, &before.name));
         draft.txn = record::take(txn, index::secret_name(before.vault, name), call.account, before.id);
         draft.record.name.clone_from(name);
+        // No agent has named it by this name.
+        draft.record.named_by_agents = false;
         Ok(draft)
     }
 

@@ -20,9 +20,14 @@ tokio::task_local! {
     static ACTING: Actor;
 }
 
-/// Runs a future whose changes are the actor's.
+/// Runs a future: what it changes is the actor's change.
 pub async fn acting<F: Future>(actor: Actor, future: F) -> F::Output {
     ACTING.scope(actor, future).await
+}
+
+/// Runs what does not wait, and whose changes are the actor's.
+pub fn sync_acting<T>(actor: Actor, work: impl FnOnce() -> T) -> T {
+    ACTING.sync_scope(actor, work)
 }
 
 impl Actor {

@@ -1,5 +1,5 @@
 //! The appender: moves written entries into the hash chain, signs its head, writes heads to a second place, and removes
-//! what is older or more than the operator keeps. Several controls may run one: the head's revision decides who appends.
+//! what is older or more than the operator keeps. Several controls may run one: the head's revision decides which one appends.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ const HEADS_SECS: u64 = 60;
 const PRUNE_SECS: u64 = 600;
 /// Keys read in one step.
 const KEYS_MAX: usize = 1_000;
-/// Entries moved in one transaction, whose operations are bounded.
+/// Entries moved in one transaction: the operations of one are bounded.
 const MOVED_MAX: usize = 60;
 /// Pages removed in one transaction.
 const PRUNED_MAX: usize = 100;

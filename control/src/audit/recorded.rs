@@ -12,16 +12,17 @@ use futures_util::FutureExt;
 use serde_json::{Value, json};
 
 use super::actor::Actor;
-use super::entry::{Change, Subject};
+use super::entry::Change;
 use super::link::Link;
 use super::record::NEW_PREFIX;
+use super::subject::Subject;
 use crate::api::timestamp;
 use crate::clock::Clock;
 use crate::record::{self, parse};
 use crate::secret::{Entropy, ksuid};
 use crate::store::{
-    Compare, Item, LeaseId, Note, Op, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Usage,
-    Watch,
+    Compare, Item, LeaseId, Note, Op, Outcome, Page, Range, Reply, Revision, Scan, Store, StoreError, Txn,
+    Usage, Watch,
 };
 
 /// Bytes of all entries of one transaction; beyond, they name their objects only.
@@ -182,12 +183,20 @@ impl Store for Recorded {
         self.inner.range(range)
     }
 
+    fn scan(&self, prefix: String, page: usize) -> Scan {
+        self.inner.scan(prefix, page)
+    }
+
     fn commit(&self, txn: Txn) -> Reply<'_, Outcome> {
         self.record(txn).boxed()
     }
 
     fn watch(&self, prefix: String, after: Revision) -> Watch {
         self.inner.watch(prefix, after)
+    }
+
+    fn damage(&self) -> Option<StoreError> {
+        self.inner.damage()
     }
 
     fn grant(&self, ttl: Duration) -> Reply<'_, LeaseId> {

@@ -181,7 +181,7 @@ impl Walk {
         }
     }
 
-    /// A stored head whose signature is ours and says the same as its fields.
+    /// A stored head that has our signature and says the same as its fields.
     fn signed(&mut self, items: &[Item], key: &'static str, signer: &Verifier) -> Option<Tip> {
         let item = items.iter().find(|item| item.key == key)?;
         let head = parse::<Head>(item).ok().and_then(|head| Some((head.tip()?, head.note)));

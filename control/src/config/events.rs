@@ -29,7 +29,7 @@ pub struct EventFlags {
     /// MiB on disk for each event destination that does not take its events; the oldest events go first
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub events_spool_mib: u32,
-    /// Account whose subscriptions also get the events of the installation itself
+    /// Account with subscriptions that also get the events of the installation itself
     #[arg(long, value_name = "ACCOUNT")]
     pub events_account: Option<AccountId>,
     /// Seconds that an edge, an agent or its endpoint is gone before an alert is raised

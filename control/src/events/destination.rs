@@ -216,7 +216,6 @@ impl Worker {
                     }
                     Err(SinkError::TooLarge(reason)) => {
                         tracing::warn!(destination = %self.record.id, reason, "an event is dropped");
-                        self.dropped(1);
                         self.done(batch, 1).await;
                     }
                     Err(SinkError::Failed { reason, wait }) => {

@@ -61,7 +61,7 @@ impl Client {
         Self { guard, tls }
     }
 
-    /// Sends a request whose URI is absolute.
+    /// Sends a request with an absolute URI.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Answer, HttpError> {
         let host = request.uri().host().unwrap_or_default().to_owned();
         match timeout(Duration::from_secs(CALL_SECS_MAX), self.call(request, &host)).await {

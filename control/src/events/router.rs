@@ -212,7 +212,7 @@ fn remove_dir(path: &std::path::Path) {
     }
 }
 
-/// The collections whose changes are followed.
+/// The collections in which changes are followed.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,7 +26,7 @@ pub struct Surroundings {
     pub files: Option<PathBuf>,
 }
 
-/// Makes the sink of a destination whose secrets are opened.
+/// Makes the sink of a destination with opened secrets.
 pub fn open(
     destination: &EventDestination,
     secrets: &BTreeMap<String, String>,

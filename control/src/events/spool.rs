@@ -371,7 +371,7 @@ fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     (sum(*length, event) == *expected).then_some((event, at + HEAD_BYTES + bytes))
 }
 
-/// Whether what cannot be read at a place is an entry whose end was never written, with nothing behind it.
+/// Whether what cannot be read at a place is an entry without its end, with nothing behind it.
 fn is_torn(bytes: &[u8], at: usize) -> bool {
     let Some((length, rest)) = bytes.get(at..).and_then(<[u8]>::split_first_chunk::<4>) else { return true };
     let wanted = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);

@@ -8,7 +8,7 @@ use crate::clock::UnixSecs;
 
 use super::types::{HTTP, TCP};
 
-/// Published fields of `tcp_connection_closed.v0`, and whether edges tell them.
+/// Published fields of `tcp_connection_closed.v0`, and whether edges tell them. docs/events.md says why some are not told.
 const TCP_FIELDS: &[(&str, bool)] = &[
     ("conn.bytes_in", true),
     ("conn.bytes_out", true),
@@ -18,15 +18,15 @@ const TCP_FIELDS: &[(&str, bool)] = &[
     ("conn.server_name", true),
     ("conn.server_port", true),
     ("conn.start_ts", true),
-    ("ip_policy.decision", false),
-    ("ja4_fingerprint", false),
+    ("ip_policy.decision", true),
+    ("ja4_fingerprint", true),
     ("traffic_policy.logs", true),
 ];
 /// Published fields of `http_request_complete.v0`, and whether edges tell them.
 const HTTP_FIELDS: &[(&str, bool)] = &[
-    ("backend.connection_reused", false),
-    ("basic_auth.decision", false),
-    ("basic_auth.username", false),
+    ("backend.connection_reused", true),
+    ("basic_auth.decision", true),
+    ("basic_auth.username", true),
     ("circuit_breaker.decision", false),
     ("compression.algorithm", false),
     ("compression.bytes_saved", false),
@@ -36,29 +36,29 @@ const HTTP_FIELDS: &[(&str, bool)] = &[
     ("conn.server_port", true),
     ("conn.start_ts", true),
     ("http.request.body_length", true),
-    ("http.request.headers", false),
+    ("http.request.headers", true),
     ("http.request.method", true),
     ("http.request.url.host", true),
     ("http.request.url.path", true),
-    ("http.request.url.query", false),
-    ("http.request.url.raw", false),
+    ("http.request.url.query", true),
+    ("http.request.url.raw", true),
     ("http.request.url.scheme", true),
-    ("http.request.user_agent", false),
+    ("http.request.user_agent", true),
     ("http.response.body_length", true),
-    ("http.response.headers", false),
+    ("http.response.headers", true),
     ("http.response.status_code", true),
-    ("ip_policy.decision", false),
-    ("ja4_fingerprint", false),
+    ("ip_policy.decision", true),
+    ("ja4_fingerprint", true),
     ("oauth.app_client_id", false),
     ("oauth.decision", false),
     ("oauth.user.id", false),
     ("oauth.user.name", false),
-    ("tls.cipher_suite", false),
-    ("tls.client_cert.serial_number", false),
-    ("tls.client_cert.subject.cn", false),
+    ("tls.cipher_suite", true),
+    ("tls.client_cert.serial_number", true),
+    ("tls.client_cert.subject.cn", true),
     ("tls.version", true),
     ("traffic_policy.logs", true),
-    ("webhook_verification.decision", false),
+    ("webhook_verification.decision", true),
 ];
 /// Fields that a filter may look at.
 const FILTERABLE: &[&str] = &["conn.client_ip", "conn.server_ip", "conn.server_name", "conn.server_port"];
@@ -160,6 +160,17 @@ fn split(address: &str) -> (Value, Value) {
     }
 }
 
+/// A text; null where there is none.
+fn given(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { text.into() }
+}
+
+/// Headers by name, each with its values.
+fn headers(told: &[(String, String)]) -> Value {
+    let named = told.iter().map(|(name, value)| (name.clone(), json!([value])));
+    Value::Object(named.collect())
+}
+
 fn connection(event: &ConnectionEvent) -> Value {
     let ((client, _), (server, port)) = (split(&event.client), split(&event.server));
     json!({
@@ -169,6 +180,8 @@ fn connection(event: &ConnectionEvent) -> Value {
             "server_ip": server, "server_name": event.server_name, "server_port": port,
             "start_ts": timestamp(event.started_at_ms / 1000),
         },
+        "ip_policy": {"decision": given(&event.decisions.ip_policy)},
+        "ja4_fingerprint": given(&event.ja4),
         "traffic_policy": {"logs": event.policy_logs},
     })
 }
@@ -176,23 +189,45 @@ fn connection(event: &ConnectionEvent) -> Value {
 fn request(event: &RequestEvent) -> Value {
     let ((client, _), (server, port)) = (split(&event.client), split(&event.server));
     let host = event.host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+    let scheme = event.url.split_once("://").map(|(scheme, _)| scheme);
+    let query = if event.query.is_empty() { String::new() } else { format!("?{}", event.query) };
+    let raw = scheme.map(|scheme| format!("{scheme}://{}{}{query}", event.host, event.path));
+    let decisions = &event.decisions;
     json!({
+        "backend": {"connection_reused": event.connection_reused},
+        "basic_auth": {
+            "decision": given(&decisions.basic_auth), "username": given(&decisions.basic_auth_user),
+        },
         "conn": {
             "client_ip": client, "server_ip": server, "server_name": event.server_name, "server_port": port,
             "start_ts": timestamp(event.started_at_ms / 1000),
         },
         "http": {
             "request": {
-                "body_length": event.bytes_in, "method": event.method,
+                "body_length": event.bytes_in, "headers": headers(&event.request_headers), "method": event.method,
                 "url": {
                     "host": host.map_or(event.host.as_str(), |(host, _)| host), "path": event.path,
-                    "scheme": event.url.split_once("://").map(|(scheme, _)| scheme),
+                    "query": given(&event.query), "raw": raw, "scheme": scheme,
                 },
+                "user_agent": given(&event.user_agent),
             },
-            "response": {"body_length": event.bytes_out, "status_code": event.status},
+            "response": {
+                "body_length": event.bytes_out, "headers": headers(&event.response_headers),
+                "status_code": event.status,
+            },
         },
-        "tls": {"version": Some(&event.tls_version).filter(|version| !version.is_empty())},
+        "ip_policy": {"decision": given(&decisions.ip_policy)},
+        "ja4_fingerprint": given(&event.ja4),
+        "tls": {
+            "cipher_suite": given(&event.cipher_suite),
+            "client_cert": {
+                "serial_number": given(&event.client_cert_serial),
+                "subject": {"cn": given(&event.client_cert_cn)},
+            },
+            "version": given(&event.tls_version),
+        },
         "traffic_policy": {"logs": event.policy_logs},
+        "webhook_verification": {"decision": given(&decisions.webhook)},
     })
 }
 
@@ -219,6 +254,38 @@ mod tests {
         );
         assert_eq!(filterable(&object)["conn"]["server_port"], 443);
         assert_eq!(traffic.at(), 1_767_225_602);
+    }
+
+    /// The page names each field that is null, with its reason.
+    #[test]
+    fn what_is_not_told_stands_on_the_page() {
+        let page = include_str!("../../../docs/events.md");
+        for (name, known) in TCP_FIELDS.iter().chain(HTTP_FIELDS) {
+            let row = format!("| `{name}` |");
+            let whole = format!("| `{}.*` |", name.split('.').next().unwrap());
+            assert_eq!(page.contains(&row) || page.contains(&whole), !*known, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_told_in_the_published_places() {
+        let event = RequestEvent {
+            url: "https://a.example.com".into(),
+            host: "a.example.com:8443".into(),
+            path: "/x".into(),
+            query: "a=1&token=(masked)".into(),
+            request_headers: vec![("accept".into(), "text/html".into())],
+            user_agent: "curl/8".into(),
+            connection_reused: Some(true),
+            ..RequestEvent::default()
+        };
+        let object = Traffic::Request(Box::new(event)).object();
+        let url = json!({"host": "a.example.com", "path": "/x", "query": "a=1&token=(masked)", "scheme": "https",
+                         "raw": "https://a.example.com:8443/x?a=1&token=(masked)"});
+        assert_eq!(object["http"]["request"]["url"], url);
+        assert_eq!(object["http"]["request"]["headers"], json!({"accept": ["text/html"]}));
+        assert_eq!(object["backend"]["connection_reused"], true);
+        assert_eq!(object["ip_policy"]["decision"], Value::Null);
     }
 
     #[test]

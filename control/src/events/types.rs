@@ -1,6 +1,6 @@
 //! The types of events there are: those published, and ours.
 
-/// Objects whose changes are published events.
+/// Objects with changes that are published events.
 const PUBLISHED: &[&str] = &[
     "api_key",
     "certificate_authority",
@@ -16,7 +16,7 @@ const PUBLISHED: &[&str] = &[
     "tunnel_credential",
     "vault",
 ];
-/// Objects whose changes are events here alone.
+/// Objects with changes that are events here alone.
 const OURS: &[&str] = &[
     "account",
     "acme",
@@ -27,6 +27,7 @@ const OURS: &[&str] = &[
     "invitation",
     "issued_certificate",
     "kubernetes_operator",
+    "oidc",
     "service_user",
     "user",
     "user_session",
@@ -52,9 +53,13 @@ pub const TEST: &str = "test.v0";
 /// A condition that wants attention has begun, or ended.
 pub const ALERTS: [&str; 2] = ["alert_raised.v0", "alert_cleared.v0"];
 
+/// The operator began, or ended, something that changes or copies the installation besides its records.
+pub const OPERATIONS: [&str; 2] = ["operation_started.v0", "operation_ended.v0"];
+
 /// Whether a subscription may name a type.
 pub fn is_known(name: &str) -> bool {
-    [HTTP, TCP, SESSION_START, SESSION_STOP].contains(&name) || ALERTS.contains(&name) || is_change(name)
+    let others = [HTTP, TCP, SESSION_START, SESSION_STOP];
+    others.contains(&name) || ALERTS.contains(&name) || OPERATIONS.contains(&name) || is_change(name)
 }
 
 fn is_change(name: &str) -> bool {
@@ -77,7 +82,7 @@ pub fn is_traffic(name: &str) -> bool {
 pub fn all() -> impl Iterator<Item = String> {
     let changes = [PUBLISHED, OURS, ABSENT].into_iter().flatten();
     let changes = changes.flat_map(|noun| CHANGES.iter().map(move |change| format!("{noun}_{change}.v0")));
-    let others = [HTTP, TCP, SESSION_START, SESSION_STOP].into_iter().chain(ALERTS);
+    let others = [HTTP, TCP, SESSION_START, SESSION_STOP].into_iter().chain(ALERTS).chain(OPERATIONS);
     changes.chain(others.map(str::to_owned))
 }
 
@@ -89,7 +94,9 @@ mod tests {
     fn every_type_is_known_and_the_published_ones_are_55() {
         assert!(all().all(|name| is_known(&name)));
         let ours = |name: &String| {
-            OURS.iter().any(|noun| name.starts_with(&format!("{noun}_"))) || ALERTS.contains(&name.as_str())
+            OURS.iter().any(|noun| name.starts_with(&format!("{noun}_")))
+                || ALERTS.contains(&name.as_str())
+                || OPERATIONS.contains(&name.as_str())
         };
         assert_eq!(all().filter(|name| !ours(name)).count(), 55);
         for unknown in ["endpoint_created", "endpoint_made.v0", "created.v0", "http_request_complete.v1", ""]

@@ -1,4 +1,4 @@
-//! `Writes`: a connection whose other end must go on reading. Knows no protocol.
+//! `Writes`: a connection that ends when the other end stops reading. Knows no protocol.
 
 use std::io;
 use std::pin::Pin;

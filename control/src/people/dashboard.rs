@@ -3,6 +3,7 @@
 //! A page reads and a form changes through the REST API in this process ([`Local`]), as the person who is signed in: roles,
 //! rules and messages are the API's. What is shown may be written by anybody; `html` escapes all of it.
 
+mod audit;
 mod cli;
 mod enter;
 mod forms;
@@ -37,6 +38,7 @@ pub fn router(app: App, api: Local) -> Router {
         .route("/dashboard/people/{id}/remove", post(people::remove))
         .route("/dashboard/people/invitations/{id}/withdraw", post(people::withdraw))
         .route("/dashboard/sessions", get(lists::sessions))
+        .route("/dashboard/audit", get(audit::page))
         .route("/dashboard/sessions/{id}/end", post(forms::end_session))
         .route("/dashboard/account", post(sign_in::switch_account))
         .route("/dashboard/cli", get(cli::ask).post(cli::allow))

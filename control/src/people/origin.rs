@@ -20,7 +20,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// The site of a request. None: it names a host that is not ours, as a page does whose own name was made to resolve to
+    /// The site of a request. None: it names a host that is not ours, as a page does when its own name was made to resolve to
     /// this port (DNS rebinding).
     ///
     /// Ours are the host of `api_base`, which the operator gave or the listener has, and, unless the operator gave one,

@@ -198,7 +198,7 @@ pub async fn end(store: &dyn Store, account: AccountId, id: UserSessionId) -> Re
     Ok(())
 }
 
-/// Removes sessions that are over by time, and those whose account or record is gone. Gives how many.
+/// Removes sessions that are over by time, and those without an account or record. Gives how many.
 pub async fn sweep(store: &dyn Store, now: UnixSecs) -> Result<usize, RecordError> {
     let mut swept = 0;
     for item in store.range(Range::all(index::USER_SESSIONS_PREFIX)).await?.items {

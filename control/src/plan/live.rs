@@ -1,13 +1,17 @@
 //! `Live`: the objects that edges must have, with what follows them as single objects change: digests, bytes, and which
 //! policies and certificates something names.
 //!
-//! Knows no record. What an object says is `plan`'s, who gets it `push`'s.
+//! Knows no record. What an object says is `plan`'s, which edge gets it `push`'s.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::ops::Bound::{Excluded, Unbounded};
+use std::thread;
 
 use ebbgate_model::{Digests, Object, ObjectKey, Program, ProgramDigest};
 
+/// Threads that count the objects of a new plan at most.
+const COUNTING_THREADS_MAX: usize = 4;
 /// Bytes of an object's name on the wire, in round figures.
 const NAME_BYTES: usize = 40;
 
@@ -21,11 +25,48 @@ pub struct Live {
     bytes: usize,
     /// What objects were before changes that nobody has taken note of yet.
     before: BTreeMap<ObjectKey, Option<Object>>,
+    /// Nobody will ask what has changed until all changes have been taken note of.
+    is_new: bool,
+    /// Digests and bytes are not known yet: they are made at once, of very many objects.
+    is_uncounted: bool,
     /// Policies and certificates that are named, or no longer, since they were looked at.
     unsettled: Vec<ObjectKey>,
 }
 
 impl Live {
+    /// An empty one for very many objects. [`Live::count`] makes its digests; nobody asks for its changes before
+    /// [`Live::forget`].
+    pub fn anew() -> Self {
+        Self { is_new: true, is_uncounted: true, ..Self::default() }
+    }
+
+    /// Makes digests and bytes of what was put in place, several threads at once. From then on they follow.
+    pub fn count(&mut self) {
+        if !std::mem::take(&mut self.is_uncounted) {
+            return;
+        }
+        let all: Vec<(&ObjectKey, &Object)> = self.objects.iter().collect();
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(COUNTING_THREADS_MAX);
+        let count = |part: &[(&ObjectKey, &Object)]| {
+            let (mut digests, mut bytes) = (Digests::default(), 0);
+            for (key, object) in part {
+                let (digest, of_object) = object.measured(key);
+                digests.add(key.bucket(), digest);
+                bytes += of_object + NAME_BYTES;
+            }
+            (digests, bytes)
+        };
+        let parts: Vec<(Digests, usize)> = thread::scope(|scope| {
+            let parts = all.chunks(all.len().div_ceil(threads).max(1));
+            let counting: Vec<_> = parts.map(|part| scope.spawn(move || count(part))).collect();
+            counting.into_iter().map(|thread| thread.join().expect("counting does not panic")).collect()
+        });
+        for (digests, bytes) in parts {
+            self.digests.merge(&digests);
+            self.bytes += bytes;
+        }
+    }
+
     /// One object.
     pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
         self.objects.get(key)
@@ -65,10 +106,12 @@ impl Live {
         if self.objects.get(key) == object.as_ref() {
             return;
         }
-        let bucket = key.bucket();
         if let Some(new) = &object {
-            self.bytes += new.bytes() + NAME_BYTES;
-            self.digests.add(bucket, new.digest(key));
+            if !self.is_uncounted {
+                let (digest, bytes) = new.measured(key);
+                self.bytes += bytes + NAME_BYTES;
+                self.digests.add(key.bucket(), digest);
+            }
             named_by(new, |named| {
                 let count = self.named.entry(named.clone()).or_default();
                 *count += 1;
@@ -82,8 +125,11 @@ impl Live {
             None => self.objects.remove(key),
         };
         if let Some(old) = &old {
-            self.bytes = self.bytes.saturating_sub(old.bytes() + NAME_BYTES);
-            self.digests.take(bucket, old.digest(key));
+            if !self.is_uncounted {
+                let (digest, bytes) = old.measured(key);
+                self.bytes = self.bytes.saturating_sub(bytes + NAME_BYTES);
+                self.digests.take(key.bucket(), digest);
+            }
             named_by(old, |named| {
                 let Some(count) = self.named.get_mut(&named) else { return };
                 *count -= 1;
@@ -93,7 +139,9 @@ impl Live {
                 }
             });
         }
-        self.before.entry(key.clone()).or_insert(old);
+        if !self.is_new {
+            self.before.entry(key.clone()).or_insert(old);
+        }
     }
 
     /// Policies and certificates to look at again: named for the first time, or no longer.
@@ -113,7 +161,9 @@ impl Live {
 
     /// Takes note of all changes.
     pub fn forget(&mut self) {
+        self.count();
         self.before = BTreeMap::new();
+        self.is_new = false;
     }
 
     /// All of it as one value.
@@ -177,6 +227,23 @@ mod tests {
         live.set(&key, None);
         assert_eq!(live.take_changed(), [key]);
         assert_eq!((live.bytes(), live.digest()), (0, ProgramDigest::default()));
+    }
+
+    #[test]
+    fn changes_of_a_new_one_are_told_from_when_all_was_taken_note_of() {
+        let (mut live, mut followed) = (Live::anew(), Live::default());
+        let (key, object) = domain(None);
+        for live in [&mut live, &mut followed] {
+            live.set(&ObjectKey::Settings, Some(Object::Settings(Arc::new(Settings::default()))));
+            live.set(&key, Some(domain(Some(7)).1));
+            live.set(&key, Some(object.clone()));
+        }
+        live.count();
+        assert_eq!((live.digests(), live.bytes()), (followed.digests(), followed.bytes()));
+        live.forget();
+        assert!(live.take_changed().is_empty());
+        live.set(&key, None);
+        assert_eq!(live.take_changed(), [key]);
     }
 
     #[test]

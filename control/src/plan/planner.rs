@@ -33,11 +33,11 @@ impl Planner {
         Self { snapshot, holdings, bytes_max, closed: BTreeMap::new(), touched }
     }
 
-    /// Takes records in as they are read.
+    /// Takes records in as they are read, each key once.
     pub fn read(&mut self, items: &[Item], vault: &Vault) {
         for item in items {
             self.holdings.set(&item.key, Some(item.value.len()));
-            self.snapshot.take(&item.key, Some(item), vault, &mut self.touched);
+            self.snapshot.take_new(item, vault, &mut self.touched);
         }
     }
 
@@ -61,6 +61,7 @@ impl Planner {
     pub fn plan(&mut self, live: &mut Live) {
         let touched = std::mem::take(&mut self.touched);
         self.settle(live, touched);
+        live.count();
         if self.closed.is_empty() && live.bytes() <= self.bytes_max {
             return;
         }

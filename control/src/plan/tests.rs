@@ -513,6 +513,7 @@ fn vault_secret(n: u8, place: u8) -> VaultSecret {
         created_by: String::new(),
         last_updated_by: String::new(),
         updated_at: 0,
+        named_by_agents: n % 3 == 2,
         created_at: 0,
     }
 }
@@ -538,6 +539,8 @@ fn a_secret_travels_while_a_policy_of_its_account_names_it() {
     records.0.remove(&endpoint(50, 1, true).key());
     records.put(&of_another);
     assert!(records.plan().secrets.is_empty(), "a policy of another account does not count");
+    records.put(&VaultSecret { named_by_agents: true, ..vault_secret(0, 0) });
+    assert!(records.plan().secrets.contains_key(&id), "an agent's policy named it");
 }
 
 /// What a watch says of the way from one state to the next: removals first, as moves are written.
@@ -585,7 +588,8 @@ fn check_laws(program: &Program, snapshot: &Snapshot) -> Result<(), TestCaseErro
     prop_assert_eq!(&named, &program.policies.keys().copied().collect(), "each once, and only what is named");
     for id in program.secrets.keys() {
         prop_assert!(
-            snapshot.secrets.named_by(*id).any(|endpoint| program.endpoints.contains_key(&endpoint))
+            snapshot.secrets.is_named_by_agents(*id)
+                || snapshot.secrets.named_by(*id).any(|endpoint| program.endpoints.contains_key(&endpoint))
         );
     }
     for (id, credential) in &snapshot.credentials {

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use super::outbox::{Answered, Outbox, Unasked};
 use super::planned::Planned;
 use super::published::Published;
+use super::wanted::Wanted;
 use crate::events::Events;
 use crate::events::traffic::Traffic;
 use crate::metrics::Metrics;
@@ -47,13 +48,15 @@ pub struct Feeds {
     presence: Presence,
     metrics: Arc<Metrics>,
     events: Arc<Events>,
+    /// Where secrets are asked for that agents' policies name; what finds no room is asked for again.
+    wanted: Option<mpsc::Sender<Wanted>>,
 }
 
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
     /// The first line was not a greeting, or there was none in time.
-    #[error("the edge did not say who it is")]
+    #[error("the edge did not say which one it is")]
     Hello,
     /// The edge is of another release.
     #[error(
@@ -98,13 +101,19 @@ impl Feeds {
         presence: Presence,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { published, planned, presence, metrics, events: Arc::default() }
+        Self { published, planned, presence, metrics, events: Arc::default(), wanted: None }
     }
 
     /// Gives what edges report of traffic to these.
     #[must_use]
     pub fn with_events(self, events: Arc<Events>) -> Self {
         Self { events, ..self }
+    }
+
+    /// Gives what edges ask for to this.
+    #[must_use]
+    pub fn with_wanted(self, wanted: mpsc::Sender<Wanted>) -> Self {
+        Self { wanted: Some(wanted), ..self }
     }
 
     /// Serves one edge until it is gone. `out` takes whole lines and should hold few: its fullness is what slows us down.
@@ -267,6 +276,13 @@ impl Feed<'_> {
             FromEdge::Request(event) => {
                 self.shared.metrics.requests.inc();
                 self.shared.events.traffic(|| Traffic::Request(event));
+            }
+            FromEdge::SecretsWanted { account, secrets } => {
+                if let Some(wanted) = &self.shared.wanted
+                    && wanted.try_send(Wanted { account, secrets }).is_err()
+                {
+                    tracing::warn!(edge = %self.edge, %account, "too many wait for secrets; the edge asks again");
+                }
             }
             FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),
             FromEdge::Compared { nonce, generation, digest, buckets } => {

@@ -204,7 +204,7 @@ impl Outbox {
         Ok(generation)
     }
 
-    /// What the edge holds, counted anew.
+    /// What the edge says that it holds.
     pub(super) fn compared(
         &mut self,
         nonce: u64,

@@ -16,7 +16,7 @@ use crate::plan::live::Live;
 use crate::plan::planner::Planner;
 use crate::room::{Count, Room};
 use crate::secret::Vault;
-use crate::store::{Batch, Item, Range, Revision, Store, StoreError, Watch};
+use crate::store::{Batch, Page, Store, StoreError, Watch};
 
 /// Seconds until the store is asked again after it failed.
 const RETRY_SECS: u64 = 1;
@@ -65,13 +65,8 @@ pub async fn follow(store: Arc<dyn Store>, follower: Follower) {
 
 impl Follower {
     async fn follow_from_now(&self, store: &dyn Store) -> Result<std::convert::Infallible, PlanError> {
-        let (mut planner, upto) = self.read_all(store).await?;
+        let mut planner = self.read_all(store).await?;
         let mut changes = store.watch("/".into(), planner.revision());
-        // Pages are of different revisions. What was written meanwhile comes again, and only its end is right.
-        while planner.revision() < upto {
-            let batches = next_batches(&mut changes).await?;
-            planner = self.on_own_thread(planner, move |this, planner| this.take(planner, &batches)).await?;
-        }
         planner = self.on_own_thread(planner, Self::plan_anew).await?;
         loop {
             let batches = next_batches(&mut changes).await?;
@@ -83,34 +78,25 @@ impl Follower {
         }
     }
 
-    /// Reads everything, page by page, the greatest keys first. Gives the revision of the last page; the planner's own
-    /// is that of the first.
-    async fn read_all(&self, store: &dyn Store) -> Result<(Planner, Revision), PlanError> {
+    /// Reads everything there is at one revision.
+    async fn read_all(&self, store: &dyn Store) -> Result<Planner, PlanError> {
         // The next page is read while the one before is taken in.
-        let (pages, mut queue) = mpsc::channel::<Vec<Item>>(1);
+        let (pages, mut queue) = mpsc::channel::<Page>(1);
         let (vault, bytes_max) = (Arc::clone(&self.vault), self.room.bytes_max());
         let taking_in = spawn_blocking(move || {
             let mut planner = Planner::new(bytes_max);
-            while let Some(items) = queue.blocking_recv() {
-                planner.read(&items, &vault);
+            while let Some(page) = queue.blocking_recv() {
+                planner.read(&page.items, &vault);
+                planner.snapshot.revision = page.revision;
             }
             planner
         });
-        let (mut before, mut first) = (None, None);
-        let upto = loop {
-            let range = Range { prefix: "/".into(), before, limit: Some(PAGE_ITEMS), reverse: true };
-            let page = store.range(range).await?;
-            first.get_or_insert(page.revision);
-            before = page.items.last().map(|item| item.key.clone());
-            pages.send(page.items).await.map_err(|_| PlanError::Broken)?;
-            if !page.more || before.is_none() {
-                break page.revision;
-            }
-        };
+        let mut scan = store.scan("/".into(), PAGE_ITEMS);
+        while let Some(page) = scan.next().await {
+            pages.send(page?).await.map_err(|_| PlanError::Broken)?;
+        }
         drop(pages);
-        let mut planner = taking_in.await.map_err(|_| PlanError::Broken)?;
-        planner.snapshot.revision = first.unwrap_or(upto);
-        Ok((planner, upto))
+        taking_in.await.map_err(|_| PlanError::Broken)
     }
 
     /// Large changes take their time, and others want the runtime's threads.
@@ -135,7 +121,7 @@ impl Follower {
 
     /// Plans everything aside: feeds go on meanwhile with what they have.
     fn plan_anew(&self, planner: &mut Planner) {
-        let mut live = Live::default();
+        let mut live = Live::anew();
         planner.plan(&mut live);
         self.published.0.blocking_write().replace(live, planner.revision());
         let count = Count::Anew(planner.holdings.all());

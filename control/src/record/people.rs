@@ -15,6 +15,8 @@ use crate::people::{Email, Role};
 pub const PREFIX: &str = "/people/";
 /// All users of the installation.
 pub const USERS_PREFIX: &str = "/people/users/";
+/// Which user has an address.
+pub const EMAILS_PREFIX: &str = "/people/emails/";
 /// Which accounts a user belongs to: `<user>/<account>`, with an empty value.
 pub const MEMBERSHIPS_PREFIX: &str = "/people/memberships/";
 /// One-time codes of `ebbgate login`.
@@ -150,7 +152,7 @@ pub struct LoginCode {
 
 /// Key of the id of the user with an address. Its value is [`UserOf`].
 pub fn email_key(email: &Email) -> String {
-    format!("/people/emails/{email}")
+    format!("{EMAILS_PREFIX}{email}")
 }
 
 /// Value of [`email_key`].

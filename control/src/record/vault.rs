@@ -41,6 +41,9 @@ records! {
         last_updated_by: String,
         /// When it was last changed.
         updated_at: UnixSecs,
+        /// Whether the policy of an agent's endpoint named it: then edges get it, whatever cloud endpoints name.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        named_by_agents: bool,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::clock::UnixSecs;
 use crate::record::{Endpoint, key};
 use crate::store::Item;
 
-/// An [`Endpoint`] whose policy is text. All other fields are read as they are there.
+/// An [`Endpoint`] with its policy as text. All other fields are read as they are there.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "what edges are not told is read to see that it can be")]

@@ -34,6 +34,7 @@ struct Opened {
     vault: VaultId,
     name: String,
     value: String,
+    named_by_agents: bool,
 }
 
 impl std::fmt::Debug for Opened {
@@ -45,14 +46,19 @@ impl std::fmt::Debug for Opened {
 impl Secrets {
     /// A secret as edges are told it; None: it is not known, or its vault is not.
     pub(crate) fn spec(&self, id: SecretId) -> Option<SecretSpec> {
-        let Opened { account, vault, name, value } = self.opened.get(&id)?.clone();
+        let Opened { account, vault, name, value, .. } = self.opened.get(&id)?.clone();
         let (owner, vault) = self.vaults.get(&vault)?;
         (*owner == account).then(|| SecretSpec { account, vault: vault.clone(), name, value })
     }
 
-    /// Endpoints whose policies name the secret.
+    /// Endpoints with policies that name the secret.
     pub(crate) fn named_by(&self, id: SecretId) -> impl Iterator<Item = EndpointId> {
         self.named_by.of(id)
+    }
+
+    /// Whether an agent's policy named the secret.
+    pub(crate) fn is_named_by_agents(&self, id: SecretId) -> bool {
+        self.opened.get(&id).is_some_and(|secret| secret.named_by_agents)
     }
 
     /// Secrets that the policy of an endpoint names.
@@ -89,9 +95,9 @@ impl Secrets {
         vault: &Vault,
     ) -> Result<(usize, usize), Unreadable> {
         let open = |item: &Item| {
-            let VaultSecret { account, vault: place, name, value, .. } = parse_record(item)?;
+            let VaultSecret { account, vault: place, name, value, named_by_agents, .. } = parse_record(item)?;
             let value = vault.open(&item.key, &value)?;
-            Ok::<_, Unreadable>(Opened { account, vault: place, name, value })
+            Ok::<_, Unreadable>(Opened { account, vault: place, name, value, named_by_agents })
         };
         let new = item.map(open).transpose()?;
         let Ok(id) = id.parse() else { return Ok((0, 0)) };

@@ -29,6 +29,7 @@ macro_rules! conformance_suite {
             a_compare_that_fails_changes_nothing,
             compares_mean_what_they_say,
             ranges_page_in_both_directions,
+            a_scan_is_of_one_revision_whatever_is_written_meanwhile,
             only_one_of_many_takes_a_name,
             no_update_is_lost_between_writers,
             a_watch_sees_every_change_once_in_order,
@@ -145,6 +146,27 @@ pub(super) async fn ranges_page_in_both_directions(store: Shared) {
     check(before("/z"), &["/a/é", "/a/3", "/a/2", "/a/1"], false).await;
     check(before("/a/1"), &[], false).await;
     check(before("/"), &[], false).await;
+}
+
+pub(super) async fn a_scan_is_of_one_revision_whatever_is_written_meanwhile(store: Shared) {
+    let empty: Vec<_> = store.scan("/s/".into(), 3).collect().await;
+    assert!(matches!(&empty[..], [Ok(page)] if page.items.is_empty() && !page.more), "{empty:?}");
+    let txn = (0..10).fold(Txn::new(), |txn, n| txn.put(format!("/s/{n}"), "old"));
+    let revision = committed(&store, txn.put("/t", "beside")).await;
+    let mut scan = store.scan("/s/".into(), 3);
+    let mut pages = vec![scan.next().await.unwrap().unwrap()];
+    committed(&store, Txn::new().put("/s/9", "new").delete("/s/8").put("/s/95", "new")).await;
+    committed(&store, Txn::new().put("elsewhere", "new")).await;
+    while let Some(page) = scan.next().await {
+        pages.push(page.unwrap());
+    }
+    assert_eq!(pages.iter().map(|page| page.items.len()).collect::<Vec<_>>(), [3, 3, 3, 1]);
+    assert_eq!(pages.iter().map(|page| page.more).collect::<Vec<_>>(), [true, true, true, false]);
+    assert!(pages.iter().all(|page| page.revision == revision), "{pages:?}");
+    let all: Vec<_> = pages.iter().flat_map(|page| &page.items).collect();
+    let keys: Vec<_> = all.iter().map(|item| item.key.clone()).collect();
+    assert_eq!(keys, (0..10).map(|n| format!("/s/{n}")).collect::<Vec<_>>());
+    assert!(all.iter().all(|item| item.value == "old" && !item.damaged));
 }
 
 pub(super) async fn only_one_of_many_takes_a_name(store: Shared) {

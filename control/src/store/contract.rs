@@ -21,6 +21,9 @@ pub const LEASE_SECS_MAX: u64 = 3600;
 /// Changes from a revision on, without gaps; ends after an error.
 pub type Watch = BoxStream<'static, Result<Batch, StoreError>>;
 
+/// Pages of one revision; ends after an error.
+pub type Scan = BoxStream<'static, Result<Page, StoreError>>;
+
 /// A future of one answer of the store.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
@@ -38,10 +41,17 @@ pub trait Store: Send + Sync + 'static {
     fn usage(&self, prefix: String) -> Reply<'_, Usage>;
     /// Many keys, as of one revision.
     fn range(&self, range: Range) -> Reply<'_, Page>;
+    /// Everything below a prefix as of one revision, in pages of so many keys, the least keys first. There is at least one
+    /// page; what is written meanwhile is in none.
+    fn scan(&self, prefix: String, page: usize) -> Scan;
     /// All or nothing.
     fn commit(&self, txn: Txn) -> Reply<'_, Outcome>;
     /// Every change below the prefix after the revision.
     fn watch(&self, prefix: String, after: Revision) -> Watch;
+    /// What is damaged in the store as a whole, found since it was opened. Writes are refused then.
+    fn damage(&self) -> Option<StoreError> {
+        None
+    }
     /// A new lease. It ends `ttl` after it was granted, last kept alive, or the store was restarted.
     fn grant(&self, ttl: Duration) -> Reply<'_, LeaseId>;
     /// Begins the lease's time anew.

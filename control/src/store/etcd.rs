@@ -45,7 +45,7 @@ use wire::{
 
 use super::{
     Batch, Change, Item, LEASE_SECS_MAX, LeaseId, Op, Outcome, Page, REVISIONS_KEPT, Range, Reply, Revision,
-    Store, StoreError, Txn, Usage, Watch,
+    Scan, Store, StoreError, Txn, Usage, Watch,
 };
 use crate::error_chain::ErrorChain;
 
@@ -102,7 +102,7 @@ impl Etcd {
         Ok(Self { inner, tasks: vec![keep.abort_handle(), index.abort_handle()] })
     }
 
-    /// Makes a new store with these values, whose revisions go on after `revision`. Where an earlier attempt did not
+    /// Makes a new store with these values. Its revisions go on after `revision`. Where an earlier attempt did not
     /// finish, it begins anew.
     pub async fn fill(
         place: &Place,
@@ -362,6 +362,12 @@ impl Store for Etcd {
             read::range(&inner.cluster, &inner.keys, &range, Some(&inner.index)).await
         }
         .boxed()
+    }
+
+    fn scan(&self, prefix: String, page: usize) -> Scan {
+        let (cluster, keys) = (Arc::clone(&self.inner.cluster), self.inner.keys.clone());
+        let scanning = read::Scanning::new(cluster, keys, &prefix, page);
+        stream::unfold(Some(scanning), |scanning| async { Some(scanning?.next().await) }).boxed()
     }
 
     fn commit(&self, txn: Txn) -> Reply<'_, Outcome> {

@@ -4,7 +4,9 @@
 //! and see every commit that was answered. Keeping other processes out of the directory is `DirLock`'s business.
 
 mod attached;
+mod checking;
 mod read;
+mod scan;
 mod schema;
 mod sum;
 mod whole;
@@ -22,11 +24,12 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Batch, Item, LeaseId, Outcome, Page, Range, Reply, Revision, Store, StoreError, Txn, Usage, Watch,
+    Batch, Item, LeaseId, Outcome, Page, Range, Reply, Revision, Scan, Store, StoreError, Txn, Usage, Watch,
 };
 pub use attached::{Attached, attach, attached, detach};
+use checking::Checking;
 use read::{end_of, engine_error, read_changes, read_range};
-pub use schema::{copy_database, read_database, verify_database};
+pub use schema::{copy_database, is_current, read_database, verify_database};
 use sum::item;
 pub use whole::write_database;
 use writer::{Command, Writer};
@@ -38,9 +41,15 @@ const QUEUE_MAX: usize = 1024;
 /// Revisions a watch reads at once.
 const WATCH_REVISIONS_MAX: u64 = 1000;
 
+/// Bytes of a database that is read whole before it is used. A larger one is looked at where damage shows soonest, and read
+/// whole while it is in use.
+const CHECKED_FIRST_BYTES_MAX: u64 = 64 << 20;
+
 /// The SQLite store.
 #[derive(Debug)]
 pub struct Sqlite {
+    /// None: all of it was read before.
+    checking: Option<Checking>,
     shared: Arc<Shared>,
     commands: Option<SyncSender<Command>>,
     thread: Option<JoinHandle<()>>,
@@ -63,16 +72,27 @@ impl Sqlite {
 
     /// Opens an existing database: checks it, brings its schema up to date, starts the writer.
     ///
-    /// On a disk that takes no writes it is read, and every write fails until the disk takes them again.
+    /// Damage that shows only when a large database is read whole is found while it is in use: writes are refused from then
+    /// on. On a disk that takes no writes it is read, and every write fails until the disk takes them again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        match schema::open(path) {
-            Ok(connection) => Self::start(Some(connection), path),
+        Self::open_within(path, CHECKED_FIRST_BYTES_MAX)
+    }
+
+    fn open_within(path: &Path, checked_first_bytes_max: u64) -> Result<Self, StoreError> {
+        let is_large = schema::bytes(path) > checked_first_bytes_max;
+        let first = if is_large { schema::look } else { schema::check };
+        let mut store = match schema::open_after(path, first) {
+            Ok(connection) => Self::start(Some(connection), path)?,
             Err(error) if crate::disk::unwritable(path).is_some() => {
                 tracing::error!(error = %ErrorChain(&error), "the database is read, and takes no writes for now");
-                Self::start(None, path)
+                Self::start(None, path)?
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        if is_large {
+            store.checking = Some(Checking::begin(path)?);
         }
+        Ok(store)
     }
 
     fn start(connection: Option<Connection>, path: &Path) -> Result<Self, StoreError> {
@@ -90,7 +110,7 @@ impl Sqlite {
             .spawn(move || writer.run(&queue))
             .map_err(|e| StoreError::Engine { path: path.to_owned(), source: Arc::new(e) })?;
         let shared = Shared { path: path.to_owned(), reader, revision: announced };
-        Ok(Self { shared: Arc::new(shared), commands: Some(commands), thread: Some(thread) })
+        Ok(Self { checking: None, shared: Arc::new(shared), commands: Some(commands), thread: Some(thread) })
     }
 
     /// Copies the database to a new file while it is in use.
@@ -184,8 +204,12 @@ impl Store for Sqlite {
         })
     }
 
+    fn scan(&self, prefix: String, page: usize) -> Scan {
+        scan::scan(self.shared.path.clone(), prefix, page)
+    }
+
     fn commit(&self, txn: Txn) -> Reply<'_, Outcome> {
-        match txn.check() {
+        match self.damage().map_or_else(|| txn.check(), Err) {
             Ok(()) => self.send(|answer| Command::Commit(txn, answer)),
             Err(error) => async { Err(error) }.boxed(),
         }
@@ -201,6 +225,10 @@ impl Store for Sqlite {
             }
         })
         .boxed()
+    }
+
+    fn damage(&self) -> Option<StoreError> {
+        self.checking.as_ref().and_then(Checking::damage).cloned()
     }
 
     fn grant(&self, ttl: Duration) -> Reply<'_, LeaseId> {

@@ -33,7 +33,7 @@ const PATHS: [&str; 17] = [
     "/vaults",
 ];
 
-/// JSON whose names and texts are often ones the API knows.
+/// JSON with names and texts that the API often knows.
 fn json() -> impl Strategy<Value = Value> {
     let text = prop_oneof![
         "\\PC{0,12}",

@@ -114,7 +114,7 @@ async fn nothing_is_left_that_refers_to_what_is_gone() {
     }
 }
 
-/// Who joins a pool and who leaves it cannot both have their way.
+/// A change that joins a pool and one that leaves it cannot both succeed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_url_is_shared_only_by_endpoints_that_all_pool() {
     for round in 0..16 {

@@ -1,11 +1,16 @@
 //! Records that cannot be read: each is named by its own GET, left out of lists, deleted with all its names, and nobody
 //! else's trouble.
 
+use axum::body::Body;
+use ebbgate_control::people::Role;
 use ebbgate_control::record::index;
 use ebbgate_control::store::{Range, Txn};
 use ebbgate_control::{restriction, room::Room};
 use ebbgate_model::IpRestrictionKind;
+use http::Request;
+use http::header::{AUTHORIZATION, HOST};
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 use crate::lab::{Answer, Lab};
 
@@ -122,6 +127,71 @@ async fn pages_go_on_past_damaged_objects() {
             assert!(seen.len() <= 3, "no object comes twice: {seen:?}");
         }
         assert_eq!(seen, [&made[6], &made[3], &made[0]].map(String::clone));
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_account_leaves_no_object_and_no_name() {
+    for is_damaged in [false, true] {
+        let lab = Lab::new().await;
+        let account = lab.one.account;
+        lab.reserve_domain().await;
+        for (path, _, body) in kinds() {
+            lab.make(path, body).await;
+        }
+        lab.make("/vault_secrets", json!({"name": "db", "value": "v", "vault_name": "clinic"})).await;
+        let file = json!({"file": {"directory": "a"}});
+        let destination = lab.make("/event_destinations", json!({"target": file})).await.id();
+        let sources = json!([{"type": "endpoint_created.v0"}]);
+        lab.make("/event_subscriptions", json!({"sources": sources, "destination_ids": [destination]})).await;
+        lab.person(account, "a@example.com", Role::Owner).await;
+        lab.make("/invitations", json!({"email": "b@example.com", "role": "viewer"})).await;
+        if is_damaged {
+            let domains = lab.get("/reserved_domains").await.body;
+            damage(&lab, "reserved_domains", domains["reserved_domains"][0]["id"].as_str().unwrap()).await;
+        }
+        let request = Request::delete(format!("/accounts/{account}?force=true"))
+            .header(HOST, "127.0.0.1:4481")
+            .header(AUTHORIZATION, "Bearer operator");
+        let admin = ebbgate_control::admin::router(lab.app.clone(), "operator");
+        let answer = admin.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let id = account.to_string();
+        for prefix in ["/a/", "/u/", "/people/"] {
+            for item in lab.app.store.range(Range::all(prefix)).await.unwrap().items {
+                let value = String::from_utf8_lossy(&item.value);
+                assert!(!item.key.contains(&id) && !value.contains(&id), "{} is left", item.key);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn filters_read_what_they_name_and_nothing_else() {
+    let lab = Lab::new().await;
+    let mut made = Vec::new();
+    for n in 0..4 {
+        made.push(lab.make("/endpoints", json!({"url": format!("https://e{n}.internal")})).await.id());
+    }
+    damage(&lab, "endpoints", &made[1]).await;
+    let [oldest, bad, middle, newest] = [0, 1, 2, 3].map(|n| made[n].as_str());
+    let (two, older) =
+        (format!("id={oldest}&id={middle}"), format!("id={oldest}&id={middle}&before_id={middle}"));
+    for (filter, expect, is_warned) in [
+        ("url=https://e0.internal", vec![oldest], false),
+        ("url=https://e3.internal:443&url=https://nobody.internal&url=nonsense", vec![newest], false),
+        ("url=https://e1.internal", vec![], true),
+        (&format!("id={bad}"), vec![], true),
+        (&two, vec![middle, oldest], false),
+        (&older, vec![oldest], false),
+        (&format!("{two}&url=https://e2.internal"), vec![middle], false),
+    ] {
+        let (answer, ids) = listed(&lab, &format!("/endpoints?{filter}"), "endpoints").await;
+        assert_eq!(
+            (ids.iter().map(String::as_str).collect(), answer.headers.contains_key("ebbgate-warning")),
+            (expect, is_warned),
+            "{filter}"
+        );
     }
 }
 

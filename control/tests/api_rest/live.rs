@@ -233,7 +233,7 @@ async fn a_request_that_the_agent_refuses_is_answered_with_its_reason_and_never_
     }
 }
 
-/// An edge whose agents say this of every command; what was asked, in order.
+/// An edge with agents that say this of every command; what was asked, in order.
 fn answering(
     mut commands: Receiver<Command>,
     outcome: impl Fn(&SessionCommand) -> CommandOutcome + Send + 'static,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed")]
 
 mod arbitrary;
+mod audit_page;
 mod certificates;
 mod concurrency;
 mod conditional;

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a SHA-256.
@@ -24,14 +24,20 @@ pub struct ProgramDigest([u64; 4]);
 impl ProgramDigest {
     /// Digest of one object: of its name, and of its value as compact JSON.
     pub fn of_object(name: &impl fmt::Display, value: &impl Serialize) -> Self {
-        let mut sink = Hashing(Context::new(&SHA256));
-        sink.0.update(format!("{name}\n").as_bytes());
-        serde_json::to_writer(&mut sink, value).expect("objects have string keys only, and a hash takes all");
+        Self::measured(name, value).0
+    }
+
+    /// As [`ProgramDigest::of_object`], with the bytes of the JSON.
+    pub(crate) fn measured(name: &impl fmt::Display, value: &impl Serialize) -> (Self, usize) {
+        // Hashed at once: JSON comes in pieces of a few bytes.
+        let mut text = format!("{name}\n").into_bytes();
+        let name_bytes = text.len();
+        serde_json::to_writer(&mut text, value).expect("objects have string keys only, and memory takes all");
         let mut words = [0; 4];
-        for (word, bytes) in words.iter_mut().zip(sink.0.finish().as_ref().as_chunks().0) {
+        for (word, bytes) in words.iter_mut().zip(digest(&SHA256, &text).as_ref().as_chunks().0) {
             *word = u64::from_be_bytes(*bytes);
         }
-        Self(words)
+        (Self(words), text.len() - name_bytes)
     }
 
     fn add(&mut self, other: Self) {
@@ -53,19 +59,6 @@ pub(crate) fn bucket(name: &impl fmt::Display) -> usize {
     fmt::write(&mut fold, format_args!("{name}")).expect("folding takes all");
     let folded = fold.0 ^ (fold.0 >> 32);
     usize::try_from(folded % BUCKETS as u64).unwrap_or_default()
-}
-
-struct Hashing(Context);
-
-impl std::io::Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 struct Folding(u64);
@@ -123,6 +116,19 @@ impl Digests {
         }
     }
 
+    /// The objects that another has counted came.
+    pub fn merge(&mut self, other: &Self) {
+        self.root.add(other.root);
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(own, other)| own.add(*other));
+    }
+
+    /// These were counted as `kept` and are `counted`: what was put in place or removed since is counted right.
+    pub fn correct(&mut self, kept: &Self, counted: &Self) {
+        self.merge(counted);
+        self.root.take(kept.root);
+        self.buckets.iter_mut().zip(&kept.buckets).for_each(|(own, kept)| own.take(*kept));
+    }
+
     /// The buckets in which another process differs. A list of another length differs everywhere.
     pub fn differing(&self, other: &[ProgramDigest]) -> Vec<u16> {
         if other.len() != self.buckets.len() {
@@ -166,8 +172,14 @@ pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        // Written at once: among a million objects each has such digits.
+        let text: String = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(digit).collect();
+        f.write_str(&text)
     }
+}
+
+fn digit(half: u8) -> Option<char> {
+    char::from_digit(u32::from(half), 16)
 }
 
 /// Writes a SHA-256 as lower-case hexadecimal digits.
@@ -224,6 +236,20 @@ mod tests {
             back.add(bucket, digest);
         }
         assert_eq!(forth, back);
+        let (mut whole, mut rest) = (Digests::default(), Digests::default());
+        (0..100).map(object).for_each(|(bucket, digest)| {
+            if bucket % 3 == 0 { &mut whole } else { &mut rest }.add(bucket, digest)
+        });
+        whole.merge(&rest);
+        assert_eq!(whole, back, "counted in parts");
+        let (mut wrong, lost) = (whole.clone(), object(7));
+        wrong.take(lost.0, lost.1);
+        let (kept, came) = (wrong.clone(), object(100));
+        for digests in [&mut wrong, &mut whole] {
+            digests.add(came.0, came.1);
+        }
+        wrong.correct(&kept, &back);
+        assert_eq!(wrong, whole, "counted anew while another came");
         assert_eq!(forth.differing(back.buckets()), [0_u16; 0]);
         let (bucket, digest) = object(7);
         back.take(bucket, digest);

@@ -40,6 +40,50 @@ pub struct ConnectionEvent {
     pub outcome: String,
     /// What `log` actions wrote.
     pub policy_logs: Vec<serde_json::Value>,
+    /// JA4 fingerprint of the TLS hello, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ja4: String,
+    /// What policies decided.
+    #[serde(skip_serializing_if = "Decisions::is_empty")]
+    pub decisions: Decisions,
+}
+
+/// What actions of policies decided about a connection or a request. "": no such action ran.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Decisions {
+    /// `restrict-ips`: `allow` or `deny`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ip_policy: String,
+    /// `basic-auth`: `allow` or `deny`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub basic_auth: String,
+    /// The user whose password was right, or "": what else is presented may be a password in the wrong place.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub basic_auth_user: String,
+    /// `verify-webhook`: `allow` or `deny`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub webhook: String,
+}
+
+impl Decisions {
+    /// Whether nothing was decided.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Takes over what a later policy decided; a denial stays one.
+    pub fn merge(&mut self, later: Self) {
+        for (now, later) in [(&mut self.ip_policy, later.ip_policy), (&mut self.basic_auth, later.basic_auth)]
+        {
+            if !later.is_empty() && now != "deny" {
+                *now = later;
+            }
+        }
+        if !later.basic_auth_user.is_empty() {
+            self.basic_auth_user = later.basic_auth_user;
+        }
+    }
 }
 
 /// A request that has been answered.
@@ -91,4 +135,55 @@ pub struct RequestEvent {
     pub error: Option<ErrorCode>,
     /// What `log` actions wrote.
     pub policy_logs: Vec<serde_json::Value>,
+    /// `User-Agent`, at most 256 bytes, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user_agent: String,
+    /// The query, secrets masked, at most 2 KiB, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub query: String,
+    /// Harmless headers of the request, by a fixed list; at most 256 bytes of each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub request_headers: Vec<(String, String)>,
+    /// The same of the response.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub response_headers: Vec<(String, String)>,
+    /// IANA name of the TLS cipher suite, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cipher_suite: String,
+    /// JA4 fingerprint of the TLS hello, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ja4: String,
+    /// Common name of the client's certificate, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub client_cert_cn: String,
+    /// Serial number of the client's certificate in hexadecimal, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub client_cert_serial: String,
+    /// Whether the request went over a connection to the upstream that was open before; None: it went to none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_reused: Option<bool>,
+    /// What policies decided.
+    #[serde(skip_serializing_if = "Decisions::is_empty")]
+    pub decisions: Decisions,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_stays_whatever_a_later_policy_decides() {
+        let of = |ip: &str, auth: &str, user: &str| Decisions {
+            ip_policy: ip.into(),
+            basic_auth: auth.into(),
+            basic_auth_user: user.into(),
+            ..Decisions::default()
+        };
+        let mut all = Decisions::default();
+        assert!(all.is_empty());
+        all.merge(of("allow", "", ""));
+        all.merge(of("deny", "allow", "ann"));
+        all.merge(of("allow", "", ""));
+        assert_eq!(all, of("deny", "allow", "ann"));
+    }
 }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use lines::{LINE_BYTES_MAX, LineError, Lines, write_line};
+pub use lines::{LINE_BYTES_MAX, LineError, Lines, Message, write_line};
 
 use crate::digest::ProgramDigest;
 use crate::event::{ConnectionEvent, RequestEvent};
@@ -88,7 +88,7 @@ pub enum ToEdge {
         /// The objects.
         changes: Box<Changes>,
     },
-    /// Say what you hold, counted anew: [`FromEdge::Compared`] is the answer.
+    /// Say what you hold: [`FromEdge::Compared`] is the answer. The edge then counts it anew, for the next answer.
     Compare {
         /// Repeated in the answer.
         nonce: u64,
@@ -111,6 +111,30 @@ pub enum ToEdge {
     #[serde(other)]
     Unknown,
 }
+
+/// How the line of a [`ToEdge::Part`] begins as control writes it.
+const PART_BEFORE: &[u8] = br#"{"type":"part","nonce":"#;
+
+/// A [`ToEdge::Part`] whose type is known.
+#[derive(Deserialize)]
+struct Part {
+    nonce: u64,
+    objects: Box<Changes>,
+}
+
+impl Message for ToEdge {
+    /// A message whose type is one of its fields is taken apart before it is read. For the many objects of a part that would
+    /// take as long again, so its type is looked for where it stands.
+    fn read(line: &[u8]) -> Result<Self, serde_json::Error> {
+        if line.starts_with(PART_BEFORE) {
+            let Part { nonce, objects } = serde_json::from_slice(line)?;
+            return Ok(Self::Part { nonce, objects });
+        }
+        serde_json::from_slice(line)
+    }
+}
+
+impl Message for FromEdge {}
 
 /// What an operator can ask of an agent's session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +247,14 @@ pub enum FromEdge {
         /// Every endpoint that has an allowlist and is served here.
         endpoints: BTreeMap<EndpointId, EnforcementReport>,
     },
+    /// An agent asked to serve a policy that names these secrets of its account, and they are not at this edge. Control adds
+    /// those that the account has to the Program; others have no answer.
+    SecretsWanted {
+        /// The agent's.
+        account: AccountId,
+        /// Each once; a policy names few.
+        secrets: Vec<WantedSecret>,
+    },
     /// A connection ended.
     Connection(Box<ConnectionEvent>),
     /// A request was answered.
@@ -232,6 +264,15 @@ pub enum FromEdge {
     /// A message of a newer peer.
     #[serde(other)]
     Unknown,
+}
+
+/// A secret by the names that a policy gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedSecret {
+    /// Name of the vault.
+    pub vault: String,
+    /// Name of the secret.
+    pub name: String,
 }
 
 /// An agent's session as the API shows it.
@@ -391,6 +432,27 @@ mod tests {
         ] {
             let text = serde_json::to_string(&message).unwrap();
             assert_eq!(serde_json::from_str::<ToEdge>(&text).unwrap(), message);
+        }
+    }
+
+    /// However a part is read, it says the same.
+    #[test]
+    fn a_part_is_read_once_and_as_any_message_is() {
+        let changes = |text: &str| serde_json::from_str::<Box<Changes>>(text).unwrap();
+        let objects = changes(r#"{"settings":{"region":"eu"},"later":7}"#);
+        let part = ToEdge::Part { nonce: 7, objects };
+        let written = serde_json::to_vec(&part).unwrap();
+        assert!(written.starts_with(PART_BEFORE), "control writes what is looked for");
+        assert_eq!(ToEdge::read(&written).unwrap(), part);
+        let objects = r#""objects":{"settings":{"region":"eu"}}"#;
+        for other in [
+            format!(r#"{{"nonce":7,"type":"part",{objects}}}"#),
+            format!(r#"{{"type":"part","nonce":7,"later":[1],{objects}}}"#),
+        ] {
+            assert_eq!(ToEdge::read(other.as_bytes()).unwrap(), part, "{other}");
+        }
+        for bad in [r#"{"type":"part","nonce":7}"#, r#"{"type":"part","nonce":"x",{objects}}"#] {
+            assert!(ToEdge::read(bad.as_bytes()).is_err() && serde_json::from_str::<ToEdge>(bad).is_err());
         }
     }
 

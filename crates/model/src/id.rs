@@ -11,6 +11,20 @@ const KSUID_EPOCH_UNIX_SECS: u64 = 1_400_000_000;
 pub const KSUID_CHARS: usize = 27;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
+/// What each character is worth; 62 and above: it is no digit.
+const VALUES: [u8; 256] = {
+    let mut values = [u8::MAX; 256];
+    let mut digit = 0;
+    while digit < BASE62.len() {
+        #[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "there are 62 of 256")]
+        {
+            values[BASE62[digit] as usize] = digit as u8;
+        }
+        digit += 1;
+    }
+    values
+};
+
 /// Digits that one division gives.
 const GROUP_DIGITS: usize = 5;
 /// 62 to the power of [`GROUP_DIGITS`]; below 2^32.
@@ -95,18 +109,28 @@ impl FromStr for Ksuid {
         if text.len() != KSUID_CHARS {
             return Err(IdError::Ksuid);
         }
-        let mut bytes = [0u8; 20];
-        for c in text.bytes() {
-            let digit = BASE62.iter().position(|b| *b == c).ok_or(IdError::Ksuid)?;
-            let mut carry = u32::try_from(digit).expect("a base62 digit is below 62");
-            for byte in bytes.iter_mut().rev() {
-                let value = u32::from(*byte) * 62 + carry;
-                *byte = value.to_be_bytes()[3];
-                carry = value >> 8;
+        let mut words = [0u32; 5];
+        // From the front, so that the first group is the short one: all others are whole.
+        let (first, rest) = text.as_bytes().split_at(KSUID_CHARS % GROUP_DIGITS);
+        for digits in std::iter::once(first).chain(rest.chunks(GROUP_DIGITS)) {
+            let mut group = 0;
+            for c in digits {
+                let digit = VALUES.get(usize::from(*c)).filter(|digit| **digit < 62).ok_or(IdError::Ksuid)?;
+                group = group * 62 + u64::from(*digit);
+            }
+            let mut carry = group;
+            for word in words.iter_mut().rev() {
+                let value = u64::from(*word) * GROUP + carry;
+                *word = u32::try_from(value & u64::from(u32::MAX)).expect("half of a word of 64 bits");
+                carry = value >> 32;
             }
             if carry != 0 {
                 return Err(IdError::Ksuid);
             }
+        }
+        let mut bytes = [0u8; 20];
+        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+            *bytes = word.to_be_bytes();
         }
         Ok(Self(bytes))
     }

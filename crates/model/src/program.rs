@@ -13,16 +13,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digests, ProgramDigest, bucket};
-use crate::host::Host;
-use crate::id::{
-    AddressId, AuthorityId, CertificateId, CredentialId, DomainId, EndpointId, IngressId, IpPolicyId,
-    IpRestrictionId, SecretId,
-};
 use crate::policy::{PolicyHash, TrafficPolicy};
-use crate::spec::{
-    AddressSpec, AuthoritySpec, CertificateSpec, ChallengeSpec, CloudEndpointSpec, CredentialSpec,
-    DomainSpec, IngressSpec, IpPolicySpec, IpRestrictionSpec, SecretSpec, Settings,
-};
+use crate::spec::Settings;
 
 /// Name of the one object that stands in no table.
 const SETTINGS: &str = "settings";
@@ -104,9 +96,14 @@ macro_rules! tables {
         impl Object {
             /// Digest of this object under its key.
             pub fn digest(&self, key: &ObjectKey) -> ProgramDigest {
+                self.measured(key).0
+            }
+
+            /// Its digest under its key, and the bytes of its value as compact JSON.
+            pub fn measured(&self, key: &ObjectKey) -> (ProgramDigest, usize) {
                 match self {
-                    Self::Settings(value) => ProgramDigest::of_object(key, value.as_ref()),
-                    $(Self::$kind(value) => ProgramDigest::of_object(key, value.as_ref()),)*
+                    Self::Settings(value) => ProgramDigest::measured(key, value.as_ref()),
+                    $(Self::$kind(value) => ProgramDigest::measured(key, value.as_ref()),)*
                 }
             }
 
@@ -208,32 +205,41 @@ macro_rules! tables {
     };
 }
 
-tables! {
-    /// Traffic policies, each once, however many endpoints name it.
-    policies, Policy: PolicyHash => TrafficPolicy,
-    /// Certificates with keys.
-    certificates, Certificate: CertificateId => CertificateSpec,
-    /// Authorities that policies name.
-    authorities, Authority: AuthorityId => AuthoritySpec,
-    /// IP policies that policies name.
-    ip_policies, IpPolicy: IpPolicyId => IpPolicySpec,
-    /// What accounts demand of source addresses, whatever their endpoints' policies say.
-    ip_restrictions, IpRestriction: IpRestrictionId => IpRestrictionSpec,
-    /// Secrets that policies read.
-    secrets, Secret: SecretId => SecretSpec,
-    /// Reserved domains.
-    domains, Domain: DomainId => DomainSpec,
-    /// Reserved TCP addresses.
-    addresses, Address: AddressId => AddressSpec,
-    /// Custom connect names.
-    ingresses, Ingress: IngressId => IngressSpec,
-    /// Answers to certificate authorities, by the name they check.
-    challenges, Challenge: Host => ChallengeSpec,
-    /// Authtokens, as hashes.
-    credentials, Credential: CredentialId => CredentialSpec,
-    /// Cloud endpoints.
-    endpoints, Endpoint: EndpointId => CloudEndpointSpec,
+/// The tables of a Program, each with the kind of its objects, their key and their value: `$then! { ... }` is expanded with
+/// all of them, so that a table is listed once.
+#[macro_export]
+macro_rules! program_tables {
+    ($then:ident) => {
+        $then! {
+            /// Traffic policies, each once, however many endpoints name it.
+            policies, Policy: $crate::PolicyHash => $crate::TrafficPolicy,
+            /// Certificates with keys.
+            certificates, Certificate: $crate::CertificateId => $crate::CertificateSpec,
+            /// Authorities that policies name.
+            authorities, Authority: $crate::AuthorityId => $crate::AuthoritySpec,
+            /// IP policies that policies name.
+            ip_policies, IpPolicy: $crate::IpPolicyId => $crate::IpPolicySpec,
+            /// What accounts demand of source addresses, whatever their endpoints' policies say.
+            ip_restrictions, IpRestriction: $crate::IpRestrictionId => $crate::IpRestrictionSpec,
+            /// Secrets that policies read.
+            secrets, Secret: $crate::SecretId => $crate::SecretSpec,
+            /// Reserved domains.
+            domains, Domain: $crate::DomainId => $crate::DomainSpec,
+            /// Reserved TCP addresses.
+            addresses, Address: $crate::AddressId => $crate::AddressSpec,
+            /// Custom connect names.
+            ingresses, Ingress: $crate::IngressId => $crate::IngressSpec,
+            /// Answers to certificate authorities, by the name they check.
+            challenges, Challenge: $crate::Host => $crate::ChallengeSpec,
+            /// Authtokens, as hashes.
+            credentials, Credential: $crate::CredentialId => $crate::CredentialSpec,
+            /// Cloud endpoints.
+            endpoints, Endpoint: $crate::EndpointId => $crate::CloudEndpointSpec,
+        }
+    };
 }
+
+program_tables!(tables);
 
 /// A text names no object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -372,6 +378,10 @@ mod tests {
     use crate::id::Ksuid;
     use crate::spec::IpRestrictionKind;
     use crate::url::Binding;
+    use crate::{
+        CertificateId, CertificateSpec, CloudEndpointSpec, EndpointId, IpPolicyId, IpRestrictionId,
+        IpRestrictionSpec,
+    };
     use proptest::collection::{btree_map, btree_set};
     use proptest::prelude::*;
 

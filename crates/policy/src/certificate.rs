@@ -44,6 +44,13 @@ pub(crate) fn certificate_json(der: &[u8]) -> Value {
     })
 }
 
+/// Common name of a certificate's subject and its serial number in hexadecimal; "" where there is none.
+pub fn name_and_serial(der: &[u8]) -> (String, String) {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Default::default() };
+    let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    (name.unwrap_or_default().to_owned(), certificate.raw_serial_as_string().replace(':', ""))
+}
+
 /// Whether a certificate may be a client's at a time, as far as it says so itself: its dates (RFC 5280 section 4.1.2.5)
 /// and its extended key usage (section 4.2.1.12). For a certificate that is itself a trust anchor: it has no path to
 /// validate (section 6.1). Unreadable certificates may not.

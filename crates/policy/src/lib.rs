@@ -41,7 +41,7 @@ pub mod text {
     pub use crate::yaml::parse_documents as parse_yaml_documents;
 }
 
-pub use certificate::may_be_a_client;
+pub use certificate::{may_be_a_client, name_and_serial};
 pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;
@@ -50,7 +50,7 @@ pub use facts::{ConnFacts, Context, EndpointFacts, Phase, TlsFacts, is_event_str
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use references::References;
 pub use restriction::IpRestriction;
-pub use secret::{SecretName, SecretValue};
+pub use secret::{SECRETS_MAX, SecretName, SecretValue};
 pub use verdict::{
     BodyError, Effect, OnError, Outcome, Quota, Reply, ServerCertificate, Step, TlsSettings, TlsVersion,
     Verdict, Verification,

@@ -11,6 +11,9 @@ const REDACTED: &str = "(secret)";
 /// Shortest value that is looked for in texts, in bytes: a shorter one would be found in most of them by chance.
 const REDACTED_BYTES_MIN: usize = 4;
 
+/// Most secrets that one policy names, each counted once.
+pub const SECRETS_MAX: usize = 16;
+
 /// A secret by the names that `secrets.get` is given.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretName {

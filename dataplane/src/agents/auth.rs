@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use ebbgate_model::{AccountId, CredentialId, ErrorCode, IpRestrictionKind, Token, canonical_ip};
 use ebbgate_wire::rpc::Auth;
@@ -10,17 +10,12 @@ use ebbgate_wire::ticket::{Cookie, TicketKey};
 use tokio::time::{Duration, Instant};
 
 use super::refusal::Refusal;
-use crate::net::listen::{ConnLimits, ConnPermit, PeerKind};
 use crate::state::tables::Tables;
 
 /// Seconds after a token was made in which an edge that does not know it waits for it.
 const FRESH_SECS: u64 = 15 * 60;
 /// Seconds that a login waits for its token to become known. Agents wait ten for an answer.
 pub(super) const CATCH_UP_SECS_MAX: u64 = 5;
-/// Logins that wait at once; one more is judged by what is known.
-const WAITING_MAX: usize = 256;
-/// Logins of one source that wait at once.
-const WAITING_OF_SOURCE_MAX: usize = 8;
 /// Failures of one source in [`FAILURE_WINDOW_SECS`] before each further one is answered late.
 const FAILURES_MAX: u32 = 60;
 /// Seconds a further failure waits for its answer.
@@ -86,27 +81,6 @@ pub(super) fn judge(
 pub(super) fn may_be_known_soon(token: &str, now_unix_s: i64) -> bool {
     let now = u64::try_from(now_unix_s).unwrap_or(0);
     token.parse::<Token>().is_ok_and(|token| token.ksuid().unix_secs().abs_diff(now) <= FRESH_SECS)
-}
-
-/// Logins whose tokens are not known yet, counted in all and by source: made-up tokens wait in their own source's room.
-pub struct WaitingLogins(Arc<ConnLimits>);
-
-impl Default for WaitingLogins {
-    fn default() -> Self {
-        Self(ConnLimits::new(WAITING_MAX, WAITING_OF_SOURCE_MAX))
-    }
-}
-
-impl WaitingLogins {
-    /// Logins that wait now.
-    pub fn count(&self) -> usize {
-        self.0.total()
-    }
-
-    /// Room for one login, until it is dropped. None: enough of them wait.
-    pub(super) fn room(&self, source: IpAddr) -> Option<ConnPermit> {
-        self.0.admit(source, PeerKind::Agent).ok()
-    }
 }
 
 /// Why an agent at an address its account does not admit has no session.
@@ -187,18 +161,6 @@ mod tests {
         let at = |now: u64| may_be_known_soon(TOKEN, i64::try_from(now).unwrap());
         assert!(at(made) && at(made + FRESH_SECS) && at(made - FRESH_SECS));
         assert!(!at(made + FRESH_SECS + 1) && !may_be_known_soon("nonsense", 0));
-    }
-
-    #[test]
-    fn logins_that_wait_are_bounded_in_all_and_by_source() {
-        let waiting = WaitingLogins::default();
-        let of = |n: u8| IpAddr::from([192, 0, 2, n]);
-        let rooms: Vec<_> = std::iter::from_fn(|| waiting.room(of(0))).collect();
-        assert_eq!(rooms.len(), WAITING_OF_SOURCE_MAX);
-        let others: Vec<_> = (1..=u8::MAX).filter_map(|n| waiting.room(of(n))).collect();
-        assert_eq!(rooms.len() + others.len(), WAITING_MAX);
-        drop(rooms);
-        assert!(waiting.room(of(0)).is_some());
     }
 
     #[test]

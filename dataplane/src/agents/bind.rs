@@ -6,7 +6,7 @@ mod options;
 use std::sync::Arc;
 
 use ebbgate_model::{Binding, CredentialSpec, EndpointUrl, ErrorCode, Host, Scheme, TrafficPolicy};
-use ebbgate_policy::{CheckContext, Owner, TlsSettings, check};
+use ebbgate_policy::{CheckContext, Owner, SECRETS_MAX, TlsSettings, check};
 use ebbgate_wire::rpc::{Bind, BindError, Requested};
 use ebbgate_wire::ticket::BindToken;
 
@@ -95,7 +95,14 @@ pub(super) fn policy(
     let mut policy = None;
     if !text.trim().is_empty() {
         let context = CheckContext { scheme, binding, owner: Owner::Agent };
-        policy = Some(check(text, &context)?.policy);
+        let checked = check(text, &context)?;
+        let secrets = checked.secrets().len();
+        if secrets > SECRETS_MAX {
+            let message =
+                format!("traffic policy: it names {secrets} secrets; at most {SECRETS_MAX} are allowed");
+            return Err(Refusal { code: None, message });
+        }
+        policy = Some(checked.policy);
     }
     if let Some(guard) = guard {
         let policy = policy.get_or_insert_default();

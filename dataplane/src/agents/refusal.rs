@@ -21,6 +21,14 @@ impl Refusal {
         Self { code: Some(code), message: message.into() }
     }
 
+    /// The same refusal with more to say, if there is more.
+    pub(super) fn and(mut self, more: Option<&str>) -> Self {
+        if let Some(more) = more {
+            self.message = format!("{}; {more}", self.message);
+        }
+        self
+    }
+
     /// The text agents look for the code in.
     pub(super) fn text(&self) -> String {
         match self.code {

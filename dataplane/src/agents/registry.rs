@@ -9,11 +9,21 @@ use ebbgate_model::{AccountId, CredentialId, ErrorCode, TunnelSessionId};
 use ebbgate_wire::mux::Code;
 
 use super::allowance::Allowances;
-use super::auth::{AuthFailures, WaitingLogins};
+use super::auth::AuthFailures;
 use super::command::command;
 use super::session::AgentSession;
+use super::waiting::Waiting;
 use crate::state::edge::Edge;
 use crate::state::tables::{Effects, Tables};
+
+/// Logins that wait at once for their tokens to become known.
+const LOGINS_MAX: usize = 256;
+/// Logins of one source that wait at once.
+const LOGINS_OF_SOURCE_MAX: usize = 8;
+/// Endpoints that wait at once for secrets.
+const SECRETS_MAX: usize = 4096;
+/// Endpoints of one source that wait at once for secrets; an agent may bring many.
+const SECRETS_OF_SOURCE_MAX: usize = 256;
 
 /// Agents of this edge. Shared by all shards.
 pub struct Agents {
@@ -23,15 +33,24 @@ pub struct Agents {
     /// Sources that fail to authenticate.
     pub(super) auth_failures: AuthFailures,
     /// Logins whose tokens are not known yet.
-    pub waiting_logins: WaitingLogins,
+    pub waiting_logins: Waiting,
+    /// Endpoints whose policies name secrets that are not here.
+    pub waiting_for_secrets: Waiting,
 }
 
 impl Agents {
     /// No sessions yet.
     pub fn new(edge: Arc<Edge>) -> Arc<Self> {
         let sessions = Sessions::default();
-        let (auth_failures, waiting_logins) = (AuthFailures::default(), WaitingLogins::default());
-        Arc::new(Self { edge, sessions, auth_failures, waiting_logins })
+        let waiting_logins = Waiting::new(LOGINS_MAX, LOGINS_OF_SOURCE_MAX);
+        let waiting_for_secrets = Waiting::new(SECRETS_MAX, SECRETS_OF_SOURCE_MAX);
+        Arc::new(Self {
+            edge,
+            sessions,
+            auth_failures: AuthFailures::default(),
+            waiting_logins,
+            waiting_for_secrets,
+        })
     }
 
     /// What all shards share.

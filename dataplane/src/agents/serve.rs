@@ -258,7 +258,7 @@ impl Connection {
             }
             (StreamKind::Bind, Some(session)) => {
                 let bind = Bind::decode(request).map_err(text)?;
-                let reply = self.bind(session, &bind);
+                let reply = self.bind(session, &bind).await;
                 write_object(&mut stream, &reply).await
             }
             (StreamKind::Unbind, Some(session)) => {
@@ -270,7 +270,7 @@ impl Connection {
             }
             (StreamKind::PatchTunnelState, Some(session)) => {
                 let patch = PatchTunnelState::decode(request).map_err(text)?;
-                let error = self.patch(session, &patch).err().map_or_else(String::new, |r| r.text());
+                let error = self.patch(session, &patch).await.err().map_or_else(String::new, |r| r.text());
                 write_object(&mut stream, &Outcome { error }).await
             }
             (StreamKind::StartTunnelWithLabel, Some(_)) => {

@@ -4,7 +4,7 @@
 
 use std::cell::{Ref, RefCell, RefMut};
 
-use ebbgate_model::event::{ConnectionEvent, RequestEvent};
+use ebbgate_model::event::{ConnectionEvent, Decisions, RequestEvent};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode};
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
@@ -54,14 +54,15 @@ pub struct Common<'a> {
     pub bytes_out: &'a mut u64,
     pub error: &'a mut Option<ErrorCode>,
     pub policy_logs: &'a mut Vec<Value>,
+    pub decisions: &'a mut Decisions,
 }
 
 macro_rules! access_event {
     ($($event:ty),*) => {$(
         impl AccessEvent for $event {
             fn common(&mut self) -> Common<'_> {
-                let Self { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, .. } = self;
-                Common { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs }
+                let Self { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, .. } = self;
+                Common { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions }
             }
         }
     )*};
@@ -110,6 +111,7 @@ impl<S: AccessSink> AccessLog<S> {
         if let Some(endpoint) = trail.forwarded_to {
             *common.forwarded_to = endpoint.url.to_string();
         }
+        common.decisions.merge(trail.decisions);
         let room = LOGS_MAX.saturating_sub(common.policy_logs.len());
         common.policy_logs.extend(trail.logs.into_iter().take(room));
         if trail.retries > 0 {

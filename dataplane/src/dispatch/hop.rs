@@ -3,16 +3,21 @@
 use std::sync::Arc;
 
 use ebbgate_model::EndpointId;
+use ebbgate_model::event::Decisions;
 use ebbgate_policy::{
     ConnFacts, Context, Engine, OnError, Outcome, Phase, Run, Step, Verdict, Work, is_event_stream,
 };
 use http::request::Parts;
 use http::response;
+use serde_json::Value;
 
 use super::environment::Environment;
 use super::failure::Failure;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
+
+/// Characters of the user of `basic-auth` in an event.
+const USER_CHARS_MAX: usize = 255;
 
 /// See the module.
 pub(super) struct Hop {
@@ -129,8 +134,27 @@ impl Member {
     }
 
     /// Takes what `log` actions wrote.
-    pub(super) fn take_logs(&mut self) -> Vec<serde_json::Value> {
+    pub(super) fn take_logs(&mut self) -> Vec<Value> {
         self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.logs)).unwrap_or_default()
+    }
+
+    /// What actions of the phase decided so far.
+    pub(super) fn decisions(&self) -> Decisions {
+        let Some(policy) = &self.policy else { return Decisions::default() };
+        let cx = &policy.1;
+        let found =
+            |action: &str, pointer: &str| cx.result(action).and_then(|result| result.pointer(pointer));
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let word =
+            |right: Option<bool>| right.map_or("", |right| if right { "allow" } else { "deny" }).to_owned();
+        let authorized = found("basic_auth", "/credentials/authorized").and_then(Value::as_bool);
+        let user = found("basic_auth", "/credentials/username").filter(|_| authorized == Some(true));
+        Decisions {
+            ip_policy: text(found("restrict_ips", "/action")),
+            basic_auth: word(authorized),
+            basic_auth_user: text(user).chars().take(USER_CHARS_MAX).collect(),
+            webhook: word(found("verify_webhook", "/verified").and_then(Value::as_bool)),
+        }
     }
 
     /// Tells the phase what came of its effect or its forward.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ebbgate_model::event::Decisions;
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
 use ebbgate_policy::{Reply, TlsSettings};
 use http::response;
@@ -68,12 +69,15 @@ pub struct Trail {
     pub logs: Vec<serde_json::Value>,
     /// Members of a pool that were picked after another one failed.
     pub retries: u64,
+    /// What policies decided.
+    pub decisions: Decisions,
 }
 
 impl Trail {
     /// Whether it says nothing.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { reached, forwarded_to, logs, retries } = self;
-        reached.is_none() && forwarded_to.is_none() && logs.is_empty() && *retries == 0
+        let Self { reached, forwarded_to, logs, retries, decisions } = self;
+        let silent = logs.is_empty() && decisions.is_empty();
+        reached.is_none() && forwarded_to.is_none() && silent && *retries == 0
     }
 }

@@ -3,7 +3,9 @@
 //! Blocks for as long as the disk does; `feed` calls it on a thread of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
 
 use ebbgate_model::{Changes, Digests, ObjectKey, Program, ProgramDigest};
 
@@ -16,6 +18,11 @@ use crate::state::tables::{Effects, Tables};
 
 /// Objects that one record of the log may have; a snapshot is made of more.
 const RECORD_OBJECTS_MAX: usize = 4_096;
+
+/// How little the thread that counts asks of the processor beside visitors: the lowest priority there is.
+const COUNTING_NICE: i32 = 19;
+/// Pauses between two counts, each as long as a count.
+const COUNTING_PAUSES: u32 = 50;
 
 /// Changes that are in force.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,12 +41,14 @@ pub struct Installer {
     digests: Digests,
     /// None: nothing is kept.
     log: Option<ProgramLog>,
+    /// When digests may be counted anew; None: they are being counted.
+    counts_from: Option<Instant>,
 }
 
 impl Installer {
     /// For an edge without objects, which keeps nothing on disk.
     pub fn new(agents: Arc<Agents>) -> Self {
-        Self { agents, digests: Objects::default().digests(), log: None }
+        Self { agents, digests: Objects::default().digests(), log: None, counts_from: Some(Instant::now()) }
     }
 
     /// Starts from what was kept: control may be down.
@@ -55,7 +64,8 @@ impl Installer {
                 tables.apply(&objects, None);
             }
             Held::Snapshot { generation, digests: of_snapshot } => {
-                tables.load(std::mem::take(&mut endpoints));
+                // What is refused is told by `Effects::of_all`.
+                let _ = tables.load(std::mem::take(&mut endpoints));
                 (tables.generation, digests) = (generation, *of_snapshot);
             }
             Held::Change { generation, changes } => {
@@ -107,10 +117,28 @@ impl Installer {
 
     /// Replaces the objects of some buckets, or all, by those told.
     pub fn replace(&mut self, buckets: Option<&BTreeSet<u16>>, told: Changes, generation: u64) -> Installed {
-        let changes = self.agents.edge().tables.load().objects.replaced(buckets, told);
-        let installed = self.change(&changes, generation);
-        tracing::info!(generation, objects = changes.len(), "objects replaced by what control has");
+        let before = self.agents.edge().tables.load_full();
+        let changes = before.objects.replaced(buckets, told);
+        let objects = changes.len();
+        let installed = if before.objects.endpoints.is_empty() && objects > RECORD_OBJECTS_MAX {
+            self.fill(&before, changes, generation)
+        } else {
+            self.change(&changes, generation)
+        };
+        tracing::info!(generation, objects, "objects replaced by what control has");
         installed
+    }
+
+    /// Puts very many endpoints in force where there are none.
+    fn fill(&mut self, before: &Tables, changes: Changes, generation: u64) -> Installed {
+        let (tables, effects) = before.with_all(changes, generation, &mut self.digests);
+        let tables = Arc::new(tables);
+        install(&self.agents, &tables, &effects);
+        if let Some(log) = &mut self.log {
+            // An error is told by the log itself.
+            let _ = log.snapshot(snapshot(&tables, &self.digests));
+        }
+        Installed { generation, digest: self.digests.root(), refused: effects.refused }
     }
 
     /// Replaces everything by a whole Program.
@@ -125,16 +153,42 @@ impl Installer {
         (self.agents.edge().generation() > 0).then(|| self.digests.root())
     }
 
-    /// The digests of what is held, counted anew.
-    pub fn count_again(&mut self) -> Digests {
-        let digests = self.agents.edge().tables.load().objects.digests();
-        if digests != self.digests {
-            tracing::error!(
-                "the digests kept were not those of the objects held; control will mend what differs"
-            );
-            self.digests = digests.clone();
+    /// The digests of what is held, as they were kept while it changed.
+    pub fn digests(&self) -> Digests {
+        self.digests.clone()
+    }
+
+    /// Begins to count them anew, aside: nothing waits for it. Among very many objects it is due less often than asked for.
+    pub fn count_again(installer: &Arc<Mutex<Self>>, now: Instant) {
+        let lock = || installer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own = lock();
+        if own.counts_from.is_none_or(|from| now < from) {
+            return;
         }
-        digests
+        own.counts_from = None;
+        let (tables, kept) = (own.agents.edge().tables.load_full(), own.digests.clone());
+        drop(own);
+        let shared = Arc::clone(installer);
+        let count = move || {
+            // On Linux it is this thread's alone.
+            let _ = rustix::process::setpriority_process(None, COUNTING_NICE);
+            let counted = tables.objects.digests();
+            drop(tables);
+            let ended = Instant::now();
+            let pause = ended.saturating_duration_since(now) * COUNTING_PAUSES;
+            let mut own = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            own.counts_from = Some(ended + pause);
+            if counted != kept {
+                tracing::error!(
+                    "the digests kept were not those of the objects held; control will mend what differs"
+                );
+                own.digests.correct(&kept, &counted);
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("count".into()).spawn(count) {
+            tracing::warn!(%error, "digests are not counted anew this time");
+            lock().counts_from = Some(now);
+        }
     }
 
     /// Tries to keep what the disk did not take before.

@@ -3,12 +3,15 @@
 use std::rc::Rc;
 
 use ebbgate_model::event::RequestEvent;
+use ebbgate_policy::name_and_serial;
+use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{HeaderMap, Version};
 
 use super::body::Progress;
 use super::fields::ERROR_CODE;
 use super::limits::Limits;
+use super::told;
 use crate::dispatch::event::{AccessLog, AccessSink};
 use crate::dispatch::gateway::{Gateway, HttpConn};
 
@@ -33,7 +36,8 @@ impl<G: Gateway> AccessSink for RequestSink<G> {
         self.gateway.retried(members);
     }
 
-    fn write(&self, event: RequestEvent) {
+    fn write(&self, mut event: RequestEvent) {
+        event.connection_reused = self.progress.reused.get();
         self.gateway.request_done(event);
     }
 }
@@ -41,11 +45,14 @@ impl<G: Gateway> AccessSink for RequestSink<G> {
 impl<G: Gateway> RequestLog<G> {
     /// A request whose head has arrived.
     pub(super) fn begin(gateway: &G, conn: &HttpConn, limits: &Limits, head: &Parts, host: &str) -> Rc<Self> {
+        let tls = conn.facts.tls.as_deref();
+        let leaf = tls.and_then(|tls| tls.client_chain.first());
+        let (client_cert_cn, client_cert_serial) = leaf.map(|der| name_and_serial(der)).unwrap_or_default();
         let event = RequestEvent {
             client: conn.facts.client.to_string(),
             server: conn.facts.server.to_string(),
-            server_name: conn.facts.tls.as_ref().map(|tls| tls.sni.clone()).unwrap_or_default(),
-            tls_version: conn.facts.tls.as_ref().map(|tls| tls.version.clone()).unwrap_or_default(),
+            server_name: tls.map(|tls| tls.sni.clone()).unwrap_or_default(),
+            tls_version: tls.map(|tls| tls.version.clone()).unwrap_or_default(),
             method: head.method.to_string(),
             host: host.to_owned(),
             path: head.uri.path().to_owned(),
@@ -55,6 +62,13 @@ impl<G: Gateway> RequestLog<G> {
                 _ => "HTTP/1.1",
             }
             .to_owned(),
+            user_agent: told::value(&head.headers, &USER_AGENT).unwrap_or_default(),
+            query: head.uri.query().map(told::query).unwrap_or_default(),
+            request_headers: told::request_headers(&head.headers),
+            cipher_suite: tls.map(|tls| tls.cipher_suite.clone()).unwrap_or_default(),
+            ja4: tls.map(|tls| tls.ja4.clone()).unwrap_or_default(),
+            client_cert_cn: told::short(client_cert_cn),
+            client_cert_serial: told::short(client_cert_serial),
             started_at_ms: gateway.now_unix_ms(),
             ..RequestEvent::default()
         };
@@ -71,7 +85,10 @@ impl<G: Gateway> RequestLog<G> {
 
     /// The head of its response: the status, and the edge's own error if it carries one.
     pub(super) fn answered(&self, status: http::StatusCode, headers: &HeaderMap) {
-        self.event_mut().status = status.as_u16();
+        let mut event = self.event_mut();
+        event.status = status.as_u16();
+        event.response_headers = told::response_headers(headers);
+        drop(event);
         self.coded(headers.get(ERROR_CODE).and_then(|code| code.to_str().ok()?.parse().ok()));
     }
 }

@@ -292,6 +292,8 @@ pub(super) struct Progress {
     pub(super) bytes_in: Cell<u64>,
     /// Body bytes to the visitor.
     pub(super) bytes_out: Cell<u64>,
+    /// Whether the request went over a connection to the upstream that was open before; None: it went to none yet.
+    pub(super) reused: Cell<Option<bool>>,
     last: Cell<Instant>,
     idle: Duration,
 }
@@ -311,6 +313,7 @@ impl Progress {
         Rc::new(Self {
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
+            reused: Cell::new(None),
             last: Cell::new(Instant::now()),
             idle,
         })

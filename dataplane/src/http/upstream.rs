@@ -99,6 +99,7 @@ impl Upstreams {
             && let Some((connection, sharing)) = self.reuse(&pool, sharing, request.method(), body)
         {
             self.pools.count_reused();
+            progress.reused.set(Some(true));
             let lease = Lease { pool: pool.clone(), sharing, replaces: false };
             match self.exchange_http1(connection, lease, request, body, progress).await {
                 Err(error) if error.again.allows_after_reuse(body) => {
@@ -140,6 +141,7 @@ impl Upstreams {
     ) -> Result<Reply<G::Stream>, SendError> {
         let replaces = to.pool.has_idle(to.sharing);
         let stream = self.open(&to).await?;
+        progress.reused.set(Some(false));
         let mut connection = http1::connect(stream);
         let lease = Lease { pool: to.pool, sharing: to.sharing, replaces };
         if !request.headers().contains_key(http::header::UPGRADE) {
@@ -193,6 +195,7 @@ impl Upstreams {
         let pool = to.pool.clone();
         if let Some(connection) = pool.dials.find(|| pool.shared(to.sharing)).await {
             self.pools.count_reused();
+            progress.reused.set(Some(true));
             match self.exchange_http2(&to, &connection, request, body, progress).await {
                 // The connection may have ended unnoticed; that says nothing about the upstream.
                 Err(error) if error.again.allows(body) => pool.retire(&connection),
@@ -201,6 +204,7 @@ impl Upstreams {
         }
         let dial = pool.dials.begin();
         let stream = self.open(&to).await?;
+        progress.reused.set(Some(false));
         let connection = http2::connect(stream, self.limits.clone(), dial).await?;
         pool.share(connection.clone(), to.sharing);
         self.note_own(&pool, to.sharing);

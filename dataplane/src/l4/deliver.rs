@@ -198,7 +198,11 @@ async fn end_tls(
             let mut facts = tls::facts(&stream, &hello.tls);
             facts.server_leaf = tls::leaf(&settings, domain.as_ref());
             conn.client = ClientConn::tls(stream);
-            conn.log.event_mut().tls_version.clone_from(&facts.version);
+            {
+                let mut event = conn.log.event_mut();
+                event.tls_version.clone_from(&facts.version);
+                event.ja4.clone_from(&facts.ja4);
+            }
             conn.dispatch.tls_ended(Arc::new(facts), settings);
             Ok(())
         }
@@ -212,6 +216,9 @@ async fn end_tls(
 
 async fn serve(shard: &Shard, conn: &mut Conn, endpoint: &Endpoint, agent: &AgentRef) -> Served {
     let passthrough = conn.hello.is_some() && !conn.client.is_tls();
+    if let Some(hello) = conn.hello.as_ref().filter(|_| passthrough) {
+        conn.log.event_mut().ja4 = hello.tls.ja4();
+    }
     let postgres = passthrough && conn.hello.as_ref().is_some_and(|hello| hello.postgres);
     let origin = origin(conn.dispatch.facts(), endpoint.url.scheme(), passthrough);
     if passthrough {

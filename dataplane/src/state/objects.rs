@@ -9,26 +9,20 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use ebbgate_model::feed::PART_BYTES;
-use ebbgate_model::{
-    AddressId, AddressSpec, AuthorityId, AuthoritySpec, CertificateId, CertificateSpec, ChallengeSpec,
-    Changes, CloudEndpointSpec, CredentialId, CredentialSpec, Digests, DomainId, DomainSpec, EndpointId,
-    Host, IngressId, IngressSpec, IpPolicyId, IpPolicySpec, IpRestrictionId, IpRestrictionSpec, Object,
-    ObjectKey, PolicyHash, Program, ProgramDigest, SecretId, SecretSpec, Settings, TableChanges,
-    TrafficPolicy,
-};
+use ebbgate_model::{Changes, Digests, Object, ObjectKey, Program, ProgramDigest, Settings, TableChanges};
 use serde::Serialize;
 
 use crate::persistent::Map;
 
 macro_rules! objects {
-    ($($table:ident, $kind:ident: $key:ty => $value:ty,)*) => {
+    ($($(#[$doc:meta])* $table:ident, $kind:ident: $key:ty => $value:ty,)*) => {
         /// All objects of one generation, by table.
         #[derive(Debug, Clone, Default)]
         pub struct Objects {
             /// What holds for the whole edge.
             pub settings: Arc<Settings>,
             $(
-                #[doc = concat!("See `Program::", stringify!($table), "`.")]
+                $(#[$doc])*
                 pub $table: Map<$key, Arc<$value>>,
             )*
         }
@@ -48,7 +42,8 @@ macro_rules! objects {
             /// Adds the objects of `part` to those of `whole`.
             pub fn gather(whole: &mut Changes, mut part: Changes) {
                 whole.settings = part.settings.take().or(whole.settings.take());
-                $(whole.$table.put.append(&mut part.$table.put);)*
+                // One by one: `append` makes the whole table anew for each part.
+                $(whole.$table.put.extend(part.$table.put);)*
             }
 
             /// The digests of all objects, made anew.
@@ -95,20 +90,7 @@ macro_rules! objects {
     };
 }
 
-objects! {
-    policies, Policy: PolicyHash => TrafficPolicy,
-    certificates, Certificate: CertificateId => CertificateSpec,
-    authorities, Authority: AuthorityId => AuthoritySpec,
-    ip_policies, IpPolicy: IpPolicyId => IpPolicySpec,
-    ip_restrictions, IpRestriction: IpRestrictionId => IpRestrictionSpec,
-    secrets, Secret: SecretId => SecretSpec,
-    domains, Domain: DomainId => DomainSpec,
-    addresses, Address: AddressId => AddressSpec,
-    ingresses, Ingress: IngressId => IngressSpec,
-    challenges, Challenge: Host => ChallengeSpec,
-    credentials, Credential: CredentialId => CredentialSpec,
-    endpoints, Endpoint: EndpointId => CloudEndpointSpec,
-}
+ebbgate_model::program_tables!(objects);
 
 impl Objects {
     /// Calls `take` with all objects, in parts of a bounded size.

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use ebbgate_edge::state::edge::Stage;
-use ebbgate_model::feed::FromEdge;
-use ebbgate_model::{Binding, CloudEndpointSpec, EndpointId, Ksuid, TokenHash};
+use ebbgate_model::feed::{FromEdge, WantedSecret};
+use ebbgate_model::{Binding, CloudEndpointSpec, EndpointId, Ksuid, SecretId, SecretSpec, TokenHash};
 use ebbgate_tunnel::rpc_io::call;
 use ebbgate_wire::rpc::{Outcome, StreamKind};
 use serde_json::json;
@@ -113,6 +113,50 @@ async fn a_revoked_token_ends_the_session() {
     assert_eq!(exchange(lab.visit().await, b"x").await.unwrap_or_default(), b"");
     let refused = Agent::connect(&lab, CLINIC_TOKEN, "localhost", &Previous::default()).await;
     assert!(refused.err().unwrap().error.contains("ERR_NGROK_107"));
+}
+
+/// A policy that names so many secrets of the vault `v`.
+fn naming(secrets: usize) -> serde_json::Value {
+    let body: String = (0..secrets).map(|n| format!("${{secrets.get('v', 'n{n}')}}")).collect();
+    let actions = json!([{ "type": "custom-response", "config": { "body": body } }]);
+    json!({ "TrafficPolicy": json!({ "on_http_request": [{ "actions": actions }] }).to_string() })
+}
+
+#[tokio::test]
+async fn an_endpoint_waits_for_the_secrets_that_its_policy_names() {
+    const URL: &str = "https://api.example.com";
+    let mut lab = Lab::start();
+    let agent = Arc::new(lab.agent(TOKEN).await);
+    let binding = {
+        let agent = agent.clone();
+        tokio::spawn(async move { agent.try_bind(URL, naming(2), json!({})).await.error })
+    };
+    let (account, wanted) = loop {
+        if let FromEdge::SecretsWanted { account, secrets } = lab.events.recv().await.unwrap() {
+            break (account, secrets);
+        }
+    };
+    let names: Vec<_> = wanted.iter().map(|secret| (secret.vault.as_str(), secret.name.as_str())).collect();
+    assert_eq!(names, [("v", "n0"), ("v", "n1")]);
+    lab.change(|program| {
+        for (n, WantedSecret { vault, name }) in (1..).zip(wanted) {
+            let id = SecretId::new(Ksuid::new(1_700_000_000, [n; 16]));
+            program.secrets.insert(id, SecretSpec { account, vault, name, value: "x".into() });
+        }
+    });
+    assert_eq!(binding.await.unwrap(), "");
+
+    // They are here now, and those that the account does not have are waited for in vain.
+    assert_eq!(agent.try_bind("https://two.internal", naming(1), json!({})).await.error, "");
+    let refused = agent.try_bind("https://three.internal", naming(3), json!({})).await.error;
+    assert!(refused.contains("there is no secret `n2` in a vault `v`"), "{refused}");
+    let refused = agent.try_bind("https://many.internal", naming(17), json!({})).await.error;
+    assert!(refused.contains("17 secrets"), "{refused}");
+    assert_eq!(lab.agents.waiting_for_secrets.count(), 0);
+
+    // What is removed stops what names it at once.
+    lab.change(|program| program.secrets.clear());
+    assert_eq!(lab.edge.metrics.agent_endpoints.get(), 0);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use crate::process::{Daemon, Spec};
 use crate::wait;
 
 /// Seconds control or edge may take until they say that they are ready.
-pub const READY_SECS_MAX: u64 = 60;
+pub const READY_SECS_MAX: u64 = 180;
 /// Host part of reserved TCP addresses in a lab.
 pub const TCP_HOST: &str = "127.0.0.1";
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ebbgate_model::{SecretId, TrafficPolicy};
-use ebbgate_policy::{CheckContext, Checked, Diagnostic, check};
+use ebbgate_policy::{CheckContext, Checked, Diagnostic, SECRETS_MAX, check};
 
 use super::super::call::Call;
 use super::super::failure::ApiError;
@@ -16,9 +16,6 @@ const DIAGNOSTICS_MAX: usize = 20;
 
 /// Most certificate authorities and IP policies that one policy names, each counted once.
 const REFERENCES_MAX: usize = 64;
-
-/// Most secrets that one policy names, each counted once.
-const SECRETS_MAX: usize = 16;
 
 /// A policy that may be stored.
 #[derive(Debug)]

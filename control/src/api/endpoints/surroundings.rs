@@ -12,7 +12,7 @@ use super::super::failure::ApiError;
 use crate::record::{self, Endpoint, IpPolicyRule, index};
 use crate::store::Range;
 
-/// Newest endpoints whose names a target that nobody serves is compared with.
+/// Newest endpoints: a target that nobody serves is compared with their names.
 const NAMES_COMPARED_MAX: usize = 1_000;
 
 /// What an account has now, read when it is first needed and kept for the rest of a list.

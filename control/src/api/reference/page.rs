@@ -1,6 +1,6 @@
 //! The reference as a page: resources, their operations, what each takes and gives, and how to call it with curl.
 //!
-//! A pure function of the document, whose every text is escaped. Knows the parts of `OpenAPI` that our document uses.
+//! A pure function of the document. Every text of it is escaped. Knows the parts of `OpenAPI` that our document uses.
 
 #![expect(
     clippy::indexing_slicing,

@@ -20,7 +20,7 @@ label{display:block;margin:.6rem 0}\n\
 input,select{font:inherit;padding:.2rem}\n\
 button{font:inherit;padding:.1rem .6rem}\n\
 .notice{border:1px solid #999;padding:.6rem;margin:1rem 0}\n\
-code{overflow-wrap:anywhere}\n";
+code,pre{overflow-wrap:anywhere;white-space:pre-wrap}\n";
 
 /// The one style sheet; it says nothing about anybody.
 pub(super) async fn style() -> Response {
@@ -42,8 +42,11 @@ fn navigation(signed: &Signed) -> Markup {
         link("/dashboard/api-keys", "API keys"),
         link("/dashboard/people", "People"),
         link("/dashboard/sessions", "Sessions"),
-        text(&format!("{} ({})", signed.who.email, signed.who.role)),
     ];
+    if signed.who.role >= Role::Admin {
+        entries.push(link("/dashboard/audit", "Audit log"));
+    }
+    entries.push(text(&format!("{} ({})", signed.who.email, signed.who.role)));
     entries.push(form(signed, "/dashboard/sign-out", vec![button("Sign out")]));
     el("nav", &[], entries)
 }

@@ -1,5 +1,7 @@
 //! Reads of many keys: page by page where one answer would be too long, all of them as of one revision.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tonic::{Code, Status};
 
@@ -21,6 +23,8 @@ pub(super) struct Span {
     end: Bytes,
     limit: Option<usize>,
     reverse: bool,
+    /// As of which revision of etcd; 0: the newest.
+    at: i64,
 }
 
 impl Span {
@@ -29,18 +33,19 @@ impl Span {
         let end = end_of(&from);
         let before = range.before.as_ref().map(|before| keys.of(before));
         let end = before.map_or(end.clone(), |before| before.min(end));
-        Self { from, end, limit: range.limit, reverse: range.reverse }
+        Self { from, end, limit: range.limit, reverse: range.reverse, at: 0 }
     }
 }
 
-/// Reads a span at the revision of its first page. Gives whether the limit cut something off, and etcd's revision.
+/// Reads a span at its revision, or that of its first page. Gives whether the limit cut something off, and etcd's revision.
 pub(super) async fn pages(
     cluster: &Cluster,
     keys: &Keys,
     span: Span,
     take: &mut (dyn FnMut(Item) + Send),
 ) -> Result<(bool, i64), StoreError> {
-    let mut request = RangeRequest { key: span.from, range_end: span.end, ..RangeRequest::default() };
+    let mut request =
+        RangeRequest { key: span.from, range_end: span.end, revision: span.at, ..RangeRequest::default() };
     request.sort_order = if span.reverse { SORT_DESCEND } else { 0 };
     let mut left = span.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     let mut size = PAGE_KEYS;
@@ -143,4 +148,37 @@ async fn last_keys(
         wanted = wanted.saturating_mul(2);
     }
     Ok(None)
+}
+
+/// Where a scan is.
+pub(super) struct Scanning {
+    cluster: Arc<Cluster>,
+    keys: Keys,
+    span: Span,
+}
+
+impl Scanning {
+    /// Everything below a prefix, in pages of so many keys.
+    pub(super) fn new(cluster: Arc<Cluster>, keys: Keys, prefix: &str, page: usize) -> Self {
+        let all = Range::all(prefix);
+        let span = Span { limit: Some(page.max(1)), ..Span::of(&keys, &all) };
+        Self { cluster, keys, span }
+    }
+
+    /// The next page, and what follows it.
+    pub(super) async fn next(mut self) -> (Result<Page, StoreError>, Option<Self>) {
+        let mut items = Vec::new();
+        let read = pages(&self.cluster, &self.keys, self.span.clone(), &mut |item| items.push(item)).await;
+        let (more, at) = match read {
+            Ok(read) => read,
+            Err(error) => return (Err(error), None),
+        };
+        self.span.at = at;
+        let revision = self.keys.revision(at);
+        // Of a key that is no text the name says something else than etcd's key: what follows is behind it all the same.
+        let next =
+            items.last().filter(|_| more).map(|last: &Item| [&self.keys.of(&last.key)[..], b"\0"].concat());
+        let rest = next.map(|from| Self { span: Span { from: from.into(), ..self.span.clone() }, ..self });
+        (Ok(Page { items, more, revision }), rest)
+    }
 }

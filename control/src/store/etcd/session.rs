@@ -91,12 +91,12 @@ impl Session {
         Ok((slot, permit))
     }
 
-    /// Takes a slot back whose revision is known.
+    /// Takes a slot back when its revision is known.
     pub(super) fn give_back(&self, slot: Slot) {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
     }
 
-    /// Gives a session up whose slots cannot be relied on any more.
+    /// Gives a session up when its slots cannot be relied on any more.
     pub(super) async fn lose(&self, lost: &Arc<Held>) {
         let mut held = self.held.lock().await;
         if held.as_ref() == Some(lost) {

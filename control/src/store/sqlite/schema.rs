@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, params};
 
+use super::super::SCHEMA;
 use super::super::error::{StoreError, file_error};
 use super::super::{Page, Range};
 use super::read::{engine_error, read_range};
@@ -16,8 +17,10 @@ use crate::disk::{Unwritable, unwritable};
 
 /// Marks the file as ours: `EbGt` in ASCII.
 const APPLICATION_ID: i32 = 0x4562_4774;
-/// The first schema whose values have checksums.
+/// The first schema with checksums of values.
 const SUMS_SINCE: u32 = 2;
+/// Damage that no page shows.
+const BEHIND: &str = "its revision is behind that of its records";
 /// Makes one schema version out of the one before.
 struct Migration {
     sql: &'static str,
@@ -81,8 +84,16 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
 
 /// Opens the file for writing: checks it, then brings its schema up to date.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    open_after(path, check)
+}
+
+/// Opens the file for writing after a look at it, then brings its schema up to date.
+pub(super) fn open_after(
+    path: &Path,
+    first: fn(&Connection, &Path) -> Result<(), StoreError>,
+) -> Result<Connection, StoreError> {
     // Looked at before it is touched: a file that is not ours must not even change its journal mode.
-    verify_database(path)?;
+    first(&connect_to_read(path)?, path)?;
     // SQLite would open it for reading, and go on so for ever.
     if unwritable(path) == Some(Unwritable::ReadOnly) {
         return Err(unwritable_error(path));
@@ -106,6 +117,13 @@ pub fn read_database(path: &Path) -> Result<Option<Page>, StoreError> {
         read_range(&snapshot, &Range::all(""))
     };
     read().map(Some).map_err(|e| engine_error(path, e))
+}
+
+/// Whether a database has this release's schema: opening it to write changes nothing of it.
+pub fn is_current(path: &Path) -> Result<bool, StoreError> {
+    let db = connect_to_read(path)?;
+    check(&db, path)?;
+    Ok(check_version(&db, path)? == SCHEMA)
 }
 
 /// A second connection that cannot write.
@@ -175,7 +193,7 @@ pub(super) fn connect_to_read(path: &Path) -> Result<Connection, StoreError> {
     })
 }
 
-/// Opens a database whose disk takes no writes: checked, of this release's schema, for reading.
+/// Opens a database on a disk that takes no writes: checked, of this release's schema, for reading.
 pub(super) fn open_frozen(path: &Path) -> Result<Connection, StoreError> {
     let db = connect_to_read(path)?;
     check(&db, path)?;
@@ -210,8 +228,37 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connect().map_err(|e| engine_error(path, e))
 }
 
+/// Bytes of a database and its log. 0: there is none.
+pub(super) fn bytes(path: &Path) -> u64 {
+    let bytes = |path: &Path| path.metadata().map_or(0, |file| file.len());
+    bytes(path) + bytes(&beside(path, "-wal"))
+}
+
+/// Refuses files that are not ours, newer than this program, or damaged where little reading tells: cut off, without its
+/// first or last records, or with a log that is ahead.
+pub(super) fn look(db: &Connection, path: &Path) -> Result<(), StoreError> {
+    check_version(db, path)?;
+    let damaged = |detail: &str| StoreError::Damaged { path: path.to_owned(), detail: detail.to_owned() };
+    let size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+    let newest = "SELECT max((SELECT revision FROM log ORDER BY revision DESC LIMIT 1),
+        (SELECT modified FROM entries ORDER BY key LIMIT 1), (SELECT modified FROM entries ORDER BY key DESC LIMIT 1))";
+    let read = |sql| db.query_row(sql, [], |row| row.get::<_, Option<u64>>(0));
+    let all =
+        [size, newest, "SELECT revision FROM state"].map(read).into_iter().collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(|error| engine_error(path, error))?;
+    let [Some(size), newest, Some(revision)] = all[..] else { return Err(damaged("it has no revision")) };
+    // What a log has is not yet in the file.
+    if bytes(path) < size {
+        return Err(damaged("it is cut off"));
+    }
+    if newest.is_some_and(|newest| newest > revision) {
+        return Err(damaged(BEHIND));
+    }
+    Ok(())
+}
+
 /// Refuses files that are damaged, not ours, or newer than this program.
-fn check(db: &Connection, path: &Path) -> Result<(), StoreError> {
+pub(super) fn check(db: &Connection, path: &Path) -> Result<(), StoreError> {
     check_version(db, path)?;
     let report = db.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
     let detail = match report.map_err(|e| engine_error(path, e))? {
@@ -220,7 +267,7 @@ fn check(db: &Connection, path: &Path) -> Result<(), StoreError> {
     };
     let behind = "SELECT EXISTS (SELECT 1 FROM entries, state WHERE modified > revision)";
     let behind: bool = db.query_row(behind, [], |row| row.get(0)).map_err(|e| engine_error(path, e))?;
-    match detail.or_else(|| behind.then(|| "its revision is behind that of its records".to_owned())) {
+    match detail.or_else(|| behind.then(|| BEHIND.to_owned())) {
         None => Ok(()),
         Some(detail) => Err(StoreError::Damaged { path: path.to_owned(), detail }),
     }

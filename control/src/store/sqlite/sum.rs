@@ -60,7 +60,7 @@ pub(super) fn item(row: &Row<'_>) -> rusqlite::Result<Item> {
     })
 }
 
-/// A row of the log: as [`item`], or a deletion, whose value is NULL. None: it is damaged.
+/// A row of the log: as [`item`], or a deletion, with NULL as its value. None: it is damaged.
 pub(super) fn change(row: &Row<'_>) -> rusqlite::Result<Option<Change>> {
     if row.get_ref(1)? != ValueRef::Null {
         return Ok(Some(item(row)?).filter(|item| !item.damaged).map(Change::Put));

@@ -1,7 +1,7 @@
 //! What only the SQLite store must do: refuse files it cannot trust, survive kills, and fail clearly.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -359,7 +359,10 @@ async fn the_log_of_revisions_has_a_budget_of_bytes() {
     let logged: u64 = db.query_row("SELECT sum(length(value)) FROM log", [], |row| row.get(0)).unwrap();
     assert!(logged <= LOG_BYTES_MAX, "{logged}");
     let first = futures_util::StreamExt::next(&mut store.watch("/".into(), 1)).await.unwrap();
-    assert!(matches!(first, Err(StoreError::Compacted { .. })), "who is far behind reads everything anew");
+    assert!(
+        matches!(first, Err(StoreError::Compacted { .. })),
+        "a watcher that is far behind reads everything anew"
+    );
     let newest = futures_util::StreamExt::next(&mut store.watch("/".into(), rounds - 1)).await.unwrap();
     assert_eq!(newest.unwrap().revision, rounds);
     assert_eq!(store.usage("/".into()).await.unwrap(), Usage { keys: 1, bytes: VALUE_BYTES_MAX });
@@ -385,4 +388,72 @@ async fn a_backup_ends_however_much_is_written_meanwhile() {
         }
     }
     verify_database(&dir.path().join("backup.db")).unwrap();
+}
+
+/// A database of many pages, closed.
+async fn many_pages() -> (PathBuf, TempDir) {
+    let (store, dir) = fresh();
+    for hundred in 0..20 {
+        let put = |txn: Txn, n: u32| txn.put(format!("/a/{hundred:02}{n:02}"), "x".repeat(200));
+        let _ = store.commit((0..100).fold(Txn::new(), put)).await.unwrap();
+    }
+    store.compact(store.revision()).await.unwrap();
+    drop(store);
+    (dir.path().join("control.db"), dir)
+}
+
+/// Waits until a store that was opened as a large one has been read whole.
+async fn read_whole(store: &Sqlite) {
+    for _ in 0..3_000 {
+        if store.checking.as_ref().is_some_and(|checking| checking.has_ended()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it is still being read");
+}
+
+#[tokio::test]
+async fn damage_inside_a_large_database_is_found_while_it_is_in_use_and_ends_its_writes() {
+    let (path, _dir) = many_pages().await;
+    let store = Sqlite::open_within(&path, 0).unwrap();
+    read_whole(&store).await;
+    assert!(store.damage().is_none());
+    let _ = put(&store, "/new", "1").await.expect("all is in order");
+    drop(store);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let half = bytes.len() / 2 / 4096 * 4096;
+    bytes[half..half + 4096].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let store = Sqlite::open_within(&path, 0).unwrap();
+    read_whole(&store).await;
+    let refused = put(&store, "/new", "2").await.unwrap_err();
+    assert!(matches!(refused, StoreError::Damaged { .. }), "{refused:?}");
+    assert!(store.damage().unwrap().to_string().contains("ebbgate-control restore"));
+    assert_eq!(store.get("/new").await.unwrap().unwrap().value, "1", "what can be read is read");
+    drop(store);
+    assert!(Sqlite::open(&path).is_err(), "a small one is read whole before it is used");
+}
+
+#[tokio::test]
+async fn a_large_database_that_is_cut_off_or_behind_is_refused_at_once() {
+    let (path, _dir) = many_pages().await;
+    let refused = || Sqlite::open_within(&path, 0).unwrap_err().to_string();
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let message = refused();
+    assert!(message.contains("is damaged (it is cut off)"), "{message}");
+    std::fs::write(&path, &whole).unwrap();
+    rusqlite::Connection::open(&path).unwrap().execute_batch("UPDATE state SET revision = 1").unwrap();
+    let message = refused();
+    assert!(message.contains("behind"), "{message}");
+}
+
+/// Stopping waits for no check.
+#[tokio::test]
+async fn a_store_that_is_being_read_whole_is_closed_at_once() {
+    let (path, _dir) = many_pages().await;
+    for _ in 0..20 {
+        drop(Sqlite::open_within(&path, 0).unwrap());
+    }
 }

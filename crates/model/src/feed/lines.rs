@@ -19,6 +19,17 @@ pub enum LineError {
     NoMessage(#[source] serde_json::Error),
 }
 
+/// What one line says.
+pub trait Message: DeserializeOwned {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// If it is no such message.
+    fn read(line: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(line)
+    }
+}
+
 /// Bytes that came, up to the end of the last line that was taken.
 #[derive(Debug, Default)]
 pub struct Lines {
@@ -44,7 +55,7 @@ impl Lines {
     ///
     /// # Errors
     /// If the line is no such message.
-    pub fn message<M: DeserializeOwned>(&mut self) -> Result<Option<M>, LineError> {
+    pub fn message<M: Message>(&mut self) -> Result<Option<M>, LineError> {
         let unsearched = self.bytes.get(self.searched..).unwrap_or_default();
         let Some(end) = unsearched.iter().position(|b| *b == b'\n') else {
             self.searched = self.bytes.len();
@@ -53,7 +64,7 @@ impl Lines {
         let line = self.bytes.split_to(self.searched + end);
         self.bytes.advance(1);
         self.searched = 0;
-        serde_json::from_slice(&line).map(Some).map_err(LineError::NoMessage)
+        M::read(&line).map(Some).map_err(LineError::NoMessage)
     }
 }
 

@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
-use ebbgate_model::{EndpointId, EndpointUrl, ErrorCode, Scheme};
-use ebbgate_policy::{EndpointFacts, Engine};
-use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState};
+use ebbgate_model::{Binding, EndpointId, EndpointUrl, ErrorCode, Scheme};
+use ebbgate_policy::{CheckContext, EndpointFacts, Engine, Owner};
+use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState, Requested};
 use ebbgate_wire::ticket::BindToken;
 
 use super::super::bind::{self, Place, Wanted};
 use super::super::refusal::Refusal;
+use super::super::secrets;
 use super::super::session::{
     AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, take_out, text_bytes, with_engine,
 };
@@ -29,15 +30,40 @@ const RANDOM_TRIES_MAX: usize = 8;
 const PATCH_TRIES_MAX: usize = 4;
 
 impl Connection {
-    pub(super) fn bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> BindReply {
+    pub(super) async fn bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> BindReply {
+        let mut unknown = None;
+        if let (Ok(scheme), Ok(Some(policy))) = (bind.scheme(), bind.traffic_policy()) {
+            // Names that are given away are public.
+            let binding = match bind.requested() {
+                Ok(Requested::Url(url)) => bind.binding(&url).unwrap_or(Binding::Public),
+                _ => Binding::Public,
+            };
+            unknown = self.wait_for_secrets(session, &policy, scheme, binding).await;
+        }
         match self.try_bind(session, bind) {
             Ok(reply) => reply,
             Err(refusal) => {
+                let refusal = refusal.and(unknown);
                 self.shard.edge().metrics.binds_refused.inc();
                 tracing::info!(session = %session.state.id, code = ?refusal.code, reason = refusal.message, "bind refused");
                 BindReply::refused(bind, refusal.text())
             }
         }
+    }
+
+    /// Waits for secrets that a policy names. Gives what is to be said if they are missing and nobody could be asked.
+    async fn wait_for_secrets(
+        &self,
+        session: &AgentSession,
+        policy: &str,
+        scheme: Scheme,
+        binding: Binding,
+    ) -> Option<&'static str> {
+        let context = CheckContext { scheme, binding, owner: Owner::Agent };
+        let account = session.account();
+        let is_here = secrets::wait_for(&self.agents, self.peer, account, policy, &context).await;
+        let is_alone = self.shard.edge().metrics.feed_connected.get() == 0;
+        (!is_here && is_alone).then_some("control cannot be reached now: try again when it is back")
     }
 
     fn try_bind(&self, session: &Arc<AgentSession>, bind: &Bind) -> Result<BindReply, Refusal> {
@@ -185,17 +211,26 @@ impl Connection {
     }
 
     /// Changes a served endpoint; all or nothing.
-    pub(super) fn patch(&self, session: &AgentSession, patch: &PatchTunnelState) -> Result<(), Refusal> {
+    pub(super) async fn patch(
+        &self,
+        session: &AgentSession,
+        patch: &PatchTunnelState,
+    ) -> Result<(), Refusal> {
         let edge = self.shard.edge();
-        let tables = edge.tables.load_full();
         let refused = |message: String| Refusal { code: None, message };
+        let is_it = |b: &Bound| format!("tn_{}", b.endpoint.id.ksuid()) == patch.tunnel_id;
+        let served = session.bound().into_iter().find(is_it).map(|bound| bound.endpoint);
+        let mut unknown = None;
+        if let (Some(endpoint), Some(policy)) = (served, &patch.traffic_policy) {
+            unknown = self.wait_for_secrets(session, policy, endpoint.url.scheme(), endpoint.binding).await;
+        }
+        let tables = edge.tables.load_full();
         for _ in 0..PATCH_TRIES_MAX {
-            let is_it = |b: &Bound| format!("tn_{}", b.endpoint.id.ksuid()) == patch.tunnel_id;
             let bound = session.bound().into_iter().find(is_it);
             let bound =
                 bound.ok_or_else(|| refused(format!("no endpoint {} is bound here", patch.tunnel_id)))?;
             let (id, before) = (bound.id.clone(), Arc::clone(&bound.endpoint));
-            let bound = changed(session, bound, patch, &tables)?;
+            let bound = changed(session, bound, patch, &tables).map_err(|refusal| refusal.and(unknown))?;
             match session.replace(edge, &before, bound, RouteTable::bind) {
                 Ok(()) => {
                     edge.occupant_changed(&before);

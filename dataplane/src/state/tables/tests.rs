@@ -1,6 +1,9 @@
 //! Programs turned into tables, and the ones that are refused.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::state::endpoint::Endpoint;
 use ebbgate_model::{
     AccountId, Binding, CertificateId, CertificateSpec, CloudEndpointSpec, DomainId, DomainSpec, EndpointId,
     Host, IngressId, IngressSpec, Ksuid, ObjectKey, Rule, TrafficPolicy,
@@ -90,6 +93,30 @@ fn a_policy_is_compiled_once_however_many_endpoints_name_it() {
     let second = compiled(&program, &first);
     let engine = |n| second.cloud.get(&EndpointId::new(ksuid(n))).unwrap().engine.clone().unwrap();
     assert!(Arc::ptr_eq(&engine(2), &engine(3)) && Arc::ptr_eq(&engine(2), &engine(4)));
+}
+
+#[test]
+fn very_many_endpoints_at_once_are_what_they_are_one_by_one() {
+    let mut program = program();
+    for n in 2..200 {
+        let policy = if n % 50 == 0 { "explode" } else { "deny" };
+        endpoint(&mut program, n, &format!("tcp://t.example.com:{n}"), Some(policy));
+    }
+    let empty = Tables::default();
+    let changes = empty.objects.replaced(None, Program::default().diff(&program));
+    let (mut one_by_one, mut at_once) = (empty.objects.digests(), empty.objects.digests());
+    let (expect, effects) = empty.with(&changes, 7, Some(&mut one_by_one));
+    let (tables, all) = empty.with_all(changes, 7, &mut at_once);
+    assert_eq!(at_once, one_by_one);
+    assert_eq!(at_once, tables.objects.digests());
+    assert_eq!(tables.objects.program(7), expect.objects.program(7));
+    assert_eq!((tables.generation, all.refused.len()), (7, 3));
+    assert_eq!((all.refused, all.kernel), (effects.refused, effects.kernel));
+    let ids = |effects: &[Arc<Endpoint>]| effects.iter().map(|put| put.id).collect::<BTreeSet<_>>();
+    assert_eq!(ids(&all.put), ids(&effects.put));
+    assert!(tables.cloud.values().all(|one| {
+        expect.cloud.get(&one.id).is_some_and(|other| other.engine.is_some() == one.engine.is_some())
+    }));
 }
 
 #[test]
