@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use ebbgate_body::{Defect, Edits, HELD_BYTES_MAX, Pipeline, Pulled};
 use ebbgate_model::ErrorCode;
 use http::{HeaderMap, StatusCode};
@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::answer::Failure;
-use super::body::{Body, NotBuffered, Polled, Source};
+use super::body::{Body, Polled, Source};
 use super::fault::{BodyFault, Unedited};
 
 /// The body cannot be read.
@@ -65,10 +65,30 @@ async fn begun(mut body: Body) -> Result<Body, Failure> {
         Poll::Ready(None) => Ok(Body::Empty),
         Poll::Ready(Some(Err(BodyFault::Edit(Unedited::Defect(defect))))) => Err(failure(defect)),
         Poll::Ready(Some(Err(fault))) => Err(cannot(READ, &fault)),
-        Poll::Ready(Some(Ok(frame))) => Ok(match frame.into_data() {
-            Ok(data) => body.preceded(data, None),
-            Err(frame) => Body::trailing(frame.into_trailers().unwrap_or_default()),
-        }),
+        Poll::Ready(Some(Ok(frame))) => Ok(Body::stream(Begun { first: Some(frame), body }, None)),
+    }
+}
+
+/// A body whose first part was taken already. It is counted when it goes out, as the rest is.
+struct Begun {
+    first: Option<Frame<Bytes>>,
+    body: Body,
+}
+
+impl Source for Begun {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        match self.first.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.first.is_none() && self.body.is_end_stream()
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        self.body.poll_upload(cx);
     }
 }
 
@@ -81,26 +101,31 @@ fn streamed(body: Body, edits: &Edits) -> Result<Body, Failure> {
 }
 
 /// Reads and changes the whole body.
-async fn whole(mut body: Body, edits: &Edits) -> Result<Body, Failure> {
-    let held = body.buffer(HELD_BYTES_MAX).await.map_err(|error| match error {
-        NotBuffered::TooLong => failure(Defect::Held),
-        NotBuffered::Broken(fault) => cannot(READ, &fault),
-    })?;
-    let mut changed = streamed(Body::full(held), edits)?;
-    let mut made = BytesMut::new();
+async fn whole(body: Body, edits: &Edits) -> Result<Body, Failure> {
+    let mut changed = streamed(body, edits)?;
+    let (mut made, mut trailers) = (BytesMut::new(), None);
     while let Some(frame) = changed.frame().await {
         let frame = frame.map_err(|fault| match fault {
             BodyFault::Edit(Unedited::Defect(defect)) => failure(defect),
             fault => cannot(READ, &fault),
         })?;
-        if let Some(data) = frame.data_ref() {
-            made.extend_from_slice(data);
+        match frame.into_data() {
+            Ok(data) => made.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
         }
         if made.len() > MADE_BYTES_MAX {
             return Err(cannot(TOO_LONG, &format!("the changed body is longer than {MADE_BYTES_MAX} bytes")));
         }
     }
-    Ok(Body::full(made.freeze()))
+    let made = made.freeze();
+    Ok(match trailers {
+        None => Body::full(made),
+        Some(trailers) if made.is_empty() => Body::trailing(trailers),
+        Some(trailers) => {
+            let body = Body::trailing(trailers);
+            Body::stream(Begun { first: Some(Frame::data(made)), body }, None)
+        }
+    })
 }
 
 fn failure(defect: Defect) -> Failure {
