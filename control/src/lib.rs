@@ -33,6 +33,7 @@ pub mod leader;
 pub mod listen;
 pub mod metrics;
 pub mod operator;
+mod parallel;
 pub mod people;
 pub mod plan;
 pub mod presence;

@@ -4,14 +4,12 @@
 //! Knows no record. What an object says is `plan`'s, which edge gets it `push`'s.
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::thread;
 
 use ebbgate_model::{Digests, Object, ObjectKey, Program, ProgramDigest};
 
-/// Threads that count the objects of a new plan at most.
-const COUNTING_THREADS_MAX: usize = 4;
+use crate::parallel::in_parts;
+
 /// Bytes of an object's name on the wire, in round figures.
 const NAME_BYTES: usize = 40;
 
@@ -46,7 +44,6 @@ impl Live {
             return;
         }
         let all: Vec<(&ObjectKey, &Object)> = self.objects.iter().collect();
-        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(COUNTING_THREADS_MAX);
         let count = |part: &[(&ObjectKey, &Object)]| {
             let (mut digests, mut bytes) = (Digests::default(), 0);
             for (key, object) in part {
@@ -56,12 +53,7 @@ impl Live {
             }
             (digests, bytes)
         };
-        let parts: Vec<(Digests, usize)> = thread::scope(|scope| {
-            let parts = all.chunks(all.len().div_ceil(threads).max(1));
-            let counting: Vec<_> = parts.map(|part| scope.spawn(move || count(part))).collect();
-            counting.into_iter().map(|thread| thread.join().expect("counting does not panic")).collect()
-        });
-        for (digests, bytes) in parts {
+        for (digests, bytes) in in_parts(&all, count) {
             self.digests.merge(&digests);
             self.bytes += bytes;
         }

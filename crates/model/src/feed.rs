@@ -387,6 +387,7 @@ pub struct AgentEndpointReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
     fn a_newer_peers_message_is_skipped_not_refused() {
@@ -438,21 +439,24 @@ mod tests {
     /// However a part is read, it says the same.
     #[test]
     fn a_part_is_read_once_and_as_any_message_is() {
-        let changes = |text: &str| serde_json::from_str::<Box<Changes>>(text).unwrap();
-        let objects = changes(r#"{"settings":{"region":"eu"},"later":7}"#);
+        let settings = serde_json::to_string(&crate::spec::Settings::default()).unwrap();
+        let mut objects = Box::<Changes>::default();
+        objects.settings = Some(Arc::default());
         let part = ToEdge::Part { nonce: 7, objects };
         let written = serde_json::to_vec(&part).unwrap();
         assert!(written.starts_with(PART_BEFORE), "control writes what is looked for");
         assert_eq!(ToEdge::read(&written).unwrap(), part);
-        let objects = r#""objects":{"settings":{"region":"eu"}}"#;
+        let objects = format!(r#""objects":{{"settings":{settings},"later":7}}"#);
         for other in [
             format!(r#"{{"nonce":7,"type":"part",{objects}}}"#),
             format!(r#"{{"type":"part","nonce":7,"later":[1],{objects}}}"#),
         ] {
             assert_eq!(ToEdge::read(other.as_bytes()).unwrap(), part, "{other}");
         }
-        for bad in [r#"{"type":"part","nonce":7}"#, r#"{"type":"part","nonce":"x",{objects}}"#] {
-            assert!(ToEdge::read(bad.as_bytes()).is_err() && serde_json::from_str::<ToEdge>(bad).is_err());
+        for bad in
+            [r#"{"type":"part","nonce":7}"#.to_owned(), format!(r#"{{"type":"part","nonce":"x",{objects}}}"#)]
+        {
+            assert!(ToEdge::read(bad.as_bytes()).is_err() && serde_json::from_str::<ToEdge>(&bad).is_err());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reads a large database whole while it is in use: to find damage where opening it does not look.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -37,7 +37,7 @@ impl Checking {
             let path = path.clone();
             |error| StoreError::Engine { path, source: Arc::new(error) }
         };
-        let run = move || read(&db, path, &tell, &stopped);
+        let run = move || read(&db, &path, &tell, &stopped);
         let thread = thread::Builder::new().name("store-check".into()).spawn(run).map_err(failed)?;
         Ok(Self { found, stops, interrupt, thread: Some(thread) })
     }
@@ -73,13 +73,13 @@ impl Drop for Checking {
     }
 }
 
-fn read(db: &Connection, path: PathBuf, found: &OnceLock<StoreError>, stops: &AtomicBool) {
+fn read(db: &Connection, path: &Path, found: &OnceLock<StoreError>, stops: &AtomicBool) {
     // On Linux it is this thread's alone. Without it the check is in the way of others, and as right.
     let _ = rustix::process::setpriority_process(None, NICE);
     if stops.load(Ordering::SeqCst) {
         return;
     }
-    match check(db, &path) {
+    match check(db, path) {
         Ok(()) => tracing::info!(database = %path.display(), "the whole database was read and is in order"),
         Err(_) if stops.load(Ordering::SeqCst) => {}
         Err(error @ StoreError::Damaged { .. }) => {

@@ -234,25 +234,17 @@ pub(super) fn bytes(path: &Path) -> u64 {
     bytes(path) + bytes(&beside(path, "-wal"))
 }
 
-/// Refuses files that are not ours, newer than this program, or damaged where little reading tells: cut off, without its
-/// first or last records, or with a log that is ahead.
+/// Refuses files that are not ours, newer than this program, or damaged where little reading tells: cut off (SQLite
+/// says so), without its first or last records, or with a log that is ahead.
 pub(super) fn look(db: &Connection, path: &Path) -> Result<(), StoreError> {
     check_version(db, path)?;
-    let damaged = |detail: &str| StoreError::Damaged { path: path.to_owned(), detail: detail.to_owned() };
-    let size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
-    let newest = "SELECT max((SELECT revision FROM log ORDER BY revision DESC LIMIT 1),
-        (SELECT modified FROM entries ORDER BY key LIMIT 1), (SELECT modified FROM entries ORDER BY key DESC LIMIT 1))";
-    let read = |sql| db.query_row(sql, [], |row| row.get::<_, Option<u64>>(0));
-    let all =
-        [size, newest, "SELECT revision FROM state"].map(read).into_iter().collect::<Result<Vec<_>, _>>();
-    let all = all.map_err(|error| engine_error(path, error))?;
-    let [Some(size), newest, Some(revision)] = all[..] else { return Err(damaged("it has no revision")) };
-    // What a log has is not yet in the file.
-    if bytes(path) < size {
-        return Err(damaged("it is cut off"));
-    }
-    if newest.is_some_and(|newest| newest > revision) {
-        return Err(damaged(BEHIND));
+    let newest = "SELECT max(coalesce((SELECT revision FROM log ORDER BY revision DESC LIMIT 1), 0),
+        coalesce((SELECT modified FROM entries ORDER BY key LIMIT 1), 0),
+        coalesce((SELECT modified FROM entries ORDER BY key DESC LIMIT 1), 0))";
+    let read =
+        |sql| db.query_row(sql, [], |row| row.get::<_, u64>(0)).map_err(|error| engine_error(path, error));
+    if read(newest)? > read("SELECT revision FROM state")? {
+        return Err(StoreError::Damaged { path: path.to_owned(), detail: BEHIND.to_owned() });
     }
     Ok(())
 }
