@@ -74,8 +74,11 @@ impl Decisions {
 
     /// Takes over what a later policy decided; a denial stays one.
     pub fn merge(&mut self, later: Self) {
-        for (now, later) in [(&mut self.ip_policy, later.ip_policy), (&mut self.basic_auth, later.basic_auth)]
-        {
+        for (now, later) in [
+            (&mut self.ip_policy, later.ip_policy),
+            (&mut self.basic_auth, later.basic_auth),
+            (&mut self.webhook, later.webhook),
+        ] {
             if !later.is_empty() && now != "deny" {
                 *now = later;
             }
@@ -185,5 +188,9 @@ mod tests {
         all.merge(of("deny", "allow", "ann"));
         all.merge(of("allow", "", ""));
         assert_eq!(all, of("deny", "allow", "ann"));
+        let webhook = |word: &str| Decisions { webhook: word.into(), ..Decisions::default() };
+        all.merge(webhook("deny"));
+        all.merge(webhook("allow"));
+        assert_eq!(all, Decisions { webhook: "deny".into(), ..of("deny", "allow", "ann") });
     }
 }
