@@ -2,6 +2,7 @@
 //!
 //! Every figure includes making the pipeline, as for every body. Levels are those of the edge.
 
+use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -19,11 +20,13 @@ fn page() -> Bytes {
     let mut page = String::with_capacity(BODY_BYTES + 200);
     while page.len() < BODY_BYTES {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        page += &format!(
-            "<tr class=\"row\"><td>{:08x}</td><td>patient {} of the clinic</td></tr>\n",
+        writeln!(
+            page,
+            "<tr class=\"row\"><td>{:08x}</td><td>patient {} of the clinic</td></tr>",
             seed,
             seed % 9_973
-        );
+        )
+        .expect("writing to a string succeeds");
     }
     page.truncate(BODY_BYTES);
     page.into()

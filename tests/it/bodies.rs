@@ -103,7 +103,8 @@ impl Site {
 }
 
 fn page() -> String {
-    (0..5_000).map(|n| format!("<li>patient {n} of the clinic by the sea</li>\n")).collect()
+    let line = |n: u32| format!("<li>patient {n} of the clinic by the sea</li>\n");
+    (0..5_000).map(line).collect::<Vec<_>>().concat()
 }
 
 #[test]

@@ -5,13 +5,10 @@ mod deflate;
 mod gzip;
 mod zstd;
 
+use crate::limits::{DECODED_BYTES_MAX, DECODED_RATIO_MAX};
 use crate::stage::{Op, Stage, Stepped};
 use crate::{Coding, Defect};
 
-/// Most bytes of a decoded body.
-pub const DECODED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// Most decoded bytes for each byte that came.
-pub const DECODED_RATIO_MAX: u64 = 200;
 /// Decoded bytes that any body may have, whatever the ratio.
 pub const RATIO_FREE_BYTES: u64 = 1024 * 1024;
 

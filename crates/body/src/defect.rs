@@ -1,6 +1,7 @@
 //! `Defect`: why a body cannot be changed as it was asked for.
 
 use crate::Coding;
+use crate::limits::{DECODED_BYTES_MAX, DECODED_RATIO_MAX, EVENT_BYTES_MAX, HELD_BYTES_MAX};
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -15,16 +16,16 @@ pub enum Defect {
     #[error("bytes follow the end of the body's {0} coding")]
     Trailing(Coding),
     /// The coding makes few bytes into very many.
-    #[error("the body's {0} coding makes more than {ratio} bytes of each byte", ratio = crate::DECODED_RATIO_MAX)]
+    #[error("the body's {0} coding makes more than {ratio} bytes of each byte", ratio = DECODED_RATIO_MAX)]
     Ratio(Coding),
     /// The decoded body is too long.
-    #[error("the decoded body is longer than {bytes} bytes", bytes = crate::DECODED_BYTES_MAX)]
+    #[error("the decoded body is longer than {bytes} bytes", bytes = DECODED_BYTES_MAX)]
     Decoded,
     /// A pattern without a longest match needs the whole body, and that is too long.
-    #[error("the body is longer than {bytes} bytes, the most that is held for a pattern without a longest match", bytes = crate::HELD_BYTES_MAX)]
+    #[error("the body is longer than {bytes} bytes, the most that is held for a pattern without a longest match", bytes = HELD_BYTES_MAX)]
     Held,
     /// An event of an event stream is too long.
-    #[error("an event of the stream is longer than {bytes} bytes", bytes = crate::EVENT_BYTES_MAX)]
+    #[error("an event of the stream is longer than {bytes} bytes", bytes = EVENT_BYTES_MAX)]
     Event,
     /// An encoder failed.
     #[error("the body cannot be encoded as {0}")]

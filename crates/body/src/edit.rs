@@ -22,7 +22,7 @@ pub enum Edit {
 pub struct Edits {
     /// The codings the body comes in, first applied first.
     pub(crate) comes_in: Vec<Coding>,
-    pub(crate) edits: Vec<Edit>,
+    pub(crate) changes: Vec<Edit>,
     /// The codings it leaves in, first applied first.
     pub(crate) leaves_in: Vec<Coding>,
 }
@@ -31,12 +31,12 @@ impl Edits {
     /// None yet, of a body that is in these codings and stays in them.
     #[must_use]
     pub fn of(codings: Vec<Coding>) -> Self {
-        Self { leaves_in: codings.clone(), comes_in: codings, edits: Vec::new() }
+        Self { leaves_in: codings.clone(), comes_in: codings, changes: Vec::new() }
     }
 
     /// One more change of the decoded bytes, after the others.
     pub fn push(&mut self, edit: Edit) {
-        self.edits.push(edit);
+        self.changes.push(edit);
     }
 
     /// One more coding, around the others.
@@ -59,13 +59,13 @@ impl Edits {
     /// Whether the body stays as it is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.edits.is_empty() && self.comes_in == self.leaves_in
+        self.changes.is_empty() && self.comes_in == self.leaves_in
     }
 
     /// Whether no byte leaves before all have come: an edit looks at the whole body.
     #[must_use]
     pub fn holds_body(&self) -> bool {
-        self.edits.iter().any(|edit| match edit {
+        self.changes.iter().any(|edit| match edit {
             Edit::Replace(replacement) => replacement.pattern().longest_bytes().is_none(),
             Edit::ReplaceInEvents(_) => false,
         })

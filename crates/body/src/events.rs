@@ -5,12 +5,11 @@ mod lines;
 use std::sync::Arc;
 
 use crate::Defect;
+use crate::limits::EVENT_BYTES_MAX;
 use crate::replace::Replacement;
 use crate::stage::{OUT_BYTES, Op, Stage, Stepped};
 use lines::{Line, Lines, value_lines};
 
-/// Longest event, before and after it is changed.
-pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes that replacing in one event may look at.
 const EVENT_WORK_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What a stream may begin with (UTF-8's byte order mark).

@@ -3,11 +3,10 @@
 use bytes::Bytes;
 
 use crate::edit::{Edit, Edits};
+use crate::limits::WORK_BYTES_MAX;
 use crate::stage::{OUT_BYTES, Op, Stage};
 use crate::{Defect, decode, encode, events, replace};
 
-/// Work of one [`Pipeline::pull`], in bytes that come, go or are looked at. Then others are let run.
-pub const WORK_BYTES_MAX: usize = 256 * 1024;
 /// Bytes that the first stage is given at a time.
 const IN_BYTES: usize = 32 * 1024;
 
@@ -66,15 +65,15 @@ enum Made {
 impl Pipeline {
     /// The stages of these edits.
     pub fn new(edits: &Edits) -> Result<Self, Defect> {
-        let Edits { comes_in, edits, leaves_in } = edits;
+        let Edits { comes_in, changes, leaves_in } = edits;
         // What is neither changed nor taken off stays on.
         let same = comes_in.iter().zip(leaves_in).take_while(|(a, b)| a == b).count();
-        let kept = if edits.is_empty() { same } else { 0 };
+        let kept = if changes.is_empty() { same } else { 0 };
         let mut stages = Vec::new();
         for coding in comes_in.iter().skip(kept).rev() {
             stages.push(decode::stage(*coding)?);
         }
-        for edit in edits {
+        for edit in changes {
             stages.push(match edit {
                 Edit::Replace(replacement) => replace::stage(replacement),
                 Edit::ReplaceInEvents(replacements) => events::stage(replacements),

@@ -10,13 +10,11 @@ mod template;
 use std::sync::Arc;
 
 use crate::Defect;
+use crate::limits::{HELD_BYTES_MAX, WORK_BYTES_MAX};
 use crate::stage::{OUT_BYTES, Op, Stage, Stepped};
 pub use pattern::{MATCH_BYTES_MAX, PATTERN_BYTES_MAX, Pattern};
 use search::{Found, LOOK_BYTES, Search};
 use template::Template;
-
-/// Longest body of which a pattern without a longest match sees all.
-pub const HELD_BYTES_MAX: usize = 1024 * 1024;
 
 /// A pattern, and what takes the place of its matches.
 #[derive(Debug)]
@@ -107,7 +105,7 @@ impl Stage for Replace {
                     break;
                 }
             }
-            if out.len() >= OUT_BYTES || stepped.work >= crate::WORK_BYTES_MAX {
+            if out.len() >= OUT_BYTES || stepped.work >= WORK_BYTES_MAX {
                 stepped.more = true;
                 break;
             }

@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(forth, back);
         let (mut whole, mut rest) = (Digests::default(), Digests::default());
         (0..100).map(object).for_each(|(bucket, digest)| {
-            if bucket % 3 == 0 { &mut whole } else { &mut rest }.add(bucket, digest)
+            if bucket % 3 == 0 { &mut whole } else { &mut rest }.add(bucket, digest);
         });
         whole.merge(&rest);
         assert_eq!(whole, back, "counted in parts");

@@ -258,7 +258,9 @@ impl Run {
                 }
             }
             Outcome::Body(body) => self.gathered.body = Some(body),
-            Outcome::Counted(wait) => self.gathered.counted = Some(wait),
+            Outcome::Counted(wait) => {
+                self.gathered.counted = Some(wait.map_or(Ok(()), Err));
+            }
             Outcome::ForwardFailed { code, message } => {
                 self.gathered.forward_failed = Some((code, message));
                 self.over = None;

@@ -27,7 +27,7 @@ pub(super) async fn wait_for(
     source: IpAddr,
     account: AccountId,
     policy: &str,
-    context: &CheckContext,
+    context: CheckContext,
 ) -> bool {
     let (edge, named) = (agents.edge(), named(policy, context));
     let missing = || {
@@ -58,11 +58,11 @@ pub(super) async fn wait_for(
 }
 
 /// Secrets that a policy names; none where it is refused anyway.
-fn named(policy: &str, context: &CheckContext) -> BTreeSet<SecretName> {
+fn named(policy: &str, context: CheckContext) -> BTreeSet<SecretName> {
     if !policy.contains(NAMES_SECRETS) {
         return BTreeSet::new();
     }
-    let checked = check(policy, context);
+    let checked = check(policy, &context);
     let named: BTreeSet<_> = checked.iter().flat_map(|checked| checked.secrets()).cloned().collect();
     if named.len() > SECRETS_MAX { BTreeSet::new() } else { named }
 }

@@ -162,7 +162,7 @@ pub(super) async fn write(
     let result = write_frames(&mut body, stream, &mut pace, waiting).await;
     match &result {
         Err(WriteError::Body(BodyFault::Upstream(_) | BodyFault::Edit(_))) => {
-            stream.send_reset(Reason::INTERNAL_ERROR)
+            stream.send_reset(Reason::INTERNAL_ERROR);
         }
         Err(WriteError::Body(_) | WriteError::Stalled) => stream.send_reset(Reason::CANCEL),
         Ok(()) | Err(WriteError::Ended) => {}

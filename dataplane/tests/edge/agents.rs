@@ -117,7 +117,8 @@ async fn a_revoked_token_ends_the_session() {
 
 /// A policy that names so many secrets of the vault `v`.
 fn naming(secrets: usize) -> serde_json::Value {
-    let body: String = (0..secrets).map(|n| format!("${{secrets.get('v', 'n{n}')}}")).collect();
+    let name = |n: usize| format!("${{secrets.get('v', 'n{n}')}}");
+    let body = (0..secrets).map(name).collect::<Vec<_>>().concat();
     let actions = json!([{ "type": "custom-response", "config": { "body": body } }]);
     json!({ "TrafficPolicy": json!({ "on_http_request": [{ "actions": actions }] }).to_string() })
 }

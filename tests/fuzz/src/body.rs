@@ -16,10 +16,10 @@ const GIVEN_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Pieces do not matter: the body comes out the same as from the whole, or is refused as the whole is. What comes out is
 /// given in bounded parts, and nothing follows a refusal.
 pub fn body(data: &[u8]) {
-    let [what, pieces, body @ ..] = data else { return };
+    let [what, size, body @ ..] = data else { return };
     let edits = edits(*what);
     let whole = changed(&edits, [body].into_iter());
-    let pieced = changed(&edits, body.chunks(1 + usize::from(*pieces)));
+    let pieced = changed(&edits, body.chunks(1 + usize::from(*size)));
     assert_eq!(whole.is_ok(), pieced.is_ok(), "{whole:?} or {pieced:?}");
     if let (Ok(whole), Ok(pieced)) = (whole, pieced) {
         assert!(whole == pieced, "pieces changed the body");

@@ -405,7 +405,7 @@ async fn many_pages() -> (PathBuf, TempDir) {
 /// Waits until a store that was opened as a large one has been read whole.
 async fn read_whole(store: &Sqlite) {
     for _ in 0..3_000 {
-        if store.checking.as_ref().is_some_and(|checking| checking.has_ended()) {
+        if store.checking.as_ref().is_some_and(super::checking::Checking::has_ended) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -22,7 +22,7 @@ impl Line {
 /// The lines of the event under way.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    lines: Vec<Line>,
+    ended: Vec<Line>,
     /// Where the line under way begins.
     start: usize,
     /// Up to where no line ends.
@@ -40,7 +40,7 @@ impl Lines {
                 if buffer.get(self.scanned) == Some(&b'\n') {
                     self.scanned += 1;
                     self.start = self.scanned;
-                    match self.lines.last_mut() {
+                    match self.ended.last_mut() {
                         Some(line) => line.end = self.scanned,
                         // The event was given without it.
                         None => return Some(self.scanned),
@@ -62,7 +62,7 @@ impl Lines {
             };
             let is_empty = at == self.start;
             if !is_empty {
-                self.lines.push(Line { start: self.start, text_end: at, end });
+                self.ended.push(Line { start: self.start, text_end: at, end });
             }
             (self.start, self.scanned) = (end, end);
             if is_empty {
@@ -74,14 +74,14 @@ impl Lines {
     /// The stream is over: what is left is a line.
     pub(super) fn end(&mut self, buffer: &[u8]) {
         if self.start < buffer.len() {
-            self.lines.push(Line { start: self.start, text_end: buffer.len(), end: buffer.len() });
+            self.ended.push(Line { start: self.start, text_end: buffer.len(), end: buffer.len() });
         }
     }
 
     /// The lines of the event, which leaves the buffer.
     pub(super) fn take(&mut self) -> Vec<Line> {
         (self.start, self.scanned) = (0, 0);
-        std::mem::take(&mut self.lines)
+        std::mem::take(&mut self.ended)
     }
 }
 

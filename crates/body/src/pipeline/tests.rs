@@ -10,7 +10,7 @@ use crate::{Coding, DECODED_RATIO_MAX, Edits, RATIO_FREE_BYTES};
 
 /// Edits that take these codings off and put those on.
 fn recode(from: &[Coding], to: &[Coding]) -> Edits {
-    Edits { comes_in: from.to_vec(), edits: Vec::new(), leaves_in: to.to_vec() }
+    Edits { comes_in: from.to_vec(), changes: Vec::new(), leaves_in: to.to_vec() }
 }
 
 fn encoded(coding: Coding, body: &[u8]) -> Vec<u8> {

@@ -25,7 +25,7 @@ pub struct Pattern {
 #[derive(Debug)]
 pub(super) enum Finder {
     /// These bytes and no others.
-    Literal(memmem::Finder<'static>),
+    Literal(Box<memmem::Finder<'static>>),
     Regex(Regex),
 }
 
@@ -47,7 +47,9 @@ impl Pattern {
         let hir = ParserBuilder::new().utf8(false).nest_limit(DEPTH_MAX).build().parse(source);
         let hir = hir.map_err(|error| unreadable(&error))?;
         let finder = match hir.kind() {
-            HirKind::Literal(literal) => Finder::Literal(memmem::Finder::new(&*literal.0).into_owned()),
+            HirKind::Literal(literal) => {
+                Finder::Literal(Box::new(memmem::Finder::new(&*literal.0).into_owned()))
+            }
             _ => Finder::Regex(regex),
         };
         Ok(Self { source: source.to_owned(), finder, longest: longest(&hir) })

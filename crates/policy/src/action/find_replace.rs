@@ -152,9 +152,12 @@ fn to(config: &mut Config, kind: Kind) -> Option<Template> {
     }
 }
 
+/// One replacement as it is for a message: where, what, and what expressions are told of it.
+type Rendered = (EventField, Replacement, Value);
+
 impl FindReplace {
     /// The replacements as they are for this message.
-    fn render(&self, cx: &Context) -> Result<Vec<(EventField, Replacement, Value)>, (ErrorCode, String)> {
+    fn render(&self, cx: &Context) -> Result<Vec<Rendered>, (ErrorCode, String)> {
         let failed = |message: String| (code::INTERPOLATION_FAILED, message);
         let one = |entry: &Entry| {
             let field = match &entry.field {
@@ -195,9 +198,9 @@ impl FindReplace {
             let each = |(field, replacement)| EventReplacement { field, replacement };
             edits.push(Edit::ReplaceInEvents(rendered.into_iter().map(each).collect()));
         } else {
-            rendered
-                .into_iter()
-                .for_each(|(_, replacement)| edits.push(Edit::Replace(Arc::new(replacement))));
+            for (_, replacement) in rendered {
+                edits.push(Edit::Replace(Arc::new(replacement)));
+            }
         }
     }
 }

@@ -108,10 +108,10 @@ impl Action for RateLimit {
                 }
             };
         };
-        let limited = counted.is_some();
+        let limited = counted.is_err();
         let shown = gathered.bucket.take();
         cx.set_result("rate_limit", json!({ "bucket_key": shown, "limited": limited }));
-        let Some(wait) = counted.filter(|_| self.enforce) else { return Flow::Next };
+        let Some(wait) = counted.err().filter(|_| self.enforce) else { return Flow::Next };
         let mut reply = Reply::empty(StatusCode::TOO_MANY_REQUESTS, None);
         let wait_secs = wait.as_millis().div_ceil(1000).max(1);
         if let Ok(value) = HeaderValue::try_from(wait_secs.to_string()) {

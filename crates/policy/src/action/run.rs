@@ -61,8 +61,8 @@ pub(crate) struct Gathered {
     pub(crate) body: Option<Result<Bytes, BodyError>>,
     /// The bucket that was asked about.
     pub(crate) bucket: Option<Value>,
-    /// What the edge said of a quota: how long until the bucket has room again, if it has none.
-    pub(crate) counted: Option<Option<Duration>>,
+    /// What the edge said of a quota: the request is counted, or how long until its bucket has room.
+    pub(crate) counted: Option<Result<(), Duration>>,
     /// Why forwarding failed.
     pub(crate) forward_failed: Option<(ErrorCode, String)>,
 }

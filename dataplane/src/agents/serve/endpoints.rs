@@ -61,7 +61,7 @@ impl Connection {
     ) -> Option<&'static str> {
         let context = CheckContext { scheme, binding, owner: Owner::Agent };
         let account = session.account();
-        let is_here = secrets::wait_for(&self.agents, self.peer, account, policy, &context).await;
+        let is_here = secrets::wait_for(&self.agents, self.peer, account, policy, context).await;
         let is_alone = self.shard.edge().metrics.feed_connected.get() == 0;
         (!is_here && is_alone).then_some("control cannot be reached now: try again when it is back")
     }

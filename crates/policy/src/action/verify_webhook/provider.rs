@@ -118,8 +118,8 @@ const fn body(header: &'static str, hash: Hash, encoding: Encoding, prefix: &'st
     Hmac { header, hash, encoding, form: Form::Prefix(prefix), signed: &[Body], stamp: None, key: Key::Text }
 }
 
-const fn stamp(header: &'static str, unit: Unit) -> Option<Stamp> {
-    Some(Stamp { header: Some(header), unit, tolerance_secs: TOLERANCE_SECS })
+const fn stamp(header: &'static str, unit: Unit) -> Stamp {
+    Stamp { header: Some(header), unit, tolerance_secs: TOLERANCE_SECS }
 }
 
 /// `time.body`, with time and signature in one header.
@@ -136,7 +136,7 @@ const fn pairs(header: &'static str, time: &'static str, signature: &'static str
 const fn v0(header: &'static str, time: &'static str) -> Hmac {
     Hmac {
         signed: &[Text("v0:"), Part::Stamp, Text(":"), Body],
-        stamp: stamp(time, Unit::Secs),
+        stamp: Some(stamp(time, Unit::Secs)),
         ..body(header, Sha256, Hex, "v0=")
     }
 }
@@ -146,7 +146,7 @@ const fn standard(header: &'static str, signed: &'static [Part], time: &'static 
     Hmac {
         form: Form::List { separator: ' ', prefix: "v1," },
         signed,
-        stamp: stamp(time, Unit::Secs),
+        stamp: Some(stamp(time, Unit::Secs)),
         key: Key::Behind("whsec_"),
         ..body(header, Sha256, Base64, "")
     }
@@ -166,7 +166,7 @@ pub(super) static PROVIDERS: &[(&str, Scheme)] = &[
         "airship",
         Scheme::Hmac(Hmac {
             signed: &[Part::Stamp, Text(":"), Body],
-            stamp: stamp("x-ua-timestamp", Unit::Secs),
+            stamp: Some(stamp("x-ua-timestamp", Unit::Secs)),
             ..body("x-ua-signature", Sha256, Hex, "")
         }),
     ),
@@ -220,7 +220,7 @@ pub(super) static PROVIDERS: &[(&str, Scheme)] = &[
         "hubspot",
         Scheme::Hmac(Hmac {
             signed: &[Method, Url, Body, Part::Stamp],
-            stamp: stamp("x-hubspot-request-timestamp", Unit::Millis),
+            stamp: Some(stamp("x-hubspot-request-timestamp", Unit::Millis)),
             ..body("x-hubspot-signature-v3", Sha256, Base64, "")
         }),
     ),
@@ -274,7 +274,7 @@ pub(super) static PROVIDERS: &[(&str, Scheme)] = &[
         "zendesk",
         Scheme::Hmac(Hmac {
             signed: &[Part::Stamp, Body],
-            stamp: stamp("x-zendesk-webhook-signature-timestamp", Unit::Rfc3339),
+            stamp: Some(stamp("x-zendesk-webhook-signature-timestamp", Unit::Rfc3339)),
             ..body("x-zendesk-webhook-signature", Sha256, Base64, "")
         }),
     ),

@@ -2,7 +2,7 @@
 //!
 //! Signatures are compared in constant time. A header that is there twice is no signature.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::{constant_time, digest, hmac, signature};
 use base64::Engine as _;
@@ -174,46 +174,50 @@ fn form(header: &'static str, secret: &str, request: &Signed) -> Result<(), Defe
             .find(|(name, _)| name == "bodySHA256")
             .map(|(_, value)| value)
     });
-    match hashed {
-        Some(hash) => {
-            let expected = from_hex(&hash).ok_or(Defect::Body)?;
-            let actual = digest::digest(&digest::SHA256, request.body);
-            constant_time::verify_slices_are_equal(actual.as_ref(), &expected).map_err(|_| Defect::Wrong)?;
-        }
-        None => {
-            let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
-            for (count, (name, value)) in form_urlencoded::parse(request.body).enumerate() {
-                if count >= FIELDS_MAX {
-                    return Err(Defect::Body);
-                }
-                fields.entry(name.into_owned()).or_default().push(value.into_owned());
-            }
-            for (name, values) in &mut fields {
-                values.sort();
-                values.dedup();
-                values.iter().for_each(|value| signed.extend([name.as_str(), value.as_str()]));
-            }
-        }
+    if let Some(hash) = hashed {
+        let expected = from_hex(&hash).ok_or(Defect::Body)?;
+        let actual = digest::digest(&digest::SHA256, request.body);
+        constant_time::verify_slices_are_equal(actual.as_ref(), &expected).map_err(|_| Defect::Wrong)?;
+    } else {
+        add_fields(&mut signed, request.body)?;
     }
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
     hmac::verify(&key, signed.as_bytes(), &given).map_err(|_| Defect::Wrong)
 }
 
+/// Adds a form's fields, sorted, each once.
+fn add_fields(signed: &mut String, body: &[u8]) -> Result<(), Defect> {
+    let mut fields: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (count, (name, value)) in form_urlencoded::parse(body).enumerate() {
+        if count >= FIELDS_MAX {
+            return Err(Defect::Body);
+        }
+        fields.entry(name.into_owned()).or_default().insert(value.into_owned());
+    }
+    for (name, values) in &fields {
+        for value in values {
+            signed.extend([name.as_str(), value.as_str()]);
+        }
+    }
+    Ok(())
+}
+
 fn mailgun(secret: &str, request: &Signed) -> Result<(), Defect> {
     #[derive(Deserialize)]
     struct Body {
-        signature: Signature,
+        signature: Signed,
     }
     #[derive(Deserialize)]
-    struct Signature {
+    struct Signed {
         timestamp: String,
         token: String,
-        signature: String,
+        #[serde(rename = "signature")]
+        tag: String,
     }
     let body: Body = serde_json::from_slice(request.body).map_err(|_| Defect::Body)?;
-    let Signature { timestamp, token, signature } = body.signature;
+    let Signed { timestamp, token, tag } = body.signature;
     check_time(Unit::Secs, 300, &timestamp, request.now_unix_ms)?;
-    let given = from_hex(&signature).ok_or(Defect::Body)?;
+    let given = from_hex(&tag).ok_or(Defect::Body)?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     hmac::verify(&key, format!("{timestamp}{token}").as_bytes(), &given).map_err(|_| Defect::Wrong)
 }

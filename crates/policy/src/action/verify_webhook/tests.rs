@@ -124,7 +124,9 @@ fn bodies_that_are_too_long_or_end_early_are_refused() {
             json!({ "on_http_request": [{ "actions": [{ "type": "verify-webhook", "config": config }] }] });
         let mut world = World { body: Some(Err(body)), ..World::default() };
         match world.run(&engine(policy), Phase::HttpRequest, &mut request("/", &[])) {
-            Verdict::Respond(reply) => (reply.status.as_u16(), reply.code.map(|code| code.number())),
+            Verdict::Respond(reply) => {
+                (reply.status.as_u16(), reply.code.map(ebbgate_model::ErrorCode::number))
+            }
             other => panic!("{other:?}"),
         }
     };
