@@ -113,6 +113,9 @@ impl Appender {
     pub(super) async fn append_all(&self) -> Result<Option<u64>, AuditError> {
         let mut appended = None;
         loop {
+            // The head first: what another control appends afterwards changes it, and then nothing here is written. Read after
+            // the entries, it could be a head that has them already.
+            let mut head = self.head().await?;
             let range = Range { limit: Some(KEYS_MAX), ..Range::all(NEW_PREFIX) };
             let page = self.store.range(range).await?;
             let mut items = page.items;
@@ -122,11 +125,10 @@ impl Appender {
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(fitting(rest));
                 rest = later;
-                match self.append(now).await? {
-                    Some(count) => appended = Some(count),
-                    // Another control was quicker.
-                    None => return Ok(appended),
-                }
+                // Another control was quicker.
+                let Some(next) = self.append(head.as_ref(), now).await? else { return Ok(appended) };
+                appended = Some(next.record.count);
+                head = Some(next);
             }
             if !page.more {
                 return Ok(appended);
@@ -134,21 +136,24 @@ impl Appender {
         }
     }
 
-    async fn append(&self, items: &[Item]) -> Result<Option<u64>, AuditError> {
-        let head = self.head().await?;
-        let tip =
-            head.as_ref().map_or(Some(Tip::default()), |head| head.record.tip()).ok_or(AuditError::Head)?;
+    /// Appends behind this head, and gives the one that follows. None: it is the head no more.
+    async fn append(
+        &self,
+        head: Option<&Stored<Head>>,
+        items: &[Item],
+    ) -> Result<Option<Stored<Head>>, AuditError> {
+        let tip = head.map_or(Some(Tip::default()), |head| head.record.tip()).ok_or(AuditError::Head)?;
         let (page, next) = Page::after(tip, items.iter().flat_map(contents));
-        let delivered = head.as_ref().map_or(0, |head| head.record.delivered);
+        let delivered = head.map_or(0, |head| head.record.delivered);
         let new = Head { delivered, ..self.signed(next) };
-        let txn = match &head {
+        let txn = match head {
             Some(head) => Txn::new().if_unchanged(HEAD_KEY, head.modified),
             None => Txn::new().if_absent(HEAD_KEY),
         };
         let txn = txn.put(HEAD_KEY, record::encode(&new)).put(page.key(), page.encode());
         let txn = items.iter().fold(txn, |txn, item| txn.delete(&item.key));
         match self.store.commit(txn).await? {
-            Outcome::Committed(_) => Ok(Some(next.count)),
+            Outcome::Committed(modified) => Ok(Some(Stored { record: new, modified })),
             Outcome::Conflict(_) => Ok(None),
         }
     }
