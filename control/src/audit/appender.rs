@@ -226,6 +226,8 @@ impl Appender {
     pub(super) async fn prune(&self) -> Result<(), AuditError> {
         let oldest = self.clock.unix_secs() - i64::from(self.retention.days) * DAY_SECS;
         loop {
+            // First, as with the head: what another control removes afterwards changes it.
+            let before = self.store.get(PRUNED_KEY).await?;
             let used = self.store.usage(LOG_PREFIX.into()).await?;
             let mut surplus = used.bytes.saturating_sub(self.retention.bytes);
             let range = Range { limit: Some(PRUNED_MAX + 1), ..Range::all(LOG_PREFIX) };
@@ -243,7 +245,6 @@ impl Appender {
                 going.push((item.key.clone(), tip));
             }
             let Some((_, tip)) = going.last() else { return Ok(()) };
-            let before = self.store.get(PRUNED_KEY).await?;
             let txn = match &before {
                 Some(item) => Txn::new().if_unchanged(PRUNED_KEY, item.modified),
                 None => Txn::new().if_absent(PRUNED_KEY),
