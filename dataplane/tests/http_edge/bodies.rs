@@ -103,12 +103,17 @@ fn run(edits: &Edits, body: &[u8]) -> String {
 }
 
 fn pulled(pipeline: &mut Pipeline) -> String {
+    String::from_utf8(all(pipeline)).unwrap()
+}
+
+/// Everything that comes out for now.
+fn all(pipeline: &mut Pipeline) -> Vec<u8> {
     let mut out = Vec::new();
     loop {
         match pipeline.pull().unwrap() {
             Pulled::Data(data) => out.extend_from_slice(&data),
             Pulled::Tired => {}
-            Pulled::Starved | Pulled::Over => return String::from_utf8(out).unwrap(),
+            Pulled::Starved | Pulled::Over => return out,
         }
     }
 }
@@ -134,11 +139,7 @@ fn encoded(coding: Coding, body: &str) -> Vec<u8> {
     let mut pipeline = Pipeline::new(&edits).unwrap();
     pipeline.push(Bytes::copy_from_slice(body.as_bytes()));
     pipeline.end();
-    let mut out = Vec::new();
-    while let Pulled::Data(data) = pipeline.pull().unwrap() {
-        out.extend_from_slice(&data);
-    }
-    out
+    all(&mut pipeline)
 }
 
 /// An answer in chunks of so many bytes.
