@@ -181,7 +181,7 @@ fn bodies_are_replaced_both_ways_over_both_versions_in_any_coding() -> Result<()
     Ok(())
 }
 
-/// The page, whose examples are executed here.
+/// The page; its examples are executed here.
 const PAGE: &str = include_str!("../../docs/bodies.md");
 
 /// What a fenced block of the page has, by the words behind its fence.

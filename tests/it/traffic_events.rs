@@ -51,7 +51,7 @@ fn nulls(at: &str, value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// One endpoint whose visitors show certificates and passwords, one for everybody, and an address that nobody may connect to,
+/// One endpoint for visitors with certificates and passwords, one for everybody, and an address that nobody may connect to,
 /// which is returned.
 fn endpoints(api: &Api, clinic: &Authority) -> Result<String> {
     guide::domain(api)?;

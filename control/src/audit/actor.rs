@@ -25,7 +25,7 @@ pub async fn acting<F: Future>(actor: Actor, future: F) -> F::Output {
     ACTING.scope(actor, future).await
 }
 
-/// Runs what does not wait, and whose changes are the actor's.
+/// Runs what does not wait; its changes are the actor's.
 pub fn sync_acting<T>(actor: Actor, work: impl FnOnce() -> T) -> T {
     ACTING.sync_scope(actor, work)
 }

@@ -39,7 +39,7 @@ impl Change<'_> {
     }
 }
 
-/// An event as one line of JSON, secrets masked: id, type and time, whose it is, the object now and before, and what is left
+/// An event as one line of JSON, secrets masked: id, type and time, its account, the object now and before, and what is left
 /// of the object where it is too long.
 pub(super) fn line(
     (event_id, kind, at): (&str, &str, &str),

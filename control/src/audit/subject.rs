@@ -10,7 +10,7 @@ use crate::record::{ACCOUNTS_PREFIX, SYSTEM_PREFIX, index};
 
 use super::record::AUDIT_PREFIX;
 
-/// Collections whose objects have another name in events than their collection without its last letters.
+/// Collections with another name for their objects in events than their collection without its last letters.
 const NOUNS: &[(&str, &str)] = &[
     ("credentials", "tunnel_credential"),
     ("issued", "issued_certificate"),
@@ -19,7 +19,7 @@ const NOUNS: &[(&str, &str)] = &[
     ("vault_secrets", "secret"),
 ];
 
-/// Prefixes of keys whose changes have no entries, each with the reason.
+/// Prefixes of keys without entries for their changes, each with the reason.
 const EXEMPT: &[(&str, &str)] = &[
     (index::PREFIX, "index keys: they change with the object that they find, in its transaction"),
     (EMAILS_PREFIX, "index keys: which user has an address"),
@@ -33,7 +33,7 @@ const EXEMPT: &[(&str, &str)] = &[
     (AUDIT_PREFIX, "the log itself"),
 ];
 
-/// Collections of accounts whose changes have no entries, each with the reason.
+/// Collections of accounts without entries for their changes, each with the reason.
 const EXEMPT_COLLECTIONS: &[(&str, &str)] =
     &[(CHALLENGES, "what an ACME authority asks for, for minutes; the certificate has an entry")];
 

@@ -22,7 +22,7 @@ pub(crate) fn stage(coding: Coding) -> Result<Box<dyn Stage>, Defect> {
     })
 }
 
-/// A decoder whose output is bounded. An empty body is one in every coding: servers send it with any head.
+/// A decoder with bounded output. An empty body is one in every coding: servers send it with any head.
 struct Bounded<S> {
     coding: Coding,
     decoder: S,

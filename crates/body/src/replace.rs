@@ -1,6 +1,6 @@
 //! Replacing every match of a pattern, as if the whole body were there.
 //!
-//! A pattern whose matches have a longest length is searched as the body passes: a match counts once the bytes that could
+//! A pattern with a longest match is searched as the body passes: a match counts once the bytes that could
 //! change it are there. Any other pattern sees the whole body, up to [`HELD_BYTES_MAX`].
 
 mod pattern;

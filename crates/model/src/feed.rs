@@ -115,7 +115,7 @@ pub enum ToEdge {
 /// How the line of a [`ToEdge::Part`] begins as control writes it.
 const PART_BEFORE: &[u8] = br#"{"type":"part","nonce":"#;
 
-/// A [`ToEdge::Part`] whose type is known.
+/// A [`ToEdge::Part`] of known type.
 #[derive(Deserialize)]
 struct Part {
     nonce: u64,
@@ -123,7 +123,7 @@ struct Part {
 }
 
 impl Message for ToEdge {
-    /// A message whose type is one of its fields is taken apart before it is read. For the many objects of a part that would
+    /// A message with its type among its fields is taken apart before it is read. For the many objects of a part that would
     /// take as long again, so its type is looked for where it stands.
     fn read(line: &[u8]) -> Result<Self, serde_json::Error> {
         if line.starts_with(PART_BEFORE) {

@@ -107,7 +107,7 @@ impl Context {
     }
 }
 
-/// Whether a response is an event stream, whose events have a phase of their own.
+/// Whether a response is an event stream: its events have a phase of their own.
 #[must_use]
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();

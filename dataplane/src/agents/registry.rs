@@ -34,7 +34,7 @@ pub struct Agents {
     pub(super) auth_failures: AuthFailures,
     /// Logins whose tokens are not known yet.
     pub waiting_logins: Waiting,
-    /// Endpoints whose policies name secrets that are not here.
+    /// Endpoints with policies that name secrets that are not here.
     pub waiting_for_secrets: Waiting,
 }
 

@@ -69,7 +69,7 @@ async fn begun(mut body: Body) -> Result<Body, Failure> {
     }
 }
 
-/// A body whose first part was taken already. It is counted when it goes out, as the rest is.
+/// A body with its first part taken already. It is counted when it goes out, as the rest is.
 struct Begun {
     first: Option<Frame<Bytes>>,
     body: Body,

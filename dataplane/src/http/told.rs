@@ -41,7 +41,7 @@ const SECRET_PARTS: &[&str] = &[
     "token",
 ];
 
-/// A query whose secrets are masked by the names of their parameters.
+/// A query with its secrets masked by the names of their parameters.
 pub(super) fn query(text: &str) -> String {
     let mut told = String::new();
     for part in text.split('&') {

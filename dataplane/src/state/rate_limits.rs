@@ -293,7 +293,7 @@ mod tests {
 
     proptest! {
         /// Against every request's own time: never more than the capacity by the counters' own measure, never fewer than
-        /// a window that began at the last one's end would let through; and who waits as told gets through.
+        /// a window that began at the last one's end would let through; and a request that waits as told gets through.
         #[test]
         fn the_wait_is_exact_and_no_window_has_twice_the_capacity(
             capacity in 1u32..20,

@@ -1,6 +1,6 @@
 //! What the actions on bodies share: which messages have a body that may be changed, and what their heads say then.
 //!
-//! An action writes what is to be done into the head's extensions, as [`Edits`]; who carries the body out does it. So a head
+//! An action writes what is to be done into the head's extensions, as [`Edits`]; what carries the body out does it. So a head
 //! that is thrown away takes its edits with it.
 
 use ebbgate_body::{CODINGS_MAX, Edits, codings_of};

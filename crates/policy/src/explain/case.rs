@@ -47,7 +47,7 @@ pub struct CaseText {
     pub keys: BTreeMap<String, Value>,
     /// `forward-internal` fails with this code, such as `ERR_NGROK_3200`.
     pub forward_fails: Option<String>,
-    /// Names of `rate-limit` actions whose bucket has no room left.
+    /// Names of `rate-limit` actions with a bucket that has no room left.
     pub rate_limited: BTreeSet<String>,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,

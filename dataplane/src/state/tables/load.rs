@@ -31,7 +31,7 @@ impl Tables {
         (next, effects)
     }
 
-    /// Adds endpoints to Tables that have none, when all they refer to is there. One whose policy does not compile is closed,
+    /// Adds endpoints to Tables that have none, when all they refer to is there. One with a policy that does not compile is closed,
     /// and named in what this gives.
     pub fn load(&mut self, endpoints: Vec<(EndpointId, Arc<CloudEndpointSpec>)>) -> Effects {
         let mut effects = Effects::default();

@@ -36,7 +36,7 @@ pub(super) fn unsigned(provider: &str, secret: &str, request: &Signed) -> Option
     }
 }
 
-/// The answer to a challenge whose signature was right.
+/// The answer to a challenge with a right signature.
 pub(super) fn signed(provider: &str, secret: &str, body: &[u8]) -> Option<Reply> {
     let body: Value = match provider {
         "xero" | "zoom" => serde_json::from_slice(body).ok()?,

@@ -281,7 +281,7 @@ pub(super) static PROVIDERS: &[(&str, Scheme)] = &[
     ("zoom", Scheme::Hmac(v0("x-zm-signature", "x-zm-request-timestamp"))),
 ];
 
-/// Published ids whose scheme this version does not have.
+/// Published ids of schemes that this version does not have.
 pub(super) const UNSERVED: &[&str] = &[
     "contentful",
     "go1",
