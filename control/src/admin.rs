@@ -38,7 +38,7 @@ use crate::store::{Outcome, Store, Txn};
 
 /// Longest request body in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-/// Whether the database as a whole is damaged.
+/// Whether the database is damaged.
 const DAMAGED_GAUGE: &str = "database_damaged";
 /// Records left out of what edges get that `/readyz` names.
 const LEFT_OUT_SHOWN_MAX: usize = 100;

@@ -175,7 +175,7 @@ async fn an_authority_says_when_to_renew_and_what_it_replaces() {
     let asked = place.run().await;
     let issued = asked.issued.clone().unwrap();
     assert!((NOW + 5 * DAY..NOW + 6 * DAY).contains(&issued.renews_at), "{}", issued.renews_at - NOW);
-    // The library counts from the moment of the answer, in whole seconds.
+    // The library counts full seconds from the answer on.
     assert!((NOW + 21_590..=NOW + 21_600).contains(&asked.next_at), "{}", asked.next_at - NOW);
     assert_eq!(issued.ask_at, Some(asked.next_at));
     // At once: something is wrong with the certificate.

@@ -18,9 +18,9 @@ const SEARCHED_BYTES_MAX: usize = 8 << 20;
 /// What is looked for.
 #[derive(Debug, Clone)]
 pub struct Sought {
-    /// Whose entries.
+    /// The account of the entries.
     pub account: AccountId,
-    /// Part of an id, a kind or an address of who acted, in small letters; "" is anybody.
+    /// Part of the id, kind or address of an actor, in small letters; "" stands for all actors.
     pub actor: String,
     /// Part of an object's id or of the event's type, in small letters; "" is any.
     pub object: String,

@@ -48,7 +48,7 @@ pub trait Store: Send + Sync + 'static {
     fn commit(&self, txn: Txn) -> Reply<'_, Outcome>;
     /// Every change below the prefix after the revision.
     fn watch(&self, prefix: String, after: Revision) -> Watch;
-    /// What is damaged in the store as a whole, found since it was opened. Writes are refused then.
+    /// Damage of the database that was found since it was opened. The store refuses writes then.
     fn damage(&self) -> Option<StoreError> {
         None
     }

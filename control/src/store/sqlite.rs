@@ -41,8 +41,7 @@ const QUEUE_MAX: usize = 1024;
 /// Revisions a watch reads at once.
 const WATCH_REVISIONS_MAX: u64 = 1000;
 
-/// Bytes of a database that is read whole before it is used. A larger one is looked at where damage shows soonest, and read
-/// whole while it is in use.
+/// Opening checks all of a database of at most so many bytes. Of a larger one it checks a part, and the rest follows in use.
 const CHECKED_FIRST_BYTES_MAX: u64 = 64 << 20;
 
 /// The SQLite store.
@@ -72,8 +71,7 @@ impl Sqlite {
 
     /// Opens an existing database: checks it, brings its schema up to date, starts the writer.
     ///
-    /// Damage that shows only when a large database is read whole is found while it is in use: writes are refused from then
-    /// on. On a disk that takes no writes it is read, and every write fails until the disk takes them again.
+    /// The check of a large database goes on while it is in use; the store refuses writes once it finds damage. On a disk that takes no writes it is read, and every write fails until the disk takes them again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Self::open_within(path, CHECKED_FIRST_BYTES_MAX)
     }

@@ -21,7 +21,7 @@ pub enum Defect {
     /// The decoded body is too long.
     #[error("the decoded body is longer than {bytes} bytes", bytes = DECODED_BYTES_MAX)]
     Decoded,
-    /// A pattern without a longest match needs the whole body, and that is too long.
+    /// A pattern without a longest match needs all of the body, and the body is too long.
     #[error("the body is longer than {bytes} bytes, the most that is held for a pattern without a longest match", bytes = HELD_BYTES_MAX)]
     Held,
     /// An event of an event stream is too long.

@@ -106,7 +106,7 @@ fn row(entry: &Entry) -> Vec<Markup> {
     ]
 }
 
-/// The object after and before, for people who open them.
+/// The object after and before the change, folded up.
 fn details(event: &Value) -> Markup {
     let shown = |title: &str, name: &str| {
         let object = event.get(name)?;

@@ -1,4 +1,4 @@
-//! Reads a large database whole while it is in use: to find damage where opening it does not look.
+//! Checks all of a large database while it is in use: opening it checks a part.
 
 use std::fmt;
 use std::path::Path;

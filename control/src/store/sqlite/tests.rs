@@ -402,7 +402,7 @@ async fn many_pages() -> (PathBuf, TempDir) {
     (dir.path().join("control.db"), dir)
 }
 
-/// Waits until a store that was opened as a large one has been read whole.
+/// Waits until the check of a large database has ended.
 async fn read_whole(store: &Sqlite) {
     for _ in 0..3_000 {
         if store.checking.as_ref().is_some_and(super::checking::Checking::has_ended) {

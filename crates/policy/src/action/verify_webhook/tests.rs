@@ -144,7 +144,9 @@ fn challenges_are_answered_by_those_who_have_the_secret() {
     let answer = r#"{"response_token":"sha256=nvqHBp8Arm4x8J8HIpXYCDu6hISdDhOxFQN6VRpCUp0="}"#;
     assert_eq!((crc.judged(true).0, crc.judged(true).1), (200, answer.to_owned()));
     assert_eq!(Sent { method: Method::POST, ..crc.clone() }.status(), 403);
-    assert_eq!(Sent { path: "/", ..crc }.status(), 403);
+    assert_eq!(Sent { path: "/", ..crc.clone() }.status(), 403);
+    // The answer is what the signature of such a body would be.
+    assert_eq!(Sent { path: "/?crc_token=%7B%22for_user_id%22%3A1%7D", ..crc }.status(), 403);
 
     let validation =
         r#"{"event":"endpoint.url_validation","payload":{"plainToken":"qgg8vlvZRS6UYooatFL8Aw"}}"#;
