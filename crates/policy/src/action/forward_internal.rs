@@ -1,11 +1,14 @@
 //! `forward-internal`: hands the traffic to an `.internal` endpoint of the same account and protocol class.
 
+mod balance;
+
 use std::sync::Arc;
 
 use ebbgate_model::{EndpointUrl, Scheme};
 use serde_json::{Value, json};
 
 use super::{Action, Compiled, Config, Ending, Flow, Gathered};
+use crate::balancing::Balancing;
 use crate::code;
 use crate::expr::Template;
 use crate::facts::Context;
@@ -16,6 +19,7 @@ use crate::verdict::{OnError, Verdict};
 struct ForwardInternal {
     url: Target,
     on_error: OnError,
+    balancing: Option<Arc<Balancing>>,
 }
 
 #[derive(Debug)]
@@ -35,6 +39,9 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let on_error =
         config.choice("on_error", OnError::Halt, &[("halt", OnError::Halt), ("continue", OnError::Continue)]);
     binding(config);
+    let before = config.errors();
+    let balancing = balance::compile(config);
+    let is_whole = config.errors() == before;
     // A connection that carries requests is handed on request by request; as a connection it would only be closed.
     if config.phase == Phase::TcpConnect && config.scheme.is_some_and(Scheme::is_http) {
         let path = config.path();
@@ -47,10 +54,10 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     }
     config.finish();
     let url = target(config, &text?)?;
-    Some(Arc::new(ForwardInternal { url, on_error }))
+    is_whole.then(|| Arc::new(ForwardInternal { url, on_error, balancing }) as Arc<dyn Action>)
 }
 
-/// Some published examples carry `binding: internal`, which says nothing new.
+/// The binding of the endpoints that are reached: `internal`, which is also what no key means.
 fn binding(config: &mut Config) {
     let Some(text) = config.text("binding") else { return };
     let path = config.at("binding");
@@ -61,13 +68,14 @@ fn binding(config: &mut Config) {
             "`binding` has no effect: forward-internal reaches internal endpoints only",
             "remove it",
         );
-    } else {
-        config.error(
-            code::VALUE_BAD,
-            path,
-            format!("`{text}`: forward-internal reaches internal endpoints only"),
-        );
+        return;
     }
+    let why = if text == "kubernetes" {
+        "no edge serves endpoints of the binding kubernetes; forward-internal reaches internal ones"
+    } else {
+        "forward-internal reaches internal endpoints only"
+    };
+    config.error(code::VALUE_BAD, path, format!("`{text}`: {why}"));
 }
 
 fn target(config: &mut Config, text: &str) -> Option<Target> {
@@ -125,7 +133,7 @@ impl Action for ForwardInternal {
             }
         };
         cx.set_result("forward_internal", json!({ "url": url.to_string() }));
-        Flow::End(Verdict::Forward { url, on_error: self.on_error })
+        Flow::End(Verdict::Forward { url, on_error: self.on_error, balancing: self.balancing.clone() })
     }
 }
 
