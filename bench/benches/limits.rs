@@ -11,7 +11,8 @@ use ebbgate_policy::Quota;
 use tokio::time::Instant;
 
 const URL: &str = "https://api.example.com";
-const KEYS: u32 = 1_000_000;
+/// Buckets in the table; fewer without optimisation, where this is a test of the bench and no measurement.
+const KEYS: u32 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
 /// A step through all keys in an order that the processor does not foresee; prime to their number.
 const STEP: u32 = 618_033;
 
@@ -29,7 +30,7 @@ fn limits(criterion: &mut Criterion) {
         assert_eq!(limits.count(account(), URL, quota, now), None, "the table has room");
     }
     let mut at = 0;
-    criterion.bench_function("limits/rate-limit-1M", |bencher| {
+    criterion.bench_function("limits/rate-limit", |bencher| {
         bencher.iter(|| {
             at = (at + STEP) % KEYS;
             let quota = quotas.get(at as usize).expect("there are so many");
