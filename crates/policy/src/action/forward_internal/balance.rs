@@ -13,13 +13,13 @@ use crate::facts::Phase;
 use ebbgate_model::parse_duration;
 
 /// Most entries of `endpoint_selectors`.
-const SELECTORS_MAX: usize = 10;
+pub(super) const SELECTORS_MAX: usize = 10;
 /// Most entries of `endpoint_weights`.
-const WEIGHTS_MAX: usize = 32;
+pub(super) const WEIGHTS_MAX: usize = 32;
 /// Longest name of a sticky cookie, in bytes.
-const COOKIE_NAME_BYTES_MAX: usize = 64;
+pub(super) const COOKIE_NAME_BYTES_MAX: usize = 64;
 /// Name of a sticky cookie that has none of its own.
-const COOKIE_NAME: &str = "ebbgate_sticky";
+pub(super) const COOKIE_NAME: &str = "ebbgate_sticky";
 /// Longest time a client keeps a sticky cookie: 400 days, what browsers keep at most (RFC 6265bis section 5.5).
 const COOKIE_AGE_SECS_MAX: u64 = 400 * 24 * 60 * 60;
 
