@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ebbgate_model::{EndpointUrl, ErrorCode};
 use http::{HeaderMap, StatusCode};
 
+use crate::balancing::Balancing;
 use crate::facts::TlsFacts;
 use crate::jwks::KeySet;
 
@@ -105,6 +106,8 @@ pub enum Verdict {
         url: EndpointUrl,
         /// What a failure means.
         on_error: OnError,
+        /// How a member of its pool is chosen. None: all take turns.
+        balancing: Option<Arc<Balancing>>,
     },
     /// Answer the request. On `on_tcp_connect` this does not occur.
     Respond(Reply),

@@ -21,6 +21,7 @@ use ebbgate_edge::state::endpoint::{Endpoint, Kind};
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
 use ebbgate_edge::state::rate_limits::RateLimits;
+use ebbgate_edge::tunnel::load::Load;
 use ebbgate_edge::tunnel::session::{AgentRef, OpenError, ProxyProtocol, SessionState, Slot};
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
@@ -261,6 +262,8 @@ impl Lab {
             tls_termination: None,
             health: Arc::default(),
             shows_client: made.shows_client,
+            identity: format!("process-{}", self.0.made.get()).into(),
+            load: Arc::default(),
         };
         let endpoint = self.endpoint(url, Kind::Agent(agent), made);
         self.0.upstreams.borrow_mut().insert(endpoint.id, Rc::new(serve));
@@ -275,11 +278,12 @@ impl Lab {
             id,
             account: account(made.account),
             binding: url.implied_binding(),
-            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            facts: Arc::new(EndpointFacts::new(id.to_string(), url.clone())),
             engine: made.policy.map(engine),
             kind,
             upstream_http2: made.http2,
             pooling_enabled: true,
+            own_load: Load::default(),
             url: url.clone(),
         });
         let (table, key) = if url.host().is_internal() {
@@ -304,6 +308,7 @@ impl Lab {
             kind: Kind::Cloud,
             upstream_http2: endpoint.upstream_http2,
             pooling_enabled: endpoint.pooling_enabled,
+            own_load: Load::default(),
         });
         self.0.public.borrow_mut().insert(endpoint.url.to_string(), vec![changed]);
         self.0.pools.borrow_mut().clear();
@@ -322,6 +327,7 @@ impl Lab {
             kind: Kind::Agent(agent.clone()),
             upstream_http2: endpoint.upstream_http2,
             pooling_enabled: endpoint.pooling_enabled,
+            own_load: Load::default(),
         });
         self.0.public.borrow_mut().insert(endpoint.url.to_string(), vec![replaced]);
         self.0.pools.borrow_mut().clear();

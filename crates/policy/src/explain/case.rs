@@ -157,7 +157,7 @@ impl CaseText {
             None => None,
         };
         Ok(Case {
-            endpoint: Arc::new(EndpointFacts { id: "ep_case".into(), url: url.clone() }),
+            endpoint: Arc::new(EndpointFacts::new("ep_case".into(), url.clone())),
             conn: Arc::new(conn),
             now_unix_ms,
             seed: self.seed,

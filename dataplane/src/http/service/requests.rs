@@ -132,6 +132,7 @@ impl<G: Gateway> HttpService<G> {
                     dispatch.answered(head);
                 }
                 Step::Answer(mut head) => {
+                    *log.sink().in_flight.borrow_mut() = dispatch.take_in_flight();
                     if let Some(edits) = head.extensions.remove::<Edits>() {
                         response_body = edited::edited(response_body, &edits).await.map_err(Stop::Failure)?;
                     }
