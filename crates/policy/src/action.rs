@@ -20,6 +20,7 @@ mod headers;
 mod jwt_validation;
 mod log;
 mod notes;
+mod owasp_crs;
 mod rate_limit;
 mod restrict_ips;
 mod run;
@@ -74,6 +75,14 @@ static SPECS: &[Spec] = &[
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("owasp-crs-request", &[Phase::HttpRequest], owasp_crs::compile)
+    },
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("owasp-crs-response", &[Phase::HttpResponse], owasp_crs::compile)
+    },
     Spec { ending: |_| Ending::Sometimes, ..line("rate-limit", &[Phase::HttpRequest], rate_limit::compile) },
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
@@ -94,15 +103,7 @@ static SPECS: &[Spec] = &[
 ];
 
 /// Published actions that this version does not have.
-const UNSERVED: &[&str] = &[
-    "circuit-breaker",
-    "http-request",
-    "oauth",
-    "openid-connect",
-    "owasp-crs-request",
-    "owasp-crs-response",
-    "saml",
-];
+const UNSERVED: &[&str] = &["circuit-breaker", "http-request", "oauth", "openid-connect", "saml"];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)

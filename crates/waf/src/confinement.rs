@@ -5,7 +5,7 @@
 
 use std::io;
 
-use rustix::process::{Resource, Rlimit, getrlimit, set_parent_process_death_signal, setrlimit, Signal};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 
 /// Address space of the process in bytes. The Core Rule Set takes a fifth of it.

@@ -43,7 +43,8 @@ impl Engine {
     /// Reads and compiles the rules of a directory with `crs-setup.conf` and `rules/*.conf`, or of a file that includes them.
     pub fn load(path: &Path) -> Result<Self, EngineError> {
         let directives = rules::read(path)?;
-        let compiled = CompiledRuleset::compile(directives).map_err(|error| EngineError(error.to_string()))?;
+        let compiled =
+            CompiledRuleset::compile(directives).map_err(|error| EngineError(error.to_string()))?;
         let mut texts = BTreeMap::new();
         let mut loaded = Loaded::default();
         for rule in Phase::ALL.iter().flat_map(|phase| compiled.rules_for_phase(*phase)) {
@@ -102,7 +103,11 @@ impl Engine {
     pub fn judge(&self, question: &Question, body: &[u8]) -> Result<Judgement, EngineError> {
         let mut run = self.compiled.new_transaction();
         exclude(&mut run, &question.exclude);
-        if std::env::args().len() > 2 { run_head(&mut run, question, false).unwrap(); run.process_request_body().unwrap(); eprintln!("{:?}\n{:?}", run.matched_rules(), run.tx().all()); }
+        if std::env::args().len() > 2 {
+            run_head(&mut run, question, false).unwrap();
+            run.process_request_body().unwrap();
+            eprintln!("{:?}\n{:?}", run.matched_rules(), run.tx().all());
+        }
         let judged = match &question.response {
             None => self.judge_request(&mut run, question, body),
             Some(response) => self.judge_response(&mut run, question, response, body),
@@ -148,7 +153,8 @@ impl Engine {
         scores: [&str; 2],
         threshold: &str,
     ) -> Judgement {
-        let matched_rules = matched(run).difference(before).take(MATCHED_RULES_MAX).map(|id| self.told(run, *id)).collect();
+        let matched_rules =
+            matched(run).difference(before).take(MATCHED_RULES_MAX).map(|id| self.told(run, *id)).collect();
         Judgement {
             score: scores.iter().find_map(|name| number(run, name)).unwrap_or_default(),
             threshold: number(run, threshold).unwrap_or_default(),
@@ -187,7 +193,10 @@ fn run_head(run: &mut Transaction, question: &Question, as_text: bool) -> zentin
             run.set_server_name(value);
         }
         let is_type = name == "content-type";
-        run.add_request_header(name, if as_text && is_type { "application/x-www-form-urlencoded" } else { value })?;
+        run.add_request_header(
+            name,
+            if as_text && is_type { "application/x-www-form-urlencoded" } else { value },
+        )?;
     }
     run.process_request_headers()
 }
@@ -195,7 +204,8 @@ fn run_head(run: &mut Transaction, question: &Question, as_text: bool) -> zentin
 /// Whether a body is said to be JSON and is not, as one is that was cut. No rule would see anything of it.
 fn reads_as_text(headers: &[(String, String)], body: &[u8]) -> bool {
     let says_json = |(name, value): &(String, String)| {
-        name == "content-type" && value.split(';').next().is_some_and(|kind| kind.to_ascii_lowercase().contains("json"))
+        name == "content-type"
+            && value.split(';').next().is_some_and(|kind| kind.to_ascii_lowercase().contains("json"))
     };
     !body.is_empty()
         && headers.iter().any(says_json)

@@ -10,7 +10,9 @@ use ebbgate_waf::{confinement, worker};
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let (Some(rules), None) = (arguments.next(), arguments.next()) else {
-        eprintln!("ebbgate-waf: ebbgate-edge --waf-rules starts it; it takes the path of the rules and a socket");
+        eprintln!(
+            "ebbgate-waf: ebbgate-edge --waf-rules starts it; it takes the path of the rules and a socket"
+        );
         return ExitCode::FAILURE;
     };
     match run(Path::new(&rules)) {

@@ -140,7 +140,8 @@ pub fn read<M: DeserializeOwned>(from: &mut impl Read) -> Result<Option<(M, Vec<
         return Ok(None);
     }
     from.read_exact(rest)?;
-    let [message, body] = lengths.map(|length| usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX));
+    let [message, body] =
+        lengths.map(|length| usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX));
     if message > MESSAGE_BYTES_MAX || body > BODY_BYTES_MAX {
         return Err(FrameError::TooLong(message.saturating_add(body)));
     }
@@ -178,9 +179,12 @@ mod tests {
             assert!(read::<Answer>(&mut &bytes[..end]).is_err(), "cut at {end}");
         }
         let lengths = |message: usize, body: usize| {
-            [u32::try_from(message).unwrap().to_be_bytes(), u32::try_from(body).unwrap().to_be_bytes()].concat()
+            [u32::try_from(message).unwrap().to_be_bytes(), u32::try_from(body).unwrap().to_be_bytes()]
+                .concat()
         };
-        for (message, body) in [(MESSAGE_BYTES_MAX + 1, 0), (0, BODY_BYTES_MAX + 1), (0xffff_ffff, 0xffff_ffff)] {
+        for (message, body) in
+            [(MESSAGE_BYTES_MAX + 1, 0), (0, BODY_BYTES_MAX + 1), (0xffff_ffff, 0xffff_ffff)]
+        {
             let refused = read::<Answer>(&mut lengths(message, body).as_slice());
             assert!(matches!(refused, Err(FrameError::TooLong(_))), "{message} {body}");
         }

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::path::{Path, PathBuf};
 
-use zentinel_modsec::parser::{Action, DataAction, Directive, FlowAction, MetadataAction, OperatorName, Parser, SetVarSpec, SetVarValue};
+use zentinel_modsec::parser::{
+    Action, DataAction, Directive, FlowAction, MetadataAction, OperatorName, Parser, SetVarSpec, SetVarValue,
+};
 
 use crate::engine::EngineError;
 use crate::pattern;
@@ -126,7 +128,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let Some((word, target)) = line.split_once(char::is_whitespace) else { return Ok(vec![path.to_owned()]) };
+        let Some((word, target)) = line.split_once(char::is_whitespace) else {
+            return Ok(vec![path.to_owned()]);
+        };
         let optional = word.eq_ignore_ascii_case("includeoptional");
         if !optional && !word.eq_ignore_ascii_case("include") {
             return Ok(vec![path.to_owned()]);
@@ -151,7 +155,9 @@ fn listed(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
     let mut files = Vec::new();
     for entry in entries {
         let file = entry.map_err(|error| unreadable(dir, &error))?.path();
-        if file.extension().is_some_and(|extension| extension == "conf") && file.file_name() != Some("crs-setup.conf".as_ref()) {
+        if file.extension().is_some_and(|extension| extension == "conf")
+            && file.file_name() != Some("crs-setup.conf".as_ref())
+        {
             files.push(file);
         }
     }
@@ -188,7 +194,10 @@ fn scores(actions: &[Action]) -> bool {
 fn translate_patterns(directives: &mut [Directive]) {
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     for action in directives.iter().flat_map(actions_of) {
-        if let Action::Data(DataAction::SetVar(SetVarSpec { key, value: SetVarValue::String(value), .. })) = action {
+        if let Action::Data(DataAction::SetVar(SetVarSpec {
+            key, value: SetVarValue::String(value), ..
+        })) = action
+        {
             values.entry(key.to_ascii_lowercase()).or_insert_with(|| value.clone());
         }
     }
@@ -283,7 +292,9 @@ fn note_matches(directives: &mut [Directive]) {
 
 /// Rules that run first and leave out those that the message's policy names.
 fn exclusions(directives: &[Directive]) -> String {
-    let mut text = format!("SecRule &TX:{EXCLUDES} \"@eq 0\" \"id:{OWN_IDS},phase:1,pass,nolog,skipAfter:EBBGATE-RULES\"\n");
+    let mut text = format!(
+        "SecRule &TX:{EXCLUDES} \"@eq 0\" \"id:{OWN_IDS},phase:1,pass,nolog,skipAfter:EBBGATE-RULES\"\n"
+    );
     let ids = directives.iter().filter_map(|directive| match directive {
         Directive::SecRule(rule) => rule.id(),
         _ => None,

@@ -236,6 +236,8 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("forward_internal", &["error", "url"]),
     ("jwt_validation", &["error", "tokens"]),
     ("log", &["metadata"]),
+    ("owasp_crs_request", INSPECTED),
+    ("owasp_crs_response", INSPECTED),
     ("rate_limit", &["bucket_key", "limited"]),
     ("redirect", &["matches", "url"]),
     ("remove_headers", &["headers_removed"]),
@@ -259,6 +261,10 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("url_rewrite", &["matches", "url"]),
     ("verify_webhook", &["error", "verified"]),
 ];
+
+/// What the actions of the Core Rule Set leave behind.
+const INSPECTED: &[&str] =
+    &["anomaly_score", "anomaly_score_threshold", "decision", "enforced", "error", "matched_rules"];
 
 /// Refuses results that no action leaves behind, and members that they do not have.
 fn check_result(segments: &[&str], depth: usize) -> Result<(), ExprError> {
