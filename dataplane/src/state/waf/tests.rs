@@ -96,7 +96,7 @@ async fn an_answer_is_passed_on_and_counted() {
         data: "d".into(),
     };
     let judgement = Judgement { score: 5, threshold: 5, matched_rules: vec![rule] };
-    let script = format!("{GREETS}{}exec sleep 600\n", says(&Answer::Judged(judgement)));
+    let script = format!("{GREETS}{}exec cat >/dev/null\n", says(&Answer::Judged(judgement)));
     let waf = lab.start(&script, 1, 60_000).unwrap();
     let found = ask(&waf, 1).await.unwrap();
     assert_eq!((found.score, found.threshold, found.enforced), (5, 5, false));
@@ -107,7 +107,7 @@ async fn an_answer_is_passed_on_and_counted() {
 #[tokio::test]
 async fn one_that_hangs_is_killed_and_the_question_fails_in_time() {
     let lab = Lab::new();
-    let waf = lab.start(&format!("{GREETS}exec sleep 600\n"), 1, 200).unwrap();
+    let waf = lab.start(&format!("{GREETS}exec cat >/dev/null\n"), 1, 200).unwrap();
     let failed = ask(&waf, 1).await.unwrap_err();
     assert!(failed.contains("200 ms"), "{failed}");
     lab.wait_lost(1).await;
@@ -122,7 +122,7 @@ async fn one_that_ends_or_lies_is_replaced() {
     let long = "printf '%b' '\\0377\\0377\\0377\\0377\\0000\\0000\\0000\\0000' >&0\n";
     for (end, asked) in [("exit 1\n", false), (lies.as_str(), true), (long, true)] {
         let lab = Lab::new();
-        let waf = lab.start(&format!("{GREETS}{end}exec sleep 600\n"), 1, 60_000).unwrap();
+        let waf = lab.start(&format!("{GREETS}{end}exec cat >/dev/null\n"), 1, 60_000).unwrap();
         if asked {
             let failed = ask(&waf, 1).await.unwrap_err();
             assert!(failed.contains("process of the Core Rule Set failed"), "{failed}");
@@ -154,7 +154,7 @@ async fn rules_that_are_refused_and_programs_that_are_not_there_stop_the_start()
 #[tokio::test]
 async fn what_does_not_fit_in_the_queue_fails_at_once_and_others_are_not_concerned() {
     let lab = Lab::new();
-    let waf = Arc::new(lab.start(&format!("{GREETS}exec sleep 600\n"), 1, 60_000).unwrap());
+    let waf = Arc::new(lab.start(&format!("{GREETS}exec cat >/dev/null\n"), 1, 60_000).unwrap());
     let mut waiting = Vec::new();
     // One is being asked about; the others wait.
     for _ in 0..=queue::WAITING_PER_ACCOUNT_MAX {
