@@ -11,7 +11,7 @@ use ebbgate_model::ErrorCode;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::facts::{Context, Phase};
 use crate::verdict::{Effect, Inspected, Inspection, OnError, Reply, Verdict};
@@ -30,6 +30,40 @@ struct OwaspCrs {
     /// What a refused message is told.
     refused: ErrorCode,
 }
+
+const FIELDS: &[Field] = &[
+    Field::list("exclude_rule_ids", "number of a rule, 900000 to 999999", EXCLUDED_MAX),
+    Field::choice("on_error", &["halt", "continue"]).note("`continue` refuses nothing"),
+    Field::flag("process_body", false).note("the first 4 KB, without content codings"),
+];
+
+pub(super) const ABOUT_REQUEST: About = About {
+    file: file!(),
+    what: "A request in which the operator's OWASP Core Rule Set finds an attack is refused ([waf.md](waf.md)).",
+    fields: FIELDS,
+    codes: &[3700, 3701],
+    example: "on_http_request:
+  - actions:
+      - type: owasp-crs-request
+        config: {on_error: halt, process_body: true, exclude_rule_ids: [942100]}
+",
+    given: "{waf: {anomaly_score: 10}}",
+    all: "",
+};
+
+pub(super) const ABOUT_RESPONSE: About = About {
+    file: file!(),
+    what: "A response in which the operator's OWASP Core Rule Set finds what should not leave is refused ([waf.md](waf.md)).",
+    fields: FIELDS,
+    codes: &[3701, 3702],
+    example: "on_http_response:
+  - actions:
+      - type: owasp-crs-response
+        config: {on_error: halt, process_body: true, exclude_rule_ids: [951230]}
+",
+    given: "{waf: {anomaly_score: 5, anomaly_score_threshold: 4}}",
+    all: "",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();
