@@ -10,6 +10,7 @@ mod failure;
 pub mod gateway;
 mod hop;
 pub mod hops;
+pub mod inspect;
 mod serve;
 mod step;
 #[cfg(test)]
@@ -176,7 +177,7 @@ impl Dispatch {
         }
     }
 
-    /// What came of [`Step::Keys`] or [`Step::Body`].
+    /// What came of [`Step::Keys`], [`Step::Body`] or [`Step::Inspect`].
     pub fn resume(&mut self, outcome: Outcome) {
         if let Some(member) = &mut self.hop.member {
             member.resume(outcome);
@@ -273,6 +274,10 @@ impl Dispatch {
                 }
                 member.resume(Outcome::Counted(wait));
             }
+            PolicyStep::Need(Effect::Inspect(inspection)) => match member.asks_about(&inspection) {
+                Ok(asked) => return Some(Step::Inspect(Box::new(asked))),
+                Err(why) => member.resume(Outcome::Inspected(Err(why))),
+            },
             PolicyStep::Need(Effect::Body { .. }) => {
                 member.resume(Outcome::Body(Err(BodyError::Incomplete)));
             }

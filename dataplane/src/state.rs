@@ -24,3 +24,4 @@ pub mod route;
 pub mod saved;
 pub mod shard;
 pub mod tables;
+pub mod waf;

@@ -21,6 +21,7 @@ mod headers;
 mod jwt_validation;
 mod log;
 mod notes;
+mod owasp_crs;
 mod rate_limit;
 mod restrict_ips;
 mod run;
@@ -78,6 +79,14 @@ static SPECS: &[Spec] = &[
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("owasp-crs-request", &[Phase::HttpRequest], owasp_crs::compile)
+    },
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("owasp-crs-response", &[Phase::HttpResponse], owasp_crs::compile)
+    },
     Spec { ending: |_| Ending::Sometimes, ..line("rate-limit", &[Phase::HttpRequest], rate_limit::compile) },
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
@@ -108,6 +117,8 @@ static ABOUT: &[(&str, &About)] = &[
     ("forward-internal", &forward_internal::ABOUT),
     ("jwt-validation", &jwt_validation::ABOUT),
     ("log", &log::ABOUT),
+    ("owasp-crs-request", &owasp_crs::ABOUT_REQUEST),
+    ("owasp-crs-response", &owasp_crs::ABOUT_RESPONSE),
     ("rate-limit", &rate_limit::ABOUT),
     ("redirect", &urls::ABOUT_REDIRECT),
     ("remove-headers", &headers::ABOUT_REMOVE),
@@ -128,15 +139,7 @@ pub(crate) fn described() -> impl Iterator<Item = (&'static Spec, Option<&'stati
 }
 
 /// Published actions that this version does not have.
-const UNSERVED: &[&str] = &[
-    "circuit-breaker",
-    "http-request",
-    "oauth",
-    "openid-connect",
-    "owasp-crs-request",
-    "owasp-crs-response",
-    "saml",
-];
+const UNSERVED: &[&str] = &["circuit-breaker", "http-request", "oauth", "openid-connect", "saml"];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)

@@ -96,6 +96,12 @@ codes! {
     JWT_KEYS = 3422;
     /// The answer's status forbids a body.
     BODY_FORBIDDEN = 3604;
+    /// The Core Rule Set refuses a request.
+    WAF_REQUEST_REFUSED = 3700;
+    /// The Core Rule Set could not run.
+    WAF_FAILED = 3701;
+    /// The Core Rule Set refuses a response.
+    WAF_RESPONSE_REFUSED = 3702;
     /// An interpolation failed at run time.
     INTERPOLATION_FAILED = 3900;
     /// A computed pattern is not a regular expression.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Outcome, Quota, Step, Verdict};
+use crate::verdict::{BodyError, Effect, Inspected, Inspection, Outcome, Quota, Step, Verdict};
 use crate::{Engine, References};
 
 /// What the world outside the engine would answer.
@@ -39,6 +39,10 @@ pub(crate) struct World {
     pub(crate) waits: BTreeMap<String, Duration>,
     /// Quotas that were asked about, in order.
     pub(crate) counted: Vec<Quota>,
+    /// What the Core Rule Set says; without it, it cannot run.
+    pub(crate) inspected: Option<Inspected>,
+    /// What of messages it was asked about, in order.
+    pub(crate) inspections: Vec<Inspection>,
     /// URLs that were asked for, in order.
     pub(crate) asked: Vec<String>,
 }
@@ -84,6 +88,10 @@ impl World {
                     let wait = self.waits.get(&quota.bucket).copied();
                     self.counted.push(quota);
                     Outcome::Counted(wait)
+                }
+                Step::Need(Effect::Inspect(inspection)) => {
+                    self.inspections.push(inspection);
+                    Outcome::Inspected(self.inspected.clone().ok_or_else(|| "no rules".to_owned()))
                 }
                 Step::Need(Effect::TerminateTls(_)) => Outcome::Tls(Arc::new(self.tls.clone())),
             };

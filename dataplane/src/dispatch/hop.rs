@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ebbgate_model::EndpointId;
 use ebbgate_model::event::Decisions;
 use ebbgate_policy::{
-    Balancing, ConnFacts, Context, Engine, OnError, Outcome, Phase, Run, Step, StickyCookie, Strategy,
+    Balancing, ConnFacts, Context, Engine, Inspection, OnError, Outcome, Phase, Run, Step, StickyCookie, Strategy,
     Verdict, Work, is_event_stream,
 };
 use http::HeaderValue;
@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::environment::Environment;
 use super::failure::Failure;
+use super::inspect::Asked;
 use crate::state::endpoint::{Endpoint, InFlight};
 use crate::state::pool::Pool;
 
@@ -183,6 +184,13 @@ impl Member {
             basic_auth_user: text(user).chars().take(USER_CHARS_MAX).collect(),
             webhook: word(found("verify_webhook", "/verified").and_then(Value::as_bool)),
         }
+    }
+
+    /// What the Core Rule Set is asked about the message of this phase.
+    pub(super) fn asks_about(&self, inspection: &Inspection) -> Result<Asked, String> {
+        let cx = self.policy.as_ref().map(|policy| &policy.1);
+        let cx = cx.ok_or("there is no message in this phase")?;
+        Asked::about(cx, self.endpoint.account, self.phase, inspection)
     }
 
     /// Tells the phase what came of its effect or its forward.

@@ -151,6 +151,10 @@ impl Fake {
                     ran.steps.push("body".into());
                     dispatch.resume(Outcome::Body(Err(BodyError::Incomplete)));
                 }
+                Step::Inspect(_) => {
+                    ran.steps.push("inspect".into());
+                    dispatch.resume(Outcome::Inspected(Err("none".into())));
+                }
                 Step::EndTls(settings) => {
                     ran.steps.push("tls".into());
                     let facts = TlsFacts { version: "1.3".into(), ..TlsFacts::default() };

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::facts::Context;
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Verdict};
+use crate::verdict::{BodyError, Effect, Inspected, Verdict};
 
 /// A compiled action.
 pub(crate) trait Action: Send + Sync + fmt::Debug {
@@ -63,6 +63,8 @@ pub(crate) struct Gathered {
     pub(crate) bucket: Option<Value>,
     /// What the edge said of a quota: the request is counted, or how long until its bucket has room.
     pub(crate) counted: Option<Result<(), Duration>>,
+    /// What the Core Rule Set says of the message, or why it could not be asked.
+    pub(crate) inspected: Option<Result<Inspected, String>>,
     /// Why forwarding failed.
     pub(crate) forward_failed: Option<(ErrorCode, String)>,
 }

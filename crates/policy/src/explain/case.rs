@@ -17,6 +17,7 @@ use x509_parser::pem::Pem;
 
 use crate::facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
 use crate::jwks::KeySet;
+use crate::verdict::Inspected;
 
 /// Longest body of a case in bytes.
 pub const CASE_BODY_BYTES_MAX: usize = 8 << 20;
@@ -49,8 +50,22 @@ pub struct CaseText {
     pub forward_fails: Option<String>,
     /// Names of `rate-limit` actions with a bucket that has no room left.
     pub rate_limited: BTreeSet<String>,
+    /// What the Core Rule Set says, of the request and of the response; unless said, it cannot run.
+    pub waf: Option<InspectedText>,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
+}
+
+/// What the Core Rule Set says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InspectedText {
+    /// Sum of the scores of the rules that matched.
+    pub anomaly_score: i64,
+    /// Score at which a message is refused; 5 unless said.
+    pub anomaly_score_threshold: Option<i64>,
+    /// Whether the edge only detects.
+    pub detect_only: bool,
 }
 
 /// One text or several.
@@ -115,6 +130,7 @@ pub struct Case {
     pub(super) keys: BTreeMap<String, Arc<KeySet>>,
     pub(super) forward_fails: Option<ErrorCode>,
     pub(super) rate_limited: BTreeSet<String>,
+    pub(super) waf: Option<Inspected>,
     pub(super) response: http::response::Parts,
 }
 
@@ -167,6 +183,7 @@ impl CaseText {
             keys: keys.collect::<Result<_, CaseError>>()?,
             forward_fails,
             rate_limited: self.rate_limited.clone(),
+            waf: self.waf.as_ref().map(InspectedText::read),
             response: self.response.read()?,
         })
     }
@@ -189,6 +206,17 @@ impl CaseText {
             parts.headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(self.body.len()));
         }
         Ok(parts)
+    }
+}
+
+impl InspectedText {
+    fn read(&self) -> Inspected {
+        Inspected {
+            score: self.anomaly_score,
+            threshold: self.anomaly_score_threshold.unwrap_or(5),
+            enforced: !self.detect_only,
+            matched_rules: Vec::new(),
+        }
     }
 }
 

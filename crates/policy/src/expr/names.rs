@@ -266,6 +266,8 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("forward_internal", &["error", "url"]),
     ("jwt_validation", &["error", "tokens"]),
     ("log", &["metadata"]),
+    ("owasp_crs_request", INSPECTED),
+    ("owasp_crs_response", INSPECTED),
     ("rate_limit", &["bucket_key", "limited"]),
     ("redirect", &["matches", "url"]),
     ("remove_headers", &["headers_removed"]),
@@ -289,6 +291,10 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("url_rewrite", &["matches", "url"]),
     ("verify_webhook", &["error", "verified"]),
 ];
+
+/// What the actions of the Core Rule Set leave behind.
+const INSPECTED: &[&str] =
+    &["anomaly_score", "anomaly_score_threshold", "decision", "enforced", "error", "matched_rules"];
 
 /// The members of what an action leaves behind, by the result's name.
 pub(crate) fn result_members(name: &str) -> Option<&'static [&'static str]> {
