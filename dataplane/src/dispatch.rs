@@ -3,6 +3,7 @@
 //! A pure state machine: it says what has to be done ([`Step`]) and is told what came of it. `l4` and `http` carry the steps
 //! out. Does not know sockets, clocks or streams, nor how a client learns of a failure.
 
+mod circuits;
 mod drive;
 mod environment;
 pub mod event;
@@ -28,6 +29,7 @@ pub use environment::Environment;
 pub use failure::Failure;
 pub use step::{Step, Trail};
 
+use crate::state::breakers::{Permit, Upshot};
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::pool::{Ask, Pool};
 use hop::{Hop, Member};
@@ -46,6 +48,8 @@ pub struct Dispatch {
     steps: Steps,
     /// Quotas that the request was counted against, each with the URL of the endpoint.
     counted: Vec<(EndpointUrl, Quota)>,
+    /// What circuits are told at the next step.
+    upshots: Vec<(Permit, Upshot)>,
     /// The hops that forwarded, outermost first.
     outer: Vec<Hop>,
     hop: Hop,
@@ -108,6 +112,7 @@ impl Dispatch {
             work: Work::default(),
             steps: Steps::default(),
             counted: Vec::new(),
+            upshots: Vec::new(),
             outer: Vec::new(),
             hop,
             state: State::Policy,
@@ -142,6 +147,12 @@ impl Dispatch {
 
     /// What has to be done next. Asked again before it was told the result, it says the same again.
     pub fn next(&mut self, env: &impl Environment) -> Step {
+        let step = self.advance(env);
+        self.tell_circuits(env);
+        step
+    }
+
+    fn advance(&mut self, env: &impl Environment) -> Step {
         loop {
             match &mut self.state {
                 State::Policy => {
@@ -214,17 +225,25 @@ impl Dispatch {
     /// The agent's stream failed before a response. `again`: the work may be done elsewhere, because nothing has acted on it.
     pub fn failed(&mut self, failure: Failure, again: bool) {
         let failure = self.hop.judge(failure);
+        self.hop_failed(&failure);
         if again {
             self.hop.member = None;
             self.hop.failure = Some(failure);
             self.state = State::Policy;
-        } else {
-            self.end(Step::Fail(failure));
+            return;
         }
+        while let Some(outer) = self.outer.pop() {
+            self.hop = outer;
+            self.hop_failed(&failure);
+        }
+        self.end(Step::Fail(failure));
     }
 
     /// There is a response, the agent's or a policy's: it goes back through the hops.
     pub fn answered(&mut self, head: response::Parts) {
+        if matches!(self.state, State::Open(_)) {
+            self.upstream_answered(head.status);
+        }
         self.state = State::Back(head);
     }
 
@@ -257,6 +276,7 @@ impl Dispatch {
                 }
                 member.resume(Outcome::Counted(wait));
             }
+            PolicyStep::Need(Effect::Breaker(breaker)) => self.ask_circuit(&breaker, env),
             PolicyStep::Need(Effect::Body { .. }) => {
                 member.resume(Outcome::Body(Err(BodyError::Incomplete)));
             }
@@ -436,6 +456,7 @@ impl Dispatch {
 
     /// A forward of the current hop failed before anything was sent.
     fn forward_failed(&mut self, failure: Failure, on_error: OnError) {
+        self.hop_failed(&failure);
         match on_error {
             OnError::Continue => self.resume_after(&failure),
             OnError::Halt => self.give_up(failure),
@@ -446,6 +467,7 @@ impl Dispatch {
     fn give_up(&mut self, failure: Failure) {
         while let Some(outer) = self.outer.pop() {
             let inner = std::mem::replace(&mut self.hop, outer);
+            self.hop_failed(&failure);
             if inner.on_error == OnError::Continue {
                 return self.resume_after(&failure);
             }

@@ -4,6 +4,8 @@
 
 pub mod blocklist;
 pub mod bound;
+mod bounded_table;
+pub mod breakers;
 pub mod challenges;
 pub mod changes;
 pub mod clock;

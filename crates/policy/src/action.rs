@@ -9,6 +9,7 @@ use crate::facts::Phase;
 
 mod basic_auth;
 mod body;
+mod circuit_breaker;
 mod close_connection;
 mod compress_response;
 mod config;
@@ -56,6 +57,10 @@ static SPECS: &[Spec] = &[
     line("add-headers", REQUEST_RESPONSE, headers::compile_add),
     Spec { ending: |_| Ending::Sometimes, ..line("basic-auth", &[Phase::HttpRequest], basic_auth::compile) },
     Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("circuit-breaker", &[Phase::HttpRequest], circuit_breaker::compile)
+    },
+    Spec {
         ending: |_| Ending::Always,
         ..line("close-connection", CONNECT_REQUEST, close_connection::compile)
     },
@@ -95,7 +100,6 @@ static SPECS: &[Spec] = &[
 
 /// Published actions that this version does not have.
 const UNSERVED: &[&str] = &[
-    "circuit-breaker",
     "http-request",
     "oauth",
     "openid-connect",

@@ -65,6 +65,8 @@ codes! {
     RULE_TOO_LARGE = 2265;
     /// An expression failed at run time.
     EXPRESSION_FAILED = 2300;
+    /// The circuit of a `circuit-breaker` is open.
+    CIRCUIT_OPEN = 3202;
     /// A source address is not allowed.
     IP_RESTRICTED = 3203;
     /// A webhook does not carry its provider's signature.

@@ -261,6 +261,9 @@ impl Run {
             Outcome::Counted(wait) => {
                 self.gathered.counted = Some(wait.map_or(Ok(()), Err));
             }
+            Outcome::Admitted(wait) => {
+                self.gathered.admitted = Some(wait.map_or(Ok(()), Err));
+            }
             Outcome::ForwardFailed { code, message } => {
                 self.gathered.forward_failed = Some((code, message));
                 self.over = None;

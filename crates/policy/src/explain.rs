@@ -198,6 +198,7 @@ impl Case {
                 let is_full = self.rate_limited.contains(&quota.name);
                 Outcome::Counted(is_full.then_some(quota.window))
             }
+            Effect::Breaker(breaker) => Outcome::Admitted(self.circuit_open.then_some(breaker.tripped)),
             Effect::Body { bytes_max } => Outcome::Body(if self.body.len() > *bytes_max {
                 Err(BodyError::TooLong { bytes_max: *bytes_max })
             } else {

@@ -52,7 +52,7 @@ pub use references::References;
 pub use restriction::IpRestriction;
 pub use secret::{SECRETS_MAX, SecretName, SecretValue};
 pub use verdict::{
-    BodyError, Effect, OnError, Outcome, Quota, Reply, ServerCertificate, Step, TlsSettings, TlsVersion,
+    BodyError, Breaker, Effect, OnError, Outcome, Quota, Reply, ServerCertificate, Step, TlsSettings, TlsVersion,
     Verdict, Verification,
 };
 pub use work::Work;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Outcome, Quota, Step, Verdict};
+use crate::verdict::{BodyError, Breaker, Effect, Outcome, Quota, Step, Verdict};
 use crate::{Engine, References};
 
 /// What the world outside the engine would answer.
@@ -39,6 +39,10 @@ pub(crate) struct World {
     pub(crate) waits: BTreeMap<String, Duration>,
     /// Quotas that were asked about, in order.
     pub(crate) counted: Vec<Quota>,
+    /// How long the circuit is open.
+    pub(crate) open: Option<Duration>,
+    /// Circuits that were asked about, in order.
+    pub(crate) breakers: Vec<Breaker>,
     /// URLs that were asked for, in order.
     pub(crate) asked: Vec<String>,
 }
@@ -84,6 +88,10 @@ impl World {
                     let wait = self.waits.get(&quota.bucket).copied();
                     self.counted.push(quota);
                     Outcome::Counted(wait)
+                }
+                Step::Need(Effect::Breaker(breaker)) => {
+                    self.breakers.push(breaker);
+                    Outcome::Admitted(self.open)
                 }
                 Step::Need(Effect::TerminateTls(_)) => Outcome::Tls(Arc::new(self.tls.clone())),
             };

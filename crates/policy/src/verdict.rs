@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_model::{EndpointUrl, ErrorCode};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::facts::TlsFacts;
 use crate::jwks::KeySet;
@@ -43,6 +43,24 @@ pub enum Effect {
     },
     /// Count a request, if its bucket has room; answer [`Outcome::Counted`].
     Count(Quota),
+    /// Ask whether a circuit lets a request through, and tell the circuit later what became of the request; answer
+    /// [`Outcome::Admitted`].
+    Breaker(Breaker),
+}
+
+/// A circuit of an endpoint: when it opens, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker {
+    /// Where the action stands in its policy.
+    pub place: String,
+    /// Share of errors at which the circuit opens, in parts of a million. At 0 the first error opens it.
+    pub error_ppm: u32,
+    /// Fewest requests in a window that open it.
+    pub volume: u32,
+    /// Length of the rolling window.
+    pub window: Duration,
+    /// How long it stays open before one request is let through to try.
+    pub tripped: Duration,
 }
 
 /// So many requests of one bucket in any window, as near as two counters tell: requests of the window before count by the
@@ -70,6 +88,8 @@ pub enum Outcome {
     Body(Result<Bytes, BodyError>),
     /// None: the request is counted. Otherwise it is not, and this is how long until its bucket has room.
     Counted(Option<Duration>),
+    /// None: the circuit lets the request through. Otherwise it is open, and this is how long at least.
+    Admitted(Option<Duration>),
     /// Forwarding failed before a byte was sent, and `on_error` was [`OnError::Continue`].
     ForwardFailed {
         /// Why, by number.
@@ -152,6 +172,16 @@ impl Reply {
     #[must_use]
     pub fn empty(status: StatusCode, code: Option<ErrorCode>) -> Self {
         Self { status, headers: HeaderMap::new(), body: Bytes::new(), code, response_phase: false }
+    }
+
+    /// The same, with the seconds after which another try is worth it (RFC 9110 section 10.2.3).
+    #[must_use]
+    pub(crate) fn after(mut self, wait: Duration) -> Self {
+        let wait_secs = wait.as_millis().div_ceil(1000).max(1);
+        if let Ok(value) = HeaderValue::try_from(wait_secs.to_string()) {
+            self.headers.insert(header::RETRY_AFTER, value);
+        }
+        self
     }
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
-use ebbgate_policy::{ConnFacts, KeySet, Quota, TlsSettings};
+use ebbgate_policy::{Breaker, ConnFacts, KeySet, Quota, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Environment;
+use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
 use crate::tunnel::session::OpenError;
@@ -85,6 +86,9 @@ pub trait Gateway: Clone + 'static {
     /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
 
+    /// Whether a circuit of an endpoint's policy lets a request through; otherwise how long it is open at least.
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
+
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;
 
@@ -123,6 +127,10 @@ impl<G: Gateway> Environment for G {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         Gateway::count(self, endpoint, quota)
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        Gateway::admitted(self, endpoint, breaker)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

@@ -9,11 +9,12 @@ use std::time::Duration;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme};
-use ebbgate_policy::{KeySet, Quota};
+use ebbgate_policy::{Breaker, KeySet, Quota};
 use tokio::time::Instant;
 
 use super::gateway::Gateway;
 use crate::log;
+use crate::state::breakers::Permit;
 use crate::state::edge::Stage;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::metrics::{GaugeGuard, StatusLabel};
@@ -87,6 +88,14 @@ impl Gateway for Shard {
             self.edge().metrics.rate_limited.inc();
         }
         wait
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        let asked = self.edge().breakers.ask(endpoint, breaker, Instant::now());
+        if asked.is_err() {
+            self.edge().metrics.circuit_refusals.inc();
+        }
+        asked
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -18,6 +18,7 @@ use crate::log::{self, Refusals, Sum};
 use crate::net::listen::ConnLimits;
 use crate::relay::IdleLimits;
 use crate::state::blocklist::Blocklist;
+use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
 use crate::state::endpoint::Endpoint;
 use crate::state::jwks::{Fetcher, Keys};
@@ -65,6 +66,8 @@ pub struct Edge {
     pub keys: Keys,
     /// Requests of each bucket that policies limit.
     pub rate_limits: RateLimits,
+    /// Circuits of policies.
+    pub breakers: Breakers,
     /// Seals cookies and bind tokens.
     pub tickets: TicketKey,
     /// Waits that an operator may set.
@@ -114,6 +117,7 @@ impl Edge {
             routes: RouteTable::default(),
             limits,
             keys: Keys::new(fetcher, background.clone(), &metrics),
+            breakers: Breakers::new(&metrics.circuits_opened),
             metrics,
             reports,
             rate_limits: RateLimits::default(),

@@ -120,6 +120,10 @@ metrics! {
     retries: Counter = "pool_retries", "Connections and requests tried again on another member of a pool";
     /// Requests over the quota of a `rate-limit` action, enforced or not.
     rate_limited: Counter = "requests_over_quota", "Requests over the quota of a rate-limit action, enforced or not";
+    /// Circuits of `circuit-breaker` actions that opened.
+    circuits_opened: Counter = "circuits_opened", "Circuits of circuit-breaker actions opened";
+    /// Requests that met an open circuit, enforced or not.
+    circuit_refusals: Counter = "requests_at_open_circuits", "Requests that met an open circuit, enforced or not";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
 use ebbgate_edge::http::UpstreamPools;
 use ebbgate_edge::http::limits::{KEPT_UPSTREAM_SECS_MAX, Limits};
+use ebbgate_edge::state::breakers::{Breakers, Permit};
 use ebbgate_edge::state::endpoint::{Endpoint, Kind};
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
@@ -26,7 +27,7 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
 };
-use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, Quota, References};
+use ebbgate_policy::{Breaker, ConnFacts, EndpointFacts, Engine, KeySet, Quota, References};
 use ebbgate_tunnel::driver::SessionHandle;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -49,6 +50,7 @@ impl Default for Lab {
         let metrics = Metrics::new();
         Self(Rc::new(Inner {
             upstream_pools: UpstreamPools::new(&metrics, KEPT_UPSTREAM),
+            breakers: Breakers::new(&metrics.circuits_opened),
             metrics,
             rate_limits: RateLimits::default(),
             public: RefCell::default(),
@@ -68,6 +70,7 @@ struct Inner {
     upstream_pools: UpstreamPools,
     metrics: Metrics,
     rate_limits: RateLimits,
+    breakers: Breakers,
     public: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     internal: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     pools: RefCell<HashMap<String, Pool>>,
@@ -125,6 +128,10 @@ impl Gateway for Lab {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         self.0.rate_limits.count(endpoint.account, &endpoint.url.to_string(), quota, Instant::now())
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        self.0.breakers.ask(endpoint, breaker, Instant::now())
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -1,8 +1,9 @@
 //! Reading an action's configuration: typed, with every defect noted at its path and every unread key reported.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use ebbgate_model::{ErrorCode, Scheme};
+use ebbgate_model::{ErrorCode, Scheme, parse_duration};
 use serde_json::{Map, Value};
 
 use super::{Notes, Refs};
@@ -164,6 +165,32 @@ impl<'c> Config<'c> {
             }
             None => {
                 self.mistyped(path, "a number", &value);
+                default
+            }
+        }
+    }
+
+    /// A length of time in a range of whole seconds, with a default.
+    pub(crate) fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        range: std::ops::RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(text) = self.text(key) else { return default };
+        let path = self.at(key);
+        match parse_duration(&text) {
+            Some(time) if range.contains(&time) => time,
+            Some(_) => {
+                let (first, last) = (range.start().as_secs(), range.end().as_secs());
+                let message = format!("`{text}` is out of range: {first}s to {last}s");
+                self.error(code::NUMBER_RANGE, path, message);
+                default
+            }
+            None => {
+                let message = format!("`{text}` is not a length of time");
+                self.error(code::VALUE_BAD, path, message).hint =
+                    Some("write it as `60s`, `10m` or `1h30m`".into());
                 default
             }
         }

@@ -63,6 +63,8 @@ pub(crate) struct Gathered {
     pub(crate) bucket: Option<Value>,
     /// What the edge said of a quota: the request is counted, or how long until its bucket has room.
     pub(crate) counted: Option<Result<(), Duration>>,
+    /// What the edge said of a circuit: the request may pass, or how long the circuit is open at least.
+    pub(crate) admitted: Option<Result<(), Duration>>,
     /// Why forwarding failed.
     pub(crate) forward_failed: Option<(ErrorCode, String)>,
 }

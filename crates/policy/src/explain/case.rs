@@ -49,6 +49,8 @@ pub struct CaseText {
     pub forward_fails: Option<String>,
     /// Names of `rate-limit` actions with a bucket that has no room left.
     pub rate_limited: BTreeSet<String>,
+    /// Whether circuits of `circuit-breaker` actions are open.
+    pub circuit_open: bool,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
 }
@@ -115,6 +117,7 @@ pub struct Case {
     pub(super) keys: BTreeMap<String, Arc<KeySet>>,
     pub(super) forward_fails: Option<ErrorCode>,
     pub(super) rate_limited: BTreeSet<String>,
+    pub(super) circuit_open: bool,
     pub(super) response: http::response::Parts,
 }
 
@@ -167,6 +170,7 @@ impl CaseText {
             keys: keys.collect::<Result<_, CaseError>>()?,
             forward_fails,
             rate_limited: self.rate_limited.clone(),
+            circuit_open: self.circuit_open,
             response: self.response.read()?,
         })
     }

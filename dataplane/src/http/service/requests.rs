@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ebbgate_body::Edits;
 use ebbgate_model::{AccountId, EndpointId};
-use ebbgate_policy::{BodyError, Engine, Outcome, Quota};
+use ebbgate_policy::{BodyError, Breaker, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
@@ -23,6 +23,7 @@ use crate::http::framing::Authority;
 use crate::http::reply::{self, from_reply};
 use crate::http::upstream::{self, Again, ReplayBody, SendError};
 use crate::http::{challenge, edited, fields, route};
+use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 
 /// Endpoints whose connection policy has let a connection in, that the connection remembers.
@@ -53,6 +54,10 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         self.service.gateway.count(endpoint, quota)
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        self.service.gateway.admitted(endpoint, breaker)
     }
 
     /// Another member can take it over as long as its body is kept.
