@@ -10,11 +10,12 @@ use std::sync::Arc;
 use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn};
 use ebbgate_edge::http::limits::KEPT_UPSTREAM_SECS_MAX;
 use ebbgate_edge::http::{self, UpstreamPools};
+use ebbgate_edge::state::breakers::{Breakers, Permit};
 use ebbgate_edge::state::endpoint::Endpoint;
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
-use ebbgate_edge::state::breakers::{Breakers, Permit};
 use ebbgate_edge::state::rate_limits::RateLimits;
+use ebbgate_edge::state::shares::Shares;
 use ebbgate_edge::tunnel::session::OpenError;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
@@ -43,6 +44,8 @@ pub struct Memory {
     upstreams: UpstreamPools,
     rate_limits: Arc<RateLimits>,
     breakers: Breakers,
+    calls: Shares,
+    held: Shares,
 }
 
 impl Memory {
@@ -53,7 +56,10 @@ impl Memory {
         let metrics = Metrics::new();
         let upstreams = UpstreamPools::new(&metrics, kept);
         let breakers = Breakers::new(&metrics.circuits_opened);
-        Self { public: Pool::new(vec![public]), internal, upstreams, rate_limits: Arc::default(), breakers }
+        let calls = Shares::new(1, 1, &metrics.calls_refused);
+        let held = Shares::new(1 << 20, 1 << 20, &metrics.bodies_refused);
+        let public = Pool::new(vec![public]);
+        Self { public, internal, upstreams, rate_limits: Arc::default(), breakers, calls, held }
     }
 
     /// A visitor's connection. Call it inside a `LocalSet`.
@@ -117,6 +123,18 @@ impl Gateway for Memory {
 
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
         self.breakers.ask(endpoint, breaker, Instant::now())
+    }
+
+    fn guessed(&self, _: &Endpoint, _: IpAddr, _: bool) -> Option<Duration> {
+        None
+    }
+
+    fn calls(&self) -> &Shares {
+        &self.calls
+    }
+
+    fn held(&self) -> &Shares {
+        &self.held
     }
 
     fn now_unix_ms(&self) -> i64 {

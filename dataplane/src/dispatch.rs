@@ -33,7 +33,7 @@ use crate::state::breakers::{Permit, Upshot};
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::pool::{Ask, Pool};
 use hop::{Hop, Member};
-use hops::Steps;
+use hops::{Calls, Steps, TooManyCalls};
 
 /// What a policy is told that asks of a client's TLS what the finished handshake does not give.
 const TLS_UNMET: ErrorCode = ErrorCode::new(2300);
@@ -45,7 +45,10 @@ pub struct Dispatch {
     tls: Option<Arc<TlsSettings>>,
     kind: TrafficKind,
     work: Work,
+    /// Of the endpoint that was reached.
+    account: Option<AccountId>,
     steps: Steps,
+    calls: Calls,
     /// Quotas that the request was counted against, each with the URL of the endpoint.
     counted: Vec<(EndpointUrl, Quota)>,
     /// What circuits are told at the next step.
@@ -110,7 +113,9 @@ impl Dispatch {
             tls,
             kind,
             work: Work::default(),
+            account: None,
             steps: Steps::default(),
+            calls: Calls::default(),
             counted: Vec::new(),
             upshots: Vec::new(),
             outer: Vec::new(),
@@ -118,6 +123,18 @@ impl Dispatch {
             state: State::Policy,
             trail: Trail::default(),
         }
+    }
+
+    /// The dispatch of a request that a policy of this one makes. Policies on its way share this one's work.
+    pub fn aside(&self, head: Arc<request::Parts>, pool: Pool) -> Result<Self, TooManyCalls> {
+        let calls = self.calls.deeper()?;
+        let inner = Self::request(Arc::clone(&self.facts), self.tls.clone(), head, pool);
+        Ok(Self { calls, work: self.work.clone(), ..inner })
+    }
+
+    /// The account of the endpoint that was reached. None: none is yet.
+    pub fn account(&self) -> Option<AccountId> {
+        self.account
     }
 
     /// What policies see of the connection.
@@ -264,7 +281,7 @@ impl Dispatch {
                 return Some(Step::Keys { account: member.endpoint.account, url, fresh });
             }
             PolicyStep::Need(Effect::Body { bytes_max }) if member.phase == Phase::HttpRequest => {
-                return Some(Step::Body { bytes_max });
+                return Some(Step::Body { account: member.endpoint.account, bytes_max });
             }
             PolicyStep::Need(Effect::Count(quota)) => {
                 // A policy that runs again, for another member of its pool, does not count the request again.
@@ -275,6 +292,14 @@ impl Dispatch {
                     self.counted.push(mark);
                 }
                 member.resume(Outcome::Counted(wait));
+            }
+            PolicyStep::Need(Effect::Call(call)) if member.phase != Phase::TcpConnect => {
+                return Some(Step::Call { account: member.endpoint.account, call });
+            }
+            PolicyStep::Need(Effect::Call(_)) => self.close(None, "a connection's policy makes no request"),
+            PolicyStep::Need(Effect::Guess { is_right }) => {
+                let wait = env.guessed(&member.endpoint, self.facts.client.ip(), is_right);
+                member.resume(Outcome::Guessed(wait));
             }
             PolicyStep::Need(Effect::Breaker(breaker)) => self.ask_circuit(&breaker, env),
             PolicyStep::Need(Effect::Body { .. }) => {
@@ -303,6 +328,7 @@ impl Dispatch {
         }
         self.hop.tried.push(endpoint.id);
         if self.outer.is_empty() {
+            self.account = Some(endpoint.account);
             self.trail.reached = Some(Arc::clone(&endpoint));
             // Clients of https endpoints are told so, by the response to their request.
             let waits = self.kind == TrafficKind::Connection && endpoint.url.scheme().is_http();

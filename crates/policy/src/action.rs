@@ -9,6 +9,7 @@ use crate::facts::Phase;
 
 mod basic_auth;
 mod body;
+mod calling;
 mod circuit_breaker;
 mod close_connection;
 mod compress_response;
@@ -18,6 +19,7 @@ mod deny;
 mod find_replace;
 mod forward_internal;
 mod headers;
+mod http_request;
 mod jwt_validation;
 mod log;
 mod notes;
@@ -74,6 +76,7 @@ static SPECS: &[Spec] = &[
         ending: forward_internal::ending,
         ..line("forward-internal", CONNECT_REQUEST, forward_internal::compile)
     },
+    line("http-request", REQUEST_RESPONSE, http_request::compile),
     Spec {
         ending: |_| Ending::Sometimes,
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
@@ -99,14 +102,7 @@ static SPECS: &[Spec] = &[
 ];
 
 /// Published actions that this version does not have.
-const UNSERVED: &[&str] = &[
-    "http-request",
-    "oauth",
-    "openid-connect",
-    "owasp-crs-request",
-    "owasp-crs-response",
-    "saml",
-];
+const UNSERVED: &[&str] = &["oauth", "openid-connect", "owasp-crs-request", "owasp-crs-response", "saml"];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)

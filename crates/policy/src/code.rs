@@ -93,6 +93,8 @@ codes! {
     JWT_MALFORMED = 3416;
     /// No key set could be fetched.
     JWT_KEYS = 3422;
+    /// The answer to an `http-request` did not come in time.
+    CALL_LATE = 3602;
     /// The answer's status forbids a body.
     BODY_FORBIDDEN = 3604;
     /// An interpolation failed at run time.

@@ -261,6 +261,10 @@ impl Run {
             Outcome::Counted(wait) => {
                 self.gathered.counted = Some(wait.map_or(Ok(()), Err));
             }
+            Outcome::Guessed(wait) => {
+                self.gathered.guessed = Some(wait.map_or(Ok(()), Err));
+            }
+            Outcome::Called(called) => self.gathered.called = Some(called),
             Outcome::Admitted(wait) => {
                 self.gathered.admitted = Some(wait.map_or(Ok(()), Err));
             }

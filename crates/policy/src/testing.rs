@@ -1,6 +1,6 @@
 //! For tests: a driver that runs a policy to its verdict, and keys to sign tokens with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Breaker, Effect, Outcome, Quota, Step, Verdict};
+use crate::verdict::{
+    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Outcome, Quota, Step, Verdict,
+};
 use crate::{Engine, References};
 
 /// What the world outside the engine would answer.
@@ -39,10 +41,18 @@ pub(crate) struct World {
     pub(crate) waits: BTreeMap<String, Duration>,
     /// Quotas that were asked about, in order.
     pub(crate) counted: Vec<Quota>,
+    /// How long the client has to wait before a password is judged.
+    pub(crate) guess_wait: Option<Duration>,
+    /// Passwords that were presented, and whether they were right.
+    pub(crate) guesses: Vec<bool>,
     /// How long the circuit is open.
     pub(crate) open: Option<Duration>,
     /// Circuits that were asked about, in order.
     pub(crate) breakers: Vec<Breaker>,
+    /// What endpoints answer to calls, one after another, and how long they take; then nothing in time.
+    pub(crate) answers: VecDeque<(Duration, Result<CallAnswer, CallError>)>,
+    /// Calls that were made, in order.
+    pub(crate) calls: Vec<Call>,
     /// URLs that were asked for, in order.
     pub(crate) asked: Vec<String>,
 }
@@ -88,6 +98,16 @@ impl World {
                     let wait = self.waits.get(&quota.bucket).copied();
                     self.counted.push(quota);
                     Outcome::Counted(wait)
+                }
+                Step::Need(Effect::Guess { is_right }) => {
+                    self.guesses.push(is_right);
+                    Outcome::Guessed(self.guess_wait)
+                }
+                Step::Need(Effect::Call(call)) => {
+                    let late = CallError { code: crate::code::CALL_LATE, message: "late".into() };
+                    let (took, answer) = self.answers.pop_front().unwrap_or((call.timeout, Err(late)));
+                    self.calls.push(*call);
+                    Outcome::Called(Called { took, answer })
                 }
                 Step::Need(Effect::Breaker(breaker)) => {
                     self.breakers.push(breaker);

@@ -33,6 +33,9 @@ pub trait Environment {
     /// Whether a circuit of an endpoint lets a request through; otherwise how long it is open at least.
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
 
+    /// Counts a password that a client presents at an endpoint; otherwise how long until one of the client is judged.
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration>;
+
     /// Whether the work can be repeated on another member of a pool.
     fn is_repeatable(&self) -> bool {
         true

@@ -142,6 +142,12 @@ impl Failure {
         Self::coded(StatusCode::INTERNAL_SERVER_ERROR, code, message).because(detail)
     }
 
+    /// As many bodies as may be are held for policies.
+    pub fn no_room() -> Self {
+        let message = "This endpoint holds as many bodies as it may just now; try again later.";
+        Self::coded(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::new(3902), message)
+    }
+
     /// The IP restriction of the account refuses the client.
     pub(super) fn restricted(source: IpAddr) -> Self {
         let message = format!("{} may not reach this account's endpoints.", canonical_ip(source));

@@ -18,6 +18,7 @@ use super::Environment;
 use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
+use crate::state::shares::Shares;
 use crate::tunnel::session::OpenError;
 
 /// What the HTTP half needs from the rest of the edge. Clones share one shard and stay on its thread.
@@ -89,6 +90,15 @@ pub trait Gateway: Clone + 'static {
     /// Whether a circuit of an endpoint's policy lets a request through; otherwise how long it is open at least.
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
 
+    /// Counts a password that a client presents at an endpoint; otherwise how long until one of the client is judged.
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration>;
+
+    /// The requests that policies may have on their way at a time.
+    fn calls(&self) -> &Shares;
+
+    /// The bytes of bodies that may be held for policies at a time.
+    fn held(&self) -> &Shares;
+
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;
 
@@ -131,6 +141,10 @@ impl<G: Gateway> Environment for G {
 
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
         Gateway::admitted(self, endpoint, breaker)
+    }
+
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
+        Gateway::guessed(self, endpoint, client, is_right)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

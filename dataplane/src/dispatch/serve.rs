@@ -20,6 +20,7 @@ use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::metrics::{GaugeGuard, StatusLabel};
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
+use crate::state::shares::Shares;
 use crate::state::{clock, random};
 use crate::tunnel::origin::Origin;
 use crate::tunnel::session::OpenError;
@@ -96,6 +97,22 @@ impl Gateway for Shard {
             self.edge().metrics.circuit_refusals.inc();
         }
         asked
+    }
+
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
+        let wait = self.edge().guesses.judge(endpoint, client, is_right, Instant::now());
+        if wait.is_some() {
+            self.edge().metrics.guesses_refused.inc();
+        }
+        wait
+    }
+
+    fn calls(&self) -> &Shares {
+        &self.edge().calls
+    }
+
+    fn held(&self) -> &Shares {
+        &self.edge().held
     }
 
     fn now_unix_ms(&self) -> i64 {

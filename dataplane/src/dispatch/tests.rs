@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::{EndpointId, TrafficPolicy};
-use ebbgate_policy::{Breaker, Engine, References};
+use ebbgate_policy::{Breaker, CallError, Called, Engine, References};
 use http::{Request, Response};
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
@@ -97,6 +97,10 @@ impl Environment for Fake {
         self.breakers.ask(endpoint, breaker, self.now)
     }
 
+    fn guessed(&self, _: &Endpoint, _: IpAddr, _: bool) -> Option<Duration> {
+        None
+    }
+
     fn has_entered(&self, endpoint: &Endpoint, _: &Arc<Engine>) -> bool {
         self.entered.borrow().contains(&endpoint.id)
     }
@@ -155,6 +159,11 @@ impl Fake {
                 Step::Keys { url, .. } => {
                     ran.steps.push(format!("keys {url}"));
                     dispatch.resume(Outcome::Keys(Err("none".into())));
+                }
+                Step::Call { call, .. } => {
+                    ran.steps.push(format!("call {}", call.address()));
+                    let answer = Err(CallError { code: ErrorCode::OFFLINE, message: "offline".into() });
+                    dispatch.resume(Outcome::Called(Called { took: Duration::ZERO, answer }));
                 }
                 Step::Body { .. } => {
                     ran.steps.push("body".into());

@@ -244,14 +244,13 @@ impl Circuit {
         }
     }
 
-    /// Whether there were enough requests, and the share of errors among them has reached the threshold. No error is never
-    /// too many, so that a threshold of 0 means the first one.
+    /// Whether there were enough requests, and the share of errors among them has reached the threshold: at 0, always.
     fn is_over_threshold(&self) -> bool {
-        let sum = |of: fn(&Bucket) -> u32| self.buckets.iter().map(|bucket| u64::from(of(bucket))).sum::<u64>();
+        let sum =
+            |of: fn(&Bucket) -> u32| self.buckets.iter().map(|bucket| u64::from(of(bucket))).sum::<u64>();
         let (requests, errors) = (sum(|bucket| bucket.requests), sum(|bucket| bucket.errors));
         let share = u128::from(errors) * 1_000_000;
-        errors > 0
-            && requests >= u64::from(self.breaker.volume)
+        requests >= u64::from(self.breaker.volume)
             && share >= u128::from(requests) * u128::from(self.breaker.error_ppm)
     }
 }

@@ -179,7 +179,12 @@ mod tests {
             let mut config = json!({});
             config[key] = value.clone();
             let found = check(&policy(&config).to_string(), &cx);
-            let codes = found.err().unwrap_or_default().iter().map(|problem| problem.code.number()).collect::<Vec<_>>();
+            let codes = found
+                .err()
+                .unwrap_or_default()
+                .iter()
+                .map(|problem| problem.code.number())
+                .collect::<Vec<_>>();
             assert_eq!(codes, code.into_iter().collect::<Vec<u32>>(), "{key}: {value}");
         }
     }

@@ -328,18 +328,30 @@ impl<'c> Config<'c> {
 
     /// An expression, of any type.
     pub(crate) fn expression(&mut self, source: &str, path: &str) -> Option<Expression> {
-        match Expression::compile(source, self.phase) {
+        let compiled = Expression::compile(source, self.phase);
+        self.compiled(compiled, path)
+    }
+
+    fn compiled(&mut self, compiled: Result<Expression, ExprError>, path: &str) -> Option<Expression> {
+        match compiled {
             Ok(mut expression) => {
                 self.notes.reads(path, expression.made_names());
                 self.notes.secrets_of(path, code::EXPRESSION_BAD, self.refs, &mut expression);
                 Some(expression)
             }
             Err(error) => {
+                let number = if error.not_bool() { code::EXPRESSION_NOT_BOOL } else { code::EXPRESSION_BAD };
                 let hint = error.hint();
-                self.error(code::EXPRESSION_BAD, path.to_owned(), error.to_string()).hint = hint;
+                self.error(number, path.to_owned(), error.to_string()).hint = hint;
                 None
             }
         }
+    }
+
+    /// An expression that must be true or false, and may read these names beside the variables.
+    pub(crate) fn condition(&mut self, source: &str, path: &str, given: &[&str]) -> Option<Expression> {
+        let compiled = Expression::compile_condition_given(source, self.phase, given);
+        self.compiled(compiled, path)
     }
 
     /// A text with `${...}` in it.

@@ -3,7 +3,7 @@
 use super::*;
 
 fn breaker() -> Value {
-    json!({ "type": "circuit-breaker", "config": { "error_threshold": 0, "volume_threshold": 1 } })
+    json!({ "type": "circuit-breaker", "config": { "error_threshold": 0.1, "volume_threshold": 1 } })
 }
 
 fn guarded(rest: Value) -> Value {
@@ -97,12 +97,8 @@ fn each_member_of_a_pool_has_its_own() {
 #[test]
 fn a_request_that_is_given_up_does_not_count() {
     let fake = Fake::default();
-    let public = fake.endpoint(
-        1,
-        "http://a.example.com",
-        Some(Agent::Answers),
-        Some(on_request(json!([breaker()]))),
-    );
+    let public =
+        fake.endpoint(1, "http://a.example.com", Some(Agent::Answers), Some(on_request(json!([breaker()]))));
     let mut dispatch = request(Pool::new(vec![Arc::clone(&public)]));
     assert!(matches!(dispatch.next(&fake), Step::Open(_)));
     assert_eq!(dispatch.take_trail().decisions.circuit_breaker, "allow");

@@ -70,8 +70,11 @@ fn opens_at_the_share_of_errors_once_there_are_enough_requests() {
 }
 
 #[test]
-fn a_threshold_of_zero_means_the_first_error_and_one_means_all() {
-    let first = One::new(0, 1);
+fn a_threshold_of_zero_means_the_volume_alone_and_one_means_all() {
+    // The published example: one request passes, whatever its answer.
+    let zero = One::new(0, 1);
+    assert_eq!((zero.done(0, Success), zero.done(1, Success)), (Ok(()), Err(4_999)));
+    let first = One::new(1, 1);
     assert_eq!((first.done(0, Success), first.done(1, Success)), (Ok(()), Ok(())));
     assert_eq!((first.done(2, Error), first.done(3, Success)), (Ok(()), Err(4_999)));
     let all = One::new(1_000_000, 2);
@@ -84,7 +87,7 @@ fn a_threshold_of_zero_means_the_first_error_and_one_means_all() {
 
 #[test]
 fn what_is_older_than_the_window_counts_no_more() {
-    let one = One::new(0, 2);
+    let one = One::new(1, 2);
     assert_eq!(one.done(0, Error), Ok(()));
     assert_eq!(one.done(WINDOW_MS, Error), Ok(()), "the one before has left");
     assert!(one.ask(WINDOW_MS).is_ok());
@@ -95,7 +98,7 @@ fn what_is_older_than_the_window_counts_no_more() {
 #[test]
 fn one_request_tries_and_decides() {
     for (upshot, after) in [(Success, Ok(())), (Error, Err(5_000))] {
-        let one = One::new(0, 1);
+        let one = One::new(1, 1);
         one.done(0, Error).unwrap();
         let tries = one.ask(5_000).ok().unwrap();
         assert_eq!(one.done(5_001, Success), Err(1_000), "one at a time");
@@ -106,7 +109,7 @@ fn one_request_tries_and_decides() {
 
 #[test]
 fn a_try_that_is_given_up_leaves_it_to_the_next() {
-    let one = One::new(0, 1);
+    let one = One::new(1, 1);
     one.done(0, Error).unwrap();
     drop(one.ask(5_000).ok().unwrap());
     assert_eq!(one.done(5_001, Success), Ok(()));
@@ -115,7 +118,7 @@ fn a_try_that_is_given_up_leaves_it_to_the_next() {
 
 #[test]
 fn a_try_that_does_not_come_back_is_followed_by_another() {
-    let one = One::new(0, 1);
+    let one = One::new(1, 1);
     one.done(0, Error).unwrap();
     let lost = one.ask(5_000).ok().unwrap();
     assert_eq!(one.done(9_999, Success), Err(1_000));
@@ -126,7 +129,7 @@ fn a_try_that_does_not_come_back_is_followed_by_another() {
 
 #[test]
 fn results_of_requests_from_before_do_not_count() {
-    let one = One::new(0, 1);
+    let one = One::new(1, 1);
     let (slow, given_up) = (one.ask(0).ok().unwrap(), one.ask(0).ok().unwrap());
     one.done(1, Error).unwrap();
     slow.settle(Success, one.at(2));
@@ -139,7 +142,7 @@ fn results_of_requests_from_before_do_not_count() {
 
 #[test]
 fn a_request_that_is_given_up_is_not_counted() {
-    let one = One::new(0, 2);
+    let one = One::new(1, 2);
     one.done(0, Error).unwrap();
     drop(one.ask(0));
     assert!(one.ask(0).is_ok(), "one result only");
@@ -147,13 +150,13 @@ fn a_request_that_is_given_up_is_not_counted() {
 
 #[test]
 fn endpoints_places_and_settings_have_circuits_of_their_own() {
-    let one = One::new(0, 1);
+    let one = One::new(1, 1);
     one.done(0, Error).unwrap();
     assert!(one.ask(1).is_err());
     let other = fixture::cloud(2, "http://a.example.com");
-    let elsewhere = Breaker { place: "on_http_request[1].actions[0]".into(), ..breaker(0, 1) };
+    let elsewhere = Breaker { place: "on_http_request[1].actions[0]".into(), ..breaker(1, 1) };
     for (endpoint, breaker) in
-        [(&other, breaker(0, 1)), (&one.endpoint, elsewhere), (&one.endpoint, breaker(1, 1))]
+        [(&other, breaker(1, 1)), (&one.endpoint, elsewhere), (&one.endpoint, breaker(2, 1))]
     {
         assert!(one.breakers.ask(endpoint, &breaker, one.at(1)).is_ok());
     }
@@ -164,7 +167,7 @@ fn without_room_requests_pass_uncounted_and_open_circuits_stay() {
     let breakers = Breakers::sized(STRIPES * 100, STRIPES, &Counter::default());
     let endpoint = fixture::cloud(1, "http://a.example.com");
     let at = |ms| breakers.table.at(ms);
-    let placed = |n: usize| Breaker { place: n.to_string(), ..breaker(0, 1) };
+    let placed = |n: usize| Breaker { place: n.to_string(), ..breaker(1, 1) };
     let many = STRIPES * 20;
     let fail = |n: usize, ms: u64| {
         breakers.ask(&endpoint, &placed(n), at(ms)).map(|permit| permit.settle(Error, at(ms))).is_ok()
@@ -199,8 +202,7 @@ proptest! {
             list.push_back((bucket, fails));
             list.retain(|(at, _)| bucket - at < 10);
             let errors = list.iter().filter(|(_, fails)| *fails).count() as u64;
-            let trips = errors > 0
-                && list.len() as u64 >= u64::from(volume)
+            let trips = list.len() as u64 >= u64::from(volume)
                 && errors * 1_000_000 >= list.len() as u64 * u64::from(error_ppm);
             let asked = one.ask(now_ms);
             prop_assert_eq!(asked.is_err(), trips);
