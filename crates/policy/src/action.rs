@@ -7,6 +7,7 @@ use crate::diagnostic::{Diagnostic, nearest};
 use crate::expr::Expression;
 use crate::facts::Phase;
 
+mod about;
 mod basic_auth;
 mod body;
 mod calling;
@@ -26,11 +27,14 @@ mod notes;
 mod rate_limit;
 mod restrict_ips;
 mod run;
+#[cfg(test)]
+pub(crate) mod seen;
 mod set_vars;
 mod terminate_tls;
 mod urls;
 mod verify_webhook;
 
+pub(crate) use about::{About, Field, Kind};
 pub(crate) use config::Config;
 pub(crate) use notes::{Notes, Refs, unknown_secret};
 pub(crate) use run::{Action, Compiled, Ending, Flow, Gathered};
@@ -100,6 +104,38 @@ static SPECS: &[Spec] = &[
         ..line("verify-webhook", &[Phase::HttpRequest], verify_webhook::compile)
     },
 ];
+
+/// What the reference says of each action of the table.
+static ABOUT: &[(&str, &About)] = &[
+    ("add-headers", &headers::ABOUT_ADD),
+    ("basic-auth", &basic_auth::ABOUT),
+    ("circuit-breaker", &circuit_breaker::ABOUT),
+    ("close-connection", &close_connection::ABOUT),
+    ("compress-response", &compress_response::ABOUT),
+    ("custom-response", &custom_response::ABOUT),
+    ("deny", &deny::ABOUT),
+    ("forward-internal", &forward_internal::ABOUT),
+    ("http-request", &http_request::ABOUT),
+    ("jwt-validation", &jwt_validation::ABOUT),
+    ("log", &log::ABOUT),
+    ("rate-limit", &rate_limit::ABOUT),
+    ("redirect", &urls::ABOUT_REDIRECT),
+    ("remove-headers", &headers::ABOUT_REMOVE),
+    ("request-body-find-replace", &find_replace::ABOUT_REQUEST),
+    ("response-body-find-replace", &find_replace::ABOUT_RESPONSE),
+    ("restrict-ips", &restrict_ips::ABOUT),
+    ("set-vars", &set_vars::ABOUT),
+    ("sse-find-replace", &find_replace::ABOUT_EVENTS),
+    ("terminate-tls", &terminate_tls::ABOUT),
+    ("url-rewrite", &urls::ABOUT_REWRITE),
+    ("verify-webhook", &verify_webhook::ABOUT),
+];
+
+/// The actions of the table, each with its description where it has one.
+pub(crate) fn described() -> impl Iterator<Item = (&'static Spec, Option<&'static About>)> {
+    let about = |kind: &str| ABOUT.iter().find(|(name, _)| *name == kind).map(|(_, about)| *about);
+    SPECS.iter().map(move |spec| (spec, about(spec.kind)))
+}
 
 /// Published actions that this version does not have.
 const UNSERVED: &[&str] = &["oauth", "openid-connect", "owasp-crs-request", "owasp-crs-response", "saml"];

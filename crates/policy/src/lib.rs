@@ -20,6 +20,7 @@ pub mod jwks;
 pub mod lint;
 mod node;
 mod prefix_set;
+pub mod reference;
 mod references;
 mod restriction;
 mod secret;

@@ -8,12 +8,14 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::Value;
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::facts::Context;
 use crate::verdict::{Breaker, Effect, Reply, Verdict};
 
-/// Most requests that a volume may be.
+/// Fewest requests in a window, unless said, and the most that may be said.
+const VOLUME: u64 = 10;
+/// See [`VOLUME`].
 const VOLUME_MAX: u64 = 2_000_000_000;
 /// Shortest and longest window, and time for which a circuit stays open.
 const TIMES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(2);
@@ -30,18 +32,46 @@ struct CircuitBreaker {
     enforce: bool,
 }
 
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "Requests are kept from an upstream that fails too often: they are answered 503 with `retry-after` ([callouts.md](callouts.md)).",
+    fields: &[
+        Field::flag("enforce", true),
+        Field::text_or("error_threshold", "0.5").note("0 to 1: the share of errors at which the circuit opens"),
+        Field::text_or("num_buckets", "10").note("no other number"),
+        Field::text_or("tripped_duration", "10s").note("1s to 2m"),
+        Field::number_or("volume_threshold", VOLUME, 1..=VOLUME_MAX),
+        Field::text_or("window_duration", "10s").note("1s to 2m"),
+    ],
+    codes: &[3202],
+    example: "on_http_request:
+  - actions: [{type: circuit-breaker, config: {error_threshold: 0.1, window_duration: 30s}}]
+",
+    given: "{circuit_open: true}",
+    all: "",
+};
+
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();
     let error_ppm = error_ppm(config);
-    let volume = config.number("volume_threshold", 10, 1..=VOLUME_MAX);
+    let volume = config.number("volume_threshold", VOLUME, 1..=VOLUME_MAX);
     let window = config.duration("window_duration", TIME, TIMES);
     let tripped = config.duration("tripped_duration", TIME, TIMES);
-    config.number("num_buckets", BUCKETS, BUCKETS..=BUCKETS);
+    buckets(config);
     let enforce = config.flag("enforce", true);
     config.finish();
     let volume = u32::try_from(volume).ok()?;
     let breaker = Breaker { place: config.path(), error_ppm, volume, window, tripped };
     (config.errors() == before).then(|| Arc::new(CircuitBreaker { breaker, enforce }) as Arc<dyn Action>)
+}
+
+fn buckets(config: &mut Config) {
+    let Some(value) = config.raw("num_buckets") else { return };
+    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    if number != Some(BUCKETS) {
+        let path = config.at("num_buckets");
+        config.error(code::NUMBER_RANGE, path, format!("a window has {BUCKETS} buckets"));
+    }
 }
 
 /// The share of errors, in parts of a million.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ebbgate_model::{EndpointUrl, Scheme};
 use serde_json::{Value, json};
 
-use super::{Action, Compiled, Config, Ending, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Ending, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::Template;
 use crate::facts::Context;
@@ -23,6 +23,22 @@ enum Target {
     Literal(EndpointUrl),
     Computed(Template),
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "The traffic goes to an internal endpoint of the same account: requests to http(s), bytes to tls and tcp.",
+    fields: &[
+        Field::text("binding").note("`internal`, which says nothing new"),
+        Field::choice_or("on_error", "halt", &["halt", "continue"]),
+        Field::text("url").required().computed().note("ends in `.internal`"),
+    ],
+    codes: &[3900],
+    example: "on_http_request:
+  - actions: [{type: forward-internal, config: {url: 'https://rest-api.clinic1.internal'}}]
+",
+    given: "{path: /v1/visits}",
+    all: "{url: 'https://rest-api.clinic1.internal', on_error: continue}",
+};
 
 /// It ends the phase unless a failure lets it go on.
 pub(super) fn ending(config: &Value) -> Ending {

@@ -15,12 +15,14 @@ use serde_json::{Value, json};
 
 use super::calling::{self, Calling, Next, TRIES_MAX, Tried};
 use super::headers::{self, HEADERS_MAX};
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::{Expression, Template};
 use crate::facts::Context;
 use crate::verdict::{Call, CallError, Effect, OnError};
 
+/// Methods; the first unless said.
+const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 /// Most query parameters, and the longest of their names and values in bytes.
 const PARAMETERS_MAX: usize = 32;
 const PARAMETER_NAME_BYTES_MAX: usize = 128;
@@ -55,6 +57,42 @@ impl fmt::Debug for HttpRequest {
     }
 }
 
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "Another endpoint of the account is asked, and what it says is there for the actions after ([callouts.md](callouts.md)).",
+    fields: &[
+        Field::text("body").computed_to(BODY_BYTES_MAX).note("not with `GET` and `OPTIONS`"),
+        Field::map("headers", "text", HEADERS_MAX).computed_to(headers::VALUE_BYTES_MAX),
+        Field::number_or("max_redirects", 0, 0..=REDIRECTS_MAX),
+        Field::choice_or("method", "GET", &METHODS),
+        Field::choice_or("on_error", "continue", &["continue", "halt"]),
+        Field::list("query_params", "map", PARAMETERS_MAX),
+        Field::text("query_params[].key").required().at_most(PARAMETER_NAME_BYTES_MAX),
+        Field::text("query_params[].value")
+            .required()
+            .at_most(PARAMETER_VALUE_BYTES_MAX)
+            .computed_to(PARAMETER_VALUE_BYTES_MAX),
+        Field::text("retry_condition").note("an expression, with `attempts` and `last_attempt`; absent: no further try"),
+        Field::text_or("timeout", "3s").note("1s to 30s, for all tries"),
+        Field::text("url").required().computed().note("of an internal endpoint, with path and query"),
+    ],
+    codes: &[2300, 3601, 3602, 3603, 3900],
+    example: "on_http_request:
+  - actions:
+      - type: http-request
+        config:
+          url: https://audit.clinic1.internal/may
+          method: POST
+          query_params: [{key: path, value: '${req.url.path}'}]
+          headers: {x-visitor: '${conn.client_ip}'}
+          body: '${req.method}'
+          retry_condition: last_attempt.res.status_code == 503
+      - {type: add-headers, config: {headers: {x-role: '${actions.ngrok.http_request.res.body}'}}}
+",
+    given: "{calls: {'https://audit.clinic1.internal/may': {body: nurse}}}",
+    all: "",
+};
+
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();
     config.notes.shows_a_secret = false;
@@ -62,7 +100,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let names = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     let index =
         config.choice("method", 0, &names.iter().zip(0..).map(|(n, at)| (*n, at)).collect::<Vec<_>>());
-    let method = names.get(index).and_then(|name| Method::from_bytes(name.as_bytes()).ok())?;
+    let method = METHODS.get(index).and_then(|name| Method::from_bytes(name.as_bytes()).ok())?;
     let parameters = parameters(config);
     let headers = headers::templates(config, "headers", HEADERS_MAX);
     let body = body(config, &method);

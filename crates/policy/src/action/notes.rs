@@ -25,6 +25,9 @@ pub(crate) struct Notes {
     pub(crate) tainted: Tainted,
     /// Whether what was compiled last may show a secret.
     pub(crate) shows_a_secret: bool,
+    /// Keys of configurations that were read.
+    #[cfg(test)]
+    pub(crate) seen: Vec<super::seen::Seen>,
 }
 
 impl Notes {

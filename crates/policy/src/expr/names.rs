@@ -261,6 +261,11 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("verify_webhook", &["error", "verified"]),
 ];
 
+/// The members of what an action leaves behind, by the result's name.
+pub(crate) fn result_members(name: &str) -> Option<&'static [&'static str]> {
+    RESULTS.iter().find(|(result, _)| *result == name).map(|(_, members)| *members)
+}
+
 /// Refuses results that no action leaves behind, and members that they do not have.
 fn check_result(segments: &[&str], depth: usize) -> Result<(), ExprError> {
     let Some(name) = segments.get(depth) else { return Ok(()) };
