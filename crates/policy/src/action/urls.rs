@@ -174,9 +174,9 @@ fn location(url: &str) -> Option<String> {
     let Reference { scheme, authority, rest } = Reference::split(url);
     let http = scheme.eq_ignore_ascii_case("http:") || scheme.eq_ignore_ascii_case("https:");
     match authority {
-        None if http && (rest.starts_with('/') || rest.starts_with('?')) => Some(encoded(rest)),
+        None if http && (rest.starts_with('/') || rest.starts_with('?')) => Some(escaped(rest)),
         None if http => None,
-        _ => Some(encoded(url)),
+        _ => Some(escaped(url)),
     }
 }
 
@@ -194,7 +194,7 @@ const FORBIDDEN: &AsciiSet = &CONTROLS
     .add(b'}');
 
 /// The text with everything escaped that a URI may not hold. Escapes that are whole stay.
-fn encoded(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut pieces = text.split('%');
     let mut out: String = utf8_percent_encode(pieces.next().unwrap_or_default(), FORBIDDEN).collect();
     for piece in pieces {
@@ -303,7 +303,7 @@ fn rewrite_request(request: &mut http::request::Parts, url: &str) -> Option<()> 
     }
     let mut parts = request.uri.clone().into_parts();
     // A request has no fragment: a `#` in it is one of a decoded path.
-    parts.path_and_query = Some(encoded(&rest).replace('#', "%23").parse().ok()?);
+    parts.path_and_query = Some(escaped(&rest).replace('#', "%23").parse().ok()?);
     if let Some(authority) = authority {
         let authority: Authority =
             authority.parse().ok().filter(|a: &Authority| !a.as_str().contains('@'))?;
