@@ -15,7 +15,7 @@ use crate::facts::Phase;
 /// Most headers one action adds, removes or answers with.
 pub(super) const HEADERS_MAX: usize = 10;
 /// Longest header value after interpolation.
-pub(super) pub(super) const VALUE_BYTES_MAX: usize = 8192;
+pub(super) const VALUE_BYTES_MAX: usize = 8192;
 
 /// Message framing and hop-by-hop headers (RFC 9110 section 7.6.1), and the error header reserved for the edge.
 fn is_edges_own(name: &HeaderName) -> bool {
