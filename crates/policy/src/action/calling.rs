@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use serde_json::{Map, Value, json};
 
-use super::urls::escaped;
+use super::escape::escaped;
 use crate::code;
 use crate::verdict::{Call, CallAnswer, CallError, Called};
 
