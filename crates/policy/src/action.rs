@@ -17,6 +17,7 @@ mod compress_response;
 mod config;
 mod custom_response;
 mod deny;
+mod escape;
 mod find_replace;
 mod forward_internal;
 mod headers;

@@ -82,6 +82,13 @@ pub struct Call {
 }
 
 impl Call {
+    /// The endpoint's name as a Host header says it: with its port, where it is not the scheme's own.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let url = self.url.to_string();
+        url.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned())
+    }
+
     /// The whole URL.
     #[must_use]
     pub fn address(&self) -> String {

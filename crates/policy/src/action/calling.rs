@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use serde_json::{Map, Value, json};
 
-use super::urls::escaped;
+use super::escape::escaped;
 use crate::code;
 use crate::verdict::{Call, CallAnswer, CallError, Called};
 
@@ -236,7 +236,10 @@ fn redirect(call: &Call, answer: &CallAnswer) -> Option<Result<Call, String>> {
 fn resolved(call: &Call, reference: &str) -> String {
     let base = call.url.to_string();
     let path = call.path.path();
-    if reference.starts_with("http://") || reference.starts_with("https://") {
+    let has_scheme = reference
+        .find([':', '/', '?', '#'])
+        .is_some_and(|at| reference.get(at..).unwrap_or_default().starts_with(':'));
+    if has_scheme {
         reference.to_owned()
     } else if let Some(rest) = reference.strip_prefix("//") {
         format!("{}://{rest}", call.url.scheme().as_str())

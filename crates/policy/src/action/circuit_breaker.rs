@@ -37,7 +37,8 @@ pub(super) const ABOUT: About = About {
     what: "Requests are kept from an upstream that fails too often: they are answered 503 with `retry-after` ([callouts.md](callouts.md)).",
     fields: &[
         Field::flag("enforce", true),
-        Field::text_or("error_threshold", "0.5").note("0 to 1: the share of errors at which the circuit opens"),
+        Field::text_or("error_threshold", "0.5")
+            .note("0 to 1: the share of errors at which the circuit opens"),
         Field::text_or("num_buckets", "10").note("no other number"),
         Field::text_or("tripped_duration", "10s").note("1s to 2m"),
         Field::number_or("volume_threshold", VOLUME, 1..=VOLUME_MAX),

@@ -72,7 +72,8 @@ pub(super) const ABOUT: About = About {
             .required()
             .at_most(PARAMETER_VALUE_BYTES_MAX)
             .computed_to(PARAMETER_VALUE_BYTES_MAX),
-        Field::text("retry_condition").note("an expression, with `attempts` and `last_attempt`; absent: no further try"),
+        Field::text("retry_condition")
+            .note("an expression, with `attempts` and `last_attempt`; absent: no further try"),
         Field::text_or("timeout", "3s").note("1s to 30s, for all tries"),
         Field::text("url").required().computed().note("of an internal endpoint, with path and query"),
     ],
@@ -97,9 +98,8 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();
     config.notes.shows_a_secret = false;
     let url = url(config);
-    let names = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     let index =
-        config.choice("method", 0, &names.iter().zip(0..).map(|(n, at)| (*n, at)).collect::<Vec<_>>());
+        config.choice("method", 0, &METHODS.iter().zip(0..).map(|(n, at)| (*n, at)).collect::<Vec<_>>());
     let method = METHODS.get(index).and_then(|name| Method::from_bytes(name.as_bytes()).ok())?;
     let parameters = parameters(config);
     let headers = headers::templates(config, "headers", HEADERS_MAX);

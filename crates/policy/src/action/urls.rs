@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
+use super::escape::escaped;
 use super::headers::{self, HEADERS_MAX};
 use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
@@ -178,31 +178,6 @@ fn location(url: &str) -> Option<String> {
         None if http => None,
         _ => Some(escaped(url)),
     }
-}
-
-/// Characters that a URI may not hold (RFC 3986 section 2). A per cent sign is looked at apart.
-const FORBIDDEN: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'<')
-    .add(b'>')
-    .add(b'\\')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
-
-/// The text with everything escaped that a URI may not hold. Escapes that are whole stay.
-pub(super) fn escaped(text: &str) -> String {
-    let mut pieces = text.split('%');
-    let mut out: String = utf8_percent_encode(pieces.next().unwrap_or_default(), FORBIDDEN).collect();
-    for piece in pieces {
-        let whole = piece.get(..2).is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
-        out.push_str(if whole { "%" } else { "%25" });
-        out.extend(utf8_percent_encode(piece, FORBIDDEN));
-    }
-    out
 }
 
 #[derive(Debug)]

@@ -75,9 +75,10 @@ impl<G: Gateway> HttpService<G> {
         let pool =
             pool.ok_or_else(|| error(ErrorCode::OFFLINE, format!("the endpoint {} is offline", call.url)))?;
         let head = self.head(call)?;
-        let host = call.url.hostport();
+        let host = call.host();
+        let head = Arc::new(head);
+        let inner = outer.aside(Arc::clone(&head), pool).map_err(|why| error(LOOP, why.to_string()))?;
         let log = RequestLog::begin(gateway, &self.conn, &self.limits, &head, &host);
-        let inner = outer.aside(Arc::new(head), pool).map_err(|why| error(LOOP, why.to_string()))?;
         let body = ReplayBody::new(Body::full(call.body.clone()));
         // A policy behind it may call on: the future would hold itself.
         let answer: Pin<Box<dyn Future<Output = Result<Answer<G>, Stop>> + '_>> =
@@ -109,7 +110,7 @@ impl<G: Gateway> HttpService<G> {
         let request = request.map_err(|e| error(ErrorCode::UPSTREAM_PROTOCOL, e.to_string()))?;
         let (mut head, ()) = request.into_parts();
         head.headers.clone_from(&call.headers);
-        let host = || HeaderValue::try_from(call.url.hostport());
+        let host = || HeaderValue::try_from(call.host());
         if !head.headers.contains_key(HOST) {
             head.headers
                 .insert(HOST, host().map_err(|e| error(ErrorCode::UPSTREAM_PROTOCOL, e.to_string()))?);
