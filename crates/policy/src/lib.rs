@@ -19,6 +19,7 @@ mod json;
 pub mod jwks;
 pub mod lint;
 mod node;
+mod pattern;
 mod prefix_set;
 pub mod reference;
 mod references;

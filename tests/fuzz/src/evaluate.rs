@@ -13,13 +13,16 @@ const STEPS_MAX: usize = 1_000;
 /// As a condition and as a value of `set-vars`, the expression ends within its bounds, and a second run decides the same.
 pub fn evaluate(data: &[u8]) {
     let mut parts = data.splitn(3, |byte| *byte == 0);
-    let (Some(Ok(expression)), target, headers) =
-        (parts.next().map(std::str::from_utf8), parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
-    else {
+    let (Some(Ok(expression)), target, headers) = (
+        parts.next().map(std::str::from_utf8),
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    ) else {
         return;
     };
     let Some(request) = request(target, headers) else { return };
-    let condition = json!({"on_http_request": [{"expressions": [expression], "actions": [{"type": "deny"}]}]});
+    let condition =
+        json!({"on_http_request": [{"expressions": [expression], "actions": [{"type": "deny"}]}]});
     let vars = json!({"vars": [{"value": format!("${{{expression}}}")}]});
     let value = json!({"on_http_request": [{"actions": [
         {"type": "set-vars", "config": vars},
