@@ -41,4 +41,5 @@ pub(crate) use query::url as request_url;
 pub use reading::SEEN_HEADER_BYTES_MAX;
 pub(crate) use slots::{MadeName, Tainted};
 pub use syntax::{AST_DEPTH_MAX, AST_NODES_MAX, COMPREHENSION_NESTING_MAX, SOURCE_BYTES_MAX};
+pub(crate) use template::text_reads;
 pub use template::{Template, ValueTemplate};

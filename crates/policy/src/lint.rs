@@ -5,9 +5,8 @@
 //! line in the table of actions.
 
 mod conditions;
+mod outlined;
 mod patterns;
-
-use std::collections::BTreeSet;
 
 use ebbgate_model::{Action, Binding};
 use serde_json::Value;
@@ -17,8 +16,8 @@ use crate::check::CheckContext;
 use crate::code;
 use crate::diagnostic::Diagnostic;
 use crate::document::{Document, PlacedRule};
-use crate::expr::{Outline, outline};
 use crate::facts::Phase;
+use outlined::Outlined;
 
 /// Actions that refuse strangers.
 const GUARDS: [&str; 4] = ["basic-auth", "jwt-validation", "restrict-ips", "verify-webhook"];
@@ -61,33 +60,6 @@ fn ending(action: &Action) -> Ending {
 /// Whether the phase is over whenever the rule's conditions hold.
 fn ends(rule: &PlacedRule) -> bool {
     rule.actions.iter().any(|(_, action)| ending(action) == Ending::Always)
-}
-
-/// A rule and what its conditions say at first sight, each with its index as written.
-struct Outlined<'d> {
-    rule: &'d PlacedRule,
-    conditions: Vec<(usize, Outline)>,
-}
-
-impl<'d> Outlined<'d> {
-    fn new(rule: &'d PlacedRule) -> Self {
-        let read = |(index, source): &(usize, String)| Some((*index, outline(source)?));
-        Self { rule, conditions: rule.expressions.iter().filter_map(read).collect() }
-    }
-
-    /// Everything that must hold for the rule, each part written in one way; parts that always hold are left out. None: a
-    /// part is too involved to be compared.
-    fn parts(&self) -> Option<BTreeSet<&str>> {
-        let parts = self.conditions.iter().flat_map(|(_, outline)| &outline.parts);
-        parts.filter(|part| part.always != Some(true)).map(|part| part.text.as_deref()).collect()
-    }
-
-    /// Whether everything that the other must have holds whenever this rule's conditions do.
-    fn implies(&self, other: &BTreeSet<&str>) -> bool {
-        let parts = self.conditions.iter().flat_map(|(_, outline)| &outline.parts);
-        let own: BTreeSet<&str> = parts.filter_map(|part| part.text.as_deref()).collect();
-        other.is_subset(&own)
-    }
 }
 
 /// Whether an action between two rules may make conditions hold that did not hold before.

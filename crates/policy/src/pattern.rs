@@ -60,13 +60,11 @@ impl Way {
 fn ways(hir: &Hir) -> Vec<Way> {
     let taking = Way { takes: true, ..Way::EMPTY };
     match hir.kind() {
-        HirKind::Empty => vec![Way::EMPTY],
-        HirKind::Literal(_) => vec![taking],
         HirKind::Class(class) if class.minimum_len().is_none() => Vec::new(),
-        HirKind::Class(_) => vec![taking],
+        HirKind::Literal(_) | HirKind::Class(_) => vec![taking],
         HirKind::Look(Look::Start) => vec![Way::at(Edge { start: true, end: false })],
         HirKind::Look(Look::End) => vec![Way::at(Edge { start: false, end: true })],
-        HirKind::Look(_) => vec![Way::EMPTY],
+        HirKind::Empty | HirKind::Look(_) => vec![Way::EMPTY],
         HirKind::Repetition(repetition) => repeated(repetition),
         HirKind::Capture(capture) => ways(&capture.sub),
         HirKind::Concat(parts) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ebbgate_model::Scheme;
 use serde_json::Value;
 
-use super::Outlined;
+use super::outlined::Outlined;
 use crate::code;
 use crate::diagnostic::Diagnostic;
 use crate::expr::Outline;

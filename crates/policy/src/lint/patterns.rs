@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Outlined;
+use super::outlined::Outlined;
 use crate::code;
 use crate::diagnostic::Diagnostic;
 use crate::pattern;

@@ -63,13 +63,13 @@ fn mutual_tls_guards_and_other_bindings_are_not_asked() {
 }
 
 /// The doubts about one rule with these conditions and a harmless action.
-fn of_conditions(conditions: &str, cx: &CheckContext) -> Vec<String> {
+fn of_conditions(conditions: &str, cx: CheckContext) -> Vec<String> {
     let phase = if cx.scheme.is_http() { "on_http_request" } else { "on_tcp_connect" };
     let rule =
         format!("{{expressions: [{conditions}], actions: [{{type: log, config: {{metadata: {{a: b}}}}}}]}}");
     let text = format!("{phase}:\n  - {rule}\n  - {{actions: [{{type: deny}}]}}\n");
-    crate::check(&text, cx).unwrap_or_else(|defects| panic!("{text}: {defects:?}"));
-    lint(&text, cx).iter().map(ToString::to_string).collect()
+    crate::check(&text, &cx).unwrap_or_else(|defects| panic!("{text}: {defects:?}"));
+    lint(&text, &cx).iter().map(ToString::to_string).collect()
 }
 
 fn https() -> CheckContext {
@@ -78,14 +78,14 @@ fn https() -> CheckContext {
 
 #[track_caller]
 fn doubted(conditions: &str, words: &str) {
-    let doubts = of_conditions(conditions, &https());
+    let doubts = of_conditions(conditions, https());
     assert_eq!(doubts.len(), 1, "{conditions}: {doubts:?}");
     assert!(doubts[0].contains(words), "{conditions}: {doubts:?}");
 }
 
 #[track_caller]
 fn clean(conditions: &str) {
-    assert_eq!(of_conditions(conditions, &https()), Vec::<String>::new(), "{conditions}");
+    assert_eq!(of_conditions(conditions, https()), Vec::<String>::new(), "{conditions}");
 }
 
 #[test]
@@ -184,12 +184,12 @@ fn conditions_on_what_is_never_there() {
     clean("\"has(conn.tls.client) && conn.tls.client.subject.common_name == 'a'\"");
     let http = CheckContext { scheme: Scheme::Http, ..https() };
     assert!(
-        of_conditions("\"conn.tls.version == '1.3'\"", &http)[0]
+        of_conditions("\"conn.tls.version == '1.3'\"", http)[0]
             .contains("TLS does not end at an http endpoint")
     );
     let tls = CheckContext { scheme: Scheme::Tls, ..https() };
-    assert!(of_conditions("\"conn.tls.sni == 'a'\"", &tls)[0].contains("no terminate-tls stands before"));
-    assert!(of_conditions("\"conn.client_ip == '192.0.2.1'\"", &tls).is_empty());
+    assert!(of_conditions("\"conn.tls.sni == 'a'\"", tls)[0].contains("no terminate-tls stands before"));
+    assert!(of_conditions("\"conn.client_ip == '192.0.2.1'\"", tls).is_empty());
     let asking = "on_tcp_connect:
   - actions: [{type: terminate-tls, config: {mutual_tls_certificate_authorities: [ca_2a4YjQ2Xk9PJhD0PjTtXEBQrgyz]}}]
   - {expressions: [\"conn.tls.client.subject.common_name == 'a'\"], actions: [{type: deny}]}
