@@ -9,7 +9,8 @@ use std::sync::Arc;
 use axum::response::Response;
 use ebbgate_model::{Binding, EndpointUrl, ErrorCode, IpPolicyRule as Rule, TrafficPolicy};
 use ebbgate_policy::diff::{Comparison, Side};
-use ebbgate_policy::explain::{CaseText, NamedCase, explain};
+use ebbgate_policy::explain::expect::NamedCase;
+use ebbgate_policy::explain::{CaseText, explain};
 use ebbgate_policy::{
     CheckContext, Checked, Diagnostic, Engine, Owner, References, SECRETS_MAX, SecretValue, check, lint, text,
 };

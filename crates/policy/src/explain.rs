@@ -4,7 +4,7 @@
 //! performs effects; here the case says what comes of them, and what it does not say fails as if it were unreachable.
 
 mod case;
-mod expect;
+pub mod expect;
 mod render;
 
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use ebbgate_model::{EndpointUrl, ErrorCode, Scheme};
 use http::response;
 
 pub use case::{CASE_BODY_BYTES_MAX, Case, CaseError, CaseText, HandshakeText, ResponseText, Texts};
-pub use expect::{Expected, NamedCase};
 
 use crate::engine::Engine;
 use crate::facts::{Context, Phase, TlsFacts, is_event_stream};

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ebbgate_model::{AuthorityId, EndpointUrl, IpPolicyId, IpPolicyRule};
-use ebbgate_policy::explain::{CaseText, NamedCase, Texts, explain};
+use ebbgate_policy::explain::expect::NamedCase;
+use ebbgate_policy::explain::{CaseText, Texts, explain};
 use ebbgate_policy::{References, SecretName, SecretValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
