@@ -270,4 +270,6 @@ fn not_terminating(scheme: Scheme) -> Diagnostic {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! performs effects; here the case says what comes of them, and what it does not say fails as if it were unreachable.
 
 mod case;
+pub mod expect;
 mod render;
 
 use std::sync::Arc;

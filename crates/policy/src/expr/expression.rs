@@ -145,6 +145,11 @@ impl Expression {
         reads
     }
 
+    /// The names that it reads.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.slots.iter().filter_map(|slot| slot.source.name())
+    }
+
     /// Whether the expression reads `vars.<name>` or all of `vars`.
     pub(crate) fn mentions_var(&self, name: &str) -> bool {
         self.slots.iter().any(|slot| slot.source.mentions_var(name))
