@@ -46,6 +46,7 @@ pub mod room;
 pub mod rotate;
 pub mod secret;
 pub mod serve;
+pub mod session_keys;
 pub mod settings;
 pub mod snapshot;
 pub mod store;

@@ -78,6 +78,7 @@ fn settings(snapshot: &Snapshot) -> Settings {
         default_domain_certificate: id(&snapshot.default_domain_certificate),
         tcp_host: Some(installation.tcp_host.clone()),
         random_tcp_ports: Some(installation.random_port_first..=installation.random_port_last),
+        session_keys: snapshot.session_keys.clone(),
     }
 }
 

@@ -42,6 +42,7 @@ use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
+use crate::session_keys;
 use crate::store::{DirLock, Etcd, Store, StoreError};
 use crate::{admin, api, listen, people};
 
@@ -382,8 +383,11 @@ async fn lead_renewal(app: App) {
     match app.candidate.lead("renewal", work).await {}
 }
 
-/// A leaf that cannot be renewed now has a third of its life left: no reason not to serve.
+/// A leaf that cannot be renewed now has a third of its life left: no reason not to serve. Keys of sessions last longer still.
 async fn try_renew(app: &App, claim: Option<&Claim>) {
+    if let Err(error) = session_keys::keep::renew(app, claim).await {
+        tracing::error!(error = %ErrorChain(&error), "keys of visitors' sessions could not be replaced; trying again in an hour");
+    }
     if let Err(error) = renew::renew(app, claim).await {
         tracing::error!(error = %ErrorChain(&error), "certificates could not be renewed; trying again in an hour");
     }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use ebbgate_model::{
     AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
     CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId,
-    IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, TrafficPolicy, UserId,
+    IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, SessionKeySpec, TrafficPolicy, UserId,
 };
 
 use self::endpoint::{Policy, policy_bytes, standing_bytes};
@@ -37,6 +37,7 @@ use crate::record::{
     ServiceUser, TlsCertificate, index as keys, parse, parse_record,
 };
 use crate::secret::Vault;
+use crate::session_keys::{self, SESSION_KEYS_KEY};
 use crate::store::{Change, Item, Revision};
 
 /// Records at one revision. Keys and texts of the API that edges do not need are left out.
@@ -50,6 +51,8 @@ pub struct Snapshot {
     pub connect_certificate: Option<Issued>,
     /// Leaf of random names.
     pub default_domain_certificate: Option<Issued>,
+    /// Keys that visitors' sessions are sealed with, opened.
+    pub session_keys: Vec<SessionKeySpec>,
     /// Tenants.
     pub accounts: BTreeMap<AccountId, Account>,
     /// Owners of credentials.
@@ -206,6 +209,10 @@ impl Snapshot {
                 let new = item.map(|item| open_issued(item, vault)).transpose()?;
                 let old = std::mem::replace(&mut self.default_domain_certificate, new.clone());
                 self.set_leaf(old, new);
+            }
+            SESSION_KEYS_KEY => {
+                let opened = item.map(|item| session_keys::open::<Unreadable>(item, vault)).transpose()?;
+                self.session_keys = opened.unwrap_or_default();
             }
             _ => {
                 if let Some(path) = key.strip_prefix(ACCOUNTS_PREFIX) {

@@ -18,10 +18,12 @@ mod tests;
 use std::sync::Arc;
 
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
+use ebbgate_policy::identity::is_same_cookie;
 use ebbgate_policy::{
     BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Quota, Step as PolicyStep, TlsFacts, TlsSettings,
     Verdict, Work,
 };
+use http::header::{HeaderValue, SET_COOKIE};
 use http::{request, response};
 
 pub use environment::Environment;
@@ -46,6 +48,8 @@ pub struct Dispatch {
     steps: Steps,
     /// Quotas that the request was counted against, each with the URL of the endpoint.
     counted: Vec<(EndpointUrl, Quota)>,
+    /// Cookies that policies give the visitor, whatever answers.
+    cookies: Vec<HeaderValue>,
     /// The hops that forwarded, outermost first.
     outer: Vec<Hop>,
     hop: Hop,
@@ -108,6 +112,7 @@ impl Dispatch {
             work: Work::default(),
             steps: Steps::default(),
             counted: Vec::new(),
+            cookies: Vec::new(),
             outer: Vec::new(),
             hop,
             state: State::Policy,
@@ -238,11 +243,23 @@ impl Dispatch {
         self.trail.logs.append(&mut member.take_logs());
         if matches!(step, PolicyStep::Done(_)) {
             self.trail.decisions.merge(member.decisions());
+            for cookie in member.take_cookies() {
+                // A policy that runs again, for another member of its pool, gives its cookies again.
+                self.cookies.retain(|other| !is_same_cookie(other, &cookie));
+                self.cookies.push(cookie);
+            }
         }
         match step {
             PolicyStep::Pause => return Some(Step::Pause),
             PolicyStep::Need(Effect::Keys { url, fresh }) => {
                 return Some(Step::Keys { account: member.endpoint.account, url, fresh });
+            }
+            PolicyStep::Need(Effect::Exchange(exchange)) => {
+                return Some(Step::Exchange { account: member.endpoint.account, exchange });
+            }
+            PolicyStep::Need(Effect::Sessions) => {
+                let facts = env.sessions(member.endpoint.account);
+                member.resume(Outcome::Sessions(Box::new(facts)));
             }
             PolicyStep::Need(Effect::Body { bytes_max }) if member.phase == Phase::HttpRequest => {
                 return Some(Step::Body { bytes_max });
@@ -465,7 +482,7 @@ impl Dispatch {
     /// Takes the response through the hop's own phase, and on to the hop before.
     fn go_back(&mut self) {
         let State::Back(head) = std::mem::replace(&mut self.state, State::Policy) else { return };
-        let head = match &mut self.hop.member {
+        let mut head = match &mut self.hop.member {
             Some(member) => match member.begin_response(head) {
                 Ok(()) => return,
                 Err(head) => head,
@@ -473,6 +490,9 @@ impl Dispatch {
             None => head,
         };
         if self.outer.is_empty() {
+            for cookie in self.cookies.drain(..) {
+                head.headers.append(SET_COOKIE, cookie);
+            }
             self.end(Step::Answer(head));
         } else {
             self.leave_hop();

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod disk;
 pub mod edge;
 pub mod endpoint;
+pub mod exchanges;
 pub mod jwks;
 pub mod mailbox;
 pub mod metrics;

@@ -104,6 +104,7 @@ mod tests {
     use crate::acme::ACME_KEY;
     use crate::events::types::is_known;
     use crate::people::oidc::settings::OIDC_KEY;
+    use crate::session_keys::SESSION_KEYS_KEY;
 
     const ACCOUNT: &str = "ac_000000000000000000000000000";
 
@@ -124,6 +125,7 @@ mod tests {
         check("/system/installation", Some(("installation", "installation")));
         check(ACME_KEY, Some(("acme", "acme")));
         check(OIDC_KEY, Some(("oidc", "oidc")));
+        check(SESSION_KEYS_KEY, Some(("session_keys", "session_keys")));
         check("/system/connect_certificate", Some(("issued_certificate", "connect_certificate")));
         for exempt in [
             "/u/domains/com.",
@@ -157,7 +159,8 @@ mod tests {
             text.split("Id) = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         assert!(collections.len() >= 20, "{collections:?}");
         let keys = collections.iter().map(|collection| format!("/a/{ACCOUNT}/{collection}/x"));
-        let others = [crate::record::INSTALLATION_KEY, ACME_KEY, OIDC_KEY].map(str::to_owned);
+        let others =
+            [crate::record::INSTALLATION_KEY, ACME_KEY, OIDC_KEY, SESSION_KEYS_KEY].map(str::to_owned);
         for key in keys.chain(others) {
             let subject = Subject::of(&key).expect("it has entries");
             let kind = format!("{}_created.v0", subject.noun);

@@ -28,6 +28,7 @@ const OURS: &[&str] = &[
     "issued_certificate",
     "kubernetes_operator",
     "oidc",
+    "session_keys",
     "service_user",
     "user",
     "user_session",

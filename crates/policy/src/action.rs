@@ -24,6 +24,7 @@ mod rate_limit;
 mod restrict_ips;
 mod run;
 mod set_vars;
+mod sign_in;
 mod terminate_tls;
 mod urls;
 mod verify_webhook;
@@ -74,6 +75,11 @@ static SPECS: &[Spec] = &[
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
+    Spec { ending: |_| Ending::Sometimes, ..line("oauth", &[Phase::HttpRequest], sign_in::compile_oauth) },
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("openid-connect", &[Phase::HttpRequest], sign_in::compile_oidc)
+    },
     Spec { ending: |_| Ending::Sometimes, ..line("rate-limit", &[Phase::HttpRequest], rate_limit::compile) },
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
@@ -93,16 +99,11 @@ static SPECS: &[Spec] = &[
     },
 ];
 
+/// The published action that is refused for good.
+const SAML: &str = "saml";
 /// Published actions that this version does not have.
-const UNSERVED: &[&str] = &[
-    "circuit-breaker",
-    "http-request",
-    "oauth",
-    "openid-connect",
-    "owasp-crs-request",
-    "owasp-crs-response",
-    "saml",
-];
+const UNSERVED: &[&str] =
+    &["circuit-breaker", "http-request", "owasp-crs-request", "owasp-crs-response", SAML];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)
@@ -110,13 +111,21 @@ pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
 
 /// The name under `actions.ngrok` of what an action leaves behind.
 pub(crate) fn result_name(kind: &str) -> String {
-    // The published exception (surface.md section 4.1).
-    if kind == "compress-response" { "compress".to_owned() } else { kind.replace('-', "_") }
+    // The published exceptions (surface.md section 4.1).
+    match kind {
+        "compress-response" => "compress".to_owned(),
+        "openid-connect" => "oidc".to_owned(),
+        kind => kind.replace('-', "_"),
+    }
 }
 
 /// The action that leaves a result of this name behind.
 pub(crate) fn kind_of(result: &str) -> String {
-    if result == "compress" { "compress-response".to_owned() } else { result.replace('_', "-") }
+    match result {
+        "compress" => "compress-response".to_owned(),
+        "oidc" => "openid-connect".to_owned(),
+        result => result.replace('_', "-"),
+    }
 }
 
 /// The action's line, or a note that there is none.
@@ -125,7 +134,10 @@ pub(crate) fn find(action: &model::Action, path: &str, notes: &mut Notes) -> Opt
     if found.is_none() {
         let path = format!("{path}.type");
         let kinds = || SPECS.iter().map(|spec| spec.kind);
-        let problem = if UNSERVED.contains(&action.kind.as_str()) {
+        let problem = if action.kind == SAML {
+            Diagnostic::new(code::ACTION_UNKNOWN, path, "`saml` is refused: no library judges XML signatures without OpenSSL or xmlsec, which this gateway does not contain")
+                .hint("use `openid-connect`: most providers that speak SAML speak it too")
+        } else if UNSERVED.contains(&action.kind.as_str()) {
             Diagnostic::new(
                 code::ACTION_UNKNOWN,
                 path,

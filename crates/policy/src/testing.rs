@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
+use crate::identity::{Exchange, Exchanged, Purpose, SessionFacts};
 use crate::jwks::KeySet;
 use crate::verdict::{BodyError, Effect, Outcome, Quota, Step, Verdict};
 use crate::{Engine, References};
@@ -39,6 +40,12 @@ pub(crate) struct World {
     pub(crate) waits: BTreeMap<String, Duration>,
     /// Quotas that were asked about, in order.
     pub(crate) counted: Vec<Quota>,
+    /// What sessions are made with.
+    pub(crate) sessions: SessionFacts,
+    /// What identity providers answer; others do not.
+    pub(crate) answers: BTreeMap<Purpose, Result<Exchanged, String>>,
+    /// What identity providers were asked, in order.
+    pub(crate) exchanges: Vec<Exchange>,
     /// URLs that were asked for, in order.
     pub(crate) asked: Vec<String>,
 }
@@ -84,6 +91,12 @@ impl World {
                     let wait = self.waits.get(&quota.bucket).copied();
                     self.counted.push(quota);
                     Outcome::Counted(wait)
+                }
+                Step::Need(Effect::Sessions) => Outcome::Sessions(Box::new(self.sessions.clone())),
+                Step::Need(Effect::Exchange(exchange)) => {
+                    let answer = self.answers.get(&exchange.purpose).cloned();
+                    self.exchanges.push(Exchange::clone(&exchange));
+                    Outcome::Exchanged(answer.unwrap_or_else(|| Err("connection refused".into())))
                 }
                 Step::Need(Effect::TerminateTls(_)) => Outcome::Tls(Arc::new(self.tls.clone())),
             };

@@ -10,6 +10,7 @@ use ebbgate_model::{EndpointUrl, ErrorCode};
 use http::{HeaderMap, StatusCode};
 
 use crate::facts::TlsFacts;
+use crate::identity::{Exchange, Exchanged, SessionFacts};
 use crate::jwks::KeySet;
 
 /// The result of one step of a run.
@@ -41,6 +42,10 @@ pub enum Effect {
         /// Longest body to accept.
         bytes_max: usize,
     },
+    /// What sessions of visitors are made with; answer [`Outcome::Sessions`].
+    Sessions,
+    /// Ask an identity provider; answer [`Outcome::Exchanged`].
+    Exchange(Arc<Exchange>),
     /// Count a request, if its bucket has room; answer [`Outcome::Counted`].
     Count(Quota),
 }
@@ -68,6 +73,10 @@ pub enum Outcome {
     Keys(Result<Arc<KeySet>, String>),
     /// The body.
     Body(Result<Bytes, BodyError>),
+    /// What sessions of visitors are made with.
+    Sessions(Box<SessionFacts>),
+    /// The provider's answer, or one sentence on why there is none.
+    Exchanged(Result<Exchanged, String>),
     /// None: the request is counted. Otherwise it is not, and this is how long until its bucket has room.
     Counted(Option<Duration>),
     /// Forwarding failed before a byte was sent, and `on_error` was [`OnError::Continue`].

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::AccountId;
+use ebbgate_policy::identity::SessionFacts;
 use ebbgate_policy::{Engine, Quota};
 use tokio::time::Instant;
 
@@ -28,6 +29,12 @@ pub trait Environment {
 
     /// Counts a request at an endpoint against a quota, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
+
+    /// What a policy of the account makes visitors' sessions with.
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        let _ = account;
+        SessionFacts::default()
+    }
 
     /// Whether the work can be repeated on another member of a pool.
     fn is_repeatable(&self) -> bool {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
+use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts};
 use ebbgate_policy::{ConnFacts, KeySet, Quota, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -82,6 +83,22 @@ pub trait Gateway: Clone + 'static {
         fresh: bool,
     ) -> impl Future<Output = Result<Arc<KeySet>, String>>;
 
+    /// What a policy of the account makes visitors' sessions with.
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        let _ = account;
+        SessionFacts::default()
+    }
+
+    /// What an identity provider answers a policy of the account; or a sentence on why nothing.
+    fn exchange(
+        &self,
+        account: AccountId,
+        exchange: Arc<Exchange>,
+    ) -> impl Future<Output = Result<Exchanged, String>> {
+        let _ = (account, exchange);
+        std::future::ready(Err("no identity provider is asked here".into()))
+    }
+
     /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
 
@@ -123,6 +140,10 @@ impl<G: Gateway> Environment for G {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         Gateway::count(self, endpoint, quota)
+    }
+
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        Gateway::sessions(self, account)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

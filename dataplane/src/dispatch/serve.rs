@@ -9,6 +9,7 @@ use std::time::Duration;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme};
+use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts};
 use ebbgate_policy::{KeySet, Quota};
 use tokio::time::Instant;
 
@@ -78,6 +79,22 @@ impl Gateway for Shard {
 
     async fn keys(&self, account: AccountId, url: &str, fresh: bool) -> Result<Arc<KeySet>, String> {
         self.edge().keys.get(account, url, fresh).await
+    }
+
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        let edge = self.edge();
+        SessionFacts {
+            account: account.to_string(),
+            edge: edge.visitors.edge.clone(),
+            ring: Arc::clone(&edge.tables.load().session_keys),
+            entropy: random::bytes(),
+            providers: Arc::clone(&edge.visitors.providers),
+            ..SessionFacts::default()
+        }
+    }
+
+    async fn exchange(&self, account: AccountId, exchange: Arc<Exchange>) -> Result<Exchanged, String> {
+        self.edge().exchanges.get(account, exchange).await
     }
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {

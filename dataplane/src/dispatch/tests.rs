@@ -147,6 +147,10 @@ impl Fake {
                     ran.steps.push(format!("keys {url}"));
                     dispatch.resume(Outcome::Keys(Err("none".into())));
                 }
+                Step::Exchange { exchange, .. } => {
+                    ran.steps.push(format!("ask {}", exchange.url));
+                    dispatch.resume(Outcome::Exchanged(Err("none".into())));
+                }
                 Step::Body { .. } => {
                     ran.steps.push("body".into());
                     dispatch.resume(Outcome::Body(Err(BodyError::Incomplete)));

@@ -10,6 +10,7 @@ use ebbgate_model::ErrorCode;
 use serde_json::Value;
 
 use crate::facts::Context;
+use crate::identity::{Exchanged, Purpose, SessionFacts};
 use crate::jwks::KeySet;
 use crate::verdict::{BodyError, Effect, Verdict};
 
@@ -18,6 +19,11 @@ pub(crate) trait Action: Send + Sync + fmt::Debug {
     /// Runs it, or asks for what it lacks. After the caller resumed, it is run again from the start with what was
     /// gathered so far, so it must not change the context before it has all it needs.
     fn run(&self, cx: &mut Context, gathered: &mut Gathered) -> Flow;
+
+    /// Its `auth_id`, if it signs visitors in.
+    fn auth_id(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// What an action wants next.
@@ -63,6 +69,10 @@ pub(crate) struct Gathered {
     pub(crate) bucket: Option<Value>,
     /// What the edge said of a quota: the request is counted, or how long until its bucket has room.
     pub(crate) counted: Option<Result<(), Duration>>,
+    /// What sessions of visitors are made with.
+    pub(crate) sessions: Option<SessionFacts>,
+    /// What identity providers answered.
+    pub(crate) exchanged: BTreeMap<Purpose, Result<Exchanged, String>>,
     /// Why forwarding failed.
     pub(crate) forward_failed: Option<(ErrorCode, String)>,
 }

@@ -16,6 +16,7 @@ use time::format_description::well_known::Rfc3339;
 use x509_parser::pem::Pem;
 
 use crate::facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
+use crate::identity::Identity;
 use crate::jwks::KeySet;
 
 /// Longest body of a case in bytes.
@@ -49,8 +50,22 @@ pub struct CaseText {
     pub forward_fails: Option<String>,
     /// Names of `rate-limit` actions with a bucket that has no room left.
     pub rate_limited: BTreeSet<String>,
+    /// Visitors who are signed in, by the action's `auth_id` (`default` where it has none).
+    pub signed_in: BTreeMap<String, SignedInText>,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
+}
+
+/// Who a signed-in visitor is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SignedInText {
+    /// The person's id at the provider.
+    pub provider_user_id: String,
+    /// Address.
+    pub email: String,
+    /// Name.
+    pub name: String,
 }
 
 /// One text or several.
@@ -115,6 +130,7 @@ pub struct Case {
     pub(super) keys: BTreeMap<String, Arc<KeySet>>,
     pub(super) forward_fails: Option<ErrorCode>,
     pub(super) rate_limited: BTreeSet<String>,
+    pub(super) signed_in: BTreeMap<String, Identity>,
     pub(super) response: http::response::Parts,
 }
 
@@ -167,6 +183,7 @@ impl CaseText {
             keys: keys.collect::<Result<_, CaseError>>()?,
             forward_fails,
             rate_limited: self.rate_limited.clone(),
+            signed_in: self.signed_in.iter().map(|(id, who)| (id.clone(), who.read())).collect(),
             response: self.response.read()?,
         })
     }
@@ -213,6 +230,13 @@ impl HandshakeText {
             client_chain,
             ..TlsFacts::default()
         })
+    }
+}
+
+impl SignedInText {
+    fn read(&self) -> Identity {
+        let Self { provider_user_id, email, name } = self.clone();
+        Identity { provider_user_id, email, name }
     }
 }
 

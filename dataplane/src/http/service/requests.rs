@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ebbgate_body::Edits;
 use ebbgate_model::{AccountId, EndpointId};
+use ebbgate_policy::identity::SessionFacts;
 use ebbgate_policy::{BodyError, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
@@ -53,6 +54,10 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         self.service.gateway.count(endpoint, quota)
+    }
+
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        self.service.gateway.sessions(account)
     }
 
     /// Another member can take it over as long as its body is kept.
