@@ -33,6 +33,7 @@ mod restart;
 mod schemathesis;
 mod sdk;
 mod secrets;
+mod sign_in;
 mod sinks;
 mod site;
 mod slips;

@@ -240,7 +240,7 @@ fn published(exchange: &Exchange) -> Result<Exchanged, String> {
         "token_endpoint": format!("{issuer}/token"),
         "jwks_uri": format!("{issuer}/jwks"),
     });
-    Ok(Exchanged { status: 200, body: body.to_string().into() })
+    Ok(Exchanged { status: 200, at_unix_secs: 0, body: body.to_string().into() })
 }
 
 fn decision(verdict: Verdict) -> Decision {

@@ -15,7 +15,8 @@ use crate::diagnostic::Diagnostic;
 use crate::document::{Document, PlacedRule};
 
 /// Actions that refuse strangers.
-const GUARDS: [&str; 4] = ["basic-auth", "jwt-validation", "restrict-ips", "verify-webhook"];
+const GUARDS: [&str; 6] =
+    ["basic-auth", "jwt-validation", "oauth", "openid-connect", "restrict-ips", "verify-webhook"];
 
 /// Names of variables by which a condition tells clients apart.
 const IDENTITIES: [&str; 6] =

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
+use super::clock;
 use super::jwks::{Call, FETCH_SECS_MAX, FetchError, Fetcher};
 use super::metrics::Metrics;
 
@@ -138,7 +139,11 @@ impl Exchanges {
         let limit = Duration::from_secs(FETCH_SECS_MAX);
         let answer = tokio::time::timeout(limit, asking).await.unwrap_or(Err(FetchError::TimedOut));
         answer
-            .map(|(status, body)| Exchanged { status: status.as_u16(), body })
+            .map(|(status, body)| Exchanged {
+                status: status.as_u16(),
+                at_unix_secs: clock::unix_ms().div_euclid(1_000),
+                body,
+            })
             .map_err(|error| error.to_string())
     }
 
@@ -198,37 +203,4 @@ impl Account {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::state::endpoint::fixture::account;
-
-    fn over(bytes: usize, secs: u64) -> Over {
-        let answer = Ok(Exchanged { status: 200, body: vec![0; bytes].into() });
-        Over { answer, until: Instant::now() + Duration::from_secs(secs) }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_remembered_is_bounded_and_nobody_crowds_out_others() {
-        let mut accounts = HashMap::new();
-        remember(&mut accounts, account(1), "mine", over(100, 600));
-        for n in 0..2 * OF_ACCOUNT_MAX {
-            let secs = 1_000 + u64::try_from(n).unwrap();
-            remember(&mut accounts, account(2), &n.to_string(), over(EXCHANGE_BYTES_MAX, secs));
-        }
-        let (mine, theirs) = (&accounts[&account(1)], &accounts[&account(2)]);
-        assert!(mine.over.contains_key("mine"));
-        assert!(theirs.bytes <= BYTES_OF_ACCOUNT_MAX && theirs.over.len() <= OF_ACCOUNT_MAX);
-        assert!(theirs.over.contains_key(&(2 * OF_ACCOUNT_MAX - 1).to_string()), "the newest stays");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_over_goes_first() {
-        let mut kept = Account::default();
-        kept.keep("old".into(), over(10, 1));
-        kept.keep("new".into(), over(10, 600));
-        kept.keep("new".into(), over(20, 600));
-        assert_eq!(kept.bytes, 30);
-        kept.forget_first(Instant::now() + Duration::from_secs(2));
-        assert!(kept.over.contains_key("new") && kept.over.len() == 1 && kept.bytes == 20);
-    }
-}
+mod tests;

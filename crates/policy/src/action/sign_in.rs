@@ -285,20 +285,21 @@ fn note(config: &mut Config, kind: &'static str, auth_id: &str) {
     let new = SignInNote { kind, auth_id: auth_id.to_owned(), config: config.whole() };
     let problem = config.notes.sign_ins.iter().find_map(|old| {
         if old.kind != kind {
-            Some(format!(
+            let problem = format!(
                 "an endpoint signs visitors in by `openid-connect` or by `oauth`, and `{}` stands before",
                 old.kind
-            ))
+            );
+            Some((problem, "use one of the two, with an `auth_id` for each provider"))
         } else if old.auth_id == new.auth_id && old.config != new.config {
-            Some(format!("another `{kind}` with the auth_id `{auth_id}` has another configuration"))
+            let problem = format!("another `{kind}` with the auth_id `{auth_id}` has another configuration");
+            Some((problem, "give each its own `auth_id`"))
         } else {
             None
         }
     });
     match problem {
-        Some(problem) => {
-            config.error(code::SIGN_INS_CONFLICT, path, problem).hint =
-                Some("give each its own `auth_id`".into());
+        Some((problem, hint)) => {
+            config.error(code::SIGN_INS_CONFLICT, path, problem).hint = Some(hint.into());
         }
         None => config.notes.sign_ins.push(new),
     }

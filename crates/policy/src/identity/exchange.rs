@@ -69,6 +69,8 @@ impl fmt::Debug for Share {
 pub struct Exchanged {
     /// Status.
     pub status: u16,
+    /// When it came, Unix seconds: lengths of time in it count from then.
+    pub at_unix_secs: i64,
     /// Whole body, at most [`EXCHANGE_BYTES_MAX`].
     pub body: Bytes,
 }

@@ -175,7 +175,7 @@ impl Client<'_> {
             }
         })?;
         Ok(match answer {
-            Ok(answer) => granted(&answer, url, self.now_unix_secs),
+            Ok(answer) => granted(&answer, url),
             Err(why) => Granted::Failed(format!("{url}: {why}")),
         })
     }
@@ -261,11 +261,11 @@ impl Client<'_> {
 }
 
 /// Reads the answer to a request for tokens (RFC 6749 sections 5.1 and 5.2). Some providers say errors with status 200.
-fn granted(answer: &Exchanged, url: &str, now_unix_secs: i64) -> Granted {
+fn granted(answer: &Exchanged, url: &str) -> Granted {
     let read: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let error = read.get("error").and_then(Value::as_str).map(word);
     match (answer.status, error) {
-        (200 | 201, None) => match Tokens::read(&read, now_unix_secs) {
+        (200 | 201, None) => match Tokens::read(&read, answer.at_unix_secs) {
             Some(tokens) => Granted::Tokens(tokens),
             None => Granted::Failed(format!("{url}: the answer has no access token")),
         },
