@@ -76,9 +76,11 @@ fn exchange(url: &str, key: &str, secs: u64) -> Arc<Exchange> {
 async fn what_can_be_spent_once_is_spent_once() {
     let (url, asked) = provider(ok("{}")).await;
     let exchanges = exchanges(true);
-    let all = (0..20).map(|_| exchanges.get(account(1), exchange(&url, "a", 600)));
-    let asking: Vec<_> =
-        all.map(|get| tokio::spawn(async move { get.await.map(|got| got.status) })).collect();
+    let ask = |_| {
+        let (exchanges, exchange) = (exchanges.clone(), exchange(&url, "a", 600));
+        tokio::spawn(async move { exchanges.get(account(1), exchange).await.map(|got| got.status) })
+    };
+    let asking: Vec<_> = (0..20).map(ask).collect();
     for one in asking {
         assert_eq!(one.await.unwrap(), Ok(200));
     }
