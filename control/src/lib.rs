@@ -51,5 +51,6 @@ pub mod settings;
 pub mod snapshot;
 pub mod store;
 pub mod tenants;
+pub mod visitors;
 
 pub use app::{App, Settings};

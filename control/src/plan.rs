@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use ebbgate_model::{
     AccountId, AddressSpec, AuthoritySpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
-    CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId, IngressSpec, IpPolicyId, IpPolicyRule,
+    CredentialSpec, DomainId, DomainSpec, EndedSessionSpec, EndpointId, IngressId, IngressSpec, IpPolicyId, IpPolicyRule,
     IpPolicySpec, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Object, ObjectKey, OwnerId,
     SecretId, SecretSpec, Settings,
 };
@@ -54,6 +54,10 @@ pub fn object(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
         ObjectKey::Credential(id) => Object::Credential(Arc::new(credential(snapshot, *id)?)),
         ObjectKey::Endpoint(id) => Object::Endpoint(endpoint(snapshot, *id)?),
         ObjectKey::Challenge(host) => Object::Challenge(Arc::clone(snapshot.challenges.get(host)?)),
+        ObjectKey::EndedSession(id) => {
+            let account = *snapshot.ended_sessions.get(id)?;
+            Object::EndedSession(Arc::new(EndedSessionSpec { account }))
+        }
         ObjectKey::Secret(id) => Object::Secret(Arc::new(secret(snapshot, *id)?)),
     })
 }

@@ -44,7 +44,7 @@ use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::session_keys;
 use crate::store::{DirLock, Etcd, Store, StoreError};
-use crate::{admin, api, listen, people};
+use crate::{admin, api, listen, people, visitors};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
@@ -157,7 +157,10 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     let feeds = Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone());
     let (wanted, asked) = mpsc::channel(push::WANTED_MAX);
     background.spawn(push::mark_wanted(app.store.clone(), asked));
-    let feeds = Arc::new(feeds.with_events(app.events.clone()).with_wanted(wanted));
+    let (visitors, told) = mpsc::channel(visitors::TOLD_MAX);
+    background.spawn(visitors::keep(app.store.clone(), app.room.clone(), told));
+    let feeds = feeds.with_events(app.events.clone()).with_wanted(wanted).with_visitors(visitors);
+    let feeds = Arc::new(feeds);
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     events::start(&app, &options.events, dir.spool(), &mut background).await?;
     alerts::start(&app, &options.events, &mut background)?;

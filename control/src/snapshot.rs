@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ebbgate_model::{
-    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
+    AccountId, AddressId, AppSessionId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
     CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId,
     IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, SessionKeySpec, TrafficPolicy, UserId,
 };
@@ -30,6 +30,7 @@ use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
 use crate::record::people::{Invitation, Membership, UserSession};
 use crate::record::vault::{SecretVault, VaultSecret};
+use crate::record::visitor::{AppSession, AppUser, ENDED_SESSIONS, EndedSession};
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
     Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
@@ -39,6 +40,9 @@ use crate::record::{
 use crate::secret::Vault;
 use crate::session_keys::{self, SESSION_KEYS_KEY};
 use crate::store::{Change, Item, Revision};
+
+/// Bytes of an ended session in the Program, in round figures.
+const ENDED_SESSION_BYTES: usize = 100;
 
 /// Records at one revision. Keys and texts of the API that edges do not need are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,6 +93,8 @@ pub struct Snapshot {
     pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestriction>,
     /// What edges answer to the ACME authority, by name.
     pub challenges: BTreeMap<Host, Arc<ChallengeSpec>>,
+    /// Sessions of visitors that were ended before their time, with their accounts.
+    pub ended_sessions: BTreeMap<AppSessionId, AccountId>,
     /// Secrets of vaults, opened.
     pub(crate) secrets: Secrets,
     /// Where cloud endpoints stand by the index, as far as their records do not say the same: known also of those that
@@ -249,6 +255,23 @@ impl Snapshot {
                     replace(&mut self.accounts, id, value);
                 }
                 Ok(())
+            }
+            (Some(account), Some(ENDED_SESSIONS), Some(id)) => {
+                let ended = item.map(parse::<EndedSession>).transpose()?;
+                if let (Ok(account), Ok(id)) = (account.parse(), id.parse()) {
+                    let was_there = self.ended_sessions.contains_key(&id);
+                    replace(&mut self.ended_sessions, id, ended.as_ref().map(|_| account));
+                    let bytes = |is_there| if is_there { ENDED_SESSION_BYTES } else { 0 };
+                    self.bytes = (self.bytes + bytes(ended.is_some())).saturating_sub(bytes(was_there));
+                }
+                Ok(())
+            }
+            // Edges need none of them.
+            (_, Some(AppSession::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<AppSession>).transpose().map(drop)?)
+            }
+            (_, Some(AppUser::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<AppUser>).transpose().map(drop)?)
             }
             (_, Some("issued"), Some(owner)) => self.set_issued(owner, item, vault),
             (_, Some(CHALLENGES), Some(host)) => {

@@ -261,6 +261,14 @@ impl Dispatch {
                 let facts = env.sessions(member.endpoint.account);
                 member.resume(Outcome::Sessions(Box::new(facts)));
             }
+            PolicyStep::Need(Effect::IsEnded(session)) => {
+                let ended = env.is_ended(member.endpoint.account, session);
+                member.resume(Outcome::Ended(ended));
+            }
+            PolicyStep::Need(Effect::Note(note)) => {
+                env.note_session(&member.endpoint, self.facts.client.ip(), &note);
+                member.resume(Outcome::Noted);
+            }
             PolicyStep::Need(Effect::Body { bytes_max }) if member.phase == Phase::HttpRequest => {
                 return Some(Step::Body { bytes_max });
             }

@@ -22,6 +22,7 @@ const OURS: &[&str] = &[
     "acme",
     "acme_account",
     "agent_ingress",
+    "ended_session",
     "endpoint",
     "installation",
     "invitation",

@@ -41,7 +41,7 @@ pub use program::{Changes, Object, ObjectKey, ObjectKeyError, Program, Shared, T
 pub use spec::{
     AddressSpec, AuthoritySpec, CertificateSpec, ChallengeSpec, CloudEndpointSpec, CredentialSpec,
     DomainSpec, IngressSpec, IpPolicyRule, IpPolicySpec, IpRestrictionKind, IpRestrictionSpec, IpRuleAction,
-    SecretSpec, SessionKeySpec, Settings,
+    EndedSessionSpec, SecretSpec, SessionKeySpec, Settings,
 };
 pub use token::{TOKEN_SECRET_CHARS, Token, TokenError, TokenHash};
 pub use url::{Binding, EndpointUrl, INTERNAL_LABELS_MAX, Scheme, UrlError};

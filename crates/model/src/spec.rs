@@ -36,6 +36,13 @@ pub struct Settings {
     pub session_keys: Vec<SessionKeySpec>,
 }
 
+/// A session of a visitor that was ended before its time: no edge goes on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedSessionSpec {
+    /// Owner of the endpoint.
+    pub account: AccountId,
+}
+
 /// A key that sessions of visitors are sealed with.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionKeySpec {

@@ -296,6 +296,8 @@ impl Run {
                 }
             }
             Outcome::Sessions(facts) => self.gathered.sessions = Some(*facts),
+            Outcome::Ended(ended) => self.gathered.ended = Some(ended),
+            Outcome::Noted => self.gathered.noted = true,
             Outcome::Exchanged(exchanged) => {
                 if let Some(purpose) = self.exchange.take() {
                     self.gathered.exchanged.insert(purpose, exchanged);

@@ -202,6 +202,8 @@ impl Case {
                 let (ring, assumed) = (Arc::new(KeyRing::new([key])), self.signed_in.clone());
                 Outcome::Sessions(Box::new(SessionFacts { ring, assumed, ..SessionFacts::default() }))
             }
+            Effect::IsEnded(_) => Outcome::Ended(false),
+            Effect::Note(_) => Outcome::Noted,
             Effect::Exchange(exchange) => Outcome::Exchanged(published(exchange)),
             Effect::Count(quota) => {
                 let is_full = self.rate_limited.contains(&quota.name);

@@ -18,7 +18,7 @@ use crate::token::{Token, TokenError, TokenType, Verification};
 
 pub use cookie::is_same_cookie;
 pub use exchange::{EXCHANGE_BYTES_MAX, Exchange, Exchanged, Purpose, Share};
-pub use facts::{ENTROPY_BYTES, SessionFacts};
+pub use facts::{ENTROPY_BYTES, SessionFacts, SessionNote};
 pub use place::{CALLBACK_PATH, LOGIN_PATH, LOGOUT_PATH};
 pub use provider::{Endpoints, EndpointsError, parse_endpoints};
 pub use ring::{KeyRing, SEALING_KEY_BYTES, SEALING_KEYS_MAX, SEALING_NONCE_BYTES, SealingKey};

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
-use crate::identity::{Exchange, Exchanged, Purpose, SessionFacts};
+use crate::identity::{Exchange, Exchanged, Purpose, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
 use crate::verdict::{BodyError, Effect, Outcome, Quota, Step, Verdict};
 use crate::{Engine, References};
@@ -42,6 +42,10 @@ pub(crate) struct World {
     pub(crate) counted: Vec<Quota>,
     /// What sessions are made with.
     pub(crate) sessions: SessionFacts,
+    /// Sessions that were ended before their time.
+    pub(crate) ended: Vec<ebbgate_model::AppSessionId>,
+    /// Sign-ins and sign-outs, in order.
+    pub(crate) notes: Vec<SessionNote>,
     /// What identity providers answer; others do not.
     pub(crate) answers: BTreeMap<Purpose, Result<Exchanged, String>>,
     /// What identity providers were asked, in order.
@@ -93,6 +97,11 @@ impl World {
                     Outcome::Counted(wait)
                 }
                 Step::Need(Effect::Sessions) => Outcome::Sessions(Box::new(self.sessions.clone())),
+                Step::Need(Effect::IsEnded(session)) => Outcome::Ended(self.ended.contains(&session)),
+                Step::Need(Effect::Note(note)) => {
+                    self.notes.push(SessionNote::clone(&note));
+                    Outcome::Noted
+                }
                 Step::Need(Effect::Exchange(exchange)) => {
                     let answer = self.answers.get(&exchange.purpose).cloned();
                     self.exchanges.push(Exchange::clone(&exchange));

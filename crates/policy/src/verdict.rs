@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_model::{EndpointUrl, ErrorCode};
+use ebbgate_model::{AppSessionId, EndpointUrl, ErrorCode};
 use http::{HeaderMap, StatusCode};
 
 use crate::facts::TlsFacts;
-use crate::identity::{Exchange, Exchanged, SessionFacts};
+use crate::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
 
 /// The result of one step of a run.
@@ -44,6 +44,10 @@ pub enum Effect {
     },
     /// What sessions of visitors are made with; answer [`Outcome::Sessions`].
     Sessions,
+    /// Whether a visitor's session was ended before its time; answer [`Outcome::Ended`].
+    IsEnded(AppSessionId),
+    /// Tell that a visitor signed in or out; answer [`Outcome::Noted`].
+    Note(Arc<SessionNote>),
     /// Ask an identity provider; answer [`Outcome::Exchanged`].
     Exchange(Arc<Exchange>),
     /// Count a request, if its bucket has room; answer [`Outcome::Counted`].
@@ -75,6 +79,10 @@ pub enum Outcome {
     Body(Result<Bytes, BodyError>),
     /// What sessions of visitors are made with.
     Sessions(Box<SessionFacts>),
+    /// Whether the session was ended.
+    Ended(bool),
+    /// It was told.
+    Noted,
     /// The provider's answer, or one sentence on why there is none.
     Exchanged(Result<Exchanged, String>),
     /// None: the request is counted. Otherwise it is not, and this is how long until its bucket has room.

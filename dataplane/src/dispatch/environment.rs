@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_model::AccountId;
-use ebbgate_policy::identity::SessionFacts;
+use ebbgate_model::{AccountId, AppSessionId};
+use ebbgate_policy::identity::{SessionFacts, SessionNote};
 use ebbgate_policy::{Engine, Quota};
 use tokio::time::Instant;
 
@@ -34,6 +34,17 @@ pub trait Environment {
     fn sessions(&self, account: AccountId) -> SessionFacts {
         let _ = account;
         SessionFacts::default()
+    }
+
+    /// Whether a visitor's session at endpoints of the account was ended before its time.
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        let _ = (account, session);
+        false
+    }
+
+    /// A visitor signed in or out at an endpoint, from this address.
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        let _ = (endpoint, source, note);
     }
 
     /// Whether the work can be repeated on another member of a pool.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::event::RequestEvent;
-use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
-use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts};
+use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, Scheme};
+use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
 use ebbgate_policy::{ConnFacts, KeySet, Quota, TlsSettings};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -89,6 +89,17 @@ pub trait Gateway: Clone + 'static {
         SessionFacts::default()
     }
 
+    /// Whether a visitor's session at endpoints of the account was ended before its time.
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        let _ = (account, session);
+        false
+    }
+
+    /// A visitor signed in or out at an endpoint, from this address.
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        let _ = (endpoint, source, note);
+    }
+
     /// What an identity provider answers a policy of the account; or a sentence on why nothing.
     fn exchange(
         &self,
@@ -144,6 +155,14 @@ impl<G: Gateway> Environment for G {
 
     fn sessions(&self, account: AccountId) -> SessionFacts {
         Gateway::sessions(self, account)
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        Gateway::is_ended(self, account, session)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        Gateway::note_session(self, endpoint, source, note);
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

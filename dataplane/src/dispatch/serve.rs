@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::event::RequestEvent;
-use ebbgate_model::feed::FromEdge;
-use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme};
-use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts};
+use ebbgate_model::feed::{FromEdge, VisitorSessionReport};
+use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, IpRestrictionKind, Scheme};
+use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
 use ebbgate_policy::{KeySet, Quota};
 use tokio::time::Instant;
 
@@ -91,6 +91,37 @@ impl Gateway for Shard {
             providers: Arc::clone(&edge.visitors.providers),
             ..SessionFacts::default()
         }
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        let tables = self.edge().tables.load();
+        tables.objects.ended_sessions.get(&session).is_some_and(|ended| ended.account == account)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        let account = endpoint.account;
+        let told = match note.clone() {
+            SessionNote::Began { session, user, who, provider, user_agent, started_at, expires_at } => {
+                FromEdge::VisitorSession(Box::new(VisitorSessionReport {
+                    account,
+                    session,
+                    user,
+                    provider,
+                    provider_user_id: who.provider_user_id,
+                    email: who.email,
+                    name: who.name,
+                    url: endpoint.url.to_string(),
+                    source: source.to_string(),
+                    user_agent,
+                    started_at,
+                    expires_at,
+                }))
+            }
+            SessionNote::Ended { session, expires_at } => {
+                FromEdge::VisitorSessionEnded { account, session, expires_at }
+            }
+        };
+        self.edge().reports.event(told);
     }
 
     async fn exchange(&self, account: AccountId, exchange: Arc<Exchange>) -> Result<Exchanged, String> {

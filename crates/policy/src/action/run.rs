@@ -71,6 +71,10 @@ pub(crate) struct Gathered {
     pub(crate) counted: Option<Result<(), Duration>>,
     /// What sessions of visitors are made with.
     pub(crate) sessions: Option<SessionFacts>,
+    /// Whether the visitor's session was ended before its time.
+    pub(crate) ended: Option<bool>,
+    /// Whether a sign-in or sign-out was told.
+    pub(crate) noted: bool,
     /// What identity providers answered.
     pub(crate) exchanged: BTreeMap<Purpose, Result<Exchanged, String>>,
     /// Why forwarding failed.

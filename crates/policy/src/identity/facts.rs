@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ebbgate_model::{AppSessionId, AppUserId};
 
 use super::provider::Endpoints;
 use super::ring::{KeyRing, SEALING_NONCE_BYTES};
@@ -54,6 +55,35 @@ impl Default for SessionFacts {
             assumed: BTreeMap::new(),
         }
     }
+}
+
+/// What became of a visitor's session, for whoever keeps the list of sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionNote {
+    /// A visitor signed in.
+    Began {
+        /// The session.
+        session: AppSessionId,
+        /// The person.
+        user: AppUserId,
+        /// Who it is.
+        who: Identity,
+        /// Issuer or name of the provider.
+        provider: String,
+        /// What the browser said it is, shortened.
+        user_agent: String,
+        /// Unix seconds.
+        started_at: i64,
+        /// When it ends at the latest; Unix seconds.
+        expires_at: i64,
+    },
+    /// A visitor signed out.
+    Ended {
+        /// The session.
+        session: AppSessionId,
+        /// When it would have ended at the latest; Unix seconds.
+        expires_at: i64,
+    },
 }
 
 /// The entropy of a run, taken apart: each part is used for one thing.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use ebbgate_model::AppSessionId;
+use ebbgate_model::{AppSessionId, AppUserId};
 
 /// Longest id of a person at a provider, in bytes (`OpenID` Connect Core 1.0 section 2).
 const SUBJECT_BYTES_MAX: usize = 255;
@@ -169,9 +169,9 @@ impl Session {
     }
 
     /// What expressions read of it; `id_name` is the name of the session's id.
-    pub(crate) fn json(&self, user_id: &str, id_name: &str) -> Value {
+    pub(crate) fn json(&self, user_id: AppUserId, id_name: &str) -> Value {
         let mut identity = json!({
-            "id": user_id,
+            "id": user_id.to_string(),
             "email": self.who.email,
             "name": self.who.name,
             "provider_user_id": self.who.provider_user_id,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_body::Edits;
-use ebbgate_model::{AccountId, EndpointId};
-use ebbgate_policy::identity::SessionFacts;
+use ebbgate_model::{AccountId, AppSessionId, EndpointId};
+use ebbgate_policy::identity::{SessionFacts, SessionNote};
 use ebbgate_policy::{BodyError, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
@@ -58,6 +58,14 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
 
     fn sessions(&self, account: AccountId) -> SessionFacts {
         self.service.gateway.sessions(account)
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        self.service.gateway.is_ended(account, session)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        self.service.gateway.note_session(endpoint, source, note);
     }
 
     /// Another member can take it over as long as its body is kept.

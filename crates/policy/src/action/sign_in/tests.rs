@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::Engine;
 use crate::facts::tests::request;
 use crate::facts::{Context, Phase, TlsFacts};
-use crate::identity::{Exchanged, KeyRing, Purpose, SEALING_KEY_BYTES, SealingKey};
+use crate::identity::{Exchanged, KeyRing, Purpose, SEALING_KEY_BYTES, SealingKey, SessionNote};
 use crate::testing::{MINT, World, engine};
 use crate::verdict::{Reply, Verdict};
 
@@ -295,6 +295,28 @@ fn a_forged_spliced_or_outlived_session_lets_nobody_in() {
     lab.world.sessions.ring = Arc::default();
     let (verdict, _) = lab.get("/page");
     assert!(matches!(verdict, Verdict::Failed { .. }), "without a key nobody comes in: {verdict:?}");
+}
+
+#[test]
+fn sign_ins_and_sign_outs_are_told_and_a_session_that_was_ended_is_over() {
+    let mut lab = Lab::new(&json!({ "max_session_duration": "1h" }));
+    lab.sign_in(&json!({}));
+    let [SessionNote::Began { session, who, provider, started_at, expires_at, .. }] = &lab.world.notes[..] else {
+        panic!("{:?}", lab.world.notes)
+    };
+    assert_eq!((who.email.as_str(), provider.as_str()), ("ann@example.com", ISSUER));
+    assert_eq!((*started_at, *expires_at), (NOW, NOW + 3_600));
+    let session = *session;
+    assert!(lab.is_in());
+    lab.world.ended.push(session);
+    assert!(!lab.is_in());
+    let (_, cx) = lab.get("/page");
+    assert_eq!(cx.result("oidc").unwrap()["session_timed_out"], true);
+    lab.world.ended.clear();
+    lab.reply("/ngrok/logout");
+    assert_eq!(lab.world.notes.last(), Some(&SessionNote::Ended { session, expires_at: NOW + 3_600 }));
+    lab.reply("/ngrok/logout");
+    assert_eq!(lab.world.notes.len(), 2, "nobody signs out twice");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Runs again from its start after everything that was needed, and changes the context only when it has all.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use ebbgate_model::{AppSessionId, AppUserId, Ksuid};
 use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION,
-    ORIGIN, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
+    ORIGIN, REFERRER_POLICY, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
@@ -23,12 +24,14 @@ use crate::code;
 use crate::facts::Context;
 use crate::identity::{
     self, Ask, CALLBACK_PATH, COOKIE_BYTES_MAX, Cookie, Drawn, Identity, LOGIN_PATH, PENDING_SECS_MAX,
-    Pending, Session, SessionFacts, Tokens, binding, is_return_path, parameter,
+    Pending, Session, SessionFacts, SessionNote, Tokens, binding, is_return_path, parameter,
 };
-use crate::verdict::{Reply, Verdict};
+use crate::verdict::{Effect, Reply, Verdict};
 
 /// Seconds after which a visitor whose tokens cannot be refreshed may try again.
 const RETRY_SECS: &str = "15";
+/// Characters of a browser's name that are told.
+const USER_AGENT_CHARS_MAX: usize = 256;
 /// Longest code or error that a provider sends back with a visitor, in bytes.
 const CODE_BYTES_MAX: usize = 2048;
 /// What no visitor may send to an upstream: it says who he is.
@@ -123,7 +126,7 @@ impl<'a> Visit<'a> {
         match cx.addressed.as_ref().map(|addressed| addressed.ask) {
             Some(Ask::Callback) => return self.come_back(request, gathered).map(respond),
             Some(Ask::Login) => return self.sign_in(request, gathered).map(respond),
-            Some(Ask::Logout) => return Ok(respond(self.sign_out())),
+            Some(Ask::Logout) => return self.sign_out(request, gathered).map(respond),
             None => {}
         }
         if action.allow_cors_preflight && is_preflight(request) {
@@ -136,7 +139,11 @@ impl<'a> Visit<'a> {
             return Ok(Flow::Next);
         }
         let session = match self.found(&request.headers) {
-            Found::Session(session) => self.go_on(*session, gathered)?,
+            Found::Session(session) => match gathered.ended {
+                None => return Err(Box::new(Flow::Need(Effect::IsEnded(session.id)))),
+                Some(true) => None,
+                Some(false) => self.go_on(*session, gathered)?,
+            },
             Found::TimedOut => None,
             Found::Nothing => return self.send_away(request, gathered).map(respond),
         };
@@ -282,7 +289,7 @@ impl<'a> Visit<'a> {
         let (_, name) = action.by.kinds();
         let is_oidc = matches!(action.by, By::Issuer(_));
         let id_name = if is_oidc { "current_session_id" } else { "current_provider_session_id" };
-        let mut result = session.json(&self.user_id(&session.who), id_name);
+        let mut result = session.json(self.user_id(&session.who), id_name);
         if let (true, Some(members)) = (is_oidc, result.as_object_mut()) {
             members.insert("identity_token".into(), session.tokens.identity.clone().into());
         }
@@ -290,11 +297,11 @@ impl<'a> Visit<'a> {
     }
 
     /// The same id for the same person at the same provider, in one account.
-    fn user_id(&self, who: &Identity) -> String {
+    fn user_id(&self, who: &Identity) -> AppUserId {
         let parts = ["user", &self.client.facts.account, self.client.action.by.name(), &who.provider_user_id];
         let digest = binding(&parts);
         let bytes = digest.first_chunk::<16>().copied().unwrap_or_default();
-        AppUserId::new(Ksuid::new(0, bytes)).to_string()
+        AppUserId::new(Ksuid::new(0, bytes))
     }
 
     /// A visitor without session.
@@ -427,7 +434,9 @@ impl<'a> Visit<'a> {
         if matches!(action.by, By::Published(_)) {
             tokens.identity = String::new();
         }
-        let cookie = self.sealed(&self.begun(who, tokens))?;
+        let session = self.begun(who, tokens);
+        let cookie = self.sealed(&session)?;
+        self.note(gathered, || self.beginning(&session, request))?;
         let mut reply = self.redirect(&format!("https://{}{}", self.host, pending.return_to))?;
         add_cookie(&mut reply, cookie);
         add_cookie(&mut reply, self.pending.clear());
@@ -474,15 +483,41 @@ impl<'a> Visit<'a> {
         }
     }
 
+    /// Has a sign-in or sign-out told, once.
+    fn note(&self, gathered: &Gathered, make: impl FnOnce() -> SessionNote) -> Or<()> {
+        if gathered.noted { Ok(()) } else { Err(Box::new(Flow::Need(Effect::Note(Arc::new(make()))))) }
+    }
+
+    fn beginning(&self, session: &Session, request: &Parts) -> SessionNote {
+        let agent = request.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        SessionNote::Began {
+            session: session.id,
+            user: self.user_id(&session.who),
+            who: session.who.clone(),
+            provider: self.client.action.by.name().to_owned(),
+            user_agent: agent.chars().take(USER_AGENT_CHARS_MAX).collect(),
+            started_at: session.made_at,
+            expires_at: self.expires_at(session),
+        }
+    }
+
+    fn expires_at(&self, session: &Session) -> i64 {
+        session.made_at.saturating_add(self.client.action.lifetimes.max_secs)
+    }
+
     /// `/ngrok/logout`.
-    fn sign_out(&self) -> Reply {
+    fn sign_out(&self, request: &Parts, gathered: &Gathered) -> Or<Reply> {
+        if let Found::Session(session) = self.found(&request.headers) {
+            let expires_at = self.expires_at(&session);
+            self.note(gathered, || SessionNote::Ended { session: session.id, expires_at })?;
+        }
         let mut text = "You are signed out here. Your provider may still know you.\n".to_owned();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "Sign in again: {LOGIN_PATH}?auth_id={}", self.client.action.auth_id);
         let mut reply = told(StatusCode::OK, text.trim_end());
         add_cookie(&mut reply, self.session.clear());
         add_cookie(&mut reply, self.pending.clear());
-        reply
+        Ok(reply)
     }
 
     /// A sign-in that proves nothing. The cookie of a sign-in under way is left: it may be another one's.
