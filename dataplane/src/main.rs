@@ -1,5 +1,6 @@
 //! `ebbgate-edge`: flags -> state on disk -> shards -> wait for a signal.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -18,7 +19,7 @@ use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
-use ebbgate_edge::state::edge::Edge;
+use ebbgate_edge::state::edge::{Edge, Visitors};
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
@@ -28,6 +29,7 @@ use ebbgate_edge::xdp::{XdpHandle, served};
 use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{EdgeId, Ksuid};
+use ebbgate_policy::identity::parse_endpoints;
 use ebbgate_wire::ticket::TicketKey;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -165,6 +167,7 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     let ports = Ports::new(config.tcp_bind, config.shards());
     let (mut edge, events) =
         Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
+    edge.visitors = visitors(config, saved)?;
     let settings = config.xdp().map_err(anyhow::Error::msg)?;
     let xdp = XdpHandle::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
     edge.metrics.collect(xdp.collector());
@@ -174,6 +177,20 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     }
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
+}
+
+/// What policies are told of this edge to make visitors' sessions with.
+fn visitors(config: &Config, saved: &Saved) -> Result<Visitors> {
+    let providers = match &config.identity_providers {
+        Some(path) => {
+            let named = || format!("--identity-providers {}", path.display());
+            let text = std::fs::read_to_string(path).with_context(named)?;
+            parse_endpoints(&text).with_context(named)?
+        }
+        None => BTreeMap::new(),
+    };
+    let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
+    Ok(Visitors { edge: id.to_string(), providers: Arc::new(providers) })
 }
 
 /// Where the edge listens.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ebbgate_model::EndpointId;
 use ebbgate_model::event::Decisions;
 use ebbgate_policy::{
-    Balancing, ConnFacts, Context, Engine, Inspection, OnError, Outcome, Phase, Run, Step, StickyCookie, Strategy,
-    Verdict, Work, is_event_stream,
+    Balancing, ConnFacts, Context, Engine, Inspection, OnError, Outcome, Phase, Run, Step, StickyCookie,
+    Strategy, Verdict, Work, is_event_stream,
 };
 use http::HeaderValue;
 use http::request::Parts;
@@ -168,6 +168,11 @@ impl Member {
     /// Takes what `log` actions wrote.
     pub(super) fn take_logs(&mut self) -> Vec<Value> {
         self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.logs)).unwrap_or_default()
+    }
+
+    /// Takes the cookies that go with the response.
+    pub(super) fn take_cookies(&mut self) -> Vec<HeaderValue> {
+        self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.cookies)).unwrap_or_default()
     }
 
     /// What actions of the phase decided so far.
