@@ -4,12 +4,15 @@
 
 pub mod blocklist;
 pub mod bound;
+mod bounded_table;
+pub mod breakers;
 pub mod challenges;
 pub mod changes;
 pub mod clock;
 pub mod disk;
 pub mod edge;
 pub mod endpoint;
+pub mod guesses;
 pub mod jwks;
 pub mod mailbox;
 pub mod metrics;
@@ -23,4 +26,6 @@ pub mod restrictions;
 pub mod route;
 pub mod saved;
 pub mod shard;
+pub mod shares;
 pub mod tables;
+pub mod waf;

@@ -20,7 +20,7 @@ const PLAIN_HOST: &str = "plain.clinic-network.com";
 /// `ann:hunter2hunter2` in base64.
 const BASIC: &str = "Basic YW5uOmh1bnRlcjJodW50ZXIy";
 
-/// What is null in these events: as docs/events.md says, and no webhook was verified.
+/// What is null in these events: as docs/events.md says; and no circuit was asked, and no webhook verified.
 const NOT_TOLD: [&str; 4] = ["circuit_breaker", "compression", "oauth", "webhook_verification"];
 
 /// Events in the file of the lab's one destination.

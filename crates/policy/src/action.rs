@@ -10,17 +10,22 @@ use crate::facts::Phase;
 mod about;
 mod basic_auth;
 mod body;
+mod calling;
+mod circuit_breaker;
 mod close_connection;
 mod compress_response;
 mod config;
 mod custom_response;
 mod deny;
+mod escape;
 mod find_replace;
 mod forward_internal;
 mod headers;
+mod http_request;
 mod jwt_validation;
 mod log;
 mod notes;
+mod owasp_crs;
 mod rate_limit;
 mod restrict_ips;
 mod run;
@@ -60,6 +65,10 @@ static SPECS: &[Spec] = &[
     line("add-headers", REQUEST_RESPONSE, headers::compile_add),
     Spec { ending: |_| Ending::Sometimes, ..line("basic-auth", &[Phase::HttpRequest], basic_auth::compile) },
     Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("circuit-breaker", &[Phase::HttpRequest], circuit_breaker::compile)
+    },
+    Spec {
         ending: |_| Ending::Always,
         ..line("close-connection", CONNECT_REQUEST, close_connection::compile)
     },
@@ -73,11 +82,20 @@ static SPECS: &[Spec] = &[
         ending: forward_internal::ending,
         ..line("forward-internal", CONNECT_REQUEST, forward_internal::compile)
     },
+    line("http-request", REQUEST_RESPONSE, http_request::compile),
     Spec {
         ending: |_| Ending::Sometimes,
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("owasp-crs-request", &[Phase::HttpRequest], owasp_crs::compile)
+    },
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("owasp-crs-response", &[Phase::HttpResponse], owasp_crs::compile)
+    },
     Spec { ending: |_| Ending::Sometimes, ..line("rate-limit", &[Phase::HttpRequest], rate_limit::compile) },
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
@@ -101,13 +119,17 @@ static SPECS: &[Spec] = &[
 static ABOUT: &[(&str, &About)] = &[
     ("add-headers", &headers::ABOUT_ADD),
     ("basic-auth", &basic_auth::ABOUT),
+    ("circuit-breaker", &circuit_breaker::ABOUT),
     ("close-connection", &close_connection::ABOUT),
     ("compress-response", &compress_response::ABOUT),
     ("custom-response", &custom_response::ABOUT),
     ("deny", &deny::ABOUT),
     ("forward-internal", &forward_internal::ABOUT),
+    ("http-request", &http_request::ABOUT),
     ("jwt-validation", &jwt_validation::ABOUT),
     ("log", &log::ABOUT),
+    ("owasp-crs-request", &owasp_crs::ABOUT_REQUEST),
+    ("owasp-crs-response", &owasp_crs::ABOUT_RESPONSE),
     ("rate-limit", &rate_limit::ABOUT),
     ("redirect", &urls::ABOUT_REDIRECT),
     ("remove-headers", &headers::ABOUT_REMOVE),
@@ -128,15 +150,7 @@ pub(crate) fn described() -> impl Iterator<Item = (&'static Spec, Option<&'stati
 }
 
 /// Published actions that this version does not have.
-const UNSERVED: &[&str] = &[
-    "circuit-breaker",
-    "http-request",
-    "oauth",
-    "openid-connect",
-    "owasp-crs-request",
-    "owasp-crs-response",
-    "saml",
-];
+const UNSERVED: &[&str] = &["oauth", "openid-connect", "saml"];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)

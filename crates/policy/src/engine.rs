@@ -278,6 +278,14 @@ impl Run {
             Outcome::Counted(wait) => {
                 self.gathered.counted = Some(wait.map_or(Ok(()), Err));
             }
+            Outcome::Inspected(inspected) => self.gathered.inspected = Some(inspected),
+            Outcome::Guessed(wait) => {
+                self.gathered.guessed = Some(wait.map_or(Ok(()), Err));
+            }
+            Outcome::Called(called) => self.gathered.called = Some(called),
+            Outcome::Admitted(wait) => {
+                self.gathered.admitted = Some(wait.map_or(Ok(()), Err));
+            }
             Outcome::ForwardFailed { code, message } => {
                 self.gathered.forward_failed = Some((code, message));
                 self.over = None;

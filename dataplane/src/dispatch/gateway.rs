@@ -8,16 +8,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
-use ebbgate_policy::{ConnFacts, KeySet, Quota, TlsSettings};
+use ebbgate_policy::{Breaker, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
+use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Environment;
+use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
+use crate::state::shares::Shares;
 use crate::tunnel::session::OpenError;
+
+/// Why nothing is inspected where the operator gave no rules.
+pub const NO_RULES: &str = "this edge has no Core Rule Set: its operator starts it with --waf-rules";
 
 /// What the HTTP half needs from the rest of the edge. Clones share one shard and stay on its thread.
 pub trait Gateway: Clone + 'static {
@@ -85,6 +92,29 @@ pub trait Gateway: Clone + 'static {
     /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
 
+    /// Runs the Core Rule Set over a message of an account's endpoint; or a sentence on why it could not run. `body`: the start
+    /// of the message's body, without content codings.
+    fn inspect(
+        &self,
+        account: AccountId,
+        question: Question,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Inspected, String>> {
+        let _ = (account, question, body);
+        std::future::ready(Err(NO_RULES.to_owned()))
+    }
+    /// Whether a circuit of an endpoint's policy lets a request through; otherwise how long it is open at least.
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
+
+    /// Counts a password that a client presents at an endpoint; otherwise how long until one of the client is judged.
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration>;
+
+    /// The requests that policies may have on their way at a time.
+    fn calls(&self) -> &Shares;
+
+    /// The bytes of bodies that may be held for policies at a time.
+    fn held(&self) -> &Shares;
+
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;
 
@@ -123,6 +153,14 @@ impl<G: Gateway> Environment for G {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         Gateway::count(self, endpoint, quota)
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        Gateway::admitted(self, endpoint, breaker)
+    }
+
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
+        Gateway::guessed(self, endpoint, client, is_right)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

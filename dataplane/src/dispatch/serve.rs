@@ -6,19 +6,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme};
-use ebbgate_policy::{KeySet, Quota};
+use ebbgate_policy::{Breaker, Inspected, KeySet, Quota};
+use ebbgate_waf::protocol::Question;
 use tokio::time::Instant;
 
-use super::gateway::Gateway;
+use super::gateway::{Gateway, NO_RULES};
 use crate::log;
+use crate::state::breakers::Permit;
 use crate::state::edge::Stage;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::metrics::{GaugeGuard, StatusLabel};
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
+use crate::state::shares::Shares;
 use crate::state::{clock, random};
 use crate::tunnel::origin::Origin;
 use crate::tunnel::session::OpenError;
@@ -87,6 +91,42 @@ impl Gateway for Shard {
             self.edge().metrics.rate_limited.inc();
         }
         wait
+    }
+
+    async fn inspect(
+        &self,
+        account: AccountId,
+        question: Question,
+        body: Bytes,
+    ) -> Result<Inspected, String> {
+        match &self.edge().waf {
+            Some(waf) => waf.inspect(account, question, body).await,
+            None => Err(NO_RULES.to_owned()),
+        }
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        let asked = self.edge().breakers.ask(endpoint, breaker, Instant::now());
+        if asked.is_err() {
+            self.edge().metrics.circuit_refusals.inc();
+        }
+        asked
+    }
+
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
+        let wait = self.edge().guesses.judge(endpoint, client, is_right, Instant::now());
+        if wait.is_some() {
+            self.edge().metrics.guesses_refused.inc();
+        }
+        wait
+    }
+
+    fn calls(&self) -> &Shares {
+        &self.edge().calls
+    }
+
+    fn held(&self) -> &Shares {
+        &self.edge().held
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -47,7 +47,7 @@ fn verdict(engine: &Arc<Engine>, request: http::request::Parts) -> Option<String
         tls: None,
     };
     let url = "https://api.example.com".parse().expect("a URL");
-    let endpoint = EndpointFacts { id: "ep_fuzz".into(), url };
+    let endpoint = EndpointFacts::new("ep_fuzz".into(), url);
     let mut cx = Context::new(Arc::new(conn), Arc::new(endpoint), 1_767_323_045_678);
     cx.request = Some(request);
     let mut run = engine.start(Phase::HttpRequest);

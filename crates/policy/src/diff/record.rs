@@ -145,7 +145,7 @@ impl Record {
             start_unix_ms: self.start_unix_ms,
             tls: None,
         };
-        let endpoint = EndpointFacts { id: String::new(), url: url.clone() };
+        let endpoint = EndpointFacts::new(String::new(), url.clone());
         Context::new(Arc::new(conn), Arc::new(endpoint), self.now_unix_ms)
     }
 

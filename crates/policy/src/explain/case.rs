@@ -17,6 +17,7 @@ use x509_parser::pem::Pem;
 
 use crate::facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
 use crate::jwks::KeySet;
+use crate::verdict::{CallAnswer, Inspected};
 
 /// Longest body of a case in bytes.
 pub const CASE_BODY_BYTES_MAX: usize = 8 << 20;
@@ -49,8 +50,26 @@ pub struct CaseText {
     pub forward_fails: Option<String>,
     /// Names of `rate-limit` actions with a bucket that has no room left.
     pub rate_limited: BTreeSet<String>,
+    /// What the Core Rule Set says, of the request and of the response; unless said, it cannot run.
+    pub waf: Option<InspectedText>,
+    /// What endpoints answer to `http-request`, by URL; a URL without an answer is offline.
+    pub calls: BTreeMap<String, AnswerText>,
+    /// Whether circuits of `circuit-breaker` actions are open.
+    pub circuit_open: bool,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
+}
+
+/// What the Core Rule Set says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InspectedText {
+    /// Sum of the scores of the rules that matched.
+    pub anomaly_score: i64,
+    /// Score at which a message is refused; 5 unless said.
+    pub anomaly_score_threshold: Option<i64>,
+    /// Whether the edge only detects.
+    pub detect_only: bool,
 }
 
 /// One text or several.
@@ -91,6 +110,18 @@ pub struct ResponseText {
     pub headers: BTreeMap<String, Texts>,
 }
 
+/// What an endpoint answers to a request of a policy.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnswerText {
+    /// 200 unless said.
+    pub status: Option<u16>,
+    /// A text or a list of texts each.
+    pub headers: BTreeMap<String, Texts>,
+    /// Body.
+    pub body: String,
+}
+
 /// A case that cannot be read. Names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
@@ -115,6 +146,9 @@ pub struct Case {
     pub(super) keys: BTreeMap<String, Arc<KeySet>>,
     pub(super) forward_fails: Option<ErrorCode>,
     pub(super) rate_limited: BTreeSet<String>,
+    pub(super) waf: Option<Inspected>,
+    pub(super) circuit_open: bool,
+    pub(super) calls: BTreeMap<String, CallAnswer>,
     pub(super) response: http::response::Parts,
 }
 
@@ -157,7 +191,7 @@ impl CaseText {
             None => None,
         };
         Ok(Case {
-            endpoint: Arc::new(EndpointFacts { id: "ep_case".into(), url: url.clone() }),
+            endpoint: Arc::new(EndpointFacts::new("ep_case".into(), url.clone())),
             conn: Arc::new(conn),
             now_unix_ms,
             seed: self.seed,
@@ -167,6 +201,9 @@ impl CaseText {
             keys: keys.collect::<Result<_, CaseError>>()?,
             forward_fails,
             rate_limited: self.rate_limited.clone(),
+            waf: self.waf.as_ref().map(InspectedText::read),
+            circuit_open: self.circuit_open,
+            calls: self.calls.iter().map(read_answer).collect::<Result<_, CaseError>>()?,
             response: self.response.read()?,
         })
     }
@@ -192,6 +229,17 @@ impl CaseText {
     }
 }
 
+impl InspectedText {
+    fn read(&self) -> Inspected {
+        Inspected {
+            score: self.anomaly_score,
+            threshold: self.anomaly_score_threshold.unwrap_or(5),
+            enforced: !self.detect_only,
+            matched_rules: Vec::new(),
+        }
+    }
+}
+
 impl HandshakeText {
     fn read(self, host: &str) -> Result<TlsFacts, CaseError> {
         let version = self.version.unwrap_or_else(|| "1.3".into());
@@ -214,6 +262,14 @@ impl HandshakeText {
             ..TlsFacts::default()
         })
     }
+}
+
+fn read_answer((url, text): (&String, &AnswerText)) -> Result<(String, CallAnswer), CaseError> {
+    let (status, field) = (text.status.unwrap_or(200), format!("calls.{url}"));
+    let status = StatusCode::from_u16(status).map_err(|e| error(format!("{field}.status"), e))?;
+    let mut headers = http::HeaderMap::new();
+    read_headers(&text.headers, &format!("{field}.headers"), &mut headers)?;
+    Ok((url.clone(), CallAnswer { status, headers, body: Bytes::from(text.body.clone()) }))
 }
 
 impl ResponseText {
