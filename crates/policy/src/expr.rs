@@ -5,7 +5,10 @@
 //! memory can multiply is charged to a `Budget`. Nothing outside this folder names the `cel` crate.
 
 mod address;
+mod addresses;
 mod budget;
+#[cfg(test)]
+mod catalog;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
@@ -30,6 +33,7 @@ mod unavailable;
 mod user_agent;
 mod value;
 
+pub use addresses::ADDRESS_NAMES;
 pub use budget::HELD_BYTES_MAX;
 pub use error::{EvalError, ExprError};
 pub use expression::Expression;

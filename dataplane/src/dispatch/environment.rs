@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::AccountId;
-use ebbgate_policy::{Engine, Quota};
+use ebbgate_policy::{AddressSource, Engine, Quota};
 use tokio::time::Instant;
 
 use crate::state::endpoint::Endpoint;
@@ -28,6 +28,11 @@ pub trait Environment {
 
     /// Counts a request at an endpoint against a quota, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
+
+    /// Databases of addresses, for policies. None: there are none.
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        None
+    }
 
     /// Whether the work can be repeated on another member of a pool.
     fn is_repeatable(&self) -> bool {

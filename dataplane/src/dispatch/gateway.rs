@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
-use ebbgate_policy::{ConnFacts, Inspected, KeySet, Quota, TlsSettings};
+use ebbgate_policy::{AddressSource, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
 use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -102,6 +102,11 @@ pub trait Gateway: Clone + 'static {
         std::future::ready(Err(NO_RULES.to_owned()))
     }
 
+    /// Databases of addresses, for policies. None: there are none.
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        None
+    }
+
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;
 
@@ -140,6 +145,10 @@ impl<G: Gateway> Environment for G {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         Gateway::count(self, endpoint, quota)
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        Gateway::addresses(self)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ebbgate_model::EndpointId;
 use ebbgate_model::event::Decisions;
 use ebbgate_policy::{
-    Balancing, ConnFacts, Context, Engine, Inspection, OnError, Outcome, Phase, Run, Step, StickyCookie, Strategy,
-    Verdict, Work, is_event_stream,
+    Balancing, ConnFacts, Context, Engine, Inspection, OnError, Outcome, Phase, Run, Step, StickyCookie,
+    Strategy, Verdict, Work, is_event_stream,
 };
 use http::HeaderValue;
 use http::request::Parts;
@@ -121,6 +121,7 @@ impl Member {
             let mut cx = Context::new(Arc::clone(facts), Arc::clone(&endpoint.facts), env.now_unix_ms());
             cx.rng_seed = env.rng_seed();
             cx.work = work.clone();
+            cx.addresses = env.addresses();
             if phase == Phase::HttpRequest {
                 cx.request = entry.cloned();
             }

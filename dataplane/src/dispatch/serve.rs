@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme};
-use ebbgate_policy::{Inspected, KeySet, Quota};
+use ebbgate_policy::{AddressSource, Inspected, KeySet, Quota};
 use ebbgate_waf::protocol::Question;
 use tokio::time::Instant;
 
@@ -101,6 +101,11 @@ impl Gateway for Shard {
             Some(waf) => waf.inspect(account, question, body).await,
             None => Err(NO_RULES.to_owned()),
         }
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        let addresses = &self.edge().addresses;
+        (!addresses.is_empty()).then(|| Arc::clone(addresses) as Arc<dyn AddressSource>)
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ebbgate_body::{Coding, Edits};
 use ebbgate_model::{AccountId, EndpointId};
-use ebbgate_policy::{BodyError, Engine, Outcome, Quota};
+use ebbgate_policy::{AddressSource, BodyError, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
@@ -46,6 +46,10 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
 
     fn rng_seed(&self) -> u64 {
         self.service.gateway.rng_seed()
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        self.service.gateway.addresses()
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {
