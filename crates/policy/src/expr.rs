@@ -22,6 +22,7 @@ mod macros;
 mod names;
 mod query;
 mod reading;
+mod reads;
 mod rewrite;
 mod slots;
 mod syntax;

@@ -3,7 +3,6 @@
 //! One table. A path may be a value and have members below it (`req.url`, `conn.client_ip`): the longest path that
 //! matches is the variable, so "a string with fields" needs no type of its own.
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use http::header;
@@ -12,12 +11,15 @@ use serde_json::{Map, Value, json};
 use super::addresses::{self, ADDRESS_NAMES, GEO_NAMES, Whose};
 use super::datum::{Datum, Kind};
 use super::error::ExprError;
+use super::reads::{
+    agent, borrowed, bytes, client, member, now, request_headers, response_headers, server, text, tls_text,
+};
 use super::unavailable::{self, below};
 use super::{query, user_agent};
-use crate::certificate::{certificate_json, rfc3339, tls_json};
+use crate::certificate::{rfc3339, tls_json};
 use crate::diagnostic::nearest;
+use crate::facts::Context;
 use crate::facts::Phase;
-use crate::facts::{Context, MemberFacts, TlsFacts, Traffic};
 
 /// Which names an expression may use.
 #[derive(Debug, Clone, Copy)]
@@ -509,73 +511,4 @@ fn insert(map: &mut Map<String, Value>, path: &str, value: Value) {
             }
         }
     }
-}
-
-fn text<'c>(text: impl Into<String>) -> Datum<'c> {
-    Datum::Text(Cow::Owned(text.into()))
-}
-
-fn borrowed(text: &str) -> Datum<'_> {
-    Datum::Text(Cow::Borrowed(text))
-}
-
-fn bytes(cx: &Context, count: fn(&dyn Traffic) -> u64) -> Datum<'_> {
-    let count = cx.conn.traffic.as_deref().map_or(0, count);
-    Datum::Int(i64::try_from(count).unwrap_or(i64::MAX))
-}
-
-fn member(cx: &Context, field: fn(&MemberFacts) -> &String) -> Datum<'_> {
-    borrowed(cx.endpoint.member.as_deref().map_or("", |member| field(member).as_str()))
-}
-
-fn tls_text(cx: &Context, field: fn(&TlsFacts) -> &String) -> Datum<'_> {
-    borrowed(cx.conn.tls.as_deref().map_or("", |tls| field(tls).as_str()))
-}
-
-/// A field of the client's certificate; without one, empty text. Lists are told by their paths.
-fn client<'c>(cx: &Context, pointer: &str) -> Datum<'c> {
-    let der = cx.conn.tls.as_deref().and_then(|tls| tls.client_chain.first());
-    if pointer == "/pem" {
-        return match (der, cx.conn.tls.as_deref()) {
-            (Some(_), Some(tls)) => field(&tls_json(tls), "/client/pem"),
-            _ => text(""),
-        };
-    }
-    field(&certificate_json(der.map_or(&[], Vec::as_slice)), pointer)
-}
-
-fn server<'c>(cx: &Context, pointer: &str) -> Datum<'c> {
-    let der = cx.conn.tls.as_deref().map_or(&[][..], |tls| tls.server_leaf.as_slice());
-    field(&certificate_json(der), pointer)
-}
-
-fn field<'c>(json: &Value, pointer: &str) -> Datum<'c> {
-    match json.pointer(pointer) {
-        Some(Value::String(value)) => text(value.as_str()),
-        Some(value) => Datum::Json(value.clone()),
-        None if pointer.starts_with("/san/") && !pointer.ends_with("@text") || pointer == "/extensions" => {
-            Datum::Json(json!([]))
-        }
-        None => text(""),
-    }
-}
-
-fn request_headers(cx: &Context) -> Option<&header::HeaderMap> {
-    cx.request.as_ref().map(|request| &request.headers)
-}
-
-fn response_headers(cx: &Context) -> Option<&header::HeaderMap> {
-    cx.response.as_ref().map(|response| &response.headers)
-}
-
-fn agent(cx: &Context) -> String {
-    query::first(request_headers(cx), &header::USER_AGENT)
-}
-
-fn now(cx: &Context) -> String {
-    let nanos = i128::from(cx.now_unix_ms).saturating_mul(1_000_000);
-    time::OffsetDateTime::from_unix_timestamp_nanos(nanos)
-        .ok()
-        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_default()
 }

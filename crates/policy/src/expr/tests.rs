@@ -706,7 +706,7 @@ proptest! {
 struct Told;
 
 impl crate::AddressSource for Told {
-    fn look_up(&self, address: std::net::IpAddr, name: &str) -> Option<serde_json::Value> {
+    fn look_up(&self, address: std::net::IpAddr, name: &str) -> Option<Value> {
         use serde_json::json;
         let is_client = address.to_string() == "203.0.113.42";
         Some(match (name, is_client) {
@@ -733,7 +733,7 @@ fn what_databases_of_addresses_say_is_read_by_name_and_absent_otherwise() {
     ] {
         assert_eq!(eval(holds, &cx), Ok(json!(true)), "{holds}");
     }
-    cx.addresses = Some(std::sync::Arc::new(Told));
+    cx.addresses = Some(Arc::new(Told));
     for holds in [
         "conn.geo.country_code == 'DE' && has(conn.geo.country_code) && has(conn.geo)",
         "conn.geo.city == conn.client_ip.geo.location.city && conn.geo.subdivision == ''",
@@ -765,8 +765,8 @@ fn bytes_are_those_of_the_connection_at_the_moment_of_reading() {
     let mut cx = full_request();
     assert_eq!(eval("conn.bytes_in == 0 && !has(conn.bytes_in)", &cx), Ok(json!(true)));
     let mut conn = crate::facts::ConnFacts::clone(&cx.conn);
-    conn.traffic = Some(std::sync::Arc::new(Counted::default()));
-    cx.conn = std::sync::Arc::new(conn);
+    conn.traffic = Some(Arc::new(Counted::default()));
+    cx.conn = Arc::new(conn);
     assert_eq!(eval("has(conn.bytes_out) && conn.bytes_out == 7", &cx), Ok(json!(true)));
     assert_eq!((eval("conn.bytes_in", &cx), eval("conn.bytes_in", &cx)), (Ok(json!(0)), Ok(json!(100))));
 }
