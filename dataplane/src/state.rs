@@ -2,6 +2,7 @@
 //!
 //! Read by every room above; changed by `feed` and `agents`.
 
+pub mod addresses;
 pub mod blocklist;
 pub mod bound;
 mod bounded_table;

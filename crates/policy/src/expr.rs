@@ -5,7 +5,10 @@
 //! memory can multiply is charged to a `Budget`. Nothing outside this folder names the `cel` crate.
 
 mod address;
+mod addresses;
 mod budget;
+#[cfg(test)]
+mod catalog;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
@@ -20,6 +23,7 @@ mod names;
 mod outline;
 mod query;
 mod reading;
+mod reads;
 mod rewrite;
 mod slots;
 mod syntax;
@@ -31,6 +35,7 @@ mod unavailable;
 mod user_agent;
 mod value;
 
+pub use addresses::ADDRESS_NAMES;
 pub use budget::HELD_BYTES_MAX;
 pub use error::{EvalError, ExprError};
 pub use expression::Expression;

@@ -52,8 +52,10 @@ pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;
 pub use engine::{Engine, Run};
+pub use expr::ADDRESS_NAMES;
 pub use facts::{
-    AgentFacts, ConnFacts, Context, EndpointFacts, MemberFacts, Phase, TlsFacts, is_event_stream,
+    AddressSource, AgentFacts, ConnFacts, Context, EndpointFacts, MemberFacts, Phase, TlsFacts, Traffic,
+    is_event_stream,
 };
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use references::References;

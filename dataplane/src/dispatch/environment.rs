@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ebbgate_model::{AccountId, AppSessionId};
 use ebbgate_policy::identity::{SessionFacts, SessionNote};
-use ebbgate_policy::{Breaker, Engine, Quota};
+use ebbgate_policy::{AddressSource, Breaker, Engine, Quota};
 use tokio::time::Instant;
 
 use crate::state::breakers::Permit;
@@ -36,6 +36,7 @@ pub trait Environment {
 
     /// Counts a password that a client presents at an endpoint; otherwise how long until one of the client is judged.
     fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration>;
+
     /// What a policy of the account makes visitors' sessions with.
     fn sessions(&self, account: AccountId) -> SessionFacts {
         let _ = account;
@@ -51,6 +52,11 @@ pub trait Environment {
     /// A visitor signed in or out at an endpoint, from this address.
     fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
         let _ = (endpoint, source, note);
+    }
+
+    /// Databases of addresses, for policies. None: there are none.
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        None
     }
 
     /// Whether the work can be repeated on another member of a pool.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{Breaker, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
+use ebbgate_policy::{AddressSource, Breaker, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
 use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -143,6 +143,11 @@ pub trait Gateway: Clone + 'static {
     /// The bytes of bodies that may be held for policies at a time.
     fn held(&self) -> &Shares;
 
+    /// Databases of addresses, for policies. None: there are none.
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        None
+    }
+
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;
 
@@ -201,6 +206,10 @@ impl<G: Gateway> Environment for G {
 
     fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
         Gateway::note_session(self, endpoint, source, note);
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        Gateway::addresses(self)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

@@ -124,6 +124,7 @@ impl Member {
             let mut cx = Context::new(Arc::clone(facts), Arc::clone(&endpoint.facts), env.now_unix_ms());
             cx.rng_seed = env.rng_seed();
             cx.work = work.clone();
+            cx.addresses = env.addresses();
             if phase == Phase::HttpRequest {
                 cx.request = entry.cloned();
             }

@@ -11,7 +11,7 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::{FromEdge, VisitorSessionReport};
 use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, IpRestrictionKind, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{Breaker, Inspected, KeySet, Quota};
+use ebbgate_policy::{AddressSource, Breaker, Inspected, KeySet, Quota};
 use ebbgate_waf::protocol::Question;
 use tokio::time::Instant;
 
@@ -175,6 +175,11 @@ impl Gateway for Shard {
 
     fn held(&self) -> &Shares {
         &self.edge().held
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        let addresses = &self.edge().addresses;
+        (!addresses.is_empty()).then(|| Arc::clone(addresses) as Arc<dyn AddressSource>)
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -282,6 +282,7 @@ fn facts() -> Arc<ConnFacts> {
         region: "lab".into(),
         start_unix_ms: 1_700_000_000_000,
         tls: None,
+        traffic: None,
     })
 }
 

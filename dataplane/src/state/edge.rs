@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::log::{self, Refusals, Sum};
 use crate::net::listen::ConnLimits;
 use crate::relay::IdleLimits;
+use crate::state::addresses::Addresses;
 use crate::state::blocklist::Blocklist;
 use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
@@ -70,6 +71,8 @@ pub struct Edge {
     pub tables: ArcSwap<Tables>,
     /// Endpoints that are online.
     pub routes: RouteTable,
+    /// Databases of addresses.
+    pub addresses: Arc<Addresses>,
     /// How many connections may be open.
     pub limits: Arc<ConnLimits>,
     /// Counters.
@@ -166,6 +169,7 @@ impl Edge {
             tickets,
             waits,
             mailboxes: Mailboxes::default(),
+            addresses: Arc::default(),
             blocklist: Arc::default(),
             changes: Arc::default(),
             background,

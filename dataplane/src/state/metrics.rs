@@ -76,6 +76,8 @@ metrics! {
     quic_retries: Counter = "agent_quic_retries", "Sources asked to prove their address before a QUIC handshake";
     /// Connections closed at once because a cap was reached.
     connections_refused: Counter = "connections_refused", "Connections closed at once because a cap was reached";
+    /// Address databases that changed and were at fault.
+    address_databases_refused: Counter = "address_databases_refused", "Address databases that changed and were at fault, so that the one before stayed in use";
     /// Connections closed at once because the blocklist names their source.
     connections_blocked: Counter = "connections_blocked", "Connections closed at once because the blocklist names their source";
     /// Connections ended, by error code.

@@ -480,6 +480,7 @@ pub(crate) fn http_conn_from(client: &str) -> HttpConn {
         region: "lab".into(),
         start_unix_ms: 1_700_000_000_000,
         tls: None,
+        traffic: None,
     };
     HttpConn {
         facts: Arc::new(facts),

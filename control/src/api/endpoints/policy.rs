@@ -39,6 +39,10 @@ pub(super) async fn judge(
         return absent(call);
     }
     let checked = check(text, cx).map_err(|defects| refused(&defects))?;
+    let unfilled = checked.addresses_missing(&call.app.presence.address_data());
+    if !unfilled.is_empty() {
+        return Err(refused(&unfilled));
+    }
     *txn = hold_references(call, &checked, std::mem::take(txn)).await?;
     let secrets = hold_secrets(call, &checked, txn).await?;
     let warnings = checked.warnings.iter().map(ToString::to_string).collect();

@@ -144,6 +144,7 @@ impl Record {
             region: String::new(),
             start_unix_ms: self.start_unix_ms,
             tls: None,
+            traffic: None,
         };
         let endpoint = EndpointFacts::new(String::new(), url.clone());
         Context::new(Arc::new(conn), Arc::new(endpoint), self.now_unix_ms)

@@ -194,6 +194,7 @@ impl CaseText {
             region: "local".into(),
             start_unix_ms: now_unix_ms,
             tls: None,
+            traffic: None,
         };
         let keys = self.keys.iter().map(|(url, set)| {
             let set =

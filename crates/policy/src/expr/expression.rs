@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use cel::{Env, ExecutionError, IdedExpr};
 use serde_json::Value;
 
+use super::addresses;
 use super::budget::{Budget, HELD_BYTES_MAX, Rate};
 use super::error::{EvalError, ExprError};
 use super::names::{self, Names};
@@ -148,6 +149,15 @@ impl Expression {
     /// The names that it reads.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
         self.slots.iter().filter_map(|slot| slot.source.name())
+    }
+
+    /// What it reads of databases of addresses: the path as the table has it, and the names.
+    pub(crate) fn address_names(&self) -> impl Iterator<Item = (&str, Vec<&'static str>)> {
+        let paths = self.slots.iter().filter_map(|slot| slot.source.path());
+        let of = |path: &'_ str| addresses::below(path).collect::<Vec<_>>();
+        let is_inside =
+            |path: &&str| *path != "conn" && !matches!(*path, "conn.client_ip" | "conn.server_ip");
+        paths.filter(is_inside).map(move |path| (path, of(path))).filter(|(_, names)| !names.is_empty())
     }
 
     /// Whether the expression reads `vars.<name>` or all of `vars`.

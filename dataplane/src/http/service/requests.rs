@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ebbgate_body::{Coding, Edits};
 use ebbgate_model::{AccountId, AppSessionId, EndpointId};
 use ebbgate_policy::identity::{SessionFacts, SessionNote};
-use ebbgate_policy::{BodyError, Breaker, Engine, Outcome, Quota};
+use ebbgate_policy::{AddressSource, BodyError, Breaker, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
@@ -50,6 +50,10 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
 
     fn rng_seed(&self) -> u64 {
         self.service.gateway.rng_seed()
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        self.service.gateway.addresses()
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {
