@@ -10,14 +10,18 @@ use crate::facts::Phase;
 mod about;
 mod basic_auth;
 mod body;
+mod calling;
+mod circuit_breaker;
 mod close_connection;
 mod compress_response;
 mod config;
 mod custom_response;
 mod deny;
+mod escape;
 mod find_replace;
 mod forward_internal;
 mod headers;
+mod http_request;
 mod jwt_validation;
 mod log;
 mod notes;
@@ -61,6 +65,10 @@ static SPECS: &[Spec] = &[
     line("add-headers", REQUEST_RESPONSE, headers::compile_add),
     Spec { ending: |_| Ending::Sometimes, ..line("basic-auth", &[Phase::HttpRequest], basic_auth::compile) },
     Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("circuit-breaker", &[Phase::HttpRequest], circuit_breaker::compile)
+    },
+    Spec {
         ending: |_| Ending::Always,
         ..line("close-connection", CONNECT_REQUEST, close_connection::compile)
     },
@@ -74,6 +82,7 @@ static SPECS: &[Spec] = &[
         ending: forward_internal::ending,
         ..line("forward-internal", CONNECT_REQUEST, forward_internal::compile)
     },
+    line("http-request", REQUEST_RESPONSE, http_request::compile),
     Spec {
         ending: |_| Ending::Sometimes,
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
@@ -110,11 +119,13 @@ static SPECS: &[Spec] = &[
 static ABOUT: &[(&str, &About)] = &[
     ("add-headers", &headers::ABOUT_ADD),
     ("basic-auth", &basic_auth::ABOUT),
+    ("circuit-breaker", &circuit_breaker::ABOUT),
     ("close-connection", &close_connection::ABOUT),
     ("compress-response", &compress_response::ABOUT),
     ("custom-response", &custom_response::ABOUT),
     ("deny", &deny::ABOUT),
     ("forward-internal", &forward_internal::ABOUT),
+    ("http-request", &http_request::ABOUT),
     ("jwt-validation", &jwt_validation::ABOUT),
     ("log", &log::ABOUT),
     ("owasp-crs-request", &owasp_crs::ABOUT_REQUEST),
@@ -139,7 +150,7 @@ pub(crate) fn described() -> impl Iterator<Item = (&'static Spec, Option<&'stati
 }
 
 /// Published actions that this version does not have.
-const UNSERVED: &[&str] = &["circuit-breaker", "http-request", "oauth", "openid-connect", "saml"];
+const UNSERVED: &[&str] = &["oauth", "openid-connect", "saml"];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)

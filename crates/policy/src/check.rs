@@ -292,4 +292,6 @@ fn not_terminating(scheme: Scheme) -> Diagnostic {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

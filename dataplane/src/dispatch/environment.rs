@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::AccountId;
-use ebbgate_policy::{AddressSource, Engine, Quota};
+use ebbgate_policy::{AddressSource, Breaker, Engine, Quota};
 use tokio::time::Instant;
 
+use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 
 /// What a dispatch reads of the edge and of the client's connection. Every method answers at once.
@@ -33,6 +34,12 @@ pub trait Environment {
     fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
         None
     }
+
+    /// Whether a circuit of an endpoint lets a request through; otherwise how long it is open at least.
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
+
+    /// Counts a password that a client presents at an endpoint; otherwise how long until one of the client is judged.
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration>;
 
     /// Whether the work can be repeated on another member of a pool.
     fn is_repeatable(&self) -> bool {

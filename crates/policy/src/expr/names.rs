@@ -303,6 +303,7 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("basic_auth", &["credentials"]),
     ("compress", &["already_compressed", "negotiated_algorithm"]),
     ("forward_internal", &["error", "url"]),
+    ("http_request", &["attempts", "error", "req", "res"]),
     ("jwt_validation", &["error", "tokens"]),
     ("log", &["metadata"]),
     ("owasp_crs_request", INSPECTED),
