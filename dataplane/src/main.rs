@@ -17,7 +17,7 @@ use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::feed::{Feed, Staging};
 use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
 use ebbgate_edge::shard;
-use ebbgate_edge::state::addresses::{self, LOOK_SECS};
+use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Visitors};
@@ -189,7 +189,7 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     if let Some(settings) = config.waf(program.parent().unwrap_or(Path::new("/"))) {
         edge.waf = Some(Waf::start(settings, &edge.metrics).context("--waf-rules")?);
     }
-    edge.addresses = Arc::new(addresses::Addresses::read(&config.address_database).context("--address-database")?);
+    edge.addresses = Arc::new(Databases::read(&config.address_database).context("--address-database")?);
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
 }
