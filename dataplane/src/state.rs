@@ -2,14 +2,19 @@
 //!
 //! Read by every room above; changed by `feed` and `agents`.
 
+pub mod addresses;
 pub mod blocklist;
 pub mod bound;
+mod bounded_table;
+pub mod breakers;
 pub mod challenges;
 pub mod changes;
 pub mod clock;
 pub mod disk;
 pub mod edge;
 pub mod endpoint;
+pub mod exchanges;
+pub mod guesses;
 pub mod jwks;
 pub mod mailbox;
 pub mod metrics;
@@ -23,5 +28,6 @@ pub mod restrictions;
 pub mod route;
 pub mod saved;
 pub mod shard;
+pub mod shares;
 pub mod tables;
 pub mod waf;

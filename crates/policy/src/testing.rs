@@ -1,6 +1,6 @@
 //! For tests: a driver that runs a policy to its verdict, and keys to sign tokens with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -14,8 +14,12 @@ use serde_json::{Value, json};
 
 use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
+use crate::identity::{Exchange, Exchanged, Purpose, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Inspected, Inspection, Outcome, Quota, Step, Verdict};
+use crate::verdict::{
+    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Inspected, Inspection, Outcome, Quota,
+    Step, Verdict,
+};
 use crate::{Engine, References};
 
 /// What the world outside the engine would answer.
@@ -39,10 +43,32 @@ pub(crate) struct World {
     pub(crate) waits: BTreeMap<String, Duration>,
     /// Quotas that were asked about, in order.
     pub(crate) counted: Vec<Quota>,
+    /// What sessions are made with.
+    pub(crate) sessions: SessionFacts,
+    /// Sessions that were ended before their time.
+    pub(crate) ended: Vec<ebbgate_model::AppSessionId>,
+    /// Sign-ins and sign-outs, in order.
+    pub(crate) notes: Vec<SessionNote>,
+    /// What identity providers answer; others do not.
+    pub(crate) answers: BTreeMap<Purpose, Result<Exchanged, String>>,
+    /// What identity providers were asked, in order.
+    pub(crate) exchanges: Vec<Exchange>,
     /// What the Core Rule Set says; without it, it cannot run.
     pub(crate) inspected: Option<Inspected>,
     /// What of messages it was asked about, in order.
     pub(crate) inspections: Vec<Inspection>,
+    /// How long the client has to wait before a password is judged.
+    pub(crate) guess_wait: Option<Duration>,
+    /// Passwords that were presented, and whether they were right.
+    pub(crate) guesses: Vec<bool>,
+    /// How long the circuit is open.
+    pub(crate) open: Option<Duration>,
+    /// Circuits that were asked about, in order.
+    pub(crate) breakers: Vec<Breaker>,
+    /// What endpoints answer to calls, one after another, and how long they take; then nothing in time.
+    pub(crate) call_answers: VecDeque<(Duration, Result<CallAnswer, CallError>)>,
+    /// Calls that were made, in order.
+    pub(crate) calls: Vec<Call>,
     /// URLs that were asked for, in order.
     pub(crate) asked: Vec<String>,
 }
@@ -89,9 +115,34 @@ impl World {
                     self.counted.push(quota);
                     Outcome::Counted(wait)
                 }
+                Step::Need(Effect::Sessions) => Outcome::Sessions(Box::new(self.sessions.clone())),
+                Step::Need(Effect::IsEnded(session)) => Outcome::Ended(self.ended.contains(&session)),
+                Step::Need(Effect::Note(note)) => {
+                    self.notes.push(SessionNote::clone(&note));
+                    Outcome::Noted
+                }
+                Step::Need(Effect::Exchange(exchange)) => {
+                    let answer = self.answers.get(&exchange.purpose).cloned();
+                    self.exchanges.push(Exchange::clone(&exchange));
+                    Outcome::Exchanged(answer.unwrap_or_else(|| Err("connection refused".into())))
+                }
                 Step::Need(Effect::Inspect(inspection)) => {
                     self.inspections.push(inspection);
                     Outcome::Inspected(self.inspected.clone().ok_or_else(|| "no rules".to_owned()))
+                }
+                Step::Need(Effect::Guess { is_right }) => {
+                    self.guesses.push(is_right);
+                    Outcome::Guessed(self.guess_wait)
+                }
+                Step::Need(Effect::Call(call)) => {
+                    let late = CallError { code: crate::code::CALL_LATE, message: "late".into() };
+                    let (took, answer) = self.call_answers.pop_front().unwrap_or((call.timeout, Err(late)));
+                    self.calls.push(*call);
+                    Outcome::Called(Called { took, answer })
+                }
+                Step::Need(Effect::Breaker(breaker)) => {
+                    self.breakers.push(breaker);
+                    Outcome::Admitted(self.open)
                 }
                 Step::Need(Effect::TerminateTls(_)) => Outcome::Tls(Arc::new(self.tls.clone())),
             };

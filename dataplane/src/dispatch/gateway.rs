@@ -10,15 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
-use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
-use ebbgate_policy::{ConnFacts, Inspected, KeySet, Quota, TlsSettings};
+use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, Scheme};
+use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
+use ebbgate_policy::{AddressSource, Breaker, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
 use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Environment;
+use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
+use crate::state::shares::Shares;
 use crate::tunnel::session::OpenError;
 
 /// Why nothing is inspected where the operator gave no rules.
@@ -87,6 +90,33 @@ pub trait Gateway: Clone + 'static {
         fresh: bool,
     ) -> impl Future<Output = Result<Arc<KeySet>, String>>;
 
+    /// What a policy of the account makes visitors' sessions with.
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        let _ = account;
+        SessionFacts::default()
+    }
+
+    /// Whether a visitor's session at endpoints of the account was ended before its time.
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        let _ = (account, session);
+        false
+    }
+
+    /// A visitor signed in or out at an endpoint, from this address.
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        let _ = (endpoint, source, note);
+    }
+
+    /// What an identity provider answers a policy of the account; or a sentence on why nothing.
+    fn exchange(
+        &self,
+        account: AccountId,
+        exchange: Arc<Exchange>,
+    ) -> impl Future<Output = Result<Exchanged, String>> {
+        let _ = (account, exchange);
+        std::future::ready(Err("no identity provider is asked here".into()))
+    }
+
     /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
 
@@ -100,6 +130,22 @@ pub trait Gateway: Clone + 'static {
     ) -> impl Future<Output = Result<Inspected, String>> {
         let _ = (account, question, body);
         std::future::ready(Err(NO_RULES.to_owned()))
+    }
+    /// Whether a circuit of an endpoint's policy lets a request through; otherwise how long it is open at least.
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
+
+    /// Counts a password that a client presents at an endpoint; otherwise how long until one of the client is judged.
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration>;
+
+    /// The requests that policies may have on their way at a time.
+    fn calls(&self) -> &Shares;
+
+    /// The bytes of bodies that may be held for policies at a time.
+    fn held(&self) -> &Shares;
+
+    /// Databases of addresses, for policies. None: there are none.
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        None
     }
 
     /// Milliseconds since the Unix epoch.
@@ -140,6 +186,30 @@ impl<G: Gateway> Environment for G {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         Gateway::count(self, endpoint, quota)
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        Gateway::admitted(self, endpoint, breaker)
+    }
+
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
+        Gateway::guessed(self, endpoint, client, is_right)
+    }
+
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        Gateway::sessions(self, account)
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        Gateway::is_ended(self, account, session)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        Gateway::note_session(self, endpoint, source, note);
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        Gateway::addresses(self)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

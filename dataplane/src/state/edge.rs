@@ -1,6 +1,6 @@
 //! `Edge`: what all shards share. Tables, routes, counters, ports, and the shards' mailboxes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use ebbgate_model::event::ConnectionEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{Binding, Scheme};
+use ebbgate_policy::identity::Endpoints;
 use ebbgate_wire::ticket::TicketKey;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -17,9 +18,13 @@ use tokio::sync::{mpsc, watch};
 use crate::log::{self, Refusals, Sum};
 use crate::net::listen::ConnLimits;
 use crate::relay::IdleLimits;
+use crate::state::addresses::Addresses;
 use crate::state::blocklist::Blocklist;
+use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
 use crate::state::endpoint::Endpoint;
+use crate::state::exchanges::Exchanges;
+use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message};
 use crate::state::metrics::{CodeLabel, Metrics};
@@ -27,12 +32,22 @@ use crate::state::ports::{PortChange, Ports};
 use crate::state::rate_limits::RateLimits;
 use crate::state::report::Reports;
 use crate::state::route::RouteTable;
+use crate::state::shares::Shares;
 use crate::state::tables::Tables;
 use crate::state::waf::Waf;
 use crate::state::{clock, random};
 
 /// The shard that has the UDP socket: one, because a connection's packets would miss another when its address changes.
 const QUIC_SHARD: usize = 0;
+
+/// Requests that policies of all accounts may have on their way at a time, and those of one account.
+pub const CALLS_MAX: usize = 8_192;
+/// See [`CALLS_MAX`].
+pub const CALLS_OF_ACCOUNT_MAX: usize = 512;
+/// Bytes of bodies that may be held for policies of all accounts at a time, and for those of one account.
+pub const HELD_BYTES_MAX: usize = 512 << 20;
+/// See [`HELD_BYTES_MAX`].
+pub const HELD_BYTES_OF_ACCOUNT_MAX: usize = 64 << 20;
 
 /// Waits that an operator may set, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +71,8 @@ pub struct Edge {
     pub tables: ArcSwap<Tables>,
     /// Endpoints that are online.
     pub routes: RouteTable,
+    /// Databases of addresses.
+    pub addresses: Arc<Addresses>,
     /// How many connections may be open.
     pub limits: Arc<ConnLimits>,
     /// Counters.
@@ -64,10 +81,22 @@ pub struct Edge {
     pub reports: Reports,
     /// Key sets of policies.
     pub keys: Keys,
+    /// Requests to identity providers.
+    pub exchanges: Exchanges,
+    /// What policies are told of this edge to make visitors' sessions with.
+    pub visitors: Visitors,
     /// Requests of each bucket that policies limit.
     pub rate_limits: RateLimits,
     /// The Core Rule Set, if the operator gave one.
     pub waf: Option<Waf>,
+    /// Circuits of policies.
+    pub breakers: Breakers,
+    /// Wrong passwords.
+    pub guesses: Guesses,
+    /// Requests that policies make.
+    pub calls: Shares,
+    /// Bytes of bodies that are held for policies.
+    pub held: Shares,
     /// Seals cookies and bind tokens.
     pub tickets: TicketKey,
     /// Waits that an operator may set.
@@ -84,6 +113,15 @@ pub struct Edge {
     refusals: Mutex<Refusals>,
     quic: OnceLock<SocketAddr>,
     stage: watch::Sender<Stage>,
+}
+
+/// What policies are told of this edge to make visitors' sessions with.
+#[derive(Debug, Clone, Default)]
+pub struct Visitors {
+    /// The edge's own name, the same after a restart.
+    pub edge: String,
+    /// Identity providers that the operator put in the place of published ones.
+    pub providers: Arc<BTreeMap<String, Endpoints>>,
 }
 
 /// How far the edge has come towards its end.
@@ -112,18 +150,26 @@ impl Edge {
         let metrics = Metrics::new();
         let (reports, events) = Reports::new(metrics.events_dropped.clone());
         let background = Handle::current();
+        let fetcher = Arc::new(fetcher);
         let edge = Self {
             tables: ArcSwap::default(),
             routes: RouteTable::default(),
             limits,
-            keys: Keys::new(fetcher, background.clone(), &metrics),
-            metrics,
+            keys: Keys::new(Arc::clone(&fetcher), background.clone(), &metrics),
+            exchanges: Exchanges::new(fetcher, background.clone(), &metrics),
+            visitors: Visitors::default(),
+            breakers: Breakers::new(&metrics.circuits_opened),
+            guesses: Guesses::default(),
+            calls: Shares::new(CALLS_MAX, CALLS_OF_ACCOUNT_MAX, &metrics.calls_refused),
+            held: Shares::new(HELD_BYTES_MAX, HELD_BYTES_OF_ACCOUNT_MAX, &metrics.bodies_refused),
             reports,
+            metrics,
             rate_limits: RateLimits::default(),
             waf: None,
             tickets,
             waits,
             mailboxes: Mailboxes::default(),
+            addresses: Arc::default(),
             blocklist: Arc::default(),
             changes: Arc::default(),
             background,
