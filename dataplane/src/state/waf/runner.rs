@@ -71,7 +71,7 @@ impl Runner {
                 Next::Nothing => return Some("it has ended".to_owned()),
                 Next::Stop => return None,
             };
-            let Job { question, body, answer } = job;
+            let Job { question, body, answer } = *job;
             // Its visitor may have been told already that there is no answer.
             let asked = (!answer.is_closed()).then(|| process.ask(&question, &body, self.settings.timeout));
             self.shared.lock().queue.done(account);
@@ -106,7 +106,7 @@ impl Runner {
                 return Next::Stop;
             }
             if let Some((account, job)) = state.queue.take(asked_max) {
-                return Next::Job(account, job);
+                return Next::Job(account, Box::new(job));
             }
             if waited {
                 return Next::Nothing;
@@ -127,7 +127,7 @@ impl Runner {
 
 /// What a thread does next.
 enum Next {
-    Job(AccountId, Job),
+    Job(AccountId, Box<Job>),
     /// Look at the process.
     Nothing,
     Stop,
