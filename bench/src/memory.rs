@@ -71,6 +71,7 @@ impl Memory {
             region: "lab".into(),
             start_unix_ms: NOW_UNIX_MS,
             tls: None,
+            traffic: None,
         };
         let conn = HttpConn {
             facts: Arc::new(facts),

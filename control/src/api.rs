@@ -6,6 +6,8 @@
 
 mod agent_ingresses;
 mod api_keys;
+mod app_sessions;
+mod app_users;
 mod body;
 mod body_schema;
 mod call;
@@ -60,6 +62,7 @@ mod service_users;
 mod strict;
 mod text_limits;
 mod tls_certificates;
+mod traffic_policy;
 mod tunnel_sessions;
 mod user_sessions;
 mod users;
@@ -126,9 +129,12 @@ fn guarded() -> Routes {
         .merge(kubernetes_operators::routes())
         .merge(vaults::routes())
         .merge(reserved_domains::routes())
+        .merge(traffic_policy::routes())
         .merge(tunnel_sessions::routes())
         .merge(root::routes())
         .merge(invitations::routes())
+        .merge(app_sessions::routes())
+        .merge(app_users::routes())
         .merge(user_sessions::routes())
         .merge(users::routes())
 }

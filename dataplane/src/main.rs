@@ -1,5 +1,6 @@
 //! `ebbgate-edge`: flags -> state on disk -> shards -> wait for a signal.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -16,17 +17,20 @@ use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::feed::{Feed, Staging};
 use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
 use ebbgate_edge::shard;
+use ebbgate_edge::state::addresses::{self, LOOK_SECS};
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
-use ebbgate_edge::state::edge::Edge;
+use ebbgate_edge::state::edge::{Edge, Visitors};
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
 use ebbgate_edge::state::saved::Saved;
+use ebbgate_edge::state::waf::Waf;
 use ebbgate_edge::xdp::{XdpHandle, served};
 use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{EdgeId, Ksuid};
+use ebbgate_policy::identity::parse_endpoints;
 use ebbgate_wire::ticket::TicketKey;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -119,6 +123,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
             summed.log_refusals(false);
         }
     });
+    tokio::spawn(look_at_databases(Arc::clone(&edge)));
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             reloaded.reload();
@@ -149,6 +154,18 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     Ok(())
 }
 
+/// Reads address databases again when their files change.
+async fn look_at_databases(edge: Arc<Edge>) {
+    while !edge.addresses.is_empty() {
+        sleep(Duration::from_secs(LOOK_SECS)).await;
+        let looking = Arc::clone(&edge);
+        let look = move || looking.addresses.look(&looking.metrics.address_databases_refused);
+        if let Err(error) = tokio::task::spawn_blocking(look).await {
+            tracing::error!(%error, "address databases could not be looked at");
+        }
+    }
+}
+
 /// What the process shares between its parts.
 struct Parts {
     edge: Arc<Edge>,
@@ -164,11 +181,31 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     let ports = Ports::new(config.tcp_bind, config.shards());
     let (mut edge, events) =
         Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
+    edge.visitors = visitors(config, saved)?;
     let settings = config.xdp().map_err(anyhow::Error::msg)?;
     let xdp = XdpHandle::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
     edge.metrics.collect(xdp.collector());
+    let program = std::env::current_exe().context("find this program")?;
+    if let Some(settings) = config.waf(program.parent().unwrap_or(Path::new("/"))) {
+        edge.waf = Some(Waf::start(settings, &edge.metrics).context("--waf-rules")?);
+    }
+    edge.addresses = Arc::new(addresses::Addresses::read(&config.address_database).context("--address-database")?);
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
+}
+
+/// What policies are told of this edge to make visitors' sessions with.
+fn visitors(config: &Config, saved: &Saved) -> Result<Visitors> {
+    let providers = match &config.identity_providers {
+        Some(path) => {
+            let named = || format!("--identity-providers {}", path.display());
+            let text = std::fs::read_to_string(path).with_context(named)?;
+            parse_endpoints(&text).with_context(named)?
+        }
+        None => BTreeMap::new(),
+    };
+    let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
+    Ok(Visitors { edge: id.to_string(), providers: Arc::new(providers) })
 }
 
 /// Where the edge listens.

@@ -2,6 +2,7 @@
 //!
 //! Read by every room above; changed by `feed` and `agents`.
 
+pub mod addresses;
 pub mod blocklist;
 pub mod bound;
 mod bounded_table;
@@ -12,6 +13,7 @@ pub mod clock;
 pub mod disk;
 pub mod edge;
 pub mod endpoint;
+pub mod exchanges;
 pub mod guesses;
 pub mod jwks;
 pub mod mailbox;
@@ -28,3 +30,4 @@ pub mod saved;
 pub mod shard;
 pub mod shares;
 pub mod tables;
+pub mod waf;

@@ -52,6 +52,8 @@ codes! {
     DOCUMENT_SHAPE = 2236;
     /// An interpolation does not compile.
     INTERPOLATION_BAD = 2238;
+    /// Actions that sign visitors in and exclude each other.
+    SIGN_INS_CONFLICT = 2239;
     /// Two settings that exclude each other.
     VALUES_CONFLICT = 2240;
     /// A variable nested too deeply.
@@ -104,6 +106,12 @@ codes! {
     CALL_LOOP = 3603;
     /// The answer's status forbids a body.
     BODY_FORBIDDEN = 3604;
+    /// The Core Rule Set refuses a request.
+    WAF_REQUEST_REFUSED = 3700;
+    /// The Core Rule Set could not run.
+    WAF_FAILED = 3701;
+    /// The Core Rule Set refuses a response.
+    WAF_RESPONSE_REFUSED = 3702;
     /// An interpolation failed at run time.
     INTERPOLATION_FAILED = 3900;
     /// A computed pattern is not a regular expression.

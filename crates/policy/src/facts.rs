@@ -2,13 +2,15 @@
 //!
 //! Knows nothing of sockets. Time and randomness are fields, so that a run is a function of its [`Context`].
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ebbgate_model::EndpointUrl;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 
+use crate::identity::{Addressed, is_same_cookie};
 use crate::work::Work;
 
 /// Log entries one context keeps; further ones are dropped.
@@ -67,8 +69,14 @@ pub struct Context {
     pub request: Option<http::request::Parts>,
     /// The response, in the phases of responses.
     pub response: Option<http::response::Parts>,
+    /// Databases of addresses. None: there are none.
+    pub addresses: Option<Arc<dyn AddressSource>>,
     /// What `log` actions recorded, oldest first, at most [`LOG_ENTRIES_MAX`].
     pub logs: Vec<Value>,
+    /// `Set-Cookie` headers for whatever answers the request, at most one of each cookie.
+    pub cookies: Vec<HeaderValue>,
+    /// What the request asks of an action that signs visitors in.
+    pub(crate) addressed: Option<Addressed>,
     pub(crate) vars: Map<String, Value>,
     pub(crate) results: Map<String, Value>,
 }
@@ -85,7 +93,10 @@ impl Context {
             work: Work::default(),
             request: None,
             response: None,
+            addresses: None,
             logs: Vec::new(),
+            cookies: Vec::new(),
+            addressed: None,
             vars: Map::new(),
             results: Map::new(),
         }
@@ -100,11 +111,23 @@ impl Context {
         self.results.insert(action.to_owned(), value);
     }
 
+    pub(crate) fn set_cookie(&mut self, cookie: HeaderValue) {
+        self.cookies.retain(|other| !is_same_cookie(other, &cookie));
+        self.cookies.push(cookie);
+    }
+
     pub(crate) fn push_log(&mut self, entry: Value) {
         if self.logs.len() < LOG_ENTRIES_MAX {
             self.logs.push(entry);
         }
     }
+}
+
+/// Databases of addresses.
+pub trait AddressSource: fmt::Debug + Send + Sync {
+    /// The value of one of [`ADDRESS_NAMES`](crate::ADDRESS_NAMES) for an address: text, except a number for `as.number`, true or
+    /// false for `is_...`, a list of text for `categories`. None: no database has it.
+    fn look_up(&self, address: IpAddr, name: &str) -> Option<Value>;
 }
 
 /// Whether a response is an event stream: its events have a phase of their own.
@@ -128,6 +151,16 @@ pub struct ConnFacts {
     pub start_unix_ms: i64,
     /// The finished handshake, when TLS ends at this edge.
     pub tls: Option<Arc<TlsFacts>>,
+    /// What it has carried so far. None: it is not known, as of a case that is only explained.
+    pub traffic: Option<Arc<dyn Traffic>>,
+}
+
+/// What a connection has carried so far, encryption included.
+pub trait Traffic: fmt::Debug + Send + Sync {
+    /// Bytes from the client.
+    fn bytes_in(&self) -> u64;
+    /// Bytes to the client.
+    fn bytes_out(&self) -> u64;
 }
 
 /// A finished TLS handshake.
@@ -158,6 +191,40 @@ pub struct EndpointFacts {
     pub id: String,
     /// Its canonical URL.
     pub url: EndpointUrl,
+    /// What its agent says of it. None: it is a cloud endpoint.
+    pub member: Option<Box<MemberFacts>>,
+}
+
+impl EndpointFacts {
+    /// Those of a cloud endpoint.
+    #[must_use]
+    pub fn new(id: String, url: EndpointUrl) -> Self {
+        Self { id, url, member: None }
+    }
+}
+
+/// What an agent says of an endpoint and of itself: selectors of `forward-internal` read it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemberFacts {
+    /// The endpoint's name, or empty.
+    pub name: String,
+    /// The endpoint's description, or empty.
+    pub description: String,
+    /// The endpoint's metadata, or empty.
+    pub metadata: String,
+    /// The agent.
+    pub agent: Arc<AgentFacts>,
+}
+
+/// What an agent says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentFacts {
+    /// The metadata of its session, or empty.
+    pub metadata: String,
+    /// Its version, or empty.
+    pub version: String,
+    /// Its operating system, or empty.
+    pub os: String,
 }
 
 #[cfg(test)]
@@ -172,9 +239,9 @@ pub(crate) mod tests {
             region: "lab".into(),
             start_unix_ms: 1_767_323_045_000,
             tls: None,
+            traffic: None,
         };
-        let endpoint =
-            EndpointFacts { id: "ep_test".into(), url: "https://api.example.com".parse().unwrap() };
+        let endpoint = EndpointFacts::new("ep_test".into(), "https://api.example.com".parse().unwrap());
         Context::new(Arc::new(conn), Arc::new(endpoint), 1_767_323_045_678)
     }
 

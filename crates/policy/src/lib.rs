@@ -4,21 +4,25 @@
 //! drives. No sockets, no clock, no randomness, no environment: everything a run depends on is in [`Context`].
 
 pub mod action;
+mod balancing;
 mod certificate;
 pub mod check;
 mod code;
 mod diagnostic;
+pub mod diff;
 mod document;
 pub mod engine;
 pub mod explain;
 pub mod expr;
 pub mod facts;
+pub mod format;
 mod hex;
 pub mod identity;
 mod json;
 pub mod jwks;
 pub mod lint;
 mod node;
+mod pattern;
 mod prefix_set;
 pub mod reference;
 mod references;
@@ -42,18 +46,23 @@ pub mod text {
     pub use crate::yaml::parse_documents as parse_yaml_documents;
 }
 
+pub use balancing::{Balancing, StickyCookie, Strategy, WEIGHT_MAX};
 pub use certificate::{may_be_a_client, name_and_serial};
 pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;
 pub use engine::{Engine, Run};
-pub use facts::{ConnFacts, Context, EndpointFacts, Phase, TlsFacts, is_event_stream};
+pub use expr::ADDRESS_NAMES;
+pub use facts::{
+    AddressSource, AgentFacts, ConnFacts, Context, EndpointFacts, MemberFacts, Phase, TlsFacts, Traffic,
+    is_event_stream,
+};
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use references::References;
 pub use restriction::IpRestriction;
 pub use secret::{SECRETS_MAX, SecretName, SecretValue};
 pub use verdict::{
-    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, OnError, Outcome, Quota, Reply,
-    ServerCertificate, Step, TlsSettings, TlsVersion, Verdict, Verification,
+    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Inspected, Inspection, MatchedRule, OnError,
+    Outcome, Quota, Reply, ServerCertificate, Step, TlsSettings, TlsVersion, Verdict, Verification,
 };
 pub use work::Work;

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_model::{EndpointUrl, ErrorCode};
+use ebbgate_model::{AppSessionId, EndpointUrl, ErrorCode};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use crate::balancing::Balancing;
 use crate::facts::TlsFacts;
+use crate::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
 
 /// The result of one step of a run.
@@ -43,6 +45,14 @@ pub enum Effect {
         /// Longest body to accept.
         bytes_max: usize,
     },
+    /// What sessions of visitors are made with; answer [`Outcome::Sessions`].
+    Sessions,
+    /// Whether a visitor's session was ended before its time; answer [`Outcome::Ended`].
+    IsEnded(AppSessionId),
+    /// Tell that a visitor signed in or out; answer [`Outcome::Noted`].
+    Note(Arc<SessionNote>),
+    /// Ask an identity provider; answer [`Outcome::Exchanged`].
+    Exchange(Arc<Exchange>),
     /// Count a request, if its bucket has room; answer [`Outcome::Counted`].
     Count(Quota),
     /// Ask whether a circuit lets a request through, and tell the circuit later what became of the request; answer
@@ -55,6 +65,8 @@ pub enum Effect {
         /// Whether it is the right one.
         is_right: bool,
     },
+    /// Run the Core Rule Set over the message of the phase, a request or a response; answer [`Outcome::Inspected`].
+    Inspect(Inspection),
 }
 
 /// A request to an internal endpoint of the policy's account.
@@ -144,6 +156,41 @@ pub struct Breaker {
     pub tripped: Duration,
 }
 
+/// What of a message the Core Rule Set sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Whether it sees the start of the body too; the body stays for the receiver.
+    pub process_body: bool,
+    /// Rules that are not run.
+    pub exclude_rule_ids: Arc<[u32]>,
+}
+
+/// What the Core Rule Set says of a message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspected {
+    /// Sum of the scores of the rules that matched.
+    pub score: i64,
+    /// Score at which a message is refused.
+    pub threshold: i64,
+    /// Whether this edge refuses, and does not only detect.
+    pub enforced: bool,
+    /// The rules that matched and have a score.
+    pub matched_rules: Vec<MatchedRule>,
+}
+
+/// A rule that matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MatchedRule {
+    /// Its number.
+    pub id: u32,
+    /// What it looks for.
+    pub message: String,
+    /// Such as `CRITICAL`.
+    pub severity: String,
+    /// What it found and where. May hold what the visitor sent.
+    pub data: String,
+}
+
 /// So many requests of one bucket in any window, as near as two counters tell: requests of the window before count by the
 /// part of it that still overlaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,8 +214,18 @@ pub enum Outcome {
     Keys(Result<Arc<KeySet>, String>),
     /// The body.
     Body(Result<Bytes, BodyError>),
+    /// What sessions of visitors are made with.
+    Sessions(Box<SessionFacts>),
+    /// Whether the session was ended.
+    Ended(bool),
+    /// It was told.
+    Noted,
+    /// The provider's answer, or one sentence on why there is none.
+    Exchanged(Result<Exchanged, String>),
     /// None: the request is counted. Otherwise it is not, and this is how long until its bucket has room.
     Counted(Option<Duration>),
+    /// What the rules say, or one sentence on why they could not run.
+    Inspected(Result<Inspected, String>),
     /// None: the circuit lets the request through. Otherwise it is open, and this is how long at least.
     Admitted(Option<Duration>),
     /// What came of the request.
@@ -211,6 +268,8 @@ pub enum Verdict {
         url: EndpointUrl,
         /// What a failure means.
         on_error: OnError,
+        /// How a member of its pool is chosen. None: all take turns.
+        balancing: Option<Arc<Balancing>>,
     },
     /// Answer the request. On `on_tcp_connect` this does not occur.
     Respond(Reply),

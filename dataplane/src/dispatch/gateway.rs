@@ -8,9 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
-use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
-use ebbgate_policy::{Breaker, ConnFacts, KeySet, Quota, TlsSettings};
+use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, Scheme};
+use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
+use ebbgate_policy::{AddressSource, Breaker, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
+use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -20,6 +23,9 @@ use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
 use crate::state::shares::Shares;
 use crate::tunnel::session::OpenError;
+
+/// Why nothing is inspected where the operator gave no rules.
+pub const NO_RULES: &str = "this edge has no Core Rule Set: its operator starts it with --waf-rules";
 
 /// What the HTTP half needs from the rest of the edge. Clones share one shard and stay on its thread.
 pub trait Gateway: Clone + 'static {
@@ -84,9 +90,47 @@ pub trait Gateway: Clone + 'static {
         fresh: bool,
     ) -> impl Future<Output = Result<Arc<KeySet>, String>>;
 
+    /// What a policy of the account makes visitors' sessions with.
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        let _ = account;
+        SessionFacts::default()
+    }
+
+    /// Whether a visitor's session at endpoints of the account was ended before its time.
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        let _ = (account, session);
+        false
+    }
+
+    /// A visitor signed in or out at an endpoint, from this address.
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        let _ = (endpoint, source, note);
+    }
+
+    /// What an identity provider answers a policy of the account; or a sentence on why nothing.
+    fn exchange(
+        &self,
+        account: AccountId,
+        exchange: Arc<Exchange>,
+    ) -> impl Future<Output = Result<Exchanged, String>> {
+        let _ = (account, exchange);
+        std::future::ready(Err("no identity provider is asked here".into()))
+    }
+
     /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
 
+    /// Runs the Core Rule Set over a message of an account's endpoint; or a sentence on why it could not run. `body`: the start
+    /// of the message's body, without content codings.
+    fn inspect(
+        &self,
+        account: AccountId,
+        question: Question,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Inspected, String>> {
+        let _ = (account, question, body);
+        std::future::ready(Err(NO_RULES.to_owned()))
+    }
     /// Whether a circuit of an endpoint's policy lets a request through; otherwise how long it is open at least.
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
 
@@ -98,6 +142,11 @@ pub trait Gateway: Clone + 'static {
 
     /// The bytes of bodies that may be held for policies at a time.
     fn held(&self) -> &Shares;
+
+    /// Databases of addresses, for policies. None: there are none.
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        None
+    }
 
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;
@@ -145,6 +194,22 @@ impl<G: Gateway> Environment for G {
 
     fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
         Gateway::guessed(self, endpoint, client, is_right)
+    }
+
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        Gateway::sessions(self, account)
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        Gateway::is_ended(self, account, session)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        Gateway::note_session(self, endpoint, source, note);
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        Gateway::addresses(self)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

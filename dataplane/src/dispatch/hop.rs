@@ -5,16 +5,19 @@ use std::sync::Arc;
 use ebbgate_model::EndpointId;
 use ebbgate_model::event::Decisions;
 use ebbgate_policy::{
-    ConnFacts, Context, Engine, OnError, Outcome, Phase, Run, Step, Verdict, Work, is_event_stream,
+    Balancing, ConnFacts, Context, Engine, Inspection, OnError, Outcome, Phase, Run, Step, StickyCookie,
+    Strategy, Verdict, Work, is_event_stream,
 };
+use http::HeaderValue;
 use http::request::Parts;
 use http::response;
 use serde_json::Value;
 
 use super::environment::Environment;
 use super::failure::Failure;
+use super::inspect::Asked;
 use crate::state::breakers::Permit;
-use crate::state::endpoint::Endpoint;
+use crate::state::endpoint::{Endpoint, InFlight};
 use crate::state::pool::Pool;
 
 /// Characters of the user of `basic-auth` in an event.
@@ -35,6 +38,8 @@ pub(super) struct Hop {
     pub(super) failure: Option<Failure>,
     /// Members of `tried` that were waited for in vain.
     late: usize,
+    /// The cookie that names the member, and its values in the request.
+    sticky: Option<(StickyCookie, Vec<String>)>,
 }
 
 /// The member of a pool that a hop is at.
@@ -45,12 +50,36 @@ pub(super) struct Member {
     pub(super) permits: Vec<Permit>,
     /// None: the endpoint has no rules for this phase, nor for a later one.
     policy: Option<Box<(Run, Context)>>,
+    /// Counts as the endpoint's work.
+    pub(super) in_flight: Option<InFlight>,
 }
 
 impl Hop {
     /// A hop whose member is not picked yet.
     pub(super) fn new(pool: Pool, entry: Option<Arc<Parts>>, on_error: OnError) -> Self {
-        Self { pool, tried: Vec::new(), entry, on_error, member: None, failure: None, late: 0 }
+        Self { pool, tried: Vec::new(), entry, on_error, member: None, failure: None, late: 0, sticky: None }
+    }
+
+    /// The same, with a member found again as a policy says.
+    pub(super) fn sticky(mut self, balancing: Option<&Balancing>) -> Self {
+        let strategy = balancing.map(Balancing::strategy);
+        if let (Some(Strategy::StickyCookie(cookie)), Some(entry)) = (strategy, &self.entry) {
+            let values = cookie.values(&entry.headers).map(str::to_owned).collect();
+            self.sticky = Some((cookie.clone(), values));
+        }
+        self
+    }
+
+    /// Values of the cookie that may name a member.
+    pub(super) fn cookies(&self) -> &[String] {
+        self.sticky.as_ref().map_or(&[], |(_, values)| values)
+    }
+
+    /// The header by which the member is found again. None: the request has it.
+    pub(super) fn set_cookie(&self, is_secure: bool) -> Option<HeaderValue> {
+        let (cookie, values) = self.sticky.as_ref()?;
+        let member = self.member.as_ref()?.endpoint.id;
+        cookie.header(&self.pool.cookie(member, values)?, is_secure)
     }
 
     /// What the failure of the current member means for the hop.
@@ -95,12 +124,13 @@ impl Member {
             let mut cx = Context::new(Arc::clone(facts), Arc::clone(&endpoint.facts), env.now_unix_ms());
             cx.rng_seed = env.rng_seed();
             cx.work = work.clone();
+            cx.addresses = env.addresses();
             if phase == Phase::HttpRequest {
                 cx.request = entry.cloned();
             }
             Box::new((engine.start(phase), cx))
         });
-        Self { endpoint, phase, permits: Vec::new(), policy }
+        Self { endpoint, phase, permits: Vec::new(), policy, in_flight: None }
     }
 
     /// Begins the phases of the response, over the context that `on_http_request` left. Gives the head back if there are no
@@ -141,6 +171,11 @@ impl Member {
         self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.logs)).unwrap_or_default()
     }
 
+    /// Takes the cookies that go with the response.
+    pub(super) fn take_cookies(&mut self) -> Vec<HeaderValue> {
+        self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.cookies)).unwrap_or_default()
+    }
+
     /// What actions of the phase decided so far.
     pub(super) fn decisions(&self) -> Decisions {
         let Some(policy) = &self.policy else { return Decisions::default() };
@@ -160,6 +195,13 @@ impl Member {
             basic_auth_user: text(user).chars().take(USER_CHARS_MAX).collect(),
             webhook: word(found("verify_webhook", "/verified").and_then(Value::as_bool)),
         }
+    }
+
+    /// What the Core Rule Set is asked about the message of this phase.
+    pub(super) fn asks_about(&self, inspection: &Inspection) -> Result<Asked, String> {
+        let cx = self.policy.as_ref().map(|policy| &policy.1);
+        let cx = cx.ok_or("there is no message in this phase")?;
+        Asked::about(cx, self.endpoint.account, self.phase, inspection)
     }
 
     /// Tells the phase what came of its effect or its forward.

@@ -6,13 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
-use ebbgate_model::feed::FromEdge;
-use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme};
-use ebbgate_policy::{Breaker, KeySet, Quota};
+use ebbgate_model::feed::{FromEdge, VisitorSessionReport};
+use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, IpRestrictionKind, Scheme};
+use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
+use ebbgate_policy::{AddressSource, Breaker, Inspected, KeySet, Quota};
+use ebbgate_waf::protocol::Question;
 use tokio::time::Instant;
 
-use super::gateway::Gateway;
+use super::gateway::{Gateway, NO_RULES};
 use crate::log;
 use crate::state::breakers::Permit;
 use crate::state::edge::Stage;
@@ -82,6 +85,53 @@ impl Gateway for Shard {
         self.edge().keys.get(account, url, fresh).await
     }
 
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        let edge = self.edge();
+        SessionFacts {
+            account: account.to_string(),
+            edge: edge.visitors.edge.clone(),
+            ring: Arc::clone(&edge.tables.load().session_keys),
+            entropy: random::bytes(),
+            providers: Arc::clone(&edge.visitors.providers),
+            ..SessionFacts::default()
+        }
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        let tables = self.edge().tables.load();
+        tables.objects.ended_sessions.get(&session).is_some_and(|ended| ended.account == account)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        let account = endpoint.account;
+        let told = match note.clone() {
+            SessionNote::Began { session, user, who, provider, user_agent, started_at, expires_at } => {
+                FromEdge::VisitorSession(Box::new(VisitorSessionReport {
+                    account,
+                    session,
+                    user,
+                    provider,
+                    provider_user_id: who.provider_user_id,
+                    email: who.email,
+                    name: who.name,
+                    url: endpoint.url.to_string(),
+                    source: source.to_string(),
+                    user_agent,
+                    started_at,
+                    expires_at,
+                }))
+            }
+            SessionNote::Ended { session, expires_at } => {
+                FromEdge::VisitorSessionEnded { account, session, expires_at }
+            }
+        };
+        self.edge().reports.event(told);
+    }
+
+    async fn exchange(&self, account: AccountId, exchange: Arc<Exchange>) -> Result<Exchanged, String> {
+        self.edge().exchanges.get(account, exchange).await
+    }
+
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         let url = endpoint.url.to_string();
         let wait = self.edge().rate_limits.count(endpoint.account, &url, quota, Instant::now());
@@ -89,6 +139,18 @@ impl Gateway for Shard {
             self.edge().metrics.rate_limited.inc();
         }
         wait
+    }
+
+    async fn inspect(
+        &self,
+        account: AccountId,
+        question: Question,
+        body: Bytes,
+    ) -> Result<Inspected, String> {
+        match &self.edge().waf {
+            Some(waf) => waf.inspect(account, question, body).await,
+            None => Err(NO_RULES.to_owned()),
+        }
     }
 
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
@@ -113,6 +175,11 @@ impl Gateway for Shard {
 
     fn held(&self) -> &Shares {
         &self.edge().held
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        let addresses = &self.edge().addresses;
+        (!addresses.is_empty()).then(|| Arc::clone(addresses) as Arc<dyn AddressSource>)
     }
 
     fn now_unix_ms(&self) -> i64 {

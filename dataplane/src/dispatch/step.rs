@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use ebbgate_model::event::Decisions;
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
+use ebbgate_policy::identity::Exchange;
 use ebbgate_policy::{Call, Reply, TlsSettings};
 use http::response;
 
 use super::failure::Failure;
+use super::inspect::Asked;
 use crate::state::endpoint::Endpoint;
 
 /// What has to be done next.
@@ -24,6 +26,13 @@ pub enum Step {
         /// Whether a cached set lacks a token's key.
         fresh: bool,
     },
+    /// Ask an identity provider for an account's policy; tell [`super::Dispatch::resume`].
+    Exchange {
+        /// Owner of the policy that asks.
+        account: AccountId,
+        /// What is asked.
+        exchange: Arc<Exchange>,
+    },
     /// Read the body of the request; tell [`super::Dispatch::resume`].
     Body {
         /// Owner of the policy that asks.
@@ -31,6 +40,8 @@ pub enum Step {
         /// Longest body to accept.
         bytes_max: usize,
     },
+    /// Run the Core Rule Set over a message; tell [`super::Dispatch::resume`].
+    Inspect(Box<Asked>),
     /// Make a request for an account's policy; tell [`super::Dispatch::resume`].
     Call {
         /// Owner of the policy that asks.

@@ -15,6 +15,7 @@ use super::limits::Limits;
 use super::told;
 use crate::dispatch::event::{AccessLog, AccessSink};
 use crate::dispatch::gateway::{Gateway, HttpConn};
+use crate::state::endpoint::InFlight;
 use crate::state::shares::Share;
 
 /// See the module.
@@ -25,6 +26,8 @@ pub(super) struct RequestSink<G: Gateway> {
     gateway: G,
     /// What has moved.
     pub(super) progress: Rc<Progress>,
+    /// The request counts as work of these endpoints until its response is over.
+    pub(super) in_flight: RefCell<Vec<InFlight>>,
     /// What is held for the request until it is over.
     held: RefCell<Vec<Share>>,
 }
@@ -86,7 +89,7 @@ impl<G: Gateway> RequestLog<G> {
         let progress = Progress::new(limits.idle);
         Rc::new(Self::new(
             event,
-            RequestSink { gateway: gateway.clone(), progress, held: RefCell::default() },
+            RequestSink { gateway: gateway.clone(), progress, in_flight: RefCell::default(), held: RefCell::default() },
         ))
     }
 

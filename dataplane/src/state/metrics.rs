@@ -76,6 +76,8 @@ metrics! {
     quic_retries: Counter = "agent_quic_retries", "Sources asked to prove their address before a QUIC handshake";
     /// Connections closed at once because a cap was reached.
     connections_refused: Counter = "connections_refused", "Connections closed at once because a cap was reached";
+    /// Address databases that changed and were at fault.
+    address_databases_refused: Counter = "address_databases_refused", "Address databases that changed and were at fault, so that the one before stayed in use";
     /// Connections closed at once because the blocklist names their source.
     connections_blocked: Counter = "connections_blocked", "Connections closed at once because the blocklist names their source";
     /// Connections ended, by error code.
@@ -120,6 +122,16 @@ metrics! {
     retries: Counter = "pool_retries", "Connections and requests tried again on another member of a pool";
     /// Requests over the quota of a `rate-limit` action, enforced or not.
     rate_limited: Counter = "requests_over_quota", "Requests over the quota of a rate-limit action, enforced or not";
+    /// Messages that the Core Rule Set judged.
+    waf_judged: Counter = "waf_judged", "Requests and responses that the Core Rule Set judged";
+    /// Messages that reached its threshold, refused or not.
+    waf_denied: Counter = "waf_denied", "Requests and responses that reached the threshold of the Core Rule Set, refused or not";
+    /// Messages that could not be judged.
+    waf_failed: Counter = "waf_failed", "Requests and responses that the Core Rule Set could not judge";
+    /// Processes that run the Core Rule Set.
+    waf_workers: Gauge = "waf_workers", "Processes that run the Core Rule Set and take questions";
+    /// Processes that ended or were killed.
+    waf_workers_lost: Counter = "waf_workers_lost", "Processes of the Core Rule Set that ended, or were killed because they did not answer in time";
     /// Circuits of `circuit-breaker` actions that opened.
     circuits_opened: Counter = "circuits_opened", "Circuits of circuit-breaker actions opened";
     /// Requests that met an open circuit, enforced or not.
@@ -152,6 +164,10 @@ metrics! {
     key_fetches: Counter = "jwks_fetches", "Fetches of key sets";
     /// Fetches of key sets that failed.
     key_fetches_failed: Counter = "jwks_fetches_failed", "Fetches of key sets that failed";
+    /// Counter.
+    provider_requests: Counter = "identity_provider_requests", "Requests to identity providers";
+    /// Counter.
+    provider_requests_failed: Counter = "identity_provider_requests_failed", "Requests to identity providers that had no answer";
 }
 
 impl Metrics {

@@ -18,6 +18,7 @@ mod frames;
 mod grpc;
 mod guesses;
 mod held;
+mod inspected;
 mod lab;
 mod rfc9113;
 mod stalls;

@@ -45,9 +45,10 @@ fn verdict(engine: &Arc<Engine>, request: http::request::Parts) -> Option<String
         region: "lab".into(),
         start_unix_ms: 1_767_323_045_000,
         tls: None,
+        traffic: None,
     };
     let url = "https://api.example.com".parse().expect("a URL");
-    let endpoint = EndpointFacts { id: "ep_fuzz".into(), url };
+    let endpoint = EndpointFacts::new("ep_fuzz".into(), url);
     let mut cx = Context::new(Arc::new(conn), Arc::new(endpoint), 1_767_323_045_678);
     cx.request = Some(request);
     let mut run = engine.start(Phase::HttpRequest);

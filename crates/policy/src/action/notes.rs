@@ -2,6 +2,8 @@
 
 use ebbgate_model::{AuthorityId, EndpointUrl, ErrorCode, IpPolicyId};
 
+use serde_json::Value;
+
 use crate::diagnostic::Diagnostic;
 use crate::expr::{Expression, MadeName, Tainted};
 use crate::references::References;
@@ -21,13 +23,25 @@ pub(crate) struct Notes {
     pub(crate) vars: Vec<String>,
     /// Secrets that are named, each with the path of a place that names it.
     pub(crate) secrets: Vec<(SecretName, String)>,
+    /// What is read of databases of addresses: the variable, its names, and the path of a place that reads it.
+    pub(crate) addresses: Vec<(String, Vec<&'static str>, String)>,
     /// What earlier actions made of secrets.
     pub(crate) tainted: Tainted,
+    /// Actions that sign visitors in.
+    pub(crate) sign_ins: Vec<SignInNote>,
     /// Whether what was compiled last may show a secret.
     pub(crate) shows_a_secret: bool,
     /// Keys of configurations that were read.
     #[cfg(test)]
     pub(crate) seen: Vec<super::seen::Seen>,
+}
+
+/// An action that signs visitors in, as it is written.
+#[derive(Debug)]
+pub(crate) struct SignInNote {
+    pub(crate) kind: &'static str,
+    pub(crate) auth_id: String,
+    pub(crate) config: Value,
 }
 
 impl Notes {
@@ -44,6 +58,8 @@ impl Notes {
         refs: Refs,
         expression: &mut Expression,
     ) {
+        let read = expression.address_names();
+        self.addresses.extend(read.map(|(variable, names)| (variable.to_owned(), names, path.to_owned())));
         self.shows_a_secret |= expression.may_show_a_secret(&self.tainted);
         for (name, value) in expression.secrets() {
             match refs {

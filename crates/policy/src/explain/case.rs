@@ -16,8 +16,9 @@ use time::format_description::well_known::Rfc3339;
 use x509_parser::pem::Pem;
 
 use crate::facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
+use crate::identity::Identity;
 use crate::jwks::KeySet;
-use crate::verdict::CallAnswer;
+use crate::verdict::{CallAnswer, Inspected};
 
 /// Longest body of a case in bytes.
 pub const CASE_BODY_BYTES_MAX: usize = 8 << 20;
@@ -50,12 +51,40 @@ pub struct CaseText {
     pub forward_fails: Option<String>,
     /// Names of `rate-limit` actions with a bucket that has no room left.
     pub rate_limited: BTreeSet<String>,
+    /// Visitors who are signed in, by the action's `auth_id` (`default` where it has none).
+    pub signed_in: BTreeMap<String, SignedInText>,
+    /// What the Core Rule Set says, of the request and of the response; unless said, it cannot run.
+    pub waf: Option<InspectedText>,
     /// What endpoints answer to `http-request`, by URL; a URL without an answer is offline.
     pub calls: BTreeMap<String, AnswerText>,
     /// Whether circuits of `circuit-breaker` actions are open.
     pub circuit_open: bool,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
+}
+
+/// Who a signed-in visitor is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SignedInText {
+    /// The person's id at the provider.
+    pub provider_user_id: String,
+    /// Address.
+    pub email: String,
+    /// Name.
+    pub name: String,
+}
+
+/// What the Core Rule Set says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InspectedText {
+    /// Sum of the scores of the rules that matched.
+    pub anomaly_score: i64,
+    /// Score at which a message is refused; 5 unless said.
+    pub anomaly_score_threshold: Option<i64>,
+    /// Whether the edge only detects.
+    pub detect_only: bool,
 }
 
 /// One text or several.
@@ -132,6 +161,8 @@ pub struct Case {
     pub(super) keys: BTreeMap<String, Arc<KeySet>>,
     pub(super) forward_fails: Option<ErrorCode>,
     pub(super) rate_limited: BTreeSet<String>,
+    pub(super) signed_in: BTreeMap<String, Identity>,
+    pub(super) waf: Option<Inspected>,
     pub(super) circuit_open: bool,
     pub(super) calls: BTreeMap<String, CallAnswer>,
     pub(super) response: http::response::Parts,
@@ -163,6 +194,7 @@ impl CaseText {
             region: "local".into(),
             start_unix_ms: now_unix_ms,
             tls: None,
+            traffic: None,
         };
         let keys = self.keys.iter().map(|(url, set)| {
             let set =
@@ -176,7 +208,7 @@ impl CaseText {
             None => None,
         };
         Ok(Case {
-            endpoint: Arc::new(EndpointFacts { id: "ep_case".into(), url: url.clone() }),
+            endpoint: Arc::new(EndpointFacts::new("ep_case".into(), url.clone())),
             conn: Arc::new(conn),
             now_unix_ms,
             seed: self.seed,
@@ -186,6 +218,8 @@ impl CaseText {
             keys: keys.collect::<Result<_, CaseError>>()?,
             forward_fails,
             rate_limited: self.rate_limited.clone(),
+            signed_in: self.signed_in.iter().map(|(id, who)| (id.clone(), who.read())).collect(),
+            waf: self.waf.as_ref().map(InspectedText::read),
             circuit_open: self.circuit_open,
             calls: self.calls.iter().map(read_answer).collect::<Result<_, CaseError>>()?,
             response: self.response.read()?,
@@ -210,6 +244,17 @@ impl CaseText {
             parts.headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(self.body.len()));
         }
         Ok(parts)
+    }
+}
+
+impl InspectedText {
+    fn read(&self) -> Inspected {
+        Inspected {
+            score: self.anomaly_score,
+            threshold: self.anomaly_score_threshold.unwrap_or(5),
+            enforced: !self.detect_only,
+            matched_rules: Vec::new(),
+        }
     }
 }
 
@@ -243,6 +288,13 @@ fn read_answer((url, text): (&String, &AnswerText)) -> Result<(String, CallAnswe
     let mut headers = http::HeaderMap::new();
     read_headers(&text.headers, &format!("{field}.headers"), &mut headers)?;
     Ok((url.clone(), CallAnswer { status, headers, body: Bytes::from(text.body.clone()) }))
+}
+
+impl SignedInText {
+    fn read(&self) -> Identity {
+        let Self { provider_user_id, email, name } = self.clone();
+        Identity { provider_user_id, email, name }
+    }
 }
 
 impl ResponseText {

@@ -5,9 +5,10 @@ use std::sync::{Arc, LazyLock};
 use cel::{Env, ExecutionError, IdedExpr};
 use serde_json::Value;
 
+use super::addresses;
 use super::budget::{Budget, HELD_BYTES_MAX, Rate};
 use super::error::{EvalError, ExprError};
-use super::names::Names;
+use super::names::{self, Names};
 use super::slots::{self, MadeName, Resolver, Slot, Source, Tainted};
 use super::{datum::Kind, kind, library, rewrite, syntax, value};
 use crate::facts::{Context, Phase};
@@ -32,10 +33,39 @@ const EVALUATION_UNITS: u64 = 10;
 impl Expression {
     /// Compiles any expression of a phase.
     pub(crate) fn compile(source: &str, phase: Phase) -> Result<Self, ExprError> {
-        Self::compile_given(source, phase, &[])
+        Self::compile_given(source, phase, &[])?.of_no_member()
     }
 
-    /// The same; it may read these names beside the variables of the phase.
+    /// Refuses names that only the members of a pool have.
+    fn of_no_member(self) -> Result<Self, ExprError> {
+        let mut reads = self.slots.iter().filter_map(|slot| slot.source.path());
+        match reads.find(|path| names::is_of_members(path)) {
+            Some(path) => Err(names::only_of_members(path)),
+            None => Ok(self),
+        }
+    }
+
+    /// Compiles a condition on the members of a pool, which names nothing but `endpoint`: there is neither connection nor
+    /// request when it is judged.
+    pub(crate) fn compile_selector(source: &str) -> Result<Self, ExprError> {
+        let expression = Self::compile_given(source, Phase::EventStream, &[])?.of_bool()?;
+        for slot in &expression.slots {
+            match &slot.source {
+                Source::Pattern(_) => {}
+                source => match source.path() {
+                    Some(path) if path == "endpoint" || path.starts_with("endpoint.") => {}
+                    _ => {
+                        return Err(names::not_of_members(
+                            &source.name().unwrap_or_else(|| "secrets".into()),
+                        ));
+                    }
+                },
+            }
+        }
+        Ok(expression)
+    }
+
+    /// Compiles; the source may read these names beside the variables of the phase.
     fn compile_given(source: &str, phase: Phase, given: &[&str]) -> Result<Self, ExprError> {
         let rewritten = rewrite::rewrite_given(syntax::parse(source)?, Names::Policy(phase), given)?;
         let weight = EVALUATION_UNITS.saturating_add(syntax::work(&rewritten.ast));
@@ -44,7 +74,7 @@ impl Expression {
 
     /// Compiles an expression that must be true or false, and refuses those that never are.
     pub(crate) fn compile_condition(source: &str, phase: Phase) -> Result<Self, ExprError> {
-        Self::compile_condition_given(source, phase, &[])
+        Self::compile(source, phase)?.of_bool()
     }
 
     /// The same; it may read these names beside the variables of the phase.
@@ -53,11 +83,14 @@ impl Expression {
         phase: Phase,
         given: &[&str],
     ) -> Result<Self, ExprError> {
-        let expression = Self::compile_given(source, phase, given)?;
-        if let Some(kind) = kind::of(&expression.ast, &expression.slots).filter(|kind| *kind != Kind::Bool) {
-            return Err(ExprError::never_bool(kind.noun()));
+        Self::compile_given(source, phase, given)?.of_no_member()?.of_bool()
+    }
+
+    fn of_bool(self) -> Result<Self, ExprError> {
+        match kind::of(&self.ast, &self.slots).filter(|kind| *kind != Kind::Bool) {
+            Some(kind) => Err(ExprError::never_bool(kind.noun())),
+            None => Ok(self),
         }
-        Ok(expression)
     }
 
     /// Whether a condition holds.
@@ -111,6 +144,20 @@ impl Expression {
             reads.push((name, resolver.json(source)));
         }
         reads
+    }
+
+    /// The names that it reads.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.slots.iter().filter_map(|slot| slot.source.name())
+    }
+
+    /// What it reads of databases of addresses: the path as the table has it, and the names.
+    pub(crate) fn address_names(&self) -> impl Iterator<Item = (&str, Vec<&'static str>)> {
+        let paths = self.slots.iter().filter_map(|slot| slot.source.path());
+        let of = |path: &'_ str| addresses::below(path).collect::<Vec<_>>();
+        let is_inside =
+            |path: &&str| *path != "conn" && !matches!(*path, "conn.client_ip" | "conn.server_ip");
+        paths.filter(is_inside).map(move |path| (path, of(path))).filter(|(_, names)| !names.is_empty())
     }
 
     /// Whether the expression reads `vars.<name>` or all of `vars`.

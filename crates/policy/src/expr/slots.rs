@@ -130,6 +130,15 @@ impl Source {
         })
     }
 
+    /// The path of the table that it reads, or whose presence it is. None: it reads none.
+    pub(super) fn path(&self) -> Option<&str> {
+        match self {
+            Self::Row(row) => VARIABLES.get(*row).map(|variable| variable.path),
+            Self::Group(path) | Self::Present(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Why it could not be filled.
     pub(super) fn absence(&self) -> String {
         match self {
@@ -253,18 +262,17 @@ impl<'c> Resolver<'c> {
                 let units = made.map(cx).get(name).map_or(0, value::json_nodes);
                 Cost { units, header_bytes: 0 }
             }
-            Source::Present(_)
-            | Source::MadeHas(..)
-            | Source::HasHeader { .. }
-            | Source::Pattern(_)
-            | Source::Secret(..) => Cost::default(),
+            Source::Present(path) => reading::presence(path),
+            Source::MadeHas(..) | Source::HasHeader { .. } | Source::Pattern(_) | Source::Secret(..) => {
+                Cost::default()
+            }
         }
     }
 
     fn read(&self, source: &Source) -> Option<Owned<'c>> {
         let cx = self.cx;
         Some(match source {
-            Source::Row(row) => datum((VARIABLES.get(*row)?.read)(cx)),
+            Source::Row(row) => datum(VARIABLES.get(*row)?.value(cx)),
             Source::Group(path) => value::from_json(&names::group(path, cx)),
             Source::Present(path) => boolean(names::is_present(path, cx)),
             Source::MadeAll(made) => value::from_json(&Value::Object(made.map(cx).clone())),

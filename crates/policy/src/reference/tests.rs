@@ -317,8 +317,11 @@ fn codes_are_those_of_the_source() {
         let path = Path::new(ROOT).join(file);
         let mut files = vec![path.clone()];
         if let Ok(folder) = std::fs::read_dir(path.with_extension("")) {
-            files
-                .extend(folder.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("tests.rs")));
+            files.extend(
+                folder
+                    .map(|entry| entry.unwrap().path())
+                    .filter(|path| path.is_file() && !path.ends_with("tests.rs")),
+            );
         }
         files.into_iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>()
     };

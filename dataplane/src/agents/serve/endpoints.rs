@@ -2,11 +2,12 @@
 //!
 //! `agents::bind` decides what may be; here it becomes an endpoint in the routes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
 use ebbgate_model::{Binding, EndpointId, EndpointUrl, ErrorCode, Scheme};
-use ebbgate_policy::{CheckContext, EndpointFacts, Engine, Owner};
+use ebbgate_policy::{AgentFacts, CheckContext, EndpointFacts, Engine, MemberFacts, Owner};
 use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState, Requested};
 use ebbgate_wire::ticket::BindToken;
 
@@ -22,6 +23,7 @@ use crate::state::route::{AlreadyOnline, RouteTable};
 use crate::state::tables::Tables;
 use crate::state::{clock, random};
 use crate::tunnel::health::Health;
+use crate::tunnel::load::Load;
 use crate::tunnel::session::AgentRef;
 
 /// Random names tried before giving up.
@@ -83,7 +85,7 @@ impl Connection {
         }
         let token = BindToken::open(bind.extra.token.expose(), &edge.tickets, now_s).ok();
         let token = token.filter(|token| token.client_id == session.client_id);
-        let wanted = bind::decide(bind, &tables, credential, token.as_ref())?;
+        let wanted = bind::decide(bind, &tables, credential, token.as_ref(), &edge.addresses.has())?;
         let references = tables.references(identity.account);
         let engine = wanted.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
         let engine = engine.map(Arc::new);
@@ -177,7 +179,14 @@ impl Connection {
             id,
             account: identity.account,
             binding: wanted.binding,
-            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            facts: facts(
+                id,
+                &url,
+                &session.labels,
+                &bind.extra.name,
+                &bind.extra.description,
+                &bind.extra.metadata,
+            ),
             engine,
             kind: Kind::Agent(AgentRef {
                 session: Arc::clone(&session.state),
@@ -187,7 +196,10 @@ impl Connection {
                 health: self.health(session, &url),
                 shows_client: bind.extra.shows_client
                     || Family::from_user_agent(&identity.user_agent) != Family::Ebbgate,
+                identity: format!("{}/{bind_id}", session.client_id).into(),
+                load: Arc::default(),
             }),
+            own_load: Load::default(),
             upstream_http2: bind.upstream_is_http2(),
             pooling_enabled: bind.extra.pooling_enabled,
             url,
@@ -230,7 +242,8 @@ impl Connection {
             let bound =
                 bound.ok_or_else(|| refused(format!("no endpoint {} is bound here", patch.tunnel_id)))?;
             let (id, before) = (bound.id.clone(), Arc::clone(&bound.endpoint));
-            let bound = changed(session, bound, patch, &tables).map_err(|refusal| refusal.and(unknown))?;
+            let bound = changed(session, bound, patch, &tables, &edge.addresses.has())
+                .map_err(|refusal| refusal.and(unknown))?;
             match session.replace(edge, &before, bound, RouteTable::bind) {
                 Ok(()) => {
                     edge.occupant_changed(&before);
@@ -256,12 +269,13 @@ fn changed(
     bound: Bound,
     patch: &PatchTunnelState,
     tables: &Tables,
+    addresses: &BTreeSet<String>,
 ) -> Result<Bound, Refusal> {
     let (mut report, mut policy) = (AgentEndpointReport::clone(&bound.report), bound.policy.clone());
     let mut engine = bound.endpoint.engine.clone();
     if let Some(text) = &patch.traffic_policy {
         let Endpoint { url, binding, account, .. } = bound.endpoint.as_ref();
-        policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding)?.map(Arc::new);
+        policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding, addresses)?.map(Arc::new);
         let references = tables.references(*account);
         let compiled = policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
         engine = compiled.map(Arc::new);
@@ -281,15 +295,39 @@ fn changed(
             *field = short(new);
         }
     }
+    let AgentEndpointReport { name, description, metadata, .. } = &report;
+    endpoint.facts = facts(endpoint.id, &endpoint.url, &session.labels, name, description, metadata);
     let text = session.keep(text_bytes(&report))?;
     Ok(Bound { endpoint: Arc::new(endpoint), policy, report: Arc::new(report), _text: text, ..bound })
 }
 
+/// What selectors of policies may read of an endpoint and its agent.
+fn facts(
+    id: EndpointId,
+    url: &EndpointUrl,
+    agent: &Arc<AgentFacts>,
+    name: &str,
+    description: &str,
+    metadata: &str,
+) -> Arc<EndpointFacts> {
+    let member = MemberFacts {
+        name: short(name),
+        description: short(description),
+        metadata: short(metadata),
+        agent: Arc::clone(agent),
+    };
+    Arc::new(EndpointFacts {
+        member: Some(Box::new(member)),
+        ..EndpointFacts::new(id.to_string(), url.clone())
+    })
+}
+
 /// What [`report`] keeps of a Bind at most.
 fn text_bytes_max(bind: &Bind, wanted: &Wanted) -> usize {
-    let texts = [&bind.extra.name, &bind.extra.description, &bind.extra.metadata, &bind.forwards_to];
-    let texts: usize = texts.into_iter().map(|text| text.len().min(TEXT_BYTES_MAX)).sum();
-    texts + wanted.policy_text.len()
+    let length = |text: &String| text.len().min(TEXT_BYTES_MAX);
+    let labels = [&bind.extra.name, &bind.extra.description, &bind.extra.metadata].map(length);
+    // Labels are kept for the report and for selectors.
+    2 * labels.iter().sum::<usize>() + length(&bind.forwards_to) + wanted.policy_text.len()
 }
 
 fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> AgentEndpointReport {

@@ -4,9 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_body::Edits;
-use ebbgate_model::{AccountId, EndpointId};
-use ebbgate_policy::{BodyError, Breaker, Engine, Outcome, Quota};
+use bytes::Bytes;
+use ebbgate_body::{Coding, Edits};
+use ebbgate_model::{AccountId, AppSessionId, EndpointId};
+use ebbgate_policy::identity::{SessionFacts, SessionNote};
+use ebbgate_policy::{AddressSource, BodyError, Breaker, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
@@ -23,7 +25,7 @@ use crate::http::edited::Room;
 use crate::http::framing::Authority;
 use crate::http::reply::{self, from_reply};
 use crate::http::upstream::{self, Again, ReplayBody, SendError};
-use crate::http::{challenge, edited, fields, route};
+use crate::http::{challenge, edited, fields, inspected, route};
 use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::shares::Share;
@@ -50,6 +52,10 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
         self.service.gateway.rng_seed()
     }
 
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        self.service.gateway.addresses()
+    }
+
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {
         self.service.gateway.admits(account, source)
     }
@@ -64,6 +70,18 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
 
     fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
         self.service.gateway.guessed(endpoint, client, is_right)
+    }
+
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        self.service.gateway.sessions(account)
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        self.service.gateway.is_ended(account, session)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        self.service.gateway.note_session(endpoint, source, note);
     }
 
     /// Another member can take it over as long as its body is kept.
@@ -133,6 +151,18 @@ impl<G: Gateway> HttpService<G> {
                     let called = self.call(&dispatch, account, &call).await;
                     dispatch.resume(Outcome::Called(called));
                 }
+                Step::Inspect(asked) => {
+                    let start = match (&asked.codings, asked.question.response.is_some()) {
+                        (None, _) => Ok(Bytes::new()),
+                        (Some(codings), true) => inspected::start(&mut response_body, codings).await,
+                        (Some(codings), false) => start_of(body, codings).await,
+                    };
+                    let found = match start {
+                        Ok(start) => self.gateway.inspect(asked.account, asked.question, start).await,
+                        Err(why) => Err(why),
+                    };
+                    dispatch.resume(Outcome::Inspected(found));
+                }
                 Step::Open(endpoint) => {
                     let sent = self.to_upstream(&dispatch, &endpoint, upgrade.as_ref(), body, log).await;
                     let (mut head, ()) = match sent {
@@ -160,6 +190,7 @@ impl<G: Gateway> HttpService<G> {
                     dispatch.answered(head);
                 }
                 Step::Answer(mut head) => {
+                    *log.sink().in_flight.borrow_mut() = dispatch.take_in_flight();
                     if let Some(edits) = head.extensions.remove::<Edits>() {
                         let keep = |share| log.sink().hold(share);
                         let room = dispatch.account().map(|account| self.room(account, &keep));
@@ -197,7 +228,7 @@ impl<G: Gateway> HttpService<G> {
         body: &ReplayBody,
         bytes_max: usize,
         log: &Rc<RequestLog<G>>,
-    ) -> Result<Result<bytes::Bytes, BodyError>, Failure> {
+    ) -> Result<Result<Bytes, BodyError>, Failure> {
         body.exchange().ask_for_body();
         let mut held = self.gateway.held().take(account, 0);
         let mut taken = body.take();
@@ -302,4 +333,13 @@ async fn edited_request(
     let edited = edited::edited_request(body.attempt(), edits, room).await;
     let edited = edited.map_err(|failure| SendError { failure, again: Again::No })?;
     Ok(Some(ReplayBody::new(edited).of(body.exchange())))
+}
+
+/// Reads the start of a request's body for a policy; all of it stays for the upstream.
+async fn start_of(body: &ReplayBody, codings: &[Coding]) -> Result<Bytes, String> {
+    body.exchange().ask_for_body();
+    let mut taken = body.take();
+    let start = inspected::start(&mut taken, codings).await;
+    body.give_back(taken);
+    start
 }
