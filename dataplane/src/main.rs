@@ -189,7 +189,8 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     if let Some(settings) = config.waf(program.parent().unwrap_or(Path::new("/"))) {
         edge.waf = Some(Waf::start(settings, &edge.metrics).context("--waf-rules")?);
     }
-    edge.addresses = Arc::new(addresses::Addresses::read(&config.address_database).context("--address-database")?);
+    edge.addresses =
+        Arc::new(addresses::Addresses::read(&config.address_database).context("--address-database")?);
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
 }

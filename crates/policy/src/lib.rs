@@ -62,7 +62,7 @@ pub use references::References;
 pub use restriction::IpRestriction;
 pub use secret::{SECRETS_MAX, SecretName, SecretValue};
 pub use verdict::{
-    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Inspected, Inspection, MatchedRule, OnError,
-    Outcome, Quota, Reply, ServerCertificate, Step, TlsSettings, TlsVersion, Verdict, Verification,
+    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Inspected, Inspection, MatchedRule,
+    OnError, Outcome, Quota, Reply, ServerCertificate, Step, TlsSettings, TlsVersion, Verdict, Verification,
 };
 pub use work::Work;

@@ -17,8 +17,8 @@ use crate::facts::{Context, TlsFacts};
 use crate::identity::{Exchange, Exchanged, Purpose, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
 use crate::verdict::{
-    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Inspected, Inspection, Outcome, Quota, Step,
-    Verdict,
+    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Inspected, Inspection, Outcome, Quota,
+    Step, Verdict,
 };
 use crate::{Engine, References};
 

@@ -89,7 +89,12 @@ impl<G: Gateway> RequestLog<G> {
         let progress = Progress::new(limits.idle);
         Rc::new(Self::new(
             event,
-            RequestSink { gateway: gateway.clone(), progress, in_flight: RefCell::default(), held: RefCell::default() },
+            RequestSink {
+                gateway: gateway.clone(),
+                progress,
+                in_flight: RefCell::default(),
+                held: RefCell::default(),
+            },
         ))
     }
 

@@ -209,7 +209,8 @@ fn a_computed_url_is_read_again_and_stays_inside() {
         ("b.internal:x", ""),
     ] {
         let config = json!({ "url": "https://${req.headers['x-to'][0]}/", "on_error": "halt" });
-        let mut world = World { call_answers: vec![(ms(1), answer(200, &[], ""))].into(), ..World::default() };
+        let mut world =
+            World { call_answers: vec![(ms(1), answer(200, &[], ""))].into(), ..World::default() };
         let mut cx = request("/", &[("x-to", header)]);
         let verdict = world.run(&engine(policy(&config)), Phase::HttpRequest, &mut cx);
         if let Some(call) = world.calls.first() {
