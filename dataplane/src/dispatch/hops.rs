@@ -88,7 +88,8 @@ mod tests {
         }
         assert_eq!(deep.deeper().unwrap_err(), TooManyCalls::Deep);
         let second = first.deeper().unwrap();
-        let made = (1..=CALLS_MAX + 9).filter(|n| if n % 2 == 0 { &first } else { &second }.deeper().is_ok());
+        let made = (1..=CALLS_MAX + 9)
+            .filter(|n| if n.is_multiple_of(2) { &first } else { &second }.deeper().is_ok());
         assert_eq!(made.count(), CALLS_MAX - 1);
         assert_eq!(second.deeper().unwrap_err(), TooManyCalls::Often);
     }

@@ -238,7 +238,9 @@ impl<G: Gateway> HttpService<G> {
         match read {
             Ok(bytes) => {
                 // The upstream is sent the same bytes.
-                held.into_iter().for_each(|held| log.sink().hold(held));
+                if let Some(held) = held {
+                    log.sink().hold(held);
+                }
                 Ok(Ok(bytes))
             }
             Err(NotBuffered::TooLong) => Ok(Err(BodyError::TooLong { bytes_max })),

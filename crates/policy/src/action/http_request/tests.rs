@@ -96,7 +96,7 @@ fn results_are_read_by_the_actions_after() {
         let mut cx = request("/", &[]);
         match world.run(&engine(policy.clone()), Phase::HttpRequest, &mut cx) {
             Verdict::Respond(reply) => {
-                assert_eq!((reply.status.as_u16(), &reply.body[..]), (status, body.as_bytes()))
+                assert_eq!((reply.status.as_u16(), &reply.body[..]), (status, body.as_bytes()));
             }
             other => panic!("{other:?}"),
         }
