@@ -6,6 +6,8 @@
 
 mod agent_ingresses;
 mod api_keys;
+mod app_sessions;
+mod app_users;
 mod body;
 mod body_schema;
 mod call;
@@ -131,6 +133,8 @@ fn guarded() -> Routes {
         .merge(tunnel_sessions::routes())
         .merge(root::routes())
         .merge(invitations::routes())
+        .merge(app_sessions::routes())
+        .merge(app_users::routes())
         .merge(user_sessions::routes())
         .merge(users::routes())
 }

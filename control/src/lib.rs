@@ -46,9 +46,11 @@ pub mod room;
 pub mod rotate;
 pub mod secret;
 pub mod serve;
+pub mod session_keys;
 pub mod settings;
 pub mod snapshot;
 pub mod store;
 pub mod tenants;
+pub mod visitors;
 
 pub use app::{App, Settings};

@@ -19,9 +19,9 @@ use std::sync::Arc;
 
 use ebbgate_model::{
     AccountId, AddressSpec, AuthoritySpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
-    CredentialSpec, DomainId, DomainSpec, EndpointId, IngressId, IngressSpec, IpPolicyId, IpPolicyRule,
-    IpPolicySpec, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Object, ObjectKey, OwnerId,
-    SecretId, SecretSpec, Settings,
+    CredentialSpec, DomainId, DomainSpec, EndedSessionSpec, EndpointId, IngressId, IngressSpec, IpPolicyId,
+    IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Object, ObjectKey,
+    OwnerId, SecretId, SecretSpec, Settings,
 };
 
 use crate::record::{Endpoint, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, key};
@@ -54,6 +54,10 @@ pub fn object(snapshot: &Snapshot, key: &ObjectKey) -> Option<Object> {
         ObjectKey::Credential(id) => Object::Credential(Arc::new(credential(snapshot, *id)?)),
         ObjectKey::Endpoint(id) => Object::Endpoint(endpoint(snapshot, *id)?),
         ObjectKey::Challenge(host) => Object::Challenge(Arc::clone(snapshot.challenges.get(host)?)),
+        ObjectKey::EndedSession(id) => {
+            let account = *snapshot.ended_sessions.get(id)?;
+            Object::EndedSession(Arc::new(EndedSessionSpec { account }))
+        }
         ObjectKey::Secret(id) => Object::Secret(Arc::new(secret(snapshot, *id)?)),
     })
 }
@@ -78,6 +82,7 @@ fn settings(snapshot: &Snapshot) -> Settings {
         default_domain_certificate: id(&snapshot.default_domain_certificate),
         tcp_host: Some(installation.tcp_host.clone()),
         random_tcp_ports: Some(installation.random_port_first..=installation.random_port_last),
+        session_keys: snapshot.session_keys.clone(),
     }
 }
 

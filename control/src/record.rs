@@ -12,6 +12,7 @@ mod limits;
 pub mod operator;
 pub mod people;
 pub mod vault;
+pub mod visitor;
 
 use std::fmt::Display;
 use std::str::FromStr;

@@ -42,8 +42,9 @@ use crate::record::{self, INSTALLATION_KEY, Installation, RecordError};
 use crate::renew;
 use crate::room::Room;
 use crate::secret::SystemEntropy;
+use crate::session_keys;
 use crate::store::{DirLock, Etcd, Store, StoreError};
-use crate::{admin, api, listen, people};
+use crate::{admin, api, listen, people, visitors};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
@@ -156,7 +157,10 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     let feeds = Feeds::new(published, app.planned.clone(), app.presence.clone(), app.metrics.clone());
     let (wanted, asked) = mpsc::channel(push::WANTED_MAX);
     background.spawn(push::mark_wanted(app.store.clone(), asked));
-    let feeds = Arc::new(feeds.with_events(app.events.clone()).with_wanted(wanted));
+    let (visitors, told) = mpsc::channel(visitors::TOLD_MAX);
+    background.spawn(visitors::keep(app.store.clone(), app.room.clone(), told));
+    let feeds = feeds.with_events(app.events.clone()).with_wanted(wanted).with_visitors(visitors);
+    let feeds = Arc::new(feeds);
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     events::start(&app, &options.events, dir.spool(), &mut background).await?;
     alerts::start(&app, &options.events, &mut background)?;
@@ -382,8 +386,11 @@ async fn lead_renewal(app: App) {
     match app.candidate.lead("renewal", work).await {}
 }
 
-/// A leaf that cannot be renewed now has a third of its life left: no reason not to serve.
+/// A leaf that cannot be renewed now has a third of its life left: no reason not to serve. Keys of sessions last longer still.
 async fn try_renew(app: &App, claim: Option<&Claim>) {
+    if let Err(error) = session_keys::keep::renew(app, claim).await {
+        tracing::error!(error = %ErrorChain(&error), "keys of visitors' sessions could not be replaced; trying again in an hour");
+    }
     if let Err(error) = renew::renew(app, claim).await {
         tracing::error!(error = %ErrorChain(&error), "certificates could not be renewed; trying again in an hour");
     }

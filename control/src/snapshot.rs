@@ -17,9 +17,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ebbgate_model::{
-    AccountId, AddressId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
-    CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId,
-    IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, TrafficPolicy, UserId,
+    AccountId, AddressId, AppSessionId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec,
+    CloudEndpointSpec, CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId,
+    IpPolicyRuleId, IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, SessionKeySpec,
+    TrafficPolicy, UserId,
 };
 
 use self::endpoint::{Policy, policy_bytes, standing_bytes};
@@ -30,6 +31,7 @@ use crate::acme::{CHALLENGES, Challenge};
 use crate::error_chain::ErrorChain;
 use crate::record::people::{Invitation, Membership, UserSession};
 use crate::record::vault::{SecretVault, VaultSecret};
+use crate::record::visitor::{AppSession, AppUser, ENDED_SESSIONS, EndedSession};
 use crate::record::{
     ACCOUNTS_PREFIX, Account, AgentIngress, ApiKey, CONNECT_CERTIFICATE_KEY, CertificateAuthority,
     Credential, DEFAULT_DOMAIN_CERTIFICATE_KEY, Endpoint, Holder, INSTALLATION_KEY, Installation, IpPolicy,
@@ -37,7 +39,11 @@ use crate::record::{
     ServiceUser, TlsCertificate, index as keys, parse, parse_record,
 };
 use crate::secret::Vault;
+use crate::session_keys::{self, SESSION_KEYS_KEY};
 use crate::store::{Change, Item, Revision};
+
+/// Bytes of an ended session in the Program, in round figures.
+const ENDED_SESSION_BYTES: usize = 100;
 
 /// Records at one revision. Keys and texts of the API that edges do not need are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +56,8 @@ pub struct Snapshot {
     pub connect_certificate: Option<Issued>,
     /// Leaf of random names.
     pub default_domain_certificate: Option<Issued>,
+    /// Keys that visitors' sessions are sealed with, opened.
+    pub session_keys: Vec<SessionKeySpec>,
     /// Tenants.
     pub accounts: BTreeMap<AccountId, Account>,
     /// Owners of credentials.
@@ -86,6 +94,8 @@ pub struct Snapshot {
     pub ip_restrictions: BTreeMap<IpRestrictionId, IpRestriction>,
     /// What edges answer to the ACME authority, by name.
     pub challenges: BTreeMap<Host, Arc<ChallengeSpec>>,
+    /// Sessions of visitors that were ended before their time, with their accounts.
+    pub ended_sessions: BTreeMap<AppSessionId, AccountId>,
     /// Secrets of vaults, opened.
     pub(crate) secrets: Secrets,
     /// Where cloud endpoints stand by the index, as far as their records do not say the same: known also of those that
@@ -207,6 +217,10 @@ impl Snapshot {
                 let old = std::mem::replace(&mut self.default_domain_certificate, new.clone());
                 self.set_leaf(old, new);
             }
+            SESSION_KEYS_KEY => {
+                let opened = item.map(|item| session_keys::open::<Unreadable>(item, vault)).transpose()?;
+                self.session_keys = opened.unwrap_or_default();
+            }
             _ => {
                 if let Some(path) = key.strip_prefix(ACCOUNTS_PREFIX) {
                     return self.set_of_account(path, item, vault);
@@ -242,6 +256,23 @@ impl Snapshot {
                     replace(&mut self.accounts, id, value);
                 }
                 Ok(())
+            }
+            (Some(account), Some(ENDED_SESSIONS), Some(id)) => {
+                let ended = item.map(parse::<EndedSession>).transpose()?;
+                if let (Ok(account), Ok(id)) = (account.parse(), id.parse()) {
+                    let was_there = self.ended_sessions.contains_key(&id);
+                    replace(&mut self.ended_sessions, id, ended.as_ref().map(|_| account));
+                    let bytes = |is_there| if is_there { ENDED_SESSION_BYTES } else { 0 };
+                    self.bytes = (self.bytes + bytes(ended.is_some())).saturating_sub(bytes(was_there));
+                }
+                Ok(())
+            }
+            // Edges need none of them.
+            (_, Some(AppSession::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<AppSession>).transpose().map(drop)?)
+            }
+            (_, Some(AppUser::COLLECTION), Some(_)) => {
+                Ok(item.map(parse_record::<AppUser>).transpose().map(drop)?)
             }
             (_, Some("issued"), Some(owner)) => self.set_issued(owner, item, vault),
             (_, Some(CHALLENGES), Some(host)) => {

@@ -80,12 +80,15 @@ pub struct Config {
     /// Milliseconds that requests in flight get at most when the edge is told to stop.
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     pub drain_ms: u64,
-    /// Lets policies fetch key sets from private and loopback addresses.
+    /// Lets policies ask private and loopback addresses for key sets, and identity providers there.
     #[arg(long)]
     pub jwks_allow_private: bool,
-    /// PEM file of authorities trusted for key sets, besides the system's.
+    /// PEM file of authorities trusted for key sets and identity providers, besides the system's.
     #[arg(long, value_name = "FILE")]
     pub jwks_ca: Option<PathBuf>,
+    /// JSON file of endpoints that `oauth` uses in the place of published ones, as for a self-hosted GitHub or GitLab.
+    #[arg(long, value_name = "FILE")]
+    pub identity_providers: Option<PathBuf>,
     /// Interface on which allowlists are enforced in XDP too; may be repeated. Or `auto`, or `off`, the default.
     #[arg(long, value_name = "IFACE")]
     pub xdp: Vec<String>,

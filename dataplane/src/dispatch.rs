@@ -20,11 +20,12 @@ mod tests;
 use std::sync::Arc;
 
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode, Scheme};
+use ebbgate_policy::identity::is_same_cookie;
 use ebbgate_policy::{
     Balancing, BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Quota, Step as PolicyStep, TlsFacts,
     TlsSettings, Verdict, Work,
 };
-use http::header::SET_COOKIE;
+use http::header::{HeaderValue, SET_COOKIE};
 use http::{request, response};
 
 pub use environment::Environment;
@@ -55,6 +56,8 @@ pub struct Dispatch {
     counted: Vec<(EndpointUrl, Quota)>,
     /// What circuits are told at the next step.
     upshots: Vec<(Permit, Upshot)>,
+    /// Cookies that policies give the visitor, whatever answers.
+    cookies: Vec<HeaderValue>,
     /// The hops that forwarded, outermost first.
     outer: Vec<Hop>,
     /// Work of the hops that the response has left.
@@ -129,6 +132,7 @@ impl Dispatch {
             calls: Calls::default(),
             counted: Vec::new(),
             upshots: Vec::new(),
+            cookies: Vec::new(),
             outer: Vec::new(),
             left: Vec::new(),
             hop,
@@ -291,11 +295,31 @@ impl Dispatch {
         self.trail.logs.append(&mut member.take_logs());
         if matches!(step, PolicyStep::Done(_)) {
             self.trail.decisions.merge(member.decisions());
+            for cookie in member.take_cookies() {
+                // A policy that runs again, for another member of its pool, gives its cookies again.
+                self.cookies.retain(|other| !is_same_cookie(other, &cookie));
+                self.cookies.push(cookie);
+            }
         }
         match step {
             PolicyStep::Pause => return Some(Step::Pause),
             PolicyStep::Need(Effect::Keys { url, fresh }) => {
                 return Some(Step::Keys { account: member.endpoint.account, url, fresh });
+            }
+            PolicyStep::Need(Effect::Exchange(exchange)) => {
+                return Some(Step::Exchange { account: member.endpoint.account, exchange });
+            }
+            PolicyStep::Need(Effect::Sessions) => {
+                let facts = env.sessions(member.endpoint.account);
+                member.resume(Outcome::Sessions(Box::new(facts)));
+            }
+            PolicyStep::Need(Effect::IsEnded(session)) => {
+                let ended = env.is_ended(member.endpoint.account, session);
+                member.resume(Outcome::Ended(ended));
+            }
+            PolicyStep::Need(Effect::Note(note)) => {
+                env.note_session(&member.endpoint, self.facts.client.ip(), &note);
+                member.resume(Outcome::Noted);
             }
             PolicyStep::Need(Effect::Body { bytes_max }) if member.phase == Phase::HttpRequest => {
                 return Some(Step::Body { account: member.endpoint.account, bytes_max });
@@ -544,7 +568,7 @@ impl Dispatch {
     /// Takes the response through the hop's own phase, and on to the hop before.
     fn go_back(&mut self) {
         let State::Back(head) = std::mem::replace(&mut self.state, State::Policy) else { return };
-        let head = match &mut self.hop.member {
+        let mut head = match &mut self.hop.member {
             Some(member) => match member.begin_response(head) {
                 Ok(()) => return,
                 Err(head) => head,
@@ -552,6 +576,9 @@ impl Dispatch {
             None => head,
         };
         if self.outer.is_empty() {
+            for cookie in self.cookies.drain(..) {
+                head.headers.append(SET_COOKIE, cookie);
+            }
             self.end(Step::Answer(head));
         } else {
             let head = self.marked(head);

@@ -1,5 +1,6 @@
 //! `ebbgate-edge`: flags -> state on disk -> shards -> wait for a signal.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -19,7 +20,7 @@ use ebbgate_edge::shard;
 use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
-use ebbgate_edge::state::edge::Edge;
+use ebbgate_edge::state::edge::{Edge, Visitors};
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
@@ -29,6 +30,7 @@ use ebbgate_edge::xdp::{XdpHandle, served};
 use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{EdgeId, Ksuid};
+use ebbgate_policy::identity::parse_endpoints;
 use ebbgate_wire::ticket::TicketKey;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -179,6 +181,7 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     let ports = Ports::new(config.tcp_bind, config.shards());
     let (mut edge, events) =
         Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
+    edge.visitors = visitors(config, saved)?;
     let settings = config.xdp().map_err(anyhow::Error::msg)?;
     let xdp = XdpHandle::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
     edge.metrics.collect(xdp.collector());
@@ -189,6 +192,20 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     edge.addresses = Arc::new(Databases::read(&config.address_database).context("--address-database")?);
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
+}
+
+/// What policies are told of this edge to make visitors' sessions with.
+fn visitors(config: &Config, saved: &Saved) -> Result<Visitors> {
+    let providers = match &config.identity_providers {
+        Some(path) => {
+            let named = || format!("--identity-providers {}", path.display());
+            let text = std::fs::read_to_string(path).with_context(named)?;
+            parse_endpoints(&text).with_context(named)?
+        }
+        None => BTreeMap::new(),
+    };
+    let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
+    Ok(Visitors { edge: id.to_string(), providers: Arc::new(providers) })
 }
 
 /// Where the edge listens.

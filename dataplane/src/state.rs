@@ -13,6 +13,7 @@ pub mod clock;
 pub mod disk;
 pub mod edge;
 pub mod endpoint;
+pub mod exchanges;
 pub mod guesses;
 pub mod jwks;
 pub mod mailbox;

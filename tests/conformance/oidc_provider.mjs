@@ -1,5 +1,6 @@
 // npm `oidc-provider` on a free port of loopback, with its own pages for sign-in and consent. Keys are in memory.
-// One argument: JSON {client_id, client_secret, redirect_uri}. Prints {"issuer"} when it listens. SIGHUP: other keys, of another
+// One argument: JSON {client_id, client_secret, redirect_uri}; with access_secs, access tokens live so long and refresh tokens
+// are given and rotated, with auth_method the client authenticates so; each {"grant"} that succeeds and each {"refused"} is printed. Prints {"issuer"} when it listens. SIGHUP: other keys, of another
 // algorithm; then it prints {"keys"}. Anybody signs in with any password; the address is LOGIN@example.com, unverified for "carl".
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
@@ -19,26 +20,37 @@ function key(alg) {
 const cookieKeys = [randomUUID()];
 let issuer;
 function provider(alg) {
-  return new Provider(issuer, {
+  const made = new Provider(issuer, {
+    ...(want.access_secs && {
+      ttl: { AccessToken: want.access_secs },
+      issueRefreshToken: () => true,
+      rotateRefreshToken: true,
+    }),
     clients: [
       {
         client_id: want.client_id,
         client_secret: want.client_secret,
         redirect_uris: [want.redirect_uri],
         response_types: ['code'],
-        grant_types: ['authorization_code'],
+        grant_types: want.access_secs ? ['authorization_code', 'refresh_token'] : ['authorization_code'],
+        ...(want.auth_method && { token_endpoint_auth_method: want.auth_method }),
         id_token_signed_response_alg: alg,
       },
     ],
     jwks: { keys: [key(alg)] },
-    claims: { openid: ['sub'], email: ['email', 'email_verified'] },
+    claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name'] },
     pkce: { required: () => true },
     cookies: { keys: cookieKeys },
     findAccount: (_, login) => ({
       accountId: login,
-      claims: () => ({ sub: login, email: `${login}@example.com`, email_verified: login !== 'carl' }),
+      claims: () => ({ sub: login, name: login, email: `${login}@example.com`, email_verified: login !== 'carl' }),
     }),
-  }).callback();
+  });
+  if (want.access_secs) {
+    made.on('grant.success', (ctx) => console.log(JSON.stringify({ grant: ctx.oidc.params.grant_type })));
+    made.on('grant.error', (ctx, error) => console.log(JSON.stringify({ refused: error.message })));
+  }
+  return made.callback();
 }
 
 let serve;

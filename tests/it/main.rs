@@ -34,6 +34,7 @@ mod restart;
 mod schemathesis;
 mod sdk;
 mod secrets;
+mod sign_in;
 mod sinks;
 mod site;
 mod slips;

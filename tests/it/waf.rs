@@ -301,3 +301,68 @@ fn an_edge_does_not_start_with_rules_that_it_cannot_read() -> Result<()> {
     assert!(said.contains("/nowhere/rules"), "{said}");
     Ok(())
 }
+
+/// The page; its commands are executed here.
+const PAGE: &str = include_str!("../../docs/waf.md");
+
+/// What stands in the blocks behind these words, in order.
+fn blocks(words: &str) -> Vec<&'static str> {
+    let fence = format!("```{words}\n");
+    PAGE.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+/// The commands of a block, each with what it prints.
+fn commands(block: &'static str) -> Vec<(Vec<String>, String)> {
+    let commands = block.split("$ curl ").skip(1).filter_map(|command| command.split_once('\n'));
+    let words = |line: &str| {
+        let mut words = Vec::new();
+        let mut rest = line.trim();
+        while !rest.is_empty() {
+            let quote = rest.chars().next().filter(|first| *first == '\'' || *first == '"');
+            let (word, after) = match quote {
+                Some(quote) => rest[1..].split_once(quote).expect("the quote ends"),
+                None => rest.split_once(' ').unwrap_or((rest, "")),
+            };
+            words.push(word.to_owned());
+            rest = after.trim_start();
+        }
+        words
+    };
+    commands.map(|(line, printed)| (words(line), printed.to_owned())).collect()
+}
+
+#[test]
+fn the_page_of_the_rules_says_what_happens() -> Result<()> {
+    let mut lab = TestLab::stopped()?;
+    lab.edge_args(["--waf-rules", RULES, "--waf-block", "--waf-timeout-ms", "60000"]);
+    lab.start().inspect_err(|_| lab.show_logs())?;
+    let api = lab.api()?;
+    guide::authtoken(&api, 1)?;
+    guide::domain(&api)?;
+    let port = lab.ports().https();
+    let consoles = blocks("console");
+    assert_eq!(consoles.len(), 2);
+    for (name, console) in ["policy", "watch"].into_iter().zip(consoles) {
+        let host = format!("{name}.clinic-network.com");
+        let policy = blocks(&format!("yaml {name}.yml")).first().copied().context("the policy")?;
+        let endpoint = json!({
+            "type": "cloud", "url": format!("https://{host}"), "bindings": ["public"], "traffic_policy": policy,
+        });
+        api.create("/endpoints", &endpoint)?;
+        Visitor::of(&lab)?.wait_https(&host)?;
+        let commands = commands(console);
+        assert!(!commands.is_empty());
+        for (words, printed) in commands {
+            let base = format!("https://{host}:{port}");
+            let words: Vec<_> =
+                words.iter().map(|word| word.replace("$URL", &base).replace("\\n", "\n")).collect();
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--show-error", "--max-time", "90", "--user-agent", "curl/8.0"]);
+            curl.arg("--resolve").arg(format!("{host}:{port}:127.0.0.1"));
+            curl.arg("--cacert").arg(lab.ingress_ca()).args(&words);
+            let ran = program::run(&mut curl)?;
+            assert_eq!(ran.text, printed, "{words:?}");
+        }
+    }
+    Ok(())
+}

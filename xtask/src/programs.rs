@@ -61,6 +61,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     debian("etcdctl", "etcd-client", true),
     debian("python3", "python3", true),
     debian("node", "nodejs", true),
+    debian("chromium", "chromium", true),
     debian("pebble", "pebble", true),
     debian("named", "bind9", true),
     debian("nsupdate", "bind9-dnsutils", true),

@@ -24,6 +24,7 @@ use utoipa::openapi::path::HttpMethod;
 use utoipa::{PartialSchema, ToSchema};
 
 use super::body::JsonText;
+use super::body_schema::requiring;
 use super::call::{Call, NoQuery};
 use super::endpoints::{POLICY_REFERENCES_MAX, refused};
 use super::failure::ApiError;
@@ -196,7 +197,12 @@ pub(super) fn routes() -> Routes {
             "/traffic_policy/check",
             check_policy,
             operation("check", "Judge a traffic policy")
-                .takes(Check::name().into_owned(), Check::schema(), Required::True, &check_example)
+                .takes(
+                    Check::name().into_owned(),
+                    requiring(Check::schema(), &["url", "traffic_policy"]),
+                    Required::True,
+                    &check_example,
+                )
                 .answers::<CheckView>("200", "All errors and warnings."),
         )
         .add(
@@ -204,7 +210,12 @@ pub(super) fn routes() -> Routes {
             "/traffic_policy/explain",
             explain_case,
             operation("explain", "Say what a traffic policy does with a request, and why")
-                .takes(Explain::name().into_owned(), Explain::schema(), Required::True, &explain_example)
+                .takes(
+                    Explain::name().into_owned(),
+                    requiring(Explain::schema(), &["url", "traffic_policy"]),
+                    Required::True,
+                    &explain_example,
+                )
                 .answers::<ExplainView>(
                     "200",
                     "Each condition with what it read, each action with what came of it.",
@@ -215,7 +226,12 @@ pub(super) fn routes() -> Routes {
             "/traffic_policy/test",
             test_cases,
             operation("test", "Run cases against a traffic policy")
-                .takes(Test::name().into_owned(), Test::schema(), Required::True, &test_example)
+                .takes(
+                    Test::name().into_owned(),
+                    requiring(Test::schema(), &["url", "traffic_policy", "cases"]),
+                    Required::True,
+                    &test_example,
+                )
                 .answers::<TestView>("200", "How each case came out."),
         )
         .add(
@@ -223,14 +239,25 @@ pub(super) fn routes() -> Routes {
             "/traffic_policy/diff",
             diff_policies,
             operation("diff", "Say what a new traffic policy would do otherwise with recorded traffic")
-                .takes(Diff::name().into_owned(), Diff::schema(), Required::True, diff_example)
+                .takes(
+                    Diff::name().into_owned(),
+                    requiring(Diff::schema(), &["url", "old", "new"]),
+                    Required::True,
+                    diff_example,
+                )
                 .answers::<DiffView>("200", "What changes, and what cannot be told."),
         )
 }
 
+/// A text that must be there.
+fn required(field: &str, given: &Given<String>) -> Result<String, ApiError> {
+    let text = given.or_default();
+    if text.is_empty() { Err(ApiError::value(field, "it is required")) } else { Ok(text) }
+}
+
 /// The endpoint that a policy is for.
 fn surroundings(url: &Given<String>, owner: &Given<String>) -> Result<(EndpointUrl, CheckContext), ApiError> {
-    let text = url.or_default();
+    let text = required("url", url)?;
     let url: EndpointUrl =
         text.parse().map_err(|error| ApiError::value("url", format_args!("`{text}`: {error}")))?;
     let owner = match owner.or_default().as_str() {
@@ -312,8 +339,8 @@ impl Ready {
     }
 }
 
-async fn ready(call: &Call, text: &Given<String>, cx: CheckContext) -> Result<Ready, ApiError> {
-    let checked = check(&text.or_default(), &cx).map_err(|defects| refused(&defects))?;
+async fn ready(call: &Call, field: &str, text: &Given<String>, cx: CheckContext) -> Result<Ready, ApiError> {
+    let checked = check(&required(field, text)?, &cx).map_err(|defects| refused(&defects))?;
     let (references, missing) = references(call, &checked).await?;
     if !missing.is_empty() {
         return Err(refused(&missing));
@@ -333,7 +360,7 @@ async fn compute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
 
 /// A text of YAML or JSON as a value of a type.
 fn read<T: DeserializeOwned>(field: &str, given: &Given<String>) -> Result<T, ApiError> {
-    let text = given.or_default();
+    let text = required(field, given)?;
     let plain = text::plain(&text).ok_or_else(|| ApiError::value(field, "it is neither JSON nor YAML"))?;
     serde_json::from_value(plain).map_err(|error| ApiError::value(field, error))
 }
@@ -341,7 +368,7 @@ fn read<T: DeserializeOwned>(field: &str, given: &Given<String>) -> Result<T, Ap
 async fn check_policy(call: Call, _: NoQuery, JsonText(text): JsonText) -> Result<Response, ApiError> {
     let body: Check = Object::parse(&text)?.read()?;
     let (_, cx) = surroundings(&body.url, &body.owner)?;
-    let text = body.traffic_policy.or_default();
+    let text = required("traffic_policy", &body.traffic_policy)?;
     let (checked, text) = compute(move || (check(&text, &cx), text)).await?;
     let (errors, warnings) = match checked {
         Err(errors) => (errors, Vec::new()),
@@ -366,7 +393,7 @@ async fn explain_case(call: Call, _: NoQuery, JsonText(text): JsonText) -> Resul
         read("given", &body.given)?
     };
     let case = given.read(&url).map_err(|error| ApiError::value("given", error))?;
-    let Ready { policy, engine } = ready(&call, &body.traffic_policy, cx).await?;
+    let Ready { policy, engine } = ready(&call, "traffic_policy", &body.traffic_policy, cx).await?;
     let view = compute(move || {
         let explanation = explain(&engine, &case);
         ExplainView { text: explanation.text(&policy), explanation: explanation.json(&policy) }
@@ -392,7 +419,7 @@ async fn test_cases(call: Call, _: NoQuery, JsonText(text): JsonText) -> Result<
             case.given.read(&url).map_err(|error| ApiError::value(&field, format_args!("given.{error}")))?;
         prepared.push((case, given));
     }
-    let Ready { policy, engine } = ready(&call, &body.traffic_policy, cx).await?;
+    let Ready { policy, engine } = ready(&call, "traffic_policy", &body.traffic_policy, cx).await?;
     let view = compute(move || {
         let cases = prepared.into_iter().map(|(case, given)| {
             let explanation = explain(&engine, &given);
@@ -411,8 +438,8 @@ async fn test_cases(call: Call, _: NoQuery, JsonText(text): JsonText) -> Result<
 async fn diff_policies(call: Call, _: NoQuery, JsonText(text): JsonText) -> Result<Response, ApiError> {
     let body: Diff = Object::parse(&text)?.read()?;
     let (url, cx) = surroundings(&body.url, &body.owner)?;
-    let old = ready(&call, &body.old, cx).await?;
-    let new = ready(&call, &body.new, cx).await?;
+    let old = ready(&call, "old", &body.old, cx).await?;
+    let new = ready(&call, "new", &body.new, cx).await?;
     let records = body.records.or_default();
     let view = compute(move || {
         let (old, new) = (old.side(), new.side());

@@ -6,7 +6,8 @@ use ebbgate_model::AccountId;
 use crate::acme::{ACME_PREFIX, CHALLENGES};
 use crate::leader;
 use crate::record::people::{CODES_PREFIX, EMAILS_PREFIX, MEMBERSHIPS_PREFIX, USERS_PREFIX};
-use crate::record::{ACCOUNTS_PREFIX, SYSTEM_PREFIX, index};
+use crate::record::visitor::{AppSession, AppUser};
+use crate::record::{ACCOUNTS_PREFIX, Record, SYSTEM_PREFIX, index};
 
 use super::record::AUDIT_PREFIX;
 
@@ -34,8 +35,11 @@ const EXEMPT: &[(&str, &str)] = &[
 ];
 
 /// Collections of accounts without entries for their changes, each with the reason.
-const EXEMPT_COLLECTIONS: &[(&str, &str)] =
-    &[(CHALLENGES, "what an ACME authority asks for, for minutes; the certificate has an entry")];
+const EXEMPT_COLLECTIONS: &[(&str, &str)] = &[
+    (CHALLENGES, "what an ACME authority asks for, for minutes; the certificate has an entry"),
+    (AppSession::COLLECTION, "visitors sign in all the time; that one is ended has an entry"),
+    (AppUser::COLLECTION, "visitors sign in all the time; that their sessions are ended has entries"),
+];
 
 /// The object that a key of the store belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +108,8 @@ mod tests {
     use crate::acme::ACME_KEY;
     use crate::events::types::is_known;
     use crate::people::oidc::settings::OIDC_KEY;
+    use crate::record::visitor::ENDED_SESSIONS;
+    use crate::session_keys::SESSION_KEYS_KEY;
 
     const ACCOUNT: &str = "ac_000000000000000000000000000";
 
@@ -124,6 +130,7 @@ mod tests {
         check("/system/installation", Some(("installation", "installation")));
         check(ACME_KEY, Some(("acme", "acme")));
         check(OIDC_KEY, Some(("oidc", "oidc")));
+        check(SESSION_KEYS_KEY, Some(("session_keys", "session_keys")));
         check("/system/connect_certificate", Some(("issued_certificate", "connect_certificate")));
         for exempt in [
             "/u/domains/com.",
@@ -157,8 +164,13 @@ mod tests {
             text.split("Id) = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         assert!(collections.len() >= 20, "{collections:?}");
         let keys = collections.iter().map(|collection| format!("/a/{ACCOUNT}/{collection}/x"));
-        let others = [crate::record::INSTALLATION_KEY, ACME_KEY, OIDC_KEY].map(str::to_owned);
-        for key in keys.chain(others) {
+        let others =
+            [crate::record::INSTALLATION_KEY, ACME_KEY, OIDC_KEY, SESSION_KEYS_KEY].map(str::to_owned);
+        let exempt = |key: &String| {
+            EXEMPT_COLLECTIONS.iter().any(|(collection, _)| key.contains(&format!("/{collection}/")))
+        };
+        let ended = format!("/a/{ACCOUNT}/{ENDED_SESSIONS}/x");
+        for key in keys.filter(|key| !exempt(key)).chain(others).chain([ended]) {
             let subject = Subject::of(&key).expect("it has entries");
             let kind = format!("{}_created.v0", subject.noun);
             assert!(is_known(&kind), "{kind} of {key} is no type of events: name it in events/types.rs");

@@ -17,6 +17,7 @@ use crate::record::{
     ReservedDomain, SYSTEM_PREFIX, parse,
 };
 use crate::secret::Vault;
+use crate::session_keys::SESSION_KEYS_KEY;
 use crate::store::Item;
 
 /// What is said of a record under a key that this release never writes.
@@ -133,7 +134,10 @@ impl Records<'_> {
     fn system(&self, item: &Item) -> Result<(), String> {
         match item.key.as_str() {
             // These go to edges, and are read with what goes there.
-            INSTALLATION_KEY | CONNECT_CERTIFICATE_KEY | DEFAULT_DOMAIN_CERTIFICATE_KEY => Ok(()),
+            INSTALLATION_KEY
+            | CONNECT_CERTIFICATE_KEY
+            | DEFAULT_DOMAIN_CERTIFICATE_KEY
+            | SESSION_KEYS_KEY => Ok(()),
             ACME_KEY => {
                 read::<AcmeSettings>(item)?.check_secrets(self.vault).map_err(|error| error.to_string())
             }

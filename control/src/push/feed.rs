@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ebbgate_model::feed::{
     BEAT_SECS, CommandOutcome, FEED_VERSION, FromEdge, LineError, Lines, ToEdge, write_line,
 };
-use ebbgate_model::{EdgeId, ObjectKey, ProgramDigest};
+use ebbgate_model::{AccountId, EdgeId, ObjectKey, ProgramDigest};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +22,7 @@ use crate::events::Events;
 use crate::events::traffic::Traffic;
 use crate::metrics::Metrics;
 use crate::presence::{Command, Hold, Presence};
+use crate::visitors::Told;
 
 /// Seconds an edge may take to send its `Hello`.
 const HELLO_SECS_MAX: u64 = 10;
@@ -50,6 +51,7 @@ pub struct Feeds {
     events: Arc<Events>,
     /// Where secrets are asked for that agents' policies name; what finds no room is asked for again.
     wanted: Option<mpsc::Sender<Wanted>>,
+    visitors: Option<mpsc::Sender<Told>>,
 }
 
 /// Why a feed ended.
@@ -101,7 +103,7 @@ impl Feeds {
         presence: Presence,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { published, planned, presence, metrics, events: Arc::default(), wanted: None }
+        Self { published, planned, presence, metrics, events: Arc::default(), wanted: None, visitors: None }
     }
 
     /// Gives what edges report of traffic to these.
@@ -114,6 +116,12 @@ impl Feeds {
     #[must_use]
     pub fn with_wanted(self, wanted: mpsc::Sender<Wanted>) -> Self {
         Self { wanted: Some(wanted), ..self }
+    }
+
+    /// Where what edges tell of visitors' sessions goes.
+    #[must_use]
+    pub fn with_visitors(self, visitors: mpsc::Sender<Told>) -> Self {
+        Self { visitors: Some(visitors), ..self }
     }
 
     /// Serves one edge until it is gone. `out` takes whole lines and should hold few: its fullness is what slows us down.
@@ -284,6 +292,10 @@ impl Feed<'_> {
                     tracing::warn!(edge = %self.edge, %account, "too many wait for secrets; the edge asks again");
                 }
             }
+            FromEdge::VisitorSession(report) => self.tell(report.account, Told::Began(report)),
+            FromEdge::VisitorSessionEnded { account, session, expires_at } => {
+                self.tell(account, Told::Ended { account, session, expires_at });
+            }
             FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),
             FromEdge::AddressData { names } => self.hold.replace_address_data(names),
             FromEdge::Compared { nonce, generation, digest, buckets } => {
@@ -293,6 +305,14 @@ impl Feed<'_> {
                 self.answered(generation, answered);
             }
             FromEdge::Hello { .. } | FromEdge::Beat | FromEdge::Unknown => {}
+        }
+    }
+
+    fn tell(&self, account: AccountId, told: Told) {
+        if let Some(visitors) = &self.shared.visitors
+            && visitors.try_send(told).is_err()
+        {
+            tracing::warn!(edge = %self.edge, %account, "visitors sign in faster than that is kept; one was not");
         }
     }
 

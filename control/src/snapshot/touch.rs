@@ -10,6 +10,7 @@ use super::{Issued, Snapshot};
 use crate::acme::CHALLENGES;
 use crate::record::people::Membership;
 use crate::record::vault::{SecretVault, VaultSecret};
+use crate::record::visitor::ENDED_SESSIONS;
 use crate::record::{
     ACCOUNTS_PREFIX, AgentIngress, CertificateAuthority, Credential, Endpoint, IpPolicy, IpPolicyRule,
     IpRestriction, Record, ReservedAddress, ReservedDomain, SYSTEM_PREFIX, ServiceUser, TlsCertificate,
@@ -94,6 +95,7 @@ impl Snapshot {
                 }
             }
             // Those that concern one object each.
+            ENDED_SESSIONS => named(id.parse().ok().map(ObjectKey::EndedSession)),
             CHALLENGES => named(id.parse().ok().map(ObjectKey::Challenge)),
             Credential::COLLECTION => named(id.parse().ok().map(ObjectKey::Credential)),
             ReservedDomain::COLLECTION => named(id.parse().ok().map(ObjectKey::Domain)),

@@ -1,10 +1,7 @@
 //! Signing in by npm `oidc-provider`, a provider that others wrote and had certified, as a process beside the laboratory.
 //!
-//! It checks PKCE, codes, redirect URI and client by its own rules, and leaves the address to its user info, as providers
-//! do for `response_type=code`. What no honest provider does is tried in `oidc`.
+//! What no honest provider does is tried in `oidc`.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,112 +10,31 @@ use ebbgate_control::people::oidc::settings::{OIDC_KEY, Oidc};
 use ebbgate_control::people::{Role, members};
 use ebbgate_control::store::Txn;
 use ebbgate_control::{record, secret};
-use ebbgate_lab::http;
-use ebbgate_lab::process::{Daemon, Signal, Spec};
-use ebbgate_lab::program::{skip, tools};
-use ebbgate_lab::wait::soon;
-use serde_json::{Value, json};
+use ebbgate_lab::oidc::{Browser, Provider};
+use serde_json::json;
 
 use crate::lab::{Lab, router};
 use crate::oidc::{Away, SECRET, START, call_back, send_away};
 use crate::persons::{HOST, Page};
 
-/// Redirects and pages of one sign-in at the provider.
-const STEPS_MAX: usize = 12;
-
-struct Provider {
-    daemon: Daemon,
-    issuer: String,
-    _dir: tempfile::TempDir,
+/// The provider, for the dashboard's callback. None, visibly, where it is not installed.
+fn start() -> Option<Provider> {
+    let redirect = format!("http://{HOST}/dashboard/oidc/callback");
+    let client = json!({"client_id": "gate", "client_secret": SECRET, "redirect_uri": redirect});
+    Provider::start(&client).unwrap()
 }
 
-impl Provider {
-    /// None, visibly, where it is not installed.
-    fn start() -> Option<Self> {
-        let home = tools().map(|tools| tools.join("node"));
-        let home = home.filter(|home| home.join("node_modules/oidc-provider").exists());
-        let Some(home) = home else {
-            skip("oidc-provider", "it is not in target/tools/node: `cargo xtask test` installs it");
-            return None;
-        };
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance/oidc_provider.mjs");
-        let redirect = format!("http://{HOST}/dashboard/oidc/callback");
-        let client = json!({"client_id": "gate", "client_secret": SECRET, "redirect_uri": redirect});
-        let dir = tempfile::tempdir().unwrap();
-        let spec = Spec::new("oidc-provider", "node").arg(script).arg(client.to_string()).current_dir(home);
-        let mut daemon = spec.start(dir.path()).unwrap();
-        let issuer = said(&mut daemon, "issuer");
-        Some(Self { daemon, issuer, _dir: dir })
-    }
-
-    fn rotate(&mut self) {
-        self.daemon.signal(Signal::HUP);
-        assert_eq!(said(&mut self.daemon, "keys"), "ES256");
-    }
-}
-
-/// Waits for a line of JSON with a field.
-fn said(daemon: &mut Daemon, field: &str) -> String {
-    let look = || {
-        daemon.check_alive()?;
-        let log = daemon.log()?;
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let mut found = lines.filter_map(|line| Some(line.get(field)?.as_str()?.to_owned()));
-        Ok(found.next())
-    };
-    soon(field, look).unwrap()
-}
-
-/// A browser at the provider.
-#[derive(Default)]
-struct Browser(BTreeMap<String, String>);
-
-impl Browser {
-    fn ask(&mut self, method: &str, url: &str, form: &str) -> http::Answer {
-        let rest = url.strip_prefix("http://").unwrap();
-        let (host, path) = rest.split_once('/').unwrap();
-        let cookies: Vec<_> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let cookies = cookies.join("; ");
-        let headers = [("cookie", cookies.as_str()), ("content-type", "application/x-www-form-urlencoded")];
-        let stream = http::connect(host.parse().unwrap()).unwrap();
-        let answer = http::request(stream, method, host, &format!("/{path}"), &headers, form.as_bytes());
-        let answer = answer.unwrap();
-        for (_, value) in answer.headers.iter().filter(|(name, _)| name == "set-cookie") {
-            let (name, value) = value.split(';').next().unwrap().split_once('=').unwrap();
-            self.0.insert(name.to_owned(), value.to_owned());
-        }
-        answer
-    }
-
-    /// Goes where the dashboard sent it, signs in, allows it, and gives the query it comes back with.
-    fn authorize(&mut self, issuer: &str, away: &Away, login: &str) -> Vec<(String, String)> {
-        let callback = format!("http://{HOST}/dashboard/oidc/callback?");
-        let (mut method, mut url, mut form) = ("GET", away.url.clone(), String::new());
-        for _ in 0..STEPS_MAX {
-            let answer = self.ask(method, &url, &form);
-            let text = answer.text();
-            if let Some(to) = answer.header("location") {
-                if let Some(query) = to.strip_prefix(&callback) {
-                    return form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-                }
-                url = if to.starts_with('/') { format!("{issuer}{to}") } else { to.to_owned() };
-                (method, form) = ("GET", String::new());
-                continue;
-            }
-            assert_eq!(answer.status, 200, "{text}");
-            let between =
-                |before: &str| text.split_once(before).unwrap().1.split('"').next().unwrap().to_owned();
-            url = between("action=\"");
-            let prompt = between("name=\"prompt\" value=\"");
-            (method, form) = ("POST", format!("prompt={prompt}&login={login}&password=x"));
-        }
-        panic!("the provider never sends the browser back");
-    }
+/// Goes where the dashboard sent the browser, and gives the query it comes back with.
+fn authorize(provider: &Provider, browser: &mut Browser, away: &Away, login: &str) -> Vec<(String, String)> {
+    let callback = format!("http://{HOST}/dashboard/oidc/callback?");
+    let back = browser.authorize(&provider.issuer, &away.url, &callback, login).unwrap();
+    let query = back.strip_prefix(&callback).unwrap();
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
 async fn sign_in(lab: &Lab, provider: &Provider, browser: &mut Browser, login: &str, path: &str) -> Page {
     let away = send_away(lab, path).await;
-    let query = browser.authorize(&provider.issuer, &away, login);
+    let query = authorize(provider, browser, &away, login);
     bring(lab, &away, &query).await
 }
 
@@ -128,7 +44,7 @@ async fn bring(lab: &Lab, away: &Away, query: &[(String, String)]) -> Page {
 }
 
 async fn lab() -> Option<(Lab, Provider)> {
-    let provider = Provider::start()?;
+    let provider = start()?;
     let mut lab = Lab::new().await;
     // The provider's tokens are of the machine's time.
     lab.app.clock = Arc::new(SystemClock);
@@ -180,10 +96,8 @@ async fn a_certified_provider_gives_a_code_to_its_own_sign_in_once_and_may_chang
     lab.person(lab.one.account, "ann@example.com", Role::Owner).await;
     let browser = &mut Browser::default();
     let (mine, others) = (send_away(&lab, START).await, send_away(&lab, START).await);
-    let (answer, stolen) = (
-        browser.authorize(&provider.issuer, &mine, "ann"),
-        browser.authorize(&provider.issuer, &others, "ann"),
-    );
+    let (answer, stolen) =
+        (authorize(&provider, browser, &mine, "ann"), authorize(&provider, browser, &others, "ann"));
     let field = |answer: &[(String, String)], name: &str| {
         answer.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone()).unwrap()
     };
@@ -198,7 +112,7 @@ async fn a_certified_provider_gives_a_code_to_its_own_sign_in_once_and_may_chang
     bring(&lab, &mine, &answer).await.expect(303);
     bring(&lab, &mine, &answer).await.expect(403);
 
-    provider.rotate();
+    provider.rotate().unwrap();
     // So long ago that a token of an unknown key is reason enough to ask for keys.
     lab.app.people.provider.age(Duration::from_secs(31)).await;
     sign_in(&lab, &provider, browser, "ann", START).await.expect(303);

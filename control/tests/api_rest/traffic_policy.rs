@@ -112,6 +112,8 @@ async fn what_cannot_be_read_or_is_too_much_is_refused_by_its_field() {
     let many = format!("[{}]", vec!["{name: a, expect: {status: 403}}"; 51].join(","));
     for (verb, body, words) in [
         ("check", json!({"traffic_policy": DENY}), "`url`"),
+        ("check", json!({"url": URL}), "`traffic_policy`: it is required"),
+        ("diff", json!({"url": URL, "old": DENY, "records": ""}), "`new`: it is required"),
         ("check", with(json!({"owner": "me"})), "`owner`"),
         ("check", with(json!({"given": "{}"})), "unknown field `given`"),
         ("explain", with(json!({"given": "{adress: 1}"})), "`given`"),

@@ -22,7 +22,7 @@ pub use lines::{LINE_BYTES_MAX, LineError, Lines, Message, write_line};
 
 use crate::digest::ProgramDigest;
 use crate::event::{ConnectionEvent, RequestEvent};
-use crate::id::{AccountId, CredentialId, EdgeId, EndpointId, TunnelSessionId};
+use crate::id::{AccountId, AppSessionId, AppUserId, CredentialId, EdgeId, EndpointId, TunnelSessionId};
 use crate::program::{Changes, ObjectKey};
 use crate::url::{Binding, EndpointUrl};
 
@@ -262,6 +262,17 @@ pub enum FromEdge {
         /// Each once; a policy names few.
         secrets: Vec<WantedSecret>,
     },
+    /// A visitor signed in at an endpoint.
+    VisitorSession(Box<VisitorSessionReport>),
+    /// A visitor signed out.
+    VisitorSessionEnded {
+        /// Owner of the endpoint.
+        account: AccountId,
+        /// Which.
+        session: AppSessionId,
+        /// When it would have ended at the latest; Unix seconds.
+        expires_at: i64,
+    },
     /// A connection ended.
     Connection(Box<ConnectionEvent>),
     /// A request was answered.
@@ -271,6 +282,35 @@ pub enum FromEdge {
     /// A message of a newer peer.
     #[serde(other)]
     Unknown,
+}
+
+/// A session of a visitor who signed in, as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VisitorSessionReport {
+    /// Owner of the endpoint.
+    pub account: AccountId,
+    /// The session.
+    pub session: AppSessionId,
+    /// The person.
+    pub user: AppUserId,
+    /// Issuer or name of the identity provider.
+    pub provider: String,
+    /// The person's id there.
+    pub provider_user_id: String,
+    /// Address; may be empty.
+    pub email: String,
+    /// Name; may be empty.
+    pub name: String,
+    /// URL of the endpoint.
+    pub url: String,
+    /// Address that the visitor came from.
+    pub source: String,
+    /// What the browser said it is, shortened.
+    pub user_agent: String,
+    /// Unix time in seconds.
+    pub started_at: i64,
+    /// When it ends at the latest; Unix time in seconds.
+    pub expires_at: i64,
 }
 
 /// A secret by the names that a policy gives.

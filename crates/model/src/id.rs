@@ -251,6 +251,10 @@ ids! {
     EventId = "ev";
     /// An edge process.
     EdgeId = "edge";
+    /// A visitor of endpoints, as an identity provider knows the person.
+    AppUserId = "au";
+    /// A session of a visitor who signed in at an endpoint.
+    AppSessionId = "as";
 }
 
 /// Who owns a credential or an API key, where it is not the account itself.

@@ -29,10 +29,10 @@ pub use digest::{BUCKETS, Digests, ProgramDigest};
 pub use duration::parse_duration;
 pub use host::{HOST_BYTES_MAX, Host, HostError, LABEL_BYTES_MAX};
 pub use id::{
-    AccountId, AddressId, ApiKeyId, AuthorityId, CertificateId, CredentialId, DomainId, EdgeId, EndpointId,
-    EventDestinationId, EventId, EventSubscriptionId, IdError, IngressId, InvitationId, IpPolicyId,
-    IpPolicyRuleId, IpRestrictionId, Ksuid, KubernetesOperatorId, OperationId, OwnerId, SecretId,
-    ServiceUserId, TunnelSessionId, UserId, UserSessionId, VaultId,
+    AccountId, AddressId, ApiKeyId, AppSessionId, AppUserId, AuthorityId, CertificateId, CredentialId,
+    DomainId, EdgeId, EndpointId, EventDestinationId, EventId, EventSubscriptionId, IdError, IngressId,
+    InvitationId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, Ksuid, KubernetesOperatorId, OperationId,
+    OwnerId, SecretId, ServiceUserId, TunnelSessionId, UserId, UserSessionId, VaultId,
 };
 pub use join::{JOIN_AUTHORITIES_MAX, JOIN_BYTES_MAX, JoinError, JoinString};
 pub use policy::{Action, PolicyHash, PolicyHashError, Rule, TrafficPolicy};
@@ -40,8 +40,8 @@ pub use prefix::{Prefix, PrefixError, canonical_ip};
 pub use program::{Changes, Object, ObjectKey, ObjectKeyError, Program, Shared, TableChanges};
 pub use spec::{
     AddressSpec, AuthoritySpec, CertificateSpec, ChallengeSpec, CloudEndpointSpec, CredentialSpec,
-    DomainSpec, IngressSpec, IpPolicyRule, IpPolicySpec, IpRestrictionKind, IpRestrictionSpec, IpRuleAction,
-    SecretSpec, Settings,
+    DomainSpec, EndedSessionSpec, IngressSpec, IpPolicyRule, IpPolicySpec, IpRestrictionKind,
+    IpRestrictionSpec, IpRuleAction, SecretSpec, SessionKeySpec, Settings,
 };
 pub use token::{TOKEN_SECRET_CHARS, Token, TokenError, TokenHash};
 pub use url::{Binding, EndpointUrl, INTERNAL_LABELS_MAX, Scheme, UrlError};

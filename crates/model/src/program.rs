@@ -233,6 +233,8 @@ macro_rules! program_tables {
             challenges, Challenge: $crate::Host => $crate::ChallengeSpec,
             /// Authtokens, as hashes.
             credentials, Credential: $crate::CredentialId => $crate::CredentialSpec,
+            /// Sessions of visitors that were ended before their time.
+            ended_sessions, EndedSession: $crate::AppSessionId => $crate::EndedSessionSpec,
             /// Cloud endpoints.
             endpoints, Endpoint: $crate::EndpointId => $crate::CloudEndpointSpec,
         }

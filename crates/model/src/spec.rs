@@ -31,6 +31,33 @@ pub struct Settings {
     pub tcp_host: Option<Host>,
     /// Ports from which an edge may serve random addresses of agents, if any.
     pub random_tcp_ports: Option<RangeInclusive<u16>>,
+    /// Keys that sessions of visitors are sealed with, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub session_keys: Vec<SessionKeySpec>,
+}
+
+/// A session of a visitor that was ended before its time: no edge goes on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedSessionSpec {
+    /// Owner of the endpoint.
+    pub account: AccountId,
+}
+
+/// A key that sessions of visitors are sealed with.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionKeySpec {
+    /// Names it in what it sealed.
+    pub id: u32,
+    /// Unix seconds from which it seals. It opens from the start.
+    pub from_unix_secs: i64,
+    /// 32 bytes in base64.
+    pub key: String,
+}
+
+impl std::fmt::Debug for SessionKeySpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionKeySpec").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl Default for Settings {
@@ -43,6 +70,7 @@ impl Default for Settings {
             default_domain_certificate: None,
             tcp_host: None,
             random_tcp_ports: None,
+            session_keys: Vec::new(),
         }
     }
 }
@@ -263,7 +291,9 @@ mod tests {
         let account = AccountId::new(crate::Ksuid::new(1_700_000_000, [1; 16]));
         let secret =
             SecretSpec { account, vault: "v".into(), name: "n".into(), value: "hidden-value".into() };
-        let shown = format!("{certificate:?} {challenge:?} {secret:?}");
+        let key = SessionKeySpec { id: 1, from_unix_secs: 0, key: "hidden-key".into() };
+        let settings = Settings { session_keys: vec![key], ..Settings::default() };
+        let shown = format!("{certificate:?} {challenge:?} {secret:?} {settings:?}");
         assert!(!shown.contains("hidden"), "{shown}");
     }
 }

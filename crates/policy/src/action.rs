@@ -32,6 +32,7 @@ mod run;
 #[cfg(test)]
 pub(crate) mod seen;
 mod set_vars;
+mod sign_in;
 mod terminate_tls;
 mod urls;
 mod verify_webhook;
@@ -88,6 +89,11 @@ static SPECS: &[Spec] = &[
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
     },
     line("log", ALL, log::compile),
+    Spec { ending: |_| Ending::Sometimes, ..line("oauth", &[Phase::HttpRequest], sign_in::compile_oauth) },
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("openid-connect", &[Phase::HttpRequest], sign_in::compile_oidc)
+    },
     Spec {
         ending: |_| Ending::Sometimes,
         ..line("owasp-crs-request", &[Phase::HttpRequest], owasp_crs::compile)
@@ -128,6 +134,8 @@ static ABOUT: &[(&str, &About)] = &[
     ("http-request", &http_request::ABOUT),
     ("jwt-validation", &jwt_validation::ABOUT),
     ("log", &log::ABOUT),
+    ("oauth", &sign_in::ABOUT_OAUTH),
+    ("openid-connect", &sign_in::ABOUT_OIDC),
     ("owasp-crs-request", &owasp_crs::ABOUT_REQUEST),
     ("owasp-crs-response", &owasp_crs::ABOUT_RESPONSE),
     ("rate-limit", &rate_limit::ABOUT),
@@ -149,8 +157,8 @@ pub(crate) fn described() -> impl Iterator<Item = (&'static Spec, Option<&'stati
     SPECS.iter().map(move |spec| (spec, about(spec.kind)))
 }
 
-/// Published actions that this version does not have.
-const UNSERVED: &[&str] = &["oauth", "openid-connect", "saml"];
+/// The published action that is refused for good.
+const SAML: &str = "saml";
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)
@@ -158,13 +166,21 @@ pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
 
 /// The name under `actions.ngrok` of what an action leaves behind.
 pub(crate) fn result_name(kind: &str) -> String {
-    // The published exception (surface.md section 4.1).
-    if kind == "compress-response" { "compress".to_owned() } else { kind.replace('-', "_") }
+    // The published exceptions (surface.md section 4.1).
+    match kind {
+        "compress-response" => "compress".to_owned(),
+        "openid-connect" => "oidc".to_owned(),
+        kind => kind.replace('-', "_"),
+    }
 }
 
 /// The action that leaves a result of this name behind.
 pub(crate) fn kind_of(result: &str) -> String {
-    if result == "compress" { "compress-response".to_owned() } else { result.replace('_', "-") }
+    match result {
+        "compress" => "compress-response".to_owned(),
+        "oidc" => "openid-connect".to_owned(),
+        result => result.replace('_', "-"),
+    }
 }
 
 /// The action's line, or a note that there is none.
@@ -173,15 +189,11 @@ pub(crate) fn find(action: &model::Action, path: &str, notes: &mut Notes) -> Opt
     if found.is_none() {
         let path = format!("{path}.type");
         let kinds = || SPECS.iter().map(|spec| spec.kind);
-        let problem = if UNSERVED.contains(&action.kind.as_str()) {
-            Diagnostic::new(
-                code::ACTION_UNKNOWN,
-                path,
-                format!("the action `{}` is not available in this version", action.kind),
-            )
-            .hint(format!("available are {}", kinds().collect::<Vec<_>>().join(", ")))
+        let problem = if action.kind == SAML {
+            Diagnostic::new(code::ACTION_UNKNOWN, path, "`saml` is refused: no library judges XML signatures without OpenSSL or xmlsec, which this gateway does not contain")
+                .hint("use `openid-connect`: most providers that speak SAML speak it too")
         } else {
-            let hint = match nearest(&action.kind, kinds().chain(UNSERVED.iter().copied())) {
+            let hint = match nearest(&action.kind, kinds().chain([SAML])) {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("the actions are {}", kinds().collect::<Vec<_>>().join(", ")),
             };

@@ -52,6 +52,8 @@ codes! {
     DOCUMENT_SHAPE = 2236;
     /// An interpolation does not compile.
     INTERPOLATION_BAD = 2238;
+    /// Actions that sign visitors in and exclude each other.
+    SIGN_INS_CONFLICT = 2239;
     /// Two settings that exclude each other.
     VALUES_CONFLICT = 2240;
     /// A variable nested too deeply.

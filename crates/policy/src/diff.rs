@@ -108,7 +108,6 @@ impl<'p> Comparison<'p> {
                 "more than {RECORDS_MAX} records of one endpoint are not compared"
             )));
         }
-        self.compared += 1;
         let old = walk::walk(self.old.engine, self.old.policy, &record, &self.url);
         let new = walk::walk(self.new.engine, self.new.policy, &record, &self.url);
         if let Some(left) = &mut self.units_left {
@@ -118,6 +117,7 @@ impl<'p> Comparison<'p> {
                 RecordError::new("comparing these records takes too much work; send fewer, or compare them with `ebbgate policy diff`")
             })?;
         }
+        self.compared += 1;
         let (change, because) = judge(&old, &new, self.old.policy, self.new.policy);
         *self.counts.entry(change).or_default() += 1;
         let key =

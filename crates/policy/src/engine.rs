@@ -14,6 +14,7 @@ use crate::diagnostic::Diagnostic;
 use crate::expr::Expression;
 use crate::facts::Context;
 use crate::facts::Phase;
+use crate::identity::{Purpose, addressed};
 use crate::references::References;
 use crate::secret::Redaction;
 use crate::trace::Trace;
@@ -26,6 +27,8 @@ pub const EFFECTS_PER_RUN_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub struct Engine {
     phases: BTreeMap<Phase, Vec<Rule>>,
+    /// The `auth_id`s of actions that sign visitors in, in the order of the document, each once.
+    auth_ids: Vec<String>,
     /// What no message of a failure may hold.
     redaction: Redaction,
 }
@@ -47,6 +50,13 @@ impl Rule {
     pub(crate) fn actions(&self) -> &[Arc<dyn Action>] {
         &self.actions
     }
+
+    /// Whether it has the action that this request's path is for: such a request comes in whatever the rule's expressions say,
+    /// which are about other paths.
+    fn is_addressed(&self, cx: &Context) -> bool {
+        let Some(addressed) = &cx.addressed else { return false };
+        self.actions.iter().any(|action| action.auth_id() == Some(&addressed.auth_id))
+    }
 }
 
 impl Engine {
@@ -66,6 +76,10 @@ impl Engine {
                 compile_rule(phase, format!("{}[{index}]", phase.key()), rule, refs, &mut notes)
             };
             let rules: Vec<Rule> = rules.iter().enumerate().map(compile).collect();
+            for action in rules.iter().flat_map(|rule| &rule.actions) {
+                let auth_id = action.auth_id().map(str::to_owned);
+                engine.auth_ids.extend(auth_id.filter(|id| !engine.auth_ids.contains(id)));
+            }
             if !rules.is_empty() {
                 engine.phases.insert(phase, rules);
             }
@@ -95,6 +109,7 @@ impl Engine {
             action: None,
             gathered: Gathered::default(),
             asked: None,
+            exchange: None,
             effects: 0,
             begun: false,
             over: None,
@@ -142,6 +157,8 @@ pub struct Run {
     gathered: Gathered,
     /// The key set asked for last, and whether it was to be fresh.
     asked: Option<(String, bool)>,
+    /// What a provider was asked last.
+    exchange: Option<Purpose>,
     effects: usize,
     begun: bool,
     over: Option<Verdict>,
@@ -165,6 +182,10 @@ impl Run {
         if !self.begun {
             self.begun = true;
             cx.vars.clear();
+            if self.phase == Phase::HttpRequest {
+                let request = cx.request.as_ref().filter(|_| !self.engine.auth_ids.is_empty());
+                cx.addressed = request.and_then(|request| addressed(request, &self.engine.auth_ids));
+            }
         }
         if let Some(verdict) = &self.over {
             return Step::Done(verdict.clone());
@@ -172,14 +193,15 @@ impl Run {
         loop {
             let engine = Arc::clone(&self.engine);
             let Some(rule) = engine.phases.get(&self.phase).and_then(|rules| rules.get(self.rule)) else {
-                return self.end(Verdict::Continue);
+                return self.pass(cx, Verdict::Continue);
             };
             if cx.work.take_pause() {
                 return Step::Pause;
             }
             cx.work.begin_evaluation();
             let Some(at) = self.action else {
-                let Some(expression) = rule.expressions.get(self.expression) else {
+                let expression = rule.expressions.get(self.expression).filter(|_| !rule.is_addressed(cx));
+                let Some(expression) = expression else {
                     self.action = Some(0);
                     continue;
                 };
@@ -219,8 +241,19 @@ impl Run {
                 }
                 Flow::Need(effect) => return self.need(effect),
                 Flow::End(verdict @ Verdict::Failed { .. }) => return self.fail(cx, verdict),
+                Flow::End(verdict @ Verdict::Forward { .. }) => return self.pass(cx, verdict),
                 Flow::End(verdict) => return self.end(verdict),
             }
+        }
+    }
+
+    /// The traffic may go on. A path of a sign-in's may not: other sign-ins let it pass on its way there.
+    fn pass(&mut self, cx: &Context, verdict: Verdict) -> Step {
+        match &cx.addressed {
+            Some(_) if self.phase == Phase::HttpRequest => {
+                self.end(Verdict::Respond(Reply::empty(StatusCode::NOT_FOUND, None)))
+            }
+            _ => self.end(verdict),
         }
     }
 
@@ -254,6 +287,9 @@ impl Run {
         if let Effect::Keys { url, fresh } = &effect {
             self.asked = Some((url.clone(), *fresh));
         }
+        if let Effect::Exchange(exchange) = &effect {
+            self.exchange = Some(exchange.purpose);
+        }
         Step::Need(effect)
     }
 
@@ -272,6 +308,14 @@ impl Run {
             Outcome::Keys(keys) => {
                 if let Some((url, fresh)) = self.asked.take() {
                     self.gathered.take_keys(url, fresh, keys);
+                }
+            }
+            Outcome::Sessions(facts) => self.gathered.sessions = Some(*facts),
+            Outcome::Ended(ended) => self.gathered.ended = Some(ended),
+            Outcome::Noted => self.gathered.noted = true,
+            Outcome::Exchanged(exchanged) => {
+                if let Some(purpose) = self.exchange.take() {
+                    self.gathered.exchanged.insert(purpose, exchanged);
                 }
             }
             Outcome::Body(body) => self.gathered.body = Some(body),

@@ -14,11 +14,13 @@ use ebbgate_model::{EndpointUrl, ErrorCode, Scheme};
 use http::response;
 
 pub use case::{
-    AnswerText, CASE_BODY_BYTES_MAX, Case, CaseError, CaseText, HandshakeText, ResponseText, Texts,
+    AnswerText, CASE_BODY_BYTES_MAX, Case, CaseError, CaseText, HandshakeText, ResponseText, SignedInText,
+    Texts,
 };
 
 use crate::engine::Engine;
 use crate::facts::{Context, Phase, TlsFacts, is_event_stream};
+use crate::identity::{Exchange, Exchanged, KeyRing, SEALING_KEY_BYTES, SealingKey, SessionFacts};
 use crate::trace::{Trace, Traced};
 use crate::verdict::{
     BodyError, Call, CallAnswer, CallError, Called, Effect, OnError, Outcome, Reply, Step, Verdict,
@@ -200,6 +202,14 @@ impl Case {
                 let keys = self.keys.get(url).cloned();
                 Outcome::Keys(keys.ok_or_else(|| format!("the case has no `keys` for {url}")))
             }
+            Effect::Sessions => {
+                let key = SealingKey { id: 0, from_unix_secs: 0, key: [0; SEALING_KEY_BYTES] };
+                let (ring, assumed) = (Arc::new(KeyRing::new([key])), self.signed_in.clone());
+                Outcome::Sessions(Box::new(SessionFacts { ring, assumed, ..SessionFacts::default() }))
+            }
+            Effect::IsEnded(_) => Outcome::Ended(false),
+            Effect::Note(_) => Outcome::Noted,
+            Effect::Exchange(exchange) => Outcome::Exchanged(published(exchange)),
             Effect::Count(quota) => {
                 let is_full = self.rate_limited.contains(&quota.name);
                 Outcome::Counted(is_full.then_some(quota.window))
@@ -242,6 +252,19 @@ impl Case {
     fn handshake(&self) -> Arc<TlsFacts> {
         Arc::clone(&self.tls)
     }
+}
+
+/// What a provider says of itself: where a visitor is sent can be told without it. It is asked nothing else.
+fn published(exchange: &Exchange) -> Result<Exchanged, String> {
+    let issuer = exchange.url.strip_suffix("/.well-known/openid-configuration");
+    let issuer = issuer.ok_or_else(|| format!("the case has no answer of {}", exchange.url))?;
+    let body = serde_json::json!({
+        "issuer": issuer,
+        "authorization_endpoint": format!("{issuer}/authorize"),
+        "token_endpoint": format!("{issuer}/token"),
+        "jwks_uri": format!("{issuer}/jwks"),
+    });
+    Ok(Exchanged { status: 200, at_unix_secs: 0, body: body.to_string().into() })
 }
 
 fn decision(verdict: Verdict) -> Decision {

@@ -10,6 +10,7 @@ use ebbgate_model::EndpointUrl;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 
+use crate::identity::{Addressed, is_same_cookie};
 use crate::work::Work;
 
 /// Log entries one context keeps; further ones are dropped.
@@ -72,6 +73,10 @@ pub struct Context {
     pub addresses: Option<Arc<dyn AddressSource>>,
     /// What `log` actions recorded, oldest first, at most [`LOG_ENTRIES_MAX`].
     pub logs: Vec<Value>,
+    /// `Set-Cookie` headers for whatever answers the request, at most one of each cookie.
+    pub cookies: Vec<HeaderValue>,
+    /// What the request asks of an action that signs visitors in.
+    pub(crate) addressed: Option<Addressed>,
     pub(crate) vars: Map<String, Value>,
     pub(crate) results: Map<String, Value>,
 }
@@ -90,6 +95,8 @@ impl Context {
             response: None,
             addresses: None,
             logs: Vec::new(),
+            cookies: Vec::new(),
+            addressed: None,
             vars: Map::new(),
             results: Map::new(),
         }
@@ -102,6 +109,11 @@ impl Context {
 
     pub(crate) fn set_result(&mut self, action: &str, value: Value) {
         self.results.insert(action.to_owned(), value);
+    }
+
+    pub(crate) fn set_cookie(&mut self, cookie: HeaderValue) {
+        self.cookies.retain(|other| !is_same_cookie(other, &cookie));
+        self.cookies.push(cookie);
     }
 
     pub(crate) fn push_log(&mut self, entry: Value) {

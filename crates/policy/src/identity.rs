@@ -1,10 +1,36 @@
+//! Signing visitors in by an identity provider: sealed sessions, exchanges with providers, and ID tokens.
+//!
 //! ID tokens of `OpenID` Connect (Core 1.0 section 3.1.3.7), judged by the same rules as any other token: `none` and the HMAC
 //! family do not exist, keys are filtered, nothing in a token leads to a key. Pure: keys and time are arguments.
+
+mod cookie;
+mod exchange;
+mod facts;
+mod place;
+mod provider;
+mod ring;
+mod session;
 
 use serde_json::Value;
 
 use crate::jwks::{Algorithm, KeySet};
 use crate::token::{Token, TokenError, TokenType, Verification};
+
+pub use cookie::is_same_cookie;
+pub use exchange::{EXCHANGE_BYTES_MAX, Exchange, Exchanged, Purpose, Share};
+pub use facts::{ENTROPY_BYTES, SessionFacts, SessionNote};
+pub use place::{CALLBACK_PATH, LOGIN_PATH, LOGOUT_PATH};
+pub use provider::{Endpoints, EndpointsError, parse_endpoints};
+pub use ring::{KeyRing, SEALING_KEY_BYTES, SEALING_KEYS_MAX, SEALING_NONCE_BYTES, SealingKey};
+pub use session::Identity;
+
+pub(crate) use cookie::{COOKIE_BYTES_MAX, Cookie, strip};
+pub(crate) use facts::Drawn;
+pub(crate) use place::{
+    AUTH_ID_CHARS_MAX, Addressed, Ask, addressed, binding, is_auth_id, is_return_path, parameter, state,
+};
+pub(crate) use provider::{Metadata, PROVIDERS, Provider, check_url, primary_email};
+pub(crate) use session::{Lifetimes, PENDING_SECS_MAX, Pending, Session, Tokens, is_email};
 
 /// What an ID token must fit.
 #[derive(Debug, Clone, Copy)]

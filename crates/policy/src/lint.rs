@@ -20,7 +20,8 @@ use crate::facts::Phase;
 use outlined::Outlined;
 
 /// Actions that refuse strangers.
-const GUARDS: [&str; 4] = ["basic-auth", "jwt-validation", "restrict-ips", "verify-webhook"];
+const GUARDS: [&str; 6] =
+    ["basic-auth", "jwt-validation", "oauth", "openid-connect", "restrict-ips", "verify-webhook"];
 
 /// Actions that change what conditions read.
 const CHANGES: [&str; 5] = ["add-headers", "http-request", "remove-headers", "set-vars", "url-rewrite"];

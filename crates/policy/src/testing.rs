@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
+use crate::identity::{Exchange, Exchanged, Purpose, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
 use crate::verdict::{
     BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Inspected, Inspection, Outcome, Quota,
@@ -42,6 +43,16 @@ pub(crate) struct World {
     pub(crate) waits: BTreeMap<String, Duration>,
     /// Quotas that were asked about, in order.
     pub(crate) counted: Vec<Quota>,
+    /// What sessions are made with.
+    pub(crate) sessions: SessionFacts,
+    /// Sessions that were ended before their time.
+    pub(crate) ended: Vec<ebbgate_model::AppSessionId>,
+    /// Sign-ins and sign-outs, in order.
+    pub(crate) notes: Vec<SessionNote>,
+    /// What identity providers answer; others do not.
+    pub(crate) answers: BTreeMap<Purpose, Result<Exchanged, String>>,
+    /// What identity providers were asked, in order.
+    pub(crate) exchanges: Vec<Exchange>,
     /// What the Core Rule Set says; without it, it cannot run.
     pub(crate) inspected: Option<Inspected>,
     /// What of messages it was asked about, in order.
@@ -55,7 +66,7 @@ pub(crate) struct World {
     /// Circuits that were asked about, in order.
     pub(crate) breakers: Vec<Breaker>,
     /// What endpoints answer to calls, one after another, and how long they take; then nothing in time.
-    pub(crate) answers: VecDeque<(Duration, Result<CallAnswer, CallError>)>,
+    pub(crate) call_answers: VecDeque<(Duration, Result<CallAnswer, CallError>)>,
     /// Calls that were made, in order.
     pub(crate) calls: Vec<Call>,
     /// URLs that were asked for, in order.
@@ -104,6 +115,17 @@ impl World {
                     self.counted.push(quota);
                     Outcome::Counted(wait)
                 }
+                Step::Need(Effect::Sessions) => Outcome::Sessions(Box::new(self.sessions.clone())),
+                Step::Need(Effect::IsEnded(session)) => Outcome::Ended(self.ended.contains(&session)),
+                Step::Need(Effect::Note(note)) => {
+                    self.notes.push(SessionNote::clone(&note));
+                    Outcome::Noted
+                }
+                Step::Need(Effect::Exchange(exchange)) => {
+                    let answer = self.answers.get(&exchange.purpose).cloned();
+                    self.exchanges.push(Exchange::clone(&exchange));
+                    Outcome::Exchanged(answer.unwrap_or_else(|| Err("connection refused".into())))
+                }
                 Step::Need(Effect::Inspect(inspection)) => {
                     self.inspections.push(inspection);
                     Outcome::Inspected(self.inspected.clone().ok_or_else(|| "no rules".to_owned()))
@@ -114,7 +136,7 @@ impl World {
                 }
                 Step::Need(Effect::Call(call)) => {
                     let late = CallError { code: crate::code::CALL_LATE, message: "late".into() };
-                    let (took, answer) = self.answers.pop_front().unwrap_or((call.timeout, Err(late)));
+                    let (took, answer) = self.call_answers.pop_front().unwrap_or((call.timeout, Err(late)));
                     self.calls.push(*call);
                     Outcome::Called(Called { took, answer })
                 }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_model::{EndpointUrl, ErrorCode};
+use ebbgate_model::{AppSessionId, EndpointUrl, ErrorCode};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::balancing::Balancing;
 use crate::facts::TlsFacts;
+use crate::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
 
 /// The result of one step of a run.
@@ -44,6 +45,14 @@ pub enum Effect {
         /// Longest body to accept.
         bytes_max: usize,
     },
+    /// What sessions of visitors are made with; answer [`Outcome::Sessions`].
+    Sessions,
+    /// Whether a visitor's session was ended before its time; answer [`Outcome::Ended`].
+    IsEnded(AppSessionId),
+    /// Tell that a visitor signed in or out; answer [`Outcome::Noted`].
+    Note(Arc<SessionNote>),
+    /// Ask an identity provider; answer [`Outcome::Exchanged`].
+    Exchange(Arc<Exchange>),
     /// Count a request, if its bucket has room; answer [`Outcome::Counted`].
     Count(Quota),
     /// Ask whether a circuit lets a request through, and tell the circuit later what became of the request; answer
@@ -205,6 +214,14 @@ pub enum Outcome {
     Keys(Result<Arc<KeySet>, String>),
     /// The body.
     Body(Result<Bytes, BodyError>),
+    /// What sessions of visitors are made with.
+    Sessions(Box<SessionFacts>),
+    /// Whether the session was ended.
+    Ended(bool),
+    /// It was told.
+    Noted,
+    /// The provider's answer, or one sentence on why there is none.
+    Exchanged(Result<Exchanged, String>),
     /// None: the request is counted. Otherwise it is not, and this is how long until its bucket has room.
     Counted(Option<Duration>),
     /// What the rules say, or one sentence on why they could not run.

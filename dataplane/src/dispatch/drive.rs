@@ -23,6 +23,10 @@ impl Dispatch {
                     let keys = gateway.keys(account, &url, fresh).await;
                     self.resume(Outcome::Keys(keys));
                 }
+                Step::Exchange { account, exchange } => {
+                    let answer = gateway.exchange(account, exchange).await;
+                    self.resume(Outcome::Exchanged(answer));
+                }
                 Step::Find { account, url } => {
                     gateway.returned(Some(account), url.scheme(), url.host(), url.port()).await;
                     self.found(gateway.internal(account, &url));

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_model::AccountId;
+use ebbgate_model::{AccountId, AppSessionId};
+use ebbgate_policy::identity::{SessionFacts, SessionNote};
 use ebbgate_policy::{AddressSource, Breaker, Engine, Quota};
 use tokio::time::Instant;
 
@@ -40,6 +41,22 @@ pub trait Environment {
 
     /// Counts a password that a client presents at an endpoint; otherwise how long until one of the client is judged.
     fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration>;
+    /// What a policy of the account makes visitors' sessions with.
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        let _ = account;
+        SessionFacts::default()
+    }
+
+    /// Whether a visitor's session at endpoints of the account was ended before its time.
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        let _ = (account, session);
+        false
+    }
+
+    /// A visitor signed in or out at an endpoint, from this address.
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        let _ = (endpoint, source, note);
+    }
 
     /// Whether the work can be repeated on another member of a pool.
     fn is_repeatable(&self) -> bool {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
-use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
+use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, Scheme};
+use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
 use ebbgate_policy::{AddressSource, Breaker, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
 use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -88,6 +89,33 @@ pub trait Gateway: Clone + 'static {
         url: &str,
         fresh: bool,
     ) -> impl Future<Output = Result<Arc<KeySet>, String>>;
+
+    /// What a policy of the account makes visitors' sessions with.
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        let _ = account;
+        SessionFacts::default()
+    }
+
+    /// Whether a visitor's session at endpoints of the account was ended before its time.
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        let _ = (account, session);
+        false
+    }
+
+    /// A visitor signed in or out at an endpoint, from this address.
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        let _ = (endpoint, source, note);
+    }
+
+    /// What an identity provider answers a policy of the account; or a sentence on why nothing.
+    fn exchange(
+        &self,
+        account: AccountId,
+        exchange: Arc<Exchange>,
+    ) -> impl Future<Output = Result<Exchanged, String>> {
+        let _ = (account, exchange);
+        std::future::ready(Err("no identity provider is asked here".into()))
+    }
 
     /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
@@ -170,6 +198,18 @@ impl<G: Gateway> Environment for G {
 
     fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
         Gateway::guessed(self, endpoint, client, is_right)
+    }
+
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        Gateway::sessions(self, account)
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        Gateway::is_ended(self, account, session)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        Gateway::note_session(self, endpoint, source, note);
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

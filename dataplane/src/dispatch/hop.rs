@@ -171,6 +171,11 @@ impl Member {
         self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.logs)).unwrap_or_default()
     }
 
+    /// Takes the cookies that go with the response.
+    pub(super) fn take_cookies(&mut self) -> Vec<HeaderValue> {
+        self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.cookies)).unwrap_or_default()
+    }
+
     /// What actions of the phase decided so far.
     pub(super) fn decisions(&self) -> Decisions {
         let Some(policy) = &self.policy else { return Decisions::default() };

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
-use ebbgate_model::feed::FromEdge;
-use ebbgate_model::{AccountId, EndpointUrl, Host, IpRestrictionKind, Scheme};
+use ebbgate_model::feed::{FromEdge, VisitorSessionReport};
+use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, IpRestrictionKind, Scheme};
+use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
 use ebbgate_policy::{AddressSource, Breaker, Inspected, KeySet, Quota};
 use ebbgate_waf::protocol::Question;
 use tokio::time::Instant;
@@ -82,6 +83,53 @@ impl Gateway for Shard {
 
     async fn keys(&self, account: AccountId, url: &str, fresh: bool) -> Result<Arc<KeySet>, String> {
         self.edge().keys.get(account, url, fresh).await
+    }
+
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        let edge = self.edge();
+        SessionFacts {
+            account: account.to_string(),
+            edge: edge.visitors.edge.clone(),
+            ring: Arc::clone(&edge.tables.load().session_keys),
+            entropy: random::bytes(),
+            providers: Arc::clone(&edge.visitors.providers),
+            ..SessionFacts::default()
+        }
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        let tables = self.edge().tables.load();
+        tables.objects.ended_sessions.get(&session).is_some_and(|ended| ended.account == account)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        let account = endpoint.account;
+        let told = match note.clone() {
+            SessionNote::Began { session, user, who, provider, user_agent, started_at, expires_at } => {
+                FromEdge::VisitorSession(Box::new(VisitorSessionReport {
+                    account,
+                    session,
+                    user,
+                    provider,
+                    provider_user_id: who.provider_user_id,
+                    email: who.email,
+                    name: who.name,
+                    url: endpoint.url.to_string(),
+                    source: source.to_string(),
+                    user_agent,
+                    started_at,
+                    expires_at,
+                }))
+            }
+            SessionNote::Ended { session, expires_at } => {
+                FromEdge::VisitorSessionEnded { account, session, expires_at }
+            }
+        };
+        self.edge().reports.event(told);
+    }
+
+    async fn exchange(&self, account: AccountId, exchange: Arc<Exchange>) -> Result<Exchanged, String> {
+        self.edge().exchanges.get(account, exchange).await
     }
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ebbgate_model::event::Decisions;
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
+use ebbgate_policy::identity::Exchange;
 use ebbgate_policy::{Call, Reply, TlsSettings};
 use http::response;
 
@@ -24,6 +25,13 @@ pub enum Step {
         url: String,
         /// Whether a cached set lacks a token's key.
         fresh: bool,
+    },
+    /// Ask an identity provider for an account's policy; tell [`super::Dispatch::resume`].
+    Exchange {
+        /// Owner of the policy that asks.
+        account: AccountId,
+        /// What is asked.
+        exchange: Arc<Exchange>,
     },
     /// Read the body of the request; tell [`super::Dispatch::resume`].
     Body {

@@ -165,6 +165,10 @@ impl Fake {
                     let answer = Err(CallError { code: ErrorCode::OFFLINE, message: "offline".into() });
                     dispatch.resume(Outcome::Called(Called { took: Duration::ZERO, answer }));
                 }
+                Step::Exchange { exchange, .. } => {
+                    ran.steps.push(format!("ask {}", exchange.url));
+                    dispatch.resume(Outcome::Exchanged(Err("none".into())));
+                }
                 Step::Body { .. } => {
                     ran.steps.push("body".into());
                     dispatch.resume(Outcome::Body(Err(BodyError::Incomplete)));

@@ -1,6 +1,6 @@
 //! `Edge`: what all shards share. Tables, routes, counters, ports, and the shards' mailboxes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use ebbgate_model::event::ConnectionEvent;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{Binding, Scheme};
+use ebbgate_policy::identity::Endpoints;
 use ebbgate_wire::ticket::TicketKey;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -22,6 +23,7 @@ use crate::state::blocklist::Blocklist;
 use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
 use crate::state::endpoint::Endpoint;
+use crate::state::exchanges::Exchanges;
 use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message};
@@ -79,6 +81,10 @@ pub struct Edge {
     pub reports: Reports,
     /// Key sets of policies.
     pub keys: Keys,
+    /// Requests to identity providers.
+    pub exchanges: Exchanges,
+    /// What policies are told of this edge to make visitors' sessions with.
+    pub visitors: Visitors,
     /// Requests of each bucket that policies limit.
     pub rate_limits: RateLimits,
     /// The Core Rule Set, if the operator gave one.
@@ -109,6 +115,15 @@ pub struct Edge {
     stage: watch::Sender<Stage>,
 }
 
+/// What policies are told of this edge to make visitors' sessions with.
+#[derive(Debug, Clone, Default)]
+pub struct Visitors {
+    /// The edge's own name, the same after a restart.
+    pub edge: String,
+    /// Identity providers that the operator put in the place of published ones.
+    pub providers: Arc<BTreeMap<String, Endpoints>>,
+}
+
 /// How far the edge has come towards its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -135,11 +150,14 @@ impl Edge {
         let metrics = Metrics::new();
         let (reports, events) = Reports::new(metrics.events_dropped.clone());
         let background = Handle::current();
+        let fetcher = Arc::new(fetcher);
         let edge = Self {
             tables: ArcSwap::default(),
             routes: RouteTable::default(),
             limits,
-            keys: Keys::new(fetcher, background.clone(), &metrics),
+            keys: Keys::new(Arc::clone(&fetcher), background.clone(), &metrics),
+            exchanges: Exchanges::new(fetcher, background.clone(), &metrics),
+            visitors: Visitors::default(),
             breakers: Breakers::new(&metrics.circuits_opened),
             guesses: Guesses::default(),
             calls: Shares::new(CALLS_MAX, CALLS_OF_ACCOUNT_MAX, &metrics.calls_refused),

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
-pub use fetch::{FetchError, Fetcher};
+pub use fetch::{Call, FETCH_SECS_MAX, FetchError, Fetcher};
 pub use guard::is_public;
 
 use super::metrics::Metrics;
@@ -40,7 +40,7 @@ type Fetched = Option<Result<Arc<KeySet>, String>>;
 pub struct Keys(Arc<Inner>);
 
 struct Inner {
-    fetcher: Fetcher,
+    fetcher: Arc<Fetcher>,
     /// Where fetches run.
     background: Handle,
     fetches: Counter,
@@ -63,7 +63,7 @@ enum Plan {
 
 impl Keys {
     /// An empty cache. Fetches run on `background`, counted in `metrics`.
-    pub fn new(fetcher: Fetcher, background: Handle, metrics: &Metrics) -> Self {
+    pub fn new(fetcher: Arc<Fetcher>, background: Handle, metrics: &Metrics) -> Self {
         Self(Arc::new(Inner {
             fetcher,
             background,
@@ -109,7 +109,7 @@ impl Keys {
     async fn fetch_into(self, place: Place, done: watch::Sender<Fetched>) {
         self.0.fetches.inc();
         let fetching = self.0.fetcher.key_set(&place.1);
-        let limit = Duration::from_secs(fetch::FETCH_SECS_MAX);
+        let limit = Duration::from_secs(FETCH_SECS_MAX);
         let result = tokio::time::timeout(limit, fetching).await.unwrap_or(Err(FetchError::TimedOut));
         let result = result.map(Arc::new).map_err(|e| e.to_string());
         if let Err(error) = &result {

@@ -164,6 +164,10 @@ metrics! {
     key_fetches: Counter = "jwks_fetches", "Fetches of key sets";
     /// Fetches of key sets that failed.
     key_fetches_failed: Counter = "jwks_fetches_failed", "Fetches of key sets that failed";
+    /// Counter.
+    provider_requests: Counter = "identity_provider_requests", "Requests to identity providers";
+    /// Counter.
+    provider_requests_failed: Counter = "identity_provider_requests_failed", "Requests to identity providers that had no answer";
 }
 
 impl Metrics {

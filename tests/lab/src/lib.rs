@@ -20,6 +20,7 @@ pub mod lab;
 pub mod linear;
 pub mod mesh;
 pub mod netns;
+pub mod oidc;
 pub mod ports;
 pub mod postgres;
 pub mod process;

@@ -31,7 +31,7 @@ pub(super) fn diff(
     } else {
         Box::new(BufReader::new(File::open(against).map_err(|error| failed(&error))?))
     };
-    for number in 1.. {
+    for number in 1_u64.. {
         let Some(line) = line(&mut records).map_err(|error| failed(&error))? else { break };
         if line.trim().is_empty() {
             continue;

@@ -60,6 +60,11 @@ impl<'c> Config<'c> {
         self.path.clone()
     }
 
+    /// The map itself, as written.
+    pub(crate) fn whole(&self) -> Value {
+        Value::Object(self.map.clone())
+    }
+
     /// Notes a defect.
     pub(crate) fn error(
         &mut self,

@@ -2,6 +2,8 @@
 
 use ebbgate_model::{AuthorityId, EndpointUrl, ErrorCode, IpPolicyId};
 
+use serde_json::Value;
+
 use crate::diagnostic::Diagnostic;
 use crate::expr::{Expression, MadeName, Tainted};
 use crate::references::References;
@@ -25,11 +27,21 @@ pub(crate) struct Notes {
     pub(crate) addresses: Vec<(String, Vec<&'static str>, String)>,
     /// What earlier actions made of secrets.
     pub(crate) tainted: Tainted,
+    /// Actions that sign visitors in.
+    pub(crate) sign_ins: Vec<SignInNote>,
     /// Whether what was compiled last may show a secret.
     pub(crate) shows_a_secret: bool,
     /// Keys of configurations that were read.
     #[cfg(test)]
     pub(crate) seen: Vec<super::seen::Seen>,
+}
+
+/// An action that signs visitors in, as it is written.
+#[derive(Debug)]
+pub(crate) struct SignInNote {
+    pub(crate) kind: &'static str,
+    pub(crate) auth_id: String,
+    pub(crate) config: Value,
 }
 
 impl Notes {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::calling::Calling;
 use crate::facts::Context;
+use crate::identity::{Exchanged, Purpose, SessionFacts};
 use crate::jwks::KeySet;
 use crate::verdict::{BodyError, Called, Effect, Inspected, Verdict};
 
@@ -19,6 +20,11 @@ pub(crate) trait Action: Send + Sync + fmt::Debug {
     /// Runs it, or asks for what it lacks. After the caller resumed, it is run again from the start with what was
     /// gathered so far, so it must not change the context before it has all it needs.
     fn run(&self, cx: &mut Context, gathered: &mut Gathered) -> Flow;
+
+    /// Its `auth_id`, if it signs visitors in.
+    fn auth_id(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// What an action wants next.
@@ -64,6 +70,14 @@ pub(crate) struct Gathered {
     pub(crate) bucket: Option<Value>,
     /// What the edge said of a quota: the request is counted, or how long until its bucket has room.
     pub(crate) counted: Option<Result<(), Duration>>,
+    /// What sessions of visitors are made with.
+    pub(crate) sessions: Option<SessionFacts>,
+    /// Whether the visitor's session was ended before its time.
+    pub(crate) ended: Option<bool>,
+    /// Whether a sign-in or sign-out was told.
+    pub(crate) noted: bool,
+    /// What identity providers answered.
+    pub(crate) exchanged: BTreeMap<Purpose, Result<Exchanged, String>>,
     /// What the Core Rule Set says of the message, or why it could not be asked.
     pub(crate) inspected: Option<Result<Inspected, String>>,
     /// What the edge said of a circuit: the request may pass, or how long the circuit is open at least.

@@ -177,7 +177,42 @@ fn the_grammar() {
         "on_http_request:\n  - actions: [{type: denny}]\n  - expressions: [req.metod == 'GET', req.url]\n    actions: [{type: deny, config: {status: 404}}]\n",
         agent("https"),
     );
-    case("unserved action", "on_http_request:\n  - actions: [{type: oauth}]\n", agent("https"));
+    case("refused action", "on_http_request:\n  - actions: [{type: saml}]\n", agent("https"));
+    let sign_in = |config: &str| format!("on_http_request:\n  - actions:\n{config}");
+    let oidc = |more: &str| {
+        format!(
+            "      - type: openid-connect\n        config: {{client_id: c, client_secret: s, issuer_url: 'https://id.example'{more}}}\n"
+        )
+    };
+    case(
+        "oauth without a client",
+        &sign_in("      - {type: oauth, config: {provider: gihub, client_secret: s}}\n"),
+        agent("https"),
+    );
+    case(
+        "sign-in with bad values",
+        &sign_in(&oidc(
+            ", auth_id: a b, scopes: ['a b'], authz_url_params: {state: x, prompt: [1]}, max_session_duration: 31d, idle_session_duration: 9000h, auth_cookie_domain: com, idle_session_timeout: 1h",
+        )),
+        agent("https"),
+    );
+    case(
+        "sign-in with an issuer that is no https URL",
+        "on_http_request:\n  - actions: [{type: openid-connect, config: {client_id: c, client_secret: s, issuer_url: 'https://${req.host}/'}}, {type: openid-connect, config: {auth_id: b, client_id: c, client_secret: s, issuer_url: 'ftp://id'}}]\n",
+        agent("https"),
+    );
+    case(
+        "two sign-ins of one auth_id",
+        &sign_in(
+            &[oidc(", auth_id: a"), oidc(", auth_id: b"), oidc(", auth_id: a, scopes: [openid]")].concat(),
+        ),
+        agent("https"),
+    );
+    case(
+        "two kinds of sign-in",
+        &sign_in(&[oidc(""), "      - {type: oauth, config: {provider: github, client_id: c, client_secret: s, auth_id: b}}\n".to_owned()].concat()),
+        agent("https"),
+    );
     case(
         "action in a phase it lacks",
         "on_http_response:\n  - actions: [{type: jwt-validation}]\n",

@@ -115,7 +115,7 @@ struct Walk<'r> {
 /// What a phase came to.
 enum Ended {
     Passed,
-    By { verdict: Verdict, place: String, rule: Option<String>, action: Option<String> },
+    By { verdict: Box<Verdict>, place: String, rule: Option<String>, action: Option<String> },
     GaveUp(String),
 }
 
@@ -135,36 +135,24 @@ pub(super) fn walk(
         walk.cx.request.clone_from(&record.request);
         ended = walk.phase(engine, Phase::HttpRequest, &policy.on_http_request);
     }
-    let (depends, units) = (walk.depends, walk.cx.work.spent());
+    let mut walked = Walked {
+        outcome: outcome(&Verdict::Continue),
+        decided_by: String::new(),
+        rule: None,
+        action: None,
+        units: walk.cx.work.spent(),
+        depends: walk.depends,
+        gave_up: None,
+    };
     match ended {
-        Ended::Passed => Walked {
-            outcome: outcome(&Verdict::Continue),
-            decided_by: String::new(),
-            rule: None,
-            action: None,
-            depends,
-            gave_up: None,
-            units,
-        },
-        Ended::By { verdict, place, rule, action } => Walked {
-            outcome: outcome(&verdict),
-            decided_by: place,
-            rule,
-            action,
-            depends,
-            gave_up: None,
-            units,
-        },
-        Ended::GaveUp(reason) => Walked {
-            outcome: outcome(&Verdict::Continue),
-            decided_by: String::new(),
-            rule: None,
-            action: None,
-            depends,
-            gave_up: Some(reason),
-            units,
-        },
+        Ended::Passed => {}
+        Ended::By { verdict, place, rule, action } => {
+            walked.outcome = outcome(&verdict);
+            (walked.decided_by, walked.rule, walked.action) = (place, rule, action);
+        }
+        Ended::GaveUp(reason) => walked.gave_up = Some(reason),
     }
+    walked
 }
 
 impl Walk<'_> {
@@ -196,6 +184,7 @@ impl Walk<'_> {
                             message: error.to_string(),
                         };
                         let place = format!("{place}.expressions[{index}]");
+                        let verdict = Box::new(verdict);
                         return Ended::By { verdict, place, rule: rule.name.clone(), action: None };
                     }
                 }
@@ -206,7 +195,7 @@ impl Walk<'_> {
             for (index, (written, action)) in rule.actions.iter().zip(compiled.actions()).enumerate() {
                 let place = format!("{place}.actions[{index}]");
                 let end = |verdict| Ended::By {
-                    verdict,
+                    verdict: Box::new(verdict),
                     place: place.clone(),
                     rule: rule.name.clone(),
                     action: Some(written.kind.clone()),

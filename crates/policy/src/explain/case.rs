@@ -16,6 +16,7 @@ use time::format_description::well_known::Rfc3339;
 use x509_parser::pem::Pem;
 
 use crate::facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
+use crate::identity::Identity;
 use crate::jwks::KeySet;
 use crate::verdict::{CallAnswer, Inspected};
 
@@ -50,6 +51,8 @@ pub struct CaseText {
     pub forward_fails: Option<String>,
     /// Names of `rate-limit` actions with a bucket that has no room left.
     pub rate_limited: BTreeSet<String>,
+    /// Visitors who are signed in, by the action's `auth_id` (`default` where it has none).
+    pub signed_in: BTreeMap<String, SignedInText>,
     /// What the Core Rule Set says, of the request and of the response; unless said, it cannot run.
     pub waf: Option<InspectedText>,
     /// What endpoints answer to `http-request`, by URL; a URL without an answer is offline.
@@ -58,6 +61,18 @@ pub struct CaseText {
     pub circuit_open: bool,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
+}
+
+/// Who a signed-in visitor is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SignedInText {
+    /// The person's id at the provider.
+    pub provider_user_id: String,
+    /// Address.
+    pub email: String,
+    /// Name.
+    pub name: String,
 }
 
 /// What the Core Rule Set says.
@@ -146,6 +161,7 @@ pub struct Case {
     pub(super) keys: BTreeMap<String, Arc<KeySet>>,
     pub(super) forward_fails: Option<ErrorCode>,
     pub(super) rate_limited: BTreeSet<String>,
+    pub(super) signed_in: BTreeMap<String, Identity>,
     pub(super) waf: Option<Inspected>,
     pub(super) circuit_open: bool,
     pub(super) calls: BTreeMap<String, CallAnswer>,
@@ -202,6 +218,7 @@ impl CaseText {
             keys: keys.collect::<Result<_, CaseError>>()?,
             forward_fails,
             rate_limited: self.rate_limited.clone(),
+            signed_in: self.signed_in.iter().map(|(id, who)| (id.clone(), who.read())).collect(),
             waf: self.waf.as_ref().map(InspectedText::read),
             circuit_open: self.circuit_open,
             calls: self.calls.iter().map(read_answer).collect::<Result<_, CaseError>>()?,
@@ -271,6 +288,13 @@ fn read_answer((url, text): (&String, &AnswerText)) -> Result<(String, CallAnswe
     let mut headers = http::HeaderMap::new();
     read_headers(&text.headers, &format!("{field}.headers"), &mut headers)?;
     Ok((url.clone(), CallAnswer { status, headers, body: Bytes::from(text.body.clone()) }))
+}
+
+impl SignedInText {
+    fn read(&self) -> Identity {
+        let Self { provider_user_id, email, name } = self.clone();
+        Identity { provider_user_id, email, name }
+    }
 }
 
 impl ResponseText {

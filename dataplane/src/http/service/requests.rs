@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_body::{Coding, Edits};
-use ebbgate_model::{AccountId, EndpointId};
+use ebbgate_model::{AccountId, AppSessionId, EndpointId};
+use ebbgate_policy::identity::{SessionFacts, SessionNote};
 use ebbgate_policy::{AddressSource, BodyError, Breaker, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
@@ -69,6 +70,18 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
 
     fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
         self.service.gateway.guessed(endpoint, client, is_right)
+    }
+
+    fn sessions(&self, account: AccountId) -> SessionFacts {
+        self.service.gateway.sessions(account)
+    }
+
+    fn is_ended(&self, account: AccountId, session: AppSessionId) -> bool {
+        self.service.gateway.is_ended(account, session)
+    }
+
+    fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
+        self.service.gateway.note_session(endpoint, source, note);
     }
 
     /// Another member can take it over as long as its body is kept.

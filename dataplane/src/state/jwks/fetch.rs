@@ -1,5 +1,5 @@
-//! One GET of a key set: named host resolved once, the address checked and pinned, no redirect followed, bounded in time
-//! and size.
+//! One request to a place on the internet, for a key set or to an identity provider: its host resolved once, the address
+//! checked and pinned, no redirect followed, bounded in time and size.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ebbgate_policy::{JWKS_BYTES_MAX, KeySet, KeySetError};
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http::{Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::guard::is_public;
@@ -23,7 +24,7 @@ use crate::net::tls::provider;
 use crate::relay::IgnoreUnexpectedEof;
 
 /// Seconds one fetch may take, name resolution included.
-pub(super) const FETCH_SECS_MAX: u64 = 5;
+pub const FETCH_SECS_MAX: u64 = 5;
 
 /// Why a key set could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +51,8 @@ pub enum FetchError {
     #[error("the answer is {0}, not 200 (redirects are not followed)")]
     Status(StatusCode),
     /// Too long, or broken off.
-    #[error("the answer cannot be read or is longer than {JWKS_BYTES_MAX} bytes")]
-    Body,
+    #[error("the answer cannot be read or is longer than {0} bytes")]
+    Body(usize),
     /// No key set in it.
     #[error(transparent)]
     KeySet(#[from] KeySetError),
@@ -60,7 +61,19 @@ pub enum FetchError {
     TimedOut,
 }
 
-/// Fetches key sets.
+/// What is sent: a GET, or a POST of a form.
+pub struct Call<'c> {
+    /// Value of `Accept`.
+    pub accept: &'c str,
+    /// Value of `Authorization`.
+    pub authorization: Option<&'c str>,
+    /// `application/x-www-form-urlencoded`.
+    pub form: Option<&'c str>,
+    /// Longest answer to take.
+    pub bytes_max: usize,
+}
+
+/// Makes requests to the internet on behalf of policies.
 pub struct Fetcher {
     tls: Arc<ClientConfig>,
     allow_private: bool,
@@ -90,6 +103,17 @@ impl Fetcher {
 
     /// The key set at a URL.
     pub async fn key_set(&self, url: &str) -> Result<KeySet, FetchError> {
+        let accept = "application/jwk-set+json, application/json";
+        let call = Call { accept, authorization: None, form: None, bytes_max: JWKS_BYTES_MAX };
+        let (status, body) = self.call(url, &call).await?;
+        if status != StatusCode::OK {
+            return Err(FetchError::Status(status));
+        }
+        Ok(KeySet::parse(&body)?)
+    }
+
+    /// The answer at a URL, whatever its status.
+    pub async fn call(&self, url: &str, call: &Call<'_>) -> Result<(StatusCode, Bytes), FetchError> {
         let uri: Uri = url.parse().map_err(|_| FetchError::Url)?;
         let host = uri.host().ok_or(FetchError::Url)?.to_owned();
         let (is_tls, default_port) = match uri.scheme_str() {
@@ -100,14 +124,14 @@ impl Fetcher {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let address = self.resolve(bare, uri.port_u16().unwrap_or(default_port)).await?;
         let stream = TcpStream::connect(address).await.map_err(FetchError::Connect)?;
-        let body = if is_tls {
+        if is_tls {
             let name = ServerName::try_from(bare.to_owned()).map_err(|_| FetchError::Url)?;
             let connecting = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream);
-            get(IgnoreUnexpectedEof(connecting.await.map_err(FetchError::Tls)?), &uri).await?
+            let stream = IgnoreUnexpectedEof(connecting.await.map_err(FetchError::Tls)?);
+            exchange(stream, &uri, call).await
         } else {
-            get(stream, &uri).await?
-        };
-        Ok(KeySet::parse(&body)?)
+            exchange(stream, &uri, call).await
+        }
     }
 
     /// The first allowed address of a host. It is the one connected to: a second resolution could answer otherwise.
@@ -117,28 +141,41 @@ impl Fetcher {
     }
 }
 
-async fn get<IO>(io: IO, uri: &Uri) -> Result<Bytes, FetchError>
+async fn exchange<IO>(io: IO, uri: &Uri, call: &Call<'_>) -> Result<(StatusCode, Bytes), FetchError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
-    let connection = tokio::spawn(connection);
+    let _connection = AbortOnDrop(tokio::spawn(async move { drop(connection.await) }));
     let authority = uri.authority().map_or("", |a| a.as_str());
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
-    let request = Request::get(path)
+    let mut request = Request::builder()
+        .method(if call.form.is_some() { Method::POST } else { Method::GET })
+        .uri(path)
         .header(header::HOST, host)
-        .header(header::ACCEPT, "application/jwk-set+json, application/json")
-        .header(header::USER_AGENT, concat!("ebbgate-edge/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| FetchError::Url)?;
-    let response = sender.send_request(request).await?;
-    if response.status() != StatusCode::OK {
-        return Err(FetchError::Status(response.status()));
+        .header(header::ACCEPT, call.accept)
+        .header(header::USER_AGENT, concat!("ebbgate-edge/", env!("CARGO_PKG_VERSION")));
+    if let Some(authorization) = call.authorization {
+        request = request.header(header::AUTHORIZATION, authorization);
     }
-    let body = Limited::new(response.into_body(), JWKS_BYTES_MAX).collect().await;
-    connection.abort();
-    Ok(body.map_err(|_| FetchError::Body)?.to_bytes())
+    if call.form.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+    }
+    let body = Full::new(Bytes::from(call.form.unwrap_or_default().to_owned()));
+    let response = sender.send_request(request.body(body).map_err(|_| FetchError::Url)?).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), call.bytes_max).collect().await;
+    Ok((status, body.map_err(|_| FetchError::Body(call.bytes_max))?.to_bytes()))
+}
+
+/// A connection's task that ends with its user, also where the user's time ran out.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[cfg(test)]
@@ -173,7 +210,7 @@ mod tests {
         assert!(fetch(ok("{\"keys\":[]}"), true).await.is_ok());
         assert!(matches!(fetch(ok("{\"keys\":[]}"), false).await, Err(FetchError::Private)));
         assert!(matches!(fetch(ok("[]"), true).await, Err(FetchError::KeySet(_))));
-        assert!(matches!(fetch(ok(&" ".repeat(JWKS_BYTES_MAX + 1)), true).await, Err(FetchError::Body)));
+        assert!(matches!(fetch(ok(&" ".repeat(JWKS_BYTES_MAX + 1)), true).await, Err(FetchError::Body(_))));
         let redirect = "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1/\r\ncontent-length: 0\r\n\r\n";
         assert!(matches!(fetch(redirect.into(), true).await, Err(FetchError::Status(_))));
     }

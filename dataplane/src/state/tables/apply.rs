@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::tunnel::load::Load;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ebbgate_model::{
     AccountId, Binding, Changes, CloudEndpointSpec, Digests, EndpointId, IpRestrictionKind, ObjectKey,
-    Scheme, SecretSpec,
+    Scheme, SecretSpec, SessionKeySpec,
 };
+use ebbgate_policy::identity::{KeyRing, SealingKey};
 use ebbgate_policy::{EndpointFacts, References, SecretName, SecretValue};
 
 use super::data::Tables;
@@ -22,6 +25,12 @@ fn name_of(secret: &SecretSpec) -> SecretName {
     SecretName { vault: secret.vault.clone(), name: secret.name.clone() }
 }
 
+/// A key as control told it; None: it is none.
+fn sealing_key(spec: &SessionKeySpec) -> Option<SealingKey> {
+    let key = STANDARD.decode(&spec.key).ok()?.try_into().ok()?;
+    Some(SealingKey { id: spec.id, from_unix_secs: spec.from_unix_secs, key })
+}
+
 impl Tables {
     /// Makes the changes and says what follows; for the digests see [`Objects::apply`]. The generation is the caller's to set.
     ///
@@ -34,6 +43,10 @@ impl Tables {
         self.objects.apply(changes, digests);
         for (hash, policy) in &changes.policies.put {
             self.policies.insert(*hash, &policy.0);
+        }
+        if let Some(settings) = &changes.settings {
+            let keys = settings.session_keys.iter().filter_map(sealing_key);
+            self.session_keys = Arc::new(KeyRing::new(keys));
         }
         self.enter_names(changes, &mut effects);
         self.enter(changes, &mut named, &mut effects);

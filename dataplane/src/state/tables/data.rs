@@ -9,6 +9,7 @@ use ebbgate_model::{
     ObjectKey, Settings, Token,
 };
 use ebbgate_policy::References;
+use ebbgate_policy::identity::KeyRing;
 
 use super::hosts::{ConnectNames, Domain, Parsed, RandomNames};
 use super::policies::{Policies, Policy};
@@ -29,6 +30,8 @@ pub struct Tables {
     pub objects: Objects,
     /// The settings in use.
     pub settings: Arc<Settings>,
+    /// Keys that sessions of visitors are sealed with.
+    pub session_keys: Arc<KeyRing>,
     /// Cloud endpoints in use.
     pub cloud: Map<EndpointId, Arc<Endpoint>>,
     /// Certificates of reserved domains.

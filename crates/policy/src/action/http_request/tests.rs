@@ -31,7 +31,7 @@ fn run(
     config: &Value,
     answers: Vec<(Duration, Result<CallAnswer, CallError>)>,
 ) -> (Vec<String>, String, Value) {
-    let mut world = World { answers: answers.into(), ..World::default() };
+    let mut world = World { call_answers: answers.into(), ..World::default() };
     let mut cx = request("/a?b=c", &[("x-user", "ann & bob")]);
     let end = match world.run(&engine(policy(config)), Phase::HttpRequest, &mut cx) {
         Verdict::Respond(reply) => String::from_utf8_lossy(&reply.body).into_owned(),
@@ -91,7 +91,7 @@ fn results_are_read_by_the_actions_after() {
         // Without an answer the status is 0: what compares it stays closed.
         (Err(calling::error(ErrorCode::OFFLINE, "offline")), 401, ""),
     ] {
-        let mut world = World { answers: vec![(ms(1), said)].into(), ..World::default() };
+        let mut world = World { call_answers: vec![(ms(1), said)].into(), ..World::default() };
         let mut cx = request("/", &[]);
         match world.run(&engine(policy.clone()), Phase::HttpRequest, &mut cx) {
             Verdict::Respond(reply) => {
@@ -126,7 +126,7 @@ fn tries_follow_the_condition_with_pauses_inside_the_time() {
         "attempts < 9 && last_attempt.req.method == 'GET'",
         "last_attempt.error == ''",
     ] {
-        let mut world = World { answers: failing(5).collect(), ..World::default() };
+        let mut world = World { call_answers: failing(5).collect(), ..World::default() };
         let mut cx = request("/", &[]);
         world.run(&engine(policy(&config(condition))), Phase::HttpRequest, &mut cx);
         let waits: Vec<_> = world.calls.iter().map(|call| (call.after, call.timeout)).collect();
@@ -191,7 +191,7 @@ fn redirects_stay_inside_and_drop_what_is_anothers() {
     assert_eq!((calls.len(), &result["res"]["status_code"]), (1, &json!(307)));
 
     let mut world =
-        World { answers: vec![to(307, "https://b.internal/"), done()].into(), ..World::default() };
+        World { call_answers: vec![to(307, "https://b.internal/"), done()].into(), ..World::default() };
     world.run(&engine(policy(&config(1))), Phase::HttpRequest, &mut request("/", &[]));
     let names = |at: usize| world.calls[at].headers.keys().map(HeaderName::as_str).collect::<Vec<_>>();
     assert_eq!(names(0).len(), 3);
@@ -208,7 +208,8 @@ fn a_computed_url_is_read_again_and_stays_inside() {
         ("b.internal:x", ""),
     ] {
         let config = json!({ "url": "https://${req.headers['x-to'][0]}/", "on_error": "halt" });
-        let mut world = World { answers: vec![(ms(1), answer(200, &[], ""))].into(), ..World::default() };
+        let mut world =
+            World { call_answers: vec![(ms(1), answer(200, &[], ""))].into(), ..World::default() };
         let mut cx = request("/", &[("x-to", header)]);
         let verdict = world.run(&engine(policy(&config)), Phase::HttpRequest, &mut cx);
         if let Some(call) = world.calls.first() {
