@@ -99,11 +99,6 @@ impl Engine {
     pub fn judge(&self, question: &Question, body: &[u8]) -> Result<Judgement, EngineError> {
         let mut run = self.compiled.new_transaction();
         exclude(&mut run, &question.exclude);
-        if std::env::args().len() > 2 {
-            run_head(&mut run, question, false).unwrap();
-            run.process_request_body().unwrap();
-            eprintln!("{:?}\n{:?}", run.matched_rules(), run.tx().all());
-        }
         let judged = match &question.response {
             None => self.judge_request(&mut run, question, body),
             Some(response) => self.judge_response(&mut run, question, response, body),

@@ -188,10 +188,6 @@ impl<G: Gateway> Environment for G {
         Gateway::count(self, endpoint, quota)
     }
 
-    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
-        Gateway::addresses(self)
-    }
-
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
         Gateway::admitted(self, endpoint, breaker)
     }
@@ -210,6 +206,10 @@ impl<G: Gateway> Environment for G {
 
     fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
         Gateway::note_session(self, endpoint, source, note);
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        Gateway::addresses(self)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

@@ -153,11 +153,6 @@ impl Gateway for Shard {
         }
     }
 
-    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
-        let addresses = &self.edge().addresses;
-        (!addresses.is_empty()).then(|| Arc::clone(addresses) as Arc<dyn AddressSource>)
-    }
-
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
         let asked = self.edge().breakers.ask(endpoint, breaker, Instant::now());
         if asked.is_err() {
@@ -180,6 +175,11 @@ impl Gateway for Shard {
 
     fn held(&self) -> &Shares {
         &self.edge().held
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        let addresses = &self.edge().addresses;
+        (!addresses.is_empty()).then(|| Arc::clone(addresses) as Arc<dyn AddressSource>)
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_visitor_does_not_say_where_it_comes_from() {
         let mut map = headers(
-            "ngrok-req-type: http-request|ngrok_req_id: op_1|forwarded: for=9.9.9.9|X-Real-IP: 9.9.9.9|x_real_ip: 9.9.9.9|x-real-ip-2: a|x-forwarded-for: 8.8.8.8",
+            "ngrok-req-type: http-request|ngrok-req-id: op_1|forwarded: for=9.9.9.9|X-Real-IP: 9.9.9.9|x_real_ip: 9.9.9.9|x-real-ip-2: a|x-forwarded-for: 8.8.8.8",
         );
         strip_origin(&mut map);
         assert_eq!(text(&map), "x-forwarded-for: 8.8.8.8|x-real-ip-2: a");

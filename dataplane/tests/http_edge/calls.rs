@@ -67,7 +67,7 @@ async fn the_called_endpoint_knows_who_asks_and_its_policy_runs() {
         lab.cloud("http://api.example.com", Made { policy: Some(asking(&config)), ..Made::default() });
         let tagging = r#"{"on_http_request":[{"actions":[{"type":"add-headers","config":{"headers":{"x-policy":"${conn.client_ip}"}}}]}]}"#;
         let callee = lab.agent(AUTH, Made { policy: Some(tagging), ..Made::default() }, upstream);
-        let forged = "Ngrok-Req-Type: http-request\r\nNgrok-Req-Id: op_forged\r\nCookie: session=1\r\n";
+        let forged = "ngrok-req-type: http-request\r\nngrok-req-id: op_forged\r\nCookie: session=1\r\n";
         assert_eq!(told(&lab, &get(forged)).await, "200 hello");
         let seen = seen.borrow();
         assert_eq!(seen.dirty, Vec::<String>::new());
@@ -101,7 +101,7 @@ async fn a_visitors_request_cannot_pose_as_a_policys() {
         let lab = Lab::default();
         let (seen, upstream) = strict_upstream();
         lab.agent("http://api.example.com", Made::default(), upstream);
-        lab.talk(get("Ngrok-Req-Type: http-request\r\nNgrok-Req-Id: op_1\r\n").as_bytes()).await;
+        lab.talk(get("ngrok-req-type: http-request\r\nngrok-req-id: op_1\r\n").as_bytes()).await;
         let seen = seen.borrow();
         assert_eq!(
             (seen.requests[0].field("ngrok-req-type"), seen.requests[0].field("ngrok-req-id")),

@@ -24,7 +24,7 @@ use ebbgate_edge::state::guesses::Guesses;
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
 use ebbgate_edge::state::rate_limits::RateLimits;
-use ebbgate_edge::state::shares::Shares;
+use ebbgate_edge::state::shares::{Share, Shares};
 use ebbgate_edge::tunnel::load::Load;
 use ebbgate_edge::tunnel::session::{AgentRef, OpenError, ProxyProtocol, SessionState, Slot};
 use ebbgate_model::event::RequestEvent;
@@ -418,6 +418,11 @@ impl Lab {
     /// Bytes of bodies that are held for policies.
     pub(crate) fn held_bytes(&self) -> usize {
         self.0.held.used()
+    }
+
+    /// Takes bytes as a held body does.
+    pub(crate) fn hold(&self, account: AccountId, bytes: usize) -> Option<Share> {
+        self.0.held.take(account, bytes)
     }
 
     /// The events so far.

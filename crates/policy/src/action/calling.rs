@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ebbgate_model::{EndpointUrl, ErrorCode};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, Method, Uri, header};
 use serde_json::{Map, Value, json};
 
 use super::escape::escaped;
@@ -113,29 +113,31 @@ impl Calling {
     }
 
     /// The result of the action.
-    pub(super) fn result(&self, tried: &Tried) -> Value {
-        let mut result = json!({ "attempts": self.tries, "req": self.request(), "res": tried.response() });
-        if let Err(error) = &tried.answer {
-            result["error"] = told_error(error);
+    pub(super) fn result(&self, tried: &Tried, failed: Option<&CallError>) -> Value {
+        let result = json!({ "attempts": self.tries, "req": self.request(), "res": tried.response() });
+        match failed {
+            Some(error) => with(result, "error", told_error(error)),
+            None => result,
         }
-        result
     }
 }
 
 impl Tried {
+    /// The status of the answer; 0 without one.
+    pub(super) fn status(&self) -> u16 {
+        self.answer.as_ref().map_or(0, |answer| answer.status.as_u16())
+    }
+
     /// The answer with its body; without one, a status of 0.
     pub(super) fn response(&self) -> Value {
-        let nothing = (StatusCode::OK, HeaderMap::new(), String::new());
-        let (status, headers, body) = match &self.answer {
-            Ok(answer) => {
-                let body = String::from_utf8_lossy(&answer.body).into_owned();
-                (answer.status, answer.headers.clone(), body)
-            }
-            Err(_) => nothing,
-        };
-        let status = if self.answer.is_ok() { status.as_u16() } else { 0 };
-        json!({ "status_code": status, "header": told(&headers), "body": body, "time_ms": self.time_ms(),
+        let answer = self.answer.as_ref().ok();
+        let body = answer.map(|answer| String::from_utf8_lossy(&answer.body)).unwrap_or_default();
+        json!({ "status_code": self.status(), "header": self.headers(), "body": body, "time_ms": self.time_ms(),
             "resolved_ip": "" })
+    }
+
+    fn headers(&self) -> Value {
+        self.answer.as_ref().map_or_else(|_| json!({}), |answer| told(&answer.headers))
     }
 
     /// In a sentence, or empty.
@@ -144,16 +146,22 @@ impl Tried {
     }
 
     fn told(&self) -> Value {
-        let answer = self.answer.as_ref().ok();
-        let status = answer.map_or(0, |answer| answer.status.as_u16());
-        json!({ "response_status_code": status, "response_time_ms": self.time_ms(), "resolved_ip": "",
-            "response_header": answer.map_or_else(|| json!({}), |answer| told(&answer.headers)) })
+        json!({ "response_status_code": self.status(), "response_time_ms": self.time_ms(), "resolved_ip": "",
+            "response_header": self.headers() })
     }
 
     /// Text, as published.
     fn time_ms(&self) -> String {
         self.took.as_millis().to_string()
     }
+}
+
+/// A map with one more member.
+pub(super) fn with(mut map: Value, name: &str, member: Value) -> Value {
+    if let Value::Object(map) = &mut map {
+        map.insert(name.to_owned(), member);
+    }
+    map
 }
 
 pub(super) fn told_error(error: &CallError) -> Value {

@@ -237,9 +237,8 @@ impl HttpRequest {
         let Some(retry) = self.retry.as_ref().filter(|_| calling.tries() < TRIES_MAX) else {
             return Ok(false);
         };
-        let mut response = tried.response();
         // The published example spells it so.
-        response["statusCode"] = response["status_code"].clone();
+        let response = calling::with(tried.response(), "statusCode", json!(tried.status()));
         let last = json!({ "req": calling.request(), "res": response, "error": tried.error() });
         let given = [("attempts", json!(calling.tries())), ("last_attempt", last)];
         retry.test_given(cx, &given).map_err(|e| format!("retry_condition: {e}"))
@@ -276,13 +275,12 @@ impl Action for HttpRequest {
                 Ok(wanted) => wanted && calling.try_again(),
                 Err(message) => {
                     let error = calling::error(code::EXPRESSION_FAILED, message);
-                    let mut result = calling.result(&tried);
-                    result["error"] = calling::told_error(&error);
+                    let result = calling.result(&tried, Some(&error));
                     return self.over(cx, result, Some(error));
                 }
             };
             if !again {
-                let result = calling.result(&tried);
+                let result = calling.result(&tried, tried.answer.as_ref().err());
                 return self.over(cx, result, tried.answer.err());
             }
         }

@@ -88,7 +88,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
 fn window(config: &mut Config) -> Duration {
     config.required("rate");
     let window = config.duration("rate", *WINDOW.start(), WINDOW);
-    if window.as_millis() % u128::from(WINDOW_STEP_SECS * 1000) != 0 {
+    if !window.as_millis().is_multiple_of(u128::from(WINDOW_STEP_SECS * 1000)) {
         let path = config.at("rate");
         let message = format!("{}s is no multiple of {WINDOW_STEP_SECS}s", window.as_secs_f64());
         config.error(code::VALUE_BAD, path, message);

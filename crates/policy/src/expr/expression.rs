@@ -146,6 +146,11 @@ impl Expression {
         reads
     }
 
+    /// The names that it reads.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.slots.iter().filter_map(|slot| slot.source.name())
+    }
+
     /// What it reads of databases of addresses: the path as the table has it, and the names.
     pub(crate) fn address_names(&self) -> impl Iterator<Item = (&str, Vec<&'static str>)> {
         let paths = self.slots.iter().filter_map(|slot| slot.source.path());
@@ -153,11 +158,6 @@ impl Expression {
         let is_inside =
             |path: &&str| *path != "conn" && !matches!(*path, "conn.client_ip" | "conn.server_ip");
         paths.filter(is_inside).map(move |path| (path, of(path))).filter(|(_, names)| !names.is_empty())
-    }
-
-    /// The names that it reads.
-    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        self.slots.iter().filter_map(|slot| slot.source.name())
     }
 
     /// Whether the expression reads `vars.<name>` or all of `vars`.

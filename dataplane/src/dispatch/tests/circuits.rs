@@ -6,7 +6,7 @@ fn breaker() -> Value {
     json!({ "type": "circuit-breaker", "config": { "error_threshold": 0.1, "volume_threshold": 1 } })
 }
 
-fn guarded(rest: Value) -> Value {
+fn guarded(rest: &Value) -> Value {
     on_request(json!([breaker(), rest]))
 }
 
@@ -22,8 +22,8 @@ fn twice(fake: &Fake, public: &Arc<Endpoint>) -> (String, String) {
 fn an_upstream_that_fails_opens_the_circuit_of_every_hop() {
     for does in [Agent::Refuses, Agent::Breaks, Agent::Late, Agent::Answers] {
         let fake = Fake::default();
-        let public = fake.cloud(1, "http://a.example.com", guarded(forward("https://b.internal", false)));
-        fake.cloud(2, "https://b.internal", guarded(forward("https://c.internal", false)));
+        let public = fake.cloud(1, "http://a.example.com", guarded(&forward("https://b.internal", false)));
+        fake.cloud(2, "https://b.internal", guarded(&forward("https://c.internal", false)));
         fake.agent(3, "https://c.internal", does);
         let (first, second) = twice(&fake, &public);
         if does == Agent::Answers {
@@ -58,12 +58,12 @@ fn an_offline_target_opens_it_also_where_the_policy_goes_on() {
 #[test]
 fn what_policies_answer_is_not_counted() {
     let fake = Fake::default();
-    let own = fake.cloud(1, "http://a.example.com", guarded(reply(503)));
+    let own = fake.cloud(1, "http://a.example.com", guarded(&reply(503)));
     assert_eq!(twice(&fake, &own), ("answer 503".into(), "answer 503".into()));
     // Told from an open circuit by another answer.
-    let own = fake.cloud(2, "http://b.example.com", guarded(reply(500)));
+    let own = fake.cloud(2, "http://b.example.com", guarded(&reply(500)));
     assert_eq!(twice(&fake, &own), ("answer 500".into(), "answer 500".into()));
-    let inner = fake.cloud(3, "http://c.example.com", guarded(forward("https://d.internal", false)));
+    let inner = fake.cloud(3, "http://c.example.com", guarded(&forward("https://d.internal", false)));
     fake.cloud(4, "https://d.internal", on_request(json!([reply(500)])));
     assert_eq!(twice(&fake, &inner), ("answer 500".into(), "answer 500".into()));
 }
@@ -71,7 +71,7 @@ fn what_policies_answer_is_not_counted() {
 #[test]
 fn a_policy_that_fails_behind_it_is_not_counted() {
     let fake = Fake::default();
-    let public = fake.cloud(1, "http://a.example.com", guarded(forward("https://b.internal", false)));
+    let public = fake.cloud(1, "http://a.example.com", guarded(&forward("https://b.internal", false)));
     let broken = json!({ "on_http_request": [{ "expressions": ["req.headers['no'][0] == 'a'"],
         "actions": [reply(200)] }] });
     fake.cloud(2, "https://b.internal", broken);

@@ -13,6 +13,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "tests mix answers with failures")]
 fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Result<CallAnswer, CallError> {
     let name = |name: &str| HeaderName::from_bytes(name.as_bytes()).unwrap();
     let headers = headers.iter().map(|(n, value)| (name(n), value.parse().unwrap())).collect();
