@@ -8,7 +8,9 @@ FOLDER = sys.argv[1]
 
 
 def write(name, kind, networks):
-    writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type=kind)
+    # MaxMind's files have a description, those of ip-location-db have none.
+    described = {"languages": ["en"], "description": "places of tests"} if name == "city" else {}
+    writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type=kind, **described)
     for network, record in networks.items():
         writer.insert_network(IPSet([network]), record)
     writer.to_db_file(f"{FOLDER}/{name}.mmdb")
