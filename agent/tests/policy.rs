@@ -44,7 +44,19 @@ fn the_page_prints_what_it_says() {
             commands += 1;
         }
     }
-    assert_eq!((files, commands), (3, 5), "files and commands of the page");
+    assert_eq!((files, commands), (3, 6), "files and commands of the page");
+}
+
+#[test]
+fn describe_prints_the_section_of_the_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = include_str!("../../docs/traffic-policy.md");
+    let names = shown(&ebbgate(directory.path(), &["policy", "describe"]));
+    assert!(names.lines().count() >= 20, "{names}");
+    for name in names.lines() {
+        let section = shown(&ebbgate(directory.path(), &["policy", "describe", name]));
+        assert!(section.starts_with(&format!("## {name}\n")) && page.contains(&section), "{section}");
+    }
 }
 
 const DENY: &str = "on_http_request: [{actions: [{type: deny}]}]\n";

@@ -2,35 +2,16 @@
 //!
 //! Every figure includes making the pipeline, as for every body. Levels are those of the edge.
 
-use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use ebbgate_bench::page::{PAGE_BYTES, WORD, page};
 use ebbgate_body::{Coding, Edit, Edits, Pattern, Pipeline, Pulled, Replacement};
 
-const BODY_BYTES: usize = 1024 * 1024;
 /// Bytes that come at a time, as from a link.
 const CHUNK_BYTES: usize = 32 * 1024;
-
-/// A page of a list, each line another one.
-fn page() -> Bytes {
-    let mut seed = 1_u32;
-    let mut page = String::with_capacity(BODY_BYTES + 200);
-    while page.len() < BODY_BYTES {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        writeln!(
-            page,
-            "<tr class=\"row\"><td>{:08x}</td><td>patient {} of the clinic</td></tr>",
-            seed,
-            seed % 9_973
-        )
-        .expect("writing to a string succeeds");
-    }
-    page.truncate(BODY_BYTES);
-    page.into()
-}
 
 /// Passes a body and gives the number of bytes that came out.
 fn pass(edits: &Edits, body: &Bytes) -> usize {
@@ -48,9 +29,9 @@ fn pass(edits: &Edits, body: &Bytes) -> usize {
 }
 
 fn bodies(criterion: &mut Criterion) {
-    let page = page();
+    let page = Bytes::from(page());
     let mut group = criterion.benchmark_group("body");
-    group.throughput(Throughput::Bytes(BODY_BYTES as u64));
+    group.throughput(Throughput::Bytes(PAGE_BYTES as u64));
     let mut bench = |name: &str, edits: &Edits| {
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
@@ -67,7 +48,7 @@ fn bodies(criterion: &mut Criterion) {
     }
     for (name, from) in [
         ("replace/literal-absent", "no such words"),
-        ("replace/literal-in-every-line", "clinic"),
+        ("replace/literal-in-every-line", WORD),
         ("replace/pattern-in-every-line", "patient [0-9]{1,6}"),
     ] {
         let mut edits = Edits::default();

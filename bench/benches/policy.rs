@@ -35,7 +35,9 @@ fn http_phase(criterion: &mut Criterion) {
     let expression = engine(json!({ "on_http_request": [
         { "expressions": ["hasReqHeader('example-token')"], "actions": [{ "type": "deny" }] },
     ] }));
-    for (name, engine) in [("no-rule", engine(json!({}))), ("one-expression", expression)] {
+    for (name, engine) in
+        [("no-rule", engine(json!({}))), ("one-expression", expression), ("ten-rules", engine(ten_rules()))]
+    {
         group.bench_function(name, |bencher| {
             bencher.iter(|| decide(&engine, Phase::HttpRequest, black_box(&plain), None));
         });
@@ -52,6 +54,32 @@ fn http_phase(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// Ten rules as a gateway's users write them. The request meets none of the conditions but the last one's.
+fn ten_rules() -> Value {
+    let deny = json!([{ "type": "deny" }]);
+    let headers = json!([{ "type": "add-headers", "config": { "headers": { "x-clinic": "1" } } }]);
+    let conditions = [
+        "req.method == 'TRACE'",
+        "req.url.path.startsWith('/admin')",
+        "hasReqHeader('x-debug')",
+        "req.headers['user-agent'].exists(agent, agent.contains('scanner'))",
+        "req.url.path.matches('^/(wp-admin|phpmyadmin)/')",
+        "inCidrRange(conn.client_ip, '192.0.2.0/24')",
+        "getQueryParam('page').exists(page, page.size() > 6)",
+        "req.content_length > 1048576",
+        "req.cookies.size() > 16",
+        "req.url.path.startsWith('/patients') && req.method in ['GET', 'HEAD']",
+    ];
+    let rules: Vec<_> = conditions
+        .iter()
+        .map(|condition| {
+            let actions = if condition.contains("patients") { &headers } else { &deny };
+            json!({ "expressions": [condition], "actions": actions })
+        })
+        .collect();
+    json!({ "on_http_request": rules })
 }
 
 /// Networks of both families' documentation ranges' neighbours; the visitor's is the last one.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ebbgate_edge::state::endpoint::{Endpoint, Kind};
+use ebbgate_edge::tunnel::load::Load;
 use ebbgate_edge::tunnel::session::{AgentRef, SessionState};
 use ebbgate_model::{AccountId, EndpointId, EndpointUrl, Ksuid, TunnelSessionId};
 use ebbgate_policy::{EndpointFacts, Engine, References};
@@ -52,6 +53,8 @@ pub fn agent(n: u32, url: &str) -> Arc<Endpoint> {
         tls_termination: None,
         health: Arc::default(),
         shows_client: false,
+        identity: "process".into(),
+        load: Arc::default(),
     };
     endpoint(n, url, Kind::Agent(agent), None)
 }
@@ -63,11 +66,12 @@ fn endpoint(n: u32, url: &str, kind: Kind, engine: Option<Arc<Engine>>) -> Arc<E
         id,
         account: account(),
         binding: url.implied_binding(),
-        facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+        facts: Arc::new(EndpointFacts::new(id.to_string(), url.clone())),
         url,
         engine,
         kind,
         upstream_http2: false,
         pooling_enabled: true,
+        own_load: Load::default(),
     })
 }

@@ -1,9 +1,11 @@
 //! `ebbgate-bench VERB`: measures what criterion cannot, because it takes whole programs and another gateway to compare with.
 //!
-//! `chain`: the whole way from a visitor to a service, next to other gateways and tunnels. `flood`: a flood of refused packets, next to nftables.
+//! `bodies`: compression and replacement, next to nginx. `chain`: the whole way from a visitor to a service, next to other
+//! gateways and tunnels. `flood`: a flood of refused packets, next to nftables.
 //! `scale`: control and edge with up to a million endpoints. `xdp`: the XDP program alone. Everything runs on loopback or in namespaces, bounded in count and time. Benches of
 //! single parts are criterion's: `cargo bench`.
 
+mod bodies;
 mod chain;
 mod flood;
 mod meter;
@@ -34,6 +36,8 @@ enum Verb {
     Chain(chain::Args),
     /// Print the tables of an earlier `bench chain`
     Tables(chain::TablesArgs),
+    /// What compression and replacement of bodies cost an edge, next to nginx
+    Bodies(bodies::Args),
     /// What so many endpoints cost control and edge, and how soon a change is live
     Scale(scale::Args),
     /// What a flood of refused packets costs visitors: XDP, user space, nftables (root only)
@@ -72,6 +76,7 @@ fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Chain(args) => chain::run(&args),
         Verb::Tables(args) => chain::tables(&args),
+        Verb::Bodies(args) => bodies::run(&args),
         Verb::Scale(args) => scale::run(&args),
         Verb::Flood(args) => flood::run(&args),
         Verb::Xdp => xdp::run(),

@@ -19,9 +19,9 @@ use std::sync::Arc;
 
 use ebbgate_model::{
     AccountId, AddressSpec, AuthoritySpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
-    CredentialSpec, DomainId, DomainSpec, EndedSessionSpec, EndpointId, IngressId, IngressSpec, IpPolicyId, IpPolicyRule,
-    IpPolicySpec, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Object, ObjectKey, OwnerId,
-    SecretId, SecretSpec, Settings,
+    CredentialSpec, DomainId, DomainSpec, EndedSessionSpec, EndpointId, IngressId, IngressSpec, IpPolicyId,
+    IpPolicyRule, IpPolicySpec, IpRestrictionId, IpRestrictionKind, IpRestrictionSpec, Object, ObjectKey,
+    OwnerId, SecretId, SecretSpec, Settings,
 };
 
 use crate::record::{Endpoint, IpPolicy, IpPolicyRule as RuleRecord, IpRestriction, key};

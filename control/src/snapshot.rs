@@ -17,9 +17,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ebbgate_model::{
-    AccountId, AddressId, AppSessionId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec, CloudEndpointSpec,
-    CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId, IpPolicyRuleId,
-    IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, SessionKeySpec, TrafficPolicy, UserId,
+    AccountId, AddressId, AppSessionId, AuthorityId, CertificateId, CertificateSpec, ChallengeSpec,
+    CloudEndpointSpec, CredentialId, DomainId, EndpointId, EndpointUrl, Host, IngressId, IpPolicyId,
+    IpPolicyRuleId, IpRestrictionId, ObjectKey, OwnerId, PolicyHash, ServiceUserId, SessionKeySpec,
+    TrafficPolicy, UserId,
 };
 
 use self::endpoint::{Policy, policy_bytes, standing_bytes};

@@ -74,7 +74,8 @@ async fn began(store: &dyn Store, room: &Room, report: &VisitorSessionReport) ->
     if !has_room(room, account, AppSession::COLLECTION) {
         return Ok(());
     }
-    let short = |text: &str| text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect::<String>();
+    let short =
+        |text: &str| text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect::<String>();
     let session = AppSession {
         id: report.session,
         account,
@@ -86,7 +87,9 @@ async fn began(store: &dyn Store, room: &Room, report: &VisitorSessionReport) ->
         created_at: report.started_at,
     };
     for _ in 0..ATTEMPTS_MAX {
-        let Some(of_account) = record::read::<Account>(store, &Account::key(account)).await? else { return Ok(()) };
+        let Some(of_account) = record::read::<Account>(store, &Account::key(account)).await? else {
+            return Ok(());
+        };
         let known = match record::load::<AppUser>(store, account, report.user).await {
             Ok(known) => known,
             // Made anew below: it holds nothing that the report lacks.
@@ -130,7 +133,9 @@ async fn ended(
         return Ok(());
     }
     for _ in 0..ATTEMPTS_MAX {
-        let Some(of_account) = record::read::<Account>(store, &Account::key(account)).await? else { return Ok(()) };
+        let Some(of_account) = record::read::<Account>(store, &Account::key(account)).await? else {
+            return Ok(());
+        };
         let txn = Txn::new().if_unchanged(Account::key(account), of_account.modified);
         let txn = txn.delete(record::key::<AppSession>(account, session));
         if let Outcome::Committed(_) = store.commit(end(txn, account, session, expires_at)).await? {

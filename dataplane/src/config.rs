@@ -3,12 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Parser;
 use ebbgate_telemetry::LogFormat;
 
 use crate::net::ring::Form;
 use crate::state::edge::Waits;
+use crate::state::waf::WafSettings;
 use crate::xdp::interfaces::Interfaces;
 use crate::xdp::maps::Rates;
 use crate::xdp::{self, Mode, Settings};
@@ -109,6 +111,19 @@ pub struct Config {
     /// File of networks that no listener serves, one a line; read again on SIGHUP and when it changes.
     #[arg(long, value_name = "FILE")]
     pub blocklist: Option<PathBuf>,
+    /// The OWASP Core Rule Set for policies that use it: a directory with crs-setup.conf and rules/*.conf, or a file that
+    /// includes them. Read when the edge starts. It detects only, unless --waf-block is given.
+    #[arg(long, value_name = "PATH")]
+    pub waf_rules: Option<PathBuf>,
+    /// Has policies refuse what reaches the threshold of the Core Rule Set. Read docs/waf.md first.
+    #[arg(long, requires = "waf_rules")]
+    pub waf_block: bool,
+    /// Processes that run the Core Rule Set, each for one message at a time.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub waf_workers: u16,
+    /// Milliseconds that judging one message may take.
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub waf_timeout_ms: u64,
     /// Form of the log on standard error: for people, as `key=value` pairs, or one JSON object a line.
     #[arg(long, value_name = "term|logfmt|json", default_value = "json")]
     pub log_format: LogFormat,
@@ -262,6 +277,17 @@ impl Config {
         })
     }
 
+    /// The Core Rule Set. `beside`: the folder of this program, where its own is too.
+    pub fn waf(&self, beside: &Path) -> Option<WafSettings> {
+        Some(WafSettings {
+            program: beside.join("ebbgate-waf"),
+            rules: self.waf_rules.clone()?,
+            workers: usize::from(self.waf_workers),
+            timeout: Duration::from_millis(self.waf_timeout_ms),
+            block: self.waf_block,
+        })
+    }
+
     /// Waits that connections are bound by.
     pub fn waits(&self) -> Waits {
         Waits { relay_idle_secs: self.relay_idle_secs, half_closed_secs: self.half_closed_secs }
@@ -308,12 +334,19 @@ mod tests {
         let quic = |text: &str| parse(&["--quic", text]).unwrap().quic.unwrap().address(connect);
         assert_eq!((quic("on"), quic("off"), config.quic), (Some(connect), None, None));
         assert_eq!(quic("[::]:4443"), Some("[::]:4443".parse().unwrap()));
+        let beside = Path::new("/usr/bin");
+        assert!(config.waf(beside).is_none());
+        let waf = parse(&["--waf-rules", "/r"]).unwrap().waf(beside).unwrap();
+        assert_eq!((waf.program.as_path(), waf.block), (Path::new("/usr/bin/ebbgate-waf"), false));
         for bad in [
             ["--quic", "maybe"],
             ["--control", "http://x"],
             ["--shards", "0"],
             ["--relay-idle-secs", "0"],
             ["--admin", "x"],
+            ["--waf-workers", "0"],
+            ["--waf-timeout-ms", "9"],
+            ["--waf-block", "--drain-ms=1"],
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }

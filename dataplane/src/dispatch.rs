@@ -10,6 +10,7 @@ mod failure;
 pub mod gateway;
 mod hop;
 pub mod hops;
+pub mod inspect;
 mod serve;
 mod step;
 #[cfg(test)]
@@ -17,11 +18,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
+use ebbgate_model::{AccountId, EndpointUrl, ErrorCode, Scheme};
 use ebbgate_policy::identity::is_same_cookie;
 use ebbgate_policy::{
-    BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Quota, Step as PolicyStep, TlsFacts, TlsSettings,
-    Verdict, Work,
+    Balancing, BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Quota, Step as PolicyStep, TlsFacts,
+    TlsSettings, Verdict, Work,
 };
 use http::header::{HeaderValue, SET_COOKIE};
 use http::{request, response};
@@ -30,7 +31,7 @@ pub use environment::Environment;
 pub use failure::Failure;
 pub use step::{Step, Trail};
 
-use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::endpoint::{Endpoint, InFlight, Kind};
 use crate::state::pool::{Ask, Pool};
 use hop::{Hop, Member};
 use hops::Steps;
@@ -52,6 +53,8 @@ pub struct Dispatch {
     cookies: Vec<HeaderValue>,
     /// The hops that forwarded, outermost first.
     outer: Vec<Hop>,
+    /// Work of the hops that the response has left.
+    left: Vec<InFlight>,
     hop: Hop,
     state: State,
     trail: Trail,
@@ -72,7 +75,7 @@ enum State {
     /// Nothing: the policy of the hop's member goes on; without a member, one is picked.
     Policy,
     /// [`Dispatch::found`].
-    Find { account: AccountId, url: EndpointUrl, on_error: OnError },
+    Find { account: AccountId, url: EndpointUrl, forward: Forward },
     /// [`Dispatch::heard`].
     Ask(Arc<Endpoint>),
     /// [`Dispatch::tls_ended`]; `then`: the agent for which TLS ends. None: the policy waits for it.
@@ -85,6 +88,13 @@ enum State {
     Back(response::Parts),
     /// Nothing: this is the end. None: it was told.
     End(Option<Step>),
+}
+
+/// How a policy forwards.
+#[derive(Clone)]
+struct Forward {
+    on_error: OnError,
+    balancing: Option<Arc<Balancing>>,
 }
 
 impl Dispatch {
@@ -114,6 +124,7 @@ impl Dispatch {
             counted: Vec::new(),
             cookies: Vec::new(),
             outer: Vec::new(),
+            left: Vec::new(),
             hop,
             state: State::Policy,
             trail: Trail::default(),
@@ -170,7 +181,7 @@ impl Dispatch {
         }
     }
 
-    /// What came of [`Step::Keys`] or [`Step::Body`].
+    /// What came of [`Step::Keys`], [`Step::Body`] or [`Step::Inspect`].
     pub fn resume(&mut self, outcome: Outcome) {
         if let Some(member) = &mut self.hop.member {
             member.resume(outcome);
@@ -194,16 +205,21 @@ impl Dispatch {
 
     /// What came of [`Step::Find`]: the pool of the internal endpoint, if it is online.
     pub fn found(&mut self, pool: Option<Pool>) {
-        let State::Find { url, on_error, .. } = &self.state else { return };
-        let on_error = *on_error;
-        match pool.filter(|pool| !pool.members().is_empty()) {
-            Some(pool) => {
-                let hop = Hop::new(pool, self.hop.forwarded_head(on_error), on_error);
-                self.outer.push(std::mem::replace(&mut self.hop, hop));
-                self.state = State::Policy;
-            }
-            None => self.forward_failed(Failure::target_offline(url), on_error),
+        let State::Find { url, forward, .. } = &self.state else { return };
+        let Forward { on_error, balancing } = forward.clone();
+        let Some(pool) = pool.filter(|pool| !pool.members().is_empty()) else {
+            return self.forward_failed(Failure::target_offline(url), on_error);
+        };
+        let pool = match &balancing {
+            Some(balancing) => pool.select(balancing),
+            None => pool,
+        };
+        if pool.members().is_empty() {
+            return self.forward_failed(Failure::none_selected(url), on_error);
         }
+        let hop = Hop::new(pool, self.hop.forwarded_head(on_error), on_error).sticky(balancing.as_deref());
+        self.outer.push(std::mem::replace(&mut self.hop, hop));
+        self.state = State::Policy;
     }
 
     /// What came of [`Step::AskAgent`].
@@ -282,6 +298,10 @@ impl Dispatch {
                 }
                 member.resume(Outcome::Counted(wait));
             }
+            PolicyStep::Need(Effect::Inspect(inspection)) => match member.asks_about(&inspection) {
+                Ok(asked) => return Some(Step::Inspect(Box::new(asked))),
+                Err(why) => member.resume(Outcome::Inspected(Err(why))),
+            },
             PolicyStep::Need(Effect::Body { .. }) => {
                 member.resume(Outcome::Body(Err(BodyError::Incomplete)));
             }
@@ -293,7 +313,9 @@ impl Dispatch {
 
     /// Takes the next member of the hop's pool and begins its policy.
     fn pick(&mut self, env: &impl Environment) {
-        let ask = Ask { repeats: env.is_repeatable(), now: env.now() };
+        let client = Some(self.facts.client.ip());
+        let (repeats, now, cookies) = (env.is_repeatable(), env.now(), self.hop.cookies());
+        let ask = Ask { repeats, now, client, cookies };
         let Some(endpoint) = self.hop.pool.pick(&self.hop.tried, ask) else {
             let is_empty = self.hop.pool.members().is_empty();
             let nobody = if is_empty { Failure::pool_empty } else { Failure::pool_full };
@@ -326,8 +348,13 @@ impl Dispatch {
     }
 
     fn begin(&mut self, endpoint: Arc<Endpoint>, phase: Phase, env: &impl Environment) {
+        // A connection to an http endpoint is there for its requests, which are counted.
+        let counts = self.kind != TrafficKind::Connection || !endpoint.url.scheme().is_http();
+        let in_flight = counts.then(|| InFlight::of(&endpoint));
         let entry = self.hop.entry.as_deref();
-        self.hop.member = Some(Member::begin(endpoint, phase, &self.facts, &self.work, entry, env));
+        let mut member = Member::begin(endpoint, phase, &self.facts, &self.work, entry, env);
+        member.in_flight = in_flight;
+        self.hop.member = Some(member);
     }
 
     /// A policy asks for the end of TLS. There is one handshake: later policies get what it gave.
@@ -371,6 +398,7 @@ impl Dispatch {
                 if self.hop.member.as_mut().is_some_and(Member::begin_events) => {}
             (Phase::HttpResponse | Phase::EventStream, Verdict::Continue | Verdict::Forward { .. }) => {
                 let head = self.hop.member.as_mut().and_then(Member::take_response);
+                let head = head.map(|head| self.marked(head));
                 self.leave_hop();
                 match head {
                     Some(head) => self.state = State::Back(head),
@@ -397,7 +425,9 @@ impl Dispatch {
                 let message = "forward-internal in on_tcp_connect needs a tcp or tls endpoint";
                 self.end(Step::Fail(Failure::policy(&endpoint, ErrorCode::new(2300), message)));
             }
-            (_, Verdict::Forward { url, on_error }) => self.forward(&endpoint, url, on_error),
+            (_, Verdict::Forward { url, on_error, balancing }) => {
+                self.forward(&endpoint, url, Forward { on_error, balancing });
+            }
             (Phase::TcpConnect, Verdict::Continue) if self.kind != TrafficKind::Connection => {
                 if let Some(engine) = &endpoint.engine {
                     env.entered(&endpoint, engine);
@@ -447,15 +477,15 @@ impl Dispatch {
     }
 
     /// A policy forwards to an internal endpoint. Limits come before anything is waited for.
-    fn forward(&mut self, from: &Endpoint, url: EndpointUrl, on_error: OnError) {
+    fn forward(&mut self, from: &Endpoint, url: EndpointUrl, forward: Forward) {
         if let Err(often) = self.steps.take() {
             self.end(Step::Fail(Failure::too_far(often)));
         } else if let Err(deep) = hops::check_depth(self.outer.len() + 1) {
-            self.forward_failed(Failure::too_far(deep), on_error);
+            self.forward_failed(Failure::too_far(deep), forward.on_error);
         } else if !url.host().is_internal() || !from.url.scheme().same_class(url.scheme()) {
-            self.forward_failed(Failure::target_not_allowed(from, &url), on_error);
+            self.forward_failed(Failure::target_not_allowed(from, &url), forward.on_error);
         } else {
-            self.state = State::Find { account: from.account, url, on_error };
+            self.state = State::Find { account: from.account, url, forward };
         }
     }
 
@@ -503,13 +533,32 @@ impl Dispatch {
             }
             self.end(Step::Answer(head));
         } else {
+            let head = self.marked(head);
             self.leave_hop();
             self.state = State::Back(head);
         }
     }
 
+    /// The head of a response with the cookie by which the hop's member is found again.
+    fn marked(&self, mut head: response::Parts) -> response::Parts {
+        let first = self.outer.first().unwrap_or(&self.hop).member.as_ref();
+        let is_secure = first.is_some_and(|first| first.endpoint.url.scheme() == Scheme::Https);
+        if let Some(cookie) = self.hop.set_cookie(is_secure) {
+            head.headers.append(SET_COOKIE, cookie);
+        }
+        head
+    }
+
+    /// What counts as work of the endpoints on the way until it is dropped. To be taken at the end.
+    pub fn take_in_flight(&mut self) -> Vec<InFlight> {
+        let mut all = std::mem::take(&mut self.left);
+        all.extend(self.hop.member.as_mut().and_then(|member| member.in_flight.take()));
+        all
+    }
+
     /// The current hop has nothing more to say to the response.
     fn leave_hop(&mut self) {
+        self.left.extend(self.hop.member.as_mut().and_then(|member| member.in_flight.take()));
         match self.outer.pop() {
             Some(outer) => self.hop = outer,
             None => self.hop.member = None,

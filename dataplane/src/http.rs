@@ -16,6 +16,7 @@ pub mod framing;
 mod h1;
 mod h2;
 mod h2_stream;
+mod inspected;
 pub mod limits;
 mod min_rate;
 mod reply;

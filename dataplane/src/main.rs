@@ -24,6 +24,7 @@ use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
 use ebbgate_edge::state::saved::Saved;
+use ebbgate_edge::state::waf::Waf;
 use ebbgate_edge::xdp::{XdpHandle, served};
 use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::feed::FromEdge;
@@ -170,6 +171,10 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     let settings = config.xdp().map_err(anyhow::Error::msg)?;
     let xdp = XdpHandle::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
     edge.metrics.collect(xdp.collector());
+    let program = std::env::current_exe().context("find this program")?;
+    if let Some(settings) = config.waf(program.parent().unwrap_or(Path::new("/"))) {
+        edge.waf = Some(Waf::start(settings, &edge.metrics).context("--waf-rules")?);
+    }
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
 }

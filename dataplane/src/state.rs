@@ -25,3 +25,4 @@ pub mod route;
 pub mod saved;
 pub mod shard;
 pub mod tables;
+pub mod waf;

@@ -9,6 +9,7 @@ pub mod health;
 pub mod idle;
 mod idle_links;
 pub mod link;
+pub mod load;
 pub mod metrics;
 pub mod origin;
 mod proxy_protocol;

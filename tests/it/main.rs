@@ -40,5 +40,6 @@ mod slips;
 mod traffic;
 mod traffic_events;
 mod up;
+mod waf;
 mod webhooks;
 mod xdp;

@@ -11,7 +11,7 @@ use crate::tools;
 use crate::workspace::{self, PRODUCTS, Profile, run, shown};
 
 /// The programs, and where they go below the archive's root.
-const PROGRAMS: [&str; 4] = ["ebbgate-control", "ebbgate-edge", "ebbgate-admit", "ebbgate"];
+const PROGRAMS: [&str; 5] = ["ebbgate-control", "ebbgate-edge", "ebbgate-admit", "ebbgate-waf", "ebbgate"];
 /// Most bytes of the agent as it is shipped. It has 16.5 million; with its symbols it would have more than this.
 const AGENT_BYTES_MAX: u64 = 20_000_000;
 /// Files of the repository, and where they go.

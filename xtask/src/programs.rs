@@ -110,8 +110,16 @@ pub(crate) const PROGRAMS: &[Program] = &[
     debian("xdg-open", "xdg-utils", false),
 ];
 
-/// Debian packages of the programs that tests execute and that this machine lacks.
+/// Files that tests read, below `/usr`, and the Debian packages that bring them. `ARCH` is the machine's.
+const FILES: &[(&str, &str)] = &[
+    ("share/modsecurity-crs/owasp-crs.load", "modsecurity-crs"),
+    ("lib/ARCH-linux-gnu/libmodsecurity.so.3", "libmodsecurity3"),
+];
+
+/// Debian packages of the programs that tests execute, and of the files they read, that this machine lacks.
 pub(crate) fn missing_packages() -> Vec<&'static str> {
+    let lacks = |file: &str| !Path::new("/usr").join(file.replace("ARCH", std::env::consts::ARCH)).exists();
+    let files = FILES.iter().filter(|(file, _)| lacks(file)).map(|(_, package)| *package);
     let mut packages: Vec<&str> = PROGRAMS
         .iter()
         .filter(|program| program.tests && tools::find(program.name).is_none())
@@ -119,6 +127,7 @@ pub(crate) fn missing_packages() -> Vec<&'static str> {
             Source::Debian(package) => package.split(' ').collect(),
             Source::Rust => Vec::new(),
         })
+        .chain(files)
         .collect();
     packages.sort_unstable();
     packages.dedup();

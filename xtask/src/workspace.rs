@@ -29,7 +29,7 @@ impl Profile {
 }
 
 /// The packages whose programs make a lab.
-pub(crate) const PRODUCTS: [&str; 3] = ["ebbgate-control", "ebbgate-edge", "ebbgate-agent"];
+pub(crate) const PRODUCTS: [&str; 4] = ["ebbgate-control", "ebbgate-edge", "ebbgate-waf", "ebbgate-agent"];
 
 /// `cargo metadata` of the workspace we are in; with dependencies when `full`.
 pub(crate) fn metadata(full: bool) -> Result<Value> {

@@ -9,7 +9,7 @@ mod junit;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ebbgate_policy::{Checked, References, SecretValue};
+use ebbgate_policy::{Checked, References, SecretValue, reference};
 
 use self::cases::CaseFile;
 use self::document::{EndpointArguments, compile, judge, read};
@@ -54,6 +54,11 @@ pub(super) enum PolicyVerb {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Print what an action does, its fields with defaults and limits, its codes and an example; without a name, all names.
+    Describe {
+        /// Such as `rate-limit`.
+        action: Option<String>,
     },
     /// Run files of cases; exit code 1 if one does not come out as expected.
     Test {
@@ -100,8 +105,23 @@ pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
             }
             Ok(())
         }
+        PolicyVerb::Describe { action } => describe(action.as_deref()),
         PolicyVerb::Test { files, junit, filter } => test(files, junit.as_deref(), filter.as_deref()),
     }
+}
+
+fn describe(action: Option<&str>) -> Result<(), Failure> {
+    let Some(action) = action else {
+        reference::names().for_each(|name| println!("{name}"));
+        return Ok(());
+    };
+    let Some(text) = reference::of(action) else {
+        let near = ebbgate_policy::text::nearest(action, reference::names());
+        let hint = near.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+        return Err(Failure::new(format!("there is no action `{action}`{hint}")));
+    };
+    print!("{text}");
+    Ok(())
 }
 
 fn check(file: &Path, endpoint: &EndpointArguments, deny_warnings: bool) -> Result<(), Failure> {

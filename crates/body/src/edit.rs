@@ -50,6 +50,12 @@ impl Edits {
         Self { leaves_in: Vec::new(), ..self }
     }
 
+    /// The codings it comes in, first applied first.
+    #[must_use]
+    pub fn comes_in(&self) -> &[Coding] {
+        &self.comes_in
+    }
+
     /// The codings it leaves in, first applied first.
     #[must_use]
     pub fn leaves_in(&self) -> &[Coding] {

@@ -40,8 +40,8 @@ pub use prefix::{Prefix, PrefixError, canonical_ip};
 pub use program::{Changes, Object, ObjectKey, ObjectKeyError, Program, Shared, TableChanges};
 pub use spec::{
     AddressSpec, AuthoritySpec, CertificateSpec, ChallengeSpec, CloudEndpointSpec, CredentialSpec,
-    DomainSpec, IngressSpec, IpPolicyRule, IpPolicySpec, IpRestrictionKind, IpRestrictionSpec, IpRuleAction,
-    EndedSessionSpec, SecretSpec, SessionKeySpec, Settings,
+    DomainSpec, EndedSessionSpec, IngressSpec, IpPolicyRule, IpPolicySpec, IpRestrictionKind,
+    IpRestrictionSpec, IpRuleAction, SecretSpec, SessionKeySpec, Settings,
 };
 pub use token::{TOKEN_SECRET_CHARS, Token, TokenError, TokenHash};
 pub use url::{Binding, EndpointUrl, INTERNAL_LABELS_MAX, Scheme, UrlError};

@@ -7,6 +7,7 @@ use crate::diagnostic::{Diagnostic, nearest};
 use crate::expr::Expression;
 use crate::facts::Phase;
 
+mod about;
 mod basic_auth;
 mod body;
 mod close_connection;
@@ -20,15 +21,19 @@ mod headers;
 mod jwt_validation;
 mod log;
 mod notes;
+mod owasp_crs;
 mod rate_limit;
 mod restrict_ips;
 mod run;
+#[cfg(test)]
+pub(crate) mod seen;
 mod set_vars;
 mod sign_in;
 mod terminate_tls;
 mod urls;
 mod verify_webhook;
 
+pub(crate) use about::{About, Field, Kind};
 pub(crate) use config::Config;
 pub(crate) use notes::{Notes, Refs, unknown_secret};
 pub(crate) use run::{Action, Compiled, Ending, Flow, Gathered};
@@ -80,6 +85,14 @@ static SPECS: &[Spec] = &[
         ending: |_| Ending::Sometimes,
         ..line("openid-connect", &[Phase::HttpRequest], sign_in::compile_oidc)
     },
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("owasp-crs-request", &[Phase::HttpRequest], owasp_crs::compile)
+    },
+    Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("owasp-crs-response", &[Phase::HttpResponse], owasp_crs::compile)
+    },
     Spec { ending: |_| Ending::Sometimes, ..line("rate-limit", &[Phase::HttpRequest], rate_limit::compile) },
     Spec { ending: |_| Ending::Sometimes, ..line("redirect", &[Phase::HttpRequest], urls::compile_redirect) },
     line("remove-headers", REQUEST_RESPONSE, headers::compile_remove),
@@ -99,11 +112,44 @@ static SPECS: &[Spec] = &[
     },
 ];
 
+/// What the reference says of each action of the table.
+static ABOUT: &[(&str, &About)] = &[
+    ("add-headers", &headers::ABOUT_ADD),
+    ("basic-auth", &basic_auth::ABOUT),
+    ("close-connection", &close_connection::ABOUT),
+    ("compress-response", &compress_response::ABOUT),
+    ("custom-response", &custom_response::ABOUT),
+    ("deny", &deny::ABOUT),
+    ("forward-internal", &forward_internal::ABOUT),
+    ("jwt-validation", &jwt_validation::ABOUT),
+    ("log", &log::ABOUT),
+    ("oauth", &sign_in::ABOUT_OAUTH),
+    ("openid-connect", &sign_in::ABOUT_OIDC),
+    ("owasp-crs-request", &owasp_crs::ABOUT_REQUEST),
+    ("owasp-crs-response", &owasp_crs::ABOUT_RESPONSE),
+    ("rate-limit", &rate_limit::ABOUT),
+    ("redirect", &urls::ABOUT_REDIRECT),
+    ("remove-headers", &headers::ABOUT_REMOVE),
+    ("request-body-find-replace", &find_replace::ABOUT_REQUEST),
+    ("response-body-find-replace", &find_replace::ABOUT_RESPONSE),
+    ("restrict-ips", &restrict_ips::ABOUT),
+    ("set-vars", &set_vars::ABOUT),
+    ("sse-find-replace", &find_replace::ABOUT_EVENTS),
+    ("terminate-tls", &terminate_tls::ABOUT),
+    ("url-rewrite", &urls::ABOUT_REWRITE),
+    ("verify-webhook", &verify_webhook::ABOUT),
+];
+
+/// The actions of the table, each with its description where it has one.
+pub(crate) fn described() -> impl Iterator<Item = (&'static Spec, Option<&'static About>)> {
+    let about = |kind: &str| ABOUT.iter().find(|(name, _)| *name == kind).map(|(_, about)| *about);
+    SPECS.iter().map(move |spec| (spec, about(spec.kind)))
+}
+
 /// The published action that is refused for good.
 const SAML: &str = "saml";
 /// Published actions that this version does not have.
-const UNSERVED: &[&str] =
-    &["circuit-breaker", "http-request", "owasp-crs-request", "owasp-crs-response", SAML];
+const UNSERVED: &[&str] = &["circuit-breaker", "http-request", SAML];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)

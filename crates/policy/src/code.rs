@@ -3,8 +3,11 @@
 use ebbgate_model::ErrorCode;
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
-        $($(#[$doc])* pub(crate) const $name: ErrorCode = ErrorCode::new($number);)*
+    ($($(#[doc = $doc:literal])* $name:ident = $number:literal;)*) => {
+        $($(#[doc = $doc])* pub(crate) const $name: ErrorCode = ErrorCode::new($number);)*
+        /// Every number with its name in this file and what it means.
+        pub(crate) const MEANINGS: &[(ErrorCode, &str, &str)] =
+            &[$(($name, stringify!($name), concat!($($doc),*)),)*];
     };
 }
 
@@ -95,12 +98,22 @@ codes! {
     JWT_KEYS = 3422;
     /// The answer's status forbids a body.
     BODY_FORBIDDEN = 3604;
+    /// The Core Rule Set refuses a request.
+    WAF_REQUEST_REFUSED = 3700;
+    /// The Core Rule Set could not run.
+    WAF_FAILED = 3701;
+    /// The Core Rule Set refuses a response.
+    WAF_RESPONSE_REFUSED = 3702;
     /// An interpolation failed at run time.
     INTERPOLATION_FAILED = 3900;
     /// A computed pattern is not a regular expression.
     PATTERN_BAD = 3901;
+    /// A body broke off while it was held. The edge reports it.
+    BODY_INCOMPLETE = 3902;
     /// A body is too long for what the policy does with it.
     BODY_TOO_LONG = 3903;
     /// A body is in a content coding that is not known here.
     BODY_CODING_UNKNOWN = 3904;
+    /// A body is not in the content coding that its head names. The edge reports it.
+    BODY_CODING_BAD = 3905;
 }

@@ -307,6 +307,7 @@ impl Run {
             Outcome::Counted(wait) => {
                 self.gathered.counted = Some(wait.map_or(Ok(()), Err));
             }
+            Outcome::Inspected(inspected) => self.gathered.inspected = Some(inspected),
             Outcome::ForwardFailed { code, message } => {
                 self.gathered.forward_failed = Some((code, message));
                 self.over = None;

@@ -209,6 +209,10 @@ impl Case {
                 let is_full = self.rate_limited.contains(&quota.name);
                 Outcome::Counted(is_full.then_some(quota.window))
             }
+            Effect::Inspect(_) => Outcome::Inspected(match &self.waf {
+                Some(inspected) => Ok(inspected.clone()),
+                None => Err("the case has no `waf`: the rules are not run here".to_owned()),
+            }),
             Effect::Body { bytes_max } => Outcome::Body(if self.body.len() > *bytes_max {
                 Err(BodyError::TooLong { bytes_max: *bytes_max })
             } else {

@@ -34,6 +34,7 @@ pub use budget::HELD_BYTES_MAX;
 pub use error::{EvalError, ExprError};
 pub use expression::Expression;
 pub(crate) use library::{PATTERN_BYTES_MAX, Pattern};
+pub(crate) use names::result_members;
 pub(crate) use query::url as request_url;
 pub use reading::SEEN_HEADER_BYTES_MAX;
 pub(crate) use slots::{MadeName, Tainted};

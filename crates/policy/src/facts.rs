@@ -170,6 +170,40 @@ pub struct EndpointFacts {
     pub id: String,
     /// Its canonical URL.
     pub url: EndpointUrl,
+    /// What its agent says of it. None: it is a cloud endpoint.
+    pub member: Option<Box<MemberFacts>>,
+}
+
+impl EndpointFacts {
+    /// Those of a cloud endpoint.
+    #[must_use]
+    pub fn new(id: String, url: EndpointUrl) -> Self {
+        Self { id, url, member: None }
+    }
+}
+
+/// What an agent says of an endpoint and of itself: selectors of `forward-internal` read it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemberFacts {
+    /// The endpoint's name, or empty.
+    pub name: String,
+    /// The endpoint's description, or empty.
+    pub description: String,
+    /// The endpoint's metadata, or empty.
+    pub metadata: String,
+    /// The agent.
+    pub agent: Arc<AgentFacts>,
+}
+
+/// What an agent says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentFacts {
+    /// The metadata of its session, or empty.
+    pub metadata: String,
+    /// Its version, or empty.
+    pub version: String,
+    /// Its operating system, or empty.
+    pub os: String,
 }
 
 #[cfg(test)]
@@ -185,8 +219,7 @@ pub(crate) mod tests {
             start_unix_ms: 1_767_323_045_000,
             tls: None,
         };
-        let endpoint =
-            EndpointFacts { id: "ep_test".into(), url: "https://api.example.com".parse().unwrap() };
+        let endpoint = EndpointFacts::new("ep_test".into(), "https://api.example.com".parse().unwrap());
         Context::new(Arc::new(conn), Arc::new(endpoint), 1_767_323_045_678)
     }
 

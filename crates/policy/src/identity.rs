@@ -26,7 +26,9 @@ pub use session::Identity;
 
 pub(crate) use cookie::{COOKIE_BYTES_MAX, Cookie, strip};
 pub(crate) use facts::Drawn;
-pub(crate) use place::{Addressed, Ask, addressed, binding, is_auth_id, is_return_path, parameter, state};
+pub(crate) use place::{
+    AUTH_ID_CHARS_MAX, Addressed, Ask, addressed, binding, is_auth_id, is_return_path, parameter, state,
+};
 pub(crate) use provider::{Metadata, PROVIDERS, Provider, check_url, primary_email};
 pub(crate) use session::{Lifetimes, PENDING_SECS_MAX, Pending, Session, Tokens, is_email};
 

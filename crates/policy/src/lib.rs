@@ -4,6 +4,7 @@
 //! drives. No sockets, no clock, no randomness, no environment: everything a run depends on is in [`Context`].
 
 pub mod action;
+mod balancing;
 mod certificate;
 pub mod check;
 mod code;
@@ -20,6 +21,7 @@ pub mod jwks;
 pub mod lint;
 mod node;
 mod prefix_set;
+pub mod reference;
 mod references;
 mod restriction;
 mod secret;
@@ -41,18 +43,21 @@ pub mod text {
     pub use crate::yaml::parse_documents as parse_yaml_documents;
 }
 
+pub use balancing::{Balancing, StickyCookie, Strategy, WEIGHT_MAX};
 pub use certificate::{may_be_a_client, name_and_serial};
 pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;
 pub use engine::{Engine, Run};
-pub use facts::{ConnFacts, Context, EndpointFacts, Phase, TlsFacts, is_event_stream};
+pub use facts::{
+    AgentFacts, ConnFacts, Context, EndpointFacts, MemberFacts, Phase, TlsFacts, is_event_stream,
+};
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use references::References;
 pub use restriction::IpRestriction;
 pub use secret::{SECRETS_MAX, SecretName, SecretValue};
 pub use verdict::{
-    BodyError, Effect, OnError, Outcome, Quota, Reply, ServerCertificate, Step, TlsSettings, TlsVersion,
-    Verdict, Verification,
+    BodyError, Effect, Inspected, Inspection, MatchedRule, OnError, Outcome, Quota, Reply, ServerCertificate,
+    Step, TlsSettings, TlsVersion, Verdict, Verification,
 };
 pub use work::Work;

@@ -16,7 +16,7 @@ use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
 use crate::identity::{Exchange, Exchanged, Purpose, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Outcome, Quota, Step, Verdict};
+use crate::verdict::{BodyError, Effect, Inspected, Inspection, Outcome, Quota, Step, Verdict};
 use crate::{Engine, References};
 
 /// What the world outside the engine would answer.
@@ -50,6 +50,10 @@ pub(crate) struct World {
     pub(crate) answers: BTreeMap<Purpose, Result<Exchanged, String>>,
     /// What identity providers were asked, in order.
     pub(crate) exchanges: Vec<Exchange>,
+    /// What the Core Rule Set says; without it, it cannot run.
+    pub(crate) inspected: Option<Inspected>,
+    /// What of messages it was asked about, in order.
+    pub(crate) inspections: Vec<Inspection>,
     /// URLs that were asked for, in order.
     pub(crate) asked: Vec<String>,
 }
@@ -106,6 +110,10 @@ impl World {
                     let answer = self.answers.get(&exchange.purpose).cloned();
                     self.exchanges.push(Exchange::clone(&exchange));
                     Outcome::Exchanged(answer.unwrap_or_else(|| Err("connection refused".into())))
+                }
+                Step::Need(Effect::Inspect(inspection)) => {
+                    self.inspections.push(inspection);
+                    Outcome::Inspected(self.inspected.clone().ok_or_else(|| "no rules".to_owned()))
                 }
                 Step::Need(Effect::TerminateTls(_)) => Outcome::Tls(Arc::new(self.tls.clone())),
             };

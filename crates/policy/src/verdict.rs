@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ebbgate_model::{AppSessionId, EndpointUrl, ErrorCode};
 use http::{HeaderMap, StatusCode};
 
+use crate::balancing::Balancing;
 use crate::facts::TlsFacts;
 use crate::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
@@ -52,6 +53,43 @@ pub enum Effect {
     Exchange(Arc<Exchange>),
     /// Count a request, if its bucket has room; answer [`Outcome::Counted`].
     Count(Quota),
+    /// Run the Core Rule Set over the message of the phase, a request or a response; answer [`Outcome::Inspected`].
+    Inspect(Inspection),
+}
+
+/// What of a message the Core Rule Set sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Whether it sees the start of the body too; the body stays for the receiver.
+    pub process_body: bool,
+    /// Rules that are not run.
+    pub exclude_rule_ids: Arc<[u32]>,
+}
+
+/// What the Core Rule Set says of a message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspected {
+    /// Sum of the scores of the rules that matched.
+    pub score: i64,
+    /// Score at which a message is refused.
+    pub threshold: i64,
+    /// Whether this edge refuses, and does not only detect.
+    pub enforced: bool,
+    /// The rules that matched and have a score.
+    pub matched_rules: Vec<MatchedRule>,
+}
+
+/// A rule that matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MatchedRule {
+    /// Its number.
+    pub id: u32,
+    /// What it looks for.
+    pub message: String,
+    /// Such as `CRITICAL`.
+    pub severity: String,
+    /// What it found and where. May hold what the visitor sent.
+    pub data: String,
 }
 
 /// So many requests of one bucket in any window, as near as two counters tell: requests of the window before count by the
@@ -87,6 +125,8 @@ pub enum Outcome {
     Exchanged(Result<Exchanged, String>),
     /// None: the request is counted. Otherwise it is not, and this is how long until its bucket has room.
     Counted(Option<Duration>),
+    /// What the rules say, or one sentence on why they could not run.
+    Inspected(Result<Inspected, String>),
     /// Forwarding failed before a byte was sent, and `on_error` was [`OnError::Continue`].
     ForwardFailed {
         /// Why, by number.
@@ -122,6 +162,8 @@ pub enum Verdict {
         url: EndpointUrl,
         /// What a failure means.
         on_error: OnError,
+        /// How a member of its pool is chosen. None: all take turns.
+        balancing: Option<Arc<Balancing>>,
     },
     /// Answer the request. On `on_tcp_connect` this does not occur.
     Respond(Reply),

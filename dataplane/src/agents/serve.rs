@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use ebbgate_model::feed::{CommandRefusals, SessionReport};
 use ebbgate_model::{AccountId, ErrorCode, TunnelSessionId};
+use ebbgate_policy::AgentFacts;
 use ebbgate_tunnel::driver::{self, DriverError, Stream};
 use ebbgate_tunnel::heartbeat;
 use ebbgate_tunnel::rpc_io::{read_request, write_object};
@@ -361,6 +362,11 @@ impl Connection {
         let session = Arc::new(AgentSession {
             state: Arc::new(state),
             client_id: client_id.clone(),
+            labels: Arc::new(AgentFacts {
+                metadata: report.metadata.clone(),
+                version: report.agent_version.clone(),
+                os: report.os.clone(),
+            }),
             mux: self.mux.clone(),
             inner: Mutex::new(Inner { report, bound: Vec::new(), over: false }),
             allowance,

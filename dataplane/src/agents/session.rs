@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
 use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, TrafficPolicy};
-use ebbgate_policy::Engine;
+use ebbgate_policy::{AgentFacts, Engine};
 use ebbgate_tunnel::driver;
 use ebbgate_tunnel::rpc_io::notify;
 use ebbgate_wire::mux::Code;
@@ -23,6 +23,7 @@ use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::report::Present;
 use crate::state::route::{AlreadyOnline, RouteTable};
 use crate::state::tables::Tables;
+use crate::tunnel::load::Load;
 use crate::tunnel::session::SessionState;
 
 /// Seconds an agent may take to answer or hear a request of ours.
@@ -36,6 +37,8 @@ pub struct AgentSession {
     pub state: Arc<SessionState>,
     /// Stable over reconnects.
     pub client_id: String,
+    /// What selectors of policies may read of the agent.
+    pub(super) labels: Arc<AgentFacts>,
     pub(super) mux: driver::Session,
     pub(super) allowance: Allowance,
     pub(super) text_bytes: Arc<Counter>,
@@ -303,10 +306,12 @@ impl Present for AgentSession {
     }
 }
 
-/// Bytes of an agent's free text in a report.
+/// Bytes of an agent's free text in a report and beside it.
 pub(super) fn text_bytes(report: &AgentEndpointReport) -> usize {
     let AgentEndpointReport { name, description, metadata, forwards_to, traffic_policy, .. } = report;
-    [name, description, metadata, forwards_to, traffic_policy].into_iter().map(String::len).sum()
+    // Labels are kept for selectors too.
+    let labels: usize = [name, description, metadata].into_iter().map(String::len).sum();
+    2 * labels + forwards_to.len() + traffic_policy.len()
 }
 
 /// The end of an endpoint that was added to its session.
@@ -338,6 +343,7 @@ pub(super) fn with_engine(endpoint: &Endpoint, engine: Option<Arc<Engine>>) -> E
         },
         upstream_http2: endpoint.upstream_http2,
         pooling_enabled: endpoint.pooling_enabled,
+        own_load: Load::default(),
     }
 }
 

@@ -100,6 +100,15 @@ impl Failure {
         Self::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message).because(detail)
     }
 
+    /// No member of the target's pool is selected.
+    pub(super) fn none_selected(url: &EndpointUrl) -> Self {
+        let message = "What this endpoint forwards to is offline.";
+        let detail = format!(
+            "no endpoint at {url} is one that endpoint_selectors and endpoint_weights let have traffic"
+        );
+        Self::coded(StatusCode::NOT_FOUND, ErrorCode::OFFLINE, message).because(detail)
+    }
+
     /// The target of forward-internal is not internal, or of another class of schemes.
     pub(super) fn target_not_allowed(from: &Endpoint, url: &EndpointUrl) -> Self {
         let message = "What this endpoint forwards to is offline.";

@@ -8,10 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{ConnFacts, KeySet, Quota, TlsSettings};
+use ebbgate_policy::{ConnFacts, Inspected, KeySet, Quota, TlsSettings};
+use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -19,6 +21,9 @@ use super::Environment;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
 use crate::tunnel::session::OpenError;
+
+/// Why nothing is inspected where the operator gave no rules.
+pub const NO_RULES: &str = "this edge has no Core Rule Set: its operator starts it with --waf-rules";
 
 /// What the HTTP half needs from the rest of the edge. Clones share one shard and stay on its thread.
 pub trait Gateway: Clone + 'static {
@@ -112,6 +117,18 @@ pub trait Gateway: Clone + 'static {
 
     /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
+
+    /// Runs the Core Rule Set over a message of an account's endpoint; or a sentence on why it could not run. `body`: the start
+    /// of the message's body, without content codings.
+    fn inspect(
+        &self,
+        account: AccountId,
+        question: Question,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Inspected, String>> {
+        let _ = (account, question, body);
+        std::future::ready(Err(NO_RULES.to_owned()))
+    }
 
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use ebbgate_model::EndpointId;
 use ebbgate_model::event::Decisions;
 use ebbgate_policy::{
-    ConnFacts, Context, Engine, OnError, Outcome, Phase, Run, Step, Verdict, Work, is_event_stream,
+    Balancing, ConnFacts, Context, Engine, Inspection, OnError, Outcome, Phase, Run, Step, StickyCookie,
+    Strategy, Verdict, Work, is_event_stream,
 };
 use http::HeaderValue;
 use http::request::Parts;
@@ -14,7 +15,8 @@ use serde_json::Value;
 
 use super::environment::Environment;
 use super::failure::Failure;
-use crate::state::endpoint::Endpoint;
+use super::inspect::Asked;
+use crate::state::endpoint::{Endpoint, InFlight};
 use crate::state::pool::Pool;
 
 /// Characters of the user of `basic-auth` in an event.
@@ -35,6 +37,8 @@ pub(super) struct Hop {
     pub(super) failure: Option<Failure>,
     /// Members of `tried` that were waited for in vain.
     late: usize,
+    /// The cookie that names the member, and its values in the request.
+    sticky: Option<(StickyCookie, Vec<String>)>,
 }
 
 /// The member of a pool that a hop is at.
@@ -43,12 +47,36 @@ pub(super) struct Member {
     pub(super) phase: Phase,
     /// None: the endpoint has no rules for this phase, nor for a later one.
     policy: Option<Box<(Run, Context)>>,
+    /// Counts as the endpoint's work.
+    pub(super) in_flight: Option<InFlight>,
 }
 
 impl Hop {
     /// A hop whose member is not picked yet.
     pub(super) fn new(pool: Pool, entry: Option<Arc<Parts>>, on_error: OnError) -> Self {
-        Self { pool, tried: Vec::new(), entry, on_error, member: None, failure: None, late: 0 }
+        Self { pool, tried: Vec::new(), entry, on_error, member: None, failure: None, late: 0, sticky: None }
+    }
+
+    /// The same, with a member found again as a policy says.
+    pub(super) fn sticky(mut self, balancing: Option<&Balancing>) -> Self {
+        let strategy = balancing.map(Balancing::strategy);
+        if let (Some(Strategy::StickyCookie(cookie)), Some(entry)) = (strategy, &self.entry) {
+            let values = cookie.values(&entry.headers).map(str::to_owned).collect();
+            self.sticky = Some((cookie.clone(), values));
+        }
+        self
+    }
+
+    /// Values of the cookie that may name a member.
+    pub(super) fn cookies(&self) -> &[String] {
+        self.sticky.as_ref().map_or(&[], |(_, values)| values)
+    }
+
+    /// The header by which the member is found again. None: the request has it.
+    pub(super) fn set_cookie(&self, is_secure: bool) -> Option<HeaderValue> {
+        let (cookie, values) = self.sticky.as_ref()?;
+        let member = self.member.as_ref()?.endpoint.id;
+        cookie.header(&self.pool.cookie(member, values)?, is_secure)
     }
 
     /// What the failure of the current member means for the hop.
@@ -98,7 +126,7 @@ impl Member {
             }
             Box::new((engine.start(phase), cx))
         });
-        Self { endpoint, phase, policy }
+        Self { endpoint, phase, policy, in_flight: None }
     }
 
     /// Begins the phases of the response, over the context that `on_http_request` left. Gives the head back if there are no
@@ -161,6 +189,13 @@ impl Member {
             basic_auth_user: text(user).chars().take(USER_CHARS_MAX).collect(),
             webhook: word(found("verify_webhook", "/verified").and_then(Value::as_bool)),
         }
+    }
+
+    /// What the Core Rule Set is asked about the message of this phase.
+    pub(super) fn asks_about(&self, inspection: &Inspection) -> Result<Asked, String> {
+        let cx = self.policy.as_ref().map(|policy| &policy.1);
+        let cx = cx.ok_or("there is no message in this phase")?;
+        Asked::about(cx, self.endpoint.account, self.phase, inspection)
     }
 
     /// Tells the phase what came of its effect or its forward.

@@ -6,14 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::{FromEdge, VisitorSessionReport};
 use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, IpRestrictionKind, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{KeySet, Quota};
+use ebbgate_policy::{Inspected, KeySet, Quota};
+use ebbgate_waf::protocol::Question;
 use tokio::time::Instant;
 
-use super::gateway::Gateway;
+use super::gateway::{Gateway, NO_RULES};
 use crate::log;
 use crate::state::edge::Stage;
 use crate::state::endpoint::{Endpoint, Kind};
@@ -135,6 +137,18 @@ impl Gateway for Shard {
             self.edge().metrics.rate_limited.inc();
         }
         wait
+    }
+
+    async fn inspect(
+        &self,
+        account: AccountId,
+        question: Question,
+        body: Bytes,
+    ) -> Result<Inspected, String> {
+        match &self.edge().waf {
+            Some(waf) => waf.inspect(account, question, body).await,
+            None => Err(NO_RULES.to_owned()),
+        }
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -9,6 +9,7 @@ use ebbgate_policy::{Reply, TlsSettings};
 use http::response;
 
 use super::failure::Failure;
+use super::inspect::Asked;
 use crate::state::endpoint::Endpoint;
 
 /// What has to be done next.
@@ -37,6 +38,8 @@ pub enum Step {
         /// Longest body to accept.
         bytes_max: usize,
     },
+    /// Run the Core Rule Set over a message; tell [`super::Dispatch::resume`].
+    Inspect(Box<Asked>),
     /// Finish the client's handshake with these settings; tell [`super::Dispatch::tls_ended`].
     EndTls(Arc<TlsSettings>),
     /// Look up an internal endpoint of the account; tell [`super::Dispatch::found`].

@@ -155,6 +155,10 @@ impl Fake {
                     ran.steps.push("body".into());
                     dispatch.resume(Outcome::Body(Err(BodyError::Incomplete)));
                 }
+                Step::Inspect(_) => {
+                    ran.steps.push("inspect".into());
+                    dispatch.resume(Outcome::Inspected(Err("none".into())));
+                }
                 Step::EndTls(settings) => {
                     ran.steps.push("tls".into());
                     let facts = TlsFacts { version: "1.3".into(), ..TlsFacts::default() };
@@ -523,5 +527,104 @@ fn a_head_that_a_policy_changed_is_the_one_that_is_forwarded_and_sent() {
             (sent.headers["x-added"].as_bytes(), sent.headers["host"].as_bytes()),
             (&b"1"[..], &b"a.example.com"[..])
         );
+    }
+}
+
+#[test]
+fn a_sticky_member_is_named_to_the_client_once_and_asked_first_again() {
+    let fake = Fake::default();
+    let sticky = json!({ "type": "forward-internal", "config": {
+        "url": "https://b.internal", "strategy": "sticky_cookie" } });
+    let public = fake.cloud(1, "https://a.example.com", on_request(json!([sticky])));
+    for n in 2..5 {
+        fake.agent(n, "https://b.internal", Agent::Answers);
+    }
+    let answered = |cookie: Option<&str>| {
+        let head = Request::get("/").header("host", "a.example.com");
+        let head = cookie.into_iter().fold(head, |head, cookie| head.header("cookie", cookie));
+        let head = head.body(()).unwrap().into_parts().0;
+        let mut dispatch = Dispatch::request(facts(), None, Arc::new(head), Pool::new(vec![public.clone()]));
+        let mut opened = Vec::new();
+        loop {
+            match dispatch.next(&fake) {
+                Step::Find { url, .. } => dispatch.found(fake.pools.borrow().get(&url.to_string()).cloned()),
+                Step::Open(endpoint) => {
+                    let n = fake.number(&endpoint);
+                    opened.push(n);
+                    if fake.agents.borrow()[&endpoint.id] == Agent::Answers {
+                        dispatch.answered(Response::new(()).into_parts().0);
+                    } else {
+                        dispatch.failed(failed_by(n), true);
+                    }
+                }
+                Step::AskAgent(_) => dispatch.heard(true),
+                Step::Answer(head) => {
+                    let set = head.headers.get("set-cookie").map(|set| set.to_str().unwrap().to_owned());
+                    return (opened, set);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let (first, set) = answered(None);
+    let set = set.expect("a cookie");
+    assert!(set.starts_with("ebbgate_sticky=") && set.ends_with("Secure"), "{set}");
+    let cookie = set.split(';').next().unwrap().to_owned();
+    for _ in 0..4 {
+        assert_eq!(answered(Some(&cookie)), (first.clone(), None), "the client has it already");
+    }
+    let id = *fake.numbers.borrow().iter().find(|(_, n)| **n == first[0]).unwrap().0;
+    fake.agents.borrow_mut().insert(id, Agent::Refuses);
+    let (tried, set) = answered(Some(&cookie));
+    assert_eq!((tried.len(), tried[0]), (2, first[0]), "another member answers");
+    assert!(!set.expect("another cookie").starts_with(&cookie));
+}
+
+#[test]
+fn work_counts_until_it_is_taken_and_dropped_and_a_failed_member_has_none() {
+    let fake = Fake::default();
+    let public =
+        fake.cloud(1, "http://a.example.com", on_request(json!([forward("https://b.internal", false)])));
+    let bad = fake.agent(2, "https://b.internal", Agent::Refuses);
+    let good = fake.agent(3, "https://b.internal", Agent::Answers);
+    let loads = || [&public, &bad, &good].map(|endpoint| endpoint.load().now());
+    let mut dispatch = request(Pool::new(vec![public.clone()]));
+    assert!(matches!(dispatch.next(&fake), Step::Find { .. }));
+    dispatch.found(fake.pools.borrow().get("https://b.internal").cloned());
+    assert!(matches!(dispatch.next(&fake), Step::AskAgent(_)));
+    dispatch.heard(true);
+    assert!(matches!(dispatch.next(&fake), Step::Open(_)));
+    assert_eq!(loads(), [1, 1, 0]);
+    dispatch.failed(failed_by(2), true);
+    assert!(matches!(dispatch.next(&fake), Step::Open(_)));
+    assert_eq!(loads(), [1, 0, 1]);
+    dispatch.answered(Response::new(()).into_parts().0);
+    assert!(matches!(dispatch.next(&fake), Step::Answer(_)));
+    let held = dispatch.take_in_flight();
+    drop(dispatch);
+    assert_eq!(loads(), [1, 0, 1], "its response is on the way");
+    drop(held);
+    assert_eq!(loads(), [0, 0, 0]);
+}
+
+#[test]
+fn where_no_member_is_selected_the_policy_may_go_on() {
+    for (on_error, end) in
+        [("halt", "fail 3200 no endpoint at https://b.internal"), ("continue", "answer 418")]
+    {
+        let fake = Fake::default();
+        let nobody = json!({ "type": "forward-internal", "config": { "url": "https://b.internal",
+            "on_error": on_error, "endpoint_selectors": ["endpoint.type == 'cloud'"] } });
+        let mut actions = vec![nobody];
+        if on_error == "continue" {
+            actions.push(reply(418));
+        }
+        let public = fake.cloud(1, "http://a.example.com", on_request(json!(actions)));
+        let mut member = Arc::into_inner(fixture::agent(2, "https://b.internal")).unwrap();
+        let facts = ebbgate_policy::EndpointFacts::new("ep".into(), member.url.clone());
+        member.facts = Arc::new(ebbgate_policy::EndpointFacts { member: Some(Box::default()), ..facts });
+        fake.pools.borrow_mut().insert("https://b.internal".into(), Pool::new(vec![Arc::new(member)]));
+        let ran = fake.request(&[public]);
+        assert!(ran.end.starts_with(end), "{}", ran.end);
     }
 }

@@ -1,5 +1,6 @@
 //! The access log of one request: what its event says at the beginning, and where it goes.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use ebbgate_model::event::RequestEvent;
@@ -14,6 +15,7 @@ use super::limits::Limits;
 use super::told;
 use crate::dispatch::event::{AccessLog, AccessSink};
 use crate::dispatch::gateway::{Gateway, HttpConn};
+use crate::state::endpoint::InFlight;
 
 /// See the module.
 pub(super) type RequestLog<G> = AccessLog<RequestSink<G>>;
@@ -23,6 +25,8 @@ pub(super) struct RequestSink<G: Gateway> {
     gateway: G,
     /// What has moved.
     pub(super) progress: Rc<Progress>,
+    /// The request counts as work of these endpoints until its response is over.
+    pub(super) in_flight: RefCell<Vec<InFlight>>,
 }
 
 impl<G: Gateway> AccessSink for RequestSink<G> {
@@ -73,7 +77,10 @@ impl<G: Gateway> RequestLog<G> {
             ..RequestEvent::default()
         };
         let progress = Progress::new(limits.idle);
-        Rc::new(Self::new(event, RequestSink { gateway: gateway.clone(), progress }))
+        Rc::new(Self::new(
+            event,
+            RequestSink { gateway: gateway.clone(), progress, in_flight: RefCell::default() },
+        ))
     }
 
     /// It failed: the id that the client is told, and what only the operator may know.

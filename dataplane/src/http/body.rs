@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
@@ -151,6 +151,50 @@ impl Body {
         Ok(whole)
     }
 
+    /// Reads the start of the body: this many bytes, or all of a shorter one. The body is whole again afterwards.
+    pub(super) async fn start(&mut self, bytes_max: usize) -> Result<Bytes, BodyFault> {
+        let first = |bytes: &Bytes| bytes.slice(..bytes.len().min(bytes_max));
+        match self {
+            Self::Empty => return Ok(Bytes::new()),
+            Self::Full(bytes) => return Ok(first(bytes)),
+            Self::Stream(_) => {}
+        }
+        let length = self.length();
+        let (mut read, mut rest) = (BytesMut::new(), None);
+        while read.len() < bytes_max {
+            match self.frame().await {
+                None => {
+                    rest = Some(Self::Empty);
+                    break;
+                }
+                Some(Err(fault)) => {
+                    *self = Self::boxed(Broken(fault.clone()), None);
+                    return Err(fault);
+                }
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => read.extend_from_slice(&data),
+                    Err(frame) => {
+                        rest = frame.into_trailers().ok().map(Self::trailing);
+                        break;
+                    }
+                },
+            }
+        }
+        let read = read.freeze();
+        let start = first(&read);
+        *self = match rest.unwrap_or_else(|| std::mem::take(self)) {
+            Self::Empty => Self::full(read),
+            rest if read.is_empty() => rest,
+            rest => Self::begun(Frame::data(read), rest, length),
+        };
+        Ok(start)
+    }
+
+    /// A body with its first part taken already. It is counted when it goes out, as the rest is.
+    pub(super) fn begun(first: Frame<Bytes>, rest: Self, length: Option<u64>) -> Self {
+        Self::boxed(Begun { first: Some(first), rest }, length)
+    }
+
     /// The same body, holding `guard` until it is over or dropped.
     pub(super) fn guarded(self, guard: Rc<dyn Any>) -> Self {
         let mut stream = self.into_stream();
@@ -276,6 +320,29 @@ impl Source for Once {
     }
 }
 
+/// See [`Body::begun`].
+struct Begun {
+    first: Option<Frame<Bytes>>,
+    rest: Body,
+}
+
+impl Source for Begun {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        match self.first.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        self.rest.poll_upload(cx);
+    }
+}
+
 /// A body that broke off before it was sent.
 struct Broken(BodyFault);
 
@@ -379,6 +446,35 @@ mod tests {
         let mut long = body(&[Ok("he"), Ok("llo"), Ok(" world")]);
         assert_eq!(long.buffer(4).now_or_never().unwrap(), Err(NotBuffered::TooLong));
         assert_eq!(read(long), Ok(Bytes::from("hello world")));
+    }
+
+    #[test]
+    fn the_start_of_a_body_is_read_and_the_whole_goes_on() {
+        let parts = [Ok("he"), Ok("llo"), Ok(" world")];
+        for (bytes_max, start) in
+            [(0, ""), (1, "h"), (2, "he"), (4, "hell"), (11, "hello world"), (99, "hello world")]
+        {
+            let mut long = body(&parts);
+            assert_eq!(long.start(bytes_max).now_or_never().unwrap(), Ok(Bytes::from(start)));
+            assert_eq!(long.is_replayable(), bytes_max > 11, "what was read to its end can be sent again");
+            assert_eq!(long.start(3).now_or_never().unwrap(), Ok(Bytes::from("hel")), "and again");
+            assert_eq!(read(long), Ok(Bytes::from("hello world")));
+        }
+        let fault = BodyFault::Visitor(Fault::Gone);
+        let mut broken = body(&[Ok("he"), Err(fault.clone())]);
+        assert_eq!(broken.start(2).now_or_never().unwrap(), Ok(Bytes::from("he")), "nobody asked for more");
+        assert_eq!(broken.start(3).now_or_never().unwrap(), Err(fault.clone()));
+        assert_eq!(read(broken), Err(fault));
+    }
+
+    #[test]
+    fn trailers_stay_behind_a_body_whose_start_was_read() {
+        let trailers: HeaderMap = [("t".parse().unwrap(), "v".parse().unwrap())].into_iter().collect();
+        let mut body = Body::begun(Frame::data(Bytes::from("hello")), Body::trailing(trailers.clone()), None);
+        assert_eq!(body.start(99).now_or_never().unwrap(), Ok(Bytes::from("hello")));
+        let whole = body.collect().now_or_never().unwrap().unwrap();
+        assert_eq!(whole.trailers(), Some(&trailers));
+        assert_eq!(whole.to_bytes(), Bytes::from("hello"));
     }
 
     #[test]

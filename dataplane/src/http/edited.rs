@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use ebbgate_body::{Defect, Edits, HELD_BYTES_MAX, Pipeline, Pulled};
 use ebbgate_model::ErrorCode;
 use http::{HeaderMap, StatusCode};
@@ -65,30 +65,7 @@ async fn begun(mut body: Body) -> Result<Body, Failure> {
         Poll::Ready(None) => Ok(Body::Empty),
         Poll::Ready(Some(Err(BodyFault::Edit(Unedited::Defect(defect))))) => Err(failure(defect)),
         Poll::Ready(Some(Err(fault))) => Err(cannot(READ, &fault)),
-        Poll::Ready(Some(Ok(frame))) => Ok(Body::stream(Begun { first: Some(frame), body }, None)),
-    }
-}
-
-/// A body with its first part taken already. It is counted when it goes out, as the rest is.
-struct Begun {
-    first: Option<Frame<Bytes>>,
-    body: Body,
-}
-
-impl Source for Begun {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        match self.first.take() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => Pin::new(&mut self.body).poll_frame(cx),
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.first.is_none() && self.body.is_end_stream()
-    }
-
-    fn poll_upload(&mut self, cx: &mut Context<'_>) {
-        self.body.poll_upload(cx);
+        Poll::Ready(Some(Ok(frame))) => Ok(Body::begun(frame, body, None)),
     }
 }
 
@@ -121,10 +98,7 @@ async fn whole(body: Body, edits: &Edits) -> Result<Body, Failure> {
     Ok(match trailers {
         None => Body::full(made),
         Some(trailers) if made.is_empty() => Body::trailing(trailers),
-        Some(trailers) => {
-            let body = Body::trailing(trailers);
-            Body::stream(Begun { first: Some(Frame::data(made)), body }, None)
-        }
+        Some(trailers) => Body::begun(Frame::data(made), Body::trailing(trailers), None),
     })
 }
 

@@ -30,6 +30,7 @@ use crate::state::rate_limits::RateLimits;
 use crate::state::report::Reports;
 use crate::state::route::RouteTable;
 use crate::state::tables::Tables;
+use crate::state::waf::Waf;
 use crate::state::{clock, random};
 
 /// The shard that has the UDP socket: one, because a connection's packets would miss another when its address changes.
@@ -71,6 +72,8 @@ pub struct Edge {
     pub visitors: Visitors,
     /// Requests of each bucket that policies limit.
     pub rate_limits: RateLimits,
+    /// The Core Rule Set, if the operator gave one.
+    pub waf: Option<Waf>,
     /// Seals cookies and bind tokens.
     pub tickets: TicketKey,
     /// Waits that an operator may set.
@@ -135,6 +138,7 @@ impl Edge {
             metrics,
             reports,
             rate_limits: RateLimits::default(),
+            waf: None,
             tickets,
             waits,
             mailboxes: Mailboxes::default(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ebbgate_model::{AccountId, Binding, EndpointId, EndpointUrl};
 use ebbgate_policy::{EndpointFacts, Engine};
 
+use crate::tunnel::load::Load;
 use crate::tunnel::session::AgentRef;
 
 /// An endpoint that is online: a cloud endpoint of the Program, or one an agent has bound.
@@ -31,6 +32,41 @@ pub struct Endpoint {
     pub upstream_http2: bool,
     /// Whether it shares its URL with others that also do.
     pub pooling_enabled: bool,
+    /// Its connections and requests, if it is a cloud endpoint; see [`Endpoint::load`].
+    pub own_load: Load,
+}
+
+impl Endpoint {
+    /// Its connections and requests now.
+    pub fn load(&self) -> &Load {
+        match &self.kind {
+            Kind::Cloud => &self.own_load,
+            Kind::Agent(agent) => &agent.load,
+        }
+    }
+}
+
+/// One connection or request of an endpoint, until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<Endpoint>);
+
+impl InFlight {
+    /// One more of this endpoint.
+    pub fn of(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.load().begin();
+        Self(Arc::clone(endpoint))
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.load().end();
+    }
 }
 
 /// What serves an endpoint.
@@ -65,12 +101,13 @@ pub(crate) mod fixture {
             id,
             account: account(1),
             binding: url.implied_binding(),
-            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            facts: Arc::new(EndpointFacts::new(id.to_string(), url.clone())),
             url,
             engine,
             kind,
             upstream_http2: false,
             pooling_enabled: true,
+            own_load: Load::default(),
         })
     }
 
@@ -92,6 +129,8 @@ pub(crate) mod fixture {
                 tls_termination: None,
                 health: Arc::default(),
                 shows_client: false,
+                identity: format!("process-{n}").into(),
+                load: Arc::default(),
             }),
             None,
         )

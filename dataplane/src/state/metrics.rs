@@ -120,6 +120,16 @@ metrics! {
     retries: Counter = "pool_retries", "Connections and requests tried again on another member of a pool";
     /// Requests over the quota of a `rate-limit` action, enforced or not.
     rate_limited: Counter = "requests_over_quota", "Requests over the quota of a rate-limit action, enforced or not";
+    /// Messages that the Core Rule Set judged.
+    waf_judged: Counter = "waf_judged", "Requests and responses that the Core Rule Set judged";
+    /// Messages that reached its threshold, refused or not.
+    waf_denied: Counter = "waf_denied", "Requests and responses that reached the threshold of the Core Rule Set, refused or not";
+    /// Messages that could not be judged.
+    waf_failed: Counter = "waf_failed", "Requests and responses that the Core Rule Set could not judge";
+    /// Processes that run the Core Rule Set.
+    waf_workers: Gauge = "waf_workers", "Processes that run the Core Rule Set and take questions";
+    /// Processes that ended or were killed.
+    waf_workers_lost: Counter = "waf_workers_lost", "Processes of the Core Rule Set that ended, or were killed because they did not answer in time";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.

@@ -1,34 +1,54 @@
 //! `Pool`: the members that share one URL, and which of them is asked next.
 //!
-//! Takes turns among the best members that can take a stream just now: one that was set aside is asked when a trial is due,
-//! or when no other is left; one whose agent is not heard is the last. Does not know how a stream is opened: a caller whose member fails before a byte was sent
-//! picks again and names the ones it has tried.
+//! Members take turns, or are chosen as a policy says ([`Pool::select`]), among the best that can take a stream just now: one
+//! that was set aside is asked when a trial is due, or when no other is left; one whose agent is not heard is the last. Does not
+//! know how a stream is opened: a caller whose member fails before a byte was sent picks again and names the ones it has tried.
 
+mod selection;
+mod spread;
+
+use std::cmp::Ordering;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
-use ebbgate_model::EndpointId;
+use ebbgate_model::{EndpointId, canonical_ip};
+use ebbgate_policy::{Balancing, Strategy};
 use tokio::time::Instant;
 
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::tunnel::health::Standing;
+use selection::{Mark, Selected, Selections, Share};
+use spread::{mixed, score};
 
 /// Most members tried for one connection or request.
 pub const TRIES_MAX: usize = 4;
+/// Most members whose connections are compared for one pick. In a larger pool another part of it is looked at each time.
+const COMPARED_MAX: usize = 32;
 
 /// The work that asks for a member.
 #[derive(Debug, Clone, Copy)]
-pub struct Ask {
+pub struct Ask<'a> {
     /// Whether the work can be repeated on another member when this one refuses it.
     pub repeats: bool,
     /// When.
     pub now: Instant,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// Values of the cookie that may name a member.
+    pub cookies: &'a [String],
 }
 
-impl Ask {
+impl Ask<'_> {
+    /// Work of nobody in particular.
+    pub fn at(now: Instant, repeats: bool) -> Self {
+        Self { repeats, now, client: None, cookies: &[] }
+    }
+
     /// Work that can be repeated, now.
     pub fn repeatable() -> Self {
-        Self { repeats: true, now: Instant::now() }
+        Self::at(Instant::now(), true)
     }
 }
 
@@ -39,13 +59,37 @@ pub struct Pool(Arc<Members>);
 #[derive(Debug)]
 struct Members {
     endpoints: Vec<Arc<Endpoint>>,
-    turn: AtomicUsize,
+    turn: AtomicU64,
+    /// Turns of those whose member could not take them.
+    spilt: AtomicU64,
+    /// None: all members, by turns.
+    share: Option<Share>,
+    selections: Selections<Pool>,
 }
 
 impl Pool {
     /// A pool of these members, in this order.
     pub fn new(endpoints: Vec<Arc<Endpoint>>) -> Self {
-        Self(Arc::new(Members { endpoints, turn: AtomicUsize::new(0) }))
+        Self::of(endpoints, 0, None, Selections::default())
+    }
+
+    fn of(
+        endpoints: Vec<Arc<Endpoint>>,
+        turn: u64,
+        share: Option<Share>,
+        selections: Selections<Self>,
+    ) -> Self {
+        let (turn, spilt) = (AtomicU64::new(turn), AtomicU64::new(0));
+        Self(Arc::new(Members { endpoints, turn, spilt, share, selections }))
+    }
+
+    /// The members that a policy selects, by the strategy it names. Made once until the pool changes.
+    #[must_use]
+    pub fn select(&self, by: &Arc<Balancing>) -> Self {
+        self.0.selections.get(&self.0.endpoints, by, |selected| {
+            let Selected { endpoints, share, turn } = selected;
+            Self::of(endpoints, turn, Some(share), Selections::default())
+        })
     }
 
     /// All members, whether or not they can take a stream.
@@ -61,13 +105,17 @@ impl Pool {
         if tried.len() >= TRIES_MAX {
             return None;
         }
-        let turn = match tried {
-            [] => self.0.turn.fetch_add(1, Ordering::Relaxed),
-            _ => self.0.turn.load(Ordering::Relaxed),
-        };
+        if tried.is_empty() {
+            let turn = self.0.turn.fetch_add(1, Relaxed);
+            let member = self.0.wanted(turn, ask).and_then(|index| self.0.endpoints.get(index));
+            if let Some(member) = member.filter(|member| member.takes(ask)) {
+                return Some(Arc::clone(member));
+            }
+        }
+        let turn = self.0.spilt.fetch_add(1, Relaxed);
         // Several ends: of those that find the same trial due, one gets it and the others look again.
         (0..=self.0.endpoints.len()).find_map(|_| {
-            let (member, rank) = self.best(turn, tried, ask)?;
+            let (member, rank) = self.0.best(turn, tried, ask)?;
             (rank != Rank::Trial || member.begin_trial(ask.now)).then(|| Arc::clone(member))
         })
     }
@@ -79,30 +127,142 @@ impl Pool {
         than.len() < TRIES_MAX && ranks.into_iter().any(|rank| rank.class() == 0)
     }
 
-    /// The member whose turn it is among those of the best rank.
-    fn best(&self, turn: usize, tried: &[EndpointId], ask: Ask) -> Option<(&Arc<Endpoint>, Rank)> {
-        let ranked = || {
-            let members = self.0.endpoints.iter().filter(|member| !tried.contains(&member.id));
-            members.filter_map(|member| Some((member, member.rank(ask)?)))
-        };
-        let best = ranked().map(|(_, rank)| rank.class()).min()?;
-        let alike = || ranked().filter(|(_, rank)| rank.class() == best);
-        alike().nth(turn.checked_rem(alike().count())?)
+    /// What a cookie says that names this member. None: cookies name none here, or one of these names it already.
+    pub fn cookie(&self, member: EndpointId, presented: &[String]) -> Option<String> {
+        let share = self.0.share.as_ref()?;
+        let Strategy::StickyCookie(_) = share.by.strategy() else { return None };
+        let index = self.0.endpoints.iter().position(|endpoint| endpoint.id == member)?;
+        let value = share.marks.get(index)?.value();
+        // The value is looked for, not the member: a member that is found by its name has another process now.
+        (!presented.contains(&value)).then_some(value)
     }
 
     /// A pool with one member more, keeping its place in the turn.
     #[must_use]
     pub fn with(&self, endpoint: Arc<Endpoint>) -> Self {
-        let mut endpoints = self.without(endpoint.id).0.endpoints.clone();
-        endpoints.push(endpoint);
-        Self(Arc::new(Members { endpoints, turn: AtomicUsize::new(self.0.turn.load(Ordering::Relaxed)) }))
+        let id = endpoint.id;
+        let others = self.0.endpoints.iter().filter(|other| other.id != id).cloned();
+        self.changed(others.chain([endpoint]).collect())
     }
 
     /// A pool without this member; possibly empty.
     #[must_use]
     pub fn without(&self, id: EndpointId) -> Self {
-        let endpoints = self.0.endpoints.iter().filter(|e| e.id != id).cloned().collect();
-        Self(Arc::new(Members { endpoints, turn: AtomicUsize::new(self.0.turn.load(Ordering::Relaxed)) }))
+        self.changed(self.0.endpoints.iter().filter(|e| e.id != id).cloned().collect())
+    }
+
+    fn changed(&self, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        Self::of(endpoints, self.turn(), None, self.0.selections.carried(Self::turn))
+    }
+
+    fn turn(&self) -> u64 {
+        self.0.turn.load(Relaxed)
+    }
+}
+
+impl Members {
+    /// The member that the strategy wants, whatever its rank. None: the rank decides.
+    fn wanted(&self, turn: u64, ask: Ask) -> Option<usize> {
+        let members = u64::try_from(self.endpoints.len()).ok()?;
+        let Some(share) = &self.share else { return usize::try_from(turn.checked_rem(members)?).ok() };
+        match share.by.strategy() {
+            Strategy::RoundRobin => share.spread.at(turn),
+            Strategy::LeastConnections => {
+                let from = usize::try_from(turn.checked_rem(members)?).ok()?;
+                let indices = (from..self.endpoints.len()).chain(0..from).take(COMPARED_MAX);
+                let takes = |index: &usize| {
+                    let rank = self.endpoints.get(*index).and_then(|member| member.rank(ask));
+                    rank.is_some_and(|rank| rank.class() == 0)
+                };
+                indices.filter(takes).min_by(|a, b| self.by_load(*a, *b))
+            }
+            Strategy::StickyClientAddress => {
+                let client = address(ask.client?);
+                (0..self.endpoints.len()).max_by(|a, b| share.by_score(client, *a, *b))
+            }
+            Strategy::StickyCookie(_) => {
+                let named = ask.cookies.iter().filter_map(|value| Mark::read(value));
+                named.into_iter().find_map(|cookie| share.named(cookie)).or_else(|| share.spread.at(turn))
+            }
+        }
+    }
+
+    /// The member that comes next among those of the best rank.
+    fn best(&self, turn: u64, tried: &[EndpointId], ask: Ask) -> Option<(&Arc<Endpoint>, Rank)> {
+        let ranked = || {
+            let members = self.endpoints.iter().enumerate();
+            let members = members.filter(|(_, member)| !tried.contains(&member.id));
+            members.filter_map(|(index, member)| Some((index, member, member.rank(ask)?)))
+        };
+        let best = ranked().map(|(_, _, rank)| rank.class()).min()?;
+        let alike = || ranked().filter(|(_, _, rank)| rank.class() == best);
+        let strategy = self.share.as_ref().map(|share| (share, share.by.strategy()));
+        let found = match (strategy, ask.client) {
+            (Some((_, Strategy::LeastConnections)), _) => {
+                let count = alike().count();
+                let from = usize::try_from(turn).unwrap_or(usize::MAX).checked_rem(count)?;
+                let in_turn = alike().skip(from).chain(alike().take(from)).take(COMPARED_MAX);
+                in_turn.min_by(|(a, ..), (b, ..)| self.by_load(*a, *b))
+            }
+            (Some((share, Strategy::StickyClientAddress)), Some(client)) => {
+                let client = address(client);
+                alike().max_by(|(a, ..), (b, ..)| share.by_score(client, *a, *b))
+            }
+            _ => {
+                let all: u64 = alike().map(|(index, ..)| self.weight(index)).sum();
+                let mut place = turn.checked_rem(all)?;
+                alike().find(|(index, ..)| {
+                    let weight = self.weight(*index);
+                    let is_it = place < weight;
+                    place = place.saturating_sub(weight);
+                    is_it
+                })
+            }
+        };
+        found.map(|(_, member, rank)| (member, rank))
+    }
+
+    fn weight(&self, index: usize) -> u64 {
+        let weights = self.share.as_ref().map(|share| share.weights.as_slice());
+        weights.map_or(1, |weights| weights.get(index).copied().unwrap_or(0).into())
+    }
+
+    /// Which of two members has less to do, for its weight, once it has this work too.
+    fn by_load(&self, a: usize, b: usize) -> Ordering {
+        let load = |index: usize| {
+            let load = self.endpoints.get(index).map_or(usize::MAX, |member| member.load().now());
+            u64::try_from(load).unwrap_or(u64::MAX).saturating_add(1)
+        };
+        (load(a).saturating_mul(self.weight(b))).cmp(&load(b).saturating_mul(self.weight(a)))
+    }
+}
+
+impl Share {
+    fn by_score(&self, client: u64, a: usize, b: usize) -> Ordering {
+        let of = |index: usize| match (self.marks.get(index), self.weights.get(index)) {
+            (Some(mark), Some(weight)) => score(client, mark.key(), *weight),
+            _ => 0.0,
+        };
+        of(a).total_cmp(&of(b))
+    }
+
+    /// The member that a cookie names: by the agent's process, or by the endpoint's name after the process was replaced.
+    fn named(&self, (process, name): (u64, u64)) -> Option<usize> {
+        let position = |is_it: &dyn Fn(&Mark) -> bool| self.marks.iter().position(is_it);
+        position(&|mark| mark.process == process)
+            .or_else(|| position(&|mark| mark.is_named && mark.name == Some(name)))
+    }
+}
+
+/// A number for a client's address.
+fn address(client: IpAddr) -> u64 {
+    match canonical_ip(client) {
+        IpAddr::V4(ip) => mixed(u64::from(ip.to_bits())),
+        IpAddr::V6(ip) => {
+            let [high, low] =
+                [64, 0].map(|shift| u64::try_from(ip.to_bits() >> shift & u128::from(u64::MAX)));
+            mixed(mixed(high.unwrap_or(0)) ^ low.unwrap_or(0))
+        }
     }
 }
 
@@ -143,142 +303,19 @@ impl Endpoint {
         })
     }
 
+    /// Whether it is as good as any; begins the trial that it may need.
+    fn takes(&self, ask: Ask) -> bool {
+        match self.rank(ask) {
+            Some(Rank::Good) => true,
+            Some(Rank::Trial) => self.begin_trial(ask.now),
+            _ => false,
+        }
+    }
+
     fn begin_trial(&self, now: Instant) -> bool {
         matches!(&self.kind, Kind::Agent(agent) if agent.health.begin_trial(now))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::state::endpoint::fixture::{agent, cloud};
-    use crate::tunnel::health::FIRST_TRIAL_MS;
-    use std::collections::BTreeMap;
-    use tokio::time::Duration;
-
-    const URL: &str = "tcp://a.internal:1";
-
-    fn health(member: &Endpoint) -> &crate::tunnel::health::Health {
-        match &member.kind {
-            Kind::Agent(agent) => &agent.health,
-            Kind::Cloud => unreachable!("built as an agent"),
-        }
-    }
-
-    fn ask() -> Ask {
-        Ask::repeatable()
-    }
-
-    #[test]
-    fn takes_turns_and_spreads_evenly() {
-        let pool = Pool::new(vec![agent(1, URL), agent(2, URL), cloud(3, URL)]);
-        let mut counts = BTreeMap::new();
-        for _ in 0..300 {
-            *counts.entry(pool.pick(&[], ask()).unwrap().id).or_insert(0) += 1;
-        }
-        assert!(counts.len() == 3 && counts.values().all(|n| *n == 100), "{counts:?}");
-    }
-
-    #[test]
-    fn a_retry_takes_no_turn_so_that_the_dead_one_is_not_always_first() {
-        let (dead, good) = (agent(1, URL), agent(2, URL));
-        let pool = Pool::new(vec![dead.clone(), good.clone()]);
-        let mut firsts = Vec::new();
-        for _ in 0..4 {
-            let first = pool.pick(&[], ask()).unwrap();
-            if first.id == dead.id {
-                assert_eq!(pool.pick(&[dead.id], ask()).unwrap().id, good.id);
-            }
-            firsts.push(first.id);
-        }
-        assert_eq!(firsts, [dead.id, good.id, dead.id, good.id]);
-    }
-
-    #[test]
-    fn what_a_member_leaves_is_spread_over_all_others() {
-        let members = [agent(1, URL), agent(2, URL), agent(3, URL)];
-        let pool = Pool::new(members.to_vec());
-        health(&members[0]).refused(Instant::now());
-        let mut counts = BTreeMap::new();
-        for _ in 0..100 {
-            *counts.entry(pool.pick(&[], ask()).unwrap().id).or_insert(0) += 1;
-        }
-        assert_eq!(counts, BTreeMap::from([(members[1].id, 50), (members[2].id, 50)]));
-    }
-
-    #[test]
-    fn a_member_set_aside_is_tried_by_one_visitor_and_only_by_one_that_can_be_repeated() {
-        let (aside, good) = (agent(1, URL), agent(2, URL));
-        let pool = Pool::new(vec![aside.clone(), good.clone()]);
-        let start = Instant::now();
-        let asked = |repeats, now| -> Vec<_> {
-            (0..4).map(|_| pool.pick(&[], Ask { repeats, now }).unwrap().id).collect()
-        };
-        health(&aside).refused(start);
-        assert_eq!(asked(true, start), [good.id; 4]);
-        let due = start + Duration::from_millis(FIRST_TRIAL_MS);
-        assert_eq!(asked(false, due), [good.id; 4]);
-        assert_eq!(asked(true, due).iter().filter(|id| **id == aside.id).count(), 1);
-        health(&aside).answered();
-        assert_eq!(asked(false, due).iter().filter(|id| **id == aside.id).count(), 2);
-    }
-
-    #[test]
-    fn where_all_are_set_aside_all_are_asked() {
-        let members = [agent(1, URL), agent(2, URL)];
-        let pool = Pool::new(members.to_vec());
-        let now = Instant::now();
-        for member in &members {
-            health(member).refused(now);
-        }
-        let first = pool.pick(&[], Ask { repeats: false, now }).unwrap();
-        let second = pool.pick(&[first.id], Ask { repeats: false, now }).unwrap();
-        assert_ne!(first.id, second.id);
-        assert!(pool.pick(&[first.id, second.id], ask()).is_none());
-    }
-
-    #[test]
-    fn a_silent_member_is_asked_only_when_nobody_else_is_left() {
-        use crate::tunnel::agent_liveness::SILENT_MS;
-        let (silent, aside, good) = (agent(1, URL), agent(2, URL), agent(3, URL));
-        let Kind::Agent(agent) = &silent.kind else { unreachable!("built as an agent") };
-        let (liveness, now) = (&agent.session.liveness, Instant::now());
-        let _ = liveness.sent(now);
-        liveness.look(now + Duration::from_millis(SILENT_MS));
-        health(&aside).refused(now);
-        let pool = Pool::new(vec![silent.clone(), aside.clone(), good.clone()]);
-        let ask = Ask { repeats: true, now };
-        for _ in 0..3 {
-            assert_eq!(pool.pick(&[], ask).unwrap().id, good.id);
-        }
-        assert!(pool.has_other(&[silent.id]) && !pool.has_other(&[good.id]));
-        assert_eq!(pool.pick(&[good.id], ask).unwrap().id, aside.id);
-        assert_eq!(pool.pick(&[good.id, aside.id], ask).unwrap().id, silent.id);
-        liveness.heard(now);
-        assert_eq!(pool.pick(&[good.id], ask).unwrap().id, silent.id);
-    }
-
-    #[test]
-    fn skips_the_dead_the_full_and_the_tried() {
-        let (dead, full, good) = (agent(1, URL), agent(2, URL), agent(3, URL));
-        let pool = Pool::new(vec![dead.clone(), full.clone(), good.clone()]);
-        let session = |e: &Endpoint| match &e.kind {
-            Kind::Agent(agent) => agent.session.clone(),
-            Kind::Cloud => unreachable!("built as an agent"),
-        };
-        session(&dead).end();
-        let full = session(&full);
-        let slots: Vec<_> = std::iter::from_fn(|| full.slot().ok()).collect();
-        for _ in 0..5 {
-            assert_eq!(pool.pick(&[], ask()).unwrap().id, good.id);
-        }
-        assert!(pool.pick(&[good.id], ask()).is_none());
-        drop(slots);
-        assert!(pool.pick(&[good.id], ask()).is_some());
-    }
-
-    #[test]
-    fn an_empty_pool_has_nobody() {
-        assert!(Pool::new(Vec::new()).pick(&[], ask()).is_none());
-    }
-}
+mod tests;

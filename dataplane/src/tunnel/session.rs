@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::agent_liveness::AgentLiveness;
 use super::health::Health;
 use super::idle::IdleStreams;
+use super::load::Load;
 use super::quic::QuicTransport;
 use super::session_liveness::{Ended, SessionLiveness};
 
@@ -33,6 +34,10 @@ pub struct AgentRef {
     pub health: Arc<Health>,
     /// Whether a program behind the agent sees the client address of the stream, as programs with an SDK do.
     pub shows_client: bool,
+    /// By what the agent's process is known again when it comes back with the same bind.
+    pub identity: Box<str>,
+    /// Connections and requests of the endpoint, under whatever policy it is served.
+    pub load: Arc<Load>,
 }
 
 /// Version of the PROXY protocol.

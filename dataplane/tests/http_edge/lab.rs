@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
 use ebbgate_edge::http::UpstreamPools;
 use ebbgate_edge::http::limits::{KEPT_UPSTREAM_SECS_MAX, Limits};
@@ -21,13 +22,15 @@ use ebbgate_edge::state::endpoint::{Endpoint, Kind};
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
 use ebbgate_edge::state::rate_limits::RateLimits;
+use ebbgate_edge::tunnel::load::Load;
 use ebbgate_edge::tunnel::session::{AgentRef, OpenError, ProxyProtocol, SessionState, Slot};
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
 };
-use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, KeySet, Quota, References};
+use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, Inspected, KeySet, Quota, References};
 use ebbgate_tunnel::driver::SessionHandle;
+use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::Instant;
@@ -38,6 +41,7 @@ pub(crate) const PIPE_BYTES: usize = 64 * 1024;
 /// How long the lab's pools keep an idle connection.
 pub(crate) const KEPT_UPSTREAM: Duration = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
 
+type Rules = Box<dyn Fn(&Question, &Bytes) -> i64>;
 type Serve = Rc<dyn Fn(DuplexStream)>;
 
 /// See the module.
@@ -59,6 +63,7 @@ impl Default for Lab {
             opened: Cell::default(),
             made: Cell::default(),
             drain: tokio::sync::watch::Sender::default(),
+            rules: RefCell::default(),
             closed: RefCell::default(),
         }))
     }
@@ -76,6 +81,8 @@ struct Inner {
     opened: Cell<usize>,
     made: Cell<u8>,
     drain: tokio::sync::watch::Sender<bool>,
+    /// The score of a message: its question and the start of its body.
+    rules: RefCell<Option<Rules>>,
     /// Accounts that let nobody in.
     closed: RefCell<HashSet<AccountId>>,
 }
@@ -125,6 +132,12 @@ impl Gateway for Lab {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         self.0.rate_limits.count(endpoint.account, &endpoint.url.to_string(), quota, Instant::now())
+    }
+
+    async fn inspect(&self, _: AccountId, question: Question, body: Bytes) -> Result<Inspected, String> {
+        let found = self.0.rules.borrow().as_ref().map(|rules| rules(&question, &body));
+        let score = found.ok_or("the lab has no rules")?;
+        Ok(Inspected { score, threshold: 5, enforced: true, matched_rules: Vec::new() })
     }
 
     fn now_unix_ms(&self) -> i64 {
@@ -261,6 +274,8 @@ impl Lab {
             tls_termination: None,
             health: Arc::default(),
             shows_client: made.shows_client,
+            identity: format!("process-{}", self.0.made.get()).into(),
+            load: Arc::default(),
         };
         let endpoint = self.endpoint(url, Kind::Agent(agent), made);
         self.0.upstreams.borrow_mut().insert(endpoint.id, Rc::new(serve));
@@ -275,11 +290,12 @@ impl Lab {
             id,
             account: account(made.account),
             binding: url.implied_binding(),
-            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            facts: Arc::new(EndpointFacts::new(id.to_string(), url.clone())),
             engine: made.policy.map(engine),
             kind,
             upstream_http2: made.http2,
             pooling_enabled: true,
+            own_load: Load::default(),
             url: url.clone(),
         });
         let (table, key) = if url.host().is_internal() {
@@ -304,6 +320,7 @@ impl Lab {
             kind: Kind::Cloud,
             upstream_http2: endpoint.upstream_http2,
             pooling_enabled: endpoint.pooling_enabled,
+            own_load: Load::default(),
         });
         self.0.public.borrow_mut().insert(endpoint.url.to_string(), vec![changed]);
         self.0.pools.borrow_mut().clear();
@@ -322,9 +339,15 @@ impl Lab {
             kind: Kind::Agent(agent.clone()),
             upstream_http2: endpoint.upstream_http2,
             pooling_enabled: endpoint.pooling_enabled,
+            own_load: Load::default(),
         });
         self.0.public.borrow_mut().insert(endpoint.url.to_string(), vec![replaced]);
         self.0.pools.borrow_mut().clear();
+    }
+
+    /// Messages have these scores from now on; 5 is refused.
+    pub(crate) fn inspect_with(&self, rules: impl Fn(&Question, &Bytes) -> i64 + 'static) {
+        self.0.rules.replace(Some(Box::new(rules)));
     }
 
     /// The account lets nobody in from now on.

@@ -14,6 +14,7 @@ mod downgrade;
 mod floods;
 mod frames;
 mod grpc;
+mod inspected;
 mod lab;
 mod rfc9113;
 mod stalls;

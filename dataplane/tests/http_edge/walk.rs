@@ -864,3 +864,33 @@ async fn a_visitor_cannot_say_where_it_comes_from() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_its_members_work_until_the_last_byte_of_its_response() {
+    local(async {
+        let lab = Lab::default();
+        let least = r#"{"on_http_request":[{"actions":[{"type":"forward-internal","config":
+            {"url":"https://rest.clinic1.internal","strategy":"least_connections"}}]}]}"#;
+        let cloud = lab.cloud("http://api.example.com", Made { policy: Some(least), ..Made::default() });
+        let upstream = scripted(|mut io| async move {
+            read_until(&mut io, "\r\n\r\n").await;
+            let _ = io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab").await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let _ = io.write_all(b"cd").await;
+            let _ = io.read(&mut [0]).await;
+        });
+        let agent = lab.agent("https://rest.clinic1.internal", Made::default(), upstream);
+        let loads = || (cloud.load().now(), agent.load().now());
+        let (mut client, served) = lab.visit_http();
+        client.write_all(get("api.example.com").as_bytes()).await.unwrap();
+        let head = read_until(&mut client, "\r\n\r\nab").await;
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head:?}");
+        assert_eq!(loads(), (1, 1));
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"cd");
+        served.await.unwrap();
+        assert_eq!(loads(), (0, 0));
+    })
+    .await;
+}

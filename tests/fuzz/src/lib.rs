@@ -5,6 +5,7 @@
 
 mod body;
 mod codec;
+mod evaluate;
 mod frame;
 mod records;
 
@@ -18,6 +19,7 @@ use ebbgate_wire::rpc::{Auth, Bind, ObjectReader};
 
 pub use body::body;
 pub use codec::framing;
+pub use evaluate::evaluate;
 pub use frame::frame;
 pub use records::records;
 
@@ -25,7 +27,7 @@ pub use records::records;
 pub type Property = fn(&[u8]);
 
 /// Name and function of every target, for replaying corpora.
-pub const TARGETS: [(&str, Property); 11] = [
+pub const TARGETS: [(&str, Property); 12] = [
     ("detect", detect),
     ("frames", frames),
     ("link", link),
@@ -37,6 +39,7 @@ pub const TARGETS: [(&str, Property); 11] = [
     ("frame", frame),
     ("records", records),
     ("body", body),
+    ("evaluate", evaluate),
 ];
 
 /// Detection never changes its mind: once it has decided, more bytes decide the same, and it decides within its limit.

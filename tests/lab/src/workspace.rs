@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::program::run_visibly;
 
 /// The packages whose programs make a lab.
-pub const PRODUCTS: [&str; 3] = ["ebbgate-control", "ebbgate-edge", "ebbgate-agent"];
+pub const PRODUCTS: [&str; 4] = ["ebbgate-control", "ebbgate-edge", "ebbgate-waf", "ebbgate-agent"];
 
 /// The workspace's root directory, as it was when this crate was built.
 pub fn root() -> &'static Path {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may depend on, in any kind of dependency. `*` is any.
-const MAY_IMPORT: [(&str, &[&str]); 19] = [
+const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("ebbgate-body", &[]),
     ("ebbgate-model", &[]),
     ("ebbgate-policy", &["ebbgate-body", "ebbgate-model"]),
@@ -12,6 +12,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("ebbgate-shaper", &[]),
     ("ebbgate-telemetry", &[]),
     ("ebbgate-tunnel", &["ebbgate-wire"]),
+    ("ebbgate-waf", &[]),
     ("ebbgate-wire", &["ebbgate-model"]),
     ("ebbgate-control", &["ebbgate-lab", "ebbgate-model", "ebbgate-policy", "ebbgate-telemetry"]),
     ("ebbgate-ebpf", &[]),
@@ -27,6 +28,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
             "ebbgate-shaper",
             "ebbgate-telemetry",
             "ebbgate-tunnel",
+            "ebbgate-waf",
             "ebbgate-wire",
         ],
     ),

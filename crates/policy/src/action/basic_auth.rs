@@ -10,7 +10,7 @@ use base64::Engine as _;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::Template;
 use crate::facts::Context;
@@ -22,6 +22,8 @@ const CREDENTIALS_MAX: usize = 10;
 const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
 /// Longest authorization header that is looked at: a user name and a password fit several times.
 const AUTHORIZATION_BYTES_MAX: usize = 4096;
+/// The realm unless the policy names one.
+const REALM: &str = "ebbgate";
 /// Longest realm.
 const REALM_BYTES_MAX: usize = 128;
 
@@ -41,6 +43,27 @@ impl std::fmt::Debug for BasicAuth {
     }
 }
 
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "A user name and password of a short list (RFC 7617); others are answered 401 with a challenge.",
+    fields: &[
+        Field::list("credentials", "text", CREDENTIALS_MAX)
+            .required()
+            .computed()
+            .note("`user:password`; a password has 8 to 128 bytes"),
+        Field::flag("enforce", true),
+        Field::text_or("realm", REALM).at_most(REALM_BYTES_MAX).note("printable ASCII without `\"` and `\\`"),
+    ],
+    codes: &[3900],
+    example: "on_http_request:
+  - actions:
+      - type: basic-auth
+        config: {credentials: ['doctor:long-enough-secret'], realm: clinic}
+",
+    given: "{headers: {authorization: Basic ZG9jdG9yOmd1ZXNz}}",
+    all: "",
+};
+
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();
     let mut credentials = Vec::new();
@@ -52,7 +75,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
         credentials.push(template);
     }
     let enforce = config.flag("enforce", true);
-    let realm = config.text("realm").unwrap_or_else(|| "ebbgate".to_owned());
+    let realm = config.text("realm").unwrap_or_else(|| REALM.to_owned());
     let plain = |b: u8| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\';
     if realm.len() > REALM_BYTES_MAX || !realm.bytes().all(plain) {
         let path = config.at("realm");

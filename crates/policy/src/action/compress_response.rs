@@ -6,7 +6,7 @@ use ebbgate_body::{Coding, negotiate};
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, HeaderMap, HeaderValue, VARY};
 use serde_json::json;
 
-use super::{Action, Compiled, Config, Flow, Gathered, body};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered, body};
 use crate::code;
 use crate::diagnostic::nearest;
 use crate::facts::Context;
@@ -23,6 +23,19 @@ struct CompressResponse {
     /// In the order of preference among those that the client likes alike.
     algorithms: Vec<Coding>,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "A content coding that the client takes is put on as the body passes ([bodies.md](bodies.md)).",
+    fields: &[Field::list("algorithms", "text", ALGORITHMS_MAX)
+        .note("`gzip`, `deflate`, `br`, and ours: `zstd`; absent: gzip, deflate, br")],
+    codes: &[3904],
+    example: "on_http_response:
+  - actions: [{type: compress-response, config: {algorithms: [br, gzip]}}]
+",
+    given: "{headers: {accept-encoding: gzip}, response: {headers: {content-type: text/html, content-length: '4096'}}}",
+    all: "",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();

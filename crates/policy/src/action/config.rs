@@ -12,6 +12,18 @@ use crate::expr::{ExprError, Expression, Template, ValueTemplate};
 use crate::facts::Phase;
 use crate::secret::Redaction;
 
+/// Notes for tests how a key is read.
+macro_rules! saw {
+    ($config:ident, $key:expr, $how:expr) => {
+        #[cfg(test)]
+        {
+            use super::seen::{How, Seen};
+            let path = $config.at($key);
+            $config.notes.seen.push(Seen { path, how: $how });
+        }
+    };
+}
+
 /// One map of an action's configuration, its place, and the notes of the whole document.
 pub(crate) struct Config<'c> {
     map: Map<String, Value>,
@@ -84,6 +96,7 @@ impl<'c> Config<'c> {
     /// A key's value as written; `null` counts as absent.
     pub(crate) fn raw(&mut self, key: &'static str) -> Option<Value> {
         self.read.insert(key);
+        saw!(self, key, How::Raw);
         self.map.get(key).filter(|value| !value.is_null()).cloned()
     }
 
@@ -132,6 +145,7 @@ impl<'c> Config<'c> {
 
     /// True or false, with a default.
     pub(crate) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        saw!(self, key, How::Flag(default));
         match self.raw(key) {
             None => default,
             Some(Value::Bool(value)) => value,
@@ -150,6 +164,7 @@ impl<'c> Config<'c> {
         default: u64,
         range: std::ops::RangeInclusive<u64>,
     ) -> u64 {
+        saw!(self, key, How::Number(*range.start(), *range.end()));
         let Some(value) = self.raw(key) else {
             return default;
         };
@@ -176,6 +191,7 @@ impl<'c> Config<'c> {
 
     /// One of a few words.
     pub(crate) fn choice<T: Copy>(&mut self, key: &'static str, default: T, choices: &[(&str, T)]) -> T {
+        saw!(self, key, How::Choice(choices.iter().map(|(name, _)| (*name).to_owned()).collect()));
         let value = match self.raw(key) {
             None => return default,
             // `min_version: 1.2` without quotes is a number in YAML.
@@ -201,6 +217,7 @@ impl<'c> Config<'c> {
 
     /// A list, at most `max` long; absent reads as empty.
     pub(crate) fn list(&mut self, key: &'static str, max: usize) -> Vec<(String, Value)> {
+        saw!(self, key, How::List(max));
         let Some(value) = self.raw(key) else {
             return Vec::new();
         };
@@ -249,6 +266,7 @@ impl<'c> Config<'c> {
 
     /// The entries of a map of text, at most `max`.
     pub(crate) fn entries(&mut self, key: &'static str, max: usize) -> Vec<(String, String, Value)> {
+        saw!(self, key, How::Map(max));
         let Some(value) = self.raw(key) else {
             return Vec::new();
         };

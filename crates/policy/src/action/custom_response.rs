@@ -7,7 +7,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use super::headers::{self, HEADERS_MAX};
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::Template;
 use crate::facts::Context;
@@ -24,6 +24,29 @@ struct CustomResponse {
     body: Option<Template>,
     response_phase: bool,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "An answer that is written in the policy. It ends the request phase; `on_http_response` still runs over it.",
+    fields: &[
+        Field::text("body")
+            .computed_to(BODY_BYTES_MAX)
+            .note("an answer without a body by its status has none"),
+        Field::map("headers", "text", HEADERS_MAX).computed_to(headers::VALUE_BYTES_MAX),
+        Field::number_or("status_code", 200, 200..=599),
+    ],
+    codes: &[3604, 3900],
+    example: "on_http_request:
+  - actions:
+      - type: custom-response
+        config:
+          status_code: 503
+          headers: {retry-after: '3600'}
+          body: '{\"closed\": \"${req.host}\"}'
+",
+    given: "{}",
+    all: "",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::facts::Context;
 use crate::facts::Phase;
@@ -15,6 +15,19 @@ struct Deny {
     /// Absent on `on_tcp_connect`.
     status: Option<StatusCode>,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "An empty answer; in `on_tcp_connect` the connection is closed.",
+    fields: &[Field::number_or("status_code", 403, 200..=599).note("without effect in `on_tcp_connect`")],
+    codes: &[],
+    example: "on_http_request:
+  - expressions: [\"req.method == 'DELETE'\"]
+    actions: [{type: deny, config: {status_code: 405}}]
+",
+    given: "{method: DELETE, path: /v1/visits/7}",
+    all: "",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let status = config.number("status_code", 403, 200..=599);

@@ -10,7 +10,7 @@ use ebbgate_model::ErrorCode;
 use http::header::CONTENT_LENGTH;
 use serde_json::{Value, json};
 
-use super::{Action, Compiled, Config, Flow, Gathered, body};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered, body};
 use crate::code;
 use crate::expr::{PATTERN_BYTES_MAX, Pattern as TextPattern, Template};
 use crate::facts::Context;
@@ -31,14 +31,14 @@ enum From {
 #[derive(Debug)]
 struct Entry {
     /// In an event.
-    field: Field,
+    field: Place,
     from: From,
     to: Template,
 }
 
 /// The key `field`.
 #[derive(Debug)]
-enum Field {
+enum Place {
     Known(EventField),
     Computed(Template),
 }
@@ -66,6 +66,65 @@ impl Kind {
     }
 }
 
+const CODES: &[u32] = &[3900, 3901, 3902, 3903, 3904, 3905];
+const FROM: Field = Field::text("replacements[].from")
+    .required()
+    .at_most(ebbgate_body::PATTERN_BYTES_MAX)
+    .computed_to(PATTERN_BYTES_MAX)
+    .note("RE2; how long a body may be: bodies.md");
+const TO: Field = Field::text("replacements[].to")
+    .computed_to(TO_BYTES_MAX)
+    .note("`$1`, `$name`: a group of the match; empty deletes");
+const REPLACEMENTS: Field = Field::list("replacements", "map", REPLACEMENTS_MAX).required();
+
+pub(super) const ABOUT_REQUEST: About = About {
+    file: file!(),
+    what: "What matches a pattern in the request's body is replaced as the body passes ([bodies.md](bodies.md)).",
+    fields: &[REPLACEMENTS, FROM, TO.required()],
+    codes: CODES,
+    example: "on_http_request:
+  - actions:
+      - type: request-body-find-replace
+        config: {replacements: [{from: '[0-9]{3}-([0-9]{4})', to: '***-$1'}]}
+",
+    given: "{method: POST, headers: {content-type: text/plain}, body: call 555-0199}",
+    all: "",
+};
+
+pub(super) const ABOUT_RESPONSE: About = About {
+    file: file!(),
+    what: "What matches a pattern in the response's body is replaced as the body passes ([bodies.md](bodies.md)).",
+    fields: &[REPLACEMENTS, FROM, TO.required()],
+    codes: CODES,
+    example: "on_http_response:
+  - expressions: [\"res.content_type.startsWith('text/')\"]
+    actions:
+      - type: response-body-find-replace
+        config: {replacements: [{from: tide, to: 'tide of ${req.url.path}'}]}
+",
+    given: "{response: {headers: {content-type: text/plain, content-length: '21', etag: '\"a\"'}}}",
+    all: "",
+};
+
+pub(super) const ABOUT_EVENTS: About = About {
+    file: file!(),
+    what: "What matches a pattern in each event of an event stream is replaced ([bodies.md](bodies.md)).",
+    fields: &[
+        REPLACEMENTS,
+        Field::text_or("replacements[].field", "data").computed().note("`data` or `retry`"),
+        FROM,
+        TO,
+    ],
+    codes: CODES,
+    example: "on_event_stream_message:
+  - actions:
+      - type: sse-find-replace
+        config: {replacements: [{field: retry, from: '^[0-9]+$', to: '5000'}]}
+",
+    given: "{response: {headers: {content-type: text/event-stream}}}",
+    all: "",
+};
+
 pub(super) fn compile_request(config: &mut Config) -> Compiled {
     compile(config, Kind::Request)
 }
@@ -90,23 +149,23 @@ fn compile(config: &mut Config, kind: Kind) -> Compiled {
 }
 
 fn entry(config: &mut Config, kind: Kind) -> Option<Entry> {
-    let field = if kind == Kind::Events { field(config) } else { Some(Field::Known(EventField::Data)) };
+    let field = if kind == Kind::Events { field(config) } else { Some(Place::Known(EventField::Data)) };
     let from = config.required_text("from").and_then(|text| from(config, &text, kind));
     let to = to(config, kind);
     Some(Entry { field: field?, from: from?, to: to? })
 }
 
-fn field(config: &mut Config) -> Option<Field> {
-    let Some(text) = config.text("field") else { return Some(Field::Known(EventField::Data)) };
+fn field(config: &mut Config) -> Option<Place> {
+    let Some(text) = config.text("field") else { return Some(Place::Known(EventField::Data)) };
     let path = config.at("field");
     let template = config.template(&text, &path)?;
-    let Some(name) = template.literal() else { return Some(Field::Computed(template)) };
+    let Some(name) = template.literal() else { return Some(Place::Computed(template)) };
     let known = event_field(name);
     if known.is_none() {
         config.error(code::VALUE_BAD, path, format!("`{name}` is not a field that is replaced in")).hint =
             Some("the fields are data, retry".into());
     }
-    known.map(Field::Known)
+    known.map(Place::Known)
 }
 
 fn event_field(name: &str) -> Option<EventField> {
@@ -161,8 +220,8 @@ impl FindReplace {
         let failed = |message: String| (code::INTERPOLATION_FAILED, message);
         let one = |entry: &Entry| {
             let field = match &entry.field {
-                Field::Known(field) => *field,
-                Field::Computed(template) => {
+                Place::Known(field) => *field,
+                Place::Computed(template) => {
                     let name = template.render(cx).map_err(|error| failed(error.to_string()))?;
                     let unknown = || failed(format!("`{name}` is not a field that is replaced in"));
                     event_field(&name).ok_or_else(unknown)?

@@ -1,11 +1,14 @@
 //! `forward-internal`: hands the traffic to an `.internal` endpoint of the same account and protocol class.
 
+mod balance;
+
 use std::sync::Arc;
 
 use ebbgate_model::{EndpointUrl, Scheme};
 use serde_json::{Value, json};
 
-use super::{Action, Compiled, Config, Ending, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Ending, Field, Flow, Gathered};
+use crate::balancing::{Balancing, WEIGHT_MAX};
 use crate::code;
 use crate::expr::Template;
 use crate::facts::Context;
@@ -16,6 +19,7 @@ use crate::verdict::{OnError, Verdict};
 struct ForwardInternal {
     url: Target,
     on_error: OnError,
+    balancing: Option<Arc<Balancing>>,
 }
 
 #[derive(Debug)]
@@ -23,6 +27,45 @@ enum Target {
     Literal(EndpointUrl),
     Computed(Template),
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "The traffic goes to an internal endpoint of the same account: requests to http(s), bytes to tls and tcp.",
+    fields: &[
+        Field::text("binding").note("`internal`, which says nothing new"),
+        Field::list("endpoint_selectors", "expression", balance::SELECTORS_MAX)
+            .note("a member of the pool gets traffic if all of them hold; they read `endpoint` alone"),
+        Field::list("endpoint_weights", "map", balance::WEIGHTS_MAX)
+            .note("the first whose `selector` holds of a member gives its `weight`; without one it is 1"),
+        Field::text("endpoint_weights[].selector").required().note("an expression"),
+        Field::number("endpoint_weights[].weight", 0..=WEIGHT_MAX as u64).note("0: no traffic at all"),
+        Field::choice_or("on_error", "halt", &["halt", "continue"]),
+        Field::members("sticky_cookie").note("with `strategy: sticky_cookie`"),
+        Field::text("sticky_cookie.max_age")
+            .note("1s to 400 days, as `1h30m`; without it, until the client ends its session"),
+        Field::text_or("sticky_cookie.name", balance::COOKIE_NAME).at_most(balance::COOKIE_NAME_BYTES_MAX),
+        Field::choice_or(
+            "strategy",
+            "round_robin",
+            &["round_robin", "least_connections", "sticky_client_address", "sticky_cookie"],
+        )
+        .note("ours: how a member of the pool is chosen"),
+        Field::text("url").required().computed().note("ends in `.internal`"),
+    ],
+    codes: &[3900],
+    example: "on_http_request:
+  - actions: [{type: forward-internal, config: {url: 'https://rest-api.clinic1.internal'}}]
+",
+    given: "{path: /v1/visits}",
+    all: "
+url: 'https://rest-api.clinic1.internal'
+on_error: continue
+endpoint_selectors: ['endpoint.metadata.contains(\"zone=a\")']
+endpoint_weights: [{selector: 'endpoint.name == \"canary\"', weight: 1}]
+strategy: sticky_cookie
+sticky_cookie: {name: member, max_age: 1h}
+",
+};
 
 /// It ends the phase unless a failure lets it go on.
 pub(super) fn ending(config: &Value) -> Ending {
@@ -35,6 +78,9 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let on_error =
         config.choice("on_error", OnError::Halt, &[("halt", OnError::Halt), ("continue", OnError::Continue)]);
     binding(config);
+    let before = config.errors();
+    let balancing = balance::compile(config);
+    let is_whole = config.errors() == before;
     // A connection that carries requests is handed on request by request; as a connection it would only be closed.
     if config.phase == Phase::TcpConnect && config.scheme.is_some_and(Scheme::is_http) {
         let path = config.path();
@@ -47,10 +93,10 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     }
     config.finish();
     let url = target(config, &text?)?;
-    Some(Arc::new(ForwardInternal { url, on_error }))
+    is_whole.then(|| Arc::new(ForwardInternal { url, on_error, balancing }) as Arc<dyn Action>)
 }
 
-/// Some published examples carry `binding: internal`, which says nothing new.
+/// The binding of the endpoints that are reached: `internal`, which is also what no key means.
 fn binding(config: &mut Config) {
     let Some(text) = config.text("binding") else { return };
     let path = config.at("binding");
@@ -61,13 +107,14 @@ fn binding(config: &mut Config) {
             "`binding` has no effect: forward-internal reaches internal endpoints only",
             "remove it",
         );
-    } else {
-        config.error(
-            code::VALUE_BAD,
-            path,
-            format!("`{text}`: forward-internal reaches internal endpoints only"),
-        );
+        return;
     }
+    let why = if text == "kubernetes" {
+        "no edge serves endpoints of the binding kubernetes; forward-internal reaches internal ones"
+    } else {
+        "forward-internal reaches internal endpoints only"
+    };
+    config.error(code::VALUE_BAD, path, format!("`{text}`: {why}"));
 }
 
 fn target(config: &mut Config, text: &str) -> Option<Target> {
@@ -125,7 +172,7 @@ impl Action for ForwardInternal {
             }
         };
         cx.set_result("forward_internal", json!({ "url": url.to_string() }));
-        Flow::End(Verdict::Forward { url, on_error: self.on_error })
+        Flow::End(Verdict::Forward { url, on_error: self.on_error, balancing: self.balancing.clone() })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::Template;
 use crate::facts::Context;
@@ -15,7 +15,7 @@ use crate::facts::Phase;
 /// Most headers one action adds, removes or answers with.
 pub(super) const HEADERS_MAX: usize = 10;
 /// Longest header value after interpolation.
-const VALUE_BYTES_MAX: usize = 8192;
+pub(super) const VALUE_BYTES_MAX: usize = 8192;
 
 /// Message framing and hop-by-hop headers (RFC 9110 section 7.6.1), and the error header reserved for the edge.
 fn is_edges_own(name: &HeaderName) -> bool {
@@ -90,6 +90,35 @@ pub(super) fn render(templates: &[(HeaderName, Template)], cx: &Context) -> Resu
 struct AddHeaders {
     headers: Vec<(HeaderName, Template)>,
 }
+
+pub(super) const ABOUT_ADD: About = About {
+    file: file!(),
+    what: "Headers are added, in `on_http_request` to the request and in `on_http_response` to the response. `host` is replaced.",
+    fields: &[Field::map("headers", "text", HEADERS_MAX)
+        .required()
+        .computed_to(VALUE_BYTES_MAX)
+        .note("not `user-agent`, nor headers of framing and of the connection")],
+    codes: &[3900],
+    example: "on_http_request:
+  - actions: [{type: add-headers, config: {headers: {x-client: '${conn.client_ip}'}}}]
+",
+    given: "{client_ip: 203.0.113.9}",
+    all: "",
+};
+
+pub(super) const ABOUT_REMOVE: About = About {
+    file: file!(),
+    what: "Headers are removed, in `on_http_request` from the request and in `on_http_response` from the response.",
+    fields: &[Field::list("headers", "text", HEADERS_MAX)
+        .required()
+        .note("not `user-agent`, nor headers of framing and of the connection; of a request not `host`")],
+    codes: &[],
+    example: "on_http_response:
+  - actions: [{type: remove-headers, config: {headers: [server, x-powered-by]}}]
+",
+    given: "{response: {headers: {server: nginx/1.24, content-type: text/plain}}}",
+    all: "",
+};
 
 pub(super) fn compile_add(config: &mut Config) -> Compiled {
     let before = config.errors();

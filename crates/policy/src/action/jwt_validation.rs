@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::facts::Context;
 use crate::jwks::Algorithm;
@@ -42,6 +42,60 @@ struct Expected {
     kind: TokenType,
     place: Place,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "Every listed token must be there, in time, from an allowed issuer, for an allowed audience, and signed by a key of a listed set.",
+    fields: &[
+        Field::members("audience"),
+        Field::list("audience.allow_list", "map", NAMES_MAX).required(),
+        Field::text("audience.allow_list[].value").required(),
+        Field::members("http").required(),
+        Field::list("http.tokens", "map", TOKENS_MAX).required(),
+        Field::choice("http.tokens[].method", &["header", "body"]),
+        Field::text("http.tokens[].name").required().note("of a header, or of a member of a JSON or form body"),
+        Field::text("http.tokens[].prefix").note("text before the token"),
+        Field::choice(
+            "http.tokens[].type",
+            &["access_token", "at+jwt", "id_token", "it+jwt", "jwt", "plain"],
+        ),
+        Field::members("issuer").required(),
+        Field::list("issuer.allow_list", "map", NAMES_MAX).required(),
+        Field::text("issuer.allow_list[].value").required(),
+        Field::members("jws").required(),
+        Field::list("jws.allowed_algorithms", "text", Algorithm::ALL.len())
+            .required()
+            .note("`RS256` and other names of RFC 7518, never `none` or `HS256`"),
+        Field::one_or_many("jws.keys", KEY_SETS_MAX).required(),
+        Field::members("jws.keys.identification"),
+        Field::list("jws.keys.identification.token_claims", "text", 10).note("`kid` only"),
+        Field::one_or_many("jws.keys.sources", KEY_SETS_MAX).required(),
+        Field::list("jws.keys.sources.additional_jkus", "text", KEY_SETS_MAX)
+            .required()
+            .note("https URLs of key sets"),
+    ],
+    codes: &[3401, 3403, 3406, 3408, 3411, 3412, 3413, 3414, 3415, 3416, 3422],
+    example: "on_http_request:
+  - actions:
+      - type: jwt-validation
+        config:
+          issuer: {allow_list: [{value: 'https://example.com/issuer'}]}
+          audience: {allow_list: [{value: 'urn:example:api'}]}
+          http: {tokens: [{type: access_token, method: header, name: Authorization, prefix: 'Bearer '}]}
+          jws:
+            allowed_algorithms: [RS256, ES256]
+            keys: {sources: {additional_jkus: ['https://example.com/issuer/jku']}}
+",
+    given: "{headers: {authorization: Bearer not-a-token}}",
+    all: "
+issuer: {allow_list: [{value: 'https://example.com/issuer'}]}
+audience: {allow_list: [{value: 'urn:example:api'}]}
+http: {tokens: [{type: access_token, method: header, name: Authorization, prefix: 'Bearer '}]}
+jws:
+  allowed_algorithms: [RS256, ES256]
+  keys: {identification: {token_claims: [kid]}, sources: {additional_jkus: ['https://example.com/issuer/jku']}}
+",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();

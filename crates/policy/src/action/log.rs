@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::ValueTemplate;
 use crate::facts::Context;
@@ -21,6 +21,21 @@ struct Log {
     /// The account's secrets: one may come back in a header of the request that an earlier action set.
     redaction: Redaction,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "Metadata for the line in the edge's log and for the traffic event.",
+    fields: &[Field::map("metadata", "value", ENTRIES_MAX)
+        .required()
+        .computed()
+        .note("longer than 16 KiB as JSON: replaced by a note; never a secret")],
+    codes: &[3900],
+    example: "on_http_request:
+  - actions: [{type: log, config: {metadata: {from: '${conn.client_ip}', app: visits}}}]
+",
+    given: "{client_ip: 203.0.113.9}",
+    all: "",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();

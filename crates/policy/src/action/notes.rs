@@ -29,6 +29,9 @@ pub(crate) struct Notes {
     pub(crate) sign_ins: Vec<SignInNote>,
     /// Whether what was compiled last may show a secret.
     pub(crate) shows_a_secret: bool,
+    /// Keys of configurations that were read.
+    #[cfg(test)]
+    pub(crate) seen: Vec<super::seen::Seen>,
 }
 
 /// An action that signs visitors in, as it is written.

@@ -9,7 +9,7 @@ use ebbgate_model::parse_duration;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::Expression;
 use crate::facts::Context;
@@ -36,6 +36,27 @@ struct RateLimit {
     keys: Vec<Expression>,
     enforce: bool,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "So many requests of one bucket in a sliding window; others are answered 429 with `retry-after`.",
+    fields: &[
+        Field::choice("algorithm", &["sliding_window"]),
+        Field::list("bucket_key", "expression", KEYS_MAX).required(),
+        Field::number("capacity", 1..=CAPACITY_MAX),
+        Field::flag("enforce", true),
+        Field::text("name").required().at_most(NAME_BYTES_MAX),
+        Field::text("rate").required().note("60s to 24h, a multiple of 10s, as `60s` or `1h30m`"),
+    ],
+    codes: &[2300],
+    example: "on_http_request:
+  - actions:
+      - type: rate-limit
+        config: {name: visits, algorithm: sliding_window, capacity: 30, rate: 60s, bucket_key: [conn.client_ip]}
+",
+    given: "{rate_limited: [visits]}",
+    all: "",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();

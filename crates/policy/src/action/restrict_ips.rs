@@ -9,7 +9,7 @@ use ebbgate_model::{IpPolicyId, IpRuleAction, Prefix, PrefixError, canonical_ip}
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{Action, Compiled, Config, Flow, Gathered, Refs};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered, Refs};
 use crate::code;
 use crate::expr::Template;
 use crate::facts::Context;
@@ -36,6 +36,27 @@ struct Networks {
     fixed: PrefixSet,
     computed: Vec<Template>,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "A connection or request passes when the peer's address is allowed and not denied.",
+    fields: &[
+        Field::list("allow", "text", PREFIXES_MAX)
+            .computed()
+            .note("addresses and networks; one of the three lists must be there"),
+        Field::list("deny", "text", PREFIXES_MAX)
+            .computed()
+            .note("wins over `allow`; alone it lets nobody pass"),
+        Field::flag("enforce", true),
+        Field::list("ip_policies", "text", IP_POLICIES_MAX).note("`ipp_` ids of the account"),
+    ],
+    codes: &[3203, 3900],
+    example: "on_tcp_connect:
+  - actions: [{type: restrict-ips, config: {allow: [203.0.113.0/24], deny: [203.0.113.66]}}]
+",
+    given: "{client_ip: 203.0.113.66}",
+    all: "",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::facts::Context;
 use crate::identity::{Exchanged, Purpose, SessionFacts};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Verdict};
+use crate::verdict::{BodyError, Effect, Inspected, Verdict};
 
 /// A compiled action.
 pub(crate) trait Action: Send + Sync + fmt::Debug {
@@ -77,6 +77,8 @@ pub(crate) struct Gathered {
     pub(crate) noted: bool,
     /// What identity providers answered.
     pub(crate) exchanged: BTreeMap<Purpose, Result<Exchanged, String>>,
+    /// What the Core Rule Set says of the message, or why it could not be asked.
+    pub(crate) inspected: Option<Result<Inspected, String>>,
     /// Why forwarding failed.
     pub(crate) forward_failed: Option<(ErrorCode, String)>,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::ValueTemplate;
 use crate::facts::Context;
@@ -18,6 +18,22 @@ const DEPTH_MAX: usize = 10;
 struct SetVars {
     vars: Vec<(String, ValueTemplate)>,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "Names for values, for the rest of the phase, as `vars.<name>`.",
+    fields: &[Field::list("vars", "map of one key", VARS_MAX)
+        .required()
+        .note("values are nested 10 levels at most, and take `${...}`")],
+    codes: &[3900],
+    example: "on_http_request:
+  - actions:
+      - {type: set-vars, config: {vars: [{site: 'clinic1'}]}}
+      - {type: add-headers, config: {headers: {x-site: '${vars.site}'}}}
+",
+    given: "{}",
+    all: "",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ebbgate_model::{Scheme, parse_duration};
 use serde_json::Value;
 
+use super::about::{About, Field};
 use super::notes::SignInNote;
 use super::{Action, Compiled, Config, Flow, Gathered};
 use crate::code;
@@ -44,6 +45,64 @@ const OWN_PARAMETERS: &[&str] = &[
     "scope",
     "state",
 ];
+
+/// What both actions have; `$first` are those of one alone, and `$idle` is the name of the rest that ends a session.
+macro_rules! fields {
+    ($idle:literal, $($first:expr),*) => {
+        &[
+            $($first,)*
+            Field::flag("allow_cors_preflight", false),
+            Field::text("auth_cookie_domain").note("a domain with a dot, of which the endpoint's host is part"),
+            Field::text_or("auth_id", AUTH_ID).at_most(identity::AUTH_ID_CHARS_MAX).note("a-z, A-Z, 0-9, `-` and `_`"),
+            Field::map("authz_url_params", "text", PARAMETERS_MAX).note("none of those that make the sign-in safe"),
+            Field::text("client_id").required().computed().at_most(TEXT_BYTES_MAX),
+            Field::text("client_secret").required().computed().at_most(TEXT_BYTES_MAX),
+            Field::text($idle).note("1s to 720h; as long as the session unless said"),
+            Field::text("max_session_duration").note("1s to 720h; 336h unless said"),
+            Field::list("scopes", "text", SCOPES_MAX),
+            Field::text("userinfo_refresh_interval").note("1s to 720h; never unless said"),
+        ]
+    };
+}
+
+pub(super) const ABOUT_OIDC: About = About {
+    file: file!(),
+    what: "A visitor passes who has signed in at an `OpenID` provider; others are sent there ([identity.md](identity.md)).",
+    fields: fields!(
+        "idle_session_duration",
+        Field::text("issuer_url").required().note("an https URL, exactly as the provider says it")
+    ),
+    codes: &[2300, 3900],
+    example: "on_http_request:
+  - actions:
+      - type: openid-connect
+        config: {issuer_url: 'https://id.example.com', client_id: gate, client_secret: 'gate-secret'}
+",
+    given: "{path: /visits}",
+    all: ALL_OIDC,
+};
+
+pub(super) const ABOUT_OAUTH: About = About {
+    file: file!(),
+    what: "A visitor passes who has signed in at a published provider; others are sent there ([identity.md](identity.md)).",
+    fields: fields!("idle_session_timeout", Field::choice("provider", PROVIDER_NAMES)),
+    codes: &[2300, 3900],
+    example: "on_http_request:
+  - actions: [{type: oauth, config: {provider: github, client_id: gate, client_secret: 'gate-secret'}}]
+",
+    given: "{signed_in: {default: {provider_user_id: '583', email: ann@example.com}}}",
+    all: ALL_OAUTH,
+};
+
+const PROVIDER_NAMES: &[&str] =
+    &["amazon", "facebook", "github", "gitlab", "google", "linkedin", "microsoft", "twitch"];
+const ALL_OIDC: &str =
+    "{issuer_url: 'https://id.example.com', client_id: gate, client_secret: s, auth_id: a, scopes: [openid],
+  authz_url_params: {prompt: consent}, max_session_duration: 1h, idle_session_duration: 10m,
+  userinfo_refresh_interval: 5m, allow_cors_preflight: false, auth_cookie_domain: example.com}";
+const ALL_OAUTH: &str = "{provider: github, client_id: gate, client_secret: s, auth_id: a, scopes: [user],
+  authz_url_params: {login: ann}, max_session_duration: 1h, idle_session_timeout: 10m,
+  userinfo_refresh_interval: 5m, allow_cors_preflight: false, auth_cookie_domain: example.com}";
 
 /// A compiled action. Its `Debug` shows no secret: templates hold only what the policy's text holds.
 struct SignIn {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ebbgate_model::AuthorityId;
 use x509_parser::pem::Pem;
 
-use super::{Action, Compiled, Config, Flow, Gathered, Refs};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered, Refs};
 use crate::code;
 use crate::facts::Context;
 use crate::verdict::{Effect, ServerCertificate, TlsSettings, TlsVersion, Verification};
@@ -19,6 +19,30 @@ const VERSIONS: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::V1_2), ("1.3", Tls
 struct TerminateTls {
     settings: Arc<TlsSettings>,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "Settings of the handshake on https endpoints; on tls endpoints also the switch that turns it on.",
+    fields: &[
+        Field::choice_or("max_version", "1.3", &["1.2", "1.3"]),
+        Field::choice_or("min_version", "1.2", &["1.2", "1.3"]),
+        Field::list(AUTHORITIES, "text", AUTHORITIES_MAX).note("PEM, or the `ca_` id of an uploaded one"),
+        Field::choice_or(
+            "mutual_tls_verification_strategy",
+            "require-and-verify",
+            &["require-and-verify", "require-any", "request"],
+        )
+        .note("with authorities only"),
+        Field::text("server_certificate").note("PEM; with its key only"),
+        Field::text("server_private_key").note("PEM"),
+    ],
+    codes: &[],
+    example: "on_tcp_connect:
+  - actions: [{type: terminate-tls, config: {min_version: '1.3'}}]
+",
+    given: "{}",
+    all: "mutual_tls_certificate_authorities: [ca_2a4YjQ2Xk9PJhD0PjTtXEBQrgyz]",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
 use super::headers::{self, HEADERS_MAX};
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::{PATTERN_BYTES_MAX, Pattern, Template, request_url};
 use crate::facts::Context;
@@ -211,6 +211,48 @@ struct Redirect {
     status: StatusCode,
     headers: Vec<(HeaderName, Template)>,
 }
+
+const FROM: Field = Field::text("from")
+    .at_most(LITERAL_PATTERN_BYTES_MAX)
+    .computed_to(PATTERN_BYTES_MAX)
+    .note("RE2 over the whole URL; absent: the whole URL");
+const TO: Field =
+    Field::text("to").required().computed_to(URL_BYTES_MAX).note("`$1`, `$name`: a group of the match");
+
+pub(super) const ABOUT_REDIRECT: About = About {
+    file: file!(),
+    what: "An answer that sends the client to another URL; where the URL stays as it is, the phase goes on.",
+    fields: &[
+        FROM,
+        Field::map("headers", "text", HEADERS_MAX)
+            .computed_to(headers::VALUE_BYTES_MAX)
+            .note("not `location`"),
+        Field::number_or("status_code", 302, 300..=399),
+        TO,
+    ],
+    codes: &[3900, 3901],
+    example: "on_http_request:
+  - actions:
+      - type: redirect
+        config: {from: '/old/(.*)', to: '/v1/$1', status_code: 301}
+",
+    given: "{path: /old/visits}",
+    all: "",
+};
+
+pub(super) const ABOUT_REWRITE: About = About {
+    file: file!(),
+    what: "The upstream gets another path, query or host; the endpoint that answers stays.",
+    fields: &[FROM, TO],
+    codes: &[3900, 3901],
+    example: "on_http_request:
+  - actions:
+      - type: url-rewrite
+        config: {from: '/api/(.*)', to: '/v1/$1'}
+",
+    given: "{path: /api/visits?day=1}",
+    all: "",
+};
 
 pub(super) fn compile_redirect(config: &mut Config) -> Compiled {
     let before = config.errors();

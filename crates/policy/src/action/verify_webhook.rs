@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::json;
 
-use super::{Action, Compiled, Config, Flow, Gathered};
+use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::diagnostic::nearest;
 use crate::expr::{Template, request_url};
@@ -30,6 +30,22 @@ struct VerifyWebhook {
     secret: Template,
     enforce: bool,
 }
+
+pub(super) const ABOUT: About = About {
+    file: file!(),
+    what: "A request passes when it carries the signature of its provider. Bodies have 1 MiB at most.",
+    fields: &[
+        Field::flag("enforce", true),
+        Field::text("provider").required().note("such as `github`, `slack` or `stripe`; a wrong one is told with the nearest"),
+        Field::text("secret").required().computed(),
+    ],
+    codes: &[3204, 3900],
+    example: "on_http_request:
+  - actions: [{type: verify-webhook, config: {provider: gitlab, secret: '${secrets.get(\"hooks\", \"gitlab\")}'}}]
+",
+    given: "{method: POST, headers: {x-gitlab-token: guessed}, body: '{}'}",
+    all: "",
+};
 
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();

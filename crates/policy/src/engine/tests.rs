@@ -25,8 +25,8 @@ fn from(client: &str) -> Context {
 fn word(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Continue => "continue".into(),
-        Verdict::Forward { url, on_error: OnError::Halt } => format!("forward {url}"),
-        Verdict::Forward { url, on_error: OnError::Continue } => format!("try {url}"),
+        Verdict::Forward { url, on_error: OnError::Halt, .. } => format!("forward {url}"),
+        Verdict::Forward { url, on_error: OnError::Continue, .. } => format!("try {url}"),
         Verdict::Respond(reply) => {
             let code = reply.code.map(|code| format!(" {}", code.number())).unwrap_or_default();
             format!("{}{code} {}", reply.status.as_u16(), String::from_utf8_lossy(&reply.body))
@@ -160,8 +160,7 @@ fn terminate_tls_asks_and_shows_the_handshake() {
     let engine =
         Arc::new(Engine::compile(&serde_json::from_value(policy).unwrap(), &References::default()).unwrap());
     let mut cx = context();
-    cx.endpoint =
-        Arc::new(crate::EndpointFacts { id: "ep".into(), url: "tls://db.example.com".parse().unwrap() });
+    cx.endpoint = Arc::new(crate::EndpointFacts::new("ep".into(), "tls://db.example.com".parse().unwrap()));
     let mut run = engine.start(Phase::TcpConnect);
     let Step::Need(Effect::TerminateTls(settings)) = run.step(&mut cx) else {
         panic!("a handshake comes first")

@@ -18,6 +18,7 @@ use x509_parser::pem::Pem;
 use crate::facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
 use crate::identity::Identity;
 use crate::jwks::KeySet;
+use crate::verdict::Inspected;
 
 /// Longest body of a case in bytes.
 pub const CASE_BODY_BYTES_MAX: usize = 8 << 20;
@@ -52,6 +53,8 @@ pub struct CaseText {
     pub rate_limited: BTreeSet<String>,
     /// Visitors who are signed in, by the action's `auth_id` (`default` where it has none).
     pub signed_in: BTreeMap<String, SignedInText>,
+    /// What the Core Rule Set says, of the request and of the response; unless said, it cannot run.
+    pub waf: Option<InspectedText>,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
 }
@@ -66,6 +69,18 @@ pub struct SignedInText {
     pub email: String,
     /// Name.
     pub name: String,
+}
+
+/// What the Core Rule Set says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InspectedText {
+    /// Sum of the scores of the rules that matched.
+    pub anomaly_score: i64,
+    /// Score at which a message is refused; 5 unless said.
+    pub anomaly_score_threshold: Option<i64>,
+    /// Whether the edge only detects.
+    pub detect_only: bool,
 }
 
 /// One text or several.
@@ -131,6 +146,7 @@ pub struct Case {
     pub(super) forward_fails: Option<ErrorCode>,
     pub(super) rate_limited: BTreeSet<String>,
     pub(super) signed_in: BTreeMap<String, Identity>,
+    pub(super) waf: Option<Inspected>,
     pub(super) response: http::response::Parts,
 }
 
@@ -173,7 +189,7 @@ impl CaseText {
             None => None,
         };
         Ok(Case {
-            endpoint: Arc::new(EndpointFacts { id: "ep_case".into(), url: url.clone() }),
+            endpoint: Arc::new(EndpointFacts::new("ep_case".into(), url.clone())),
             conn: Arc::new(conn),
             now_unix_ms,
             seed: self.seed,
@@ -184,6 +200,7 @@ impl CaseText {
             forward_fails,
             rate_limited: self.rate_limited.clone(),
             signed_in: self.signed_in.iter().map(|(id, who)| (id.clone(), who.read())).collect(),
+            waf: self.waf.as_ref().map(InspectedText::read),
             response: self.response.read()?,
         })
     }
@@ -206,6 +223,17 @@ impl CaseText {
             parts.headers.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(self.body.len()));
         }
         Ok(parts)
+    }
+}
+
+impl InspectedText {
+    fn read(&self) -> Inspected {
+        Inspected {
+            score: self.anomaly_score,
+            threshold: self.anomaly_score_threshold.unwrap_or(5),
+            enforced: !self.detect_only,
+            matched_rules: Vec::new(),
+        }
     }
 }
 

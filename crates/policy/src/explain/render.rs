@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use ebbgate_model::{Rule, TrafficPolicy};
 use serde_json::{Map, Value, json};
 
-use super::{Decision, Explanation};
+use super::{Case, Decision, Explanation};
 use crate::facts::Phase;
 use crate::trace::Traced;
 use crate::verdict::Verdict;
@@ -70,6 +70,29 @@ impl Explanation {
         format!("result: it {what}{code}, {place}")
     }
 
+    /// What differs from the case in the request that an upstream gets, and in the response that the client gets, in lines.
+    #[must_use]
+    pub fn changes(&self, case: &Case) -> String {
+        let mut out = String::new();
+        if let (Some(before), Some(after)) = (&case.request, &self.request) {
+            if (&before.method, &before.uri) != (&after.method, &after.uri) {
+                let _ = writeln!(out, "the upstream gets: {} {}", after.method, after.uri);
+            }
+            write_differences(&mut out, "the upstream", &before.headers, &after.headers);
+        }
+        let Some(response) = &self.response else { return out };
+        match &self.decision {
+            Decision::Respond(reply) => {
+                write_differences(&mut out, "the client", &http::HeaderMap::new(), &response.headers);
+                if !reply.body.is_empty() {
+                    let _ = writeln!(out, "the client gets: {}", String::from_utf8_lossy(&reply.body));
+                }
+            }
+            _ => write_differences(&mut out, "the client", &case.response.headers, &response.headers),
+        }
+        out
+    }
+
     /// The explanation for programs. Holds values of the request.
     #[must_use]
     pub fn json(&self, policy: &TrafficPolicy) -> Value {
@@ -100,6 +123,26 @@ impl Explanation {
             "logs": self.logs,
             "phases": phases.collect::<Vec<_>>(),
         })
+    }
+}
+
+fn write_differences(out: &mut String, who: &str, before: &http::HeaderMap, after: &http::HeaderMap) {
+    let text = |headers: &http::HeaderMap, name| {
+        let values = headers.get_all(name).iter();
+        values
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut names: Vec<_> = before.keys().chain(after.keys()).collect();
+    names.sort_by_key(|name| name.as_str());
+    names.dedup();
+    for name in names {
+        if !after.contains_key(name) {
+            let _ = writeln!(out, "{who} does not get: {name}");
+        } else if text(before, name) != text(after, name) {
+            let _ = writeln!(out, "{who} gets: {name}: {}", text(after, name));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::budget::{Budget, HELD_BYTES_MAX, Rate};
 use super::error::{EvalError, ExprError};
-use super::names::Names;
+use super::names::{self, Names};
 use super::slots::{self, MadeName, Resolver, Slot, Source, Tainted};
 use super::{datum::Kind, kind, library, rewrite, syntax, value};
 use crate::facts::{Context, Phase};
@@ -32,6 +32,35 @@ const EVALUATION_UNITS: u64 = 10;
 impl Expression {
     /// Compiles any expression of a phase.
     pub(crate) fn compile(source: &str, phase: Phase) -> Result<Self, ExprError> {
+        let expression = Self::compile_names(source, phase)?;
+        let reads = expression.slots.iter().filter_map(|slot| slot.source.path());
+        match reads.into_iter().find(|path| names::is_of_members(path)) {
+            Some(path) => Err(names::only_of_members(path)),
+            None => Ok(expression),
+        }
+    }
+
+    /// Compiles a condition on the members of a pool, which names nothing but `endpoint`: there is neither connection nor
+    /// request when it is judged.
+    pub(crate) fn compile_selector(source: &str) -> Result<Self, ExprError> {
+        let expression = Self::compile_names(source, Phase::EventStream)?.of_bool()?;
+        for slot in &expression.slots {
+            match &slot.source {
+                Source::Pattern(_) => {}
+                source => match source.path() {
+                    Some(path) if path == "endpoint" || path.starts_with("endpoint.") => {}
+                    _ => {
+                        return Err(names::not_of_members(
+                            &source.name().unwrap_or_else(|| "secrets".into()),
+                        ));
+                    }
+                },
+            }
+        }
+        Ok(expression)
+    }
+
+    fn compile_names(source: &str, phase: Phase) -> Result<Self, ExprError> {
         let rewritten = rewrite::rewrite(syntax::parse(source)?, Names::Policy(phase))?;
         let weight = EVALUATION_UNITS.saturating_add(syntax::work(&rewritten.ast));
         Ok(Self { ast: rewritten.ast, slots: rewritten.slots, weight })
@@ -39,11 +68,14 @@ impl Expression {
 
     /// Compiles an expression that must be true or false, and refuses those that never are.
     pub(crate) fn compile_condition(source: &str, phase: Phase) -> Result<Self, ExprError> {
-        let expression = Self::compile(source, phase)?;
-        if let Some(kind) = kind::of(&expression.ast, &expression.slots).filter(|kind| *kind != Kind::Bool) {
-            return Err(ExprError::never_bool(kind.noun()));
+        Self::compile(source, phase)?.of_bool()
+    }
+
+    fn of_bool(self) -> Result<Self, ExprError> {
+        match kind::of(&self.ast, &self.slots).filter(|kind| *kind != Kind::Bool) {
+            Some(kind) => Err(ExprError::never_bool(kind.noun())),
+            None => Ok(self),
         }
-        Ok(expression)
     }
 
     /// Whether a condition holds.

@@ -15,7 +15,7 @@ use super::{query, user_agent};
 use crate::certificate::{certificate_json, rfc3339, tls_json};
 use crate::diagnostic::nearest;
 use crate::facts::Phase;
-use crate::facts::{Context, TlsFacts};
+use crate::facts::{Context, MemberFacts, TlsFacts};
 
 /// Which names an expression may use.
 #[derive(Debug, Clone, Copy)]
@@ -128,10 +128,17 @@ pub(super) static VARIABLES: &[Variable] = &[
     row("conn.tls.server.validity.not_after", T, |cx| server(cx, "/validity/not_after")),
     row("conn.tls.server.validity.not_before", T, |cx| server(cx, "/validity/not_before")),
     row("endpoint.addr", T, |cx| text(cx.endpoint.url.hostport())),
+    row("endpoint.agent.metadata", T, |cx| member(cx, |member| &member.agent.metadata)),
+    row("endpoint.agent.os", T, |cx| member(cx, |member| &member.agent.os)),
+    row("endpoint.agent.version", T, |cx| member(cx, |member| &member.agent.version)),
+    row("endpoint.description", T, |cx| member(cx, |member| &member.description)),
     row("endpoint.host", T, |cx| borrowed(cx.endpoint.url.host().as_str())),
     row("endpoint.id", T, |cx| borrowed(&cx.endpoint.id)),
+    row("endpoint.metadata", T, |cx| member(cx, |member| &member.metadata)),
+    row("endpoint.name", T, |cx| member(cx, |member| &member.name)),
     row("endpoint.port", N, |cx| Datum::Int(cx.endpoint.url.port().into())),
     row("endpoint.protocol", T, |cx| borrowed(cx.endpoint.url.scheme().as_str())),
+    row("endpoint.type", T, |cx| borrowed(if cx.endpoint.member.is_some() { "agent" } else { "cloud" })),
     row("endpoint.url", T, |cx| text(cx.endpoint.url.to_string())),
     row("req.content_encoding", L, |cx| {
         Datum::Json(query::listed(request_headers(cx), &header::CONTENT_ENCODING))
@@ -186,6 +193,29 @@ pub(super) static VARIABLES: &[Variable] = &[
     }),
     row("time.now", T, |cx| text(now(cx))),
 ];
+
+/// Our own variables of a pool's members. Edges know them of agents' endpoints alone, so that a condition of a cloud
+/// endpoint's policy on them would never hold.
+const OF_MEMBERS: &[&str] =
+    &["endpoint.agent", "endpoint.description", "endpoint.metadata", "endpoint.name", "endpoint.type"];
+
+/// Whether a variable is of a pool's members.
+pub(super) fn is_of_members(path: &str) -> bool {
+    OF_MEMBERS.iter().any(|prefix| below(path, prefix))
+}
+
+/// The error for such a variable anywhere but in a selector.
+pub(super) fn only_of_members(path: &str) -> ExprError {
+    ExprError::new(format!("`{path}` is known of the members of a pool only"))
+        .with_hint("name it in endpoint_selectors or endpoint_weights of a forward-internal action")
+}
+
+/// The error for any other variable in a selector.
+pub(super) fn not_of_members(name: &str) -> ExprError {
+    ExprError::new(format!("`{name}` is not known where members of a pool are selected")).with_hint(
+        "name `endpoint` and its members alone; a rule's `expressions` may look at the connection and the request",
+    )
+}
 
 /// Maps whose keys are made at run time.
 const OPEN_MAPS: &[&str] = &["vars", "actions.ngrok"];
@@ -249,6 +279,8 @@ const RESULTS: &[(&str, &[&str])] = &[
             "session_timed_out",
         ],
     ),
+    ("owasp_crs_request", INSPECTED),
+    ("owasp_crs_response", INSPECTED),
     ("rate_limit", &["bucket_key", "limited"]),
     ("redirect", &["matches", "url"]),
     ("remove_headers", &["headers_removed"]),
@@ -272,6 +304,15 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("url_rewrite", &["matches", "url"]),
     ("verify_webhook", &["error", "verified"]),
 ];
+
+/// What the actions of the Core Rule Set leave behind.
+const INSPECTED: &[&str] =
+    &["anomaly_score", "anomaly_score_threshold", "decision", "enforced", "error", "matched_rules"];
+
+/// The members of what an action leaves behind, by the result's name.
+pub(crate) fn result_members(name: &str) -> Option<&'static [&'static str]> {
+    RESULTS.iter().find(|(result, _)| *result == name).map(|(_, members)| *members)
+}
 
 /// Refuses results that no action leaves behind, and members that they do not have.
 fn check_result(segments: &[&str], depth: usize) -> Result<(), ExprError> {
@@ -383,6 +424,8 @@ pub(super) fn is_present(path: &str, cx: &Context) -> bool {
         tls.is_some_and(|tls| !tls.server_leaf.is_empty())
     } else if below(path, "conn.tls") {
         tls.is_some()
+    } else if below(path, "endpoint.agent") {
+        cx.endpoint.member.is_some()
     } else if path == "req.content_length" {
         request_headers(cx).is_some_and(|headers| headers.contains_key(header::CONTENT_LENGTH))
     } else if path == "res.content_length" {
@@ -404,6 +447,8 @@ pub(super) fn group(path: &str, cx: &Context) -> Value {
         };
         let in_phase = match variable.path.split('.').next() {
             Some("conn") => is_present(variable.path, cx),
+            // As a whole, `endpoint` is what every policy may read.
+            Some("endpoint") => path != "endpoint" || !is_of_members(variable.path),
             _ => true,
         };
         if in_phase {
@@ -436,6 +481,10 @@ fn text<'c>(text: impl Into<String>) -> Datum<'c> {
 
 fn borrowed(text: &str) -> Datum<'_> {
     Datum::Text(Cow::Borrowed(text))
+}
+
+fn member(cx: &Context, field: fn(&MemberFacts) -> &String) -> Datum<'_> {
+    borrowed(cx.endpoint.member.as_deref().map_or("", |member| field(member).as_str()))
 }
 
 fn tls_text(cx: &Context, field: fn(&TlsFacts) -> &String) -> Datum<'_> {

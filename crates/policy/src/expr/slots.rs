@@ -130,6 +130,15 @@ impl Source {
         })
     }
 
+    /// The path of the table that it reads, or whose presence it is. None: it reads none.
+    pub(super) fn path(&self) -> Option<&str> {
+        match self {
+            Self::Row(row) => VARIABLES.get(*row).map(|variable| variable.path),
+            Self::Group(path) | Self::Present(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Why it could not be filled.
     pub(super) fn absence(&self) -> String {
         match self {

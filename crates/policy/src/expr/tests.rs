@@ -317,7 +317,8 @@ fn a_condition_that_would_never_match_is_refused_with_the_way_out() {
     );
     check("actions.ngrok.set_vars", "has no member `set_vars`");
     // All that is left is live.
-    for variable in names::VARIABLES.iter().filter(|variable| !variable.path.starts_with("res.")) {
+    let is_here = |path: &str| !path.starts_with("res.") && !names::is_of_members(path);
+    for variable in names::VARIABLES.iter().filter(|variable| is_here(variable.path)) {
         assert!(eval(variable.path, &cx).is_ok(), "{}", variable.path);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
 use ebbgate_model::{Binding, EndpointId, EndpointUrl, ErrorCode, Scheme};
-use ebbgate_policy::{CheckContext, EndpointFacts, Engine, Owner};
+use ebbgate_policy::{AgentFacts, CheckContext, EndpointFacts, Engine, MemberFacts, Owner};
 use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState, Requested};
 use ebbgate_wire::ticket::BindToken;
 
@@ -22,6 +22,7 @@ use crate::state::route::{AlreadyOnline, RouteTable};
 use crate::state::tables::Tables;
 use crate::state::{clock, random};
 use crate::tunnel::health::Health;
+use crate::tunnel::load::Load;
 use crate::tunnel::session::AgentRef;
 
 /// Random names tried before giving up.
@@ -177,7 +178,14 @@ impl Connection {
             id,
             account: identity.account,
             binding: wanted.binding,
-            facts: Arc::new(EndpointFacts { id: id.to_string(), url: url.clone() }),
+            facts: facts(
+                id,
+                &url,
+                &session.labels,
+                &bind.extra.name,
+                &bind.extra.description,
+                &bind.extra.metadata,
+            ),
             engine,
             kind: Kind::Agent(AgentRef {
                 session: Arc::clone(&session.state),
@@ -187,7 +195,10 @@ impl Connection {
                 health: self.health(session, &url),
                 shows_client: bind.extra.shows_client
                     || Family::from_user_agent(&identity.user_agent) != Family::Ebbgate,
+                identity: format!("{}/{bind_id}", session.client_id).into(),
+                load: Arc::default(),
             }),
+            own_load: Load::default(),
             upstream_http2: bind.upstream_is_http2(),
             pooling_enabled: bind.extra.pooling_enabled,
             url,
@@ -281,15 +292,39 @@ fn changed(
             *field = short(new);
         }
     }
+    let AgentEndpointReport { name, description, metadata, .. } = &report;
+    endpoint.facts = facts(endpoint.id, &endpoint.url, &session.labels, name, description, metadata);
     let text = session.keep(text_bytes(&report))?;
     Ok(Bound { endpoint: Arc::new(endpoint), policy, report: Arc::new(report), _text: text, ..bound })
 }
 
+/// What selectors of policies may read of an endpoint and its agent.
+fn facts(
+    id: EndpointId,
+    url: &EndpointUrl,
+    agent: &Arc<AgentFacts>,
+    name: &str,
+    description: &str,
+    metadata: &str,
+) -> Arc<EndpointFacts> {
+    let member = MemberFacts {
+        name: short(name),
+        description: short(description),
+        metadata: short(metadata),
+        agent: Arc::clone(agent),
+    };
+    Arc::new(EndpointFacts {
+        member: Some(Box::new(member)),
+        ..EndpointFacts::new(id.to_string(), url.clone())
+    })
+}
+
 /// What [`report`] keeps of a Bind at most.
 fn text_bytes_max(bind: &Bind, wanted: &Wanted) -> usize {
-    let texts = [&bind.extra.name, &bind.extra.description, &bind.extra.metadata, &bind.forwards_to];
-    let texts: usize = texts.into_iter().map(|text| text.len().min(TEXT_BYTES_MAX)).sum();
-    texts + wanted.policy_text.len()
+    let length = |text: &String| text.len().min(TEXT_BYTES_MAX);
+    let labels = [&bind.extra.name, &bind.extra.description, &bind.extra.metadata].map(length);
+    // Labels are kept for the report and for selectors.
+    2 * labels.iter().sum::<usize>() + length(&bind.forwards_to) + wanted.policy_text.len()
 }
 
 fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> AgentEndpointReport {

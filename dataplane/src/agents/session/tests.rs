@@ -34,6 +34,7 @@ fn session(tables: &Tables) -> AgentSession {
             1,
         )),
         client_id: String::new(),
+        labels: Arc::default(),
         mux,
         links: SessionLinks::new(None),
         _taken: (taken(), (taken(), taken())),

@@ -69,7 +69,7 @@ impl Recursion<'_> {
     fn pool(&mut self, pool: usize, depth: usize) -> Served {
         let mut tried = Vec::new();
         loop {
-            let ask = Ask { repeats: true, now: self.env.now };
+            let ask = Ask::at(self.env.now, true);
             let Some(endpoint) = self.pools[pool].pick(&tried, ask) else { return Served::Failed };
             if !tried.is_empty() && !self.step() {
                 return Served::Over;

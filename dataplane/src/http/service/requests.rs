@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_body::Edits;
+use bytes::Bytes;
+use ebbgate_body::{Coding, Edits};
 use ebbgate_model::{AccountId, AppSessionId, EndpointId};
 use ebbgate_policy::identity::{SessionFacts, SessionNote};
 use ebbgate_policy::{BodyError, Engine, Outcome, Quota};
@@ -23,7 +24,7 @@ use crate::http::body::{Body, NotBuffered};
 use crate::http::framing::Authority;
 use crate::http::reply::{self, from_reply};
 use crate::http::upstream::{self, Again, ReplayBody, SendError};
-use crate::http::{challenge, edited, fields, route};
+use crate::http::{challenge, edited, fields, inspected, route};
 use crate::state::endpoint::Endpoint;
 
 /// Endpoints whose connection policy has let a connection in, that the connection remembers.
@@ -118,6 +119,18 @@ impl<G: Gateway> HttpService<G> {
                 Step::Body { bytes_max } => {
                     dispatch.resume(Outcome::Body(read(body, bytes_max).await));
                 }
+                Step::Inspect(asked) => {
+                    let start = match (&asked.codings, asked.question.response.is_some()) {
+                        (None, _) => Ok(Bytes::new()),
+                        (Some(codings), true) => inspected::start(&mut response_body, codings).await,
+                        (Some(codings), false) => start_of(body, codings).await,
+                    };
+                    let found = match start {
+                        Ok(start) => self.gateway.inspect(asked.account, asked.question, start).await,
+                        Err(why) => Err(why),
+                    };
+                    dispatch.resume(Outcome::Inspected(found));
+                }
                 Step::Open(endpoint) => {
                     let sent = self.to_upstream(&dispatch, &endpoint, upgrade.as_ref(), body, log).await;
                     let (mut head, ()) = match sent {
@@ -145,6 +158,7 @@ impl<G: Gateway> HttpService<G> {
                     dispatch.answered(head);
                 }
                 Step::Answer(mut head) => {
+                    *log.sink().in_flight.borrow_mut() = dispatch.take_in_flight();
                     if let Some(edits) = head.extensions.remove::<Edits>() {
                         response_body = edited::edited(response_body, &edits).await.map_err(Stop::Failure)?;
                     }
@@ -251,8 +265,17 @@ async fn edited_request(
     Ok(Some(ReplayBody::new(edited).of(body.exchange())))
 }
 
+/// Reads the start of a request's body for a policy; all of it stays for the upstream.
+async fn start_of(body: &ReplayBody, codings: &[Coding]) -> Result<Bytes, String> {
+    body.exchange().ask_for_body();
+    let mut taken = body.take();
+    let start = inspected::start(&mut taken, codings).await;
+    body.give_back(taken);
+    start
+}
+
 /// Reads the body of a request for a policy, and keeps it for the upstream.
-async fn read(body: &ReplayBody, bytes_max: usize) -> Result<bytes::Bytes, BodyError> {
+async fn read(body: &ReplayBody, bytes_max: usize) -> Result<Bytes, BodyError> {
     body.exchange().ask_for_body();
     let mut taken = body.take();
     let read = taken.buffer(bytes_max).await;

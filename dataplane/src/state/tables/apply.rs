@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::tunnel::load::Load;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ebbgate_model::{
@@ -284,11 +285,12 @@ pub(super) fn endpoint(
         account: spec.account,
         url: spec.url.clone(),
         binding: spec.binding,
-        facts: Arc::new(EndpointFacts { id: id.to_string(), url: spec.url.clone() }),
+        facts: Arc::new(EndpointFacts::new(id.to_string(), spec.url.clone())),
         engine,
         kind: Kind::Cloud,
         upstream_http2: false,
         pooling_enabled: spec.pooling_enabled,
+        own_load: Load::default(),
     }
 }
 

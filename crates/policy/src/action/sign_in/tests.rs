@@ -301,7 +301,8 @@ fn a_forged_spliced_or_outlived_session_lets_nobody_in() {
 fn sign_ins_and_sign_outs_are_told_and_a_session_that_was_ended_is_over() {
     let mut lab = Lab::new(&json!({ "max_session_duration": "1h" }));
     lab.sign_in(&json!({}));
-    let [SessionNote::Began { session, who, provider, started_at, expires_at, .. }] = &lab.world.notes[..] else {
+    let [SessionNote::Began { session, who, provider, started_at, expires_at, .. }] = &lab.world.notes[..]
+    else {
         panic!("{:?}", lab.world.notes)
     };
     assert_eq!((who.email.as_str(), provider.as_str()), ("ann@example.com", ISSUER));
