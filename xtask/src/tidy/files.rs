@@ -52,6 +52,8 @@ const SPELLINGS: [&str; 25] = [
     "ngrok-api-typescript/",
     "ngrok-api-python/",
     "ngrok-api-go/",
+    "/ngrok/",
+    "ngrok-auth-",
     "actions.ngrok",
     "@ngrok/ngrok-api",
     "@ngrok/ngrok",
