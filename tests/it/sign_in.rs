@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use ebbgate_lab::api::list;
 use ebbgate_lab::guide::{self, REST_INTERNAL};
 use ebbgate_lab::http::Answer;
 use ebbgate_lab::oidc::{Browser, Cookies, Provider, keep, line};
@@ -221,6 +222,59 @@ fn parallel_requests_spend_a_refresh_token_once() -> Result<()> {
     })
     .inspect_err(|_| site.lab.show_logs())?;
     ensure!(provider.said("refused")?.is_empty(), "{:?}", provider.said("refused")?);
+    Ok(())
+}
+
+#[test]
+fn a_session_is_listed_and_one_that_is_deleted_or_left_ends_at_once_everywhere() -> Result<()> {
+    let Some(provider) = Provider::start(&client(&json!({})))? else { return Ok(()) };
+    let mut site = Site::new(&with_secret(rules(&provider, &json!({}))), &[])?;
+    let api = site.lab.api()?;
+    site.sign_in(&provider, "/", "ann")?;
+    let session = site.upstream("/")?["headers"]["x-session"].clone();
+    let listed = soon("the session in the list", || {
+        let mut all = list(&api, "/app/sessions", "application_sessions")?;
+        Ok(all.pop().filter(|one| one["id"] == session))
+    })
+    .inspect_err(|_| site.lab.show_logs())?;
+    ensure!(listed["public_url"] == format!("https://{HOST}"), "{listed}");
+    ensure!(listed["browser_session"]["ip_address"] == "127.0.0.1", "{listed}");
+    let user = listed["application_user"]["id"].clone();
+    let users = list(&api, "/app/users", "application_users")?;
+    ensure!(
+        users.len() == 1 && users[0]["id"] == user && users[0]["email"] == "ann@example.com",
+        "{users:?}"
+    );
+    ensure!(users[0]["identity_provider"]["name"] == provider.issuer, "{users:?}");
+
+    let delete = |path: &str| -> Result<()> {
+        let answer = api.call("DELETE", path, None)?;
+        ensure!(answer.0 == 204, "{path}: {answer:?}");
+        Ok(())
+    };
+    let is_out = |site: &mut Site| -> Result<Option<()>> { Ok((site.get("/")?.status == 302).then_some(())) };
+    delete(&format!("/app/sessions/{}", session.as_str().context("an id")?))?;
+    soon("the end of the session", || is_out(&mut site)).inspect_err(|_| site.lab.show_logs())?;
+    ensure!(list(&api, "/app/sessions", "application_sessions")?.is_empty());
+
+    // Deleting the person ends all sessions; the provider lets the person in again.
+    site.sign_in(&provider, "/", "ann")?;
+    soon("the new session in the list", || {
+        Ok((!list(&api, "/app/sessions", "application_sessions")?.is_empty()).then_some(()))
+    })?;
+    delete(&format!("/app/users/{}", user.as_str().context("an id")?))?;
+    soon("the end of the person's session", || is_out(&mut site)).inspect_err(|_| site.lab.show_logs())?;
+    ensure!(list(&api, "/app/users", "application_users")?.is_empty());
+
+    // A copy of the cookie of somebody who signs out is worth nothing.
+    site.sign_in(&provider, "/", "ann")?;
+    let copy = site.cookies.clone();
+    site.get("/ngrok/logout")?;
+    soon("the end of the copy", || {
+        site.cookies.clone_from(&copy);
+        is_out(&mut site)
+    })
+    .inspect_err(|_| site.lab.show_logs())?;
     Ok(())
 }
 

@@ -36,7 +36,7 @@ const IMPURE: [&str; 9] = [
 ];
 
 /// Spellings that clients depend on; what is left of a line after taking them out may not say the word.
-const SPELLINGS: [&str; 27] = [
+const SPELLINGS: [&str; 29] = [
     "members are ngrok",
     "ERR_NGROK_",
     "NGROK_AUTHTOKEN",
@@ -54,6 +54,8 @@ const SPELLINGS: [&str; 27] = [
     "ngrok-api-typescript/",
     "ngrok-api-python/",
     "ngrok-api-go/",
+    "/ngrok/",
+    "ngrok-auth-",
     "actions.ngrok",
     "@ngrok/ngrok-api",
     "@ngrok/ngrok",

@@ -3,6 +3,7 @@
 //! This file reads the configuration. What becomes of a request is decided in `visit`, what a provider is asked in `ask`. The
 //! session is a sealed cookie, so that any edge can go on with it; nothing of it is kept here.
 
+mod answer;
 mod ask;
 mod visit;
 

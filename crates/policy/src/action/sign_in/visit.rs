@@ -7,16 +7,13 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use ebbgate_model::{AppSessionId, AppUserId, Ksuid};
-use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION,
-    ORIGIN, REFERRER_POLICY, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
-};
+use http::header::{HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::json;
 
+use super::answer::{add_cookie, is_below, is_preflight, later, respond, same, told};
 use super::ask::{About, Client, Granted, Or, Site, word};
 use super::{By, SignIn};
 use crate::action::{Flow, Gathered};
@@ -26,10 +23,8 @@ use crate::identity::{
     self, Ask, CALLBACK_PATH, COOKIE_BYTES_MAX, Cookie, Drawn, Identity, LOGIN_PATH, PENDING_SECS_MAX,
     Pending, Session, SessionFacts, SessionNote, Tokens, binding, is_return_path, parameter,
 };
-use crate::verdict::{Effect, Reply, Verdict};
+use crate::verdict::{Effect, Reply};
 
-/// Seconds after which a visitor whose tokens cannot be refreshed may try again.
-const RETRY_SECS: &str = "15";
 /// Characters of a browser's name that are told.
 const USER_AGENT_CHARS_MAX: usize = 256;
 /// Longest code or error that a provider sends back with a visitor, in bytes.
@@ -533,46 +528,4 @@ impl<'a> Visit<'a> {
         reply.headers.insert(LOCATION, location);
         Ok(reply)
     }
-}
-
-fn respond(reply: Reply) -> Flow {
-    Flow::End(Verdict::Respond(reply))
-}
-
-/// A short answer that nobody stores, and whose address no other host learns.
-fn told(status: StatusCode, text: &str) -> Reply {
-    let mut reply = Reply::empty(status, None);
-    reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    reply.headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    if !text.is_empty() {
-        reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        reply.body = Bytes::from(format!("{text}\n"));
-    }
-    reply
-}
-
-fn later() -> Reply {
-    let mut reply =
-        told(StatusCode::SERVICE_UNAVAILABLE, "Your identity provider does not answer. Try again soon.");
-    reply.headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECS));
-    reply
-}
-
-fn add_cookie(reply: &mut Reply, cookie: HeaderValue) {
-    reply.headers.append(http::header::SET_COOKIE, cookie);
-}
-
-/// The question that a browser asks before a request to another origin (Fetch standard, CORS-preflight fetch).
-fn is_preflight(request: &Parts) -> bool {
-    let has = |name: &HeaderName| request.headers.contains_key(name);
-    request.method == Method::OPTIONS && has(&ORIGIN) && has(&ACCESS_CONTROL_REQUEST_METHOD)
-}
-
-/// Whether a host is a domain, or below it.
-fn is_below(host: &str, domain: &str) -> bool {
-    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
-fn same(one: &str, other: &str) -> bool {
-    aws_lc_rs::constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
 }
