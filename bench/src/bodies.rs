@@ -4,21 +4,21 @@
 //! beside that of the same gateway passing the page unchanged, so that neither pays for TLS, agents or sockets here.
 //! Rounds are interleaved. Real programs on loopback, bounded in count, ended at the end.
 
+mod change;
 mod gateway;
 mod service;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use ebbgate_bench::page::{OTHER_WORD, PAGE_BYTES, WORD};
+use anyhow::{Context, Result};
 use ebbgate_lab::figures::{Spread, machine};
-use ebbgate_lab::{http, workspace};
+use ebbgate_lab::workspace;
 
 use crate::meter::Meter;
+use change::Change;
 use gateway::Gateway;
 
 /// What is built, with its package.
@@ -43,47 +43,6 @@ pub(super) struct Args {
     /// Write the table to `bench/results/DATE-bodies.md`
     #[arg(long)]
     keep: bool,
-}
-
-/// What is done to the page on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Change {
-    Nothing,
-    Gzip,
-    Replace,
-}
-
-impl Change {
-    const ALL: [Self; 3] = [Self::Nothing, Self::Gzip, Self::Replace];
-
-    /// First label of the host that does it.
-    fn label(self) -> &'static str {
-        match self {
-            Self::Nothing => "plain",
-            Self::Gzip => "gzip",
-            Self::Replace => "replace",
-        }
-    }
-
-    fn host(self) -> String {
-        format!("{}.bench.example", self.label())
-    }
-
-    /// One page, which must be what was asked for.
-    fn fetch(self, addr: SocketAddr) -> Result<()> {
-        let headers = [("accept-encoding", "gzip")];
-        let answer = http::request(http::connect(addr)?, "GET", &self.host(), "/", &headers, b"")?;
-        ensure!(answer.status == 200, "{} at {addr}: {}", self.host(), answer.status);
-        let coding = answer.header("content-encoding");
-        let has = |word: &str| http::find(&answer.body, word.as_bytes()).is_some();
-        let is_right = match self {
-            Self::Nothing => coding.is_none() && answer.body.len() == PAGE_BYTES && has(WORD),
-            Self::Gzip => coding == Some("gzip") && answer.body.len() < PAGE_BYTES / 2,
-            Self::Replace => coding.is_none() && !has(WORD) && has(OTHER_WORD),
-        };
-        ensure!(is_right, "{} at {addr}: {} bytes, {:?}", self.host(), answer.body.len(), answer.headers);
-        Ok(())
-    }
 }
 
 /// CPU milliseconds of a page, by gateway and change, one for each round.

@@ -14,7 +14,7 @@ use ebbgate_lab::process::{Daemon, Spec};
 use ebbgate_lab::wait;
 use serde_json::json;
 
-use super::Change;
+use super::change::Change;
 use crate::program;
 
 /// Seconds in which a gateway must have passed every kind of page once.

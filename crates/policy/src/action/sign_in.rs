@@ -5,6 +5,7 @@
 
 mod answer;
 mod ask;
+mod settings;
 mod visit;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::expr::Template;
 use crate::facts::Context;
 use crate::identity::{self, Lifetimes, PROVIDERS, Provider};
 use crate::verdict::Effect;
+use settings::{By, SignIn};
 
 /// `auth_id` of an action that has none.
 const AUTH_ID: &str = "default";
@@ -104,52 +106,6 @@ const ALL_OIDC: &str =
 const ALL_OAUTH: &str = "{provider: github, client_id: gate, client_secret: s, auth_id: a, scopes: [user],
   authz_url_params: {login: ann}, max_session_duration: 1h, idle_session_timeout: 10m,
   userinfo_refresh_interval: 5m, allow_cors_preflight: false, auth_cookie_domain: example.com}";
-
-/// A compiled action. Its `Debug` shows no secret: templates hold only what the policy's text holds.
-struct SignIn {
-    by: By,
-    auth_id: String,
-    client_id: Template,
-    client_secret: Template,
-    scopes: Vec<String>,
-    parameters: Vec<(String, String)>,
-    lifetimes: Lifetimes,
-    allow_cors_preflight: bool,
-    domain: Option<String>,
-}
-
-impl std::fmt::Debug for SignIn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SignIn").field("by", &self.by).field("auth_id", &self.auth_id).finish_non_exhaustive()
-    }
-}
-
-/// Who is asked.
-#[derive(Debug)]
-enum By {
-    /// An `OpenID` provider that publishes its metadata.
-    Issuer(String),
-    /// A published provider of plain `OAuth` 2.0.
-    Published(&'static Provider),
-}
-
-impl By {
-    /// The action's name, and its result's.
-    fn kinds(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::Issuer(_) => ("openid-connect", "oidc"),
-            Self::Published(_) => ("oauth", "oauth"),
-        }
-    }
-
-    /// The provider, for messages and bindings.
-    fn name(&self) -> &str {
-        match self {
-            Self::Issuer(issuer) => issuer,
-            Self::Published(provider) => provider.name,
-        }
-    }
-}
 
 pub(super) fn compile_oidc(config: &mut Config) -> Compiled {
     let issuer = config.required_text("issuer_url").map(|issuer| {

@@ -131,6 +131,7 @@ fn seed_and_canonical_form_agree() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 fn the_grammar() {
     let mut all = String::new();
     let mut case = |title: &str, text: &str, cx: CheckContext| {

@@ -132,6 +132,7 @@ pub(crate) struct Session {
 }
 
 /// How long sessions last, in seconds.
+#[expect(clippy::struct_field_names, reason = "each name gives its unit")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lifetimes {
     pub(crate) max_secs: i64,

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
-use super::{By, SignIn};
+use super::settings::{By, SignIn};
 use crate::action::{Flow, Gathered};
 use crate::code;
 use crate::identity::{

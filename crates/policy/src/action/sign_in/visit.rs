@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::answer::{add_cookie, is_below, is_preflight, later, respond, same, told};
 use super::ask::{About, Client, Granted, Or, Site, word};
-use super::{By, SignIn};
+use super::settings::{By, SignIn};
 use crate::action::{Flow, Gathered};
 use crate::code;
 use crate::facts::Context;
@@ -431,7 +431,7 @@ impl<'a> Visit<'a> {
         }
         let session = self.begun(who, tokens);
         let cookie = self.sealed(&session)?;
-        self.note(gathered, || self.beginning(&session, request))?;
+        Self::note(gathered, || self.beginning(&session, request))?;
         let mut reply = self.redirect(&format!("https://{}{}", self.host, pending.return_to))?;
         add_cookie(&mut reply, cookie);
         add_cookie(&mut reply, self.pending.clear());
@@ -479,7 +479,7 @@ impl<'a> Visit<'a> {
     }
 
     /// Has a sign-in or sign-out told, once.
-    fn note(&self, gathered: &Gathered, make: impl FnOnce() -> SessionNote) -> Or<()> {
+    fn note(gathered: &Gathered, make: impl FnOnce() -> SessionNote) -> Or<()> {
         if gathered.noted { Ok(()) } else { Err(Box::new(Flow::Need(Effect::Note(Arc::new(make()))))) }
     }
 
@@ -504,7 +504,7 @@ impl<'a> Visit<'a> {
     fn sign_out(&self, request: &Parts, gathered: &Gathered) -> Or<Reply> {
         if let Found::Session(session) = self.found(&request.headers) {
             let expires_at = self.expires_at(&session);
-            self.note(gathered, || SessionNote::Ended { session: session.id, expires_at })?;
+            Self::note(gathered, || SessionNote::Ended { session: session.id, expires_at })?;
         }
         let mut text = "You are signed out here. Your provider may still know you.\n".to_owned();
         // Writing to a string cannot fail.
