@@ -29,7 +29,7 @@ fn the_page_prints_what_it_says() {
     let (mut files, mut commands) = (0, 0);
     for block in PAGE.split("\n```").skip(1).step_by(2) {
         let (info, text) = block.split_once('\n').unwrap();
-        if let Some(name) = info.strip_prefix("yaml ") {
+        if let Some(name) = info.strip_prefix("yaml ").or(info.strip_prefix("json ")) {
             fs::write(directory.path().join(name), text).unwrap();
             files += 1;
             continue;
@@ -44,7 +44,7 @@ fn the_page_prints_what_it_says() {
             commands += 1;
         }
     }
-    assert_eq!((files, commands), (3, 6), "files and commands of the page");
+    assert_eq!((files, commands), (13, 16), "files and commands of the page");
 }
 
 #[test]
@@ -56,6 +56,45 @@ fn describe_prints_the_section_of_the_page() {
     for name in names.lines() {
         let section = shown(&ebbgate(directory.path(), &["policy", "describe", name]));
         assert!(section.starts_with(&format!("## {name}\n")) && page.contains(&section), "{section}");
+    }
+}
+
+#[test]
+fn fmt_checks_writes_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("p.yml");
+    let run = |arguments: &[&str]| ebbgate(directory.path(), &[&["policy", "fmt"], arguments].concat());
+    fs::write(&path, "on_http_request: # all\n- {actions: [{config: {}, type: deny}]}\n").unwrap();
+    let expected = "# all\non_http_request:\n  - actions:\n      - type: deny\n        config: {}\n";
+    assert_eq!(shown(&run(&["p.yml"])), expected);
+    let otherwise = run(&["p.yml", "--check"]);
+    assert_eq!(otherwise.status.code(), Some(1));
+    assert!(shown(&otherwise).contains("p.yml is written otherwise"), "{}", shown(&otherwise));
+    assert!(run(&["p.yml", "--write"]).status.success());
+    assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    assert!(run(&["p.yml", "--check"]).status.success());
+    let refused = "on_http_request: &all []\n";
+    fs::write(&path, refused).unwrap();
+    let output = run(&["p.yml", "--write"]);
+    assert!(
+        shown(&output).contains("p.yml: line 1, column 23: anchors and aliases would be lost"),
+        "{}",
+        shown(&output)
+    );
+    assert_eq!(fs::read_to_string(&path).unwrap(), refused);
+    assert!(shown(&run(&["-", "--write"])).contains("--write needs a file"));
+}
+
+#[test]
+fn files_that_are_no_text_or_have_no_end_are_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("p.yml"), b"on_http_request: [] # \xff\n").unwrap();
+    let output = ebbgate(directory.path(), &["policy", "check", "p.yml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(shown(&output).contains("cannot read p.yml: "), "{}", shown(&output));
+    for verb in [&["policy", "check"][..], &["policy", "fmt"], &["policy", "explain"]] {
+        let output = ebbgate(directory.path(), &[verb, &["/dev/zero"]].concat());
+        assert!(shown(&output).contains("cannot read /dev/zero: it is longer than"), "{}", shown(&output));
     }
 }
 

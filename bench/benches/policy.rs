@@ -9,6 +9,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ebbgate_bench::endpoints::{cloud, engine};
 use ebbgate_bench::mint::{self, Mint};
+use ebbgate_edge::state::addresses::Addresses;
 use ebbgate_policy::{ConnFacts, Context, Effect, Engine, KeySet, Outcome, Phase, Step, Verdict, Work};
 use serde_json::{Value, json};
 
@@ -56,6 +57,25 @@ fn http_phase(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A condition on what a database of addresses says.
+fn addresses(criterion: &mut Criterion) {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../dataplane/tests/data/city.mmdb");
+    let addresses = Addresses::read(&[file.into()]).expect("the tests' database");
+    let mut context = context(&[]);
+    let mut conn = ConnFacts::clone(&context.conn);
+    conn.client = SocketAddr::from(([192, 0, 2, 7], 50_000));
+    context.conn = Arc::new(conn);
+    context.addresses = Some(Arc::new(addresses));
+    let engine = engine(json!({ "on_http_request": [
+        { "expressions": ["conn.geo.country_code == 'DE'"], "actions": [{ "type": "deny" }] },
+    ] }));
+    let verdict = decide(&engine, Phase::HttpRequest, &context, None);
+    assert!(matches!(verdict, Verdict::Respond(_)), "{verdict:?}");
+    criterion.bench_function("policy/http-request/address", |bencher| {
+        bencher.iter(|| decide(&engine, Phase::HttpRequest, black_box(&context), None));
+    });
+}
+
 /// Ten rules as a gateway's users write them. The request meets none of the conditions but the last one's.
 fn ten_rules() -> Value {
     let deny = json!([{ "type": "deny" }]);
@@ -97,6 +117,7 @@ fn context(headers: &[(&str, &str)]) -> Context {
         region: "lab".into(),
         start_unix_ms: NOW_UNIX_MS,
         tls: None,
+        traffic: None,
     };
     let endpoint = cloud(1, "https://api.example.com", None);
     let mut context = Context::new(Arc::new(conn), endpoint.facts.clone(), NOW_UNIX_MS);
@@ -125,5 +146,5 @@ fn decide(engine: &Arc<Engine>, phase: Phase, context: &Context, keys: Option<&A
     }
 }
 
-criterion_group!(benches, tcp_phase, http_phase);
+criterion_group!(benches, tcp_phase, http_phase, addresses);
 criterion_main!(benches);

@@ -77,6 +77,7 @@ fn balancing(strategy: &str) -> Arc<Balancing> {
         region: String::new(),
         start_unix_ms: 0,
         tls: None,
+        traffic: None,
     };
     let endpoint = cloud(9, "https://a.example.com", None);
     let mut cx = Context::new(Arc::new(facts), Arc::clone(&endpoint.facts), 0);

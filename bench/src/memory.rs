@@ -10,14 +10,16 @@ use std::sync::Arc;
 use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn};
 use ebbgate_edge::http::limits::KEPT_UPSTREAM_SECS_MAX;
 use ebbgate_edge::http::{self, UpstreamPools};
+use ebbgate_edge::state::breakers::{Breakers, Permit};
 use ebbgate_edge::state::endpoint::Endpoint;
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
 use ebbgate_edge::state::rate_limits::RateLimits;
+use ebbgate_edge::state::shares::Shares;
 use ebbgate_edge::tunnel::session::OpenError;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, EndpointUrl, Host, Scheme};
-use ebbgate_policy::{ConnFacts, KeySet, Quota};
+use ebbgate_policy::{Breaker, ConnFacts, KeySet, Quota};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant};
@@ -41,6 +43,9 @@ pub struct Memory {
     internal: Pool,
     upstreams: UpstreamPools,
     rate_limits: Arc<RateLimits>,
+    breakers: Breakers,
+    calls: Shares,
+    held: Shares,
 }
 
 impl Memory {
@@ -48,8 +53,13 @@ impl Memory {
     pub fn new(public: Arc<Endpoint>) -> Self {
         let internal = Pool::new(vec![endpoints::agent(2, "https://rest.clinic1.internal")]);
         let kept = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
-        let upstreams = UpstreamPools::new(&Metrics::new(), kept);
-        Self { public: Pool::new(vec![public]), internal, upstreams, rate_limits: Arc::default() }
+        let metrics = Metrics::new();
+        let upstreams = UpstreamPools::new(&metrics, kept);
+        let breakers = Breakers::new(&metrics.circuits_opened);
+        let calls = Shares::new(1, 1, &metrics.calls_refused);
+        let held = Shares::new(1 << 20, 1 << 20, &metrics.bodies_refused);
+        let public = Pool::new(vec![public]);
+        Self { public, internal, upstreams, rate_limits: Arc::default(), breakers, calls, held }
     }
 
     /// A visitor's connection. Call it inside a `LocalSet`.
@@ -61,6 +71,7 @@ impl Memory {
             region: "lab".into(),
             start_unix_ms: NOW_UNIX_MS,
             tls: None,
+            traffic: None,
         };
         let conn = HttpConn {
             facts: Arc::new(facts),
@@ -109,6 +120,22 @@ impl Gateway for Memory {
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         self.rate_limits.count(endpoint.account, &endpoint.url.to_string(), quota, Instant::now())
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        self.breakers.ask(endpoint, breaker, Instant::now())
+    }
+
+    fn guessed(&self, _: &Endpoint, _: IpAddr, _: bool) -> Option<Duration> {
+        None
+    }
+
+    fn calls(&self) -> &Shares {
+        &self.calls
+    }
+
+    fn held(&self) -> &Shares {
+        &self.held
     }
 
     fn now_unix_ms(&self) -> i64 {

@@ -62,6 +62,7 @@ mod service_users;
 mod strict;
 mod text_limits;
 mod tls_certificates;
+mod traffic_policy;
 mod tunnel_sessions;
 mod user_sessions;
 mod users;
@@ -128,6 +129,7 @@ fn guarded() -> Routes {
         .merge(kubernetes_operators::routes())
         .merge(vaults::routes())
         .merge(reserved_domains::routes())
+        .merge(traffic_policy::routes())
         .merge(tunnel_sessions::routes())
         .merge(root::routes())
         .merge(invitations::routes())

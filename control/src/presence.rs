@@ -112,6 +112,7 @@ struct Entry {
     refused: Option<(u64, String)>,
     sessions: BTreeMap<TunnelSessionId, Arc<SessionReport>>,
     enforcement: BTreeMap<EndpointId, EnforcementReport>,
+    address_data: BTreeSet<String>,
     feed: Feed,
 }
 
@@ -141,8 +142,9 @@ impl Presence {
         let number = edges.feeds;
         let sessions = edges.entries.remove(&edge).map(|entry| entry.sessions).unwrap_or_default();
         let feed = Feed::Open { number, commands };
-        let enforcement = BTreeMap::new();
-        edges.entries.insert(edge, Entry { version, applied, refused: None, sessions, enforcement, feed });
+        let (enforcement, address_data) = (BTreeMap::new(), BTreeSet::new());
+        let entry = Entry { version, applied, refused: None, sessions, enforcement, address_data, feed };
+        edges.entries.insert(edge, entry);
         (Hold { presence: self.clone(), edge, number }, receiver)
     }
 
@@ -235,6 +237,11 @@ impl Presence {
         edges.entries.values().filter_map(|entry| entry.enforcement.get(&endpoint)).cloned().collect()
     }
 
+    /// What the databases of addresses of any edge have, by the names that policies use below `conn.client_ip`.
+    pub fn address_data(&self) -> BTreeSet<String> {
+        self.edges_locked().entries.values().flat_map(|entry| entry.address_data.iter().cloned()).collect()
+    }
+
     /// Asks the edge of a session to pass a command to its agent. Success means handed to the edge's feed; what the agent
     /// said comes later, or nothing when the feed breaks.
     pub fn command(
@@ -315,6 +322,11 @@ impl Hold {
     /// How the edge enforces the allowlist of every endpoint that has one; replaces what was known.
     pub fn replace_enforcement(&self, endpoints: BTreeMap<EndpointId, EnforcementReport>) {
         self.change(|entry| entry.enforcement = endpoints);
+    }
+
+    /// What the edge's databases of addresses have; replaces what was known.
+    pub fn replace_address_data(&self, names: BTreeSet<String>) {
+        self.change(|entry| entry.address_data = names);
     }
 
     /// Whether no newer feed of the same edge has taken over.
@@ -446,6 +458,18 @@ mod tests {
         presence.expire(Instant::now() + lease);
         assert_eq!(presence.edges(), []);
         assert_eq!(stop(), Err(CommandError::Offline));
+    }
+
+    #[test]
+    fn address_data_is_that_of_all_edges_that_are_there() {
+        let presence = Presence::default();
+        let (one, _commands) = presence.join(edge(1), "1".into(), 0);
+        let (two, _commands) = presence.join(edge(2), "1".into(), 0);
+        one.replace_address_data(["as.number".to_owned()].into());
+        two.replace_address_data(["as.number".to_owned(), "is_tor_node".to_owned()].into());
+        assert_eq!(presence.address_data(), ["as.number".to_owned(), "is_tor_node".to_owned()].into());
+        let (_two, _commands) = presence.join(edge(2), "1".into(), 0);
+        assert_eq!(presence.address_data(), ["as.number".to_owned()].into(), "it says anew what it has");
     }
 
     #[test]

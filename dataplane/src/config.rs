@@ -124,6 +124,9 @@ pub struct Config {
     /// Milliseconds that judging one message may take.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub waf_timeout_ms: u64,
+    /// MMDB file of addresses, for conn.geo and the like in policies; may be repeated. Read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub address_database: Vec<PathBuf>,
     /// Form of the log on standard error: for people, as `key=value` pairs, or one JSON object a line.
     #[arg(long, value_name = "term|logfmt|json", default_value = "json")]
     pub log_format: LogFormat,

@@ -3,6 +3,7 @@
 //! A pure state machine: it says what has to be done ([`Step`]) and is told what came of it. `l4` and `http` carry the steps
 //! out. Does not know sockets, clocks or streams, nor how a client learns of a failure.
 
+mod circuits;
 mod drive;
 mod environment;
 pub mod event;
@@ -31,10 +32,11 @@ pub use environment::Environment;
 pub use failure::Failure;
 pub use step::{Step, Trail};
 
+use crate::state::breakers::{Permit, Upshot};
 use crate::state::endpoint::{Endpoint, InFlight, Kind};
 use crate::state::pool::{Ask, Pool};
 use hop::{Hop, Member};
-use hops::Steps;
+use hops::{Calls, Steps, TooManyCalls};
 
 /// What a policy is told that asks of a client's TLS what the finished handshake does not give.
 const TLS_UNMET: ErrorCode = ErrorCode::new(2300);
@@ -46,9 +48,14 @@ pub struct Dispatch {
     tls: Option<Arc<TlsSettings>>,
     kind: TrafficKind,
     work: Work,
+    /// Of the endpoint that was reached.
+    account: Option<AccountId>,
     steps: Steps,
+    calls: Calls,
     /// Quotas that the request was counted against, each with the URL of the endpoint.
     counted: Vec<(EndpointUrl, Quota)>,
+    /// What circuits are told at the next step.
+    upshots: Vec<(Permit, Upshot)>,
     /// Cookies that policies give the visitor, whatever answers.
     cookies: Vec<HeaderValue>,
     /// The hops that forwarded, outermost first.
@@ -120,8 +127,11 @@ impl Dispatch {
             tls,
             kind,
             work: Work::default(),
+            account: None,
             steps: Steps::default(),
+            calls: Calls::default(),
             counted: Vec::new(),
+            upshots: Vec::new(),
             cookies: Vec::new(),
             outer: Vec::new(),
             left: Vec::new(),
@@ -129,6 +139,18 @@ impl Dispatch {
             state: State::Policy,
             trail: Trail::default(),
         }
+    }
+
+    /// The dispatch of a request that a policy of this one makes. Policies on its way share this one's work.
+    pub fn aside(&self, head: Arc<request::Parts>, pool: Pool) -> Result<Self, TooManyCalls> {
+        let calls = self.calls.deeper()?;
+        let inner = Self::request(Arc::clone(&self.facts), self.tls.clone(), head, pool);
+        Ok(Self { calls, work: self.work.clone(), ..inner })
+    }
+
+    /// The account of the endpoint that was reached. None: none is yet.
+    pub fn account(&self) -> Option<AccountId> {
+        self.account
     }
 
     /// What policies see of the connection.
@@ -158,6 +180,12 @@ impl Dispatch {
 
     /// What has to be done next. Asked again before it was told the result, it says the same again.
     pub fn next(&mut self, env: &impl Environment) -> Step {
+        let step = self.advance(env);
+        self.tell_circuits(env);
+        step
+    }
+
+    fn advance(&mut self, env: &impl Environment) -> Step {
         loop {
             match &mut self.state {
                 State::Policy => {
@@ -235,17 +263,25 @@ impl Dispatch {
     /// The agent's stream failed before a response. `again`: the work may be done elsewhere, because nothing has acted on it.
     pub fn failed(&mut self, failure: Failure, again: bool) {
         let failure = self.hop.judge(failure);
+        self.hop_failed(&failure);
         if again {
             self.hop.member = None;
             self.hop.failure = Some(failure);
             self.state = State::Policy;
-        } else {
-            self.end(Step::Fail(failure));
+            return;
         }
+        while let Some(outer) = self.outer.pop() {
+            self.hop = outer;
+            self.hop_failed(&failure);
+        }
+        self.end(Step::Fail(failure));
     }
 
     /// There is a response, the agent's or a policy's: it goes back through the hops.
     pub fn answered(&mut self, head: response::Parts) {
+        if matches!(self.state, State::Open(_)) {
+            self.upstream_answered(head.status);
+        }
         self.state = State::Back(head);
     }
 
@@ -286,7 +322,7 @@ impl Dispatch {
                 member.resume(Outcome::Noted);
             }
             PolicyStep::Need(Effect::Body { bytes_max }) if member.phase == Phase::HttpRequest => {
-                return Some(Step::Body { bytes_max });
+                return Some(Step::Body { account: member.endpoint.account, bytes_max });
             }
             PolicyStep::Need(Effect::Count(quota)) => {
                 // A policy that runs again, for another member of its pool, does not count the request again.
@@ -302,6 +338,15 @@ impl Dispatch {
                 Ok(asked) => return Some(Step::Inspect(Box::new(asked))),
                 Err(why) => member.resume(Outcome::Inspected(Err(why))),
             },
+            PolicyStep::Need(Effect::Call(call)) if member.phase != Phase::TcpConnect => {
+                return Some(Step::Call { account: member.endpoint.account, call });
+            }
+            PolicyStep::Need(Effect::Call(_)) => self.close(None, "a connection's policy makes no request"),
+            PolicyStep::Need(Effect::Guess { is_right }) => {
+                let wait = env.guessed(&member.endpoint, self.facts.client.ip(), is_right);
+                member.resume(Outcome::Guessed(wait));
+            }
+            PolicyStep::Need(Effect::Breaker(breaker)) => self.ask_circuit(&breaker, env),
             PolicyStep::Need(Effect::Body { .. }) => {
                 member.resume(Outcome::Body(Err(BodyError::Incomplete)));
             }
@@ -330,6 +375,7 @@ impl Dispatch {
         }
         self.hop.tried.push(endpoint.id);
         if self.outer.is_empty() {
+            self.account = Some(endpoint.account);
             self.trail.reached = Some(Arc::clone(&endpoint));
             // Clients of https endpoints are told so, by the response to their request.
             let waits = self.kind == TrafficKind::Connection && endpoint.url.scheme().is_http();
@@ -491,6 +537,7 @@ impl Dispatch {
 
     /// A forward of the current hop failed before anything was sent.
     fn forward_failed(&mut self, failure: Failure, on_error: OnError) {
+        self.hop_failed(&failure);
         match on_error {
             OnError::Continue => self.resume_after(&failure),
             OnError::Halt => self.give_up(failure),
@@ -501,6 +548,7 @@ impl Dispatch {
     fn give_up(&mut self, failure: Failure) {
         while let Some(outer) = self.outer.pop() {
             let inner = std::mem::replace(&mut self.hop, outer);
+            self.hop_failed(&failure);
             if inner.on_error == OnError::Continue {
                 return self.resume_after(&failure);
             }

@@ -189,6 +189,7 @@ impl Feed {
         let mut beat = interval(Duration::from_secs(BEAT_SECS));
         // Whatever was published before counts as a change for a new feed.
         let mut enforcement = self.xdp.enforcement();
+        let mut addresses = self.edge.addresses.names();
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
         let mut events = Gathered::default();
@@ -206,6 +207,10 @@ impl Feed {
                 Ok(()) = enforcement.changed() => {
                     let endpoints = enforcement.borrow_and_update().as_ref().clone();
                     send(lines, &FromEdge::Enforcement { endpoints }).await?;
+                }
+                Ok(()) = addresses.changed() => {
+                    let names = addresses.borrow_and_update().clone();
+                    send(lines, &FromEdge::AddressData { names }).await?;
                 }
                 // While this task waits for more events, a further one does not wake it.
                 Some(event) = self.events.recv(), if events.due.is_none() => {

@@ -17,6 +17,7 @@ use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::feed::{Feed, Staging};
 use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
 use ebbgate_edge::shard;
+use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Visitors};
@@ -122,6 +123,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
             summed.log_refusals(false);
         }
     });
+    tokio::spawn(look_at_databases(Arc::clone(&edge)));
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             reloaded.reload();
@@ -152,6 +154,18 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     Ok(())
 }
 
+/// Reads address databases again when their files change.
+async fn look_at_databases(edge: Arc<Edge>) {
+    while !edge.addresses.is_empty() {
+        sleep(Duration::from_secs(LOOK_SECS)).await;
+        let looking = Arc::clone(&edge);
+        let look = move || looking.addresses.look(&looking.metrics.address_databases_refused);
+        if let Err(error) = tokio::task::spawn_blocking(look).await {
+            tracing::error!(%error, "address databases could not be looked at");
+        }
+    }
+}
+
 /// What the process shares between its parts.
 struct Parts {
     edge: Arc<Edge>,
@@ -175,6 +189,7 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     if let Some(settings) = config.waf(program.parent().unwrap_or(Path::new("/"))) {
         edge.waf = Some(Waf::start(settings, &edge.metrics).context("--waf-rules")?);
     }
+    edge.addresses = Arc::new(Databases::read(&config.address_database).context("--address-database")?);
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
 }

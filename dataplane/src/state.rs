@@ -2,8 +2,11 @@
 //!
 //! Read by every room above; changed by `feed` and `agents`.
 
+pub mod addresses;
 pub mod blocklist;
 pub mod bound;
+mod bounded_table;
+pub mod breakers;
 pub mod challenges;
 pub mod changes;
 pub mod clock;
@@ -11,6 +14,7 @@ pub mod disk;
 pub mod edge;
 pub mod endpoint;
 pub mod exchanges;
+pub mod guesses;
 pub mod jwks;
 pub mod mailbox;
 pub mod metrics;
@@ -24,5 +28,6 @@ pub mod restrictions;
 pub mod route;
 pub mod saved;
 pub mod shard;
+pub mod shares;
 pub mod tables;
 pub mod waf;

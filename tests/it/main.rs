@@ -18,6 +18,7 @@ mod apply;
 mod backup;
 mod bad_input;
 mod bodies;
+mod callouts;
 mod clinic;
 mod corpus;
 mod damage;

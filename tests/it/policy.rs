@@ -163,3 +163,57 @@ fn a_rate_limit_counts_each_bucket_over_every_connection_and_says_when_to_come_a
     assert_eq!(asked("a")?.status, 429);
     Ok(())
 }
+
+#[test]
+fn conditions_on_addresses_hold_once_an_edge_has_a_database_and_follow_its_file() -> Result<()> {
+    const HOST: &str = "located.clinic-network.com";
+    let folder = tempfile::tempdir()?;
+    let used = folder.path().join("used.mmdb");
+    let data = |name: &str| {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../dataplane/tests/data/{name}.mmdb"))
+    };
+    fs::copy(data("city"), &used)?;
+    let mut lab = TestLab::stopped()?;
+    lab.edge_args(["--address-database".into(), used.clone().into_os_string()]);
+    lab.edge_args(["--address-database".into(), data("list").into_os_string()]);
+    lab.start()?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let answer = |text: &str| json!({ "type": "custom-response", "config": { "body": text } });
+    let policy = json!({ "on_http_request": [
+        { "expressions": ["req.url.path == '/bytes'"], "actions": [answer("${conn.bytes_in} ${conn.bytes_out}")] },
+        { "expressions": ["conn.geo.country_code == 'DE' && conn.client_ip.is_tor_node"],
+          "actions": [answer("${conn.geo.city} ${conn.client_ip.categories[1]}")] },
+        { "actions": [answer("elsewhere ${conn.geo.country_code}")] },
+    ] });
+    // The edge tells what it has when it has come.
+    soon("the policy is taken", || {
+        Ok(guide::cloud(&api, &format!("https://{HOST}"), &policy).ok().map(drop))
+    })?;
+    let number = json!({ "on_http_request": [{ "expressions": ["conn.client_ip.as.number == 1"],
+        "actions": [{ "type": "deny" }] }, { "actions": [{ "type": "deny" }] }] });
+    let refused = guide::cloud(&api, "https://number.clinic-network.com", &number).unwrap_err().to_string();
+    assert!(refused.contains("`conn.client_ip.as.number` needs a database of addresses"), "{refused}");
+    let visitor = Visitor::of(&lab)?;
+    let said = |text: &str| {
+        soon(text, || Ok(visitor.get(HOST, "/", &[]).ok().filter(|answer| answer.text() == text).map(drop)))
+    };
+    said("Berlin cloud.example")?;
+    // What the handshake and the request took, encryption included.
+    let bytes = visitor.get(HOST, "/bytes", &[])?.text();
+    let bytes: Vec<u64> = bytes.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+    assert!(bytes.len() == 2 && bytes.iter().all(|bytes| (200..20_000).contains(bytes)), "{bytes:?}");
+    let new = folder.path().join("new.mmdb");
+    fs::copy(data("country"), &new)?;
+    fs::rename(&new, &used)?;
+    said("elsewhere NL")?;
+    // A torn file changes nothing, and is counted.
+    fs::write(&new, &fs::read(data("city"))?[..1_000])?;
+    fs::rename(&new, &used)?;
+    soon("the torn file is counted", || {
+        let at = local(lab.ports().edge_admin());
+        let metrics = http::request(http::connect(at)?, "GET", &at.to_string(), "/metrics", &[], b"")?.text();
+        Ok(metrics.contains("ebbgate_edge_address_databases_refused_total 1").then_some(()))
+    })?;
+    said("elsewhere NL")
+}

@@ -20,7 +20,7 @@ const PLAIN_HOST: &str = "plain.clinic-network.com";
 /// `ann:hunter2hunter2` in base64.
 const BASIC: &str = "Basic YW5uOmh1bnRlcjJodW50ZXIy";
 
-/// What is null in these events: as docs/events.md says, and no webhook was verified.
+/// What is null in these events: as docs/events.md says; and no circuit was asked, and no webhook verified.
 const NOT_TOLD: [&str; 4] = ["circuit_breaker", "compression", "oauth", "webhook_verification"];
 
 /// Events in the file of the lab's one destination.
@@ -180,5 +180,62 @@ fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
     {
         ensure!(!all.contains(secret), "{secret} is in an event");
     }
+    Ok(())
+}
+
+/// The file of an event destination is what `ebbgate policy diff` takes.
+#[test]
+fn recorded_traffic_is_compared_under_a_new_policy() -> Result<()> {
+    let mut lab = TestLab::stopped()?;
+    fs::create_dir_all(lab.file("events"))?;
+    let files = lab.file("events");
+    lab.control_args(["--events-files".into(), files]);
+    lab.start()?;
+    let api = lab.api()?;
+    let made = api.create("/event_destinations", &json!({"target": {"file": {"directory": "traffic"}}}))?;
+    let sources = json!([{"type": "http_request_complete.v0"}]);
+    api.create("/event_subscriptions", &json!({"destination_ids": [made["id"]], "sources": sources}))?;
+    guide::domain(&api)?;
+    let old =
+        json!({"on_http_request": [{"actions": [{"type": "custom-response", "config": {"body": "open"}}]}]});
+    guide::cloud(&api, &format!("https://{PLAIN_HOST}"), &old)?;
+    let visitor = Visitor::of(&lab)?;
+    visitor.wait_https(PLAIN_HOST)?;
+    ensure!(visitor.get(PLAIN_HOST, "/visits?day=1", &[("accept", "text/html")])?.status == 200);
+    ensure!(visitor.request("DELETE", PLAIN_HOST, "/visits/7", &[("x-partner", "yes")], b"")?.status == 200);
+    for path in ["/visits", "/visits/7"] {
+        event(&lab, path, |object| object["http"]["request"]["url"]["path"] == path)?;
+    }
+    let record = lab.file("recorded.jsonl");
+    fs::write(&record, events(&lab)?.iter().map(|event| format!("{event}\n")).collect::<String>())?;
+    let compare = |new: &Value| -> Result<(bool, Value)> {
+        fs::write(lab.file("old.json"), old.to_string())?;
+        fs::write(lab.file("new.json"), new.to_string())?;
+        let output = std::process::Command::new(lab.programs().agent())
+            .args(["policy", "diff", "--json", "--url"])
+            .arg(format!("https://{PLAIN_HOST}"))
+            .arg("--against")
+            .args([&record, &lab.file("old.json"), &lab.file("new.json")])
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok((output.status.success(), serde_json::from_str(&text).with_context(|| format!("{output:?}"))?))
+    };
+    let (is_same, told) = compare(&old)?;
+    ensure!(is_same && told["changed"] == 0 && told["unknown"] == 0, "{told}");
+    let rule = |expression: &str| {
+        json!({"on_http_request": [
+            {"name": "no deletions", "expressions": [expression], "actions": [{"type": "deny", "config": {"status_code": 405}}]},
+            {"actions": [{"type": "custom-response", "config": {"body": "open"}}]},
+        ]})
+    };
+    let (is_same, told) = compare(&rule("req.method == 'DELETE'"))?;
+    ensure!(!is_same && told["changed"] == 1 && told["unknown"] == 0, "{told}");
+    let group = &told["groups"][0];
+    ensure!(group["example"] == "DELETE /visits/7 from 127.0.0.1", "{told}");
+    ensure!((&group["old"]["status"], &group["new"]["status"]) == (&json!(200), &json!(405)), "{told}");
+    ensure!(group["new"]["rule"] == "no deletions" && group["new"]["action"] == "deny", "{told}");
+    // What events do not tell of any request is not guessed.
+    let (_, told) = compare(&rule("hasReqHeader('x-partner')"))?;
+    ensure!(told["changed"] == 0 && told["unknown"] == told["compared"], "{told}");
     Ok(())
 }

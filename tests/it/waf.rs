@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ebbgate_lab::guide::{self, REST_INTERNAL};
@@ -13,7 +14,7 @@ use ebbgate_lab::lab::local;
 use ebbgate_lab::process::Daemon;
 use ebbgate_lab::program;
 use ebbgate_lab::test_lab::TestLab;
-use ebbgate_lab::wait::soon;
+use ebbgate_lab::wait::{soon, until};
 use ebbgate_lab::web::{self, Reply};
 use serde_json::{Value, json};
 
@@ -119,6 +120,13 @@ impl Site {
     }
 }
 
+/// Waits until the rules are asked: a process may take long to read them where nothing is optimised.
+fn asked(site: &Site) -> Result<()> {
+    until(Duration::from_secs(180), "the rules to be asked", || {
+        Ok(site.get(HALT, "/").ok().filter(|answer| code(answer) == "200 ").map(drop))
+    })
+}
+
 /// What browsers send; the rules have something against requests without.
 const BROWSER: &[(&str, &str)] = &[("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"), ("accept", "*/*")];
 
@@ -136,7 +144,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 #[test]
 fn attacks_are_refused_and_other_messages_pass_unchanged() -> Result<()> {
-    let mut site = Site::new(&["--waf-rules", RULES, "--waf-block", "--waf-timeout-ms", "60000"])?;
+    let mut site = Site::new(&["--waf-rules", RULES, "--waf-block", "--waf-timeout-ms", "20000"])?;
     for (path, expect) in [
         ("/", "200 "),
         ("/patients?page=1&name=O%27Brien&note=r%C3%A9sum%C3%A9", "200 "),
@@ -220,7 +228,7 @@ fn killed(site: &mut Site) -> Result<()> {
         Ok((now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(()))
     })?;
     assert_eq!(site.metric("waf_workers_lost_total")?, 2);
-    soon("the rules to be asked again", || Ok((code(&site.get(HALT, "/")?) == "200 ").then_some(())))?;
+    asked(site)?;
     let answer = site.get(HALT, "/?file=../../../../etc/passwd")?;
     assert_eq!(code(&answer), "403 ERR_NGROK_3700", "{}", answer.text());
     Ok(())
@@ -232,7 +240,7 @@ fn without_a_flag_nothing_is_refused_and_a_process_that_hangs_fails_closed() -> 
     let log = site.lab.edge()?.log()?;
     let line = log.lines().find(|line| line.contains("the Core Rule Set is loaded")).context("the line")?;
     assert!(line.contains("detect only") && line.contains("OWASP_CRS/3.3.4"), "{line}");
-    soon("the rules to be asked", || Ok((code(&site.get(HALT, "/")?) == "200 ").then_some(())))?;
+    asked(&site)?;
     let passes = site.get(HALT, "/?file=../../../../etc/passwd")?;
     assert_eq!(code(&passes), "200 ", "it only detects");
     let hung = site.workers()?;
@@ -244,7 +252,7 @@ fn without_a_flag_nothing_is_refused_and_a_process_that_hangs_fails_closed() -> 
         let now = site.workers()?;
         Ok((now.len() == 1 && now != hung).then_some(now))
     })?;
-    soon("the rules to be asked again", || Ok((code(&site.get(HALT, "/")?) == "200 ").then_some(())))?;
+    asked(&site)?;
     let hung = site.workers()?;
     signal(hung[0], "STOP")?;
     let told = site.get(GOES_ON, "/")?;
@@ -299,5 +307,70 @@ fn an_edge_does_not_start_with_rules_that_it_cannot_read() -> Result<()> {
     assert!(said.contains("inbound_anomaly_score_threshold"), "{said}");
     let said = start(Path::new("/nowhere/rules"))?;
     assert!(said.contains("/nowhere/rules"), "{said}");
+    Ok(())
+}
+
+/// The page; its commands are executed here.
+const PAGE: &str = include_str!("../../docs/waf.md");
+
+/// What stands in the blocks behind these words, in order.
+fn blocks(words: &str) -> Vec<&'static str> {
+    let fence = format!("```{words}\n");
+    PAGE.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+/// The commands of a block, each with what it prints.
+fn commands(block: &'static str) -> Vec<(Vec<String>, String)> {
+    let commands = block.split("$ curl ").skip(1).filter_map(|command| command.split_once('\n'));
+    let words = |line: &str| {
+        let mut words = Vec::new();
+        let mut rest = line.trim();
+        while !rest.is_empty() {
+            let quote = rest.chars().next().filter(|first| *first == '\'' || *first == '"');
+            let (word, after) = match quote {
+                Some(quote) => rest[1..].split_once(quote).expect("the quote ends"),
+                None => rest.split_once(' ').unwrap_or((rest, "")),
+            };
+            words.push(word.to_owned());
+            rest = after.trim_start();
+        }
+        words
+    };
+    commands.map(|(line, printed)| (words(line), printed.to_owned())).collect()
+}
+
+#[test]
+fn the_page_of_the_rules_says_what_happens() -> Result<()> {
+    let mut lab = TestLab::stopped()?;
+    lab.edge_args(["--waf-rules", RULES, "--waf-block", "--waf-timeout-ms", "20000"]);
+    lab.start().inspect_err(|_| lab.show_logs())?;
+    let api = lab.api()?;
+    guide::authtoken(&api, 1)?;
+    guide::domain(&api)?;
+    let port = lab.ports().https();
+    let consoles = blocks("console");
+    assert_eq!(consoles.len(), 2);
+    for (name, console) in ["policy", "watch"].into_iter().zip(consoles) {
+        let host = format!("{name}.clinic-network.com");
+        let policy = blocks(&format!("yaml {name}.yml")).first().copied().context("the policy")?;
+        let endpoint = json!({
+            "type": "cloud", "url": format!("https://{host}"), "bindings": ["public"], "traffic_policy": policy,
+        });
+        api.create("/endpoints", &endpoint)?;
+        Visitor::of(&lab)?.wait_https(&host)?;
+        let commands = commands(console);
+        assert!(!commands.is_empty());
+        for (words, printed) in commands {
+            let base = format!("https://{host}:{port}");
+            let words: Vec<_> =
+                words.iter().map(|word| word.replace("$URL", &base).replace("\\n", "\n")).collect();
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--show-error", "--max-time", "90", "--user-agent", "curl/8.0"]);
+            curl.arg("--resolve").arg(format!("{host}:{port}:127.0.0.1"));
+            curl.arg("--cacert").arg(lab.ingress_ca()).args(&words);
+            let ran = program::run(&mut curl)?;
+            assert_eq!(ran.text, printed, "{words:?}");
+        }
+    }
     Ok(())
 }

@@ -15,7 +15,7 @@ const PROGRAMS: [&str; 5] = ["ebbgate-control", "ebbgate-edge", "ebbgate-admit",
 /// Most bytes of the agent as it is shipped. It has 16.5 million; with its symbols it would have more than this.
 const AGENT_BYTES_MAX: u64 = 20_000_000;
 /// Files of the repository, and where they go.
-const FILES: [(&str, &str); 17] = [
+const FILES: [(&str, &str); 18] = [
     ("dist/systemd/ebbgate-control.service", "usr/lib/systemd/system"),
     ("dist/systemd/ebbgate-edge.service", "usr/lib/systemd/system"),
     ("dist/systemd/ebbgate.sysusers.conf", "usr/lib/sysusers.d"),
@@ -27,6 +27,7 @@ const FILES: [(&str, &str); 17] = [
     ("docs/edge.md", "usr/share/doc/ebbgate/docs"),
     ("docs/guide.md", "usr/share/doc/ebbgate/docs"),
     ("docs/threat-model.md", "usr/share/doc/ebbgate/docs"),
+    ("docs/waf.md", "usr/share/doc/ebbgate/docs"),
     ("docs/xdp.md", "usr/share/doc/ebbgate/docs"),
     ("README.md", "usr/share/doc/ebbgate"),
     ("ARCHITECTURE.md", "usr/share/doc/ebbgate"),

@@ -1,18 +1,21 @@
-//! `ebbgate policy`: what a traffic policy means, without an edge: check a document, explain a case, run a file of cases.
+//! `ebbgate policy`: what a traffic policy means, without an edge: check and format a document, explain
+//! a case, run a file of cases.
 //!
 //! Judges by the crate that control and edges use. Objects of an account, such as `ipp_` ids, come from the case file.
 
 mod cases;
+mod diff;
 mod document;
+mod fmt;
 mod junit;
 
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ebbgate_policy::{Checked, References, SecretValue, reference};
+use ebbgate_policy::reference;
 
 use self::cases::CaseFile;
-use self::document::{EndpointArguments, compile, judge, read};
+use self::document::{EndpointArguments, compile, judge, placeholders, read};
 use super::env::Failure;
 
 #[derive(Subcommand)]
@@ -26,6 +29,17 @@ pub(super) enum PolicyVerb {
         /// Exit with code 1 on warnings too.
         #[arg(long)]
         deny_warnings: bool,
+    },
+    /// Write a document in the one way: order of keys, indentation, quotes. Comments stay.
+    Fmt {
+        /// The document, YAML or JSON; `-` reads standard input.
+        file: PathBuf,
+        /// Write nothing; exit with code 1 if the file is written otherwise.
+        #[arg(long, conflicts_with = "write")]
+        check: bool,
+        /// Write the file itself.
+        #[arg(long)]
+        write: bool,
     },
     /// Say what a document does with one connection or request, and why.
     Explain {
@@ -60,6 +74,24 @@ pub(super) enum PolicyVerb {
         /// Such as `rate-limit`.
         action: Option<String>,
     },
+    /// Say what a new document would do otherwise with recorded traffic; exit code 1 if anything changes.
+    Diff {
+        /// The document in force, YAML or JSON.
+        old: PathBuf,
+        /// The new one.
+        new: PathBuf,
+        /// Traffic events, one JSON object a line, as an event destination's file has them; `-` reads standard input.
+        #[arg(long, value_name = "FILE")]
+        against: PathBuf,
+        #[command(flatten)]
+        endpoint: EndpointArguments,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Exit with code 1 too where it cannot be told.
+        #[arg(long)]
+        deny_unknown: bool,
+    },
     /// Run files of cases; exit code 1 if one does not come out as expected.
     Test {
         /// Case files.
@@ -77,6 +109,7 @@ pub(super) enum PolicyVerb {
 pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
     match verb {
         PolicyVerb::Check { file, endpoint, deny_warnings } => check(file, endpoint, *deny_warnings),
+        PolicyVerb::Fmt { file, check, write } => fmt::fmt(file, *check, *write),
         PolicyVerb::Explain { file, endpoint, request, method, path, headers, body, client_ip, json } => {
             let mut text = match request {
                 Some(request) => cases::read_case(request)?,
@@ -104,6 +137,9 @@ pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
                 print!("{}", explanation.text(&policy));
             }
             Ok(())
+        }
+        PolicyVerb::Diff { old, new, against, endpoint, json, deny_unknown } => {
+            diff::diff((old, new), against, endpoint, *json, *deny_unknown)
         }
         PolicyVerb::Describe { action } => describe(action.as_deref()),
         PolicyVerb::Test { files, junit, filter } => test(files, junit.as_deref(), filter.as_deref()),
@@ -136,12 +172,6 @@ fn check(file: &Path, endpoint: &EndpointArguments, deny_warnings: bool) -> Resu
     }
     println!("{} is a valid traffic policy for {}", file.display(), endpoint.url);
     Ok(())
-}
-
-/// A text in place of each secret that a policy names: an explanation needs no true value.
-fn placeholders(checked: &Checked) -> References {
-    let values = checked.secrets().into_iter().map(|name| (name.clone(), SecretValue::new("(secret)")));
-    References { secrets: values.collect(), ..References::default() }
 }
 
 fn test(files: &[PathBuf], junit: Option<&Path>, filter: Option<&str>) -> Result<(), Failure> {

@@ -17,6 +17,7 @@ use ebbgate_model::{Binding, EndpointId, EndpointUrl};
 use ebbgate_policy::{CheckContext, Owner};
 
 use self::place::Wanted;
+pub(super) use self::policy::{REFERENCES_MAX as POLICY_REFERENCES_MAX, refused};
 use self::surroundings::Surroundings;
 pub(super) use self::view::{View, of_agent};
 use super::call::Call;

@@ -27,7 +27,7 @@ const HTTP_FIELDS: &[(&str, bool)] = &[
     ("backend.connection_reused", true),
     ("basic_auth.decision", true),
     ("basic_auth.username", true),
-    ("circuit_breaker.decision", false),
+    ("circuit_breaker.decision", true),
     ("compression.algorithm", false),
     ("compression.bytes_saved", false),
     ("conn.client_ip", true),
@@ -198,6 +198,7 @@ fn request(event: &RequestEvent) -> Value {
         "basic_auth": {
             "decision": given(&decisions.basic_auth), "username": given(&decisions.basic_auth_user),
         },
+        "circuit_breaker": {"decision": given(&decisions.circuit_breaker)},
         "conn": {
             "client_ip": client, "server_ip": server, "server_name": event.server_name, "server_port": port,
             "start_ts": timestamp(event.started_at_ms / 1000),

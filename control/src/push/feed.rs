@@ -297,6 +297,7 @@ impl Feed<'_> {
                 self.tell(account, Told::Ended { account, session, expires_at });
             }
             FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),
+            FromEdge::AddressData { names } => self.hold.replace_address_data(names),
             FromEdge::Compared { nonce, generation, digest, buckets } => {
                 let state = self.shared.published.0.read().await;
                 let answered = self.outbox.compared(nonce, (generation, digest), &buckets, &state);

@@ -23,4 +23,5 @@ mod people;
 mod persons;
 mod resources;
 mod restrictions;
+mod traffic_policy;
 mod vaults;

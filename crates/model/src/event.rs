@@ -61,6 +61,9 @@ pub struct Decisions {
     /// The user whose password was right, or "": what else is presented may be a password in the wrong place.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub basic_auth_user: String,
+    /// `circuit-breaker`: `allow` or `deny`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub circuit_breaker: String,
     /// `verify-webhook`: `allow` or `deny`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub webhook: String,
@@ -77,6 +80,7 @@ impl Decisions {
         for (now, later) in [
             (&mut self.ip_policy, later.ip_policy),
             (&mut self.basic_auth, later.basic_auth),
+            (&mut self.circuit_breaker, later.circuit_breaker),
             (&mut self.webhook, later.webhook),
         ] {
             if !later.is_empty() && now != "deny" {

@@ -247,6 +247,13 @@ pub enum FromEdge {
         /// Every endpoint that has an allowlist and is served here.
         endpoints: BTreeMap<EndpointId, EnforcementReport>,
     },
+    /// What the edge's databases of addresses have, by the names that policies use below `conn.client_ip`; replaces what was
+    /// reported before.
+    AddressData {
+        /// None: there is no database.
+        #[serde(default)]
+        names: BTreeSet<String>,
+    },
     /// An agent asked to serve a policy that names these secrets of its account, and they are not at this edge. Control adds
     /// those that the account has to the Program; others have no answer.
     SecretsWanted {

@@ -10,14 +10,18 @@ use crate::facts::Phase;
 mod about;
 mod basic_auth;
 mod body;
+mod calling;
+mod circuit_breaker;
 mod close_connection;
 mod compress_response;
 mod config;
 mod custom_response;
 mod deny;
+mod escape;
 mod find_replace;
 mod forward_internal;
 mod headers;
+mod http_request;
 mod jwt_validation;
 mod log;
 mod notes;
@@ -62,6 +66,10 @@ static SPECS: &[Spec] = &[
     line("add-headers", REQUEST_RESPONSE, headers::compile_add),
     Spec { ending: |_| Ending::Sometimes, ..line("basic-auth", &[Phase::HttpRequest], basic_auth::compile) },
     Spec {
+        ending: |_| Ending::Sometimes,
+        ..line("circuit-breaker", &[Phase::HttpRequest], circuit_breaker::compile)
+    },
+    Spec {
         ending: |_| Ending::Always,
         ..line("close-connection", CONNECT_REQUEST, close_connection::compile)
     },
@@ -75,6 +83,7 @@ static SPECS: &[Spec] = &[
         ending: forward_internal::ending,
         ..line("forward-internal", CONNECT_REQUEST, forward_internal::compile)
     },
+    line("http-request", REQUEST_RESPONSE, http_request::compile),
     Spec {
         ending: |_| Ending::Sometimes,
         ..line("jwt-validation", &[Phase::HttpRequest], jwt_validation::compile)
@@ -116,11 +125,13 @@ static SPECS: &[Spec] = &[
 static ABOUT: &[(&str, &About)] = &[
     ("add-headers", &headers::ABOUT_ADD),
     ("basic-auth", &basic_auth::ABOUT),
+    ("circuit-breaker", &circuit_breaker::ABOUT),
     ("close-connection", &close_connection::ABOUT),
     ("compress-response", &compress_response::ABOUT),
     ("custom-response", &custom_response::ABOUT),
     ("deny", &deny::ABOUT),
     ("forward-internal", &forward_internal::ABOUT),
+    ("http-request", &http_request::ABOUT),
     ("jwt-validation", &jwt_validation::ABOUT),
     ("log", &log::ABOUT),
     ("oauth", &sign_in::ABOUT_OAUTH),
@@ -148,8 +159,6 @@ pub(crate) fn described() -> impl Iterator<Item = (&'static Spec, Option<&'stati
 
 /// The published action that is refused for good.
 const SAML: &str = "saml";
-/// Published actions that this version does not have.
-const UNSERVED: &[&str] = &["circuit-breaker", "http-request", SAML];
 
 pub(crate) fn spec(kind: &str) -> Option<&'static Spec> {
     SPECS.iter().find(|spec| spec.kind == kind)
@@ -183,15 +192,8 @@ pub(crate) fn find(action: &model::Action, path: &str, notes: &mut Notes) -> Opt
         let problem = if action.kind == SAML {
             Diagnostic::new(code::ACTION_UNKNOWN, path, "`saml` is refused: no library judges XML signatures without OpenSSL or xmlsec, which this gateway does not contain")
                 .hint("use `openid-connect`: most providers that speak SAML speak it too")
-        } else if UNSERVED.contains(&action.kind.as_str()) {
-            Diagnostic::new(
-                code::ACTION_UNKNOWN,
-                path,
-                format!("the action `{}` is not available in this version", action.kind),
-            )
-            .hint(format!("available are {}", kinds().collect::<Vec<_>>().join(", ")))
         } else {
-            let hint = match nearest(&action.kind, kinds().chain(UNSERVED.iter().copied())) {
+            let hint = match nearest(&action.kind, kinds().chain([SAML])) {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("the actions are {}", kinds().collect::<Vec<_>>().join(", ")),
             };

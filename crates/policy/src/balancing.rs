@@ -63,6 +63,7 @@ static NO_CONNECTION: LazyLock<Arc<ConnFacts>> = LazyLock::new(|| {
         region: String::new(),
         start_unix_ms: 0,
         tls: None,
+        traffic: None,
     })
 });
 

@@ -46,6 +46,7 @@ pub struct Checked {
     authorities: Vec<AuthorityId>,
     ip_policies: Vec<IpPolicyId>,
     secrets: Vec<(SecretName, Diagnostic)>,
+    addresses: Vec<(Vec<&'static str>, Diagnostic)>,
 }
 
 impl Checked {
@@ -71,6 +72,15 @@ impl Checked {
     #[must_use]
     pub fn secrets(&self) -> BTreeSet<&SecretName> {
         self.secrets.iter().map(|(name, _)| name).collect()
+    }
+
+    /// What to say of variables that a database of addresses fills, each with its place, where databases have these names of
+    /// [`ADDRESS_NAMES`](crate::ADDRESS_NAMES): of those that would never have a value.
+    #[must_use]
+    pub fn addresses_missing(&self, there: &BTreeSet<String>) -> Vec<Diagnostic> {
+        let is_missing = |names: &[&str]| !names.iter().any(|name| there.contains(*name));
+        let missing = self.addresses.iter().filter(|(names, _)| is_missing(names));
+        missing.map(|(_, problem)| problem.clone()).collect()
     }
 
     /// What to say of named secrets that the account does not have, each with its place.
@@ -104,6 +114,7 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
         );
         (notes.targets, notes.authorities, notes.ip_policies) = Default::default();
         notes.secrets.clear();
+        notes.addresses.clear();
     }
     let running = if document.disabled { &[][..] } else { &document.rules };
     if cx.owner == Owner::Cloud && document.problems.is_empty() && !terminates(running, cx.scheme) {
@@ -131,6 +142,16 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
         (name.clone(), action::unknown_secret(name, path, code).at(document.place_of(path)))
     };
     let secrets = notes.secrets.iter().map(missing).collect();
+    let unfilled = |(variable, names, path): &(String, Vec<&'static str>, String)| {
+        let code =
+            if path.contains(".expressions[") { code::EXPRESSION_BAD } else { code::INTERPOLATION_BAD };
+        let message = format!("`{variable}` needs a database of addresses that has it, and no edge has one");
+        let problem = Diagnostic::new(code, path.clone(), message).hint(
+            "start an edge with --address-database, or name the networks: inCidrRange(conn.client_ip, '192.0.2.0/24')",
+        );
+        (names.clone(), problem.at(document.place_of(path)))
+    };
+    let addresses = notes.addresses.iter().map(unfilled).collect();
     Ok(Checked {
         policy: document.into_policy(),
         warnings,
@@ -138,6 +159,7 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
         authorities: notes.authorities,
         ip_policies: notes.ip_policies,
         secrets,
+        addresses,
     })
 }
 
@@ -269,5 +291,7 @@ fn not_terminating(scheme: Scheme) -> Diagnostic {
     ))
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

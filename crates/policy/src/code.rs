@@ -70,6 +70,8 @@ codes! {
     RULE_TOO_LARGE = 2265;
     /// An expression failed at run time.
     EXPRESSION_FAILED = 2300;
+    /// The circuit of a `circuit-breaker` is open.
+    CIRCUIT_OPEN = 3202;
     /// A source address is not allowed.
     IP_RESTRICTED = 3203;
     /// A webhook does not carry its provider's signature.
@@ -96,6 +98,12 @@ codes! {
     JWT_MALFORMED = 3416;
     /// No key set could be fetched.
     JWT_KEYS = 3422;
+    /// The answer to an `http-request` is too long. The edge reports it.
+    CALL_TOO_LONG = 3601;
+    /// The answer to an `http-request` did not come in time.
+    CALL_LATE = 3602;
+    /// Policies call each other too deep, or too often. The edge reports it.
+    CALL_LOOP = 3603;
     /// The answer's status forbids a body.
     BODY_FORBIDDEN = 3604;
     /// The Core Rule Set refuses a request.

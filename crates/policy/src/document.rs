@@ -385,18 +385,31 @@ pub fn plain(text: &str) -> Option<serde_json::Value> {
 }
 
 fn parse_text(text: &str) -> Result<Node, SyntaxError> {
+    read(text).map(|(root, _)| root)
+}
+
+/// What a text is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Syntax {
+    Json,
+    Yaml,
+}
+
+/// A text as a tree, within the limits of a policy.
+pub(crate) fn read(text: &str) -> Result<(Node, Syntax), SyntaxError> {
     if text.len() > DOCUMENT_BYTES_MAX {
         let message =
             format!("the policy is {} bytes long; at most {DOCUMENT_BYTES_MAX} are allowed", text.len());
         return Err(SyntaxError::new(Place { line: 1, column: 1 }, message));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let yaml = || yaml::parse(text).map(|root| (root, Syntax::Yaml));
     let Some(inside) = text.trim_start().strip_prefix('{') else {
-        return yaml::parse(text);
+        return yaml();
     };
     // `{a: b}` is YAML's flow form; `{"a"` and `{}` are JSON, whose errors are kept.
     match inside.trim_start().chars().next() {
-        Some('"' | '}') | None => json::parse(text),
-        Some(_) => yaml::parse(text),
+        Some('"' | '}') | None => json::parse(text).map(|root| (root, Syntax::Json)),
+        Some(_) => yaml(),
     }
 }

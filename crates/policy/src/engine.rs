@@ -34,13 +34,23 @@ pub struct Engine {
 }
 
 #[derive(Debug)]
-struct Rule {
+pub(crate) struct Rule {
     path: String,
     expressions: Vec<Expression>,
     actions: Vec<Arc<dyn Action>>,
 }
 
 impl Rule {
+    /// In the order of the document.
+    pub(crate) fn expressions(&self) -> &[Expression] {
+        &self.expressions
+    }
+
+    /// In the order of the document.
+    pub(crate) fn actions(&self) -> &[Arc<dyn Action>] {
+        &self.actions
+    }
+
     /// Whether it has the action that this request's path is for: such a request comes in whatever the rule's expressions say,
     /// which are about other paths.
     fn is_addressed(&self, cx: &Context) -> bool {
@@ -81,6 +91,11 @@ impl Engine {
     #[must_use]
     pub fn has(&self, phase: Phase) -> bool {
         self.phases.contains_key(&phase)
+    }
+
+    /// The rules of a phase, in the order of the document.
+    pub(crate) fn rules(&self, phase: Phase) -> &[Rule] {
+        self.phases.get(&phase).map_or(&[], Vec::as_slice)
     }
 
     /// Begins a phase.
@@ -308,6 +323,13 @@ impl Run {
                 self.gathered.counted = Some(wait.map_or(Ok(()), Err));
             }
             Outcome::Inspected(inspected) => self.gathered.inspected = Some(inspected),
+            Outcome::Guessed(wait) => {
+                self.gathered.guessed = Some(wait.map_or(Ok(()), Err));
+            }
+            Outcome::Called(called) => self.gathered.called = Some(called),
+            Outcome::Admitted(wait) => {
+                self.gathered.admitted = Some(wait.map_or(Ok(()), Err));
+            }
             Outcome::ForwardFailed { code, message } => {
                 self.gathered.forward_failed = Some((code, message));
                 self.over = None;

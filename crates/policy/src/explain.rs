@@ -4,22 +4,27 @@
 //! performs effects; here the case says what comes of them, and what it does not say fails as if it were unreachable.
 
 mod case;
+pub mod expect;
 mod render;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ebbgate_model::{EndpointUrl, ErrorCode, Scheme};
 use http::response;
 
 pub use case::{
-    CASE_BODY_BYTES_MAX, Case, CaseError, CaseText, HandshakeText, ResponseText, SignedInText, Texts,
+    AnswerText, CASE_BODY_BYTES_MAX, Case, CaseError, CaseText, HandshakeText, ResponseText, SignedInText,
+    Texts,
 };
 
 use crate::engine::Engine;
 use crate::facts::{Context, Phase, TlsFacts, is_event_stream};
 use crate::identity::{Exchange, Exchanged, KeyRing, SEALING_KEY_BYTES, SealingKey, SessionFacts};
 use crate::trace::{Trace, Traced};
-use crate::verdict::{BodyError, Effect, OnError, Outcome, Reply, Step, Verdict};
+use crate::verdict::{
+    BodyError, Call, CallAnswer, CallError, Called, Effect, OnError, Outcome, Reply, Step, Verdict,
+};
 
 /// What a policy did with a case.
 #[derive(Debug)]
@@ -213,12 +218,25 @@ impl Case {
                 Some(inspected) => Ok(inspected.clone()),
                 None => Err("the case has no `waf`: the rules are not run here".to_owned()),
             }),
+            Effect::Breaker(breaker) => Outcome::Admitted(self.circuit_open.then_some(breaker.tripped)),
+            Effect::Guess { .. } => Outcome::Guessed(None),
+            Effect::Call(call) => Outcome::Called(Called { took: Duration::ZERO, answer: self.answer(call) }),
             Effect::Body { bytes_max } => Outcome::Body(if self.body.len() > *bytes_max {
                 Err(BodyError::TooLong { bytes_max: *bytes_max })
             } else {
                 Ok(self.body.clone())
             }),
         }
+    }
+
+    fn answer(&self, call: &Call) -> Result<CallAnswer, CallError> {
+        let address = call.address();
+        let known = |address: &str| self.calls.get(address).cloned();
+        let without_query = || known(address.split('?').next().unwrap_or_default());
+        known(&address).or_else(without_query).ok_or_else(|| CallError {
+            code: ErrorCode::OFFLINE,
+            message: format!("the case has no `calls` for {address}"),
+        })
     }
 
     fn forward_failed(&self) -> Outcome {

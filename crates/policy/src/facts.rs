@@ -2,7 +2,8 @@
 //!
 //! Knows nothing of sockets. Time and randomness are fields, so that a run is a function of its [`Context`].
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ebbgate_model::EndpointUrl;
@@ -68,6 +69,8 @@ pub struct Context {
     pub request: Option<http::request::Parts>,
     /// The response, in the phases of responses.
     pub response: Option<http::response::Parts>,
+    /// Databases of addresses. None: there are none.
+    pub addresses: Option<Arc<dyn AddressSource>>,
     /// What `log` actions recorded, oldest first, at most [`LOG_ENTRIES_MAX`].
     pub logs: Vec<Value>,
     /// `Set-Cookie` headers for whatever answers the request, at most one of each cookie.
@@ -90,6 +93,7 @@ impl Context {
             work: Work::default(),
             request: None,
             response: None,
+            addresses: None,
             logs: Vec::new(),
             cookies: Vec::new(),
             addressed: None,
@@ -119,6 +123,13 @@ impl Context {
     }
 }
 
+/// Databases of addresses.
+pub trait AddressSource: fmt::Debug + Send + Sync {
+    /// The value of one of [`ADDRESS_NAMES`](crate::ADDRESS_NAMES) for an address: text, except a number for `as.number`, true or
+    /// false for `is_...`, a list of text for `categories`. None: no database has it.
+    fn look_up(&self, address: IpAddr, name: &str) -> Option<Value>;
+}
+
 /// Whether a response is an event stream: its events have a phase of their own.
 #[must_use]
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -140,6 +151,16 @@ pub struct ConnFacts {
     pub start_unix_ms: i64,
     /// The finished handshake, when TLS ends at this edge.
     pub tls: Option<Arc<TlsFacts>>,
+    /// What it has carried so far. None: it is not known, as of a case that is only explained.
+    pub traffic: Option<Arc<dyn Traffic>>,
+}
+
+/// What a connection has carried so far, encryption included.
+pub trait Traffic: fmt::Debug + Send + Sync {
+    /// Bytes from the client.
+    fn bytes_in(&self) -> u64;
+    /// Bytes to the client.
+    fn bytes_out(&self) -> u64;
 }
 
 /// A finished TLS handshake.
@@ -218,6 +239,7 @@ pub(crate) mod tests {
             region: "lab".into(),
             start_unix_ms: 1_767_323_045_000,
             tls: None,
+            traffic: None,
         };
         let endpoint = EndpointFacts::new("ep_test".into(), "https://api.example.com".parse().unwrap());
         Context::new(Arc::new(conn), Arc::new(endpoint), 1_767_323_045_678)

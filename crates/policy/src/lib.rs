@@ -9,17 +9,20 @@ mod certificate;
 pub mod check;
 mod code;
 mod diagnostic;
+pub mod diff;
 mod document;
 pub mod engine;
 pub mod explain;
 pub mod expr;
 pub mod facts;
+pub mod format;
 mod hex;
 pub mod identity;
 mod json;
 pub mod jwks;
 pub mod lint;
 mod node;
+mod pattern;
 mod prefix_set;
 pub mod reference;
 mod references;
@@ -49,15 +52,17 @@ pub use check::{CheckContext, Checked, Owner, check};
 pub use diagnostic::Diagnostic;
 pub use document::DOCUMENT_BYTES_MAX;
 pub use engine::{Engine, Run};
+pub use expr::ADDRESS_NAMES;
 pub use facts::{
-    AgentFacts, ConnFacts, Context, EndpointFacts, MemberFacts, Phase, TlsFacts, is_event_stream,
+    AddressSource, AgentFacts, ConnFacts, Context, EndpointFacts, MemberFacts, Phase, TlsFacts, Traffic,
+    is_event_stream,
 };
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use references::References;
 pub use restriction::IpRestriction;
 pub use secret::{SECRETS_MAX, SecretName, SecretValue};
 pub use verdict::{
-    BodyError, Effect, Inspected, Inspection, MatchedRule, OnError, Outcome, Quota, Reply, ServerCertificate,
-    Step, TlsSettings, TlsVersion, Verdict, Verification,
+    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Inspected, Inspection, MatchedRule,
+    OnError, Outcome, Quota, Reply, ServerCertificate, Step, TlsSettings, TlsVersion, Verdict, Verification,
 };
 pub use work::Work;

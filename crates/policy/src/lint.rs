@@ -1,9 +1,12 @@
-//! Doubts about a valid document: rules that never run, and ways past every guard to an internal endpoint.
+//! Doubts about a valid document: rules that never run, conditions that never hold, patterns that never match, data that is
+//! never there, and ways past every guard to an internal endpoint.
 //!
 //! Saving does not ask for these: each may be meant. Reads the document only; what an action does at run time is its
 //! line in the table of actions.
 
-use std::collections::BTreeSet;
+mod conditions;
+mod outlined;
+mod patterns;
 
 use ebbgate_model::{Action, Binding};
 use serde_json::Value;
@@ -13,10 +16,15 @@ use crate::check::CheckContext;
 use crate::code;
 use crate::diagnostic::Diagnostic;
 use crate::document::{Document, PlacedRule};
+use crate::facts::Phase;
+use outlined::Outlined;
 
 /// Actions that refuse strangers.
 const GUARDS: [&str; 6] =
     ["basic-auth", "jwt-validation", "oauth", "openid-connect", "restrict-ips", "verify-webhook"];
+
+/// Actions that change what conditions read.
+const CHANGES: [&str; 5] = ["add-headers", "http-request", "remove-headers", "set-vars", "url-rewrite"];
 
 /// Names of variables by which a condition tells clients apart.
 const IDENTITIES: [&str; 6] =
@@ -31,7 +39,10 @@ pub fn lint(text: &str, cx: &CheckContext) -> Vec<Diagnostic> {
     }
     let mut rules: Vec<&PlacedRule> = document.rules.iter().collect();
     rules.sort_by_key(|rule| rule.phase);
-    let mut doubts = never_run(&rules);
+    let outlined: Vec<Outlined> = rules.iter().map(|rule| Outlined::new(rule)).collect();
+    let mut doubts = never_run(&outlined);
+    doubts.extend(conditions::doubts(&outlined, cx.scheme));
+    doubts.extend(patterns::doubts(&outlined));
     if cx.binding == Binding::Public {
         doubts.extend(unguarded(&rules));
     }
@@ -52,27 +63,38 @@ fn ends(rule: &PlacedRule) -> bool {
     rule.actions.iter().any(|(_, action)| ending(action) == Ending::Always)
 }
 
-fn conditions(rule: &PlacedRule) -> BTreeSet<&str> {
-    rule.expressions.iter().map(|(_, source)| source.trim()).collect()
+/// Whether an action between two rules may make conditions hold that did not hold before.
+fn changes_between(rules: &[Outlined], first: &PlacedRule, last: &PlacedRule) -> bool {
+    let behind = rules.iter().skip_while(|rule| !std::ptr::eq(rule.rule, first)).skip(1);
+    let between = behind.take_while(|rule| !std::ptr::eq(rule.rule, last));
+    let mut actions = between.flat_map(|rule| &rule.rule.actions);
+    actions.any(|(_, action)| CHANGES.contains(&action.kind.as_str()))
 }
 
-/// Rules behind one that ends the phase for everything that they would take.
-fn never_run(rules: &[&PlacedRule]) -> Vec<Diagnostic> {
+/// Rules behind one that ends the phase, or the connection, for everything that they would take.
+fn never_run(rules: &[Outlined]) -> Vec<Diagnostic> {
     let mut doubts = Vec::new();
     for (at, rule) in rules.iter().enumerate() {
-        let own = conditions(rule);
-        let before = rules.iter().take(at).filter(|before| before.phase == rule.phase && ends(before));
-        let Some(cover) = before.into_iter().find(|before| conditions(before).is_subset(&own)) else {
-            continue;
-        };
-        let why = if cover.expressions.is_empty() {
+        let before = rules.iter().take(at).filter(|before| ends(before.rule));
+        let covers = before.filter_map(|before| Some((before.rule, before.parts()?)));
+        let cover = covers.into_iter().find(|(before, parts)| {
+            let ends_connections = before.phase == Phase::TcpConnect && parts.is_empty();
+            let is_same = before.phase == rule.rule.phase && rule.implies(parts);
+            is_same && (parts.is_empty() || !changes_between(rules, before, rule.rule)) || ends_connections
+        });
+        let Some((cover, parts)) = cover else { continue };
+        let why = if parts.is_empty() {
             format!("{} ends the phase for everybody", cover.path)
         } else {
             format!("{} ends the phase under conditions that this rule has too", cover.path)
         };
         doubts.push(
-            Diagnostic::new(code::ACTION_UNREACHABLE, &rule.path, format!("this rule never runs: {why}"))
-                .hint("move it up, or remove it"),
+            Diagnostic::new(
+                code::ACTION_UNREACHABLE,
+                &rule.rule.path,
+                format!("this rule never runs: {why}"),
+            )
+            .hint("move it up, or remove it"),
         );
     }
     doubts
@@ -117,69 +139,4 @@ fn is_guard(action: &Action) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::check::Owner;
-    use ebbgate_model::Scheme;
-
-    fn doubts(text: &str) -> Vec<String> {
-        let cx = CheckContext { scheme: Scheme::Https, binding: Binding::Public, owner: Owner::Cloud };
-        crate::check(text, &cx).unwrap();
-        lint(text, &cx)
-            .iter()
-            .map(|doubt| format!("{}:{} {}", doubt.line.unwrap(), doubt.path, doubt.code))
-            .collect()
-    }
-
-    const FORWARD: &str = "{type: forward-internal, config: {url: 'https://a.internal'}}";
-
-    #[test]
-    fn rules_behind_the_end_are_named() {
-        let text = "on_http_request:
-  - {expressions: [\"req.method == 'GET'\"], actions: [{type: deny}]}
-  - {expressions: [\"req.method == 'GET'\", \"req.url.path == '/a'\"], actions: [{type: log, config: {metadata: {a: b}}}]}
-  - {expressions: [\"req.method == 'PUT'\"], actions: [{type: deny}]}
-  - {actions: [{type: deny}]}
-  - {expressions: [\"req.method == 'POST'\"], actions: [{type: deny}]}
-";
-        assert_eq!(
-            doubts(text),
-            ["3:on_http_request[1] ERR_NGROK_2207", "6:on_http_request[4] ERR_NGROK_2207"]
-        );
-    }
-
-    #[test]
-    fn a_forward_without_a_guard_is_named() {
-        let unguarded = |before: &str, conditions: &str| {
-            let text = format!(
-                "on_http_request:\n{before}  - {{{conditions}actions: [{FORWARD}]}}\n  - {{actions: [{{type: deny}}]}}\n"
-            );
-            doubts(&text).iter().filter(|doubt| doubt.contains("2234")).count()
-        };
-        let guard = "{type: restrict-ips, config: {allow: [10.0.0.0/8]}}";
-        let basic = "{type: basic-auth, config: {credentials: ['doctor:long-enough-secret']}}";
-        assert_eq!(unguarded("", "expressions: [\"req.method == 'GET'\"], "), 1);
-        assert_eq!(unguarded(&format!("  - actions: [{guard}]\n"), ""), 0);
-        assert_eq!(unguarded(&format!("  - actions: [{basic}]\n"), ""), 0);
-        assert_eq!(
-            unguarded(&format!("  - {{expressions: [\"req.method == 'GET'\"], actions: [{guard}]}}\n"), ""),
-            1
-        );
-        let off = guard.replace("allow", "enforce: false, allow");
-        assert_eq!(unguarded(&format!("  - actions: [{off}]\n"), ""), 1);
-        assert_eq!(unguarded("", "expressions: [\"conn.client_ip == '10.0.0.1'\"], "), 0);
-    }
-
-    #[test]
-    fn mutual_tls_guards_and_other_bindings_are_not_asked() {
-        let tls = "on_tcp_connect:
-  - actions: [{type: terminate-tls, config: {mutual_tls_certificate_authorities: [ca_2a4YjQ2Xk9PJhD0PjTtXEBQrgyz]}}]
-";
-        let text = format!("{tls}on_http_request:\n  - actions: [{FORWARD}]\n");
-        assert!(doubts(&text).is_empty());
-        let text = format!("on_http_request:\n  - actions: [{FORWARD}]\n");
-        assert_eq!(doubts(&text), ["2:on_http_request[0].actions[0] ERR_NGROK_2234"]);
-        let cx = CheckContext { scheme: Scheme::Https, binding: Binding::Internal, owner: Owner::Cloud };
-        assert!(lint(&text, &cx).is_empty());
-    }
-}
+mod tests;

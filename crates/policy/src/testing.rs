@@ -1,6 +1,6 @@
 //! For tests: a driver that runs a policy to its verdict, and keys to sign tokens with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -16,7 +16,10 @@ use crate::facts::Phase;
 use crate::facts::{Context, TlsFacts};
 use crate::identity::{Exchange, Exchanged, Purpose, SessionFacts, SessionNote};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Inspected, Inspection, Outcome, Quota, Step, Verdict};
+use crate::verdict::{
+    BodyError, Breaker, Call, CallAnswer, CallError, Called, Effect, Inspected, Inspection, Outcome, Quota,
+    Step, Verdict,
+};
 use crate::{Engine, References};
 
 /// What the world outside the engine would answer.
@@ -54,6 +57,18 @@ pub(crate) struct World {
     pub(crate) inspected: Option<Inspected>,
     /// What of messages it was asked about, in order.
     pub(crate) inspections: Vec<Inspection>,
+    /// How long the client has to wait before a password is judged.
+    pub(crate) guess_wait: Option<Duration>,
+    /// Passwords that were presented, and whether they were right.
+    pub(crate) guesses: Vec<bool>,
+    /// How long the circuit is open.
+    pub(crate) open: Option<Duration>,
+    /// Circuits that were asked about, in order.
+    pub(crate) breakers: Vec<Breaker>,
+    /// What endpoints answer to calls, one after another, and how long they take; then nothing in time.
+    pub(crate) call_answers: VecDeque<(Duration, Result<CallAnswer, CallError>)>,
+    /// Calls that were made, in order.
+    pub(crate) calls: Vec<Call>,
     /// URLs that were asked for, in order.
     pub(crate) asked: Vec<String>,
 }
@@ -114,6 +129,20 @@ impl World {
                 Step::Need(Effect::Inspect(inspection)) => {
                     self.inspections.push(inspection);
                     Outcome::Inspected(self.inspected.clone().ok_or_else(|| "no rules".to_owned()))
+                }
+                Step::Need(Effect::Guess { is_right }) => {
+                    self.guesses.push(is_right);
+                    Outcome::Guessed(self.guess_wait)
+                }
+                Step::Need(Effect::Call(call)) => {
+                    let late = CallError { code: crate::code::CALL_LATE, message: "late".into() };
+                    let (took, answer) = self.call_answers.pop_front().unwrap_or((call.timeout, Err(late)));
+                    self.calls.push(*call);
+                    Outcome::Called(Called { took, answer })
+                }
+                Step::Need(Effect::Breaker(breaker)) => {
+                    self.breakers.push(breaker);
+                    Outcome::Admitted(self.open)
                 }
                 Step::Need(Effect::TerminateTls(_)) => Outcome::Tls(Arc::new(self.tls.clone())),
             };

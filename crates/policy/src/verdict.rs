@@ -2,12 +2,14 @@
 //!
 //! Plain data. The engine performs none of it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_model::{AppSessionId, EndpointUrl, ErrorCode};
-use http::{HeaderMap, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::balancing::Balancing;
 use crate::facts::TlsFacts;
@@ -53,8 +55,105 @@ pub enum Effect {
     Exchange(Arc<Exchange>),
     /// Count a request, if its bucket has room; answer [`Outcome::Counted`].
     Count(Quota),
+    /// Ask whether a circuit lets a request through, and tell the circuit later what became of the request; answer
+    /// [`Outcome::Admitted`].
+    Breaker(Breaker),
+    /// Make a request; answer [`Outcome::Called`].
+    Call(Box<Call>),
+    /// Count a password that the client presents, if its address may guess now; answer [`Outcome::Guessed`].
+    Guess {
+        /// Whether it is the right one.
+        is_right: bool,
+    },
     /// Run the Core Rule Set over the message of the phase, a request or a response; answer [`Outcome::Inspected`].
     Inspect(Inspection),
+}
+
+/// A request to an internal endpoint of the policy's account.
+#[derive(Clone)]
+pub struct Call {
+    /// The endpoint.
+    pub url: EndpointUrl,
+    /// Path and query.
+    pub path: PathAndQuery,
+    /// Method.
+    pub method: Method,
+    /// Headers as the policy wrote them; framing and what tells of the visitor are the edge's.
+    pub headers: HeaderMap,
+    /// Whole body.
+    pub body: Bytes,
+    /// Wait so long first.
+    pub after: Duration,
+    /// Longest time for the wait and the whole answer.
+    pub timeout: Duration,
+    /// Longest body of the answer that is taken, decoded.
+    pub answer_bytes_max: usize,
+}
+
+impl Call {
+    /// The endpoint's name as a Host header says it: with its port, where it is not the scheme's own.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let url = self.url.to_string();
+        url.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned())
+    }
+
+    /// The whole URL.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}{}", self.url, self.path)
+    }
+}
+
+/// Headers and body may hold secrets.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("url", &self.url).field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+/// What came of a [`Call`].
+#[derive(Debug, Clone)]
+pub struct Called {
+    /// How long it took, the wait included.
+    pub took: Duration,
+    /// The answer, or why there is none.
+    pub answer: Result<CallAnswer, CallError>,
+}
+
+/// An answer with its whole body, decoded.
+#[derive(Debug, Clone)]
+pub struct CallAnswer {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallError {
+    /// By number.
+    pub code: ErrorCode,
+    /// In words.
+    pub message: String,
+}
+
+/// A circuit of an endpoint: when it opens, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker {
+    /// Where the action stands in its policy.
+    pub place: String,
+    /// Share of errors at which the circuit opens, in parts of a million. At 0 the volume alone does.
+    pub error_ppm: u32,
+    /// Fewest requests in a window that open it.
+    pub volume: u32,
+    /// Length of the rolling window.
+    pub window: Duration,
+    /// How long it stays open before one request is let through to try.
+    pub tripped: Duration,
 }
 
 /// What of a message the Core Rule Set sees.
@@ -127,6 +226,13 @@ pub enum Outcome {
     Counted(Option<Duration>),
     /// What the rules say, or one sentence on why they could not run.
     Inspected(Result<Inspected, String>),
+    /// None: the circuit lets the request through. Otherwise it is open, and this is how long at least.
+    Admitted(Option<Duration>),
+    /// What came of the request.
+    Called(Called),
+    /// None: the password counts as what it is. Otherwise the client has guessed wrong too often, and this is how long
+    /// until one is judged.
+    Guessed(Option<Duration>),
     /// Forwarding failed before a byte was sent, and `on_error` was [`OnError::Continue`].
     ForwardFailed {
         /// Why, by number.
@@ -212,6 +318,16 @@ impl Reply {
     pub fn empty(status: StatusCode, code: Option<ErrorCode>) -> Self {
         Self { status, headers: HeaderMap::new(), body: Bytes::new(), code, response_phase: false }
     }
+
+    /// The same, with the seconds after which another try is worth it (RFC 9110 section 10.2.3).
+    #[must_use]
+    pub(crate) fn after(mut self, wait: Duration) -> Self {
+        let wait_secs = wait.as_millis().div_ceil(1000).max(1);
+        if let Ok(value) = HeaderValue::try_from(wait_secs.to_string()) {
+            self.headers.insert(header::RETRY_AFTER, value);
+        }
+        self
+    }
 }
 
 /// Lowest and highest protocol version of a handshake.
@@ -243,8 +359,8 @@ pub struct ServerCertificate {
     pub key_pem: String,
 }
 
-impl std::fmt::Debug for ServerCertificate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerCertificate").field("chain_pem", &self.chain_pem).finish_non_exhaustive()
     }
 }

@@ -84,7 +84,6 @@ impl Work {
     }
 
     /// Units spent so far.
-    #[cfg(test)]
     pub(crate) fn spent(&self) -> u64 {
         self.0.spent.load(Relaxed)
     }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use serde_json::Number;
-use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+use serde_saphyr::granit_parser::{Event, Parser, Placement, ScalarStyle, ScanError, Span};
 
 use crate::diagnostic::Place;
 use crate::node::{DEPTH_MAX, Key, Kind, NODES_MAX, Node, SyntaxError};
@@ -34,6 +34,39 @@ pub fn parse_documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
         documents.push(reader.node(event, span, 0)?);
     }
     Ok(documents)
+}
+
+/// A comment of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Comment {
+    pub(crate) place: Place,
+    /// What stands behind the `#`.
+    pub(crate) text: String,
+    /// Whether something stands before it on its line.
+    pub(crate) is_trailing: bool,
+}
+
+/// The comments of a text in order, and where its first anchor or alias is.
+pub(crate) fn remarks(text: &str) -> Result<(Vec<Comment>, Option<Place>), SyntaxError> {
+    let (mut comments, mut anchor) = (Vec::new(), None);
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| scan_error(&error))?;
+        match event {
+            Event::Comment(text, placement) => comments.push(Comment {
+                place: place(span),
+                text: text.into_owned(),
+                is_trailing: placement == Placement::Right,
+            }),
+            Event::Scalar(_, _, id, _) | Event::SequenceStart(_, id, _) | Event::MappingStart(_, id, _)
+                if id != 0 =>
+            {
+                anchor = anchor.or(Some(place(span)));
+            }
+            Event::Alias(..) => anchor = anchor.or(Some(place(span))),
+            _ => {}
+        }
+    }
+    Ok((comments, anchor))
 }
 
 struct Reader<'t> {
@@ -200,7 +233,7 @@ fn measure(node: &Node) -> (usize, usize) {
 }
 
 /// A scalar by the core schema (YAML 1.2.2 section 10.3.2); quoted ones are text.
-fn scalar(text: &str, plain: bool) -> Kind {
+pub(crate) fn scalar(text: &str, plain: bool) -> Kind {
     if !plain {
         return Kind::Text(text.to_owned());
     }

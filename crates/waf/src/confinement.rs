@@ -11,8 +11,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new
 /// Address space of the process in bytes. The Core Rule Set takes a fifth of it.
 pub const MEMORY_BYTES_MAX: u64 = 1 << 30;
 
-/// Before the rules are read.
+/// Before the rules are read, and before the process has opened anything.
 pub fn begin() -> io::Result<()> {
+    close_inherited()?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     limit(Resource::Core, 0)?;
     limit(Resource::As, MEMORY_BYTES_MAX)?;
@@ -32,4 +33,12 @@ fn limit(resource: Resource, most: u64) -> io::Result<()> {
     let now = getrlimit(resource);
     let most = now.maximum.map_or(most, |maximum| maximum.min(most));
     Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
+}
+
+/// What the edge itself got from whoever started it, and hands on: all but the three standard descriptors.
+#[expect(unsafe_code, reason = "std closes only what it opened")]
+fn close_inherited() -> io::Result<()> {
+    // SAFETY: no object of this process owns a descriptor above 2 yet, as the contract of `begin` says.
+    let closed = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

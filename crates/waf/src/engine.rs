@@ -8,6 +8,7 @@ use zentinel_modsec::parser::{Action, MetadataAction, OperatorName};
 use zentinel_modsec::variables::{Collection as _, MutableCollection as _};
 use zentinel_modsec::{CompiledRuleset, ModSecurity, Transaction};
 
+use crate::error::EngineError;
 use crate::protocol::{Judgement, Loaded, MATCHED_RULES_MAX, MatchedRule, Question, ResponseHead};
 use crate::rules::{self, EXCLUDED, EXCLUDES, MATCHED};
 use crate::text::{Found, cut, filled, severity};
@@ -18,11 +19,6 @@ const SCORES_IN: [&str; 2] = ["blocking_inbound_anomaly_score", "anomaly_score"]
 const SCORES_OUT: [&str; 2] = ["blocking_outbound_anomaly_score", "outbound_anomaly_score"];
 const THRESHOLD_IN: &str = "inbound_anomaly_score_threshold";
 const THRESHOLD_OUT: &str = "outbound_anomaly_score_threshold";
-
-/// Why rules cannot be used or could not run, in a sentence.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct EngineError(pub(crate) String);
 
 /// See the module.
 pub struct Engine {
@@ -103,11 +99,6 @@ impl Engine {
     pub fn judge(&self, question: &Question, body: &[u8]) -> Result<Judgement, EngineError> {
         let mut run = self.compiled.new_transaction();
         exclude(&mut run, &question.exclude);
-        if std::env::args().len() > 2 {
-            run_head(&mut run, question, false).unwrap();
-            run.process_request_body().unwrap();
-            eprintln!("{:?}\n{:?}", run.matched_rules(), run.tx().all());
-        }
         let judged = match &question.response {
             None => self.judge_request(&mut run, question, body),
             Some(response) => self.judge_response(&mut run, question, response, body),

@@ -5,10 +5,12 @@
 
 pub mod confinement;
 mod engine;
+mod error;
 mod pattern;
 pub mod protocol;
 mod rules;
 mod text;
 pub mod worker;
 
-pub use engine::{Engine, EngineError};
+pub use engine::Engine;
+pub use error::EngineError;

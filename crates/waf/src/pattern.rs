@@ -1,6 +1,6 @@
 //! Patterns of rules, which are written for PCRE, in the syntax of the regex crate. Pure.
 //!
-//! ModSecurity lets a dot match line feeds, and `^` and `$` match at each line; so do these. What has no equal, look-around and
+//! `ModSecurity` lets a dot match line feeds, and `^` and `$` match at each line; so do these. What has no equal, look-around and
 //! back-references, stays as it is, and the rule never matches.
 
 /// The pattern as the regex crate reads it.
@@ -53,7 +53,7 @@ pub(crate) fn translated(pattern: &str) -> String {
             ('[', Some(_)) if rest.starts_with(':') && rest.contains(":]") => {
                 // A named class: to its end as it is.
                 out.push('[');
-                while let Some(char) = chars.next() {
+                for char in chars.by_ref() {
                     out.push(char);
                     if char == ']' {
                         break;

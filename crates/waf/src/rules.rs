@@ -12,7 +12,7 @@ use zentinel_modsec::parser::{
     Action, DataAction, Directive, FlowAction, MetadataAction, OperatorName, Parser, SetVarSpec, SetVarValue,
 };
 
-use crate::engine::EngineError;
+use crate::error::EngineError;
 use crate::pattern;
 
 /// Rules that a policy may leave out, the published bounds.

@@ -3,6 +3,7 @@
 
 mod options;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ebbgate_model::{Binding, CredentialSpec, EndpointUrl, ErrorCode, Host, Scheme, TrafficPolicy};
@@ -58,6 +59,7 @@ pub(super) fn decide(
     tables: &Tables,
     credential: &CredentialSpec,
     token: Option<&BindToken>,
+    addresses: &BTreeSet<String>,
 ) -> Result<Wanted, Refusal> {
     let place = place(bind, tables, credential, token)?;
     let (scheme, binding) = match &place {
@@ -76,7 +78,7 @@ pub(super) fn decide(
     }
     let policy_text = bind.traffic_policy()?.unwrap_or_default();
     let (guard, tls_termination) = options::read(bind, scheme, binding)?;
-    let policy = policy(&policy_text, guard.as_ref(), scheme, binding)?;
+    let policy = policy(&policy_text, guard.as_ref(), scheme, binding, addresses)?;
     let proxy_protocol = bind.proxy_protocol()?.map(|version| match version {
         ebbgate_wire::rpc::ProxyProtocol::V1 => ProxyProtocol::V1,
         ebbgate_wire::rpc::ProxyProtocol::V2 => ProxyProtocol::V2,
@@ -91,11 +93,16 @@ pub(super) fn policy(
     guard: Option<&TrafficPolicy>,
     scheme: Scheme,
     binding: Binding,
+    addresses: &BTreeSet<String>,
 ) -> Result<Option<TrafficPolicy>, Refusal> {
     let mut policy = None;
     if !text.trim().is_empty() {
         let context = CheckContext { scheme, binding, owner: Owner::Agent };
         let checked = check(text, &context)?;
+        let unfilled = checked.addresses_missing(addresses);
+        if !unfilled.is_empty() {
+            return Err(unfilled.into());
+        }
         let secrets = checked.secrets().len();
         if secrets > SECRETS_MAX {
             let message =

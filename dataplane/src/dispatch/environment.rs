@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use ebbgate_model::{AccountId, AppSessionId};
 use ebbgate_policy::identity::{SessionFacts, SessionNote};
-use ebbgate_policy::{Engine, Quota};
+use ebbgate_policy::{AddressSource, Breaker, Engine, Quota};
 use tokio::time::Instant;
 
+use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 
 /// What a dispatch reads of the edge and of the client's connection. Every method answers at once.
@@ -30,6 +31,12 @@ pub trait Environment {
     /// Counts a request at an endpoint against a quota, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
 
+    /// Whether a circuit of an endpoint lets a request through; otherwise how long it is open at least.
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
+
+    /// Counts a password that a client presents at an endpoint; otherwise how long until one of the client is judged.
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration>;
+
     /// What a policy of the account makes visitors' sessions with.
     fn sessions(&self, account: AccountId) -> SessionFacts {
         let _ = account;
@@ -45,6 +52,11 @@ pub trait Environment {
     /// A visitor signed in or out at an endpoint, from this address.
     fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
         let _ = (endpoint, source, note);
+    }
+
+    /// Databases of addresses, for policies. None: there are none.
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        None
     }
 
     /// Whether the work can be repeated on another member of a pool.

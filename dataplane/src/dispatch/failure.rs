@@ -75,6 +75,12 @@ impl Failure {
         *self == Self::upstream_late() || *self == Self::agent_silent()
     }
 
+    /// Whether it says that what stands behind an endpoint does not serve: not that a policy or a visitor is at fault.
+    pub(super) fn is_upstreams(&self) -> bool {
+        let fails = matches!(self.status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
+        self.code == Some(ErrorCode::OFFLINE) || fails && self.code != Some(ErrorCode::TOO_MANY_HOPS)
+    }
+
     /// Several members of a pool were waited for in vain.
     pub(super) fn pool_late() -> Self {
         let message = "No agent of this endpoint answered in time.";
@@ -143,6 +149,12 @@ impl Failure {
         let detail = format!("the traffic policy of {} failed: {message}", endpoint.url);
         let message = "The traffic policy of this endpoint failed.";
         Self::coded(StatusCode::INTERNAL_SERVER_ERROR, code, message).because(detail)
+    }
+
+    /// As many bodies as may be are held for policies.
+    pub fn no_room() -> Self {
+        let message = "This endpoint holds as many bodies as it may just now; try again later.";
+        Self::coded(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::new(3902), message)
     }
 
     /// The IP restriction of the account refuses the client.

@@ -12,14 +12,16 @@ use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{ConnFacts, Inspected, KeySet, Quota, TlsSettings};
+use ebbgate_policy::{AddressSource, Breaker, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
 use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Environment;
+use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
+use crate::state::shares::Shares;
 use crate::tunnel::session::OpenError;
 
 /// Why nothing is inspected where the operator gave no rules.
@@ -129,6 +131,22 @@ pub trait Gateway: Clone + 'static {
         let _ = (account, question, body);
         std::future::ready(Err(NO_RULES.to_owned()))
     }
+    /// Whether a circuit of an endpoint's policy lets a request through; otherwise how long it is open at least.
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
+
+    /// Counts a password that a client presents at an endpoint; otherwise how long until one of the client is judged.
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration>;
+
+    /// The requests that policies may have on their way at a time.
+    fn calls(&self) -> &Shares;
+
+    /// The bytes of bodies that may be held for policies at a time.
+    fn held(&self) -> &Shares;
+
+    /// Databases of addresses, for policies. None: there are none.
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        None
+    }
 
     /// Milliseconds since the Unix epoch.
     fn now_unix_ms(&self) -> i64;
@@ -170,6 +188,14 @@ impl<G: Gateway> Environment for G {
         Gateway::count(self, endpoint, quota)
     }
 
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        Gateway::admitted(self, endpoint, breaker)
+    }
+
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
+        Gateway::guessed(self, endpoint, client, is_right)
+    }
+
     fn sessions(&self, account: AccountId) -> SessionFacts {
         Gateway::sessions(self, account)
     }
@@ -180,6 +206,10 @@ impl<G: Gateway> Environment for G {
 
     fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
         Gateway::note_session(self, endpoint, source, note);
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        Gateway::addresses(self)
     }
 
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {

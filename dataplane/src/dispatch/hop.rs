@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::environment::Environment;
 use super::failure::Failure;
 use super::inspect::Asked;
+use crate::state::breakers::Permit;
 use crate::state::endpoint::{Endpoint, InFlight};
 use crate::state::pool::Pool;
 
@@ -45,6 +46,8 @@ pub(super) struct Hop {
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) phase: Phase,
+    /// Of circuits that let the request through, and do not know yet what became of it.
+    pub(super) permits: Vec<Permit>,
     /// None: the endpoint has no rules for this phase, nor for a later one.
     policy: Option<Box<(Run, Context)>>,
     /// Counts as the endpoint's work.
@@ -121,12 +124,13 @@ impl Member {
             let mut cx = Context::new(Arc::clone(facts), Arc::clone(&endpoint.facts), env.now_unix_ms());
             cx.rng_seed = env.rng_seed();
             cx.work = work.clone();
+            cx.addresses = env.addresses();
             if phase == Phase::HttpRequest {
                 cx.request = entry.cloned();
             }
             Box::new((engine.start(phase), cx))
         });
-        Self { endpoint, phase, policy, in_flight: None }
+        Self { endpoint, phase, permits: Vec::new(), policy, in_flight: None }
     }
 
     /// Begins the phases of the response, over the context that `on_http_request` left. Gives the head back if there are no
@@ -185,6 +189,8 @@ impl Member {
         let user = found("basic_auth", "/credentials/username").filter(|_| authorized == Some(true));
         Decisions {
             ip_policy: text(found("restrict_ips", "/action")),
+            // Told when it is asked.
+            circuit_breaker: String::new(),
             basic_auth: word(authorized),
             basic_auth_user: text(user).chars().take(USER_CHARS_MAX).collect(),
             webhook: word(found("verify_webhook", "/verified").and_then(Value::as_bool)),

@@ -11,17 +11,19 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::{FromEdge, VisitorSessionReport};
 use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, IpRestrictionKind, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{Inspected, KeySet, Quota};
+use ebbgate_policy::{AddressSource, Breaker, Inspected, KeySet, Quota};
 use ebbgate_waf::protocol::Question;
 use tokio::time::Instant;
 
 use super::gateway::{Gateway, NO_RULES};
 use crate::log;
+use crate::state::breakers::Permit;
 use crate::state::edge::Stage;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::metrics::{GaugeGuard, StatusLabel};
 use crate::state::pool::Pool;
 use crate::state::shard::Shard;
+use crate::state::shares::Shares;
 use crate::state::{clock, random};
 use crate::tunnel::origin::Origin;
 use crate::tunnel::session::OpenError;
@@ -149,6 +151,35 @@ impl Gateway for Shard {
             Some(waf) => waf.inspect(account, question, body).await,
             None => Err(NO_RULES.to_owned()),
         }
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        let asked = self.edge().breakers.ask(endpoint, breaker, Instant::now());
+        if asked.is_err() {
+            self.edge().metrics.circuit_refusals.inc();
+        }
+        asked
+    }
+
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
+        let wait = self.edge().guesses.judge(endpoint, client, is_right, Instant::now());
+        if wait.is_some() {
+            self.edge().metrics.guesses_refused.inc();
+        }
+        wait
+    }
+
+    fn calls(&self) -> &Shares {
+        &self.edge().calls
+    }
+
+    fn held(&self) -> &Shares {
+        &self.edge().held
+    }
+
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        let addresses = &self.edge().addresses;
+        (!addresses.is_empty()).then(|| Arc::clone(addresses) as Arc<dyn AddressSource>)
     }
 
     fn now_unix_ms(&self) -> i64 {

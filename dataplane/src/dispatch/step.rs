@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ebbgate_model::event::Decisions;
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
 use ebbgate_policy::identity::Exchange;
-use ebbgate_policy::{Reply, TlsSettings};
+use ebbgate_policy::{Call, Reply, TlsSettings};
 use http::response;
 
 use super::failure::Failure;
@@ -35,11 +35,20 @@ pub enum Step {
     },
     /// Read the body of the request; tell [`super::Dispatch::resume`].
     Body {
+        /// Owner of the policy that asks.
+        account: AccountId,
         /// Longest body to accept.
         bytes_max: usize,
     },
     /// Run the Core Rule Set over a message; tell [`super::Dispatch::resume`].
     Inspect(Box<Asked>),
+    /// Make a request for an account's policy; tell [`super::Dispatch::resume`].
+    Call {
+        /// Owner of the policy that asks.
+        account: AccountId,
+        /// The request.
+        call: Box<Call>,
+    },
     /// Finish the client's handshake with these settings; tell [`super::Dispatch::tls_ended`].
     EndTls(Arc<TlsSettings>),
     /// Look up an internal endpoint of the account; tell [`super::Dispatch::found`].

@@ -1,5 +1,6 @@
 //! Dispatches against a script: what they ask for in which order, and how they end. No sockets, no runtime.
 
+mod circuits;
 mod differences;
 mod recursion;
 
@@ -10,12 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ebbgate_model::{EndpointId, TrafficPolicy};
-use ebbgate_policy::{Engine, References};
+use ebbgate_policy::{Breaker, CallError, Called, Engine, References};
 use http::{Request, Response};
+use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::*;
+use crate::state::breakers::Breakers;
 use crate::state::endpoint::fixture;
 use crate::tunnel::session::AgentRef;
 
@@ -45,6 +48,7 @@ struct Fake {
     now: Instant,
     admits: Cell<bool>,
     entered: RefCell<Vec<EndpointId>>,
+    breakers: Breakers,
     /// Requests counted by URL and bucket.
     counted: RefCell<BTreeMap<(String, String), u32>>,
 }
@@ -59,6 +63,7 @@ impl Default for Fake {
             now: Instant::now(),
             admits: Cell::new(true),
             entered: RefCell::default(),
+            breakers: Breakers::new(&Counter::default()),
             counted: RefCell::default(),
         }
     }
@@ -86,6 +91,14 @@ impl Environment for Fake {
         let count = counted.entry((endpoint.url.to_string(), quota.bucket.clone())).or_default();
         *count += 1;
         (*count > quota.capacity).then_some(quota.window)
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        self.breakers.ask(endpoint, breaker, self.now)
+    }
+
+    fn guessed(&self, _: &Endpoint, _: IpAddr, _: bool) -> Option<Duration> {
+        None
     }
 
     fn has_entered(&self, endpoint: &Endpoint, _: &Arc<Engine>) -> bool {
@@ -146,6 +159,11 @@ impl Fake {
                 Step::Keys { url, .. } => {
                     ran.steps.push(format!("keys {url}"));
                     dispatch.resume(Outcome::Keys(Err("none".into())));
+                }
+                Step::Call { call, .. } => {
+                    ran.steps.push(format!("call {}", call.address()));
+                    let answer = Err(CallError { code: ErrorCode::OFFLINE, message: "offline".into() });
+                    dispatch.resume(Outcome::Called(Called { took: Duration::ZERO, answer }));
                 }
                 Step::Exchange { exchange, .. } => {
                     ran.steps.push(format!("ask {}", exchange.url));
@@ -264,6 +282,7 @@ fn facts() -> Arc<ConnFacts> {
         region: "lab".into(),
         start_unix_ms: 1_700_000_000_000,
         tls: None,
+        traffic: None,
     })
 }
 

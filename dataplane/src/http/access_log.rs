@@ -16,6 +16,7 @@ use super::told;
 use crate::dispatch::event::{AccessLog, AccessSink};
 use crate::dispatch::gateway::{Gateway, HttpConn};
 use crate::state::endpoint::InFlight;
+use crate::state::shares::Share;
 
 /// See the module.
 pub(super) type RequestLog<G> = AccessLog<RequestSink<G>>;
@@ -27,6 +28,15 @@ pub(super) struct RequestSink<G: Gateway> {
     pub(super) progress: Rc<Progress>,
     /// The request counts as work of these endpoints until its response is over.
     pub(super) in_flight: RefCell<Vec<InFlight>>,
+    /// What is held for the request until it is over.
+    held: RefCell<Vec<Share>>,
+}
+
+impl<G: Gateway> RequestSink<G> {
+    /// Holds a share until the request is over.
+    pub(super) fn hold(&self, share: Share) {
+        self.held.borrow_mut().push(share);
+    }
 }
 
 impl<G: Gateway> AccessSink for RequestSink<G> {
@@ -79,7 +89,12 @@ impl<G: Gateway> RequestLog<G> {
         let progress = Progress::new(limits.idle);
         Rc::new(Self::new(
             event,
-            RequestSink { gateway: gateway.clone(), progress, in_flight: RefCell::default() },
+            RequestSink {
+                gateway: gateway.clone(),
+                progress,
+                in_flight: RefCell::default(),
+                held: RefCell::default(),
+            },
         ))
     }
 

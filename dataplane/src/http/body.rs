@@ -121,10 +121,21 @@ impl Body {
     }
 
     /// Reads the whole body if it fits, and keeps what was read either way.
-    pub(super) async fn buffer(&mut self, bytes_max: usize) -> Result<Bytes, NotBuffered> {
+    #[cfg(test)]
+    async fn buffer(&mut self, bytes_max: usize) -> Result<Bytes, NotBuffered> {
+        self.buffer_within(bytes_max, |_| true).await
+    }
+
+    /// The same; `room` is asked for each further so many bytes, and may refuse them.
+    pub(super) async fn buffer_within(
+        &mut self,
+        bytes_max: usize,
+        mut room: impl FnMut(usize) -> bool,
+    ) -> Result<Bytes, NotBuffered> {
         match self {
             Self::Empty => return Ok(Bytes::new()),
             Self::Full(bytes) if bytes.len() > bytes_max => return Err(NotBuffered::TooLong),
+            Self::Full(bytes) if !room(bytes.len()) => return Err(NotBuffered::NoRoom),
             Self::Full(bytes) => return Ok(bytes.clone()),
             Self::Stream(_) => {}
         }
@@ -140,11 +151,14 @@ impl Body {
             };
             let Ok(data) = frame.into_data() else { continue };
             read.extend_from_slice(&data);
-            if read.len() > bytes_max {
-                let length = self.length();
-                *self = std::mem::take(self).preceded(read.freeze(), length);
-                return Err(NotBuffered::TooLong);
-            }
+            let refused = match () {
+                () if read.len() > bytes_max => NotBuffered::TooLong,
+                () if !room(data.len()) => NotBuffered::NoRoom,
+                () => continue,
+            };
+            let length = self.length();
+            *self = std::mem::take(self).preceded(read.freeze(), length);
+            return Err(refused);
         }
         let whole = read.freeze();
         *self = Self::full(whole.clone());
@@ -238,6 +252,8 @@ impl Body {
 pub(super) enum NotBuffered {
     /// Longer than allowed. The body is whole again and can still be streamed.
     TooLong,
+    /// There is no room for it. The body is whole again.
+    NoRoom,
     /// It broke off.
     Broken(BodyFault),
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use ebbgate_body::{Defect, Edits, HELD_BYTES_MAX, Pipeline, Pulled};
-use ebbgate_model::ErrorCode;
+use ebbgate_model::{AccountId, ErrorCode};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
@@ -19,6 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::answer::Failure;
 use super::body::{Body, Polled, Source};
 use super::fault::{BodyFault, Unedited};
+use crate::state::shares::{Share, Shares};
 
 /// The body cannot be read.
 const READ: ErrorCode = ErrorCode::new(3902);
@@ -38,24 +39,31 @@ const CPU_NS_PER_BYTE_MAX: u64 = 1_000;
 /// Fields of a trailer section that tell the bytes as they were.
 const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
+/// Where a body is held for a policy of this account; `keep` is given what it takes until the request is over.
+pub(super) struct Room<'r> {
+    pub(super) shares: &'r Shares,
+    pub(super) account: AccountId,
+    pub(super) keep: &'r dyn Fn(Share),
+}
+
 /// The changed body. Fails when it cannot be changed and nothing of it was sent: edits that see the whole body are done here.
-pub(super) async fn edited(body: Body, edits: &Edits) -> Result<Body, Failure> {
+pub(super) async fn edited(body: Body, edits: &Edits, room: &Room<'_>) -> Result<Body, Failure> {
     if edits.is_empty() || body.is_end_stream() {
         return Ok(body);
     }
     if edits.holds_body() {
-        return whole(body, edits).await;
+        return whole(body, edits, room).await;
     }
     begun(streamed(body, edits)?).await
 }
 
 /// The changed body of a request: one that is known to be short is changed as a whole, so that its length is known.
-pub(super) async fn edited_request(body: Body, edits: &Edits) -> Result<Body, Failure> {
+pub(super) async fn edited_request(body: Body, edits: &Edits, room: &Room<'_>) -> Result<Body, Failure> {
     let most = u64::try_from(HELD_BYTES_MAX).unwrap_or(u64::MAX);
     if !body.is_end_stream() && body.length().is_some_and(|length| length <= most) {
-        return whole(body, edits).await;
+        return whole(body, edits, room).await;
     }
-    edited(body, edits).await
+    edited(body, edits, room).await
 }
 
 /// Looks at what is here already, while the answer can still be another.
@@ -78,7 +86,11 @@ fn streamed(body: Body, edits: &Edits) -> Result<Body, Failure> {
 }
 
 /// Reads and changes the whole body.
-async fn whole(body: Body, edits: &Edits) -> Result<Body, Failure> {
+async fn whole(body: Body, edits: &Edits, room: &Room<'_>) -> Result<Body, Failure> {
+    let length = body.length().and_then(|length| usize::try_from(length).ok());
+    let most = length.unwrap_or(HELD_BYTES_MAX).min(HELD_BYTES_MAX);
+    let (came, kept) = (room.shares.take(room.account, most), room.shares.take(room.account, 0));
+    let (Some(_came), Some(mut kept)) = (came, kept) else { return Err(Failure::no_room()) };
     let mut changed = streamed(body, edits)?;
     let (mut made, mut trailers) = (BytesMut::new(), None);
     while let Some(frame) = changed.frame().await {
@@ -87,6 +99,7 @@ async fn whole(body: Body, edits: &Edits) -> Result<Body, Failure> {
             fault => cannot(READ, &fault),
         })?;
         match frame.into_data() {
+            Ok(data) if !kept.grow(data.len()) => return Err(Failure::no_room()),
             Ok(data) => made.extend_from_slice(&data),
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
@@ -94,6 +107,7 @@ async fn whole(body: Body, edits: &Edits) -> Result<Body, Failure> {
             return Err(cannot(TOO_LONG, &format!("the changed body is longer than {MADE_BYTES_MAX} bytes")));
         }
     }
+    (room.keep)(kept);
     let made = made.freeze();
     Ok(match trailers {
         None => Body::full(made),

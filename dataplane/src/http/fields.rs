@@ -17,6 +17,11 @@ pub(super) const ERROR_CODE: HeaderName = HeaderName::from_static("ngrok-error-c
 /// Names the operation of an answer that the edge made.
 pub(super) const OPERATION: HeaderName = HeaderName::from_static("ngrok-operation-id");
 
+/// Say that a policy asks, and which of its requests it is (`http-request`). A visitor's are removed.
+pub(super) const CALL_TYPE: HeaderName = HeaderName::from_static("ngrok-req-type");
+/// See [`CALL_TYPE`].
+pub(super) const CALL_ID: HeaderName = HeaderName::from_static("ngrok-req-id");
+
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -29,7 +34,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const OURS: [HeaderName; 3] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
 
 /// Fields that only a policy may set on this hop: the edge writes X-Forwarded-* instead.
-const OF_NOBODY: [HeaderName; 2] = [FORWARDED, REAL_IP];
+const OF_NOBODY: [HeaderName; 4] = [FORWARDED, REAL_IP, CALL_TYPE, CALL_ID];
 
 /// What never leaves its hop, whether nominated or not.
 static HOP_BY_HOP: [HeaderName; 8] =
@@ -217,7 +222,7 @@ mod tests {
     #[test]
     fn a_visitor_does_not_say_where_it_comes_from() {
         let mut map = headers(
-            "forwarded: for=9.9.9.9|X-Real-IP: 9.9.9.9|x_real_ip: 9.9.9.9|x-real-ip-2: a|x-forwarded-for: 8.8.8.8",
+            "ngrok-req-type: http-request|ngrok-req-id: op_1|forwarded: for=9.9.9.9|X-Real-IP: 9.9.9.9|x_real_ip: 9.9.9.9|x-real-ip-2: a|x-forwarded-for: 8.8.8.8",
         );
         strip_origin(&mut map);
         assert_eq!(text(&map), "x-forwarded-for: 8.8.8.8|x-real-ip-2: a");

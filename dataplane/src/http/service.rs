@@ -2,6 +2,7 @@
 //!
 //! Does not know HTTP/1 or HTTP/2: it is given heads and bodies, and gives back the same.
 
+mod calls;
 mod requests;
 
 use std::cell::RefCell;

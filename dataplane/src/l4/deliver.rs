@@ -408,5 +408,6 @@ pub(super) fn facts(shard: &Shard, socket: &Socket, log: &ConnLog) -> Arc<ConnFa
         region: shard.edge().tables.load().settings.region.clone(),
         start_unix_ms: log.event().started_at_ms,
         tls: None,
+        traffic: Some(socket.traffic()),
     })
 }

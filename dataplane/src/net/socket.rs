@@ -62,6 +62,16 @@ impl Traffic {
     }
 }
 
+impl ebbgate_policy::Traffic for Traffic {
+    fn bytes_in(&self) -> u64 {
+        self.received()
+    }
+
+    fn bytes_out(&self) -> u64 {
+        self.sent()
+    }
+}
+
 /// An accepted connection.
 #[derive(Debug)]
 pub struct Socket {

@@ -18,10 +18,13 @@ use tokio::sync::{mpsc, watch};
 use crate::log::{self, Refusals, Sum};
 use crate::net::listen::ConnLimits;
 use crate::relay::IdleLimits;
+use crate::state::addresses::Addresses;
 use crate::state::blocklist::Blocklist;
+use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
 use crate::state::endpoint::Endpoint;
 use crate::state::exchanges::Exchanges;
+use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message};
 use crate::state::metrics::{CodeLabel, Metrics};
@@ -29,12 +32,22 @@ use crate::state::ports::{PortChange, Ports};
 use crate::state::rate_limits::RateLimits;
 use crate::state::report::Reports;
 use crate::state::route::RouteTable;
+use crate::state::shares::Shares;
 use crate::state::tables::Tables;
 use crate::state::waf::Waf;
 use crate::state::{clock, random};
 
 /// The shard that has the UDP socket: one, because a connection's packets would miss another when its address changes.
 const QUIC_SHARD: usize = 0;
+
+/// Requests that policies of all accounts may have on their way at a time, and those of one account.
+pub const CALLS_MAX: usize = 8_192;
+/// See [`CALLS_MAX`].
+pub const CALLS_OF_ACCOUNT_MAX: usize = 512;
+/// Bytes of bodies that may be held for policies of all accounts at a time, and for those of one account.
+pub const HELD_BYTES_MAX: usize = 512 << 20;
+/// See [`HELD_BYTES_MAX`].
+pub const HELD_BYTES_OF_ACCOUNT_MAX: usize = 64 << 20;
 
 /// Waits that an operator may set, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +71,8 @@ pub struct Edge {
     pub tables: ArcSwap<Tables>,
     /// Endpoints that are online.
     pub routes: RouteTable,
+    /// Databases of addresses.
+    pub addresses: Arc<Addresses>,
     /// How many connections may be open.
     pub limits: Arc<ConnLimits>,
     /// Counters.
@@ -74,6 +89,14 @@ pub struct Edge {
     pub rate_limits: RateLimits,
     /// The Core Rule Set, if the operator gave one.
     pub waf: Option<Waf>,
+    /// Circuits of policies.
+    pub breakers: Breakers,
+    /// Wrong passwords.
+    pub guesses: Guesses,
+    /// Requests that policies make.
+    pub calls: Shares,
+    /// Bytes of bodies that are held for policies.
+    pub held: Shares,
     /// Seals cookies and bind tokens.
     pub tickets: TicketKey,
     /// Waits that an operator may set.
@@ -135,13 +158,18 @@ impl Edge {
             keys: Keys::new(Arc::clone(&fetcher), background.clone(), &metrics),
             exchanges: Exchanges::new(fetcher, background.clone(), &metrics),
             visitors: Visitors::default(),
-            metrics,
+            breakers: Breakers::new(&metrics.circuits_opened),
+            guesses: Guesses::default(),
+            calls: Shares::new(CALLS_MAX, CALLS_OF_ACCOUNT_MAX, &metrics.calls_refused),
+            held: Shares::new(HELD_BYTES_MAX, HELD_BYTES_OF_ACCOUNT_MAX, &metrics.bodies_refused),
             reports,
+            metrics,
             rate_limits: RateLimits::default(),
             waf: None,
             tickets,
             waits,
             mailboxes: Mailboxes::default(),
+            addresses: Arc::default(),
             blocklist: Arc::default(),
             changes: Arc::default(),
             background,

@@ -76,6 +76,8 @@ metrics! {
     quic_retries: Counter = "agent_quic_retries", "Sources asked to prove their address before a QUIC handshake";
     /// Connections closed at once because a cap was reached.
     connections_refused: Counter = "connections_refused", "Connections closed at once because a cap was reached";
+    /// Address databases that changed and were at fault.
+    address_databases_refused: Counter = "address_databases_refused", "Address databases that changed and were at fault, so that the one before stayed in use";
     /// Connections closed at once because the blocklist names their source.
     connections_blocked: Counter = "connections_blocked", "Connections closed at once because the blocklist names their source";
     /// Connections ended, by error code.
@@ -130,6 +132,16 @@ metrics! {
     waf_workers: Gauge = "waf_workers", "Processes that run the Core Rule Set and take questions";
     /// Processes that ended or were killed.
     waf_workers_lost: Counter = "waf_workers_lost", "Processes of the Core Rule Set that ended, or were killed because they did not answer in time";
+    /// Circuits of `circuit-breaker` actions that opened.
+    circuits_opened: Counter = "circuits_opened", "Circuits of circuit-breaker actions opened";
+    /// Requests that met an open circuit, enforced or not.
+    circuit_refusals: Counter = "requests_at_open_circuits", "Requests that met an open circuit, enforced or not";
+    /// Requests with a password from addresses that had guessed wrong too often.
+    guesses_refused: Counter = "guesses_refused", "Requests with a password from addresses that had guessed wrong too often";
+    /// Requests of policies that were not made, because as many as may be were on their way.
+    calls_refused: Counter = "policy_calls_refused", "Requests of policies not made, because as many as may be were on their way";
+    /// Bodies that were not held for a policy, because as many bytes as may be were.
+    bodies_refused: Counter = "policy_bodies_refused", "Bodies not held for a policy, because as many bytes as may be were held";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.

@@ -3,50 +3,21 @@
 //! A bucket has two counters: of the window that runs, and of the one before, which counts by the part that a sliding
 //! window still covers. Knows no policy and no clock.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use ebbgate_model::AccountId;
 use ebbgate_policy::Quota;
 use tokio::time::Instant;
 
-use super::random;
+use super::bounded_table::{BoundedTable, Entry, Key};
 
-/// Parts of the table, each with a lock of its own.
-const STRIPES: usize = 64;
 /// Buckets of all accounts at once; one takes about 90 bytes.
 pub const BUCKETS_MAX: usize = 2 << 20;
 /// Buckets of one account at once. Further ones of an action share one bucket.
 pub const BUCKETS_OF_ACCOUNT_MAX: usize = 1 << 20;
-/// Buckets of a stripe that are not worth a search.
-const SEARCHED_MIN: usize = 256;
-/// Milliseconds between two searches of a full stripe for buckets that are over.
-const SEARCH_MS_MIN: u64 = 1_000;
-
-/// A bucket by a keyed digest: nobody outside can make two that meet.
-type Key = [u8; 16];
 
 /// See the module.
-pub struct RateLimits {
-    stripes: Vec<Mutex<Stripe>>,
-    salt: [u8; 32],
-    begun: Instant,
-    /// Buckets that a stripe, and an account in it, may have.
-    sizes: (usize, usize),
-}
-
-#[derive(Default)]
-struct Stripe {
-    buckets: HashMap<Key, Bucket>,
-    /// Buckets of each account.
-    accounts: HashMap<AccountId, usize>,
-    /// When buckets that are over were last searched for.
-    searched_ms: Option<u64>,
-    /// Buckets that were left then.
-    left: usize,
-}
+pub struct RateLimits(BoundedTable<Bucket>);
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
@@ -60,51 +31,33 @@ struct Bucket {
 
 impl Default for RateLimits {
     fn default() -> Self {
-        Self::sized(BUCKETS_MAX, BUCKETS_OF_ACCOUNT_MAX)
+        Self(BoundedTable::new(BUCKETS_MAX, BUCKETS_OF_ACCOUNT_MAX))
     }
 }
 
 impl RateLimits {
-    fn sized(all: usize, of_account: usize) -> Self {
-        let stripes = std::iter::repeat_with(Mutex::default).take(STRIPES).collect();
-        let sizes = ((all / STRIPES).max(1), (of_account / STRIPES).max(1));
-        Self { stripes, salt: random::bytes(), begun: Instant::now(), sizes }
-    }
-
     /// Counts a request at an endpoint's URL, if its bucket has room. Otherwise: how long until it has.
     pub fn count(&self, account: AccountId, url: &str, quota: &Quota, now: Instant) -> Option<Duration> {
-        let now_ms = u64::try_from(now.saturating_duration_since(self.begun).as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.0.ms(now);
         let asked = Asked { account, capacity: quota.capacity, window_ms: window_ms(quota), now_ms };
+        let (make, count) = (|| Bucket::new(&asked), |bucket: &mut Bucket| bucket.count(&asked));
         let key = self.key(&asked, url, &quota.name, Some(&quota.bucket));
-        if let Ok(wait) = self.stripe(key).count(key, &asked, self.sizes) {
+        if let Some(wait) = self.0.entry(key, now_ms, make, count) {
             return wait;
         }
         // The table is full for this account: all further buckets of the action are one, which is always kept.
         let shared = self.key(&asked, url, &quota.name, None);
-        self.stripe(shared).count(shared, &asked, (usize::MAX, usize::MAX)).ok().flatten()
-    }
-
-    fn stripe(&self, key: Key) -> MutexGuard<'_, Stripe> {
-        let stripe = self.stripes.get(usize::from(key[0]) % STRIPES).expect("there are so many stripes");
-        stripe.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.entry_always(shared, now_ms, make, count).flatten()
     }
 
     fn key(&self, asked: &Asked, url: &str, name: &str, bucket: Option<&str>) -> Key {
-        let mut digest = Context::new(&SHA256);
-        digest.update(&self.salt);
-        digest.update(&asked.account.ksuid().bytes());
-        digest.update(&asked.window_ms.to_be_bytes());
-        for part in [url, name].into_iter().chain(bucket) {
-            digest.update(&(part.len() as u64).to_be_bytes());
-            digest.update(part.as_bytes());
-        }
-        let mut key = Key::default();
-        key.iter_mut().zip(digest.finish().as_ref()).for_each(|(to, from)| *to = *from);
-        key
+        let (account, window) = (asked.account.ksuid().bytes(), asked.window_ms.to_be_bytes());
+        let parts = [&account[..], &window[..], url.as_bytes(), name.as_bytes()];
+        self.0.key(parts.into_iter().chain(bucket.map(str::as_bytes)))
     }
 }
 
-/// One request, as a stripe sees it.
+/// One request, as its bucket sees it.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     account: AccountId,
@@ -113,51 +66,13 @@ struct Asked {
     now_ms: u64,
 }
 
-/// There is no room for another bucket.
-struct Full;
-
-impl Stripe {
-    /// Counts a request, or says how long it has to wait. `sizes`: buckets in all, and of its account.
-    fn count(&mut self, key: Key, asked: &Asked, sizes: (usize, usize)) -> Result<Option<Duration>, Full> {
-        if !self.buckets.contains_key(&key) {
-            // A table that has doubled is searched too, so that it shrinks after a crowd.
-            if self.buckets.len() >= self.left.saturating_mul(2).max(SEARCHED_MIN)
-                || !self.has_room(asked.account, sizes)
-            {
-                self.search(asked.now_ms);
-            }
-            if !self.has_room(asked.account, sizes) {
-                return Err(Full);
-            }
-            *self.accounts.entry(asked.account).or_default() += 1;
-        }
-        let bucket = self.buckets.entry(key).or_insert_with(|| Bucket::new(asked));
-        Ok(bucket.count(asked))
+impl Entry for Bucket {
+    fn account(&self) -> AccountId {
+        self.account
     }
 
-    fn has_room(&self, account: AccountId, (all, of_account): (usize, usize)) -> bool {
-        self.buckets.len() < all && self.accounts.get(&account).is_none_or(|buckets| *buckets < of_account)
-    }
-
-    /// Forgets buckets that count nothing any more; not too often, because it looks at all of them.
-    fn search(&mut self, now_ms: u64) {
-        if self.searched_ms.is_some_and(|last| now_ms.saturating_sub(last) < SEARCH_MS_MIN) {
-            return;
-        }
-        self.searched_ms = Some(now_ms);
-        let accounts = &mut self.accounts;
-        self.buckets.retain(|_, bucket| {
-            let is_over = bucket.is_over(now_ms);
-            if is_over && let Some(buckets) = accounts.get_mut(&bucket.account) {
-                *buckets = buckets.saturating_sub(1);
-            }
-            !is_over
-        });
-        accounts.retain(|_, buckets| *buckets > 0);
-        self.left = self.buckets.len();
-        if self.buckets.capacity() > self.left.saturating_mul(4) {
-            self.buckets.shrink_to(self.left.saturating_mul(2));
-        }
+    fn is_over(&self, now_ms: u64) -> bool {
+        (now_ms / self.window_ms).saturating_sub(self.window) > 1
     }
 }
 
@@ -165,10 +80,6 @@ impl Bucket {
     fn new(asked: &Asked) -> Self {
         let window = asked.now_ms / asked.window_ms;
         Self { account: asked.account, window_ms: asked.window_ms, window, now: 0, before: 0 }
-    }
-
-    fn is_over(&self, now_ms: u64) -> bool {
-        (now_ms / self.window_ms).saturating_sub(self.window) > 1
     }
 
     /// Counts a request, or says how long it has to wait.
@@ -219,6 +130,7 @@ fn window_ms(quota: &Quota) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bounded_table::STRIPES;
     use super::*;
     use ebbgate_model::Ksuid;
     use proptest::prelude::*;
@@ -234,7 +146,7 @@ mod tests {
     const URL: &str = "https://api.example.com";
 
     fn at(limits: &RateLimits, ms: u64) -> Instant {
-        limits.begun + Duration::from_millis(ms)
+        limits.0.at(ms)
     }
 
     #[test]
@@ -276,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_full_table_counts_further_buckets_as_one_and_leaves_other_accounts_alone() {
-        let limits = RateLimits::sized(STRIPES * 100, STRIPES);
+        let limits = RateLimits(BoundedTable::new(STRIPES * 100, STRIPES));
         let now = at(&limits, 1);
         let refused = |account, from: u32, to: u32| {
             let asked = (from..to).map(|n| limits.count(account, URL, &quota(format!("b{n}"), 5), now));

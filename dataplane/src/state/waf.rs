@@ -7,9 +7,9 @@
 mod process;
 mod queue;
 mod runner;
+mod shared;
 
-use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,42 +21,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::state::metrics::Metrics;
-use queue::Queue;
 use runner::Runner;
-
-/// Seconds that the first processes may take to read the rules.
-const START_SECS_MAX: u64 = 120;
-
-/// What the operator set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WafSettings {
-    /// The file of `ebbgate-waf`.
-    pub program: PathBuf,
-    /// A directory of rules, or a file that includes them.
-    pub rules: PathBuf,
-    /// Processes.
-    pub workers: usize,
-    /// How long judging one message may take, with its wait.
-    pub timeout: Duration,
-    /// Whether policies refuse, and do not only detect.
-    pub block: bool,
-}
-
-/// Why the rules cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum WafError {
-    /// The rules were refused.
-    #[error("{0}")]
-    Rules(String),
-    /// A process or its thread cannot be started.
-    #[error("cannot start {}: {error}", program.display())]
-    Start {
-        /// Its file.
-        program: PathBuf,
-        /// Why.
-        error: String,
-    },
-}
+use shared::{Job, START_SECS_MAX, Shared};
+pub use shared::{WafError, WafSettings};
 
 /// See the module.
 pub struct Waf {
@@ -65,33 +32,6 @@ pub struct Waf {
     judged: Counter,
     denied: Counter,
     failed: Counter,
-}
-
-/// What the shards and the threads share.
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    queue: Queue<Job>,
-    /// The threads are to end.
-    stopped: bool,
-}
-
-/// A question that waits.
-struct Job {
-    question: Question,
-    body: Bytes,
-    answer: oneshot::Sender<Result<Judgement, String>>,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Waf {

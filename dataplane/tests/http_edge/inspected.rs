@@ -55,8 +55,7 @@ fn lab(policy: &'static str, answer: &'static [u8]) -> (Lab, Seen, Rc<RefCell<Ve
 }
 
 async fn talk(lab: &Lab, request: Vec<u8>) -> String {
-    let text = lab.talk(&request).await;
-    text.split("\r\n\r\n").map(str::to_lowercase).collect::<Vec<_>>().join("\n\n")
+    lab.talk(&request).await.replace("\r\n", "\n")
 }
 
 fn posted(body: &str) -> Vec<u8> {
@@ -75,7 +74,7 @@ async fn a_request_is_judged_by_its_head_and_the_start_of_its_body() {
             let (lab, seen, got) = lab(REQUESTS, OK);
             let body = format!("{}END", "x".repeat(3 * BODY_BYTES_MAX));
             let answer = talk(&lab, posted(&body)).await;
-            assert!(answer.starts_with("http/1.1 200") && answer.ends_with("hello"), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
             {
                 let seen = seen.borrow();
                 let [(question, start)] = seen.as_slice() else { panic!("{seen:?}") };
@@ -91,10 +90,10 @@ async fn a_request_is_judged_by_its_head_and_the_start_of_its_body() {
             assert!(got.borrow().ends_with(body.as_bytes()), "the upstream gets all of it");
             // Beyond the start nothing is judged; in it everything is.
             let late = format!("{}attackEND", "x".repeat(BODY_BYTES_MAX));
-            assert!(talk(&lab, posted(&late)).await.starts_with("http/1.1 200"));
+            assert!(talk(&lab, posted(&late)).await.starts_with("HTTP/1.1 200"));
             let before = lab.opened();
             let refused = talk(&lab, posted("attackEND")).await;
-            assert!(refused.starts_with("http/1.1 403") && refused.contains("err_ngrok_3700"), "{refused}");
+            assert!(refused.starts_with("HTTP/1.1 403") && refused.contains("ERR_NGROK_3700"), "{refused}");
             assert_eq!(lab.opened(), before, "nothing of it reached the upstream");
         })
         .await;
@@ -113,11 +112,11 @@ async fn chunked_bodies_and_trailers_pass_a_judgement() {
                 )
                 .into_bytes()
             };
-            assert!(talk(&lab, chunked("helloEND")).await.starts_with("http/1.1 200"));
+            assert!(talk(&lab, chunked("helloEND")).await.starts_with("HTTP/1.1 200"));
             assert_eq!(seen.borrow()[0].1, Bytes::from("helloEND"));
             assert!(seen.borrow()[0].0.headers.contains(&("transfer-encoding".into(), "chunked".into())));
             assert!(got.borrow().windows(8).any(|window| window == b"helloEND"));
-            assert!(talk(&lab, chunked("attack")).await.starts_with("http/1.1 403"));
+            assert!(talk(&lab, chunked("attack")).await.starts_with("HTTP/1.1 403"));
             // A body that breaks off in its start is no shorter body.
             let broken = b"POST / HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 99\r\n\r\nhel";
             let before = lab.opened();
@@ -132,11 +131,11 @@ async fn the_body_is_not_looked_at_unless_the_policy_says_so() {
     LocalSet::new()
         .run_until(async {
             let (lab, seen, _) = lab(HEADS, OK);
-            assert!(talk(&lab, posted("attackEND")).await.starts_with("http/1.1 200"));
+            assert!(talk(&lab, posted("attackEND")).await.starts_with("HTTP/1.1 200"));
             assert_eq!(seen.borrow()[0].1, Bytes::new());
             let get =
                 b"GET /?q=attack HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n".to_vec();
-            assert!(talk(&lab, get).await.contains("err_ngrok_3700"));
+            assert!(talk(&lab, get).await.contains("ERR_NGROK_3700"));
         })
         .await;
 }
@@ -149,7 +148,7 @@ async fn a_response_is_judged_by_its_head_and_the_start_of_its_body() {
         .run_until(async {
             let (lab, seen, _) = lab(RESPONSES, OK);
             let answer = talk(&lab, GET.to_vec()).await;
-            assert!(answer.starts_with("http/1.1 200") && answer.ends_with("hello"), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
             assert!(answer.contains("content-length: 5"), "{answer}");
             let (question, start) = seen.borrow()[0].clone();
             let response = question.response.unwrap();
@@ -175,7 +174,7 @@ async fn a_response_is_judged_by_its_head_and_the_start_of_its_body() {
             let refused = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nX-Up: 1\r\n\r\nsome attack";
             let (lab, _, _) = lab(RESPONSES, refused);
             let answer = talk(&lab, GET.to_vec()).await;
-            assert!(answer.starts_with("http/1.1 403") && answer.contains("err_ngrok_3702"), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("ERR_NGROK_3702"), "{answer}");
             assert!(!answer.contains("some attack") && !answer.contains("x-up"), "{answer}");
         })
         .await;
@@ -196,11 +195,11 @@ async fn codings_are_taken_off_for_the_judgement_alone() {
                 );
                 [head.as_bytes(), body].concat()
             };
-            assert!(talk(&lab, coded("gzip", GZIP)).await.contains("err_ngrok_3700"));
+            assert!(talk(&lab, coded("gzip", GZIP)).await.contains("ERR_NGROK_3700"));
             assert_eq!(seen.borrow()[0].1, Bytes::from("attack"));
             for (coding, body) in [("gzip", b"no gzip".as_slice()), ("rot13", b"nggnpx"), ("gzip,gzip,gzip,gzip,gzip", GZIP)] {
                 let failed = talk(&lab, coded(coding, body)).await;
-                assert!(failed.starts_with("http/1.1 500") && failed.contains("err_ngrok_3701"), "{coding}: {failed}");
+                assert!(failed.starts_with("HTTP/1.1 500") && failed.contains("ERR_NGROK_3701"), "{coding}: {failed}");
             }
         })
         .await;

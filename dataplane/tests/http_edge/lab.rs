@@ -18,17 +18,20 @@ use bytes::Bytes;
 use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
 use ebbgate_edge::http::UpstreamPools;
 use ebbgate_edge::http::limits::{KEPT_UPSTREAM_SECS_MAX, Limits};
+use ebbgate_edge::state::breakers::{Breakers, Permit};
 use ebbgate_edge::state::endpoint::{Endpoint, Kind};
+use ebbgate_edge::state::guesses::Guesses;
 use ebbgate_edge::state::metrics::Metrics;
 use ebbgate_edge::state::pool::Pool;
 use ebbgate_edge::state::rate_limits::RateLimits;
+use ebbgate_edge::state::shares::{Share, Shares};
 use ebbgate_edge::tunnel::load::Load;
 use ebbgate_edge::tunnel::session::{AgentRef, OpenError, ProxyProtocol, SessionState, Slot};
 use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
 };
-use ebbgate_policy::{ConnFacts, EndpointFacts, Engine, Inspected, KeySet, Quota, References};
+use ebbgate_policy::{Breaker, ConnFacts, EndpointFacts, Engine, Inspected, KeySet, Quota, References};
 use ebbgate_tunnel::driver::SessionHandle;
 use ebbgate_waf::protocol::Question;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
@@ -37,6 +40,9 @@ use tokio::time::Instant;
 
 /// Bytes a lab's stream holds.
 pub(crate) const PIPE_BYTES: usize = 64 * 1024;
+
+/// Bytes of bodies that the lab holds for policies; half of them for one account.
+pub(crate) const HELD_BYTES: usize = 8 << 20;
 
 /// How long the lab's pools keep an idle connection.
 pub(crate) const KEPT_UPSTREAM: Duration = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
@@ -53,6 +59,10 @@ impl Default for Lab {
         let metrics = Metrics::new();
         Self(Rc::new(Inner {
             upstream_pools: UpstreamPools::new(&metrics, KEPT_UPSTREAM),
+            breakers: Breakers::new(&metrics.circuits_opened),
+            guesses: Guesses::default(),
+            calls: Shares::new(8, 4, &metrics.calls_refused),
+            held: Shares::new(HELD_BYTES, HELD_BYTES / 2, &metrics.bodies_refused),
             metrics,
             rate_limits: RateLimits::default(),
             public: RefCell::default(),
@@ -73,6 +83,10 @@ struct Inner {
     upstream_pools: UpstreamPools,
     metrics: Metrics,
     rate_limits: RateLimits,
+    breakers: Breakers,
+    guesses: Guesses,
+    calls: Shares,
+    held: Shares,
     public: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     internal: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     pools: RefCell<HashMap<String, Pool>>,
@@ -138,6 +152,22 @@ impl Gateway for Lab {
         let found = self.0.rules.borrow().as_ref().map(|rules| rules(&question, &body));
         let score = found.ok_or("the lab has no rules")?;
         Ok(Inspected { score, threshold: 5, enforced: true, matched_rules: Vec::new() })
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        self.0.breakers.ask(endpoint, breaker, Instant::now())
+    }
+
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
+        self.0.guesses.judge(endpoint, client, is_right, Instant::now())
+    }
+
+    fn calls(&self) -> &Shares {
+        &self.0.calls
+    }
+
+    fn held(&self) -> &Shares {
+        &self.0.held
     }
 
     fn now_unix_ms(&self) -> i64 {
@@ -380,6 +410,21 @@ impl Lab {
         }
     }
 
+    /// Requests of policies that wait for an answer.
+    pub(crate) fn calls_on_their_way(&self) -> usize {
+        self.0.calls.used()
+    }
+
+    /// Bytes of bodies that are held for policies.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.0.held.used()
+    }
+
+    /// Takes bytes as a held body does.
+    pub(crate) fn hold(&self, account: AccountId, bytes: usize) -> Option<Share> {
+        self.0.held.take(account, bytes)
+    }
+
     /// The events so far.
     pub(crate) fn events(&self) -> Vec<RequestEvent> {
         self.0.events.borrow().clone()
@@ -440,6 +485,7 @@ pub(crate) fn http_conn_from(client: &str) -> HttpConn {
         region: "lab".into(),
         start_unix_ms: 1_700_000_000_000,
         tls: None,
+        traffic: None,
     };
     HttpConn {
         facts: Arc::new(facts),

@@ -8,12 +8,16 @@
 
 mod answers;
 mod bodies;
+mod calls;
+mod circuits;
 mod codec;
 mod desync;
 mod downgrade;
 mod floods;
 mod frames;
 mod grpc;
+mod guesses;
+mod held;
 mod inspected;
 mod lab;
 mod rfc9113;

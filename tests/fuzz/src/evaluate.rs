@@ -45,6 +45,7 @@ fn verdict(engine: &Arc<Engine>, request: http::request::Parts) -> Option<String
         region: "lab".into(),
         start_unix_ms: 1_767_323_045_000,
         tls: None,
+        traffic: None,
     };
     let url = "https://api.example.com".parse().expect("a URL");
     let endpoint = EndpointFacts::new("ep_fuzz".into(), url);

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ebbgate_model::{AuthorityId, EndpointUrl, IpPolicyId, IpPolicyRule};
-use ebbgate_policy::explain::{CaseText, Decision, Explanation, Texts, explain};
+use ebbgate_policy::explain::expect::NamedCase;
+use ebbgate_policy::explain::{CaseText, Texts, explain};
 use ebbgate_policy::{References, SecretName, SecretValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -55,37 +56,6 @@ impl CaseFileText {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NamedCase {
-    name: String,
-    #[serde(default)]
-    given: CaseText,
-    expect: Expected,
-}
-
-/// What must come out; each field that is there is compared.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Expected {
-    /// `upstream`, `forward`, `respond`, `close` or `fail`.
-    outcome: Option<String>,
-    /// Of the response that the client gets.
-    status: Option<u16>,
-    /// The internal endpoint of a forward.
-    to: Option<EndpointUrl>,
-    /// Such as `ERR_NGROK_3203`.
-    code: Option<String>,
-    /// The place that decides, or what it begins with: `on_http_request[0]`.
-    decided_by: Option<String>,
-    /// The text of a reply's body.
-    body: Option<String>,
-    /// Headers that an upstream gets; null: not there.
-    request_headers: BTreeMap<String, Option<String>>,
-    /// Headers that the client gets; null: not there.
-    response_headers: BTreeMap<String, Option<String>>,
-}
-
 /// A case file with all that it names.
 pub(super) struct CaseFile {
     path: PathBuf,
@@ -102,17 +72,11 @@ pub(super) struct CaseResult {
 impl CaseFile {
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         let mut text: CaseFileText = parse(path)?;
-        let outcomes = ["upstream", "forward", "respond", "close", "fail"];
         for (index, case) in text.cases.iter_mut().enumerate() {
             let refuse = |message: &str| {
                 Failure::new(format!("{}: cases[{index}] \"{}\": {message}", path.display(), case.name))
             };
-            if case.expect == Expected::default() {
-                return Err(refuse("`expect` is empty: say what must come out, such as `outcome: close`"));
-            }
-            if case.expect.outcome.as_deref().is_some_and(|outcome| !outcomes.contains(&outcome)) {
-                return Err(refuse(&format!("`outcome` is one of {}", outcomes.join(", "))));
-            }
+            case.expect.check().map_err(|message| refuse(&message))?;
             load_files(path, &mut case.given)?;
         }
         for pem in text.certificate_authorities.values_mut() {
@@ -143,61 +107,6 @@ impl CaseFile {
         };
         chosen.map(run).collect()
     }
-}
-
-impl Expected {
-    /// One sentence for each field that did not come out.
-    fn differences(&self, got: &Explanation) -> Vec<String> {
-        let mut all = Vec::new();
-        let mut compare = |field: &str, wanted: Option<String>, got: Option<String>| {
-            if wanted.is_some() && wanted != got {
-                let show = |text: Option<String>| text.unwrap_or_else(|| "nothing".to_owned());
-                all.push(format!("{field} is {}, not {}", show(got), show(wanted)));
-            }
-        };
-        compare("outcome", self.outcome.clone(), Some(got.decision.word().to_owned()));
-        let status = got.response.as_ref().map(|response| response.status.as_u16().to_string());
-        compare("status", self.status.map(|status| status.to_string()), status);
-        let to = match &got.decision {
-            Decision::Forward(url) => Some(url.to_string()),
-            _ => None,
-        };
-        compare("to", self.to.as_ref().map(ToString::to_string), to);
-        compare("code", self.code.clone(), got.decision.code().map(|code| code.to_string()));
-        if self.decided_by.as_deref().is_some_and(|place| !is_at(&got.decided_by, place)) {
-            compare("decided_by", self.decided_by.clone(), Some(got.decided_by.clone()));
-        }
-        let body = match &got.decision {
-            Decision::Respond(reply) => Some(String::from_utf8_lossy(&reply.body).into_owned()),
-            _ => None,
-        };
-        compare("body", self.body.clone(), body);
-        let headers = [
-            ("request_headers", &self.request_headers, got.request.as_ref().map(|r| &r.headers)),
-            ("response_headers", &self.response_headers, got.response.as_ref().map(|r| &r.headers)),
-        ];
-        for (field, wanted, got) in headers {
-            for (name, wanted) in wanted {
-                let value = got.and_then(|headers| headers.get(name));
-                let value = value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-                if *wanted != value {
-                    let show =
-                        |text: Option<&String>| text.map_or("absent".to_owned(), |text| format!("`{text}`"));
-                    all.push(format!(
-                        "{field}.{name} is {}, not {}",
-                        show(value.as_ref()),
-                        show(wanted.as_ref())
-                    ));
-                }
-            }
-        }
-        all
-    }
-}
-
-/// Whether a place is another or inside it.
-fn is_at(place: &str, wanted: &str) -> bool {
-    place.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// A case from a file of its own.

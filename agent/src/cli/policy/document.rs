@@ -1,13 +1,17 @@
 //! A policy document of `ebbgate policy`: for which endpoint it is, read, judged and compiled.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use ebbgate_model::{Binding, EndpointUrl, TrafficPolicy};
-use ebbgate_policy::{CheckContext, Checked, Diagnostic, Engine, Owner, References};
+use ebbgate_policy::{CheckContext, Checked, Diagnostic, Engine, Owner, References, SecretValue};
 
 use super::super::env::Failure;
+
+/// Most bytes of a file that are read; a document is far shorter.
+const READ_BYTES_MAX: u64 = 16 << 20;
 
 /// The endpoint that a document is for.
 #[derive(Args)]
@@ -57,17 +61,30 @@ pub(super) fn compile(
     Ok((checked.policy, Arc::new(engine)))
 }
 
+/// A text in place of each secret that a policy names: an explanation needs no true value.
+pub(super) fn placeholders(checked: &Checked) -> References {
+    let values = checked.secrets().into_iter().map(|name| (name.clone(), SecretValue::new("(secret)")));
+    References { secrets: values.collect(), ..References::default() }
+}
+
 /// Each error on a line of its own, with the file.
 fn located(file: &Path, errors: &[Diagnostic]) -> Failure {
     let lines: Vec<_> = errors.iter().map(|error| format!("{}: {error}", file.display())).collect();
     Failure::new(lines.join("\n"))
 }
 
+/// A file or standard input as text. What is far longer than a document is not read to its end.
 pub(super) fn read(file: &Path) -> Result<String, Failure> {
-    let text = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(format!("cannot read {}: {error}", file.display()));
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().take(READ_BYTES_MAX + 1).read_to_string(&mut text)
     } else {
-        std::fs::read_to_string(file)
+        std::fs::File::open(file).and_then(|file| file.take(READ_BYTES_MAX + 1).read_to_string(&mut text))
     };
-    text.map_err(|error| Failure::new(format!("cannot read {}: {error}", file.display())))
+    if read.map_err(|error| failed(&error))? as u64 > READ_BYTES_MAX {
+        return Err(failed(&format_args!("it is longer than {READ_BYTES_MAX} bytes")));
+    }
+    Ok(text)
 }

@@ -15,7 +15,7 @@ use crate::store::Txn;
 const DIAGNOSTICS_MAX: usize = 20;
 
 /// Most certificate authorities and IP policies that one policy names, each counted once.
-const REFERENCES_MAX: usize = 64;
+pub(in crate::api) const REFERENCES_MAX: usize = 64;
 
 /// A policy that may be stored.
 #[derive(Debug)]
@@ -39,6 +39,10 @@ pub(super) async fn judge(
         return absent(call);
     }
     let checked = check(text, cx).map_err(|defects| refused(&defects))?;
+    let unfilled = checked.addresses_missing(&call.app.presence.address_data());
+    if !unfilled.is_empty() {
+        return Err(refused(&unfilled));
+    }
     *txn = hold_references(call, &checked, std::mem::take(txn)).await?;
     let secrets = hold_secrets(call, &checked, txn).await?;
     let warnings = checked.warnings.iter().map(ToString::to_string).collect();
@@ -59,7 +63,7 @@ fn absent(call: &Call) -> Result<Judged, ApiError> {
 }
 
 /// All defects at once: the first in `msg`, every one in `details`.
-fn refused(defects: &[Diagnostic]) -> ApiError {
+pub(in crate::api) fn refused(defects: &[Diagnostic]) -> ApiError {
     // A defect of the whole document is often only the consequence of one that has a place.
     let Some(first) = defects.iter().find(|defect| !defect.path.is_empty()).or(defects.first()) else {
         return ApiError::bad(18002, "the traffic policy is invalid").detail("field", "traffic_policy");

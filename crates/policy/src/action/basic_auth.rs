@@ -8,13 +8,13 @@ use std::sync::Arc;
 use aws_lc_rs::{constant_time, digest};
 use base64::Engine as _;
 use http::{HeaderValue, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::expr::Template;
 use crate::facts::Context;
-use crate::verdict::{Reply, Verdict};
+use crate::verdict::{Effect, Reply, Verdict};
 
 /// Most entries.
 const CREDENTIALS_MAX: usize = 10;
@@ -45,7 +45,7 @@ impl std::fmt::Debug for BasicAuth {
 
 pub(super) const ABOUT: About = About {
     file: file!(),
-    what: "A user name and password of a short list (RFC 7617); others are answered 401 with a challenge.",
+    what: "A user name and password of a short list (RFC 7617); others are answered 401 with a challenge, and a client that guesses 429 ([callouts.md](callouts.md)).",
     fields: &[
         Field::list("credentials", "text", CREDENTIALS_MAX)
             .required()
@@ -132,7 +132,7 @@ impl BasicAuth {
 }
 
 impl Action for BasicAuth {
-    fn run(&self, cx: &mut Context, _: &mut Gathered) -> Flow {
+    fn run(&self, cx: &mut Context, gathered: &mut Gathered) -> Flow {
         let given = presented(cx);
         let authorized = match self.authorizes(cx, given.as_deref().unwrap_or_default()) {
             Ok(authorized) => authorized,
@@ -140,14 +140,76 @@ impl Action for BasicAuth {
                 return Flow::failed(code::INTERPOLATION_FAILED, format!("basic-auth: {message}"));
             }
         };
-        let user = given.as_deref().and_then(|given| given.split_once(':')).map_or("", |(user, _)| user);
-        let credentials = json!({ "presented": given.is_some(), "username": user, "authorized": authorized });
-        cx.set_result("basic_auth", json!({ "credentials": credentials }));
+        // Right or wrong, a password is judged only when its client may guess.
+        if given.is_some() && self.enforce {
+            match gathered.guessed {
+                None => return Flow::Need(Effect::Guess { is_right: authorized }),
+                Some(Err(wait)) => {
+                    cx.set_result("basic_auth", result(given.as_deref(), false));
+                    let reply = Reply::empty(StatusCode::TOO_MANY_REQUESTS, None).after(wait);
+                    return Flow::End(Verdict::Respond(reply));
+                }
+                Some(Ok(())) => {}
+            }
+        }
+        cx.set_result("basic_auth", result(given.as_deref(), authorized));
         if authorized || !self.enforce {
             return Flow::Next;
         }
         let mut reply = Reply::empty(StatusCode::UNAUTHORIZED, None);
         reply.headers.insert(header::WWW_AUTHENTICATE, self.challenge.clone());
         Flow::End(Verdict::Respond(reply))
+    }
+}
+
+/// What expressions see of it.
+fn result(given: Option<&str>, authorized: bool) -> Value {
+    let user = given.and_then(|given| given.split_once(':')).map_or("", |(user, _)| user);
+    json!({ "credentials": { "presented": given.is_some(), "username": user, "authorized": authorized } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Phase;
+    use crate::facts::tests::request;
+    use crate::testing::{World, engine};
+    use std::time::Duration;
+
+    fn run(given: Option<&str>, enforce: bool, world: &mut World) -> (u16, Option<String>, Value) {
+        let policy = json!({ "on_http_request": [{ "actions": [
+            { "type": "basic-auth", "config": { "credentials": ["ann:hunter2hunter2"], "enforce": enforce } },
+            { "type": "custom-response", "config": {} },
+        ] }] });
+        let value =
+            given.map(|given| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(given)));
+        let headers: Vec<_> = value.iter().map(|value| ("authorization", value.as_str())).collect();
+        let mut cx = request("/", &headers);
+        let Verdict::Respond(reply) = world.run(&engine(policy), Phase::HttpRequest, &mut cx) else {
+            panic!("it is answered")
+        };
+        let wait = reply.headers.get("retry-after").map(|wait| wait.to_str().unwrap().to_owned());
+        let authorized = cx.result("basic_auth").unwrap()["credentials"]["authorized"].clone();
+        (reply.status.as_u16(), wait, authorized)
+    }
+
+    #[test]
+    fn a_client_that_waits_learns_nothing_of_its_password() {
+        let mut world = World::default();
+        assert_eq!(run(Some("ann:hunter2hunter2"), true, &mut world), (200, None, json!(true)));
+        assert_eq!(run(Some("ann:wrong"), true, &mut world), (401, None, json!(false)));
+        assert_eq!(world.guesses, [true, false]);
+        world.guess_wait = Some(Duration::from_millis(1_500));
+        let waits = (429, Some("2".to_owned()), json!(false));
+        assert_eq!(run(Some("ann:hunter2hunter2"), true, &mut world), waits);
+        assert_eq!(run(Some("ann:wrong"), true, &mut world), waits);
+    }
+
+    #[test]
+    fn who_presents_nothing_guesses_nothing() {
+        let mut world = World { guess_wait: Some(Duration::from_secs(9)), ..World::default() };
+        assert_eq!(run(None, true, &mut world).0, 401);
+        assert_eq!(run(Some("ann:wrong"), false, &mut world), (200, None, json!(false)));
+        assert_eq!(world.guesses, [] as [bool; 0]);
     }
 }

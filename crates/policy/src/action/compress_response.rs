@@ -49,14 +49,13 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
                 config.error(code::ENTRIES_DUPLICATE, path, format!("`{name}` is listed twice"));
             }
             Some(coding) => algorithms.push(coding),
-            None if name == COMPRESS => config.warn(
-                code::VALUE_BAD,
-                path,
-                "`compress` is never chosen: no coding of that name is produced here",
-                "remove it; clients that take it take gzip too",
-            ),
+            None if name == COMPRESS => {
+                let message = "no edge produces the coding `compress`: no browser takes it";
+                config.error(code::VALUE_BAD, path, message).hint =
+                    Some("remove it; clients that take it take gzip too".into());
+            }
             None => {
-                let names = || Coding::ALL.into_iter().map(Coding::name).chain([COMPRESS]);
+                let names = || Coding::ALL.into_iter().map(Coding::name);
                 let hint = match nearest(&name, names()) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("the algorithms are {}", names().collect::<Vec<_>>().join(", ")),

@@ -1,8 +1,9 @@
 //! Reading an action's configuration: typed, with every defect noted at its path and every unread key reported.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use ebbgate_model::{ErrorCode, Scheme};
+use ebbgate_model::{ErrorCode, Scheme, parse_duration};
 use serde_json::{Map, Value};
 
 use super::{Notes, Refs};
@@ -189,6 +190,32 @@ impl<'c> Config<'c> {
         }
     }
 
+    /// A length of time in a range of whole seconds, with a default.
+    pub(crate) fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        range: std::ops::RangeInclusive<Duration>,
+    ) -> Duration {
+        let Some(text) = self.text(key) else { return default };
+        let path = self.at(key);
+        match parse_duration(&text) {
+            Some(time) if range.contains(&time) => time,
+            Some(_) => {
+                let (first, last) = (range.start().as_secs(), range.end().as_secs());
+                let message = format!("`{text}` is out of range: {first}s to {last}s");
+                self.error(code::NUMBER_RANGE, path, message);
+                default
+            }
+            None => {
+                let message = format!("`{text}` is not a length of time");
+                self.error(code::VALUE_BAD, path, message).hint =
+                    Some("write it as `60s`, `10m` or `1h30m`".into());
+                default
+            }
+        }
+    }
+
     /// One of a few words.
     pub(crate) fn choice<T: Copy>(&mut self, key: &'static str, default: T, choices: &[(&str, T)]) -> T {
         saw!(self, key, How::Choice(choices.iter().map(|(name, _)| (*name).to_owned()).collect()));
@@ -324,18 +351,30 @@ impl<'c> Config<'c> {
 
     /// An expression, of any type.
     pub(crate) fn expression(&mut self, source: &str, path: &str) -> Option<Expression> {
-        match Expression::compile(source, self.phase) {
+        let compiled = Expression::compile(source, self.phase);
+        self.compiled(compiled, path)
+    }
+
+    fn compiled(&mut self, compiled: Result<Expression, ExprError>, path: &str) -> Option<Expression> {
+        match compiled {
             Ok(mut expression) => {
                 self.notes.reads(path, expression.made_names());
                 self.notes.secrets_of(path, code::EXPRESSION_BAD, self.refs, &mut expression);
                 Some(expression)
             }
             Err(error) => {
+                let number = if error.not_bool() { code::EXPRESSION_NOT_BOOL } else { code::EXPRESSION_BAD };
                 let hint = error.hint();
-                self.error(code::EXPRESSION_BAD, path.to_owned(), error.to_string()).hint = hint;
+                self.error(number, path.to_owned(), error.to_string()).hint = hint;
                 None
             }
         }
+    }
+
+    /// An expression that must be true or false, and may read these names beside the variables.
+    pub(crate) fn condition(&mut self, source: &str, path: &str, given: &[&str]) -> Option<Expression> {
+        let compiled = Expression::compile_condition_given(source, self.phase, given);
+        self.compiled(compiled, path)
     }
 
     /// A text with `${...}` in it.

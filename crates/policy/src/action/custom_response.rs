@@ -124,3 +124,32 @@ fn infer_content_type(headers: &mut HeaderMap, body: &str) {
     };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::check::{CheckContext, Owner, check};
+    use ebbgate_model::Binding;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_that_forbids_a_body_is_3604_with_one() {
+        let cx =
+            CheckContext { scheme: "https".parse().unwrap(), binding: Binding::Public, owner: Owner::Cloud };
+        for (status, body, code) in [
+            (204, "b", Some(3604)),
+            (205, "b", Some(3604)),
+            (304, "b", Some(3604)),
+            (204, "", None),
+            (200, "b", None),
+        ] {
+            let mut config = json!({ "status_code": status });
+            if !body.is_empty() {
+                config["body"] = json!(body);
+            }
+            let policy = json!({ "on_http_request": [{ "actions": [{ "type": "custom-response", "config": config }] }] });
+            let found = check(&policy.to_string(), &cx).err().unwrap_or_default();
+            let codes: Vec<_> = found.iter().map(|problem| problem.code.number()).collect();
+            assert_eq!(codes, code.into_iter().collect::<Vec<u32>>(), "{status} {body}");
+        }
+    }
+}

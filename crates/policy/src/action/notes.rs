@@ -23,6 +23,8 @@ pub(crate) struct Notes {
     pub(crate) vars: Vec<String>,
     /// Secrets that are named, each with the path of a place that names it.
     pub(crate) secrets: Vec<(SecretName, String)>,
+    /// What is read of databases of addresses: the variable, its names, and the path of a place that reads it.
+    pub(crate) addresses: Vec<(String, Vec<&'static str>, String)>,
     /// What earlier actions made of secrets.
     pub(crate) tainted: Tainted,
     /// Actions that sign visitors in.
@@ -56,6 +58,8 @@ impl Notes {
         refs: Refs,
         expression: &mut Expression,
     ) {
+        let read = expression.address_names();
+        self.addresses.extend(read.map(|(variable, names)| (variable.to_owned(), names, path.to_owned())));
         self.shows_a_secret |= expression.may_show_a_secret(&self.tainted);
         for (name, value) in expression.secrets() {
             match refs {

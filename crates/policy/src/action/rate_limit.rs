@@ -5,8 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ebbgate_model::parse_duration;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
@@ -21,8 +20,8 @@ const NAME_BYTES_MAX: usize = 1024;
 const KEYS_MAX: usize = 10;
 /// Most requests in a window.
 const CAPACITY_MAX: u64 = 2_000_000_000;
-/// Shortest and longest window, in seconds.
-const WINDOW_SECS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
+/// Shortest and longest window.
+const WINDOW: std::ops::RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(24);
 /// Windows are multiples of this, in seconds.
 const WINDOW_STEP_SECS: u64 = 10;
 /// Bytes of a bucket's values that are kept for expressions; the whole is counted by.
@@ -87,19 +86,11 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
 }
 
 fn window(config: &mut Config) -> Duration {
-    let Some(text) = config.required_text("rate") else { return Duration::ZERO };
-    let path = config.at("rate");
-    let Some(window) = parse_duration(&text) else {
-        let message = format!("`{text}` is not a length of time");
-        config.error(code::VALUE_BAD, path, message).hint =
-            Some("write it as `60s`, `10m` or `1h30m`".into());
-        return Duration::ZERO;
-    };
-    let (first, last) = (WINDOW_SECS.start(), WINDOW_SECS.end());
-    if !WINDOW_SECS.contains(&window.as_secs()) || window > Duration::from_secs(*last) {
-        config.error(code::NUMBER_RANGE, path, format!("`{text}` is out of range: {first}s to {last}s"));
-    } else if window.as_millis() % u128::from(WINDOW_STEP_SECS * 1000) != 0 {
-        let message = format!("`{text}` is no multiple of {WINDOW_STEP_SECS}s");
+    config.required("rate");
+    let window = config.duration("rate", *WINDOW.start(), WINDOW);
+    if !window.as_millis().is_multiple_of(u128::from(WINDOW_STEP_SECS * 1000)) {
+        let path = config.at("rate");
+        let message = format!("{}s is no multiple of {WINDOW_STEP_SECS}s", window.as_secs_f64());
         config.error(code::VALUE_BAD, path, message);
     }
     window
@@ -133,12 +124,7 @@ impl Action for RateLimit {
         let shown = gathered.bucket.take();
         cx.set_result("rate_limit", json!({ "bucket_key": shown, "limited": limited }));
         let Some(wait) = counted.err().filter(|_| self.enforce) else { return Flow::Next };
-        let mut reply = Reply::empty(StatusCode::TOO_MANY_REQUESTS, None);
-        let wait_secs = wait.as_millis().div_ceil(1000).max(1);
-        if let Ok(value) = HeaderValue::try_from(wait_secs.to_string()) {
-            reply.headers.insert(header::RETRY_AFTER, value);
-        }
-        Flow::End(Verdict::Respond(reply))
+        Flow::End(Verdict::Respond(Reply::empty(StatusCode::TOO_MANY_REQUESTS, None).after(wait)))
     }
 }
 

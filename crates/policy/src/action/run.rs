@@ -9,10 +9,11 @@ use bytes::Bytes;
 use ebbgate_model::ErrorCode;
 use serde_json::Value;
 
+use super::calling::Calling;
 use crate::facts::Context;
 use crate::identity::{Exchanged, Purpose, SessionFacts};
 use crate::jwks::KeySet;
-use crate::verdict::{BodyError, Effect, Inspected, Verdict};
+use crate::verdict::{BodyError, Called, Effect, Inspected, Verdict};
 
 /// A compiled action.
 pub(crate) trait Action: Send + Sync + fmt::Debug {
@@ -79,6 +80,13 @@ pub(crate) struct Gathered {
     pub(crate) exchanged: BTreeMap<Purpose, Result<Exchanged, String>>,
     /// What the Core Rule Set says of the message, or why it could not be asked.
     pub(crate) inspected: Option<Result<Inspected, String>>,
+    /// What the edge said of a circuit: the request may pass, or how long the circuit is open at least.
+    pub(crate) admitted: Option<Result<(), Duration>>,
+    /// What the edge said of a password: it counts, or how long the client has to wait.
+    pub(crate) guessed: Option<Result<(), Duration>>,
+    /// What `http-request` has done so far, and what came of its last request.
+    pub(crate) calling: Option<Box<Calling>>,
+    pub(crate) called: Option<Called>,
     /// Why forwarding failed.
     pub(crate) forward_failed: Option<(ErrorCode, String)>,
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
+use super::escape::escaped;
 use super::headers::{self, HEADERS_MAX};
 use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
@@ -174,35 +174,10 @@ fn location(url: &str) -> Option<String> {
     let Reference { scheme, authority, rest } = Reference::split(url);
     let http = scheme.eq_ignore_ascii_case("http:") || scheme.eq_ignore_ascii_case("https:");
     match authority {
-        None if http && (rest.starts_with('/') || rest.starts_with('?')) => Some(encoded(rest)),
+        None if http && (rest.starts_with('/') || rest.starts_with('?')) => Some(escaped(rest)),
         None if http => None,
-        _ => Some(encoded(url)),
+        _ => Some(escaped(url)),
     }
-}
-
-/// Characters that a URI may not hold (RFC 3986 section 2). A per cent sign is looked at apart.
-const FORBIDDEN: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'<')
-    .add(b'>')
-    .add(b'\\')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
-
-/// The text with everything escaped that a URI may not hold. Escapes that are whole stay.
-fn encoded(text: &str) -> String {
-    let mut pieces = text.split('%');
-    let mut out: String = utf8_percent_encode(pieces.next().unwrap_or_default(), FORBIDDEN).collect();
-    for piece in pieces {
-        let whole = piece.get(..2).is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
-        out.push_str(if whole { "%" } else { "%25" });
-        out.extend(utf8_percent_encode(piece, FORBIDDEN));
-    }
-    out
 }
 
 #[derive(Debug)]
@@ -303,7 +278,7 @@ fn rewrite_request(request: &mut http::request::Parts, url: &str) -> Option<()> 
     }
     let mut parts = request.uri.clone().into_parts();
     // A request has no fragment: a `#` in it is one of a decoded path.
-    parts.path_and_query = Some(encoded(&rest).replace('#', "%23").parse().ok()?);
+    parts.path_and_query = Some(escaped(&rest).replace('#', "%23").parse().ok()?);
     if let Some(authority) = authority {
         let authority: Authority =
             authority.parse().ok().filter(|a: &Authority| !a.as_str().contains('@'))?;

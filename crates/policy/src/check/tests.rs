@@ -589,3 +589,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn variables_of_databases_are_told_with_their_place_where_no_database_has_them() {
+    let text = "on_http_request:\n  - expressions: [\"conn.geo.country_code == 'DE'\", 'conn.client_ip.is_tor_node']\n    actions: [{type: deny}]\n  - actions: [{type: log, config: {metadata: {as: '${conn.client_ip.as.number}'}}}, {type: deny}]\n";
+    let checked = check(text, &cloud("https")).unwrap();
+    let told = |there: &[&str]| {
+        let there = there.iter().map(ToString::to_string).collect();
+        checked.addresses_missing(&there).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let all = told(&[]);
+    assert_eq!(all.len(), 3, "{all:?}");
+    assert!(
+        all[0].starts_with(
+            "line 2, column 19: on_http_request[0].expressions[0]: `conn.geo.country_code` needs a"
+        ),
+        "{all:?}"
+    );
+    assert!(all[0].contains("--address-database"), "{all:?}");
+    assert_eq!(told(&["geo.location.country_code", "is_tor_node"]).len(), 1);
+    assert!(told(&["geo.location.country_code", "is_tor_node", "as.number"]).is_empty());
+}

@@ -18,7 +18,7 @@ use x509_parser::pem::Pem;
 use crate::facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
 use crate::identity::Identity;
 use crate::jwks::KeySet;
-use crate::verdict::Inspected;
+use crate::verdict::{CallAnswer, Inspected};
 
 /// Longest body of a case in bytes.
 pub const CASE_BODY_BYTES_MAX: usize = 8 << 20;
@@ -55,6 +55,10 @@ pub struct CaseText {
     pub signed_in: BTreeMap<String, SignedInText>,
     /// What the Core Rule Set says, of the request and of the response; unless said, it cannot run.
     pub waf: Option<InspectedText>,
+    /// What endpoints answer to `http-request`, by URL; a URL without an answer is offline.
+    pub calls: BTreeMap<String, AnswerText>,
+    /// Whether circuits of `circuit-breaker` actions are open.
+    pub circuit_open: bool,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
 }
@@ -121,6 +125,18 @@ pub struct ResponseText {
     pub headers: BTreeMap<String, Texts>,
 }
 
+/// What an endpoint answers to a request of a policy.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnswerText {
+    /// 200 unless said.
+    pub status: Option<u16>,
+    /// A text or a list of texts each.
+    pub headers: BTreeMap<String, Texts>,
+    /// Body.
+    pub body: String,
+}
+
 /// A case that cannot be read. Names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
@@ -147,6 +163,8 @@ pub struct Case {
     pub(super) rate_limited: BTreeSet<String>,
     pub(super) signed_in: BTreeMap<String, Identity>,
     pub(super) waf: Option<Inspected>,
+    pub(super) circuit_open: bool,
+    pub(super) calls: BTreeMap<String, CallAnswer>,
     pub(super) response: http::response::Parts,
 }
 
@@ -176,6 +194,7 @@ impl CaseText {
             region: "local".into(),
             start_unix_ms: now_unix_ms,
             tls: None,
+            traffic: None,
         };
         let keys = self.keys.iter().map(|(url, set)| {
             let set =
@@ -201,6 +220,8 @@ impl CaseText {
             rate_limited: self.rate_limited.clone(),
             signed_in: self.signed_in.iter().map(|(id, who)| (id.clone(), who.read())).collect(),
             waf: self.waf.as_ref().map(InspectedText::read),
+            circuit_open: self.circuit_open,
+            calls: self.calls.iter().map(read_answer).collect::<Result<_, CaseError>>()?,
             response: self.response.read()?,
         })
     }
@@ -259,6 +280,14 @@ impl HandshakeText {
             ..TlsFacts::default()
         })
     }
+}
+
+fn read_answer((url, text): (&String, &AnswerText)) -> Result<(String, CallAnswer), CaseError> {
+    let (status, field) = (text.status.unwrap_or(200), format!("calls.{url}"));
+    let status = StatusCode::from_u16(status).map_err(|e| error(format!("{field}.status"), e))?;
+    let mut headers = http::HeaderMap::new();
+    read_headers(&text.headers, &format!("{field}.headers"), &mut headers)?;
+    Ok((url.clone(), CallAnswer { status, headers, body: Bytes::from(text.body.clone()) }))
 }
 
 impl SignedInText {

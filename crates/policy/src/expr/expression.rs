@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use cel::{Env, ExecutionError, IdedExpr};
 use serde_json::Value;
 
+use super::addresses;
 use super::budget::{Budget, HELD_BYTES_MAX, Rate};
 use super::error::{EvalError, ExprError};
 use super::names::{self, Names};
@@ -32,18 +33,22 @@ const EVALUATION_UNITS: u64 = 10;
 impl Expression {
     /// Compiles any expression of a phase.
     pub(crate) fn compile(source: &str, phase: Phase) -> Result<Self, ExprError> {
-        let expression = Self::compile_names(source, phase)?;
-        let reads = expression.slots.iter().filter_map(|slot| slot.source.path());
-        match reads.into_iter().find(|path| names::is_of_members(path)) {
+        Self::compile_given(source, phase, &[])?.of_no_member()
+    }
+
+    /// Refuses names that only the members of a pool have.
+    fn of_no_member(self) -> Result<Self, ExprError> {
+        let mut reads = self.slots.iter().filter_map(|slot| slot.source.path());
+        match reads.find(|path| names::is_of_members(path)) {
             Some(path) => Err(names::only_of_members(path)),
-            None => Ok(expression),
+            None => Ok(self),
         }
     }
 
     /// Compiles a condition on the members of a pool, which names nothing but `endpoint`: there is neither connection nor
     /// request when it is judged.
     pub(crate) fn compile_selector(source: &str) -> Result<Self, ExprError> {
-        let expression = Self::compile_names(source, Phase::EventStream)?.of_bool()?;
+        let expression = Self::compile_given(source, Phase::EventStream, &[])?.of_bool()?;
         for slot in &expression.slots {
             match &slot.source {
                 Source::Pattern(_) => {}
@@ -60,8 +65,9 @@ impl Expression {
         Ok(expression)
     }
 
-    fn compile_names(source: &str, phase: Phase) -> Result<Self, ExprError> {
-        let rewritten = rewrite::rewrite(syntax::parse(source)?, Names::Policy(phase))?;
+    /// Compiles; the source may read these names beside the variables of the phase.
+    fn compile_given(source: &str, phase: Phase, given: &[&str]) -> Result<Self, ExprError> {
+        let rewritten = rewrite::rewrite_given(syntax::parse(source)?, Names::Policy(phase), given)?;
         let weight = EVALUATION_UNITS.saturating_add(syntax::work(&rewritten.ast));
         Ok(Self { ast: rewritten.ast, slots: rewritten.slots, weight })
     }
@@ -69,6 +75,15 @@ impl Expression {
     /// Compiles an expression that must be true or false, and refuses those that never are.
     pub(crate) fn compile_condition(source: &str, phase: Phase) -> Result<Self, ExprError> {
         Self::compile(source, phase)?.of_bool()
+    }
+
+    /// The same; it may read these names beside the variables of the phase.
+    pub(crate) fn compile_condition_given(
+        source: &str,
+        phase: Phase,
+        given: &[&str],
+    ) -> Result<Self, ExprError> {
+        Self::compile_given(source, phase, given)?.of_no_member()?.of_bool()
     }
 
     fn of_bool(self) -> Result<Self, ExprError> {
@@ -80,14 +95,19 @@ impl Expression {
 
     /// Whether a condition holds.
     pub(crate) fn test(&self, cx: &Context) -> Result<bool, EvalError> {
-        self.with_value(cx, |value| {
+        self.test_given(cx, &[])
+    }
+
+    /// The same, with values of the names that were given to the compiler.
+    pub(crate) fn test_given(&self, cx: &Context, given: &[(&str, Value)]) -> Result<bool, EvalError> {
+        self.with_value(cx, given, |value| {
             value::as_bool(value).ok_or_else(|| EvalError::NotBool(value::type_name(value)))
         })
     }
 
     /// The value, as JSON; bytes become base64 and times RFC 3339.
     pub(crate) fn eval(&self, cx: &Context) -> Result<Value, EvalError> {
-        self.with_value(cx, |value| {
+        self.with_value(cx, &[], |value| {
             // The copy that leaves the evaluator.
             cx.work.spend(Rate::new(2, 2).of(value::extent(value, HELD_BYTES_MAX)))?;
             Ok(value::to_json(value))
@@ -126,6 +146,20 @@ impl Expression {
         reads
     }
 
+    /// The names that it reads.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.slots.iter().filter_map(|slot| slot.source.name())
+    }
+
+    /// What it reads of databases of addresses: the path as the table has it, and the names.
+    pub(crate) fn address_names(&self) -> impl Iterator<Item = (&str, Vec<&'static str>)> {
+        let paths = self.slots.iter().filter_map(|slot| slot.source.path());
+        let of = |path: &'_ str| addresses::below(path).collect::<Vec<_>>();
+        let is_inside =
+            |path: &&str| *path != "conn" && !matches!(*path, "conn.client_ip" | "conn.server_ip");
+        paths.filter(is_inside).map(move |path| (path, of(path))).filter(|(_, names)| !names.is_empty())
+    }
+
     /// Whether the expression reads `vars.<name>` or all of `vars`.
     pub(crate) fn mentions_var(&self, name: &str) -> bool {
         self.slots.iter().any(|slot| slot.source.mentions_var(name))
@@ -134,11 +168,12 @@ impl Expression {
     fn with_value<T>(
         &self,
         cx: &Context,
+        given: &[(&str, Value)],
         f: impl FnOnce(value::Ref) -> Result<T, EvalError>,
     ) -> Result<T, EvalError> {
         cx.work.spend(self.weight)?;
         let budget = Budget::new(cx.work.clone(), cx.rng_seed);
-        let resolver = Resolver::new(&self.slots, cx, &budget);
+        let resolver = Resolver::new(&self.slots, cx, &budget).giving(given);
         let mut scope = cel::Context::with_env(Arc::clone(&ENVIRONMENT));
         scope.set_variable_resolver(&resolver);
         let result = cel::Value::resolve_val(&self.ast, &scope);

@@ -3,19 +3,23 @@
 //! One table. A path may be a value and have members below it (`req.url`, `conn.client_ip`): the longest path that
 //! matches is the variable, so "a string with fields" needs no type of its own.
 
-use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use http::header;
 use serde_json::{Map, Value, json};
 
+use super::addresses::{self, ADDRESS_NAMES, GEO_NAMES, Whose};
 use super::datum::{Datum, Kind};
 use super::error::ExprError;
+use super::reads::{
+    agent, borrowed, bytes, client, member, now, request_headers, response_headers, server, text, tls_text,
+};
 use super::unavailable::{self, below};
 use super::{query, user_agent};
-use crate::certificate::{certificate_json, rfc3339, tls_json};
+use crate::certificate::{rfc3339, tls_json};
 use crate::diagnostic::nearest;
+use crate::facts::Context;
 use crate::facts::Phase;
-use crate::facts::{Context, MemberFacts, TlsFacts};
 
 /// Which names an expression may use.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +47,23 @@ impl Names {
 pub(super) struct Variable {
     pub(super) path: &'static str,
     pub(super) kind: Option<Kind>,
-    pub(super) read: for<'c> fn(&'c Context) -> Datum<'c>,
+    read: Read,
+}
+
+/// How a row is read.
+enum Read {
+    Context(for<'c> fn(&'c Context) -> Datum<'c>),
+    Address(Whose, &'static str),
+}
+
+impl Variable {
+    /// Its value in a context.
+    pub(super) fn value<'c>(&self, cx: &'c Context) -> Datum<'c> {
+        match self.read {
+            Read::Context(read) => read(cx),
+            Read::Address(whose, name) => addresses::read(whose, name, cx),
+        }
+    }
 }
 
 const T: Option<Kind> = Some(Kind::Text);
@@ -53,11 +73,30 @@ const L: Option<Kind> = Some(Kind::List);
 const M: Option<Kind> = Some(Kind::Map);
 
 const fn row(path: &'static str, kind: Option<Kind>, read: for<'c> fn(&'c Context) -> Datum<'c>) -> Variable {
-    Variable { path, kind, read }
+    Variable { path, kind, read: Read::Context(read) }
 }
 
 /// Rows are found by path; a group's members are those whose path begins with its own and a dot.
-pub(super) static VARIABLES: &[Variable] = &[
+pub(super) static VARIABLES: LazyLock<Vec<&Variable>> =
+    LazyLock::new(|| ROWS.iter().chain(ADDRESSES.iter()).collect());
+
+/// What databases of addresses fill.
+static ADDRESSES: LazyLock<Vec<Variable>> = LazyLock::new(|| {
+    let rows = |prefix: &'static str, names: &'static [&'static str]| {
+        names.iter().map(move |name| format!("{prefix}.{name}").leak() as &'static str)
+    };
+    let all = rows("conn.client_ip", ADDRESS_NAMES).chain(rows("conn.server_ip", ADDRESS_NAMES));
+    let all = all.chain(rows("conn.geo", GEO_NAMES));
+    let row = |path| {
+        let (whose, name) = addresses::looked_up(path)?;
+        Some(Variable { path, kind: Some(addresses::kind(name)), read: Read::Address(whose, name) })
+    };
+    all.filter_map(row).collect()
+});
+
+static ROWS: &[Variable] = &[
+    row("conn.bytes_in", N, |cx| bytes(cx, |traffic| traffic.bytes_in())),
+    row("conn.bytes_out", N, |cx| bytes(cx, |traffic| traffic.bytes_out())),
     row("conn.client_ip", T, |cx| text(ebbgate_model::canonical_ip(cx.conn.client.ip()).to_string())),
     row("conn.client_port", N, |cx| Datum::Int(cx.conn.client.port().into())),
     row("conn.server_ip", T, |cx| text(ebbgate_model::canonical_ip(cx.conn.server.ip()).to_string())),
@@ -264,6 +303,7 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("basic_auth", &["credentials"]),
     ("compress", &["already_compressed", "negotiated_algorithm"]),
     ("forward_internal", &["error", "url"]),
+    ("http_request", &["attempts", "error", "req", "res"]),
     ("jwt_validation", &["error", "tokens"]),
     ("log", &["metadata"]),
     ("oauth", &["access_token", "error", "expires_at", "identity", "refresh_token", "session_timed_out"]),
@@ -424,6 +464,16 @@ pub(super) fn is_present(path: &str, cx: &Context) -> bool {
         tls.is_some_and(|tls| !tls.server_leaf.is_empty())
     } else if below(path, "conn.tls") {
         tls.is_some()
+    } else if let Some((whose, name)) = addresses::looked_up(path) {
+        addresses::found(whose, name, cx).is_some()
+    } else if below(path, "conn.geo")
+        || path.starts_with("conn.client_ip.")
+        || path.starts_with("conn.server_ip.")
+    {
+        let inside = VARIABLES.iter().filter(|variable| below(variable.path, path) && variable.path != path);
+        inside.into_iter().any(|variable| is_present(variable.path, cx))
+    } else if path.starts_with("conn.bytes_") {
+        cx.conn.traffic.is_some()
     } else if below(path, "endpoint.agent") {
         cx.endpoint.member.is_some()
     } else if path == "req.content_length" {
@@ -441,18 +491,20 @@ pub(super) fn group(path: &str, cx: &Context) -> Value {
         return cx.conn.tls.as_ref().map_or_else(|| json!({}), |tls| tls_json(tls));
     }
     let mut root = Map::new();
-    for variable in VARIABLES {
+    for variable in VARIABLES.iter() {
         let Some(rest) = variable.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')) else {
             continue;
         };
         let in_phase = match variable.path.split('.').next() {
+            // As a whole, `conn` is what every edge knows.
+            Some("conn") if path == "conn" && addresses::looked_up(variable.path).is_some() => false,
             Some("conn") => is_present(variable.path, cx),
             // As a whole, `endpoint` is what every policy may read.
             Some("endpoint") => path != "endpoint" || !is_of_members(variable.path),
             _ => true,
         };
         if in_phase {
-            insert(&mut root, rest, (variable.read)(cx).into());
+            insert(&mut root, rest, variable.value(cx).into());
         }
     }
     Value::Object(root)
@@ -473,68 +525,4 @@ fn insert(map: &mut Map<String, Value>, path: &str, value: Value) {
             }
         }
     }
-}
-
-fn text<'c>(text: impl Into<String>) -> Datum<'c> {
-    Datum::Text(Cow::Owned(text.into()))
-}
-
-fn borrowed(text: &str) -> Datum<'_> {
-    Datum::Text(Cow::Borrowed(text))
-}
-
-fn member(cx: &Context, field: fn(&MemberFacts) -> &String) -> Datum<'_> {
-    borrowed(cx.endpoint.member.as_deref().map_or("", |member| field(member).as_str()))
-}
-
-fn tls_text(cx: &Context, field: fn(&TlsFacts) -> &String) -> Datum<'_> {
-    borrowed(cx.conn.tls.as_deref().map_or("", |tls| field(tls).as_str()))
-}
-
-/// A field of the client's certificate; without one, empty text. Lists are told by their paths.
-fn client<'c>(cx: &Context, pointer: &str) -> Datum<'c> {
-    let der = cx.conn.tls.as_deref().and_then(|tls| tls.client_chain.first());
-    if pointer == "/pem" {
-        return match (der, cx.conn.tls.as_deref()) {
-            (Some(_), Some(tls)) => field(&tls_json(tls), "/client/pem"),
-            _ => text(""),
-        };
-    }
-    field(&certificate_json(der.map_or(&[], Vec::as_slice)), pointer)
-}
-
-fn server<'c>(cx: &Context, pointer: &str) -> Datum<'c> {
-    let der = cx.conn.tls.as_deref().map_or(&[][..], |tls| tls.server_leaf.as_slice());
-    field(&certificate_json(der), pointer)
-}
-
-fn field<'c>(json: &Value, pointer: &str) -> Datum<'c> {
-    match json.pointer(pointer) {
-        Some(Value::String(value)) => text(value.as_str()),
-        Some(value) => Datum::Json(value.clone()),
-        None if pointer.starts_with("/san/") && !pointer.ends_with("@text") || pointer == "/extensions" => {
-            Datum::Json(json!([]))
-        }
-        None => text(""),
-    }
-}
-
-fn request_headers(cx: &Context) -> Option<&header::HeaderMap> {
-    cx.request.as_ref().map(|request| &request.headers)
-}
-
-fn response_headers(cx: &Context) -> Option<&header::HeaderMap> {
-    cx.response.as_ref().map(|response| &response.headers)
-}
-
-fn agent(cx: &Context) -> String {
-    query::first(request_headers(cx), &header::USER_AGENT)
-}
-
-fn now(cx: &Context) -> String {
-    let nanos = i128::from(cx.now_unix_ms).saturating_mul(1_000_000);
-    time::OffsetDateTime::from_unix_timestamp_nanos(nanos)
-        .ok()
-        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_default()
 }

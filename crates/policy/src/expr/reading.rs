@@ -7,6 +7,7 @@ use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE, USER_AGENT,
 };
 
+use super::addresses;
 use super::names::VARIABLES;
 use super::query;
 use super::unavailable::below;
@@ -29,6 +30,8 @@ const CERTIFICATE_UNITS: u64 = 300;
 const CERTIFICATE_BYTES_UNITS: u64 = 200;
 /// Units for each [`BYTES_PER_UNIT`] of a User-Agent: it is searched for some thirty marks.
 const AGENT_BYTES_UNITS: u64 = 100;
+/// Units to look an address up in databases.
+const LOOK_UP_UNITS: u64 = 30;
 /// Units for each [`BYTES_PER_UNIT`] of any other text.
 const TEXT_BYTES_UNITS: u64 = 12;
 
@@ -71,6 +74,9 @@ pub(super) fn row(path: &str, cx: &Context) -> Cost {
     if below(path, "conn.tls.server") {
         return certificate(tls.map(|tls| &tls.server_leaf));
     }
+    if addresses::looked_up(path).is_some() {
+        return Cost { units: LOOK_UP_UNITS, header_bytes: 0 };
+    }
     let (headers, rest) = match path.split_once('.') {
         Some(("req", rest)) => (cx.request.as_ref().map(|request| &request.headers), rest),
         Some(("res", rest)) => (cx.response.as_ref().map(|response| &response.headers), rest),
@@ -104,6 +110,12 @@ pub(super) fn row(path: &str, cx: &Context) -> Cost {
         }
         _ => Cost::default(),
     }
+}
+
+/// The cost of asking whether something is there.
+pub(super) fn presence(path: &str) -> Cost {
+    let look_ups = u64::try_from(addresses::below(path).count()).unwrap_or(u64::MAX);
+    Cost { units: look_ups.saturating_mul(LOOK_UP_UNITS), header_bytes: 0 }
 }
 
 /// The cost of a group: of every row below it.

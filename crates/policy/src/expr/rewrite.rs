@@ -33,8 +33,15 @@ pub(super) struct Rewritten {
 }
 
 /// Rewrites a parsed tree.
+#[cfg(test)]
 pub(super) fn rewrite(ast: IdedExpr, names: Names) -> Result<Rewritten, ExprError> {
-    let mut rewriter = Rewriter { names, slots: Vec::new(), bound: Vec::new(), nesting: 0, pairs: 0 };
+    rewrite_given(ast, names, &[])
+}
+
+/// The same; these names are left for the evaluation to find.
+pub(super) fn rewrite_given(ast: IdedExpr, names: Names, given: &[&str]) -> Result<Rewritten, ExprError> {
+    let bound = given.iter().map(|name| (*name).to_owned()).collect();
+    let mut rewriter = Rewriter { names, slots: Vec::new(), bound, nesting: 0, pairs: 0 };
     let ast = rewriter.expr(ast)?;
     syntax::check_depth(&ast, RUN_DEPTH_MAX)?;
     Ok(Rewritten { ast, slots: rewriter.slots })

@@ -201,12 +201,30 @@ pub(super) struct Resolver<'c> {
     filled: Vec<OnceLock<Option<(Owned<'c>, Extent)>>>,
     cx: &'c Context,
     budget: &'c Budget,
+    /// Values of names that are no variables.
+    given: Vec<(&'c str, Owned<'c>)>,
 }
 
 impl<'c> Resolver<'c> {
     pub(super) fn new(slots: &'c [Slot], cx: &'c Context, budget: &'c Budget) -> Self {
         let filled = slots.iter().map(|_| OnceLock::new()).collect();
-        Self { slots, filled, cx, budget }
+        Self { slots, filled, cx, budget, given: Vec::new() }
+    }
+
+    /// The same, with values of names that are no variables. They are paid for here; what an exhausted budget cannot pay
+    /// for is not there.
+    pub(super) fn giving(mut self, given: &'c [(&'c str, Value)]) -> Self {
+        for (name, json) in given {
+            if self.budget.spend(value::json_nodes(json)).is_err() {
+                continue;
+            }
+            let value = value::from_json(json);
+            let extent = value::extent(value.as_ref(), u64::MAX);
+            if self.budget.spend(Rate::new(1, 2).of(extent)).is_ok() {
+                self.given.push((name, value));
+            }
+        }
+        self
     }
 
     /// The value, paid for before it is built. What an exhausted budget cannot pay for is not there.
@@ -244,18 +262,17 @@ impl<'c> Resolver<'c> {
                 let units = made.map(cx).get(name).map_or(0, value::json_nodes);
                 Cost { units, header_bytes: 0 }
             }
-            Source::Present(_)
-            | Source::MadeHas(..)
-            | Source::HasHeader { .. }
-            | Source::Pattern(_)
-            | Source::Secret(..) => Cost::default(),
+            Source::Present(path) => reading::presence(path),
+            Source::MadeHas(..) | Source::HasHeader { .. } | Source::Pattern(_) | Source::Secret(..) => {
+                Cost::default()
+            }
         }
     }
 
     fn read(&self, source: &Source) -> Option<Owned<'c>> {
         let cx = self.cx;
         Some(match source {
-            Source::Row(row) => datum((VARIABLES.get(*row)?.read)(cx)),
+            Source::Row(row) => datum(VARIABLES.get(*row)?.value(cx)),
             Source::Group(path) => value::from_json(&names::group(path, cx)),
             Source::Present(path) => boolean(names::is_present(path, cx)),
             Source::MadeAll(made) => value::from_json(&Value::Object(made.map(cx).clone())),
@@ -302,6 +319,9 @@ impl VariableResolver for Resolver<'_> {
     fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
         if name == BUDGET {
             return Some(CowVal::Borrowed(self.budget));
+        }
+        if let Some((_, value)) = self.given.iter().find(|(given, _)| *given == name) {
+            return Some(CowVal::Borrowed(value.as_ref()));
         }
         let at = index(name)?;
         let slot = self.slots.get(at)?;

@@ -171,6 +171,13 @@ impl ValueTemplate {
     }
 }
 
+/// The names that `${...}` in any text of a value reads. A text that does not compile has none.
+pub(crate) fn text_reads(value: &Value, phase: Phase) -> Vec<String> {
+    let mut compiled = ValueTemplate::compile(value, phase).ok();
+    let expressions = compiled.as_mut().map(ValueTemplate::expressions_mut).unwrap_or_default();
+    expressions.iter().flat_map(|expression| expression.names()).collect()
+}
+
 fn compile_node(value: &Value, phase: Phase) -> Result<Node, ExprError> {
     Ok(match value {
         Value::String(text) => {

@@ -276,26 +276,11 @@ fn a_condition_that_would_never_match_is_refused_with_the_way_out() {
         let error = eval(source, &cx).unwrap_err();
         assert!(error.contains(expect), "{source}: {error}");
     };
-    let no_database = "needs a database of addresses, and this version loads none -> name the networks";
-    for name in [
-        "conn.geo.country_code",
-        "conn.geo",
-        "conn['geo']['city']",
-        "conn.client_ip.is_tor_node",
-        "conn.client_ip.is_on_blocklist",
-        "conn.client_ip.categories",
-        "conn.client_ip.as.number",
-        "conn.client_ip.geo.location.city",
-        "conn.client_ip.geo",
-        "conn.server_ip.is_tor_node",
-        "conn.server_ip.as.organization",
-        "has(conn.geo.city)",
-    ] {
-        check(name, no_database);
-    }
     check("conn.geo.contry_code == 'DE'", "no member `contry_code` -> did you mean `conn.geo.country_code`?");
     check("conn.client_ip.is_tor_nod", "did you mean `conn.client_ip.is_tor_node`?");
-    check("conn.bytes_in > 5", "`conn.bytes_in` is counted until the connection ends");
+    check("conn.client_ip.geo.registered_location.city", "registries say the country of a network alone");
+    check("conn.k8s.pod.id == 'a'", "no edge serves them");
+    check("has(conn.k8s.pod.metadata)", "no edge serves them");
     check("size(req.trailers) > 0", "`req.trailers` comes with the body");
     check("req.ts.body_received", "use req.headers, or req.ts.header_received");
     check("req.url.user_password != ''", "use a basic-auth action");
@@ -714,4 +699,74 @@ proptest! {
             let _ = expression.eval(&cx);
         }
     }
+}
+
+/// What a database of addresses may say.
+#[derive(Debug)]
+struct Told;
+
+impl crate::AddressSource for Told {
+    fn look_up(&self, address: std::net::IpAddr, name: &str) -> Option<Value> {
+        use serde_json::json;
+        let is_client = address.to_string() == "203.0.113.42";
+        Some(match (name, is_client) {
+            ("geo.location.country_code", true) => json!("DE"),
+            ("geo.location.city", true) => json!("Berlin"),
+            ("as.number", true) => json!(64_500),
+            ("categories", true) => json!(["cloud", "cloud.example"]),
+            ("is_tor_node", true) => json!(true),
+            ("geo.location.country_code", false) => json!("FR"),
+            // A value of another kind than the name's is no value.
+            ("geo.location.is_eu", true) => json!("yes"),
+            _ => return None,
+        })
+    }
+}
+
+#[test]
+fn what_databases_of_addresses_say_is_read_by_name_and_absent_otherwise() {
+    let mut cx = full_request();
+    for holds in [
+        "conn.geo.country_code == '' && !has(conn.geo.country_code) && !has(conn.geo)",
+        "conn.client_ip.as.number == 0 && !conn.client_ip.is_tor_node && size(conn.client_ip.categories) == 0",
+        "!has(conn.client_ip.geo.location) && conn.client_ip == '203.0.113.42'",
+    ] {
+        assert_eq!(eval(holds, &cx), Ok(json!(true)), "{holds}");
+    }
+    cx.addresses = Some(Arc::new(Told));
+    for holds in [
+        "conn.geo.country_code == 'DE' && has(conn.geo.country_code) && has(conn.geo)",
+        "conn.geo.city == conn.client_ip.geo.location.city && conn.geo.subdivision == ''",
+        "conn.client_ip.as.number == 64500 && conn.client_ip.is_tor_node",
+        "'cloud.example' in conn.client_ip.categories",
+        "conn.server_ip.geo.location.country_code == 'FR' && !has(conn.server_ip.as.number)",
+        "!conn.client_ip.geo.location.is_eu && !has(conn.client_ip.geo.location.is_eu)",
+        "conn.client_ip == '203.0.113.42' && conn.client_ip.startsWith('203.')",
+        "conn.geo == {'city': 'Berlin', 'country_code': 'DE'}",
+        "!('geo' in conn) && type(conn['client_ip']) == string",
+    ] {
+        assert_eq!(eval(holds, &cx), Ok(json!(true)), "{holds}");
+    }
+}
+
+#[test]
+fn bytes_are_those_of_the_connection_at_the_moment_of_reading() {
+    #[derive(Debug, Default)]
+    struct Counted(std::sync::atomic::AtomicU64);
+    impl crate::facts::Traffic for Counted {
+        fn bytes_in(&self) -> u64 {
+            self.0.fetch_add(100, std::sync::atomic::Ordering::Relaxed)
+        }
+
+        fn bytes_out(&self) -> u64 {
+            7
+        }
+    }
+    let mut cx = full_request();
+    assert_eq!(eval("conn.bytes_in == 0 && !has(conn.bytes_in)", &cx), Ok(json!(true)));
+    let mut conn = crate::facts::ConnFacts::clone(&cx.conn);
+    conn.traffic = Some(Arc::new(Counted::default()));
+    cx.conn = Arc::new(conn);
+    assert_eq!(eval("has(conn.bytes_out) && conn.bytes_out == 7", &cx), Ok(json!(true)));
+    assert_eq!((eval("conn.bytes_in", &cx), eval("conn.bytes_in", &cx)), (Ok(json!(0)), Ok(json!(100))));
 }

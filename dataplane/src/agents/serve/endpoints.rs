@@ -2,6 +2,7 @@
 //!
 //! `agents::bind` decides what may be; here it becomes an endpoint in the routes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
@@ -84,7 +85,7 @@ impl Connection {
         }
         let token = BindToken::open(bind.extra.token.expose(), &edge.tickets, now_s).ok();
         let token = token.filter(|token| token.client_id == session.client_id);
-        let wanted = bind::decide(bind, &tables, credential, token.as_ref())?;
+        let wanted = bind::decide(bind, &tables, credential, token.as_ref(), &edge.addresses.has())?;
         let references = tables.references(identity.account);
         let engine = wanted.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
         let engine = engine.map(Arc::new);
@@ -241,7 +242,8 @@ impl Connection {
             let bound =
                 bound.ok_or_else(|| refused(format!("no endpoint {} is bound here", patch.tunnel_id)))?;
             let (id, before) = (bound.id.clone(), Arc::clone(&bound.endpoint));
-            let bound = changed(session, bound, patch, &tables).map_err(|refusal| refusal.and(unknown))?;
+            let bound = changed(session, bound, patch, &tables, &edge.addresses.has())
+                .map_err(|refusal| refusal.and(unknown))?;
             match session.replace(edge, &before, bound, RouteTable::bind) {
                 Ok(()) => {
                     edge.occupant_changed(&before);
@@ -267,12 +269,13 @@ fn changed(
     bound: Bound,
     patch: &PatchTunnelState,
     tables: &Tables,
+    addresses: &BTreeSet<String>,
 ) -> Result<Bound, Refusal> {
     let (mut report, mut policy) = (AgentEndpointReport::clone(&bound.report), bound.policy.clone());
     let mut engine = bound.endpoint.engine.clone();
     if let Some(text) = &patch.traffic_policy {
         let Endpoint { url, binding, account, .. } = bound.endpoint.as_ref();
-        policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding)?.map(Arc::new);
+        policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding, addresses)?.map(Arc::new);
         let references = tables.references(*account);
         let compiled = policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
         engine = compiled.map(Arc::new);

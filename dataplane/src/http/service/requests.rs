@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ebbgate_body::{Coding, Edits};
 use ebbgate_model::{AccountId, AppSessionId, EndpointId};
 use ebbgate_policy::identity::{SessionFacts, SessionNote};
-use ebbgate_policy::{BodyError, Engine, Outcome, Quota};
+use ebbgate_policy::{AddressSource, BodyError, Breaker, Engine, Outcome, Quota};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
@@ -21,11 +21,14 @@ use crate::dispatch::{Dispatch, Environment, Failure, Step};
 use crate::http::access_log::RequestLog;
 use crate::http::answer::Form;
 use crate::http::body::{Body, NotBuffered};
+use crate::http::edited::Room;
 use crate::http::framing::Authority;
 use crate::http::reply::{self, from_reply};
 use crate::http::upstream::{self, Again, ReplayBody, SendError};
 use crate::http::{challenge, edited, fields, inspected, route};
+use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
+use crate::state::shares::Share;
 
 /// Endpoints whose connection policy has let a connection in, that the connection remembers.
 const ENTERED_MAX: usize = 16;
@@ -49,12 +52,24 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
         self.service.gateway.rng_seed()
     }
 
+    fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        self.service.gateway.addresses()
+    }
+
     fn admits(&self, account: AccountId, source: IpAddr) -> bool {
         self.service.gateway.admits(account, source)
     }
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         self.service.gateway.count(endpoint, quota)
+    }
+
+    fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration> {
+        self.service.gateway.admitted(endpoint, breaker)
+    }
+
+    fn guessed(&self, endpoint: &Endpoint, client: IpAddr, is_right: bool) -> Option<Duration> {
+        self.service.gateway.guessed(endpoint, client, is_right)
     }
 
     fn sessions(&self, account: AccountId) -> SessionFacts {
@@ -110,14 +125,31 @@ impl<G: Gateway> HttpService<G> {
             }
             Err(failure) => return Err(Stop::Failure(failure)),
         };
-        let env = RequestEnv { service: self, body };
         let (facts, tls) = (self.conn.facts.clone(), self.conn.tls_settings.clone());
-        let mut dispatch = Dispatch::request(facts, tls, Arc::new(head), pool);
+        let dispatch = Dispatch::request(facts, tls, Arc::new(head), pool);
+        self.carry_out(dispatch, upgrade, body, form, log).await
+    }
+
+    /// Carries out the steps of a dispatch to its end.
+    pub(super) async fn carry_out(
+        &self,
+        mut dispatch: Dispatch,
+        upgrade: Option<HeaderValue>,
+        body: &ReplayBody,
+        form: Form,
+        log: &Rc<RequestLog<G>>,
+    ) -> Result<Answer<G>, Stop> {
+        let env = RequestEnv { service: self, body };
         let (mut response_body, mut switched) = (Body::Empty, None);
         loop {
             match dispatch.drive(&self.gateway, &env, log).await {
-                Step::Body { bytes_max } => {
-                    dispatch.resume(Outcome::Body(read(body, bytes_max).await));
+                Step::Body { account, bytes_max } => {
+                    let read = self.read(account, body, bytes_max, log).await.map_err(Stop::Failure)?;
+                    dispatch.resume(Outcome::Body(read));
+                }
+                Step::Call { account, call } => {
+                    let called = self.call(&dispatch, account, &call).await;
+                    dispatch.resume(Outcome::Called(called));
                 }
                 Step::Inspect(asked) => {
                     let start = match (&asked.codings, asked.question.response.is_some()) {
@@ -160,7 +192,11 @@ impl<G: Gateway> HttpService<G> {
                 Step::Answer(mut head) => {
                     *log.sink().in_flight.borrow_mut() = dispatch.take_in_flight();
                     if let Some(edits) = head.extensions.remove::<Edits>() {
-                        response_body = edited::edited(response_body, &edits).await.map_err(Stop::Failure)?;
+                        let keep = |share| log.sink().hold(share);
+                        let room = dispatch.account().map(|account| self.room(account, &keep));
+                        let room = room.ok_or_else(|| Stop::Failure(Failure::no_room()))?;
+                        response_body =
+                            edited::edited(response_body, &edits, &room).await.map_err(Stop::Failure)?;
                     }
                     let response = Response::from_parts(head, response_body);
                     return Ok(match switched {
@@ -177,6 +213,37 @@ impl<G: Gateway> HttpService<G> {
                 // Steps of connections, and those that `drive` carries out.
                 _ => return Err(Stop::Close { code: None, detail: "no step of a request".into() }),
             }
+        }
+    }
+
+    /// Where bodies are held for policies of an account.
+    pub(super) fn room<'r>(&'r self, account: AccountId, keep: &'r dyn Fn(Share)) -> Room<'r> {
+        Room { shares: self.gateway.held(), account, keep }
+    }
+
+    /// Reads the body of a request for a policy, and keeps it for the upstream.
+    async fn read(
+        &self,
+        account: AccountId,
+        body: &ReplayBody,
+        bytes_max: usize,
+        log: &Rc<RequestLog<G>>,
+    ) -> Result<Result<Bytes, BodyError>, Failure> {
+        body.exchange().ask_for_body();
+        let mut held = self.gateway.held().take(account, 0);
+        let mut taken = body.take();
+        let read =
+            taken.buffer_within(bytes_max, |more| held.as_mut().is_some_and(|held| held.grow(more))).await;
+        body.give_back(taken);
+        match read {
+            Ok(bytes) => {
+                // The upstream is sent the same bytes.
+                held.into_iter().for_each(|held| log.sink().hold(held));
+                Ok(Ok(bytes))
+            }
+            Err(NotBuffered::TooLong) => Ok(Err(BodyError::TooLong { bytes_max })),
+            Err(NotBuffered::Broken(_)) => Ok(Err(BodyError::Incomplete)),
+            Err(NotBuffered::NoRoom) => Err(Failure::no_room()),
         }
     }
 
@@ -202,7 +269,9 @@ impl<G: Gateway> HttpService<G> {
             request
         };
         let progress = &log.sink().progress;
-        let edited = edited_request(head, body, upgrade.is_some()).await?;
+        let keep = |share| log.sink().hold(share);
+        let room = self.room(endpoint.account, &keep);
+        let edited = edited_request(head, body, upgrade.is_some(), &room).await?;
         let sent_body = edited.as_ref().unwrap_or(body);
         let sent = self.upstreams.send(&self.gateway, &self.conn, endpoint, &request, sent_body, progress);
         // Other methods were preceded by the question whether the agent answers.
@@ -255,12 +324,13 @@ async fn edited_request(
     head: &Parts,
     body: &ReplayBody,
     upgrades: bool,
+    room: &Room<'_>,
 ) -> Result<Option<ReplayBody>, SendError> {
     let Some(edits) = head.extensions.get::<Edits>().filter(|edits| !edits.is_empty() && !upgrades) else {
         return Ok(None);
     };
     body.exchange().ask_for_body();
-    let edited = edited::edited_request(body.attempt(), edits).await;
+    let edited = edited::edited_request(body.attempt(), edits, room).await;
     let edited = edited.map_err(|failure| SendError { failure, again: Again::No })?;
     Ok(Some(ReplayBody::new(edited).of(body.exchange())))
 }
@@ -272,16 +342,4 @@ async fn start_of(body: &ReplayBody, codings: &[Coding]) -> Result<Bytes, String
     let start = inspected::start(&mut taken, codings).await;
     body.give_back(taken);
     start
-}
-
-/// Reads the body of a request for a policy, and keeps it for the upstream.
-async fn read(body: &ReplayBody, bytes_max: usize) -> Result<Bytes, BodyError> {
-    body.exchange().ask_for_body();
-    let mut taken = body.take();
-    let read = taken.buffer(bytes_max).await;
-    body.give_back(taken);
-    read.map_err(|error| match error {
-        NotBuffered::TooLong => BodyError::TooLong { bytes_max },
-        NotBuffered::Broken(_) => BodyError::Incomplete,
-    })
 }

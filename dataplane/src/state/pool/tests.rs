@@ -169,6 +169,7 @@ mod strategies {
             region: String::new(),
             start_unix_ms: 0,
             tls: None,
+            traffic: None,
         };
         let endpoint =
             ebbgate_policy::EndpointFacts::new("ep".into(), "https://b.example.com".parse().unwrap());

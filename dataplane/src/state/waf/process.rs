@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ebbgate_waf::protocol::{self, Answer, FrameError, Greeting, Judgement, Loaded, Question};
 use serde::de::DeserializeOwned;
 
-use super::{WafError, WafSettings};
+use super::shared::{WafError, WafSettings};
 
 /// See the module. Killed when it is dropped.
 pub(super) struct Process {

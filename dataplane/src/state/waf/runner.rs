@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::process::{AskError, Process};
-use super::{Job, START_SECS_MAX, Shared, WafError, WafSettings};
+use super::shared::{Job, START_SECS_MAX, Shared, WafError, WafSettings};
 use crate::net::gauge::GaugeGuard;
 
 /// Milliseconds between looks at whether an idle process still runs.

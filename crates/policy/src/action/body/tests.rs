@@ -35,7 +35,7 @@ fn saving_judges_algorithms() {
     assert_eq!(said(json!({ "algorithms": ["br", "zstd", "gzip", "deflate"] })), "");
     assert_eq!(
         said(json!({ "algorithms": ["gzip", "compress"] })),
-        "2204 algorithms[1]: `compress` is never chosen: no coding of that name is produced here; \
+        "2204 algorithms[1]: no edge produces the coding `compress`: no browser takes it; \
          remove it; clients that take it take gzip too"
     );
     assert_eq!(

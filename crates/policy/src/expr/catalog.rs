@@ -1,0 +1,61 @@
+//! The page of variables, `docs/variables.md`: which published ones have values here, and why others have none.
+
+use std::fmt::Write as _;
+
+use super::names::{self, VARIABLES};
+use super::{addresses, unavailable};
+
+/// The page as Markdown.
+pub(crate) fn page() -> String {
+    let mut rows: Vec<_> = VARIABLES.iter().map(|variable| (variable.path, variable.kind)).collect();
+    rows.sort_unstable_by_key(|(path, _)| *path);
+    let (own, published): (Vec<_>, Vec<_>) = rows.iter().partition(|(path, _)| names::is_of_members(path));
+    let gaps: Vec<_> = unavailable::all().collect();
+    let filled = published.iter().filter(|(path, _)| addresses::looked_up(path).is_some()).count();
+    let mut out = String::from(
+        "# Variables of expressions\n\nThis page is written by a test from the tables that judge and read them (`crates/policy/src/expr/catalog.rs`).\n\n",
+    );
+    let _ = writeln!(
+        out,
+        "Of {} published variables {} have values here, {filled} of them where an edge has a [database of addresses](geo.md); {} are refused when a policy is saved.\nMembers of lists (cookies, certificates' extensions), `vars` and `actions.ngrok` are made at run time and not counted.\n",
+        published.len() + gaps.len(),
+        published.len(),
+        gaps.len(),
+    );
+    out.push_str("| refused | because it | instead |\n|---|---|---|\n");
+    for (path, reason, way_out) in gaps {
+        let _ = writeln!(out, "| `{path}` | {reason} | {way_out} |");
+    }
+    out.push_str("\n| ours | is | where |\n|---|---|---|\n");
+    for (path, kind) in own {
+        let kind = kind.map_or("any value", |kind| kind.noun());
+        let _ = writeln!(
+            out,
+            "| `{path}` | {kind} | `endpoint_selectors` and `endpoint_weights` of forward-internal |"
+        );
+    }
+    out.push_str("\n| variable | is | from a database |\n|---|---|---|\n");
+    for (path, kind) in published {
+        let kind = kind.map_or("any value", |kind| kind.noun());
+        let from = if addresses::looked_up(path).is_some() { "yes" } else { "" };
+        let _ = writeln!(out, "| `{path}` | {kind} | {from} |");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test is told by its environment to write the page")]
+    fn the_page_is_what_the_tables_say() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/variables.md");
+        if std::env::var_os("EBBGATE_BLESS").is_some() {
+            std::fs::write(path, super::page()).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == super::page(),
+            "docs/variables.md is not current: run this test with EBBGATE_BLESS=1"
+        );
+    }
+}
