@@ -37,9 +37,11 @@ pub(super) struct Operation {
 impl Operation {
     /// An operation that is answered 204. `tag` is the resource, `verb` what is done with it: both make the operation's id.
     pub(super) fn new(tag: &str, verb: &str, summary: &str) -> Self {
+        // A path of several segments: names of schemas and operations have no slash.
+        let tag = &tag.replace('/', "_");
         Self {
             builder: OperationBuilder::new()
-                .tag(tag)
+                .tag(tag.as_str())
                 .summary(Some(summary))
                 .operation_id(Some(format!("{tag}_{verb}"))),
             tag: tag.to_owned(),
