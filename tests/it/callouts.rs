@@ -43,7 +43,8 @@ impl Site {
         let port = web::spawn(service)?.port();
         let mut endpoints = String::new();
         for (name, url) in [("audit", AUDIT), ("rest", REST_INTERNAL)] {
-            endpoints += &format!("  - name: {name}\n    url: {url}\n    upstream:\n      url: {port}\n");
+            endpoints
+                .extend([format!("  - name: {name}\n    url: {url}\n    upstream:\n      url: {port}\n")]);
         }
         endpoints += "    traffic_policy:\n";
         endpoints.extend(policy.lines().map(|line| format!("      {line}\n")));

@@ -207,7 +207,7 @@ fn recorded_traffic_is_compared_under_a_new_policy() -> Result<()> {
         event(&lab, path, |object| object["http"]["request"]["url"]["path"] == path)?;
     }
     let record = lab.file("recorded.jsonl");
-    fs::write(&record, events(&lab)?.iter().map(|event| format!("{event}\n")).collect::<String>())?;
+    fs::write(&record, events(&lab)?.iter().map(|event| format!("{event}\n")).collect::<Vec<_>>().concat())?;
     let compare = |new: &Value| -> Result<(bool, Value)> {
         fs::write(lab.file("old.json"), old.to_string())?;
         fs::write(lab.file("new.json"), new.to_string())?;

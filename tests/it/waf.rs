@@ -122,7 +122,7 @@ impl Site {
 
 /// Waits until the rules are asked: a process may take long to read them where nothing is optimised.
 fn asked(site: &Site) -> Result<()> {
-    until(Duration::from_secs(180), "the rules to be asked", || {
+    until(Duration::from_mins(3), "the rules to be asked", || {
         Ok(site.get(HALT, "/").ok().filter(|answer| code(answer) == "200 ").map(drop))
     })
 }

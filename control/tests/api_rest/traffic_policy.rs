@@ -8,7 +8,7 @@ use crate::lab::Lab;
 const URL: &str = "https://api.example.com";
 const DENY: &str = "on_http_request: [{name: closed, actions: [{type: deny}]}]";
 
-fn with(more: Value) -> Value {
+fn with(more: &Value) -> Value {
     let mut body = json!({"url": URL, "traffic_policy": DENY});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
@@ -25,9 +25,9 @@ async fn check_tells_all_errors_and_doubts_and_stores_nothing() {
     let lab = Lab::new().await;
     let before = lab.app.store.range(Range::all("")).await.unwrap().items.len();
     let checked = async |body| lab.post("/traffic_policy/check", body).await.expect(200).body;
-    assert_eq!(checked(with(json!({}))).await, json!({"valid": true, "errors": [], "warnings": []}));
+    assert_eq!(checked(with(&json!({}))).await, json!({"valid": true, "errors": [], "warnings": []}));
     let wrong = "on_http_request:\n  - actions: [{type: dney}]\n  - expressions: [\"req.methd == 'GET'\"]\n    actions: [{type: deny}]\n";
-    let answer = checked(with(json!({"traffic_policy": wrong, "owner": "agent"}))).await;
+    let answer = checked(with(&json!({"traffic_policy": wrong, "owner": "agent"}))).await;
     assert_eq!(answer["valid"], false);
     assert_eq!(answer["errors"].as_array().unwrap().len(), 2, "{answer}");
     assert_eq!(
@@ -36,7 +36,7 @@ async fn check_tells_all_errors_and_doubts_and_stores_nothing() {
     );
     let open =
         "on_http_request: [{actions: [{type: forward-internal, config: {url: 'https://a.internal'}}]}]";
-    let answer = checked(with(json!({"traffic_policy": open}))).await;
+    let answer = checked(with(&json!({"traffic_policy": open}))).await;
     assert!(
         answer["warnings"][0]["message"].as_str().unwrap().contains("anybody on the internet"),
         "{answer}"
@@ -57,7 +57,7 @@ async fn objects_are_those_of_the_callers_account() {
     lab.make("/vaults", json!({"name": "clinic"})).await;
     lab.make("/vault_secrets", json!({"name": "db", "value": "hunter2-hunter2", "vault_name": "clinic"}))
         .await;
-    let body = |given: &str| with(json!({"traffic_policy": restricting(&policy), "given": given}));
+    let body = |given: &str| with(&json!({"traffic_policy": restricting(&policy), "given": given}));
     let explained = async |body| lab.post("/traffic_policy/explain", body).await;
     let allowed = explained(body("client_ip: 203.0.113.9")).await.expect(200).body;
     assert_eq!(allowed["explanation"]["decided_by"], "on_http_request[0].actions[1]", "{allowed}");
@@ -68,9 +68,9 @@ async fn objects_are_those_of_the_callers_account() {
     let foreign = lab.call(&lab.two, "POST", "/traffic_policy/explain", Some(body(""))).await.expect(400);
     assert_eq!(foreign.code(), 229, "{}", foreign.text("msg"));
     let secret = "on_http_request: [{actions: [{type: custom-response, config: {body: \"${secrets.get('clinic', 'db')}\"}}]}]";
-    let shown = explained(with(json!({"traffic_policy": secret}))).await.expect(200).body.to_string();
+    let shown = explained(with(&json!({"traffic_policy": secret}))).await.expect(200).body.to_string();
     assert!(!shown.contains("hunter2"), "{shown}");
-    let body = with(json!({"traffic_policy": secret}));
+    let body = with(&json!({"traffic_policy": secret}));
     let answer = lab.call(&lab.two, "POST", "/traffic_policy/check", Some(body)).await.expect(200).body;
     assert_eq!(answer["valid"], false);
     assert!(answer["errors"][0]["message"].as_str().unwrap().contains("there is no secret `db`"), "{answer}");
@@ -80,7 +80,7 @@ async fn objects_are_those_of_the_callers_account() {
 async fn cases_and_records_come_out_as_by_the_command() {
     let lab = Lab::new().await;
     let cases = "[{name: closed, expect: {status: 403}}, {name: open, given: {path: /a}, expect: {outcome: upstream}}]";
-    let tested = lab.post("/traffic_policy/test", with(json!({"cases": cases}))).await.expect(200).body;
+    let tested = lab.post("/traffic_policy/test", with(&json!({"cases": cases}))).await.expect(200).body;
     assert_eq!((&tested["passed"], &tested["failed"]), (&json!(1), &json!(1)));
     assert_eq!(tested["cases"][1]["differences"], json!(["outcome is respond, not upstream"]));
     let record = json!({
@@ -114,18 +114,18 @@ async fn what_cannot_be_read_or_is_too_much_is_refused_by_its_field() {
         ("check", json!({"traffic_policy": DENY}), "`url`"),
         ("check", json!({"url": URL}), "`traffic_policy`: it is required"),
         ("diff", json!({"url": URL, "old": DENY, "records": ""}), "`new`: it is required"),
-        ("check", with(json!({"owner": "me"})), "`owner`"),
-        ("check", with(json!({"given": "{}"})), "unknown field `given`"),
-        ("explain", with(json!({"given": "{adress: 1}"})), "`given`"),
-        ("explain", with(json!({"given": "{path: v1}"})), "path: it begins with `/`"),
-        ("explain", with(json!({"traffic_policy": "a: ["})), "the traffic policy is invalid"),
-        ("test", with(json!({"cases": "[]"})), "1 to 50 are run"),
-        ("test", with(json!({"cases": many})), "1 to 50 are run"),
-        ("test", with(json!({"cases": "[{name: a, expect: {}}]"})), "`cases[0]`: `expect` is empty"),
+        ("check", with(&json!({"owner": "me"})), "`owner`"),
+        ("check", with(&json!({"given": "{}"})), "unknown field `given`"),
+        ("explain", with(&json!({"given": "{adress: 1}"})), "`given`"),
+        ("explain", with(&json!({"given": "{path: v1}"})), "path: it begins with `/`"),
+        ("explain", with(&json!({"traffic_policy": "a: ["})), "the traffic policy is invalid"),
+        ("test", with(&json!({"cases": "[]"})), "1 to 50 are run"),
+        ("test", with(&json!({"cases": many})), "1 to 50 are run"),
+        ("test", with(&json!({"cases": "[{name: a, expect: {}}]"})), "`cases[0]`: `expect` is empty"),
     ] {
         let refused = lab.post(&format!("/traffic_policy/{verb}"), body.clone()).await.expect(400);
         assert!(refused.text("msg").contains(words), "{words} in {}: {body}", refused.text("msg"));
     }
-    let long = with(json!({"given": "x".repeat(800 * 1024)}));
+    let long = with(&json!({"given": "x".repeat(800 * 1024)}));
     lab.post("/traffic_policy/explain", long).await.expect(413);
 }

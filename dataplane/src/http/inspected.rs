@@ -40,7 +40,9 @@ mod tests {
 
     fn encoded(text: &[u8], codings: &[Coding]) -> Bytes {
         let mut edits = Edits::default();
-        codings.iter().for_each(|coding| edits.encode(*coding));
+        for coding in codings {
+            edits.encode(*coding);
+        }
         let mut pipeline = Pipeline::new(&edits).unwrap();
         pipeline.push(Bytes::copy_from_slice(text));
         pipeline.end();
@@ -64,7 +66,7 @@ mod tests {
         for codings in
             [&[Coding::Gzip][..], &[Coding::Brotli], &[Coding::Zstd], &[Coding::Deflate, Coding::Gzip]]
         {
-            for text in [&b"attack"[..], &noise, &[b'a'; 1 << 20]] {
+            for text in [&b"attack"[..], &noise, &vec![b'a'; 1 << 20]] {
                 let start = started(encoded(text, codings), codings).unwrap();
                 assert!(text.starts_with(&start) && start.len() <= BODY_BYTES_MAX, "{codings:?}");
                 let least = text.len().min(BODY_BYTES_MAX / 2);

@@ -131,8 +131,8 @@ impl<G: Gateway> HttpService<G> {
         bytes_max: usize,
         log: &Rc<RequestLog<G>>,
     ) -> Result<CallAnswer, CallError> {
-        let (head, body) = response.into_parts();
-        let values = head.headers.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+        let (parts, body) = response.into_parts();
+        let values = parts.headers.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
         let codings = codings_of(values).map_err(|e| error(ErrorCode::UPSTREAM_PROTOCOL, e.to_string()))?;
         let decoded = Edits::of(codings).decoded();
         let keep = |share| log.sink().hold(share);
@@ -149,6 +149,6 @@ impl<G: Gateway> HttpService<G> {
         if let Some(held) = held {
             log.sink().hold(held);
         }
-        Ok(CallAnswer { status: head.status, headers: head.headers, body })
+        Ok(CallAnswer { status: parts.status, headers: parts.headers, body })
     }
 }

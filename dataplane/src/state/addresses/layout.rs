@@ -1,4 +1,4 @@
-//! Where the layouts of MMDB files keep what policies name: MaxMind's (City, Country, ASN), which IP2Location's MMDB files share;
+//! Where the layouts of MMDB files keep what policies name: `MaxMind`'s (City, Country, ASN), which `IP2Location`'s MMDB files share;
 //! the flat one of ip-location-db; and our own names, for lists of an operator.
 
 use std::collections::BTreeSet;

@@ -55,7 +55,7 @@ impl Lab {
 
     /// Waits until so many processes were lost.
     async fn wait_lost(&self, lost: u64) {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         while self.metrics.waf_workers_lost.get() < lost {
             assert!(Instant::now() < until, "{} were lost", self.metrics.waf_workers_lost.get());
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -71,7 +71,7 @@ async fn ask(waf: &Waf, n: u8) -> Result<Inspected, String> {
 fn says(message: &impl serde::Serialize) -> String {
     let mut frame = Vec::new();
     protocol::write(&mut frame, message, b"").unwrap();
-    let octal: String = frame.iter().map(|byte| format!("\\0{byte:03o}")).collect();
+    let octal = frame.iter().map(|byte| format!("\\0{byte:03o}")).collect::<Vec<_>>().concat();
     format!("printf '%b' '{octal}' >&0\n")
 }
 
@@ -161,7 +161,7 @@ async fn what_does_not_fit_in_the_queue_fails_at_once_and_others_are_not_concern
         let waf = Arc::clone(&waf);
         waiting.push(tokio::spawn(async move { ask(&waf, 1).await }));
     }
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_mins(1);
     loop {
         assert!(Instant::now() < until);
         let failed = timeout(Duration::from_millis(200), ask(&waf, 1)).await;
