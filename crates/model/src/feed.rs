@@ -30,8 +30,9 @@ use crate::url::{Binding, EndpointUrl};
 pub const FEED_PATH: &str = "/edge/v1/feed";
 /// Seconds between keep-alive messages of either side; three missed ones end the feed.
 pub const BEAT_SECS: u64 = 5;
-/// Version of what is said here. 1 had no version, and sent a whole Program on one line.
-pub const FEED_VERSION: u32 = 2;
+/// Version of what is said here. 1 had no version, and sent a whole Program on one line; 2 knew no sessions of visitors and no
+/// `on_event_stream_message`.
+pub const FEED_VERSION: u32 = 3;
 /// Bytes of objects in one [`ToEdge::Part`], in round figures: the last object may end above it.
 pub const PART_BYTES: usize = 256 << 10;
 
