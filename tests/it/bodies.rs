@@ -10,6 +10,7 @@ use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::web::{self, Reply};
 use serde_json::{Value, json};
 
+use crate::chromium;
 use crate::visitor::Visitor;
 
 const HOST: &str = "bodies.clinic-network.com";
@@ -177,6 +178,35 @@ fn bodies_are_replaced_both_ways_over_both_versions_in_any_coding() -> Result<()
         let posted = site.curl(&[version, "--data-binary", &format!("@{}", long.display())])?;
         let expect = format!("None {} of the hospital", "case 7, ".repeat(150_000));
         assert!(posted.body == expect.as_bytes(), "{version}: {} bytes", posted.body.len());
+    }
+    Ok(())
+}
+
+#[test]
+fn chromium_reads_what_is_compressed_in_every_coding_and_what_is_replaced() -> Result<()> {
+    if !chromium::is_there("chromium_reads_what_is_compressed_in_every_coding_and_what_is_replaced") {
+        return Ok(());
+    }
+    let codings = ["gzip", "deflate", "br", "zstd"];
+    let replace = json!({ "replacements": [{ "from": "clinic by the sea", "to": "hospital" }] });
+    let mut rules = vec![json!({ "actions": [{ "type": "response-body-find-replace", "config": replace }] })];
+    rules.extend(codings.map(|coding| {
+        json!({
+            "expressions": [format!("req.url.path == '/{coding}'")],
+            "actions": [{ "type": "compress-response", "config": { "algorithms": [coding] } }],
+        })
+    }));
+    let policy = json!({ "on_http_response": rules });
+    let site =
+        Site::new(&policy, "", |_| Reply { status: 200, content_type: "text/html", body: page().into() })?;
+    let paths = codings.map(|coding| format!("/{coding}"));
+    let saw = chromium::run(&site.lab, HOST, "chromium_bodies.mjs", &json!({ "paths": paths }))?;
+    let expect = page().replace("clinic by the sea", "hospital");
+    for (coding, path) in codings.iter().zip(&paths) {
+        let (text, came) = (saw[path]["text"].as_str(), saw[path]["came"].as_u64().context("a size")?);
+        ensure!(text == Some(&expect), "{coding}: {:?}", text.map(str::len));
+        ensure!(saw[path]["coding"] == *coding, "{coding}: {}", saw[path]["coding"]);
+        ensure!(usize::try_from(came)? < expect.len() / 4, "{coding}: {came} bytes came");
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ mod backup;
 mod bad_input;
 mod bodies;
 mod callouts;
+mod chromium;
 mod clinic;
 mod corpus;
 mod damage;

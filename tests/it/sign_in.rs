@@ -1,6 +1,5 @@
 //! Visitors who sign in at npm `oidc-provider`, through the real programs to an upstream that tells what it gets.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,12 +8,13 @@ use ebbgate_lab::guide::{self, REST_INTERNAL};
 use ebbgate_lab::http::Answer;
 use ebbgate_lab::oidc::{Browser, Cookies, Provider, keep, line};
 use ebbgate_lab::process::Daemon;
-use ebbgate_lab::program::{run, skip};
+use ebbgate_lab::program::run;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
 use ebbgate_lab::web::{self, Reply};
 use serde_json::{Map, Value, json};
 
+use crate::chromium;
 use crate::visitor::Visitor;
 
 pub(crate) const HOST: &str = "app.clinic-network.com";
@@ -364,25 +364,12 @@ fn an_operators_provider_signs_visitors_in_by_oauth_and_the_upstream_gets_the_to
 #[test]
 fn a_browser_signs_in_is_known_upstream_signs_out_and_must_sign_in_again() -> Result<()> {
     let test = "a_browser_signs_in_is_known_upstream_signs_out_and_must_sign_in_again";
-    if !Path::new("/usr/lib/chromium/chromium").exists() {
-        skip(test, "Debian's chromium is not installed: `cargo xtask test` installs it");
+    if !chromium::is_there(test) {
         return Ok(());
     }
     let Some(provider) = Provider::start(&client(&json!({})))? else { return Ok(()) };
     let site = Site::new(&with_secret(rules(&provider, &json!({}))), &[])?;
-    let dir = tempfile::tempdir()?;
-    let want = json!({
-        "host": HOST, "port": site.lab.ports().https(), "ca": std::fs::read_to_string(site.lab.ingress_ca())?,
-        "dir": dir.path(),
-    });
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/conformance/chromium.mjs");
-    let ran = Command::new("node").args([script, &want.to_string()]).output()?;
-    let said = String::from_utf8_lossy(&ran.stderr);
-    if !ran.status.success() {
-        site.lab.show_logs();
-    }
-    ensure!(ran.status.success(), "{said}");
-    let saw: Value = serde_json::from_slice(&ran.stdout)?;
+    let saw = chromium::run(&site.lab, HOST, "chromium.mjs", &json!({}))?;
     let told = |name: &str| -> Result<Value> {
         Ok(serde_json::from_str(saw[name].as_str().context(name.to_owned())?)?)
     };
