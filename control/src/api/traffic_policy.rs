@@ -109,7 +109,9 @@ struct DiagnosticView {
     message: String,
     /// As `on_http_request[0].actions[1].config.url`; empty for the whole document.
     path: String,
+    /// Line of the text, from 1; null where the whole document is meant.
     line: Option<u32>,
+    /// Column of the line, from 1; null where the whole document is meant.
     column: Option<u32>,
     /// What to write instead.
     hint: Option<String>,
@@ -121,6 +123,7 @@ struct DiagnosticView {
 struct CheckView {
     /// Whether it may be saved.
     valid: bool,
+    /// Why it may not be saved.
     errors: Vec<DiagnosticView>,
     warnings: Vec<DiagnosticView>,
 }
@@ -140,6 +143,7 @@ struct ExplainView {
 #[schema(as = TrafficPolicyCaseResult)]
 struct CaseView {
     name: String,
+    /// Whether all came out as the case expects.
     passed: bool,
     /// What differs; empty where it passed.
     differences: Vec<String>,
@@ -151,8 +155,11 @@ struct CaseView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TrafficPolicyTestResult)]
 struct TestView {
+    /// Cases that passed.
     passed: usize,
+    /// Cases that failed.
     failed: usize,
+    /// Each case, in the order of the document.
     cases: Vec<CaseView>,
 }
 
