@@ -37,11 +37,11 @@ impl Control {
         self.to_edge.send(line.into()).await.unwrap();
     }
 
-    /// The next message that is no beat.
+    /// The next message that is no beat, and does not tell of databases of addresses: that comes when it comes.
     async fn next(&mut self) -> FromEdge {
         loop {
             let message = self.from_edge.recv().await.expect("the edge closed the feed");
-            if message != FromEdge::Beat {
+            if !matches!(message, FromEdge::Beat | FromEdge::AddressData { .. }) {
                 return message;
             }
         }
