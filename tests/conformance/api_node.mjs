@@ -13,10 +13,10 @@ const { Ngrok } = createRequire(process.cwd() + '/')('@ngrok/ngrok-api');
 const [baseUrl, apiToken] = process.argv.slice(2);
 const client = new Ngrok({ apiToken, baseUrl });
 
-const SERVED = `agentIngresses apiKeys botUsers certificateAuthorities credentials endpoints
+const SERVED = `agentIngresses apiKeys applicationSessions applicationUsers botUsers certificateAuthorities credentials endpoints
   eventDestinations eventSources eventSubscriptions ipPolicies ipPolicyRules ipRestrictions reservedAddrs reservedDomains tlsCertificates tunnelSessions tunnels`.split(/\s+/);
 // Every method is answered 404 without a code.
-const REFUSED = `abuseReports applicationSessions applicationUsers
+const REFUSED = `abuseReports
   sshCertificateAuthorities sshCredentials sshHostCertificates sshUserCertificates backends.failoverBackends
   backends.httpResponseBackends backends.staticBackends backends.tunnelGroupBackends backends.weightedBackends
   edges.edgesHttpsRoutes edges.edgesHttps edges.edgesTcp edges.edgesTls edgeModules.httpsEdgeMutualTlsModule
@@ -154,6 +154,12 @@ await client.reservedDomains.delete(domain.id);
 await client.tlsCertificates.delete(uploaded.id);
 await client.ipPolicies.delete(policy.id);
 assert.deepEqual(await client.tunnels.list(), []);
+// Nobody has signed in at an endpoint.
+for (const [name, id] of [['applicationSessions', 'as_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8'], ['applicationUsers', 'au_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8']]) {
+  assert.deepEqual(await client[name].list(), []);
+  await refused(undefined, client[name].get(id));
+  await refused(undefined, client[name].delete(id));
+}
 await refused(undefined, client.tunnels.get('tn_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8'));
 await refused(undefined, client.tunnelSessions.get('ts_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8'));
 await refused(undefined, client.tunnelSessions.restart('ts_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8'));

@@ -18,10 +18,10 @@ base_url, key = sys.argv[1:3]
 client = ngrok.Client(key, base_url)
 
 # Client classes whose resources are there.
-SERVED = """AgentIngresses APIKeys BotUsers CertificateAuthorities Credentials Endpoints
+SERVED = """AgentIngresses APIKeys ApplicationSessions ApplicationUsers BotUsers CertificateAuthorities Credentials Endpoints
     EventDestinations EventSources EventSubscriptions IPPolicies IPPolicyRules IPRestrictions ReservedAddrs ReservedDomains Secrets ServiceUsers TLSCertificates TunnelSessions Tunnels Vaults"""
 # Those whose resources are not: every method is answered 404 without a code, which the client raises as NotFoundError.
-REFUSED = """AbuseReports ApplicationSessions ApplicationUsers EdgeRouteBackendModule EdgeRouteCircuitBreakerModule
+REFUSED = """AbuseReports EdgeRouteBackendModule EdgeRouteCircuitBreakerModule
     EdgeRouteCompressionModule EdgeRouteIPRestrictionModule EdgeRouteOAuthModule EdgeRouteOIDCModule
     EdgeRouteRequestHeadersModule EdgeRouteResponseHeadersModule EdgeRouteSAMLModule EdgeRouteTrafficPolicyModule
     EdgeRouteUserAgentFilterModule EdgeRouteWebhookVerificationModule EdgeRouteWebsocketTCPConverterModule EdgesHTTPS
@@ -233,6 +233,19 @@ for service, id in [
 ]:
     service.delete(id)
     gone(service, id)
+# Nobody has signed in at an endpoint.
+for service, id in [
+    (client.application_sessions, "as_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8"),
+    (client.application_users, "au_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8"),
+]:
+    assert list(service.list()) == []
+    gone(service, id)
+    try:
+        service.delete(id)
+    except ngrok.NotFoundError as error:
+        assert error.error_code is None, error
+    else:
+        raise AssertionError(f"{id} was there")
 for name in sorted(refused_classes):
     for method in methods(known[name]):
         call = getattr(known[name](client), method)
