@@ -4,11 +4,12 @@ use std::fs;
 use std::io::Read;
 
 use anyhow::{Context as _, Result};
-use ebbgate_lab::guide;
+use ebbgate_lab::guide::{self, REST_INTERNAL};
 use ebbgate_lab::http;
 use ebbgate_lab::lab::local;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
+use ebbgate_lab::web;
 use serde_json::{Value, json};
 
 use crate::visitor::Visitor;
@@ -65,6 +66,57 @@ fn log_actions_are_in_the_lines_of_requests_and_connections() -> Result<()> {
     let named = |line: &Value| line["policy_logs"] == json!([{ "from": "127.0.0.1" }]);
     let line = logged(&lab, "the connection's line", named)?;
     assert!(line["outcome"].is_string(), "{line}");
+    Ok(())
+}
+
+/// What a visitor asks for is changed on its way, sent elsewhere, or not answered at all.
+#[test]
+fn requests_are_changed_sent_elsewhere_and_closed() -> Result<()> {
+    const HOST: &str = "changed.clinic-network.com";
+    let lab = TestLab::running()?;
+    let api = lab.api()?;
+    let (_, token) = guide::authtoken(&api, 1)?;
+    guide::domain(&api)?;
+    let service = web::spawn(|request| {
+        let headers: Vec<_> = request.headers.iter().filter(|(name, _)| name.starts_with("x-of")).collect();
+        web::Reply::json(200, &json!({ "path": request.path, "headers": headers }))
+    })?;
+    let action = |kind: &str, config: Value| json!({ "type": kind, "config": config });
+    let at = |path: &str, action: Value| json!({ "expressions": [format!("req.url.path == '{path}'")], "actions": [action] });
+    let changes = json!({ "expressions": ["hasReqHeader('x-clinic')"], "actions": [
+        action("set-vars", json!({ "vars": [{ "clinic": "${req.headers['x-clinic'][0]}" }] })),
+        action("remove-headers", json!({ "headers": ["x-of-secret"] })),
+        action("add-headers", json!({ "headers": { "x-of-clinic": "number ${vars.clinic}" } })),
+        action("url-rewrite", json!({ "from": "/api/([0-9]+)", "to": "/v2/$1" })),
+    ] });
+    let mut policy = guide::forward(REST_INTERNAL);
+    let rules = policy["on_http_request"].as_array_mut().context("a list")?;
+    let redirect = json!({ "from": "/old$", "to": "/new", "status_code": 301 });
+    rules.splice(
+        0..0,
+        [
+            at("/closed", json!({ "type": "close-connection" })),
+            at("/old", action("redirect", redirect)),
+            changes,
+        ],
+    );
+    guide::cloud(&api, &format!("https://{HOST}"), &policy)?;
+    let port = service.port();
+    let endpoint = format!("  - name: rest\n    url: {REST_INTERNAL}\n    upstream:\n      url: {port}\n");
+    let _agent = lab.agent("agent", &token, &endpoint)?;
+    lab.wait_online(&[REST_INTERNAL], 1)?;
+    let visitor = Visitor::of(&lab)?;
+    visitor.wait_https(HOST)?;
+    let sent = [("x-clinic", "7"), ("x-of-secret", "s")];
+    let changed: Value = serde_json::from_slice(&visitor.get(HOST, "/api/12?day=1", &sent)?.body)?;
+    assert_eq!(changed, json!({ "path": "/v2/12?day=1", "headers": [["x-of-clinic", "number 7"]] }));
+    let moved = visitor.get(HOST, "/old", &[])?;
+    let location = moved.header("location").context("a location")?;
+    assert_eq!((moved.status, location.ends_with("/new")), (301, true), "{location}");
+    let closed = visitor.get(HOST, "/closed", &[]).expect_err("the connection is closed without an answer");
+    assert!(closed.to_string().contains("after 0 bytes"), "{closed:#}");
+    let kept: Value = serde_json::from_slice(&visitor.get(HOST, "/api/12", &sent[1..])?.body)?;
+    assert_eq!(kept, json!({ "path": "/api/12", "headers": [["x-of-secret", "s"]] }));
     Ok(())
 }
 
