@@ -108,8 +108,8 @@ fn requests_are_changed_sent_elsewhere_and_closed() -> Result<()> {
     let visitor = Visitor::of(&lab)?;
     visitor.wait_https(HOST)?;
     let sent = [("x-clinic", "7"), ("x-of-secret", "s")];
-    let changed: Value = serde_json::from_slice(&visitor.get(HOST, "/api/12?day=1", &sent)?.body)?;
-    assert_eq!(changed, json!({ "path": "/v2/12?day=1", "headers": [["x-of-clinic", "number 7"]] }));
+    let seen: Value = serde_json::from_slice(&visitor.get(HOST, "/api/12?day=1", &sent)?.body)?;
+    assert_eq!(seen, json!({ "path": "/v2/12?day=1", "headers": [["x-of-clinic", "number 7"]] }));
     let moved = visitor.get(HOST, "/old", &[])?;
     let location = moved.header("location").context("a location")?;
     assert_eq!((moved.status, location.ends_with("/new")), (301, true), "{location}");
