@@ -1,6 +1,6 @@
 //! `ebbgate-bench VERB`: measures what criterion cannot, because it takes whole programs and another gateway to compare with.
 //!
-//! `bodies`: compression and replacement, next to nginx. `chain`: the whole way from a visitor to a service, next to other
+//! `bodies`: compression and replacement, next to nginx. `chain`: the way from a visitor to a service, next to other
 //! gateways and tunnels. `flood`: a flood of refused packets, next to nftables.
 //! `scale`: control and edge with up to a million endpoints. `xdp`: the XDP program alone. Everything runs on loopback or in namespaces, bounded in count and time. Benches of
 //! single parts are criterion's: `cargo bench`.

@@ -84,8 +84,8 @@ fn endpoints(api: &Api, clinic: &Authority) -> Result<String> {
     Ok(addr)
 }
 
-#[test]
-fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
+/// A lab with an event destination that writes to a file.
+fn recording() -> Result<(TestLab, Api, Value)> {
     let mut lab = TestLab::stopped()?;
     fs::create_dir_all(lab.file("events"))?;
     let files = lab.file("events");
@@ -93,6 +93,12 @@ fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
     lab.start()?;
     let api = lab.api()?;
     let made = api.create("/event_destinations", &json!({"target": {"file": {"directory": "traffic"}}}))?;
+    Ok((lab, api, made))
+}
+
+#[test]
+fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
+    let (lab, api, made) = recording()?;
     // Without `fields` an event has all of them.
     let sources = json!([{"type": "http_request_complete.v0"}, {"type": "tcp_connection_closed.v0"}]);
     api.create("/event_subscriptions", &json!({"destination_ids": [made["id"]], "sources": sources}))?;
@@ -186,13 +192,7 @@ fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
 /// The file of an event destination is what `ebbgate policy diff` takes.
 #[test]
 fn recorded_traffic_is_compared_under_a_new_policy() -> Result<()> {
-    let mut lab = TestLab::stopped()?;
-    fs::create_dir_all(lab.file("events"))?;
-    let files = lab.file("events");
-    lab.control_args(["--events-files".into(), files]);
-    lab.start()?;
-    let api = lab.api()?;
-    let made = api.create("/event_destinations", &json!({"target": {"file": {"directory": "traffic"}}}))?;
+    let (lab, api, made) = recording()?;
     let sources = json!([{"type": "http_request_complete.v0"}]);
     api.create("/event_subscriptions", &json!({"destination_ids": [made["id"]], "sources": sources}))?;
     guide::domain(&api)?;

@@ -1,4 +1,4 @@
-//! `/app/sessions`: sessions of visitors who signed in at endpoints. Deleting one ends it at once, at every edge.
+//! `/app/sessions`: sessions of people who signed in at endpoints. Deleting a session ends it at every edge.
 
 use ebbgate_model::AppSessionId;
 use serde::Serialize;
@@ -26,7 +26,7 @@ pub(super) struct View {
     public_url: String,
     /// The browser.
     browser_session: Browser,
-    /// Whose it is.
+    /// The person that it belongs to.
     application_user: Ref,
     created_at: String,
     /// When it ends at the latest.
@@ -47,7 +47,7 @@ pub(super) struct Browser {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AppSessionUserAgent)]
 pub(super) struct UserAgent {
-    /// The whole header, shortened.
+    /// The header, shortened.
     raw: String,
 }
 

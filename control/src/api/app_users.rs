@@ -1,4 +1,4 @@
-//! `/app/users`: people who signed in at endpoints, by the identity provider that knows them. Deleting one ends all sessions
+//! `/app/users`: people who signed in at endpoints, by their identity provider. Deleting a person ends all sessions
 //! of that person at once; nothing keeps the person from signing in again but the provider.
 
 use ebbgate_model::AppUserId;
@@ -19,13 +19,13 @@ use crate::visitors;
 /// Sessions that one deletion ends.
 const SESSIONS_MAX: usize = 50;
 
-/// A visitor who signed in.
+/// A person who signed in.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AppUser)]
 pub(super) struct View {
     id: String,
     uri: String,
-    /// Who knows the person.
+    /// The identity provider that knows the person.
     identity_provider: Provider,
     /// The person's id there.
     provider_user_id: String,

@@ -48,7 +48,7 @@ body! {
     Check as "TrafficPolicyCheck" {
         /// URL of the endpoint that the policy is for.
         url: String,
-        /// Who serves what no action ends: `cloud` (nobody) or `agent`; `cloud` unless given.
+        /// Kind of endpoint: at `agent`, the agent serves what no action ends; at `cloud`, nothing does. `cloud` unless given.
         owner: String,
         /// The policy as text, YAML or JSON.
         traffic_policy: String,
@@ -107,11 +107,11 @@ struct DiagnosticView {
     code: String,
     /// One sentence.
     message: String,
-    /// As `on_http_request[0].actions[1].config.url`; empty for the whole document.
+    /// As `on_http_request[0].actions[1].config.url`; empty where the document itself is meant.
     path: String,
-    /// Line of the text, from 1; null where the whole document is meant.
+    /// Line of the text, from 1; null where the document itself is meant.
     line: Option<u32>,
-    /// Column of the line, from 1; null where the whole document is meant.
+    /// Column of the line, from 1; null where the document itself is meant.
     column: Option<u32>,
     /// What to write instead.
     hint: Option<String>,

@@ -11,7 +11,7 @@ pub struct Diagnostic {
     pub code: ErrorCode,
     /// One sentence naming the object and the defect.
     pub message: String,
-    /// Where: `on_http_request[0].actions[1].config.url`; empty for the whole document.
+    /// Where: `on_http_request[0].actions[1].config.url`; empty where the document itself is meant.
     pub path: String,
     /// Line in the text, from 1.
     pub line: Option<u32>,

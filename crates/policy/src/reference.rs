@@ -23,7 +23,7 @@ const URL: &str = "https://api.example.com";
 /// Cases of the conformance suite that pass, of those that are run; its test compares them with what passes.
 pub(crate) const SUITE_CORE: &str = "1,100 of 1,102";
 pub(crate) const SUITE_EXTENSIONS: &str = "597 of 597";
-/// Cases whose expected value contradicts their own source: the source has no backslash, the expected bytes do.
+/// Cases with an expected value that contradicts their own source: the source has no backslash, the expected bytes do.
 pub(crate) const SUITE_WRONG: [&str; 2] = [
     "parse/bytes_literals/triple_single_quoted_unescaped_punctuation",
     "parse/bytes_literals/triple_double_quoted_unescaped_punctuation",
@@ -40,7 +40,7 @@ Texts with `${...}` take expressions. A number may be written as text. Every exa
 `ebbgate policy explain` says of it, and what the upstream and the client get.
 ";
 
-/// The whole page.
+/// The page.
 #[must_use]
 pub fn page() -> String {
     let mut out = String::from(INTRODUCTION);

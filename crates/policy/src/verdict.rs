@@ -84,7 +84,7 @@ pub struct Call {
     pub body: Bytes,
     /// Wait so long first.
     pub after: Duration,
-    /// Longest time for the wait and the whole answer.
+    /// Longest time for the wait and the answer with its body.
     pub timeout: Duration,
     /// Longest body of the answer that is taken, decoded.
     pub answer_bytes_max: usize,
@@ -98,7 +98,7 @@ impl Call {
         url.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned())
     }
 
-    /// The whole URL.
+    /// The URL with path and query.
     #[must_use]
     pub fn address(&self) -> String {
         format!("{}{}", self.url, self.path)
@@ -121,7 +121,7 @@ pub struct Called {
     pub answer: Result<CallAnswer, CallError>,
 }
 
-/// An answer with its whole body, decoded.
+/// An answer with all of its body, decoded.
 #[derive(Debug, Clone)]
 pub struct CallAnswer {
     /// Status.

@@ -35,7 +35,7 @@ fn limit(resource: Resource, most: u64) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
-/// What the edge itself got from whoever started it, and hands on: all but the three standard descriptors.
+/// Descriptors that the edge inherited and would hand on: all but the three standard ones.
 #[expect(unsafe_code, reason = "std closes only what it opened")]
 fn close_inherited() -> io::Result<()> {
     // SAFETY: no object of this process owns a descriptor above 2 yet, as the contract of `begin` says.

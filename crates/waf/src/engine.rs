@@ -74,7 +74,7 @@ impl Engine {
         &self.loaded
     }
 
-    /// A rule set whose setup is missing has no threshold, and would refuse nothing or everything.
+    /// A rule set without its setup has no threshold, and would refuse nothing or everything.
     fn check(&self, path: &Path) -> Result<(), EngineError> {
         let address = std::net::SocketAddr::from(([192, 0, 2, 1], 80));
         let question = Question {

@@ -1,4 +1,4 @@
-//! The process's whole work: says what it loaded, then answers one question after another until the edge is gone.
+//! The process's work: says what it loaded, then answers one question after another until the edge is gone.
 
 use std::io::{Read, Write};
 use std::path::Path;

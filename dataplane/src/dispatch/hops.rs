@@ -12,7 +12,7 @@ pub const HOPS_MAX: usize = 8;
 /// beyond). More ends it, whatever `on_error` says.
 pub const STEPS_MAX: usize = 32;
 
-/// How deep policies may call endpoints whose policies call endpoints (code 3603 beyond).
+/// Depth to which policies may call endpoints that call further endpoints (code 3603 beyond).
 pub const CALL_DEPTH_MAX: usize = 3;
 /// Most calls that policies make for one request of a visitor, in all (code 3603 beyond).
 pub const CALLS_MAX: usize = 64;

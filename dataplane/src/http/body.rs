@@ -165,7 +165,7 @@ impl Body {
         Ok(whole)
     }
 
-    /// Reads the start of the body: this many bytes, or all of a shorter one. The body is whole again afterwards.
+    /// Reads the start of the body: this many bytes, or all of a shorter one. All of the body can be read afterwards.
     pub(super) async fn start(&mut self, bytes_max: usize) -> Result<Bytes, BodyFault> {
         let first = |bytes: &Bytes| bytes.slice(..bytes.len().min(bytes_max));
         match self {
@@ -252,7 +252,7 @@ impl Body {
 pub(super) enum NotBuffered {
     /// Longer than allowed. The body is whole again and can still be streamed.
     TooLong,
-    /// There is no room for it. The body is whole again.
+    /// There is no room for it. All of the body can still be read.
     NoRoom,
     /// It broke off.
     Broken(BodyFault),

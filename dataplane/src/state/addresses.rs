@@ -1,7 +1,7 @@
 //! `Addresses`: databases of addresses (MMDB files) that fill `conn.geo`, `conn.client_ip.as` and their like for policies.
 //!
 //! Files are read into memory, never mapped: a file that is cut short while it is mapped kills the process. A file that
-//! changed is read and checked whole before it takes the place of the one before; one that is at fault changes nothing.
+//! changed is read and checked to its end before it takes the place of the one before; one that is at fault changes nothing.
 
 mod layout;
 

@@ -170,7 +170,7 @@ impl Entry for Circuit {
                 let bucket = now_ms / self.breaker.bucket_ms;
                 bucket.saturating_sub(self.newest) >= BUCKETS as u64
             }
-            // Nobody has come for a whole window since it might be tried.
+            // No request has come for a window's length since one might try.
             State::Open { until_ms } => now_ms >= until_ms.saturating_add(window_ms),
             State::HalfOpen { next_ms } => now_ms >= next_ms.saturating_add(window_ms),
         }

@@ -8,7 +8,7 @@ use crate::lab::{HELD_BYTES, Lab, Made, account, http_conn, local, scripted, str
 
 const VERIFYING: &str = r#"{"on_http_request":[{"actions":[
     {"type":"verify-webhook","config":{"provider":"github","secret":"secret","enforce":false}}]}]}"#;
-/// A pattern without a longest match: the whole body is held.
+/// A pattern without a longest match: all of the body is held.
 const REPLACING: &str = r#"{"on_http_response":[{"actions":[
     {"type":"response-body-find-replace","config":{"replacements":[{"from":"a+","to":"b"}]}}]}]}"#;
 const BODY_BYTES: usize = 1_000_000;

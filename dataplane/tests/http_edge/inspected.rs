@@ -19,7 +19,7 @@ const HEADS: &str =
 
 type Seen = Rc<RefCell<Vec<(Question, Bytes)>>>;
 
-/// A lab whose upstream answers `answer` and keeps what it got. Messages with `attack` in them are refused.
+/// A lab with an upstream that answers `answer` and keeps what it got. Messages with `attack` in them are refused.
 fn lab(policy: &'static str, answer: &'static [u8]) -> (Lab, Seen, Rc<RefCell<Vec<u8>>>) {
     let lab = Lab::default();
     let got: Rc<RefCell<Vec<u8>>> = Rc::default();

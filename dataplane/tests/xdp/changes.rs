@@ -17,8 +17,8 @@ const CHANGES: usize = 10_000;
 const REFUSED_MS: u64 = 20;
 /// Seconds a visitor who is let in may wait.
 const ALLOWED_SECS: u64 = 60;
-/// Resets that one visitor may meet. The filter drops in silence, so a reset has passed it; ports are used again at once here,
-/// and one of some hundred thousand connections was seen to be reset.
+/// Resets that one visitor may meet. The filter drops in silence, so a reset has passed it. One was seen once; its cause is not
+/// known.
 const RESETS_MAX: usize = 3;
 
 /// What the visitors saw.

@@ -41,7 +41,7 @@ pub(super) fn fmt(file: &Path, check: bool, write: bool) -> Result<(), Failure> 
         .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))
 }
 
-/// The whole new text or the old one, whatever happens in between; with the file's mode.
+/// Leaves either all of the new text or the old one, with the file's mode.
 fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     // A link stays one.
     let file = file.canonicalize()?;

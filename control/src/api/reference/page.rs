@@ -17,7 +17,7 @@ pub(super) const STYLE: &str = include_str!("style.css");
 /// Most levels of objects in objects that a table shows.
 const LEVELS_MAX: usize = 4;
 
-/// The whole page.
+/// The page.
 pub(super) fn render(document: &Value) -> String {
     let mut page = Page { document, html: String::new() };
     page.all();

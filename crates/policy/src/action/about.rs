@@ -17,7 +17,7 @@ pub(crate) struct About {
     pub(crate) fields: &'static [Field],
     /// Numbers of its own: those that its answers and failures carry, and those above 2299 that saving reports.
     pub(crate) codes: &'static [u32],
-    /// A whole policy, YAML.
+    /// A policy document, YAML.
     pub(crate) example: &'static str,
     /// A case for it, YAML, as `given` in a file of cases.
     pub(crate) given: &'static str,
@@ -47,7 +47,7 @@ pub(crate) enum Kind {
     Text { default: Option<&'static str>, bytes_max: Option<usize> },
     /// True or false.
     Flag { default: bool },
-    /// A whole number.
+    /// An integer.
     Number { default: Option<u64>, range: RangeInclusive<u64> },
     /// One of a few words.
     Choice { default: Option<&'static str>, names: &'static [&'static str] },

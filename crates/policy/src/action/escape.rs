@@ -15,7 +15,7 @@ const FORBIDDEN: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// The text with everything escaped that a URI may not hold. Escapes that are whole stay.
+/// The text with everything escaped that a URI may not hold. Complete escapes stay.
 pub(super) fn escaped(text: &str) -> String {
     let mut pieces = text.split('%');
     let mut out: String = utf8_percent_encode(pieces.next().unwrap_or_default(), FORBIDDEN).collect();

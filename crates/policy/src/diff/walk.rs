@@ -55,7 +55,7 @@ impl Outcome {
 /// Something that a record does not tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Dependency {
-    /// What acts by it, whole: equal ones act alike.
+    /// Everything that acts by it: equal ones act alike.
     by: String,
     /// In words.
     pub(super) told: String,

@@ -38,7 +38,7 @@ pub const ADDRESS_NAMES: &[&str] = &[
 pub(super) const GEO_NAMES: &[&str] =
     &["city", "country", "country_code", "latitude", "longitude", "radius", "subdivision"];
 
-/// Whose address is looked up.
+/// Which end's address is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
     Client,

@@ -496,10 +496,10 @@ pub(super) fn group(path: &str, cx: &Context) -> Value {
             continue;
         };
         let in_phase = match variable.path.split('.').next() {
-            // As a whole, `conn` is what every edge knows.
+            // `conn` itself is what every edge knows.
             Some("conn") if path == "conn" && addresses::looked_up(variable.path).is_some() => false,
             Some("conn") => is_present(variable.path, cx),
-            // As a whole, `endpoint` is what every policy may read.
+            // `endpoint` itself is what every policy may read.
             Some("endpoint") => path != "endpoint" || !is_of_members(variable.path),
             _ => true,
         };

@@ -20,7 +20,7 @@ const LOWER: [&str; 6] = [
 ];
 /// Values that have no small letter.
 const UPPER: [&str; 1] = ["req.method"];
-/// Maps whose keys have no capital letter.
+/// Maps with keys without capital letters.
 const LOWER_KEYS: [&str; 2] = ["req.headers", "res.headers"];
 
 /// See the module.

@@ -57,7 +57,7 @@ impl Default for SessionFacts {
     }
 }
 
-/// What became of a visitor's session, for whoever keeps the list of sessions.
+/// What became of a visitor's session, for the list of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionNote {
     /// A visitor signed in.

@@ -68,7 +68,7 @@ pub(crate) fn check_url(url: &str, in_clear: bool) -> Result<(), String> {
     }
 }
 
-/// Endpoints of a provider that publishes no metadata, or whose metadata is not asked for.
+/// Endpoints of a provider that is not asked for metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoints {

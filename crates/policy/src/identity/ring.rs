@@ -1,6 +1,6 @@
 //! `KeyRing`: seals what a browser keeps for us, and opens it again (AES-256-GCM, key id in front).
 //!
-//! Decrypts with every key it has, encrypts with the newest whose time has come: so a new key ends no session, and edges that
+//! Decrypts with every key it has, encrypts with the newest that is in force: so a new key ends no session, and edges that
 //! hear of a key a little later than others open what those sealed. Pure: time and nonces are arguments.
 
 use std::fmt;

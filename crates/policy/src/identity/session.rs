@@ -193,7 +193,7 @@ impl Session {
 /// A sign-in under way. Its `Debug` shows nothing of it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pending {
-    /// `state`, whole.
+    /// All of `state`.
     #[serde(rename = "s")]
     pub(crate) state: String,
     #[serde(rename = "n")]

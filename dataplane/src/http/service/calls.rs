@@ -123,7 +123,7 @@ impl<G: Gateway> HttpService<G> {
         Ok(head)
     }
 
-    /// Reads an answer whole, without its codings.
+    /// Reads all of an answer, without its codings.
     async fn taken(
         &self,
         response: Response<Body>,

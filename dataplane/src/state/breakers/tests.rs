@@ -1,4 +1,4 @@
-//! Circuits over time: what trips them, what passes while they are open, and whose results count.
+//! Circuits over time: what trips them, what passes while they are open, and which results count.
 
 use super::*;
 use crate::state::bounded_table::STRIPES;

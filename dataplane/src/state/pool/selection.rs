@@ -13,7 +13,7 @@ use ebbgate_policy::{Balancing, EndpointFacts, Strategy, Work};
 use super::spread::Spread;
 use crate::state::endpoint::{Endpoint, Kind};
 
-/// Policies whose selection a pool keeps. One of a further policy takes the place of the oldest.
+/// Policies that a pool keeps a selection for. One of a further policy takes the place of the oldest.
 const SELECTIONS_MAX: usize = 256;
 
 /// See the module. `P`: the pool of selected members.

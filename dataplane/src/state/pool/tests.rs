@@ -1,4 +1,4 @@
-//! Pools whose members die, fall silent or are full, and the strategies of policies. No sockets; randomness is seeded.
+//! Pools with members that die, fall silent or are full, and the strategies of policies. No sockets; randomness is seeded.
 
 use super::*;
 use crate::state::endpoint::fixture::{agent, cloud};

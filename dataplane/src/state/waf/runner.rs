@@ -36,7 +36,7 @@ impl Runner {
         let (process, loaded) = match first {
             Ok((process, loaded)) => (process, Ok(loaded)),
             Err(error) => {
-                // Whoever started this may have given up already.
+                // The request that started this may have ended already.
                 let _ = started.send(Err(error));
                 return;
             }

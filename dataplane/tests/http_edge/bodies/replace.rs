@@ -88,7 +88,7 @@ async fn a_passing_body_that_cannot_be_changed_is_refused_or_breaks_off() {
         }
         let bomb = encoded(Coding::Brotli, &"x".repeat(4 * 1024 * 1024));
         let read = visit(&lab(REPLACE, chunked("Content-Encoding: br\r\n", &bomb, 4096)), &get("")).await;
-        // The encoder may have given nothing yet: then it is refused as a whole.
+        // The encoder may have given nothing yet: then all of it is refused.
         let is_refused = !read.whole || read.head.starts_with("http/1.1 500 ");
         assert!(is_refused && read.body.len() < 1024 * 1024, "{} {}", read.body.len(), read.head);
         // What went out cannot be taken back.

@@ -18,7 +18,7 @@ pub(super) fn respond(reply: Reply) -> Flow {
     Flow::End(Verdict::Respond(reply))
 }
 
-/// A short answer that nobody stores, and whose address no other host learns.
+/// A short answer with `no-store` and `no-referrer`.
 pub(super) fn told(status: StatusCode, text: &str) -> Reply {
     let mut reply = Reply::empty(status, None);
     reply.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

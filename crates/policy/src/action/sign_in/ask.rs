@@ -279,7 +279,7 @@ fn granted(answer: &Exchanged, url: &str) -> Granted {
     }
 }
 
-/// An error's name, without what could deceive whoever reads the log.
+/// An error's name, without characters that could forge a log line.
 pub(super) fn word(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')).take(64).collect()
 }

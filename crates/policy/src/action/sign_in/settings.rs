@@ -22,7 +22,7 @@ impl std::fmt::Debug for SignIn {
     }
 }
 
-/// Who is asked.
+/// The identity provider.
 #[derive(Debug)]
 pub(super) enum By {
     /// An `OpenID` provider that publishes its metadata.

@@ -185,7 +185,7 @@ impl Lab {
         self.reply(&format!("/ngrok/callback?code=c0de&state={}&iss={ISSUER}", sent["state"]))
     }
 
-    /// A whole sign-in.
+    /// A sign-in from first redirect to session.
     fn sign_in(&mut self, more: &Value) {
         let sent = self.away("/page?a=b");
         self.grant(&sent, &json!({}), more);

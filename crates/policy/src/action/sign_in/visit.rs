@@ -29,7 +29,7 @@ use crate::verdict::{Effect, Reply};
 const USER_AGENT_CHARS_MAX: usize = 256;
 /// Longest code or error that a provider sends back with a visitor, in bytes.
 const CODE_BYTES_MAX: usize = 2048;
-/// What no visitor may send to an upstream: it says who he is.
+/// Headers that no visitor may send to an upstream: they name the person.
 const OWN_HEADERS: &str = "ngrok-auth-";
 const ACCESS_TOKEN: HeaderName = HeaderName::from_static("ngrok-auth-oauth-access-token");
 const REFRESH_TOKEN: HeaderName = HeaderName::from_static("ngrok-auth-oauth-refresh-token");
