@@ -113,6 +113,7 @@ struct Entry {
     sessions: BTreeMap<TunnelSessionId, Arc<SessionReport>>,
     enforcement: BTreeMap<EndpointId, EnforcementReport>,
     address_data: BTreeSet<String>,
+    core_rule_set: bool,
     feed: Feed,
 }
 
@@ -142,8 +143,17 @@ impl Presence {
         let number = edges.feeds;
         let sessions = edges.entries.remove(&edge).map(|entry| entry.sessions).unwrap_or_default();
         let feed = Feed::Open { number, commands };
-        let (enforcement, address_data) = (BTreeMap::new(), BTreeSet::new());
-        let entry = Entry { version, applied, refused: None, sessions, enforcement, address_data, feed };
+        let (enforcement, address_data, core_rule_set) = (BTreeMap::new(), BTreeSet::new(), false);
+        let entry = Entry {
+            version,
+            applied,
+            refused: None,
+            sessions,
+            enforcement,
+            address_data,
+            core_rule_set,
+            feed,
+        };
         edges.entries.insert(edge, entry);
         (Hold { presence: self.clone(), edge, number }, receiver)
     }
@@ -242,6 +252,11 @@ impl Presence {
         self.edges_locked().entries.values().flat_map(|entry| entry.address_data.iter().cloned()).collect()
     }
 
+    /// Whether any edge runs an OWASP Core Rule Set.
+    pub fn has_core_rule_set(&self) -> bool {
+        self.edges_locked().entries.values().any(|entry| entry.core_rule_set)
+    }
+
     /// Asks the edge of a session to pass a command to its agent. Success means handed to the edge's feed; what the agent
     /// said comes later, or nothing when the feed breaks.
     pub fn command(
@@ -327,6 +342,11 @@ impl Hold {
     /// What the edge's databases of addresses have; replaces what was known.
     pub fn replace_address_data(&self, names: BTreeSet<String>) {
         self.change(|entry| entry.address_data = names);
+    }
+
+    /// Whether the edge runs an OWASP Core Rule Set.
+    pub fn set_core_rule_set(&self, loaded: bool) {
+        self.change(|entry| entry.core_rule_set = loaded);
     }
 
     /// Whether no newer feed of the same edge has taken over.
@@ -468,8 +488,12 @@ mod tests {
         one.replace_address_data(["as.number".to_owned()].into());
         two.replace_address_data(["as.number".to_owned(), "is_tor_node".to_owned()].into());
         assert_eq!(presence.address_data(), ["as.number".to_owned(), "is_tor_node".to_owned()].into());
+        assert!(!presence.has_core_rule_set());
+        two.set_core_rule_set(true);
+        assert!(presence.has_core_rule_set());
         let (_two, _commands) = presence.join(edge(2), "1".into(), 0);
         assert_eq!(presence.address_data(), ["as.number".to_owned()].into(), "it says anew what it has");
+        assert!(!presence.has_core_rule_set(), "it says anew");
     }
 
     #[test]

@@ -160,6 +160,7 @@ impl Feed {
             version: env!("CARGO_PKG_VERSION").into(),
             generation: self.edge.generation(),
             digest: self.digest(),
+            core_rule_set: self.edge.waf.is_some(),
         };
         send(&lines, &hello).await?;
         let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| {

@@ -132,7 +132,8 @@ impl Feeds {
     {
         let mut messages = Messages { body, lines: Lines::default() };
         let hello = timeout(Duration::from_secs(HELLO_SECS_MAX), messages.next()).await;
-        let Ok(Ok(Some(FromEdge::Hello { edge, feed, version, generation, digest }))) = hello else {
+        let Ok(Ok(Some(FromEdge::Hello { edge, feed, version, generation, digest, core_rule_set }))) = hello
+        else {
             return Err(FeedError::Hello);
         };
         if feed != FEED_VERSION {
@@ -140,6 +141,7 @@ impl Feeds {
         }
         tracing::info!(%edge, version, generation, "an edge connected");
         let (hold, commands) = self.presence.join(edge, version, generation);
+        hold.set_core_rule_set(core_rule_set);
         let outbox = Outbox::new(generation, digest);
         let now = Instant::now();
         let mut feed = Feed {

@@ -185,6 +185,9 @@ pub enum FromEdge {
         /// Digest of that Program; None when there is none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<ProgramDigest>,
+        /// Whether the edge runs an OWASP Core Rule Set.
+        #[serde(default)]
+        core_rule_set: bool,
     },
     /// The generation is in force, and kept for a restart.
     Applied {

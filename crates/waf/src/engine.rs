@@ -49,7 +49,7 @@ impl Engine {
         &self.loaded
     }
 
-    /// A rule set without its setup has no threshold, and would refuse nothing or everything.
+    /// Whether a request can be judged.
     fn check(&self, path: &Path) -> Result<(), EngineError> {
         let address = std::net::SocketAddr::from(([192, 0, 2, 1], 80));
         let question = Question {
@@ -62,12 +62,8 @@ impl Engine {
             exclude: Vec::new(),
             response: None,
         };
-        let judged = self.judge(&question, b"")?;
-        if judged.threshold <= 0 {
-            let why = "the rules set no inbound_anomaly_score_threshold; is crs-setup.conf among them?";
-            return Err(EngineError(format!("{}: {why}", path.display())));
-        }
-        Ok(())
+        let judged = self.judge(&question, b"");
+        judged.map(drop).map_err(|error| EngineError(format!("{}: {error}", path.display())))
     }
 
     /// Runs the rules over a request, or over a response if there is one; `body` is the start of what is judged.
@@ -77,7 +73,7 @@ impl Engine {
         if question.response.is_none() {
             run.message.read_body(body);
             run.phase(REQUEST_BODY)?;
-            return Ok(judgement(run, SCORES_IN, THRESHOLD_IN));
+            return judgement(run, SCORES_IN, THRESHOLD_IN);
         }
         run.matched.clear();
         if let Some(response) = &mut run.message.response {
@@ -85,15 +81,16 @@ impl Engine {
         }
         run.phase(RESPONSE_HEAD)?;
         run.phase(RESPONSE_BODY)?;
-        Ok(judgement(run, SCORES_OUT, THRESHOLD_OUT))
+        judgement(run, SCORES_OUT, THRESHOLD_OUT)
     }
 }
 
-fn judgement(run: Run, scores: [&str; 2], threshold: &str) -> Judgement {
+/// A rule set without its setup has no threshold, and would refuse everything.
+fn judgement(run: Run, scores: [&str; 2], name: &str) -> Result<Judgement, EngineError> {
+    let threshold = run.tx.number(name).filter(|threshold| *threshold > 0);
+    let no_threshold = || format!("the rules set no {name}; is crs-setup.conf among them?");
+    let threshold = threshold.ok_or_else(|| EngineError(no_threshold()))?;
     let matched_rules: Vec<MatchedRule> = run.matched.into_values().take(MATCHED_RULES_MAX).collect();
-    Judgement {
-        score: scores.iter().find_map(|name| run.tx.number(name)).unwrap_or_default(),
-        threshold: run.tx.number(threshold).unwrap_or_default(),
-        matched_rules,
-    }
+    let score = scores.iter().find_map(|name| run.tx.number(name)).unwrap_or_default();
+    Ok(Judgement { score, threshold, matched_rules })
 }

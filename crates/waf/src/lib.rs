@@ -24,3 +24,4 @@ pub mod worker;
 
 pub use engine::Engine;
 pub use error::EngineError;
+pub use rules::files;

@@ -71,6 +71,7 @@ fn read_file(parser: &mut Parser, file: &Path) -> Result<(), EngineError> {
             skips_chain = has_action(&directive, "chain");
             continue;
         }
+        let directive = with_backslashes(&directive);
         parser.parse_with_location(&directive, Some(file)).map_err(|error| match &error {
             zentinel_modsec::Error::Parse { message, .. } => wrong(message),
             error => wrong(error),
@@ -80,6 +81,30 @@ fn read_file(parser: &mut Parser, file: &Path) -> Result<(), EngineError> {
         }
     }
     Ok(())
+}
+
+/// The directive for a parser that makes one backslash of two, as Apache does. In a set of a pattern both are meant:
+/// `[\\/]` is a backslash or a slash.
+fn with_backslashes(directive: &str) -> String {
+    let mut out = String::with_capacity(directive.len());
+    let mut in_set = false;
+    let mut chars = directive.chars();
+    while let Some(char) = chars.next() {
+        out.push(char);
+        match char {
+            '[' => in_set = true,
+            ']' => in_set = false,
+            '\\' => {
+                let escaped = chars.next();
+                out.extend(escaped);
+                if in_set && escaped == Some('\\') {
+                    out.push_str(r"\\");
+                }
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 /// Whether a directive has this action.
@@ -105,8 +130,8 @@ fn directives_of(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The files in the order they are read.
-fn files(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
+/// The files of a directory or file of rules, in the order they are read; not those that rules name.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
     if path.is_dir() {
         let setup = path.join("crs-setup.conf");
         let mut files = Vec::new();

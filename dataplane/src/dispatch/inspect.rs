@@ -1,12 +1,13 @@
 //! `Asked`: what the Core Rule Set is asked about a message, made of its head. Pure.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ebbgate_body::{CODINGS_MAX, Coding, Edits, codings_of};
 use ebbgate_model::AccountId;
 use ebbgate_policy::{Context, Inspection, Phase, is_event_stream};
 use ebbgate_waf::protocol::{self, Question, ResponseHead};
-use http::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
+use http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, request};
 
 /// A question, and how the start of the body is found.
@@ -40,19 +41,27 @@ impl Asked {
         question.exclude = inspection.exclude_rule_ids.to_vec();
         question.response = response.map(|response| ResponseHead {
             status: response.status.as_u16(),
-            headers: texts(&response.headers),
+            headers: texts(response.headers.iter()),
         });
         Ok(Self { account, question, codings })
     }
 }
 
+/// What a request says of its connection, which nothing but the rules sees: an extension of the request.
+#[derive(Debug, Clone)]
+pub struct HopByHop(pub Arc<[(HeaderName, HeaderValue)]>);
+
 /// What is asked about the head of a request.
 pub fn question(request: &request::Parts, client: SocketAddr, server: SocketAddr) -> Question {
+    let mut headers = texts(request.headers.iter());
+    if let Some(HopByHop(fields)) = request.extensions.get() {
+        headers.extend(texts(fields.iter().map(|(name, value)| (name, value))));
+    }
     Question {
         method: request.method.to_string(),
         target: request.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
         version: format!("{:?}", request.version),
-        headers: texts(&request.headers),
+        headers,
         client,
         server,
         exclude: Vec::new(),
@@ -73,6 +82,6 @@ fn codings(headers: &HeaderMap, extensions: &Extensions) -> Result<Vec<Coding>, 
     Ok(codings)
 }
 
-fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
-    headers.iter().map(|(name, value)| (name.to_string(), protocol::text(value.as_bytes()))).collect()
+fn texts<'a>(headers: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Vec<(String, String)> {
+    headers.map(|(name, value)| (name.to_string(), protocol::text(value.as_bytes()))).collect()
 }

@@ -78,7 +78,14 @@ impl Control {
     async fn join_with(&self, edge: EdgeId, generation: u64, digest: Option<ProgramDigest>) -> Edge {
         let connected = self.connect();
         connected
-            .say(&FromEdge::Hello { edge, feed: FEED_VERSION, version: "test".into(), generation, digest })
+            .say(&FromEdge::Hello {
+                edge,
+                feed: FEED_VERSION,
+                version: "test".into(),
+                generation,
+                digest,
+                core_rule_set: false,
+            })
             .await;
         connected
     }
@@ -390,6 +397,7 @@ async fn over_a_real_socket() {
         version: "test".into(),
         generation: 0,
         digest: None,
+        core_rule_set: true,
     };
     let line = format!("{}\n", serde_json::to_string(&hello).unwrap());
     // Cut in two: lines do not keep to frames.

@@ -110,12 +110,11 @@ fn parameter(header: &[u8], name: &[u8]) -> Option<Vec<u8>> {
             continue;
         };
         let after = after.trim_ascii_start();
-        let (value, left) = match after.first() {
-            Some(quote @ (b'"' | b'\'')) => quoted(after.get(1..)?, *quote),
-            _ => {
-                let end = after.iter().position(|byte| *byte == b';').unwrap_or(after.len());
-                (after.get(..end)?.trim_ascii().to_vec(), after.get(end..)?)
-            }
+        let (value, left) = if let Some(quote @ (b'"' | b'\'')) = after.first() {
+            quoted(after.get(1..)?, *quote)
+        } else {
+            let end = after.iter().position(|byte| *byte == b';').unwrap_or(after.len());
+            (after.get(..end)?.trim_ascii().to_vec(), after.get(end..)?)
         };
         if one.eq_ignore_ascii_case(name) {
             return Some(value);
