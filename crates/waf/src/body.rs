@@ -4,31 +4,7 @@ mod json;
 mod multipart;
 mod xml;
 
-use crate::message::{Pairs, arguments};
-
-/// Most values taken out of one body.
-pub(crate) const VALUES_MAX: usize = 4_096;
-/// Deepest nesting that is followed.
-pub(crate) const DEPTH_MAX: usize = 64;
-
-/// What is in a body.
-#[derive(Default)]
-pub(crate) struct Found {
-    /// Arguments.
-    pub(crate) args: Pairs,
-    /// Files: the name of the field, and that of the file.
-    pub(crate) files: Pairs,
-    /// Sizes of the files in bytes, in the same order.
-    pub(crate) file_sizes: Vec<usize>,
-    /// Lines of headers of parts, each with the name of its part.
-    pub(crate) part_headers: Pairs,
-    /// The text of an XML document.
-    pub(crate) xml_text: Option<Vec<u8>>,
-    /// Values of its attributes.
-    pub(crate) xml_attributes: Vec<Vec<u8>>,
-    /// Why it could not be taken apart to its end.
-    pub(crate) error: Option<String>,
-}
+use crate::found::{Found, arguments};
 
 /// How a body of this content type is taken apart.
 pub(crate) fn processor_of(kind: &[u8]) -> &'static str {

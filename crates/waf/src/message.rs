@@ -1,11 +1,9 @@
 //! `Message`: a request, or a response and its request, taken apart into what rules ask for. Pure, over bytes.
 
-use crate::body::{self, Found};
+use crate::body;
 use crate::decode;
+use crate::found::{Found, Pairs, arguments};
 use crate::protocol::{Question, bytes};
-
-/// Names and values.
-pub(crate) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// See the module.
 #[derive(Default)]
@@ -121,19 +119,6 @@ fn origin_form(target: &[u8]) -> &[u8] {
     };
     let rest = target.get(at + 3..).unwrap_or_default();
     rest.iter().position(|byte| *byte == b'/').and_then(|slash| rest.get(slash..)).unwrap_or(b"/")
-}
-
-/// The arguments of a query or a form.
-pub(crate) fn arguments(text: &[u8]) -> Pairs {
-    let decoded = |text: &[u8]| decode::url(text, false).unwrap_or_else(|| text.to_vec());
-    let parts = text.split(|byte| *byte == b'&').filter(|part| !part.is_empty());
-    parts
-        .map(|part| {
-            let mut halves = part.splitn(2, |byte| *byte == b'=');
-            let mut half = || decoded(halves.next().unwrap_or_default());
-            (half(), half())
-        })
-        .collect()
 }
 
 fn cookies_of(header: &[u8]) -> Pairs {

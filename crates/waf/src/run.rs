@@ -7,7 +7,8 @@ use zentinel_modsec::parser::{SetVarSpec, SetVarValue};
 
 use crate::control::Control;
 use crate::error::EngineError;
-use crate::message::{Message, Pairs};
+use crate::found::Pairs;
+use crate::message::Message;
 use crate::operator::{Found, number};
 use crate::program::{Link, Program, Rule, Test};
 use crate::protocol::MatchedRule;

@@ -6,7 +6,8 @@ use regex::bytes::{Regex, RegexBuilder};
 use zentinel_modsec::parser::{Selection, VariableName, VariableSpec};
 
 use crate::error::EngineError;
-use crate::message::{Message, Pairs, Response};
+use crate::found::Pairs;
+use crate::message::{Message, Response};
 use crate::tx::Tx;
 
 /// A variable, or part of it.

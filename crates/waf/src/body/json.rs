@@ -2,8 +2,7 @@
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::{DEPTH_MAX, VALUES_MAX};
-use crate::message::Pairs;
+use crate::found::{DEPTH_MAX, Pairs, VALUES_MAX};
 
 /// Adds a document's scalars to `args`. Those before an error are there too.
 pub(super) fn read(body: &[u8], args: &mut Pairs) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! `multipart/form-data` (RFC 7578): fields, names of files, and the lines of the parts' headers. A part that was cut is read to its end.
 
-use super::{Found, VALUES_MAX};
+use crate::found::{Found, VALUES_MAX};
 use crate::transform::find;
 
 /// Reads a body of this content type.
@@ -144,7 +144,7 @@ fn quoted(text: &[u8], quote: u8) -> (Vec<u8>, &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Pairs;
+    use crate::found::Pairs;
 
     fn texts(pairs: &Pairs) -> Vec<String> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -4,7 +4,7 @@ use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Decoder, Reader};
 
-use super::{DEPTH_MAX, Found, VALUES_MAX};
+use crate::found::{DEPTH_MAX, Found, VALUES_MAX};
 
 /// Reads a document. What stands before an error is there too.
 pub(super) fn read(body: &[u8], found: &mut Found) -> Result<(), String> {
