@@ -1,4 +1,4 @@
-//! `Exchanges`: requests of policies to identity providers, for all shards.
+//! `Exchanges`: requests of policies to identity providers and for certificates of webhook senders, for all shards.
 //!
 //! Equal requests of one account share one exchange, and its answer for a while: what can be spent once is spent once, however
 //! many requests of a visitor come at once. Accounts share nothing, and none can crowd out what others keep.
@@ -107,7 +107,7 @@ impl Exchanges {
         }
         if account.under_way.len() >= UNDER_WAY_MAX {
             return Plan::Known(Err(format!(
-                "{UNDER_WAY_MAX} requests of this account to identity providers are under way already"
+                "{UNDER_WAY_MAX} such requests of this account are under way already"
             )));
         }
         let (done, answered) = watch::channel(None);
@@ -120,7 +120,7 @@ impl Exchanges {
         let answer = self.ask(&exchange).await;
         if let Err(error) = &answer {
             self.0.failed.inc();
-            tracing::warn!(%account, url = exchange.url, error, "an identity provider could not be asked");
+            tracing::warn!(%account, url = exchange.url, error, "a request of a policy to the internet failed");
         }
         let secs = if answer.is_ok() { exchange.share.answered_secs } else { exchange.share.failed_secs };
         let until = Instant::now() + Duration::from_secs(secs);
