@@ -261,14 +261,14 @@ mod tests {
         let url = format!("http://{}/jwks", silent.local_addr().unwrap());
         let account = crate::state::endpoint::fixture::account(1);
         let place = (account, url.clone());
-        let Plan::Wait(mut fetched) = keys.plan(account, &url, false) else { panic!("nothing is cached") };
+        let Plan::Wait(mut outcome) = keys.plan(account, &url, false) else { panic!("nothing is cached") };
         let _asked = silent.accept().unwrap();
         assert!(keys.cache()[&place].fetching.is_some());
         // Drops the task where it waits, as a panic does.
         background.shutdown_background();
         let here = tokio::runtime::Runtime::new().unwrap();
         let waiting = async {
-            tokio::time::timeout(Duration::from_secs(30), fetched.wait_for(Option::is_some))
+            tokio::time::timeout(Duration::from_secs(30), outcome.wait_for(Option::is_some))
                 .await
                 .map(|end| end.is_err())
         };
