@@ -74,14 +74,14 @@ fn write_lists(apt: &Path, parts: &Path) -> Result<()> {
 /// Lines `deb ...` as `deb-src ...`.
 fn turned_lines(text: &str) -> String {
     let packages = text.lines().filter_map(|line| line.trim_start().strip_prefix("deb "));
-    packages.map(|rest| format!("deb-src {rest}\n")).collect()
+    packages.fold(String::new(), |lists, rest| lists + "deb-src " + rest + "\n")
 }
 
 /// Stanzas with `Types: deb-src`.
 fn turned_stanzas(text: &str) -> String {
     let types = |line: &str| line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case("types"));
     let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines.map(|line| if types(line) { "Types: deb-src\n".to_owned() } else { format!("{line}\n") }).collect()
+    lines.fold(String::new(), |lists, line| lists + if types(line) { "Types: deb-src" } else { line } + "\n")
 }
 
 #[cfg(test)]

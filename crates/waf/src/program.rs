@@ -44,6 +44,8 @@ pub(crate) struct Rule {
     has_severity: bool,
     /// A pattern of it cannot be read: it never matches.
     pub(crate) is_dead: bool,
+    /// It finds something and adds to a score.
+    pub(crate) scores: bool,
 }
 
 /// One test and what follows from it.
@@ -113,7 +115,8 @@ impl Program {
         Ok(program)
     }
 
-    fn push(&mut self, phase: usize, rule: Rule, removed: &[RuleIdSelector]) {
+    fn push(&mut self, phase: usize, mut rule: Rule, removed: &[RuleIdSelector]) {
+        rule.scores = rule.adds_to_score();
         let is_removed = rule.id.is_some_and(|id| removed.iter().any(|ids| ids.matches(id.into())));
         if let Some(rules) = self.phases.get_mut(phase).filter(|_| !is_removed) {
             rules.push(rule);
@@ -218,8 +221,7 @@ impl Rule {
         Ok(())
     }
 
-    /// Whether it is one that finds something and adds to a score.
-    pub(crate) fn scores(&self) -> bool {
+    fn adds_to_score(&self) -> bool {
         let adds = |set: &SetVarSpec| {
             let increases = match &set.value {
                 SetVarValue::Increment(_) => true,

@@ -90,7 +90,7 @@ impl<'p> Run<'p> {
                 return Ok(false);
             }
         }
-        if let Some(id) = rule.id.filter(|_| rule.scores()) {
+        if let Some(id) = rule.id.filter(|_| rule.scores) {
             let told = self.told(id, rule);
             self.matched.entry(id).or_insert(told);
         }
