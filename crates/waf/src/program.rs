@@ -11,7 +11,7 @@ use crate::control::Control;
 use crate::error::EngineError;
 use crate::operator::Operator;
 use crate::rules::EXCLUDABLE;
-use crate::target::Target;
+use crate::target::{Exclusion, Target};
 use crate::text::severity;
 use crate::transform::Transform;
 
@@ -126,15 +126,14 @@ impl Program {
     /// Changes the targets of the first link of rules, as `SecRuleUpdateTargetById` says.
     fn update(&mut self, update: &UpdateTargetById) -> Result<(), EngineError> {
         let failed = |error: EngineError| EngineError(format!("{}: {error}", update.location));
-        if update.replaced.is_some() {
-            return Err(failed(EngineError(
-                "a target is not replaced; leave it out, and add another".into(),
-            )));
-        }
+        let replaced = update.replaced.as_deref().map(Exclusion::read).transpose().map_err(failed)?;
         for rule in self.phases.iter_mut().flatten() {
             let is_meant = rule.id.is_some_and(|id| update.ids.iter().any(|ids| ids.matches(id.into())));
             let test = rule.links.first_mut().and_then(|link| link.test.as_mut());
             let Some(test) = test.filter(|_| is_meant) else { continue };
+            if let Some(replaced) = &replaced {
+                test.targets.retain(|target| !target.is(replaced));
+            }
             for exclusion in &update.exclusions {
                 for target in &mut test.targets {
                     target.exclude(exclusion).map_err(failed)?;
@@ -258,4 +257,31 @@ fn phase_of(actions: &[Action]) -> usize {
         _ => None,
     });
     phase.unwrap_or(2).saturating_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zentinel_modsec::parser::Parser;
+
+    #[test]
+    fn directives_take_rules_away_and_change_their_targets() {
+        let text = "SecRule ARGS:a|ARGS:b \"@contains x\" \"id:942001,phase:2,chain\"\n\
+            SecRule ARGS \"@contains y\" \"setvar:'tx.anomaly_score=+5'\"\n\
+            SecRule ARGS \"@rx (\" \"id:942002,phase:2,ver:'CRS/9',severity:'ERROR',setvar:'tx.anomaly_score=+5'\"\n\
+            SecRule ARGS \"@contains x\" \"id:942003,phase:2,chain\"\nSecRule ARGS \"@contains y\" \"t:none\"\n\
+            SecMarker END\n\
+            SecRuleRemoveById 942003\n\
+            SecRuleUpdateTargetById 942001 \"REQUEST_BODY\" \"ARGS:B\"\n";
+        let mut parser = Parser::new();
+        parser.parse(text).unwrap();
+        let program = Program::compile(parser.directives()).unwrap();
+        let ids: Vec<u32> = program.numbered().map(|(id, _)| id).collect();
+        assert_eq!(ids, [942_001, 942_002]);
+        let [chain, dead] = program.rules(1) else { panic!("two rules are left") };
+        assert_eq!((chain.links.len(), chain.links[0].test.as_ref().unwrap().targets.len()), (2, 2));
+        assert!(!chain.scores && dead.scores && dead.is_dead, "the chain has no severity");
+        assert_eq!((program.dead(), program.version()), (BTreeSet::from([942_002]), "CRS/9"));
+        assert_eq!((program.marker("END", 1), program.marker("NONE", 1)), (2, usize::MAX));
+    }
 }

@@ -107,6 +107,17 @@ impl Target {
         })
     }
 
+    /// Whether it is this variable, or the same part of it.
+    pub(crate) fn is(&self, other: &Exclusion) -> bool {
+        let same = match (&self.part, &other.part) {
+            (Part::All, Part::All) => true,
+            (Part::Key(one), Part::Key(other)) => one.eq_ignore_ascii_case(other),
+            (Part::Pattern(one), Part::Pattern(other)) => one.as_str() == other.as_str(),
+            _ => false,
+        };
+        self.name == other.name && same
+    }
+
     /// Leaves out more.
     pub(crate) fn exclude(&mut self, text: &str) -> Result<(), EngineError> {
         self.exclusions.push(Exclusion::read(text)?);
