@@ -9,6 +9,7 @@ mod control;
 mod decode;
 mod engine;
 mod error;
+mod exceptions;
 mod found;
 mod message;
 mod operator;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use zentinel_modsec::parser::{Action, DataAction, Directive, OperatorName, Parser, SetVarSpec, SetVarValue};
 
 use crate::error::EngineError;
+use crate::exceptions;
 
 /// Rules that a policy may leave out, the published bounds.
 pub(crate) const EXCLUDABLE: std::ops::RangeInclusive<u64> = 900_000..=999_999;
@@ -44,17 +45,18 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Directive>, EngineError> {
     if files.len() > FILES_MAX {
         return Err(EngineError(format!("{}: more than {FILES_MAX} files of rules", path.display())));
     }
-    let mut parser = Parser::new();
+    let (mut first, mut parser) = (Parser::new(), Parser::new());
     for file in &files {
-        read_file(&mut parser, file)?;
+        read_file(&mut first, &mut parser, file)?;
     }
-    let mut directives = parser.into_directives();
+    let mut directives = first.into_directives();
+    directives.append(&mut parser.into_directives());
     fill_patterns(&mut directives);
     Ok(directives)
 }
 
-/// Reads a file directive by directive, so that an error has its line.
-fn read_file(parser: &mut Parser, file: &Path) -> Result<(), EngineError> {
+/// Reads a file directive by directive, so that an error has its line. `first` takes what runs before all others.
+fn read_file(first: &mut Parser, parser: &mut Parser, file: &Path) -> Result<(), EngineError> {
     let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
     let mut skips_chain = false;
     for (line, directive) in directives_of(&text) {
@@ -69,6 +71,10 @@ fn read_file(parser: &mut Parser, file: &Path) -> Result<(), EngineError> {
         // Rules of the log's phase judge nothing and are not run.
         if skips_chain || has_action(&directive, "phase:5") {
             skips_chain = has_action(&directive, "chain");
+            continue;
+        }
+        if let Some(rule) = exceptions::as_rule(&directive).map_err(|why| wrong(&why))? {
+            first.parse(&rule).map_err(|error| wrong(&error))?;
             continue;
         }
         let directive = with_backslashes(&directive);
