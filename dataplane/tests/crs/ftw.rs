@@ -222,8 +222,11 @@ fn request(input: &Input) -> Vec<u8> {
     let method = input.method.as_deref().unwrap_or("GET");
     let uri = input.uri.as_ref().map_or_else(|| "/".to_owned(), Scalar::text);
     let version = input.version.as_deref().unwrap_or("HTTP/1.1");
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("{method} {uri} {version}\r\n{headers}\r\n{data}").into_bytes()
+    let mut request = format!("{method} {uri} {version}\r\n");
+    for (name, value) in headers {
+        request += &format!("{name}: {value}\r\n");
+    }
+    (request + "\r\n" + &data).into_bytes()
 }
 
 fn unquoted(text: &[u8], plus: bool) -> Vec<u8> {
