@@ -269,8 +269,8 @@ impl Listeners {
 async fn bind_remote(at: SocketAddr, options: &EdgeListener) -> Result<Remote, ServeError> {
     let host = options.host(at).ok_or(ServeError::NoEdgesHost { at })?;
     let (listener, at) = listen_on(at, "--edges").await?;
-    let name = if host.ip().is_some_and(|ip| ip.is_ipv6()) { format!("[{host}]") } else { host.to_string() };
-    Ok(Remote { listener, host, at: format!("{name}:{}", at.port()) })
+    let at = format!("{host}:{}", at.port());
+    Ok(Remote { listener, host, at })
 }
 
 fn bind_edges(dir: &DataDir) -> Result<UnixListener, ServeError> {

@@ -1,6 +1,8 @@
 //! Edges of other machines: they join with a string, are fed over mutual TLS, and are removed.
 
-use anyhow::Result;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
 use ebbgate_lab::guide::{self, API_HOST, REST_INTERNAL};
 use ebbgate_lab::lab::local;
 use ebbgate_lab::remote_edge::{RemoteEdge, join_string};
@@ -20,23 +22,40 @@ fn lab() -> Result<TestLab> {
     Ok(lab)
 }
 
-/// What `ebbgate-control edge ...` prints.
+const PAGE: &str = include_str!("../../docs/fleet.md");
+
+/// The page shows a command that begins so, and after it an answer with the fields of this one.
+fn is_on_the_page(command: &str, answer: &Value) {
+    let mut lines = PAGE.lines().skip_while(|line| !line.starts_with(command));
+    let shown = lines.nth(1).unwrap_or_else(|| panic!("the page has no `{command}`"));
+    let shown: Value = serde_json::from_str(shown).unwrap_or_else(|error| panic!("{command}: {error}"));
+    let fields = |value: &Value| -> Vec<String> {
+        value.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default()
+    };
+    let sorted = |value: &Value| {
+        let mut fields = fields(value);
+        fields.sort();
+        fields
+    };
+    assert_eq!(sorted(&shown), sorted(answer), "{command}");
+    assert_eq!(sorted(&shown["edges"][0]), sorted(&answer["edges"][0]), "{command}");
+}
+
+/// What `ebbgate-control edge ...` prints, as the page shows it.
 fn control(lab: &TestLab, args: &[&str]) -> Result<Value> {
-    let output = std::process::Command::new(lab.programs().control())
-        .arg("edge")
-        .args(args)
-        .arg("--dir")
-        .arg(lab.dir())
-        .output()?;
-    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(serde_json::from_slice(&output.stdout)?)
+    let output =
+        Command::new(lab.programs().control()).arg("edge").args(args).arg("--dir").arg(lab.dir()).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = serde_json::from_slice(&output.stdout)?;
+    is_on_the_page(&format!("ebbgate-control edge {} --dir", args[0]), &printed);
+    Ok(printed)
 }
 
 /// The one edge that `edge list` shows.
 fn listed(lab: &TestLab) -> Result<Value> {
     let listed = control(lab, &["list"])?;
     let edges = listed["edges"].as_array().cloned().unwrap_or_default();
-    anyhow::ensure!(edges.len() == 1, "{listed}");
+    ensure!(edges.len() == 1, "{listed}");
     Ok(edges[0].clone())
 }
 
@@ -48,6 +67,8 @@ fn an_edge_of_another_machine_joins_serves_and_is_removed() -> Result<()> {
     let joined = edge.join(&join)?;
     assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
     let joined: Value = serde_json::from_slice(&joined.stdout)?;
+    is_on_the_page("ebbgate-edge join --dir", &joined);
+    control(&lab, &["join"])?;
     assert_eq!(listed(&lab)?["connected"], false);
 
     // The string is spent, and the directory is an edge's.
@@ -102,7 +123,7 @@ fn what_cannot_join_is_told_why() -> Result<()> {
     let edge = RemoteEdge::new(lab.programs(), &lab.file("paris"))?;
     let said = |join: &str| -> Result<String> {
         let refused = edge.join(join)?;
-        anyhow::ensure!(!refused.status.success(), "it joined with {join}");
+        ensure!(!refused.status.success(), "it joined with {join}");
         Ok(String::from_utf8_lossy(&refused.stderr).into_owned())
     };
     let join = join_string(&lab, "")?;

@@ -69,7 +69,7 @@ mod tests {
         };
         assert_eq!(host(Some("control.example"), "0.0.0.0:4484").as_deref(), Some("control.example"));
         assert_eq!(host(None, "192.0.2.1:4484").as_deref(), Some("192.0.2.1"));
-        assert_eq!(host(None, "[2001:db8::1]:4484").as_deref(), Some("2001:db8::1"));
+        assert_eq!(host(None, "[2001:db8::1]:4484").as_deref(), Some("[2001:db8::1]"));
         assert_eq!(host(None, "0.0.0.0:4484"), None);
     }
 }
