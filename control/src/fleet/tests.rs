@@ -78,13 +78,6 @@ impl Server {
         (enrolled.edge, Shown { certificate_pem: enrolled.certificate_pem, key_pem })
     }
 
-    /// A certificate for an edge by this authority, made at this time.
-    fn made(&self, authority: &Authority, edge: EdgeId, at: UnixSecs) -> Shown {
-        let key = KeyPair::generate().unwrap();
-        let pair = authority.client(&edge.to_string(), &key.subject_public_key_info(), at).unwrap();
-        Shown { certificate_pem: pair.certificate_pem, key_pem: key.serialize_pem() }
-    }
-
     /// None: no answer, because TLS failed.
     async fn post(
         &self,
@@ -150,6 +143,13 @@ impl Server {
     }
 }
 
+/// A certificate for an edge by this authority, made at this time.
+fn made(authority: &Authority, edge: EdgeId, at: UnixSecs) -> Shown {
+    let key = KeyPair::generate().unwrap();
+    let pair = authority.client(&edge.to_string(), &key.subject_public_key_info(), at).unwrap();
+    Shown { certificate_pem: pair.certificate_pem, key_pem: key.serialize_pem() }
+}
+
 fn key() -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let csr = CertificateParams::default().serialize_request(&key).unwrap();
@@ -184,20 +184,20 @@ async fn who_shows_nothing_or_something_foreign_has_no_feed() {
     // Of an authority with the same name.
     let pair = new_authority(Purpose::Edge, "test", app.now()).unwrap();
     let foreign = Authority::load(Purpose::Edge, &pair.certificate_pem, &pair.key_pem).unwrap();
-    let shows = server.made(&foreign, edge, app.now());
-    assert_eq!(server.feed(Some(&shows), edge).await, Err(None));
+    let forged = made(&foreign, edge, app.now());
+    assert_eq!(server.feed(Some(&forged), edge).await, Err(None));
     // Of another authority of the installation: agents and visitors have those.
     for other in [&app.issuer.connect, &app.issuer.ingress] {
-        assert_eq!(server.feed(Some(&server.made(other, edge, app.now())), edge).await, Err(None));
+        assert_eq!(server.feed(Some(&made(other, edge, app.now())), edge).await, Err(None));
     }
     // Expired, and of a time to come.
     for days in [-200, 200] {
-        let shows = server.made(&app.issuer.edge, edge, app.now() + days * 86_400);
-        assert_eq!(server.feed(Some(&shows), edge).await, Err(None), "{days}");
+        let forged = made(&app.issuer.edge, edge, app.now() + days * 86_400);
+        assert_eq!(server.feed(Some(&forged), edge).await, Err(None), "{days}");
     }
     // Of an edge that never joined, and of one that says it is another.
-    let shows = server.made(&app.issuer.edge, stranger(), app.now());
-    assert_eq!(server.feed(Some(&shows), stranger()).await, Err(Some(StatusCode::FORBIDDEN)));
+    let forged = made(&app.issuer.edge, stranger(), app.now());
+    assert_eq!(server.feed(Some(&forged), stranger()).await, Err(Some(StatusCode::FORBIDDEN)));
     assert_eq!(server.feed(Some(&shown), stranger()).await, Err(None));
     assert!(server.lab.app.presence.edges().is_empty(), "nobody of them is listed");
 }
