@@ -118,6 +118,7 @@ struct Entry {
     enforcement: BTreeMap<EndpointId, EnforcementReport>,
     address_data: BTreeSet<String>,
     clock_ahead_secs: Option<UnixSecs>,
+    core_rule_set: bool,
     feed: Feed,
 }
 
@@ -147,7 +148,7 @@ impl Presence {
         let number = edges.feeds;
         let sessions = edges.entries.remove(&edge).map(|entry| entry.sessions).unwrap_or_default();
         let feed = Feed::Open { number, commands };
-        let (enforcement, address_data) = (BTreeMap::new(), BTreeSet::new());
+        let (enforcement, address_data, core_rule_set) = (BTreeMap::new(), BTreeSet::new(), false);
         let entry = Entry {
             version,
             applied,
@@ -156,6 +157,7 @@ impl Presence {
             enforcement,
             address_data,
             clock_ahead_secs: None,
+            core_rule_set,
             feed,
         };
         edges.entries.insert(edge, entry);
@@ -257,6 +259,11 @@ impl Presence {
         self.edges_locked().entries.values().flat_map(|entry| entry.address_data.iter().cloned()).collect()
     }
 
+    /// Whether any edge runs an OWASP Core Rule Set.
+    pub fn has_core_rule_set(&self) -> bool {
+        self.edges_locked().entries.values().any(|entry| entry.core_rule_set)
+    }
+
     /// Asks the edge of a session to pass a command to its agent. Success means handed to the edge's feed; what the agent
     /// said comes later, or nothing when the feed breaks.
     pub fn command(
@@ -347,6 +354,11 @@ impl Hold {
     /// By how much the edge's clock is ahead of ours, in seconds.
     pub fn clock_ahead(&self, secs: UnixSecs) {
         self.change(|entry| entry.clock_ahead_secs = Some(secs));
+    }
+
+    /// Whether the edge runs an OWASP Core Rule Set.
+    pub fn set_core_rule_set(&self, loaded: bool) {
+        self.change(|entry| entry.core_rule_set = loaded);
     }
 
     /// Whether no newer feed of the same edge has taken over.
@@ -488,8 +500,12 @@ mod tests {
         one.replace_address_data(["as.number".to_owned()].into());
         two.replace_address_data(["as.number".to_owned(), "is_tor_node".to_owned()].into());
         assert_eq!(presence.address_data(), ["as.number".to_owned(), "is_tor_node".to_owned()].into());
+        assert!(!presence.has_core_rule_set());
+        two.set_core_rule_set(true);
+        assert!(presence.has_core_rule_set());
         let (_two, _commands) = presence.join(edge(2), "1".into(), 0);
         assert_eq!(presence.address_data(), ["as.number".to_owned()].into(), "it says anew what it has");
+        assert!(!presence.has_core_rule_set(), "it says anew");
     }
 
     #[test]

@@ -144,12 +144,12 @@ pub struct Config {
     #[arg(long, value_name = "FILE")]
     pub blocklist: Option<PathBuf>,
     /// The OWASP Core Rule Set for policies that use it: a directory with crs-setup.conf and rules/*.conf, or a file that
-    /// includes them. Read when the edge starts. It detects only, unless --waf-block is given.
+    /// includes them. Read again when they change.
     #[arg(long, value_name = "PATH")]
     pub waf_rules: Option<PathBuf>,
-    /// Has policies refuse what reaches the threshold of the Core Rule Set. Read docs/waf.md first.
+    /// Has policies refuse nothing for the Core Rule Set, and only say what they would refuse.
     #[arg(long, requires = "waf_rules")]
-    pub waf_block: bool,
+    pub waf_detect_only: bool,
     /// Processes that run the Core Rule Set, each for one message at a time.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub waf_workers: u16,
@@ -332,7 +332,7 @@ impl Config {
             rules: self.waf_rules.clone()?,
             workers: usize::from(self.waf_workers),
             timeout: Duration::from_millis(self.waf_timeout_ms),
-            block: self.waf_block,
+            block: !self.waf_detect_only,
         })
     }
 
@@ -390,7 +390,7 @@ mod tests {
         let beside = Path::new("/usr/bin");
         assert!(config.waf(beside).is_none());
         let waf = parse(&["--waf-rules", "/r"]).unwrap().waf(beside).unwrap();
-        assert_eq!((waf.program.as_path(), waf.block), (Path::new("/usr/bin/ebbgate-waf"), false));
+        assert_eq!((waf.program.as_path(), waf.block), (Path::new("/usr/bin/ebbgate-waf"), true));
         for bad in [
             ["--quic", "maybe"],
             ["--control", "http://x"],
@@ -403,7 +403,7 @@ mod tests {
             ["--admin", "x"],
             ["--waf-workers", "0"],
             ["--waf-timeout-ms", "9"],
-            ["--waf-block", "--drain-ms=1"],
+            ["--waf-detect-only", "--drain-ms=1"],
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }

@@ -179,6 +179,7 @@ impl Feed {
             generation: self.edge.generation(),
             digest: self.digest(),
             unix_secs: unix_secs(),
+            core_rule_set: self.edge.waf.is_some(),
         };
         send(&lines, &hello).await?;
         let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| {

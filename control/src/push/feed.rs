@@ -147,7 +147,15 @@ impl Feeds {
     {
         let mut messages = Messages { body, lines: Lines::default() };
         let hello = timeout(Duration::from_secs(HELLO_SECS_MAX), messages.next()).await;
-        let Ok(Ok(Some(FromEdge::Hello { edge, feed, version, generation, digest, unix_secs }))) = hello
+        let Ok(Ok(Some(FromEdge::Hello {
+            edge,
+            feed,
+            version,
+            generation,
+            digest,
+            unix_secs,
+            core_rule_set,
+        }))) = hello
         else {
             return Err(FeedError::Hello);
         };
@@ -164,6 +172,7 @@ impl Feeds {
         if unix_secs > 0 {
             hold.clock_ahead(unix_secs.saturating_sub(SystemClock.unix_secs()));
         }
+        hold.set_core_rule_set(core_rule_set);
         let outbox = Outbox::new(generation, digest);
         let now = Instant::now();
         let mut feed = Feed {

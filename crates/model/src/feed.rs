@@ -190,6 +190,9 @@ pub enum FromEdge {
         /// The edge's clock, in seconds since 1970; 0: it does not say.
         #[serde(default)]
         unix_secs: i64,
+        /// Whether the edge runs an OWASP Core Rule Set.
+        #[serde(default)]
+        core_rule_set: bool,
     },
     /// The generation is in force, and kept for a restart.
     Applied {

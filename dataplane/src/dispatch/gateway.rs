@@ -131,6 +131,12 @@ pub trait Gateway: Clone + 'static {
         let _ = (account, question, body);
         std::future::ready(Err(NO_RULES.to_owned()))
     }
+
+    /// Whether there are rules to run; requests then keep for them what they say of their connection.
+    fn has_core_rule_set(&self) -> bool {
+        false
+    }
+
     /// Whether a circuit of an endpoint's policy lets a request through; otherwise how long it is open at least.
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
 

@@ -141,6 +141,10 @@ impl Gateway for Shard {
         wait
     }
 
+    fn has_core_rule_set(&self) -> bool {
+        self.edge().waf.is_some()
+    }
+
     async fn inspect(
         &self,
         account: AccountId,

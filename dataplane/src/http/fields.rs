@@ -67,6 +67,16 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// What [`strip_hop_by_hop`] takes away.
+pub(super) fn hop_by_hop(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    let nominated = nominated(headers);
+    let goes = |name: &HeaderName| {
+        HOP_BY_HOP.contains(name) || (nominated.contains(name) && !NOT_NOMINABLE.contains(name))
+    };
+    let fields = headers.iter().filter(|(name, _)| goes(name));
+    fields.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(CONNECTION).iter();
     let options = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));

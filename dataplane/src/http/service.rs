@@ -28,6 +28,7 @@ use super::min_rate::SlowAllowance;
 use super::reply::{framed, may_switch_to};
 use super::upstream::{ReplayBody, UpstreamPools, Upstreams};
 use crate::dispatch::gateway::{Gateway, HttpConn};
+use crate::dispatch::inspect::HopByHop;
 
 /// How long before an exchange is idle a stalled visitor is told so.
 const BEFORE_IDLE: Duration = Duration::from_secs(1);
@@ -117,9 +118,13 @@ impl<G: Gateway> HttpService<G> {
         let form = Form::asked(&head.headers);
         let upgrade =
             head.headers.get(UPGRADE).cloned().filter(|protocol| upgrade && may_switch_to(protocol));
+        let hop_by_hop = self.gateway.has_core_rule_set().then(|| fields::hop_by_hop(&head.headers));
         fields::strip_hop_by_hop(&mut head.headers);
         fields::strip_origin(&mut head.headers);
         head.extensions = http::Extensions::new();
+        if let Some(fields) = hop_by_hop {
+            head.extensions.insert(HopByHop(fields.into()));
+        }
         let method = head.method.clone();
         let progress = &log.sink().progress;
         let body = ReplayBody::new(body.counted(progress.clone(), Direction::In)).of(exchange);

@@ -132,6 +132,8 @@ metrics! {
     waf_workers: Gauge = "waf_workers", "Processes that run the Core Rule Set and take questions";
     /// Processes that ended or were killed.
     waf_workers_lost: Counter = "waf_workers_lost", "Processes of the Core Rule Set that ended, or were killed because they did not answer in time";
+    /// Changes of the Core Rule Set's files that were at fault.
+    waf_rules_refused: Counter = "waf_rules_refused", "Changes of the Core Rule Set's files that were at fault, so that the rules before stayed in use";
     /// Circuits of `circuit-breaker` actions that opened.
     circuits_opened: Counter = "circuits_opened", "Circuits of circuit-breaker actions opened";
     /// Requests that met an open circuit, enforced or not.

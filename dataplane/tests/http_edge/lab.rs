@@ -148,6 +148,10 @@ impl Gateway for Lab {
         self.0.rate_limits.count(endpoint.account, &endpoint.url.to_string(), quota, Instant::now())
     }
 
+    fn has_core_rule_set(&self) -> bool {
+        true
+    }
+
     async fn inspect(&self, _: AccountId, question: Question, body: Bytes) -> Result<Inspected, String> {
         let found = self.0.rules.borrow().as_ref().map(|rules| rules(&question, &body));
         let score = found.ok_or("the lab has no rules")?;

@@ -86,6 +86,7 @@ impl Control {
                 generation,
                 digest,
                 unix_secs: 0,
+                core_rule_set: false,
             })
             .await;
         connected
@@ -399,6 +400,7 @@ async fn over_a_real_socket() {
         generation: 0,
         digest: None,
         unix_secs: 0,
+        core_rule_set: true,
     };
     let line = format!("{}\n", serde_json::to_string(&hello).unwrap());
     // Cut in two: lines do not keep to frames.
