@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use ebbgate_model::EdgeJoinString;
 use ebbgate_telemetry::LogFormat;
+use http::{HeaderValue, Uri};
 
 use crate::feed::control::Control;
 use crate::net::ring::Form;
@@ -118,6 +119,9 @@ pub struct Config {
     /// PEM file of authorities trusted for key sets and identity providers, besides the system's.
     #[arg(long, value_name = "FILE")]
     pub jwks_ca: Option<PathBuf>,
+    /// Lets `http-request` of policies ask hosts of the internet, over https. At the URL abuse is reported: each request names it.
+    #[arg(long, value_name = "URL", value_parser = report_abuse)]
+    pub http_request_external: Option<HeaderValue>,
     /// JSON file of endpoints that `oauth` uses in the place of published ones, as for a self-hosted GitHub or GitLab.
     #[arg(long, value_name = "FILE")]
     pub identity_providers: Option<PathBuf>,
@@ -340,6 +344,15 @@ impl Config {
     pub fn waits(&self) -> Waits {
         Waits { relay_idle_secs: self.relay_idle_secs, half_closed_secs: self.half_closed_secs }
     }
+}
+
+/// A URL that may stand in a header.
+fn report_abuse(text: &str) -> Result<HeaderValue, String> {
+    let scheme = text.parse::<Uri>().ok().and_then(|url| url.scheme_str().map(str::to_owned));
+    if !matches!(scheme.as_deref(), Some("https" | "http")) {
+        return Err("it must be a URL such as https://example.com/abuse".to_owned());
+    }
+    HeaderValue::from_str(text).map_err(|e| e.to_string())
 }
 
 /// The soft limit on open files, from the kernel's table.

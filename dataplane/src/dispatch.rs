@@ -148,6 +148,11 @@ impl Dispatch {
         Ok(Self { calls, work: self.work.clone(), ..inner })
     }
 
+    /// Counts a request of the policy to a host of the internet among those for this one.
+    pub fn outside(&self) -> Result<(), TooManyCalls> {
+        self.calls.deeper().map(drop)
+    }
+
     /// The account of the endpoint that was reached. None: none is yet.
     pub fn account(&self) -> Option<AccountId> {
         self.account

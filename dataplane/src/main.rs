@@ -24,6 +24,7 @@ use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Visitors};
+use ebbgate_edge::state::external_calls::ExternalCalls;
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
@@ -221,6 +222,10 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     if let Some(settings) = config.waf(program.parent().unwrap_or(Path::new("/"))) {
         edge.waf = Some(Waf::start(settings, &edge.metrics).context("--waf-rules")?);
     }
+    edge.external_calls = config.http_request_external.as_ref().map(|report_abuse| {
+        let (fetcher, background) = (Arc::clone(&edge.fetcher), edge.background.clone());
+        ExternalCalls::new(fetcher, background, report_abuse.clone(), &edge.metrics)
+    });
     edge.addresses = Arc::new(Databases::read(&config.address_database).context("--address-database")?);
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })

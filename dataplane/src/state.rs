@@ -14,6 +14,7 @@ pub mod disk;
 pub mod edge;
 pub mod endpoint;
 pub mod exchanges;
+pub mod external_calls;
 pub mod guesses;
 pub mod identity;
 pub mod jwks;

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
-use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, Scheme};
+use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, ErrorCode, Host, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{AddressSource, Breaker, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
+use ebbgate_policy::{AddressSource, Breaker, CallError, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
 use ebbgate_waf::protocol::Question;
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -26,6 +27,13 @@ use crate::tunnel::session::OpenError;
 
 /// Why nothing is inspected where the operator gave no rules.
 pub const NO_RULES: &str = "this edge has no Core Rule Set: its operator starts it with --waf-rules";
+
+/// Why a policy asks no host of the internet where the operator did not allow it.
+pub fn no_external_calls() -> CallError {
+    let message =
+        "this edge asks no host of the internet: its operator starts it with --http-request-external";
+    CallError { code: ErrorCode::new(2300), message: message.to_owned() }
+}
 
 /// What the HTTP half needs from the rest of the edge. Clones share one shard and stay on its thread.
 pub trait Gateway: Clone + 'static {
@@ -115,6 +123,24 @@ pub trait Gateway: Clone + 'static {
     ) -> impl Future<Output = Result<Exchanged, String>> {
         let _ = (account, exchange);
         std::future::ready(Err("no identity provider is asked here".into()))
+    }
+
+    /// Makes a request of an account's policy to a host of the internet: the address that answered, and its answer of at most
+    /// `bytes_max` as it came.
+    fn call_external(
+        &self,
+        account: AccountId,
+        url: Uri,
+        request: Request<Bytes>,
+        bytes_max: usize,
+    ) -> impl Future<Output = Result<(IpAddr, Response<Bytes>), CallError>> {
+        let _ = (account, url, request, bytes_max);
+        std::future::ready(Err(no_external_calls()))
+    }
+
+    /// Where abuse is reported, as requests of policies tell it.
+    fn report_abuse(&self) -> Option<HeaderValue> {
+        None
     }
 
     /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.

@@ -11,11 +11,12 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::{FromEdge, VisitorSessionReport};
 use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, IpRestrictionKind, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{AddressSource, Breaker, Inspected, KeySet, Quota};
+use ebbgate_policy::{AddressSource, Breaker, CallError, Inspected, KeySet, Quota};
 use ebbgate_waf::protocol::Question;
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::time::Instant;
 
-use super::gateway::{Gateway, NO_RULES};
+use super::gateway::{Gateway, NO_RULES, no_external_calls};
 use crate::log;
 use crate::state::breakers::Permit;
 use crate::state::edge::Stage;
@@ -130,6 +131,23 @@ impl Gateway for Shard {
 
     async fn exchange(&self, account: AccountId, exchange: Arc<Exchange>) -> Result<Exchanged, String> {
         self.edge().exchanges.get(account, exchange).await
+    }
+
+    async fn call_external(
+        &self,
+        account: AccountId,
+        url: Uri,
+        request: Request<Bytes>,
+        bytes_max: usize,
+    ) -> Result<(IpAddr, Response<Bytes>), CallError> {
+        match &self.edge().external_calls {
+            Some(calls) => calls.call(account, url, request, bytes_max).await,
+            None => Err(no_external_calls()),
+        }
+    }
+
+    fn report_abuse(&self) -> Option<HeaderValue> {
+        self.edge().external_calls.as_ref().map(|calls| calls.report_abuse().clone())
     }
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {

@@ -24,6 +24,7 @@ use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
 use crate::state::endpoint::Endpoint;
 use crate::state::exchanges::Exchanges;
+use crate::state::external_calls::ExternalCalls;
 use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message};
@@ -81,8 +82,12 @@ pub struct Edge {
     pub reports: Reports,
     /// Key sets of policies.
     pub keys: Keys,
-    /// Requests to identity providers.
+    /// Requests to identity providers, and for certificates of webhook senders.
     pub exchanges: Exchanges,
+    /// Requests of policies to hosts of the internet. None: the operator does not allow them.
+    pub external_calls: Option<ExternalCalls>,
+    /// Makes requests to the internet on behalf of policies.
+    pub fetcher: Arc<Fetcher>,
     /// What policies are told of this edge to make visitors' sessions with.
     pub visitors: Visitors,
     /// Requests of each bucket that policies limit.
@@ -156,7 +161,9 @@ impl Edge {
             routes: RouteTable::default(),
             limits,
             keys: Keys::new(Arc::clone(&fetcher), background.clone(), &metrics),
-            exchanges: Exchanges::new(fetcher, background.clone(), &metrics),
+            exchanges: Exchanges::new(Arc::clone(&fetcher), background.clone(), &metrics),
+            external_calls: None,
+            fetcher,
             visitors: Visitors::default(),
             breakers: Breakers::new(&metrics.circuits_opened),
             guesses: Guesses::default(),

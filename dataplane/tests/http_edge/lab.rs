@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
+use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome, no_external_calls};
 use ebbgate_edge::http::UpstreamPools;
 use ebbgate_edge::http::limits::{KEPT_UPSTREAM_SECS_MAX, Limits};
 use ebbgate_edge::state::breakers::{Breakers, Permit};
@@ -31,9 +31,12 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
 };
-use ebbgate_policy::{Breaker, ConnFacts, EndpointFacts, Engine, Inspected, KeySet, Quota, References};
+use ebbgate_policy::{
+    Breaker, CallError, ConnFacts, EndpointFacts, Engine, Inspected, KeySet, Quota, References,
+};
 use ebbgate_tunnel::driver::SessionHandle;
 use ebbgate_waf::protocol::Question;
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::Instant;
@@ -49,6 +52,7 @@ pub(crate) const KEPT_UPSTREAM: Duration = Duration::from_secs(KEPT_UPSTREAM_SEC
 
 type Rules = Box<dyn Fn(&Question, &Bytes) -> i64>;
 type Serve = Rc<dyn Fn(DuplexStream)>;
+type Outside = Box<dyn Fn(&Uri, &Request<Bytes>) -> Result<Response<Bytes>, CallError>>;
 
 /// See the module.
 #[derive(Clone)]
@@ -74,6 +78,7 @@ impl Default for Lab {
             made: Cell::default(),
             drain: tokio::sync::watch::Sender::default(),
             rules: RefCell::default(),
+            outside: RefCell::default(),
             closed: RefCell::default(),
         }))
     }
@@ -97,6 +102,8 @@ struct Inner {
     drain: tokio::sync::watch::Sender<bool>,
     /// The score of a message: its question and the start of its body.
     rules: RefCell<Option<Rules>>,
+    /// The hosts of the internet, all at 203.0.113.80.
+    outside: RefCell<Option<Outside>>,
     /// Accounts that let nobody in.
     closed: RefCell<HashSet<AccountId>>,
 }
@@ -142,6 +149,23 @@ impl Gateway for Lab {
 
     async fn keys(&self, _: AccountId, _: &str, _: bool) -> Result<Arc<KeySet>, String> {
         Err("the lab has no keys".into())
+    }
+
+    async fn call_external(
+        &self,
+        _: AccountId,
+        url: Uri,
+        request: Request<Bytes>,
+        bytes_max: usize,
+    ) -> Result<(IpAddr, Response<Bytes>), CallError> {
+        let asked = self.0.outside.borrow().as_ref().map(|outside| outside(&url, &request));
+        let answer = asked.unwrap_or_else(|| Err(no_external_calls()))?;
+        assert!(answer.body().len() <= bytes_max, "the lab's answers fit");
+        Ok(("203.0.113.80".parse().unwrap(), answer))
+    }
+
+    fn report_abuse(&self) -> Option<HeaderValue> {
+        self.0.outside.borrow().as_ref().map(|_| HeaderValue::from_static("https://ops.example.com/abuse"))
     }
 
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
@@ -270,6 +294,14 @@ impl Lab {
         let members = table.borrow().get(key).cloned()?;
         let mut pools = self.0.pools.borrow_mut();
         Some(pools.entry(key.to_owned()).or_insert_with(|| Pool::new(members)).clone())
+    }
+
+    /// Lets policies ask hosts of the internet, which answer so.
+    pub(crate) fn outside(
+        &self,
+        answers: impl Fn(&Uri, &Request<Bytes>) -> Result<Response<Bytes>, CallError> + 'static,
+    ) {
+        *self.0.outside.borrow_mut() = Some(Box::new(answers));
     }
 
     /// A cloud endpoint.

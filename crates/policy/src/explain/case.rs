@@ -287,7 +287,7 @@ fn read_answer((url, text): (&String, &AnswerText)) -> Result<(String, CallAnswe
     let status = StatusCode::from_u16(status).map_err(|e| error(format!("{field}.status"), e))?;
     let mut headers = http::HeaderMap::new();
     read_headers(&text.headers, &format!("{field}.headers"), &mut headers)?;
-    Ok((url.clone(), CallAnswer { status, headers, body: Bytes::from(text.body.clone()) }))
+    Ok((url.clone(), CallAnswer { status, headers, body: Bytes::from(text.body.clone()), resolved_ip: None }))
 }
 
 impl SignedInText {
