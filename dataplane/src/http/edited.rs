@@ -109,11 +109,7 @@ async fn whole(body: Body, edits: &Edits, room: &Room<'_>) -> Result<Body, Failu
     }
     (room.keep)(kept);
     let made = made.freeze();
-    Ok(match trailers {
-        None => Body::full(made),
-        Some(trailers) if made.is_empty() => Body::trailing(trailers),
-        Some(trailers) => Body::begun(Frame::data(made), Body::trailing(trailers), None),
-    })
+    Ok(Body::whole(made, trailers))
 }
 
 fn failure(defect: Defect) -> Failure {

@@ -5,6 +5,16 @@ use std::fmt::Write as _;
 use super::names::{self, VARIABLES};
 use super::{addresses, unavailable};
 
+/// What the page says of variables that come with a body's end.
+const LATE: &str = "`req.trailers`, `req.ts.body_received` and `res.trailers` come with the end of a body, and no body is held for them. Until then the maps
+and the text are empty, and `has()` of them is false. A request's are there in every phase once all of its body has come: at once if it
+has none, behind an action that reads all of it (verify-webhook, jwt-validation with `method: body`), and in `on_http_response` when the
+upstream answered after it had read all. A response's are there if it has no body, or when `owasp-crs-response` with `process_body`
+has read all of it. A `log` action that names one of the three is not behind any of this: its entry is written when the exchange is
+over (at most 8 such entries a policy; with `failed` and the reason where it cannot be made).
+
+";
+
 /// The page as Markdown.
 pub(crate) fn page() -> String {
     let mut rows: Vec<_> = VARIABLES.iter().map(|variable| (variable.path, variable.kind)).collect();
@@ -22,6 +32,7 @@ pub(crate) fn page() -> String {
         published.len(),
         gaps.len(),
     );
+    out.push_str(LATE);
     out.push_str("| refused | because it | instead |\n|---|---|---|\n");
     for (path, reason, way_out) in gaps {
         let _ = writeln!(out, "| `{path}` | {reason} | {way_out} |");

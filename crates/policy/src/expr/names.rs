@@ -12,7 +12,8 @@ use super::addresses::{self, ADDRESS_NAMES, GEO_NAMES, Whose};
 use super::datum::{Datum, Kind};
 use super::error::ExprError;
 use super::reads::{
-    agent, borrowed, bytes, client, member, now, request_headers, response_headers, server, text, tls_text,
+    agent, borrowed, bytes, client, member, now, request_headers, request_trailers, response_headers,
+    response_trailers, server, text, tls_text,
 };
 use super::unavailable::{self, below};
 use super::{query, user_agent};
@@ -191,6 +192,11 @@ static ROWS: &[Variable] = &[
     row("req.host", T, |cx| text(query::host(cx))),
     row("req.location", T, |cx| text(query::first(request_headers(cx), &header::LOCATION))),
     row("req.method", T, |cx| borrowed(cx.request.as_ref().map_or("", |request| request.method.as_str()))),
+    row("req.trailers", M, |cx| Datum::Json(query::headers(request_trailers(cx)))),
+    row("req.ts.body_received", T, |cx| {
+        let end = cx.request_end.as_deref();
+        text(end.map(|end| rfc3339(end.at_unix_ms.div_euclid(1000))).unwrap_or_default())
+    }),
     row("req.ts.header_received", T, |cx| text(rfc3339(cx.now_unix_ms.div_euclid(1000)))),
     row("req.url", T, |cx| text(query::url(cx))),
     row("req.url.authority", T, |cx| text(query::host(cx))),
@@ -230,6 +236,7 @@ static ROWS: &[Variable] = &[
     row("res.status_code", N, |cx| {
         Datum::Int(cx.response.as_ref().map_or(0, |response| response.status.as_u16().into()))
     }),
+    row("res.trailers", M, |cx| Datum::Json(query::headers(response_trailers(cx)))),
     row("time.now", T, |cx| text(now(cx))),
 ];
 
@@ -390,9 +397,16 @@ fn find_row(segments: &[&str], full: &str) -> Result<Found, ExprError> {
 fn check_fields(row: usize, segments: &[&str], used: usize) -> Result<(), ExprError> {
     let Some(variable) = VARIABLES.get(row) else { return Ok(()) };
     let (whole, kind) = match (variable.path, variable.kind) {
-        ("req.headers" | "res.headers" | "req.cookies" | "res.cookies" | "req.url.query_params", _) => {
-            (used + 1, Some(Kind::List))
-        }
+        (
+            "req.headers"
+            | "res.headers"
+            | "req.cookies"
+            | "res.cookies"
+            | "req.trailers"
+            | "res.trailers"
+            | "req.url.query_params",
+            _,
+        ) => (used + 1, Some(Kind::List)),
         (_, Some(Kind::Map)) => (used + 1, Some(Kind::Text)),
         (_, kind) => (used, kind),
     };
@@ -476,6 +490,10 @@ pub(super) fn is_present(path: &str, cx: &Context) -> bool {
         cx.conn.traffic.is_some()
     } else if below(path, "endpoint.agent") {
         cx.endpoint.member.is_some()
+    } else if below(path, "req.trailers") || path == "req.ts.body_received" {
+        cx.request_end.is_some()
+    } else if below(path, "res.trailers") {
+        cx.response_end.is_some()
     } else if path == "req.content_length" {
         request_headers(cx).is_some_and(|headers| headers.contains_key(header::CONTENT_LENGTH))
     } else if path == "res.content_length" {

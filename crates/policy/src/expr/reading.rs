@@ -10,6 +10,7 @@ use http::header::{
 use super::addresses;
 use super::names::VARIABLES;
 use super::query;
+use super::reads::{request_trailers, response_trailers};
 use super::unavailable::below;
 use crate::facts::Context;
 use crate::work::BYTES_PER_UNIT;
@@ -84,6 +85,8 @@ pub(super) fn row(path: &str, cx: &Context) -> Cost {
     };
     match rest {
         "headers" => all(headers),
+        "trailers" if path.starts_with("req") => all(request_trailers(cx)),
+        "trailers" => all(response_trailers(cx)),
         "cookies" if path.starts_with("req") => values(headers, COOKIE.as_str(), b';', COOKIE_UNITS),
         "cookies" => values(headers, SET_COOKIE.as_str(), b';', COOKIE_UNITS),
         "content_encoding" => values(headers, CONTENT_ENCODING.as_str(), b',', ELEMENT_UNITS),

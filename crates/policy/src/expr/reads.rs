@@ -67,6 +67,14 @@ pub(super) fn response_headers(cx: &Context) -> Option<&header::HeaderMap> {
     cx.response.as_ref().map(|response| &response.headers)
 }
 
+pub(super) fn request_trailers(cx: &Context) -> Option<&header::HeaderMap> {
+    cx.request_end.as_deref().map(|end| &end.trailers)
+}
+
+pub(super) fn response_trailers(cx: &Context) -> Option<&header::HeaderMap> {
+    cx.response_end.as_deref().map(|end| &end.trailers)
+}
+
 pub(super) fn agent(cx: &Context) -> String {
     query::first(request_headers(cx), &header::USER_AGENT)
 }

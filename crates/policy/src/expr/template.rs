@@ -165,6 +165,11 @@ impl ValueTemplate {
         expressions
     }
 
+    /// Whether any part reads one of these variables, or asks whether it is there.
+    pub(crate) fn reads_any(&mut self, paths: &[&str]) -> bool {
+        self.expressions_mut().iter().any(|expression| expression.reads_any(paths))
+    }
+
     /// Whether any part reads `vars.<name>`.
     pub(crate) fn mentions_var(&self, name: &str) -> bool {
         node_mentions(&self.0, name)

@@ -281,8 +281,8 @@ fn a_condition_that_would_never_match_is_refused_with_the_way_out() {
     check("conn.client_ip.geo.registered_location.city", "registries say the country of a network alone");
     check("conn.k8s.pod.id == 'a'", "no edge serves them");
     check("has(conn.k8s.pod.metadata)", "no edge serves them");
-    check("size(req.trailers) > 0", "`req.trailers` comes with the body");
-    check("req.ts.body_received", "use req.headers, or req.ts.header_received");
+    check("req.trailers.sum[0] == 'x'", "there is no key `sum`");
+    check("req.trailers.sum.x", "`req.trailers.sum` is a list, which has no member `x`");
     check("req.url.user_password != ''", "use a basic-auth action");
     check("conn.server_ip.foo == 'x'", "`conn.server_ip` has no member `foo`");
     // What could only fail when a request comes.
