@@ -77,6 +77,7 @@ impl Pipeline {
             stages.push(match edit {
                 Edit::Replace(replacement) => replace::stage(replacement),
                 Edit::ReplaceInEvents(replacements) => events::stage(replacements),
+                Edit::JudgeEvents(rules) => events::judged_stage(rules.begin()),
             });
         }
         for coding in leaves_in.iter().skip(kept) {
@@ -105,8 +106,8 @@ impl Pipeline {
 
     /// The next bytes for the receiver.
     pub fn pull(&mut self) -> Result<Pulled, Defect> {
-        if let Some(defect) = self.defect {
-            return Err(defect);
+        if let Some(defect) = &self.defect {
+            return Err(defect.clone());
         }
         self.source.work = 0;
         let mut out = Vec::with_capacity(OUT_BYTES);
@@ -116,7 +117,7 @@ impl Pipeline {
             Ok(Made::Tired) => Ok(Pulled::Tired),
             Ok(Made::Over) => Ok(Pulled::Over),
             Err(defect) => {
-                self.defect = Some(defect);
+                self.defect = Some(defect.clone());
                 Err(defect)
             }
         }

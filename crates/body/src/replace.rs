@@ -17,7 +17,7 @@ use search::{Found, LOOK_BYTES, Search};
 use template::Template;
 
 /// A pattern, and what takes the place of its matches.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Replacement {
     pattern: Arc<Pattern>,
     to: Template,

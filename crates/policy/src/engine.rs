@@ -2,6 +2,8 @@
 //!
 //! Deterministic: the same engine, context and outcomes give the same steps.
 
+mod event_rule;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use crate::references::References;
 use crate::secret::Redaction;
 use crate::trace::Trace;
 use crate::verdict::{Effect, Outcome, Reply, Step, Verdict};
+use event_rule::EventRule;
 
 /// Most effects one run may ask for; a run that asks for more fails.
 pub const EFFECTS_PER_RUN_MAX: usize = 64;
@@ -49,6 +52,12 @@ impl Rule {
     /// In the order of the document.
     pub(crate) fn actions(&self) -> &[Arc<dyn Action>] {
         &self.actions
+    }
+
+    /// Whether it is another one for each event of an event stream.
+    fn reads_event(&self) -> bool {
+        self.expressions.iter().any(Expression::reads_event)
+            || self.actions.iter().any(|action| action.reads_event())
     }
 
     /// Whether it has the action that this request's path is for: such a request comes in whatever the rule's expressions say,
@@ -201,10 +210,25 @@ impl Run {
             cx.work.begin_evaluation();
             let Some(at) = self.action else {
                 let expression = rule.expressions.get(self.expression).filter(|_| !rule.is_addressed(cx));
+                // Of an event stream the head alone is there: what names the event is left for each event.
+                let head_alone = self.phase == Phase::EventStream && cx.event.is_none();
                 let Some(expression) = expression else {
-                    self.action = Some(0);
+                    if head_alone && rule.reads_event() {
+                        let rules = EventRule::new(&engine, self.rule, cx);
+                        if let Err((code, message)) = action::judge_events(cx, Arc::new(rules)) {
+                            let message = format!("{}: {message}", rule.path);
+                            return self.fail(cx, Verdict::Failed { code, message });
+                        }
+                        self.next_rule();
+                    } else {
+                        self.action = Some(0);
+                    }
                     continue;
                 };
+                if head_alone && expression.reads_event() {
+                    self.expression += 1;
+                    continue;
+                }
                 let result = expression.test(cx);
                 if let Some(trace) = &mut self.trace {
                     trace.condition(

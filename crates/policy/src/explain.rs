@@ -189,6 +189,7 @@ impl Walk<'_> {
         let mut verdict = self.phase(Phase::HttpResponse, cx);
         let is_event_stream = cx.response.as_ref().is_some_and(|response| is_event_stream(&response.headers));
         if is_event_stream && matches!(verdict, Verdict::Continue) {
+            cx.event = Some(self.case.event.clone());
             verdict = self.phase(Phase::EventStream, cx);
         }
         match verdict {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ebbgate_body::EventReplacement;
 use ebbgate_model::EndpointUrl;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
@@ -28,6 +29,9 @@ pub struct Received {
     pub trailers: HeaderMap,
 }
 
+/// An event of an event stream (WHATWG HTML section 9.2), as `on_event_stream_message` sees it.
+pub use ebbgate_body::Event;
+
 /// Which rules run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -37,7 +41,8 @@ pub enum Phase {
     HttpRequest,
     /// `on_http_response`.
     HttpResponse,
-    /// `on_event_stream_message`: once for each response that is an event stream, when its head is there.
+    /// `on_event_stream_message`: once for each response that is an event stream, when its head is there. Rules that name the
+    /// event are left for each event then.
     EventStream,
 }
 
@@ -105,6 +110,8 @@ pub struct Context {
     pub request: Option<http::request::Parts>,
     /// The response, in the phases of responses.
     pub response: Option<http::response::Parts>,
+    /// The event, in `on_event_stream_message`. None: the response's head alone is there.
+    pub event: Option<Event>,
     /// The end of the request's body. None: all of it has not come yet.
     pub request_end: Option<Arc<Received>>,
     /// The end of the response's body. None: all of it has not come yet.
@@ -119,6 +126,8 @@ pub struct Context {
     pub cookies: Vec<HeaderValue>,
     /// What the request asks of an action that signs visitors in.
     pub(crate) addressed: Option<Addressed>,
+    /// What actions replace in the event.
+    pub(crate) replaced_in_event: Vec<EventReplacement>,
     pub(crate) vars: Map<String, Value>,
     pub(crate) results: Map<String, Value>,
 }
@@ -135,11 +144,13 @@ impl Context {
             work: Work::default(),
             request: None,
             response: None,
+            event: None,
             request_end: None,
             response_end: None,
             addresses: None,
             logs: Vec::new(),
             late_logs: Vec::new(),
+            replaced_in_event: Vec::new(),
             cookies: Vec::new(),
             addressed: None,
             vars: Map::new(),

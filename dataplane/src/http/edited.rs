@@ -71,14 +71,14 @@ async fn begun(mut body: Body) -> Result<Body, Failure> {
     match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
         Poll::Pending => Ok(body),
         Poll::Ready(None) => Ok(Body::Empty),
-        Poll::Ready(Some(Err(BodyFault::Edit(Unedited::Defect(defect))))) => Err(failure(defect)),
+        Poll::Ready(Some(Err(BodyFault::Edit(Unedited::Defect(defect))))) => Err(failure(&defect)),
         Poll::Ready(Some(Err(fault))) => Err(cannot(READ, &fault)),
         Poll::Ready(Some(Ok(frame))) => Ok(Body::begun(frame, body, None)),
     }
 }
 
 fn streamed(body: Body, edits: &Edits) -> Result<Body, Failure> {
-    let pipeline = Pipeline::new(edits).map_err(failure)?;
+    let pipeline = Pipeline::new(edits).map_err(|defect| failure(&defect))?;
     Ok(Body::stream(
         Edited { body, pipeline, trailers: None, ended: false, over: false, cpu: Cpu::default() },
         None,
@@ -95,7 +95,7 @@ async fn whole(body: Body, edits: &Edits, room: &Room<'_>) -> Result<Body, Failu
     let (mut made, mut trailers) = (BytesMut::new(), None);
     while let Some(frame) = changed.frame().await {
         let frame = frame.map_err(|fault| match fault {
-            BodyFault::Edit(Unedited::Defect(defect)) => failure(defect),
+            BodyFault::Edit(Unedited::Defect(defect)) => failure(&defect),
             fault => cannot(READ, &fault),
         })?;
         match frame.into_data() {
@@ -112,14 +112,15 @@ async fn whole(body: Body, edits: &Edits, room: &Room<'_>) -> Result<Body, Failu
     Ok(Body::whole(made, trailers))
 }
 
-fn failure(defect: Defect) -> Failure {
+fn failure(defect: &Defect) -> Failure {
     let code = match defect {
+        Defect::Rules(fault) => ErrorCode::new(fault.code),
         Defect::Held | Defect::Event | Defect::Decoded | Defect::Ratio(_) => TOO_LONG,
         Defect::Malformed(_) | Defect::Truncated(_) | Defect::Trailing(_) | Defect::Encoder(_) => {
             CODING_BROKEN
         }
     };
-    cannot(code, &defect)
+    cannot(code, defect)
 }
 
 fn cannot(code: ErrorCode, why: &dyn std::fmt::Display) -> Failure {

@@ -48,7 +48,7 @@ pub(super) enum BodyFault {
 }
 
 /// Why a body is not changed to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unedited {
     /// It cannot be.
     #[error("{0}")]

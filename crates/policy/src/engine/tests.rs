@@ -636,7 +636,7 @@ fn the_end_of_a_body_is_told_when_it_has_come_and_a_log_waits_for_it() {
         (std::mem::take(&mut cx.logs), std::mem::take(&mut cx.late_logs))
     };
     let entry = json!({"a": "7", "b": "then"});
-    assert_eq!(log(&mut cx).0, [entry.clone()], "there is nothing to wait for");
+    assert_eq!(log(&mut cx).0, std::slice::from_ref(&entry), "there is nothing to wait for");
     cx.request_end = None;
     let (now, mut late) = log(&mut cx);
     assert_eq!((now.len(), late.len()), (0, 1));

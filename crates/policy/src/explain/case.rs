@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::pem::Pem;
 
-use crate::facts::{ConnFacts, Context, EndpointFacts, Received, TlsFacts};
+use crate::facts::{ConnFacts, Context, EndpointFacts, Event, Received, TlsFacts};
 use crate::identity::Identity;
 use crate::jwks::KeySet;
 use crate::verdict::{CallAnswer, Inspected};
@@ -63,6 +63,22 @@ pub struct CaseText {
     pub circuit_open: bool,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
+    /// An event of the response, if that is an event stream.
+    pub event: EventText,
+}
+
+/// An event of an event stream.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventText {
+    /// `message` unless said.
+    pub name: Option<String>,
+    /// Its lines, with line feeds between them.
+    pub data: String,
+    /// Its id.
+    pub id: String,
+    /// Milliseconds.
+    pub retry: Option<u64>,
 }
 
 /// Who a signed-in visitor is.
@@ -172,6 +188,7 @@ pub struct Case {
     pub(super) circuit_open: bool,
     pub(super) calls: BTreeMap<String, CallAnswer>,
     pub(super) response: http::response::Parts,
+    pub(super) event: Event,
 }
 
 fn error(field: impl Into<String>, message: impl std::fmt::Display) -> CaseError {
@@ -231,6 +248,12 @@ impl CaseText {
             circuit_open: self.circuit_open,
             calls: self.calls.iter().map(read_answer).collect::<Result<_, CaseError>>()?,
             response: self.response.read()?,
+            event: Event {
+                name: self.event.name.clone().unwrap_or_else(|| "message".to_owned()),
+                data: self.event.data.clone(),
+                id: self.event.id.clone(),
+                retry: self.event.retry,
+            },
         })
     }
 

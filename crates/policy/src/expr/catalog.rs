@@ -19,7 +19,8 @@ over (at most 8 such entries a policy; with `failed` and the reason where it can
 pub(crate) fn page() -> String {
     let mut rows: Vec<_> = VARIABLES.iter().map(|variable| (variable.path, variable.kind)).collect();
     rows.sort_unstable_by_key(|(path, _)| *path);
-    let (own, published): (Vec<_>, Vec<_>) = rows.iter().partition(|(path, _)| names::is_of_members(path));
+    let (own, published): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|(path, _)| names::is_of_members(path) || names::is_of_event(path));
     let gaps: Vec<_> = unavailable::all().collect();
     let filled = published.iter().filter(|(path, _)| addresses::looked_up(path).is_some()).count();
     let mut out = String::from(
@@ -40,10 +41,12 @@ pub(crate) fn page() -> String {
     out.push_str("\n| ours | is | where |\n|---|---|---|\n");
     for (path, kind) in own {
         let kind = kind.map_or("any value", |kind| kind.noun());
-        let _ = writeln!(
-            out,
-            "| `{path}` | {kind} | `endpoint_selectors` and `endpoint_weights` of forward-internal |"
-        );
+        let place = if names::is_of_event(path) {
+            "`on_event_stream_message`, of each event"
+        } else {
+            "`endpoint_selectors` and `endpoint_weights` of forward-internal"
+        };
+        let _ = writeln!(out, "| `{path}` | {kind} | {place} |");
     }
     out.push_str("\n| variable | is | from a database |\n|---|---|---|\n");
     for (path, kind) in published {

@@ -12,7 +12,7 @@ use super::addresses::{self, ADDRESS_NAMES, GEO_NAMES, Whose};
 use super::datum::{Datum, Kind};
 use super::error::ExprError;
 use super::reads::{
-    agent, borrowed, bytes, client, member, now, request_headers, request_trailers, response_headers,
+    agent, borrowed, bytes, client, event, member, now, request_headers, request_trailers, response_headers,
     response_trailers, server, text, tls_text,
 };
 use super::unavailable::{self, below};
@@ -180,6 +180,13 @@ static ROWS: &[Variable] = &[
     row("endpoint.protocol", T, |cx| borrowed(cx.endpoint.url.scheme().as_str())),
     row("endpoint.type", T, |cx| borrowed(if cx.endpoint.member.is_some() { "agent" } else { "cloud" })),
     row("endpoint.url", T, |cx| text(cx.endpoint.url.to_string())),
+    row("event.data", T, |cx| event(cx, |event| &event.data)),
+    row("event.id", T, |cx| event(cx, |event| &event.id)),
+    row("event.name", T, |cx| event(cx, |event| &event.name)),
+    row("event.retry", N, |cx| {
+        let retry = cx.event.as_ref().and_then(|event| event.retry).unwrap_or_default();
+        Datum::Int(i64::try_from(retry).unwrap_or(i64::MAX))
+    }),
     row("req.content_encoding", L, |cx| {
         Datum::Json(query::listed(request_headers(cx), &header::CONTENT_ENCODING))
     }),
@@ -244,6 +251,11 @@ static ROWS: &[Variable] = &[
 /// endpoint's policy on them would never hold.
 const OF_MEMBERS: &[&str] =
     &["endpoint.agent", "endpoint.description", "endpoint.metadata", "endpoint.name", "endpoint.type"];
+
+/// Whether a variable is of an event of an event stream. They are ours: none is published.
+pub(super) fn is_of_event(path: &str) -> bool {
+    below(path, "event")
+}
 
 /// Whether a variable is of a pool's members.
 pub(super) fn is_of_members(path: &str) -> bool {
@@ -426,22 +438,23 @@ fn members(group: &str) -> impl Iterator<Item = &'static str> {
         .filter_map(move |variable| variable.path.strip_prefix(group)?.strip_prefix('.')?.split('.').next())
 }
 
-const ROOTS: &[&str] = &["actions", "conn", "endpoint", "req", "res", "time", "vars"];
+const ROOTS: &[&str] = &["actions", "conn", "endpoint", "event", "req", "res", "time", "vars"];
 
 fn check_phase(root: &str, phase: Phase) -> Result<(), ExprError> {
     let fits = match root {
         "req" => phase != Phase::TcpConnect,
         "res" => phase.has_response(),
+        "event" => phase == Phase::EventStream,
         _ => true,
     };
     if fits {
         return Ok(());
     }
     let error = ExprError::new(format!("`{root}` does not exist in {}", phase.key()));
-    Err(error.with_hint(if root == "res" {
-        "use it in on_http_response"
-    } else {
-        "use it in on_http_request"
+    Err(error.with_hint(match root {
+        "res" => "use it in on_http_response",
+        "event" => "use it in on_event_stream_message",
+        _ => "use it in on_http_request",
     }))
 }
 
@@ -494,6 +507,8 @@ pub(super) fn is_present(path: &str, cx: &Context) -> bool {
         cx.request_end.is_some()
     } else if below(path, "res.trailers") {
         cx.response_end.is_some()
+    } else if path == "event.retry" {
+        cx.event.as_ref().is_some_and(|event| event.retry.is_some())
     } else if path == "req.content_length" {
         request_headers(cx).is_some_and(|headers| headers.contains_key(header::CONTENT_LENGTH))
     } else if path == "res.content_length" {

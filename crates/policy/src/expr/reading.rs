@@ -78,6 +78,10 @@ pub(super) fn row(path: &str, cx: &Context) -> Cost {
     if addresses::looked_up(path).is_some() {
         return Cost { units: LOOK_UP_UNITS, header_bytes: 0 };
     }
+    if path == "event.data" {
+        let data = cx.event.as_ref().map_or(0, |event| event.data.len());
+        return Cost::text(data, TEXT_BYTES_UNITS);
+    }
     let (headers, rest) = match path.split_once('.') {
         Some(("req", rest)) => (cx.request.as_ref().map(|request| &request.headers), rest),
         Some(("res", rest)) => (cx.response.as_ref().map(|response| &response.headers), rest),

@@ -83,6 +83,11 @@ impl Template {
         self.expressions().flat_map(Expression::made_names).collect()
     }
 
+    /// Whether it reads what an event of an event stream says.
+    pub(crate) fn reads_event(&self) -> bool {
+        self.expressions().any(Expression::reads_event)
+    }
+
     fn mentions_var(&self, name: &str) -> bool {
         self.expressions().any(|expression| expression.mentions_var(name))
     }
