@@ -112,7 +112,7 @@ impl Dispatch {
         Self::new(facts, None, TrafficKind::Connection, Hop::new(pool, None, OnError::Halt))
     }
 
-    /// A request that reached a pool, on a connection whose TLS ended with these settings.
+    /// A request that reached a pool, on a connection with TLS that ended with these settings.
     pub fn request(
         facts: Arc<ConnFacts>,
         tls: Option<Arc<TlsSettings>>,

@@ -70,6 +70,12 @@ impl Edits {
         self.changes.is_empty() && self.comes_in == self.leaves_in
     }
 
+    /// Whether it does no more than put codings on: the receiver can do without.
+    #[must_use]
+    pub fn only_encodes(&self) -> bool {
+        self.changes.is_empty() && self.leaves_in.starts_with(&self.comes_in)
+    }
+
     /// Whether no byte leaves before all have come: an edit looks at the whole body.
     #[must_use]
     pub fn holds_body(&self) -> bool {

@@ -120,6 +120,10 @@ impl Stage for Events {
         }
         Ok(stepped)
     }
+
+    fn memory_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
 }
 
 impl Events {

@@ -6,6 +6,7 @@
 
 mod accept;
 mod coding;
+mod counted;
 mod decode;
 mod defect;
 mod edit;

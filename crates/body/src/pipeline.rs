@@ -10,6 +10,9 @@ use crate::{Defect, decode, encode, events, replace};
 /// Bytes that the first stage is given at a time.
 const IN_BYTES: usize = 32 * 1024;
 
+/// Bytes that wait for a stage, as a rule.
+const SLOT_BYTES: usize = IN_BYTES + OUT_BYTES;
+
 /// What came of a pull.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pulled {
@@ -97,6 +100,12 @@ impl Pipeline {
     /// The body is over.
     pub fn end(&mut self) {
         self.source.ended = true;
+    }
+
+    /// Bytes of memory that the stages use, or will use as soon as bytes come. It may grow with every pull.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.slots.iter().map(|slot| slot.stage.memory_bytes() + slot.input.capacity().max(SLOT_BYTES)).sum()
     }
 
     /// No bytes come for now: what is held back for a better coding is to be given. Then pull.

@@ -119,6 +119,10 @@ impl Stage for Replace {
         }
         Ok(stepped)
     }
+
+    fn memory_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(super) struct Member {
 }
 
 impl Hop {
-    /// A hop whose member is not picked yet.
+    /// A hop before its member is picked.
     pub(super) fn new(pool: Pool, entry: Option<Arc<Parts>>, on_error: OnError) -> Self {
         Self { pool, tried: Vec::new(), entry, on_error, member: None, failure: None, late: 0, sticky: None }
     }

@@ -69,7 +69,7 @@ impl<G: Gateway> AccessSink for RequestSink<G> {
 }
 
 impl<G: Gateway> RequestLog<G> {
-    /// A request whose head has arrived.
+    /// A request, when its head has arrived.
     pub(super) fn begin(gateway: &G, conn: &HttpConn, limits: &Limits, head: &Parts, host: &str) -> Rc<Self> {
         let tls = conn.facts.tls.as_deref();
         let leaf = tls.and_then(|tls| tls.client_chain.first());

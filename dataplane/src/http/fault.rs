@@ -53,6 +53,9 @@ pub(super) enum Unedited {
     /// It cannot be.
     #[error("{0}")]
     Defect(Defect),
+    /// As much memory as may be is used for changing others.
+    #[error("as much memory as may be is used for changing other bodies")]
+    NoRoom,
     /// Changing it takes too much of the processor.
     #[error("changing it takes too long")]
     Slow,

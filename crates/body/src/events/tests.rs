@@ -81,7 +81,7 @@ fn an_event_has_a_longest_length() {
     assert_eq!(run(&edits, grows.as_bytes(), &[100]), Err(Defect::Event));
 }
 
-/// Replaces `cat` in events of the name `pet`, and fails at one whose data is `bad`.
+/// Replaces `cat` in events of the name `pet`, and fails at one with the data `bad`.
 #[derive(Debug)]
 struct Pets(std::sync::Mutex<Vec<Event>>);
 

@@ -30,7 +30,7 @@ use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::shares::Share;
 
-/// Endpoints whose connection policy has let a connection in, that the connection remembers.
+/// Endpoints that a connection remembers, because their connection policy has let it in.
 const ENTERED_MAX: usize = 16;
 
 /// What a dispatch reads of the request and its connection.
@@ -206,8 +206,9 @@ impl<G: Gateway> HttpService<G> {
                         let keep = |share| log.sink().hold(share);
                         let room = dispatch.account().map(|account| self.room(account, &keep));
                         let room = room.ok_or_else(|| Stop::Failure(Failure::no_room()))?;
-                        response_body =
-                            edited::edited(response_body, &edits, &room).await.map_err(Stop::Failure)?;
+                        let changed =
+                            edited::edited_response(response_body, &edits, &room, &mut head.headers).await;
+                        response_body = changed.map_err(Stop::Failure)?;
                     }
                     let response = Response::from_parts(head, response_body);
                     return Ok(match switched {
@@ -235,7 +236,7 @@ impl<G: Gateway> HttpService<G> {
 
     /// Where bodies are held for policies of an account.
     pub(super) fn room<'r>(&'r self, account: AccountId, keep: &'r dyn Fn(Share)) -> Room<'r> {
-        Room { shares: self.gateway.held(), account, keep }
+        Room { shares: self.gateway.held(), coders: self.gateway.coders(), account, keep }
     }
 
     /// Reads the body of a request for a policy, and keeps it for the upstream.
