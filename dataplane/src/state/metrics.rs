@@ -169,9 +169,9 @@ metrics! {
     /// Fetches of key sets that failed.
     key_fetches_failed: Counter = "jwks_fetches_failed", "Fetches of key sets that failed";
     /// Counter.
-    provider_requests: Counter = "identity_provider_requests", "Requests to identity providers";
+    provider_requests: Counter = "identity_provider_requests", "Requests to identity providers, and for certificates of webhook senders";
     /// Counter.
-    provider_requests_failed: Counter = "identity_provider_requests_failed", "Requests to identity providers that had no answer";
+    provider_requests_failed: Counter = "identity_provider_requests_failed", "Those of these requests that had no answer";
 }
 
 impl Metrics {
