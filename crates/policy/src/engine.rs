@@ -2,11 +2,10 @@
 //!
 //! Deterministic: the same engine, context and outcomes give the same steps.
 
-mod event_rule;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ebbgate_body::{Event, EventReplacement, EventRules, Judge, Judged, RulesFault};
 use ebbgate_model::TrafficPolicy;
 use http::StatusCode;
 
@@ -21,7 +20,7 @@ use crate::references::References;
 use crate::secret::Redaction;
 use crate::trace::Trace;
 use crate::verdict::{Effect, Outcome, Reply, Step, Verdict};
-use event_rule::EventRule;
+use crate::work::{BYTES_PER_UNIT, Work};
 
 /// Most effects one run may ask for; a run that asks for more fails.
 pub const EFFECTS_PER_RUN_MAX: usize = 64;
@@ -360,6 +359,69 @@ impl Run {
             }
         }
     }
+}
+
+/// A rule of `on_event_stream_message` that names the event, judged for each event of a stream. What it says of the response
+/// alone was judged before, when the head was there.
+#[derive(Debug)]
+struct EventRule {
+    engine: Arc<Engine>,
+    /// Its place in the phase.
+    rule: usize,
+    /// As it was when the head was there.
+    cx: Context,
+}
+
+impl EventRule {
+    /// A rule of the engine for the stream of this context.
+    fn new(engine: &Arc<Engine>, rule: usize, cx: &Context) -> Self {
+        let mut cx = cx.clone();
+        // What earlier rules do to the body is not this rule's.
+        if let Some(response) = &mut cx.response {
+            response.extensions.clear();
+        }
+        Self { engine: Arc::clone(engine), rule, cx }
+    }
+}
+
+impl EventRules for EventRule {
+    fn begin(&self) -> Judge {
+        let (engine, rule, mut cx) = (Arc::clone(&self.engine), self.rule, self.cx.clone());
+        Box::new(move |event| match engine.rules(Phase::EventStream).get(rule) {
+            Some(rule) => judge(rule, event, &mut cx)
+                .map_err(|(code, message)| RulesFault { code, message: engine.redaction.text(message) }),
+            None => Ok(Judged::default()),
+        })
+    }
+}
+
+/// All that is judged of one event counts as one evaluation.
+fn judge(rule: &Rule, event: Event, cx: &mut Context) -> Result<Judged, (u32, String)> {
+    cx.event = Some(event);
+    cx.work = Work::default();
+    let replacements = replaced(rule, cx)?;
+    let work = cx.work.spent().saturating_mul(BYTES_PER_UNIT);
+    Ok(Judged { replacements, work: usize::try_from(work).unwrap_or(usize::MAX) })
+}
+
+fn replaced(rule: &Rule, cx: &mut Context) -> Result<Vec<EventReplacement>, (u32, String)> {
+    for (at, expression) in rule.expressions.iter().enumerate().filter(|(_, one)| one.reads_event()) {
+        let holds = expression.test(cx).map_err(|error| {
+            (code::EXPRESSION_FAILED.number(), format!("{}.expressions[{at}]: {error}", rule.path))
+        })?;
+        if !holds {
+            return Ok(Vec::new());
+        }
+    }
+    for action in &rule.actions {
+        match action.run(cx, &mut Gathered::default()) {
+            Flow::Next => {}
+            Flow::End(Verdict::Failed { code, message }) => return Err((code.number(), message)),
+            // The phase has no action that ends it or needs anything.
+            Flow::End(_) | Flow::Need(_) => break,
+        }
+    }
+    Ok(std::mem::take(&mut cx.replaced_in_event))
 }
 
 #[cfg(test)]

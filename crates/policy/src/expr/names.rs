@@ -6,7 +6,6 @@
 use std::sync::LazyLock;
 
 use http::header;
-use serde_json::{Map, Value, json};
 
 use super::addresses::{self, ADDRESS_NAMES, GEO_NAMES, Whose};
 use super::datum::{Datum, Kind};
@@ -17,7 +16,7 @@ use super::reads::{
 };
 use super::unavailable::{self, below};
 use super::{query, user_agent};
-use crate::certificate::{rfc3339, tls_json};
+use crate::certificate::rfc3339;
 use crate::diagnostic::nearest;
 use crate::facts::Context;
 use crate::facts::Phase;
@@ -515,47 +514,5 @@ pub(super) fn is_present(path: &str, cx: &Context) -> bool {
         response_headers(cx).is_some_and(|headers| headers.contains_key(header::CONTENT_LENGTH))
     } else {
         true
-    }
-}
-
-/// A whole group as a map. Where a path is a value and a group, the group wins.
-pub(super) fn group(path: &str, cx: &Context) -> Value {
-    if path == "conn.tls" {
-        return cx.conn.tls.as_ref().map_or_else(|| json!({}), |tls| tls_json(tls));
-    }
-    let mut root = Map::new();
-    for variable in VARIABLES.iter() {
-        let Some(rest) = variable.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')) else {
-            continue;
-        };
-        let in_phase = match variable.path.split('.').next() {
-            // `conn` itself is what every edge knows.
-            Some("conn") if path == "conn" && addresses::looked_up(variable.path).is_some() => false,
-            Some("conn") => is_present(variable.path, cx),
-            // `endpoint` itself is what every policy may read.
-            Some("endpoint") => path != "endpoint" || !is_of_members(variable.path),
-            _ => true,
-        };
-        if in_phase {
-            insert(&mut root, rest, variable.value(cx).into());
-        }
-    }
-    Value::Object(root)
-}
-
-fn insert(map: &mut Map<String, Value>, path: &str, value: Value) {
-    match path.split_once('.') {
-        None => {
-            map.entry(path).or_insert(value);
-        }
-        Some((head, rest)) => {
-            let slot = map.entry(head).or_insert_with(|| Value::Object(Map::new()));
-            if !slot.is_object() {
-                *slot = Value::Object(Map::new());
-            }
-            if let Value::Object(inner) = slot {
-                insert(inner, rest, value);
-            }
-        }
     }
 }

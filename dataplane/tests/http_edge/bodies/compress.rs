@@ -334,7 +334,7 @@ async fn coders_have_a_budget_that_they_give_back_however_a_body_ends() {
         for lacking in [1, (3 << 20) + (300 << 10)] {
             let _others = lab.code(account(1), CODER_BYTES / 2 - lacking).unwrap();
             let (head, ..) = visit("b.example").await;
-            assert!(head.starts_with("http/1.1 503 ") && head.contains("err_ngrok_3902"), "{lacking}: {head}");
+            assert!(head.starts_with("http/1.1 503 ") && head.to_uppercase().contains("ERR_NGROK_3902"), "{lacking}: {head}");
         }
         assert_eq!(lab.coders().1, refused + 2);
         let (head, ..) = visit("b.example").await;
