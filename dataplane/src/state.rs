@@ -15,6 +15,7 @@ pub mod edge;
 pub mod endpoint;
 pub mod exchanges;
 pub mod guesses;
+pub mod identity;
 pub mod jwks;
 pub mod mailbox;
 pub mod metrics;
