@@ -46,8 +46,8 @@ pub trait Gateway: Clone + 'static {
     /// Members of an internal endpoint of one account; exact before longest wildcard, online only.
     fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool>;
 
-    /// Waits a little, if an agent that served a URL before the edge started is on its way back. `account`: whose internal
-    /// name is meant; None: a public one.
+    /// Waits a little, if an agent that served a URL before the edge started is on its way back. `account`: of an
+    /// internal name; None: the name is public.
     fn returned(
         &self,
         account: Option<AccountId>,
@@ -175,6 +175,9 @@ pub trait Gateway: Clone + 'static {
     /// The bytes of bodies that may be held for policies at a time.
     fn held(&self) -> &Shares;
 
+    /// The bytes of memory that decoders and encoders of changed bodies may use at a time.
+    fn coders(&self) -> &Shares;
+
     /// Databases of addresses, for policies. None: there are none.
     fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
         None
@@ -264,7 +267,7 @@ pub struct HttpConn {
     pub alpn_h2: bool,
     /// What TLS ended with.
     pub tls_settings: Option<Arc<TlsSettings>>,
-    /// The endpoint whose `on_tcp_connect` ran (and chose the TLS settings). None: run it when the first request names
+    /// The endpoint of the `on_tcp_connect` that ran (and chose the TLS settings). None: run it when the first request names
     /// one.
     pub first_endpoint: Option<Arc<Endpoint>>,
 }

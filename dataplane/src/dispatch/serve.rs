@@ -199,6 +199,10 @@ impl Gateway for Shard {
         &self.edge().held
     }
 
+    fn coders(&self) -> &Shares {
+        &self.edge().coders
+    }
+
     fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
         let addresses = &self.edge().addresses;
         (!addresses.is_empty()).then(|| Arc::clone(addresses) as Arc<dyn AddressSource>)

@@ -49,6 +49,10 @@ pub const CALLS_OF_ACCOUNT_MAX: usize = 512;
 pub const HELD_BYTES_MAX: usize = 512 << 20;
 /// See [`HELD_BYTES_MAX`].
 pub const HELD_BYTES_OF_ACCOUNT_MAX: usize = 64 << 20;
+/// Bytes of memory that decoders and encoders of changed bodies of all accounts may use at a time, and those of one account.
+pub const CODER_BYTES_MAX: usize = 1 << 30;
+/// See [`CODER_BYTES_MAX`].
+pub const CODER_BYTES_OF_ACCOUNT_MAX: usize = 256 << 20;
 
 /// Waits that an operator may set, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +106,8 @@ pub struct Edge {
     pub calls: Shares,
     /// Bytes of bodies that are held for policies.
     pub held: Shares,
+    /// Bytes of memory that decoders and encoders of changed bodies use.
+    pub coders: Shares,
     /// Seals cookies and bind tokens.
     pub tickets: TicketKey,
     /// Waits that an operator may set.
@@ -169,6 +175,12 @@ impl Edge {
             guesses: Guesses::default(),
             calls: Shares::new(CALLS_MAX, CALLS_OF_ACCOUNT_MAX, &metrics.calls_refused),
             held: Shares::new(HELD_BYTES_MAX, HELD_BYTES_OF_ACCOUNT_MAX, &metrics.bodies_refused),
+            coders: Shares::told(
+                CODER_BYTES_MAX,
+                CODER_BYTES_OF_ACCOUNT_MAX,
+                &metrics.coders_refused,
+                &metrics.coder_bytes,
+            ),
             reports,
             metrics,
             rate_limits: RateLimits::default(),

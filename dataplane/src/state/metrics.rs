@@ -144,6 +144,10 @@ metrics! {
     calls_refused: Counter = "policy_calls_refused", "Requests of policies not made, because as many as may be were on their way";
     /// Bodies that were not held for a policy, because as many bytes as may be were.
     bodies_refused: Counter = "policy_bodies_refused", "Bodies not held for a policy, because as many bytes as may be were held";
+    /// Memory of changed bodies' decoders and encoders.
+    coder_bytes: Gauge = "policy_coder_bytes", "Memory of the decoders and encoders of bodies that policies change";
+    /// Bodies that were not changed, because that memory was used up.
+    coders_refused: Counter = "policy_coders_refused", "Bodies not compressed or not changed for a policy, because as much memory as may be was used for others";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.

@@ -47,6 +47,9 @@ pub(crate) const PIPE_BYTES: usize = 64 * 1024;
 /// Bytes of bodies that the lab holds for policies; half of them for one account.
 pub(crate) const HELD_BYTES: usize = 8 << 20;
 
+/// Bytes of memory for decoders and encoders in the lab; half of them for one account.
+pub(crate) const CODER_BYTES: usize = 64 << 20;
+
 /// How long the lab's pools keep an idle connection.
 pub(crate) const KEPT_UPSTREAM: Duration = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
 
@@ -67,6 +70,7 @@ impl Default for Lab {
             guesses: Guesses::default(),
             calls: Shares::new(8, 4, &metrics.calls_refused),
             held: Shares::new(HELD_BYTES, HELD_BYTES / 2, &metrics.bodies_refused),
+            coders: Shares::told(CODER_BYTES, CODER_BYTES / 2, &metrics.coders_refused, &metrics.coder_bytes),
             metrics,
             rate_limits: RateLimits::default(),
             public: RefCell::default(),
@@ -92,6 +96,7 @@ struct Inner {
     guesses: Guesses,
     calls: Shares,
     held: Shares,
+    coders: Shares,
     public: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     internal: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     pools: RefCell<HashMap<String, Pool>>,
@@ -196,6 +201,10 @@ impl Gateway for Lab {
 
     fn held(&self) -> &Shares {
         &self.0.held
+    }
+
+    fn coders(&self) -> &Shares {
+        &self.0.coders
     }
 
     fn now_unix_ms(&self) -> i64 {
@@ -454,6 +463,18 @@ impl Lab {
     /// Bytes of bodies that are held for policies.
     pub(crate) fn held_bytes(&self) -> usize {
         self.0.held.used()
+    }
+
+    /// Bytes of memory that decoders and encoders use, and bodies that were refused theirs.
+    pub(crate) fn coders(&self) -> (usize, u64) {
+        let metrics = &self.0.metrics;
+        assert_eq!(usize::try_from(metrics.coder_bytes.get()).unwrap(), self.0.coders.used());
+        (self.0.coders.used(), metrics.coders_refused.get())
+    }
+
+    /// Takes bytes as decoders and encoders do.
+    pub(crate) fn code(&self, account: AccountId, bytes: usize) -> Option<Share> {
+        self.0.coders.take(account, bytes)
     }
 
     /// Takes bytes as a held body does.

@@ -22,5 +22,6 @@ mod inspected;
 mod lab;
 mod rfc9113;
 mod stalls;
+mod trailers;
 mod upstreams;
 mod walk;

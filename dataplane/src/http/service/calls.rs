@@ -21,7 +21,7 @@ use crate::dispatch::gateway::Gateway;
 use crate::dispatch::{Dispatch, Failure};
 use crate::http::access_log::RequestLog;
 use crate::http::answer::Form;
-use crate::http::body::{Body, NotBuffered};
+use crate::http::body::{Body, Direction, NotBuffered};
 use crate::http::upstream::ReplayBody;
 use crate::http::{edited, fields};
 use crate::state::shares::Share;
@@ -84,6 +84,7 @@ impl<G: Gateway> HttpService<G> {
         let inner = outer.aside(Arc::clone(&head), pool).map_err(|why| error(LOOP, why.to_string()))?;
         let log = RequestLog::begin(gateway, &self.conn, &self.limits, &head, &host);
         let body = ReplayBody::new(Body::full(call.body.clone()));
+        log.sink().progress.ended(Direction::In, http::HeaderMap::new());
         // A policy behind it may call on: the future would hold itself.
         let answer: Pin<Box<dyn Future<Output = Result<Answer<G>, Stop>> + '_>> =
             Box::pin(self.carry_out(inner, None, &body, Form::Text, &log));
