@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ebbgate_model::EndpointUrl;
+use ebbgate_model::event::NotEnforced;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 
@@ -75,6 +76,10 @@ pub struct Context {
     pub logs: Vec<Value>,
     /// `Set-Cookie` headers for whatever answers the request, at most one of each cookie.
     pub cookies: Vec<HeaderValue>,
+    /// What phases came to of a policy that is not enforced, oldest first. The caller takes them.
+    pub not_enforced: Vec<NotEnforced>,
+    /// Where the rules of such a policy run.
+    pub(crate) trial: Option<Box<Trial>>,
     /// What the request asks of an action that signs visitors in.
     pub(crate) addressed: Option<Addressed>,
     pub(crate) vars: Map<String, Value>,
@@ -96,6 +101,8 @@ impl Context {
             addresses: None,
             logs: Vec::new(),
             cookies: Vec::new(),
+            not_enforced: Vec::new(),
+            trial: None,
             addressed: None,
             vars: Map::new(),
             results: Map::new(),
@@ -121,6 +128,21 @@ impl Context {
             self.logs.push(entry);
         }
     }
+}
+
+/// The run of a policy that is not enforced: its own context, and what it came to.
+#[derive(Debug, Clone)]
+pub(crate) struct Trial {
+    /// What its actions read and change instead of the context of the traffic.
+    pub(crate) cx: Context,
+    /// Whether a phase would have ended the traffic, so that later phases would not run.
+    pub(crate) has_ended: bool,
+    /// What the phase came to.
+    pub(crate) found: Option<NotEnforced>,
+    /// Whether the caller has it.
+    pub(crate) is_told: bool,
+    /// Places of the phase's actions that were not judged.
+    pub(crate) not_judged: Vec<String>,
 }
 
 /// Databases of addresses.

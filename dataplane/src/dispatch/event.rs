@@ -4,7 +4,7 @@
 
 use std::cell::{Ref, RefCell, RefMut};
 
-use ebbgate_model::event::{ConnectionEvent, Decisions, RequestEvent};
+use ebbgate_model::event::{ConnectionEvent, Decisions, NotEnforced, RequestEvent};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode};
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use super::step::Trail;
 
 /// Entries of `log` actions that one event keeps.
 const LOGS_MAX: usize = 64;
+/// Phases of policies that are not enforced, of which one event tells.
+const NOT_ENFORCED_MAX: usize = 16;
 
 /// See the module.
 pub struct AccessLog<S: AccessSink> {
@@ -55,14 +57,15 @@ pub struct Common<'a> {
     pub error: &'a mut Option<ErrorCode>,
     pub policy_logs: &'a mut Vec<Value>,
     pub decisions: &'a mut Decisions,
+    pub not_enforced: &'a mut Vec<NotEnforced>,
 }
 
 macro_rules! access_event {
     ($($event:ty),*) => {$(
         impl AccessEvent for $event {
             fn common(&mut self) -> Common<'_> {
-                let Self { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, .. } = self;
-                Common { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions }
+                let Self { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, not_enforced, .. } = self;
+                Common { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, not_enforced }
             }
         }
     )*};
@@ -114,6 +117,8 @@ impl<S: AccessSink> AccessLog<S> {
         common.decisions.merge(trail.decisions);
         let room = LOGS_MAX.saturating_sub(common.policy_logs.len());
         common.policy_logs.extend(trail.logs.into_iter().take(room));
+        let room = NOT_ENFORCED_MAX.saturating_sub(common.not_enforced.len());
+        common.not_enforced.extend(trail.not_enforced.into_iter().take(room));
         if trail.retries > 0 {
             self.sink.retried(trail.retries);
         }
