@@ -3,10 +3,11 @@
 //! A full table forgets entries that are over, never others. Knows no clock, and not what an entry says.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::digest::{Context, SHA256};
 use ebbgate_model::AccountId;
+use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::time::Instant;
 
 use super::random;
@@ -18,8 +19,36 @@ const SEARCHED_MIN: usize = 256;
 /// Milliseconds between two searches of a full stripe for entries that are over.
 const SEARCH_MS_MIN: u64 = 1_000;
 
-/// An entry's name, by a keyed digest: nobody outside can make two that meet.
-pub(super) type Key = [u8; 16];
+/// An entry's name: 128 bits of a keyed hash, so nobody outside can make two that meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    stripe: u64,
+    slot: u64,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.slot);
+    }
+}
+
+/// Takes the hash that a [`Key`] is already.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a key is hashed as one number");
+    }
+
+    fn write_u64(&mut self, slot: u64) {
+        self.0 = slot;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// What a table holds.
 pub(super) trait Entry {
@@ -33,14 +62,15 @@ pub(super) trait Entry {
 /// See the module.
 pub(super) struct BoundedTable<E> {
     stripes: Vec<Mutex<Stripe<E>>>,
-    salt: [u8; 32],
+    /// Empty, with a secret of this table.
+    hasher: SipHasher13,
     begun: Instant,
     /// Entries that a stripe, and an account in it, may have.
     sizes: (usize, usize),
 }
 
 struct Stripe<E> {
-    entries: HashMap<Key, E>,
+    entries: HashMap<Key, E, BuildHasherDefault<KeyHasher>>,
     /// Entries of each account.
     accounts: HashMap<AccountId, usize>,
     /// When entries that are over were last searched for.
@@ -51,7 +81,7 @@ struct Stripe<E> {
 
 impl<E> Default for Stripe<E> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), accounts: HashMap::new(), searched_ms: None, left: 0 }
+        Self { entries: HashMap::default(), accounts: HashMap::new(), searched_ms: None, left: 0 }
     }
 }
 
@@ -60,7 +90,7 @@ impl<E: Entry> BoundedTable<E> {
     pub(super) fn new(all: usize, of_account: usize) -> Self {
         let stripes = std::iter::repeat_with(Mutex::default).take(STRIPES).collect();
         let sizes = ((all / STRIPES).max(1), (of_account / STRIPES).max(1));
-        Self { stripes, salt: random::bytes(), begun: Instant::now(), sizes }
+        Self { stripes, hasher: SipHasher13::new_with_key(&random::bytes()), begun: Instant::now(), sizes }
     }
 
     /// Milliseconds since the table was made.
@@ -76,15 +106,13 @@ impl<E: Entry> BoundedTable<E> {
 
     /// The key that stands for these parts.
     pub(super) fn key<'p>(&self, parts: impl IntoIterator<Item = &'p [u8]>) -> Key {
-        let mut digest = Context::new(&SHA256);
-        digest.update(&self.salt);
+        let mut hasher = self.hasher;
         for part in parts {
-            digest.update(&(part.len() as u64).to_be_bytes());
-            digest.update(part);
+            // A slice is hashed with its length, so no two lists of parts are written alike.
+            part.hash(&mut hasher);
         }
-        let mut key = Key::default();
-        key.iter_mut().zip(digest.finish().as_ref()).for_each(|(to, from)| *to = *from);
-        key
+        let hash = hasher.finish128();
+        Key { stripe: hash.h1, slot: hash.h2 }
     }
 
     /// Reads or changes the entry at a key, which is made if it is not there. None: there is no room for it.
@@ -115,7 +143,8 @@ impl<E: Entry> BoundedTable<E> {
     }
 
     fn stripe(&self, key: Key) -> MutexGuard<'_, Stripe<E>> {
-        let stripe = self.stripes.get(usize::from(key[0]) % STRIPES).expect("there are so many stripes");
+        let [number, ..] = key.stripe.to_be_bytes();
+        let stripe = self.stripes.get(usize::from(number) % STRIPES).expect("there are so many stripes");
         stripe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
