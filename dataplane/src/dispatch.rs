@@ -308,6 +308,7 @@ impl Dispatch {
         let step = member.step();
         self.trail.logs.append(&mut member.take_logs());
         self.trail.late_logs.append(&mut member.take_late_logs());
+        self.trail.not_enforced.append(&mut member.take_not_enforced());
         if matches!(step, PolicyStep::Done(_)) {
             self.trail.decisions.merge(member.decisions());
             for cookie in member.take_cookies() {
@@ -337,7 +338,8 @@ impl Dispatch {
                 member.resume(Outcome::Noted);
             }
             PolicyStep::Need(Effect::Body { bytes_max }) if member.phase == Phase::HttpRequest => {
-                return Some(Step::Body { account: member.endpoint.account, bytes_max });
+                let (account, is_enforced) = (member.endpoint.account, member.is_enforced());
+                return Some(Step::Body { account, bytes_max, is_enforced });
             }
             PolicyStep::Need(Effect::Count(quota)) => {
                 // A policy that runs again, for another member of its pool, does not count the request again.

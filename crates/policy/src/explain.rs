@@ -29,6 +29,8 @@ use crate::verdict::{
 /// What a policy did with a case.
 #[derive(Debug)]
 pub struct Explanation {
+    /// Whether what the rules decide is done.
+    pub is_enforced: bool,
     /// The phases that ran, each with what it did.
     pub phases: Vec<(Phase, Trace)>,
     /// What became of the connection or request.
@@ -89,7 +91,7 @@ impl Decision {
     }
 }
 
-/// Runs all phases of a policy over a case.
+/// Runs all phases of a policy over a case. One that is not enforced is explained as if it were.
 #[must_use]
 pub fn explain(engine: &Arc<Engine>, case: &Case) -> Explanation {
     let mut walk = Walk { engine, case, phases: Vec::new(), decided_by: String::new() };
@@ -123,6 +125,7 @@ pub fn explain(engine: &Arc<Engine>, case: &Case) -> Explanation {
         cx.push_log(late.entry(ends.0.cloned(), ends.1.cloned()));
     }
     Explanation {
+        is_enforced: engine.is_enforced(),
         phases: walk.phases,
         decision,
         decided_by: walk.decided_by,
@@ -145,7 +148,7 @@ impl Walk<'_> {
         if !self.engine.has(phase) {
             return Verdict::Continue;
         }
-        let mut run = self.engine.start(phase).traced();
+        let mut run = self.engine.start(phase).enforced().traced();
         let verdict = loop {
             match run.step(cx) {
                 Step::Need(effect) => {

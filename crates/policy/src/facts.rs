@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ebbgate_body::EventReplacement;
 use ebbgate_model::EndpointUrl;
+use ebbgate_model::event::NotEnforced;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
 
@@ -124,6 +125,10 @@ pub struct Context {
     pub late_logs: Vec<LateLog>,
     /// `Set-Cookie` headers for whatever answers the request, at most one of each cookie.
     pub cookies: Vec<HeaderValue>,
+    /// What phases came to of a policy that is not enforced, oldest first. The caller takes them.
+    pub not_enforced: Vec<NotEnforced>,
+    /// Where the rules of such a policy run.
+    pub(crate) trial: Option<Box<Trial>>,
     /// What the request asks of an action that signs visitors in.
     pub(crate) addressed: Option<Addressed>,
     /// What actions replace in the event.
@@ -152,6 +157,8 @@ impl Context {
             late_logs: Vec::new(),
             replaced_in_event: Vec::new(),
             cookies: Vec::new(),
+            not_enforced: Vec::new(),
+            trial: None,
             addressed: None,
             vars: Map::new(),
             results: Map::new(),
@@ -189,6 +196,21 @@ impl Context {
         (cx.logs, cx.late_logs) = (Vec::new(), Vec::new());
         self.late_logs.push(LateLog { entry, cx: Box::new(cx) });
     }
+}
+
+/// The run of a policy that is not enforced: its own context, and what it came to.
+#[derive(Debug, Clone)]
+pub(crate) struct Trial {
+    /// What its actions read and change instead of the context of the traffic.
+    pub(crate) cx: Context,
+    /// Whether a phase would have ended the traffic, so that later phases would not run.
+    pub(crate) has_ended: bool,
+    /// What the phase came to.
+    pub(crate) found: Option<NotEnforced>,
+    /// Whether the caller has it.
+    pub(crate) is_told: bool,
+    /// Places of the phase's actions that were not judged.
+    pub(crate) not_judged: Vec<String>,
 }
 
 /// Databases of addresses.

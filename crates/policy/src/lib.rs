@@ -32,6 +32,7 @@ mod secret;
 mod testing;
 mod token;
 pub mod trace;
+mod trial;
 mod verdict;
 mod work;
 mod yaml;

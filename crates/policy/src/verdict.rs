@@ -239,6 +239,8 @@ pub enum Outcome {
     Admitted(Option<Duration>),
     /// What came of the request.
     Called(Called),
+    /// It cannot be had, and nothing is to fail for it: the policy is not enforced.
+    NotJudged,
     /// None: the password counts as what it is. Otherwise the client has guessed wrong too often, and this is how long
     /// until one is judged.
     Guessed(Option<Duration>),

@@ -5,7 +5,7 @@
 use std::cell::{Ref, RefCell, RefMut};
 use std::sync::Arc;
 
-use ebbgate_model::event::{ConnectionEvent, Decisions, RequestEvent};
+use ebbgate_model::event::{ConnectionEvent, Decisions, NotEnforced, RequestEvent};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode};
 use ebbgate_policy::facts::LATE_LOGS_MAX;
 use ebbgate_policy::{LateLog, Received};
@@ -16,6 +16,8 @@ use super::step::Trail;
 
 /// Entries of `log` actions that one event keeps.
 const LOGS_MAX: usize = 64;
+/// Phases of policies that are not enforced, of which one event tells.
+const NOT_ENFORCED_MAX: usize = 16;
 
 /// See the module.
 pub struct AccessLog<S: AccessSink> {
@@ -65,14 +67,15 @@ pub struct Common<'a> {
     pub error: &'a mut Option<ErrorCode>,
     pub policy_logs: &'a mut Vec<Value>,
     pub decisions: &'a mut Decisions,
+    pub not_enforced: &'a mut Vec<NotEnforced>,
 }
 
 macro_rules! access_event {
     ($($event:ty),*) => {$(
         impl AccessEvent for $event {
             fn common(&mut self) -> Common<'_> {
-                let Self { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, .. } = self;
-                Common { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions }
+                let Self { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, not_enforced, .. } = self;
+                Common { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, not_enforced }
             }
         }
     )*};
@@ -127,6 +130,8 @@ impl<S: AccessSink> AccessLog<S> {
         let mut late = self.late.borrow_mut();
         let room = LATE_LOGS_MAX.saturating_sub(late.len());
         late.extend(trail.late_logs.into_iter().take(room));
+        let room = NOT_ENFORCED_MAX.saturating_sub(common.not_enforced.len());
+        common.not_enforced.extend(trail.not_enforced.into_iter().take(room));
         if trail.retries > 0 {
             self.sink.retried(trail.retries);
         }

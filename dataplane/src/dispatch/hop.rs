@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ebbgate_model::EndpointId;
-use ebbgate_model::event::Decisions;
+use ebbgate_model::event::{Decisions, NotEnforced};
 use ebbgate_policy::{
     Balancing, ConnFacts, Context, Engine, Inspection, LateLog, OnError, Outcome, Phase, Received, Run, Step,
     StickyCookie, Strategy, Verdict, Work, is_event_stream,
@@ -183,6 +183,16 @@ impl Member {
     /// Takes what `log` actions write when the exchange is over.
     pub(super) fn take_late_logs(&mut self) -> Vec<LateLog> {
         self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.late_logs)).unwrap_or_default()
+    }
+
+    /// Takes what a policy came to that is not enforced.
+    pub(super) fn take_not_enforced(&mut self) -> Vec<NotEnforced> {
+        self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.not_enforced)).unwrap_or_default()
+    }
+
+    /// Whether what its policy decides is done.
+    pub(super) fn is_enforced(&self) -> bool {
+        self.endpoint.engine.as_ref().is_none_or(|engine| engine.is_enforced())
     }
 
     /// Takes the cookies that go with the response.

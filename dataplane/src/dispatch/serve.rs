@@ -218,6 +218,7 @@ impl Gateway for Shard {
 
     fn request_done(&self, mut event: RequestEvent) {
         self.edge().metrics.requests.get_or_create(&StatusLabel::of(event.status)).inc();
+        self.edge().count_not_enforced(&event.not_enforced);
         log::shorten_policy_logs(&mut event.policy_logs);
         // A request that reached no endpoint is a stranger's, and there may be many.
         let source = event.endpoint.is_none().then(|| event.client.parse::<SocketAddr>().ok()).flatten();

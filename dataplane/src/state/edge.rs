@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
-use ebbgate_model::event::ConnectionEvent;
+use ebbgate_model::event::{ConnectionEvent, NotEnforced};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{Binding, Scheme};
 use ebbgate_policy::identity::Endpoints;
@@ -28,7 +28,7 @@ use crate::state::external_calls::ExternalCalls;
 use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message};
-use crate::state::metrics::{CodeLabel, Metrics};
+use crate::state::metrics::{CodeLabel, Metrics, NotEnforcedLabel};
 use crate::state::ports::{PortChange, Ports};
 use crate::state::rate_limits::RateLimits;
 use crate::state::report::Reports;
@@ -337,12 +337,20 @@ impl Edge {
         log_sums(sums);
     }
 
+    /// Counts what policies came to that are not enforced.
+    pub fn count_not_enforced(&self, told: &[NotEnforced]) {
+        for told in told {
+            self.metrics.not_enforced.get_or_create(&NotEnforcedLabel::of(told)).inc();
+        }
+    }
+
     /// The record of a connection that has ended; `refused`: by the edge, before it reached an endpoint.
     pub fn connection_done(&self, mut event: ConnectionEvent, refused: bool) {
         let code = event.error.map_or_else(|| "none".to_owned(), |c| c.to_string());
         self.metrics.connections_ended.get_or_create(&CodeLabel { code }).inc();
         self.metrics.bytes_received.inc_by(event.bytes_in);
         self.metrics.bytes_sent.inc_by(event.bytes_out);
+        self.count_not_enforced(&event.not_enforced);
         log::shorten_policy_logs(&mut event.policy_logs);
         let source = event.client.parse::<SocketAddr>().ok().filter(|_| refused);
         let has_line = source.is_none_or(|client| self.refusal_has_line(client.ip()));

@@ -365,7 +365,10 @@ impl Lab {
             id,
             account: account(made.account),
             binding: url.implied_binding(),
-            facts: Arc::new(EndpointFacts::new(id.to_string(), url.clone())),
+            facts: Arc::new(EndpointFacts {
+                member: matches!(kind, Kind::Agent(_)).then(Box::default),
+                ..EndpointFacts::new(id.to_string(), url.clone())
+            }),
             engine: made.policy.map(engine),
             kind,
             upstream_http2: made.http2,

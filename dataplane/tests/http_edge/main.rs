@@ -20,6 +20,7 @@ mod guesses;
 mod held;
 mod inspected;
 mod lab;
+mod not_enforced;
 mod rfc9113;
 mod stalls;
 mod trailers;

@@ -148,9 +148,13 @@ impl<G: Gateway> HttpService<G> {
         let (mut response_body, mut switched) = (Body::Empty, None);
         loop {
             match dispatch.drive(&self.gateway, &env, log).await {
-                Step::Body { account, bytes_max } => {
-                    let read = self.read(account, body, bytes_max, log).await.map_err(Stop::Failure)?;
-                    dispatch.resume(Outcome::Body(read));
+                Step::Body { account, bytes_max, is_enforced } => {
+                    let outcome = match self.read(account, body, bytes_max, log).await {
+                        Ok(read) => Outcome::Body(read),
+                        Err(_) if !is_enforced => Outcome::NotJudged,
+                        Err(failure) => return Err(Stop::Failure(failure)),
+                    };
+                    dispatch.resume(outcome);
                 }
                 Step::Call { account, call } => {
                     let called = self.call(&dispatch, account, &call).await;
