@@ -14,11 +14,7 @@ pub(crate) struct CheckedPolicy {
 /// Checks `text` as the policy of an agent endpoint.
 pub(crate) fn check(text: &str, scheme: Scheme, binding: Binding) -> Result<CheckedPolicy, Vec<Diagnostic>> {
     let checked = ebbgate_policy::check(text, &CheckContext { scheme, binding, owner: Owner::Agent })?;
-    let terminates_tls = checked
-        .policy
-        .on_tcp_connect
-        .iter()
-        .flat_map(|rule| &rule.actions)
-        .any(|action| action.kind == "terminate-tls");
+    let mut actions = checked.policy.on_tcp_connect.iter().flat_map(|rule| &rule.actions);
+    let terminates_tls = checked.policy.is_enforced() && actions.any(|action| action.kind == "terminate-tls");
     Ok(CheckedPolicy { warnings: checked.warnings, terminates_tls })
 }

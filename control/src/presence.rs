@@ -12,6 +12,8 @@ use ebbgate_model::feed::{
 use ebbgate_model::{AccountId, EdgeId, EndpointId, TunnelSessionId};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::UnixSecs;
+
 /// Seconds an edge's sessions stay listed after its feed broke, so that a reconnect does not make them flicker.
 pub const LEASE_SECS: u64 = 15;
 /// Commands waiting for one edge.
@@ -54,6 +56,8 @@ pub struct LiveEdge {
     pub sessions: usize,
     /// Whether its feed is open now.
     pub connected: bool,
+    /// Seconds by which its clock was ahead of this control's when it connected; None: it did not say.
+    pub clock_ahead_secs: Option<UnixSecs>,
 }
 
 /// A session that began or ended, as edges report it.
@@ -113,6 +117,7 @@ struct Entry {
     sessions: BTreeMap<TunnelSessionId, Arc<SessionReport>>,
     enforcement: BTreeMap<EndpointId, EnforcementReport>,
     address_data: BTreeSet<String>,
+    clock_ahead_secs: Option<UnixSecs>,
     core_rule_set: bool,
     feed: Feed,
 }
@@ -151,6 +156,7 @@ impl Presence {
             sessions,
             enforcement,
             address_data,
+            clock_ahead_secs: None,
             core_rule_set,
             feed,
         };
@@ -189,6 +195,7 @@ impl Presence {
             refused: entry.refused.clone(),
             sessions: entry.sessions.len(),
             connected: matches!(entry.feed, Feed::Open { .. }),
+            clock_ahead_secs: entry.clock_ahead_secs,
         };
         self.edges_locked().entries.iter().map(live).collect()
     }
@@ -342,6 +349,11 @@ impl Hold {
     /// What the edge's databases of addresses have; replaces what was known.
     pub fn replace_address_data(&self, names: BTreeSet<String>) {
         self.change(|entry| entry.address_data = names);
+    }
+
+    /// By how much the edge's clock is ahead of ours, in seconds.
+    pub fn clock_ahead(&self, secs: UnixSecs) {
+        self.change(|entry| entry.clock_ahead_secs = Some(secs));
     }
 
     /// Whether the edge runs an OWASP Core Rule Set.

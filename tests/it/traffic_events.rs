@@ -189,6 +189,69 @@ fn every_field_that_edges_know_is_told_and_no_secret() -> Result<()> {
     Ok(())
 }
 
+/// A policy on trial through real programs: what visitors get, what events and metrics tell, and what is refused when it is saved.
+#[test]
+fn rules_on_trial_are_told_and_not_done() -> Result<()> {
+    let (lab, api, made) = recording()?;
+    let sources = json!([{"type": "http_request_complete.v0"}, {"type": "tcp_connection_closed.v0"}]);
+    api.create("/event_subscriptions", &json!({"destination_ids": [made["id"]], "sources": sources}))?;
+    guide::domain(&api)?;
+    let nobody = json!({"type": "restrict-ips", "config": {"allow": ["192.0.2.0/24"]}});
+    let forward = |url: &str| json!({"type": "forward-internal", "config": {"url": url}});
+    let trial = json!({"enforce": false,
+    "on_tcp_connect": [{"actions": [nobody]}],
+    "on_http_request": [
+        {"expressions": ["req.method == 'DELETE'"], "actions": [{"type": "deny", "config": {"status_code": 405}}]},
+        {"actions": [forward(REST_INTERNAL)]},
+    ]});
+    guide::cloud(&api, &format!("https://{PLAIN_HOST}"), &trial)?;
+    let addr = guide::address(&api)?;
+    let connections = json!({"enforce": false, "on_tcp_connect": [{"actions": [nobody, forward(guide::OPERATIONS_INTERNAL)]}]});
+    guide::cloud(&api, &format!("tcp://{addr}"), &connections)?;
+    let unserved = json!({"enforce": false, "on_http_request": [{"actions": [{"type": "deny"}]}]});
+    let refused = guide::cloud(&api, &format!("https://{HOOK_HOST}"), &unserved).unwrap_err().to_string();
+    ensure!(
+        refused.contains("ERR_NGROK_2235") && refused.contains("nothing but forward-internal"),
+        "{refused}"
+    );
+
+    let (_, token) = guide::authtoken(&api, 1)?;
+    let rest = service::http_echo("rest")?.port();
+    let _agent = lab.agent("agent", &token, &guide::endpoints(rest, rest, rest))?;
+    lab.wait_online(&[REST_INTERNAL, guide::OPERATIONS_INTERNAL], 1)?;
+    let visitor = Visitor::of(&lab)?;
+    visitor.wait_https(PLAIN_HOST)?;
+    ensure!(visitor.request("DELETE", PLAIN_HOST, "/visits/7", &[], b"")?.status == 200);
+    let request =
+        event(&lab, "the request", |object| object["http"]["request"]["url"]["path"] == "/visits/7")?;
+    let told = |object: &Value, phase: &str| {
+        let all = object["traffic_policy"]["not_enforced"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|told| told["phase"] == phase).unwrap_or_default()
+    };
+    let refusal = json!({"url": format!("https://{PLAIN_HOST}"), "phase": "on_http_request", "outcome": "respond",
+        "status": 405, "decided_by": "on_http_request[0].actions[0]"});
+    ensure!(told(&request, "on_http_request") == refusal, "{request}");
+    ensure!(request["ip_policy"]["decision"].is_null(), "{request}");
+    let to = local(guide::port_of(&addr)?);
+    soon("a connection that a list would have refused", || {
+        let Ok(tcp) = http::connect(to) else { return Ok(None) };
+        let answer = http::request(tcp, "GET", "localhost", "/", &[], b"");
+        Ok(answer.ok().filter(|answer| answer.status == 200).map(drop))
+    })?;
+    event(&lab, "the connection", |object| {
+        let told = told(object, "on_tcp_connect");
+        told["url"] == format!("tcp://{addr}")
+            && told["outcome"] == "close"
+            && told["code"] == "ERR_NGROK_3203"
+    })?;
+    let admin = local(lab.ports().edge_admin());
+    let metrics = http::request(http::connect(admin)?, "GET", "localhost", "/metrics", &[], b"")?.text();
+    let line =
+        "ebbgate_edge_policy_phases_not_enforced_total{phase=\"on_http_request\",outcome=\"respond\"} 1\n";
+    ensure!(metrics.contains(line), "{metrics}");
+    Ok(())
+}
+
 /// The file of an event destination is what `ebbgate policy diff` takes.
 #[test]
 fn recorded_traffic_is_compared_under_a_new_policy() -> Result<()> {

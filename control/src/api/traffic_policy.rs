@@ -450,7 +450,7 @@ async fn diff_policies(call: Call, _: NoQuery, JsonText(text): JsonText) -> Resu
     let records = body.records.or_default();
     let view = compute(move || {
         let (old, new) = (old.side(), new.side());
-        let mut comparison = Comparison::new(&url, old, new).at_most(DIFF_UNITS_MAX);
+        let mut comparison = Comparison::new(&url, cx.owner, old, new).at_most(DIFF_UNITS_MAX);
         for (index, line) in records.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let number = index + 1;
             comparison

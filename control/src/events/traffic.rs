@@ -21,6 +21,7 @@ const TCP_FIELDS: &[(&str, bool)] = &[
     ("ip_policy.decision", true),
     ("ja4_fingerprint", true),
     ("traffic_policy.logs", true),
+    ("traffic_policy.not_enforced", true),
 ];
 /// Published fields of `http_request_complete.v0`, and whether edges tell them.
 const HTTP_FIELDS: &[(&str, bool)] = &[
@@ -58,6 +59,7 @@ const HTTP_FIELDS: &[(&str, bool)] = &[
     ("tls.client_cert.subject.cn", true),
     ("tls.version", true),
     ("traffic_policy.logs", true),
+    ("traffic_policy.not_enforced", true),
     ("webhook_verification.decision", true),
 ];
 /// Fields that a filter may look at.
@@ -182,7 +184,7 @@ fn connection(event: &ConnectionEvent) -> Value {
         },
         "ip_policy": {"decision": given(&event.decisions.ip_policy)},
         "ja4_fingerprint": given(&event.ja4),
-        "traffic_policy": {"logs": event.policy_logs},
+        "traffic_policy": {"logs": event.policy_logs, "not_enforced": event.not_enforced},
     })
 }
 
@@ -227,7 +229,7 @@ fn request(event: &RequestEvent) -> Value {
             },
             "version": given(&event.tls_version),
         },
-        "traffic_policy": {"logs": event.policy_logs},
+        "traffic_policy": {"logs": event.policy_logs, "not_enforced": event.not_enforced},
         "webhook_verification": {"decision": given(&decisions.webhook)},
     })
 }

@@ -46,6 +46,9 @@ pub struct ConnectionEvent {
     /// What policies decided.
     #[serde(skip_serializing_if = "Decisions::is_empty")]
     pub decisions: Decisions,
+    /// What phases of policies that are not enforced came to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_enforced: Vec<NotEnforced>,
 }
 
 /// What actions of policies decided about a connection or a request. "": no such action ran.
@@ -91,6 +94,33 @@ impl Decisions {
             self.basic_auth_user = later.basic_auth_user;
         }
     }
+}
+
+/// What a phase of a policy with `enforce: false` came to, and would have done.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NotEnforced {
+    /// Canonical URL of the endpoint with this policy.
+    pub url: String,
+    /// Such as `on_http_request`.
+    pub phase: String,
+    /// `continue`, `forward`, `respond`, `close` or `fail`; `unknown`: it depends on what was not judged.
+    pub outcome: String,
+    /// Status of a response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Internal endpoint of a forward, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub to: String,
+    /// Published code that goes with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<ErrorCode>,
+    /// Place in the policy that decides, as `on_http_request[1].actions[0]`, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub decided_by: String,
+    /// Places of actions that were not judged, because to judge them is to act.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_judged: Vec<String>,
 }
 
 /// A request that has been answered.
@@ -172,6 +202,9 @@ pub struct RequestEvent {
     /// What policies decided.
     #[serde(skip_serializing_if = "Decisions::is_empty")]
     pub decisions: Decisions,
+    /// What phases of policies that are not enforced came to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_enforced: Vec<NotEnforced>,
 }
 
 #[cfg(test)]

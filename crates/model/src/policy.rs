@@ -12,6 +12,9 @@ use crate::digest::{DIGEST_BYTES, Hex, hex_bytes};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrafficPolicy {
+    /// `false`: rules are evaluated, counted and told, and nothing of them is done. None: they are enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforce: Option<bool>,
     /// Rules run when a connection arrives.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub on_tcp_connect: Vec<Rule>,
@@ -72,9 +75,15 @@ impl TrafficPolicy {
         PolicyHash::of_text(&serde_json::to_string(self).expect("a policy has string keys only"))
     }
 
+    /// Whether what its rules decide is done.
+    pub fn is_enforced(&self) -> bool {
+        self.enforce.unwrap_or(true)
+    }
+
     /// Whether there is no rule in any phase.
     pub fn is_empty(&self) -> bool {
-        let Self { on_tcp_connect, on_http_request, on_http_response, on_event_stream_message } = self;
+        let Self { enforce: _, on_tcp_connect, on_http_request, on_http_response, on_event_stream_message } =
+            self;
         [on_tcp_connect, on_http_request, on_http_response, on_event_stream_message]
             .into_iter()
             .all(Vec::is_empty)

@@ -38,6 +38,7 @@ mod urls;
 mod verify_webhook;
 
 pub(crate) use about::{About, Field, Kind};
+pub(crate) use body::judge_events;
 pub(crate) use config::Config;
 pub(crate) use notes::{Notes, Refs, unknown_secret};
 pub(crate) use run::{Action, Compiled, Ending, Flow, Gathered};

@@ -15,6 +15,9 @@ use crate::expr::MadeName;
 use crate::facts::Phase;
 use crate::secret::SecretName;
 
+/// The action that is done at a cloud endpoint even where nothing is enforced.
+const FORWARD: &str = "forward-internal";
+
 /// The endpoint a policy is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckContext {
@@ -125,8 +128,14 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
         notes.core_rule_sets.clear();
     }
     let running = if document.disabled { &[][..] } else { &document.rules };
-    if cx.owner == Owner::Cloud && document.problems.is_empty() && !terminates(running, cx.scheme) {
-        notes.errors.push(not_terminating(cx.scheme));
+    if document.is_trial && !document.disabled {
+        notes.warnings.push(not_enforced(cx.owner));
+    }
+    if cx.owner == Owner::Cloud
+        && document.problems.is_empty()
+        && !terminates(running, cx.scheme, document.is_trial)
+    {
+        notes.errors.push(not_terminating(cx.scheme, document.is_trial));
     }
     let place = |problems: Vec<Diagnostic>| -> Vec<Diagnostic> {
         problems
@@ -285,20 +294,44 @@ fn check_rule(rule: &PlacedRule, cx: CheckContext, made: &mut Made, notes: &mut 
     }
 }
 
-/// Whether some unconditional rule of the endpoint's last deciding phase ends it (surface.md section 4.1).
-fn terminates(rules: &[PlacedRule], scheme: Scheme) -> bool {
+/// Whether some unconditional rule of the endpoint's last deciding phase ends it (surface.md section 4.1). On trial nothing
+/// but a forward does.
+fn terminates(rules: &[PlacedRule], scheme: Scheme, is_trial: bool) -> bool {
     rules.iter().any(|rule| {
         let phase_fits =
             rule.phase == Phase::TcpConnect || (scheme.is_http() && rule.phase == Phase::HttpRequest);
         let ends = |action: &ebbgate_model::Action| {
-            action::spec(&action.kind).is_some_and(|spec| (spec.ending)(&action.config) == Ending::Always)
+            (!is_trial || action.kind == FORWARD)
+                && action::spec(&action.kind)
+                    .is_some_and(|spec| (spec.ending)(&action.config) == Ending::Always)
         };
         phase_fits && rule.expressions.is_empty() && rule.actions.iter().any(|(_, action)| ends(action))
     })
 }
 
-fn not_terminating(scheme: Scheme) -> Diagnostic {
+/// What to say of `enforce: false`.
+fn not_enforced(owner: Owner) -> Diagnostic {
+    let message = match owner {
+        Owner::Agent => {
+            "`enforce` is false: what these rules decide is counted and told, and none of it is done"
+        }
+        Owner::Cloud => {
+            "`enforce` is false: what these rules decide is counted and told, and nothing but forward-internal is done"
+        }
+    };
+    Diagnostic::new(code::VALUE_BAD, "enforce", message)
+        .hint("remove it, or write `enforce: true`, to enforce them")
+}
+
+fn not_terminating(scheme: Scheme, is_trial: bool) -> Diagnostic {
     let phase = if scheme.is_http() { Phase::HttpRequest } else { Phase::TcpConnect };
+    if is_trial {
+        let message = "a cloud endpoint has no upstream, and with `enforce: false` nothing but forward-internal serves its traffic";
+        return Diagnostic::new(code::NOT_TERMINATING, "", message).hint(format!(
+            "end {} with a rule without expressions whose action is forward-internal, or try the rules at the endpoint of an agent",
+            phase.key()
+        ));
+    }
     let message = "a cloud endpoint has no upstream, and traffic that matches no rule of this policy would have nowhere to go";
     Diagnostic::new(code::NOT_TERMINATING, "", message).hint(format!(
         "end {} with a rule without expressions whose action is deny, forward-internal, custom-response or close-connection",

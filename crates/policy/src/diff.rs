@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use ebbgate_model::{EndpointUrl, TrafficPolicy};
 
+use crate::check::Owner;
 use crate::engine::Engine;
 use record::Record;
 use walk::Walked;
@@ -39,6 +40,7 @@ pub struct Side<'p> {
 #[derive(Debug)]
 pub struct Comparison<'p> {
     url: EndpointUrl,
+    owner: Owner,
     old: Side<'p>,
     new: Side<'p>,
     compared: usize,
@@ -86,9 +88,9 @@ struct Group {
 impl<'p> Comparison<'p> {
     /// Of an endpoint's policies.
     #[must_use]
-    pub fn new(url: &EndpointUrl, old: Side<'p>, new: Side<'p>) -> Self {
+    pub fn new(url: &EndpointUrl, owner: Owner, old: Side<'p>, new: Side<'p>) -> Self {
         let (counts, groups) = (BTreeMap::new(), BTreeMap::new());
-        Self { url: url.clone(), old, new, compared: 0, left_out: 0, units_left: None, counts, groups }
+        Self { url: url.clone(), owner, old, new, compared: 0, left_out: 0, units_left: None, counts, groups }
     }
 
     /// The same with a bound on the work of all records, in the units of expressions.
@@ -108,8 +110,11 @@ impl<'p> Comparison<'p> {
                 "more than {RECORDS_MAX} records of one endpoint are not compared"
             )));
         }
-        let old = walk::walk(self.old.engine, self.old.policy, &record, &self.url);
-        let new = walk::walk(self.new.engine, self.new.policy, &record, &self.url);
+        let walked = |side: Side<'_>| {
+            let walked = walk::walk(side.engine, side.policy, &record, &self.url);
+            if side.policy.is_enforced() { walked } else { walked.not_enforced(self.owner) }
+        };
+        let (old, new) = (walked(self.old), walked(self.new));
         if let Some(left) = &mut self.units_left {
             // A record costs something besides its expressions.
             let units = old.units.saturating_add(new.units).saturating_add(RECORD_UNITS);

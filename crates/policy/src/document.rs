@@ -23,6 +23,8 @@ pub(crate) struct Document {
     pub(crate) problems: Vec<Diagnostic>,
     /// `enabled: false`: the rules are checked, and none of them runs.
     pub(crate) disabled: bool,
+    /// `enforce: false`: the rules are evaluated, and nothing of them is done.
+    pub(crate) is_trial: bool,
     root: Node,
 }
 
@@ -45,6 +47,7 @@ impl Document {
             rules: Vec::new(),
             problems: Vec::new(),
             disabled: false,
+            is_trial: false,
             root: Node { place: Place { line: 1, column: 1 }, kind: Kind::Null },
         };
         match parse_text(text) {
@@ -72,6 +75,7 @@ impl Document {
         if self.disabled {
             return policy;
         }
+        policy.enforce = self.is_trial.then_some(false);
         for placed in self.rules {
             let rules = match placed.phase {
                 Phase::TcpConnect => &mut policy.on_tcp_connect,
@@ -111,18 +115,8 @@ impl Document {
         for (key, node) in entries {
             match phase_of(&key.text, scheme) {
                 Known::Phase(phase) => self.read_rules(phase, key, node),
-                Known::Enabled => match &node.kind {
-                    Kind::Bool(enabled) => self.disabled = !enabled,
-                    Kind::Null => {}
-                    _ => {
-                        let found = node.noun();
-                        self.problem(
-                            code::VALUE_TYPE,
-                            &key.text,
-                            format!("`enabled` is true or false, not {found}"),
-                        );
-                    }
-                },
+                Known::Enabled => self.disabled = self.read_flag(key, node) == Some(false),
+                Known::Enforce => self.is_trial = self.read_flag(key, node) == Some(false),
                 Known::Unknown => self.unknown_key(
                     "",
                     key,
@@ -134,6 +128,7 @@ impl Document {
                         "on_event_stream_message",
                         "inbound",
                         "outbound",
+                        "enforce",
                     ],
                 ),
             }
@@ -145,6 +140,18 @@ impl Document {
                 "",
                 format!("the policy has {rules} rules; at most {RULES_MAX} are allowed"),
             );
+        }
+    }
+
+    fn read_flag(&mut self, key: &Key, node: &Node) -> Option<bool> {
+        match &node.kind {
+            Kind::Bool(flag) => Some(*flag),
+            Kind::Null => None,
+            _ => {
+                let message = format!("`{}` is true or false, not {}", key.text, node.noun());
+                self.problem(code::VALUE_TYPE, &key.text, message);
+                None
+            }
         }
     }
 
@@ -364,6 +371,7 @@ fn has_key(node: &Node, name: &str) -> bool {
 enum Known {
     Phase(Phase),
     Enabled,
+    Enforce,
     Unknown,
 }
 
@@ -375,6 +383,7 @@ fn phase_of(key: &str, scheme: Scheme) -> Known {
         "on_http_response" | "outbound" => Known::Phase(Phase::HttpResponse),
         "on_event_stream_message" => Known::Phase(Phase::EventStream),
         "enabled" => Known::Enabled,
+        "enforce" => Known::Enforce,
         _ => Known::Unknown,
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ebbgate_body::{Event, EventReplacement, EventRules, Judge, Judged, RulesFault};
 use ebbgate_model::TrafficPolicy;
 use http::StatusCode;
 
@@ -12,13 +13,14 @@ use crate::action::{self, Action, Config, Flow, Gathered, Notes, Refs};
 use crate::code;
 use crate::diagnostic::Diagnostic;
 use crate::expr::Expression;
-use crate::facts::Context;
-use crate::facts::Phase;
+use crate::facts::{Context, Phase, Trial};
 use crate::identity::{Purpose, addressed};
 use crate::references::References;
 use crate::secret::Redaction;
 use crate::trace::Trace;
+use crate::trial;
 use crate::verdict::{Effect, Outcome, Reply, Step, Verdict};
+use crate::work::{BYTES_PER_UNIT, Work};
 
 /// Most effects one run may ask for; a run that asks for more fails.
 pub const EFFECTS_PER_RUN_MAX: usize = 64;
@@ -26,6 +28,8 @@ pub const EFFECTS_PER_RUN_MAX: usize = 64;
 /// A policy ready to run. Share it by `Arc`; it holds no state of any run.
 #[derive(Debug, Default)]
 pub struct Engine {
+    /// `enforce: false`: rules run over a context of their own, and their verdicts are only told.
+    is_trial: bool,
     phases: BTreeMap<Phase, Vec<Rule>>,
     /// The `auth_id`s of actions that sign visitors in, in the order of the document, each once.
     auth_ids: Vec<String>,
@@ -51,6 +55,12 @@ impl Rule {
         &self.actions
     }
 
+    /// Whether it is another one for each event of an event stream.
+    fn reads_event(&self) -> bool {
+        self.expressions.iter().any(Expression::reads_event)
+            || self.actions.iter().any(|action| action.reads_event())
+    }
+
     /// Whether it has the action that this request's path is for: such a request comes in whatever the rule's expressions say,
     /// which are about other paths.
     fn is_addressed(&self, cx: &Context) -> bool {
@@ -64,7 +74,8 @@ impl Engine {
     /// account does not have.
     pub fn compile(policy: &TrafficPolicy, refs: &References) -> Result<Self, Vec<Diagnostic>> {
         let mut notes = Notes::default();
-        let mut engine = Self { redaction: Redaction::new(refs.secrets.values()), ..Self::default() };
+        let redaction = Redaction::new(refs.secrets.values());
+        let mut engine = Self { redaction, is_trial: !policy.is_enforced(), ..Self::default() };
         let phases = [
             (Phase::TcpConnect, &policy.on_tcp_connect),
             (Phase::HttpRequest, &policy.on_http_request),
@@ -93,6 +104,18 @@ impl Engine {
         self.phases.contains_key(&phase)
     }
 
+    /// Whether connections may be refused by its rules.
+    #[must_use]
+    pub fn guards_connections(&self) -> bool {
+        !self.is_trial && self.has(Phase::TcpConnect)
+    }
+
+    /// Whether what its rules decide is done.
+    #[must_use]
+    pub fn is_enforced(&self) -> bool {
+        !self.is_trial
+    }
+
     /// The rules of a phase, in the order of the document.
     pub(crate) fn rules(&self, phase: Phase) -> &[Rule] {
         self.phases.get(&phase).map_or(&[], Vec::as_slice)
@@ -103,6 +126,7 @@ impl Engine {
     pub fn start(self: &Arc<Self>, phase: Phase) -> Run {
         Run {
             engine: Arc::clone(self),
+            is_trial: self.is_trial,
             phase,
             rule: 0,
             expression: 0,
@@ -113,6 +137,7 @@ impl Engine {
             effects: 0,
             begun: false,
             over: None,
+            passed: false,
             trace: None,
         }
     }
@@ -148,6 +173,7 @@ fn compile_rule(
 #[derive(Debug)]
 pub struct Run {
     engine: Arc<Engine>,
+    is_trial: bool,
     phase: Phase,
     rule: usize,
     /// Index of the rule's expression that is judged next.
@@ -162,6 +188,8 @@ pub struct Run {
     effects: usize,
     begun: bool,
     over: Option<Verdict>,
+    /// A policy that is not enforced has told what it came to.
+    passed: bool,
     trace: Option<Box<Trace>>,
 }
 
@@ -172,17 +200,97 @@ impl Run {
         Self { trace: Some(Box::default()), ..self }
     }
 
+    /// The same as if the policy were enforced, whatever it says.
+    #[must_use]
+    pub fn enforced(self) -> Self {
+        Self { is_trial: false, ..self }
+    }
+
     /// What was recorded since the last call.
     pub fn take_trace(&mut self) -> Trace {
         self.trace.as_deref_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Goes on until something is needed or the phase is over. Stepping again without `resume` asks again.
+    ///
+    /// A policy that is not enforced runs over a context of its own. What it comes to goes to `cx.not_enforced`, and the phase
+    /// passes; a cloud endpoint forwards all the same, because nothing else serves its traffic.
     pub fn step(&mut self, cx: &mut Context) -> Step {
+        if !self.is_trial {
+            return self.advance(cx);
+        }
+        let mut trial = cx.trial.take().unwrap_or_else(|| Box::new(Trial::of(cx)));
+        let step = self.step_on_trial(cx, &mut trial);
+        trial.cx.logs.drain(..).for_each(|entry| cx.push_log(entry));
+        cx.trial = Some(trial);
+        step
+    }
+
+    fn step_on_trial(&mut self, cx: &mut Context, trial: &mut Trial) -> Step {
+        if !self.begun {
+            self.passed = !self.engine.has(self.phase) || !trial.begin(self.phase, cx);
+        }
+        if self.passed {
+            return Step::Done(Verdict::Continue);
+        }
+        let forwards = trial::forwards(self.phase, &cx.endpoint);
+        loop {
+            match self.advance(&mut trial.cx) {
+                Step::Pause => return Step::Pause,
+                Step::Need(effect) if trial.may_perform(&effect) => return Step::Need(effect),
+                Step::Need(_) => {
+                    trial.not_judged(self.place());
+                    self.skip();
+                }
+                Step::Done(verdict) => {
+                    trial.find(self.phase, &verdict, || self.place());
+                    match verdict {
+                        Verdict::Forward { .. } if forwards => {
+                            trial.tell(cx);
+                            return Step::Done(verdict);
+                        }
+                        // What it would have refused is served, by the forward that comes next.
+                        Verdict::Forward { .. } | Verdict::Continue => {}
+                        _ if forwards => {
+                            self.skip();
+                            continue;
+                        }
+                        _ => {}
+                    }
+                    trial.tell(cx);
+                    self.passed = true;
+                    return Step::Done(Verdict::Continue);
+                }
+            }
+        }
+    }
+
+    /// The expression or action that the run is at; empty behind the last rule.
+    fn place(&self) -> String {
+        let Some(rule) = self.engine.rules(self.phase).get(self.rule) else { return String::new() };
+        match self.action {
+            Some(at) => format!("{}.actions[{at}]", rule.path),
+            None => format!("{}.expressions[{}]", rule.path, self.expression),
+        }
+    }
+
+    /// Goes on behind what the run is at.
+    fn skip(&mut self) {
+        self.over = None;
+        match self.action {
+            Some(at) => {
+                self.action = Some(at + 1);
+                self.gathered.next_action();
+            }
+            None => self.next_rule(),
+        }
+    }
+
+    fn advance(&mut self, cx: &mut Context) -> Step {
         if !self.begun {
             self.begun = true;
             cx.vars.clear();
-            if self.phase == Phase::HttpRequest {
+            if self.phase == Phase::HttpRequest && !self.is_trial {
                 let request = cx.request.as_ref().filter(|_| !self.engine.auth_ids.is_empty());
                 cx.addressed = request.and_then(|request| addressed(request, &self.engine.auth_ids));
             }
@@ -201,10 +309,25 @@ impl Run {
             cx.work.begin_evaluation();
             let Some(at) = self.action else {
                 let expression = rule.expressions.get(self.expression).filter(|_| !rule.is_addressed(cx));
+                // Of an event stream the head alone is there: what names the event is left for each event.
+                let head_alone = self.phase == Phase::EventStream && cx.event.is_none();
                 let Some(expression) = expression else {
-                    self.action = Some(0);
+                    if head_alone && rule.reads_event() {
+                        let rules = EventRule::new(&engine, self.rule, cx);
+                        if let Err((code, message)) = action::judge_events(cx, Arc::new(rules)) {
+                            let message = format!("{}: {message}", rule.path);
+                            return self.fail(cx, Verdict::Failed { code, message });
+                        }
+                        self.next_rule();
+                    } else {
+                        self.action = Some(0);
+                    }
                     continue;
                 };
+                if head_alone && expression.reads_event() {
+                    self.expression += 1;
+                    continue;
+                }
                 let result = expression.test(cx);
                 if let Some(trace) = &mut self.trace {
                     trace.condition(
@@ -326,6 +449,15 @@ impl Run {
             Outcome::Guessed(wait) => {
                 self.gathered.guessed = Some(wait.map_or(Ok(()), Err));
             }
+            Outcome::NotJudged => {
+                if let Some(trial) = cx.trial.as_mut().filter(|_| self.is_trial) {
+                    trial.not_judged(self.place());
+                    self.skip();
+                } else {
+                    let message = "an enforced policy was told that something is not judged".to_owned();
+                    self.over = Some(Verdict::Failed { code: code::EXPRESSION_FAILED, message });
+                }
+            }
             Outcome::Called(called) => self.gathered.called = Some(called),
             Outcome::Admitted(wait) => {
                 self.gathered.admitted = Some(wait.map_or(Ok(()), Err));
@@ -336,6 +468,69 @@ impl Run {
             }
         }
     }
+}
+
+/// A rule of `on_event_stream_message` that names the event, judged for each event of a stream. What it says of the response
+/// alone was judged before, when the head was there.
+#[derive(Debug)]
+struct EventRule {
+    engine: Arc<Engine>,
+    /// Its place in the phase.
+    rule: usize,
+    /// As it was when the head was there.
+    cx: Context,
+}
+
+impl EventRule {
+    /// A rule of the engine for the stream of this context.
+    fn new(engine: &Arc<Engine>, rule: usize, cx: &Context) -> Self {
+        let mut cx = cx.clone();
+        // What earlier rules do to the body is not this rule's.
+        if let Some(response) = &mut cx.response {
+            response.extensions.clear();
+        }
+        Self { engine: Arc::clone(engine), rule, cx }
+    }
+}
+
+impl EventRules for EventRule {
+    fn begin(&self) -> Judge {
+        let (engine, rule, mut cx) = (Arc::clone(&self.engine), self.rule, self.cx.clone());
+        Box::new(move |event| match engine.rules(Phase::EventStream).get(rule) {
+            Some(rule) => judge(rule, event, &mut cx)
+                .map_err(|(code, message)| RulesFault { code, message: engine.redaction.text(message) }),
+            None => Ok(Judged::default()),
+        })
+    }
+}
+
+/// All that is judged of one event counts as one evaluation.
+fn judge(rule: &Rule, event: Event, cx: &mut Context) -> Result<Judged, (u32, String)> {
+    cx.event = Some(event);
+    cx.work = Work::default();
+    let replacements = replaced(rule, cx)?;
+    let work = cx.work.spent().saturating_mul(BYTES_PER_UNIT);
+    Ok(Judged { replacements, work: usize::try_from(work).unwrap_or(usize::MAX) })
+}
+
+fn replaced(rule: &Rule, cx: &mut Context) -> Result<Vec<EventReplacement>, (u32, String)> {
+    for (at, expression) in rule.expressions.iter().enumerate().filter(|(_, one)| one.reads_event()) {
+        let holds = expression.test(cx).map_err(|error| {
+            (code::EXPRESSION_FAILED.number(), format!("{}.expressions[{at}]: {error}", rule.path))
+        })?;
+        if !holds {
+            return Ok(Vec::new());
+        }
+    }
+    for action in &rule.actions {
+        match action.run(cx, &mut Gathered::default()) {
+            Flow::Next => {}
+            Flow::End(Verdict::Failed { code, message }) => return Err((code.number(), message)),
+            // The phase has no action that ends it or needs anything.
+            Flow::End(_) | Flow::Need(_) => break,
+        }
+    }
+    Ok(std::mem::take(&mut cx.replaced_in_event))
 }
 
 #[cfg(test)]

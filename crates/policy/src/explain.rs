@@ -29,6 +29,8 @@ use crate::verdict::{
 /// What a policy did with a case.
 #[derive(Debug)]
 pub struct Explanation {
+    /// Whether what the rules decide is done.
+    pub is_enforced: bool,
     /// The phases that ran, each with what it did.
     pub phases: Vec<(Phase, Trace)>,
     /// What became of the connection or request.
@@ -89,7 +91,7 @@ impl Decision {
     }
 }
 
-/// Runs all phases of a policy over a case.
+/// Runs all phases of a policy over a case. One that is not enforced is explained as if it were.
 #[must_use]
 pub fn explain(engine: &Arc<Engine>, case: &Case) -> Explanation {
     let mut walk = Walk { engine, case, phases: Vec::new(), decided_by: String::new() };
@@ -118,7 +120,12 @@ pub fn explain(engine: &Arc<Engine>, case: &Case) -> Explanation {
         Some(response) if responds => walk.back(&mut cx, decision, response),
         other => (decision, other),
     };
+    let ends = (Some(&case.request_end), response.as_ref().map(|_| &case.response_end));
+    for late in std::mem::take(&mut cx.late_logs) {
+        cx.push_log(late.entry(ends.0.cloned(), ends.1.cloned()));
+    }
     Explanation {
+        is_enforced: engine.is_enforced(),
         phases: walk.phases,
         decision,
         decided_by: walk.decided_by,
@@ -141,10 +148,16 @@ impl Walk<'_> {
         if !self.engine.has(phase) {
             return Verdict::Continue;
         }
-        let mut run = self.engine.start(phase).traced();
+        let mut run = self.engine.start(phase).enforced().traced();
         let verdict = loop {
             match run.step(cx) {
-                Step::Need(effect) => run.resume(cx, self.case.perform(&effect)),
+                Step::Need(effect) => {
+                    let outcome = self.case.perform(&effect);
+                    if matches!(outcome, Outcome::Body(Ok(_))) {
+                        cx.request_end = Some(Arc::clone(&self.case.request_end));
+                    }
+                    run.resume(cx, outcome);
+                }
                 Step::Pause => {}
                 Step::Done(Verdict::Forward { on_error: OnError::Continue, .. })
                     if self.case.forward_fails.is_some() =>
@@ -179,6 +192,7 @@ impl Walk<'_> {
         let mut verdict = self.phase(Phase::HttpResponse, cx);
         let is_event_stream = cx.response.as_ref().is_some_and(|response| is_event_stream(&response.headers));
         if is_event_stream && matches!(verdict, Verdict::Continue) {
+            cx.event = Some(self.case.event.clone());
             verdict = self.phase(Phase::EventStream, cx);
         }
         match verdict {

@@ -11,8 +11,14 @@ use crate::node::{Key, Kind, Node, SyntaxError};
 use crate::yaml::{self, Comment};
 
 /// Keys of a document in the order their rules run; others follow as they stand.
-const DOCUMENT: &[&str] =
-    &["enabled", "on_tcp_connect", "on_http_request", "on_http_response", "on_event_stream_message"];
+const DOCUMENT: &[&str] = &[
+    "enabled",
+    "enforce",
+    "on_tcp_connect",
+    "on_http_request",
+    "on_http_response",
+    "on_event_stream_message",
+];
 const RULE: &[&str] = &["name", "expressions", "actions"];
 const ACTION: &[&str] = &["type", "config"];
 

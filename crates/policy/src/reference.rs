@@ -40,6 +40,22 @@ Texts with `${...}` take expressions. A number may be written as text. Every exa
 `ebbgate policy explain` says of it, and what the upstream and the client get.
 ";
 
+/// The name of [`DOCUMENT`] among those of actions.
+const DOCUMENT_NAME: &str = "document";
+/// What the document itself may say.
+const DOCUMENT: &str = "\
+## document
+
+What stands at the top of a document:
+
+| key | type | default | |
+|---|---|---|---|
+| `on_tcp_connect`, `on_http_request`, `on_http_response`, `on_event_stream_message` | list of rules |  | the phases, in the order they run |
+| `enforce` | true or false | `true` | `false`: rules are evaluated, counted and told, and nothing of them is done; a cloud endpoint forwards all the same ([policy-tools.md](policy-tools.md#try-rules-without-enforcing-them)) |
+| `enabled` | true or false | `true` | `false`: rules are checked, and none of them runs |
+| `inbound`, `outbound` | list of rules |  | old names of the phases before and after the upstream |
+";
+
 /// The page.
 #[must_use]
 pub fn page() -> String {
@@ -56,6 +72,7 @@ pub fn page() -> String {
         let (required, codes) = (required.join(", "), codes.join(", "));
         let _ = writeln!(out, "| [`{kind}`](#{kind}) | {phases} | {ends} | {required} | {codes} |");
     }
+    let _ = write!(out, "\n{DOCUMENT}");
     for (spec, about) in described() {
         out.push('\n');
         out.push_str(&section(spec, about));
@@ -92,15 +109,18 @@ saved. One evaluation may take {} units of work, at most 10 ms on a core of toda
     )
 }
 
-/// What the page says of one action; None: there is none of this name.
+/// What the page says of one action, or of `document`; None: there is none of this name.
 #[must_use]
 pub fn of(kind: &str) -> Option<String> {
+    if kind == DOCUMENT_NAME {
+        return Some(DOCUMENT.to_owned());
+    }
     described().find(|(spec, _)| spec.kind == kind).map(|(spec, about)| section(spec, about))
 }
 
-/// The names of all actions.
+/// The names of all actions, and `document`.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    described().map(|(spec, _)| spec.kind)
+    described().map(|(spec, _)| spec.kind).chain([DOCUMENT_NAME])
 }
 
 fn described() -> impl Iterator<Item = (&'static Spec, &'static About)> {

@@ -130,6 +130,10 @@ pub(super) fn policy(
     }
     if let Some(guard) = guard {
         let policy = policy.get_or_insert_default();
+        if !policy.is_enforced() {
+            let message = "traffic policy: with `enforce: false` the endpoint's own options (such as basic_auth, allow_cidrs and verify_webhook) would not be enforced; remove the options, or remove `enforce`";
+            return Err(Refusal { code: None, message: message.to_owned() });
+        }
         for (own, demanded) in [
             (&mut policy.on_tcp_connect, &guard.on_tcp_connect),
             (&mut policy.on_http_request, &guard.on_http_request),

@@ -15,8 +15,10 @@ impl Dispatch {
     pub(super) fn ask_circuit(&mut self, breaker: &Breaker, env: &impl Environment) {
         let Some(member) = &mut self.hop.member else { return };
         let asked = env.admitted(&member.endpoint, breaker);
-        let word = if asked.is_ok() { "allow" } else { "deny" };
-        self.trail.decisions.merge(Decisions { circuit_breaker: word.into(), ..Decisions::default() });
+        if member.is_enforced() {
+            let word = if asked.is_ok() { "allow" } else { "deny" };
+            self.trail.decisions.merge(Decisions { circuit_breaker: word.into(), ..Decisions::default() });
+        }
         let wait = match asked {
             Ok(permit) => {
                 member.permits.push(permit);

@@ -3,9 +3,12 @@
 //! Does not know where events go: an [`AccessSink`] takes them.
 
 use std::cell::{Ref, RefCell, RefMut};
+use std::sync::Arc;
 
-use ebbgate_model::event::{ConnectionEvent, Decisions, RequestEvent};
+use ebbgate_model::event::{ConnectionEvent, Decisions, NotEnforced, RequestEvent};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode};
+use ebbgate_policy::facts::LATE_LOGS_MAX;
+use ebbgate_policy::{LateLog, Received};
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
@@ -13,10 +16,14 @@ use super::step::Trail;
 
 /// Entries of `log` actions that one event keeps.
 const LOGS_MAX: usize = 64;
+/// Phases of policies that are not enforced, of which one event tells.
+const NOT_ENFORCED_MAX: usize = 16;
 
 /// See the module.
 pub struct AccessLog<S: AccessSink> {
     event: RefCell<S::Event>,
+    /// Entries of `log` actions that are made when the exchange is over.
+    late: RefCell<Vec<LateLog>>,
     started: Instant,
     sink: S,
 }
@@ -31,6 +38,11 @@ pub trait AccessSink {
 
     /// Members of a pool were tried after another one failed.
     fn retried(&self, members: u64);
+
+    /// The ends of the request's and the response's body, where all of it has come.
+    fn ends(&self) -> (Option<Arc<Received>>, Option<Arc<Received>>) {
+        (None, None)
+    }
 
     /// The event is complete.
     fn write(&self, event: Self::Event);
@@ -55,14 +67,15 @@ pub struct Common<'a> {
     pub error: &'a mut Option<ErrorCode>,
     pub policy_logs: &'a mut Vec<Value>,
     pub decisions: &'a mut Decisions,
+    pub not_enforced: &'a mut Vec<NotEnforced>,
 }
 
 macro_rules! access_event {
     ($($event:ty),*) => {$(
         impl AccessEvent for $event {
             fn common(&mut self) -> Common<'_> {
-                let Self { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, .. } = self;
-                Common { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions }
+                let Self { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, not_enforced, .. } = self;
+                Common { account, endpoint, url, forwarded_to, duration_ms, bytes_in, bytes_out, error, policy_logs, decisions, not_enforced }
             }
         }
     )*};
@@ -73,7 +86,7 @@ access_event!(ConnectionEvent, RequestEvent);
 impl<S: AccessSink> AccessLog<S> {
     /// One that began now, with what is known of it.
     pub fn new(event: S::Event, sink: S) -> Self {
-        Self { event: RefCell::new(event), started: Instant::now(), sink }
+        Self { event: RefCell::new(event), late: RefCell::default(), started: Instant::now(), sink }
     }
 
     /// Where it goes.
@@ -114,6 +127,11 @@ impl<S: AccessSink> AccessLog<S> {
         common.decisions.merge(trail.decisions);
         let room = LOGS_MAX.saturating_sub(common.policy_logs.len());
         common.policy_logs.extend(trail.logs.into_iter().take(room));
+        let mut late = self.late.borrow_mut();
+        let room = LATE_LOGS_MAX.saturating_sub(late.len());
+        late.extend(trail.late_logs.into_iter().take(room));
+        let room = NOT_ENFORCED_MAX.saturating_sub(common.not_enforced.len());
+        common.not_enforced.extend(trail.not_enforced.into_iter().take(room));
         if trail.retries > 0 {
             self.sink.retried(trail.retries);
         }
@@ -131,6 +149,13 @@ impl<S: AccessSink> Drop for AccessLog<S> {
         let common = event.common();
         *common.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         (*common.bytes_in, *common.bytes_out) = self.sink.bytes();
+        let late = self.late.take();
+        if !late.is_empty() {
+            let (request, response) = self.sink.ends();
+            let room = LOGS_MAX.saturating_sub(common.policy_logs.len());
+            let entries = late.into_iter().map(|late| late.entry(request.clone(), response.clone()));
+            common.policy_logs.extend(entries.take(room));
+        }
         self.sink.write(event);
     }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::event::Decisions;
+use ebbgate_model::event::{Decisions, NotEnforced};
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
 use ebbgate_policy::identity::Exchange;
-use ebbgate_policy::{Call, Reply, TlsSettings};
+use ebbgate_policy::{Call, LateLog, Reply, TlsSettings};
 use http::response;
 
 use super::failure::Failure;
@@ -39,6 +39,9 @@ pub enum Step {
         account: AccountId,
         /// Longest body to accept.
         bytes_max: usize,
+        /// Whether the request fails if there is no room to hold the body; else it passes, and [`ebbgate_policy::Outcome::NotJudged`]
+        /// is told.
+        is_enforced: bool,
     },
     /// Run the Core Rule Set over a message; tell [`super::Dispatch::resume`].
     Inspect(Box<Asked>),
@@ -87,17 +90,22 @@ pub struct Trail {
     pub forwarded_to: Option<Arc<Endpoint>>,
     /// What `log` actions of policies wrote.
     pub logs: Vec<serde_json::Value>,
+    /// What `log` actions of policies write when the exchange is over.
+    pub late_logs: Vec<LateLog>,
     /// Members of a pool that were picked after another one failed.
     pub retries: u64,
     /// What policies decided.
     pub decisions: Decisions,
+    /// What policies that are not enforced came to.
+    pub not_enforced: Vec<NotEnforced>,
 }
 
 impl Trail {
     /// Whether it says nothing.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { reached, forwarded_to, logs, retries, decisions } = self;
-        let silent = logs.is_empty() && decisions.is_empty();
+        let Self { reached, forwarded_to, logs, late_logs, retries, decisions, not_enforced } = self;
+        let silent =
+            logs.is_empty() && late_logs.is_empty() && decisions.is_empty() && not_enforced.is_empty();
         reached.is_none() && forwarded_to.is_none() && silent && *retries == 0
     }
 }

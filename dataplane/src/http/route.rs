@@ -5,7 +5,6 @@
 //! of another endpoint. Rules of its own endpoint that changed meanwhile are judged anew, where requests are admitted.
 
 use ebbgate_model::{ErrorCode, Scheme};
-use ebbgate_policy::Phase;
 use http::StatusCode;
 
 use super::answer::Failure;
@@ -64,5 +63,5 @@ fn within_admission(conn: &HttpConn, pool: Pool) -> Option<Pool> {
 
 /// Whether the endpoint has rules for connections (source addresses, client certificates, versions).
 pub(super) fn guards_connections(endpoint: &Endpoint) -> bool {
-    endpoint.engine.as_ref().is_some_and(|engine| engine.has(Phase::TcpConnect))
+    endpoint.engine.as_ref().is_some_and(|engine| engine.guards_connections())
 }

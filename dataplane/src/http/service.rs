@@ -59,7 +59,7 @@ pub(super) struct HttpService<G: Gateway> {
     conn: HttpConn,
     limits: Rc<Limits>,
     upstreams: Upstreams,
-    /// Endpoints whose connection policy has let this connection in, and that policy, latest first.
+    /// Endpoints with a connection policy that has let this connection in, and that policy, latest first.
     entered: RefCell<Vec<(EndpointId, Arc<Engine>)>>,
 }
 
@@ -72,7 +72,7 @@ enum Stop {
 }
 
 impl<G: Gateway> HttpService<G> {
-    /// A connection whose TLS (if any) is done.
+    /// A connection after its TLS, if it has any.
     pub(super) fn new(gateway: G, pools: UpstreamPools, conn: HttpConn, limits: Rc<Limits>) -> Self {
         let guarded = conn.first_endpoint.as_ref().and_then(|first| {
             let engine = first.engine.clone().filter(|engine| engine.has(Phase::TcpConnect))?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use ebbgate_model::event::{ConnectionEvent, RequestEvent};
+use ebbgate_model::event::{ConnectionEvent, NotEnforced, RequestEvent};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -99,6 +99,19 @@ impl Field for Vec<Value> {
     }
 }
 
+/// What policies came to that are not enforced.
+impl Field for Vec<NotEnforced> {
+    type Traced<'a> = Option<String>;
+
+    fn traced(&self) -> Option<String> {
+        (!self.is_empty()).then(|| json!(self).to_string())
+    }
+
+    fn is_absent(&self) -> bool {
+        self.is_empty()
+    }
+}
+
 macro_rules! line {
     ($(#[$doc:meta])* $name:ident($event:ident: $of:ty), $target:ident, $message:literal, {
         $($key:ident: $value:expr),* $(,)?
@@ -147,6 +160,7 @@ line!(
         code: event.error,
         outcome: event.outcome,
         policy_logs: event.policy_logs,
+        not_enforced: event.not_enforced,
     }
 );
 
@@ -170,5 +184,6 @@ line!(
         operation: NonEmpty(&event.operation),
         detail: NonEmpty(&event.detail),
         policy_logs: event.policy_logs,
+        not_enforced: event.not_enforced,
     }
 );

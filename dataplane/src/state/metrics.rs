@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use ebbgate_model::event::NotEnforced;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -32,6 +33,15 @@ pub struct CodeLabel {
 pub struct StatusLabel {
     /// `2xx` and so on; `dropped` without an answer.
     pub status: &'static str,
+}
+
+/// What a policy that is not enforced came to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NotEnforcedLabel {
+    /// `on_tcp_connect` and so on.
+    pub phase: String,
+    /// `continue`, `forward`, `respond`, `close`, `fail` or `unknown`.
+    pub outcome: String,
 }
 
 macro_rules! metrics {
@@ -122,6 +132,8 @@ metrics! {
     retries: Counter = "pool_retries", "Connections and requests tried again on another member of a pool";
     /// Requests over the quota of a `rate-limit` action, enforced or not.
     rate_limited: Counter = "requests_over_quota", "Requests over the quota of a rate-limit action, enforced or not";
+    /// Phases of policies that are not enforced, by what they came to.
+    not_enforced: Family<NotEnforcedLabel, Counter> = "policy_phases_not_enforced", "Phases of policies with enforce: false, by what they came to";
     /// Messages that the Core Rule Set judged.
     waf_judged: Counter = "waf_judged", "Requests and responses that the Core Rule Set judged";
     /// Messages that reached its threshold, refused or not.
@@ -144,6 +156,10 @@ metrics! {
     calls_refused: Counter = "policy_calls_refused", "Requests of policies not made, because as many as may be were on their way";
     /// Bodies that were not held for a policy, because as many bytes as may be were.
     bodies_refused: Counter = "policy_bodies_refused", "Bodies not held for a policy, because as many bytes as may be were held";
+    /// Memory of changed bodies' decoders and encoders.
+    coder_bytes: Gauge = "policy_coder_bytes", "Memory of the decoders and encoders of bodies that policies change";
+    /// Bodies that were not changed, because that memory was used up.
+    coders_refused: Counter = "policy_coders_refused", "Bodies not compressed or not changed for a policy, because as much memory as may be was used for others";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.
@@ -183,6 +199,13 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String does not fail");
         text
+    }
+}
+
+impl NotEnforcedLabel {
+    /// Of what was told.
+    pub fn of(told: &NotEnforced) -> Self {
+        Self { phase: told.phase.clone(), outcome: told.outcome.clone() }
     }
 }
 

@@ -51,6 +51,9 @@ pub fn source_lists(
 ) -> Result<Vec<SourceList>, Unlisted> {
     let mut lists = Vec::new();
     let mut why = Unlisted::None;
+    if !policy.is_enforced() {
+        return Err(why);
+    }
     'rules: for rule in &policy.on_tcp_connect {
         for action in &rule.actions {
             match action.kind.as_str() {

@@ -21,6 +21,7 @@ pub(super) fn diff(
     let (new_policy, new_engine) = compile(new, endpoint, placeholders)?;
     let mut comparison = Comparison::new(
         &endpoint.url,
+        endpoint.check_context().owner,
         Side { policy: &old_policy, engine: &old_engine },
         Side { policy: &new_policy, engine: &new_engine },
     );

@@ -66,7 +66,8 @@ impl Control {
         });
         let (out, from_control) = mpsc::channel(1);
         let feeds = self.feeds.clone();
-        let ended = tokio::spawn(async move { feeds.serve(StreamBody::new(Box::pin(frames)), out).await });
+        let ended =
+            tokio::spawn(async move { feeds.serve(None, StreamBody::new(Box::pin(frames)), out).await });
         Edge { to_control, from_control, ended }
     }
 
@@ -84,6 +85,7 @@ impl Control {
                 version: "test".into(),
                 generation,
                 digest,
+                unix_secs: 0,
                 core_rule_set: false,
             })
             .await;
@@ -397,6 +399,7 @@ async fn over_a_real_socket() {
         version: "test".into(),
         generation: 0,
         digest: None,
+        unix_secs: 0,
         core_rule_set: true,
     };
     let line = format!("{}\n", serde_json::to_string(&hello).unwrap());

@@ -400,6 +400,35 @@ fn a_disabled_policy_runs_nothing_and_says_so() {
 }
 
 #[test]
+fn a_policy_that_is_not_enforced_says_so_and_has_somewhere_to_go() {
+    let trial = |rest: &str| format!("enforce: false\non_http_request:\n{rest}");
+    let deny = trial("  - actions: [{type: deny}]\n");
+    let checked = check(&deny, &agent("https")).unwrap();
+    assert!(!checked.policy.is_enforced() && checked.policy.on_http_request.len() == 1);
+    let [warning] = &checked.warnings[..] else { panic!("{:?}", checked.warnings) };
+    assert_eq!((warning.line, warning.path.as_str()), (Some(1), "enforce"));
+    assert!(warning.message.contains("none of it is done"), "{warning}");
+    // What a cloud endpoint answers by itself is not enforced either.
+    let said = report(&deny, cloud("https"));
+    assert!(
+        said.contains("ERR_NGROK_2235") && said.contains("nothing but forward-internal serves"),
+        "{said}"
+    );
+    let forward = "  - actions: [{type: forward-internal, config: {url: 'https://a.internal'}}]\n";
+    assert!(report(&trial(forward), cloud("https")).contains("accepted"));
+    let on = check(&format!("enforce: true\non_http_request:\n{forward}"), &cloud("https")).unwrap();
+    assert_eq!((on.policy.is_enforced(), on.policy.enforce, on.warnings.len()), (true, None, 0));
+    let said = report("enforce: perhaps", agent("https"));
+    assert!(said.contains("`enforce` is true or false, not text"), "{said}");
+    assert!(report("enforced: false", agent("https")).contains("did you mean `enforce`?"));
+    // Its rules are checked all the same, and it keeps its form.
+    assert!(report(&trial("  - actions: [{type: x}]\n"), agent("https")).starts_with("error"));
+    let canonical = serde_json::to_string(&checked.policy).unwrap();
+    assert_eq!(canonical, r#"{"enforce":false,"on_http_request":[{"actions":[{"type":"deny"}]}]}"#);
+    assert_eq!(check(&canonical, &agent("https")).unwrap().policy, checked.policy);
+}
+
+#[test]
 fn forward_internal_in_on_tcp_connect_of_http_endpoints_is_refused() {
     let text = |url: &str| {
         format!("on_tcp_connect: [{{actions: [{{type: forward-internal, config: {{url: '{url}'}}}}]}}]")

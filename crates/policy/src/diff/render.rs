@@ -65,7 +65,7 @@ fn side(walked: &Walked) -> Value {
         return json!({ "outcome": "unknown" });
     }
     json!({
-        "outcome": outcome.word, "status": outcome.status, "to": outcome.to,
+        "outcome": outcome.word, "enforced": outcome.is_enforced, "status": outcome.status, "to": outcome.to,
         "code": outcome.code.map(|code| code.to_string()),
         "decided_by": walked.decided_by, "rule": walked.rule, "action": walked.action,
     })

@@ -39,7 +39,8 @@ fn compared(old: &str, new: &str, records: &[serde_json::Value]) -> (String, [us
     let ((old, old_engine), (new, new_engine)) = (policy(old), policy(new));
     let url = "https://api.example.com".parse().unwrap();
     let side = |policy, engine| Side { policy, engine };
-    let mut comparison = Comparison::new(&url, side(&old, &old_engine), side(&new, &new_engine));
+    let mut comparison =
+        Comparison::new(&url, Owner::Agent, side(&old, &old_engine), side(&new, &new_engine));
     for record in records {
         comparison.add(&record.to_string()).unwrap();
     }
@@ -189,7 +190,7 @@ fn connections_are_judged_by_their_own_phase() {
 fn events_of_others_are_left_out_and_what_is_no_event_is_refused() {
     let ((policy, engine), url) = (policy(OPEN), "https://api.example.com".parse().unwrap());
     let side = Side { policy: &policy, engine: &engine };
-    let mut comparison = Comparison::new(&url, side, side);
+    let mut comparison = Comparison::new(&url, Owner::Agent, side, side);
     let mut other = record("GET", "/", "203.0.113.9");
     other["object"]["http"]["request"]["url"]["host"] = "other.example.com".into();
     comparison.add(&other.to_string()).unwrap();
@@ -210,8 +211,19 @@ fn the_work_of_all_records_is_bounded() {
     let ((policy, engine), url) = (policy(NO_DELETE), "https://api.example.com".parse().unwrap());
     let side = Side { policy: &policy, engine: &engine };
     let line = record("GET", "/", "203.0.113.9").to_string();
-    let mut comparison = Comparison::new(&url, side, side).at_most(10 * RECORD_UNITS);
+    let mut comparison = Comparison::new(&url, Owner::Agent, side, side).at_most(10 * RECORD_UNITS);
     let refused = (0..20).find_map(|_| comparison.add(&line).err()).unwrap();
     assert!(refused.to_string().contains("too much work"), "{refused}");
     assert!((5..10).contains(&comparison.compared()), "{}", comparison.compared());
+}
+
+#[test]
+fn what_is_not_enforced_changes_when_it_is() {
+    let records = [record("GET", "/", "203.0.113.9"), record("DELETE", "/1", "203.0.113.9")];
+    let trial = format!("enforce: false\n{NO_DELETE}");
+    let (text, counts) = compared(&trial, NO_DELETE, &records);
+    assert_eq!(counts, [1, 0, 1], "{text}");
+    assert!(text.contains("old: is answered 405, by deny at on_http_request[0].actions[0] \"no deletions\", which is not enforced"), "{text}");
+    assert_eq!(compared(&trial, &trial, &records).1, [0, 0, 2]);
+    assert_eq!(compared(OPEN, &trial, &records).1, [1, 0, 1], "what it would do is told");
 }

@@ -7,6 +7,7 @@ use ebbgate_model::{Action, EndpointUrl, ErrorCode, Rule, TrafficPolicy};
 
 use super::record::Record;
 use crate::action::{self, Ending, Flow, Gathered};
+use crate::check::Owner;
 use crate::engine::Engine;
 use crate::expr::text_reads;
 use crate::facts::{Context, Phase};
@@ -39,6 +40,8 @@ pub struct Outcome {
     pub to: Option<String>,
     /// A published code.
     pub code: Option<ErrorCode>,
+    /// Whether it is done: not with `enforce: false`, but for what happens anyway.
+    pub is_enforced: bool,
     /// Whether rules for responses run.
     response_phase: bool,
     /// What an answer says, so that two of them can be compared.
@@ -80,6 +83,17 @@ pub(super) struct Walked {
 }
 
 impl Walked {
+    /// The same under a policy that is not enforced: the endpoint's upstream serves, and at a cloud endpoint a forward.
+    pub(super) fn not_enforced(mut self, owner: Owner) -> Self {
+        let happens = match self.outcome.word {
+            "upstream" => true,
+            "forward" => owner == Owner::Cloud,
+            _ => false,
+        };
+        self.outcome.is_enforced &= happens;
+        self
+    }
+
     /// What becomes of it, in words.
     pub(super) fn sentence(&self) -> String {
         if self.gave_up.is_some() {
@@ -100,7 +114,8 @@ impl Walked {
             None if self.decided_by.is_empty() => String::new(),
             None => format!(", by {}{rule}", self.decided_by),
         };
-        format!("{what}{code}{by}")
+        let done = if outcome.is_enforced { "" } else { ", which is not enforced" };
+        format!("{what}{code}{by}{done}")
     }
 }
 
@@ -286,6 +301,7 @@ fn outcome(verdict: &Verdict) -> Outcome {
         status: None,
         to: None,
         code: None,
+        is_enforced: true,
         response_phase: true,
         body: Vec::new(),
         headers: Vec::new(),

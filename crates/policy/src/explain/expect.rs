@@ -29,6 +29,8 @@ pub struct NamedCase {
 pub struct Expected {
     /// `upstream`, `forward`, `respond`, `close` or `fail`.
     pub outcome: Option<String>,
+    /// Whether what the rules decide is done: false with `enforce: false` in the policy.
+    pub enforced: Option<bool>,
     /// Of the response that the client gets.
     pub status: Option<u16>,
     /// The internal endpoint of a forward.
@@ -69,6 +71,8 @@ impl Expected {
                 all.push(format!("{field} is {}, not {}", show(got), show(wanted)));
             }
         };
+        let words = |flag: Option<bool>| flag.map(|flag| flag.to_string());
+        compare("enforced", words(self.enforced), words(Some(got.is_enforced)));
         compare("outcome", self.outcome.clone(), Some(got.decision.word().to_owned()));
         let status = got.response.as_ref().map(|response| response.status.as_u16().to_string());
         compare("status", self.status.map(|status| status.to_string()), status);

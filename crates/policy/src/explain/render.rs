@@ -10,6 +10,9 @@ use crate::facts::Phase;
 use crate::trace::Traced;
 use crate::verdict::Verdict;
 
+/// What is said of an explanation whose policy is not enforced.
+const NOT_ENFORCED: &str =
+    "not enforced: with `enforce: false` nothing of it is done, but a cloud endpoint's forward-internal";
 /// Most characters of a value in the text; the JSON has it whole.
 const VALUE_CHARS_MAX: usize = 120;
 
@@ -48,6 +51,9 @@ impl Explanation {
             let _ = writeln!(out, "log {entry}");
         }
         let _ = writeln!(out, "{}", self.sentence());
+        if !self.is_enforced {
+            let _ = writeln!(out, "{NOT_ENFORCED}");
+        }
         out
     }
 
@@ -113,6 +119,7 @@ impl Explanation {
         };
         json!({
             "outcome": self.decision.word(),
+            "enforced": self.is_enforced,
             "to": to,
             "status": self.response.as_ref().map(|response| response.status.as_u16()),
             "code": self.decision.code().map(|code| code.to_string()),

@@ -50,6 +50,17 @@ fn a_forward_without_a_guard_is_named() {
 }
 
 #[test]
+fn a_guard_on_trial_is_none() {
+    let text = |enforce: bool| {
+        format!(
+            "enforce: {enforce}\non_http_request:\n  - actions: [{{type: restrict-ips, config: {{allow: [10.0.0.0/8]}}}}, {FORWARD}]\n"
+        )
+    };
+    assert_eq!(doubts(&text(false)), ["3:on_http_request[0].actions[1] ERR_NGROK_2234"]);
+    assert_eq!(doubts(&text(true)), Vec::<String>::new());
+}
+
+#[test]
 fn mutual_tls_guards_and_other_bindings_are_not_asked() {
     let tls = "on_tcp_connect:
   - actions: [{type: terminate-tls, config: {mutual_tls_certificate_authorities: [ca_2a4YjQ2Xk9PJhD0PjTtXEBQrgyz]}}]

@@ -270,7 +270,11 @@ fn limits_hold_at_below_and_above() {
                         |count: usize| Value::Array(items.iter().cycle().take(count).cloned().collect());
                     check(many(*max), None, "at its longest");
                     check(many(max - 1), None, "below its longest");
-                    check(many(max + 1), Some(code::ENTRIES_TOO_MANY), "above its longest");
+                    let too_many = match spec.kind {
+                        "set-vars" => code::VARS_TOO_MANY,
+                        _ => code::ENTRIES_TOO_MANY,
+                    };
+                    check(many(max + 1), Some(too_many), "above its longest");
                 }
                 Kind::Map { max, .. } => {
                     let many = |count: usize| {
@@ -371,4 +375,23 @@ fn the_page_is_what_the_code_says() {
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(written == page(), "docs/traffic-policy.md is not current: run this test with EBBGATE_BLESS=1");
+}
+
+#[test]
+fn keys_of_a_document_are_those_that_are_read() {
+    let cx = CheckContext { scheme: Scheme::Https, binding: Binding::Public, owner: Owner::Agent };
+    let rows = DOCUMENT.lines().filter(|line| line.starts_with("| `"));
+    let keys: Vec<_> = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    for key in &keys {
+        check(&format!("{key}: null"), &cx).unwrap_or_else(|problems| panic!("{key}: {problems:?}"));
+    }
+    let refused = check("qqqqqqqqqqqq: null", &cx).unwrap_err();
+    let hint = refused[0].hint.clone().unwrap();
+    let known = hint.strip_prefix("the keys are ").unwrap();
+    for key in known.split(", ") {
+        assert!(keys.contains(&key), "{key} is not described");
+    }
 }

@@ -143,7 +143,8 @@ fn each_text(value: &Value, take: &mut impl FnMut(&str)) {
 
 fn restricts_ips(policy: &TrafficPolicy) -> bool {
     let actions = rules(policy).flat_map(|rule| &rule.actions);
-    actions.into_iter().any(|action| action.kind == "restrict-ips" && is_enforced(action))
+    policy.is_enforced()
+        && actions.into_iter().any(|action| action.kind == "restrict-ips" && is_enforced(action))
 }
 
 /// Whether a `restrict-ips` refuses anybody at all.
