@@ -298,8 +298,11 @@ fn rules_are_read_again_when_they_change_and_a_message_that_takes_too_long_fails
     assert_eq!(site.metric("waf_workers_lost_total")?, 0);
     // A pattern that backtracks is stopped by itself.
     write(&small(r"@rx (\w+)\1(\w+)\2(\w+)\3!\3"))?;
-    let long = format!("/?q={}!", "a".repeat(4000));
-    soon("a pattern that backtracks", || Ok((code_of(&long)? == "500 ERR_NGROK_3701").then_some(())))?;
+    let path_of_many = format!("/?q={}!", "a".repeat(4000));
+    soon(
+        "a pattern that backtracks",
+        || Ok((code_of(&path_of_many)? == "500 ERR_NGROK_3701").then_some(())),
+    )?;
     assert_eq!((code_of("/?q=the+ebb")?.as_str(), site.metric("waf_workers_lost_total")?), ("200 ", 0));
     // Whatever else takes too long ends with the process.
     let slow = "(?:(?:a|b|ab){1,100}){1,30}c$".to_owned();
@@ -308,7 +311,7 @@ fn rules_are_read_again_when_they_change_and_a_message_that_takes_too_long_fails
         .collect();
     write(&many)?;
     soon("patterns that take long", || {
-        let answer = code_of(&long)?;
+        let answer = code_of(&path_of_many)?;
         Ok((answer == "500 ERR_NGROK_3701" && site.metric("waf_workers_lost_total")? > 0).then_some(()))
     })?;
     asked(&site)?;

@@ -1,5 +1,7 @@
 //! The Core Rule Set's own regression tests, each request read by the edge's HTTP codec and judged as the edge has it judged.
 
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that goes wrong has failed")]
+
 mod ftw;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +27,7 @@ const SETUP: &str = "SecAction \"id:900005,phase:1,nolog,pass,ctl:ruleEngine=Det
 /// Tests that come out otherwise here, each with its reason.
 const DIFFERENCES: &str = include_str!("differences.txt");
 /// Least share of tests that come out as their authors say, in hundredths of a percent.
-const SHARE_MIN: usize = 98_00;
+const SHARE_MIN: usize = 9_800;
 
 /// The end of the socket that asks.
 struct Worker(UnixStream);
@@ -100,8 +102,8 @@ fn run(worker: &mut Worker, stage: &ftw::Stage) -> Outcome {
         let _ = write!(wrong, "{id} matches; ");
     }
     // The rules only detect: a request that was judged reaches the server, whose answer is one of these.
-    let reaches = stage.status.iter().any(|status| [200, 404, 405].contains(status));
-    if !stage.status.is_empty() && !reaches && !(denied && stage.status.contains(&403)) {
+    let may_be = |status: &u64| [200, 404, 405].contains(status) || (denied && *status == 403);
+    if !stage.status.is_empty() && !stage.status.iter().any(may_be) {
         let _ = write!(wrong, "the request passes; ");
     }
     if wrong.is_empty() { Outcome::AsExpected } else { Outcome::Otherwise(wrong) }
@@ -156,5 +158,5 @@ fn the_rules_own_tests_come_out_as_their_authors_say() {
         "{report}"
     );
     assert_eq!(refused.keys().map(String::as_str).collect::<BTreeSet<_>>(), section("refused"), "{report}");
-    assert!(passed * 100_00 >= judged * SHARE_MIN, "{report}");
+    assert!(passed * 10_000 >= judged * SHARE_MIN, "{report}");
 }

@@ -650,6 +650,7 @@ fn actions_that_need_a_core_rule_set_are_told_where_no_edge_has_one() {
         "line 4, column 9: on_http_request[0].actions[0].config: this action needs an OWASP Core Rule Set";
     assert!(told.len() == 1 && told[0].starts_with(place) && told[0].contains("--waf-rules"), "{told:?}");
     assert!(checked.core_rule_set_missing(true).is_empty());
-    let disabled = check(&format!("enabled: false\n{text}"), &cloud("https")).unwrap();
+    let agents = CheckContext { owner: Owner::Agent, ..cloud("https") };
+    let disabled = check(&format!("enabled: false\n{text}"), &agents).unwrap();
     assert!(disabled.core_rule_set_missing(false).is_empty());
 }

@@ -1,5 +1,7 @@
 //! The engine against libmodsecurity: Debian's Core Rule Set over messages of our own, and which of them each refuses.
 
+#![expect(clippy::unwrap_used, reason = "a test that goes wrong has failed")]
+
 mod corpus;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +21,7 @@ const RULES: &str = "/usr/share/modsecurity-crs/owasp-crs.load";
 const SETUP: &str = "/etc/modsecurity/crs/crs-setup.conf";
 const RULES_DIR: &str = "/usr/share/modsecurity-crs/rules";
 /// Least share of messages with the same decision, in hundredths of a percent.
-const SHARE_MIN: usize = 99_00;
+const SHARE_MIN: usize = 9_900;
 /// Rules that sum up what others found.
 const SUMS: [std::ops::RangeInclusive<u32>; 3] = [949_000..=949_999, 959_000..=959_999, 980_000..=980_999];
 
@@ -136,7 +138,7 @@ fn it_decides_as_libmodsecurity_does() {
         let _ = writeln!(text, "| {id} | {both} | {missed} | {alone} | {name:?} |");
     }
     println!("{text}");
-    assert!(same * 100_00 >= messages.len() * SHARE_MIN, "{text}");
+    assert!(same * 10_000 >= messages.len() * SHARE_MIN, "{text}");
 }
 
 fn listed(names: &[&str]) -> String {
