@@ -17,6 +17,7 @@ use http::{Request, Response, Uri};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Answer, HttpService, Stop};
+use crate::dispatch::event::operation_id;
 use crate::dispatch::gateway::Gateway;
 use crate::dispatch::{Dispatch, Failure};
 use crate::http::access_log::RequestLog;
@@ -74,11 +75,14 @@ impl<G: Gateway> HttpService<G> {
         let pool = gateway.internal(account, &call.url).filter(|pool| !pool.members().is_empty());
         let pool =
             pool.ok_or_else(|| error(ErrorCode::OFFLINE, format!("the endpoint {} is offline", call.url)))?;
-        let head = self.head(call)?;
+        let random = [gateway.rng_seed(), gateway.rng_seed()];
+        let operation = operation_id(gateway.now_unix_ms(), random);
+        let head = head(call, &operation)?;
         let host = call.host();
         let head = Arc::new(head);
         let inner = outer.aside(Arc::clone(&head), pool).map_err(|why| error(LOOP, why.to_string()))?;
         let log = RequestLog::begin(gateway, &self.conn, &self.limits, &head, &host);
+        log.event_mut().operation = operation;
         let body = ReplayBody::new(Body::full(call.body.clone()));
         // A policy behind it may call on: the future would hold itself.
         let answer: Pin<Box<dyn Future<Output = Result<Answer<G>, Stop>> + '_>> =
@@ -91,36 +95,17 @@ impl<G: Gateway> HttpService<G> {
             Err(Stop::Failure(failure)) => {
                 log.event_mut().status = failure.status.as_u16();
                 log.coded(failure.code);
-                log.failed("", failure.detail());
+                log.failed(failure.detail());
                 return Err(failure.into());
             }
             Err(Stop::Close { code, detail }) => {
                 log.coded(code);
-                log.failed("", &detail);
+                log.failed(&detail);
                 return Err(error(code.unwrap_or(ErrorCode::UPSTREAM_UNREACHABLE), detail));
             }
         };
         log.answered(response.status(), response.headers());
         self.taken(response, account, call.answer_bytes_max, &log).await
-    }
-
-    fn head(&self, call: &Call) -> Result<http::request::Parts, CallError> {
-        let uri = Uri::from(call.path.clone());
-        let request = Request::builder().method(call.method.clone()).uri(uri).body(());
-        let request = request.map_err(|e| error(ErrorCode::UPSTREAM_PROTOCOL, e.to_string()))?;
-        let (mut head, ()) = request.into_parts();
-        head.headers.clone_from(&call.headers);
-        let host = || HeaderValue::try_from(call.host());
-        if !head.headers.contains_key(HOST) {
-            head.headers
-                .insert(HOST, host().map_err(|e| error(ErrorCode::UPSTREAM_PROTOCOL, e.to_string()))?);
-        }
-        head.headers.insert(USER_AGENT, AGENT);
-        head.headers.insert(fields::CALL_TYPE, TYPE);
-        if let Ok(id) = HeaderValue::try_from(self.operation_id()) {
-            head.headers.insert(fields::CALL_ID, id);
-        }
-        Ok(head)
     }
 
     /// Reads all of an answer, without its codings.
@@ -151,4 +136,23 @@ impl<G: Gateway> HttpService<G> {
         }
         Ok(CallAnswer { status: parts.status, headers: parts.headers, body })
     }
+}
+
+/// The head of a call, with the id of its operation.
+fn head(call: &Call, operation: &str) -> Result<http::request::Parts, CallError> {
+    let uri = Uri::from(call.path.clone());
+    let request = Request::builder().method(call.method.clone()).uri(uri).body(());
+    let request = request.map_err(|e| error(ErrorCode::UPSTREAM_PROTOCOL, e.to_string()))?;
+    let (mut head, ()) = request.into_parts();
+    head.headers.clone_from(&call.headers);
+    let host = || HeaderValue::try_from(call.host());
+    if !head.headers.contains_key(HOST) {
+        head.headers.insert(HOST, host().map_err(|e| error(ErrorCode::UPSTREAM_PROTOCOL, e.to_string()))?);
+    }
+    head.headers.insert(USER_AGENT, AGENT);
+    head.headers.insert(fields::CALL_TYPE, TYPE);
+    if let Ok(id) = HeaderValue::try_from(operation) {
+        head.headers.insert(fields::CALL_ID, id);
+    }
+    Ok(head)
 }
