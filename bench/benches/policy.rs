@@ -6,9 +6,11 @@ use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ebbgate_bench::endpoints::{cloud, engine};
 use ebbgate_bench::mint::{self, Mint};
+use ebbgate_body::{Edits, Pipeline, Pulled};
 use ebbgate_edge::state::addresses::Addresses;
 use ebbgate_policy::{ConnFacts, Context, Effect, Engine, KeySet, Outcome, Phase, Step, Verdict, Work};
 use serde_json::{Value, json};
@@ -129,6 +131,38 @@ fn context(headers: &[(&str, &str)]) -> Context {
     context
 }
 
+/// A stream of [`EVENTS`] events: each is judged, every second one is changed.
+fn events(criterion: &mut Criterion) {
+    const EVENTS: u32 = 1_000;
+    let action = json!({ "type": "sse-find-replace", "config": { "replacements": [{ "from": "tide", "to": "ebb" }] } });
+    let stream: String =
+        (0..EVENTS).map(|n| format!("event: e{}\nid: {n}\ndata: the tide of {n}\n\n", n % 2)).collect();
+    let stream = Bytes::from(stream);
+    let mut group = criterion.benchmark_group("policy/event-stream");
+    group.throughput(Throughput::Elements(EVENTS.into()));
+    for (name, expressions) in [("known", json!([])), ("judged", json!(["event.name == 'e1'"]))] {
+        let engine = engine(
+            json!({ "on_event_stream_message": [{ "expressions": expressions, "actions": [action] }] }),
+        );
+        let mut context = context(&[]);
+        let head = http::Response::builder().header("content-type", "text/event-stream");
+        context.response = Some(head.body(()).expect("a response").into_parts().0);
+        let mut run = engine.start(Phase::EventStream);
+        assert!(matches!(run.step(&mut context), Step::Done(Verdict::Continue)));
+        let head = context.response.expect("a response");
+        let edits = head.extensions.get::<Edits>().expect("edits");
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let mut pipeline = Pipeline::new(edits).expect("a pipeline");
+                pipeline.push(stream.clone());
+                pipeline.end();
+                while !matches!(black_box(pipeline.pull()), Ok(Pulled::Over) | Err(_)) {}
+            });
+        });
+    }
+    group.finish();
+}
+
 fn decide(engine: &Arc<Engine>, phase: Phase, context: &Context, keys: Option<&Arc<KeySet>>) -> Verdict {
     let mut context = context.clone();
     context.work = Work::default();
@@ -146,5 +180,5 @@ fn decide(engine: &Arc<Engine>, phase: Phase, context: &Context, keys: Option<&A
     }
 }
 
-criterion_group!(benches, tcp_phase, http_phase, addresses);
+criterion_group!(benches, tcp_phase, http_phase, addresses, events);
 criterion_main!(benches);

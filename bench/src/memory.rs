@@ -46,6 +46,7 @@ pub struct Memory {
     breakers: Breakers,
     calls: Shares,
     held: Shares,
+    coders: Shares,
 }
 
 impl Memory {
@@ -58,8 +59,9 @@ impl Memory {
         let breakers = Breakers::new(&metrics.circuits_opened);
         let calls = Shares::new(1, 1, &metrics.calls_refused);
         let held = Shares::new(1 << 20, 1 << 20, &metrics.bodies_refused);
+        let coders = Shares::new(64 << 20, 64 << 20, &metrics.coders_refused);
         let public = Pool::new(vec![public]);
-        Self { public, internal, upstreams, rate_limits: Arc::default(), breakers, calls, held }
+        Self { public, internal, upstreams, rate_limits: Arc::default(), breakers, calls, held, coders }
     }
 
     /// A visitor's connection. Call it inside a `LocalSet`.
@@ -136,6 +138,10 @@ impl Gateway for Memory {
 
     fn held(&self) -> &Shares {
         &self.held
+    }
+
+    fn coders(&self) -> &Shares {
+        &self.coders
     }
 
     fn now_unix_ms(&self) -> i64 {

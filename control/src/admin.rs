@@ -3,6 +3,7 @@
 mod accounts;
 mod api_keys;
 mod call;
+mod edges;
 mod held;
 mod limits;
 mod people;
@@ -49,7 +50,7 @@ pub fn router(app: App, operator_token: &str) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/edges", get(edges))
+        .merge(edges::routes())
         .route("/installation", get(installation))
         .route("/accounts", get(accounts::list).post(accounts::create))
         .route("/accounts/{id}", get(accounts::show).delete(accounts::delete))
@@ -171,20 +172,6 @@ fn certificates(app: &App) -> String {
         format!("certificate: {host}: {until}: {}\n", failure.message)
     });
     lines.collect()
-}
-
-/// Who is connected, and which generation is in force there.
-async fn edges(State(admin): State<Admin>) -> impl IntoResponse {
-    let newest = admin.app.planned.borrow().generation;
-    let edges = admin.app.presence.edges();
-    let edges = edges.into_iter().map(|edge| {
-        json!({
-            "id": edge.id, "version": edge.version, "connected": edge.connected, "sessions": edge.sessions,
-            "generation": edge.applied,
-            "refused": edge.refused.map(|(generation, reason)| json!({"generation": generation, "reason": reason})),
-        })
-    });
-    Json(json!({ "generation": newest, "edges": edges.collect::<Vec<_>>() }))
 }
 
 /// What `init` decided and `config set` changed.

@@ -73,6 +73,8 @@ pub struct Settings {
     pub api_base: String,
     /// Whether the operator gave it: then it holds whatever name a client used.
     pub api_base_given: bool,
+    /// `host:port` by which edges of other machines reach this control; None: they do not.
+    pub edges_at: Option<String>,
 }
 
 impl App {
@@ -147,6 +149,8 @@ pub(crate) mod testing {
         pub(crate) account: AccountId,
         /// An API key's whole token.
         pub(crate) api_key: String,
+        /// Certificate of the authority for edges.
+        pub(crate) edge_authority_pem: String,
         _dir: TempDir,
     }
 
@@ -157,6 +161,7 @@ pub(crate) mod testing {
                 strict: false,
                 api_base: "http://control.test".into(),
                 api_base_given: false,
+                edges_at: None,
             })
             .await
         }
@@ -170,13 +175,12 @@ pub(crate) mod testing {
                 Arc::new(Recorded::new(Arc::new(store), Arc::new(Fixed), Arc::new(SystemEntropy), link));
             let authority = |purpose| {
                 let pair = new_authority(purpose, "test", NOW).expect("a new authority");
-                Authority::load(purpose, &pair.certificate_pem, &pair.key_pem).expect("a fresh pair")
+                let loaded = Authority::load(purpose, &pair.certificate_pem, &pair.key_pem);
+                (loaded.expect("a fresh pair"), pair.certificate_pem)
             };
-            let issuer = Issuer {
-                ingress: authority(Purpose::Ingress),
-                connect: authority(Purpose::Connect),
-                edge: authority(Purpose::Edge),
-            };
+            let ((ingress, _), (connect, _)) = (authority(Purpose::Ingress), authority(Purpose::Connect));
+            let (edge, edge_authority_pem) = authority(Purpose::Edge);
+            let issuer = Issuer { ingress, connect, edge };
             let app = App {
                 candidate: Candidate::alone(Arc::clone(&store)),
                 store,
@@ -207,7 +211,7 @@ pub(crate) mod testing {
                 settings: Arc::new(settings),
             };
             let (account, api_key) = add_account(&app, "first").await;
-            Self { app, account, api_key, _dir: dir }
+            Self { app, account, api_key, edge_authority_pem, _dir: dir }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Flags, as typed values. The only place that knows how they are spelled.
 
 mod dir;
+mod edges;
 mod events;
 mod people;
 mod ports;
@@ -14,6 +15,7 @@ use ebbgate_model::{AccountId, ApiKeyId, Host};
 use ebbgate_telemetry::LogFormat;
 
 pub use self::dir::Dir;
+pub use self::edges::{EdgeCommand, EdgeListener};
 pub use self::events::{AuditCommand, EventFlags};
 pub use self::people::{Oidc, Session, User};
 pub use self::ports::{PortRange, PortRangeError};
@@ -51,6 +53,9 @@ pub enum Command {
     /// Manage API keys of a running control
     #[command(subcommand)]
     ApiKey(ApiKey),
+    /// Manage edges of other machines, and list all edges, of a running control
+    #[command(subcommand)]
+    Edge(EdgeCommand),
     /// Manage people of a running control
     #[command(subcommand)]
     User(User),
@@ -489,6 +494,9 @@ pub struct Serve {
     /// Address of the operator's port; loopback only
     #[arg(long, default_value = "127.0.0.1:4481")]
     pub admin: SocketAddr,
+    /// Edges of other machines
+    #[command(flatten)]
+    pub edges: EdgeListener,
     /// Refuse what the original refuses, where the default is to accept and warn
     #[arg(long)]
     pub strict: bool,

@@ -1,6 +1,6 @@
 //! `ebbgate-control join`: the string that gives an agent its edge, its token and the authority of the agent listener.
 
-use ebbgate_model::{JoinError, JoinString, Token};
+use ebbgate_model::{EdgeJoinString, JoinError, JoinString, Token};
 
 use crate::authority::Purpose;
 use crate::dir::DataDir;
@@ -18,6 +18,17 @@ pub enum JoinFailure {
     /// They do not fit together.
     #[error(transparent)]
     Join(#[from] JoinError),
+}
+
+/// Puts the string of an edge together. `controls` are `host:port` each.
+pub fn edge_join_string(
+    dir: &DataDir,
+    controls: &[String],
+    token: &str,
+) -> Result<EdgeJoinString, JoinFailure> {
+    let token: Token = token.trim().parse().map_err(|_| JoinFailure::Token)?;
+    let authorities = file::read(&dir.authority(Purpose::Edge))?;
+    Ok(EdgeJoinString::new(controls, token, &authorities)?)
 }
 
 /// Puts the string together. `connect` is `host[:port]` of the edge's agent listener; whether the token is known is the

@@ -25,6 +25,7 @@ pub mod error_chain;
 pub mod events;
 pub mod export;
 pub mod file;
+pub mod fleet;
 pub mod holdings;
 pub mod import;
 pub mod init;

@@ -11,14 +11,15 @@ use ebbgate_control::bundle::backup;
 use ebbgate_control::check::check;
 use ebbgate_control::clock::{Clock, SystemClock};
 use ebbgate_control::config::{
-    Account, ApiKey, AuditCommand, AuthorityCommand, Cli, Command, ConfigCommand, Dir, Init, OnOff,
+    Account, ApiKey, AuditCommand, AuthorityCommand, Cli, Command, ConfigCommand, Dir, EdgeCommand, Init,
+    OnOff,
 };
 use ebbgate_control::dir::DataDir;
 use ebbgate_control::engine::Engine;
 use ebbgate_control::export::export;
 use ebbgate_control::import::import;
 use ebbgate_control::init::init_on;
-use ebbgate_control::join::join_string;
+use ebbgate_control::join::{edge_join_string, join_string};
 use ebbgate_control::operator::OperatorError;
 use ebbgate_control::restore::{restore, restore_on};
 use ebbgate_control::secret::SystemEntropy;
@@ -56,6 +57,7 @@ async fn command(command: &Command) -> Result<()> {
         Command::Serve(options) => Ok(serve(options).await?),
         Command::Account(command) => account(command).await,
         Command::ApiKey(command) => api_key(command).await,
+        Command::Edge(command) => edge(command).await,
         Command::User(command) => print(&people::command::user(command).await?),
         Command::Session(command) => print(&people::command::session(command).await?),
         Command::Config(command) => configure(command).await,
@@ -152,6 +154,22 @@ async fn api_key(command: &ApiKey) -> Result<()> {
             operator::get(&at(dir), &format!("/accounts/{account}/api_keys")).await?
         }
         ApiKey::Revoke { dir, key } => operator::delete(&at(dir), &format!("/api_keys/{key}")).await?,
+    })
+}
+
+async fn edge(command: &EdgeCommand) -> Result<()> {
+    let at = |dir: &Dir| DataDir::new(&dir.dir);
+    print(&match command {
+        EdgeCommand::Join { dir, name, control } => {
+            let dir = at(dir);
+            let made = operator::post(&dir, "/edges/joins", &json!({ "name": name })).await?;
+            let field = |name| made.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let controls = if control.is_empty() { vec![field("control")] } else { control.clone() };
+            let join = edge_join_string(&dir, &controls, &field("token"))?;
+            json!({ "join": join.expose(), "expires_at": field("expires_at") })
+        }
+        EdgeCommand::List { dir } => operator::get(&at(dir), "/edges").await?,
+        EdgeCommand::Remove { dir, edge } => operator::delete(&at(dir), &format!("/edges/{edge}")).await?,
     })
 }
 

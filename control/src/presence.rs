@@ -12,6 +12,8 @@ use ebbgate_model::feed::{
 use ebbgate_model::{AccountId, EdgeId, EndpointId, TunnelSessionId};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::UnixSecs;
+
 /// Seconds an edge's sessions stay listed after its feed broke, so that a reconnect does not make them flicker.
 pub const LEASE_SECS: u64 = 15;
 /// Commands waiting for one edge.
@@ -54,6 +56,8 @@ pub struct LiveEdge {
     pub sessions: usize,
     /// Whether its feed is open now.
     pub connected: bool,
+    /// Seconds by which its clock was ahead of this control's when it connected; None: it did not say.
+    pub clock_ahead_secs: Option<UnixSecs>,
 }
 
 /// A session that began or ended, as edges report it.
@@ -113,6 +117,8 @@ struct Entry {
     sessions: BTreeMap<TunnelSessionId, Arc<SessionReport>>,
     enforcement: BTreeMap<EndpointId, EnforcementReport>,
     address_data: BTreeSet<String>,
+    clock_ahead_secs: Option<UnixSecs>,
+    core_rule_set: bool,
     feed: Feed,
 }
 
@@ -142,8 +148,18 @@ impl Presence {
         let number = edges.feeds;
         let sessions = edges.entries.remove(&edge).map(|entry| entry.sessions).unwrap_or_default();
         let feed = Feed::Open { number, commands };
-        let (enforcement, address_data) = (BTreeMap::new(), BTreeSet::new());
-        let entry = Entry { version, applied, refused: None, sessions, enforcement, address_data, feed };
+        let (enforcement, address_data, core_rule_set) = (BTreeMap::new(), BTreeSet::new(), false);
+        let entry = Entry {
+            version,
+            applied,
+            refused: None,
+            sessions,
+            enforcement,
+            address_data,
+            clock_ahead_secs: None,
+            core_rule_set,
+            feed,
+        };
         edges.entries.insert(edge, entry);
         (Hold { presence: self.clone(), edge, number }, receiver)
     }
@@ -179,6 +195,7 @@ impl Presence {
             refused: entry.refused.clone(),
             sessions: entry.sessions.len(),
             connected: matches!(entry.feed, Feed::Open { .. }),
+            clock_ahead_secs: entry.clock_ahead_secs,
         };
         self.edges_locked().entries.iter().map(live).collect()
     }
@@ -240,6 +257,11 @@ impl Presence {
     /// What the databases of addresses of any edge have, by the names that policies use below `conn.client_ip`.
     pub fn address_data(&self) -> BTreeSet<String> {
         self.edges_locked().entries.values().flat_map(|entry| entry.address_data.iter().cloned()).collect()
+    }
+
+    /// Whether any edge runs an OWASP Core Rule Set.
+    pub fn has_core_rule_set(&self) -> bool {
+        self.edges_locked().entries.values().any(|entry| entry.core_rule_set)
     }
 
     /// Asks the edge of a session to pass a command to its agent. Success means handed to the edge's feed; what the agent
@@ -327,6 +349,16 @@ impl Hold {
     /// What the edge's databases of addresses have; replaces what was known.
     pub fn replace_address_data(&self, names: BTreeSet<String>) {
         self.change(|entry| entry.address_data = names);
+    }
+
+    /// By how much the edge's clock is ahead of ours, in seconds.
+    pub fn clock_ahead(&self, secs: UnixSecs) {
+        self.change(|entry| entry.clock_ahead_secs = Some(secs));
+    }
+
+    /// Whether the edge runs an OWASP Core Rule Set.
+    pub fn set_core_rule_set(&self, loaded: bool) {
+        self.change(|entry| entry.core_rule_set = loaded);
     }
 
     /// Whether no newer feed of the same edge has taken over.
@@ -468,8 +500,12 @@ mod tests {
         one.replace_address_data(["as.number".to_owned()].into());
         two.replace_address_data(["as.number".to_owned(), "is_tor_node".to_owned()].into());
         assert_eq!(presence.address_data(), ["as.number".to_owned(), "is_tor_node".to_owned()].into());
+        assert!(!presence.has_core_rule_set());
+        two.set_core_rule_set(true);
+        assert!(presence.has_core_rule_set());
         let (_two, _commands) = presence.join(edge(2), "1".into(), 0);
         assert_eq!(presence.address_data(), ["as.number".to_owned()].into(), "it says anew what it has");
+        assert!(!presence.has_core_rule_set(), "it says anew");
     }
 
     #[test]

@@ -16,5 +16,5 @@ pub use outbox::Outbox;
 pub use planned::Planned;
 pub use plans::{Follower, follow};
 pub use published::Published;
-pub use server::{bind_socket, serve_unix};
+pub use server::{Answer, bind_socket, serve_http2, serve_unix};
 pub use wanted::{WANTED_MAX, Wanted, mark_wanted};

@@ -8,6 +8,7 @@ mod installation;
 #[macro_use]
 mod macros;
 pub mod events;
+pub mod fleet;
 mod limits;
 pub mod operator;
 pub mod people;

@@ -10,6 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use ebbgate_model::Host;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -26,14 +27,16 @@ use crate::alerts::{self, MailError};
 use crate::app::{App, Settings};
 use crate::audit::{AuditError, Recorded};
 use crate::auth::Limiter;
+use crate::authority::Purpose;
 use crate::clock::SystemClock;
-use crate::config::Serve;
+use crate::config::{EdgeListener, Serve};
 use crate::dir::{DataDir, DirError};
 use crate::disk::unwritable;
 use crate::engine::{Engine, EngineError};
 use crate::error_chain::ErrorChain;
 use crate::events::{self, Events};
 use crate::file::{self, FileError};
+use crate::fleet::{Fleet, FleetTlsError};
 use crate::leader::Claim;
 use crate::metrics::{CallLabels, Metrics};
 use crate::presence::Presence;
@@ -44,7 +47,7 @@ use crate::room::Room;
 use crate::secret::SystemEntropy;
 use crate::session_keys;
 use crate::store::{DirLock, Etcd, Store, StoreError};
-use crate::{admin, api, listen, people, visitors};
+use crate::{admin, api, fleet, listen, people, visitors};
 
 /// Seconds between two attempts to make the socket for edges.
 const BIND_RETRY_SECS: u64 = 5;
@@ -100,6 +103,15 @@ pub enum ServeError {
         /// The way out.
         instead: &'static str,
     },
+    /// Edges would not know where to connect.
+    #[error("{at} is not an address that edges can connect to: name this machine with --edges-host")]
+    NoEdgesHost {
+        /// Where it listens.
+        at: SocketAddr,
+    },
+    /// TLS for edges.
+    #[error(transparent)]
+    Fleet(#[from] FleetTlsError),
     /// The API's certificate.
     #[error("the certificate and key of --api-tls cannot be used: {0}")]
     Tls(String),
@@ -136,6 +148,7 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
         strict: options.strict,
         api_base: api_base(options, listeners.api_at),
         api_base_given: options.api_url.is_some(),
+        edges_at: listeners.remote.as_ref().map(|remote| remote.at.clone()),
     };
     let app = open_app(&dir, &engine, settings, options, planned).await?;
     // At the start without a claim: what is written is tied to what was read, and serving waits for no other control.
@@ -161,6 +174,11 @@ pub async fn serve(options: &Serve) -> Result<(), ServeError> {
     background.spawn(visitors::keep(app.store.clone(), app.room.clone(), told));
     let feeds = feeds.with_events(app.events.clone()).with_wanted(wanted).with_visitors(visitors);
     let feeds = Arc::new(feeds);
+    if let Some(Remote { listener, host, .. }) = listeners.remote {
+        let authorities = file::read(&dir.authority(Purpose::Edge))?;
+        let fleet = Fleet::new(app.clone(), &host, authorities, Arc::clone(&feeds))?;
+        background.spawn(async { match fleet::serve(listener, Arc::new(fleet)).await {} });
+    }
     background.spawn(serve_edges(listeners.edges, dir.edge_socket(), feeds));
     events::start(&app, &options.events, dir.spool(), &mut background).await?;
     alerts::start(&app, &options.events, &mut background)?;
@@ -216,6 +234,16 @@ struct Listeners {
     admin_at: SocketAddr,
     /// None: the disk took no socket.
     edges: Option<UnixListener>,
+    /// None: only edges of this machine are served.
+    remote: Option<Remote>,
+}
+
+/// The listener for edges of other machines.
+struct Remote {
+    listener: TcpListener,
+    host: Host,
+    /// `host:port` for them.
+    at: String,
 }
 
 impl Listeners {
@@ -230,8 +258,19 @@ impl Listeners {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { api, api_at, admin, admin_at, edges })
+        let remote = match options.edges.edges {
+            Some(at) => Some(bind_remote(at, &options.edges).await?),
+            None => None,
+        };
+        Ok(Self { api, api_at, admin, admin_at, edges, remote })
     }
+}
+
+async fn bind_remote(at: SocketAddr, options: &EdgeListener) -> Result<Remote, ServeError> {
+    let host = options.host(at).ok_or(ServeError::NoEdgesHost { at })?;
+    let (listener, at) = listen_on(at, "--edges").await?;
+    let at = format!("{host}:{}", at.port());
+    Ok(Remote { listener, host, at })
 }
 
 fn bind_edges(dir: &DataDir) -> Result<UnixListener, ServeError> {

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use ebbgate_model::EdgeJoinString;
 use ebbgate_telemetry::LogFormat;
+use http::{HeaderValue, Uri};
 
+use crate::feed::control::Control;
 use crate::net::ring::Form;
 use crate::state::edge::Waits;
 use crate::state::waf::WafSettings;
@@ -27,15 +30,45 @@ const SOURCE_CONNECTIONS_MIN: usize = 256;
 const SOURCE_CONNECTIONS_MAX: usize = 4096;
 
 /// The edge of Ebbgate: accepts visitors and agents, decides by policy, moves bytes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ebbgate-edge",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub struct Cli {
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve
+    #[command(flatten)]
+    pub serve: Option<Config>,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make this machine an edge of a control on another one; then start the edge without --control
+    Join {
+        /// Data directory; the edge keeps what proves it in DIR/edge.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// What `ebbgate-control edge join` printed.
+        join: EdgeJoinString,
+    },
+}
+
+/// How to serve.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "ebbgate-edge", version)]
 pub struct Config {
     /// Data directory; the edge keeps its own files in DIR/edge.
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
-    /// Where control listens: unix:PATH. Default: DIR/run/edge.sock. Several controls: repeat the flag; when one is gone
-    /// the next is asked at once.
-    #[arg(long, value_name = "unix:PATH")]
+    /// Where control listens: unix:PATH, or https://HOST:PORT for an edge that has joined. Default: where it joined, or
+    /// DIR/run/edge.sock. Several controls: repeat the flag; when one is gone the next is asked at once.
+    #[arg(long, value_name = "unix:PATH|https://HOST:PORT")]
     pub control: Vec<ControlAddress>,
     /// Address for http:// endpoints.
     #[arg(long, value_name = "ADDR")]
@@ -86,6 +119,9 @@ pub struct Config {
     /// PEM file of authorities trusted for key sets and identity providers, besides the system's.
     #[arg(long, value_name = "FILE")]
     pub jwks_ca: Option<PathBuf>,
+    /// Lets `http-request` of policies ask hosts of the internet, over https. At the URL abuse is reported: each request names it.
+    #[arg(long, value_name = "URL", value_parser = report_abuse)]
+    pub http_request_external: Option<HeaderValue>,
     /// JSON file of endpoints that `oauth` uses in the place of published ones, as for a self-hosted GitHub or GitLab.
     #[arg(long, value_name = "FILE")]
     pub identity_providers: Option<PathBuf>,
@@ -112,12 +148,12 @@ pub struct Config {
     #[arg(long, value_name = "FILE")]
     pub blocklist: Option<PathBuf>,
     /// The OWASP Core Rule Set for policies that use it: a directory with crs-setup.conf and rules/*.conf, or a file that
-    /// includes them. Read when the edge starts. It detects only, unless --waf-block is given.
+    /// includes them. Read again when they change.
     #[arg(long, value_name = "PATH")]
     pub waf_rules: Option<PathBuf>,
-    /// Has policies refuse what reaches the threshold of the Core Rule Set. Read docs/waf.md first.
+    /// Has policies refuse nothing for the Core Rule Set, and only say what they would refuse.
     #[arg(long, requires = "waf_rules")]
-    pub waf_block: bool,
+    pub waf_detect_only: bool,
     /// Processes that run the Core Rule Set, each for one message at a time.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub waf_workers: u16,
@@ -212,16 +248,26 @@ impl QuicListen {
 
 /// Where control listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlAddress(PathBuf);
+pub struct ControlAddress(Control);
 
 impl FromStr for ControlAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix:") {
-            Some(path) if !path.is_empty() => Ok(Self(path.into())),
-            _ => Err("write unix:PATH, the socket of ebbgate-control on this machine".into()),
+            Some(path) if !path.is_empty() => return Ok(Self(Control::Socket(path.into()))),
+            _ => {}
         }
+        let address = text.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'));
+        let is_whole = |address: &&str| {
+            let (host, port) = address.rsplit_once(':').unwrap_or_default();
+            !host.is_empty() && !address.contains('/') && port.parse::<u16>().is_ok_and(|port| port > 0)
+        };
+        let refused = "write unix:PATH, the socket of ebbgate-control on this machine, or https://HOST:PORT";
+        address
+            .filter(is_whole)
+            .map(|address| Self(Control::Remote(address.to_owned())))
+            .ok_or(refused.to_owned())
     }
 }
 
@@ -231,12 +277,15 @@ impl Config {
         self.https == self.connect && self.https.port() != 0
     }
 
-    /// The sockets controls listen on; at least one.
-    pub fn control_sockets(&self) -> Vec<PathBuf> {
-        if self.control.is_empty() {
-            return vec![self.run_dir().join("edge.sock")];
+    /// The controls; at least one. `joined`: those of the edge's identity.
+    pub fn controls(&self, joined: Option<&[String]>) -> Vec<Control> {
+        if !self.control.is_empty() {
+            return self.control.iter().map(|address| address.0.clone()).collect();
         }
-        self.control.iter().map(|address| address.0.clone()).collect()
+        match joined {
+            Some(joined) => joined.iter().cloned().map(Control::Remote).collect(),
+            None => vec![Control::Socket(self.run_dir().join("edge.sock"))],
+        }
     }
 
     /// Where running programs leave their addresses.
@@ -287,7 +336,7 @@ impl Config {
             rules: self.waf_rules.clone()?,
             workers: usize::from(self.waf_workers),
             timeout: Duration::from_millis(self.waf_timeout_ms),
-            block: self.waf_block,
+            block: !self.waf_detect_only,
         })
     }
 
@@ -295,6 +344,15 @@ impl Config {
     pub fn waits(&self) -> Waits {
         Waits { relay_idle_secs: self.relay_idle_secs, half_closed_secs: self.half_closed_secs }
     }
+}
+
+/// A URL that may stand in a header.
+fn report_abuse(text: &str) -> Result<HeaderValue, String> {
+    let scheme = text.parse::<Uri>().ok().and_then(|url| url.scheme_str().map(str::to_owned));
+    if !matches!(scheme.as_deref(), Some("https" | "http")) {
+        return Err("it must be a URL such as https://example.com/abuse".to_owned());
+    }
+    HeaderValue::from_str(text).map_err(|e| e.to_string())
 }
 
 /// The soft limit on open files, from the kernel's table.
@@ -326,10 +384,15 @@ mod tests {
     #[test]
     fn defaults_and_refusals() {
         let config = parse(&[]).unwrap();
-        assert_eq!(config.control_sockets(), [Path::new("/d/run/edge.sock")]);
+        let socket = |path: &str| Control::Socket(path.into());
+        assert_eq!(config.controls(None), [socket("/d/run/edge.sock")]);
+        let joined = ["one:1".to_owned(), "two:2".to_owned()];
+        assert_eq!(config.controls(Some(&joined)), joined.clone().map(Control::Remote));
         assert_eq!(config.waits().relay_idle_secs, 3600);
         let two = parse(&["--control", "unix:/x", "--control", "unix:/y"]).unwrap();
-        assert_eq!(two.control_sockets(), [Path::new("/x"), Path::new("/y")]);
+        assert_eq!(two.controls(Some(&joined)), [socket("/x"), socket("/y")]);
+        let remote = parse(&["--control", "https://[2001:db8::1]:4484/"]).unwrap();
+        assert_eq!(remote.controls(None), [Control::Remote("[2001:db8::1]:4484".into())]);
         let plain = ["ebbgate-edge", "--dir", "/d", "--http", "[::]:0", "--https", "[::]:0"];
         let listens = Config::try_parse_from(plain).unwrap().connect;
         assert_eq!(listens.port(), ebbgate_wire::CONNECT_PORT, "where agents dial by default");
@@ -340,16 +403,20 @@ mod tests {
         let beside = Path::new("/usr/bin");
         assert!(config.waf(beside).is_none());
         let waf = parse(&["--waf-rules", "/r"]).unwrap().waf(beside).unwrap();
-        assert_eq!((waf.program.as_path(), waf.block), (Path::new("/usr/bin/ebbgate-waf"), false));
+        assert_eq!((waf.program.as_path(), waf.block), (Path::new("/usr/bin/ebbgate-waf"), true));
         for bad in [
             ["--quic", "maybe"],
             ["--control", "http://x"],
+            ["--control", "https://x"],
+            ["--control", "https://x:0"],
+            ["--control", "https://x:1/y"],
+            ["--control", "https://:1"],
             ["--shards", "0"],
             ["--relay-idle-secs", "0"],
             ["--admin", "x"],
             ["--waf-workers", "0"],
             ["--waf-timeout-ms", "9"],
-            ["--waf-block", "--drain-ms=1"],
+            ["--waf-detect-only", "--drain-ms=1"],
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode, Scheme};
 use ebbgate_policy::identity::is_same_cookie;
 use ebbgate_policy::{
-    Balancing, BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Quota, Step as PolicyStep, TlsFacts,
-    TlsSettings, Verdict, Work,
+    Balancing, BodyError, ConnFacts, Effect, OnError, Outcome, Phase, Quota, Received, Step as PolicyStep,
+    TlsFacts, TlsSettings, Verdict, Work,
 };
 use http::header::{HeaderValue, SET_COOKIE};
 use http::{request, response};
@@ -60,6 +60,8 @@ pub struct Dispatch {
     cookies: Vec<HeaderValue>,
     /// The hops that forwarded, outermost first.
     outer: Vec<Hop>,
+    /// The end of the response's body, if all of it has come.
+    response_end: Option<Arc<Received>>,
     /// Work of the hops that the response has left.
     left: Vec<InFlight>,
     hop: Hop,
@@ -110,7 +112,7 @@ impl Dispatch {
         Self::new(facts, None, TrafficKind::Connection, Hop::new(pool, None, OnError::Halt))
     }
 
-    /// A request that reached a pool, on a connection whose TLS ended with these settings.
+    /// A request that reached a pool, on a connection with TLS that ended with these settings.
     pub fn request(
         facts: Arc<ConnFacts>,
         tls: Option<Arc<TlsSettings>>,
@@ -134,6 +136,7 @@ impl Dispatch {
             upshots: Vec::new(),
             cookies: Vec::new(),
             outer: Vec::new(),
+            response_end: None,
             left: Vec::new(),
             hop,
             state: State::Policy,
@@ -146,6 +149,11 @@ impl Dispatch {
         let calls = self.calls.deeper()?;
         let inner = Self::request(Arc::clone(&self.facts), self.tls.clone(), head, pool);
         Ok(Self { calls, work: self.work.clone(), ..inner })
+    }
+
+    /// Counts a request of the policy to a host of the internet among those for this one.
+    pub fn outside(&self) -> Result<(), TooManyCalls> {
+        self.calls.deeper().map(drop)
     }
 
     /// The account of the endpoint that was reached. None: none is yet.
@@ -285,14 +293,21 @@ impl Dispatch {
         self.state = State::Back(head);
     }
 
+    /// Whether all of the response's body has come: told before [`Dispatch::answered`], and when more of the body was read.
+    pub fn response_ended(&mut self, end: Option<Arc<Received>>) {
+        self.response_end = end;
+    }
+
     /// Goes on with the policy of the hop's member. None: the state has changed.
     fn run_policy(&mut self, env: &impl Environment) -> Option<Step> {
         let Some(member) = &mut self.hop.member else {
             self.pick(env);
             return None;
         };
+        member.note_ends(self.response_end.as_ref(), env);
         let step = member.step();
         self.trail.logs.append(&mut member.take_logs());
+        self.trail.late_logs.append(&mut member.take_late_logs());
         self.trail.not_enforced.append(&mut member.take_not_enforced());
         if matches!(step, PolicyStep::Done(_)) {
             self.trail.decisions.merge(member.decisions());

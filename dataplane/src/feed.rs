@@ -1,14 +1,16 @@
-//! The feed from control: one HTTP/2 request over a Unix socket that lasts as long as both do. Programs come down it;
+//! The feed from control: one HTTP/2 request, over a Unix socket or mutual TLS, that lasts as long as both do. Programs come down it;
 //! acknowledgements, presence and events go up (`model::feed`).
 //!
 //! Without control the edge serves what it has; this keeps trying.
 
+pub mod control;
+pub mod fleet;
 pub mod installer;
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ebbgate_model::feed::{
@@ -17,8 +19,6 @@ use ebbgate_model::feed::{
 use ebbgate_model::{Changes, EdgeId, ProgramDigest};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
@@ -28,6 +28,8 @@ use crate::state::edge::Edge;
 use crate::state::objects::Objects;
 use crate::state::random;
 use crate::xdp::XdpHandle;
+use control::{Control, IdentityError};
+use fleet::Member;
 use installer::{Installed, Installer};
 
 /// Milliseconds before the first new attempt.
@@ -53,14 +55,28 @@ pub enum FeedError {
     /// There is no socket to ask.
     #[error("no control is configured")]
     Nowhere,
-    /// The socket.
-    #[error("cannot reach control at {path}: {source}")]
+    /// The connection, or its TLS.
+    #[error("cannot reach control at {control}: {source}")]
     Connect {
-        /// Which socket.
-        path: PathBuf,
+        /// Which control.
+        control: Control,
         /// What the kernel says.
         source: std::io::Error,
     },
+    /// A control of another machine, and nothing to prove this edge with.
+    #[error(
+        "this edge has not joined: run `ebbgate-edge join STRING` with a string of `ebbgate-control edge join`"
+    )]
+    NoIdentity,
+    /// What proves this edge.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Control says why.
+    #[error("control refuses: {0}")]
+    Refused(String),
+    /// An answer that cannot be read.
+    #[error("what control answered cannot be read: {0}")]
+    Answer(String),
     /// HTTP/2.
     #[error("the feed broke: {0}")]
     Http(#[from] hyper::Error),
@@ -105,8 +121,10 @@ pub enum FeedError {
 
 /// What the feed needs from its process.
 pub struct Feed {
-    /// Where controls listen, any of which will do; the first that answers is asked.
-    pub sockets: Vec<PathBuf>,
+    /// Any of which will do; the first that answers is asked.
+    pub controls: Vec<Control>,
+    /// What proves this edge to controls of other machines.
+    pub member: Option<Member>,
     /// The id of this edge.
     pub id: EdgeId,
     /// The shards' common state.
@@ -139,8 +157,8 @@ impl Feed {
                 (retry_ms, tried) = (RETRY_MS_MIN, 0);
             }
             tried += 1;
-            self.sockets.rotate_left(1);
-            if tried < self.sockets.len() {
+            self.controls.rotate_left(1);
+            if tried < self.controls.len() {
                 tracing::warn!(%error, "no feed from this control; asking the next");
                 continue;
             }
@@ -160,6 +178,8 @@ impl Feed {
             version: env!("CARGO_PKG_VERSION").into(),
             generation: self.edge.generation(),
             digest: self.digest(),
+            unix_secs: unix_secs(),
+            core_rule_set: self.edge.waf.is_some(),
         };
         send(&lines, &hello).await?;
         let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| {
@@ -168,12 +188,13 @@ impl Feed {
         let request = http::Request::post(format!("http://control{FEED_PATH}"))
             .body(body)
             .expect("a constant path makes a request");
-        let socket = self.sockets.first().ok_or(FeedError::Nowhere)?.clone();
-        let opening = open(&socket, request);
+        let control = self.controls.first().ok_or(FeedError::Nowhere)?.clone();
+        let tls = self.member.as_ref().map(Member::tls);
+        let opening = async { control::send(control::connect(&control, tls.as_ref()).await?, request).await };
         let deadline = Duration::from_secs(CONNECT_SECS_MAX);
         let (response, connection) = timeout(deadline, opening).await.map_err(|_| FeedError::Silent)??;
         let ended = AbortOnDrop(connection);
-        tracing::info!(socket = %socket.display(), "feed from control open");
+        tracing::info!(%control, "feed from control open");
         self.edge.metrics.feed_connected.set(1);
         send(&lines, &self.edge.reports.snapshot()).await?;
         let result = self.exchange(response, &lines).await;
@@ -365,30 +386,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn open<B>(
-    path: &Path,
-    request: http::Request<B>,
-) -> Result<(Incoming, tokio::task::JoinHandle<()>), FeedError>
-where
-    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: std::error::Error + Send + Sync,
-{
-    let connect = |source| FeedError::Connect { path: path.to_owned(), source };
-    let stream = UnixStream::connect(path).await.map_err(connect)?;
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-    let task = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "feed connection ended");
-        }
-    });
-    let response = sender.send_request(request).await?;
-    if response.status() != http::StatusCode::OK {
-        return Err(FeedError::Status(response.status()));
-    }
-    Ok((response.into_body(), task))
-}
-
 /// Events on their way to one piece.
 #[derive(Default)]
 struct Gathered {
@@ -416,6 +413,12 @@ async fn send(lines: &mpsc::Sender<Bytes>, message: &FromEdge) -> Result<(), Fee
 async fn send_piece(lines: &mpsc::Sender<Bytes>, piece: Bytes) -> Result<(), FeedError> {
     let sent = timeout(silence(), lines.send(piece)).await.map_err(|_| FeedError::Silent)?;
     sent.map_err(|_| FeedError::Closed)
+}
+
+/// This machine's clock, for the operator to compare.
+fn unix_secs() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// How long control may be without a beat, or without reading.

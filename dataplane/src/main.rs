@@ -12,7 +12,10 @@ use anyhow::{Context as _, Result};
 use aws_lc_rs::rand;
 use clap::Parser as _;
 use ebbgate_edge::agents::Agents;
-use ebbgate_edge::config::{Config, QuicListen};
+use ebbgate_edge::config::{Cli, Command, Config, QuicListen};
+use ebbgate_edge::feed::FeedError;
+use ebbgate_edge::feed::control::Control;
+use ebbgate_edge::feed::fleet::{self, Member};
 use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::feed::{Feed, Staging};
 use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
@@ -21,6 +24,7 @@ use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Visitors};
+use ebbgate_edge::state::external_calls::ExternalCalls;
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
@@ -29,7 +33,7 @@ use ebbgate_edge::state::waf::Waf;
 use ebbgate_edge::xdp::{XdpHandle, served};
 use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::feed::FromEdge;
-use ebbgate_model::{EdgeId, Ksuid};
+use ebbgate_model::{EdgeId, EdgeJoinString, Ksuid};
 use ebbgate_policy::identity::parse_endpoints;
 use ebbgate_wire::ticket::TicketKey;
 use sd_notify::NotifyState;
@@ -45,7 +49,18 @@ const SUMS_SECS: u64 = 10;
 const READY_LOOK_MS: u64 = 10;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let cli = Cli::parse();
+    if let Some(Command::Join { dir, join }) = &cli.command {
+        return match join_fleet(dir, join) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("ebbgate-edge: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    // Without a flag there is no configuration, and this says which ones are missing.
+    let config = cli.serve.unwrap_or_else(Config::parse);
     log::start(config.log_format, &config.log);
     let ended = run(&config);
     log::flush();
@@ -64,6 +79,15 @@ fn run(config: &Config) -> Result<()> {
     let ended = runtime.block_on(serve(config, passed));
     runtime.shutdown_background();
     ended
+}
+
+/// Makes this machine an edge of a control on another one.
+fn join_fleet(dir: &Path, join: &EdgeJoinString) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let saved = Saved::open(&dir.join("edge"))?;
+    let identity = runtime.block_on(fleet::join(&saved, join))?;
+    println!("{}", serde_json::json!({ "edge": identity.edge, "controls": identity.controls }));
+    Ok(())
 }
 
 async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()> {
@@ -114,8 +138,17 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
-    let (sockets, staging) = (config.control_sockets(), Staging::default());
-    tokio::spawn(Feed { sockets, id, edge: edge_of_feed, agents, xdp, installer, staging, events }.run());
+    let identity = saved.identity()?;
+    let controls = config.controls(identity.as_ref().map(|identity| identity.controls.as_slice()));
+    let member = identity.map(Member::new).transpose()?;
+    let needs_identity = controls.iter().any(|control| matches!(control, Control::Remote(_)));
+    anyhow::ensure!(member.is_some() || !needs_identity, FeedError::NoIdentity);
+    if let Some(member) = &member {
+        tokio::spawn(member.clone().keep(Arc::clone(&disk), saved.identity_file()));
+    }
+    let staging = Staging::default();
+    let feed = Feed { controls, member, id, edge: edge_of_feed, agents, xdp, installer, staging, events };
+    tokio::spawn(feed.run());
     let summed = Arc::clone(&edge);
     tokio::spawn(async move {
         loop {
@@ -189,6 +222,10 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     if let Some(settings) = config.waf(program.parent().unwrap_or(Path::new("/"))) {
         edge.waf = Some(Waf::start(settings, &edge.metrics).context("--waf-rules")?);
     }
+    edge.external_calls = config.http_request_external.as_ref().map(|report_abuse| {
+        let (fetcher, background) = (Arc::clone(&edge.fetcher), edge.background.clone());
+        ExternalCalls::new(fetcher, background, report_abuse.clone(), &edge.metrics)
+    });
     edge.addresses = Arc::new(Databases::read(&config.address_database).context("--address-database")?);
     let edge = Arc::new(edge);
     Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })

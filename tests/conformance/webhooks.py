@@ -63,6 +63,7 @@ OF_BODY = {
     "sonatype": ("X-Nexus-Webhook-Signature", "sha1", "hex", ""),
     "terraform": ("X-TFE-Notification-Signature", "sha512", "hex", ""),
     "twitter": ("x-twitter-webhooks-signature", "sha256", "base64", "sha256="),
+    "trendmicro_conformity": ("X-Conformity-Signature", "sha256", "hex", ""),
     "typeform": ("Typeform-Signature", "sha256", "base64", "sha256="),
     "webex": ("X-Spark-Signature", "sha1", "hex", ""),
     "whatsapp": ("X-Hub-Signature-256", "sha256", "hex", "sha256="),
@@ -95,6 +96,7 @@ def stamped(name, at):
     pairs = {
         "buildkite": ("X-Buildkite-Signature", "timestamp", "signature"),
         "calendly": ("Calendly-Webhook-Signature", "t", "v1"),
+        "go1": ("Go1-Signature", "t", "v1"),
         "mux": ("Mux-Signature", "t", "v1"),
         "stripe": ("Stripe-Signature", "t", "v1"),
         "tiktok": ("TikTok-Signature", "t", "s"),
@@ -111,6 +113,28 @@ def stamped(name, at):
     if name in colons:
         signature, time = colons[name]
         return {time: t, signature: "v0=" + mac("sha256", b"v0:" + t.encode() + b":" + BODY).hexdigest()}
+    if name == "pinwheel":
+        tag = mac("sha256", b"v2:" + t.encode() + b":" + BODY).hexdigest()
+        return {"X-Timestamp": t, "X-Pinwheel-Signature": "v2=" + tag}
+    if name == "orb":
+        t = rfc3339(at).removesuffix("Z") + ".551"
+        tag = mac("sha256", b"v1:" + t.encode() + b":" + BODY).hexdigest()
+        return {"X-Orb-Timestamp": t, "X-Orb-Signature": "v1=" + tag}
+    if name == "graphcms":
+        t = at * 1000
+        told = {"Body": BODY.decode(), "EnvironmentName": "master", "TimeStamp": t}
+        text = json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+        return {"gcms-signature": f"sign={b64(mac('sha256', text.encode()).digest())}, env=master, t={t}"}
+    if name == "contentful":
+        names = "x-contentful-signed-headers,x-contentful-timestamp,x-contentful-topic"
+        headers = {
+            "x-contentful-signed-headers": names,
+            "x-contentful-timestamp": str(at * 1000),
+            "x-contentful-topic": "ContentManagement.Entry.publish",
+        }
+        lines = ["POST", "/contentful", ";".join(f"{name}:{headers[name]}" for name in names.split(","))]
+        tag = mac("sha256", "\n".join(lines).encode() + b"\n" + BODY).hexdigest()
+        return {**headers, "x-contentful-signature": tag}
     if name == "hubspot":
         t = str(at * 1000)
         tag = mac("sha256", b"POST" + (BASE + "/hubspot").encode() + BODY + t.encode())
@@ -146,7 +170,10 @@ SECRETS = {
     "microsoft_teams": b64(b"a key of a team"),
     "sendgrid": b64(PUBLIC),
 }
-STAMPED = "airship box brex buildkite calendly clerk frameio hubspot mux sendgrid slack stripe svix tiktok zendesk zoom"
+STAMPED = (
+    "airship box brex buildkite calendly clerk contentful frameio go1 graphcms hubspot mux orb pinwheel sendgrid slack"
+    " stripe svix tiktok zendesk zoom"
+)
 FORM = [("To", "+18005551212"), ("From", "+12349013030"), ("Digits", "1234"), ("Name", "Ä ö"), ("Digits", "1234")]
 
 
@@ -175,6 +202,14 @@ def form(name, header):
     return entry(name, headers, body=urllib.parse.urlencode(FORM).encode(), path=path)
 
 
+def plivo():
+    path = "/plivo?of=clinic&b=2%201&a="
+    fields = "".join(key + value for key, value in sorted(FORM))
+    text = f"{BASE}/plivo?a=&b=2 1&of=clinic.{fields}.n0nce"
+    headers = {"X-Plivo-Signature-V3": b64(mac("sha256", text.encode()).digest()), "X-Plivo-Signature-V3-Nonce": "n0nce"}
+    return entry("plivo", headers, body=urllib.parse.urlencode(FORM).encode(), path=path)
+
+
 def hashed():
     """A body that is no form: its hash is part of the signed URL."""
     path = "/twilio?bodySHA256=" + hashlib.sha256(BODY).hexdigest()
@@ -191,6 +226,7 @@ entries += [
     entry("square", {"X-Square-HmacSha256-Signature": b64(mac("sha256", (BASE + "/square").encode() + BODY).digest())}),
     form("twilio", "X-Twilio-Signature"),
     hashed(),
+    plivo(),
     form("mailchimp", "X-Mandrill-Signature"),
 ]
 print(json.dumps(entries))

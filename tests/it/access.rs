@@ -144,6 +144,15 @@ impl Authority {
         Ok(Self { pem, issuer: Issuer::new(params, key) })
     }
 
+    /// A server of a name.
+    pub(crate) fn server(&self, name: &str) -> Result<Identity> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let leaf = params.signed_by(&key, &self.issuer)?;
+        Ok(Identity { chain: leaf.pem(), key: key.serialize_pem() })
+    }
+
     pub(crate) fn identity(&self) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec!["doctor.example.com".to_owned()])?;

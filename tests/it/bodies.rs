@@ -271,3 +271,52 @@ fn the_page_of_bodies_says_what_happens() -> Result<()> {
     }
     Ok(())
 }
+
+/// Sends a body with a trailer over both versions of HTTP, and prints the bodies of the answers.
+const TRAILING: &str = r#"
+const fs = require('fs'), https = require('https'), http2 = require('http2');
+const [host, port, ca] = process.argv.slice(1);
+const tls = {ca: fs.readFileSync(ca), servername: host, lookup: (n, o, done) => done(null, o.all ? [{address: '127.0.0.1', family: 4}] : '127.0.0.1', 4)};
+const print = (version, text) => console.log(version + ': ' + text);
+function first(next) {
+  const request = https.request({...tls, host, port, method: 'POST', agent: false, headers: {trailer: 'x-sum', te: 'trailers', host: host + ':' + port}}, answer => {
+    let text = '';
+    answer.on('data', part => text += part).on('end', () => { print('HTTP/1.1', text); next(); });
+  });
+  request.write('hello');
+  request.addTrailers({'x-sum': '7'});
+  request.end();
+}
+function second() {
+  const client = http2.connect('https://' + host + ':' + port, tls);
+  const stream = client.request({':method': 'POST', ':path': '/'}, {waitForTrailers: true});
+  let text = '';
+  stream.on('wantTrailers', () => stream.sendTrailers({'x-sum': '8'}));
+  stream.on('data', part => text += part).on('end', () => { print('HTTP/2', text); client.close(); });
+  stream.end('hello');
+}
+setTimeout(() => process.exit(1), 30000).unref();
+first(second);
+"#;
+
+#[test]
+fn a_policy_knows_the_trailers_that_node_sends_over_both_versions() -> Result<()> {
+    let policy = json!({ "on_http_request": [
+        { "expressions": ["has(req.trailers)"], "actions": [{ "type": "deny" }] },
+        { "actions": [{ "type": "verify-webhook", "config": { "provider": "github", "secret": "a secret", "enforce": false } }] },
+        { "expressions": ["timestamp(req.ts.body_received) >= timestamp(req.ts.header_received)"], "actions": [
+            { "type": "custom-response", "config": { "body": "the sum is ${req.trailers['x-sum'][0]}" } },
+        ] },
+    ] });
+    let site = Site::new(&policy, "", |_| Reply {
+        status: 200,
+        content_type: "text/plain",
+        body: Vec::new().into(),
+    })?;
+    let port = site.lab.ports().https().to_string();
+    let mut node = Command::new("node");
+    node.args(["-e", TRAILING, "--", HOST, &port]).arg(site.lab.ingress_ca());
+    let ran = program::run(&mut node)?;
+    ensure!(ran.ok && ran.text == "HTTP/1.1: the sum is 7\nHTTP/2: the sum is 8\n", "{}", ran.text);
+    Ok(())
+}

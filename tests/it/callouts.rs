@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use ebbgate_lab::guide::{self, REST_INTERNAL};
-use ebbgate_lab::process::Daemon;
+use ebbgate_lab::process::{Daemon, Spec};
 use ebbgate_lab::program;
 use ebbgate_lab::test_lab::TestLab;
 use ebbgate_lab::wait::soon;
 use ebbgate_lab::web::{self, Reply, Request};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::access::Authority;
 use crate::visitor::Visitor;
 
 const HOST: &str = "callouts.clinic-network.com";
@@ -163,5 +164,79 @@ fn who_guesses_passwords_waits_as_the_page_says() -> Result<()> {
     let http = ebbgate_lab::http::connect(admin)?;
     let metrics = ebbgate_lab::http::request(http, "GET", "localhost", "/metrics", &[], b"")?.text();
     assert!(metrics.contains("ebbgate_edge_guesses_refused_total 1\n"), "{metrics}");
+    Ok(())
+}
+
+/// A service over TLS at `localhost`, as Python has it, and the authority that vouches for it.
+fn https_service(lab: &TestLab, authority: &Authority) -> Result<(Daemon, u16)> {
+    let server = authority.server("localhost")?;
+    let (chain, key) = (lab.write("chain.pem", &server.chain)?, lab.write("key.pem", &server.key)?);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/conformance/https_service.py");
+    let mut daemon =
+        Spec::new("https-service", "python3").arg(script).arg(chain).arg(key).start(lab.dir())?;
+    let port = soon("the service's port", || {
+        daemon.check_alive()?;
+        let log = daemon.log()?;
+        let told = log.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(told.and_then(|told| u16::try_from(told["port"].as_u64()?).ok()))
+    })?;
+    Ok((daemon, port))
+}
+
+#[test]
+fn a_policy_asks_a_host_of_the_internet_where_the_operator_allows_it() -> Result<()> {
+    let authority = Authority::new("a host outside")?;
+    let mut lab = TestLab::stopped()?;
+    let ca = lab.write("outside-ca.pem", &authority.pem)?;
+    lab.edge_args(["--jwks-ca".into(), ca.into_os_string()]);
+    lab.edge_args(["--http-request-external", "https://ops.example.com/abuse"]);
+    lab.start()?;
+    let (_service, port) = https_service(&lab, &authority)?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let said = |name: &str| format!("${{actions.ngrok.http_request.{name}}}");
+    let rules = |url: String| {
+        let ask = json!({ "type": "http-request", "config": { "url": url, "method": "POST", "body": "hello", "max_redirects": 2 } });
+        let answer = |text: String| json!({ "type": "custom-response", "config": { "body": text } });
+        let failed = json!({ "expressions": ["has(actions.ngrok.http_request.error)"],
+            "actions": [answer(said("error.code") + " " + &said("error.message"))] });
+        json!([{ "actions": [ask] }, failed, { "actions": [answer(said("res.resolved_ip") + " " + &said("res.body"))] }])
+    };
+    let host = |path: &str| format!("https://localhost:{port}{path}");
+    let mut public = Vec::new();
+    for (path, url) in [
+        ("/ask", host("/v1?of=${req.url.path}")),
+        ("/moved", host("/to?/v2")),
+        ("/in", host("/to?https://audit.clinic1.internal/")),
+        ("/stranger", format!("https://127.0.0.1:{port}/")),
+    ] {
+        for mut rule in rules(url).as_array().context("rules")?.clone() {
+            let mut conditions = vec![json!(format!("req.url.path == '{path}'"))];
+            conditions.extend(rule["expressions"].as_array().cloned().unwrap_or_default());
+            rule["expressions"] = json!(conditions);
+            public.push(rule);
+        }
+    }
+    public.push(json!({ "actions": [{ "type": "custom-response", "config": { "status_code": 204 } }] }));
+    guide::cloud(&api, &format!("https://{HOST}"), &json!({ "on_http_request": public }))?;
+    let visitor = Visitor::of(&lab)?;
+    visitor.wait_https(HOST)?;
+    let get = |path: &str| Ok::<_, anyhow::Error>(visitor.get(HOST, path, &[])?.text());
+
+    let told = get("/ask")?;
+    let (address, told) = told.split_once(' ').context("an address and an answer")?;
+    let told: Value = serde_json::from_str(told).with_context(|| told.to_owned())?;
+    ensure!(address == "127.0.0.1" || address == "::1", "{address}");
+    ensure!(told["method"] == "POST" && told["path"] == "/v1?of=/ask" && told["body"] == "hello", "{told}");
+    let headers = &told["headers"];
+    ensure!(headers["host"] == format!("localhost:{port}"), "{headers}");
+    ensure!(headers["ngrok-report-abuse"] == "https://ops.example.com/abuse", "{headers}");
+    ensure!(headers["x-forwarded-for"].as_str().is_some_and(|ip| ip.starts_with("127.")), "{headers}");
+    ensure!(get("/moved")?.contains(r#""path": "/v2""#), "{}", get("/moved")?);
+    let inward = get("/in")?;
+    ensure!(inward.starts_with("ERR_NGROK_2300 a redirect: "), "{inward}");
+    // The certificate is good for another name.
+    let stranger = get("/stranger")?;
+    ensure!(stranger.contains("the TLS handshake failed"), "{stranger}");
     Ok(())
 }

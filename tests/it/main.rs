@@ -25,6 +25,7 @@ mod corpus;
 mod damage;
 mod disk;
 mod faults;
+mod fleet;
 mod people;
 mod policy;
 mod pool;

@@ -141,6 +141,11 @@ impl Visitor {
         Ok(Self { https: local(lab.ports().https()), source: None, config: Arc::new(config) })
     }
 
+    /// Comes to another edge.
+    pub(crate) fn at(&self, https: SocketAddr) -> Self {
+        Self { https, ..self.clone() }
+    }
+
     /// Comes from another address of the loopback.
     pub(crate) fn from(&self, source: &str) -> Result<Self> {
         Ok(Self { source: Some(source.parse()?), ..self.clone() })

@@ -144,7 +144,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 #[test]
 fn attacks_are_refused_and_other_messages_pass_unchanged() -> Result<()> {
-    let mut site = Site::new(&["--waf-rules", RULES, "--waf-block", "--waf-timeout-ms", "20000"])?;
+    let mut site = Site::new(&["--waf-rules", RULES, "--waf-timeout-ms", "20000"])?;
     for (path, expect) in [
         ("/", "200 "),
         ("/patients?page=1&name=O%27Brien&note=r%C3%A9sum%C3%A9", "200 "),
@@ -235,8 +235,9 @@ fn killed(site: &mut Site) -> Result<()> {
 }
 
 #[test]
-fn without_a_flag_nothing_is_refused_and_a_process_that_hangs_fails_closed() -> Result<()> {
-    let mut site = Site::new(&["--waf-rules", RULES, "--waf-timeout-ms", "5000", "--waf-workers", "1"])?;
+fn with_a_flag_nothing_is_refused_and_a_process_that_hangs_fails_closed() -> Result<()> {
+    let flags = ["--waf-rules", RULES, "--waf-detect-only", "--waf-timeout-ms", "5000", "--waf-workers", "1"];
+    let mut site = Site::new(&flags)?;
     let log = site.lab.edge()?.log()?;
     let line = log.lines().find(|line| line.contains("the Core Rule Set is loaded")).context("the line")?;
     assert!(line.contains("detect only") && line.contains("OWASP_CRS/3.3.4"), "{line}");
@@ -260,14 +261,72 @@ fn without_a_flag_nothing_is_refused_and_a_process_that_hangs_fails_closed() -> 
     Ok(())
 }
 
+/// A rule set of one rule, which refuses requests with this operator.
+fn small(operator: &str) -> String {
+    format!(
+        "SecAction \"id:900110,phase:1,pass,nolog,setvar:tx.inbound_anomaly_score_threshold=5,\\\n\
+         setvar:tx.outbound_anomaly_score_threshold=4\"\n\
+         SecRule ARGS \"{operator}\" \"id:942999,phase:2,block,severity:'CRITICAL',setvar:'tx.anomaly_score=+5'\"\n"
+    )
+}
+
 #[test]
-fn an_edge_without_rules_fails_what_asks_for_them() -> Result<()> {
-    let site = Site::new(&[])?;
-    let answer = site.get(HALT, "/")?;
-    assert_eq!(code(&answer), "500 ERR_NGROK_3701", "{}", answer.text());
-    assert_eq!(site.get(GOES_ON, "/")?.text(), "ERR_NGROK_3701");
+fn rules_are_read_again_when_they_change_and_a_message_that_takes_too_long_fails() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let rules = dir.path().join("rules.conf");
+    let write = |text: &str| -> Result<()> {
+        let new = dir.path().join("new");
+        fs::write(&new, text)?;
+        Ok(fs::rename(new, &rules)?)
+    };
+    write(&small("@contains tide"))?;
+    let path = rules.to_str().context("a path of text")?;
+    let site = Site::new(&["--waf-rules", path, "--waf-timeout-ms", "5000"])?;
+    let code_of = |path: &str| site.get(HALT, path).map(|answer| code(&answer));
+    asked(&site)?;
+    assert_eq!(code_of("/?q=the+tide")?, "403 ERR_NGROK_3700");
+    write("SecRule ARGS \"@unheard x\" \"id:942999,phase:2\"\n")?;
+    soon("the rules at fault to be read", || {
+        Ok((site.metric("waf_rules_refused_total")? == 1).then_some(()))
+    })?;
     let log = fs::read_to_string(site.lab.log_dir().join("edge.log"))?;
-    assert!(log.contains("its operator starts it with --waf-rules"), "{log}");
+    assert!(log.contains("rules.conf:1: ") && log.contains("the one before stays in use"), "{log}");
+    assert_eq!(code_of("/?q=the+tide")?, "403 ERR_NGROK_3700");
+    write(&small("@contains ebb"))?;
+    soon("the new rules", || Ok((code_of("/?q=the+ebb")? == "403 ERR_NGROK_3700").then_some(())))?;
+    assert_eq!(code_of("/?q=the+tide")?, "200 ");
+    assert_eq!(site.metric("waf_workers_lost_total")?, 0);
+    // A pattern that backtracks is stopped by itself.
+    write(&small(r"@rx (\w+)\1(\w+)\2(\w+)\3!\3"))?;
+    let long = format!("/?q={}!", "a".repeat(4000));
+    soon("a pattern that backtracks", || Ok((code_of(&long)? == "500 ERR_NGROK_3701").then_some(())))?;
+    assert_eq!((code_of("/?q=the+ebb")?.as_str(), site.metric("waf_workers_lost_total")?), ("200 ", 0));
+    // Whatever else takes too long ends with the process.
+    let slow = "(?:(?:a|b|ab){1,100}){1,30}c$".to_owned();
+    let many: String = (0..40)
+        .map(|n| small(&format!("@rx {slow}")).replace("942999", &(942_000 + n).to_string()))
+        .collect();
+    write(&many)?;
+    soon("patterns that take long", || {
+        let answer = code_of(&long)?;
+        Ok((answer == "500 ERR_NGROK_3701" && site.metric("waf_workers_lost_total")? > 0).then_some(()))
+    })?;
+    asked(&site)?;
+    Ok(())
+}
+
+#[test]
+fn a_policy_that_asks_for_rules_is_refused_where_no_edge_has_any() -> Result<()> {
+    let lab = TestLab::control_only()?;
+    let api = lab.api()?;
+    guide::domain(&api)?;
+    let endpoint = json!({
+        "type": "cloud", "url": format!("https://{HALT}"), "bindings": ["public"],
+        "traffic_policy": blocks("yaml policy.yml").first().context("the policy of the page")?,
+    });
+    let refused = api.create("/endpoints", &endpoint).unwrap_err().to_string();
+    assert!(refused.contains("line 4, column 9: on_http_request[0].actions[0].config: "), "{refused}");
+    assert!(refused.contains("needs an OWASP Core Rule Set, and no edge has one"), "{refused}");
     Ok(())
 }
 
@@ -342,7 +401,7 @@ fn commands(block: &'static str) -> Vec<(Vec<String>, String)> {
 #[test]
 fn the_page_of_the_rules_says_what_happens() -> Result<()> {
     let mut lab = TestLab::stopped()?;
-    lab.edge_args(["--waf-rules", RULES, "--waf-block", "--waf-timeout-ms", "20000"]);
+    lab.edge_args(["--waf-rules", RULES, "--waf-timeout-ms", "20000"]);
     lab.start().inspect_err(|_| lab.show_logs())?;
     let api = lab.api()?;
     guide::authtoken(&api, 1)?;

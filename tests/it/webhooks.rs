@@ -1,4 +1,4 @@
-//! `verify-webhook` for every provider that it knows: signed by Python's hmac and by openssl, through a real edge.
+//! `verify-webhook` for every provider that has a secret: signed by Python's hmac and by openssl, through a real edge.
 
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -42,7 +42,7 @@ fn webhooks_of_every_provider_are_let_in_once_and_unchanged() -> Result<()> {
             rules.push(json!({ "expressions": [condition], "actions": [verify, answer] }));
         }
     }
-    ensure!(rules.len() == 58, "{} providers", rules.len());
+    ensure!(rules.len() == 65, "{} providers", rules.len());
     rules.push(json!({ "actions": [{ "type": "deny" }] }));
     let lab = TestLab::running()?;
     let api = lab.api()?;
@@ -80,6 +80,6 @@ fn webhooks_of_every_provider_are_let_in_once_and_unchanged() -> Result<()> {
             stale += 1;
         }
     }
-    ensure!(stale == 16, "{stale} providers sign a time");
+    ensure!(stale == 21, "{stale} providers sign a time");
     Ok(())
 }

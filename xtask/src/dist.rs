@@ -130,4 +130,26 @@ mod tests {
         assert!(check_size("ebbgate", AGENT_BYTES_MAX + 1).unwrap_err().to_string().contains("stripped"));
         check_size("ebbgate-edge", AGENT_BYTES_MAX + 1).unwrap();
     }
+
+    #[test]
+    fn the_program_that_runs_rules_is_packed_beside_the_edge_and_may_confine_itself_there() {
+        assert!(PROGRAMS.contains(&"ebbgate-edge") && PROGRAMS.contains(&"ebbgate-waf"));
+        let unit = include_str!("../../dist/systemd/ebbgate-edge.service");
+        let lines: Vec<&str> = unit.lines().collect();
+        let at = |line: &str| lines.iter().position(|one| *one == line);
+        // A later filter adds to those before it: capset is one of @privileged.
+        assert!(at("SystemCallFilter=~@privileged").unwrap() < at("SystemCallFilter=capset").unwrap());
+        // What crates/waf/src/confinement.rs asks for, and what the socket to the edge is.
+        let has = |start: &str, word: &str| {
+            lines.iter().any(|line| {
+                line.strip_prefix(start).is_some_and(|rest| rest.split(' ').any(|one| one == word))
+            })
+        };
+        assert!(has("SystemCallFilter=", "@system-service") && has("RestrictAddressFamilies=", "AF_UNIX"));
+        // Rules are read from the system's folders, and the program is executed from them.
+        assert!(at("ProtectSystem=strict").is_some() && !unit.contains("NoExecPaths"));
+        assert!(
+            !lines.iter().any(|line| line.starts_with("InaccessiblePaths") || line.starts_with("TasksMax"))
+        );
+    }
 }

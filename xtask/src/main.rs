@@ -9,6 +9,7 @@ mod ebpf;
 mod install;
 mod openapi;
 mod programs;
+mod sources;
 mod test;
 mod tidy;
 mod tools;

@@ -111,7 +111,10 @@ pub(crate) const PROGRAMS: &[Program] = &[
 ];
 
 /// Files that tests read, below `/usr`, and the Debian packages that bring them.
-const FILES: &[(&str, &str)] = &[("share/modsecurity-crs/owasp-crs.load", "modsecurity-crs")];
+const FILES: &[(&str, &str)] = &[
+    ("share/modsecurity-crs/owasp-crs.load", "modsecurity-crs"),
+    ("lib/x86_64-linux-gnu/libmodsecurity.so.3", "libmodsecurity3"),
+];
 
 /// Debian packages of the programs that tests execute, and of the files they read, that this machine lacks.
 pub(crate) fn missing_packages() -> Vec<&'static str> {

@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::programs;
+use crate::sources;
 use crate::tools;
 use crate::workspace::{self, PRODUCTS, Profile, run};
 
@@ -107,6 +108,10 @@ fn install(places: &Places, _: &[String]) -> Result<()> {
         said(requirement, tools::python_with(&places.tools.join(folder), requirement).map(drop));
     }
     said("Node packages", tools::node_with(&places.tools.join("node"), &NODE));
+    said(
+        "sources of modsecurity-crs",
+        sources::unpacked("modsecurity-crs", &places.tools.join("modsecurity-crs")),
+    );
     said("Rust SDK", rust_sdk(places));
     said("cargo-deny", cargo_deny(&places.tools).map(drop));
     Ok(())

@@ -10,6 +10,7 @@ use ebbgate_model::AccountId;
 use serde_json::json;
 
 use crate::App;
+use crate::fleet::FleetError;
 use crate::record::{self, Account, Stored};
 use crate::secret;
 use crate::store::{Outcome, Txn};
@@ -71,6 +72,12 @@ pub(super) enum AdminError {
     Active(AccountId),
     #[error(transparent)]
     Record(#[from] record::RecordError),
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    #[error("there is no edge {0}: `ebbgate-control edge list` shows them")]
+    NoEdge(String),
+    #[error("this control serves edges of its own machine alone: start it with --edges ADDR")]
+    NoEdgeListener,
     #[error("the account {0} has no IP restriction of type `api` in force")]
     NotRestricted(AccountId),
     #[error("{0}")]
@@ -108,8 +115,14 @@ impl IntoResponse for AdminError {
             | Self::NoApiKey(_)
             | Self::NotRestricted(_)
             | Self::NoUser(_)
+            | Self::NoEdge(_)
+            | Self::Fleet(FleetError::NoEdge(_))
             | Self::NoSession(_) => StatusCode::NOT_FOUND,
-            Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Fleet(FleetError::Name) => StatusCode::BAD_REQUEST,
+            Self::Fleet(FleetError::Conflict | FleetError::TooMany) | Self::NoEdgeListener => {
+                StatusCode::CONFLICT
+            }
+            Self::Record(_) | Self::Fleet(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Conflict | Self::Active(_) | Self::NotFirst | Self::LastOwner(_) => StatusCode::CONFLICT,
         };
         (status, Json(json!({ "error": self.to_string() }))).into_response()

@@ -5,6 +5,7 @@ use ebbgate_model::AccountId;
 
 use crate::acme::{ACME_PREFIX, CHALLENGES};
 use crate::leader;
+use crate::record::fleet::{EDGES_PREFIX, JOINS_PREFIX};
 use crate::record::people::{CODES_PREFIX, EMAILS_PREFIX, MEMBERSHIPS_PREFIX, USERS_PREFIX};
 use crate::record::visitor::{AppSession, AppUser};
 use crate::record::{ACCOUNTS_PREFIX, Record, SYSTEM_PREFIX, index};
@@ -62,6 +63,12 @@ impl Subject {
         if let Some(name) = key.strip_prefix(SYSTEM_PREFIX) {
             let noun = if name.ends_with("certificate") { "issued_certificate" } else { name };
             return own(noun.to_owned(), name);
+        }
+        if let Some(id) = key.strip_prefix(EDGES_PREFIX) {
+            return own("edge".to_owned(), id);
+        }
+        if let Some(id) = key.strip_prefix(JOINS_PREFIX) {
+            return own("edge_join".to_owned(), id);
         }
         if let Some(id) = key.strip_prefix(USERS_PREFIX) {
             return own("user".to_owned(), id);
@@ -126,6 +133,8 @@ mod tests {
         check("/a/AC/agent_ingresses/x", Some(("agent_ingress", "x")));
         check("/a/AC/account", Some(("account", ACCOUNT)));
         check("/a/AC/users/usr_1", Some(("user", "usr_1")));
+        check("/fleet/edges/edge_1", Some(("edge", "edge_1")));
+        check("/fleet/joins/0", Some(("edge_join", "0")));
         check("/people/users/usr_1", Some(("user", "usr_1")));
         check("/system/installation", Some(("installation", "installation")));
         check(ACME_KEY, Some(("acme", "acme")));

@@ -8,6 +8,7 @@ use ebbgate_model::{AccountId, UserId};
 use crate::acme::{self, ACME_KEY, ACME_PREFIX, AcmeSettings, Managed, Owner};
 use crate::people::Email;
 use crate::people::oidc::settings::{OIDC_KEY, Oidc};
+use crate::record::fleet::{EDGES_PREFIX, EdgeJoin, FLEET_PREFIX, FleetEdge, JOINS_PREFIX};
 use crate::record::people::{
     CODES_PREFIX, EMAILS_PREFIX, LoginCode, MEMBERSHIPS_PREFIX, Membership, PREFIX as PEOPLE_PREFIX,
     USERS_PREFIX, User, UserOf, email_key, membership_key,
@@ -53,11 +54,17 @@ impl Records<'_> {
             self.index(path, item)
         } else if key.starts_with(CODES_PREFIX) {
             read::<LoginCode>(item).map(drop)
+        } else if let Some(id) = key.strip_prefix(EDGES_PREFIX) {
+            let edge: FleetEdge = read(item)?;
+            let is_own = edge.id.to_string() == id;
+            is_own.then_some(()).ok_or_else(|| format!("it holds the record of {}", edge.id))
+        } else if key.starts_with(JOINS_PREFIX) {
+            read::<EdgeJoin>(item).map(drop)
         } else if key.starts_with(ACME_PREFIX) {
             self.order(item)
         } else if key.starts_with(SYSTEM_PREFIX) {
             self.system(item)
-        } else if key.starts_with(PEOPLE_PREFIX) {
+        } else if key.starts_with(PEOPLE_PREFIX) || key.starts_with(FLEET_PREFIX) {
             Err(UNKNOWN.to_owned())
         } else if let Some((account, user)) = record::id_in_key::<Membership>(key) {
             self.membership(account, user)
@@ -256,7 +263,9 @@ mod tests {
         // Sealed by another key.
         let found = defects(&sound(&vault), &Vault::new(&[8; 32]));
         assert_eq!(found.keys().collect::<Vec<_>>(), [order, oidc]);
-        for unknown in ["/system/tomorrow", "/people/tomorrow/1", "/acme/x/y", "/people/memberships/x"] {
+        for unknown in
+            ["/fleet/x", "/system/tomorrow", "/people/tomorrow/1", "/acme/x/y", "/people/memberships/x"]
+        {
             let found = defects(&[item(unknown, "{}")], &vault);
             assert_eq!(found.get(unknown).map(String::as_str), Some(UNKNOWN), "{unknown}");
         }

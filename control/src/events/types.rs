@@ -22,6 +22,8 @@ const OURS: &[&str] = &[
     "acme",
     "acme_account",
     "agent_ingress",
+    "edge",
+    "edge_join",
     "ended_session",
     "endpoint",
     "installation",

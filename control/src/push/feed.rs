@@ -18,6 +18,7 @@ use super::outbox::{Answered, Outbox, Unasked};
 use super::planned::Planned;
 use super::published::Published;
 use super::wanted::Wanted;
+use crate::clock::{Clock, SystemClock};
 use crate::events::Events;
 use crate::events::traffic::Traffic;
 use crate::metrics::Metrics;
@@ -60,6 +61,14 @@ pub enum FeedError {
     /// The first line was not a greeting, or there was none in time.
     #[error("the edge did not say which one it is")]
     Hello,
+    /// It says that it is another edge than its certificate does.
+    #[error("an edge with the certificate of {expected} says that it is {edge}")]
+    Foreign {
+        /// What it says.
+        edge: EdgeId,
+        /// Its certificate's.
+        expected: EdgeId,
+    },
     /// The edge is of another release.
     #[error(
         "edge {edge} of release {version} speaks version {feed} of the feed, this control {FEED_VERSION}: install the same release of both"
@@ -125,21 +134,45 @@ impl Feeds {
     }
 
     /// Serves one edge until it is gone. `out` takes whole lines and should hold few: its fullness is what slows us down.
-    pub async fn serve<B>(&self, body: B, out: mpsc::Sender<Bytes>) -> Result<(), FeedError>
+    /// `expected`: which edge it must be; None: whichever it says.
+    pub async fn serve<B>(
+        &self,
+        expected: Option<EdgeId>,
+        body: B,
+        out: mpsc::Sender<Bytes>,
+    ) -> Result<(), FeedError>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
         let mut messages = Messages { body, lines: Lines::default() };
         let hello = timeout(Duration::from_secs(HELLO_SECS_MAX), messages.next()).await;
-        let Ok(Ok(Some(FromEdge::Hello { edge, feed, version, generation, digest }))) = hello else {
+        let Ok(Ok(Some(FromEdge::Hello {
+            edge,
+            feed,
+            version,
+            generation,
+            digest,
+            unix_secs,
+            core_rule_set,
+        }))) = hello
+        else {
             return Err(FeedError::Hello);
         };
+        if let Some(expected) = expected.filter(|expected| *expected != edge) {
+            let error = FeedError::Foreign { edge, expected };
+            tracing::warn!(%error, "an edge was refused");
+            return Err(error);
+        }
         if feed != FEED_VERSION {
             return refuse(&out, FeedError::Version { edge, version, feed }).await;
         }
         tracing::info!(%edge, version, generation, "an edge connected");
         let (hold, commands) = self.presence.join(edge, version, generation);
+        if unix_secs > 0 {
+            hold.clock_ahead(unix_secs.saturating_sub(SystemClock.unix_secs()));
+        }
+        hold.set_core_rule_set(core_rule_set);
         let outbox = Outbox::new(generation, digest);
         let now = Instant::now();
         let mut feed = Feed {

@@ -1,4 +1,4 @@
-//! The listener edges of this machine connect to: HTTP/2 over a Unix socket.
+//! Feeds over HTTP/2, and the listener that edges of this machine connect to: a Unix socket.
 
 use std::convert::Infallible;
 use std::fs::Permissions;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ebbgate_model::EdgeId;
 use ebbgate_model::feed::FEED_PATH;
 use futures_util::stream;
 use http::{Method, Request, Response, StatusCode};
@@ -18,6 +19,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -69,9 +71,18 @@ pub async fn serve_unix(listener: UnixListener, feeds: Arc<Feeds>) -> Infallible
 }
 
 async fn serve_connection(io: UnixStream, feeds: Arc<Feeds>) {
+    serve_http2(io, move |request| std::future::ready(answer(request, &feeds))).await;
+}
+
+/// Serves one connection of an edge.
+pub async fn serve_http2<I, F>(io: I, answer: impl Fn(Request<Incoming>) -> F)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
     let service = service_fn(move |request| {
-        let feeds = feeds.clone();
-        async move { Ok::<_, Infallible>(answer(request, feeds)) }
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_concurrent_streams(1).initial_stream_window_size(WINDOW_BYTES);
@@ -81,25 +92,31 @@ async fn serve_connection(io: UnixStream, feeds: Arc<Feeds>) {
     }
 }
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+/// What an edge is answered.
+pub type Answer = Response<BoxBody<Bytes, Infallible>>;
 
-fn answer(request: Request<Incoming>, feeds: Arc<Feeds>) -> Answer {
+fn answer(request: Request<Incoming>, feeds: &Arc<Feeds>) -> Answer {
     let refusal = match (request.method(), request.uri().path()) {
-        (&Method::POST, FEED_PATH) => None,
-        (_, FEED_PATH) => Some(StatusCode::METHOD_NOT_ALLOWED),
-        _ => Some(StatusCode::NOT_FOUND),
+        (&Method::POST, FEED_PATH) => return Feeds::open(feeds, None, request),
+        (_, FEED_PATH) => StatusCode::METHOD_NOT_ALLOWED,
+        _ => StatusCode::NOT_FOUND,
     };
-    if let Some(status) = refusal {
-        let mut response = Response::new(Empty::new().boxed());
-        *response.status_mut() = status;
-        return response;
+    let mut response = Response::new(Empty::new().boxed());
+    *response.status_mut() = refusal;
+    response
+}
+
+impl Feeds {
+    /// Begins a feed. `edge`: which one it must be of; None: whichever it says.
+    pub fn open(feeds: &Arc<Self>, edge: Option<EdgeId>, request: Request<Incoming>) -> Answer {
+        let feeds = Arc::clone(feeds);
+        // One line waits here and up to a window in the connection: what an edge does not read holds its feed up.
+        let (out, lines) = mpsc::channel::<Bytes>(1);
+        tokio::spawn(async move { feeds.serve(edge, request.into_body(), out).await });
+        let frames = stream::unfold(lines, |mut lines| async {
+            let line = lines.recv().await?;
+            Some((Ok(Frame::data(line)), lines))
+        });
+        Response::new(BodyExt::boxed(StreamBody::new(frames)))
     }
-    // One line waits here and up to a window in the connection: what an edge does not read holds its feed up.
-    let (out, lines) = mpsc::channel::<Bytes>(1);
-    tokio::spawn(async move { feeds.serve(request.into_body(), out).await });
-    let frames = stream::unfold(lines, |mut lines| async {
-        let line = lines.recv().await?;
-        Some((Ok(Frame::data(line)), lines))
-    });
-    Response::new(BodyExt::boxed(StreamBody::new(frames)))
 }

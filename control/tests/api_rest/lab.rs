@@ -104,7 +104,8 @@ impl Lab {
         let clock = Arc::new(Ticking(EPOCH.into()));
         let store: Arc<dyn Store> =
             Arc::new(Recorded::new(store, clock.clone(), Arc::new(SystemEntropy), events.audit.clone()));
-        let settings = Settings { strict, api_base: "http://api.example".into(), api_base_given: false };
+        let settings =
+            Settings { strict, api_base: "http://api.example".into(), api_base_given: false, edges_at: None };
         let app = App {
             candidate: ebbgate_control::leader::Candidate::alone(Arc::clone(&store)),
             store,

@@ -5,7 +5,7 @@ mod deflate;
 mod gzip;
 mod zstd;
 
-use crate::limits::{DECODED_BYTES_MAX, DECODED_RATIO_MAX};
+use crate::limits::{DECODED_BYTES_MAX, DECODED_RATIO_MAX, DECODER_BYTES};
 use crate::stage::{Op, Stage, Stepped};
 use crate::{Coding, Defect};
 
@@ -52,6 +52,10 @@ impl<S: Stage> Stage for Bounded<S> {
             return Err(Defect::Ratio(self.coding));
         }
         Ok(stepped)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.decoder.memory_bytes().max(DECODER_BYTES)
     }
 }
 

@@ -1,10 +1,12 @@
 //! `Defect`: why a body cannot be changed as it was asked for.
 
+use std::sync::Arc;
+
 use crate::Coding;
 use crate::limits::{DECODED_BYTES_MAX, DECODED_RATIO_MAX, EVENT_BYTES_MAX, HELD_BYTES_MAX};
 
 /// See the module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Defect {
     /// The bytes are not what the head says.
     #[error("the body is not {0}, as its head says")]
@@ -27,7 +29,20 @@ pub enum Defect {
     /// An event of an event stream is too long.
     #[error("an event of the stream is longer than {bytes} bytes", bytes = EVENT_BYTES_MAX)]
     Event,
+    /// The rules for an event could not be judged.
+    #[error("the rules for an event: {0}")]
+    Rules(Arc<RulesFault>),
     /// An encoder failed.
     #[error("the body cannot be encoded as {0}")]
     Encoder(Coding),
+}
+
+/// Why the rules for an event could not be judged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RulesFault {
+    /// Published number.
+    pub code: u32,
+    /// One sentence.
+    pub message: String,
 }

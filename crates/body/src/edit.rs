@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{Coding, EventReplacement, Replacement};
+use crate::{Coding, EventReplacement, EventRules, Replacement};
 
 /// Most codings of one body that are taken off it.
 pub const CODINGS_MAX: usize = 4;
@@ -15,6 +15,8 @@ pub enum Edit {
     Replace(Arc<Replacement>),
     /// In each event of an event stream, every match in a field is replaced.
     ReplaceInEvents(Arc<[EventReplacement]>),
+    /// In each event of an event stream, what its rules say is replaced.
+    JudgeEvents(Arc<dyn EventRules>),
 }
 
 /// See the module.
@@ -68,12 +70,18 @@ impl Edits {
         self.changes.is_empty() && self.comes_in == self.leaves_in
     }
 
+    /// Whether it does no more than put codings on: the receiver can do without.
+    #[must_use]
+    pub fn only_encodes(&self) -> bool {
+        self.changes.is_empty() && self.leaves_in.starts_with(&self.comes_in)
+    }
+
     /// Whether no byte leaves before all have come: an edit looks at the whole body.
     #[must_use]
     pub fn holds_body(&self) -> bool {
         self.changes.iter().any(|edit| match edit {
             Edit::Replace(replacement) => replacement.pattern().longest_bytes().is_none(),
-            Edit::ReplaceInEvents(_) => false,
+            Edit::ReplaceInEvents(_) | Edit::JudgeEvents(_) => false,
         })
     }
 }

@@ -6,6 +6,7 @@
 
 mod accept;
 mod coding;
+mod counted;
 mod decode;
 mod defect;
 mod edit;
@@ -19,9 +20,9 @@ mod stage;
 pub use accept::negotiate;
 pub use coding::{Coding, UnknownCoding, codings_of};
 pub use decode::RATIO_FREE_BYTES;
-pub use defect::Defect;
+pub use defect::{Defect, RulesFault};
 pub use edit::{CODINGS_MAX, Edit, Edits};
-pub use events::{EventField, EventReplacement};
+pub use events::{Event, EventField, EventReplacement, EventRules, Judge, Judged};
 pub use limits::{DECODED_BYTES_MAX, DECODED_RATIO_MAX, EVENT_BYTES_MAX, HELD_BYTES_MAX, WORK_BYTES_MAX};
 pub use pipeline::{Pipeline, Pulled};
 pub use replace::{MATCH_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, Replacement};

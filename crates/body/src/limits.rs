@@ -1,5 +1,7 @@
 //! Bounds that several parts keep, or that a [`Defect`](crate::Defect) names.
 
+/// Memory of a decoder before it has seen a byte; one of gzip or deflate never has more.
+pub(crate) const DECODER_BYTES: usize = 64 * 1024;
 /// Most bytes of a decoded body.
 pub const DECODED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Most decoded bytes for each byte that came.

@@ -10,6 +10,9 @@ use crate::{Defect, decode, encode, events, replace};
 /// Bytes that the first stage is given at a time.
 const IN_BYTES: usize = 32 * 1024;
 
+/// Bytes that wait for a stage, as a rule.
+const SLOT_BYTES: usize = IN_BYTES + OUT_BYTES;
+
 /// What came of a pull.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pulled {
@@ -77,6 +80,7 @@ impl Pipeline {
             stages.push(match edit {
                 Edit::Replace(replacement) => replace::stage(replacement),
                 Edit::ReplaceInEvents(replacements) => events::stage(replacements),
+                Edit::JudgeEvents(rules) => events::judged_stage(rules.begin()),
             });
         }
         for coding in leaves_in.iter().skip(kept) {
@@ -98,6 +102,12 @@ impl Pipeline {
         self.source.ended = true;
     }
 
+    /// Bytes of memory that the stages use, or will use as soon as bytes come. It may grow with every pull.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.slots.iter().map(|slot| slot.stage.memory_bytes() + slot.input.capacity().max(SLOT_BYTES)).sum()
+    }
+
     /// No bytes come for now: what is held back for a better coding is to be given. Then pull.
     pub fn flush(&mut self) {
         self.source.flushing = true;
@@ -105,8 +115,8 @@ impl Pipeline {
 
     /// The next bytes for the receiver.
     pub fn pull(&mut self) -> Result<Pulled, Defect> {
-        if let Some(defect) = self.defect {
-            return Err(defect);
+        if let Some(defect) = &self.defect {
+            return Err(defect.clone());
         }
         self.source.work = 0;
         let mut out = Vec::with_capacity(OUT_BYTES);
@@ -116,7 +126,7 @@ impl Pipeline {
             Ok(Made::Tired) => Ok(Pulled::Tired),
             Ok(Made::Over) => Ok(Pulled::Over),
             Err(defect) => {
-                self.defect = Some(defect);
+                self.defect = Some(defect.clone());
                 Err(defect)
             }
         }

@@ -17,7 +17,7 @@ use search::{Found, LOOK_BYTES, Search};
 use template::Template;
 
 /// A pattern, and what takes the place of its matches.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Replacement {
     pattern: Arc<Pattern>,
     to: Template,
@@ -118,6 +118,10 @@ impl Stage for Replace {
             self.search.passed(passed);
         }
         Ok(stepped)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 }
 

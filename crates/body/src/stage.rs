@@ -40,4 +40,7 @@ pub(crate) trait Stage {
     /// the input and the same `op` as long as input is left or `more` is said. With `End` it gives everything before it says
     /// that there is no more.
     fn step(&mut self, input: &[u8], op: Op, out: &mut Vec<u8>) -> Result<Stepped, Defect>;
+
+    /// Bytes of memory that it uses, or will use as soon as bytes come.
+    fn memory_bytes(&self) -> usize;
 }

@@ -12,12 +12,14 @@
 //! version all the same: the digest is of what it was told. Nothing is assumed of an edge that connects again: its
 //! `Hello` says what it holds.
 
+mod fleet;
 mod lines;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use fleet::{Enrolled, FLEET_BYTES_MAX, FleetRefusal, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 pub use lines::{LINE_BYTES_MAX, LineError, Lines, Message, write_line};
 
 use crate::digest::ProgramDigest;
@@ -185,6 +187,12 @@ pub enum FromEdge {
         /// Digest of that Program; None when there is none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<ProgramDigest>,
+        /// The edge's clock, in seconds since 1970; 0: it does not say.
+        #[serde(default)]
+        unix_secs: i64,
+        /// Whether the edge runs an OWASP Core Rule Set.
+        #[serde(default)]
+        core_rule_set: bool,
     },
     /// The generation is in force, and kept for a restart.
     Applied {

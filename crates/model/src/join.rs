@@ -1,5 +1,5 @@
-//! `JoinString`: the one line that gives an agent its edge, its token and the authorities to trust. Control prints it, the
-//! agent reads it. Says nothing about where either keeps them.
+//! `JoinString`: the one line that gives an agent its edge, its token and the authorities to trust; `EdgeJoinString`: the
+//! same for an edge and its controls. Control prints them. Says nothing about where anybody keeps them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,6 +11,8 @@ use crate::token::Token;
 
 /// What every join string begins with: the format's version.
 const PREFIX: &str = "ebbgate1:";
+/// The same for an edge's.
+const EDGE_PREFIX: &str = "ebbgate-edge1:";
 /// Longest join string, in bytes.
 pub const JOIN_BYTES_MAX: usize = 16 * 1024;
 /// Most authorities in one; two overlap while one replaces the other.
@@ -33,6 +35,11 @@ pub enum JoinError {
     /// It begins with something else.
     #[error("this is not a join string; it begins with `ebbgate1:`, as `ebbgate-control join` prints it")]
     Form,
+    /// The same for an edge's.
+    #[error(
+        "this is not a join string for an edge; it begins with `ebbgate-edge1:`, as `ebbgate-control edge join` prints it"
+    )]
+    EdgeForm,
     /// A part is missing or damaged.
     #[error("the join string is damaged or incomplete ({0}); copy it again, whole and on one line")]
     Damaged(&'static str),
@@ -76,8 +83,12 @@ impl JoinString {
 
     /// The whole string. Show it once, log it never.
     pub fn expose(&self) -> String {
+        self.exposed(PREFIX)
+    }
+
+    fn exposed(&self, prefix: &str) -> String {
         let parts: Vec<_> = self.authorities.iter().map(|der| URL_SAFE_NO_PAD.encode(der)).collect();
-        format!("{PREFIX}{}:{}:{}", self.connect, self.token.expose(), parts.join("."))
+        format!("{prefix}{}:{}:{}", self.connect, self.token.expose(), parts.join("."))
     }
 }
 
@@ -85,7 +96,13 @@ impl FromStr for JoinString {
     type Err = JoinError;
 
     fn from_str(text: &str) -> Result<Self, JoinError> {
-        let rest = text.trim().strip_prefix(PREFIX).ok_or(JoinError::Form)?;
+        Self::read(text.trim().strip_prefix(PREFIX).ok_or(JoinError::Form)?)
+    }
+}
+
+impl JoinString {
+    /// Reads what follows the prefix.
+    fn read(rest: &str) -> Result<Self, JoinError> {
         if rest.len() > JOIN_BYTES_MAX {
             return Err(JoinError::Damaged("it is too long"));
         }
@@ -105,6 +122,47 @@ impl FromStr for JoinString {
             return Err(JoinError::Damaged("an authority"));
         }
         Ok(Self { connect: connect.to_owned(), token, authorities })
+    }
+}
+
+/// Controls, one-time token and authorities: `ebbgate-edge1:HOST:PORT[,HOST:PORT...]:TOKEN:CERTIFICATE[.CERTIFICATE]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgeJoinString(JoinString);
+
+impl EdgeJoinString {
+    /// Puts one together; `controls` are `host:port` each, at least one.
+    pub fn new(controls: &[String], token: Token, authorities_pem: &str) -> Result<Self, JoinError> {
+        Ok(Self(JoinString::new(&controls.join(","), token, authorities_pem)?))
+    }
+
+    /// `host:port` of the listeners for edges.
+    pub fn controls(&self) -> impl Iterator<Item = &str> {
+        self.0.connect.split(',')
+    }
+
+    /// The token, good for one edge.
+    pub fn token(&self) -> &Token {
+        &self.0.token
+    }
+
+    /// The authorities as PEM.
+    pub fn authorities_pem(&self) -> String {
+        self.0.authorities_pem()
+    }
+
+    /// The whole string. Show it once, log it never.
+    pub fn expose(&self) -> String {
+        self.0.exposed(EDGE_PREFIX)
+    }
+}
+
+impl FromStr for EdgeJoinString {
+    type Err = JoinError;
+
+    fn from_str(text: &str) -> Result<Self, JoinError> {
+        let read = JoinString::read(text.trim().strip_prefix(EDGE_PREFIX).ok_or(JoinError::EdgeForm)?)?;
+        let all = read.connect.split(',').all(|control| !control.is_empty());
+        if all { Ok(Self(read)) } else { Err(JoinError::Damaged("the controls")) }
     }
 }
 
@@ -162,6 +220,23 @@ mod tests {
             assert_eq!(made(connect, &read.authorities_pem()), join, "its PEM is PEM");
             assert!(!format!("{join:?}").contains("abcdefghij"), "the secret shows in Debug");
         }
+    }
+
+    #[test]
+    fn an_edge_has_a_string_of_its_own() {
+        let controls = ["one.example:4484".to_owned(), "[2001:db8::1]:4484".to_owned()];
+        let join = EdgeJoinString::new(&controls, TOKEN.parse().unwrap(), &pem(20)).unwrap();
+        let text = join.expose();
+        let read: EdgeJoinString = text.parse().unwrap();
+        assert_eq!(read, join);
+        assert_eq!(read.controls().collect::<Vec<_>>(), controls);
+        assert_eq!(read.token().expose(), TOKEN);
+        assert_eq!(text.parse::<JoinString>(), Err(JoinError::Form), "it is no agent's");
+        assert_eq!(made("e:1", &pem(20)).expose().parse::<EdgeJoinString>(), Err(JoinError::EdgeForm));
+        for cut in 0..text.len() {
+            assert!(text[..cut].parse::<EdgeJoinString>().is_err(), "{cut}");
+        }
+        assert!(!format!("{join:?}").contains("abcdefghij"), "the secret shows in Debug");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use id::{
     InvitationId, IpPolicyId, IpPolicyRuleId, IpRestrictionId, Ksuid, KubernetesOperatorId, OperationId,
     OwnerId, SecretId, ServiceUserId, TunnelSessionId, UserId, UserSessionId, VaultId,
 };
-pub use join::{JOIN_AUTHORITIES_MAX, JOIN_BYTES_MAX, JoinError, JoinString};
+pub use join::{EdgeJoinString, JOIN_AUTHORITIES_MAX, JOIN_BYTES_MAX, JoinError, JoinString};
 pub use policy::{Action, PolicyHash, PolicyHashError, Rule, TrafficPolicy};
 pub use prefix::{Prefix, PrefixError, canonical_ip};
 pub use program::{Changes, Object, ObjectKey, ObjectKeyError, Program, Shared, TableChanges};

@@ -38,9 +38,11 @@ mod urls;
 mod verify_webhook;
 
 pub(crate) use about::{About, Field, Kind};
+pub(crate) use body::judge_events;
 pub(crate) use config::Config;
 pub(crate) use notes::{Notes, Refs, unknown_secret};
 pub(crate) use run::{Action, Compiled, Ending, Flow, Gathered};
+pub(crate) use verify_webhook::providers as webhook_providers;
 
 /// One line of the table.
 pub(crate) struct Spec {

@@ -50,6 +50,7 @@ pub struct Checked {
     ip_policies: Vec<IpPolicyId>,
     secrets: Vec<(SecretName, Diagnostic)>,
     addresses: Vec<(Vec<&'static str>, Diagnostic)>,
+    core_rule_sets: Vec<Diagnostic>,
 }
 
 impl Checked {
@@ -86,6 +87,12 @@ impl Checked {
         missing.map(|(_, problem)| problem.clone()).collect()
     }
 
+    /// What to say of actions that ask for the Core Rule Set, each with its place, where no edge has one.
+    #[must_use]
+    pub fn core_rule_set_missing(&self, is_there: bool) -> Vec<Diagnostic> {
+        if is_there { Vec::new() } else { self.core_rule_sets.clone() }
+    }
+
     /// What to say of named secrets that the account does not have, each with its place.
     #[must_use]
     pub fn secrets_missing(&self, is_there: impl Fn(&SecretName) -> bool) -> Vec<Diagnostic> {
@@ -118,6 +125,7 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
         (notes.targets, notes.authorities, notes.ip_policies) = Default::default();
         notes.secrets.clear();
         notes.addresses.clear();
+        notes.core_rule_sets.clear();
     }
     let running = if document.disabled { &[][..] } else { &document.rules };
     if document.is_trial && !document.disabled {
@@ -161,6 +169,12 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
         (names.clone(), problem.at(document.place_of(path)))
     };
     let addresses = notes.addresses.iter().map(unfilled).collect();
+    let without_rules = |path: &String| {
+        let message = "this action needs an OWASP Core Rule Set, and no edge has one";
+        let problem = Diagnostic::new(code::VALUE_BAD, path.clone(), message);
+        problem.hint("start an edge with --waf-rules PATH").at(document.place_of(path))
+    };
+    let core_rule_sets = notes.core_rule_sets.iter().map(without_rules).collect();
     Ok(Checked {
         policy: document.into_policy(),
         warnings,
@@ -169,6 +183,7 @@ pub fn check(text: &str, cx: &CheckContext) -> Result<Checked, Vec<Diagnostic>> 
         ip_policies: notes.ip_policies,
         secrets,
         addresses,
+        core_rule_sets,
     })
 }
 

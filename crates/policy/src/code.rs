@@ -62,6 +62,10 @@ codes! {
     VARS_SELF = 2251;
     /// A variable entry that is not a one-key map.
     VARS_SHAPE = 2252;
+    /// More variables in one phase than there may be.
+    VARS_FULL = 2253;
+    /// Too many variables in one action.
+    VARS_TOO_MANY = 2255;
     /// `on_tcp_connect` on an internal http(s) endpoint.
     INTERNAL_TCP_PHASE = 2262;
     /// Too many rules.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ebbgate_body::{Event, EventReplacement, EventRules, Judge, Judged, RulesFault};
 use ebbgate_model::TrafficPolicy;
 use http::StatusCode;
 
@@ -19,6 +20,7 @@ use crate::secret::Redaction;
 use crate::trace::Trace;
 use crate::trial;
 use crate::verdict::{Effect, Outcome, Reply, Step, Verdict};
+use crate::work::{BYTES_PER_UNIT, Work};
 
 /// Most effects one run may ask for; a run that asks for more fails.
 pub const EFFECTS_PER_RUN_MAX: usize = 64;
@@ -51,6 +53,12 @@ impl Rule {
     /// In the order of the document.
     pub(crate) fn actions(&self) -> &[Arc<dyn Action>] {
         &self.actions
+    }
+
+    /// Whether it is another one for each event of an event stream.
+    fn reads_event(&self) -> bool {
+        self.expressions.iter().any(Expression::reads_event)
+            || self.actions.iter().any(|action| action.reads_event())
     }
 
     /// Whether it has the action that this request's path is for: such a request comes in whatever the rule's expressions say,
@@ -301,10 +309,25 @@ impl Run {
             cx.work.begin_evaluation();
             let Some(at) = self.action else {
                 let expression = rule.expressions.get(self.expression).filter(|_| !rule.is_addressed(cx));
+                // Of an event stream the head alone is there: what names the event is left for each event.
+                let head_alone = self.phase == Phase::EventStream && cx.event.is_none();
                 let Some(expression) = expression else {
-                    self.action = Some(0);
+                    if head_alone && rule.reads_event() {
+                        let rules = EventRule::new(&engine, self.rule, cx);
+                        if let Err((code, message)) = action::judge_events(cx, Arc::new(rules)) {
+                            let message = format!("{}: {message}", rule.path);
+                            return self.fail(cx, Verdict::Failed { code, message });
+                        }
+                        self.next_rule();
+                    } else {
+                        self.action = Some(0);
+                    }
                     continue;
                 };
+                if head_alone && expression.reads_event() {
+                    self.expression += 1;
+                    continue;
+                }
                 let result = expression.test(cx);
                 if let Some(trace) = &mut self.trace {
                     trace.condition(
@@ -445,6 +468,69 @@ impl Run {
             }
         }
     }
+}
+
+/// A rule of `on_event_stream_message` that names the event, judged for each event of a stream. What it says of the response
+/// alone was judged before, when the head was there.
+#[derive(Debug)]
+struct EventRule {
+    engine: Arc<Engine>,
+    /// Its place in the phase.
+    rule: usize,
+    /// As it was when the head was there.
+    cx: Context,
+}
+
+impl EventRule {
+    /// A rule of the engine for the stream of this context.
+    fn new(engine: &Arc<Engine>, rule: usize, cx: &Context) -> Self {
+        let mut cx = cx.clone();
+        // What earlier rules do to the body is not this rule's.
+        if let Some(response) = &mut cx.response {
+            response.extensions.clear();
+        }
+        Self { engine: Arc::clone(engine), rule, cx }
+    }
+}
+
+impl EventRules for EventRule {
+    fn begin(&self) -> Judge {
+        let (engine, rule, mut cx) = (Arc::clone(&self.engine), self.rule, self.cx.clone());
+        Box::new(move |event| match engine.rules(Phase::EventStream).get(rule) {
+            Some(rule) => judge(rule, event, &mut cx)
+                .map_err(|(code, message)| RulesFault { code, message: engine.redaction.text(message) }),
+            None => Ok(Judged::default()),
+        })
+    }
+}
+
+/// All that is judged of one event counts as one evaluation.
+fn judge(rule: &Rule, event: Event, cx: &mut Context) -> Result<Judged, (u32, String)> {
+    cx.event = Some(event);
+    cx.work = Work::default();
+    let replacements = replaced(rule, cx)?;
+    let work = cx.work.spent().saturating_mul(BYTES_PER_UNIT);
+    Ok(Judged { replacements, work: usize::try_from(work).unwrap_or(usize::MAX) })
+}
+
+fn replaced(rule: &Rule, cx: &mut Context) -> Result<Vec<EventReplacement>, (u32, String)> {
+    for (at, expression) in rule.expressions.iter().enumerate().filter(|(_, one)| one.reads_event()) {
+        let holds = expression.test(cx).map_err(|error| {
+            (code::EXPRESSION_FAILED.number(), format!("{}.expressions[{at}]: {error}", rule.path))
+        })?;
+        if !holds {
+            return Ok(Vec::new());
+        }
+    }
+    for action in &rule.actions {
+        match action.run(cx, &mut Gathered::default()) {
+            Flow::Next => {}
+            Flow::End(Verdict::Failed { code, message }) => return Err((code.number(), message)),
+            // The phase has no action that ends it or needs anything.
+            Flow::End(_) | Flow::Need(_) => break,
+        }
+    }
+    Ok(std::mem::take(&mut cx.replaced_in_event))
 }
 
 #[cfg(test)]

@@ -120,6 +120,10 @@ pub fn explain(engine: &Arc<Engine>, case: &Case) -> Explanation {
         Some(response) if responds => walk.back(&mut cx, decision, response),
         other => (decision, other),
     };
+    let ends = (Some(&case.request_end), response.as_ref().map(|_| &case.response_end));
+    for late in std::mem::take(&mut cx.late_logs) {
+        cx.push_log(late.entry(ends.0.cloned(), ends.1.cloned()));
+    }
     Explanation {
         is_enforced: engine.is_enforced(),
         phases: walk.phases,
@@ -147,7 +151,13 @@ impl Walk<'_> {
         let mut run = self.engine.start(phase).enforced().traced();
         let verdict = loop {
             match run.step(cx) {
-                Step::Need(effect) => run.resume(cx, self.case.perform(&effect)),
+                Step::Need(effect) => {
+                    let outcome = self.case.perform(&effect);
+                    if matches!(outcome, Outcome::Body(Ok(_))) {
+                        cx.request_end = Some(Arc::clone(&self.case.request_end));
+                    }
+                    run.resume(cx, outcome);
+                }
                 Step::Pause => {}
                 Step::Done(Verdict::Forward { on_error: OnError::Continue, .. })
                     if self.case.forward_fails.is_some() =>
@@ -182,6 +192,7 @@ impl Walk<'_> {
         let mut verdict = self.phase(Phase::HttpResponse, cx);
         let is_event_stream = cx.response.as_ref().is_some_and(|response| is_event_stream(&response.headers));
         if is_event_stream && matches!(verdict, Verdict::Continue) {
+            cx.event = Some(self.case.event.clone());
             verdict = self.phase(Phase::EventStream, cx);
         }
         match verdict {

@@ -16,6 +16,7 @@ mod cost;
 mod datum;
 mod error;
 mod expression;
+mod groups;
 mod kind;
 mod library;
 mod macros;

@@ -6,16 +6,32 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ebbgate_body::EventReplacement;
 use ebbgate_model::EndpointUrl;
 use ebbgate_model::event::NotEnforced;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::identity::{Addressed, is_same_cookie};
 use crate::work::Work;
 
 /// Log entries one context keeps; further ones are dropped.
 pub const LOG_ENTRIES_MAX: usize = 64;
+
+/// Log entries of one context that wait for the end of a body; further ones are dropped, and say so.
+pub const LATE_LOGS_MAX: usize = 8;
+
+/// The end of a message's body: nothing of the message follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Received {
+    /// When it came, milliseconds since the Unix epoch.
+    pub at_unix_ms: i64,
+    /// The trailer section (RFC 9110 section 6.5).
+    pub trailers: HeaderMap,
+}
+
+/// An event of an event stream (WHATWG HTML section 9.2), as `on_event_stream_message` sees it.
+pub use ebbgate_body::Event;
 
 /// Which rules run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +42,8 @@ pub enum Phase {
     HttpRequest,
     /// `on_http_response`.
     HttpResponse,
-    /// `on_event_stream_message`: once for each response that is an event stream, when its head is there.
+    /// `on_event_stream_message`: once for each response that is an event stream, when its head is there. Rules that name the
+    /// event are left for each event then.
     EventStream,
 }
 
@@ -52,6 +69,30 @@ impl Phase {
     }
 }
 
+/// A log entry that names what only the end of a body tells: it is made when the exchange is over.
+#[derive(Debug, Clone)]
+pub struct LateLog {
+    entry: Arc<dyn LateEntry>,
+    /// As it was when the action ran.
+    cx: Box<Context>,
+}
+
+/// Makes a log entry of a context.
+pub(crate) trait LateEntry: fmt::Debug + Send + Sync {
+    /// The entry; or what it says instead.
+    fn entry(&self, cx: &Context) -> Value;
+}
+
+impl LateLog {
+    /// The entry, now that this is known of both bodies. None: all of a body never came.
+    #[must_use]
+    pub fn entry(mut self, request: Option<Arc<Received>>, response: Option<Arc<Received>>) -> Value {
+        (self.cx.request_end, self.cx.response_end) = (request, response);
+        self.cx.work.begin_evaluation();
+        self.entry.entry(&self.cx)
+    }
+}
+
 /// Everything one run of a phase may read or change. One per connection (tcp phase) or request (http phases).
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -70,10 +111,18 @@ pub struct Context {
     pub request: Option<http::request::Parts>,
     /// The response, in the phases of responses.
     pub response: Option<http::response::Parts>,
+    /// The event, in `on_event_stream_message`. None: the response's head alone is there.
+    pub event: Option<Event>,
+    /// The end of the request's body. None: all of it has not come yet.
+    pub request_end: Option<Arc<Received>>,
+    /// The end of the response's body. None: all of it has not come yet.
+    pub response_end: Option<Arc<Received>>,
     /// Databases of addresses. None: there are none.
     pub addresses: Option<Arc<dyn AddressSource>>,
     /// What `log` actions recorded, oldest first, at most [`LOG_ENTRIES_MAX`].
     pub logs: Vec<Value>,
+    /// What `log` actions recorded that name what only the end of a body tells, at most [`LATE_LOGS_MAX`].
+    pub late_logs: Vec<LateLog>,
     /// `Set-Cookie` headers for whatever answers the request, at most one of each cookie.
     pub cookies: Vec<HeaderValue>,
     /// What phases came to of a policy that is not enforced, oldest first. The caller takes them.
@@ -82,6 +131,8 @@ pub struct Context {
     pub(crate) trial: Option<Box<Trial>>,
     /// What the request asks of an action that signs visitors in.
     pub(crate) addressed: Option<Addressed>,
+    /// What actions replace in the event.
+    pub(crate) replaced_in_event: Vec<EventReplacement>,
     pub(crate) vars: Map<String, Value>,
     pub(crate) results: Map<String, Value>,
 }
@@ -98,8 +149,13 @@ impl Context {
             work: Work::default(),
             request: None,
             response: None,
+            event: None,
+            request_end: None,
+            response_end: None,
             addresses: None,
             logs: Vec::new(),
+            late_logs: Vec::new(),
+            replaced_in_event: Vec::new(),
             cookies: Vec::new(),
             not_enforced: Vec::new(),
             trial: None,
@@ -127,6 +183,18 @@ impl Context {
         if self.logs.len() < LOG_ENTRIES_MAX {
             self.logs.push(entry);
         }
+    }
+
+    /// Records an entry that is made at the end of the exchange.
+    pub(crate) fn push_late_log(&mut self, entry: Arc<dyn LateEntry>) {
+        if self.late_logs.len() >= LATE_LOGS_MAX {
+            return self.push_log(
+                json!({ "dropped": format!("more than {LATE_LOGS_MAX} entries wait for the end") }),
+            );
+        }
+        let mut cx = self.clone();
+        (cx.logs, cx.late_logs) = (Vec::new(), Vec::new());
+        self.late_logs.push(LateLog { entry, cx: Box::new(cx) });
     }
 }
 

@@ -13,7 +13,7 @@ mod session;
 
 use serde_json::Value;
 
-use crate::jwks::{Algorithm, KeySet};
+use crate::jwks::{Algorithm, Identifier, KeySet};
 use crate::token::{Token, TokenError, TokenType, Verification};
 
 pub use cookie::is_same_cookie;
@@ -65,8 +65,8 @@ impl From<TokenError> for IdTokenError {
 /// The claims of an ID token whose signature, issuer, audience, times and nonce are right.
 pub fn verify_id_token(text: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Value, IdTokenError> {
     let allowed = Algorithm::ALL.map(|(_, algorithm)| algorithm);
-    let token = Token::parse(text, &allowed, TokenType::Identity)?;
-    match token.verify(keys) {
+    let token = Token::parse(text, &allowed, TokenType::Identity, [Identifier::Kid])?;
+    match token.verify(keys, &[Identifier::Kid]) {
         Verification::Good => {}
         Verification::NoKey => return Err(IdTokenError::UnknownKey),
         Verification::Bad => return Err(TokenError::Signature.into()),

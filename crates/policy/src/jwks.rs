@@ -110,10 +110,37 @@ enum Material {
     Elliptic(Algorithm, ParsedPublicKey),
 }
 
+/// What tells a token's key: a header member of the token (RFC 7515 section 4.1) that the key has too (RFC 7517 section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identifier {
+    /// The key's id.
+    Kid,
+    /// SHA-1 of the key's certificate.
+    X5t,
+    /// SHA-256 of it.
+    X5tS256,
+}
+
+impl Identifier {
+    pub(crate) const ALL: [Self; 3] = [Self::Kid, Self::X5t, Self::X5tS256];
+
+    /// The member's name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kid => "kid",
+            Self::X5t => "x5t",
+            Self::X5tS256 => "x5t#S256",
+        }
+    }
+}
+
 /// One usable key.
 #[derive(Clone)]
 pub(crate) struct Key {
     kid: Option<String>,
+    /// Thumbprints of its certificate, as written.
+    x5t: Option<String>,
+    x5t_s256: Option<String>,
     /// The only algorithm its publisher allows, if it names one.
     only: Option<Algorithm>,
     material: Material,
@@ -126,8 +153,12 @@ impl std::fmt::Debug for Key {
 }
 
 impl Key {
-    pub(crate) fn kid(&self) -> Option<&str> {
-        self.kid.as_deref()
+    fn id(&self, by: Identifier) -> Option<&str> {
+        match by {
+            Identifier::Kid => self.kid.as_deref(),
+            Identifier::X5t => self.x5t.as_deref(),
+            Identifier::X5tS256 => self.x5t_s256.as_deref(),
+        }
     }
 
     /// Whether the key's type and its publisher allow this algorithm.
@@ -238,10 +269,15 @@ impl KeySet {
         &self.refused
     }
 
-    /// The keys that may have signed: of the token's key id if it has one, and of a type its algorithm goes with.
+    /// The keys that may have signed: of the token's identifier if it has one, and of a type its algorithm goes with.
     /// Several keys may share an id (RFC 7517 section 4.5); each is tried.
-    pub(crate) fn candidates(&self, kid: Option<&str>, algorithm: Algorithm) -> impl Iterator<Item = &Key> {
-        self.keys.iter().filter(move |key| (kid.is_none() || key.kid() == kid) && key.suits(algorithm))
+    pub(crate) fn candidates(
+        &self,
+        id: Option<(Identifier, &str)>,
+        algorithm: Algorithm,
+    ) -> impl Iterator<Item = &Key> {
+        let is_meant = move |key: &Key| id.is_none_or(|(by, id)| key.id(by) == Some(id));
+        self.keys.iter().filter(move |key| is_meant(key) && key.suits(algorithm))
     }
 }
 
@@ -291,7 +327,10 @@ fn parse_key(node: &Node) -> Result<Key, KeyDefect> {
         None => None,
         Some(name) => Some(Algorithm::named(name).ok_or(KeyDefect::Algorithm)?),
     };
-    let key = Key { kid: id, only, material };
+    // A thumbprint of another type tells no key apart, and harms none.
+    let thumbprint = |by: Identifier| text(node, by.name()).ok().flatten().map(str::to_owned);
+    let (x5t, x5t_s256) = (thumbprint(Identifier::X5t), thumbprint(Identifier::X5tS256));
+    let key = Key { kid: id, x5t, x5t_s256, only, material };
     match only {
         Some(algorithm) if !key.suits(algorithm) => Err(KeyDefect::Algorithm),
         _ => Ok(key),

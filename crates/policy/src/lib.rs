@@ -55,8 +55,8 @@ pub use document::DOCUMENT_BYTES_MAX;
 pub use engine::{Engine, Run};
 pub use expr::ADDRESS_NAMES;
 pub use facts::{
-    AddressSource, AgentFacts, ConnFacts, Context, EndpointFacts, MemberFacts, Phase, TlsFacts, Traffic,
-    is_event_stream,
+    AddressSource, AgentFacts, ConnFacts, Context, EndpointFacts, LateLog, MemberFacts, Phase, Received,
+    TlsFacts, Traffic, is_event_stream,
 };
 pub use jwks::{JWKS_BYTES_MAX, KeySet, KeySetError};
 pub use references::References;

@@ -162,6 +162,10 @@ fn section(spec: &Spec, about: &About) -> String {
         }
         out.push('\n');
     }
+    if spec.kind == "verify-webhook" {
+        out.push_str(&action::webhook_providers());
+        out.push('\n');
+    }
     let _ = writeln!(out, "```yaml\n{}```\n", about.example);
     let _ = writeln!(out, "Given `{}`:\n\n```text\n{}```", about.given, outcome(about));
     out

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use crate::json;
-use crate::jwks::{Algorithm, KID_BYTES_MAX, KeySet, decode, member};
+use crate::jwks::{Algorithm, Identifier, KID_BYTES_MAX, KeySet, decode, member};
 use crate::node::{Kind, Node};
 
 /// Longest token.
@@ -56,7 +56,6 @@ impl TokenType {
 #[derive(Debug)]
 pub(crate) struct Token<'t> {
     algorithm: Algorithm,
-    kid: Option<String>,
     header: Node,
     claims: Node,
     /// What is signed.
@@ -100,11 +99,12 @@ pub(crate) enum TokenError {
 }
 
 impl<'t> Token<'t> {
-    /// Takes a token apart and refuses what no key could make good.
+    /// Takes a token apart and refuses what no key could make good. `ids`: what its key may be told by.
     pub(crate) fn parse(
         text: &'t str,
         allowed: &[Algorithm],
         expected: TokenType,
+        ids: impl IntoIterator<Item = Identifier>,
     ) -> Result<Self, TokenError> {
         if text.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong);
@@ -117,12 +117,13 @@ impl<'t> Token<'t> {
         let payload = part(payload)?;
         let signature = part(signature_text)?;
         let algorithm = check_header(&header, allowed, expected)?;
-        let kid = header_text(&header, "kid")?.map(str::to_owned);
-        if kid.as_ref().is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
-            return Err(TokenError::HeaderMember("kid"));
+        for id in ids {
+            if header_text(&header, id.name())?.is_some_and(|text| text.len() > KID_BYTES_MAX) {
+                return Err(TokenError::HeaderMember(id.name()));
+            }
         }
         let claims = object(&payload, "payload")?;
-        Ok(Self { algorithm, kid, header, claims, message, signature_text, signature })
+        Ok(Self { algorithm, header, claims, message, signature_text, signature })
     }
 
     /// Judges the claims: time, issuer, audience.
@@ -190,21 +191,27 @@ impl<'t> Token<'t> {
         }
     }
 
-    /// Whether a key set may lack the token's key: without a key id, every key was tried.
-    pub(crate) fn names_key(&self) -> bool {
-        self.kid.is_some()
+    /// What tells the token's key: the first of these that its header has.
+    fn id(&self, ids: &[Identifier]) -> Option<(Identifier, &str)> {
+        ids.iter().find_map(|id| Some((*id, header_text(&self.header, id.name()).ok().flatten()?)))
+    }
+
+    /// Whether a key set may lack the token's key: without an identifier every key was tried.
+    pub(crate) fn names_key(&self, ids: &[Identifier]) -> bool {
+        self.id(ids).is_some()
     }
 
     /// What a key set says about the signature.
-    pub(crate) fn verify(&self, keys: &KeySet) -> Verification {
+    pub(crate) fn verify(&self, keys: &KeySet, ids: &[Identifier]) -> Verification {
+        let id = self.id(ids);
         let mut tried = 0;
-        for key in keys.candidates(self.kid.as_deref(), self.algorithm).take(CANDIDATES_MAX) {
+        for key in keys.candidates(id, self.algorithm).take(CANDIDATES_MAX) {
             tried += 1;
             if key.verifies(self.algorithm, self.message.as_bytes(), &self.signature) {
                 return Verification::Good;
             }
         }
-        if tried > 0 && self.kid.is_some() { Verification::Bad } else { Verification::NoKey }
+        if tried > 0 && id.is_some() { Verification::Bad } else { Verification::NoKey }
     }
 
     /// The header, as JSON.

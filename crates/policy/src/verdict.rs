@@ -3,6 +3,7 @@
 //! Plain data. The engine performs none of it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,10 +70,10 @@ pub enum Effect {
     Inspect(Inspection),
 }
 
-/// A request to an internal endpoint of the policy's account.
+/// A request to an internal endpoint of the policy's account, or to a host of the internet.
 #[derive(Clone)]
 pub struct Call {
-    /// The endpoint.
+    /// The endpoint, or the host with scheme and port; see [`Call::is_external`].
     pub url: EndpointUrl,
     /// Path and query.
     pub path: PathAndQuery,
@@ -91,6 +92,12 @@ pub struct Call {
 }
 
 impl Call {
+    /// Whether a host of the internet is meant, and no endpoint.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        !self.url.host().is_internal()
+    }
+
     /// The endpoint's name as a Host header says it: with its port, where it is not the scheme's own.
     #[must_use]
     pub fn host(&self) -> String {
@@ -130,6 +137,8 @@ pub struct CallAnswer {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
+    /// Address of the host that answered. None: it is an internal endpoint.
+    pub resolved_ip: Option<IpAddr>,
 }
 
 /// Why there is no answer.

@@ -1,17 +1,13 @@
 //! `Engine`: the compiled rules, and what they say of one message.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use zentinel_modsec::engine::phase::Phase;
-use zentinel_modsec::parser::{Action, MetadataAction, OperatorName};
-use zentinel_modsec::variables::{Collection as _, MutableCollection as _};
-use zentinel_modsec::{CompiledRuleset, ModSecurity, Transaction};
-
 use crate::error::EngineError;
-use crate::protocol::{Judgement, Loaded, MATCHED_RULES_MAX, MatchedRule, Question, ResponseHead};
-use crate::rules::{self, EXCLUDED, EXCLUDES, MATCHED};
-use crate::text::{Found, cut, filled, severity};
+use crate::message::Message;
+use crate::program::Program;
+use crate::protocol::{Judgement, Loaded, MATCHED_RULES_MAX, MatchedRule, Question};
+use crate::rules;
+use crate::run::Run;
 
 /// Variables with the score of a request, newest rule set first.
 const SCORES_IN: [&str; 2] = ["blocking_inbound_anomaly_score", "anomaly_score"];
@@ -19,52 +15,31 @@ const SCORES_IN: [&str; 2] = ["blocking_inbound_anomaly_score", "anomaly_score"]
 const SCORES_OUT: [&str; 2] = ["blocking_outbound_anomaly_score", "outbound_anomaly_score"];
 const THRESHOLD_IN: &str = "inbound_anomaly_score_threshold";
 const THRESHOLD_OUT: &str = "outbound_anomaly_score_threshold";
+/// The phases, counted from 0.
+const REQUEST_HEAD: usize = 0;
+const REQUEST_BODY: usize = 1;
+const RESPONSE_HEAD: usize = 2;
+const RESPONSE_BODY: usize = 3;
 
 /// See the module.
 pub struct Engine {
-    compiled: ModSecurity,
-    texts: BTreeMap<u32, Texts>,
+    program: Program,
     loaded: Loaded,
-}
-
-/// What a rule says of itself.
-#[derive(Default)]
-struct Texts {
-    message: String,
-    severity: &'static str,
-    data: String,
 }
 
 impl Engine {
     /// Reads and compiles the rules of a directory with `crs-setup.conf` and `rules/*.conf`, or of a file that includes them.
     pub fn load(path: &Path) -> Result<Self, EngineError> {
-        let directives = rules::read(path)?;
-        let compiled =
-            CompiledRuleset::compile(directives).map_err(|error| EngineError(error.to_string()))?;
-        let mut texts = BTreeMap::new();
-        let mut loaded = Loaded::default();
-        for rule in Phase::ALL.iter().flat_map(|phase| compiled.rules_for_phase(*phase)) {
-            // A pattern is compiled when it is first used; that is now.
-            rule.operator.execute("");
-            let Some(id) = rule.id.as_deref().and_then(|id| id.parse().ok()) else { continue };
-            if !rules::EXCLUDABLE.contains(&u64::from(id)) {
-                continue;
-            }
-            loaded.rules += 1;
-            if rule.operator_spec.name == OperatorName::Rx && rule.operator.name() != "rx" {
-                loaded.dead.push(id);
-            }
-            let (text, version) = texts_of(&rule.actions);
-            if loaded.version.is_empty() {
-                loaded.version = version;
-            }
-            texts.insert(id, text);
-        }
-        if texts.is_empty() {
+        let program = Program::compile(&rules::read(path)?)?;
+        let loaded = Loaded {
+            rules: program.numbered().count(),
+            version: program.version().to_owned(),
+            dead: program.dead().into_iter().collect(),
+        };
+        if loaded.rules == 0 {
             return Err(EngineError(format!("{}: no rule of the Core Rule Set is in it", path.display())));
         }
-        loaded.dead.sort_unstable();
-        let engine = Self { compiled: ModSecurity::new(compiled), texts, loaded };
+        let engine = Self { program, loaded };
         engine.check(path)?;
         Ok(engine)
     }
@@ -74,7 +49,7 @@ impl Engine {
         &self.loaded
     }
 
-    /// A rule set without its setup has no threshold, and would refuse nothing or everything.
+    /// Whether a request can be judged.
     fn check(&self, path: &Path) -> Result<(), EngineError> {
         let address = std::net::SocketAddr::from(([192, 0, 2, 1], 80));
         let question = Question {
@@ -87,152 +62,122 @@ impl Engine {
             exclude: Vec::new(),
             response: None,
         };
-        let judged = self.judge(&question, b"")?;
-        if judged.threshold <= 0 {
-            let why = "the rules set no inbound_anomaly_score_threshold; is crs-setup.conf among them?";
-            return Err(EngineError(format!("{}: {why}", path.display())));
-        }
-        Ok(())
+        let judged = self.judge(&question, b"");
+        judged.map(drop).map_err(|error| EngineError(format!("{}: {error}", path.display())))
     }
 
     /// Runs the rules over a request, or over a response if there is one; `body` is the start of what is judged.
     pub fn judge(&self, question: &Question, body: &[u8]) -> Result<Judgement, EngineError> {
-        let mut run = self.compiled.new_transaction();
-        exclude(&mut run, &question.exclude);
-        let judged = match &question.response {
-            None => self.judge_request(&mut run, question, body),
-            Some(response) => self.judge_response(&mut run, question, response, body),
+        let mut run = Run::new(&self.program, Message::new(question), &question.exclude);
+        run.phase(REQUEST_HEAD)?;
+        if question.response.is_none() {
+            run.message.read_body(body);
+            run.phase(REQUEST_BODY)?;
+            return judgement(run, SCORES_IN, THRESHOLD_IN);
+        }
+        run.matched.clear();
+        if let Some(response) = &mut run.message.response {
+            response.body = body.to_vec();
+        }
+        run.phase(RESPONSE_HEAD)?;
+        run.phase(RESPONSE_BODY)?;
+        judgement(run, SCORES_OUT, THRESHOLD_OUT)
+    }
+}
+
+/// A rule set without its setup has no threshold, and would refuse everything.
+fn judgement(run: Run, scores: [&str; 2], name: &str) -> Result<Judgement, EngineError> {
+    let threshold = run.tx.number(name).filter(|threshold| *threshold > 0);
+    let no_threshold = || format!("the rules set no {name}; is crs-setup.conf among them?");
+    let threshold = threshold.ok_or_else(|| EngineError(no_threshold()))?;
+    let matched_rules: Vec<MatchedRule> = run.matched.into_values().take(MATCHED_RULES_MAX).collect();
+    let score = scores.iter().find_map(|name| run.tx.number(name)).unwrap_or_default();
+    Ok(Judgement { score, threshold, matched_rules })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::ResponseHead;
+
+    const RULES: &str = r#"
+SecAction "id:900110,phase:1,pass,nolog,setvar:tx.inbound_anomaly_score_threshold=5,\
+    setvar:tx.outbound_anomaly_score_threshold=4,setvar:tx.critical=5"
+SecRule ARGS "@rx ^a(.)c" "id:942001,phase:2,block,capture,t:lowercase,msg:'m %{TX.1}',\
+    logdata:'%{MATCHED_VAR_NAME}',severity:'CRITICAL',tag:'one',chain"
+    SecRule MATCHED_VARS "@contains c" "setvar:'tx.anomaly_score=+%{tx.critical}'"
+SecRule REQUEST_BODY "@contains tide" "id:942002,phase:2,block,severity:'ERROR',tag:'two',setvar:'tx.anomaly_score=+4'"
+SecRule REQUEST_HEADERS:X-Off "@streq 1" "id:942003,phase:1,pass,nolog,ctl:ruleRemoveTargetById=942001;ARGS:q"
+SecRule &ARGS "@gt 2" "id:942004,phase:2,pass,nolog,skipAfter:END"
+SecRule ARGS|!ARGS:free "@contains late" "id:942005,phase:2,block,severity:'ERROR',setvar:'tx.anomaly_score=+4'"
+SecMarker END
+SecRule ARGS "@rx ^\xff\x00$" "id:942006,phase:2,block,severity:'ERROR',setvar:'tx.anomaly_score=+3'"
+SecRule RESPONSE_BODY "@contains leak" "id:951001,phase:4,block,severity:'ERROR',setvar:'tx.outbound_anomaly_score=+4'"
+SecRuleRemoveByTag two
+"#;
+
+    fn question(target: &str) -> Question {
+        let address = std::net::SocketAddr::from(([192, 0, 2, 1], 80));
+        Question {
+            method: "POST".into(),
+            target: target.into(),
+            version: "HTTP/1.1".into(),
+            headers: vec![("host".into(), "a.example".into())],
+            client: address,
+            server: address,
+            exclude: Vec::new(),
+            response: None,
+        }
+    }
+
+    fn engine(rules: &str) -> Result<Engine, EngineError> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rules.conf");
+        std::fs::write(&file, rules).unwrap();
+        Engine::load(&file)
+    }
+
+    #[test]
+    fn chains_captures_markers_controls_and_exclusions_do_what_they_say() {
+        let engine = engine(RULES).unwrap();
+        let score = |question: &Question, body: &str| engine.judge(question, body.as_bytes()).unwrap().score;
+        let found = engine.judge(&question("/?q=ABC"), b"").unwrap();
+        assert_eq!((found.score, found.threshold, found.matched_rules.len()), (5, 5, 1));
+        let rule = &found.matched_rules[0];
+        assert_eq!(
+            (rule.id, rule.message.as_str(), rule.data.as_str()),
+            (942_001, "m b", "MATCHED_VARS:ARGS:q")
+        );
+        assert_eq!(score(&question("/?q=abc&r=abc"), ""), 10, "each value adds to the score");
+        assert_eq!(score(&Question { exclude: vec![942_001], ..question("/?q=abc") }, ""), 0);
+        let off = ("x-off".to_owned(), "1".to_owned());
+        assert_eq!(score(&Question { headers: vec![off.clone()], ..question("/?q=abc") }, ""), 0);
+        assert_eq!(score(&Question { headers: vec![off], ..question("/?r=abc") }, ""), 5);
+        assert_eq!(score(&question("/"), "the tide"), 0, "its tag is taken away");
+        assert_eq!(score(&question("/?c=late"), ""), 4);
+        assert_eq!(score(&question("/?free=late"), ""), 0);
+        assert_eq!(score(&question("/?a=1&b=2&c=late"), ""), 0, "skipped");
+        assert_eq!(score(&question("/?b=%FF%00"), ""), 3, "bytes that are no text");
+        let response = ResponseHead { status: 200, headers: Vec::new() };
+        let told =
+            engine.judge(&Question { response: Some(response), ..question("/?q=abc") }, b"a leak").unwrap();
+        assert_eq!((told.score, told.threshold, told.matched_rules[0].id), (4, 4, 951_001));
+    }
+
+    #[test]
+    fn rules_that_cannot_be_carried_out_are_refused_with_file_and_line() {
+        let check = |rules: &str, expect: &str| {
+            let error = engine(rules).err().unwrap().to_string();
+            assert!(error.contains(expect), "{rules}: {error}");
         };
-        judged.map_err(|error: zentinel_modsec::Error| EngineError(error.to_string()))
+        check("SecRule ARGS \"@rx a\" \"id:942001,phase:2\"\n", "no inbound_anomaly_score_threshold");
+        check("\nSecRuleRemoveByMsg x\n", "rules.conf:2: ");
+        check(
+            "SecRule ARGS \"@rx a\" \"id:1,ctl:ruleRemoveTargetById=1;UNHEARD:x\"\n",
+            "no variable `UNHEARD`",
+        );
+        check("SecRule ARGS \"@pmFromFile nowhere.data\" \"id:1\"\n", "nowhere.data");
+        check("SecRule ARGS \"@validateByteRange 1-999\" \"id:1\"\n", "`1-999` is no range");
+        check("SecAction \"id:1,pass\"\n", "no rule of the Core Rule Set");
     }
-
-    fn judge_request(
-        &self,
-        run: &mut Transaction,
-        question: &Question,
-        body: &[u8],
-    ) -> zentinel_modsec::Result<Judgement> {
-        run_head(run, question, reads_as_text(&question.headers, body))?;
-        run.append_request_body(body)?;
-        run.process_request_body()?;
-        Ok(self.judgement(run, &BTreeSet::new(), SCORES_IN, THRESHOLD_IN))
-    }
-
-    fn judge_response(
-        &self,
-        run: &mut Transaction,
-        question: &Question,
-        response: &ResponseHead,
-        body: &[u8],
-    ) -> zentinel_modsec::Result<Judgement> {
-        run_head(run, question, false)?;
-        let before = matched(run);
-        run.add_response_header(":status", &response.status.to_string())?;
-        for (name, value) in &response.headers {
-            run.add_response_header(name, value)?;
-        }
-        run.process_response_headers()?;
-        run.append_response_body(body)?;
-        run.process_response_body()?;
-        Ok(self.judgement(run, &before, SCORES_OUT, THRESHOLD_OUT))
-    }
-
-    fn judgement(
-        &self,
-        run: &Transaction,
-        before: &BTreeSet<u32>,
-        scores: [&str; 2],
-        threshold: &str,
-    ) -> Judgement {
-        let matched_rules =
-            matched(run).difference(before).take(MATCHED_RULES_MAX).map(|id| self.told(run, *id)).collect();
-        Judgement {
-            score: scores.iter().find_map(|name| number(run, name)).unwrap_or_default(),
-            threshold: number(run, threshold).unwrap_or_default(),
-            matched_rules,
-        }
-    }
-
-    fn told(&self, run: &Transaction, id: u32) -> MatchedRule {
-        let number = id.to_string();
-        let seen = run.matched_data().iter().rev().find(|seen| seen.rule_id.as_deref() == Some(&number));
-        let found = seen.map_or_else(Found::default, |seen| Found {
-            variable: &seen.variable,
-            value: &seen.value,
-            portion: seen.matched_portion.as_deref().unwrap_or_default(),
-        });
-        let Some(texts) = self.texts.get(&id) else {
-            return MatchedRule { id, message: String::new(), severity: String::new(), data: String::new() };
-        };
-        let data = if texts.data.is_empty() {
-            cut(format!("{} in {}", found.portion, found.variable))
-        } else {
-            filled(&texts.data, &found)
-        };
-        MatchedRule { id, message: filled(&texts.message, &found), severity: texts.severity.into(), data }
-    }
-}
-
-/// The head of the request, and the rules that run over it. `as_text`: the body is judged as one text, whatever it is said
-/// to be.
-fn run_head(run: &mut Transaction, question: &Question, as_text: bool) -> zentinel_modsec::Result<()> {
-    run.set_client_addr(&question.client.ip().to_string(), question.client.port());
-    run.set_server_addr(&question.server.ip().to_string(), question.server.port());
-    run.process_uri(&question.target, &question.method, &question.version)?;
-    for (name, value) in &question.headers {
-        if name == "host" {
-            run.set_server_name(value);
-        }
-        let is_type = name == "content-type";
-        run.add_request_header(
-            name,
-            if as_text && is_type { "application/x-www-form-urlencoded" } else { value },
-        )?;
-    }
-    run.process_request_headers()
-}
-
-/// Whether a body is said to be JSON and is not, as one is that was cut. No rule would see anything of it.
-fn reads_as_text(headers: &[(String, String)], body: &[u8]) -> bool {
-    let says_json = |(name, value): &(String, String)| {
-        name == "content-type"
-            && value.split(';').next().is_some_and(|kind| kind.to_ascii_lowercase().contains("json"))
-    };
-    !body.is_empty()
-        && headers.iter().any(says_json)
-        && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err()
-}
-
-fn exclude(run: &mut Transaction, ids: &[u32]) {
-    if ids.is_empty() {
-        return;
-    }
-    run.tx_mut().set(EXCLUDES.to_owned(), "1".to_owned());
-    for id in ids {
-        run.tx_mut().set(format!("{EXCLUDED}{id}"), "1".to_owned());
-    }
-}
-
-/// The rules with a score that matched so far.
-fn matched(run: &Transaction) -> BTreeSet<u32> {
-    let variables = run.tx().all();
-    variables.iter().filter_map(|(name, _)| name.strip_prefix(MATCHED)?.parse().ok()).collect()
-}
-
-fn number(run: &Transaction, name: &str) -> Option<i64> {
-    run.tx().get(name)?.first()?.parse().ok()
-}
-
-fn texts_of(actions: &[Action]) -> (Texts, String) {
-    let (mut texts, mut version) = (Texts { severity: severity(None), ..Texts::default() }, String::new());
-    for action in actions {
-        match action {
-            Action::Metadata(MetadataAction::Msg(text)) => texts.message.clone_from(text),
-            Action::Metadata(MetadataAction::LogData(text)) => texts.data.clone_from(text),
-            Action::Metadata(MetadataAction::Severity(number)) => texts.severity = severity(Some(*number)),
-            Action::Metadata(MetadataAction::Ver(text)) => version.clone_from(text),
-            _ => {}
-        }
-    }
-    (texts, version)
 }

@@ -1,16 +1,17 @@
-//! Patterns of rules, which are written for PCRE, in the syntax of the regex crate. Pure.
+//! Patterns of rules, which are written for PCRE, in the syntax of the regex crates. Pure.
 //!
-//! `ModSecurity` lets a dot match line feeds, and `^` and `$` match at each line; so do these. What has no equal, look-around and
-//! back-references, stays as it is, and the rule never matches.
+//! `ModSecurity` lets a dot match line feeds, and `^` and `$` match at each line; so do these. Patterns are over bytes, each of
+//! which is a character.
+
+use std::fmt::Write as _;
 
 /// The pattern as the regex crate reads it.
 pub(crate) fn translated(pattern: &str) -> String {
     let mut out = String::from("(?sm)");
     let mut class: Option<Class> = None;
-    let mut chars = pattern.chars().peekable();
+    let mut chars = pattern.chars();
     while let Some(char) = chars.next() {
-        let at = pattern.len() - chars.clone().map(char::len_utf8).sum::<usize>();
-        let rest = pattern.get(at..).unwrap_or_default();
+        let rest = chars.as_str();
         match (char, &mut class) {
             ('\\', inside) => {
                 let Some(escaped) = chars.next() else {
@@ -21,7 +22,10 @@ pub(crate) fn translated(pattern: &str) -> String {
                     class.is_first = false;
                 }
                 // Escapes that mean nothing in PCRE: the character itself.
-                if matches!(escaped, '<' | '>' | '_') {
+                if matches!(
+                    escaped,
+                    '<' | '>' | '_' | '\'' | '"' | '`' | ' ' | '@' | '=' | ',' | ';' | ':' | '%' | '!'
+                ) {
                     out.push(escaped);
                 } else {
                     out.extend(['\\', escaped]);
@@ -41,7 +45,7 @@ pub(crate) fn translated(pattern: &str) -> String {
                 out.push_str("(?:");
             }
             ('{', None) if !is_count(rest) => out.push_str("\\{"),
-            (char, None) => out.push(char),
+            (char, None) => push(&mut out, char),
             (']', Some(open)) if open.is_first => {
                 open.is_first = false;
                 out.push_str("\\]");
@@ -67,11 +71,23 @@ pub(crate) fn translated(pattern: &str) -> String {
             }
             (char, Some(open)) => {
                 open.is_first = false;
-                out.push(char);
+                push(&mut out, char);
             }
         }
     }
     out
+}
+
+/// A character as it is, or each byte of one that is not of ASCII.
+fn push(out: &mut String, char: char) {
+    if char.is_ascii() {
+        out.push(char);
+        return;
+    }
+    for byte in char.encode_utf8(&mut [0; 4]).bytes() {
+        // Writing to a text does not fail.
+        let _ = write!(out, "\\x{byte:02x}");
+    }
 }
 
 /// A set that is open.
@@ -91,16 +107,17 @@ fn is_count(rest: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zentinel_modsec::operators::compile_operator;
+    use crate::operator::Operator;
     use zentinel_modsec::parser::{OperatorName, OperatorSpec};
 
     #[test]
     fn patterns_for_pcre_match_what_they_were_written_for() {
         let check = |pattern: &str, text: &str, matches: bool| {
-            let argument = translated(pattern);
-            let spec = OperatorSpec { negated: false, name: OperatorName::Rx, argument: argument.clone() };
-            let found = compile_operator(&spec).unwrap().execute(text).matched;
-            assert_eq!(found, matches, "{pattern} as {argument} on {text:?}");
+            let spec = OperatorSpec { negated: false, name: OperatorName::Rx, argument: pattern.to_owned() };
+            let (operator, is_read) = Operator::compile(&spec).unwrap();
+            assert!(is_read, "{pattern}");
+            let found = operator.find(text.as_bytes(), false, |_| Vec::new()).unwrap().is_some();
+            assert_eq!(found, matches, "{pattern} as {} on {text:?}", translated(pattern));
         };
         check("{{.*?}}", "a {{7*7}} b", true);
         check(r"^\(\s*\)\s+{", "() { :;}", true);
@@ -119,6 +136,9 @@ mod tests {
         check(r"\s*+x", "  x", true);
         check("a.b", "a\nb", true);
         check("^b", "a\nb", true);
+        check("[\u{e9}]$", "\u{e9}", true);
+        check(r"<\?(?!xml)", "<?xml", false);
+        check(r"<\?(?!xml)", "<?php", true);
         check(r"[\d\w]+\[", "a1[", true);
     }
 }

@@ -39,7 +39,7 @@ pub struct Loaded {
     pub dead: Vec<u32>,
 }
 
-/// A message to be judged. The start of its body is the frame's body.
+/// A message to be judged. The start of its body is the frame's body. Each byte of its head is a character here, see [`text`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     /// Method of the request.
@@ -48,7 +48,7 @@ pub struct Question {
     pub target: String,
     /// Such as `HTTP/1.1`.
     pub version: String,
-    /// Header of the request; bytes that are no text are replaced.
+    /// Header of the request.
     pub headers: Vec<(String, String)>,
     /// The visitor.
     pub client: SocketAddr,
@@ -65,7 +65,7 @@ pub struct Question {
 pub struct ResponseHead {
     /// Status.
     pub status: u16,
-    /// Header; bytes that are no text are replaced.
+    /// Header.
     pub headers: Vec<(String, String)>,
 }
 
@@ -114,6 +114,16 @@ pub enum FrameError {
     /// Not the message that comes next.
     #[error("a frame cannot be read: {0}")]
     Malformed(#[from] serde_json::Error),
+}
+
+/// Bytes of a head as text that holds each of them: the characters U+0000 to U+00FF.
+pub fn text(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+/// The bytes of [`text`]; other characters become `?`.
+pub fn bytes(text: &str) -> Vec<u8> {
+    text.chars().map(|char| u8::try_from(char).unwrap_or(b'?')).collect()
 }
 
 /// Writes a message and the start of a body in one piece.

@@ -1,34 +1,43 @@
-//! The operator's rules: which files they are in, and what is changed in them before they run.
-//!
-//! Two things are changed. A chain has its variables set by its first rule, because the engine performs those of the first alone,
-//! and the Core Rule Set writes its scores into the last. And each rule with a score notes that it matched, because the
-//! engine's own list has chains that did not match to their end.
+//! The operator's rules: which files they are in, read directive by directive.
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use zentinel_modsec::parser::{
-    Action, DataAction, Directive, FlowAction, MetadataAction, OperatorName, Parser, SetVarSpec, SetVarValue,
-};
+use zentinel_modsec::parser::{Action, DataAction, Directive, OperatorName, Parser, SetVarSpec, SetVarValue};
 
 use crate::error::EngineError;
-use crate::pattern;
+use crate::exceptions;
 
 /// Rules that a policy may leave out, the published bounds.
 pub(crate) const EXCLUDABLE: std::ops::RangeInclusive<u64> = 900_000..=999_999;
 /// Most files of rules.
 const FILES_MAX: usize = 1_000;
-/// Part of the names of variables that scores are summed in.
-const SCORE: &str = "anomaly_score";
-/// Begins the name of the variable that a matched rule sets.
-pub(crate) const MATCHED: &str = "ebbgate_matched_";
-/// Begins the name of the variable that leaves out a rule.
-pub(crate) const EXCLUDED: &str = "ebbgate_excluded_";
-/// The variable that says that some rule is left out.
-pub(crate) const EXCLUDES: &str = "ebbgate_excludes";
-/// Number of the first rule of ours; the Core Rule Set has none below 900,000.
-const OWN_IDS: u64 = 10_000_000;
+/// Begin the names of directives that are about logs, limits and a server's own modules, and judge nothing.
+const JUDGE_NOTHING: [&str; 22] = [
+    "secargumentseparator",
+    "secaudit",
+    "seccollectiontimeout",
+    "seccomponentsignature",
+    "secconnengine",
+    "seccookieformat",
+    "secdatadir",
+    "secdebuglog",
+    "secgeolookupdb",
+    "sechttpblkey",
+    "secinterceptonerror",
+    "secpcrematchlimit",
+    "secrequestbody",
+    "secresponsebody",
+    "secruleperftime",
+    "secsensorid",
+    "secserversignature",
+    "secstatusengine",
+    "sectmpdir",
+    "sectmpsaveuploadedfiles",
+    "secunicodemapfile",
+    "secupload",
+];
 
 /// The directives of a directory or file, ready to be compiled.
 pub(crate) fn read(path: &Path) -> Result<Vec<Directive>, EngineError> {
@@ -36,43 +45,72 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Directive>, EngineError> {
     if files.len() > FILES_MAX {
         return Err(EngineError(format!("{}: more than {FILES_MAX} files of rules", path.display())));
     }
-    let mut parser = Parser::new();
+    let (mut first, mut parser) = (Parser::new(), Parser::new());
     for file in &files {
-        read_file(&mut parser, file)?;
+        read_file(&mut first, &mut parser, file)?;
     }
-    let directives = parser.into_directives();
-    let mut directives = part_from_markers(directives)?;
-    score_chains_by_their_first(&mut directives);
-    translate_patterns(&mut directives);
-    note_matches(&mut directives);
-    let mut first = parsed(&exclusions(&directives))?;
-    first.append(&mut directives);
-    // What the rules say is a judgement; the policy decides what follows.
-    first.append(&mut parsed("SecRuleEngine DetectionOnly\n")?);
-    Ok(first)
+    let mut directives = first.into_directives();
+    directives.append(&mut parser.into_directives());
+    fill_patterns(&mut directives);
+    Ok(directives)
 }
 
-/// Reads a file directive by directive, so that an error has its line.
-fn read_file(parser: &mut Parser, file: &Path) -> Result<(), EngineError> {
+/// Reads a file directive by directive, so that an error has its line. `first` takes what runs before all others.
+fn read_file(first: &mut Parser, parser: &mut Parser, file: &Path) -> Result<(), EngineError> {
     let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
     let mut skips_chain = false;
     for (line, directive) in directives_of(&text) {
         let wrong = |why: &dyn Display| EngineError(format!("{}:{line}: {why}", file.display()));
-        let word = directive.split_whitespace().next().unwrap_or_default();
-        if word.to_ascii_lowercase().starts_with("include") {
+        let word = directive.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+        if word.starts_with("include") {
             return Err(wrong(&"a file of rules includes no other file"));
+        }
+        if JUDGE_NOTHING.iter().any(|start| word.starts_with(start)) {
+            continue;
         }
         // Rules of the log's phase judge nothing and are not run.
         if skips_chain || has_action(&directive, "phase:5") {
             skips_chain = has_action(&directive, "chain");
             continue;
         }
+        if let Some(rule) = exceptions::as_rule(&directive).map_err(|why| wrong(&why))? {
+            first.parse(&rule).map_err(|error| wrong(&error))?;
+            continue;
+        }
+        let directive = with_backslashes(&directive);
         parser.parse_with_location(&directive, Some(file)).map_err(|error| match &error {
             zentinel_modsec::Error::Parse { message, .. } => wrong(message),
             error => wrong(error),
         })?;
+        if let Some(Directive::Unknown(name)) = parser.directives().last() {
+            return Err(wrong(&format!("the directive {name} is not known here")));
+        }
     }
     Ok(())
+}
+
+/// The directive for a parser that makes one backslash of two, as Apache does. In a set of a pattern both are meant:
+/// `[\\/]` is a backslash or a slash.
+fn with_backslashes(directive: &str) -> String {
+    let mut out = String::with_capacity(directive.len());
+    let mut in_set = false;
+    let mut chars = directive.chars();
+    while let Some(char) = chars.next() {
+        out.push(char);
+        match char {
+            '[' => in_set = true,
+            ']' => in_set = false,
+            '\\' => {
+                let escaped = chars.next();
+                out.extend(escaped);
+                if in_set && escaped == Some('\\') {
+                    out.push_str(r"\\");
+                }
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 /// Whether a directive has this action.
@@ -98,14 +136,8 @@ fn directives_of(text: &str) -> Vec<(usize, String)> {
     found
 }
 
-fn parsed(text: &str) -> Result<Vec<Directive>, EngineError> {
-    let mut parser = Parser::new();
-    parser.parse(text).map_err(|error| EngineError(error.to_string()))?;
-    Ok(parser.into_directives())
-}
-
-/// The files in the order they are read.
-fn files(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
+/// The files of a directory or file of rules, in the order they are read; not those that rules name.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, EngineError> {
     if path.is_dir() {
         let setup = path.join("crs-setup.conf");
         let mut files = Vec::new();
@@ -172,26 +204,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> EngineError {
     EngineError(format!("{}: {error}", path.display()))
 }
 
-/// Whether these actions are those of a rule that finds something and adds to a score.
-fn scores(actions: &[Action]) -> bool {
-    let adds = |action: &Action| match action {
-        Action::Data(DataAction::SetVar(set)) => {
-            let increases = match &set.value {
-                SetVarValue::Increment(_) => true,
-                SetVarValue::Macro(value) => value.starts_with('+'),
-                _ => false,
-            };
-            increases && set.key.to_ascii_lowercase().contains(SCORE)
-        }
-        _ => false,
-    };
-    let has_severity = |action: &Action| matches!(action, Action::Metadata(MetadataAction::Severity(_)));
-    actions.iter().any(adds) && actions.iter().any(has_severity)
-}
-
-/// Has patterns in the engine's syntax. A variable in one gets its value of the setup here: the engine reads the pattern before
-/// it fills the variable in, and a rule with a pattern that it cannot read would match what it should not.
-fn translate_patterns(directives: &mut [Directive]) {
+/// Gives variables in patterns their values of the setup: patterns are compiled once.
+fn fill_patterns(directives: &mut [Directive]) {
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     for action in directives.iter().flat_map(actions_of) {
         if let Action::Data(DataAction::SetVar(SetVarSpec {
@@ -203,14 +217,14 @@ fn translate_patterns(directives: &mut [Directive]) {
     }
     for directive in directives {
         let Directive::SecRule(rule) = directive else { continue };
-        if rule.operator.name == OperatorName::Rx {
-            let mut pattern = rule.operator.argument.clone();
-            for (name, value) in &values {
-                if pattern.contains("%{") {
-                    pattern = pattern.replace(&format!("%{{tx.{name}}}"), &format!("(?:{value})"));
-                }
+        let pattern = &mut rule.operator.argument;
+        if rule.operator.name != OperatorName::Rx {
+            continue;
+        }
+        for (name, value) in &values {
+            if pattern.contains("%{") {
+                *pattern = pattern.replace(&format!("%{{tx.{name}}}"), &format!("(?:{value})"));
             }
-            rule.operator.argument = pattern::translated(&pattern);
         }
     }
 }
@@ -221,91 +235,4 @@ fn actions_of(directive: &Directive) -> &[Action] {
         Directive::SecAction(action) => &action.actions,
         _ => &[],
     }
-}
-
-/// Puts a rule that does nothing between a marker and a rule right before it that skips to it: the engine would skip all the
-/// rest of the phase.
-fn part_from_markers(directives: Vec<Directive>) -> Result<Vec<Directive>, EngineError> {
-    let mut parted = Vec::with_capacity(directives.len());
-    let mut last: BTreeMap<u8, Option<String>> = BTreeMap::new();
-    for directive in directives {
-        match &directive {
-            Directive::SecRule(rule) if rule.id().is_some() => {
-                last.insert(rule.phase(), skips_to(&rule.actions));
-            }
-            Directive::SecMarker(marker) => {
-                for (phase, to) in &mut last {
-                    if to.take_if(|to| *to == marker.name).is_some() {
-                        parted.append(&mut parsed(&format!("SecAction \"phase:{phase},pass,nolog\"\n"))?);
-                    }
-                }
-            }
-            _ => {}
-        }
-        parted.push(directive);
-    }
-    Ok(parted)
-}
-
-fn skips_to(actions: &[Action]) -> Option<String> {
-    actions.iter().find_map(|action| match action {
-        Action::Flow(FlowAction::SkipAfter(marker)) => Some(marker.clone()),
-        _ => None,
-    })
-}
-
-fn score_chains_by_their_first(directives: &mut [Directive]) {
-    let mut first = None;
-    for index in 0..directives.len() {
-        let Some(Directive::SecRule(rule)) = directives.get_mut(index) else { continue };
-        let goes_on = rule.is_chained();
-        match first {
-            None if goes_on => first = Some(index),
-            None => {}
-            Some(head) => {
-                let is_set = |action: &mut Action| matches!(action, Action::Data(DataAction::SetVar(_)));
-                let mut moved: Vec<Action> = rule.actions.extract_if(.., is_set).collect();
-                if let Some(Directive::SecRule(rule)) = directives.get_mut(head) {
-                    rule.actions.append(&mut moved);
-                }
-                if !goes_on {
-                    first = None;
-                }
-            }
-        }
-    }
-}
-
-fn note_matches(directives: &mut [Directive]) {
-    for directive in directives {
-        let Directive::SecRule(rule) = directive else { continue };
-        let Some(id) = rule.id().filter(|id| EXCLUDABLE.contains(id)) else { continue };
-        if scores(&rule.actions) {
-            rule.actions.push(Action::Data(DataAction::SetVar(SetVarSpec {
-                collection: "TX".into(),
-                key: format!("{MATCHED}{id}"),
-                value: SetVarValue::Int(1),
-            })));
-        }
-    }
-}
-
-/// Rules that run first and leave out those that the message's policy names.
-fn exclusions(directives: &[Directive]) -> String {
-    let mut text = format!(
-        "SecRule &TX:{EXCLUDES} \"@eq 0\" \"id:{OWN_IDS},phase:1,pass,nolog,skipAfter:EBBGATE-RULES\"\n"
-    );
-    let ids = directives.iter().filter_map(|directive| match directive {
-        Directive::SecRule(rule) => rule.id(),
-        _ => None,
-    });
-    for id in ids.filter(|id| EXCLUDABLE.contains(id)) {
-        let own = OWN_IDS + id;
-        // Writing to a text does not fail.
-        let _ = writeln!(
-            text,
-            "SecRule TX:{EXCLUDED}{id} \"@eq 1\" \"id:{own},phase:1,pass,nolog,ctl:ruleRemoveById={id}\""
-        );
-    }
-    text + "SecMarker EBBGATE-RULES\n"
 }

@@ -1,6 +1,7 @@
 //! The process's work: says what it loaded, then answers one question after another until the edge is gone.
 
 use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crate::engine::Engine;
@@ -28,9 +29,12 @@ pub fn greet(
 /// Answers until the other end is closed.
 pub fn answer(socket: &mut (impl Read + Write), engine: &Engine) -> Result<(), FrameError> {
     while let Some((question, body)) = protocol::read::<Question>(socket)? {
-        let answer = match engine.judge(&question, &body) {
-            Ok(judgement) => Answer::Judged(judgement),
-            Err(error) => Answer::Failed(error.to_string()),
+        // A message that trips up a crate fails alone; the panic's own line is in the log.
+        let judged = catch_unwind(AssertUnwindSafe(|| engine.judge(&question, &body)));
+        let answer = match judged {
+            Ok(Ok(judgement)) => Answer::Judged(judgement),
+            Ok(Err(error)) => Answer::Failed(error.to_string()),
+            Err(_) => Answer::Failed("the rules panicked over this message".to_owned()),
         };
         protocol::write(socket, &answer, b"")?;
     }

@@ -12,6 +12,7 @@ use ebbgate_wire::rpc::{Bind, BindError, Requested};
 use ebbgate_wire::ticket::BindToken;
 
 use super::refusal::{CODE_BINDING, Refusal};
+use crate::state::edge::Edge;
 use crate::state::endpoint::Endpoint;
 use crate::state::tables::Tables;
 use crate::tunnel::session::ProxyProtocol;
@@ -59,7 +60,7 @@ pub(super) fn decide(
     tables: &Tables,
     credential: &CredentialSpec,
     token: Option<&BindToken>,
-    addresses: &BTreeSet<String>,
+    has: &Has,
 ) -> Result<Wanted, Refusal> {
     let place = place(bind, tables, credential, token)?;
     let (scheme, binding) = match &place {
@@ -78,12 +79,27 @@ pub(super) fn decide(
     }
     let policy_text = bind.traffic_policy()?.unwrap_or_default();
     let (guard, tls_termination) = options::read(bind, scheme, binding)?;
-    let policy = policy(&policy_text, guard.as_ref(), scheme, binding, addresses)?;
+    let policy = policy(&policy_text, guard.as_ref(), scheme, binding, has)?;
     let proxy_protocol = bind.proxy_protocol()?.map(|version| match version {
         ebbgate_wire::rpc::ProxyProtocol::V1 => ProxyProtocol::V1,
         ebbgate_wire::rpc::ProxyProtocol::V2 => ProxyProtocol::V2,
     });
     Ok(Wanted { place, binding, policy, policy_text, guard, proxy_protocol, tls_termination })
+}
+
+/// What policies may ask of this edge.
+#[derive(Debug, Default)]
+pub(super) struct Has {
+    /// What its databases of addresses have.
+    pub(super) addresses: BTreeSet<String>,
+    /// Whether it runs an OWASP Core Rule Set.
+    pub(super) core_rule_set: bool,
+}
+
+impl Has {
+    pub(super) fn of(edge: &Edge) -> Self {
+        Self { addresses: edge.addresses.has(), core_rule_set: edge.waf.is_some() }
+    }
 }
 
 /// What an endpoint is served under: the rules that its options demand, whatever the agent's own policy says after it. Text of
@@ -93,15 +109,16 @@ pub(super) fn policy(
     guard: Option<&TrafficPolicy>,
     scheme: Scheme,
     binding: Binding,
-    addresses: &BTreeSet<String>,
+    has: &Has,
 ) -> Result<Option<TrafficPolicy>, Refusal> {
     let mut policy = None;
     if !text.trim().is_empty() {
         let context = CheckContext { scheme, binding, owner: Owner::Agent };
         let checked = check(text, &context)?;
-        let unfilled = checked.addresses_missing(addresses);
-        if !unfilled.is_empty() {
-            return Err(unfilled.into());
+        let mut missing = checked.addresses_missing(&has.addresses);
+        missing.extend(checked.core_rule_set_missing(has.core_rule_set));
+        if !missing.is_empty() {
+            return Err(missing.into());
         }
         let secrets = checked.secrets().len();
         if secrets > SECRETS_MAX {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ebbgate_model::{AccountId, AppSessionId};
 use ebbgate_policy::identity::{SessionFacts, SessionNote};
-use ebbgate_policy::{AddressSource, Breaker, Engine, Quota};
+use ebbgate_policy::{AddressSource, Breaker, Engine, Quota, Received};
 use tokio::time::Instant;
 
 use crate::state::breakers::Permit;
@@ -56,6 +56,11 @@ pub trait Environment {
 
     /// Databases of addresses, for policies. None: there are none.
     fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
+        None
+    }
+
+    /// The end of the request's body, if all of it has come.
+    fn request_end(&self) -> Option<Arc<Received>> {
         None
     }
 

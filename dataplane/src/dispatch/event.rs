@@ -3,9 +3,12 @@
 //! Does not know where events go: an [`AccessSink`] takes them.
 
 use std::cell::{Ref, RefCell, RefMut};
+use std::sync::Arc;
 
 use ebbgate_model::event::{ConnectionEvent, Decisions, NotEnforced, RequestEvent};
 use ebbgate_model::{AccountId, EndpointId, ErrorCode, Ksuid, OperationId};
+use ebbgate_policy::facts::LATE_LOGS_MAX;
+use ebbgate_policy::{LateLog, Received};
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
@@ -19,6 +22,8 @@ const NOT_ENFORCED_MAX: usize = 16;
 /// See the module.
 pub struct AccessLog<S: AccessSink> {
     event: RefCell<S::Event>,
+    /// Entries of `log` actions that are made when the exchange is over.
+    late: RefCell<Vec<LateLog>>,
     started: Instant,
     sink: S,
 }
@@ -33,6 +38,11 @@ pub trait AccessSink {
 
     /// Members of a pool were tried after another one failed.
     fn retried(&self, members: u64);
+
+    /// The ends of the request's and the response's body, where all of it has come.
+    fn ends(&self) -> (Option<Arc<Received>>, Option<Arc<Received>>) {
+        (None, None)
+    }
 
     /// The event is complete.
     fn write(&self, event: Self::Event);
@@ -83,7 +93,7 @@ pub fn operation_id(now_unix_ms: i64, [high, low]: [u64; 2]) -> String {
 impl<S: AccessSink> AccessLog<S> {
     /// One that began now, with what is known of it.
     pub fn new(event: S::Event, sink: S) -> Self {
-        Self { event: RefCell::new(event), started: Instant::now(), sink }
+        Self { event: RefCell::new(event), late: RefCell::default(), started: Instant::now(), sink }
     }
 
     /// Where it goes.
@@ -124,6 +134,9 @@ impl<S: AccessSink> AccessLog<S> {
         common.decisions.merge(trail.decisions);
         let room = LOGS_MAX.saturating_sub(common.policy_logs.len());
         common.policy_logs.extend(trail.logs.into_iter().take(room));
+        let mut late = self.late.borrow_mut();
+        let room = LATE_LOGS_MAX.saturating_sub(late.len());
+        late.extend(trail.late_logs.into_iter().take(room));
         let room = NOT_ENFORCED_MAX.saturating_sub(common.not_enforced.len());
         common.not_enforced.extend(trail.not_enforced.into_iter().take(room));
         if trail.retries > 0 {
@@ -143,6 +156,13 @@ impl<S: AccessSink> Drop for AccessLog<S> {
         let common = event.common();
         *common.duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         (*common.bytes_in, *common.bytes_out) = self.sink.bytes();
+        let late = self.late.take();
+        if !late.is_empty() {
+            let (request, response) = self.sink.ends();
+            let room = LOGS_MAX.saturating_sub(common.policy_logs.len());
+            let entries = late.into_iter().map(|late| late.entry(request.clone(), response.clone()));
+            common.policy_logs.extend(entries.take(room));
+        }
         self.sink.write(event);
     }
 }

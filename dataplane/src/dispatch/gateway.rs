@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ebbgate_model::event::RequestEvent;
-use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, Scheme};
+use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, ErrorCode, Host, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{AddressSource, Breaker, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
+use ebbgate_policy::{AddressSource, Breaker, CallError, ConnFacts, Inspected, KeySet, Quota, TlsSettings};
 use ebbgate_waf::protocol::Question;
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -27,6 +28,13 @@ use crate::tunnel::session::OpenError;
 /// Why nothing is inspected where the operator gave no rules.
 pub const NO_RULES: &str = "this edge has no Core Rule Set: its operator starts it with --waf-rules";
 
+/// Why a policy asks no host of the internet where the operator did not allow it.
+pub fn no_external_calls() -> CallError {
+    let message =
+        "this edge asks no host of the internet: its operator starts it with --http-request-external";
+    CallError { code: ErrorCode::new(2300), message: message.to_owned() }
+}
+
 /// What the HTTP half needs from the rest of the edge. Clones share one shard and stay on its thread.
 pub trait Gateway: Clone + 'static {
     /// A stream to an agent. Dropping it before both ends finished resets it.
@@ -38,8 +46,8 @@ pub trait Gateway: Clone + 'static {
     /// Members of an internal endpoint of one account; exact before longest wildcard, online only.
     fn internal(&self, account: AccountId, url: &EndpointUrl) -> Option<Pool>;
 
-    /// Waits a little, if an agent that served a URL before the edge started is on its way back. `account`: whose internal
-    /// name is meant; None: a public one.
+    /// Waits a little, if an agent that served a URL before the edge started is on its way back. `account`: of an
+    /// internal name; None: the name is public.
     fn returned(
         &self,
         account: Option<AccountId>,
@@ -117,6 +125,24 @@ pub trait Gateway: Clone + 'static {
         std::future::ready(Err("no identity provider is asked here".into()))
     }
 
+    /// Makes a request of an account's policy to a host of the internet: the address that answered, and its answer of at most
+    /// `bytes_max` as it came.
+    fn call_external(
+        &self,
+        account: AccountId,
+        url: Uri,
+        request: Request<Bytes>,
+        bytes_max: usize,
+    ) -> impl Future<Output = Result<(IpAddr, Response<Bytes>), CallError>> {
+        let _ = (account, url, request, bytes_max);
+        std::future::ready(Err(no_external_calls()))
+    }
+
+    /// Where abuse is reported, as requests of policies tell it.
+    fn report_abuse(&self) -> Option<HeaderValue> {
+        None
+    }
+
     /// Counts a request at an endpoint against a quota of its policy, if it has room; otherwise how long until it has.
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration>;
 
@@ -131,6 +157,12 @@ pub trait Gateway: Clone + 'static {
         let _ = (account, question, body);
         std::future::ready(Err(NO_RULES.to_owned()))
     }
+
+    /// Whether there are rules to run; requests then keep for them what they say of their connection.
+    fn has_core_rule_set(&self) -> bool {
+        false
+    }
+
     /// Whether a circuit of an endpoint's policy lets a request through; otherwise how long it is open at least.
     fn admitted(&self, endpoint: &Endpoint, breaker: &Breaker) -> Result<Permit, Duration>;
 
@@ -142,6 +174,9 @@ pub trait Gateway: Clone + 'static {
 
     /// The bytes of bodies that may be held for policies at a time.
     fn held(&self) -> &Shares;
+
+    /// The bytes of memory that decoders and encoders of changed bodies may use at a time.
+    fn coders(&self) -> &Shares;
 
     /// Databases of addresses, for policies. None: there are none.
     fn addresses(&self) -> Option<Arc<dyn AddressSource>> {
@@ -232,7 +267,7 @@ pub struct HttpConn {
     pub alpn_h2: bool,
     /// What TLS ended with.
     pub tls_settings: Option<Arc<TlsSettings>>,
-    /// The endpoint whose `on_tcp_connect` ran (and chose the TLS settings). None: run it when the first request names
+    /// The endpoint of the `on_tcp_connect` that ran (and chose the TLS settings). None: run it when the first request names
     /// one.
     pub first_endpoint: Option<Arc<Endpoint>>,
 }

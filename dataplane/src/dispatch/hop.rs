@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ebbgate_model::EndpointId;
 use ebbgate_model::event::{Decisions, NotEnforced};
 use ebbgate_policy::{
-    Balancing, ConnFacts, Context, Engine, Inspection, OnError, Outcome, Phase, Run, Step, StickyCookie,
-    Strategy, Verdict, Work, is_event_stream,
+    Balancing, ConnFacts, Context, Engine, Inspection, LateLog, OnError, Outcome, Phase, Received, Run, Step,
+    StickyCookie, Strategy, Verdict, Work, is_event_stream,
 };
 use http::HeaderValue;
 use http::request::Parts;
@@ -55,7 +55,7 @@ pub(super) struct Member {
 }
 
 impl Hop {
-    /// A hop whose member is not picked yet.
+    /// A hop before its member is picked.
     pub(super) fn new(pool: Pool, entry: Option<Arc<Parts>>, on_error: OnError) -> Self {
         Self { pool, tried: Vec::new(), entry, on_error, member: None, failure: None, late: 0, sticky: None }
     }
@@ -161,6 +161,15 @@ impl Member {
         self.policy.as_mut()?.1.response.take()
     }
 
+    /// Tells the policy of the ends of bodies that have come.
+    pub(super) fn note_ends(&mut self, response: Option<&Arc<Received>>, env: &impl Environment) {
+        let Some(policy) = self.policy.as_mut().filter(|_| self.phase != Phase::TcpConnect) else { return };
+        if policy.1.request_end.is_none() {
+            policy.1.request_end = env.request_end();
+        }
+        policy.1.response_end = response.cloned();
+    }
+
     /// Goes on with the phase.
     pub(super) fn step(&mut self) -> Step {
         self.policy.as_mut().map_or(Step::Done(Verdict::Continue), |policy| policy.0.step(&mut policy.1))
@@ -169,6 +178,11 @@ impl Member {
     /// Takes what `log` actions wrote.
     pub(super) fn take_logs(&mut self) -> Vec<Value> {
         self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.logs)).unwrap_or_default()
+    }
+
+    /// Takes what `log` actions write when the exchange is over.
+    pub(super) fn take_late_logs(&mut self) -> Vec<LateLog> {
+        self.policy.as_mut().map(|policy| std::mem::take(&mut policy.1.late_logs)).unwrap_or_default()
     }
 
     /// Takes what a policy came to that is not enforced.

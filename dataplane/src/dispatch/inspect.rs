@@ -1,13 +1,14 @@
 //! `Asked`: what the Core Rule Set is asked about a message, made of its head. Pure.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use ebbgate_body::{CODINGS_MAX, Coding, Edits, codings_of};
 use ebbgate_model::AccountId;
 use ebbgate_policy::{Context, Inspection, Phase, is_event_stream};
-use ebbgate_waf::protocol::{Question, ResponseHead};
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING,
-};
-use http::{Extensions, Version, request};
+use ebbgate_waf::protocol::{self, Question, ResponseHead};
+use http::header::{CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, request};
 
 /// A question, and how the start of the body is found.
 #[derive(Debug)]
@@ -36,21 +37,35 @@ impl Asked {
         // Events come when they come: nothing waits for the first of them.
         let judges_body = inspection.process_body && !(response.is_some() && is_event_stream(headers));
         let codings = judges_body.then(|| codings(headers, extensions)).transpose()?;
-        let response = response.map(|response| ResponseHead {
+        let mut question = question(request, cx.conn.client, cx.conn.server);
+        question.exclude = inspection.exclude_rule_ids.to_vec();
+        question.response = response.map(|response| ResponseHead {
             status: response.status.as_u16(),
-            headers: texts(&response.headers),
+            headers: texts(response.headers.iter()),
         });
-        let question = Question {
-            method: request.method.to_string(),
-            target: request.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
-            version: format!("{:?}", request.version),
-            headers: request_headers(request),
-            client: cx.conn.client,
-            server: cx.conn.server,
-            exclude: inspection.exclude_rule_ids.to_vec(),
-            response,
-        };
         Ok(Self { account, question, codings })
+    }
+}
+
+/// What a request says of its connection, which nothing but the rules sees: an extension of the request.
+#[derive(Debug, Clone)]
+pub struct HopByHop(pub Arc<[(HeaderName, HeaderValue)]>);
+
+/// What is asked about the head of a request.
+pub fn question(request: &request::Parts, client: SocketAddr, server: SocketAddr) -> Question {
+    let mut headers = texts(request.headers.iter());
+    if let Some(HopByHop(fields)) = request.extensions.get() {
+        headers.extend(texts(fields.iter().map(|(name, value)| (name, value))));
+    }
+    Question {
+        method: request.method.to_string(),
+        target: request.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+        version: format!("{:?}", request.version),
+        headers,
+        client,
+        server,
+        exclude: Vec::new(),
+        response: None,
     }
 }
 
@@ -67,18 +82,6 @@ fn codings(headers: &HeaderMap, extensions: &Extensions) -> Result<Vec<Coding>, 
     Ok(codings)
 }
 
-/// The header as the visitor sent it, as far as it is known: the edge has taken the framing apart.
-fn request_headers(request: &request::Parts) -> Vec<(String, String)> {
-    let mut headers = texts(&request.headers);
-    let has_body =
-        request.headers.contains_key(CONTENT_TYPE) && !request.headers.contains_key(CONTENT_LENGTH);
-    if has_body && request.version == Version::HTTP_11 {
-        headers.push((TRANSFER_ENCODING.to_string(), "chunked".to_owned()));
-    }
-    headers
-}
-
-fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+fn texts<'a>(headers: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Vec<(String, String)> {
+    headers.map(|(name, value)| (name.to_string(), protocol::text(value.as_bytes()))).collect()
 }

@@ -11,11 +11,12 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::feed::{FromEdge, VisitorSessionReport};
 use ebbgate_model::{AccountId, AppSessionId, EndpointUrl, Host, IpRestrictionKind, Scheme};
 use ebbgate_policy::identity::{Exchange, Exchanged, SessionFacts, SessionNote};
-use ebbgate_policy::{AddressSource, Breaker, Inspected, KeySet, Quota};
+use ebbgate_policy::{AddressSource, Breaker, CallError, Inspected, KeySet, Quota};
 use ebbgate_waf::protocol::Question;
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::time::Instant;
 
-use super::gateway::{Gateway, NO_RULES};
+use super::gateway::{Gateway, NO_RULES, no_external_calls};
 use crate::log;
 use crate::state::breakers::Permit;
 use crate::state::edge::Stage;
@@ -132,6 +133,23 @@ impl Gateway for Shard {
         self.edge().exchanges.get(account, exchange).await
     }
 
+    async fn call_external(
+        &self,
+        account: AccountId,
+        url: Uri,
+        request: Request<Bytes>,
+        bytes_max: usize,
+    ) -> Result<(IpAddr, Response<Bytes>), CallError> {
+        match &self.edge().external_calls {
+            Some(calls) => calls.call(account, url, request, bytes_max).await,
+            None => Err(no_external_calls()),
+        }
+    }
+
+    fn report_abuse(&self) -> Option<HeaderValue> {
+        self.edge().external_calls.as_ref().map(|calls| calls.report_abuse().clone())
+    }
+
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         let url = endpoint.url.to_string();
         let wait = self.edge().rate_limits.count(endpoint.account, &url, quota, Instant::now());
@@ -139,6 +157,10 @@ impl Gateway for Shard {
             self.edge().metrics.rate_limited.inc();
         }
         wait
+    }
+
+    fn has_core_rule_set(&self) -> bool {
+        self.edge().waf.is_some()
     }
 
     async fn inspect(
@@ -175,6 +197,10 @@ impl Gateway for Shard {
 
     fn held(&self) -> &Shares {
         &self.edge().held
+    }
+
+    fn coders(&self) -> &Shares {
+        &self.edge().coders
     }
 
     fn addresses(&self) -> Option<Arc<dyn AddressSource>> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ebbgate_model::event::{Decisions, NotEnforced};
 use ebbgate_model::{AccountId, EndpointUrl, ErrorCode};
 use ebbgate_policy::identity::Exchange;
-use ebbgate_policy::{Call, Reply, TlsSettings};
+use ebbgate_policy::{Call, LateLog, Reply, TlsSettings};
 use http::response;
 
 use super::failure::Failure;
@@ -90,6 +90,8 @@ pub struct Trail {
     pub forwarded_to: Option<Arc<Endpoint>>,
     /// What `log` actions of policies wrote.
     pub logs: Vec<serde_json::Value>,
+    /// What `log` actions of policies write when the exchange is over.
+    pub late_logs: Vec<LateLog>,
     /// Members of a pool that were picked after another one failed.
     pub retries: u64,
     /// What policies decided.
@@ -101,8 +103,9 @@ pub struct Trail {
 impl Trail {
     /// Whether it says nothing.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { reached, forwarded_to, logs, retries, decisions, not_enforced } = self;
-        let silent = logs.is_empty() && decisions.is_empty() && not_enforced.is_empty();
+        let Self { reached, forwarded_to, logs, late_logs, retries, decisions, not_enforced } = self;
+        let silent =
+            logs.is_empty() && late_logs.is_empty() && decisions.is_empty() && not_enforced.is_empty();
         reached.is_none() && forwarded_to.is_none() && silent && *retries == 0
     }
 }

@@ -2,14 +2,15 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ebbgate_model::event::RequestEvent;
-use ebbgate_policy::name_and_serial;
+use ebbgate_policy::{Received, name_and_serial};
 use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{HeaderMap, Version};
 
-use super::body::Progress;
+use super::body::{Direction, Progress};
 use super::fields::ERROR_CODE;
 use super::limits::Limits;
 use super::told;
@@ -33,6 +34,13 @@ pub(super) struct RequestSink<G: Gateway> {
 }
 
 impl<G: Gateway> RequestSink<G> {
+    /// The end of a body, if all of it has come.
+    pub(super) fn received(&self, direction: Direction) -> Option<Arc<Received>> {
+        let (ago, trailers) = self.progress.end(direction)?;
+        let ago_ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+        Some(Arc::new(Received { at_unix_ms: self.gateway.now_unix_ms().saturating_sub(ago_ms), trailers }))
+    }
+
     /// Holds a share until the request is over.
     pub(super) fn hold(&self, share: Share) {
         self.held.borrow_mut().push(share);
@@ -50,6 +58,10 @@ impl<G: Gateway> AccessSink for RequestSink<G> {
         self.gateway.retried(members);
     }
 
+    fn ends(&self) -> (Option<Arc<Received>>, Option<Arc<Received>>) {
+        (self.received(Direction::In), self.received(Direction::Out))
+    }
+
     fn write(&self, mut event: RequestEvent) {
         event.connection_reused = self.progress.reused.get();
         self.gateway.request_done(event);
@@ -57,7 +69,7 @@ impl<G: Gateway> AccessSink for RequestSink<G> {
 }
 
 impl<G: Gateway> RequestLog<G> {
-    /// A request whose head has arrived.
+    /// A request, when its head has arrived.
     pub(super) fn begin(gateway: &G, conn: &HttpConn, limits: &Limits, head: &Parts, host: &str) -> Rc<Self> {
         let tls = conn.facts.tls.as_deref();
         let leaf = tls.and_then(|tls| tls.client_chain.first());

@@ -5,7 +5,7 @@
 //! the rule that ends one when nothing moves either way.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -32,6 +32,11 @@ pub(super) trait Source {
     /// Whether it is known that no part follows.
     fn is_over(&self) -> bool {
         false
+    }
+
+    /// The trailer section, if all parts are here already.
+    fn known_trailers(&self) -> Option<HeaderMap> {
+        None
     }
 
     /// Goes on with what must not wait until this body is read: the response of an upstream may be held up while the
@@ -115,6 +120,23 @@ impl Body {
         Self::Stream(stream)
     }
 
+    /// These bytes, and behind them these trailers.
+    pub(super) fn whole(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+        match trailers {
+            None => Self::full(bytes),
+            Some(trailers) if bytes.is_empty() => Self::trailing(trailers),
+            Some(trailers) => Self::begun(Frame::data(bytes), Self::trailing(trailers), None),
+        }
+    }
+
+    /// The trailer section, if all of the body is here already; it is empty if there is none.
+    pub(super) fn known_trailers(&self) -> Option<HeaderMap> {
+        match self {
+            Self::Empty | Self::Full(_) => Some(HeaderMap::new()),
+            Self::Stream(stream) => stream.source.known_trailers(),
+        }
+    }
+
     /// A body that is over but for these trailers.
     pub(super) fn trailing(trailers: HeaderMap) -> Self {
         Self::boxed(Once(Some(Frame::trailers(trailers))), None)
@@ -139,7 +161,7 @@ impl Body {
             Self::Full(bytes) => return Ok(bytes.clone()),
             Self::Stream(_) => {}
         }
-        let mut read = BytesMut::new();
+        let (mut read, mut trailers) = (BytesMut::new(), None);
         while let Some(frame) = self.frame().await {
             let frame = match frame {
                 Ok(frame) => frame,
@@ -149,7 +171,13 @@ impl Body {
                     return Err(NotBuffered::Broken(fault));
                 }
             };
-            let Ok(data) = frame.into_data() else { continue };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    trailers = frame.into_trailers().ok();
+                    continue;
+                }
+            };
             read.extend_from_slice(&data);
             let refused = match () {
                 () if read.len() > bytes_max => NotBuffered::TooLong,
@@ -161,7 +189,7 @@ impl Body {
             return Err(refused);
         }
         let whole = read.freeze();
-        *self = Self::full(whole.clone());
+        *self = Self::whole(whole.clone(), trailers);
         Ok(whole)
     }
 
@@ -222,6 +250,7 @@ impl Body {
     /// The same body, counted by `progress`.
     pub(super) fn counted(self, progress: Rc<Progress>, direction: Direction) -> Self {
         if matches!(self, Self::Empty) {
+            progress.ended(direction, HeaderMap::new());
             return Self::Empty;
         }
         let mut stream = self.into_stream();
@@ -297,10 +326,17 @@ impl Stream<dyn Source> {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.front)))));
         }
         let polled = self.source.poll_frame(cx);
-        match &mut self.counter {
-            None => polled,
-            Some(counter) => counter.counted(cx, polled),
+        let Some(counter) = &mut self.counter else { return polled };
+        match &polled {
+            Poll::Ready(None) => counter.progress.ended(counter.direction, HeaderMap::new()),
+            Poll::Ready(Some(Ok(frame))) => match frame.trailers_ref() {
+                Some(trailers) => counter.progress.ended(counter.direction, trailers.clone()),
+                None if self.source.is_over() => counter.progress.ended(counter.direction, HeaderMap::new()),
+                None => {}
+            },
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
+        counter.counted(cx, polled)
     }
 }
 
@@ -334,6 +370,11 @@ impl Source for Once {
     fn is_over(&self) -> bool {
         self.0.is_none()
     }
+
+    fn known_trailers(&self) -> Option<HeaderMap> {
+        let trailers = self.0.as_ref().and_then(Frame::trailers_ref);
+        Some(trailers.cloned().unwrap_or_default())
+    }
 }
 
 /// See [`Body::begun`].
@@ -352,6 +393,10 @@ impl Source for Begun {
 
     fn is_over(&self) -> bool {
         self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn known_trailers(&self) -> Option<HeaderMap> {
+        self.rest.known_trailers()
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) {
@@ -377,6 +422,8 @@ pub(super) struct Progress {
     pub(super) bytes_out: Cell<u64>,
     /// Whether the request went over a connection to the upstream that was open before; None: it went to none yet.
     pub(super) reused: Cell<Option<bool>>,
+    /// When the last part of the request's body came, and its trailers; the same of the response's.
+    ends: RefCell<[Option<(Instant, HeaderMap)>; 2]>,
     last: Cell<Instant>,
     idle: Duration,
 }
@@ -397,6 +444,7 @@ impl Progress {
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
             reused: Cell::new(None),
+            ends: RefCell::default(),
             last: Cell::new(Instant::now()),
             idle,
         })
@@ -410,6 +458,22 @@ impl Progress {
     /// Something moved.
     pub(super) fn touch(&self) {
         self.last.set(Instant::now());
+    }
+
+    /// All of a body has come.
+    pub(super) fn ended(&self, direction: Direction, trailers: HeaderMap) {
+        let mut ends = self.ends.borrow_mut();
+        let [request, response] = &mut *ends;
+        let end = if direction == Direction::In { request } else { response };
+        end.get_or_insert_with(|| (Instant::now(), trailers));
+    }
+
+    /// The end of a body: how long ago it came, and its trailers. None: all of it has not come yet.
+    pub(super) fn end(&self, direction: Direction) -> Option<(Duration, HeaderMap)> {
+        let ends = self.ends.borrow();
+        let [request, response] = &*ends;
+        let (at, trailers) = if direction == Direction::In { request } else { response }.as_ref()?;
+        Some((at.elapsed(), trailers.clone()))
     }
 
     /// Bytes moved.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use ebbgate_body::{Defect, Edits, HELD_BYTES_MAX, Pipeline, Pulled};
 use ebbgate_model::{AccountId, ErrorCode};
-use http::{HeaderMap, StatusCode};
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use rustix::time::{ClockId, clock_gettime};
@@ -39,11 +40,39 @@ const CPU_NS_PER_BYTE_MAX: u64 = 1_000;
 /// Fields of a trailer section that tell the bytes as they were.
 const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
-/// Where a body is held for a policy of this account; `keep` is given what it takes until the request is over.
+/// What changing a body for a policy of this account takes; `keep` is given what a held body takes until the request is over.
 pub(super) struct Room<'r> {
+    /// Bytes of held bodies.
     pub(super) shares: &'r Shares,
+    /// Memory of decoders and encoders.
+    pub(super) coders: &'r Shares,
     pub(super) account: AccountId,
     pub(super) keep: &'r dyn Fn(Share),
+}
+
+/// The changed body of an answer with this head. Without memory for it, one that would only be compressed goes as it is.
+pub(super) async fn edited_response(
+    body: Body,
+    edits: &Edits,
+    room: &Room<'_>,
+    head: &mut HeaderMap,
+) -> Result<Body, Failure> {
+    if edits.only_encodes() && !edits.is_empty() && !body.is_end_stream() {
+        let Some(stages) = stages(edits, room)? else {
+            as_it_came(edits, head);
+            return Ok(body);
+        };
+        return begun(stages.around(body)).await;
+    }
+    edited(body, edits, room).await
+}
+
+/// The head says again what codings the body is in.
+fn as_it_came(edits: &Edits, head: &mut HeaderMap) {
+    head.remove(CONTENT_ENCODING);
+    for coding in edits.comes_in() {
+        head.append(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
+    }
 }
 
 /// The changed body. Fails when it cannot be changed and nothing of it was sent: edits that see the whole body are done here.
@@ -54,7 +83,7 @@ pub(super) async fn edited(body: Body, edits: &Edits, room: &Room<'_>) -> Result
     if edits.holds_body() {
         return whole(body, edits, room).await;
     }
-    begun(streamed(body, edits)?).await
+    begun(streamed(body, edits, room)?).await
 }
 
 /// The changed body of a request: one that is known to be short is changed as a whole, so that its length is known.
@@ -71,18 +100,34 @@ async fn begun(mut body: Body) -> Result<Body, Failure> {
     match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
         Poll::Pending => Ok(body),
         Poll::Ready(None) => Ok(Body::Empty),
-        Poll::Ready(Some(Err(BodyFault::Edit(Unedited::Defect(defect))))) => Err(failure(defect)),
-        Poll::Ready(Some(Err(fault))) => Err(cannot(READ, &fault)),
+        Poll::Ready(Some(Err(fault))) => Err(failure_of(&fault)),
         Poll::Ready(Some(Ok(frame))) => Ok(Body::begun(frame, body, None)),
     }
 }
 
-fn streamed(body: Body, edits: &Edits) -> Result<Body, Failure> {
-    let pipeline = Pipeline::new(edits).map_err(failure)?;
-    Ok(Body::stream(
-        Edited { body, pipeline, trailers: None, ended: false, over: false, cpu: Cpu::default() },
-        None,
-    ))
+/// The stages of a body, and the memory that they take.
+struct Stages {
+    pipeline: Pipeline,
+    memory: Share,
+}
+
+impl Stages {
+    fn around(self, body: Body) -> Body {
+        let Self { pipeline, memory } = self;
+        let cpu = Cpu::default();
+        Body::stream(Edited { body, pipeline, memory, trailers: None, ended: false, over: false, cpu }, None)
+    }
+}
+
+/// None: there is no memory for them.
+fn stages(edits: &Edits, room: &Room<'_>) -> Result<Option<Stages>, Failure> {
+    let pipeline = Pipeline::new(edits).map_err(|defect| failure(&defect))?;
+    let memory = room.coders.take(room.account, pipeline.memory_bytes());
+    Ok(memory.map(|memory| Stages { pipeline, memory }))
+}
+
+fn streamed(body: Body, edits: &Edits, room: &Room<'_>) -> Result<Body, Failure> {
+    Ok(stages(edits, room)?.ok_or_else(Failure::no_room)?.around(body))
 }
 
 /// Reads and changes the whole body.
@@ -91,13 +136,10 @@ async fn whole(body: Body, edits: &Edits, room: &Room<'_>) -> Result<Body, Failu
     let most = length.unwrap_or(HELD_BYTES_MAX).min(HELD_BYTES_MAX);
     let (came, kept) = (room.shares.take(room.account, most), room.shares.take(room.account, 0));
     let (Some(_came), Some(mut kept)) = (came, kept) else { return Err(Failure::no_room()) };
-    let mut changed = streamed(body, edits)?;
+    let mut changed = streamed(body, edits, room)?;
     let (mut made, mut trailers) = (BytesMut::new(), None);
     while let Some(frame) = changed.frame().await {
-        let frame = frame.map_err(|fault| match fault {
-            BodyFault::Edit(Unedited::Defect(defect)) => failure(defect),
-            fault => cannot(READ, &fault),
-        })?;
+        let frame = frame.map_err(|fault| failure_of(&fault))?;
         match frame.into_data() {
             Ok(data) if !kept.grow(data.len()) => return Err(Failure::no_room()),
             Ok(data) => made.extend_from_slice(&data),
@@ -109,21 +151,26 @@ async fn whole(body: Body, edits: &Edits, room: &Room<'_>) -> Result<Body, Failu
     }
     (room.keep)(kept);
     let made = made.freeze();
-    Ok(match trailers {
-        None => Body::full(made),
-        Some(trailers) if made.is_empty() => Body::trailing(trailers),
-        Some(trailers) => Body::begun(Frame::data(made), Body::trailing(trailers), None),
-    })
+    Ok(Body::whole(made, trailers))
 }
 
-fn failure(defect: Defect) -> Failure {
+fn failure_of(fault: &BodyFault) -> Failure {
+    match fault {
+        BodyFault::Edit(Unedited::Defect(defect)) => failure(defect),
+        BodyFault::Edit(Unedited::NoRoom) => Failure::no_room(),
+        fault => cannot(READ, fault),
+    }
+}
+
+fn failure(defect: &Defect) -> Failure {
     let code = match defect {
+        Defect::Rules(fault) => ErrorCode::new(fault.code),
         Defect::Held | Defect::Event | Defect::Decoded | Defect::Ratio(_) => TOO_LONG,
         Defect::Malformed(_) | Defect::Truncated(_) | Defect::Trailing(_) | Defect::Encoder(_) => {
             CODING_BROKEN
         }
     };
-    cannot(code, &defect)
+    cannot(code, defect)
 }
 
 fn cannot(code: ErrorCode, why: &dyn std::fmt::Display) -> Failure {
@@ -135,6 +182,8 @@ fn cannot(code: ErrorCode, why: &dyn std::fmt::Display) -> Failure {
 struct Edited {
     body: Body,
     pipeline: Pipeline,
+    /// The memory that the pipeline uses.
+    memory: Share,
     trailers: Option<HeaderMap>,
     /// All of the body has come.
     ended: bool,
@@ -146,6 +195,9 @@ struct Edited {
 impl Edited {
     fn pull(&mut self) -> Result<Pulled, BodyFault> {
         let pulled = self.cpu.measured(|| self.pipeline.pull())?;
+        if !self.memory.cover(self.pipeline.memory_bytes()) {
+            return Err(BodyFault::Edit(Unedited::NoRoom));
+        }
         pulled.map_err(|defect| BodyFault::Edit(Unedited::Defect(defect)))
     }
 

@@ -48,11 +48,14 @@ pub(super) enum BodyFault {
 }
 
 /// Why a body is not changed to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unedited {
     /// It cannot be.
     #[error("{0}")]
     Defect(Defect),
+    /// As much memory as may be is used for changing others.
+    #[error("as much memory as may be is used for changing other bodies")]
+    NoRoom,
     /// Changing it takes too much of the processor.
     #[error("changing it takes too long")]
     Slow,

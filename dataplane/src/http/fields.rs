@@ -21,6 +21,8 @@ pub(super) const OPERATION: HeaderName = HeaderName::from_static("ngrok-operatio
 pub(super) const CALL_TYPE: HeaderName = HeaderName::from_static("ngrok-req-type");
 /// See [`CALL_TYPE`].
 pub(super) const CALL_ID: HeaderName = HeaderName::from_static("ngrok-req-id");
+/// Tells the asked where to report abuse.
+pub(super) const REPORT_ABUSE: HeaderName = HeaderName::from_static("ngrok-report-abuse");
 
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -34,7 +36,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const OURS: [HeaderName; 3] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
 
 /// Fields that only a policy may set on this hop: the edge writes X-Forwarded-* instead.
-const OF_NOBODY: [HeaderName; 4] = [FORWARDED, REAL_IP, CALL_TYPE, CALL_ID];
+const OF_NOBODY: [HeaderName; 5] = [FORWARDED, REAL_IP, CALL_TYPE, CALL_ID, REPORT_ABUSE];
 
 /// What never leaves its hop, whether nominated or not.
 static HOP_BY_HOP: [HeaderName; 8] =
@@ -65,6 +67,16 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// What [`strip_hop_by_hop`] takes away.
+pub(super) fn hop_by_hop(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    let nominated = nominated(headers);
+    let goes = |name: &HeaderName| {
+        HOP_BY_HOP.contains(name) || (nominated.contains(name) && !NOT_NOMINABLE.contains(name))
+    };
+    let fields = headers.iter().filter(|(name, _)| goes(name));
+    fields.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -115,6 +127,11 @@ pub(super) fn add_forwarded(headers: &mut HeaderMap, client: IpAddr, proto: &'st
     {
         headers.insert(FORWARDED_HOST, host);
     }
+}
+
+/// What a host outside is told of the visitor whose request a policy serves: the address alone.
+pub(super) fn add_client(headers: &mut HeaderMap, client: IpAddr) {
+    headers.insert(FORWARDED_FOR, address_value(client));
 }
 
 /// An address as a header says it.

@@ -28,6 +28,7 @@ use super::min_rate::SlowAllowance;
 use super::reply::{framed, may_switch_to};
 use super::upstream::{ReplayBody, UpstreamPools, Upstreams};
 use crate::dispatch::gateway::{Gateway, HttpConn};
+use crate::dispatch::inspect::HopByHop;
 
 /// How long before an exchange is idle a stalled visitor is told so.
 const BEFORE_IDLE: Duration = Duration::from_secs(1);
@@ -58,7 +59,7 @@ pub(super) struct HttpService<G: Gateway> {
     conn: HttpConn,
     limits: Rc<Limits>,
     upstreams: Upstreams,
-    /// Endpoints whose connection policy has let this connection in, and that policy, latest first.
+    /// Endpoints with a connection policy that has let this connection in, and that policy, latest first.
     entered: RefCell<Vec<(EndpointId, Arc<Engine>)>>,
 }
 
@@ -71,7 +72,7 @@ enum Stop {
 }
 
 impl<G: Gateway> HttpService<G> {
-    /// A connection whose TLS (if any) is done.
+    /// A connection after its TLS, if it has any.
     pub(super) fn new(gateway: G, pools: UpstreamPools, conn: HttpConn, limits: Rc<Limits>) -> Self {
         let guarded = conn.first_endpoint.as_ref().and_then(|first| {
             let engine = first.engine.clone().filter(|engine| engine.has(Phase::TcpConnect))?;
@@ -117,9 +118,13 @@ impl<G: Gateway> HttpService<G> {
         let form = Form::asked(&head.headers);
         let upgrade =
             head.headers.get(UPGRADE).cloned().filter(|protocol| upgrade && may_switch_to(protocol));
+        let hop_by_hop = self.gateway.has_core_rule_set().then(|| fields::hop_by_hop(&head.headers));
         fields::strip_hop_by_hop(&mut head.headers);
         fields::strip_origin(&mut head.headers);
         head.extensions = http::Extensions::new();
+        if let Some(fields) = hop_by_hop {
+            head.extensions.insert(HopByHop(fields.into()));
+        }
         let method = head.method.clone();
         let progress = &log.sink().progress;
         let body = ReplayBody::new(body.counted(progress.clone(), Direction::In)).of(exchange);

@@ -24,6 +24,7 @@ use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
 use crate::state::endpoint::Endpoint;
 use crate::state::exchanges::Exchanges;
+use crate::state::external_calls::ExternalCalls;
 use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message};
@@ -48,6 +49,10 @@ pub const CALLS_OF_ACCOUNT_MAX: usize = 512;
 pub const HELD_BYTES_MAX: usize = 512 << 20;
 /// See [`HELD_BYTES_MAX`].
 pub const HELD_BYTES_OF_ACCOUNT_MAX: usize = 64 << 20;
+/// Bytes of memory that decoders and encoders of changed bodies of all accounts may use at a time, and those of one account.
+pub const CODER_BYTES_MAX: usize = 1 << 30;
+/// See [`CODER_BYTES_MAX`].
+pub const CODER_BYTES_OF_ACCOUNT_MAX: usize = 256 << 20;
 
 /// Waits that an operator may set, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +86,12 @@ pub struct Edge {
     pub reports: Reports,
     /// Key sets of policies.
     pub keys: Keys,
-    /// Requests to identity providers.
+    /// Requests to identity providers, and for certificates of webhook senders.
     pub exchanges: Exchanges,
+    /// Requests of policies to hosts of the internet. None: the operator does not allow them.
+    pub external_calls: Option<ExternalCalls>,
+    /// Makes requests to the internet on behalf of policies.
+    pub fetcher: Arc<Fetcher>,
     /// What policies are told of this edge to make visitors' sessions with.
     pub visitors: Visitors,
     /// Requests of each bucket that policies limit.
@@ -97,6 +106,8 @@ pub struct Edge {
     pub calls: Shares,
     /// Bytes of bodies that are held for policies.
     pub held: Shares,
+    /// Bytes of memory that decoders and encoders of changed bodies use.
+    pub coders: Shares,
     /// Seals cookies and bind tokens.
     pub tickets: TicketKey,
     /// Waits that an operator may set.
@@ -156,12 +167,20 @@ impl Edge {
             routes: RouteTable::default(),
             limits,
             keys: Keys::new(Arc::clone(&fetcher), background.clone(), &metrics),
-            exchanges: Exchanges::new(fetcher, background.clone(), &metrics),
+            exchanges: Exchanges::new(Arc::clone(&fetcher), background.clone(), &metrics),
+            external_calls: None,
+            fetcher,
             visitors: Visitors::default(),
             breakers: Breakers::new(&metrics.circuits_opened),
             guesses: Guesses::default(),
             calls: Shares::new(CALLS_MAX, CALLS_OF_ACCOUNT_MAX, &metrics.calls_refused),
             held: Shares::new(HELD_BYTES_MAX, HELD_BYTES_OF_ACCOUNT_MAX, &metrics.bodies_refused),
+            coders: Shares::told(
+                CODER_BYTES_MAX,
+                CODER_BYTES_OF_ACCOUNT_MAX,
+                &metrics.coders_refused,
+                &metrics.coder_bytes,
+            ),
             reports,
             metrics,
             rate_limits: RateLimits::default(),

@@ -1,4 +1,4 @@
-//! `Exchanges`: requests of policies to identity providers, for all shards.
+//! `Exchanges`: requests of policies to identity providers and for certificates of webhook senders, for all shards.
 //!
 //! Equal requests of one account share one exchange, and its answer for a while: what can be spent once is spent once, however
 //! many requests of a visitor come at once. Accounts share nothing, and none can crowd out what others keep.
@@ -85,7 +85,9 @@ impl Exchanges {
             Plan::Known(answer) => return answer,
             Plan::Wait(answered) => answered,
             Plan::Begin(done, answered) => {
-                self.0.background.spawn(self.clone().perform(account, exchange, done));
+                let key = exchange.share.key.clone();
+                let place = UnderWay { exchanges: self.clone(), account, key, done };
+                self.0.background.spawn(place.perform(exchange));
                 answered
             }
         };
@@ -107,25 +109,12 @@ impl Exchanges {
         }
         if account.under_way.len() >= UNDER_WAY_MAX {
             return Plan::Known(Err(format!(
-                "{UNDER_WAY_MAX} requests of this account to identity providers are under way already"
+                "{UNDER_WAY_MAX} such requests of this account are under way already"
             )));
         }
         let (done, answered) = watch::channel(None);
         account.under_way.insert(key.to_owned(), answered.clone());
         Plan::Begin(done, answered)
-    }
-
-    async fn perform(self, account: AccountId, exchange: Arc<Exchange>, done: watch::Sender<Option<Answer>>) {
-        self.0.begun.inc();
-        let answer = self.ask(&exchange).await;
-        if let Err(error) = &answer {
-            self.0.failed.inc();
-            tracing::warn!(%account, url = exchange.url, error, "an identity provider could not be asked");
-        }
-        let secs = if answer.is_ok() { exchange.share.answered_secs } else { exchange.share.failed_secs };
-        let until = Instant::now() + Duration::from_secs(secs);
-        remember(&mut self.accounts(), account, &exchange.share.key, Over { answer: answer.clone(), until });
-        done.send_replace(Some(answer));
     }
 
     async fn ask(&self, exchange: &Exchange) -> Answer {
@@ -152,10 +141,48 @@ impl Exchanges {
     }
 }
 
+/// The place of an exchange that is under way. Dropped, it is free for another one, also where the task ends without an answer;
+/// then those that wait are told.
+struct UnderWay {
+    exchanges: Exchanges,
+    account: AccountId,
+    key: String,
+    done: watch::Sender<Option<Answer>>,
+}
+
+impl UnderWay {
+    async fn perform(self, exchange: Arc<Exchange>) {
+        let (Inner { begun, failed, .. }, account) = (&*self.exchanges.0, self.account);
+        begun.inc();
+        let answer = self.exchanges.ask(&exchange).await;
+        if let Err(error) = &answer {
+            failed.inc();
+            tracing::warn!(%account, url = exchange.url, error, "a request of a policy to the internet failed");
+        }
+        let secs = if answer.is_ok() { exchange.share.answered_secs } else { exchange.share.failed_secs };
+        let until = Instant::now() + Duration::from_secs(secs);
+        remember(&mut self.exchanges.accounts(), account, &self.key, Over { answer: answer.clone(), until });
+        let done = self.done.clone();
+        drop(self);
+        done.send_replace(Some(answer));
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut accounts = self.exchanges.accounts();
+        if let Some(account) = accounts.get_mut(&self.account) {
+            account.under_way.remove(&self.key);
+            if account.over.is_empty() && account.under_way.is_empty() {
+                accounts.remove(&self.account);
+            }
+        }
+    }
+}
+
 fn remember(accounts: &mut HashMap<AccountId, Account>, id: AccountId, key: &str, over: Over) {
     let now = Instant::now();
     let account = accounts.entry(id).or_default();
-    account.under_way.remove(key);
     account.keep(key.to_owned(), over);
     while account.over.len() > OF_ACCOUNT_MAX || account.bytes > BYTES_OF_ACCOUNT_MAX {
         account.forget_first(now);

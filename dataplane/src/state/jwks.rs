@@ -97,7 +97,8 @@ impl Keys {
         if fetch && entry.fetching.is_none() {
             let (done, fetching) = watch::channel(None);
             entry.fetching = Some(fetching);
-            self.0.background.spawn(self.clone().fetch_into(place, done));
+            let fetch = Fetch { keys: self.clone(), place, done };
+            self.0.background.spawn(fetch.perform());
         }
         match (served, &entry.fetching) {
             (Some(result), _) => Plan::Serve(result),
@@ -106,7 +107,7 @@ impl Keys {
         }
     }
 
-    async fn fetch_into(self, place: Place, done: watch::Sender<Fetched>) {
+    async fn fetch(&self, place: &Place) -> Result<Arc<KeySet>, String> {
         self.0.fetches.inc();
         let fetching = self.0.fetcher.key_set(&place.1);
         let limit = Duration::from_secs(FETCH_SECS_MAX);
@@ -116,8 +117,7 @@ impl Keys {
             self.0.fetches_failed.inc();
             tracing::warn!(account = %place.0, url = place.1, error, "a key set could not be fetched");
         }
-        let result = self.store_result(&place, result);
-        done.send_replace(Some(result));
+        self.store_result(place, result)
     }
 
     /// Notes what a fetch brought, and gives what is served now: an old set while its source fails.
@@ -129,7 +129,6 @@ impl Keys {
         let now = Instant::now();
         let mut cache = self.cache();
         let Some(entry) = cache.get_mut(place) else { return result };
-        entry.fetching = None;
         match result {
             Ok(keys) => {
                 entry.keys = Some((Arc::clone(&keys), now));
@@ -148,6 +147,31 @@ impl Keys {
 
     fn cache(&self) -> MutexGuard<'_, HashMap<Place, Entry>> {
         self.0.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fetch that is under way. Dropped, another one may begin, also where the task ends without a result; then those that wait are
+/// told.
+struct Fetch {
+    keys: Keys,
+    place: Place,
+    done: watch::Sender<Fetched>,
+}
+
+impl Fetch {
+    async fn perform(self) {
+        let result = self.keys.fetch(&self.place).await;
+        let done = self.done.clone();
+        drop(self);
+        done.send_replace(Some(result));
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        if let Some(entry) = self.keys.cache().get_mut(&self.place) {
+            entry.fetching = None;
+        }
     }
 }
 
@@ -226,6 +250,30 @@ mod tests {
         entry.failed = Some(("down".into(), at(ANEW_SECS)));
         assert!(!entry.may_be_outdated(at(ANEW_SECS + 1)));
         assert!(entry.may_be_outdated(at(ANEW_SECS + FAILED_SECS)));
+    }
+
+    #[test]
+    fn a_fetch_whose_task_ends_without_a_result_lets_another_begin() {
+        let background = tokio::runtime::Runtime::new().unwrap();
+        let fetcher = Arc::new(Fetcher::new(None, true).unwrap());
+        let keys = Keys::new(fetcher, background.handle().clone(), &Metrics::new());
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/jwks", silent.local_addr().unwrap());
+        let account = crate::state::endpoint::fixture::account(1);
+        let place = (account, url.clone());
+        let Plan::Wait(mut outcome) = keys.plan(account, &url, false) else { panic!("nothing is cached") };
+        let _asked = silent.accept().unwrap();
+        assert!(keys.cache()[&place].fetching.is_some());
+        // Drops the task where it waits, as a panic does.
+        background.shutdown_background();
+        let here = tokio::runtime::Runtime::new().unwrap();
+        let waiting = async {
+            tokio::time::timeout(Duration::from_secs(30), outcome.wait_for(Option::is_some))
+                .await
+                .map(|end| end.is_err())
+        };
+        assert_eq!(here.block_on(waiting), Ok(true), "given up");
+        assert!(keys.cache()[&place].fetching.is_none(), "the next request fetches");
     }
 
     #[test]

@@ -144,6 +144,8 @@ metrics! {
     waf_workers: Gauge = "waf_workers", "Processes that run the Core Rule Set and take questions";
     /// Processes that ended or were killed.
     waf_workers_lost: Counter = "waf_workers_lost", "Processes of the Core Rule Set that ended, or were killed because they did not answer in time";
+    /// Changes of the Core Rule Set's files that were at fault.
+    waf_rules_refused: Counter = "waf_rules_refused", "Changes of the Core Rule Set's files that were at fault, so that the rules before stayed in use";
     /// Circuits of `circuit-breaker` actions that opened.
     circuits_opened: Counter = "circuits_opened", "Circuits of circuit-breaker actions opened";
     /// Requests that met an open circuit, enforced or not.
@@ -154,6 +156,10 @@ metrics! {
     calls_refused: Counter = "policy_calls_refused", "Requests of policies not made, because as many as may be were on their way";
     /// Bodies that were not held for a policy, because as many bytes as may be were.
     bodies_refused: Counter = "policy_bodies_refused", "Bodies not held for a policy, because as many bytes as may be were held";
+    /// Memory of changed bodies' decoders and encoders.
+    coder_bytes: Gauge = "policy_coder_bytes", "Memory of the decoders and encoders of bodies that policies change";
+    /// Bodies that were not changed, because that memory was used up.
+    coders_refused: Counter = "policy_coders_refused", "Bodies not compressed or not changed for a policy, because as much memory as may be was used for others";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
     /// Generation in force.
@@ -177,9 +183,9 @@ metrics! {
     /// Fetches of key sets that failed.
     key_fetches_failed: Counter = "jwks_fetches_failed", "Fetches of key sets that failed";
     /// Counter.
-    provider_requests: Counter = "identity_provider_requests", "Requests to identity providers";
+    provider_requests: Counter = "identity_provider_requests", "Requests to identity providers, and for certificates of webhook senders";
     /// Counter.
-    provider_requests_failed: Counter = "identity_provider_requests_failed", "Requests to identity providers that had no answer";
+    provider_requests_failed: Counter = "identity_provider_requests_failed", "Those of these requests that had no answer";
 }
 
 impl Metrics {

@@ -20,6 +20,7 @@ use tokio::time::Duration;
 use self::log::ProgramLog;
 use self::replay::{Found, Held};
 use super::disk::{Disk, is_unwritable, private};
+use super::identity::Identity;
 
 /// Seconds to wait for an edge that is just stopping to let go of the directory.
 const LOCK_SECS_MAX: u64 = 5;
@@ -31,6 +32,7 @@ const OLD_PROGRAM_FILE: &str = "program.json";
 const ID_FILE: &str = "id";
 const KEY_FILE: &str = "ticket.key";
 const BOUND_FILE: &str = "bound.json";
+const IDENTITY_FILE: &str = "identity.json";
 
 /// Why state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,14 @@ pub enum SavedError {
     InUse {
         /// The directory.
         path: PathBuf,
+    },
+    /// The identity is not what was written.
+    #[error("{path} is damaged ({reason}); remove it and let the edge join anew")]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// A file is not what was written.
     #[error("{path} is damaged ({reason}); remove it, the edge makes or fetches it anew")]
@@ -119,8 +129,31 @@ impl Saved {
         }
     }
 
-    /// The edge's stable name; `fresh` becomes it on the first run.
+    /// What control made of this edge, if it joined from another machine.
+    pub fn identity(&self) -> Result<Option<Identity>, SavedError> {
+        let Some(bytes) = self.read(IDENTITY_FILE)? else { return Ok(None) };
+        let damaged = |error: serde_json::Error| SavedError::Identity {
+            path: self.identity_file(),
+            reason: error.to_string(),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    }
+
+    /// Keeps what control made of this edge.
+    pub fn save_identity(&self, identity: &Identity) -> Result<(), SavedError> {
+        self.write(IDENTITY_FILE, identity.text().as_bytes())
+    }
+
+    /// The file that proves which edge this is.
+    pub fn identity_file(&self) -> PathBuf {
+        self.dir.join(IDENTITY_FILE)
+    }
+
+    /// The edge's stable name: of its identity, or `fresh` from the first run on.
     pub fn edge_id(&self, fresh: EdgeId) -> Result<EdgeId, SavedError> {
+        if let Some(identity) = self.identity()? {
+            return Ok(identity.edge);
+        }
         match self.read(ID_FILE)? {
             Some(bytes) => {
                 let text = String::from_utf8_lossy(&bytes);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::AccountId;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 
 /// See the module. Clones share what there is.
 #[derive(Clone)]
@@ -16,6 +17,7 @@ struct Inner {
     all: usize,
     of_account: usize,
     refused: Counter,
+    in_use: Gauge,
 }
 
 #[derive(Default)]
@@ -34,7 +36,13 @@ pub struct Share {
 impl Shares {
     /// So much in all, and for each account. Counts in `refused` how often that was not enough.
     pub fn new(all: usize, of_account: usize, refused: &Counter) -> Self {
-        Self(Arc::new(Inner { used: Mutex::default(), all, of_account, refused: refused.clone() }))
+        Self::told(all, of_account, refused, &Gauge::default())
+    }
+
+    /// The same; `in_use` says how much is in use.
+    pub fn told(all: usize, of_account: usize, refused: &Counter, in_use: &Gauge) -> Self {
+        let (refused, in_use) = (refused.clone(), in_use.clone());
+        Self(Arc::new(Inner { used: Mutex::default(), all, of_account, refused, in_use }))
     }
 
     /// Takes a part for an account, if it is there.
@@ -53,7 +61,18 @@ impl Shares {
     }
 }
 
+impl Inner {
+    fn tell(&self, all: usize) {
+        self.in_use.set(i64::try_from(all).unwrap_or(i64::MAX));
+    }
+}
+
 impl Share {
+    /// Takes as much as is lacking for it to be this amount at least. False: that is not there, and nothing was taken.
+    pub fn cover(&mut self, amount: usize) -> bool {
+        amount <= self.amount || self.grow(amount - self.amount)
+    }
+
     /// Takes more. False: it is not there, and nothing was taken.
     pub fn grow(&mut self, amount: usize) -> bool {
         let mut used = self.of.lock();
@@ -65,6 +84,7 @@ impl Share {
         }
         used.all = all;
         used.accounts.insert(self.account, own);
+        self.of.0.tell(all);
         drop(used);
         self.amount = self.amount.saturating_add(amount);
         true
@@ -75,6 +95,7 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut used = self.of.lock();
         used.all = used.all.saturating_sub(self.amount);
+        self.of.0.tell(used.all);
         let left = used.accounts.get(&self.account).copied().unwrap_or_default().saturating_sub(self.amount);
         if left == 0 {
             used.accounts.remove(&self.account);
@@ -92,17 +113,19 @@ mod tests {
     #[test]
     fn an_account_has_its_own_bound_and_all_have_one() {
         let account = |n: u8| AccountId::new(Ksuid::new(1_700_000_000, [n; 16]));
-        let shares = Shares::new(10, 6, &Counter::default());
+        let in_use = Gauge::default();
+        let shares = Shares::told(10, 6, &Counter::default(), &in_use);
         let mut first = shares.take(account(1), 4).unwrap();
         assert!(shares.take(account(1), 3).is_none(), "more than one account may have");
         assert!(first.grow(2) && !first.grow(1));
         let second = shares.take(account(2), 4).unwrap();
         assert!(shares.take(account(3), 1).is_none(), "more than there is");
-        assert_eq!(shares.used(), 10);
+        assert_eq!((shares.used(), in_use.get()), (10, 10));
+        assert!(first.cover(6) && !first.cover(7), "there is no more");
         drop(first);
         assert_eq!(shares.used(), 4);
         assert!(shares.take(account(1), 6).is_some());
         drop(second);
-        assert_eq!((shares.used(), shares.lock().accounts.len()), (0, 0));
+        assert_eq!((shares.used(), in_use.get(), shares.lock().accounts.len()), (0, 0, 0));
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! A shard puts a question into a bounded queue and waits; a thread for each process takes it out, asks, and answers. No thread
 //! of a shard runs a rule, and nothing of the edge is in those processes but the messages they judge. A process that ends, or
-//! does not answer in time, is replaced; what it was asked fails.
+//! does not answer in time, is replaced; what it was asked fails. When the operator's files change, processes with the new
+//! rules take the place of the others.
 
 mod process;
 mod queue;
+mod reload;
 mod runner;
 mod shared;
+mod watch;
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -21,9 +24,11 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::state::metrics::Metrics;
+use reload::Reload;
 use runner::Runner;
 use shared::{Job, START_SECS_MAX, Shared};
 pub use shared::{WafError, WafSettings};
+use watch::Watch;
 
 /// See the module.
 pub struct Waf {
@@ -47,9 +52,14 @@ impl Waf {
             failed: metrics.waf_failed.clone(),
         };
         let start = |error: String| WafError::Start { program: settings.program.clone(), error };
+        let watch = Watch::new(&settings.rules);
         let (started, first) = mpsc::channel();
+        let mut runners = Vec::new();
         for index in 0..settings.workers {
+            let (renew, renewed) = mpsc::channel();
+            runners.push(renew);
             let runner = Runner {
+                renewed,
                 settings: Arc::clone(&settings),
                 shared: Arc::clone(&shared),
                 ready: metrics.waf_workers.clone(),
@@ -64,9 +74,11 @@ impl Waf {
             let answer = first.recv_timeout(Duration::from_secs(START_SECS_MAX));
             loaded = answer.map_err(|_| start(format!("it read no rules within {START_SECS_MAX} s")))??;
         }
-        let Loaded { rules, version, dead } = loaded;
-        let (mode, path) = (if settings.block { "block" } else { "detect only" }, settings.rules.display());
-        tracing::info!(%path, rules, version, mode, never_match = ?dead, "the Core Rule Set is loaded");
+        settings.log(&loaded);
+        let refused = metrics.waf_rules_refused.clone();
+        let reload = Reload { settings: Arc::clone(&settings), shared, watch, runners, refused };
+        let thread = std::thread::Builder::new().name("waf-rules".to_owned());
+        thread.spawn(move || reload.run()).map_err(|error| start(error.to_string()))?;
         Ok(waf)
     }
 

@@ -315,3 +315,89 @@ async fn a_response_phase_may_ask_too() {
     })
     .await;
 }
+
+/// A policy that asks a host of the internet and says what came of it.
+fn asking_outside(url: &str) -> &'static str {
+    let config =
+        json!({ "url": url, "method": "POST", "body": "hello", "headers": { "x-own": "1", "te": "gzip" } });
+    let said = "${actions.ngrok.http_request.res.status_code} ${actions.ngrok.http_request.res.body} \
+        ${actions.ngrok.http_request.res.resolved_ip} ${actions.ngrok.http_request.attempts[0].resolved_ip}";
+    let failed = "${actions.ngrok.http_request.error.code} ${actions.ngrok.http_request.error.message}";
+    let policy = json!({ "on_http_request": [
+        { "actions": [{ "type": "http-request", "config": config }] },
+        { "expressions": ["has(actions.ngrok.http_request.error)"],
+          "actions": [{ "type": "custom-response", "config": { "body": failed } }] },
+        { "actions": [{ "type": "custom-response", "config": { "body": said } }] },
+    ] });
+    Box::leak(policy.to_string().into_boxed_str())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_of_the_internet_is_told_who_asks_and_where_to_complain() {
+    local(async {
+        let lab = Lab::default();
+        let made =
+            Made { policy: Some(asking_outside("https://api.example.com:8443/v1?a=b")), ..Made::default() };
+        lab.cloud("http://api.example.com", made);
+        // Off, unless the operator says otherwise.
+        let refused = told(&lab, &get("")).await;
+        assert!(refused.starts_with("ERR_NGROK_2300 this edge asks no host of the internet"), "{refused}");
+
+        let asked = Rc::new(RefCell::new(Vec::new()));
+        let seen = Rc::clone(&asked);
+        lab.outside(move |url, request| {
+            let head = request.headers().iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned()));
+            let line = format!("{} {} {}", request.method(), url, request.uri());
+            seen.borrow_mut().push((line, head.collect::<Vec<_>>(), request.body().clone()));
+            Ok(http::Response::builder().status(202).header("x-a", "b").body("said".into()).unwrap())
+        });
+        let visitor =
+            "X-Forwarded-For: 6.6.6.6\r\nngrok-report-abuse: https://forged/\r\nCookie: session=1\r\n";
+        assert_eq!(told(&lab, &get(visitor)).await, "202 said 203.0.113.80 203.0.113.80");
+        let asked = asked.borrow();
+        let [(line, head, body)] = asked.as_slice() else { panic!("{asked:?}") };
+        assert_eq!((line.as_str(), &body[..]), ("POST https://api.example.com:8443/ /v1?a=b", &b"hello"[..]));
+        let field = |name: &str| {
+            let values = head.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str());
+            values.collect::<Vec<_>>()
+        };
+        for (name, value) in [
+            ("host", "api.example.com:8443"),
+            ("x-own", "1"),
+            ("x-forwarded-for", "192.0.2.7"),
+            ("ngrok-req-type", "http-request"),
+            ("ngrok-report-abuse", "https://ops.example.com/abuse"),
+        ] {
+            assert_eq!(field(name), [value], "{name}");
+        }
+        assert!(
+            field("ngrok-req-id")[0].starts_with("op_")
+                && field("user-agent")[0].starts_with("ebbgate-edge/")
+        );
+        assert!(field("cookie").is_empty() && field("te").is_empty(), "{head:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_to_hosts_of_the_internet_are_bounded_as_others_are() {
+    local(async {
+        let lab = Lab::default();
+        // Four actions ask, each tries three times: of sixty-five requests one visitor's may make sixty-four.
+        let ask = json!({ "type": "http-request", "config": { "url": "https://api.example.com/", "retry_condition": "true" } });
+        let code = "${actions.ngrok.http_request.error.code}";
+        let mut rules = vec![json!({ "actions": vec![ask; 22] })];
+        rules.push(json!({ "actions": [{ "type": "custom-response", "config": { "body": code } }] }));
+        let policy: &str = Box::leak(json!({ "on_http_request": rules }).to_string().into_boxed_str());
+        lab.cloud("http://api.example.com", Made { policy: Some(policy), ..Made::default() });
+        let count = Rc::new(RefCell::new(0));
+        let counted = Rc::clone(&count);
+        lab.outside(move |_, _| {
+            *counted.borrow_mut() += 1;
+            Ok(http::Response::new(bytes::Bytes::new()))
+        });
+        let answer = told(&lab, &get("")).await;
+        assert_eq!((answer.as_str(), *count.borrow()), ("ERR_NGROK_3603", 64));
+    })
+    .await;
+}

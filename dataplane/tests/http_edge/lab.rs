@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome};
+use ebbgate_edge::dispatch::gateway::{Gateway, HttpConn, HttpOutcome, no_external_calls};
 use ebbgate_edge::http::UpstreamPools;
 use ebbgate_edge::http::limits::{KEPT_UPSTREAM_SECS_MAX, Limits};
 use ebbgate_edge::state::breakers::{Breakers, Permit};
@@ -31,9 +31,12 @@ use ebbgate_model::event::RequestEvent;
 use ebbgate_model::{
     AccountId, EndpointId, EndpointUrl, Host, Ksuid, Scheme, TrafficPolicy, TunnelSessionId,
 };
-use ebbgate_policy::{Breaker, ConnFacts, EndpointFacts, Engine, Inspected, KeySet, Quota, References};
+use ebbgate_policy::{
+    Breaker, CallError, ConnFacts, EndpointFacts, Engine, Inspected, KeySet, Quota, References,
+};
 use ebbgate_tunnel::driver::SessionHandle;
 use ebbgate_waf::protocol::Question;
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::Instant;
@@ -44,11 +47,15 @@ pub(crate) const PIPE_BYTES: usize = 64 * 1024;
 /// Bytes of bodies that the lab holds for policies; half of them for one account.
 pub(crate) const HELD_BYTES: usize = 8 << 20;
 
+/// Bytes of memory for decoders and encoders in the lab; half of them for one account.
+pub(crate) const CODER_BYTES: usize = 64 << 20;
+
 /// How long the lab's pools keep an idle connection.
 pub(crate) const KEPT_UPSTREAM: Duration = Duration::from_secs(KEPT_UPSTREAM_SECS_MAX);
 
 type Rules = Box<dyn Fn(&Question, &Bytes) -> i64>;
 type Serve = Rc<dyn Fn(DuplexStream)>;
+type Outside = Box<dyn Fn(&Uri, &Request<Bytes>) -> Result<Response<Bytes>, CallError>>;
 
 /// See the module.
 #[derive(Clone)]
@@ -63,6 +70,7 @@ impl Default for Lab {
             guesses: Guesses::default(),
             calls: Shares::new(8, 4, &metrics.calls_refused),
             held: Shares::new(HELD_BYTES, HELD_BYTES / 2, &metrics.bodies_refused),
+            coders: Shares::told(CODER_BYTES, CODER_BYTES / 2, &metrics.coders_refused, &metrics.coder_bytes),
             metrics,
             rate_limits: RateLimits::default(),
             public: RefCell::default(),
@@ -74,6 +82,7 @@ impl Default for Lab {
             made: Cell::default(),
             drain: tokio::sync::watch::Sender::default(),
             rules: RefCell::default(),
+            outside: RefCell::default(),
             closed: RefCell::default(),
         }))
     }
@@ -87,6 +96,7 @@ struct Inner {
     guesses: Guesses,
     calls: Shares,
     held: Shares,
+    coders: Shares,
     public: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     internal: RefCell<HashMap<String, Vec<Arc<Endpoint>>>>,
     pools: RefCell<HashMap<String, Pool>>,
@@ -97,6 +107,8 @@ struct Inner {
     drain: tokio::sync::watch::Sender<bool>,
     /// The score of a message: its question and the start of its body.
     rules: RefCell<Option<Rules>>,
+    /// The hosts of the internet, all at 203.0.113.80.
+    outside: RefCell<Option<Outside>>,
     /// Accounts that let nobody in.
     closed: RefCell<HashSet<AccountId>>,
 }
@@ -144,8 +156,29 @@ impl Gateway for Lab {
         Err("the lab has no keys".into())
     }
 
+    async fn call_external(
+        &self,
+        _: AccountId,
+        url: Uri,
+        request: Request<Bytes>,
+        bytes_max: usize,
+    ) -> Result<(IpAddr, Response<Bytes>), CallError> {
+        let asked = self.0.outside.borrow().as_ref().map(|outside| outside(&url, &request));
+        let answer = asked.unwrap_or_else(|| Err(no_external_calls()))?;
+        assert!(answer.body().len() <= bytes_max, "the lab's answers fit");
+        Ok(("203.0.113.80".parse().unwrap(), answer))
+    }
+
+    fn report_abuse(&self) -> Option<HeaderValue> {
+        self.0.outside.borrow().as_ref().map(|_| HeaderValue::from_static("https://ops.example.com/abuse"))
+    }
+
     fn count(&self, endpoint: &Endpoint, quota: &Quota) -> Option<Duration> {
         self.0.rate_limits.count(endpoint.account, &endpoint.url.to_string(), quota, Instant::now())
+    }
+
+    fn has_core_rule_set(&self) -> bool {
+        true
     }
 
     async fn inspect(&self, _: AccountId, question: Question, body: Bytes) -> Result<Inspected, String> {
@@ -168,6 +201,10 @@ impl Gateway for Lab {
 
     fn held(&self) -> &Shares {
         &self.0.held
+    }
+
+    fn coders(&self) -> &Shares {
+        &self.0.coders
     }
 
     fn now_unix_ms(&self) -> i64 {
@@ -266,6 +303,14 @@ impl Lab {
         let members = table.borrow().get(key).cloned()?;
         let mut pools = self.0.pools.borrow_mut();
         Some(pools.entry(key.to_owned()).or_insert_with(|| Pool::new(members)).clone())
+    }
+
+    /// Lets policies ask hosts of the internet, which answer so.
+    pub(crate) fn outside(
+        &self,
+        answers: impl Fn(&Uri, &Request<Bytes>) -> Result<Response<Bytes>, CallError> + 'static,
+    ) {
+        *self.0.outside.borrow_mut() = Some(Box::new(answers));
     }
 
     /// A cloud endpoint.
@@ -421,6 +466,18 @@ impl Lab {
     /// Bytes of bodies that are held for policies.
     pub(crate) fn held_bytes(&self) -> usize {
         self.0.held.used()
+    }
+
+    /// Bytes of memory that decoders and encoders use, and bodies that were refused theirs.
+    pub(crate) fn coders(&self) -> (usize, u64) {
+        let metrics = &self.0.metrics;
+        assert_eq!(usize::try_from(metrics.coder_bytes.get()).unwrap(), self.0.coders.used());
+        (self.0.coders.used(), metrics.coders_refused.get())
+    }
+
+    /// Takes bytes as decoders and encoders do.
+    pub(crate) fn code(&self, account: AccountId, bytes: usize) -> Option<Share> {
+        self.0.coders.take(account, bytes)
     }
 
     /// Takes bytes as a held body does.

@@ -23,5 +23,6 @@ mod lab;
 mod not_enforced;
 mod rfc9113;
 mod stalls;
+mod trailers;
 mod upstreams;
 mod walk;

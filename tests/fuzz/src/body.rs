@@ -78,7 +78,7 @@ fn pull(pipeline: &mut Pipeline, out: &mut Vec<u8>) -> Result<(), Defect> {
             }
             Ok(Pulled::Starved | Pulled::Over) => return Ok(()),
             Err(defect) => {
-                assert_eq!(pipeline.pull(), Err(defect), "a refusal stands");
+                assert_eq!(pipeline.pull(), Err(defect.clone()), "a refusal stands");
                 return Err(defect);
             }
         }

@@ -26,6 +26,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod random;
+pub mod remote_edge;
 pub mod replica;
 pub mod rest;
 pub mod test_lab;

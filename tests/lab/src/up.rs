@@ -51,7 +51,9 @@ pub fn run(args: &Args) -> Result<()> {
     let report = match (&clinic, args.json) {
         (_, true) => {
             let mut line = lab.describe()?;
-            line["events"] = json!(events);
+            if let Some(fields) = line.as_object_mut() {
+                fields.insert("events".to_owned(), json!(events));
+            }
             line.to_string()
         }
         (Some(clinic), false) => clinic.table(&lab, &events)?,

@@ -36,7 +36,7 @@ const IMPURE: [&str; 9] = [
 ];
 
 /// Spellings that clients depend on; what is left of a line after taking them out may not say the word.
-const SPELLINGS: [&str; 29] = [
+const SPELLINGS: [&str; 30] = [
     "members are ngrok",
     "ERR_NGROK_",
     "NGROK_AUTHTOKEN",
@@ -45,6 +45,7 @@ const SPELLINGS: [&str; 29] = [
     "Ngrok-Version",
     "ngrok-version",
     "ngrok-operation-id",
+    "ngrok-report-abuse",
     "ngrok-req-id",
     "ngrok-req-type",
     "ngrok-error-code",

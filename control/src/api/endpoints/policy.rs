@@ -39,9 +39,10 @@ pub(super) async fn judge(
         return absent(call);
     }
     let checked = check(text, cx).map_err(|defects| refused(&defects))?;
-    let unfilled = checked.addresses_missing(&call.app.presence.address_data());
-    if !unfilled.is_empty() {
-        return Err(refused(&unfilled));
+    let mut missing = checked.addresses_missing(&call.app.presence.address_data());
+    missing.extend(checked.core_rule_set_missing(call.app.presence.has_core_rule_set()));
+    if !missing.is_empty() {
+        return Err(refused(&missing));
     }
     *txn = hold_references(call, &checked, std::mem::take(txn)).await?;
     let secrets = hold_secrets(call, &checked, txn).await?;

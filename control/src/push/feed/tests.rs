@@ -66,7 +66,8 @@ impl Control {
         });
         let (out, from_control) = mpsc::channel(1);
         let feeds = self.feeds.clone();
-        let ended = tokio::spawn(async move { feeds.serve(StreamBody::new(Box::pin(frames)), out).await });
+        let ended =
+            tokio::spawn(async move { feeds.serve(None, StreamBody::new(Box::pin(frames)), out).await });
         Edge { to_control, from_control, ended }
     }
 
@@ -78,7 +79,15 @@ impl Control {
     async fn join_with(&self, edge: EdgeId, generation: u64, digest: Option<ProgramDigest>) -> Edge {
         let connected = self.connect();
         connected
-            .say(&FromEdge::Hello { edge, feed: FEED_VERSION, version: "test".into(), generation, digest })
+            .say(&FromEdge::Hello {
+                edge,
+                feed: FEED_VERSION,
+                version: "test".into(),
+                generation,
+                digest,
+                unix_secs: 0,
+                core_rule_set: false,
+            })
             .await;
         connected
     }
@@ -390,6 +399,8 @@ async fn over_a_real_socket() {
         version: "test".into(),
         generation: 0,
         digest: None,
+        unix_secs: 0,
+        core_rule_set: true,
     };
     let line = format!("{}\n", serde_json::to_string(&hello).unwrap());
     // Cut in two: lines do not keep to frames.

@@ -1,21 +1,23 @@
 //! br (RFC 7932): windows of at most 16 MiB, as the format has them; no large windows.
 
-use brotli::enc::StandardAlloc;
 use brotli::{BrotliDecompressStream, BrotliResult, BrotliState};
 
+use crate::counted::Counted;
 use crate::stage::{OUT_BYTES, Op, Stage, Stepped};
 use crate::{Coding, Defect};
 
 /// See the module.
 pub(super) struct Brotli {
-    state: Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>,
+    state: Box<BrotliState<Counted, Counted, Counted>>,
+    memory: Counted,
     ended: bool,
 }
 
 impl Default for Brotli {
     fn default() -> Self {
-        let alloc = StandardAlloc::default;
-        Self { state: Box::new(BrotliState::new_strict(alloc(), alloc(), alloc())), ended: false }
+        let memory = Counted::default();
+        let state = BrotliState::new_strict(memory.clone(), memory.clone(), memory.clone());
+        Self { state: Box::new(state), memory, ended: false }
     }
 }
 
@@ -49,5 +51,9 @@ impl Stage for Brotli {
             BrotliResult::NeedsMoreInput => Ok(Stepped::new(taken, false)),
             BrotliResult::ResultFailure => Err(Defect::Malformed(Coding::Brotli)),
         }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.memory.bytes()
     }
 }

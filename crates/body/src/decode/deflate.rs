@@ -3,6 +3,7 @@
 use flate2::Decompress;
 
 use super::gzip::{Inflated, inflate};
+use crate::limits::DECODER_BYTES;
 use crate::stage::{Op, Stage, Stepped};
 use crate::{Coding, Defect};
 
@@ -32,6 +33,10 @@ impl Stage for Deflate {
             }
             Inflated::Goes(stepped) => Ok(stepped),
         }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        DECODER_BYTES
     }
 }
 

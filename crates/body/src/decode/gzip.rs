@@ -2,6 +2,7 @@
 
 use flate2::{Decompress, FlushDecompress, Status};
 
+use crate::limits::DECODER_BYTES;
 use crate::stage::{OUT_BYTES, Op, Stage, Stepped};
 use crate::{Coding, Defect};
 
@@ -33,6 +34,10 @@ impl Stage for Gzip {
             }
             Inflated::Goes(stepped) => Ok(stepped),
         }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        DECODER_BYTES
     }
 }
 

@@ -1,6 +1,6 @@
 //! zstd (RFC 8878): frames one after another, with the window that RFC 9659 allows.
 
-use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 use crate::stage::{OUT_BYTES, Op, Stage, Stepped};
 use crate::{Coding, Defect};
@@ -10,16 +10,16 @@ const WINDOW_LOG_MAX: u32 = 23;
 
 /// See the module.
 pub(super) struct Zstd {
-    decoder: Decoder<'static>,
+    decoder: DCtx<'static>,
     /// Whether no frame is under way.
     between: bool,
 }
 
 impl Zstd {
     pub(super) fn new() -> Result<Self, Defect> {
-        let failed = |_| Defect::Malformed(Coding::Zstd);
-        let mut decoder = Decoder::new().map_err(failed)?;
-        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(failed)?;
+        let failed = Defect::Malformed(Coding::Zstd);
+        let mut decoder = DCtx::try_create().ok_or(failed.clone())?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(|_| failed)?;
         Ok(Self { decoder, between: true })
     }
 }
@@ -33,7 +33,7 @@ impl Stage for Zstd {
         out.resize(before + OUT_BYTES, 0);
         let room = out.get_mut(before..).unwrap_or_default();
         let (mut from, mut to) = (InBuffer::around(input), OutBuffer::around(room));
-        let result = self.decoder.run(&mut from, &mut to);
+        let result = self.decoder.decompress_stream(&mut to, &mut from);
         let (taken, gave) = (from.pos(), to.pos());
         out.truncate(before + gave);
         self.between = result.map_err(|_| Defect::Malformed(Coding::Zstd))? == 0;
@@ -42,5 +42,9 @@ impl Stage for Zstd {
             return Err(Defect::Truncated(Coding::Zstd));
         }
         Ok(Stepped::new(taken, more))
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.decoder.sizeof()
     }
 }

@@ -1,8 +1,8 @@
 //! br.
 
-use brotli::enc::StandardAlloc;
 use brotli::enc::encode::{BrotliEncoderOperation, BrotliEncoderParameter, BrotliEncoderStateStruct};
 
+use crate::counted::Counted;
 use crate::stage::{OUT_BYTES, Op, Stage, Stepped};
 use crate::{Coding, Defect};
 
@@ -10,18 +10,22 @@ use crate::{Coding, Defect};
 const QUALITY: u32 = 4;
 /// 256 KiB: what an encoder holds is a multiple of it.
 const WINDOW_LOG: u32 = 18;
+/// What an encoder of that window comes to hold.
+const MEMORY_BYTES: usize = 3 * 1024 * 1024;
 
 /// See the module.
 pub(super) struct Brotli {
-    state: BrotliEncoderStateStruct<StandardAlloc>,
+    state: BrotliEncoderStateStruct<Counted>,
+    memory: Counted,
 }
 
 impl Brotli {
     pub(super) fn new() -> Self {
-        let mut state = BrotliEncoderStateStruct::new(StandardAlloc::default());
+        let memory = Counted::default();
+        let mut state = BrotliEncoderStateStruct::new(memory.clone());
         state.set_parameter(BrotliEncoderParameter::BROTLI_PARAM_QUALITY, QUALITY);
         state.set_parameter(BrotliEncoderParameter::BROTLI_PARAM_LGWIN, WINDOW_LOG);
-        Self { state }
+        Self { state, memory }
     }
 }
 
@@ -55,5 +59,9 @@ impl Stage for Brotli {
             Op::Run | Op::Flush => self.state.has_more_output(),
         };
         Ok(Stepped::new(taken, more))
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.memory.bytes().max(MEMORY_BYTES)
     }
 }

@@ -8,6 +8,8 @@ use crate::{Coding, Defect};
 /// nginx's default.
 const LEVEL: Compression = Compression::new(1);
 const WINDOW_BITS: u8 = 15;
+/// Window, hash chains and output of zlib-rs at its default `mem_level`, some more.
+const MEMORY_BYTES: usize = 400 * 1024;
 
 /// See the module.
 pub(super) struct Deflate {
@@ -43,5 +45,9 @@ impl Stage for Deflate {
             Op::Run | Op::Flush => out.len() == out.capacity(),
         };
         Ok(Stepped::new(taken, more))
+    }
+
+    fn memory_bytes(&self) -> usize {
+        MEMORY_BYTES
     }
 }

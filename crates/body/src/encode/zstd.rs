@@ -9,6 +9,8 @@ use crate::{Coding, Defect};
 const LEVEL: i32 = 3;
 /// 256 KiB: what an encoder holds is a multiple of it.
 const WINDOW_LOG: u32 = 18;
+/// What an encoder of that level and window comes to hold; a test asks it.
+const MEMORY_BYTES: usize = 2 * 1024 * 1024;
 
 /// See the module.
 pub(super) struct Zstd {
@@ -48,5 +50,31 @@ impl Stage for Zstd {
         out.truncate(before + gave);
         let more = left.map_err(failed)? > 0 || (op == Op::Run && gave == OUT_BYTES);
         Ok(Stepped::new(taken, more))
+    }
+
+    fn memory_bytes(&self) -> usize {
+        MEMORY_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zstd::zstd_safe::CCtx;
+
+    #[test]
+    fn an_encoder_holds_no_more_than_is_said() {
+        let mut context = CCtx::create();
+        for parameter in [CParameter::CompressionLevel(LEVEL), CParameter::WindowLog(WINDOW_LOG)] {
+            context.set_parameter(parameter).unwrap();
+        }
+        let text: Vec<u8> =
+            (0..4_000_000_u32).flat_map(|n| (n.wrapping_mul(n) % 251).to_le_bytes()).collect();
+        let mut room = vec![0; OUT_BYTES];
+        let mut from = InBuffer::around(&text);
+        while from.pos() < text.len() {
+            context.compress_stream(&mut OutBuffer::around(room.as_mut_slice()), &mut from).unwrap();
+        }
+        assert!((MEMORY_BYTES / 4..=MEMORY_BYTES).contains(&context.sizeof()), "{}", context.sizeof());
     }
 }

@@ -80,3 +80,54 @@ fn an_event_has_a_longest_length() {
     let grows = format!("data: {}\n\n", "a".repeat(EVENT_BYTES_MAX - 8));
     assert_eq!(run(&edits, grows.as_bytes(), &[100]), Err(Defect::Event));
 }
+
+/// Replaces `cat` in events of the name `pet`, and fails at one with the data `bad`.
+#[derive(Debug)]
+struct Pets(std::sync::Mutex<Vec<Event>>);
+
+impl EventRules for Arc<Pets> {
+    fn begin(&self) -> Judge {
+        let seen = Arc::clone(self);
+        Box::new(move |event| {
+            let is_pet = event.name == "pet";
+            let is_bad = event.data == "bad";
+            seen.0.lock().unwrap().push(event);
+            if is_bad {
+                return Err(RulesFault { code: 1, message: "bad".into() });
+            }
+            let dog = || EventReplacement {
+                field: EventField::Data,
+                replacement: Replacement::new(Arc::new(Pattern::new("cat").unwrap()), "dog"),
+            };
+            Ok(Judged { replacements: is_pet.then(dog).into_iter().collect(), work: 10 })
+        })
+    }
+}
+
+#[test]
+fn rules_are_judged_for_each_event_wherever_chunks_end() {
+    let stream = "event: pet\nid: 7\ndata: cat\ndata: 2\nretry: 5\n\n: alive\n\ndata: cat\nretry: 5x\nid: a\0\n\nevent: pet\ndata: cat";
+    let expect = "event: pet\nid: 7\ndata: dog\ndata: 2\nretry: 5\n\n: alive\n\ndata: cat\nretry: 5x\nid: a\0\n\nevent: pet\ndata: dog\n";
+    let event = |name: &str, data: &str, id: &str, retry| Event {
+        name: name.into(),
+        data: data.into(),
+        id: id.into(),
+        retry,
+    };
+    for cut in 0..=stream.len() {
+        let pets = Arc::new(Pets(std::sync::Mutex::default()));
+        let mut edits = Edits::default();
+        edits.push(Edit::JudgeEvents(Arc::new(Arc::clone(&pets))));
+        let got = run(&edits, stream.as_bytes(), &[cut]).unwrap();
+        assert_eq!(String::from_utf8_lossy(&got), expect, "cut at {cut}");
+        let seen = std::mem::take(&mut *pets.0.lock().unwrap());
+        let all = [
+            event("pet", "cat\n2", "7", Some(5)),
+            event("message", "cat", "", None),
+            event("pet", "cat", "", None),
+        ];
+        assert_eq!(seen, all, "what only keeps the connection alive is no event");
+        let fault = Arc::new(RulesFault { code: 1, message: "bad".into() });
+        assert_eq!(run(&edits, b"data: bad\n\n", &[]), Err(Defect::Rules(fault)));
+    }
+}

@@ -255,3 +255,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn memory_is_told_before_it_is_used_and_grows_with_what_a_decoder_needs() {
+    let text: Vec<u8> = (0..700_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    for coding in Coding::ALL {
+        let mut edits = Edits::default();
+        edits.encode(coding);
+        assert!(edits.only_encodes());
+        let mut encoder = Pipeline::new(&edits).unwrap();
+        let (at_first, mut coded) = (encoder.memory_bytes(), Vec::new());
+        assert!(at_first >= 256 * 1024, "{coding}");
+        encoder.push(Bytes::copy_from_slice(&text));
+        encoder.end();
+        while let Pulled::Data(_) | Pulled::Tired = {
+            let pulled = encoder.pull().unwrap();
+            if let Pulled::Data(data) = &pulled {
+                coded.extend_from_slice(data);
+            }
+            pulled
+        } {
+            let more = encoder.memory_bytes() - at_first;
+            assert!(more <= 64 * 1024, "{coding}: {more}: what a slot keeps, and no more");
+        }
+        let edits = Edits::of(vec![coding]).decoded();
+        assert!(!edits.only_encodes());
+        let mut decoder = Pipeline::new(&edits).unwrap();
+        assert!(decoder.memory_bytes() < 256 * 1024, "{coding}");
+        decoder.push(coded.into());
+        decoder.end();
+        let mut most = 0;
+        while decoder.pull().unwrap() != Pulled::Over {
+            most = most.max(decoder.memory_bytes());
+        }
+        // The windows of gzip have 32 KiB, those that the edge makes in br and zstd 256 KiB.
+        let least = if matches!(coding, Coding::Brotli | Coding::Zstd) { 256 * 1024 } else { 32 * 1024 };
+        assert!((least..2 << 20).contains(&most), "{coding}: {most}");
+    }
+}

@@ -7,10 +7,10 @@ use regex::bytes::Captures;
 use super::pattern::Pattern;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Template(Vec<Piece>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Text(String),
     Group(usize),

@@ -3,7 +3,9 @@
 //! An action writes what is to be done into the head's extensions, as [`Edits`]; what carries the body out does it. So a head
 //! that is thrown away takes its edits with it.
 
-use ebbgate_body::{CODINGS_MAX, Edits, codings_of};
+use std::sync::Arc;
+
+use ebbgate_body::{CODINGS_MAX, Edit, Edits, EventRules, codings_of};
 use ebbgate_model::ErrorCode;
 use http::header::{
     ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
@@ -42,6 +44,21 @@ pub(super) fn edits<'e>(
         extensions.insert(Edits::of(codings));
     }
     Ok(extensions.get_or_insert_default::<Edits>())
+}
+
+/// Whether the phase's response has a whole body; then it is judged event by event, and its head says so.
+pub(crate) fn judge_events(cx: &mut Context, rules: Arc<dyn EventRules>) -> Result<(), (ErrorCode, String)> {
+    let Some(mut response) = cx.response.take() else { return Ok(()) };
+    let judged = if is_whole(cx, &response) {
+        let edits = edits(&response.headers, &mut response.extensions);
+        edits
+            .map(|edits| edits.push(Edit::JudgeEvents(rules)))
+            .map(|()| forget_content(&mut response.headers))
+    } else {
+        Ok(())
+    };
+    cx.response = Some(response);
+    judged
 }
 
 /// Removes what a head says of the bytes of a body that are others now.

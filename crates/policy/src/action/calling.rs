@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ebbgate_model::{EndpointUrl, ErrorCode};
+use ebbgate_model::{EndpointUrl, ErrorCode, Scheme};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Method, Uri, header};
 use serde_json::{Map, Value, json};
@@ -133,7 +133,13 @@ impl Tried {
         let answer = self.answer.as_ref().ok();
         let body = answer.map(|answer| String::from_utf8_lossy(&answer.body)).unwrap_or_default();
         json!({ "status_code": self.status(), "header": self.headers(), "body": body, "time_ms": self.time_ms(),
-            "resolved_ip": "" })
+            "resolved_ip": self.resolved_ip() })
+    }
+
+    /// Empty, where an internal endpoint answered or nobody.
+    fn resolved_ip(&self) -> String {
+        let answer = self.answer.as_ref().ok();
+        answer.and_then(|answer| answer.resolved_ip).map(|ip| ip.to_string()).unwrap_or_default()
     }
 
     fn headers(&self) -> Value {
@@ -146,7 +152,7 @@ impl Tried {
     }
 
     fn told(&self) -> Value {
-        json!({ "response_status_code": self.status(), "response_time_ms": self.time_ms(), "resolved_ip": "",
+        json!({ "response_status_code": self.status(), "response_time_ms": self.time_ms(), "resolved_ip": self.resolved_ip(),
             "response_header": self.headers() })
     }
 
@@ -190,7 +196,7 @@ pub(super) fn late() -> CallError {
     error(code::CALL_LATE, "no answer in time")
 }
 
-/// Reads the URL of an internal endpoint with a path and a query.
+/// Reads the URL of an internal endpoint, or of a host of the internet, with a path and a query.
 pub(super) fn target(text: &str) -> Result<(EndpointUrl, PathAndQuery), String> {
     let shown = || text.chars().take(200).collect::<String>().escape_debug().to_string();
     if text.len() > URL_BYTES_MAX {
@@ -198,7 +204,7 @@ pub(super) fn target(text: &str) -> Result<(EndpointUrl, PathAndQuery), String> 
     }
     let uri: Uri = escaped(text).parse().map_err(|e| format!("`{}` is not a URL: {e}", shown()))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(format!("`{}` is not a URL of the form https://name.internal/path", shown()));
+        return Err(format!("`{}` is not a URL of the form https://name/path", shown()));
     };
     let url: EndpointUrl = format!("{scheme}://{authority}")
         .parse()
@@ -206,11 +212,12 @@ pub(super) fn target(text: &str) -> Result<(EndpointUrl, PathAndQuery), String> 
     if !url.scheme().is_http() {
         return Err(format!("`{}` takes no requests: the scheme is http or https", shown()));
     }
-    if !url.host().is_internal() || url.host().is_wildcard() {
-        let name = url.host();
-        return Err(format!(
-            "`{name}` is not the name of an internal endpoint, which ends in .internal; other hosts cannot be called"
-        ));
+    let name = url.host();
+    if name.is_wildcard() {
+        return Err(format!("`{name}` is not the name of an internal endpoint or of another host"));
+    }
+    if !name.is_internal() && url.scheme() != Scheme::Https {
+        return Err(format!("`{name}` is a host of the internet, which is asked over https only"));
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     Ok((url, path))
@@ -223,6 +230,12 @@ fn redirect(call: &Call, answer: &CallAnswer) -> Option<Result<Call, String>> {
         answer.headers.get(header::LOCATION).filter(|_| matches!(status, 301 | 302 | 303 | 307 | 308))?;
     Some(location.to_str().map_err(|_| "its Location is not text".to_owned()).and_then(|location| {
         let (url, path) = target(&resolved(call, location))?;
+        if url.host().is_internal() == call.is_external() {
+            return Err(format!(
+                "from `{}` to `{}`: out of the account's endpoints, or into them",
+                call.url, url
+            ));
+        }
         let mut next = Call { after: Duration::ZERO, ..call.clone() };
         if status == 303 || status < 303 && call.method == Method::POST {
             next.method = Method::GET;

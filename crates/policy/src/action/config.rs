@@ -244,6 +244,16 @@ impl<'c> Config<'c> {
 
     /// A list, at most `max` long; absent reads as empty.
     pub(crate) fn list(&mut self, key: &'static str, max: usize) -> Vec<(String, Value)> {
+        self.list_or(key, max, code::ENTRIES_TOO_MANY)
+    }
+
+    /// The same; `too_many`: the number where it is longer.
+    pub(crate) fn list_or(
+        &mut self,
+        key: &'static str,
+        max: usize,
+        too_many: ErrorCode,
+    ) -> Vec<(String, Value)> {
         saw!(self, key, How::List(max));
         let Some(value) = self.raw(key) else {
             return Vec::new();
@@ -254,11 +264,7 @@ impl<'c> Config<'c> {
             return Vec::new();
         };
         if items.len() > max {
-            self.error(
-                code::ENTRIES_TOO_MANY,
-                path,
-                format!("{} entries; at most {max} are allowed", items.len()),
-            );
+            self.error(too_many, path, format!("{} entries; at most {max} are allowed", items.len()));
             return Vec::new();
         }
         items.into_iter().enumerate().map(|(index, item)| (format!("{path}[{index}]"), item)).collect()

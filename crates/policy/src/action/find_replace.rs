@@ -265,6 +265,14 @@ impl FindReplace {
 }
 
 impl Action for FindReplace {
+    fn reads_event(&self) -> bool {
+        self.entries.iter().any(|entry| {
+            let field = matches!(&entry.field, Place::Computed(template) if template.reads_event());
+            let from = matches!(&entry.from, From::Computed(template) if template.reads_event());
+            field || from || entry.to.reads_event()
+        })
+    }
+
     fn run(&self, cx: &mut Context, _: &mut Gathered) -> Flow {
         let name = self.kind.name();
         let is_whole = match &cx.response {
@@ -277,8 +285,16 @@ impl Action for FindReplace {
                 Ok(rendered) => rendered,
                 Err((code, message)) => return Flow::failed(code, format!("{name}: {message}")),
             };
-            let (rendered, all) = rendered.into_iter().map(|(f, r, told)| ((f, r), told)).unzip();
+            let (rendered, all): (Vec<_>, _) =
+                rendered.into_iter().map(|(f, r, told)| ((f, r), told)).unzip();
             told = all;
+            if cx.event.is_some() {
+                let each =
+                    rendered.into_iter().map(|(field, replacement)| EventReplacement { field, replacement });
+                cx.replaced_in_event.extend(each);
+                cx.set_result(&name.replace('-', "_"), json!({ "replacements": told }));
+                return Flow::Next;
+            }
             let (headers, extensions) = match (&mut cx.response, &mut cx.request) {
                 (Some(response), _) => (&mut response.headers, &mut response.extensions),
                 (None, Some(request)) => (&mut request.headers, &mut request.extensions),

@@ -1,5 +1,5 @@
-//! `http-request`: asks another endpoint of the account, and keeps what it said for the actions after (surface.md section
-//! 4.2).
+//! `http-request`: asks another endpoint of the account or a host of the internet, and keeps what it said for the actions after
+//! (surface.md section 4.2).
 //!
 //! Decides what is asked, which redirects are followed and whether it is tried again. The edge makes the requests and takes
 //! the time; see [`Call`].
@@ -40,6 +40,8 @@ const GIVEN: [&str; 2] = ["attempts", "last_attempt"];
 
 struct HttpRequest {
     url: Template,
+    /// Whether the URL names a host of the internet. Otherwise it is none that could be computed.
+    is_external: bool,
     method: Method,
     parameters: Vec<(String, Template)>,
     headers: Vec<(HeaderName, Template)>,
@@ -59,7 +61,7 @@ impl fmt::Debug for HttpRequest {
 
 pub(super) const ABOUT: About = About {
     file: file!(),
-    what: "Another endpoint of the account is asked, and what it says is there for the actions after ([callouts.md](callouts.md)).",
+    what: "Another endpoint of the account, or a host of the internet, is asked, and what it says is there for the actions after ([callouts.md](callouts.md)).",
     fields: &[
         Field::text("body").computed_to(BODY_BYTES_MAX).note("not with `GET` and `OPTIONS`"),
         Field::map("headers", "text", HEADERS_MAX).computed_to(headers::VALUE_BYTES_MAX),
@@ -75,7 +77,10 @@ pub(super) const ABOUT: About = About {
         Field::text("retry_condition")
             .note("an expression, with `attempts` and `last_attempt`; absent: no further try"),
         Field::text_or("timeout", "3s").note("1s to 30s, for all tries"),
-        Field::text("url").required().computed().note("of an internal endpoint, with path and query"),
+        Field::text("url")
+            .required()
+            .computed()
+            .note("of an internal endpoint, or https of another host; with path and query"),
     ],
     codes: &[2300, 3601, 3602, 3603, 3900],
     example: "on_http_request:
@@ -125,28 +130,57 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let kinds = [("continue", OnError::Continue), ("halt", OnError::Halt)];
     let on_error = config.choice("on_error", OnError::Continue, &kinds);
     config.finish();
-    let url = url?;
+    let (url, is_external) = url?;
     (config.errors() == before).then(|| {
-        let action =
-            HttpRequest { url, method, parameters, headers, body, redirects_max, timeout, retry, on_error };
+        let action = HttpRequest {
+            url,
+            is_external,
+            method,
+            parameters,
+            headers,
+            body,
+            redirects_max,
+            timeout,
+            retry,
+            on_error,
+        };
         Arc::new(action) as Arc<dyn Action>
     })
 }
 
-fn url(config: &mut Config) -> Option<Template> {
+/// The URL, and whether it is one of a host of the internet that is written and not computed.
+fn url(config: &mut Config) -> Option<(Template, bool)> {
     let text = config.required_text("url")?;
     let path = config.at("url");
     let template = config.template(&text, &path)?;
-    if let Some(literal) = template.literal() {
-        match calling::target(literal) {
-            Ok((url, _)) => config.notes.targets.push(url),
-            Err(message) => {
-                config.error(code::VALUE_BAD, path, message);
-                return None;
-            }
+    let Some(written) = template.literal().or_else(|| with_written_host(&text)) else {
+        return Some((template, false));
+    };
+    match calling::target(written) {
+        Ok((url, _)) if url.host().is_internal() => {
+            // What is called behind a computed path is known too.
+            config.notes.targets.push(url);
+            Some((template, false))
+        }
+        Ok((url, _)) => {
+            let message =
+                format!("`{}` is asked by those edges alone that ask hosts of the internet", url.host());
+            let hint = "start edges with --http-request-external, or give the host an internal endpoint";
+            config.warn(code::VALUE_BAD, path, &message, hint);
+            Some((template, true))
+        }
+        Err(message) => {
+            config.error(code::VALUE_BAD, path, message);
+            None
         }
     }
-    Some(template)
+}
+
+/// What stands before the first computed part, if the host ends there for sure.
+fn with_written_host(text: &str) -> Option<&str> {
+    let written = text.split("${").next()?;
+    let (_, rest) = written.split_once("://")?;
+    rest.contains(['/', '?']).then_some(written)
 }
 
 fn parameters(config: &mut Config) -> Vec<(String, Template)> {
@@ -210,6 +244,12 @@ impl HttpRequest {
         };
         let refused = |message| Unsent::Target(calling::error(code::INTERPOLATION_FAILED, message));
         let (url, mut path) = calling::target(&render("url", &self.url, usize::MAX)?).map_err(refused)?;
+        if !self.is_external && !url.host().is_internal() {
+            let name = url.host();
+            return Err(refused(format!(
+                "`{name}` is not the name of an internal endpoint, which ends in .internal; another host is written, not computed"
+            )));
+        }
         if !self.parameters.is_empty() {
             let mut query = form_urlencoded::Serializer::new(path.query().unwrap_or_default().to_owned());
             for (key, value) in &self.parameters {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{About, Action, Compiled, Config, Field, Flow, Gathered};
 use crate::code;
 use crate::facts::Context;
-use crate::jwks::Algorithm;
+use crate::jwks::{Algorithm, Identifier};
 use crate::token::{Token, TokenError, TokenType, Verification};
 use crate::verdict::{Effect, Reply, Verdict};
 
@@ -33,7 +33,14 @@ struct JwtValidation {
     audiences: Vec<String>,
     tokens: Vec<Expected>,
     algorithms: Vec<Algorithm>,
-    key_sets: Vec<String>,
+    key_sets: Vec<Source>,
+}
+
+/// A key set, and what tells the key of a token in it.
+#[derive(Debug)]
+struct Source {
+    url: String,
+    ids: Arc<[Identifier]>,
 }
 
 /// One token the policy lists.
@@ -68,7 +75,8 @@ pub(super) const ABOUT: About = About {
             .note("`RS256` and other names of RFC 7518, never `none` or `HS256`"),
         Field::one_or_many("jws.keys", KEY_SETS_MAX).required(),
         Field::members("jws.keys.identification"),
-        Field::list("jws.keys.identification.token_claims", "text", 10).note("`kid` only"),
+        Field::list("jws.keys.identification.token_claims", "text", Identifier::ALL.len())
+            .note("`kid`, `x5t`, `x5t#S256`; the first that a token's header has tells its key. Unless said: `kid`"),
         Field::one_or_many("jws.keys.sources", KEY_SETS_MAX).required(),
         Field::list("jws.keys.sources.additional_jkus", "text", KEY_SETS_MAX)
             .required()
@@ -93,7 +101,7 @@ audience: {allow_list: [{value: 'urn:example:api'}]}
 http: {tokens: [{type: access_token, method: header, name: Authorization, prefix: 'Bearer '}]}
 jws:
   allowed_algorithms: [RS256, ES256]
-  keys: {identification: {token_claims: [kid]}, sources: {additional_jkus: ['https://example.com/issuer/jku']}}
+  keys: {identification: {token_claims: [kid, x5t]}, sources: {additional_jkus: ['https://example.com/issuer/jku']}}
 ",
 };
 
@@ -183,7 +191,7 @@ fn token(config: &mut Config) -> Option<Expected> {
     Some(Expected { kind, place })
 }
 
-fn signatures(config: &mut Config) -> (Vec<Algorithm>, Vec<String>) {
+fn signatures(config: &mut Config) -> (Vec<Algorithm>, Vec<Source>) {
     let mut algorithms = Vec::new();
     for (path, name) in config.required_texts("allowed_algorithms", Algorithm::ALL.len()) {
         match Algorithm::named(&name) {
@@ -193,8 +201,9 @@ fn signatures(config: &mut Config) -> (Vec<Algorithm>, Vec<String>) {
     }
     // The reference types `keys` and `sources` as lists, its examples as maps (surface.md appendix D).
     let key_sets = one_or_many(config, "keys", &mut |keys| {
-        identification(keys);
-        one_or_many(keys, "sources", &mut urls)
+        let ids: Arc<[Identifier]> = identification(keys).into();
+        let urls = one_or_many(keys, "sources", &mut urls);
+        urls.into_iter().map(|url| Source { url, ids: Arc::clone(&ids) }).collect()
     });
     (algorithms, key_sets)
 }
@@ -212,11 +221,11 @@ fn refuse_algorithm(config: &mut Config, path: String, name: &str) {
 }
 
 /// Reads a map, or every map of a list.
-fn one_or_many(
+fn one_or_many<T>(
     config: &mut Config,
     key: &'static str,
-    read: &mut dyn FnMut(&mut Config) -> Vec<String>,
-) -> Vec<String> {
+    read: &mut dyn FnMut(&mut Config) -> Vec<T>,
+) -> Vec<T> {
     match config.required(key) {
         Some(Value::Array(_)) => {
             let items = config.list(key, KEY_SETS_MAX);
@@ -234,20 +243,30 @@ fn one_or_many(
     }
 }
 
-fn identification(config: &mut Config) {
-    let Some(value) = config.raw("identification") else { return };
+/// The key's id alone, unless said.
+fn identification(config: &mut Config) -> Vec<Identifier> {
+    let unless_said = vec![Identifier::Kid];
+    let Some(value) = config.raw("identification") else { return unless_said };
     let path = config.at("identification");
-    config.child_of(value, path, |identification| {
-        for (path, claim) in identification.texts("token_claims", 10) {
-            if claim != "kid" {
-                identification.error(
-                    code::VALUE_BAD,
-                    path,
-                    format!("keys are found by `kid` only, not by `{claim}`"),
-                );
+    let read = config.child_of(value, path, |identification| {
+        identification.raw("token_claims")?;
+        let mut ids = Vec::new();
+        for (path, name) in identification.required_texts("token_claims", Identifier::ALL.len()) {
+            match Identifier::ALL.into_iter().find(|id| id.name() == name) {
+                Some(id) if ids.contains(&id) => {
+                    identification.error(code::ENTRIES_DUPLICATE, path, format!("`{name}` is there twice"));
+                }
+                Some(id) => ids.push(id),
+                None => {
+                    let known = Identifier::ALL.map(Identifier::name).join(", ");
+                    let message = format!("a key is not told by `{name}`: no key set has that of a key");
+                    identification.error(code::VALUE_BAD, path, message).hint = Some(format!("use {known}"));
+                }
             }
         }
+        Some(ids)
     });
+    read.flatten().unwrap_or(unless_said)
 }
 
 fn urls(config: &mut Config) -> Vec<String> {
@@ -367,11 +386,11 @@ impl JwtValidation {
             Err(error) => return Judged::Refused(error.into()),
         };
         let mut failures = 0;
-        for url in &self.key_sets {
+        for Source { url, ids } in &self.key_sets {
             match gathered.keys.get(url) {
                 None => return Judged::Need(Effect::Keys { url: url.clone(), fresh: false }),
                 Some(Err(_)) => failures += 1,
-                Some(Ok(keys)) => match token.verify(keys) {
+                Some(Ok(keys)) => match token.verify(keys, ids) {
                     Verification::Good => return Judged::Accepted(describe(&token, &expected.place)),
                     Verification::Bad => return Judged::Refused(TokenError::Signature.into()),
                     Verification::NoKey => {}
@@ -390,10 +409,12 @@ impl JwtValidation {
 
     /// A set that may have got the token's key since it was fetched.
     fn unrefreshed(&self, token: &Token, gathered: &Gathered) -> Option<&String> {
-        let served = |url: &&String| {
-            gathered.keys.get(*url).is_some_and(Result::is_ok) && !gathered.refreshed.contains(*url)
+        let served = |source: &&Source| {
+            gathered.keys.get(&source.url).is_some_and(Result::is_ok)
+                && !gathered.refreshed.contains(&source.url)
+                && token.names_key(&source.ids)
         };
-        self.key_sets.iter().find(served).filter(|_| token.names_key())
+        self.key_sets.iter().find(served).map(|source| &source.url)
     }
 
     fn parse<'t>(
@@ -402,7 +423,8 @@ impl JwtValidation {
         text: &'t str,
         now_unix_ms: i64,
     ) -> Result<Token<'t>, TokenError> {
-        let token = Token::parse(text, &self.algorithms, expected.kind)?;
+        let ids = self.key_sets.iter().flat_map(|source| source.ids.iter().copied());
+        let token = Token::parse(text, &self.algorithms, expected.kind, ids)?;
         token.check_claims(expected.kind, &self.issuers, &self.audiences, now_unix_ms)?;
         Ok(token)
     }

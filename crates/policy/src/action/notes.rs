@@ -25,6 +25,8 @@ pub(crate) struct Notes {
     pub(crate) secrets: Vec<(SecretName, String)>,
     /// What is read of databases of addresses: the variable, its names, and the path of a place that reads it.
     pub(crate) addresses: Vec<(String, Vec<&'static str>, String)>,
+    /// Paths of actions that ask for the Core Rule Set.
+    pub(crate) core_rule_sets: Vec<String>,
     /// What earlier actions made of secrets.
     pub(crate) tainted: Tainted,
     /// Actions that sign visitors in.

@@ -72,6 +72,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
     let on_error = config.choice("on_error", OnError::Halt, &choices);
     let process_body = config.flag("process_body", false);
     let exclude_rule_ids = excluded(config);
+    config.notes.core_rule_sets.push(config.path());
     config.finish();
     let (result, refused) = if config.phase == Phase::HttpRequest {
         ("owasp_crs_request", code::WAF_REQUEST_REFUSED)

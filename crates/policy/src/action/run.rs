@@ -21,6 +21,11 @@ pub(crate) trait Action: Send + Sync + fmt::Debug {
     /// gathered so far, so it must not change the context before it has all it needs.
     fn run(&self, cx: &mut Context, gathered: &mut Gathered) -> Flow;
 
+    /// Whether what it does differs from event to event of an event stream.
+    fn reads_event(&self) -> bool {
+        false
+    }
+
     /// Its `auth_id`, if it signs visitors in.
     fn auth_id(&self) -> Option<&str> {
         None

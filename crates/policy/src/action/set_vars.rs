@@ -25,7 +25,7 @@ pub(super) const ABOUT: About = About {
     fields: &[Field::list("vars", "map of one key", VARS_MAX)
         .required()
         .note("values are nested 10 levels at most, and take `${...}`")],
-    codes: &[3900],
+    codes: &[2253, 2255, 3900],
     example: "on_http_request:
   - actions:
       - {type: set-vars, config: {vars: [{site: 'clinic1'}]}}
@@ -68,7 +68,7 @@ pub(super) fn compile(config: &mut Config) -> Compiled {
 /// The list of one-key maps, flattened.
 fn entries(config: &mut Config) -> Vec<(String, String, Value)> {
     let mut entries: Vec<(String, String, Value)> = Vec::new();
-    for (path, item) in config.list("vars", VARS_MAX) {
+    for (path, item) in config.list_or("vars", VARS_MAX, code::VARS_TOO_MANY) {
         let single = match item {
             Value::Object(map) if map.len() == 1 => map.into_iter().next(),
             _ => None,
@@ -115,12 +115,54 @@ impl Action for SetVars {
         for (name, value) in values {
             if cx.vars.len() >= VARS_MAX && !cx.vars.contains_key(&name) {
                 return Flow::failed(
-                    code::INTERPOLATION_FAILED,
+                    code::VARS_FULL,
                     format!("set-vars: more than {VARS_MAX} variables in one phase"),
                 );
             }
             cx.vars.insert(name, value);
         }
         Flow::Next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::facts::Phase;
+    use crate::facts::tests::request;
+    use crate::testing::{World, engine};
+    use crate::verdict::Verdict;
+
+    fn policy(actions: usize, vars: usize) -> Value {
+        let action = |at: usize| {
+            let vars: Vec<Value> = (0..vars).map(|n| json!({ format!("v{at}_{n}"): n })).collect();
+            json!({ "type": "set-vars", "config": { "vars": vars } })
+        };
+        json!({ "on_http_request": [{ "actions": (0..actions).map(action).collect::<Vec<_>>() }] })
+    }
+
+    fn run(policy: Value) -> Option<u32> {
+        match World::default().run(&engine(policy), Phase::HttpRequest, &mut request("/", &[])) {
+            Verdict::Continue => None,
+            Verdict::Failed { code, .. } => Some(code.number()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_action_and_a_phase_have_a_bound_each_with_its_number() {
+        assert_eq!(run(policy(1, VARS_MAX)), None);
+        assert_eq!(run(policy(2, VARS_MAX / 2)), None);
+        assert_eq!(run(policy(2, VARS_MAX / 2 + 1)), Some(2253));
+        let above = serde_json::from_value(policy(1, VARS_MAX + 1)).unwrap();
+        let problems = crate::Engine::compile(&above, &crate::References::default()).unwrap_err();
+        assert_eq!(problems.iter().map(|problem| problem.code.number()).collect::<Vec<_>>(), [2255]);
+        // A name that is set again takes no further place.
+        let again = json!([{ "type": "set-vars", "config": { "vars": [{ "v0_0": 1 }] } }]);
+        let mut full = policy(1, VARS_MAX);
+        full["on_http_request"].as_array_mut().unwrap().push(json!({ "actions": again }));
+        assert_eq!(run(full), None);
     }
 }

@@ -12,13 +12,20 @@ use crate::code;
 use crate::diagnostic::nearest;
 use crate::expr::{Template, request_url};
 use crate::facts::Context;
+use crate::identity::Purpose;
 use crate::verdict::{BodyError, Effect, Reply, Verdict};
 use provider::Scheme;
-use signature::Signed;
+use signed::{Defect, Signed};
 
 mod challenge;
+mod contentful;
+mod hygraph;
+mod plivo;
 mod provider;
 mod signature;
+mod signed;
+mod sns;
+mod table;
 
 /// Longest body that is verified, in bytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -27,7 +34,8 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 struct VerifyWebhook {
     provider: &'static str,
     scheme: &'static Scheme,
-    secret: Template,
+    /// None: the scheme has none.
+    secret: Option<Template>,
     enforce: bool,
 }
 
@@ -37,7 +45,7 @@ pub(super) const ABOUT: About = About {
     fields: &[
         Field::flag("enforce", true),
         Field::text("provider").required().note("such as `github`, `slack` or `stripe`; a wrong one is told with the nearest"),
-        Field::text("secret").required().computed(),
+        Field::text("secret").required().computed().note("not with `sns`, which has none"),
     ],
     codes: &[3204, 3900],
     example: "on_http_request:
@@ -50,14 +58,34 @@ pub(super) const ABOUT: About = About {
 pub(super) fn compile(config: &mut Config) -> Compiled {
     let before = config.errors();
     let found = config.required_text("provider").and_then(|id| provider(config, &id));
-    let text = config.required_text("secret").unwrap_or_default();
-    let path = config.at("secret");
-    let secret = config.template(&text, &path);
+    let is_keyed = !matches!(found, Some((_, Scheme::Sns)));
+    let secret = if is_keyed { secret(config) } else { without_secret(config) };
     let enforce = config.flag("enforce", true);
     config.finish();
-    let ((provider, scheme), secret) = found.zip(secret)?;
+    let (provider, scheme) = found?;
     (config.errors() == before)
         .then(|| Arc::new(VerifyWebhook { provider, scheme, secret, enforce }) as Arc<dyn Action>)
+}
+
+fn secret(config: &mut Config) -> Option<Template> {
+    let text = config.required_text("secret").unwrap_or_default();
+    let path = config.at("secret");
+    config.template(&text, &path)
+}
+
+fn without_secret(config: &mut Config) -> Option<Template> {
+    if config.raw("secret").is_some() {
+        let path = config.at("secret");
+        let message = "`sns` signs with a certificate of Amazon's: this secret is not used";
+        let hint = "remove it, and refuse other senders by the header x-amz-sns-topic-arn behind this action";
+        config.warn(code::VALUE_BAD, path, message, hint);
+    }
+    None
+}
+
+/// Per provider: where the signature is, what it is of, and how old a request may be. Markdown.
+pub(crate) fn providers() -> String {
+    table::markdown()
 }
 
 fn provider(config: &mut Config, id: &str) -> Option<(&'static str, &'static Scheme)> {
@@ -66,8 +94,8 @@ fn provider(config: &mut Config, id: &str) -> Option<(&'static str, &'static Sch
     }
     let path = config.at("provider");
     let known = || provider::PROVIDERS.iter().map(|(id, _)| *id);
-    if provider::UNSERVED.contains(&id) {
-        let message = format!("the signatures of `{id}` cannot be verified in this version");
+    if let Some((_, reason)) = provider::UNSERVED.iter().find(|(unserved, _)| *unserved == id) {
+        let message = format!("requests of `{id}` cannot be verified: {reason}");
         config.error(code::VALUE_BAD, path, message);
         return None;
     }
@@ -80,8 +108,9 @@ fn provider(config: &mut Config, id: &str) -> Option<(&'static str, &'static Sch
 }
 
 impl VerifyWebhook {
-    fn judge(&self, cx: &Context, body: &[u8]) -> Result<Judged, String> {
-        let secret = self.secret.render(cx).map_err(|e| e.to_string())?;
+    fn judge(&self, cx: &Context, body: &[u8], gathered: &Gathered) -> Result<Judged, String> {
+        let secret = self.secret.as_ref().map(|secret| secret.render(cx)).transpose();
+        let secret = secret.map_err(|e| e.to_string())?;
         let Some(request) = &cx.request else { return Err("there is no request".into()) };
         let url = request_url(cx);
         let signed = Signed {
@@ -91,6 +120,14 @@ impl VerifyWebhook {
             body,
             now_unix_ms: cx.now_unix_ms,
         };
+        let Some(secret) = secret else {
+            let answer = gathered.exchanged.get(&Purpose::Certificate);
+            return Ok(match sns::verify(&signed, answer) {
+                Ok(None) => Judged::Genuine,
+                Ok(Some(question)) => Judged::Need(Effect::Exchange(Arc::new(question))),
+                Err(defect) => Judged::Refused(defect),
+            });
+        };
         if let Some(reply) = challenge::unsigned(self.provider, &secret, &signed) {
             return Ok(Judged::Challenge(reply));
         }
@@ -99,8 +136,8 @@ impl VerifyWebhook {
                 Some(reply) => Judged::Challenge(reply),
                 None => Judged::Genuine,
             },
-            Err(signature::Defect::Secret) => return Err(signature::Defect::Secret.to_string()),
-            Err(defect) => Judged::Refused(defect.to_string()),
+            Err(Defect::Secret) => return Err(Defect::Secret.to_string()),
+            Err(defect) => Judged::Refused(defect),
         })
     }
 
@@ -115,7 +152,8 @@ impl VerifyWebhook {
 enum Judged {
     Genuine,
     Challenge(Reply),
-    Refused(String),
+    Need(Effect),
+    Refused(Defect),
 }
 
 impl Action for VerifyWebhook {
@@ -127,7 +165,7 @@ impl Action for VerifyWebhook {
         let (status, message) = match body {
             Err(error @ BodyError::TooLong { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
             Err(error) => (StatusCode::BAD_REQUEST, error.to_string()),
-            Ok(body) => match self.judge(cx, &body) {
+            Ok(body) => match self.judge(cx, &body, gathered) {
                 Err(message) => {
                     return Flow::failed(code::INTERPOLATION_FAILED, format!("verify-webhook: {message}"));
                 }
@@ -136,7 +174,12 @@ impl Action for VerifyWebhook {
                     cx.set_result("verify_webhook", json!({ "verified": true }));
                     return Flow::Next;
                 }
-                Ok(Judged::Refused(message)) => (StatusCode::FORBIDDEN, message),
+                Ok(Judged::Need(effect)) => return Flow::Need(effect),
+                // The sender tries again: nothing is known of the request yet.
+                Ok(Judged::Refused(defect @ Defect::Away(_))) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, defect.to_string())
+                }
+                Ok(Judged::Refused(defect)) => (StatusCode::FORBIDDEN, defect.to_string()),
             },
         };
         let error = json!({ "code": code::WEBHOOK_REFUSED.to_string(), "message": message });

@@ -640,3 +640,16 @@ fn variables_of_databases_are_told_with_their_place_where_no_database_has_them()
     assert_eq!(told(&["geo.location.country_code", "is_tor_node"]).len(), 1);
     assert!(told(&["geo.location.country_code", "is_tor_node", "as.number"]).is_empty());
 }
+
+#[test]
+fn actions_that_need_a_core_rule_set_are_told_where_no_edge_has_one() {
+    let text = "on_http_request:\n  - actions:\n      - type: owasp-crs-request\n        config: {on_error: halt}\n      - type: deny\n";
+    let checked = check(text, &cloud("https")).unwrap();
+    let told: Vec<_> = checked.core_rule_set_missing(false).iter().map(ToString::to_string).collect();
+    let place =
+        "line 4, column 9: on_http_request[0].actions[0].config: this action needs an OWASP Core Rule Set";
+    assert!(told.len() == 1 && told[0].starts_with(place) && told[0].contains("--waf-rules"), "{told:?}");
+    assert!(checked.core_rule_set_missing(true).is_empty());
+    let disabled = check(&format!("enabled: false\n{text}"), &cloud("https")).unwrap();
+    assert!(disabled.core_rule_set_missing(false).is_empty());
+}

@@ -9,8 +9,8 @@ use ebbgate_model::{ErrorCode, IpPolicyRule};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::facts::TlsFacts;
 use crate::facts::tests::{context, request};
+use crate::facts::{Received, TlsFacts};
 use crate::testing::{World, engine};
 use crate::verdict::{OnError, TlsVersion, Verification};
 
@@ -611,4 +611,46 @@ fn all_expressions_on_the_way_share_one_budget() {
     next.work = cx.work.clone();
     let said = word(&World::default().run(&cheap, Phase::HttpRequest, &mut next));
     assert!(said.starts_with("failed 2300"), "{said}");
+}
+
+#[test]
+fn the_end_of_a_body_is_told_when_it_has_come_and_a_log_waits_for_it() {
+    let end = |name: &'static str| {
+        let trailers = [(name.parse().unwrap(), "7".parse().unwrap())].into_iter().collect();
+        Arc::new(Received { at_unix_ms: 1_767_323_046_999, trailers })
+    };
+    let asked = |cx: &mut Context| {
+        let rules = json!([{"expressions": ["has(req.trailers) && has(req.ts.body_received) && 'x-sum' in req.trailers",
+            "req.trailers['x-sum'][0] + req.ts.body_received == '72026-01-02T03:04:06Z'"], "actions": [{"type": "deny"}]}]);
+        on_request(rules, cx)
+    };
+    let mut cx = request("/", &[]);
+    assert_eq!(asked(&mut cx), "continue", "it has not come");
+    cx.request_end = Some(end("x-sum"));
+    assert_eq!(asked(&mut cx), "403");
+    let log = |cx: &mut Context| {
+        let metadata = json!({"a": "${req.trailers['x-sum'][0]}", "b": "${vars.b}"});
+        let actions = json!([{"type": "set-vars", "config": {"vars": [{"b": "then"}]}}, {"type": "log", "config": {"metadata": metadata}},
+            {"type": "set-vars", "config": {"vars": [{"b": "later"}]}}]);
+        assert_eq!(on_request(json!([{ "actions": actions }]), cx), "continue");
+        (std::mem::take(&mut cx.logs), std::mem::take(&mut cx.late_logs))
+    };
+    let entry = json!({"a": "7", "b": "then"});
+    assert_eq!(log(&mut cx).0, std::slice::from_ref(&entry), "there is nothing to wait for");
+    cx.request_end = None;
+    let (now, mut late) = log(&mut cx);
+    assert_eq!((now.len(), late.len()), (0, 1));
+    assert_eq!(late.pop().unwrap().entry(Some(end("x-sum")), None), entry);
+    let (_, mut late) = log(&mut cx);
+    let failed = late.pop().unwrap().entry(Some(end("x-other")), None).to_string();
+    assert!(failed.contains("log metadata `a`: there is no key `x-sum`"), "{failed}");
+    let all = json!([{ "actions": vec![json!({"type": "log", "config": {"metadata": {"a": "${req.trailers}"}}}); 10] }]);
+    assert_eq!(on_request(all, &mut cx), "continue");
+    assert_eq!((cx.late_logs.len(), cx.logs.len()), (crate::facts::LATE_LOGS_MAX, 2), "{:?}", cx.logs);
+    // The response's, where it names them.
+    let policy = json!({"on_http_response": [{"actions": [{"type": "log", "config": {"metadata": {"s": "${res.trailers['grpc-status'][0]}"}}}]}]});
+    cx.late_logs.clear();
+    cx.response = Some(http::Response::new(()).into_parts().0);
+    assert_eq!(run(policy, Phase::HttpResponse, &mut cx), "continue");
+    assert_eq!(cx.late_logs.pop().unwrap().entry(None, Some(end("grpc-status"))), json!({"s": "7"}));
 }

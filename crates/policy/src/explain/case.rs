@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::pem::Pem;
 
-use crate::facts::{ConnFacts, Context, EndpointFacts, TlsFacts};
+use crate::facts::{ConnFacts, Context, EndpointFacts, Event, Received, TlsFacts};
 use crate::identity::Identity;
 use crate::jwks::KeySet;
 use crate::verdict::{CallAnswer, Inspected};
@@ -39,6 +39,8 @@ pub struct CaseText {
     pub headers: BTreeMap<String, Texts>,
     /// Body of the request.
     pub body: String,
+    /// Trailers of the request: a text or a list of texts each.
+    pub trailers: BTreeMap<String, Texts>,
     /// RFC 3339; 2026-01-01T00:00:00Z unless said.
     pub time: Option<String>,
     /// Seed of `rand`.
@@ -61,6 +63,22 @@ pub struct CaseText {
     pub circuit_open: bool,
     /// What the upstream answers; 200 unless said.
     pub response: ResponseText,
+    /// An event of the response, if that is an event stream.
+    pub event: EventText,
+}
+
+/// An event of an event stream.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventText {
+    /// `message` unless said.
+    pub name: Option<String>,
+    /// Its lines, with line feeds between them.
+    pub data: String,
+    /// Its id.
+    pub id: String,
+    /// Milliseconds.
+    pub retry: Option<u64>,
 }
 
 /// Who a signed-in visitor is.
@@ -123,6 +141,8 @@ pub struct ResponseText {
     pub status: Option<u16>,
     /// A text or a list of texts each.
     pub headers: BTreeMap<String, Texts>,
+    /// A text or a list of texts each.
+    pub trailers: BTreeMap<String, Texts>,
 }
 
 /// What an endpoint answers to a request of a policy.
@@ -157,6 +177,8 @@ pub struct Case {
     /// None at an endpoint without requests.
     pub(super) request: Option<http::request::Parts>,
     pub(super) body: Bytes,
+    pub(super) request_end: Arc<Received>,
+    pub(super) response_end: Arc<Received>,
     pub(super) tls: Arc<TlsFacts>,
     pub(super) keys: BTreeMap<String, Arc<KeySet>>,
     pub(super) forward_fails: Option<ErrorCode>,
@@ -166,6 +188,7 @@ pub struct Case {
     pub(super) circuit_open: bool,
     pub(super) calls: BTreeMap<String, CallAnswer>,
     pub(super) response: http::response::Parts,
+    pub(super) event: Event,
 }
 
 fn error(field: impl Into<String>, message: impl std::fmt::Display) -> CaseError {
@@ -214,6 +237,8 @@ impl CaseText {
             seed: self.seed,
             request: url.scheme().is_http().then(|| self.request(&host)).transpose()?,
             body: Bytes::from(self.body.clone()),
+            request_end: received(&self.trailers, "trailers", now_unix_ms)?,
+            response_end: received(&self.response.trailers, "response.trailers", now_unix_ms)?,
             tls: Arc::new(tls),
             keys: keys.collect::<Result<_, CaseError>>()?,
             forward_fails,
@@ -223,6 +248,12 @@ impl CaseText {
             circuit_open: self.circuit_open,
             calls: self.calls.iter().map(read_answer).collect::<Result<_, CaseError>>()?,
             response: self.response.read()?,
+            event: Event {
+                name: self.event.name.clone().unwrap_or_else(|| "message".to_owned()),
+                data: self.event.data.clone(),
+                id: self.event.id.clone(),
+                retry: self.event.retry,
+            },
         })
     }
 
@@ -287,7 +318,7 @@ fn read_answer((url, text): (&String, &AnswerText)) -> Result<(String, CallAnswe
     let status = StatusCode::from_u16(status).map_err(|e| error(format!("{field}.status"), e))?;
     let mut headers = http::HeaderMap::new();
     read_headers(&text.headers, &format!("{field}.headers"), &mut headers)?;
-    Ok((url.clone(), CallAnswer { status, headers, body: Bytes::from(text.body.clone()) }))
+    Ok((url.clone(), CallAnswer { status, headers, body: Bytes::from(text.body.clone()), resolved_ip: None }))
 }
 
 impl SignedInText {
@@ -306,6 +337,16 @@ impl ResponseText {
         read_headers(&self.headers, "response.headers", &mut parts.headers)?;
         Ok(parts)
     }
+}
+
+fn received(
+    texts: &BTreeMap<String, Texts>,
+    field: &str,
+    at_unix_ms: i64,
+) -> Result<Arc<Received>, CaseError> {
+    let mut trailers = http::HeaderMap::new();
+    read_headers(texts, field, &mut trailers)?;
+    Ok(Arc::new(Received { at_unix_ms, trailers }))
 }
 
 fn read_headers(
@@ -339,6 +380,9 @@ impl Case {
     pub(super) fn context(&self) -> Context {
         let mut cx = Context::new(Arc::clone(&self.conn), Arc::clone(&self.endpoint), self.now_unix_ms);
         cx.rng_seed = self.seed;
+        // A body that comes is there once an action has read it.
+        let is_over = self.body.is_empty() && self.request_end.trailers.is_empty();
+        cx.request_end = is_over.then(|| Arc::clone(&self.request_end));
         cx
     }
 }

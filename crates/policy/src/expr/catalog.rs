@@ -5,11 +5,22 @@ use std::fmt::Write as _;
 use super::names::{self, VARIABLES};
 use super::{addresses, unavailable};
 
+/// What the page says of variables that come with a body's end.
+const LATE: &str = "`req.trailers`, `req.ts.body_received` and `res.trailers` come with the end of a body, and no body is held for them. Until then the maps
+and the text are empty, and `has()` of them is false. A request's are there in every phase once all of its body has come: at once if it
+has none, behind an action that reads all of it (verify-webhook, jwt-validation with `method: body`), and in `on_http_response` when the
+upstream answered after it had read all. A response's are there if it has no body, or when `owasp-crs-response` with `process_body`
+has read all of it. A `log` action that names one of the three is not behind any of this: its entry is written when the exchange is
+over (at most 8 such entries a policy; with `failed` and the reason where it cannot be made).
+
+";
+
 /// The page as Markdown.
 pub(crate) fn page() -> String {
     let mut rows: Vec<_> = VARIABLES.iter().map(|variable| (variable.path, variable.kind)).collect();
     rows.sort_unstable_by_key(|(path, _)| *path);
-    let (own, published): (Vec<_>, Vec<_>) = rows.iter().partition(|(path, _)| names::is_of_members(path));
+    let (own, published): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|(path, _)| names::is_of_members(path) || names::is_of_event(path));
     let gaps: Vec<_> = unavailable::all().collect();
     let filled = published.iter().filter(|(path, _)| addresses::looked_up(path).is_some()).count();
     let mut out = String::from(
@@ -22,6 +33,7 @@ pub(crate) fn page() -> String {
         published.len(),
         gaps.len(),
     );
+    out.push_str(LATE);
     out.push_str("| refused | because it | instead |\n|---|---|---|\n");
     for (path, reason, way_out) in gaps {
         let _ = writeln!(out, "| `{path}` | {reason} | {way_out} |");
@@ -29,10 +41,12 @@ pub(crate) fn page() -> String {
     out.push_str("\n| ours | is | where |\n|---|---|---|\n");
     for (path, kind) in own {
         let kind = kind.map_or("any value", |kind| kind.noun());
-        let _ = writeln!(
-            out,
-            "| `{path}` | {kind} | `endpoint_selectors` and `endpoint_weights` of forward-internal |"
-        );
+        let place = if names::is_of_event(path) {
+            "`on_event_stream_message`, of each event"
+        } else {
+            "`endpoint_selectors` and `endpoint_weights` of forward-internal"
+        };
+        let _ = writeln!(out, "| `{path}` | {kind} | {place} |");
     }
     out.push_str("\n| variable | is | from a database |\n|---|---|---|\n");
     for (path, kind) in published {

@@ -151,6 +151,16 @@ impl Expression {
         self.slots.iter().filter_map(|slot| slot.source.name())
     }
 
+    /// Whether it reads one of these variables, or asks whether it is there.
+    pub(crate) fn reads_any(&self, paths: &[&str]) -> bool {
+        self.slots.iter().filter_map(|slot| slot.source.path()).any(|path| paths.contains(&path))
+    }
+
+    /// Whether it reads what an event of an event stream says.
+    pub(crate) fn reads_event(&self) -> bool {
+        self.slots.iter().filter_map(|slot| slot.source.path()).any(names::is_of_event)
+    }
+
     /// What it reads of databases of addresses: the path as the table has it, and the names.
     pub(crate) fn address_names(&self) -> impl Iterator<Item = (&str, Vec<&'static str>)> {
         let paths = self.slots.iter().filter_map(|slot| slot.source.path());

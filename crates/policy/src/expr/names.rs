@@ -6,17 +6,17 @@
 use std::sync::LazyLock;
 
 use http::header;
-use serde_json::{Map, Value, json};
 
 use super::addresses::{self, ADDRESS_NAMES, GEO_NAMES, Whose};
 use super::datum::{Datum, Kind};
 use super::error::ExprError;
 use super::reads::{
-    agent, borrowed, bytes, client, member, now, request_headers, response_headers, server, text, tls_text,
+    agent, borrowed, bytes, client, event, member, now, request_headers, request_trailers, response_headers,
+    response_trailers, server, text, tls_text,
 };
 use super::unavailable::{self, below};
 use super::{query, user_agent};
-use crate::certificate::{rfc3339, tls_json};
+use crate::certificate::rfc3339;
 use crate::diagnostic::nearest;
 use crate::facts::Context;
 use crate::facts::Phase;
@@ -179,6 +179,13 @@ static ROWS: &[Variable] = &[
     row("endpoint.protocol", T, |cx| borrowed(cx.endpoint.url.scheme().as_str())),
     row("endpoint.type", T, |cx| borrowed(if cx.endpoint.member.is_some() { "agent" } else { "cloud" })),
     row("endpoint.url", T, |cx| text(cx.endpoint.url.to_string())),
+    row("event.data", T, |cx| event(cx, |event| &event.data)),
+    row("event.id", T, |cx| event(cx, |event| &event.id)),
+    row("event.name", T, |cx| event(cx, |event| &event.name)),
+    row("event.retry", N, |cx| {
+        let retry = cx.event.as_ref().and_then(|event| event.retry).unwrap_or_default();
+        Datum::Int(i64::try_from(retry).unwrap_or(i64::MAX))
+    }),
     row("req.content_encoding", L, |cx| {
         Datum::Json(query::listed(request_headers(cx), &header::CONTENT_ENCODING))
     }),
@@ -191,6 +198,11 @@ static ROWS: &[Variable] = &[
     row("req.host", T, |cx| text(query::host(cx))),
     row("req.location", T, |cx| text(query::first(request_headers(cx), &header::LOCATION))),
     row("req.method", T, |cx| borrowed(cx.request.as_ref().map_or("", |request| request.method.as_str()))),
+    row("req.trailers", M, |cx| Datum::Json(query::headers(request_trailers(cx)))),
+    row("req.ts.body_received", T, |cx| {
+        let end = cx.request_end.as_deref();
+        text(end.map(|end| rfc3339(end.at_unix_ms.div_euclid(1000))).unwrap_or_default())
+    }),
     row("req.ts.header_received", T, |cx| text(rfc3339(cx.now_unix_ms.div_euclid(1000)))),
     row("req.url", T, |cx| text(query::url(cx))),
     row("req.url.authority", T, |cx| text(query::host(cx))),
@@ -230,6 +242,7 @@ static ROWS: &[Variable] = &[
     row("res.status_code", N, |cx| {
         Datum::Int(cx.response.as_ref().map_or(0, |response| response.status.as_u16().into()))
     }),
+    row("res.trailers", M, |cx| Datum::Json(query::headers(response_trailers(cx)))),
     row("time.now", T, |cx| text(now(cx))),
 ];
 
@@ -237,6 +250,11 @@ static ROWS: &[Variable] = &[
 /// endpoint's policy on them would never hold.
 const OF_MEMBERS: &[&str] =
     &["endpoint.agent", "endpoint.description", "endpoint.metadata", "endpoint.name", "endpoint.type"];
+
+/// Whether a variable is of an event of an event stream. They are ours: none is published.
+pub(super) fn is_of_event(path: &str) -> bool {
+    below(path, "event")
+}
 
 /// Whether a variable is of a pool's members.
 pub(super) fn is_of_members(path: &str) -> bool {
@@ -390,9 +408,16 @@ fn find_row(segments: &[&str], full: &str) -> Result<Found, ExprError> {
 fn check_fields(row: usize, segments: &[&str], used: usize) -> Result<(), ExprError> {
     let Some(variable) = VARIABLES.get(row) else { return Ok(()) };
     let (whole, kind) = match (variable.path, variable.kind) {
-        ("req.headers" | "res.headers" | "req.cookies" | "res.cookies" | "req.url.query_params", _) => {
-            (used + 1, Some(Kind::List))
-        }
+        (
+            "req.headers"
+            | "res.headers"
+            | "req.cookies"
+            | "res.cookies"
+            | "req.trailers"
+            | "res.trailers"
+            | "req.url.query_params",
+            _,
+        ) => (used + 1, Some(Kind::List)),
         (_, Some(Kind::Map)) => (used + 1, Some(Kind::Text)),
         (_, kind) => (used, kind),
     };
@@ -412,22 +437,23 @@ fn members(group: &str) -> impl Iterator<Item = &'static str> {
         .filter_map(move |variable| variable.path.strip_prefix(group)?.strip_prefix('.')?.split('.').next())
 }
 
-const ROOTS: &[&str] = &["actions", "conn", "endpoint", "req", "res", "time", "vars"];
+const ROOTS: &[&str] = &["actions", "conn", "endpoint", "event", "req", "res", "time", "vars"];
 
 fn check_phase(root: &str, phase: Phase) -> Result<(), ExprError> {
     let fits = match root {
         "req" => phase != Phase::TcpConnect,
         "res" => phase.has_response(),
+        "event" => phase == Phase::EventStream,
         _ => true,
     };
     if fits {
         return Ok(());
     }
     let error = ExprError::new(format!("`{root}` does not exist in {}", phase.key()));
-    Err(error.with_hint(if root == "res" {
-        "use it in on_http_response"
-    } else {
-        "use it in on_http_request"
+    Err(error.with_hint(match root {
+        "res" => "use it in on_http_response",
+        "event" => "use it in on_event_stream_message",
+        _ => "use it in on_http_request",
     }))
 }
 
@@ -476,53 +502,17 @@ pub(super) fn is_present(path: &str, cx: &Context) -> bool {
         cx.conn.traffic.is_some()
     } else if below(path, "endpoint.agent") {
         cx.endpoint.member.is_some()
+    } else if below(path, "req.trailers") || path == "req.ts.body_received" {
+        cx.request_end.is_some()
+    } else if below(path, "res.trailers") {
+        cx.response_end.is_some()
+    } else if path == "event.retry" {
+        cx.event.as_ref().is_some_and(|event| event.retry.is_some())
     } else if path == "req.content_length" {
         request_headers(cx).is_some_and(|headers| headers.contains_key(header::CONTENT_LENGTH))
     } else if path == "res.content_length" {
         response_headers(cx).is_some_and(|headers| headers.contains_key(header::CONTENT_LENGTH))
     } else {
         true
-    }
-}
-
-/// A whole group as a map. Where a path is a value and a group, the group wins.
-pub(super) fn group(path: &str, cx: &Context) -> Value {
-    if path == "conn.tls" {
-        return cx.conn.tls.as_ref().map_or_else(|| json!({}), |tls| tls_json(tls));
-    }
-    let mut root = Map::new();
-    for variable in VARIABLES.iter() {
-        let Some(rest) = variable.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')) else {
-            continue;
-        };
-        let in_phase = match variable.path.split('.').next() {
-            // `conn` itself is what every edge knows.
-            Some("conn") if path == "conn" && addresses::looked_up(variable.path).is_some() => false,
-            Some("conn") => is_present(variable.path, cx),
-            // `endpoint` itself is what every policy may read.
-            Some("endpoint") => path != "endpoint" || !is_of_members(variable.path),
-            _ => true,
-        };
-        if in_phase {
-            insert(&mut root, rest, variable.value(cx).into());
-        }
-    }
-    Value::Object(root)
-}
-
-fn insert(map: &mut Map<String, Value>, path: &str, value: Value) {
-    match path.split_once('.') {
-        None => {
-            map.entry(path).or_insert(value);
-        }
-        Some((head, rest)) => {
-            let slot = map.entry(head).or_insert_with(|| Value::Object(Map::new()));
-            if !slot.is_object() {
-                *slot = Value::Object(Map::new());
-            }
-            if let Value::Object(inner) = slot {
-                insert(inner, rest, value);
-            }
-        }
     }
 }

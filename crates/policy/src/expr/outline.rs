@@ -21,7 +21,7 @@ const LOWER: [&str; 6] = [
 /// Values that have no small letter.
 const UPPER: [&str; 1] = ["req.method"];
 /// Maps with keys without capital letters.
-const LOWER_KEYS: [&str; 2] = ["req.headers", "res.headers"];
+const LOWER_KEYS: [&str; 4] = ["req.headers", "req.trailers", "res.headers", "res.trailers"];
 
 /// See the module.
 #[derive(Debug, Default)]

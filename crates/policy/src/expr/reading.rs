@@ -10,6 +10,7 @@ use http::header::{
 use super::addresses;
 use super::names::VARIABLES;
 use super::query;
+use super::reads::{request_trailers, response_trailers};
 use super::unavailable::below;
 use crate::facts::Context;
 use crate::work::BYTES_PER_UNIT;
@@ -77,6 +78,10 @@ pub(super) fn row(path: &str, cx: &Context) -> Cost {
     if addresses::looked_up(path).is_some() {
         return Cost { units: LOOK_UP_UNITS, header_bytes: 0 };
     }
+    if path == "event.data" {
+        let data = cx.event.as_ref().map_or(0, |event| event.data.len());
+        return Cost::text(data, TEXT_BYTES_UNITS);
+    }
     let (headers, rest) = match path.split_once('.') {
         Some(("req", rest)) => (cx.request.as_ref().map(|request| &request.headers), rest),
         Some(("res", rest)) => (cx.response.as_ref().map(|response| &response.headers), rest),
@@ -84,6 +89,8 @@ pub(super) fn row(path: &str, cx: &Context) -> Cost {
     };
     match rest {
         "headers" => all(headers),
+        "trailers" if path.starts_with("req") => all(request_trailers(cx)),
+        "trailers" => all(response_trailers(cx)),
         "cookies" if path.starts_with("req") => values(headers, COOKIE.as_str(), b';', COOKIE_UNITS),
         "cookies" => values(headers, SET_COOKIE.as_str(), b';', COOKIE_UNITS),
         "content_encoding" => values(headers, CONTENT_ENCODING.as_str(), b',', ELEMENT_UNITS),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::datum::Datum;
 use super::query;
 use crate::certificate::{certificate_json, tls_json};
-use crate::facts::{Context, MemberFacts, TlsFacts, Traffic};
+use crate::facts::{Context, Event, MemberFacts, TlsFacts, Traffic};
 
 pub(super) fn text<'c>(text: impl Into<String>) -> Datum<'c> {
     Datum::Text(Cow::Owned(text.into()))
@@ -25,6 +25,10 @@ pub(super) fn bytes(cx: &Context, count: fn(&dyn Traffic) -> u64) -> Datum<'_> {
 
 pub(super) fn member(cx: &Context, field: fn(&MemberFacts) -> &String) -> Datum<'_> {
     borrowed(cx.endpoint.member.as_deref().map_or("", |member| field(member).as_str()))
+}
+
+pub(super) fn event(cx: &Context, field: fn(&Event) -> &String) -> Datum<'_> {
+    borrowed(cx.event.as_ref().map_or("", |event| field(event).as_str()))
 }
 
 pub(super) fn tls_text(cx: &Context, field: fn(&TlsFacts) -> &String) -> Datum<'_> {
@@ -65,6 +69,14 @@ pub(super) fn request_headers(cx: &Context) -> Option<&header::HeaderMap> {
 
 pub(super) fn response_headers(cx: &Context) -> Option<&header::HeaderMap> {
     cx.response.as_ref().map(|response| &response.headers)
+}
+
+pub(super) fn request_trailers(cx: &Context) -> Option<&header::HeaderMap> {
+    cx.request_end.as_deref().map(|end| &end.trailers)
+}
+
+pub(super) fn response_trailers(cx: &Context) -> Option<&header::HeaderMap> {
+    cx.response_end.as_deref().map(|end| &end.trailers)
 }
 
 pub(super) fn agent(cx: &Context) -> String {

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::budget::{Budget, Rate};
 use super::datum::{Datum, Kind};
+use super::groups;
 use super::library::Pattern;
 use super::names::{self, VARIABLES};
 use super::query;
@@ -273,7 +274,7 @@ impl<'c> Resolver<'c> {
         let cx = self.cx;
         Some(match source {
             Source::Row(row) => datum(VARIABLES.get(*row)?.value(cx)),
-            Source::Group(path) => value::from_json(&names::group(path, cx)),
+            Source::Group(path) => value::from_json(&groups::group(path, cx)),
             Source::Present(path) => boolean(names::is_present(path, cx)),
             Source::MadeAll(made) => value::from_json(&Value::Object(made.map(cx).clone())),
             Source::MadeOne(made, name) => value::from_json(made.map(cx).get(name)?),

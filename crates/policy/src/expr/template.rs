@@ -83,6 +83,11 @@ impl Template {
         self.expressions().flat_map(Expression::made_names).collect()
     }
 
+    /// Whether it reads what an event of an event stream says.
+    pub(crate) fn reads_event(&self) -> bool {
+        self.expressions().any(Expression::reads_event)
+    }
+
     fn mentions_var(&self, name: &str) -> bool {
         self.expressions().any(|expression| expression.mentions_var(name))
     }
@@ -163,6 +168,11 @@ impl ValueTemplate {
         let mut expressions = Vec::new();
         node_expressions(&mut self.0, &mut expressions);
         expressions
+    }
+
+    /// Whether any part reads one of these variables, or asks whether it is there.
+    pub(crate) fn reads_any(&mut self, paths: &[&str]) -> bool {
+        self.expressions_mut().iter().any(|expression| expression.reads_any(paths))
     }
 
     /// Whether any part reads `vars.<name>`.

@@ -230,7 +230,7 @@ fn slips_are_explained() {
     let check = |source: &str, expect: &str| assert_eq!(eval(source, &cx).unwrap_err(), expect, "{source}");
     check(
         "request.method",
-        "there is no variable `request` -> variables begin with actions, conn, endpoint, req, res, time, vars; text is written in quotes",
+        "there is no variable `request` -> variables begin with actions, conn, endpoint, event, req, res, time, vars; text is written in quotes",
     );
     check("rec.method", "there is no variable `rec` -> did you mean `req`?");
     check("req.metod", "`req` has no member `metod` -> did you mean `req.method`?");
@@ -245,7 +245,7 @@ fn slips_are_explained() {
     check("'a'.matches('(')", "matches: the pattern cannot be read: error: unclosed group");
     check(
         "req.method == GET",
-        "there is no variable `GET` -> variables begin with actions, conn, endpoint, req, res, time, vars; text is written in quotes",
+        "there is no variable `GET` -> variables begin with actions, conn, endpoint, event, req, res, time, vars; text is written in quotes",
     );
     check("req.method = 'GET'", "column 12: mismatched input '=' expecting <EOF> -> write `==` to compare");
     for source in
@@ -281,8 +281,12 @@ fn a_condition_that_would_never_match_is_refused_with_the_way_out() {
     check("conn.client_ip.geo.registered_location.city", "registries say the country of a network alone");
     check("conn.k8s.pod.id == 'a'", "no edge serves them");
     check("has(conn.k8s.pod.metadata)", "no edge serves them");
-    check("size(req.trailers) > 0", "`req.trailers` comes with the body");
-    check("req.ts.body_received", "use req.headers, or req.ts.header_received");
+    check("req.trailers.sum[0] == 'x'", "there is no key `sum`");
+    check("req.trailers.sum.x", "`req.trailers.sum` is a list, which has no member `x`");
+    check(
+        "event.data == 'x'",
+        "`event` does not exist in on_http_request -> use it in on_event_stream_message",
+    );
     check("req.url.user_password != ''", "use a basic-auth action");
     check("conn.server_ip.foo == 'x'", "`conn.server_ip` has no member `foo`");
     // What could only fail when a request comes.
@@ -302,7 +306,8 @@ fn a_condition_that_would_never_match_is_refused_with_the_way_out() {
     );
     check("actions.ngrok.set_vars", "has no member `set_vars`");
     // All that is left is live.
-    let is_here = |path: &str| !path.starts_with("res.") && !names::is_of_members(path);
+    let is_here =
+        |path: &str| !path.starts_with("res.") && !names::is_of_event(path) && !names::is_of_members(path);
     for variable in names::VARIABLES.iter().filter(|variable| is_here(variable.path)) {
         assert!(eval(variable.path, &cx).is_ok(), "{}", variable.path);
     }

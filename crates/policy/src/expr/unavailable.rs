@@ -10,8 +10,6 @@ struct Gap {
     way_out: &'static str,
 }
 
-const BODY_LATER: &str = "comes with the body, which passes after the policy has decided";
-
 static GAPS: &[Gap] = &[
     Gap {
         names: &[
@@ -41,12 +39,6 @@ static GAPS: &[Gap] = &[
         reason: "is of connections to endpoints of the binding kubernetes, and no edge serves them",
         way_out: "name the pod's network: inCidrRange(conn.client_ip, '10.0.0.0/8')",
     },
-    Gap {
-        names: &["req.trailers", "req.ts.body_received"],
-        reason: BODY_LATER,
-        way_out: "use req.headers, or req.ts.header_received",
-    },
-    Gap { names: &["res.trailers"], reason: BODY_LATER, way_out: "use res.headers" },
     Gap {
         names: &["req.url.user_password"],
         reason: "never comes with a request: clients send a user and password in the authorization header",

@@ -1,4 +1,5 @@
-//! `Exchange`: one request to an identity provider, and what came of it. Plain data; the edge performs it.
+//! `Exchange`: one request to an identity provider or for a webhook sender's certificate, and what came of it. Plain data; the edge
+//! performs it.
 
 use std::fmt;
 
@@ -35,6 +36,8 @@ pub enum Purpose {
     UserInfo,
     /// The person's addresses, where user info has none.
     Emails,
+    /// The certificate that a webhook's sender signs with.
+    Certificate,
 }
 
 /// Equal requests of an account share one exchange while it is under way, and its answer afterwards: so nothing that can be

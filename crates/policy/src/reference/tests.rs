@@ -270,7 +270,11 @@ fn limits_hold_at_below_and_above() {
                         |count: usize| Value::Array(items.iter().cycle().take(count).cloned().collect());
                     check(many(*max), None, "at its longest");
                     check(many(max - 1), None, "below its longest");
-                    check(many(max + 1), Some(code::ENTRIES_TOO_MANY), "above its longest");
+                    let too_many = match spec.kind {
+                        "set-vars" => code::VARS_TOO_MANY,
+                        _ => code::ENTRIES_TOO_MANY,
+                    };
+                    check(many(max + 1), Some(too_many), "above its longest");
                 }
                 Kind::Map { max, .. } => {
                     let many = |count: usize| {

@@ -2,8 +2,6 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "json! values read best given away")]
 
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::agents::refusal::CODE_OPTION;
 use crate::state::tables::Tables;
@@ -58,7 +56,7 @@ fn bind(proto: &str, opts: Value, extra: Value) -> Bind {
 fn decide_with(acl: &[&str], bind: &Bind, token: Option<&BindToken>) -> Result<Wanted, Refusal> {
     let tables = tables(acl);
     let (_, credential) = tables.credential(TOKEN).unwrap();
-    decide(bind, &tables, credential, token, &BTreeSet::new())
+    decide(bind, &tables, credential, token, &Has::default())
 }
 
 fn url(proto: &str, text: &str) -> Bind {
@@ -127,7 +125,7 @@ fn random_names_are_given_and_given_again() {
     program.domains.insert(DomainId::new(ksuid(3)), reserved);
     let now = Tables::compile(&program, &Tables::default()).0;
     let (_, credential) = now.credential(TOKEN).unwrap();
-    let refused = decide(&again, &now, credential, Some(&token(&given_url)), &BTreeSet::new()).unwrap_err();
+    let refused = decide(&again, &now, credential, Some(&token(&given_url)), &Has::default()).unwrap_err();
     assert_eq!(refused.code, Some(CODE_NAME_OF_ANOTHER), "a token does not beat a reservation");
     let port = url("tcp", "tcp://tcp.example.com:30005");
     assert!(matches!(place(&port, Some(&token("tcp://tcp.example.com:30005"))), Ok(Place::LentAgain(_))));

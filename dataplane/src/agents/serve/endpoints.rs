@@ -2,7 +2,6 @@
 //!
 //! `agents::bind` decides what may be; here it becomes an endpoint in the routes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
@@ -11,7 +10,7 @@ use ebbgate_policy::{AgentFacts, CheckContext, EndpointFacts, Engine, MemberFact
 use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState, Requested};
 use ebbgate_wire::ticket::BindToken;
 
-use super::super::bind::{self, Place, Wanted};
+use super::super::bind::{self, Has, Place, Wanted};
 use super::super::refusal::Refusal;
 use super::super::secrets;
 use super::super::session::{
@@ -85,7 +84,7 @@ impl Connection {
         }
         let token = BindToken::open(bind.extra.token.expose(), &edge.tickets, now_s).ok();
         let token = token.filter(|token| token.client_id == session.client_id);
-        let wanted = bind::decide(bind, &tables, credential, token.as_ref(), &edge.addresses.has())?;
+        let wanted = bind::decide(bind, &tables, credential, token.as_ref(), &Has::of(edge))?;
         let references = tables.references(identity.account);
         let engine = wanted.policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
         let engine = engine.map(Arc::new);
@@ -242,7 +241,7 @@ impl Connection {
             let bound =
                 bound.ok_or_else(|| refused(format!("no endpoint {} is bound here", patch.tunnel_id)))?;
             let (id, before) = (bound.id.clone(), Arc::clone(&bound.endpoint));
-            let bound = changed(session, bound, patch, &tables, &edge.addresses.has())
+            let bound = changed(session, bound, patch, &tables, &Has::of(edge))
                 .map_err(|refusal| refusal.and(unknown))?;
             match session.replace(edge, &before, bound, RouteTable::bind) {
                 Ok(()) => {
@@ -269,13 +268,13 @@ fn changed(
     bound: Bound,
     patch: &PatchTunnelState,
     tables: &Tables,
-    addresses: &BTreeSet<String>,
+    has: &Has,
 ) -> Result<Bound, Refusal> {
     let (mut report, mut policy) = (AgentEndpointReport::clone(&bound.report), bound.policy.clone());
     let mut engine = bound.endpoint.engine.clone();
     if let Some(text) = &patch.traffic_policy {
         let Endpoint { url, binding, account, .. } = bound.endpoint.as_ref();
-        policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding, addresses)?.map(Arc::new);
+        policy = bind::policy(text, bound.guard.as_deref(), url.scheme(), *binding, has)?.map(Arc::new);
         let references = tables.references(*account);
         let compiled = policy.as_ref().map(|policy| Engine::compile(policy, &references)).transpose()?;
         engine = compiled.map(Arc::new);

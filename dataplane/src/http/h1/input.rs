@@ -27,7 +27,7 @@ pub(in crate::http) fn poll_read<IO: AsyncRead + Unpin>(
     Poll::Ready(Ok(buf.filled().len()))
 }
 
-/// The same for a body, whose bytes stay where they are read to.
+/// The same for a body: its bytes stay where they are read to.
 pub(in crate::http) fn poll_read_body<IO: AsyncRead + Unpin>(
     io: &mut IO,
     cx: &mut Context<'_>,

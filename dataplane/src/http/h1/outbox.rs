@@ -1,4 +1,4 @@
-//! `Outbox`: what waits to be written to a connection, and `Sending`: the body whose parts follow.
+//! `Outbox`: what waits to be written to a connection, and `Sending`: the body with the parts that follow.
 //!
 //! A head and the first bytes of its body leave in one write; so do a chunk's size, its content and its end.
 

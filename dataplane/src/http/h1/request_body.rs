@@ -27,7 +27,7 @@ pub(super) struct BodySlot {
 pub(super) struct RequestBody(Rc<BodySlot>);
 
 impl RequestBody {
-    /// A body whose parts come over `slot`.
+    /// A body with parts that come over `slot`.
     pub(super) fn new(slot: Rc<BodySlot>) -> Self {
         Self(slot)
     }

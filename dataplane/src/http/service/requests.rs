@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ebbgate_body::{Coding, Edits};
 use ebbgate_model::{AccountId, AppSessionId, EndpointId};
 use ebbgate_policy::identity::{SessionFacts, SessionNote};
-use ebbgate_policy::{AddressSource, BodyError, Breaker, Engine, Outcome, Quota};
+use ebbgate_policy::{AddressSource, BodyError, Breaker, Engine, Outcome, Quota, Received};
 use http::header::{CONNECTION, EXPECT, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
@@ -20,7 +20,7 @@ use crate::dispatch::gateway::Gateway;
 use crate::dispatch::{Dispatch, Environment, Failure, Step};
 use crate::http::access_log::RequestLog;
 use crate::http::answer::Form;
-use crate::http::body::{Body, NotBuffered};
+use crate::http::body::{Body, Direction, NotBuffered};
 use crate::http::edited::Room;
 use crate::http::fields::OPERATION;
 use crate::http::framing::Authority;
@@ -31,13 +31,14 @@ use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::shares::Share;
 
-/// Endpoints whose connection policy has let a connection in, that the connection remembers.
+/// Endpoints that a connection remembers, because their connection policy has let it in.
 const ENTERED_MAX: usize = 16;
 
 /// What a dispatch reads of the request and its connection.
 struct RequestEnv<'a, G: Gateway> {
     service: &'a HttpService<G>,
     body: &'a ReplayBody,
+    log: &'a RequestLog<G>,
 }
 
 impl<G: Gateway> Environment for RequestEnv<'_, G> {
@@ -83,6 +84,10 @@ impl<G: Gateway> Environment for RequestEnv<'_, G> {
 
     fn note_session(&self, endpoint: &Endpoint, source: IpAddr, note: &SessionNote) {
         self.service.gateway.note_session(endpoint, source, note);
+    }
+
+    fn request_end(&self) -> Option<Arc<Received>> {
+        self.log.sink().received(Direction::In)
     }
 
     /// Another member can take it over as long as its body is kept.
@@ -140,7 +145,7 @@ impl<G: Gateway> HttpService<G> {
         form: Form,
         log: &Rc<RequestLog<G>>,
     ) -> Result<Answer<G>, Stop> {
-        let env = RequestEnv { service: self, body };
+        let env = RequestEnv { service: self, body, log };
         let (mut response_body, mut switched) = (Body::Empty, None);
         loop {
             match dispatch.drive(&self.gateway, &env, log).await {
@@ -157,7 +162,8 @@ impl<G: Gateway> HttpService<G> {
                     dispatch.resume(Outcome::Called(called));
                 }
                 Step::Inspect(asked) => {
-                    let start = match (&asked.codings, asked.question.response.is_some()) {
+                    let is_response = asked.question.response.is_some();
+                    let start = match (&asked.codings, is_response) {
                         (None, _) => Ok(Bytes::new()),
                         (Some(codings), true) => inspected::start(&mut response_body, codings).await,
                         (Some(codings), false) => start_of(body, codings).await,
@@ -166,6 +172,9 @@ impl<G: Gateway> HttpService<G> {
                         Ok(start) => self.gateway.inspect(asked.account, asked.question, start).await,
                         Err(why) => Err(why),
                     };
+                    if is_response {
+                        dispatch.response_ended(self.end_of(&response_body));
+                    }
                     dispatch.resume(Outcome::Inspected(found));
                 }
                 Step::Open(endpoint) => {
@@ -186,6 +195,7 @@ impl<G: Gateway> HttpService<G> {
                         }
                     };
                     reply::clean(&mut head);
+                    dispatch.response_ended(self.end_of(&response_body));
                     dispatch.answered(head);
                 }
                 Step::Respond(reply) => {
@@ -198,6 +208,7 @@ impl<G: Gateway> HttpService<G> {
                     }
                     // An upstream's stream that is dropped is reset.
                     (response_body, switched) = (body, None);
+                    dispatch.response_ended(self.end_of(&response_body));
                     dispatch.answered(head);
                 }
                 Step::Answer(mut head) => {
@@ -206,8 +217,9 @@ impl<G: Gateway> HttpService<G> {
                         let keep = |share| log.sink().hold(share);
                         let room = dispatch.account().map(|account| self.room(account, &keep));
                         let room = room.ok_or_else(|| Stop::Failure(Failure::no_room()))?;
-                        response_body =
-                            edited::edited(response_body, &edits, &room).await.map_err(Stop::Failure)?;
+                        let changed =
+                            edited::edited_response(response_body, &edits, &room, &mut head.headers).await;
+                        response_body = changed.map_err(Stop::Failure)?;
                     }
                     let response = Response::from_parts(head, response_body);
                     return Ok(match switched {
@@ -227,9 +239,15 @@ impl<G: Gateway> HttpService<G> {
         }
     }
 
+    /// The end of a response's body that is here already.
+    fn end_of(&self, body: &Body) -> Option<Arc<Received>> {
+        let trailers = body.known_trailers()?;
+        Some(Arc::new(Received { at_unix_ms: self.gateway.now_unix_ms(), trailers }))
+    }
+
     /// Where bodies are held for policies of an account.
     pub(super) fn room<'r>(&'r self, account: AccountId, keep: &'r dyn Fn(Share)) -> Room<'r> {
-        Room { shares: self.gateway.held(), account, keep }
+        Room { shares: self.gateway.held(), coders: self.gateway.coders(), account, keep }
     }
 
     /// Reads the body of a request for a policy, and keeps it for the upstream.

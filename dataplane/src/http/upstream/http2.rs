@@ -52,11 +52,11 @@ struct State {
     closed: Cell<bool>,
     /// The upstream's settings have come, so its limit of streams is known.
     settled: Cell<bool>,
-    /// Requests whose body waits for a window.
+    /// Requests with a body that waits for a window.
     waiting: Cell<usize>,
 }
 
-/// Connections to one endpoint whose limits are not known yet.
+/// Connections to one endpoint, with limits that are not known yet.
 #[derive(Default)]
 pub(super) struct Dials {
     under_way: Cell<usize>,

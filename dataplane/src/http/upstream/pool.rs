@@ -248,9 +248,9 @@ impl UpstreamPool {
         self.idle.borrow().iter().any(|conn| conn.sharing == sharing)
     }
 
-    /// Keeps a connection whose response is over. `replaces`: an idle connection was left alone when this one was opened,
-    /// so the oldest one makes place. Closed instead: a connection that cannot take another request, or whose endpoint is
-    /// gone, or whose stream another request waits for.
+    /// Keeps a connection once its response is over. `replaces`: an idle connection was left alone when this one was opened,
+    /// so the oldest one makes place. Closed instead: a connection that cannot take another request, or of an endpoint
+    /// that is gone, or with a stream that another request waits for.
     pub(super) fn keep(&self, connection: http1::Connection, sharing: Sharing, replaces: bool) {
         let Some(pools) = self.pools.upgrade() else { return };
         if !connection.is_ready() || !self.session.is_alive() || self.endpoint.strong_count() == 0 {

@@ -126,3 +126,28 @@ async fn requests_under_way_are_bounded_for_each_account() {
     let (other, _) = provider(ok("{}")).await;
     assert!(exchanges.get(account(2), exchange(&other, "a", 0)).await.is_ok());
 }
+
+#[test]
+fn an_exchange_whose_task_ends_without_an_answer_leaves_its_place_free() {
+    let here = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let background =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let fetcher = Arc::new(Fetcher::new(None, true).unwrap());
+    let exchanges = Exchanges::new(fetcher, background.handle().clone(), &Metrics::new());
+    here.block_on(async {
+        // Takes connections, and answers none.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", silent.local_addr().unwrap());
+        let asking = {
+            let (exchanges, exchange) = (exchanges.clone(), exchange(&url, "a", 600));
+            tokio::spawn(async move { exchanges.get(account(1), exchange).await })
+        };
+        let _asked = silent.accept().await.unwrap();
+        assert_eq!(exchanges.accounts()[&account(1)].under_way.len(), 1);
+        // Drops the task where it waits, as a panic does.
+        background.shutdown_background();
+        let given_up = tokio::time::timeout(Duration::from_secs(30), asking).await.unwrap().unwrap();
+        assert_eq!(given_up.unwrap_err(), "the request was given up");
+        assert!(exchanges.accounts().is_empty(), "the next request with this key begins anew");
+    });
+}

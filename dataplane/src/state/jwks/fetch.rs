@@ -1,15 +1,15 @@
-//! One request to a place on the internet, for a key set or to an identity provider: its host resolved once, the address
-//! checked and pinned, no redirect followed, bounded in time and size.
+//! One request to a place on the internet, for a key set, to an identity provider or of a policy: its host resolved once, the
+//! address checked and pinned, no redirect followed, bounded in size; in time where the caller bounds it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use ebbgate_policy::{JWKS_BYTES_MAX, KeySet, KeySetError};
-use http::{Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -50,9 +50,12 @@ pub enum FetchError {
     /// Any status but 200; redirects are not followed.
     #[error("the answer is {0}, not 200 (redirects are not followed)")]
     Status(StatusCode),
-    /// Too long, or broken off.
-    #[error("the answer cannot be read or is longer than {0} bytes")]
+    /// Too long.
+    #[error("the answer is longer than {0} bytes")]
     Body(usize),
+    /// Broken off.
+    #[error("the answer cannot be read")]
+    Broken,
     /// No key set in it.
     #[error(transparent)]
     KeySet(#[from] KeySetError),
@@ -114,24 +117,53 @@ impl Fetcher {
 
     /// The answer at a URL, whatever its status.
     pub async fn call(&self, url: &str, call: &Call<'_>) -> Result<(StatusCode, Bytes), FetchError> {
-        let uri: Uri = url.parse().map_err(|_| FetchError::Url)?;
-        let host = uri.host().ok_or(FetchError::Url)?.to_owned();
-        let (is_tls, default_port) = match uri.scheme_str() {
+        let url: Uri = url.parse().map_err(|_| FetchError::Url)?;
+        let authority = url.authority().map_or("", |a| a.as_str());
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let mut request = Request::builder()
+            .method(if call.form.is_some() { Method::POST } else { Method::GET })
+            .uri(url.path_and_query().map_or("/", |p| p.as_str()))
+            .header(header::HOST, host)
+            .header(header::ACCEPT, call.accept)
+            .header(header::USER_AGENT, concat!("ebbgate-edge/", env!("CARGO_PKG_VERSION")));
+        if let Some(authorization) = call.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        if call.form.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        }
+        let body = Bytes::from(call.form.unwrap_or_default().to_owned());
+        let request = request.body(body).map_err(|_| FetchError::Url)?;
+        let (_, answer) = self.send(&url, request, call.bytes_max).await?;
+        Ok((answer.status(), answer.into_body()))
+    }
+
+    /// Sends a request as it is to the scheme, host and port of a URL: the address that answered, and its answer of at most
+    /// `bytes_max`. The caller bounds the time, and writes Host.
+    pub async fn send(
+        &self,
+        url: &Uri,
+        request: Request<Bytes>,
+        bytes_max: usize,
+    ) -> Result<(IpAddr, Response<Bytes>), FetchError> {
+        let host = url.host().ok_or(FetchError::Url)?;
+        let (is_tls, default_port) = match url.scheme_str() {
             Some("https") => (true, 443),
             Some("http") => (false, 80),
             _ => return Err(FetchError::Url),
         };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let address = self.resolve(bare, uri.port_u16().unwrap_or(default_port)).await?;
+        let address = self.resolve(bare, url.port_u16().unwrap_or(default_port)).await?;
         let stream = TcpStream::connect(address).await.map_err(FetchError::Connect)?;
-        if is_tls {
+        let answer = if is_tls {
             let name = ServerName::try_from(bare.to_owned()).map_err(|_| FetchError::Url)?;
             let connecting = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream);
             let stream = IgnoreUnexpectedEof(connecting.await.map_err(FetchError::Tls)?);
-            exchange(stream, &uri, call).await
+            exchange(stream, request, bytes_max).await?
         } else {
-            exchange(stream, &uri, call).await
-        }
+            exchange(stream, request, bytes_max).await?
+        };
+        Ok((address.ip(), answer))
     }
 
     /// The first allowed address of a host. It is the one connected to: a second resolution could answer otherwise.
@@ -141,32 +173,22 @@ impl Fetcher {
     }
 }
 
-async fn exchange<IO>(io: IO, uri: &Uri, call: &Call<'_>) -> Result<(StatusCode, Bytes), FetchError>
+async fn exchange<IO>(
+    io: IO,
+    request: Request<Bytes>,
+    bytes_max: usize,
+) -> Result<Response<Bytes>, FetchError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
     let _connection = AbortOnDrop(tokio::spawn(async move { drop(connection.await) }));
-    let authority = uri.authority().map_or("", |a| a.as_str());
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let path = uri.path_and_query().map_or("/", |p| p.as_str());
-    let mut request = Request::builder()
-        .method(if call.form.is_some() { Method::POST } else { Method::GET })
-        .uri(path)
-        .header(header::HOST, host)
-        .header(header::ACCEPT, call.accept)
-        .header(header::USER_AGENT, concat!("ebbgate-edge/", env!("CARGO_PKG_VERSION")));
-    if let Some(authorization) = call.authorization {
-        request = request.header(header::AUTHORIZATION, authorization);
+    let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Err(FetchError::Body(bytes_max)),
+        Err(_) => Err(FetchError::Broken),
     }
-    if call.form.is_some() {
-        request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-    }
-    let body = Full::new(Bytes::from(call.form.unwrap_or_default().to_owned()));
-    let response = sender.send_request(request.body(body).map_err(|_| FetchError::Url)?).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), call.bytes_max).collect().await;
-    Ok((status, body.map_err(|_| FetchError::Body(call.bytes_max))?.to_bytes()))
 }
 
 /// A connection's task that ends with its user, also where the user's time ran out.

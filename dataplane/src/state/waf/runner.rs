@@ -1,6 +1,6 @@
 //! `Runner`: the thread of one process. Takes questions out of the queue, asks, and replaces a process that is of no use.
 
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub(super) struct Runner {
     pub(super) shared: Arc<Shared>,
     pub(super) ready: Gauge,
     pub(super) lost: Counter,
+    /// Processes with the rules as they are now, each to take the place of the one before.
+    pub(super) renewed: Receiver<Process>,
 }
 
 impl Runner {
@@ -50,12 +52,15 @@ impl Runner {
                 self.lost.inc();
                 tracing::warn!(why, again_ms, "a process of the Core Rule Set is replaced");
             }
-            if !self.rest(Duration::from_millis(again_ms)) {
+            if !self.shared.rest(Duration::from_millis(again_ms)) {
                 return;
             }
             again_ms = (again_ms * 2).min(AGAIN_MS_MAX);
-            match Process::start(&self.settings, within) {
-                Ok((process, _)) => next = Some(process),
+            let renewed = self.renewed.try_iter().last().map(Ok);
+            let started =
+                renewed.unwrap_or_else(|| Process::start(&self.settings, within).map(|(process, _)| process));
+            match started {
+                Ok(process) => next = Some(process),
                 Err(error) => tracing::error!(%error, again_ms, "the Core Rule Set cannot be run"),
             }
         }
@@ -65,6 +70,9 @@ impl Runner {
     fn serve(&self, mut process: Process, again_ms: &mut u64) -> Option<String> {
         let _ready = GaugeGuard::new(&self.ready);
         loop {
+            if let Some(renewed) = self.renewed.try_iter().last() {
+                process = renewed;
+            }
             let (account, job) = match self.next() {
                 Next::Job(account, job) => (account, job),
                 Next::Nothing if process.is_alive() => continue,
@@ -115,13 +123,6 @@ impl Runner {
             state = woken.0;
             waited = true;
         }
-    }
-
-    /// Waits; false: the edge ends.
-    fn rest(&self, wait: Duration) -> bool {
-        let state = self.shared.lock();
-        let stopped = self.shared.changed.wait_timeout_while(state, wait, |state| !state.stopped);
-        !stopped.unwrap_or_else(PoisonError::into_inner).0.stopped
     }
 }
 

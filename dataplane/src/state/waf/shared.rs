@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ebbgate_waf::protocol::{Judgement, Question};
+use ebbgate_waf::protocol::{Judgement, Loaded, Question};
 use tokio::sync::oneshot;
 
 use super::queue::Queue;
@@ -26,6 +26,15 @@ pub struct WafSettings {
     pub timeout: Duration,
     /// Whether policies refuse, and do not only detect.
     pub block: bool,
+}
+
+impl WafSettings {
+    /// Says what was read.
+    pub(super) fn log(&self, loaded: &Loaded) {
+        let Loaded { rules, version, dead } = loaded;
+        let (mode, path) = (if self.block { "block" } else { "detect only" }, self.rules.display());
+        tracing::info!(%path, rules, version, mode, never_match = ?dead, "the Core Rule Set is loaded");
+    }
 }
 
 /// Why the rules cannot be used.
@@ -69,5 +78,11 @@ impl Shared {
     /// The state, for a moment.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits; false: the threads are to end.
+    pub(super) fn rest(&self, wait: Duration) -> bool {
+        let stopped = self.changed.wait_timeout_while(self.lock(), wait, |state| !state.stopped);
+        !stopped.unwrap_or_else(PoisonError::into_inner).0.stopped
     }
 }

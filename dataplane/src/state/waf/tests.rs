@@ -1,7 +1,7 @@
 //! Processes that answer, hang, lie and end: `sh` in the place of `ebbgate-waf`, with a script in the place of the rules.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::*;
@@ -41,8 +41,7 @@ impl Lab {
     }
 
     fn start(&self, script: &str, workers: usize, timeout_ms: u64) -> Result<Waf, WafError> {
-        let rules = self.dir.path().join("script");
-        fs::write(&rules, script).unwrap();
+        let rules = self.write(script);
         let settings = WafSettings {
             program: Path::new("/bin/sh").to_owned(),
             rules,
@@ -51,6 +50,14 @@ impl Lab {
             block: false,
         };
         Waf::start(settings, &self.metrics)
+    }
+
+    /// Puts a script in the place of the one before.
+    fn write(&self, script: &str) -> PathBuf {
+        let (new, rules) = (self.dir.path().join("new"), self.dir.path().join("script"));
+        fs::write(&new, script).unwrap();
+        fs::rename(new, &rules).unwrap();
+        rules
     }
 
     /// Waits until so many processes were lost.
@@ -175,4 +182,32 @@ async fn what_does_not_fit_in_the_queue_fails_at_once_and_others_are_not_concern
     for task in waiting {
         task.abort();
     }
+}
+
+/// A script that has answers for many questions.
+fn scoring(score: i64) -> String {
+    let judgement = Judgement { score, threshold: 5, matched_rules: Vec::new() };
+    format!("{GREETS}{}exec cat >/dev/null\n", says(&Answer::Judged(judgement)).repeat(500))
+}
+
+#[tokio::test]
+async fn rules_that_change_are_read_anew_and_rules_at_fault_change_nothing() {
+    let lab = Lab::new();
+    let waf = lab.start(&scoring(1), 2, 60_000).unwrap();
+    let score = async || ask(&waf, 1).await.unwrap().score;
+    assert_eq!(score().await, 1);
+    lab.write(&says(&Greeting::Refused("/r/a.conf:7: no such action".into())));
+    let until = Instant::now() + Duration::from_mins(1);
+    while lab.metrics.waf_rules_refused.get() == 0 {
+        assert!(Instant::now() < until, "the rules at fault were not looked at");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((score().await, lab.metrics.waf_workers.get()), (1, 2));
+    lab.write(&scoring(2));
+    while score().await != 2 {
+        assert!(Instant::now() < until, "the new rules do not judge");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!((lab.metrics.waf_rules_refused.get(), lab.metrics.waf_workers_lost.get()), (1, 0));
+    assert_eq!(lab.metrics.waf_failed.get(), 0, "no question met a change");
 }

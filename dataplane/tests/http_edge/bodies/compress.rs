@@ -6,8 +6,8 @@ use http::{HeaderMap, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 
-use super::{answering, decoded, decoded_so_far, get, lab, ok, taken_apart, visit};
-use crate::lab::{Lab, Made, https_conn, local, read_until, scripted};
+use super::{answering, chunked, decoded, decoded_so_far, encoded, get, lab, ok, taken_apart, visit};
+use crate::lab::{CODER_BYTES, Lab, Made, account, https_conn, local, read_until, scripted};
 
 const COMPRESS: &str = r#"{"on_http_response":[{"actions":[
     {"type":"compress-response","config":{"algorithms":["gzip","deflate","br","zstd"]}},
@@ -275,6 +275,70 @@ async fn a_policy_s_own_answer_is_compressed_too() {
         let read = visit(&lab, &get("Accept-Encoding: zstd, br\r\n")).await;
         assert_eq!(read.field("content-encoding"), Some("br"), "zstd has to be listed: {}", read.head);
         assert_eq!(decoded(Coding::Brotli, &read.body), "hello");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn coders_have_a_budget_that_they_give_back_however_a_body_ends() {
+    const COMPRESS: &str = r#"{"on_http_response":[{"actions":[{"type":"compress-response"}]}]}"#;
+    const REPLACE: &str = r#"{"on_http_response":[{"actions":[{"type":"response-body-find-replace","config":{
+        "replacements":[{"from":"secret","to":"none"}]}}]}]}"#;
+    local(async {
+        let lab = Lab::default();
+        let never_ending = || {
+            scripted(|mut io| async move {
+                let _ = io.read(&mut [0; 4096]).await;
+                let _ = io.write_all(b"HTTP/1.1 200 OK\r\nETag: \"1\"\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nsecret\r\n").await;
+                std::future::pending::<()>().await;
+            })
+        };
+        let coded = chunked("Content-Encoding: br\r\n", &encoded(Coding::Brotli, &"a secret ".repeat(40_000)), 4096);
+        for (account, url, policy) in
+            [(1, "http://a.example.com", COMPRESS), (1, "http://b.example.com", REPLACE), (2, "http://c.example.com", COMPRESS)]
+        {
+            let made = Made { account, policy: Some(policy), ..Made::default() };
+            if policy == COMPRESS {
+                lab.agent(url, made, never_ending());
+            } else {
+                lab.agent(url, made, answering(coded.clone()));
+            }
+        }
+        let visit = async |host: &str| {
+            let (mut io, serving) = lab.visit_http();
+            io.write_all(get("Accept-Encoding: gzip\r\n").replace("a.example", host).as_bytes()).await.unwrap();
+            let mut raw = Vec::new();
+            while !raw.windows(4).any(|w| w == b"\r\n\r\n") {
+                assert!(io.read_buf(&mut raw).await.unwrap() > 0);
+            }
+            (String::from_utf8_lossy(&raw).to_lowercase(), io, serving)
+        };
+        let (head, io, serving) = visit("a.example").await;
+        assert!(head.contains("\r\ncontent-encoding: gzip\r\n"), "{head}");
+        let one = lab.coders().0;
+        assert!((256 << 10..1 << 20).contains(&one), "{one}");
+        // A visitor that goes away in the middle gives it back.
+        drop(io);
+        serving.await.unwrap();
+        assert_eq!(lab.coders(), (0, 0));
+        let others = lab.code(account(1), CODER_BYTES / 2 - one + 1).unwrap();
+        let (head, _io, _serving) = visit("a.example").await;
+        assert!(!head.contains("content-encoding") && head.contains("\r\nvary: accept-encoding\r\n"), "{head}");
+        assert!(head.contains("\r\n6\r\nsecret"), "it goes as it is: {head}");
+        let (head, _io, _serving) = visit("c.example").await;
+        assert!(head.contains("\r\ncontent-encoding: gzip\r\n"), "another account has its own: {head}");
+        let refused = lab.coders().1;
+        assert_eq!(refused, 1);
+        // What has to be changed is refused, whether its decoder lacks memory at once or when it sees the window.
+        drop(others);
+        for lacking in [1, (3 << 20) + (300 << 10)] {
+            let _others = lab.code(account(1), CODER_BYTES / 2 - lacking).unwrap();
+            let (head, ..) = visit("b.example").await;
+            assert!(head.starts_with("http/1.1 503 ") && head.to_uppercase().contains("ERR_NGROK_3902"), "{lacking}: {head}");
+        }
+        assert_eq!(lab.coders().1, refused + 2);
+        let (head, ..) = visit("b.example").await;
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
     })
     .await;
 }

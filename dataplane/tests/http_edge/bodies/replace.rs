@@ -208,3 +208,61 @@ async fn events_are_changed_and_passed_on_one_by_one() {
     })
     .await;
 }
+
+/// `int` of anything but digits fails.
+const JUDGED: &str = r#"{"on_event_stream_message":[{"expressions":["int(event.id) > 1","event.name == 'tide'"],
+    "actions":[{"type":"sse-find-replace","config":{"replacements":[{"from":"secret","to":"${event.id}"}]}}]}]}"#;
+
+#[tokio::test(start_paused = true)]
+async fn rules_are_judged_for_each_event_and_break_the_stream_off_where_they_fail() {
+    local(async {
+        let stream =
+            "event: tide\nid: 1\ndata: secret\n\nevent: tide\nid: 2\ndata: secret\n\nid: 3\ndata: secret\n\n";
+        let expect =
+            "event: tide\nid: 1\ndata: secret\n\nevent: tide\nid: 2\ndata: 2\n\nid: 3\ndata: secret\n\n";
+        let head = "Content-Type: text/event-stream\r\n";
+        for bytes in [1, 7, 1000] {
+            let read = visit(&lab(JUDGED, chunked(head, stream.as_bytes(), bytes)), &get("")).await;
+            assert_eq!((read.whole, String::from_utf8_lossy(&read.body).as_ref()), (true, expect));
+        }
+        let coded = encoded(Coding::Gzip, stream);
+        let answer = chunked(&format!("{head}Content-Encoding: gzip\r\n"), &coded, 5);
+        assert_eq!(decoded(Coding::Gzip, &visit(&lab(JUDGED, answer), &get("")).await.body), expect);
+        let read = visit(&lab(JUDGED, chunked(head, b"id: a\ndata: secret\n\n", 1000)), &get("")).await;
+        assert!(read.whole && read.head.starts_with("http/1.1 500 "), "{}", read.head);
+        let code = read.field("ngrok-error-code").map(str::to_ascii_uppercase);
+        assert_eq!(code.as_deref(), Some("ERR_NGROK_2300"), "{}", read.head);
+        // Each event is passed on while the next is waited for; one that cannot be judged ends the stream, and is not passed on.
+        let lab = Lab::default();
+        let (more, told) = tokio::sync::oneshot::channel();
+        let told = std::cell::RefCell::new(Some(told));
+        lab.agent("http://a.example.com", Made { policy: Some(JUDGED), ..Made::default() }, {
+            scripted(move |mut io| {
+                let told = told.borrow_mut().take().unwrap();
+                async move {
+                    let _ = io.read(&mut [0; 4096]).await;
+                    let answer = chunked(
+                        "Content-Type: text/event-stream\r\n",
+                        b"event: tide\nid: 2\ndata: secret\n\nid: ",
+                        9,
+                    );
+                    let _ = io.write_all(&answer[..answer.len() - 5]).await;
+                    let _ = told.await;
+                    let _ = io.write_all(b"f\r\na\ndata: secret\n\n\r\n").await;
+                    std::future::pending::<()>().await;
+                }
+            })
+        });
+        let (mut io, _serving) = lab.visit_http();
+        io.write_all(get("").as_bytes()).await.unwrap();
+        let mut raw = Vec::new();
+        while !String::from_utf8_lossy(&raw).contains("data: 2\n\n") {
+            assert!(io.read_buf(&mut raw).await.unwrap() > 0);
+        }
+        more.send(()).unwrap();
+        let _ = io.read_to_end(&mut raw).await;
+        let read = taken_apart(&raw);
+        assert!(!read.whole && !String::from_utf8_lossy(&read.body).contains("secret"), "{read:?}");
+    })
+    .await;
+}

@@ -26,14 +26,15 @@ pub(super) fn allow(lab: &mut Lab) -> Result<()> {
 /// Makes destination and subscription where an earlier run has not; gives the file.
 pub(super) fn start(lab: &Lab) -> Result<PathBuf> {
     let (api, dir) = (lab.api()?, lab.dir().join("events"));
-    let is_ours = |one: &Value| one["target"]["file"]["directory"] == DIRECTORY;
+    let is_ours = |one: &Value| one.pointer("/target/file/directory").is_some_and(|name| name == DIRECTORY);
     let made = list(&api, "/event_destinations", "event_destinations")?.into_iter().find(is_ours);
     let id = match made {
         Some(made) => text(&made, "id")?.to_owned(),
         None => destination(&api)?,
     };
     let subscriptions = list(&api, "/event_subscriptions", "event_subscriptions")?;
-    if !subscriptions.iter().any(|one| one["destinations"][0]["id"] == id.as_str()) {
+    let is_to_it = |one: &Value| one.pointer("/destinations/0/id").is_some_and(|to| *to == id.as_str());
+    if !subscriptions.iter().any(is_to_it) {
         let sources =
             ["http_request_complete.v0", "tcp_connection_closed.v0"].map(|kind| json!({ "type": kind }));
         api.create("/event_subscriptions", &json!({ "destination_ids": [id], "sources": sources }))?;

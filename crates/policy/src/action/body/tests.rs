@@ -231,3 +231,69 @@ fn compressing_and_replacing_work_on_one_body() {
     assert_eq!(run("compress-response", &Value::Null, &mut cx), "");
     assert_eq!(cx.result("compress").unwrap()["already_compressed"], true);
 }
+
+/// What a policy makes of an event stream, and its error.
+fn streamed(rules: &Value, stream: &str) -> Result<String, String> {
+    let mut cx = response(200, &[("content-type", "text/event-stream"), ("etag", "x")]);
+    let policy = json!({ "on_event_stream_message": rules });
+    let verdict = World::default().run(&engine(policy), Phase::EventStream, &mut cx);
+    if let Verdict::Failed { message, .. } = verdict {
+        return Err(message);
+    }
+    let head = cx.response.unwrap();
+    let Some(edits) = head.extensions.get::<Edits>() else { return Ok(format!("as it is: {stream}")) };
+    assert!(!head.headers.contains_key("etag"));
+    let mut pipeline = ebbgate_body::Pipeline::new(edits).unwrap();
+    pipeline.push(stream.to_owned().into());
+    pipeline.end();
+    let mut made = Vec::new();
+    loop {
+        match pipeline.pull().map_err(|defect| defect.to_string())? {
+            ebbgate_body::Pulled::Data(data) => made.extend_from_slice(&data),
+            ebbgate_body::Pulled::Over => return Ok(String::from_utf8(made).unwrap()),
+            ebbgate_body::Pulled::Tired | ebbgate_body::Pulled::Starved => {}
+        }
+    }
+}
+
+#[test]
+fn rules_that_name_the_event_are_judged_for_each_and_others_once() {
+    let rule = |expressions: Value, from: &str, to: &str| json!({ "expressions": expressions, "actions": [{ "type": "sse-find-replace", "config": { "replacements": [{ "from": from, "to": to }] } }] });
+    let stream = "event: a\nid: 1\ndata: x\n\ndata: x\nretry: 9\n\n";
+    let check = |rules: Value, expect: &str| {
+        assert_eq!(streamed(&rules, stream).unwrap_or_else(|e| e), expect, "{rules}");
+    };
+    check(
+        json!([rule(json!(["event.name == 'a'"]), "x", "y")]),
+        "event: a\nid: 1\ndata: y\n\ndata: x\nretry: 9\n\n",
+    );
+    check(
+        json!([rule(json!(["event.name == 'message' && event.retry == 9"]), "x", "y")]),
+        "event: a\nid: 1\ndata: x\n\ndata: y\nretry: 9\n\n",
+    );
+    check(
+        json!([rule(json!(["!has(event.retry)", "res.status_code == 200"]), "x", "y")]),
+        "event: a\nid: 1\ndata: y\n\ndata: x\nretry: 9\n\n",
+    );
+    // A replacement may name the event; without a condition it concerns each.
+    check(
+        json!([rule(json!([]), "x", "${event.name}-${event.id}")]),
+        "event: a\nid: 1\ndata: a-1\n\ndata: message-\nretry: 9\n\n",
+    );
+    // A rule sees what the rules before it left.
+    let first = rule(json!([]), "x", "z");
+    check(
+        json!([first, rule(json!(["event.data == 'z'"]), "z", "${event.data}z")]),
+        "event: a\nid: 1\ndata: zz\n\ndata: zz\nretry: 9\n\n",
+    );
+    let untouched = format!("as it is: {stream}");
+    check(json!([rule(json!(["res.status_code == 201", "event.name == 'a'"]), "x", "y")]), &untouched);
+    // What cannot be judged breaks the stream off.
+    check(
+        json!([rule(json!(["int(event.data) > 1"]), "x", "y")]),
+        "the rules for an event: on_event_stream_message[0].expressions[0]: int: string parse error: invalid digit found in string",
+    );
+    let costly = "lists.range(10000).all(i, lists.range(1000).all(j, event.data.sha256() != ''))";
+    let error = streamed(&json!([rule(json!([costly]), "x", "y")]), stream).unwrap_err();
+    assert!(error.contains("more than 100000 units"), "{error}");
+}

@@ -17,7 +17,18 @@ fn ms(ms: u64) -> Duration {
 fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Result<CallAnswer, CallError> {
     let name = |name: &str| HeaderName::from_bytes(name.as_bytes()).unwrap();
     let headers = headers.iter().map(|(n, value)| (name(n), value.parse().unwrap())).collect();
-    Ok(CallAnswer { status: StatusCode::from_u16(status).unwrap(), headers, body: body.to_owned().into() })
+    Ok(CallAnswer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers,
+        body: body.to_owned().into(),
+        resolved_ip: None,
+    })
+}
+
+/// What a host of the internet answers.
+fn external(status: u16, headers: &[(&str, &str)], ip: &str) -> Result<CallAnswer, CallError> {
+    let answer = answer(status, headers, "")?;
+    Ok(CallAnswer { resolved_ip: Some(ip.parse().unwrap()), ..answer })
 }
 
 fn policy(config: &Value) -> Value {
@@ -226,6 +237,53 @@ fn a_computed_url_is_read_again_and_stays_inside() {
 }
 
 #[test]
+fn a_host_of_the_internet_is_asked_and_its_address_told() {
+    let config = json!({ "url": "https://api.example.com:8443/v1?of=${req.headers['x-user'][0]}", "max_redirects": 2,
+        "on_error": "halt" });
+    let moved = external(307, &[("location", "https://other.example.com/z")], "203.0.113.1");
+    let (calls, end, result) = run(&config, vec![(ms(1), moved), (ms(2), external(200, &[], "2001:db8::1"))]);
+    assert_eq!(
+        (calls, end.as_str()),
+        (
+            vec![
+                "GET https://api.example.com:8443/v1?of=ann%20&%20bob".to_owned(),
+                "GET https://other.example.com/z".to_owned()
+            ],
+            "on"
+        )
+    );
+    assert_eq!(result["res"]["resolved_ip"], "2001:db8::1");
+    assert_eq!(result["attempts"][0]["resolved_ip"], "2001:db8::1");
+    // A host outside leads nobody into the account's endpoints, and out of https neither.
+    for location in ["https://audit.internal/", "http://other.example.com/", "//audit.internal/"] {
+        let moved = external(307, &[("location", location)], "203.0.113.1");
+        let (calls, end, _) = run(&config, vec![(ms(1), moved)]);
+        assert_eq!(calls.len(), 1, "{location}");
+        assert!(end.starts_with("ERR_NGROK_2300 http-request: a redirect: "), "{location}: {end}");
+    }
+}
+
+#[test]
+fn a_host_of_the_internet_is_written_and_never_computed() {
+    for url in [
+        "https://${req.headers['x-to'][0]}/",
+        "https://api.${req.headers['x-to'][0]}/",
+        // The host does not end before what is computed.
+        "https://example.com${req.headers['x-to'][0]}",
+        "${'https://'}${req.headers['x-to'][0]}/",
+    ] {
+        let config = json!({ "url": url, "on_error": "halt" });
+        let mut world = World::default();
+        let mut cx = request("/", &[("x-to", ".example.com")]);
+        cx.request.as_mut().unwrap().headers.insert("x-to", "evil.example.com".parse().unwrap());
+        let verdict = world.run(&engine(policy(&config)), Phase::HttpRequest, &mut cx);
+        assert!(world.calls.is_empty(), "{url}: {:?}", world.calls);
+        let Verdict::Failed { code, message } = verdict else { panic!("{url}: {verdict:?}") };
+        assert!(code.number() == 3900 && message.contains("is written, not computed"), "{url}: {message}");
+    }
+}
+
+#[test]
 fn settings_at_below_and_above_their_limits() {
     let cx =
         CheckContext { scheme: ebbgate_model::Scheme::Https, binding: Binding::Public, owner: Owner::Cloud };
@@ -236,7 +294,10 @@ fn settings_at_below_and_above_their_limits() {
         |n: usize| (0..n).map(|n| (format!("x-{n}"), json!("v"))).collect::<serde_json::Map<_, _>>();
     for (key, value, code) in [
         ("url", json!("http://a.b.internal:81/x?y"), None),
-        ("url", json!("https://example.com/"), Some(2204)),
+        ("url", json!("https://example.com/"), None),
+        ("url", json!("https://example.com:8443/${req.url.path}"), None),
+        ("url", json!("http://example.com/"), Some(2204)),
+        ("url", json!("http://example.com/${req.url.path}"), Some(2204)),
         ("url", json!("tcp://a.internal:1"), Some(2204)),
         ("url", json!("a.internal"), Some(2204)),
         ("url", json!("https://*.a.internal"), Some(2204)),

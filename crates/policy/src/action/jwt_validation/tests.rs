@@ -599,3 +599,110 @@ fn a_rotated_key_is_found() {
     // Without a key id nothing says that a key is missing.
     assert_eq!(run(old(), Some(MINT.jwks()), json!(null)), (false, 0));
 }
+
+/// The key set with thumbprints: the RSA key's own, and the other keys'.
+fn with_thumbprints() -> Value {
+    let mut set = MINT.jwks();
+    for (at, key) in set["keys"].as_array_mut().unwrap().iter_mut().enumerate() {
+        key["x5t"] = json!(format!("sha1-{at}"));
+        key["x5t#S256"] = json!(format!("sha256-{at}"));
+    }
+    set
+}
+
+#[test]
+fn a_key_is_told_by_the_first_listed_member_that_the_token_has() {
+    let judged = |names: Value, header_changes: Value, set: &Value| {
+        let mut config = config();
+        config["jws"]["keys"]["identification"] = json!({ "token_claims": names });
+        let value = format!("Bearer {}", token(header_changes, json!({})));
+        let mut cx = request("/", &[("authorization", &value)]);
+        let world = World { keys: [(JWKS_URL.to_owned(), set.clone())].into(), ..World::default() };
+        judge_request(&config, &mut cx, world).0
+    };
+    let set = with_thumbprints();
+    let cases = [
+        (json!(["x5t"]), json!({"x5t": "sha1-0"}), "ok"),
+        (json!(["x5t#S256"]), json!({"x5t#S256": "sha256-0"}), "ok"),
+        // Another key's, nobody's, and what is no text.
+        (json!(["x5t"]), json!({"x5t": "sha1-1"}), UNSIGNED),
+        (json!(["x5t"]), json!({"x5t": "sha256-0"}), UNSIGNED),
+        (json!(["x5t"]), json!({"x5t": 7}), MALFORMED),
+        (json!(["x5t"]), json!({"x5t": ["sha1-0"]}), MALFORMED),
+        (json!(["x5t"]), json!({"x5t": "x".repeat(512)}), UNSIGNED),
+        (json!(["x5t"]), json!({"x5t": "x".repeat(513)}), MALFORMED),
+        // Without any of them every key of the set is tried.
+        (json!(["x5t"]), json!({}), "ok"),
+        (json!(["x5t"]), json!({"kid": null}), "ok"),
+        // What is not listed tells nothing, right, wrong or no text.
+        (json!(["x5t"]), json!({"x5t": "sha1-0", "kid": "nobody"}), "ok"),
+        (json!(["kid"]), json!({"x5t": "nobody"}), "ok"),
+        (json!(["kid"]), json!({"x5t": 7}), "ok"),
+        // The first that is there decides.
+        (json!(["x5t", "kid"]), json!({"x5t": "nobody"}), UNSIGNED),
+        (json!(["x5t", "kid"]), json!({}), "ok"),
+        (json!(["x5t", "kid"]), json!({"kid": "nobody"}), UNSIGNED),
+        (json!(["kid", "x5t", "x5t#S256"]), json!({"kid": null, "x5t#S256": "sha256-0"}), "ok"),
+        (json!(["kid", "x5t", "x5t#S256"]), json!({"kid": null, "x5t#S256": "sha256-2"}), UNSIGNED),
+    ];
+    for (names, changes, expected) in cases {
+        assert_eq!(judged(names.clone(), changes.clone(), &set), expected, "{names} {changes}");
+    }
+    // A set whose thumbprints are no text has keys all the same.
+    let mut odd = MINT.jwks();
+    odd["keys"][0]["x5t"] = json!(7);
+    assert_eq!(judged(json!(["kid"]), json!({}), &odd), "ok");
+    assert_eq!(judged(json!(["x5t"]), json!({"x5t": "7"}), &odd), UNSIGNED);
+}
+
+#[test]
+fn each_entry_of_keys_has_its_own_identification() {
+    let other = "https://example.com/other/jku";
+    let mut config = config();
+    config["jws"]["keys"] = json!([
+        { "identification": { "token_claims": ["x5t"] }, "sources": { "additional_jkus": [other] } },
+        { "sources": [{ "additional_jkus": [JWKS_URL] }] },
+    ]);
+    // The first set has the RSA key by another thumbprint; the second has it by its id.
+    let mut first = MINT.jwks();
+    first["keys"][0]["x5t"] = json!("another");
+    let keys = [(other.to_owned(), first), (JWKS_URL.to_owned(), MINT.jwks())];
+    let judged = |header_changes: Value| {
+        let value = format!("Bearer {}", token(header_changes, json!({})));
+        let mut cx = request("/", &[("authorization", &value)]);
+        judge_request(&config, &mut cx, World { keys: keys.clone().into(), ..World::default() })
+    };
+    assert_eq!(judged(json!({"x5t": "mine"})), ("ok".into(), vec![other.into(), JWKS_URL.into()]));
+    assert_eq!(judged(json!({"x5t": "mine", "kid": "nobody"})).0, UNSIGNED);
+}
+
+#[test]
+fn what_tells_a_key_is_checked_when_a_policy_is_saved() {
+    let problems = |names: Value| {
+        let mut config = config();
+        config["jws"]["keys"]["identification"] = json!({ "token_claims": names });
+        let policy = serde_json::from_value(policy(&config)).unwrap();
+        match crate::Engine::compile(&policy, &crate::References::default()) {
+            Ok(_) => String::new(),
+            Err(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        }
+    };
+    for good in [json!(["kid"]), json!(["x5t"]), json!(["x5t#S256", "x5t", "kid"])] {
+        assert_eq!(problems(good), "");
+    }
+    for (bad, code) in [
+        (json!(["sub"]), "2204"),
+        (json!(["KID"]), "2204"),
+        (json!(["kid", "kid"]), "2231"),
+        (json!([]), "2223"),
+        (json!([7]), "2222"),
+        (json!("kid"), "2222"),
+        (json!(["kid", "x5t", "x5t#S256", "kid"]), "2218"),
+    ] {
+        let told = problems(bad.clone());
+        assert!(
+            told.contains(&format!("ERR_NGROK_{code}")) && told.contains("token_claims"),
+            "{bad}: {told}"
+        );
+    }
+}

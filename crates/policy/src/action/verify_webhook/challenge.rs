@@ -8,7 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::signature::Signed;
+use super::signed::Signed;
 use crate::hex::hex;
 use crate::verdict::Reply;
 

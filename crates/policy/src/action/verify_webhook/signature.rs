@@ -7,48 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_lc_rs::{constant_time, digest, hmac, signature};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
 use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use super::provider::{Encoding, Form, Hmac, Key, Part, Scheme, Stamp, Unit};
-
-/// Longest header that is looked at, in bytes.
-const HEADER_BYTES_MAX: usize = 4096;
-/// Most signatures of one header.
-const SIGNATURES_MAX: usize = 16;
-/// Most fields of a form.
-const FIELDS_MAX: usize = 1024;
-
-/// What is looked at.
-pub(super) struct Signed<'r> {
-    pub(super) method: &'r str,
-    /// As the provider called it.
-    pub(super) url: &'r str,
-    pub(super) headers: &'r HeaderMap,
-    pub(super) body: &'r [u8],
-    pub(super) now_unix_ms: i64,
-}
-
-/// Why a request is not its provider's. Says no value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Defect {
-    #[error("the header `{0}` is missing, twice there, or no text")]
-    Header(&'static str),
-    #[error("the signature in `{0}` has another form")]
-    Form(&'static str),
-    #[error("the signed time has another form")]
-    Time,
-    #[error("the signed time is more than {0} seconds away")]
-    Stale(u32),
-    #[error("the body has no signature of the provider's form")]
-    Body,
-    #[error("the signature is another's")]
-    Wrong,
-    #[error("the secret is no key of the provider's form")]
-    Secret,
-}
+use super::provider::{Encoding, Form, Hmac, Key, Part, Scheme, Stamp, TOLERANCE_SECS, Unit};
+use super::signed::{Defect, FIELDS_MAX, SIGNATURES_MAX, Signed, check_time, from_hex, header_text};
+use super::{contentful, hygraph, plivo, sns};
 
 /// Whether the request is the provider's.
 pub(super) fn verify(scheme: &Scheme, secret: &str, request: &Signed) -> Result<(), Defect> {
@@ -66,14 +29,23 @@ pub(super) fn verify(scheme: &Scheme, secret: &str, request: &Signed) -> Result<
         Scheme::Form(header) => form(header, secret, request),
         Scheme::Mailgun => mailgun(secret, request),
         Scheme::SendGrid => sendgrid(secret, request),
+        Scheme::Contentful => contentful::verify(secret, request),
+        Scheme::Hygraph => hygraph::verify(secret, request),
+        Scheme::Plivo => plivo::verify(secret, request),
+        // Has no secret; see `sns::verify`.
+        Scheme::Sns => Err(Defect::Secret),
     }
 }
 
-fn header_text<'r>(headers: &'r HeaderMap, name: &'static str) -> Result<&'r str, Defect> {
-    let mut values = headers.get_all(name).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return Err(Defect::Header(name)) };
-    let text = value.to_str().map_err(|_| Defect::Header(name))?;
-    if text.len() > HEADER_BYTES_MAX { Err(Defect::Header(name)) } else { Ok(text) }
+/// Seconds by which the signed time may differ from ours; None: no time is signed.
+pub(super) fn tolerance_secs(scheme: &Scheme) -> Option<u32> {
+    match scheme {
+        Scheme::Token(_) | Scheme::Form(_) | Scheme::Plivo => None,
+        Scheme::Hmac(hmac) => hmac.stamp.map(|stamp| stamp.tolerance_secs),
+        Scheme::Mailgun | Scheme::SendGrid | Scheme::Hygraph => Some(TOLERANCE_SECS),
+        Scheme::Contentful => Some(contentful::TOLERANCE_SECS),
+        Scheme::Sns => Some(sns::TOLERANCE_SECS),
+    }
 }
 
 fn keyed(scheme: &Hmac, secret: &str, request: &Signed) -> Result<(), Defect> {
@@ -144,27 +116,6 @@ fn signatures<'h>(scheme: &Hmac, header: &'h str) -> Result<(Vec<Vec<u8>>, Optio
     if signatures.is_empty() { Err(Defect::Form(scheme.header)) } else { Ok((signatures, time)) }
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
-    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
-}
-
-/// Whether a signed time is near enough.
-fn check_time(unit: Unit, tolerance_secs: u32, text: &str, now_unix_ms: i64) -> Result<(), Defect> {
-    let number = || text.parse::<i64>().ok().filter(|number| *number >= 0);
-    let at_ms = match unit {
-        Unit::Secs => number().and_then(|secs| secs.checked_mul(1000)),
-        Unit::Millis => number(),
-        Unit::Rfc3339 => OffsetDateTime::parse(text, &Rfc3339)
-            .ok()
-            .and_then(|at| i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()),
-    };
-    let away_ms = at_ms.ok_or(Defect::Time)?.abs_diff(now_unix_ms);
-    if away_ms > u64::from(tolerance_secs) * 1000 { Err(Defect::Stale(tolerance_secs)) } else { Ok(()) }
-}
-
 /// The URL and the form's fields, sorted by name, without anything between. A body that is no form is hashed into the URL.
 fn form(header: &'static str, secret: &str, request: &Signed) -> Result<(), Defect> {
     let given = STANDARD.decode(header_text(request.headers, header)?).map_err(|_| Defect::Form(header))?;
@@ -216,7 +167,7 @@ fn mailgun(secret: &str, request: &Signed) -> Result<(), Defect> {
     }
     let body: Body = serde_json::from_slice(request.body).map_err(|_| Defect::Body)?;
     let Signed { timestamp, token, tag } = body.signature;
-    check_time(Unit::Secs, 300, &timestamp, request.now_unix_ms)?;
+    check_time(Unit::Secs, TOLERANCE_SECS, &timestamp, request.now_unix_ms)?;
     let given = from_hex(&tag).ok_or(Defect::Body)?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     hmac::verify(&key, format!("{timestamp}{token}").as_bytes(), &given).map_err(|_| Defect::Wrong)
@@ -232,7 +183,7 @@ fn sendgrid(secret: &str, request: &Signed) -> Result<(), Defect> {
     let given = STANDARD.decode(header_text(request.headers, SIGNATURE)?);
     let given = given.map_err(|_| Defect::Form(SIGNATURE))?;
     let time = header_text(request.headers, TIME)?;
-    check_time(Unit::Secs, 300, time, request.now_unix_ms)?;
+    check_time(Unit::Secs, TOLERANCE_SECS, time, request.now_unix_ms)?;
     let signed = [time.as_bytes(), request.body].concat();
     let key = signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, point);
     key.verify(&signed, &given).map_err(|_| Defect::Wrong)

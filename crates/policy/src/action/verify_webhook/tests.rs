@@ -1,6 +1,8 @@
 //! Signatures that the providers' own pages print, what is done to them on the way, and challenges. The answers to challenges
 //! were computed with Python's hmac. Every provider is tried end to end in tests/it/webhooks.rs.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
@@ -8,7 +10,11 @@ use serde_json::Value;
 use super::*;
 use crate::facts::Phase;
 use crate::facts::tests::request;
+use crate::identity::Exchanged;
 use crate::testing::{World, engine};
+
+mod published;
+mod sns;
 
 /// A request of one provider at `https://api.example.com`.
 #[derive(Clone)]
@@ -20,13 +26,15 @@ struct Sent {
     headers: Vec<(&'static str, String)>,
     body: Bytes,
     at_unix_ms: i64,
+    answers: BTreeMap<Purpose, Result<Exchanged, String>>,
 }
 
 impl Sent {
     fn of(provider: &'static str, secret: &'static str, body: &'static str) -> Self {
         let (path, at_unix_ms) = ("/", 1_767_323_045_678);
         let body = Bytes::from_static(body.as_bytes());
-        Self { provider, secret, method: Method::POST, path, headers: Vec::new(), body, at_unix_ms }
+        let (method, headers, answers) = (Method::POST, Vec::new(), BTreeMap::new());
+        Self { provider, secret, method, path, headers, body, at_unix_ms, answers }
     }
 
     fn with(mut self, name: &'static str, value: &str) -> Self {
@@ -36,7 +44,10 @@ impl Sent {
 
     /// Status, body and what the action left behind.
     fn judged(&self, enforce: bool) -> (u16, String, Value) {
-        let config = json!({ "provider": self.provider, "secret": self.secret, "enforce": enforce });
+        let mut config = json!({ "provider": self.provider, "enforce": enforce });
+        if !self.secret.is_empty() {
+            config["secret"] = self.secret.into();
+        }
         let policy = json!({ "on_http_request": [{ "actions": [
             { "type": "verify-webhook", "config": config },
             { "type": "custom-response", "config": { "body": "in" } },
@@ -45,7 +56,8 @@ impl Sent {
         let mut cx = request(self.path, &headers);
         cx.now_unix_ms = self.at_unix_ms;
         cx.request.as_mut().unwrap().method = self.method.clone();
-        let mut world = World { body: Some(Ok(self.body.clone())), ..World::default() };
+        let body = Some(Ok(self.body.clone()));
+        let mut world = World { body, answers: self.answers.clone(), ..World::default() };
         match world.run(&engine(policy), Phase::HttpRequest, &mut cx) {
             Verdict::Respond(reply) => {
                 let body = String::from_utf8(reply.body.to_vec()).unwrap();
@@ -183,5 +195,5 @@ fn the_table_is_sorted_and_knows_every_published_name() {
     let ids: Vec<&str> = provider::PROVIDERS.iter().map(|(id, _)| *id).collect();
     assert!(ids.is_sorted(), "{ids:?}");
     assert_eq!(ids.len() + provider::UNSERVED.len(), 69);
-    assert!(provider::UNSERVED.iter().all(|id| !ids.contains(id)));
+    assert!(provider::UNSERVED.iter().all(|(id, _)| !ids.contains(id)));
 }

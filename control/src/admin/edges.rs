@@ -1,0 +1,140 @@
+//! The operator's calls about edges: which there are, strings to join with, removing one.
+
+use std::collections::BTreeMap;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use ebbgate_model::EdgeId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::call::{Admin, AdminError};
+use crate::api::timestamp;
+use crate::fleet;
+use crate::presence::LiveEdge;
+use crate::record::fleet::FleetEdge;
+
+/// Routes below the admin port's root.
+pub(super) fn routes() -> Router<Admin> {
+    Router::new()
+        .route("/edges", get(list))
+        .route("/edges/joins", post(new_join))
+        .route("/edges/{id}", delete(remove))
+}
+
+/// What is connected, with the generation in force there, and what has joined and is not.
+async fn list(State(admin): State<Admin>) -> Result<Response, AdminError> {
+    let newest = admin.app.planned.borrow().generation;
+    let mut joined: BTreeMap<EdgeId, FleetEdge> =
+        fleet::edges(&admin.app).await?.into_iter().map(|edge| (edge.id, edge)).collect();
+    let mut edges: Vec<Value> = Vec::new();
+    for live in admin.app.presence.edges() {
+        let joined = joined.remove(&live.id);
+        edges.push(shown(live.id, joined.as_ref(), Some(&live)));
+    }
+    edges.extend(joined.values().map(|edge| shown(edge.id, Some(edge), None)));
+    Ok(Json(json!({ "generation": newest, "edges": edges })).into_response())
+}
+
+fn shown(id: EdgeId, joined: Option<&FleetEdge>, live: Option<&LiveEdge>) -> Value {
+    let refused = live.and_then(|edge| edge.refused.as_ref());
+    json!({
+        "id": id,
+        "name": joined.map(|edge| &edge.name),
+        "joined_at": joined.map(|edge| timestamp(edge.joined_at)),
+        "connected": live.is_some_and(|edge| edge.connected),
+        "version": live.map(|edge| &edge.version),
+        "sessions": live.map_or(0, |edge| edge.sessions),
+        "generation": live.map(|edge| edge.applied),
+        "clock_ahead_secs": live.and_then(|edge| edge.clock_ahead_secs),
+        "refused": refused.map(|(generation, reason)| json!({ "generation": generation, "reason": reason })),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewJoin {
+    name: String,
+}
+
+/// A token for one edge. It is shown once.
+async fn new_join(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let NewJoin { name } = serde_json::from_slice(&body)?;
+    let control = admin.app.settings.edges_at.clone().ok_or(AdminError::NoEdgeListener)?;
+    let (token, expires_at) = fleet::new_join(&admin.app, &name).await?;
+    let made = json!({ "token": token.expose(), "control": control, "expires_at": timestamp(expires_at) });
+    Ok((StatusCode::CREATED, Json(made)).into_response())
+}
+
+async fn remove(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let edge = id.parse().map_err(|_| AdminError::NoEdge(id))?;
+    let removed = fleet::remove(&admin.app, edge).await?;
+    Ok(Json(json!({ "id": removed.id, "name": removed.name, "removed": true })).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{call, text};
+    use super::*;
+    use crate::app::Settings;
+    use crate::app::testing::Lab;
+
+    #[tokio::test]
+    async fn an_operator_makes_strings_and_removes_edges() {
+        let lab = Lab::new().await;
+        let (status, refused) = call(&lab, "POST", "/edges/joins", "operator", r#"{"name":"x"}"#).await;
+        assert_eq!(status, StatusCode::CONFLICT);
+        assert!(text(&refused, "error").contains("--edges"), "{refused}");
+
+        let settings = Settings {
+            strict: false,
+            api_base: "http://control.test".into(),
+            api_base_given: false,
+            edges_at: Some("control.test:4484".into()),
+        };
+        let lab = Lab::with(settings).await;
+        let (status, _) = call(&lab, "POST", "/edges/joins", "stranger", r#"{"name":"x"}"#).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        let (status, made) = call(&lab, "POST", "/edges/joins", "operator", r#"{"name":"paris"}"#).await;
+        assert_eq!((status, text(&made, "control")), (StatusCode::CREATED, "control.test:4484"));
+
+        let key = rcgen::KeyPair::generate().unwrap();
+        let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+        let csr = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, csr.der());
+        let asked = ebbgate_model::feed::JoinRequest { token: text(&made, "token").to_owned(), csr };
+        let edge = fleet::join(&lab.app, "", &asked).await.unwrap().edge;
+        let (hold, _commands) = lab.app.presence.join(EdgeId::new(lab.app.ksuid()), "1".into(), 3);
+        hold.clock_ahead(-86_400);
+
+        let (_, listed) = call(&lab, "GET", "/edges", "", "").await;
+        let edges = listed["edges"].as_array().unwrap();
+        let of = |name: &Value| edges.iter().find(|edge| &edge["name"] == name).unwrap();
+        let (own, paris) = (of(&Value::Null), of(&json!("paris")));
+        assert_eq!((&own["connected"], &own["clock_ahead_secs"]), (&json!(true), &json!(-86_400)));
+        assert_eq!((&paris["id"], &paris["connected"]), (&json!(edge), &json!(false)));
+
+        let path = format!("/edges/{edge}");
+        let (status, _) = call(&lab, "DELETE", &path, "stranger", "").await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        let (status, _) = call(&lab, "DELETE", &path, "operator", "").await;
+        assert_eq!(status, StatusCode::OK);
+        for gone in [path.as_str(), "/edges/nobody"] {
+            let (status, refused) = call(&lab, "DELETE", gone, "operator", "").await;
+            assert_eq!(status, StatusCode::NOT_FOUND, "{refused}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Flags and commands about edges of other machines.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Subcommand};
+use ebbgate_model::{EdgeId, Host};
+
+use super::Dir;
+
+/// Where edges of other machines connect.
+#[derive(Debug, Clone, Args)]
+pub struct EdgeListener {
+    /// Address for edges of other machines, over mutual TLS. Without it control serves edges of its own machine alone
+    #[arg(long, value_name = "ADDR")]
+    pub edges: Option<SocketAddr>,
+    /// Name or IP address by which those edges reach this control; that of --edges if left out
+    #[arg(long, value_name = "HOST", requires = "edges")]
+    pub edges_host: Option<Host>,
+}
+
+impl EdgeListener {
+    /// How edges reach a listener at this address. None: the address says no more than `every`.
+    pub fn host(&self, at: SocketAddr) -> Option<Host> {
+        let own = || (!at.ip().is_unspecified()).then(|| at.ip().to_string().parse().ok()).flatten();
+        self.edges_host.clone().or_else(own)
+    }
+}
+
+/// `edge ...`
+#[derive(Debug, Subcommand)]
+pub enum EdgeCommand {
+    /// Print the string by which one edge of another machine joins within an hour: `ebbgate-edge join STRING`
+    Join {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// What the edge is called in lists
+        #[arg(long, default_value = "")]
+        name: String,
+        /// Where the edge reaches a control; repeat it for each. The one that runs here if left out
+        #[arg(long, value_name = "HOST:PORT")]
+        control: Vec<String>,
+    },
+    /// List edges: those that are connected, and those that have joined
+    List {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+    },
+    /// Make an edge's certificate useless; its feed ends within seconds
+    Remove {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Its id, `edge_...`
+        edge: EdgeId,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_need_a_name_that_leads_here() {
+        let host = |host: Option<&str>, at: &str| {
+            let edges_host = host.map(|host| host.parse().unwrap());
+            EdgeListener { edges: None, edges_host }.host(at.parse().unwrap()).map(|host| host.to_string())
+        };
+        assert_eq!(host(Some("control.example"), "0.0.0.0:4484").as_deref(), Some("control.example"));
+        assert_eq!(host(None, "192.0.2.1:4484").as_deref(), Some("192.0.2.1"));
+        assert_eq!(host(None, "[2001:db8::1]:4484").as_deref(), Some("[2001:db8::1]"));
+        assert_eq!(host(None, "0.0.0.0:4484"), None);
+    }
+}

@@ -1,0 +1,174 @@
+//! An edge of another machine: joins control's fleet once, and renews its certificate every day.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use ebbgate_model::EdgeJoinString;
+use ebbgate_model::feed::{Enrolled, FLEET_BYTES_MAX, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
+use http_body_util::{BodyExt as _, Full, Limited};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::ClientConfig;
+use serde::Serialize;
+use tokio::time::{Duration, sleep, timeout};
+
+use super::FeedError;
+use super::control::{self, Control};
+use crate::state::disk::Disk;
+use crate::state::identity::Identity;
+use crate::state::random;
+use crate::state::saved::{Saved, SavedError};
+
+/// Seconds from connecting to the answer.
+const CALL_SECS_MAX: u64 = 20;
+/// Seconds from one certificate to the next: a day in 90, so that a new authority is known everywhere soon.
+const RENEW_SECS: u64 = 24 * 3600;
+/// Seconds after which a renewal that failed is tried again.
+const RENEW_RETRY_SECS: u64 = 300;
+
+/// Why an edge has not joined.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinFailure {
+    /// It has an identity.
+    #[error("this is {edge} already: remove {file} to let it join as another edge")]
+    Joined {
+        /// Which edge.
+        edge: ebbgate_model::EdgeId,
+        /// Where its identity is.
+        file: String,
+    },
+    /// No key could be made.
+    #[error("no key can be made: {0}")]
+    Key(#[from] rcgen::Error),
+    /// No control let it in.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    /// The directory.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+}
+
+/// Asks the controls of a join string in turn, and keeps what the first that answers makes of this edge.
+pub async fn join(saved: &Saved, join: &EdgeJoinString) -> Result<Identity, JoinFailure> {
+    if let Some(Identity { edge, .. }) = saved.identity()? {
+        return Err(JoinFailure::Joined { edge, file: saved.identity_file().display().to_string() });
+    }
+    let controls: Vec<String> = join.controls().map(str::to_owned).collect();
+    let tls = control::tls(&join.authorities_pem(), None).map_err(FeedError::from)?;
+    let (key_pem, csr) = key()?;
+    let asked = JoinRequest { token: join.token().expose().to_owned(), csr };
+    let mut last = FeedError::Nowhere;
+    for control in &controls {
+        match call(control, &tls, JOIN_PATH, &asked).await {
+            Ok(enrolled) => {
+                let identity = Identity::new(enrolled, controls.clone(), key_pem);
+                saved.save_identity(&identity)?;
+                return Ok(identity);
+            }
+            // Another control has the same tokens: it would say the same.
+            Err(refused @ FeedError::Refused(_)) => return Err(refused.into()),
+            Err(error) => {
+                tracing::warn!(control, %error, "this control did not answer; asking the next");
+                last = error;
+            }
+        }
+    }
+    Err(last.into())
+}
+
+/// A new private key in PEM, and a signing request for it in DER and base64 (RFC 2986).
+fn key() -> Result<(String, String), rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let csr = CertificateParams::default().serialize_request(&key)?;
+    Ok((key.serialize_pem(), STANDARD.encode(csr.der())))
+}
+
+async fn call(
+    address: &str,
+    tls: &Arc<ClientConfig>,
+    path: &str,
+    asked: &(impl Serialize + Sync),
+) -> Result<Enrolled, FeedError> {
+    let body = serde_json::to_vec(asked).map_err(FeedError::Unwritten)?;
+    let calling = async {
+        let request = http::Request::post(format!("https://{address}{path}"))
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|_| control::IdentityError::Address(address.to_owned()))?;
+        let io = control::connect(&Control::Remote(address.to_owned()), Some(tls)).await?;
+        let (answer, driving) = control::send(io, request).await?;
+        let answer = Limited::new(answer, FLEET_BYTES_MAX).collect().await;
+        driving.abort();
+        let answer = answer.map_err(|error| FeedError::Answer(error.to_string()))?;
+        serde_json::from_slice(&answer.to_bytes()).map_err(|error| FeedError::Answer(error.to_string()))
+    };
+    timeout(Duration::from_secs(CALL_SECS_MAX), calling).await.map_err(|_| FeedError::Silent)?
+}
+
+/// The identity as it is now, for every new connection.
+#[derive(Clone)]
+pub struct Member {
+    now: Arc<Mutex<(Identity, Arc<ClientConfig>)>>,
+}
+
+impl Member {
+    /// Whether the identity can be used is seen here.
+    pub fn new(identity: Identity) -> Result<Self, control::IdentityError> {
+        let tls = control::tls(&identity.authorities_pem, Some(&identity))?;
+        Ok(Self { now: Arc::new(Mutex::new((identity, tls))) })
+    }
+
+    /// TLS that shows the certificate.
+    pub fn tls(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.now.lock().unwrap_or_else(PoisonError::into_inner).1)
+    }
+
+    fn identity(&self) -> Identity {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// Renews for ever. A control that cannot be reached is tried again: there are weeks.
+    pub async fn keep(self, disk: Arc<Disk>, file: std::path::PathBuf) {
+        loop {
+            let pause = match self.renew().await {
+                Ok(identity) => {
+                    if let Err(error) = disk.write(&file, identity.text().as_bytes()) {
+                        tracing::error!(%error, "the renewed certificate is not on disk; it is written later");
+                    }
+                    RENEW_SECS
+                }
+                Err(error) => {
+                    let until = self.identity().not_after;
+                    tracing::warn!(%error, not_after_unix_secs = until, "the certificate towards control is not renewed yet");
+                    RENEW_RETRY_SECS
+                }
+            };
+            // A fleet that was started at once does not ask at once for ever.
+            sleep(Duration::from_secs(pause / 2 + random::number() % (pause / 2 + 1))).await;
+        }
+    }
+
+    /// Takes a new key and certificate from the first control that gives one.
+    async fn renew(&self) -> Result<Identity, JoinFailure> {
+        let (old, tls) = (self.identity(), self.tls());
+        let mut last = FeedError::Nowhere;
+        for control in &old.controls {
+            let (key_pem, csr) = key()?;
+            match call(control, &tls, RENEW_PATH, &RenewRequest { csr }).await {
+                Ok(enrolled) => {
+                    let new = Identity::new(enrolled, old.controls.clone(), key_pem);
+                    let tls = control::tls(&new.authorities_pem, Some(&new)).map_err(FeedError::from)?;
+                    *self.now.lock().unwrap_or_else(PoisonError::into_inner) = (new.clone(), tls);
+                    tracing::info!(
+                        control,
+                        not_after_unix_secs = new.not_after,
+                        "certificate towards control renewed"
+                    );
+                    return Ok(new);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last.into())
+    }
+}

@@ -1,0 +1,98 @@
+//! An edge of another machine beside a lab's own: a directory and ports of its own, and nothing of control's but what the
+//! join string says.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+use std::{fs, net::SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::lab::{Lab, Programs, READY_SECS_MAX, local};
+use crate::ports::{Claim, Ports};
+use crate::process::{Daemon, Spec};
+use crate::wait;
+
+/// See the module.
+pub struct RemoteEdge {
+    dir: PathBuf,
+    programs: Programs,
+    ports: Ports,
+    daemon: Option<Daemon>,
+    _claim: Claim,
+}
+
+/// The string by which an edge called `name` joins a lab's control.
+pub fn join_string(lab: &Lab, name: &str) -> Result<String> {
+    let made = Command::new(lab.programs().control())
+        .args(["edge", "join", "--name", name, "--dir"])
+        .arg(lab.dir())
+        .output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made: Value = serde_json::from_slice(&made.stdout)?;
+    Ok(made.get("join").and_then(Value::as_str).context("a join string")?.to_owned())
+}
+
+impl RemoteEdge {
+    /// An edge that has not joined, in a new directory.
+    pub fn new(programs: &Programs, dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let (ports, claim) = Ports::free()?;
+        Ok(Self { dir: dir.to_owned(), programs: programs.clone(), ports, daemon: None, _claim: claim })
+    }
+
+    /// Runs `ebbgate-edge join`.
+    pub fn join(&self, join: &str) -> Result<Output> {
+        Ok(Command::new(self.programs.edge()).arg("join").arg("--dir").arg(&self.dir).arg(join).output()?)
+    }
+
+    /// Starts it, without a word about control, and waits until it is ready.
+    pub fn start(&mut self) -> Result<()> {
+        let at = |port: u16| local(port).to_string();
+        let mut daemon = Spec::new("edge", self.programs.edge())
+            .arg("--dir")
+            .arg(&self.dir)
+            .args(["--http".into(), at(self.ports.http())])
+            .args(["--https".into(), at(self.ports.https())])
+            .args(["--connect".into(), at(self.ports.connect())])
+            .args(["--tcp-bind", "127.0.0.1"])
+            .args(["--source-connections-max", "10000000"])
+            .args(["--admin".into(), at(self.ports.edge_admin())])
+            .start(&self.dir.join("log"))?;
+        let (note, pid) = (self.dir.join("run/edge.json"), u64::from(daemon.pid()));
+        wait::until(Duration::from_secs(READY_SECS_MAX), "the other edge to be ready", || {
+            daemon.check_alive()?;
+            let Ok(text) = fs::read_to_string(&note) else { return Ok(None) };
+            let value: Value = serde_json::from_str(&text).unwrap_or_default();
+            Ok((value.get("pid").and_then(Value::as_u64) == Some(pid)).then_some(()))
+        })?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Where visitors of https endpoints come in.
+    pub fn https(&self) -> SocketAddr {
+        local(self.ports.https())
+    }
+
+    /// Where agents come in.
+    pub fn connect(&self) -> SocketAddr {
+        local(self.ports.connect())
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its log.
+    pub fn log(&self) -> Result<String> {
+        self.daemon.as_ref().context("it does not run")?.log()
+    }
+}
