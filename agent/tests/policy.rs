@@ -44,7 +44,7 @@ fn the_page_prints_what_it_says() {
             commands += 1;
         }
     }
-    assert_eq!((files, commands), (13, 16), "files and commands of the page");
+    assert_eq!((files, commands), (14, 21), "files and commands of the page");
 }
 
 #[test]

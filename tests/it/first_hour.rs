@@ -1,8 +1,8 @@
 //! The operator's first hour: the `sh` blocks of docs/guide.md, executed in order on an empty machine.
 //!
 //! The machine is this one with network, mounts and processes of its own: port 443 and `/var/lib` are free there, its
-//! `/etc/hosts` is the name service, and everything ends with the test. The blocks execute `cat`, `sed`, `tr`, `sleep`, `curl`
-//! and `psql`, and our three programs.
+//! `/etc/hosts` is the name service, and everything ends with the test. The blocks execute `cat`, `grep`, `mkdir`, `sed`, `tr`,
+//! `sleep`, `curl` and `psql`, and our three programs.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -106,6 +106,11 @@ fn on_the_empty_machine(dir: &Path) -> Result<()> {
     ensure!(ended.success(), "the guide's commands failed: {ended}\n{said}");
     ensure!(said.contains("the clinic's REST API"), "curl got no answer of the service:\n{said}");
     ensure!(said.contains("Ada Tidewater"), "psql got no row:\n{said}");
+    let changes =
+        GUIDE.lines().filter(|line| ["  old: ", "  new: "].iter().any(|side| line.starts_with(side)));
+    for line in changes {
+        ensure!(said.contains(line), "`policy diff` does not print `{line}`:\n{said}");
+    }
     // What `init` printed leads the same way as the guide.
     for record in ["  connect.example.net  A  ", "  tcp.example.net  A  ", "  *.apps.example.net  A  "] {
         ensure!(said.contains(record), "init prints no record `{record}`:\n{said}");

@@ -297,6 +297,32 @@ fn recorded_traffic_is_compared_under_a_new_policy() -> Result<()> {
     ensure!(group["example"] == "DELETE /visits/7 from 127.0.0.1", "{told}");
     ensure!((&group["old"]["status"], &group["new"]["status"]) == (&json!(200), &json!(405)), "{told}");
     ensure!(group["new"]["rule"] == "no deletions" && group["new"]["action"] == "deny", "{told}");
+    // A visitor who is refused learns an id, by which the operator finds the request and what decided.
+    let deny = rule("req.method == 'DELETE'");
+    guide::cloud(&api, &format!("https://{HOOK_HOST}"), &deny)?;
+    visitor.wait_https(HOOK_HOST)?;
+    let refused = visitor.request("DELETE", HOOK_HOST, "/visits/8", &[], b"")?;
+    ensure!(refused.status == 405, "{refused:?}");
+    let operation = refused.header("ngrok-operation-id").context("no operation id")?.to_owned();
+    soon("the event of the operation", || {
+        Ok(events(&lab)?.iter().any(|event| event["operation_id"] == operation.as_str()).then_some(()))
+    })?;
+    fs::write(&record, events(&lab)?.iter().map(|event| format!("{event}\n")).collect::<Vec<_>>().concat())?;
+    fs::write(lab.file("new.json"), deny.to_string())?;
+    let output = std::process::Command::new(lab.programs().agent())
+        .args(["policy", "explain", "--operation", &operation, "--against"])
+        .args([&record, &lab.file("new.json")])
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    for words in [
+        "DELETE /visits/8 from 127.0.0.1\n",
+        "req.method = \"DELETE\"\n",
+        "result: it is answered 405, by deny at on_http_request[0].actions[0] \"no deletions\"\n",
+        "recorded: it was answered 405\n",
+    ] {
+        ensure!(said.contains(words), "{words} in {output:?}");
+    }
+    ensure!(!said.contains("these differ"), "{said}");
     // What events do not tell of any request is not guessed.
     let (_, told) = compare(&rule("hasReqHeader('x-partner')"))?;
     ensure!(told["changed"] == 0 && told["unknown"] == told["compared"], "{told}");

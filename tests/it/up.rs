@@ -6,11 +6,12 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 use ebbgate_lab::api::Api;
+use ebbgate_lab::guide::{self, API_HOST};
 use ebbgate_lab::http;
 use ebbgate_lab::test_lab::programs;
 use ebbgate_lab::wait::soon;
 use ebbgate_lab::workspace;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The verb's process; killed when a test fails before it has ended.
 struct Up {
@@ -79,6 +80,7 @@ fn one_line_then_service_then_nothing_left() -> Result<()> {
     let lab = dir.path().join("lab");
     let up = Up::start(&lab)?;
     for key in [
+        "events",
         "api",
         "api_key",
         "connect",
@@ -102,6 +104,31 @@ fn one_line_then_service_then_nothing_left() -> Result<()> {
         // A page in an administrator's browser that made its own name resolve to this port.
         assert_eq!(healthz("attacker.example")?, 403, "{admin}");
     }
+    // Its traffic is recorded for `ebbgate policy diff`.
+    let events = Path::new(up.text("events")).to_owned();
+    let api = up.api()?;
+    api.create("/reserved_domains", &json!({ "domain": "*.clinic-network.com" }))?;
+    let answers = |body: &str| json!({ "on_http_request": [{ "actions": [{ "type": "custom-response", "config": { "body": body } }] }] });
+    guide::cloud(&api, &format!("http://{API_HOST}"), &answers("old"))?;
+    let visit = || -> Result<Option<()>> {
+        let answer =
+            http::request(http::connect(up.text("http").parse()?)?, "GET", API_HOST, "/seen", &[], b"")?;
+        Ok((answer.status == 200).then_some(()))
+    };
+    soon("the endpoint", visit)?;
+    soon("the record of a visit", || Ok(std::fs::read_to_string(&events)?.contains("/seen").then_some(())))?;
+    let side = |name: &str| -> Result<PathBuf> {
+        let path = dir.path().join(name);
+        std::fs::write(&path, answers(name).to_string())?;
+        Ok(path)
+    };
+    let agent = ebbgate_lab::lab::Programs::in_dir(&programs());
+    let diff = Command::new(agent.agent())
+        .args(["policy", "diff", "--url", &format!("http://{API_HOST}"), "--against"])
+        .args([&events, &side("old")?, &side("new")?])
+        .output()?;
+    let said = String::from_utf8_lossy(&diff.stdout);
+    assert!(said.contains("changed") && said.contains("first GET /seen from 127.0.0.1"), "{diff:?}");
     let made = up.api()?.create("/bot_users", &serde_json::json!({ "name": "kept" }))?;
     let (pids, line) = (up.pids(), up.line.clone());
     assert_eq!(pids.len(), 2, "{line}");

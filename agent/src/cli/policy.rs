@@ -8,6 +8,7 @@ mod diff;
 mod document;
 mod fmt;
 mod junit;
+mod recorded;
 
 use std::path::{Path, PathBuf};
 
@@ -47,6 +48,13 @@ pub(super) enum PolicyVerb {
         file: PathBuf,
         #[command(flatten)]
         endpoint: EndpointArguments,
+        /// A real connection or request instead of a case: the id of its operation; `--against` has its event. `--url` names the
+        /// endpoint where it is not the URL that the visitor asked for.
+        #[arg(long, value_name = "ID", requires = "against", conflicts_with_all = ["request", "method", "path", "headers", "body", "client_ip"])]
+        operation: Option<String>,
+        /// Traffic events, one JSON object a line; `-` reads standard input.
+        #[arg(long, value_name = "FILE", requires = "operation")]
+        against: Option<PathBuf>,
         /// The case as a YAML file; the flags below change it.
         #[arg(long, value_name = "FILE")]
         request: Option<PathBuf>,
@@ -110,7 +118,17 @@ pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
     match verb {
         PolicyVerb::Check { file, endpoint, deny_warnings } => check(file, endpoint, *deny_warnings),
         PolicyVerb::Fmt { file, check, write } => fmt::fmt(file, *check, *write),
-        PolicyVerb::Explain { file, endpoint, request, method, path, headers, body, client_ip, json } => {
+        PolicyVerb::Explain {
+            file,
+            endpoint,
+            operation: Some(operation),
+            against: Some(against),
+            json,
+            ..
+        } => recorded::explain(file, endpoint, operation, against, *json),
+        PolicyVerb::Explain {
+            file, endpoint, request, method, path, headers, body, client_ip, json, ..
+        } => {
             let mut text = match request {
                 Some(request) => cases::read_case(request)?,
                 None => cases::default_case(),
@@ -129,7 +147,7 @@ pub(super) fn run(verb: &PolicyVerb) -> Result<(), Failure> {
             }
             cases::add_headers(&mut text, headers)?;
             let (policy, engine) = compile(file, endpoint, placeholders)?;
-            let case = text.read(&endpoint.url).map_err(Failure::new)?;
+            let case = text.read(&endpoint.url()).map_err(Failure::new)?;
             let explanation = ebbgate_policy::explain::explain(&engine, &case);
             if *json {
                 println!("{:#}", explanation.json(&policy));
@@ -170,7 +188,7 @@ fn check(file: &Path, endpoint: &EndpointArguments, deny_warnings: bool) -> Resu
     if deny_warnings && !warnings.is_empty() {
         return Err(Failure::new(format!("{} warnings", warnings.len())));
     }
-    println!("{} is a valid traffic policy for {}", file.display(), endpoint.url);
+    println!("{} is a valid traffic policy for {}", file.display(), endpoint.url());
     Ok(())
 }
 

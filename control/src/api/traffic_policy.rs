@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use ebbgate_model::{Binding, EndpointUrl, ErrorCode, IpPolicyRule as Rule, TrafficPolicy};
-use ebbgate_policy::diff::{Comparison, Side};
+use ebbgate_policy::diff::{Comparison, Side, explain_record};
 use ebbgate_policy::explain::expect::NamedCase;
 use ebbgate_policy::explain::{CaseText, explain};
 use ebbgate_policy::{
@@ -66,6 +66,8 @@ body! {
         traffic_policy: String,
         /// The connection and the request as text, YAML or JSON, with the fields of `given` in a file of cases.
         given: String,
+        /// Instead of `given`: a traffic event as text, JSON, of the real connection or request.
+        record: String,
     }
 }
 
@@ -394,6 +396,21 @@ async fn check_policy(call: Call, _: NoQuery, JsonText(text): JsonText) -> Resul
 async fn explain_case(call: Call, _: NoQuery, JsonText(text): JsonText) -> Result<Response, ApiError> {
     let body: Explain = Object::parse(&text)?.read()?;
     let (url, cx) = surroundings(&body.url, &body.owner)?;
+    let record = body.record.or_default();
+    if !record.trim().is_empty() {
+        if !body.given.or_default().trim().is_empty() {
+            return Err(ApiError::value("record", "it stands instead of `given`; send one of them"));
+        }
+        let Ready { policy, engine } = ready(&call, "traffic_policy", &body.traffic_policy, cx).await?;
+        let view = compute(move || {
+            let refused = |why: &dyn std::fmt::Display| ApiError::value("record", why);
+            let explained = explain_record(&engine, &policy, (&url, cx.owner), &record);
+            let explained = explained.map_err(|error| refused(&error))?;
+            let explained = explained.ok_or_else(|| refused(&format_args!("it is not of {url}")))?;
+            Ok::<_, ApiError>(ExplainView { text: explained.text(), explanation: explained.json() })
+        });
+        return Ok(json(StatusCode::OK, &view.await??));
+    }
     let given: CaseText = if body.given.or_default().trim().is_empty() {
         CaseText::default()
     } else {

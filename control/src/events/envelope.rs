@@ -21,15 +21,24 @@ pub struct Event {
 impl Event {
     /// One that nobody caused: traffic, sessions, alerts.
     pub fn new(id: EventId, kind: &str, at: UnixSecs, account: Option<AccountId>, object: &Value) -> Self {
-        let body = json!({
-            "event_id": id,
-            "event_type": kind,
-            "event_timestamp": timestamp(at),
-            "account_id": account,
-            "object": object,
-            "principal": null,
-        });
+        let body = envelope(id, kind, at, account, object);
         Self { kind: kind.to_owned(), account, body: body.to_string().into() }
+    }
+
+    /// One of traffic, with the id of its operation.
+    pub fn of_traffic(
+        id: EventId,
+        kind: &str,
+        at: UnixSecs,
+        account: AccountId,
+        object: &Value,
+        operation: &str,
+    ) -> Self {
+        let mut body = envelope(id, kind, at, Some(account), object);
+        if let Some(fields) = body.as_object_mut() {
+            fields.insert("operation_id".to_owned(), Some(operation).filter(|id| !id.is_empty()).into());
+        }
+        Self { kind: kind.to_owned(), account: Some(account), body: body.to_string().into() }
     }
 
     /// One of the audit log.
@@ -41,4 +50,15 @@ impl Event {
             body: entry.to_string().into(),
         }
     }
+}
+
+fn envelope(id: EventId, kind: &str, at: UnixSecs, account: Option<AccountId>, object: &Value) -> Value {
+    json!({
+        "event_id": id,
+        "event_type": kind,
+        "event_timestamp": timestamp(at),
+        "account_id": account,
+        "object": object,
+        "principal": null,
+    })
 }

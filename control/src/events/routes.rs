@@ -106,7 +106,7 @@ impl Routes {
             .map(|(route, choice)| {
                 let whole = choice.fields.is_empty();
                 let object = if whole { object.clone() } else { select(&object, &choice.fields) };
-                let event = Event::new(id, kind, traffic.at(), Some(account), &object);
+                let event = Event::of_traffic(id, kind, traffic.at(), account, &object, traffic.operation());
                 (event.body, route.destinations.clone())
             })
             .collect()

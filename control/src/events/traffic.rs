@@ -132,6 +132,14 @@ impl Traffic {
         }
     }
 
+    /// Id of the operation, or "".
+    pub fn operation(&self) -> &str {
+        match self {
+            Self::Connection(event) => &event.operation,
+            Self::Request(event) => &event.operation,
+        }
+    }
+
     /// When it ended.
     pub fn at(&self) -> UnixSecs {
         let (started, lasted) = match self {

@@ -90,6 +90,12 @@ async fn cases_and_records_come_out_as_by_the_command() {
             "http": {"request": {"method": "GET", "headers": {}, "url": {"scheme": "https", "host": "api.example.com", "path": "/a"}}},
         },
     });
+    let explained =
+        lab.post("/traffic_policy/explain", with(&json!({"record": record.to_string()}))).await.expect(200);
+    assert_eq!(explained.body["explanation"]["status"], 403, "{}", explained.body);
+    assert!(
+        explained.text("text").starts_with("GET /a from 203.0.113.9\non_http_request\n  rule 0 \"closed\"\n")
+    );
     let body = |records: String| json!({"url": URL, "old": DENY, "new": DENY.replace("deny", "close-connection"), "records": records});
     let answer =
         lab.post("/traffic_policy/diff", body(format!("{record}\n\n{record}\n"))).await.expect(200).body;
@@ -119,6 +125,13 @@ async fn what_cannot_be_read_or_is_too_much_is_refused_by_its_field() {
         ("explain", with(&json!({"given": "{adress: 1}"})), "`given`"),
         ("explain", with(&json!({"given": "{path: v1}"})), "path: it begins with `/`"),
         ("explain", with(&json!({"traffic_policy": "a: ["})), "the traffic policy is invalid"),
+        ("explain", with(&json!({"record": "{}"})), "no `event_type`"),
+        ("explain", with(&json!({"record": "{}", "given": "path: /a"})), "instead of `given`"),
+        (
+            "explain",
+            with(&json!({"record": r#"{"event_type": "a", "object": {}}"#})),
+            "it is not of https://api.example.com",
+        ),
         ("test", with(&json!({"cases": "[]"})), "1 to 50 are run"),
         ("test", with(&json!({"cases": many})), "1 to 50 are run"),
         ("test", with(&json!({"cases": "[{name: a, expect: {}}]"})), "`cases[0]`: `expect` is empty"),

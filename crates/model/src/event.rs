@@ -40,6 +40,9 @@ pub struct ConnectionEvent {
     pub outcome: String,
     /// What `log` actions wrote.
     pub policy_logs: Vec<serde_json::Value>,
+    /// Id of the operation, or "".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub operation: String,
     /// JA4 fingerprint of the TLS hello, or "".
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ja4: String,
@@ -164,7 +167,7 @@ pub struct RequestEvent {
     pub bytes_in: u64,
     /// Body bytes to the client.
     pub bytes_out: u64,
-    /// Id of the operation in an answer that the edge made because it failed, or "".
+    /// Id of the operation, which an answer of the edge's own tells the visitor, or "".
     pub operation: String,
     /// Why it failed, for the operator alone, or "".
     pub detail: String,

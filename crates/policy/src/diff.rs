@@ -3,6 +3,7 @@
 //! Records are traffic events as event destinations get them. They do not tell everything that a policy may ask; what they
 //! do not tell is never guessed. Pure.
 
+mod explained;
 mod record;
 mod render;
 mod walk;
@@ -17,6 +18,7 @@ use crate::engine::Engine;
 use record::Record;
 use walk::Walked;
 
+pub use explained::{RecordExplained, explain_record, operation_of, url_of};
 pub use record::{RECORD_BYTES_MAX, RecordError};
 pub use walk::Outcome;
 
@@ -111,7 +113,7 @@ impl<'p> Comparison<'p> {
             )));
         }
         let walked = |side: Side<'_>| {
-            let walked = walk::walk(side.engine, side.policy, &record, &self.url);
+            let walked = walk::walk(side.engine, side.policy, &record, &self.url, false);
             if side.policy.is_enforced() { walked } else { walked.not_enforced(self.owner) }
         };
         let (old, new) = (walked(self.old), walked(self.new));

@@ -5,7 +5,7 @@
 
 mod case;
 pub mod expect;
-mod render;
+pub(crate) mod render;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -303,8 +303,12 @@ fn last_place(phase: Phase, trace: &Trace) -> String {
     trace.steps.last().map_or_else(String::new, |step| {
         let rule = format!("{}[{}]", phase.key(), step.rule);
         match &step.what {
-            Traced::Condition { index, .. } => format!("{rule}.expressions[{index}]"),
-            Traced::Action { index, .. } => format!("{rule}.actions[{index}]"),
+            Traced::Condition { index, .. } | Traced::Untold { index, is_condition: true, .. } => {
+                format!("{rule}.expressions[{index}]")
+            }
+            Traced::Action { index, .. } | Traced::Untold { index, .. } => {
+                format!("{rule}.actions[{index}]")
+            }
         }
     })
 }

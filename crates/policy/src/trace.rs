@@ -42,6 +42,15 @@ pub enum Traced {
         /// What it read, by name. A value that was not there is absent.
         reads: Vec<(String, Option<Value>)>,
     },
+    /// A condition or an action that a record does not tell enough of.
+    Untold {
+        /// Index in the rule's `expressions`, or in its `actions`.
+        index: usize,
+        /// Whether it is a condition, which is taken not to hold; an action is taken to pass.
+        is_condition: bool,
+        /// What is not told.
+        why: String,
+    },
     /// An action ran.
     Action {
         /// Index in the rule's `actions`.
@@ -52,7 +61,7 @@ pub enum Traced {
 }
 
 impl Trace {
-    fn push(&mut self, rule: usize, what: Traced) {
+    pub(crate) fn push(&mut self, rule: usize, what: Traced) {
         if self.steps.len() < TRACE_STEPS_MAX {
             self.steps.push(TraceStep { rule, what });
         } else {

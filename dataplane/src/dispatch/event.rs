@@ -6,7 +6,7 @@ use std::cell::{Ref, RefCell, RefMut};
 use std::sync::Arc;
 
 use ebbgate_model::event::{ConnectionEvent, Decisions, NotEnforced, RequestEvent};
-use ebbgate_model::{AccountId, EndpointId, ErrorCode};
+use ebbgate_model::{AccountId, EndpointId, ErrorCode, Ksuid, OperationId};
 use ebbgate_policy::facts::LATE_LOGS_MAX;
 use ebbgate_policy::{LateLog, Received};
 use serde_json::Value;
@@ -82,6 +82,13 @@ macro_rules! access_event {
 }
 
 access_event!(ConnectionEvent, RequestEvent);
+
+/// A new operation's id, of the time and two random numbers.
+pub fn operation_id(now_unix_ms: i64, [high, low]: [u64; 2]) -> String {
+    let unix_secs = u64::try_from(now_unix_ms).unwrap_or_default() / 1_000;
+    let entropy = (u128::from(high) << 64) | u128::from(low);
+    OperationId::new(Ksuid::new(unix_secs, entropy.to_be_bytes())).to_string()
+}
 
 impl<S: AccessSink> AccessLog<S> {
     /// One that began now, with what is known of it.

@@ -14,7 +14,7 @@ use super::body::{Direction, Progress};
 use super::fields::ERROR_CODE;
 use super::limits::Limits;
 use super::told;
-use crate::dispatch::event::{AccessLog, AccessSink};
+use crate::dispatch::event::{AccessLog, AccessSink, operation_id};
 use crate::dispatch::gateway::{Gateway, HttpConn};
 use crate::state::endpoint::InFlight;
 use crate::state::shares::Share;
@@ -74,6 +74,7 @@ impl<G: Gateway> RequestLog<G> {
         let tls = conn.facts.tls.as_deref();
         let leaf = tls.and_then(|tls| tls.client_chain.first());
         let (client_cert_cn, client_cert_serial) = leaf.map(|der| name_and_serial(der)).unwrap_or_default();
+        let now_unix_ms = gateway.now_unix_ms();
         let event = RequestEvent {
             client: conn.facts.client.to_string(),
             server: conn.facts.server.to_string(),
@@ -95,7 +96,8 @@ impl<G: Gateway> RequestLog<G> {
             ja4: tls.map(|tls| tls.ja4.clone()).unwrap_or_default(),
             client_cert_cn: told::short(client_cert_cn),
             client_cert_serial: told::short(client_cert_serial),
-            started_at_ms: gateway.now_unix_ms(),
+            started_at_ms: now_unix_ms,
+            operation: operation_id(now_unix_ms, [gateway.rng_seed(), gateway.rng_seed()]),
             ..RequestEvent::default()
         };
         let progress = Progress::new(limits.idle);
@@ -110,11 +112,9 @@ impl<G: Gateway> RequestLog<G> {
         ))
     }
 
-    /// It failed: the id that the client is told, and what only the operator may know.
-    pub(super) fn failed(&self, operation: &str, detail: &str) {
-        let mut event = self.event_mut();
-        operation.clone_into(&mut event.operation);
-        detail.clone_into(&mut event.detail);
+    /// It failed: what only the operator may know.
+    pub(super) fn failed(&self, detail: &str) {
+        detail.clone_into(&mut self.event_mut().detail);
     }
 
     /// The head of its response: the status, and the edge's own error if it carries one.

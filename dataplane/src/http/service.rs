@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use std::sync::Arc;
 
-use ebbgate_model::{EndpointId, ErrorCode, Ksuid};
+use ebbgate_model::{EndpointId, ErrorCode};
 use ebbgate_policy::{Engine, Phase};
 use http::header::UPGRADE;
 use http::{Request, Response};
@@ -132,7 +132,7 @@ impl<G: Gateway> HttpService<G> {
             Ok(answer) => answer,
             Err(Stop::Close { code, detail }) => {
                 log.coded(code);
-                log.failed("", &detail);
+                log.failed(&detail);
                 return Answer::Close;
             }
             Err(Stop::Failure(failure)) => Answer::Response(self.failed(&failure, authority, form, &log)),
@@ -156,15 +156,9 @@ impl<G: Gateway> HttpService<G> {
         form: Form,
         log: &RequestLog<G>,
     ) -> Response<Body> {
-        let operation = self.operation_id();
-        log.failed(&operation, failure.detail());
+        let operation = log.event().operation.clone();
+        log.failed(failure.detail());
         let url = format!("{}://{}", self.conn.scheme.as_str(), authority.host);
         failure.answer(form, Some(Failed { url: &url, operation: &operation }))
-    }
-
-    fn operation_id(&self) -> String {
-        let unix_secs = u64::try_from(self.gateway.now_unix_ms()).unwrap_or_default() / 1_000;
-        let entropy = (u128::from(self.gateway.rng_seed()) << 64) | u128::from(self.gateway.rng_seed());
-        format!("op_{}", Ksuid::new(unix_secs, entropy.to_be_bytes()))
     }
 }

@@ -10,13 +10,14 @@ use ebbgate_model::event::ConnectionEvent;
 
 use super::client_conn::ClientConn;
 use crate::dispatch::Dispatch;
-use crate::dispatch::event::{AccessLog, AccessSink};
+use crate::dispatch::event::{AccessLog, AccessSink, operation_id};
 use crate::dispatch::gateway::Gateway as _;
 use crate::net::hello::Hello;
 use crate::net::listen::ConnPermit;
 use crate::net::socket::{Socket, Traffic};
 use crate::state::edge::Edge;
 use crate::state::metrics::GaugeGuard;
+use crate::state::random;
 use crate::state::shard::Shard;
 
 /// A connection on its way.
@@ -60,10 +61,12 @@ impl AccessSink for ConnSink {
 impl ConnLog {
     /// A connection that was let in.
     pub fn begin(shard: &Shard, socket: &Socket, admitted: ConnPermit) -> Self {
+        let now_unix_ms = shard.now_unix_ms();
         let event = ConnectionEvent {
             client: socket.peer().to_string(),
             server: socket.local().to_string(),
-            started_at_ms: shard.now_unix_ms(),
+            started_at_ms: now_unix_ms,
+            operation: operation_id(now_unix_ms, [random::number(), random::number()]),
             outcome: "cut off: the edge stopped".into(),
             ..ConnectionEvent::default()
         };

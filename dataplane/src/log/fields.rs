@@ -159,6 +159,7 @@ line!(
         bytes_out: event.bytes_out,
         code: event.error,
         outcome: event.outcome,
+        operation: NonEmpty(&event.operation),
         policy_logs: event.policy_logs,
         not_enforced: event.not_enforced,
     }

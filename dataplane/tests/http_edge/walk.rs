@@ -808,6 +808,25 @@ async fn clear_text_of_a_name_that_is_served_behind_tls_is_sent_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_request_has_an_operation_and_who_is_refused_learns_its_id() {
+    local(async {
+        let lab = Lab::default();
+        let own = r#"{"on_http_request":[{"expressions":["req.url.path == '/deny'"],"actions":[{"type":"deny"}]},
+            {"actions":[{"type":"custom-response","config":{"body":"hello"}}]}]}"#;
+        lab.cloud("http://a.example.com", Made { policy: Some(own), ..Made::default() });
+        for (path, is_told) in [("/deny", true), ("/", false)] {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a.example.com\r\nConnection: close\r\n\r\n");
+            let read = lab.talk(request.as_bytes()).await;
+            let event = lab.events().pop().unwrap();
+            assert!(event.operation.starts_with("op_"), "{}", event.operation);
+            let header = format!("ngrok-operation-id: {}\r\n", event.operation);
+            assert_eq!(read.contains(&header), is_told, "{read}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn visitors_learn_no_internal_name_and_the_operator_finds_it_by_the_operation() {
     local(async {
         let lab = Lab::default();

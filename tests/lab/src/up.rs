@@ -3,12 +3,14 @@
 //! stdout carries the table, or with `--json` exactly one line; everything else goes to stderr and to `DIR/log`.
 
 mod clinic;
+mod recording;
 mod table;
 
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use serde_json::json;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -42,12 +44,20 @@ pub fn run(args: &Args) -> Result<()> {
     // The lab's own services are on loopback, where a production edge fetches no keys from.
     lab.edge_args(["--jwks-allow-private"]);
     let pins = guard_loopback(&mut lab);
+    recording::allow(&mut lab)?;
     lab.start()?;
+    let events = recording::start(&lab)?;
     let mut clinic = if args.bare { None } else { Some(Clinic::start(&lab)?) };
     let report = match (&clinic, args.json) {
-        (_, true) => lab.describe()?.to_string(),
-        (Some(clinic), false) => clinic.table(&lab)?,
-        (None, false) => table::bare(&lab)?,
+        (_, true) => {
+            let mut line = lab.describe()?;
+            if let Some(fields) = line.as_object_mut() {
+                fields.insert("events".to_owned(), json!(events));
+            }
+            line.to_string()
+        }
+        (Some(clinic), false) => clinic.table(&lab, &events)?,
+        (None, false) => table::bare(&lab, &events)?,
     };
     let mut out = stdout().lock();
     writeln!(out, "{report}")?;

@@ -92,7 +92,7 @@ impl CaseFile {
             ip_policies: self.text.ip_policies.clone(),
             secrets: self.text.secrets(),
         };
-        let endpoint = EndpointArguments { url: self.text.url.clone(), owner: self.text.owner };
+        let endpoint = EndpointArguments { url: Some(self.text.url.clone()), owner: self.text.owner };
         let (policy, engine) = compile(&beside(&self.path, &self.text.policy), &endpoint, |_| references)?;
         let chosen = self.text.cases.iter().filter(|case| filter.is_none_or(|text| case.name.contains(text)));
         let run = |case: &NamedCase| {

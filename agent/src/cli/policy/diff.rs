@@ -20,20 +20,14 @@ pub(super) fn diff(
     let (old_policy, old_engine) = compile(old, endpoint, placeholders)?;
     let (new_policy, new_engine) = compile(new, endpoint, placeholders)?;
     let mut comparison = Comparison::new(
-        &endpoint.url,
+        &endpoint.url(),
         endpoint.check_context().owner,
         Side { policy: &old_policy, engine: &old_engine },
         Side { policy: &new_policy, engine: &new_engine },
     );
-    let failed =
-        |error: &dyn std::fmt::Display| Failure::new(format!("cannot read {}: {error}", against.display()));
-    let mut records: Box<dyn BufRead> = if against == Path::new("-") {
-        Box::new(std::io::stdin().lock())
-    } else {
-        Box::new(BufReader::new(File::open(against).map_err(|error| failed(&error))?))
-    };
+    let mut records = records(against)?;
     for number in 1_u64.. {
-        let Some(line) = line(&mut records).map_err(|error| failed(&error))? else { break };
+        let Some(line) = line(&mut records, against)? else { break };
         if line.trim().is_empty() {
             continue;
         }
@@ -49,7 +43,7 @@ pub(super) fn diff(
     let (changed, unknown) = (comparison.count(Change::Changed), comparison.count(Change::Unknown));
     match (comparison.compared(), changed, unknown) {
         (0, ..) => {
-            Err(Failure::new(format!("no event is of {}: name the endpoint with --url", endpoint.url)))
+            Err(Failure::new(format!("no event is of {}: name the endpoint with --url", endpoint.url())))
         }
         (all, changed, _) if changed > 0 => {
             Err(Failure::new(format!("{changed} of {all} would come out otherwise")))
@@ -61,10 +55,24 @@ pub(super) fn diff(
     }
 }
 
+/// A file of events, or standard input.
+pub(super) fn records(against: &Path) -> Result<Box<dyn BufRead>, Failure> {
+    if against == Path::new("-") {
+        return Ok(Box::new(std::io::stdin().lock()));
+    }
+    let file = File::open(against).map_err(|error| failed(against, &error))?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
 /// The next line; one that is too long is cut behind its longest, and refused as a record.
-fn line(records: &mut dyn BufRead) -> std::io::Result<Option<String>> {
+pub(super) fn line(records: &mut dyn BufRead, against: &Path) -> Result<Option<String>, Failure> {
     let mut bytes = Vec::new();
     let bytes_max = u64::try_from(RECORD_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(2);
-    records.take(bytes_max).read_until(b'\n', &mut bytes)?;
+    let read = records.take(bytes_max).read_until(b'\n', &mut bytes);
+    read.map_err(|error| failed(against, &error))?;
     Ok((!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned()))
+}
+
+fn failed(against: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot read {}: {error}", against.display()))
 }

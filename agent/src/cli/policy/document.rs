@@ -13,12 +13,15 @@ use super::super::env::Failure;
 /// Most bytes of a file that are read; a document is far shorter.
 const READ_BYTES_MAX: u64 = 16 << 20;
 
+/// The endpoint of a document without `--url`.
+const URL_DEFAULT: &str = "https://example.com";
+
 /// The endpoint that a document is for.
 #[derive(Args)]
 pub(in crate::cli) struct EndpointArguments {
-    /// URL of the endpoint; its scheme and `.internal` decide what the document may say.
-    #[arg(long, default_value = "https://example.com")]
-    pub(super) url: EndpointUrl,
+    /// URL of the endpoint; its scheme and `.internal` decide what the document may say [default: `https://example.com`].
+    #[arg(long)]
+    pub(super) url: Option<EndpointUrl>,
     /// Who serves what no action ends: nobody (cloud), or an agent's upstream.
     #[arg(long, default_value = "cloud")]
     pub(super) owner: OwnerChoice,
@@ -36,13 +39,19 @@ pub(super) enum OwnerChoice {
 }
 
 impl EndpointArguments {
+    /// The URL that was given, or one for documentation.
+    pub(super) fn url(&self) -> EndpointUrl {
+        self.url.clone().unwrap_or_else(|| URL_DEFAULT.parse().expect("a constant that a test reads"))
+    }
+
     pub(super) fn check_context(&self) -> CheckContext {
-        let binding = if self.url.host().is_internal() { Binding::Internal } else { Binding::Public };
+        let url = self.url();
+        let binding = if url.host().is_internal() { Binding::Internal } else { Binding::Public };
         let owner = match self.owner {
             OwnerChoice::Cloud => Owner::Cloud,
             OwnerChoice::Agent => Owner::Agent,
         };
-        CheckContext { scheme: self.url.scheme(), binding, owner }
+        CheckContext { scheme: url.scheme(), binding, owner }
     }
 }
 

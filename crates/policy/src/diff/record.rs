@@ -70,6 +70,8 @@ pub(super) struct Record {
     /// Headers with values that may have been cut.
     cut: Vec<HeaderName>,
     is_query_whole: bool,
+    /// Status that was answered. None: the event does not tell it.
+    pub(super) status: Option<u16>,
 }
 
 fn text<'v>(object: &'v Value, pointer: &str) -> Option<&'v str> {
@@ -133,7 +135,19 @@ impl Record {
             None
         };
         let start_unix_ms = unix_ms(text(object, "/conn/start_ts")).unwrap_or(now_unix_ms);
-        Ok(Some(Self { client, server, now_unix_ms, start_unix_ms, tls, request, cut, is_query_whole }))
+        let status = object.pointer("/http/response/status_code").and_then(Value::as_u64);
+        let status = status.and_then(|status| u16::try_from(status).ok());
+        Ok(Some(Self {
+            client,
+            server,
+            now_unix_ms,
+            start_unix_ms,
+            tls,
+            request,
+            cut,
+            is_query_whole,
+            status,
+        }))
     }
 
     /// The facts as the engine takes them.

@@ -227,3 +227,56 @@ fn what_is_not_enforced_changes_when_it_is() {
     assert_eq!(compared(&trial, &trial, &records).1, [0, 0, 2]);
     assert_eq!(compared(OPEN, &trial, &records).1, [1, 0, 1], "what it would do is told");
 }
+
+#[test]
+fn a_recorded_request_is_explained_as_far_as_it_is_told() {
+    let text = "on_http_request:
+  - expressions: [\"hasReqHeader('x-partner')\"]
+    actions: [{type: deny}]
+  - actions: [{type: rate-limit, config: {name: a, algorithm: sliding_window, capacity: 1, rate: 60s, bucket_key: [conn.client_ip]}}]
+  - name: no deletions
+    expressions: [\"req.method == 'DELETE'\"]
+    actions: [{type: deny, config: {status_code: 405}}]
+";
+    let (policy, engine) = policy(text);
+    let mut event = record("DELETE", "/1", "203.0.113.9");
+    event["operation_id"] = "op_1".into();
+    let line = event.to_string();
+    assert_eq!(operation_of(&line).as_deref(), Some("op_1"));
+    let url = url_of(&line).unwrap();
+    assert_eq!(url.to_string(), "https://api.example.com");
+    let it = explain_record(&engine, &policy, (&url, Owner::Agent), &line).unwrap().unwrap();
+    let (said, json) = (it.text(), it.json());
+    for words in [
+        "DELETE /1 from 203.0.113.9\non_http_request\n",
+        "    not told  hasReqHeader('x-partner')\n",
+        "    rate-limit: not told: `rate-limit` decides by what the record does not tell\n",
+        "             req.method = \"DELETE\"\n    deny: answers 405\n",
+        "result: it is answered 405, by deny at on_http_request[2].actions[0] \"no deletions\", if what the event does not tell is as assumed\n",
+        "recorded: it was answered 200\n",
+    ] {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+    assert!(!said.contains("these differ"), "it depends on what is not told: {said}");
+    assert_eq!(
+        (&json["status"], &json["differs"], json["not_told"].as_array().unwrap().len()),
+        (&json!(405), &json!(null), 2)
+    );
+    let (policy, engine) = self::policy(NO_DELETE);
+    let it = explain_record(&engine, &policy, (&url, Owner::Agent), &line).unwrap().unwrap();
+    assert!(
+        it.text().ends_with(
+            "these differ: another policy was in force, or another endpoint on the way answered\n"
+        )
+    );
+    assert_eq!(it.json()["differs"], true);
+    let other = "https://other.example.com".parse().unwrap();
+    assert!(explain_record(&engine, &policy, (&other, Owner::Agent), &line).unwrap().is_none());
+    let tls = json!({"event_type": "tcp_connection_closed.v0", "object": {"conn": {"server_name": "db.example.com", "server_ip": "192.0.2.1", "server_port": 443}}});
+    assert_eq!(url_of(&tls.to_string()).unwrap().to_string(), "tls://db.example.com");
+    let tcp = json!({"event_type": "tcp_connection_closed.v0", "object": {"conn": {"server_name": "", "server_ip": "192.0.2.1", "server_port": 20000}}});
+    assert_eq!(url_of(&tcp.to_string()).unwrap().to_string(), "tcp://192.0.2.1:20000");
+    for line in ["", "[]", "{}"] {
+        assert!(url_of(line).is_none() && operation_of(line).is_none());
+    }
+}

@@ -11,6 +11,7 @@ use crate::check::Owner;
 use crate::engine::Engine;
 use crate::expr::text_reads;
 use crate::facts::{Context, Phase};
+use crate::trace::{Trace, Traced};
 use crate::verdict::{Effect, Verdict};
 
 /// Actions that decide by what no record tells: credentials, bodies, counts, answers of others.
@@ -80,6 +81,8 @@ pub(super) struct Walked {
     pub(super) gave_up: Option<String>,
     /// Work that was done.
     pub(super) units: u64,
+    /// What each phase did; empty where nobody asks.
+    pub(super) phases: Vec<(Phase, Trace)>,
 }
 
 impl Walked {
@@ -125,6 +128,8 @@ struct Walk<'r> {
     depends: Vec<Dependency>,
     /// Whether an action changed the request by what is not told, or may have.
     is_tainted: bool,
+    /// What each phase did, if it is asked for.
+    traces: Option<Vec<(Phase, Trace)>>,
 }
 
 /// What a phase came to.
@@ -134,14 +139,16 @@ enum Ended {
     GaveUp(String),
 }
 
-/// Runs the phases before the upstream.
+/// Runs the phases before the upstream. `is_traced`: what they do is kept.
 pub(super) fn walk(
     engine: &Arc<Engine>,
     policy: &TrafficPolicy,
     record: &Record,
     url: &EndpointUrl,
+    is_traced: bool,
 ) -> Walked {
-    let mut walk = Walk { record, cx: record.context(url), depends: Vec::new(), is_tainted: false };
+    let traces = is_traced.then(Vec::new);
+    let mut walk = Walk { record, cx: record.context(url), depends: Vec::new(), is_tainted: false, traces };
     let mut ended = walk.phase(engine, Phase::TcpConnect, &policy.on_tcp_connect);
     if url.scheme().is_http() && matches!(ended, Ended::Passed) {
         if walk.cx.conn.tls.is_none() && url.scheme() == ebbgate_model::Scheme::Https {
@@ -158,6 +165,7 @@ pub(super) fn walk(
         units: walk.cx.work.spent(),
         depends: walk.depends,
         gave_up: None,
+        phases: walk.traces.unwrap_or_default(),
     };
     match ended {
         Ended::Passed => {}
@@ -173,6 +181,9 @@ pub(super) fn walk(
 impl Walk<'_> {
     fn phase(&mut self, engine: &Arc<Engine>, phase: Phase, rules: &[Rule]) -> Ended {
         self.cx.vars.clear();
+        if let Some(traces) = self.traces.as_mut().filter(|_| !rules.is_empty()) {
+            traces.push((phase, Trace::default()));
+        }
         for (at, (rule, compiled)) in rules.iter().zip(engine.rules(phase)).enumerate() {
             let place = format!("{}[{at}]", phase.key());
             let mut holds = true;
@@ -181,13 +192,18 @@ impl Walk<'_> {
                 if let Some(name) = random(source).chain(expression.names()).find(|name| !self.tells(name)) {
                     let told = format!("`{source}` reads `{name}`, which the record does not tell");
                     let by = serde_json::to_string(rule).unwrap_or_default();
+                    self.untold(at, index, true, &told);
                     self.depends.push(Dependency { by, told });
                     self.is_tainted |= rule.actions.iter().any(changes);
                     holds = false;
                     break;
                 }
                 self.cx.work.begin_evaluation();
-                match expression.test(&self.cx) {
+                let result = expression.test(&self.cx);
+                if let Some((_, trace)) = self.traces.as_mut().and_then(|traces| traces.last_mut()) {
+                    trace.condition(at, index, result.as_ref().map(|holds| *holds), expression, &self.cx);
+                }
+                match result {
                     Ok(true) => {}
                     Ok(false) => {
                         holds = false;
@@ -216,13 +232,32 @@ impl Walk<'_> {
                     action: Some(written.kind.clone()),
                 };
                 match self.act(written, action.as_ref(), phase) {
-                    Acted::Next => {}
-                    Acted::End(verdict) => return end(verdict),
-                    Acted::GaveUp(reason) => return Ended::GaveUp(reason),
+                    Acted::Next => self.acted(at, index, None),
+                    Acted::Passed(told) => self.untold(at, index, false, &told),
+                    Acted::End(verdict) => {
+                        self.acted(at, index, Some(&verdict));
+                        return end(verdict);
+                    }
+                    Acted::GaveUp(reason) => {
+                        self.untold(at, index, false, &reason);
+                        return Ended::GaveUp(reason);
+                    }
                 }
             }
         }
         Ended::Passed
+    }
+
+    fn untold(&mut self, rule: usize, index: usize, is_condition: bool, why: &str) {
+        if let Some((_, trace)) = self.traces.as_mut().and_then(|traces| traces.last_mut()) {
+            trace.push(rule, Traced::Untold { index, is_condition, why: why.to_owned() });
+        }
+    }
+
+    fn acted(&mut self, rule: usize, index: usize, verdict: Option<&Verdict>) {
+        if let Some((_, trace)) = self.traces.as_mut().and_then(|traces| traces.last_mut()) {
+            trace.push(rule, Traced::Action { index, verdict: verdict.cloned() });
+        }
     }
 
     /// Whether a name's value is what it was when the request was made.
@@ -242,8 +277,8 @@ impl Walk<'_> {
         if OPAQUE.contains(&kind) {
             let told = format!("`{kind}` decides by what the record does not tell");
             let by = serde_json::to_string(written).unwrap_or_default();
-            self.depends.push(Dependency { by, told });
-            return Acted::Next;
+            self.depends.push(Dependency { by, told: told.clone() });
+            return Acted::Passed(told);
         }
         let drawn = random(&written.config.to_string()).collect::<Vec<_>>();
         let unknown =
@@ -285,6 +320,8 @@ fn random(source: &str) -> impl Iterator<Item = String> {
 
 enum Acted {
     Next,
+    /// It is taken to pass, for this reason.
+    Passed(String),
     End(Verdict),
     GaveUp(String),
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Case, Decision, Explanation};
 use crate::facts::Phase;
-use crate::trace::Traced;
+use crate::trace::{Trace, Traced};
 use crate::verdict::Verdict;
 
 /// What is said of an explanation whose policy is not enforced.
@@ -25,28 +25,47 @@ fn rules(policy: &TrafficPolicy, phase: Phase) -> &[Rule] {
     }
 }
 
+/// What phases did, in lines.
+pub(crate) fn steps_text(policy: &TrafficPolicy, phases: &[(Phase, Trace)]) -> String {
+    let mut out = String::new();
+    for (phase, trace) in phases {
+        let _ = writeln!(out, "{}", phase.key());
+        let mut last = None;
+        for step in &trace.steps {
+            let rule = rules(policy, *phase).get(step.rule);
+            if last != Some(step.rule) {
+                last = Some(step.rule);
+                let name = rule.and_then(|rule| rule.name.as_deref());
+                let name = name.map(|name| format!(" \"{name}\"")).unwrap_or_default();
+                let _ = writeln!(out, "  rule {}{name}", step.rule);
+            }
+            write_step(&mut out, rule, &step.what);
+        }
+        if trace.is_cut {
+            let _ = writeln!(out, "  ... later steps are left out");
+        }
+    }
+    out
+}
+
+/// What phases did, for programs.
+pub(crate) fn steps_json(policy: &TrafficPolicy, phases: &[(Phase, Trace)]) -> Value {
+    let phases = phases.iter().map(|(phase, trace)| {
+        let steps = trace
+            .steps
+            .iter()
+            .map(|step| step_json(rules(policy, *phase).get(step.rule), step.rule, &step.what));
+        json!({ "phase": phase.key(), "steps": steps.collect::<Vec<_>>(), "cut": trace.is_cut })
+    });
+    Value::Array(phases.collect())
+}
+
 impl Explanation {
     /// The explanation in lines, with the words of the policy that was compiled.
     #[must_use]
     pub fn text(&self, policy: &TrafficPolicy) -> String {
         let mut out = String::new();
-        for (phase, trace) in &self.phases {
-            let _ = writeln!(out, "{}", phase.key());
-            let mut last = None;
-            for step in &trace.steps {
-                let rule = rules(policy, *phase).get(step.rule);
-                if last != Some(step.rule) {
-                    last = Some(step.rule);
-                    let name = rule.and_then(|rule| rule.name.as_deref());
-                    let name = name.map(|name| format!(" \"{name}\"")).unwrap_or_default();
-                    let _ = writeln!(out, "  rule {}{name}", step.rule);
-                }
-                write_step(&mut out, rule, &step.what);
-            }
-            if trace.is_cut {
-                let _ = writeln!(out, "  ... later steps are left out");
-            }
-        }
+        out.push_str(&steps_text(policy, &self.phases));
         for entry in &self.logs {
             let _ = writeln!(out, "log {entry}");
         }
@@ -102,13 +121,6 @@ impl Explanation {
     /// The explanation for programs. Holds values of the request.
     #[must_use]
     pub fn json(&self, policy: &TrafficPolicy) -> Value {
-        let phases = self.phases.iter().map(|(phase, trace)| {
-            let steps = trace
-                .steps
-                .iter()
-                .map(|step| step_json(rules(policy, *phase).get(step.rule), step.rule, &step.what));
-            json!({ "phase": phase.key(), "steps": steps.collect::<Vec<_>>(), "cut": trace.is_cut })
-        });
         let to = match &self.decision {
             Decision::Forward(url) => Some(url.to_string()),
             _ => None,
@@ -128,7 +140,7 @@ impl Explanation {
             "request_headers": self.request.as_ref().map(|request| headers_json(&request.headers)),
             "response_headers": self.response.as_ref().map(|response| headers_json(&response.headers)),
             "logs": self.logs,
-            "phases": phases.collect::<Vec<_>>(),
+            "phases": steps_json(policy, &self.phases),
         })
     }
 }
@@ -167,6 +179,13 @@ fn write_step(out: &mut String, rule: Option<&Rule>, what: &Traced) {
                 let _ = writeln!(out, "             {name} = {value}");
             }
         }
+        Traced::Untold { index, is_condition: true, why } => {
+            let _ = writeln!(out, "    not told  {}", source(rule, *index));
+            let _ = writeln!(out, "             {why}");
+        }
+        Traced::Untold { index, is_condition: false, why } => {
+            let _ = writeln!(out, "    {}: not told: {why}", kind(rule, *index));
+        }
         Traced::Action { index, verdict } => {
             let kind = kind(rule, *index);
             let came = match verdict {
@@ -196,6 +215,13 @@ fn step_json(rule: Option<&Rule>, index_of_rule: usize, what: &Traced) -> Value 
                 "reads": reads,
             })
         }
+        Traced::Untold { index, is_condition, why } => json!({
+            "rule": index_of_rule,
+            "name": name,
+            "expression": is_condition.then(|| source(rule, *index)),
+            "action": (!is_condition).then(|| kind(rule, *index)),
+            "not_told": why,
+        }),
         Traced::Action { index, verdict } => json!({
             "rule": index_of_rule,
             "name": name,

@@ -17,6 +17,7 @@ use http::{Request, Response, Uri};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Answer, HttpService, Stop};
+use crate::dispatch::event::operation_id;
 use crate::dispatch::gateway::Gateway;
 use crate::dispatch::{Dispatch, Failure};
 use crate::http::access_log::RequestLog;
@@ -78,11 +79,13 @@ impl<G: Gateway> HttpService<G> {
         let pool = gateway.internal(account, &call.url).filter(|pool| !pool.members().is_empty());
         let pool =
             pool.ok_or_else(|| error(ErrorCode::OFFLINE, format!("the endpoint {} is offline", call.url)))?;
-        let head = self.head(call)?;
+        let operation = self.operation_id();
+        let head = self.head(call, &operation)?;
         let host = call.host();
         let head = Arc::new(head);
         let inner = outer.aside(Arc::clone(&head), pool).map_err(|why| error(LOOP, why.to_string()))?;
         let log = RequestLog::begin(gateway, &self.conn, &self.limits, &head, &host);
+        log.event_mut().operation = operation;
         let body = ReplayBody::new(Body::full(call.body.clone()));
         log.sink().progress.ended(Direction::In, http::HeaderMap::new());
         // A policy behind it may call on: the future would hold itself.
@@ -96,12 +99,12 @@ impl<G: Gateway> HttpService<G> {
             Err(Stop::Failure(failure)) => {
                 log.event_mut().status = failure.status.as_u16();
                 log.coded(failure.code);
-                log.failed("", failure.detail());
+                log.failed(failure.detail());
                 return Err(failure.into());
             }
             Err(Stop::Close { code, detail }) => {
                 log.coded(code);
-                log.failed("", &detail);
+                log.failed(&detail);
                 return Err(error(code.unwrap_or(ErrorCode::UPSTREAM_UNREACHABLE), detail));
             }
         };
@@ -119,7 +122,7 @@ impl<G: Gateway> HttpService<G> {
         outer.outside().map_err(|why| error(LOOP, why.to_string()))?;
         let url = call.url.to_string().parse::<Uri>();
         let url = url.map_err(|e| error(ErrorCode::UPSTREAM_PROTOCOL, e.to_string()))?;
-        let mut head = self.head(call)?;
+        let mut head = self.head(call, &self.operation_id())?;
         fields::strip_hop_by_hop(&mut head.headers);
         fields::add_client(&mut head.headers, self.conn.facts.client.ip());
         let request = Request::from_parts(head, call.body.clone());
@@ -132,7 +135,12 @@ impl<G: Gateway> HttpService<G> {
         Ok(CallAnswer { resolved_ip: Some(address.to_canonical()), ..answer })
     }
 
-    fn head(&self, call: &Call) -> Result<http::request::Parts, CallError> {
+    fn operation_id(&self) -> String {
+        operation_id(self.gateway.now_unix_ms(), [self.gateway.rng_seed(), self.gateway.rng_seed()])
+    }
+
+    /// The head of a call, with the id of its operation.
+    fn head(&self, call: &Call, operation: &str) -> Result<http::request::Parts, CallError> {
         let uri = Uri::from(call.path.clone());
         let request = Request::builder().method(call.method.clone()).uri(uri).body(());
         let request = request.map_err(|e| error(ErrorCode::UPSTREAM_PROTOCOL, e.to_string()))?;
@@ -148,7 +156,7 @@ impl<G: Gateway> HttpService<G> {
         if let Some(url) = self.gateway.report_abuse() {
             head.headers.insert(fields::REPORT_ABUSE, url);
         }
-        if let Ok(id) = HeaderValue::try_from(self.operation_id()) {
+        if let Ok(id) = HeaderValue::try_from(operation) {
             head.headers.insert(fields::CALL_ID, id);
         }
         Ok(head)

@@ -22,6 +22,7 @@ use crate::http::access_log::RequestLog;
 use crate::http::answer::Form;
 use crate::http::body::{Body, Direction, NotBuffered};
 use crate::http::edited::Room;
+use crate::http::fields::OPERATION;
 use crate::http::framing::Authority;
 use crate::http::reply::{self, from_reply};
 use crate::http::upstream::{self, Again, ReplayBody, SendError};
@@ -198,7 +199,13 @@ impl<G: Gateway> HttpService<G> {
                     dispatch.answered(head);
                 }
                 Step::Respond(reply) => {
-                    let (head, body) = from_reply(reply, form).into_parts();
+                    let is_refusal = !reply.response_phase;
+                    let (mut head, body) = from_reply(reply, form).into_parts();
+                    if let Some(id) =
+                        HeaderValue::try_from(&log.event().operation).ok().filter(|_| is_refusal)
+                    {
+                        head.headers.insert(OPERATION, id);
+                    }
                     // An upstream's stream that is dropped is reset.
                     (response_body, switched) = (body, None);
                     dispatch.response_ended(self.end_of(&response_body));

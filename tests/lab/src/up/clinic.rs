@@ -79,20 +79,29 @@ impl Clinic {
     }
 
     /// Public URLs with lines to paste.
-    pub(super) fn table(&self, lab: &Lab) -> Result<String> {
+    pub(super) fn table(&self, lab: &Lab, events: &Path) -> Result<String> {
         let databases = match &self.databases_missing {
             Some(reason) => format!("The databases are not there: {reason}"),
             None => [patients_lines(lab), operations_lines(&self.operations, &self.guarded)?].join("\n\n"),
         };
         let blocks = [
             "The clinic is online.".into(),
-            table::addresses(lab)?.trim_end().into(),
+            table::addresses(lab, events)?.trim_end().into(),
             rest_lines(lab, &self.token),
             databases,
+            diff_lines(events),
             "Ctrl-C stops everything.".into(),
         ];
         Ok(blocks.join("\n\n"))
     }
+}
+
+fn diff_lines(events: &Path) -> String {
+    format!(
+        "What would a new policy change in the traffic so far?
+  ebbgate policy diff OLD NEW --url https://{API_HOST} --against {}",
+        shown(events)
+    )
 }
 
 fn rest_lines(lab: &Lab, token: &str) -> String {
