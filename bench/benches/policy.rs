@@ -135,9 +135,9 @@ fn context(headers: &[(&str, &str)]) -> Context {
 fn events(criterion: &mut Criterion) {
     const EVENTS: u32 = 1_000;
     let action = json!({ "type": "sse-find-replace", "config": { "replacements": [{ "from": "tide", "to": "ebb" }] } });
-    let stream: String =
+    let stream: Vec<String> =
         (0..EVENTS).map(|n| format!("event: e{}\nid: {n}\ndata: the tide of {n}\n\n", n % 2)).collect();
-    let stream = Bytes::from(stream);
+    let stream = Bytes::from(stream.concat());
     let mut group = criterion.benchmark_group("policy/event-stream");
     group.throughput(Throughput::Elements(EVENTS.into()));
     for (name, expressions) in [("known", json!([])), ("judged", json!(["event.name == 'e1'"]))] {
