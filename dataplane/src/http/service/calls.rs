@@ -129,8 +129,8 @@ impl<G: Gateway> HttpService<G> {
         let answered = self.gateway.call_external(account, url, request, call.answer_bytes_max).await?;
         let (address, response) = answered;
         // Held until the answer is decoded.
-        let held = RefCell::new(Vec::new());
-        let keep = |share| held.borrow_mut().push(share);
+        let kept = RefCell::new(Vec::new());
+        let keep = |share| kept.borrow_mut().push(share);
         let answer = self.taken(response.map(Body::full), account, call.answer_bytes_max, &keep).await?;
         Ok(CallAnswer { resolved_ip: Some(address.to_canonical()), ..answer })
     }
