@@ -10,7 +10,7 @@ use ebbgate_model::EdgeJoinString;
 use ebbgate_telemetry::LogFormat;
 use http::{HeaderValue, Uri};
 
-use crate::feed::control::Control;
+use crate::feed::address::Control;
 use crate::net::ring::Form;
 use crate::state::edge::Waits;
 use crate::state::waf::WafSettings;

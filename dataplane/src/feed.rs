@@ -3,7 +3,9 @@
 //!
 //! Without control the edge serves what it has; this keeps trying.
 
-pub mod control;
+pub mod address;
+mod control;
+mod error;
 pub mod fleet;
 pub mod installer;
 
@@ -13,14 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use ebbgate_model::feed::{
-    BEAT_SECS, FEED_PATH, FEED_VERSION, FromEdge, LineError, Lines, ToEdge, write_line,
-};
+use ebbgate_model::feed::{BEAT_SECS, FEED_PATH, FEED_VERSION, FromEdge, Lines, ToEdge, write_line};
 use ebbgate_model::{Changes, EdgeId, ProgramDigest};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
 use crate::agents::Agents;
@@ -28,7 +28,8 @@ use crate::state::edge::Edge;
 use crate::state::objects::Objects;
 use crate::state::random;
 use crate::xdp::XdpHandle;
-use control::{Control, IdentityError};
+use address::Control;
+pub use error::FeedError;
 use fleet::Member;
 use installer::{Installed, Installer};
 
@@ -48,76 +49,6 @@ const GATHER_MS: u64 = 10;
 const PIECE_BYTES: usize = 64 << 10;
 /// Objects that may come before they are put in force.
 const OBJECTS_MAX: usize = 8_000_000;
-
-/// Why a feed ended.
-#[derive(Debug, thiserror::Error)]
-pub enum FeedError {
-    /// There is no socket to ask.
-    #[error("no control is configured")]
-    Nowhere,
-    /// The connection, or its TLS.
-    #[error("cannot reach control at {control}: {source}")]
-    Connect {
-        /// Which control.
-        control: Control,
-        /// What the kernel says.
-        source: std::io::Error,
-    },
-    /// A control of another machine, and nothing to prove this edge with.
-    #[error(
-        "this edge has not joined: run `ebbgate-edge join STRING` with a string of `ebbgate-control edge join`"
-    )]
-    NoIdentity,
-    /// What proves this edge.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// Control says why.
-    #[error("control refuses: {0}")]
-    Refused(String),
-    /// An answer that cannot be read.
-    #[error("what control answered cannot be read: {0}")]
-    Answer(String),
-    /// HTTP/2.
-    #[error("the feed broke: {0}")]
-    Http(#[from] hyper::Error),
-    /// A status other than 200.
-    #[error("control answered {0} to the feed")]
-    Status(http::StatusCode),
-    /// What control sent is no message.
-    #[error("what control sent cannot be read: {0}")]
-    Line(#[from] LineError),
-    /// A message of ours that has no JSON.
-    #[error("a message cannot be written: {0}")]
-    Unwritten(#[source] serde_json::Error),
-    /// No beat from it, or it does not read.
-    #[error("control is silent")]
-    Silent,
-    /// The other end closed in order.
-    #[error("control closed the feed")]
-    Closed,
-    /// Control is of another release.
-    #[error(
-        "control {version} speaks version {feed} of the feed, this edge {FEED_VERSION}: install the same release of both"
-    )]
-    Version {
-        /// Of control.
-        version: String,
-        /// Its version of the feed.
-        feed: u32,
-    },
-    /// Changes for another generation, or parts of nothing: a new feed tells control what is here.
-    #[error("control sent {what} that does not follow what it sent before")]
-    OutOfPlace {
-        /// What it sent.
-        what: &'static str,
-    },
-    /// More than [`OBJECTS_MAX`].
-    #[error("control sent more than {OBJECTS_MAX} objects at once")]
-    TooMany,
-    /// The installer's thread.
-    #[error("putting it in force failed: {0}")]
-    Installer(#[source] JoinError),
-}
 
 /// What the feed needs from its process.
 pub struct Feed {
@@ -284,7 +215,7 @@ impl Feed {
                 let staged = staged.ok_or(FeedError::OutOfPlace { what: "a part" })?;
                 Objects::gather(&mut staged.told, *objects);
                 if staged.told.len() > OBJECTS_MAX {
-                    return Err(FeedError::TooMany);
+                    return Err(FeedError::TooMany(OBJECTS_MAX));
                 }
             }
             ToEdge::End { nonce, generation, digest } => {

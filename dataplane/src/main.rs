@@ -14,7 +14,7 @@ use clap::Parser as _;
 use ebbgate_edge::agents::Agents;
 use ebbgate_edge::config::{Cli, Command, Config, QuicListen};
 use ebbgate_edge::feed::FeedError;
-use ebbgate_edge::feed::control::Control;
+use ebbgate_edge::feed::address::Control;
 use ebbgate_edge::feed::fleet::{self, Member};
 use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::feed::{Feed, Staging};

@@ -273,7 +273,7 @@ fn the_page_of_bodies_says_what_happens() -> Result<()> {
 }
 
 /// Sends a body with a trailer over both versions of HTTP, and prints the bodies of the answers.
-const TRAILING: &str = r#"
+const TRAILING: &str = r"
 const fs = require('fs'), https = require('https'), http2 = require('http2');
 const [host, port, ca] = process.argv.slice(1);
 const tls = {ca: fs.readFileSync(ca), servername: host, lookup: (n, o, done) => done(null, o.all ? [{address: '127.0.0.1', family: 4}] : '127.0.0.1', 4)};
@@ -297,7 +297,7 @@ function second() {
 }
 setTimeout(() => process.exit(1), 30000).unref();
 first(second);
-"#;
+";
 
 #[test]
 fn a_policy_knows_the_trailers_that_node_sends_over_both_versions() -> Result<()> {
@@ -311,7 +311,7 @@ fn a_policy_knows_the_trailers_that_node_sends_over_both_versions() -> Result<()
     let site = Site::new(&policy, "", |_| Reply {
         status: 200,
         content_type: "text/plain",
-        body: Vec::new().into(),
+        body: Vec::new(),
     })?;
     let port = site.lab.ports().https().to_string();
     let mut node = Command::new("node");

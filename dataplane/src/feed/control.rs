@@ -1,7 +1,6 @@
-//! Where control is and how it is reached: a socket of this machine, or HTTP/2 over mutual TLS.
+//! How control is reached: a socket of this machine, or HTTP/2 over mutual TLS.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,41 +17,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use super::FeedError;
+use super::address::{Control, IdentityError};
+use super::error::FeedError;
 use crate::net::tls::provider;
 use crate::state::identity::Identity;
 
-/// A control.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Control {
-    /// Its socket on this machine.
-    Socket(PathBuf),
-    /// `host:port` of its listener for edges of other machines.
-    Remote(String),
-}
-
-impl fmt::Display for Control {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(path) => write!(f, "{}", path.display()),
-            Self::Remote(address) => f.write_str(address),
-        }
-    }
-}
-
-/// Why there is no TLS towards a control.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// A certificate or key is not PEM, or not usable.
-    #[error("the identity of this edge is damaged ({0}): let it join anew")]
-    Damaged(String),
-    /// A control without a name.
-    #[error("`{0}` is not HOST:PORT")]
-    Address(String),
-}
-
 /// TLS with what is trusted, and with the certificate if there is one.
-pub fn tls(authorities_pem: &str, own: Option<&Identity>) -> Result<Arc<ClientConfig>, IdentityError> {
+pub(super) fn tls(authorities_pem: &str, own: Option<&Identity>) -> Result<Arc<ClientConfig>, IdentityError> {
     let damaged = |error: &dyn fmt::Display| IdentityError::Damaged(error.to_string());
     let mut roots = RootCertStore::empty();
     for authority in CertificateDer::pem_slice_iter(authorities_pem.as_bytes()) {

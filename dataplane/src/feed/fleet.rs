@@ -13,8 +13,9 @@ use rustls::ClientConfig;
 use serde::Serialize;
 use tokio::time::{Duration, sleep, timeout};
 
-use super::FeedError;
-use super::control::{self, Control};
+use super::address::{Control, IdentityError};
+use super::control;
+use super::error::FeedError;
 use crate::state::disk::Disk;
 use crate::state::identity::Identity;
 use crate::state::random;
@@ -94,7 +95,7 @@ async fn call(
     let calling = async {
         let request = http::Request::post(format!("https://{address}{path}"))
             .body(Full::new(Bytes::from(body)))
-            .map_err(|_| control::IdentityError::Address(address.to_owned()))?;
+            .map_err(|_| IdentityError::Address(address.to_owned()))?;
         let io = control::connect(&Control::Remote(address.to_owned()), Some(tls)).await?;
         let (answer, driving) = control::send(io, request).await?;
         let answer = Limited::new(answer, FLEET_BYTES_MAX).collect().await;
@@ -113,7 +114,7 @@ pub struct Member {
 
 impl Member {
     /// Whether the identity can be used is seen here.
-    pub fn new(identity: Identity) -> Result<Self, control::IdentityError> {
+    pub fn new(identity: Identity) -> Result<Self, IdentityError> {
         let tls = control::tls(&identity.authorities_pem, Some(&identity))?;
         Ok(Self { now: Arc::new(Mutex::new((identity, tls))) })
     }

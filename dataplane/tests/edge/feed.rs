@@ -98,7 +98,7 @@ fn start(dir: &Path) -> (Lab, mpsc::Receiver<Control>, Program) {
     let (_, none) = mpsc::channel(1);
     let program = lab.edge.tables.load().objects.program(lab.edge.generation());
     let feed = Feed {
-        controls: vec![ebbgate_edge::feed::control::Control::Socket(dir.join("edge.sock"))],
+        controls: vec![ebbgate_edge::feed::address::Control::Socket(dir.join("edge.sock"))],
         member: None,
         id: EdgeId::new(ksuid(1)),
         edge: lab.edge.clone(),
