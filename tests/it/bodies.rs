@@ -308,11 +308,8 @@ fn a_policy_knows_the_trailers_that_node_sends_over_both_versions() -> Result<()
             { "type": "custom-response", "config": { "body": "the sum is ${req.trailers['x-sum'][0]}" } },
         ] },
     ] });
-    let site = Site::new(&policy, "", |_| Reply {
-        status: 200,
-        content_type: "text/plain",
-        body: Vec::new(),
-    })?;
+    let site =
+        Site::new(&policy, "", |_| Reply { status: 200, content_type: "text/plain", body: Vec::new() })?;
     let port = site.lab.ports().https().to_string();
     let mut node = Command::new("node");
     node.args(["-e", TRAILING, "--", HOST, &port]).arg(site.lab.ingress_ca());

@@ -1,4 +1,4 @@
-//! Who belongs: tokens to join with, edges that have joined, and their certificates.
+//! Membership: tokens to join with, edges that have joined, and their certificates.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -72,7 +72,7 @@ pub async fn new_join(app: &App, name: &str) -> Result<(Token, UnixSecs), FleetE
     let join = EdgeJoin { name: name.to_owned(), hash: secret::hash(token.expose()), expires_at };
     let (mut txn, mut waiting) = (Txn::new().put(EdgeJoin::key(id), record::encode(&join)), 0);
     for item in app.store.range(Range::all(JOINS_PREFIX)).await?.items {
-        // What cannot be read is good for nobody.
+        // What cannot be read is good for no edge.
         match record::parse::<EdgeJoin>(&item) {
             Ok(join) if join.expires_at > now => waiting += 1,
             _ => txn = txn.delete(&item.key),

@@ -1,4 +1,4 @@
-//! The listener for edges of other machines: HTTP/2 over mutual TLS. Who has no certificate yet may join and no more.
+//! The listener for edges of other machines: HTTP/2 over mutual TLS. A peer without a certificate may join and no more.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -18,17 +18,17 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
+use super::tls::Time;
 use super::{Fleet, new_join, remove, serve};
 use crate::app::testing::Lab;
 use crate::authority::{Authority, Purpose, certificates, new_authority};
@@ -98,9 +98,11 @@ impl Server {
         path: &str,
         body: BoxBody<Bytes, Infallible>,
     ) -> Option<http::Response<hyper::body::Incoming>> {
-        let provider = Arc::new(default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.unwrap().dangerous().with_custom_certificate_verifier(Arc::new(Any));
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates(&self.lab.edge_authority_pem));
+        let time = Arc::new(Time(Arc::clone(&self.lab.app.clock)));
+        let builder = ClientConfig::builder_with_details(Arc::new(default_provider()), time);
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
         let mut config = match shown {
             None => builder.with_no_client_auth(),
             Some(Shown { certificate_pem, key_pem }) => {
@@ -177,7 +179,7 @@ async fn an_edge_that_joined_has_its_feed_and_a_new_certificate() {
 }
 
 #[tokio::test]
-async fn who_shows_nothing_or_something_foreign_has_no_feed() {
+async fn a_peer_with_nothing_or_something_foreign_has_no_feed() {
     let server = server().await;
     let (edge, shown) = server.joined().await;
     let app = &server.lab.app;
@@ -200,7 +202,7 @@ async fn who_shows_nothing_or_something_foreign_has_no_feed() {
     let forged = made(&app.issuer.edge, stranger(), app.now());
     assert_eq!(server.feed(Some(&forged), stranger()).await, Err(Some(StatusCode::FORBIDDEN)));
     assert_eq!(server.feed(Some(&shown), stranger()).await, Err(None));
-    assert!(server.lab.app.presence.edges().is_empty(), "nobody of them is listed");
+    assert!(server.lab.app.presence.edges().is_empty(), "none of them is listed");
 }
 
 #[tokio::test]
@@ -230,44 +232,5 @@ async fn a_feed_that_is_open_ends_when_its_edge_is_removed() {
     remove(&server.lab.app, edge).await.unwrap();
     while connected() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-}
-
-/// What is tested is whom the server takes.
-#[derive(Debug)]
-struct Any;
-
-impl ServerCertVerifier for Any {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn config(app: &App, host: &Host, authorities_pem: &str) -> Result<Se
 }
 
 /// The clock that certificates are judged by.
-struct Time(Arc<dyn Clock>);
+pub(super) struct Time(pub(super) Arc<dyn Clock>);
 
 impl TimeProvider for Time {
     fn current_time(&self) -> Option<UnixTime> {

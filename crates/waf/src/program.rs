@@ -31,7 +31,7 @@ pub(crate) struct Program {
 /// A rule; one with `chain` and those that follow it are one.
 #[derive(Default)]
 pub(crate) struct Rule {
-    /// None: a rule without a number, or one whose number is not of 32 bits.
+    /// None: a rule without a number of 32 bits.
     pub(crate) id: Option<u32>,
     pub(crate) tags: Vec<String>,
     pub(crate) links: Vec<Link>,

@@ -101,7 +101,7 @@ fn run(worker: &mut Worker, stage: &ftw::Stage) -> Outcome {
     for id in stage.spares.iter().filter(|id| matched.contains(id)) {
         let _ = write!(wrong, "{id} matches; ");
     }
-    // The rules only detect: a request that was judged reaches the server, whose answer is one of these.
+    // The rules only detect: a request that was judged reaches the server, which answers one of these.
     let may_be = |status: &u64| [200, 404, 405].contains(status) || (denied && *status == 403);
     if !stage.status.is_empty() && !stage.status.iter().any(may_be) {
         let _ = write!(wrong, "the request passes; ");

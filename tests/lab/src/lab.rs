@@ -19,7 +19,7 @@ use crate::process::{Daemon, Spec};
 use crate::wait;
 
 /// Seconds control or edge may take until they say that they are ready.
-pub const READY_SECS_MAX: u64 = 180;
+const READY_SECS_MAX: u64 = 180;
 /// Host part of reserved TCP addresses in a lab.
 pub const TCP_HOST: &str = "127.0.0.1";
 
@@ -202,7 +202,7 @@ impl Lab {
             .args(["--rate-limit", "0"])
             .args(&self.control_args);
         let mut daemon = spec.start(&self.log_dir())?;
-        self.wait_ready("control", &mut daemon)?;
+        wait_ready(&self.dir, "control", &mut daemon)?;
         self.control = Some(daemon);
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Lab {
             .args(&self.edge_args)
             .netns(self.edge_netns.as_deref());
         let mut daemon = spec.start(&self.log_dir())?;
-        self.wait_ready("edge", &mut daemon)?;
+        wait_ready(&self.dir, "edge", &mut daemon)?;
         self.edge = Some(daemon);
         Ok(())
     }
@@ -233,18 +233,6 @@ impl Lab {
     pub fn start(&mut self) -> Result<()> {
         self.start_control()?;
         self.start_edge()
-    }
-
-    /// Waits for `DIR/run/NAME.json` to carry the pid of the process just started.
-    fn wait_ready(&self, name: &str, daemon: &mut Daemon) -> Result<()> {
-        let path = self.dir.join("run").join(format!("{name}.json"));
-        let pid = u64::from(daemon.pid());
-        wait::until(Duration::from_secs(READY_SECS_MAX), &format!("{name} to be ready"), || {
-            daemon.check_alive()?;
-            let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
-            let value: Value = serde_json::from_str(&text).unwrap_or_default();
-            Ok((value.get("pid").and_then(Value::as_u64) == Some(pid)).then_some(()))
-        })
     }
 
     /// The running control.
@@ -299,6 +287,18 @@ impl Lab {
             "pids": { "control": pid(&self.control), "edge": pid(&self.edge) },
         }))
     }
+}
+
+/// Waits for `DIR/run/NAME.json` to carry the pid of the process just started.
+pub(crate) fn wait_ready(dir: &Path, name: &str, daemon: &mut Daemon) -> Result<()> {
+    let path = dir.join("run").join(format!("{name}.json"));
+    let pid = u64::from(daemon.pid());
+    wait::until(Duration::from_secs(READY_SECS_MAX), &format!("{name} to be ready"), || {
+        daemon.check_alive()?;
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        Ok((value.get("pid").and_then(Value::as_u64) == Some(pid)).then_some(()))
+    })
 }
 
 /// 127.0.0.1 with a port.

@@ -1,18 +1,17 @@
 //! An edge of another machine beside a lab's own: a directory and ports of its own, and nothing of control's but what the
 //! join string says.
 
+use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
-use std::{fs, net::SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::lab::{Lab, Programs, READY_SECS_MAX, local};
+use crate::lab::{Lab, Programs, local, wait_ready};
 use crate::ports::{Claim, Ports};
 use crate::process::{Daemon, Spec};
-use crate::wait;
 
 /// See the module.
 pub struct RemoteEdge {
@@ -60,13 +59,7 @@ impl RemoteEdge {
             .args(["--source-connections-max", "10000000"])
             .args(["--admin".into(), at(self.ports.edge_admin())])
             .start(&self.dir.join("log"))?;
-        let (note, pid) = (self.dir.join("run/edge.json"), u64::from(daemon.pid()));
-        wait::until(Duration::from_secs(READY_SECS_MAX), "the other edge to be ready", || {
-            daemon.check_alive()?;
-            let Ok(text) = fs::read_to_string(&note) else { return Ok(None) };
-            let value: Value = serde_json::from_str(&text).unwrap_or_default();
-            Ok((value.get("pid").and_then(Value::as_u64) == Some(pid)).then_some(()))
-        })?;
+        wait_ready(&self.dir, "edge", &mut daemon)?;
         self.daemon = Some(daemon);
         Ok(())
     }

@@ -2,16 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use crate::api::Api;
-use crate::lab::{Lab, Programs, READY_SECS_MAX, local};
+use crate::lab::{Lab, Programs, local, wait_ready};
 use crate::ports::{Claim, Ports};
 use crate::process::{Daemon, Spec};
-use crate::wait;
 
 /// What a second control needs of the first one's directory. docs/reliability.md names the same.
 const COPIED: [&str; 4] = ["secret.key", "operator.token", "store.json", "api-key"];
@@ -58,13 +55,7 @@ impl Replica {
             .args(["--admin".into(), local(self.ports.control_admin()).to_string()])
             .args(["--rate-limit", "0"])
             .start(&self.dir.join("log"))?;
-        let (note, pid) = (self.dir.join("run/control.json"), u64::from(daemon.pid()));
-        wait::until(Duration::from_secs(READY_SECS_MAX), "the replica to be ready", || {
-            daemon.check_alive()?;
-            let Ok(text) = fs::read_to_string(&note) else { return Ok(None) };
-            let value: Value = serde_json::from_str(&text).unwrap_or_default();
-            Ok((value.get("pid").and_then(Value::as_u64) == Some(pid)).then_some(()))
-        })?;
+        wait_ready(&self.dir, "control", &mut daemon)?;
         self.daemon = Some(daemon);
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::facts::Phase;
 use crate::trace::{Trace, Traced};
 use crate::verdict::Verdict;
 
-/// What is said of an explanation whose policy is not enforced.
+/// What is said of an explanation of a policy that is not enforced.
 const NOT_ENFORCED: &str =
     "not enforced: with `enforce: false` nothing of it is done, but a cloud endpoint's forward-internal";
 /// Most characters of a value in the text; the JSON has it whole.

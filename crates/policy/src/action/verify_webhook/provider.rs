@@ -319,7 +319,7 @@ pub(super) static PROVIDERS: &[(&str, Scheme)] = &[
     ("zoom", Scheme::Hmac(v0("x-zm-signature", "x-zm-request-timestamp"))),
 ];
 
-/// Published ids whose requests are not verified, each with the reason: a wrong judge is worse than none.
+/// Published ids of providers without verification, each with the reason: a wrong verdict is worse than none.
 pub(super) const UNSERVED: &[(&str, &str)] = &[
     (
         "hostedhooks",
