@@ -1,48 +1,62 @@
 //! One message through the Core Rule Set of Debian's package at paranoia level 1: the edge's question over a socket, the rules, the answer.
 //!
-//! Prints the median, the 99th percentile and the CPU time of a message of each kind. Rules run on one thread, as in `ebbgate-waf`.
+//! Rules run on one thread, as in `ebbgate-waf`. Without Debian's package nothing is measured.
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
 
+use criterion::{Criterion, criterion_group, criterion_main};
 use ebbgate_waf::protocol::{self, Answer, Greeting, Question};
 use ebbgate_waf::worker;
 
 const RULES: &str = "/usr/share/modsecurity-crs/owasp-crs.load";
-/// Messages of a kind.
-const MESSAGES: usize = 5_000;
+fn waf(criterion: &mut Criterion) {
+    if !Path::new(RULES).exists() {
+        eprintln!("no rules at {RULES}: apt-get install modsecurity-crs");
+        return;
+    }
+    // Read when they are first asked: a list of the benches needs none.
+    let mut rules = None;
+    let form = "name=Ada+Lovelace&visits=3&note=the+tide+comes+in+at+noon";
+    let attack = "q=<script>alert(1)</script>";
+    let members: Vec<String> =
+        (0..90).map(|n| format!("\"field{n}\": \"the tide comes in at noon {n}\"")).collect();
+    let json = format!("{{{}}}", members.join(", "));
+    let mut group = criterion.benchmark_group("waf");
+    for (name, target, kind, body) in [
+        ("get", "/patients?page=1&sort=name&q=tide+tables", "", ""),
+        ("form", "/visits", "application/x-www-form-urlencoded", form),
+        ("form-with-attack", "/visits", "application/x-www-form-urlencoded", attack),
+        ("json-4k", "/visits", "application/json", json.as_str()),
+    ] {
+        let question = question(target, kind, body);
+        group.bench_function(name, |bencher| {
+            let (socket, _) = rules.get_or_insert_with(start);
+            bencher.iter(|| judged(socket, &question, body.as_bytes()));
+        });
+    }
+    group.finish();
+    if let Some((socket, thread)) = rules {
+        drop(socket);
+        thread.join().expect("the thread of the rules ends");
+    }
+}
 
-fn main() {
+/// Reads the rules, and answers questions from then on.
+fn start() -> (UnixStream, JoinHandle<()>) {
     let (mut socket, mut theirs) = UnixStream::pair().expect("a pair of sockets");
-    let begun = Instant::now();
-    let rules = std::thread::spawn(move || {
+    let thread = std::thread::spawn(move || {
         let engine = worker::greet(&mut theirs, Path::new(RULES), || Ok(())).expect("the greeting is read");
         if let Some(engine) = engine {
             worker::answer(&mut theirs, &engine).expect("questions come");
         }
     });
     match protocol::read(&mut socket).expect("a greeting").expect("a greeting").0 {
-        Greeting::Ready(loaded) => println!("{} rules, read in {:.2?}", loaded.rules, begun.elapsed()),
-        Greeting::Refused(why) => panic!("{why}; apt-get install modsecurity-crs"),
+        Greeting::Ready(_) => (socket, thread),
+        Greeting::Refused(why) => panic!("{why}"),
     }
-    let form = "name=Ada+Lovelace&visits=3&note=the+tide+comes+in+at+noon";
-    let attack = "q=<script>alert(1)</script>";
-    let members: Vec<String> =
-        (0..90).map(|n| format!("\"field{n}\": \"the tide comes in at noon {n}\"")).collect();
-    let json = format!("{{{}}}", members.join(", "));
-    println!("| message | p50 | p99 | CPU |\n|---|---:|---:|---:|");
-    for (name, target, kind, body) in [
-        ("GET, three arguments", "/patients?page=1&sort=name&q=tide+tables", "", ""),
-        ("form of 57 bytes", "/visits", "application/x-www-form-urlencoded", form),
-        ("form with an attack", "/visits", "application/x-www-form-urlencoded", attack),
-        ("JSON of 4 KB", "/visits", "application/json", json.as_str()),
-    ] {
-        measure(&mut socket, name, &question(target, kind, body), body.as_bytes());
-    }
-    drop(socket);
-    rules.join().expect("the thread of the rules ends");
 }
 
 /// What a browser sends.
@@ -71,25 +85,11 @@ fn question(target: &str, kind: &str, body: &str) -> Question {
     }
 }
 
-fn measure(socket: &mut UnixStream, name: &str, question: &Question, body: &[u8]) {
-    let mut times = Vec::with_capacity(MESSAGES);
-    let before = cpu();
-    for _ in 0..MESSAGES {
-        let begun = Instant::now();
-        protocol::write(socket, question, body).expect("the question goes out");
-        let answer = protocol::read(socket).expect("an answer").expect("an answer").0;
-        assert!(matches!(answer, Answer::Judged(_)), "{answer:?}");
-        times.push(begun.elapsed());
-    }
-    let each = cpu().saturating_sub(before) / u32::try_from(MESSAGES).unwrap_or(u32::MAX);
-    times.sort_unstable();
-    let at = |percent: usize| times.get(MESSAGES * percent / 100).copied().unwrap_or_default();
-    let (p50, p99) = (at(50), at(99));
-    println!("| {name} | {p50:.0?} | {p99:.0?} | {each:.0?} |");
+fn judged(socket: &mut UnixStream, question: &Question, body: &[u8]) {
+    protocol::write(socket, question, body).expect("the question goes out");
+    let answer = protocol::read(socket).expect("an answer").expect("an answer").0;
+    assert!(matches!(answer, Answer::Judged(_)), "{answer:?}");
 }
 
-/// CPU time of this process, its rules and its questions.
-fn cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
-}
+criterion_group!(benches, waf);
+criterion_main!(benches);

@@ -17,6 +17,7 @@ pub mod bundle;
 pub mod check;
 pub mod clock;
 pub mod config;
+mod counts;
 pub mod csr;
 pub mod dir;
 pub mod disk;

@@ -21,9 +21,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use self::source::Sources;
-pub(crate) use self::source::source_of;
+pub(crate) use self::source::{SOURCE_CONNECTIONS_MAX, source_of};
 use self::writes::Writes;
+use crate::counts::Counts;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
@@ -59,7 +59,7 @@ pub async fn stopped(stop: &mut Stop) {
 /// Serves until told to stop, then lets requests under way finish.
 pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, mut stop: Stop) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let sources = Arc::new(Sources::default());
+    let sources = Counts::new(SOURCE_CONNECTIONS_MAX);
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
@@ -74,7 +74,7 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Rout
         match accepted {
             Ok((io, peer)) => {
                 // Closed at once: it must not keep others waiting.
-                let Some(counted) = sources.admit(peer.ip()) else { continue };
+                let Some(counted) = sources.admit(source_of(peer.ip())) else { continue };
                 let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
                 tasks.spawn(async move {
                     serve_accepted(io, Peer(peer), tls, router, stop).await;
@@ -147,7 +147,6 @@ async fn answer(
 
 #[cfg(test)]
 mod tests {
-    use super::source::SOURCE_CONNECTIONS_MAX;
     use super::writes::WRITE_SECS_MAX;
     use super::*;
     use axum::Extension;

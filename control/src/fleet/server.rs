@@ -1,7 +1,7 @@
 //! The listener for edges of other machines: HTTP/2 over mutual TLS. A peer without a certificate may join and no more.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -23,11 +23,15 @@ use tokio_rustls::TlsAcceptor;
 use super::membership::{self, FleetError};
 use super::tls::{self, FleetTlsError};
 use crate::App;
+use crate::counts::{Counted, Counts};
 use crate::error_chain::ErrorChain;
+use crate::listen::{SOURCE_CONNECTIONS_MAX, source_of};
 use crate::push::{Answer, Feeds, serve_http2};
 
-/// Connections served at once; a fleet has fewer edges.
-const CONNECTIONS_MAX: usize = 1024;
+/// Connections at once of peers that have not shown which edge they are; those of edges do not count here.
+const STRANGERS_MAX: usize = 1024;
+/// Connections of one edge at once: a feed, one that takes its place, and renewals.
+pub(super) const EDGE_CONNECTIONS_MAX: usize = 8;
 /// Seconds for a TLS handshake.
 const HANDSHAKE_SECS_MAX: u64 = 10;
 /// Seconds that a connection without a certificate may last: time to join.
@@ -44,6 +48,9 @@ pub struct Fleet {
     authorities_pem: String,
     feeds: Arc<Feeds>,
     acceptor: TlsAcceptor,
+    /// Connections of strangers, by their source.
+    sources: Arc<Counts<IpAddr>>,
+    edges: Arc<Counts<EdgeId>>,
 }
 
 impl Fleet {
@@ -55,24 +62,32 @@ impl Fleet {
         feeds: Arc<Feeds>,
     ) -> Result<Self, FleetTlsError> {
         let config = tls::config(&app, host, &authorities_pem)?;
-        Ok(Self { app, authorities_pem, feeds, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(Self {
+            app,
+            authorities_pem,
+            feeds,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            sources: Counts::new(SOURCE_CONNECTIONS_MAX),
+            edges: Counts::new(EDGE_CONNECTIONS_MAX),
+        })
     }
 }
 
+/// Its place among the connections of strangers.
+type Stranger = (OwnedSemaphorePermit, Counted<IpAddr>);
+
 /// Serves edges of other machines until dropped.
 pub async fn serve(listener: TcpListener, fleet: Arc<Fleet>) -> Infallible {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(STRANGERS_MAX));
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
         let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((io, peer)) => {
-                let fleet = Arc::clone(&fleet);
-                tasks.spawn(async move {
-                    serve_connection(io, peer, fleet).await;
-                    drop(permit);
-                });
+                // Closed at once: it must not keep others waiting.
+                let Some(counted) = fleet.sources.admit(source_of(peer.ip())) else { continue };
+                tasks.spawn(serve_connection(io, peer, Arc::clone(&fleet), (permit, counted)));
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting an edge failed");
@@ -82,7 +97,8 @@ pub async fn serve(listener: TcpListener, fleet: Arc<Fleet>) -> Infallible {
     }
 }
 
-async fn serve_connection(io: TcpStream, peer: SocketAddr, fleet: Arc<Fleet>) {
+/// Serves a connection, which counts among strangers until it shows which edge it is of.
+async fn serve_connection(io: TcpStream, peer: SocketAddr, fleet: Arc<Fleet>, stranger: Stranger) {
     let handshake = timeout(Duration::from_secs(HANDSHAKE_SECS_MAX), fleet.acceptor.accept(io)).await;
     let io = match handshake {
         Ok(Ok(io)) => io,
@@ -91,8 +107,7 @@ async fn serve_connection(io: TcpStream, peer: SocketAddr, fleet: Arc<Fleet>) {
     };
     let certificate = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let Some(certificate) = certificate else {
-        let stranger = Arc::clone(&fleet);
-        let serving = serve_http2(io, move |request| answer_stranger(Arc::clone(&stranger), request));
+        let serving = serve_http2(io, move |request| answer_stranger(Arc::clone(&fleet), request));
         // The end of its time is all that can be said of it.
         let _ = timeout(Duration::from_secs(STRANGER_SECS_MAX), serving).await;
         return;
@@ -100,6 +115,10 @@ async fn serve_connection(io: TcpStream, peer: SocketAddr, fleet: Arc<Fleet>) {
     let Some(edge) = tls::edge_of(certificate) else {
         return tracing::warn!(%peer, "an edge was refused: its certificate names no edge");
     };
+    let Some(_counted) = fleet.edges.admit(edge) else {
+        return tracing::warn!(%peer, %edge, "an edge was refused: it has {EDGE_CONNECTIONS_MAX} connections");
+    };
+    drop(stranger);
     let member = Arc::clone(&fleet);
     let serving = serve_http2(io, move |request| answer_edge(Arc::clone(&member), edge, request));
     tokio::select! {

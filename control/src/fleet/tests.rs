@@ -28,11 +28,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
+use super::server::EDGE_CONNECTIONS_MAX;
 use super::tls::Time;
 use super::{Fleet, new_join, remove, serve};
 use crate::app::testing::Lab;
 use crate::authority::{Authority, Purpose, certificates, new_authority};
 use crate::clock::UnixSecs;
+use crate::listen::SOURCE_CONNECTIONS_MAX;
 use crate::push::{Feeds, Published};
 
 /// A listener of a lab.
@@ -151,6 +153,36 @@ fn made(authority: &Authority, edge: EdgeId, at: UnixSecs) -> Shown {
     let key = KeyPair::generate().unwrap();
     let pair = authority.client(&edge.to_string(), &key.subject_public_key_info(), at).unwrap();
     Shown { certificate_pem: pair.certificate_pem, key_pem: key.serialize_pem() }
+}
+
+#[tokio::test]
+async fn an_edge_with_too_many_connections_is_refused_and_strangers_do_not_count_for_edges() {
+    let server = server().await;
+    let (edge, shown) = server.joined().await;
+    let mut kept = Vec::new();
+    let mut feed = async || {
+        let body = BodyExt::boxed(StreamBody::new(stream::pending()));
+        let response = server.send(Some(&shown), FEED_PATH, body).await?;
+        kept.push(response);
+        Some(())
+    };
+    let mut open = 0;
+    while feed().await.is_some() {
+        open += 1;
+        assert!(open <= EDGE_CONNECTIONS_MAX, "{open} connections of one edge");
+    }
+    assert_eq!(open, EDGE_CONNECTIONS_MAX);
+    assert_eq!(server.feed(Some(&shown), edge).await, Err(None));
+    // Another edge of the same address has its own; what one source has as a stranger is bounded too.
+    let (other, its) = server.joined().await;
+    let mut silent = Vec::new();
+    for _ in 0..=SOURCE_CONNECTIONS_MAX {
+        silent.push(TcpStream::connect(server.at).await.unwrap());
+    }
+    drop(silent);
+    while server.feed(Some(&its), other).await.is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
 
 fn key() -> (String, String) {
