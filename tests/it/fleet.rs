@@ -85,6 +85,9 @@ fn an_edge_of_another_machine_joins_serves_and_is_removed() -> Result<()> {
     assert_eq!(shown["connected"], true);
     assert!(shown["clock_ahead_secs"].as_i64().is_some_and(|secs| secs.abs() <= 30), "{shown}");
 
+    let renewed = || Ok(edge.log()?.contains("certificate towards control renewed").then_some(()));
+    soon("the edge to renew its certificate at its start", renewed)?;
+
     // Agents and visitors come to it as to any edge.
     let api = lab.api()?;
     let (_, token) = guide::authtoken(&api, 1)?;
