@@ -38,7 +38,7 @@ pub enum EdgeCommand {
         #[arg(long, default_value = "")]
         name: String,
         /// Where the edge reaches a control; repeat it for each. The one that runs here if left out
-        #[arg(long, value_name = "HOST:PORT")]
+        #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
         control: Vec<String>,
     },
     /// List edges: those that are connected, and those that have joined
@@ -57,9 +57,28 @@ pub enum EdgeCommand {
     },
 }
 
+/// `HOST:PORT` as it came, with an IPv6 address in brackets.
+fn host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').map(|(host, port)| (host.parse::<Host>(), port.parse::<u16>()));
+    match parts {
+        Some((Ok(_), Ok(1..))) => Ok(text.to_owned()),
+        _ => Err("write HOST:PORT, as in control.example.com:4484 or [2001:db8::1]:4484".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_control_is_named_by_host_and_port() {
+        for good in ["control.example.com:4484", "192.0.2.1:1", "[2001:db8::1]:4484"] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "control.example.com", "x:", "x:0", "x:65536", ":4484", "a:1,b:2", "https://x:1"] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn edges_need_a_name_that_leads_here() {

@@ -88,6 +88,10 @@ where
     if status == http::StatusCode::OK {
         return Ok((response.into_body(), task));
     }
+    if !status.is_client_error() {
+        // Another control may be better off.
+        return Err(FeedError::Status(status));
+    }
     let told = Limited::new(response.into_body(), FLEET_BYTES_MAX).collect().await;
     let refusal = told.ok().and_then(|told| serde_json::from_slice::<FleetRefusal>(&told.to_bytes()).ok());
     Err(match refusal {

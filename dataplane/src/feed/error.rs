@@ -37,7 +37,7 @@ pub enum FeedError {
     #[error("the feed broke: {0}")]
     Http(#[from] hyper::Error),
     /// A status other than 200.
-    #[error("control answered {0} to the feed")]
+    #[error("control answered {0}; its log says why")]
     Status(http::StatusCode),
     /// What control sent is no message.
     #[error("what control sent cannot be read: {0}")]
