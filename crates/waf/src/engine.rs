@@ -51,18 +51,7 @@ impl Engine {
 
     /// Whether a request can be judged.
     fn check(&self, path: &Path) -> Result<(), EngineError> {
-        let address = std::net::SocketAddr::from(([192, 0, 2, 1], 80));
-        let question = Question {
-            method: "GET".into(),
-            target: "/".into(),
-            version: "HTTP/1.1".into(),
-            headers: vec![("host".into(), "a.example".into())],
-            client: address,
-            server: address,
-            exclude: Vec::new(),
-            response: None,
-        };
-        let judged = self.judge(&question, b"");
+        let judged = self.judge(&question("GET", "/"), b"");
         judged.map(drop).map_err(|error| EngineError(format!("{}: {error}", path.display())))
     }
 
@@ -95,6 +84,21 @@ fn judgement(run: Run, scores: [&str; 2], name: &str) -> Result<Judgement, Engin
     Ok(Judgement { score, threshold, matched_rules })
 }
 
+/// A request for `a.example` that says nothing else.
+fn question(method: &str, target: &str) -> Question {
+    let address = std::net::SocketAddr::from(([192, 0, 2, 1], 80));
+    Question {
+        method: method.into(),
+        target: target.into(),
+        version: "HTTP/1.1".into(),
+        headers: vec![("host".into(), "a.example".into())],
+        client: address,
+        server: address,
+        exclude: Vec::new(),
+        response: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,20 +120,6 @@ SecRule RESPONSE_BODY "@contains leak" "id:951001,phase:4,block,severity:'ERROR'
 SecRuleRemoveByTag two
 "#;
 
-    fn question(target: &str) -> Question {
-        let address = std::net::SocketAddr::from(([192, 0, 2, 1], 80));
-        Question {
-            method: "POST".into(),
-            target: target.into(),
-            version: "HTTP/1.1".into(),
-            headers: vec![("host".into(), "a.example".into())],
-            client: address,
-            server: address,
-            exclude: Vec::new(),
-            response: None,
-        }
-    }
-
     fn engine(rules: &str) -> Result<Engine, EngineError> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("rules.conf");
@@ -141,26 +131,27 @@ SecRuleRemoveByTag two
     fn chains_captures_markers_controls_and_exclusions_do_what_they_say() {
         let engine = engine(RULES).unwrap();
         let score = |question: &Question, body: &str| engine.judge(question, body.as_bytes()).unwrap().score;
-        let found = engine.judge(&question("/?q=ABC"), b"").unwrap();
+        let found = engine.judge(&question("POST", "/?q=ABC"), b"").unwrap();
         assert_eq!((found.score, found.threshold, found.matched_rules.len()), (5, 5, 1));
         let rule = &found.matched_rules[0];
         assert_eq!(
             (rule.id, rule.message.as_str(), rule.data.as_str()),
             (942_001, "m b", "MATCHED_VARS:ARGS:q")
         );
-        assert_eq!(score(&question("/?q=abc&r=abc"), ""), 10, "each value adds to the score");
-        assert_eq!(score(&Question { exclude: vec![942_001], ..question("/?q=abc") }, ""), 0);
+        assert_eq!(score(&question("POST", "/?q=abc&r=abc"), ""), 10, "each value adds to the score");
+        assert_eq!(score(&Question { exclude: vec![942_001], ..question("POST", "/?q=abc") }, ""), 0);
         let off = ("x-off".to_owned(), "1".to_owned());
-        assert_eq!(score(&Question { headers: vec![off.clone()], ..question("/?q=abc") }, ""), 0);
-        assert_eq!(score(&Question { headers: vec![off], ..question("/?r=abc") }, ""), 5);
-        assert_eq!(score(&question("/"), "the tide"), 0, "its tag is taken away");
-        assert_eq!(score(&question("/?c=late"), ""), 4);
-        assert_eq!(score(&question("/?free=late"), ""), 0);
-        assert_eq!(score(&question("/?a=1&b=2&c=late"), ""), 0, "skipped");
-        assert_eq!(score(&question("/?b=%FF%00"), ""), 3, "bytes that are no text");
+        assert_eq!(score(&Question { headers: vec![off.clone()], ..question("POST", "/?q=abc") }, ""), 0);
+        assert_eq!(score(&Question { headers: vec![off], ..question("POST", "/?r=abc") }, ""), 5);
+        assert_eq!(score(&question("POST", "/"), "the tide"), 0, "its tag is taken away");
+        assert_eq!(score(&question("POST", "/?c=late"), ""), 4);
+        assert_eq!(score(&question("POST", "/?free=late"), ""), 0);
+        assert_eq!(score(&question("POST", "/?a=1&b=2&c=late"), ""), 0, "skipped");
+        assert_eq!(score(&question("POST", "/?b=%FF%00"), ""), 3, "bytes that are no text");
         let response = ResponseHead { status: 200, headers: Vec::new() };
-        let told =
-            engine.judge(&Question { response: Some(response), ..question("/?q=abc") }, b"a leak").unwrap();
+        let told = engine
+            .judge(&Question { response: Some(response), ..question("POST", "/?q=abc") }, b"a leak")
+            .unwrap();
         assert_eq!((told.score, told.threshold, told.matched_rules[0].id), (4, 4, 951_001));
     }
 

@@ -28,6 +28,13 @@ pub(crate) struct Found {
     pub(crate) error: Option<String>,
 }
 
+/// Pairs as `name=value`.
+#[cfg(test)]
+pub(crate) fn texts(pairs: &Pairs) -> Vec<String> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    pairs.iter().map(|(name, value)| format!("{}={}", text(name), text(value))).collect()
+}
+
 /// The arguments of a query or a form.
 pub(crate) fn arguments(text: &[u8]) -> Pairs {
     let decoded = |text: &[u8]| decode::url(text, false).unwrap_or_else(|| text.to_vec());

@@ -135,11 +135,7 @@ fn cookies_of(header: &[u8]) -> Pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn texts(pairs: &Pairs) -> Vec<String> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        pairs.iter().map(|(name, value)| format!("{}={}", text(name), text(value))).collect()
-    }
+    use crate::found::texts;
 
     #[test]
     fn a_head_is_taken_apart() {

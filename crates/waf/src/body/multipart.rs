@@ -144,12 +144,7 @@ fn quoted(text: &[u8], quote: u8) -> (Vec<u8>, &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::found::Pairs;
-
-    fn texts(pairs: &Pairs) -> Vec<String> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        pairs.iter().map(|(name, value)| format!("{}={}", text(name), text(value))).collect()
-    }
+    use crate::found::texts;
 
     #[test]
     fn fields_files_and_headers_come_out() {
