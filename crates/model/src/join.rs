@@ -81,7 +81,7 @@ impl JoinString {
         text
     }
 
-    /// The whole string. Show it once, log it never.
+    /// The string with its secret. Show it once and never log it.
     pub fn expose(&self) -> String {
         self.exposed(PREFIX)
     }
@@ -150,7 +150,7 @@ impl EdgeJoinString {
         self.0.authorities_pem()
     }
 
-    /// The whole string. Show it once, log it never.
+    /// The string with its secret. Show it once and never log it.
     pub fn expose(&self) -> String {
         self.0.exposed(EDGE_PREFIX)
     }

@@ -26,7 +26,7 @@ impl Token {
         format!("{ksuid}_{secret}").parse()
     }
 
-    /// The whole token. Show it once, log it never.
+    /// The token with its secret. Show it once and never log it.
     pub fn expose(&self) -> &str {
         &self.text
     }

@@ -129,7 +129,7 @@ pub(super) fn add_forwarded(headers: &mut HeaderMap, client: IpAddr, proto: &'st
     }
 }
 
-/// What a host outside is told of the visitor whose request a policy serves: the address alone.
+/// Tells a host outside the visitor's address, and nothing else of the visitor.
 pub(super) fn add_client(headers: &mut HeaderMap, client: IpAddr) {
     headers.insert(FORWARDED_FOR, address_value(client));
 }

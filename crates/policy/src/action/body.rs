@@ -46,7 +46,7 @@ pub(super) fn edits<'e>(
     Ok(extensions.get_or_insert_default::<Edits>())
 }
 
-/// Whether the phase's response has a whole body; then it is judged event by event, and its head says so.
+/// Has the rules judge each event of a response with all of its body. Its head then says nothing of the content.
 pub(crate) fn judge_events(cx: &mut Context, rules: Arc<dyn EventRules>) -> Result<(), (ErrorCode, String)> {
     let Some(mut response) = cx.response.take() else { return Ok(()) };
     let judged = if is_whole(cx, &response) {

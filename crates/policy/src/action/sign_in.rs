@@ -1,4 +1,4 @@
-//! `openid-connect` and `oauth`: a person who has signed in at an identity provider passes; others are sent there.
+//! `openid-connect` and `oauth`: they pass a person with a session, and send everybody else to the identity provider.
 //!
 //! This file reads the configuration. What becomes of a request is decided in `visit`, what a provider is asked in `ask`. The
 //! session is a sealed cookie, so that any edge can go on with it; nothing of it is kept here.

@@ -1,4 +1,4 @@
-//! Groups of variables as maps: `conn.tls` as a whole.
+//! Groups of variables as maps, such as `conn.tls`.
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +7,7 @@ use super::names::{self, VARIABLES};
 use crate::certificate::tls_json;
 use crate::facts::Context;
 
-/// A whole group as a map. Where a path is a value and a group, the group wins.
+/// The variables of a group as a map. Where a path names a value and a group, the group is taken.
 pub(super) fn group(path: &str, cx: &Context) -> Value {
     if path == "conn.tls" {
         return cx.conn.tls.as_ref().map_or_else(|| json!({}), |tls| tls_json(tls));

@@ -1,5 +1,5 @@
 //! Requests that policies make (`http-request`): each goes to an internal endpoint of the policy's account, through that
-//! endpoint's own policy, on behalf of the visitor whose request it serves; or to a host of the internet.
+//! endpoint's own policy, on behalf of the visitor that sent it; or to a host of the internet.
 //!
 //! They are bounded in depth and number by [`Dispatch::aside`], in time by the policy, in size here, and in how many of an
 //! account are on their way. One that is given up is dropped with everything behind it.

@@ -648,7 +648,7 @@ fn a_key_is_told_by_the_first_listed_member_that_the_token_has() {
     for (names, changes, expected) in cases {
         assert_eq!(judged(names.clone(), changes.clone(), &set), expected, "{names} {changes}");
     }
-    // A set whose thumbprints are no text has keys all the same.
+    // A set with thumbprints that are no text still has its keys.
     let mut odd = MINT.jwks();
     odd["keys"][0]["x5t"] = json!(7);
     assert_eq!(judged(json!(["kid"]), json!({}), &odd), "ok");

@@ -1,6 +1,6 @@
 //! Plivo, version 3: an HMAC-SHA256 of the URL, the sorted fields of the form, and a nonce.
 //!
-//! Version 2 signs neither fields nor query, so that whoever has seen one request could write others: it is no signature here.
+//! Version 2 signs neither fields nor query. A person with one signed request could write others, so version 2 is not taken.
 
 use std::collections::BTreeMap;
 
