@@ -54,7 +54,7 @@ pub(super) async fn introduce(edge: &Edge, socket: &mut Socket, entrance: &Entra
             Some(origin)
         }
         Err(refusal) => {
-            let Some(reason) = refusal.reason() else { return None };
+            let reason = refusal.reason()?;
             edge.metrics.proxy_headers_refused.get_or_create(&ReasonLabel { reason }).inc();
             let balancer = socket.peer();
             if edge.refusal_has_line(balancer.ip()) {

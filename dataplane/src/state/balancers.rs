@@ -93,7 +93,12 @@ impl FromStr for Trusted {
 
 /// The balancers' networks, by listener.
 #[derive(Debug, Clone, Default)]
-pub struct Balancers([Vec<Prefix>; 4]);
+pub struct Balancers {
+    http: Vec<Prefix>,
+    https: Vec<Prefix>,
+    connect: Vec<Prefix>,
+    tcp: Vec<Prefix>,
+}
 
 impl Balancers {
     /// Those of the flags. `shared`: agents come to the `https` listener.
@@ -105,9 +110,15 @@ impl Balancers {
                     "--connect has the address of --https: name its balancers as https=CIDR".to_owned()
                 );
             }
-            all.0[*listener as usize].extend(networks);
+            match listener {
+                Listener::Http => &mut all.http,
+                Listener::Https => &mut all.https,
+                Listener::Connect => &mut all.connect,
+                Listener::Tcp => &mut all.tcp,
+            }
+            .extend(networks);
         }
-        match all.0.iter().map(Vec::len).sum::<usize>() {
+        match Listener::ALL.into_iter().map(|listener| all.of(listener).len()).sum::<usize>() {
             0..=BALANCER_NETWORKS_MAX => Ok(all),
             found => Err(format!("{found} networks of balancers; the limit is {BALANCER_NETWORKS_MAX}")),
         }
@@ -129,7 +140,12 @@ impl Balancers {
     }
 
     fn of(&self, listener: Listener) -> &[Prefix] {
-        &self.0[listener as usize]
+        match listener {
+            Listener::Http => &self.http,
+            Listener::Https => &self.https,
+            Listener::Connect => &self.connect,
+            Listener::Tcp => &self.tcp,
+        }
     }
 }
 

@@ -314,9 +314,9 @@ mod tests {
         let tcp = [(20017, PortOwner::One(id(1))), (20018, PortOwner::Unserved), (443, PortOwner::Unserved)];
         let listening = Listening { tcp_behind_balancer: true, ..listening("0.0.0.0", &tcp) };
         let plan = plan(&program, &listening);
-        let why = Some(NotOffloadable::Balancer(20017));
-        assert_eq!(plan.endpoints[&id(1)], OffloadStatus { port: None, why });
-        assert!(why.unwrap().to_string().contains("--proxy-protocol-from"));
+        let why = NotOffloadable::Balancer(20017);
+        assert_eq!(plan.endpoints[&id(1)], OffloadStatus { port: None, why: Some(why) });
+        assert!(why.to_string().contains("--proxy-protocol-from"));
         // Neither the blocklist nor the rate of new connections judges the balancer there.
         let ports: Vec<u16> = plan.guarded.iter().map(|guarded| guarded.port).collect();
         assert_eq!(ports, [80, 443, 4443], "the fixed listeners, which have no balancer");
