@@ -8,6 +8,7 @@ mod draft;
 mod edit;
 mod endpoint;
 mod environment;
+mod health_check;
 mod read;
 mod source;
 mod token;
@@ -25,6 +26,7 @@ pub use draft::{
 pub use ebbgate_telemetry::LogFormat;
 pub use edit::{EditError, set_agent_key};
 pub use endpoint::ENDPOINTS_MAX;
+pub use health_check::{CheckKind, HealthCheck, HttpCheck};
 pub use read::Problem;
 pub use source::{CONFIG_BYTES_MAX, Source};
 pub use token::clean_token;

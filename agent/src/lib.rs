@@ -31,10 +31,12 @@
 
 pub mod address;
 pub mod backoff;
+pub mod checks;
 pub mod claims;
 pub mod config;
 pub mod dial;
 pub mod edge_dialer;
+pub mod health;
 pub mod links;
 pub mod network;
 pub mod path;

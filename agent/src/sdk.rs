@@ -11,6 +11,7 @@ use crate::config::{
 };
 use crate::dial::Dial;
 use crate::edge_dialer::{DialerError, EdgeDialer};
+use crate::health::Board;
 use crate::plan::{Key, Refusal, RetryPolicy};
 use crate::session::{
     self, Accepted, BACKLOG_MAX, BindError, Delivery, Event, Inbound, Observer, Settings, bind_request, hello,
@@ -117,6 +118,7 @@ impl SessionBuilder {
             heartbeat_interval: self.agent.heartbeat_interval,
             heartbeat_tolerance: self.agent.heartbeat_tolerance,
             remote_management: false,
+            health: Board::default(),
             random: session::system_random(),
             observer: Arc::new(move |event| {
                 let outcome = match &event {

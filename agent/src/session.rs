@@ -7,6 +7,7 @@ mod actor;
 mod connection;
 mod delivery;
 mod event;
+mod health;
 mod hello;
 mod inbound;
 mod links;
@@ -114,6 +115,13 @@ impl Actor {
 
     fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// Key, bind id and name of each endpoint that is served.
+    fn served(&self) -> impl Iterator<Item = (Key, &str, &str)> {
+        self.slots
+            .iter()
+            .filter_map(|(key, slot)| Some((*key, self.plan.bind_id(*key)?, slot.route.name.as_str())))
     }
 
     fn tell(&self, event: Event) {

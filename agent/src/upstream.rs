@@ -3,6 +3,7 @@
 //! Order on the way in: PROXY header off the stream, TLS ended here if so configured, upstream dialled, PROXY header on,
 //! TLS to the upstream if its address says so, bytes both ways. Knows nothing of sessions or of access control.
 
+mod check;
 mod dial;
 mod error;
 mod proxy_head;
@@ -17,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::address::Transport;
-use crate::config::{AppProtocol, EndpointConfig, UpstreamConfig};
+use crate::config::{AppProtocol, CheckKind, EndpointConfig, UpstreamConfig};
 use crate::relay::{Broken, relay, splice};
 use crate::session::Inbound;
 use crate::stream::{RawStream, Stream};
@@ -35,6 +36,8 @@ pub struct Upstream {
     config: UpstreamConfig,
     termination: Option<Terminator>,
     tls: Option<tls::UpstreamTls>,
+    /// TLS of checks, where visitors' connections have none.
+    check_tls: Option<tls::UpstreamTls>,
 }
 
 /// Why one connection was not delivered, or broke.
@@ -72,7 +75,14 @@ impl Upstream {
             Transport::Tcp => None,
             Transport::Tls => Some(tls::UpstreamTls::new(&config, http)?),
         };
-        Ok(Self { config, termination: endpoint.termination.clone(), tls })
+        let needs_tls = config.health_check.as_ref().is_some_and(|check| match &check.kind {
+            CheckKind::Tcp => false,
+            CheckKind::Http(http) => http.tls == Some(true),
+            CheckKind::Tls | CheckKind::Postgres => true,
+        });
+        let check_tls =
+            (needs_tls && tls.is_none()).then(|| tls::UpstreamTls::new(&config, false)).transpose()?;
+        Ok(Self { config, termination: endpoint.termination.clone(), tls, check_tls })
     }
 
     /// Delivers one connection; returns when it is over. The edge is told of failures by a reset.

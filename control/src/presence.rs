@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ebbgate_model::feed::{
-    AgentEndpointReport, CommandOutcome, EnforcementReport, SessionCommand, SessionReport,
+    AgentEndpointReport, CommandOutcome, EnforcementReport, HealthState, SessionCommand, SessionReport,
 };
 use ebbgate_model::{AccountId, EdgeId, EndpointId, TunnelSessionId};
 use tokio::sync::{mpsc, oneshot};
@@ -60,15 +60,31 @@ pub struct LiveEdge {
     pub clock_ahead_secs: Option<UnixSecs>,
 }
 
-/// A session that began or ended, as edges report it.
+/// A session that began, ended or has an endpoint that fares otherwise, as edges report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionChange {
     /// Identifier.
     pub id: TunnelSessionId,
     /// What its edge said last about it.
     pub report: Arc<SessionReport>,
-    /// Whether it began; else it ended.
-    pub began: bool,
+    /// What changed.
+    pub kind: SessionChangeKind,
+}
+
+/// What changed about a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionChangeKind {
+    /// It began.
+    Began,
+    /// It ended.
+    Ended,
+    /// New work comes to this endpoint of it now, or no longer does.
+    Health {
+        /// Which.
+        endpoint: EndpointId,
+        /// What was known of it before.
+        before: HealthState,
+    },
 }
 
 /// Why a command did not reach a session.
@@ -180,7 +196,7 @@ impl Presence {
                 Feed::Broken { since } => now.saturating_duration_since(since) < lease,
             };
             if !stays {
-                tell(told.as_ref(), std::mem::take(&mut entry.sessions), false);
+                tell(told.as_ref(), std::mem::take(&mut entry.sessions), SessionChangeKind::Ended);
             }
             stays
         });
@@ -315,20 +331,22 @@ impl Hold {
             sessions.into_iter().map(|(id, report)| (id, Arc::new(report))).collect();
         self.change_told(|entry, told| {
             let new = sessions.iter().filter(|(id, _)| !entry.sessions.contains_key(id));
-            tell(told, new.map(|(id, report)| (*id, report.clone())).collect(), true);
+            tell(told, new.map(|(id, report)| (*id, report.clone())).collect(), SessionChangeKind::Began);
+            for (id, report) in &sessions {
+                tell_health(told, *id, entry.sessions.get(id), report);
+            }
             let mut before = std::mem::replace(&mut entry.sessions, sessions.clone());
             before.retain(|id, _| !sessions.contains_key(id));
-            tell(told, before, false);
+            tell(told, before, SessionChangeKind::Ended);
         });
     }
 
     /// A session began or changed.
     pub fn session(&self, id: TunnelSessionId, report: SessionReport) {
         let report = Arc::new(report);
-        self.change_told(|entry, told| {
-            if entry.sessions.insert(id, report.clone()).is_none() {
-                tell(told, [(id, report)].into(), true);
-            }
+        self.change_told(|entry, told| match entry.sessions.insert(id, report.clone()) {
+            None => tell(told, [(id, report)].into(), SessionChangeKind::Began),
+            before => tell_health(told, id, before.as_ref(), &report),
         });
     }
 
@@ -336,7 +354,7 @@ impl Hold {
     pub fn session_ended(&self, id: TunnelSessionId) {
         self.change_told(|entry, told| {
             if let Some(report) = entry.sessions.remove(&id) {
-                tell(told, [(id, report)].into(), false);
+                tell(told, [(id, report)].into(), SessionChangeKind::Ended);
             }
         });
     }
@@ -386,13 +404,30 @@ impl Hold {
 fn tell(
     told: Option<&mpsc::Sender<SessionChange>>,
     sessions: BTreeMap<TunnelSessionId, Arc<SessionReport>>,
-    began: bool,
+    kind: SessionChangeKind,
 ) {
     let Some(told) = told else { return };
     for (id, report) in sessions {
         // Whoever listens is behind by as many as there is room for; agents are not kept waiting for that.
-        if told.try_send(SessionChange { id, report, began }).is_err() {
-            tracing::warn!(%id, began, "a session is not told in events: too many wait");
+        if told.try_send(SessionChange { id, report, kind }).is_err() {
+            tracing::warn!(%id, ?kind, "a session is not told in events: too many wait");
+        }
+    }
+}
+
+/// Tells each endpoint to which new work comes now and did not before, or the other way round.
+fn tell_health(
+    told: Option<&mpsc::Sender<SessionChange>>,
+    id: TunnelSessionId,
+    before: Option<&Arc<SessionReport>>,
+    now: &Arc<SessionReport>,
+) {
+    let Some(before) = before else { return };
+    for (endpoint, report) in &now.endpoints {
+        let state = before.endpoints.get(endpoint).map_or(HealthState::Unknown, |report| report.health.state);
+        if state.is_fit() != report.health.state.is_fit() {
+            let kind = SessionChangeKind::Health { endpoint: *endpoint, before: state };
+            tell(told, [(id, now.clone())].into(), kind);
         }
     }
 }
@@ -431,6 +466,7 @@ mod tests {
             forwards_to: String::new(),
             upstream_protocol: "http1".into(),
             upstream_refused: false,
+            health: ebbgate_model::feed::HealthReport::default(),
             traffic_policy: String::new(),
             created_at: 0,
         };
@@ -572,7 +608,7 @@ mod tests {
         let mut seen = || {
             let mut all = Vec::new();
             while let Ok(change) = told.try_recv() {
-                all.push((change.id, change.began));
+                all.push((change.id, change.kind == SessionChangeKind::Began));
             }
             all
         };
@@ -591,5 +627,37 @@ mod tests {
         drop(hold);
         presence.expire(Instant::now() + Duration::from_secs(LEASE_SECS));
         assert_eq!(seen(), [(session(3), false), (session(2), false)]);
+    }
+
+    #[test]
+    fn an_endpoint_that_gets_no_new_work_is_told_once_and_so_is_its_return() {
+        let presence = Presence::default();
+        let (told, mut changes) = mpsc::channel(8);
+        presence.tell(told);
+        let (hold, _commands) = presence.join(EdgeId::new(ksuid(1)), "1".into(), 0);
+        let with = |state| {
+            let mut report = report(1, 1);
+            for endpoint in report.endpoints.values_mut() {
+                endpoint.health.state = state;
+            }
+            report
+        };
+        hold.session(session(1), with(HealthState::Unknown));
+        assert_eq!(changes.try_recv().unwrap().kind, SessionChangeKind::Began);
+        for (state, expect) in [
+            (HealthState::Healthy, None),
+            (HealthState::Unhealthy, Some(HealthState::Healthy)),
+            (HealthState::Ejected, None),
+            (HealthState::Healthy, Some(HealthState::Ejected)),
+        ] {
+            hold.session(session(1), with(state));
+            let before = match changes.try_recv().map(|change| change.kind) {
+                Ok(SessionChangeKind::Health { before, .. }) => Some(before),
+                _ => None,
+            };
+            assert_eq!(before, expect, "{state:?}");
+        }
+        hold.replace_sessions(BTreeMap::from([(session(1), with(HealthState::Unreachable))]));
+        assert!(matches!(changes.try_recv().unwrap().kind, SessionChangeKind::Health { .. }));
     }
 }

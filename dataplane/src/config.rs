@@ -15,6 +15,7 @@ use crate::net::ring::Form;
 use crate::state::balancers::Trusted;
 use crate::state::edge::Waits;
 use crate::state::waf::WafSettings;
+use crate::tunnel::health::OutlierLimits;
 use crate::xdp::interfaces::Interfaces;
 use crate::xdp::maps::Rates;
 use crate::xdp::{self, Mode, Settings};
@@ -109,6 +110,21 @@ pub struct Config {
     /// addresses). Such a peer must send one, and its client's address counts from then on. May be repeated.
     #[arg(long, value_name = "LISTENER=CIDR,...")]
     pub proxy_protocol_from: Vec<Trusted>,
+    /// Ejects a member of a pool after so many answers of 500 and above in a row; 0: after none.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub outlier_consecutive_5xx: u32,
+    /// Ejects a member of a pool after so many answers of 502, 503 or 504, or none, in a row; 0: after none.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub outlier_consecutive_gateway_failures: u32,
+    /// Seconds of a first ejection; the n-th in a row lasts n times as long, up to ten times.
+    #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub outlier_ejection_secs: u64,
+    /// Percent of a pool's members that may be ejected at a time; one of several may always be.
+    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub outlier_max_ejected_percent: u8,
+    /// Seconds in which a member of a pool that is new, or was out of it, comes to its whole share; 0: at once.
+    #[arg(long, value_name = "SECS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub slow_start_secs: u64,
     /// Seconds a TCP or TLS connection may carry nothing before it is closed.
     #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     pub relay_idle_secs: u64,
@@ -345,6 +361,17 @@ impl Config {
         })
     }
 
+    /// When endpoints are ejected for errors, and how slowly they come back.
+    pub fn outliers(&self) -> OutlierLimits {
+        OutlierLimits {
+            consecutive_5xx: self.outlier_consecutive_5xx,
+            consecutive_gateway_failures: self.outlier_consecutive_gateway_failures,
+            ejection: Duration::from_secs(self.outlier_ejection_secs),
+            ejected_percent_max: self.outlier_max_ejected_percent,
+            slow_start: Duration::from_secs(self.slow_start_secs),
+        }
+    }
+
     /// Waits that connections are bound by.
     pub fn waits(&self) -> Waits {
         Waits { relay_idle_secs: self.relay_idle_secs, half_closed_secs: self.half_closed_secs }
@@ -405,6 +432,7 @@ mod tests {
         let quic = |text: &str| parse(&["--quic", text]).unwrap().quic.unwrap().address(connect);
         assert_eq!((quic("on"), quic("off"), config.quic), (Some(connect), None, None));
         assert_eq!(quic("[::]:4443"), Some("[::]:4443".parse().unwrap()));
+        assert_eq!(config.outliers(), OutlierLimits::default(), "nothing is ejected unless it is asked for");
         let beside = Path::new("/usr/bin");
         assert!(config.waf(beside).is_none());
         let waf = parse(&["--waf-rules", "/r"]).unwrap().waf(beside).unwrap();
@@ -419,6 +447,8 @@ mod tests {
             ["--shards", "0"],
             ["--relay-idle-secs", "0"],
             ["--admin", "x"],
+            ["--outlier-ejection-secs", "0"],
+            ["--outlier-max-ejected-percent", "101"],
             ["--waf-workers", "0"],
             ["--waf-timeout-ms", "9"],
             ["--proxy-protocol-from", "0.0.0.0/0"],

@@ -223,6 +223,7 @@ fn parts(config: &Config, saved: &Saved, shared: bool) -> Result<Parts> {
     let (mut edge, events) =
         Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
     edge.visitors = visitors(config, saved)?;
+    edge.outliers = config.outliers();
     edge.balancers = Balancers::new(&config.proxy_protocol_from, shared)
         .map_err(anyhow::Error::msg)
         .context("--proxy-protocol-from")?;

@@ -105,6 +105,7 @@ impl EndpointArguments {
             proxy_protocol: self.upstream_proxy_protocol,
             tls_verify: self.upstream_tls_verify.then_some(true),
             tls_verify_cas: self.upstream_tls_verify_cas,
+            health_check: None,
         };
         Adhoc { draft, policy_file: self.traffic_policy_file, session: self.session }
     }

@@ -157,6 +157,8 @@ impl Reporter {
             Event::EndpointStopped { name, refusal } => {
                 tracing::error!(name, reason = %refusal, "endpoint stopped");
             }
+            Event::EndpointHealth { name, healthy: true, .. } => tracing::info!(name, "endpoint healthy"),
+            Event::EndpointHealth { name, reason, .. } => tracing::warn!(name, reason, "endpoint unhealthy"),
             Event::DeliveryFailed { name, reason } => tracing::warn!(name, reason, "connection failed"),
             Event::VisitorGone { name, reason } => tracing::debug!(name, reason, "visitor gone"),
             Event::StopRequested => tracing::warn!("stop requested"),
@@ -182,6 +184,8 @@ impl Reporter {
                 format!("Refused      {name}: {refusal}{}", retry.unwrap_or_default())
             }
             Event::EndpointStopped { name, refusal } => format!("Stopped      {name}: {refusal}"),
+            Event::EndpointHealth { name, healthy: true, .. } => format!("Healthy      {name}"),
+            Event::EndpointHealth { name, reason, .. } => format!("Unhealthy    {name}: {reason}"),
             Event::DeliveryFailed { name, reason } => format!("Failed       {name}: {reason}"),
             Event::Carrier { way, reason } => format!("Carrier      {way}: {reason}"),
             Event::StopRequested => "Session      asked to stop by the edge".to_owned(),

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ebbgate::checks;
 use ebbgate::config::Config;
 use ebbgate::edge_dialer::EdgeDialer;
+use ebbgate::health::Board;
 use ebbgate::plan::RetryPolicy;
-use ebbgate::session::{Delivery, Session, Settings, bind_request, hello, system_random};
+use ebbgate::session::{Delivery, Observer, Session, Settings, bind_request, hello, system_random};
 use ebbgate::upstream::Upstream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::env::Failure;
 use super::logging;
@@ -64,14 +67,23 @@ async fn serve(
     let names: BTreeMap<_, _> =
         config.endpoints.iter().map(|e| (e.name.clone(), e.upstream.address.to_string())).collect();
     let reporter = Reporter::new(mode, console, names, to_verdict);
+    let (observer, random): (Observer, _) = (Arc::new(move |event| reporter.hear(&event)), system_random());
+    let board = Board::default();
+    // They end with this run, and with nothing before.
+    let mut checks = JoinSet::new();
+    for (endpoint, upstream) in config.endpoints.iter().zip(&upstreams) {
+        let (name, upstream, board) = (endpoint.name.clone(), Arc::clone(upstream), board.clone());
+        checks.spawn(checks::watch(name, upstream, board, random.clone(), observer.clone()));
+    }
     let session = Session::start(Settings {
         dialer: Arc::new(dialer),
         hello: hello(&config.agent, &hostname(), service),
         heartbeat_interval: config.agent.heartbeat_interval,
         heartbeat_tolerance: config.agent.heartbeat_tolerance,
         remote_management: config.agent.remote_management,
-        random: system_random(),
-        observer: Arc::new(move |event| reporter.hear(&event)),
+        health: board,
+        random,
+        observer,
     });
     for (endpoint, upstream) in config.endpoints.iter().zip(upstreams) {
         let (session, name, bind) = (session.clone(), endpoint.name.clone(), bind_request(endpoint));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ebbgate_model::{Binding, EndpointUrl, Scheme};
 
 use super::Secret;
+use super::health_check::HealthCheck;
 use crate::address::{Transport, UpstreamAddress};
 use crate::terminate::Terminator;
 use crate::trust::Trust;
@@ -110,6 +111,8 @@ pub struct EndpointDraft {
     pub tls_verify: Option<bool>,
     /// Roots to verify it with: `host` or a path.
     pub tls_verify_cas: String,
+    /// How the upstream is checked.
+    pub health_check: Option<HealthCheck>,
 }
 
 /// Where and how an endpoint's traffic is delivered.
@@ -123,6 +126,8 @@ pub struct UpstreamConfig {
     pub proxy_protocol: Option<u8>,
     /// Roots for the upstream's certificate; none: not verified, as the surface has it.
     pub verify: Option<Trust>,
+    /// How it is checked; none: it is not.
+    pub health_check: Option<HealthCheck>,
 }
 
 /// A checked endpoint.
@@ -185,6 +190,11 @@ impl EndpointDraft {
             }
             None => None,
         };
+        let is_http_check = self.health_check.as_ref().is_some_and(|check| check.kind.name() == "http");
+        if is_http_check && self.protocol == "http2" {
+            let advice = "the check speaks HTTP/1.1 and the upstream HTTP/2; write `tcp` or `tls`";
+            refuse("health_check.type", advice.into());
+        }
         let upstream = self.check_upstream(scheme).map_err(|found| defects.extend(found)).ok();
         if let Some(binding) = binding {
             defects.extend(self.check_policy(scheme, binding));
@@ -274,7 +284,8 @@ impl EndpointDraft {
                 );
             }
             Ok(address) if defects.is_empty() => {
-                return Ok(UpstreamConfig { address, protocol, proxy_protocol, verify });
+                let health_check = self.health_check.clone();
+                return Ok(UpstreamConfig { address, protocol, proxy_protocol, verify, health_check });
             }
             Ok(_) => {}
         }

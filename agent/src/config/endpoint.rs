@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::Secret;
 use super::draft::{Defect, EndpointConfig, EndpointDraft, PolicyText, TerminationPem};
+use super::health_check;
 use super::read::{Field, Findings, Problem, Table, beside};
 use super::source::{CONFIG_BYTES_MAX, Source};
 use super::tree::{Node, Place, Value};
@@ -88,6 +89,9 @@ fn read_one(item: Field, source: &Source<'_>, found: &mut Findings) -> Option<En
     draft.policy = read_policy(&mut table, source, found);
     if let Some(inner) = table.take("agent_tls_termination").and_then(|field| field.table(found)) {
         draft.termination = read_termination(inner, source, found);
+    }
+    if let Some(field) = table.take("health_check") {
+        draft.health_check = health_check::read(field, found);
     }
     match table.take("upstream") {
         Some(field) => read_upstream(field, &mut draft, found),

@@ -482,3 +482,67 @@ fn agent_tls_termination() {
     let policy = "\ntraffic_policy: {on_tcp_connect: [{actions: [{type: terminate-tls}]}]}";
     bad(&format!("{lines}{policy}"), "exclude each other");
 }
+
+/// A file with one endpoint that is checked so.
+fn checked(protocol: &str, check: &str) -> String {
+    format!(
+        "version: 3\nendpoints:\n  - name: a\n    url: https://a.internal\n    upstream: {{url: 8080{protocol}}}\n    \
+         health_check: {check}\n"
+    )
+}
+
+#[test]
+fn a_health_check_is_read_with_its_defaults() {
+    use std::time::Duration;
+    let read = |check: &str| {
+        let config =
+            load(&[&checked("", check)], &[], &[]).unwrap_or_else(|error| panic!("{check}: {error}"));
+        config.endpoints[0].upstream.health_check.clone().unwrap()
+    };
+    let tcp = read("{type: tcp}");
+    let seconds = |n: f64| Duration::from_secs_f64(n);
+    assert_eq!((tcp.kind.name(), tcp.rise, tcp.fall), ("tcp", 2, 3));
+    assert_eq!((tcp.interval, tcp.timeout, tcp.jitter), (seconds(10.0), seconds(2.0), seconds(1.0)));
+    let all = "{type: http, path: '/healthz?deep=1', host: 'app.test:80', status: 200-204, tls: true, interval: 500ms, \
+               timeout: 1m, rise: 1, fall: 100, jitter: 0}";
+    let http = read(all);
+    let kind = HttpCheck {
+        path: "/healthz?deep=1".into(),
+        host: Some("app.test:80".into()),
+        status: 200..=204,
+        tls: Some(true),
+    };
+    assert_eq!(http.kind, CheckKind::Http(kind));
+    assert_eq!((http.interval, http.jitter), (seconds(0.5), Duration::ZERO));
+    let CheckKind::Http(kind) = read("{type: http, status: 204}").kind else { panic!("not HTTP") };
+    assert_eq!((kind.path.as_str(), kind.host, kind.status, kind.tls), ("/", None, 204..=204, None));
+    assert_eq!(read("{type: postgres}").kind, CheckKind::Postgres);
+    assert!(load(&[SEED_CLINIC], &[], &[]).unwrap().endpoints[0].upstream.health_check.is_none());
+}
+
+#[test]
+fn slips_in_a_health_check_name_their_place() {
+    for (check, expect) in [
+        ("{path: /}", "dir/a.yml:6:19: endpoints[0].health_check.type: missing; write `tcp`"),
+        ("{type: ping}", "dir/a.yml:6:26: endpoints[0].health_check.type: `ping` is not one of"),
+        ("{type: tcp, path: /x}", "only a check of type `http` has it"),
+        ("{type: http, path: x}", "`x` is not a path"),
+        ("{type: http, path: '/a b'}", "is not a path"),
+        ("{type: http, host: \"a\\r\\nx: y\"}", "is not a host"),
+        ("{type: http, status: 99}", "`99` is no status"),
+        ("{type: http, status: 300-200}", "is no status"),
+        ("{type: tcp, interval: 10}", "is not a duration"),
+        ("{type: tcp, interval: 50ms}", "write a duration from 100ms to 3600s"),
+        ("{type: tcp, timeout: 2m}", "write a duration from 10ms to 60s"),
+        ("{type: tcp, interval: 1s, jitter: 2s}", "write a duration from 0s to 1s"),
+        ("{type: tcp, rise: 0}", "write a number from 1 to 100"),
+        ("{type: tcp, fall: many}", "write a number from 1 to 100"),
+        ("{type: tcp, expected_status: 200}", "it is called `status`"),
+        ("{type: tcp, intervall: 1s}", "did you mean `interval`?"),
+        ("often", "expected a mapping"),
+    ] {
+        refused(&checked("", check), &[expect]);
+    }
+    refused(&checked(", protocol: http2", "{type: http}"), &["the check speaks HTTP/1.1"]);
+    assert!(load(&[&checked(", protocol: http2", "{type: tcp}")], &[], &[]).is_ok());
+}

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::actor::{Actor, Command, Flow};
 use super::delivery::{SessionEvent, StreamDispatcher};
 use super::event::Event;
+use super::health::Telling;
 use super::links::{self, Book, Kind};
 use super::purpose::{Purpose, read_purpose};
 use crate::dial::{DialError, Dialled};
@@ -57,6 +58,7 @@ struct Tasks {
     dispatcher: StreamDispatcher,
     events: mpsc::Receiver<SessionEvent>,
     binds: JoinSet<(Key, Answer)>,
+    health: Telling,
     unbinds: JoinSet<()>,
     /// Streams that come beside the session, while there are any.
     beside: Option<Box<dyn Streams>>,
@@ -195,6 +197,7 @@ impl Actor {
             links: None,
             raw_links: None,
             binds: JoinSet::new(),
+            health: Telling::new(self.settings.health.read()),
             unbinds: JoinSet::new(),
             beside,
             heartbeat,
@@ -212,6 +215,7 @@ impl Actor {
                 self.routes.binding(key, &bind.id);
                 tasks.binds.spawn(ask_bind(tasks.session.clone(), key, bind));
             }
+            tasks.health.begin(&tasks.session, self.served());
             let due = self.plan.next_due().map(|due| self.start + due);
             let gone = self.footing.gone_at().map(|at| self.start + at);
             tokio::select! {
@@ -237,6 +241,7 @@ impl Actor {
                         Err(_) => {}
                     }
                 }
+                () = tasks.health.changed() => {}
                 Some(round_trip) = next_probe(&mut tasks.probing) => self.probed(tasks, round_trip),
                 Some(Ok(attached)) = tasks.attaching.join_next() => self.attached(tasks, attached),
                 Some(round_trip) = tasks.latency.recv() => self.tell(Event::Latency(round_trip)),
@@ -389,6 +394,7 @@ impl Actor {
             |actor: &Self| actor.slots.get(&key).map(|slot| slot.route.name.clone()).unwrap_or_default();
         match outcome {
             BindOutcome::Online(url) => {
+                tasks.health.bound();
                 if let (Some(slot), Some(id)) = (self.slots.get(&key), self.plan.bind_id(key)) {
                     self.routes.publish(id, key, &slot.route);
                 }

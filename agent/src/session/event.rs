@@ -91,6 +91,15 @@ pub enum Event {
         /// Why.
         refusal: Refusal,
     },
+    /// The upstream of an endpoint passes its checks now, or no longer does.
+    EndpointHealth {
+        /// The endpoint's name.
+        name: String,
+        /// Whether new work may come.
+        healthy: bool,
+        /// Why not; empty when healthy.
+        reason: String,
+    },
     /// A connection was not delivered, or its upstream broke off.
     DeliveryFailed {
         /// The endpoint's name.

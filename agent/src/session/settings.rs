@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::event::Observer;
 use crate::dial::Dial;
+use crate::health::Board;
 
 /// Random numbers, for jitter.
 pub type Random = Arc<dyn Fn() -> u32 + Send + Sync>;
@@ -21,6 +22,8 @@ pub struct Settings {
     pub heartbeat_tolerance: Duration,
     /// Whether the edge may stop this agent.
     pub remote_management: bool,
+    /// What checks of upstreams come to, by the endpoints' names.
+    pub health: Board,
     /// Random numbers, for jitter.
     pub random: Random,
     /// Receives the session's events.

@@ -2,6 +2,7 @@
 
 mod address;
 mod edge;
+mod health;
 mod links;
 mod network;
 mod sdk;
@@ -123,6 +124,7 @@ fn settings(dialer: Arc<dyn Dial>) -> (Settings, Events) {
     let settings = Settings {
         dialer,
         hello: AuthExtra { authtoken: Secret::new("token"), ..AuthExtra::default() },
+        health: crate::health::Board::default(),
         heartbeat_interval: Duration::from_secs(10),
         heartbeat_tolerance: Duration::from_secs(15),
         remote_management: true,

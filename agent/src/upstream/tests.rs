@@ -45,7 +45,7 @@ async fn visit(upstream: Upstream) -> (Visitor, JoinHandle<Result<(), DeliveryEr
     (visitor, delivery, edge)
 }
 
-fn draft(scheme: Scheme, upstream: &str) -> EndpointDraft {
+pub(super) fn draft(scheme: Scheme, upstream: &str) -> EndpointDraft {
     let url = match scheme {
         Scheme::Tcp => "tcp://x.internal:1".to_owned(),
         other => format!("{other}://x.internal"),
@@ -53,7 +53,7 @@ fn draft(scheme: Scheme, upstream: &str) -> EndpointDraft {
     EndpointDraft { name: "x".into(), url, upstream_url: upstream.into(), ..EndpointDraft::default() }
 }
 
-fn upstream(draft: EndpointDraft) -> Upstream {
+pub(super) fn upstream(draft: EndpointDraft) -> Upstream {
     Upstream::new(&draft.check().unwrap().0).unwrap()
 }
 
@@ -67,12 +67,12 @@ async fn closed_port() -> String {
     listener().await.1
 }
 
-struct Authority {
+pub(super) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
@@ -89,7 +89,7 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    fn acceptor(&self, name: &str, alpn: &[&str]) -> TlsAcceptor {
+    pub(super) fn acceptor(&self, name: &str, alpn: &[&str]) -> TlsAcceptor {
         let (chain, key) = self.leaf(name);
         let mut config = ServerConfig::builder_with_provider(trust_provider())
             .with_safe_default_protocol_versions()

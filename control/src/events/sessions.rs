@@ -1,15 +1,17 @@
-//! Sessions of agents as events: `agent_session_start.v0` and `agent_session_stop.v0`.
+//! Sessions of agents as events: `agent_session_start.v0` and `agent_session_stop.v0`, and how their endpoints fare:
+//! `endpoint_health_changed.v0`.
 
-use ebbgate_model::EventId;
+use ebbgate_model::feed::HealthState;
+use ebbgate_model::{EndpointId, EventId};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::envelope::Event;
-use super::types::{SESSION_START, SESSION_STOP};
+use super::types::{HEALTH, SESSION_START, SESSION_STOP};
 use crate::App;
 use crate::api::timestamp;
 use crate::clock::UnixSecs;
-use crate::presence::SessionChange;
+use crate::presence::{SessionChange, SessionChangeKind};
 
 /// Sessions that wait to be told.
 const WAITING_MAX: usize = 4_096;
@@ -22,7 +24,7 @@ pub(super) async fn run(app: App) {
     let since = app.now() - SKEW_SECS;
     app.presence.tell(told);
     while let Some(change) = changes.recv().await {
-        if !change.began || change.report.started_at >= since {
+        if change.kind != SessionChangeKind::Began || change.report.started_at >= since {
             let event = event(&app, &change);
             app.events.deliver(vec![event]).await;
         }
@@ -31,12 +33,29 @@ pub(super) async fn run(app: App) {
 
 fn event(app: &App, change: &SessionChange) -> Event {
     let now = app.now();
-    let kind = if change.began { SESSION_START } else { SESSION_STOP };
-    let object = object(change, &app.installation.region, now);
+    let region = &app.installation.region;
+    let (kind, object) = match change.kind {
+        SessionChangeKind::Began => (SESSION_START, object(change, region, None)),
+        SessionChangeKind::Ended => (SESSION_STOP, object(change, region, Some(now))),
+        SessionChangeKind::Health { endpoint, before } => (HEALTH, health(change, endpoint, before)),
+    };
     Event::new(EventId::new(app.ksuid()), kind, now, Some(change.report.account), &object)
 }
 
-fn object(change: &SessionChange, region: &str, now: UnixSecs) -> Value {
+fn health(change: &SessionChange, id: EndpointId, before: HealthState) -> Value {
+    let endpoint = change.report.endpoints.get(&id);
+    let health = endpoint.map(|endpoint| endpoint.health.clone()).unwrap_or_default();
+    json!({
+        "endpoint": {"id": id, "url": endpoint.map(|endpoint| &endpoint.url)},
+        "session": {"id": change.id},
+        "state": health.state.as_str(),
+        "state_before": before.as_str(),
+        "reason": health.reason,
+        "check": health.check,
+    })
+}
+
+fn object(change: &SessionChange, region: &str, stopped: Option<UnixSecs>) -> Value {
     let report = &change.report;
     json!({
         "session": {"id": change.id},
@@ -52,7 +71,69 @@ fn object(change: &SessionChange, region: &str, now: UnixSecs) -> Value {
         "transport": report.transport,
         "started_at": timestamp(report.started_at),
         "expires_at": null,
-        "stopped_at": (!change.began).then(|| timestamp(now)),
+        "stopped_at": stopped.map(timestamp),
         "error": null,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebbgate_model::Ksuid;
+    use ebbgate_model::feed::{AgentEndpointReport, CommandRefusals, HealthReport, SessionReport};
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_change_of_health_names_the_endpoint_and_why() {
+        let ksuid = Ksuid::new(1_700_000_000, [1; 16]);
+        let id = EndpointId::new(ksuid);
+        let endpoint = AgentEndpointReport {
+            url: "https://a.internal".parse().unwrap(),
+            binding: ebbgate_model::Binding::Internal,
+            name: String::new(),
+            description: String::new(),
+            metadata: String::new(),
+            pooling_enabled: true,
+            forwards_to: String::new(),
+            upstream_protocol: "http1".into(),
+            traffic_policy: String::new(),
+            created_at: 0,
+            upstream_refused: false,
+            health: HealthReport {
+                state: HealthState::Unhealthy,
+                since: 7,
+                reason: "answered 503".into(),
+                check: "http".into(),
+            },
+        };
+        let report = SessionReport {
+            account: ebbgate_model::AccountId::new(ksuid),
+            credential: ebbgate_model::CredentialId::new(ksuid),
+            agent_version: String::new(),
+            user_agent: String::new(),
+            os: String::new(),
+            ip: String::new(),
+            metadata: String::new(),
+            started_at: 0,
+            transport: String::new(),
+            refusals: CommandRefusals::default(),
+            endpoints: BTreeMap::from([(id, endpoint)]),
+        };
+        let kind = SessionChangeKind::Health { endpoint: id, before: HealthState::Healthy };
+        let session = ebbgate_model::TunnelSessionId::new(ksuid);
+        let change = SessionChange { id: session, report: Arc::new(report), kind };
+        let told = health(&change, id, HealthState::Healthy);
+        assert_eq!(
+            told,
+            json!({
+                "endpoint": {"id": id, "url": "https://a.internal:443"},
+                "session": {"id": session},
+                "state": "unhealthy",
+                "state_before": "healthy",
+                "reason": "answered 503",
+                "check": "http",
+            })
+        );
+    }
 }

@@ -50,6 +50,8 @@ pub const TCP: &str = "tcp_connection_closed.v0";
 pub const SESSION_START: &str = "agent_session_start.v0";
 /// An agent's session ended.
 pub const SESSION_STOP: &str = "agent_session_stop.v0";
+/// New work comes to an agent's endpoint again, or no longer does.
+pub const HEALTH: &str = "endpoint_health_changed.v0";
 /// Events were dropped before they could be delivered.
 pub const LOST: &str = "events_lost.v0";
 /// Sent to try a destination.
@@ -62,7 +64,7 @@ pub const OPERATIONS: [&str; 2] = ["operation_started.v0", "operation_ended.v0"]
 
 /// Whether a subscription may name a type.
 pub fn is_known(name: &str) -> bool {
-    let others = [HTTP, TCP, SESSION_START, SESSION_STOP];
+    let others = [HTTP, TCP, SESSION_START, SESSION_STOP, HEALTH];
     others.contains(&name) || ALERTS.contains(&name) || OPERATIONS.contains(&name) || is_change(name)
 }
 
@@ -86,7 +88,7 @@ pub fn is_traffic(name: &str) -> bool {
 pub fn all() -> impl Iterator<Item = String> {
     let changes = [PUBLISHED, OURS, ABSENT].into_iter().flatten();
     let changes = changes.flat_map(|noun| CHANGES.iter().map(move |change| format!("{noun}_{change}.v0")));
-    let others = [HTTP, TCP, SESSION_START, SESSION_STOP].into_iter().chain(ALERTS).chain(OPERATIONS);
+    let others = [HTTP, TCP, SESSION_START, SESSION_STOP, HEALTH].into_iter().chain(ALERTS).chain(OPERATIONS);
     changes.chain(others.map(str::to_owned))
 }
 

@@ -51,6 +51,7 @@ fn join_pooled(
         traffic_policy: policy.to_owned(),
         created_at: EPOCH,
         upstream_refused: false,
+        health: ebbgate_model::feed::HealthReport::default(),
     };
     let report = SessionReport {
         account: tenant.account,
@@ -324,4 +325,32 @@ async fn sessions_take_commands_while_they_are_online() {
     assert_eq!(post("stop", None).await.expect(503).code(), 810);
     lab.get("/tunnel_sessions/ts_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8").await.expect(404);
     lab.get("/tunnel_sessions/ep_2nQ4fJ8b9c0d1e2f3g4h5i6j7k8").await.expect(400);
+}
+
+#[tokio::test]
+async fn an_endpoint_shows_its_health() {
+    use ebbgate_model::feed::{HealthReport, HealthState};
+    let lab = Lab::new().await;
+    let (session, agent, hold, _commands) =
+        join_pooled(&lab, &lab.one, "https://rest-api.clinic1.internal", true, "");
+    let path = format!("/endpoints/{agent}");
+    let seen = lab.get(&path).await.body;
+    let since = seen["created_at"].clone();
+    assert_eq!(seen["health"], json!({"state": "unknown", "since": since, "reason": "", "check": ""}));
+    let mut report = lab.app.presence.session(lab.one.account, session).unwrap().report.as_ref().clone();
+    for endpoint in report.endpoints.values_mut() {
+        endpoint.health = HealthReport {
+            state: HealthState::Unhealthy,
+            since: EPOCH + 60,
+            reason: "answered 503".into(),
+            check: "http".into(),
+        };
+    }
+    hold.session(session, report);
+    let health = lab.get(&path).await.body["health"].clone();
+    assert_eq!((&health["state"], &health["check"]), (&json!("unhealthy"), &json!("http")));
+    assert_eq!(health["reason"], "answered 503");
+    assert_ne!(health["since"], since);
+    let cloud = lab.make("/endpoints", json!({"url": "https://a.internal"})).await;
+    assert_eq!(cloud.body["health"], Value::Null);
 }

@@ -146,6 +146,7 @@ async fn every_resource_lives_from_post_to_delete() {
         "upstream_url",
         "upstream_protocol",
         "upstream_refused",
+        "health",
         "url",
         "traffic_policy",
         "bindings",

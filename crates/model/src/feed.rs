@@ -438,6 +438,65 @@ pub struct AgentEndpointReport {
     /// Whether the agent could not reach its upstream last, so that its pool passes it over.
     #[serde(default)]
     pub upstream_refused: bool,
+    /// Whether new work comes to it, as its edge judges.
+    #[serde(default)]
+    pub health: HealthReport,
+}
+
+/// Whether new work comes to an agent's endpoint, and why not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthReport {
+    /// What is known.
+    pub state: HealthState,
+    /// Since when, in Unix seconds by the edge's clock; 0: since the endpoint came.
+    pub since: i64,
+    /// Why, as one sentence; empty where nothing is wrong.
+    pub reason: String,
+    /// Kind of the agent's check: `tcp`, `tls`, `http`, `postgres`; empty: the agent makes none, or is older than checks.
+    pub check: String,
+}
+
+/// What is known of an endpoint's upstream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthState {
+    /// Nobody checks it, and nothing is known against it.
+    #[default]
+    Unknown,
+    /// The agent's checks pass.
+    Healthy,
+    /// The agent's checks fail.
+    Unhealthy,
+    /// The agent could not reach it when a visitor came.
+    Unreachable,
+    /// It answered too many requests in a row with errors.
+    Ejected,
+    /// An operator takes it out of service; what is in flight goes on.
+    Draining,
+    /// A state of a newer edge.
+    #[serde(other)]
+    Other,
+}
+
+impl HealthState {
+    /// Whether new work comes to the endpoint.
+    pub fn is_fit(self) -> bool {
+        matches!(self, Self::Unknown | Self::Healthy | Self::Other)
+    }
+
+    /// As the API says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Unreachable => "unreachable",
+            Self::Ejected => "ejected",
+            Self::Draining => "draining",
+            Self::Other => "other",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod bind;
 mod error;
 mod family;
 mod fold;
+mod health;
 mod kind;
 mod notice;
 mod object;
@@ -20,6 +21,7 @@ pub use auth::{Auth, AuthExtra, AuthReply, AuthReplyExtra, CarrierOffer, Connect
 pub use bind::{Bind, BindError, BindExtra, BindReply, BindReplyExtra, Opts, ProxyProtocol, Requested};
 pub use error::RpcError;
 pub use family::Family;
+pub use health::EndpointHealth;
 pub use kind::StreamKind;
 pub use notice::{
     Empty, Outcome, PatchTunnelState, StartTunnelWithLabel, StartTunnelWithLabelReply, StopTunnel, Unbind,

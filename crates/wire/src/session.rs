@@ -89,6 +89,7 @@ impl Gate {
             StreamKind::Bind
             | StreamKind::Unbind
             | StreamKind::StartTunnelWithLabel
+            | StreamKind::EndpointHealth
             | StreamKind::PatchTunnelState => {
                 if authenticated {
                     self.admit_rpc()
@@ -166,6 +167,7 @@ mod tests {
             (StreamKind::Bind, REFUSED),
             (StreamKind::Unbind, REFUSED),
             (StreamKind::StartTunnelWithLabel, REFUSED),
+            (StreamKind::EndpointHealth, REFUSED),
             (StreamKind::PatchTunnelState, REFUSED),
             (StreamKind::Proxy, Admission::Refuse(Refusal::NotForClients)),
             (StreamKind::Unknown(77), Admission::Refuse(Refusal::NotForClients)),

@@ -18,8 +18,8 @@ use ebbgate_tunnel::rpc_io::{read_request, write_object};
 use ebbgate_wire::link::ALPN_LINK;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, AuthReplyExtra, Bind, Outcome, PatchTunnelState, SrvInfo, StartTunnelWithLabelReply,
-    StreamKind, Unbind, UnbindReply,
+    Auth, AuthReply, AuthReplyExtra, Bind, EndpointHealth, Outcome, PatchTunnelState, SrvInfo,
+    StartTunnelWithLabelReply, StreamKind, Unbind, UnbindReply,
 };
 use ebbgate_wire::session::{AUTH_SECS_MAX, Admission, Gate};
 use ebbgate_wire::ticket::Cookie;
@@ -275,6 +275,15 @@ impl Connection {
             (StreamKind::PatchTunnelState, Some(session)) => {
                 let patch = PatchTunnelState::decode(request).map_err(text)?;
                 let error = self.patch(session, &patch).await.err().map_or_else(String::new, |r| r.text());
+                write_object(&mut stream, &Outcome { error }).await
+            }
+            (StreamKind::EndpointHealth, Some(session)) => {
+                let said = EndpointHealth::decode(request).map_err(text)?;
+                let error = if session.checked(self.shard.edge(), &said) {
+                    String::new()
+                } else {
+                    format!("no endpoint is bound as {:?}", said.id)
+                };
                 write_object(&mut stream, &Outcome { error }).await
             }
             (StreamKind::StartTunnelWithLabel, Some(_)) => {

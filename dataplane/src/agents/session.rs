@@ -11,13 +11,14 @@ use ebbgate_policy::{AgentFacts, Engine};
 use ebbgate_tunnel::driver;
 use ebbgate_tunnel::rpc_io::notify;
 use ebbgate_wire::mux::Code;
-use ebbgate_wire::rpc::{StopTunnel, StreamKind, error_text};
-use tokio::time::{Duration, timeout};
+use ebbgate_wire::rpc::{EndpointHealth, StopTunnel, StreamKind, error_text};
+use tokio::time::{Duration, Instant, timeout};
 
 use super::allowance::{self, Allowance, Counter, Permit};
 use super::refusal::Refusal;
 use super::session_links::{SessionLinks, may_pass_through};
 use super::{auth, bind};
+use crate::state::clock;
 use crate::state::edge::Edge;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::report::Present;
@@ -30,6 +31,11 @@ use crate::tunnel::session::SessionState;
 pub(super) const COMMAND_SECS_MAX: u64 = 10;
 /// Most endpoints one session may serve.
 pub const ENDPOINTS_MAX: usize = 1000;
+
+/// Bytes kept of what an agent says of a check.
+const CHECK_BYTES_MAX: usize = 16;
+/// Bytes kept of why a check failed.
+const REASON_BYTES_MAX: usize = 256;
 
 /// A session that has authenticated. Shared by all shards; its streams are opened on one.
 pub struct AgentSession {
@@ -74,8 +80,10 @@ pub(super) struct Bound {
 impl Bound {
     /// What the API shows of it now.
     fn report(&self) -> AgentEndpointReport {
-        let is_aside = matches!(&self.endpoint.kind, Kind::Agent(agent) if agent.health.is_aside());
-        AgentEndpointReport { upstream_refused: is_aside, ..AgentEndpointReport::clone(&self.report) }
+        let report = AgentEndpointReport::clone(&self.report);
+        let Kind::Agent(agent) = &self.endpoint.kind else { return report };
+        let health = agent.health.report(Instant::now(), clock::unix_ms() / 1000);
+        AgentEndpointReport { upstream_refused: agent.health.is_aside(), health, ..report }
     }
 }
 
@@ -222,6 +230,21 @@ impl AgentSession {
         Ok(())
     }
 
+    /// The agent said what checks of an endpoint's upstream come to. False: no such endpoint is bound.
+    pub(super) fn checked(&self, edge: &Edge, said: &EndpointHealth) -> bool {
+        let bound = self.inner().bound.iter().find(|bound| bound.id == said.id).cloned();
+        let Some(bound) = bound else { return false };
+        if let Kind::Agent(agent) = &bound.endpoint.kind {
+            let cut =
+                |text: &str, max| text.get(..text.floor_char_boundary(max)).unwrap_or_default().to_owned();
+            let (check, reason) = (cut(&said.check, CHECK_BYTES_MAX), cut(&said.reason, REASON_BYTES_MAX));
+            agent.health.checked(Instant::now(), said.healthy, check, reason);
+            // The first verdict, or another reason, changes nothing that is told otherwise.
+            edge.reports.session_changed(self.state.id);
+        }
+        true
+    }
+
     /// Takes an endpoint out of service.
     pub(super) fn remove(&self, edge: &Edge, bind: &str) -> Option<Bound> {
         let removed = {
@@ -302,7 +325,7 @@ impl Present for AgentSession {
     }
 
     fn text_bytes(&self) -> usize {
-        self.text_bytes.used()
+        self.text_bytes.used() + self.bound_count() * (CHECK_BYTES_MAX + REASON_BYTES_MAX)
     }
 }
 

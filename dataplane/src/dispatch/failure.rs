@@ -76,7 +76,7 @@ impl Failure {
     }
 
     /// Whether it says that what stands behind an endpoint does not serve: not that a policy or a visitor is at fault.
-    pub(super) fn is_upstreams(&self) -> bool {
+    pub fn is_upstreams(&self) -> bool {
         let fails = matches!(self.status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         self.code == Some(ErrorCode::OFFLINE) || fails && self.code != Some(ErrorCode::TOO_MANY_HOPS)
     }

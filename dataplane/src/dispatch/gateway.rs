@@ -23,6 +23,7 @@ use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::pool::Pool;
 use crate::state::shares::Shares;
+use crate::tunnel::health::UpstreamAnswer;
 use crate::tunnel::session::OpenError;
 
 /// Why nothing is inspected where the operator gave no rules.
@@ -87,6 +88,11 @@ pub trait Gateway: Clone + 'static {
     fn silenced(&self, endpoint: &Endpoint) -> impl Future<Output = ()> {
         let _ = endpoint;
         std::future::pending()
+    }
+
+    /// Takes what a request to an endpoint's upstream came to. One that errs too often is ejected from its pool for a while.
+    fn note_answer(&self, endpoint: &Endpoint, answer: UpstreamAnswer) {
+        let _ = (endpoint, answer);
     }
 
     /// The key set at a URL of an account's policy, fetched or cached; or a sentence on why not. `fresh`: the cached one

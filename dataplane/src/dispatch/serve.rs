@@ -26,6 +26,7 @@ use crate::state::pool::Pool;
 use crate::state::shard::Shard;
 use crate::state::shares::Shares;
 use crate::state::{clock, random};
+use crate::tunnel::health::UpstreamAnswer;
 use crate::tunnel::origin::Origin;
 use crate::tunnel::session::OpenError;
 use crate::tunnel::stream::AgentStream;
@@ -68,6 +69,13 @@ impl Gateway for Shard {
         match &endpoint.kind {
             Kind::Cloud => true,
             Kind::Agent(agent) => self.dialer().hears(&agent.session).await,
+        }
+    }
+
+    fn note_answer(&self, endpoint: &Endpoint, answer: UpstreamAnswer) {
+        let Kind::Agent(agent) = &endpoint.kind else { return };
+        if agent.health.noted(answer, &self.edge().outliers) {
+            self.edge().eject(endpoint, &agent.health);
         }
     }
 

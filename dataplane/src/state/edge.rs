@@ -14,6 +14,7 @@ use ebbgate_policy::identity::Endpoints;
 use ebbgate_wire::ticket::TicketKey;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
 use crate::log::{self, Refusals, Sum};
 use crate::net::hello::NoHello;
@@ -39,6 +40,7 @@ use crate::state::shares::Shares;
 use crate::state::tables::Tables;
 use crate::state::waf::Waf;
 use crate::state::{clock, random};
+use crate::tunnel::health::{Health, OutlierLimits};
 
 /// The shard that has the UDP socket: one, because a connection's packets would miss another when its address changes.
 const QUIC_SHARD: usize = 0;
@@ -116,6 +118,8 @@ pub struct Edge {
     pub waits: Waits,
     /// The shards' mailboxes.
     pub mailboxes: Mailboxes,
+    /// When endpoints are ejected for errors, and how slowly they come back.
+    pub outliers: OutlierLimits,
     /// Load balancers before this edge.
     pub balancers: Balancers,
     /// Networks that no listener serves.
@@ -126,6 +130,7 @@ pub struct Edge {
     pub background: Handle,
     ports: Mutex<Ports>,
     refusals: Mutex<Refusals>,
+    ejecting: Mutex<()>,
     quic: OnceLock<SocketAddr>,
     stage: watch::Sender<Stage>,
 }
@@ -193,12 +198,14 @@ impl Edge {
             waits,
             mailboxes: Mailboxes::default(),
             addresses: Arc::default(),
+            outliers: OutlierLimits::default(),
             balancers: Balancers::default(),
             blocklist: Arc::default(),
             changes: Arc::default(),
             background,
             ports: Mutex::new(ports),
             refusals: Mutex::default(),
+            ejecting: Mutex::default(),
             quic: OnceLock::new(),
             stage: watch::Sender::new(Stage::Serving),
         };
@@ -339,6 +346,34 @@ impl Edge {
         if matches!(refusal, NoHello::ProxyHeader) {
             self.metrics.proxy_headers_refused.get_or_create(&ReasonLabel { reason: "stranger" }).inc();
         }
+    }
+
+    /// Ejects a member that answered too many errors, unless as much of its pool is ejected as may be.
+    pub fn eject(&self, endpoint: &Endpoint, health: &Arc<Health>) {
+        let url = &endpoint.url;
+        let pool = match endpoint.binding {
+            Binding::Public => self.routes.public(url.scheme(), url.host(), url.port()).map(|(_, pool)| pool),
+            _ => self.routes.internal(endpoint.account, url),
+        };
+        let Some(pool) = pool.filter(|pool| pool.members().len() > 1) else { return };
+        let until = {
+            // Two shards could each find room for the last member that may be ejected.
+            let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            if !self.outliers.let_go(pool.members().len(), pool.ejected(now)) {
+                self.metrics.ejections_held.inc();
+                return;
+            }
+            health.eject(now, &self.outliers)
+        };
+        self.metrics.ejections.inc();
+        let health = Arc::downgrade(health);
+        self.background.spawn(async move {
+            sleep_until(until).await;
+            if let Some(health) = health.upgrade() {
+                health.settle(Instant::now());
+            }
+        });
     }
 
     /// Writes the sums of refusals without lines: those of a minute that is over, or `all`.

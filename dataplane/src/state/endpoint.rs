@@ -85,6 +85,7 @@ pub(crate) mod fixture {
     use ebbgate_model::{Ksuid, TunnelSessionId};
     use ebbgate_tunnel::driver::SessionHandle;
 
+    use crate::tunnel::health::Health;
     use crate::tunnel::session::SessionState;
 
     /// Streams a fixture's session takes.
@@ -116,6 +117,10 @@ pub(crate) mod fixture {
     }
 
     pub(crate) fn agent(n: u8, url: &str) -> Arc<Endpoint> {
+        agent_with(n, url, Health::default())
+    }
+
+    pub(crate) fn agent_with(n: u8, url: &str, health: Health) -> Arc<Endpoint> {
         let id = TunnelSessionId::new(Ksuid::new(1_700_000_000, [n; 16]));
         let session = Arc::new(SessionState::new(id, SessionHandle::ended(), Arc::default(), IN_FLIGHT_MAX));
         let bind = format!("bind-{n}").into();
@@ -127,7 +132,7 @@ pub(crate) mod fixture {
                 bind,
                 proxy_protocol: None,
                 tls_termination: None,
-                health: Arc::default(),
+                health: Arc::new(health),
                 shows_client: false,
                 identity: format!("process-{n}").into(),
                 load: Arc::default(),

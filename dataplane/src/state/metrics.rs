@@ -173,6 +173,16 @@ metrics! {
     coders_refused: Counter = "policy_coders_refused", "Bodies not compressed or not changed for a policy, because as much memory as may be was used for others";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
+    /// Agents' endpoints whose checks fail.
+    endpoints_unhealthy: Gauge = "agent_endpoints_unhealthy", "Endpoints of agents that get no work because the agent's checks of their upstreams fail";
+    /// Agents' endpoints that are ejected.
+    endpoints_ejected: Gauge = "agent_endpoints_ejected", "Endpoints of agents that get no work because they answered too many requests in a row with errors";
+    /// Agents' endpoints that are drained.
+    endpoints_draining: Gauge = "agent_endpoints_draining", "Endpoints of agents that an operator drains";
+    /// Ejections.
+    ejections: Counter = "agent_endpoint_ejections", "Endpoints of agents ejected because they answered too many requests in a row with errors";
+    /// Endpoints that were to be ejected and were not.
+    ejections_held: Counter = "agent_endpoint_ejections_held_back", "Endpoints of agents not ejected because so much of their pool may be and no more";
     /// Generation in force.
     generation: Gauge = "program_generation", "Generation of the program in force";
     /// Generations refused.

@@ -1,7 +1,8 @@
 //! `Pool`: the members that share one URL, and which of them is asked next.
 //!
 //! Members take turns, or are chosen as a policy says ([`Pool::select`]), among the best that can take a stream just now: one
-//! that was set aside is asked when a trial is due, or when no other is left; one whose agent is not heard is the last. Does not
+//! that was set aside is asked when a trial is due, or when no other is left, as are unhealthy and ejected ones; one whose agent is
+//! not heard is the last. One that is drained is never asked. Does not
 //! know how a stream is opened: a caller whose member fails before a byte was sent picks again and names the ones it has tried.
 
 mod selection;
@@ -108,7 +109,7 @@ impl Pool {
         if tried.is_empty() {
             let turn = self.0.turn.fetch_add(1, Relaxed);
             let member = self.0.wanted(turn, ask).and_then(|index| self.0.endpoints.get(index));
-            if let Some(member) = member.filter(|member| member.takes(ask)) {
+            if let Some(member) = member.filter(|member| member.takes(ask, self.0.is_sticky())) {
                 return Some(Arc::clone(member));
             }
         }
@@ -120,11 +121,20 @@ impl Pool {
         })
     }
 
+    /// How many members are ejected.
+    pub fn ejected(&self, now: Instant) -> usize {
+        let agents = self.0.endpoints.iter().filter_map(|member| match &member.kind {
+            Kind::Agent(agent) => Some(agent),
+            Kind::Cloud => None,
+        });
+        agents.filter(|agent| agent.health.is_ejected(now)).count()
+    }
+
     /// Whether another member than these could do the work and is heard.
     pub fn has_other(&self, than: &[EndpointId]) -> bool {
         let others = self.0.endpoints.iter().filter(|member| !than.contains(&member.id));
         let ranks = others.filter_map(|member| member.rank(Ask::repeatable()));
-        than.len() < TRIES_MAX && ranks.into_iter().any(|rank| rank.class() == 0)
+        than.len() < TRIES_MAX && ranks.into_iter().any(Rank::is_fit)
     }
 
     /// What a cookie says that names this member. None: cookies name none here, or one of these names it already.
@@ -161,6 +171,12 @@ impl Pool {
 }
 
 impl Members {
+    /// Whether visitors keep to a member: a slow start would send them elsewhere.
+    fn is_sticky(&self) -> bool {
+        let strategy = self.share.as_ref().map(|share| share.by.strategy());
+        matches!(strategy, Some(Strategy::StickyClientAddress | Strategy::StickyCookie(_)))
+    }
+
     /// The member that the strategy wants, whatever its rank. None: the rank decides.
     fn wanted(&self, turn: u64, ask: Ask) -> Option<usize> {
         let members = u64::try_from(self.endpoints.len()).ok()?;
@@ -172,7 +188,7 @@ impl Members {
                 let indices = (from..self.endpoints.len()).chain(0..from).take(COMPARED_MAX);
                 let takes = |index: &usize| {
                     let rank = self.endpoints.get(*index).and_then(|member| member.rank(ask));
-                    rank.is_some_and(|rank| rank.class() == 0)
+                    rank.is_some_and(Rank::is_fit)
                 };
                 indices.filter(takes).min_by(|a, b| self.by_load(*a, *b))
             }
@@ -271,6 +287,8 @@ fn address(client: IpAddr) -> u64 {
 enum Rank {
     /// Nothing is known against it.
     Good,
+    /// The same, and it gets its share little by little: what it leaves goes to the others.
+    Starting,
     /// It was set aside, and may be tried by one visitor now.
     Trial,
     /// It is set aside.
@@ -284,9 +302,15 @@ impl Rank {
     fn class(self) -> u8 {
         match self {
             Self::Good | Self::Trial => 0,
-            Self::Aside => 1,
-            Self::Silent => 2,
+            Self::Starting => 1,
+            Self::Aside => 2,
+            Self::Silent => 3,
         }
+    }
+
+    /// Whether nothing is known against it.
+    fn is_fit(self) -> bool {
+        self.class() <= Self::Starting.class()
     }
 }
 
@@ -294,19 +318,27 @@ impl Endpoint {
     /// None: it can take no connection. Cloud endpoints always can, agents while their session lives and has room.
     fn rank(&self, ask: Ask) -> Option<Rank> {
         let Kind::Agent(agent) = &self.kind else { return Some(Rank::Good) };
-        agent.session.has_room().then(|| match agent.health.standing(ask.now) {
+        if !agent.session.has_room() {
+            return None;
+        }
+        Some(match agent.health.standing(ask.now) {
+            Standing::Draining => return None,
             _ if agent.session.is_silent() => Rank::Silent,
             Standing::Good => Rank::Good,
+            Standing::Starting => Rank::Starting,
             Standing::Due if ask.repeats => Rank::Trial,
             Standing::Overdue => Rank::Trial,
             Standing::Due | Standing::Aside => Rank::Aside,
         })
     }
 
-    /// Whether it is as good as any; begins the trial that it may need.
-    fn takes(&self, ask: Ask) -> bool {
+    /// Whether it is as good as any; begins the trial that it may need. `sticky`: its visitors come whatever its share is.
+    fn takes(&self, ask: Ask, sticky: bool) -> bool {
         match self.rank(ask) {
             Some(Rank::Good) => true,
+            Some(Rank::Starting) => {
+                sticky || matches!(&self.kind, Kind::Agent(agent) if agent.health.takes_turn(ask.now))
+            }
             Some(Rank::Trial) => self.begin_trial(ask.now),
             _ => false,
         }

@@ -176,7 +176,7 @@ impl AgentDialer {
         self.watch(&agent.session);
         let claimed = self.0.raw_links.take(agent.session.id)?.claim(slot, origin.header(agent), first).await;
         match &claimed {
-            Ok(_) => agent.health.answered(),
+            Ok(_) => agent.health.answered(Instant::now()),
             Err(RawFailed::Refused(Code::REFUSED)) => agent.health.refused(Instant::now()),
             Err(_) => {}
         }

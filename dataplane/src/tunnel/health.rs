@@ -1,13 +1,20 @@
-//! `Health`: whether an endpoint's agent reaches its upstream. One that was refused is set aside at once and tried again
-//! with backoff, one stream at a time.
+//! `Health`: whether new work may go to an endpoint, from all that is known against it. An upstream that was refused is set
+//! aside at once and tried again with backoff, one stream at a time; one that fails its agent's checks waits until they pass;
+//! one that answered too many errors is ejected for a while; one that is drained gets nothing.
 //!
-//! Decides from what streams report and from the time, which is an argument. Does not know pools or streams.
+//! Decides from what streams, agents and operators report and from the time, which is an argument. Does not know pools or streams.
+
+mod outlier;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ebbgate_model::feed::{HealthReport, HealthState};
 use tokio::time::{Duration, Instant};
+
+use outlier::{Outlier, Pace};
+pub use outlier::{OutlierLimits, UpstreamAnswer};
 
 /// Milliseconds until the first trial of an upstream that was refused. Each trial that fails doubles the wait.
 pub const FIRST_TRIAL_MS: u64 = 500;
@@ -23,28 +30,86 @@ const DOUBLINGS_MAX: u32 = 6;
 pub enum Standing {
     /// Its upstream is reached, as far as is known.
     Good,
+    /// The same, and it gets its share little by little: [`Health::takes_turn`].
+    Starting,
     /// It was set aside, and one stream may try it now that can be repeated elsewhere.
     Due,
     /// No such stream has come for long: any may try it.
     Overdue,
-    /// It is set aside.
+    /// It is set aside, unhealthy or ejected.
     Aside,
+    /// It gets no new work.
+    Draining,
 }
 
-/// Hears whether the endpoint is set aside, whenever that changes.
-type OnChange = Box<dyn Fn(bool) + Send + Sync>;
+/// What is known against an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Against {
+    /// Its agent could not reach the upstream.
+    Refused,
+    /// Its agent's checks fail.
+    Checks,
+    /// It answered too many errors.
+    Errors,
+    /// An operator drains it.
+    Drain,
+}
+
+/// Hears what is known against the endpoint, and whether it still is, whenever that changes.
+type OnChange = Box<dyn Fn(Against, bool) + Send + Sync>;
 
 /// See the module. Shared by every policy the endpoint is served under.
 pub struct Health {
-    /// Mirrors `aside`, for reads without a lock.
-    is_aside: AtomicBool,
-    aside: Mutex<Option<Aside>>,
+    /// Mirrors whether `known` has anything that matters, for reads without a lock.
+    is_doubted: AtomicBool,
+    /// Mirrors whether errors in a row are counted, for reads without a lock.
+    has_errors: AtomicBool,
+    known: Mutex<Known>,
+    slow_start: Duration,
     on_change: OnChange,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    aside: Option<Aside>,
+    checked: Option<Checked>,
+    outlier: Outlier,
+    /// Why it was ejected.
+    errors: String,
+    draining: Option<Instant>,
+    pace: Option<Pace>,
+}
+
+/// What its agent's checks came to.
+#[derive(Debug)]
+struct Checked {
+    healthy: bool,
+    check: String,
+    reason: String,
+    since: Instant,
+}
+
+impl Known {
+    fn is_unhealthy(&self) -> bool {
+        self.checked.as_ref().is_some_and(|checked| !checked.healthy)
+    }
+
+    fn against(&self) -> impl Iterator<Item = Against> {
+        let all = [
+            (self.aside.is_some(), Against::Refused),
+            (self.is_unhealthy(), Against::Checks),
+            (self.outlier.is_open(), Against::Errors),
+            (self.draining.is_some(), Against::Drain),
+        ];
+        all.into_iter().filter_map(|(holds, against)| holds.then_some(against))
+    }
 }
 
 /// An endpoint that is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Aside {
+    /// Since when.
+    since: Instant,
     /// Trials that failed since it was set aside.
     failed: u32,
     /// When the next trial may begin.
@@ -55,7 +120,7 @@ struct Aside {
 
 impl Aside {
     fn first(now: Instant) -> Self {
-        Self { failed: 0, until: now + wait(0), on_trial: false }
+        Self { since: now, failed: 0, until: now + wait(0), on_trial: false }
     }
 
     fn standing(&self, now: Instant) -> Standing {
@@ -75,7 +140,7 @@ impl Aside {
             return self;
         }
         let failed = self.failed.saturating_add(1);
-        Self { failed, until: now + wait(failed), on_trial: false }
+        Self { failed, until: now + wait(failed), on_trial: false, ..self }
     }
 
     /// One stream tries it. Should nothing be heard of the trial, the next may begin one wait later.
@@ -91,78 +156,189 @@ fn wait(failed: u32) -> Duration {
 
 impl Default for Health {
     fn default() -> Self {
-        Self::new(Box::new(|_| {}))
+        Self::new(Duration::ZERO, Box::new(|_, _| {}))
     }
 }
 
 impl Health {
-    /// Good; `on_change` hears whether it is set aside.
-    pub fn new(on_change: OnChange) -> Self {
-        Self { is_aside: AtomicBool::new(false), aside: Mutex::new(None), on_change }
+    /// Good; `on_change` hears what is known against it. One that comes back takes `slow_start` to get its whole share.
+    pub fn new(slow_start: Duration, on_change: OnChange) -> Self {
+        let known = Mutex::default();
+        let (is_doubted, has_errors) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { is_doubted, has_errors, known, slow_start, on_change }
+    }
+
+    /// Begins a slow start: the endpoint is new.
+    #[must_use]
+    pub fn starting(self, now: Instant) -> Self {
+        self.change(now, |known| known.pace = Pace::begin(now, self.slow_start));
+        self
     }
 
     /// Whether new work may go to the endpoint.
     pub fn standing(&self, now: Instant) -> Standing {
-        if !self.is_aside() {
+        if !self.is_doubted.load(Ordering::Acquire) {
             return Standing::Good;
         }
-        self.held().as_ref().map_or(Standing::Good, |aside| aside.standing(now))
+        let known = self.held();
+        if known.draining.is_some() {
+            return Standing::Draining;
+        }
+        if known.is_unhealthy() || known.outlier.ejected(now).is_some() {
+            return Standing::Aside;
+        }
+        match (&known.aside, &known.pace) {
+            (Some(aside), _) => aside.standing(now),
+            (None, Some(pace)) if !pace.is_over(now) => Standing::Starting,
+            (None, _) => Standing::Good,
+        }
     }
 
-    /// Whether the endpoint is set aside, be it due for a trial or not.
+    /// Whether the endpoint is set aside since its agent could not reach the upstream, be it due for a trial or not.
     pub fn is_aside(&self) -> bool {
-        self.is_aside.load(Ordering::Acquire)
+        self.is_doubted.load(Ordering::Acquire) && self.held().aside.is_some()
+    }
+
+    /// Whether it is ejected.
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        self.is_doubted.load(Ordering::Acquire) && self.held().outlier.ejected(now).is_some()
     }
 
     /// Begins a trial. False: it is not due, or another stream was faster.
     pub fn begin_trial(&self, now: Instant) -> bool {
         let mut held = self.held();
-        let due = held.filter(|aside| aside.standing(now) != Standing::Aside);
+        let due = held.aside.filter(|aside| aside.standing(now) != Standing::Aside);
         if let Some(aside) = due {
-            *held = Some(aside.on_trial(now));
+            held.aside = Some(aside.on_trial(now));
         }
         due.is_some()
     }
 
+    /// Whether an endpoint that starts slowly takes this turn.
+    pub fn takes_turn(&self, now: Instant) -> bool {
+        let mut held = self.held();
+        held.pace.take_if(|pace| pace.is_over(now));
+        held.pace.as_mut().is_none_or(|pace| pace.takes(now))
+    }
+
     /// The agent said that it could not reach the upstream.
     pub fn refused(&self, now: Instant) {
-        let mut held = self.held();
-        let before = *held;
-        *held = Some(before.map_or_else(|| Aside::first(now), |aside| aside.refused(now)));
-        if before.is_none() {
-            self.is_aside.store(true, Ordering::Release);
-            (self.on_change)(true);
-        }
+        self.change(now, |known| {
+            let before = known.aside;
+            known.aside = Some(before.map_or_else(|| Aside::first(now), |aside| aside.refused(now)));
+        });
     }
 
     /// The upstream answered.
-    pub fn answered(&self) {
-        if !self.is_aside() {
-            return;
-        }
-        let mut held = self.held();
-        if held.take().is_some() {
-            self.is_aside.store(false, Ordering::Release);
-            (self.on_change)(false);
+    pub fn answered(&self, now: Instant) {
+        if self.is_aside() {
+            self.change(now, |known| known.aside = None);
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<Aside>> {
-        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The agent said what its checks come to.
+    pub fn checked(&self, now: Instant, healthy: bool, check: String, reason: String) {
+        self.change(now, |known| {
+            let same = known.checked.as_ref().filter(|before| before.healthy == healthy);
+            let since = same.map_or(now, |before| before.since);
+            known.checked = Some(Checked { healthy, check, reason, since });
+        });
+    }
+
+    /// Takes what a request came to. True: the endpoint is to be ejected, if its pool can do without it.
+    pub fn noted(&self, answer: UpstreamAnswer, limits: &OutlierLimits) -> bool {
+        let is_good = matches!(answer, UpstreamAnswer::Status(status) if status < 500);
+        if !limits.count_answers() || (is_good && !self.has_errors.load(Ordering::Relaxed)) {
+            return false;
+        }
+        let mut held = self.held();
+        let why = held.outlier.note(answer, limits);
+        self.has_errors.store(!held.outlier.is_clean(), Ordering::Relaxed);
+        let wants = why.is_some() && !held.outlier.is_open();
+        if let Some(why) = why {
+            held.errors = why;
+        }
+        wants
+    }
+
+    /// Ejects the endpoint; gives the time at which [`Health::settle`] is due.
+    pub fn eject(&self, now: Instant, limits: &OutlierLimits) -> Instant {
+        let mut until = now;
+        self.change(now, |known| until = known.outlier.eject(now, limits));
+        self.has_errors.store(false, Ordering::Relaxed);
+        until
+    }
+
+    /// Ends an ejection whose time is over.
+    pub fn settle(&self, now: Instant) {
+        self.change(now, |known| _ = known.outlier.settle(now));
+    }
+
+    /// An operator takes it out of service, or back into it.
+    pub fn drain(&self, now: Instant, drained: bool) {
+        self.change(now, |known| known.draining = drained.then(|| known.draining.unwrap_or(now)));
+    }
+
+    /// What the API shows, where it is `unix_secs` now.
+    pub fn report(&self, now: Instant, unix_secs: i64) -> HealthReport {
+        let known = self.held();
+        let check = known.checked.as_ref().map(|checked| checked.check.clone()).unwrap_or_default();
+        let told = |state, since: Instant, reason: &str| {
+            let ago = now.saturating_duration_since(since).as_secs();
+            let since = unix_secs.saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX));
+            HealthReport { state, since, reason: reason.to_owned(), check: check.clone() }
+        };
+        let unreachable = "the agent could not reach the upstream for a visitor";
+        match (known.draining, &known.checked, known.outlier.ejected(now), known.aside) {
+            (Some(since), ..) => told(HealthState::Draining, since, "an operator drains it"),
+            (None, Some(checked), ..) if !checked.healthy => {
+                told(HealthState::Unhealthy, checked.since, &checked.reason)
+            }
+            (None, _, Some(ejection), _) => told(HealthState::Ejected, ejection.since, &known.errors),
+            (None, _, None, Some(aside)) => told(HealthState::Unreachable, aside.since, unreachable),
+            (None, Some(checked), None, None) => told(HealthState::Healthy, checked.since, ""),
+            (None, None, None, None) => HealthReport::default(),
+        }
+    }
+
+    /// Changes what is known, and tells what is new. What was out and is back starts slowly.
+    fn change(&self, now: Instant, change: impl FnOnce(&mut Known)) {
+        let (before, after) = {
+            let mut known = self.held();
+            let before: Vec<_> = known.against().collect();
+            change(&mut known);
+            let after: Vec<_> = known.against().collect();
+            if !before.is_empty() && after.is_empty() {
+                known.pace = Pace::begin(now, self.slow_start);
+            }
+            self.is_doubted.store(!after.is_empty() || known.pace.is_some(), Ordering::Release);
+            (before, after)
+        };
+        for against in [Against::Refused, Against::Checks, Against::Errors, Against::Drain] {
+            let holds = after.contains(&against);
+            if holds != before.contains(&against) {
+                (self.on_change)(against, holds);
+            }
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Health {
     fn drop(&mut self) {
-        if self.is_aside() {
-            (self.on_change)(false);
+        let all: Vec<_> = self.held().against().collect();
+        for against in all {
+            (self.on_change)(against, false);
         }
     }
 }
 
 impl fmt::Debug for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Health").field("aside", &*self.held()).finish_non_exhaustive()
+        f.debug_struct("Health").field("known", &*self.held()).finish_non_exhaustive()
     }
 }
 
@@ -200,7 +376,7 @@ mod tests {
         let due = due + ms(1 + 2 * FIRST_TRIAL_MS);
         assert_eq!(health.standing(due - ms(1)), Standing::Aside);
         assert!(health.begin_trial(due));
-        health.answered();
+        health.answered(start);
         assert_eq!(health.standing(due), Standing::Good);
         health.refused(due);
         assert_eq!(health.standing(due + ms(FIRST_TRIAL_MS)), Standing::Due, "backoff begins anew");
@@ -229,22 +405,95 @@ mod tests {
     fn changes_are_told_once_and_the_end_takes_them_back() {
         let aside = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&aside);
-        let health = Health::new(Box::new(move |is_aside| {
-            if is_aside {
-                counted.fetch_add(1, Ordering::Relaxed);
-            } else {
-                counted.fetch_sub(1, Ordering::Relaxed);
-            }
-        }));
+        let health = Health::new(
+            Duration::ZERO,
+            Box::new(move |against, is_aside| {
+                assert_eq!(against, Against::Refused);
+                if is_aside {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    counted.fetch_sub(1, Ordering::Relaxed);
+                }
+            }),
+        );
         let now = Instant::now();
         health.refused(now);
         health.refused(now + ms(700));
         assert_eq!(aside.load(Ordering::Relaxed), 1);
-        health.answered();
-        health.answered();
+        health.answered(now);
+        health.answered(now);
         assert_eq!(aside.load(Ordering::Relaxed), 0);
         health.refused(now);
         drop(health);
         assert_eq!(aside.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn failing_checks_outlast_what_visitors_see() {
+        let (health, start) = (Health::default(), Instant::now());
+        let told = |now: Instant| {
+            let report = health.report(now, 1_000_100);
+            (report.state, report.since, report.reason, report.check)
+        };
+        assert_eq!(told(start), (HealthState::Unknown, 0, String::new(), String::new()));
+        health.checked(start, true, "http".into(), String::new());
+        let later = start + ms(40_000);
+        assert_eq!(told(later), (HealthState::Healthy, 1_000_060, String::new(), "http".into()));
+        health.checked(later, false, "http".into(), "503".into());
+        health.checked(later + ms(10_000), false, "http".into(), "no answer".into());
+        health.refused(later);
+        health.answered(later);
+        let after = later + ms(60_000);
+        assert_eq!(health.standing(after), Standing::Aside, "no trial of visitors either");
+        assert_eq!(told(after), (HealthState::Unhealthy, 1_000_040, "no answer".into(), "http".into()));
+        health.checked(after, true, "http".into(), String::new());
+        assert_eq!(health.standing(after), Standing::Good);
+    }
+
+    #[test]
+    fn a_run_of_errors_ejects_for_a_time_and_the_return_is_slow() {
+        let limits = OutlierLimits {
+            consecutive_5xx: 2,
+            slow_start: ms(10_000),
+            ejection: ms(5_000),
+            ..OutlierLimits::default()
+        };
+        let (health, start) = (Health::new(limits.slow_start, Box::new(|_, _| {})), Instant::now());
+        assert!(!health.noted(UpstreamAnswer::Status(500), &limits));
+        assert!(!health.noted(UpstreamAnswer::Status(200), &limits));
+        assert!(!health.noted(UpstreamAnswer::Status(500), &limits));
+        assert!(health.noted(UpstreamAnswer::None, &limits));
+        let until = health.eject(start, &limits);
+        assert_eq!((until, health.standing(start)), (start + ms(5_000), Standing::Aside));
+        assert_eq!(health.report(start, 7).state, HealthState::Ejected);
+        assert!(
+            !health.noted(UpstreamAnswer::Status(500), &limits)
+                && !health.noted(UpstreamAnswer::Status(500), &limits)
+        );
+        health.settle(until);
+        assert_eq!(health.standing(until), Standing::Starting);
+        assert_eq!((0..100).filter(|_| health.takes_turn(until + ms(5_000))).count(), 50);
+        assert_eq!(health.standing(until + ms(10_000)), Standing::Good);
+        assert_eq!(health.report(until, 7).state, HealthState::Unknown);
+    }
+
+    #[test]
+    fn a_drained_endpoint_gets_nothing_until_it_is_taken_back() {
+        let (health, now) = (Health::default(), Instant::now());
+        health.drain(now, true);
+        health.drain(now + ms(9_000), true);
+        assert_eq!(health.standing(now), Standing::Draining);
+        assert_eq!(health.report(now + ms(9_000), 100).since, 91);
+        health.drain(now, false);
+        assert_eq!(health.standing(now), Standing::Good);
+    }
+
+    #[test]
+    fn a_new_endpoint_starts_slowly_where_that_is_asked_for() {
+        let now = Instant::now();
+        let health = |slow| Health::new(ms(slow), Box::new(|_, _| {})).starting(now);
+        assert_eq!(health(0).standing(now), Standing::Good);
+        assert_eq!(health(1_000).standing(now), Standing::Starting);
+        assert_eq!(health(1_000).standing(now + ms(1_000)), Standing::Good);
     }
 }

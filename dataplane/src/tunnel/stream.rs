@@ -63,7 +63,7 @@ impl AgentStream {
             }
             _ if answered => {
                 if let Some(health) = self.health.take() {
-                    health.answered();
+                    health.answered(Instant::now());
                 }
             }
             _ => {}

@@ -21,6 +21,7 @@ use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
 use ebbgate_edge::state::saved::Saved;
+use ebbgate_edge::tunnel::health::OutlierLimits;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{
     AccountId, Acl, AddressId, AddressSpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
@@ -170,6 +171,11 @@ impl Lab {
             edge.balancers = Balancers::new(&flags, false).unwrap();
             edge.limits = ConnLimits::new(5000, source_max);
         })
+    }
+
+    /// The same, where endpoints that err are ejected.
+    pub(crate) fn ejecting(outliers: OutlierLimits) -> Self {
+        Self::with(60, Installer::new, |edge| edge.outliers = outliers)
     }
 
     /// The same, where everything is kept in a directory.
@@ -428,6 +434,11 @@ impl Agent {
         let stream = session.open(StreamKind::Auth).await.unwrap();
         let reply = AuthReply::decode(call(stream, &auth).await.unwrap()).unwrap();
         if reply.error.is_empty() { Ok(Self { session, incoming, reply, driver }) } else { Err(reply) }
+    }
+
+    /// Its session, to ask more of the edge.
+    pub(crate) fn session(&self) -> driver::Session {
+        self.session.clone()
     }
 
     pub(crate) fn previous(&self) -> Previous {

@@ -10,8 +10,8 @@ use ebbgate_tunnel::link::{LinkStream, Parked, answer_hello, read_hello};
 use ebbgate_tunnel::{heartbeat, rpc_io};
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, CarrierOffer, Outcome, ProxyHeader, Secret, StopTunnel,
-    StreamKind, Unbind, UnbindReply, error_text,
+    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, CarrierOffer, EndpointHealth, Outcome, ProxyHeader,
+    Secret, StopTunnel, StreamKind, Unbind, UnbindReply, error_text,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -32,6 +32,10 @@ pub(super) struct Book {
     pub(super) silent_binds: u32,
     /// Milliseconds between serving an endpoint and saying so.
     pub(super) bind_delay_ms: u64,
+    /// What the agent said of its upstreams.
+    pub(super) health: Vec<EndpointHealth>,
+    /// So many words about upstreams are refused first.
+    pub(super) refuse_health: u32,
     /// Heartbeats go unanswered.
     pub(super) mute: bool,
     /// What beside the session is offered.
@@ -117,6 +121,20 @@ impl Edge {
                 let id = Unbind::decode(request).unwrap().id;
                 self.unbind(id);
                 rpc_io::write_object(&mut stream, &UnbindReply::default()).await.ok()
+            }
+            StreamKind::EndpointHealth => {
+                let is_refused = {
+                    let mut book = self.book();
+                    book.health.push(EndpointHealth::decode(request).unwrap());
+                    let is_refused = book.refuse_health > 0;
+                    book.refuse_health = book.refuse_health.saturating_sub(1);
+                    is_refused
+                };
+                if is_refused {
+                    stream.reset(Code::REFUSED);
+                    return None;
+                }
+                rpc_io::write_object(&mut stream, &Outcome::default()).await.ok()
             }
             other => panic!("the agent opened a {other:?} stream"),
         }

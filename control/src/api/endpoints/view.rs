@@ -1,5 +1,6 @@
 //! How endpoints look to clients: one shape for cloud and agent endpoints, every field always there.
 
+use ebbgate_model::feed::{AgentEndpointReport, HealthReport};
 use ebbgate_model::{Binding, EndpointId, EndpointUrl, Scheme};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -48,6 +49,8 @@ pub(in super::super) struct View {
     upstream_protocol: String,
     /// Whether the agent could not reach its upstream last; a pool passes such a member over.
     upstream_refused: bool,
+    /// Whether new work comes to it; null for cloud endpoints.
+    health: Option<Health>,
     url: String,
     traffic_policy: String,
     bindings: Vec<String>,
@@ -59,6 +62,29 @@ pub(in super::super) struct View {
     warnings: Vec<String>,
     /// How its address rules are enforced; null when it has none or no edge serves it.
     enforcement: Option<Enforcement>,
+}
+
+/// Whether new work comes to an agent endpoint.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EndpointHealth)]
+struct Health {
+    /// `unknown` (nobody checks it), `healthy`, `unhealthy` (checks fail), `unreachable` (no connection for a visitor), `ejected` (too
+    /// many errors) or `draining`.
+    state: String,
+    /// Since when.
+    since: String,
+    /// Why; empty where nothing is wrong.
+    reason: String,
+    /// Kind of the agent's check: `tcp`, `tls`, `http`, `postgres`; empty where there is none.
+    check: String,
+}
+
+impl Health {
+    fn of(report: &AgentEndpointReport) -> Self {
+        let HealthReport { state, since, reason, check } = report.health.clone();
+        let since = if since == 0 { report.created_at } else { since };
+        Self { state: state.as_str().to_owned(), since: timestamp(since), reason, check }
+    }
 }
 
 fn at(call: &Call, id: EndpointId, url: &EndpointUrl, binding: Binding) -> View {
@@ -85,6 +111,7 @@ fn at(call: &Call, id: EndpointId, url: &EndpointUrl, binding: Binding) -> View 
         upstream_url: String::new(),
         upstream_protocol: String::new(),
         upstream_refused: false,
+        health: None,
         url: url.to_string(),
         traffic_policy: String::new(),
         bindings: vec![binding.as_str().to_owned()],
@@ -147,6 +174,7 @@ pub(in super::super) async fn of_agent(call: &Call, endpoint: &LiveEndpoint) -> 
         upstream_url: report.forwards_to.clone(),
         upstream_protocol: report.upstream_protocol.clone(),
         upstream_refused: report.upstream_refused,
+        health: Some(Health::of(report)),
         traffic_policy: report.traffic_policy.clone(),
         name: report.name.clone(),
         pooling_enabled: report.pooling_enabled,

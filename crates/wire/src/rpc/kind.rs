@@ -6,6 +6,8 @@ use super::object::OBJECT_BYTES_MAX;
 
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
+/// The number of [`StreamKind::EndpointHealth`], far from those that the protocol counts up.
+const ENDPOINT_HEALTH: u32 = 0x6562_0001;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +34,8 @@ pub enum StreamKind {
     StopTunnel,
     /// Client: change a served endpoint.
     PatchTunnelState,
+    /// Client, ours alone: what checking an endpoint's upstream came to.
+    EndpointHealth,
     /// Either: echo my nonces for ever.
     Heartbeat,
     /// A number the protocol does not define.
@@ -53,6 +57,7 @@ impl StreamKind {
             Self::SrvInfo => 8,
             Self::StopTunnel => 9,
             Self::PatchTunnelState => 10,
+            Self::EndpointHealth => ENDPOINT_HEALTH,
             Self::Heartbeat => u32::MAX,
             Self::Unknown(number) => number,
         }
@@ -80,6 +85,7 @@ impl StreamKind {
             8 => Self::SrvInfo,
             9 => Self::StopTunnel,
             10 => Self::PatchTunnelState,
+            ENDPOINT_HEALTH => Self::EndpointHealth,
             u32::MAX => Self::Heartbeat,
             other => Self::Unknown(other),
         }

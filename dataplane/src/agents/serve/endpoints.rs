@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
+use ebbgate_model::feed::{AgentEndpointReport, HealthReport, SessionReport};
 use ebbgate_model::{Binding, EndpointId, EndpointUrl, ErrorCode, Scheme};
 use ebbgate_policy::{AgentFacts, CheckContext, EndpointFacts, Engine, MemberFacts, Owner};
 use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState, Requested};
@@ -17,11 +17,13 @@ use super::super::session::{
     AgentSession, Bound, ENDPOINTS_MAX, NotReplaced, take_out, text_bytes, with_engine,
 };
 use super::{Connection, TEXT_BYTES_MAX, TICKET_SECS, short};
+use tokio::time::Instant;
+
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::route::{AlreadyOnline, RouteTable};
 use crate::state::tables::Tables;
 use crate::state::{clock, random};
-use crate::tunnel::health::Health;
+use crate::tunnel::health::{Against, Health};
 use crate::tunnel::load::Load;
 use crate::tunnel::session::AgentRef;
 
@@ -207,18 +209,32 @@ impl Connection {
 
     /// The health of a new endpoint, whose changes are counted, logged and told to control.
     fn health(&self, session: &AgentSession, url: &EndpointUrl) -> Arc<Health> {
+        let slow_start = self.shard.edge().outliers.slow_start;
         let (edge, session, url) = (Arc::downgrade(self.shard.edge()), session.state.id, url.clone());
-        Arc::new(Health::new(Box::new(move |is_aside| {
+        let on_change = move |against: Against, holds: bool| {
             let Some(edge) = edge.upgrade() else { return };
-            if is_aside {
-                edge.metrics.endpoints_aside.inc();
-                tracing::info!(%session, %url, "set aside: the agent could not reach its upstream");
+            let (gauge, out) = match against {
+                Against::Refused => {
+                    (&edge.metrics.endpoints_aside, "set aside: the agent could not reach its upstream")
+                }
+                Against::Checks => {
+                    (&edge.metrics.endpoints_unhealthy, "unhealthy: the agent's checks of its upstream fail")
+                }
+                Against::Errors => {
+                    (&edge.metrics.endpoints_ejected, "ejected: it answered too many requests with errors")
+                }
+                Against::Drain => (&edge.metrics.endpoints_draining, "draining: it gets no new work"),
+            };
+            if holds {
+                gauge.inc();
+                tracing::info!(%session, %url, "{out}");
             } else {
-                edge.metrics.endpoints_aside.dec();
-                tracing::info!(%session, %url, "no longer set aside");
+                gauge.dec();
+                tracing::info!(%session, %url, "no longer {out}");
             }
             edge.reports.session_changed(session);
-        })))
+        };
+        Arc::new(Health::new(slow_start, Box::new(on_change)).starting(Instant::now()))
     }
 
     /// Changes a served endpoint; all or nothing.
@@ -342,5 +358,6 @@ fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> Agen
         traffic_policy: wanted.policy_text.clone(),
         created_at: now_s,
         upstream_refused: false,
+        health: HealthReport::default(),
     }
 }

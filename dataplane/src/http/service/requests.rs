@@ -30,6 +30,7 @@ use crate::http::{challenge, edited, fields, inspected, route};
 use crate::state::breakers::Permit;
 use crate::state::endpoint::Endpoint;
 use crate::state::shares::Share;
+use crate::tunnel::health::UpstreamAnswer;
 
 /// Endpoints that a connection remembers, because their connection policy has let it in.
 const ENTERED_MAX: usize = 16;
@@ -179,6 +180,19 @@ impl<G: Gateway> HttpService<G> {
                 }
                 Step::Open(endpoint) => {
                     let sent = self.to_upstream(&dispatch, &endpoint, upgrade.as_ref(), body, log).await;
+                    match &sent {
+                        Ok(upstream::Reply::Response(response)) => {
+                            self.gateway
+                                .note_answer(&endpoint, UpstreamAnswer::Status(response.status().as_u16()));
+                        }
+                        Ok(upstream::Reply::Switched(..)) => {
+                            self.gateway.note_answer(&endpoint, UpstreamAnswer::Status(101));
+                        }
+                        Err(error) if error.failure.is_upstreams() => {
+                            self.gateway.note_answer(&endpoint, UpstreamAnswer::None);
+                        }
+                        Err(_) => {}
+                    }
                     let (mut head, ()) = match sent {
                         Ok(upstream::Reply::Response(response)) => {
                             let (head, body) = response.into_parts();

@@ -1,7 +1,7 @@
 //! Pools with members that die, fall silent or are full, and the strategies of policies. No sockets; randomness is seeded.
 
 use super::*;
-use crate::state::endpoint::fixture::{agent, cloud};
+use crate::state::endpoint::fixture::{agent, agent_with, cloud};
 use crate::tunnel::health::FIRST_TRIAL_MS;
 use std::collections::BTreeMap;
 use tokio::time::Duration;
@@ -69,7 +69,7 @@ fn a_member_set_aside_is_tried_by_one_visitor_and_only_by_one_that_can_be_repeat
     let due = start + Duration::from_millis(FIRST_TRIAL_MS);
     assert_eq!(asked(false, due), [good.id; 4]);
     assert_eq!(asked(true, due).iter().filter(|id| **id == aside.id).count(), 1);
-    health(&aside).answered();
+    health(&aside).answered(start);
     assert_eq!(asked(false, due).iter().filter(|id| **id == aside.id).count(), 2);
 }
 
@@ -85,6 +85,55 @@ fn where_all_are_set_aside_all_are_asked() {
     let second = pool.pick(&[first.id], Ask::at(now, false)).unwrap();
     assert_ne!(first.id, second.id);
     assert!(pool.pick(&[first.id, second.id], ask()).is_none());
+}
+
+/// Picks of each member, in the order given.
+fn picks<const N: usize>(pool: &Pool, members: &[Arc<Endpoint>; N], ask: Ask, times: usize) -> [usize; N] {
+    let ids: Vec<_> = (0..times).map(|_| pool.pick(&[], ask).unwrap().id).collect();
+    members.each_ref().map(|member| ids.iter().filter(|id| **id == member.id).count())
+}
+
+#[test]
+fn an_unhealthy_or_ejected_member_gets_nothing_unless_all_are_and_a_drained_one_nothing_at_all() {
+    use crate::tunnel::health::OutlierLimits;
+    let members = [agent(1, URL), agent(2, URL), agent(3, URL)];
+    let pool = Pool::new(members.to_vec());
+    let now = Instant::now();
+    let ask = Ask::at(now + Duration::from_mins(5), true);
+    health(&members[0]).checked(now, false, "tcp".into(), "refused".into());
+    assert_eq!(picks(&pool, &members, ask, 100), [0, 50, 50], "however long it is ago");
+    let limits = OutlierLimits { ejection: Duration::from_mins(10), ..OutlierLimits::default() };
+    let until = health(&members[1]).eject(now, &limits);
+    assert_eq!((pool.ejected(now), pool.ejected(until)), (1, 0));
+    assert_eq!(picks(&pool, &members, ask, 100), [0, 0, 100]);
+    health(&members[2]).drain(now, true);
+    assert_eq!(picks(&pool, &members, ask, 100), [50, 50, 0], "none is fit: those that are not drained");
+    health(&members[0]).drain(now, true);
+    health(&members[1]).drain(now, true);
+    assert!(pool.pick(&[], ask).is_none() && !pool.has_other(&[]));
+    for member in &members {
+        health(member).drain(now, false);
+    }
+    health(&members[0]).checked(now, true, "tcp".into(), String::new());
+    assert_eq!(picks(&pool, &members, Ask::at(until, true), 99), [33, 33, 33], "back without a word");
+}
+
+#[test]
+fn a_member_that_starts_slowly_gets_a_growing_part_of_its_share() {
+    use crate::tunnel::health::Health;
+    let start = Instant::now();
+    let slow = || Health::new(Duration::from_secs(100), Box::new(|_, _| {}));
+    let members = [agent(1, URL), agent(2, URL), agent_with(3, URL, slow().starting(start))];
+    let pool = Pool::new(members.to_vec());
+    let at = |secs: u64| picks(&pool, &members, Ask::at(start + Duration::from_secs(secs), true), 300);
+    // A third is its share; the others have what it leaves, half each.
+    for (secs, part) in [(0, 10), (10, 10), (20, 20), (50, 50), (90, 90), (100, 100), (500, 100)] {
+        let rest = (100 - part) / 2;
+        assert_eq!(at(secs), [100 + rest, 100 + rest, part], "after {secs} s");
+    }
+    // Alone it has everything.
+    let alone = [agent_with(4, URL, slow().starting(start))];
+    assert_eq!(picks(&Pool::new(alone.to_vec()), &alone, Ask::at(start, true), 10), [10]);
 }
 
 #[test]
@@ -353,7 +402,7 @@ mod strategies {
         health(&all[0]).refused(Instant::now());
         let ask = Ask { cookies: &cookies, ..ask() };
         assert!((0..5).all(|_| pool.pick(&[], ask).unwrap().id == all[1].id));
-        health(&all[0]).answered();
+        health(&all[0]).answered(Instant::now());
         assert!((0..5).all(|_| pool.pick(&[], ask).unwrap().id == all[0].id));
     }
 
