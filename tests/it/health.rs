@@ -52,7 +52,7 @@ fn a_member_whose_check_fails_is_passed_by_and_shown() -> Result<()> {
     lab.wait_online(&[REST_INTERNAL], 2)?;
     let of = |port: u16| -> Result<Value> {
         let upstream = format!("http://localhost:{port}");
-        let listed = lab.listed(&format!("{REST_INTERNAL}:443"))?;
+        let listed = lab.listed(REST_INTERNAL)?;
         let mut found = listed.into_iter().filter(|endpoint| endpoint["upstream_url"] == upstream.as_str());
         Ok(found.next().map(|endpoint| endpoint["health"].clone()).unwrap_or_default())
     };

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(
             told,
             json!({
-                "endpoint": {"id": id, "url": "https://a.internal:443"},
+                "endpoint": {"id": id, "url": "https://a.internal"},
                 "session": {"id": session},
                 "state": "unhealthy",
                 "state_before": "healthy",

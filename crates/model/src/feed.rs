@@ -472,8 +472,6 @@ pub enum HealthState {
     Unreachable,
     /// It answered too many requests in a row with errors.
     Ejected,
-    /// An operator takes it out of service; what is in flight goes on.
-    Draining,
     /// A state of a newer edge.
     #[serde(other)]
     Other,
@@ -493,7 +491,6 @@ impl HealthState {
             Self::Unhealthy => "unhealthy",
             Self::Unreachable => "unreachable",
             Self::Ejected => "ejected",
-            Self::Draining => "draining",
             Self::Other => "other",
         }
     }

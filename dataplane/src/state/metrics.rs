@@ -177,8 +177,6 @@ metrics! {
     endpoints_unhealthy: Gauge = "agent_endpoints_unhealthy", "Endpoints of agents that get no work because the agent's checks of their upstreams fail";
     /// Agents' endpoints that are ejected.
     endpoints_ejected: Gauge = "agent_endpoints_ejected", "Endpoints of agents that get no work because they answered too many requests in a row with errors";
-    /// Agents' endpoints that are drained.
-    endpoints_draining: Gauge = "agent_endpoints_draining", "Endpoints of agents that an operator drains";
     /// Ejections.
     ejections: Counter = "agent_endpoint_ejections", "Endpoints of agents ejected because they answered too many requests in a row with errors";
     /// Endpoints that were to be ejected and were not.

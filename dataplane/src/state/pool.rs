@@ -2,7 +2,7 @@
 //!
 //! Members take turns, or are chosen as a policy says ([`Pool::select`]), among the best that can take a stream just now: one
 //! that was set aside is asked when a trial is due, or when no other is left, as are unhealthy and ejected ones; one whose agent is
-//! not heard is the last. One that is drained is never asked. Does not
+//! not heard is the last. Does not
 //! know how a stream is opened: a caller whose member fails before a byte was sent picks again and names the ones it has tried.
 
 mod selection;
@@ -322,7 +322,6 @@ impl Endpoint {
             return None;
         }
         Some(match agent.health.standing(ask.now) {
-            Standing::Draining => return None,
             _ if agent.session.is_silent() => Rank::Silent,
             Standing::Good => Rank::Good,
             Standing::Starting => Rank::Starting,

@@ -1,8 +1,8 @@
 //! `Health`: whether new work may go to an endpoint, from all that is known against it. An upstream that was refused is set
 //! aside at once and tried again with backoff, one stream at a time; one that fails its agent's checks waits until they pass;
-//! one that answered too many errors is ejected for a while; one that is drained gets nothing.
+//! one that answered too many errors is ejected for a while.
 //!
-//! Decides from what streams, agents and operators report and from the time, which is an argument. Does not know pools or streams.
+//! Decides from what streams and agents report and from the time, which is an argument. Does not know pools or streams.
 
 mod outlier;
 
@@ -38,8 +38,6 @@ pub enum Standing {
     Overdue,
     /// It is set aside, unhealthy or ejected.
     Aside,
-    /// It gets no new work.
-    Draining,
 }
 
 /// What is known against an endpoint.
@@ -51,8 +49,6 @@ pub enum Against {
     Checks,
     /// It answered too many errors.
     Errors,
-    /// An operator drains it.
-    Drain,
 }
 
 /// Hears what is known against the endpoint, and whether it still is, whenever that changes.
@@ -76,7 +72,6 @@ struct Known {
     outlier: Outlier,
     /// Why it was ejected.
     errors: String,
-    draining: Option<Instant>,
     pace: Option<Pace>,
 }
 
@@ -99,7 +94,6 @@ impl Known {
             (self.aside.is_some(), Against::Refused),
             (self.is_unhealthy(), Against::Checks),
             (self.outlier.is_open(), Against::Errors),
-            (self.draining.is_some(), Against::Drain),
         ];
         all.into_iter().filter_map(|(holds, against)| holds.then_some(against))
     }
@@ -181,9 +175,6 @@ impl Health {
             return Standing::Good;
         }
         let known = self.held();
-        if known.draining.is_some() {
-            return Standing::Draining;
-        }
         if known.is_unhealthy() || known.outlier.ejected(now).is_some() {
             return Standing::Aside;
         }
@@ -274,11 +265,6 @@ impl Health {
         self.change(now, |known| _ = known.outlier.settle(now));
     }
 
-    /// An operator takes it out of service, or back into it.
-    pub fn drain(&self, now: Instant, drained: bool) {
-        self.change(now, |known| known.draining = drained.then(|| known.draining.unwrap_or(now)));
-    }
-
     /// What the API shows, where it is `unix_secs` now.
     pub fn report(&self, now: Instant, unix_secs: i64) -> HealthReport {
         let known = self.held();
@@ -289,15 +275,14 @@ impl Health {
             HealthReport { state, since, reason: reason.to_owned(), check: check.clone() }
         };
         let unreachable = "the agent could not reach the upstream for a visitor";
-        match (known.draining, &known.checked, known.outlier.ejected(now), known.aside) {
-            (Some(since), ..) => told(HealthState::Draining, since, "an operator drains it"),
-            (None, Some(checked), ..) if !checked.healthy => {
+        match (&known.checked, known.outlier.ejected(now), known.aside) {
+            (Some(checked), ..) if !checked.healthy => {
                 told(HealthState::Unhealthy, checked.since, &checked.reason)
             }
-            (None, _, Some(ejection), _) => told(HealthState::Ejected, ejection.since, &known.errors),
-            (None, _, None, Some(aside)) => told(HealthState::Unreachable, aside.since, unreachable),
-            (None, Some(checked), None, None) => told(HealthState::Healthy, checked.since, ""),
-            (None, None, None, None) => HealthReport::default(),
+            (_, Some(ejection), _) => told(HealthState::Ejected, ejection.since, &known.errors),
+            (_, None, Some(aside)) => told(HealthState::Unreachable, aside.since, unreachable),
+            (Some(checked), None, None) => told(HealthState::Healthy, checked.since, ""),
+            (None, None, None) => HealthReport::default(),
         }
     }
 
@@ -314,7 +299,7 @@ impl Health {
             self.is_doubted.store(!after.is_empty() || known.pace.is_some(), Ordering::Release);
             (before, after)
         };
-        for against in [Against::Refused, Against::Checks, Against::Errors, Against::Drain] {
+        for against in [Against::Refused, Against::Checks, Against::Errors] {
             let holds = after.contains(&against);
             if holds != before.contains(&against) {
                 (self.on_change)(against, holds);
@@ -475,17 +460,6 @@ mod tests {
         assert_eq!((0..100).filter(|_| health.takes_turn(until + ms(5_000))).count(), 50);
         assert_eq!(health.standing(until + ms(10_000)), Standing::Good);
         assert_eq!(health.report(until, 7).state, HealthState::Unknown);
-    }
-
-    #[test]
-    fn a_drained_endpoint_gets_nothing_until_it_is_taken_back() {
-        let (health, now) = (Health::default(), Instant::now());
-        health.drain(now, true);
-        health.drain(now + ms(9_000), true);
-        assert_eq!(health.standing(now), Standing::Draining);
-        assert_eq!(health.report(now + ms(9_000), 100).since, 91);
-        health.drain(now, false);
-        assert_eq!(health.standing(now), Standing::Good);
     }
 
     #[test]

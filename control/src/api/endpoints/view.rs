@@ -68,8 +68,8 @@ pub(in super::super) struct View {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EndpointHealth)]
 struct Health {
-    /// `unknown` (nobody checks it), `healthy`, `unhealthy` (checks fail), `unreachable` (no connection for a visitor), `ejected` (too
-    /// many errors) or `draining`.
+    /// `unknown` (nobody checks it), `healthy`, `unhealthy` (checks fail), `unreachable` (no connection for a visitor) or
+    /// `ejected` (too many errors).
     state: String,
     /// Since when.
     since: String,

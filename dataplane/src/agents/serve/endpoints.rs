@@ -223,7 +223,6 @@ impl Connection {
                 Against::Errors => {
                     (&edge.metrics.endpoints_ejected, "ejected: it answered too many requests with errors")
                 }
-                Against::Drain => (&edge.metrics.endpoints_draining, "draining: it gets no new work"),
             };
             if holds {
                 gauge.inc();

@@ -94,7 +94,7 @@ fn picks<const N: usize>(pool: &Pool, members: &[Arc<Endpoint>; N], ask: Ask, ti
 }
 
 #[test]
-fn an_unhealthy_or_ejected_member_gets_nothing_unless_all_are_and_a_drained_one_nothing_at_all() {
+fn an_unhealthy_or_ejected_member_gets_nothing_unless_all_are() {
     use crate::tunnel::health::OutlierLimits;
     let members = [agent(1, URL), agent(2, URL), agent(3, URL)];
     let pool = Pool::new(members.to_vec());
@@ -106,14 +106,9 @@ fn an_unhealthy_or_ejected_member_gets_nothing_unless_all_are_and_a_drained_one_
     let until = health(&members[1]).eject(now, &limits);
     assert_eq!((pool.ejected(now), pool.ejected(until)), (1, 0));
     assert_eq!(picks(&pool, &members, ask, 100), [0, 0, 100]);
-    health(&members[2]).drain(now, true);
-    assert_eq!(picks(&pool, &members, ask, 100), [50, 50, 0], "none is fit: those that are not drained");
-    health(&members[0]).drain(now, true);
-    health(&members[1]).drain(now, true);
-    assert!(pool.pick(&[], ask).is_none() && !pool.has_other(&[]));
-    for member in &members {
-        health(member).drain(now, false);
-    }
+    health(&members[2]).refused(ask.now);
+    assert_eq!(picks(&pool, &members, ask, 99), [33, 33, 33], "none is fit, so each is tried");
+    health(&members[2]).answered(ask.now);
     health(&members[0]).checked(now, true, "tcp".into(), String::new());
     assert_eq!(picks(&pool, &members, Ask::at(until, true), 99), [33, 33, 33], "back without a word");
 }
