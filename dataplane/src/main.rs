@@ -115,6 +115,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed)?)
     };
     let addresses = Addresses { http, https, connect, admin: admin_at };
+    edge.peers.announce(config.reach(fresh_ksuid()?, None, connect).map_err(anyhow::Error::msg)?);
     let agents_at = if shared { Entrance::Shared } else { Entrance::Connect };
     let tls_at = if shared { Entrance::Shared } else { Entrance::Tls };
     let fixed = [(http, Entrance::Http), (https, tls_at), (connect, agents_at)];
