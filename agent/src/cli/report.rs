@@ -42,6 +42,11 @@ impl Judge {
     fn hear(&mut self, event: &Event) -> Option<Verdict> {
         match event {
             Event::StopRequested => Some(Verdict::Stop),
+            // What one edge refuses the first session may serve all the same.
+            Event::Further(event) => match **event {
+                Event::StopRequested | Event::EndpointOnline { .. } => self.hear(event),
+                _ => None,
+            },
             Event::AuthRefused { refusal, was_online: false, .. }
                 if self.mode == Mode::AdHoc || refusal.is_permanent() =>
             {
@@ -160,6 +165,10 @@ impl Reporter {
             Event::DeliveryFailed { name, reason } => tracing::warn!(name, reason, "connection failed"),
             Event::VisitorGone { name, reason } => tracing::debug!(name, reason, "visitor gone"),
             Event::StopRequested => tracing::warn!("stop requested"),
+            Event::Further(event) => {
+                let _span = tracing::info_span!("further").entered();
+                self.log(event);
+            }
         }
     }
 
@@ -185,6 +194,14 @@ impl Reporter {
             Event::DeliveryFailed { name, reason } => format!("Failed       {name}: {reason}"),
             Event::Carrier { way, reason } => format!("Carrier      {way}: {reason}"),
             Event::StopRequested => "Session      asked to stop by the edge".to_owned(),
+            // The second edge is told when it comes and goes; that it serves the same is not news.
+            Event::Further(event) => match **event {
+                Event::SessionOnline { .. } | Event::SessionOffline { .. } | Event::AuthRefused { .. } => {
+                    self.line(event)?.replacen("Session     ", "Further     ", 1)
+                }
+                Event::DeliveryFailed { .. } => self.line(event)?,
+                _ => return None,
+            },
             Event::Latency(_) | Event::VisitorGone { .. } => return None,
         })
     }

@@ -10,8 +10,8 @@ use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, CarrierOffer, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind,
-    error_code,
+    Auth, AuthReply, Bind, BindReply, CarrierOffer, Edges, ProxyHeader, Secret, StopTunnel, StreamKind,
+    Unbind, error_code,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -37,6 +37,9 @@ pub const UNBIND_SECS_MAX: u64 = 10;
 /// Time that connections get to finish when the agent stops, in seconds.
 pub const DRAIN_SECS_MAX: u64 = 3;
 
+/// Time that streams of a connection get which the edge asked the agent to leave, in seconds.
+pub(super) const LEAVE_SECS_MAX: u64 = 3600;
+
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
 /// Round trips waiting to be reported; more are left out.
@@ -48,6 +51,8 @@ pub(super) enum Ended {
     Lost(String),
     /// The edge refused Auth.
     Refused(Refusal),
+    /// The edge asked the agent to go elsewhere.
+    Asked,
 }
 
 /// What runs beside the loop of one connection; all of it ends with it.
@@ -105,6 +110,14 @@ impl Drop for Probing {
 /// The task that moves the session's bytes; dropping it cuts the connection.
 struct Driving(JoinHandle<Result<(), driver::DriverError>>);
 
+impl Driving {
+    /// Until everything that was said is on its way, and the session over.
+    async fn ended(mut self) {
+        // What the driver says of a session that we ended is of no use.
+        let _ = (&mut self.0).await;
+    }
+}
+
 impl Drop for Driving {
     fn drop(&mut self) {
         self.0.abort();
@@ -134,6 +147,11 @@ impl Actor {
             Err(done) => return Ok(done),
         };
         self.plan.authenticated(self.now(), &reply).map_err(Ended::Refused)?;
+        if let Err(error) = self.settings.dialer.let_in(&reply.extra) {
+            session.goaway(Code::NONE, "the agent has a session at this edge");
+            let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), driver.ended()).await;
+            return Err(Ended::Lost(error.to_string()));
+        }
         let mut tasks = self.tasks(session, driver, streams);
         if let Some(offer) = &reply.extra.carriers {
             self.keep_links(&mut tasks, offer, &reply.extra.agent_session_id);
@@ -144,7 +162,63 @@ impl Actor {
             account: reply.extra.account_name,
             banner: reply.extra.banner,
         });
-        self.serve(&mut tasks, &mut incoming).await
+        self.plan_settled();
+        let ended = self.serve(&mut tasks, &mut incoming).await;
+        if matches!(ended, Err(Ended::Asked)) {
+            self.leave(tasks, incoming);
+        }
+        ended
+    }
+
+    /// Lets connections that are being left know once every endpoint is online on this one.
+    fn plan_settled(&mut self) {
+        if self.plan.is_settled() {
+            for left in self.leaving.elsewhere.drain(..) {
+                // One that has ended needs no word.
+                let _ = left.send(());
+            }
+        }
+    }
+
+    /// Leaves a connection as it is: streams under way go on there, beside the next connection.
+    fn leave(&mut self, mut tasks: Tasks, mut incoming: Incoming) {
+        // What the next connection serves has other ids.
+        drop(std::mem::take(&mut self.routes));
+        let (served, stop_allowed) = (self.plan.served(), self.settings.remote_management);
+        self.plan.part();
+        let (elsewhere, mut is_elsewhere) = oneshot::channel();
+        self.leaving.elsewhere.push(elsewhere);
+        while self.leaving.tasks.try_join_next().is_some() {}
+        self.leaving.tasks.spawn(async move {
+            let deadline = Instant::now() + Duration::from_secs(LEAVE_SECS_MAX);
+            let dispatcher = tasks.dispatcher.clone();
+            let mut is_unbound = false;
+            loop {
+                let mut quiet = pin!(dispatcher.quiet());
+                tokio::select! {
+                    // An error means that the session is over: then this task is too.
+                    _ = &mut is_elsewhere, if !is_unbound => {
+                        is_unbound = true;
+                        for id in &served {
+                            tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id.clone()));
+                        }
+                    }
+                    () = sleep_until(deadline) => break,
+                    stream = incoming.accept() => match stream {
+                        Some(stream) => open(&tasks, stream, stop_allowed),
+                        None => return,
+                    },
+                    // What the edge has to say goes to the next connection.
+                    Some(_) = tasks.events.recv() => {}
+                    proxied = next_beside(&mut tasks.beside) => came_beside(&mut tasks, proxied),
+                    Some(_) = tasks.unbinds.join_next() => {}
+                    _ = &mut tasks.heartbeat => return,
+                    () = quiet.as_mut(), if is_unbound && tasks.unbinds.is_empty() => break,
+                }
+            }
+            tasks.session.goaway(Code::NONE, "the agent went elsewhere");
+            let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), &mut tasks.driver.0).await;
+        });
     }
 
     /// Waits for the answer to Auth while still taking commands; the inner error means closed.
@@ -222,10 +296,10 @@ impl Actor {
                     }
                 }
                 stream = incoming.accept() => match stream {
-                    Some(stream) => self.open(tasks, stream),
+                    Some(stream) => open(tasks, stream, self.settings.remote_management),
                     None => return Err(Ended::Lost(end_of(&mut tasks.driver.0).await)),
                 },
-                Some(event) = tasks.events.recv() => self.heard(event),
+                Some(event) = tasks.events.recv() => self.heard(event)?,
                 proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(bound) = tasks.binds.join_next() => {
                     match bound {
@@ -350,36 +424,18 @@ impl Actor {
         }
     }
 
-    /// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
-    fn open(&self, tasks: &mut Tasks, stream: driver::Stream) {
-        let stop_allowed = self.settings.remote_management;
-        let dispatcher = tasks.dispatcher.clone();
-        let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
-        let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
-        let under_way = dispatcher.begin();
-        tokio::spawn(async move {
-            let limit = Duration::from_secs(HEADER_SECS_MAX);
-            match timeout(limit, read_purpose(stream, stop_allowed)).await {
-                Ok(Some(Purpose::Proxied(proxied))) => {
-                    // It came this way because no link waited. HTTP comes this way anyway.
-                    let fitting = if proxied.header.passthrough_tls { raw_links.or(links) } else { links };
-                    if let Some(book) = fitting.filter(|_| !is_http(&proxied.header)) {
-                        book.missed();
-                    }
-                    dispatcher.take(proxied).await;
-                }
-                Ok(Some(Purpose::Event(event))) => dispatcher.tell(event).await,
-                Ok(None) | Err(_) => {}
-            }
-            drop(under_way);
-        });
-    }
-
-    fn heard(&mut self, event: SessionEvent) {
+    fn heard(&mut self, event: SessionEvent) -> Result<(), Ended> {
         match event {
             SessionEvent::StopTunnel(notice) => self.stopped(&notice),
             SessionEvent::Stop => self.tell(Event::StopRequested),
+            SessionEvent::Edges(Edges { connect_addresses, leave }) => {
+                self.settings.dialer.told(&connect_addresses);
+                if leave {
+                    return Err(Ended::Asked);
+                }
+            }
         }
+        Ok(())
     }
 
     fn bound(&mut self, tasks: &mut Tasks, key: Key, reply: Result<BindReply, String>) {
@@ -394,7 +450,7 @@ impl Actor {
                 }
                 let waiter = self.slots.get_mut(&key).and_then(|slot| slot.waiter.take());
                 if let Some(waiter) = waiter {
-                    let _ = waiter.send(Ok((key, url.clone())));
+                    let _ = waiter.send(Ok(url.clone()));
                 }
                 self.tell(Event::EndpointOnline { name: name(self), url });
             }
@@ -417,6 +473,7 @@ impl Actor {
         }
         // After it was published: a stream that waited for the answer finds it.
         self.routes.answered(key);
+        self.plan_settled();
     }
 
     /// The edge ended one endpoint; it wants no Unbind and the session stays.
@@ -450,10 +507,13 @@ impl Actor {
                 () = sleep_until(deadline) => break,
                 // A stream that crossed our Unbind on the wire is still a visitor's.
                 stream = incoming.accept() => match stream {
-                    Some(stream) => self.open(tasks, stream),
+                    Some(stream) => open(tasks, stream, self.settings.remote_management),
                     None => return,
                 },
-                Some(event) = tasks.events.recv() => self.heard(event),
+                Some(event) = tasks.events.recv() => {
+                    // The agent goes anyway.
+                    let _ = self.heard(event);
+                }
                 proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(_) = tasks.unbinds.join_next() => {}
                 () = quiet.as_mut(), if tasks.unbinds.is_empty() && tasks.events.is_empty() => break,
@@ -462,6 +522,30 @@ impl Actor {
         tasks.session.goaway(Code::NONE, "the agent stops");
         let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), &mut tasks.driver.0).await;
     }
+}
+
+/// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
+fn open(tasks: &Tasks, stream: driver::Stream, stop_allowed: bool) {
+    let dispatcher = tasks.dispatcher.clone();
+    let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
+    let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
+    let under_way = dispatcher.begin();
+    tokio::spawn(async move {
+        let limit = Duration::from_secs(HEADER_SECS_MAX);
+        match timeout(limit, read_purpose(stream, stop_allowed)).await {
+            Ok(Some(Purpose::Proxied(proxied))) => {
+                // It came this way because no link waited. HTTP comes this way anyway.
+                let fitting = if proxied.header.passthrough_tls { raw_links.or(links) } else { links };
+                if let Some(book) = fitting.filter(|_| !is_http(&proxied.header)) {
+                    book.missed();
+                }
+                dispatcher.take(proxied).await;
+            }
+            Ok(Some(Purpose::Event(event))) => dispatcher.tell(event).await,
+            Ok(None) | Err(_) => {}
+        }
+        drop(under_way);
+    });
 }
 
 /// Whether a stream carries HTTP, for which the edge prefers the session's mux to links.
