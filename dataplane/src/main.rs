@@ -113,6 +113,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed)?)
     };
     let addresses = Addresses { http, https, connect, admin: admin_at };
+    edge.peers.announce(config.reach(fresh_ksuid()?, None, connect).map_err(anyhow::Error::msg)?);
     drop(passed);
     let quic = open_quic(&edge, config.quic, addresses.connect)?;
     // The filter is in the kernel before the first connection is accepted.
