@@ -70,7 +70,10 @@ impl Session {
     /// Starts sessions that serve the same endpoints at edges of their own. What the second and later ones go through is told
     /// as [`Event::Further`].
     pub fn start_all(settings: impl IntoIterator<Item = Settings>) -> Self {
+        let mut process = None;
         let start = |(index, mut settings): (usize, Settings)| {
+            let process = process.get_or_insert_with(|| process_name(&settings.random));
+            settings.hello.process.clone_from(process);
             if index > 0 {
                 let observer = settings.observer;
                 settings.observer = Arc::new(move |event| observer(Event::Further(Box::new(event))));
@@ -80,7 +83,7 @@ impl Session {
             commands
         };
         let commands = settings.into_iter().enumerate().map(start).collect();
-        Self { commands, next_key: Arc::default() }
+        Self { commands, next_key: Arc::new(AtomicU64::new(1)) }
     }
 
     /// Serves one endpoint. Resolves when it is online, or refused under [`RetryPolicy::UntilRefused`]; under
@@ -91,11 +94,12 @@ impl Session {
     pub async fn add(
         &self,
         name: &str,
-        bind: Bind,
+        mut bind: Bind,
         retry: RetryPolicy,
         delivery: Delivery,
     ) -> Result<(Key, EndpointUrl), BindError> {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        bind.extra.number = key;
         let Some((first, others)) = self.commands.split_first() else { return Err(BindError::Closed) };
         let ask = async |session: &mpsc::Sender<Command>, bind: Bind, retry: RetryPolicy| {
             let (reply, answer) = oneshot::channel();
@@ -126,7 +130,6 @@ impl Session {
         match url {
             Ok(url) => {
                 if edge_chooses {
-                    let mut bind = bind;
                     bind.opts.set_url(url.to_string());
                     for session in others {
                         ask(session, bind.clone(), RetryPolicy::Forever).await?;
@@ -165,6 +168,12 @@ impl Session {
             let _ = answer.await;
         }
     }
+}
+
+/// A name for this process, which no other has.
+fn process_name(random: &Random) -> String {
+    let parts: Vec<String> = (0..4).map(|_| format!("{:08x}", random())).collect();
+    parts.concat()
 }
 
 impl Actor {

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result};
 use aws_lc_rs::rand;
 use clap::Parser as _;
-use ebbgate_edge::agents::Agents;
+use ebbgate_edge::agents::{Agents, elsewhere};
 use ebbgate_edge::config::{Cli, Command, Config, QuicListen};
 use ebbgate_edge::feed::FeedError;
 use ebbgate_edge::feed::address::Control;
@@ -136,6 +136,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
             admin::serve(socket, edge, disk, token).await;
         });
     }
+    tokio::spawn(elsewhere::tell(Arc::clone(&agents)));
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));

@@ -45,6 +45,7 @@ pub fn hello(agent: &AgentConfig, hostname: &str, service: bool) -> AuthExtra {
         client_type: "ebbgate".into(),
         leg_number: 0,
         several_edges: agent.connect_edges > 1,
+        process: String::new(),
         carriers: agent.carrier.wanted().iter().map(|&word| word.to_owned()).collect(),
     }
 }
@@ -83,6 +84,7 @@ pub fn bind_request(endpoint: &EndpointConfig) -> Bind {
             bindings: vec![endpoint.binding.as_str().into()],
             pooling_enabled: endpoint.pooling_enabled,
             shows_client: false,
+            number: 0,
         },
     }
 }

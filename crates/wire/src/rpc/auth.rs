@@ -131,6 +131,13 @@ pub struct AuthExtra {
         skip_serializing_if = "is_false"
     )]
     pub several_edges: bool,
+    /// Names the client's process in all its sessions, at whatever edge: ASCII letters and digits. SDKs send none.
+    #[serde(
+        rename(serialize = "Process", deserialize = "process"),
+        deserialize_with = "courtesy",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub process: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]

@@ -106,6 +106,18 @@ pub struct BindExtra {
         skip_serializing_if = "std::ops::Not::not"
     )]
     pub shows_client: bool,
+    /// Tells the endpoint from the others of the client's process, in all its sessions; 0: it is not told.
+    #[serde(
+        rename(serialize = "Number", deserialize = "number"),
+        deserialize_with = "nullable",
+        skip_serializing_if = "is_none"
+    )]
+    pub number: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The name a Bind asks for.
