@@ -13,6 +13,7 @@ use http::{HeaderValue, Uri};
 
 use crate::feed::address::Control;
 use crate::net::ring::Form;
+use crate::state::balancers::Trusted;
 use crate::state::edge::Waits;
 use crate::state::waf::WafSettings;
 use crate::xdp::interfaces::Interfaces;
@@ -105,10 +106,14 @@ pub struct Config {
     /// Most connections open at once, an eighth of them for agents alone. Default: what the descriptor limit allows.
     #[arg(long, value_name = "N")]
     pub connections_max: Option<usize>,
-    /// Most visitors, and most agents, connected at once from one IPv4 address or IPv6 /64. Raise it behind a proxy.
-    /// Default: an eighth of all, at least 256 and at most 4096.
+    /// Most visitors, and most agents, connected at once from one IPv4 address or IPv6 /64. Behind a balancer that sends
+    /// no PROXY header all visitors come from one address: raise it there. Default: an eighth of all, at least 256 and at most 4096.
     #[arg(long, value_name = "N")]
     pub source_connections_max: Option<usize>,
+    /// Load balancers that send a PROXY header, version 1 or 2, to a listener: http, https, connect or tcp (all reserved TCP
+    /// addresses). Such a peer must send one, and its client's address counts from then on. May be repeated.
+    #[arg(long, value_name = "LISTENER=CIDR,...")]
+    pub proxy_protocol_from: Vec<Trusted>,
     /// Seconds a TCP or TLS connection may carry nothing before it is closed.
     #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     pub relay_idle_secs: u64,
@@ -446,6 +451,7 @@ mod tests {
             ["--admin", "x"],
             ["--waf-workers", "0"],
             ["--waf-timeout-ms", "9"],
+            ["--proxy-protocol-from", "0.0.0.0/0"],
             ["--waf-detect-only", "--drain-ms=1"],
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");

@@ -21,6 +21,7 @@ use ebbgate_edge::feed::{Feed, Staging};
 use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
+use ebbgate_edge::state::balancers::Balancers;
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Visitors};
@@ -95,7 +96,8 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let saved = Saved::open(&config.edge_dir())?;
-    let Parts { edge, agents, xdp, events } = parts(config, &saved)?;
+    let shared = config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect");
+    let Parts { edge, agents, xdp, events } = parts(config, &saved, shared)?;
     let shards = config.shards();
     let mailboxes = edge.mailboxes.open(shards);
     let installer = Arc::new(Mutex::new(Installer::restore(Arc::clone(&agents), &saved)));
@@ -105,7 +107,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
     let (admin_at, admin) = listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?;
     let http = open(&edge, config.http, &Entrance::Http, shards, &passed)?;
-    let (https, connect) = if config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect") {
+    let (https, connect) = if shared {
         let both = open(&edge, config.https, &Entrance::Shared, shards, &passed)?;
         (both, both)
     } else {
@@ -114,10 +116,15 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     };
     let addresses = Addresses { http, https, connect, admin: admin_at };
     edge.peers.announce(config.reach(fresh_ksuid()?, None, connect).map_err(anyhow::Error::msg)?);
+    let agents_at = if shared { Entrance::Shared } else { Entrance::Connect };
+    let tls_at = if shared { Entrance::Shared } else { Entrance::Tls };
+    let fixed = [(http, Entrance::Http), (https, tls_at), (connect, agents_at)];
+    let direct = fixed.into_iter().filter(|(_, entrance)| !edge.balancers.are_before(entrance));
+    let direct = direct.map(|(address, _)| address).collect();
     drop(passed);
     let quic = open_quic(&edge, config.quic, addresses.connect)?;
     // The filter is in the kernel before the first connection is accepted.
-    xdp.begin(served::wanted(&edge, vec![addresses.http, addresses.https, addresses.connect]));
+    xdp.begin(served::wanted(&edge, direct));
     xdp.applied().await;
     let form = config.runtime.form();
     let threads = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
@@ -209,7 +216,8 @@ struct Parts {
     events: mpsc::Receiver<FromEdge>,
 }
 
-fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
+/// `shared`: visitors and agents come to one address.
+fn parts(config: &Config, saved: &Saved, shared: bool) -> Result<Parts> {
     let (total, source) = config.caps();
     let fetcher = Fetcher::new(config.jwks_ca.as_deref(), config.jwks_allow_private).context("--jwks-ca")?;
     let tickets = TicketKey::new(&saved.ticket_key(fresh()?)?);
@@ -217,6 +225,9 @@ fn parts(config: &Config, saved: &Saved) -> Result<Parts> {
     let (mut edge, events) =
         Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
     edge.visitors = visitors(config, saved)?;
+    edge.balancers = Balancers::new(&config.proxy_protocol_from, shared)
+        .map_err(anyhow::Error::msg)
+        .context("--proxy-protocol-from")?;
     let settings = config.xdp().map_err(anyhow::Error::msg)?;
     let xdp = XdpHandle::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
     edge.metrics.collect(xdp.collector());

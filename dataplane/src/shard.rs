@@ -1,6 +1,7 @@
 //! A shard's thread: its runtime, its listeners and its mailbox. Composes the rooms; only the process and tests import it.
 
 mod accept;
+mod balancer;
 mod shared_port;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use crate::net::ring::{self, Form};
 use crate::state::edge::Stage;
 use crate::state::mailbox::{Entrance, Message};
 use crate::state::shard::Shard;
+use accept::Accepting;
 
 /// Runs one shard until the edge stops. Call on a thread of its own.
 pub fn run(
@@ -84,16 +86,20 @@ impl Listening {
     }
 
     fn listen(&mut self, entrance: Entrance, listener: Listener) {
-        let (shard, agents, upstreams) =
-            (self.shard.clone(), Arc::clone(&self.agents), self.upstreams.clone());
-        let drain = shard.edge().reached(Stage::Draining);
+        let drain = self.shard.edge().reached(Stage::Draining);
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
+        let accepting = Accepting {
+            shard: self.shard.clone(),
+            agents: Arc::clone(&self.agents),
+            upstreams: self.upstreams.clone(),
+            entrance,
+        };
         let task = spawn_local(async move {
-            let accept = listen::accept(listener, |stream| {
-                accept::begin(&shard, &agents, &upstreams, &entrance, stream);
-            });
+            let accept = listen::accept(listener, |stream| accepting.begin(stream));
             tokio::select! {
-                Err(error) = accept => tracing::error!(%error, ?entrance, "a listener failed"),
+                Err(error) = accept => {
+                    tracing::error!(%error, entrance = ?accepting.entrance, "a listener failed");
+                }
                 () = drain => {}
             }
         });

@@ -3,6 +3,7 @@
 //! Read by every room above; changed by `feed` and `agents`.
 
 pub mod addresses;
+pub mod balancers;
 pub mod blocklist;
 pub mod bound;
 mod bounded_table;

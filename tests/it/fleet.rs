@@ -173,7 +173,7 @@ fn an_agent_is_at_two_edges_and_the_end_of_one_costs_no_visitor_of_the_other() -
     let agent = lab.agent_at("agent", &token, &endpoints, &paris.connect().to_string())?;
     let sessions = |wanted: usize| {
         soon("the agent's sessions", || {
-            let listed = api.get("/tunnel_sessions")?;
+            let (_, listed) = api.call("GET", "/tunnel_sessions", None)?;
             let count = listed["tunnel_sessions"].as_array().map_or(0, Vec::len);
             Ok((count == wanted).then_some(()))
         })

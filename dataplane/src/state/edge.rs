@@ -16,9 +16,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::log::{self, Refusals, Sum};
+use crate::net::hello::NoHello;
 use crate::net::listen::ConnLimits;
 use crate::relay::IdleLimits;
 use crate::state::addresses::Addresses;
+use crate::state::balancers::Balancers;
 use crate::state::blocklist::Blocklist;
 use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
@@ -28,7 +30,7 @@ use crate::state::external_calls::ExternalCalls;
 use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message};
-use crate::state::metrics::{CodeLabel, Metrics, NotEnforcedLabel};
+use crate::state::metrics::{CodeLabel, Metrics, NotEnforcedLabel, ReasonLabel};
 use crate::state::peers::PeerEdges;
 use crate::state::ports::{PortChange, Ports};
 use crate::state::rate_limits::RateLimits;
@@ -117,6 +119,8 @@ pub struct Edge {
     pub waits: Waits,
     /// The shards' mailboxes.
     pub mailboxes: Mailboxes,
+    /// Load balancers before this edge.
+    pub balancers: Balancers,
     /// Networks that no listener serves.
     pub blocklist: Arc<ArcSwap<Blocklist>>,
     /// Changes of what is served and where.
@@ -193,6 +197,7 @@ impl Edge {
             waits,
             mailboxes: Mailboxes::default(),
             addresses: Arc::default(),
+            balancers: Balancers::default(),
             blocklist: Arc::default(),
             changes: Arc::default(),
             background,
@@ -331,6 +336,13 @@ impl Edge {
         }
         log_sums(sums);
         has_line
+    }
+
+    /// Counts a stranger that introduced itself as a load balancer would.
+    pub fn note_no_hello(&self, refusal: &NoHello) {
+        if matches!(refusal, NoHello::ProxyHeader) {
+            self.metrics.proxy_headers_refused.get_or_create(&ReasonLabel { reason: "stranger" }).inc();
+        }
     }
 
     /// Writes the sums of refusals without lines: those of a minute that is over, or `all`.
