@@ -179,15 +179,18 @@ fn an_agent_is_at_two_edges_and_the_end_of_one_costs_no_visitor_of_the_other() -
         })
     };
     sessions(2)?;
-    let (at_paris, at_rome) =
-        (Visitor::of(&lab)?.at(paris.https()), Visitor::of(&lab)?.at(rome.https()));
+    let (at_paris, at_rome) = (Visitor::of(&lab)?.at(paris.https()), Visitor::of(&lab)?.at(rome.https()));
     at_paris.wait_https(API_HOST)?;
     at_rome.wait_https(API_HOST)?;
-    assert!(agent.log()?.contains("further"), "{}", agent.log()?);
+    assert!(agent.log()?.contains("further=true"), "{}", agent.log()?);
 
     paris.kill();
     for request in 0..50 {
-        assert_eq!(at_rome.get(API_HOST, "/", &[])?.status, 200, "request {request} after the end of an edge");
+        assert_eq!(
+            at_rome.get(API_HOST, "/", &[])?.status,
+            200,
+            "request {request} after the end of an edge"
+        );
     }
     paris.start()?;
     sessions(2)?;

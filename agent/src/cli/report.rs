@@ -116,7 +116,7 @@ impl Reporter {
     }
 
     pub(super) fn hear(&self, event: &Event) {
-        self.log(event);
+        self.log(event, None);
         if self.console
             && let Some(line) = self.line(event)
         {
@@ -139,36 +139,34 @@ impl Reporter {
         self.upstreams.get(name).map_or("", String::as_str)
     }
 
-    fn log(&self, event: &Event) {
+    /// `further`: of a session at a further edge.
+    fn log(&self, event: &Event, further: Option<bool>) {
         match event {
             Event::SessionOnline { target, region, account, banner } => {
-                tracing::info!(edge = target, region, account, banner, "session online");
+                tracing::info!(further, edge = target, region, account, banner, "session online");
             }
             Event::AuthRefused { refusal, retry_in, .. } => {
-                tracing::error!(reason = %refusal, retry_ms = millis(*retry_in), "session refused");
+                tracing::error!(further, reason = %refusal, retry_ms = millis(*retry_in), "session refused");
             }
             Event::SessionOffline { reason, retry_in } => {
-                tracing::warn!(reason, retry_ms = millis(*retry_in), "session offline");
+                tracing::warn!(further, reason, retry_ms = millis(*retry_in), "session offline");
             }
-            Event::Carrier { way, reason } => tracing::info!(way, reason, "carrier"),
+            Event::Carrier { way, reason } => tracing::info!(further, way, reason, "carrier"),
             Event::Latency(round_trip) => tracing::debug!(latency_us = micros(*round_trip), "heartbeat"),
             Event::EndpointOnline { name, url } => {
-                tracing::info!(name, url = %url, upstream = self.upstream(name), "endpoint online");
+                tracing::info!(further, name, url = %url, upstream = self.upstream(name), "endpoint online");
             }
             Event::EndpointRefused { name, refusal, retry_in } => {
                 let retry_ms = retry_in.map(millis);
-                tracing::error!(name, reason = %refusal, retry_ms, "endpoint refused");
+                tracing::error!(further, name, reason = %refusal, retry_ms, "endpoint refused");
             }
             Event::EndpointStopped { name, refusal } => {
-                tracing::error!(name, reason = %refusal, "endpoint stopped");
+                tracing::error!(further, name, reason = %refusal, "endpoint stopped");
             }
             Event::DeliveryFailed { name, reason } => tracing::warn!(name, reason, "connection failed"),
             Event::VisitorGone { name, reason } => tracing::debug!(name, reason, "visitor gone"),
             Event::StopRequested => tracing::warn!("stop requested"),
-            Event::Further(event) => {
-                let _span = tracing::info_span!("further").entered();
-                self.log(event);
-            }
+            Event::Further(event) => self.log(event, Some(true)),
         }
     }
 

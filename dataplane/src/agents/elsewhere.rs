@@ -27,10 +27,8 @@ pub(super) fn others(peers: &PeerList, drawn: u64) -> Vec<ConnectAddress> {
         return Vec::new();
     };
     let (before, after) = open.split_at(usize::try_from(from).unwrap_or(0));
-    let named = |peer: &&PeerEdge| ConnectAddress {
-        region: String::new(),
-        server_addr: peer.reach.agents.clone(),
-    };
+    let named =
+        |peer: &&PeerEdge| ConnectAddress { region: String::new(), server_addr: peer.reach.agents.clone() };
     after.iter().chain(before).take(OTHERS_MAX).map(named).collect()
 }
 
