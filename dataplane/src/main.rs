@@ -143,7 +143,6 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
             admin::serve(socket, edge, disk, token).await;
         });
     }
-    tokio::spawn(elsewhere::tell(Arc::clone(&agents)));
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
@@ -158,13 +157,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let staging = Staging::default();
     let feed = Feed { controls, member, id, edge: edge_of_feed, agents, xdp, installer, staging, events };
     tokio::spawn(feed.run());
-    let summed = Arc::clone(&edge);
-    tokio::spawn(async move {
-        loop {
-            sleep(Duration::from_secs(SUMS_SECS)).await;
-            summed.log_refusals(false);
-        }
-    });
+    tokio::spawn(sum_refusals(Arc::clone(&edge)));
     tokio::spawn(look_at_databases(Arc::clone(&edge)));
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -194,6 +187,14 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         ended?;
     }
     Ok(())
+}
+
+/// Writes the sums of refusals when they are due.
+async fn sum_refusals(edge: Arc<Edge>) {
+    loop {
+        sleep(Duration::from_secs(SUMS_SECS)).await;
+        edge.log_refusals(false);
+    }
 }
 
 /// Reads address databases again when their files change.
@@ -241,7 +242,9 @@ fn parts(config: &Config, saved: &Saved, shared: bool) -> Result<Parts> {
     });
     edge.addresses = Arc::new(Databases::read(&config.address_database).context("--address-database")?);
     let edge = Arc::new(edge);
-    Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
+    let agents = Agents::new(Arc::clone(&edge));
+    tokio::spawn(elsewhere::tell(Arc::clone(&agents)));
+    Ok(Parts { agents, edge, xdp: Arc::new(xdp), events })
 }
 
 /// What policies are told of this edge to make visitors' sessions with.

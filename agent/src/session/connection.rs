@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use ebbgate_model::TunnelSessionId;
 use ebbgate_tunnel::driver::{self, Incoming};
-use ebbgate_tunnel::{heartbeat, rpc_io};
+use ebbgate_tunnel::heartbeat;
 use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, CarrierOffer, Edges, ProxyHeader, Secret, StopTunnel, StreamKind,
-    Unbind, error_code,
+    AuthReply, BindReply, CarrierOffer, Edges, ProxyHeader, Secret, StopTunnel, StreamKind, error_code,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::actor::{Actor, Command, Flow};
+use super::ask::{Answer, BIND_SECS_MAX, ask_auth, ask_bind, ask_unbind};
 use super::delivery::{SessionEvent, StreamDispatcher};
 use super::event::Event;
 use super::links::{self, Book, Kind};
@@ -29,16 +29,8 @@ use crate::stream::{Proxied, Streams};
 
 /// Longest wait for the answer to Auth, in seconds.
 pub const AUTH_SECS_MAX: u64 = 10;
-/// Longest wait for the answer to Bind, in seconds. Without one it is unknown what the edge serves, so the connection is
-/// given up and the next one takes the session over.
-pub const BIND_SECS_MAX: u64 = 30;
-/// Longest wait for the answer to Unbind, in seconds.
-pub const UNBIND_SECS_MAX: u64 = 10;
 /// Time that connections get to finish when the agent stops, in seconds.
 pub const DRAIN_SECS_MAX: u64 = 3;
-
-/// Time that streams of a connection get which the edge asked the agent to leave, in seconds.
-pub(super) const LEAVE_SECS_MAX: u64 = 3600;
 
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
@@ -56,21 +48,21 @@ pub(super) enum Ended {
 }
 
 /// What runs beside the loop of one connection; all of it ends with it.
-struct Tasks {
-    session: driver::Session,
-    driver: Driving,
-    dispatcher: StreamDispatcher,
-    events: mpsc::Receiver<SessionEvent>,
+pub(super) struct Tasks {
+    pub(super) session: driver::Session,
+    pub(super) driver: Driving,
+    pub(super) dispatcher: StreamDispatcher,
+    pub(super) events: mpsc::Receiver<SessionEvent>,
     binds: JoinSet<(Key, Answer)>,
-    unbinds: JoinSet<()>,
+    pub(super) unbinds: JoinSet<()>,
     /// Streams that come beside the session, while there are any.
-    beside: Option<Box<dyn Streams>>,
+    pub(super) beside: Option<Box<dyn Streams>>,
     /// Whether the path stalls, where QUIC could take over.
     probing: Option<Probing>,
     attaching: JoinSet<Result<Box<dyn Streams>, DialError>>,
     links: Option<Keeping>,
     raw_links: Option<Keeping>,
-    heartbeat: JoinHandle<heartbeat::HeartbeatError>,
+    pub(super) heartbeat: JoinHandle<heartbeat::HeartbeatError>,
     latency: mpsc::Receiver<Duration>,
 }
 
@@ -108,7 +100,7 @@ impl Drop for Probing {
 }
 
 /// The task that moves the session's bytes; dropping it cuts the connection.
-struct Driving(JoinHandle<Result<(), driver::DriverError>>);
+pub(super) struct Driving(pub(super) JoinHandle<Result<(), driver::DriverError>>);
 
 impl Driving {
     /// Until everything that was said is on its way, and the session over.
@@ -122,15 +114,6 @@ impl Drop for Driving {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// What came of asking for a bind.
-enum Answer {
-    Reply(Box<BindReply>),
-    /// The stream failed: ask again.
-    Failed(String),
-    /// Nothing within [`BIND_SECS_MAX`].
-    Silence,
 }
 
 impl Actor {
@@ -168,57 +151,6 @@ impl Actor {
             self.leave(tasks, incoming);
         }
         ended
-    }
-
-    /// Lets connections that are being left know once every endpoint is online on this one.
-    fn plan_settled(&mut self) {
-        if self.plan.is_settled() {
-            for left in self.leaving.elsewhere.drain(..) {
-                // One that has ended needs no word.
-                let _ = left.send(());
-            }
-        }
-    }
-
-    /// Leaves a connection as it is: streams under way go on there, beside the next connection.
-    fn leave(&mut self, mut tasks: Tasks, mut incoming: Incoming) {
-        // What the next connection serves has other ids.
-        drop(std::mem::take(&mut self.routes));
-        let (served, stop_allowed) = (self.plan.served(), self.settings.remote_management);
-        self.plan.part();
-        let (elsewhere, mut is_elsewhere) = oneshot::channel();
-        self.leaving.elsewhere.push(elsewhere);
-        while self.leaving.tasks.try_join_next().is_some() {}
-        self.leaving.tasks.spawn(async move {
-            let deadline = Instant::now() + Duration::from_secs(LEAVE_SECS_MAX);
-            let dispatcher = tasks.dispatcher.clone();
-            let mut is_unbound = false;
-            loop {
-                let mut quiet = pin!(dispatcher.quiet());
-                tokio::select! {
-                    // An error means that the session is over: then this task is too.
-                    _ = &mut is_elsewhere, if !is_unbound => {
-                        is_unbound = true;
-                        for id in &served {
-                            tasks.unbinds.spawn(ask_unbind(tasks.session.clone(), id.clone()));
-                        }
-                    }
-                    () = sleep_until(deadline) => break,
-                    stream = incoming.accept() => match stream {
-                        Some(stream) => open(&tasks, stream, stop_allowed),
-                        None => return,
-                    },
-                    // What the edge has to say goes to the next connection.
-                    Some(_) = tasks.events.recv() => {}
-                    proxied = next_beside(&mut tasks.beside) => came_beside(&mut tasks, proxied),
-                    Some(_) = tasks.unbinds.join_next() => {}
-                    _ = &mut tasks.heartbeat => return,
-                    () = quiet.as_mut(), if is_unbound && tasks.unbinds.is_empty() => break,
-                }
-            }
-            tasks.session.goaway(Code::NONE, "the agent went elsewhere");
-            let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), &mut tasks.driver.0).await;
-        });
     }
 
     /// Waits for the answer to Auth while still taking commands; the inner error means closed.
@@ -525,7 +457,7 @@ impl Actor {
 }
 
 /// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
-fn open(tasks: &Tasks, stream: driver::Stream, stop_allowed: bool) {
+pub(super) fn open(tasks: &Tasks, stream: driver::Stream, stop_allowed: bool) {
     let dispatcher = tasks.dispatcher.clone();
     let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
     let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
@@ -554,7 +486,7 @@ fn is_http(header: &ProxyHeader) -> bool {
 }
 
 /// The next stream beside the session, or none when there will be no more; never, where there are none.
-async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
+pub(super) async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
     match beside {
         Some(streams) => streams.accept().await,
         None => std::future::pending().await,
@@ -562,7 +494,7 @@ async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
 }
 
 /// Delivers a stream that came beside the session, or books that this way has ended.
-fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
+pub(super) fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
     if let Some(proxied) = proxied {
         tokio::spawn(tasks.dispatcher.clone().take(proxied));
         return;
@@ -592,34 +524,4 @@ async fn end_of(driver: &mut JoinHandle<Result<(), driver::DriverError>>) -> Str
         Ok(Err(error)) => error.to_string(),
         Ok(Ok(Ok(()))) | Err(_) => "the edge closed the session".to_owned(),
     }
-}
-
-async fn ask_auth(session: &driver::Session, auth: Auth) -> Result<AuthReply, String> {
-    let stream = session.open(StreamKind::Auth).await.map_err(|error| error.to_string())?;
-    let reply = rpc_io::call(stream, &auth).await.map_err(|error| error.to_string())?;
-    AuthReply::decode(reply).map_err(|error| error.to_string())
-}
-
-async fn ask_bind(session: driver::Session, key: Key, bind: Bind) -> (Key, Answer) {
-    let asking = async {
-        let stream = session.open(StreamKind::Bind).await.map_err(|error| error.to_string())?;
-        let reply = rpc_io::call(stream, &bind).await.map_err(|error| error.to_string())?;
-        BindReply::decode(reply).map_err(|error| error.to_string())
-    };
-    let answer = match timeout(Duration::from_secs(BIND_SECS_MAX), asking).await {
-        Ok(Ok(reply)) => Answer::Reply(Box::new(reply)),
-        Ok(Err(reason)) => Answer::Failed(reason),
-        Err(_) => Answer::Silence,
-    };
-    (key, answer)
-}
-
-async fn ask_unbind(session: driver::Session, id: String) {
-    let asking = async {
-        if let Ok(stream) = session.open(StreamKind::Unbind).await {
-            // Whatever the answer, we no longer serve it.
-            let _ = rpc_io::call(stream, &Unbind { id }).await;
-        }
-    };
-    let _ = timeout(Duration::from_secs(UNBIND_SECS_MAX), asking).await;
 }

@@ -41,8 +41,8 @@ pub async fn tell(agents: Arc<Agents>) {
     loop {
         tokio::select! {
             () = &mut draining, if !leave => leave = true,
-            changed = changes.changed() => {
-                if changed.is_err() {
+            is_there = changes.changed() => {
+                if is_there.is_err() {
                     return;
                 }
             }
