@@ -36,6 +36,8 @@ pub mod claims;
 pub mod config;
 pub mod dial;
 pub mod edge_dialer;
+pub mod edges;
+pub mod edges_dialer;
 pub mod health;
 pub mod links;
 pub mod network;

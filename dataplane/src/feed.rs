@@ -24,7 +24,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
 use crate::agents::Agents;
-use crate::state::edge::Edge;
+use crate::state::edge::{Edge, Stage};
 use crate::state::objects::Objects;
 use crate::state::random;
 use crate::xdp::XdpHandle;
@@ -102,6 +102,7 @@ impl Feed {
 
     async fn once(&mut self) -> Result<std::convert::Infallible, FeedError> {
         self.staging = Staging::default();
+        self.agents.peers.begin(self.id);
         let (lines, mut queue) = mpsc::channel::<Bytes>(LINES_MAX);
         let hello = FromEdge::Hello {
             edge: self.id,
@@ -111,6 +112,7 @@ impl Feed {
             digest: self.digest(),
             unix_secs: unix_secs(),
             core_rule_set: self.edge.waf.is_some(),
+            reach: self.edge.peers.own(),
         };
         send(&lines, &hello).await?;
         let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| {
@@ -145,6 +147,9 @@ impl Feed {
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
         let mut events = Gathered::default();
+        let draining = self.edge.reached(Stage::Draining);
+        tokio::pin!(draining);
+        let mut drains = false;
         loop {
             tokio::select! {
                 frame = timeout_at(deadline, response.frame()) => {
@@ -163,6 +168,10 @@ impl Feed {
                 Ok(()) = addresses.changed() => {
                     let names = addresses.borrow_and_update().clone();
                     send(lines, &FromEdge::AddressData { names }).await?;
+                }
+                () = &mut draining, if !drains => {
+                    drains = true;
+                    send(lines, &FromEdge::Draining).await?;
                 }
                 // While this task waits for more events, a further one does not wake it.
                 Some(event) = self.events.recv(), if events.due.is_none() => {
@@ -241,6 +250,11 @@ impl Feed {
                 Installer::count_again(&self.installer, std::time::Instant::now());
             }
             ToEdge::Session { session, command, number } => self.agents.command(session, command, number),
+            told @ (ToEdge::Peer(_)
+            | ToEdge::PeerGone { .. }
+            | ToEdge::PeerSession { .. }
+            | ToEdge::PeerSessionEnded { .. }
+            | ToEdge::PeersTold) => self.agents.peers.take(&self.edge, told),
             ToEdge::Beat | ToEdge::Unknown => {}
         }
         Ok(())

@@ -22,6 +22,7 @@ pub mod jwks;
 pub mod mailbox;
 pub mod metrics;
 pub mod objects;
+pub mod peers;
 pub mod pool;
 pub mod ports;
 pub mod random;

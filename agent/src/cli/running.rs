@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ebbgate::checks;
 use ebbgate::config::Config;
-use ebbgate::edge_dialer::EdgeDialer;
+use ebbgate::edges_dialer::EdgesDialer;
 use ebbgate::health::Board;
 use ebbgate::plan::RetryPolicy;
 use ebbgate::session::{Delivery, Observer, Session, Settings, bind_request, hello, system_random};
@@ -21,26 +21,26 @@ use super::logging;
 use super::report::{Mode, Reporter, Verdict};
 
 /// Everything a start needs beside the network; an error says why the configuration cannot start.
-pub(super) fn prepare(config: &Config) -> Result<(EdgeDialer, Vec<Arc<Upstream>>), Failure> {
+pub(super) fn prepare(config: &Config) -> Result<(Vec<EdgesDialer>, Vec<Arc<Upstream>>), Failure> {
     if config.agent.authtoken.is_none() {
         return Err(Failure::new(
             "there is no authtoken; write it under `agent:`, set EBBGATE_AUTHTOKEN, or run `ebbgate config add-authtoken \
              TOKEN`",
         ));
     }
-    let dialer = EdgeDialer::new(&config.agent).map_err(Failure::new)?;
+    let dialers = EdgesDialer::all(&config.agent).map_err(Failure::new)?;
     let mut upstreams = Vec::new();
     for endpoint in &config.endpoints {
         let upstream = Upstream::new(endpoint)
             .map_err(|error| Failure::new(format!("endpoint `{}`: {error}", endpoint.name)))?;
         upstreams.push(Arc::new(upstream));
     }
-    Ok((dialer, upstreams))
+    Ok((dialers, upstreams))
 }
 
 /// Runs to the end; blocking.
 pub(super) fn run(config: Config, mode: Mode, service: bool) -> Result<(), Failure> {
-    let (dialer, upstreams) = prepare(&config)?;
+    let (dialers, upstreams) = prepare(&config)?;
     let console = logging::console(&config.agent);
     logging::install(&config.agent, console)?;
     raise_descriptor_limit();
@@ -48,7 +48,7 @@ pub(super) fn run(config: Config, mode: Mode, service: bool) -> Result<(), Failu
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    runtime.block_on(serve(config, mode, service, console, dialer, upstreams))
+    runtime.block_on(serve(config, mode, service, console, dialers, upstreams))
 }
 
 async fn serve(
@@ -56,7 +56,7 @@ async fn serve(
     mode: Mode,
     service: bool,
     console: bool,
-    dialer: EdgeDialer,
+    dialers: Vec<EdgesDialer>,
     upstreams: Vec<Arc<Upstream>>,
 ) -> Result<(), Failure> {
     let listening =
@@ -75,16 +75,16 @@ async fn serve(
         let (name, upstream, board) = (endpoint.name.clone(), Arc::clone(upstream), board.clone());
         checks.spawn(checks::watch(name, upstream, board, random.clone(), observer.clone()));
     }
-    let session = Session::start(Settings {
+    let session = Session::start_all(dialers.into_iter().map(|dialer| Settings {
         dialer: Arc::new(dialer),
         hello: hello(&config.agent, &hostname(), service),
         heartbeat_interval: config.agent.heartbeat_interval,
         heartbeat_tolerance: config.agent.heartbeat_tolerance,
         remote_management: config.agent.remote_management,
-        health: board,
-        random,
-        observer,
-    });
+        health: board.clone(),
+        random: random.clone(),
+        observer: Arc::clone(&observer),
+    }));
     for (endpoint, upstream) in config.endpoints.iter().zip(upstreams) {
         let (session, name, bind) = (session.clone(), endpoint.name.clone(), bind_request(endpoint));
         // The outcome is reported by event, however long it takes.

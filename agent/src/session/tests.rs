@@ -6,6 +6,7 @@ mod health;
 mod links;
 mod network;
 mod sdk;
+mod several;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

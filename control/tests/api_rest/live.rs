@@ -52,6 +52,7 @@ fn join_pooled(
         created_at: EPOCH,
         upstream_refused: false,
         health: ebbgate_model::feed::HealthReport::default(),
+        elsewhere: None,
     };
     let report = SessionReport {
         account: tenant.account,

@@ -14,13 +14,19 @@
 
 mod fleet;
 mod lines;
+mod peers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use fleet::{Enrolled, FLEET_BYTES_MAX, FleetRefusal, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 pub use lines::{LINE_BYTES_MAX, LineError, Lines, Message, write_line};
+pub use peers::{
+    EDGE_ADDRESS_BYTES_MAX, EdgeReach, INCARNATION_BYTES_MAX, PeerEdge, ServedElsewhere, SharedBy,
+    split_address,
+};
 
 use crate::digest::ProgramDigest;
 use crate::event::{ConnectionEvent, RequestEvent};
@@ -108,6 +114,31 @@ pub enum ToEdge {
         #[serde(default)]
         number: u64,
     },
+    /// Another edge is there, or is reached otherwise than before. Sessions of its former incarnation are over.
+    Peer(PeerEdge),
+    /// Another edge is gone, and its sessions with it.
+    PeerGone {
+        /// Which.
+        edge: EdgeId,
+    },
+    /// A session began or changed at another edge, which was named before.
+    PeerSession {
+        /// Where.
+        edge: EdgeId,
+        /// Which.
+        session: TunnelSessionId,
+        /// Its state now.
+        report: Arc<SessionReport>,
+    },
+    /// A session ended at another edge.
+    PeerSessionEnded {
+        /// Where.
+        edge: EdgeId,
+        /// Which.
+        session: TunnelSessionId,
+    },
+    /// All other edges and their sessions that control knows have been named on this feed, once.
+    PeersTold,
     /// I am here.
     Beat,
     /// A message of a newer peer.
@@ -193,7 +224,12 @@ pub enum FromEdge {
         /// Whether the edge runs an OWASP Core Rule Set.
         #[serde(default)]
         core_rule_set: bool,
+        /// Where it is reached.
+        #[serde(default)]
+        reach: EdgeReach,
     },
+    /// The edge is about to end: new work should go to others.
+    Draining,
     /// The generation is in force, and kept for a restart.
     Applied {
         /// Of the message this answers.
@@ -441,6 +477,9 @@ pub struct AgentEndpointReport {
     /// Whether new work comes to it, as its edge judges.
     #[serde(default)]
     pub health: HealthReport,
+    /// What another edge needs to serve it too. None: it is served by its own edge alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Box<ServedElsewhere>>,
 }
 
 /// Whether new work comes to an agent's endpoint, and why not.
@@ -499,7 +538,6 @@ impl HealthState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn a_newer_peers_message_is_skipped_not_refused() {
@@ -542,6 +580,12 @@ mod tests {
             ToEdge::Part { nonce: 1, objects: Box::default() },
             ToEdge::End { nonce: 1, generation: 2, digest },
             ToEdge::Delta { nonce: 2, from: 2, to: 3, digest, changes: Box::default() },
+            ToEdge::Peer(PeerEdge {
+                edge: EdgeId::new(crate::Ksuid::new(1_700_000_000, [1; 16])),
+                reach: EdgeReach { peers: "edge.test:4485".into(), ..EdgeReach::default() },
+                draining: true,
+            }),
+            ToEdge::PeersTold,
         ] {
             let text = serde_json::to_string(&message).unwrap();
             assert_eq!(serde_json::from_str::<ToEdge>(&text).unwrap(), message);

@@ -11,6 +11,7 @@ use ebbgate_wire::mux::Code;
 use super::allowance::Allowances;
 use super::auth::AuthFailures;
 use super::command::command;
+use super::peers::directory::Directory;
 use super::session::AgentSession;
 use super::waiting::Waiting;
 use crate::state::edge::Edge;
@@ -30,6 +31,8 @@ pub struct Agents {
     edge: Arc<Edge>,
     /// Their sessions.
     pub sessions: Sessions,
+    /// Agents of other edges.
+    pub peers: Arc<Directory>,
     /// Sources that fail to authenticate.
     pub(super) auth_failures: AuthFailures,
     /// Logins whose tokens are not known yet.
@@ -47,6 +50,7 @@ impl Agents {
         Arc::new(Self {
             edge,
             sessions,
+            peers: Arc::default(),
             auth_failures: AuthFailures::default(),
             waiting_logins,
             waiting_for_secrets,

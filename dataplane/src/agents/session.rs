@@ -41,6 +41,10 @@ const REASON_BYTES_MAX: usize = 256;
 pub struct AgentSession {
     /// What other shards may know.
     pub state: Arc<SessionState>,
+    /// Whether the agent can hold sessions at other edges beside this one.
+    pub(super) several_edges: bool,
+    /// Of the agent's process, the same in its sessions at other edges; empty: it is not told.
+    pub(super) process: String,
     /// Stable over reconnects.
     pub client_id: String,
     /// What selectors of policies may read of the agent.
@@ -82,7 +86,7 @@ impl Bound {
     fn report(&self) -> AgentEndpointReport {
         let report = AgentEndpointReport::clone(&self.report);
         let Kind::Agent(agent) = &self.endpoint.kind else { return report };
-        let health = agent.health.report(Instant::now(), clock::unix_ms() / 1000);
+        let health = agent.health.report(Instant::now(), clock::unix_ms());
         AgentEndpointReport { upstream_refused: agent.health.is_aside(), health, ..report }
     }
 }

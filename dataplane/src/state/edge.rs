@@ -32,6 +32,7 @@ use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message};
 use crate::state::metrics::{CodeLabel, Metrics, NotEnforcedLabel, ReasonLabel};
+use crate::state::peers::PeerEdges;
 use crate::state::ports::{PortChange, Ports};
 use crate::state::rate_limits::RateLimits;
 use crate::state::report::Reports;
@@ -80,6 +81,8 @@ pub struct Edge {
     pub tables: ArcSwap<Tables>,
     /// Endpoints that are online.
     pub routes: RouteTable,
+    /// The other edges of the installation.
+    pub peers: PeerEdges,
     /// Databases of addresses.
     pub addresses: Arc<Addresses>,
     /// How many connections may be open.
@@ -174,6 +177,7 @@ impl Edge {
         let edge = Self {
             tables: ArcSwap::default(),
             routes: RouteTable::default(),
+            peers: PeerEdges::default(),
             limits,
             keys: Keys::new(Arc::clone(&fetcher), background.clone(), &metrics),
             exchanges: Exchanges::new(Arc::clone(&fetcher), background.clone(), &metrics),

@@ -265,13 +265,14 @@ impl Health {
         self.change(now, |known| _ = known.outlier.settle(now));
     }
 
-    /// What the API shows, where it is `unix_secs` now.
-    pub fn report(&self, now: Instant, unix_secs: i64) -> HealthReport {
+    /// What the API shows, where it is `unix_ms` now.
+    pub fn report(&self, now: Instant, unix_ms: i64) -> HealthReport {
         let known = self.held();
         let check = known.checked.as_ref().map(|checked| checked.check.clone()).unwrap_or_default();
         let told = |state, since: Instant, reason: &str| {
-            let ago = now.saturating_duration_since(since).as_secs();
-            let since = unix_secs.saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX));
+            let ago_ms = i64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(i64::MAX);
+            // The nearest second: the two clocks are not read at the same instant.
+            let since = unix_ms.saturating_sub(ago_ms).saturating_add(500) / 1000;
             HealthReport { state, since, reason: reason.to_owned(), check: check.clone() }
         };
         let unreachable = "the agent could not reach the upstream for a visitor";
@@ -417,7 +418,7 @@ mod tests {
     fn failing_checks_outlast_what_visitors_see() {
         let (health, start) = (Health::default(), Instant::now());
         let told = |now: Instant| {
-            let report = health.report(now, 1_000_100);
+            let report = health.report(now, 1_000_100_200);
             (report.state, report.since, report.reason, report.check)
         };
         assert_eq!(told(start), (HealthState::Unknown, 0, String::new(), String::new()));
@@ -450,7 +451,7 @@ mod tests {
         assert!(health.noted(UpstreamAnswer::None, &limits));
         let until = health.eject(start, &limits);
         assert_eq!((until, health.standing(start)), (start + ms(5_000), Standing::Aside));
-        assert_eq!(health.report(start, 7).state, HealthState::Ejected);
+        assert_eq!(health.report(start, 7_000).state, HealthState::Ejected);
         assert!(
             !health.noted(UpstreamAnswer::Status(500), &limits)
                 && !health.noted(UpstreamAnswer::Status(500), &limits)
@@ -459,7 +460,7 @@ mod tests {
         assert_eq!(health.standing(until), Standing::Starting);
         assert_eq!((0..100).filter(|_| health.takes_turn(until + ms(5_000))).count(), 50);
         assert_eq!(health.standing(until + ms(10_000)), Standing::Good);
-        assert_eq!(health.report(until, 7).state, HealthState::Unknown);
+        assert_eq!(health.report(until, 7_000).state, HealthState::Unknown);
     }
 
     #[test]

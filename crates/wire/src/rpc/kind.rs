@@ -4,10 +4,12 @@ use std::fmt;
 
 use super::object::OBJECT_BYTES_MAX;
 
+/// Number of [`StreamKind::Edges`]: "EBG" and 1, far from the numbers that the published protocol counts up.
+const EDGES: u32 = 0x4542_4701;
+/// Number of [`StreamKind::EndpointHealth`]: "EBG" and 2.
+const ENDPOINT_HEALTH: u32 = 0x4542_4702;
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
-/// The number of [`StreamKind::EndpointHealth`], far from those that the protocol counts up.
-const ENDPOINT_HEALTH: u32 = 0x6562_0001;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +38,8 @@ pub enum StreamKind {
     PatchTunnelState,
     /// Client, ours alone: what checking an endpoint's upstream came to.
     EndpointHealth,
+    /// Server: these are the other edges now. Ours alone, for a client that asked; no answer.
+    Edges,
     /// Either: echo my nonces for ever.
     Heartbeat,
     /// A number the protocol does not define.
@@ -58,6 +62,7 @@ impl StreamKind {
             Self::StopTunnel => 9,
             Self::PatchTunnelState => 10,
             Self::EndpointHealth => ENDPOINT_HEALTH,
+            Self::Edges => EDGES,
             Self::Heartbeat => u32::MAX,
             Self::Unknown(number) => number,
         }
@@ -86,6 +91,7 @@ impl StreamKind {
             9 => Self::StopTunnel,
             10 => Self::PatchTunnelState,
             ENDPOINT_HEALTH => Self::EndpointHealth,
+            EDGES => Self::Edges,
             u32::MAX => Self::Heartbeat,
             other => Self::Unknown(other),
         }

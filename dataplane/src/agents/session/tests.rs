@@ -33,6 +33,8 @@ fn session(tables: &Tables) -> AgentSession {
             Arc::default(),
             1,
         )),
+        several_edges: false,
+        process: String::new(),
         client_id: String::new(),
         labels: Arc::default(),
         mux,
@@ -74,6 +76,7 @@ fn bound(session: &AgentSession, endpoint: Arc<Endpoint>) -> Bound {
         created_at: 0,
         upstream_refused: false,
         health: ebbgate_model::feed::HealthReport::default(),
+        elsewhere: None,
     };
     let text = session.keep(0).unwrap();
     let report = Arc::new(report);
