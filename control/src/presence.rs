@@ -3,20 +3,24 @@
 //! Filled by `push` from what edges report, read by `api`. One entry per edge: nothing is written to the store for an agent.
 
 mod news;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ebbgate_model::feed::{
-    AgentEndpointReport, CommandOutcome, EdgeReach, EnforcementReport, HealthState, PeerEdge, SessionCommand,
+    AgentEndpointReport, CommandOutcome, EdgeReach, EnforcementReport, PeerEdge, SessionCommand,
     SessionReport, ToEdge,
 };
 use ebbgate_model::{AccountId, EdgeId, EndpointId, TunnelSessionId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::UnixSecs;
+pub use told::{SessionChange, SessionChangeKind};
+
 use news::{Item, News};
+use told::{tell, tell_health};
 
 /// Seconds an edge's sessions stay listed after its feed broke, so that a reconnect does not make them flicker.
 pub const LEASE_SECS: u64 = 15;
@@ -66,33 +70,6 @@ pub struct LiveEdge {
     pub reach: EdgeReach,
     /// Whether it is about to end.
     pub draining: bool,
-}
-
-/// A session that began, ended or has an endpoint that fares otherwise, as edges report it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionChange {
-    /// Identifier.
-    pub id: TunnelSessionId,
-    /// What its edge said last about it.
-    pub report: Arc<SessionReport>,
-    /// What changed.
-    pub kind: SessionChangeKind,
-}
-
-/// What changed about a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionChangeKind {
-    /// It began.
-    Began,
-    /// It ended.
-    Ended,
-    /// New work comes to this endpoint of it now, or no longer does.
-    Health {
-        /// Which.
-        endpoint: EndpointId,
-        /// What was known of it before.
-        before: HealthState,
-    },
 }
 
 /// Why a command did not reach a session.
@@ -521,37 +498,6 @@ impl Hold {
     }
 }
 
-fn tell(
-    told: Option<&mpsc::Sender<SessionChange>>,
-    sessions: BTreeMap<TunnelSessionId, Arc<SessionReport>>,
-    kind: SessionChangeKind,
-) {
-    let Some(told) = told else { return };
-    for (id, report) in sessions {
-        // Whoever listens is behind by as many as there is room for; agents are not kept waiting for that.
-        if told.try_send(SessionChange { id, report, kind }).is_err() {
-            tracing::warn!(%id, ?kind, "a session is not told in events: too many wait");
-        }
-    }
-}
-
-/// Tells each endpoint to which new work comes now and did not before, or the other way round.
-fn tell_health(
-    told: Option<&mpsc::Sender<SessionChange>>,
-    id: TunnelSessionId,
-    before: Option<&Arc<SessionReport>>,
-    now: &Arc<SessionReport>,
-) {
-    let Some(before) = before else { return };
-    for (endpoint, report) in &now.endpoints {
-        let state = before.endpoints.get(endpoint).map_or(HealthState::Unknown, |report| report.health.state);
-        if state.is_fit() != report.health.state.is_fit() {
-            let kind = SessionChangeKind::Health { endpoint: *endpoint, before: state };
-            tell(told, [(id, now.clone())].into(), kind);
-        }
-    }
-}
-
 impl Drop for Hold {
     fn drop(&mut self) {
         self.change(|entry| entry.feed = Feed::Broken { since: Instant::now() });
@@ -561,6 +507,7 @@ impl Drop for Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ebbgate_model::feed::HealthState;
     use ebbgate_model::{Binding, CredentialId, Ksuid};
 
     fn ksuid(n: u8) -> Ksuid {
