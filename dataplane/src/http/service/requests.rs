@@ -180,19 +180,7 @@ impl<G: Gateway> HttpService<G> {
                 }
                 Step::Open(endpoint) => {
                     let sent = self.to_upstream(&dispatch, &endpoint, upgrade.as_ref(), body, log).await;
-                    match &sent {
-                        Ok(upstream::Reply::Response(response)) => {
-                            self.gateway
-                                .note_answer(&endpoint, UpstreamAnswer::Status(response.status().as_u16()));
-                        }
-                        Ok(upstream::Reply::Switched(..)) => {
-                            self.gateway.note_answer(&endpoint, UpstreamAnswer::Status(101));
-                        }
-                        Err(error) if error.failure.is_upstreams() => {
-                            self.gateway.note_answer(&endpoint, UpstreamAnswer::None);
-                        }
-                        Err(_) => {}
-                    }
+                    self.note_answer(&endpoint, &sent);
                     let (mut head, ()) = match sent {
                         Ok(upstream::Reply::Response(response)) => {
                             let (head, body) = response.into_parts();
@@ -251,6 +239,19 @@ impl<G: Gateway> HttpService<G> {
                 _ => return Err(Stop::Close { code: None, detail: "no step of a request".into() }),
             }
         }
+    }
+
+    /// Tells the gateway what a request to an upstream came to. Faults of visitors and policies say nothing of it.
+    fn note_answer(&self, endpoint: &Endpoint, sent: &Result<upstream::Reply<G::Stream>, SendError>) {
+        let status = match sent {
+            Ok(upstream::Reply::Response(response)) => response.status(),
+            Ok(upstream::Reply::Switched(response, ..)) => response.status(),
+            Err(error) if error.failure.is_upstreams() => {
+                return self.gateway.note_answer(endpoint, UpstreamAnswer::None);
+            }
+            Err(_) => return,
+        };
+        self.gateway.note_answer(endpoint, UpstreamAnswer::Status(status.as_u16()));
     }
 
     /// The end of a response's body that is here already.
