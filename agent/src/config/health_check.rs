@@ -105,7 +105,7 @@ pub(super) fn read(field: Field, found: &mut Findings) -> Option<HealthCheck> {
     };
     let interval = time("interval", INTERVAL_MS, 10_000, found);
     let timeout = time("timeout", TIMEOUT_MS, 2_000, found);
-    let most = interval.map_or(*INTERVAL_MS.end(), |interval| millis(interval));
+    let most = interval.map_or(*INTERVAL_MS.end(), millis);
     let jitter = time("jitter", 0..=most, most / 10, found);
     let mut count = |key, default: u32, found: &mut Findings| {
         let Some(field) = table.take(key) else { return Some(default) };
@@ -155,7 +155,8 @@ fn within(field: &Field, bounds: &RangeInclusive<u64>, found: &mut Findings) -> 
     if bounds.contains(&millis(duration)) {
         return Some(duration);
     }
-    let shown = |ms: &u64| if ms % 1_000 == 0 { format!("{}s", ms / 1_000) } else { format!("{ms}ms") };
+    let shown =
+        |ms: &u64| if ms.is_multiple_of(1_000) { format!("{}s", ms / 1_000) } else { format!("{ms}ms") };
     field
         .refuse(found, format!("write a duration from {} to {}", shown(bounds.start()), shown(bounds.end())));
     None

@@ -57,6 +57,7 @@ async fn a_connection_is_enough_for_tcp_and_a_closed_port_says_why() {
 
 #[tokio::test]
 async fn http_is_judged_by_its_status() {
+    static ENDLESS: [u8; 4096] = [b'x'; 4096];
     for (answer, expect) in [
         (&b"HTTP/1.1 204 No Content\r\n\r\n"[..], Ok(())),
         (b"HTTP/1.0 200\r\n\r\n", Ok(())),
@@ -77,7 +78,6 @@ async fn http_is_judged_by_its_status() {
             (found, expect) => panic!("{answer:?}: {found:?}, not {expect:?}"),
         }
     }
-    static ENDLESS: [u8; 4096] = [b'x'; 4096];
     let (address, _serve) = server(b"\r\n\r\n", &ENDLESS).await;
     assert!(upstream(checked(Scheme::Https, &address, http())).check().await.is_err(), "a line is bounded");
 }
