@@ -156,6 +156,15 @@ impl Authority {
         self.sign(name, Vec::new(), vec![ExtendedKeyUsagePurpose::ClientAuth], &key, now)
     }
 
+    /// A certificate for somebody else's key at both ends of a connection (RFC 5280 section 4.2.1.12). It has no name of a
+    /// host, so that it does not pass for control's own.
+    pub fn peer(&self, name: &str, public_key: &[u8], now: UnixSecs) -> Result<Pair, AuthorityError> {
+        let failed = |source| AuthorityError::Leaf { host: name.to_owned(), source };
+        let key = SubjectPublicKeyInfo::from_der(public_key).map_err(failed)?;
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(name, Vec::new(), usages, &key, now)
+    }
+
     fn sign(
         &self,
         host: &str,

@@ -115,7 +115,18 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed)?)
     };
     let addresses = Addresses { http, https, connect, admin: admin_at };
-    edge.peers.announce(config.reach(fresh_ksuid()?, None, connect).map_err(anyhow::Error::msg)?);
+    let identity = saved.identity()?;
+    if let Some(identity) = &identity {
+        edge.peers.prove_by(fleet::peer_tls(identity)?);
+    }
+    let peers = match config.peers {
+        Some(_) if identity.is_none() => {
+            anyhow::bail!("--peers is for an edge that has joined: {}", FeedError::NoIdentity)
+        }
+        Some(at) => Some(open(&edge, at, &Entrance::Peers, shards, &passed)?),
+        None => None,
+    };
+    edge.peers.announce(config.reach(fresh_ksuid()?, peers, connect).map_err(anyhow::Error::msg)?);
     let agents_at = if shared { Entrance::Shared } else { Entrance::Connect };
     let tls_at = if shared { Entrance::Shared } else { Entrance::Tls };
     let fixed = [(http, Entrance::Http), (https, tls_at), (connect, agents_at)];
@@ -146,13 +157,12 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
-    let identity = saved.identity()?;
     let controls = config.controls(identity.as_ref().map(|identity| identity.controls.as_slice()));
     let member = identity.map(Member::new).transpose()?;
     let needs_identity = controls.iter().any(|control| matches!(control, Control::Remote(_)));
     anyhow::ensure!(member.is_some() || !needs_identity, FeedError::NoIdentity);
     if let Some(member) = &member {
-        tokio::spawn(member.clone().keep(Arc::clone(&disk), saved.identity_file()));
+        tokio::spawn(member.clone().keep(Arc::clone(&edge), Arc::clone(&disk), saved.identity_file()));
     }
     let staging = Staging::default();
     let feed = Feed { controls, member, id, edge: edge_of_feed, agents, xdp, installer, staging, events };

@@ -1,5 +1,7 @@
 //! Edges of other machines: they join with a string, are fed over mutual TLS, and are removed.
 
+mod across;
+
 use std::process::Command;
 
 use anyhow::{Result, ensure};

@@ -1,7 +1,7 @@
 //! One agent's connection: TLS by the name it asked for, then the streams it opens, answered one task each.
 
 mod endpoints;
-mod heard;
+pub(super) mod heard;
 
 use std::cell::{OnceCell, RefCell};
 use std::io::ErrorKind;

@@ -1,13 +1,14 @@
 //! Messages to shards, and the entrances where they accept connections.
 
 use std::net::UdpSocket;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use ebbgate_model::{Host, TunnelSessionId};
 use tokio::sync::mpsc;
 
 use crate::net::listen::Listener;
 use crate::tunnel::dialer::IdleLink;
+use crate::tunnel::peer::PeerWay;
 
 /// Messages waiting for one shard.
 const MAILBOX_MAX: usize = 4096;
@@ -22,6 +23,8 @@ pub enum Message {
     Close(u16),
     /// Keep a link ready here.
     Park(Box<IdleLink>),
+    /// Keep a connection to another edge open.
+    Peer(Arc<PeerWay>),
     /// A session has ended: end its links.
     EndLinks(TunnelSessionId),
 }
@@ -35,6 +38,8 @@ pub enum Entrance {
     Tls,
     /// Agents.
     Connect,
+    /// Other edges.
+    Peers,
     /// HTTPS and TLS endpoints, and agents: one address for both, because the operator asked for it.
     Shared,
     /// A TCP address.
@@ -53,6 +58,7 @@ impl Entrance {
             Self::Http => "http",
             Self::Tls => "tls",
             Self::Connect => "connect",
+            Self::Peers => "peers",
             Self::Shared => "shared",
             Self::Tcp { .. } => "tcp",
         }

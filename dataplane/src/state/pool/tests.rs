@@ -8,7 +8,7 @@ use tokio::time::Duration;
 
 const URL: &str = "tcp://a.internal:1";
 
-fn health(member: &Endpoint) -> &crate::tunnel::health::Health {
+fn health(member: &Endpoint) -> &health::Health {
     match &member.kind {
         Kind::Agent(agent) => &agent.health,
         Kind::Cloud => unreachable!("built as an agent"),
