@@ -22,7 +22,9 @@ use crate::remote_edge::{RemoteEdge, join_string_naming};
 use crate::replica::Replica;
 use crate::wait;
 use load::{Load, Place};
-use tally::Seen;
+
+pub use load::Visitors;
+pub use tally::Seen;
 
 /// Edges.
 const EDGES: usize = 3;
@@ -34,6 +36,8 @@ const QUIET_SECS: u64 = 2;
 const AWAY_SECS: u64 = 6;
 /// Seconds of load after that.
 const BACK_SECS: u64 = 6;
+/// Seconds after which an edge that is gone is no other edge's trouble any more.
+const LATER_SECS: u64 = 2;
 /// Public name of the endpoint for HTTP.
 const HOST: &str = "fleet.clinic-network.com";
 /// What the agents serve.
@@ -45,16 +49,20 @@ const AGENTS: usize = 2;
 /// What is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Victim {
+pub enum Victim {
+    /// An edge, by its place.
     Edge(usize),
+    /// A control.
     Control(usize),
+    /// A member of the etcd.
     Etcd(usize),
+    /// An agent.
     Agent(usize),
 }
 
 impl Victim {
     /// Each once.
-    fn all() -> Vec<Self> {
+    pub fn all() -> Vec<Self> {
         let edges = (0..EDGES).map(Self::Edge);
         let controls = (0..2).map(Self::Control);
         edges.chain(controls).chain((0..MEMBERS).map(Self::Etcd)).chain([Self::Agent(0)]).collect()
@@ -72,17 +80,17 @@ impl Victim {
 
 /// One kill and what visitors saw of it.
 #[derive(Debug, Clone, Serialize)]
-struct Kill {
+pub struct Kill {
     /// What was killed.
-    victim: String,
+    pub victim: String,
     /// At the edge that was killed; nothing for other kills.
-    own: Seen,
+    pub own: Seen,
     /// At the other edges.
-    others: Seen,
+    pub others: Seen,
     /// The same from the second second after the kill on.
-    others_later: Seen,
+    pub others_later: Seen,
     /// Milliseconds from the restart until it is ready.
-    ready_ms: u128,
+    pub ready_ms: u128,
 }
 
 /// The whole of it; gone when dropped.
@@ -134,8 +142,12 @@ impl Fleet {
         for at in 0..AGENTS {
             fleet.start_agent(at)?;
         }
-        let api = fleet.lab.api()?;
-        wait::soon("every agent at two edges", || Ok((sessions(&api)? >= 2 * AGENTS).then_some(())))?;
+        // Each control lists the sessions of edges that are connected to it.
+        let apis = [fleet.lab.api()?, fleet.replica.api()];
+        wait::soon("every agent at two edges", || {
+            let sessions = apis.iter().map(sessions).sum::<Result<usize>>()?;
+            Ok((sessions >= 2 * AGENTS).then_some(()))
+        })?;
         Ok(fleet)
     }
 
@@ -185,41 +197,39 @@ fn sessions(api: &Api) -> Result<usize> {
     Ok(list(api, "/tunnel_sessions", "tunnel_sessions")?.len())
 }
 
-/// Kills each in turn, `rounds` times; calls `done` with each kill.
-fn run(
+/// Kills one after the other; calls `done` with each kill.
+pub fn run(
     dir: &Path,
     programs: &Programs,
-    rounds: usize,
+    visitors: Visitors,
+    victims: &[Victim],
     mut done: impl FnMut(&Kill) -> Result<()>,
 ) -> Result<()> {
     let (web, echo) = (upstream::web()?, upstream::echo()?);
     let mut fleet = Fleet::start(dir, programs, web.port(), echo.port())?;
-    let load = Load::start(&fleet.places(), HOST)?;
-    for victim in (0..rounds).flat_map(|_| Victim::all()) {
+    let load = Load::start(&fleet.places(), HOST, visitors)?;
+    for victim in victims {
         load.settled()?;
         std::thread::sleep(Duration::from_secs(QUIET_SECS));
         load.reset();
         let killed = Instant::now();
-        fleet.kill(victim)?;
+        fleet.kill(*victim)?;
         std::thread::sleep(Duration::from_secs(AWAY_SECS));
         let started = Instant::now();
-        fleet.restart(victim)?;
+        fleet.restart(*victim)?;
         let ready_ms = started.elapsed().as_millis();
         std::thread::sleep(Duration::from_secs(BACK_SECS));
-        let own = match victim {
-            Victim::Edge(at) => Some(at),
-            _ => None,
-        };
-        let later = killed + Duration::from_secs(2);
-        let kill = Kill {
+        let is_own = |edge: usize| *victim == Victim::Edge(edge);
+        let later = killed + Duration::from_secs(LATER_SECS);
+        done(&Kill {
             victim: victim.name(),
-            own: load.seen(|edge| Some(edge) == own, killed),
-            others: load.seen(|edge| Some(edge) != own, killed),
-            others_later: load.seen(|edge| Some(edge) != own, later),
+            own: load.seen(is_own, killed),
+            others: load.seen(|edge| !is_own(edge), killed),
+            others_later: load.seen(|edge| !is_own(edge), later),
             ready_ms,
-        };
-        done(&kill)?;
+        })?;
     }
+    load.settled()?;
     load.stop();
     Ok(())
 }
@@ -238,7 +248,8 @@ pub struct Args {
 /// Runs it in a temporary directory and prints a line of JSON for each kill.
 pub fn run_verb(args: &Args) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("ebb-fleet-").tempdir()?;
-    run(dir.path(), &Programs::in_dir(&args.programs), args.rounds, |kill| {
+    let victims: Vec<Victim> = (0..args.rounds).flat_map(|_| Victim::all()).collect();
+    run(dir.path(), &Programs::in_dir(&args.programs), Visitors::MANY, &victims, |kill| {
         println!("{}", json!(kill));
         Ok(())
     })

@@ -12,16 +12,10 @@ use anyhow::Result;
 use super::tally::{Failed, Seen, Tally};
 use crate::wait;
 
-/// Visitors that ask one request after another.
-const CLIENTS: usize = 100;
-/// Long TCP streams.
-const STREAMS: usize = 50;
-/// WebSockets.
-const WEBSOCKETS: usize = 20;
 /// Milliseconds between two requests of a visitor, and two words on a stream.
 const PACE_MS: u64 = 100;
 /// Seconds a visitor waits for an answer.
-const ANSWER_SECS_MAX: u64 = 5;
+const ANSWER_SECS_MAX: u64 = 20;
 /// Milliseconds until a visitor that was not served comes again.
 const AGAIN_MS: u64 = 50;
 
@@ -32,8 +26,27 @@ pub(super) struct Place {
     pub(super) tcp: SocketAddr,
 }
 
+/// How many visitors there are, over all edges.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitors {
+    /// Those that ask one request after another, each on one connection.
+    pub clients: usize,
+    /// Long TCP streams.
+    pub streams: usize,
+    /// Connections that became `WebSocket`s.
+    pub websockets: usize,
+}
+
+impl Visitors {
+    /// What the proof is about.
+    pub const MANY: Self = Self { clients: 100, streams: 50, websockets: 20 };
+    /// For a test beside others.
+    pub const FEW: Self = Self { clients: 12, streams: 6, websockets: 6 };
+}
+
 /// See the module.
 pub(super) struct Load {
+    all: usize,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -65,14 +78,15 @@ impl Kind {
 
 impl Load {
     /// Starts all visitors, spread over the edges.
-    pub(super) fn start(places: &[Place], host: &str) -> Result<Self> {
+    pub(super) fn start(places: &[Place], host: &str, visitors: Visitors) -> Result<Self> {
+        let Visitors { clients, streams, websockets } = visitors;
         let shared = Arc::new(Shared {
             tally: Tally::default(),
             host: host.to_owned(),
             stop: AtomicBool::new(false),
             served: AtomicUsize::new(0),
         });
-        let kinds = [(Kind::Requests, CLIENTS), (Kind::Stream, STREAMS), (Kind::WebSocket, WEBSOCKETS)];
+        let kinds = [(Kind::Requests, clients), (Kind::Stream, streams), (Kind::WebSocket, websockets)];
         let visitors = kinds.into_iter().flat_map(|(kind, count)| (0..count).map(move |_| kind));
         let threads =
             visitors.zip(places.iter().copied().enumerate().cycle()).map(|(kind, (edge, place))| {
@@ -80,16 +94,15 @@ impl Load {
                 Ok(thread::Builder::new().spawn(move || shared.visit(kind, edge, place))?)
             });
         let threads = threads.collect::<Result<_>>()?;
-        let load = Self { shared, threads };
+        let load = Self { all: clients + streams + websockets, shared, threads };
         load.settled()?;
         Ok(load)
     }
 
     /// Waits until every visitor is served.
     pub(super) fn settled(&self) -> Result<()> {
-        let all = CLIENTS + STREAMS + WEBSOCKETS;
         wait::soon("every visitor to be served", || {
-            Ok((self.shared.served.load(Ordering::SeqCst) == all).then_some(()))
+            Ok((self.shared.served.load(Ordering::SeqCst) == self.all).then_some(()))
         })
     }
 

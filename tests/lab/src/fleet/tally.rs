@@ -18,15 +18,15 @@ pub(super) enum Failed {
 
 /// Counts of a time.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-pub(super) struct Seen {
+pub struct Seen {
     /// Requests that were answered 200.
-    pub(super) requests: u64,
+    pub requests: u64,
     /// Requests that failed.
-    pub(super) failed_requests: u64,
+    pub failed_requests: u64,
     /// TCP streams that were cut or not served.
-    pub(super) cut_streams: u64,
-    /// WebSockets that were cut or not served.
-    pub(super) cut_websockets: u64,
+    pub cut_streams: u64,
+    /// `WebSocket`s that were cut or not served.
+    pub cut_websockets: u64,
 }
 
 /// One thing that happened to a visitor.
