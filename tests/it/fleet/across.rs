@@ -37,7 +37,7 @@ fn id(edge: &RemoteEdge) -> Result<String> {
 }
 
 /// A number of the edge's metrics.
-fn metric(edge: &RemoteEdge, name: &str) -> Result<f64> {
+fn metric(edge: &RemoteEdge, name: &str) -> Result<u64> {
     let answer = http::request(http::connect(edge.admin())?, "GET", "localhost", "/metrics", &[], b"")?;
     let text = answer.text();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -133,9 +133,15 @@ fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
     tls.read_exact(&mut word)?;
     assert_eq!(&word, b"word");
 
-    // What both edges count.
-    assert!(metric(&visitors, "ebbgate_edge_peer_ways")? >= 1.0);
-    assert!(metric(&agents, "ebbgate_edge_peer_connections_open")? >= 1.0);
+    // What both edges count and show.
+    let shown = http::request(http::connect(visitors.admin())?, "GET", "localhost", "/peers", &[], b"")?;
+    let shown: Value = serde_json::from_slice(&shown.body)?;
+    super::is_on_the_page("curl -s http://127.0.0.1:4482/peers", &shown);
+    let other = &shown["peers"][0];
+    assert_eq!((&other["edge"], &other["silent"]), (&json!(id(&agents)?), &json!(false)), "{shown}");
+    assert_eq!(other["peers_at"], json!(agents.peers().to_string()));
+    assert!(metric(&visitors, "ebbgate_edge_peer_ways")? >= 1);
+    assert!(metric(&agents, "ebbgate_edge_peer_connections_open")? >= 1);
 
     // The URL is taken at every edge, by another process.
     let second = lab.agent_at("second", &token, &endpoints, &visitors.connect().to_string())?;
@@ -158,7 +164,7 @@ fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
     drop(agent);
     let _agent = lab.agent_at("moved", &token, &endpoints, &visitors.connect().to_string())?;
     soon("the agent to be here", || {
-        Ok((metric(&visitors, "ebbgate_edge_agent_sessions")? >= 1.0).then_some(()))
+        Ok((metric(&visitors, "ebbgate_edge_agent_sessions")? >= 1).then_some(()))
     })?;
     agents.kill();
     soon("the agent to be served here", || {
@@ -230,9 +236,11 @@ fn an_edge_that_is_removed_reaches_no_agent_of_others() -> Result<()> {
     })?;
     super::control(&lab, &["remove", &id(&visitors)?])?;
     soon("the other edge to refuse it", || {
-        Ok((metric(&agents, "ebbgate_edge_peers_refused_total")? >= 1.0).then_some(()))
+        Ok((metric(&agents, "ebbgate_edge_peers_refused_total")? >= 1).then_some(()))
     })?;
-    assert_eq!(metric(&agents, "ebbgate_edge_peer_connections_open")?, 0.0);
+    soon("its connections to end", || {
+        Ok((metric(&agents, "ebbgate_edge_peer_connections_open")? == 0).then_some(()))
+    })?;
     // It still runs, and has what it was told last.
     soon("the visitor to hear that nobody is there", || {
         Ok(visitor.get(API_HOST, "/", &[]).ok().filter(|answer| answer.status != 200))
