@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use ebbgate_model::TunnelSessionId;
 use ebbgate_tunnel::driver::{self, Incoming};
-use ebbgate_tunnel::{heartbeat, rpc_io};
+use ebbgate_tunnel::heartbeat;
 use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, CarrierOffer, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind,
-    error_code,
+    AuthReply, BindReply, CarrierOffer, Edges, ProxyHeader, Secret, StopTunnel, StreamKind, error_code,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::actor::{Actor, Command, Flow};
+use super::ask::{Answer, BIND_SECS_MAX, ask_auth, ask_bind, ask_unbind};
 use super::delivery::{SessionEvent, StreamDispatcher};
 use super::event::Event;
 use super::links::{self, Book, Kind};
@@ -29,11 +29,6 @@ use crate::stream::{Proxied, Streams};
 
 /// Longest wait for the answer to Auth, in seconds.
 pub const AUTH_SECS_MAX: u64 = 10;
-/// Longest wait for the answer to Bind, in seconds. Without one it is unknown what the edge serves, so the connection is
-/// given up and the next one takes the session over.
-pub const BIND_SECS_MAX: u64 = 30;
-/// Longest wait for the answer to Unbind, in seconds.
-pub const UNBIND_SECS_MAX: u64 = 10;
 /// Time that connections get to finish when the agent stops, in seconds.
 pub const DRAIN_SECS_MAX: u64 = 3;
 
@@ -48,24 +43,26 @@ pub(super) enum Ended {
     Lost(String),
     /// The edge refused Auth.
     Refused(Refusal),
+    /// The edge asked the agent to go elsewhere.
+    Asked,
 }
 
 /// What runs beside the loop of one connection; all of it ends with it.
-struct Tasks {
-    session: driver::Session,
-    driver: Driving,
-    dispatcher: StreamDispatcher,
-    events: mpsc::Receiver<SessionEvent>,
+pub(super) struct Tasks {
+    pub(super) session: driver::Session,
+    pub(super) driver: Driving,
+    pub(super) dispatcher: StreamDispatcher,
+    pub(super) events: mpsc::Receiver<SessionEvent>,
     binds: JoinSet<(Key, Answer)>,
-    unbinds: JoinSet<()>,
+    pub(super) unbinds: JoinSet<()>,
     /// Streams that come beside the session, while there are any.
-    beside: Option<Box<dyn Streams>>,
+    pub(super) beside: Option<Box<dyn Streams>>,
     /// Whether the path stalls, where QUIC could take over.
     probing: Option<Probing>,
     attaching: JoinSet<Result<Box<dyn Streams>, DialError>>,
     links: Option<Keeping>,
     raw_links: Option<Keeping>,
-    heartbeat: JoinHandle<heartbeat::HeartbeatError>,
+    pub(super) heartbeat: JoinHandle<heartbeat::HeartbeatError>,
     latency: mpsc::Receiver<Duration>,
 }
 
@@ -103,21 +100,20 @@ impl Drop for Probing {
 }
 
 /// The task that moves the session's bytes; dropping it cuts the connection.
-struct Driving(JoinHandle<Result<(), driver::DriverError>>);
+pub(super) struct Driving(pub(super) JoinHandle<Result<(), driver::DriverError>>);
+
+impl Driving {
+    /// Until everything that was said is on its way, and the session over.
+    async fn ended(mut self) {
+        // What the driver says of a session that we ended is of no use.
+        let _ = (&mut self.0).await;
+    }
+}
 
 impl Drop for Driving {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// What came of asking for a bind.
-enum Answer {
-    Reply(Box<BindReply>),
-    /// The stream failed: ask again.
-    Failed(String),
-    /// Nothing within [`BIND_SECS_MAX`].
-    Silence,
 }
 
 impl Actor {
@@ -134,6 +130,11 @@ impl Actor {
             Err(done) => return Ok(done),
         };
         self.plan.authenticated(self.now(), &reply).map_err(Ended::Refused)?;
+        if let Err(error) = self.settings.dialer.let_in(&reply.extra) {
+            session.goaway(Code::NONE, "the agent has a session at this edge");
+            let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), driver.ended()).await;
+            return Err(Ended::Lost(error.to_string()));
+        }
         let mut tasks = self.tasks(session, driver, streams);
         if let Some(offer) = &reply.extra.carriers {
             self.keep_links(&mut tasks, offer, &reply.extra.agent_session_id);
@@ -144,7 +145,12 @@ impl Actor {
             account: reply.extra.account_name,
             banner: reply.extra.banner,
         });
-        self.serve(&mut tasks, &mut incoming).await
+        self.plan_settled();
+        let ended = self.serve(&mut tasks, &mut incoming).await;
+        if matches!(ended, Err(Ended::Asked)) {
+            self.leave(tasks, incoming);
+        }
+        ended
     }
 
     /// Waits for the answer to Auth while still taking commands; the inner error means closed.
@@ -222,10 +228,10 @@ impl Actor {
                     }
                 }
                 stream = incoming.accept() => match stream {
-                    Some(stream) => self.open(tasks, stream),
+                    Some(stream) => open(tasks, stream, self.settings.remote_management),
                     None => return Err(Ended::Lost(end_of(&mut tasks.driver.0).await)),
                 },
-                Some(event) = tasks.events.recv() => self.heard(event),
+                Some(event) = tasks.events.recv() => self.heard(event)?,
                 proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(bound) = tasks.binds.join_next() => {
                     match bound {
@@ -350,36 +356,18 @@ impl Actor {
         }
     }
 
-    /// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
-    fn open(&self, tasks: &mut Tasks, stream: driver::Stream) {
-        let stop_allowed = self.settings.remote_management;
-        let dispatcher = tasks.dispatcher.clone();
-        let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
-        let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
-        let under_way = dispatcher.begin();
-        tokio::spawn(async move {
-            let limit = Duration::from_secs(HEADER_SECS_MAX);
-            match timeout(limit, read_purpose(stream, stop_allowed)).await {
-                Ok(Some(Purpose::Proxied(proxied))) => {
-                    // It came this way because no link waited. HTTP comes this way anyway.
-                    let fitting = if proxied.header.passthrough_tls { raw_links.or(links) } else { links };
-                    if let Some(book) = fitting.filter(|_| !is_http(&proxied.header)) {
-                        book.missed();
-                    }
-                    dispatcher.take(proxied).await;
-                }
-                Ok(Some(Purpose::Event(event))) => dispatcher.tell(event).await,
-                Ok(None) | Err(_) => {}
-            }
-            drop(under_way);
-        });
-    }
-
-    fn heard(&mut self, event: SessionEvent) {
+    fn heard(&mut self, event: SessionEvent) -> Result<(), Ended> {
         match event {
             SessionEvent::StopTunnel(notice) => self.stopped(&notice),
             SessionEvent::Stop => self.tell(Event::StopRequested),
+            SessionEvent::Edges(Edges { connect_addresses, leave }) => {
+                self.settings.dialer.told(&connect_addresses);
+                if leave {
+                    return Err(Ended::Asked);
+                }
+            }
         }
+        Ok(())
     }
 
     fn bound(&mut self, tasks: &mut Tasks, key: Key, reply: Result<BindReply, String>) {
@@ -394,7 +382,7 @@ impl Actor {
                 }
                 let waiter = self.slots.get_mut(&key).and_then(|slot| slot.waiter.take());
                 if let Some(waiter) = waiter {
-                    let _ = waiter.send(Ok((key, url.clone())));
+                    let _ = waiter.send(Ok(url.clone()));
                 }
                 self.tell(Event::EndpointOnline { name: name(self), url });
             }
@@ -417,6 +405,7 @@ impl Actor {
         }
         // After it was published: a stream that waited for the answer finds it.
         self.routes.answered(key);
+        self.plan_settled();
     }
 
     /// The edge ended one endpoint; it wants no Unbind and the session stays.
@@ -450,10 +439,13 @@ impl Actor {
                 () = sleep_until(deadline) => break,
                 // A stream that crossed our Unbind on the wire is still a visitor's.
                 stream = incoming.accept() => match stream {
-                    Some(stream) => self.open(tasks, stream),
+                    Some(stream) => open(tasks, stream, self.settings.remote_management),
                     None => return,
                 },
-                Some(event) = tasks.events.recv() => self.heard(event),
+                Some(event) = tasks.events.recv() => {
+                    // The agent goes anyway.
+                    let _ = self.heard(event);
+                }
                 proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(_) = tasks.unbinds.join_next() => {}
                 () = quiet.as_mut(), if tasks.unbinds.is_empty() && tasks.events.is_empty() => break,
@@ -464,13 +456,37 @@ impl Actor {
     }
 }
 
+/// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
+pub(super) fn open(tasks: &Tasks, stream: driver::Stream, stop_allowed: bool) {
+    let dispatcher = tasks.dispatcher.clone();
+    let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
+    let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
+    let under_way = dispatcher.begin();
+    tokio::spawn(async move {
+        let limit = Duration::from_secs(HEADER_SECS_MAX);
+        match timeout(limit, read_purpose(stream, stop_allowed)).await {
+            Ok(Some(Purpose::Proxied(proxied))) => {
+                // It came this way because no link waited. HTTP comes this way anyway.
+                let fitting = if proxied.header.passthrough_tls { raw_links.or(links) } else { links };
+                if let Some(book) = fitting.filter(|_| !is_http(&proxied.header)) {
+                    book.missed();
+                }
+                dispatcher.take(proxied).await;
+            }
+            Ok(Some(Purpose::Event(event))) => dispatcher.tell(event).await,
+            Ok(None) | Err(_) => {}
+        }
+        drop(under_way);
+    });
+}
+
 /// Whether a stream carries HTTP, for which the edge prefers the session's mux to links.
 fn is_http(header: &ProxyHeader) -> bool {
     matches!(header.proto.as_str(), "http" | "https")
 }
 
 /// The next stream beside the session, or none when there will be no more; never, where there are none.
-async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
+pub(super) async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
     match beside {
         Some(streams) => streams.accept().await,
         None => std::future::pending().await,
@@ -478,7 +494,7 @@ async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
 }
 
 /// Delivers a stream that came beside the session, or books that this way has ended.
-fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
+pub(super) fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
     if let Some(proxied) = proxied {
         tokio::spawn(tasks.dispatcher.clone().take(proxied));
         return;
@@ -508,34 +524,4 @@ async fn end_of(driver: &mut JoinHandle<Result<(), driver::DriverError>>) -> Str
         Ok(Err(error)) => error.to_string(),
         Ok(Ok(Ok(()))) | Err(_) => "the edge closed the session".to_owned(),
     }
-}
-
-async fn ask_auth(session: &driver::Session, auth: Auth) -> Result<AuthReply, String> {
-    let stream = session.open(StreamKind::Auth).await.map_err(|error| error.to_string())?;
-    let reply = rpc_io::call(stream, &auth).await.map_err(|error| error.to_string())?;
-    AuthReply::decode(reply).map_err(|error| error.to_string())
-}
-
-async fn ask_bind(session: driver::Session, key: Key, bind: Bind) -> (Key, Answer) {
-    let asking = async {
-        let stream = session.open(StreamKind::Bind).await.map_err(|error| error.to_string())?;
-        let reply = rpc_io::call(stream, &bind).await.map_err(|error| error.to_string())?;
-        BindReply::decode(reply).map_err(|error| error.to_string())
-    };
-    let answer = match timeout(Duration::from_secs(BIND_SECS_MAX), asking).await {
-        Ok(Ok(reply)) => Answer::Reply(Box::new(reply)),
-        Ok(Err(reason)) => Answer::Failed(reason),
-        Err(_) => Answer::Silence,
-    };
-    (key, answer)
-}
-
-async fn ask_unbind(session: driver::Session, id: String) {
-    let asking = async {
-        if let Ok(stream) = session.open(StreamKind::Unbind).await {
-            // Whatever the answer, we no longer serve it.
-            let _ = rpc_io::call(stream, &Unbind { id }).await;
-        }
-    };
-    let _ = timeout(Duration::from_secs(UNBIND_SECS_MAX), asking).await;
 }

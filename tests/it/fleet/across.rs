@@ -29,6 +29,11 @@ fn edge(lab: &TestLab, name: &str, tcp: &str) -> Result<RemoteEdge> {
     Ok(edge)
 }
 
+/// Where an agent connects that holds a session at this edge alone.
+fn only(edge: &RemoteEdge) -> String {
+    format!("{}\n  connect_edges: 1", edge.connect())
+}
+
 /// The id of an edge.
 fn id(edge: &RemoteEdge) -> Result<String> {
     let identity = std::fs::read_to_string(edge.dir().join("edge/identity.json"))?;
@@ -96,7 +101,7 @@ fn two() -> Result<Two> {
 #[test]
 fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
     let Two { lab, mut agents, visitors, token, endpoints, tcp } = two()?;
-    let agent = lab.agent_at("agent", &token, &endpoints, &agents.connect().to_string())?;
+    let agent = lab.agent_at("agent", &token, &endpoints, &only(&agents))?;
     lab.wait_online(&[REST_INTERNAL, OPERATIONS_INTERNAL, PATIENTS_INTERNAL], 1)?;
     let own = format!("https://{OWN_HOST}");
     lab.wait_online(&[own.as_str()], 1)?;
@@ -144,7 +149,7 @@ fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
     assert!(metric(&agents, "ebbgate_edge_peer_connections_open")? >= 1);
 
     // The URL is taken at every edge, by another process.
-    let second = lab.agent_at("second", &token, &endpoints, &visitors.connect().to_string())?;
+    let second = lab.agent_at("second", &token, &endpoints, &only(&visitors))?;
     soon("the other agent to be refused", || {
         Ok(visitors.log()?.contains("is already online on this URL").then_some(()))
     })?;
@@ -162,7 +167,7 @@ fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
 
     // And when it comes back to the visitors' own edge, which needs no other then.
     drop(agent);
-    let _agent = lab.agent_at("moved", &token, &endpoints, &visitors.connect().to_string())?;
+    let _agent = lab.agent_at("moved", &token, &endpoints, &only(&visitors))?;
     soon("the agent to be here", || {
         Ok((metric(&visitors, "ebbgate_edge_agent_sessions")? >= 1).then_some(()))
     })?;
@@ -197,7 +202,7 @@ fn an_upgraded_connection_crosses_two_edges() -> Result<()> {
     })?;
     let endpoints =
         format!("  - name: rest\n    url: {REST_INTERNAL}\n    upstream:\n      url: {}\n", upgrading.port());
-    let _agent = lab.agent_at("agent", &token, &endpoints, &agents.connect().to_string())?;
+    let _agent = lab.agent_at("agent", &token, &endpoints, &only(&agents))?;
     lab.wait_online(&[REST_INTERNAL], 1)?;
     let visitor = Visitor::of(&lab)?.at(visitors.https()).from("127.0.0.9")?;
     let upgraded = || -> Result<_> {
@@ -228,7 +233,7 @@ fn an_upgraded_connection_crosses_two_edges() -> Result<()> {
 #[test]
 fn an_edge_that_is_removed_reaches_no_agent_of_others() -> Result<()> {
     let Two { lab, agents, visitors, token, endpoints, .. } = two()?;
-    let _agent = lab.agent_at("agent", &token, &endpoints, &agents.connect().to_string())?;
+    let _agent = lab.agent_at("agent", &token, &endpoints, &only(&agents))?;
     lab.wait_online(&[REST_INTERNAL], 1)?;
     let visitor = Visitor::of(&lab)?.at(visitors.https()).from("127.0.0.9")?;
     soon("the agent to be reached", || {

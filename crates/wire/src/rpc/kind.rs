@@ -4,6 +4,8 @@ use std::fmt;
 
 use super::object::OBJECT_BYTES_MAX;
 
+/// Number of [`StreamKind::Edges`]: "EBG" and 1, far from the numbers that the published protocol counts up.
+const EDGES: u32 = 0x4542_4701;
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
 
@@ -32,6 +34,8 @@ pub enum StreamKind {
     StopTunnel,
     /// Client: change a served endpoint.
     PatchTunnelState,
+    /// Server: these are the other edges now. Ours alone, for a client that asked; no answer.
+    Edges,
     /// Either: echo my nonces for ever.
     Heartbeat,
     /// A number the protocol does not define.
@@ -53,6 +57,7 @@ impl StreamKind {
             Self::SrvInfo => 8,
             Self::StopTunnel => 9,
             Self::PatchTunnelState => 10,
+            Self::Edges => EDGES,
             Self::Heartbeat => u32::MAX,
             Self::Unknown(number) => number,
         }
@@ -80,6 +85,7 @@ impl StreamKind {
             8 => Self::SrvInfo,
             9 => Self::StopTunnel,
             10 => Self::PatchTunnelState,
+            EDGES => Self::Edges,
             u32::MAX => Self::Heartbeat,
             other => Self::Unknown(other),
         }
