@@ -322,6 +322,28 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_is_at_both_ends_and_no_host() {
+        use rustls::client::verify_server_cert_signed_by_trust_anchor;
+        use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+        let (issuer, [_, _, edge]) = issuer();
+        let key = KeyPair::generate().unwrap();
+        let leaf = issuer.edge.peer("edge_1", &key.subject_public_key_info(), NOW).unwrap();
+        let leaf_der = der(&leaf.certificate_pem);
+        let mut roots = RootCertStore::empty();
+        roots.add(der(&edge.certificate_pem)).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(NOW).unwrap()));
+        let parsed = ParsedCertificate::try_from(&leaf_der).unwrap();
+        let algorithms = provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], at, algorithms).unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        clients.verify_client_cert(&leaf_der, &[], at).unwrap();
+        for name in ["edge-1", "localhost", "control.test", "127.0.0.1"] {
+            assert!(!accepts(&edge, &leaf, name, NOW), "{name}");
+        }
+    }
+
+    #[test]
     fn strict_clients_accept_leaves_for_their_names_from_their_authority_in_their_time() {
         let (issuer, [ingress, connect, _]) = issuer();
         let leaf = issuer.server(Purpose::Ingress, &"*.clinic1.example.com".parse().unwrap(), NOW).unwrap();

@@ -26,6 +26,7 @@ use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Visitors};
 use ebbgate_edge::state::external_calls::ExternalCalls;
+use ebbgate_edge::state::identity::Identity;
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
@@ -115,18 +116,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed)?)
     };
     let addresses = Addresses { http, https, connect, admin: admin_at };
-    let identity = saved.identity()?;
-    if let Some(identity) = &identity {
-        edge.peers.prove_by(fleet::peer_tls(identity)?);
-    }
-    let peers = match config.peers {
-        Some(_) if identity.is_none() => {
-            anyhow::bail!("--peers is for an edge that has joined: {}", FeedError::NoIdentity)
-        }
-        Some(at) => Some(open(&edge, at, &Entrance::Peers, shards, &passed)?),
-        None => None,
-    };
-    edge.peers.announce(config.reach(fresh_ksuid()?, peers, connect).map_err(anyhow::Error::msg)?);
+    let identity = meet_peers(config, &edge, saved.identity()?, connect, &passed)?;
     let agents_at = if shared { Entrance::Shared } else { Entrance::Connect };
     let tls_at = if shared { Entrance::Shared } else { Entrance::Tls };
     let fixed = [(http, Entrance::Http), (https, tls_at), (connect, agents_at)];
@@ -299,6 +289,28 @@ fn open(
     edge.mailboxes.listen(entrance, listeners);
     tracing::info!(address = %bound, listener = entrance.name(), "listening");
     Ok(bound)
+}
+
+/// Says where other edges and agents reach this one, and opens the listener for edges.
+fn meet_peers(
+    config: &Config,
+    edge: &Edge,
+    identity: Option<Identity>,
+    connect: SocketAddr,
+    passed: &[(String, TcpListener)],
+) -> Result<Option<Identity>> {
+    if let Some(identity) = &identity {
+        edge.peers.prove_by(fleet::peer_tls(identity)?);
+    }
+    let peers = match config.peers {
+        Some(_) if identity.is_none() => {
+            anyhow::bail!("--peers is for an edge that has joined: {}", FeedError::NoIdentity)
+        }
+        Some(at) => Some(open(edge, at, &Entrance::Peers, config.shards(), passed)?),
+        None => None,
+    };
+    edge.peers.announce(config.reach(fresh_ksuid()?, peers, connect).map_err(anyhow::Error::msg)?);
+    Ok(identity)
 }
 
 /// Opens the UDP port for agents. One that is taken is an error only if it was asked for.

@@ -6,30 +6,10 @@
 mod dial;
 pub(super) mod directory;
 mod judge;
+mod limits;
 mod offered;
 mod serve;
-
-use ebbgate_wire::mux::Limits;
 
 pub use dial::keep;
 pub use directory::{Directory, GRACE_SECS, PEERS_MAX};
 pub use serve::serve;
-
-/// Connections to one other edge at most; each of so many shards keeps one.
-pub const WAYS_MAX: usize = 8;
-/// Streams to one other edge at once, of all visitors.
-pub const PEER_STREAMS_MAX: usize = 16_384;
-/// Of a stream, in the counts of an account's streams.
-const STREAM_PARTS: usize = 1;
-
-/// What one connection between two edges may cost.
-const PEER_LIMITS: Limits = Limits {
-    peer_streams_max: 4_096,
-    local_streams_max: 4_096,
-    accept_max: 1_024,
-    unread_bytes_max: 256 << 20,
-    send_bytes_max: 64 << 10,
-    linger_max: 32,
-    noise_burst: 65_536,
-    noise_per_sec: 16_384,
-};

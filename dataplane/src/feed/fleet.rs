@@ -148,7 +148,7 @@ impl Member {
                     match peer_tls(&identity) {
                         Ok(proof) => edge.peers.prove_by(proof),
                         Err(error) => {
-                            tracing::error!(%error, "the renewed certificate does not serve towards other edges")
+                            tracing::error!(%error, "the renewed certificate does not serve towards other edges");
                         }
                     }
                     if let Err(error) = disk.write(&file, identity.text().as_bytes()) {

@@ -7,8 +7,8 @@ use ebbgate_model::{Host, TunnelSessionId};
 use tokio::sync::mpsc;
 
 use crate::net::listen::Listener;
+use crate::state::peers::PeerWay;
 use crate::tunnel::dialer::IdleLink;
-use crate::tunnel::peer::PeerWay;
 
 /// Messages waiting for one shard.
 const MAILBOX_MAX: usize = 4096;

@@ -9,10 +9,21 @@ use ebbgate_model::feed::{EdgeReach, PeerEdge};
 use tokio::sync::watch;
 
 use crate::net::tls::PeerTls;
-use crate::tunnel::peer::PeerWay;
+use crate::tunnel::session::SessionState;
 
 /// The other edges, by id.
 pub type PeerList = Arc<BTreeMap<EdgeId, PeerEdge>>;
+
+/// A way to another edge that a shard is to keep open.
+#[derive(Debug)]
+pub struct PeerWay {
+    /// Which edge.
+    pub edge: EdgeId,
+    /// `host:port`.
+    pub address: String,
+    /// Ends when the edge is gone.
+    pub session: Arc<SessionState>,
+}
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -5,12 +5,9 @@
 //! the visitor's bytes alone: what the agent wants in front of them, the agent's own edge adds.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use ebbgate_model::{AccountId, EdgeId, EndpointId, Scheme, TunnelSessionId};
 use serde::{Deserialize, Serialize};
-
-use super::session::SessionState;
 
 /// Longest header in bytes.
 pub const PEER_HEADER_BYTES_MAX: usize = 2048;
@@ -30,17 +27,6 @@ pub struct Elsewhere {
     pub session: TunnelSessionId,
     /// The endpoint's id there.
     pub endpoint: EndpointId,
-}
-
-/// A way to another edge that a shard is to keep open.
-#[derive(Debug)]
-pub struct PeerWay {
-    /// Which edge.
-    pub edge: EdgeId,
-    /// `host:port`.
-    pub address: String,
-    /// Ends when the edge is gone.
-    pub session: Arc<SessionState>,
 }
 
 /// The header of a stream.

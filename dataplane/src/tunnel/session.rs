@@ -47,7 +47,7 @@ pub struct AgentRef {
 impl AgentRef {
     /// Whether both are of one process, be it connected to two edges.
     pub fn is_same_process(&self, other: &Self) -> bool {
-        let process = |agent: &Self| agent.identity.split_once('/').map(|(process, _)| process.to_owned());
+        let process = |agent: &Self| agent.identity.rsplit_once('/').map(|(process, _)| process.to_owned());
         process(self).is_some() && process(self) == process(other)
     }
 }

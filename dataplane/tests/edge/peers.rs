@@ -122,7 +122,7 @@ async fn a_visitor_reaches_an_agent_of_another_edge_until_it_is_withdrawn() {
         let port = two.visitors.port;
         tokio::spawn(async move {
             let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            exchange(stream, &[n; 70_000]).await.unwrap()
+            exchange(stream, &vec![n; 70_000]).await.unwrap()
         })
     });
     for (n, talk) in talks.collect::<Vec<_>>().into_iter().enumerate() {
@@ -168,6 +168,63 @@ async fn members_here_come_first_and_what_fails_there_is_tried_here() {
     drop(two.agents);
     drop(far);
     assert_eq!(exchange(two.visitors.visit().await, b"").await.unwrap(), b"near");
+}
+
+/// A way through which nothing goes once it is closed, and of which neither end is told.
+async fn valve(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
+    let (closed, is_closed) = tokio::sync::watch::channel(false);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((from, _)) = listener.accept().await {
+            let mut is_closed = is_closed.clone();
+            tokio::spawn(async move {
+                let (mut from, mut to) = (from, TcpStream::connect(to).await.unwrap());
+                let closing = async { is_closed.wait_for(|closed| *closed).await.is_ok() };
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut from, &mut to) => return,
+                    _ = closing => {}
+                }
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    (at, closed)
+}
+
+#[tokio::test]
+async fn visitors_leave_an_edge_from_which_nothing_is_heard() {
+    let two = Two::start();
+    let (at, closed) = valve(two.at).await;
+    two.tell(ToEdge::PeerGone { edge: id(1) });
+    two.tell(peer(1, Some(at)));
+    let one = two.agents.agent(TOKEN).await;
+    one.bind(TARGET).await;
+    two.told().await;
+    let _one = one.echo(b"one");
+    assert_eq!(two.visit(b"").await, b"one");
+
+    let third = Lab::start();
+    third.edge.peers.prove_by(proof(&two.fleet, 3));
+    let (at, listeners) = listen::bind("peers", "127.0.0.1:0".parse().unwrap(), SHARDS).unwrap();
+    third.edge.mailboxes.listen(&Entrance::Peers, listeners);
+    third.agents.peers.begin(id(3));
+    third.agents.peers.take(&third.edge, peer(2, None));
+    let other = third.agent(TOKEN).await;
+    other.bind(TARGET).await;
+    let FromEdge::Sessions { sessions } = third.edge.reports.snapshot() else { panic!("no sessions") };
+    two.tell(peer(3, Some(at)));
+    for (session, report) in sessions {
+        two.tell(ToEdge::PeerSession { edge: id(3), session, report: Arc::new(report) });
+    }
+    until(|| two.visitors.edge.peers.ways()[&id(3)].session.carriers() == SHARDS).await;
+    let _other = other.echo(b"three");
+
+    closed.send_replace(true);
+    for _ in 0..6 {
+        assert_eq!(two.visit(b"").await, b"three", "also the one who waited for the silent edge first");
+    }
+    assert!(two.visitors.edge.peers.ways()[&id(1)].session.is_silent());
 }
 
 #[tokio::test]

@@ -29,6 +29,11 @@ fn edge(lab: &TestLab, name: &str, tcp: &str) -> Result<RemoteEdge> {
     Ok(edge)
 }
 
+/// Where an agent connects that holds a session at this edge alone.
+fn only(edge: &RemoteEdge) -> String {
+    format!("{}\n  connect_edges: 1", edge.connect())
+}
+
 /// The id of an edge.
 fn id(edge: &RemoteEdge) -> Result<String> {
     let identity = std::fs::read_to_string(edge.dir().join("edge/identity.json"))?;
@@ -37,7 +42,7 @@ fn id(edge: &RemoteEdge) -> Result<String> {
 }
 
 /// A number of the edge's metrics.
-fn metric(edge: &RemoteEdge, name: &str) -> Result<f64> {
+fn metric(edge: &RemoteEdge, name: &str) -> Result<u64> {
     let answer = http::request(http::connect(edge.admin())?, "GET", "localhost", "/metrics", &[], b"")?;
     let text = answer.text();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -96,7 +101,7 @@ fn two() -> Result<Two> {
 #[test]
 fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
     let Two { lab, mut agents, visitors, token, endpoints, tcp } = two()?;
-    let agent = lab.agent_at("agent", &token, &endpoints, &agents.connect().to_string())?;
+    let agent = lab.agent_at("agent", &token, &endpoints, &only(&agents))?;
     lab.wait_online(&[REST_INTERNAL, OPERATIONS_INTERNAL, PATIENTS_INTERNAL], 1)?;
     let own = format!("https://{OWN_HOST}");
     lab.wait_online(&[own.as_str()], 1)?;
@@ -133,12 +138,18 @@ fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
     tls.read_exact(&mut word)?;
     assert_eq!(&word, b"word");
 
-    // What both edges count.
-    assert!(metric(&visitors, "ebbgate_edge_peer_ways")? >= 1.0);
-    assert!(metric(&agents, "ebbgate_edge_peer_connections_open")? >= 1.0);
+    // What both edges count and show.
+    let shown = http::request(http::connect(visitors.admin())?, "GET", "localhost", "/peers", &[], b"")?;
+    let shown: Value = serde_json::from_slice(&shown.body)?;
+    super::is_on_the_page("curl -s http://127.0.0.1:4482/peers", &shown);
+    let other = &shown["peers"][0];
+    assert_eq!((&other["edge"], &other["silent"]), (&json!(id(&agents)?), &json!(false)), "{shown}");
+    assert_eq!(other["peers_at"], json!(agents.peers().to_string()));
+    assert!(metric(&visitors, "ebbgate_edge_peer_ways")? >= 1);
+    assert!(metric(&agents, "ebbgate_edge_peer_connections_open")? >= 1);
 
     // The URL is taken at every edge, by another process.
-    let second = lab.agent_at("second", &token, &endpoints, &visitors.connect().to_string())?;
+    let second = lab.agent_at("second", &token, &endpoints, &only(&visitors))?;
     soon("the other agent to be refused", || {
         Ok(visitors.log()?.contains("is already online on this URL").then_some(()))
     })?;
@@ -156,9 +167,9 @@ fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
 
     // And when it comes back to the visitors' own edge, which needs no other then.
     drop(agent);
-    let _agent = lab.agent_at("moved", &token, &endpoints, &visitors.connect().to_string())?;
+    let _agent = lab.agent_at("moved", &token, &endpoints, &only(&visitors))?;
     soon("the agent to be here", || {
-        Ok((metric(&visitors, "ebbgate_edge_agent_sessions")? >= 1.0).then_some(()))
+        Ok((metric(&visitors, "ebbgate_edge_agent_sessions")? >= 1).then_some(()))
     })?;
     agents.kill();
     soon("the agent to be served here", || {
@@ -191,7 +202,7 @@ fn an_upgraded_connection_crosses_two_edges() -> Result<()> {
     })?;
     let endpoints =
         format!("  - name: rest\n    url: {REST_INTERNAL}\n    upstream:\n      url: {}\n", upgrading.port());
-    let _agent = lab.agent_at("agent", &token, &endpoints, &agents.connect().to_string())?;
+    let _agent = lab.agent_at("agent", &token, &endpoints, &only(&agents))?;
     lab.wait_online(&[REST_INTERNAL], 1)?;
     let visitor = Visitor::of(&lab)?.at(visitors.https()).from("127.0.0.9")?;
     let upgraded = || -> Result<_> {
@@ -222,7 +233,7 @@ fn an_upgraded_connection_crosses_two_edges() -> Result<()> {
 #[test]
 fn an_edge_that_is_removed_reaches_no_agent_of_others() -> Result<()> {
     let Two { lab, agents, visitors, token, endpoints, .. } = two()?;
-    let _agent = lab.agent_at("agent", &token, &endpoints, &agents.connect().to_string())?;
+    let _agent = lab.agent_at("agent", &token, &endpoints, &only(&agents))?;
     lab.wait_online(&[REST_INTERNAL], 1)?;
     let visitor = Visitor::of(&lab)?.at(visitors.https()).from("127.0.0.9")?;
     soon("the agent to be reached", || {
@@ -230,9 +241,11 @@ fn an_edge_that_is_removed_reaches_no_agent_of_others() -> Result<()> {
     })?;
     super::control(&lab, &["remove", &id(&visitors)?])?;
     soon("the other edge to refuse it", || {
-        Ok((metric(&agents, "ebbgate_edge_peers_refused_total")? >= 1.0).then_some(()))
+        Ok((metric(&agents, "ebbgate_edge_peers_refused_total")? >= 1).then_some(()))
     })?;
-    assert_eq!(metric(&agents, "ebbgate_edge_peer_connections_open")?, 0.0);
+    soon("its connections to end", || {
+        Ok((metric(&agents, "ebbgate_edge_peer_connections_open")? == 0).then_some(()))
+    })?;
     // It still runs, and has what it was told last.
     soon("the visitor to hear that nobody is there", || {
         Ok(visitor.get(API_HOST, "/", &[]).ok().filter(|answer| answer.status != 200))

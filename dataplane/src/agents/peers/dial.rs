@@ -13,14 +13,14 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::super::serve::heard::Heard;
-use super::PEER_LIMITS;
+use super::limits::PEER_LIMITS;
 use crate::net::socket::Socket;
 use crate::net::tls::edge_of;
 use crate::state::edge::Stage;
 use crate::state::metrics::GaugeGuard;
+use crate::state::peers::PeerWay;
 use crate::state::random;
 use crate::state::shard::Shard;
-use crate::tunnel::peer::PeerWay;
 
 /// Seconds to connect and to finish the handshake.
 const CONNECT_SECS_MAX: u64 = 10;

@@ -13,14 +13,15 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::super::bind::Has;
 use super::super::session::ENDPOINTS_MAX;
+use super::limits::{PEER_STREAMS_MAX, WAYS_MAX};
 use super::offered::{self, Offer};
-use super::{PEER_STREAMS_MAX, WAYS_MAX};
 use crate::state::edge::Edge;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::mailbox::Message;
+use crate::state::peers::PeerWay;
 use crate::state::random;
 use crate::state::tables::{Effects, Tables};
-use crate::tunnel::peer::{Elsewhere, PeerWay};
+use crate::tunnel::peer::Elsewhere;
 use crate::tunnel::session::SessionState;
 
 /// Other edges at most.

@@ -14,7 +14,7 @@ use tokio::time::{Duration, timeout};
 
 use super::super::registry::Agents;
 use super::judge::{NotServed, judge};
-use super::{PEER_LIMITS, STREAM_PARTS};
+use super::limits::{PEER_LIMITS, STREAM_PARTS};
 use crate::net::listen::ConnPermit;
 use crate::net::socket::Socket;
 use crate::net::tls::{self, edge_of};
