@@ -175,6 +175,11 @@ impl Plan {
         self.reconnect.wait(took, random)
     }
 
+    /// The edge asked for another connection beside this one: there is nothing to wait for.
+    pub fn left(&mut self, now: Duration) {
+        self.book_end(now);
+    }
+
     /// The edge refused the session: how long to wait before the next try. Trying soon would not change its mind.
     pub fn refused(&mut self, now: Duration, random: u32) -> Duration {
         self.book_end(now);

@@ -20,6 +20,7 @@ use std::time::Duration;
 use ebbgate_model::EndpointUrl;
 use ebbgate_wire::rpc::Bind;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::dial::{DialError, Dialled};
@@ -109,6 +110,7 @@ impl Actor {
             start: Instant::now(),
             network,
             footing: Footing::default(),
+            leaving: JoinSet::new(),
         }
     }
 
@@ -154,8 +156,15 @@ impl Actor {
         let was_online = self.plan.was_online();
         let (now, random) = (self.now(), (self.settings.random)());
         self.footing.offline(self.source());
-        self.routes.clear();
+        if !matches!(ended, connection::Ended::Moved) {
+            self.routes.clear();
+        }
         let (event, retry_in) = match ended {
+            // Nothing is lost: the connection before still carries what it carries.
+            connection::Ended::Moved => {
+                self.plan.left(now);
+                return Duration::ZERO;
+            }
             connection::Ended::Lost(reason) => {
                 let retry_in = self.plan.lost(now, now.saturating_sub(attempt), random);
                 (Event::SessionOffline { reason, retry_in }, retry_in)

@@ -24,7 +24,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
 use crate::agents::Agents;
-use crate::state::edge::Edge;
+use crate::state::edge::{Edge, Stage};
 use crate::state::objects::Objects;
 use crate::state::random;
 use crate::xdp::XdpHandle;
@@ -84,6 +84,9 @@ impl Feed {
                 Err(error) => error,
             };
             self.edge.metrics.feed_connected.set(0);
+            if matches!(error, FeedError::HandedOver) {
+                continue;
+            }
             if began.elapsed() > Duration::from_millis(RETRY_MS_MAX) {
                 (retry_ms, tried) = (RETRY_MS_MIN, 0);
             }
@@ -111,6 +114,7 @@ impl Feed {
             digest: self.digest(),
             unix_secs: unix_secs(),
             core_rule_set: self.edge.waf.is_some(),
+            draining: self.is_draining(),
         };
         send(&lines, &hello).await?;
         let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| {
@@ -127,7 +131,9 @@ impl Feed {
         let ended = AbortOnDrop(connection);
         tracing::info!(%control, "feed from control open");
         self.edge.metrics.feed_connected.set(1);
-        send(&lines, &self.edge.reports.snapshot()).await?;
+        if !self.is_draining() {
+            send(&lines, &self.edge.reports.snapshot()).await?;
+        }
         let result = self.exchange(response, &lines).await;
         drop(ended);
         result
@@ -145,8 +151,12 @@ impl Feed {
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
         let mut events = Gathered::default();
+        let speaks = !self.is_draining();
+        let handed_over = self.edge.reached(Stage::HandedOver);
+        tokio::pin!(handed_over);
         loop {
             tokio::select! {
+                () = &mut handed_over, if speaks => return Err(FeedError::HandedOver),
                 frame = timeout_at(deadline, response.frame()) => {
                     let frame = frame.map_err(|_| FeedError::Silent)?.ok_or(FeedError::Closed)??;
                     deadline = Instant::now() + silence();
@@ -155,12 +165,12 @@ impl Feed {
                         self.take(message, lines).await?;
                     }
                 }
-                change = self.edge.reports.change() => send(lines, &change).await?,
-                Ok(()) = enforcement.changed() => {
+                change = self.edge.reports.change(), if speaks => send(lines, &change).await?,
+                Ok(()) = enforcement.changed(), if speaks => {
                     let endpoints = enforcement.borrow_and_update().as_ref().clone();
                     send(lines, &FromEdge::Enforcement { endpoints }).await?;
                 }
-                Ok(()) = addresses.changed() => {
+                Ok(()) = addresses.changed(), if speaks => {
                     let names = addresses.borrow_and_update().clone();
                     send(lines, &FromEdge::AddressData { names }).await?;
                 }
@@ -271,10 +281,22 @@ impl Feed {
         lines: &mpsc::Sender<Bytes>,
         work: impl FnOnce(&mut Installer) -> T + Send + 'static,
     ) -> Result<T, FeedError> {
-        let installer = Arc::clone(&self.installer);
-        let work =
-            spawn_blocking(move || work(&mut installer.lock().unwrap_or_else(PoisonError::into_inner)));
+        let (installer, changing) = (Arc::clone(&self.installer), Arc::clone(&self.edge.changing));
+        let work = async move {
+            let held = changing.lock_owned().await;
+            spawn_blocking(move || {
+                let done = work(&mut installer.lock().unwrap_or_else(PoisonError::into_inner));
+                drop(held);
+                done
+            })
+            .await
+        };
         alive(work, lines).await?.map_err(FeedError::Installer)
+    }
+
+    /// Whether another process is the edge: this one hears what concerns its streams, and only tells of events.
+    fn is_draining(&self) -> bool {
+        self.edge.stage() >= Stage::HandedOver
     }
 
     /// What control may compare with its own; None while there is nothing.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ebbgate_model::EndpointUrl;
 use ebbgate_wire::rpc::Bind;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::delivery::{Route, Routes};
@@ -38,6 +39,8 @@ pub(super) struct Actor {
     pub(super) start: Instant,
     pub(super) network: Box<dyn Network>,
     pub(super) footing: Footing,
+    /// Connections that the edge keeps for what they carry, while another serves.
+    pub(super) leaving: JoinSet<()>,
 }
 
 /// Why the task goes on or not.

@@ -39,6 +39,8 @@ pub const DRAIN_SECS_MAX: u64 = 3;
 
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
+/// Connections that the edge keeps beside the one that serves; the next is given up.
+const LEAVING_MAX: usize = 8;
 /// Round trips waiting to be reported; more are left out.
 const LATENCIES_MAX: usize = 4;
 
@@ -48,6 +50,8 @@ pub(super) enum Ended {
     Lost(String),
     /// The edge refused Auth.
     Refused(Refusal),
+    /// The edge asked for another connection. This one is served beside it until the edge ends it.
+    Moved,
 }
 
 /// What runs beside the loop of one connection; all of it ends with it.
@@ -144,7 +148,37 @@ impl Actor {
             account: reply.extra.account_name,
             banner: reply.extra.banner,
         });
-        self.serve(&mut tasks, &mut incoming).await
+        let ended = self.serve(&mut tasks, &mut incoming).await;
+        if matches!(ended, Err(Ended::Moved)) {
+            self.leave(tasks, incoming);
+        }
+        ended
+    }
+
+    /// Serves what comes over a connection beside the next one, for as long as the edge keeps it.
+    fn leave(&mut self, mut tasks: Tasks, mut incoming: Incoming) {
+        while self.leaving.try_join_next().is_some() {}
+        if self.leaving.len() >= LEAVING_MAX {
+            return;
+        }
+        // The edge gets no new links for this session, and no probes; links under way end with their visitors.
+        (tasks.links, tasks.raw_links, tasks.probing) = (None, None, None);
+        let stop_allowed = self.settings.remote_management;
+        self.leaving.spawn(async move {
+            loop {
+                tokio::select! {
+                    stream = incoming.accept() => match stream {
+                        Some(stream) => open(&tasks, stop_allowed, stream),
+                        None => return,
+                    },
+                    proxied = next_beside(&mut tasks.beside) => came_beside(&mut tasks, proxied),
+                    // What the edge's process before says of endpoints is of its session alone.
+                    Some(_) = tasks.events.recv() => {}
+                    Some(_) = tasks.unbinds.join_next() => {}
+                    _ = &mut tasks.heartbeat => return,
+                }
+            }
+        });
     }
 
     /// Waits for the answer to Auth while still taking commands; the inner error means closed.
@@ -222,10 +256,13 @@ impl Actor {
                     }
                 }
                 stream = incoming.accept() => match stream {
-                    Some(stream) => self.open(tasks, stream),
+                    Some(stream) => open(tasks, self.settings.remote_management, stream),
                     None => return Err(Ended::Lost(end_of(&mut tasks.driver.0).await)),
                 },
-                Some(event) = tasks.events.recv() => self.heard(event),
+                Some(event) = tasks.events.recv() => match event {
+                    SessionEvent::Move => return Err(Ended::Moved),
+                    event => self.heard(event),
+                },
                 proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(bound) = tasks.binds.join_next() => {
                     match bound {
@@ -350,35 +387,12 @@ impl Actor {
         }
     }
 
-    /// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
-    fn open(&self, tasks: &mut Tasks, stream: driver::Stream) {
-        let stop_allowed = self.settings.remote_management;
-        let dispatcher = tasks.dispatcher.clone();
-        let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
-        let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
-        let under_way = dispatcher.begin();
-        tokio::spawn(async move {
-            let limit = Duration::from_secs(HEADER_SECS_MAX);
-            match timeout(limit, read_purpose(stream, stop_allowed)).await {
-                Ok(Some(Purpose::Proxied(proxied))) => {
-                    // It came this way because no link waited. HTTP comes this way anyway.
-                    let fitting = if proxied.header.passthrough_tls { raw_links.or(links) } else { links };
-                    if let Some(book) = fitting.filter(|_| !is_http(&proxied.header)) {
-                        book.missed();
-                    }
-                    dispatcher.take(proxied).await;
-                }
-                Ok(Some(Purpose::Event(event))) => dispatcher.tell(event).await,
-                Ok(None) | Err(_) => {}
-            }
-            drop(under_way);
-        });
-    }
-
     fn heard(&mut self, event: SessionEvent) {
         match event {
             SessionEvent::StopTunnel(notice) => self.stopped(&notice),
             SessionEvent::Stop => self.tell(Event::StopRequested),
+            // It closes already.
+            SessionEvent::Move => {}
         }
     }
 
@@ -450,7 +464,7 @@ impl Actor {
                 () = sleep_until(deadline) => break,
                 // A stream that crossed our Unbind on the wire is still a visitor's.
                 stream = incoming.accept() => match stream {
-                    Some(stream) => self.open(tasks, stream),
+                    Some(stream) => open(tasks, self.settings.remote_management, stream),
                     None => return,
                 },
                 Some(event) = tasks.events.recv() => self.heard(event),
@@ -462,6 +476,30 @@ impl Actor {
         tasks.session.goaway(Code::NONE, "the agent stops");
         let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), &mut tasks.driver.0).await;
     }
+}
+
+/// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
+fn open(tasks: &Tasks, stop_allowed: bool, stream: driver::Stream) {
+    let dispatcher = tasks.dispatcher.clone();
+    let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
+    let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
+    let under_way = dispatcher.begin();
+    tokio::spawn(async move {
+        let limit = Duration::from_secs(HEADER_SECS_MAX);
+        match timeout(limit, read_purpose(stream, stop_allowed)).await {
+            Ok(Some(Purpose::Proxied(proxied))) => {
+                // It came this way because no link waited. HTTP comes this way anyway.
+                let fitting = if proxied.header.passthrough_tls { raw_links.or(links) } else { links };
+                if let Some(book) = fitting.filter(|_| !is_http(&proxied.header)) {
+                    book.missed();
+                }
+                dispatcher.take(proxied).await;
+            }
+            Ok(Some(Purpose::Event(event))) => dispatcher.tell(event).await,
+            Ok(None) | Err(_) => {}
+        }
+        drop(under_way);
+    });
 }
 
 /// Whether a stream carries HTTP, for which the edge prefers the session's mux to links.

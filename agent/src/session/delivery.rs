@@ -167,6 +167,8 @@ pub(super) enum SessionEvent {
     StopTunnel(StopTunnel),
     /// The edge asks this agent to stop.
     Stop,
+    /// The edge's process ends: connect anew.
+    Move,
 }
 
 /// Delivers streams of one connection; a clone per carrier.

@@ -2,7 +2,7 @@
 //! before its agent a 404, so no error here stops anything.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
@@ -30,6 +30,14 @@ pub fn expect(edge: &Edge, file: &PathBuf) {
         Err(reason) => {
             tracing::warn!(file = %file.display(), reason, "what agents had bound is not known; visitors do not wait for them");
         }
+    }
+}
+
+/// Writes what agents have bound to disk, now.
+pub fn save(edge: &Edge, disk: &Disk, file: &Path) {
+    let text = serde_json::to_vec(&edge.routes.places_of_agents(Instant::now())).expect("places are text");
+    if let Err(error) = disk.write(file, &text) {
+        tracing::warn!(file = %file.display(), %error, "what agents have bound is not on disk");
     }
 }
 

@@ -87,6 +87,7 @@ impl Control {
                 digest,
                 unix_secs: 0,
                 core_rule_set: false,
+                draining: false,
             })
             .await;
         connected
@@ -401,6 +402,7 @@ async fn over_a_real_socket() {
         digest: None,
         unix_secs: 0,
         core_rule_set: true,
+        draining: false,
     };
     let line = format!("{}\n", serde_json::to_string(&hello).unwrap());
     // Cut in two: lines do not keep to frames.

@@ -6,6 +6,8 @@ use super::object::OBJECT_BYTES_MAX;
 
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
+/// Number of [`StreamKind::Move`], which is ours: far from those of the protocol.
+const MOVE: u32 = 0x4542_0001;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +34,8 @@ pub enum StreamKind {
     StopTunnel,
     /// Client: change a served endpoint.
     PatchTunnelState,
+    /// Server: this process ends; connect anew and keep this session for what it carries. Only for clients that say `Moves`.
+    Move,
     /// Either: echo my nonces for ever.
     Heartbeat,
     /// A number the protocol does not define.
@@ -53,6 +57,7 @@ impl StreamKind {
             Self::SrvInfo => 8,
             Self::StopTunnel => 9,
             Self::PatchTunnelState => 10,
+            Self::Move => MOVE,
             Self::Heartbeat => u32::MAX,
             Self::Unknown(number) => number,
         }
@@ -80,6 +85,7 @@ impl StreamKind {
             8 => Self::SrvInfo,
             9 => Self::StopTunnel,
             10 => Self::PatchTunnelState,
+            MOVE => Self::Move,
             u32::MAX => Self::Heartbeat,
             other => Self::Unknown(other),
         }
