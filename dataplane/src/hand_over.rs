@@ -21,7 +21,7 @@ mod taking;
 pub use channel::{Channel, DESCRIPTORS_MAX};
 pub use give::{Frozen, Given, Host, Stopped, done, give};
 pub use message::{FORMAT, Item};
-pub use take::{Hand, Prepared, Taken, take};
+pub use take::{Hand, Prepared, Taken, failed, take};
 
 use std::io;
 

@@ -70,7 +70,8 @@ fn main() -> ExitCode {
         None => {
             // Without a flag there is no configuration, and this says which ones are missing.
             let config = cli.serve.unwrap_or_else(Config::parse);
-            return serving(&config, || Start::new(std::env::args_os().skip(1).collect()));
+            let arguments = std::env::args_os().skip(1).collect();
+            return serving(&config, || run(&config, Start { arguments, prepared: None }));
         }
     };
     match done {
@@ -88,7 +89,9 @@ fn succeed(arguments: Vec<OsString>) -> ExitCode {
     let config = Config::parse_from(std::iter::once(&name).chain(&arguments));
     serving(&config, || {
         let channel = Channel::from_fd(std::io::stdin().as_fd().try_clone_to_owned()?);
-        Ok(Start { arguments, prepared: Some(hand_over::take(channel)?) })
+        let report = channel.try_clone()?;
+        let begun = Start { arguments, prepared: Some(hand_over::take(channel)?) };
+        run(&config, begun).inspect_err(|error| hand_over::failed(&report, &format!("{error:#}")))
     })
 }
 
@@ -100,16 +103,9 @@ struct Start {
     prepared: Option<Prepared>,
 }
 
-impl Start {
-    #[expect(clippy::unnecessary_wraps, reason = "the other way to start may fail")]
-    fn new(arguments: Vec<OsString>) -> Result<Self> {
-        Ok(Self { arguments, prepared: None })
-    }
-}
-
-fn serving(config: &Config, begun: impl FnOnce() -> Result<Start>) -> ExitCode {
+fn serving(config: &Config, serve: impl FnOnce() -> Result<()>) -> ExitCode {
     log::start(config.log_format, &config.log);
-    let ended = begun().and_then(|begun| run(config, begun));
+    let ended = serve();
     log::flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -37,6 +37,14 @@ impl Channel {
         Self(fd.into())
     }
 
+    /// The same end once more.
+    ///
+    /// # Errors
+    /// There is no descriptor for it.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// The end, for a program that is started.
     pub fn into_fd(self) -> OwnedFd {
         self.0.into()

@@ -8,12 +8,17 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::HandOverError;
 use super::channel::Channel;
 
+/// Milliseconds to wait for the status of a program that has closed its channel.
+const STATUS_MS_MAX: u64 = 500;
+/// Milliseconds between looks.
+const LOOK_MS: u64 = 5;
 /// The verb by which a program takes over.
 pub const SUCCESSOR: &str = "successor";
 /// Its flag for the process that does.
@@ -64,15 +69,27 @@ impl Started {
 
     /// Ends all of it. Gives how it ended by itself, if it did with an error.
     pub fn end(mut self) -> Option<String> {
-        let status = self.child.try_wait().ok().flatten();
-        if status.is_none() {
-            // Not waited for yet: its number, which is the group's, is nobody else's.
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-            let _ = self.child.wait();
-        } else {
-            // It has only started the process that was to serve, or failed to.
-            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        // Its channel may be closed a moment before its status is there.
+        let deadline = Instant::now() + Duration::from_millis(STATUS_MS_MAX);
+        let mut status = None;
+        while status.is_none() && Instant::now() < deadline {
+            status = self.exited();
+            std::thread::sleep(Duration::from_millis(LOOK_MS));
         }
-        status.filter(|status| !status.success()).map(|status| status.to_string())
+        // Not waited for yet: its number, which is the group's, is nobody else's.
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+        status.flatten()
+    }
+
+    /// Whether it has ended, and how if that was with an error. It stays in the process table.
+    fn exited(&self) -> Option<Option<String>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(Pid::from_child(&self.child)), options).ok()??;
+        Some(match (status.exit_status(), status.terminating_signal()) {
+            (Some(0), _) => None,
+            (Some(code), _) => Some(format!("exit status {code}")),
+            (None, signal) => signal.map(|signal| format!("signal {signal}")),
+        })
     }
 }

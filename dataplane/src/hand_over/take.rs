@@ -9,6 +9,8 @@ use super::handed::Handed;
 use super::message::{FORMAT, FromNewer, FromOlder};
 use super::taking::{Act, Taking, WAIT_SECS_MAX};
 
+/// Longest reason that is told, in characters.
+const REASON_CHARS_MAX: usize = 1024;
 /// Seconds the older process may take to read a word.
 const SEND_SECS_MAX: u64 = 5;
 
@@ -61,6 +63,13 @@ pub fn take(channel: Channel) -> Result<Prepared, HandOverError> {
     }
 }
 
+/// Says that this process cannot serve.
+pub fn failed(channel: &Channel, reason: &str) {
+    let reason = reason.chars().take(REASON_CHARS_MAX).collect();
+    // The other end notices in any case that this process ends.
+    let _ = channel.send(&FromNewer::Failed { reason }, &[], Duration::from_secs(SEND_SECS_MAX));
+}
+
 impl Hand {
     /// Says that this process could serve, and waits until it is to.
     ///
@@ -74,12 +83,6 @@ impl Hand {
             Act::Serve { closed } => Ok(Taken { late, closed, hand: self }),
             act => Err(HandOverError::Peer(format!("{act:?} came too early"))),
         }
-    }
-
-    /// Says that this process cannot serve.
-    pub fn failed(self, reason: &str) {
-        // The other end notices in any case that this process ends.
-        let _ = self.say(&FromNewer::Failed { reason: reason.to_owned() });
     }
 
     fn say(&self, message: &FromNewer) -> io::Result<()> {

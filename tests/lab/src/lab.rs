@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::ports::{Claim, Ports};
 use crate::process::{Daemon, Spec};
+use crate::successor::Successor;
 use crate::wait;
 
 /// Seconds control or edge may take until they say that they are ready.
@@ -74,6 +75,7 @@ pub struct Lab {
     control_args: Vec<OsString>,
     control: Option<Daemon>,
     edge: Option<Daemon>,
+    successors: Vec<Successor>,
     _lock: File,
     _claim: Option<Claim>,
 }
@@ -104,6 +106,7 @@ impl Lab {
             control_args: Vec::new(),
             control: None,
             edge: None,
+            successors: Vec::new(),
             _lock: lock,
             _claim: claim,
         };
@@ -233,6 +236,27 @@ impl Lab {
     pub fn start(&mut self) -> Result<()> {
         self.start_control()?;
         self.start_edge()
+    }
+
+    /// Has the edge hand over to a program; the answer's error is the verb's own words. The new process ends with the lab.
+    pub fn upgrade_edge(&mut self, program: &Path) -> Result<u32> {
+        let upgrade = Command::new(self.programs.edge())
+            .args(["upgrade".as_ref(), "--dir".as_ref(), self.dir.as_os_str(), "--program".as_ref()])
+            .arg(program)
+            .output()?;
+        if !upgrade.status.success() {
+            bail!("{}", String::from_utf8_lossy(&upgrade.stderr));
+        }
+        let about: Value = serde_json::from_slice(&upgrade.stdout)?;
+        let pid = about.get("pid").and_then(Value::as_u64).context("a pid")?;
+        let successor = Successor::new(pid, &self.dir)?;
+        self.successors.push(successor);
+        Ok(u32::try_from(pid)?)
+    }
+
+    /// The processes that have taken over from the edge that was started, oldest first.
+    pub fn successors(&self) -> &[Successor] {
+        &self.successors
     }
 
     /// The running control.

@@ -83,7 +83,14 @@ fn a_process_that_ends_at_any_step_changes_nothing() {
             &["resume"],
         ),
         (|channel| drop(take(channel).unwrap()), &["freeze", "resume"]),
-        (|channel| take(channel).unwrap().hand.failed("the rules do not compile"), &["freeze", "resume"]),
+        (
+            |channel| {
+                let report = channel.try_clone().unwrap();
+                let _prepared = take(channel).unwrap();
+                crate::hand_over::failed(&report, "the rules do not compile");
+            },
+            &["freeze", "resume"],
+        ),
         (|channel| drop(take(channel).unwrap().hand.ready().unwrap()), &["freeze", "stop", "resume"]),
     ];
     for (newer, calls) in steps {
