@@ -2,17 +2,21 @@
 //!
 //! Filled by `push` from what edges report, read by `api`. One entry per edge: nothing is written to the store for an agent.
 
+mod news;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ebbgate_model::feed::{
-    AgentEndpointReport, CommandOutcome, EnforcementReport, SessionCommand, SessionReport,
+    AgentEndpointReport, CommandOutcome, EdgeReach, EnforcementReport, PeerEdge, SessionCommand,
+    SessionReport, ToEdge,
 };
 use ebbgate_model::{AccountId, EdgeId, EndpointId, TunnelSessionId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::UnixSecs;
+use news::{Item, News};
 
 /// Seconds an edge's sessions stay listed after its feed broke, so that a reconnect does not make them flicker.
 pub const LEASE_SECS: u64 = 15;
@@ -58,6 +62,10 @@ pub struct LiveEdge {
     pub connected: bool,
     /// Seconds by which its clock was ahead of this control's when it connected; None: it did not say.
     pub clock_ahead_secs: Option<UnixSecs>,
+    /// Where it is reached.
+    pub reach: EdgeReach,
+    /// Whether it is about to end.
+    pub draining: bool,
 }
 
 /// A session that began or ended, as edges report it.
@@ -119,13 +127,49 @@ struct Entry {
     address_data: BTreeSet<String>,
     clock_ahead_secs: Option<UnixSecs>,
     core_rule_set: bool,
+    reach: EdgeReach,
+    draining: bool,
     feed: Feed,
 }
 
 #[derive(Debug)]
 enum Feed {
-    Open { number: u64, commands: mpsc::Sender<Command> },
+    Open { number: u64, commands: mpsc::Sender<Command>, news: News, wake: Arc<Notify> },
     Broken { since: Instant },
+}
+
+impl Edges {
+    /// Something changed about an edge: all others are told.
+    fn edge_changed(&mut self, edge: EdgeId) {
+        self.note(edge, |news| news.edge(edge));
+    }
+
+    /// Something changed about sessions of an edge: all others are told.
+    fn sessions_changed(&mut self, edge: EdgeId, sessions: &[TunnelSessionId]) {
+        if !sessions.is_empty() {
+            self.note(edge, |news| sessions.iter().for_each(|session| news.session(edge, *session)));
+        }
+    }
+
+    fn note(&mut self, of: EdgeId, note: impl Fn(&mut News)) {
+        for (edge, entry) in &mut self.entries {
+            if let Feed::Open { news, wake, .. } = &mut entry.feed
+                && *edge != of
+            {
+                note(news);
+                wake.notify_one();
+            }
+        }
+    }
+
+    /// An edge is gone, and its sessions with it.
+    fn remove(&mut self, edge: EdgeId) {
+        let Some(entry) = self.entries.remove(&edge) else { return };
+        let sessions: Vec<_> = entry.sessions.keys().copied().collect();
+        tell(self.told.as_ref(), entry.sessions, false);
+        self.edge_changed(edge);
+        self.sessions_changed(edge, &sessions);
+    }
 }
 
 /// An open feed's hold on its edge's entry. Reports of a feed that was replaced by a newer one are ignored.
@@ -136,6 +180,7 @@ pub struct Hold {
     number: u64,
     /// Of a feed beside the edge's own: nobody commands it.
     uncommanded: Option<mpsc::Sender<Command>>,
+    wake: Arc<Notify>,
 }
 
 impl Presence {
@@ -148,8 +193,14 @@ impl Presence {
         let mut edges = self.edges_locked();
         edges.feeds += 1;
         let number = edges.feeds;
-        let sessions = edges.entries.remove(&edge).map(|entry| entry.sessions).unwrap_or_default();
-        let feed = Feed::Open { number, commands };
+        let before = edges.entries.remove(&edge);
+        let (sessions, reach) = before.map(|entry| (entry.sessions, entry.reach)).unwrap_or_default();
+        let (mut news, wake) = (News::default(), Arc::<Notify>::default());
+        for (other, entry) in &edges.entries {
+            news.edge(*other);
+            entry.sessions.keys().for_each(|session| news.session(*other, *session));
+        }
+        let feed = Feed::Open { number, commands, news, wake: Arc::clone(&wake) };
         let (enforcement, address_data, core_rule_set) = (BTreeMap::new(), BTreeSet::new(), false);
         let entry = Entry {
             version,
@@ -160,18 +211,27 @@ impl Presence {
             address_data,
             clock_ahead_secs: None,
             core_rule_set,
+            reach,
+            draining: false,
             feed,
         };
         edges.entries.insert(edge, entry);
-        (Hold { presence: self.clone(), edge, number, uncommanded: None }, receiver)
+        edges.edge_changed(edge);
+        (Hold { presence: self.clone(), edge, number, uncommanded: None, wake }, receiver)
     }
 
     /// A process of an edge has connected that only ends what it has, beside the one that serves. What it reports is not
-    /// kept, and the edge's own feed keeps its hold.
+    /// kept, it is told of no other edge, and the edge's own feed keeps its hold.
     pub fn beside(&self, edge: EdgeId) -> (Hold, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(1);
+        let (uncommanded, wake) = (Some(commands), Arc::default());
         // No feed has the number 0.
-        (Hold { presence: self.clone(), edge, number: 0, uncommanded: Some(commands) }, receiver)
+        (Hold { presence: self.clone(), edge, number: 0, uncommanded, wake }, receiver)
+    }
+
+    /// The edge belongs no longer: it is withdrawn at once, whatever its lease.
+    pub fn remove(&self, edge: EdgeId) {
+        self.edges_locked().remove(edge);
     }
 
     /// Tells sessions that begin and end from now on.
@@ -183,17 +243,15 @@ impl Presence {
     pub fn expire(&self, now: Instant) {
         let lease = Duration::from_secs(LEASE_SECS);
         let mut edges = self.edges_locked();
-        let told = edges.told.clone();
-        edges.entries.retain(|_, entry| {
-            let stays = match entry.feed {
-                Feed::Open { .. } => true,
-                Feed::Broken { since } => now.saturating_duration_since(since) < lease,
-            };
-            if !stays {
-                tell(told.as_ref(), std::mem::take(&mut entry.sessions), false);
-            }
-            stays
-        });
+        let is_over = |entry: &Entry| match entry.feed {
+            Feed::Open { .. } => false,
+            Feed::Broken { since } => now.saturating_duration_since(since) >= lease,
+        };
+        let over: Vec<_> =
+            edges.entries.iter().filter(|(_, entry)| is_over(entry)).map(|(edge, _)| *edge).collect();
+        for edge in over {
+            edges.remove(edge);
+        }
     }
 
     /// Edges known, connected or within their lease.
@@ -206,6 +264,8 @@ impl Presence {
             sessions: entry.sessions.len(),
             connected: matches!(entry.feed, Feed::Open { .. }),
             clock_ahead_secs: entry.clock_ahead_secs,
+            reach: entry.reach.clone(),
+            draining: entry.draining,
         };
         self.edges_locked().entries.iter().map(live).collect()
     }
@@ -323,32 +383,83 @@ impl Hold {
     pub fn replace_sessions(&self, sessions: BTreeMap<TunnelSessionId, SessionReport>) {
         let sessions: BTreeMap<_, _> =
             sessions.into_iter().map(|(id, report)| (id, Arc::new(report))).collect();
-        self.change_told(|entry, told| {
+        self.change_sessions(|entry, told| {
             let new = sessions.iter().filter(|(id, _)| !entry.sessions.contains_key(id));
             tell(told, new.map(|(id, report)| (*id, report.clone())).collect(), true);
             let mut before = std::mem::replace(&mut entry.sessions, sessions.clone());
+            let is_changed = |(id, report): &(&TunnelSessionId, _)| before.get(id) != Some(*report);
+            let mut changed: Vec<_> = sessions.iter().filter(is_changed).map(|(id, _)| *id).collect();
             before.retain(|id, _| !sessions.contains_key(id));
+            changed.extend(before.keys());
             tell(told, before, false);
+            changed
         });
     }
 
     /// A session began or changed.
     pub fn session(&self, id: TunnelSessionId, report: SessionReport) {
         let report = Arc::new(report);
-        self.change_told(|entry, told| {
-            if entry.sessions.insert(id, report.clone()).is_none() {
-                tell(told, [(id, report)].into(), true);
+        self.change_sessions(|entry, told| {
+            let before = entry.sessions.insert(id, report.clone());
+            if before.is_none() {
+                tell(told, [(id, report.clone())].into(), true);
             }
+            if before.as_ref() == Some(&report) { Vec::new() } else { vec![id] }
         });
     }
 
     /// A session ended.
     pub fn session_ended(&self, id: TunnelSessionId) {
-        self.change_told(|entry, told| {
-            if let Some(report) = entry.sessions.remove(&id) {
-                tell(told, [(id, report)].into(), false);
-            }
+        self.change_sessions(|entry, told| {
+            let Some(report) = entry.sessions.remove(&id) else { return Vec::new() };
+            tell(told, [(id, report)].into(), false);
+            vec![id]
         });
+    }
+
+    /// Where the edge is reached.
+    pub fn set_reach(&self, reach: EdgeReach) {
+        self.change(|entry| entry.reach = reach);
+        self.edge_changed();
+    }
+
+    /// The edge is about to end.
+    pub fn drains(&self) {
+        self.change(|entry| entry.draining = true);
+        self.edge_changed();
+    }
+
+    fn edge_changed(&self) {
+        self.presence.edges_locked().edge_changed(self.edge);
+    }
+
+    /// What the edge is told next of the others. None: it knows all there is.
+    pub fn news(&self) -> Option<ToEdge> {
+        let mut edges = self.presence.edges_locked();
+        let entry = edges.entries.get_mut(&self.edge)?;
+        let Feed::Open { number, news, .. } = &mut entry.feed else { return None };
+        let item = if *number == self.number { news.next()? } else { return None };
+        let other = |edge: EdgeId| edges.entries.get(&edge);
+        Some(match item {
+            Item::Edge(edge) => match other(edge) {
+                Some(Entry { reach, draining, .. }) => {
+                    ToEdge::Peer(PeerEdge { edge, reach: reach.clone(), draining: *draining })
+                }
+                None => ToEdge::PeerGone { edge },
+            },
+            Item::Session(edge, session) => {
+                match other(edge).and_then(|entry| entry.sessions.get(&session)) {
+                    Some(report) => ToEdge::PeerSession { edge, session, report: Arc::clone(report) },
+                    None => ToEdge::PeerSessionEnded { edge, session },
+                }
+            }
+            Item::Complete => ToEdge::PeersTold,
+        })
+    }
+
+    /// Completes when there may be news. One that waits is woken for what came before, too.
+    pub async fn news_came(&self) {
+        self.wake.notified().await;
     }
 
     /// How the edge enforces the allowlist of every endpoint that has one; replaces what was known.
@@ -379,16 +490,24 @@ impl Hold {
     }
 
     fn change(&self, change: impl FnOnce(&mut Entry)) {
-        self.change_told(|entry, _| change(entry));
+        self.change_sessions(|entry, _| {
+            change(entry);
+            Vec::new()
+        });
     }
 
-    fn change_told(&self, change: impl FnOnce(&mut Entry, Option<&mpsc::Sender<SessionChange>>)) {
+    /// `change` gives the sessions that changed.
+    fn change_sessions(
+        &self,
+        change: impl FnOnce(&mut Entry, Option<&mpsc::Sender<SessionChange>>) -> Vec<TunnelSessionId>,
+    ) {
         let mut edges = self.presence.edges_locked();
         let Edges { entries, told, .. } = &mut *edges;
         if let Some(entry) = entries.get_mut(&self.edge)
             && matches!(entry.feed, Feed::Open { number, .. } if number == self.number)
         {
-            change(entry, told.as_ref());
+            let changed = change(entry, told.as_ref());
+            edges.sessions_changed(self.edge, &changed);
         }
     }
 }
@@ -441,6 +560,7 @@ mod tests {
             forwards_to: String::new(),
             upstream_protocol: "http1".into(),
             upstream_refused: false,
+            elsewhere: None,
             traffic_policy: String::new(),
             created_at: 0,
         };
@@ -500,6 +620,54 @@ mod tests {
         presence.expire(Instant::now() + lease);
         assert_eq!(presence.edges(), []);
         assert_eq!(stop(), Err(CommandError::Offline));
+    }
+
+    /// All that an edge is told until it knows everything.
+    fn told(hold: &Hold) -> Vec<ToEdge> {
+        std::iter::from_fn(|| hold.news()).collect()
+    }
+
+    #[tokio::test]
+    async fn an_edge_is_told_of_the_others_once_and_of_what_changes_after() {
+        let presence = Presence::default();
+        let (one, _commands) = presence.join(edge(1), "1".into(), 0);
+        assert_eq!(told(&one), [ToEdge::PeersTold], "nobody else is there");
+        one.session(session(1), report(1, 11));
+        let reach = EdgeReach { peers: "one.test:4485".into(), ..EdgeReach::default() };
+        one.set_reach(reach.clone());
+        let (two, _commands) = presence.join(edge(2), "1".into(), 0);
+        let peer = |draining| ToEdge::Peer(PeerEdge { edge: edge(1), reach: reach.clone(), draining });
+        let has = |n: u8, endpoint| ToEdge::PeerSession {
+            edge: edge(1),
+            session: session(n),
+            report: Arc::new(report(1, endpoint)),
+        };
+        let gone = |n: u8| ToEdge::PeerSessionEnded { edge: edge(1), session: session(n) };
+        assert_eq!(told(&two), [peer(false), has(1, 11), ToEdge::PeersTold]);
+        assert!(matches!(told(&one)[..], [ToEdge::Peer(PeerEdge { edge: of, .. })] if of == edge(2)));
+
+        // What is as before costs nothing; changes that pile up become one.
+        one.session(session(1), report(1, 11));
+        assert_eq!(told(&two), []);
+        one.session(session(1), report(1, 12));
+        one.session(session(1), report(1, 13));
+        one.replace_sessions([(session(1), report(1, 13)), (session(2), report(1, 14))].into());
+        tokio::time::timeout(Duration::from_secs(30), two.news_came()).await.unwrap();
+        assert_eq!(told(&two), [has(1, 13), has(2, 14)]);
+        one.session_ended(session(1));
+        one.drains();
+        assert_eq!(told(&two), [peer(true), gone(1)]);
+
+        // A feed that breaks withdraws nothing before its lease ends.
+        drop(one);
+        presence.expire(Instant::now());
+        assert_eq!(told(&two), []);
+        presence.expire(Instant::now() + Duration::from_secs(LEASE_SECS));
+        assert_eq!(told(&two), [ToEdge::PeerGone { edge: edge(1) }, gone(2)]);
+        let (_one, _commands) = presence.join(edge(1), "1".into(), 0);
+        assert_eq!(told(&two).len(), 1);
+        presence.remove(edge(1));
+        assert_eq!(told(&two), [ToEdge::PeerGone { edge: edge(1) }], "one that is removed has no lease");
     }
 
     #[test]

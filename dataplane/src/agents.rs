@@ -8,6 +8,7 @@ mod auth;
 mod bind;
 mod command;
 mod links;
+pub mod peers;
 pub mod quic;
 mod refusal;
 mod registry;

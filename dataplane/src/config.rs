@@ -7,13 +7,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use ebbgate_model::EdgeJoinString;
+use ebbgate_model::feed::EdgeReach;
+use ebbgate_model::{EdgeJoinString, Host, Ksuid};
 use ebbgate_telemetry::LogFormat;
 use http::{HeaderValue, Uri};
 
 use crate::feed::address::Control;
 use crate::hand_over;
 use crate::net::ring::Form;
+use crate::state::balancers::Trusted;
 use crate::state::edge::Waits;
 use crate::state::waf::WafSettings;
 use crate::xdp::interfaces::Interfaces;
@@ -100,6 +102,10 @@ pub struct Config {
     /// Address for agents.
     #[arg(long, value_name = "ADDR", default_value_t = SocketAddr::from(([0, 0, 0, 0], ebbgate_wire::CONNECT_PORT)))]
     pub connect: SocketAddr,
+    /// Name or IP address by which agents reach this edge and no other; that of --connect if left out. Edges tell agents of
+    /// each other by it.
+    #[arg(long, value_name = "HOST")]
+    pub connect_host: Option<Host>,
     /// QUIC for agents: `on`, on the UDP port of --connect; `off`; or a UDP address. Default: on, if the port is free.
     #[arg(long, value_name = "on|off|ADDR")]
     pub quic: Option<QuicListen>,
@@ -121,10 +127,14 @@ pub struct Config {
     /// Most connections open at once, an eighth of them for agents alone. Default: what the descriptor limit allows.
     #[arg(long, value_name = "N")]
     pub connections_max: Option<usize>,
-    /// Most visitors, and most agents, connected at once from one IPv4 address or IPv6 /64. Raise it behind a proxy.
-    /// Default: an eighth of all, at least 256 and at most 4096.
+    /// Most visitors, and most agents, connected at once from one IPv4 address or IPv6 /64. Behind a balancer that sends
+    /// no PROXY header all visitors come from one address: raise it there. Default: an eighth of all, at least 256 and at most 4096.
     #[arg(long, value_name = "N")]
     pub source_connections_max: Option<usize>,
+    /// Load balancers that send a PROXY header, version 1 or 2, to a listener: http, https, connect or tcp (all reserved TCP
+    /// addresses). Such a peer must send one, and its client's address counts from then on. May be repeated.
+    #[arg(long, value_name = "LISTENER=CIDR,...")]
+    pub proxy_protocol_from: Vec<Trusted>,
     /// Seconds a TCP or TLS connection may carry nothing before it is closed.
     #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     pub relay_idle_secs: u64,
@@ -312,6 +322,31 @@ impl Config {
         }
     }
 
+    /// Where the edge is reached, which listens for edges and agents there. Err: nobody could connect to `--peers`.
+    pub fn reach(
+        &self,
+        incarnation: Ksuid,
+        peers: Option<SocketAddr>,
+        connect: SocketAddr,
+    ) -> Result<EdgeReach, String> {
+        let named = |host: &Option<Host>, at: SocketAddr| {
+            let own = || (!at.ip().is_unspecified()).then(|| at.ip().to_string().parse().ok()).flatten();
+            let host: Host = host.clone().or_else(own)?;
+            Some(format!("{host}:{}", at.port()))
+        };
+        let refused = |at| {
+            format!(
+                "--peers {at} is not an address that edges can connect to: name this machine with --peers-host"
+            )
+        };
+        let peers = match peers {
+            Some(at) => named(&None, at).ok_or_else(|| refused(at))?,
+            None => String::new(),
+        };
+        let agents = named(&self.connect_host, connect).unwrap_or_default();
+        Ok(EdgeReach { incarnation: incarnation.to_string(), peers, agents })
+    }
+
     /// Where running programs leave their addresses.
     pub fn run_dir(&self) -> PathBuf {
         self.dir.join("run")
@@ -440,10 +475,28 @@ mod tests {
             ["--admin", "x"],
             ["--waf-workers", "0"],
             ["--waf-timeout-ms", "9"],
+            ["--proxy-protocol-from", "0.0.0.0/0"],
             ["--waf-detect-only", "--drain-ms=1"],
         ] {
             assert!(parse(&bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn others_are_told_where_the_edge_is_reached() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let reach = |more: &[&str], peers: Option<&str>, connect: &str| {
+            let reach = parse(more).unwrap().reach(Ksuid::new(0, [0; 16]), peers.map(at), at(connect))?;
+            Ok::<_, String>((reach.peers, reach.agents))
+        };
+        let own = reach(&[], None, "192.0.2.1:4443").unwrap();
+        assert_eq!(own, (String::new(), "192.0.2.1:4443".to_owned()));
+        let six = reach(&[], Some("[2001:db8::1]:4485"), "0.0.0.0:4443").unwrap();
+        assert_eq!(six, ("[2001:db8::1]:4485".to_owned(), String::new()));
+        let flags = ["--connect-host", "b.test"];
+        let named = reach(&flags, Some("192.0.2.1:4485"), "0.0.0.0:443").unwrap();
+        assert_eq!(named, ("192.0.2.1:4485".to_owned(), "b.test:443".to_owned()));
+        assert!(reach(&[], Some("0.0.0.0:4485"), "0.0.0.0:443").unwrap_err().contains("--peers-host"));
     }
 
     #[test]

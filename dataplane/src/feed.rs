@@ -105,6 +105,7 @@ impl Feed {
 
     async fn once(&mut self) -> Result<std::convert::Infallible, FeedError> {
         self.staging = Staging::default();
+        self.agents.peers.begin(self.id);
         let (lines, mut queue) = mpsc::channel::<Bytes>(LINES_MAX);
         let hello = FromEdge::Hello {
             edge: self.id,
@@ -114,7 +115,8 @@ impl Feed {
             digest: self.digest(),
             unix_secs: unix_secs(),
             core_rule_set: self.edge.waf.is_some(),
-            draining: self.is_draining(),
+            handed_over: self.has_handed_over(),
+            reach: self.edge.peers.own(),
         };
         send(&lines, &hello).await?;
         let body = StreamBody::new(futures_util::stream::poll_fn(move |cx| {
@@ -131,7 +133,7 @@ impl Feed {
         let ended = AbortOnDrop(connection);
         tracing::info!(%control, "feed from control open");
         self.edge.metrics.feed_connected.set(1);
-        if !self.is_draining() {
+        if !self.has_handed_over() {
             send(&lines, &self.edge.reports.snapshot()).await?;
         }
         let result = self.exchange(response, &lines).await;
@@ -151,9 +153,12 @@ impl Feed {
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
         let mut events = Gathered::default();
-        let speaks = !self.is_draining();
+        let speaks = !self.has_handed_over();
         let handed_over = self.edge.reached(Stage::HandedOver);
         tokio::pin!(handed_over);
+        let draining = self.edge.reached(Stage::Draining);
+        tokio::pin!(draining);
+        let mut drains = false;
         loop {
             tokio::select! {
                 () = &mut handed_over, if speaks => return Err(FeedError::HandedOver),
@@ -173,6 +178,10 @@ impl Feed {
                 Ok(()) = addresses.changed(), if speaks => {
                     let names = addresses.borrow_and_update().clone();
                     send(lines, &FromEdge::AddressData { names }).await?;
+                }
+                () = &mut draining, if !drains => {
+                    drains = true;
+                    send(lines, &FromEdge::Draining).await?;
                 }
                 // While this task waits for more events, a further one does not wake it.
                 Some(event) = self.events.recv(), if events.due.is_none() => {
@@ -251,6 +260,11 @@ impl Feed {
                 Installer::count_again(&self.installer, std::time::Instant::now());
             }
             ToEdge::Session { session, command, number } => self.agents.command(session, command, number),
+            told @ (ToEdge::Peer(_)
+            | ToEdge::PeerGone { .. }
+            | ToEdge::PeerSession { .. }
+            | ToEdge::PeerSessionEnded { .. }
+            | ToEdge::PeersTold) => self.agents.peers.take(&self.edge, told),
             ToEdge::Beat | ToEdge::Unknown => {}
         }
         Ok(())
@@ -295,7 +309,7 @@ impl Feed {
     }
 
     /// Whether another process is the edge: this one hears what concerns its streams, and only tells of events.
-    fn is_draining(&self) -> bool {
+    fn has_handed_over(&self) -> bool {
         self.edge.stage() >= Stage::HandedOver
     }
 

@@ -64,7 +64,10 @@ pub async fn serve_http(shard: Shard, upstreams: UpstreamPools, mut socket: Sock
 pub async fn serve_tls(shard: Shard, upstreams: UpstreamPools, mut socket: Socket, log: ConnLog) {
     match read_hello(&mut socket).await {
         Ok(hello) => serve_hello(shard, upstreams, socket, hello, log).await,
-        Err(refusal) => log.refuse(None, refusal.to_string()),
+        Err(refusal) => {
+            shard.edge().note_no_hello(&refusal);
+            log.refuse(None, refusal.to_string());
+        }
     }
 }
 

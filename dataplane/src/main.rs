@@ -29,6 +29,7 @@ use ebbgate_edge::hand_over::{self, Channel, HandOverError, Prepared, start};
 use ebbgate_edge::net::listen::{self, AcceptGate, ConnLimits, Transport};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
+use ebbgate_edge::state::balancers::Balancers;
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Stage, Visitors};
@@ -161,7 +162,8 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         Some(door) => Some(UnixListener::from(door)),
         None => open_door(&dir),
     };
-    let Parts { edge, agents, xdp, events } = parts(config, &saved, follows.is_none())?;
+    let shared = config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect");
+    let Parts { edge, agents, xdp, events } = parts(config, &saved, shared, follows.is_none())?;
     edge.ports().take_over(handed.ports());
     let shards = config.shards();
     let mailboxes = edge.mailboxes.open(shards);
@@ -180,7 +182,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         None => listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?,
     };
     let http = open(&edge, config.http, &Entrance::Http, shards, &passed, &mut handed)?;
-    let (https, connect) = if config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect") {
+    let (https, connect) = if shared {
         let both = open(&edge, config.https, &Entrance::Shared, shards, &passed, &mut handed)?;
         (both, both)
     } else {
@@ -188,6 +190,12 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed, &mut handed)?)
     };
     let addresses = Addresses { http, https, connect, admin: admin_at };
+    edge.peers.announce(config.reach(fresh_ksuid()?, None, connect).map_err(anyhow::Error::msg)?);
+    let agents_at = if shared { Entrance::Shared } else { Entrance::Connect };
+    let tls_at = if shared { Entrance::Shared } else { Entrance::Tls };
+    let fixed = [(http, Entrance::Http), (https, tls_at), (connect, agents_at)];
+    let direct = fixed.into_iter().filter(|(_, entrance)| !edge.balancers.are_before(entrance));
+    let direct = direct.map(|(address, _)| address).collect();
     drop(passed);
     let quic = match (handed.one("quic"), &follows) {
         (Some(socket), Some((_, generation, _))) => {
@@ -198,7 +206,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         _ => open_quic(&edge, config.quic, addresses.connect)?,
     };
     // The filter is in the kernel before the first connection is accepted.
-    xdp.begin(served::wanted(&edge, vec![addresses.http, addresses.https, addresses.connect]));
+    xdp.begin(served::wanted(&edge, direct));
     xdp.applied().await;
     let form = config.runtime.form();
     let threads = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
@@ -450,8 +458,8 @@ struct Parts {
     events: mpsc::Receiver<FromEdge>,
 }
 
-/// `accepts`: from the start, not when the process before says so.
-fn parts(config: &Config, saved: &Saved, accepts: bool) -> Result<Parts> {
+/// `shared`: visitors and agents come to one address. `accepts`: from the start, not when the process before says so.
+fn parts(config: &Config, saved: &Saved, shared: bool, accepts: bool) -> Result<Parts> {
     let (total, source) = config.caps();
     let fetcher = Fetcher::new(config.jwks_ca.as_deref(), config.jwks_allow_private).context("--jwks-ca")?;
     let tickets = TicketKey::new(&saved.ticket_key(fresh()?)?);
@@ -460,6 +468,9 @@ fn parts(config: &Config, saved: &Saved, accepts: bool) -> Result<Parts> {
         Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
     edge.visitors = visitors(config, saved)?;
     edge.gate = AcceptGate::new(accepts);
+    edge.balancers = Balancers::new(&config.proxy_protocol_from, shared)
+        .map_err(anyhow::Error::msg)
+        .context("--proxy-protocol-from")?;
     let settings = config.xdp().map_err(anyhow::Error::msg)?;
     let xdp = XdpHandle::start(settings, Arc::clone(&edge.changes), Arc::clone(&edge.blocklist))?;
     edge.metrics.collect(xdp.collector());

@@ -6,6 +6,7 @@ pub mod detect;
 pub mod gauge;
 pub mod hello;
 pub mod listen;
+pub mod proxy_protocol;
 pub mod ring;
 pub mod socket;
 pub mod tls;

@@ -1,6 +1,7 @@
 //! A shard's thread: its runtime, its listeners and its mailbox. Composes the rooms; only the process and tests import it.
 
 mod accept;
+mod balancer;
 mod shared_port;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use crate::net::ring::{self, Form};
 use crate::state::edge::Stage;
 use crate::state::mailbox::{Entrance, Message, QuicSocket};
 use crate::state::shard::Shard;
+use accept::Accepting;
 
 /// Runs one shard until the edge stops. Call on a thread of its own.
 pub fn run(
@@ -83,17 +85,21 @@ impl Listening {
     }
 
     fn listen(&mut self, entrance: Entrance, listener: Listener) {
-        let (shard, agents, upstreams) =
-            (self.shard.clone(), Arc::clone(&self.agents), self.upstreams.clone());
-        let edge = Arc::clone(shard.edge());
+        let edge = Arc::clone(self.shard.edge());
         let over = edge.reached(Stage::HandedOver);
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
+        let accepting = Accepting {
+            shard: self.shard.clone(),
+            agents: Arc::clone(&self.agents),
+            upstreams: self.upstreams.clone(),
+            entrance,
+        };
         let task = spawn_local(async move {
-            let accept = listen::accept(listener, &edge.gate, |stream| {
-                accept::begin(&shard, &agents, &upstreams, &entrance, stream);
-            });
+            let accept = listen::accept(listener, &edge.gate, |stream| accepting.begin(stream));
             tokio::select! {
-                Err(error) = accept => tracing::error!(%error, ?entrance, "a listener failed"),
+                Err(error) = accept => {
+                    tracing::error!(%error, entrance = ?accepting.entrance, "a listener failed");
+                }
                 () = over => {}
             }
         });

@@ -3,6 +3,7 @@
 //! Read by every room above; changed by `feed` and `agents`.
 
 pub mod addresses;
+pub mod balancers;
 pub mod blocklist;
 pub mod bound;
 mod bounded_table;
@@ -22,6 +23,7 @@ pub mod listening;
 pub mod mailbox;
 pub mod metrics;
 pub mod objects;
+pub mod peers;
 pub mod pool;
 pub mod ports;
 pub mod random;

@@ -26,6 +26,7 @@ mod damage;
 mod disk;
 mod faults;
 mod fleet;
+mod load_balancers;
 mod people;
 mod policy;
 mod pool;

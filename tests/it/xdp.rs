@@ -316,3 +316,33 @@ fn a_kill_of_the_edge_lets_no_refused_packet_through() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn behind_a_balancer_the_kernel_judges_nobody_and_says_why() -> Result<()> {
+    let balancers = format!("tcp={},{}", VISITORS[0], VISITORS[1]);
+    let flags = ["--xdp", INTERFACE, "--proxy-protocol-from", &balancers];
+    let Some(picture) = picture("xdp: behind a balancer", &flags)? else { return Ok(()) };
+    let seen = soon("the edge's report", || {
+        Ok(Some(picture.guarded.seen()?).filter(|seen| seen["enforcement"]["restrict_ips"] == "userspace"))
+    })?;
+    let reason = seen["enforcement"]["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("is behind load balancers (--proxy-protocol-from)"), "{seen}");
+    // curl introduces itself as a balancer would, by its own address.
+    let url = format!("http://{EDGE_FOR_VISITOR}:{}/patients", picture.guarded.port);
+    let introduced = |from: &str, flag: &str| {
+        let args = ["--silent", "--fail", "--max-time", CONNECT_SECS, "--interface", from, flag, &url];
+        let ran = picture.guarded.hosts.at(&picture.guarded.hosts.visitor, "curl", &args)?;
+        Ok(if ran.status.success() { Ok(String::from_utf8(ran.stdout)?) } else { Err(ran.status.code()) })
+    };
+    let answer: String = soon("an answer", || Ok(introduced(VISITORS[0], "--haproxy-protocol")?.ok()))?;
+    assert!(answer.contains("Ada Tidewater"), "{answer}");
+    let accepted = picture.accepted()?;
+    for (from, flag) in [(VISITORS[1], "--haproxy-protocol"), (VISITORS[0], "--http1.1")] {
+        let refused: Result<Result<String, Option<i32>>> = introduced(from, flag);
+        let code = refused?.err().flatten();
+        ensure!(code.is_some_and(|code| code != TIMED_OUT), "{from} {flag}: {code:?}, and not dropped");
+    }
+    assert_eq!(picture.accepted()?, accepted + 2, "user space refused them");
+    assert_eq!(picture.dropped("unlisted")?, 0);
+    Ok(())
+}

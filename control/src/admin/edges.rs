@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use ebbgate_model::EdgeId;
+use ebbgate_model::feed::EdgeReach;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -42,6 +43,8 @@ async fn list(State(admin): State<Admin>) -> Result<Response, AdminError> {
 
 fn shown(id: EdgeId, joined: Option<&FleetEdge>, live: Option<&LiveEdge>) -> Value {
     let refused = live.and_then(|edge| edge.refused.as_ref());
+    let said =
+        |text: fn(&EdgeReach) -> &String| live.map(|edge| text(&edge.reach)).filter(|text| !text.is_empty());
     json!({
         "id": id,
         "name": joined.map(|edge| &edge.name),
@@ -50,6 +53,10 @@ fn shown(id: EdgeId, joined: Option<&FleetEdge>, live: Option<&LiveEdge>) -> Val
         "version": live.map(|edge| &edge.version),
         "sessions": live.map_or(0, |edge| edge.sessions),
         "generation": live.map(|edge| edge.applied),
+        "incarnation": said(|reach| &reach.incarnation),
+        "peers_at": said(|reach| &reach.peers),
+        "agents_at": said(|reach| &reach.agents),
+        "draining": live.is_some_and(|edge| edge.draining),
         "clock_ahead_secs": live.and_then(|edge| edge.clock_ahead_secs),
         "refused": refused.map(|(generation, reason)| json!({ "generation": generation, "reason": reason })),
     })
@@ -83,6 +90,7 @@ async fn remove(
     admin.check(&headers)?;
     let edge = id.parse().map_err(|_| AdminError::NoEdge(id))?;
     let removed = fleet::remove(&admin.app, edge).await?;
+    admin.app.presence.remove(edge);
     Ok(Json(json!({ "id": removed.id, "name": removed.name, "removed": true })).into_response())
 }
 
@@ -119,19 +127,27 @@ mod tests {
         let edge = fleet::join(&lab.app, "", &asked).await.unwrap().edge;
         let (hold, _commands) = lab.app.presence.join(EdgeId::new(lab.app.ksuid()), "1".into(), 3);
         hold.clock_ahead(-86_400);
+        let (peers, agents) = ("own.test:4485".to_owned(), String::new());
+        hold.set_reach(EdgeReach { incarnation: "first".into(), peers, agents });
+        hold.drains();
 
         let (_, listed) = call(&lab, "GET", "/edges", "", "").await;
         let edges = listed["edges"].as_array().unwrap();
         let of = |name: &Value| edges.iter().find(|edge| &edge["name"] == name).unwrap();
         let (own, paris) = (of(&Value::Null), of(&json!("paris")));
         assert_eq!((&own["connected"], &own["clock_ahead_secs"]), (&json!(true), &json!(-86_400)));
+        let reach = (&own["incarnation"], &own["peers_at"], &own["agents_at"], &own["draining"]);
+        assert_eq!(reach, (&json!("first"), &json!("own.test:4485"), &Value::Null, &json!(true)));
         assert_eq!((&paris["id"], &paris["connected"]), (&json!(edge), &json!(false)));
+        let (_paris, _commands) = lab.app.presence.join(edge, "1".into(), 3);
 
         let path = format!("/edges/{edge}");
         let (status, _) = call(&lab, "DELETE", &path, "stranger", "").await;
         assert_eq!(status, StatusCode::UNAUTHORIZED);
         let (status, _) = call(&lab, "DELETE", &path, "operator", "").await;
         assert_eq!(status, StatusCode::OK);
+        let live = lab.app.presence.edges();
+        assert!(live.iter().all(|live| live.id != edge), "it is withdrawn at once");
         for gone in [path.as_str(), "/edges/nobody"] {
             let (status, refused) = call(&lab, "DELETE", gone, "operator", "").await;
             assert_eq!(status, StatusCode::NOT_FOUND, "{refused}");

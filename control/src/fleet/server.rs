@@ -123,7 +123,11 @@ async fn serve_connection(io: TcpStream, peer: SocketAddr, fleet: Arc<Fleet>, st
     let serving = serve_http2(io, move |request| answer_edge(Arc::clone(&member), edge, request));
     tokio::select! {
         () = serving => {}
-        error = removed(&fleet.app, edge) => tracing::warn!(%peer, %edge, error = %ErrorChain(&error), "an edge was refused"),
+        error = removed(&fleet.app, edge) => {
+            // Another control may have removed it.
+            fleet.app.presence.remove(edge);
+            tracing::warn!(%peer, %edge, error = %ErrorChain(&error), "an edge was refused");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ebbgate_model::feed::{
-    Enrolled, FEED_PATH, FEED_VERSION, FromEdge, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest,
+    EdgeReach, Enrolled, FEED_PATH, FEED_VERSION, FromEdge, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest,
 };
 use ebbgate_model::{EdgeId, Ksuid};
 use futures_util::stream;
@@ -133,7 +133,8 @@ impl Server {
             digest: None,
             unix_secs: self.lab.app.now() + 60,
             core_rule_set: false,
-            draining: false,
+            handed_over: false,
+            reach: EdgeReach::default(),
         };
         let line = Bytes::from(format!("{}\n", serde_json::to_string(&hello).unwrap()));
         let first = stream::once(async move { Ok::<_, Infallible>(Frame::data(line)) });

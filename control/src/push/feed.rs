@@ -155,7 +155,8 @@ impl Feeds {
             digest,
             unix_secs,
             core_rule_set,
-            draining,
+            handed_over,
+            reach,
         }))) = hello
         else {
             return Err(FeedError::Hello);
@@ -168,13 +169,17 @@ impl Feeds {
         if feed != FEED_VERSION {
             return refuse(&out, FeedError::Version { edge, version, feed }).await;
         }
-        tracing::info!(%edge, version, generation, draining, "an edge connected");
-        let (hold, commands) =
-            if draining { self.presence.beside(edge) } else { self.presence.join(edge, version, generation) };
+        tracing::info!(%edge, version, generation, handed_over, "an edge connected");
+        let (hold, commands) = if handed_over {
+            self.presence.beside(edge)
+        } else {
+            self.presence.join(edge, version, generation)
+        };
         if unix_secs > 0 {
             hold.clock_ahead(unix_secs.saturating_sub(SystemClock.unix_secs()));
         }
         hold.set_core_rule_set(core_rule_set);
+        hold.set_reach(reach.checked());
         let outbox = Outbox::new(generation, digest);
         let now = Instant::now();
         let mut feed = Feed {
@@ -242,6 +247,12 @@ impl Feed<'_> {
                 self.say(message).await?;
                 self.asked = Instant::now();
             }
+            // Between the answers of the edge there is room for this.
+            if self.waiting.is_none()
+                && let Some(message) = self.hold.news()
+            {
+                self.say(message).await?;
+            }
             // Reading goes on while a line waits for the edge to read: two sides that only write would wait for ever.
             tokio::select! {
                 message = messages.next() => {
@@ -265,6 +276,7 @@ impl Feed<'_> {
                     self.answers.insert(number, answer);
                     self.say(ToEdge::Session { session, command, number }).await?;
                 }
+                () = self.hold.news_came(), if self.waiting.is_none() => {}
                 _ = compare.tick() => self.outbox.look(),
                 now = beat.tick() => {
                     self.check(now)?;
@@ -331,6 +343,7 @@ impl Feed<'_> {
             FromEdge::VisitorSessionEnded { account, session, expires_at } => {
                 self.tell(account, Told::Ended { account, session, expires_at });
             }
+            FromEdge::Draining => self.hold.drains(),
             FromEdge::Enforcement { endpoints } => self.hold.replace_enforcement(endpoints),
             FromEdge::AddressData { names } => self.hold.replace_address_data(names),
             FromEdge::Compared { nonce, generation, digest, buckets } => {

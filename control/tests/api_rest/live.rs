@@ -51,6 +51,7 @@ fn join_pooled(
         traffic_policy: policy.to_owned(),
         created_at: EPOCH,
         upstream_refused: false,
+        elsewhere: None,
     };
     let report = SessionReport {
         account: tenant.account,

@@ -14,13 +14,19 @@
 
 mod fleet;
 mod lines;
+mod peers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use fleet::{Enrolled, FLEET_BYTES_MAX, FleetRefusal, JOIN_PATH, JoinRequest, RENEW_PATH, RenewRequest};
 pub use lines::{LINE_BYTES_MAX, LineError, Lines, Message, write_line};
+pub use peers::{
+    EDGE_ADDRESS_BYTES_MAX, EdgeReach, INCARNATION_BYTES_MAX, PeerEdge, ServedElsewhere, SharedBy,
+    split_address,
+};
 
 use crate::digest::ProgramDigest;
 use crate::event::{ConnectionEvent, RequestEvent};
@@ -108,6 +114,31 @@ pub enum ToEdge {
         #[serde(default)]
         number: u64,
     },
+    /// Another edge is there, or is reached otherwise than before. Sessions of its former incarnation are over.
+    Peer(PeerEdge),
+    /// Another edge is gone, and its sessions with it.
+    PeerGone {
+        /// Which.
+        edge: EdgeId,
+    },
+    /// A session began or changed at another edge, which was named before.
+    PeerSession {
+        /// Where.
+        edge: EdgeId,
+        /// Which.
+        session: TunnelSessionId,
+        /// Its state now.
+        report: Arc<SessionReport>,
+    },
+    /// A session ended at another edge.
+    PeerSessionEnded {
+        /// Where.
+        edge: EdgeId,
+        /// Which.
+        session: TunnelSessionId,
+    },
+    /// All other edges and their sessions that control knows have been named on this feed, once.
+    PeersTold,
     /// I am here.
     Beat,
     /// A message of a newer peer.
@@ -196,8 +227,13 @@ pub enum FromEdge {
         /// Whether another process of this edge serves, and this one only ends what it has: it hears Programs and tells of
         /// traffic, but what it says of sessions and generations is not the edge's.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        draining: bool,
+        handed_over: bool,
+        /// Where it is reached.
+        #[serde(default)]
+        reach: EdgeReach,
     },
+    /// The edge is about to end: new work should go to others.
+    Draining,
     /// The generation is in force, and kept for a restart.
     Applied {
         /// Of the message this answers.
@@ -442,12 +478,14 @@ pub struct AgentEndpointReport {
     /// Whether the agent could not reach its upstream last, so that its pool passes it over.
     #[serde(default)]
     pub upstream_refused: bool,
+    /// What another edge needs to serve it too. None: it is served by its own edge alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Box<ServedElsewhere>>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn a_newer_peers_message_is_skipped_not_refused() {
@@ -490,6 +528,12 @@ mod tests {
             ToEdge::Part { nonce: 1, objects: Box::default() },
             ToEdge::End { nonce: 1, generation: 2, digest },
             ToEdge::Delta { nonce: 2, from: 2, to: 3, digest, changes: Box::default() },
+            ToEdge::Peer(PeerEdge {
+                edge: EdgeId::new(crate::Ksuid::new(1_700_000_000, [1; 16])),
+                reach: EdgeReach { peers: "edge.test:4485".into(), ..EdgeReach::default() },
+                draining: true,
+            }),
+            ToEdge::PeersTold,
         ] {
             let text = serde_json::to_string(&message).unwrap();
             assert_eq!(serde_json::from_str::<ToEdge>(&text).unwrap(), message);

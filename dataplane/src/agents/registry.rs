@@ -12,6 +12,7 @@ use tokio::time::{Duration, Instant, sleep};
 use super::allowance::Allowances;
 use super::auth::AuthFailures;
 use super::command::{command, move_on};
+use super::peers::directory::Directory;
 use super::session::AgentSession;
 use super::waiting::Waiting;
 use crate::state::edge::Edge;
@@ -35,6 +36,8 @@ pub struct Agents {
     edge: Arc<Edge>,
     /// Their sessions.
     pub sessions: Sessions,
+    /// Agents of other edges.
+    pub peers: Arc<Directory>,
     /// Sources that fail to authenticate.
     pub(super) auth_failures: AuthFailures,
     /// Logins whose tokens are not known yet.
@@ -52,6 +55,7 @@ impl Agents {
         Arc::new(Self {
             edge,
             sessions,
+            peers: Arc::default(),
             auth_failures: AuthFailures::default(),
             waiting_logins,
             waiting_for_secrets,

@@ -89,7 +89,10 @@ pub async fn serve(shard: Shard, agents: Arc<Agents>, mut socket: Socket, admitt
     let hello = match read_hello(&mut socket).await {
         Ok(hello) if !hello.postgres => hello,
         Ok(_) => return,
-        Err(refusal) => return tracing::debug!(%peer, %refusal, "no agent"),
+        Err(refusal) => {
+            shard.edge().note_no_hello(&refusal);
+            return tracing::debug!(%peer, %refusal, "no agent");
+        }
     };
     let name = shard.edge().tables.load().connect.find(hello.tls.sni.as_ref());
     let Some(name) = name else {

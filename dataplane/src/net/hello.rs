@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 use crate::net::detect::{
     ClientHello, Detected, HELLO_BYTES_MAX, POSTGRES_GSS_REQUEST, POSTGRES_SSL_REQUEST, detect,
 };
+use crate::net::proxy_protocol;
 use crate::net::socket::Socket;
 use crate::net::tls::{self, HELLO_SECS_MAX, TlsError};
 
@@ -45,6 +46,9 @@ pub enum NoHello {
     /// HTTP in clear.
     #[error("HTTP in clear on a TLS port")]
     Http,
+    /// A PROXY header of a peer that is no load balancer of this listener's.
+    #[error("a PROXY header from a peer that is in no --proxy-protocol-from of this listener")]
+    ProxyHeader,
     /// Damaged, too long, or another protocol.
     #[error("the first bytes are no TLS hello")]
     NotTls,
@@ -95,6 +99,9 @@ async fn more(socket: &mut Socket) -> Result<Detected, NoHello> {
             Detected::NeedMore if socket.peeked().len() > LOOK_BYTES_MAX => return Err(NoHello::NotTls),
             Detected::NeedMore if socket.peek_more().await? == 0 => return Err(NoHello::Closed),
             Detected::NeedMore => {}
+            Detected::Http | Detected::Opaque if proxy_protocol::begins(socket.peeked()) => {
+                return Err(NoHello::ProxyHeader);
+            }
             found => return Ok(found),
         }
     }

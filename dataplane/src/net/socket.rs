@@ -219,7 +219,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Address of the peer; IPv4-mapped addresses as IPv4.
+    /// Address of the client; IPv4-mapped addresses as IPv4. The peer's, or what [`Socket::came_from`] was told.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -227,6 +227,11 @@ impl Socket {
     /// Where they connected to.
     pub fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Takes the addresses that a trusted load balancer names in the place of the connection's own.
+    pub fn came_from(&mut self, peer: SocketAddr, local: SocketAddr) {
+        (self.peer, self.local) = (canonical(peer), canonical(local));
     }
 
     /// The running count of bytes.

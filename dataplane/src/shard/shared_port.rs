@@ -35,7 +35,10 @@ pub(super) async fn serve(
     }
     let hello = match read_hello(&mut socket).await {
         Ok(hello) => hello,
-        Err(refusal) => return ConnLog::begin(&shard, &socket, admitted).refuse(None, refusal.to_string()),
+        Err(refusal) => {
+            shard.edge().note_no_hello(&refusal);
+            return ConnLog::begin(&shard, &socket, admitted).refuse(None, refusal.to_string());
+        }
     };
     if is_agents(&hello, &shard.edge().tables.load().connect) {
         return as_agent(shard, agents, socket, kind, admitted).await;

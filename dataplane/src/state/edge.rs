@@ -17,9 +17,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 
 use crate::log::{self, Refusals, Sum};
+use crate::net::hello::NoHello;
 use crate::net::listen::{AcceptGate, ConnLimits};
 use crate::relay::IdleLimits;
 use crate::state::addresses::Addresses;
+use crate::state::balancers::Balancers;
 use crate::state::blocklist::Blocklist;
 use crate::state::breakers::Breakers;
 use crate::state::changes::Changes;
@@ -29,7 +31,8 @@ use crate::state::external_calls::ExternalCalls;
 use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
 use crate::state::mailbox::{Entrance, Mailboxes, Message, QuicSocket};
-use crate::state::metrics::{CodeLabel, Metrics, NotEnforcedLabel};
+use crate::state::metrics::{CodeLabel, Metrics, NotEnforcedLabel, ReasonLabel};
+use crate::state::peers::PeerEdges;
 use crate::state::ports::{PortChange, Ports};
 use crate::state::rate_limits::RateLimits;
 use crate::state::report::Reports;
@@ -77,6 +80,8 @@ pub struct Edge {
     pub tables: ArcSwap<Tables>,
     /// Endpoints that are online.
     pub routes: RouteTable,
+    /// The other edges of the installation.
+    pub peers: PeerEdges,
     /// Databases of addresses.
     pub addresses: Arc<Addresses>,
     /// How many connections may be open.
@@ -119,6 +124,8 @@ pub struct Edge {
     pub gate: AcceptGate,
     /// Held while what control tells is put in force, and while another process reads what is on disk.
     pub changing: Arc<AsyncMutex<()>>,
+    /// Load balancers before this edge.
+    pub balancers: Balancers,
     /// Networks that no listener serves.
     pub blocklist: Arc<ArcSwap<Blocklist>>,
     /// Changes of what is served and where.
@@ -182,6 +189,7 @@ impl Edge {
         let edge = Self {
             tables: ArcSwap::default(),
             routes: RouteTable::default(),
+            peers: PeerEdges::default(),
             limits,
             keys: Keys::new(Arc::clone(&fetcher), background.clone(), &metrics),
             exchanges: Exchanges::new(Arc::clone(&fetcher), background.clone(), &metrics),
@@ -208,6 +216,7 @@ impl Edge {
             gate: AcceptGate::new(true),
             changing: Arc::default(),
             addresses: Arc::default(),
+            balancers: Balancers::default(),
             blocklist: Arc::default(),
             changes: Arc::default(),
             background,
@@ -371,6 +380,13 @@ impl Edge {
         }
         log_sums(sums);
         has_line
+    }
+
+    /// Counts a stranger that introduced itself as a load balancer would.
+    pub fn note_no_hello(&self, refusal: &NoHello) {
+        if matches!(refusal, NoHello::ProxyHeader) {
+            self.metrics.proxy_headers_refused.get_or_create(&ReasonLabel { reason: "stranger" }).inc();
+        }
     }
 
     /// Writes the sums of refusals without lines: those of a minute that is over, or `all`.

@@ -28,6 +28,13 @@ pub struct CodeLabel {
     pub code: String,
 }
 
+/// Why something was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// One word of a fixed set.
+    pub reason: &'static str,
+}
+
 /// Class of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StatusLabel {
@@ -90,6 +97,10 @@ metrics! {
     address_databases_refused: Counter = "address_databases_refused", "Address databases that changed and were at fault, so that the one before stayed in use";
     /// Connections closed at once because the blocklist names their source.
     connections_blocked: Counter = "connections_blocked", "Connections closed at once because the blocklist names their source";
+    /// PROXY headers of load balancers that were taken.
+    proxy_headers: Counter = "proxy_protocol_headers", "PROXY headers of load balancers that were taken";
+    /// Connections closed for the lack of a PROXY header, or for one that is not believed.
+    proxy_headers_refused: Family<ReasonLabel, Counter> = "proxy_protocol_refused", "Connections closed because a load balancer sent no good PROXY header in time (missing, malformed, slow), or another peer came in the place of one (stranger)";
     /// Connections ended, by error code.
     connections_ended: Family<CodeLabel, Counter> = "connections_ended", "Connections ended, by error code";
     /// Bytes received from visitors.

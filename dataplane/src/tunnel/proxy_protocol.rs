@@ -3,10 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::net::proxy_protocol::SIGNATURE_V2;
 use crate::tunnel::session::ProxyProtocol;
 
-/// First bytes of version 2.
-const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
 const VERSION_PROXY: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
@@ -47,7 +46,7 @@ fn binary(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
     addresses.extend(server.port().to_be_bytes());
     let family = if client.is_ipv4() { TCP_OVER_IPV4 } else { TCP_OVER_IPV6 };
     let length = u16::try_from(addresses.len()).expect("two addresses and ports are 12 or 36 bytes");
-    let mut out = SIGNATURE.to_vec();
+    let mut out = SIGNATURE_V2.to_vec();
     out.extend([VERSION_PROXY, family]);
     out.extend(length.to_be_bytes());
     out.extend(addresses);
@@ -57,6 +56,8 @@ fn binary(client: SocketAddr, server: SocketAddr) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::proxy_protocol::{Header, Origin, parse};
+    use proptest::prelude::*;
 
     fn make(version: ProxyProtocol, client: &str, server: &str) -> Vec<u8> {
         header(version, client.parse().unwrap(), server.parse().unwrap())
@@ -79,5 +80,16 @@ mod tests {
         assert_eq!(v4[12..], [0x21, 0x11, 0, 12, 192, 0, 2, 1, 127, 0, 0, 1, 1, 2, 1, 187]);
         let v6 = make(ProxyProtocol::V2, "[2001:db8::1]:1", "[::1]:2");
         assert_eq!((v6.len(), &v6[12..16]), (52, [0x21, 0x21, 0, 36].as_slice()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(client: SocketAddr, server: SocketAddr, text: bool) {
+            let version = if text { ProxyProtocol::V1 } else { ProxyProtocol::V2 };
+            let bytes = header(version, client, server);
+            let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+            let origin = Origin::Client { client: canonical(client), server: canonical(server) };
+            prop_assert_eq!(parse(&bytes), Ok(Some(Header { origin, bytes: bytes.len() })));
+        }
     }
 }

@@ -30,10 +30,12 @@ pub enum PortOwner {
 /// What this edge listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listening {
-    /// Addresses of the listeners that endpoints share.
+    /// Addresses of the listeners that endpoints share, without those behind load balancers.
     pub shared: Vec<SocketAddr>,
     /// Address that TCP ports are bound on.
     pub tcp_bind: IpAddr,
+    /// Whether TCP ports are behind load balancers, so that the kernel sees no visitor's address.
+    pub tcp_behind_balancer: bool,
     /// TCP ports, and the owner of each.
     pub tcp: BTreeMap<u16, PortOwner>,
 }
@@ -47,6 +49,11 @@ pub enum NotOffloadable {
     /// An internal endpoint.
     #[error("an internal endpoint has no port of its own")]
     Internal,
+    /// The port is behind load balancers.
+    #[error(
+        "port {0} is behind load balancers (--proxy-protocol-from): the kernel sees their addresses and not the visitors'"
+    )]
+    Balancer(u16),
     /// Pooling.
     #[error("pooling is enabled: an agent may serve the same address under another policy")]
     Pooled,
@@ -121,7 +128,7 @@ pub fn plan(tables: &Tables, listening: &Listening) -> Plan {
 
 fn tcp_at(listening: &Listening, port: u16) -> BTreeSet<Destination> {
     let bound = listening.tcp.contains_key(&port);
-    if bound { destinations(listening.tcp_bind) } else { BTreeSet::new() }
+    if bound && !listening.tcp_behind_balancer { destinations(listening.tcp_bind) } else { BTreeSet::new() }
 }
 
 /// `0.0.0.0` takes every IPv4 address, `::` every address of both families.
@@ -141,10 +148,13 @@ fn owned_port(endpoint: &Endpoint, listening: &Listening) -> Result<u16, NotOffl
     if endpoint.url.scheme() != Scheme::Tcp {
         return Err(NotOffloadable::SharedPort(endpoint.url.scheme()));
     }
+    let port = endpoint.url.port();
+    if listening.tcp_behind_balancer {
+        return Err(NotOffloadable::Balancer(port));
+    }
     if endpoint.pooling_enabled {
         return Err(NotOffloadable::Pooled);
     }
-    let port = endpoint.url.port();
     match listening.tcp.get(&port) {
         Some(PortOwner::One(alone)) if *alone == endpoint.id => Ok(port),
         Some(PortOwner::One(_) | PortOwner::Several) => Err(NotOffloadable::Others(port)),
@@ -233,6 +243,7 @@ mod tests {
         Listening {
             shared: shared.into(),
             tcp_bind: bind.parse().unwrap(),
+            tcp_behind_balancer: false,
             tcp: tcp.iter().copied().collect(),
         }
     }
@@ -295,6 +306,20 @@ mod tests {
             { "type": "restrict-ips", "config": { "allow": ["10.0.0.1"] } },
         ] }] });
         check(tcp(conditional), &lone(1), "no restrict-ips applies to every connection");
+    }
+
+    #[test]
+    fn a_port_behind_balancers_has_nothing_in_the_kernel() {
+        let program = program(&[(1, spec("tcp://t.example.com:20017", allow("10.0.0.1")))]);
+        let tcp = [(20017, PortOwner::One(id(1))), (20018, PortOwner::Unserved), (443, PortOwner::Unserved)];
+        let listening = Listening { tcp_behind_balancer: true, ..listening("0.0.0.0", &tcp) };
+        let plan = plan(&program, &listening);
+        let why = NotOffloadable::Balancer(20017);
+        assert_eq!(plan.endpoints[&id(1)], OffloadStatus { port: None, why: Some(why) });
+        assert!(why.to_string().contains("--proxy-protocol-from"));
+        // Neither the blocklist nor the rate of new connections judges the balancer there.
+        let ports: Vec<u16> = plan.guarded.iter().map(|guarded| guarded.port).collect();
+        assert_eq!(ports, [80, 443, 4443], "the fixed listeners, which have no balancer");
     }
 
     #[test]

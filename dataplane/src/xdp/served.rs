@@ -10,7 +10,8 @@ use super::offload::{Listening, PortOwner};
 use crate::state::edge::Edge;
 use crate::state::endpoint::Kind;
 
-/// What the kernel is to enforce for an edge, as often as it is asked; `shared` are the edge's fixed listeners. None: the edge
+/// What the kernel is to enforce for an edge, as often as it is asked; `shared` are the edge's fixed listeners
+/// that are not behind load balancers. None: the edge
 /// has no Program, or is gone.
 pub fn wanted(edge: &Arc<Edge>, shared: Vec<SocketAddr>) -> impl Fn() -> Option<Wanted> + Send + 'static {
     let edge = Arc::downgrade(edge);
@@ -27,7 +28,8 @@ fn read(edge: &Edge, shared: Vec<SocketAddr>) -> Option<Wanted> {
     }
     let ports = edge.ports();
     let tcp = ports.open().map(|(port, host)| (port, owner(edge, host, port))).collect();
-    let listening = Listening { shared, tcp_bind: ports.address(), tcp };
+    let tcp_behind_balancer = edge.balancers.are_before_tcp();
+    let listening = Listening { shared, tcp_bind: ports.address(), tcp_behind_balancer, tcp };
     Some(Wanted { tables, listening })
 }
 

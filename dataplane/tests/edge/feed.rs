@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ebbgate_edge::agents::peers::{Directory, GRACE_SECS};
 use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::feed::{Feed, Staging};
 use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::xdp::{Settings, XdpHandle};
-use ebbgate_model::feed::{FEED_PATH, FEED_VERSION, FromEdge, ToEdge};
+use ebbgate_model::feed::{EdgeReach, FEED_PATH, FEED_VERSION, FromEdge, PeerEdge, ToEdge};
 use ebbgate_model::{
     AccountId, Action, Binding, CertificateId, CertificateSpec, Changes, CloudEndpointSpec, EdgeId,
     EndpointId, IpPolicyId, IpPolicySpec, ObjectKey, Program, Rule, TrafficPolicy,
@@ -22,6 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
+use tokio::time::{Duration, sleep};
 
 use crate::lab::{Lab, TOKEN, ksuid};
 
@@ -337,4 +339,54 @@ async fn sessions_are_reported_as_they_come_and_go() {
     assert!(sessions.contains_key(&id));
     agent.echo(b"").kill();
     assert_eq!(control.next().await, FromEdge::SessionEnded { session: id });
+}
+
+fn peer(n: u8) -> PeerEdge {
+    let reach = EdgeReach { peers: format!("edge{n}.test:4485"), ..EdgeReach::default() };
+    PeerEdge { edge: EdgeId::new(ksuid(n)), reach, draining: false }
+}
+
+#[tokio::test]
+async fn other_edges_are_known_as_control_tells_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lab, mut feeds, _) = start(dir.path());
+    let (control, _) = greeted(&mut feeds).await;
+    let mut changes = lab.edge.peers.changes();
+    // 1 is this edge itself.
+    for told in [ToEdge::Peer(peer(1)), ToEdge::Peer(peer(2)), ToEdge::Peer(peer(3)), ToEdge::PeersTold] {
+        control.send(&told).await;
+    }
+    changes.wait_for(|list| list.len() == 2).await.unwrap();
+    control.send(&ToEdge::PeerGone { edge: EdgeId::new(ksuid(3)) }).await;
+    changes.wait_for(|list| list.len() == 1).await.unwrap();
+    assert_eq!(lab.edge.peers.list().values().next(), Some(&peer(2)));
+    drop(control);
+    let _ = greeted(&mut feeds).await;
+    assert_eq!(lab.edge.peers.list().len(), 1, "without control it goes on with what it knows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_feed_does_not_name_is_withdrawn_after_a_grace_and_by_no_earlier_feed() {
+    let (edge, _events) = Lab::another_edge();
+    let edge = Arc::new(edge);
+    let directory = Arc::<Directory>::default();
+    let take = |message| directory.take(&edge, message);
+    let known = || edge.peers.list().keys().copied().collect::<Vec<_>>();
+    let ids = |of: &[u8]| of.iter().map(|n| EdgeId::new(ksuid(*n))).collect::<Vec<_>>();
+    let own = EdgeId::new(ksuid(1));
+    directory.begin(own);
+    take(ToEdge::Peer(peer(2)));
+    take(ToEdge::PeersTold);
+    // A control that was just started does not know everybody yet.
+    directory.begin(own);
+    take(ToEdge::PeersTold);
+    take(ToEdge::Peer(peer(3)));
+    sleep(Duration::from_secs(GRACE_SECS - 1)).await;
+    assert_eq!(known(), ids(&[2, 3]));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(known(), ids(&[3]), "one that nobody names any more is withdrawn");
+    take(ToEdge::PeersTold);
+    directory.begin(own);
+    sleep(Duration::from_secs(GRACE_SECS + 1)).await;
+    assert_eq!(known(), ids(&[3]), "a feed that is over withdraws nothing");
 }

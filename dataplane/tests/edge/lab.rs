@@ -15,6 +15,7 @@ use ebbgate_edge::net::listen::{self, ConnLimits};
 use ebbgate_edge::net::ring::Form;
 use ebbgate_edge::net::tls::provider;
 use ebbgate_edge::shard;
+use ebbgate_edge::state::balancers::Balancers;
 use ebbgate_edge::state::edge::{Edge, Stage, Waits};
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
@@ -160,16 +161,30 @@ impl Lab {
 
     /// The same, where relays may rest this many seconds.
     pub(crate) fn with_idle(relay_idle_secs: u64) -> Self {
-        Self::with(relay_idle_secs, Installer::new)
+        Self::with(relay_idle_secs, Installer::new, |_| ())
+    }
+
+    /// The same, behind load balancers of these networks, and with `source_max` connections for each visitor.
+    pub(crate) fn behind(balancers: &[&str], source_max: usize) -> Self {
+        let flags: Vec<_> = balancers.iter().map(|flag| flag.parse().unwrap()).collect();
+        Self::with(60, Installer::new, |edge| {
+            edge.balancers = Balancers::new(&flags, false).unwrap();
+            edge.limits = ConnLimits::new(5000, source_max);
+        })
     }
 
     /// The same, where everything is kept in a directory.
     pub(crate) fn kept_in(dir: &Path) -> Self {
-        Self::with(60, |agents| Installer::restore(agents, &Saved::open(dir).unwrap()))
+        Self::with(60, |agents| Installer::restore(agents, &Saved::open(dir).unwrap()), |_| ())
     }
 
-    fn with(relay_idle_secs: u64, installer: impl FnOnce(Arc<Agents>) -> Installer) -> Self {
-        let (edge, events) = new_edge(relay_idle_secs);
+    fn with(
+        relay_idle_secs: u64,
+        installer: impl FnOnce(Arc<Agents>) -> Installer,
+        prepare: impl FnOnce(&mut Edge),
+    ) -> Self {
+        let (mut edge, events) = new_edge(relay_idle_secs);
+        prepare(&mut edge);
         let edge = Arc::new(edge);
         let agents = Agents::new(Arc::clone(&edge));
         let mailboxes = edge.mailboxes.open(SHARDS);

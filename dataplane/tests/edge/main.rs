@@ -5,6 +5,7 @@
 
 mod agents;
 mod aside;
+mod balancers;
 mod feed;
 mod lab;
 mod links;

@@ -163,6 +163,7 @@ impl Lab {
         let listeners: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("0.0.0.0:0").unwrap()).collect();
         let port = |n: usize| listeners[n].local_addr().unwrap().port();
         let listening = Listening {
+            tcp_behind_balancer: false,
             shared: vec![SocketAddr::new("0.0.0.0".parse().unwrap(), port(1))],
             tcp_bind: "0.0.0.0".parse().unwrap(),
             tcp: BTreeMap::from([(port(0), PortOwner::One(endpoint()))]),

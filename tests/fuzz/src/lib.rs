@@ -11,6 +11,7 @@ mod records;
 
 use bytes::BytesMut;
 use ebbgate_edge::net::detect::{Detected, HELLO_BYTES_MAX, detect as look};
+use ebbgate_edge::net::proxy_protocol::{HEADER_BYTES_MAX, parse};
 use ebbgate_model::{Acl, Binding, EndpointUrl, Prefix, Program, Scheme};
 use ebbgate_policy::{CheckContext, Engine, Owner, References, check};
 use ebbgate_wire::link::{CLAIM_BYTES_MAX, DATA_BYTES_MAX, Frame, Phase};
@@ -27,7 +28,7 @@ pub use records::records;
 pub type Property = fn(&[u8]);
 
 /// Name and function of every target, for replaying corpora.
-pub const TARGETS: [(&str, Property); 12] = [
+pub const TARGETS: [(&str, Property); 13] = [
     ("detect", detect),
     ("frames", frames),
     ("link", link),
@@ -40,6 +41,7 @@ pub const TARGETS: [(&str, Property); 12] = [
     ("records", records),
     ("body", body),
     ("evaluate", evaluate),
+    ("proxy_protocol", proxy_protocol),
 ];
 
 /// Detection never changes its mind: once it has decided, more bytes decide the same, and it decides within its limit.
@@ -55,6 +57,22 @@ pub fn detect(data: &[u8]) {
             None if now != Detected::NeedMore => decided = Some(now),
             Some(before) => assert_eq!(&now, before, "changed its mind at {end}"),
             None => {}
+        }
+    }
+}
+
+/// A PROXY header is decided within its bounds, more bytes change nothing, and it never reaches beyond what was received.
+pub fn proxy_protocol(data: &[u8]) {
+    let mut decided = None;
+    for end in 0..=data.len().min(HEADER_BYTES_MAX + 16) {
+        let now = parse(data.get(..end).unwrap_or(data));
+        if let Ok(Some(header)) = now {
+            assert!(header.bytes <= end, "takes {} of {end} bytes", header.bytes);
+        }
+        match decided {
+            None if now != Ok(None) => decided = Some(now),
+            Some(before) => assert_eq!(now, before, "changed its mind at {end}"),
+            None => assert!(end < HEADER_BYTES_MAX, "asks for more than its limit"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use super::*;
-use ebbgate_model::feed::{EnforcementReport, Enforcer, SessionCommand, SessionReport};
+use ebbgate_model::feed::{EdgeReach, EnforcementReport, Enforcer, SessionCommand, SessionReport};
 use ebbgate_model::{AccountId, CredentialId, Ksuid, Object, Settings, TunnelSessionId};
 use futures_util::stream;
 use http_body_util::StreamBody;
@@ -87,7 +87,8 @@ impl Control {
                 digest,
                 unix_secs: 0,
                 core_rule_set: false,
-                draining: false,
+                handed_over: false,
+                reach: EdgeReach::default(),
             })
             .await;
         connected
@@ -128,7 +129,11 @@ impl Edge {
         loop {
             let line = self.from_control.recv().await.expect("the feed is open");
             match serde_json::from_slice(&line).unwrap() {
-                ToEdge::Beat | ToEdge::Hello { feed: FEED_VERSION, .. } => {}
+                ToEdge::Beat
+                | ToEdge::Hello { feed: FEED_VERSION, .. }
+                | ToEdge::Peer(_)
+                | ToEdge::PeersTold
+                | ToEdge::PeerSession { .. } => {}
                 message => return message,
             }
         }
@@ -402,7 +407,8 @@ async fn over_a_real_socket() {
         digest: None,
         unix_secs: 0,
         core_rule_set: true,
-        draining: false,
+        handed_over: false,
+        reach: EdgeReach::default(),
     };
     let line = format!("{}\n", serde_json::to_string(&hello).unwrap());
     // Cut in two: lines do not keep to frames.

@@ -342,5 +342,6 @@ fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> Agen
         traffic_policy: wanted.policy_text.clone(),
         created_at: now_s,
         upstream_refused: false,
+        elsewhere: None,
     }
 }

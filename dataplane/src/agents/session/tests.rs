@@ -74,6 +74,7 @@ fn bound(session: &AgentSession, endpoint: Arc<Endpoint>) -> Bound {
         traffic_policy: String::new(),
         created_at: 0,
         upstream_refused: false,
+        elsewhere: None,
     };
     let text = session.keep(0).unwrap();
     let report = Arc::new(report);

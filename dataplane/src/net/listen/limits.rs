@@ -54,10 +54,7 @@ impl ConnLimits {
     /// Counts a connection from `peer` in, until the result is dropped.
     pub fn admit(self: &Arc<Self>, peer: IpAddr, kind: PeerKind) -> Result<ConnPermit, Refused> {
         let source = (source(peer), kind);
-        let kept = if kind == PeerKind::Agent { 0 } else { self.total_max / AGENTS_PART };
-        let room = |n: usize| (n < self.total_max - kept).then_some(n + 1);
-        self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| Refused::Total)?;
-        let mut admitted = ConnPermit { limits: Arc::clone(self), source: None };
+        let mut admitted = self.admit_balancer(kind)?;
         let mut stripe = self.stripe(source.0);
         let count = stripe.entry(source).or_insert(0);
         if *count >= self.source_max {
@@ -67,6 +64,14 @@ impl ConnLimits {
         drop(stripe);
         admitted.source = Some(source);
         Ok(admitted)
+    }
+
+    /// Counts a connection in that a trusted load balancer opened, by no source: all its clients' connections come from it.
+    pub fn admit_balancer(self: &Arc<Self>, kind: PeerKind) -> Result<ConnPermit, Refused> {
+        let kept = if kind == PeerKind::Agent { 0 } else { self.total_max / AGENTS_PART };
+        let room = |n: usize| (n < self.total_max - kept).then_some(n + 1);
+        self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| Refused::Total)?;
+        Ok(ConnPermit { limits: Arc::clone(self), source: None })
     }
 
     /// Connections open now.
@@ -151,6 +156,16 @@ mod tests {
         assert_eq!(limits.admit(ip("192.0.2.1"), PeerKind::Client).unwrap_err(), Refused::Source);
         let _agent = limits.admit(ip("192.0.2.1"), PeerKind::Agent).unwrap();
         assert_eq!(limits.admit(ip("192.0.2.1"), PeerKind::Agent).unwrap_err(), Refused::Source);
+    }
+
+    #[test]
+    fn a_balancer_is_counted_in_all_and_by_no_source() {
+        let limits = ConnLimits::new(16, 1);
+        let all = std::iter::from_fn(|| limits.admit_balancer(PeerKind::Client).ok()).collect::<Vec<_>>();
+        assert_eq!(all.len(), 14, "what is kept for agents is kept");
+        assert!(limits.admit_balancer(PeerKind::Agent).is_ok());
+        drop(all);
+        assert_eq!(limits.total(), 0);
     }
 
     #[test]
