@@ -37,7 +37,7 @@ use ebbgate_edge::state::external_calls::ExternalCalls;
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
-use ebbgate_edge::state::route::returning::RETURN_SECS_MAX;
+use ebbgate_edge::state::route::returning::{Away, RETURN_SECS_MAX};
 use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::state::waf::Waf;
 use ebbgate_edge::xdp::{XdpHandle, served};
@@ -162,7 +162,10 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         Some(door) => Some(UnixListener::from(door)),
         None => open_door(&dir),
     };
-    let shared = config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect");
+    let shared = match &follows {
+        Some(_) => handed.names().contains(&Entrance::Shared.name()),
+        None => config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect"),
+    };
     let Parts { edge, agents, xdp, events } = parts(config, &saved, shared, follows.is_none())?;
     edge.ports().take_over(handed.ports());
     let shards = config.shards();
@@ -174,7 +177,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     };
     let installer = Arc::new(Mutex::new(installer));
     if edge.generation() > 0 && follows.is_none() {
-        bound::expect(&edge, &saved.bound_file());
+        bound::expect(&edge, &saved.bound_file(), Away::Restarted);
     }
     let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
     let (admin_at, admin) = match handed.listener("admin") {
@@ -237,7 +240,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         ports.take_over(taken.late.ports());
         ports.leave_handed(Some(&taken.closed));
         drop(ports);
-        bound::expect(&edge, &saved.bound_file());
+        bound::expect(&edge, &saved.bound_file(), Away::HandedOver);
         if let Some(quic) = edge.quic() {
             quic.port.resume();
         }
@@ -286,7 +289,15 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     let needs_identity = controls.iter().any(|control| matches!(control, Control::Remote(_)));
     anyhow::ensure!(member.is_some() || !needs_identity, FeedError::NoIdentity);
     if let Some(member) = &member {
-        tokio::spawn(member.clone().keep(Arc::clone(&disk), saved.identity_file()));
+        let keep = member.clone().keep(Arc::clone(&disk), saved.identity_file());
+        let handed_over = edge.reached(Stage::HandedOver);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = keep => {}
+                // It is renewed by the process that serves.
+                () = handed_over => {}
+            }
+        });
     }
     let staging = Staging::default();
     let agents_of_feed = Arc::clone(&agents);
@@ -372,7 +383,7 @@ async fn hand_over_when_asked(
     door.set_nonblocking(true)?;
     let door = tokio::net::UnixListener::from_std(door)?;
     loop {
-        let (question, asker) = door::next(&door).await?;
+        let (question, asker) = door::next(&door).await;
         tracing::info!(program = %question.program.display(), "handing over");
         let arguments = arguments.clone();
         let give = move || {

@@ -4,7 +4,9 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -16,7 +18,7 @@ use ebbgate_lab::http;
 use ebbgate_lab::lab::local;
 use ebbgate_lab::process::{Daemon, Signal};
 use ebbgate_lab::test_lab::TestLab;
-use ebbgate_lab::wait::soon;
+use ebbgate_lab::wait::{self, soon};
 
 use crate::service;
 use crate::visitor::{Tls, Visitor};
@@ -296,6 +298,63 @@ fn upgraded_again_and_again_under_load_the_edge_drops_nothing() -> Result<()> {
     let pid = u32::try_from(last.pid())?;
     last.signal(Signal::TERM);
     soon("the last one to stop as ever", || Ok(is_gone(pid).then_some(())))?;
+    Ok(())
+}
+
+/// The page shows a command and its answer so.
+fn is_on_the_page(command: &str, answer: &str) {
+    let page = include_str!("../../docs/upgrades.md");
+    assert!(page.contains(&format!("{command}\n{answer}\n")), "{command}\n{answer}");
+}
+
+/// Runs `ebbgate-edge upgrade` as the page shows it; what it prints, with its own directory and number as on the page.
+fn upgrade(lab: &TestLab, program: Option<&str>) -> Result<(bool, String)> {
+    let mut command = Command::new(lab.programs().edge());
+    command.args(["upgrade".as_ref(), "--dir".as_ref(), lab.dir().as_os_str()]);
+    let shown = program.map(|program| format!(" --program {program}")).unwrap_or_default();
+    command.args(program.into_iter().flat_map(|program| ["--program", program]));
+    let output = command.output()?;
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    let said = String::from_utf8(said)?.trim_end().to_owned();
+    let page = if output.status.success() { "{\"pid\":4712}" } else { &said };
+    is_on_the_page(&format!("ebbgate-edge upgrade --dir DIR{shown}"), page);
+    Ok((output.status.success(), said))
+}
+
+#[test]
+fn the_service_manager_hears_which_process_the_edge_is() -> Result<()> {
+    let unit = include_str!("../../dist/systemd/ebbgate-edge.service");
+    for line in [
+        "ExecReload=/usr/bin/ebbgate-edge upgrade --dir /var/lib/ebbgate-edge",
+        "NotifyAccess=main",
+        "Type=notify",
+    ] {
+        assert!(unit.lines().any(|of| of == line), "{line}");
+    }
+    let mut lab = TestLab::stopped()?;
+    let manager = lab.file("notify");
+    let socket = UnixDatagram::bind(&manager)?;
+    socket.set_read_timeout(Some(wait::SOON))?;
+    lab.edge_env("NOTIFY_SOCKET", &manager);
+    lab.start()?;
+    let hear = || -> Result<String> {
+        let mut said = [0; 512];
+        let n = socket.recv(&mut said)?;
+        Ok(String::from_utf8_lossy(&said[..n]).into_owned())
+    };
+    assert_eq!(hear()?, "READY=1\n");
+    let (came, said) = upgrade(&lab, Some("/usr/bin/false"))?;
+    assert!(!came, "{said}");
+    assert!(hear()?.starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    assert_eq!(hear()?, "READY=1\n", "it goes on");
+    let (came, said) = upgrade(&lab, None)?;
+    assert!(came, "{said}");
+    let about: serde_json::Value = serde_json::from_str(&said)?;
+    let successor = lab.succeeded_by(about["pid"].as_u64().context("a pid")?)?;
+    assert!(hear()?.starts_with("RELOADING=1\n"));
+    assert_eq!(hear()?, format!("MAINPID={successor}\n"));
+    assert_eq!(hear()?, "READY=1\n");
+    soon("the process before to end, as nobody is there", || lab.edge()?.exited())?;
     Ok(())
 }
 

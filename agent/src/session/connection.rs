@@ -40,7 +40,7 @@ pub const DRAIN_SECS_MAX: u64 = 3;
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
 /// Connections that the edge keeps beside the one that serves; the next is given up.
-const LEAVING_MAX: usize = 8;
+const LEAVING_MAX: usize = 32;
 /// Round trips waiting to be reported; more are left out.
 const LATENCIES_MAX: usize = 4;
 

@@ -65,8 +65,8 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Sends, as the edge would for an upload; datagrams per system call.
 async fn serve(socket: std::net::UdpSocket, tls: rustls::ServerConfig, each: u64) -> Result<f64, Failure> {
     let keys = ServerKeys::new(&[0; 32], 0);
-    let port = Port::new(keys.ids(), false, Vec::new());
-    let endpoint = server_endpoint(socket, server(tls)?, &keys, &port)?;
+    let reading = Port::new(keys.ids(), false, Vec::new());
+    let endpoint = server_endpoint(socket, server(tls)?, &keys, &reading)?;
     let connection = endpoint.accept().await.ok_or("no connection")?.await?;
     ebbgate_tunnel::quic::admit(&connection);
     let mut greeting = Stream::new(connection.accept_bi().await?);

@@ -10,12 +10,14 @@ use std::time::Duration;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Name of the socket in the edge's directory.
 const SOCKET: &str = "upgrade.sock";
 /// Bytes of a question or an answer.
 const LINE_BYTES_MAX: u64 = 16 << 10;
+/// Milliseconds to wait after a shortage of descriptors.
+const SHORTAGE_PAUSE_MS: u64 = 100;
 /// Seconds a question may take.
 const ASK_SECS_MAX: u64 = 5;
 /// Seconds until an answer: longer than a hand-over may take.
@@ -70,15 +72,16 @@ pub fn open(dir: &Path) -> io::Result<UnixListener> {
 }
 
 /// The next question of somebody who may ask, and where the answer goes.
-///
-/// # Errors
-/// The socket is broken.
-pub async fn next(listener: &tokio::net::UnixListener) -> io::Result<(Question, tokio::net::UnixStream)> {
+pub async fn next(listener: &tokio::net::UnixListener) -> (Question, tokio::net::UnixStream) {
     loop {
-        let (mut stream, _) = listener.accept().await?;
+        let Ok((mut stream, _)) = listener.accept().await else {
+            // There may be no descriptor for it now; visitors matter more.
+            sleep(Duration::from_millis(SHORTAGE_PAUSE_MS)).await;
+            continue;
+        };
         let asked = timeout(Duration::from_secs(ASK_SECS_MAX), read(&mut stream)).await;
         match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(question) => return Ok((question, stream)),
+            Ok(question) => return (question, stream),
             Err(error) => {
                 tracing::warn!(%error, "a question for an upgrade is not understood");
                 answer(stream, &Answer::Error(error.to_string())).await;
@@ -148,10 +151,10 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::UnixListener::from_std(listener).unwrap();
         let serving = async {
-            let (question, stream) = next(&listener).await.unwrap();
+            let (question, stream) = next(&listener).await;
             assert_eq!(question.program, Path::new("/bin/edge"));
             answer(stream, &Answer::Pid(17)).await;
-            let (_, stream) = next(&listener).await.unwrap();
+            let (_, stream) = next(&listener).await;
             answer(stream, &Answer::Error("not now".into())).await;
         };
         let asking = tokio::task::spawn_blocking(move || {

@@ -10,6 +10,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 use super::disk::Disk;
 use crate::state::edge::Edge;
 use crate::state::route::RouteKey;
+use crate::state::route::returning::Away;
 
 /// Seconds between looks at what changed.
 const LOOK_SECS: u64 = 1;
@@ -17,7 +18,7 @@ const LOOK_SECS: u64 = 1;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Has visitors of what agents had bound wait for them.
-pub fn expect(edge: &Edge, file: &PathBuf) {
+pub fn expect(edge: &Edge, file: &PathBuf, away: Away) {
     let places = match std::fs::metadata(file) {
         Ok(about) if about.len() > FILE_BYTES_MAX => Err("it is longer than it can be".to_owned()),
         Ok(_) => std::fs::read(file).map_err(|e| e.to_string()).and_then(|bytes| {
@@ -26,7 +27,7 @@ pub fn expect(edge: &Edge, file: &PathBuf) {
         Err(_) => return,
     };
     match places {
-        Ok(places) => edge.routes.expect(places, Instant::now()),
+        Ok(places) => edge.routes.expect(places, away, Instant::now()),
         Err(reason) => {
             tracing::warn!(file = %file.display(), reason, "what agents had bound is not known; visitors do not wait for them");
         }

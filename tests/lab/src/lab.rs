@@ -72,6 +72,7 @@ pub struct Lab {
     tcp_bind: String,
     edge_netns: Option<String>,
     edge_args: Vec<OsString>,
+    edge_env: Vec<(String, OsString)>,
     control_args: Vec<OsString>,
     control: Option<Daemon>,
     edge: Option<Daemon>,
@@ -103,6 +104,7 @@ impl Lab {
             tcp_bind: Ipv4Addr::LOCALHOST.to_string(),
             edge_netns: None,
             edge_args: Vec::new(),
+            edge_env: Vec::new(),
             control_args: Vec::new(),
             control: None,
             edge: None,
@@ -119,6 +121,11 @@ impl Lab {
     /// Further flags for the edge's next start.
     pub fn edge_args<A: Into<OsString>>(&mut self, args: impl IntoIterator<Item = A>) {
         self.edge_args.extend(args.into_iter().map(Into::into));
+    }
+
+    /// A variable of the environment of the edge's next start.
+    pub fn edge_env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.edge_env.push((name.to_owned(), value.into()));
     }
 
     /// Further flags for control's next start.
@@ -226,6 +233,7 @@ impl Lab {
             .args(["--admin".into(), local(self.ports.edge_admin()).to_string()])
             .args(&self.edge_args)
             .netns(self.edge_netns.as_deref());
+        let spec = self.edge_env.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         let mut daemon = spec.start(&self.log_dir())?;
         wait_ready(&self.dir, "edge", &mut daemon)?;
         self.edge = Some(daemon);
@@ -248,9 +256,12 @@ impl Lab {
             bail!("{}", String::from_utf8_lossy(&upgrade.stderr));
         }
         let about: Value = serde_json::from_slice(&upgrade.stdout)?;
-        let pid = about.get("pid").and_then(Value::as_u64).context("a pid")?;
-        let successor = Successor::new(pid, &self.dir)?;
-        self.successors.push(successor);
+        self.succeeded_by(about.get("pid").and_then(Value::as_u64).context("a pid")?)
+    }
+
+    /// A process of this number has taken over from the edge; it ends with the lab.
+    pub fn succeeded_by(&mut self, pid: u64) -> Result<u32> {
+        self.successors.push(Successor::new(pid, &self.dir)?);
         Ok(u32::try_from(pid)?)
     }
 
