@@ -84,7 +84,11 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, disk: Arc<Disk>, toke
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = edge.reached(Stage::HandedOver) => return,
+        };
+        let Ok((stream, _)) = accepted else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };

@@ -1,5 +1,6 @@
 //! Flags of `ebbgate-edge`, typed. The one place that reads them; everything else gets values.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,6 +13,7 @@ use ebbgate_telemetry::LogFormat;
 use http::{HeaderValue, Uri};
 
 use crate::feed::address::Control;
+use crate::hand_over;
 use crate::net::ring::Form;
 use crate::state::balancers::Trusted;
 use crate::state::edge::Waits;
@@ -58,6 +60,25 @@ pub enum Command {
         dir: PathBuf,
         /// What `ebbgate-control edge join` printed.
         join: EdgeJoinString,
+    },
+    /// Have the edge that runs on a directory hand over to a new process of this program, without cutting anything
+    Upgrade {
+        /// Data directory of the edge that runs.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The program that takes over, instead of this one.
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+    },
+    /// Take over from the edge process that started this one
+    #[command(name = hand_over::start::SUCCESSOR, hide = true)]
+    Successor {
+        /// This process does; without it, this one starts the process that does.
+        #[arg(long)]
+        detached: bool,
+        /// Flags of the edge.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
     },
 }
 
@@ -130,6 +151,9 @@ pub struct Config {
     /// Milliseconds that requests in flight get at most when the edge is told to stop.
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     pub drain_ms: u64,
+    /// Seconds that connections of HTTP get at most at a process that has handed over. Other connections end by themselves.
+    #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(0..=604_800))]
+    pub drain_deadline_secs: u64,
     /// Lets policies ask private and loopback addresses for key sets, and identity providers there.
     #[arg(long)]
     pub jwks_allow_private: bool,

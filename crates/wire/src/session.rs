@@ -102,6 +102,7 @@ impl Gate {
             | StreamKind::Update
             | StreamKind::StopTunnel
             | StreamKind::Edges
+            | StreamKind::Move
             | StreamKind::Unknown(_) => Admission::Refuse(Refusal::NotForClients),
         }
     }

@@ -311,6 +311,9 @@ impl Connection {
                 if let Some(session) = self.session.get() {
                     // The Program may have changed since it was judged, too early for this session to be seen.
                     self.agents.recheck_session(session, &edge.tables.load());
+                    if edge.stage() > Stage::Serving {
+                        self.agents.leave_session(Arc::clone(session));
+                    }
                 }
                 write_object(&mut stream, &reply).await.map_err(|e| e.to_string())
             }
@@ -376,6 +379,7 @@ impl Connection {
                 os: report.os.clone(),
             }),
             mux: self.mux.clone(),
+            moves: extra.moves,
             inner: Mutex::new(Inner { report, bound: Vec::new(), over: false }),
             allowance,
             text_bytes,

@@ -44,6 +44,8 @@ pub struct AgentSession {
     /// What selectors of policies may read of the agent.
     pub(super) labels: Arc<AgentFacts>,
     pub(super) mux: driver::Session,
+    /// Whether the agent takes a Move.
+    pub(super) moves: bool,
     pub(super) allowance: Allowance,
     pub(super) text_bytes: Arc<Counter>,
     pub(super) links: SessionLinks,

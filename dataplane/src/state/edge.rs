@@ -11,13 +11,14 @@ use ebbgate_model::event::{ConnectionEvent, NotEnforced};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{Binding, Scheme};
 use ebbgate_policy::identity::Endpoints;
+use ebbgate_tunnel::quic::{Port, ServerKeys};
 use ebbgate_wire::ticket::TicketKey;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 
 use crate::log::{self, Refusals, Sum};
 use crate::net::hello::NoHello;
-use crate::net::listen::ConnLimits;
+use crate::net::listen::{AcceptGate, ConnLimits};
 use crate::relay::IdleLimits;
 use crate::state::addresses::Addresses;
 use crate::state::balancers::Balancers;
@@ -29,7 +30,7 @@ use crate::state::exchanges::Exchanges;
 use crate::state::external_calls::ExternalCalls;
 use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
-use crate::state::mailbox::{Entrance, Mailboxes, Message};
+use crate::state::mailbox::{Entrance, Mailboxes, Message, QuicSocket};
 use crate::state::metrics::{CodeLabel, Metrics, NotEnforcedLabel, ReasonLabel};
 use crate::state::peers::PeerEdges;
 use crate::state::ports::{PortChange, Ports};
@@ -126,6 +127,10 @@ pub struct Edge {
     pub waits: Waits,
     /// The shards' mailboxes.
     pub mailboxes: Mailboxes,
+    /// Whether listeners accept.
+    pub gate: AcceptGate,
+    /// Held while what control tells is put in force, and while another process reads what is on disk.
+    pub changing: Arc<AsyncMutex<()>>,
     /// Load balancers before this edge.
     pub balancers: Balancers,
     /// Networks that no listener serves.
@@ -136,7 +141,7 @@ pub struct Edge {
     pub background: Handle,
     ports: Mutex<Ports>,
     refusals: Mutex<Refusals>,
-    quic: OnceLock<SocketAddr>,
+    quic: OnceLock<QuicListener>,
     stage: watch::Sender<Stage>,
 }
 
@@ -149,11 +154,23 @@ pub struct Visitors {
     pub providers: Arc<BTreeMap<String, Endpoints>>,
 }
 
+/// The UDP socket for agents.
+pub struct QuicListener {
+    /// Its address.
+    pub address: SocketAddr,
+    /// A copy of the socket, for a successor.
+    pub socket: UdpSocket,
+    /// When it is read.
+    pub port: Port,
+}
+
 /// How far the edge has come towards its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Not at all.
     Serving,
+    /// Another process accepts in its place; what has begun here goes on, and each connection of HTTP ends with its next answer.
+    HandedOver,
     /// Nothing new is accepted; requests and connections in flight go on.
     Draining,
     /// Agents are asked to disconnect.
@@ -208,6 +225,8 @@ impl Edge {
             tickets,
             waits,
             mailboxes: Mailboxes::default(),
+            gate: AcceptGate::new(true),
+            changing: Arc::default(),
             addresses: Arc::default(),
             balancers: Balancers::default(),
             blocklist: Arc::default(),
@@ -221,13 +240,25 @@ impl Edge {
         (edge, events)
     }
 
+    /// What a QUIC server of this edge keeps over restarts, for a process of this generation.
+    pub fn quic_keys(&self, generation: u8) -> ServerKeys {
+        ServerKeys::new(&self.tickets.derive("quic stateless reset"), generation)
+    }
+
     /// Has the first shard serve agents that come over QUIC; once.
-    pub fn listen_quic(&self, socket: UdpSocket) -> io::Result<SocketAddr> {
+    pub fn listen_quic(&self, socket: UdpSocket, keys: ServerKeys, port: Port) -> io::Result<SocketAddr> {
         let address = socket.local_addr()?;
-        if self.mailboxes.send(QUIC_SHARD, Message::Quic(socket)).is_err() {
+        let copy = socket.try_clone()?;
+        let served = QuicSocket { socket, keys, port: port.clone() };
+        if self.mailboxes.send(QUIC_SHARD, Message::Quic(Box::new(served))).is_err() {
             return Err(io::Error::other("the first shard does not take the UDP socket"));
         }
-        Ok(*self.quic.get_or_init(|| address))
+        Ok(self.quic.get_or_init(|| QuicListener { address, socket: copy, port }).address)
+    }
+
+    /// The UDP socket for agents, if they may come over QUIC.
+    pub fn quic(&self) -> Option<&QuicListener> {
+        self.quic.get()
     }
 
     /// Whether agents may come over QUIC.
@@ -247,12 +278,19 @@ impl Edge {
 
     /// Tries again to bind ports that were taken.
     pub fn retry_ports(&self) {
+        if self.stage() > Stage::Serving {
+            return;
+        }
         let (changes, _) = self.ports().retry();
         self.change_ports(changes);
     }
 
     /// Opens and closes ports until they are those of the reserved addresses: these ports, of which some came or went.
     pub fn sync_ports(&self, tables: &Tables, ports: &BTreeSet<u16>) {
+        // They are a successor's then.
+        if self.stage() > Stage::Serving {
+            return;
+        }
         let host = |port: u16| tables.addresses_at(port).next().map(|address| address.host.clone());
         let (changes, errors) = self.ports().sync(ports.iter().map(|port| (*port, host(*port))));
         for error in errors {
@@ -273,6 +311,9 @@ impl Edge {
 
     /// Lends an agent a port; see [`Ports::lend`]. None: none is configured or free.
     pub fn lend_port(&self, wanted: Option<u16>) -> Option<u16> {
+        if !self.gate.is_open() || self.stage() > Stage::Serving {
+            return None;
+        }
         let tables = self.tables.load();
         let settings = &tables.settings;
         let (range, host) = (settings.random_tcp_ports.clone()?, settings.tcp_host.clone()?);
@@ -319,6 +360,9 @@ impl Edge {
             *now = (*now).max(stage);
             later
         });
+        if stage > Stage::Serving {
+            self.mailboxes.listening.clear();
+        }
     }
 
     /// The stage the edge is in.

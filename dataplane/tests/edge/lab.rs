@@ -28,6 +28,7 @@ use ebbgate_model::{
     TrafficPolicy,
 };
 use ebbgate_tunnel::driver::{self, Incoming, Stream};
+use ebbgate_tunnel::quic::Port;
 use ebbgate_tunnel::rpc_io::{call, read_object, read_proxy_header};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::{
@@ -212,7 +213,9 @@ impl Lab {
         };
         let (tls, connect) = (listen(Entrance::Tls), listen(Entrance::Connect));
         let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let quic = edge.listen_quic(socket).unwrap();
+        let keys = edge.quic_keys(0);
+        let reading = Port::new(keys.ids(), false, Vec::new());
+        let quic = edge.listen_quic(socket, keys, reading).unwrap();
         let start = |(index, mailbox)| {
             let agents = Arc::clone(&agents);
             std::thread::spawn(move || shard::run(index, Form::Ring, agents, mailbox).unwrap())

@@ -30,6 +30,7 @@ pub mod random;
 pub mod remote_edge;
 pub mod replica;
 pub mod rest;
+pub mod successor;
 pub mod test_lab;
 pub mod token;
 pub mod turn;

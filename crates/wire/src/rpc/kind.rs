@@ -8,6 +8,8 @@ use super::object::OBJECT_BYTES_MAX;
 const EDGES: u32 = 0x4542_4701;
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
+/// Number of [`StreamKind::Move`], which is ours: far from those of the protocol.
+const MOVE: u32 = 0x4542_0001;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +38,8 @@ pub enum StreamKind {
     PatchTunnelState,
     /// Server: these are the other edges now. Ours alone, for a client that asked; no answer.
     Edges,
+    /// Server: this process ends; connect anew and keep this session for what it carries. Only for clients that say `Moves`.
+    Move,
     /// Either: echo my nonces for ever.
     Heartbeat,
     /// A number the protocol does not define.
@@ -58,6 +62,7 @@ impl StreamKind {
             Self::StopTunnel => 9,
             Self::PatchTunnelState => 10,
             Self::Edges => EDGES,
+            Self::Move => MOVE,
             Self::Heartbeat => u32::MAX,
             Self::Unknown(number) => number,
         }
@@ -86,6 +91,7 @@ impl StreamKind {
             9 => Self::StopTunnel,
             10 => Self::PatchTunnelState,
             EDGES => Self::Edges,
+            MOVE => Self::Move,
             u32::MAX => Self::Heartbeat,
             other => Self::Unknown(other),
         }
