@@ -137,10 +137,10 @@ async fn a_visitor_reaches_an_agent_of_another_edge_until_it_is_withdrawn() {
     agent.kill();
     let ended = timeout(Duration::from_secs(WAIT_SECS_MAX), open.read_to_end(&mut Vec::new())).await;
     assert!(ended.is_ok(), "the visitor hears of it");
-    let gone = two.sessions();
-    assert!(gone.len() <= 1);
+    assert_eq!(two.visitors.edge.metrics.peer_endpoints.get(), 1);
     two.tell(ToEdge::PeerGone { edge: id(1) });
     assert!(two.visitors.edge.peers.ways().is_empty());
+    assert_eq!(two.visitors.edge.metrics.peer_endpoints.get(), 0);
     until(|| two.agents.edge.metrics.peer_connections_open.get() == 0).await;
     assert!(two.visit(b"x").await.is_empty());
 }

@@ -13,7 +13,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::super::bind::Has;
 use super::super::session::ENDPOINTS_MAX;
-use super::limits::{PEER_STREAMS_MAX, WAYS_MAX};
+use super::limits::{WAY_STREAMS_MAX, WAYS_MAX};
 use super::offered::{self, Offer};
 use crate::state::edge::Edge;
 use crate::state::endpoint::{Endpoint, Kind};
@@ -170,7 +170,7 @@ impl Table {
         }
         let address = about.reach.peers.clone();
         tracing::info!(peer = %id, address, agents = about.reach.agents, "another edge is there");
-        let session = SessionState::of_peer(TunnelSessionId::new(random::ksuid()), PEER_STREAMS_MAX);
+        let session = SessionState::of_peer(TunnelSessionId::new(random::ksuid()), WAY_STREAMS_MAX);
         session.prefer_others(about.draining);
         let way = Arc::new(PeerWay { edge: id, address, session: Arc::new(session) });
         self.peers.insert(
@@ -281,17 +281,20 @@ impl Table {
                 served.from = Arc::clone(&report);
                 continue;
             }
-            let before = session.served.remove(id);
+            let mut before = session.served.remove(id);
             let place = Elsewhere { edge: at.0, account: report.account, session: at.1, endpoint: *id };
             let endpoint = before.as_ref().map(|served| served.endpoint.as_ref());
             let offer = Offer { way, at: place, session: &report, report: said, before: endpoint };
             match offer.endpoint(tables, has) {
                 Ok(endpoint) => {
                     let mut lent_port = None;
-                    match &before {
+                    match before.take() {
                         Some(served) if served.endpoint.url == endpoint.url => lent_port = served.lent_port,
-                        Some(served) => withdraw(edge, served),
-                        None => {}
+                        Some(served) => {
+                            withdraw(edge, &served);
+                            edge.metrics.peer_endpoints.inc();
+                        }
+                        None => drop(edge.metrics.peer_endpoints.inc()),
                     }
                     let lent_port = lent_port.or_else(|| lend(edge, &endpoint, said));
                     told_of_health(&endpoint, said.upstream_refused);
@@ -354,6 +357,7 @@ fn forget<K: Ord>(
 }
 
 fn withdraw(edge: &Edge, Served { endpoint, lent_port, .. }: &Served) {
+    edge.metrics.peer_endpoints.dec();
     edge.routes.remove(endpoint);
     edge.occupant_changed(endpoint);
     if let Some(port) = lent_port {
