@@ -22,7 +22,8 @@ use tokio::time::{Duration, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::lab::{
-    Agent, Authority, Lab, OTHER_TOKEN, SHARDS, TOKEN, account, credential_id, exchange, ksuid,
+    Agent, Authority, CLINIC_TOKEN, Lab, OTHER_TOKEN, Previous, SHARDS, TOKEN, account, credential_id,
+    exchange, ksuid,
 };
 
 const TARGET: &str = "tcp://db.clinic1.internal:433";
@@ -253,7 +254,13 @@ async fn a_url_of_another_process_is_taken_and_that_of_the_same_is_not() {
     let other = two.visitors.agent(TOKEN).await;
     let refused = other.try_bind(TARGET, json!({}), alone.clone()).await.error;
     assert_eq!(error_code(&refused), Some(334), "{refused}");
-    let same = Agent::connect(&two.visitors, TOKEN, "localhost", &there.previous()).await;
+    // Its cookie proves nothing at an edge that did not seal it; the same credential does, and another does not.
+    let unproven = Previous { client_id: there.reply.client_id.clone(), ..Previous::default() };
+    let other = Agent::connect(&two.visitors, CLINIC_TOKEN, "localhost", &unproven).await;
+    let other = other.unwrap_or_else(|reply| panic!("{reply:?}"));
+    let refused = other.try_bind(TARGET, json!({}), alone.clone()).await.error;
+    assert_eq!(error_code(&refused), Some(334), "{refused}");
+    let same = Agent::connect(&two.visitors, TOKEN, "localhost", &unproven).await;
     let same = same.unwrap_or_else(|reply| panic!("{reply:?}"));
     assert_eq!(same.try_bind(TARGET, json!({}), alone).await.error, "");
 }

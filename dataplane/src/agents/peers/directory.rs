@@ -43,6 +43,8 @@ struct Table {
     peers: BTreeMap<EdgeId, Peer>,
     by_account: BTreeMap<AccountId, BTreeSet<(EdgeId, TunnelSessionId)>>,
     by_credential: BTreeMap<CredentialId, BTreeSet<(EdgeId, TunnelSessionId)>>,
+    /// By the names of agents' processes.
+    by_process: BTreeMap<Box<str>, BTreeSet<(EdgeId, TunnelSessionId)>>,
 }
 
 struct Peer {
@@ -108,6 +110,17 @@ impl Directory {
             }
             _ => {}
         }
+    }
+
+    /// Whether a process is known by this name at another edge, under the same credential. A client that comes from there cannot
+    /// prove its name by a cookie, as only the edge that sealed it can open it.
+    pub fn knows(&self, credential: CredentialId, process: &str) -> bool {
+        let table = self.table();
+        let mut sessions = table.by_process.get(process).into_iter().flatten();
+        sessions.any(|(edge, session)| {
+            let session = table.peers.get(edge).and_then(|peer| peer.sessions.get(session));
+            session.is_some_and(|session| session.report.credential == credential)
+        })
     }
 
     /// After a change of the Tables: judges anew what it concerns.
@@ -245,6 +258,9 @@ impl Table {
         let Some(session) = session else { return };
         for served in session.served.values() {
             withdraw(edge, served);
+            if let Some(process) = process_of(&served.endpoint) {
+                forget(&mut self.by_process, &process, at);
+            }
         }
         forget(&mut self.by_account, &session.report.account, at);
         forget(&mut self.by_credential, &session.report.credential, at);
@@ -300,6 +316,9 @@ impl Table {
                     told_of_health(&endpoint, said.upstream_refused);
                     edge.routes.put(Arc::clone(&endpoint));
                     edge.occupant_changed(&endpoint);
+                    if let Some(process) = process_of(&endpoint) {
+                        self.by_process.entry(process).or_default().insert(at);
+                    }
                     let from = Arc::clone(&report);
                     session.served.insert(*id, Served { endpoint, lent_port, from });
                 }
@@ -370,6 +389,12 @@ fn withdraw(edge: &Edge, Served { endpoint, lent_port, .. }: &Served) {
 fn lend(edge: &Edge, endpoint: &Endpoint, said: &AgentEndpointReport) -> Option<u16> {
     let is_lent = said.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.lent_port);
     is_lent.then(|| edge.lend_port(Some(endpoint.url.port()))).flatten()
+}
+
+/// The name of the process that serves an endpoint.
+fn process_of(endpoint: &Endpoint) -> Option<Box<str>> {
+    let Kind::Agent(agent) = &endpoint.kind else { return None };
+    agent.process().map(Into::into)
 }
 
 /// Passes on what the agent's own edge knows of its upstream.
