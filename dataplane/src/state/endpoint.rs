@@ -53,11 +53,11 @@ impl Endpoint {
     }
 
     /// Whether an agent of this edge may take the URL beside this endpoint, though they do not share it: it is of the same
-    /// process, at another edge, or at an edge that is not reached.
+    /// process, at another edge, or at an edge that is not reached or not heard.
     pub fn gives_way_to(&self, newcomer: &Self) -> bool {
         match (&self.kind, &newcomer.kind) {
             (Kind::Agent(own), Kind::Agent(new)) if own.elsewhere.is_some() => {
-                own.is_same_process(new) || own.session.carriers() == 0
+                own.is_same_process(new) || own.session.carriers() == 0 || own.session.is_silent()
             }
             _ => false,
         }

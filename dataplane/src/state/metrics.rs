@@ -115,6 +115,8 @@ metrics! {
     sessions: Gauge = "agent_sessions", "Agent sessions online";
     /// Connections to other edges, for visitors of this one.
     peer_ways_open: Gauge = "peer_ways", "Connections to other edges, for visitors of this one";
+    /// Endpoints of other edges' agents that are served here.
+    peer_endpoints: Gauge = "peer_endpoints", "Endpoints of other edges' agents that are served here";
     /// Connections of other edges, for agents of this one.
     peer_connections_open: Gauge = "peer_connections_open", "Connections of other edges, for agents of this one";
     /// Connections of edges that were refused.

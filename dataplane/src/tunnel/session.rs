@@ -47,8 +47,12 @@ pub struct AgentRef {
 impl AgentRef {
     /// Whether both are of one process, be it connected to two edges.
     pub fn is_same_process(&self, other: &Self) -> bool {
-        let process = |agent: &Self| agent.identity.rsplit_once('/').map(|(process, _)| process.to_owned());
-        process(self).is_some() && process(self) == process(other)
+        self.process().is_some() && self.process() == other.process()
+    }
+
+    /// By what its process is known, at whatever edge.
+    pub fn process(&self) -> Option<&str> {
+        self.identity.rsplit_once('/').map(|(process, _)| process)
     }
 }
 

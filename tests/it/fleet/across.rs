@@ -20,7 +20,7 @@ use crate::visitor::Visitor;
 const OWN_HOST: &str = "own.clinic-network.com";
 
 /// An edge that has joined, and runs.
-fn edge(lab: &TestLab, name: &str, tcp: &str) -> Result<RemoteEdge> {
+pub(super) fn edge(lab: &TestLab, name: &str, tcp: &str) -> Result<RemoteEdge> {
     let mut edge = RemoteEdge::new(lab.programs(), &lab.file(name))?;
     edge.tcp_at(tcp.parse()?);
     let joined = edge.join(&join_string(lab, name)?)?;
@@ -91,6 +91,10 @@ fn two() -> Result<Two> {
                   x-own: 'yes'
     upstream:
       url: {rest}
+  - name: lent
+    url: tcp://
+    upstream:
+      url: {count}
 "
     );
     let endpoints = guide::endpoints(rest, service::tcp_echo()?.port(), count) + &own;
@@ -132,6 +136,22 @@ fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     assert_eq!(answer, format!("{} bytes", body.len()));
+    // A port that the agent's edge chose is open at the visitor's too.
+    let lent = soon("the lent port to be listed", || {
+        let (_, listed) = lab.api()?.call("GET", "/endpoints", None)?;
+        let all = listed["endpoints"].as_array().cloned().unwrap_or_default();
+        let mut urls =
+            all.iter().filter(|endpoint| endpoint["type"] == "agent").filter_map(|e| e["url"].as_str());
+        let url = urls.find(|url| url.starts_with("tcp://") && !url.contains(".internal"));
+        url.map(|url| guide::port_of(url.trim_start_matches("tcp://"))).transpose()
+    })?;
+    let lent = SocketAddr::new(tcp.ip(), lent);
+    let mut stream = soon("the lent port to be open", || Ok(visitor.tcp(lent).ok()))?;
+    stream.write_all(b"words")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    assert_eq!(answer, "5 bytes");
     let mut tls = visitor.tls(PATIENTS_HOST)?;
     tls.write_all(b"word")?;
     let mut word = [0; 4];
@@ -167,6 +187,9 @@ fn a_visitor_of_one_edge_reaches_an_agent_of_another() -> Result<()> {
 
     // And when it comes back to the visitors' own edge, which needs no other then.
     drop(agent);
+    soon("its endpoints to be withdrawn", || {
+        Ok((metric(&visitors, "ebbgate_edge_peer_endpoints")? == 0).then_some(()))
+    })?;
     let _agent = lab.agent_at("moved", &token, &endpoints, &only(&visitors))?;
     soon("the agent to be here", || {
         Ok((metric(&visitors, "ebbgate_edge_agent_sessions")? >= 1).then_some(()))

@@ -13,7 +13,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::super::bind::Has;
 use super::super::session::ENDPOINTS_MAX;
-use super::limits::{PEER_STREAMS_MAX, WAYS_MAX};
+use super::limits::{WAY_STREAMS_MAX, WAYS_MAX};
 use super::offered::{self, Offer};
 use crate::state::edge::Edge;
 use crate::state::endpoint::{Endpoint, Kind};
@@ -43,6 +43,8 @@ struct Table {
     peers: BTreeMap<EdgeId, Peer>,
     by_account: BTreeMap<AccountId, BTreeSet<(EdgeId, TunnelSessionId)>>,
     by_credential: BTreeMap<CredentialId, BTreeSet<(EdgeId, TunnelSessionId)>>,
+    /// By the names of agents' processes.
+    by_process: BTreeMap<Box<str>, BTreeSet<(EdgeId, TunnelSessionId)>>,
 }
 
 struct Peer {
@@ -110,6 +112,17 @@ impl Directory {
         }
     }
 
+    /// Whether a process is known by this name at another edge, under the same credential. A client that comes from there cannot
+    /// prove its name by a cookie, as only the edge that sealed it can open it.
+    pub fn knows(&self, credential: CredentialId, process: &str) -> bool {
+        let table = self.table();
+        let mut sessions = table.by_process.get(process).into_iter().flatten();
+        sessions.any(|(edge, session)| {
+            let session = table.peers.get(edge).and_then(|peer| peer.sessions.get(session));
+            session.is_some_and(|session| session.report.credential == credential)
+        })
+    }
+
     /// After a change of the Tables: judges anew what it concerns.
     pub fn recheck(&self, edge: &Edge, effects: &Effects, old: &Tables, new: &Tables) {
         let mut table = self.table();
@@ -170,7 +183,7 @@ impl Table {
         }
         let address = about.reach.peers.clone();
         tracing::info!(peer = %id, address, agents = about.reach.agents, "another edge is there");
-        let session = SessionState::of_peer(TunnelSessionId::new(random::ksuid()), PEER_STREAMS_MAX);
+        let session = SessionState::of_peer(TunnelSessionId::new(random::ksuid()), WAY_STREAMS_MAX);
         session.prefer_others(about.draining);
         let way = Arc::new(PeerWay { edge: id, address, session: Arc::new(session) });
         self.peers.insert(
@@ -245,6 +258,9 @@ impl Table {
         let Some(session) = session else { return };
         for served in session.served.values() {
             withdraw(edge, served);
+            if let Some(process) = process_of(&served.endpoint) {
+                forget(&mut self.by_process, &process, at);
+            }
         }
         forget(&mut self.by_account, &session.report.account, at);
         forget(&mut self.by_credential, &session.report.credential, at);
@@ -281,22 +297,28 @@ impl Table {
                 served.from = Arc::clone(&report);
                 continue;
             }
-            let before = session.served.remove(id);
+            let mut before = session.served.remove(id);
             let place = Elsewhere { edge: at.0, account: report.account, session: at.1, endpoint: *id };
             let endpoint = before.as_ref().map(|served| served.endpoint.as_ref());
             let offer = Offer { way, at: place, session: &report, report: said, before: endpoint };
             match offer.endpoint(tables, has) {
                 Ok(endpoint) => {
                     let mut lent_port = None;
-                    match &before {
+                    match before.take() {
                         Some(served) if served.endpoint.url == endpoint.url => lent_port = served.lent_port,
-                        Some(served) => withdraw(edge, served),
-                        None => {}
+                        Some(served) => {
+                            withdraw(edge, &served);
+                            edge.metrics.peer_endpoints.inc();
+                        }
+                        None => drop(edge.metrics.peer_endpoints.inc()),
                     }
                     let lent_port = lent_port.or_else(|| lend(edge, &endpoint, said));
                     told_of_health(&endpoint, said.upstream_refused);
                     edge.routes.put(Arc::clone(&endpoint));
                     edge.occupant_changed(&endpoint);
+                    if let Some(process) = process_of(&endpoint) {
+                        self.by_process.entry(process).or_default().insert(at);
+                    }
                     let from = Arc::clone(&report);
                     session.served.insert(*id, Served { endpoint, lent_port, from });
                 }
@@ -354,6 +376,7 @@ fn forget<K: Ord>(
 }
 
 fn withdraw(edge: &Edge, Served { endpoint, lent_port, .. }: &Served) {
+    edge.metrics.peer_endpoints.dec();
     edge.routes.remove(endpoint);
     edge.occupant_changed(endpoint);
     if let Some(port) = lent_port {
@@ -366,6 +389,12 @@ fn withdraw(edge: &Edge, Served { endpoint, lent_port, .. }: &Served) {
 fn lend(edge: &Edge, endpoint: &Endpoint, said: &AgentEndpointReport) -> Option<u16> {
     let is_lent = said.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.lent_port);
     is_lent.then(|| edge.lend_port(Some(endpoint.url.port()))).flatten()
+}
+
+/// The name of the process that serves an endpoint.
+fn process_of(endpoint: &Endpoint) -> Option<Box<str>> {
+    let Kind::Agent(agent) = &endpoint.kind else { return None };
+    agent.process().map(Into::into)
 }
 
 /// Passes on what the agent's own edge knows of its upstream.
