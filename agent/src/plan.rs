@@ -166,11 +166,6 @@ impl Plan {
         self.cookie = Secret::default();
     }
 
-    /// Whether the session is let in and no endpoint waits for an answer or for its time.
-    pub fn is_settled(&self) -> bool {
-        self.online_since.is_some() && self.endpoints.values().all(|e| e.state == State::Online)
-    }
-
     /// Whether any connection ever got past Auth.
     pub fn was_online(&self) -> bool {
         self.was_online
@@ -182,6 +177,11 @@ impl Plan {
         let took = if self.online_since.is_some() { Duration::ZERO } else { took };
         self.book_end(now);
         self.reconnect.wait(took, random)
+    }
+
+    /// The edge asked for another connection beside this one: there is nothing to wait for.
+    pub fn left(&mut self, now: Duration) {
+        self.book_end(now);
     }
 
     /// The edge refused the session: how long to wait before the next try. Trying soon would not change its mind.

@@ -109,7 +109,7 @@ async fn connect_to(
     if let Some(interface) = interface {
         SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
     }
-    let endpoint = ebbgate_tunnel::quic::endpoint(socket, None)?;
+    let endpoint = ebbgate_tunnel::quic::endpoint(socket)?;
     let connecting = endpoint.connect_with(config, address, &name).map_err(io::Error::other)?;
     connecting.await.map_err(|error| match error {
         ConnectionError::TimedOut => {

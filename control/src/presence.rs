@@ -171,6 +171,8 @@ pub struct Hold {
     presence: Presence,
     edge: EdgeId,
     number: u64,
+    /// Of a feed beside the edge's own: nobody commands it.
+    uncommanded: Option<mpsc::Sender<Command>>,
     wake: Arc<Notify>,
 }
 
@@ -208,7 +210,16 @@ impl Presence {
         };
         edges.entries.insert(edge, entry);
         edges.edge_changed(edge);
-        (Hold { presence: self.clone(), edge, number, wake }, receiver)
+        (Hold { presence: self.clone(), edge, number, uncommanded: None, wake }, receiver)
+    }
+
+    /// A process of an edge has connected that only ends what it has, beside the one that serves. What it reports is not
+    /// kept, it is told of no other edge, and the edge's own feed keeps its hold.
+    pub fn beside(&self, edge: EdgeId) -> (Hold, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(1);
+        let (uncommanded, wake) = (Some(commands), Arc::default());
+        // No feed has the number 0.
+        (Hold { presence: self.clone(), edge, number: 0, uncommanded, wake }, receiver)
     }
 
     /// The edge belongs no longer: it is withdrawn at once, whatever its lease.
@@ -470,7 +481,7 @@ impl Hold {
 
     /// Whether no newer feed of the same edge has taken over.
     pub fn is_current(&self) -> bool {
-        let mut current = false;
+        let mut current = self.uncommanded.is_some();
         self.change(|_| current = true);
         current
     }
@@ -702,6 +713,21 @@ mod tests {
         drop(first);
         assert_eq!(presence.live_generation(), Some(3));
         assert!(presence.sessions(account(1)).is_empty());
+    }
+
+    #[test]
+    fn a_process_that_drains_beside_its_edge_changes_nothing_and_is_not_replaced() {
+        let presence = Presence::default();
+        let (serving, _commands) = presence.join(edge(1), "2".into(), 5);
+        let (draining, mut commands) = presence.beside(edge(1));
+        draining.applied(99);
+        draining.session(session(1), report(1, 11));
+        assert!(draining.is_current() && serving.is_current());
+        assert_eq!(presence.live_generation(), Some(5));
+        assert!(presence.sessions(account(1)).is_empty());
+        assert!(commands.try_recv().is_err_and(|error| error == mpsc::error::TryRecvError::Empty));
+        drop(draining);
+        assert!(serving.is_current() && presence.edges()[0].connected);
     }
 
     #[test]

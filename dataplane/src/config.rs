@@ -1,5 +1,6 @@
 //! Flags of `ebbgate-edge`, typed. The one place that reads them; everything else gets values.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,6 +13,7 @@ use ebbgate_telemetry::LogFormat;
 use http::{HeaderValue, Uri};
 
 use crate::feed::address::Control;
+use crate::hand_over;
 use crate::net::ring::Form;
 use crate::state::balancers::Trusted;
 use crate::state::edge::Waits;
@@ -60,6 +62,25 @@ pub enum Command {
         /// What `ebbgate-control edge join` printed.
         join: EdgeJoinString,
     },
+    /// Have the edge that runs on a directory hand over to a new process of this program, without cutting anything
+    Upgrade {
+        /// Data directory of the edge that runs.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The program that takes over, instead of this one.
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+    },
+    /// Take over from the edge process that started this one
+    #[command(name = hand_over::start::SUCCESSOR, hide = true)]
+    Successor {
+        /// This process does; without it, this one starts the process that does.
+        #[arg(long)]
+        detached: bool,
+        /// Flags of the edge.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// How to serve.
@@ -86,6 +107,13 @@ pub struct Config {
     /// each other by it.
     #[arg(long, value_name = "HOST")]
     pub connect_host: Option<Host>,
+    /// Address for the other edges of the installation, over mutual TLS: through it their visitors reach the agents of this
+    /// edge. The edge must have joined.
+    #[arg(long, value_name = "ADDR")]
+    pub peers: Option<SocketAddr>,
+    /// Name or IP address by which those edges reach this one; that of --peers if left out.
+    #[arg(long, value_name = "HOST", requires = "peers")]
+    pub peers_host: Option<Host>,
     /// QUIC for agents: `on`, on the UDP port of --connect; `off`; or a UDP address. Default: on, if the port is free.
     #[arg(long, value_name = "on|off|ADDR")]
     pub quic: Option<QuicListen>,
@@ -139,6 +167,9 @@ pub struct Config {
     /// Milliseconds that requests in flight get at most when the edge is told to stop.
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     pub drain_ms: u64,
+    /// Seconds that connections of HTTP get at most at a process that has handed over. Other connections end by themselves.
+    #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(0..=604_800))]
+    pub drain_deadline_secs: u64,
     /// Lets policies ask private and loopback addresses for key sets, and identity providers there.
     #[arg(long)]
     pub jwks_allow_private: bool,
@@ -332,7 +363,7 @@ impl Config {
             )
         };
         let peers = match peers {
-            Some(at) => named(&None, at).ok_or_else(|| refused(at))?,
+            Some(at) => named(&self.peers_host, at).ok_or_else(|| refused(at))?,
             None => String::new(),
         };
         let agents = named(&self.connect_host, connect).unwrap_or_default();
@@ -499,9 +530,10 @@ mod tests {
         assert_eq!(own, (String::new(), "192.0.2.1:4443".to_owned()));
         let six = reach(&[], Some("[2001:db8::1]:4485"), "0.0.0.0:4443").unwrap();
         assert_eq!(six, ("[2001:db8::1]:4485".to_owned(), String::new()));
-        let flags = ["--connect-host", "b.test"];
-        let named = reach(&flags, Some("192.0.2.1:4485"), "0.0.0.0:443").unwrap();
-        assert_eq!(named, ("192.0.2.1:4485".to_owned(), "b.test:443".to_owned()));
+        let flags = ["--peers", "0.0.0.0:0", "--peers-host", "a.test", "--connect-host", "b.test"];
+        let named = reach(&flags, Some("0.0.0.0:4485"), "0.0.0.0:443").unwrap();
+        assert_eq!(named, ("a.test:4485".to_owned(), "b.test:443".to_owned()));
+        assert!(parse(&["--peers-host", "a.test"]).is_err(), "it is for --peers");
         assert!(reach(&[], Some("0.0.0.0:4485"), "0.0.0.0:443").unwrap_err().contains("--peers-host"));
     }
 

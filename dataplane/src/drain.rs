@@ -9,10 +9,13 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, sleep};
 
+use crate::agents::Agents;
 use crate::state::edge::{Edge, Stage};
 
 /// Milliseconds agents get to close once they are asked to.
 const ENDING_MS_MAX: u64 = 500;
+/// Milliseconds between looks at streams that may last for days.
+const REST_LOOK_MS: u64 = 200;
 /// Milliseconds between looks.
 const LOOK_MS: u64 = 10;
 
@@ -25,6 +28,23 @@ pub async fn drain(edge: &Arc<Edge>, wait: Duration) {
     edge.enter(Stage::Ending);
     tracing::info!(http_connections = open.get(), agents = agents.get(), "stopping: agents are told to go");
     wait_until(Duration::from_millis(ENDING_MS_MAX), || agents.get() == 0).await;
+    edge.enter(Stage::Stopped);
+}
+
+/// Ends what has begun, after another process has taken over: connections of HTTP get `wait` at most, others have no limit.
+/// Agents are told first, so that visitors find them at the other process.
+pub async fn hand_over(edge: &Arc<Edge>, agents: &Arc<Agents>, wait: Duration) {
+    agents.leave();
+    let (open, http) = (&edge.metrics.connections_open, &edge.metrics.http_connections_open);
+    tracing::info!(connections = open.get(), "another process serves; what has begun here goes on");
+    wait_until(wait, || open.get() == 0).await;
+    edge.enter(Stage::Draining);
+    tracing::info!(connections = open.get(), http_connections = http.get(), "connections of HTTP end");
+    while open.get() > 0 {
+        sleep(Duration::from_millis(REST_LOOK_MS)).await;
+    }
+    edge.enter(Stage::Ending);
+    wait_until(Duration::from_millis(ENDING_MS_MAX), || edge.metrics.agent_connections_open.get() == 0).await;
     edge.enter(Stage::Stopped);
 }
 

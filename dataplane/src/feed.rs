@@ -84,6 +84,9 @@ impl Feed {
                 Err(error) => error,
             };
             self.edge.metrics.feed_connected.set(0);
+            if matches!(error, FeedError::HandedOver) {
+                continue;
+            }
             if began.elapsed() > Duration::from_millis(RETRY_MS_MAX) {
                 (retry_ms, tried) = (RETRY_MS_MIN, 0);
             }
@@ -112,6 +115,7 @@ impl Feed {
             digest: self.digest(),
             unix_secs: unix_secs(),
             core_rule_set: self.edge.waf.is_some(),
+            handed_over: self.has_handed_over(),
             reach: self.edge.peers.own(),
         };
         send(&lines, &hello).await?;
@@ -129,7 +133,9 @@ impl Feed {
         let ended = AbortOnDrop(connection);
         tracing::info!(%control, "feed from control open");
         self.edge.metrics.feed_connected.set(1);
-        send(&lines, &self.edge.reports.snapshot()).await?;
+        if !self.has_handed_over() {
+            send(&lines, &self.edge.reports.snapshot()).await?;
+        }
         let result = self.exchange(response, &lines).await;
         drop(ended);
         result
@@ -147,11 +153,15 @@ impl Feed {
         let mut received = Lines::default();
         let mut deadline = Instant::now() + silence();
         let mut events = Gathered::default();
+        let speaks = !self.has_handed_over();
+        let handed_over = self.edge.reached(Stage::HandedOver);
+        tokio::pin!(handed_over);
         let draining = self.edge.reached(Stage::Draining);
         tokio::pin!(draining);
         let mut drains = false;
         loop {
             tokio::select! {
+                () = &mut handed_over, if speaks => return Err(FeedError::HandedOver),
                 frame = timeout_at(deadline, response.frame()) => {
                     let frame = frame.map_err(|_| FeedError::Silent)?.ok_or(FeedError::Closed)??;
                     deadline = Instant::now() + silence();
@@ -160,12 +170,12 @@ impl Feed {
                         self.take(message, lines).await?;
                     }
                 }
-                change = self.edge.reports.change() => send(lines, &change).await?,
-                Ok(()) = enforcement.changed() => {
+                change = self.edge.reports.change(), if speaks => send(lines, &change).await?,
+                Ok(()) = enforcement.changed(), if speaks => {
                     let endpoints = enforcement.borrow_and_update().as_ref().clone();
                     send(lines, &FromEdge::Enforcement { endpoints }).await?;
                 }
-                Ok(()) = addresses.changed() => {
+                Ok(()) = addresses.changed(), if speaks => {
                     let names = addresses.borrow_and_update().clone();
                     send(lines, &FromEdge::AddressData { names }).await?;
                 }
@@ -254,7 +264,12 @@ impl Feed {
             | ToEdge::PeerGone { .. }
             | ToEdge::PeerSession { .. }
             | ToEdge::PeerSessionEnded { .. }
-            | ToEdge::PeersTold) => self.agents.peers.take(&self.edge, told),
+            | ToEdge::PeersTold) => {
+                // Policies are compiled, which may take long.
+                let (edge, peers) = (Arc::clone(&self.edge), Arc::clone(&self.agents.peers));
+                let work = spawn_blocking(move || peers.take(&edge, told));
+                alive(work, lines).await?.map_err(FeedError::Installer)?;
+            }
             ToEdge::Beat | ToEdge::Unknown => {}
         }
         Ok(())
@@ -285,10 +300,22 @@ impl Feed {
         lines: &mpsc::Sender<Bytes>,
         work: impl FnOnce(&mut Installer) -> T + Send + 'static,
     ) -> Result<T, FeedError> {
-        let installer = Arc::clone(&self.installer);
-        let work =
-            spawn_blocking(move || work(&mut installer.lock().unwrap_or_else(PoisonError::into_inner)));
+        let (installer, changing) = (Arc::clone(&self.installer), Arc::clone(&self.edge.changing));
+        let work = async move {
+            let held = changing.lock_owned().await;
+            spawn_blocking(move || {
+                let done = work(&mut installer.lock().unwrap_or_else(PoisonError::into_inner));
+                drop(held);
+                done
+            })
+            .await
+        };
         alive(work, lines).await?.map_err(FeedError::Installer)
+    }
+
+    /// Whether another process is the edge: this one hears what concerns its streams, and only tells of events.
+    fn has_handed_over(&self) -> bool {
+        self.edge.stage() >= Stage::HandedOver
     }
 
     /// What control may compare with its own; None while there is nothing.

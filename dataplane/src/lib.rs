@@ -6,6 +6,7 @@ pub mod config;
 pub mod dispatch;
 pub mod drain;
 pub mod feed;
+pub mod hand_over;
 pub mod http;
 pub mod l4;
 pub mod log;

@@ -1,9 +1,13 @@
 //! `ebbgate-edge`: flags -> state on disk -> shards -> wait for a signal.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,17 +22,23 @@ use ebbgate_edge::feed::address::Control;
 use ebbgate_edge::feed::fleet::{self, Member};
 use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::feed::{Feed, Staging};
-use ebbgate_edge::net::listen::{self, ConnLimits, Transport};
+use ebbgate_edge::hand_over::door::{self, Answer};
+use ebbgate_edge::hand_over::edge_host::{Begun, Beside, EdgeHost, OLDER_MAX};
+use ebbgate_edge::hand_over::handed::Handed;
+use ebbgate_edge::hand_over::{self, Channel, HandOverError, Prepared, start};
+use ebbgate_edge::net::listen::{self, AcceptGate, ConnLimits, Transport};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
 use ebbgate_edge::state::balancers::Balancers;
 use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
-use ebbgate_edge::state::edge::{Edge, Visitors};
+use ebbgate_edge::state::edge::{Edge, Stage, Visitors};
 use ebbgate_edge::state::external_calls::ExternalCalls;
+use ebbgate_edge::state::identity::Identity;
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
+use ebbgate_edge::state::route::returning::{Away, RETURN_SECS_MAX};
 use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::state::waf::Waf;
 use ebbgate_edge::xdp::{XdpHandle, served};
@@ -36,6 +46,7 @@ use ebbgate_edge::{admin, drain, log};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{EdgeId, EdgeJoinString, Ksuid};
 use ebbgate_policy::identity::parse_endpoints;
+use ebbgate_tunnel::quic::Port;
 use ebbgate_wire::ticket::TicketKey;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,19 +62,52 @@ const READY_LOOK_MS: u64 = 10;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Join { dir, join }) = &cli.command {
-        return match join_fleet(dir, join) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("ebbgate-edge: {error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    let done = match cli.command {
+        Some(Command::Join { dir, join }) => join_fleet(&dir, &join),
+        Some(Command::Upgrade { dir, program }) => upgrade_edge(&dir, program),
+        Some(Command::Successor { detached: false, arguments }) => {
+            start::detach(&arguments).context("start the process that takes over")
+        }
+        Some(Command::Successor { detached: true, arguments }) => return succeed(arguments),
+        None => {
+            // Without a flag there is no configuration, and this says which ones are missing.
+            let config = cli.serve.unwrap_or_else(Config::parse);
+            let arguments = std::env::args_os().skip(1).collect();
+            return serving(&config, || run(&config, Start { arguments, prepared: None }));
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ebbgate-edge: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    // Without a flag there is no configuration, and this says which ones are missing.
-    let config = cli.serve.unwrap_or_else(Config::parse);
+}
+
+/// Takes over from the process whose channel is standard input.
+fn succeed(arguments: Vec<OsString>) -> ExitCode {
+    let name = OsString::from("ebbgate-edge");
+    let config = Config::parse_from(std::iter::once(&name).chain(&arguments));
+    serving(&config, || {
+        let channel = Channel::from_fd(std::io::stdin().as_fd().try_clone_to_owned()?);
+        let report = channel.try_clone()?;
+        let begun = Start { arguments, prepared: Some(hand_over::take(channel)?) };
+        run(&config, begun).inspect_err(|error| hand_over::failed(&report, &format!("{error:#}")))
+    })
+}
+
+/// How this process came to serve.
+struct Start {
+    /// Its flags, for a process that takes over from it.
+    arguments: Vec<OsString>,
+    /// What the process before gave it.
+    prepared: Option<Prepared>,
+}
+
+fn serving(config: &Config, serve: impl FnOnce() -> Result<()>) -> ExitCode {
     log::start(config.log_format, &config.log);
-    let ended = run(&config);
+    let ended = serve();
     log::flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,10 +118,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: &Config) -> Result<()> {
+fn run(config: &Config, begun: Start) -> Result<()> {
     let passed = listen::passed()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(serve(config, passed));
+    let ended = runtime.block_on(serve(config, passed, begun));
     runtime.shutdown_background();
     ended
 }
@@ -91,38 +135,80 @@ fn join_fleet(dir: &Path, join: &EdgeJoinString) -> Result<()> {
     Ok(())
 }
 
-async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()> {
+/// Asks the edge that runs on a directory to hand over.
+fn upgrade_edge(dir: &Path, program: Option<PathBuf>) -> Result<()> {
+    let program = program.map_or_else(std::env::current_exe, std::path::absolute)?;
+    let pid = door::ask(&dir.join("edge"), program)?;
+    println!("{}", serde_json::json!({ "pid": pid }));
+    Ok(())
+}
+
+async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let saved = Saved::open(&config.edge_dir())?;
-    let shared = config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect");
-    let Parts { edge, agents, xdp, events } = parts(config, &saved, shared)?;
+    let Start { arguments, prepared } = begun;
+    let (mut handed, follows) = match prepared {
+        Some(Prepared { handed, generation, quic_generation, hand }) => {
+            (handed, Some((generation, quic_generation, hand)))
+        }
+        None => (Handed::default(), None),
+    };
+    let dir = config.edge_dir();
+    let saved = Arc::new(match &follows {
+        Some(_) => Saved::take_over(&dir, handed.one("directory").map(File::from)),
+        None => Saved::open(&dir)?,
+    });
+    let door = match handed.one("door") {
+        Some(door) => Some(UnixListener::from(door)),
+        None => open_door(&dir),
+    };
+    let shared = match &follows {
+        Some(_) => handed.names().contains(&Entrance::Shared.name()),
+        None => config.shares_connect() && !passed.iter().any(|(name, _)| name == "connect"),
+    };
+    let Parts { edge, agents, xdp, events } = parts(config, &saved, shared, follows.is_none())?;
+    edge.ports().take_over(handed.ports());
     let shards = config.shards();
     let mailboxes = edge.mailboxes.open(shards);
-    let installer = Arc::new(Mutex::new(Installer::restore(Arc::clone(&agents), &saved)));
-    if edge.generation() > 0 {
-        bound::expect(&edge, &saved.bound_file());
+    let installer = match &follows {
+        Some(_) => Installer::follow(Arc::clone(&agents), &saved)
+            .context("the Program of the process before cannot be read")?,
+        None => Installer::restore(Arc::clone(&agents), &saved),
+    };
+    let installer = Arc::new(Mutex::new(installer));
+    if edge.generation() > 0 && follows.is_none() {
+        bound::expect(&edge, &saved.bound_file(), Away::Restarted);
     }
     let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
-    let (admin_at, admin) = listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?;
-    let http = open(&edge, config.http, &Entrance::Http, shards, &passed)?;
+    let (admin_at, admin) = match handed.listener("admin") {
+        Some((sockets, lock)) => listen::adopt("--admin", &sockets, lock, 1)?,
+        None => listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?,
+    };
+    let http = open(&edge, config.http, &Entrance::Http, shards, &passed, &mut handed)?;
     let (https, connect) = if shared {
-        let both = open(&edge, config.https, &Entrance::Shared, shards, &passed)?;
+        let both = open(&edge, config.https, &Entrance::Shared, shards, &passed, &mut handed)?;
         (both, both)
     } else {
-        let https = open(&edge, config.https, &Entrance::Tls, shards, &passed)?;
-        (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed)?)
+        let https = open(&edge, config.https, &Entrance::Tls, shards, &passed, &mut handed)?;
+        (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed, &mut handed)?)
     };
     let addresses = Addresses { http, https, connect, admin: admin_at };
-    edge.peers.announce(config.reach(fresh_ksuid()?, None, connect).map_err(anyhow::Error::msg)?);
+    let identity = meet_peers(config, &edge, saved.identity()?, connect, &passed, &mut handed)?;
     let agents_at = if shared { Entrance::Shared } else { Entrance::Connect };
     let tls_at = if shared { Entrance::Shared } else { Entrance::Tls };
     let fixed = [(http, Entrance::Http), (https, tls_at), (connect, agents_at)];
     let direct = fixed.into_iter().filter(|(_, entrance)| !edge.balancers.are_before(entrance));
     let direct = direct.map(|(address, _)| address).collect();
     drop(passed);
-    let quic = open_quic(&edge, config.quic, addresses.connect)?;
+    let quic = match (handed.one("quic"), &follows) {
+        (Some(socket), Some((_, generation, _))) => {
+            let keys = edge.quic_keys(*generation);
+            let port = Port::new(keys.ids(), true, handed.passages());
+            Some(edge.listen_quic(socket.into(), keys, port)?)
+        }
+        _ => open_quic(&edge, config.quic, addresses.connect)?,
+    };
     // The filter is in the kernel before the first connection is accepted.
     xdp.begin(served::wanted(&edge, direct));
     xdp.applied().await;
@@ -135,6 +221,58 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     let threads: Vec<JoinHandle<_>> = threads.collect::<std::io::Result<_>>()?;
     let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
     let disk = saved.disk();
+    if let Some((generation, _, hand)) = follows {
+        let generation_here = edge.generation();
+        anyhow::ensure!(
+            generation == generation_here,
+            "the directory holds generation {generation_here}, the process before serves {generation}"
+        );
+        for name in handed.names() {
+            tracing::warn!(name, "the process before gave a socket of an unknown name; closing it");
+        }
+        drop(handed);
+        let took = tokio::task::spawn_blocking(move || hand.ready());
+        let mut taken = tokio::select! {
+            taken = took => taken??,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        let mut ports = edge.ports();
+        ports.take_over(taken.late.ports());
+        ports.leave_handed(Some(&taken.closed));
+        drop(ports);
+        bound::expect(&edge, &saved.bound_file(), Away::HandedOver);
+        if let Some(quic) = edge.quic() {
+            quic.port.resume();
+        }
+        edge.gate.open();
+        tokio::task::spawn_blocking(move || taken.serving()).await?;
+        let (own, saved) = (Arc::clone(&installer), Arc::clone(&saved));
+        tokio::task::spawn_blocking(move || own.lock().unwrap_or_else(PoisonError::into_inner).own(&saved))
+            .await?;
+        tokio::spawn(close_unclaimed(Arc::clone(&edge)));
+    }
+    let beside = admin
+        .iter()
+        .map(|listener| {
+            let (socket, claim) = (listener.socket.try_clone()?, Arc::clone(&listener.claim));
+            Ok(Beside { name: "admin", socket, claim })
+        })
+        .collect::<std::io::Result<Vec<_>>>()?;
+    let host = match &door {
+        Some(door) => Some(EdgeHost {
+            edge: Arc::clone(&edge),
+            installer: Arc::clone(&installer),
+            disk: Arc::clone(&disk),
+            lock: saved.lock_copy()?,
+            bound_file: saved.bound_file(),
+            beside,
+            door: door.try_clone()?,
+            runtime: tokio::runtime::Handle::current(),
+            begun: Begun::default(),
+        }),
+        None => None,
+    };
     for listener in admin {
         let socket = tokio::net::TcpListener::from_std(listener.socket)?;
         let (edge, disk, token) = (Arc::clone(&edge), Arc::clone(&disk), admin_token.clone());
@@ -146,16 +284,34 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
-    let identity = saved.identity()?;
     let controls = config.controls(identity.as_ref().map(|identity| identity.controls.as_slice()));
     let member = identity.map(Member::new).transpose()?;
     let needs_identity = controls.iter().any(|control| matches!(control, Control::Remote(_)));
     anyhow::ensure!(member.is_some() || !needs_identity, FeedError::NoIdentity);
     if let Some(member) = &member {
-        tokio::spawn(member.clone().keep(Arc::clone(&disk), saved.identity_file()));
+        let keep = member.clone().keep(Arc::clone(&edge), Arc::clone(&disk), saved.identity_file());
+        let handed_over = edge.reached(Stage::HandedOver);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = keep => {}
+                // It is renewed by the process that serves.
+                () = handed_over => {}
+            }
+        });
     }
     let staging = Staging::default();
-    let feed = Feed { controls, member, id, edge: edge_of_feed, agents, xdp, installer, staging, events };
+    let agents_of_feed = Arc::clone(&agents);
+    let feed = Feed {
+        controls,
+        member,
+        id,
+        edge: edge_of_feed,
+        agents: agents_of_feed,
+        xdp,
+        installer,
+        staging,
+        events,
+    };
     tokio::spawn(feed.run());
     tokio::spawn(sum_refusals(Arc::clone(&edge)));
     tokio::spawn(look_at_databases(Arc::clone(&edge)));
@@ -171,13 +327,28 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>) -> Result<()
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut stop = std::pin::pin!(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    let handed_over = tokio::select! {
+        handed_over = hand_over_when_asked(door, host, arguments) => handed_over?,
+        () = &mut stop => false,
+    };
+    let wait = Duration::from_millis(config.drain_ms);
+    if handed_over {
+        let deadline = Duration::from_secs(config.drain_deadline_secs);
+        tokio::select! {
+            () = drain::hand_over(&edge, &agents, deadline) => {}
+            () = &mut stop => drain::drain(&edge, wait).await,
+        }
+    } else {
+        // Without a service manager there is nothing to notify.
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        drain::drain(&edge, wait).await;
     }
-    // Without a service manager there is nothing to notify.
-    let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    drain::drain(&edge, Duration::from_millis(config.drain_ms)).await;
     edge.log_refusals(true);
     for thread in threads {
         let Ok(ended) = thread.join() else {
@@ -195,6 +366,89 @@ async fn sum_refusals(edge: Arc<Edge>) {
         sleep(Duration::from_secs(SUMS_SECS)).await;
         edge.log_refusals(false);
     }
+}
+
+/// Opens the socket by which an upgrade is asked for. Without it the edge serves all the same.
+fn open_door(dir: &Path) -> Option<UnixListener> {
+    door::open(dir)
+        .inspect_err(|error| tracing::error!(%error, dir = %dir.display(), "this edge cannot be upgraded while it runs"))
+        .ok()
+}
+
+/// Hands over to another process when that is asked for and comes about; else never completes.
+async fn hand_over_when_asked(
+    door: Option<UnixListener>,
+    host: Option<EdgeHost>,
+    arguments: Vec<OsString>,
+) -> Result<bool> {
+    let (Some(door), Some(mut host)) = (door, host) else { return std::future::pending().await };
+    door.set_nonblocking(true)?;
+    let door = tokio::net::UnixListener::from_std(door)?;
+    loop {
+        let (question, asker) = door::next(&door).await;
+        tracing::info!(program = %question.program.display(), "handing over");
+        let arguments = arguments.clone();
+        let give = move || {
+            let given = hand_over_to(&question.program, &arguments, &mut host);
+            (given, host)
+        };
+        let (given, back) = tokio::task::spawn_blocking(give).await?;
+        host = back;
+        match given {
+            Ok(pid) => {
+                door::answer(asker, &Answer::Pid(pid)).await;
+                return Ok(true);
+            }
+            Err(error) => {
+                tracing::error!(%error, "nothing was handed over; this process goes on");
+                door::answer(asker, &Answer::Error(error.to_string())).await;
+            }
+        }
+    }
+}
+
+/// Starts a program and hands over to it; its process.
+fn hand_over_to(program: &Path, arguments: &[OsString], host: &mut EdgeHost) -> Result<u32, HandOverError> {
+    if host.edge.generation() == 0 {
+        return Err(HandOverError::NotNow("this edge has no Program yet; restart it instead"));
+    }
+    let older = host.edge.quic().map_or(0, |quic| quic.port.older().map_or(0, |older| older.len()));
+    if older >= OLDER_MAX {
+        return Err(HandOverError::NotNow(
+            "too many processes before this one still have streams; wait for one to end",
+        ));
+    }
+    // Without a service manager there is nothing to notify.
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let since_boot = i128::from(clock.tv_sec) * 1_000_000 + i128::from(clock.tv_nsec) / 1_000;
+    let _ = sd_notify::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(since_boot)]);
+    let given =
+        start::start(program, arguments).and_then(|started| match hand_over::give(&started.channel, host) {
+            Ok(pid) => {
+                host.edge.enter(Stage::HandedOver);
+                host.leave();
+                let _ = sd_notify::notify(&[NotifyState::MainPid(pid)]);
+                hand_over::done(&started.channel);
+                started.keep();
+                Ok(pid)
+            }
+            Err(error) => Err(match started.end() {
+                Some(status) => {
+                    HandOverError::Peer(format!("{} ended with {status}: {error}", program.display()))
+                }
+                None => error,
+            }),
+        });
+    if given.is_err() {
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+    }
+    given
+}
+
+/// Closes ports of the process before that no agent has come back for.
+async fn close_unclaimed(edge: Arc<Edge>) {
+    sleep(Duration::from_secs(RETURN_SECS_MAX)).await;
+    edge.ports().leave_handed(None);
 }
 
 /// Reads address databases again when their files change.
@@ -217,8 +471,8 @@ struct Parts {
     events: mpsc::Receiver<FromEdge>,
 }
 
-/// `shared`: visitors and agents come to one address.
-fn parts(config: &Config, saved: &Saved, shared: bool) -> Result<Parts> {
+/// `shared`: visitors and agents come to one address. `accepts`: from the start, not when the process before says so.
+fn parts(config: &Config, saved: &Saved, shared: bool, accepts: bool) -> Result<Parts> {
     let (total, source) = config.caps();
     let fetcher = Fetcher::new(config.jwks_ca.as_deref(), config.jwks_allow_private).context("--jwks-ca")?;
     let tickets = TicketKey::new(&saved.ticket_key(fresh()?)?);
@@ -227,6 +481,7 @@ fn parts(config: &Config, saved: &Saved, shared: bool) -> Result<Parts> {
         Edge::new(ConnLimits::new(total, source), fetcher, tickets, config.waits(), ports);
     edge.visitors = visitors(config, saved)?;
     edge.outliers = config.outliers();
+    edge.gate = AcceptGate::new(accepts);
     edge.balancers = Balancers::new(&config.proxy_protocol_from, shared)
         .map_err(anyhow::Error::msg)
         .context("--proxy-protocol-from")?;
@@ -270,32 +525,64 @@ struct Addresses {
     admin: SocketAddr,
 }
 
-/// Listens on an address, or on what the service manager passed under the flag's name.
+/// Listens on an address, or on what the process before had, or the service manager passed under the flag's name.
 fn open(
     edge: &Edge,
     address: SocketAddr,
     entrance: &Entrance,
     shards: usize,
     passed: &[(String, TcpListener)],
+    handed: &mut Handed,
 ) -> Result<SocketAddr> {
     let flag = match entrance {
         Entrance::Tls | Entrance::Shared => "https",
         other => other.name(),
     };
     let listener = if *entrance == Entrance::Shared { "--https and --connect" } else { &format!("--{flag}") };
-    let (bound, listeners) = match passed.iter().find(|(name, _)| name == flag) {
-        Some((_, socket)) => listen::share(listener, socket.try_clone()?, shards)?,
-        None => listen::bind(listener, address, shards).map_err(listen::ListenError::named)?,
+    let given = passed.iter().find(|(name, _)| name == flag);
+    let (bound, listeners) = match (handed.listener(entrance.name()), given) {
+        (Some((sockets, lock)), _) => listen::adopt(listener, &sockets, lock, shards)?,
+        (None, Some((_, socket))) => listen::share(listener, socket.try_clone()?, shards)?,
+        (None, None) => listen::bind(listener, address, shards).map_err(listen::ListenError::named)?,
     };
     edge.mailboxes.listen(entrance, listeners);
     tracing::info!(address = %bound, listener = entrance.name(), "listening");
     Ok(bound)
 }
 
+/// Says where other edges and agents reach this one, and opens the listener for edges.
+fn meet_peers(
+    config: &Config,
+    edge: &Edge,
+    identity: Option<Identity>,
+    connect: SocketAddr,
+    passed: &[(String, TcpListener)],
+    handed: &mut Handed,
+) -> Result<Option<Identity>> {
+    if let Some(identity) = &identity {
+        edge.peers.prove_by(fleet::peer_tls(identity)?);
+    }
+    let peers = match config.peers {
+        Some(_) if identity.is_none() => {
+            anyhow::bail!("--peers is for an edge that has joined: {}", FeedError::NoIdentity)
+        }
+        Some(at) => Some(open(edge, at, &Entrance::Peers, config.shards(), passed, handed)?),
+        None => None,
+    };
+    edge.peers.announce(config.reach(fresh_ksuid()?, peers, connect).map_err(anyhow::Error::msg)?);
+    Ok(identity)
+}
+
 /// Opens the UDP port for agents. One that is taken is an error only if it was asked for.
 fn open_quic(edge: &Edge, asked: Option<QuicListen>, connect: SocketAddr) -> Result<Option<SocketAddr>> {
     let Some(address) = asked.unwrap_or(QuicListen::On).address(connect) else { return Ok(None) };
-    match ebbgate_tunnel::quic::bind(address).and_then(|socket| edge.listen_quic(socket)) {
+    let [generation] = fresh()?;
+    let listen = |socket| {
+        let keys = edge.quic_keys(generation);
+        let port = Port::new(keys.ids(), false, Vec::new());
+        edge.listen_quic(socket, keys, port)
+    };
+    match ebbgate_tunnel::quic::bind(address).and_then(listen) {
         Ok(bound) => {
             tracing::info!(address = %bound, listener = "quic", "listening");
             Ok(Some(bound))

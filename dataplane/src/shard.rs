@@ -6,20 +6,19 @@ mod shared_port;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::UdpSocket;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Duration;
 
-use crate::agents::{Agents, quic};
+use crate::agents::{Agents, peers, quic};
 use crate::http::UpstreamPools;
 use crate::http::limits::KEPT_UPSTREAM_SECS_MAX;
 use crate::net::listen::{self, Listener};
 use crate::net::ring::{self, Form};
 use crate::state::edge::Stage;
-use crate::state::mailbox::{Entrance, Message};
+use crate::state::mailbox::{Entrance, Message, QuicSocket};
 use crate::state::shard::Shard;
 use accept::Accepting;
 
@@ -60,7 +59,7 @@ impl Listening {
         while let Some(message) = mailbox.recv().await {
             match message {
                 Message::Listen(entrance, listener) => self.listen(entrance, listener),
-                Message::Quic(socket) => self.listen_quic(socket),
+                Message::Quic(served) => self.listen_quic(*served),
                 Message::Close(port) => {
                     if let Some(listener) = self.ports.remove(&port) {
                         listener.abort();
@@ -71,13 +70,14 @@ impl Listening {
                         self.shard.dialer().park(*link);
                     }
                 }
+                Message::Peer(way) => drop(spawn_local(peers::keep(self.shard.clone(), way))),
                 Message::EndLinks(session) => self.shard.dialer().end_links(session),
             }
         }
     }
 
-    fn listen_quic(&self, socket: UdpSocket) {
-        let serving = quic::serve(self.shard.clone(), Arc::clone(&self.agents), socket);
+    fn listen_quic(&self, served: QuicSocket) {
+        let serving = quic::serve(self.shard.clone(), Arc::clone(&self.agents), served);
         spawn_local(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "agents cannot come over QUIC");
@@ -86,7 +86,8 @@ impl Listening {
     }
 
     fn listen(&mut self, entrance: Entrance, listener: Listener) {
-        let drain = self.shard.edge().reached(Stage::Draining);
+        let edge = Arc::clone(self.shard.edge());
+        let over = edge.reached(Stage::HandedOver);
         let port = if let Entrance::Tcp { port, .. } = entrance { Some(port) } else { None };
         let accepting = Accepting {
             shard: self.shard.clone(),
@@ -95,12 +96,12 @@ impl Listening {
             entrance,
         };
         let task = spawn_local(async move {
-            let accept = listen::accept(listener, |stream| accepting.begin(stream));
+            let accept = listen::accept(listener, &edge.gate, |stream| accepting.begin(stream));
             tokio::select! {
                 Err(error) = accept => {
                     tracing::error!(%error, entrance = ?accepting.entrance, "a listener failed");
                 }
-                () = drain => {}
+                () = over => {}
             }
         });
         if let Some(port) = port {

@@ -19,6 +19,7 @@ pub mod external_calls;
 pub mod guesses;
 pub mod identity;
 pub mod jwks;
+pub mod listening;
 pub mod mailbox;
 pub mod metrics;
 pub mod objects;

@@ -45,6 +45,7 @@ mod slips;
 mod traffic;
 mod traffic_events;
 mod up;
+mod upgrade;
 mod waf;
 mod webhooks;
 mod xdp;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ebbgate_shaper::{Shaper, Weather};
-use ebbgate_tunnel::quic::{ATTACHED, Endpoint, ResetKey, open_proxied};
+use ebbgate_tunnel::quic::{ATTACHED, Endpoint, Port, ServerKeys, open_proxied};
 use ebbgate_tunnel::reset_code;
 use ebbgate_wire::mux::Code;
 use ebbgate_wire::rpc::ProxyHeader;
@@ -39,8 +39,9 @@ impl Edge {
         let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.local_addr().unwrap();
         let server = ebbgate_tunnel::quic::server(tls).unwrap();
-        let endpoint =
-            ebbgate_tunnel::quic::endpoint(socket, Some((server, ResetKey::new(&[7; 32])))).unwrap();
+        let keys = ServerKeys::new(&[7; 32], 0);
+        let port = Port::new(keys.ids(), false, Vec::new());
+        let endpoint = ebbgate_tunnel::quic::server_endpoint(socket, server, &keys, &port).unwrap();
         Self { endpoint, address, pem: leaf.pem() }
     }
 

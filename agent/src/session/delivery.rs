@@ -169,6 +169,8 @@ pub(super) enum SessionEvent {
     Stop,
     /// These are the other edges now.
     Edges(Edges),
+    /// The edge's process ends: connect anew.
+    Move,
 }
 
 /// Delivers streams of one connection; a clone per carrier.

@@ -43,6 +43,7 @@ pub fn hello(agent: &AgentConfig, hostname: &str, service: bool) -> AuthExtra {
         custom_interface: agent.interface.is_some(),
         custom_cas: agent.trust != crate::trust::Trust::Installed,
         client_type: "ebbgate".into(),
+        moves: true,
         leg_number: 0,
         several_edges: agent.connect_edges > 1,
         process: String::new(),

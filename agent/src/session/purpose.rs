@@ -39,6 +39,11 @@ pub(super) async fn read_purpose(mut stream: driver::Stream, stop_allowed: bool)
             Some(Purpose::Event(SessionEvent::Stop))
         }
         StreamKind::Stop => refuse(stream, STOP_REFUSED).await,
+        StreamKind::Move => {
+            rpc_io::read_object(&mut stream).await.ok()?;
+            let _ = rpc_io::write_object(&mut stream, &Outcome::default()).await;
+            Some(Purpose::Event(SessionEvent::Move))
+        }
         StreamKind::Restart => refuse(stream, RESTART_REFUSED).await,
         StreamKind::Update => refuse(stream, UPDATE_REFUSED).await,
         StreamKind::Heartbeat => {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use ebbgate_edge::net::listen::{self, Listener};
+use ebbgate_edge::net::listen::{self, AcceptGate, Listener};
 use ebbgate_edge::net::ring::{self, Form, Polled};
 use ebbgate_edge::relay::{End, First, IdleLimits, splice};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -75,7 +75,7 @@ async fn accept(listener: Listener, target: SocketAddr, form: Form) -> Result<()
     match form {
         Form::Epoll => {
             let take = |client| drop(spawn_local(async move { drop(join(client, target).await) }));
-            listen::accept(listener, take).await?;
+            listen::accept(listener, &AcceptGate::new(true), take).await?;
         }
         Form::Ring if !ring::in_ring() => return Err("the kernel forbids io_uring".into()),
         Form::Ring => {

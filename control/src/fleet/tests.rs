@@ -133,6 +133,7 @@ impl Server {
             digest: None,
             unix_secs: self.lab.app.now() + 60,
             core_rule_set: false,
+            handed_over: false,
             reach: EdgeReach::default(),
         };
         let line = Bytes::from(format!("{}\n", serde_json::to_string(&hello).unwrap()));

@@ -155,6 +155,7 @@ impl Feeds {
             digest,
             unix_secs,
             core_rule_set,
+            handed_over,
             reach,
         }))) = hello
         else {
@@ -168,8 +169,12 @@ impl Feeds {
         if feed != FEED_VERSION {
             return refuse(&out, FeedError::Version { edge, version, feed }).await;
         }
-        tracing::info!(%edge, version, generation, "an edge connected");
-        let (hold, commands) = self.presence.join(edge, version, generation);
+        tracing::info!(%edge, version, generation, handed_over, "an edge connected");
+        let (hold, commands) = if handed_over {
+            self.presence.beside(edge)
+        } else {
+            self.presence.join(edge, version, generation)
+        };
         if unix_secs > 0 {
             hold.clock_ahead(unix_secs.saturating_sub(SystemClock.unix_secs()));
         }

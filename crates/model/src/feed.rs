@@ -224,6 +224,10 @@ pub enum FromEdge {
         /// Whether the edge runs an OWASP Core Rule Set.
         #[serde(default)]
         core_rule_set: bool,
+        /// Whether another process of this edge serves, and this one only ends what it has: it hears Programs and tells of
+        /// traffic, but what it says of sessions and generations is not the edge's.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        handed_over: bool,
         /// Where it is reached.
         #[serde(default)]
         reach: EdgeReach,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use ebbgate_tunnel::quic::{ResetKey, Stream, bind, client, endpoint, server};
+use ebbgate_tunnel::quic::{Port, ServerKeys, Stream, bind, client, endpoint, server, server_endpoint};
 use quinn::{Connection, VarInt};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::RootCertStore;
@@ -64,7 +64,9 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// Sends, as the edge would for an upload; datagrams per system call.
 async fn serve(socket: std::net::UdpSocket, tls: rustls::ServerConfig, each: u64) -> Result<f64, Failure> {
-    let endpoint = endpoint(socket, Some((server(tls)?, ResetKey::new(&[0; 32]))))?;
+    let keys = ServerKeys::new(&[0; 32], 0);
+    let reading = Port::new(keys.ids(), false, Vec::new());
+    let endpoint = server_endpoint(socket, server(tls)?, &keys, &reading)?;
     let connection = endpoint.accept().await.ok_or("no connection")?.await?;
     ebbgate_tunnel::quic::admit(&connection);
     let mut greeting = Stream::new(connection.accept_bi().await?);
@@ -98,7 +100,7 @@ async fn fetch(
     streams: u64,
     each: u64,
 ) -> Result<(), Failure> {
-    let endpoint = endpoint(bind("127.0.0.1:0".parse()?)?, None)?;
+    let endpoint = endpoint(bind("127.0.0.1:0".parse()?)?)?;
     let connection: Connection = endpoint.connect_with(client(tls)?, address, "localhost")?.await?;
     let mut greeting = Stream::new(connection.open_bi().await?);
     greeting.write_u64(streams).await?;

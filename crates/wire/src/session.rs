@@ -103,6 +103,7 @@ impl Gate {
             | StreamKind::Update
             | StreamKind::StopTunnel
             | StreamKind::Edges
+            | StreamKind::Move
             | StreamKind::Unknown(_) => Admission::Refuse(Refusal::NotForClients),
         }
     }

@@ -10,6 +10,16 @@ use super::session::{AgentSession, COMMAND_SECS_MAX};
 /// Longest reason of an agent that travels to control, in bytes.
 const REASON_BYTES_MAX: usize = 1024;
 
+/// Has an agent connect anew and keep this session. False: it does not.
+pub(super) async fn move_on(session: &AgentSession) -> bool {
+    let ask = async {
+        let stream = session.mux.open(StreamKind::Move).await.ok()?;
+        let reply = Outcome::decode(call(stream, &Empty {}).await.ok()?).ok()?;
+        reply.error.is_empty().then_some(())
+    };
+    matches!(timeout(Duration::from_secs(COMMAND_SECS_MAX), ask).await, Ok(Some(())))
+}
+
 /// Asks an agent to stop, restart or update, and gives what it says.
 pub(super) async fn command(session: &AgentSession, command: SessionCommand) -> CommandOutcome {
     let id = session.state.id;

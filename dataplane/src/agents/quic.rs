@@ -9,21 +9,21 @@ pub(super) mod watch;
 
 use std::cell::Cell;
 use std::io;
-use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ebbgate_model::Host;
-use ebbgate_tunnel::quic::{Connection, HEADER_SECS_MAX, Incoming, ResetKey, Stream, StreamHeader};
+use ebbgate_tunnel::quic::{Connection, HEADER_SECS_MAX, Incoming, Stream, StreamHeader};
 use ebbgate_wire::mux::Code;
 use quinn::crypto::rustls::HandshakeData;
 use tokio::task::{spawn_local, yield_now};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, sleep, timeout};
 
 use super::registry::Agents;
 use super::serve::{Arrival, run};
 use crate::net::listen::{ConnPermit, PeerKind};
 use crate::state::edge::{Edge, Stage};
+use crate::state::mailbox::QuicSocket;
 use crate::state::metrics::GaugeGuard;
 use crate::state::metrics::ListenerLabel;
 use crate::state::shard::Shard;
@@ -65,14 +65,25 @@ impl Drop for Counted {
     }
 }
 
-/// Serves agents that come over QUIC until the edge drains; their connections go on.
-pub async fn serve(shard: Shard, agents: Arc<Agents>, socket: UdpSocket) -> io::Result<()> {
+/// Serves agents that come over QUIC until the edge drains; their connections go on. After a hand-over those that had begun to
+/// connect still may.
+pub async fn serve(shard: Shard, agents: Arc<Agents>, served: QuicSocket) -> io::Result<()> {
     let edge = Arc::clone(shard.edge());
+    let QuicSocket { socket, keys, port } = served;
     let config = ebbgate_tunnel::quic::server(certificates::tls(&edge)).map_err(io::Error::other)?;
-    let key = ResetKey::new(&edge.tickets.derive("quic stateless reset"));
-    let endpoint = ebbgate_tunnel::quic::endpoint(socket, Some((config, key)))?;
+    let endpoint = ebbgate_tunnel::quic::server_endpoint(socket, config, &keys, &port)?;
     let listener = Listener { shard, agents, handshakes: Count::default() };
-    let draining = edge.reached(Stage::Draining);
+    let (handed_over, draining) = (edge.reached(Stage::HandedOver), edge.reached(Stage::Draining));
+    let draining = async {
+        let begun = async {
+            handed_over.await;
+            sleep(Duration::from_secs(HANDSHAKE_SECS_MAX)).await;
+        };
+        tokio::select! {
+            () = begun => {}
+            () = draining => {}
+        }
+    };
     tokio::pin!(draining);
     loop {
         tokio::select! {

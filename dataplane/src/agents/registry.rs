@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ebbgate_model::feed::{CommandOutcome, FromEdge, SessionCommand};
 use ebbgate_model::{AccountId, CredentialId, ErrorCode, TunnelSessionId};
 use ebbgate_wire::mux::Code;
+use tokio::time::{Duration, Instant, sleep};
 
 use super::allowance::Allowances;
 use super::auth::AuthFailures;
-use super::command::command;
+use super::command::{command, move_on};
 use super::peers::directory::Directory;
 use super::session::AgentSession;
 use super::waiting::Waiting;
@@ -21,6 +22,10 @@ use crate::state::tables::{Effects, Tables};
 const LOGINS_MAX: usize = 256;
 /// Logins of one source that wait at once.
 const LOGINS_OF_SOURCE_MAX: usize = 8;
+/// Milliseconds that streams of an agent get which cannot connect anew beside them: its endpoints are nowhere meanwhile.
+const LEAVE_MS_MAX: u64 = 1_000;
+/// Milliseconds between looks at them.
+const LEAVE_LOOK_MS: u64 = 10;
 /// Endpoints that wait at once for secrets.
 const SECRETS_MAX: usize = 4096;
 /// Endpoints of one source that wait at once for secrets; an agent may bring many.
@@ -85,6 +90,7 @@ impl Agents {
         if effects.spares_sessions() {
             return;
         }
+        self.peers.recheck(&self.edge, effects, old, new);
         for session in self.concerned(effects) {
             if !self.recheck_session(&session, new) {
                 continue;
@@ -107,6 +113,29 @@ impl Agents {
         let at_names =
             effects.names.iter().flat_map(|name| self.edge.routes.agents_at(&name.host, name.port));
         self.sessions.of(&effects.accounts, &effects.credentials, at_names)
+    }
+
+    /// Another process serves: agents connect to it. Those that can keep this session for what it carries, until this process
+    /// ends; of others the session ends, as soon as it carries nothing or after a short while.
+    pub fn leave(self: &Arc<Self>) {
+        for session in self.sessions.all() {
+            self.leave_session(session);
+        }
+    }
+
+    /// See [`Agents::leave`]; for a session that came about too late for it.
+    pub(super) fn leave_session(self: &Arc<Self>, session: Arc<AgentSession>) {
+        let agents = Arc::clone(self);
+        self.edge.background.spawn(async move {
+            if session.moves && move_on(&session).await {
+                return;
+            }
+            let deadline = Instant::now() + Duration::from_millis(LEAVE_MS_MAX);
+            while session.state.in_flight() > 0 && Instant::now() < deadline {
+                sleep(Duration::from_millis(LEAVE_LOOK_MS)).await;
+            }
+            agents.end(&session, Code::NONE, "another process of the edge serves now");
+        });
     }
 
     /// Asks an agent to do something, in the background, and tells control what it said.

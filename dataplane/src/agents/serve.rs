@@ -1,7 +1,7 @@
 //! One agent's connection: TLS by the name it asked for, then the streams it opens, answered one task each.
 
 mod endpoints;
-mod heard;
+pub(super) mod heard;
 
 use std::cell::{OnceCell, RefCell};
 use std::io::ErrorKind;
@@ -320,6 +320,9 @@ impl Connection {
                 if let Some(session) = self.session.get() {
                     // The Program may have changed since it was judged, too early for this session to be seen.
                     self.agents.recheck_session(session, &edge.tables.load());
+                    if edge.stage() > Stage::Serving {
+                        self.agents.leave_session(Arc::clone(session));
+                    }
                 }
                 write_object(&mut stream, &reply).await.map_err(|e| e.to_string())
             }
@@ -343,7 +346,12 @@ impl Connection {
     fn accept(self: &Rc<Self>, auth: &Auth, accepted: Accepted) -> Result<AuthReply, Refusal> {
         let edge = self.shard.edge();
         let id = TunnelSessionId::new(random::ksuid());
-        let client_id = accepted.client_id.unwrap_or_else(|| random::ksuid().to_string());
+        let from_elsewhere = || {
+            let is_known = self.agents.peers.knows(accepted.credential, &auth.client_id);
+            is_known.then(|| auth.client_id.clone())
+        };
+        let client_id = accepted.client_id.or_else(from_elsewhere);
+        let client_id = client_id.unwrap_or_else(|| random::ksuid().to_string());
         let family = auth.family();
         let streams_max = family.in_flight_streams_max();
         let now_s = clock::unix_ms() / 1000;
@@ -385,6 +393,7 @@ impl Connection {
                 os: report.os.clone(),
             }),
             mux: self.mux.clone(),
+            moves: extra.moves,
             inner: Mutex::new(Inner { report, bound: Vec::new(), over: false }),
             allowance,
             text_bytes,

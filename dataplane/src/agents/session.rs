@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
-use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, TrafficPolicy};
+use ebbgate_model::{AccountId, EndpointId, ErrorCode, IpRestrictionKind, TrafficPolicy};
 use ebbgate_policy::{AgentFacts, Engine};
 use ebbgate_tunnel::driver;
 use ebbgate_tunnel::rpc_io::notify;
@@ -50,6 +50,8 @@ pub struct AgentSession {
     /// What selectors of policies may read of the agent.
     pub(super) labels: Arc<AgentFacts>,
     pub(super) mux: driver::Session,
+    /// Whether the agent takes a Move.
+    pub(super) moves: bool,
     pub(super) allowance: Allowance,
     pub(super) text_bytes: Arc<Counter>,
     pub(super) links: SessionLinks,
@@ -123,6 +125,12 @@ impl AgentSession {
 
     pub(super) fn bound(&self) -> Vec<Bound> {
         self.inner().bound.clone()
+    }
+
+    /// An endpoint that it serves.
+    pub(super) fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
+        let inner = self.inner();
+        inner.bound.iter().map(|bound| &bound.endpoint).find(|endpoint| endpoint.id == id).cloned()
     }
 
     pub(super) fn bound_count(&self) -> usize {

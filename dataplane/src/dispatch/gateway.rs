@@ -210,6 +210,16 @@ pub trait Gateway: Clone + 'static {
 
     /// Completes when the edge begins to stop: finish what is in flight, take nothing new.
     fn draining(&self) -> impl Future<Output = ()> + 'static;
+
+    /// Completes when connections of HTTP/2 are asked to come anew, which loses no request.
+    fn leaving(&self) -> impl Future<Output = ()> + 'static {
+        self.draining()
+    }
+
+    /// Whether a connection of HTTP/1 ends with its next answer. One at rest is kept: its client may be sending a request.
+    fn is_leaving(&self) -> bool {
+        false
+    }
 }
 
 impl<G: Gateway> Environment for G {

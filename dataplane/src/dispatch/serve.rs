@@ -248,4 +248,12 @@ impl Gateway for Shard {
     fn draining(&self) -> impl Future<Output = ()> + 'static {
         self.edge().reached(Stage::Draining)
     }
+
+    fn leaving(&self) -> impl Future<Output = ()> + 'static {
+        self.edge().reached(Stage::HandedOver)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.edge().stage() > Stage::Serving
+    }
 }

@@ -8,6 +8,9 @@ use super::address::{Control, IdentityError};
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
+    /// Another process is the edge; this one comes back as one that drains.
+    #[error("another process serves now")]
+    HandedOver,
     /// There is no socket to ask.
     #[error("no control is configured")]
     Nowhere,

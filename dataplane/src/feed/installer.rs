@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use ebbgate_model::{Changes, Digests, ObjectKey, Program, ProgramDigest};
+use ebbgate_model::{Changes, CloudEndpointSpec, Digests, EndpointId, ObjectKey, Program, ProgramDigest};
 
 use crate::agents::Agents;
 use crate::state::objects::Objects;
@@ -54,37 +54,59 @@ impl Installer {
     /// Starts from what was kept: control may be down.
     pub fn restore(agents: Arc<Agents>, saved: &Saved) -> Self {
         let mut installer = Self::new(agents);
-        let mut tables = Tables::default();
-        let mut digests = installer.digests.clone();
-        let mut endpoints = Vec::new();
-        let (log, found) = saved.log(&mut |held| match held {
-            Held::Objects(mut objects) => {
-                let put = std::mem::take(&mut objects.endpoints.put);
-                endpoints.extend(put.into_iter().map(|(id, spec)| (id, spec.0)));
-                tables.apply(&objects, None);
-            }
-            Held::Snapshot { generation, digests: of_snapshot } => {
-                // What is refused is told by `Effects::of_all`.
-                let _ = tables.load(std::mem::take(&mut endpoints));
-                (tables.generation, digests) = (generation, *of_snapshot);
-            }
-            Held::Change { generation, changes } => {
-                tables.apply(&changes, Some(&mut digests));
-                tables.generation = generation;
-            }
-        });
+        let mut replay = Replay::new(&installer.digests);
+        let (log, found) = saved.log(&mut |held| replay.take(held));
         installer.log = Some(log);
-        if !found.is_damaged && tables.generation > 0 {
-            let generation = tables.generation;
-            installer.digests = digests;
-            let effects = Effects::of_all(&tables);
-            install(&installer.agents, &Arc::new(tables), &effects);
+        if !found.is_damaged && replay.tables.generation > 0 {
+            installer.put_replayed(replay);
             saved.remove_old_program();
-            tracing::info!(generation, "serving what control told last until it is heard");
         } else if !found.is_damaged {
             installer.migrate(saved);
         }
         installer
+    }
+
+    /// Starts from what another process keeps, and writes nothing until [`Installer::own`]. None: that cannot be read.
+    pub fn follow(agents: Arc<Agents>, saved: &Saved) -> Option<Self> {
+        let mut installer = Self::new(agents);
+        let mut replay = Replay::new(&installer.digests);
+        let found = saved.read_log(&mut |held| replay.take(held));
+        if found.is_damaged || replay.tables.generation == 0 {
+            return None;
+        }
+        installer.put_replayed(replay);
+        Some(installer)
+    }
+
+    /// Keeps what is in force from now on: the other process has left the log, at the generation that was read.
+    pub fn own(&mut self, saved: &Saved) {
+        let (mut log, found) = saved.log(&mut drop);
+        if found.is_damaged {
+            log.begin_snapshot(snapshot(&self.agents.edge().tables.load(), &self.digests));
+        }
+        self.log = Some(log);
+        self.write_again();
+    }
+
+    /// Writes nothing more: another process owns the log.
+    pub fn leave(&mut self) {
+        self.log = None;
+    }
+
+    /// Waits for the snapshot that is being written, if one is.
+    pub fn settle(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.wait();
+        }
+    }
+
+    fn put_replayed(&mut self, replay: Replay) {
+        let Replay { tables, digests, .. } = replay;
+        let generation = tables.generation;
+        self.digests = digests;
+        let effects = Effects::of_all(&tables);
+        install(&self.agents, &Arc::new(tables), &effects);
+        tracing::info!(generation, "serving what control told last until it is heard");
     }
 
     /// Takes over what an older release kept.
@@ -219,6 +241,38 @@ impl Installer {
 
 fn snapshot(tables: &Tables, digests: &Digests) -> Snapshot {
     Snapshot { generation: tables.generation, objects: tables.objects.clone(), digests: digests.clone() }
+}
+
+/// What a log holds, as it is read.
+struct Replay {
+    tables: Tables,
+    digests: Digests,
+    endpoints: Vec<(EndpointId, Arc<CloudEndpointSpec>)>,
+}
+
+impl Replay {
+    fn new(digests: &Digests) -> Self {
+        Self { tables: Tables::default(), digests: digests.clone(), endpoints: Vec::new() }
+    }
+
+    fn take(&mut self, held: Held) {
+        match held {
+            Held::Objects(mut objects) => {
+                let put = std::mem::take(&mut objects.endpoints.put);
+                self.endpoints.extend(put.into_iter().map(|(id, spec)| (id, spec.0)));
+                self.tables.apply(&objects, None);
+            }
+            Held::Snapshot { generation, digests } => {
+                // What is refused is told by `Effects::of_all`.
+                let _ = self.tables.load(std::mem::take(&mut self.endpoints));
+                (self.tables.generation, self.digests) = (generation, *digests);
+            }
+            Held::Change { generation, changes } => {
+                self.tables.apply(&changes, Some(&mut self.digests));
+                self.tables.generation = generation;
+            }
+        }
+    }
 }
 
 /// Puts Tables in force: state, then sessions and endpoints of agents that may no longer be, and then what is new: nobody shares

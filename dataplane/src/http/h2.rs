@@ -121,7 +121,7 @@ where
     G: Gateway,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut draining = std::pin::pin!(service.gateway().draining());
+    let mut draining = std::pin::pin!(service.gateway().leaving());
     // Told to go, but not to drop what it is sending at this moment.
     let mut leaving = false;
     loop {

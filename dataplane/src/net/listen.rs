@@ -4,12 +4,14 @@
 //! Knows nothing of what is spoken on a connection.
 
 mod claim;
+mod gate;
 mod holder;
 mod limits;
 
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
@@ -18,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep};
 
 pub use claim::Claim;
+pub use gate::AcceptGate;
 pub use holder::{Transport, holder};
 pub(crate) use limits::source;
 pub use limits::{ConnLimits, ConnPermit, PeerKind, Refused};
@@ -179,22 +182,55 @@ pub fn share(
     Ok((bound, claimed(sockets, &Claim::note(listener, bound))))
 }
 
-/// Accepts for ever, handing every connection to `take`. Call on the shard that owns the socket; drop to stop.
-pub async fn accept(listener: Listener, mut take: impl FnMut(TcpStream)) -> io::Result<()> {
+/// Sockets of a listener that another process had and handed over, at least one for every shard: a socket may be of several
+/// shards, and a shard may have several, so that no socket's queue is left.
+///
+/// # Errors
+/// There are none, or the kernel refuses copies.
+pub fn adopt(
+    listener: &str,
+    sockets: &[TcpListener],
+    lock: Option<UnixListener>,
+    shards: usize,
+) -> io::Result<(SocketAddr, Vec<Listener>)> {
+    let first = sockets.first().ok_or(io::ErrorKind::NotFound)?;
+    let bound = first.local_addr()?;
+    let all = sockets.iter().cycle().take(sockets.len().max(shards));
+    let copies = all.map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+    Ok((bound, claimed(copies, &Claim::adopt(listener, bound, lock))))
+}
+
+/// Accepts for ever while `gate` is open, handing every connection to `take`. Call on the shard that owns the socket; drop to
+/// stop.
+pub async fn accept(
+    listener: Listener,
+    gate: &AcceptGate,
+    mut take: impl FnMut(TcpStream),
+) -> io::Result<()> {
     // Goes after the socket, as locals do.
     let _claim = listener.claim;
     let listener = tokio::net::TcpListener::from_std(listener.socket)?;
     let mut reserve = Reserve::new();
+    let mut is_open = gate.looks();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => take(stream),
-            Err(error) if is_shortage(&error) => {
-                let shed = reserve.shed(&listener);
-                tracing::warn!(%error, shed, "out of descriptors; turning connections away");
-                sleep(Duration::from_millis(SHORTAGE_PAUSE_MS)).await;
+        // An error means that the gate is gone, and with it the process's other parts.
+        let _ = is_open.wait_for(|is_open| *is_open).await;
+        let _accepting = gate.enter();
+        while *is_open.borrow_and_update() {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = is_open.changed() => continue,
+            };
+            match accepted {
+                Ok((stream, _)) => take(stream),
+                Err(error) if is_shortage(&error) => {
+                    let shed = reserve.shed(&listener);
+                    tracing::warn!(%error, shed, "out of descriptors; turning connections away");
+                    sleep(Duration::from_millis(SHORTAGE_PAUSE_MS)).await;
+                }
+                // The peer left while it waited; there may be more behind it.
+                Err(error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
             }
-            // The peer left while it waited; there may be more behind it.
-            Err(error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
         }
     }
 }
@@ -265,6 +301,42 @@ mod tests {
         let other = bind_one("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = other.local_addr().unwrap();
         assert!(matches!(bind("--http", address, 2), Err(ListenError::Taken { by: Taker::Unknown, .. })));
+    }
+
+    #[tokio::test]
+    async fn a_closed_gate_leaves_connections_in_the_queue_and_every_queue_has_a_shard() {
+        let (address, listeners) = bind("--http", "127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let sockets: Vec<_> = listeners.into_iter().map(|listener| listener.socket).collect();
+        for shards in [1, 3, 5] {
+            let (again, copies) = adopt("--http", &sockets, None, shards).unwrap();
+            assert_eq!((again, copies.len()), (address, shards.max(3)));
+        }
+        assert!(adopt("--http", &[], None, 1).is_err());
+        let (_, copies) = adopt("--http", &sockets, None, 3).unwrap();
+        let gate = Arc::new(AcceptGate::new(false));
+        let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+        let loops: Vec<_> = copies
+            .into_iter()
+            .map(|copy| {
+                let (gate, sender) = (Arc::clone(&gate), sender.clone());
+                tokio::spawn(async move { accept(copy, &gate, |stream| sender.send(stream).unwrap()).await })
+            })
+            .collect();
+        let dial = || TcpStream::connect(address);
+        let early = [dial().await.unwrap(), dial().await.unwrap(), dial().await.unwrap()];
+        tokio::task::yield_now().await;
+        assert!(accepted.try_recv().is_err());
+        gate.open();
+        for _ in &early {
+            accepted.recv().await.unwrap();
+        }
+        gate.close().await;
+        let _late = dial().await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(accepted.try_recv().is_err());
+        gate.open();
+        accepted.recv().await.unwrap();
+        loops.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[test]

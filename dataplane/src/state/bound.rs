@@ -2,7 +2,7 @@
 //! before its agent a 404, so no error here stops anything.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
@@ -10,6 +10,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 use super::disk::Disk;
 use crate::state::edge::Edge;
 use crate::state::route::RouteKey;
+use crate::state::route::returning::Away;
 
 /// Seconds between looks at what changed.
 const LOOK_SECS: u64 = 1;
@@ -17,7 +18,7 @@ const LOOK_SECS: u64 = 1;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Has visitors of what agents had bound wait for them.
-pub fn expect(edge: &Edge, file: &PathBuf) {
+pub fn expect(edge: &Edge, file: &PathBuf, away: Away) {
     let places = match std::fs::metadata(file) {
         Ok(about) if about.len() > FILE_BYTES_MAX => Err("it is longer than it can be".to_owned()),
         Ok(_) => std::fs::read(file).map_err(|e| e.to_string()).and_then(|bytes| {
@@ -26,10 +27,18 @@ pub fn expect(edge: &Edge, file: &PathBuf) {
         Err(_) => return,
     };
     match places {
-        Ok(places) => edge.routes.expect(places, Instant::now()),
+        Ok(places) => edge.routes.expect(places, away, Instant::now()),
         Err(reason) => {
             tracing::warn!(file = %file.display(), reason, "what agents had bound is not known; visitors do not wait for them");
         }
+    }
+}
+
+/// Writes what agents have bound to disk, now.
+pub fn save(edge: &Edge, disk: &Disk, file: &Path) {
+    let text = serde_json::to_vec(&edge.routes.places_of_agents(Instant::now())).expect("places are text");
+    if let Err(error) = disk.write(file, &text) {
+        tracing::warn!(file = %file.display(), %error, "what agents have bound is not on disk");
     }
 }
 

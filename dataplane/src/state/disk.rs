@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
@@ -16,6 +17,8 @@ const FREE_BYTES_MIN: u64 = 16 << 10;
 #[derive(Debug)]
 pub struct Disk {
     dir: PathBuf,
+    /// Another process writes there now.
+    is_left: AtomicBool,
     unwritten: Mutex<BTreeMap<PathBuf, Unwritten>>,
 }
 
@@ -30,11 +33,20 @@ struct Unwritten {
 impl Disk {
     /// The disk that holds a directory, or will.
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), unwritten: Mutex::default() }
+        Self { dir: dir.to_owned(), is_left: AtomicBool::new(false), unwritten: Mutex::default() }
     }
 
-    /// Replaces a file; what the disk does not take is kept for [`Disk::write_again`].
+    /// Leaves the directory to a process that has taken over. Nothing is written from now on: what that process keeps is newer.
+    pub fn leave(&self) {
+        self.is_left.store(true, Ordering::Release);
+        self.unwritten().clear();
+    }
+
+    /// Replaces a file; what the disk does not take is kept for [`Disk::write_again`]. Does nothing after [`Disk::leave`].
     pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        if self.is_left.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let written = replace(path, bytes);
         match &written {
             Ok(()) => drop(self.unwritten().remove(path)),
@@ -150,5 +162,8 @@ mod tests {
         fs::remove_dir(&path).unwrap();
         disk.write_again();
         assert_eq!((disk.trouble(), fs::read(&path).unwrap()), (None, b"whole".to_vec()));
+        disk.leave();
+        disk.write(&path, b"older").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole", "a successor's file stays");
     }
 }

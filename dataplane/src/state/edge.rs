@@ -11,14 +11,15 @@ use ebbgate_model::event::{ConnectionEvent, NotEnforced};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{Binding, Scheme};
 use ebbgate_policy::identity::Endpoints;
+use ebbgate_tunnel::quic::{Port, ServerKeys};
 use ebbgate_wire::ticket::TicketKey;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::log::{self, Refusals, Sum};
 use crate::net::hello::NoHello;
-use crate::net::listen::ConnLimits;
+use crate::net::listen::{AcceptGate, ConnLimits};
 use crate::relay::IdleLimits;
 use crate::state::addresses::Addresses;
 use crate::state::balancers::Balancers;
@@ -30,7 +31,7 @@ use crate::state::exchanges::Exchanges;
 use crate::state::external_calls::ExternalCalls;
 use crate::state::guesses::Guesses;
 use crate::state::jwks::{Fetcher, Keys};
-use crate::state::mailbox::{Entrance, Mailboxes, Message};
+use crate::state::mailbox::{Entrance, Mailboxes, Message, QuicSocket};
 use crate::state::metrics::{CodeLabel, Metrics, NotEnforcedLabel, ReasonLabel};
 use crate::state::peers::PeerEdges;
 use crate::state::ports::{PortChange, Ports};
@@ -58,6 +59,11 @@ pub const HELD_BYTES_OF_ACCOUNT_MAX: usize = 64 << 20;
 pub const CODER_BYTES_MAX: usize = 1 << 30;
 /// See [`CODER_BYTES_MAX`].
 pub const CODER_BYTES_OF_ACCOUNT_MAX: usize = 256 << 20;
+
+/// Streams from other edges at a time, for all accounts and for one.
+pub const PEER_STREAMS_MAX: usize = 65_536;
+/// See [`PEER_STREAMS_MAX`].
+pub const PEER_STREAMS_OF_ACCOUNT_MAX: usize = 8_192;
 
 /// Waits that an operator may set, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +121,8 @@ pub struct Edge {
     pub held: Shares,
     /// Bytes of memory that decoders and encoders of changed bodies use.
     pub coders: Shares,
+    /// Streams of other edges' visitors to agents of this edge.
+    pub peer_streams: Shares,
     /// Seals cookies and bind tokens.
     pub tickets: TicketKey,
     /// Waits that an operator may set.
@@ -123,6 +131,10 @@ pub struct Edge {
     pub mailboxes: Mailboxes,
     /// When endpoints are ejected for errors, and how slowly they come back.
     pub outliers: OutlierLimits,
+    /// Whether listeners accept.
+    pub gate: AcceptGate,
+    /// Held while what control tells is put in force, and while another process reads what is on disk.
+    pub changing: Arc<AsyncMutex<()>>,
     /// Load balancers before this edge.
     pub balancers: Balancers,
     /// Networks that no listener serves.
@@ -134,7 +146,7 @@ pub struct Edge {
     ports: Mutex<Ports>,
     refusals: Mutex<Refusals>,
     ejecting: Mutex<()>,
-    quic: OnceLock<SocketAddr>,
+    quic: OnceLock<QuicListener>,
     stage: watch::Sender<Stage>,
 }
 
@@ -147,11 +159,23 @@ pub struct Visitors {
     pub providers: Arc<BTreeMap<String, Endpoints>>,
 }
 
+/// The UDP socket for agents.
+pub struct QuicListener {
+    /// Its address.
+    pub address: SocketAddr,
+    /// A copy of the socket, for a successor.
+    pub socket: UdpSocket,
+    /// When it is read.
+    pub port: Port,
+}
+
 /// How far the edge has come towards its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Not at all.
     Serving,
+    /// Another process accepts in its place; what has begun here goes on, and each connection of HTTP ends with its next answer.
+    HandedOver,
     /// Nothing new is accepted; requests and connections in flight go on.
     Draining,
     /// Agents are asked to disconnect.
@@ -194,6 +218,11 @@ impl Edge {
                 &metrics.coders_refused,
                 &metrics.coder_bytes,
             ),
+            peer_streams: Shares::new(
+                PEER_STREAMS_MAX,
+                PEER_STREAMS_OF_ACCOUNT_MAX,
+                &metrics.peer_streams_refused,
+            ),
             reports,
             metrics,
             rate_limits: RateLimits::default(),
@@ -201,6 +230,8 @@ impl Edge {
             tickets,
             waits,
             mailboxes: Mailboxes::default(),
+            gate: AcceptGate::new(true),
+            changing: Arc::default(),
             addresses: Arc::default(),
             outliers: OutlierLimits::default(),
             balancers: Balancers::default(),
@@ -216,13 +247,25 @@ impl Edge {
         (edge, events)
     }
 
+    /// What a QUIC server of this edge keeps over restarts, for a process of this generation.
+    pub fn quic_keys(&self, generation: u8) -> ServerKeys {
+        ServerKeys::new(&self.tickets.derive("quic stateless reset"), generation)
+    }
+
     /// Has the first shard serve agents that come over QUIC; once.
-    pub fn listen_quic(&self, socket: UdpSocket) -> io::Result<SocketAddr> {
+    pub fn listen_quic(&self, socket: UdpSocket, keys: ServerKeys, port: Port) -> io::Result<SocketAddr> {
         let address = socket.local_addr()?;
-        if self.mailboxes.send(QUIC_SHARD, Message::Quic(socket)).is_err() {
+        let copy = socket.try_clone()?;
+        let served = QuicSocket { socket, keys, port: port.clone() };
+        if self.mailboxes.send(QUIC_SHARD, Message::Quic(Box::new(served))).is_err() {
             return Err(io::Error::other("the first shard does not take the UDP socket"));
         }
-        Ok(*self.quic.get_or_init(|| address))
+        Ok(self.quic.get_or_init(|| QuicListener { address, socket: copy, port }).address)
+    }
+
+    /// The UDP socket for agents, if they may come over QUIC.
+    pub fn quic(&self) -> Option<&QuicListener> {
+        self.quic.get()
     }
 
     /// Whether agents may come over QUIC.
@@ -242,12 +285,19 @@ impl Edge {
 
     /// Tries again to bind ports that were taken.
     pub fn retry_ports(&self) {
+        if self.stage() > Stage::Serving {
+            return;
+        }
         let (changes, _) = self.ports().retry();
         self.change_ports(changes);
     }
 
     /// Opens and closes ports until they are those of the reserved addresses: these ports, of which some came or went.
     pub fn sync_ports(&self, tables: &Tables, ports: &BTreeSet<u16>) {
+        // They are a successor's then.
+        if self.stage() > Stage::Serving {
+            return;
+        }
         let host = |port: u16| tables.addresses_at(port).next().map(|address| address.host.clone());
         let (changes, errors) = self.ports().sync(ports.iter().map(|port| (*port, host(*port))));
         for error in errors {
@@ -268,6 +318,9 @@ impl Edge {
 
     /// Lends an agent a port; see [`Ports::lend`]. None: none is configured or free.
     pub fn lend_port(&self, wanted: Option<u16>) -> Option<u16> {
+        if !self.gate.is_open() || self.stage() > Stage::Serving {
+            return None;
+        }
         let tables = self.tables.load();
         let settings = &tables.settings;
         let (range, host) = (settings.random_tcp_ports.clone()?, settings.tcp_host.clone()?);
@@ -314,6 +367,9 @@ impl Edge {
             *now = (*now).max(stage);
             later
         });
+        if stage > Stage::Serving {
+            self.mailboxes.listening.clear();
+        }
     }
 
     /// The stage the edge is in.

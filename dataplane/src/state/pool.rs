@@ -19,7 +19,7 @@ use ebbgate_policy::{Balancing, Strategy};
 use tokio::time::Instant;
 
 use crate::state::endpoint::{Endpoint, Kind};
-use crate::tunnel::health::Standing;
+use crate::tunnel::health;
 use selection::{Mark, Selected, Selections, Share};
 use spread::{mixed, score};
 
@@ -117,7 +117,7 @@ impl Pool {
         // Several ends: of those that find the same trial due, one gets it and the others look again.
         (0..=self.0.endpoints.len()).find_map(|_| {
             let (member, rank) = self.0.best(turn, tried, ask)?;
-            (rank != Rank::Trial || member.begin_trial(ask.now)).then(|| Arc::clone(member))
+            (rank.standing != Standing::Trial || member.begin_trial(ask.now)).then(|| Arc::clone(member))
         })
     }
 
@@ -134,7 +134,7 @@ impl Pool {
     pub fn has_other(&self, than: &[EndpointId]) -> bool {
         let others = self.0.endpoints.iter().filter(|member| !than.contains(&member.id));
         let ranks = others.filter_map(|member| member.rank(Ask::repeatable()));
-        than.len() < TRIES_MAX && ranks.into_iter().any(Rank::is_fit)
+        than.len() < TRIES_MAX && ranks.into_iter().any(|rank| rank.class() < ASIDE)
     }
 
     /// What a cookie says that names this member. None: cookies name none here, or one of these names it already.
@@ -147,12 +147,18 @@ impl Pool {
         (!presented.contains(&value)).then_some(value)
     }
 
-    /// A pool with one member more, keeping its place in the turn.
+    /// A pool with one member more, keeping its place in the turn. Agents of other edges stand last.
     #[must_use]
     pub fn with(&self, endpoint: Arc<Endpoint>) -> Self {
         let id = endpoint.id;
         let others = self.0.endpoints.iter().filter(|other| other.id != id).cloned();
-        self.changed(others.chain([endpoint]).collect())
+        let (far, mut members): (Vec<_>, Vec<_>) = others.partition(|other| other.is_elsewhere());
+        if endpoint.is_elsewhere() {
+            members.extend(far.into_iter().chain([endpoint]));
+        } else {
+            members.extend([endpoint].into_iter().chain(far));
+        }
+        self.changed(members)
     }
 
     /// A pool without this member; possibly empty.
@@ -171,7 +177,7 @@ impl Pool {
 }
 
 impl Members {
-    /// Whether visitors keep to a member: a slow start would send them elsewhere.
+    /// Whether the strategy wants a client to come to the member that it had before.
     fn is_sticky(&self) -> bool {
         let strategy = self.share.as_ref().map(|share| share.by.strategy());
         matches!(strategy, Some(Strategy::StickyClientAddress | Strategy::StickyCookie(_)))
@@ -188,13 +194,14 @@ impl Members {
                 let indices = (from..self.endpoints.len()).chain(0..from).take(COMPARED_MAX);
                 let takes = |index: &usize| {
                     let rank = self.endpoints.get(*index).and_then(|member| member.rank(ask));
-                    rank.is_some_and(Rank::is_fit)
+                    rank.is_some_and(|rank| rank.class() <= 1)
                 };
                 indices.filter(takes).min_by(|a, b| self.by_load(*a, *b))
             }
             Strategy::StickyClientAddress => {
                 let client = address(ask.client?);
-                (0..self.endpoints.len()).max_by(|a, b| share.by_score(client, *a, *b))
+                // Of one process at two edges, the one that is here stands first.
+                (0..self.endpoints.len()).rev().max_by(|a, b| share.by_score(client, *a, *b))
             }
             Strategy::StickyCookie(_) => {
                 let named = ask.cookies.iter().filter_map(|value| Mark::read(value));
@@ -282,9 +289,22 @@ fn address(client: IpAddr) -> u64 {
     }
 }
 
+/// The class of members that are set aside. What may be asked without a doubt is below it.
+const ASIDE: u8 = 2 * (DISTANCE_MAX + 1);
+/// The largest distance that is told apart.
+const DISTANCE_MAX: u8 = 2;
+
 /// How much a member is worth asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rank {
+struct Rank {
+    standing: Standing,
+    /// 0: its agent is connected here; 1: to another edge; 2: to one that is about to end.
+    distance: u8,
+}
+
+/// What is known of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
     /// Nothing is known against it.
     Good,
     /// The same, and it gets its share little by little: what it leaves goes to the others.
@@ -300,45 +320,43 @@ enum Rank {
 impl Rank {
     /// Members of a lower class go first. A trial is as good as any: work that it fails goes to another member.
     fn class(self) -> u8 {
-        match self {
-            Self::Good | Self::Trial => 0,
-            Self::Starting => 1,
-            Self::Aside => 2,
-            Self::Silent => 3,
+        match self.standing {
+            Standing::Good | Standing::Trial => 2 * self.distance.min(DISTANCE_MAX),
+            Standing::Starting => 2 * self.distance.min(DISTANCE_MAX) + 1,
+            Standing::Aside => ASIDE,
+            Standing::Silent => ASIDE + 1,
         }
-    }
-
-    /// Whether nothing is known against it.
-    fn is_fit(self) -> bool {
-        self.class() <= Self::Starting.class()
     }
 }
 
 impl Endpoint {
     /// None: it can take no connection. Cloud endpoints always can, agents while their session lives and has room.
     fn rank(&self, ask: Ask) -> Option<Rank> {
-        let Kind::Agent(agent) = &self.kind else { return Some(Rank::Good) };
-        if !agent.session.has_room() {
-            return None;
-        }
-        Some(match agent.health.standing(ask.now) {
-            _ if agent.session.is_silent() => Rank::Silent,
-            Standing::Good => Rank::Good,
-            Standing::Starting => Rank::Starting,
-            Standing::Due if ask.repeats => Rank::Trial,
-            Standing::Overdue => Rank::Trial,
-            Standing::Due | Standing::Aside => Rank::Aside,
-        })
+        let Kind::Agent(agent) = &self.kind else {
+            return Some(Rank { standing: Standing::Good, distance: 0 });
+        };
+        let session = &agent.session;
+        let standing = || match agent.health.standing(ask.now) {
+            _ if session.is_silent() => Standing::Silent,
+            health::Standing::Good => Standing::Good,
+            health::Standing::Starting => Standing::Starting,
+            health::Standing::Due if ask.repeats => Standing::Trial,
+            health::Standing::Overdue => Standing::Trial,
+            health::Standing::Due | health::Standing::Aside => Standing::Aside,
+        };
+        let distance = u8::from(agent.elsewhere.is_some()) + u8::from(session.yields());
+        session.has_room().then(|| Rank { standing: standing(), distance })
     }
 
-    /// Whether it is as good as any; begins the trial that it may need. `sticky`: its visitors come whatever its share is.
-    fn takes(&self, ask: Ask, sticky: bool) -> bool {
+    /// Whether it is as good as any; begins the trial that it may need. `far`: or as good as any of another edge.
+    fn takes(&self, ask: Ask, far: bool) -> bool {
         match self.rank(ask) {
-            Some(Rank::Good) => true,
-            Some(Rank::Starting) => {
-                sticky || matches!(&self.kind, Kind::Agent(agent) if agent.health.takes_turn(ask.now))
+            Some(Rank { distance: 1.., .. }) if !far => false,
+            Some(Rank { standing: Standing::Good, .. }) => true,
+            Some(Rank { standing: Standing::Starting, .. }) => {
+                far || matches!(&self.kind, Kind::Agent(agent) if agent.health.takes_turn(ask.now))
             }
-            Some(Rank::Trial) => self.begin_trial(ask.now),
+            Some(Rank { standing: Standing::Trial, .. }) => self.begin_trial(ask.now),
             _ => false,
         }
     }

@@ -2,8 +2,9 @@
 //! to agents that asked for any.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use ebbgate_model::Host;
@@ -18,6 +19,17 @@ pub struct Ports {
     open: BTreeMap<u16, Open>,
     /// Reserved ports that could not be bound, and were reported.
     failed: BTreeMap<u16, Host>,
+    /// Ports of the process before, which nobody has asked for again yet. Connections wait in their queues.
+    handed: BTreeMap<u16, HandedPort>,
+}
+
+/// A port that the process before had.
+#[derive(Debug)]
+pub struct HandedPort {
+    /// Its sockets.
+    pub sockets: Vec<TcpListener>,
+    /// The lock of its address.
+    pub lock: Option<UnixListener>,
 }
 
 #[derive(Debug)]
@@ -60,7 +72,18 @@ pub struct NonePort;
 impl Ports {
     /// Nothing open yet; ports will be bound on this address.
     pub fn new(address: IpAddr, shards: usize) -> Self {
-        Self { address, shards, open: BTreeMap::new(), failed: BTreeMap::new() }
+        let (open, failed, handed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { address, shards, open, failed, handed }
+    }
+
+    /// Keeps ports of the process before for whoever asks for them.
+    pub fn take_over(&mut self, handed: impl IntoIterator<Item = (u16, HandedPort)>) {
+        self.handed.extend(handed);
+    }
+
+    /// Closes ports of the process before that nobody has asked for: these, or all.
+    pub fn leave_handed(&mut self, these: Option<&[u16]>) {
+        self.handed.retain(|port, _| these.is_some_and(|these| !these.contains(port)));
     }
 
     /// Opens and closes these ports of reserved addresses: each with the host part of its address, or None when it is
@@ -115,9 +138,12 @@ impl Ports {
             let free = range.contains(&port).then(|| self.bind_free(port, host)).flatten();
             return free.map(|change| (port, change)).ok_or(NonePort);
         }
+        let taken: Vec<u16> = self.handed.keys().copied().collect();
         let count = u64::from(range.end().saturating_sub(*range.start())) + 1;
         (0..count)
             .filter_map(|i| range.start().checked_add(u16::try_from((start % count + i) % count).ok()?))
+            // Those are for agents that come back for them.
+            .filter(|port| !taken.contains(port))
             .find_map(|port| Some((port, self.bind_free(port, host)?)))
             .ok_or(NonePort)
     }
@@ -153,7 +179,12 @@ impl Ports {
 
     fn bind(&mut self, port: u16, host: Host, used: Use) -> Result<PortChange, ListenError> {
         let name = format!("tcp://{host}:{port}");
-        let (_, listeners) = listen::bind(&name, SocketAddr::new(self.address, port), self.shards)?;
+        let address = SocketAddr::new(self.address, port);
+        let (_, listeners) = match self.handed.remove(&port) {
+            Some(HandedPort { sockets, lock }) => listen::adopt(&name, &sockets, lock, self.shards)
+                .map_err(|source| ListenError::Bind { address, source })?,
+            None => listen::bind(&name, address, self.shards)?,
+        };
         if let Some(first) = listeners.first() {
             let claim = Arc::clone(&first.claim);
             self.open.insert(port, Open { used, host: host.clone(), claim });
@@ -223,6 +254,37 @@ mod tests {
         let (_, _still_open) = ports.lend(only..=only, &host, None, 0).unwrap();
         ports.give_back(only).unwrap();
         assert!(ports.lend(only..=only, &host, Some(only), 0).is_ok());
+    }
+
+    #[test]
+    fn a_port_of_the_process_before_waits_for_its_agent_and_is_lent_to_no_other() {
+        let mut before = Ports::new("127.0.0.1".parse().unwrap(), 2);
+        let host: Host = "tcp.example.com".parse().unwrap();
+        let only = free_port();
+        let (_, change) = before.lend(only..=only, &host, None, 0).unwrap();
+        let PortChange::Open { listeners, .. } = change else { panic!("{change:?}") };
+        let handed = || HandedPort {
+            sockets: listeners.iter().map(|listener| listener.socket.try_clone().unwrap()).collect(),
+            lock: None,
+        };
+        let mut after = Ports::new("127.0.0.1".parse().unwrap(), 1);
+        after.take_over([(only, handed())]);
+        assert!(after.lend(only..=only, &host, None, 0).is_err());
+        let (_, change) = after.lend(only..=only, &host, Some(only), 0).unwrap();
+        assert!(
+            matches!(change, PortChange::Open { listeners, .. } if listeners.len() == 2),
+            "each queue has a shard"
+        );
+        let mut after = Ports::new("127.0.0.1".parse().unwrap(), 1);
+        after.take_over([(only, handed())]);
+        let (opened, errors) = after.sync(reserved(&[only]));
+        assert_eq!((opened.len(), errors.len()), (1, 0));
+        let mut after = Ports::new("127.0.0.1".parse().unwrap(), 1);
+        after.take_over([(only, handed())]);
+        after.leave_handed(Some(&[]));
+        assert!(after.handed.contains_key(&only));
+        after.leave_handed(None);
+        assert!(after.handed.is_empty());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::net::wildcard::candidates;
 use crate::persistent::Map;
 use crate::state::endpoint::{Endpoint, Kind};
 use crate::state::pool::Pool;
-use returning::{Returning, WAIT_MS_MAX};
+use returning::{Away, Returning};
 
 /// Parts that are changed apart.
 const BUCKETS: usize = 256;
@@ -69,9 +69,10 @@ impl RouteTable {
         let place = RouteKey::of(&endpoint);
         let pool = self.exact(&place);
         let others = pool.iter().flat_map(Pool::members).filter(|other| other.id != endpoint.id);
-        if let Some(other) =
-            others.into_iter().find(|other| !other.pooling_enabled || !endpoint.pooling_enabled)
-        {
+        let refuses = |other: &&Arc<Endpoint>| {
+            (!other.pooling_enabled || !endpoint.pooling_enabled) && !other.gives_way_to(&endpoint)
+        };
+        if let Some(other) = others.into_iter().find(refuses) {
             return Err(AlreadyOnline(other.id));
         }
         self.write(&mut agents, place, |pool| pool.with(endpoint));
@@ -142,9 +143,9 @@ impl RouteTable {
         sessions.collect()
     }
 
-    /// Expects what agents had bound before the edge started; once.
-    pub fn expect(&self, places: impl IntoIterator<Item = RouteKey>, now: Instant) {
-        let _ = self.returning.set(Returning::new(places, now));
+    /// Expects what agents had bound before this process served; once.
+    pub fn expect(&self, places: impl IntoIterator<Item = RouteKey>, away: Away, now: Instant) {
+        let _ = self.returning.set(Returning::new(places, away, now));
     }
 
     /// Waits a little, if an agent that served a host under one of these schemes is on its way back and nothing as close is
@@ -164,7 +165,7 @@ impl RouteTable {
             return;
         }
         let Some(_room) = returning.room() else { return };
-        let deadline = Instant::now() + Duration::from_millis(WAIT_MS_MAX);
+        let deadline = Instant::now() + returning.away.wait();
         while Instant::now() < deadline && is_away() {
             sleep(Duration::from_millis(LOOK_MS)).await;
         }
@@ -252,6 +253,7 @@ fn has_agents(pool: &Pool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::returning::WAIT_MS_MAX;
     use super::*;
     use crate::state::endpoint::fixture::{agent, cloud};
 
@@ -309,7 +311,7 @@ mod tests {
         let places: BTreeSet<RouteKey> = serde_json::from_str(&text).unwrap();
         assert_eq!(places.len(), 2, "cloud endpoints come from the Program: {text}");
         let table = RouteTable::default();
-        table.expect(places.clone(), Instant::now());
+        table.expect(places.clone(), Away::Restarted, Instant::now());
         assert_eq!(table.places_of_agents(Instant::now()), places, "a second crash forgets nothing");
         let waited = async |host: &str| {
             let began = Instant::now();
@@ -334,6 +336,15 @@ mod tests {
         table.returned(account, &[Scheme::Tcp], &"b.internal".parse().unwrap(), 1).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert_eq!(table.places_of_agents(Instant::now()).len(), 1);
+        let told = RouteTable::default();
+        told.expect(places, Away::HandedOver, Instant::now());
+        let began = Instant::now();
+        told.returned(account, &[Scheme::Tcp], &"b.internal".parse().unwrap(), 1).await;
+        assert_eq!(
+            began.elapsed(),
+            Away::HandedOver.wait(),
+            "agents that were told to come are waited for longer"
+        );
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub enum SavedError {
 pub struct Saved {
     dir: PathBuf,
     /// None: the disk took no file to lock, and then it holds none to protect.
-    _lock: Option<File>,
+    lock: Option<File>,
     disk: Arc<Disk>,
 }
 
@@ -88,19 +88,35 @@ impl Saved {
             Err(error) if is_unwritable(&error) => {
                 tracing::error!(%error, dir = %dir.display(), "nothing can be kept on disk; serving all the same");
                 disk.takes_not(&dir.join(LOCK_FILE), &error);
-                return Ok(Self { dir: dir.to_owned(), _lock: None, disk });
+                return Ok(Self { dir: dir.to_owned(), lock: None, disk });
             }
             Err(error) => return Err(failed(error)),
         };
         let tries = Duration::from_secs(LOCK_SECS_MAX).as_millis() / LOCK_PAUSE.as_millis();
         for _ in 0..tries {
             match lock.try_lock() {
-                Ok(()) => return Ok(Self { dir: dir.to_owned(), _lock: Some(lock), disk }),
+                Ok(()) => return Ok(Self { dir: dir.to_owned(), lock: Some(lock), disk }),
                 Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
                 Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
             }
         }
         Err(SavedError::InUse { path: dir.to_owned() })
+    }
+
+    /// The directory that another process has locked, with its lock: the lock belongs to the open file, and so to all that
+    /// have it.
+    pub fn take_over(dir: &Path, lock: Option<File>) -> Self {
+        Self { dir: dir.to_owned(), lock, disk: Arc::new(Disk::new(dir)) }
+    }
+
+    /// A copy of the lock for a process that takes over. None: there was no lock to be had.
+    pub fn lock_copy(&self) -> io::Result<Option<File>> {
+        self.lock.as_ref().map(File::try_clone).transpose()
+    }
+
+    /// Gives what the log holds to `take`, and changes nothing: another process writes it.
+    pub fn read_log(&self, take: &mut dyn FnMut(Held)) -> Found {
+        Found::read(&self.dir.join(PROGRAM_DIR), take)
     }
 
     /// The disk it is on.
@@ -240,6 +256,18 @@ mod tests {
             let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn alock_stays_while_a_process_that_took_over_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = Saved::open(dir.path()).unwrap();
+        let after = Saved::take_over(dir.path(), before.lock_copy().unwrap());
+        drop(before);
+        let other = File::open(dir.path().join(LOCK_FILE)).unwrap();
+        assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)));
+        drop(after);
+        other.try_lock().unwrap();
     }
 
     #[test]

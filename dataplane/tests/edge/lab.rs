@@ -25,16 +25,18 @@ use ebbgate_edge::tunnel::health::OutlierLimits;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{
     AccountId, Acl, AddressId, AddressSpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
-    CredentialSpec, DomainId, DomainSpec, EndpointId, Ksuid, Program, Token, TokenHash, TrafficPolicy,
+    CredentialSpec, DomainId, DomainSpec, EdgeId, EndpointId, Ksuid, Program, Token, TokenHash,
+    TrafficPolicy,
 };
 use ebbgate_tunnel::driver::{self, Incoming, Stream};
+use ebbgate_tunnel::quic::Port;
 use ebbgate_tunnel::rpc_io::{call, read_object, read_proxy_header};
 use ebbgate_wire::mux::{Limits, Role};
 use ebbgate_wire::rpc::{
     Auth, AuthReply, Bind, BindReply, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind, UnbindReply,
 };
 use ebbgate_wire::ticket::TicketKey;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -85,6 +87,16 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
         (leaf.pem(), key.serialize_pem())
+    }
+
+    /// Key and certificate of an edge, as control makes them.
+    pub(crate) fn edge(&self, id: EdgeId) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, id.to_string());
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
     }
 
     /// A client that trusts this authority.
@@ -207,7 +219,9 @@ impl Lab {
         };
         let (tls, connect) = (listen(Entrance::Tls), listen(Entrance::Connect));
         let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let quic = edge.listen_quic(socket).unwrap();
+        let keys = edge.quic_keys(0);
+        let reading = Port::new(keys.ids(), false, Vec::new());
+        let quic = edge.listen_quic(socket, keys, reading).unwrap();
         let start = |(index, mailbox)| {
             let agents = Arc::clone(&agents);
             std::thread::spawn(move || shard::run(index, Form::Ring, agents, mailbox).unwrap())

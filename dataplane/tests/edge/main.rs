@@ -11,6 +11,7 @@ mod health;
 mod lab;
 mod links;
 mod owners;
+mod peers;
 mod pooling;
 mod quic;
 mod quic_agent;

@@ -351,7 +351,7 @@ async fn a_flood_of_first_packets_is_asked_to_prove_itself() {
     // Sources that never hear the answer, as forged ones do not.
     shaper.set_each(Weather::default(), Weather::black_hole());
     let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let endpoint = ebbgate_tunnel::quic::endpoint(socket, None).unwrap();
+    let endpoint = ebbgate_tunnel::quic::endpoint(socket).unwrap();
     let client = config(&lab);
     let flood: Vec<_> = (0..400)
         .map(|_| endpoint.connect_with(client.clone(), shaper.address, "localhost").unwrap())
@@ -399,7 +399,7 @@ async fn answered(lab: &Lab, datagrams: &[Vec<u8>]) -> (usize, usize) {
 async fn first_packet(lab: &Lab) -> Vec<u8> {
     let edge = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let endpoint = ebbgate_tunnel::quic::endpoint(socket, None).unwrap();
+    let endpoint = ebbgate_tunnel::quic::endpoint(socket).unwrap();
     let _connecting = endpoint.connect_with(config(lab), edge.local_addr().unwrap(), "localhost").unwrap();
     let mut packet = vec![0; 2048];
     let n = edge.recv(&mut packet).await.unwrap();

@@ -34,7 +34,7 @@ impl Dialled {
         name: &str,
     ) -> Result<Self, quinn::ConnectionError> {
         let socket = ebbgate_tunnel::quic::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let endpoint = ebbgate_tunnel::quic::endpoint(socket, None).unwrap();
+        let endpoint = ebbgate_tunnel::quic::endpoint(socket).unwrap();
         let connection = endpoint.connect_with(config, to, name).unwrap().await?;
         Ok(Self { connection, endpoint })
     }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::ports::{Claim, Ports};
 use crate::process::{Daemon, Spec};
+use crate::successor::Successor;
 use crate::wait;
 
 /// Seconds control or edge may take until they say that they are ready.
@@ -71,9 +72,11 @@ pub struct Lab {
     tcp_bind: String,
     edge_netns: Option<String>,
     edge_args: Vec<OsString>,
+    edge_env: Vec<(String, OsString)>,
     control_args: Vec<OsString>,
     control: Option<Daemon>,
     edge: Option<Daemon>,
+    successors: Vec<Successor>,
     _lock: File,
     _claim: Option<Claim>,
 }
@@ -101,9 +104,11 @@ impl Lab {
             tcp_bind: Ipv4Addr::LOCALHOST.to_string(),
             edge_netns: None,
             edge_args: Vec::new(),
+            edge_env: Vec::new(),
             control_args: Vec::new(),
             control: None,
             edge: None,
+            successors: Vec::new(),
             _lock: lock,
             _claim: claim,
         };
@@ -116,6 +121,11 @@ impl Lab {
     /// Further flags for the edge's next start.
     pub fn edge_args<A: Into<OsString>>(&mut self, args: impl IntoIterator<Item = A>) {
         self.edge_args.extend(args.into_iter().map(Into::into));
+    }
+
+    /// A variable of the environment of the edge's next start.
+    pub fn edge_env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.edge_env.push((name.to_owned(), value.into()));
     }
 
     /// Further flags for control's next start.
@@ -223,6 +233,7 @@ impl Lab {
             .args(["--admin".into(), local(self.ports.edge_admin()).to_string()])
             .args(&self.edge_args)
             .netns(self.edge_netns.as_deref());
+        let spec = self.edge_env.iter().fold(spec, |spec, (name, value)| spec.env(name, value));
         let mut daemon = spec.start(&self.log_dir())?;
         wait_ready(&self.dir, "edge", &mut daemon)?;
         self.edge = Some(daemon);
@@ -233,6 +244,30 @@ impl Lab {
     pub fn start(&mut self) -> Result<()> {
         self.start_control()?;
         self.start_edge()
+    }
+
+    /// Has the edge hand over to a program; the answer's error is the verb's own words. The new process ends with the lab.
+    pub fn upgrade_edge(&mut self, program: &Path) -> Result<u32> {
+        let upgrade = Command::new(self.programs.edge())
+            .args(["upgrade".as_ref(), "--dir".as_ref(), self.dir.as_os_str(), "--program".as_ref()])
+            .arg(program)
+            .output()?;
+        if !upgrade.status.success() {
+            bail!("{}", String::from_utf8_lossy(&upgrade.stderr));
+        }
+        let about: Value = serde_json::from_slice(&upgrade.stdout)?;
+        self.succeeded_by(about.get("pid").and_then(Value::as_u64).context("a pid")?)
+    }
+
+    /// A process of this number has taken over from the edge; it ends with the lab.
+    pub fn succeeded_by(&mut self, pid: u64) -> Result<u32> {
+        self.successors.push(Successor::new(pid, &self.dir)?);
+        Ok(u32::try_from(pid)?)
+    }
+
+    /// The processes that have taken over from the edge that was started, oldest first.
+    pub fn successors(&self) -> &[Successor] {
+        &self.successors
     }
 
     /// The running control.

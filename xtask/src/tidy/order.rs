@@ -23,7 +23,7 @@ const STEPS: [&[&str]; 10] = [
     &["state"],
     &["dispatch"],
     &["agents", "http", "l4", "xdp"],
-    &["admin", "config", "drain", "feed"],
+    &["admin", "config", "drain", "feed", "hand_over"],
     &["shard"],
     &["main", "bin"],
 ];

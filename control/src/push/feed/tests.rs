@@ -87,6 +87,7 @@ impl Control {
                 digest,
                 unix_secs: 0,
                 core_rule_set: false,
+                handed_over: false,
                 reach: EdgeReach::default(),
             })
             .await;
@@ -406,6 +407,7 @@ async fn over_a_real_socket() {
         digest: None,
         unix_secs: 0,
         core_rule_set: true,
+        handed_over: false,
         reach: EdgeReach::default(),
     };
     let line = format!("{}\n", serde_json::to_string(&hello).unwrap());

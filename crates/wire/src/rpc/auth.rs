@@ -110,6 +110,13 @@ pub struct AuthExtra {
     /// What the application calls itself.
     #[serde(rename(serialize = "ClientType", deserialize = "clienttype"), deserialize_with = "courtesy")]
     pub client_type: String,
+    /// Whether the client takes a Move: it connects anew, and serves this connection until the server ends it. SDKs do not.
+    #[serde(
+        rename(serialize = "Moves", deserialize = "moves"),
+        deserialize_with = "courtesy",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub moves: bool,
     /// Which of several parallel sessions this is; 0 for the first.
     #[serde(
         rename(serialize = "LegNumber", deserialize = "legnumber"),

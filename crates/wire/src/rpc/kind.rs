@@ -10,6 +10,8 @@ const EDGES: u32 = 0x4542_4701;
 const ENDPOINT_HEALTH: u32 = 0x4542_4702;
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
+/// Number of [`StreamKind::Move`], which is ours: far from those of the protocol.
+const MOVE: u32 = 0x4542_0001;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +42,8 @@ pub enum StreamKind {
     EndpointHealth,
     /// Server: these are the other edges now. Ours alone, for a client that asked; no answer.
     Edges,
+    /// Server: this process ends; connect anew and keep this session for what it carries. Only for clients that say `Moves`.
+    Move,
     /// Either: echo my nonces for ever.
     Heartbeat,
     /// A number the protocol does not define.
@@ -63,6 +67,7 @@ impl StreamKind {
             Self::PatchTunnelState => 10,
             Self::EndpointHealth => ENDPOINT_HEALTH,
             Self::Edges => EDGES,
+            Self::Move => MOVE,
             Self::Heartbeat => u32::MAX,
             Self::Unknown(number) => number,
         }
@@ -92,6 +97,7 @@ impl StreamKind {
             10 => Self::PatchTunnelState,
             ENDPOINT_HEALTH => Self::EndpointHealth,
             EDGES => Self::Edges,
+            MOVE => Self::Move,
             u32::MAX => Self::Heartbeat,
             other => Self::Unknown(other),
         }

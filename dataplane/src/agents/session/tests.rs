@@ -38,6 +38,7 @@ fn session(tables: &Tables) -> AgentSession {
         client_id: String::new(),
         labels: Arc::default(),
         mux,
+        moves: false,
         links: SessionLinks::new(None),
         _taken: (taken(), (taken(), taken())),
         allowance,

@@ -160,6 +160,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Conn<IO> {
             Answer::Switched(response, upstream) => (response, Some(upstream)),
             Answer::Close => return Err(End::Policy),
         };
+        self.drains |= service.gateway().is_leaving();
         let (mut sending, keep) =
             self.begin_response(response, &asked, &exchange, service.gateway().now_unix_ms());
         poll_fn(|cx| self.poll_send(cx, &mut sending)).await?;

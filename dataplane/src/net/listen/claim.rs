@@ -77,6 +77,16 @@ impl Claim {
         register(&mut lock_claims(), listener, address, lock)
     }
 
+    /// Takes over an address from another process, with its lock.
+    pub(super) fn adopt(listener: &str, address: SocketAddr, lock: Option<UnixListener>) -> Arc<Self> {
+        register(&mut lock_claims(), listener, address, lock.map(Arc::new))
+    }
+
+    /// A copy of the lock that other edges see, for a process that takes the address over.
+    pub fn lock_copy(&self) -> Option<UnixListener> {
+        self.lock.as_ref()?.try_clone().ok()
+    }
+
     /// The listener closes its sockets from now on.
     pub fn release(&self) {
         self.released.store(true, Ordering::Release);

@@ -21,21 +21,53 @@ pub const RETURN_SECS_MAX: u64 = 60;
 pub const WAIT_MS_MAX: u64 = 2_000;
 /// Visitors that wait at once; one more hears at once that nothing is there.
 pub const WAITING_MAX: usize = 1_024;
+/// The same where agents were told to come by a process that has handed over: they are on their way, however busy all are.
+pub const HANDED_OVER_WAIT_MS_MAX: u64 = 15_000;
+/// See [`HANDED_OVER_WAIT_MS_MAX`].
+pub const HANDED_OVER_WAITING_MAX: usize = 65_536;
+
+/// Why agents are away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Away {
+    /// The edge has started again.
+    Restarted,
+    /// Another process of it has told them to come.
+    HandedOver,
+}
+
+impl Away {
+    /// How long a visitor waits at most.
+    pub(super) fn wait(self) -> Duration {
+        Duration::from_millis(match self {
+            Self::Restarted => WAIT_MS_MAX,
+            Self::HandedOver => HANDED_OVER_WAIT_MS_MAX,
+        })
+    }
+
+    fn waiting_max(self) -> usize {
+        match self {
+            Self::Restarted => WAITING_MAX,
+            Self::HandedOver => HANDED_OVER_WAITING_MAX,
+        }
+    }
+}
 
 /// See the module.
 pub(super) struct Returning {
     places: HashSet<RouteKey>,
     until: Instant,
+    pub(super) away: Away,
     room: Arc<Semaphore>,
 }
 
 impl Returning {
     /// These places, as many as are remembered, may come back from now on.
-    pub(super) fn new(places: impl IntoIterator<Item = RouteKey>, now: Instant) -> Self {
+    pub(super) fn new(places: impl IntoIterator<Item = RouteKey>, away: Away, now: Instant) -> Self {
         Self {
             places: places.into_iter().take(PLACES_MAX).collect(),
             until: now + Duration::from_secs(RETURN_SECS_MAX),
-            room: Arc::new(Semaphore::new(WAITING_MAX)),
+            away,
+            room: Arc::new(Semaphore::new(away.waiting_max())),
         }
     }
 
@@ -87,6 +119,7 @@ mod tests {
                 place(None, "https://*.b.example.com"),
                 place(Some(1), "tcp://x.internal:1"),
             ],
+            Away::Restarted,
             now,
         );
         let covers = |scheme, host: &str, port, found: Option<&str>| {
@@ -115,11 +148,13 @@ mod tests {
     #[test]
     fn places_and_visitors_that_wait_are_bounded() {
         let many = (0..=PLACES_MAX).map(|n| place(None, &format!("https://n{n}.example.com")));
-        let returning = Returning::new(many, Instant::now());
-        assert_eq!(returning.places(Instant::now()).count(), PLACES_MAX);
-        let waiting: Vec<_> = std::iter::from_fn(|| returning.room()).collect();
-        assert_eq!(waiting.len(), WAITING_MAX);
-        drop(waiting);
-        assert!(returning.room().is_some());
+        for (away, max) in [(Away::Restarted, WAITING_MAX), (Away::HandedOver, HANDED_OVER_WAITING_MAX)] {
+            let returning = Returning::new(many.clone(), away, Instant::now());
+            assert_eq!(returning.places(Instant::now()).count(), PLACES_MAX);
+            let waiting: Vec<_> = std::iter::from_fn(|| returning.room()).collect();
+            assert_eq!(waiting.len(), max);
+            drop(waiting);
+            assert!(returning.room().is_some());
+        }
     }
 }

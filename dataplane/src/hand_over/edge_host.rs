@@ -1,0 +1,134 @@
+//! The edge that hands over: what it has, and how it stops and goes on.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::OwnedMutexGuard;
+
+use super::give::{Frozen, Host, Stopped};
+use super::handed;
+use super::message::Item;
+use crate::feed::installer::Installer;
+use crate::net::listen::Claim;
+use crate::state::bound;
+use crate::state::disk::Disk;
+use crate::state::edge::Edge;
+use crate::state::mailbox::Entrance;
+
+/// Processes before this one that may still have streams when it is upgraded.
+pub const OLDER_MAX: usize = 32;
+
+/// A listener that no shard has.
+pub struct Beside {
+    /// Its name.
+    pub name: &'static str,
+    /// A copy of its socket.
+    pub socket: TcpListener,
+    /// The claim of its address.
+    pub claim: Arc<Claim>,
+}
+
+/// An edge, and what of it only its process knows.
+pub struct EdgeHost {
+    /// What all shards share.
+    pub edge: Arc<Edge>,
+    /// Puts in force what control tells.
+    pub installer: Arc<Mutex<Installer>>,
+    /// The disk that its directory is on.
+    pub disk: Arc<Disk>,
+    /// The lock of its directory; None: there was none to be had.
+    pub lock: Option<File>,
+    /// The file that says what agents have bound.
+    pub bound_file: PathBuf,
+    /// Listeners that no shard has.
+    pub beside: Vec<Beside>,
+    /// Where upgrades are asked for.
+    pub door: UnixListener,
+    /// The runtime of everything that is no visitor's traffic.
+    pub runtime: Handle,
+    /// How far a hand-over has come.
+    pub begun: Begun,
+}
+
+/// What a hand-over under way holds.
+#[derive(Default)]
+pub struct Begun {
+    /// While this lives nothing that control tells is put in force.
+    changing: Option<OwnedMutexGuard<()>>,
+    sent: BTreeSet<u16>,
+    passage: Option<UnixDatagram>,
+}
+
+impl Host for EdgeHost {
+    fn freeze(&mut self) -> io::Result<Frozen> {
+        self.begun.changing = Some(self.runtime.block_on(Arc::clone(&self.edge.changing).lock_owned()));
+        self.installer.lock().unwrap_or_else(PoisonError::into_inner).settle();
+        let mut given = Vec::new();
+        for listened in self.edge.mailboxes.listening.all()? {
+            if let Entrance::Tcp { port, .. } = listened.entrance {
+                self.begun.sent.insert(port);
+            }
+            given.extend(handed::listened(listened));
+        }
+        for beside in &self.beside {
+            given.extend(handed::listener(beside.name, vec![beside.socket.try_clone()?], &beside.claim));
+        }
+        given.push((Item::named("door"), self.door.try_clone()?.into()));
+        if let Some(lock) = &self.lock {
+            given.push((Item::named("directory"), lock.try_clone()?.into()));
+        }
+        let mut quic_generation = 0;
+        if let Some(quic) = self.edge.quic() {
+            let generation = quic.port.generation();
+            quic_generation = generation.wrapping_add(1);
+            given.push((Item::named("quic"), quic.socket.try_clone()?.into()));
+            let (reader, own) = ebbgate_tunnel::quic::passage()?;
+            self.begun.passage = Some(own);
+            given.push(handed::passage(generation, reader));
+            given.extend(quic.port.older()?.into_iter().map(|(of, socket)| handed::passage(of, socket)));
+        }
+        Ok(Frozen { given, generation: self.edge.generation(), quic_generation })
+    }
+
+    fn stop(&mut self) -> io::Result<Stopped> {
+        self.runtime.block_on(self.edge.gate.close());
+        if let Some(quic) = self.edge.quic() {
+            quic.port.pause();
+        }
+        let (mut given, mut closed) = (Vec::new(), self.begun.sent.clone());
+        for listened in self.edge.mailboxes.listening.all()? {
+            let Entrance::Tcp { port, .. } = listened.entrance else { continue };
+            if !closed.remove(&port) {
+                given.extend(handed::listened(listened));
+            }
+        }
+        bound::save(&self.edge, &self.disk, &self.bound_file);
+        Ok(Stopped { given, closed: closed.into_iter().collect() })
+    }
+
+    fn resume(&mut self) {
+        if let Some(quic) = self.edge.quic() {
+            quic.port.resume();
+        }
+        self.edge.gate.open();
+        self.begun = Begun::default();
+    }
+}
+
+impl EdgeHost {
+    /// Another process is the edge now: it writes to the directory, and reads the UDP socket.
+    pub fn leave(&mut self) {
+        self.disk.leave();
+        self.installer.lock().unwrap_or_else(PoisonError::into_inner).leave();
+        if let (Some(quic), Some(passage)) = (self.edge.quic(), self.begun.passage.take()) {
+            quic.port.leave(passage);
+        }
+        self.begun = Begun::default();
+    }
+}
