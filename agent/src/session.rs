@@ -4,6 +4,7 @@
 //! One task owns the plan; `Session` is a handle that sends it commands. What happens is told to an observer as `Event`s.
 
 mod actor;
+mod ask;
 mod connection;
 mod delivery;
 mod event;
@@ -29,7 +30,8 @@ use crate::plan::{Key, Plan, Refusal, RetryPolicy};
 use actor::{Actor, Command, Flow, Slot, Waiter};
 use delivery::{Route, Routes};
 
-pub use connection::{AUTH_SECS_MAX, BIND_SECS_MAX, DRAIN_SECS_MAX, UNBIND_SECS_MAX};
+pub use ask::{BIND_SECS_MAX, UNBIND_SECS_MAX};
+pub use connection::{AUTH_SECS_MAX, DRAIN_SECS_MAX};
 pub use event::{Accepted, Delivery, Event, Observer};
 pub use hello::{bind_request, hello};
 pub use inbound::Inbound;

@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use ebbgate_model::TunnelSessionId;
 use ebbgate_tunnel::driver::{self, Incoming};
-use ebbgate_tunnel::{heartbeat, rpc_io};
+use ebbgate_tunnel::heartbeat;
 use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, Bind, BindReply, CarrierOffer, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind,
-    error_code,
+    AuthReply, BindReply, CarrierOffer, ProxyHeader, Secret, StopTunnel, StreamKind, error_code,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::actor::{Actor, Command, Flow};
+use super::ask::{Answer, BIND_SECS_MAX, ask_auth, ask_bind, ask_unbind};
 use super::delivery::{SessionEvent, StreamDispatcher};
 use super::event::Event;
 use super::links::{self, Book, Kind};
@@ -29,11 +29,6 @@ use crate::stream::{Proxied, Streams};
 
 /// Longest wait for the answer to Auth, in seconds.
 pub const AUTH_SECS_MAX: u64 = 10;
-/// Longest wait for the answer to Bind, in seconds. Without one it is unknown what the edge serves, so the connection is
-/// given up and the next one takes the session over.
-pub const BIND_SECS_MAX: u64 = 30;
-/// Longest wait for the answer to Unbind, in seconds.
-pub const UNBIND_SECS_MAX: u64 = 10;
 /// Time that connections get to finish when the agent stops, in seconds.
 pub const DRAIN_SECS_MAX: u64 = 3;
 
@@ -113,15 +108,6 @@ impl Drop for Driving {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// What came of asking for a bind.
-enum Answer {
-    Reply(Box<BindReply>),
-    /// The stream failed: ask again.
-    Failed(String),
-    /// Nothing within [`BIND_SECS_MAX`].
-    Silence,
 }
 
 impl Actor {
@@ -546,34 +532,4 @@ async fn end_of(driver: &mut JoinHandle<Result<(), driver::DriverError>>) -> Str
         Ok(Err(error)) => error.to_string(),
         Ok(Ok(Ok(()))) | Err(_) => "the edge closed the session".to_owned(),
     }
-}
-
-async fn ask_auth(session: &driver::Session, auth: Auth) -> Result<AuthReply, String> {
-    let stream = session.open(StreamKind::Auth).await.map_err(|error| error.to_string())?;
-    let reply = rpc_io::call(stream, &auth).await.map_err(|error| error.to_string())?;
-    AuthReply::decode(reply).map_err(|error| error.to_string())
-}
-
-async fn ask_bind(session: driver::Session, key: Key, bind: Bind) -> (Key, Answer) {
-    let asking = async {
-        let stream = session.open(StreamKind::Bind).await.map_err(|error| error.to_string())?;
-        let reply = rpc_io::call(stream, &bind).await.map_err(|error| error.to_string())?;
-        BindReply::decode(reply).map_err(|error| error.to_string())
-    };
-    let answer = match timeout(Duration::from_secs(BIND_SECS_MAX), asking).await {
-        Ok(Ok(reply)) => Answer::Reply(Box::new(reply)),
-        Ok(Err(reason)) => Answer::Failed(reason),
-        Err(_) => Answer::Silence,
-    };
-    (key, answer)
-}
-
-async fn ask_unbind(session: driver::Session, id: String) {
-    let asking = async {
-        if let Ok(stream) = session.open(StreamKind::Unbind).await {
-            // Whatever the answer, we no longer serve it.
-            let _ = rpc_io::call(stream, &Unbind { id }).await;
-        }
-    };
-    let _ = timeout(Duration::from_secs(UNBIND_SECS_MAX), asking).await;
 }
