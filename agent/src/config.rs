@@ -17,7 +17,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use agent::{AgentConfig, CarrierChoice, ConnectAddress, Console, LogLevel, LogTarget};
+pub use agent::{
+    ADDRESSES_MAX, AgentConfig, CONNECT_EDGES_MAX, CarrierChoice, ConnectAddress, Console, LogLevel,
+    LogTarget, parse_addresses,
+};
 pub use draft::{
     AppProtocol, Defect, EndpointConfig, EndpointDraft, PolicyText, TerminationPem, UpstreamConfig,
     UrlRequest,

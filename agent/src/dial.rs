@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use ebbgate_wire::rpc::{AuthReplyExtra, ConnectAddress};
+
 use crate::config::Secret;
+use crate::edges::SameEdge;
 use crate::network::{Ends, Network, Unwatched};
 use crate::proxy::ProxyError;
 use crate::stream::{Carrier, Streams};
@@ -52,6 +55,18 @@ pub trait Dial: Send + Sync + 'static {
     fn attach(&self, _ticket: Secret) -> Dialling<'_, Box<dyn Streams>> {
         Box::pin(async { Err(DialError::Unsupported("QUIC")) })
     }
+
+    /// The edge that was dialled last let the session in; `reply` says which edge it is, and which others there are. Err: the
+    /// session is to go elsewhere.
+    fn let_in(&self, _reply: &AuthReplyExtra) -> Result<(), SameEdge> {
+        Ok(())
+    }
+
+    /// These are the other edges now.
+    fn told(&self, _others: &[ConnectAddress]) {}
+
+    /// The session with the edge that was dialled last is over, or never came about.
+    fn lost(&self) {}
 
     /// The network below, watched from now on.
     fn network(&self) -> Box<dyn Network> {
@@ -100,6 +115,9 @@ pub enum DialError {
         /// `connect_timeout`.
         limit: Duration,
     },
+    /// The edge cannot be dialled at all.
+    #[error(transparent)]
+    Edge(Box<dyn std::error::Error + Send + Sync>),
     /// This dialler knows no such connections.
     #[error("this dialler makes no {0}")]
     Unsupported(&'static str),

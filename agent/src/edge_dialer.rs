@@ -62,51 +62,69 @@ pub enum DialerError {
     ServerName(String),
 }
 
-/// The dialler of real networks.
-pub struct EdgeDialer {
-    address: ConnectAddress,
-    name: ServerName<'static>,
+/// What the diallers of all edges have in common.
+struct Common {
     tls: Arc<ClientConfig>,
     link_tls: Arc<ClientConfig>,
-    timeout: Duration,
-    interface: Option<String>,
-    proxy: Option<ProxyUrl>,
-    carrier: CarrierChoice,
+    agent: AgentConfig,
+}
+
+/// The dialler of real networks, for one edge.
+pub struct EdgeDialer {
+    common: Arc<Common>,
+    address: ConnectAddress,
+    /// The address that the session reached, for what has to reach the same edge: a name may have several.
+    reached: Option<SocketAddr>,
+    name: ServerName<'static>,
     /// None where a proxy is in between: it carries TCP only.
     quic: Option<QuicDialer>,
 }
 
 impl EdgeDialer {
-    /// From the `agent:` section.
+    /// From the `agent:` section, for the first edge that it names.
     pub fn new(agent: &AgentConfig) -> Result<Self, DialerError> {
-        let address = agent.connect.clone().ok_or(DialerError::NoAddress)?;
+        let address = agent.connect.first().cloned().ok_or(DialerError::NoAddress)?;
+        let (tls, link_tls) = (client_config(&agent.trust)?, link_config(&agent.trust)?);
+        Self::made(Arc::new(Common { tls, link_tls, agent: agent.clone() }), address)
+    }
+
+    /// The same for another edge.
+    pub fn to(&self, address: ConnectAddress) -> Result<Self, DialerError> {
+        Self::made(Arc::clone(&self.common), address)
+    }
+
+    fn made(common: Arc<Common>, address: ConnectAddress) -> Result<Self, DialerError> {
         let name = ServerName::try_from(address.host.clone())
             .map_err(|_| DialerError::ServerName(address.host.clone()))?;
-        let link_tls = link_config(&agent.trust)?;
-        let quic = match &agent.proxy {
+        let agent = &common.agent;
+        let quic = match agent.proxy_to(&address) {
             None => {
-                let tls = ClientConfig::clone(&link_tls);
+                let tls = ClientConfig::clone(&common.link_tls);
                 Some(QuicDialer::new(address.clone(), tls, agent.interface.as_deref())?)
             }
             Some(_) if agent.carrier == CarrierChoice::Quic => return Err(DialerError::QuicProxy),
             Some(_) => None,
         };
-        Ok(Self {
-            carrier: agent.carrier,
-            quic,
-            name,
-            tls: client_config(&agent.trust)?,
-            link_tls,
-            address,
-            timeout: agent.connect_timeout,
-            interface: agent.interface.clone(),
-            proxy: agent.proxy.clone(),
-        })
+        Ok(Self { common, address, reached: None, name, quic })
+    }
+
+    /// The same edge by the address at which a session reached it.
+    #[must_use]
+    pub fn at(mut self, reached: SocketAddr) -> Self {
+        if self.proxy().is_none() {
+            self.reached = Some(reached);
+            self.quic = self.quic.map(|quic| quic.at(reached));
+        }
+        self
+    }
+
+    fn proxy(&self) -> Option<&ProxyUrl> {
+        self.common.agent.proxy_to(&self.address)
     }
 
     /// A TCP connection to the edge, through the proxy where there is one.
     async fn reach(&self) -> Result<TcpStream, DialError> {
-        let (host, port) = match &self.proxy {
+        let (host, port) = match self.proxy() {
             Some(proxy) => (proxy.host(), proxy.port()),
             None => (self.address.host.as_str(), self.address.port),
         };
@@ -114,7 +132,7 @@ impl EdgeDialer {
             .tcp(host, port)
             .await
             .map_err(|source| DialError::Tcp { target: format!("{host}:{port}"), source })?;
-        if let Some(proxy) = &self.proxy {
+        if let Some(proxy) = self.proxy() {
             proxy.open(&mut tcp, &self.address.host, self.address.port).await?;
         }
         Ok(tcp)
@@ -130,7 +148,7 @@ impl EdgeDialer {
     async fn reach_link(&self) -> Result<Box<dyn Carrier>, DialError> {
         let tcp = self.reach().await?;
         keep_alive(&tcp);
-        let connecting = ebbgate_tunnel::tls::connect(tcp, self.link_tls.clone(), self.name.clone());
+        let connecting = ebbgate_tunnel::tls::connect(tcp, self.common.link_tls.clone(), self.name.clone());
         let tls = connecting.await.map_err(|source| match source.kind() {
             io::ErrorKind::Unsupported => DialError::Unsupported("links with this edge"),
             _ => DialError::Tls { target: self.target(), source },
@@ -140,7 +158,7 @@ impl EdgeDialer {
 
     /// Within `connect_timeout`, as every dial.
     async fn within<T>(&self, dial: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
-        let limit = self.timeout;
+        let limit = self.common.agent.connect_timeout;
         match tokio::time::timeout(limit, dial).await {
             Ok(outcome) => outcome,
             Err(_) => Err(DialError::Timeout { target: self.target(), limit }),
@@ -148,8 +166,11 @@ impl EdgeDialer {
     }
 
     async fn tcp(&self, host: &str, port: u16) -> io::Result<TcpStream> {
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
-        let interface: Option<Arc<str>> = self.interface.as_deref().map(Into::into);
+        let found = match self.reached {
+            Some(reached) => vec![reached],
+            None => tokio::net::lookup_host((host, port)).await?.collect(),
+        };
+        let interface: Option<Arc<str>> = self.common.agent.interface.as_deref().map(Into::into);
         let racing = race(found, move |address| {
             let interface = interface.clone();
             async move {
@@ -168,13 +189,13 @@ impl EdgeDialer {
 
     async fn reach_session(&self) -> Result<Dialled, DialError> {
         let tcp = async {
-            let tls = self.reach_tls(&self.tls).await?;
+            let tls = self.reach_tls(&self.common.tls).await?;
             let socket = tls.get_ref().0;
             let ends = socket.local_addr().ok().zip(socket.peer_addr().ok());
             let ends = ends.map(|(local, peer)| Ends { local, peer });
             Ok(Dialled { ends, ..Dialled::alone(tls) })
         };
-        match (&self.quic, self.carrier) {
+        match (&self.quic, self.common.agent.carrier) {
             (Some(quic), CarrierChoice::Quic) => quic.session().await,
             (Some(quic), CarrierChoice::Auto) => first(tcp, quic.session()).await,
             _ => tcp.await,
@@ -227,7 +248,7 @@ impl Dial for EdgeDialer {
     }
 
     fn network(&self) -> Box<dyn Network> {
-        Box::new(HostNetwork::watch(self.interface.as_deref().map(Into::into)))
+        Box::new(HostNetwork::watch(self.common.agent.interface.as_deref().map(Into::into)))
     }
 
     fn target(&self) -> String {

@@ -35,6 +35,8 @@ pub mod claims;
 pub mod config;
 pub mod dial;
 pub mod edge_dialer;
+pub mod edges;
+pub mod edges_dialer;
 pub mod links;
 pub mod network;
 pub mod path;

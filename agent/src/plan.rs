@@ -19,7 +19,7 @@ pub const REFUSED_RETRY_SECS: u64 = 60;
 /// Binds asked for at once; fewer than the edge serves at once.
 pub const BINDS_AT_ONCE: usize = 16;
 
-/// An endpoint of this session; never reused.
+/// An endpoint of this session, by a number of the caller's; never reused.
 pub type Key = u64;
 
 /// What to do when the edge refuses an endpoint that was never online.
@@ -112,7 +112,6 @@ pub struct Plan {
     /// Of refused sessions.
     backoff: Backoff,
     reconnect: Reconnect,
-    next_key: Key,
     endpoints: BTreeMap<Key, Endpoint>,
 }
 
@@ -127,7 +126,6 @@ impl Plan {
             was_online: false,
             backoff: Backoff::default(),
             reconnect: Reconnect::default(),
-            next_key: 0,
             endpoints: BTreeMap::new(),
         }
     }
@@ -160,6 +158,17 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// The session stays where it is, and the next one is another: it must not take this one over.
+    pub fn part(&mut self) {
+        self.client_id.clear();
+        self.cookie = Secret::default();
+    }
+
+    /// Whether the session is let in and no endpoint waits for an answer or for its time.
+    pub fn is_settled(&self) -> bool {
+        self.online_since.is_some() && self.endpoints.values().all(|e| e.state == State::Online)
     }
 
     /// Whether any connection ever got past Auth.
@@ -206,13 +215,10 @@ impl Plan {
     }
 
     /// Adds an endpoint, due at once.
-    pub fn add(&mut self, bind: Bind, retry: RetryPolicy, now: Duration) -> Key {
-        let key = self.next_key;
-        self.next_key += 1;
+    pub fn add(&mut self, key: Key, bind: Bind, retry: RetryPolicy, now: Duration) {
         let state = State::Due(now);
         let endpoint = Endpoint { bind, retry, state, backoff: Backoff::default(), was_online: false };
         self.endpoints.insert(key, endpoint);
-        key
     }
 
     /// Forgets an endpoint; gives the bind id to unbind when it is served now.
@@ -303,9 +309,7 @@ impl Plan {
                 endpoint.bind.id = reply.id;
                 endpoint.bind.extra.token = reply.extra.token;
                 // A name the edge chose is asked for by name from now on.
-                if let Some(opts) = endpoint.bind.opts.0.as_object_mut() {
-                    opts.insert("URL".into(), url.to_string().into());
-                }
+                endpoint.bind.opts.set_url(url.to_string());
                 BindOutcome::Online(url)
             }
             // Only a spoken refusal counts as one; a lost answer is worth another try to anybody.

@@ -28,6 +28,8 @@ pub struct QuicDialer {
     address: ConnectAddress,
     config: ClientConfig,
     interface: Option<Arc<str>>,
+    /// The edge's address, where it is known already.
+    reached: Option<SocketAddr>,
 }
 
 impl QuicDialer {
@@ -37,7 +39,18 @@ impl QuicDialer {
         tls: rustls::ClientConfig,
         interface: Option<&str>,
     ) -> Result<Self, ebbgate_tunnel::quic::ConfigError> {
-        Ok(Self { address, config: ebbgate_tunnel::quic::client(tls)?, interface: interface.map(Into::into) })
+        Ok(Self {
+            address,
+            config: ebbgate_tunnel::quic::client(tls)?,
+            interface: interface.map(Into::into),
+            reached: None,
+        })
+    }
+
+    /// The same edge by an address at which it was reached.
+    #[must_use]
+    pub fn at(self, reached: SocketAddr) -> Self {
+        Self { reached: Some(reached), ..self }
     }
 
     /// A session, and its visitors' streams beside it.
@@ -73,7 +86,10 @@ impl QuicDialer {
 
     async fn connect(&self) -> io::Result<Connection> {
         let host = self.address.host.as_str();
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((host, self.address.port)).await?.collect();
+        let found = match self.reached {
+            Some(reached) => vec![reached],
+            None => tokio::net::lookup_host((host, self.address.port)).await?.collect(),
+        };
         let (config, name, interface) = (self.config.clone(), Arc::<str>::from(host), self.interface.clone());
         race(found, move |address| connect_to(address, config.clone(), Arc::clone(&name), interface.clone()))
             .await

@@ -7,7 +7,7 @@ use ebbgate_model::EndpointUrl;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{
-    AgentConfig, CarrierChoice, ConnectAddress, Defect, EndpointConfig, EndpointDraft, PolicyText, Secret,
+    AgentConfig, CarrierChoice, Defect, EndpointConfig, EndpointDraft, PolicyText, Secret, parse_addresses,
 };
 use crate::dial::Dial;
 use crate::edge_dialer::{DialerError, EdgeDialer};
@@ -101,7 +101,7 @@ impl SessionBuilder {
 
     /// Connects to `host[:port]` (4443 if left out). The first try decides; afterwards the session reconnects by itself.
     pub async fn connect(mut self, edge: &str) -> Result<Session, SdkError> {
-        self.agent.connect = Some(ConnectAddress::parse(edge).map_err(SdkError::Address)?);
+        self.agent.connect = parse_addresses(edge).map_err(SdkError::Address)?;
         let dialer = Arc::new(EdgeDialer::new(&self.agent)?);
         self.connect_by(dialer).await
     }

@@ -10,12 +10,14 @@ mod delivery;
 mod event;
 mod hello;
 mod inbound;
+mod leave;
 mod links;
 mod purpose;
 mod settings;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ebbgate_model::EndpointUrl;
@@ -27,7 +29,7 @@ use tokio::time::Instant;
 use crate::dial::{DialError, Dialled};
 use crate::network::Footing;
 use crate::plan::{Key, Plan, Refusal, RetryPolicy};
-use actor::{Actor, Command, Flow, Slot, Waiter};
+use actor::{Actor, Command, Flow, Leaving, Slot, Waiter};
 use delivery::{Route, Routes};
 
 pub use ask::{BIND_SECS_MAX, UNBIND_SECS_MAX};
@@ -53,50 +55,128 @@ pub enum BindError {
     Closed,
 }
 
-/// A handle to a running session. The session ends when it is closed or the last handle is dropped.
+/// A handle to a running agent: a session with one edge, or with several that serve the same endpoints. It ends when it is
+/// closed or the last handle is dropped.
 #[derive(Clone)]
 pub struct Session {
-    commands: mpsc::Sender<Command>,
+    /// Of each session, the first one before the others.
+    commands: Arc<[mpsc::Sender<Command>]>,
+    next_key: Arc<AtomicU64>,
 }
 
 impl Session {
     /// Starts a session; it dials at once and keeps trying until closed.
     pub fn start(settings: Settings) -> Self {
-        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-        tokio::spawn(Actor::new(settings, inbox).run());
-        Self { commands }
+        Self::start_all([settings])
+    }
+
+    /// Starts sessions that serve the same endpoints at edges of their own. What the second and later ones go through is told
+    /// as [`Event::Further`].
+    pub fn start_all(settings: impl IntoIterator<Item = Settings>) -> Self {
+        let mut process = None;
+        let start = |(index, mut settings): (usize, Settings)| {
+            let process = process.get_or_insert_with(|| process_name(&settings.random));
+            settings.hello.process.clone_from(process);
+            if index > 0 {
+                let observer = settings.observer;
+                settings.observer = Arc::new(move |event| observer(Event::Further(Box::new(event))));
+            }
+            let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+            tokio::spawn(Actor::new(settings, inbox).run());
+            commands
+        };
+        let commands = settings.into_iter().enumerate().map(start).collect();
+        Self { commands, next_key: Arc::new(AtomicU64::new(1)) }
     }
 
     /// Serves one endpoint. Resolves when it is online, or refused under [`RetryPolicy::UntilRefused`]; under
     /// [`RetryPolicy::Forever`] it may take as long as the edge takes to change its mind.
+    ///
+    /// With several edges: online means at one of them, refused by the first. A name that an edge is to choose is chosen by
+    /// the first.
     pub async fn add(
         &self,
         name: &str,
-        bind: Bind,
+        mut bind: Bind,
         retry: RetryPolicy,
         delivery: Delivery,
     ) -> Result<(Key, EndpointUrl), BindError> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Add { name: name.to_owned(), bind: Box::new(bind), retry, delivery, reply };
-        self.commands.send(command).await.map_err(|_| BindError::Closed)?;
-        answer.await.map_err(|_| BindError::Closed)?.map_err(BindError::Refused)
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        bind.extra.number = key;
+        let Some((first, others)) = self.commands.split_first() else { return Err(BindError::Closed) };
+        let ask = async |session: &mpsc::Sender<Command>, bind: Bind, retry: RetryPolicy| {
+            let (reply, answer) = oneshot::channel();
+            let (name, delivery) = (name.to_owned(), delivery.clone());
+            let command = Command::Add { key, name, bind: Box::new(bind), retry, delivery, reply };
+            session.send(command).await.map(|()| answer).map_err(|_| BindError::Closed)
+        };
+        let edge_chooses = bind.opts.url().is_empty();
+        let mut answer = ask(first, bind.clone(), retry).await?;
+        let mut elsewhere = JoinSet::new();
+        if !edge_chooses {
+            for session in others {
+                elsewhere.spawn(ask(session, bind.clone(), RetryPolicy::Forever).await?);
+            }
+        }
+        let url = loop {
+            tokio::select! {
+                answered = &mut answer => break answered.map_err(|_| BindError::Closed)?,
+                Some(answered) = elsewhere.join_next() => {
+                    if let Ok(Ok(Ok(url))) = answered {
+                        break Ok(url);
+                    }
+                }
+            }
+        };
+        // Whoever is not waited for any more goes on by itself.
+        elsewhere.detach_all();
+        match url {
+            Ok(url) => {
+                if edge_chooses {
+                    bind.opts.set_url(url.to_string());
+                    for session in others {
+                        ask(session, bind.clone(), RetryPolicy::Forever).await?;
+                    }
+                }
+                Ok((key, url))
+            }
+            Err(refusal) => {
+                self.remove(key).await;
+                Err(BindError::Refused(refusal))
+            }
+        }
     }
 
     /// Stops serving an endpoint.
     pub async fn remove(&self, key: Key) {
-        let (reply, answer) = oneshot::channel();
-        if self.commands.send(Command::Remove { key, reply }).await.is_ok() {
-            let _ = answer.await;
-        }
+        self.tell_all(|reply| Command::Remove { key, reply }).await;
     }
 
     /// Unbinds everything, gives open connections a moment, and hangs up in order.
     pub async fn close(&self) {
-        let (reply, answer) = oneshot::channel();
-        if self.commands.send(Command::Close { reply }).await.is_ok() {
+        self.tell_all(|reply| Command::Close { reply }).await;
+    }
+
+    /// Gives every session a command, then waits for all of them.
+    async fn tell_all(&self, command: impl Fn(oneshot::Sender<()>) -> Command) {
+        let mut answers = Vec::new();
+        for session in self.commands.iter() {
+            let (reply, answer) = oneshot::channel();
+            if session.send(command(reply)).await.is_ok() {
+                answers.push(answer);
+            }
+        }
+        for answer in answers {
+            // An error means that the session is over, which is all that was wanted.
             let _ = answer.await;
         }
     }
+}
+
+/// A name for this process, which no other has.
+fn process_name(random: &Random) -> String {
+    let parts: Vec<String> = (0..4).map(|_| format!("{:08x}", random())).collect();
+    parts.concat()
 }
 
 impl Actor {
@@ -112,7 +192,7 @@ impl Actor {
             start: Instant::now(),
             network,
             footing: Footing::default(),
-            leaving: JoinSet::new(),
+            leaving: Leaving::default(),
         }
     }
 
@@ -158,17 +238,22 @@ impl Actor {
         let was_online = self.plan.was_online();
         let (now, random) = (self.now(), (self.settings.random)());
         self.footing.offline(self.source());
-        if !matches!(ended, connection::Ended::Moved) {
-            self.routes.clear();
+        if matches!(ended, connection::Ended::Moved) {
+            // Nothing is lost, and there is nothing to tell.
+            self.plan.left(now);
+            return Duration::ZERO;
         }
+        self.routes.clear();
+        self.settings.dialer.lost();
         let (event, retry_in) = match ended {
-            // Nothing is lost: the connection before still carries what it carries.
-            connection::Ended::Moved => {
-                self.plan.left(now);
-                return Duration::ZERO;
-            }
             connection::Ended::Lost(reason) => {
                 let retry_in = self.plan.lost(now, now.saturating_sub(attempt), random);
+                (Event::SessionOffline { reason, retry_in }, retry_in)
+            }
+            connection::Ended::Asked | connection::Ended::Moved => {
+                let (reason, retry_in) =
+                    ("the edge asks its agents to go elsewhere".to_owned(), Duration::ZERO);
+                self.plan.lost(now, Duration::ZERO, random);
                 (Event::SessionOffline { reason, retry_in }, retry_in)
             }
             connection::Ended::Refused(refusal) => {
@@ -239,8 +324,8 @@ impl Actor {
         match command {
             None => Flow::Close(None),
             Some(Command::Close { reply }) => Flow::Close(Some(reply)),
-            Some(Command::Add { name, bind, retry, delivery, reply }) => {
-                self.add(name, *bind, retry, delivery, reply);
+            Some(Command::Add { key, name, bind, retry, delivery, reply }) => {
+                self.add(key, name, *bind, retry, delivery, reply);
                 Flow::Continue
             }
             Some(Command::Remove { key, reply }) => {
@@ -253,8 +338,16 @@ impl Actor {
         }
     }
 
-    fn add(&mut self, name: String, bind: Bind, retry: RetryPolicy, delivery: Delivery, waiter: Waiter) {
-        let key = self.plan.add(bind, retry, self.now());
+    fn add(
+        &mut self,
+        key: Key,
+        name: String,
+        bind: Bind,
+        retry: RetryPolicy,
+        delivery: Delivery,
+        waiter: Waiter,
+    ) {
+        self.plan.add(key, bind, retry, self.now());
         self.slots.insert(key, Slot { route: Arc::new(Route { name, delivery }), waiter: Some(waiter) });
     }
 }

@@ -26,6 +26,14 @@ pub enum Stream {
     Raw(RawStream),
     /// One of the others after TLS ended here: reads and writes are in clear.
     Tls(Box<TlsStream<Prefixed<Self>>>),
+    /// One of the others, counted as under way for as long as it lives.
+    Counted(Box<CountedStream>),
+}
+
+/// A stream and the guard that counts it.
+pub struct CountedStream {
+    stream: Stream,
+    _under_way: Box<dyn Send + Sync>,
 }
 
 impl Stream {
@@ -36,7 +44,13 @@ impl Stream {
             Self::Tunnel(stream) => stream.reset(code),
             Self::Raw(stream) => stream.reset(code),
             Self::Tls(stream) => stream.get_mut().0.get_mut().reset(code),
+            Self::Counted(counted) => counted.stream.reset(code),
         }
+    }
+
+    /// The same stream, which keeps a guard until it is dropped.
+    pub(crate) fn counted(self, under_way: impl Send + Sync + 'static) -> Self {
+        Self::Counted(Box::new(CountedStream { stream: self, _under_way: Box::new(under_way) }))
     }
 }
 
@@ -67,6 +81,10 @@ macro_rules! each {
             Stream::Tunnel($stream) => $call,
             Stream::Raw($stream) => $call,
             Stream::Tls($stream) => $call,
+            Stream::Counted(counted) => {
+                let $stream = &mut counted.stream;
+                $call
+            }
         }
     };
 }

@@ -27,6 +27,8 @@ const TRUST_SECS: u64 = 10;
 const RETRY_SECS: u64 = 1;
 /// What claims' keys begin with. Not below `/`: edges get no new generation for a claim.
 pub const PREFIX: &str = "leader/";
+/// Name of a process that is the only one; no replica's name is as short.
+const ALONE: &str = "alone";
 /// Base62 characters of a replica's name.
 const NAME_CHARS: usize = 16;
 
@@ -67,7 +69,12 @@ impl Claim {
 impl Candidate {
     /// The only process that can write to its store: what it claimed before it was restarted is still its own.
     pub fn alone(store: Arc<dyn Store>) -> Self {
-        Self::named(store, "alone")
+        Self::named(store, ALONE)
+    }
+
+    /// Whether no other process can write to the store.
+    pub fn is_alone(&self) -> bool {
+        &*self.name == ALONE
     }
 
     /// One of several processes on a store, with a name of its own.

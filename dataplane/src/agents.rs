@@ -7,6 +7,7 @@ mod allowance;
 mod auth;
 mod bind;
 mod command;
+pub mod elsewhere;
 mod links;
 pub mod peers;
 pub mod quic;

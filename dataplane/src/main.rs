@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result};
 use aws_lc_rs::rand;
 use clap::Parser as _;
-use ebbgate_edge::agents::Agents;
+use ebbgate_edge::agents::{Agents, elsewhere};
 use ebbgate_edge::config::{Cli, Command, Config, QuicListen};
 use ebbgate_edge::feed::FeedError;
 use ebbgate_edge::feed::address::Control;
@@ -312,13 +312,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         events,
     };
     tokio::spawn(feed.run());
-    let summed = Arc::clone(&edge);
-    tokio::spawn(async move {
-        loop {
-            sleep(Duration::from_secs(SUMS_SECS)).await;
-            summed.log_refusals(false);
-        }
-    });
+    tokio::spawn(sum_refusals(Arc::clone(&edge)));
     tokio::spawn(look_at_databases(Arc::clone(&edge)));
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -363,6 +357,14 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         ended?;
     }
     Ok(())
+}
+
+/// Writes the sums of refusals when they are due.
+async fn sum_refusals(edge: Arc<Edge>) {
+    loop {
+        sleep(Duration::from_secs(SUMS_SECS)).await;
+        edge.log_refusals(false);
+    }
 }
 
 /// Reads address databases again when their files change.
@@ -411,7 +413,9 @@ fn parts(config: &Config, saved: &Saved, shared: bool, accepts: bool) -> Result<
     });
     edge.addresses = Arc::new(Databases::read(&config.address_database).context("--address-database")?);
     let edge = Arc::new(edge);
-    Ok(Parts { agents: Agents::new(Arc::clone(&edge)), edge, xdp: Arc::new(xdp), events })
+    let agents = Agents::new(Arc::clone(&edge));
+    tokio::spawn(elsewhere::tell(Arc::clone(&agents)));
+    Ok(Parts { agents, edge, xdp: Arc::new(xdp), events })
 }
 
 /// What policies are told of this edge to make visitors' sessions with.

@@ -149,3 +149,53 @@ fn address(join: &str) -> &str {
     let rest = join.trim_start_matches("ebbgate-edge1:");
     rest.rsplitn(3, ':').nth(2).unwrap_or_default()
 }
+
+/// An edge that has joined and runs.
+fn joined(lab: &TestLab, name: &str) -> Result<RemoteEdge> {
+    let mut edge = RemoteEdge::new(lab.programs(), &lab.file(name))?;
+    let joined = edge.join(&join_string(lab, name)?)?;
+    ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+    edge.start()?;
+    Ok(edge)
+}
+
+#[test]
+fn an_agent_is_at_two_edges_and_the_end_of_one_costs_no_visitor_of_the_other() -> Result<()> {
+    let lab = lab()?;
+    let (mut paris, rome) = (joined(&lab, "paris")?, joined(&lab, "rome")?);
+    let api = lab.api()?;
+    let (_, token) = guide::authtoken(&api, 1)?;
+    guide::domain(&api)?;
+    guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
+    let rest = service::http_echo("rest")?.port();
+    let endpoints = format!("  - name: rest\n    url: {REST_INTERNAL}\n    upstream:\n      url: {rest}\n");
+    // The agent knows one edge; that one names the other.
+    let agent = lab.agent_at("agent", &token, &endpoints, &paris.connect().to_string())?;
+    let sessions = |wanted: usize| {
+        soon("the agent's sessions", || {
+            let (_, listed) = api.call("GET", "/tunnel_sessions", None)?;
+            let count = listed["tunnel_sessions"].as_array().map_or(0, Vec::len);
+            Ok((count == wanted).then_some(()))
+        })
+    };
+    sessions(2)?;
+    let (at_paris, at_rome) = (Visitor::of(&lab)?.at(paris.https()), Visitor::of(&lab)?.at(rome.https()));
+    at_paris.wait_https(API_HOST)?;
+    at_rome.wait_https(API_HOST)?;
+    assert!(agent.log()?.contains("further=true"), "{}", agent.log()?);
+
+    paris.kill();
+    for request in 0..50 {
+        assert_eq!(
+            at_rome.get(API_HOST, "/", &[])?.status,
+            200,
+            "request {request} after the end of an edge"
+        );
+    }
+    paris.start()?;
+    sessions(2)?;
+    at_paris.wait_https(API_HOST)?;
+    // One endpoint, at two edges: the agent is asked to leave neither.
+    assert_eq!(at_rome.get(API_HOST, "/", &[])?.status, 200);
+    Ok(())
+}

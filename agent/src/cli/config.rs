@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use ebbgate::config::{Config, ConnectAddress, LogTarget, clean_token, set_agent_key};
+use ebbgate::config::{Config, LogTarget, clean_token, parse_addresses, set_agent_key};
 use ebbgate::trust::Trust;
 
 use super::env::{Env, Failure, default_file, files, load};
@@ -58,7 +58,7 @@ pub(super) fn run(verb: &ConfigVerb, env: Env<'_>) -> Result<(), Failure> {
             set(config.as_deref(), "authtoken", token.expose(), env)
         }
         ConfigVerb::AddConnectUrl { address, config } => {
-            ConnectAddress::parse(address).map_err(Failure::new)?;
+            parse_addresses(address).map_err(Failure::new)?;
             set(config.as_deref(), "connect_url", address, env)
         }
         ConfigVerb::AddConnectCas { authorities, config } => {

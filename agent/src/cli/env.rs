@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ebbgate::config::{
-    CarrierChoice, Config, ConnectAddress, LogFormat, LogLevel, LogTarget, Problem, Source, clean_token,
+    CarrierChoice, Config, LogFormat, LogLevel, LogTarget, Problem, Source, clean_token, parse_addresses,
 };
 use ebbgate::trust::Trust;
 
@@ -21,8 +21,8 @@ pub(super) struct SessionArguments {
     /// Authtoken.
     #[arg(long, value_name = "TOKEN")]
     authtoken: Option<String>,
-    /// Edge to connect to.
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Edges to connect to, separated by commas.
+    #[arg(long, value_name = "HOST:PORT,...")]
     connect_url: Option<String>,
     /// Authorities that may sign the edge's certificate: `trusted`, `host` or a PEM file.
     #[arg(long, value_name = "WHO")]
@@ -119,7 +119,7 @@ impl SessionArguments {
             agent.authtoken = Some(clean_token(token).map_err(|e| flag("authtoken", e))?);
         }
         if let Some(address) = &self.connect_url {
-            agent.connect = Some(ConnectAddress::parse(address).map_err(|e| flag("connect-url", e))?);
+            agent.connect = parse_addresses(address).map_err(|e| flag("connect-url", e))?;
             let read = |path: &Path| std::fs::read_to_string(path);
             agent.apply_proxy_environment(&Source { read: &read, env }).map_err(Failure::new)?;
         }

@@ -42,6 +42,11 @@ impl Judge {
     fn hear(&mut self, event: &Event) -> Option<Verdict> {
         match event {
             Event::StopRequested => Some(Verdict::Stop),
+            // What one edge refuses the first session may serve all the same.
+            Event::Further(event) => match **event {
+                Event::StopRequested | Event::EndpointOnline { .. } => self.hear(event),
+                _ => None,
+            },
             Event::AuthRefused { refusal, was_online: false, .. }
                 if self.mode == Mode::AdHoc || refusal.is_permanent() =>
             {
@@ -111,7 +116,7 @@ impl Reporter {
     }
 
     pub(super) fn hear(&self, event: &Event) {
-        self.log(event);
+        self.log(event, None);
         if self.console
             && let Some(line) = self.line(event)
         {
@@ -134,32 +139,34 @@ impl Reporter {
         self.upstreams.get(name).map_or("", String::as_str)
     }
 
-    fn log(&self, event: &Event) {
+    /// `further`: of a session at a further edge.
+    fn log(&self, event: &Event, further: Option<bool>) {
         match event {
             Event::SessionOnline { target, region, account, banner } => {
-                tracing::info!(edge = target, region, account, banner, "session online");
+                tracing::info!(further, edge = target, region, account, banner, "session online");
             }
             Event::AuthRefused { refusal, retry_in, .. } => {
-                tracing::error!(reason = %refusal, retry_ms = millis(*retry_in), "session refused");
+                tracing::error!(further, reason = %refusal, retry_ms = millis(*retry_in), "session refused");
             }
             Event::SessionOffline { reason, retry_in } => {
-                tracing::warn!(reason, retry_ms = millis(*retry_in), "session offline");
+                tracing::warn!(further, reason, retry_ms = millis(*retry_in), "session offline");
             }
-            Event::Carrier { way, reason } => tracing::info!(way, reason, "carrier"),
+            Event::Carrier { way, reason } => tracing::info!(further, way, reason, "carrier"),
             Event::Latency(round_trip) => tracing::debug!(latency_us = micros(*round_trip), "heartbeat"),
             Event::EndpointOnline { name, url } => {
-                tracing::info!(name, url = %url, upstream = self.upstream(name), "endpoint online");
+                tracing::info!(further, name, url = %url, upstream = self.upstream(name), "endpoint online");
             }
             Event::EndpointRefused { name, refusal, retry_in } => {
                 let retry_ms = retry_in.map(millis);
-                tracing::error!(name, reason = %refusal, retry_ms, "endpoint refused");
+                tracing::error!(further, name, reason = %refusal, retry_ms, "endpoint refused");
             }
             Event::EndpointStopped { name, refusal } => {
-                tracing::error!(name, reason = %refusal, "endpoint stopped");
+                tracing::error!(further, name, reason = %refusal, "endpoint stopped");
             }
             Event::DeliveryFailed { name, reason } => tracing::warn!(name, reason, "connection failed"),
             Event::VisitorGone { name, reason } => tracing::debug!(name, reason, "visitor gone"),
             Event::StopRequested => tracing::warn!("stop requested"),
+            Event::Further(event) => self.log(event, Some(true)),
         }
     }
 
@@ -185,6 +192,14 @@ impl Reporter {
             Event::DeliveryFailed { name, reason } => format!("Failed       {name}: {reason}"),
             Event::Carrier { way, reason } => format!("Carrier      {way}: {reason}"),
             Event::StopRequested => "Session      asked to stop by the edge".to_owned(),
+            // The second edge is told when it comes and goes; that it serves the same is not news.
+            Event::Further(event) => match **event {
+                Event::SessionOnline { .. } | Event::SessionOffline { .. } | Event::AuthRefused { .. } => {
+                    self.line(event)?.replacen("Session     ", "Further     ", 1)
+                }
+                Event::DeliveryFailed { .. } => self.line(event)?,
+                _ => return None,
+            },
             Event::Latency(_) | Event::VisitorGone { .. } => return None,
         })
     }

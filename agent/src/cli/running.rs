@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ebbgate::config::Config;
-use ebbgate::edge_dialer::EdgeDialer;
+use ebbgate::edges_dialer::EdgesDialer;
 use ebbgate::plan::RetryPolicy;
-use ebbgate::session::{Delivery, Session, Settings, bind_request, hello, system_random};
+use ebbgate::session::{Delivery, Observer, Session, Settings, bind_request, hello, system_random};
 use ebbgate::upstream::Upstream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -18,26 +18,26 @@ use super::logging;
 use super::report::{Mode, Reporter, Verdict};
 
 /// Everything a start needs beside the network; an error says why the configuration cannot start.
-pub(super) fn prepare(config: &Config) -> Result<(EdgeDialer, Vec<Arc<Upstream>>), Failure> {
+pub(super) fn prepare(config: &Config) -> Result<(Vec<EdgesDialer>, Vec<Arc<Upstream>>), Failure> {
     if config.agent.authtoken.is_none() {
         return Err(Failure::new(
             "there is no authtoken; write it under `agent:`, set EBBGATE_AUTHTOKEN, or run `ebbgate config add-authtoken \
              TOKEN`",
         ));
     }
-    let dialer = EdgeDialer::new(&config.agent).map_err(Failure::new)?;
+    let dialers = EdgesDialer::all(&config.agent).map_err(Failure::new)?;
     let mut upstreams = Vec::new();
     for endpoint in &config.endpoints {
         let upstream = Upstream::new(endpoint)
             .map_err(|error| Failure::new(format!("endpoint `{}`: {error}", endpoint.name)))?;
         upstreams.push(Arc::new(upstream));
     }
-    Ok((dialer, upstreams))
+    Ok((dialers, upstreams))
 }
 
 /// Runs to the end; blocking.
 pub(super) fn run(config: Config, mode: Mode, service: bool) -> Result<(), Failure> {
-    let (dialer, upstreams) = prepare(&config)?;
+    let (dialers, upstreams) = prepare(&config)?;
     let console = logging::console(&config.agent);
     logging::install(&config.agent, console)?;
     raise_descriptor_limit();
@@ -45,7 +45,7 @@ pub(super) fn run(config: Config, mode: Mode, service: bool) -> Result<(), Failu
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-    runtime.block_on(serve(config, mode, service, console, dialer, upstreams))
+    runtime.block_on(serve(config, mode, service, console, dialers, upstreams))
 }
 
 async fn serve(
@@ -53,7 +53,7 @@ async fn serve(
     mode: Mode,
     service: bool,
     console: bool,
-    dialer: EdgeDialer,
+    dialers: Vec<EdgesDialer>,
     upstreams: Vec<Arc<Upstream>>,
 ) -> Result<(), Failure> {
     let listening =
@@ -64,15 +64,16 @@ async fn serve(
     let names: BTreeMap<_, _> =
         config.endpoints.iter().map(|e| (e.name.clone(), e.upstream.address.to_string())).collect();
     let reporter = Reporter::new(mode, console, names, to_verdict);
-    let session = Session::start(Settings {
+    let observer: Observer = Arc::new(move |event| reporter.hear(&event));
+    let session = Session::start_all(dialers.into_iter().map(|dialer| Settings {
         dialer: Arc::new(dialer),
         hello: hello(&config.agent, &hostname(), service),
         heartbeat_interval: config.agent.heartbeat_interval,
         heartbeat_tolerance: config.agent.heartbeat_tolerance,
         remote_management: config.agent.remote_management,
         random: system_random(),
-        observer: Arc::new(move |event| reporter.hear(&event)),
-    });
+        observer: Arc::clone(&observer),
+    }));
     for (endpoint, upstream) in config.endpoints.iter().zip(upstreams) {
         let (session, name, bind) = (session.clone(), endpoint.name.clone(), bind_request(endpoint));
         // The outcome is reported by event, however long it takes.

@@ -20,7 +20,7 @@ const NO_REVOCATION: &str =
 const METADATA_BYTES_MAX: usize = 4096;
 
 /// `host:port` of the edge's agent listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectAddress {
     /// Name or address, without brackets.
     pub host: String,
@@ -50,6 +50,32 @@ impl ConnectAddress {
         }
         Ok(Self { host: host.to_owned(), port })
     }
+}
+
+/// Edges that an agent holds sessions at unless told otherwise: the end of one costs no visitor more than a retry.
+const CONNECT_EDGES: usize = 2;
+/// Most edges that a configuration may name.
+pub const ADDRESSES_MAX: usize = 16;
+/// Most edges that an agent holds sessions at.
+pub const CONNECT_EDGES_MAX: usize = 4;
+
+/// Several edges: `host[:port]`, separated by commas.
+pub fn parse_addresses(text: &str) -> Result<Vec<ConnectAddress>, String> {
+    let addresses = text.split(',').map(|part| ConnectAddress::parse(part.trim()));
+    distinct(addresses.collect::<Result<_, _>>()?)
+}
+
+/// Each address is named once, and there are not too many.
+fn distinct(addresses: Vec<ConnectAddress>) -> Result<Vec<ConnectAddress>, String> {
+    if addresses.len() > ADDRESSES_MAX {
+        return Err(format!("at most {ADDRESSES_MAX} edges may be named, found {}", addresses.len()));
+    }
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses.iter().take(index).any(|before| before == address) {
+            return Err(format!("`{address}` is named twice"));
+        }
+    }
+    Ok(addresses)
 }
 
 impl fmt::Display for ConnectAddress {
@@ -147,8 +173,10 @@ pub struct AgentConfig {
     pub authtoken: Option<Secret>,
     /// Key of the REST API, for `ebbgate api` only; sessions never use it.
     pub api_key: Option<Secret>,
-    /// The edge to dial.
-    pub connect: Option<ConnectAddress>,
+    /// Edges to dial, the preferred one first; each may name further ones.
+    pub connect: Vec<ConnectAddress>,
+    /// Edges to hold a session at, at a time; from 1 to [`CONNECT_EDGES_MAX`].
+    pub connect_edges: usize,
     /// Whose certificates the edge may present.
     pub trust: Trust,
     /// How streams come from the edge.
@@ -159,6 +187,8 @@ pub struct AgentConfig {
     pub interface: Option<String>,
     /// Proxy in front of the edge.
     pub proxy: Option<ProxyUrl>,
+    /// Rules of `no_proxy` for a proxy that the environment named; none: the proxy is for every edge.
+    pub no_proxy: Option<String>,
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
     /// How late an answer may be before the edge counts as dead.
@@ -182,12 +212,14 @@ impl Default for AgentConfig {
         Self {
             authtoken: None,
             api_key: None,
-            connect: None,
+            connect: Vec::new(),
+            connect_edges: CONNECT_EDGES,
             trust: Trust::default(),
             carrier: CarrierChoice::default(),
             connect_timeout: Duration::from_secs(10),
             interface: None,
             proxy: None,
+            no_proxy: None,
             heartbeat_interval: Duration::from_secs(10),
             heartbeat_tolerance: Duration::from_secs(15),
             metadata: String::new(),
@@ -279,10 +311,12 @@ fn refuse_unsafe(table: &mut Table, found: &mut Findings) {
 
 fn read_connection(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings) {
     if let Some(field) = table.take("connect_url") {
-        match field.text(found).map(|text| ConnectAddress::parse(&text)) {
-            Some(Ok(address)) => agent.connect = Some(address),
-            Some(Err(message)) => field.refuse(found, message),
-            None => {}
+        agent.connect = addresses(field, found);
+    }
+    if let Some(field) = table.take("connect_edges") {
+        match field.node.value {
+            Value::Int(number @ 1..=4) => agent.connect_edges = usize::try_from(number).unwrap_or(1),
+            _ => field.refuse(found, format!("expected a number from 1 to {CONNECT_EDGES_MAX}")),
         }
     }
     if let Some(field) = table.take("connect_cas") {
@@ -311,6 +345,32 @@ fn read_connection(table: &mut Table, agent: &mut AgentConfig, found: &mut Findi
             None => {}
         }
     }
+}
+
+/// One text with commas, or a list.
+fn addresses(field: Field, found: &mut Findings) -> Vec<ConnectAddress> {
+    let Value::List(_) = field.node.value else {
+        let Some(text) = field.text(found) else { return Vec::new() };
+        return parse_addresses(&text).unwrap_or_else(|message| {
+            field.refuse(found, message);
+            Vec::new()
+        });
+    };
+    let place = field.node.place.clone();
+    let path = field.path.clone();
+    let items = field.list(found).unwrap_or_default();
+    let mut addresses = Vec::new();
+    for item in items {
+        match item.text(found).map(|text| ConnectAddress::parse(&text)) {
+            Some(Ok(address)) => addresses.push(address),
+            Some(Err(message)) => item.refuse(found, message),
+            None => {}
+        }
+    }
+    distinct(addresses).unwrap_or_else(|message| {
+        found.error(&place, &path, message);
+        Vec::new()
+    })
 }
 
 fn read_output(table: &mut Table, agent: &mut AgentConfig, found: &mut Findings) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ebbgate_model::Prefix;
 
-use super::agent::{AgentConfig, ConnectAddress};
+use super::agent::{AgentConfig, ConnectAddress, parse_addresses};
 use super::read::Problem;
 use super::source::Source;
 use super::token::clean_token;
@@ -36,8 +36,7 @@ impl AgentConfig {
             self.api_key = Some(clean_token(&text).map_err(|message| refused(name, message))?);
         }
         if let Some((name, text)) = source.variable(&["EBBGATE_CONNECT_URL"]) {
-            let address = ConnectAddress::parse(&text).map_err(|message| refused(name, message))?;
-            self.connect = Some(address);
+            self.connect = parse_addresses(&text).map_err(|message| refused(name, message))?;
         }
         if let Some((_, text)) = source.variable(&["EBBGATE_CONNECT_CAS"]) {
             self.trust = Trust::parse(&text);
@@ -49,25 +48,30 @@ impl AgentConfig {
         self.apply_proxy_environment(source)
     }
 
-    /// The shared proxy variables, for an edge they concern and a configuration that names no proxy. Asked again when a
-    /// flag has named another edge.
+    /// The shared proxy variables, for a configuration that names no proxy. Asked again when a flag has named other edges.
     pub fn apply_proxy_environment(&mut self, source: &Source<'_>) -> Result<(), Problem> {
         // In a CGI program `HTTP_PROXY` is a header of the client.
         let cgi = source.variable(&["REQUEST_METHOD"]).is_some();
         let names = if cgi { &PROXY_VARIABLES[..3] } else { &PROXY_VARIABLES[..] };
-        let (None, Some(edge), Some((name, url))) = (&self.proxy, &self.connect, source.variable(names))
-        else {
-            return Ok(());
-        };
+        let (None, Some((name, url))) = (&self.proxy, source.variable(names)) else { return Ok(()) };
         let no_proxy = source.variable(&["no_proxy", "NO_PROXY"]).map(|(_, value)| value).unwrap_or_default();
-        if goes_by_proxy(edge, &no_proxy) {
-            // A bare `host:port` is an HTTP proxy to curl and Go.
-            let url = if url.contains("://") { url } else { format!("http://{url}") };
-            let proxy = ProxyUrl::parse(&url);
-            let refused = |message| Problem { place: None, field: name.to_owned(), message };
-            self.proxy = Some(proxy.map_err(|error| refused(error.to_string()))?);
+        // A bare `host:port` is an HTTP proxy to curl and Go.
+        let url = if url.contains("://") { url } else { format!("http://{url}") };
+        match ProxyUrl::parse(&url) {
+            Ok(proxy) => (self.proxy, self.no_proxy) = (Some(proxy), Some(no_proxy)),
+            Err(error) if self.connect.iter().any(|edge| goes_by_proxy(edge, &no_proxy)) => {
+                return Err(Problem { place: None, field: name.to_owned(), message: error.to_string() });
+            }
+            // The variable is of no concern here.
+            Err(_) => {}
         }
         Ok(())
+    }
+
+    /// The proxy in front of an edge.
+    pub fn proxy_to(&self, edge: &ConnectAddress) -> Option<&ProxyUrl> {
+        let spared = self.no_proxy.as_ref().is_some_and(|rules| !goes_by_proxy(edge, rules));
+        self.proxy.as_ref().filter(|_| !spared)
     }
 }
 

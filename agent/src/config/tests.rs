@@ -1,6 +1,7 @@
 //! Tables over whole files: what is read, what is refused and where, and the three files of the user's guide.
 
 use super::*;
+use crate::proxy::ProxyUrl;
 use crate::trust::Trust;
 
 /// Loads texts as files `a.yml`, `b.yml`, …, with `extra` files and variables beside them.
@@ -112,7 +113,7 @@ fn the_guides_pool_is_lifted_with_a_warning_and_read_as_repaired_without() {
 #[test]
 fn the_guides_connect_url_merges_into_the_clinics_file() {
     let config = load(&[SEED_CLINIC, SEED_CONNECT], &[], &[]).unwrap();
-    assert_eq!(config.agent.connect.unwrap().to_string(), "connect.example.com:443");
+    assert_eq!(config.agent.connect[0].to_string(), "connect.example.com:443");
     assert_eq!(config.agent.authtoken, Some(Secret::new("AUTHTOKEN_CREATED_IN_STEP_1")));
     assert_eq!(config.endpoints.len(), 3);
     let pooled = load(&[SEED_CLINIC, SEED_POOL], &[], &[]).unwrap();
@@ -192,7 +193,7 @@ fn the_agent_section() {
                 heartbeat_interval: 1s\n  heartbeat_tolerance: 500ms\n  proxy_url: socks5://p:1080\n  carrier: link\n  metadata: m\n  \
                 remote_management: false\n  console_ui: false\n  log: stderr\n  log_level: debug\n  log_format: json\n";
     let agent = load(&[text], &[], &[]).unwrap().agent;
-    assert_eq!(agent.connect.unwrap().port, 8443);
+    assert_eq!(agent.connect[0].port, 8443);
     assert_eq!(agent.trust, Trust::Host);
     assert_eq!(agent.connect_timeout.as_secs(), 3);
     assert_eq!(agent.heartbeat_tolerance.as_millis(), 500);
@@ -208,7 +209,7 @@ fn the_agent_section() {
         &[],
     );
     let portless = portless.unwrap().agent;
-    assert_eq!(portless.connect.unwrap().port, ebbgate_wire::CONNECT_PORT);
+    assert_eq!(portless.connect[0].port, ebbgate_wire::CONNECT_PORT);
     assert_eq!(portless.trust, Trust::File("dir/ca/a.pem".into()), "beside the file that names it");
     assert_eq!(portless.log, Some(LogTarget::File("dir/a.log".into())));
     let bad = |line: &str, expect: &str| refused(&format!("version: 3\nagent:\n  {line}\n"), &["3:", expect]);
@@ -233,7 +234,7 @@ fn a_file_without_an_agent_section_takes_all_from_the_environment() {
     for text in [file.to_owned(), file.replace("endpoints", "agent:\nendpoints")] {
         let config = load(&[&text], &[], &env).unwrap();
         assert_eq!(config.agent.authtoken, Some(Secret::new("t")), "{text}");
-        assert_eq!(config.agent.connect.unwrap().to_string(), "e:1");
+        assert_eq!(config.agent.connect[0].to_string(), "e:1");
         assert_eq!(config.agent.trust, Trust::File("/ca.pem".into()));
         assert_eq!(config.endpoints.len(), 1);
     }
@@ -250,12 +251,12 @@ fn the_environment_wins_over_the_file_for_every_key_it_has() {
     assert_eq!(with(&[("EBBGATE_AUTHTOKEN", "")]).authtoken, token("f"));
     assert_eq!(with(&[("NGROK_API_KEY", "n")]).api_key, token("n"));
     assert_eq!(with(&[("NGROK_API_KEY", "n"), ("EBBGATE_API_KEY", "e")]).api_key, token("e"));
-    assert_eq!(with(&[("EBBGATE_CONNECT_URL", "e:2")]).connect.unwrap().to_string(), "e:2");
+    assert_eq!(with(&[("EBBGATE_CONNECT_URL", "e:2")]).connect[0].to_string(), "e:2");
     assert_eq!(with(&[("EBBGATE_CONNECT_CAS", "/e.pem")]).trust, Trust::File("/e.pem".into()));
     assert_eq!(with(&[("EBBGATE_CONNECT_CAS", "host")]).trust, Trust::Host);
     assert_eq!(with(&[("EBBGATE_PROXY_URL", "socks5://e:9")]).proxy.unwrap().port(), 9);
     let kept = with(&[]);
-    assert_eq!((kept.connect.unwrap().port, kept.proxy.unwrap().port()), (1, 1));
+    assert_eq!((kept.connect[0].port, kept.proxy.unwrap().port()), (1, 1));
     for (name, value) in
         [("EBBGATE_CONNECT_URL", "a:b"), ("EBBGATE_PROXY_URL", "x"), ("EBBGATE_AUTHTOKEN", "a b")]
     {
@@ -288,10 +289,37 @@ fn white_space_around_a_token_is_removed_and_inside_it_is_named() {
 }
 
 #[test]
+fn several_edges_as_text_or_list_each_once() {
+    let agent = |text: &str| load(&[&format!("version: 3\nagent: {{{text}}}\n")], &[], &[]);
+    let named = |text: &str| {
+        let agent = agent(text).unwrap().agent;
+        agent.connect.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(named("connect_url: 'a:1, b'"), "a:1 b:4443");
+    assert_eq!(named("connect_url: ['a:1', b]"), "a:1 b:4443");
+    let refused = |text: &str, expect: &str| {
+        let error = agent(text).unwrap_err();
+        assert!(error.contains(expect), "{text}: {error}");
+    };
+    refused("connect_url: 'a:1,a:1'", "agent.connect_url: `a:1` is named twice");
+    refused("connect_url: ['a:1', b, 'a:1']", "agent.connect_url: `a:1` is named twice");
+    refused("connect_url: ['a:1', 'x y']", "agent.connect_url[1]: `x y` is not `host:port`");
+    refused("connect_url: 'a,,b'", "`` is not `host:port`");
+    let many = (0..=ADDRESSES_MAX).map(|n| format!("e{n}")).collect::<Vec<_>>().join(",");
+    refused(&format!("connect_url: '{many}'"), "at most 16 edges may be named, found 17");
+    assert_eq!(agent("connect_url: a").unwrap().agent.connect_edges, 2);
+    assert_eq!(agent("connect_url: a, connect_edges: 1").unwrap().agent.connect_edges, 1);
+    for wrong in ["0", "5", "two", "-1"] {
+        refused(&format!("connect_url: a, connect_edges: {wrong}"), "expected a number from 1 to 4");
+    }
+}
+
+#[test]
 fn proxy_variables_concern_edges_elsewhere_only() {
     let proxied = |edge: &str, env: &[(&str, &str)]| {
         let text = format!("version: 3\nagent: {{connect_url: '{edge}'}}\n");
-        load(&[&text], &[], env).unwrap().agent.proxy.map(|proxy| proxy.port())
+        let agent = load(&[&text], &[], env).unwrap().agent;
+        agent.proxy_to(&agent.connect[0]).map(ProxyUrl::port)
     };
     let proxy = ("https_proxy", "http://p:3128");
     assert_eq!(proxied("edge.example:443", &[proxy]), Some(3128));
@@ -321,7 +349,8 @@ fn no_proxy_knows_both_cases_ports_and_networks() {
         let text = format!("version: 3\nagent: {{connect_url: '{edge}'}}\n");
         let spared = ["no_proxy", "NO_PROXY"].map(|name| {
             let env = [("HTTPS_PROXY", "http://p:1"), (name, rules)];
-            load(&[&text], &[], &env).unwrap().agent.proxy.is_none()
+            let agent = load(&[&text], &[], &env).unwrap().agent;
+            agent.proxy_to(&agent.connect[0]).is_none()
         });
         assert_eq!(spared[0], spared[1], "{edge} {rules}");
         spared[0]

@@ -49,7 +49,7 @@ async fn edge_with(name: &str, alpn: &[&[u8]]) -> (Arc<str>, u16) {
 
 fn agent(address: &str, ca: &Arc<str>) -> AgentConfig {
     AgentConfig {
-        connect: Some(ConnectAddress::parse(address).unwrap()),
+        connect: vec![ConnectAddress::parse(address).unwrap()],
         trust: Trust::Pem(ca.clone()),
         ..AgentConfig::default()
     }

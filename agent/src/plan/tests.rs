@@ -15,6 +15,13 @@ fn plan() -> Plan {
     Plan::new(AuthExtra { authtoken: Secret::new("t"), ..AuthExtra::default() })
 }
 
+/// Adds an endpoint by a number that was never used.
+fn add(plan: &mut Plan, bind: Bind, retry: RetryPolicy, now: Duration) -> Key {
+    let key = plan.endpoints.last_key_value().map_or(0, |(last, _)| last + 1);
+    plan.add(key, bind, retry, now);
+    key
+}
+
 fn bind(url: &str) -> Bind {
     Bind { proto: "https".into(), opts: Opts(json!({"URL": url})), ..Bind::default() }
 }
@@ -45,7 +52,7 @@ fn no(code: u32) -> Result<BindReply, String> {
 /// A plan with one endpoint online as `b1`.
 fn online() -> (Plan, Key) {
     let mut plan = plan();
-    let key = plan.add(bind(""), RetryPolicy::Forever, T0);
+    let key = add(&mut plan, bind(""), RetryPolicy::Forever, T0);
     plan.authenticated(T0, &welcome("c1", "k1")).unwrap();
     let (asked, _) = plan.next_bind(T0).unwrap();
     assert_eq!(asked, key);
@@ -57,7 +64,7 @@ fn online() -> (Plan, Key) {
 #[test]
 fn nothing_is_bound_before_auth_and_everything_after() {
     let mut plan = plan();
-    let a = plan.add(bind("https://a.internal"), RetryPolicy::Forever, T0);
+    let a = add(&mut plan, bind("https://a.internal"), RetryPolicy::Forever, T0);
     assert_eq!(plan.next_bind(T0), None);
     assert_eq!(plan.next_due(), None);
     plan.authenticated(T0, &welcome("c", "k")).unwrap();
@@ -71,7 +78,7 @@ fn nothing_is_bound_before_auth_and_everything_after() {
 fn binds_under_way_are_bounded() {
     let mut plan = plan();
     for _ in 0..BINDS_AT_ONCE + 5 {
-        plan.add(bind(""), RetryPolicy::Forever, T0);
+        add(&mut plan, bind(""), RetryPolicy::Forever, T0);
     }
     plan.authenticated(T0, &welcome("c", "k")).unwrap();
     let asked: Vec<_> = std::iter::from_fn(|| plan.next_bind(T0)).collect();
@@ -109,7 +116,7 @@ fn an_edge_that_forgot_us_gets_fresh_binds_for_the_old_urls() {
 #[test]
 fn one_failed_rebind_leaves_the_others_alone_and_heals() {
     let (mut plan, first) = online();
-    let second = plan.add(bind("https://y.example"), RetryPolicy::Forever, T0);
+    let second = add(&mut plan, bind("https://y.example"), RetryPolicy::Forever, T0);
     plan.next_bind(T0).unwrap();
     plan.bound(second, yes("b2", "https://y.example", "tok2"), T0, 0);
     plan.lost(secs(5), T0, 0);
@@ -135,7 +142,7 @@ fn one_failed_rebind_leaves_the_others_alone_and_heals() {
 #[test]
 fn somebody_waiting_hears_the_first_refusal_but_an_online_endpoint_is_never_dropped() {
     let mut plan = plan();
-    let key = plan.add(bind(""), RetryPolicy::UntilRefused, T0);
+    let key = add(&mut plan, bind(""), RetryPolicy::UntilRefused, T0);
     plan.authenticated(T0, &welcome("c", "k")).unwrap();
     plan.next_bind(T0).unwrap();
     let lost = plan.bound(key, Err("stream ended".into()), T0, 0);
@@ -144,7 +151,7 @@ fn somebody_waiting_hears_the_first_refusal_but_an_online_endpoint_is_never_drop
     assert!(matches!(plan.bound(key, no(316), secs(1), 0), BindOutcome::Dropped(_)));
     assert_eq!(plan.next_due(), None);
 
-    let key = plan.add(bind(""), RetryPolicy::UntilRefused, secs(1));
+    let key = add(&mut plan, bind(""), RetryPolicy::UntilRefused, secs(1));
     plan.next_bind(secs(1)).unwrap();
     plan.bound(key, yes("b", "https://x.example", "t"), secs(1), 0);
     plan.lost(secs(9), T0, 0);
@@ -157,7 +164,7 @@ fn somebody_waiting_hears_the_first_refusal_but_an_online_endpoint_is_never_drop
 fn what_only_people_can_change_is_retried_slowly() {
     let check = |code: u32, permanent: bool| {
         let mut plan = plan();
-        let key = plan.add(bind(""), RetryPolicy::Forever, T0);
+        let key = add(&mut plan, bind(""), RetryPolicy::Forever, T0);
         plan.authenticated(T0, &welcome("c", "k")).unwrap();
         plan.next_bind(T0).unwrap();
         let BindOutcome::Retry(refusal, wait) = plan.bound(key, no(code), T0, u32::MAX) else {
@@ -176,7 +183,7 @@ fn what_only_people_can_change_is_retried_slowly() {
 #[test]
 fn refused_auth_says_why_and_leaves_the_plan_offline() {
     let mut plan = plan();
-    plan.add(bind(""), RetryPolicy::Forever, T0);
+    add(&mut plan, bind(""), RetryPolicy::Forever, T0);
     let reply = AuthReply::refused(error_text("The authtoken was revoked.", 107));
     let refusal = plan.authenticated(T0, &reply).unwrap_err();
     assert_eq!(refusal.to_string(), "The authtoken was revoked. (ERR_NGROK_107)");
@@ -203,7 +210,7 @@ fn what_is_removed_is_unbound_even_when_its_answer_comes_late() {
     let (mut plan, key) = online();
     assert_eq!(plan.remove(key), Some("b1".into()));
     assert_eq!(plan.remove(key), None);
-    let late = plan.add(bind(""), RetryPolicy::Forever, T0);
+    let late = add(&mut plan, bind(""), RetryPolicy::Forever, T0);
     plan.next_bind(T0).unwrap();
     assert_eq!(plan.remove(late), None, "not served yet");
     assert_eq!(

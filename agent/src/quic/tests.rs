@@ -185,7 +185,7 @@ async fn streams_survive_loss_and_a_nat_that_forgets() {
 /// The agent's configuration for an edge at one address.
 fn config(edge: &Edge, port: u16, carrier: CarrierChoice) -> AgentConfig {
     AgentConfig {
-        connect: Some(ConnectAddress { host: "127.0.0.1".into(), port }),
+        connect: vec![ConnectAddress { host: "127.0.0.1".into(), port }],
         trust: Trust::Pem(edge.pem.as_str().into()),
         carrier,
         ..AgentConfig::default()

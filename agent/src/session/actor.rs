@@ -16,12 +16,12 @@ use crate::network::{Footing, Network};
 use crate::plan::{Key, Plan, Refusal, RetryPolicy};
 
 pub(super) enum Command {
-    Add { name: String, bind: Box<Bind>, retry: RetryPolicy, delivery: Delivery, reply: Waiter },
+    Add { key: Key, name: String, bind: Box<Bind>, retry: RetryPolicy, delivery: Delivery, reply: Waiter },
     Remove { key: Key, reply: oneshot::Sender<()> },
     Close { reply: oneshot::Sender<()> },
 }
 
-pub(super) type Waiter = oneshot::Sender<Result<(Key, EndpointUrl), Refusal>>;
+pub(super) type Waiter = oneshot::Sender<Result<EndpointUrl, Refusal>>;
 
 /// An endpoint's side of things that the plan does not need to know.
 pub(super) struct Slot {
@@ -39,8 +39,16 @@ pub(super) struct Actor {
     pub(super) start: Instant,
     pub(super) network: Box<dyn Network>,
     pub(super) footing: Footing,
-    /// Connections that the edge keeps for what they carry, while another serves.
-    pub(super) leaving: JoinSet<()>,
+    pub(super) leaving: Leaving,
+}
+
+/// Connections that the edge asked the agent to leave: each serves what is under way, and new streams until its endpoints
+/// are online elsewhere. They end with the session.
+#[derive(Default)]
+pub(super) struct Leaving {
+    pub(super) tasks: JoinSet<()>,
+    /// Told when the endpoints are online elsewhere.
+    pub(super) elsewhere: Vec<oneshot::Sender<()>>,
 }
 
 /// Why the task goes on or not.

@@ -1,8 +1,9 @@
-//! What a session asks of the edge, and how long it waits. Knows no plan.
+//! What the agent asks of the edge on streams of their own: Auth, Bind, Unbind.
 
 use std::time::Duration;
 
-use ebbgate_tunnel::{driver, rpc_io};
+use ebbgate_tunnel::driver;
+use ebbgate_tunnel::rpc_io;
 use ebbgate_wire::rpc::{Auth, AuthReply, Bind, BindReply, StreamKind, Unbind};
 use tokio::time::timeout;
 
@@ -13,7 +14,6 @@ use crate::plan::Key;
 pub const BIND_SECS_MAX: u64 = 30;
 /// Longest wait for the answer to Unbind, in seconds.
 pub const UNBIND_SECS_MAX: u64 = 10;
-
 /// What came of asking for a bind.
 pub(super) enum Answer {
     Reply(Box<BindReply>),

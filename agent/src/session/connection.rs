@@ -10,7 +10,7 @@ use ebbgate_wire::link::Version;
 use ebbgate_wire::link::raw::RawKey;
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    AuthReply, BindReply, CarrierOffer, ProxyHeader, Secret, StopTunnel, StreamKind, error_code,
+    AuthReply, BindReply, CarrierOffer, Edges, ProxyHeader, Secret, StopTunnel, StreamKind, error_code,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -34,8 +34,6 @@ pub const DRAIN_SECS_MAX: u64 = 3;
 
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
-/// Connections that the edge keeps beside the one that serves; the next is given up.
-const LEAVING_MAX: usize = 32;
 /// Round trips waiting to be reported; more are left out.
 const LATENCIES_MAX: usize = 4;
 
@@ -45,27 +43,36 @@ pub(super) enum Ended {
     Lost(String),
     /// The edge refused Auth.
     Refused(Refusal),
-    /// The edge asked for another connection. This one is served beside it until the edge ends it.
+    /// The edge asked the agent to go elsewhere.
+    Asked,
+    /// The edge asked for another connection beside this one.
     Moved,
 }
 
 /// What runs beside the loop of one connection; all of it ends with it.
-struct Tasks {
-    session: driver::Session,
-    driver: Driving,
-    dispatcher: StreamDispatcher,
-    events: mpsc::Receiver<SessionEvent>,
+pub(super) struct Tasks {
+    pub(super) session: driver::Session,
+    pub(super) driver: Driving,
+    pub(super) dispatcher: StreamDispatcher,
+    pub(super) events: mpsc::Receiver<SessionEvent>,
     binds: JoinSet<(Key, Answer)>,
-    unbinds: JoinSet<()>,
+    pub(super) unbinds: JoinSet<()>,
     /// Streams that come beside the session, while there are any.
-    beside: Option<Box<dyn Streams>>,
+    pub(super) beside: Option<Box<dyn Streams>>,
     /// Whether the path stalls, where QUIC could take over.
     probing: Option<Probing>,
     attaching: JoinSet<Result<Box<dyn Streams>, DialError>>,
     links: Option<Keeping>,
     raw_links: Option<Keeping>,
-    heartbeat: JoinHandle<heartbeat::HeartbeatError>,
+    pub(super) heartbeat: JoinHandle<heartbeat::HeartbeatError>,
     latency: mpsc::Receiver<Duration>,
+}
+
+impl Tasks {
+    /// Keeps no links any more, and does not look for a better way.
+    pub(super) fn park_no_more(&mut self) {
+        (self.links, self.raw_links, self.probing) = (None, None, None);
+    }
 }
 
 impl Drop for Tasks {
@@ -102,7 +109,15 @@ impl Drop for Probing {
 }
 
 /// The task that moves the session's bytes; dropping it cuts the connection.
-struct Driving(JoinHandle<Result<(), driver::DriverError>>);
+pub(super) struct Driving(pub(super) JoinHandle<Result<(), driver::DriverError>>);
+
+impl Driving {
+    /// Until everything that was said is on its way, and the session over.
+    async fn ended(mut self) {
+        // What the driver says of a session that we ended is of no use.
+        let _ = (&mut self.0).await;
+    }
+}
 
 impl Drop for Driving {
     fn drop(&mut self) {
@@ -124,6 +139,11 @@ impl Actor {
             Err(done) => return Ok(done),
         };
         self.plan.authenticated(self.now(), &reply).map_err(Ended::Refused)?;
+        if let Err(error) = self.settings.dialer.let_in(&reply.extra) {
+            session.goaway(Code::NONE, "the agent has a session at this edge");
+            let _ = timeout(Duration::from_secs(driver::CLOSE_SECS_MAX), driver.ended()).await;
+            return Err(Ended::Lost(error.to_string()));
+        }
         let mut tasks = self.tasks(session, driver, streams);
         if let Some(offer) = &reply.extra.carriers {
             self.keep_links(&mut tasks, offer, &reply.extra.agent_session_id);
@@ -134,37 +154,14 @@ impl Actor {
             account: reply.extra.account_name,
             banner: reply.extra.banner,
         });
+        self.plan_settled();
         let ended = self.serve(&mut tasks, &mut incoming).await;
-        if matches!(ended, Err(Ended::Moved)) {
-            self.leave(tasks, incoming);
+        match ended {
+            Err(Ended::Asked) => self.leave(tasks, incoming),
+            Err(Ended::Moved) => self.stay(tasks, incoming),
+            _ => {}
         }
         ended
-    }
-
-    /// Serves what comes over a connection beside the next one, for as long as the edge keeps it.
-    fn leave(&mut self, mut tasks: Tasks, mut incoming: Incoming) {
-        while self.leaving.try_join_next().is_some() {}
-        if self.leaving.len() >= LEAVING_MAX {
-            return;
-        }
-        // The edge gets no new links for this session, and no probes; links under way end with their visitors.
-        (tasks.links, tasks.raw_links, tasks.probing) = (None, None, None);
-        let stop_allowed = self.settings.remote_management;
-        self.leaving.spawn(async move {
-            loop {
-                tokio::select! {
-                    stream = incoming.accept() => match stream {
-                        Some(stream) => open(&tasks, stop_allowed, stream),
-                        None => return,
-                    },
-                    proxied = next_beside(&mut tasks.beside) => came_beside(&mut tasks, proxied),
-                    // What the edge's process before says of endpoints is of its session alone.
-                    Some(_) = tasks.events.recv() => {}
-                    Some(_) = tasks.unbinds.join_next() => {}
-                    _ = &mut tasks.heartbeat => return,
-                }
-            }
-        });
     }
 
     /// Waits for the answer to Auth while still taking commands; the inner error means closed.
@@ -242,13 +239,10 @@ impl Actor {
                     }
                 }
                 stream = incoming.accept() => match stream {
-                    Some(stream) => open(tasks, self.settings.remote_management, stream),
+                    Some(stream) => open(tasks, stream, self.settings.remote_management),
                     None => return Err(Ended::Lost(end_of(&mut tasks.driver.0).await)),
                 },
-                Some(event) = tasks.events.recv() => match event {
-                    SessionEvent::Move => return Err(Ended::Moved),
-                    event => self.heard(event),
-                },
+                Some(event) = tasks.events.recv() => self.heard(event)?,
                 proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(bound) = tasks.binds.join_next() => {
                     match bound {
@@ -373,13 +367,19 @@ impl Actor {
         }
     }
 
-    fn heard(&mut self, event: SessionEvent) {
+    fn heard(&mut self, event: SessionEvent) -> Result<(), Ended> {
         match event {
             SessionEvent::StopTunnel(notice) => self.stopped(&notice),
             SessionEvent::Stop => self.tell(Event::StopRequested),
-            // It closes already.
-            SessionEvent::Move => {}
+            SessionEvent::Move => return Err(Ended::Moved),
+            SessionEvent::Edges(Edges { connect_addresses, leave }) => {
+                self.settings.dialer.told(&connect_addresses);
+                if leave {
+                    return Err(Ended::Asked);
+                }
+            }
         }
+        Ok(())
     }
 
     fn bound(&mut self, tasks: &mut Tasks, key: Key, reply: Result<BindReply, String>) {
@@ -394,7 +394,7 @@ impl Actor {
                 }
                 let waiter = self.slots.get_mut(&key).and_then(|slot| slot.waiter.take());
                 if let Some(waiter) = waiter {
-                    let _ = waiter.send(Ok((key, url.clone())));
+                    let _ = waiter.send(Ok(url.clone()));
                 }
                 self.tell(Event::EndpointOnline { name: name(self), url });
             }
@@ -417,6 +417,7 @@ impl Actor {
         }
         // After it was published: a stream that waited for the answer finds it.
         self.routes.answered(key);
+        self.plan_settled();
     }
 
     /// The edge ended one endpoint; it wants no Unbind and the session stays.
@@ -450,10 +451,13 @@ impl Actor {
                 () = sleep_until(deadline) => break,
                 // A stream that crossed our Unbind on the wire is still a visitor's.
                 stream = incoming.accept() => match stream {
-                    Some(stream) => open(tasks, self.settings.remote_management, stream),
+                    Some(stream) => open(tasks, stream, self.settings.remote_management),
                     None => return,
                 },
-                Some(event) = tasks.events.recv() => self.heard(event),
+                Some(event) = tasks.events.recv() => {
+                    // The agent goes anyway.
+                    let _ = self.heard(event);
+                }
                 proxied = next_beside(&mut tasks.beside) => came_beside(tasks, proxied),
                 Some(_) = tasks.unbinds.join_next() => {}
                 () = quiet.as_mut(), if tasks.unbinds.is_empty() && tasks.events.is_empty() => break,
@@ -465,7 +469,7 @@ impl Actor {
 }
 
 /// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
-fn open(tasks: &Tasks, stop_allowed: bool, stream: driver::Stream) {
+pub(super) fn open(tasks: &Tasks, stream: driver::Stream, stop_allowed: bool) {
     let dispatcher = tasks.dispatcher.clone();
     let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
     let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
@@ -494,7 +498,7 @@ fn is_http(header: &ProxyHeader) -> bool {
 }
 
 /// The next stream beside the session, or none when there will be no more; never, where there are none.
-async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
+pub(super) async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
     match beside {
         Some(streams) => streams.accept().await,
         None => std::future::pending().await,
@@ -502,7 +506,7 @@ async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
 }
 
 /// Delivers a stream that came beside the session, or books that this way has ended.
-fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
+pub(super) fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
     if let Some(proxied) = proxied {
         tokio::spawn(tasks.dispatcher.clone().take(proxied));
         return;

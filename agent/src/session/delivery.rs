@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_wire::link::DELIVERED;
 use ebbgate_wire::mux::Code;
-use ebbgate_wire::rpc::{ProxyHeader, StopTunnel};
+use ebbgate_wire::rpc::{Edges, ProxyHeader, StopTunnel};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Duration, timeout};
@@ -167,8 +167,10 @@ pub(super) enum SessionEvent {
     StopTunnel(StopTunnel),
     /// The edge asks this agent to stop.
     Stop,
-    /// The edge's process ends: connect anew.
+    /// Another process of the edge serves: connect anew.
     Move,
+    /// These are the other edges now.
+    Edges(Edges),
 }
 
 /// Delivers streams of one connection; a clone per carrier.
@@ -263,7 +265,7 @@ impl StreamDispatcher {
                         return (self.observer)(Event::DeliveryFailed { name: name(), reason });
                     }
                 };
-                let accepted = Accepted { stream, client };
+                let accepted = Accepted { stream: stream.counted(self.begin()), client };
                 if let Err(refused) = queue.try_send(accepted) {
                     refused.into_inner().stream.reset(Code::REFUSED);
                     let reason = "the program does not accept connections fast enough".to_owned();
@@ -286,13 +288,6 @@ async fn say_delivered(stream: &mut Stream) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Plan, RetryPolicy};
-    use ebbgate_wire::rpc::{AuthExtra, Bind};
-
-    fn keys<const N: usize>() -> [Key; N] {
-        let mut plan = Plan::new(AuthExtra::default());
-        [(); N].map(|()| plan.add(Bind::default(), RetryPolicy::Forever, Duration::ZERO))
-    }
 
     fn route() -> Arc<Route> {
         let (queue, _) = mpsc::channel(1);
@@ -304,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_waits_for_the_answer_that_may_name_its_bind() {
-        let (routes, [key, other]) = (Routes::default(), keys());
+        let (routes, [key, other]) = (Routes::default(), [0, 1]);
         assert!(routes.find("b1").await.is_none(), "nothing is under way");
         routes.binding(key, "");
         routes.binding(other, "b2");
@@ -321,7 +316,7 @@ mod tests {
 
     #[tokio::test]
     async fn so_many_streams_wait_for_an_answer_and_no_more() {
-        let (routes, [key]) = (Routes::default(), keys());
+        let (routes, key) = (Routes::default(), 0);
         routes.binding(key, "");
         let mut waiting: Vec<_> = (0..EARLY_MAX).map(|_| Box::pin(routes.find("b1"))).collect();
         for stream in &mut waiting {

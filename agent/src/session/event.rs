@@ -107,6 +107,8 @@ pub enum Event {
     },
     /// The edge asks this agent to stop.
     StopRequested,
+    /// The same of a session at a further edge.
+    Further(Box<Event>),
 }
 
 /// Told of every event; must not block.

@@ -31,7 +31,12 @@ pub fn hello(agent: &AgentConfig, hostname: &str, service: bool) -> AuthExtra {
         update_unsupported: Some(UPDATE_REFUSED.into()),
         stop_unsupported: Some(if agent.remote_management { "" } else { STOP_REFUSED }.into()),
         restart_unsupported: Some(RESTART_REFUSED.into()),
-        proxy_type: agent.proxy.as_ref().map_or("none", |proxy| proxy.kind_name()).into(),
+        proxy_type: agent
+            .connect
+            .first()
+            .and_then(|edge| agent.proxy_to(edge))
+            .map_or("none", |proxy| proxy.kind_name())
+            .into(),
         mutual_tls: false,
         service_run: service,
         config_version: "3".into(),
@@ -40,6 +45,8 @@ pub fn hello(agent: &AgentConfig, hostname: &str, service: bool) -> AuthExtra {
         client_type: "ebbgate".into(),
         moves: true,
         leg_number: 0,
+        several_edges: agent.connect_edges > 1,
+        process: String::new(),
         carriers: agent.carrier.wanted().iter().map(|&word| word.to_owned()).collect(),
     }
 }
@@ -78,6 +85,7 @@ pub fn bind_request(endpoint: &EndpointConfig) -> Bind {
             bindings: vec![endpoint.binding.as_str().into()],
             pooling_enabled: endpoint.pooling_enabled,
             shows_client: false,
+            number: 0,
         },
     }
 }

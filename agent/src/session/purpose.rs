@@ -2,7 +2,7 @@
 
 use ebbgate_tunnel::{TunnelStream, driver};
 use ebbgate_tunnel::{heartbeat, rpc_io};
-use ebbgate_wire::rpc::{Outcome, StopTunnel, StreamKind};
+use ebbgate_wire::rpc::{Edges, Outcome, StopTunnel, StreamKind};
 
 use super::delivery::SessionEvent;
 use super::hello::{RESTART_REFUSED, STOP_REFUSED, UPDATE_REFUSED};
@@ -27,6 +27,11 @@ pub(super) async fn read_purpose(mut stream: driver::Stream, stop_allowed: bool)
             let notice = StopTunnel::decode(rpc_io::read_object(&mut stream).await.ok()?).ok()?;
             stream.linger();
             Some(Purpose::Event(SessionEvent::StopTunnel(notice)))
+        }
+        StreamKind::Edges => {
+            let edges = Edges::decode(rpc_io::read_object(&mut stream).await.ok()?).ok()?;
+            stream.linger();
+            Some(Purpose::Event(SessionEvent::Edges(edges)))
         }
         StreamKind::Stop if stop_allowed => {
             rpc_io::read_object(&mut stream).await.ok()?;

@@ -5,6 +5,7 @@ mod edge;
 mod links;
 mod network;
 mod sdk;
+mod several;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

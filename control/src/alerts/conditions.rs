@@ -1,7 +1,7 @@
 //! What is not as it should be, from what control knows: edges, agents, plans, certificates, destinations. Reads, decides
 //! nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ebbgate_model::{AccountId, EdgeId};
 
@@ -39,9 +39,19 @@ pub(super) struct Expiry {
     pub(super) not_after: UnixSecs,
 }
 
+/// What is stored that tells of trouble.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    pub(super) certificates: Vec<Expiry>,
+    /// Edges of other machines that have joined and were not removed.
+    pub(super) joined: BTreeSet<EdgeId>,
+}
+
 /// What was seen online, and when last.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
+    /// Edges that joined, when control looked last: of those that are removed nothing is expected.
+    joined: BTreeSet<EdgeId>,
     edges: BTreeMap<EdgeId, UnixSecs>,
     agents: BTreeMap<(AccountId, String), UnixSecs>,
 }
@@ -51,16 +61,30 @@ impl Seen {
     pub(super) fn conditions(
         &mut self,
         app: &App,
-        certificates: &[Expiry],
+        stored: &Stored,
         now: UnixSecs,
         waits: Waits,
     ) -> Vec<(&'static str, Condition)> {
+        self.take_joined(&stored.joined, now);
         let mut found = self.edges(app, now, waits);
         found.extend(self.agents(app, now, waits));
         found.extend(plan(app, waits));
-        found.extend(expiring(certificates, now));
+        found.extend(expiring(&stored.certificates, now));
         found.extend(destinations(app, now, waits));
         found
+    }
+
+    /// Edges that joined are expected from the first look on; those that were removed no more.
+    fn take_joined(&mut self, joined: &BTreeSet<EdgeId>, now: UnixSecs) {
+        for edge in joined.difference(&self.joined) {
+            if !self.edges.contains_key(edge) {
+                remember(&mut self.edges, *edge, now - 1);
+            }
+        }
+        for removed in self.joined.difference(joined) {
+            self.edges.remove(removed);
+        }
+        self.joined.clone_from(joined);
     }
 
     fn edges(&mut self, app: &App, now: UnixSecs, waits: Waits) -> Vec<(&'static str, Condition)> {
@@ -185,8 +209,10 @@ mod tests {
     async fn what_is_wrong_is_found_and_what_is_right_is_not() {
         let lab = Lab::new().await;
         let mut seen = Seen::default();
-        let mut find =
-            |certificates: &[Expiry], now| names(&seen.conditions(&lab.app, certificates, now, WAITS));
+        let mut find = |certificates: &[Expiry], now| {
+            let stored = Stored { certificates: certificates.to_vec(), ..Stored::default() };
+            names(&seen.conditions(&lab.app, &stored, now, WAITS))
+        };
         assert_eq!(find(&[], 0), []);
         let edge = EdgeId::new(Ksuid::new(1_700_000_000, [1; 16]));
         let (hold, _commands) = lab.app.presence.join(edge, "1".into(), 0);
@@ -209,5 +235,24 @@ mod tests {
         let found = [("destination_failing", id.to_string()), ("events_dropped", id.to_string())];
         assert_eq!(find(&[], 10), found);
         assert_eq!(find(&[], 10 + DROPPED_SECS), found[..1]);
+    }
+
+    #[tokio::test]
+    async fn an_edge_that_joined_is_missed_though_control_never_saw_it_until_it_is_removed() {
+        let lab = Lab::new().await;
+        let mut seen = Seen::default();
+        let mut find = |joined: &[EdgeId], now| {
+            let stored = Stored { joined: joined.iter().copied().collect(), ..Stored::default() };
+            names(&seen.conditions(&lab.app, &stored, now, WAITS))
+        };
+        let [one, two] = [1, 2].map(|n| EdgeId::new(Ksuid::new(1_700_000_000, [n; 16])));
+        let gone = |edge: EdgeId| ("edge_gone", edge.to_string());
+        let (hold, _commands) = lab.app.presence.join(one, "1".into(), 0);
+        assert_eq!(find(&[one, two], 1), [gone(two)]);
+        drop(hold);
+        assert_eq!(find(&[one, two], 2), [gone(one), gone(two)]);
+        lab.app.presence.expire(std::time::Instant::now() + std::time::Duration::from_mins(1));
+        assert_eq!(find(&[one], 3), [gone(one)]);
+        assert_eq!(find(&[], 4), []);
     }
 }

@@ -6,12 +6,13 @@ use ebbgate_model::{AccountId, EventId};
 use tokio::time::{Instant, interval};
 use x509_parser::prelude::{FromDer, Pem, X509Certificate};
 
-use super::conditions::{Expiry, Seen, Waits};
+use super::conditions::{Expiry, Seen, Stored, Waits};
 use super::mail::Mail;
 use super::state::{Change, State};
 use crate::App;
 use crate::error_chain::ErrorChain;
 use crate::events::{Event, types};
+use crate::fleet;
 use crate::record::{self, ACCOUNTS_PREFIX, IssuedCertificate, TlsCertificate};
 use crate::store::{Item, Range, StoreError};
 
@@ -35,20 +36,28 @@ pub(super) struct Alerts {
 /// Looks for ever.
 pub(super) async fn run(alerts: Alerts) {
     let (mut seen, mut state) = (Seen::default(), State::default());
-    let (mut certificates, mut read_at): (Vec<Expiry>, Option<Instant>) = (Vec::new(), None);
+    let (mut stored, mut read_at) = (Stored::default(), None::<Instant>);
     let mut often = interval(Duration::from_secs(LOOK_SECS));
     loop {
         often.tick().await;
         if read_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(CERTIFICATES_SECS)) {
             match expiries(&alerts.app).await {
-                Ok(read) => (certificates, read_at) = (read, Some(Instant::now())),
+                Ok(read) => (stored.certificates, read_at) = (read, Some(Instant::now())),
                 Err(error) => {
                     tracing::warn!(error = %ErrorChain(&error), "the ends of certificates could not be read");
                 }
             }
         }
+        // Of several controls none is connected to every edge.
+        if alerts.app.candidate.is_alone() {
+            match fleet::edges(&alerts.app).await {
+                Ok(edges) => stored.joined = edges.iter().map(|edge| edge.id).collect(),
+                // What was read before holds until the store answers.
+                Err(error) => tracing::warn!(error = %ErrorChain(&error), "joined edges could not be read"),
+            }
+        }
         let now = alerts.app.now();
-        let holding = seen.conditions(&alerts.app, &certificates, now, alerts.waits);
+        let holding = seen.conditions(&alerts.app, &stored, now, alerts.waits);
         let changes = state.update(now, holding);
         tell(&alerts, &changes).await;
     }

@@ -22,8 +22,8 @@ pub use error::RpcError;
 pub use family::Family;
 pub use kind::StreamKind;
 pub use notice::{
-    Empty, Outcome, PatchTunnelState, StartTunnelWithLabel, StartTunnelWithLabelReply, StopTunnel, Unbind,
-    UnbindReply, Update,
+    Edges, Empty, Outcome, PatchTunnelState, StartTunnelWithLabel, StartTunnelWithLabelReply, StopTunnel,
+    Unbind, UnbindReply, Update,
 };
 pub use object::{OBJECT_BYTES_MAX, OBJECT_DEPTH_MAX, ObjectReader};
 pub use options::{HeaderChanges, IpRestriction, SecurityOption, TlsTermination};

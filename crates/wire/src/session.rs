@@ -101,6 +101,7 @@ impl Gate {
             | StreamKind::Stop
             | StreamKind::Update
             | StreamKind::StopTunnel
+            | StreamKind::Edges
             | StreamKind::Move
             | StreamKind::Unknown(_) => Admission::Refuse(Refusal::NotForClients),
         }

@@ -29,6 +29,7 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 
 use super::allowance::{self, Allowance, Counter, Permit};
 use super::auth::{self, Accepted};
+use super::elsewhere::others;
 use super::links;
 use super::quic::watch::watch_session;
 use super::refusal::Refusal;
@@ -63,6 +64,8 @@ const END_SECS_MAX: u64 = 2;
 const TICKET_SECS: i64 = 90 * 24 * 3600;
 /// Bytes of free text kept of an agent, per field.
 const TEXT_BYTES_MAX: usize = 4096;
+/// Longest name of an agent's process, in bytes.
+const PROCESS_BYTES_MAX: usize = 64;
 
 /// One agent's connection, authenticated or not.
 struct Connection {
@@ -367,6 +370,8 @@ impl Connection {
         state.allow_raw(raw_key.is_some());
         let session = Arc::new(AgentSession {
             state: Arc::new(state),
+            several_edges: extra.several_edges,
+            process: process(&extra.process),
             client_id: client_id.clone(),
             labels: Arc::new(AgentFacts {
                 metadata: report.metadata.clone(),
@@ -417,6 +422,8 @@ impl Connection {
                 plan_name: String::new(),
                 agent_session_id: id.to_string(),
                 carriers,
+                edge_id: if extra.several_edges { edge.visitors.edge.clone() } else { String::new() },
+                connect_addresses: extra.several_edges.then(|| others(&edge.peers.list(), random::number())),
                 ..AuthReplyExtra::default()
             },
         })
@@ -464,6 +471,12 @@ fn refusal(said: Option<&str>) -> Option<String> {
         Some("") => None,
         Some(why) => Some(short(why)),
     }
+}
+
+/// The name of an agent's process; empty if it is none.
+fn process(name: &str) -> String {
+    let is_name = name.len() <= PROCESS_BYTES_MAX && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_name { name.to_owned() } else { String::new() }
 }
 
 /// Free text of an agent, cut to what is kept.

@@ -35,6 +35,10 @@ pub const ENDPOINTS_MAX: usize = 1000;
 pub struct AgentSession {
     /// What other shards may know.
     pub state: Arc<SessionState>,
+    /// Whether the agent can hold sessions at other edges beside this one.
+    pub(super) several_edges: bool,
+    /// Of the agent's process, the same in its sessions at other edges; empty: it is not told.
+    pub(super) process: String,
     /// Stable over reconnects.
     pub client_id: String,
     /// What selectors of policies may read of the agent.

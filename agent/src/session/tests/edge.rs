@@ -10,8 +10,8 @@ use ebbgate_tunnel::link::{LinkStream, Parked, answer_hello, read_hello};
 use ebbgate_tunnel::{heartbeat, rpc_io};
 use ebbgate_wire::mux::{Code, Limits, Role};
 use ebbgate_wire::rpc::{
-    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, CarrierOffer, Outcome, ProxyHeader, Secret, StopTunnel,
-    StreamKind, Unbind, UnbindReply, error_text,
+    Auth, AuthReply, AuthReplyExtra, Bind, BindReply, CarrierOffer, ConnectAddress, Edges, Outcome,
+    ProxyHeader, Secret, StopTunnel, StreamKind, Unbind, UnbindReply, error_text,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -42,6 +42,10 @@ pub(super) struct Book {
     pub(super) link_hellos: u32,
     /// Links that wait for a visitor.
     pub(super) parked: Vec<Parked<Box<dyn Carrier>>>,
+    /// Its name among several.
+    pub(super) id: String,
+    /// What it says of the others.
+    pub(super) others: Vec<String>,
     session: Option<driver::Session>,
 }
 
@@ -137,6 +141,8 @@ impl Edge {
                 cookie: Secret::new(format!("cookie of {client_id}")),
                 region: "lab".into(),
                 carriers: book.offer.clone(),
+                edge_id: book.id.clone(),
+                connect_addresses: Some(named(&book.others)),
                 ..AuthReplyExtra::default()
             },
             client_id,
@@ -229,6 +235,11 @@ impl Edge {
         self.book().parked.push(Parked::new(freed, version));
     }
 
+    /// Whether no agent is connected.
+    pub(super) fn is_left(&self) -> bool {
+        self.book().session.as_ref().is_none_or(driver::Session::is_closed)
+    }
+
     fn session(&self) -> driver::Session {
         self.book().session.clone().expect("an agent connected")
     }
@@ -254,11 +265,23 @@ impl Edge {
         rpc_io::notify(self.open(StreamKind::StopTunnel).await, &notice).await.unwrap();
     }
 
+    /// Names the other edges.
+    pub(super) async fn tell_of(&self, others: &[&str], leave: bool) {
+        let others: Vec<String> = others.iter().map(|&other| other.to_owned()).collect();
+        let notice = Edges { connect_addresses: named(&others), leave };
+        rpc_io::notify(self.open(StreamKind::Edges).await, &notice).await.unwrap();
+    }
+
     /// Asks Stop, Restart or Update; the error text of the answer.
     pub(super) async fn ask(&self, kind: StreamKind) -> String {
         let reply = rpc_io::call(self.open(kind).await, &serde_json::json!({})).await.unwrap();
         Outcome::decode(reply).unwrap().error
     }
+}
+
+fn named(others: &[String]) -> Vec<ConnectAddress> {
+    let named = |other: &String| ConnectAddress { region: String::new(), server_addr: other.clone() };
+    others.iter().map(named).collect()
 }
 
 fn header(id: &str) -> ProxyHeader {

@@ -131,6 +131,25 @@ pub struct AuthExtra {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub carriers: Vec<String>,
+    /// Whether the client can hold sessions at several edges: the answer then names the edge and the others. SDKs do not ask.
+    #[serde(
+        rename(serialize = "SeveralEdges", deserialize = "severaledges"),
+        deserialize_with = "courtesy",
+        skip_serializing_if = "is_false"
+    )]
+    pub several_edges: bool,
+    /// Names the client's process in all its sessions, at whatever edge: ASCII letters and digits. SDKs send none.
+    #[serde(
+        rename(serialize = "Process", deserialize = "process"),
+        deserialize_with = "courtesy",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub process: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
@@ -212,7 +231,7 @@ pub struct AuthReplyExtra {
     /// Set when the client should be updated.
     #[serde(rename(serialize = "DeprecationWarning", deserialize = "deprecationwarning"))]
     pub deprecation_warning: Option<Value>,
-    /// Other addresses for more legs; null means none.
+    /// Addresses of other edges, for a client that asked for several; null for others.
     #[serde(rename(serialize = "ConnectAddresses", deserialize = "connectaddresses"))]
     pub connect_addresses: Option<Vec<ConnectAddress>>,
     /// The session's id in the API, `ts_...`.
@@ -228,6 +247,13 @@ pub struct AuthReplyExtra {
         skip_serializing_if = "Option::is_none"
     )]
     pub carriers: Option<CarrierOffer>,
+    /// The edge's own id; only for a client that asked for several edges.
+    #[serde(
+        rename(serialize = "EdgeID", deserialize = "edgeid"),
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub edge_id: String,
 }
 
 /// What the server takes beside the session.
@@ -260,7 +286,7 @@ pub struct CarrierOffer {
 }
 
 /// One more place to connect to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectAddress {
     /// The region there.
     #[serde(rename = "Region", alias = "region", default)]

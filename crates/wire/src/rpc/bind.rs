@@ -51,6 +51,20 @@ pub struct Bind {
 #[serde(transparent)]
 pub struct Opts(pub Value);
 
+impl Opts {
+    /// The URL asked for; empty: the edge chooses one.
+    pub fn url(&self) -> &str {
+        self.0.get("URL").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Asks for a URL.
+    pub fn set_url(&mut self, url: String) {
+        if let Some(opts) = self.0.as_object_mut() {
+            opts.insert("URL".into(), url.into());
+        }
+    }
+}
+
 impl std::fmt::Debug for Opts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.as_object().into_iter().flat_map(Map::keys)).finish()
@@ -92,6 +106,18 @@ pub struct BindExtra {
         skip_serializing_if = "std::ops::Not::not"
     )]
     pub shows_client: bool,
+    /// Tells the endpoint from the others of the client's process, in all its sessions; 0: it is not told.
+    #[serde(
+        rename(serialize = "Number", deserialize = "number"),
+        deserialize_with = "nullable",
+        skip_serializing_if = "is_none"
+    )]
+    pub number: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The name a Bind asks for.

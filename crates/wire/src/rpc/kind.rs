@@ -4,10 +4,12 @@ use std::fmt;
 
 use super::object::OBJECT_BYTES_MAX;
 
+/// Number of [`StreamKind::Edges`]: "EBG" and 1, far from the numbers that the published protocol counts up.
+const EDGES: u32 = 0x4542_4701;
+/// Number of [`StreamKind::Move`].
+const MOVE: u32 = 0x4542_4702;
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
-/// Number of [`StreamKind::Move`], which is ours: far from those of the protocol.
-const MOVE: u32 = 0x4542_0001;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +36,10 @@ pub enum StreamKind {
     StopTunnel,
     /// Client: change a served endpoint.
     PatchTunnelState,
-    /// Server: this process ends; connect anew and keep this session for what it carries. Only for clients that say `Moves`.
+    /// Server: these are the other edges now. Ours alone, for a client that asked; no answer.
+    Edges,
+    /// Server: another process of it serves; connect anew and keep this session for what it carries. Ours alone, for a client
+    /// that says `Moves`.
     Move,
     /// Either: echo my nonces for ever.
     Heartbeat,
@@ -57,6 +62,7 @@ impl StreamKind {
             Self::SrvInfo => 8,
             Self::StopTunnel => 9,
             Self::PatchTunnelState => 10,
+            Self::Edges => EDGES,
             Self::Move => MOVE,
             Self::Heartbeat => u32::MAX,
             Self::Unknown(number) => number,
@@ -85,6 +91,7 @@ impl StreamKind {
             8 => Self::SrvInfo,
             9 => Self::StopTunnel,
             10 => Self::PatchTunnelState,
+            EDGES => Self::Edges,
             MOVE => Self::Move,
             u32::MAX => Self::Heartbeat,
             other => Self::Unknown(other),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::auth::ConnectAddress;
 use super::error::RpcError;
 use super::fold::{decode, nullable};
 
@@ -26,6 +27,7 @@ decodable!(
     StartTunnelWithLabelReply,
     PatchTunnelState,
     StopTunnel,
+    Edges,
     Update,
     Outcome
 );
@@ -141,6 +143,21 @@ pub struct StopTunnel {
         deserialize_with = "nullable"
     )]
     pub error_code: String,
+}
+
+/// Server: the edges beside this one. No answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edges {
+    /// Where agents reach them.
+    #[serde(
+        rename(serialize = "ConnectAddresses", deserialize = "connectaddresses"),
+        default,
+        deserialize_with = "nullable"
+    )]
+    pub connect_addresses: Vec<ConnectAddress>,
+    /// This edge is being drained: go to another one.
+    #[serde(rename(serialize = "Leave", deserialize = "leave"), default, deserialize_with = "nullable")]
+    pub leave: bool,
 }
 
 /// Server: update yourself.

@@ -195,7 +195,7 @@ impl Connection {
                 health: self.health(session, &url),
                 shows_client: bind.extra.shows_client
                     || Family::from_user_agent(&identity.user_agent) != Family::Ebbgate,
-                identity: format!("{}/{bind_id}", session.client_id).into(),
+                identity: known_by(session, identity, bind, bind_id),
                 load: Arc::default(),
             }),
             own_load: Load::default(),
@@ -344,4 +344,15 @@ fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> Agen
         upstream_refused: false,
         elsewhere: None,
     }
+}
+
+/// By what the process that serves an endpoint is known again: at other edges too, where it names itself.
+fn known_by(session: &AgentSession, report: &SessionReport, bind: &Bind, bind_id: &str) -> Box<str> {
+    let known = match bind.extra.number {
+        number @ 1.. if !session.process.is_empty() => {
+            format!("{}/{}/{number}", report.credential, session.process)
+        }
+        _ => format!("{}/{bind_id}", session.client_id),
+    };
+    known.into()
 }

@@ -33,6 +33,8 @@ fn session(tables: &Tables) -> AgentSession {
             Arc::default(),
             1,
         )),
+        several_edges: false,
+        process: String::new(),
         client_id: String::new(),
         labels: Arc::default(),
         mux,
