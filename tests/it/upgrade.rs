@@ -367,7 +367,7 @@ fn a_program_that_does_not_come_up_changes_nothing() -> Result<()> {
     let edge = lab.programs().edge();
     let starts = format!("exec {} \"$@\"\n", edge.display());
     let bad = [
-        ("ends", "#!/bin/sh\nexit 1\n".to_owned(), "ended with exit status: 1"),
+        ("ends", "#!/bin/sh\nexit 1\n".to_owned(), "ended (exit status: 1)"),
         // It takes the channel and says nothing.
         (
             "hangs",

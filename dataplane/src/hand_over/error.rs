@@ -16,6 +16,14 @@ pub enum HandOverError {
     /// The sockets or the directory could not be given.
     #[error("cannot hand over: {0}")]
     Io(#[from] io::Error),
+    /// The program ended before it could serve.
+    #[error("{program} ended ({status}); what it said is in the log of the edge")]
+    Ended {
+        /// Which.
+        program: String,
+        /// How.
+        status: String,
+    },
     /// The other process, or the time.
     #[error("the other edge process: {0}")]
     Peer(String),

@@ -83,9 +83,7 @@ fn hand_over_to(program: &Path, arguments: &[OsString], host: &mut EdgeHost) -> 
             Ok(pid)
         }
         Err(error) => Err(match started.end() {
-            Some(status) => {
-                HandOverError::Peer(format!("{} ended with {status}: {error}", program.display()))
-            }
+            Some(status) => HandOverError::Ended { program: program.display().to_string(), status },
             None => error,
         }),
     });
