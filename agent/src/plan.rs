@@ -166,11 +166,6 @@ impl Plan {
         self.cookie = Secret::default();
     }
 
-    /// Whether the session is let in and no endpoint waits for an answer or for its time.
-    pub fn is_settled(&self) -> bool {
-        self.online_since.is_some() && self.endpoints.values().all(|e| e.state == State::Online)
-    }
-
     /// Whether any connection ever got past Auth.
     pub fn was_online(&self) -> bool {
         self.was_online

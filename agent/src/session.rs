@@ -10,7 +10,6 @@ mod delivery;
 mod event;
 mod hello;
 mod inbound;
-mod leave;
 mod links;
 mod purpose;
 mod settings;
@@ -29,7 +28,7 @@ use tokio::time::Instant;
 use crate::dial::{DialError, Dialled};
 use crate::network::Footing;
 use crate::plan::{Key, Plan, Refusal, RetryPolicy};
-use actor::{Actor, Command, Flow, Leaving, Slot, Waiter};
+use actor::{Actor, Command, Flow, Slot, Waiter};
 use delivery::{Route, Routes};
 
 pub use ask::{BIND_SECS_MAX, UNBIND_SECS_MAX};
@@ -192,7 +191,7 @@ impl Actor {
             start: Instant::now(),
             network,
             footing: Footing::default(),
-            leaving: Leaving::default(),
+            leaving: JoinSet::new(),
         }
     }
 
@@ -238,22 +237,18 @@ impl Actor {
         let was_online = self.plan.was_online();
         let (now, random) = (self.now(), (self.settings.random)());
         self.footing.offline(self.source());
-        if matches!(ended, connection::Ended::Moved) {
-            // Nothing is lost, and there is nothing to tell.
-            self.plan.left(now);
-            return Duration::ZERO;
+        if !matches!(ended, connection::Ended::Moved) {
+            self.routes.clear();
+            self.settings.dialer.lost();
         }
-        self.routes.clear();
-        self.settings.dialer.lost();
         let (event, retry_in) = match ended {
+            // Nothing is lost: the connection before still carries what it carries.
+            connection::Ended::Moved => {
+                self.plan.left(now);
+                return Duration::ZERO;
+            }
             connection::Ended::Lost(reason) => {
                 let retry_in = self.plan.lost(now, now.saturating_sub(attempt), random);
-                (Event::SessionOffline { reason, retry_in }, retry_in)
-            }
-            connection::Ended::Asked | connection::Ended::Moved => {
-                let (reason, retry_in) =
-                    ("the edge asks its agents to go elsewhere".to_owned(), Duration::ZERO);
-                self.plan.lost(now, Duration::ZERO, random);
                 (Event::SessionOffline { reason, retry_in }, retry_in)
             }
             connection::Ended::Refused(refusal) => {

@@ -55,6 +55,7 @@ pub fn agent(n: u32, url: &str) -> Arc<Endpoint> {
         shows_client: false,
         identity: "process".into(),
         load: Arc::default(),
+        elsewhere: None,
     };
     endpoint(n, url, Kind::Agent(agent), None)
 }

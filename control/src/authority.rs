@@ -156,6 +156,15 @@ impl Authority {
         self.sign(name, Vec::new(), vec![ExtendedKeyUsagePurpose::ClientAuth], &key, now)
     }
 
+    /// A certificate for somebody else's key at both ends of a connection (RFC 5280 section 4.2.1.12). It has no name of a
+    /// host, so that it does not pass for control's own.
+    pub fn peer(&self, name: &str, public_key: &[u8], now: UnixSecs) -> Result<Pair, AuthorityError> {
+        let failed = |source| AuthorityError::Leaf { host: name.to_owned(), source };
+        let key = SubjectPublicKeyInfo::from_der(public_key).map_err(failed)?;
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(name, Vec::new(), usages, &key, now)
+    }
+
     fn sign(
         &self,
         host: &str,
@@ -310,6 +319,28 @@ mod tests {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at).unwrap()));
         verifier.verify_server_cert(&der(&leaf.certificate_pem), &[], &name, &[], at).is_ok()
+    }
+
+    #[test]
+    fn an_edge_is_at_both_ends_and_no_host() {
+        use rustls::client::verify_server_cert_signed_by_trust_anchor;
+        use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+        let (issuer, [_, _, edge]) = issuer();
+        let key = KeyPair::generate().unwrap();
+        let leaf = issuer.edge.peer("edge_1", &key.subject_public_key_info(), NOW).unwrap();
+        let leaf_der = der(&leaf.certificate_pem);
+        let mut roots = RootCertStore::empty();
+        roots.add(der(&edge.certificate_pem)).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(NOW).unwrap()));
+        let parsed = ParsedCertificate::try_from(&leaf_der).unwrap();
+        let algorithms = provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], at, algorithms).unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        clients.verify_client_cert(&leaf_der, &[], at).unwrap();
+        for name in ["edge-1", "localhost", "control.test", "127.0.0.1"] {
+            assert!(!accepts(&edge, &leaf, name, NOW), "{name}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The admin port: `/metrics`, `/healthz`, `/readyz`. Read-only and without secrets. Open to its own
+//! The admin port: `/metrics`, `/peers`, `/healthz`, `/readyz`. Read-only and without secrets. Open to its own
 //! machine only, or to clients with the token.
 
 use std::convert::Infallible;
@@ -16,6 +16,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, sleep, timeout};
@@ -137,6 +138,12 @@ fn answer(request: &Request<Incoming>, edge: &Edge, disk: &Disk) -> Response<Ful
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             response
         }
+        (&Method::GET, "/peers") => {
+            let mut response = text(StatusCode::OK, format!("{}\n", peers(edge)));
+            let kind = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
         (&Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
         (&Method::GET, "/readyz") if edge.stage() != Stage::Serving => {
             text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
@@ -149,9 +156,32 @@ fn answer(request: &Request<Incoming>, edge: &Edge, disk: &Disk) -> Response<Ful
             Some(trouble) => text(StatusCode::OK, format!("ready\n{trouble}\n")),
             None => text(StatusCode::OK, "ready\n"),
         },
-        (_, "/metrics" | "/healthz" | "/readyz") => text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
-        _ => text(StatusCode::NOT_FOUND, "/metrics, /healthz or /readyz\n"),
+        (_, "/metrics" | "/peers" | "/healthz" | "/readyz") => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n")
+        }
+        _ => text(StatusCode::NOT_FOUND, "/metrics, /peers, /healthz or /readyz\n"),
     }
+}
+
+/// The other edges, and how this one reaches them.
+fn peers(edge: &Edge) -> Value {
+    let ways = edge.peers.ways();
+    let peers = edge.peers.list();
+    let shown = peers.values().map(|peer| {
+        let said = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let way = ways.get(&peer.edge).map(|way| &way.session);
+        json!({
+            "edge": peer.edge,
+            "incarnation": said(&peer.reach.incarnation),
+            "peers_at": said(&peer.reach.peers),
+            "agents_at": said(&peer.reach.agents),
+            "draining": peer.draining,
+            "connections": way.map_or(0, |way| way.carriers()),
+            "silent": way.is_some_and(|way| way.is_silent()),
+            "streams": way.map_or(0, |way| way.in_flight()),
+        })
+    });
+    json!({ "peers": shown.collect::<Vec<_>>() })
 }
 
 /// A page in a browser can make a name of its own resolve to loopback; an address or `localhost` it cannot pretend.

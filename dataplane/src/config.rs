@@ -106,6 +106,13 @@ pub struct Config {
     /// each other by it.
     #[arg(long, value_name = "HOST")]
     pub connect_host: Option<Host>,
+    /// Address for the other edges of the installation, over mutual TLS: through it their visitors reach the agents of this
+    /// edge. The edge must have joined.
+    #[arg(long, value_name = "ADDR")]
+    pub peers: Option<SocketAddr>,
+    /// Name or IP address by which those edges reach this one; that of --peers if left out.
+    #[arg(long, value_name = "HOST", requires = "peers")]
+    pub peers_host: Option<Host>,
     /// QUIC for agents: `on`, on the UDP port of --connect; `off`; or a UDP address. Default: on, if the port is free.
     #[arg(long, value_name = "on|off|ADDR")]
     pub quic: Option<QuicListen>,
@@ -340,7 +347,7 @@ impl Config {
             )
         };
         let peers = match peers {
-            Some(at) => named(&None, at).ok_or_else(|| refused(at))?,
+            Some(at) => named(&self.peers_host, at).ok_or_else(|| refused(at))?,
             None => String::new(),
         };
         let agents = named(&self.connect_host, connect).unwrap_or_default();
@@ -493,9 +500,10 @@ mod tests {
         assert_eq!(own, (String::new(), "192.0.2.1:4443".to_owned()));
         let six = reach(&[], Some("[2001:db8::1]:4485"), "0.0.0.0:4443").unwrap();
         assert_eq!(six, ("[2001:db8::1]:4485".to_owned(), String::new()));
-        let flags = ["--connect-host", "b.test"];
-        let named = reach(&flags, Some("192.0.2.1:4485"), "0.0.0.0:443").unwrap();
-        assert_eq!(named, ("192.0.2.1:4485".to_owned(), "b.test:443".to_owned()));
+        let flags = ["--peers", "0.0.0.0:0", "--peers-host", "a.test", "--connect-host", "b.test"];
+        let named = reach(&flags, Some("0.0.0.0:4485"), "0.0.0.0:443").unwrap();
+        assert_eq!(named, ("a.test:4485".to_owned(), "b.test:443".to_owned()));
+        assert!(parse(&["--peers-host", "a.test"]).is_err(), "it is for --peers");
         assert!(reach(&[], Some("0.0.0.0:4485"), "0.0.0.0:443").unwrap_err().contains("--peers-host"));
     }
 

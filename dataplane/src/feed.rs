@@ -264,7 +264,12 @@ impl Feed {
             | ToEdge::PeerGone { .. }
             | ToEdge::PeerSession { .. }
             | ToEdge::PeerSessionEnded { .. }
-            | ToEdge::PeersTold) => self.agents.peers.take(&self.edge, told),
+            | ToEdge::PeersTold) => {
+                // Policies are compiled, which may take long.
+                let (edge, peers) = (Arc::clone(&self.edge), Arc::clone(&self.agents.peers));
+                let work = spawn_blocking(move || peers.take(&edge, told));
+                alive(work, lines).await?.map_err(FeedError::Installer)?;
+            }
             ToEdge::Beat | ToEdge::Unknown => {}
         }
         Ok(())

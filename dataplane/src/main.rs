@@ -33,6 +33,7 @@ use ebbgate_edge::state::bound;
 use ebbgate_edge::state::disk::Disk;
 use ebbgate_edge::state::edge::{Edge, Stage, Visitors};
 use ebbgate_edge::state::external_calls::ExternalCalls;
+use ebbgate_edge::state::identity::Identity;
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
@@ -192,7 +193,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed, &mut handed)?)
     };
     let addresses = Addresses { http, https, connect, admin: admin_at };
-    edge.peers.announce(config.reach(fresh_ksuid()?, None, connect).map_err(anyhow::Error::msg)?);
+    let identity = meet_peers(config, &edge, saved.identity()?, connect, &passed, &mut handed)?;
     let agents_at = if shared { Entrance::Shared } else { Entrance::Connect };
     let tls_at = if shared { Entrance::Shared } else { Entrance::Tls };
     let fixed = [(http, Entrance::Http), (https, tls_at), (connect, agents_at)];
@@ -282,13 +283,12 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
     let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
-    let identity = saved.identity()?;
     let controls = config.controls(identity.as_ref().map(|identity| identity.controls.as_slice()));
     let member = identity.map(Member::new).transpose()?;
     let needs_identity = controls.iter().any(|control| matches!(control, Control::Remote(_)));
     anyhow::ensure!(member.is_some() || !needs_identity, FeedError::NoIdentity);
     if let Some(member) = &member {
-        let keep = member.clone().keep(Arc::clone(&disk), saved.identity_file());
+        let keep = member.clone().keep(Arc::clone(&edge), Arc::clone(&disk), saved.identity_file());
         let handed_over = edge.reached(Stage::HandedOver);
         tokio::spawn(async move {
             tokio::select! {
@@ -463,6 +463,29 @@ fn open(
     edge.mailboxes.listen(entrance, listeners);
     tracing::info!(address = %bound, listener = entrance.name(), "listening");
     Ok(bound)
+}
+
+/// Says where other edges and agents reach this one, and opens the listener for edges.
+fn meet_peers(
+    config: &Config,
+    edge: &Edge,
+    identity: Option<Identity>,
+    connect: SocketAddr,
+    passed: &[(String, TcpListener)],
+    handed: &mut Handed,
+) -> Result<Option<Identity>> {
+    if let Some(identity) = &identity {
+        edge.peers.prove_by(fleet::peer_tls(identity)?);
+    }
+    let peers = match config.peers {
+        Some(_) if identity.is_none() => {
+            anyhow::bail!("--peers is for an edge that has joined: {}", FeedError::NoIdentity)
+        }
+        Some(at) => Some(open(edge, at, &Entrance::Peers, config.shards(), passed, handed)?),
+        None => None,
+    };
+    edge.peers.announce(config.reach(fresh_ksuid()?, peers, connect).map_err(anyhow::Error::msg)?);
+    Ok(identity)
 }
 
 /// Opens the UDP port for agents. One that is taken is an error only if it was asked for.

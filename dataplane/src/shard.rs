@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Duration;
 
-use crate::agents::{Agents, quic};
+use crate::agents::{Agents, peers, quic};
 use crate::http::UpstreamPools;
 use crate::http::limits::KEPT_UPSTREAM_SECS_MAX;
 use crate::net::listen::{self, Listener};
@@ -70,6 +70,7 @@ impl Listening {
                         self.shard.dialer().park(*link);
                     }
                 }
+                Message::Peer(way) => drop(spawn_local(peers::keep(self.shard.clone(), way))),
                 Message::EndLinks(session) => self.shard.dialer().end_links(session),
             }
         }

@@ -1,5 +1,7 @@
 //! Edges of other machines: they join with a string, are fed over mutual TLS, and are removed.
 
+mod across;
+
 use std::process::Command;
 
 use anyhow::{Result, ensure};
@@ -38,7 +40,9 @@ fn is_on_the_page(command: &str, answer: &Value) {
         fields
     };
     assert_eq!(sorted(&shown), sorted(answer), "{command}");
-    assert_eq!(sorted(&shown["edges"][0]), sorted(&answer["edges"][0]), "{command}");
+    for list in ["edges", "peers"] {
+        assert_eq!(sorted(&shown[list][0]), sorted(&answer[list][0]), "{command}");
+    }
 }
 
 /// What `ebbgate-control edge ...` prints, as the page shows it.
@@ -150,19 +154,11 @@ fn address(join: &str) -> &str {
     rest.rsplitn(3, ':').nth(2).unwrap_or_default()
 }
 
-/// An edge that has joined and runs.
-fn joined(lab: &TestLab, name: &str) -> Result<RemoteEdge> {
-    let mut edge = RemoteEdge::new(lab.programs(), &lab.file(name))?;
-    let joined = edge.join(&join_string(lab, name)?)?;
-    ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
-    edge.start()?;
-    Ok(edge)
-}
-
 #[test]
 fn an_agent_is_at_two_edges_and_the_end_of_one_costs_no_visitor_of_the_other() -> Result<()> {
     let lab = lab()?;
-    let (mut paris, rome) = (joined(&lab, "paris")?, joined(&lab, "rome")?);
+    let (mut paris, rome) =
+        (across::edge(&lab, "paris", "127.0.0.2")?, across::edge(&lab, "rome", "127.0.0.3")?);
     let api = lab.api()?;
     let (_, token) = guide::authtoken(&api, 1)?;
     guide::domain(&api)?;

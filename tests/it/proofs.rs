@@ -1,6 +1,7 @@
 //! The proofs of docs/reliability.md, in short: the same programs that make its figures.
 
 use anyhow::{Result, ensure};
+use ebbgate_lab::fleet::{self, Victim, Visitors};
 use ebbgate_lab::kills::{self, Engine};
 use ebbgate_lab::lab::Programs;
 use ebbgate_lab::linear;
@@ -31,6 +32,28 @@ fn kills_of_control_on_sqlite_lose_nothing() -> Result<()> {
 #[test]
 fn kills_of_control_and_of_etcd_lose_nothing() -> Result<()> {
     killed(Engine::Etcd)
+}
+
+#[test]
+fn each_part_of_a_fleet_may_be_killed() -> Result<()> {
+    let _turn = Turn::shared();
+    let dir = tempfile::Builder::new().prefix("ebb-").tempdir()?;
+    let victims = [Victim::Control(1), Victim::Etcd(0), Victim::Edge(0), Victim::Agent(0)];
+    let mut kills = 0;
+    fleet::run(dir.path(), &Programs::in_dir(&programs()), Visitors::FEW, &victims, |kill| {
+        kills += 1;
+        ensure!(kill.others.requests > 0, "{kill:?}");
+        // Neither control nor the store is on the way of a visitor.
+        if kill.victim.starts_with("control") || kill.victim.starts_with("etcd") {
+            let seen = kill.others;
+            let failed = seen.failed_requests + seen.cut_streams + seen.cut_websockets;
+            ensure!(failed == 0, "{kill:?}");
+        }
+        Ok(())
+    })?;
+    // The run itself waits until every visitor is served again after each kill.
+    ensure!(kills == victims.len());
+    Ok(())
 }
 
 #[test]

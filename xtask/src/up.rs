@@ -69,7 +69,8 @@ pub(crate) fn netns(args: &NetnsArgs) -> Result<()> {
 
 /// Builds the programs and becomes `ebbgate-lab VERB`, for the verbs that need etcd.
 pub(crate) fn prove(words: &[String]) -> Result<()> {
-    let (verb, flags) = words.split_first().context("say what: `prove kills` or `prove linear`")?;
+    let (verb, flags) =
+        words.split_first().context("say what: `prove kills`, `prove linear` or `prove fleet`")?;
     for program in ["etcd", "etcdctl"] {
         programs::installed(program)?;
     }

@@ -39,16 +39,8 @@ pub(super) struct Actor {
     pub(super) start: Instant,
     pub(super) network: Box<dyn Network>,
     pub(super) footing: Footing,
-    pub(super) leaving: Leaving,
-}
-
-/// Connections that the edge asked the agent to leave: each serves what is under way, and new streams until its endpoints
-/// are online elsewhere. They end with the session.
-#[derive(Default)]
-pub(super) struct Leaving {
-    pub(super) tasks: JoinSet<()>,
-    /// Told when the endpoints are online elsewhere.
-    pub(super) elsewhere: Vec<oneshot::Sender<()>>,
+    /// Connections that the edge keeps for what they carry, while another serves.
+    pub(super) leaving: JoinSet<()>,
 }
 
 /// Why the task goes on or not.

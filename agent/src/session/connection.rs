@@ -34,6 +34,8 @@ pub const DRAIN_SECS_MAX: u64 = 3;
 
 /// Longest time from a proxied stream's start to the end of its header, in seconds.
 pub(super) const HEADER_SECS_MAX: u64 = 10;
+/// Connections that the edge keeps beside the one that serves; the next is given up.
+const LEAVING_MAX: usize = 32;
 /// Round trips waiting to be reported; more are left out.
 const LATENCIES_MAX: usize = 4;
 
@@ -43,36 +45,27 @@ pub(super) enum Ended {
     Lost(String),
     /// The edge refused Auth.
     Refused(Refusal),
-    /// The edge asked the agent to go elsewhere.
-    Asked,
-    /// The edge asked for another connection beside this one.
+    /// The edge asked for another connection. This one is served beside it until the edge ends it.
     Moved,
 }
 
 /// What runs beside the loop of one connection; all of it ends with it.
-pub(super) struct Tasks {
-    pub(super) session: driver::Session,
-    pub(super) driver: Driving,
-    pub(super) dispatcher: StreamDispatcher,
-    pub(super) events: mpsc::Receiver<SessionEvent>,
+struct Tasks {
+    session: driver::Session,
+    driver: Driving,
+    dispatcher: StreamDispatcher,
+    events: mpsc::Receiver<SessionEvent>,
     binds: JoinSet<(Key, Answer)>,
-    pub(super) unbinds: JoinSet<()>,
+    unbinds: JoinSet<()>,
     /// Streams that come beside the session, while there are any.
-    pub(super) beside: Option<Box<dyn Streams>>,
+    beside: Option<Box<dyn Streams>>,
     /// Whether the path stalls, where QUIC could take over.
     probing: Option<Probing>,
     attaching: JoinSet<Result<Box<dyn Streams>, DialError>>,
     links: Option<Keeping>,
     raw_links: Option<Keeping>,
-    pub(super) heartbeat: JoinHandle<heartbeat::HeartbeatError>,
+    heartbeat: JoinHandle<heartbeat::HeartbeatError>,
     latency: mpsc::Receiver<Duration>,
-}
-
-impl Tasks {
-    /// Keeps no links any more, and does not look for a better way.
-    pub(super) fn park_no_more(&mut self) {
-        (self.links, self.raw_links, self.probing) = (None, None, None);
-    }
 }
 
 impl Drop for Tasks {
@@ -109,7 +102,7 @@ impl Drop for Probing {
 }
 
 /// The task that moves the session's bytes; dropping it cuts the connection.
-pub(super) struct Driving(pub(super) JoinHandle<Result<(), driver::DriverError>>);
+struct Driving(JoinHandle<Result<(), driver::DriverError>>);
 
 impl Driving {
     /// Until everything that was said is on its way, and the session over.
@@ -154,14 +147,39 @@ impl Actor {
             account: reply.extra.account_name,
             banner: reply.extra.banner,
         });
-        self.plan_settled();
         let ended = self.serve(&mut tasks, &mut incoming).await;
-        match ended {
-            Err(Ended::Asked) => self.leave(tasks, incoming),
-            Err(Ended::Moved) => self.stay(tasks, incoming),
-            _ => {}
+        if matches!(ended, Err(Ended::Moved)) {
+            self.leave(tasks, incoming);
         }
         ended
+    }
+
+    /// Serves what comes over a connection beside the next one, for as long as the edge keeps it.
+    fn leave(&mut self, mut tasks: Tasks, mut incoming: Incoming) {
+        while self.leaving.try_join_next().is_some() {}
+        if self.leaving.len() >= LEAVING_MAX {
+            return;
+        }
+        // What the next connection serves may have other ids.
+        drop(std::mem::take(&mut self.routes));
+        // The edge gets no new links for this session, and no probes; links under way end with their visitors.
+        (tasks.links, tasks.raw_links, tasks.probing) = (None, None, None);
+        let stop_allowed = self.settings.remote_management;
+        self.leaving.spawn(async move {
+            loop {
+                tokio::select! {
+                    stream = incoming.accept() => match stream {
+                        Some(stream) => open(&tasks, stream, stop_allowed),
+                        None => return,
+                    },
+                    proxied = next_beside(&mut tasks.beside) => came_beside(&mut tasks, proxied),
+                    // What the edge's process before says of endpoints is of its session alone.
+                    Some(_) = tasks.events.recv() => {}
+                    Some(_) = tasks.unbinds.join_next() => {}
+                    _ = &mut tasks.heartbeat => return,
+                }
+            }
+        });
     }
 
     /// Waits for the answer to Auth while still taking commands; the inner error means closed.
@@ -375,7 +393,10 @@ impl Actor {
             SessionEvent::Edges(Edges { connect_addresses, leave }) => {
                 self.settings.dialer.told(&connect_addresses);
                 if leave {
-                    return Err(Ended::Asked);
+                    // Another edge is preferred from now on, and has another session.
+                    self.settings.dialer.lost();
+                    self.plan.part();
+                    return Err(Ended::Moved);
                 }
             }
         }
@@ -417,7 +438,6 @@ impl Actor {
         }
         // After it was published: a stream that waited for the answer finds it.
         self.routes.answered(key);
-        self.plan_settled();
     }
 
     /// The edge ended one endpoint; it wants no Unbind and the session stays.
@@ -469,7 +489,7 @@ impl Actor {
 }
 
 /// Reads a new stream's purpose beside the loop, so that a stalled one delays no other stream, and delivers it there.
-pub(super) fn open(tasks: &Tasks, stream: driver::Stream, stop_allowed: bool) {
+fn open(tasks: &Tasks, stream: driver::Stream, stop_allowed: bool) {
     let dispatcher = tasks.dispatcher.clone();
     let links = tasks.links.as_ref().map(|keeping| keeping.book.clone());
     let raw_links = tasks.raw_links.as_ref().map(|keeping| keeping.book.clone());
@@ -498,7 +518,7 @@ fn is_http(header: &ProxyHeader) -> bool {
 }
 
 /// The next stream beside the session, or none when there will be no more; never, where there are none.
-pub(super) async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
+async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option<Proxied> {
     match beside {
         Some(streams) => streams.accept().await,
         None => std::future::pending().await,
@@ -506,7 +526,7 @@ pub(super) async fn next_beside(beside: &mut Option<Box<dyn Streams>>) -> Option
 }
 
 /// Delivers a stream that came beside the session, or books that this way has ended.
-pub(super) fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
+fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
     if let Some(proxied) = proxied {
         tokio::spawn(tasks.dispatcher.clone().take(proxied));
         return;

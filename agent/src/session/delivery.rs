@@ -167,10 +167,10 @@ pub(super) enum SessionEvent {
     StopTunnel(StopTunnel),
     /// The edge asks this agent to stop.
     Stop,
-    /// Another process of the edge serves: connect anew.
-    Move,
     /// These are the other edges now.
     Edges(Edges),
+    /// The edge's process ends: connect anew.
+    Move,
 }
 
 /// Delivers streams of one connection; a clone per carrier.

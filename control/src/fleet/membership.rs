@@ -141,7 +141,7 @@ pub async fn remove(app: &App, edge: EdgeId) -> Result<FleetEdge, FleetError> {
 
 fn certify(app: &App, authorities_pem: &str, edge: EdgeId, csr: &str) -> Result<Enrolled, FleetError> {
     let public_key = csr::public_key(&STANDARD.decode(csr).map_err(|_| FleetError::Base64)?)?;
-    let pair = app.issuer.edge.client(&edge.to_string(), &public_key, app.now())?;
+    let pair = app.issuer.edge.peer(&edge.to_string(), &public_key, app.now())?;
     Ok(Enrolled {
         edge,
         certificate_pem: pair.certificate_pem,

@@ -1,7 +1,15 @@
 //! The other edges of the installation, and the agents that are connected there.
 //!
-//! `directory` has what control tells of them.
+//! `directory` has what control tells of them and puts their agents' endpoints among the routes; to the rest of this edge
+//! another edge is one session with many endpoints. `dial` keeps the ways there open, and `serve` is the other end.
 
+mod dial;
 pub(super) mod directory;
+mod judge;
+mod limits;
+mod offered;
+mod serve;
 
+pub use dial::keep;
 pub use directory::{Directory, GRACE_SECS, PEERS_MAX};
+pub use serve::serve;

@@ -90,6 +90,7 @@ impl Agents {
         if effects.spares_sessions() {
             return;
         }
+        self.peers.recheck(&self.edge, effects, old, new);
         for session in self.concerned(effects) {
             if !self.recheck_session(&session, new) {
                 continue;

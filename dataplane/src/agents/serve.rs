@@ -1,7 +1,7 @@
 //! One agent's connection: TLS by the name it asked for, then the streams it opens, answered one task each.
 
 mod endpoints;
-mod heard;
+pub(super) mod heard;
 
 use std::cell::{OnceCell, RefCell};
 use std::io::ErrorKind;
@@ -337,7 +337,12 @@ impl Connection {
     fn accept(self: &Rc<Self>, auth: &Auth, accepted: Accepted) -> Result<AuthReply, Refusal> {
         let edge = self.shard.edge();
         let id = TunnelSessionId::new(random::ksuid());
-        let client_id = accepted.client_id.unwrap_or_else(|| random::ksuid().to_string());
+        let from_elsewhere = || {
+            let is_known = self.agents.peers.knows(accepted.credential, &auth.client_id);
+            is_known.then(|| auth.client_id.clone())
+        };
+        let client_id = accepted.client_id.or_else(from_elsewhere);
+        let client_id = client_id.unwrap_or_else(|| random::ksuid().to_string());
         let family = auth.family();
         let streams_max = family.in_flight_streams_max();
         let now_s = clock::unix_ms() / 1000;

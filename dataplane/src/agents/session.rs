@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
-use ebbgate_model::{AccountId, ErrorCode, IpRestrictionKind, TrafficPolicy};
+use ebbgate_model::{AccountId, EndpointId, ErrorCode, IpRestrictionKind, TrafficPolicy};
 use ebbgate_policy::{AgentFacts, Engine};
 use ebbgate_tunnel::driver;
 use ebbgate_tunnel::rpc_io::notify;
@@ -117,6 +117,12 @@ impl AgentSession {
 
     pub(super) fn bound(&self) -> Vec<Bound> {
         self.inner().bound.clone()
+    }
+
+    /// An endpoint that it serves.
+    pub(super) fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
+        let inner = self.inner();
+        inner.bound.iter().map(|bound| &bound.endpoint).find(|endpoint| endpoint.id == id).cloned()
     }
 
     pub(super) fn bound_count(&self) -> usize {

@@ -16,10 +16,13 @@ use tokio::time::{Duration, sleep, timeout};
 use super::address::{Control, IdentityError};
 use super::control;
 use super::error::FeedError;
+use crate::net::tls::{PeerTls, PeerTlsError};
 use crate::state::disk::Disk;
+use crate::state::edge::Edge;
 use crate::state::identity::Identity;
 use crate::state::random;
 use crate::state::saved::{Saved, SavedError};
+use crate::tunnel::peer::ALPN_PEER;
 
 /// Seconds from connecting to the answer.
 const CALL_SECS_MAX: u64 = 20;
@@ -106,6 +109,15 @@ async fn call(
     timeout(Duration::from_secs(CALL_SECS_MAX), calling).await.map_err(|_| FeedError::Silent)?
 }
 
+/// TLS towards other edges.
+///
+/// # Errors
+/// If the identity cannot be used.
+pub fn peer_tls(identity: &Identity) -> Result<PeerTls, PeerTlsError> {
+    let Identity { certificate_pem, key_pem, authorities_pem, .. } = identity;
+    PeerTls::new(certificate_pem, key_pem, authorities_pem, ALPN_PEER)
+}
+
 /// The identity as it is now, for every new connection.
 #[derive(Clone)]
 pub struct Member {
@@ -129,10 +141,16 @@ impl Member {
     }
 
     /// Renews for ever. A control that cannot be reached is tried again: there are weeks.
-    pub async fn keep(self, disk: Arc<Disk>, file: std::path::PathBuf) {
+    pub async fn keep(self, edge: Arc<Edge>, disk: Arc<Disk>, file: std::path::PathBuf) {
         loop {
             let pause = match self.renew().await {
                 Ok(identity) => {
+                    match peer_tls(&identity) {
+                        Ok(proof) => edge.peers.prove_by(proof),
+                        Err(error) => {
+                            tracing::error!(%error, "the renewed certificate does not serve towards other edges");
+                        }
+                    }
                     if let Err(error) = disk.write(&file, identity.text().as_bytes()) {
                         tracing::error!(%error, "the renewed certificate is not on disk; it is written later");
                     }

@@ -6,6 +6,7 @@
 
 mod certificate;
 mod client_auth;
+mod peers;
 mod provider;
 mod tickets;
 
@@ -25,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub use certificate::{CertificateError, CertificateTable, parse as parse_certificate, parse_challenge};
+pub use peers::{PeerTls, PeerTlsError, edge_of};
 pub use provider::provider;
 pub use tickets::TICKET_KEY_SECS_MAX;
 

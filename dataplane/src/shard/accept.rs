@@ -80,7 +80,7 @@ impl Accepting {
     ) -> Result<(PeerKind, ConnPermit), Refused> {
         let admit = |kind| admit(kind).map(|admitted| (kind, admitted));
         match self.entrance {
-            Entrance::Connect => admit(PeerKind::Agent),
+            Entrance::Connect | Entrance::Peers => admit(PeerKind::Agent),
             // A connection here may be an agent's, and there is room for those.
             Entrance::Shared => admit(PeerKind::Client).or_else(|_| admit(PeerKind::Agent)),
             _ => admit(PeerKind::Client),
@@ -97,6 +97,9 @@ impl Accepting {
         match self.entrance.clone() {
             Entrance::Connect => {
                 spawn_local(agents::serve(shard, Arc::clone(&self.agents), socket, admitted));
+            }
+            Entrance::Peers => {
+                spawn_local(agents::peers::serve(shard, Arc::clone(&self.agents), socket, admitted));
             }
             Entrance::Http => {
                 let log = ConnLog::begin(&shard, &socket, admitted);

@@ -39,13 +39,15 @@ impl Listener {
     }
 
     /// One address for visitors and agents is the `https` listener.
-    fn of(entrance: &Entrance) -> Self {
-        match entrance {
+    /// None: a listener that no balancer stands before.
+    fn of(entrance: &Entrance) -> Option<Self> {
+        Some(match entrance {
+            Entrance::Peers => return None,
             Entrance::Http => Self::Http,
             Entrance::Tls | Entrance::Shared => Self::Https,
             Entrance::Connect => Self::Connect,
             Entrance::Tcp { .. } => Self::Tcp,
-        }
+        })
     }
 }
 
@@ -126,7 +128,7 @@ impl Balancers {
 
     /// Whether connections of this listener may come through a balancer.
     pub fn are_before(&self, entrance: &Entrance) -> bool {
-        !self.of(Listener::of(entrance)).is_empty()
+        Listener::of(entrance).is_some_and(|listener| !self.of(listener).is_empty())
     }
 
     /// Whether connections to reserved TCP addresses come through balancers.
@@ -136,7 +138,8 @@ impl Balancers {
 
     /// Whether the peer of a connection to this listener is a balancer.
     pub fn include(&self, entrance: &Entrance, peer: IpAddr) -> bool {
-        self.of(Listener::of(entrance)).iter().any(|network| network.contains(peer))
+        let networks = Listener::of(entrance).map(|listener| self.of(listener)).unwrap_or_default();
+        networks.iter().any(|network| network.contains(peer))
     }
 
     fn of(&self, listener: Listener) -> &[Prefix] {

@@ -58,6 +58,11 @@ pub const CODER_BYTES_MAX: usize = 1 << 30;
 /// See [`CODER_BYTES_MAX`].
 pub const CODER_BYTES_OF_ACCOUNT_MAX: usize = 256 << 20;
 
+/// Streams from other edges at a time, for all accounts and for one.
+pub const PEER_STREAMS_MAX: usize = 65_536;
+/// See [`PEER_STREAMS_MAX`].
+pub const PEER_STREAMS_OF_ACCOUNT_MAX: usize = 8_192;
+
 /// Waits that an operator may set, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waits {
@@ -114,6 +119,8 @@ pub struct Edge {
     pub held: Shares,
     /// Bytes of memory that decoders and encoders of changed bodies use.
     pub coders: Shares,
+    /// Streams of other edges' visitors to agents of this edge.
+    pub peer_streams: Shares,
     /// Seals cookies and bind tokens.
     pub tickets: TicketKey,
     /// Waits that an operator may set.
@@ -205,6 +212,11 @@ impl Edge {
                 CODER_BYTES_OF_ACCOUNT_MAX,
                 &metrics.coders_refused,
                 &metrics.coder_bytes,
+            ),
+            peer_streams: Shares::new(
+                PEER_STREAMS_MAX,
+                PEER_STREAMS_OF_ACCOUNT_MAX,
+                &metrics.peer_streams_refused,
             ),
             reports,
             metrics,

@@ -46,6 +46,24 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Whether the agent is connected to another edge.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(&self.kind, Kind::Agent(agent) if agent.elsewhere.is_some())
+    }
+
+    /// Whether an agent of this edge may take the URL beside this endpoint, though they do not share it: it is of the same
+    /// process, at another edge, or at an edge that is not reached or not heard.
+    pub fn gives_way_to(&self, newcomer: &Self) -> bool {
+        match (&self.kind, &newcomer.kind) {
+            (Kind::Agent(own), Kind::Agent(new)) if own.elsewhere.is_some() => {
+                own.is_same_process(new) || own.session.carriers() == 0 || own.session.is_silent()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// One connection or request of an endpoint, until it is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<Endpoint>);
@@ -131,6 +149,7 @@ pub(crate) mod fixture {
                 shows_client: false,
                 identity: format!("process-{n}").into(),
                 load: Arc::default(),
+                elsewhere: None,
             }),
             None,
         )

@@ -11,6 +11,8 @@ pub enum Entrance {
     Tls,
     /// Agents.
     Connect,
+    /// Other edges.
+    Peers,
     /// HTTPS and TLS endpoints, and agents: one address for both, because the operator asked for it.
     Shared,
     /// A TCP address.
@@ -29,6 +31,7 @@ impl Entrance {
             Self::Http => "http",
             Self::Tls => "tls",
             Self::Connect => "connect",
+            Self::Peers => "peers",
             Self::Shared => "shared",
             Self::Tcp { .. } => "tcp",
         }

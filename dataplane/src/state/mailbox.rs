@@ -1,7 +1,7 @@
 //! Messages to shards, and the entrances where they accept connections.
 
 use std::net::UdpSocket;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use ebbgate_model::TunnelSessionId;
 use ebbgate_tunnel::quic::{Port, ServerKeys};
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 pub use super::entrance::Entrance;
 use super::listening::ListeningCopies;
 use crate::net::listen::Listener;
+use crate::state::peers::PeerWay;
 use crate::tunnel::dialer::IdleLink;
 
 /// Messages waiting for one shard.
@@ -25,6 +26,8 @@ pub enum Message {
     Close(u16),
     /// Keep a link ready here.
     Park(Box<IdleLink>),
+    /// Keep a connection to another edge open.
+    Peer(Arc<PeerWay>),
     /// A session has ended: end its links.
     EndLinks(TunnelSessionId),
 }

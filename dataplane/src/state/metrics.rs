@@ -17,7 +17,7 @@ pub use crate::tunnel::metrics::CarrierLabel;
 /// Which listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ListenerLabel {
-    /// `http`, `tls`, `tcp`, `connect` or `quic`.
+    /// `http`, `tls`, `tcp`, `connect`, `peers` or `quic`.
     pub listener: &'static str,
 }
 
@@ -113,6 +113,16 @@ metrics! {
     handshakes_failed: Counter = "tls_handshakes_failed", "TLS handshakes that failed";
     /// Agent sessions online.
     sessions: Gauge = "agent_sessions", "Agent sessions online";
+    /// Connections to other edges, for visitors of this one.
+    peer_ways_open: Gauge = "peer_ways", "Connections to other edges, for visitors of this one";
+    /// Endpoints of other edges' agents that are served here.
+    peer_endpoints: Gauge = "peer_endpoints", "Endpoints of other edges' agents that are served here";
+    /// Connections of other edges, for agents of this one.
+    peer_connections_open: Gauge = "peer_connections_open", "Connections of other edges, for agents of this one";
+    /// Connections of edges that were refused.
+    peers_refused: Counter = "peers_refused", "Connections of edges refused: their certificate, TLS, or control does not name them";
+    /// Streams of other edges that were refused.
+    peer_streams_refused: Counter = "peer_streams_refused", "Streams of other edges that are not served here";
     /// Agent sessions from which nothing is heard.
     sessions_silent: Gauge = "agent_sessions_silent", "Agent sessions from which nothing is heard";
     /// Agent endpoints online.

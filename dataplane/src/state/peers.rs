@@ -2,20 +2,36 @@
 //! connection.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ebbgate_model::EdgeId;
 use ebbgate_model::feed::{EdgeReach, PeerEdge};
 use tokio::sync::watch;
 
+use crate::net::tls::PeerTls;
+use crate::tunnel::session::SessionState;
+
 /// The other edges, by id.
 pub type PeerList = Arc<BTreeMap<EdgeId, PeerEdge>>;
+
+/// A way to another edge that a shard is to keep open.
+#[derive(Debug)]
+pub struct PeerWay {
+    /// Which edge.
+    pub edge: EdgeId,
+    /// `host:port`.
+    pub address: String,
+    /// Ends when the edge is gone.
+    pub session: Arc<SessionState>,
+}
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct PeerEdges {
     own: OnceLock<EdgeReach>,
     known: watch::Sender<PeerList>,
+    ways: Mutex<BTreeMap<EdgeId, Arc<PeerWay>>>,
+    proof: Mutex<Option<PeerTls>>,
 }
 
 impl PeerEdges {
@@ -27,6 +43,34 @@ impl PeerEdges {
     /// Where this edge is reached. Empty before it was said.
     pub fn own(&self) -> EdgeReach {
         self.own.get().cloned().unwrap_or_default()
+    }
+
+    /// What proves this edge to others from now on.
+    pub fn prove_by(&self, proof: PeerTls) {
+        *self.proof.lock().unwrap_or_else(PoisonError::into_inner) = Some(proof);
+    }
+
+    /// What proves this edge to others. None: it has not joined.
+    pub fn proof(&self) -> Option<PeerTls> {
+        self.proof.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How the agents of another edge are reached; None: the edge is gone.
+    pub fn set_way(&self, edge: EdgeId, way: Option<Arc<PeerWay>>) {
+        let mut ways = self.ways_locked();
+        match way {
+            Some(way) => drop(ways.insert(edge, way)),
+            None => drop(ways.remove(&edge)),
+        }
+    }
+
+    /// The ways to the other edges, by id.
+    pub fn ways(&self) -> BTreeMap<EdgeId, Arc<PeerWay>> {
+        self.ways_locked().clone()
+    }
+
+    fn ways_locked(&self) -> MutexGuard<'_, BTreeMap<EdgeId, Arc<PeerWay>>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The other edges that control knows, without this one.

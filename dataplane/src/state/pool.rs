@@ -18,7 +18,7 @@ use ebbgate_policy::{Balancing, Strategy};
 use tokio::time::Instant;
 
 use crate::state::endpoint::{Endpoint, Kind};
-use crate::tunnel::health::Standing;
+use crate::tunnel::health;
 use selection::{Mark, Selected, Selections, Share};
 use spread::{mixed, score};
 
@@ -108,7 +108,7 @@ impl Pool {
         if tried.is_empty() {
             let turn = self.0.turn.fetch_add(1, Relaxed);
             let member = self.0.wanted(turn, ask).and_then(|index| self.0.endpoints.get(index));
-            if let Some(member) = member.filter(|member| member.takes(ask)) {
+            if let Some(member) = member.filter(|member| member.takes(ask, self.0.is_sticky())) {
                 return Some(Arc::clone(member));
             }
         }
@@ -116,7 +116,7 @@ impl Pool {
         // Several ends: of those that find the same trial due, one gets it and the others look again.
         (0..=self.0.endpoints.len()).find_map(|_| {
             let (member, rank) = self.0.best(turn, tried, ask)?;
-            (rank != Rank::Trial || member.begin_trial(ask.now)).then(|| Arc::clone(member))
+            (rank.standing != Standing::Trial || member.begin_trial(ask.now)).then(|| Arc::clone(member))
         })
     }
 
@@ -124,7 +124,7 @@ impl Pool {
     pub fn has_other(&self, than: &[EndpointId]) -> bool {
         let others = self.0.endpoints.iter().filter(|member| !than.contains(&member.id));
         let ranks = others.filter_map(|member| member.rank(Ask::repeatable()));
-        than.len() < TRIES_MAX && ranks.into_iter().any(|rank| rank.class() == 0)
+        than.len() < TRIES_MAX && ranks.into_iter().any(|rank| rank.class() < ASIDE)
     }
 
     /// What a cookie says that names this member. None: cookies name none here, or one of these names it already.
@@ -137,12 +137,18 @@ impl Pool {
         (!presented.contains(&value)).then_some(value)
     }
 
-    /// A pool with one member more, keeping its place in the turn.
+    /// A pool with one member more, keeping its place in the turn. Agents of other edges stand last.
     #[must_use]
     pub fn with(&self, endpoint: Arc<Endpoint>) -> Self {
         let id = endpoint.id;
         let others = self.0.endpoints.iter().filter(|other| other.id != id).cloned();
-        self.changed(others.chain([endpoint]).collect())
+        let (far, mut members): (Vec<_>, Vec<_>) = others.partition(|other| other.is_elsewhere());
+        if endpoint.is_elsewhere() {
+            members.extend(far.into_iter().chain([endpoint]));
+        } else {
+            members.extend([endpoint].into_iter().chain(far));
+        }
+        self.changed(members)
     }
 
     /// A pool without this member; possibly empty.
@@ -161,6 +167,12 @@ impl Pool {
 }
 
 impl Members {
+    /// Whether the strategy wants a client to come to the member that it had before.
+    fn is_sticky(&self) -> bool {
+        let strategy = self.share.as_ref().map(|share| share.by.strategy());
+        matches!(strategy, Some(Strategy::StickyClientAddress | Strategy::StickyCookie(_)))
+    }
+
     /// The member that the strategy wants, whatever its rank. None: the rank decides.
     fn wanted(&self, turn: u64, ask: Ask) -> Option<usize> {
         let members = u64::try_from(self.endpoints.len()).ok()?;
@@ -178,7 +190,8 @@ impl Members {
             }
             Strategy::StickyClientAddress => {
                 let client = address(ask.client?);
-                (0..self.endpoints.len()).max_by(|a, b| share.by_score(client, *a, *b))
+                // Of one process at two edges, the one that is here stands first.
+                (0..self.endpoints.len()).rev().max_by(|a, b| share.by_score(client, *a, *b))
             }
             Strategy::StickyCookie(_) => {
                 let named = ask.cookies.iter().filter_map(|value| Mark::read(value));
@@ -266,9 +279,20 @@ fn address(client: IpAddr) -> u64 {
     }
 }
 
+/// The class of members that are set aside. What may be asked without a doubt is below it.
+const ASIDE: u8 = 3;
+
 /// How much a member is worth asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rank {
+struct Rank {
+    standing: Standing,
+    /// 0: its agent is connected here; 1: to another edge; 2: to one that is about to end.
+    distance: u8,
+}
+
+/// What is known of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
     /// Nothing is known against it.
     Good,
     /// It was set aside, and may be tried by one visitor now.
@@ -282,10 +306,10 @@ enum Rank {
 impl Rank {
     /// Members of a lower class go first. A trial is as good as any: work that it fails goes to another member.
     fn class(self) -> u8 {
-        match self {
-            Self::Good | Self::Trial => 0,
-            Self::Aside => 1,
-            Self::Silent => 2,
+        match self.standing {
+            Standing::Good | Standing::Trial => self.distance.min(ASIDE - 1),
+            Standing::Aside => ASIDE,
+            Standing::Silent => ASIDE + 1,
         }
     }
 }
@@ -293,21 +317,27 @@ impl Rank {
 impl Endpoint {
     /// None: it can take no connection. Cloud endpoints always can, agents while their session lives and has room.
     fn rank(&self, ask: Ask) -> Option<Rank> {
-        let Kind::Agent(agent) = &self.kind else { return Some(Rank::Good) };
-        agent.session.has_room().then(|| match agent.health.standing(ask.now) {
-            _ if agent.session.is_silent() => Rank::Silent,
-            Standing::Good => Rank::Good,
-            Standing::Due if ask.repeats => Rank::Trial,
-            Standing::Overdue => Rank::Trial,
-            Standing::Due | Standing::Aside => Rank::Aside,
-        })
+        let Kind::Agent(agent) = &self.kind else {
+            return Some(Rank { standing: Standing::Good, distance: 0 });
+        };
+        let session = &agent.session;
+        let standing = || match agent.health.standing(ask.now) {
+            _ if session.is_silent() => Standing::Silent,
+            health::Standing::Good => Standing::Good,
+            health::Standing::Due if ask.repeats => Standing::Trial,
+            health::Standing::Overdue => Standing::Trial,
+            health::Standing::Due | health::Standing::Aside => Standing::Aside,
+        };
+        let distance = u8::from(agent.elsewhere.is_some()) + u8::from(session.yields());
+        session.has_room().then(|| Rank { standing: standing(), distance })
     }
 
-    /// Whether it is as good as any; begins the trial that it may need.
-    fn takes(&self, ask: Ask) -> bool {
+    /// Whether it is as good as any; begins the trial that it may need. `far`: or as good as any of another edge.
+    fn takes(&self, ask: Ask, far: bool) -> bool {
         match self.rank(ask) {
-            Some(Rank::Good) => true,
-            Some(Rank::Trial) => self.begin_trial(ask.now),
+            Some(Rank { distance: 1.., .. }) if !far => false,
+            Some(Rank { standing: Standing::Good, .. }) => true,
+            Some(Rank { standing: Standing::Trial, .. }) => self.begin_trial(ask.now),
             _ => false,
         }
     }

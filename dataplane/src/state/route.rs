@@ -69,9 +69,10 @@ impl RouteTable {
         let place = RouteKey::of(&endpoint);
         let pool = self.exact(&place);
         let others = pool.iter().flat_map(Pool::members).filter(|other| other.id != endpoint.id);
-        if let Some(other) =
-            others.into_iter().find(|other| !other.pooling_enabled || !endpoint.pooling_enabled)
-        {
+        let refuses = |other: &&Arc<Endpoint>| {
+            (!other.pooling_enabled || !endpoint.pooling_enabled) && !other.gives_way_to(&endpoint)
+        };
+        if let Some(other) = others.into_iter().find(refuses) {
             return Err(AlreadyOnline(other.id));
         }
         self.write(&mut agents, place, |pool| pool.with(endpoint));

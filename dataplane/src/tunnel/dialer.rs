@@ -243,12 +243,12 @@ async fn open_mux(
     origin: Origin,
 ) -> Result<driver::Stream, OpenError> {
     let ended = || OpenError::SessionEnded(session.id);
-    let mut stream = session.mux().open(StreamKind::Proxy).map_err(|error| match error {
+    let mux = session.mux().ok_or_else(ended)?;
+    let mut stream = mux.open(StreamKind::Proxy).map_err(|error| match error {
         mux::OpenError::Full(_) => OpenError::SessionFull(session.id),
         _ => ended(),
     })?;
-    let mut head = origin.header(agent).encode();
-    head.extend_from_slice(&origin.preamble(agent));
+    let head = origin.head(agent);
     match timeout(Duration::from_secs(OPEN_SECS_MAX), stream.write_all(&head)).await {
         Ok(Ok(())) => Ok(stream),
         Ok(Err(_)) => Err(ended()),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use ebbgate_model::Scheme;
 use ebbgate_wire::rpc::{EdgeType, ProxyHeader};
 
+use super::peer::{HOPS_MAX, PeerHeader};
 use super::proxy_protocol;
 use super::session::AgentRef;
 
@@ -35,6 +36,26 @@ impl Origin {
             claim: 0,
             instead: self.instead,
         }
+    }
+
+    /// What goes in front of the client's bytes on a mux, after the type bytes.
+    pub(super) fn head(&self, agent: &AgentRef) -> Vec<u8> {
+        let Some(elsewhere) = &agent.elsewhere else {
+            let mut head = self.header(agent).encode();
+            head.extend_from_slice(&self.preamble(agent));
+            return head;
+        };
+        let header = PeerHeader {
+            account: elsewhere.account,
+            session: elsewhere.session,
+            endpoint: elsewhere.endpoint,
+            client: self.client,
+            server: self.server,
+            proto: self.proto,
+            passthrough: self.passthrough,
+            hops: HOPS_MAX,
+        };
+        header.encode()
     }
 
     /// What the agent wants in front of the client's bytes.

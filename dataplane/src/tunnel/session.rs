@@ -13,6 +13,8 @@ use super::agent_liveness::AgentLiveness;
 use super::health::Health;
 use super::idle::IdleStreams;
 use super::load::Load;
+use super::muxes::Muxes;
+use super::peer::Elsewhere;
 use super::quic::QuicTransport;
 use super::session_liveness::{Ended, SessionLiveness};
 
@@ -38,6 +40,20 @@ pub struct AgentRef {
     pub identity: Box<str>,
     /// Connections and requests of the endpoint, under whatever policy it is served.
     pub load: Arc<Load>,
+    /// Where the agent is connected, if not here: the session is that of this edge with the other one.
+    pub elsewhere: Option<Box<Elsewhere>>,
+}
+
+impl AgentRef {
+    /// Whether both are of one process, be it connected to two edges.
+    pub fn is_same_process(&self, other: &Self) -> bool {
+        self.process().is_some() && self.process() == other.process()
+    }
+
+    /// By what its process is known, at whatever edge.
+    pub fn process(&self) -> Option<&str> {
+        self.identity.rsplit_once('/').map(|(process, _)| process)
+    }
 }
 
 /// Version of the PROXY protocol.
@@ -56,8 +72,10 @@ pub struct SessionState {
     pub id: TunnelSessionId,
     /// Whether its agent is heard.
     pub liveness: Arc<AgentLiveness>,
-    mux: SessionHandle,
+    muxes: Muxes,
     timed_out: AtomicBool,
+    /// Whether new work had better go elsewhere, as its other end is about to end.
+    yields: AtomicBool,
     /// Whether raw links may be claimed.
     raw_allowed: AtomicBool,
     /// Claims of its links so far.
@@ -78,11 +96,21 @@ impl SessionState {
         liveness: Arc<AgentLiveness>,
         in_flight_max: usize,
     ) -> Self {
+        Self::with(id, Muxes::new(Some(mux)), liveness, in_flight_max)
+    }
+
+    /// The session of this edge with another one, without a connection yet.
+    pub fn of_peer(id: TunnelSessionId, in_flight_max: usize) -> Self {
+        Self::with(id, Muxes::new(None), Arc::default(), in_flight_max)
+    }
+
+    fn with(id: TunnelSessionId, muxes: Muxes, liveness: Arc<AgentLiveness>, in_flight_max: usize) -> Self {
         Self {
             id,
             liveness,
-            mux,
+            muxes,
             timed_out: AtomicBool::new(false),
+            yields: AtomicBool::new(false),
             raw_allowed: AtomicBool::new(false),
             claims: AtomicU64::new(0),
             ended: CancellationToken::new(),
@@ -91,9 +119,36 @@ impl SessionState {
         }
     }
 
-    /// Opens streams of its mux.
-    pub(super) fn mux(&self) -> &SessionHandle {
-        &self.mux
+    /// Opens streams of one of its muxes. None: there is none now.
+    pub(super) fn mux(&self) -> Option<Arc<SessionHandle>> {
+        self.muxes.next()
+    }
+
+    /// Lets new streams use a further connection until the guard is dropped.
+    pub fn carry(self: &Arc<Self>, mux: SessionHandle) -> Carrier {
+        let mux = Arc::new(mux);
+        self.muxes.add(&mux);
+        Carrier { session: Arc::clone(self), mux }
+    }
+
+    /// Says whether new work had better go elsewhere, where there is an elsewhere.
+    pub fn prefer_others(&self, yields: bool) {
+        self.yields.store(yields, Ordering::Relaxed);
+    }
+
+    /// Whether new work had better go elsewhere.
+    pub fn yields(&self) -> bool {
+        self.yields.load(Ordering::Relaxed)
+    }
+
+    /// Connections that carry it now.
+    pub fn carriers(&self) -> usize {
+        self.muxes.count()
+    }
+
+    /// Completes when the session has ended.
+    pub async fn has_ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Whether nothing is heard from the agent: new work should go to another session, if there is one.
@@ -103,7 +158,7 @@ impl SessionState {
 
     /// Whether the session can take one more stream, at once or in place of an idle one.
     pub fn has_room(&self) -> bool {
-        self.life.has_room() || self.is_alive() && self.idle.any()
+        self.muxes.any() && (self.life.has_room() || self.is_alive() && self.idle.any())
     }
 
     /// Waits for room for one more stream while pools can close an idle one, [`ROOM_MS_MAX`] at most.
@@ -198,6 +253,19 @@ impl SessionState {
         } else {
             Err(OpenError::SessionEnded(self.id))
         }
+    }
+}
+
+/// A connection that carries a session, until it is dropped.
+#[derive(Debug)]
+pub struct Carrier {
+    session: Arc<SessionState>,
+    mux: Arc<SessionHandle>,
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.session.muxes.remove(&self.mux);
     }
 }
 

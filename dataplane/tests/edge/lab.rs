@@ -24,7 +24,8 @@ use ebbgate_edge::state::saved::Saved;
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{
     AccountId, Acl, AddressId, AddressSpec, CertificateId, CertificateSpec, CloudEndpointSpec, CredentialId,
-    CredentialSpec, DomainId, DomainSpec, EndpointId, Ksuid, Program, Token, TokenHash, TrafficPolicy,
+    CredentialSpec, DomainId, DomainSpec, EdgeId, EndpointId, Ksuid, Program, Token, TokenHash,
+    TrafficPolicy,
 };
 use ebbgate_tunnel::driver::{self, Incoming, Stream};
 use ebbgate_tunnel::quic::Port;
@@ -34,7 +35,7 @@ use ebbgate_wire::rpc::{
     Auth, AuthReply, Bind, BindReply, ProxyHeader, Secret, StopTunnel, StreamKind, Unbind, UnbindReply,
 };
 use ebbgate_wire::ticket::TicketKey;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -85,6 +86,16 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
         (leaf.pem(), key.serialize_pem())
+    }
+
+    /// Key and certificate of an edge, as control makes them.
+    pub(crate) fn edge(&self, id: EdgeId) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, id.to_string());
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
     }
 
     /// A client that trusts this authority.

@@ -10,6 +10,7 @@ mod feed;
 mod lab;
 mod links;
 mod owners;
+mod peers;
 mod pooling;
 mod quic;
 mod quic_agent;

@@ -351,6 +351,7 @@ impl Lab {
             shows_client: made.shows_client,
             identity: format!("process-{}", self.0.made.get()).into(),
             load: Arc::default(),
+            elsewhere: None,
         };
         let endpoint = self.endpoint(url, Kind::Agent(agent), made);
         self.0.upstreams.borrow_mut().insert(endpoint.id, Rc::new(serve));

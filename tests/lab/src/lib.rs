@@ -9,6 +9,7 @@ pub mod bpffs;
 pub mod census;
 pub mod etcd;
 pub mod figures;
+pub mod fleet;
 pub mod flood;
 pub mod guarded;
 pub mod guide;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use ebbgate_lab::{flood, kills, linear, netns, rest, up};
+use ebbgate_lab::{fleet, flood, kills, linear, netns, rest, up};
 
 /// Starts Ebbgate's programs with all that stands around them
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Verb {
     FloodSend(flood::SendArgs),
     /// Kill control, or etcd, again and again while they are written to, and compare what is left with what was acknowledged
     Kills(kills::Args),
+    /// Kill each of three edges, two controls, three members of etcd and an agent under load, and count what visitors see of it
+    Fleet(fleet::Args),
     /// Read and write through two controls while etcd's leader fails, and check that the history is linearizable
     Linear(linear::Args),
     /// Serve the clinic's REST API
@@ -55,6 +57,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Netns(args) => netns::run(&args),
         Verb::FloodSend(args) => flood::send(&args),
         Verb::Kills(args) => kills::run_verb(&args),
+        Verb::Fleet(args) => fleet::run_verb(&args),
         Verb::Linear(args) => linear::run_verb(&args),
         Verb::ClinicRest { listen, jwks } => rest::serve(listen, &jwks),
     }

@@ -2,7 +2,7 @@
 //! join string says.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -18,15 +18,23 @@ pub struct RemoteEdge {
     dir: PathBuf,
     programs: Programs,
     ports: Ports,
+    tcp_bind: IpAddr,
     daemon: Option<Daemon>,
     _claim: Claim,
 }
 
 /// The string by which an edge called `name` joins a lab's control.
 pub fn join_string(lab: &Lab, name: &str) -> Result<String> {
+    join_string_naming(lab, name, &[])
+}
+
+/// The same with other controls, each `HOST:PORT`.
+pub fn join_string_naming(lab: &Lab, name: &str, controls: &[&str]) -> Result<String> {
+    let named = controls.iter().flat_map(|control| ["--control", control]);
     let made = Command::new(lab.programs().control())
         .args(["edge", "join", "--name", name, "--dir"])
         .arg(lab.dir())
+        .args(named)
         .output()?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let made: Value = serde_json::from_slice(&made.stdout)?;
@@ -38,7 +46,14 @@ impl RemoteEdge {
     pub fn new(programs: &Programs, dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let (ports, claim) = Ports::free()?;
-        Ok(Self { dir: dir.to_owned(), programs: programs.clone(), ports, daemon: None, _claim: claim })
+        let tcp_bind = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let (dir, programs) = (dir.to_owned(), programs.clone());
+        Ok(Self { dir, programs, ports, tcp_bind, daemon: None, _claim: claim })
+    }
+
+    /// Binds reserved TCP ports on another address of the loopback, where other edges do not.
+    pub fn tcp_at(&mut self, ip: IpAddr) {
+        self.tcp_bind = ip;
     }
 
     /// Runs `ebbgate-edge join`.
@@ -55,7 +70,8 @@ impl RemoteEdge {
             .args(["--http".into(), at(self.ports.http())])
             .args(["--https".into(), at(self.ports.https())])
             .args(["--connect".into(), at(self.ports.connect())])
-            .args(["--tcp-bind", "127.0.0.1"])
+            .args(["--tcp-bind".into(), self.tcp_bind.to_string()])
+            .args(["--peers".into(), at(self.ports.spare(0))])
             .args(["--source-connections-max", "10000000"])
             .args(["--admin".into(), at(self.ports.edge_admin())])
             .start(&self.dir.join("log"))?;
@@ -69,9 +85,24 @@ impl RemoteEdge {
         self.daemon = None;
     }
 
+    /// Where visitors of http endpoints come in.
+    pub fn http(&self) -> SocketAddr {
+        local(self.ports.http())
+    }
+
     /// Where visitors of https endpoints come in.
     pub fn https(&self) -> SocketAddr {
         local(self.ports.https())
+    }
+
+    /// Where other edges come in.
+    pub fn peers(&self) -> SocketAddr {
+        local(self.ports.spare(0))
+    }
+
+    /// Its admin port.
+    pub fn admin(&self) -> SocketAddr {
+        local(self.ports.edge_admin())
     }
 
     /// Where agents come in.

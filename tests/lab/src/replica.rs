@@ -1,6 +1,7 @@
 //! Another control on the etcd of a lab: a directory with the same secrets, and ports of its own.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,8 @@ pub struct Replica {
     programs: Programs,
     ports: Ports,
     key: String,
+    /// Whether edges of other machines are served too.
+    edges: bool,
     daemon: Option<Daemon>,
     _claim: Claim,
 }
@@ -41,19 +44,28 @@ impl Replica {
             programs: lab.programs().clone(),
             ports,
             key,
+            edges: false,
             daemon: None,
             _claim: claim,
         })
     }
 
+    /// Has it serve edges of other machines from its next start on; gives where.
+    pub fn serve_edges(&mut self) -> SocketAddr {
+        self.edges = true;
+        local(self.ports.spare(0))
+    }
+
     /// Starts it and waits until it is ready.
     pub fn start(&mut self) -> Result<()> {
+        let edges = self.edges.then(|| ["--edges".to_owned(), local(self.ports.spare(0)).to_string()]);
         let mut daemon = Spec::new("replica", self.programs.control())
             .args(["serve", "--dir"])
             .arg(&self.dir)
             .args(["--api".into(), local(self.ports.api()).to_string()])
             .args(["--admin".into(), local(self.ports.control_admin()).to_string()])
             .args(["--rate-limit", "0"])
+            .args(edges.into_iter().flatten())
             .start(&self.dir.join("log"))?;
         wait_ready(&self.dir, "control", &mut daemon)?;
         self.daemon = Some(daemon);
@@ -71,7 +83,7 @@ impl Replica {
     }
 
     /// Its admin port.
-    pub fn admin(&self) -> std::net::SocketAddr {
+    pub fn admin(&self) -> SocketAddr {
         local(self.ports.control_admin())
     }
 

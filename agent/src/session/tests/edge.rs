@@ -235,11 +235,6 @@ impl Edge {
         self.book().parked.push(Parked::new(freed, version));
     }
 
-    /// Whether no agent is connected.
-    pub(super) fn is_left(&self) -> bool {
-        self.book().session.as_ref().is_none_or(driver::Session::is_closed)
-    }
-
     fn session(&self) -> driver::Session {
         self.book().session.clone().expect("an agent connected")
     }

@@ -6,10 +6,10 @@ use super::object::OBJECT_BYTES_MAX;
 
 /// Number of [`StreamKind::Edges`]: "EBG" and 1, far from the numbers that the published protocol counts up.
 const EDGES: u32 = 0x4542_4701;
-/// Number of [`StreamKind::Move`].
-const MOVE: u32 = 0x4542_4702;
 /// Bytes of a request that carries no policy.
 const SHORT_REQUEST_BYTES_MAX: usize = 65_536;
+/// Number of [`StreamKind::Move`], which is ours: far from those of the protocol.
+const MOVE: u32 = 0x4542_0001;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,8 +38,7 @@ pub enum StreamKind {
     PatchTunnelState,
     /// Server: these are the other edges now. Ours alone, for a client that asked; no answer.
     Edges,
-    /// Server: another process of it serves; connect anew and keep this session for what it carries. Ours alone, for a client
-    /// that says `Moves`.
+    /// Server: this process ends; connect anew and keep this session for what it carries. Only for clients that say `Moves`.
     Move,
     /// Either: echo my nonces for ever.
     Heartbeat,

@@ -1,39 +1,87 @@
-//! `Directory`: what control tells of the other edges, over one feed after another.
+//! `Directory`: what control tells of the other edges, over one feed after another, and what follows from it among the routes.
 //!
 //! Nothing is withdrawn because a feed breaks: an edge that lost control goes on with what it knows. A feed that begins names
 //! everything anew. What it has not named [`GRACE_SECS`] after it named all it knew is withdrawn: so long a control that was
 //! just started may not have heard of an edge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ebbgate_model::EdgeId;
-use ebbgate_model::feed::{PeerEdge, ToEdge};
-use tokio::time::{Duration, sleep};
+use ebbgate_model::feed::{AgentEndpointReport, PeerEdge, SessionReport, ToEdge};
+use ebbgate_model::{AccountId, CredentialId, EdgeId, EndpointId, TunnelSessionId};
+use tokio::time::{Duration, Instant, sleep};
 
+use super::super::bind::Has;
+use super::super::session::ENDPOINTS_MAX;
+use super::limits::{WAY_STREAMS_MAX, WAYS_MAX};
+use super::offered::{self, Offer};
 use crate::state::edge::Edge;
+use crate::state::endpoint::{Endpoint, Kind};
+use crate::state::mailbox::Message;
+use crate::state::peers::PeerWay;
+use crate::state::random;
+use crate::state::tables::{Effects, Tables};
+use crate::tunnel::peer::Elsewhere;
+use crate::tunnel::session::SessionState;
 
 /// Other edges at most.
 pub const PEERS_MAX: usize = 1024;
+/// Sessions of one other edge at most.
+const SESSIONS_MAX: usize = 100_000;
 /// Seconds in which control hears of every edge that is there: the lease of an edge's feed.
 pub const GRACE_SECS: u64 = 15;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Directory(Mutex<Table>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Table {
     own: Option<EdgeId>,
     /// Counts feeds.
     feed: u64,
     peers: BTreeMap<EdgeId, Peer>,
+    by_account: BTreeMap<AccountId, BTreeSet<(EdgeId, TunnelSessionId)>>,
+    by_credential: BTreeMap<CredentialId, BTreeSet<(EdgeId, TunnelSessionId)>>,
+    /// By the names of agents' processes.
+    by_process: BTreeMap<Box<str>, BTreeSet<(EdgeId, TunnelSessionId)>>,
 }
 
-#[derive(Debug)]
 struct Peer {
+    about: PeerEdge,
     /// The feed that named it last.
     named: u64,
+    /// All its agents are reached over this one.
+    way: Arc<PeerWay>,
+    /// Whether shards keep connections to it: not before it has an agent.
+    has_ways: bool,
+    sessions: BTreeMap<TunnelSessionId, Session>,
+}
+
+struct Session {
+    named: u64,
+    report: Arc<SessionReport>,
+    served: BTreeMap<EndpointId, Served>,
+}
+
+/// An endpoint that is among the routes.
+struct Served {
+    endpoint: Arc<Endpoint>,
+    lent_port: Option<u16>,
+    /// What it was made from.
+    from: Arc<SessionReport>,
+}
+
+impl Served {
+    /// Whether what is said now differs in nothing that it was made from.
+    fn is_as(&self, said: &AgentEndpointReport, session: &SessionReport) -> bool {
+        let agent = |session: &SessionReport| {
+            (session.metadata.clone(), session.agent_version.clone(), session.os.clone())
+        };
+        let Some(before) = self.from.endpoints.get(&self.endpoint.id) else { return false };
+        let before = AgentEndpointReport { upstream_refused: said.upstream_refused, ..before.clone() };
+        before == *said && agent(&self.from) == agent(session)
+    }
 }
 
 impl Directory {
@@ -47,57 +95,314 @@ impl Directory {
     /// Takes what control tells; other messages are not for this.
     pub fn take(self: &Arc<Self>, edge: &Arc<Edge>, message: ToEdge) {
         match message {
-            ToEdge::Peer(peer) => self.peer(edge, peer),
-            ToEdge::PeerGone { edge: gone } => self.gone(edge, gone),
+            ToEdge::Peer(peer) => self.table().peer(edge, peer),
+            ToEdge::PeerGone { edge: gone } => self.table().gone(edge, gone),
+            ToEdge::PeerSession { edge: at, session, report } => {
+                self.table().session(edge, (at, session), report);
+            }
+            ToEdge::PeerSessionEnded { edge: at, session } => self.table().ended(edge, (at, session)),
             ToEdge::PeersTold => {
                 let (directory, told, of) = (Arc::clone(self), self.table().feed, Arc::clone(edge));
                 edge.background.spawn(async move {
                     sleep(Duration::from_secs(GRACE_SECS)).await;
-                    directory.sweep(&of, told);
+                    directory.table().sweep(&of, told);
                 });
             }
             _ => {}
         }
     }
 
-    fn peer(&self, edge: &Edge, peer: PeerEdge) {
-        let mut table = self.table();
-        if table.own == Some(peer.edge) {
-            return tracing::warn!("control tells this edge of itself as of another; ignored");
-        }
-        if table.peers.len() >= PEERS_MAX && !table.peers.contains_key(&peer.edge) {
-            return tracing::error!(peer = %peer.edge, "there are more than {PEERS_MAX} edges; this one is left out");
-        }
-        let named = table.feed;
-        table.peers.insert(peer.edge, Peer { named });
-        let PeerEdge { reach, draining, .. } = &peer;
-        tracing::info!(peer = %peer.edge, address = reach.peers, agents = reach.agents, draining, "another edge is there");
-        edge.peers.put(peer);
+    /// Whether a process is known by this name at another edge, under the same credential. A client that comes from there cannot
+    /// prove its name by a cookie, as only the edge that sealed it can open it.
+    pub fn knows(&self, credential: CredentialId, process: &str) -> bool {
+        let table = self.table();
+        let mut sessions = table.by_process.get(process).into_iter().flatten();
+        sessions.any(|(edge, session)| {
+            let session = table.peers.get(edge).and_then(|peer| peer.sessions.get(session));
+            session.is_some_and(|session| session.report.credential == credential)
+        })
     }
 
-    fn gone(&self, edge: &Edge, gone: EdgeId) {
+    /// After a change of the Tables: judges anew what it concerns.
+    pub fn recheck(&self, edge: &Edge, effects: &Effects, old: &Tables, new: &Tables) {
         let mut table = self.table();
-        if table.peers.remove(&gone).is_some() {
-            tracing::info!(peer = %gone, "another edge is gone");
-            edge.peers.remove(gone);
+        if table.by_account.is_empty() {
+            return;
         }
-    }
-
-    /// Withdraws what the feed has not named, if no other feed has begun since.
-    fn sweep(&self, edge: &Edge, feed: u64) {
-        let unnamed: Vec<EdgeId> = {
-            let table = self.table();
-            if table.feed != feed {
-                return;
-            }
-            table.peers.iter().filter(|(_, peer)| peer.named != feed).map(|(id, _)| *id).collect()
-        };
-        for gone in unnamed {
-            self.gone(edge, gone);
+        let mut concerned = BTreeSet::new();
+        if effects.settings || effects.names.iter().any(|name| name.host.is_wildcard()) {
+            concerned.extend(table.by_account.values().flatten().copied());
+        } else {
+            concerned.extend(effects.accounts.iter().filter_map(|id| table.by_account.get(id)).flatten());
+            let credentials = effects.credentials.iter();
+            concerned.extend(credentials.filter_map(|id| table.by_credential.get(id)).flatten());
+            // Whoever had the name, and whoever has it now.
+            let owners = effects.names.iter().flat_map(|name| {
+                [old, new].map(|tables| match name.port {
+                    Some(port) => tables.address(&name.host, port).map(|address| address.account),
+                    None => tables.domain(&name.host).map(|domain| domain.account),
+                })
+            });
+            let owners: BTreeSet<AccountId> = owners.flatten().collect();
+            concerned.extend(owners.iter().filter_map(|id| table.by_account.get(id)).flatten());
+        }
+        let has = Has::of(edge);
+        for at in concerned {
+            table.serve(edge, at, new, &has, &|before| {
+                let references = |tables: &Tables| tables.references(before.account);
+                !Arc::ptr_eq(&references(old), &references(new))
+            });
         }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn peer(&mut self, edge: &Edge, about: PeerEdge) {
+        let (id, named) = (about.edge, self.feed);
+        if self.own == Some(id) {
+            return tracing::warn!("control tells this edge of itself as of another; ignored");
+        }
+        let is_full = self.peers.len() >= PEERS_MAX;
+        match self.peers.get_mut(&id) {
+            Some(peer) if peer.about.reach == about.reach => {
+                peer.named = named;
+                peer.about.draining = about.draining;
+                peer.way.session.prefer_others(about.draining);
+                return edge.peers.put(about);
+            }
+            // Another process, or somewhere else: nothing of what was there is known to be there.
+            Some(_) => self.gone(edge, id),
+            None if is_full => {
+                return tracing::error!(peer = %id, "there are more than {PEERS_MAX} edges; this one is left out");
+            }
+            None => {}
+        }
+        let address = about.reach.peers.clone();
+        tracing::info!(peer = %id, address, agents = about.reach.agents, "another edge is there");
+        let session = SessionState::of_peer(TunnelSessionId::new(random::ksuid()), WAY_STREAMS_MAX);
+        session.prefer_others(about.draining);
+        let way = Arc::new(PeerWay { edge: id, address, session: Arc::new(session) });
+        self.peers.insert(
+            id,
+            Peer {
+                about: about.clone(),
+                named,
+                way: Arc::clone(&way),
+                has_ways: false,
+                sessions: BTreeMap::new(),
+            },
+        );
+        edge.peers.put(about);
+        edge.peers.set_way(id, Some(way));
+    }
+
+    fn gone(&mut self, edge: &Edge, gone: EdgeId) {
+        let Some(peer) = self.peers.get(&gone) else { return };
+        tracing::info!(peer = %gone, "another edge is gone");
+        let sessions: Vec<_> = peer.sessions.keys().copied().collect();
+        for session in sessions {
+            self.ended(edge, (gone, session));
+        }
+        if let Some(peer) = self.peers.remove(&gone) {
+            peer.way.session.end();
+        }
+        edge.peers.remove(gone);
+        edge.peers.set_way(gone, None);
+    }
+
+    fn session(&mut self, edge: &Edge, at: (EdgeId, TunnelSessionId), report: Arc<SessionReport>) {
+        let feed = self.feed;
+        let Some(peer) = self.peers.get_mut(&at.0) else { return };
+        if peer.about.reach.peers.is_empty() {
+            return;
+        }
+        if report.endpoints.len() > ENDPOINTS_MAX {
+            return tracing::error!(peer = %at.0, session = %at.1, "a session elsewhere has more than {ENDPOINTS_MAX} endpoints; it is left out");
+        }
+        let is_full = peer.sessions.len() >= SESSIONS_MAX;
+        match peer.sessions.get_mut(&at.1) {
+            Some(session) => {
+                session.named = feed;
+                if session.report.account != report.account || session.report.credential != report.credential
+                {
+                    return tracing::error!(peer = %at.0, session = %at.1, "a session elsewhere changed its owner; ignored");
+                }
+                if session.report == report {
+                    return;
+                }
+                session.report = report;
+            }
+            None if is_full => {
+                return tracing::error!(peer = %at.0, "another edge has more than {SESSIONS_MAX} sessions; one is left out");
+            }
+            None => {
+                self.by_account.entry(report.account).or_default().insert(at);
+                self.by_credential.entry(report.credential).or_default().insert(at);
+                let served = BTreeMap::new();
+                peer.sessions.insert(at.1, Session { named: feed, report, served });
+            }
+        }
+        if !std::mem::replace(&mut peer.has_ways, true) {
+            open_ways(edge, &peer.way);
+        }
+        let tables = edge.tables.load();
+        self.serve(edge, at, &tables, &Has::of(edge), &|_| false);
+    }
+
+    fn ended(&mut self, edge: &Edge, at: (EdgeId, TunnelSessionId)) {
+        let session = self.peers.get_mut(&at.0).and_then(|peer| peer.sessions.remove(&at.1));
+        let Some(session) = session else { return };
+        for served in session.served.values() {
+            withdraw(edge, served);
+            if let Some(process) = process_of(&served.endpoint) {
+                forget(&mut self.by_process, &process, at);
+            }
+        }
+        forget(&mut self.by_account, &session.report.account, at);
+        forget(&mut self.by_credential, &session.report.credential, at);
+    }
+
+    /// Brings the routes to what the session offers. `is_stale`: whether an endpoint is to be made anew though nothing else
+    /// is said of it.
+    fn serve(
+        &mut self,
+        edge: &Edge,
+        at: (EdgeId, TunnelSessionId),
+        tables: &Tables,
+        has: &Has,
+        is_stale: &dyn Fn(&Endpoint) -> bool,
+    ) {
+        let Some(peer) = self.peers.get_mut(&at.0) else { return };
+        let way = &peer.way.session;
+        let Some(session) = peer.sessions.get_mut(&at.1) else { return };
+        let report = Arc::clone(&session.report);
+        session.served.retain(|id, served| {
+            let stays = report.endpoints.contains_key(id);
+            if !stays {
+                withdraw(edge, served);
+            }
+            stays
+        });
+        for (id, said) in &report.endpoints {
+            if let Some(served) = session.served.get_mut(id)
+                && served.is_as(said, &report)
+                && !is_stale(&served.endpoint)
+                && offered::may_stay(tables, &report, &served.endpoint)
+            {
+                told_of_health(&served.endpoint, said.upstream_refused);
+                served.from = Arc::clone(&report);
+                continue;
+            }
+            let mut before = session.served.remove(id);
+            let place = Elsewhere { edge: at.0, account: report.account, session: at.1, endpoint: *id };
+            let endpoint = before.as_ref().map(|served| served.endpoint.as_ref());
+            let offer = Offer { way, at: place, session: &report, report: said, before: endpoint };
+            match offer.endpoint(tables, has) {
+                Ok(endpoint) => {
+                    let mut lent_port = None;
+                    match before.take() {
+                        Some(served) if served.endpoint.url == endpoint.url => lent_port = served.lent_port,
+                        Some(served) => {
+                            withdraw(edge, &served);
+                            edge.metrics.peer_endpoints.inc();
+                        }
+                        None => drop(edge.metrics.peer_endpoints.inc()),
+                    }
+                    let lent_port = lent_port.or_else(|| lend(edge, &endpoint, said));
+                    told_of_health(&endpoint, said.upstream_refused);
+                    edge.routes.put(Arc::clone(&endpoint));
+                    edge.occupant_changed(&endpoint);
+                    if let Some(process) = process_of(&endpoint) {
+                        self.by_process.entry(process).or_default().insert(at);
+                    }
+                    let from = Arc::clone(&report);
+                    session.served.insert(*id, Served { endpoint, lent_port, from });
+                }
+                Err(refusal) => {
+                    tracing::info!(peer = %at.0, endpoint = %id, url = %said.url, reason = refusal.message, "an endpoint elsewhere is not served here");
+                    if let Some(served) = before {
+                        withdraw(edge, &served);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Withdraws what the feed has not named, if no other feed has begun since.
+    fn sweep(&mut self, edge: &Edge, feed: u64) {
+        if self.feed != feed {
+            return;
+        }
+        let unnamed: Vec<_> =
+            self.peers.iter().filter(|(_, peer)| peer.named != feed).map(|(id, _)| *id).collect();
+        for gone in unnamed {
+            self.gone(edge, gone);
+        }
+        let sessions = self.peers.iter().flat_map(|(id, peer)| {
+            let unnamed = peer.sessions.iter().filter(|(_, session)| session.named != feed);
+            unnamed.map(|(session, _)| (*id, *session))
+        });
+        let sessions: Vec<_> = sessions.collect();
+        for at in sessions {
+            self.ended(edge, at);
+        }
+    }
+}
+
+/// Has shards connect to the edge.
+fn open_ways(edge: &Edge, way: &Arc<PeerWay>) {
+    for shard in 0..edge.mailboxes.shards().min(WAYS_MAX) {
+        if edge.mailboxes.send(shard, Message::Peer(Arc::clone(way))).is_err() {
+            tracing::error!(shard, peer = %way.edge, "a shard does not connect to another edge");
+        }
+    }
+}
+
+fn forget<K: Ord>(
+    index: &mut BTreeMap<K, BTreeSet<(EdgeId, TunnelSessionId)>>,
+    key: &K,
+    at: (EdgeId, TunnelSessionId),
+) {
+    if let Some(all) = index.get_mut(key) {
+        all.remove(&at);
+        if all.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+fn withdraw(edge: &Edge, Served { endpoint, lent_port, .. }: &Served) {
+    edge.metrics.peer_endpoints.dec();
+    edge.routes.remove(endpoint);
+    edge.occupant_changed(endpoint);
+    if let Some(port) = lent_port {
+        edge.give_port_back(*port);
+    }
+}
+
+/// Opens the port that the other edge lent, so that visitors find the endpoint here too. None: it needs none, or another
+/// endpoint has the port here.
+fn lend(edge: &Edge, endpoint: &Endpoint, said: &AgentEndpointReport) -> Option<u16> {
+    let is_lent = said.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.lent_port);
+    is_lent.then(|| edge.lend_port(Some(endpoint.url.port()))).flatten()
+}
+
+/// The name of the process that serves an endpoint.
+fn process_of(endpoint: &Endpoint) -> Option<Box<str>> {
+    let Kind::Agent(agent) = &endpoint.kind else { return None };
+    agent.process().map(Into::into)
+}
+
+/// Passes on what the agent's own edge knows of its upstream.
+fn told_of_health(endpoint: &Endpoint, is_refused: bool) {
+    let Kind::Agent(agent) = &endpoint.kind else { return };
+    match (is_refused, agent.health.is_aside()) {
+        (true, false) => agent.health.refused(Instant::now()),
+        (false, true) => agent.health.answered(),
+        _ => {}
     }
 }

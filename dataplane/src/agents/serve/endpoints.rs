@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use ebbgate_model::feed::{AgentEndpointReport, SessionReport};
+use ebbgate_model::feed::{AgentEndpointReport, ServedElsewhere, SessionReport, SharedBy};
 use ebbgate_model::{Binding, EndpointId, EndpointUrl, ErrorCode, Scheme};
-use ebbgate_policy::{AgentFacts, CheckContext, EndpointFacts, Engine, MemberFacts, Owner};
+use ebbgate_policy::{AgentFacts, CheckContext, EndpointFacts, Engine, MemberFacts, Owner, TlsSettings};
 use ebbgate_wire::rpc::{Bind, BindReply, Family, PatchTunnelState, Requested};
 use ebbgate_wire::ticket::BindToken;
 
@@ -95,7 +95,7 @@ impl Connection {
             self.endpoint(session, bind, &bind_id, &identity, &wanted, engine.clone(), url)
         };
         let (endpoint, lent_port) = self.put_in_service(&wanted.place, make)?;
-        let report = report(bind, &wanted, &endpoint, now_s);
+        let report = report(bind, &wanted, &endpoint, lent_port, now_s);
         let bound = Bound {
             id: bind_id.clone(),
             endpoint: Arc::clone(&endpoint),
@@ -197,6 +197,7 @@ impl Connection {
                     || Family::from_user_agent(&identity.user_agent) != Family::Ebbgate,
                 identity: known_by(session, identity, bind, bind_id),
                 load: Arc::default(),
+                elsewhere: None,
             }),
             own_load: Load::default(),
             upstream_http2: bind.upstream_is_http2(),
@@ -329,7 +330,33 @@ fn text_bytes_max(bind: &Bind, wanted: &Wanted) -> usize {
     2 * labels.iter().sum::<usize>() + length(&bind.forwards_to) + wanted.policy_text.len()
 }
 
-fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> AgentEndpointReport {
+/// What another edge needs to serve the endpoint. None: its certificate is the agent's own, whose key is nobody else's.
+fn elsewhere(wanted: &Wanted, endpoint: &Endpoint, lent_port: Option<u16>) -> Option<Box<ServedElsewhere>> {
+    let Kind::Agent(agent) = &endpoint.kind else { return None };
+    let has_own = |settings: &Arc<TlsSettings>| settings.certificate.is_some();
+    if agent.tls_termination.as_ref().is_some_and(has_own) {
+        return None;
+    }
+    Some(Box::new(ServedElsewhere {
+        identity: agent.identity.to_string(),
+        guard: wanted.guard.clone(),
+        shared_by: match agent {
+            AgentRef { proxy_protocol: Some(_), .. } => SharedBy::Visitor,
+            AgentRef { shows_client: true, .. } => SharedBy::Source,
+            _ => SharedBy::Everybody,
+        },
+        ends_tls: agent.tls_termination.is_some(),
+        lent_port: lent_port.is_some(),
+    }))
+}
+
+fn report(
+    bind: &Bind,
+    wanted: &Wanted,
+    endpoint: &Endpoint,
+    lent_port: Option<u16>,
+    now_s: i64,
+) -> AgentEndpointReport {
     AgentEndpointReport {
         url: endpoint.url.clone(),
         binding: endpoint.binding,
@@ -342,7 +369,7 @@ fn report(bind: &Bind, wanted: &Wanted, endpoint: &Endpoint, now_s: i64) -> Agen
         traffic_policy: wanted.policy_text.clone(),
         created_at: now_s,
         upstream_refused: false,
-        elsewhere: None,
+        elsewhere: elsewhere(wanted, endpoint, lent_port),
     }
 }
 

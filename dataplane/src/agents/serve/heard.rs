@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use crate::tunnel::agent_liveness::AgentLiveness;
 
 /// See the module.
-pub(super) struct Heard<IO> {
-    pub(super) io: IO,
-    pub(super) liveness: Arc<AgentLiveness>,
+pub(in crate::agents) struct Heard<IO> {
+    pub(in crate::agents) io: IO,
+    pub(in crate::agents) liveness: Arc<AgentLiveness>,
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Heard<IO> {

@@ -8,7 +8,7 @@ use tokio::time::Duration;
 
 const URL: &str = "tcp://a.internal:1";
 
-fn health(member: &Endpoint) -> &crate::tunnel::health::Health {
+fn health(member: &Endpoint) -> &health::Health {
     match &member.kind {
         Kind::Agent(agent) => &agent.health,
         Kind::Cloud => unreachable!("built as an agent"),
@@ -373,4 +373,39 @@ mod strategies {
         assert_eq!(renamed.select(&balancing).members().len(), 2);
         assert_eq!(renamed.without(base.members()[0].id).select(&balancing).members().len(), 1);
     }
+}
+
+/// The same member, of an agent that is connected to another edge.
+fn far(member: Arc<Endpoint>) -> Arc<Endpoint> {
+    let mut member = Arc::into_inner(member).unwrap();
+    let (id, account) = (member.id, member.account);
+    let Kind::Agent(agent) = &mut member.kind else { unreachable!("it is an agent's") };
+    let (edge, session) = (ebbgate_model::EdgeId::new(id.ksuid()), agent.session.id);
+    let elsewhere = crate::tunnel::peer::Elsewhere { edge, account, session, endpoint: id };
+    agent.elsewhere = Some(Box::new(elsewhere));
+    Arc::new(member)
+}
+
+#[test]
+fn members_here_come_first_then_those_of_other_edges_then_those_of_edges_that_end() {
+    let members = [1, 2].map(|n| far(agent(n, URL)));
+    let near = agent(3, URL);
+    let pool = Pool::new(Vec::new()).with(members[0].clone()).with(near.clone()).with(members[1].clone());
+    assert_eq!(pool.members()[0].id, near.id, "and stand first");
+    let pick = |tried: &[EndpointId]| pool.pick(tried, Ask::repeatable()).unwrap().id;
+    for _ in 0..6 {
+        assert_eq!(pick(&[]), near.id);
+    }
+    let mut others: Vec<_> = (0..4).map(|_| pick(&[near.id])).collect();
+    others.sort();
+    assert_eq!(others, [members[0].id, members[0].id, members[1].id, members[1].id], "by turns");
+    let Kind::Agent(first) = &members[0].kind else { unreachable!("it is an agent's") };
+    first.session.prefer_others(true);
+    for _ in 0..4 {
+        assert_eq!(pick(&[near.id]), members[1].id);
+    }
+    assert_eq!(pick(&[near.id, members[1].id]), members[0].id);
+    assert!(pool.has_other(&[near.id]));
+    health(&near).refused(Instant::now());
+    assert_ne!(pick(&[]), near.id, "one that is set aside here does not come before a good one elsewhere");
 }

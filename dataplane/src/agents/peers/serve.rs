@@ -1,0 +1,154 @@
+//! A connection of another edge: its streams go to agents that are connected here, and to nobody else.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ebbgate_model::EdgeId;
+use ebbgate_tunnel::driver::{self, Stream};
+use ebbgate_tunnel::{heartbeat, reset_code};
+use ebbgate_wire::mux::{Code, Limits, Role};
+use ebbgate_wire::rpc::StreamKind;
+use tokio::io::AsyncReadExt as _;
+use tokio::task::spawn_local;
+use tokio::time::{Duration, timeout};
+
+use super::super::registry::Agents;
+use super::judge::{NotServed, judge};
+use super::limits::{PEER_LIMITS, STREAM_PARTS};
+use crate::net::listen::ConnPermit;
+use crate::net::socket::Socket;
+use crate::net::tls::{self, edge_of};
+use crate::relay::{self, End, Side};
+use crate::state::edge::Stage;
+use crate::state::metrics::GaugeGuard;
+use crate::state::shard::Shard;
+use crate::tunnel::peer::PeerHeader;
+
+/// Seconds for the header of a stream.
+const HEADER_SECS_MAX: u64 = 10;
+/// Seconds a connection may take to end once it was asked to.
+const END_SECS_MAX: u64 = 2;
+
+/// Serves a connection of the listener for edges to its end.
+pub async fn serve(shard: Shard, agents: Arc<Agents>, socket: Socket, admitted: ConnPermit) {
+    let (edge, peer) = (Arc::clone(shard.edge()), socket.peer());
+    let Some(proof) = edge.peers.proof() else { return };
+    let Ok(socket) = socket.for_agent() else { return };
+    let io = match tls::handshake(socket, Arc::clone(&proof.server)).await {
+        Ok(io) => io,
+        Err(error) => {
+            edge.metrics.peers_refused.inc();
+            if edge.refusal_has_line(peer.ip()) {
+                tracing::warn!(%peer, %error, "an edge was refused: its certificate or TLS");
+            }
+            return;
+        }
+    };
+    // Which of the edges that control names; this one is not among them.
+    let named = edge_of(io.get_ref().1.peer_certificates());
+    let known = |id: &EdgeId| edge.peers.list().contains_key(id);
+    let Some(id) = named.filter(known) else {
+        edge.metrics.peers_refused.inc();
+        if edge.refusal_has_line(peer.ip()) {
+            tracing::warn!(%peer, edge = ?named, "an edge was refused: control does not name it");
+        }
+        return;
+    };
+    tracing::info!(%peer, edge = %id, "another edge connected");
+    let open = GaugeGuard::new(&edge.metrics.peer_connections_open);
+    let (mux, mut incoming, driving) = driver::connect(io, Role::Server, PEER_LIMITS);
+    let mut driving = spawn_local(driving);
+    let ending = edge.reached(Stage::Ending);
+    tokio::pin!(ending);
+    let mut list = edge.peers.changes();
+    let context = Rc::new(Context { shard, agents, id });
+    let reason = loop {
+        tokio::select! {
+            stream = incoming.accept() => match stream {
+                Some(stream) => drop(spawn_local(Rc::clone(&context).stream(stream))),
+                None => break "the connection ended",
+            },
+            _ = list.wait_for(|list| !list.contains_key(&id)) => break "control names the edge no longer",
+            () = &mut ending => break "the edge is restarting",
+        }
+    };
+    tracing::info!(%peer, edge = %id, reason, "the connection of another edge is over");
+    mux.goaway(Code::NONE, reason);
+    if timeout(Duration::from_secs(END_SECS_MAX), &mut driving).await.is_err() {
+        driving.abort();
+    }
+    drop((open, admitted));
+}
+
+/// What the streams of one connection share.
+struct Context {
+    shard: Shard,
+    agents: Arc<Agents>,
+    id: EdgeId,
+}
+
+impl Context {
+    async fn stream(self: Rc<Self>, mut stream: Stream) {
+        match stream.kind().await {
+            Ok(StreamKind::Proxy) => {}
+            // It ends when the other edge ends it.
+            Ok(StreamKind::Heartbeat) => return drop(heartbeat::echo(stream, || {}).await),
+            Ok(kind) => {
+                tracing::debug!(edge = %self.id, %kind, "a stream of another edge is refused");
+                return stream.reset(Code::REFUSED);
+            }
+            Err(_) => return,
+        }
+        let read = timeout(Duration::from_secs(HEADER_SECS_MAX), header(&mut stream)).await;
+        let Ok(Some(header)) = read else { return stream.reset(Code::REFUSED) };
+        let session = self.agents.sessions.get(header.session);
+        let found = session.and_then(|session| session.endpoint(header.endpoint));
+        let edge = self.shard.edge();
+        let refused = |why: &dyn std::fmt::Display| {
+            edge.metrics.peer_streams_refused.inc();
+            tracing::info!(edge = %self.id, account = %header.account, endpoint = %header.endpoint, %why, "a stream of another edge is not served");
+        };
+        let (agent, origin) = match judge(&header, found.as_ref()) {
+            Ok(served) => served,
+            Err(why) => {
+                refused(&why);
+                // Loops end here; whatever else it was, another member may serve.
+                let code = if why == NotServed::Hops { Code::CANCELLED } else { Code::REFUSED };
+                return stream.reset(code);
+            }
+        };
+        let Some(_share) = edge.peer_streams.take(header.account, STREAM_PARTS) else {
+            refused(&"the account has as many streams from other edges as it may");
+            return stream.reset(Code::REFUSED);
+        };
+        let mut upstream = match self.shard.dialer().open(&agent, origin).await {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                refused(&error);
+                return stream.reset(Code::REFUSED);
+            }
+        };
+        let ended = relay::copy(&mut stream, &mut upstream, edge.waits.idle()).await;
+        match ended.end {
+            End::Finished => {}
+            End::Failed(Side::Agent) => {
+                let code = ended.error.as_ref().and_then(reset_code);
+                stream.reset(code.unwrap_or(Code::CANCELLED));
+            }
+            _ => stream.reset(Code::CANCELLED),
+        }
+    }
+}
+
+async fn header(stream: &mut Stream) -> Option<PeerHeader> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await.ok()?;
+    let mut json = vec![0; PeerHeader::length(length)?];
+    stream.read_exact(&mut json).await.ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+const _: () = assert!(
+    PEER_LIMITS.peer_streams_max >= Limits::EDGE.local_streams_max,
+    "an agent's worth of streams fits"
+);
