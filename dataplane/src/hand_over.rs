@@ -10,6 +10,7 @@
 mod channel;
 pub mod door;
 pub mod edge_host;
+mod error;
 mod give;
 mod giving;
 pub mod handed;
@@ -17,32 +18,10 @@ mod message;
 pub mod start;
 mod take;
 mod taking;
+pub mod upgrade;
 
 pub use channel::{Channel, DESCRIPTORS_MAX};
+pub use error::HandOverError;
 pub use give::{Frozen, Given, Host, Stopped, done, give};
 pub use message::{FORMAT, Item};
 pub use take::{Hand, Prepared, Taken, failed, take};
-
-use std::io;
-
-/// Why a hand-over did not come about. The older process goes on.
-#[derive(Debug, thiserror::Error)]
-pub enum HandOverError {
-    /// The program could not be started.
-    #[error("cannot start {program}: {source}; name one that may be executed")]
-    Start {
-        /// Which.
-        program: String,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The sockets or the directory could not be given.
-    #[error("cannot hand over: {0}")]
-    Io(#[from] io::Error),
-    /// The other process, or the time.
-    #[error("the other edge process: {0}")]
-    Peer(String),
-    /// It is not the moment.
-    #[error("{0}")]
-    NotNow(&'static str),
-}

@@ -22,10 +22,9 @@ use ebbgate_edge::feed::address::Control;
 use ebbgate_edge::feed::fleet::{self, Member};
 use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::feed::{Feed, Staging};
-use ebbgate_edge::hand_over::door::{self, Answer};
-use ebbgate_edge::hand_over::edge_host::{Begun, Beside, EdgeHost, OLDER_MAX};
+use ebbgate_edge::hand_over::edge_host::{Begun, Beside, EdgeHost};
 use ebbgate_edge::hand_over::handed::Handed;
-use ebbgate_edge::hand_over::{self, Channel, HandOverError, Prepared, start};
+use ebbgate_edge::hand_over::{self, Channel, Prepared, door, start, upgrade};
 use ebbgate_edge::net::listen::{self, AcceptGate, ConnLimits, Transport};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
@@ -38,7 +37,7 @@ use ebbgate_edge::state::identity::Identity;
 use ebbgate_edge::state::jwks::Fetcher;
 use ebbgate_edge::state::mailbox::Entrance;
 use ebbgate_edge::state::ports::Ports;
-use ebbgate_edge::state::route::returning::{Away, RETURN_SECS_MAX};
+use ebbgate_edge::state::route::returning::Away;
 use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::state::waf::Waf;
 use ebbgate_edge::xdp::{XdpHandle, served};
@@ -161,7 +160,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     });
     let door = match handed.one("door") {
         Some(door) => Some(UnixListener::from(door)),
-        None => open_door(&dir),
+        None => upgrade::open_door(&dir),
     };
     let shared = match &follows {
         Some(_) => handed.names().contains(&Entrance::Shared.name()),
@@ -250,7 +249,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         let (own, saved) = (Arc::clone(&installer), Arc::clone(&saved));
         tokio::task::spawn_blocking(move || own.lock().unwrap_or_else(PoisonError::into_inner).own(&saved))
             .await?;
-        tokio::spawn(close_unclaimed(Arc::clone(&edge)));
+        tokio::spawn(upgrade::close_unclaimed(Arc::clone(&edge)));
     }
     let beside = admin
         .iter()
@@ -334,7 +333,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         }
     });
     let handed_over = tokio::select! {
-        handed_over = hand_over_when_asked(door, host, arguments) => handed_over?,
+        handed_over = upgrade::hand_over_when_asked(door, host, arguments) => handed_over?,
         () = &mut stop => false,
     };
     let wait = Duration::from_millis(config.drain_ms);
@@ -366,89 +365,6 @@ async fn sum_refusals(edge: Arc<Edge>) {
         sleep(Duration::from_secs(SUMS_SECS)).await;
         edge.log_refusals(false);
     }
-}
-
-/// Opens the socket by which an upgrade is asked for. Without it the edge serves all the same.
-fn open_door(dir: &Path) -> Option<UnixListener> {
-    door::open(dir)
-        .inspect_err(|error| tracing::error!(%error, dir = %dir.display(), "this edge cannot be upgraded while it runs"))
-        .ok()
-}
-
-/// Hands over to another process when that is asked for and comes about; else never completes.
-async fn hand_over_when_asked(
-    door: Option<UnixListener>,
-    host: Option<EdgeHost>,
-    arguments: Vec<OsString>,
-) -> Result<bool> {
-    let (Some(door), Some(mut host)) = (door, host) else { return std::future::pending().await };
-    door.set_nonblocking(true)?;
-    let door = tokio::net::UnixListener::from_std(door)?;
-    loop {
-        let (question, asker) = door::next(&door).await;
-        tracing::info!(program = %question.program.display(), "handing over");
-        let arguments = arguments.clone();
-        let give = move || {
-            let given = hand_over_to(&question.program, &arguments, &mut host);
-            (given, host)
-        };
-        let (given, back) = tokio::task::spawn_blocking(give).await?;
-        host = back;
-        match given {
-            Ok(pid) => {
-                door::answer(asker, &Answer::Pid(pid)).await;
-                return Ok(true);
-            }
-            Err(error) => {
-                tracing::error!(%error, "nothing was handed over; this process goes on");
-                door::answer(asker, &Answer::Error(error.to_string())).await;
-            }
-        }
-    }
-}
-
-/// Starts a program and hands over to it; its process.
-fn hand_over_to(program: &Path, arguments: &[OsString], host: &mut EdgeHost) -> Result<u32, HandOverError> {
-    if host.edge.generation() == 0 {
-        return Err(HandOverError::NotNow("this edge has no Program yet; restart it instead"));
-    }
-    let older = host.edge.quic().map_or(0, |quic| quic.port.older().map_or(0, |older| older.len()));
-    if older >= OLDER_MAX {
-        return Err(HandOverError::NotNow(
-            "too many processes before this one still have streams; wait for one to end",
-        ));
-    }
-    // Without a service manager there is nothing to notify.
-    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let since_boot = i128::from(clock.tv_sec) * 1_000_000 + i128::from(clock.tv_nsec) / 1_000;
-    let _ = sd_notify::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(since_boot)]);
-    let given =
-        start::start(program, arguments).and_then(|started| match hand_over::give(&started.channel, host) {
-            Ok(pid) => {
-                host.edge.enter(Stage::HandedOver);
-                host.leave();
-                let _ = sd_notify::notify(&[NotifyState::MainPid(pid)]);
-                hand_over::done(&started.channel);
-                started.keep();
-                Ok(pid)
-            }
-            Err(error) => Err(match started.end() {
-                Some(status) => {
-                    HandOverError::Peer(format!("{} ended with {status}: {error}", program.display()))
-                }
-                None => error,
-            }),
-        });
-    if given.is_err() {
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
-    }
-    given
-}
-
-/// Closes ports of the process before that no agent has come back for.
-async fn close_unclaimed(edge: Arc<Edge>) {
-    sleep(Duration::from_secs(RETURN_SECS_MAX)).await;
-    edge.ports().leave_handed(None);
 }
 
 /// Reads address databases again when their files change.

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod disk;
 pub mod edge;
 pub mod endpoint;
+pub mod entrance;
 pub mod exchanges;
 pub mod external_calls;
 pub mod guesses;

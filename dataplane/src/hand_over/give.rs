@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::HandOverError;
 use super::channel::{Channel, borrowed};
+use super::error::HandOverError;
 use super::giving::{ANSWER_SECS_MAX, Act, Giving, Input};
 use super::message::{FromNewer, FromOlder, Item};
 

@@ -88,9 +88,9 @@ impl Giving {
             (
                 _,
                 Input::Broken(reason) | Input::Ended(reason) | Input::Heard(FromNewer::Failed { reason }),
-            ) => self.fail(reason),
+            ) => Some(self.fail(reason)),
             (_, Input::Time) if now < self.deadline => None,
-            (state, Input::Time) => self.fail(format!("{} in time", state.wanted())),
+            (state, Input::Time) => Some(self.fail(format!("{} in time", state.wanted()))),
             (State::Greeting, Input::Heard(FromNewer::Hello { format: FORMAT, .. })) => {
                 (self.state, self.deadline) = (State::Freezing, waits(READY_SECS_MAX));
                 Some(Act::Freeze)
@@ -99,7 +99,7 @@ impl Giving {
                 let reason = format!(
                     "release {version} speaks format {format} of the hand-over, this process {FORMAT}; restart the edge instead"
                 );
-                self.fail(reason)
+                Some(self.fail(reason))
             }
             (State::Freezing, Input::Frozen(all)) => {
                 (self.state, self.all) = (State::Sending, all);
@@ -128,13 +128,13 @@ impl Giving {
                 self.state = State::Over;
                 Some(Act::Succeed)
             }
-            (state, input) => self.fail(format!("{}, but it was {input:?}", state.wanted())),
+            (state, input) => Some(self.fail(format!("{}, but it was {input:?}", state.wanted()))),
         }
     }
 
-    fn fail(&mut self, reason: String) -> Option<Act> {
+    fn fail(&mut self, reason: String) -> Act {
         self.state = State::Over;
-        Some(Act::Fail(reason))
+        Act::Fail(reason)
     }
 
     fn next_batch(&mut self) -> Option<Act> {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::HandOverError;
 use super::channel::Channel;
+use super::error::HandOverError;
 
 /// Milliseconds to wait for the status of a program that has closed its channel.
 const STATUS_MS_MAX: u64 = 500;
@@ -71,25 +71,19 @@ impl Started {
     pub fn end(mut self) -> Option<String> {
         // Its channel may be closed a moment before its status is there.
         let deadline = Instant::now() + Duration::from_millis(STATUS_MS_MAX);
-        let mut status = None;
-        while status.is_none() && Instant::now() < deadline {
-            status = self.exited();
+        while self.runs() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(LOOK_MS));
         }
+        let ended = !self.runs();
         // Not waited for yet: its number, which is the group's, is nobody else's.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        let _ = self.child.wait();
-        status.flatten()
+        let status = self.child.wait().ok()?;
+        (ended && !status.success()).then(|| status.to_string())
     }
 
-    /// Whether it has ended, and how if that was with an error. It stays in the process table.
-    fn exited(&self) -> Option<Option<String>> {
+    /// Whether it has not ended. It stays in the process table.
+    fn runs(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let status = waitid(WaitId::Pid(Pid::from_child(&self.child)), options).ok()??;
-        Some(match (status.exit_status(), status.terminating_signal()) {
-            (Some(0), _) => None,
-            (Some(code), _) => Some(format!("exit status {code}")),
-            (None, signal) => signal.map(|signal| format!("signal {signal}")),
-        })
+        matches!(waitid(WaitId::Pid(Pid::from_child(&self.child)), options), Ok(None))
     }
 }

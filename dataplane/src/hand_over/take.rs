@@ -3,8 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::HandOverError;
 use super::channel::Channel;
+use super::error::HandOverError;
 use super::handed::Handed;
 use super::message::{FORMAT, FromNewer, FromOlder};
 use super::taking::{Act, Taking, WAIT_SECS_MAX};

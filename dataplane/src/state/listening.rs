@@ -8,7 +8,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::mailbox::Entrance;
+use super::entrance::Entrance;
 use crate::net::listen::{Claim, Listener};
 
 /// What is listened on now.

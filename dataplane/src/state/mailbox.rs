@@ -3,10 +3,11 @@
 use std::net::UdpSocket;
 use std::sync::{Arc, OnceLock};
 
-use ebbgate_model::{Host, TunnelSessionId};
+use ebbgate_model::TunnelSessionId;
 use ebbgate_tunnel::quic::{Port, ServerKeys};
 use tokio::sync::mpsc;
 
+pub use super::entrance::Entrance;
 use super::listening::ListeningCopies;
 use crate::net::listen::Listener;
 use crate::state::peers::PeerWay;
@@ -39,42 +40,6 @@ pub struct QuicSocket {
     pub keys: ServerKeys,
     /// When the socket is read.
     pub port: Port,
-}
-
-/// The listener that accepted a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Entrance {
-    /// HTTP in clear.
-    Http,
-    /// HTTPS and TLS endpoints.
-    Tls,
-    /// Agents.
-    Connect,
-    /// Other edges.
-    Peers,
-    /// HTTPS and TLS endpoints, and agents: one address for both, because the operator asked for it.
-    Shared,
-    /// A TCP address.
-    Tcp {
-        /// Host part of its endpoints.
-        host: Host,
-        /// Its port.
-        port: u16,
-    },
-}
-
-impl Entrance {
-    /// The name metrics use.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Tls => "tls",
-            Self::Connect => "connect",
-            Self::Peers => "peers",
-            Self::Shared => "shared",
-            Self::Tcp { .. } => "tcp",
-        }
-    }
 }
 
 /// The mailboxes of all shards, and copies of what they listen on.

@@ -22,10 +22,12 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram as Watched;
 
 use super::ids::{Foreign, Ids};
-use super::socket::SOCKET_BYTES;
 
 /// Bytes of addresses before a datagram: the sender's address, port and scope, whether ours is known, ours, and ECN.
 const BEFORE_BYTES: usize = 16 + 2 + 4 + 1 + 16 + 1;
+
+/// Bytes the kernel is asked to keep of a passage: as much as of the UDP socket.
+const PASSAGE_BYTES: usize = 2 << 20;
 
 /// Where datagrams come from.
 enum Source {
@@ -57,7 +59,7 @@ pub fn passage() -> io::Result<(UnixDatagram, UnixDatagram)> {
     let (reader, older) = UnixDatagram::pair()?;
     for end in [&reader, &older] {
         end.set_nonblocking(true)?;
-        SockRef::from(end).set_send_buffer_size(SOCKET_BYTES)?;
+        SockRef::from(end).set_send_buffer_size(PASSAGE_BYTES)?;
     }
     Ok((reader, older))
 }

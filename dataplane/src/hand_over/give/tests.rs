@@ -1,3 +1,5 @@
+//! Both sides over a real channel with real listeners; either ends at every step. Knows no edge.
+
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 

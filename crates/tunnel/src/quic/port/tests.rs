@@ -1,3 +1,5 @@
+//! Two processes at one UDP socket: which of them gets a datagram. Both are played here in one.
+
 use super::*;
 use crate::quic::ids::{IDENTIFIER_BYTES, ServerKeys};
 use rcgen::{CertificateParams, KeyPair};
