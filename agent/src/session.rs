@@ -12,6 +12,7 @@ mod health;
 mod hello;
 mod inbound;
 mod links;
+mod probing;
 mod purpose;
 mod settings;
 

@@ -1,9 +1,13 @@
 //! `ebbgate-edge`: flags -> state on disk -> shards -> wait for a signal.
 
+#[path = "main/listeners.rs"]
+mod listeners;
+#[path = "main/succeed.rs"]
+mod succeed;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
@@ -15,17 +19,18 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result};
 use aws_lc_rs::rand;
 use clap::Parser as _;
+use ebbgate_edge::admin::{self, Token};
 use ebbgate_edge::agents::{Agents, elsewhere};
-use ebbgate_edge::config::{Cli, Command, Config, QuicListen};
+use ebbgate_edge::config::{Cli, Command, Config};
 use ebbgate_edge::feed::FeedError;
 use ebbgate_edge::feed::address::Control;
 use ebbgate_edge::feed::fleet::{self, Member};
 use ebbgate_edge::feed::installer::Installer;
 use ebbgate_edge::feed::{Feed, Staging};
-use ebbgate_edge::hand_over::edge_host::{Begun, Beside, EdgeHost};
+use ebbgate_edge::hand_over::edge_host::{Begun, EdgeHost};
 use ebbgate_edge::hand_over::handed::Handed;
 use ebbgate_edge::hand_over::{self, Channel, Prepared, door, start, upgrade};
-use ebbgate_edge::net::listen::{self, AcceptGate, ConnLimits, Transport};
+use ebbgate_edge::net::listen::{self, AcceptGate, ConnLimits, Listener};
 use ebbgate_edge::shard;
 use ebbgate_edge::state::addresses::{Addresses as Databases, LOOK_SECS};
 use ebbgate_edge::state::balancers::Balancers;
@@ -35,20 +40,21 @@ use ebbgate_edge::state::edge::{Edge, Stage, Visitors};
 use ebbgate_edge::state::external_calls::ExternalCalls;
 use ebbgate_edge::state::identity::Identity;
 use ebbgate_edge::state::jwks::Fetcher;
-use ebbgate_edge::state::mailbox::Entrance;
+use ebbgate_edge::state::mailbox::{Entrance, Message};
 use ebbgate_edge::state::ports::Ports;
 use ebbgate_edge::state::route::returning::Away;
 use ebbgate_edge::state::saved::Saved;
 use ebbgate_edge::state::waf::Waf;
 use ebbgate_edge::xdp::{XdpHandle, served};
-use ebbgate_edge::{admin, drain, log};
+use ebbgate_edge::{drain, log};
 use ebbgate_model::feed::FromEdge;
 use ebbgate_model::{EdgeId, EdgeJoinString, Ksuid};
 use ebbgate_policy::identity::parse_endpoints;
-use ebbgate_tunnel::quic::Port;
 use ebbgate_wire::ticket::TicketKey;
+use listeners::{Addresses, Generation, meet_peers};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use succeed::Follows;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep};
 
@@ -67,7 +73,7 @@ fn main() -> ExitCode {
         Some(Command::Successor { detached: false, arguments }) => {
             start::detach(&arguments).context("start the process that takes over")
         }
-        Some(Command::Successor { detached: true, arguments }) => return succeed(arguments),
+        Some(Command::Successor { detached: true, arguments }) => return serve_next(arguments),
         None => {
             // Without a flag there is no configuration, and this says which ones are missing.
             let config = cli.serve.unwrap_or_else(Config::parse);
@@ -85,7 +91,7 @@ fn main() -> ExitCode {
 }
 
 /// Takes over from the process whose channel is standard input.
-fn succeed(arguments: Vec<OsString>) -> ExitCode {
+fn serve_next(arguments: Vec<OsString>) -> ExitCode {
     let name = OsString::from("ebbgate-edge");
     let config = Config::parse_from(std::iter::once(&name).chain(&arguments));
     serving(&config, || {
@@ -143,13 +149,12 @@ fn upgrade_edge(dir: &Path, program: Option<PathBuf>) -> Result<()> {
 }
 
 async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let hangup = signal(SignalKind::hangup())?;
+    let mut stop = std::pin::pin!(stop_signal()?);
     let Start { arguments, prepared } = begun;
     let (mut handed, follows) = match prepared {
         Some(Prepared { handed, generation, quic_generation, hand }) => {
-            (handed, Some((generation, quic_generation, hand)))
+            (handed, Some(Follows { generation, quic_generation, hand }))
         }
         None => (Handed::default(), None),
     };
@@ -168,8 +173,7 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
     };
     let Parts { edge, agents, xdp, events } = parts(config, &saved, shared, follows.is_none())?;
     edge.ports().take_over(handed.ports());
-    let shards = config.shards();
-    let mailboxes = edge.mailboxes.open(shards);
+    let mailboxes = edge.mailboxes.open(config.shards());
     let installer = match &follows {
         Some(_) => Installer::follow(Arc::clone(&agents), &saved)
             .context("the Program of the process before cannot be read")?,
@@ -180,175 +184,117 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         bound::expect(&edge, &saved.bound_file(), Away::Restarted);
     }
     let admin_token = admin::token(config.admin, config.admin_token.as_deref())?;
-    let (admin_at, admin) = match handed.listener("admin") {
-        Some((sockets, lock)) => listen::adopt("--admin", &sockets, lock, 1)?,
-        None => listen::bind("--admin", config.admin, 1).map_err(listen::ListenError::named)?,
-    };
-    let http = open(&edge, config.http, &Entrance::Http, shards, &passed, &mut handed)?;
-    let (https, connect) = if shared {
-        let both = open(&edge, config.https, &Entrance::Shared, shards, &passed, &mut handed)?;
-        (both, both)
-    } else {
-        let https = open(&edge, config.https, &Entrance::Tls, shards, &passed, &mut handed)?;
-        (https, open(&edge, config.connect, &Entrance::Connect, shards, &passed, &mut handed)?)
-    };
-    let addresses = Addresses { http, https, connect, admin: admin_at };
-    let identity = meet_peers(config, &edge, saved.identity()?, connect, &passed, &mut handed)?;
-    let agents_at = if shared { Entrance::Shared } else { Entrance::Connect };
-    let tls_at = if shared { Entrance::Shared } else { Entrance::Tls };
-    let fixed = [(http, Entrance::Http), (https, tls_at), (connect, agents_at)];
-    let direct = fixed.into_iter().filter(|(_, entrance)| !edge.balancers.are_before(entrance));
-    let direct = direct.map(|(address, _)| address).collect();
+    let (admin_at, admin) = listeners::open_admin(config, &mut handed)?;
+    let addresses = listeners::open_all(&edge, config, shared, admin_at, &passed, &mut handed)?;
+    let identity = meet_peers(
+        config,
+        &edge,
+        saved.identity()?,
+        fresh_ksuid()?,
+        addresses.connect,
+        &passed,
+        &mut handed,
+    )?;
     drop(passed);
-    let quic = match (handed.one("quic"), &follows) {
-        (Some(socket), Some((_, generation, _))) => {
-            let keys = edge.quic_keys(*generation);
-            let port = Port::new(keys.ids(), true, handed.passages());
-            Some(edge.listen_quic(socket.into(), keys, port)?)
-        }
-        _ => open_quic(&edge, config.quic, addresses.connect)?,
+    let quic_generation = if let Some(follows) = &follows {
+        Generation::Given(follows.quic_generation)
+    } else {
+        let [drawn] = fresh()?;
+        Generation::Drawn(drawn)
     };
+    let quic = listeners::take_quic(&edge, config, addresses.connect, quic_generation, &mut handed)?;
     // The filter is in the kernel before the first connection is accepted.
-    xdp.begin(served::wanted(&edge, direct));
+    xdp.begin(served::wanted(&edge, addresses.direct(&edge, shared)));
     xdp.applied().await;
-    let form = config.runtime.form();
-    let threads = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
-        let agents = Arc::clone(&agents);
-        let name = format!("shard-{index}");
-        std::thread::Builder::new().name(name).spawn(move || shard::run(index, form, agents, mailbox))
-    });
-    let threads: Vec<JoinHandle<_>> = threads.collect::<std::io::Result<_>>()?;
-    let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
+    let threads = start_shards(config, &agents, mailboxes)?;
     let disk = saved.disk();
-    if let Some((generation, _, hand)) = follows {
-        let generation_here = edge.generation();
-        anyhow::ensure!(
-            generation == generation_here,
-            "the directory holds generation {generation_here}, the process before serves {generation}"
-        );
-        for name in handed.names() {
-            tracing::warn!(name, "the process before gave a socket of an unknown name; closing it");
+    if let Some(follows) = follows {
+        let taken = succeed::take_over(follows, handed, &edge, &installer, &saved);
+        tokio::select! {
+            taken = taken => taken?,
+            () = &mut stop => return Ok(()),
         }
-        drop(handed);
-        let took = tokio::task::spawn_blocking(move || hand.ready());
-        let mut taken = tokio::select! {
-            taken = took => taken??,
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-        };
-        let mut ports = edge.ports();
-        ports.take_over(taken.late.ports());
-        ports.leave_handed(Some(&taken.closed));
-        drop(ports);
-        bound::expect(&edge, &saved.bound_file(), Away::HandedOver);
-        if let Some(quic) = edge.quic() {
-            quic.port.resume();
-        }
-        edge.gate.open();
-        tokio::task::spawn_blocking(move || taken.serving()).await?;
-        let (own, saved) = (Arc::clone(&installer), Arc::clone(&saved));
-        tokio::task::spawn_blocking(move || own.lock().unwrap_or_else(PoisonError::into_inner).own(&saved))
-            .await?;
-        tokio::spawn(upgrade::close_unclaimed(Arc::clone(&edge)));
     }
-    let beside = admin
-        .iter()
-        .map(|listener| {
-            let (socket, claim) = (listener.socket.try_clone()?, Arc::clone(&listener.claim));
-            Ok(Beside { name: "admin", socket, claim })
-        })
-        .collect::<std::io::Result<Vec<_>>>()?;
-    let host = match &door {
-        Some(door) => Some(EdgeHost {
-            edge: Arc::clone(&edge),
-            installer: Arc::clone(&installer),
-            disk: Arc::clone(&disk),
-            lock: saved.lock_copy()?,
-            bound_file: saved.bound_file(),
-            beside,
-            door: door.try_clone()?,
-            runtime: tokio::runtime::Handle::current(),
-            begun: Begun::default(),
-        }),
-        None => None,
-    };
-    for listener in admin {
-        let socket = tokio::net::TcpListener::from_std(listener.socket)?;
-        let (edge, disk, token) = (Arc::clone(&edge), Arc::clone(&disk), admin_token.clone());
-        tokio::spawn(async move {
-            let _claim = listener.claim;
-            admin::serve(socket, edge, disk, token).await;
-        });
-    }
+    let host = door.as_ref().map(|door| edge_host(door, &edge, &installer, &saved, &admin)).transpose()?;
+    serve_admin(admin, &edge, &disk, admin_token.as_ref())?;
     tokio::spawn(bound::keep(Arc::clone(&edge), Arc::clone(&disk), saved.bound_file()));
     tokio::spawn(write_again(Arc::clone(&disk), Arc::clone(&installer)));
-    let (edge_of_feed, reloaded) = (Arc::clone(&edge), Arc::clone(&xdp));
+    let reloaded = Arc::clone(&xdp);
+    let parts = Parts { edge: Arc::clone(&edge), agents: Arc::clone(&agents), xdp, events };
+    start_feed(config, parts, identity, &saved, installer)?;
+    tokio::spawn(sum_refusals(Arc::clone(&edge)));
+    tokio::spawn(look_at_databases(Arc::clone(&edge)));
+    tokio::spawn(reload_at(hangup, reloaded));
+    let run_dir = config.run_dir();
+    tokio::select! {
+        () = announce(&edge, &disk, &run_dir, &addresses, quic) => {}
+        () = &mut stop => return Ok(()),
+    }
+    let handed_over = tokio::select! {
+        handed_over = upgrade::hand_over_when_asked(door, host, arguments) => handed_over?,
+        () = &mut stop => false,
+    };
+    if handed_over {
+        let deadline = Duration::from_secs(config.drain_deadline_secs);
+        tokio::select! {
+            () = drain::hand_over(&edge, &agents, deadline) => {}
+            () = &mut stop => drain::drain(&edge, Duration::from_millis(config.drain_ms)).await,
+        }
+    } else {
+        // Without a service manager there is nothing to notify.
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        drain::drain(&edge, Duration::from_millis(config.drain_ms)).await;
+    }
+    edge.log_refusals(true);
+    join_shards(threads)
+}
+
+/// What a process that takes over from this one is given.
+fn edge_host(
+    door: &UnixListener,
+    edge: &Arc<Edge>,
+    installer: &Arc<Mutex<Installer>>,
+    saved: &Saved,
+    admin: &[Listener],
+) -> Result<EdgeHost> {
+    Ok(EdgeHost {
+        edge: Arc::clone(edge),
+        installer: Arc::clone(installer),
+        disk: saved.disk(),
+        lock: saved.lock_copy()?,
+        bound_file: saved.bound_file(),
+        beside: listeners::beside(admin)?,
+        door: door.try_clone()?,
+        runtime: tokio::runtime::Handle::current(),
+        begun: Begun::default(),
+    })
+}
+
+/// Follows control, and keeps the certificate by which control knows this edge.
+fn start_feed(
+    config: &Config,
+    parts: Parts,
+    identity: Option<Identity>,
+    saved: &Saved,
+    installer: Arc<Mutex<Installer>>,
+) -> Result<()> {
+    let Parts { edge, agents, xdp, events } = parts;
+    let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
     let controls = config.controls(identity.as_ref().map(|identity| identity.controls.as_slice()));
     let member = identity.map(Member::new).transpose()?;
     let needs_identity = controls.iter().any(|control| matches!(control, Control::Remote(_)));
     anyhow::ensure!(member.is_some() || !needs_identity, FeedError::NoIdentity);
     if let Some(member) = &member {
-        let keep = member.clone().keep(Arc::clone(&edge), Arc::clone(&disk), saved.identity_file());
-        let handed_over = edge.reached(Stage::HandedOver);
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = keep => {}
-                // It is renewed by the process that serves.
-                () = handed_over => {}
-            }
-        });
+        tokio::spawn(keep_identity(member.clone(), Arc::clone(&edge), saved.disk(), saved.identity_file()));
     }
     let staging = Staging::default();
-    let agents_of_feed = Arc::clone(&agents);
-    let feed = Feed {
-        controls,
-        member,
-        id,
-        edge: edge_of_feed,
-        agents: agents_of_feed,
-        xdp,
-        installer,
-        staging,
-        events,
-    };
+    let feed = Feed { controls, member, id, edge, agents, xdp, installer, staging, events };
     tokio::spawn(feed.run());
-    tokio::spawn(sum_refusals(Arc::clone(&edge)));
-    tokio::spawn(look_at_databases(Arc::clone(&edge)));
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            reloaded.reload();
-        }
-    });
-    let run_dir = config.run_dir();
-    let ready = announce(&edge, &disk, &run_dir, &addresses, quic);
-    tokio::select! {
-        () = ready => {}
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
-    }
-    let mut stop = std::pin::pin!(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    });
-    let handed_over = tokio::select! {
-        handed_over = upgrade::hand_over_when_asked(door, host, arguments) => handed_over?,
-        () = &mut stop => false,
-    };
-    let wait = Duration::from_millis(config.drain_ms);
-    if handed_over {
-        let deadline = Duration::from_secs(config.drain_deadline_secs);
-        tokio::select! {
-            () = drain::hand_over(&edge, &agents, deadline) => {}
-            () = &mut stop => drain::drain(&edge, wait).await,
-        }
-    } else {
-        // Without a service manager there is nothing to notify.
-        let _ = sd_notify::notify(&[NotifyState::Stopping]);
-        drain::drain(&edge, wait).await;
-    }
-    edge.log_refusals(true);
+    Ok(())
+}
+
+/// Waits for the ends of all shards; the first error of one.
+fn join_shards(threads: Vec<JoinHandle<std::io::Result<()>>>) -> Result<()> {
     for thread in threads {
         let Ok(ended) = thread.join() else {
             tracing::error!("a shard panicked");
@@ -357,6 +303,68 @@ async fn serve(config: &Config, passed: Vec<(String, TcpListener)>, begun: Start
         ended?;
     }
     Ok(())
+}
+
+/// Completes when the process is to stop. The signals are caught from the call on.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// A thread for each shard.
+fn start_shards(
+    config: &Config,
+    agents: &Arc<Agents>,
+    mailboxes: Vec<mpsc::Receiver<Message>>,
+) -> std::io::Result<Vec<JoinHandle<std::io::Result<()>>>> {
+    let form = config.runtime.form();
+    let threads = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
+        let agents = Arc::clone(agents);
+        let name = format!("shard-{index}");
+        std::thread::Builder::new().name(name).spawn(move || shard::run(index, form, agents, mailbox))
+    });
+    threads.collect()
+}
+
+/// Serves the admin port.
+fn serve_admin(
+    listeners: Vec<Listener>,
+    edge: &Arc<Edge>,
+    disk: &Arc<Disk>,
+    token: Option<&Token>,
+) -> std::io::Result<()> {
+    for listener in listeners {
+        let socket = tokio::net::TcpListener::from_std(listener.socket)?;
+        let (edge, disk, token) = (Arc::clone(edge), Arc::clone(disk), token.cloned());
+        tokio::spawn(async move {
+            let _claim = listener.claim;
+            admin::serve(socket, edge, disk, token).await;
+        });
+    }
+    Ok(())
+}
+
+/// Renews the edge's certificate for as long as this process serves.
+async fn keep_identity(member: Member, edge: Arc<Edge>, disk: Arc<Disk>, file: PathBuf) {
+    let handed_over = edge.reached(Stage::HandedOver);
+    tokio::select! {
+        () = member.keep(edge, disk, file) => {}
+        // The process that serves renews it.
+        () = handed_over => {}
+    }
+}
+
+/// Looks at the filter's interfaces again at each SIGHUP.
+async fn reload_at(mut hangup: Signal, xdp: Arc<XdpHandle>) {
+    while hangup.recv().await.is_some() {
+        xdp.reload();
+    }
 }
 
 /// Writes the sums of refusals when they are due.
@@ -431,91 +439,6 @@ fn visitors(config: &Config, saved: &Saved) -> Result<Visitors> {
     };
     let id = saved.edge_id(EdgeId::new(fresh_ksuid()?))?;
     Ok(Visitors { edge: id.to_string(), providers: Arc::new(providers) })
-}
-
-/// Where the edge listens.
-struct Addresses {
-    http: SocketAddr,
-    https: SocketAddr,
-    connect: SocketAddr,
-    admin: SocketAddr,
-}
-
-/// Listens on an address, or on what the process before had, or the service manager passed under the flag's name.
-fn open(
-    edge: &Edge,
-    address: SocketAddr,
-    entrance: &Entrance,
-    shards: usize,
-    passed: &[(String, TcpListener)],
-    handed: &mut Handed,
-) -> Result<SocketAddr> {
-    let flag = match entrance {
-        Entrance::Tls | Entrance::Shared => "https",
-        other => other.name(),
-    };
-    let listener = if *entrance == Entrance::Shared { "--https and --connect" } else { &format!("--{flag}") };
-    let given = passed.iter().find(|(name, _)| name == flag);
-    let (bound, listeners) = match (handed.listener(entrance.name()), given) {
-        (Some((sockets, lock)), _) => listen::adopt(listener, &sockets, lock, shards)?,
-        (None, Some((_, socket))) => listen::share(listener, socket.try_clone()?, shards)?,
-        (None, None) => listen::bind(listener, address, shards).map_err(listen::ListenError::named)?,
-    };
-    edge.mailboxes.listen(entrance, listeners);
-    tracing::info!(address = %bound, listener = entrance.name(), "listening");
-    Ok(bound)
-}
-
-/// Says where other edges and agents reach this one, and opens the listener for edges.
-fn meet_peers(
-    config: &Config,
-    edge: &Edge,
-    identity: Option<Identity>,
-    connect: SocketAddr,
-    passed: &[(String, TcpListener)],
-    handed: &mut Handed,
-) -> Result<Option<Identity>> {
-    if let Some(identity) = &identity {
-        edge.peers.prove_by(fleet::peer_tls(identity)?);
-    }
-    let peers = match config.peers {
-        Some(_) if identity.is_none() => {
-            anyhow::bail!("--peers is for an edge that has joined: {}", FeedError::NoIdentity)
-        }
-        Some(at) => Some(open(edge, at, &Entrance::Peers, config.shards(), passed, handed)?),
-        None => None,
-    };
-    edge.peers.announce(config.reach(fresh_ksuid()?, peers, connect).map_err(anyhow::Error::msg)?);
-    Ok(identity)
-}
-
-/// Opens the UDP port for agents. One that is taken is an error only if it was asked for.
-fn open_quic(edge: &Edge, asked: Option<QuicListen>, connect: SocketAddr) -> Result<Option<SocketAddr>> {
-    let Some(address) = asked.unwrap_or(QuicListen::On).address(connect) else { return Ok(None) };
-    let [generation] = fresh()?;
-    let listen = |socket| {
-        let keys = edge.quic_keys(generation);
-        let port = Port::new(keys.ids(), false, Vec::new());
-        edge.listen_quic(socket, keys, port)
-    };
-    match ebbgate_tunnel::quic::bind(address).and_then(listen) {
-        Ok(bound) => {
-            tracing::info!(address = %bound, listener = "quic", "listening");
-            Ok(Some(bound))
-        }
-        Err(error) => {
-            let by = match error.kind() {
-                ErrorKind::AddrInUse => format!("{} has it", listen::holder(Transport::Udp, address)),
-                _ => "the system refuses".to_owned(),
-            };
-            if asked.is_some() {
-                let what = || format!("cannot listen on UDP {address}: {by}; free it or say --quic off");
-                return Err(error).with_context(what);
-            }
-            tracing::warn!(%error, udp = %address, by, "agents cannot come over QUIC");
-            Ok(None)
-        }
-    }
 }
 
 /// Once the first Program is in force: says where the edge is and that it is ready.

@@ -22,6 +22,7 @@ use super::delivery::{SessionEvent, StreamDispatcher};
 use super::event::Event;
 use super::health::Telling;
 use super::links::{self, Book, Kind};
+use super::probing::{Probing, next_probe};
 use super::purpose::{Purpose, read_purpose};
 use crate::dial::{DialError, Dialled};
 use crate::path::{Advice, PROBE_SECS, Path};
@@ -83,21 +84,6 @@ struct Keeping {
 }
 
 impl Drop for Keeping {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Probes the session's path; dropping it ends the probes.
-struct Probing {
-    path: Path,
-    ticket: Secret,
-    start: Instant,
-    round_trips: mpsc::Receiver<Duration>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Probing {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -541,11 +527,6 @@ fn came_beside(tasks: &mut Tasks, proxied: Option<Proxied>) {
     if let Some(probing) = &mut tasks.probing {
         probing.path.left(probing.start.elapsed());
     }
-}
-
-/// The next probe's round trip; none where nothing is probed.
-async fn next_probe(probing: &mut Option<Probing>) -> Option<Duration> {
-    probing.as_mut()?.round_trips.recv().await
 }
 
 pub(super) async fn wait_until(due: Option<Instant>) {

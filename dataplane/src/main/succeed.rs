@@ -1,0 +1,58 @@
+//! Serves in the place of the process before, once that says so.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use ebbgate_edge::feed::installer::Installer;
+use ebbgate_edge::hand_over::handed::Handed;
+use ebbgate_edge::hand_over::{Hand, upgrade};
+use ebbgate_edge::state::bound;
+use ebbgate_edge::state::edge::Edge;
+use ebbgate_edge::state::route::returning::Away;
+use ebbgate_edge::state::saved::Saved;
+use tokio::task::spawn_blocking;
+
+/// What the process before said of itself.
+pub(super) struct Follows {
+    /// Generation of the Program that it serves.
+    pub(super) generation: u64,
+    /// Generation for connection ids of QUIC.
+    pub(super) quic_generation: u8,
+    /// What this process goes on with.
+    pub(super) hand: Hand,
+}
+
+/// Says that this process is ready, and begins to serve at the word of the process before.
+pub(super) async fn take_over(
+    follows: Follows,
+    handed: Handed,
+    edge: &Arc<Edge>,
+    installer: &Arc<Mutex<Installer>>,
+    saved: &Arc<Saved>,
+) -> Result<()> {
+    let (theirs, ours) = (follows.generation, edge.generation());
+    anyhow::ensure!(
+        theirs == ours,
+        "the directory holds generation {ours}, the process before serves {theirs}"
+    );
+    for name in handed.names() {
+        tracing::warn!(name, "the process before gave a socket of an unknown name; closing it");
+    }
+    drop(handed);
+    let mut taken = spawn_blocking(move || follows.hand.ready()).await??;
+    {
+        let mut ports = edge.ports();
+        ports.take_over(taken.late.ports());
+        ports.leave_handed(Some(&taken.closed));
+    }
+    bound::expect(edge, &saved.bound_file(), Away::HandedOver);
+    if let Some(quic) = edge.quic() {
+        quic.port.resume();
+    }
+    edge.gate.open();
+    spawn_blocking(move || taken.serving()).await?;
+    let (own, saved) = (Arc::clone(installer), Arc::clone(saved));
+    spawn_blocking(move || own.lock().unwrap_or_else(PoisonError::into_inner).own(&saved)).await?;
+    tokio::spawn(upgrade::close_unclaimed(Arc::clone(edge)));
+    Ok(())
+}
