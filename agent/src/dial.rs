@@ -65,6 +65,9 @@ pub trait Dial: Send + Sync + 'static {
     /// These are the other edges now.
     fn told(&self, _others: &[ConnectAddress]) {}
 
+    /// The edge that was dialled last asks to be left: others are better.
+    fn leave(&self) {}
+
     /// The session with the edge that was dialled last is over, or never came about.
     fn lost(&self) {}
 

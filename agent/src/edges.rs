@@ -3,7 +3,7 @@
 //!
 //! Dials nothing. Edges are those of the configuration and those that edges name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -34,6 +34,10 @@ struct Book {
     told: Vec<ConnectAddress>,
     /// What each session is at, or on its way to.
     places: Vec<Option<ConnectAddress>>,
+    /// Whether an edge let each session in.
+    online: Vec<bool>,
+    /// Edges that asked to be left, until another edge names them.
+    left: BTreeSet<ConnectAddress>,
     /// Ids of edges, as they gave them.
     ids: BTreeMap<ConnectAddress, String>,
     /// When an edge failed last, by a count of failures; those that did not are absent.
@@ -56,14 +60,33 @@ impl Book {
         })
     }
 
-    /// The free edge that did not fail, or that failed the longest time ago; the order of names decides among equals. Earlier
-    /// sessions choose first.
+    /// Whether another session is online at an edge that did not ask to be left.
+    fn has_other(&self, session: usize) -> bool {
+        let stays = |place: &Option<ConnectAddress>| {
+            place.as_ref().is_some_and(|address| !self.left.contains(address))
+        };
+        let mut others = self.places.iter().zip(&self.online).enumerate();
+        others.any(|(index, (place, online))| index != session && *online && stays(place))
+    }
+
+    /// The free edge that did not fail, or that failed the longest time ago; the order of names decides among equals. One that
+    /// asked to be left is taken only where no other session is online elsewhere.
+    fn choice(&self, session: usize) -> Option<&ConnectAddress> {
+        let may_return = !self.has_other(session);
+        let free = self.known().filter(|address| !self.is_taken(session, address));
+        let free = free.filter(|address| may_return || !self.left.contains(address));
+        free.min_by_key(|address| self.failed.get(address).copied().unwrap_or(0))
+    }
+
+    /// See [`Book::choice`]. Earlier sessions choose first.
     fn next(&mut self, session: usize) -> Option<ConnectAddress> {
-        if self.places.iter().take(session).any(Option::is_none) {
+        let waits = |(index, place): (usize, &Option<ConnectAddress>)| {
+            place.is_none() && self.choice(index).is_some()
+        };
+        if self.places.iter().enumerate().take(session).any(waits) {
             return None;
         }
-        let free = self.known().filter(|address| !self.is_taken(session, address));
-        let next = free.min_by_key(|address| self.failed.get(address).copied().unwrap_or(0)).cloned();
+        let next = self.choice(session).cloned();
         if let Some(place) = self.places.get_mut(session) {
             place.clone_from(&next);
         }
@@ -75,6 +98,7 @@ impl Book {
         let known: Vec<ConnectAddress> = self.known().chain(self.places.iter().flatten()).cloned().collect();
         self.ids.retain(|address, _| known.contains(address));
         self.failed.retain(|address, _| known.contains(address));
+        self.left.retain(|address| known.contains(address));
     }
 }
 
@@ -85,6 +109,8 @@ impl Edges {
             configured,
             told: Vec::new(),
             places: vec![None; sessions],
+            online: vec![false; sessions],
+            left: BTreeSet::new(),
             ids: BTreeMap::new(),
             failed: BTreeMap::new(),
             failures: 0,
@@ -134,25 +160,45 @@ impl Edges {
             return Err(SameEdge(address));
         }
         book.failed.remove(&address);
+        if let Some(online) = book.online.get_mut(session) {
+            *online = true;
+        }
         Ok(())
+    }
+
+    /// The edge of a session asks to be left.
+    pub fn leave(&self, session: usize) {
+        let mut book = self.book();
+        if let Some(address) = book.places.get(session).cloned().flatten() {
+            book.left.insert(address);
+        }
     }
 
     /// A session lost its edge or did not reach it: others are tried before this one. Until the session goes to another, the
     /// edge stays its own.
     pub fn failed(&self, session: usize) {
-        let mut book = self.book();
-        let Some(address) = book.places.get(session).cloned().flatten() else { return };
-        book.failures += 1;
-        let failures = book.failures;
-        book.failed.insert(address, failures);
+        {
+            let mut book = self.book();
+            let Some(address) = book.places.get(session).cloned().flatten() else { return };
+            if let Some(online) = book.online.get_mut(session) {
+                *online = false;
+            }
+            book.failures += 1;
+            let failures = book.failures;
+            book.failed.insert(address, failures);
+        }
+        // A session that waits may go back to an edge that asked to be left.
+        self.changed.notify_waiters();
     }
 
-    /// An edge names the others, each `host:port`; what is none is left out.
+    /// An edge names the others that take agents, each `host:port`; what is none is left out.
     pub fn told<'a>(&self, addresses: impl IntoIterator<Item = &'a str>) {
         let read = addresses.into_iter().filter_map(|text| ConnectAddress::parse(text).ok());
         {
             let mut book = self.book();
             book.told = read.take(TOLD_MAX).collect();
+            let told = book.told.clone();
+            book.left.retain(|address| !told.contains(address));
             book.forget();
         }
         self.changed.notify_waiters();
@@ -249,6 +295,29 @@ mod tests {
         let many: Vec<String> = (0..200).map(|n| format!("e{n}:1")).collect();
         edges.told(many.iter().map(String::as_str));
         assert_eq!(edges.choices(1), TOLD_MAX);
+    }
+
+    #[test]
+    fn an_edge_that_asked_to_be_left_is_gone_back_to_only_where_nothing_else_is_online() {
+        let edges = edges("a:1,b:1", 2);
+        for session in [0, 1] {
+            next(&edges, session);
+            edges.let_in(session, "").unwrap();
+        }
+        edges.leave(0);
+        edges.failed(0);
+        assert_eq!(next(&edges, 0), None, "the other session serves");
+        edges.failed(1);
+        assert_eq!(next(&edges, 0).as_deref(), Some("a:1"));
+        assert_eq!(next(&edges, 1).as_deref(), Some("b:1"));
+        edges.let_in(0, "").unwrap();
+        edges.let_in(1, "").unwrap();
+        edges.leave(0);
+        edges.failed(0);
+        assert_eq!(next(&edges, 0), None);
+        assert_eq!(next(&edges, 1).as_deref(), Some("b:1"), "who waits in vain keeps nobody waiting");
+        edges.told(["a:1"]);
+        assert_eq!(next(&edges, 0).as_deref(), Some("a:1"), "it takes agents again");
     }
 
     #[tokio::test(start_paused = true)]

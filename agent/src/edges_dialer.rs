@@ -129,6 +129,11 @@ impl Dial for EdgesDialer {
         self.edges.told(others.iter().map(|other| other.server_addr.as_str()));
     }
 
+    fn leave(&self) {
+        self.edges.leave(self.session);
+        self.edges.failed(self.session);
+    }
+
     fn lost(&self) {
         self.edges.failed(self.session);
     }

@@ -169,6 +169,9 @@ async fn edge(command: &EdgeCommand) -> Result<()> {
             json!({ "join": join.expose(), "expires_at": field("expires_at") })
         }
         EdgeCommand::List { dir } => operator::get(&at(dir), "/edges").await?,
+        EdgeCommand::Drain { dir, edge, undo } => {
+            operator::post(&at(dir), &format!("/edges/{edge}/drain"), &json!({ "drain": !undo })).await?
+        }
         EdgeCommand::Remove { dir, edge } => operator::delete(&at(dir), &format!("/edges/{edge}")).await?,
     })
 }

@@ -104,6 +104,8 @@ pub struct Presence(Arc<Mutex<Edges>>);
 #[derive(Debug, Default)]
 struct Edges {
     entries: BTreeMap<EdgeId, Entry>,
+    /// Edges that the operator took out of service.
+    drained: BTreeSet<EdgeId>,
     /// Counts feeds, so that each hold is told from every other.
     feeds: u64,
     /// Where sessions that begin and end are told; what finds no room there is not told.
@@ -189,6 +191,9 @@ impl Presence {
         let before = edges.entries.remove(&edge);
         let (sessions, reach) = before.map(|entry| (entry.sessions, entry.reach)).unwrap_or_default();
         let (mut news, wake) = (News::default(), Arc::<Notify>::default());
+        if edges.drained.contains(&edge) {
+            news.own();
+        }
         for (other, entry) in &edges.entries {
             news.edge(*other);
             entry.sessions.keys().for_each(|session| news.session(*other, *session));
@@ -224,12 +229,28 @@ impl Presence {
 
     /// The edge belongs no longer: it is withdrawn at once, whatever its lease.
     pub fn remove(&self, edge: EdgeId) {
-        self.edges_locked().remove(edge);
+        let mut edges = self.edges_locked();
+        edges.drained.remove(&edge);
+        edges.remove(edge);
     }
 
     /// Tells sessions that begin and end from now on.
     pub fn tell(&self, told: mpsc::Sender<SessionChange>) {
         self.edges_locked().told = Some(told);
+    }
+
+    /// Takes an edge out of service, or puts it into service again. It is told, and so are the others.
+    pub fn set_drained(&self, edge: EdgeId, drained: bool) {
+        let mut edges = self.edges_locked();
+        let is_new = if drained { edges.drained.insert(edge) } else { edges.drained.remove(&edge) };
+        if !is_new {
+            return;
+        }
+        if let Some(Entry { feed: Feed::Open { news, wake, .. }, .. }) = edges.entries.get_mut(&edge) {
+            news.own();
+            wake.notify_one();
+        }
+        edges.edge_changed(edge);
     }
 
     /// Drops edges with a feed that broke more than [`LEASE_SECS`] ago.
@@ -249,6 +270,8 @@ impl Presence {
 
     /// Edges known, connected or within their lease.
     pub fn edges(&self) -> Vec<LiveEdge> {
+        let edges = self.edges_locked();
+        let drained = &edges.drained;
         let live = |(id, entry): (&EdgeId, &Entry)| LiveEdge {
             id: *id,
             version: entry.version.clone(),
@@ -258,9 +281,9 @@ impl Presence {
             connected: matches!(entry.feed, Feed::Open { .. }),
             clock_ahead_secs: entry.clock_ahead_secs,
             reach: entry.reach.clone(),
-            draining: entry.draining,
+            draining: entry.draining || drained.contains(id),
         };
-        self.edges_locked().entries.iter().map(live).collect()
+        edges.entries.iter().map(live).collect()
     }
 
     /// Generation that every connected edge has in force; None when no edge is connected.
@@ -438,9 +461,11 @@ impl Hold {
         let item = if *number == self.number { news.next()? } else { return None };
         let other = |edge: EdgeId| edges.entries.get(&edge);
         Some(match item {
+            Item::Own => ToEdge::Drain { drain: edges.drained.contains(&self.edge) },
             Item::Edge(edge) => match other(edge) {
                 Some(Entry { reach, draining, .. }) => {
-                    ToEdge::Peer(PeerEdge { edge, reach: reach.clone(), draining: *draining })
+                    let draining = *draining || edges.drained.contains(&edge);
+                    ToEdge::Peer(PeerEdge { edge, reach: reach.clone(), draining })
                 }
                 None => ToEdge::PeerGone { edge },
             },
@@ -769,6 +794,31 @@ mod tests {
         drop(hold);
         presence.expire(Instant::now() + Duration::from_secs(LEASE_SECS));
         assert_eq!(seen(), [(session(3), false), (session(2), false)]);
+    }
+
+    #[test]
+    fn an_edge_that_is_drained_is_told_at_once_and_again_at_each_feed_and_so_are_the_others() {
+        let presence = Presence::default();
+        let told = |hold: &Hold| std::iter::from_fn(|| hold.news()).collect::<Vec<_>>();
+        let drain = |drain| ToEdge::Drain { drain };
+        let peer = |draining| ToEdge::Peer(PeerEdge { edge: edge(1), reach: EdgeReach::default(), draining });
+        let (one, _commands) = presence.join(edge(1), "1".into(), 0);
+        let (two, _commands) = presence.join(edge(2), "1".into(), 0);
+        (told(&one), told(&two));
+        presence.set_drained(edge(1), true);
+        presence.set_drained(edge(1), true);
+        assert_eq!((told(&one), told(&two)), (vec![drain(true)], vec![peer(true)]));
+        assert!(presence.edges()[0].draining && !presence.edges()[1].draining);
+        drop(one);
+        let (one, _commands) = presence.join(edge(1), "1".into(), 0);
+        assert_eq!(told(&one).first(), Some(&drain(true)));
+        told(&two);
+        presence.set_drained(edge(1), false);
+        assert_eq!((told(&one), told(&two)), (vec![drain(false)], vec![peer(false)]));
+        presence.set_drained(edge(1), true);
+        presence.remove(edge(1));
+        let (one, _commands) = presence.join(edge(1), "1".into(), 0);
+        assert!(!told(&one).contains(&drain(true)));
     }
 
     #[test]

@@ -148,6 +148,9 @@ fn answer(request: &Request<Incoming>, edge: &Edge, disk: &Disk) -> Response<Ful
         (&Method::GET, "/readyz") if edge.stage() != Stage::Serving => {
             text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
         }
+        (&Method::GET, "/readyz") if edge.is_drained() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "this edge is drained\n")
+        }
         (&Method::GET, "/readyz") if edge.generation() == 0 => {
             text(StatusCode::SERVICE_UNAVAILABLE, "no program yet\n")
         }

@@ -260,6 +260,10 @@ impl Feed {
                 Installer::count_again(&self.installer, std::time::Instant::now());
             }
             ToEdge::Session { session, command, number } => self.agents.command(session, command, number),
+            ToEdge::Drain { drain } => {
+                tracing::info!(drain, "control drains this edge or puts it into service again");
+                self.edge.set_drained(drain);
+            }
             told @ (ToEdge::Peer(_)
             | ToEdge::PeerGone { .. }
             | ToEdge::PeerSession { .. }

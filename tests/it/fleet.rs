@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use ebbgate_lab::guide::{self, API_HOST, REST_INTERNAL};
+use ebbgate_lab::http;
 use ebbgate_lab::lab::local;
 use ebbgate_lab::remote_edge::{RemoteEdge, join_string};
 use ebbgate_lab::test_lab::TestLab;
@@ -193,5 +194,48 @@ fn an_agent_is_at_two_edges_and_the_end_of_one_costs_no_visitor_of_the_other() -
     at_paris.wait_https(API_HOST)?;
     // One endpoint, at two edges: the agent is asked to leave neither.
     assert_eq!(at_rome.get(API_HOST, "/", &[])?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn a_drained_edge_loses_its_agents_to_others_and_no_visitor() -> Result<()> {
+    let lab = lab()?;
+    let edges = [("paris", "127.0.0.2"), ("rome", "127.0.0.3"), ("oslo", "127.0.0.4")];
+    let edges: Vec<_> =
+        edges.iter().map(|(name, tcp)| across::edge(&lab, name, tcp)).collect::<Result<_>>()?;
+    let paris = &edges[0];
+    let api = lab.api()?;
+    let (_, token) = guide::authtoken(&api, 1)?;
+    guide::domain(&api)?;
+    guide::cloud(&api, &format!("https://{API_HOST}"), &guide::forward(REST_INTERNAL))?;
+    let rest = service::http_echo("rest")?.port();
+    let endpoints = format!("  - name: rest\n    url: {REST_INTERNAL}\n    upstream:\n      url: {rest}\n");
+    let _agent = lab.agent_at("agent", &token, &endpoints, &paris.connect().to_string())?;
+    let listed = || -> Result<Vec<Value>> {
+        Ok(control(&lab, &["list"])?["edges"].as_array().cloned().unwrap_or_default())
+    };
+    let others = || -> Result<u64> {
+        let others = listed()?.into_iter().filter(|edge| edge["name"] != "paris");
+        Ok(others.filter_map(|edge| edge["sessions"].as_u64()).sum())
+    };
+    soon("the agent to be at a second edge", || Ok((others()? == 1).then_some(())))?;
+    let visitor = Visitor::of(&lab)?.at(paris.https());
+    visitor.wait_https(API_HOST)?;
+
+    let id = across::id(paris)?;
+    let ready = || http::request(http::connect(paris.admin())?, "GET", "localhost", "/readyz", &[], b"");
+    assert_eq!(ready()?.status, 200);
+    assert_eq!(control(&lab, &["drain", &id])?["draining"], true);
+    soon("the edge to be out of service", || Ok((ready()?.status == 503).then_some(())))?;
+    soon("the agent to be at two others", || Ok((others()? == 2).then_some(())))?;
+    assert!(listed()?.iter().any(|edge| edge["name"] == "paris" && edge["draining"] == true));
+    for _ in 0..20 {
+        assert_eq!(visitor.get(API_HOST, "/", &[])?.status, 200, "a visitor of the drained edge");
+    }
+
+    assert_eq!(control(&lab, &["drain", "--undo", &id])?["draining"], false);
+    soon("the edge to be in service", || Ok((ready()?.status == 200).then_some(())))?;
+    let unknown = control(&lab, &["drain", "edge_36TlEGmTh1BfYHkqLx6ZbnpZqVd"]).unwrap_err().to_string();
+    assert!(unknown.contains("no edge of this installation"), "{unknown}");
     Ok(())
 }

@@ -384,8 +384,8 @@ impl Actor {
             SessionEvent::Edges(Edges { connect_addresses, leave }) => {
                 self.settings.dialer.told(&connect_addresses);
                 if leave {
-                    // Another edge is preferred from now on, and has another session.
-                    self.settings.dialer.lost();
+                    // The next session, at another edge, is another.
+                    self.settings.dialer.leave();
                     self.plan.part();
                     return Err(Ended::Moved);
                 }

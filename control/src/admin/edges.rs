@@ -25,6 +25,7 @@ pub(super) fn routes() -> Router<Admin> {
         .route("/edges", get(list))
         .route("/edges/joins", post(new_join))
         .route("/edges/{id}", delete(remove))
+        .route("/edges/{id}/drain", post(drain))
 }
 
 /// What is connected, with the generation in force there, and what has joined and is not.
@@ -80,6 +81,26 @@ async fn new_join(
     let (token, expires_at) = fleet::new_join(&admin.app, &name).await?;
     let made = json!({ "token": token.expose(), "control": control, "expires_at": timestamp(expires_at) });
     Ok((StatusCode::CREATED, Json(made)).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drain {
+    drain: bool,
+}
+
+/// Takes an edge out of service, or puts it into service again.
+async fn drain(
+    State(admin): State<Admin>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, AdminError> {
+    admin.check(&headers)?;
+    let Drain { drain } = serde_json::from_slice(&body)?;
+    let edge = id.parse().map_err(|_| AdminError::NoEdge(id))?;
+    let edge = fleet::drain(&admin.app, edge, drain).await?;
+    Ok(Json(json!({ "id": edge.id, "name": edge.name, "draining": edge.drained })).into_response())
 }
 
 async fn remove(

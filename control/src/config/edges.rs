@@ -47,6 +47,17 @@ pub enum EdgeCommand {
         #[command(flatten)]
         dir: Dir,
     },
+    /// Take an edge out of service: agents go to other edges, and nothing that is under way ends
+    Drain {
+        /// The data directory
+        #[command(flatten)]
+        dir: Dir,
+        /// Its id, `edge_...`
+        edge: EdgeId,
+        /// Put it into service again
+        #[arg(long)]
+        undo: bool,
+    },
     /// Make an edge's certificate useless; its feed ends within seconds
     Remove {
         /// The data directory

@@ -100,7 +100,7 @@ pub async fn join(
     }
     let edge = EdgeId::new(app.ksuid());
     let enrolled = certify(app, authorities_pem, edge, csr)?;
-    let record = FleetEdge { id: edge, name: stored.record.name, joined_at: app.now() };
+    let record = FleetEdge { id: edge, name: stored.record.name, joined_at: app.now(), drained: false };
     let txn = Txn::new().if_unchanged(&key, stored.modified).delete(&key);
     match commit(app, txn.put(FleetEdge::key(edge), record::encode(&record))).await {
         Err(FleetError::Conflict) => Err(FleetError::Token),
@@ -129,6 +129,20 @@ pub(super) async fn member(app: &App, edge: EdgeId) -> Result<Stored<FleetEdge>,
 pub async fn edges(app: &App) -> Result<Vec<FleetEdge>, FleetError> {
     let items = app.store.range(Range::all(EDGES_PREFIX)).await?.items;
     Ok(items.iter().filter_map(|item| record::parse(item).ok()).collect())
+}
+
+/// Takes an edge out of service, or puts it into service again.
+pub async fn drain(app: &App, edge: EdgeId, drained: bool) -> Result<FleetEdge, FleetError> {
+    let stored = member(app, edge).await?;
+    let key = FleetEdge::key(edge);
+    let was_drained = stored.record.drained;
+    let record = FleetEdge { drained, ..stored.record };
+    if drained != was_drained {
+        commit(app, Txn::new().if_unchanged(&key, stored.modified).put(&key, record::encode(&record)))
+            .await?;
+    }
+    app.presence.set_drained(edge, drained);
+    Ok(record)
 }
 
 /// Makes an edge's certificates useless. Its feed ends within seconds.

@@ -137,8 +137,11 @@ async fn removed(app: &App, edge: EdgeId) -> FleetError {
     let mut often = interval_at(Instant::now() + beat, beat);
     loop {
         often.tick().await;
-        if let Err(error @ FleetError::NoEdge(_)) = membership::member(app, edge).await {
-            return error;
+        match membership::member(app, edge).await {
+            Err(error @ FleetError::NoEdge(_)) => return error,
+            // Another control may have drained it.
+            Ok(stored) => app.presence.set_drained(edge, stored.record.drained),
+            Err(_) => {}
         }
     }
 }
@@ -161,8 +164,9 @@ async fn answer_stranger(fleet: Arc<Fleet>, request: Request<Incoming>) -> Answe
 /// Answers a peer with the certificate of an edge.
 async fn answer_edge(fleet: Arc<Fleet>, edge: EdgeId, request: Request<Incoming>) -> Answer {
     // Asked at each request, so that an edge that was removed is told so; `removed` ends what is open.
-    if let Err(error) = membership::member(&fleet.app, edge).await {
-        return enrolled(Err(error));
+    match membership::member(&fleet.app, edge).await {
+        Ok(stored) => fleet.app.presence.set_drained(edge, stored.record.drained),
+        Err(error) => return enrolled(Err(error)),
     }
     match (request.method(), request.uri().path()) {
         (&Method::POST, FEED_PATH) => Feeds::open(&fleet.feeds, Some(edge), request),

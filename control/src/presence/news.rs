@@ -10,6 +10,8 @@ use ebbgate_model::{EdgeId, TunnelSessionId};
 pub(super) struct News {
     edges: BTreeSet<EdgeId>,
     sessions: BTreeSet<(EdgeId, TunnelSessionId)>,
+    /// Whether the edge is to be told of itself.
+    own: bool,
     /// Whether everything has been told once.
     complete: bool,
 }
@@ -17,6 +19,8 @@ pub(super) struct News {
 /// What is told next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Item {
+    /// Whether the edge itself is drained.
+    Own,
     /// How it is with an edge.
     Edge(EdgeId),
     /// How it is with a session of an edge.
@@ -36,8 +40,16 @@ impl News {
         self.sessions.insert((edge, session));
     }
 
+    /// Something changed about the edge itself.
+    pub(super) fn own(&mut self) {
+        self.own = true;
+    }
+
     /// What is told next: edges before their sessions.
     pub(super) fn next(&mut self) -> Option<Item> {
+        if std::mem::take(&mut self.own) {
+            return Some(Item::Own);
+        }
         if let Some(edge) = self.edges.pop_first() {
             return Some(Item::Edge(edge));
         }

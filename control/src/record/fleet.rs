@@ -22,6 +22,9 @@ pub struct FleetEdge {
     pub name: String,
     /// When it joined.
     pub joined_at: UnixSecs,
+    /// Whether the operator took it out of service.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
 }
 
 impl FleetEdge {

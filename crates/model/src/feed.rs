@@ -137,6 +137,11 @@ pub enum ToEdge {
         /// Which.
         session: TunnelSessionId,
     },
+    /// Take no new work while another edge can, or take it again. Nothing that is under way ends.
+    Drain {
+        /// Whether the operator wants it.
+        drain: bool,
+    },
     /// All other edges and their sessions that control knows have been named on this feed, once.
     PeersTold,
     /// I am here.
@@ -590,6 +595,7 @@ mod tests {
                 draining: true,
             }),
             ToEdge::PeersTold,
+            ToEdge::Drain { drain: true },
         ] {
             let text = serde_json::to_string(&message).unwrap();
             assert_eq!(serde_json::from_str::<ToEdge>(&text).unwrap(), message);

@@ -32,15 +32,21 @@ pub(super) fn others(peers: &PeerList, drawn: u64) -> Vec<ConnectAddress> {
     after.iter().chain(before).take(OTHERS_MAX).map(named).collect()
 }
 
-/// Tells every agent of each change, for ever; and to leave, once this edge drains and another takes agents.
+/// Tells every agent of each change, for ever; and to leave while this edge is drained or drains, if another takes agents.
 pub async fn tell(agents: Arc<Agents>) {
     let edge = Arc::clone(agents.edge());
     let mut changes = edge.peers.changes();
     let mut draining = std::pin::pin!(edge.reached(Stage::Draining));
-    let mut leave = false;
+    let mut drained = edge.drained();
+    let mut ends = false;
     loop {
         tokio::select! {
-            () = &mut draining, if !leave => leave = true,
+            () = &mut draining, if !ends => ends = true,
+            is_there = drained.changed() => {
+                if is_there.is_err() {
+                    return;
+                }
+            }
             is_there = changes.changed() => {
                 if is_there.is_err() {
                     return;
@@ -48,6 +54,7 @@ pub async fn tell(agents: Arc<Agents>) {
             }
         }
         let peers = PeerList::clone(&changes.borrow_and_update());
+        let leave = ends || *drained.borrow_and_update();
         for session in agents.sessions.all() {
             let connect_addresses = others(&peers, random::number());
             let leave = leave && !connect_addresses.is_empty();

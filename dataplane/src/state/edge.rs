@@ -148,6 +148,7 @@ pub struct Edge {
     ejecting: Mutex<()>,
     quic: OnceLock<QuicListener>,
     stage: watch::Sender<Stage>,
+    drained: watch::Sender<bool>,
 }
 
 /// What policies are told of this edge to make visitors' sessions with.
@@ -243,6 +244,7 @@ impl Edge {
             ejecting: Mutex::default(),
             quic: OnceLock::new(),
             stage: watch::Sender::new(Stage::Serving),
+            drained: watch::Sender::new(false),
         };
         (edge, events)
     }
@@ -358,6 +360,21 @@ impl Edge {
             }
             PortChange::Close { port } => self.mailboxes.close(port),
         }
+    }
+
+    /// Control takes the edge out of service, or puts it into service again.
+    pub fn set_drained(&self, drained: bool) {
+        self.drained.send_if_modified(|now| std::mem::replace(now, drained) != drained);
+    }
+
+    /// Whether control took the edge out of service; it serves what comes all the same.
+    pub fn is_drained(&self) -> bool {
+        *self.drained.borrow()
+    }
+
+    /// The same as it changes.
+    pub fn drained(&self) -> watch::Receiver<bool> {
+        self.drained.subscribe()
     }
 
     /// Enters a stage of the end; never goes back.

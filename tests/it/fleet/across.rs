@@ -35,7 +35,7 @@ fn only(edge: &RemoteEdge) -> String {
 }
 
 /// The id of an edge.
-fn id(edge: &RemoteEdge) -> Result<String> {
+pub(super) fn id(edge: &RemoteEdge) -> Result<String> {
     let identity = std::fs::read_to_string(edge.dir().join("edge/identity.json"))?;
     let identity: Value = serde_json::from_str(&identity)?;
     Ok(identity["edge"].as_str().context("an id")?.to_owned())
