@@ -90,7 +90,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Takes over from the process whose channel is standard input.
+/// Takes over from the process at the other end of standard input.
 fn serve_next(arguments: Vec<OsString>) -> ExitCode {
     let name = OsString::from("ebbgate-edge");
     let config = Config::parse_from(std::iter::once(&name).chain(&arguments));

@@ -15,7 +15,7 @@ use crate::visitor::Visitor;
 /// The page; its agent file and what it shows are checked here.
 const PAGE: &str = include_str!("../../docs/health.md");
 
-/// A service whose `/healthz` answers as the test says; anything else tells its name. Counts requests of visitors.
+/// A service with a `/healthz` that answers as the test says; anything else tells its name. Counts requests of visitors.
 fn service(name: &'static str) -> Result<(u16, Arc<AtomicU16>, Arc<AtomicUsize>)> {
     let (status, asked) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicUsize::new(0)));
     let (answers, counts) = (Arc::clone(&status), Arc::clone(&asked));

@@ -78,7 +78,7 @@ pub(super) enum FromOlder {
 pub struct Item {
     /// Listeners are named as in metrics; others are `claim`, `directory`, `door`, `quic` and `passage`.
     pub name: String,
-    /// Of a claim: the listener whose address it keeps.
+    /// Of a claim: the listener with the address that it keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<String>,
     /// Of a TCP port: host part of its endpoints.

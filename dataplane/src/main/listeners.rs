@@ -73,7 +73,7 @@ pub(super) fn beside(admin: &[Listener]) -> std::io::Result<Vec<Beside>> {
     admin.iter().map(each).collect()
 }
 
-/// Serves the UDP port of the process before, whose connections have an earlier generation; else opens one.
+/// Serves the UDP port of the process before: connections there have an earlier generation. Else opens one.
 pub(super) fn take_quic(
     edge: &Edge,
     config: &Config,

@@ -43,7 +43,7 @@ impl Accepting {
         }
     }
 
-    /// Serves a connection of a balancer, once its header says whose it is. The balancer is counted by no source, nor looked
+    /// Serves a connection of a balancer, once its header names the client. The balancer is counted by no source, nor looked
     /// up in the blocklist: its clients are.
     async fn behind_balancer(self, mut socket: Socket) {
         let edge = Arc::clone(self.shard.edge());

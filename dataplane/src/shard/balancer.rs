@@ -1,4 +1,4 @@
-//! A connection that a load balancer opened: its PROXY header is read before anything else, and says whose it is.
+//! A connection that a load balancer opened: its PROXY header is read before anything else, and names the client.
 //!
 //! A balancer must send a header: without one the client would be judged by the balancer's address. A peer that is no
 //! balancer is never believed (docs/load-balancers.md).

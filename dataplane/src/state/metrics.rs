@@ -183,7 +183,7 @@ metrics! {
     coders_refused: Counter = "policy_coders_refused", "Bodies not compressed or not changed for a policy, because as much memory as may be was used for others";
     /// Agents' endpoints that are set aside because their upstream refused.
     endpoints_aside: Gauge = "agent_endpoints_set_aside", "Endpoints of agents set aside because the agent could not reach its upstream";
-    /// Agents' endpoints whose checks fail.
+    /// Agents' endpoints with checks that fail.
     endpoints_unhealthy: Gauge = "agent_endpoints_unhealthy", "Endpoints of agents that get no work because the agent's checks of their upstreams fail";
     /// Agents' endpoints that are ejected.
     endpoints_ejected: Gauge = "agent_endpoints_ejected", "Endpoints of agents that get no work because they answered too many requests in a row with errors";

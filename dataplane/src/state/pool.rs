@@ -1,9 +1,9 @@
 //! `Pool`: the members that share one URL, and which of them is asked next.
 //!
 //! Members take turns, or are chosen as a policy says ([`Pool::select`]), among the best that can take a stream just now: one
-//! that was set aside is asked when a trial is due, or when no other is left, as are unhealthy and ejected ones; one whose agent is
-//! not heard is the last. Does not
-//! know how a stream is opened: a caller whose member fails before a byte was sent picks again and names the ones it has tried.
+//! that was set aside is asked when a trial is due, or when no other is left, as are unhealthy and ejected ones; one with an agent
+//! that is not heard is the last. Does not know how a stream is opened: where a member fails before a byte was sent, the caller picks
+//! again and names the ones it has tried.
 
 mod selection;
 mod spread;

@@ -260,7 +260,7 @@ impl Health {
         until
     }
 
-    /// Ends an ejection whose time is over.
+    /// Ends an ejection that has lasted its time.
     pub fn settle(&self, now: Instant) {
         self.change(now, |known| _ = known.outlier.settle(now));
     }

@@ -30,7 +30,7 @@ impl Muxes {
         self.open.load().len()
     }
 
-    /// The one whose turn it is.
+    /// The one that is next.
     pub(super) fn next(&self) -> Option<Arc<SessionHandle>> {
         let open = self.open.load();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(open.len())?;

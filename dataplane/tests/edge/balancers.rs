@@ -1,4 +1,4 @@
-//! Load balancers before the edge: whose address counts, and for what.
+//! Load balancers before the edge: which address counts, and for what.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -160,7 +160,7 @@ async fn agents_and_visitors_share_one_address_behind_a_balancer() {
     assert_eq!(lab.event().await.client, "192.0.2.2:5000", "the second through the balancer");
 }
 
-/// A balancer on 127.0.0.9 whose n-th client comes from 192.0.2.n.
+/// A balancer on 127.0.0.9; its n-th client comes from 192.0.2.n.
 async fn balancer(edge: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -16,7 +16,7 @@ pub(super) enum NotServed {
     /// The other edge knows less than this one, or more.
     #[error("no such endpoint of the account is online here")]
     NotHere,
-    /// The visitor would wait for somebody who does not answer.
+    /// The visitor would wait for an agent that does not answer.
     #[error("nothing is heard from the agent")]
     Silent,
 }

@@ -345,7 +345,7 @@ fn text_bytes_max(bind: &Bind, wanted: &Wanted) -> usize {
     2 * labels.iter().sum::<usize>() + length(&bind.forwards_to) + wanted.policy_text.len()
 }
 
-/// What another edge needs to serve the endpoint. None: its certificate is the agent's own, whose key is nobody else's.
+/// What another edge needs to serve the endpoint. None: certificate and key are the agent's own.
 fn elsewhere(wanted: &Wanted, endpoint: &Endpoint, lent_port: Option<u16>) -> Option<Box<ServedElsewhere>> {
     let Kind::Agent(agent) = &endpoint.kind else { return None };
     let has_own = |settings: &Arc<TlsSettings>| settings.certificate.is_some();

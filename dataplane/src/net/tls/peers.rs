@@ -1,6 +1,6 @@
 //! TLS between two edges: both show the certificate that control gave them, and are known by the id that it names.
 //!
-//! A certificate names no host, and none is looked at: the one who connected compares the id with the one that it wanted,
+//! A certificate names no host, and none is looked at: the side that connected compares the id with the one that it wanted,
 //! and the other with those that control names.
 
 use std::sync::Arc;

@@ -115,7 +115,7 @@ impl Outlier {
         self.ejected.filter(|ejection| now < ejection.until)
     }
 
-    /// Ends an ejection whose time is over. Whether there was one.
+    /// Ends an ejection that has lasted its time. Whether there was one.
     pub(super) fn settle(&mut self, now: Instant) -> bool {
         let over = self.ejected.take_if(|ejection| ejection.until <= now);
         if let Some(ejection) = over {

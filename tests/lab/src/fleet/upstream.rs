@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::Result;
 
-/// Serves HTTP/1.1 on a free port: 200 to everything, and 101 to an upgrade, whose bytes come back.
+/// Serves HTTP/1.1 on a free port: 200 to everything, and 101 to an upgrade; its bytes come back.
 pub(super) fn web() -> Result<SocketAddr> {
     serve(answer)
 }
