@@ -804,7 +804,7 @@ mod tests {
         let peer = |draining| ToEdge::Peer(PeerEdge { edge: edge(1), reach: EdgeReach::default(), draining });
         let (one, _commands) = presence.join(edge(1), "1".into(), 0);
         let (two, _commands) = presence.join(edge(2), "1".into(), 0);
-        (told(&one), told(&two));
+        drop((told(&one), told(&two)));
         presence.set_drained(edge(1), true);
         presence.set_drained(edge(1), true);
         assert_eq!((told(&one), told(&two)), (vec![drain(true)], vec![peer(true)]));
