@@ -129,7 +129,7 @@ impl Session {
                 }
             }
         };
-        // Whoever is not waited for any more goes on by itself.
+        // Sessions that are not waited for any more go on by themselves.
         elsewhere.detach_all();
         match url {
             Ok(url) => {

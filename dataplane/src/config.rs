@@ -155,7 +155,7 @@ pub struct Config {
     /// Percent of a pool's members that may be ejected at a time; one of several may always be.
     #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub outlier_max_ejected_percent: u8,
-    /// Seconds in which a member of a pool that is new, or was out of it, comes to its whole share; 0: at once.
+    /// Seconds until a new or returning member of a pool gets its full share; 0: at once.
     #[arg(long, value_name = "SECS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub slow_start_secs: u64,
     /// Seconds a TCP or TLS connection may carry nothing before it is closed.

@@ -1,6 +1,6 @@
 //! What is told of sessions: that they began or ended, and that new work comes to an endpoint of theirs or no longer does.
 //!
-//! What finds no room is not told: edges are not kept waiting for whoever listens.
+//! A change that finds no room is not told: edges do not wait for the receiver.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(super) fn tell(
 ) {
     let Some(told) = told else { return };
     for (id, report) in sessions {
-        // Whoever listens is behind by as many as there is room for; agents are not kept waiting for that.
+        // The queue is full: agents do not wait for the receiver.
         if told.try_send(SessionChange { id, report, kind }).is_err() {
             tracing::warn!(%id, ?kind, "a session is not told in events: too many wait");
         }

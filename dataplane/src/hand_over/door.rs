@@ -71,7 +71,7 @@ pub fn open(dir: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// The next question of somebody who may ask, and where the answer goes.
+/// The next request of a permitted user, and where the answer goes.
 pub async fn next(listener: &tokio::net::UnixListener) -> (Question, tokio::net::UnixStream) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
@@ -104,7 +104,7 @@ async fn read(stream: &mut tokio::net::UnixStream) -> io::Result<Question> {
     Ok(question)
 }
 
-/// Answers; one who has left needs none.
+/// Answers; a closed connection needs no answer.
 pub async fn answer(mut stream: tokio::net::UnixStream, answer: &Answer) {
     let line = line(answer);
     let _ = timeout(Duration::from_secs(ASK_SECS_MAX), stream.write_all(&line)).await;

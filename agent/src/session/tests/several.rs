@@ -166,7 +166,7 @@ async fn an_edge_that_is_being_drained_keeps_its_session_for_what_it_carries() {
     echoed(&mut visitor, &mut program).await;
     lab.edge("a").tell_of(&["b:1", "c:1"], true).await;
     lab.serves("c", &[A]).await;
-    // What came before goes on, and who comes there still is served.
+    // Streams under way go on, and the old session serves new ones too.
     echoed(&mut visitor, &mut program).await;
     let mut late = lab.edge("a").visit(A).await;
     let mut second = accepted.recv().await.unwrap();

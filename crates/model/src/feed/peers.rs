@@ -68,7 +68,7 @@ pub struct ServedElsewhere {
     /// Rules that stand in front of the agent's policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<TrafficPolicy>,
-    /// Who may share a connection to its upstream.
+    /// Which visitors may share a connection to its upstream.
     pub shared_by: SharedBy,
     /// Whether TLS ends at the edge, with the certificate of the reserved domain.
     pub ends_tls: bool,
@@ -76,7 +76,7 @@ pub struct ServedElsewhere {
     pub lent_port: bool,
 }
 
-/// Who may share a connection to an upstream.
+/// Which visitors may share a connection to an upstream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SharedBy {
@@ -85,7 +85,7 @@ pub enum SharedBy {
     Everybody,
     /// Visitors of one address: a program behind the agent sees it.
     Source,
-    /// One visitor: his address stands in front of his bytes.
+    /// One visitor: the visitor's address stands in front of the bytes.
     Visitor,
 }
 

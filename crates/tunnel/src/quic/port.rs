@@ -150,7 +150,7 @@ impl AsyncUdpSocket for PortSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        // Held while reading: whoever has changed the source knows that nothing more is read.
+        // The lock is held while reading: after a change of the source nothing more is read.
         let mut state = self.port.lock();
         if state.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());

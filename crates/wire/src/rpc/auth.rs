@@ -135,7 +135,7 @@ pub struct AuthExtra {
     #[serde(
         rename(serialize = "SeveralEdges", deserialize = "severaledges"),
         deserialize_with = "courtesy",
-        skip_serializing_if = "is_false"
+        skip_serializing_if = "std::ops::Not::not"
     )]
     pub several_edges: bool,
     /// Names the client's process in all its sessions, at whatever edge: ASCII letters and digits. SDKs send none.
@@ -145,11 +145,6 @@ pub struct AuthExtra {
         skip_serializing_if = "String::is_empty"
     )]
     pub process: String,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
-fn is_false(value: &bool) -> bool {
-    !*value
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]

@@ -136,7 +136,7 @@ impl Directory {
             concerned.extend(effects.accounts.iter().filter_map(|id| table.by_account.get(id)).flatten());
             let credentials = effects.credentials.iter();
             concerned.extend(credentials.filter_map(|id| table.by_credential.get(id)).flatten());
-            // Whoever had the name, and whoever has it now.
+            // The session that had the name, and the session that has it now.
             let owners = effects.names.iter().flat_map(|name| {
                 [old, new].map(|tables| match name.port {
                     Some(port) => tables.address(&name.host, port).map(|address| address.account),
